@@ -1,0 +1,58 @@
+# What a machine needs: Rust, Python 3.10 or newer with pip, make, and curl.
+# Everything else is fetched into target/tools, without root.
+
+CARGO ?= cargo
+PYTHON ?= python3
+# make demo: Envoy's port (0 for a free one), and ONCE=1 to end when the story is told.
+PORT ?= 10000
+ONCE ?=
+# A binary that is built already; without one, `make demo` builds it.
+BINARY ?=
+
+.PHONY: help demo test bench fmt lint tools need-rust need-python need-curl
+
+help:
+	@echo 'make demo    a real Envoy, this server and an application; plays the story with curl,'
+	@echo '             then runs until Ctrl-C (ONCE=1: ends; PORT=10100: another port)'
+	@echo 'make test    all tests, with a real Envoy and a real Datasette'
+	@echo 'make bench   this server beside an allow-all one'
+	@echo 'make lint    formatting, clippy and rustdoc, warnings are errors'
+	@echo 'make fmt     formats the sources'
+
+demo: need-python need-curl $(if $(BINARY),,build)
+	@$(PYTHON) deploy/demo/demo.py --binary '$(or $(BINARY),$(TARGET)/debug/envoy-auth-tokens)' \
+		--port $(PORT) $(if $(filter-out 0,$(ONCE)),--once)
+
+# Where cargo puts what it builds.
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: build
+build: need-rust
+	@$(CARGO) build --locked --bin envoy-auth-tokens
+
+test: need-rust need-curl tools
+	$(CARGO) test --locked
+
+# The programs that the tests need but that are not ours: Envoy and Datasette.
+tools: need-python
+	@$(PYTHON) tests/tools/fetch.py >/dev/null
+
+bench: need-rust need-python
+	benches/run.sh
+
+fmt: need-rust
+	$(CARGO) fmt
+
+lint: need-rust
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+
+need-rust:
+	@command -v $(CARGO) >/dev/null || { echo 'error: Rust is missing: install it with rustup (https://rustup.rs).' >&2; exit 1; }
+
+need-python:
+	@command -v $(PYTHON) >/dev/null || { echo 'error: Python 3.10 or newer is missing: install python3 and python3-pip.' >&2; exit 1; }
+
+need-curl:
+	@command -v curl >/dev/null || { echo 'error: curl is missing: install it (Debian and Ubuntu: apt install curl).' >&2; exit 1; }

@@ -1,0 +1,18 @@
+//! Compiles the slice of Envoy's protocol under `proto/`.  protox does it in Rust: nobody needs protoc.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use prost::Message;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    let slice = protox::compile(["proto/ext_authz.proto"], ["proto"])?;
+    // `Bytes` shares the request's buffer: a field of a request is not copied out of it.
+    prost_build::Config::new().bytes(["."]).compile_fds(slice)?;
+
+    let reflection = protox::compile(["proto/reflection.proto"], ["proto"])?;
+    let folder = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(folder.join("reflection.bin"), reflection.encode_to_vec())?;
+    Ok(())
+}

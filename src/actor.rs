@@ -1,0 +1,148 @@
+//! Actors: the JSON objects that say who a caller is.
+
+pub mod header;
+
+use std::fmt;
+use std::io;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// A JSON object that says who it is, members in the order in which they were written.
+#[derive(Clone, PartialEq)]
+pub struct Actor {
+    members: Map<String, Value>,
+}
+
+/// Why an object cannot be an actor.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ActorError {
+    /// Two members differ only in case: a reader who folds case would see one of them.
+    #[error("members {0:?} and {1:?} differ only in case")]
+    MembersDifferOnlyInCase(String, String),
+    /// `key:` begins the ids of API keys, which nobody else may take.
+    #[error("an id that begins with \"key:\" belongs to an API key")]
+    ReservedId,
+}
+
+impl Actor {
+    /// An actor from the configuration.
+    ///
+    /// # Errors
+    /// [`ActorError`]: members that differ only in case, or an id that only an API key may have.
+    pub fn configured(members: Map<String, Value>) -> Result<Self, ActorError> {
+        let mut folded = std::collections::HashMap::new();
+        for name in members.keys() {
+            if let Some(twin) = folded.insert(name.to_lowercase(), name) {
+                return Err(ActorError::MembersDifferOnlyInCase(twin.clone(), name.clone()));
+            }
+        }
+        if members.get("id").and_then(Value::as_str).is_some_and(|id| id.starts_with("key:")) {
+            return Err(ActorError::ReservedId);
+        }
+        Ok(Self { members })
+    }
+
+    /// The member of this name.
+    pub fn member(&self, name: &str) -> Option<&Value> {
+        self.members.get(name)
+    }
+
+    /// Every member in its order.
+    pub fn members(&self) -> &Map<String, Value> {
+        &self.members
+    }
+
+    /// The member that a path such as `team.name` reaches.  A literal member `team.name` comes first.
+    pub fn reach(&self, path: &str) -> Option<&Value> {
+        reach(&self.members, path)
+    }
+
+    /// The whole actor as compact JSON in ASCII, members in their own order.
+    pub fn to_ascii_json(&self) -> String {
+        ascii_json(&self.members)
+    }
+}
+
+/// An actor is no secret, but it has no place in a debug line either: only its size is shown.
+impl fmt::Debug for Actor {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Actor({} members)", self.members.len())
+    }
+}
+
+fn reach<'a>(object: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+    if let Some(value) = object.get(path) {
+        return Some(value);
+    }
+    // Every dot may be where a member's name ends, since names may hold dots themselves.
+    path.match_indices('.').find_map(|(dot, _)| {
+        let inner = object.get(&path[..dot])?.as_object()?;
+        reach(inner, &path[dot + 1..])
+    })
+}
+
+/// Compact JSON with everything outside ASCII, and DEL, as `\u` escapes: legal as a header value.
+pub fn ascii_json(value: &impl Serialize) -> String {
+    let mut bytes = Vec::with_capacity(128);
+    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, AsciiFormatter);
+    value.serialize(&mut serializer).expect("a JSON value serializes, and a Vec takes every byte");
+    String::from_utf8(bytes).expect("the formatter writes ASCII")
+}
+
+struct AsciiFormatter;
+
+impl serde_json::ser::Formatter for AsciiFormatter {
+    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut units = [0; 2];
+        for character in fragment.chars() {
+            if character.is_ascii() && character != '\x7f' {
+                writer.write_all(&[character as u8])?;
+                continue;
+            }
+            for unit in character.encode_utf16(&mut units) {
+                write!(writer, "\\u{unit:04x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn actor(json: &str) -> Actor {
+        Actor::configured(serde_json::from_str(json).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn json_is_compact_ascii_in_the_order_of_the_members() {
+        let text = r#"{"z": 1, "a": "Zoë 🦀 \u007f \n\"", "list": [1.0, null, {"b": true}]}"#;
+        assert_eq!(
+            actor(text).to_ascii_json(),
+            r#"{"z":1,"a":"Zo\u00eb \ud83e\udd80 \u007f \n\"","list":[1.0,null,{"b":true}]}"#
+        );
+    }
+
+    #[test]
+    fn a_path_reaches_into_objects_and_a_literal_member_comes_first() {
+        let actor = actor(r#"{"a": {"b": {"c": 1}, "b.c": 2}, "x.y": 3, "x": {"y": 4}}"#);
+        let reach = |path| actor.reach(path).and_then(Value::as_i64);
+        assert_eq!(reach("a.b.c"), Some(2));
+        assert_eq!(reach("x.y"), Some(3));
+        assert_eq!(actor.reach("a.b.d"), None);
+        assert_eq!(actor.reach("a."), None);
+        assert_eq!(actor.reach(""), None);
+    }
+
+    #[test]
+    fn what_cannot_be_an_actor() {
+        let configured = |json| Actor::configured(serde_json::from_str(json).unwrap()).map(|_| ());
+        assert_eq!(configured("{}"), Ok(()));
+        assert_eq!(configured(r#"{"id": "key"}"#), Ok(()));
+        assert_eq!(configured(r#"{"id": "key:x"}"#), Err(ActorError::ReservedId));
+        let differ = ActorError::MembersDifferOnlyInCase("Id".to_owned(), "iD".to_owned());
+        assert_eq!(configured(r#"{"Id": 1, "iD": 2}"#), Err(differ));
+    }
+}

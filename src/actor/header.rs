@@ -1,0 +1,146 @@
+//! How an actor is written into headers.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use super::{Actor, ascii_json};
+
+/// One header that tells the upstream about the actor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActorHeader {
+    /// The header's name: lower-case letters, digits and `-`.
+    pub name: Box<str>,
+    /// What of the actor it carries.
+    pub selector: Selector,
+}
+
+/// What of the actor a header carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// `"*"`: the whole actor as JSON.
+    Whole,
+    /// One member, or with dots a member of an object in it.
+    Member(Box<str>),
+}
+
+impl ActorHeader {
+    /// The header's value for this actor: printable ASCII, without blanks at either end.
+    ///
+    /// `None` where there is nothing to say (null, absent, empty text, empty list): the header is removed.
+    pub fn value(&self, actor: &Actor) -> Option<String> {
+        let text = match &self.selector {
+            Selector::Whole => actor.to_ascii_json(),
+            Selector::Member(path) => member_text(actor.reach(path)?),
+        };
+        (!text.is_empty()).then_some(text)
+    }
+}
+
+/// The name as a careless reader might see it: every byte that is no letter or digit is `-`, case is ignored.
+///
+/// CGI and its descendants read `X_Actor`, `x.actor` and `x-actor` as one variable.
+pub fn folds_onto(name: &[u8], actor_header: &str) -> bool {
+    let fold = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
+    name.len() == actor_header.len() && name.iter().zip(actor_header.bytes()).all(|(&a, b)| fold(a) == fold(b))
+}
+
+fn member_text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => scalar_text(value),
+        Value::Array(list) if list.iter().all(is_scalar) => {
+            list.iter().map(scalar_text).collect::<Vec<_>>().join(",")
+        }
+        Value::Array(_) | Value::Object(_) => ascii_json(value),
+    }
+}
+
+/// A null says nothing, so a list that holds one is written as JSON, where it can be seen.
+fn is_scalar(value: &Value) -> bool {
+    matches!(value, Value::Bool(_) | Value::Number(_) | Value::String(_))
+}
+
+fn scalar_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => percent_encode(text),
+        other => other.to_string(),
+    }
+}
+
+/// Percent-encodes `%`, `,`, everything outside printable ASCII, and blanks at either end,
+/// so that no value can look like another.
+fn percent_encode(text: &str) -> String {
+    let inner = text.trim_matches(' ');
+    let start = text.len() - text.trim_start_matches(' ').len();
+    let end = start + inner.len();
+    let mut encoded = String::with_capacity(text.len());
+    for (index, byte) in text.bytes().enumerate() {
+        let outer_blank = byte == b' ' && !(start..end).contains(&index);
+        if matches!(byte, b' '..=b'~') && byte != b'%' && byte != b',' && !outer_blank {
+            encoded.push(char::from(byte));
+        } else {
+            write!(encoded, "%{byte:02X}").expect("a String takes every character");
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::actor;
+    use super::*;
+
+    #[test]
+    fn the_text_of_a_member() {
+        let cases: &[(&str, Option<&str>)] = &[
+            (r#""alice""#, Some("alice")),
+            (r#""a b""#, Some("a b")),
+            (r#"" a b ""#, Some("%20a b%20")),
+            (r#""  ""#, Some("%20%20")),
+            (r#""100%,""#, Some("100%25%2C")),
+            (r#""Zoë""#, Some("Zo%C3%AB")),
+            (r#""a\r\nx-evil: 1""#, Some("a%0D%0Ax-evil: 1")),
+            (r#""\u007f\u0000""#, Some("%7F%00")),
+            (r#""\t""#, Some("%09")),
+            ("1", Some("1")),
+            ("1.5", Some("1.5")),
+            ("-3", Some("-3")),
+            ("true", Some("true")),
+            ("false", Some("false")),
+            ("null", None),
+            (r#""""#, None),
+            ("[]", None),
+            (r#"[""]"#, None),
+            (r#"["a", "b,c", 1, true]"#, Some("a,b%2Cc,1,true")),
+            (r#"["a", null]"#, Some(r#"["a",null]"#)),
+            (r#"["ë", ["b"]]"#, Some(r#"["\u00eb",["b"]]"#)),
+            (r#"{"b": "ë"}"#, Some(r#"{"b":"\u00eb"}"#)),
+            ("{}", Some("{}")),
+        ];
+        for (json, expected) in cases {
+            let header = ActorHeader { name: "x-actor-m".into(), selector: Selector::Member("m".into()) };
+            let found = header.value(&actor(&format!(r#"{{"m": {json}}}"#)));
+            assert_eq!(found.as_deref(), *expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn the_whole_actor_and_an_absent_member() {
+        let whole = ActorHeader { name: "x-actor".into(), selector: Selector::Whole };
+        assert_eq!(whole.value(&actor("{}")).as_deref(), Some("{}"));
+        assert_eq!(whole.value(&actor(r#"{"bot_id": "my-bot"}"#)).as_deref(), Some(r#"{"bot_id":"my-bot"}"#));
+        let absent = ActorHeader { name: "x-actor-id".into(), selector: Selector::Member("id".into()) };
+        assert_eq!(absent.value(&actor("{}")), None);
+    }
+
+    #[test]
+    fn names_that_fold_onto_an_actor_header() {
+        for name in ["x-actor-id", "X-Actor-Id", "x_actor_id", "x.actor.id", "x!ACTOR~id"] {
+            assert!(folds_onto(name.as_bytes(), "x-actor-id"), "{name}");
+        }
+        for name in ["x-actor", "x-actor-id2", "xxactor-id", "x-actor-i0"] {
+            assert!(!folds_onto(name.as_bytes(), "x-actor-id"), "{name}");
+        }
+    }
+}

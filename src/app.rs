@@ -1,0 +1,137 @@
+//! The only wiring: from a configuration to bound listeners to a served life.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::service::Routes;
+
+use crate::authorizer::Authorizer;
+use crate::clock::Clock;
+use crate::config::{Config, Listen};
+use crate::ext_authz::{self, CheckService};
+use crate::health::{Health, Readiness};
+use crate::identity::passwords::Passwords;
+use crate::listener::{BindError, Listener};
+use crate::probes;
+use crate::shutdown::{Shutdown, Signals, Stage};
+use crate::telemetry::Telemetry;
+use crate::telemetry::decision_log::LogDecisions;
+
+/// How long connections may take to finish what is in flight, once nothing new is accepted.
+const FINISH: Duration = Duration::from_secs(10);
+
+/// What the command line says beyond the configuration.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Which decisions are logged.
+    pub log_decisions: LogDecisions,
+    /// How long to go on answering after the first signal.
+    pub drain: Duration,
+    /// Passwords that are verified at the same time.
+    pub parallel_passwords: usize,
+    /// Whether to serve gRPC reflection.
+    pub reflection: bool,
+}
+
+/// A server whose every port is bound, and that answers nobody yet.
+pub struct Bound {
+    /// The address of ext_authz, with the port that the operating system chose.
+    pub ext_authz: Listen,
+    /// The address of the probes.
+    pub probes: Listen,
+    ext_authz_listener: Listener,
+    probes_listener: Listener,
+    service: Arc<CheckService>,
+    telemetry: Arc<Telemetry>,
+    options: Options,
+}
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port is taken, or not to be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The operating system has no randomness to give.
+    #[error("the operating system gives no randomness: {0}")]
+    Randomness(#[from] getrandom::Error),
+    /// The operating system lets us hear no signals.
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+    /// The reflection service cannot be built.
+    #[error("cannot serve reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Builds a server from a configuration and binds every port.
+///
+/// # Errors
+/// [`StartError`]; then nothing was served.
+pub async fn build(config: Config, options: Options, clock: Clock) -> Result<Bound, StartError> {
+    let telemetry = Arc::new(Telemetry::new(options.log_decisions));
+    telemetry.metrics().show_rules(&config.rules, clock.now());
+    let passwords = Passwords::new(options.parallel_passwords)?;
+    let authorizer = Arc::new(Authorizer::new(config.rules, passwords, clock));
+    let startup = config.startup;
+    let max_request_bytes = startup.ext_authz.max_request_bytes;
+    let service = Arc::new(CheckService::new(authorizer, Arc::clone(&telemetry), max_request_bytes));
+
+    let ext_authz_listener = Listener::bind(&startup.ext_authz.listen).await?;
+    let probes_listener = Listener::bind(&startup.probes.listen).await?;
+    Ok(Bound {
+        ext_authz: ext_authz_listener.address(&startup.ext_authz.listen),
+        probes: probes_listener.address(&startup.probes.listen),
+        ext_authz_listener,
+        probes_listener,
+        service,
+        telemetry,
+        options,
+    })
+}
+
+impl Bound {
+    /// Serves until SIGTERM or SIGINT, drains, and finishes what is in flight.  A second signal cuts the drain short.
+    ///
+    /// # Errors
+    /// [`StartError`]: signals cannot be heard, or reflection cannot be served.
+    pub async fn serve(self) -> Result<(), StartError> {
+        let mut signals = Signals::listen().map_err(StartError::Signals)?;
+        let (shutdown, stages) = Shutdown::new();
+        let (health, readiness) = Health::new();
+        let routes = self.routes(readiness.clone()).await?;
+        let drain = self.options.drain;
+
+        for (listener, address) in [("ext_authz", &self.ext_authz), ("probes", &self.probes)] {
+            tracing::info!(listener, %address, "listening");
+        }
+        let probes = probes::serve(self.probes_listener, self.probes, readiness, self.telemetry, stages.clone());
+        let probes = tokio::spawn(probes);
+        let checks = tokio::spawn(ext_authz::serve(self.ext_authz_listener, self.service, routes, stages));
+        health.set_ready();
+        tracing::info!("serving");
+
+        let signal = signals.next().await;
+        tracing::info!(signal, drain_seconds = drain.as_secs_f64(), "draining");
+        health.set_not_ready();
+        shutdown.enter(Stage::Draining);
+        tokio::select! {
+            () = tokio::time::sleep(drain) => {}
+            signal = signals.next() => tracing::info!(signal, "drain cut short"),
+        }
+        shutdown.enter(Stage::Closing);
+        let finished = tokio::time::timeout(FINISH, async { (checks.await, probes.await) }).await;
+        match finished {
+            Ok(_) => tracing::info!("stopped"),
+            Err(_) => tracing::warn!(seconds = FINISH.as_secs(), "stopped with connections still open"),
+        }
+        Ok(())
+    }
+
+    async fn routes(&self, readiness: Readiness) -> Result<Routes, StartError> {
+        let routes = ext_authz::health::routes(readiness).await;
+        if !self.options.reflection {
+            return Ok(routes);
+        }
+        Ok(ext_authz::reflection::add_to(routes)?)
+    }
+}

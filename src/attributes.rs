@@ -1,0 +1,125 @@
+//! What Envoy tells of a request: the words every rule reads.
+//!
+//! An [`Attributes`] borrows everything from the message it was decoded from.
+//! Client text is bytes: it becomes text only where a rule reads it.
+
+/// The part of Envoy's `AttributeContext` that a decision reads
+/// (`envoy.service.auth.v3.AttributeContext`).
+#[derive(Debug, Clone)]
+pub struct Attributes<'a> {
+    /// `request.http`; absent when the TCP filter (`envoy.filters.network.ext_authz`) asks.
+    pub http: Option<Http<'a>>,
+    /// `context_extensions["policy"]`: set per route by the operator, out of the client's reach.
+    pub policy: Option<&'a [u8]>,
+}
+
+/// `AttributeContext.Request.http`.
+#[derive(Debug, Clone)]
+pub struct Http<'a> {
+    /// `method`, as sent.
+    pub method: &'a [u8],
+    /// `host`: the `:authority`, case and port preserved.
+    pub host: &'a [u8],
+    /// `path`: the `:path` with its query, undecoded.  Envoy leaves `query` empty.
+    pub path: &'a [u8],
+    /// The request's headers.
+    pub headers: Headers<'a>,
+}
+
+impl<'a> Http<'a> {
+    /// The path without its query.
+    pub fn path_without_query(&self) -> &'a [u8] {
+        match self.path.iter().position(|&byte| byte == b'?') {
+            Some(mark) => &self.path[..mark],
+            None => self.path,
+        }
+    }
+
+    /// What follows the first `?` of the path; `None` without one.
+    pub fn query(&self) -> Option<&'a [u8]> {
+        let mark = self.path.iter().position(|&byte| byte == b'?')?;
+        Some(&self.path[mark + 1..])
+    }
+}
+
+/// One header: its name as sent and its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header<'a> {
+    /// The name.  Envoy sends it in lower case; comparisons ignore ASCII case all the same.
+    pub name: &'a [u8],
+    /// The value, bytes as Envoy handed them over.
+    pub value: &'a [u8],
+}
+
+/// How Envoy encoded the headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// `headers`, a map: one entry per name, repeated lines joined with `,`, bad UTF-8 replaced by `!`.
+    Joined,
+    /// `header_map` (`encode_raw_headers`): one entry per line, bytes untouched.
+    /// Envoy's codec has already joined the lines of its inline headers, `authorization` among them.
+    Lines,
+}
+
+/// The headers of one request.
+#[derive(Debug, Clone)]
+pub struct Headers<'a> {
+    encoding: Encoding,
+    entries: Vec<Header<'a>>,
+}
+
+impl<'a> Headers<'a> {
+    /// Headers in the order in which they were decoded.
+    pub fn new(encoding: Encoding, entries: Vec<Header<'a>>) -> Self {
+        Self { encoding, entries }
+    }
+
+    /// How they were encoded.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// Every entry, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Header<'a>> + '_ {
+        self.entries.iter().copied()
+    }
+
+    /// Every value of this name, in order.
+    ///
+    /// In a map the last entry of a name is the only one: that is what protobuf makes of a repeated key.
+    pub fn all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
+        let skip = match self.encoding {
+            Encoding::Lines => 0,
+            Encoding::Joined => self.lines(name).count().saturating_sub(1),
+        };
+        self.lines(name).skip(skip)
+    }
+
+    /// The first value of this name.
+    pub fn first(&self, name: &str) -> Option<&'a [u8]> {
+        self.all(name).next()
+    }
+
+    /// Whether the request has a header of this name, even an empty one.
+    pub fn has(&self, name: &str) -> bool {
+        self.lines(name).next().is_some()
+    }
+
+    fn lines<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
+        self.entries
+            .iter()
+            .filter(move |header| header.name.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|header| header.value)
+    }
+}
+
+/// The bytes without blanks (SP, HTAB) at either end: RFC 9110 section 5.5.
+pub fn trim_blanks(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = bytes {
+        bytes = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}

@@ -1,0 +1,95 @@
+//! The one way through: from the attributes of a request to a decision.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::actor::header;
+use crate::attributes::{Attributes, Http, trim_blanks};
+use crate::clock::Clock;
+use crate::config::Rules;
+use crate::credential;
+use crate::decision::{Decision, Learned, Refusal};
+use crate::identity::{self, Identity};
+use crate::identity::passwords::Passwords;
+use crate::policy::Permit;
+
+/// Decides about requests by the rules in force.
+pub struct Authorizer {
+    rules: ArcSwap<Rules>,
+    passwords: Arc<Passwords>,
+    clock: Clock,
+}
+
+impl Authorizer {
+    /// An authorizer that starts with these rules.
+    pub fn new(rules: Rules, passwords: Passwords, clock: Clock) -> Self {
+        Self { rules: ArcSwap::from_pointee(rules), passwords: Arc::new(passwords), clock }
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    /// Decides whether the request may pass, and as whom.
+    ///
+    /// `deadline` is how long the asker will wait (`grpc-timeout`), where it says so.
+    pub async fn authorize(&self, request: &Attributes<'_>, deadline: Option<Duration>) -> Decision {
+        // One snapshot for the whole request, so that a reload cannot mix two sets of rules.
+        let rules = self.rules.load_full();
+        let mut learned = Learned::default();
+        let verdict = self.decide(request, deadline, &rules, &mut learned).await;
+        Decision { rules, verdict, learned }
+    }
+
+    /// The steps run in the order in which a reader would ask them.
+    /// Each hands a better-known value to the next, or refuses with its reason.
+    async fn decide(
+        &self,
+        request: &Attributes<'_>,
+        deadline: Option<Duration>,
+        rules: &Rules,
+        learned: &mut Learned,
+    ) -> Result<Permit, Refusal> {
+        let http = request.http.as_ref().ok_or(Refusal::NoHttp)?;
+
+        // A browser asks without credentials whether it may send a request with them.
+        if rules.allow_cors_preflight && let Some(permit) = Permit::for_preflight(http) {
+            return guard_actor_headers(http, rules, permit);
+        }
+
+        // Which policy governs this?  A path that can be read in two ways is refused here.
+        let policy = Arc::clone(rules.policies.select(request, http)?);
+        learned.policy = Some(Arc::clone(&policy));
+
+        // What does the caller show us?
+        let found = credential::find(http, &rules.places)?;
+
+        // Who is that?  A credential that we do not know is refused here, whatever the policy says.
+        if let Some(found) = &found {
+            match identity::identify(&found.credential, rules, &self.passwords, &self.clock, deadline).await? {
+                Identity::Known(known) => learned.known = Some(known),
+                Identity::LeftAlone => learned.left_alone = Some(found.place.clone()),
+            }
+        }
+
+        // May they?  Only a policy can turn an actor, or the lack of one, into a permit.
+        let permit = policy.admit(learned.known.clone())?;
+        guard_actor_headers(http, rules, permit)
+    }
+}
+
+/// A `connection` header makes Envoy drop the headers it names (RFC 9110 section 7.6.1), ours included.
+fn guard_actor_headers(http: &Http<'_>, rules: &Rules, permit: Permit) -> Result<Permit, Refusal> {
+    let mut named = http.headers.all("connection").flat_map(|value| value.split(|&byte| byte == b','));
+    let names_actor_header = named.any(|name| {
+        let name = trim_blanks(name);
+        rules.actor_headers.iter().any(|actor_header| header::folds_onto(name, &actor_header.name))
+    });
+    if names_actor_header {
+        return Err(Refusal::ConnectionNamesActorHeader);
+    }
+    Ok(permit)
+}

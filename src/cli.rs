@@ -1,0 +1,114 @@
+//! The command line.
+
+mod check;
+mod explain;
+mod health;
+mod password;
+mod serve;
+mod token;
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Config;
+use crate::secret::Secret;
+
+/// Envoy asks, this answers: an ext_authz gRPC server for API tokens.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer Envoy's Checks
+    Serve(serve::Serve),
+    /// Validate the configuration: exit 1 with every error
+    Check(check::Check),
+    /// Tell what would be decided about one request, and why
+    Explain(explain::Explain),
+    /// Make a token, or the digest of one
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Hash a password from standard input with argon2id
+    Password(password::Password),
+    /// Ask a running server whether it serves: exit 0 if so
+    Health(health::Health),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(
+        id = "config",
+        long,
+        value_name = "PATH",
+        env = "ENVOY_AUTH_TOKENS_CONFIG",
+        default_value = "/etc/envoy-auth-tokens/config.yaml"
+    )]
+    path: PathBuf,
+}
+
+/// What a person is told instead of a result.
+type Complaint = String;
+
+/// Parses the command line, runs the command, and picks the exit code:
+/// 0 for success, 1 for failure, 2 for a command line that makes no sense.
+pub fn run() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(serve) => serve.run(),
+        Command::Check(check) => check.run(),
+        Command::Explain(explain) => explain.run(),
+        Command::Token(token) => token.run(),
+        Command::Password(password) => password.run(),
+        Command::Health(health) => health.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(complaint) => {
+            // Standard error may be closed: the exit code still tells.
+            let _ = writeln!(std::io::stderr(), "{}", complaint.trim_end());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Config, Complaint> {
+        Config::load(&self.path).map_err(|errors| errors.to_string())
+    }
+}
+
+/// Prints to standard output.  A closed pipe is the reader's choice and no error.
+fn print(text: &str) -> Result<(), Complaint> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(format!("error: cannot write to standard output: {error}"))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Reads a secret from a file, or from standard input for `-`, less one line ending.
+fn read_secret(what: &str, path: &Path) -> Result<Secret, Complaint> {
+    let mut bytes = zeroize::Zeroizing::new(Vec::new());
+    let read = if path == Path::new("-") {
+        std::io::stdin().read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes))
+    };
+    let from = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
+    read.map_err(|error| format!("error: cannot read the {what} from {from}: {error}"))?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| format!("error: the {what} from {from} is not UTF-8"))?;
+    let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    if line.is_empty() {
+        return Err(format!("error: the {what} from {from} is empty"));
+    }
+    Ok(Secret::new(line.to_owned()))
+}

@@ -1,0 +1,20 @@
+//! `password`
+
+use std::path::Path;
+
+use clap::Args;
+
+use super::{Complaint, print, read_secret};
+use crate::password::PasswordHash;
+
+/// Prints a `password_hash` for the configuration.
+#[derive(Debug, Args)]
+pub(super) struct Password {}
+
+impl Password {
+    pub(super) fn run(self) -> Result<(), Complaint> {
+        let password = read_secret("password", Path::new("-"))?;
+        let hash = PasswordHash::of(&password).map_err(|error| format!("error: {error}"))?;
+        print(&format!("{}\n", hash.as_str()))
+    }
+}

@@ -1,0 +1,363 @@
+//! The configuration: what we were told, valid by construction.
+//!
+//! It is read in two steps.  [`raw`] says what the file says, [`secrets`] puts values in the place of
+//! secret references, and from there on this module asks what it means: one function a section,
+//! each noting what is wrong and going on, so that everything that is wrong is told at once
+//! ([`Errors`]).  A [`Config`] that exists is one that can be served.
+
+mod actors;
+mod credentials;
+mod datasette;
+mod error;
+mod headers;
+mod listeners;
+mod policies;
+mod raw;
+mod reader;
+mod routes;
+mod secrets;
+mod shown;
+mod tokens;
+mod users;
+
+#[cfg(test)]
+mod fixtures;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use jiff::Timestamp;
+use zeroize::Zeroizing;
+
+use crate::actor::header::ActorHeader;
+use crate::credential::Places;
+use crate::policy::Policies;
+
+pub use self::error::{Diagnostic, Errors, Position, Severity, ShownLine};
+pub use self::listeners::{ExtAuthz, Listen, Probes};
+pub use self::secrets::{Environment, MAX_FILE_BYTES, ProcessEnvironment};
+pub use self::tokens::Tokens;
+pub use self::users::{User, Users};
+
+use self::raw::{Node, Text, Value};
+use self::reader::{Fields, Reader, alternatives, nearest};
+use self::routes::Policing;
+use self::users::PendingUsers;
+
+/// A whole configuration.
+pub struct Config {
+    /// What holds until the process ends.
+    pub startup: Startup,
+    /// What a reload replaces.
+    pub rules: Rules,
+    /// What looks wrong and is served all the same.
+    pub warnings: Vec<Diagnostic>,
+    /// Every file that a `$file` names, in alphabetical order.
+    pub files: Vec<PathBuf>,
+}
+
+/// Settings that cannot change while the process runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Startup {
+    /// `ext_authz`: where Envoy asks us.
+    pub ext_authz: ExtAuthz,
+    /// `probes`: where the orchestrator and the metrics' collector ask us.
+    pub probes: Probes,
+}
+
+/// Everything that a decision reads.
+pub struct Rules {
+    /// `tokens`.
+    pub tokens: Tokens,
+    /// `users`.
+    pub users: Users,
+    /// `credentials`: where a request may carry a credential.
+    pub places: Places,
+    /// `forward_credentials`: whether the upstream sees the credential.
+    pub forward_credentials: bool,
+    /// `unknown_credentials`.
+    pub unknown_credentials: UnknownCredentials,
+    /// `allow_cors_preflight`: whether a preflight passes as anonymous.
+    pub allow_cors_preflight: bool,
+    /// `realm`: printable ASCII without quotes and backslash, fit for `WWW-Authenticate`.
+    pub realm: Box<str>,
+    /// `policies`, `routes`, `default` and `paths`.
+    pub policies: Policies,
+    /// `actor_headers`.
+    pub actor_headers: Box<[ActorHeader]>,
+    /// Another number for every set of rules that this process has loaded.
+    pub version: u64,
+}
+
+/// What a well-formed token that nobody knows is (`unknown_credentials`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownCredentials {
+    /// Refused.
+    Refuse,
+    /// Somebody else's: the request is anonymous, and the token stays in it.
+    Anonymous,
+}
+
+/// Where a configuration comes from.
+#[derive(Clone, Copy)]
+pub struct Source<'s> {
+    /// The file's path, for messages.  Relative paths in the configuration start at its folder.
+    pub file: &'s Path,
+    /// Where secret references lead.
+    pub environment: &'s dyn Environment,
+    /// The time against which expiries are checked.
+    pub now: Timestamp,
+}
+
+impl Config {
+    /// Reads and checks a configuration file.
+    ///
+    /// # Errors
+    /// [`Errors`]: the file cannot be read, or everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, Errors> {
+        let refused = |message| Errors::from(Diagnostic::about_file(path, message));
+        let bytes = std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
+        let text = String::from_utf8(bytes).map(Zeroizing::new).map_err(|error| {
+            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+            refused(format!("line {line} is not UTF-8"))
+        })?;
+        Self::parse(&text, &Source { file: path, environment: &ProcessEnvironment, now: Timestamp::now() })
+    }
+
+    /// Checks a configuration text.
+    ///
+    /// # Errors
+    /// [`Errors`]: everything that is wrong with it; a syntax error alone.
+    pub fn parse(text: &str, source: &Source<'_>) -> Result<Self, Errors> {
+        let file: Arc<Path> = source.file.into();
+        let attempt = match read_json(text, &file, source) {
+            // Somebody must be told something, and wants to know where: YAML's parser knows.
+            Some(attempt) if !attempt.diagnostics.is_empty() => match raw::from_yaml(text) {
+                Ok(tree) => understand(tree, text, &file, source),
+                Err(_) => attempt,
+            },
+            Some(attempt) => attempt,
+            None => match raw::from_yaml(text) {
+                Ok(tree) => understand(tree, text, &file, source),
+                Err(error) => return Err(syntax_error(&error, text, &file).into()),
+            },
+        };
+        attempt.finish(&file)
+    }
+}
+
+fn read_json(text: &str, file: &Arc<Path>, source: &Source<'_>) -> Option<Attempt> {
+    if !raw::looks_like_json(text) {
+        return None;
+    }
+    let tree = raw::from_json(text).ok()?;
+    Some(understand(tree, text, file, source))
+}
+
+fn syntax_error(error: &raw::SyntaxError, text: &str, file: &Arc<Path>) -> Diagnostic {
+    let (line, column) = (error.line, error.column);
+    Diagnostic {
+        severity: Severity::Error,
+        file: Arc::clone(file),
+        position: (line > 0).then_some(Position { line, column }),
+        key: String::new(),
+        message: error.message.clone().into_owned(),
+        shown: shown::line_without_tree(text, line),
+    }
+}
+
+/// What a tree was understood to mean, and what is wrong with it.
+struct Attempt {
+    draft: Option<Draft>,
+    diagnostics: Vec<Diagnostic>,
+    files: Vec<PathBuf>,
+}
+
+/// A configuration whose passwords are not hashed yet: that takes long, and comes last.
+struct Draft {
+    startup: Startup,
+    rules: Rules,
+    users: PendingUsers,
+}
+
+fn understand(mut tree: Node, text: &str, file: &Arc<Path>, source: &Source<'_>) -> Attempt {
+    let folder = source.file.parent().unwrap_or(Path::new(""));
+    let files = secrets::resolve(&mut tree, folder, source.environment);
+    let mut reader = Reader::new(&tree, folder, source.now);
+    let draft = read_document(&mut reader, &tree);
+    let diagnostics = reader.finish(file, text);
+    Attempt { draft, diagnostics, files }
+}
+
+impl Attempt {
+    fn finish(self, file: &Arc<Path>) -> Result<Config, Errors> {
+        let is_error = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error;
+        let draft = match self.draft {
+            Some(draft) if !self.diagnostics.iter().any(is_error) => draft,
+            _ => return Err(Errors::new(self.diagnostics)),
+        };
+        let Draft { startup, mut rules, users } = draft;
+        rules.users = users
+            .hash()
+            .map_err(|message| Errors::from(Diagnostic::about_file(file, message)))?;
+        let warnings = Errors::new(self.diagnostics).iter().cloned().collect();
+        Ok(Config { startup, rules, warnings, files: self.files })
+    }
+}
+
+/// The sections that a configuration can have.
+const SECTIONS: [&str; 14] = [
+    "ext_authz",
+    "probes",
+    "tokens",
+    "users",
+    "credentials",
+    "forward_credentials",
+    "unknown_credentials",
+    "allow_cors_preflight",
+    "realm",
+    "policies",
+    "routes",
+    "default",
+    "paths",
+    "actor_headers",
+];
+
+fn read_document<'t>(reader: &mut Reader<'t>, root: &'t Node) -> Option<Draft> {
+    if matches!(root.value, Value::Null) {
+        reader.error(&root.at, format!("the file is empty; {NOBODY}"));
+        return None;
+    }
+    if let Some(seed) = datasette::find(root) {
+        let seed = datasette::read(reader, root, seed)?;
+        // Nothing but the tokens counts there, so that all sections but these are left out.
+        let sections = Reader::no_fields(root);
+        return Some(read_sections(reader, root, sections, seed.tokens, seed.query));
+    }
+    let sections = reader.fields(root, "a mapping with sections such as `tokens`", &SECTIONS)?;
+    Some(read_sections(reader, root, sections, sections.get("tokens"), None))
+}
+
+/// Reads every section; `query` is a place that the seed's file adds.
+fn read_sections<'t>(
+    reader: &mut Reader<'t>,
+    root: &'t Node,
+    sections: Fields<'t>,
+    tokens: Option<&'t Node>,
+    query: Option<&'t Text>,
+) -> Draft {
+    let (ext_authz, probes) = listeners::read(reader, sections);
+    let policing = routes::read(reader, sections);
+    let places = credentials::read(reader, sections.entry("credentials"), query);
+    let actor_headers = headers::read(reader, sections.get("actor_headers"), &places);
+    let context = Context { policing: &policing, actor_headers: &actor_headers };
+    let tokens = tokens::read(reader, tokens, &context);
+    let users = users::read(reader, sections.get("users"), &context);
+
+    let nobody = tokens.is_empty() && users.is_empty();
+    if nobody && !policing.policies.iter().any(|policy| policy.admits_anonymous()) {
+        reader.error(&root.at, NOBODY);
+    }
+    let rules = Rules {
+        tokens,
+        users: Users::default(),
+        places: credentials::places(places),
+        forward_credentials: switch(reader, sections, "forward_credentials"),
+        unknown_credentials: read_unknown_credentials(reader, sections.get("unknown_credentials")),
+        allow_cors_preflight: switch(reader, sections, "allow_cors_preflight"),
+        realm: read_realm(reader, sections.get("realm")),
+        policies: policing.policies,
+        actor_headers: actor_headers.into(),
+        version: next_version(),
+    };
+    Draft { startup: Startup { ext_authz, probes }, rules, users }
+}
+
+const NOBODY: &str = "nobody could ever pass: there are no `tokens`, no `users`, \
+    and no policy admits the anonymous";
+
+/// What a token or a user is checked against.
+struct Context<'c> {
+    policing: &'c Policing,
+    actor_headers: &'c [ActorHeader],
+}
+
+fn next_version() -> u64 {
+    static VERSION: AtomicU64 = AtomicU64::new(1);
+    VERSION.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A section that is `true` or `false`, and false when it is not there.
+fn switch<'t>(reader: &mut Reader<'t>, sections: Fields<'t>, key: &str) -> bool {
+    sections.get(key).and_then(|node| reader.boolean(node)).unwrap_or(false)
+}
+
+fn read_unknown_credentials<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> UnknownCredentials {
+    let word = node.and_then(|node| Some((node, reader.text(node, "`refuse` or `anonymous`")?)));
+    match word.map(|(node, text)| (node, text.as_str())) {
+        None | Some((_, "refuse")) => UnknownCredentials::Refuse,
+        Some((_, "anonymous")) => UnknownCredentials::Anonymous,
+        Some((node, other)) => {
+            let words = ["refuse", "anonymous"];
+            reader.error(&node.at, format!("expected {}", one_of(other, &words)));
+            UnknownCredentials::Refuse
+        }
+    }
+}
+
+/// "`a` or `b`, found another word", with the one that was probably meant.
+fn one_of(written: &str, words: &[&str]) -> String {
+    let all = alternatives(words);
+    match nearest(written, words.iter().copied()) {
+        Some(near) => format!("{all}, found another word; did you mean `{near}`?"),
+        None => format!("{all}, found another word"),
+    }
+}
+
+fn read_realm<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Box<str> {
+    let text = node.and_then(|node| Some((node, reader.text(node, "text such as api")?)));
+    let Some((node, text)) = text else {
+        return "api".into();
+    };
+    // RFC 9110 section 11.5: the realm is a quoted string; nothing in ours ever needs an escape.
+    let is_legal = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+    if text.as_str().is_empty() || !text.as_str().bytes().all(is_legal) {
+        reader.error(
+            &node.at,
+            "a realm has at least one character, and all are printable ASCII without quotes and backslash",
+        );
+    }
+    text.as_str().into()
+}
+
+/// Whether a text is 1 to 190 printable characters without blanks at its ends: what a name is.
+fn is_label(text: &str) -> bool {
+    let length = text.chars().count();
+    (1..=190).contains(&length) && text.trim() == text && !text.chars().any(char::is_control)
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Config")
+            .field("startup", &self.startup)
+            .field("rules", &self.rules)
+            .field("warnings", &self.warnings)
+            .field("files", &self.files)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Rules")
+            .field("version", &self.version)
+            .field("tokens", &self.tokens.len())
+            .field("users", &self.users.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,59 @@
+//! What tokens and users have in common: an `actor`, and the `policies` that restrict it.
+
+use std::sync::Arc;
+
+use super::Context;
+use super::headers::{MOST_BYTES, too_large};
+use super::raw::{Node, Value, to_members};
+use super::reader::Reader;
+use crate::actor::Actor;
+
+/// Reads an `actor`.
+pub fn read<'t>(reader: &mut Reader<'t>, node: &'t Node, context: &Context<'_>) -> Option<Actor> {
+    let entries = reader.entries(node, "a mapping such as {id: my-bot, role: Viewer}")?;
+    let actor = match Actor::configured(to_members(entries)) {
+        Ok(actor) => actor,
+        Err(error) => {
+            reader.error(&node.at, actor_error(&error));
+            return None;
+        }
+    };
+    if let Some(bytes) = too_large(context.actor_headers, &actor, bound(node)) {
+        reader.error(&node.at, format!("this actor's headers have {bytes} bytes together; at most {MOST_BYTES} fit"));
+    }
+    Some(actor)
+}
+
+/// The members of an actor are not shown: they may be whatever somebody wrote in the wrong place.
+fn actor_error(error: &crate::actor::ActorError) -> &'static str {
+    match error {
+        crate::actor::ActorError::MembersDifferOnlyInCase(..) => {
+            "two members differ only in case: an upstream could take one for the other"
+        }
+        crate::actor::ActorError::ReservedId => "an `id` that begins with \"key:\" belongs to an API key",
+    }
+}
+
+/// A bound of the bytes that a value's JSON has before anything in it is escaped.
+fn bound(node: &Node) -> usize {
+    match &node.value {
+        Value::Null | Value::Bool(_) | Value::Unresolved { .. } => 6,
+        Value::Number(_) => 32,
+        Value::Text(text) => text.as_str().len() + 3,
+        Value::List(list) => list.iter().map(bound).sum::<usize>() + 3,
+        Value::Map(entries) => {
+            entries.iter().map(|entry| entry.key.len() + 4 + bound(&entry.value)).sum::<usize>() + 3
+        }
+    }
+}
+
+/// Reads `policies`: the only ones under which the actor counts.
+pub fn read_restriction<'t>(
+    reader: &mut Reader<'t>,
+    node: Option<&'t Node>,
+    context: &Context<'_>,
+) -> Option<Box<[Arc<str>]>> {
+    let list = reader.list(node?, "a list of names of policies")?;
+    let names = list.iter().filter_map(|node| context.policing.named.find(reader, node));
+    Some(names.map(|policy| Arc::clone(policy.name())).collect())
+}

@@ -1,0 +1,190 @@
+//! The section `credentials`: the places where a request may carry a credential.
+
+use super::raw::{Entry, Node, Text, Value};
+use super::reader::{Fields, Reader, nearest};
+use crate::credential::{CrossSite, Place, Places};
+
+const PLACES: &str = "`bearer`, `basic`, {header: NAME}, {query: NAME} or {cookie: NAME}";
+
+/// Headers that are not the client's to fill, or whose removal would break the request.
+const NO_PLACES: [&str; 9] = [
+    "host", "cookie", "connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
+];
+
+/// Reads the section; `query` is a place that the seed's file adds behind bearer.
+pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Entry>, query: Option<&'t Text>) -> Vec<Place> {
+    let default = || {
+        let mut places = vec![Place::Bearer, Place::Basic { cross_site: CrossSite::Refuse }];
+        if let Some(name) = query {
+            places.insert(1, Place::Query { name: name.as_str().into() });
+        }
+        places
+    };
+    let Some(Entry { value: node, .. }) = section else {
+        return default();
+    };
+    let Some(list) = reader.list(node, &format!("a list of {PLACES}")) else {
+        return default();
+    };
+    if list.is_empty() {
+        reader.error(&node.at, "an empty list accepts no credential at all; leave `credentials` out for [bearer, basic]");
+    }
+    let mut places: Vec<Place> = Vec::new();
+    for node in list {
+        let Some(place) = read_place(reader, node) else {
+            continue;
+        };
+        if places.iter().any(|earlier| is_same(earlier, &place)) {
+            reader.error(&node.at, "this place stands in the list already");
+        }
+        places.push(place);
+    }
+    places
+}
+
+/// The places as a decision reads them.
+pub fn places(order: Vec<Place>) -> Places {
+    Places::new(order)
+}
+
+/// The same place, whatever its options.
+fn is_same(one: &Place, other: &Place) -> bool {
+    match (one, other) {
+        (Place::Bearer, Place::Bearer) | (Place::Basic { .. }, Place::Basic { .. }) => true,
+        (Place::Header { name: one }, Place::Header { name: other })
+        | (Place::Query { name: one }, Place::Query { name: other })
+        | (Place::Cookie { name: one, .. }, Place::Cookie { name: other, .. }) => one == other,
+        (
+            Place::Bearer | Place::Basic { .. } | Place::Header { .. } | Place::Query { .. } | Place::Cookie { .. },
+            _,
+        ) => false,
+    }
+}
+
+fn read_place<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Place> {
+    match &node.value {
+        Value::Text(text) => read_word(reader, node, text.as_str()),
+        Value::Map(_) => read_mapping(reader, node),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::List(_) | Value::Unresolved { .. } => {
+            reader.expected(node, PLACES);
+            None
+        }
+    }
+}
+
+fn read_word<'t>(reader: &mut Reader<'t>, node: &'t Node, word: &str) -> Option<Place> {
+    match word {
+        "bearer" => Some(Place::Bearer),
+        "basic" => Some(Place::Basic { cross_site: CrossSite::Refuse }),
+        "session" => {
+            reader.error(&node.at, "`session` needs the section `keys`, which this version does not have");
+            None
+        }
+        "header" | "query" | "cookie" => {
+            reader.error(&node.at, format!("`{word}` needs a name: {{{word}: NAME}}"));
+            None
+        }
+        other => {
+            let near = nearest(other, ["bearer", "basic"].into_iter());
+            let advice = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            reader.error(&node.at, format!("expected {PLACES}, found another word{advice}"));
+            None
+        }
+    }
+}
+
+fn read_mapping<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Place> {
+    let kinds = ["header", "query", "cookie", "basic"];
+    let keys = ["header", "query", "cookie", "basic", "allow_cross_site"];
+    let fields = reader.fields(node, PLACES, &keys)?;
+    let [kind] = fields.present(&kinds)[..] else {
+        reader.error(&node.at, format!("a place is one of {PLACES}"));
+        return None;
+    };
+    let beside = fields.get("allow_cross_site");
+    if let Some(option) = beside
+        && matches!(kind, "header" | "query")
+    {
+        reader.error(
+            &option.at,
+            format!("no browser sends a {kind} by itself: `allow_cross_site` belongs to `cookie` and `basic`"),
+        );
+    }
+    let inner = fields.get(kind)?;
+    match kind {
+        "header" => read_header(reader, inner),
+        "query" => read_query(reader, inner),
+        "cookie" => read_cookie(reader, inner, beside),
+        _ => read_basic(reader, inner, beside),
+    }
+}
+
+fn read_header<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Place> {
+    let text = reader.text(node, "text: the name of a header")?;
+    let name = text.as_str().to_ascii_lowercase();
+    let problem = if name == "authorization" {
+        Some("the authorization header is read by `bearer` and `basic`".to_owned())
+    } else if !is_token(&name) {
+        Some("a header's name consists of letters, digits and !#$%&'*+-.^_`|~ (RFC 9110 section 5.6.2)".to_owned())
+    } else if NO_PLACES.contains(&name.as_str()) {
+        // The name is one of our own list, so it can be shown.
+        Some(format!("the header `{name}` cannot carry a token"))
+    } else {
+        None
+    };
+    if let Some(problem) = problem {
+        reader.error(&node.at, problem);
+        return None;
+    }
+    Some(Place::Header { name: name.into() })
+}
+
+fn read_query<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Place> {
+    let text = reader.text(node, "text: the name of a query parameter")?;
+    check_query(reader, node, text).then(|| Place::Query { name: text.as_str().into() })
+}
+
+/// Checks the name of a query parameter.
+pub fn check_query<'t>(reader: &mut Reader<'t>, node: &'t Node, text: &Text) -> bool {
+    let is_legal = !text.as_str().is_empty() && !text.as_str().chars().any(char::is_control);
+    if !is_legal {
+        reader.error(&node.at, "a query parameter's name has at least one character and no control character");
+    }
+    is_legal
+}
+
+fn read_cookie<'t>(reader: &mut Reader<'t>, node: &'t Node, beside: Option<&'t Node>) -> Option<Place> {
+    let cross_site = read_cross_site(reader, beside);
+    let text = reader.text(node, "text: the name of a cookie")?;
+    if !is_token(text.as_str()) {
+        reader.error(
+            &node.at,
+            "a cookie's name consists of letters, digits and !#$%&'*+-.^_`|~ (RFC 6265 section 4.1.1)",
+        );
+        return None;
+    }
+    Some(Place::Cookie { name: text.as_str().into(), cross_site })
+}
+
+/// `{basic: {allow_cross_site: true}}`
+fn read_basic<'t>(reader: &mut Reader<'t>, node: &'t Node, beside: Option<&'t Node>) -> Option<Place> {
+    if let Some(option) = beside {
+        reader.error(&option.at, "for basic the option stands inside: {basic: {allow_cross_site: true}}");
+    }
+    let fields: Fields<'t> = reader.fields(node, "a mapping such as {allow_cross_site: true}", &["allow_cross_site"])?;
+    let cross_site = read_cross_site(reader, fields.get("allow_cross_site"));
+    Some(Place::Basic { cross_site })
+}
+
+fn read_cross_site<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> CrossSite {
+    match node.and_then(|node| reader.boolean(node)) {
+        Some(true) => CrossSite::Allow,
+        Some(false) | None => CrossSite::Refuse,
+    }
+}
+
+/// A `token` of RFC 9110 section 5.6.2.
+fn is_token(name: &str) -> bool {
+    let is_token_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(is_token_byte)
+}

@@ -1,0 +1,87 @@
+//! The seed's own file: `{"plugins": {"datasette-auth-tokens": …}}`.
+//!
+//! Only the tokens count in it.  Whatever else stands there is Datasette's, and is passed over: unless it is
+//! an allow block, since passing over that would open a door.
+
+use super::SECTIONS;
+use super::credentials::check_query;
+use super::raw::{Entry, Node, Text, Value};
+use super::reader::Reader;
+
+const PLUGIN: &str = "datasette-auth-tokens";
+
+/// What the seed's file gives us.
+pub struct Seed<'t> {
+    /// The list of tokens.
+    pub tokens: Option<&'t Node>,
+    /// `param`: the query parameter that may carry a token.
+    pub query: Option<&'t Text>,
+}
+
+/// The plugin's entry, when this is the seed's file.
+pub fn find(root: &Node) -> Option<&Node> {
+    get(get(root, "plugins")?, PLUGIN)
+}
+
+fn get<'t>(node: &'t Node, key: &str) -> Option<&'t Node> {
+    let Value::Map(entries) = &node.value else {
+        return None;
+    };
+    entries.iter().find(|entry| &*entry.key == key).map(|entry| &entry.value)
+}
+
+/// Reads the seed's file: the bare list of version 0.1.1, and the later `{tokens: […], param: NAME}`.
+pub fn read<'t>(reader: &mut Reader<'t>, root: &'t Node, plugin: &'t Node) -> Option<Seed<'t>> {
+    check_the_rest(reader, root, plugin);
+    if matches!(plugin.value, Value::List(_)) {
+        return Some(Seed { tokens: Some(plugin), query: None });
+    }
+    let what = "a list of tokens, or a mapping such as {tokens: [], param: _auth_token}";
+    let fields = reader.fields(plugin, what, &["tokens", "param"])?;
+    let query = fields.get("param").and_then(|node| {
+        let text = reader.text(node, "text: the name of a query parameter")?;
+        check_query(reader, node, text).then_some(text)
+    });
+    Some(Seed { tokens: fields.get("tokens"), query })
+}
+
+fn check_the_rest<'t>(reader: &mut Reader<'t>, root: &'t Node, plugin: &'t Node) {
+    let Value::Map(sections) = &root.value else {
+        return;
+    };
+    for section in sections {
+        if SECTIONS.contains(&&*section.key) {
+            let message = format!(
+                "a file with `plugins` is Datasette's and has no section `{}`; \
+                 move the tokens under `tokens` to write a configuration of your own",
+                section.key
+            );
+            reader.error(&section.at, message);
+        } else {
+            check_entry(reader, section, plugin);
+        }
+    }
+}
+
+fn check_entry<'t>(reader: &mut Reader<'t>, entry: &'t Entry, plugin: &'t Node) {
+    // An allow block is `allow`, `allow_sql` and the like.
+    if entry.key.starts_with("allow") {
+        reader.error(
+            &entry.at,
+            "Datasette's permissions are not enforced here, and leaving them out would open a door; \
+             `envoy-auth-tokens import datasette FILE` turns this file into a configuration with routes",
+        );
+    } else {
+        check_node(reader, &entry.value, plugin);
+    }
+}
+
+fn check_node<'t>(reader: &mut Reader<'t>, node: &'t Node, plugin: &'t Node) {
+    match &node.value {
+        // An actor may well have a member that is called so.
+        _ if std::ptr::eq(node, plugin) => {}
+        Value::List(list) => list.iter().for_each(|element| check_node(reader, element, plugin)),
+        Value::Map(entries) => entries.iter().for_each(|entry| check_entry(reader, entry, plugin)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Text(_) | Value::Unresolved { .. } => {}
+    }
+}

@@ -1,0 +1,270 @@
+//! Every configuration under `tests/fixtures/config`, with what is said about it; the annotated example;
+//! and the promise that nothing secret is ever said.
+//!
+//! `UPDATE_FIXTURES=1 cargo test --lib config` writes down what is said now.  Read it before you commit it.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::secrets::tests::Given;
+use super::*;
+use crate::token::PlainToken;
+
+const BOT_TOKEN: &str = "eat_0123456789ABCDEFGHIJKLMNOPQRSTUVbWNrGg";
+
+fn given() -> Given {
+    let variables = [
+        ("BOT_TOKEN", BOT_TOKEN),
+        ("OTHER_TOKEN", "eat_VUTSRQPONMLKJIHGFEDCBA98765432100mtEjX"),
+        ("ADMIN_PASSWORD", "correct horse battery staple"),
+        ("ROLE", "Viewer"),
+        ("PRICE_OF_TEA", "two; and three, thanks"),
+        ("EMPTY", ""),
+    ];
+    let files: [(_, &[u8]); 3] = [
+        ("secrets/token", b"eat_abcdefghijklmnopqrstuvwxyz0123451QdVyK\n"),
+        ("secrets/two-lines", b"eat_abcdefghijklmnopqrstuvwxyz0123451QdVyK\n\n"),
+        ("secrets/latin", b"caf\xe9"),
+    ];
+    Given {
+        variables: variables.map(|(name, value)| (name, OsString::from(value))).into(),
+        files: files.map(|(path, bytes)| (path, bytes.to_vec())).into(),
+    }
+}
+
+fn parse(file: &str, text: &str) -> Result<Config, Errors> {
+    let now = "2026-11-21T00:00:00Z".parse().unwrap();
+    Config::parse(text, &Source { file: Path::new(file), environment: &given(), now })
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config").join(name)
+}
+
+/// Every configuration of the folder: its name and its text.
+fn fixtures(name: &str) -> Vec<(PathBuf, String)> {
+    let entries = fs::read_dir(folder(name)).unwrap();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension != "expected"));
+    paths.sort();
+    assert!(!paths.is_empty());
+    paths.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
+}
+
+fn said(file: &Path, text: &str) -> (bool, String) {
+    let name = file.file_name().unwrap().to_str().unwrap();
+    match parse(name, text) {
+        Ok(config) => {
+            let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+            (true, warnings.join("\n\n"))
+        }
+        Err(errors) => (false, errors.to_string()),
+    }
+}
+
+/// Compares what is said of every configuration in the folder with what its `.expected` file says.
+fn check_folder(name: &str, loads: bool) {
+    let update = std::env::var_os("UPDATE_FIXTURES").is_some();
+    let mut wrong = String::new();
+    for (path, text) in fixtures(name) {
+        let (loaded, said) = said(&path, &text);
+        assert_eq!(loaded, loads, "{}\n{said}", path.display());
+        let said = if said.is_empty() { said } else { said + "\n" };
+        let expected_path = path.with_extension("expected");
+        if update {
+            fs::write(&expected_path, &said).unwrap();
+        }
+        let expected = fs::read_to_string(&expected_path).unwrap_or_default();
+        if said != expected {
+            wrong.push_str(&format!("{}\nexpected:\n{expected}\nfound:\n{said}\n", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn every_bad_configuration_is_refused_with_its_message() {
+    check_folder("bad", false);
+}
+
+#[test]
+fn every_good_configuration_is_loaded_with_its_warnings() {
+    check_folder("good", true);
+}
+
+/// Wherever a secret is written by mistake, in whatever file, no message says it.
+#[test]
+fn no_message_holds_a_secret() {
+    let secrets = ["hunter2-7Xq9ZvKw3Lm5", "Tr0ub4dor&3", BOT_TOKEN, "correct horse battery staple"];
+    for (path, text) in fixtures("bad").into_iter().chain(fixtures("good")) {
+        let (_, said) = said(&path, &text);
+        for secret in secrets {
+            assert!(!said.contains(secret), "{}\n{said}", path.display());
+        }
+    }
+    // Every scalar of every bad file in turn becomes a secret that the file also uses as one.
+    let secret = "hunter2-7Xq9ZvKw3Lm5";
+    let mut tried = 0;
+    for (path, text) in fixtures("bad").into_iter().chain(fixtures("good")) {
+        let words = text.split_inclusive(|character: char| !(character.is_alphanumeric() || "_-".contains(character)));
+        let mut start = 0;
+        for word in words {
+            let end = start + word.trim_end_matches(|c: char| !(c.is_alphanumeric() || "_-".contains(c))).len();
+            if end > start {
+                let changed = format!("{}{secret}{}\n", &text[..start], &text[end..]);
+                let mistaken = said(&path, &changed).1;
+                let in_public_place = mistaken.contains(secret) && is_public(&text[..start]);
+                assert!(!mistaken.contains(secret) || in_public_place, "{}\n{changed}\n{mistaken}", path.display());
+                tried += 1;
+            }
+            start += word.len();
+        }
+    }
+    assert!(tried > 500, "{tried}");
+}
+
+/// Whether what follows is a value that the specification calls known not to be secret:
+/// the scalar, or the element of a list, behind one of these keys.
+fn is_public(before: &str) -> bool {
+    let keys = [
+        "listen", "max_request_bytes", "realm", "name", "role", "expires", "policies", "policy", "username", "host",
+        "path", "path_prefix", "path_regex", "methods", "header", "query", "cookie", "param", "$env", "$file",
+        "forward_credentials", "allow_cors_preflight", "actor_headers",
+    ];
+    let tail = before.rsplit(['\n', '{']).next().unwrap_or_default();
+    let is_in_section = |section: &str| {
+        before.rsplit('\n').find(|line| !line.is_empty() && !line.starts_with([' ', '-'])).is_some_and(|line| line.contains(section))
+    };
+    keys.iter().any(|key| {
+        tail.contains(&format!("{key}: ")) || tail.contains(&format!("{key}\": ")) || tail.contains(&format!("{key}:"))
+    }) || is_in_section("actor_headers")
+        || is_in_section("policies")
+}
+
+#[test]
+fn a_secret_that_is_used_as_one_is_masked_in_every_other_place() {
+    let secret = "hunter2-7Xq9ZvKw3Lm5";
+    let template = "tokens:\n- {token: SECRET, actor: {id: a}}\nrealm: \"SECRET\\n\"\n\
+        policies: {p: {allow: {role: SECRET}}}\nroutes: [{policy: SECRET, host: SECRET}, {methods: [SECRET]}]\n\
+        actor_headers: {SECRET: SECRET}\nSECRET: SECRET\nprobes: {listen: SECRET} # SECRET\n";
+    let said = parse("c.yaml", &template.replace("SECRET", secret)).unwrap_err().to_string();
+    assert!(!said.contains(secret), "{said}");
+}
+
+#[test]
+fn the_annotated_example_loads() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/config.yaml");
+    let text = fs::read_to_string(path).unwrap();
+    let environment = Given {
+        variables: [("BOT_TOKEN", BOT_TOKEN), ("ADMIN_PASSWORD", "correct horse battery staple")]
+            .map(|(name, value)| (name, OsString::from(value)))
+            .into(),
+        files: HashMap::from([(
+            "/etc/envoy-auth-tokens/secrets/ci-token",
+            b"eat_abcdefghijklmnopqrstuvwxyz0123451QdVyK\n".to_vec(),
+        )]),
+    };
+    let file = Path::new("/etc/envoy-auth-tokens/config.yaml");
+    let now = "2026-11-21T00:00:00Z".parse().unwrap();
+    let config = Config::parse(&text, &Source { file, environment: &environment, now });
+    let config = config.unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.warnings, []);
+    assert_eq!(config.files, [Path::new("/etc/envoy-auth-tokens/secrets/ci-token")]);
+    for section in SECTIONS {
+        assert!(text.contains(&format!("\n{section}:")), "the example says nothing of {section}");
+    }
+}
+
+#[test]
+fn what_a_configuration_means() {
+    let text = r#"
+tokens:
+- token: {$env: BOT_TOKEN}
+  actor: {bot_id: my-bot}
+- name: reporting
+  sha256: 3f0c8e6d5a417b29c2d1f0e4b6a7985c1d2e3f4051627384a5b6c7d8e9f0a1b2
+  actor: {id: reporting, role: Viewer, groups: [finance, audit]}
+  expires: 2027-06-30T00:00:00Z
+  policies: [read]
+users:
+- {username: admin, password: {$env: ADMIN_PASSWORD}}
+credentials: [{header: X-Api-Key}, {cookie: c, allow_cross_site: true}, {basic: {allow_cross_site: true}}, {query: q}]
+policies: {read: {allow: {role: Viewer}}}
+ext_authz: {listen: "unix:run/a.sock", max_request_bytes: 64KiB}
+"#;
+    let config = parse("/etc/app/config.yaml", text).unwrap();
+    let ExtAuthz { listen, max_request_bytes } = &config.startup.ext_authz;
+    assert_eq!((listen.to_string().as_str(), *max_request_bytes), ("unix:/etc/app/run/a.sock", 65536));
+    assert_eq!(config.startup.probes.listen.to_string(), "127.0.0.1:9193");
+
+    let rules = &config.rules;
+    let digest = PlainToken::new(BOT_TOKEN.as_bytes()).unwrap().digest();
+    let bot = rules.tokens.get(&digest).unwrap();
+    assert_eq!((bot.name.as_ref(), bot.actor.to_ascii_json().as_str()), ("token-1", r#"{"bot_id":"my-bot"}"#));
+    assert_eq!(rules.tokens.len(), 2);
+    let (_, reporting) = rules.tokens.iter().find(|(_, known)| known.name.as_ref() == "reporting").unwrap();
+    assert_eq!(reporting.policies.as_deref(), Some(&["read".into()][..]));
+    assert_eq!(reporting.expires_at, Some("2027-06-30T00:00:00Z".parse().unwrap()));
+
+    let admin = rules.users.get("admin").unwrap();
+    assert!(admin.hash.verify(b"correct horse battery staple") && !admin.hash.verify(b"wrong"));
+    assert_eq!(admin.known.actor.to_ascii_json(), r#"{"id":"admin"}"#);
+
+    use crate::credential::{CrossSite, Place};
+    assert_eq!(
+        rules.places.order(),
+        [
+            Place::Header { name: "x-api-key".into() },
+            Place::Cookie { name: "c".into(), cross_site: CrossSite::Allow },
+            Place::Basic { cross_site: CrossSite::Allow },
+            Place::Query { name: "q".into() },
+        ]
+    );
+    assert_eq!(rules.actor_headers.len(), 4);
+    assert_eq!((rules.realm.as_ref(), rules.unknown_credentials), ("api", UnknownCredentials::Refuse));
+
+    let again = parse("/etc/app/config.yaml", text).unwrap();
+    assert_ne!(again.rules.version, rules.version);
+}
+
+#[test]
+fn the_seeds_own_file_is_read() {
+    use crate::credential::Place;
+    let list = r#"[{"token": {"$env": "BOT_TOKEN"}, "actor": {"bot_id": "my-bot"}}]"#;
+    let bare = format!(r#"{{"title": "x", "plugins": {{"datasette-auth-tokens": {list}, "other": {{"a": 1}}}}}}"#);
+    let config = parse("metadata.json", &bare).unwrap();
+    assert_eq!((config.rules.tokens.len(), config.rules.places.order().len()), (1, 2));
+
+    let later = format!(r#"{{"plugins": {{"datasette-auth-tokens": {{"tokens": {list}, "param": "_auth_token"}}}}}}"#);
+    let config = parse("metadata.json", &later).unwrap();
+    let query = Place::Query { name: "_auth_token".into() };
+    assert_eq!((config.rules.tokens.len(), &config.rules.places.order()[1]), (1, &query));
+}
+
+#[test]
+fn a_hundred_thousand_tokens_are_read_and_as_many_errors_told() {
+    let entry = |index: usize| format!("{{\"token\": \"eat-{index:032}-abcdef\", \"actor\": {{\"id\": \"user-{index}\"}}}}");
+    let good: Vec<_> = (0..100_000).map(entry).collect();
+    let text = format!("{{\"tokens\": [{}]}}", good.join(","));
+    assert_eq!(parse("c.json", &text).unwrap().rules.tokens.len(), 100_000);
+
+    let bad = format!("{{\"tokens\": [{}]}}", vec!["{\"token\": 5}"; 2_000].join(","));
+    assert_eq!(parse("c.json", &bad).unwrap_err().iter().count(), 4_000);
+}
+
+#[test]
+fn a_file_is_read_from_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.yaml");
+    let refused = |path: &Path| Config::load(path).unwrap_err().to_string();
+    assert!(refused(&path).starts_with("error: cannot be read: No such file"), "{}", refused(&path));
+    fs::write(&path, b"realm: a\n# caf\xe9\n").unwrap();
+    assert!(refused(&path).starts_with("error: line 2 is not UTF-8"), "{}", refused(&path));
+
+    fs::write(folder.path().join("token"), format!("{BOT_TOKEN}\n")).unwrap();
+    fs::write(&path, "tokens: [{token: {$file: token}, actor: {}}]").unwrap();
+    let config = Config::load(&path).unwrap();
+    assert_eq!((config.rules.tokens.len(), config.files), (1, vec![folder.path().join("token")]));
+}

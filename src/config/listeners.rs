@@ -1,0 +1,241 @@
+//! The sections `ext_authz` and `probes`: where we listen.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use super::raw::{Node, Value};
+use super::reader::{Fields, Reader};
+
+/// `ext_authz`: the listener that Envoy asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtAuthz {
+    /// `ext_authz.listen`, by default `127.0.0.1:9191`.
+    pub listen: Listen,
+    /// `ext_authz.max_request_bytes`: the largest request message, by default 16 MiB.
+    pub max_request_bytes: usize,
+}
+
+/// `probes`: the listener for `/live`, `/ready` and `/metrics`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probes {
+    /// `probes.listen`, by default `127.0.0.1:9193`.
+    pub listen: Listen,
+}
+
+/// Where a listener listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// `127.0.0.1:9191`, `[::1]:9191`
+    Tcp(SocketAddr),
+    /// `unix:/run/app.sock`.  A relative path starts at the configuration's folder.
+    Unix(PathBuf),
+    /// `unix:@name`: a socket in Linux's abstract namespace.
+    Abstract(String),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(formatter, "{address}"),
+            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+            Self::Abstract(name) => write!(formatter, "unix:@{name}"),
+        }
+    }
+}
+
+const EXT_AUTHZ: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9191);
+const PROBES: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9193);
+
+/// A Unix socket's address holds 108 bytes, one of them the closing or the leading zero (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+
+/// A smaller message could not hold a request's headers, a larger one only a mistake.
+const REQUEST_BYTES: std::ops::RangeInclusive<u64> = KIB..=256 * MIB;
+
+/// Reads both sections.
+pub fn read<'t>(reader: &mut Reader<'t>, sections: Fields<'t>) -> (ExtAuthz, Probes) {
+    let keys = ["listen", "max_request_bytes"];
+    let ext_authz = sections
+        .get("ext_authz")
+        .and_then(|node| reader.fields(node, "a mapping such as {listen: \"127.0.0.1:9191\"}", &keys));
+    let probes = sections
+        .get("probes")
+        .and_then(|node| reader.fields(node, "a mapping such as {listen: \"127.0.0.1:9193\"}", &["listen"]));
+    let ext_authz_node = ext_authz.and_then(|fields| fields.get("listen"));
+    let probes_node = probes.and_then(|fields| fields.get("listen"));
+
+    let listen = read_listen(reader, ext_authz_node, "ask whether a token is good", EXT_AUTHZ);
+    let probes_listen = read_listen(reader, probes_node, "read the metrics", PROBES);
+    if let Some(node) = probes_node.or(ext_authz_node)
+        && overlap(&listen, &probes_listen)
+    {
+        let message = format!("`ext_authz` ({listen}) and `probes` ({probes_listen}) listen on the same address");
+        let hidden = "`ext_authz` and `probes` listen on the same address".to_owned();
+        let is_hidden = [ext_authz_node, probes_node].into_iter().flatten().any(is_reference);
+        reader.error(&node.at, if is_hidden { hidden } else { message });
+    }
+    let max_request_bytes = ext_authz.and_then(|fields| fields.get("max_request_bytes"));
+    let max_request_bytes = read_size(reader, max_request_bytes);
+    (ExtAuthz { listen, max_request_bytes }, Probes { listen: probes_listen })
+}
+
+fn is_reference(node: &Node) -> bool {
+    matches!(&node.value, Value::Text(text) if text.reference().is_some())
+}
+
+fn read_listen<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>, danger: &str, default: SocketAddr) -> Listen {
+    let what = "text such as 127.0.0.1:9191, unix:/run/app.sock or unix:@name";
+    let text = node.and_then(|node| Some((node, reader.text(node, what)?)));
+    let Some((node, text)) = text else {
+        return Listen::Tcp(default);
+    };
+    let Some(listen) = parse_listen(text.as_str(), reader.folder) else {
+        let quoted = reader.quote(text);
+        let advice = if text.as_str().starts_with("unix:") {
+            "a socket's path or name has 1 to 107 bytes and no zero among them"
+        } else {
+            "expected an IP address with a port such as 127.0.0.1:9191, or unix:/run/app.sock, or unix:@name"
+        };
+        reader.error(&node.at, format!("{quoted} is no address to listen on; {advice}"));
+        return Listen::Tcp(default);
+    };
+    if let Listen::Tcp(address) = &listen
+        && !address.ip().to_canonical().is_loopback()
+    {
+        reader.warn(
+            &node.at,
+            format!("whoever reaches this address can {danger}; use a loopback address or a Unix socket if you can"),
+        );
+    }
+    listen
+}
+
+fn parse_listen(text: &str, folder: &std::path::Path) -> Option<Listen> {
+    let Some(socket) = text.strip_prefix("unix:") else {
+        return text.parse().ok().map(Listen::Tcp);
+    };
+    if let Some(name) = socket.strip_prefix('@') {
+        let fits = (1..=MAX_SOCKET_PATH).contains(&name.len()) && !name.contains('\0');
+        return fits.then(|| Listen::Abstract(name.to_owned()));
+    }
+    if socket.is_empty() || socket.contains('\0') {
+        return None;
+    }
+    let path = folder.join(socket);
+    (path.as_os_str().len() <= MAX_SOCKET_PATH).then_some(Listen::Unix(path))
+}
+
+/// Whether two listeners could not both be bound.
+fn overlap(one: &Listen, other: &Listen) -> bool {
+    match (one, other) {
+        // Port 0 asks for any free port.
+        (Listen::Tcp(one), Listen::Tcp(other)) => {
+            let same_host = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+            one.port() == other.port() && one.port() != 0 && same_host
+        }
+        (Listen::Unix(one), Listen::Unix(other)) => one == other,
+        (Listen::Abstract(one), Listen::Abstract(other)) => one == other,
+        (Listen::Tcp(_) | Listen::Unix(_) | Listen::Abstract(_), _) => false,
+    }
+}
+
+fn read_size<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> usize {
+    let default = 16 * MIB;
+    let size = node.and_then(|node| {
+        let size = match &node.value {
+            Value::Number(number) => number.as_u64(),
+            Value::Text(text) => parse_size(text.as_str()),
+            Value::Null | Value::Bool(_) | Value::List(_) | Value::Map(_) | Value::Unresolved { .. } => {
+                reader.expected(node, "a size such as 16MiB");
+                return None;
+            }
+        };
+        let legal = size.filter(|size| REQUEST_BYTES.contains(size));
+        if legal.is_none() {
+            reader.error(&node.at, "expected a size between 1KiB and 256MiB, such as 16MiB, 512KiB or 65536 (bytes)");
+        }
+        legal
+    });
+    usize::try_from(size.unwrap_or(default)).unwrap_or(usize::MAX)
+}
+
+/// `65536`, `64KiB`, `16MiB`, `1GiB`
+fn parse_size(text: &str) -> Option<u64> {
+    let units = [("KiB", KIB), ("MiB", MIB), ("GiB", GIB)];
+    let unit = units.iter().find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)));
+    let (digits, unit) = unit.unwrap_or((text, 1));
+    let digits = digits.trim_end();
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn addresses_are_shown_as_they_are_written() {
+        for (text, expected) in [
+            ("127.0.0.1:9191", Some("127.0.0.1:9191")),
+            ("[::1]:0", Some("[::1]:0")),
+            ("unix:/run/a.sock", Some("unix:/run/a.sock")),
+            ("unix:a.sock", Some("unix:/etc/app/a.sock")),
+            ("unix:@name", Some("unix:@name")),
+            ("localhost:9191", None),
+            (":9191", None),
+            ("127.0.0.1", None),
+            ("unix:", None),
+            ("unix:@", None),
+            (&format!("unix:@{}", "x".repeat(108)), None),
+            (&format!("unix:/{}", "x".repeat(107)), None),
+            ("/run/a.sock", None),
+        ] {
+            let found = parse_listen(text, Path::new("/etc/app")).map(|listen| listen.to_string());
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn listeners_that_could_not_both_be_bound() {
+        let listen = |text| parse_listen(text, Path::new("/etc/app")).unwrap();
+        for (one, other, expected) in [
+            ("127.0.0.1:1", "127.0.0.1:1", true),
+            ("127.0.0.1:1", "0.0.0.0:1", true),
+            ("[::]:1", "127.0.0.1:1", true),
+            ("127.0.0.1:1", "127.0.0.1:2", false),
+            ("127.0.0.1:1", "127.0.0.2:1", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("unix:a", "unix:/etc/app/a", true),
+            ("unix:@a", "unix:@a", true),
+            ("unix:@a", "unix:a", false),
+        ] {
+            assert_eq!(overlap(&listen(one), &listen(other)), expected, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [
+            ("65536", Some(65536)),
+            ("64KiB", Some(64 * KIB)),
+            ("16 MiB", Some(16 * MIB)),
+            ("1GiB", Some(GIB)),
+            ("16MB", None),
+            ("MiB", None),
+            ("-1", None),
+            ("1.5MiB", None),
+            ("99999999999999GiB", None),
+        ] {
+            assert_eq!(parse_size(text), expected, "{text}");
+        }
+    }
+}

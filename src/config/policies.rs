@@ -1,0 +1,160 @@
+//! The section `policies`, and allow blocks wherever they stand.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::is_label;
+use super::raw::{Entry, Location, Node, Value};
+use super::reader::{Reader, nearest};
+use crate::policy::{Allow, Policy};
+
+/// The policies that have a name of their own.
+#[derive(Default)]
+pub struct Named {
+    in_order: Vec<Arc<Policy>>,
+    by_name: HashMap<Arc<str>, usize>,
+}
+
+impl Named {
+    /// The policy of this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Policy>> {
+        self.by_name.get(name).map(|&index| &self.in_order[index])
+    }
+
+    /// Every policy in its order.
+    pub fn to_vec(&self) -> Vec<Arc<Policy>> {
+        self.in_order.clone()
+    }
+
+    /// The policy that a key such as `policy` names.  An unknown name is noted.
+    pub fn find<'t>(&self, reader: &mut Reader<'t>, node: &'t Node) -> Option<Arc<Policy>> {
+        let text = reader.text(node, "text: the name of a policy")?;
+        if let Some(policy) = self.get(text.as_str()) {
+            return Some(Arc::clone(policy));
+        }
+        let quoted = if text.reference().is_some() { "***".to_owned() } else { reader.quote_name(text.as_str()) };
+        let names = || self.in_order.iter().map(|policy| policy.name().as_ref());
+        let advice = if is_reserved(text.as_str()) {
+            "this name stands for a policy without one; only those of `policies` can be named".to_owned()
+        } else if let Some(near) = nearest(text.as_str(), names()) {
+            format!("did you mean {}?", reader.quote_name(near))
+        } else if self.in_order.is_empty() {
+            "there is no section `policies`, or it is empty".to_owned()
+        } else {
+            let known: Vec<_> = names().take(10).map(|name| reader.quote_name(name)).collect();
+            let more = if self.in_order.len() > known.len() { " and others" } else { "" };
+            format!("there are {}{more}", known.join(", "))
+        };
+        reader.error(&node.at, format!("no policy is called {quoted}; {advice}"));
+        None
+    }
+}
+
+/// Whether the name belongs to an inline policy (`route-1` …) or to the default one.
+fn is_reserved(name: &str) -> bool {
+    let number = name.strip_prefix("route-");
+    name == "default" || number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Reads the section.
+pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Named {
+    let mut named = Named::default();
+    let what = "a mapping from names to policies, such as {read: {allow: {role: Viewer}}}";
+    let entries = section.and_then(|node| reader.entries(node, what)).unwrap_or_default();
+    for Entry { key, at, value } in entries {
+        check_name(reader, key, at);
+        let name: Arc<str> = key.as_ref().into();
+        let policy = Arc::new(read_policy(reader, value, Arc::clone(&name)));
+        // Of a duplicate, which is reported as such, the first one stays.
+        let next = named.in_order.len();
+        if *named.by_name.entry(name).or_insert(next) == next {
+            named.in_order.push(policy);
+        }
+    }
+    named
+}
+
+fn check_name<'t>(reader: &mut Reader<'t>, name: &'t str, at: &'t Location) {
+    if !is_label(name) {
+        reader.error(at, "a policy's name has 1 to 190 printable characters without blanks at the ends");
+    } else if is_reserved(name) {
+        reader.error(
+            at,
+            format!("the name `{name}` is reserved: `default` and `route-1`, `route-2` … name policies without a name"),
+        );
+    }
+}
+
+/// Reads `{}` or `{allow: …}`.
+pub fn read_policy<'t>(reader: &mut Reader<'t>, node: &'t Node, name: Arc<str>) -> Policy {
+    let what = "a policy such as {allow: {role: Viewer}}, or {} to admit any actor";
+    let allow = reader
+        .fields(node, what, &["allow"])
+        .and_then(|fields| fields.get("allow"))
+        .map(|node| read_allow(reader, node));
+    Policy::new(name, allow)
+}
+
+/// Reads an allow block.
+pub fn read_allow<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {
+    if matches!(node.value, Value::Unresolved { .. }) {
+        return Allow::NoOne;
+    }
+    warn_of_nulls(reader, node);
+    match Allow::new(&node.to_json()) {
+        Ok(allow) => allow,
+        Err(error) => {
+            let place = locate(node, error.member.as_deref(), error.index);
+            let found = match place.value {
+                Value::Null => String::new(),
+                _ => format!("; found {}", place.value.kind()),
+            };
+            reader.error(&place.at, format!("{error}{found}"));
+            Allow::NoOne
+        }
+    }
+}
+
+fn locate<'t>(block: &'t Node, member: Option<&str>, index: Option<usize>) -> &'t Node {
+    let Value::Map(entries) = &block.value else {
+        return block;
+    };
+    // Of duplicates JSON's object keeps the last.
+    let Some(entry) = entries.iter().rev().find(|entry| Some(&*entry.key) == member) else {
+        return block;
+    };
+    match (&entry.value.value, index) {
+        (Value::List(list), Some(index)) => list.get(index).unwrap_or(&entry.value),
+        _ => &entry.value,
+    }
+}
+
+fn warn_of_nulls<'t>(reader: &mut Reader<'t>, block: &'t Node) {
+    let Value::Map(entries) = &block.value else {
+        return;
+    };
+    for entry in entries {
+        let elements = match &entry.value.value {
+            Value::List(list) => list.as_slice(),
+            _ => std::slice::from_ref(&entry.value),
+        };
+        for element in elements.iter().filter(|element| matches!(element.value, Value::Null)) {
+            reader.warn(&element.at, "null matches nothing; \"*\" matches an actor that has this member, even as null");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_reserved;
+
+    #[test]
+    fn the_names_of_policies_without_a_name_are_reserved() {
+        for name in ["default", "route-1", "route-20", "route-"] {
+            assert!(is_reserved(name), "{name}");
+        }
+        for name in ["read", "route", "route-a", "Default", "route-1a"] {
+            assert!(!is_reserved(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Reading the tree, one question at a time.  What is wrong is noted, and reading goes on,
+//! so that everything that is wrong is told at once.
+
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::error::{Diagnostic, Position, Severity};
+use super::raw::{Entry, Location, Node, Text, Value};
+use super::shown::Shower;
+
+/// Reads a tree and remembers what is wrong with it.
+pub struct Reader<'t> {
+    root: &'t Node,
+    /// The folder at which relative paths start.
+    pub folder: &'t Path,
+    /// The time against which expiries are checked.
+    pub now: Timestamp,
+    problems: Vec<Problem<'t>>,
+    shower: OnceCell<Shower<'t>>,
+}
+
+struct Problem<'t> {
+    severity: Severity,
+    at: &'t Location,
+    message: String,
+}
+
+/// The entries of a mapping whose keys have been checked.
+#[derive(Clone, Copy)]
+pub struct Fields<'t> {
+    /// The place of the mapping.
+    pub at: &'t Location,
+    entries: &'t [Entry],
+}
+
+impl<'t> Fields<'t> {
+    /// The value under this key.  Of duplicates, which are reported elsewhere, it is the first.
+    pub fn get(&self, key: &str) -> Option<&'t Node> {
+        self.entry(key).map(|entry| &entry.value)
+    }
+
+    /// The entry with this key.
+    pub fn entry(&self, key: &str) -> Option<&'t Entry> {
+        self.entries.iter().find(|entry| &*entry.key == key)
+    }
+
+    /// Those of these keys that are there.
+    pub fn present(&self, keys: &[&'static str]) -> Vec<&'static str> {
+        keys.iter().copied().filter(|key| self.get(key).is_some()).collect()
+    }
+}
+
+impl<'t> Reader<'t> {
+    /// A reader of this tree, which notes at once what is wrong wherever it stands:
+    /// duplicate keys, merge keys, references that lead nowhere, numbers that lose digits.
+    pub fn new(root: &'t Node, folder: &'t Path, now: Timestamp) -> Self {
+        let mut reader = Self { root, folder, now, problems: Vec::new(), shower: OnceCell::new() };
+        reader.check_everywhere(root);
+        reader
+    }
+
+    fn check_everywhere(&mut self, node: &'t Node) {
+        match &node.value {
+            Value::Null | Value::Bool(_) | Value::Text(_) => {}
+            Value::Number(number) => {
+                let whole = number.as_f64().filter(|value| number.is_f64() && value.fract() == 0.0);
+                if whole.is_some_and(|value| value.abs() >= 2_f64.powi(53)) {
+                    self.error(&node.at, "a number this large loses digits; put it in quotes");
+                }
+            }
+            Value::Unresolved { why, .. } => self.error(&node.at, why.clone()),
+            Value::List(list) => list.iter().for_each(|element| self.check_everywhere(element)),
+            Value::Map(entries) => {
+                self.check_duplicates(entries);
+                entries.iter().for_each(|entry| self.check_everywhere(&entry.value));
+            }
+        }
+    }
+
+    fn check_duplicates(&mut self, entries: &'t [Entry]) {
+        let mut seen = HashSet::new();
+        for (index, entry) in entries.iter().enumerate() {
+            // Most mappings are small, and for those looking back is cheaper than a set.
+            let is_duplicate = if entries.len() <= 16 {
+                entries[..index].iter().any(|earlier| earlier.key == entry.key)
+            } else {
+                !seen.insert(&*entry.key)
+            };
+            if is_duplicate {
+                let key = self.quote_key(&entry.key);
+                self.error(&entry.at, format!("the key {key} stands here a second time; one of the two would be lost"));
+            }
+            if &*entry.key == "<<" {
+                self.error(&entry.at, "merge keys (`<<`) are not supported; write the entries out");
+            }
+        }
+    }
+
+    /// Notes an error.
+    pub fn error(&mut self, at: &'t Location, message: impl Into<String>) {
+        self.problems.push(Problem { severity: Severity::Error, at, message: message.into() });
+    }
+
+    /// Notes a warning.
+    pub fn warn(&mut self, at: &'t Location, message: impl Into<String>) {
+        self.problems.push(Problem { severity: Severity::Warning, at, message: message.into() });
+    }
+
+    /// Notes that something else was expected here.  A reference that leads nowhere is reported already.
+    pub fn expected(&mut self, node: &'t Node, what: &str) {
+        if matches!(node.value, Value::Unresolved { .. }) {
+            return;
+        }
+        let quotes = match node.value {
+            Value::Number(_) | Value::Bool(_) if what.starts_with("text") => "; put it in quotes",
+            _ => "",
+        };
+        self.error(&node.at, format!("expected {what}, found {}{quotes}", node.value.kind()));
+    }
+
+    /// A mapping with no keys but these.
+    pub fn fields(&mut self, node: &'t Node, what: &str, known: &[&str]) -> Option<Fields<'t>> {
+        let entries = self.entries(node, what)?;
+        for entry in entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
+            // A merge key is reported wherever it stands.
+            if &*entry.key == "<<" {
+                continue;
+            }
+            let key = self.quote_key(&entry.key);
+            let advice = match nearest(&entry.key, known.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("expected {}", alternatives(known)),
+            };
+            self.error(&entry.at, format!("unknown key {key}; {advice}"));
+        }
+        Some(Fields { at: &node.at, entries })
+    }
+
+    /// A mapping in whose place nothing is read.
+    pub fn no_fields(node: &'t Node) -> Fields<'t> {
+        Fields { at: &node.at, entries: &[] }
+    }
+
+    /// A mapping with any keys.
+    pub fn entries(&mut self, node: &'t Node, what: &str) -> Option<&'t [Entry]> {
+        match &node.value {
+            Value::Map(entries) => Some(entries),
+            _ => {
+                self.expected(node, what);
+                None
+            }
+        }
+    }
+
+    /// A list.
+    pub fn list(&mut self, node: &'t Node, what: &str) -> Option<&'t [Node]> {
+        match &node.value {
+            Value::List(list) => Some(list),
+            _ => {
+                self.expected(node, what);
+                None
+            }
+        }
+    }
+
+    /// A text.
+    pub fn text(&mut self, node: &'t Node, what: &str) -> Option<&'t Text> {
+        match &node.value {
+            Value::Text(text) => Some(text),
+            _ => {
+                self.expected(node, what);
+                None
+            }
+        }
+    }
+
+    /// `true` or `false`.
+    pub fn boolean(&mut self, node: &'t Node) -> Option<bool> {
+        match &node.value {
+            Value::Bool(value) => Some(*value),
+            _ => {
+                self.expected(node, "true or false");
+                None
+            }
+        }
+    }
+
+    /// A text that stands where nothing secret stands, in backquotes; `***` when it may be secret all the same.
+    pub fn quote(&self, text: &Text) -> String {
+        if text.reference().is_some() { "***".to_owned() } else { self.shower().quote(text.as_str()) }
+    }
+
+    /// The name of a policy, token or header in backquotes, or `***`.
+    pub fn quote_name(&self, name: &str) -> String {
+        self.shower().quote_name(name)
+    }
+
+    fn quote_key(&self, key: &str) -> String {
+        self.shower().quote_key(key)
+    }
+
+    fn shower(&self) -> &Shower<'t> {
+        self.shower.get_or_init(|| Shower::new(self.root))
+    }
+
+    /// What was noted, each with its path and its line.
+    pub fn finish(self, file: &Arc<Path>, source: &str) -> Vec<Diagnostic> {
+        if self.problems.is_empty() {
+            return Vec::new();
+        }
+        let keys = self.keys();
+        let spans = self.shower().spans(self.root);
+        let diagnostic = |problem: Problem<'t>| {
+            let Location { line, column, offset, .. } = *problem.at;
+            let position = (line > 0).then_some(Position { line, column });
+            Diagnostic {
+                severity: problem.severity,
+                file: Arc::clone(file),
+                position,
+                key: keys.get(&address(problem.at)).cloned().unwrap_or_default(),
+                message: problem.message,
+                shown: position.and_then(|_| spans.line(source, offset as usize)),
+            }
+        };
+        self.problems.into_iter().map(diagnostic).collect()
+    }
+
+    /// The paths of the places at fault.
+    fn keys(&self) -> HashMap<usize, String> {
+        let wanted: HashSet<usize> = self.problems.iter().map(|problem| address(problem.at)).collect();
+        let mut keys = HashMap::with_capacity(wanted.len());
+        self.shower().walk(self.root, &mut |at, path| {
+            if wanted.contains(&address(at)) {
+                keys.insert(address(at), path.to_owned());
+            }
+        });
+        keys
+    }
+}
+
+/// Each place in the tree has an address of its own, even where positions were not read.
+fn address(at: &Location) -> usize {
+    std::ptr::from_ref(at).addr()
+}
+
+/// "`a`, `b` or `c`".
+pub fn alternatives(words: &[&str]) -> String {
+    let quoted: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
+    match quoted.split_last() {
+        None => "nothing".to_owned(),
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+    }
+}
+
+/// The word that was probably meant: at most a third of its letters are wrong.
+pub fn nearest<'w>(written: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+    if written.len() > 64 {
+        return None;
+    }
+    let written = written.to_lowercase().replace('-', "_");
+    words
+        .map(|word| (distance(&written, &word.to_lowercase().replace('-', "_")), word))
+        .filter(|(distance, word)| distance * 3 <= word.chars().count().max(3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, word)| word)
+}
+
+/// How many letters must be added, removed, replaced (Levenshtein) or swapped with a neighbour.
+fn distance(from: &str, to: &str) -> usize {
+    let from: Vec<char> = from.chars().collect();
+    let to: Vec<char> = to.chars().collect();
+    let mut before_last = Vec::new();
+    let mut last: Vec<usize> = (0..=to.len()).collect();
+    for i in 1..=from.len() {
+        let mut row = vec![i; to.len() + 1];
+        for j in 1..=to.len() {
+            let replaced = last[j - 1] + usize::from(from[i - 1] != to[j - 1]);
+            row[j] = replaced.min(last[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1] {
+                row[j] = row[j].min(before_last_at(&before_last, j - 2) + 1);
+            }
+        }
+        before_last = std::mem::replace(&mut last, row);
+    }
+    last[to.len()]
+}
+
+fn before_last_at(row: &[usize], index: usize) -> usize {
+    row.get(index).copied().unwrap_or(usize::MAX - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_word_that_was_probably_meant() {
+        let words = ["tokens", "users", "policies", "actor_headers"];
+        for (written, expected) in [
+            ("token", Some("tokens")),
+            ("tokesn", Some("tokens")),
+            ("Users", Some("users")),
+            ("actor-headers", Some("actor_headers")),
+            ("polcies", Some("policies")),
+            ("hunter2", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(written, words.into_iter()), expected, "{written}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_alternatives_is_a_phrase() {
+        assert_eq!(alternatives(&["a"]), "`a`");
+        assert_eq!(alternatives(&["a", "b", "c"]), "`a`, `b` or `c`");
+    }
+}

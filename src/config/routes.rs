@@ -1,0 +1,242 @@
+//! The sections `routes`, `default` and `paths`: which policy governs which request.
+
+use std::sync::Arc;
+
+use super::policies::{self, Named, read_allow, read_policy};
+use super::raw::{Node, Text};
+use super::reader::{Fields, Reader, alternatives};
+use super::one_of;
+use crate::policy::{
+    Allow, HostPattern, MethodPattern, PathPattern, PermittedPaths, Policies, Policy, Route, RouteError,
+};
+
+/// Everything that chooses and holds policies.
+pub struct Policing {
+    /// For a decision.
+    pub policies: Policies,
+    /// For a restriction, which may only name these.
+    pub named: Named,
+}
+
+/// Reads the sections, `policies` among them.
+pub fn read<'t>(reader: &mut Reader<'t>, sections: Fields<'t>) -> Policing {
+    let named = policies::read(reader, sections.get("policies"));
+    let permitted = read_paths(reader, sections.get("paths"));
+    let section = sections.get("routes");
+    let list = section.and_then(|node| reader.list(node, "a list of routes")).unwrap_or_default();
+    // A route that cannot be read would make all that is said about its neighbours doubtful.
+    let routes: Option<Vec<Route>> =
+        list.iter().enumerate().map(|(index, node)| read_route(reader, node, index + 1, &named)).collect();
+
+    let default = sections.get("default");
+    if let (Some(routes), None, false) = (sections.entry("routes"), default, list.is_empty()) {
+        reader.error(
+            &routes.at,
+            "`routes` need a `default` for requests that match none: \
+             {} admits any actor, {allow: false} nobody",
+        );
+    }
+    let name = Arc::from("default");
+    let default = match default {
+        Some(node) => read_policy(reader, node, name),
+        None => Policy::new(name, None),
+    };
+    if let Some(routes) = &routes {
+        warn_of_unreachable(reader, list, routes, &permitted);
+        warn_of_falling_through(reader, list, routes, &default);
+    }
+    let routes = routes.unwrap_or_default();
+    let policies = Policies::new(named.to_vec(), routes, Arc::new(default), permitted);
+    Policing { policies, named }
+}
+
+fn read_paths<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> PermittedPaths {
+    let mut permitted = PermittedPaths::default();
+    let fields = section.and_then(|node| reader.fields(node, "a mapping such as {permit: []}", &["permit"]));
+    let kinds = ["empty_segment", "encoded_slash", "parameters"];
+    let what = format!("a list of {}", alternatives(&kinds));
+    let permit = fields.and_then(|fields| fields.get("permit")).and_then(|node| reader.list(node, &what));
+    for node in permit.unwrap_or_default() {
+        let Some(text) = reader.text(node, &alternatives(&kinds)) else {
+            continue;
+        };
+        match text.as_str() {
+            "empty_segment" => permitted.empty_segment = true,
+            "encoded_slash" => permitted.encoded_slash = true,
+            "parameters" => permitted.parameters = true,
+            other => reader.error(&node.at, format!("expected {}", one_of(other, &kinds))),
+        }
+    }
+    permitted
+}
+
+const ROUTE: [&str; 7] = ["host", "path", "path_prefix", "path_regex", "methods", "policy", "allow"];
+
+fn read_route<'t>(reader: &mut Reader<'t>, node: &'t Node, number: usize, named: &Named) -> Option<Route> {
+    let fields = reader.fields(node, "a route such as {path_prefix: /public, allow: true}", &ROUTE)?;
+    // Each is asked before any is given up, so that everything that is wrong is told.
+    let host = optional(fields.get("host"), |node| {
+        pattern(reader, node, "text: a host such as api.example or *.example", HostPattern::parse)
+    });
+    let path = read_path(reader, fields);
+    let methods = optional(fields.get("methods"), |node| read_methods(reader, node));
+    let policy = read_route_policy(reader, fields, number, named);
+    Some(Route { host: host?, path: path?, methods: methods?, policy: policy? })
+}
+
+/// What a key that need not be there holds: `None` when it is there and wrong.
+fn optional<'t, T>(node: Option<&'t Node>, read: impl FnOnce(&'t Node) -> Option<T>) -> Option<Option<T>> {
+    match node {
+        None => Some(None),
+        Some(node) => read(node).map(Some),
+    }
+}
+
+fn pattern<'t, T>(
+    reader: &mut Reader<'t>,
+    node: &'t Node,
+    what: &str,
+    parse: impl FnOnce(&str) -> Result<T, RouteError>,
+) -> Option<T> {
+    let text = reader.text(node, what)?;
+    match parse(text.as_str()) {
+        Ok(pattern) => Some(pattern),
+        Err(error) => {
+            reader.error(&node.at, route_error(&error, text));
+            None
+        }
+    }
+}
+
+fn route_error(error: &RouteError, text: &Text) -> String {
+    match error {
+        // The complaint about an expression may quote it.
+        RouteError::Regex(_) if text.reference().is_some() => {
+            "the regular expression does not compile".to_owned()
+        }
+        RouteError::Regex(_)
+        | RouteError::Host
+        | RouteError::Path
+        | RouteError::Escape
+        | RouteError::Method => error.to_string(),
+    }
+}
+
+fn read_path<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Option<PathPattern>> {
+    let keys = ["path", "path_prefix", "path_regex"];
+    if fields.present(&keys).len() > 1 {
+        reader.error(fields.at, format!("a route has at most one of {}", alternatives(&keys)));
+        return None;
+    }
+    if let Some(node) = fields.get("path") {
+        return pattern(reader, node, "text: a path such as /api", PathPattern::exact).map(Some);
+    }
+    if let Some(node) = fields.get("path_prefix") {
+        return pattern(reader, node, "text: a path such as /api", PathPattern::prefix).map(Some);
+    }
+    optional(fields.get("path_regex"), |node| {
+        pattern(reader, node, "text: a regular expression for the whole path", PathPattern::regex)
+    })
+}
+
+fn read_methods<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<[MethodPattern]>> {
+    let list = reader.list(node, "a list of methods such as [GET, POST]")?;
+    if list.is_empty() {
+        reader.error(&node.at, "an empty list of methods matches no request; leave `methods` out to match all");
+        return None;
+    }
+    let methods: Vec<_> = list
+        .iter()
+        .map(|node| pattern(reader, node, "text: a method such as GET", MethodPattern::parse))
+        .collect();
+    methods.into_iter().collect()
+}
+
+fn read_route_policy<'t>(
+    reader: &mut Reader<'t>,
+    fields: Fields<'t>,
+    number: usize,
+    named: &Named,
+) -> Option<Arc<Policy>> {
+    match (fields.get("policy"), fields.get("allow")) {
+        (Some(node), None) => named.find(reader, node),
+        (None, Some(node)) => {
+            let allow = read_allow(reader, node);
+            Some(Arc::new(Policy::new(format!("route-{number}").into(), Some(allow))))
+        }
+        (None, None) => {
+            reader.error(fields.at, "a route needs a `policy` (a name) or an `allow` block");
+            None
+        }
+        (Some(_), Some(_)) => {
+            reader.error(fields.at, "a route has a `policy` or an `allow` block, not both");
+            None
+        }
+    }
+}
+
+/// Looking back from every route takes time by the square of their number: so many are looked at.
+const MOST_COMPARED: usize = 2000;
+
+fn warn_of_unreachable<'t>(
+    reader: &mut Reader<'t>,
+    nodes: &'t [Node],
+    routes: &[Route],
+    permitted: &PermittedPaths,
+) {
+    for (index, (node, route)) in nodes.iter().zip(routes).take(MOST_COMPARED).enumerate() {
+        if let Some(earlier) = routes[..index].iter().position(|earlier| earlier.covers(route)) {
+            reader.warn(&node.at, format!("no request reaches this route: routes[{earlier}] takes them all"));
+        } else if route.path.as_ref().is_some_and(|path| path.is_unreachable(permitted)) {
+            reader.warn(&node.at, "no request reaches this route: such a path is refused as ambiguous (see `paths.permit`)");
+        }
+    }
+}
+
+/// Warns of a route whose `methods` leave a door open: another method on the same path falls to a later
+/// route, or to the default, that admits more.
+///
+/// Only what is certain is told: the later route must take every host and path of this one, and all methods,
+/// and the two policies must be of different openness (nobody, some actors, any actor, everyone).
+fn warn_of_falling_through<'t>(reader: &mut Reader<'t>, nodes: &'t [Node], routes: &[Route], default: &Policy) {
+    for (index, (node, route)) in nodes.iter().zip(routes).take(MOST_COMPARED).enumerate() {
+        if route.methods.is_none() {
+            continue;
+        }
+        let takes_the_rest = |later: &&Route| {
+            later.methods.is_none() && later.covers_host(route) && later.covers_path(route)
+        };
+        let later = routes[index + 1..].iter().find(takes_the_rest);
+        let fallback = later.map_or(default, |later| &later.policy);
+        if openness(fallback) > openness(&route.policy) {
+            let name = reader.quote_name(fallback.name());
+            reader.warn(
+                &node.at,
+                format!(
+                    "with another method this path falls to policy {name}, which admits more; \
+                     add a route for the path without `methods`"
+                ),
+            );
+        }
+    }
+}
+
+/// How many a policy lets in, as far as it can be compared without knowing the actors.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Openness {
+    Nobody,
+    SomeActors,
+    AnyActor,
+    Everyone,
+}
+
+fn openness(policy: &Policy) -> Openness {
+    match policy.allow() {
+        None => Openness::AnyActor,
+        Some(Allow::Everyone) => Openness::Everyone,
+        Some(Allow::NoOne) => Openness::Nobody,
+        Some(Allow::Members { anonymous: true, .. }) => Openness::Everyone,
+        Some(Allow::Members { members, anonymous: false }) if members.is_empty() => Openness::Nobody,
+        Some(Allow::Members { anonymous: false, .. }) => Openness::SomeActors,
+    }
+}

@@ -1,0 +1,517 @@
+//! What of a configuration may be shown: the masked line of a diagnostic, and the path of its key.
+//!
+//! Everything is masked but punctuation, keys that are ours or look like a plain word, and scalars
+//! that stand where the [`SCHEMA`] says that nothing secret stands.  Whatever stands anywhere else is
+//! masked: a token in the wrong place is still a token.
+
+use std::collections::HashSet;
+use std::fmt::Write;
+
+use super::error::ShownLine;
+use super::raw::{Entry, Location, Node, Value};
+
+/// Which values of a configuration may be shown.
+enum Schema {
+    /// Nothing: it is a secret.
+    Secret,
+    /// Nothing but true, false and null: it could be a secret.
+    Unknown,
+    /// A scalar or a list of scalars, shown.
+    Shown,
+    /// A mapping with these keys.  What stands under any other is unknown.
+    Fields(&'static [(&'static str, Schema)]),
+    /// A mapping from names to values of this kind.
+    Named(&'static Schema),
+    /// A list of values of this kind.
+    Each(&'static Schema),
+    /// A list of words and mappings.
+    Places(&'static Schema),
+    /// The seed's plugin: a list of tokens, or a mapping that holds it.
+    SeedPlugin,
+}
+
+use Schema::{Each, Fields, Named, Places, Secret, SeedPlugin, Shown, Unknown};
+
+static SCHEMA: Schema = Fields(&[
+    ("ext_authz", Fields(&[("listen", Shown), ("max_request_bytes", Shown)])),
+    ("probes", Fields(&[("listen", Shown)])),
+    ("tokens", Each(&TOKEN)),
+    ("users", Each(&USER)),
+    ("credentials", Places(&PLACE)),
+    ("forward_credentials", Shown),
+    ("unknown_credentials", Unknown),
+    ("allow_cors_preflight", Shown),
+    ("realm", Shown),
+    ("policies", Named(&POLICY)),
+    ("routes", Each(&ROUTE)),
+    ("default", POLICY),
+    ("paths", Fields(&[("permit", Unknown)])),
+    ("actor_headers", Named(&Shown)),
+    ("plugins", Fields(&[("datasette-auth-tokens", SeedPlugin)])),
+]);
+
+static TOKEN: Schema = Fields(&[
+    ("token", Secret),
+    ("sha256", Secret),
+    ("name", Shown),
+    ("actor", ACTOR),
+    ("expires", Shown),
+    ("policies", Shown),
+]);
+
+static USER: Schema = Fields(&[
+    ("username", Shown),
+    ("password", Secret),
+    ("password_hash", Secret),
+    ("actor", ACTOR),
+    ("policies", Shown),
+]);
+
+const ACTOR: Schema = Fields(&[("role", Shown), ("name", Shown)]);
+
+const ALLOW: Schema = Fields(&[("role", Shown), ("unauthenticated", Unknown)]);
+
+const POLICY: Schema = Fields(&[("allow", ALLOW)]);
+
+static PLACE: Schema = Fields(&[
+    ("header", Shown),
+    ("query", Shown),
+    ("cookie", Shown),
+    ("basic", Fields(&[("allow_cross_site", Unknown)])),
+    ("allow_cross_site", Unknown),
+]);
+
+static ROUTE: Schema = Fields(&[
+    ("host", Shown),
+    ("path", Shown),
+    ("path_prefix", Shown),
+    ("path_regex", Shown),
+    ("methods", Shown),
+    ("policy", Shown),
+    ("allow", ALLOW),
+]);
+
+static SEED_PLUGIN: Schema = Fields(&[("tokens", Each(&TOKEN)), ("param", Shown)]);
+static SEED_TOKENS: Schema = Each(&TOKEN);
+static REFERENCE: Schema = Fields(&[("$env", Shown), ("$file", Shown)]);
+static UNKNOWN: Schema = Unknown;
+
+impl Schema {
+    fn under_key(&self, key: &str) -> &Schema {
+        match self {
+            Fields(fields) => fields.iter().find(|(name, _)| *name == key).map_or(&UNKNOWN, |(_, schema)| schema),
+            Named(schema) => schema,
+            SeedPlugin => SEED_PLUGIN.under_key(key),
+            // A secret that is split over a mapping stays one.
+            Secret => self,
+            Unknown | Shown | Each(_) | Places(_) => &UNKNOWN,
+        }
+    }
+
+    fn of_element(&self) -> &Schema {
+        match self {
+            Each(schema) | Places(schema) => schema,
+            SeedPlugin => SEED_TOKENS.of_element(),
+            Shown | Secret => self,
+            Unknown | Fields(_) | Named(_) => &UNKNOWN,
+        }
+    }
+
+    fn shows_key(&self, key: &str) -> bool {
+        match self {
+            // A secret that looks like a mapping, because of a colon in it, begins with what looks like a key.
+            Secret => false,
+            Named(_) => is_name(key) || is_plain_word(key),
+            Unknown | Shown | Fields(_) | Each(_) | Places(_) | SeedPlugin => {
+                is_plain_word(key) || is_configuration_key(key)
+            }
+        }
+    }
+
+    fn shows_value(&self, value: &Value) -> bool {
+        match value {
+            Value::Null | Value::Bool(_) => !matches!(self, Secret),
+            Value::Number(_) => matches!(self, Shown),
+            Value::Text(text) => {
+                let is_word = matches!(self, Unknown | Fields(_)) && is_configuration_word(text.as_str());
+                (matches!(self, Shown) || is_word) && is_printable(text.as_str())
+            }
+            Value::List(_) | Value::Map(_) | Value::Unresolved { .. } => false,
+        }
+    }
+}
+
+/// Words that stand as values and mean something to us: no secret is one of them.
+fn is_configuration_word(text: &str) -> bool {
+    let words = ["bearer", "basic", "session", "refuse", "anonymous", "empty_segment", "encoded_slash", "parameters"];
+    words.contains(&text)
+}
+
+/// Whether the key is one of the configuration's own.
+pub fn is_configuration_key(key: &str) -> bool {
+    fn has(schema: &Schema, key: &str) -> bool {
+        match schema {
+            Fields(fields) => fields.iter().any(|(name, schema)| *name == key || has(schema, key)),
+            Named(schema) | Each(schema) | Places(schema) => has(schema, key),
+            SeedPlugin => has(&SEED_PLUGIN, key),
+            Secret | Unknown | Shown => false,
+        }
+    }
+    has(&SCHEMA, key) || has(&REFERENCE, key)
+}
+
+/// Whether a key looks like a plain word, which secrets hardly ever do.
+fn is_plain_word(key: &str) -> bool {
+    (1..=32).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+}
+
+/// Whether a text looks like the name of a policy or a header rather than like a secret.
+fn is_name(text: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let digits = text.bytes().filter(u8::is_ascii_digit).count();
+    (1..=40).contains(&text.len()) && text.bytes().all(legal) && digits <= 3
+}
+
+/// Whether a text can be shown at all: not too long, and nothing in it that would move a terminal's cursor.
+fn is_printable(text: &str) -> bool {
+    let moves = |character: char| character.is_control() || !is_visible(character);
+    (1..=200).contains(&text.len()) && !text.chars().any(moves)
+}
+
+/// Not a mark, a direction or an invisible character: those are what `escape_debug` escapes.
+fn is_visible(character: char) -> bool {
+    character.is_ascii() || character.escape_debug().len() == 1
+}
+
+/// What a diagnostic may show of one configuration.
+pub struct Shower<'t> {
+    secrets: HashSet<&'t str>,
+}
+
+impl<'t> Shower<'t> {
+    /// Looks through the tree for everything that is known to be secret, so that it is masked
+    /// in other places too.
+    pub fn new(root: &'t Node) -> Self {
+        let mut shower = Self { secrets: HashSet::new() };
+        shower.collect(root, &SCHEMA);
+        shower
+    }
+
+    fn collect(&mut self, node: &'t Node, schema: &Schema) {
+        match &node.value {
+            Value::Text(text) if text.reference().is_some() || matches!(schema, Secret) => {
+                self.secrets.insert(text.as_str());
+            }
+            Value::List(list) => list.iter().for_each(|element| self.collect(element, schema.of_element())),
+            Value::Map(entries) => {
+                entries.iter().for_each(|entry| self.collect(&entry.value, schema.under_key(&entry.key)));
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Text(_) | Value::Unresolved { .. } => {}
+        }
+    }
+
+    /// A text that stands where nothing secret stands, in backquotes; `***` when it is a secret all the same.
+    pub fn quote(&self, text: &str) -> String {
+        if is_printable(text) && !self.secrets.contains(text) { format!("`{text}`") } else { "***".to_owned() }
+    }
+
+    /// A key in backquotes, or `***`.
+    pub fn quote_key(&self, key: &str) -> String {
+        let shown = is_plain_word(key) || is_configuration_key(key);
+        if shown && !self.secrets.contains(key) { format!("`{key}`") } else { "***".to_owned() }
+    }
+
+    /// A name in backquotes, or `***`.
+    pub fn quote_name(&self, name: &str) -> String {
+        if is_name(name) && !self.secrets.contains(name) { format!("`{name}`") } else { "***".to_owned() }
+    }
+
+    /// Calls `visit` with every place in the tree and the path of its key.
+    pub fn walk(&self, root: &'t Node, visit: &mut dyn FnMut(&'t Location, &str)) {
+        self.walk_node(root, &SCHEMA, &mut String::new(), visit);
+    }
+
+    fn walk_node(&self, node: &'t Node, schema: &Schema, path: &mut String, visit: &mut dyn FnMut(&'t Location, &str)) {
+        visit(&node.at, path);
+        let length = path.len();
+        match &node.value {
+            Value::List(list) => {
+                for (index, element) in list.iter().enumerate() {
+                    // Writing to a String cannot fail.
+                    let _ = write!(path, "[{index}]");
+                    self.walk_node(element, schema.of_element(), path, visit);
+                    path.truncate(length);
+                }
+            }
+            Value::Map(entries) => {
+                for entry in entries {
+                    if length > 0 {
+                        path.push('.');
+                    }
+                    path.push_str(if self.shows_key(entry, schema) { &entry.key } else { "***" });
+                    visit(&entry.at, path);
+                    self.walk_node(&entry.value, schema.under_key(&entry.key), path, visit);
+                    path.truncate(length);
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Text(_) | Value::Unresolved { .. } => {}
+        }
+    }
+
+    fn shows_key(&self, entry: &Entry, schema: &Schema) -> bool {
+        schema.shows_key(&entry.key) && !self.secrets.contains(&*entry.key)
+    }
+
+    /// Where every scalar of the file stands, and which of them may be shown.
+    pub fn spans(&self, root: &Node) -> Spans {
+        let mut spans = Vec::new();
+        self.collect_spans(root, &SCHEMA, &mut spans);
+        spans.sort_by_key(|span| (span.start, span.end));
+        // An anchored scalar stands once in the file and several times in the tree:
+        // it is shown if it may be shown in all its places.
+        spans.dedup_by(|next, kept| {
+            let overlaps = next.start < kept.end;
+            if overlaps {
+                kept.shown &= next.shown;
+                kept.end = kept.end.max(next.end);
+            }
+            overlaps
+        });
+        Spans(spans)
+    }
+
+    fn collect_spans(&self, node: &Node, schema: &Schema, spans: &mut Vec<Span>) {
+        match &node.value {
+            Value::List(list) => {
+                list.iter().for_each(|element| self.collect_spans(element, schema.of_element(), spans));
+            }
+            Value::Map(entries) => self.collect_entries(entries, schema, spans),
+            Value::Unresolved { written, .. } => self.collect_entries(written, &REFERENCE, spans),
+            Value::Text(text) if text.reference().is_some() => {
+                self.collect_entries(text.reference().unwrap_or_default(), &REFERENCE, spans);
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {
+                spans.push(Span::new(&node.at, schema.shows_value(&node.value)));
+            }
+            Value::Text(text) => {
+                let shown = schema.shows_value(&node.value) && !self.secrets.contains(text.as_str());
+                spans.push(Span::new(&node.at, shown));
+            }
+        }
+    }
+
+    fn collect_entries(&self, entries: &[Entry], schema: &Schema, spans: &mut Vec<Span>) {
+        for entry in entries {
+            spans.push(Span::new(&entry.at, self.shows_key(entry, schema)));
+            self.collect_spans(&entry.value, schema.under_key(&entry.key), spans);
+        }
+    }
+}
+
+/// Where the scalars of a file stand, by their bytes, and which of them may be shown.
+pub struct Spans(Vec<Span>);
+
+struct Span {
+    start: usize,
+    end: usize,
+    shown: bool,
+}
+
+impl Span {
+    fn new(at: &Location, shown: bool) -> Self {
+        let bytes = at.span();
+        Self { start: bytes.start, end: bytes.end, shown }
+    }
+}
+
+/// How many bytes of a line stand around the place at fault: a JSON file may be one line.
+const WINDOW: usize = 120;
+
+impl Spans {
+    /// The line at this byte offset, masked.
+    pub fn line(&self, source: &str, offset: usize) -> Option<ShownLine> {
+        let offset = floor_boundary(source, offset.min(source.len()));
+        let line_start = source[..offset].rfind('\n').map_or(0, |newline| newline + 1);
+        let line_end = source[offset..].find('\n').map_or(source.len(), |newline| offset + newline);
+        let start = floor_boundary(source, line_start.max(offset.saturating_sub(WINDOW)));
+        let end = floor_boundary(source, line_end.min(offset + WINDOW));
+
+        let mut line = MaskedLine { text: String::new(), caret: None, offset };
+        if start > line_start {
+            line.text.push('…');
+        }
+        let mut position = start;
+        let first = self.0.partition_point(|span| span.end <= start);
+        for span in self.0[first..].iter().take_while(|span| span.start < end) {
+            if span.start > position && line.gap(&source[position..span.start], position) == Gap::Comment {
+                return Some(line.finish(false));
+            }
+            line.scalar(source, span);
+            position = span.end.max(position);
+        }
+        if position < end {
+            line.gap(&source[position..end], position);
+        }
+        Some(line.finish(end < line_end))
+    }
+}
+
+struct MaskedLine {
+    text: String,
+    caret: Option<usize>,
+    offset: usize,
+}
+
+/// What stood between two scalars.
+#[derive(PartialEq)]
+enum Gap {
+    Punctuation,
+    Comment,
+}
+
+impl MaskedLine {
+    fn scalar(&mut self, source: &str, span: &Span) {
+        if (span.start..span.end.max(span.start + 1)).contains(&self.offset) {
+            self.mark();
+        }
+        // The lines of a scalar that has several cannot be told from one another.
+        match source.get(span.start..span.end) {
+            Some("") => {}
+            Some(text) if span.shown && !text.contains('\n') => self.text.push_str(text),
+            _ => self.mask(),
+        }
+    }
+
+    /// What stands between scalars: punctuation is shown, the rest (anchors, aliases, tags, comments) is not.
+    fn gap(&mut self, text: &str, start: usize) -> Gap {
+        let mut before = None;
+        for (index, character) in text.char_indices() {
+            if start + index == self.offset {
+                self.mark();
+            }
+            let begins_comment = character == '#' && before.is_none_or(|before: char| before.is_whitespace());
+            if begins_comment {
+                self.text.push_str("# ***");
+                return Gap::Comment;
+            }
+            match character {
+                '\r' => {}
+                '\t' => self.text.push(' '),
+                ' ' | '-' | ':' | ',' | '[' | ']' | '{' | '}' | '?' | '|' | '>' => self.text.push(character),
+                _ => self.mask(),
+            }
+            before = Some(character);
+        }
+        Gap::Punctuation
+    }
+
+    fn mask(&mut self) {
+        if !self.text.ends_with("***") {
+            self.text.push_str("***");
+        }
+    }
+
+    fn mark(&mut self) {
+        self.caret.get_or_insert(self.text.chars().count());
+    }
+
+    fn finish(mut self, cut: bool) -> ShownLine {
+        let caret = self.caret.unwrap_or_else(|| self.text.chars().count());
+        if cut {
+            self.text.push('…');
+        }
+        ShownLine { text: self.text.trim_end().to_owned(), caret }
+    }
+}
+
+/// A line of a file that is no YAML: nothing is certain about it but its blanks, the punctuation
+/// before its first word, and that word when it is one of our keys.
+pub fn line_without_tree(source: &str, number: u32) -> Option<ShownLine> {
+    let index = usize::try_from(number.checked_sub(1)?).ok()?;
+    let line = source.lines().nth(index)?;
+    let start = line.find(|character: char| !matches!(character, ' ' | '-' | '{' | '[' | '"')).unwrap_or(line.len());
+    let (lead, rest) = line.split_at(start);
+    let lead: String = lead.chars().take(WINDOW).collect();
+    let word = rest.split([':', '"']).next().unwrap_or_default();
+    let is_key = is_configuration_key(word) && rest[word.len()..].starts_with([':', '"']);
+    let text = match (is_key, rest.is_empty()) {
+        (true, _) => format!("{lead}{word}{}", if rest.len() > word.len() + 1 { ": ***" } else { ":" }),
+        (false, true) => lead.clone(),
+        (false, false) => format!("{lead}***"),
+    };
+    Some(ShownLine { text: text.trim_end().to_owned(), caret: lead.chars().count() })
+}
+
+fn floor_boundary(text: &str, mut index: usize) -> usize {
+    while !text.is_char_boundary(index) {
+        index -= 1;
+    }
+    index
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::raw;
+    use super::*;
+
+    /// The line that holds `mark`, masked.
+    fn shown(source: &str, mark: &str) -> String {
+        let tree = raw::from_yaml(source).ok().unwrap();
+        let spans = Shower::new(&tree).spans(&tree);
+        let line = spans.line(source, source.find(mark).unwrap()).unwrap();
+        format!("{}\n{}^", line.text, " ".repeat(line.caret))
+    }
+
+    #[test]
+    fn a_line_shows_what_is_certainly_not_secret() {
+        let cases = [
+            ("realm: my api # hunter2", "realm", "realm: my api # ***\n^"),
+            ("hunter2: 5", "hunter2", "***: ***\n^"),
+            ("tokens: [{token: hunter2, name: x}]", "name", "tokens: [{token: ***, name: x}]\n                      ^"),
+            ("tokens:\n- token: {$env: BOT}\n", "{", "- token: {$env: BOT}\n         ^"),
+            ("tokens:\n- token: &hunter2 x\n  name: *hunter2", "*", "  name: ***\n        ^"),
+            ("tokens:\n- token: &a hunter2\n  name: *a", "token: &a", "- token: ***\n  ^"),
+            ("tokens:\n- name: &a hunter2\n  token: *a", "name: &a", "- name: ***\n  ^"),
+            ("realm: |\n  hunter2\n  more\n", "more", "***\n^"),
+            ("realm: 'one\n  two'\n", "two", "***\n^"),
+            ("default: hunter2", "default", "default: ***\n^"),
+            ("default: {allow: null}", "null", "default: {allow: null}\n                 ^"),
+            ("tokens: [{token: null, sha256: true}]", "null", "tokens: [{token: ***, sha256: ***}]\n                 ^"),
+            ("credentials: [bearer, hunter2, {cookie: c}]", "hunter2", "credentials: [bearer, ***, {cookie: c}]\n                      ^"),
+            ("policies: {hunter2: {allow: {id: hunter2}}}", "id", "policies: {hunter2: {allow: {id: ***}}}\n                             ^"),
+            ("policies: {hunter24711: {}}", "hunter", "policies: {***: {}}\n           ^"),
+            ("users:\n- {password: hunter2, username: hunter2}", "username", "- {password: ***, username: ***}\n                  ^"),
+            ("other: {listen: hunter2}", "listen", "other: {listen: ***}\n        ^"),
+            ("realm: \"a\\u202eb\"", "realm", "realm: ***\n^"),
+        ];
+        for (source, mark, expected) in cases {
+            assert_eq!(shown(source, mark), expected, "{source}");
+        }
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_place_at_fault() {
+        let source = format!("{{\"a\": [{}\"realm\": 5]}}", "\"hunter2\", ".repeat(1000).replace("\"realm\"", ""));
+        let tree_source = source.replace("\"realm\": 5", "5");
+        let line = shown(&tree_source, "5]");
+        assert!(line.starts_with("…") && line.len() < 300 && !line.contains("hunter2"), "{line}");
+    }
+
+    #[test]
+    fn a_line_that_is_no_yaml_shows_its_first_key_at_most() {
+        let shown = |line: &str| line_without_tree(line, 1).map(|shown| shown.text);
+        for (line, expected) in [
+            ("  - token: hunter2: x", "  - token: ***"),
+            ("hunter2: x", "***"),
+            ("listen hunter2", "***"),
+            ("listen: hunter2", "listen: ***"),
+            ("tokens:", "tokens:"),
+            ("{\"tokens\": hunter2", "{\"tokens: ***"),
+            ("   ", ""),
+            ("# hunter2", "***"),
+        ] {
+            assert_eq!(shown(line).as_deref(), Some(expected), "{line}");
+        }
+        assert_eq!(line_without_tree("a", 2), None);
+    }
+}

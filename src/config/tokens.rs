@@ -1,0 +1,267 @@
+//! The section `tokens`: who stands behind which token.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+use jiff::{SignedDuration, Timestamp};
+
+use super::raw::{Node, Text, Value};
+use super::reader::{Fields, Reader};
+use super::{Context, actors, is_label};
+use crate::actor::Actor;
+use crate::credential::{Kind, Known};
+use crate::token::{PlainToken, TokenDigest};
+
+/// The configured tokens by their digests.  No plain token is kept.
+#[derive(Default)]
+pub struct Tokens {
+    by_digest: HashMap<TokenDigest, Arc<Known>, foldhash::fast::RandomState>,
+}
+
+impl Tokens {
+    /// What is known of the token with this digest.
+    pub fn get(&self, digest: &TokenDigest) -> Option<&Arc<Known>> {
+        self.by_digest.get(digest)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_digest.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_digest.is_empty()
+    }
+
+    /// Every token, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&TokenDigest, &Arc<Known>)> {
+        self.by_digest.iter()
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Tokens({})", self.len())
+    }
+}
+
+const TOKEN: [&str; 6] = ["name", "token", "sha256", "actor", "expires", "policies"];
+
+/// A token shorter than this can be guessed.
+const FEW_CHARACTERS: usize = 16;
+
+/// A token of fewer different characters than this can be guessed.
+const LOW_VARIETY: usize = 6;
+
+/// How long before an expiry somebody should be told.
+const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// Reads the section.
+pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Context<'_>) -> Tokens {
+    let mut tokens = Tokens::default();
+    let what = "a list of tokens such as [{token: {$env: BOT_TOKEN}, actor: {id: my-bot}}]";
+    let Some(list) = section.and_then(|node| reader.list(node, what)) else {
+        return tokens;
+    };
+    tokens.by_digest.reserve(list.len());
+    let mut names = HashSet::with_capacity(list.len());
+    for (index, node) in list.iter().enumerate() {
+        let what = "a token such as {token: {$env: BOT_TOKEN}, actor: {id: my-bot}}";
+        let Some(fields) = reader.fields(node, what, &TOKEN) else {
+            continue;
+        };
+        let name = read_name(reader, fields, index + 1, &mut names);
+        // Both are read before either is given up, so that everything that is wrong is told.
+        let digest = read_digest(reader, fields);
+        let known = read_known(reader, fields, name, context);
+        if let (Some((node, digest)), Some(known)) = (digest, known) {
+            insert(reader, &mut tokens, node, digest, known);
+        }
+    }
+    tokens
+}
+
+fn read_name<'t>(
+    reader: &mut Reader<'t>,
+    fields: Fields<'t>,
+    number: usize,
+    names: &mut HashSet<Arc<str>>,
+) -> Arc<str> {
+    let written = fields.get("name").and_then(|node| Some((node, reader.text(node, "text: a name for logs and metrics")?)));
+    let name: Arc<str> = match written {
+        Some((node, text)) => {
+            if !is_label(text.as_str()) {
+                reader.error(&node.at, "a name has 1 to 190 printable characters without blanks at the ends");
+            }
+            text.as_str().into()
+        }
+        None => format!("token-{number}").into(),
+    };
+    if !names.insert(Arc::clone(&name)) {
+        let at = written.map_or(fields.at, |(node, _)| &node.at);
+        let quoted = written.map_or_else(|| format!("`{name}`"), |(_, text)| reader.quote(text));
+        let default = if written.is_none() { ", which a token without a name gets by its position," } else { "" };
+        reader.error(at, format!("an earlier token has the name {quoted}{default} already; names are unique"));
+    }
+    name
+}
+
+fn read_digest<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<(&'t Node, TokenDigest)> {
+    match (fields.get("token"), fields.get("sha256")) {
+        (Some(node), None) => Some((node, read_plain(reader, node)?)),
+        (None, Some(node)) => {
+            let text = reader.text(node, "text: the SHA-256 of a token, 64 hexadecimal digits")?;
+            let digest = TokenDigest::from_hex(text.as_str());
+            if digest.is_none() {
+                let message = "expected the SHA-256 of a token: 64 hexadecimal digits";
+                reader.error(&node.at, format!("{message}, found {} characters", text.as_str().chars().count()));
+            }
+            Some((node, digest?))
+        }
+        (None, None) => {
+            reader.error(fields.at, "a token needs a `token` (best by {$env: NAME} or {$file: PATH}) or its `sha256`");
+            None
+        }
+        (Some(_), Some(_)) => {
+            reader.error(fields.at, "a token has a `token` or its `sha256`, not both");
+            None
+        }
+    }
+}
+
+fn read_plain<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<TokenDigest> {
+    let text: &Text = reader.text(node, "text: a token, best by {$env: NAME} or {$file: PATH}")?;
+    let token = match PlainToken::new(text.as_str().as_bytes()) {
+        Ok(token) => token,
+        Err(error) => {
+            let line_ending = if text.as_str().ends_with(['\n', '\r']) { "; it ends with a line ending" } else { "" };
+            reader.error(&node.at, format!("{error}{line_ending}"));
+            return None;
+        }
+    };
+    warn_of_weakness(reader, node, text.as_str());
+    Some(token.digest())
+}
+
+fn warn_of_weakness<'t>(reader: &mut Reader<'t>, node: &'t Node, token: &str) {
+    if token.len() < FEW_CHARACTERS {
+        reader.warn(
+            &node.at,
+            format!("a token of fewer than {FEW_CHARACTERS} characters can be guessed; `envoy-auth-tokens token new` makes a better one"),
+        );
+    } else if is_monotonous(token) {
+        reader.warn(
+            &node.at,
+            format!("a token of fewer than {LOW_VARIETY} different characters can be guessed; `envoy-auth-tokens token new` makes a better one"),
+        );
+    }
+}
+
+fn is_monotonous(token: &str) -> bool {
+    // One bit for each of ASCII's characters.
+    let seen = token.bytes().fold(0_u128, |seen, byte| seen | 1 << (byte & 0x7f));
+    (seen.count_ones() as usize) < LOW_VARIETY
+}
+
+fn read_known<'t>(
+    reader: &mut Reader<'t>,
+    fields: Fields<'t>,
+    name: Arc<str>,
+    context: &Context<'_>,
+) -> Option<Known> {
+    let expires_at = fields.get("expires").and_then(|node| read_expiry(reader, node));
+    let policies = actors::read_restriction(reader, fields.get("policies"), context);
+    let Some(node) = fields.get("actor") else {
+        reader.error(fields.at, "a token needs an `actor`: who it stands for, such as {id: my-bot}");
+        return None;
+    };
+    let actor: Actor = actors::read(reader, node, context)?;
+    let mut known = Known::new(Kind::Token, name, actor);
+    known.policies = policies;
+    known.expires_at = expires_at;
+    Some(known)
+}
+
+fn read_expiry<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Timestamp> {
+    let what = "text: a time such as 2027-06-30T00:00:00Z (RFC 3339)";
+    let text = reader.text(node, what)?;
+    let Some(expiry) = parse_time(text.as_str()) else {
+        let quoted = reader.quote(text);
+        reader.error(&node.at, format!("{quoted} is no time; expected one such as 2027-06-30T00:00:00Z (RFC 3339)"));
+        return None;
+    };
+    if expiry <= reader.now {
+        reader.warn(&node.at, "this token has expired: every request with it is refused");
+    } else if expiry.duration_since(reader.now) <= SOON {
+        reader.warn(&node.at, "this token expires within 30 days");
+    }
+    Some(expiry)
+}
+
+/// RFC 3339 section 5.6 to the letter: a date, `T`, a time with seconds, `Z` or an offset.
+fn parse_time(text: &str) -> Option<Timestamp> {
+    let shape: String = text
+        .chars()
+        .map(|character| if character.is_ascii_digit() { '0' } else { character.to_ascii_uppercase() })
+        .collect();
+    let rest = shape.strip_prefix("0000-00-00T00:00:00")?;
+    let zone = match rest.strip_prefix('.') {
+        Some(fraction) if fraction.starts_with('0') => fraction.trim_start_matches('0'),
+        Some(_) => return None,
+        None => rest,
+    };
+    if !matches!(zone, "Z" | "+00:00" | "-00:00") {
+        return None;
+    }
+    text.parse().ok()
+}
+
+fn insert<'t>(reader: &mut Reader<'t>, tokens: &mut Tokens, node: &'t Node, digest: TokenDigest, known: Known) {
+    match tokens.by_digest.entry(digest) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(Arc::new(known));
+        }
+        Entry::Occupied(occupied) => {
+            let earlier = reader.quote_name(&occupied.get().name);
+            let kind = match node.value {
+                Value::Text(_) => "the same token stands above",
+                _ => "the same token stands above already",
+            };
+            reader.error(&node.at, format!("{kind}, under the name {earlier}; a token stands for one actor"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_rfc_3339_and_no_others() {
+        for text in [
+            "2027-06-30T00:00:00Z",
+            "2027-06-30t00:00:00z",
+            "2027-06-30T00:00:00.123Z",
+            "2027-06-30T00:00:00+02:00",
+        ] {
+            assert!(parse_time(text).is_some(), "{text}");
+        }
+        for text in [
+            "2027-06-30", "2027-06-30T00:00:00", "2027-06-30T00:00Z", "2027-06-30 00:00:00Z", "2027-13-30T00:00:00Z",
+            "2027-06-30T00:00:00.Z", "2027-06-30T00:00:00Z[UTC]", "20270630T000000Z", "tomorrow", "",
+        ] {
+            assert!(parse_time(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn tokens_of_low_variety() {
+        assert!(is_monotonous("aaaaaaaaaaaaaaaa"));
+        assert!(is_monotonous("abcdeabcdeabcdeabcde"));
+        assert!(!is_monotonous("abcdefabcdef"));
+    }
+}

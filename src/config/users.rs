@@ -1,0 +1,222 @@
+//! The section `users`: who logs in with HTTP Basic.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::Map;
+
+use super::raw::Node;
+use super::reader::{Fields, Reader};
+use super::{Context, actors, is_label};
+use crate::actor::Actor;
+use crate::credential::{API_KEY_USER, Kind, Known};
+use crate::password::{PasswordError, PasswordHash};
+use crate::secret::Secret;
+
+/// The configured users by their names.
+#[derive(Default)]
+pub struct Users {
+    by_name: HashMap<Arc<str>, User>,
+    /// The name of the user whose password takes longest to verify.
+    dearest: Option<Arc<str>>,
+}
+
+/// One user.
+pub struct User {
+    /// The password's hash.
+    pub hash: PasswordHash,
+    /// The actor, and the policies that restrict it.
+    pub known: Arc<Known>,
+}
+
+impl Users {
+    /// Users, each under the name of its credential.
+    pub fn new(users: impl IntoIterator<Item = User>) -> Self {
+        let by_name: HashMap<Arc<str>, User> =
+            users.into_iter().map(|user| (Arc::clone(&user.known.name), user)).collect();
+        let dearest = by_name.iter().max_by_key(|(_, user)| user.hash.cost()).map(|(name, _)| Arc::clone(name));
+        Self { by_name, dearest }
+    }
+
+    /// The hash that takes longest to verify: an unknown user must not be answered sooner.
+    pub fn dearest_hash(&self) -> Option<&PasswordHash> {
+        self.dearest.as_ref().and_then(|name| self.get(name)).map(|user| &user.hash)
+    }
+
+    /// The user of this name.
+    pub fn get(&self, name: &str) -> Option<&User> {
+        self.by_name.get(name)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    /// Every user, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &User)> {
+        self.by_name.iter()
+    }
+}
+
+impl fmt::Debug for Users {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Users({})", self.len())
+    }
+}
+
+/// Users whose passwords are not hashed yet.
+pub struct PendingUsers(Vec<PendingUser>);
+
+struct PendingUser {
+    password: Password,
+    known: Known,
+}
+
+enum Password {
+    Plain(Secret),
+    Hashed(PasswordHash),
+}
+
+impl PendingUsers {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Hashes the plain passwords, on as many threads as there are processors: each takes tens of milliseconds.
+    ///
+    /// # Errors
+    /// A sentence that says why a password could not be hashed.
+    pub fn hash(self) -> Result<Users, String> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut parts: Vec<Vec<PendingUser>> = (0..threads).map(|_| Vec::new()).collect();
+        for (index, user) in self.0.into_iter().enumerate() {
+            parts[index % threads].push(user);
+        }
+        parts.retain(|part| !part.is_empty());
+        let hashed: Vec<_> = std::thread::scope(|scope| {
+            let workers: Vec<_> = parts.into_iter().map(|part| scope.spawn(|| hash_all(part))).collect();
+            workers.into_iter().map(|worker| worker.join().unwrap_or(Err(PasswordError::NotHashed))).collect()
+        });
+        let mut users = Vec::new();
+        for part in hashed {
+            users.extend(part.map_err(|error| format!("users: {error}"))?);
+        }
+        Ok(Users::new(users))
+    }
+}
+
+fn hash_all(users: Vec<PendingUser>) -> Result<Vec<User>, PasswordError> {
+    users
+        .into_iter()
+        .map(|PendingUser { password, known }| {
+            let hash = match password {
+                Password::Plain(password) => PasswordHash::of(&password)?,
+                Password::Hashed(hash) => hash,
+            };
+            Ok(User { hash, known: Arc::new(known) })
+        })
+        .collect()
+}
+
+const USER: [&str; 5] = ["username", "password", "password_hash", "actor", "policies"];
+
+/// Reads the section.
+pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Context<'_>) -> PendingUsers {
+    let what = "a list of users such as [{username: admin, password: {$env: ADMIN_PASSWORD}}]";
+    let list = section.and_then(|node| reader.list(node, what)).unwrap_or_default();
+    let mut names = HashSet::with_capacity(list.len());
+    let mut users = Vec::with_capacity(list.len());
+    for node in list {
+        let what = "a user such as {username: admin, password: {$env: ADMIN_PASSWORD}}";
+        let Some(fields) = reader.fields(node, what, &USER) else {
+            continue;
+        };
+        let name = read_name(reader, fields, &mut names);
+        // Each is read before any is given up, so that everything that is wrong is told.
+        let password = read_password(reader, fields);
+        let policies = actors::read_restriction(reader, fields.get("policies"), context);
+        let actor = match (fields.get("actor"), &name) {
+            (Some(node), _) => actors::read(reader, node, context),
+            (None, Some(name)) => default_actor(name),
+            (None, None) => None,
+        };
+        if let (Some(name), Some(password), Some(actor)) = (name, password, actor) {
+            let mut known = Known::new(Kind::User, Arc::clone(&name), actor);
+            known.policies = policies;
+            users.push(PendingUser { password, known });
+        }
+    }
+    PendingUsers(users)
+}
+
+fn read_name<'t>(reader: &mut Reader<'t>, fields: Fields<'t>, names: &mut HashSet<Arc<str>>) -> Option<Arc<str>> {
+    let Some(node) = fields.get("username") else {
+        reader.error(fields.at, "a user needs a `username`");
+        return None;
+    };
+    let text = reader.text(node, "text: a user name")?;
+    let problem = match text.as_str() {
+        API_KEY_USER => "the user name `api_key` is taken: its password is a token",
+        // RFC 7617 section 2: the first colon ends the user name.
+        name if name.contains(':') => "a user name cannot hold a colon: HTTP Basic ends it there",
+        name if !is_label(name) => "a user name has 1 to 190 printable characters without blanks at the ends",
+        _ => "",
+    };
+    if !problem.is_empty() {
+        reader.error(&node.at, problem);
+        return None;
+    }
+    let name: Arc<str> = text.as_str().into();
+    if !names.insert(Arc::clone(&name)) {
+        let quoted = reader.quote(text);
+        reader.error(&node.at, format!("an earlier user is called {quoted} already; user names are unique"));
+        return None;
+    }
+    Some(name)
+}
+
+fn read_password<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Password> {
+    match (fields.get("password"), fields.get("password_hash")) {
+        (Some(node), None) => {
+            let text = reader.text(node, "text: a password, best by {$env: NAME} or {$file: PATH}")?;
+            if text.as_str().is_empty() {
+                reader.error(&node.at, "a password has at least one character");
+                return None;
+            }
+            Some(Password::Plain(Secret::new(text.as_str().to_owned())))
+        }
+        (None, Some(node)) => {
+            let text = reader.text(node, "text: a password hash of argon2id (a PHC string) or bcrypt")?;
+            match PasswordHash::parse(text.as_str()) {
+                Ok(hash) => Some(Password::Hashed(hash)),
+                Err(error) => {
+                    reader.error(&node.at, format!("{error}; `envoy-auth-tokens password` makes one"));
+                    None
+                }
+            }
+        }
+        (None, None) => {
+            reader.error(fields.at, "a user needs a `password` (best by {$env: NAME} or {$file: PATH}) or a `password_hash`");
+            None
+        }
+        (Some(_), Some(_)) => {
+            reader.error(fields.at, "a user has a `password` or a `password_hash`, not both");
+            None
+        }
+    }
+}
+
+/// `{id: <username>}`
+fn default_actor(name: &str) -> Option<Actor> {
+    let members = Map::from_iter([("id".to_owned(), name.into())]);
+    // A user name has no colon, so its id cannot begin with `key:`.
+    Actor::configured(members).ok()
+}

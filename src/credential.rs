@@ -1,0 +1,492 @@
+//! Credentials: where a request carries one, what it is, and what we know of those that we know.
+//!
+//! The first place that carries anything decides alone.  A bad credential never falls through
+//! to the next place or to anonymous.
+
+pub mod cookie;
+pub mod cross_site;
+pub mod query;
+pub mod removal;
+
+use std::sync::{Arc, OnceLock};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+use crate::actor::Actor;
+use crate::attributes::{Http, trim_blanks};
+use crate::secret::Secret;
+use crate::token::{PlainToken, TokenDigest};
+
+pub use cross_site::CrossSite;
+
+/// The user name under which a Basic password is a token, as in Grafana.
+pub const API_KEY_USER: &str = "api_key";
+
+/// Where a request may carry a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// `Authorization: Bearer T` (RFC 6750 section 2.1).
+    Bearer,
+    /// `Authorization: Basic …` (RFC 7617): a user's name and password, or `api_key` and a token.
+    Basic {
+        /// Whether requests that another site caused may use it.
+        cross_site: CrossSite,
+    },
+    /// A header whose whole value is the token.
+    Header {
+        /// Its name in lower case.
+        name: Box<str>,
+    },
+    /// A query parameter.
+    Query {
+        /// Its decoded name.
+        name: Box<str>,
+    },
+    /// A cookie.
+    Cookie {
+        /// Its name; case matters.
+        name: Box<str>,
+        /// Whether requests that another site caused may use it.
+        cross_site: CrossSite,
+    },
+}
+
+/// The places to look at, in order.
+#[derive(Debug, Clone)]
+pub struct Places {
+    order: Vec<Place>,
+    bearer: bool,
+    basic: bool,
+}
+
+/// What a request carries.
+pub enum Credential {
+    /// A token, by its digest: the text itself goes no further than its place.
+    Token(TokenDigest),
+    /// A user's name and password.
+    Password {
+        /// The name as sent.
+        user: String,
+        /// The password as sent.
+        password: Secret,
+    },
+}
+
+/// A credential and the place that carried it.
+pub struct Found<'p> {
+    /// What was found.
+    pub credential: Credential,
+    /// Where.
+    pub place: &'p Place,
+}
+
+/// Why a place that carries something carries no credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialError {
+    /// The place is filled twice: whoever reads the other one sees somebody else.
+    Duplicate,
+    /// A token without the form of one.
+    MalformedToken,
+    /// Basic credentials that cannot be read.
+    MalformedBasic,
+    /// Another site caused the request, and the browser sent the credential by itself.
+    CrossSite,
+}
+
+/// What kind of credential we know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A token of the configuration.
+    Token,
+    /// A user of the configuration.
+    User,
+}
+
+impl Kind {
+    /// The word for logs, metrics and metadata.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::User => "user",
+        }
+    }
+}
+
+/// A credential that we know, and the actor behind it.
+#[derive(Debug)]
+pub struct Known {
+    /// What kind of credential it is.
+    pub kind: Kind,
+    /// Its name: never a secret.
+    pub name: Arc<str>,
+    /// Who it stands for.
+    pub actor: Actor,
+    /// The only policies under which the actor counts; `None` is no restriction.
+    pub policies: Option<Box<[Arc<str>]>>,
+    /// The instant from which on the credential is dead.
+    pub expires_at: Option<jiff::Timestamp>,
+    /// What the door has made of the actor, kept so that it is made once.
+    pub encoded: OnceLock<Box<[u8]>>,
+}
+
+impl Known {
+    /// A credential without restriction and expiry.
+    pub fn new(kind: Kind, name: Arc<str>, actor: Actor) -> Self {
+        Self { kind, name, actor, policies: None, expires_at: None, encoded: OnceLock::new() }
+    }
+
+    /// Whether the actor counts under the policy of this name.
+    pub fn counts_under(&self, policy: &str) -> bool {
+        self.policies.as_ref().is_none_or(|names| names.iter().any(|name| name.as_ref() == policy))
+    }
+
+    /// Whether it is dead at this instant.
+    pub fn is_expired(&self, now: jiff::Timestamp) -> bool {
+        self.expires_at.is_some_and(|expires_at| now >= expires_at)
+    }
+}
+
+impl Places {
+    /// Places in the order in which they are asked.
+    pub fn new(order: Vec<Place>) -> Self {
+        let bearer = order.iter().any(|place| matches!(place, Place::Bearer));
+        let basic = order.iter().any(|place| matches!(place, Place::Basic { .. }));
+        Self { order, bearer, basic }
+    }
+
+    /// The places in order.
+    pub fn order(&self) -> &[Place] {
+        &self.order
+    }
+
+    /// Whether Basic credentials are taken.
+    pub fn take_basic(&self) -> bool {
+        self.basic
+    }
+}
+
+/// Finds the request's credential: that of the first place that carries anything.
+///
+/// # Errors
+/// [`CredentialError`]: a place carries something, and it is no credential or must not count.
+pub fn find<'p>(http: &Http<'_>, places: &'p Places) -> Result<Option<Found<'p>>, CredentialError> {
+    for place in &places.order {
+        let credential = match look(http, place, places)? {
+            Look::Nothing => continue,
+            Look::NotOurs => return Ok(None),
+            Look::Found(credential) => credential,
+        };
+        cross_site::check(http, place)?;
+        return Ok(Some(Found { credential, place }));
+    }
+    Ok(None)
+}
+
+/// What a place shows.
+enum Look {
+    /// It is absent or empty: the next place is asked.
+    Nothing,
+    /// A scheme that is none of ours: there is no credential, and no later place is asked.
+    NotOurs,
+    /// A credential.
+    Found(Credential),
+}
+
+fn look(http: &Http<'_>, place: &Place, places: &Places) -> Result<Look, CredentialError> {
+    match place {
+        Place::Bearer => match authorization(http, places)? {
+            Authorization::Absent | Authorization::Basic(_) => Ok(Look::Nothing),
+            Authorization::NotOurs => Ok(Look::NotOurs),
+            Authorization::Bearer(token) => Ok(Look::Found(token_credential(token)?)),
+        },
+        Place::Basic { .. } => match authorization(http, places)? {
+            Authorization::Absent | Authorization::Bearer(_) => Ok(Look::Nothing),
+            Authorization::NotOurs => Ok(Look::NotOurs),
+            Authorization::Basic(encoded) => Ok(Look::Found(basic_credential(encoded)?)),
+        },
+        Place::Header { name } => look_at_header(http, name),
+        Place::Query { name } => look_at_query(http, name),
+        Place::Cookie { name, .. } => look_at_cookie(http, name),
+    }
+}
+
+/// What the `authorization` header holds, of the schemes that are on.
+enum Authorization<'a> {
+    Absent,
+    NotOurs,
+    /// What follows `Bearer` and its blanks.
+    Bearer(&'a [u8]),
+    /// What follows `Basic` and its blanks.
+    Basic(&'a [u8]),
+}
+
+fn authorization<'a>(http: &Http<'a>, places: &Places) -> Result<Authorization<'a>, CredentialError> {
+    let mut values = http.headers.all("authorization");
+    let Some(value) = values.next() else {
+        return Ok(Authorization::Absent);
+    };
+    if values.next().is_some() {
+        return Err(CredentialError::Duplicate);
+    }
+    let value = trim_blanks(value);
+    if value.is_empty() {
+        return Ok(Authorization::Absent);
+    }
+    if std::str::from_utf8(value).is_err() {
+        return Err(CredentialError::MalformedToken);
+    }
+    // Two lines that Envoy joined with a comma.  Neither of our schemes has a comma in it,
+    // while others (Digest, AWS4-HMAC-SHA256) have many.
+    if value.contains(&b',') {
+        let ours = |part| !matches!(scheme(part, places), Authorization::NotOurs | Authorization::Absent);
+        return if value.split(|&byte| byte == b',').map(trim_blanks).any(ours) {
+            Err(CredentialError::Duplicate)
+        } else {
+            Ok(Authorization::NotOurs)
+        };
+    }
+    Ok(scheme(value, places))
+}
+
+/// The scheme is compared without regard to case (RFC 9110 section 11.1).
+fn scheme<'a>(value: &'a [u8], places: &Places) -> Authorization<'a> {
+    let end = value.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(value.len());
+    let (scheme, rest) = value.split_at(end);
+    if places.bearer && scheme.eq_ignore_ascii_case(b"bearer") {
+        Authorization::Bearer(trim_blanks(rest))
+    } else if places.basic && scheme.eq_ignore_ascii_case(b"basic") {
+        Authorization::Basic(trim_blanks(rest))
+    } else {
+        Authorization::NotOurs
+    }
+}
+
+fn token_credential(text: &[u8]) -> Result<Credential, CredentialError> {
+    let token = PlainToken::new(text).map_err(|_| CredentialError::MalformedToken)?;
+    Ok(Credential::Token(token.digest()))
+}
+
+/// RFC 7617 section 2: base64 of user name, colon, password; the name holds no colon.
+fn basic_credential(encoded: &[u8]) -> Result<Credential, CredentialError> {
+    let malformed = CredentialError::MalformedBasic;
+    let decoded = Zeroizing::new(STANDARD.decode(encoded).map_err(|_| malformed)?);
+    let text = std::str::from_utf8(&decoded).map_err(|_| malformed)?;
+    let (user, password) = text.split_once(':').ok_or(malformed)?;
+    if user == API_KEY_USER {
+        return token_credential(password.as_bytes()).map_err(|_| malformed);
+    }
+    Ok(Credential::Password { user: user.to_owned(), password: Secret::new(password.to_owned()) })
+}
+
+fn look_at_header(http: &Http<'_>, name: &str) -> Result<Look, CredentialError> {
+    let mut values = http.headers.all(name);
+    let Some(value) = values.next() else {
+        return Ok(Look::Nothing);
+    };
+    // A token has no comma, so a comma is where two lines were joined.
+    if values.next().is_some() || value.contains(&b',') {
+        return Err(CredentialError::Duplicate);
+    }
+    match trim_blanks(value) {
+        [] => Ok(Look::Nothing),
+        value => token_credential(value).map(Look::Found),
+    }
+}
+
+fn look_at_query(http: &Http<'_>, name: &str) -> Result<Look, CredentialError> {
+    let mut values = query::values(http, name);
+    let Some(value) = values.next() else {
+        return Ok(Look::Nothing);
+    };
+    if values.next().is_some() {
+        return Err(CredentialError::Duplicate);
+    }
+    match query::decode(value) {
+        value if value.is_empty() => Ok(Look::Nothing),
+        value => token_credential(&value).map(Look::Found),
+    }
+}
+
+fn look_at_cookie(http: &Http<'_>, name: &str) -> Result<Look, CredentialError> {
+    let mut values = cookie::values(&http.headers, name);
+    let Some(value) = values.next() else {
+        return Ok(Look::Nothing);
+    };
+    if values.next().is_some() {
+        return Err(CredentialError::Duplicate);
+    }
+    match value {
+        [] => Ok(Look::Nothing),
+        value => token_credential(value).map(Look::Found),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attributes::{Encoding, Header, Headers};
+
+    fn places() -> Vec<Place> {
+        vec![
+            Place::Bearer,
+            Place::Basic { cross_site: CrossSite::Refuse },
+            Place::Header { name: "x-api-key".into() },
+            Place::Query { name: "_auth_token".into() },
+            Place::Cookie { name: "auth_token".into(), cross_site: CrossSite::Refuse },
+        ]
+    }
+
+    /// `token T`, `password U:P`, `none` or the error, for a request with these headers.
+    fn found(encoding: Encoding, path: &[u8], headers: &[(&str, &[u8])], places: Vec<Place>) -> String {
+        let entries = headers.iter().map(|&(name, value)| Header { name: name.as_bytes(), value });
+        let headers = Headers::new(encoding, entries.collect());
+        let http = Http { method: b"GET", host: b"h", path, headers };
+        let places = Places::new(places);
+        match find(&http, &places) {
+            Ok(None) => "none".to_owned(),
+            Ok(Some(Found { credential: Credential::Token(digest), .. })) => {
+                let candidates = ["T", "U", "b=c==", "a/b+c"];
+                let digest_of = |text: &&&str| PlainToken::new(text.as_bytes()).unwrap().digest() == digest;
+                format!("token {}", candidates.iter().find(digest_of).unwrap())
+            }
+            Ok(Some(Found { credential: Credential::Password { user, password }, .. })) => {
+                format!("password {user}:{}", password.expose())
+            }
+            Err(error) => format!("{error:?}"),
+        }
+    }
+
+    fn basic(text: &[u8]) -> Vec<u8> {
+        format!("Basic {}", STANDARD.encode(text)).into_bytes()
+    }
+
+    #[test]
+    fn what_the_authorization_header_holds() {
+        let mut cases: Vec<(Vec<u8>, &str)> = Vec::new();
+        let texts: &[(&[u8], &str)] = &[
+            (b"Bearer T", "token T"),
+            (b"bearer T", "token T"),
+            (b"BEARER   T ", "token T"),
+            (b"Bearer\tT", "token T"),
+            (b"Bearer b=c==", "token b=c=="),
+            (b"", "none"),
+            (b"  ", "none"),
+            (b"Bearer", "MalformedToken"),
+            (b"Bearer ", "MalformedToken"),
+            (b"Bearer T U", "MalformedToken"),
+            (b"Bearer T;U", "MalformedToken"),
+            (b"Bearer \xff", "MalformedToken"),
+            (b"Negotiate \xff", "MalformedToken"),
+            (b"BearerT", "none"),
+            (b"T", "none"),
+            (b"Negotiate abc", "none"),
+            (b"AWS4-HMAC-SHA256 Credential=A/b, SignedHeaders=host, Signature=c", "none"),
+            (b"Digest username=\"Mufasa\", realm=\"x\"", "none"),
+            (b"Bearer T,Bearer U", "Duplicate"),
+            (b"Bearer T,", "Duplicate"),
+            (b",Bearer T", "Duplicate"),
+            (b"Bearer T, Negotiate abc", "Duplicate"),
+            (b"Negotiate abc,bearer T", "Duplicate"),
+            (b"Basic VTpQ,Bearer T", "Duplicate"),
+            (b"Basic", "MalformedBasic"),
+            (b"Basic !", "MalformedBasic"),
+            (b"Basic VTpQ=", "MalformedBasic"),
+            (b"basic   VTpQ", "password U:P"),
+        ];
+        cases.extend(texts.iter().map(|&(text, expected)| (text.to_vec(), expected)));
+        cases.push((basic(b"user:pass:word"), "password user:pass:word"));
+        cases.push((basic(b"user:"), "password user:"));
+        cases.push((basic(b":pass"), "password :pass"));
+        cases.push((basic("Zoë:ñ".as_bytes()), "password Zoë:ñ"));
+        cases.push((basic(b"user"), "MalformedBasic"));
+        cases.push((basic(b"user:\xff"), "MalformedBasic"));
+        cases.push((basic(b"api_key:T"), "token T"));
+        cases.push((basic(b"api_key:"), "MalformedBasic"));
+        cases.push((basic(b"api_key:a b"), "MalformedBasic"));
+        cases.push((basic(b"API_KEY:T"), "password API_KEY:T"));
+        cases.push(([b"Bearer ", [b'a'; 4097].as_slice()].concat(), "MalformedToken"));
+        for (value, expected) in cases {
+            for encoding in [Encoding::Joined, Encoding::Lines] {
+                let found = found(encoding, b"/", &[("authorization", &value)], places());
+                assert_eq!(found, expected, "{}", value.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn two_lines_are_never_one_credential() {
+        let twice: &[(&str, &[u8])] = &[("authorization", b"Bearer T"), ("Authorization", b"Negotiate abc")];
+        assert_eq!(found(Encoding::Lines, b"/", twice, places()), "Duplicate");
+        let keys: &[(&str, &[u8])] = &[("x-api-key", b"T"), ("x-api-key", b"")];
+        assert_eq!(found(Encoding::Lines, b"/", keys, places()), "Duplicate");
+        assert_eq!(found(Encoding::Joined, b"/", &[("x-api-key", b"T,")], places()), "Duplicate");
+    }
+
+    #[test]
+    fn the_other_places() {
+        let cases: &[(&[u8], &[(&str, &[u8])], &str)] = &[
+            (b"/", &[("x-api-key", b"T")], "token T"),
+            (b"/", &[("x-api-key", b" T ")], "token T"),
+            (b"/", &[("x-api-key", b"")], "none"),
+            (b"/", &[("x-api-key", b"Bearer T")], "MalformedToken"),
+            (b"/", &[("x-api-key", b"T\xff")], "MalformedToken"),
+            (b"/?_auth_token=T", &[], "token T"),
+            (b"/?a=b&%5Fauth%5ftoken=T&c", &[], "token T"),
+            (b"/?_auth_token=a%2Fb%2Bc", &[], "token a/b+c"),
+            (b"/?_auth_token=a+b", &[], "MalformedToken"),
+            (b"/?_auth_token=%ff", &[], "MalformedToken"),
+            (b"/?_auth_token=", &[], "none"),
+            (b"/?_auth_token", &[], "none"),
+            (b"/?_AUTH_TOKEN=T", &[], "none"),
+            (b"/?x=\xff&_auth_token=T", &[], "token T"),
+            (b"/?_auth_token=T&_auth_token=T", &[], "Duplicate"),
+            (b"/?_auth_token=T&_auth%5Ftoken=", &[], "Duplicate"),
+            (b"/_auth_token=T", &[], "none"),
+            (b"/", &[("cookie", b"a=1; auth_token=T; b=\xff")], "token T"),
+            (b"/", &[("cookie", b"a=1;auth_token=T")], "token T"),
+            (b"/", &[("cookie", b"auth_token=b=c==")], "token b=c=="),
+            (b"/", &[("cookie", b"Auth_Token=T")], "none"),
+            (b"/", &[("cookie", b"auth_token=")], "none"),
+            (b"/", &[("cookie", b"auth_token")], "none"),
+            (b"/", &[("cookie", b"auth_token=a b")], "MalformedToken"),
+            (b"/", &[("cookie", b"auth_token=T; auth_token=T")], "Duplicate"),
+            (b"/", &[("authorization", b"Negotiate abc"), ("x-api-key", b"T")], "none"),
+            (b"/", &[("authorization", b""), ("x-api-key", b"T")], "token T"),
+            (b"/?_auth_token=U", &[("authorization", b"Bearer T"), ("x-api-key", b"U,U")], "token T"),
+            (b"/", &[("x-api-key", b"a b"), ("cookie", b"auth_token=T")], "MalformedToken"),
+        ];
+        for (path, headers, expected) in cases {
+            for encoding in [Encoding::Joined, Encoding::Lines] {
+                let found = found(encoding, path, headers, places());
+                assert_eq!(found, *expected, "{} {headers:?}", path.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn cookies_of_several_lines_are_one_place() {
+        let lines: &[(&str, &[u8])] = &[("cookie", b"a=1"), ("cookie", b"auth_token=T")];
+        assert_eq!(found(Encoding::Lines, b"/", lines, places()), "token T");
+        let twice: &[(&str, &[u8])] = &[("cookie", b"auth_token=T"), ("cookie", b"auth_token=U")];
+        assert_eq!(found(Encoding::Lines, b"/", twice, places()), "Duplicate");
+        // HTTP/1 lines joined by Envoy, in the map alone: a comma separates nothing in a single line.
+        let joined: &[(&str, &[u8])] = &[("cookie", b"a=1,auth_token=T")];
+        assert_eq!(found(Encoding::Joined, b"/", joined, places()), "token T");
+        assert_eq!(found(Encoding::Lines, b"/", joined, places()), "none");
+    }
+
+    #[test]
+    fn only_the_schemes_that_are_on_are_ours_and_order_decides() {
+        let basic_value = basic(b"U:P");
+        let both: &[(&str, &[u8])] = &[("authorization", &basic_value), ("x-api-key", b"T")];
+        let key = || Place::Header { name: "x-api-key".into() };
+        let basic_place = || Place::Basic { cross_site: CrossSite::Refuse };
+        assert_eq!(found(Encoding::Lines, b"/", both, vec![Place::Bearer, key()]), "none");
+        assert_eq!(found(Encoding::Lines, b"/", both, vec![key(), Place::Bearer]), "token T");
+        assert_eq!(found(Encoding::Lines, b"/", both, vec![Place::Bearer, key(), basic_place()]), "token T");
+        assert_eq!(found(Encoding::Lines, b"/", both, vec![Place::Bearer, basic_place(), key()]), "password U:P");
+        assert_eq!(found(Encoding::Lines, b"/", both, vec![]), "none");
+    }
+}

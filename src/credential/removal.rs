@@ -1,0 +1,173 @@
+//! What must not reach the upstream: credentials that were meant for us.
+
+use super::{Place, Places, cookie, query};
+use crate::attributes::{Http, trim_blanks};
+
+/// Our own session cookie, plain and under TLS.  It is always cut: no upstream has a use for it.
+pub const SESSION_COOKIES: [&str; 2] = ["eat_session", "__Host-eat_session"];
+
+/// What to take out of a request.  Nothing is named here that the request did not show.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Removal<'a> {
+    /// Names of headers to remove.
+    pub headers: Vec<&'a str>,
+    /// What the `cookie` header becomes.
+    pub cookie: CookieChange,
+    /// Query parameters to remove, by the raw names they were sent under.
+    pub parameters: Vec<&'a [u8]>,
+}
+
+/// What becomes of the `cookie` header.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub enum CookieChange {
+    /// It stays as it is.
+    #[default]
+    None,
+    /// It goes: nothing is left of it, or what is left cannot be written down.
+    Remove,
+    /// It becomes this.
+    Set(String),
+}
+
+/// Whether the configured places are emptied on the way to the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forward<'p> {
+    /// Each of them is.
+    Nothing,
+    /// Each but this one, whose unknown token may be the upstream's own.
+    Only(&'p Place),
+    /// None of them is (`forward_credentials`).
+    Everything,
+}
+
+impl Removal<'_> {
+    /// What to take out of this request.
+    pub fn of<'a>(http: &Http<'a>, places: &'a Places, forward: Forward<'_>) -> Removal<'a> {
+        let is_emptied = |place: &&Place| match forward {
+            Forward::Nothing => true,
+            Forward::Only(kept) => *place != kept && !share_header(place, kept),
+            Forward::Everything => false,
+        };
+        let mut removal = Removal::default();
+        let mut cookies: Vec<&str> = SESSION_COOKIES.to_vec();
+        for place in places.order().iter().filter(is_emptied) {
+            match place {
+                Place::Bearer => removal.remove_authorization(http, b"bearer"),
+                Place::Basic { .. } => removal.remove_authorization(http, b"basic"),
+                Place::Header { name } => removal.remove_header(http, name),
+                Place::Query { name } => removal.parameters.extend(query::raw_names(http, name)),
+                Place::Cookie { name, .. } => cookies.push(name),
+            }
+        }
+        removal.cookie = cut_cookies(http, &cookies);
+        removal
+    }
+}
+
+impl<'a> Removal<'a> {
+    /// An `authorization` of another scheme is not ours to take.
+    fn remove_authorization(&mut self, http: &Http<'a>, scheme: &[u8]) {
+        let is_ours = |value: &[u8]| {
+            let value = trim_blanks(value);
+            let end = value.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(value.len());
+            value[..end].eq_ignore_ascii_case(scheme)
+        };
+        let mut values = http.headers.all("authorization");
+        let carries = values.any(|value| value.split(|&byte| byte == b',').any(is_ours));
+        if carries && !self.headers.contains(&"authorization") {
+            self.headers.push("authorization");
+        }
+    }
+
+    fn remove_header(&mut self, http: &Http<'a>, name: &'a str) {
+        if http.headers.has(name) {
+            self.headers.push(name);
+        }
+    }
+}
+
+/// Bearer and Basic live in one header.
+fn share_header(a: &Place, b: &Place) -> bool {
+    let in_authorization = |place: &Place| matches!(place, Place::Bearer | Place::Basic { .. });
+    in_authorization(a) && in_authorization(b)
+}
+
+fn cut_cookies(http: &Http<'_>, names: &[&str]) -> CookieChange {
+    let is_ours = |found: &[u8]| names.iter().any(|name| name.as_bytes() == found);
+    let Some(rest) = cookie::without(&http.headers, is_ours) else {
+        return CookieChange::None;
+    };
+    // A header is set as text, and it must be legal: what is not is not passed on.
+    let is_legal = |text: &String| !text.is_empty() && !text.bytes().any(|byte| byte < b' ' || byte == 0x7f);
+    match String::from_utf8(rest).ok().filter(is_legal) {
+        Some(rest) => CookieChange::Set(rest),
+        None => CookieChange::Remove,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::CrossSite;
+    use super::*;
+    use crate::attributes::{Encoding, Header, Headers};
+
+    fn places() -> Places {
+        Places::new(vec![
+            Place::Bearer,
+            Place::Basic { cross_site: CrossSite::Refuse },
+            Place::Header { name: "x-api-key".into() },
+            Place::Query { name: "_auth_token".into() },
+            Place::Cookie { name: "tok".into(), cross_site: CrossSite::Refuse },
+        ])
+    }
+
+    fn http<'a>(path: &'a str, headers: &[(&'a str, &'a [u8])]) -> Http<'a> {
+        let entries = headers.iter().map(|&(name, value)| Header { name: name.as_bytes(), value });
+        Http {
+            method: b"GET",
+            host: b"h",
+            path: path.as_bytes(),
+            headers: Headers::new(Encoding::Lines, entries.collect()),
+        }
+    }
+
+    #[test]
+    fn every_place_that_carries_something_is_emptied_and_nothing_else() {
+        let headers: &[(&str, &[u8])] =
+            &[("authorization", b"bearer T"), ("x-api-key", b""), ("cookie", b"a=1; tok=T; eat_session=S")];
+        let request = http("/?a=1&_auth%5Ftoken=T", headers);
+        let places = places();
+        let removal = Removal::of(&request, &places, Forward::Nothing);
+        assert_eq!(removal.headers, ["authorization", "x-api-key"]);
+        assert_eq!(removal.cookie, CookieChange::Set("a=1".to_owned()));
+        assert_eq!(removal.parameters, [b"_auth%5Ftoken"]);
+
+        let plain = http("/?a=1", &[("authorization", b"Negotiate abc"), ("cookie", b"a=1")]);
+        assert_eq!(Removal::of(&plain, &places, Forward::Nothing), Removal::default());
+    }
+
+    #[test]
+    fn what_is_forwarded_stays_but_for_our_own_session() {
+        let headers: &[(&str, &[u8])] =
+            &[("authorization", b"Bearer T"), ("x-api-key", b"U"), ("cookie", b"tok=T; __Host-eat_session=S")];
+        let request = http("/?_auth_token=T", headers);
+        let places = places();
+        let everything = Removal::of(&request, &places, Forward::Everything);
+        assert_eq!(everything.headers, [""; 0]);
+        assert_eq!(everything.cookie, CookieChange::Set("tok=T".to_owned()));
+        assert_eq!(everything.parameters, [b""; 0]);
+        let only_bearer = Removal::of(&request, &places, Forward::Only(&Place::Bearer));
+        assert_eq!(only_bearer.headers, ["x-api-key"]);
+        assert_eq!(only_bearer.cookie, CookieChange::Remove);
+    }
+
+    #[test]
+    fn a_rest_that_cannot_be_written_down_goes_with_the_whole_header() {
+        let places = places();
+        for cookie in [b"a=\xff; tok=T".as_slice(), b"a=\x01; tok=T", b"tok=T"] {
+            let headers: &[(&str, &[u8])] = &[("cookie", cookie)];
+            let removal = Removal::of(&http("/", headers), &places, Forward::Nothing);
+            assert_eq!(removal.cookie, CookieChange::Remove, "{}", cookie.escape_ascii());
+        }
+    }
+}

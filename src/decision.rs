@@ -1,0 +1,179 @@
+//! Decisions: a permit, or a refusal with its reason.
+
+use std::sync::Arc;
+
+use crate::config::Rules;
+use crate::credential::{CredentialError, Known, Place};
+use crate::policy::{AmbiguousPath, NotAdmitted, Permit, Policy, SelectError};
+
+/// What was decided about one request.
+#[derive(Debug)]
+pub struct Decision {
+    /// The rules that decided: one snapshot from start to end.
+    pub rules: Arc<Rules>,
+    /// The answer.
+    pub verdict: Result<Permit, Refusal>,
+    /// What was learned on the way.
+    pub learned: Learned,
+}
+
+/// What was learned of a request before it was decided: for the log, the metadata and the answer.
+#[derive(Debug, Default)]
+pub struct Learned {
+    /// The policy that governs, when one could be selected.
+    pub policy: Option<Arc<Policy>>,
+    /// The credential that was recognised, even when it did not suffice.
+    pub known: Option<Arc<Known>>,
+    /// Where a well-formed token stood that nobody here knows and that is left to the upstream
+    /// (`unknown_credentials: anonymous`).
+    pub left_alone: Option<Place>,
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// The message is no CheckRequest.
+    Undecodable,
+    /// There is no HTTP request in it: the TCP filter asked.
+    NoHttp,
+    /// The path can be read in two ways.
+    AmbiguousPath(AmbiguousPath),
+    /// The host is not one.
+    IllegalHost,
+    /// The method is not in upper case.
+    IllegalMethod,
+    /// A header asks the upstream to take another method.
+    MethodOverride,
+    /// A `connection` header asks Envoy to drop an actor header.
+    ConnectionNamesActorHeader,
+    /// A place is filled twice.
+    DuplicateCredential,
+    /// There is no credential, and the policy needs an actor.
+    NoCredential,
+    /// A token without the form of one.
+    MalformedToken,
+    /// Basic credentials that cannot be read.
+    MalformedBasic,
+    /// A token that nobody here knows.
+    UnknownToken,
+    /// A token that is dead.
+    ExpiredToken,
+    /// An unknown user, a wrong password, or a locked user: nobody is told which.
+    WrongPassword,
+    /// The actor is known and may not.
+    NotAdmitted,
+    /// `context_extensions` names a policy that does not exist.
+    UnknownPolicy,
+    /// Another site caused the request.
+    CrossSite,
+    /// Our own fault: a panic.
+    Panicked,
+    /// Our own fault: an answer that would be too large.
+    AnswerTooLarge,
+    /// The password could not be verified in time.
+    PasswordUnverified,
+}
+
+impl Refusal {
+    /// Every refusal, one of each.
+    pub const ALL: [Self; 29] = [
+        Self::Undecodable,
+        Self::NoHttp,
+        Self::AmbiguousPath(AmbiguousPath::NotAbsolute),
+        Self::AmbiguousPath(AmbiguousPath::EmptySegment),
+        Self::AmbiguousPath(AmbiguousPath::DotSegment),
+        Self::AmbiguousPath(AmbiguousPath::Parameters),
+        Self::AmbiguousPath(AmbiguousPath::EncodedSlash),
+        Self::AmbiguousPath(AmbiguousPath::DoubleEncoding),
+        Self::AmbiguousPath(AmbiguousPath::InvalidEscape),
+        Self::AmbiguousPath(AmbiguousPath::ControlCharacter),
+        Self::AmbiguousPath(AmbiguousPath::NotUtf8),
+        Self::AmbiguousPath(AmbiguousPath::Fragment),
+        Self::IllegalHost,
+        Self::IllegalMethod,
+        Self::MethodOverride,
+        Self::ConnectionNamesActorHeader,
+        Self::DuplicateCredential,
+        Self::NoCredential,
+        Self::MalformedToken,
+        Self::MalformedBasic,
+        Self::UnknownToken,
+        Self::ExpiredToken,
+        Self::WrongPassword,
+        Self::NotAdmitted,
+        Self::UnknownPolicy,
+        Self::CrossSite,
+        Self::Panicked,
+        Self::AnswerTooLarge,
+        Self::PasswordUnverified,
+    ];
+
+    /// The word for logs, metrics and metadata.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Undecodable => "undecodable_request",
+            Self::NoHttp => "no_http",
+            Self::AmbiguousPath(why) => match why {
+                AmbiguousPath::NotAbsolute => "path_not_absolute",
+                AmbiguousPath::EmptySegment => "path_empty_segment",
+                AmbiguousPath::DotSegment => "path_dot_segment",
+                AmbiguousPath::Parameters => "path_parameters",
+                AmbiguousPath::EncodedSlash => "path_encoded_slash",
+                AmbiguousPath::DoubleEncoding => "path_double_encoding",
+                AmbiguousPath::InvalidEscape => "path_invalid_escape",
+                AmbiguousPath::ControlCharacter => "path_control_character",
+                AmbiguousPath::NotUtf8 => "path_not_utf8",
+                AmbiguousPath::Fragment => "path_fragment",
+            },
+            Self::IllegalHost => "illegal_host",
+            Self::IllegalMethod => "illegal_method",
+            Self::MethodOverride => "method_override",
+            Self::ConnectionNamesActorHeader => "connection_names_actor_header",
+            Self::DuplicateCredential => "duplicate_credential",
+            Self::NoCredential => "no_credential",
+            Self::MalformedToken => "malformed_token",
+            Self::MalformedBasic => "malformed_basic",
+            Self::UnknownToken => "unknown_token",
+            Self::ExpiredToken => "expired_token",
+            Self::WrongPassword => "wrong_password",
+            Self::NotAdmitted => "not_admitted",
+            Self::UnknownPolicy => "unknown_policy",
+            Self::CrossSite => "cross_site",
+            Self::Panicked => "panicked",
+            Self::AnswerTooLarge => "answer_too_large",
+            Self::PasswordUnverified => "password_unverified",
+        }
+    }
+}
+
+impl From<SelectError> for Refusal {
+    fn from(error: SelectError) -> Self {
+        match error {
+            SelectError::AmbiguousPath(why) => Self::AmbiguousPath(why),
+            SelectError::IllegalHost => Self::IllegalHost,
+            SelectError::IllegalMethod => Self::IllegalMethod,
+            SelectError::MethodOverride => Self::MethodOverride,
+            SelectError::UnknownPolicy => Self::UnknownPolicy,
+        }
+    }
+}
+
+impl From<CredentialError> for Refusal {
+    fn from(error: CredentialError) -> Self {
+        match error {
+            CredentialError::Duplicate => Self::DuplicateCredential,
+            CredentialError::MalformedToken => Self::MalformedToken,
+            CredentialError::MalformedBasic => Self::MalformedBasic,
+            CredentialError::CrossSite => Self::CrossSite,
+        }
+    }
+}
+
+impl From<NotAdmitted> for Refusal {
+    fn from(error: NotAdmitted) -> Self {
+        match error {
+            NotAdmitted::Anonymous => Self::NoCredential,
+            NotAdmitted::Actor => Self::NotAdmitted,
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The door that Envoy knocks at: `envoy.service.auth.v3.Authorization/Check` over gRPC.
+//!
+//! The Check path is a service of our own on hyper's HTTP/2; everything else on this listener
+//! (health, reflection) is tonic's.  Every CheckRequest gets an answer with gRPC status OK, refusals
+//! included: to Envoy a gRPC error is an outage, which it may be told to let pass.
+//! Only a body that is no gRPC message, or one beyond `max_request_bytes`, is a gRPC error.
+
+pub mod frame;
+pub mod health;
+pub mod reflection;
+pub mod request;
+pub mod response;
+
+/// The slice of the protocol, generated from `proto/ext_authz.proto`.
+pub mod wire {
+    #![allow(clippy::all, missing_docs)]
+    include!(concat!(env!("OUT_DIR"), "/ext_authz.rs"));
+}
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tonic::service::Routes;
+use tower::ServiceExt;
+
+use crate::attributes::Http;
+use crate::authorizer::Authorizer;
+use crate::config::Rules;
+use crate::decision::{Decision, Learned, Refusal};
+use crate::listener::Listener;
+use crate::shutdown::Stages;
+use crate::telemetry::Telemetry;
+use frame::FrameError;
+use response::Answers;
+
+/// The path of the one method.
+pub const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
+/// The service's name, for `grpc.health.v1.Health`.
+pub const SERVICE_NAME: &str = "envoy.service.auth.v3.Authorization";
+
+/// Streams that one Envoy worker may have open at a time; it opens another connection beyond that.
+const MAX_CONCURRENT_STREAMS: u32 = 1024;
+/// The largest header list of a gRPC request, in bytes: Envoy's own are below 1 KiB.
+const MAX_HEADER_LIST: u32 = 16 * 1024;
+/// Streams that Envoy may reset before we have looked at them.  It resets every Check that
+/// outlives its timeout, and must not lose the connection for that.
+const MAX_PENDING_RESETS: usize = 4096;
+/// How often an idle connection is asked whether it is alive.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Answers Checks.
+pub struct CheckService {
+    authorizer: Arc<Authorizer>,
+    telemetry: Arc<Telemetry>,
+    max_request_bytes: usize,
+    /// Of the snapshot last seen: rebuilt by the first Check under another.
+    answers: ArcSwap<Answers>,
+}
+
+impl CheckService {
+    /// A service that asks this authorizer, tells this telemetry, and reads messages up to a size.
+    pub fn new(authorizer: Arc<Authorizer>, telemetry: Arc<Telemetry>, max_request_bytes: usize) -> Self {
+        let answers = ArcSwap::from_pointee(Answers::new(&authorizer.rules()));
+        Self { authorizer, telemetry, max_request_bytes, answers }
+    }
+
+    /// Answers one message.  The answer is framed.
+    ///
+    /// A panic in a handler would reset the stream, which Envoy may be told to let pass: here it refuses.
+    pub async fn check(&self, message: Bytes, deadline: Option<Duration>) -> Bytes {
+        let begun = Instant::now();
+        let answered = AssertUnwindSafe(self.answer(message, deadline, begun)).catch_unwind().await;
+        answered.unwrap_or_else(|_| self.finish(&self.refused(Refusal::Panicked), None, begun))
+    }
+
+    /// Decode, decide, encode.
+    async fn answer(&self, message: Bytes, deadline: Option<Duration>, begun: Instant) -> Bytes {
+        let Ok(request) = request::Request::decode(message) else {
+            return self.finish(&self.refused(Refusal::Undecodable), None, begun);
+        };
+        let attributes = request.attributes();
+        let decision = self.authorizer.authorize(&attributes, deadline).await;
+        self.finish(&decision, attributes.http.as_ref(), begun)
+    }
+
+    fn finish(&self, decision: &Decision, http: Option<&Http<'_>>, begun: Instant) -> Bytes {
+        let (answer, refusal) = self.answers(&decision.rules).encode(decision, http);
+        self.telemetry.record(decision, refusal, http, begun.elapsed());
+        answer
+    }
+
+    fn refused(&self, refusal: Refusal) -> Decision {
+        Decision { rules: self.authorizer.rules(), verdict: Err(refusal), learned: Learned::default() }
+    }
+
+    /// The answers encoded ahead for these rules.
+    fn answers(&self, rules: &Rules) -> arc_swap::Guard<Arc<Answers>> {
+        let answers = self.answers.load();
+        if answers.rules_version == rules.version {
+            return answers;
+        }
+        self.answers.store(Arc::new(Answers::new(rules)));
+        self.answers.load()
+    }
+
+    async fn call(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        if request.method() != Method::POST || !is_grpc(request.headers()) {
+            return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, AnswerBody::empty());
+        }
+        let deadline = grpc_timeout(request.headers());
+        let body = match frame::read(request.into_body(), self.max_request_bytes).await {
+            Ok(message) => AnswerBody::message(self.check(message, deadline).await),
+            Err(error) => {
+                self.telemetry.record_unreadable(error);
+                AnswerBody::error(error)
+            }
+        };
+        answer(StatusCode::OK, body)
+    }
+}
+
+fn answer(status: StatusCode, body: AnswerBody) -> Response<AnswerBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    match content_type.strip_prefix(b"application/grpc") {
+        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),
+        None => false,
+    }
+}
+
+/// `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2, "Timeout").
+fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+/// Serves connections until the last stage, then lets those that are open finish.
+pub async fn serve(listener: Listener, service: Arc<CheckService>, others: Routes, mut stages: Stages) {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL);
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            stream = listener.accept() => stream,
+            () = stages.closing() => break,
+            Some(_) = connections.join_next() => continue,
+        };
+        let (service, others) = (Arc::clone(&service), others.clone());
+        let answer = service_fn(move |request| dispatch(Arc::clone(&service), others.clone(), request));
+        let connection = builder.serve_connection(TokioIo::new(stream), answer);
+        let mut stages = stages.clone();
+        connections.spawn(async move {
+            let mut connection = std::pin::pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = stages.closing() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn dispatch(
+    service: Arc<CheckService>,
+    others: Routes,
+    request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Infallible> {
+    if request.uri().path() == CHECK_PATH {
+        return Ok(service.call(request).await);
+    }
+    let response = others.oneshot(request).await.unwrap_or_else(|never| match never {});
+    Ok(response.map(AnswerBody::Other))
+}
+
+/// The body of a gRPC answer: at most one message, then its status in the trailers.
+pub enum AnswerBody {
+    /// The message, framed, then status OK.
+    Message(Bytes),
+    /// The trailers.
+    Trailers(HeaderMap),
+    /// Nothing more.
+    End,
+    /// What tonic answers.
+    Other(tonic::body::Body),
+}
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+impl AnswerBody {
+    fn empty() -> Self {
+        Self::End
+    }
+
+    fn message(framed: Bytes) -> Self {
+        Self::Message(framed)
+    }
+
+    /// The gRPC status of a message that could not be read (grpc's own choice of codes for each).
+    fn error(error: FrameError) -> Self {
+        let code = match error {
+            FrameError::Unreadable | FrameError::Misframed => "13",
+            FrameError::Compressed => "12",
+            FrameError::TooLong => "8",
+        };
+        let mut trailers = HeaderMap::with_capacity(2);
+        trailers.insert(GRPC_STATUS, HeaderValue::from_static(code));
+        if let Ok(message) = HeaderValue::from_str(&error.to_string()) {
+            trailers.insert(GRPC_MESSAGE, message);
+        }
+        Self::Trailers(trailers)
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        if let Self::Other(body) = &mut *self {
+            return Pin::new(body).poll_frame(context);
+        }
+        match std::mem::replace(&mut *self, Self::End) {
+            Self::Message(framed) => {
+                let mut trailers = HeaderMap::with_capacity(1);
+                trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
+                *self = Self::Trailers(trailers);
+                Poll::Ready(Some(Ok(Frame::data(framed))))
+            }
+            Self::Trailers(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+            Self::End | Self::Other(_) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Message(_) | Self::Trailers(_) => false,
+            Self::End => true,
+            Self::Other(body) => body.is_end_stream(),
+        }
+    }
+}

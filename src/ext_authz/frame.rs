@@ -1,0 +1,160 @@
+//! gRPC's framing of a message: a flag, a length, the bytes (gRPC over HTTP/2, "Length-Prefixed-Message").
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http_body::Body;
+use http_body_util::BodyExt;
+
+const PREFIX: usize = 5;
+
+/// Why a body holds no message that we can read: these alone are gRPC errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The body broke off or failed.
+    #[error("the request body could not be read")]
+    Unreadable,
+    /// Fewer bytes than the prefix says, or more than one message.
+    #[error("the request body is not exactly one message")]
+    Misframed,
+    /// The compressed flag is set, and we announced no compression.
+    #[error("compressed messages are not supported")]
+    Compressed,
+    /// Longer than `ext_authz.max_request_bytes`.
+    #[error("the message is longer than max_request_bytes")]
+    TooLong,
+}
+
+/// Reads the one message of a request's body, at most `limit` bytes of it.
+///
+/// A message that arrives in one piece, as nearly all do, is not copied.
+///
+/// # Errors
+/// [`FrameError`].
+pub async fn read<B>(mut body: B, limit: usize) -> Result<Bytes, FrameError>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut whole = Bytes::new();
+    let mut pieces = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| FrameError::Unreadable)?.into_data() else {
+            continue;
+        };
+        if whole.is_empty() && pieces.is_empty() {
+            check_prefix(&data, limit)?;
+            whole = data;
+            continue;
+        }
+        if pieces.is_empty() {
+            pieces.extend_from_slice(&std::mem::take(&mut whole));
+        }
+        pieces.extend_from_slice(&data);
+        check_prefix(&pieces, limit)?;
+    }
+    if !pieces.is_empty() {
+        whole = pieces.freeze();
+    }
+    let length = check_prefix(&whole, limit)?.ok_or(FrameError::Misframed)?;
+    whole.advance(PREFIX);
+    if whole.len() != length {
+        return Err(FrameError::Misframed);
+    }
+    Ok(whole)
+}
+
+/// The length that the prefix announces, once the prefix is there.  What is too long is not waited for.
+fn check_prefix(bytes: &[u8], limit: usize) -> Result<Option<usize>, FrameError> {
+    let Some(([flag, length @ ..], rest)) = bytes.split_first_chunk::<PREFIX>() else {
+        return Ok(None);
+    };
+    let length = u32::from_be_bytes(*length) as usize;
+    match flag {
+        0 => {}
+        1 => return Err(FrameError::Compressed),
+        _ => return Err(FrameError::Misframed),
+    }
+    if length > limit {
+        return Err(FrameError::TooLong);
+    }
+    if rest.len() > length {
+        return Err(FrameError::Misframed);
+    }
+    Ok(Some(length))
+}
+
+/// A buffer for a message of this length, its prefix written.
+pub fn begin(length: usize) -> BytesMut {
+    let mut buffer = BytesMut::with_capacity(PREFIX + length);
+    buffer.put_u8(0);
+    buffer.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    buffer
+}
+
+/// The framed message.
+pub fn finish(buffer: BytesMut) -> Bytes {
+    debug_assert_eq!(
+        check_prefix(&buffer, usize::MAX).ok().flatten(),
+        buffer.len().checked_sub(PREFIX),
+        "the announced length is the length"
+    );
+    buffer.freeze()
+}
+
+/// The message in a framed answer.
+pub fn message(framed: &[u8]) -> &[u8] {
+    framed.get(PREFIX..).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use http_body::Frame;
+
+    use super::*;
+
+    /// A body of these pieces.
+    struct Pieces(VecDeque<Bytes>);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        }
+    }
+
+    async fn read_pieces(pieces: &[&[u8]]) -> Result<Bytes, FrameError> {
+        read(Pieces(pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect()), 4).await
+    }
+
+    #[tokio::test]
+    async fn a_message_in_any_number_of_pieces() {
+        let cases: &[(&[&[u8]], Result<&[u8], FrameError>)] = &[
+            (&[b"\0\0\0\0\x02ab"], Ok(b"ab")),
+            (&[b"\0\0\0\0\0"], Ok(b"")),
+            (&[b"\0\0\0\0\x04", b"ab", b"", b"cd"], Ok(b"abcd")),
+            (&[b"\0", b"\0\0", b"\0\x01", b"a"], Ok(b"a")),
+            (&[b"", b"\0\0\0\0\x01a"], Ok(b"a")),
+            (&[], Err(FrameError::Misframed)),
+            (&[b"\0\0\0\0"], Err(FrameError::Misframed)),
+            (&[b"\0\0\0\0\x02a"], Err(FrameError::Misframed)),
+            (&[b"\0\0\0\0\x01ab"], Err(FrameError::Misframed)),
+            (&[b"\0\0\0\0\x01a", b"\0\0\0\0\x01a"], Err(FrameError::Misframed)),
+            (&[b"\x02\0\0\0\x01a"], Err(FrameError::Misframed)),
+            (&[b"\x01\0\0\0\x01a"], Err(FrameError::Compressed)),
+            (&[b"\0\0\0\0\x05abcde"], Err(FrameError::TooLong)),
+            (&[b"\0\xff\xff\xff\xff"], Err(FrameError::TooLong)),
+        ];
+        for (pieces, expected) in cases {
+            let found = read_pieces(pieces).await;
+            assert_eq!(found.as_deref(), expected.as_ref().map(|bytes| *bytes), "{pieces:?}");
+        }
+    }
+}

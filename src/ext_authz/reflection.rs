@@ -1,0 +1,19 @@
+//! gRPC reflection (`serve --reflection`): lets a generic client list and call what is served here.
+
+use tonic::service::Routes;
+use tonic_reflection::server::{Builder, Error};
+
+const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reflection.bin"));
+
+/// Adds both versions of the reflection service.
+///
+/// # Errors
+/// The descriptors cannot be read.
+pub fn add_to(routes: Routes) -> Result<Routes, Error> {
+    let builder = || {
+        Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
+}

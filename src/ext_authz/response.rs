@@ -1,0 +1,483 @@
+//! From a decision to the bytes of a CheckResponse.
+//!
+//! Status, HTTP code and headers of every answer are chosen here and nowhere else.
+//!
+//! What depends on the actor alone is encoded once and kept with the credential ([`Known::encoded`]);
+//! what depends on the rules alone is encoded once a snapshot ([`Answers`]).  An answer is then
+//! a few copies: protobuf lets the parts of a message stand one after the other.
+
+use std::collections::BTreeMap;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+use prost_types::value::Kind as ValueKind;
+use prost_types::{Struct, Value as ProtoValue};
+use serde_json::Value;
+
+use super::frame;
+use super::wire::{
+    self, BoolValue, CheckResponse, DeniedHttpResponse, HeaderValue, HeaderValueOption, HttpStatus, OkHttpResponse,
+    Status, check_response::HttpResponse, header_value_option::AppendAction,
+};
+use crate::actor::header::{ActorHeader, folds_onto};
+use crate::attributes::{Headers, Http};
+use crate::config::Rules;
+use crate::credential::Known;
+use crate::credential::removal::{CookieChange, Forward, Removal};
+use crate::decision::{Decision, Refusal};
+use crate::policy::Permit;
+
+/// The header by which Envoy tells an upstream that it let a request pass without asking us.
+/// A client must not be able to claim that.
+const FAILURE_MODE_ALLOWED: &str = "x-envoy-auth-failure-mode-allowed";
+
+/// What an actor's headers may take together, names and values, in bytes.
+pub const MAX_ACTOR_HEADER_BYTES: usize = 8 * 1024;
+
+/// Which form of a refusal the caller can read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// JSON.
+    Http,
+    /// A gRPC client, to whom Envoy passes the body on as `grpc-message`.
+    Grpc,
+}
+
+/// Answers encoded ahead for one snapshot of the rules.
+pub struct Answers {
+    /// [`Rules::version`] of the snapshot.
+    pub rules_version: u64,
+    anonymous: Box<[u8]>,
+    refusals: Vec<RefusalAnswer>,
+}
+
+/// One refusal in both its forms: `status` and `denied_response`, encoded.
+struct RefusalAnswer {
+    refusal: Refusal,
+    http: Box<[u8]>,
+    grpc: Box<[u8]>,
+}
+
+/// The answer cannot be built within its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the actor's headers exceed {MAX_ACTOR_HEADER_BYTES} bytes")]
+pub struct AnswerTooLarge;
+
+impl Answers {
+    /// Encodes what depends on the rules alone.
+    pub fn new(rules: &Rules) -> Self {
+        let refusals = Refusal::ALL.iter().map(|&refusal| RefusalAnswer {
+            refusal,
+            http: denial(refusal, Reader::Http, rules).encode_to_vec().into(),
+            grpc: denial(refusal, Reader::Grpc, rules).encode_to_vec().into(),
+        });
+        Self {
+            rules_version: rules.version,
+            anonymous: encode_actor(None, &rules.actor_headers).expect("there is no actor whose headers could be large"),
+            refusals: refusals.collect(),
+        }
+    }
+
+    /// The framed answer to a decision, and the refusal that it became when an answer could not be built.
+    pub fn encode(&self, decision: &Decision, http: Option<&Http<'_>>) -> (Bytes, Option<Refusal>) {
+        let policy = decision.learned.policy.as_ref().map(|policy| policy.name().as_ref());
+        let refusal = match (&decision.verdict, http) {
+            (Ok(permit), Some(http)) => match self.encode_permit(permit, decision, http, policy) {
+                Ok(answer) => return (answer, None),
+                Err(AnswerTooLarge) => Refusal::AnswerTooLarge,
+            },
+            // A permit is for an HTTP request: without one there is nothing to permit.
+            (Ok(_), None) => Refusal::NoHttp,
+            (Err(refusal), _) => *refusal,
+        };
+        (self.encode_refusal(refusal, reader(http), policy), Some(refusal))
+    }
+
+    /// The framed answer that refuses.
+    fn encode_refusal(&self, refusal: Refusal, reader: Reader, policy: Option<&str>) -> Bytes {
+        let answer = self.refusals.iter().find(|answer| answer.refusal == refusal);
+        let answer = answer.expect("every refusal is encoded ahead");
+        let denied = match reader {
+            Reader::Http => &answer.http,
+            Reader::Grpc => &answer.grpc,
+        };
+        let reason = refusal.reason();
+        let metadata_len = text_field_len("reason", reason) + policy.map_or(0, |policy| text_field_len("policy", policy));
+        let mut message = frame::begin(denied.len() + message_len(METADATA, metadata_len));
+        message.put_slice(denied);
+        put_message_head(&mut message, METADATA, metadata_len);
+        put_text_field(&mut message, "reason", reason);
+        if let Some(policy) = policy {
+            put_text_field(&mut message, "policy", policy);
+        }
+        frame::finish(message)
+    }
+
+    /// The framed answer that lets the request pass.  Only a permit leads here.
+    fn encode_permit(
+        &self,
+        permit: &Permit,
+        decision: &Decision,
+        http: &Http<'_>,
+        policy: Option<&str>,
+    ) -> Result<Bytes, AnswerTooLarge> {
+        let rules = &decision.rules;
+        let encoded = match permit.known() {
+            Some(known) => actor_answer(known, &rules.actor_headers)?,
+            None => &self.anonymous,
+        };
+        let (ok, metadata) = split_parts(encoded);
+        let extra = request_changes(http, decision);
+        let metadata_len = metadata.len() + policy.map_or(0, |policy| text_field_len("policy", policy));
+        let ok_len = ok.len() + extra.len();
+
+        let mut message =
+            frame::begin(STATUS_OK.len() + message_len(OK_RESPONSE, ok_len) + message_len(METADATA, metadata_len));
+        message.put_slice(&STATUS_OK);
+        put_message_head(&mut message, OK_RESPONSE, ok_len);
+        message.put_slice(ok);
+        message.put_slice(&extra);
+        put_message_head(&mut message, METADATA, metadata_len);
+        message.put_slice(metadata);
+        if let Some(policy) = policy {
+            put_text_field(&mut message, "policy", policy);
+        }
+        Ok(frame::finish(message))
+    }
+}
+
+/// `CheckResponse.status` with code 0, spelled out: no reader need guess what its absence means.
+const STATUS_OK: [u8; 2] = [0x0a, 0x00];
+/// Field numbers of CheckResponse.
+const OK_RESPONSE: u32 = 3;
+const METADATA: u32 = 4;
+/// Field number of OkHttpResponse.headers_to_remove.
+const HEADERS_TO_REMOVE: u32 = 5;
+/// Field number of OkHttpResponse.query_parameters_to_remove.
+const PARAMETERS_TO_REMOVE: u32 = 8;
+
+/// The encoded part of an answer that depends on the actor alone, made at the first request that needs it.
+fn actor_answer<'k>(known: &'k Known, actor_headers: &[ActorHeader]) -> Result<&'k [u8], AnswerTooLarge> {
+    if let Some(encoded) = known.encoded.get() {
+        return Ok(encoded);
+    }
+    let encoded = encode_actor(Some(known), actor_headers)?;
+    Ok(known.encoded.get_or_init(|| encoded))
+}
+
+/// OkHttpResponse and dynamic metadata as far as they depend on the actor, one after the other,
+/// with the length of the first in front.
+fn encode_actor(known: Option<&Known>, actor_headers: &[ActorHeader]) -> Result<Box<[u8]>, AnswerTooLarge> {
+    let mut ok = OkHttpResponse::default();
+    let mut size = 0;
+    for actor_header in actor_headers {
+        match known.and_then(|known| actor_header.value(&known.actor)) {
+            Some(value) => {
+                size += actor_header.name.len() + value.len();
+                ok.headers.push(set_header(&actor_header.name, value));
+            }
+            None => ok.headers_to_remove.push(actor_header.name.to_string()),
+        }
+    }
+    if size > MAX_ACTOR_HEADER_BYTES {
+        return Err(AnswerTooLarge);
+    }
+    let metadata = known.map(actor_metadata).unwrap_or_default();
+    let ok = ok.encode_to_vec();
+    let length = u32::try_from(ok.len()).map_err(|_| AnswerTooLarge)?;
+    Ok([length.to_le_bytes().as_slice(), &ok, &metadata.encode_to_vec()].concat().into())
+}
+
+fn split_parts(encoded: &[u8]) -> (&[u8], &[u8]) {
+    let (length, parts) = encoded.split_first_chunk().expect("the length stands in front");
+    parts.split_at(u32::from_le_bytes(*length) as usize)
+}
+
+/// What this request needs beyond the actor's headers: encoded fields of OkHttpResponse.
+///
+/// Nothing is named here that the request did not show: an Envoy with strict mutation rules would answer 500.
+fn request_changes(http: &Http<'_>, decision: &Decision) -> Vec<u8> {
+    let rules = &decision.rules;
+    let forward = match &decision.learned.left_alone {
+        _ if rules.forward_credentials => Forward::Everything,
+        Some(place) => Forward::Only(place),
+        None => Forward::Nothing,
+    };
+    let removal = Removal::of(http, &rules.places, forward);
+    let mut fields = Vec::with_capacity(64);
+    match removal.cookie {
+        CookieChange::None => {}
+        CookieChange::Remove => put_text(&mut fields, HEADERS_TO_REMOVE, "cookie"),
+        CookieChange::Set(rest) => {
+            let change = OkHttpResponse { headers: vec![set_header("cookie", rest)], ..OkHttpResponse::default() };
+            change.encode(&mut fields).expect("a Vec takes every byte");
+        }
+    }
+    for name in removal.headers {
+        put_text(&mut fields, HEADERS_TO_REMOVE, name);
+    }
+    put_look_alikes(&mut fields, &http.headers, &rules.actor_headers);
+    for name in removal.parameters {
+        // A name that is not UTF-8 cannot be ours: names are compared decoded, and raw ones are ASCII in a URL.
+        if let Ok(name) = std::str::from_utf8(name) {
+            put_text(&mut fields, PARAMETERS_TO_REMOVE, name);
+        }
+    }
+    fields
+}
+
+/// Removes headers that a careless upstream would take for an actor header, and the failure-mode claim.
+fn put_look_alikes(fields: &mut Vec<u8>, headers: &Headers<'_>, actor_headers: &[ActorHeader]) {
+    for header in headers.iter() {
+        // Pseudo headers are no headers that an upstream could take for one of ours, and cannot be removed.
+        if header.name.first() == Some(&b':') {
+            continue;
+        }
+        let is_look_alike = header.name.eq_ignore_ascii_case(FAILURE_MODE_ALLOWED.as_bytes())
+            || actor_headers.iter().any(|actor_header| {
+                folds_onto(header.name, &actor_header.name)
+                    && !header.name.eq_ignore_ascii_case(actor_header.name.as_bytes())
+            });
+        if is_look_alike && let Ok(name) = std::str::from_utf8(header.name) {
+            put_text(fields, HEADERS_TO_REMOVE, name);
+        }
+    }
+}
+
+/// A header that replaces whatever the client sent.
+///
+/// Envoy reads `append` and ignores `append_action` here, other data planes the other way round: both are set.
+fn set_header(name: &str, value: String) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue { key: name.to_owned(), value }),
+        append: Some(BoolValue { value: false }),
+        append_action: AppendAction::OverwriteIfExistsOrAdd.into(),
+    }
+}
+
+fn reader(http: Option<&Http<'_>>) -> Reader {
+    let content_type = http.and_then(|http| http.headers.first("content-type")).unwrap_or_default();
+    let begins_with = |prefix: &[u8]| content_type.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
+    if begins_with(b"application/grpc") && !begins_with(b"application/grpc-web") { Reader::Grpc } else { Reader::Http }
+}
+
+/// Status codes of google.rpc.Code: any but 0 makes Envoy deny.
+mod code {
+    pub(super) const INVALID_ARGUMENT: i32 = 3;
+    pub(super) const PERMISSION_DENIED: i32 = 7;
+    pub(super) const INTERNAL: i32 = 13;
+    pub(super) const UNAVAILABLE: i32 = 14;
+    pub(super) const UNAUTHENTICATED: i32 = 16;
+}
+
+/// What a refusal looks like to the caller.
+struct Face {
+    code: i32,
+    http: i32,
+    error: &'static str,
+    message: &'static str,
+    challenge: Challenge,
+}
+
+/// The `WWW-Authenticate` headers of a refusal (RFC 6750 section 3, RFC 7617 section 2).
+enum Challenge {
+    None,
+    /// `Bearer` with this error.
+    Bearer(&'static str),
+    /// `Bearer` with this error, and `Basic` where it is on.
+    BearerAndBasic(Option<&'static str>),
+}
+
+fn face(refusal: Refusal) -> Face {
+    let malformed_request = Face {
+        code: code::INVALID_ARGUMENT,
+        http: 400,
+        error: "invalid_request",
+        message: "Malformed request",
+        challenge: Challenge::Bearer("invalid_request"),
+    };
+    let invalid_token = |message| Face {
+        code: code::UNAUTHENTICATED,
+        http: 401,
+        error: "invalid_token",
+        message,
+        challenge: Challenge::Bearer("invalid_token"),
+    };
+    let denied = Face {
+        code: code::PERMISSION_DENIED,
+        http: 403,
+        error: "insufficient_scope",
+        message: "Permission denied",
+        challenge: Challenge::Bearer("insufficient_scope"),
+    };
+    match refusal {
+        Refusal::Undecodable
+        | Refusal::NoHttp
+        | Refusal::AmbiguousPath(_)
+        | Refusal::IllegalHost
+        | Refusal::IllegalMethod
+        | Refusal::MethodOverride
+        | Refusal::ConnectionNamesActorHeader
+        | Refusal::DuplicateCredential => malformed_request,
+        Refusal::NoCredential => Face {
+            code: code::UNAUTHENTICATED,
+            http: 401,
+            error: "unauthorized",
+            message: "Unauthorized",
+            challenge: Challenge::BearerAndBasic(None),
+        },
+        Refusal::MalformedToken => invalid_token("Malformed credential"),
+        Refusal::MalformedBasic => invalid_token("Invalid Basic Auth Header"),
+        Refusal::UnknownToken => invalid_token("Invalid API key"),
+        Refusal::ExpiredToken => invalid_token("Expired API key"),
+        Refusal::WrongPassword => Face {
+            challenge: Challenge::BearerAndBasic(Some("invalid_token")),
+            ..invalid_token("Invalid username or password")
+        },
+        Refusal::NotAdmitted | Refusal::UnknownPolicy | Refusal::CrossSite => denied,
+        Refusal::Panicked | Refusal::AnswerTooLarge => Face {
+            code: code::INTERNAL,
+            http: 500,
+            error: "internal_error",
+            message: "Internal error",
+            challenge: Challenge::None,
+        },
+        Refusal::PasswordUnverified => Face {
+            code: code::UNAVAILABLE,
+            http: 503,
+            error: "unavailable",
+            message: "Keys are unavailable",
+            challenge: Challenge::None,
+        },
+    }
+}
+
+/// The answer to a refusal, but for its metadata.
+fn denial(refusal: Refusal, reader: Reader, rules: &Rules) -> CheckResponse {
+    let face = face(refusal);
+    let mut headers = vec![set_header("cache-control", "no-store".to_owned())];
+    let body = match reader {
+        Reader::Http => {
+            headers.push(set_header("content-type", "application/json".to_owned()));
+            format!(r#"{{"error": "{}", "message": "{}"}}"#, face.error, face.message)
+        }
+        Reader::Grpc => face.message.to_owned(),
+    };
+    let realm = &rules.realm;
+    let bearer = |error: Option<&str>| match error {
+        Some(error) => format!(r#"Bearer realm="{realm}", error="{error}""#),
+        None => format!(r#"Bearer realm="{realm}""#),
+    };
+    match face.challenge {
+        Challenge::None => {}
+        Challenge::Bearer(error) => headers.push(add_header("www-authenticate", bearer(Some(error)))),
+        Challenge::BearerAndBasic(error) => {
+            headers.push(add_header("www-authenticate", bearer(error)));
+            if rules.places.take_basic() && !rules.users.is_empty() {
+                headers.push(add_header("www-authenticate", format!(r#"Basic realm="{realm}""#)));
+            }
+        }
+    }
+    if face.http == 503 {
+        headers.push(set_header("retry-after", "1".to_owned()));
+    }
+    CheckResponse {
+        status: Some(Status { code: face.code }),
+        http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {
+            status: Some(HttpStatus { code: face.http }),
+            headers,
+            body,
+        })),
+        dynamic_metadata: None,
+    }
+}
+
+/// A header that may stand beside another of its name: Envoy drops refusals' headers that say `append: true`,
+/// and keeps repeated ones that say nothing.
+fn add_header(name: &str, value: String) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue { key: name.to_owned(), value }),
+        append: None,
+        append_action: AppendAction::AppendIfExistsOrAdd.into(),
+    }
+}
+
+/// `actor` and `credential` for Envoy's access log, RBAC and rate limits.  Never a secret.
+fn actor_metadata(known: &Known) -> Struct {
+    let text = |text: &str| ProtoValue { kind: Some(ValueKind::StringValue(text.to_owned())) };
+    let credential = BTreeMap::from([
+        ("kind".to_owned(), text(known.kind.as_str())),
+        ("name".to_owned(), text(&known.name)),
+    ]);
+    let fields = known.actor.members().iter().map(|(name, value)| (name.clone(), proto_value(value)));
+    let object = |fields| ProtoValue { kind: Some(ValueKind::StructValue(Struct { fields })) };
+    Struct {
+        fields: BTreeMap::from([
+            ("actor".to_owned(), object(fields.collect())),
+            ("credential".to_owned(), object(credential)),
+        ]),
+    }
+}
+
+/// JSON as google.protobuf.Value, whose only number is a double.
+fn proto_value(value: &Value) -> ProtoValue {
+    let kind = match value {
+        Value::Null => ValueKind::NullValue(0),
+        Value::Bool(value) => ValueKind::BoolValue(*value),
+        Value::Number(number) => ValueKind::NumberValue(number.as_f64().unwrap_or_default()),
+        Value::String(text) => ValueKind::StringValue(text.clone()),
+        Value::Array(list) => {
+            ValueKind::ListValue(prost_types::ListValue { values: list.iter().map(proto_value).collect() })
+        }
+        Value::Object(members) => {
+            let fields = members.iter().map(|(name, value)| (name.clone(), proto_value(value)));
+            ValueKind::StructValue(Struct { fields: fields.collect() })
+        }
+    };
+    ProtoValue { kind: Some(kind) }
+}
+
+/// Bytes that a nested message takes with its key and length.
+fn message_len(field: u32, length: usize) -> usize {
+    key_len(field) + encoded_len_varint(length as u64) + length
+}
+
+fn put_message_head(buffer: &mut impl BufMut, field: u32, length: usize) {
+    encode_key(field, WireType::LengthDelimited, buffer);
+    encode_varint(length as u64, buffer);
+}
+
+fn put_text(buffer: &mut impl BufMut, field: u32, text: &str) {
+    put_message_head(buffer, field, text.len());
+    buffer.put_slice(text.as_bytes());
+}
+
+/// Field number of Struct.fields, a map whose entries are a key and a value.
+const FIELDS: u32 = 1;
+const KEY: u32 = 1;
+const VALUE: u32 = 2;
+/// Field number of Value.string_value.
+const STRING_VALUE: u32 = 3;
+
+/// An entry `name: text` of a google.protobuf.Struct.
+fn put_text_field(buffer: &mut BytesMut, name: &str, text: &str) {
+    let value_len = message_len(STRING_VALUE, text.len());
+    put_message_head(buffer, FIELDS, message_len(KEY, name.len()) + message_len(VALUE, value_len));
+    put_text(buffer, KEY, name);
+    put_message_head(buffer, VALUE, value_len);
+    put_text(buffer, STRING_VALUE, text);
+}
+
+fn text_field_len(name: &str, text: &str) -> usize {
+    let value_len = message_len(STRING_VALUE, text.len());
+    message_len(FIELDS, message_len(KEY, name.len()) + message_len(VALUE, value_len))
+}
+
+/// The whole answer that a message holds, for whoever must read one back: `explain` and the tests.
+///
+/// # Errors
+/// The bytes are no CheckResponse.
+pub fn decode(message: &[u8]) -> Result<wire::CheckResponse, prost::DecodeError> {
+    wire::CheckResponse::decode(message)
+}

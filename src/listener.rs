@@ -1,0 +1,227 @@
+//! Listening sockets: TCP, Unix and abstract Unix ones, behind one type.
+
+use std::fmt;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use crate::config::Listen;
+
+/// How long accepting rests after an error such as too many open files, which a retry at once would only repeat.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Who may connect to a Unix socket: its owner and its group.
+const SOCKET_MODE: u32 = 0o660;
+
+/// A bound socket.  A Unix socket's file goes with it.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    file: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// A file that is no socket stands at the path.
+    #[error("cannot listen on {0}: a file that is not a socket stands there; remove it or choose another path")]
+    NotASocket(Listen),
+    /// Another process answers there.
+    #[error("cannot listen on {0}: another process is listening there; stop it or choose another address")]
+    InUse(Listen),
+    /// The operating system says no.
+    #[error("cannot listen on {address}: {error}")]
+    Refused {
+        /// The address.
+        address: Listen,
+        /// What the operating system says.
+        error: io::Error,
+    },
+}
+
+impl Listener {
+    /// Binds an address.  A Unix socket that nobody listens on any more is replaced.
+    ///
+    /// # Errors
+    /// [`BindError`] names the address and what is in the way.
+    pub async fn bind(address: &Listen) -> Result<Self, BindError> {
+        let refused = |error: io::Error| match error.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse(address.clone()),
+            _ => BindError::Refused { address: address.clone(), error },
+        };
+        match address {
+            Listen::Tcp(tcp) => {
+                let socket = Socket::Tcp(TcpListener::bind(tcp).await.map_err(refused)?);
+                Ok(Self { socket, file: None })
+            }
+            Listen::Unix(path) => {
+                make_way(address, path).await?;
+                let socket = UnixListener::bind(path).map_err(refused)?;
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(refused)?;
+                Ok(Self { socket: Socket::Unix(socket), file: Some(path.clone()) })
+            }
+            Listen::Abstract(name) => {
+                let socket = bind_abstract(name).map_err(refused)?;
+                Ok(Self { socket: Socket::Unix(socket), file: None })
+            }
+        }
+    }
+
+    /// The address as bound: with the port that the operating system chose, where it was left to it.
+    pub fn address(&self, asked: &Listen) -> Listen {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.local_addr().map_or_else(|_| asked.clone(), Listen::Tcp),
+            Socket::Unix(_) => asked.clone(),
+        }
+    }
+
+    /// The next connection.  What cannot be accepted is logged, and accepting goes on.
+    pub async fn accept(&self) -> Stream {
+        loop {
+            let accepted = match &self.socket {
+                Socket::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                    // An answer is one small write: waiting for more would only delay it.
+                    let _ = stream.set_nodelay(true);
+                    Stream::Tcp(stream)
+                }),
+                Socket::Unix(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+            };
+            match accepted {
+                Ok(stream) => return stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            // It may be gone already: then all is well.
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+/// Removes a socket that a process left behind, and nothing else.
+async fn make_way(address: &Listen, path: &Path) -> Result<(), BindError> {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(BindError::NotASocket(address.clone()));
+    }
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(|error| BindError::Refused { address: address.clone(), error })
+        }
+        // Somebody answers, or at least somebody may: their socket is not ours to take.
+        Ok(_) | Err(_) => Err(BindError::InUse(address.clone())),
+    }
+}
+
+fn bind_abstract(name: &str) -> io::Result<UnixListener> {
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+    let listener = std::os::unix::net::UnixListener::bind_addr(&address)?;
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+/// Connects to an address that a listener was bound to.
+///
+/// # Errors
+/// What the operating system says.
+pub async fn connect(address: &Listen) -> io::Result<Stream> {
+    match address {
+        Listen::Tcp(tcp) => TcpStream::connect(tcp).await.map(Stream::Tcp),
+        Listen::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        Listen::Abstract(name) => {
+            let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+            let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
+            stream.set_nonblocking(true)?;
+            UnixStream::from_std(stream).map(Stream::Unix)
+        }
+    }
+}
+
+/// A connection.
+pub enum Stream {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// Over a Unix socket.
+    Unix(UnixStream),
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Tcp(_) => "Stream::Tcp",
+            Self::Unix(_) => "Stream::Unix",
+        })
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Password hashes: argon2id (a PHC string) and bcrypt, what htpasswd and Grafana's importers write.
+
+use std::fmt;
+use std::str::FromStr;
+
+use argon2::password_hash::phc;
+use argon2::{Argon2, PasswordHasher, PasswordVerifier};
+
+use crate::secret::Secret;
+
+/// The stored hash of a password, checked when it is read: verifying cannot fail for its form.
+#[derive(Clone)]
+pub enum PasswordHash {
+    /// A PHC string `$argon2id$v=19$m=…,t=…,p=…$salt$hash`.
+    Argon2id(Box<str>),
+    /// `$2a$`, `$2b$` or `$2y$`, a cost, salt and hash.  Only the first 72 bytes of a password count.
+    Bcrypt(Box<str>),
+}
+
+/// Why a text is no password hash that we can verify, or a password cannot be hashed.
+/// It never holds the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PasswordError {
+    /// It begins with none of the known identifiers.
+    #[error("a password hash begins with $argon2id$, $2a$, $2b$ or $2y$")]
+    UnknownScheme,
+    /// It begins well but cannot be read to the end.
+    #[error("the password hash is damaged: it cannot be read to its end")]
+    Damaged,
+    /// Nobody can prove an empty password.
+    #[error("a password has at least one character")]
+    Empty,
+    /// The operating system has no randomness to give for a salt.
+    #[error("the password could not be hashed")]
+    NotHashed,
+}
+
+impl PasswordHash {
+    /// Hashes a password with argon2id, its parameters those that OWASP recommends
+    /// (19 MiB of memory, two passes), and a salt of its own.
+    ///
+    /// # Errors
+    /// The password is empty, or the operating system has no randomness to give.
+    pub fn of(password: &Secret) -> Result<Self, PasswordError> {
+        if password.expose().is_empty() {
+            return Err(PasswordError::Empty);
+        }
+        let hash: phc::PasswordHash = Argon2::default()
+            .hash_password(password.expose().as_bytes())
+            .map_err(|_| PasswordError::NotHashed)?;
+        Ok(Self::Argon2id(hash.to_string().into()))
+    }
+
+    /// Reads a stored hash.
+    ///
+    /// # Errors
+    /// The scheme is not one of ours (htpasswd's `{SHA}` and `$apr1$` are too weak to take),
+    /// or the text is damaged.
+    pub fn parse(text: &str) -> Result<Self, PasswordError> {
+        if text.starts_with("$argon2id$") {
+            let hash = phc::PasswordHash::new(text).map_err(|_| PasswordError::Damaged)?;
+            argon2::Params::try_from(&hash).map_err(|_| PasswordError::Damaged)?;
+            if hash.salt.is_none() || hash.hash.is_none() {
+                return Err(PasswordError::Damaged);
+            }
+            return Ok(Self::Argon2id(text.into()));
+        }
+        if ["$2a$", "$2b$", "$2y$"].iter().any(|scheme| text.starts_with(scheme)) {
+            bcrypt::HashParts::from_str(text).map_err(|_| PasswordError::Damaged)?;
+            // The parts may parse and still not verify, for instance with a cost out of range.
+            bcrypt_cost(text).filter(|cost| (4..=31).contains(cost)).ok_or(PasswordError::Damaged)?;
+            return Ok(Self::Bcrypt(text.into()));
+        }
+        Err(PasswordError::UnknownScheme)
+    }
+
+    /// Whether this is the password.  It takes tens of milliseconds, on purpose.
+    pub fn verify(&self, password: &[u8]) -> bool {
+        match self {
+            Self::Argon2id(text) => phc::PasswordHash::new(text)
+                .is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok()),
+            Self::Bcrypt(text) => bcrypt::verify(password, text).unwrap_or(false),
+        }
+    }
+
+    /// Roughly how dear a verification is, in KiB written: enough to tell the dearest of several.
+    pub fn cost(&self) -> u64 {
+        match self {
+            Self::Argon2id(text) => phc::PasswordHash::new(text)
+                .ok()
+                .and_then(|hash| argon2::Params::try_from(&hash).ok())
+                .map_or(0, |params| u64::from(params.m_cost()) * u64::from(params.t_cost())),
+            // Cost 10 takes about as long as three times argon2's default of 2 × 19 MiB.
+            Self::Bcrypt(text) => (3 * 2 * 19 * 1024) << bcrypt_cost(text).unwrap_or(0) >> 10,
+        }
+    }
+
+    /// The hash as stored, for whoever binds something else to it.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Argon2id(text) | Self::Bcrypt(text) => text,
+        }
+    }
+}
+
+fn bcrypt_cost(text: &str) -> Option<u32> {
+    text.get(4..6)?.parse().ok()
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("PasswordHash([REDACTED])")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ARGON2ID: &str = "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQxMjM0$\
+        yJKRhPYqj+FOMIqkMSLjSRyrGNcBSvFLJVyuRDsvx6Q";
+
+    #[test]
+    fn a_password_verifies_against_its_own_hash_alone() {
+        let hash = PasswordHash::of(&Secret::new("hunter2".to_owned())).unwrap();
+        assert!(hash.verify(b"hunter2"));
+        assert!(!hash.verify(b"hunter3"));
+        assert!(PasswordHash::parse(hash.as_str()).unwrap().verify(b"hunter2"));
+        assert_eq!(format!("{hash:?}"), "PasswordHash([REDACTED])");
+        assert_eq!(hash.cost(), 2 * 19 * 1024);
+    }
+
+    #[test]
+    fn bcrypt_as_htpasswd_writes_it() {
+        let text = bcrypt::hash("hunter2", 4).unwrap().replacen("$2b$", "$2y$", 1);
+        let hash = PasswordHash::parse(&text).unwrap();
+        assert!(hash.verify(b"hunter2"));
+        assert!(!hash.verify(b"hunter3"));
+    }
+
+    #[test]
+    fn a_hash_of_a_dearer_kind_costs_more() {
+        let bcrypt = |cost: &str| PasswordHash::Bcrypt(format!("$2b${cost}$").into());
+        assert!(bcrypt("12").cost() > bcrypt("10").cost());
+        assert!(bcrypt("10").cost() > PasswordHash::of(&Secret::new("x".to_owned())).unwrap().cost());
+    }
+
+    #[test]
+    fn what_is_no_hash() {
+        let parse = |text: &str| PasswordHash::parse(text).map(|_| ());
+        assert_eq!(parse(ARGON2ID), Ok(()));
+        for unknown in ["", "hunter2", "{SHA}2aae6c35c94fcfb415dbe95f408b9ce91ee846ed", "$apr1$a$b"] {
+            assert_eq!(parse(unknown), Err(PasswordError::UnknownScheme), "{unknown}");
+        }
+        for damaged in ["$argon2id$", "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQ", "$2b$12$short", "$2y$"] {
+            assert_eq!(parse(damaged), Err(PasswordError::Damaged), "{damaged}");
+        }
+        let empty = PasswordHash::of(&Secret::new(String::new()));
+        assert_eq!(empty.map(|_| ()), Err(PasswordError::Empty));
+    }
+}

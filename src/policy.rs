@@ -1,0 +1,301 @@
+//! Policies: who may do what, which of them governs a request, and the permit that only they can give.
+
+pub mod allow;
+pub mod path;
+pub mod route;
+
+use std::sync::Arc;
+
+use crate::attributes::{Attributes, Http};
+use crate::credential::Known;
+
+pub use allow::{Allow, AllowError};
+pub use path::{AmbiguousPath, PermittedPaths};
+pub use route::{HostPattern, MethodPattern, PathPattern, Route, RouteError};
+
+/// A named rule of admission.
+#[derive(Debug)]
+pub struct Policy {
+    name: Arc<str>,
+    allow: Option<Allow>,
+}
+
+/// Proof that a request may pass, and as whom.
+///
+/// Its fields are private here, so that nobody but a policy can make one.
+#[derive(Debug, Clone)]
+pub struct Permit {
+    known: Option<Arc<Known>>,
+}
+
+impl Permit {
+    /// The actor's credential; `None` when the request passes as anonymous.
+    pub fn known(&self) -> Option<&Arc<Known>> {
+        self.known.as_ref()
+    }
+
+    /// The permit for a CORS preflight (Fetch standard, section 3.2.2), which can carry no credential.
+    /// `None` for a request that is none.
+    pub fn for_preflight(http: &Http<'_>) -> Option<Self> {
+        let is_preflight = http.method == b"OPTIONS"
+            && http.headers.has("origin")
+            && http.headers.has("access-control-request-method");
+        is_preflight.then_some(Self { known: None })
+    }
+}
+
+/// Why a policy does not admit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotAdmitted {
+    /// There is no credential, and the policy needs an actor.
+    Anonymous,
+    /// The actor is known and may not.
+    Actor,
+}
+
+impl Policy {
+    /// A policy of this name.  Without an allow block it admits any actor and nobody anonymous.
+    pub fn new(name: Arc<str>, allow: Option<Allow>) -> Self {
+        Self { name, allow }
+    }
+
+    /// Its name: as configured, or `route-1`, `default` and the like.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The allow block; `None` admits any actor.
+    pub fn allow(&self) -> Option<&Allow> {
+        self.allow.as_ref()
+    }
+
+    /// Whether a request without a credential passes.
+    pub fn admits_anonymous(&self) -> bool {
+        self.allow.as_ref().is_some_and(Allow::admits_anonymous)
+    }
+
+    /// Turns an actor, or the lack of one, into a permit.
+    ///
+    /// # Errors
+    /// [`NotAdmitted`] says whether a credential was missing or did not suffice.
+    pub fn admit(&self, known: Option<Arc<Known>>) -> Result<Permit, NotAdmitted> {
+        let Some(known) = known else {
+            return self.admit_anonymous().ok_or(NotAdmitted::Anonymous);
+        };
+        // "Under any other policy its actor does not count": a restricted credential
+        // is no more than none at all, but whoever showed it need not be told to log in.
+        if !known.counts_under(&self.name) {
+            return self.admit_anonymous().ok_or(NotAdmitted::Actor);
+        }
+        let admitted = self.allow.as_ref().is_none_or(|allow| allow.admits(&known.actor));
+        if admitted { Ok(Permit { known: Some(known) }) } else { Err(NotAdmitted::Actor) }
+    }
+
+    fn admit_anonymous(&self) -> Option<Permit> {
+        self.admits_anonymous().then_some(Permit { known: None })
+    }
+}
+
+/// All policies, and the routes that choose among them.
+#[derive(Debug)]
+pub struct Policies {
+    named: Vec<Arc<Policy>>,
+    routes: Vec<Route>,
+    default: Arc<Policy>,
+    permitted_paths: PermittedPaths,
+    routes_read: RoutesRead,
+}
+
+/// What of a request the routes look at: only that can be refused as malformed.
+#[derive(Debug, Clone, Copy)]
+struct RoutesRead {
+    host: bool,
+    path: bool,
+    method: bool,
+}
+
+/// Why no policy could be selected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SelectError {
+    /// The path can be read in two ways.
+    AmbiguousPath(AmbiguousPath),
+    /// The host is not one.
+    IllegalHost,
+    /// The method is not in upper case.
+    IllegalMethod,
+    /// A header asks the upstream to take another method for the request's.
+    MethodOverride,
+    /// `context_extensions` names a policy that does not exist: the operator's mistake.
+    UnknownPolicy,
+}
+
+const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+
+impl Policies {
+    /// Policies by name, routes in their order, and the policy for everything that no route matches.
+    pub fn new(
+        named: Vec<Arc<Policy>>,
+        routes: Vec<Route>,
+        default: Arc<Policy>,
+        permitted_paths: PermittedPaths,
+    ) -> Self {
+        let routes_read = RoutesRead {
+            host: routes.iter().any(|route| route.host.is_some()),
+            path: routes.iter().any(|route| route.path.is_some()),
+            method: routes.iter().any(|route| route.methods.is_some()),
+        };
+        Self { named, routes, default, permitted_paths, routes_read }
+    }
+
+    /// The policy that governs this request: the one that Envoy's route names,
+    /// else that of the first route that matches, else the default.
+    ///
+    /// # Errors
+    /// [`SelectError`]: what a rule would read can be read in two ways, or names what does not exist.
+    pub fn select(&self, request: &Attributes<'_>, http: &Http<'_>) -> Result<&Arc<Policy>, SelectError> {
+        let raw_path = http.path_without_query();
+        let path = if self.routes_read.path || request.policy.is_some() {
+            path::decode(raw_path, &self.permitted_paths).map_err(SelectError::AmbiguousPath)?
+        } else {
+            std::borrow::Cow::Borrowed("")
+        };
+        if let Some(name) = request.policy {
+            return self.named(name).ok_or(SelectError::UnknownPolicy);
+        }
+        let host = if self.routes_read.host {
+            route::normalize_host(http.host).ok_or(SelectError::IllegalHost)?
+        } else {
+            std::borrow::Cow::Borrowed("")
+        };
+        if self.routes_read.method {
+            if http.method.is_empty() || !http.method.iter().all(route::is_method_byte) {
+                return Err(SelectError::IllegalMethod);
+            }
+            if METHOD_OVERRIDES.iter().any(|name| http.headers.has(name)) {
+                return Err(SelectError::MethodOverride);
+            }
+        }
+        let matching = self.routes.iter().find(|route| route.matches(&host, &path, http.method));
+        Ok(matching.map_or(&self.default, |route| &route.policy))
+    }
+
+    /// Every policy that can govern a request: named ones, those of routes, the default.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        let inline = self.routes.iter().map(|route| &route.policy);
+        self.named.iter().chain(inline).chain(std::iter::once(&self.default))
+    }
+
+    /// The routes in their order.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    fn named(&self, name: &[u8]) -> Option<&Arc<Policy>> {
+        self.named.iter().find(|policy| policy.name.as_bytes() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::actor::Actor;
+    use crate::attributes::{Encoding, Header, Headers};
+    use crate::credential::Kind;
+
+    fn policy(name: &str, allow: Option<serde_json::Value>) -> Arc<Policy> {
+        let allow = allow.map(|allow| Allow::new(&allow).unwrap());
+        Arc::new(Policy::new(name.into(), allow))
+    }
+
+    fn known(actor: serde_json::Value, policies: Option<&[&str]>) -> Arc<Known> {
+        let members = actor.as_object().unwrap().clone();
+        let mut known = Known::new(Kind::Token, "token-1".into(), Actor::configured(members).unwrap());
+        known.policies = policies.map(|names| names.iter().map(|&name| name.into()).collect());
+        Arc::new(known)
+    }
+
+    #[test]
+    fn without_an_allow_block_any_actor_passes_and_nobody_anonymous() {
+        let policy = policy("default", None);
+        assert!(policy.admit(Some(known(json!({}), None))).unwrap().known().is_some());
+        assert_eq!(policy.admit(None).unwrap_err(), NotAdmitted::Anonymous);
+    }
+
+    #[test]
+    fn a_restricted_credential_counts_under_its_own_policies_alone() {
+        let open = policy("open", Some(json!(true)));
+        let read = policy("read", None);
+        let restricted = || Some(known(json!({"id": "root"}), Some(&["read"])));
+        assert!(read.admit(restricted()).unwrap().known().is_some());
+        assert!(open.admit(restricted()).unwrap().known().is_none(), "passes as anonymous");
+        assert_eq!(policy("write", None).admit(restricted()).unwrap_err(), NotAdmitted::Actor);
+        let under_none = Some(known(json!({"id": "root"}), Some(&[])));
+        assert_eq!(read.admit(under_none).unwrap_err(), NotAdmitted::Actor);
+    }
+
+    fn select(policies: &Policies, method: &str, host: &str, path: &str, extension: Option<&str>) -> String {
+        select_with(policies, method, host, path, extension, &[])
+    }
+
+    fn select_with(
+        policies: &Policies,
+        method: &str,
+        host: &str,
+        path: &str,
+        extension: Option<&str>,
+        headers: &[(&str, &str)],
+    ) -> String {
+        let entries = headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() });
+        let http = Http {
+            method: method.as_bytes(),
+            host: host.as_bytes(),
+            path: path.as_bytes(),
+            headers: Headers::new(Encoding::Lines, entries.collect()),
+        };
+        let request = Attributes { http: Some(http.clone()), policy: extension.map(str::as_bytes) };
+        match policies.select(&request, &http) {
+            Ok(policy) => policy.name().to_string(),
+            Err(error) => format!("{error:?}"),
+        }
+    }
+
+    #[test]
+    fn the_first_matching_route_wins_and_context_extensions_win_over_routes() {
+        let route = |path: Option<&str>, methods: Option<&str>, policy: &Arc<Policy>| Route {
+            host: None,
+            path: path.map(|path| PathPattern::prefix(path).unwrap()),
+            methods: methods.map(|method| Box::from([MethodPattern::parse(method).unwrap()])),
+            policy: policy.clone(),
+        };
+        let named = policy("read", None);
+        let (first, second) = (policy("route-1", None), policy("route-2", None));
+        let routes = vec![route(Some("/a/b"), None, &first), route(Some("/a"), Some("GET"), &second)];
+        let policies =
+            Policies::new(vec![named], routes, policy("default", None), PermittedPaths::default());
+
+        assert_eq!(select(&policies, "GET", "h", "/a/b/c?x=/..", None), "route-1");
+        assert_eq!(select(&policies, "HEAD", "h", "/a/c", None), "route-2");
+        assert_eq!(select(&policies, "POST", "h", "/a/c", None), "default");
+        assert_eq!(select(&policies, "POST", "h", "/a/b", Some("read")), "read");
+        assert_eq!(select(&policies, "POST", "h", "/a/b", Some("default")), "UnknownPolicy");
+        assert_eq!(select(&policies, "POST", "h", "/a/b", Some("")), "UnknownPolicy");
+        assert_eq!(select(&policies, "get", "h", "/a/b", None), "IllegalMethod");
+        assert_eq!(select(&policies, "", "h", "/a/b", None), "IllegalMethod");
+        assert_eq!(select(&policies, "GET", "", "/a//b", None), "AmbiguousPath(EmptySegment)");
+        for name in METHOD_OVERRIDES {
+            let found = select_with(&policies, "GET", "h", "/a", None, &[(name, "DELETE")]);
+            assert_eq!(found, "MethodOverride");
+        }
+    }
+
+    #[test]
+    fn nothing_is_malformed_that_no_rule_reads() {
+        let policies =
+            Policies::new(vec![policy("p", None)], vec![], policy("default", None), PermittedPaths::default());
+        assert_eq!(select(&policies, "get", "a@b", "*", None), "default");
+        assert_eq!(select(&policies, "get", "a@b", "/a", Some("p")), "p");
+        assert_eq!(select(&policies, "get", "a@b", "/a/../b", Some("nobody")), "AmbiguousPath(DotSegment)");
+    }
+}

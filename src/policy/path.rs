@@ -1,0 +1,227 @@
+//! Paths as rules read them: percent-decoded once, and only when they can be read in one way.
+//!
+//! A gateway, a rule and an upstream that read one path differently are a way around the rule.
+//! So a path that leaves room for that is refused instead of interpreted.
+
+use std::borrow::Cow;
+
+/// Why a path can be read in two ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AmbiguousPath {
+    /// It does not begin with `/` (`OPTIONS *` and CONNECT have no path).
+    NotAbsolute,
+    /// `//`: some readers merge slashes.
+    EmptySegment,
+    /// A `.` or `..` segment, raw, encoded, or followed by `;`.
+    DotSegment,
+    /// `;` or `%3b`: some readers cut path parameters off.
+    Parameters,
+    /// `%2f`, `%5c` or `\`: some readers take them for a slash.
+    EncodedSlash,
+    /// `%25` followed by two hexadecimal digits: who decodes twice reads something else.
+    DoubleEncoding,
+    /// A `%` without two hexadecimal digits.
+    InvalidEscape,
+    /// A control character, raw or encoded.
+    ControlCharacter,
+    /// Bytes that are not UTF-8 when decoded.
+    NotUtf8,
+    /// `#`: a fragment has no place in a request, and some readers cut it off.
+    Fragment,
+}
+
+/// The kinds of ambiguous path that the operator lets through (`paths.permit`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PermittedPaths {
+    /// `//`.
+    pub empty_segment: bool,
+    /// `%2f`, `%5c` and `\`.
+    pub encoded_slash: bool,
+    /// `;`, though never with dot segments.
+    pub parameters: bool,
+}
+
+/// The path, without its query, percent-decoded once.
+///
+/// # Errors
+/// [`AmbiguousPath`]: it can be read in two ways, and this way is not permitted.
+pub fn decode<'a>(raw: &'a [u8], permitted: &PermittedPaths) -> Result<Cow<'a, str>, AmbiguousPath> {
+    if raw.first() != Some(&b'/') {
+        return Err(AmbiguousPath::NotAbsolute);
+    }
+    if raw.contains(&b'#') {
+        return Err(AmbiguousPath::Fragment);
+    }
+    let decoded = percent_decode(raw)?;
+    if decoded.encoded_slash && !permitted.encoded_slash {
+        return Err(AmbiguousPath::EncodedSlash);
+    }
+    let path = match decoded.bytes {
+        Cow::Borrowed(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).ok(),
+        Cow::Owned(bytes) => String::from_utf8(bytes).map(Cow::Owned).ok(),
+    };
+    let path = path.ok_or(AmbiguousPath::NotUtf8)?;
+
+    // Everything below looks at the decoded text, so that an encoded trick is the same as a raw one.
+    if path.chars().any(char::is_control) {
+        return Err(AmbiguousPath::ControlCharacter);
+    }
+    if has_escape(path.as_bytes()) {
+        return Err(AmbiguousPath::DoubleEncoding);
+    }
+    if has_dot_segment(&path) {
+        return Err(AmbiguousPath::DotSegment);
+    }
+    if path.contains('\\') && !permitted.encoded_slash {
+        return Err(AmbiguousPath::EncodedSlash);
+    }
+    if path.contains(';') && !permitted.parameters {
+        return Err(AmbiguousPath::Parameters);
+    }
+    if path.contains("//") && !permitted.empty_segment {
+        return Err(AmbiguousPath::EmptySegment);
+    }
+    Ok(path)
+}
+
+/// A path's bytes after decoding, and whether a slash was among the encoded ones.
+pub(super) struct Decoded<'a> {
+    pub(super) bytes: Cow<'a, [u8]>,
+    pub(super) encoded_slash: bool,
+}
+
+/// Decodes every escape, once (RFC 3986 section 2.1).
+pub(super) fn percent_decode(raw: &[u8]) -> Result<Decoded<'_>, AmbiguousPath> {
+    if !raw.contains(&b'%') {
+        return Ok(Decoded { bytes: Cow::Borrowed(raw), encoded_slash: false });
+    }
+    let mut bytes = Vec::with_capacity(raw.len());
+    let mut encoded_slash = false;
+    let mut rest = raw;
+    while let [byte, tail @ ..] = rest {
+        if *byte != b'%' {
+            bytes.push(*byte);
+            rest = tail;
+            continue;
+        }
+        let [high, low, tail @ ..] = tail else {
+            return Err(AmbiguousPath::InvalidEscape);
+        };
+        let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let (Some(high), Some(low)) = (digit(*high), digit(*low)) else {
+            return Err(AmbiguousPath::InvalidEscape);
+        };
+        let decoded = high << 4 | low;
+        encoded_slash |= decoded == b'/';
+        bytes.push(decoded);
+        rest = tail;
+    }
+    Ok(Decoded { bytes: Cow::Owned(bytes), encoded_slash })
+}
+
+fn has_escape(bytes: &[u8]) -> bool {
+    bytes.windows(3).any(|window| window[0] == b'%' && window[1..].iter().all(u8::is_ascii_hexdigit))
+}
+
+/// A segment ends at a slash of either kind, and what follows a `;` is not part of its name.
+fn has_dot_segment(path: &str) -> bool {
+    path.contains('.')
+        && path.split(['/', '\\']).any(|segment| {
+            let name = segment.split(';').next().unwrap_or_default();
+            name == "." || name == ".."
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use AmbiguousPath::*;
+
+    fn with(permitted: &str) -> PermittedPaths {
+        PermittedPaths {
+            empty_segment: permitted.contains("empty_segment"),
+            encoded_slash: permitted.contains("encoded_slash"),
+            parameters: permitted.contains("parameters"),
+        }
+    }
+
+    #[test]
+    fn a_path_is_read_in_one_way_or_not_at_all() {
+        let cases: &[(&[u8], Result<&str, AmbiguousPath>)] = &[
+            (b"/", Ok("/")),
+            (b"/a/b", Ok("/a/b")),
+            (b"/a/", Ok("/a/")),
+            (b"/:memory:/show_version.json", Ok("/:memory:/show_version.json")),
+            (b"/a%20b/%C3%AB", Ok("/a b/ë")),
+            ("/ë".as_bytes(), Ok("/ë")),
+            (b"/%41%3a", Ok("/A:")),
+            (b"/.well-known/..a/a../...", Ok("/.well-known/..a/a../...")),
+            (b"/100%25", Ok("/100%")),
+            (b"/100%25/x", Ok("/100%/x")),
+            (b"/a%23b", Ok("/a#b")),
+            (b"", Err(NotAbsolute)),
+            (b"*", Err(NotAbsolute)),
+            (b"a/b", Err(NotAbsolute)),
+            (b"http://h/a", Err(NotAbsolute)),
+            (b"%2fa", Err(NotAbsolute)),
+            (b"//", Err(EmptySegment)),
+            (b"/a//b", Err(EmptySegment)),
+            (b"/a/./b", Err(DotSegment)),
+            (b"/a/../b", Err(DotSegment)),
+            (b"/a/..", Err(DotSegment)),
+            (b"/.", Err(DotSegment)),
+            (b"/%2e%2e/b", Err(DotSegment)),
+            (b"/%2E./b", Err(DotSegment)),
+            (b"/..;x/b", Err(DotSegment)),
+            (b"/..%3bx/b", Err(DotSegment)),
+            (b"/a\\..\\b", Err(DotSegment)),
+            (b"/a;x=1/b", Err(Parameters)),
+            (b"/a%3Bx", Err(Parameters)),
+            (b"/a%2fb", Err(EncodedSlash)),
+            (b"/a%2Fb", Err(EncodedSlash)),
+            (b"/a%5cb", Err(EncodedSlash)),
+            (b"/a\\b", Err(EncodedSlash)),
+            (b"/%2541", Err(DoubleEncoding)),
+            (b"/%252e%252e/b", Err(DoubleEncoding)),
+            (b"/%25%34%31", Err(DoubleEncoding)),
+            (b"/%", Err(InvalidEscape)),
+            (b"/%4", Err(InvalidEscape)),
+            (b"/%zz", Err(InvalidEscape)),
+            (b"/%u0041", Err(InvalidEscape)),
+            (b"/%+1", Err(InvalidEscape)),
+            (b"/a%00", Err(ControlCharacter)),
+            (b"/a\x7f", Err(ControlCharacter)),
+            (b"/a%0d%0ab", Err(ControlCharacter)),
+            (b"/%C2%85", Err(ControlCharacter)),
+            (b"/\xff", Err(NotUtf8)),
+            (b"/%ff", Err(NotUtf8)),
+            (b"/%c0%af", Err(NotUtf8)),
+            (b"/a#b", Err(Fragment)),
+        ];
+        for (raw, expected) in cases {
+            let found = decode(raw, &PermittedPaths::default());
+            assert_eq!(found.as_deref().map_err(|&error| error), *expected, "{}", raw.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_is_permitted_passes_and_nothing_else() {
+        let cases: &[(&str, &[u8], Result<&str, AmbiguousPath>)] = &[
+            ("empty_segment", b"/a//b", Ok("/a//b")),
+            ("empty_segment", b"/a//../b", Err(DotSegment)),
+            ("empty_segment", b"/a%2f%2fb", Err(EncodedSlash)),
+            ("encoded_slash", b"/a%2Fb\\c%5cd", Ok("/a/b\\c\\d")),
+            ("encoded_slash", b"/a%2f..%2fb", Err(DotSegment)),
+            ("encoded_slash", b"/a%5c..", Err(DotSegment)),
+            ("encoded_slash", b"/a%2f/b", Err(EmptySegment)),
+            ("parameters", b"/a;x=1/b%3b", Ok("/a;x=1/b;")),
+            ("parameters", b"/a/..;x/b", Err(DotSegment)),
+            ("parameters", b"/a;/../b", Err(DotSegment)),
+            ("empty_segment encoded_slash parameters", b"/%252f", Err(DoubleEncoding)),
+        ];
+        for (permitted, raw, expected) in cases {
+            let found = decode(raw, &with(permitted));
+            assert_eq!(found.as_deref().map_err(|&error| error), *expected, "{permitted} {}", raw.escape_ascii());
+        }
+    }
+}

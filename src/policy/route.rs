@@ -1,0 +1,432 @@
+//! Routes: which requests a policy governs.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use regex::Regex;
+
+use super::{Policy, PermittedPaths, path};
+
+/// One route.  Every member that is given must match.
+#[derive(Debug)]
+pub struct Route {
+    /// The request's host.
+    pub host: Option<HostPattern>,
+    /// The request's path.
+    pub path: Option<PathPattern>,
+    /// The request's method: one of these.
+    pub methods: Option<Box<[MethodPattern]>>,
+    /// What governs the requests that match.
+    pub policy: Arc<Policy>,
+}
+
+/// A host in lower case, or all hosts below a suffix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostPattern {
+    /// `api.example`
+    Exact(Box<str>),
+    /// `*.example`, kept with its dot: at least one label stands in front.
+    Below(Box<str>),
+}
+
+/// A path, percent-decoded.
+#[derive(Debug, Clone)]
+pub enum PathPattern {
+    /// The whole path.
+    Exact(Literal),
+    /// The path or anything below it, by whole segments.
+    Prefix(Literal),
+    /// A regular expression that must match the whole path, in linear time.
+    Regex(Regex),
+}
+
+/// A literal path: as written, and as compared.
+#[derive(Debug, Clone)]
+pub struct Literal {
+    written: Box<str>,
+    decoded: Box<str>,
+}
+
+/// A method in upper case.  GET covers HEAD.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MethodPattern(Box<str>);
+
+/// Why a route cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// No host name, or one with a port, a blank, or a `*` that is not its first label.
+    #[error("a host is a name such as api.example or *.example, without a port")]
+    Host,
+    /// No path, or one with a query.
+    #[error("a path begins with / and has no query and no fragment")]
+    Path,
+    /// A `%` without two hexadecimal digits, or bytes that are not UTF-8.
+    #[error("an escape in a path is % and two hexadecimal digits, and the decoded path is UTF-8")]
+    Escape,
+    /// The regular expression does not compile.
+    #[error("the regular expression does not compile: {0}")]
+    Regex(String),
+    /// Not upper case.
+    #[error("a method is written in upper case, such as GET")]
+    Method,
+}
+
+impl Route {
+    /// Whether the route governs a request of this host (see [`normalize_host`]), decoded path and method.
+    pub fn matches(&self, host: &str, path: &str, method: &[u8]) -> bool {
+        self.host.as_ref().is_none_or(|pattern| pattern.matches(host))
+            && self.path.as_ref().is_none_or(|pattern| pattern.matches(path))
+            && self.methods.as_ref().is_none_or(|methods| methods.iter().any(|pattern| pattern.matches(method)))
+    }
+
+    /// Whether it is certain that no request reaches `later` behind this route.
+    pub fn covers(&self, later: &Route) -> bool {
+        self.covers_host(later) && self.covers_path(later) && self.covers_methods(later)
+    }
+
+    /// Whether every host of `later` is one of this route's.
+    pub fn covers_host(&self, later: &Route) -> bool {
+        match (&self.host, &later.host) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(pattern), Some(HostPattern::Exact(host))) => pattern.matches(host),
+            (Some(HostPattern::Below(suffix)), Some(HostPattern::Below(later))) => {
+                later.ends_with(suffix.as_ref())
+            }
+            (Some(HostPattern::Exact(_)), Some(HostPattern::Below(_))) => false,
+        }
+    }
+
+    /// Whether every path of `later` is one of this route's, as far as can be told.
+    pub fn covers_path(&self, later: &Route) -> bool {
+        match (&self.path, &later.path) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(pattern), Some(PathPattern::Exact(literal))) => pattern.matches(&literal.decoded),
+            (Some(pattern @ PathPattern::Prefix(_)), Some(PathPattern::Prefix(literal))) => {
+                pattern.matches(without_last_slash(&literal.decoded))
+            }
+            (Some(PathPattern::Regex(regex)), Some(PathPattern::Regex(later))) => {
+                regex.as_str() == later.as_str()
+            }
+            (Some(pattern), Some(_)) => pattern.is_everything(),
+        }
+    }
+
+    fn covers_methods(&self, later: &Route) -> bool {
+        match (&self.methods, &later.methods) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(methods), Some(later)) => {
+                later.iter().all(|method| methods.iter().any(|pattern| pattern.matches(method.0.as_bytes())))
+            }
+        }
+    }
+}
+
+impl HostPattern {
+    /// Reads `api.example` or `*.example`.  ASCII case does not matter, one trailing dot neither.
+    ///
+    /// # Errors
+    /// [`RouteError::Host`].
+    pub fn parse(text: &str) -> Result<Self, RouteError> {
+        let (below, name) = match text.strip_prefix("*.") {
+            Some(suffix) => (true, suffix),
+            None => (false, text),
+        };
+        let is_name = !name.contains('*') && (!name.contains(':') || name.starts_with('['));
+        let name = normalize_host(name.as_bytes()).filter(|_| is_name).ok_or(RouteError::Host)?;
+        if name.starts_with('.') || (name.starts_with('[') && !text.ends_with(']')) {
+            return Err(RouteError::Host);
+        }
+        Ok(if below { Self::Below(format!(".{name}").into()) } else { Self::Exact(name.into()) })
+    }
+
+    fn matches(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(name) => host == name.as_ref(),
+            Self::Below(suffix) => host
+                .strip_suffix(suffix.as_ref())
+                .is_some_and(|front| front.split('.').all(|label| !label.is_empty())),
+        }
+    }
+}
+
+impl PathPattern {
+    /// The whole path.
+    ///
+    /// # Errors
+    /// [`RouteError`]: it is no path, or an escape in it is none.
+    pub fn exact(text: &str) -> Result<Self, RouteError> {
+        Literal::parse(text).map(Self::Exact)
+    }
+
+    /// The path and everything below it, by whole segments: `/api` and `/api/` alike
+    /// match `/api`, `/api/` and `/api/x`, not `/apix`.
+    ///
+    /// # Errors
+    /// [`RouteError`]: it is no path, or an escape in it is none.
+    pub fn prefix(text: &str) -> Result<Self, RouteError> {
+        Literal::parse(text).map(Self::Prefix)
+    }
+
+    /// A regular expression for the whole decoded path.  An escape such as `%20` stands for the
+    /// character it encodes.
+    ///
+    /// # Errors
+    /// [`RouteError::Regex`] says what does not compile, [`RouteError::Escape`] that an escape is none.
+    pub fn regex(text: &str) -> Result<Self, RouteError> {
+        let decoded = decode_escapes(text).ok_or(RouteError::Escape)?;
+        // The inner group first, alone: `a)|(b` must not become valid by what we put around it.
+        let error = |error: regex::Error| RouteError::Regex(last_line(&error.to_string()));
+        Regex::new(&decoded).map_err(error)?;
+        Regex::new(&format!(r"\A(?:{decoded})\z")).map(Self::Regex).map_err(error)
+    }
+
+    /// Whether only paths that are refused as ambiguous could match it.
+    pub fn is_unreachable(&self, permitted: &PermittedPaths) -> bool {
+        match self {
+            Self::Exact(literal) | Self::Prefix(literal) => {
+                path::decode(literal.written.as_bytes(), permitted).is_err()
+            }
+            Self::Regex(_) => false,
+        }
+    }
+
+    /// Whether it matches every path.
+    pub fn is_everything(&self) -> bool {
+        matches!(self, Self::Prefix(literal) if literal.decoded.as_ref() == "/")
+    }
+
+    fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(literal) => path == literal.decoded.as_ref(),
+            Self::Prefix(literal) => path
+                .strip_prefix(without_last_slash(&literal.decoded))
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            Self::Regex(regex) => regex.is_match(path),
+        }
+    }
+}
+
+impl Literal {
+    fn parse(text: &str) -> Result<Self, RouteError> {
+        if !text.starts_with('/') || text.contains(['?', '#']) {
+            return Err(RouteError::Path);
+        }
+        let decoded = path::percent_decode(text.as_bytes()).map_err(|_| RouteError::Escape)?;
+        let decoded = String::from_utf8(decoded.bytes.into_owned()).map_err(|_| RouteError::Escape)?;
+        Ok(Self { written: text.into(), decoded: decoded.into() })
+    }
+}
+
+impl MethodPattern {
+    /// Reads a method (RFC 9110 section 9.1: case matters, and all standard ones are upper case).
+    ///
+    /// # Errors
+    /// [`RouteError::Method`].
+    pub fn parse(text: &str) -> Result<Self, RouteError> {
+        if text.is_empty() || !text.as_bytes().iter().all(is_method_byte) {
+            return Err(RouteError::Method);
+        }
+        Ok(Self(text.into()))
+    }
+
+    fn matches(&self, method: &[u8]) -> bool {
+        self.0.as_bytes() == method || (self.0.as_ref() == "GET" && method == b"HEAD")
+    }
+}
+
+/// The host as routes compare it: in lower case, without port and without one trailing dot.
+///
+/// `None` for what is no host: empty, not ASCII, with `@`, `,`, `/`, a blank, a control character,
+/// or a port that is no number.
+pub fn normalize_host(host: &[u8]) -> Option<Cow<'_, str>> {
+    let host = std::str::from_utf8(host).ok()?;
+    let is_legal = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'@' | b',' | b'/' | b'\\');
+    if !host.bytes().all(is_legal) {
+        return None;
+    }
+    // An IPv6 address in brackets holds colons of its own (RFC 3986 section 3.2.2).
+    let name_end = if host.starts_with('[') { host.find(']')? + 1 } else { host.find(':').unwrap_or(host.len()) };
+    let (name, port) = host.split_at(name_end);
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
+        return None;
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.is_empty() {
+        return None;
+    }
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Some(Cow::Owned(name.to_ascii_lowercase()));
+    }
+    Some(Cow::Borrowed(name))
+}
+
+/// Whether the byte may stand in a method that rules read.
+pub(super) fn is_method_byte(byte: &u8) -> bool {
+    byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
+}
+
+fn without_last_slash(path: &str) -> &str {
+    path.strip_suffix('/').unwrap_or(path)
+}
+
+/// Each run of escapes becomes the text it encodes, so that `%2E` is a dot and not any character.
+fn decode_escapes(pattern: &str) -> Option<String> {
+    let mut decoded = String::with_capacity(pattern.len());
+    let mut rest = pattern;
+    while let Some(start) = rest.find('%') {
+        decoded.push_str(&rest[..start]);
+        rest = &rest[start..];
+        let mut end = 0;
+        while rest[end..].starts_with('%') {
+            rest.get(end..end + 3)?;
+            end += 3;
+        }
+        let run = path::percent_decode(&rest.as_bytes()[..end]).ok()?;
+        decoded.push_str(&regex::escape(std::str::from_utf8(&run.bytes).ok()?));
+        rest = &rest[end..];
+    }
+    decoded.push_str(rest);
+    Some(decoded)
+}
+
+/// A regular expression's error is several lines, the last of which says what is wrong.
+fn last_line(text: &str) -> String {
+    let line = text.lines().last().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_compared_without_case_port_and_trailing_dot() {
+        let cases: &[(&str, &str, bool)] = &[
+            ("api.example", "api.example", true),
+            ("api.example", "API.Example:8080", true),
+            ("API.example.", "api.example.", true),
+            ("api.example", "api.example..", false),
+            ("api.example", "x.api.example", false),
+            ("*.example", "api.example", true),
+            ("*.example", "a.b.example:1", true),
+            ("*.example", "example", false),
+            ("*.example", ".example", false),
+            ("*.example", "a..example", false),
+            ("*.example", "badexample", false),
+            ("[::1]", "[::1]:8080", true),
+            ("[::1]", "[::1]", true),
+            ("127.0.0.1", "127.0.0.1:10000", true),
+        ];
+        for (pattern, host, expected) in cases {
+            let normalized = normalize_host(host.as_bytes());
+            let found = normalized.is_some_and(|host| HostPattern::parse(pattern).unwrap().matches(&host));
+            assert_eq!(found, *expected, "{pattern} {host}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_host() {
+        let hosts: &[&[u8]] = &[
+            b"", b".", b"a@b", b"a,b", b"a/b", b"a b", b"a\tb", b"a:x", b"a:", b"a:80:80", b"::1", b"[::1", b"[::1]x",
+            b"a\\b", b"a\x00", b"\xff", "ë".as_bytes(),
+        ];
+        for host in hosts {
+            assert_eq!(normalize_host(host), None, "{}", host.escape_ascii());
+        }
+        for pattern in ["", "*", "*.", "a.*.b", "*a.b", "a:80", "a/b", "*.*.b", "[::1]:80", ".a"] {
+            assert_eq!(HostPattern::parse(pattern), Err(RouteError::Host), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn paths() {
+        let exact = |text: &str| PathPattern::exact(text).unwrap();
+        let prefix = |text: &str| PathPattern::prefix(text).unwrap();
+        let regex = |text: &str| PathPattern::regex(text).unwrap();
+        let cases: &[(PathPattern, &str, bool)] = &[
+            (exact("/a"), "/a", true),
+            (exact("/a"), "/A", false),
+            (exact("/a"), "/a/", false),
+            (exact("/a%20b"), "/a b", true),
+            (prefix("/api"), "/api", true),
+            (prefix("/api"), "/api/", true),
+            (prefix("/api"), "/api/x", true),
+            (prefix("/api"), "/apix", false),
+            (prefix("/api/"), "/api", true),
+            (prefix("/api/"), "/api/x", true),
+            (prefix("/"), "/anything/at/all", true),
+            (regex("/a|/b"), "/b", true),
+            (regex("/a|/b"), "/bc", false),
+            (regex("/a|/b"), "x/b", false),
+            (regex(r"/[^/]+(\.\w+)?"), "/x.json", true),
+            (regex("/a%2Eb%20c"), "/a.b c", true),
+            (regex("/a%2Eb%20c"), "/axb c", false),
+            (regex("/%C3%AB"), "/ë", true),
+        ];
+        for (pattern, path, expected) in cases {
+            assert_eq!(pattern.matches(path), *expected, "{pattern:?} {path}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_path() {
+        for text in ["", "a", "/a?b", "/a#b"] {
+            assert_eq!(PathPattern::exact(text).unwrap_err(), RouteError::Path, "{text}");
+        }
+        for text in ["/%", "/%zz", "/%ff"] {
+            assert_eq!(PathPattern::prefix(text).unwrap_err(), RouteError::Escape, "{text}");
+            assert_eq!(PathPattern::regex(text).unwrap_err(), RouteError::Escape, "{text}");
+        }
+        for text in ["(", "a)|(b", "[", r"(?=a)"] {
+            assert!(matches!(PathPattern::regex(text), Err(RouteError::Regex(_))), "{text}");
+        }
+        for text in ["", "get", "Get", "GET ", "G,T"] {
+            assert_eq!(MethodPattern::parse(text), Err(RouteError::Method), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_only_ambiguous_paths_could_match() {
+        let permitted = PermittedPaths { parameters: true, ..PermittedPaths::default() };
+        assert!(PathPattern::exact("/a//b").unwrap().is_unreachable(&permitted));
+        assert!(PathPattern::prefix("/a/../b").unwrap().is_unreachable(&permitted));
+        assert!(!PathPattern::exact("/a;b").unwrap().is_unreachable(&permitted));
+        assert!(!PathPattern::prefix("/a/").unwrap().is_unreachable(&permitted));
+    }
+
+    #[test]
+    fn which_routes_hide_a_later_one() {
+        let route = |host: &str, path: &str, methods: &[&str]| Route {
+            host: (!host.is_empty()).then(|| HostPattern::parse(host).unwrap()),
+            path: match path.strip_suffix("/**") {
+                Some(prefix) => Some(PathPattern::prefix(&format!("{prefix}/")).unwrap()),
+                None if path.is_empty() => None,
+                None => Some(PathPattern::exact(path).unwrap()),
+            },
+            methods: (!methods.is_empty())
+                .then(|| methods.iter().map(|method| MethodPattern::parse(method).unwrap()).collect()),
+            policy: Arc::new(Policy::new("p".into(), None)),
+        };
+        let cases = [
+            (route("", "", &[]), route("h", "/a", &["GET"]), true),
+            (route("", "/a/**", &[]), route("", "/a/b/**", &[]), true),
+            (route("", "/a/**", &[]), route("", "/a", &[]), true),
+            (route("", "/**", &[]), route("", "/**", &[]), true),
+            (route("", "/a", &[]), route("", "/a/**", &[]), false),
+            (route("", "/a", &["GET"]), route("", "/a", &["HEAD"]), true),
+            (route("", "/a", &["GET"]), route("", "/a", &[]), false),
+            (route("", "/a", &["GET"]), route("", "/a", &["GET", "POST"]), false),
+            (route("*.h", "/a", &[]), route("x.h", "/a", &[]), true),
+            (route("*.h", "/a", &[]), route("*.x.h", "/a", &[]), true),
+            (route("*.x.h", "/a", &[]), route("*.h", "/a", &[]), false),
+            (route("h", "", &[]), route("", "", &[]), false),
+        ];
+        for (earlier, later, expected) in cases {
+            assert_eq!(earlier.covers(&later), expected, "{earlier:?} {later:?}");
+        }
+    }
+}

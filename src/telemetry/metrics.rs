@@ -1,0 +1,134 @@
+//! Metrics in the OpenMetrics text format.  No label holds anything that a client sent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::config::Rules;
+use crate::decision::{Decision, Refusal};
+
+/// The content type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The upper bounds of the latency buckets, in seconds: from what a look-up takes
+/// to what a password may take.
+const BUCKETS: [f64; 12] =
+    [0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.01, 0.05, 0.1, 0.5];
+
+/// All metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    decisions: Family<DecisionLabels, Counter>,
+    credentials: Family<CredentialLabels, Counter>,
+    duration: Histogram,
+    unreadable: Counter,
+    tokens: Gauge,
+    users: Gauge,
+    next_expiry: Gauge,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    outcome: &'static str,
+    reason: &'static str,
+    policy: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CredentialLabels {
+    kind: &'static str,
+}
+
+impl Metrics {
+    /// All metrics at their beginning.
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("envoy_auth_tokens"),
+            decisions: Family::default(),
+            credentials: Family::default(),
+            duration: Histogram::new(BUCKETS),
+            unreadable: Counter::default(),
+            tokens: Gauge::default(),
+            users: Gauge::default(),
+            next_expiry: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("decisions", "Checks decided, by outcome, reason and policy", self.decisions.clone());
+        registry.register("credentials", "Credentials recognised, by kind", self.credentials.clone());
+        registry.register_with_unit(
+            "check_duration",
+            "Time from a Check's last byte to its answer",
+            Unit::Seconds,
+            self.duration.clone(),
+        );
+        registry.register("unreadable_checks", "Checks answered with a gRPC error", self.unreadable.clone());
+        registry.register("configured_tokens", "Tokens of the configuration in force", self.tokens.clone());
+        registry.register("configured_users", "Users of the configuration in force", self.users.clone());
+        registry.register_with_unit(
+            "next_expiry_timestamp",
+            "When the next token expires, as Unix time; 0 when none does",
+            Unit::Seconds,
+            self.next_expiry.clone(),
+        );
+        registry.register("build", "The running program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    }
+
+    /// Counts a decision.
+    pub fn count(&self, decision: &Decision, refusal: Option<Refusal>, elapsed: Duration) {
+        let (outcome, reason) = match refusal {
+            None => ("allowed", "admitted"),
+            Some(refusal) => ("refused", refusal.reason()),
+        };
+        let policy = match &decision.learned.policy {
+            Some(policy) => Arc::clone(policy.name()),
+            None => Arc::default(),
+        };
+        self.decisions.get_or_create(&DecisionLabels { outcome, reason, policy }).inc();
+        if let Some(known) = &decision.learned.known {
+            self.credentials.get_or_create(&CredentialLabels { kind: known.kind.as_str() }).inc();
+        }
+        self.duration.observe(elapsed.as_secs_f64());
+    }
+
+    /// Counts a Check that was answered with a gRPC error.
+    pub fn count_unreadable(&self) {
+        self.unreadable.inc();
+    }
+
+    /// Shows what is in force.
+    pub fn show_rules(&self, rules: &Rules, now: jiff::Timestamp) {
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        self.tokens.set(count(rules.tokens.len()));
+        self.users.set(count(rules.users.iter().count()));
+        let expiries = rules.tokens.iter().filter_map(|(_, known)| known.expires_at);
+        let next = expiries.filter(|&expires_at| expires_at > now).min();
+        self.next_expiry.set(next.map_or(0, jiff::Timestamp::as_second));
+    }
+
+    /// All metrics as text.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a String takes every character");
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

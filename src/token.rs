@@ -1,0 +1,233 @@
+//! Tokens: the plain text that a caller presents, the digest that we keep, and the format of those we make.
+//!
+//! Plain and digest are different types, so that a store, a table or a log line cannot hold the wrong one.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::secret::Secret;
+
+/// The longest token, in bytes.
+pub const MAX_LENGTH: usize = 4096;
+
+/// A well-formed token as presented: 1 to 4096 visible ASCII characters without comma and semicolon.
+///
+/// A comma would make a joined header ambiguous, a semicolon a cookie.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PlainToken<'a>(&'a str);
+
+/// Why a text is no token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// No character at all.
+    #[error("a token has at least one character")]
+    Empty,
+    /// Longer than [`MAX_LENGTH`].
+    #[error("a token has at most {MAX_LENGTH} characters")]
+    TooLong,
+    /// A blank, a comma, a semicolon, a control character or something outside ASCII.
+    #[error("a token consists of visible ASCII characters without comma and semicolon")]
+    IllegalCharacter,
+}
+
+impl<'a> PlainToken<'a> {
+    /// Checks the text's form.
+    ///
+    /// # Errors
+    /// [`TokenError`] says what is wrong with it; it never holds the text.
+    pub fn new(text: &'a [u8]) -> Result<Self, TokenError> {
+        if text.is_empty() {
+            return Err(TokenError::Empty);
+        }
+        if text.len() > MAX_LENGTH {
+            return Err(TokenError::TooLong);
+        }
+        if !text.iter().all(|&byte| is_token_byte(byte)) {
+            return Err(TokenError::IllegalCharacter);
+        }
+        let text = std::str::from_utf8(text).map_err(|_| TokenError::IllegalCharacter)?;
+        Ok(Self(text))
+    }
+
+    /// SHA-256 of the token's bytes.
+    pub fn digest(&self) -> TokenDigest {
+        TokenDigest(Sha256::digest(self.0.as_bytes()).into())
+    }
+
+    /// Whether the token has the format of those that we make, checksum included (see [`generate`]).
+    /// The prefix does not matter: it may have been changed since.
+    pub fn has_issued_format(&self) -> bool {
+        let Some((prefix, body)) = self.0.rsplit_once('_') else {
+            return false;
+        };
+        let Some((random, checksum)) = body.split_at_checked(RANDOM_CHARACTERS) else {
+            return false;
+        };
+        !prefix.is_empty()
+            && body.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            && checksum == self::checksum(prefix, random)
+    }
+}
+
+impl fmt::Debug for PlainToken<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("PlainToken([REDACTED])")
+    }
+}
+
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic() && byte != b',' && byte != b';'
+}
+
+/// The SHA-256 of a token: what is kept in its place.
+///
+/// Equality takes the same time wherever two digests differ.
+#[derive(Clone, Copy)]
+pub struct TokenDigest([u8; 32]);
+
+impl TokenDigest {
+    /// Reads 64 hexadecimal digits of either case; `None` for anything else.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut digest = [0; 32];
+        let digits = text.as_bytes();
+        if digits.len() != 64 {
+            return None;
+        }
+        for (byte, pair) in digest.iter_mut().zip(digits.chunks_exact(2)) {
+            let high = char::from(pair[0]).to_digit(16)?;
+            let low = char::from(pair[1]).to_digit(16)?;
+            *byte = u8::try_from(high * 16 + low).expect("two hexadecimal digits make one byte");
+        }
+        Some(Self(digest))
+    }
+
+    /// 64 lower-case hexadecimal digits.
+    pub fn to_hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl PartialEq for TokenDigest {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for TokenDigest {}
+
+impl Hash for TokenDigest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // A digest is uniformly random already: eight of its bytes are as good as all of them.
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        state.write_u64(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+    }
+}
+
+impl fmt::Debug for TokenDigest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A digest of a weak token can be guessed from: it is no more for logs than the token.
+        formatter.write_str("TokenDigest([REDACTED])")
+    }
+}
+
+const RANDOM_CHARACTERS: usize = 32;
+const CHECKSUM_CHARACTERS: usize = 6;
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// Makes a token: `<prefix>_<32 base62 characters><6 base62 characters of CRC-32>`.
+///
+/// The 32 characters hold about 190 bits from the operating system.
+/// The checksum is the CRC-32 (IEEE) of everything before it, as a number in base 62 with leading zeros:
+/// a secret scanner can tell a token from a look-alike, and a mistyped one is recognised as such.
+///
+/// # Errors
+/// The operating system has no randomness to give.
+pub fn generate(prefix: &str) -> Result<Secret, getrandom::Error> {
+    let mut random = String::with_capacity(RANDOM_CHARACTERS);
+    while random.len() < RANDOM_CHARACTERS {
+        let mut bytes = [0; 2 * RANDOM_CHARACTERS];
+        getrandom::fill(&mut bytes)?;
+        let fair = bytes.iter().map(|byte| byte & 0x3f);
+        // 62 and 63 are thrown away: a modulo would prefer two characters.
+        let characters = fair.filter_map(|index| BASE62.get(usize::from(index)));
+        random.extend(characters.take(RANDOM_CHARACTERS - random.len()).map(|&byte| char::from(byte)));
+    }
+    let checksum = checksum(prefix, &random);
+    Ok(Secret::new(format!("{prefix}_{random}{checksum}")))
+}
+
+fn checksum(prefix: &str, random: &str) -> String {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(prefix.as_bytes());
+    crc.update(b"_");
+    crc.update(random.as_bytes());
+    let mut rest = crc.finalize();
+    let mut digits = [b'0'; CHECKSUM_CHARACTERS];
+    for digit in digits.iter_mut().rev() {
+        *digit = BASE62[(rest % 62) as usize];
+        rest /= 62;
+    }
+    digits.iter().map(|&digit| char::from(digit)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_of_a_token() {
+        let cases: &[(&[u8], Result<(), TokenError>)] = &[
+            (b"x", Ok(())),
+            (b"this-is-the-secret-token", Ok(())),
+            (b"!\"#$%&'()*+-./:<=>?@[\\]^_`{|}~", Ok(())),
+            (&[b'a'; 4096], Ok(())),
+            (b"", Err(TokenError::Empty)),
+            (&[b'a'; 4097], Err(TokenError::TooLong)),
+            (b"a b", Err(TokenError::IllegalCharacter)),
+            (b"a,b", Err(TokenError::IllegalCharacter)),
+            (b"a;b", Err(TokenError::IllegalCharacter)),
+            (b"a\x7f", Err(TokenError::IllegalCharacter)),
+            (b"a\n", Err(TokenError::IllegalCharacter)),
+            ("Zoë".as_bytes(), Err(TokenError::IllegalCharacter)),
+            (b"\xff", Err(TokenError::IllegalCharacter)),
+        ];
+        for (text, expected) in cases {
+            let found = PlainToken::new(text).map(|_| ());
+            assert_eq!(found, *expected, "{}", String::from_utf8_lossy(text));
+        }
+    }
+
+    #[test]
+    fn the_digest_is_what_sha256sum_prints() {
+        let digest = PlainToken::new(b"abc").unwrap().digest();
+        assert_eq!(digest.to_hex(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(TokenDigest::from_hex(&digest.to_hex().to_uppercase()), Some(digest));
+        assert_eq!(TokenDigest::from_hex("ba78"), None);
+        assert_eq!(TokenDigest::from_hex(&"zz".repeat(32)), None);
+    }
+
+    #[test]
+    fn a_made_token_has_the_issued_format_and_a_changed_one_has_not() {
+        let made = generate("eat").unwrap();
+        let text = made.expose();
+        assert_eq!(text.len(), "eat_".len() + 38);
+        assert!(PlainToken::new(text.as_bytes()).unwrap().has_issued_format());
+        assert_ne!(generate("eat").unwrap().expose(), text);
+
+        let last = text.chars().last().unwrap();
+        let other = if last == '0' { '1' } else { '0' };
+        let mistyped = format!("{}{other}", &text[..text.len() - 1]);
+        for wrong in [mistyped.as_str(), "eat_short", "no-underscore", "_", &text[1..]] {
+            assert!(!PlainToken::new(wrong.as_bytes()).unwrap().has_issued_format(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_neither_token_nor_digest() {
+        let token = PlainToken::new(b"hunter2").unwrap();
+        assert_eq!(format!("{token:?} {:?}", token.digest()), "PlainToken([REDACTED]) TokenDigest([REDACTED])");
+    }
+}

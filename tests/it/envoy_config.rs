@@ -1,0 +1,344 @@
+//! `deploy/envoy.yaml`, the hardened configuration, with a real Envoy.
+
+use serde_json::json;
+
+use crate::harness::envoy::{self, Envoy};
+use crate::harness::http1::Request;
+use crate::harness::server::Door;
+use crate::harness::{Server, Upstream, tools};
+
+const ALICE: &str = "alice-token-0123456789";
+
+const CONFIG: &str = "
+tokens:
+- {token: alice-token-0123456789, actor: {id: alice, role: Viewer}}
+- {token: root-token-01234567890, actor: {id: root, role: Admin}}
+users: [{username: rob, password: a-long-password}]
+credentials: [bearer, basic, {header: x-api-key}, {query: _auth_token}, {cookie: auth_token}]
+policies: {admin: {allow: {role: Admin}}}
+routes:
+- {path_prefix: /read, methods: [GET], allow: true}
+- {path_prefix: /secret, allow: {role: Admin}}
+default: {}
+";
+
+/// The file as it stands.
+fn hardened() -> String {
+    std::fs::read_to_string(tools::root().join("deploy/envoy.yaml")).expect("deploy/envoy.yaml")
+}
+
+/// Replaces what must be there.
+#[track_caller]
+fn replace(text: &str, from: &str, to: &str) -> String {
+    assert_eq!(
+        text.matches(from).count(),
+        1,
+        "deploy/envoy.yaml says {from:?} once"
+    );
+    text.replace(from, to)
+}
+
+struct Hardened {
+    envoy: Envoy,
+    server: Server,
+    upstream: Upstream,
+}
+
+impl Hardened {
+    /// The file with other ports and an admin listener; nothing else is changed.
+    fn start(text: &str, server: Server) -> Self {
+        let upstream = Upstream::start();
+        let text = replace(text, "port_value: 10000", "port_value: 0");
+        let text = replace(
+            &text,
+            "port_value: 8080",
+            &format!("port_value: {}", upstream.address().port()),
+        );
+        let text = match server.door() {
+            Door::Tcp(address) => replace(
+                &text,
+                "port_value: 9191",
+                &format!("port_value: {}", address.port()),
+            ),
+            Door::Unix(_) | Door::Abstract(_) => text,
+        };
+        let admin =
+            "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
+        let envoy = Envoy::configured(&format!("{admin}{text}"));
+        Self {
+            envoy,
+            server,
+            upstream,
+        }
+    }
+
+    fn get(&self, target: &str) -> Request {
+        self.request("GET", target)
+    }
+
+    fn request(&self, method: &str, target: &str) -> Request {
+        Request::new(self.envoy.address(), method, target)
+    }
+
+    /// After any story but that of a dead server.
+    fn assert_no_fault(&self) {
+        for counter in ["error", "invalid"] {
+            assert_eq!(
+                self.envoy.stat(counter),
+                0,
+                "ext_authz.{counter}; {}",
+                self.server.log().text()
+            );
+        }
+    }
+}
+
+fn start() -> Hardened {
+    Hardened::start(&hardened(), Server::with(CONFIG).start())
+}
+
+#[test]
+fn envoy_accepts_the_file() {
+    let file = tools::root().join("deploy/envoy.yaml");
+    envoy::validate(&file).unwrap_or_else(|told| panic!("{told}"));
+}
+
+#[test]
+fn a_token_passes_through_every_place_and_no_client_says_who_it_is() {
+    let stack = start();
+    let places = [
+        stack.get("/x").bearer(ALICE),
+        stack.get("/x").basic("api_key", ALICE),
+        stack.get("/x").header("x-api-key", ALICE),
+        stack
+            .get("/x")
+            .header("cookie", format!("a=1; auth_token={ALICE}")),
+        stack.get(&format!("/x?_auth_token={ALICE}")),
+    ];
+    for request in places {
+        let spoofed = [
+            ("x-actor-id", "root"),
+            ("x-actor-name", "Root"),
+            ("x.actor.role", "Admin"),
+        ];
+        let request = request
+            .headers(&spoofed)
+            .header("x-envoy-auth-failure-mode-allowed", "true");
+        let seen = request.send().seen();
+        assert_eq!(seen.all("x-actor-id"), ["alice"]);
+        assert_eq!(seen.all("x-actor-role"), ["Viewer"]);
+        assert_eq!(seen.path, "/x");
+        for gone in ["x-actor-name", "x.actor.role", "authorization", "x-api-key"] {
+            assert!(seen.all(gone).is_empty(), "{gone}: {seen:?}");
+        }
+        assert!(seen.all("x-envoy-auth-failure-mode-allowed").is_empty());
+        assert!(!format!("{seen:?}").contains(ALICE), "{seen:?}");
+    }
+    assert_eq!(
+        stack.get("/x").send().verdict(),
+        (401, "unauthorized".into())
+    );
+    assert_eq!(
+        stack
+            .get("/x")
+            .bearer("nobody-token-012345678")
+            .send()
+            .verdict(),
+        (401, "invalid_token".into())
+    );
+    assert_eq!(
+        stack.get("/secret").bearer(ALICE).send().verdict(),
+        (403, "insufficient_scope".into())
+    );
+    stack.assert_no_fault();
+}
+
+#[test]
+fn nobody_is_asked_about_the_health_probe_and_yet_no_actor_header_gets_in() {
+    let stack = start();
+    let spoofed = [
+        ("x-actor", "{}"),
+        ("X-Actor-Id", "root"),
+        ("x.actor.id", "root"),
+        ("x~actor~role", "Admin"),
+    ];
+    let request = stack.get("/healthz").headers(&spoofed);
+    let seen = request
+        .header("x-envoy-auth-failure-mode-allowed", "true")
+        .send()
+        .seen();
+    let left: Vec<_> = seen
+        .headers
+        .iter()
+        .filter(|(name, _)| name.contains("actor"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(seen.all("x-envoy-auth-failure-mode-allowed").is_empty());
+    assert!(stack.server.decisions().is_empty());
+}
+
+#[test]
+fn underscores_in_names_are_refused_by_envoy_itself() {
+    let stack = start();
+    let answer = stack.get("/healthz").header("x_actor_id", "root").send();
+    assert_eq!(answer.status, 400);
+    assert_eq!(stack.upstream.calls(), 0);
+}
+
+#[test]
+fn paths_are_normalised_before_they_are_judged() {
+    let stack = start();
+    // The way out of the unprotected route leads to a protected one.
+    for path in [
+        "/healthz/../secret",
+        "//secret",
+        "/healthz/%2e%2e/secret",
+        "/read/./../secret",
+    ] {
+        assert_eq!(stack.get(path).bearer(ALICE).send().status, 403, "{path}");
+        assert_eq!(stack.get(path).send().status, 401, "{path}");
+    }
+    for path in ["/healthz%2F..%2Fsecret", "/read%2fx", "/read%5Cx"] {
+        let answer = stack.get(path).bearer(ALICE).send();
+        assert_eq!(answer.status, 307, "{path}");
+    }
+    assert_eq!(stack.get("/read/..;/secret").send().status, 400);
+    assert_eq!(stack.get("/read;x").send().status, 400);
+    assert_eq!(stack.get("/read//x").send().seen().path, "/read/x");
+    stack.assert_no_fault();
+}
+
+#[test]
+fn every_rule_sees_the_header_it_reads() {
+    let config = format!("{CONFIG}allow_cors_preflight: true\n");
+    let stack = Hardened::start(&hardened(), Server::with(&config).start());
+    for name in [
+        "x-http-method-override",
+        "x-http-method",
+        "x-method-override",
+    ] {
+        assert_eq!(
+            stack.get("/read").header(name, "DELETE").send().status,
+            400,
+            "{name}"
+        );
+    }
+    let cookie = format!("auth_token={ALICE}");
+    let post = || {
+        stack
+            .request("POST", "/x")
+            .header("cookie", &cookie)
+            .body(Vec::new())
+    };
+    assert_eq!(post().send().status, 200);
+    assert_eq!(
+        post().header("sec-fetch-site", "cross-site").send().status,
+        403
+    );
+    assert_eq!(
+        post()
+            .header("origin", "https://evil.example")
+            .send()
+            .status,
+        403
+    );
+    let preflight = stack
+        .request("OPTIONS", "/x")
+        .header("origin", "https://spa.example");
+    assert_eq!(
+        preflight
+            .header("access-control-request-method", "PUT")
+            .send()
+            .status,
+        200
+    );
+    assert_eq!(
+        stack
+            .request("OPTIONS", "/x")
+            .header("origin", "https://spa.example")
+            .send()
+            .status,
+        401
+    );
+    stack.assert_no_fault();
+}
+
+#[test]
+fn the_access_log_says_who_and_why_not() {
+    let stack = start();
+    stack.get("/by-alice?_auth_token=x").bearer(ALICE).send();
+    let line = |path: &str| {
+        stack.envoy.log().wait_for(path, |line| {
+            let entry: serde_json::Value = serde_json::from_str(line).ok()?;
+            (entry["path"] == path).then_some(entry)
+        })
+    };
+    let entry = line("/by-alice");
+    assert_eq!(entry["actor"], json!({ "id": "alice", "role": "Viewer" }));
+    assert_eq!(entry["credential"]["kind"], "token");
+    assert_eq!(entry["policy"], "default");
+    stack.get("/by-nobody").send();
+    let entry = line("/by-nobody");
+    assert!(
+        entry["reason"].is_string() && entry["actor"].is_null(),
+        "{entry}"
+    );
+}
+
+#[test]
+fn the_commented_policy_route_works_when_it_is_uncommented() {
+    let uncommented: String = hardened()
+        .lines()
+        .map(|line| match line.strip_prefix("              # ") {
+            Some(rest) if rest.starts_with("- match") || rest.starts_with("  ") => {
+                format!("              {rest}\n")
+            }
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    assert_ne!(uncommented, hardened());
+    let stack = Hardened::start(&uncommented, Server::with(CONFIG).start());
+    assert_eq!(stack.get("/admin/x").bearer(ALICE).send().status, 403);
+    assert_eq!(
+        stack
+            .get("/admin")
+            .bearer("root-token-01234567890")
+            .send()
+            .status,
+        200
+    );
+    assert_eq!(stack.get("/admins").bearer(ALICE).send().status, 200);
+    stack.assert_no_fault();
+}
+
+#[test]
+fn the_unix_socket_of_the_comment_works() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let socket = folder.path().join("ext_authz.sock");
+    let server = Server::with(CONFIG)
+        .listen(format!("unix:{}", socket.display()))
+        .start();
+    let tcp =
+        "- endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 9191 } } }";
+    let pipe = "- endpoint: { address: { pipe: { path: /run/envoy-auth-tokens/ext_authz.sock } } }";
+    let text = hardened();
+    assert!(text.contains(&format!("#   {pipe}")));
+    let pipe = pipe.replace(
+        "/run/envoy-auth-tokens/ext_authz.sock",
+        socket.to_str().unwrap(),
+    );
+    let stack = Hardened::start(&replace(&text, tcp, &pipe), server);
+    assert_eq!(stack.get("/x").bearer(ALICE).send().status, 200);
+    assert_eq!(stack.get("/x").send().status, 401);
+    stack.assert_no_fault();
+}
+
+#[test]
+fn when_the_server_is_gone_nobody_passes_and_the_client_is_told_to_come_back() {
+    let mut stack = start();
+    assert_eq!(stack.get("/x").bearer(ALICE).send().status, 200);
+    stack.server.kill();
+    assert_eq!(stack.get("/x").bearer(ALICE).send().status, 503);
+    assert_eq!(stack.get("/healthz").send().status, 200);
+    assert_eq!(stack.upstream.calls(), 2);
+}

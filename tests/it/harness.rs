@@ -1,0 +1,98 @@
+//! What the stories stand on: processes that die with the test, and clients that send exact bytes.
+
+pub mod envoy;
+pub mod grpc;
+pub mod http1;
+pub mod http2;
+pub mod log;
+pub mod server;
+pub mod tools;
+pub mod upstream;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use envoy::{Encoding, Envoy, Shape};
+pub use http1::{Answer, Request};
+pub use server::{Server, Setup};
+pub use upstream::Upstream;
+
+/// The longest that anything is waited for.  Nothing takes this long: it is the end of patience,
+/// not a duration that a test relies on.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An Envoy that asks our server about every request to an upstream.
+///
+/// When it goes, it holds that Envoy never counted an error or an invalid answer of ours, unless
+/// the story is about one.
+pub struct Stack {
+    pub envoy: Envoy,
+    pub server: Server,
+    pub upstream: Upstream,
+    errors_expected: bool,
+}
+
+impl Stack {
+    /// A plain Envoy, which strips and normalises nothing, before a server of this configuration.
+    pub fn start(config: &str) -> Self {
+        Self::shaped(Server::with(config), Shape::plain())
+    }
+
+    /// The same, with the headers in this encoding.
+    pub fn encoded(config: &str, encoding: Encoding) -> Self {
+        Self::shaped(Server::with(config), Shape::plain().encoding(encoding))
+    }
+
+    /// A server set up like this behind an Envoy of this shape.
+    pub fn shaped(setup: Setup, shape: Shape) -> Self {
+        let server = setup.start();
+        let upstream = Upstream::start();
+        let envoy = Envoy::start(&shape, &server, &upstream);
+        Self {
+            envoy,
+            server,
+            upstream,
+            errors_expected: false,
+        }
+    }
+
+    /// This story is about a gRPC error or an answer that Envoy refuses.
+    pub fn expecting_errors(mut self) -> Self {
+        self.errors_expected = true;
+        self
+    }
+
+    /// Where Envoy listens.
+    pub fn address(&self) -> SocketAddr {
+        self.envoy.address()
+    }
+
+    pub fn get(&self, target: &str) -> Request {
+        self.request("GET", target)
+    }
+
+    pub fn post(&self, target: &str) -> Request {
+        self.request("POST", target)
+    }
+
+    pub fn request(&self, method: &str, target: &str) -> Request {
+        Request::new(self.address(), method, target)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if self.errors_expected || std::thread::panicking() {
+            return;
+        }
+        for counter in ["error", "invalid", "failure_mode_allowed"] {
+            let count = self.envoy.stat(counter);
+            assert_eq!(
+                count,
+                0,
+                "Envoy counted ext_authz.{counter}; our log:\n{}",
+                self.server.log().text()
+            );
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! A real Envoy, of the shape that a story needs.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::PATIENCE;
+use super::http1::{Answer, Request};
+use super::log::Log;
+use super::server::{Door, Server, signal};
+use super::tools;
+use super::upstream::Upstream;
+
+const FILTER: &str = "envoy.filters.http.ext_authz";
+const FILTER_TYPE: &str = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz";
+const PER_ROUTE_TYPE: &str =
+    "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute";
+
+/// How Envoy hands us the headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// `encode_raw_headers: false`, Envoy's default: a map, repeated lines joined, bad bytes replaced.
+    Joined,
+    /// `encode_raw_headers: true`: every line with its bytes.
+    Raw,
+}
+
+impl Encoding {
+    /// The same request must give the same decision in both.
+    pub const BOTH: [Self; 2] = [Self::Joined, Self::Raw];
+}
+
+/// What is particular about an Envoy.
+pub struct Shape {
+    filter: Value,
+    manager: Value,
+    routes: Value,
+    cluster: String,
+    authority: Option<String>,
+    tcp_filter: bool,
+    grpc_upstream: bool,
+}
+
+impl Shape {
+    /// The filter's defaults, but for patience with a busy machine; nothing is stripped or normalised
+    /// before us.
+    pub fn plain() -> Self {
+        Self {
+            filter: json!({}),
+            manager: json!({}),
+            routes: json!([{ "match": { "prefix": "/" }, "route": { "cluster": "app" } }]),
+            cluster: "ext_authz".to_owned(),
+            authority: None,
+            tcp_filter: false,
+            grpc_upstream: false,
+        }
+    }
+
+    pub fn encoding(self, encoding: Encoding) -> Self {
+        self.filter(json!({ "encode_raw_headers": encoding == Encoding::Raw }))
+    }
+
+    /// Members of the ext_authz filter.
+    pub fn filter(mut self, members: Value) -> Self {
+        merge(&mut self.filter, members);
+        self
+    }
+
+    /// Members of the HTTP connection manager.
+    pub fn manager(mut self, members: Value) -> Self {
+        merge(&mut self.manager, members);
+        self
+    }
+
+    /// The routes of the only virtual host.
+    pub fn routes(mut self, routes: Value) -> Self {
+        self.routes = routes;
+        self
+    }
+
+    /// Everything goes to the upstream under the policy of this name, as `context_extensions` say.
+    pub fn policy(self, name: &str) -> Self {
+        let route = json!({
+            "match": { "prefix": "/" },
+            "route": { "cluster": "app" },
+            "typed_per_filter_config": { FILTER: per_route_policy(name) },
+        });
+        self.routes(json!([route]))
+    }
+
+    /// The name of the cluster by which Envoy reaches us, and the `:authority` if any is set.
+    pub fn cluster(mut self, name: &str, authority: Option<&str>) -> Self {
+        self.cluster = name.to_owned();
+        self.authority = authority.map(str::to_owned);
+        self
+    }
+
+    /// The network filter before a TCP proxy instead of the HTTP filter.
+    pub fn tcp_filter(mut self) -> Self {
+        self.tcp_filter = true;
+        self
+    }
+
+    /// The upstream is our server's own gRPC health service: a real gRPC application.
+    pub fn grpc_upstream(mut self) -> Self {
+        self.grpc_upstream = true;
+        self
+    }
+
+    fn grpc_service(&self) -> Value {
+        let mut envoy_grpc = json!({ "cluster_name": self.cluster });
+        if let Some(authority) = &self.authority {
+            envoy_grpc["authority"] = json!(authority);
+        }
+        json!({ "timeout": "10s", "envoy_grpc": envoy_grpc })
+    }
+
+    fn network_filters(&self) -> Value {
+        if self.tcp_filter {
+            return json!([
+                {
+                    "name": "envoy.filters.network.ext_authz",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.filters.network.ext_authz.v3.ExtAuthz",
+                        "stat_prefix": "ext_authz",
+                        "transport_api_version": "V3",
+                        "grpc_service": self.grpc_service(),
+                    },
+                },
+                {
+                    "name": "envoy.filters.network.tcp_proxy",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+                        "stat_prefix": "tcp",
+                        "cluster": "app",
+                    },
+                },
+            ]);
+        }
+        let mut filter = json!({
+            "@type": FILTER_TYPE,
+            "transport_api_version": "V3",
+            "grpc_service": self.grpc_service(),
+        });
+        merge(&mut filter, self.filter.clone());
+        let mut manager = json!({
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": "ingress",
+            "access_log": [access_log()],
+            "route_config": {
+                "virtual_hosts": [{ "name": "app", "domains": ["*"], "routes": self.routes }],
+            },
+            "http_filters": [
+                { "name": FILTER, "typed_config": filter },
+                {
+                    "name": "envoy.filters.http.router",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
+                    },
+                },
+            ],
+        });
+        merge(&mut manager, self.manager.clone());
+        json!([{ "name": "envoy.filters.network.http_connection_manager", "typed_config": manager }])
+    }
+
+    fn config(&self, server: &Server, upstream: &Upstream) -> Value {
+        let mut app = cluster("app", &Door::Tcp(upstream.address()));
+        if self.grpc_upstream {
+            app = cluster("app", server.door());
+            app["typed_extension_protocol_options"] = http2();
+        }
+        let mut ext_authz = cluster(&self.cluster, server.door());
+        ext_authz["typed_extension_protocol_options"] = http2();
+        json!({
+            "admin": { "address": socket("127.0.0.1", 0) },
+            "static_resources": {
+                "listeners": [{
+                    "name": "ingress",
+                    "address": socket("127.0.0.1", 0),
+                    "per_connection_buffer_limit_bytes": 16 * 1024 * 1024,
+                    "filter_chains": [{ "filters": self.network_filters() }],
+                }],
+                "clusters": [app, ext_authz],
+            },
+        })
+    }
+}
+
+/// `typed_per_filter_config` that names a policy.
+pub fn per_route_policy(name: &str) -> Value {
+    json!({
+        "@type": PER_ROUTE_TYPE,
+        "check_settings": { "context_extensions": { "policy": name } },
+    })
+}
+
+/// `typed_per_filter_config` that leaves us out.
+pub fn per_route_disabled() -> Value {
+    json!({ "@type": PER_ROUTE_TYPE, "disabled": true })
+}
+
+/// The access log that an operator would write who wants to know who did what.
+fn access_log() -> Value {
+    json!({
+        "name": "envoy.access_loggers.stdout",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+            "log_format": { "json_format": {
+                "access": "log",
+                "path": "%PATH(NQ)%",
+                "status": "%RESPONSE_CODE%",
+                "details": "%RESPONSE_CODE_DETAILS%",
+                "request_id": "%REQ(X-REQUEST-ID)%",
+                "ext_authz": "%DYNAMIC_METADATA(envoy.filters.http.ext_authz)%",
+            } },
+        },
+    })
+}
+
+fn socket(host: &str, port: u16) -> Value {
+    json!({ "socket_address": { "address": host, "port_value": port } })
+}
+
+fn cluster(name: &str, door: &Door) -> Value {
+    let address = match door {
+        Door::Tcp(address) => socket(&address.ip().to_string(), address.port()),
+        Door::Unix(path) => json!({ "pipe": { "path": path } }),
+        Door::Abstract(name) => json!({ "pipe": { "path": format!("@{name}") } }),
+    };
+    json!({
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": address } }] }],
+        },
+    })
+}
+
+fn http2() -> Value {
+    json!({
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": { "http2_protocol_options": {} },
+        },
+    })
+}
+
+/// Puts `members` into `into`, objects member by member.
+fn merge(into: &mut Value, members: Value) {
+    match (into, members) {
+        (Value::Object(into), Value::Object(members)) => {
+            for (name, value) in members {
+                merge(into.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (into, value) => *into = value,
+    }
+}
+
+/// A running Envoy; it dies with this value.
+pub struct Envoy {
+    child: Child,
+    log: Log,
+    admin: SocketAddr,
+    listener: SocketAddr,
+    _folder: TempDir,
+}
+
+impl Envoy {
+    /// An Envoy of this shape between clients and this upstream, asking this server.
+    pub fn start(shape: &Shape, server: &Server, upstream: &Upstream) -> Self {
+        Self::configured(&shape.config(server, upstream).to_string())
+    }
+
+    /// An Envoy with this configuration, whose ports are 0.
+    pub fn configured(config: &str) -> Self {
+        let folder = TempDir::new().expect("a fresh folder");
+        let path = folder.path().join("envoy.yaml");
+        std::fs::write(&path, config).expect("a file in a fresh folder");
+        let mut command = Command::new(tools::envoy());
+        command.arg("--config-path").arg(&path);
+        command.args([
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "--file-flush-interval-msec",
+            "20",
+        ]);
+        command.args([
+            "--log-level",
+            "warning",
+            "--component-log-level",
+            "admin:info",
+        ]);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("Envoy starts");
+        let log = Log::of("Envoy", &mut child);
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        // From here on the process dies with this value, even when a wait fails.
+        let mut envoy = Self {
+            child,
+            log,
+            admin: nowhere,
+            listener: nowhere,
+            _folder: folder,
+        };
+        envoy.admin = envoy
+            .log
+            .wait_for("saying where its admin listens", |line| {
+                line.split_once("admin address: ")
+                    .and_then(|(_, address)| address.trim().parse().ok())
+            });
+        envoy.wait_until_ready();
+        envoy.listener = envoy.find_listener();
+        envoy
+    }
+
+    /// Asks Envoy's admin listener until it says LIVE: it has no other way of telling.
+    fn wait_until_ready(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.ask("GET", "/ready");
+            if answer.status == 200 {
+                return;
+            }
+            let state = answer.text();
+            assert!(
+                Instant::now() < deadline,
+                "Envoy stays {state:?}:\n{}",
+                self.log.text()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn find_listener(&self) -> SocketAddr {
+        let listeners = self.ask("GET", "/listeners?format=json").json();
+        let address = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
+        let port = address["port_value"]
+            .as_u64()
+            .and_then(|port| u16::try_from(port).ok());
+        let port = port.unwrap_or_else(|| panic!("Envoy has no listener: {listeners}"));
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn ask(&self, method: &str, target: &str) -> Answer {
+        Request::new(self.admin, method, target)
+            .header("connection", "close")
+            .send()
+    }
+
+    /// Where clients come in.
+    pub fn address(&self) -> SocketAddr {
+        self.listener
+    }
+
+    /// Everything it printed, its access log included.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// A counter of the ext_authz filter: `ok`, `denied`, `error`, `invalid` and others.
+    pub fn stat(&self, counter: &str) -> u64 {
+        let answer = self
+            .ask("GET", "/stats?format=json&filter=ext_authz")
+            .json();
+        let stats = answer["stats"].as_array().expect("a list of counters");
+        let name = format!(".{counter}");
+        let ours = stats.iter().filter(|stat| {
+            let stat = stat["name"].as_str().unwrap_or_default();
+            // The filter's own counters, not their copies under each upstream cluster.
+            !stat.starts_with("cluster.") && stat.contains("ext_authz.") && stat.ends_with(&name)
+        });
+        ours.filter_map(|stat| stat["value"].as_u64()).sum()
+    }
+
+    /// The access log's entry for this path without its query.
+    pub fn accessed(&self, path: &str) -> Value {
+        self.log
+            .wait_for(&format!("an access log line for {path}"), |line| {
+                let entry: Value = serde_json::from_str(line).ok()?;
+                (entry["access"] == "log" && entry["path"] == path).then_some(entry)
+            })
+    }
+
+    /// Ends it in good order, so that everything it had to print is printed.
+    pub fn stop(&mut self) {
+        signal("-TERM", self.child.id());
+        self.log.wait_for_the_end();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What Envoy itself says of a configuration file.
+pub fn validate(config: &Path) -> Result<(), String> {
+    let mut command = Command::new(tools::envoy());
+    command
+        .args([
+            "--mode",
+            "validate",
+            "--log-level",
+            "warning",
+            "--config-path",
+        ])
+        .arg(config);
+    let run = command.output().expect("Envoy starts");
+    let told = format!(
+        "{}{}",
+        String::from_utf8_lossy(&run.stdout),
+        String::from_utf8_lossy(&run.stderr)
+    );
+    if run.status.success() {
+        Ok(())
+    } else {
+        Err(told)
+    }
+}

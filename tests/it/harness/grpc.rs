@@ -1,0 +1,167 @@
+//! A gRPC client of our server that is independent of it: the messages are envoy-types'.
+
+use std::future::Future;
+
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
+use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{
+    AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
+};
+use hyper_util::rt::TokioIo;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::PATIENCE;
+use super::server::{Door, Server};
+
+/// Runs a future on a runtime of its own.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(future)
+}
+
+/// A channel to this door.
+pub async fn channel(door: &Door) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = match door {
+        Door::Tcp(address) => Endpoint::from_shared(format!("http://{address}"))?,
+        Door::Unix(_) | Door::Abstract(_) => Endpoint::from_static("http://ext-authz.local"),
+    };
+    let endpoint = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
+    let door = door.clone();
+    match door {
+        Door::Tcp(_) => endpoint.connect().await,
+        Door::Unix(path) => {
+            let connect = move |_: Uri| {
+                let path = path.clone();
+                async move {
+                    tokio::net::UnixStream::connect(path)
+                        .await
+                        .map(TokioIo::new)
+                }
+            };
+            endpoint
+                .connect_with_connector(tower::service_fn(connect))
+                .await
+        }
+        Door::Abstract(name) => {
+            let connect = move |_: Uri| {
+                let name = name.clone();
+                async move { connect_abstract(&name).map(TokioIo::new) }
+            };
+            endpoint
+                .connect_with_connector(tower::service_fn(connect))
+                .await
+        }
+    }
+}
+
+fn connect_abstract(name: &str) -> std::io::Result<tokio::net::UnixStream> {
+    use std::os::linux::net::SocketAddrExt as _;
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+    let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
+    stream.set_nonblocking(true)?;
+    tokio::net::UnixStream::from_std(stream)
+}
+
+/// Asks Check; a gRPC error is a failure, because no request may lead to one.
+#[track_caller]
+pub fn check(server: &Server, request: CheckRequest) -> CheckResponse {
+    let answer = block_on(async {
+        let channel = channel(server.door()).await.expect("a connection");
+        let mut client = AuthorizationClient::new(channel)
+            .max_encoding_message_size(usize::MAX)
+            .max_decoding_message_size(usize::MAX);
+        client.check(request).await
+    });
+    match answer {
+        Ok(answer) => answer.into_inner(),
+        Err(error) => panic!(
+            "Check answered a gRPC error: {error}\n{}",
+            server.log().text()
+        ),
+    }
+}
+
+/// Asks the health service about a name.
+pub fn health(server: &Server, service: &str) -> Result<&'static str, tonic::Status> {
+    block_on(async {
+        let channel = channel(server.door()).await.expect("a connection");
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        let answer = HealthClient::new(channel).check(request).await?;
+        Ok(answer.into_inner().status().as_str_name())
+    })
+}
+
+/// A CheckRequest as Envoy makes it by default: headers joined in a map.
+pub fn request(method: &str, host: &str, path: &str, headers: &[(&str, &str)]) -> CheckRequest {
+    let http = HttpRequest {
+        method: method.to_owned(),
+        host: host.to_owned(),
+        path: path.to_owned(),
+        scheme: "http".to_owned(),
+        protocol: "HTTP/1.1".to_owned(),
+        headers: headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        ..HttpRequest::default()
+    };
+    let request = Request {
+        http: Some(http),
+        ..Request::default()
+    };
+    let attributes = AttributeContext {
+        request: Some(request),
+        ..AttributeContext::default()
+    };
+    CheckRequest {
+        attributes: Some(attributes),
+    }
+}
+
+/// The status code of an answer; an answer without a status would let the request pass.
+#[track_caller]
+pub fn code(answer: &CheckResponse) -> i32 {
+    answer
+        .status
+        .as_ref()
+        .expect("every answer has a status")
+        .code
+}
+
+/// The refusal inside an answer.
+#[track_caller]
+pub fn refusal(answer: &CheckResponse) -> &DeniedHttpResponse {
+    assert_ne!(code(answer), 0, "{answer:?}");
+    match &answer.http_response {
+        Some(HttpResponse::DeniedResponse(refusal)) => refusal,
+        other => panic!("not a refusal: {other:?}"),
+    }
+}
+
+/// What an answer tells Envoy to change before the request goes on.
+#[track_caller]
+pub fn pass(answer: &CheckResponse) -> &OkHttpResponse {
+    assert_eq!(code(answer), 0, "{answer:?}");
+    match &answer.http_response {
+        Some(HttpResponse::OkResponse(pass)) => pass,
+        other => panic!("not a pass: {other:?}"),
+    }
+}
+
+/// The HTTP status and body of a refusal.
+#[track_caller]
+pub fn refused(answer: &CheckResponse) -> (i32, String) {
+    let refusal = refusal(answer);
+    let status = refusal
+        .status
+        .as_ref()
+        .expect("a refusal has an HTTP status");
+    (status.code, refusal.body.clone())
+}

@@ -1,0 +1,346 @@
+//! Our own binary, started the way an operator starts it.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::http1::{Answer, Request};
+use super::log::Log;
+
+/// The binary under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_envoy-auth-tokens");
+
+/// Where the server hears Envoy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Door {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+    /// An abstract socket of Linux, named without its `@`.
+    Abstract(String),
+}
+
+impl Door {
+    fn parse(text: &str) -> Self {
+        match text.strip_prefix("unix:") {
+            Some(name) => match name.strip_prefix('@') {
+                Some(name) => Self::Abstract(name.to_owned()),
+                None => Self::Unix(PathBuf::from(name)),
+            },
+            None => Self::Tcp(
+                text.parse()
+                    .unwrap_or_else(|_| panic!("no address: {text:?}")),
+            ),
+        }
+    }
+}
+
+/// A server that is about to start: a folder with a configuration, an environment, arguments.
+pub struct Setup {
+    folder: TempDir,
+    config: String,
+    listen: Option<String>,
+    environment: Vec<(String, String)>,
+    arguments: Vec<String>,
+}
+
+impl Setup {
+    /// This `ext_authz.listen` instead of a free port.
+    pub fn listen(mut self, listen: impl Into<String>) -> Self {
+        self.listen = Some(listen.into());
+        self
+    }
+
+    /// The configuration speaks for its own listeners, or for the default ones.
+    pub fn as_written(mut self) -> Self {
+        self.listen = None;
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A file beside the configuration.
+    pub fn file(self, name: &str, text: &str) -> Self {
+        std::fs::write(self.folder.path().join(name), text).expect("a file in a fresh folder");
+        self
+    }
+
+    pub fn arg(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes the configuration and says where it is.
+    pub fn write(&self) -> PathBuf {
+        let path = self.folder.path().join("config.yaml");
+        let listeners = match &self.listen {
+            Some(listen) => format!(
+                "ext_authz: {{listen: \"{listen}\"}}\nprobes: {{listen: \"127.0.0.1:0\"}}\n"
+            ),
+            None => String::new(),
+        };
+        std::fs::write(&path, format!("{listeners}{}", self.config))
+            .expect("a file in a fresh folder");
+        path
+    }
+
+    /// Any command of the binary with this setup's environment and configuration.
+    pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(BINARY);
+        command.env_remove("ENVOY_AUTH_TOKENS_CONFIG");
+        command.env("ENVOY_AUTH_TOKENS_CONFIG", self.write());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.args(arguments);
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Ran {
+        run(self.command(arguments), "")
+    }
+
+    fn spawn(&self) -> (Child, Log) {
+        let config = self.write();
+        let mut command = Command::new(BINARY);
+        command.arg("serve").arg("--config").arg(config);
+        command.args(["--log-format", "json", "--log-level", "trace"]);
+        command.args(&self.arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary starts");
+        let log = Log::of("the server", &mut child);
+        (child, log)
+    }
+
+    /// Starts it and waits until it says that it serves.
+    pub fn start(self) -> Server {
+        let (child, log) = self.spawn();
+        let mut server = Server::unheard(child, log, self.folder);
+        server.ext_authz = Door::parse(&server.listening("ext_authz"));
+        let probes = server.listening("probes");
+        server.probes = probes
+            .parse()
+            .unwrap_or_else(|_| panic!("no address: {probes:?}"));
+        server.log.wait_for("saying that it serves", |line| {
+            (field(line, "message")?.as_str()? == "serving").then_some(())
+        });
+        server
+    }
+
+    /// Starts it although it cannot: gives back how it ended.
+    pub fn start_in_vain(self) -> Ran {
+        let (child, log) = self.spawn();
+        let mut server = Server::unheard(child, log, self.folder);
+        let status = server.wait();
+        Ran {
+            status,
+            stdout: String::new(),
+            stderr: server.log.text(),
+        }
+    }
+}
+
+/// A running server; it dies with this value.
+pub struct Server {
+    child: Child,
+    log: Log,
+    ext_authz: Door,
+    probes: SocketAddr,
+    _folder: TempDir,
+}
+
+impl Server {
+    /// A server with this configuration, less its listeners, which get free ports.
+    pub fn with(config: &str) -> Setup {
+        Setup {
+            folder: TempDir::new().expect("a fresh folder"),
+            config: config.to_owned(),
+            listen: Some("127.0.0.1:0".to_owned()),
+            environment: Vec::new(),
+            arguments: Vec::new(),
+        }
+    }
+
+    /// From here on the process dies with this value, even when a wait fails.
+    fn unheard(child: Child, log: Log, folder: TempDir) -> Self {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            child,
+            log,
+            ext_authz: Door::Tcp(nowhere),
+            probes: nowhere,
+            _folder: folder,
+        }
+    }
+
+    fn listening(&self, listener: &str) -> String {
+        self.log
+            .wait_for(&format!("saying where {listener} listens"), |line| {
+                let said = field(line, "message")?.as_str()? == "listening";
+                let this = said && field(line, "listener")?.as_str()? == listener;
+                this.then(|| field(line, "address")?.as_str().map(str::to_owned))
+                    .flatten()
+            })
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Where Envoy asks.
+    pub fn door(&self) -> &Door {
+        &self.ext_authz
+    }
+
+    /// The same, when it is a TCP address.
+    pub fn tcp(&self) -> SocketAddr {
+        match &self.ext_authz {
+            Door::Tcp(address) => *address,
+            other => panic!("the server listens at {other:?}"),
+        }
+    }
+
+    pub fn probes(&self) -> SocketAddr {
+        self.probes
+    }
+
+    /// Asks the probes listener.
+    pub fn probe(&self, path: &str) -> Answer {
+        Request::new(self.probes, "GET", path)
+            .header("connection", "close")
+            .send()
+    }
+
+    /// What `/metrics` says.
+    pub fn metrics(&self) -> String {
+        let answer = self.probe("/metrics");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.text()
+    }
+
+    /// The decision lines so far, each with its fields.
+    pub fn decisions(&self) -> Vec<Value> {
+        let lines = self.log.lines();
+        let fields = lines.iter().filter_map(|line| fields(line));
+        fields
+            .filter(|fields| fields.get("decision").is_some())
+            .collect()
+    }
+
+    /// The decision line of the request with this `x-request-id`.
+    pub fn decision(&self, request_id: &str) -> Value {
+        self.log.wait_for(
+            &format!("a decision line of request {request_id}"),
+            |line| {
+                let fields = fields(line)?;
+                fields.get("decision")?;
+                (fields.get("request_id")?.as_str()? == request_id).then_some(fields)
+            },
+        )
+    }
+
+    /// Sends SIGTERM and returns at once.
+    pub fn terminate(&self) {
+        signal("-TERM", self.child.id());
+    }
+
+    /// Sends SIGINT, as Ctrl-C does.
+    pub fn interrupt(&self) {
+        signal("-INT", self.child.id());
+    }
+
+    /// Waits until the process has ended by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.log.wait_for_the_end();
+        self.child.wait().expect("a child of ours")
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// How a command ended and what it printed.
+#[derive(Debug)]
+pub struct Ran {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+}
+
+/// Runs a command to its end with this on its standard input.
+pub fn run(mut command: Command, input: &str) -> Ran {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary starts");
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    // A command that does not read its input may close it first.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = child.wait_with_output().expect("a child of ours");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the binary prints UTF-8");
+    Ran {
+        status,
+        stdout: text(stdout),
+        stderr: text(stderr),
+    }
+}
+
+/// Sends a signal to a process that this test started.
+pub fn signal(signal: &str, process: u32) {
+    let sent = Command::new("kill")
+        .arg(signal)
+        .arg(process.to_string())
+        .status();
+    assert!(
+        sent.expect("`kill` starts").success(),
+        "no process {process} to signal"
+    );
+}
+
+/// A log line's fields: under `fields` or beside the line's own members.
+fn fields(line: &str) -> Option<Value> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    match line.get("fields") {
+        Some(fields) => Some(fields.clone()),
+        None => line.is_object().then_some(line),
+    }
+}
+
+fn field(line: &str, name: &str) -> Option<Value> {
+    fields(line)?.get(name).cloned()
+}

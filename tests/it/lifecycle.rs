@@ -1,0 +1,327 @@
+//! Starting, serving, leaving.
+
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::harness::{PATIENCE, Server, Stack, grpc};
+
+const ALICE: &str = "alice-token-0123456789";
+
+const CONFIG: &str = "tokens: [{token: alice-token-0123456789, actor: {id: alice}}]\n";
+
+const SERVICES: [&str; 2] = ["", "envoy.service.auth.v3.Authorization"];
+
+fn passes(server: &Server) -> bool {
+    let bearer = format!("Bearer {ALICE}");
+    let request = grpc::request("GET", "h", "/", &[("authorization", &bearer)]);
+    grpc::code(&grpc::check(server, request)) == 0
+}
+
+#[test]
+fn a_server_that_serves_says_so_everywhere() {
+    let server = Server::with(CONFIG).start();
+    for service in SERVICES {
+        assert_eq!(
+            grpc::health(&server, service).unwrap(),
+            "SERVING",
+            "{service:?}"
+        );
+    }
+    let unknown = grpc::health(&server, "no.such.Service").unwrap_err();
+    assert_eq!(unknown.code(), tonic::Code::NotFound);
+    assert_eq!(server.probe("/live").status, 200);
+    assert_eq!(server.probe("/ready").status, 200);
+    for path in ["/", "/metricsx", "/admin", "/ready/x"] {
+        assert_eq!(server.probe(path).status, 404, "{path}");
+    }
+}
+
+#[test]
+fn metrics_count_decisions_by_outcome_reason_and_policy() {
+    let stack = Stack::start(&format!(
+        "{CONFIG}policies: {{closed: {{allow: false}}}}\nroutes: [{{path: /closed, policy: closed}}]\ndefault: {{}}\n"
+    ));
+    assert_eq!(stack.get("/").bearer(ALICE).send().status, 200);
+    assert_eq!(stack.get("/").bearer(ALICE).send().status, 200);
+    assert_eq!(stack.get("/?x=label-injection-5318008").send().status, 401);
+    assert_eq!(stack.get("/closed").bearer(ALICE).send().status, 403);
+    let metrics = stack.server.metrics();
+    let counted = |wanted: &[&str]| {
+        let lines = metrics
+            .lines()
+            .filter(|line| !line.starts_with('#') && line.contains("decisions"));
+        let fits = lines.filter(|line| wanted.iter().all(|part| line.contains(part)));
+        let values = fits.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        values.sum::<f64>()
+    };
+    assert_eq!(counted(&["allowed", "\"default\""]), 2.0, "{metrics}");
+    assert_eq!(counted(&["refused", "\"default\""]), 1.0, "{metrics}");
+    assert_eq!(counted(&["refused", "\"closed\""]), 1.0, "{metrics}");
+    assert!(
+        metrics.contains("_bucket{") && metrics.contains("le=\"+Inf\""),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains(env!("CARGO_PKG_VERSION")),
+        "build info: {metrics}"
+    );
+    assert!(
+        metrics.trim_end().ends_with("# EOF"),
+        "OpenMetrics ends so: {metrics}"
+    );
+    for sent in ["5318008", "app.example", "alice", "/closed"] {
+        assert!(
+            !metrics.contains(sent),
+            "a label from what a client sent: {sent}\n{metrics}"
+        );
+    }
+}
+
+#[test]
+fn sigterm_lets_the_others_finish_before_the_server_leaves() {
+    let mut server = Server::with(CONFIG).arg("--drain=5s").start();
+    assert!(passes(&server));
+    server.terminate();
+    // As soon as the signal has arrived every probe says so, and Checks are answered.
+    let deadline = Instant::now() + PATIENCE;
+    while server.probe("/ready").status != 503 {
+        assert!(Instant::now() < deadline, "{}", server.log().text());
+    }
+    assert_eq!(server.probe("/live").status, 200);
+    for service in SERVICES {
+        assert_eq!(
+            grpc::health(&server, service).unwrap(),
+            "NOT_SERVING",
+            "{service:?}"
+        );
+    }
+    assert!(passes(&server));
+    let status = server.wait();
+    assert_eq!(status.code(), Some(0), "{status}");
+}
+
+#[test]
+fn envoys_idle_connection_does_not_keep_the_server_from_leaving() {
+    let mut stack = Stack::shaped(
+        Server::with(CONFIG).arg("--drain=0s"),
+        crate::harness::Shape::plain(),
+    );
+    assert_eq!(stack.get("/").bearer(ALICE).send().status, 200);
+    stack.server.terminate();
+    assert_eq!(stack.server.wait().code(), Some(0));
+}
+
+#[test]
+fn sigint_ends_it_too() {
+    let mut server = Server::with(CONFIG).arg("--drain=0s").start();
+    server.interrupt();
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_port_in_use_is_said_and_nothing_serves() {
+    let first = Server::with(CONFIG).start();
+    let ran = Server::with(CONFIG)
+        .listen(first.tcp().to_string())
+        .start_in_vain();
+    assert_ne!(ran.code(), Some(0), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains(&first.tcp().to_string()),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.stderr.contains("in use"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("\"serving\""), "{}", ran.stderr);
+    assert!(passes(&first));
+    // The other listener too.
+    let config = format!(
+        "ext_authz: {{listen: '127.0.0.1:0'}}\nprobes: {{listen: '{}'}}\n{CONFIG}",
+        first.probes()
+    );
+    let ran = Server::with(&config).as_written().start_in_vain();
+    assert_ne!(ran.code(), Some(0));
+    assert!(
+        ran.stderr.contains(&first.probes().to_string()),
+        "{}",
+        ran.stderr
+    );
+    assert!(!ran.stderr.contains("\"serving\""), "{}", ran.stderr);
+}
+
+#[test]
+fn a_bad_configuration_never_serves_and_says_everything_at_once() {
+    let config = "
+tokens:
+- {token: {$env: NOT_SET_ANYWHERE}, actor: {id: alice}}
+- {token: super-secret-0123456789, actor: 7}
+nonsense: true
+routes: [{path: /x, policy: unknown-policy}]
+";
+    let ran = Server::with(config).start_in_vain();
+    assert!(ran.code().is_some_and(|code| code != 0), "{}", ran.stderr);
+    for found in [
+        "NOT_SET_ANYWHERE",
+        "nonsense",
+        "unknown-policy",
+        "actor",
+        "default",
+        "config.yaml",
+    ] {
+        assert!(
+            ran.stderr.contains(found),
+            "nothing about {found}:\n{}",
+            ran.stderr
+        );
+    }
+    assert!(!ran.stderr.contains("super-secret"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("listening"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_configuration_that_is_not_there_is_said() {
+    let mut command = std::process::Command::new(crate::harness::server::BINARY);
+    command.args(["serve", "--config", "/nowhere/at/all.yaml"]);
+    let ran = crate::harness::server::run(command, "");
+    assert!(ran.code().is_some_and(|code| code != 0), "{ran:?}");
+    assert!(ran.stderr.contains("/nowhere/at/all.yaml"), "{ran:?}");
+}
+
+#[test]
+fn the_unix_socket_is_for_owner_and_group() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("ext_authz.sock");
+    let listen = format!("unix:{}", path.display());
+    let mut server = Server::with(CONFIG)
+        .listen(&listen)
+        .arg("--drain=0s")
+        .start();
+    let metadata = std::fs::symlink_metadata(&path).unwrap();
+    assert!(metadata.file_type().is_socket());
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o660);
+    assert!(passes(&server));
+    assert_eq!(grpc::health(&server, SERVICES[1]).unwrap(), "SERVING");
+    // A second server leaves the living one alone.
+    let ran = Server::with(CONFIG).listen(&listen).start_in_vain();
+    assert_ne!(ran.code(), Some(0));
+    assert!(ran.stderr.contains("in use"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("ext_authz.sock"), "{}", ran.stderr);
+    assert!(passes(&server));
+    server.terminate();
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_any_other_file_is_left_alone() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("ext_authz.sock");
+    let listen = format!("unix:{}", path.display());
+    // A server that crashed: its socket stays, and nobody listens.
+    let mut crashed = Server::with(CONFIG).listen(&listen).start();
+    crashed.kill();
+    assert!(path.exists());
+    let server = Server::with(CONFIG).listen(&listen).start();
+    assert!(passes(&server));
+    drop(server);
+
+    let file = folder.path().join("precious");
+    std::fs::write(&file, "text").unwrap();
+    let ran = Server::with(CONFIG)
+        .listen(format!("unix:{}", file.display()))
+        .start_in_vain();
+    assert_ne!(ran.code(), Some(0));
+    assert!(ran.stderr.contains("precious"), "{}", ran.stderr);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "text");
+
+    // Somebody else's living socket.
+    let other = folder.path().join("other.sock");
+    let _listener = UnixListener::bind(&other).unwrap();
+    let ran = Server::with(CONFIG)
+        .listen(format!("unix:{}", other.display()))
+        .start_in_vain();
+    assert_ne!(ran.code(), Some(0));
+    assert!(other.exists());
+}
+
+#[test]
+fn an_abstract_socket_leaves_no_file() {
+    let name = format!("envoy-auth-tokens-lifecycle-{}", std::process::id());
+    let server = Server::with(CONFIG).listen(format!("unix:@{name}")).start();
+    assert!(passes(&server));
+    let ran = Server::with(CONFIG)
+        .listen(format!("unix:@{name}"))
+        .start_in_vain();
+    assert_ne!(ran.code(), Some(0));
+    assert!(
+        ran.stderr.contains("in use") && ran.stderr.contains(&name),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn the_operator_chooses_which_decisions_are_logged() {
+    for (choice, kept) in [
+        ("all", vec!["allowed", "refused"]),
+        ("refused", vec!["refused"]),
+        ("none", vec![]),
+    ] {
+        let setup = Server::with(CONFIG)
+            .arg("--log-decisions")
+            .arg(choice)
+            .arg("--drain=0s");
+        let mut stack = Stack::shaped(setup, crate::harness::Shape::plain());
+        assert_eq!(stack.get("/").bearer(ALICE).send().status, 200);
+        assert_eq!(stack.get("/").send().status, 401);
+        let metrics = stack.server.metrics();
+        assert!(
+            metrics.contains("refused"),
+            "metrics count what is not logged: {metrics}"
+        );
+        stack.server.terminate();
+        stack.server.wait();
+        let logged: Vec<Value> = stack.server.decisions();
+        let logged: Vec<_> = logged
+            .iter()
+            .filter_map(|line| line["decision"].as_str())
+            .collect();
+        assert_eq!(logged, kept, "--log-decisions {choice}");
+    }
+}
+
+#[test]
+fn secrets_come_from_the_environment_and_from_files() {
+    let config = "
+tokens:
+- {token: {$env: BOT_TOKEN}, actor: {id: {$env: BOT_NAME}}}
+- {token: {$file: secrets/token}, actor: {id: filed}}
+users: [{username: admin, password: {$file: secrets/password}}]
+";
+    let setup = Server::with(config)
+        .env("BOT_TOKEN", "bot-token-01234567890")
+        .env("BOT_NAME", "bot");
+    std::fs::create_dir(setup.folder().join("secrets")).unwrap();
+    let setup = setup
+        .file("secrets/token", "file-token-0123456789\n")
+        .file("secrets/password", "pass word \r\n");
+    let stack = Stack::shaped(setup, crate::harness::Shape::plain());
+    let id = |token: &str| {
+        stack
+            .get("/")
+            .bearer(token)
+            .send()
+            .seen()
+            .all("x-actor-id")
+            .join("")
+    };
+    assert_eq!(id("bot-token-01234567890"), "bot");
+    assert_eq!(id("file-token-0123456789"), "filed");
+    let login = || stack.get("/").basic("admin", "pass word ").send();
+    assert_eq!(
+        crate::users::settle(login).status,
+        200,
+        "less one line ending"
+    );
+}

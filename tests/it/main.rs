@@ -1,0 +1,20 @@
+//! The whole product from outside: the real binary, a real Envoy, real sockets.
+//!
+//! Each test is a story whose name is a sentence.  What a story needs is started by
+//! [`harness`]: our server on ports of its own, an upstream that shows what reached it, and
+//! the Envoy that `tests/tools/fetch.py` fetched.  A piece that is missing is a failure.
+
+mod harness;
+
+mod actor_headers;
+mod commands;
+mod credentials;
+mod demo;
+mod envoy_config;
+mod lifecycle;
+mod policies;
+mod refusals;
+mod secrets_stay_secret;
+mod seed_story;
+mod transports;
+mod users;

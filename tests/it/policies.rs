@@ -1,0 +1,660 @@
+//! Which policy governs a request, and whom it admits: each way around one is tried.
+
+use serde_json::json;
+
+use crate::harness::envoy::per_route_policy;
+use crate::harness::{Encoding, Server, Shape, Stack, grpc};
+
+const VIEWER: &str = "viewer-token-0123456789";
+const EDITOR: &str = "editor-token-0123456789";
+const ADMIN: &str = "admin-token-01234567890";
+
+const TOKENS: &str = "
+tokens:
+- {token: viewer-token-0123456789, actor: {id: viewer, role: Viewer}}
+- {token: editor-token-0123456789, actor: {id: editor, role: Editor}}
+- {token: admin-token-01234567890, actor: {id: admin, role: Admin}}
+";
+
+fn with(rules: &str) -> String {
+    format!("{TOKENS}{rules}")
+}
+
+/// The status of a request without Envoy in between, for what Envoy would not pass on.
+fn ask(server: &Server, method: &str, host: &str, path: &str, headers: &[(&str, &str)]) -> i32 {
+    let bearer = format!("Bearer {ADMIN}");
+    let mut all = vec![("authorization", bearer.as_str())];
+    all.extend_from_slice(headers);
+    let answer = grpc::check(server, grpc::request(method, host, path, &all));
+    if grpc::code(&answer) == 0 {
+        200
+    } else {
+        grpc::refused(&answer).0
+    }
+}
+
+#[test]
+fn envoys_route_names_the_policy() {
+    let config = with(
+        "
+policies:
+  admin: {allow: {role: Admin}}
+  read: {allow: {role: [Viewer, Editor, Admin]}}
+  open: {allow: {unauthenticated: true}}
+",
+    );
+    for encoding in Encoding::BOTH {
+        let route = |prefix: &str, policy: &str| {
+            json!({
+                "match": { "path_separated_prefix": prefix },
+                "route": { "cluster": "app" },
+                "typed_per_filter_config": { "envoy.filters.http.ext_authz": per_route_policy(policy) },
+            })
+        };
+        let routes = json!([
+            route("/admin", "admin"),
+            route("/read", "read"),
+            route("/open", "open"),
+            route("/unknown", "no-such-policy"),
+            route("/case", "Admin"),
+            route("/inline", "default"),
+            { "match": { "prefix": "/" }, "route": { "cluster": "app" } },
+        ]);
+        let stack = Stack::shaped(
+            Server::with(&config),
+            Shape::plain().encoding(encoding).routes(routes),
+        );
+        let refused = (403, "insufficient_scope".to_owned());
+        let anonymous = (401, "unauthorized".to_owned());
+        assert_eq!(
+            stack.get("/admin/x").bearer(ADMIN).send().status,
+            200,
+            "{encoding:?}"
+        );
+        assert_eq!(
+            stack.get("/admin/x").bearer(VIEWER).send().verdict(),
+            refused
+        );
+        assert_eq!(stack.get("/admin/x").send().verdict(), anonymous);
+        assert_eq!(stack.get("/read").bearer(VIEWER).send().status, 200);
+        assert!(stack.get("/open").send().seen().all("x-actor").is_empty());
+        assert_eq!(
+            stack.get("/").bearer(VIEWER).send().status,
+            200,
+            "no policy named: the default"
+        );
+        for path in ["/unknown", "/case"] {
+            assert_eq!(
+                stack.get(path).bearer(ADMIN).send().verdict(),
+                refused,
+                "{path}"
+            );
+            assert_eq!(
+                stack.get(path).send().verdict(),
+                refused,
+                "{path}: refused before the credential"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_unknown_policy_is_logged_as_a_mistake_of_the_configuration() {
+    let stack = Stack::shaped(
+        Server::with(TOKENS),
+        Shape::plain().policy("no-such-policy"),
+    );
+    let answer = stack
+        .get("/")
+        .bearer(ADMIN)
+        .header("x-request-id", "the-unknown-policy")
+        .send();
+    assert_eq!(answer.status, 403);
+    let line = stack.server.decision("the-unknown-policy");
+    assert_eq!(line["decision"], "refused");
+    let reason = line["reason"].as_str().unwrap();
+    assert!(reason.contains("policy"), "{line}");
+}
+
+#[test]
+fn a_client_cannot_name_a_policy() {
+    let config = with("policies: {admin: {allow: {role: Admin}}, open: {allow: true}}\n");
+    let stack = Stack::shaped(Server::with(&config), Shape::plain().policy("admin"));
+    let request = stack
+        .get("/?policy=open")
+        .bearer(VIEWER)
+        .header("policy", "open");
+    let request = request
+        .header("x-policy", "open")
+        .header("context_extensions", "policy=open");
+    assert_eq!(request.send().status, 403);
+}
+
+#[test]
+fn the_first_route_that_matches_decides_and_the_default_decides_the_rest() {
+    let config = with(
+        "
+policies: {write: {allow: {role: [Editor, Admin]}}}
+routes:
+- {path: /docs/secret, allow: {id: admin}}
+- {path_prefix: /docs, methods: [GET], allow: true}
+- {path_prefix: /docs, policy: write}
+- {path_regex: '/v[0-9]+/x', allow: {role: Viewer}}
+- {path: /never, allow: false}
+default: {allow: {role: Admin}}
+",
+    );
+    let cases = [
+        ("GET", "/docs/a", None, 200),
+        ("GET", "/docs/secret", None, 401),
+        ("GET", "/docs/secret", Some(VIEWER), 403),
+        ("GET", "/docs/secret", Some(ADMIN), 200),
+        ("GET", "/docs/secret?x=/docs/a", Some(VIEWER), 403),
+        ("GET", "/docs/%73ecret", Some(VIEWER), 403),
+        ("GET", "/docs/Secret", None, 200),
+        ("GET", "/docs/secret/", None, 200),
+        ("POST", "/docs/a", None, 401),
+        ("POST", "/docs/a", Some(VIEWER), 403),
+        ("POST", "/docs/a", Some(EDITOR), 200),
+        ("GET", "/docsx", Some(EDITOR), 403),
+        ("GET", "/docs", None, 200),
+        ("GET", "/docs?", None, 200),
+        ("GET", "/v12/x", Some(VIEWER), 200),
+        ("GET", "/v12/x/y", Some(VIEWER), 403),
+        ("GET", "/a/v12/x", Some(VIEWER), 403),
+        ("GET", "/never", Some(ADMIN), 403),
+        ("GET", "/other", Some(VIEWER), 403),
+        ("GET", "/other", Some(ADMIN), 200),
+        ("GET", "/other", None, 401),
+    ];
+    for encoding in Encoding::BOTH {
+        let stack = Stack::encoded(&config, encoding);
+        for (method, target, token, status) in cases {
+            let request = stack.request(method, target);
+            let request = if method == "POST" {
+                request.body(Vec::new())
+            } else {
+                request
+            };
+            let request = if let Some(token) = token {
+                request.bearer(token)
+            } else {
+                request
+            };
+            assert_eq!(
+                request.send().status,
+                status,
+                "{encoding:?} {method} {target} {token:?}"
+            );
+        }
+    }
+}
+
+/// Paths that a rule and an upstream may read differently.
+const AMBIGUOUS: &[&str] = &[
+    "//admin",
+    "/open//x",
+    "/open//",
+    "/open/../admin",
+    "/open/./x",
+    "/open/..",
+    "/.",
+    "/open/%2e%2e/admin",
+    "/open/%2E%2E/admin",
+    "/open/.%2e/admin",
+    "/open/%2e/x",
+    "/open/..;/admin",
+    "/open/..;x=1/admin",
+    "/open/.;/x",
+    "/open/%2e%2e;/admin",
+    "/open/..%3b/admin",
+    "/open;x=1/y",
+    "/open/x;",
+    "/open%3bx",
+    "/open%3Bx",
+    "/open/..%2fadmin",
+    "/open%2fx",
+    "/open%2Fx",
+    "/open%5cx",
+    "/open%5Cx",
+    "/open\\..\\admin",
+    "/open/x\\y",
+    "/open%252fx",
+    "/open%252e%252e",
+    "/%2561dmin",
+    "/open/%",
+    "/open/%2",
+    "/open/%zz",
+    "/open/%00",
+    "/open/%0a",
+    "/open/%7f",
+    "/open/%1f",
+    "/open/%ff",
+    "/open/%c3%28",
+    "/open/%c0%af",
+    "/open/%c2%85",
+];
+
+/// Paths that look odd and can be read in one way only.
+const PLAIN: &[&str] = &[
+    "/open/...",
+    "/open/.hidden",
+    "/open/a..b",
+    "/open/%20x",
+    "/open/100%25",
+    "/open/%C3%A9",
+    "/open/:memory:/x.json",
+    "/open/a+b,c=d@e!",
+    "/open/?next=//evil/../..;%2f%252f%zz",
+];
+
+#[test]
+fn an_ambiguous_path_is_malformed_wherever_paths_decide() {
+    let routed = with("routes: [{path_prefix: /open, allow: true}]\ndefault: {}\n");
+    let named = with("policies: {open: {allow: true}}\n");
+    for encoding in Encoding::BOTH {
+        let routes = Stack::encoded(&routed, encoding);
+        let shape = Shape::plain().encoding(encoding).policy("open");
+        let context = Stack::shaped(Server::with(&named), shape);
+        for (what, stack) in [("routes", &routes), ("context_extensions", &context)] {
+            for path in AMBIGUOUS {
+                let answer = stack.get(path).bearer(ADMIN).send();
+                let found = (answer.status, answer.text());
+                assert_eq!(found.0, 400, "{encoding:?} {what} {path}: {}", found.1);
+                assert_eq!(
+                    answer.error(),
+                    "invalid_request",
+                    "{encoding:?} {what} {path}"
+                );
+            }
+            for path in PLAIN {
+                let answer = stack.get(path).send();
+                assert_eq!(
+                    answer.status,
+                    200,
+                    "{encoding:?} {what} {path}: {}",
+                    answer.text()
+                );
+            }
+            assert_eq!(stack.upstream.calls(), PLAIN.len());
+        }
+    }
+}
+
+#[test]
+fn an_ambiguous_path_is_refused_before_the_credential_is_looked_at() {
+    let stack = Stack::start(&with(
+        "routes: [{path_prefix: /open, allow: true}]\ndefault: {}\n",
+    ));
+    assert_eq!(
+        stack
+            .get("/open/../x")
+            .bearer("nobody-token-012345678")
+            .send()
+            .status,
+        400
+    );
+    assert_eq!(stack.get("/open/../x").send().status, 400);
+}
+
+#[test]
+fn paths_are_nobodys_business_where_no_rule_reads_them() {
+    let by_method = with("routes: [{methods: [GET], allow: true}]\ndefault: {}\n");
+    for config in [TOKENS, &by_method] {
+        let stack = Stack::start(config);
+        for path in AMBIGUOUS {
+            let answer = stack.get(path).bearer(VIEWER).send();
+            assert_eq!(answer.seen().path, *path);
+        }
+    }
+}
+
+#[test]
+fn a_path_that_does_not_begin_with_a_slash_is_malformed() {
+    let server = Server::with(&with(
+        "routes: [{path_prefix: /open, allow: true}]\ndefault: {}\n",
+    ))
+    .start();
+    for path in [
+        "*",
+        "",
+        "open",
+        "?x=1",
+        "http://h/open",
+        "example.com:443",
+        "/open#x",
+    ] {
+        assert_eq!(ask(&server, "GET", "h", path, &[]), 400, "{path:?}");
+    }
+    assert_eq!(ask(&server, "GET", "h", "/open", &[]), 200);
+}
+
+#[test]
+fn each_permitted_kind_lets_its_own_paths_through_and_no_others() {
+    let kinds = [
+        ("empty_segment", vec!["//open", "/open//x", "/open//"]),
+        ("encoded_slash", vec!["/open%2fx", "/open%5cx", "/open\\x"]),
+        ("parameters", vec!["/open;x=1/y", "/open/x;", "/open%3bx"]),
+    ];
+    for (kind, _) in &kinds {
+        let rules = format!(
+            "routes: [{{path: /nowhere, allow: false}}]\ndefault: {{}}\npaths: {{permit: [{kind}]}}\n"
+        );
+        let stack = Stack::start(&with(&rules));
+        for (other, paths) in &kinds {
+            let status = if kind == other { 200 } else { 400 };
+            for path in paths {
+                assert_eq!(
+                    stack.get(path).bearer(VIEWER).send().status,
+                    status,
+                    "permit {kind}: {path}"
+                );
+            }
+        }
+        let never = [
+            "/open/../x",
+            "/open/%2e%2e/x",
+            "/open/..;/x",
+            "/open/..;x=1/x",
+            "/open/.;/x",
+            "/open%2f..%2fx",
+            "/open\\..\\x",
+            "/open/..%2fx",
+            "/open/%252f",
+            "/open/%00",
+            "/open/%zz",
+        ];
+        for path in never {
+            assert_eq!(
+                stack.get(path).bearer(VIEWER).send().status,
+                400,
+                "permit {kind}: {path}"
+            );
+        }
+    }
+}
+
+#[test]
+fn hosts_are_compared_without_case_port_and_trailing_dot() {
+    let config = with(
+        "
+routes:
+- {host: api.example, allow: true}
+- {host: '*.internal.example', allow: {role: Admin}}
+default: {allow: false}
+",
+    );
+    let stack = Stack::start(&config);
+    let cases = [
+        ("api.example", None, 200),
+        ("API.Example", None, 200),
+        ("api.example:8080", None, 200),
+        ("api.example.", None, 200),
+        ("api.example.:8080", None, 200),
+        ("xapi.example", Some(ADMIN), 403),
+        ("api.example.evil", Some(ADMIN), 403),
+        ("a.internal.example", Some(ADMIN), 200),
+        ("a.b.internal.example:80", Some(ADMIN), 200),
+        ("A.INTERNAL.EXAMPLE.", Some(VIEWER), 403),
+        ("a.internal.example", None, 401),
+        ("internal.example", Some(ADMIN), 403),
+        (".internal.example", Some(ADMIN), 403),
+        ("xinternal.example", Some(ADMIN), 403),
+        ("other.example", Some(ADMIN), 403),
+    ];
+    for (host, token, status) in cases {
+        let request = stack.get("/").host(host);
+        let request = if let Some(token) = token {
+            request.bearer(token)
+        } else {
+            request
+        };
+        assert_eq!(request.send().status, status, "{host} {token:?}");
+    }
+}
+
+#[test]
+fn a_host_that_can_be_read_in_two_ways_is_malformed_where_hosts_decide() {
+    let hosts = [
+        "",
+        "user@api.example",
+        "api.example,evil.example",
+        "api.example/x",
+        "api.example x",
+        "api.example:port",
+        "api.example:80:80",
+        "api.example:",
+    ];
+    let strict = Server::with(&with(
+        "routes: [{host: api.example, allow: true}]\ndefault: {}\n",
+    ))
+    .start();
+    let careless = Server::with(TOKENS).start();
+    for host in hosts {
+        if !matches!(host, "api.example:" | "api.example:80:80") {
+            assert_eq!(ask(&strict, "GET", host, "/", &[]), 400, "{host:?}");
+        }
+        assert_eq!(ask(&careless, "GET", host, "/", &[]), 200, "{host:?}");
+    }
+    assert_eq!(ask(&strict, "GET", "api.example:80", "/", &[]), 200);
+}
+
+#[test]
+fn methods_are_upper_case_and_get_covers_head() {
+    let config = with(
+        "
+routes:
+- {path_prefix: /r, methods: [GET], allow: true}
+- {path_prefix: /w, methods: [POST, PUT], allow: {role: Editor}}
+default: {allow: false}
+",
+    );
+    let stack = Stack::start(&config);
+    assert_eq!(stack.get("/r").send().status, 200);
+    assert_eq!(stack.request("HEAD", "/r").send().status, 200);
+    assert_eq!(stack.request("OPTIONS", "/r").send().status, 401);
+    assert_eq!(
+        stack.request("DELETE", "/r").bearer(EDITOR).send().status,
+        403
+    );
+    assert_eq!(
+        stack
+            .post("/w")
+            .body(Vec::new())
+            .bearer(EDITOR)
+            .send()
+            .status,
+        200
+    );
+    assert_eq!(
+        stack
+            .request("PUT", "/w")
+            .body(Vec::new())
+            .bearer(EDITOR)
+            .send()
+            .status,
+        200
+    );
+    assert_eq!(
+        stack
+            .request("PATCH", "/w")
+            .body(Vec::new())
+            .bearer(EDITOR)
+            .send()
+            .status,
+        403
+    );
+    for method in ["get", "Get", "gET", "post"] {
+        assert_eq!(ask(&stack.server, method, "h", "/r", &[]), 400, "{method}");
+    }
+    for name in [
+        "x-http-method-override",
+        "x-http-method",
+        "x-method-override",
+        "X-HTTP-Method-Override",
+    ] {
+        for value in ["DELETE", "GET", ""] {
+            let answer = stack.get("/r").header(name, value).send();
+            assert_eq!(
+                answer.verdict(),
+                (400, "invalid_request".into()),
+                "{name}: {value}"
+            );
+        }
+    }
+}
+
+#[test]
+fn methods_are_nobodys_business_where_no_rule_reads_them() {
+    let stack = Stack::start(&with(
+        "routes: [{path_prefix: /r, allow: true}]\ndefault: {}\n",
+    ));
+    let seen = stack
+        .get("/r")
+        .header("x-http-method-override", "DELETE")
+        .send()
+        .seen();
+    assert_eq!(seen.all("x-http-method-override"), ["DELETE"]);
+    assert_eq!(ask(&stack.server, "get", "h", "/r", &[]), 200);
+}
+
+#[test]
+fn an_allow_block_admits_whom_it_describes() {
+    let config = "
+tokens:
+- {token: actor-token-0123456789, actor: {id: 7, name: ada, groups: [a, b], nothing: null, flag: true, ratio: 1.0}}
+routes:
+- {path: /scalar, allow: {name: ada}}
+- {path: /list, allow: {name: [bob, ada]}}
+- {path: /shared, allow: {groups: [x, b]}}
+- {path: /any, allow: {name: [nobody], groups: [a]}}
+- {path: /star, allow: {name: '*'}}
+- {path: /star-null, allow: {nothing: '*'}}
+- {path: /star-absent, allow: {absent: '*'}}
+- {path: /star-in-list, allow: {name: ['*']}}
+- {path: /empty, allow: {}}
+- {path: /false, allow: false}
+- {path: /true, allow: true}
+- {path: /number, allow: {id: 7.0}}
+- {path: /number-text, allow: {id: '7'}}
+- {path: /integer, allow: {ratio: 1}}
+- {path: /bool, allow: {flag: true}}
+- {path: /bool-number, allow: {flag: 1}}
+- {path: /unauthenticated, allow: {unauthenticated: true}}
+- {path: /unauthenticated-no, allow: {unauthenticated: false}}
+- {path: /case, allow: {name: Ada}}
+default: {}
+";
+    let stack = Stack::start(config);
+    let cases = [
+        ("/scalar", 200, 401),
+        ("/list", 200, 401),
+        ("/shared", 200, 401),
+        ("/any", 200, 401),
+        ("/star", 200, 401),
+        ("/star-null", 200, 401),
+        ("/star-absent", 403, 401),
+        ("/star-in-list", 403, 401),
+        ("/empty", 403, 401),
+        ("/false", 403, 401),
+        ("/true", 200, 200),
+        ("/number", 200, 401),
+        ("/number-text", 403, 401),
+        ("/integer", 200, 401),
+        ("/bool", 200, 401),
+        ("/bool-number", 403, 401),
+        ("/unauthenticated", 403, 200),
+        ("/unauthenticated-no", 403, 401),
+        ("/case", 403, 401),
+        ("/default", 200, 401),
+    ];
+    for (path, actor, anonymous) in cases {
+        assert_eq!(
+            stack
+                .get(path)
+                .bearer("actor-token-0123456789")
+                .send()
+                .status,
+            actor,
+            "{path}"
+        );
+        assert_eq!(
+            stack.get(path).send().status,
+            anonymous,
+            "{path}, anonymous"
+        );
+    }
+}
+
+#[test]
+fn a_restricted_token_counts_under_its_own_policies_only() {
+    let config = "
+tokens:
+- {token: free-token-01234567890, actor: {id: free, role: Admin}}
+- {token: read-token-01234567890, actor: {id: reader, role: Admin}, policies: [read]}
+- {token: none-token-01234567890, actor: {id: none, role: Admin}, policies: []}
+users:
+- {username: rob, password: a-long-password, actor: {id: rob, role: Admin}, policies: [read]}
+policies:
+  read: {allow: {role: Admin}}
+  write: {allow: {role: Admin}}
+  open: {allow: true}
+routes:
+- {path: /read, policy: read}
+- {path: /write, policy: write}
+- {path: /open, policy: open}
+- {path: /inline, allow: {role: Admin}}
+default: {}
+";
+    for encoding in Encoding::BOTH {
+        let stack = Stack::encoded(config, encoding);
+        let cases = [
+            ("read-token-01234567890", "/read", 200),
+            ("read-token-01234567890", "/write", 403),
+            ("read-token-01234567890", "/inline", 403),
+            ("read-token-01234567890", "/by-default", 403),
+            ("none-token-01234567890", "/read", 403),
+            ("none-token-01234567890", "/by-default", 403),
+            ("free-token-01234567890", "/write", 200),
+            ("free-token-01234567890", "/by-default", 200),
+        ];
+        for (token, path, status) in cases {
+            let answer = stack.get(path).bearer(token).send();
+            assert_eq!(answer.status, status, "{encoding:?} {token} {path}");
+            if status == 403 {
+                assert_eq!(answer.error(), "insufficient_scope");
+            }
+        }
+        // Where anybody may pass it passes as nobody.
+        let seen = stack
+            .get("/open")
+            .bearer("read-token-01234567890")
+            .header("x-actor-id", "x");
+        assert!(
+            seen.send().seen().all("x-actor-id").is_empty(),
+            "{encoding:?}"
+        );
+        let seen = stack
+            .get("/open")
+            .bearer("free-token-01234567890")
+            .send()
+            .seen();
+        assert_eq!(seen.all("x-actor-id"), ["free"], "{encoding:?}");
+        assert_eq!(
+            stack
+                .get("/read")
+                .basic("rob", "a-long-password")
+                .send()
+                .status,
+            200
+        );
+        assert_eq!(
+            stack
+                .get("/write")
+                .basic("rob", "a-long-password")
+                .send()
+                .status,
+            403
+        );
+    }
+}

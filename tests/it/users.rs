@@ -1,0 +1,179 @@
+//! HTTP Basic: users of the configuration and their passwords.
+
+use crate::harness::{Answer, Encoding, Stack};
+
+const PASSWORD: &str = "correct horse: battery";
+
+const CONFIG: &str = r#"
+tokens: [{token: alice-token-0123456789, actor: {id: alice}}]
+users:
+- {username: admin, password: "correct horse: battery", actor: {id: the-admin, role: Admin}}
+- {username: plain, password: another-password}
+- {username: "Zoë", password: "pässwörd-0123"}
+- username: hashed
+  password_hash: "$2y$04$HHHHHHHHHHHHHHHHHHHHHO"
+"#;
+
+/// Asks until the password has been verified in the background.
+///
+/// An unfinished verification is 503 and goes on; the answer says `Retry-After: 1`, and asking again is
+/// what a client does.
+pub fn settle(ask: impl Fn() -> Answer) -> Answer {
+    for _ in 0..1000 {
+        let answer = ask();
+        if answer.status != 503 {
+            return answer;
+        }
+        assert_eq!(answer.all("retry-after"), ["1"]);
+        assert_eq!(answer.json()["error"], "unavailable");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("the password is never verified");
+}
+
+fn config() -> String {
+    // bcrypt of "hashed-password", cost 4, as `htpasswd -B` would write it.
+    let hash = bcrypt::hash("hashed-password", 4).expect("bcrypt");
+    CONFIG.replace("$2y$04$HHHHHHHHHHHHHHHHHHHHHO", &hash)
+}
+
+#[test]
+fn a_user_with_the_right_password_passes_as_their_actor() {
+    for encoding in Encoding::BOTH {
+        let stack = Stack::encoded(&config(), encoding);
+        for (user, password, id, role) in [
+            ("admin", PASSWORD, "the-admin", Some("Admin")),
+            ("plain", "another-password", "plain", None),
+            ("Zoë", "pässwörd-0123", "Zo%C3%AB", None),
+            ("hashed", "hashed-password", "hashed", None),
+        ] {
+            let answer = settle(|| stack.get("/").basic(user, password).send());
+            let seen = answer.seen();
+            assert_eq!(seen.all("x-actor-id"), [id], "{encoding:?} {user}");
+            assert_eq!(
+                seen.all("x-actor-role"),
+                Vec::from_iter(role),
+                "{encoding:?} {user}"
+            );
+            assert!(seen.all("authorization").is_empty(), "{encoding:?} {user}");
+            // The second time it is remembered.
+            assert_eq!(
+                stack.get("/").basic(user, password).send().status,
+                200,
+                "{encoding:?} {user}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_wrong_password_and_an_unknown_user_get_the_same_answer() {
+    for encoding in Encoding::BOTH {
+        let stack = Stack::encoded(&config(), encoding);
+        let wrong = [
+            ("admin", "wrong"),
+            ("admin", ""),
+            ("admin", "correct horse"),
+            ("Admin", PASSWORD),
+            ("nobody", PASSWORD),
+            ("", PASSWORD),
+            ("plain", PASSWORD),
+        ];
+        let mut answers = Vec::new();
+        for (user, password) in wrong {
+            let answer = settle(|| stack.get("/").basic(user, password).send());
+            assert_eq!(answer.status, 401, "{encoding:?} {user}");
+            let challenges: Vec<_> = answer
+                .all("www-authenticate")
+                .into_iter()
+                .map(str::to_owned)
+                .collect();
+            answers.push((answer.text(), challenges));
+        }
+        answers.dedup();
+        assert_eq!(answers.len(), 1, "{answers:?}");
+        assert!(answers[0].0.contains("Invalid username or password"));
+        assert_eq!(stack.upstream.calls(), 0);
+    }
+}
+
+#[test]
+fn a_users_password_is_no_bearer_token_and_a_token_no_users_password() {
+    let stack = Stack::start(&config());
+    assert_eq!(stack.get("/").bearer("another-password").send().status, 401);
+    let answer = settle(|| {
+        stack
+            .get("/")
+            .basic("plain", "alice-token-0123456789")
+            .send()
+    });
+    assert_eq!(answer.status, 401);
+    assert_eq!(
+        stack
+            .get("/")
+            .basic("api_key", "another-password")
+            .send()
+            .status,
+        401
+    );
+}
+
+#[test]
+fn five_wrong_passwords_lock_a_name_but_not_whoever_is_remembered() {
+    let stack = Stack::start(&config());
+    // Remembered before the guesses begin.
+    let right = || stack.get("/").basic("admin", PASSWORD).send();
+    assert_eq!(settle(right).status, 200);
+    // `plain` has never logged in.
+    for user in ["admin", "plain"] {
+        for guess in 0..6 {
+            let answer = settle(|| stack.get("/").basic(user, &format!("guess-{guess}")).send());
+            assert_eq!(answer.json()["message"], "Invalid username or password");
+        }
+    }
+    assert_eq!(right().status, 200, "a remembered pair always passes");
+    let locked = settle(|| stack.get("/").basic("plain", "another-password").send());
+    assert_eq!(locked.status, 401, "the right password, too late");
+    assert_eq!(
+        locked.json()["message"],
+        "Invalid username or password",
+        "the answer does not change"
+    );
+    assert_eq!(
+        settle(|| stack.get("/").basic("hashed", "hashed-password").send()).status,
+        200
+    );
+    // An operator can see it.
+    stack
+        .server
+        .log()
+        .wait_for("a line about the lock", |line| {
+            (line.contains("lock") && line.contains("plain")).then_some(())
+        });
+}
+
+#[test]
+fn guesses_at_a_name_that_does_not_exist_lock_nobody() {
+    let stack = Stack::start(&config());
+    for guess in 0..8 {
+        let answer = settle(|| {
+            stack
+                .get("/")
+                .basic("nobody", &format!("guess-{guess}"))
+                .send()
+        });
+        assert_eq!(answer.status, 401);
+    }
+    assert_eq!(
+        settle(|| stack.get("/").basic("plain", "another-password").send()).status,
+        200
+    );
+}
+
+#[test]
+fn users_mean_nothing_where_basic_is_off() {
+    let stack = Stack::start(&format!("{}credentials: [bearer]\n", config()));
+    let answer = stack.get("/").basic("admin", PASSWORD).send();
+    assert_eq!(answer.verdict(), (401, "unauthorized".into()));
+    assert_eq!(answer.all("www-authenticate"), [r#"Bearer realm="api""#]);
+}

