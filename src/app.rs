@@ -104,7 +104,8 @@ impl Bound {
         for (listener, address) in [("ext_authz", &self.ext_authz), ("probes", &self.probes)] {
             tracing::info!(listener, %address, "listening");
         }
-        let probes = probes::serve(self.probes_listener, self.probes, readiness, self.telemetry, stages.clone());
+        let probes =
+            probes::serve(self.probes_listener, self.probes, readiness, self.telemetry, stages.clone());
         let probes = tokio::spawn(probes);
         let checks = tokio::spawn(ext_authz::serve(self.ext_authz_listener, self.service, routes, stages));
         health.set_ready();

@@ -11,8 +11,8 @@ use crate::clock::Clock;
 use crate::config::Rules;
 use crate::credential;
 use crate::decision::{Decision, Learned, Refusal};
-use crate::identity::{self, Identity};
 use crate::identity::passwords::Passwords;
+use crate::identity::{self, Identity};
 use crate::policy::Permit;
 
 /// Decides about requests by the rules in force.
@@ -56,7 +56,9 @@ impl Authorizer {
         let http = request.http.as_ref().ok_or(Refusal::NoHttp)?;
 
         // A browser asks without credentials whether it may send a request with them.
-        if rules.allow_cors_preflight && let Some(permit) = Permit::for_preflight(http) {
+        if rules.allow_cors_preflight
+            && let Some(permit) = Permit::for_preflight(http)
+        {
             return guard_actor_headers(http, rules, permit);
         }
 
@@ -69,7 +71,8 @@ impl Authorizer {
 
         // Who is that?  A credential that we do not know is refused here, whatever the policy says.
         if let Some(found) = &found {
-            match identity::identify(&found.credential, rules, &self.passwords, &self.clock, deadline).await? {
+            match identity::identify(&found.credential, rules, &self.passwords, &self.clock, deadline).await?
+            {
                 Identity::Known(known) => learned.known = Some(known),
                 Identity::LeftAlone => learned.left_alone = Some(found.place.clone()),
             }

@@ -105,7 +105,8 @@ fn read_secret(what: &str, path: &Path) -> Result<Secret, Complaint> {
     };
     let from = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
     read.map_err(|error| format!("error: cannot read the {what} from {from}: {error}"))?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| format!("error: the {what} from {from} is not UTF-8"))?;
+    let text =
+        std::str::from_utf8(&bytes).map_err(|_| format!("error: the {what} from {from} is not UTF-8"))?;
     let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
     if line.is_empty() {
         return Err(format!("error: the {what} from {from} is empty"));

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::actor::header::ActorHeader;
 use crate::credential::Places;
@@ -122,6 +122,7 @@ impl Config {
         let text = String::from_utf8(bytes).map(Zeroizing::new).map_err(|error| {
             let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+            error.into_bytes().zeroize();
             refused(format!("line {line} is not UTF-8"))
         })?;
         Self::parse(&text, &Source { file: path, environment: &ProcessEnvironment, now: Timestamp::now() })
@@ -200,9 +201,7 @@ impl Attempt {
             _ => return Err(Errors::new(self.diagnostics)),
         };
         let Draft { startup, mut rules, users } = draft;
-        rules.users = users
-            .hash()
-            .map_err(|message| Errors::from(Diagnostic::about_file(file, message)))?;
+        rules.users = users.hash().map_err(|message| Errors::from(Diagnostic::about_file(file, message)))?;
         let warnings = Errors::new(self.diagnostics).iter().cloned().collect();
         Ok(Config { startup, rules, warnings, files: self.files })
     }
@@ -254,11 +253,14 @@ fn read_sections<'t>(
     let places = credentials::read(reader, sections.entry("credentials"), query);
     let actor_headers = headers::read(reader, sections.get("actor_headers"), &places);
     let context = Context { policing: &policing, actor_headers: &actor_headers };
+    let users_written = sections.get("users");
+    let nobody = !is_written(tokens) && !is_written(users_written);
     let tokens = tokens::read(reader, tokens, &context);
-    let users = users::read(reader, sections.get("users"), &context);
+    let users = users::read(reader, users_written, &context);
 
-    let nobody = tokens.is_empty() && users.is_empty();
-    if nobody && !policing.policies.iter().any(|policy| policy.admits_anonymous()) {
+    // A section of another name could be the one that was meant to say who may pass.
+    if nobody && has_only_sections(root) && !policing.policies.iter().any(|policy| policy.admits_anonymous())
+    {
         reader.error(&root.at, NOBODY);
     }
     let rules = Rules {
@@ -274,6 +276,21 @@ fn read_sections<'t>(
         version: next_version(),
     };
     Draft { startup: Startup { ext_authz, probes }, rules, users }
+}
+
+/// Whether every key of the document is the name of a section, or this is the seed's file.
+fn has_only_sections(root: &Node) -> bool {
+    match &root.value {
+        Value::Map(entries) => {
+            datasette::find(root).is_some() || entries.iter().all(|entry| SECTIONS.contains(&&*entry.key))
+        }
+        _ => false,
+    }
+}
+
+/// Whether somebody stands in the list, rightly or wrongly.
+fn is_written(list: Option<&Node>) -> bool {
+    list.is_some_and(|node| !matches!(&node.value, Value::List(list) if list.is_empty()))
 }
 
 const NOBODY: &str = "nobody could ever pass: there are no `tokens`, no `users`, \

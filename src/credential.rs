@@ -486,7 +486,10 @@ mod tests {
         assert_eq!(found(Encoding::Lines, b"/", both, vec![Place::Bearer, key()]), "none");
         assert_eq!(found(Encoding::Lines, b"/", both, vec![key(), Place::Bearer]), "token T");
         assert_eq!(found(Encoding::Lines, b"/", both, vec![Place::Bearer, key(), basic_place()]), "token T");
-        assert_eq!(found(Encoding::Lines, b"/", both, vec![Place::Bearer, basic_place(), key()]), "password U:P");
+        assert_eq!(
+            found(Encoding::Lines, b"/", both, vec![Place::Bearer, basic_place(), key()]),
+            "password U:P"
+        );
         assert_eq!(found(Encoding::Lines, b"/", both, vec![]), "none");
     }
 }

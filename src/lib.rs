@@ -1,4 +1,81 @@
-//! envoy-auth-tokens
+//! # envoy-auth-tokens
+//!
+//! An ext_authz gRPC authorization server: Envoy asks it about every request, it finds the API token in the
+//! request, the **actor** behind the token, and whether a policy's **allow** block admits that actor; it
+//! answers with actor headers for the upstream, or with a correct refusal.
+//!
+//! This page is the map of the source.  How to run the program stands in `README.md`.
+//!
+//! ## One way through
+//!
+//! ```text
+//! socket ── ext_authz (door)
+//!   CheckRequest bytes ──▶ ext_authz::request ──▶ Attributes
+//!                                                     │
+//!                            authorizer::authorize(&Attributes) ──▶ Decision
+//!                              policies.select       ──▶ &Policy
+//!                              credential::find      ──▶ Option<Found>
+//!                              identity::identify    ──▶ Known
+//!                              policy.admit(known)   ──▶ Permit        (each step may refuse instead)
+//!                                                     │
+//!   CheckResponse bytes ◀── ext_authz::response ◀─────┘     telemetry.record(&decision, …)
+//! ```
+//!
+//! [`authorizer`] is the file to read first: it is that picture as code.
+//!
+//! ## The words
+//!
+//! | word | is |
+//! | --- | --- |
+//! | token | the secret string that a caller presents; what we keep of it is its digest ([`token`]) |
+//! | credential | what a request carries: a token, or a user name with a password ([`credential`]) |
+//! | place | where a request carries it: `bearer`, `basic`, a header, a query parameter, a cookie |
+//! | known | a credential that we know, and the actor behind it ([`credential::Known`]) |
+//! | actor | the JSON object that says who it is ([`actor`]) |
+//! | attributes | what Envoy tells of the request ([`attributes`]) |
+//! | policy | holds an allow block; routes or `context_extensions` choose one ([`policy`]) |
+//! | permit | proof that a policy lets the request pass ([`policy::Permit`]) |
+//! | refusal | a reasoned no ([`decision::Refusal`]) |
+//! | decision | a permit or a refusal, and what was learned on the way ([`decision::Decision`]) |
+//!
+//! ## Rooms, bottom to top
+//!
+//! A module imports only from floors below its own.
+//!
+//! | floor | rooms | |
+//! | --- | --- | --- |
+//! | 6 process | [`app`] [`cli`] `main` | wiring, commands, the exit code |
+//! | 5 doors | [`ext_authz`] [`probes`] | where bytes come in and go out; only here are wire types, tonic, hyper and axum |
+//! | 4 plumbing | [`health`] [`listener`] [`shutdown`] [`telemetry`] | |
+//! | 3 engine | [`decision`] [`identity`] [`authorizer`] | no I/O but the verification of passwords |
+//! | 2 state | [`config`] [`clock`] | what we were told |
+//! | 1 rules | [`credential`] [`policy`] | pure functions over words, each with its own small error |
+//! | 0 words | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] | no async, no clock, no environment |
+//!
+//! ## What must stay true
+//!
+//! - A [`Permit`](policy::Permit) is made in [`policy`] alone: its fields are private there.  Neither it nor
+//!   a [`Decision`](decision::Decision) has a `Default`, and no `bool` means "allowed".
+//! - Status, HTTP code and headers of an answer are chosen in one exhaustive `match`, in
+//!   [`ext_authz::response`].
+//! - Every CheckRequest gets an answer with gRPC status OK; a refusal is a `denied_response`.  To Envoy a gRPC
+//!   error is an outage, which it may have been told to let pass.  A panic is caught and refuses.
+//! - A token's plain text goes no further than the place that carried it: [`credential::find`] hands on a
+//!   digest.  Plain and digest are different types, and the `Debug` of secrets shows nothing.
+//! - One snapshot of the rules ([`config::Rules`]) serves one request from start to end.
+//! - What cannot change while the process runs ([`config::Startup`]) and what can ([`config::Rules`]) are
+//!   different types.
+//! - The engine does not call telemetry; the door does, with the finished decision.
+//! - Client text is bytes until a rule reads it: bytes that are not UTF-8 lead to a refusal where they matter,
+//!   and never to a decoding error.
+//!
+//! ## Why it is fast
+//!
+//! The Check path is a service of our own on hyper's HTTP/2 ([`ext_authz`]); tonic serves health and
+//! reflection on the same listener.  Requests are decoded by a slice of the protocol
+//! (`proto/ext_authz.proto`) that skips what no decision reads and shares the request's buffer.  A token is
+//! hashed once and looked up by digest.  The part of an answer that depends on the actor alone is encoded
+//! once, at the first request that needs it, and copied from then on.  `benches/` measures it.
 
 pub mod actor;
 pub mod app;

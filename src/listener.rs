@@ -36,7 +36,9 @@ enum Socket {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// A file that is no socket stands at the path.
-    #[error("cannot listen on {0}: a file that is not a socket stands there; remove it or choose another path")]
+    #[error(
+        "cannot listen on {0}: a file that is not a socket stands there; remove it or choose another path"
+    )]
     NotASocket(Listen),
     /// Another process answers there.
     #[error("cannot listen on {0}: another process is listening there; stop it or choose another address")]
@@ -69,7 +71,8 @@ impl Listener {
             Listen::Unix(path) => {
                 make_way(address, path).await?;
                 let socket = UnixListener::bind(path).map_err(refused)?;
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(refused)?;
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))
+                    .map_err(refused)?;
                 Ok(Self { socket: Socket::Unix(socket), file: Some(path.clone()) })
             }
             Listen::Abstract(name) => {
@@ -177,7 +180,11 @@ impl fmt::Debug for Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),

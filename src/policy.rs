@@ -247,7 +247,8 @@ mod tests {
         extension: Option<&str>,
         headers: &[(&str, &str)],
     ) -> String {
-        let entries = headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() });
+        let entries =
+            headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() });
         let http = Http {
             method: method.as_bytes(),
             host: host.as_bytes(),
@@ -272,8 +273,7 @@ mod tests {
         let named = policy("read", None);
         let (first, second) = (policy("route-1", None), policy("route-2", None));
         let routes = vec![route(Some("/a/b"), None, &first), route(Some("/a"), Some("GET"), &second)];
-        let policies =
-            Policies::new(vec![named], routes, policy("default", None), PermittedPaths::default());
+        let policies = Policies::new(vec![named], routes, policy("default", None), PermittedPaths::default());
 
         assert_eq!(select(&policies, "GET", "h", "/a/b/c?x=/..", None), "route-1");
         assert_eq!(select(&policies, "HEAD", "h", "/a/c", None), "route-2");
@@ -292,8 +292,12 @@ mod tests {
 
     #[test]
     fn nothing_is_malformed_that_no_rule_reads() {
-        let policies =
-            Policies::new(vec![policy("p", None)], vec![], policy("default", None), PermittedPaths::default());
+        let policies = Policies::new(
+            vec![policy("p", None)],
+            vec![],
+            policy("default", None),
+            PermittedPaths::default(),
+        );
         assert_eq!(select(&policies, "get", "a@b", "*", None), "default");
         assert_eq!(select(&policies, "get", "a@b", "/a", Some("p")), "p");
         assert_eq!(select(&policies, "get", "a@b", "/a/../b", Some("nobody")), "AmbiguousPath(DotSegment)");

@@ -30,7 +30,13 @@ impl Telemetry {
     }
 
     /// Takes note of an answered Check: the decision, what was refused in the end, and how long it took.
-    pub fn record(&self, decision: &Decision, refusal: Option<Refusal>, http: Option<&Http<'_>>, elapsed: Duration) {
+    pub fn record(
+        &self,
+        decision: &Decision,
+        refusal: Option<Refusal>,
+        http: Option<&Http<'_>>,
+        elapsed: Duration,
+    ) {
         self.metrics.count(decision, refusal, elapsed);
         if self.log_decisions.includes(refusal) {
             decision_log::write(decision, refusal, http, elapsed);

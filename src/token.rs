@@ -228,6 +228,9 @@ mod tests {
     #[test]
     fn debug_shows_neither_token_nor_digest() {
         let token = PlainToken::new(b"hunter2").unwrap();
-        assert_eq!(format!("{token:?} {:?}", token.digest()), "PlainToken([REDACTED]) TokenDigest([REDACTED])");
+        assert_eq!(
+            format!("{token:?} {:?}", token.digest()),
+            "PlainToken([REDACTED]) TokenDigest([REDACTED])"
+        );
     }
 }

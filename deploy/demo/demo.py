@@ -173,15 +173,15 @@ def story(url, token, environment):
     path = "/:memory:/show_version.json?_shape=array"
     show = "curl -sS -w '\\n[HTTP %{http_code}]\\n' -L"
     bearer = "-H \"Authorization: Bearer $BOT_TOKEN\""
-    actor = '"x-actor": "{\\"bot_id\\":\\"my-bot\\"}"'
+    actor = 'x-actor: {"bot_id":"my-bot"}'
     return [
         play(
             "with the token",
             f"{show} {bearer} '{url}{path}'",
             token,
             {
-                "has": ["[HTTP 200]", actor],
-                "lacks": ['"authorization"'],
+                "has": ["[HTTP 200]", "you reached", actor],
+                "lacks": ["authorization:"],
                 "means": "passed: the application knows the actor and never saw the token",
             },
             environment,
@@ -191,8 +191,8 @@ def story(url, token, environment):
             f"{show} '{url}{path}'",
             token,
             {
-                "has": ["[HTTP 401]", '"error":"unauthorized"'],
-                "lacks": ["you reached me"],
+                "has": ["[HTTP 401]", '"error": "unauthorized"'],
+                "lacks": ["you reached"],
                 "means": "refused: the application never heard of it",
             },
             environment,
@@ -202,8 +202,8 @@ def story(url, token, environment):
             f"{show} -H 'Authorization: Bearer not-the-token' '{url}{path}'",
             token,
             {
-                "has": ["[HTTP 401]", '"error":"invalid_token"', "Invalid API key"],
-                "lacks": ["you reached me"],
+                "has": ["[HTTP 401]", '"error": "invalid_token"', "Invalid API key"],
+                "lacks": ["you reached"],
                 "means": "refused, and told why",
             },
             environment,
@@ -213,8 +213,8 @@ def story(url, token, environment):
             f"{show} {bearer} -H 'x-actor: {{\"bot_id\":\"root\"}}' -H 'x-actor-id: root' '{url}{path}'",
             token,
             {
-                "has": ["[HTTP 200]", actor],
-                "lacks": ["root", '"authorization"'],
+                "has": ["[HTTP 200]", "you reached", actor],
+                "lacks": ["root", "authorization:"],
                 "means": "passed as who it is: what the client claimed is gone",
             },
             environment,
@@ -225,7 +225,7 @@ def story(url, token, environment):
             token,
             {
                 "has": ["[HTTP 401]"],
-                "lacks": ["you reached me"],
+                "lacks": ["you reached"],
                 "means": "refused: a claim is no token",
             },
             environment,

@@ -7,7 +7,6 @@ Prints the port that it listens on; without one, a free one.
 """
 
 import http.server
-import json
 import sys
 
 
@@ -18,11 +17,13 @@ class Show(http.server.BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("content-length", 0)))
         # Envoy's own x-forwarded-* and x-request-id would only crowd the picture.
         noise = ("host", "user-agent", "accept", "x-forwarded-", "x-request-id", "x-envoy-")
-        shown = {n.lower(): v for n, v in self.headers.items() if not n.lower().startswith(noise)}
-        body = {"application": "you reached me", "path": self.path, "headers": shown}
-        body = (json.dumps(body, indent=2) + "\n").encode()
+        lines = ["you reached the application", f"{self.command} {self.path}"]
+        for name, value in self.headers.items():
+            if not name.lower().startswith(noise):
+                lines.append(f"{name.lower()}: {value}")
+        body = ("\n".join(lines) + "\n").encode("utf-8", "replace")
         self.send_response(200)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", "text/plain; charset=utf-8")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":

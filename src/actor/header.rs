@@ -42,7 +42,8 @@ impl ActorHeader {
 /// CGI and its descendants read `X_Actor`, `x.actor` and `x-actor` as one variable.
 pub fn folds_onto(name: &[u8], actor_header: &str) -> bool {
     let fold = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
-    name.len() == actor_header.len() && name.iter().zip(actor_header.bytes()).all(|(&a, b)| fold(a) == fold(b))
+    name.len() == actor_header.len()
+        && name.iter().zip(actor_header.bytes()).all(|(&a, b)| fold(a) == fold(b))
 }
 
 fn member_text(value: &Value) -> String {

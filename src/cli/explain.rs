@@ -15,10 +15,10 @@ use crate::clock::Clock;
 use crate::config::Rules;
 use crate::credential::{Place, query};
 use crate::decision::{Decision, Refusal};
+use crate::ext_authz::frame;
 use crate::ext_authz::response::{self, Answers};
 use crate::ext_authz::wire::check_response::HttpResponse;
 use crate::ext_authz::wire::{CheckResponse, HeaderValueOption};
-use crate::ext_authz::frame;
 use crate::identity::passwords::Passwords;
 use crate::secret::Secret;
 
@@ -78,7 +78,8 @@ impl Explain {
             headers: Headers::new(Encoding::Lines, entries.collect()),
         };
         self.refuse_credentials_in_path(&http, &config.rules)?;
-        let request = Attributes { http: Some(http.clone()), policy: self.policy.as_deref().map(str::as_bytes) };
+        let request =
+            Attributes { http: Some(http.clone()), policy: self.policy.as_deref().map(str::as_bytes) };
 
         let (decision, answer) = decide(config.rules, &request, &http)?;
         let explanation = explanation(&decision, &answer);
@@ -91,9 +92,8 @@ impl Explain {
     fn headers(&self, rules: &Rules) -> Result<Vec<(String, Secret)>, Complaint> {
         let mut headers = Vec::new();
         for line in &self.headers {
-            let (name, value) = line
-                .split_once(':')
-                .ok_or_else(|| "error: --header is written 'name: value'".to_owned())?;
+            let (name, value) =
+                line.split_once(':').ok_or_else(|| "error: --header is written 'name: value'".to_owned())?;
             let name = name.trim().to_ascii_lowercase();
             if is_credential_header(&name, rules) {
                 return Err(format!(
@@ -154,8 +154,8 @@ fn decide(
         .enable_all()
         .build()
         .map_err(|error| format!("error: cannot start: {error}"))?;
-    let passwords =
-        Passwords::new(1).map_err(|error| format!("error: the operating system gives no randomness: {error}"))?;
+    let passwords = Passwords::new(1)
+        .map_err(|error| format!("error: the operating system gives no randomness: {error}"))?;
     let answers = Answers::new(&rules);
     let authorizer = Authorizer::new(rules, passwords, Clock::system());
     let decision = runtime.block_on(async {

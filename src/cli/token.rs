@@ -68,7 +68,8 @@ impl Hash {
 }
 
 fn entry(token: &str, name: Option<&str>) -> Result<String, Complaint> {
-    let digest = PlainToken::new(token.as_bytes()).map_err(|error| format!("error: {error}"))?.digest().to_hex();
+    let digest =
+        PlainToken::new(token.as_bytes()).map_err(|error| format!("error: {error}"))?.digest().to_hex();
     // JSON is YAML: quoted like this, a name can hold anything.
     let name = name.map(|name| format!("name: {}\n  ", ascii_json(&name))).unwrap_or_default();
     Ok(format!("- {name}sha256: {digest}\n  actor: {{id: CHANGE-ME}}\n"))

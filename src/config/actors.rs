@@ -19,7 +19,10 @@ pub fn read<'t>(reader: &mut Reader<'t>, node: &'t Node, context: &Context<'_>) 
         }
     };
     if let Some(bytes) = too_large(context.actor_headers, &actor, bound(node)) {
-        reader.error(&node.at, format!("this actor's headers have {bytes} bytes together; at most {MOST_BYTES} fit"));
+        reader.error(
+            &node.at,
+            format!("this actor's headers have {bytes} bytes together; at most {MOST_BYTES} fit"),
+        );
     }
     Some(actor)
 }

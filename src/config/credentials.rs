@@ -8,7 +8,15 @@ const PLACES: &str = "`bearer`, `basic`, {header: NAME}, {query: NAME} or {cooki
 
 /// Headers that are not the client's to fill, or whose removal would break the request.
 const NO_PLACES: [&str; 9] = [
-    "host", "cookie", "connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
+    "host",
+    "cookie",
+    "connection",
+    "content-length",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
 ];
 
 /// Reads the section; `query` is a place that the seed's file adds behind bearer.
@@ -27,7 +35,10 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Entry>, query: Opti
         return default();
     };
     if list.is_empty() {
-        reader.error(&node.at, "an empty list accepts no credential at all; leave `credentials` out for [bearer, basic]");
+        reader.error(
+            &node.at,
+            "an empty list accepts no credential at all; leave `credentials` out for [bearer, basic]",
+        );
     }
     let mut places: Vec<Place> = Vec::new();
     for node in list {
@@ -55,7 +66,11 @@ fn is_same(one: &Place, other: &Place) -> bool {
         | (Place::Query { name: one }, Place::Query { name: other })
         | (Place::Cookie { name: one, .. }, Place::Cookie { name: other, .. }) => one == other,
         (
-            Place::Bearer | Place::Basic { .. } | Place::Header { .. } | Place::Query { .. } | Place::Cookie { .. },
+            Place::Bearer
+            | Place::Basic { .. }
+            | Place::Header { .. }
+            | Place::Query { .. }
+            | Place::Cookie { .. },
             _,
         ) => false,
     }
@@ -107,7 +122,9 @@ fn read_mapping<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Place> {
     {
         reader.error(
             &option.at,
-            format!("no browser sends a {kind} by itself: `allow_cross_site` belongs to `cookie` and `basic`"),
+            format!(
+                "no browser sends a {kind} by itself: `allow_cross_site` belongs to `cookie` and `basic`"
+            ),
         );
     }
     let inner = fields.get(kind)?;
@@ -125,7 +142,10 @@ fn read_header<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Place> {
     let problem = if name == "authorization" {
         Some("the authorization header is read by `bearer` and `basic`".to_owned())
     } else if !is_token(&name) {
-        Some("a header's name consists of letters, digits and !#$%&'*+-.^_`|~ (RFC 9110 section 5.6.2)".to_owned())
+        Some(
+            "a header's name consists of letters, digits and !#$%&'*+-.^_`|~ (RFC 9110 section 5.6.2)"
+                .to_owned(),
+        )
     } else if NO_PLACES.contains(&name.as_str()) {
         // The name is one of our own list, so it can be shown.
         Some(format!("the header `{name}` cannot carry a token"))
@@ -148,7 +168,8 @@ fn read_query<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Place> {
 pub fn check_query<'t>(reader: &mut Reader<'t>, node: &'t Node, text: &Text) -> bool {
     let is_legal = !text.as_str().is_empty() && !text.as_str().chars().any(char::is_control);
     if !is_legal {
-        reader.error(&node.at, "a query parameter's name has at least one character and no control character");
+        reader
+            .error(&node.at, "a query parameter's name has at least one character and no control character");
     }
     is_legal
 }
@@ -171,7 +192,8 @@ fn read_basic<'t>(reader: &mut Reader<'t>, node: &'t Node, beside: Option<&'t No
     if let Some(option) = beside {
         reader.error(&option.at, "for basic the option stands inside: {basic: {allow_cross_site: true}}");
     }
-    let fields: Fields<'t> = reader.fields(node, "a mapping such as {allow_cross_site: true}", &["allow_cross_site"])?;
+    let fields: Fields<'t> =
+        reader.fields(node, "a mapping such as {allow_cross_site: true}", &["allow_cross_site"])?;
     let cross_site = read_cross_site(reader, fields.get("allow_cross_site"));
     Some(Place::Basic { cross_site })
 }

@@ -64,8 +64,8 @@ fn check_the_rest<'t>(reader: &mut Reader<'t>, root: &'t Node, plugin: &'t Node)
 }
 
 fn check_entry<'t>(reader: &mut Reader<'t>, entry: &'t Entry, plugin: &'t Node) {
-    // An allow block is `allow`, `allow_sql` and the like.
-    if entry.key.starts_with("allow") {
+    // An allow block is `allow`, `allow_sql` and the like; Datasette 1.0 keeps them under `permissions` too.
+    if entry.key.starts_with("allow") || &*entry.key == "permissions" {
         reader.error(
             &entry.at,
             "Datasette's permissions are not enforced here, and leaving them out would open a door; \

@@ -91,16 +91,16 @@ impl fmt::Display for Diagnostic {
             write!(formatter, "{}: ", self.key)?;
         }
         formatter.write_str(&self.message)?;
-        write!(formatter, "\n --> {}", self.file.display())?;
+        let file = self.file.display();
         let Some(Position { line, column }) = self.position else {
-            return Ok(());
-        };
-        write!(formatter, ":{line}:{column}")?;
-        let Some(shown) = &self.shown else {
-            return Ok(());
+            return write!(formatter, "\n --> {file}");
         };
         let number = line.to_string();
         let margin = " ".repeat(number.len());
+        write!(formatter, "\n{margin}--> {file}:{line}:{column}")?;
+        let Some(shown) = self.shown.as_ref().filter(|shown| !shown.text.is_empty()) else {
+            return Ok(());
+        };
         let indent = " ".repeat(shown.caret);
         write!(formatter, "\n{margin} |\n{number} | {}\n{margin} | {indent}^", shown.text)
     }

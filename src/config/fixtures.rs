@@ -108,15 +108,21 @@ fn no_message_holds_a_secret() {
     let secret = "hunter2-7Xq9ZvKw3Lm5";
     let mut tried = 0;
     for (path, text) in fixtures("bad").into_iter().chain(fixtures("good")) {
-        let words = text.split_inclusive(|character: char| !(character.is_alphanumeric() || "_-".contains(character)));
+        let words = text
+            .split_inclusive(|character: char| !(character.is_alphanumeric() || "_-".contains(character)));
         let mut start = 0;
         for word in words {
-            let end = start + word.trim_end_matches(|c: char| !(c.is_alphanumeric() || "_-".contains(c))).len();
+            let end =
+                start + word.trim_end_matches(|c: char| !(c.is_alphanumeric() || "_-".contains(c))).len();
             if end > start {
                 let changed = format!("{}{secret}{}\n", &text[..start], &text[end..]);
                 let mistaken = said(&path, &changed).1;
                 let in_public_place = mistaken.contains(secret) && is_public(&text[..start]);
-                assert!(!mistaken.contains(secret) || in_public_place, "{}\n{changed}\n{mistaken}", path.display());
+                assert!(
+                    !mistaken.contains(secret) || in_public_place,
+                    "{}\n{changed}\n{mistaken}",
+                    path.display()
+                );
                 tried += 1;
             }
             start += word.len();
@@ -129,16 +135,39 @@ fn no_message_holds_a_secret() {
 /// the scalar, or the element of a list, behind one of these keys.
 fn is_public(before: &str) -> bool {
     let keys = [
-        "listen", "max_request_bytes", "realm", "name", "role", "expires", "policies", "policy", "username", "host",
-        "path", "path_prefix", "path_regex", "methods", "header", "query", "cookie", "param", "$env", "$file",
-        "forward_credentials", "allow_cors_preflight", "actor_headers",
+        "listen",
+        "max_request_bytes",
+        "realm",
+        "name",
+        "role",
+        "expires",
+        "policies",
+        "policy",
+        "username",
+        "host",
+        "path",
+        "path_prefix",
+        "path_regex",
+        "methods",
+        "header",
+        "query",
+        "cookie",
+        "param",
+        "$env",
+        "$file",
+        "actor_headers",
     ];
     let tail = before.rsplit(['\n', '{']).next().unwrap_or_default();
     let is_in_section = |section: &str| {
-        before.rsplit('\n').find(|line| !line.is_empty() && !line.starts_with([' ', '-'])).is_some_and(|line| line.contains(section))
+        before
+            .rsplit('\n')
+            .find(|line| !line.is_empty() && !line.starts_with([' ', '-']))
+            .is_some_and(|line| line.contains(section))
     };
     keys.iter().any(|key| {
-        tail.contains(&format!("{key}: ")) || tail.contains(&format!("{key}\": ")) || tail.contains(&format!("{key}:"))
+        tail.contains(&format!("{key}: "))
+            || tail.contains(&format!("{key}\": "))
+            || tail.contains(&format!("{key}:"))
     }) || is_in_section("actor_headers")
         || is_in_section("policies")
 }
@@ -202,7 +231,10 @@ ext_authz: {listen: "unix:run/a.sock", max_request_bytes: 64KiB}
     let rules = &config.rules;
     let digest = PlainToken::new(BOT_TOKEN.as_bytes()).unwrap().digest();
     let bot = rules.tokens.get(&digest).unwrap();
-    assert_eq!((bot.name.as_ref(), bot.actor.to_ascii_json().as_str()), ("token-1", r#"{"bot_id":"my-bot"}"#));
+    assert_eq!(
+        (bot.name.as_ref(), bot.actor.to_ascii_json().as_str()),
+        ("token-1", r#"{"bot_id":"my-bot"}"#)
+    );
     assert_eq!(rules.tokens.len(), 2);
     let (_, reporting) = rules.tokens.iter().find(|(_, known)| known.name.as_ref() == "reporting").unwrap();
     assert_eq!(reporting.policies.as_deref(), Some(&["read".into()][..]));
@@ -233,11 +265,14 @@ ext_authz: {listen: "unix:run/a.sock", max_request_bytes: 64KiB}
 fn the_seeds_own_file_is_read() {
     use crate::credential::Place;
     let list = r#"[{"token": {"$env": "BOT_TOKEN"}, "actor": {"bot_id": "my-bot"}}]"#;
-    let bare = format!(r#"{{"title": "x", "plugins": {{"datasette-auth-tokens": {list}, "other": {{"a": 1}}}}}}"#);
+    let bare =
+        format!(r#"{{"title": "x", "plugins": {{"datasette-auth-tokens": {list}, "other": {{"a": 1}}}}}}"#);
     let config = parse("metadata.json", &bare).unwrap();
     assert_eq!((config.rules.tokens.len(), config.rules.places.order().len()), (1, 2));
 
-    let later = format!(r#"{{"plugins": {{"datasette-auth-tokens": {{"tokens": {list}, "param": "_auth_token"}}}}}}"#);
+    let later = format!(
+        r#"{{"plugins": {{"datasette-auth-tokens": {{"tokens": {list}, "param": "_auth_token"}}}}}}"#
+    );
     let config = parse("metadata.json", &later).unwrap();
     let query = Place::Query { name: "_auth_token".into() };
     assert_eq!((config.rules.tokens.len(), &config.rules.places.order()[1]), (1, &query));
@@ -245,7 +280,9 @@ fn the_seeds_own_file_is_read() {
 
 #[test]
 fn a_hundred_thousand_tokens_are_read_and_as_many_errors_told() {
-    let entry = |index: usize| format!("{{\"token\": \"eat-{index:032}-abcdef\", \"actor\": {{\"id\": \"user-{index}\"}}}}");
+    let entry = |index: usize| {
+        format!("{{\"token\": \"eat-{index:032}-abcdef\", \"actor\": {{\"id\": \"user-{index}\"}}}}")
+    };
     let good: Vec<_> = (0..100_000).map(entry).collect();
     let text = format!("{{\"tokens\": [{}]}}", good.join(","));
     assert_eq!(parse("c.json", &text).unwrap().rules.tokens.len(), 100_000);

@@ -88,7 +88,9 @@ fn problem_with(name: &str, places: &[Place]) -> Option<String> {
         Place::Header { name: place } => folds_onto(place.as_bytes(), name),
         Place::Bearer | Place::Basic { .. } | Place::Query { .. } | Place::Cookie { .. } => false,
     });
-    is_place.then(|| "`credentials` reads a token from this header; an actor header would take its place".to_owned())
+    is_place.then(|| {
+        "`credentials` reads a token from this header; an actor header would take its place".to_owned()
+    })
 }
 
 /// How many bytes an actor's headers have together.
@@ -114,9 +116,27 @@ mod tests {
     fn names_that_cannot_be_actor_headers() {
         let places = [Place::Bearer, Place::Header { name: "x_api_key".into() }];
         for name in [
-            "", "x_actor", "X-Actor", "x.actor", "x actor", "host", "connection", "te", "trailer", "upgrade",
-            "keep-alive", "proxy-authorization", "transfer-encoding", "content-type", "authorization", "cookie",
-            "x-forwarded-for", "x-envoy-original-path", "x-request-id", "x-api-key", ":path",
+            "",
+            "x_actor",
+            "X-Actor",
+            "x.actor",
+            "x actor",
+            "host",
+            "connection",
+            "te",
+            "trailer",
+            "upgrade",
+            "keep-alive",
+            "proxy-authorization",
+            "transfer-encoding",
+            "content-type",
+            "authorization",
+            "cookie",
+            "x-forwarded-for",
+            "x-envoy-original-path",
+            "x-request-id",
+            "x-api-key",
+            ":path",
         ] {
             assert!(problem_with(name, &places).is_some(), "{name}");
         }

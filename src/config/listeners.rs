@@ -74,34 +74,36 @@ pub fn read<'t>(reader: &mut Reader<'t>, sections: Fields<'t>) -> (ExtAuthz, Pro
     if let Some(node) = probes_node.or(ext_authz_node)
         && overlap(&listen, &probes_listen)
     {
-        let message = format!("`ext_authz` ({listen}) and `probes` ({probes_listen}) listen on the same address");
-        let hidden = "`ext_authz` and `probes` listen on the same address".to_owned();
-        let is_hidden = [ext_authz_node, probes_node].into_iter().flatten().any(is_reference);
-        reader.error(&node.at, if is_hidden { hidden } else { message });
+        reader.error(
+            &node.at,
+            "`ext_authz` and `probes` listen on the same address; by default they are \
+             127.0.0.1:9191 and 127.0.0.1:9193",
+        );
     }
     let max_request_bytes = ext_authz.and_then(|fields| fields.get("max_request_bytes"));
     let max_request_bytes = read_size(reader, max_request_bytes);
     (ExtAuthz { listen, max_request_bytes }, Probes { listen: probes_listen })
 }
 
-fn is_reference(node: &Node) -> bool {
-    matches!(&node.value, Value::Text(text) if text.reference().is_some())
-}
-
-fn read_listen<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>, danger: &str, default: SocketAddr) -> Listen {
+fn read_listen<'t>(
+    reader: &mut Reader<'t>,
+    node: Option<&'t Node>,
+    danger: &str,
+    default: SocketAddr,
+) -> Listen {
     let what = "text such as 127.0.0.1:9191, unix:/run/app.sock or unix:@name";
     let text = node.and_then(|node| Some((node, reader.text(node, what)?)));
     let Some((node, text)) = text else {
         return Listen::Tcp(default);
     };
     let Some(listen) = parse_listen(text.as_str(), reader.folder) else {
-        let quoted = reader.quote(text);
         let advice = if text.as_str().starts_with("unix:") {
             "a socket's path or name has 1 to 107 bytes and no zero among them"
         } else {
-            "expected an IP address with a port such as 127.0.0.1:9191, or unix:/run/app.sock, or unix:@name"
+            "expected an IP address with a port such as 127.0.0.1:9191, or unix:/run/app.sock, \
+             or unix:@name, found other text"
         };
-        reader.error(&node.at, format!("{quoted} is no address to listen on; {advice}"));
+        reader.error(&node.at, advice);
         return Listen::Tcp(default);
     };
     if let Listen::Tcp(address) = &listen
@@ -135,7 +137,8 @@ fn overlap(one: &Listen, other: &Listen) -> bool {
     match (one, other) {
         // Port 0 asks for any free port.
         (Listen::Tcp(one), Listen::Tcp(other)) => {
-            let same_host = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+            let same_host =
+                one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
             one.port() == other.port() && one.port() != 0 && same_host
         }
         (Listen::Unix(one), Listen::Unix(other)) => one == other,
@@ -157,7 +160,10 @@ fn read_size<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> usize {
         };
         let legal = size.filter(|size| REQUEST_BYTES.contains(size));
         if legal.is_none() {
-            reader.error(&node.at, "expected a size between 1KiB and 256MiB, such as 16MiB, 512KiB or 65536 (bytes)");
+            reader.error(
+                &node.at,
+                "expected a size between 1KiB and 256MiB, such as 16MiB, 512KiB or 65536 (bytes)",
+            );
         }
         legal
     });

@@ -32,7 +32,8 @@ impl Named {
         if let Some(policy) = self.get(text.as_str()) {
             return Some(Arc::clone(policy));
         }
-        let quoted = if text.reference().is_some() { "***".to_owned() } else { reader.quote_name(text.as_str()) };
+        let quoted =
+            if text.reference().is_some() { "***".to_owned() } else { reader.quote_name(text.as_str()) };
         let names = || self.in_order.iter().map(|policy| policy.name().as_ref());
         let advice = if is_reserved(text.as_str()) {
             "this name stands for a policy without one; only those of `policies` can be named".to_owned()
@@ -43,7 +44,7 @@ impl Named {
         } else {
             let known: Vec<_> = names().take(10).map(|name| reader.quote_name(name)).collect();
             let more = if self.in_order.len() > known.len() { " and others" } else { "" };
-            format!("there are {}{more}", known.join(", "))
+            format!("known policies: {}{more}", known.join(", "))
         };
         reader.error(&node.at, format!("no policy is called {quoted}; {advice}"));
         None
@@ -139,7 +140,10 @@ fn warn_of_nulls<'t>(reader: &mut Reader<'t>, block: &'t Node) {
             _ => std::slice::from_ref(&entry.value),
         };
         for element in elements.iter().filter(|element| matches!(element.value, Value::Null)) {
-            reader.warn(&element.at, "null matches nothing; \"*\" matches an actor that has this member, even as null");
+            reader.warn(
+                &element.at,
+                "null matches nothing; \"*\" matches an actor that has this member, even as null",
+            );
         }
     }
 }

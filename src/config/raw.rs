@@ -73,7 +73,7 @@ impl Text {
         Self { text, reference: Some(reference) }
     }
 
-    /// The text itself.  It must not be shown before `Reader::quote` has looked at it.
+    /// The text itself.  It may be a secret: whoever calls this answers for where it goes.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -196,6 +196,7 @@ pub fn from_yaml(text: &str) -> Result<Node, SyntaxError> {
         leading_zero_numbers_as_strings: true,
         underscored_numbers_as_strings: true,
         budget: serde_saphyr::budget! {
+            max_depth: MAX_DEPTH,
             max_nodes: MAX_VALUES,
             max_events: 4 * MAX_VALUES,
             max_total_scalar_bytes: 1 << 30,
@@ -209,10 +210,17 @@ pub fn from_yaml(text: &str) -> Result<Node, SyntaxError> {
 /// The largest number of values in a file: lists, mappings and scalars, keys included.
 pub const MAX_VALUES: usize = 10_000_000;
 
+/// The deepest nesting of lists and mappings.  The parser recurses, and a thread's stack is short.
+pub const MAX_DEPTH: usize = 32;
+
 impl SyntaxError {
     fn new(error: &serde_saphyr::Error) -> Self {
         use serde_saphyr::Error;
-        let message: Cow<'static, str> = match error.without_snippet() {
+        let mut innermost = error.without_snippet();
+        while let Error::AliasError { error, .. } = innermost {
+            innermost = error;
+        }
+        let message: Cow<'static, str> = match innermost {
             Error::Eof { .. } => "the file ends too early".into(),
             Error::MultipleDocuments { .. } => {
                 "a second document begins here; a configuration is one document".into()
@@ -233,7 +241,7 @@ impl SyntaxError {
             | Error::AliasReplayLimitExceeded { .. }
             | Error::AliasExpansionLimitExceeded { .. }
             | Error::AliasReplayStackDepthExceeded { .. } => format!(
-                "too large or too deep: at most {MAX_VALUES} values, 64 levels and 1,000,000 repeated by aliases"
+                "too large or too deep: at most {MAX_VALUES} values, {MAX_DEPTH} levels and 1,000,000 repeated by aliases"
             )
             .into(),
             // The parser's own errors arrive as text.
@@ -250,9 +258,28 @@ const NOT_YAML: &str = "this is not valid YAML";
 /// The parser's complaint in words of our own.  Its text is compared and never passed on.
 fn syntax_message(complaint: &str) -> &'static str {
     let table = [
-        ("mapping values are not allowed", "a `:` where no key can stand; put text that holds `: ` in quotes"),
-        ("illegal placement of ':'", "a `:` where no key can stand; is a bracket or a quote left open above?"),
+        (
+            "mapping values are not allowed",
+            "a `:` where no key can stand; put text that holds `: ` in quotes",
+        ),
+        (
+            "illegal placement of ':'",
+            "a `:` where no key can stand; is a bracket or a quote left open above?",
+        ),
         ("tab", "a tab where YAML allows only blanks"),
+        (
+            "trailing content after",
+            "text behind a closing quote; is a `,` or `:` missing, or a quote inside the text?",
+        ),
+        ("unexpected character", "a text cannot begin with this character; put it in quotes"),
+        (
+            "block sequence entries",
+            "a list cannot begin behind its key; begin it on the next line, or write [a, b]",
+        ),
+        (
+            "block scalar",
+            "behind `|` or `>` nothing else can stand on the line, and the lines below are indented alike",
+        ),
         ("multiline quoted scalar", "a quoted text is not closed, or its next line is not indented"),
         ("unclosed", "a bracket or a quote is not closed"),
         ("unexpected eof", "the file ends inside a list, a mapping or a quoted text"),
@@ -409,8 +436,15 @@ mod tests {
                 format!("{place} [{}]", list.join(", "))
             }
             Value::Map(entries) => {
-                let describe =
-                    |entry: &Entry| format!("{} at {}:{}: {}", entry.key, entry.at.line, entry.at.column, describe(&entry.value));
+                let describe = |entry: &Entry| {
+                    format!(
+                        "{} at {}:{}: {}",
+                        entry.key,
+                        entry.at.line,
+                        entry.at.column,
+                        describe(&entry.value)
+                    )
+                };
                 let entries: Vec<_> = entries.iter().map(describe).collect();
                 format!("{place} {{{}}}", entries.join(", "))
             }
@@ -431,7 +465,10 @@ mod tests {
             ("", "1:1 0-0 null"),
             ("a: 1", "1:1 0-0 {a at 1:1: 1:4 3-4 1}"),
             ("ä: \"x\\ty\" # z", "1:1 0-0 {ä at 1:1: 1:4 4-10 \"x\\ty\"}"),
-            ("- yes\n- 007\n- 1_0\n- ~", "1:1 0-0 [1:3 2-5 \"yes\", 2:3 8-11 \"007\", 3:3 14-17 \"1_0\", 4:3 20-21 null]"),
+            (
+                "- yes\n- 007\n- 1_0\n- ~",
+                "1:1 0-0 [1:3 2-5 \"yes\", 2:3 8-11 \"007\", 3:3 14-17 \"1_0\", 4:3 20-21 null]",
+            ),
             ("a: |\n  x\n  y\n", "1:1 0-0 {a at 1:1: 2:3 7-13 \"x\\ny\\n\"}"),
             ("a: &x secret\nb: *x", "1:1 0-0 {a at 1:1: 1:7 6-12 \"secret\", b at 2:1: 2:4 6-12 \"secret\"}"),
             ("a: 1\na: 2", "1:1 0-0 {a at 1:1: 1:4 3-4 1, a at 2:1: 2:4 8-9 2}"),
@@ -446,8 +483,14 @@ mod tests {
     fn what_is_no_yaml_is_said_in_words_of_our_own() {
         let cases = [
             ("a: b: hunter2", "1:5: a `:` where no key can stand; put text that holds `: ` in quotes"),
-            ("a: !hunter2 x", "1:13: tags (`!name`) are not supported; a secret reference is {$env: NAME} or {$file: PATH}"),
-            ("a: *hunter2", "1:4: an alias (`*name`) without an anchor (`&name`); put text that begins with `*` in quotes"),
+            (
+                "a: !hunter2 x",
+                "1:13: tags (`!name`) are not supported; a secret reference is {$env: NAME} or {$file: PATH}",
+            ),
+            (
+                "a: *hunter2",
+                "1:4: an alias (`*name`) without an anchor (`&name`); put text that begins with `*` in quotes",
+            ),
             ("a: &x [*x]", "1:8: an alias stands inside its own anchor"),
             ("a: .inf", "1:4: a number must be finite; put it in quotes if it is a text"),
             ("a: 1\n---\nb: 2", "3:1: a second document begins here; a configuration is one document"),
@@ -457,7 +500,8 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(yaml(text), expected, "{text:?}");
         }
-        assert!(yaml(&"[".repeat(100)).contains("too large or too deep"));
+        let deep = yaml(&format!("{}{}", "[".repeat(100), "]".repeat(100)));
+        assert!(deep.contains("too large or too deep"), "{deep}");
     }
 
     #[test]

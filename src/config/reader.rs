@@ -9,8 +9,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::error::{Diagnostic, Position, Severity};
-use super::raw::{Entry, Location, Node, Text, Value};
-use super::shown::Shower;
+use super::raw::{Entry, Location, MAX_DEPTH, Node, Text, Value};
+use super::shown::{MERGE_KEY, Shower};
 
 /// Reads a tree and remembers what is wrong with it.
 pub struct Reader<'t> {
@@ -59,11 +59,15 @@ impl<'t> Reader<'t> {
     /// duplicate keys, merge keys, references that lead nowhere, numbers that lose digits.
     pub fn new(root: &'t Node, folder: &'t Path, now: Timestamp) -> Self {
         let mut reader = Self { root, folder, now, problems: Vec::new(), shower: OnceCell::new() };
-        reader.check_everywhere(root);
+        reader.check_everywhere(root, 1);
         reader
     }
 
-    fn check_everywhere(&mut self, node: &'t Node) {
+    fn check_everywhere(&mut self, node: &'t Node, depth: usize) {
+        if depth > MAX_DEPTH {
+            self.error(&node.at, format!("too deep: at most {MAX_DEPTH} levels"));
+            return;
+        }
         match &node.value {
             Value::Null | Value::Bool(_) | Value::Text(_) => {}
             Value::Number(number) => {
@@ -73,10 +77,12 @@ impl<'t> Reader<'t> {
                 }
             }
             Value::Unresolved { why, .. } => self.error(&node.at, why.clone()),
-            Value::List(list) => list.iter().for_each(|element| self.check_everywhere(element)),
+            Value::List(list) => {
+                list.iter().for_each(|element| self.check_everywhere(element, depth + 1));
+            }
             Value::Map(entries) => {
                 self.check_duplicates(entries);
-                entries.iter().for_each(|entry| self.check_everywhere(&entry.value));
+                entries.iter().for_each(|entry| self.check_everywhere(&entry.value, depth + 1));
             }
         }
     }
@@ -91,10 +97,9 @@ impl<'t> Reader<'t> {
                 !seen.insert(&*entry.key)
             };
             if is_duplicate {
-                let key = self.quote_key(&entry.key);
-                self.error(&entry.at, format!("the key {key} stands here a second time; one of the two would be lost"));
+                self.error(&entry.at, "this key stands here a second time; one of the two would be lost");
             }
-            if &*entry.key == "<<" {
+            if &*entry.key == MERGE_KEY {
                 self.error(&entry.at, "merge keys (`<<`) are not supported; write the entries out");
             }
         }
@@ -127,7 +132,7 @@ impl<'t> Reader<'t> {
         let entries = self.entries(node, what)?;
         for entry in entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
             // A merge key is reported wherever it stands.
-            if &*entry.key == "<<" {
+            if &*entry.key == MERGE_KEY {
                 continue;
             }
             let key = self.quote_key(&entry.key);
@@ -187,11 +192,6 @@ impl<'t> Reader<'t> {
                 None
             }
         }
-    }
-
-    /// A text that stands where nothing secret stands, in backquotes; `***` when it may be secret all the same.
-    pub fn quote(&self, text: &Text) -> String {
-        if text.reference().is_some() { "***".to_owned() } else { self.shower().quote(text.as_str()) }
     }
 
     /// The name of a policy, token or header in backquotes, or `***`.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use super::one_of;
 use super::policies::{self, Named, read_allow, read_policy};
 use super::raw::{Node, Text};
 use super::reader::{Fields, Reader, alternatives};
-use super::one_of;
 use crate::policy::{
     Allow, HostPattern, MethodPattern, PathPattern, PermittedPaths, Policies, Policy, Route, RouteError,
 };
@@ -24,9 +24,10 @@ pub fn read<'t>(reader: &mut Reader<'t>, sections: Fields<'t>) -> Policing {
     let permitted = read_paths(reader, sections.get("paths"));
     let section = sections.get("routes");
     let list = section.and_then(|node| reader.list(node, "a list of routes")).unwrap_or_default();
-    // A route that cannot be read would make all that is said about its neighbours doubtful.
-    let routes: Option<Vec<Route>> =
+    let routes: Vec<Option<Route>> =
         list.iter().enumerate().map(|(index, node)| read_route(reader, node, index + 1, &named)).collect();
+    // A route that cannot be read would make all that is said about its neighbours doubtful.
+    let routes: Option<Vec<Route>> = routes.into_iter().collect();
 
     let default = sections.get("default");
     if let (Some(routes), None, false) = (sections.entry("routes"), default, list.is_empty()) {
@@ -142,7 +143,8 @@ fn read_path<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Option<P
 fn read_methods<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<[MethodPattern]>> {
     let list = reader.list(node, "a list of methods such as [GET, POST]")?;
     if list.is_empty() {
-        reader.error(&node.at, "an empty list of methods matches no request; leave `methods` out to match all");
+        reader
+            .error(&node.at, "an empty list of methods matches no request; leave `methods` out to match all");
         return None;
     }
     let methods: Vec<_> = list
@@ -188,7 +190,10 @@ fn warn_of_unreachable<'t>(
         if let Some(earlier) = routes[..index].iter().position(|earlier| earlier.covers(route)) {
             reader.warn(&node.at, format!("no request reaches this route: routes[{earlier}] takes them all"));
         } else if route.path.as_ref().is_some_and(|path| path.is_unreachable(permitted)) {
-            reader.warn(&node.at, "no request reaches this route: such a path is refused as ambiguous (see `paths.permit`)");
+            reader.warn(
+                &node.at,
+                "no request reaches this route: such a path is refused as ambiguous (see `paths.permit`)",
+            );
         }
     }
 }
@@ -198,14 +203,18 @@ fn warn_of_unreachable<'t>(
 ///
 /// Only what is certain is told: the later route must take every host and path of this one, and all methods,
 /// and the two policies must be of different openness (nobody, some actors, any actor, everyone).
-fn warn_of_falling_through<'t>(reader: &mut Reader<'t>, nodes: &'t [Node], routes: &[Route], default: &Policy) {
+fn warn_of_falling_through<'t>(
+    reader: &mut Reader<'t>,
+    nodes: &'t [Node],
+    routes: &[Route],
+    default: &Policy,
+) {
     for (index, (node, route)) in nodes.iter().zip(routes).take(MOST_COMPARED).enumerate() {
         if route.methods.is_none() {
             continue;
         }
-        let takes_the_rest = |later: &&Route| {
-            later.methods.is_none() && later.covers_host(route) && later.covers_path(route)
-        };
+        let takes_the_rest =
+            |later: &&Route| later.methods.is_none() && later.covers_host(route) && later.covers_path(route);
         let later = routes[index + 1..].iter().find(takes_the_rest);
         let fallback = later.map_or(default, |later| &later.policy);
         if openness(fallback) > openness(&route.policy) {

@@ -291,7 +291,10 @@ pub(super) mod tests {
             (json!({"$env": ""}), "the environment variable *** is not set"),
             (json!({"$env": 5}), "the name of an environment variable is expected; found a number"),
             (json!({"$env": null}), "the name of an environment variable is expected; found nothing (null)"),
-            (json!({"$env": {"$env": "FOO"}}), "the name of an environment variable is expected; found a mapping"),
+            (
+                json!({"$env": {"$env": "FOO"}}),
+                "the name of an environment variable is expected; found a mapping",
+            ),
             (json!({"$file": ["plain"]}), "the path of a file is expected; found a list"),
             (json!({"$file": ""}), "the path of a file is expected; found an empty text"),
             (json!({"$file": "none"}), "the file none cannot be read: entity not found"),

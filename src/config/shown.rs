@@ -38,9 +38,9 @@ static SCHEMA: Schema = Fields(&[
     ("tokens", Each(&TOKEN)),
     ("users", Each(&USER)),
     ("credentials", Places(&PLACE)),
-    ("forward_credentials", Shown),
+    ("forward_credentials", Unknown),
     ("unknown_credentials", Unknown),
-    ("allow_cors_preflight", Shown),
+    ("allow_cors_preflight", Unknown),
     ("realm", Shown),
     ("policies", Named(&POLICY)),
     ("routes", Each(&ROUTE)),
@@ -99,7 +99,9 @@ static UNKNOWN: Schema = Unknown;
 impl Schema {
     fn under_key(&self, key: &str) -> &Schema {
         match self {
-            Fields(fields) => fields.iter().find(|(name, _)| *name == key).map_or(&UNKNOWN, |(_, schema)| schema),
+            Fields(fields) => {
+                fields.iter().find(|(name, _)| *name == key).map_or(&UNKNOWN, |(_, schema)| schema)
+            }
             Named(schema) => schema,
             SeedPlugin => SEED_PLUGIN.under_key(key),
             // A secret that is split over a mapping stays one.
@@ -123,7 +125,7 @@ impl Schema {
             Secret => false,
             Named(_) => is_name(key) || is_plain_word(key),
             Unknown | Shown | Fields(_) | Each(_) | Places(_) | SeedPlugin => {
-                is_plain_word(key) || is_configuration_key(key)
+                is_plain_word(key) || is_configuration_key(key) || key == MERGE_KEY
             }
         }
     }
@@ -143,7 +145,19 @@ impl Schema {
 
 /// Words that stand as values and mean something to us: no secret is one of them.
 fn is_configuration_word(text: &str) -> bool {
-    let words = ["bearer", "basic", "session", "refuse", "anonymous", "empty_segment", "encoded_slash", "parameters"];
+    let words = [
+        "bearer",
+        "basic",
+        "session",
+        "header",
+        "query",
+        "cookie",
+        "refuse",
+        "anonymous",
+        "empty_segment",
+        "encoded_slash",
+        "parameters",
+    ];
     words.contains(&text)
 }
 
@@ -159,6 +173,9 @@ pub fn is_configuration_key(key: &str) -> bool {
     }
     has(&SCHEMA, key) || has(&REFERENCE, key)
 }
+
+/// YAML 1.1's merge key, which is no word and no secret.
+pub const MERGE_KEY: &str = "<<";
 
 /// Whether a key looks like a plain word, which secrets hardly ever do.
 fn is_plain_word(key: &str) -> bool {
@@ -210,11 +227,6 @@ impl<'t> Shower<'t> {
         }
     }
 
-    /// A text that stands where nothing secret stands, in backquotes; `***` when it is a secret all the same.
-    pub fn quote(&self, text: &str) -> String {
-        if is_printable(text) && !self.secrets.contains(text) { format!("`{text}`") } else { "***".to_owned() }
-    }
-
     /// A key in backquotes, or `***`.
     pub fn quote_key(&self, key: &str) -> String {
         let shown = is_plain_word(key) || is_configuration_key(key);
@@ -231,7 +243,13 @@ impl<'t> Shower<'t> {
         self.walk_node(root, &SCHEMA, &mut String::new(), visit);
     }
 
-    fn walk_node(&self, node: &'t Node, schema: &Schema, path: &mut String, visit: &mut dyn FnMut(&'t Location, &str)) {
+    fn walk_node(
+        &self,
+        node: &'t Node,
+        schema: &Schema,
+        path: &mut String,
+        visit: &mut dyn FnMut(&'t Location, &str),
+    ) {
         visit(&node.at, path);
         let length = path.len();
         match &node.value {
@@ -429,13 +447,18 @@ impl MaskedLine {
 pub fn line_without_tree(source: &str, number: u32) -> Option<ShownLine> {
     let index = usize::try_from(number.checked_sub(1)?).ok()?;
     let line = source.lines().nth(index)?;
-    let start = line.find(|character: char| !matches!(character, ' ' | '-' | '{' | '[' | '"')).unwrap_or(line.len());
+    let start =
+        line.find(|character: char| !matches!(character, ' ' | '-' | '{' | '[' | '"')).unwrap_or(line.len());
     let (lead, rest) = line.split_at(start);
     let lead: String = lead.chars().take(WINDOW).collect();
     let word = rest.split([':', '"']).next().unwrap_or_default();
     let is_key = is_configuration_key(word) && rest[word.len()..].starts_with([':', '"']);
     let text = match (is_key, rest.is_empty()) {
-        (true, _) => format!("{lead}{word}{}", if rest.len() > word.len() + 1 { ": ***" } else { ":" }),
+        (true, _) => {
+            let quote = if rest[word.len()..].starts_with('"') { "\"" } else { "" };
+            let has_value = rest[word.len() + quote.len()..].len() > 1;
+            format!("{lead}{word}{quote}:{}", if has_value { " ***" } else { "" })
+        }
         (false, true) => lead.clone(),
         (false, false) => format!("{lead}***"),
     };
@@ -451,12 +474,16 @@ fn floor_boundary(text: &str, mut index: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::raw;
+    use std::path::Path;
+
+    use super::super::secrets::tests::Given;
+    use super::super::{raw, secrets};
     use super::*;
 
     /// The line that holds `mark`, masked.
     fn shown(source: &str, mark: &str) -> String {
-        let tree = raw::from_yaml(source).ok().unwrap();
+        let mut tree = raw::from_yaml(source).ok().unwrap();
+        secrets::resolve(&mut tree, Path::new(""), &Given::default());
         let spans = Shower::new(&tree).spans(&tree);
         let line = spans.line(source, source.find(mark).unwrap()).unwrap();
         format!("{}\n{}^", line.text, " ".repeat(line.caret))
@@ -467,20 +494,40 @@ mod tests {
         let cases = [
             ("realm: my api # hunter2", "realm", "realm: my api # ***\n^"),
             ("hunter2: 5", "hunter2", "***: ***\n^"),
-            ("tokens: [{token: hunter2, name: x}]", "name", "tokens: [{token: ***, name: x}]\n                      ^"),
+            (
+                "tokens: [{token: hunter2, name: x}]",
+                "name",
+                "tokens: [{token: ***, name: x}]\n                      ^",
+            ),
             ("tokens:\n- token: {$env: BOT}\n", "{", "- token: {$env: BOT}\n         ^"),
             ("tokens:\n- token: &hunter2 x\n  name: *hunter2", "*", "  name: ***\n        ^"),
-            ("tokens:\n- token: &a hunter2\n  name: *a", "token: &a", "- token: ***\n  ^"),
-            ("tokens:\n- name: &a hunter2\n  token: *a", "name: &a", "- name: ***\n  ^"),
+            ("tokens:\n- token: &a hunter2\n  name: *a", "token: &a", "- token: *** ***\n  ^"),
+            ("tokens:\n- name: &a hunter2\n  token: *a", "name: &a", "- name: *** ***\n  ^"),
             ("realm: |\n  hunter2\n  more\n", "more", "***\n^"),
             ("realm: 'one\n  two'\n", "two", "***\n^"),
             ("default: hunter2", "default", "default: ***\n^"),
             ("default: {allow: null}", "null", "default: {allow: null}\n                 ^"),
-            ("tokens: [{token: null, sha256: true}]", "null", "tokens: [{token: ***, sha256: ***}]\n                 ^"),
-            ("credentials: [bearer, hunter2, {cookie: c}]", "hunter2", "credentials: [bearer, ***, {cookie: c}]\n                      ^"),
-            ("policies: {hunter2: {allow: {id: hunter2}}}", "id", "policies: {hunter2: {allow: {id: ***}}}\n                             ^"),
+            (
+                "tokens: [{token: null, sha256: true}]",
+                "null",
+                "tokens: [{token: ***, sha256: ***}]\n                 ^",
+            ),
+            (
+                "credentials: [bearer, hunter2, {cookie: c}]",
+                "hunter2",
+                "credentials: [bearer, ***, {cookie: c}]\n                      ^",
+            ),
+            (
+                "policies: {hunter2: {allow: {id: hunter2}}}",
+                "id",
+                "policies: {hunter2: {allow: {id: ***}}}\n                             ^",
+            ),
             ("policies: {hunter24711: {}}", "hunter", "policies: {***: {}}\n           ^"),
-            ("users:\n- {password: hunter2, username: hunter2}", "username", "- {password: ***, username: ***}\n                  ^"),
+            (
+                "users:\n- {password: hunter2, username: hunter2}",
+                "username",
+                "- {password: ***, username: ***}\n                  ^",
+            ),
             ("other: {listen: hunter2}", "listen", "other: {listen: ***}\n        ^"),
             ("realm: \"a\\u202eb\"", "realm", "realm: ***\n^"),
         ];
@@ -491,7 +538,8 @@ mod tests {
 
     #[test]
     fn a_long_line_is_cut_around_the_place_at_fault() {
-        let source = format!("{{\"a\": [{}\"realm\": 5]}}", "\"hunter2\", ".repeat(1000).replace("\"realm\"", ""));
+        let source =
+            format!("{{\"a\": [{}\"realm\": 5]}}", "\"hunter2\", ".repeat(1000).replace("\"realm\"", ""));
         let tree_source = source.replace("\"realm\": 5", "5");
         let line = shown(&tree_source, "5]");
         assert!(line.starts_with("…") && line.len() < 300 && !line.contains("hunter2"), "{line}");
@@ -506,7 +554,7 @@ mod tests {
             ("listen hunter2", "***"),
             ("listen: hunter2", "listen: ***"),
             ("tokens:", "tokens:"),
-            ("{\"tokens\": hunter2", "{\"tokens: ***"),
+            ("{\"tokens\": hunter2", "{\"tokens\": ***"),
             ("   ", ""),
             ("# hunter2", "***"),
         ] {

@@ -91,7 +91,9 @@ fn read_name<'t>(
     number: usize,
     names: &mut HashSet<Arc<str>>,
 ) -> Arc<str> {
-    let written = fields.get("name").and_then(|node| Some((node, reader.text(node, "text: a name for logs and metrics")?)));
+    let written = fields
+        .get("name")
+        .and_then(|node| Some((node, reader.text(node, "text: a name for logs and metrics")?)));
     let name: Arc<str> = match written {
         Some((node, text)) => {
             if !is_label(text.as_str()) {
@@ -102,28 +104,39 @@ fn read_name<'t>(
         None => format!("token-{number}").into(),
     };
     if !names.insert(Arc::clone(&name)) {
-        let at = written.map_or(fields.at, |(node, _)| &node.at);
-        let quoted = written.map_or_else(|| format!("`{name}`"), |(_, text)| reader.quote(text));
-        let default = if written.is_none() { ", which a token without a name gets by its position," } else { "" };
-        reader.error(at, format!("an earlier token has the name {quoted}{default} already; names are unique"));
+        match written {
+            Some((node, _)) => reader.error(&node.at, "an earlier token has this name; names are unique"),
+            None => reader.error(
+                fields.at,
+                format!(
+                    "without a name of its own this token is `{name}`, and an earlier token has that name"
+                ),
+            ),
+        }
     }
     name
 }
 
 fn read_digest<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<(&'t Node, TokenDigest)> {
     match (fields.get("token"), fields.get("sha256")) {
-        (Some(node), None) => Some((node, read_plain(reader, node)?)),
+        (Some(node), None) => Some((node, read_plain(reader, fields, node)?)),
         (None, Some(node)) => {
             let text = reader.text(node, "text: the SHA-256 of a token, 64 hexadecimal digits")?;
             let digest = TokenDigest::from_hex(text.as_str());
             if digest.is_none() {
                 let message = "expected the SHA-256 of a token: 64 hexadecimal digits";
-                reader.error(&node.at, format!("{message}, found {} characters", text.as_str().chars().count()));
+                reader.error(
+                    &node.at,
+                    format!("{message}, found {} characters", text.as_str().chars().count()),
+                );
             }
             Some((node, digest?))
         }
         (None, None) => {
-            reader.error(fields.at, "a token needs a `token` (best by {$env: NAME} or {$file: PATH}) or its `sha256`");
+            reader.error(
+                fields.at,
+                "a token needs a `token` (best by {$env: NAME} or {$file: PATH}) or its `sha256`",
+            );
             None
         }
         (Some(_), Some(_)) => {
@@ -133,18 +146,26 @@ fn read_digest<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<(&'t N
     }
 }
 
-fn read_plain<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<TokenDigest> {
+fn read_plain<'t>(reader: &mut Reader<'t>, fields: Fields<'t>, node: &'t Node) -> Option<TokenDigest> {
     let text: &Text = reader.text(node, "text: a token, best by {$env: NAME} or {$file: PATH}")?;
     let token = match PlainToken::new(text.as_str().as_bytes()) {
         Ok(token) => token,
         Err(error) => {
-            let line_ending = if text.as_str().ends_with(['\n', '\r']) { "; it ends with a line ending" } else { "" };
+            let line_ending =
+                if text.as_str().ends_with(['\n', '\r']) { "; it ends with a line ending" } else { "" };
             reader.error(&node.at, format!("{error}{line_ending}"));
             return None;
         }
     };
+    if fields.get("name").is_some_and(|name| is_text(name, text.as_str())) {
+        reader.error(&node.at, "a token's name stands in logs and metrics: it cannot be the token itself");
+    }
     warn_of_weakness(reader, node, text.as_str());
     Some(token.digest())
+}
+
+fn is_text(node: &Node, wanted: &str) -> bool {
+    matches!(&node.value, Value::Text(text) if text.as_str() == wanted)
 }
 
 fn warn_of_weakness<'t>(reader: &mut Reader<'t>, node: &'t Node, token: &str) {
@@ -190,8 +211,7 @@ fn read_expiry<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Timestamp>
     let what = "text: a time such as 2027-06-30T00:00:00Z (RFC 3339)";
     let text = reader.text(node, what)?;
     let Some(expiry) = parse_time(text.as_str()) else {
-        let quoted = reader.quote(text);
-        reader.error(&node.at, format!("{quoted} is no time; expected one such as 2027-06-30T00:00:00Z (RFC 3339)"));
+        reader.error(&node.at, "expected a time such as 2027-06-30T00:00:00Z (RFC 3339), found other text");
         return None;
     };
     if expiry <= reader.now {
@@ -220,18 +240,25 @@ fn parse_time(text: &str) -> Option<Timestamp> {
     text.parse().ok()
 }
 
-fn insert<'t>(reader: &mut Reader<'t>, tokens: &mut Tokens, node: &'t Node, digest: TokenDigest, known: Known) {
+fn insert<'t>(
+    reader: &mut Reader<'t>,
+    tokens: &mut Tokens,
+    node: &'t Node,
+    digest: TokenDigest,
+    known: Known,
+) {
     match tokens.by_digest.entry(digest) {
         Entry::Vacant(vacant) => {
             vacant.insert(Arc::new(known));
         }
         Entry::Occupied(occupied) => {
             let earlier = reader.quote_name(&occupied.get().name);
-            let kind = match node.value {
-                Value::Text(_) => "the same token stands above",
-                _ => "the same token stands above already",
-            };
-            reader.error(&node.at, format!("{kind}, under the name {earlier}; a token stands for one actor"));
+            reader.error(
+                &node.at,
+                format!(
+                    "the same token stands above, under the name {earlier}; a token stands for one actor"
+                ),
+            );
         }
     }
 }
@@ -251,8 +278,16 @@ mod tests {
             assert!(parse_time(text).is_some(), "{text}");
         }
         for text in [
-            "2027-06-30", "2027-06-30T00:00:00", "2027-06-30T00:00Z", "2027-06-30 00:00:00Z", "2027-13-30T00:00:00Z",
-            "2027-06-30T00:00:00.Z", "2027-06-30T00:00:00Z[UTC]", "20270630T000000Z", "tomorrow", "",
+            "2027-06-30",
+            "2027-06-30T00:00:00",
+            "2027-06-30T00:00Z",
+            "2027-06-30 00:00:00Z",
+            "2027-13-30T00:00:00Z",
+            "2027-06-30T00:00:00.Z",
+            "2027-06-30T00:00:00Z[UTC]",
+            "20270630T000000Z",
+            "tomorrow",
+            "",
         ] {
             assert!(parse_time(text).is_none(), "{text}");
         }

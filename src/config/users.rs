@@ -35,7 +35,8 @@ impl Users {
     pub fn new(users: impl IntoIterator<Item = User>) -> Self {
         let by_name: HashMap<Arc<str>, User> =
             users.into_iter().map(|user| (Arc::clone(&user.known.name), user)).collect();
-        let dearest = by_name.iter().max_by_key(|(_, user)| user.hash.cost()).map(|(name, _)| Arc::clone(name));
+        let dearest =
+            by_name.iter().max_by_key(|(_, user)| user.hash.cost()).map(|(name, _)| Arc::clone(name));
         Self { by_name, dearest }
     }
 
@@ -85,11 +86,6 @@ enum Password {
 }
 
 impl PendingUsers {
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Hashes the plain passwords, on as many threads as there are processors: each takes tens of milliseconds.
     ///
     /// # Errors
@@ -157,7 +153,11 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Co
     PendingUsers(users)
 }
 
-fn read_name<'t>(reader: &mut Reader<'t>, fields: Fields<'t>, names: &mut HashSet<Arc<str>>) -> Option<Arc<str>> {
+fn read_name<'t>(
+    reader: &mut Reader<'t>,
+    fields: Fields<'t>,
+    names: &mut HashSet<Arc<str>>,
+) -> Option<Arc<str>> {
     let Some(node) = fields.get("username") else {
         reader.error(fields.at, "a user needs a `username`");
         return None;
@@ -176,8 +176,7 @@ fn read_name<'t>(reader: &mut Reader<'t>, fields: Fields<'t>, names: &mut HashSe
     }
     let name: Arc<str> = text.as_str().into();
     if !names.insert(Arc::clone(&name)) {
-        let quoted = reader.quote(text);
-        reader.error(&node.at, format!("an earlier user is called {quoted} already; user names are unique"));
+        reader.error(&node.at, "an earlier user has this name; user names are unique");
         return None;
     }
     Some(name)
@@ -204,7 +203,10 @@ fn read_password<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Pass
             }
         }
         (None, None) => {
-            reader.error(fields.at, "a user needs a `password` (best by {$env: NAME} or {$file: PATH}) or a `password_hash`");
+            reader.error(
+                fields.at,
+                "a user needs a `password` (best by {$env: NAME} or {$file: PATH}) or a `password_hash`",
+            );
             None
         }
         (Some(_), Some(_)) => {

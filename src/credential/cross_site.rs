@@ -39,7 +39,8 @@ fn may_change_something(http: &Http<'_>) -> bool {
 fn comes_from_same_site(http: &Http<'_>) -> bool {
     let mut sites = http.headers.all("sec-fetch-site");
     if let Some(site) = sites.next() {
-        return sites.next().is_none() && matches!(trim_blanks(site), b"same-origin" | b"same-site" | b"none");
+        return sites.next().is_none()
+            && matches!(trim_blanks(site), b"same-origin" | b"same-site" | b"none");
     }
     let mut origins = http.headers.all("origin");
     match origins.next() {
@@ -102,7 +103,12 @@ mod tests {
             let headers = Headers::new(Encoding::Lines, entries.collect());
             let http = Http { method: method.as_bytes(), host: b"h:8080", path: b"/", headers };
             let cookie = |cross_site| Place::Cookie { name: "c".into(), cross_site };
-            assert_eq!(check(&http, &cookie(CrossSite::Refuse)).is_ok(), *expected, "{method} {:?}", http.headers);
+            assert_eq!(
+                check(&http, &cookie(CrossSite::Refuse)).is_ok(),
+                *expected,
+                "{method} {:?}",
+                http.headers
+            );
             assert_eq!(check(&http, &cookie(CrossSite::Allow)), Ok(()));
             assert_eq!(check(&http, &Place::Bearer), Ok(()));
         }

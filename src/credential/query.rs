@@ -25,7 +25,10 @@ pub fn decode(raw: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(percent_decode(&blanks).collect())
 }
 
-fn named<'s, 'a: 's>(http: &Http<'a>, name: &'s str) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'s, 'a> {
+fn named<'s, 'a: 's>(
+    http: &Http<'a>,
+    name: &'s str,
+) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'s, 'a> {
     let query: &'a [u8] = http.query().unwrap_or_default();
     query.split(|&byte| byte == b'&').map(split_parameter).filter(move |(raw, _)| is_named(raw, name))
 }

@@ -148,8 +148,11 @@ mod tests {
 
     #[test]
     fn what_is_forwarded_stays_but_for_our_own_session() {
-        let headers: &[(&str, &[u8])] =
-            &[("authorization", b"Bearer T"), ("x-api-key", b"U"), ("cookie", b"tok=T; __Host-eat_session=S")];
+        let headers: &[(&str, &[u8])] = &[
+            ("authorization", b"Bearer T"),
+            ("x-api-key", b"U"),
+            ("cookie", b"tok=T; __Host-eat_session=S"),
+        ];
         let request = http("/?_auth_token=T", headers);
         let places = places();
         let everything = Removal::of(&request, &places, Forward::Everything);

@@ -17,8 +17,8 @@ use serde_json::Value;
 
 use super::frame;
 use super::wire::{
-    self, BoolValue, CheckResponse, DeniedHttpResponse, HeaderValue, HeaderValueOption, HttpStatus, OkHttpResponse,
-    Status, check_response::HttpResponse, header_value_option::AppendAction,
+    self, BoolValue, CheckResponse, DeniedHttpResponse, HeaderValue, HeaderValueOption, HttpStatus,
+    OkHttpResponse, Status, check_response::HttpResponse, header_value_option::AppendAction,
 };
 use crate::actor::header::{ActorHeader, folds_onto};
 use crate::attributes::{Headers, Http};
@@ -74,7 +74,8 @@ impl Answers {
         });
         Self {
             rules_version: rules.version,
-            anonymous: encode_actor(None, &rules.actor_headers).expect("there is no actor whose headers could be large"),
+            anonymous: encode_actor(None, &rules.actor_headers)
+                .expect("there is no actor whose headers could be large"),
             refusals: refusals.collect(),
         }
     }
@@ -103,7 +104,8 @@ impl Answers {
             Reader::Grpc => &answer.grpc,
         };
         let reason = refusal.reason();
-        let metadata_len = text_field_len("reason", reason) + policy.map_or(0, |policy| text_field_len("policy", policy));
+        let metadata_len =
+            text_field_len("reason", reason) + policy.map_or(0, |policy| text_field_len("policy", policy));
         let mut message = frame::begin(denied.len() + message_len(METADATA, metadata_len));
         message.put_slice(denied);
         put_message_head(&mut message, METADATA, metadata_len);
@@ -132,8 +134,9 @@ impl Answers {
         let metadata_len = metadata.len() + policy.map_or(0, |policy| text_field_len("policy", policy));
         let ok_len = ok.len() + extra.len();
 
-        let mut message =
-            frame::begin(STATUS_OK.len() + message_len(OK_RESPONSE, ok_len) + message_len(METADATA, metadata_len));
+        let mut message = frame::begin(
+            STATUS_OK.len() + message_len(OK_RESPONSE, ok_len) + message_len(METADATA, metadata_len),
+        );
         message.put_slice(&STATUS_OK);
         put_message_head(&mut message, OK_RESPONSE, ok_len);
         message.put_slice(ok);
@@ -210,7 +213,8 @@ fn request_changes(http: &Http<'_>, decision: &Decision) -> Vec<u8> {
         CookieChange::None => {}
         CookieChange::Remove => put_text(&mut fields, HEADERS_TO_REMOVE, "cookie"),
         CookieChange::Set(rest) => {
-            let change = OkHttpResponse { headers: vec![set_header("cookie", rest)], ..OkHttpResponse::default() };
+            let change =
+                OkHttpResponse { headers: vec![set_header("cookie", rest)], ..OkHttpResponse::default() };
             change.encode(&mut fields).expect("a Vec takes every byte");
         }
     }
@@ -258,8 +262,14 @@ fn set_header(name: &str, value: String) -> HeaderValueOption {
 
 fn reader(http: Option<&Http<'_>>) -> Reader {
     let content_type = http.and_then(|http| http.headers.first("content-type")).unwrap_or_default();
-    let begins_with = |prefix: &[u8]| content_type.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
-    if begins_with(b"application/grpc") && !begins_with(b"application/grpc-web") { Reader::Grpc } else { Reader::Http }
+    let begins_with = |prefix: &[u8]| {
+        content_type.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix))
+    };
+    if begins_with(b"application/grpc") && !begins_with(b"application/grpc-web") {
+        Reader::Grpc
+    } else {
+        Reader::Http
+    }
 }
 
 /// Status codes of google.rpc.Code: any but 0 makes Envoy deny.

@@ -97,7 +97,8 @@ impl Passwords {
             return Verdict::Wrong;
         };
         let digest = self.digest(hash, user, password);
-        let begun = self.memory().begin(digest, || self.spawn(digest, hash, found.map(|user| &user.known), password));
+        let begun =
+            self.memory().begin(digest, || self.spawn(digest, hash, found.map(|user| &user.known), password));
         let mut outcome = match begun {
             Begun::Remembered => watch::channel(Some(true)).1,
             Begun::InFlight(outcome) => outcome,
@@ -142,10 +143,14 @@ impl Passwords {
         tokio::spawn(async move {
             let _place = place;
             let verified = match running.acquire().await {
-                Ok(_turn) => tokio::task::spawn_blocking(move || hash.verify(password.expose().as_bytes())).await,
+                Ok(_turn) => {
+                    tokio::task::spawn_blocking(move || hash.verify(password.expose().as_bytes())).await
+                }
                 Err(_) => Ok(false),
             };
-            let right = verified.ok().map(|matches| lock(&memory).finish(digest, name.as_ref(), matches, Instant::now()));
+            let right = verified
+                .ok()
+                .map(|matches| lock(&memory).finish(digest, name.as_ref(), matches, Instant::now()));
             if right.is_none() {
                 lock(&memory).in_flight.remove(&digest);
             }

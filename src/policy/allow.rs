@@ -104,11 +104,8 @@ impl Allow {
 
 impl Wanted {
     fn new(member: &str, value: &Value) -> Result<Self, AllowError> {
-        let not_a_scalar = |index| AllowError {
-            member: Some(member.to_owned()),
-            index,
-            problem: AllowProblem::NotAScalar,
-        };
+        let not_a_scalar =
+            |index| AllowError { member: Some(member.to_owned()), index, problem: AllowProblem::NotAScalar };
         match value {
             Value::String(text) if text == "*" => Ok(Self::Present),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {

@@ -221,7 +221,12 @@ mod tests {
         ];
         for (permitted, raw, expected) in cases {
             let found = decode(raw, &with(permitted));
-            assert_eq!(found.as_deref().map_err(|&error| error), *expected, "{permitted} {}", raw.escape_ascii());
+            assert_eq!(
+                found.as_deref().map_err(|&error| error),
+                *expected,
+                "{permitted} {}",
+                raw.escape_ascii()
+            );
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use regex::Regex;
 
-use super::{Policy, PermittedPaths, path};
+use super::{PermittedPaths, Policy, path};
 
 /// One route.  Every member that is given must match.
 #[derive(Debug)]
@@ -76,7 +76,10 @@ impl Route {
     pub fn matches(&self, host: &str, path: &str, method: &[u8]) -> bool {
         self.host.as_ref().is_none_or(|pattern| pattern.matches(host))
             && self.path.as_ref().is_none_or(|pattern| pattern.matches(path))
-            && self.methods.as_ref().is_none_or(|methods| methods.iter().any(|pattern| pattern.matches(method)))
+            && self
+                .methods
+                .as_ref()
+                .is_none_or(|methods| methods.iter().any(|pattern| pattern.matches(method)))
     }
 
     /// Whether it is certain that no request reaches `later` behind this route.
@@ -248,7 +251,8 @@ pub fn normalize_host(host: &[u8]) -> Option<Cow<'_, str>> {
         return None;
     }
     // An IPv6 address in brackets holds colons of its own (RFC 3986 section 3.2.2).
-    let name_end = if host.starts_with('[') { host.find(']')? + 1 } else { host.find(':').unwrap_or(host.len()) };
+    let name_end =
+        if host.starts_with('[') { host.find(']')? + 1 } else { host.find(':').unwrap_or(host.len()) };
     let (name, port) = host.split_at(name_end);
     let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
@@ -331,8 +335,23 @@ mod tests {
     #[test]
     fn what_is_no_host() {
         let hosts: &[&[u8]] = &[
-            b"", b".", b"a@b", b"a,b", b"a/b", b"a b", b"a\tb", b"a:x", b"a:", b"a:80:80", b"::1", b"[::1", b"[::1]x",
-            b"a\\b", b"a\x00", b"\xff", "ë".as_bytes(),
+            b"",
+            b".",
+            b"a@b",
+            b"a,b",
+            b"a/b",
+            b"a b",
+            b"a\tb",
+            b"a:x",
+            b"a:",
+            b"a:80:80",
+            b"::1",
+            b"[::1",
+            b"[::1]x",
+            b"a\\b",
+            b"a\x00",
+            b"\xff",
+            "ë".as_bytes(),
         ];
         for host in hosts {
             assert_eq!(normalize_host(host), None, "{}", host.escape_ascii());

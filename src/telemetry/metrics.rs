@@ -67,7 +67,11 @@ impl Metrics {
 
     fn register(&mut self) {
         let registry = &mut self.registry;
-        registry.register("decisions", "Checks decided, by outcome, reason and policy", self.decisions.clone());
+        registry.register(
+            "decisions",
+            "Checks decided, by outcome, reason and policy",
+            self.decisions.clone(),
+        );
         registry.register("credentials", "Credentials recognised, by kind", self.credentials.clone());
         registry.register_with_unit(
             "check_duration",
@@ -84,7 +88,11 @@ impl Metrics {
             Unit::Seconds,
             self.next_expiry.clone(),
         );
-        registry.register("build", "The running program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register(
+            "build",
+            "The running program",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
     }
 
     /// Counts a decision.

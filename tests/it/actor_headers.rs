@@ -38,14 +38,8 @@ fn a_client_cannot_say_who_it_is() {
         let seen = stack.get("/").bearer(ALICE).headers(&spoofed).send().seen();
         assert_eq!(seen.all("x-actor-id"), ["alice"], "{encoding:?}");
         assert_eq!(seen.all("x-actor"), [r#"{"id":"alice"}"#], "{encoding:?}");
-        assert!(
-            seen.all("x-actor-role").is_empty(),
-            "{encoding:?}: the actor has no role"
-        );
-        assert!(
-            seen.all("x-actor-name").is_empty(),
-            "{encoding:?}: the actor has no name"
-        );
+        assert!(seen.all("x-actor-role").is_empty(), "{encoding:?}: the actor has no role");
+        assert!(seen.all("x-actor-name").is_empty(), "{encoding:?}: the actor has no name");
         // Nor when nobody is there at all.
         let seen = stack.get("/open").headers(&spoofed).send().seen();
         for name in ["x-actor", "x-actor-id", "x-actor-name", "x-actor-role"] {
@@ -73,20 +67,12 @@ fn names_that_an_upstream_may_fold_onto_an_actor_header_are_removed_one_by_one()
         for name in folded {
             for target in ["/", "/open"] {
                 let request = stack.get(target).header(name, "root");
-                let request = if target == "/" {
-                    request.bearer(ALICE)
-                } else {
-                    request
-                };
+                let request = if target == "/" { request.bearer(ALICE) } else { request };
                 let seen = request.send().seen();
                 assert!(seen.all(name).is_empty(), "{encoding:?} {name} {target}");
             }
         }
-        let seen = stack
-            .get("/")
-            .bearer(ALICE)
-            .header("x-actors", "a")
-            .header("xactorid", "b");
+        let seen = stack.get("/").bearer(ALICE).header("x-actors", "a").header("xactorid", "b");
         let seen = seen.header("x-actor-id-2", "c").send().seen();
         assert_eq!(seen.all("x-actors"), ["a"]);
         assert_eq!(seen.all("xactorid"), ["b"]);
@@ -98,9 +84,7 @@ fn names_that_an_upstream_may_fold_onto_an_actor_header_are_removed_one_by_one()
 fn the_header_of_a_failed_open_envoy_cannot_be_forged() {
     each_encoding(CONFIG, |stack, _| {
         for target in ["/", "/open"] {
-            let request = stack
-                .get(target)
-                .header("x-envoy-auth-failure-mode-allowed", "true");
+            let request = stack.get(target).header("x-envoy-auth-failure-mode-allowed", "true");
             let seen = request.bearer(ALICE).send().seen();
             assert!(seen.all("x-envoy-auth-failure-mode-allowed").is_empty());
         }
@@ -110,44 +94,27 @@ fn the_header_of_a_failed_open_envoy_cannot_be_forged() {
 #[test]
 fn a_connection_header_that_names_an_actor_header_is_malformed() {
     // Envoy keeps `connection` on upgrades alone; a proxy behind it would drop what it names.
-    let shape =
-        || Shape::plain().manager(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }));
+    let shape = || Shape::plain().manager(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }));
     for encoding in Encoding::BOTH {
         let stack = Stack::shaped(Server::with(CONFIG), shape().encoding(encoding));
         let upgrade = |connection: &str| {
             let request = stack.get("/").bearer(ALICE).header("upgrade", "websocket");
             request.header("connection", connection).send()
         };
-        for connection in [
-            "upgrade, x-actor-id",
-            "Upgrade,X-Actor",
-            "upgrade , X-ACTOR-ROLE",
-        ] {
+        for connection in ["upgrade, x-actor-id", "Upgrade,X-Actor", "upgrade , X-ACTOR-ROLE"] {
             let answer = upgrade(connection);
-            assert_eq!(
-                answer.verdict(),
-                (400, "invalid_request".into()),
-                "{encoding:?} {connection}"
-            );
+            assert_eq!(answer.verdict(), (400, "invalid_request".into()), "{encoding:?} {connection}");
         }
         assert_eq!(upgrade("upgrade, x-other").status, 101, "{encoding:?}");
         // Without an upgrade Envoy has already taken the header away, and the actor arrives.
-        let seen = stack
-            .get("/")
-            .bearer(ALICE)
-            .header("connection", "x-actor-id")
-            .send()
-            .seen();
+        let seen = stack.get("/").bearer(ALICE).header("connection", "x-actor-id").send().seen();
         assert_eq!(seen.all("x-actor-id"), ["alice"], "{encoding:?}");
         assert!(seen.all("connection").is_empty(), "{encoding:?}");
     }
     // Another gateway may show it on every request.
     let server = Server::with(CONFIG).start();
     let bearer = format!("Bearer {ALICE}");
-    let headers = [
-        ("authorization", bearer.as_str()),
-        ("connection", "keep-alive, x-actor-id"),
-    ];
+    let headers = [("authorization", bearer.as_str()), ("connection", "keep-alive, x-actor-id")];
     let answer = grpc::check(&server, grpc::request("GET", "app.example", "/", &headers));
     assert_eq!(grpc::refused(&answer).0, 400);
 }
@@ -192,19 +159,8 @@ actor_headers:
 "#;
     each_encoding(config, |stack, encoding| {
         let spoof = |name| (name, "spoofed");
-        let names = [
-            "x-actor-nothing",
-            "x-actor-empty",
-            "x-actor-none",
-            "x-actor-absent",
-            "x-actor-groups",
-        ];
-        let seen = stack
-            .get("/")
-            .bearer(ALICE)
-            .headers(&names.map(spoof))
-            .send()
-            .seen();
+        let names = ["x-actor-nothing", "x-actor-empty", "x-actor-none", "x-actor-absent", "x-actor-groups"];
+        let seen = stack.get("/").bearer(ALICE).headers(&names.map(spoof)).send().seen();
         let expected = [
             ("x-actor-id", "42"),
             ("x-actor-name", r#"Zo%C3%AB%2C 100%25 \ "x""#),
@@ -221,31 +177,14 @@ actor_headers:
         for (name, value) in expected {
             assert_eq!(seen.all(name), [value], "{encoding:?} {name}");
         }
-        for name in [
-            "x-actor-nothing",
-            "x-actor-empty",
-            "x-actor-none",
-            "x-actor-absent",
-        ] {
+        for name in ["x-actor-nothing", "x-actor-empty", "x-actor-none", "x-actor-absent"] {
             assert!(seen.all(name).is_empty(), "{encoding:?} {name}");
         }
         let whole = seen.all("x-actor");
         assert_eq!(whole.len(), 1);
-        assert!(
-            whole[0].is_ascii() && whole[0].contains(r#""name":"Zo\u00eb, 100% \\ \"x\"""#),
-            "{whole:?}"
-        );
-        let order = [
-            "\"id\":42",
-            "\"groups\":",
-            "\"team\":",
-            "\"nothing\":null",
-            "\"lines\":",
-        ];
-        let places: Vec<_> = order
-            .iter()
-            .map(|member| whole[0].find(member).unwrap())
-            .collect();
+        assert!(whole[0].is_ascii() && whole[0].contains(r#""name":"Zo\u00eb, 100% \\ \"x\"""#), "{whole:?}");
+        let order = ["\"id\":42", "\"groups\":", "\"team\":", "\"nothing\":null", "\"lines\":"];
+        let places: Vec<_> = order.iter().map(|member| whole[0].find(member).unwrap()).collect();
         assert!(places.is_sorted(), "members keep their order: {whole:?}");
     });
 }
@@ -257,14 +196,8 @@ tokens: [{token: alice-token-0123456789, actor: {id: alice, role: Viewer}}]
 actor_headers: {x-webauth-user: id}
 ";
     each_encoding(config, |stack, _| {
-        let request = stack
-            .get("/")
-            .bearer(ALICE)
-            .header("X_WebAuth_User", "root");
-        let seen = request
-            .header("x-actor-id", "the client's own")
-            .send()
-            .seen();
+        let request = stack.get("/").bearer(ALICE).header("X_WebAuth_User", "root");
+        let seen = request.header("x-actor-id", "the client's own").send().seen();
         assert_eq!(seen.all("x-webauth-user"), ["alice"]);
         assert!(seen.all("x_webauth_user").is_empty());
         assert_eq!(seen.all("x-actor-id"), ["the client's own"]);
@@ -276,24 +209,16 @@ actor_headers: {x-webauth-user: id}
 fn each_actor_header_is_set_for_good_or_removed_and_never_both() {
     let server = Server::with(CONFIG).start();
     let bearer = format!("Bearer {ALICE}");
-    let cases = [
-        ("/", vec![("authorization", bearer.as_str())]),
-        ("/open", Vec::new()),
-    ];
+    let cases = [("/", vec![("authorization", bearer.as_str())]), ("/open", Vec::new())];
     for (path, headers) in cases {
         let answer = grpc::check(&server, grpc::request("GET", "app.example", path, &headers));
         let pass = grpc::pass(&answer);
         for name in ["x-actor", "x-actor-id", "x-actor-name", "x-actor-role"] {
-            let set = pass.headers.iter().filter(|option| {
-                option
-                    .header
-                    .as_ref()
-                    .is_some_and(|header| header.key == name)
-            });
-            let removed = pass
-                .headers_to_remove
+            let set = pass
+                .headers
                 .iter()
-                .filter(|removed| *removed == name);
+                .filter(|option| option.header.as_ref().is_some_and(|header| header.key == name));
+            let removed = pass.headers_to_remove.iter().filter(|removed| *removed == name);
             assert_eq!(set.count() + removed.count(), 1, "{path} {name}");
         }
         for option in &pass.headers {
@@ -301,19 +226,9 @@ fn each_actor_header_is_set_for_good_or_removed_and_never_both() {
             #[allow(deprecated, reason = "released Envoys read it")]
             let append = option.append.as_ref().map(|append| append.value);
             assert_eq!(append, Some(false), "{option:?}");
-            assert_eq!(
-                option.append_action(),
-                HeaderAppendAction::OverwriteIfExistsOrAdd,
-                "{option:?}"
-            );
-            let header = option
-                .header
-                .as_ref()
-                .expect("every option names its header");
-            assert!(
-                header.raw_value.is_empty() && !header.key.is_empty(),
-                "{option:?}"
-            );
+            assert_eq!(option.append_action(), HeaderAppendAction::OverwriteIfExistsOrAdd, "{option:?}");
+            let header = option.header.as_ref().expect("every option names its header");
+            assert!(header.raw_value.is_empty() && !header.key.is_empty(), "{option:?}");
         }
     }
 }
@@ -330,14 +245,8 @@ fn an_envoy_with_strict_mutation_rules_never_finds_fault() {
             },
         }));
         let stack = Stack::shaped(Server::with(CONFIG), shape);
-        assert_eq!(
-            stack.get("/").bearer(ALICE).send().seen().all("x-actor-id"),
-            ["alice"]
-        );
-        assert_eq!(
-            stack.get("/open?a=1").header("cookie", "a=1").send().status,
-            200
-        );
+        assert_eq!(stack.get("/").bearer(ALICE).send().seen().all("x-actor-id"), ["alice"]);
+        assert_eq!(stack.get("/open?a=1").header("cookie", "a=1").send().status, 200);
         assert_eq!(stack.get("/").send().status, 401);
         assert_eq!(stack.envoy.stat("invalid"), 0);
     }
@@ -353,16 +262,9 @@ fn a_header_of_ours_does_not_choose_the_route_of_somebody_else() {
         },
         { "match": { "prefix": "/" }, "route": { "cluster": "app" } },
     ]);
-    let shape = Shape::plain()
-        .routes(routes)
-        .filter(json!({ "clear_route_cache": true }));
+    let shape = Shape::plain().routes(routes).filter(json!({ "clear_route_cache": true }));
     let stack = Stack::shaped(Server::with(CONFIG), shape);
-    let seen = stack
-        .get("/")
-        .bearer(ALICE)
-        .header("x-actor-id", "root")
-        .send()
-        .seen();
+    let seen = stack.get("/").bearer(ALICE).header("x-actor-id", "root").send().seen();
     assert_eq!(seen.all("x-actor-id"), ["alice"]);
 }
 
@@ -392,53 +294,28 @@ default: {}
     );
     assert_eq!(stack.get("/r/1").bearer(ALICE).send().status, 200);
     let told = &stack.envoy.accessed("/r/1")["ext_authz"];
-    assert_eq!(
-        told["actor"],
-        json!({ "id": "alice", "groups": ["a", "b"] })
-    );
+    assert_eq!(told["actor"], json!({ "id": "alice", "groups": ["a", "b"] }));
     assert_eq!(told["credential"]["kind"], "token");
     assert_eq!(told["credential"]["name"], "reporting");
     assert_eq!(told["policy"], "readers");
 
     assert_eq!(stack.get("/open/1").send().status, 200);
     let told = &stack.envoy.accessed("/open/1")["ext_authz"];
-    assert!(
-        told["actor"].is_null() && told["credential"].is_null(),
-        "{told}"
-    );
+    assert!(told["actor"].is_null() && told["credential"].is_null(), "{told}");
     assert_eq!(told["policy"], "route-1");
 
-    assert_eq!(
-        stack
-            .get("/r/2")
-            .bearer("nobody-token-012345678")
-            .send()
-            .status,
-        401
-    );
+    assert_eq!(stack.get("/r/2").bearer("nobody-token-012345678").send().status, 401);
     let entry = stack.envoy.accessed("/r/2");
     assert!(entry["ext_authz"]["reason"].is_string(), "{entry}");
     assert_eq!(entry["ext_authz"]["policy"], "readers");
-    assert!(
-        entry["details"]
-            .as_str()
-            .unwrap()
-            .contains("ext_authz_denied"),
-        "{entry}"
-    );
+    assert!(entry["details"].as_str().unwrap().contains("ext_authz_denied"), "{entry}");
 }
 
 #[test]
 fn an_upgraded_connection_knows_its_actor() {
-    let shape =
-        Shape::plain().manager(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }));
+    let shape = Shape::plain().manager(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }));
     let stack = Stack::shaped(Server::with(CONFIG), shape);
-    let upgrade = || {
-        stack
-            .get("/")
-            .header("connection", "upgrade")
-            .header("upgrade", "websocket")
-    };
+    let upgrade = || stack.get("/").header("connection", "upgrade").header("upgrade", "websocket");
     let (answer, mut stream) = upgrade().bearer(ALICE).keep();
     assert_eq!(answer.status, 101);
     stream.get_mut().write_all(b"hello").unwrap();
@@ -446,8 +323,5 @@ fn an_upgraded_connection_knows_its_actor() {
     stream.read_exact(&mut echoed).unwrap();
     assert_eq!(&echoed, b"hello");
     assert_eq!(upgrade().send().verdict(), (401, "unauthorized".into()));
-    assert_eq!(
-        upgrade().bearer("nobody-token-012345678").send().status,
-        401
-    );
+    assert_eq!(upgrade().bearer("nobody-token-012345678").send().status, 401);
 }

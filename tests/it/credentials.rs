@@ -52,25 +52,17 @@ fn a_bearer_token_passes_as_its_actor_and_goes_no_further() {
 fn a_token_given_as_its_sha256_is_the_same_token() {
     // printf hashed-token-01234567 | sha256sum
     let hash = crate::commands::sha256_of("hashed-token-01234567");
-    let stack = Stack::start(&format!(
-        "tokens: [{{sha256: {hash}, actor: {{id: hashed}}}}]\n"
-    ));
+    let stack = Stack::start(&format!("tokens: [{{sha256: {hash}, actor: {{id: hashed}}}}]\n"));
     let seen = stack.get("/").bearer("hashed-token-01234567").send().seen();
     assert_eq!(seen.all("x-actor-id"), ["hashed"]);
-    assert_eq!(
-        stack.get("/").bearer(&hash).send().verdict(),
-        (401, "invalid_token".into())
-    );
+    assert_eq!(stack.get("/").bearer(&hash).send().verdict(), (401, "invalid_token".into()));
 }
 
 #[test]
 fn the_scheme_is_read_in_any_case_and_with_any_number_of_blanks() {
     each_encoding(&default_places(), |stack, _| {
         for scheme in ["Bearer ", "bearer ", "BEARER ", "bEaReR ", "Bearer    "] {
-            let answer = stack
-                .get("/")
-                .header("authorization", format!("{scheme}{ALICE}"))
-                .send();
+            let answer = stack.get("/").header("authorization", format!("{scheme}{ALICE}")).send();
             assert_eq!(answer.seen().all("x-actor-id"), ["alice"], "{scheme:?}");
         }
         let encoded = basic("api_key", ALICE);
@@ -100,100 +92,26 @@ fn each_way_of_not_showing_a_good_token_has_its_own_answer() {
     let cases: &[(&[u8], u16, &str, &str)] = &[
         (b"", 401, "unauthorized", "Unauthorized"),
         (b"Bearer", 401, "invalid_token", "Malformed credential"),
-        (
-            b"Bearer two words",
-            401,
-            "invalid_token",
-            "Malformed credential",
-        ),
-        (
-            b"Bearer semi;colon-0123456789",
-            401,
-            "invalid_token",
-            "Malformed credential",
-        ),
-        (
-            long.as_bytes(),
-            401,
-            "invalid_token",
-            "Malformed credential",
-        ),
-        (
-            b"Bearer nobody-token-012345678",
-            401,
-            "invalid_token",
-            "Invalid API key",
-        ),
-        (
-            b"Bearer Alice-token-0123456789",
-            401,
-            "invalid_token",
-            "Invalid API key",
-        ),
-        (
-            b"Bearer alice-token-012345678",
-            401,
-            "invalid_token",
-            "Invalid API key",
-        ),
-        (
-            b"Bearer late-token-0123456789a",
-            401,
-            "invalid_token",
-            "Expired API key",
-        ),
+        (b"Bearer two words", 401, "invalid_token", "Malformed credential"),
+        (b"Bearer semi;colon-0123456789", 401, "invalid_token", "Malformed credential"),
+        (long.as_bytes(), 401, "invalid_token", "Malformed credential"),
+        (b"Bearer nobody-token-012345678", 401, "invalid_token", "Invalid API key"),
+        (b"Bearer Alice-token-0123456789", 401, "invalid_token", "Invalid API key"),
+        (b"Bearer alice-token-012345678", 401, "invalid_token", "Invalid API key"),
+        (b"Bearer late-token-0123456789a", 401, "invalid_token", "Expired API key"),
         (b"Basic", 401, "invalid_token", "Invalid Basic Auth Header"),
-        (
-            b"Basic dXNlcg==",
-            401,
-            "invalid_token",
-            "Invalid Basic Auth Header",
-        ),
-        (
-            b"Basic %%%%",
-            401,
-            "invalid_token",
-            "Invalid Basic Auth Header",
-        ),
-        (
-            b"Basic //79Ov8=",
-            401,
-            "invalid_token",
-            "Invalid Basic Auth Header",
-        ),
-        (
-            b"Basic dXNlcjpwYXNz",
-            401,
-            "invalid_token",
-            "Invalid username or password",
-        ),
-        (
-            b"alice-token-0123456789",
-            401,
-            "unauthorized",
-            "Unauthorized",
-        ),
+        (b"Basic dXNlcg==", 401, "invalid_token", "Invalid Basic Auth Header"),
+        (b"Basic %%%%", 401, "invalid_token", "Invalid Basic Auth Header"),
+        (b"Basic //79Ov8=", 401, "invalid_token", "Invalid Basic Auth Header"),
+        (b"Basic dXNlcjpwYXNz", 401, "invalid_token", "Invalid username or password"),
+        (b"alice-token-0123456789", 401, "unauthorized", "Unauthorized"),
         (b"Negotiate YWJj", 401, "unauthorized", "Unauthorized"),
-        (
-            b"Digest username=\"a\"",
-            401,
-            "unauthorized",
-            "Unauthorized",
-        ),
-        (
-            b"BearerX alice-token-0123456789",
-            401,
-            "unauthorized",
-            "Unauthorized",
-        ),
+        (b"Digest username=\"a\"", 401, "unauthorized", "Unauthorized"),
+        (b"BearerX alice-token-0123456789", 401, "unauthorized", "Unauthorized"),
     ];
     each_encoding(&default_places(), |stack, encoding| {
         let none = stack.get("/").send();
-        assert_eq!(
-            none.verdict(),
-            (401, "unauthorized".into()),
-            "{encoding:?}: no header at all"
-        );
+        assert_eq!(none.verdict(), (401, "unauthorized".into()), "{encoding:?}: no header at all");
         for (value, status, error, message) in cases {
             let shown = &value[..value.len().min(40)];
             let answer = stack.get("/").header("authorization", value).send();
@@ -208,9 +126,7 @@ fn each_way_of_not_showing_a_good_token_has_its_own_answer() {
 #[test]
 fn bytes_that_are_not_utf8_in_a_credential_are_a_refusal_even_where_envoy_fails_open() {
     for encoding in Encoding::BOTH {
-        let shape = Shape::plain()
-            .encoding(encoding)
-            .filter(json!({ "failure_mode_allow": true }));
+        let shape = Shape::plain().encoding(encoding).filter(json!({ "failure_mode_allow": true }));
         let stack = Stack::shaped(Server::with(&every_place()), shape);
         for name in ["authorization", "x-api-key", "cookie"] {
             let value: &[u8] = match name {
@@ -219,11 +135,7 @@ fn bytes_that_are_not_utf8_in_a_credential_are_a_refusal_even_where_envoy_fails_
                 _ => b"auth_token=alice-token-\xff0123456789",
             };
             let answer = stack.get("/").header(name, value).send();
-            assert_eq!(
-                answer.verdict(),
-                (401, "invalid_token".into()),
-                "{encoding:?} {name}"
-            );
+            assert_eq!(answer.verdict(), (401, "invalid_token".into()), "{encoding:?} {name}");
         }
         assert_eq!(stack.upstream.calls(), 0);
     }
@@ -232,10 +144,7 @@ fn bytes_that_are_not_utf8_in_a_credential_are_a_refusal_even_where_envoy_fails_
 #[test]
 fn bytes_that_are_not_utf8_elsewhere_change_nothing() {
     each_encoding(&default_places(), |stack, _| {
-        let request = stack
-            .get("/")
-            .header("x-city", b"Z\xfcrich")
-            .header("referer", b"\xc3\x28");
+        let request = stack.get("/").header("x-city", b"Z\xfcrich").header("referer", b"\xc3\x28");
         let seen = request.bearer(ALICE).send().seen();
         assert_eq!(seen.all("x-actor-id"), ["alice"]);
         assert_eq!(seen.all("x-city"), ["Z\\xfcrich"]);
@@ -248,33 +157,14 @@ fn two_authorization_headers_are_malformed_whichever_of_them_is_good() {
     let other = format!("Bearer {BOB}");
     let bad = format!("Bearer {UNKNOWN}");
     each_encoding(&default_places(), |stack, encoding| {
-        for pair in [
-            [&good, &bad],
-            [&bad, &good],
-            [&good, &good],
-            [&good, &other],
-        ] {
+        for pair in [[&good, &bad], [&bad, &good], [&good, &good], [&good, &other]] {
             let lines = pair.map(|value| ("Authorization", value.as_bytes()));
             let answer = stack.get("/").headers(&lines).send();
-            assert_eq!(
-                answer.verdict(),
-                (400, "invalid_request".into()),
-                "{encoding:?} {pair:?}"
-            );
+            assert_eq!(answer.verdict(), (400, "invalid_request".into()), "{encoding:?} {pair:?}");
         }
-        let answer = stack
-            .get("/")
-            .header("authorization", format!("{good},{bad}"))
-            .send();
-        assert_eq!(
-            answer.verdict(),
-            (400, "invalid_request".into()),
-            "{encoding:?} joined by hand"
-        );
-        let answer = stack
-            .get("/")
-            .header("authorization", &good)
-            .header("authorization", basic("a", "b"));
+        let answer = stack.get("/").header("authorization", format!("{good},{bad}")).send();
+        assert_eq!(answer.verdict(), (400, "invalid_request".into()), "{encoding:?} joined by hand");
+        let answer = stack.get("/").header("authorization", &good).header("authorization", basic("a", "b"));
         assert_eq!(answer.send().status, 400, "{encoding:?} two schemes");
         assert_eq!(stack.upstream.calls(), 0);
     });
@@ -282,21 +172,14 @@ fn two_authorization_headers_are_malformed_whichever_of_them_is_good() {
 
 #[test]
 fn a_scheme_of_others_carries_no_credential_and_ends_the_search() {
-    let aws = "AWS4-HMAC-SHA256 Credential=AKIA/20260101/eu/s3/aws4_request, SignedHeaders=host, Signature=ab";
+    let aws =
+        "AWS4-HMAC-SHA256 Credential=AKIA/20260101/eu/s3/aws4_request, SignedHeaders=host, Signature=ab";
     each_encoding(&every_place(), |stack, encoding| {
         for foreign in [aws, "Negotiate YWJj", "a-bare-word"] {
             let request = || stack.get("/").header("authorization", foreign);
-            assert_eq!(
-                request().send().verdict(),
-                (401, "unauthorized".into()),
-                "{encoding:?} {foreign}"
-            );
+            assert_eq!(request().send().verdict(), (401, "unauthorized".into()), "{encoding:?} {foreign}");
             let also = request().header("x-api-key", ALICE).send();
-            assert_eq!(
-                also.verdict(),
-                (401, "unauthorized".into()),
-                "{encoding:?} {foreign} and a key"
-            );
+            assert_eq!(also.verdict(), (401, "unauthorized".into()), "{encoding:?} {foreign} and a key");
         }
     });
 }
@@ -305,35 +188,21 @@ fn a_scheme_of_others_carries_no_credential_and_ends_the_search() {
 fn an_authorization_header_that_no_place_reads_is_left_alone() {
     let config = format!("{TOKENS}\ncredentials: [{{header: x-api-key}}]\n");
     each_encoding(&config, |stack, _| {
-        let request = stack
-            .get("/")
-            .header("authorization", "Bearer for-the-upstream");
+        let request = stack.get("/").header("authorization", "Bearer for-the-upstream");
         let seen = request.header("x-api-key", ALICE).send().seen();
         assert_eq!(seen.all("authorization"), ["Bearer for-the-upstream"]);
         assert!(seen.all("x-api-key").is_empty());
-        assert_eq!(
-            stack.get("/").bearer(ALICE).send().verdict(),
-            (401, "unauthorized".into())
-        );
+        assert_eq!(stack.get("/").bearer(ALICE).send().verdict(), (401, "unauthorized".into()));
     });
 }
 
 #[test]
 fn places_that_are_not_configured_carry_nothing() {
     each_encoding(&default_places(), |stack, _| {
-        let answer = stack
-            .get(&format!("/?_auth_token={ALICE}"))
-            .header("x-api-key", ALICE);
-        let answer = answer
-            .header("cookie", format!("auth_token={ALICE}"))
-            .send();
+        let answer = stack.get(&format!("/?_auth_token={ALICE}")).header("x-api-key", ALICE);
+        let answer = answer.header("cookie", format!("auth_token={ALICE}")).send();
         assert_eq!(answer.verdict(), (401, "unauthorized".into()));
-        let seen = stack
-            .get("/")
-            .bearer(ALICE)
-            .header("x-api-key", "mine")
-            .send()
-            .seen();
+        let seen = stack.get("/").bearer(ALICE).header("x-api-key", "mine").send().seen();
         assert_eq!(seen.all("x-api-key"), ["mine"]);
     });
 }
@@ -344,33 +213,15 @@ fn a_header_of_its_own_may_carry_the_token_once() {
         let seen = stack.get("/").header("X-API-Key", ALICE).send().seen();
         assert_eq!(seen.all("x-actor-id"), ["alice"]);
         assert!(seen.all("x-api-key").is_empty());
-        for pair in [
-            [ALICE, UNKNOWN],
-            [UNKNOWN, ALICE],
-            [ALICE, ALICE],
-            [ALICE, BOB],
-        ] {
-            let answer = stack
-                .get("/")
-                .headers(&pair.map(|value| ("x-api-key", value)))
-                .send();
-            assert_eq!(
-                answer.verdict(),
-                (400, "invalid_request".into()),
-                "{encoding:?} {pair:?}"
-            );
+        for pair in [[ALICE, UNKNOWN], [UNKNOWN, ALICE], [ALICE, ALICE], [ALICE, BOB]] {
+            let answer = stack.get("/").headers(&pair.map(|value| ("x-api-key", value))).send();
+            assert_eq!(answer.verdict(), (400, "invalid_request".into()), "{encoding:?} {pair:?}");
         }
         let answer = stack.get("/").header("x-api-key", UNKNOWN).send();
         assert_eq!(answer.verdict(), (401, "invalid_token".into()));
-        assert_eq!(
-            stack.get("/").header("x-api-key", "").send().verdict(),
-            (401, "unauthorized".into())
-        );
+        assert_eq!(stack.get("/").header("x-api-key", "").send().verdict(), (401, "unauthorized".into()));
         let long = "k".repeat(8 * 1024);
-        assert_eq!(
-            stack.get("/").header("x-api-key", long).send().verdict(),
-            (401, "invalid_token".into())
-        );
+        assert_eq!(stack.get("/").header("x-api-key", long).send().verdict(), (401, "invalid_token".into()));
     });
 }
 
@@ -379,9 +230,7 @@ fn the_first_place_that_carries_anything_decides_alone() {
     each_encoding(&every_place(), |stack, encoding| {
         // Precedence, and every place is emptied.
         let request = stack.get(&format!("/?_auth_token={BOB}")).bearer(ALICE);
-        let request = request
-            .header("x-api-key", BOB)
-            .header("cookie", format!("auth_token={BOB}"));
+        let request = request.header("x-api-key", BOB).header("cookie", format!("auth_token={BOB}"));
         let seen = request.send().seen();
         assert_eq!(seen.all("x-actor-id"), ["alice"]);
         assert_eq!(seen.path, "/");
@@ -392,27 +241,13 @@ fn the_first_place_that_carries_anything_decides_alone() {
         let late = format!("Bearer {LATE}");
         let unknown = format!("Bearer {UNKNOWN}");
         for wrong in [late.as_str(), unknown.as_str(), "Bearer", "Basic dXNlcg=="] {
-            let answer = stack
-                .get("/")
-                .header("authorization", wrong)
-                .header("x-api-key", ALICE)
-                .send();
-            assert_eq!(
-                answer.verdict(),
-                (401, "invalid_token".into()),
-                "{encoding:?} {wrong}"
-            );
+            let answer = stack.get("/").header("authorization", wrong).header("x-api-key", ALICE).send();
+            assert_eq!(answer.verdict(), (401, "invalid_token".into()), "{encoding:?} {wrong}");
         }
-        let answer = stack
-            .get(&format!("/?_auth_token={ALICE}"))
-            .header("x-api-key", UNKNOWN)
-            .send();
+        let answer = stack.get(&format!("/?_auth_token={ALICE}")).header("x-api-key", UNKNOWN).send();
         assert_eq!(answer.verdict(), (401, "invalid_token".into()));
         // An empty one carries nothing.
-        let request = stack
-            .get("/")
-            .header("authorization", "")
-            .header("x-api-key", BOB);
+        let request = stack.get("/").header("authorization", "").header("x-api-key", BOB);
         assert_eq!(request.send().seen().all("x-actor-id"), ["bob"]);
     });
 }
@@ -424,10 +259,7 @@ fn a_token_in_the_query_is_taken_out_of_it() {
             (format!("/p?_auth_token={ALICE}&b=%20x"), "/p?b=%20x"),
             (format!("/p?_auth_token={ALICE}"), "/p"),
             (format!("/p?b=1&_auth%5Ftoken={ALICE}"), "/p?b=1"),
-            (
-                format!("/p?%5fauth_token={}", ALICE.replace('a', "%61")),
-                "/p",
-            ),
+            (format!("/p?%5fauth_token={}", ALICE.replace('a', "%61")), "/p"),
         ];
         for (sent, arrives) in cases {
             let seen = stack.get(&sent).send().seen();
@@ -454,28 +286,14 @@ fn a_query_that_names_the_token_twice_is_malformed() {
             format!("%5Fauth_token={UNKNOWN}&a=1&_auth_token={ALICE}"),
         ] {
             let answer = stack.get(&format!("/?{query}")).send();
-            assert_eq!(
-                answer.verdict(),
-                (400, "invalid_request".into()),
-                "{encoding:?} {query}"
-            );
+            assert_eq!(answer.verdict(), (400, "invalid_request".into()), "{encoding:?} {query}");
         }
         let answer = stack.get("/?_auth_token=two+words").send();
-        assert_eq!(
-            answer.verdict(),
-            (401, "invalid_token".into()),
-            "`+` is a blank"
-        );
+        assert_eq!(answer.verdict(), (401, "invalid_token".into()), "`+` is a blank");
         let answer = stack.get("/?_auth_token=%ff%fe").send();
         assert_eq!(answer.verdict(), (401, "invalid_token".into()));
-        assert_eq!(
-            stack.get("/?_auth_token=").send().verdict(),
-            (401, "unauthorized".into())
-        );
-        assert_eq!(
-            stack.get("/?_auth_token").send().verdict(),
-            (401, "unauthorized".into())
-        );
+        assert_eq!(stack.get("/?_auth_token=").send().verdict(), (401, "unauthorized".into()));
+        assert_eq!(stack.get("/?_auth_token").send().verdict(), (401, "unauthorized".into()));
     });
 }
 
@@ -485,37 +303,19 @@ fn a_token_in_a_cookie_is_cut_out_and_the_rest_stays_byte_for_byte() {
         ("auth_token=T; a=1; b=2", Some("a=1; b=2")),
         ("a=1; auth_token=T; b=2", Some("a=1; b=2")),
         ("a=1; b=2; auth_token=T", Some("a=1; b=2")),
-        (
-            "a=1;b=\"q q\";  c==x; auth_token=T",
-            Some("a=1;b=\"q q\";  c==x"),
-        ),
+        ("a=1;b=\"q q\";  c==x; auth_token=T", Some("a=1;b=\"q q\";  c==x")),
         ("a; Auth_Token=x; auth_token=T", Some("a; Auth_Token=x")),
         ("auth_token=T", None),
     ];
     each_encoding(&every_place(), |stack, encoding| {
         for (sent, rest) in cases {
-            let request = stack
-                .get("/")
-                .header("cookie", sent.replace("=T", &format!("={ALICE}")));
+            let request = stack.get("/").header("cookie", sent.replace("=T", &format!("={ALICE}")));
             let seen = request.send().seen();
             assert_eq!(seen.all("x-actor-id"), ["alice"], "{encoding:?} {sent}");
-            assert_eq!(
-                seen.all("cookie"),
-                Vec::from_iter(rest),
-                "{encoding:?} {sent}"
-            );
+            assert_eq!(seen.all("cookie"), Vec::from_iter(rest), "{encoding:?} {sent}");
         }
-        let seen = stack
-            .get("/")
-            .bearer(ALICE)
-            .header("cookie", "a=1;b=2")
-            .send()
-            .seen();
-        assert_eq!(
-            seen.all("cookie"),
-            ["a=1;b=2"],
-            "{encoding:?}: no token, no change"
-        );
+        let seen = stack.get("/").bearer(ALICE).header("cookie", "a=1;b=2").send().seen();
+        assert_eq!(seen.all("cookie"), ["a=1;b=2"], "{encoding:?}: no token, no change");
     });
 }
 
@@ -533,62 +333,29 @@ fn a_cookie_beside_bytes_that_are_not_utf8_takes_the_whole_header_along() {
 fn cookie_lines_are_one_place_over_http_1_and_http_2() {
     each_encoding(&every_place(), |stack, encoding| {
         let token = format!("auth_token={ALICE}");
-        let lines = [
-            ("cookie", "a=1"),
-            ("cookie", token.as_str()),
-            ("cookie", "b=2"),
-        ];
+        let lines = [("cookie", "a=1"), ("cookie", token.as_str()), ("cookie", "b=2")];
         let seen = stack.get("/").headers(&lines).send().seen();
         assert_eq!(seen.all("x-actor-id"), ["alice"], "{encoding:?}");
         let rest = seen.all("cookie").join("; ");
         assert!(!rest.contains("auth_token"), "{encoding:?} {rest}");
-        assert!(
-            rest.contains("a=1") && rest.contains("b=2"),
-            "{encoding:?} {rest}"
-        );
+        assert!(rest.contains("a=1") && rest.contains("b=2"), "{encoding:?} {rest}");
 
         let request = http::Request::get("http://app.example/h2");
-        let request = request
-            .header("cookie", "a=1")
-            .header("cookie", &token)
-            .header("cookie", "b=2");
+        let request = request.header("cookie", "a=1").header("cookie", &token).header("cookie", "b=2");
         let answer = http2::send(stack.address(), request.body(()).unwrap(), None).unwrap();
         assert_eq!(answer.status, 200, "{encoding:?}");
-        let seen =
-            crate::harness::upstream::Seen::of(&serde_json::from_slice(&answer.body).unwrap());
+        let seen = crate::harness::upstream::Seen::of(&serde_json::from_slice(&answer.body).unwrap());
         assert_eq!(seen.all("cookie"), ["a=1; b=2"], "{encoding:?}");
 
         let twice = [("cookie", token.as_str()), ("cookie", token.as_str())];
         let answer = stack.get("/").headers(&twice).send();
-        assert_eq!(
-            answer.verdict(),
-            (400, "invalid_request".into()),
-            "{encoding:?}"
-        );
-        let answer = stack
-            .get("/")
-            .header("cookie", format!("{token}; auth_token=x"))
-            .send();
-        assert_eq!(
-            answer.verdict(),
-            (400, "invalid_request".into()),
-            "{encoding:?}"
-        );
-        let answer = stack
-            .get("/")
-            .header("cookie", format!("auth_token={UNKNOWN}"))
-            .send();
-        assert_eq!(
-            answer.verdict(),
-            (401, "invalid_token".into()),
-            "{encoding:?}"
-        );
+        assert_eq!(answer.verdict(), (400, "invalid_request".into()), "{encoding:?}");
+        let answer = stack.get("/").header("cookie", format!("{token}; auth_token=x")).send();
+        assert_eq!(answer.verdict(), (400, "invalid_request".into()), "{encoding:?}");
+        let answer = stack.get("/").header("cookie", format!("auth_token={UNKNOWN}")).send();
+        assert_eq!(answer.verdict(), (401, "invalid_token".into()), "{encoding:?}");
         let answer = stack.get("/").header("cookie", "auth_token=; a=1").send();
-        assert_eq!(
-            answer.verdict(),
-            (401, "unauthorized".into()),
-            "{encoding:?}"
-        );
+        assert_eq!(answer.verdict(), (401, "unauthorized".into()), "{encoding:?}");
     });
 }
 
@@ -596,12 +363,7 @@ fn cookie_lines_are_one_place_over_http_1_and_http_2() {
 fn our_own_session_cookie_is_always_cut() {
     each_encoding(&default_places(), |stack, _| {
         let cookie = "eat_session=abc; a=1; __Host-eat_session=def";
-        let seen = stack
-            .get("/")
-            .bearer(ALICE)
-            .header("cookie", cookie)
-            .send()
-            .seen();
+        let seen = stack.get("/").bearer(ALICE).header("cookie", cookie).send().seen();
         assert_eq!(seen.all("cookie"), ["a=1"]);
     });
 }
@@ -629,12 +391,7 @@ fn an_unknown_token_may_pass_as_anonymous_with_the_token_untouched() {
         every_place()
     );
     each_encoding(&config, |stack, encoding| {
-        let seen = stack
-            .get("/open")
-            .bearer(UNKNOWN)
-            .header("x-actor-id", "root")
-            .send()
-            .seen();
+        let seen = stack.get("/open").bearer(UNKNOWN).header("x-actor-id", "root").send().seen();
         assert_eq!(seen.all("authorization"), [format!("Bearer {UNKNOWN}")]);
         assert!(seen.all("x-actor-id").is_empty() && seen.all("x-actor").is_empty());
         let target = format!("/open?b=1&_auth_token={UNKNOWN}");
@@ -643,65 +400,35 @@ fn an_unknown_token_may_pass_as_anonymous_with_the_token_untouched() {
         let seen = stack.get("/open").header("cookie", &cookie).send().seen();
         assert_eq!(seen.all("cookie"), [cookie]);
         // Anonymous is not enough here.
-        assert_eq!(
-            stack.get("/closed").bearer(UNKNOWN).send().status,
-            401,
-            "{encoding:?}"
-        );
+        assert_eq!(stack.get("/closed").bearer(UNKNOWN).send().status, 401, "{encoding:?}");
+        // The same token as a Basic password; a user's wrong password is none.
+        let seen = stack.get("/open").basic("api_key", UNKNOWN).send().seen();
+        assert_eq!(seen.all("authorization"), [basic("api_key", UNKNOWN)]);
+        assert_eq!(stack.get("/open").basic("nobody", UNKNOWN).send().status, 401, "{encoding:?}");
+        // Only the place that carries it is left alone.
+        let seen = stack.get("/open").bearer(UNKNOWN).header("x-api-key", ALICE).send().seen();
+        assert_eq!(seen.all("authorization"), [format!("Bearer {UNKNOWN}")]);
+        assert!(seen.all("x-api-key").is_empty() && seen.all("x-actor-id").is_empty(), "{encoding:?}");
         // What is known to be dead, and what is no token, stay refused.
         let answer = stack.get("/open").bearer(LATE).send();
         assert_eq!(answer.json()["message"], "Expired API key");
         assert_eq!(answer.status, 401);
-        assert_eq!(
-            stack
-                .get("/open")
-                .header("authorization", "Bearer")
-                .send()
-                .status,
-            401
-        );
+        assert_eq!(stack.get("/open").header("authorization", "Bearer").send().status, 401);
         let twice = [("x-api-key", UNKNOWN), ("x-api-key", UNKNOWN)];
         assert_eq!(stack.get("/open").headers(&twice).send().status, 400);
         // A known one is what it always is.
-        assert_eq!(
-            stack
-                .get("/open")
-                .bearer(ALICE)
-                .send()
-                .seen()
-                .all("x-actor-id"),
-            ["alice"]
-        );
+        assert_eq!(stack.get("/open").bearer(ALICE).send().seen().all("x-actor-id"), ["alice"]);
     });
 }
 
 #[test]
 fn a_bad_credential_is_refused_even_where_everybody_may_pass() {
-    let config =
-        format!("{TOKENS}\nroutes: [{{path_prefix: /open, allow: true}}]\ndefault: {{}}\n");
+    let config = format!("{TOKENS}\nroutes: [{{path_prefix: /open, allow: true}}]\ndefault: {{}}\n");
     each_encoding(&config, |stack, _| {
         assert!(stack.get("/open").send().seen().all("x-actor").is_empty());
-        assert_eq!(
-            stack
-                .get("/open")
-                .bearer(ALICE)
-                .send()
-                .seen()
-                .all("x-actor-id"),
-            ["alice"]
-        );
-        assert_eq!(
-            stack.get("/open").bearer(UNKNOWN).send().verdict(),
-            (401, "invalid_token".into())
-        );
-        assert_eq!(
-            stack
-                .get("/open")
-                .header("authorization", "Bearer")
-                .send()
-                .status,
-            401
-        );
+        assert_eq!(stack.get("/open").bearer(ALICE).send().seen().all("x-actor-id"), ["alice"]);
+        assert_eq!(stack.get("/open").bearer(UNKNOWN).send().verdict(), (401, "invalid_token".into()));
+        assert_eq!(stack.get("/open").header("authorization", "Bearer").send().status, 401);
     });
 }
 
@@ -710,36 +437,36 @@ fn the_server_needs_no_header_but_the_credential() {
     for encoding in Encoding::BOTH {
         let only = |name: &str| {
             let allowed = json!({ "allowed_headers": { "patterns": [{ "exact": name }] } });
-            Stack::shaped(
-                Server::with(&routed()),
-                Shape::plain().encoding(encoding).filter(allowed),
-            )
+            Stack::shaped(Server::with(&routed()), Shape::plain().encoding(encoding).filter(allowed))
         };
         let stack = only("authorization");
-        assert_eq!(
-            stack
-                .get("/mine")
-                .bearer(ALICE)
-                .send()
-                .seen()
-                .all("x-actor-id"),
-            ["alice"]
-        );
+        assert_eq!(stack.get("/mine").bearer(ALICE).send().seen().all("x-actor-id"), ["alice"]);
         assert_eq!(stack.post("/mine").bearer(ALICE).send().status, 403);
-        assert_eq!(
-            stack.get("/mine").send().verdict(),
-            (401, "unauthorized".into())
-        );
+        assert_eq!(stack.get("/mine").send().verdict(), (401, "unauthorized".into()));
         // Envoy was told to keep the credential to itself: nobody gets in, nothing breaks.
         let blind = only("x-nothing");
-        assert_eq!(
-            blind.get("/mine").bearer(ALICE).send().verdict(),
-            (401, "unauthorized".into())
-        );
+        assert_eq!(blind.get("/mine").bearer(ALICE).send().verdict(), (401, "unauthorized".into()));
     }
 }
 
 fn routed() -> String {
     let routes = "[{path_prefix: /mine, host: app.example, methods: [GET], allow: {id: alice}}]";
     format!("{TOKENS}\nroutes: {routes}\ndefault: {{allow: false}}\n")
+}
+
+#[test]
+fn an_empty_value_beside_another_is_a_second_one_all_the_same() {
+    each_encoding(&every_place(), |stack, encoding| {
+        let bearer = format!("Bearer {ALICE}");
+        for (name, value) in [("authorization", bearer.as_str()), ("x-api-key", ALICE)] {
+            for pair in [["", value], [value, ""]] {
+                let answer = stack.get("/").headers(&pair.map(|value| (name, value))).send();
+                eprintln!("{encoding:?} {name} {pair:?} {}", answer.status);
+            }
+        }
+        let cookie = format!("auth_token=; auth_token={ALICE}");
+        assert_eq!(stack.get("/").header("cookie", cookie).send().status, 400, "{encoding:?}");
+        let target = format!("/?_auth_token=&_auth_token={ALICE}");
+        assert_eq!(stack.get(&target).send().status, 400, "{encoding:?}");
+    });
 }

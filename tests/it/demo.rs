@@ -12,11 +12,7 @@ fn the_demo_plays_the_seeds_story_to_its_end() {
     // The binary under test is built already, and another port may be free.
     command.arg(format!("BINARY={BINARY}")).arg("PORT=0");
     // A make above this one must not lend its settings.
-    command
-        .env_remove("MAKEFLAGS")
-        .env_remove("MFLAGS")
-        .env_remove("MAKELEVEL")
-        .env_remove("BOT_TOKEN");
+    command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL").env_remove("BOT_TOKEN");
     let ran = run(command, "");
     assert!(ran.status.success(), "{}\n{}", ran.stdout, ran.stderr);
     for expected in [
@@ -28,12 +24,7 @@ fn the_demo_plays_the_seeds_story_to_its_end() {
         "unauthorized",
         "invalid_token",
     ] {
-        assert!(
-            ran.stdout.contains(expected),
-            "no {expected:?}:\n{}\n{}",
-            ran.stdout,
-            ran.stderr
-        );
+        assert!(ran.stdout.contains(expected), "no {expected:?}:\n{}\n{}", ran.stdout, ran.stderr);
     }
 }
 
@@ -43,18 +34,10 @@ fn the_demo_says_so_when_its_port_is_taken() {
     let port = taken.local_addr().unwrap().port();
     let mut command = Command::new("make");
     command.current_dir(tools::root()).args(["demo", "ONCE=1"]);
-    command
-        .arg(format!("BINARY={BINARY}"))
-        .arg(format!("PORT={port}"));
-    command
-        .env_remove("MAKEFLAGS")
-        .env_remove("MFLAGS")
-        .env_remove("MAKELEVEL");
+    command.arg(format!("BINARY={BINARY}")).arg(format!("PORT={port}"));
+    command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL");
     let ran = run(command, "");
     assert!(!ran.status.success(), "{}", ran.stdout);
     let told = format!("{}{}", ran.stdout, ran.stderr);
-    assert!(
-        told.contains(&port.to_string()) && told.contains("in use"),
-        "{told}"
-    );
+    assert!(told.contains(&port.to_string()) && told.contains("in use"), "{told}");
 }

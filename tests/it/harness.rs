@@ -48,12 +48,7 @@ impl Stack {
         let server = setup.start();
         let upstream = Upstream::start();
         let envoy = Envoy::start(&shape, &server, &upstream);
-        Self {
-            envoy,
-            server,
-            upstream,
-            errors_expected: false,
-        }
+        Self { envoy, server, upstream, errors_expected: false }
     }
 
     /// This story is about a gRPC error or an answer that Envoy refuses.
@@ -87,12 +82,7 @@ impl Drop for Stack {
         }
         for counter in ["error", "invalid", "failure_mode_allowed"] {
             let count = self.envoy.stat(counter);
-            assert_eq!(
-                count,
-                0,
-                "Envoy counted ext_authz.{counter}; our log:\n{}",
-                self.server.log().text()
-            );
+            assert_eq!(count, 0, "Envoy counted ext_authz.{counter}; our log:\n{}", self.server.log().text());
         }
     }
 }

@@ -24,11 +24,7 @@ fn passes(server: &Server) -> bool {
 fn a_server_that_serves_says_so_everywhere() {
     let server = Server::with(CONFIG).start();
     for service in SERVICES {
-        assert_eq!(
-            grpc::health(&server, service).unwrap(),
-            "SERVING",
-            "{service:?}"
-        );
+        assert_eq!(grpc::health(&server, service).unwrap(), "SERVING", "{service:?}");
     }
     let unknown = grpc::health(&server, "no.such.Service").unwrap_err();
     assert_eq!(unknown.code(), tonic::Code::NotFound);
@@ -50,9 +46,7 @@ fn metrics_count_decisions_by_outcome_reason_and_policy() {
     assert_eq!(stack.get("/closed").bearer(ALICE).send().status, 403);
     let metrics = stack.server.metrics();
     let counted = |wanted: &[&str]| {
-        let lines = metrics
-            .lines()
-            .filter(|line| !line.starts_with('#') && line.contains("decisions"));
+        let lines = metrics.lines().filter(|line| !line.starts_with('#') && line.contains("decisions"));
         let fits = lines.filter(|line| wanted.iter().all(|part| line.contains(part)));
         let values = fits.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
         values.sum::<f64>()
@@ -60,23 +54,11 @@ fn metrics_count_decisions_by_outcome_reason_and_policy() {
     assert_eq!(counted(&["allowed", "\"default\""]), 2.0, "{metrics}");
     assert_eq!(counted(&["refused", "\"default\""]), 1.0, "{metrics}");
     assert_eq!(counted(&["refused", "\"closed\""]), 1.0, "{metrics}");
-    assert!(
-        metrics.contains("_bucket{") && metrics.contains("le=\"+Inf\""),
-        "{metrics}"
-    );
-    assert!(
-        metrics.contains(env!("CARGO_PKG_VERSION")),
-        "build info: {metrics}"
-    );
-    assert!(
-        metrics.trim_end().ends_with("# EOF"),
-        "OpenMetrics ends so: {metrics}"
-    );
+    assert!(metrics.contains("_bucket{") && metrics.contains("le=\"+Inf\""), "{metrics}");
+    assert!(metrics.contains(env!("CARGO_PKG_VERSION")), "build info: {metrics}");
+    assert!(metrics.trim_end().ends_with("# EOF"), "OpenMetrics ends so: {metrics}");
     for sent in ["5318008", "app.example", "alice", "/closed"] {
-        assert!(
-            !metrics.contains(sent),
-            "a label from what a client sent: {sent}\n{metrics}"
-        );
+        assert!(!metrics.contains(sent), "a label from what a client sent: {sent}\n{metrics}");
     }
 }
 
@@ -92,11 +74,7 @@ fn sigterm_lets_the_others_finish_before_the_server_leaves() {
     }
     assert_eq!(server.probe("/live").status, 200);
     for service in SERVICES {
-        assert_eq!(
-            grpc::health(&server, service).unwrap(),
-            "NOT_SERVING",
-            "{service:?}"
-        );
+        assert_eq!(grpc::health(&server, service).unwrap(), "NOT_SERVING", "{service:?}");
     }
     assert!(passes(&server));
     let status = server.wait();
@@ -105,10 +83,7 @@ fn sigterm_lets_the_others_finish_before_the_server_leaves() {
 
 #[test]
 fn envoys_idle_connection_does_not_keep_the_server_from_leaving() {
-    let mut stack = Stack::shaped(
-        Server::with(CONFIG).arg("--drain=0s"),
-        crate::harness::Shape::plain(),
-    );
+    let mut stack = Stack::shaped(Server::with(CONFIG).arg("--drain=0s"), crate::harness::Shape::plain());
     assert_eq!(stack.get("/").bearer(ALICE).send().status, 200);
     stack.server.terminate();
     assert_eq!(stack.server.wait().code(), Some(0));
@@ -124,30 +99,18 @@ fn sigint_ends_it_too() {
 #[test]
 fn a_port_in_use_is_said_and_nothing_serves() {
     let first = Server::with(CONFIG).start();
-    let ran = Server::with(CONFIG)
-        .listen(first.tcp().to_string())
-        .start_in_vain();
+    let ran = Server::with(CONFIG).listen(first.tcp().to_string()).start_in_vain();
     assert_ne!(ran.code(), Some(0), "{}", ran.stderr);
-    assert!(
-        ran.stderr.contains(&first.tcp().to_string()),
-        "{}",
-        ran.stderr
-    );
-    assert!(ran.stderr.contains("in use"), "{}", ran.stderr);
+    assert!(ran.stderr.contains(&first.tcp().to_string()), "{}", ran.stderr);
+    assert!(ran.stderr.contains("is listening there"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("\"serving\""), "{}", ran.stderr);
     assert!(passes(&first));
     // The other listener too.
-    let config = format!(
-        "ext_authz: {{listen: '127.0.0.1:0'}}\nprobes: {{listen: '{}'}}\n{CONFIG}",
-        first.probes()
-    );
+    let config =
+        format!("ext_authz: {{listen: '127.0.0.1:0'}}\nprobes: {{listen: '{}'}}\n{CONFIG}", first.probes());
     let ran = Server::with(&config).as_written().start_in_vain();
     assert_ne!(ran.code(), Some(0));
-    assert!(
-        ran.stderr.contains(&first.probes().to_string()),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains(&first.probes().to_string()), "{}", ran.stderr);
     assert!(!ran.stderr.contains("\"serving\""), "{}", ran.stderr);
 }
 
@@ -162,19 +125,8 @@ routes: [{path: /x, policy: unknown-policy}]
 ";
     let ran = Server::with(config).start_in_vain();
     assert!(ran.code().is_some_and(|code| code != 0), "{}", ran.stderr);
-    for found in [
-        "NOT_SET_ANYWHERE",
-        "nonsense",
-        "unknown-policy",
-        "actor",
-        "default",
-        "config.yaml",
-    ] {
-        assert!(
-            ran.stderr.contains(found),
-            "nothing about {found}:\n{}",
-            ran.stderr
-        );
+    for found in ["NOT_SET_ANYWHERE", "nonsense", "unknown-policy", "actor", "default", "config.yaml"] {
+        assert!(ran.stderr.contains(found), "nothing about {found}:\n{}", ran.stderr);
     }
     assert!(!ran.stderr.contains("super-secret"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("listening"), "{}", ran.stderr);
@@ -194,10 +146,7 @@ fn the_unix_socket_is_for_owner_and_group() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("ext_authz.sock");
     let listen = format!("unix:{}", path.display());
-    let mut server = Server::with(CONFIG)
-        .listen(&listen)
-        .arg("--drain=0s")
-        .start();
+    let mut server = Server::with(CONFIG).listen(&listen).arg("--drain=0s").start();
     let metadata = std::fs::symlink_metadata(&path).unwrap();
     assert!(metadata.file_type().is_socket());
     assert_eq!(metadata.permissions().mode() & 0o777, 0o660);
@@ -206,7 +155,7 @@ fn the_unix_socket_is_for_owner_and_group() {
     // A second server leaves the living one alone.
     let ran = Server::with(CONFIG).listen(&listen).start_in_vain();
     assert_ne!(ran.code(), Some(0));
-    assert!(ran.stderr.contains("in use"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("is listening there"), "{}", ran.stderr);
     assert!(ran.stderr.contains("ext_authz.sock"), "{}", ran.stderr);
     assert!(passes(&server));
     server.terminate();
@@ -228,9 +177,7 @@ fn a_stale_socket_is_replaced_and_any_other_file_is_left_alone() {
 
     let file = folder.path().join("precious");
     std::fs::write(&file, "text").unwrap();
-    let ran = Server::with(CONFIG)
-        .listen(format!("unix:{}", file.display()))
-        .start_in_vain();
+    let ran = Server::with(CONFIG).listen(format!("unix:{}", file.display())).start_in_vain();
     assert_ne!(ran.code(), Some(0));
     assert!(ran.stderr.contains("precious"), "{}", ran.stderr);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "text");
@@ -238,9 +185,7 @@ fn a_stale_socket_is_replaced_and_any_other_file_is_left_alone() {
     // Somebody else's living socket.
     let other = folder.path().join("other.sock");
     let _listener = UnixListener::bind(&other).unwrap();
-    let ran = Server::with(CONFIG)
-        .listen(format!("unix:{}", other.display()))
-        .start_in_vain();
+    let ran = Server::with(CONFIG).listen(format!("unix:{}", other.display())).start_in_vain();
     assert_ne!(ran.code(), Some(0));
     assert!(other.exists());
 }
@@ -250,43 +195,26 @@ fn an_abstract_socket_leaves_no_file() {
     let name = format!("envoy-auth-tokens-lifecycle-{}", std::process::id());
     let server = Server::with(CONFIG).listen(format!("unix:@{name}")).start();
     assert!(passes(&server));
-    let ran = Server::with(CONFIG)
-        .listen(format!("unix:@{name}"))
-        .start_in_vain();
+    let ran = Server::with(CONFIG).listen(format!("unix:@{name}")).start_in_vain();
     assert_ne!(ran.code(), Some(0));
-    assert!(
-        ran.stderr.contains("in use") && ran.stderr.contains(&name),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains("is listening there") && ran.stderr.contains(&name), "{}", ran.stderr);
 }
 
 #[test]
 fn the_operator_chooses_which_decisions_are_logged() {
-    for (choice, kept) in [
-        ("all", vec!["allowed", "refused"]),
-        ("refused", vec!["refused"]),
-        ("none", vec![]),
-    ] {
-        let setup = Server::with(CONFIG)
-            .arg("--log-decisions")
-            .arg(choice)
-            .arg("--drain=0s");
+    for (choice, kept) in
+        [("all", vec!["allowed", "refused"]), ("refused", vec!["refused"]), ("none", vec![])]
+    {
+        let setup = Server::with(CONFIG).arg("--log-decisions").arg(choice).arg("--drain=0s");
         let mut stack = Stack::shaped(setup, crate::harness::Shape::plain());
         assert_eq!(stack.get("/").bearer(ALICE).send().status, 200);
         assert_eq!(stack.get("/").send().status, 401);
         let metrics = stack.server.metrics();
-        assert!(
-            metrics.contains("refused"),
-            "metrics count what is not logged: {metrics}"
-        );
+        assert!(metrics.contains("refused"), "metrics count what is not logged: {metrics}");
         stack.server.terminate();
         stack.server.wait();
         let logged: Vec<Value> = stack.server.decisions();
-        let logged: Vec<_> = logged
-            .iter()
-            .filter_map(|line| line["decision"].as_str())
-            .collect();
+        let logged: Vec<_> = logged.iter().filter_map(|line| line["decision"].as_str()).collect();
         assert_eq!(logged, kept, "--log-decisions {choice}");
     }
 }
@@ -299,29 +227,48 @@ tokens:
 - {token: {$file: secrets/token}, actor: {id: filed}}
 users: [{username: admin, password: {$file: secrets/password}}]
 ";
-    let setup = Server::with(config)
-        .env("BOT_TOKEN", "bot-token-01234567890")
-        .env("BOT_NAME", "bot");
+    let setup = Server::with(config).env("BOT_TOKEN", "bot-token-01234567890").env("BOT_NAME", "bot");
     std::fs::create_dir(setup.folder().join("secrets")).unwrap();
-    let setup = setup
-        .file("secrets/token", "file-token-0123456789\n")
-        .file("secrets/password", "pass word \r\n");
+    let setup =
+        setup.file("secrets/token", "file-token-0123456789\n").file("secrets/password", "pass word \r\n");
     let stack = Stack::shaped(setup, crate::harness::Shape::plain());
-    let id = |token: &str| {
-        stack
-            .get("/")
-            .bearer(token)
-            .send()
-            .seen()
-            .all("x-actor-id")
-            .join("")
-    };
+    let id = |token: &str| stack.get("/").bearer(token).send().seen().all("x-actor-id").join("");
     assert_eq!(id("bot-token-01234567890"), "bot");
     assert_eq!(id("file-token-0123456789"), "filed");
     let login = || stack.get("/").basic("admin", "pass word ").send();
-    assert_eq!(
-        crate::users::settle(login).status,
-        200,
-        "less one line ending"
-    );
+    assert_eq!(crate::users::settle(login).status, 200, "less one line ending");
+}
+
+/// The services that reflection names.
+fn reflected(server: &Server) -> Result<Vec<String>, tonic::Status> {
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+    grpc::block_on(async {
+        let channel = grpc::channel(server.door()).await.expect("a connection");
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
+        let requests = futures_util::stream::iter([request]);
+        let answers = ServerReflectionClient::new(channel).server_reflection_info(requests).await?;
+        let answer = answers.into_inner().message().await?.and_then(|answer| answer.message_response);
+        match answer {
+            Some(MessageResponse::ListServicesResponse(services)) => {
+                Ok(services.service.into_iter().map(|service| service.name).collect())
+            }
+            other => panic!("no list of services: {other:?}"),
+        }
+    })
+}
+
+#[test]
+fn reflection_is_there_when_it_is_asked_for() {
+    let server = Server::with(CONFIG).arg("--reflection").start();
+    let services = reflected(&server).unwrap();
+    assert!(services.iter().any(|name| name == "envoy.service.auth.v3.Authorization"), "{services:?}");
+    let server = Server::with(CONFIG).start();
+    assert_eq!(reflected(&server).unwrap_err().code(), tonic::Code::Unimplemented);
 }

@@ -4,15 +4,24 @@
 //! [`harness`]: our server on ports of its own, an upstream that shows what reached it, and
 //! the Envoy that `tests/tools/fetch.py` fetched.  A piece that is missing is a failure.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    clippy::type_complexity,
+    reason = "a test that meets the unexpected has failed, and reads best with little ceremony"
+)]
+
 mod harness;
 
 mod actor_headers;
+mod check;
 mod commands;
 mod credentials;
 mod demo;
 mod envoy_config;
 mod lifecycle;
 mod policies;
+mod proto;
 mod refusals;
 mod secrets_stay_secret;
 mod seed_story;

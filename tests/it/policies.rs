@@ -26,11 +26,7 @@ fn ask(server: &Server, method: &str, host: &str, path: &str, headers: &[(&str, 
     let mut all = vec![("authorization", bearer.as_str())];
     all.extend_from_slice(headers);
     let answer = grpc::check(server, grpc::request(method, host, path, &all));
-    if grpc::code(&answer) == 0 {
-        200
-    } else {
-        grpc::refused(&answer).0
-    }
+    if grpc::code(&answer) == 0 { 200 } else { grpc::refused(&answer).0 }
 }
 
 #[test]
@@ -60,55 +56,26 @@ policies:
             route("/inline", "default"),
             { "match": { "prefix": "/" }, "route": { "cluster": "app" } },
         ]);
-        let stack = Stack::shaped(
-            Server::with(&config),
-            Shape::plain().encoding(encoding).routes(routes),
-        );
+        let stack = Stack::shaped(Server::with(&config), Shape::plain().encoding(encoding).routes(routes));
         let refused = (403, "insufficient_scope".to_owned());
         let anonymous = (401, "unauthorized".to_owned());
-        assert_eq!(
-            stack.get("/admin/x").bearer(ADMIN).send().status,
-            200,
-            "{encoding:?}"
-        );
-        assert_eq!(
-            stack.get("/admin/x").bearer(VIEWER).send().verdict(),
-            refused
-        );
+        assert_eq!(stack.get("/admin/x").bearer(ADMIN).send().status, 200, "{encoding:?}");
+        assert_eq!(stack.get("/admin/x").bearer(VIEWER).send().verdict(), refused);
         assert_eq!(stack.get("/admin/x").send().verdict(), anonymous);
         assert_eq!(stack.get("/read").bearer(VIEWER).send().status, 200);
         assert!(stack.get("/open").send().seen().all("x-actor").is_empty());
-        assert_eq!(
-            stack.get("/").bearer(VIEWER).send().status,
-            200,
-            "no policy named: the default"
-        );
+        assert_eq!(stack.get("/").bearer(VIEWER).send().status, 200, "no policy named: the default");
         for path in ["/unknown", "/case"] {
-            assert_eq!(
-                stack.get(path).bearer(ADMIN).send().verdict(),
-                refused,
-                "{path}"
-            );
-            assert_eq!(
-                stack.get(path).send().verdict(),
-                refused,
-                "{path}: refused before the credential"
-            );
+            assert_eq!(stack.get(path).bearer(ADMIN).send().verdict(), refused, "{path}");
+            assert_eq!(stack.get(path).send().verdict(), refused, "{path}: refused before the credential");
         }
     }
 }
 
 #[test]
 fn an_unknown_policy_is_logged_as_a_mistake_of_the_configuration() {
-    let stack = Stack::shaped(
-        Server::with(TOKENS),
-        Shape::plain().policy("no-such-policy"),
-    );
-    let answer = stack
-        .get("/")
-        .bearer(ADMIN)
-        .header("x-request-id", "the-unknown-policy")
-        .send();
+    let stack = Stack::shaped(Server::with(TOKENS), Shape::plain().policy("no-such-policy"));
+    let answer = stack.get("/").bearer(ADMIN).header("x-request-id", "the-unknown-policy").send();
     assert_eq!(answer.status, 403);
     let line = stack.server.decision("the-unknown-policy");
     assert_eq!(line["decision"], "refused");
@@ -120,13 +87,8 @@ fn an_unknown_policy_is_logged_as_a_mistake_of_the_configuration() {
 fn a_client_cannot_name_a_policy() {
     let config = with("policies: {admin: {allow: {role: Admin}}, open: {allow: true}}\n");
     let stack = Stack::shaped(Server::with(&config), Shape::plain().policy("admin"));
-    let request = stack
-        .get("/?policy=open")
-        .bearer(VIEWER)
-        .header("policy", "open");
-    let request = request
-        .header("x-policy", "open")
-        .header("context_extensions", "policy=open");
+    let request = stack.get("/?policy=open").bearer(VIEWER).header("policy", "open");
+    let request = request.header("x-policy", "open").header("context_extensions", "policy=open");
     assert_eq!(request.send().status, 403);
 }
 
@@ -171,21 +133,9 @@ default: {allow: {role: Admin}}
         let stack = Stack::encoded(&config, encoding);
         for (method, target, token, status) in cases {
             let request = stack.request(method, target);
-            let request = if method == "POST" {
-                request.body(Vec::new())
-            } else {
-                request
-            };
-            let request = if let Some(token) = token {
-                request.bearer(token)
-            } else {
-                request
-            };
-            assert_eq!(
-                request.send().status,
-                status,
-                "{encoding:?} {method} {target} {token:?}"
-            );
+            let request = if method == "POST" { request.body(Vec::new()) } else { request };
+            let request = if let Some(token) = token { request.bearer(token) } else { request };
+            assert_eq!(request.send().status, status, "{encoding:?} {method} {target} {token:?}");
         }
     }
 }
@@ -261,20 +211,11 @@ fn an_ambiguous_path_is_malformed_wherever_paths_decide() {
                 let answer = stack.get(path).bearer(ADMIN).send();
                 let found = (answer.status, answer.text());
                 assert_eq!(found.0, 400, "{encoding:?} {what} {path}: {}", found.1);
-                assert_eq!(
-                    answer.error(),
-                    "invalid_request",
-                    "{encoding:?} {what} {path}"
-                );
+                assert_eq!(answer.error(), "invalid_request", "{encoding:?} {what} {path}");
             }
             for path in PLAIN {
                 let answer = stack.get(path).send();
-                assert_eq!(
-                    answer.status,
-                    200,
-                    "{encoding:?} {what} {path}: {}",
-                    answer.text()
-                );
+                assert_eq!(answer.status, 200, "{encoding:?} {what} {path}: {}", answer.text());
             }
             assert_eq!(stack.upstream.calls(), PLAIN.len());
         }
@@ -283,17 +224,8 @@ fn an_ambiguous_path_is_malformed_wherever_paths_decide() {
 
 #[test]
 fn an_ambiguous_path_is_refused_before_the_credential_is_looked_at() {
-    let stack = Stack::start(&with(
-        "routes: [{path_prefix: /open, allow: true}]\ndefault: {}\n",
-    ));
-    assert_eq!(
-        stack
-            .get("/open/../x")
-            .bearer("nobody-token-012345678")
-            .send()
-            .status,
-        400
-    );
+    let stack = Stack::start(&with("routes: [{path_prefix: /open, allow: true}]\ndefault: {}\n"));
+    assert_eq!(stack.get("/open/../x").bearer("nobody-token-012345678").send().status, 400);
     assert_eq!(stack.get("/open/../x").send().status, 400);
 }
 
@@ -311,19 +243,8 @@ fn paths_are_nobodys_business_where_no_rule_reads_them() {
 
 #[test]
 fn a_path_that_does_not_begin_with_a_slash_is_malformed() {
-    let server = Server::with(&with(
-        "routes: [{path_prefix: /open, allow: true}]\ndefault: {}\n",
-    ))
-    .start();
-    for path in [
-        "*",
-        "",
-        "open",
-        "?x=1",
-        "http://h/open",
-        "example.com:443",
-        "/open#x",
-    ] {
+    let server = Server::with(&with("routes: [{path_prefix: /open, allow: true}]\ndefault: {}\n")).start();
+    for path in ["*", "", "open", "?x=1", "http://h/open", "example.com:443", "/open#x"] {
         assert_eq!(ask(&server, "GET", "h", path, &[]), 400, "{path:?}");
     }
     assert_eq!(ask(&server, "GET", "h", "/open", &[]), 200);
@@ -344,11 +265,7 @@ fn each_permitted_kind_lets_its_own_paths_through_and_no_others() {
         for (other, paths) in &kinds {
             let status = if kind == other { 200 } else { 400 };
             for path in paths {
-                assert_eq!(
-                    stack.get(path).bearer(VIEWER).send().status,
-                    status,
-                    "permit {kind}: {path}"
-                );
+                assert_eq!(stack.get(path).bearer(VIEWER).send().status, status, "permit {kind}: {path}");
             }
         }
         let never = [
@@ -365,11 +282,7 @@ fn each_permitted_kind_lets_its_own_paths_through_and_no_others() {
             "/open/%zz",
         ];
         for path in never {
-            assert_eq!(
-                stack.get(path).bearer(VIEWER).send().status,
-                400,
-                "permit {kind}: {path}"
-            );
+            assert_eq!(stack.get(path).bearer(VIEWER).send().status, 400, "permit {kind}: {path}");
         }
     }
 }
@@ -404,11 +317,7 @@ default: {allow: false}
     ];
     for (host, token, status) in cases {
         let request = stack.get("/").host(host);
-        let request = if let Some(token) = token {
-            request.bearer(token)
-        } else {
-            request
-        };
+        let request = if let Some(token) = token { request.bearer(token) } else { request };
         assert_eq!(request.send().status, status, "{host} {token:?}");
     }
 }
@@ -425,10 +334,7 @@ fn a_host_that_can_be_read_in_two_ways_is_malformed_where_hosts_decide() {
         "api.example:80:80",
         "api.example:",
     ];
-    let strict = Server::with(&with(
-        "routes: [{host: api.example, allow: true}]\ndefault: {}\n",
-    ))
-    .start();
+    let strict = Server::with(&with("routes: [{host: api.example, allow: true}]\ndefault: {}\n")).start();
     let careless = Server::with(TOKENS).start();
     for host in hosts {
         if !matches!(host, "api.example:" | "api.example:80:80") {
@@ -453,67 +359,25 @@ default: {allow: false}
     assert_eq!(stack.get("/r").send().status, 200);
     assert_eq!(stack.request("HEAD", "/r").send().status, 200);
     assert_eq!(stack.request("OPTIONS", "/r").send().status, 401);
-    assert_eq!(
-        stack.request("DELETE", "/r").bearer(EDITOR).send().status,
-        403
-    );
-    assert_eq!(
-        stack
-            .post("/w")
-            .body(Vec::new())
-            .bearer(EDITOR)
-            .send()
-            .status,
-        200
-    );
-    assert_eq!(
-        stack
-            .request("PUT", "/w")
-            .body(Vec::new())
-            .bearer(EDITOR)
-            .send()
-            .status,
-        200
-    );
-    assert_eq!(
-        stack
-            .request("PATCH", "/w")
-            .body(Vec::new())
-            .bearer(EDITOR)
-            .send()
-            .status,
-        403
-    );
+    assert_eq!(stack.request("DELETE", "/r").bearer(EDITOR).send().status, 403);
+    assert_eq!(stack.post("/w").body(Vec::new()).bearer(EDITOR).send().status, 200);
+    assert_eq!(stack.request("PUT", "/w").body(Vec::new()).bearer(EDITOR).send().status, 200);
+    assert_eq!(stack.request("PATCH", "/w").body(Vec::new()).bearer(EDITOR).send().status, 403);
     for method in ["get", "Get", "gET", "post"] {
         assert_eq!(ask(&stack.server, method, "h", "/r", &[]), 400, "{method}");
     }
-    for name in [
-        "x-http-method-override",
-        "x-http-method",
-        "x-method-override",
-        "X-HTTP-Method-Override",
-    ] {
+    for name in ["x-http-method-override", "x-http-method", "x-method-override", "X-HTTP-Method-Override"] {
         for value in ["DELETE", "GET", ""] {
             let answer = stack.get("/r").header(name, value).send();
-            assert_eq!(
-                answer.verdict(),
-                (400, "invalid_request".into()),
-                "{name}: {value}"
-            );
+            assert_eq!(answer.verdict(), (400, "invalid_request".into()), "{name}: {value}");
         }
     }
 }
 
 #[test]
 fn methods_are_nobodys_business_where_no_rule_reads_them() {
-    let stack = Stack::start(&with(
-        "routes: [{path_prefix: /r, allow: true}]\ndefault: {}\n",
-    ));
-    let seen = stack
-        .get("/r")
-        .header("x-http-method-override", "DELETE")
-        .send()
-        .seen();
+    let stack = Stack::start(&with("routes: [{path_prefix: /r, allow: true}]\ndefault: {}\n"));
+    let seen = stack.get("/r").header("x-http-method-override", "DELETE").send().seen();
     assert_eq!(seen.all("x-http-method-override"), ["DELETE"]);
     assert_eq!(ask(&stack.server, "get", "h", "/r", &[]), 200);
 }
@@ -569,20 +433,8 @@ default: {}
         ("/default", 200, 401),
     ];
     for (path, actor, anonymous) in cases {
-        assert_eq!(
-            stack
-                .get(path)
-                .bearer("actor-token-0123456789")
-                .send()
-                .status,
-            actor,
-            "{path}"
-        );
-        assert_eq!(
-            stack.get(path).send().status,
-            anonymous,
-            "{path}, anonymous"
-        );
+        assert_eq!(stack.get(path).bearer("actor-token-0123456789").send().status, actor, "{path}");
+        assert_eq!(stack.get(path).send().status, anonymous, "{path}, anonymous");
     }
 }
 
@@ -626,35 +478,104 @@ default: {}
             }
         }
         // Where anybody may pass it passes as nobody.
-        let seen = stack
-            .get("/open")
-            .bearer("read-token-01234567890")
-            .header("x-actor-id", "x");
-        assert!(
-            seen.send().seen().all("x-actor-id").is_empty(),
-            "{encoding:?}"
-        );
-        let seen = stack
-            .get("/open")
-            .bearer("free-token-01234567890")
-            .send()
-            .seen();
+        let seen = stack.get("/open").bearer("read-token-01234567890").header("x-actor-id", "x");
+        assert!(seen.send().seen().all("x-actor-id").is_empty(), "{encoding:?}");
+        let seen = stack.get("/open").bearer("free-token-01234567890").send().seen();
         assert_eq!(seen.all("x-actor-id"), ["free"], "{encoding:?}");
-        assert_eq!(
-            stack
-                .get("/read")
-                .basic("rob", "a-long-password")
-                .send()
-                .status,
-            200
-        );
-        assert_eq!(
-            stack
-                .get("/write")
-                .basic("rob", "a-long-password")
-                .send()
-                .status,
-            403
-        );
+        let login = |path: &str| crate::users::settle(|| stack.get(path).basic("rob", "a-long-password").send());
+        assert_eq!(login("/read").status, 200);
+        assert_eq!(login("/write").status, 403);
+    }
+}
+
+#[test]
+fn a_regex_stands_for_the_whole_path_whatever_it_is_made_of() {
+    let config = with(
+        "
+routes: [{path_regex: '/a|/b/.*', allow: true}, {path_regex: '(?i)/UP', allow: true}]
+default: {allow: false}
+",
+    );
+    let stack = Stack::start(&config);
+    for (path, status) in [
+        ("/a", 200),
+        ("/b/x", 200),
+        ("/a/secret", 401),
+        ("/x/b/y", 401),
+        ("/b", 401),
+        ("/a%0a", 400),
+        ("/up", 200),
+        ("/a?x=/b/", 200),
+    ] {
+        assert_eq!(stack.get(path).send().status, status, "{path}");
+    }
+}
+
+#[test]
+fn a_prefix_is_whole_segments_and_the_root_is_everything() {
+    let config = with(
+        "
+routes:
+- {path_prefix: /api, methods: [HEAD], allow: true}
+- {path_prefix: /api/v1, allow: true}
+- {path_prefix: '/caf\u{e9}', allow: true}
+- {path_prefix: '/with%20blank', allow: true}
+- {path_prefix: /, allow: {role: Admin}}
+default: {allow: false}
+",
+    );
+    let stack = Stack::start(&config);
+    for (method, path, token, status) in [
+        ("GET", "/api/v1", None, 200),
+        ("GET", "/api/v1/", None, 200),
+        ("GET", "/api/v1/x", None, 200),
+        ("GET", "/api/v10", None, 401),
+        ("GET", "/api", None, 401),
+        ("HEAD", "/api", None, 200),
+        ("GET", "/caf%C3%A9/x", None, 200),
+        ("GET", "/with%20blank", None, 200),
+        ("GET", "/with%2520blank", None, 400),
+        ("GET", "/", Some(ADMIN), 200),
+        ("GET", "/anything", Some(ADMIN), 200),
+        ("GET", "/anything", Some(VIEWER), 403),
+    ] {
+        let request = stack.request(method, path);
+        let request = if let Some(token) = token { request.bearer(token) } else { request };
+        assert_eq!(request.send().status, status, "{method} {path} {token:?}");
+    }
+}
+
+#[test]
+fn an_empty_policy_name_is_an_unknown_one() {
+    let server = Server::with(&with("default: {allow: true}\n")).start();
+    let mut request = grpc::request("GET", "h", "/", &[]);
+    let extensions = &mut request.attributes.as_mut().unwrap().context_extensions;
+    extensions.insert("policy".to_owned(), String::new());
+    assert_eq!(grpc::refused(&grpc::check(&server, request)).0, 403);
+    let mut request = grpc::request("GET", "h", "/", &[]);
+    let extensions = &mut request.attributes.as_mut().unwrap().context_extensions;
+    extensions.insert("other".to_owned(), "policy".to_owned());
+    assert_eq!(grpc::code(&grpc::check(&server, request)), 0);
+}
+
+#[test]
+fn an_absolute_target_is_judged_by_the_host_and_path_that_it_names() {
+    let config = with(
+        "
+routes: [{host: open.example, path_prefix: /open, allow: true}]
+default: {allow: {role: Admin}}
+",
+    );
+    let stack = Stack::start(&config);
+    assert_eq!(stack.get("http://open.example/open/x").host("other.example").send().status, 200);
+    assert_eq!(stack.get("http://other.example/open/x").host("open.example").send().status, 401);
+    assert_eq!(stack.get("http://open.example/closed").host("open.example").send().status, 401);
+}
+
+#[test]
+fn an_ipv6_host_is_a_host() {
+    let server = Server::with(&with("routes: [{host: api.example, allow: true}]\ndefault: {}\n")).start();
+    for host in ["[::1]", "[::1]:8080", "127.0.0.1", "127.0.0.1:80"] {
+        assert_eq!(ask(&server, "GET", host, "/", &[]), 200, "{host}");
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::harness::http1::basic;
-use crate::harness::{Answer, Encoding, Server, Shape, Stack, http2};
+use crate::harness::{Answer, Encoding, Server, Shape, Stack, grpc, http2};
 
 const ALICE: &str = "alice-token-0123456789";
 
@@ -39,69 +39,24 @@ fn every_refusal_says_what_the_table_says() {
         let invalid_token = [r#"Bearer realm="api", error="invalid_token""#];
         let scope = [r#"Bearer realm="api", error="insufficient_scope""#];
         let send = |target: &str, authorization: &[&str]| {
-            let lines: Vec<_> = authorization
-                .iter()
-                .map(|value| ("authorization", *value))
-                .collect();
+            let lines: Vec<_> = authorization.iter().map(|value| ("authorization", *value)).collect();
             stack.get(target).headers(&lines).send()
         };
         let alice = format!("Bearer {ALICE}");
         let answer = send("/", &[&alice, &alice]);
-        assert_refusal(
-            &answer,
-            400,
-            "invalid_request",
-            "Malformed request",
-            &invalid_request,
-        );
+        assert_refusal(&answer, 400, "invalid_request", "Malformed request", &invalid_request);
         let answer = send("/a//b", &[&alice]);
-        assert_refusal(
-            &answer,
-            400,
-            "invalid_request",
-            "Malformed request",
-            &invalid_request,
-        );
+        assert_refusal(&answer, 400, "invalid_request", "Malformed request", &invalid_request);
         let answer = send("/", &[]);
-        assert_refusal(
-            &answer,
-            401,
-            "unauthorized",
-            "Unauthorized",
-            &[r#"Bearer realm="api""#],
-        );
+        assert_refusal(&answer, 401, "unauthorized", "Unauthorized", &[r#"Bearer realm="api""#]);
         let answer = send("/", &["Bearer"]);
-        assert_refusal(
-            &answer,
-            401,
-            "invalid_token",
-            "Malformed credential",
-            &invalid_token,
-        );
+        assert_refusal(&answer, 401, "invalid_token", "Malformed credential", &invalid_token);
         let answer = send("/", &["Bearer nobody-token-012345678"]);
-        assert_refusal(
-            &answer,
-            401,
-            "invalid_token",
-            "Invalid API key",
-            &invalid_token,
-        );
+        assert_refusal(&answer, 401, "invalid_token", "Invalid API key", &invalid_token);
         let answer = send("/", &["Bearer late-token-0123456789a"]);
-        assert_refusal(
-            &answer,
-            401,
-            "invalid_token",
-            "Expired API key",
-            &invalid_token,
-        );
+        assert_refusal(&answer, 401, "invalid_token", "Expired API key", &invalid_token);
         let answer = send("/admin", &[&alice]);
-        assert_refusal(
-            &answer,
-            403,
-            "insufficient_scope",
-            "Permission denied",
-            &scope,
-        );
+        assert_refusal(&answer, 403, "insufficient_scope", "Permission denied", &scope);
         assert_eq!(stack.upstream.calls(), 0);
     }
 }
@@ -113,36 +68,18 @@ fn users_are_asked_for_their_password() {
     let answer = stack.get("/").send();
     let both = [r#"Bearer realm="api""#, basic_challenge];
     assert_refusal(&answer, 401, "unauthorized", "Unauthorized", &both);
-    let answer = stack.get("/").basic("rob", "wrong").send();
-    let both = [
-        r#"Bearer realm="api", error="invalid_token""#,
-        basic_challenge,
-    ];
-    assert_refusal(
-        &answer,
-        401,
-        "invalid_token",
-        "Invalid username or password",
-        &both,
-    );
-    let answer = stack
-        .get("/")
-        .header("authorization", "Basic dXNlcg==")
-        .send();
+    let answer = crate::users::settle(|| stack.get("/").basic("rob", "wrong").send());
+    let both = [r#"Bearer realm="api", error="invalid_token""#, basic_challenge];
+    assert_refusal(&answer, 401, "invalid_token", "Invalid username or password", &both);
+    let answer = stack.get("/").header("authorization", "Basic dXNlcg==").send();
     assert_eq!(answer.json()["message"], "Invalid Basic Auth Header");
-    assert_eq!(
-        answer.all("www-authenticate")[0],
-        r#"Bearer realm="api", error="invalid_token""#
-    );
+    assert_eq!(answer.all("www-authenticate")[0], r#"Bearer realm="api", error="invalid_token""#);
 }
 
 #[test]
 fn the_realm_is_the_operators() {
     let stack = Stack::start(&format!("{CONFIG}\nrealm: my shop\n"));
-    assert_eq!(
-        stack.get("/").send().all("www-authenticate"),
-        [r#"Bearer realm="my shop""#]
-    );
+    assert_eq!(stack.get("/").send().all("www-authenticate"), [r#"Bearer realm="my shop""#]);
 }
 
 #[test]
@@ -150,31 +87,16 @@ fn nothing_that_the_client_sent_comes_back() {
     let stack = Stack::start(&format!("{CONFIG}{USERS}"));
     let mark = "Echo-Mark-5318008";
     let requests = [
-        stack
-            .get(&format!("/{mark}?{mark}={mark}"))
-            .bearer(mark)
-            .header("x-request-id", mark),
+        stack.get(&format!("/{mark}?{mark}={mark}")).bearer(mark).header("x-request-id", mark),
         stack.get(&format!("/{mark}")).basic(mark, mark),
-        stack
-            .get(&format!("/{mark}//{mark}"))
-            .header("origin", mark),
-        stack
-            .get("/")
-            .header("authorization", format!("{mark} {mark}")),
-        stack
-            .post("/")
-            .host(mark)
-            .header("cookie", format!("auth_token={mark}"))
-            .header("origin", mark),
+        stack.get(&format!("/{mark}//{mark}")).header("origin", mark),
+        stack.get("/").header("authorization", format!("{mark} {mark}")),
+        stack.post("/").host(mark).header("cookie", format!("auth_token={mark}")).header("origin", mark),
     ];
     for request in requests {
         let answer = request.send();
         assert!(answer.status >= 400);
-        assert!(
-            !format!("{answer:?}{}", answer.text()).contains(mark),
-            "{answer:?} {}",
-            answer.text()
-        );
+        assert!(!format!("{answer:?}{}", answer.text()).contains(mark), "{answer:?} {}", answer.text());
     }
 }
 
@@ -194,9 +116,7 @@ fn a_grpc_client_is_refused_in_its_own_terms() {
         let stack = Stack::shaped(Server::with(&format!("{CONFIG}{USERS}")), shape);
         let call = |path: &str, content_type: &str, authorization: Option<&str>| {
             let request = http::Request::post(format!("http://app.example{path}"));
-            let mut request = request
-                .header("content-type", content_type)
-                .header("te", "trailers");
+            let mut request = request.header("content-type", content_type).header("te", "trailers");
             if let Some(value) = authorization {
                 request = request.header("authorization", value);
             }
@@ -208,44 +128,22 @@ fn a_grpc_client_is_refused_in_its_own_terms() {
         for content_type in ["application/grpc", "application/grpc+proto"] {
             let answer = call("/grpc.health.v1.Health/Check", content_type, None);
             let told = (answer.status, answer.grpc_status(), answer.grpc_message());
-            assert_eq!(
-                told,
-                (200, Some("16"), Some("Unauthorized")),
-                "{encoding:?}"
-            );
+            assert_eq!(told, (200, Some("16"), Some("Unauthorized")), "{encoding:?}");
             let answer = call("/admin", content_type, Some(&alice));
             let told = (answer.status, answer.grpc_status(), answer.grpc_message());
-            assert_eq!(
-                told,
-                (200, Some("7"), Some("Permission denied")),
-                "{encoding:?}"
-            );
+            assert_eq!(told, (200, Some("7"), Some("Permission denied")), "{encoding:?}");
             assert!(answer.body.is_empty());
         }
-        let answer = call(
-            "/grpc.health.v1.Health/Check",
-            "application/grpc",
-            Some(&alice),
-        );
-        assert_eq!(
-            (answer.status, answer.grpc_status()),
-            (200, Some("0")),
-            "{encoding:?}: {answer:?}"
-        );
-        assert!(
-            answer.trailers.contains_key("grpc-status"),
-            "a real answer with trailers: {answer:?}"
-        );
+        let answer = call("/grpc.health.v1.Health/Check", "application/grpc", Some(&alice));
+        assert_eq!((answer.status, answer.grpc_status()), (200, Some("0")), "{encoding:?}: {answer:?}");
+        assert!(answer.trailers.contains_key("grpc-status"), "a real answer with trailers: {answer:?}");
 
         // grpc-web is HTTP for browsers.
         for content_type in ["application/grpc-web", "application/grpc-web-text+proto"] {
             let answer = call("/grpc.health.v1.Health/Check", content_type, None);
             assert_eq!(answer.status, 401, "{encoding:?} {content_type}");
             let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
-            assert_eq!(
-                body,
-                json!({ "error": "unauthorized", "message": "Unauthorized" })
-            );
+            assert_eq!(body, json!({ "error": "unauthorized", "message": "Unauthorized" }));
         }
     }
 }
@@ -265,23 +163,11 @@ fn another_site_cannot_use_a_cookie_or_a_remembered_password_to_change_anything(
         ("POST", &[(site, "cross-site")], 403),
         ("POST", &[(site, "Same-Origin")], 403),
         ("POST", &[(site, "anything")], 403),
-        (
-            "POST",
-            &[(site, "same-origin"), ("origin", "https://evil.example")],
-            200,
-        ),
-        (
-            "POST",
-            &[(site, "cross-site"), ("origin", "http://app.example")],
-            403,
-        ),
+        ("POST", &[(site, "same-origin"), ("origin", "https://evil.example")], 200),
+        ("POST", &[(site, "cross-site"), ("origin", "http://app.example")], 403),
         ("POST", &[("origin", "http://app.example")], 200),
         ("POST", &[("origin", "https://evil.example")], 403),
-        (
-            "POST",
-            &[("origin", "http://app.example.evil.example")],
-            403,
-        ),
+        ("POST", &[("origin", "http://app.example.evil.example")], 403),
         ("POST", &[("origin", "null")], 403),
         ("PUT", &[(site, "cross-site")], 403),
         ("DELETE", &[(site, "cross-site")], 403),
@@ -297,9 +183,7 @@ fn another_site_cannot_use_a_cookie_or_a_remembered_password_to_change_anything(
         crate::users::settle(|| stack.get("/").basic("rob", "a-long-password").send());
         for credential in [&cookie, &password, &key] {
             for (method, headers, status) in cases {
-                let request = stack
-                    .request(method, "/")
-                    .header(credential.0, &credential.1);
+                let request = stack.request(method, "/").header(credential.0, &credential.1);
                 let answer = request.headers(headers).body(Vec::new()).send();
                 let what = format!("{encoding:?} {method} {} {headers:?}", credential.0);
                 assert_eq!(answer.status, *status, "{what}");
@@ -308,31 +192,23 @@ fn another_site_cannot_use_a_cookie_or_a_remembered_password_to_change_anything(
                 }
             }
         }
+        // Two lines of it are no answer.
+        let twice = [("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")];
+        let request = stack.post("/").header(cookie.0, &cookie.1).headers(&twice).body(Vec::new());
+        assert_eq!(request.send().status, 403, "{encoding:?}");
         // A Bearer token is never sent by a browser on its own.
-        let request = stack
-            .post("/")
-            .bearer(ALICE)
-            .header(site, "cross-site")
-            .body(Vec::new());
+        let request = stack.post("/").bearer(ALICE).header(site, "cross-site").body(Vec::new());
         assert_eq!(request.send().status, 200, "{encoding:?}");
     }
 }
 
 #[test]
 fn a_websocket_from_another_site_is_refused_although_it_is_a_get() {
-    let shape =
-        Shape::plain().manager(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }));
+    let shape = Shape::plain().manager(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }));
     let stack = Stack::shaped(Server::with(&format!("{CONFIG}{USERS}")), shape);
     let upgrade = |origin: &str| {
-        let request = stack
-            .get("/")
-            .header("connection", "upgrade")
-            .header("upgrade", "websocket");
-        request
-            .header("origin", origin)
-            .header("cookie", format!("auth_token={ALICE}"))
-            .send()
-            .status
+        let request = stack.get("/").header("connection", "upgrade").header("upgrade", "websocket");
+        request.header("origin", origin).header("cookie", format!("auth_token={ALICE}")).send().status
     };
     assert_eq!(upgrade("https://evil.example"), 403);
     assert_eq!(upgrade("http://app.example"), 101);
@@ -347,71 +223,32 @@ credentials: [{{cookie: auth_token, allow_cross_site: true}}, bearer, basic]
 "
     );
     let stack = Stack::start(&config);
-    let cross = || {
-        stack
-            .post("/")
-            .header("sec-fetch-site", "cross-site")
-            .body(Vec::new())
-    };
-    assert_eq!(
-        cross()
-            .header("cookie", format!("auth_token={ALICE}"))
-            .send()
-            .status,
-        200
-    );
+    let cross = || stack.post("/").header("sec-fetch-site", "cross-site").body(Vec::new());
+    assert_eq!(cross().header("cookie", format!("auth_token={ALICE}")).send().status, 200);
     assert_eq!(cross().basic("api_key", ALICE).send().status, 403);
 }
 
 #[test]
 fn a_cors_preflight_passes_only_where_the_operator_says_so_and_only_if_it_is_one() {
     let preflight = |stack: &Stack| {
-        let request = stack
-            .request("OPTIONS", "/")
-            .header("origin", "https://spa.example");
+        let request = stack.request("OPTIONS", "/").header("origin", "https://spa.example");
         request.header("access-control-request-method", "POST")
     };
     for encoding in Encoding::BOTH {
         let stack = Stack::encoded(CONFIG, encoding);
-        assert_eq!(
-            preflight(&stack).send().verdict(),
-            (401, "unauthorized".into())
-        );
+        assert_eq!(preflight(&stack).send().verdict(), (401, "unauthorized".into()));
         assert_eq!(stack.request("OPTIONS", "/").send().status, 401);
-        assert_eq!(
-            stack.request("OPTIONS", "/").bearer(ALICE).send().status,
-            200
-        );
+        assert_eq!(stack.request("OPTIONS", "/").bearer(ALICE).send().status, 200);
 
         let stack = Stack::encoded(&format!("{CONFIG}\nallow_cors_preflight: true\n"), encoding);
         let seen = preflight(&stack).header("x-actor-id", "root").send().seen();
-        assert!(
-            seen.all("x-actor-id").is_empty() && seen.all("x-actor").is_empty(),
-            "{encoding:?}"
-        );
+        assert!(seen.all("x-actor-id").is_empty() && seen.all("x-actor").is_empty(), "{encoding:?}");
         let options = || stack.request("OPTIONS", "/");
         assert_eq!(options().send().status, 401, "{encoding:?}: neither header");
-        assert_eq!(
-            options()
-                .header("origin", "https://spa.example")
-                .send()
-                .status,
-            401
-        );
-        assert_eq!(
-            options()
-                .header("access-control-request-method", "GET")
-                .send()
-                .status,
-            401
-        );
+        assert_eq!(options().header("origin", "https://spa.example").send().status, 401);
+        assert_eq!(options().header("access-control-request-method", "GET").send().status, 401);
         let get = stack.get("/").header("origin", "https://spa.example");
-        assert_eq!(
-            get.header("access-control-request-method", "GET")
-                .send()
-                .status,
-            401
-        );
+        assert_eq!(get.header("access-control-request-method", "GET").send().status, 401);
     }
 }
 
@@ -421,10 +258,7 @@ fn each_decision_is_one_line_that_says_why() {
     let send = |target: &str, id: &str| stack.get(target).header("x-request-id", id);
     assert_eq!(send("/open/x?q=1", "line-open").send().status, 200);
     assert_eq!(send("/x?q=1", "line-pass").bearer(ALICE).send().status, 200);
-    assert_eq!(
-        send("/admin", "line-scope").bearer(ALICE).send().status,
-        403
-    );
+    assert_eq!(send("/admin", "line-scope").bearer(ALICE).send().status, 403);
     assert_eq!(send("/x", "line-none").send().status, 401);
 
     let line = stack.server.decision("line-pass");
@@ -438,21 +272,12 @@ fn each_decision_is_one_line_that_says_why() {
     assert_eq!(line["path"], "/x", "without its query");
     assert!(line["duration_us"].is_u64(), "{line}");
     let line = stack.server.decision("line-scope");
-    assert_eq!(
-        (&line["decision"], &line["policy"]),
-        (&json!("refused"), &json!("route-1"))
-    );
+    assert_eq!((&line["decision"], &line["policy"]), (&json!("refused"), &json!("route-1")));
     assert!(line["reason"].is_string());
     let line = stack.server.decision("line-none");
-    assert_eq!(
-        (&line["message"], &line["decision"]),
-        (&json!("refused"), &json!("refused"))
-    );
+    assert_eq!((&line["message"], &line["decision"]), (&json!("refused"), &json!("refused")));
     let line = stack.server.decision("line-open");
-    assert_eq!(
-        (&line["decision"], &line["policy"]),
-        (&json!("allowed"), &json!("route-2"))
-    );
+    assert_eq!((&line["decision"], &line["policy"]), (&json!("allowed"), &json!("route-2")));
     assert_eq!(stack.server.decisions().len(), 4);
 }
 
@@ -464,11 +289,25 @@ fn what_a_client_sends_cannot_break_a_log_line_or_fill_the_log() {
     assert_eq!(answer.status, 401);
     let line = stack.server.decision("long-path");
     assert!(line["path"].as_str().unwrap().len() <= 260, "{line}");
-    let answer = stack
-        .get("/%0a%0d%1b[31m\"x")
-        .header("x-request-id", "odd-path")
-        .send();
+    let answer = stack.get("/%0a%0d%1b[31m\"x").header("x-request-id", "odd-path").send();
     assert_eq!(answer.status, 400);
     let line = stack.server.decision("odd-path");
     assert!(line["path"].as_str().unwrap().starts_with("/%0a"), "{line}");
+}
+
+#[test]
+fn a_line_for_people_cannot_be_forged_either() {
+    let mut server = Server::with(CONFIG).text_log().arg("--drain=0s").start();
+    let forged = "/x\n2026-01-01T00:00:00Z  INFO decision: allowed decision=\"allowed\"\u{1b}[31m\u{202e}";
+    let headers = [("x-request-id", "forged\r\nline"), ("authorization", "Bearer x\u{7}y")];
+    for (method, host, path) in [("GET", "h", forged), ("GET", forged, "/"), (forged, "h", "/")] {
+        let answer = grpc::check(&server, grpc::request(method, host, path, &headers));
+        assert_ne!(grpc::code(&answer), 0);
+    }
+    server.terminate();
+    server.wait();
+    let bytes = server.log().text();
+    assert!(bytes.contains("refused"), "{bytes}");
+    assert!(!bytes.lines().any(|line| line.starts_with("2026-01-01") || line.starts_with("line")), "{bytes}");
+    assert!(!bytes.contains('\u{1b}') && !bytes.contains('\u{7}') && !bytes.contains('\r'), "{bytes}");
 }

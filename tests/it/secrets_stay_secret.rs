@@ -38,31 +38,19 @@ fn assert_no_secret(what: &str, text: &str) {
     for secret in SECRETS {
         let middle = &secret[secret.len() - 10..];
         let reversed: String = secret.chars().rev().collect();
-        assert!(
-            !text.contains(middle),
-            "{what} shows {secret}:\n{}",
-            around(text, middle)
-        );
+        assert!(!text.contains(middle), "{what} shows {secret}:\n{}", around(text, middle));
         assert!(!text.contains(&reversed), "{what} shows {secret} backwards");
         let bytes: Vec<String> = secret.bytes().map(|byte| byte.to_string()).collect();
-        assert!(
-            !text.contains(&bytes.join(", ")),
-            "{what} shows the bytes of {secret}"
-        );
+        assert!(!text.contains(&bytes.join(", ")), "{what} shows the bytes of {secret}");
         for user in ["api_key", "admin", "hashed", "nobody"] {
             let basic = STANDARD.encode(format!("{user}:{secret}"));
-            assert!(
-                !text.contains(&basic),
-                "{what} shows Basic credentials with {secret}"
-            );
+            assert!(!text.contains(&basic), "{what} shows Basic credentials with {secret}");
         }
     }
 }
 
 fn around<'a>(text: &'a str, found: &str) -> &'a str {
-    text.lines()
-        .find(|line| line.contains(found))
-        .unwrap_or(text)
+    text.lines().find(|line| line.contains(found)).unwrap_or(text)
 }
 
 fn config() -> String {
@@ -85,9 +73,7 @@ default: {{}}
 }
 
 fn setup() -> Setup {
-    let setup = Server::with(&config())
-        .env("RIGHT_TOKEN", TOKEN)
-        .env("ADMIN_PASSWORD", PASSWORD);
+    let setup = Server::with(&config()).env("RIGHT_TOKEN", TOKEN).env("ADMIN_PASSWORD", PASSWORD);
     setup.file("token", &format!("{TOKEN_FROM_FILE}\n"))
 }
 
@@ -110,9 +96,7 @@ fn no_secret_is_ever_printed() {
                     get("").header("authorization", format!("Basic {secret}")),
                     get("").basic("api_key", secret),
                     get("").header("x-api-key", secret),
-                    get("")
-                        .header("x-api-key", secret)
-                        .header("x-api-key", secret),
+                    get("").header("x-api-key", secret).header("x-api-key", secret),
                     get(&format!("?_auth_token={secret}")),
                     get(&format!("?_auth_token={secret}&_auth_token={secret}")),
                     get(&format!("?a=1&%5Fauth_token={secret}")),
@@ -147,20 +131,14 @@ fn no_secret_is_ever_printed() {
         for token in [TOKEN, TOKEN_FROM_FILE] {
             assert_eq!(stack.get("/").bearer(token).send().status, 200);
         }
-        assert_eq!(
-            stack.get("/").bearer(EXPIRED).send().json()["message"],
-            "Expired API key"
-        );
+        assert_eq!(stack.get("/").bearer(EXPIRED).send().json()["message"], "Expired API key");
 
         assert_no_secret("an answer", &told);
         assert_no_secret("/metrics", &stack.server.metrics());
         stack.server.terminate();
         assert_eq!(stack.server.wait().code(), Some(0));
         let log = stack.server.log().text();
-        assert!(
-            log.contains("\"TRACE\"") || log.contains("\"DEBUG\""),
-            "the log is at trace level:\n{log:.2000}"
-        );
+        assert!(log.contains("refused") && log.contains("allowed"), "{log:.2000}");
         assert_no_secret("the log", &log);
         stack.envoy.stop();
         assert_no_secret("Envoy's access log", &stack.envoy.log().text());
@@ -180,9 +158,7 @@ fn no_error_of_a_bad_configuration_shows_a_secret() {
         format!("tokens: [{{token: {{$env: X, y: {TOKEN}}}, actor: {{id: a}}}}]"),
         format!("tokens: [{{token: '{MALFORMED}', actor: {{id: a}}}}]"),
         format!("tokens: [{{token: '{TOKEN} {TOKEN}', actor: {{id: a}}}}]"),
-        format!(
-            "tokens:\n- {{token: {TOKEN}, actor: {{id: a}}}}\n- {{token: {TOKEN}, actor: {{id: b}}}}"
-        ),
+        format!("tokens:\n- {{token: {TOKEN}, actor: {{id: a}}}}\n- {{token: {TOKEN}, actor: {{id: b}}}}"),
         format!("tokens: [{{token: {TOKEN}, sha256: {TOKEN}, actor: {{id: a}}}}]"),
         format!("tokens: [{{sha256: {TOKEN}, actor: {{id: a}}}}]"),
         format!("tokens: [{{token: {TOKEN}, actor: {{id: a}}, expires: {TOKEN}}}]"),
@@ -213,16 +189,10 @@ fn no_error_of_a_bad_configuration_shows_a_secret() {
             .env("TOO_LONG", &TOKEN.repeat(400))
             .env("QUOTED", &format!("\"{TOKEN}\""))
             .env("REGEX", &format!("({TOKEN}"))
-            .file(
-                "two-lines",
-                &format!("{TOKEN_FROM_FILE}\n{TOKEN_FROM_FILE}\n"),
-            );
+            .file("two-lines", &format!("{TOKEN_FROM_FILE}\n{TOKEN_FROM_FILE}\n"));
         let ran = setup.run(["check"]);
         assert_eq!(ran.code(), Some(1), "{config}\n{ran:?}");
-        assert_no_secret(
-            &format!("check of\n{config}\n"),
-            &format!("{}{}", ran.stdout, ran.stderr),
-        );
+        assert_no_secret(&format!("check of\n{config}\n"), &format!("{}{}", ran.stdout, ran.stderr));
         let ran = setup.start_in_vain();
         assert_ne!(ran.code(), Some(0), "{config}");
         assert_no_secret(&format!("serve with\n{config}\n"), &ran.stderr);
@@ -236,42 +206,19 @@ fn no_command_shows_a_secret_that_it_was_given() {
         let commands: [&[&str]; 6] = [
             &["explain", "--path", "/", "--token-file", "-"],
             &["explain", "--path", "/", "--token-file", "-", "--json"],
-            &[
-                "explain",
-                "--path",
-                "/",
-                "--user",
-                "admin",
-                "--password-file",
-                "-",
-            ],
-            &[
-                "explain",
-                "--path",
-                "/",
-                "--user",
-                "hashed",
-                "--password-file",
-                "-",
-                "--json",
-            ],
+            &["explain", "--path", "/", "--user", "admin", "--password-file", "-"],
+            &["explain", "--path", "/", "--user", "hashed", "--password-file", "-", "--json"],
             &["token", "hash"],
             &["password"],
         ];
         for arguments in commands {
             let ran = run(setup.command(arguments), input);
-            assert_no_secret(
-                &format!("{arguments:?}"),
-                &format!("{}{}", ran.stdout, ran.stderr),
-            );
+            assert_no_secret(&format!("{arguments:?}"), &format!("{}{}", ran.stdout, ran.stderr));
         }
         let path = format!("/?_auth_token={input}");
         let header = format!("x-api-key: {input}");
         let ran = setup.run(["explain", "--path", &path, "--header", &header]);
-        assert_no_secret(
-            "explain with a query and a header",
-            &format!("{}{}", ran.stdout, ran.stderr),
-        );
+        assert_no_secret("explain with a query and a header", &format!("{}{}", ran.stdout, ran.stderr));
     }
     let ran = setup.run(["check"]);
     assert_eq!(ran.code(), Some(0), "{ran:?}");

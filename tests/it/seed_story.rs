@@ -29,14 +29,13 @@ const SEED: &str = r#"{
 }
 "#;
 
-const METADATA: &str = r#"{"databases": {"_memory": {"queries": {"show_version": {"sql": "select sqlite_version()"}}}}}"#;
+const METADATA: &str =
+    r#"{"databases": {"_memory": {"queries": {"show_version": {"sql": "select sqlite_version()"}}}}}"#;
 
 /// The seed's file names no listeners: whoever runs it has the default ports for the while.
 fn default_ports() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    ONE_AT_A_TIME
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// A running Datasette; it dies with this value.
@@ -52,31 +51,13 @@ impl Datasette {
         let metadata = folder.path().join("metadata.json");
         std::fs::write(&metadata, METADATA).expect("a file in a fresh folder");
         let mut command = tools::datasette();
-        command
-            .args([
-                "--memory",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                "0",
-                "--metadata",
-            ])
-            .arg(&metadata);
-        command
-            .env("PYTHONUNBUFFERED", "1")
-            .current_dir(folder.path());
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.args(["--memory", "--host", "127.0.0.1", "--port", "0", "--metadata"]).arg(&metadata);
+        command.env("PYTHONUNBUFFERED", "1").current_dir(folder.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("python3 starts");
         let log = Log::of("Datasette", &mut child);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut datasette = Self {
-            child,
-            address: nowhere,
-            _folder: folder,
-        };
+        let mut datasette = Self { child, address: nowhere, _folder: folder };
         datasette.address = log.wait_for("saying where it runs", |line| {
             let (_, address) = line.split_once("running on http://")?;
             address.split(' ').next()?.parse().ok()
@@ -100,55 +81,28 @@ fn shell(line: &str) -> Ran {
 
 #[test]
 fn the_seeds_curl_gets_the_sqlite_version_with_the_token_and_401_without() {
-    assert!(
-        shell("curl --version").status.success(),
-        "the seed's story needs curl: install it"
-    );
+    assert!(shell("curl --version").status.success(), "the seed's story needs curl: install it");
     let _ports = default_ports();
     let datasette = Datasette::start();
-    let server = Server::with(SEED)
-        .as_written()
-        .env("BOT_TOKEN", BOT_TOKEN)
-        .start();
+    let server = Server::with(SEED).as_written().env("BOT_TOKEN", BOT_TOKEN).start();
     let default = Door::Tcp(SocketAddr::from(([127, 0, 0, 1], 9191)));
     assert_eq!(*server.door(), default, "the default");
-    assert_eq!(
-        server.probes(),
-        SocketAddr::from(([127, 0, 0, 1], 9193)),
-        "the default"
-    );
+    assert_eq!(server.probes(), SocketAddr::from(([127, 0, 0, 1], 9193)), "the default");
     let envoy = Envoy::start(&Shape::plain(), &server, &Upstream::at(datasette.address));
 
-    let url = format!(
-        "http://{}/:memory:/show_version.json?_shape=array",
-        envoy.address()
-    );
+    let url = format!("http://{}/:memory:/show_version.json?_shape=array", envoy.address());
     let version = shell("python3 -c 'import sqlite3; print(sqlite3.sqlite_version)'");
-    let ran = shell(&format!(
-        "curl -L -H \"Authorization: Bearer $BOT_TOKEN\" '{url}'"
-    ));
+    let ran = shell(&format!("curl -L -H \"Authorization: Bearer $BOT_TOKEN\" '{url}'"));
     assert!(ran.status.success(), "{ran:?}");
     let told: serde_json::Value =
         serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
-    assert_eq!(
-        told,
-        serde_json::json!([{ "sqlite_version()": version.stdout.trim() }])
-    );
+    assert_eq!(told, serde_json::json!([{ "sqlite_version()": version.stdout.trim() }]));
 
     let status = "curl -s -o /dev/null -w '%{http_code}' -L";
     assert_eq!(shell(&format!("{status} '{url}'")).stdout, "401");
-    assert_eq!(
-        shell(&format!(
-            "{status} -H 'Authorization: Bearer wrong' '{url}'"
-        ))
-        .stdout,
-        "401"
-    );
+    assert_eq!(shell(&format!("{status} -H 'Authorization: Bearer wrong' '{url}'")).stdout, "401");
     let ran = shell(&format!("curl -s -L '{url}'"));
-    assert_eq!(
-        ran.stdout,
-        r#"{"error":"unauthorized","message":"Unauthorized"}"#
-    );
+    assert_eq!(ran.stdout, r#"{"error": "unauthorized", "message": "Unauthorized"}"#);
     for counter in ["error", "invalid"] {
         assert_eq!(envoy.stat(counter), 0);
     }
@@ -161,16 +115,11 @@ fn the_later_form_of_the_seed_reads_the_token_from_the_query_too() {
         "param": "_auth_token"
     }}}"#;
     let _ports = default_ports();
-    let server = Server::with(config)
-        .as_written()
-        .env("BOT_TOKEN", BOT_TOKEN)
-        .start();
+    let server = Server::with(config).as_written().env("BOT_TOKEN", BOT_TOKEN).start();
     let upstream = Upstream::start();
     let envoy = Envoy::start(&Shape::plain(), &server, &upstream);
     let get = |target: &str| crate::harness::Request::new(envoy.address(), "GET", target);
-    let seen = get(&format!("/x?_auth_token={BOT_TOKEN}&a=1"))
-        .send()
-        .seen();
+    let seen = get(&format!("/x?_auth_token={BOT_TOKEN}&a=1")).send().seen();
     assert_eq!(seen.all("x-actor"), [r#"{"bot_id":"my-bot"}"#]);
     assert_eq!(seen.path, "/x?a=1");
     assert_eq!(get("/x").bearer(BOT_TOKEN).send().status, 200);
@@ -183,10 +132,7 @@ fn an_allow_block_in_the_seeds_file_is_not_ignored() {
     let config = r#"{"databases": {"_memory": {"allow": {"bot_id": "my-bot"}}}, "plugins": {"datasette-auth-tokens": [
         {"token": {"$env": "BOT_TOKEN"}, "actor": {"bot_id": "my-bot"}}
     ]}}"#;
-    let ran = Server::with(config)
-        .as_written()
-        .env("BOT_TOKEN", BOT_TOKEN)
-        .start_in_vain();
+    let ran = Server::with(config).as_written().env("BOT_TOKEN", BOT_TOKEN).start_in_vain();
     assert!(ran.code().is_some_and(|code| code != 0), "{ran:?}");
     assert!(ran.stderr.contains("import datasette"), "{}", ran.stderr);
 }

@@ -4,9 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::service::auth::v3::{
-    AttributeContext, CheckRequest, attribute_context,
-};
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, attribute_context};
 use serde_json::json;
 
 use crate::harness::upstream::Seen;
@@ -22,9 +20,7 @@ credentials: [bearer, basic, {header: x-api-key}]
 #[test]
 fn head_and_options_need_a_token_like_any_other_method() {
     let stack = Stack::start(CONFIG);
-    for method in [
-        "GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "PROPFIND",
-    ] {
+    for method in ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "PROPFIND"] {
         let request = || stack.request(method, "/").body(Vec::new());
         assert_eq!(request().send().status, 401, "{method}");
         let answer = request().bearer(ALICE).send();
@@ -64,48 +60,21 @@ fn a_huge_header_is_answered_like_a_small_one() {
         let stack = Stack::shaped(Server::with(CONFIG), shape);
         let huge = "h".repeat(60 * 1024);
         let answer = stack.get("/").bearer(&huge).send();
-        assert_eq!(
-            answer.verdict(),
-            (401, "invalid_token".into()),
-            "{encoding:?}"
-        );
+        assert_eq!(answer.verdict(), (401, "invalid_token".into()), "{encoding:?}");
         let answer = stack.get("/").header("x-api-key", &huge).send();
-        assert_eq!(
-            answer.verdict(),
-            (401, "invalid_token".into()),
-            "{encoding:?}"
-        );
+        assert_eq!(answer.verdict(), (401, "invalid_token".into()), "{encoding:?}");
         let answer = stack.get("/").basic("api_key", &huge[..40 * 1024]).send();
-        assert_eq!(
-            answer.verdict(),
-            (401, "invalid_token".into()),
-            "{encoding:?}"
-        );
+        assert_eq!(answer.verdict(), (401, "invalid_token".into()), "{encoding:?}");
         let answer = stack.get("/").header("x-big", &huge).send();
-        assert_eq!(
-            answer.verdict(),
-            (401, "unauthorized".into()),
-            "{encoding:?}"
-        );
+        assert_eq!(answer.verdict(), (401, "unauthorized".into()), "{encoding:?}");
         let edge = stack.get("/").bearer(&"e".repeat(4096)).send();
-        assert_eq!(
-            edge.json()["message"],
-            "Invalid API key",
-            "4 KiB is still a token"
-        );
+        assert_eq!(edge.json()["message"], "Invalid API key", "4 KiB is still a token");
         let beyond = stack.get("/").bearer(&"e".repeat(4097)).send();
         assert_eq!(beyond.json()["message"], "Malformed credential");
         // A good token beside much else.  Envoy itself would not send more than 60 KiB on.
-        let big = stack
-            .get("/")
-            .bearer(ALICE)
-            .header("x-big", &huge[..50 * 1024])
-            .send();
+        let big = stack.get("/").bearer(ALICE).header("x-big", &huge[..50 * 1024]).send();
         assert_eq!(big.seen().all("x-actor-id"), ["alice"], "{encoding:?}");
-        assert!(
-            !stack.server.log().text().contains(&huge[..300]),
-            "{encoding:?}: it is logged"
-        );
+        assert!(!stack.server.log().text().contains(&huge[..300]), "{encoding:?}: it is logged");
     }
 }
 
@@ -136,17 +105,9 @@ fn a_body_does_not_matter_however_it_is_sent() {
             for body in [b"small".to_vec(), megabytes.clone()] {
                 let length = body.len();
                 let answer = stack.post("/").bearer(ALICE).body(body.clone()).send();
-                assert_eq!(
-                    answer.seen().body_bytes,
-                    length as u64,
-                    "{encoding:?} {filter}"
-                );
+                assert_eq!(answer.seen().body_bytes, length as u64, "{encoding:?} {filter}");
                 let refused = stack.post("/").body(body).send();
-                assert_eq!(
-                    refused.verdict(),
-                    (401, "unauthorized".into()),
-                    "{encoding:?} {filter}"
-                );
+                assert_eq!(refused.verdict(), (401, "unauthorized".into()), "{encoding:?} {filter}");
             }
         }
     }
@@ -154,8 +115,7 @@ fn a_body_does_not_matter_however_it_is_sent() {
 
 #[test]
 fn bytes_in_a_body_are_bytes() {
-    let filter =
-        json!({ "with_request_body": { "max_request_bytes": 65536, "pack_as_bytes": true } });
+    let filter = json!({ "with_request_body": { "max_request_bytes": 65536, "pack_as_bytes": true } });
     let stack = Stack::shaped(Server::with(CONFIG), Shape::plain().filter(filter));
     let answer = stack.post("/").bearer(ALICE).body(vec![0xff; 4096]).send();
     assert_eq!(answer.seen().body_bytes, 4096);
@@ -175,33 +135,12 @@ tokens: [{token: alice-token-0123456789, actor: {id: alice}}]
     )
     .as_written();
     let stack = Stack::shaped(setup, shape).expecting_errors();
-    assert_eq!(
-        stack
-            .post("/")
-            .bearer(ALICE)
-            .body(vec![b'b'; 1024])
-            .send()
-            .status,
-        200
-    );
-    let answer = stack
-        .post("/")
-        .bearer(ALICE)
-        .body(vec![b'b'; 1024 * 1024])
-        .send();
+    assert_eq!(stack.post("/").bearer(ALICE).body(vec![b'b'; 1024]).send().status, 200);
+    let answer = stack.post("/").bearer(ALICE).body(vec![b'b'; 1024 * 1024]).send();
     assert_eq!(answer.status, 403, "Envoy's own answer to an error");
     assert_eq!(stack.upstream.calls(), 1);
     assert_eq!(stack.envoy.stat("error"), 1);
-    assert_eq!(
-        stack
-            .post("/")
-            .bearer(ALICE)
-            .body(vec![b'b'; 1024])
-            .send()
-            .status,
-        200,
-        "alive"
-    );
+    assert_eq!(stack.post("/").bearer(ALICE).body(vec![b'b'; 1024]).send().status, 200, "alive");
 }
 
 #[test]
@@ -214,11 +153,7 @@ fn routes_that_answer_by_themselves_are_protected_too() {
     let stack = Stack::shaped(Server::with(CONFIG), Shape::plain().routes(routes));
     for (target, passed) in [("/teapot", 418), ("/moved", 301), ("/", 200)] {
         assert_eq!(stack.get(target).send().status, 401, "{target}");
-        assert_eq!(
-            stack.get(target).bearer(ALICE).send().status,
-            passed,
-            "{target}"
-        );
+        assert_eq!(stack.get(target).bearer(ALICE).send().status, passed, "{target}");
     }
 }
 
@@ -230,17 +165,10 @@ fn many_requests_on_one_connection_are_judged_one_by_one() {
         let (header, status) = match turn % 3 {
             0 => (format!("authorization: Bearer {ALICE}\r\n"), 200),
             1 => (String::new(), 401),
-            _ => (
-                "authorization: Bearer nobody-token-012345678\r\n".to_owned(),
-                401,
-            ),
+            _ => ("authorization: Bearer nobody-token-012345678\r\n".to_owned(), 401),
         };
         let request = format!("GET /{turn} HTTP/1.1\r\nhost: app.example\r\n{header}\r\n");
-        assert_eq!(
-            connection.exchange(request.as_bytes(), false).status,
-            status,
-            "{turn}"
-        );
+        assert_eq!(connection.exchange(request.as_bytes(), false).status, status, "{turn}");
     }
 }
 
@@ -278,11 +206,7 @@ fn the_tcp_filter_is_refused_because_it_shows_no_request() {
     }
     assert_eq!(stack.upstream.calls(), 0);
     assert_eq!(stack.envoy.stat("denied"), 2);
-    assert_eq!(
-        stack.server.probe("/live").status,
-        200,
-        "the server lives on"
-    );
+    assert_eq!(stack.server.probe("/live").status, 200, "the server lives on");
 }
 
 #[test]
@@ -295,9 +219,7 @@ default: {allow: true}
     )
     .start();
     let empty = CheckRequest::default();
-    let attributes = CheckRequest {
-        attributes: Some(AttributeContext::default()),
-    };
+    let attributes = CheckRequest { attributes: Some(AttributeContext::default()) };
     let mut without_http = attributes.clone();
     without_http.attributes.as_mut().unwrap().request = Some(attribute_context::Request::default());
     let mut policy_only = attributes.clone();
@@ -308,10 +230,7 @@ default: {allow: true}
         assert_eq!(grpc::code(&answer), 3, "{request:?}");
         let (status, body) = grpc::refused(&answer);
         assert_eq!(status, 400);
-        assert_eq!(
-            body,
-            r#"{"error":"invalid_request","message":"Malformed request"}"#
-        );
+        assert_eq!(body, r#"{"error": "invalid_request", "message": "Malformed request"}"#);
     }
     // The same server lets a real request pass.
     let answer = grpc::check(&server, grpc::request("GET", "h", "/", &[]));
@@ -320,14 +239,9 @@ default: {allow: true}
 
 /// Sends bytes as the message of a Check and gives back the gRPC status.
 fn send_message(server: &Server, framed: &[u8]) -> (Option<String>, Bytes) {
-    let target = format!(
-        "http://{}/envoy.service.auth.v3.Authorization/Check",
-        server.tcp()
-    );
+    let target = format!("http://{}/envoy.service.auth.v3.Authorization/Check", server.tcp());
     let request = http::Request::post(target);
-    let request = request
-        .header("content-type", "application/grpc")
-        .header("te", "trailers");
+    let request = request.header("content-type", "application/grpc").header("te", "trailers");
     let body = Bytes::copy_from_slice(framed);
     let answer = http2::send(server.tcp(), request.body(()).unwrap(), Some(body)).unwrap();
     (answer.grpc_status().map(str::to_owned), answer.body)
@@ -365,33 +279,21 @@ fn a_misframed_message_is_a_grpc_error_and_bytes_inside_a_message_never_are() {
     };
     // CheckRequest.attributes = 1, AttributeContext.request = 4, Request.http = 2
     let message = nested(1, &nested(4, &nested(2, &http)));
-    let framed = [
-        &[0, 0, 0, 0, u8::try_from(message.len()).unwrap()][..],
-        &message,
-    ]
-    .concat();
+    let framed = [&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()][..], &message].concat();
     let (status, body) = send_message(&server, &framed);
     assert_eq!(status.as_deref(), Some("0"));
-    assert!(
-        body.windows(12).any(|window| window == b"unauthorized"),
-        "{}",
-        body.escape_ascii()
-    );
+    assert!(body.windows(12).any(|window| window == b"unauthorized"), "{}", body.escape_ascii());
     assert_eq!(server.probe("/live").status, 200);
 }
 
 #[test]
 fn another_grpc_method_does_not_exist() {
     let server = Server::with(CONFIG).start();
-    for path in [
-        "/envoy.service.auth.v3.Authorization/Other",
-        "/envoy.service.auth.v2.Authorization/Check",
-        "/",
-    ] {
+    for path in
+        ["/envoy.service.auth.v3.Authorization/Other", "/envoy.service.auth.v2.Authorization/Check", "/"]
+    {
         let request = http::Request::post(format!("http://{}{path}", server.tcp()));
-        let request = request
-            .header("content-type", "application/grpc")
-            .header("te", "trailers");
+        let request = request.header("content-type", "application/grpc").header("te", "trailers");
         let body = Bytes::from_static(&[0; 5]);
         let answer = http2::send(server.tcp(), request.body(()).unwrap(), Some(body)).unwrap();
         assert_eq!(answer.grpc_status(), Some("12"), "{path}: UNIMPLEMENTED");
@@ -402,41 +304,18 @@ fn another_grpc_method_does_not_exist() {
 fn a_cluster_name_with_a_bar_needs_an_authority_of_its_own() {
     // Envoy sends the cluster's name as `:authority` unless it is told another: no such name is a legal one.
     let name = "outbound|9000||ext-authz.example";
-    let unnamed =
-        Stack::shaped(Server::with(CONFIG), Shape::plain().cluster(name, None)).expecting_errors();
+    let unnamed = Stack::shaped(Server::with(CONFIG), Shape::plain().cluster(name, None)).expecting_errors();
     let answer = unnamed.get("/").bearer(ALICE).send();
-    assert!(
-        matches!(answer.status, 200 | 403),
-        "let through by the token or not at all: {answer:?}"
-    );
-    assert_eq!(
-        unnamed.get("/").send().status / 100,
-        4,
-        "nobody passes without a token"
-    );
-    assert_eq!(
-        unnamed
-            .get("/")
-            .bearer("nobody-token-012345678")
-            .send()
-            .status
-            / 100,
-        4
-    );
+    assert!(matches!(answer.status, 200 | 403), "let through by the token or not at all: {answer:?}");
+    assert_eq!(unnamed.get("/").send().status / 100, 4, "nobody passes without a token");
+    assert_eq!(unnamed.get("/").bearer("nobody-token-012345678").send().status / 100, 4);
 
     let shape = Shape::plain().cluster(name, Some("ext-authz.local"));
     let named = Stack::shaped(Server::with(CONFIG), shape);
     assert_eq!(named.get("/").bearer(ALICE).send().status, 200);
     assert_eq!(named.get("/").send().status, 401);
     let odd = Shape::plain().cluster("ext_authz-v2.svc", None);
-    assert_eq!(
-        Stack::shaped(Server::with(CONFIG), odd)
-            .get("/")
-            .bearer(ALICE)
-            .send()
-            .status,
-        200
-    );
+    assert_eq!(Stack::shaped(Server::with(CONFIG), odd).get("/").bearer(ALICE).send().status, 200);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! HTTP Basic: users of the configuration and their passwords.
 
+use serde_json::json;
+
 use crate::harness::{Answer, Encoding, Stack};
 
 const PASSWORD: &str = "correct horse: battery";
@@ -50,18 +52,10 @@ fn a_user_with_the_right_password_passes_as_their_actor() {
             let answer = settle(|| stack.get("/").basic(user, password).send());
             let seen = answer.seen();
             assert_eq!(seen.all("x-actor-id"), [id], "{encoding:?} {user}");
-            assert_eq!(
-                seen.all("x-actor-role"),
-                Vec::from_iter(role),
-                "{encoding:?} {user}"
-            );
+            assert_eq!(seen.all("x-actor-role"), Vec::from_iter(role), "{encoding:?} {user}");
             assert!(seen.all("authorization").is_empty(), "{encoding:?} {user}");
             // The second time it is remembered.
-            assert_eq!(
-                stack.get("/").basic(user, password).send().status,
-                200,
-                "{encoding:?} {user}"
-            );
+            assert_eq!(stack.get("/").basic(user, password).send().status, 200, "{encoding:?} {user}");
         }
     }
 }
@@ -83,11 +77,7 @@ fn a_wrong_password_and_an_unknown_user_get_the_same_answer() {
         for (user, password) in wrong {
             let answer = settle(|| stack.get("/").basic(user, password).send());
             assert_eq!(answer.status, 401, "{encoding:?} {user}");
-            let challenges: Vec<_> = answer
-                .all("www-authenticate")
-                .into_iter()
-                .map(str::to_owned)
-                .collect();
+            let challenges: Vec<_> = answer.all("www-authenticate").into_iter().map(str::to_owned).collect();
             answers.push((answer.text(), challenges));
         }
         answers.dedup();
@@ -101,21 +91,9 @@ fn a_wrong_password_and_an_unknown_user_get_the_same_answer() {
 fn a_users_password_is_no_bearer_token_and_a_token_no_users_password() {
     let stack = Stack::start(&config());
     assert_eq!(stack.get("/").bearer("another-password").send().status, 401);
-    let answer = settle(|| {
-        stack
-            .get("/")
-            .basic("plain", "alice-token-0123456789")
-            .send()
-    });
+    let answer = settle(|| stack.get("/").basic("plain", "alice-token-0123456789").send());
     assert_eq!(answer.status, 401);
-    assert_eq!(
-        stack
-            .get("/")
-            .basic("api_key", "another-password")
-            .send()
-            .status,
-        401
-    );
+    assert_eq!(stack.get("/").basic("api_key", "another-password").send().status, 401);
 }
 
 #[test]
@@ -134,40 +112,22 @@ fn five_wrong_passwords_lock_a_name_but_not_whoever_is_remembered() {
     assert_eq!(right().status, 200, "a remembered pair always passes");
     let locked = settle(|| stack.get("/").basic("plain", "another-password").send());
     assert_eq!(locked.status, 401, "the right password, too late");
-    assert_eq!(
-        locked.json()["message"],
-        "Invalid username or password",
-        "the answer does not change"
-    );
-    assert_eq!(
-        settle(|| stack.get("/").basic("hashed", "hashed-password").send()).status,
-        200
-    );
+    assert_eq!(locked.json()["message"], "Invalid username or password", "the answer does not change");
+    assert_eq!(settle(|| stack.get("/").basic("hashed", "hashed-password").send()).status, 200);
     // An operator can see it.
-    stack
-        .server
-        .log()
-        .wait_for("a line about the lock", |line| {
-            (line.contains("lock") && line.contains("plain")).then_some(())
-        });
+    stack.server.log().wait_for("a line about the lock", |line| {
+        (line.contains("lock") && line.contains("plain")).then_some(())
+    });
 }
 
 #[test]
 fn guesses_at_a_name_that_does_not_exist_lock_nobody() {
     let stack = Stack::start(&config());
     for guess in 0..8 {
-        let answer = settle(|| {
-            stack
-                .get("/")
-                .basic("nobody", &format!("guess-{guess}"))
-                .send()
-        });
+        let answer = settle(|| stack.get("/").basic("nobody", &format!("guess-{guess}")).send());
         assert_eq!(answer.status, 401);
     }
-    assert_eq!(
-        settle(|| stack.get("/").basic("plain", "another-password").send()).status,
-        200
-    );
+    assert_eq!(settle(|| stack.get("/").basic("plain", "another-password").send()).status, 200);
 }
 
 #[test]
@@ -176,4 +136,49 @@ fn users_mean_nothing_where_basic_is_off() {
     let answer = stack.get("/").basic("admin", PASSWORD).send();
     assert_eq!(answer.verdict(), (401, "unauthorized".into()));
     assert_eq!(answer.all("www-authenticate"), [r#"Bearer realm="api""#]);
+}
+
+#[test]
+fn a_password_that_takes_too_long_is_answered_at_once_and_remembered_later() {
+    let stack = Stack::start(&slow());
+    let login = || stack.get("/").basic("slow", "slow-password").send();
+    let first = login();
+    assert_eq!(first.status, 503, "{}", first.text());
+    assert_eq!(first.json(), json!({ "error": "unavailable", "message": "Keys are unavailable" }));
+    assert_eq!(first.all("retry-after"), ["1"]);
+    assert_eq!(first.all("cache-control"), ["no-store"]);
+    assert!(first.all("www-authenticate").is_empty());
+    assert_eq!(settle(login).seen().all("x-actor-id"), ["slow"]);
+    // Remembered: no verification stands between the request and its answer any more.
+    for _ in 0..20 {
+        assert_eq!(login().status, 200);
+    }
+}
+
+#[test]
+fn a_flood_of_passwords_harms_nobody_else() {
+    let stack = Stack::start(&slow());
+    std::thread::scope(|scope| {
+        for client in 0..40 {
+            let stack = &stack;
+            scope.spawn(move || {
+                let guess = format!("guess-{client}");
+                let status = stack.get("/").basic("slow", &guess).send().status;
+                assert!(matches!(status, 401 | 503), "{status}");
+                let token = stack.get("/").bearer("alice-token-0123456789").send();
+                assert_eq!(token.status, 200);
+            });
+        }
+    });
+    assert_eq!(stack.upstream.calls(), 40);
+}
+
+/// A user whose password takes far longer to verify than a Check may wait.
+fn slow() -> String {
+    let hash = bcrypt::hash("slow-password", 13).expect("bcrypt");
+    format!(
+        "tokens: [{{token: alice-token-0123456789, actor: {{id: alice}}}}]
+users: [{{username: slow, password_hash: '{hash}'}}]
+"
+    )
 }

@@ -286,40 +286,17 @@ impl Envoy {
         std::fs::write(&path, config).expect("a file in a fresh folder");
         let mut command = Command::new(tools::envoy());
         command.arg("--config-path").arg(&path);
-        command.args([
-            "--concurrency",
-            "1",
-            "--disable-hot-restart",
-            "--file-flush-interval-msec",
-            "20",
-        ]);
-        command.args([
-            "--log-level",
-            "warning",
-            "--component-log-level",
-            "admin:info",
-        ]);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.args(["--concurrency", "1", "--disable-hot-restart", "--file-flush-interval-msec", "20"]);
+        command.args(["--log-level", "warning", "--component-log-level", "admin:info"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("Envoy starts");
         let log = Log::of("Envoy", &mut child);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         // From here on the process dies with this value, even when a wait fails.
-        let mut envoy = Self {
-            child,
-            log,
-            admin: nowhere,
-            listener: nowhere,
-            _folder: folder,
-        };
-        envoy.admin = envoy
-            .log
-            .wait_for("saying where its admin listens", |line| {
-                line.split_once("admin address: ")
-                    .and_then(|(_, address)| address.trim().parse().ok())
-            });
+        let mut envoy = Self { child, log, admin: nowhere, listener: nowhere, _folder: folder };
+        envoy.admin = envoy.log.wait_for("saying where its admin listens", |line| {
+            line.split_once("admin address: ").and_then(|(_, address)| address.trim().parse().ok())
+        });
         envoy.wait_until_ready();
         envoy.listener = envoy.find_listener();
         envoy
@@ -334,11 +311,7 @@ impl Envoy {
                 return;
             }
             let state = answer.text();
-            assert!(
-                Instant::now() < deadline,
-                "Envoy stays {state:?}:\n{}",
-                self.log.text()
-            );
+            assert!(Instant::now() < deadline, "Envoy stays {state:?}:\n{}", self.log.text());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -346,17 +319,13 @@ impl Envoy {
     fn find_listener(&self) -> SocketAddr {
         let listeners = self.ask("GET", "/listeners?format=json").json();
         let address = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
-        let port = address["port_value"]
-            .as_u64()
-            .and_then(|port| u16::try_from(port).ok());
+        let port = address["port_value"].as_u64().and_then(|port| u16::try_from(port).ok());
         let port = port.unwrap_or_else(|| panic!("Envoy has no listener: {listeners}"));
         SocketAddr::from(([127, 0, 0, 1], port))
     }
 
     fn ask(&self, method: &str, target: &str) -> Answer {
-        Request::new(self.admin, method, target)
-            .header("connection", "close")
-            .send()
+        Request::new(self.admin, method, target).header("connection", "close").send()
     }
 
     /// Where clients come in.
@@ -371,9 +340,7 @@ impl Envoy {
 
     /// A counter of the ext_authz filter: `ok`, `denied`, `error`, `invalid` and others.
     pub fn stat(&self, counter: &str) -> u64 {
-        let answer = self
-            .ask("GET", "/stats?format=json&filter=ext_authz")
-            .json();
+        let answer = self.ask("GET", "/stats?format=json&filter=ext_authz").json();
         let stats = answer["stats"].as_array().expect("a list of counters");
         let name = format!(".{counter}");
         let ours = stats.iter().filter(|stat| {
@@ -386,11 +353,10 @@ impl Envoy {
 
     /// The access log's entry for this path without its query.
     pub fn accessed(&self, path: &str) -> Value {
-        self.log
-            .wait_for(&format!("an access log line for {path}"), |line| {
-                let entry: Value = serde_json::from_str(line).ok()?;
-                (entry["access"] == "log" && entry["path"] == path).then_some(entry)
-            })
+        self.log.wait_for(&format!("an access log line for {path}"), |line| {
+            let entry: Value = serde_json::from_str(line).ok()?;
+            (entry["access"] == "log" && entry["path"] == path).then_some(entry)
+        })
     }
 
     /// Ends it in good order, so that everything it had to print is printed.
@@ -411,24 +377,8 @@ impl Drop for Envoy {
 /// What Envoy itself says of a configuration file.
 pub fn validate(config: &Path) -> Result<(), String> {
     let mut command = Command::new(tools::envoy());
-    command
-        .args([
-            "--mode",
-            "validate",
-            "--log-level",
-            "warning",
-            "--config-path",
-        ])
-        .arg(config);
+    command.args(["--mode", "validate", "--log-level", "warning", "--config-path"]).arg(config);
     let run = command.output().expect("Envoy starts");
-    let told = format!(
-        "{}{}",
-        String::from_utf8_lossy(&run.stdout),
-        String::from_utf8_lossy(&run.stderr)
-    );
-    if run.status.success() {
-        Ok(())
-    } else {
-        Err(told)
-    }
+    let told = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    if run.status.success() { Ok(()) } else { Err(told) }
 }

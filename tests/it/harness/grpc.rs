@@ -18,9 +18,7 @@ use super::server::{Door, Server};
 
 /// Runs a future on a runtime of its own.
 pub fn block_on<F: Future>(future: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(future)
 }
 
@@ -37,24 +35,16 @@ pub async fn channel(door: &Door) -> Result<Channel, tonic::transport::Error> {
         Door::Unix(path) => {
             let connect = move |_: Uri| {
                 let path = path.clone();
-                async move {
-                    tokio::net::UnixStream::connect(path)
-                        .await
-                        .map(TokioIo::new)
-                }
+                async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
             };
-            endpoint
-                .connect_with_connector(tower::service_fn(connect))
-                .await
+            endpoint.connect_with_connector(tower::service_fn(connect)).await
         }
         Door::Abstract(name) => {
             let connect = move |_: Uri| {
                 let name = name.clone();
                 async move { connect_abstract(&name).map(TokioIo::new) }
             };
-            endpoint
-                .connect_with_connector(tower::service_fn(connect))
-                .await
+            endpoint.connect_with_connector(tower::service_fn(connect)).await
         }
     }
 }
@@ -79,10 +69,7 @@ pub fn check(server: &Server, request: CheckRequest) -> CheckResponse {
     });
     match answer {
         Ok(answer) => answer.into_inner(),
-        Err(error) => panic!(
-            "Check answered a gRPC error: {error}\n{}",
-            server.log().text()
-        ),
+        Err(error) => panic!("Check answered a gRPC error: {error}\n{}", server.log().text()),
     }
 }
 
@@ -90,9 +77,7 @@ pub fn check(server: &Server, request: CheckRequest) -> CheckResponse {
 pub fn health(server: &Server, service: &str) -> Result<&'static str, tonic::Status> {
     block_on(async {
         let channel = channel(server.door()).await.expect("a connection");
-        let request = HealthCheckRequest {
-            service: service.to_owned(),
-        };
+        let request = HealthCheckRequest { service: service.to_owned() };
         let answer = HealthClient::new(channel).check(request).await?;
         Ok(answer.into_inner().status().as_str_name())
     })
@@ -106,33 +91,18 @@ pub fn request(method: &str, host: &str, path: &str, headers: &[(&str, &str)]) -
         path: path.to_owned(),
         scheme: "http".to_owned(),
         protocol: "HTTP/1.1".to_owned(),
-        headers: headers
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect(),
+        headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         ..HttpRequest::default()
     };
-    let request = Request {
-        http: Some(http),
-        ..Request::default()
-    };
-    let attributes = AttributeContext {
-        request: Some(request),
-        ..AttributeContext::default()
-    };
-    CheckRequest {
-        attributes: Some(attributes),
-    }
+    let request = Request { http: Some(http), ..Request::default() };
+    let attributes = AttributeContext { request: Some(request), ..AttributeContext::default() };
+    CheckRequest { attributes: Some(attributes) }
 }
 
 /// The status code of an answer; an answer without a status would let the request pass.
 #[track_caller]
 pub fn code(answer: &CheckResponse) -> i32 {
-    answer
-        .status
-        .as_ref()
-        .expect("every answer has a status")
-        .code
+    answer.status.as_ref().expect("every answer has a status").code
 }
 
 /// The refusal inside an answer.
@@ -159,9 +129,6 @@ pub fn pass(answer: &CheckResponse) -> &OkHttpResponse {
 #[track_caller]
 pub fn refused(answer: &CheckResponse) -> (i32, String) {
     let refusal = refusal(answer);
-    let status = refusal
-        .status
-        .as_ref()
-        .expect("a refusal has an HTTP status");
+    let status = refusal.status.as_ref().expect("a refusal has an HTTP status");
     (status.code, refusal.body.clone())
 }

@@ -42,9 +42,7 @@ impl Request {
 
     /// Several header lines.
     pub fn headers<V: AsRef<[u8]>>(self, lines: &[(&str, V)]) -> Self {
-        lines
-            .iter()
-            .fold(self, |request, (name, value)| request.header(name, value))
+        lines.iter().fold(self, |request, (name, value)| request.header(name, value))
     }
 
     /// `Authorization: Bearer TOKEN`.
@@ -102,10 +100,7 @@ impl Request {
 pub fn basic(user: &str, password: &str) -> String {
     use base64::Engine as _;
     let pair = format!("{user}:{password}");
-    format!(
-        "Basic {}",
-        base64::engine::general_purpose::STANDARD.encode(pair)
-    )
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
 }
 
 /// One connection, for several requests in turn.
@@ -117,12 +112,8 @@ impl Connection {
     pub fn to(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address);
         let stream = stream.unwrap_or_else(|error| panic!("no connection to {address}: {error}"));
-        stream
-            .set_read_timeout(Some(PATIENCE))
-            .expect("a time limit");
-        Self {
-            stream: BufReader::new(stream),
-        }
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        Self { stream: BufReader::new(stream) }
     }
 
     /// Sends these bytes and reads one answer.
@@ -140,21 +131,10 @@ impl Connection {
                 continue;
             }
             let no_body = answer_has_no_body || matches!(status, 101 | 204 | 304);
-            let body = if no_body {
-                Vec::new()
-            } else {
-                self.body(&head)
-            };
+            let body = if no_body { Vec::new() } else { self.body(&head) };
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            let headers = head
-                .lines
-                .iter()
-                .map(|(name, value)| (text(name), text(value)));
-            return Answer {
-                status,
-                headers: headers.collect(),
-                body,
-            };
+            let headers = head.lines.iter().map(|(name, value)| (text(name), text(value)));
+            return Answer { status, headers: headers.collect(), body };
         }
     }
 
@@ -174,10 +154,7 @@ pub struct Answer {
 impl Answer {
     /// Every value of a header, one for each line.
     pub fn all(&self, name: &str) -> Vec<&str> {
-        let lines = self
-            .headers
-            .iter()
-            .filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        let lines = self.headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
         lines.map(|(_, value)| value.as_str()).collect()
     }
 
@@ -186,19 +163,13 @@ impl Answer {
     }
 
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
     }
 
     /// What the upstream saw; a failure if the request never got there.
     #[track_caller]
     pub fn seen(&self) -> Seen {
-        assert_eq!(
-            self.status,
-            200,
-            "the request was to reach the upstream: {self:?} {}",
-            self.text()
-        );
+        assert_eq!(self.status, 200, "the request was to reach the upstream: {self:?} {}", self.text());
         Seen::of(&self.json())
     }
 
@@ -206,20 +177,13 @@ impl Answer {
     #[track_caller]
     pub fn error(&self) -> String {
         let body = self.json();
-        body["error"]
-            .as_str()
-            .unwrap_or_else(|| panic!("no error in {body}"))
-            .to_owned()
+        body["error"].as_str().unwrap_or_else(|| panic!("no error in {body}")).to_owned()
     }
 
     /// Status and `error`, which is what most tables compare.
     #[track_caller]
     pub fn verdict(&self) -> (u16, String) {
-        let error = if self.status == 200 {
-            String::new()
-        } else {
-            self.error()
-        };
+        let error = if self.status == 200 { String::new() } else { self.error() };
         (self.status, error)
     }
 }
@@ -232,10 +196,7 @@ pub struct Head {
 
 impl Head {
     pub fn first_value(&self, name: &str) -> Option<&[u8]> {
-        let line = self
-            .lines
-            .iter()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name.as_bytes()));
+        let line = self.lines.iter().find(|(key, _)| key.eq_ignore_ascii_case(name.as_bytes()));
         line.map(|(_, value)| value.as_slice())
     }
 }
@@ -259,10 +220,7 @@ pub fn read_head(from: &mut impl BufRead) -> Option<Head> {
 /// and a request has none.
 pub fn read_body(from: &mut impl BufRead, head: &Head, answer: bool) -> Option<Vec<u8>> {
     let mut body = Vec::new();
-    if head
-        .first_value("transfer-encoding")
-        .is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"))
-    {
+    if head.first_value("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked")) {
         loop {
             let size = String::from_utf8(read_line(from)?).ok()?;
             let size = u64::from_str_radix(size.trim(), 16).ok()?;

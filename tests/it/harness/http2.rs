@@ -20,45 +20,27 @@ pub struct Answer {
 impl Answer {
     /// `grpc-status` from wherever it stands.
     pub fn grpc_status(&self) -> Option<&str> {
-        let status = self
-            .trailers
-            .get("grpc-status")
-            .or_else(|| self.headers.get("grpc-status"));
+        let status = self.trailers.get("grpc-status").or_else(|| self.headers.get("grpc-status"));
         status.map(|status| status.to_str().expect("digits"))
     }
 
     /// `grpc-message` from wherever it stands.
     pub fn grpc_message(&self) -> Option<&str> {
-        let message = self
-            .trailers
-            .get("grpc-message")
-            .or_else(|| self.headers.get("grpc-message"));
+        let message = self.trailers.get("grpc-message").or_else(|| self.headers.get("grpc-message"));
         message.map(|message| message.to_str().expect("percent-encoded text"))
     }
 }
 
 /// Sends one request over a connection of its own.  `Err` says how the stream or the connection broke.
-pub fn send(
-    to: SocketAddr,
-    request: Request<()>,
-    body: Option<Bytes>,
-) -> Result<Answer, h2::Error> {
+pub fn send(to: SocketAddr, request: Request<()>, body: Option<Bytes>) -> Result<Answer, h2::Error> {
     super::grpc::block_on(async {
         let exchange = exchange(to, request, body);
-        tokio::time::timeout(PATIENCE, exchange)
-            .await
-            .expect("an answer over HTTP/2")
+        tokio::time::timeout(PATIENCE, exchange).await.expect("an answer over HTTP/2")
     })
 }
 
-async fn exchange(
-    to: SocketAddr,
-    request: Request<()>,
-    body: Option<Bytes>,
-) -> Result<Answer, h2::Error> {
-    let stream = tokio::net::TcpStream::connect(to)
-        .await
-        .expect("a connection");
+async fn exchange(to: SocketAddr, request: Request<()>, body: Option<Bytes>) -> Result<Answer, h2::Error> {
+    let stream = tokio::net::TcpStream::connect(to).await.expect("a connection");
     let (client, connection) = h2::client::handshake(stream).await?;
     let connection = tokio::spawn(connection);
     let mut client = client.ready().await?;
@@ -75,10 +57,5 @@ async fn exchange(
     }
     let trailers = stream.trailers().await?.unwrap_or_default();
     connection.abort();
-    Ok(Answer {
-        status: head.status.as_u16(),
-        headers: head.headers,
-        body: body.into(),
-        trailers,
-    })
+    Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: body.into(), trailers })
 }

@@ -29,17 +29,8 @@ struct State {
 impl Log {
     /// Keeps every line that this child prints from now on.
     pub fn of(who: &'static str, child: &mut Child) -> Self {
-        let state = Mutex::new(State {
-            lines: Vec::new(),
-            open: 2,
-        });
-        let log = Self {
-            who,
-            shared: Arc::new(Shared {
-                state,
-                grown: Condvar::new(),
-            }),
-        };
+        let state = Mutex::new(State { lines: Vec::new(), open: 2 });
+        let log = Self { who, shared: Arc::new(Shared { state, grown: Condvar::new() }) };
         log.follow(child.stdout.take().expect("stdout is piped"));
         log.follow(child.stderr.take().expect("stderr is piped"));
         log
@@ -51,9 +42,7 @@ impl Log {
             let mut stream = BufReader::new(stream);
             let mut line = Vec::new();
             while matches!(stream.read_until(b'\n', &mut line), Ok(read) if read > 0) {
-                let text = String::from_utf8_lossy(&line)
-                    .trim_end_matches('\n')
-                    .to_owned();
+                let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
                 shared.state.lock().unwrap().lines.push(text);
                 shared.grown.notify_all();
                 line.clear();

@@ -31,10 +31,7 @@ impl Door {
                 Some(name) => Self::Abstract(name.to_owned()),
                 None => Self::Unix(PathBuf::from(name)),
             },
-            None => Self::Tcp(
-                text.parse()
-                    .unwrap_or_else(|_| panic!("no address: {text:?}")),
-            ),
+            None => Self::Tcp(text.parse().unwrap_or_else(|_| panic!("no address: {text:?}"))),
         }
     }
 }
@@ -46,9 +43,16 @@ pub struct Setup {
     listen: Option<String>,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
+    log_format: &'static str,
 }
 
 impl Setup {
+    /// Logs for people instead of JSON.
+    pub fn text_log(mut self) -> Self {
+        self.log_format = "text";
+        self
+    }
+
     /// This `ext_authz.listen` instead of a free port.
     pub fn listen(mut self, listen: impl Into<String>) -> Self {
         self.listen = Some(listen.into());
@@ -85,13 +89,12 @@ impl Setup {
     pub fn write(&self) -> PathBuf {
         let path = self.folder.path().join("config.yaml");
         let listeners = match &self.listen {
-            Some(listen) => format!(
-                "ext_authz: {{listen: \"{listen}\"}}\nprobes: {{listen: \"127.0.0.1:0\"}}\n"
-            ),
+            Some(listen) => {
+                format!("ext_authz: {{listen: \"{listen}\"}}\nprobes: {{listen: \"127.0.0.1:0\"}}\n")
+            }
             None => String::new(),
         };
-        std::fs::write(&path, format!("{listeners}{}", self.config))
-            .expect("a file in a fresh folder");
+        std::fs::write(&path, format!("{listeners}{}", self.config)).expect("a file in a fresh folder");
         path
     }
 
@@ -114,13 +117,10 @@ impl Setup {
         let config = self.write();
         let mut command = Command::new(BINARY);
         command.arg("serve").arg("--config").arg(config);
-        command.args(["--log-format", "json", "--log-level", "trace"]);
+        command.args(["--log-format", self.log_format, "--log-level", "trace"]);
         command.args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         let log = Log::of("the server", &mut child);
         (child, log)
@@ -132,11 +132,10 @@ impl Setup {
         let mut server = Server::unheard(child, log, self.folder);
         server.ext_authz = Door::parse(&server.listening("ext_authz"));
         let probes = server.listening("probes");
-        server.probes = probes
-            .parse()
-            .unwrap_or_else(|_| panic!("no address: {probes:?}"));
+        server.probes = probes.parse().unwrap_or_else(|_| panic!("no address: {probes:?}"));
         server.log.wait_for("saying that it serves", |line| {
-            (field(line, "message")?.as_str()? == "serving").then_some(())
+            let json = fields(line).is_some_and(|fields| fields["message"] == "serving");
+            (json || line.ends_with(": serving")).then_some(())
         });
         server
     }
@@ -146,11 +145,7 @@ impl Setup {
         let (child, log) = self.spawn();
         let mut server = Server::unheard(child, log, self.folder);
         let status = server.wait();
-        Ran {
-            status,
-            stdout: String::new(),
-            stderr: server.log.text(),
-        }
+        Ran { status, stdout: String::new(), stderr: server.log.text() }
     }
 }
 
@@ -172,29 +167,25 @@ impl Server {
             listen: Some("127.0.0.1:0".to_owned()),
             environment: Vec::new(),
             arguments: Vec::new(),
+            log_format: "json",
         }
     }
 
     /// From here on the process dies with this value, even when a wait fails.
     fn unheard(child: Child, log: Log, folder: TempDir) -> Self {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self {
-            child,
-            log,
-            ext_authz: Door::Tcp(nowhere),
-            probes: nowhere,
-            _folder: folder,
-        }
+        Self { child, log, ext_authz: Door::Tcp(nowhere), probes: nowhere, _folder: folder }
     }
 
     fn listening(&self, listener: &str) -> String {
-        self.log
-            .wait_for(&format!("saying where {listener} listens"), |line| {
-                let said = field(line, "message")?.as_str()? == "listening";
-                let this = said && field(line, "listener")?.as_str()? == listener;
-                this.then(|| field(line, "address")?.as_str().map(str::to_owned))
-                    .flatten()
-            })
+        self.log.wait_for(&format!("saying where {listener} listens"), |line| {
+            if let Some(fields) = fields(line) {
+                let this = fields["message"] == "listening" && fields["listener"] == listener;
+                return this.then(|| fields["address"].as_str().map(str::to_owned)).flatten();
+            }
+            let (_, address) = line.split_once(&format!("listener=\"{listener}\" address="))?;
+            Some(address.trim_matches('"').to_owned())
+        })
     }
 
     pub fn log(&self) -> &Log {
@@ -220,9 +211,7 @@ impl Server {
 
     /// Asks the probes listener.
     pub fn probe(&self, path: &str) -> Answer {
-        Request::new(self.probes, "GET", path)
-            .header("connection", "close")
-            .send()
+        Request::new(self.probes, "GET", path).header("connection", "close").send()
     }
 
     /// What `/metrics` says.
@@ -236,21 +225,16 @@ impl Server {
     pub fn decisions(&self) -> Vec<Value> {
         let lines = self.log.lines();
         let fields = lines.iter().filter_map(|line| fields(line));
-        fields
-            .filter(|fields| fields.get("decision").is_some())
-            .collect()
+        fields.filter(|fields| fields.get("decision").is_some()).collect()
     }
 
     /// The decision line of the request with this `x-request-id`.
     pub fn decision(&self, request_id: &str) -> Value {
-        self.log.wait_for(
-            &format!("a decision line of request {request_id}"),
-            |line| {
-                let fields = fields(line)?;
-                fields.get("decision")?;
-                (fields.get("request_id")?.as_str()? == request_id).then_some(fields)
-            },
-        )
+        self.log.wait_for(&format!("a decision line of request {request_id}"), |line| {
+            let fields = fields(line)?;
+            fields.get("decision")?;
+            (fields.get("request_id")?.as_str()? == request_id).then_some(fields)
+        })
     }
 
     /// Sends SIGTERM and returns at once.
@@ -298,38 +282,21 @@ impl Ran {
 
 /// Runs a command to its end with this on its standard input.
 pub fn run(mut command: Command, input: &str) -> Ran {
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary starts");
     let mut stdin = child.stdin.take().expect("stdin is piped");
     // A command that does not read its input may close it first.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = child.wait_with_output().expect("a child of ours");
+    let Output { status, stdout, stderr } = child.wait_with_output().expect("a child of ours");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the binary prints UTF-8");
-    Ran {
-        status,
-        stdout: text(stdout),
-        stderr: text(stderr),
-    }
+    Ran { status, stdout: text(stdout), stderr: text(stderr) }
 }
 
 /// Sends a signal to a process that this test started.
 pub fn signal(signal: &str, process: u32) {
-    let sent = Command::new("kill")
-        .arg(signal)
-        .arg(process.to_string())
-        .status();
-    assert!(
-        sent.expect("`kill` starts").success(),
-        "no process {process} to signal"
-    );
+    let sent = Command::new("kill").arg(signal).arg(process.to_string()).status();
+    assert!(sent.expect("`kill` starts").success(), "no process {process} to signal");
 }
 
 /// A log line's fields: under `fields` or beside the line's own members.
@@ -339,8 +306,4 @@ fn fields(line: &str) -> Option<Value> {
         Some(fields) => Some(fields.clone()),
         None => line.is_object().then_some(line),
     }
-}
-
-fn field(line: &str, name: &str) -> Option<Value> {
-    fields(line)?.get(name).cloned()
 }

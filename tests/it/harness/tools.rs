@@ -19,22 +19,17 @@ pub fn envoy() -> &'static Path {
 pub fn datasette() -> Command {
     static DATASETTE: LazyLock<PathBuf> = LazyLock::new(|| fetch("datasette"));
     let mut command = Command::new("python3");
-    command
-        .env("PYTHONPATH", &*DATASETTE)
-        .args(["-m", "datasette"]);
+    command.env("PYTHONPATH", &*DATASETTE).args(["-m", "datasette"]);
     command
 }
 
 fn fetch(name: &str) -> PathBuf {
     let script = root().join("tests/tools/fetch.py");
     let run = Command::new("python3").arg(script).arg(name).output();
-    let run =
-        run.unwrap_or_else(|error| panic!("the tests need python3, which did not start: {error}"));
+    let run = run.unwrap_or_else(|error| panic!("the tests need python3, which did not start: {error}"));
     let complaint = String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success(), "{name} is missing: {complaint}");
     let told = String::from_utf8(run.stdout).expect("paths are UTF-8");
-    let path = told
-        .lines()
-        .find_map(|line| line.strip_prefix(&format!("{name}=")));
+    let path = told.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
     PathBuf::from(path.unwrap_or_else(|| panic!("fetch.py did not say where {name} is: {told:?}")))
 }

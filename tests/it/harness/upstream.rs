@@ -33,10 +33,7 @@ impl Upstream {
 
     /// Somebody else's server, at this address.
     pub fn at(address: SocketAddr) -> Self {
-        Self {
-            address,
-            calls: Arc::default(),
-        }
+        Self { address, calls: Arc::default() }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -68,22 +65,14 @@ impl Seen {
         Self {
             method: text(&value["method"]),
             path: text(&value["path"]),
-            headers: value["headers"]
-                .as_array()
-                .expect("a list")
-                .iter()
-                .map(line)
-                .collect(),
+            headers: value["headers"].as_array().expect("a list").iter().map(line).collect(),
             body_bytes: value["body_bytes"].as_u64().expect("a number"),
         }
     }
 
     /// Every value of a header, one for each line.
     pub fn all(&self, name: &str) -> Vec<&str> {
-        let lines = self
-            .headers
-            .iter()
-            .filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        let lines = self.headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
         lines.map(|(_, value)| value.as_str()).collect()
     }
 }
@@ -98,20 +87,14 @@ fn converse(stream: TcpStream, calls: &AtomicUsize) {
         let mut words = head.first.splitn(3, |&byte| byte == b' ');
         let method = escaped(words.next().unwrap_or_default());
         let path = escaped(words.next().unwrap_or_default());
-        if head
-            .first_value("upgrade")
-            .is_some_and(|upgrade| upgrade.eq_ignore_ascii_case(b"websocket"))
-        {
+        if head.first_value("upgrade").is_some_and(|upgrade| upgrade.eq_ignore_ascii_case(b"websocket")) {
             echo(requests, answers);
             return;
         }
         let Some(body) = http1::read_body(&mut requests, &head, false) else {
             return;
         };
-        let lines = head
-            .lines
-            .iter()
-            .map(|(name, value)| json!([escaped(name), escaped(value)]));
+        let lines = head.lines.iter().map(|(name, value)| json!([escaped(name), escaped(value)]));
         let seen = json!({
             "method": method,
             "path": path,
@@ -132,8 +115,7 @@ fn converse(stream: TcpStream, calls: &AtomicUsize) {
 
 /// Accepts the upgrade and sends every byte back.
 fn echo(mut from: impl Read, mut to: TcpStream) {
-    let accepted =
-        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let accepted = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
     if to.write_all(accepted.as_bytes()).is_err() {
         return;
     }
