@@ -11,8 +11,8 @@ use envoy_types::ext_authz::v3::pb::{
     Authorization, AuthorizationServer, CheckRequest, CheckResponse, DeniedHttpResponse, HeaderValue,
     HeaderValueOption, HttpResponse, OkHttpResponse,
 };
-use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::rpc;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
@@ -30,7 +30,8 @@ struct AllowAll;
 impl Authorization for AllowAll {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let request = request.into_inner();
-        let http = request.attributes.and_then(|attributes| attributes.request).and_then(|request| request.http);
+        let http =
+            request.attributes.and_then(|attributes| attributes.request).and_then(|request| request.http);
         let answer = if http.is_some_and(|http| is_expected(&http)) { allowed() } else { denied() };
         Ok(Response::new(answer))
     }
@@ -49,11 +50,15 @@ fn is_expected(http: &HttpRequest) -> bool {
 }
 
 fn allowed() -> CheckResponse {
-    let header = HeaderValue { key: "x-actor".to_owned(), value: "bench".to_owned(), ..HeaderValue::default() };
+    let header =
+        HeaderValue { key: "x-actor".to_owned(), value: "bench".to_owned(), ..HeaderValue::default() };
     let headers = vec![HeaderValueOption { header: Some(header), ..HeaderValueOption::default() }];
     CheckResponse {
         status: Some(rpc::Status::default()),
-        http_response: Some(HttpResponse::OkResponse(OkHttpResponse { headers, ..OkHttpResponse::default() })),
+        http_response: Some(HttpResponse::OkResponse(OkHttpResponse {
+            headers,
+            ..OkHttpResponse::default()
+        })),
         ..CheckResponse::default()
     }
 }
@@ -76,7 +81,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // `cargo bench` adds `--bench`: a target that is only a part of the comparison has nothing to do then.
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let Some(address) = arguments.next() else {
-        println!("allow_all is a part of the comparison that benches/run.sh makes; it takes the address to listen on");
+        println!(
+            "allow_all is a part of the comparison that benches/run.sh makes; it takes the address to listen on"
+        );
         return Ok(());
     };
     let address: SocketAddr = address.parse()?;

@@ -131,7 +131,8 @@ fn head() -> (Uri, HeaderMap) {
         ("x-forwarded-for", "192.0.2.2"),
         ("x-envoy-expected-rq-timeout-ms", "200"),
     ];
-    let metadata = metadata.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+    let metadata =
+        metadata.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
     let uri = Uri::from_static("http://ext_authz/envoy.service.auth.v3.Authorization/Check");
     (uri, metadata.into_iter().collect())
 }

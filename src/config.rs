@@ -36,7 +36,7 @@ use crate::credential::Places;
 use crate::policy::Policies;
 
 pub use self::error::{Diagnostic, Errors, Position, Severity, ShownLine};
-pub use self::listeners::{ExtAuthz, Listen, Probes};
+pub use self::listeners::{ExtAuthz, Listen, NoAddress, Probes};
 pub use self::secrets::{Environment, MAX_FILE_BYTES, ProcessEnvironment};
 pub use self::tokens::Tokens;
 pub use self::users::{User, Users};

@@ -11,6 +11,7 @@ answer is not the one that the story tells.
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -117,9 +118,13 @@ def port_for(wanted):
         try:
             probe.bind(("127.0.0.1", wanted))
         except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                why = "is in use by another program"
+            else:
+                why = f"cannot be had: {error.strerror}"
             raise Broken(
-                f"Port {wanted} cannot be had ({os.strerror(error.errno).lower()}; is it in use "
-                "by another demo?). Choose another one: make demo PORT=10100, or PORT=0 for a free one."
+                f"Port {wanted} {why}. Choose another one, make demo PORT=10100, "
+                "or any free one, make demo PORT=0."
             ) from None
         return probe.getsockname()[1]
 

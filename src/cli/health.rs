@@ -22,11 +22,17 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Health {
     #[command(flatten)]
     config: ConfigFile,
+    /// The listener's address, as `ext_authz.listen` has it: then the configuration is not read
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<Listen>,
 }
 
 impl Health {
     pub(super) fn run(self) -> Result<(), Complaint> {
-        let address = self.config.load()?.startup.ext_authz.listen;
+        let address = match self.address {
+            Some(address) => address,
+            None => self.config.load()?.startup.ext_authz.listen,
+        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -44,6 +44,20 @@ impl fmt::Display for Listen {
     }
 }
 
+/// A text is no address to listen on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected an IP address with a port such as 127.0.0.1:9191, or unix:/run/app.sock, or unix:@name")]
+pub struct NoAddress;
+
+impl std::str::FromStr for Listen {
+    type Err = NoAddress;
+
+    /// Reads what the configuration's `listen` says; a relative path starts at the working folder.
+    fn from_str(text: &str) -> Result<Self, NoAddress> {
+        parse_listen(text, std::path::Path::new("")).ok_or(NoAddress)
+    }
+}
+
 const EXT_AUTHZ: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9191);
 const PROBES: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9193);
 

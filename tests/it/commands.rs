@@ -204,11 +204,11 @@ fn health_is_well_when_the_server_serves() {
         free_port(),
         free_port()
     );
-    let asking = Server::with(&config).as_written();
+    let asking = Server::with(&config).own_listeners();
     let ran = asking.run(["health"]);
     assert_ne!(ran.code(), Some(0), "nobody is there: {ran:?}");
     assert!(!ran.stderr.is_empty(), "{ran:?}");
-    let stack = Stack::shaped(Server::with(&config).as_written(), Shape::plain());
+    let stack = Stack::shaped(Server::with(&config).own_listeners(), Shape::plain());
     assert_eq!(asking.run(["health"]).code(), Some(0));
     let path = asking.write();
     assert_eq!(asking.run(["health", "--config", path.to_str().unwrap()]).code(), Some(0));

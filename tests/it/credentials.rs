@@ -166,6 +166,10 @@ fn two_authorization_headers_are_malformed_whichever_of_them_is_good() {
         assert_eq!(answer.verdict(), (400, "invalid_request".into()), "{encoding:?} joined by hand");
         let answer = stack.get("/").header("authorization", &good).header("authorization", basic("a", "b"));
         assert_eq!(answer.send().status, 400, "{encoding:?} two schemes");
+        for pair in [["Negotiate YWJj", good.as_str()], [good.as_str(), "Negotiate YWJj"]] {
+            let answer = stack.get("/").headers(&pair.map(|value| ("authorization", value))).send();
+            assert!(matches!(answer.status, 400 | 401), "{encoding:?} {pair:?}: {}", answer.status);
+        }
         assert_eq!(stack.upstream.calls(), 0);
     });
 }
@@ -457,13 +461,13 @@ fn routed() -> String {
 #[test]
 fn an_empty_value_beside_another_is_a_second_one_all_the_same() {
     each_encoding(&every_place(), |stack, encoding| {
-        let bearer = format!("Bearer {ALICE}");
-        for (name, value) in [("authorization", bearer.as_str()), ("x-api-key", ALICE)] {
-            for pair in [["", value], [value, ""]] {
-                let answer = stack.get("/").headers(&pair.map(|value| (name, value))).send();
-                eprintln!("{encoding:?} {name} {pair:?} {}", answer.status);
-            }
+        for pair in [["", ALICE], [ALICE, ""]] {
+            let answer = stack.get("/").headers(&pair.map(|value| ("x-api-key", value))).send();
+            assert_eq!(answer.verdict(), (400, "invalid_request".into()), "{encoding:?} {pair:?}");
         }
+        // Envoy's codec joins the lines of `authorization` itself, and forgets an empty one.
+        let pair = [("authorization", ""), ("authorization", &format!("Bearer {ALICE}"))];
+        assert_eq!(stack.get("/").headers(&pair).send().seen().all("x-actor-id"), ["alice"]);
         let cookie = format!("auth_token=; auth_token={ALICE}");
         assert_eq!(stack.get("/").header("cookie", cookie).send().status, 400, "{encoding:?}");
         let target = format!("/?_auth_token=&_auth_token={ALICE}");

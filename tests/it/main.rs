@@ -18,6 +18,7 @@ mod check;
 mod commands;
 mod credentials;
 mod demo;
+mod docs;
 mod envoy_config;
 mod lifecycle;
 mod policies;

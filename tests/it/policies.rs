@@ -482,7 +482,8 @@ default: {}
         assert!(seen.send().seen().all("x-actor-id").is_empty(), "{encoding:?}");
         let seen = stack.get("/open").bearer("free-token-01234567890").send().seen();
         assert_eq!(seen.all("x-actor-id"), ["free"], "{encoding:?}");
-        let login = |path: &str| crate::users::settle(|| stack.get(path).basic("rob", "a-long-password").send());
+        let login =
+            |path: &str| crate::users::settle(|| stack.get(path).basic("rob", "a-long-password").send());
         assert_eq!(login("/read").status, 200);
         assert_eq!(login("/write").status, 403);
     }

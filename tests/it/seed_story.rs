@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
 
@@ -35,7 +35,7 @@ const METADATA: &str =
 /// The seed's file names no listeners: whoever runs it has the default ports for the while.
 fn default_ports() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A running Datasette; it dies with this value.
@@ -84,7 +84,7 @@ fn the_seeds_curl_gets_the_sqlite_version_with_the_token_and_401_without() {
     assert!(shell("curl --version").status.success(), "the seed's story needs curl: install it");
     let _ports = default_ports();
     let datasette = Datasette::start();
-    let server = Server::with(SEED).as_written().env("BOT_TOKEN", BOT_TOKEN).start();
+    let server = Server::with(SEED).own_listeners().env("BOT_TOKEN", BOT_TOKEN).start();
     let default = Door::Tcp(SocketAddr::from(([127, 0, 0, 1], 9191)));
     assert_eq!(*server.door(), default, "the default");
     assert_eq!(server.probes(), SocketAddr::from(([127, 0, 0, 1], 9193)), "the default");
@@ -115,7 +115,7 @@ fn the_later_form_of_the_seed_reads_the_token_from_the_query_too() {
         "param": "_auth_token"
     }}}"#;
     let _ports = default_ports();
-    let server = Server::with(config).as_written().env("BOT_TOKEN", BOT_TOKEN).start();
+    let server = Server::with(config).own_listeners().env("BOT_TOKEN", BOT_TOKEN).start();
     let upstream = Upstream::start();
     let envoy = Envoy::start(&Shape::plain(), &server, &upstream);
     let get = |target: &str| crate::harness::Request::new(envoy.address(), "GET", target);
@@ -132,7 +132,7 @@ fn an_allow_block_in_the_seeds_file_is_not_ignored() {
     let config = r#"{"databases": {"_memory": {"allow": {"bot_id": "my-bot"}}}, "plugins": {"datasette-auth-tokens": [
         {"token": {"$env": "BOT_TOKEN"}, "actor": {"bot_id": "my-bot"}}
     ]}}"#;
-    let ran = Server::with(config).as_written().env("BOT_TOKEN", BOT_TOKEN).start_in_vain();
+    let ran = Server::with(config).own_listeners().env("BOT_TOKEN", BOT_TOKEN).start_in_vain();
     assert!(ran.code().is_some_and(|code| code != 0), "{ran:?}");
     assert!(ran.stderr.contains("import datasette"), "{}", ran.stderr);
 }

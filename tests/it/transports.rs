@@ -133,7 +133,7 @@ probes: {listen: '127.0.0.1:0'}
 tokens: [{token: alice-token-0123456789, actor: {id: alice}}]
 ",
     )
-    .as_written();
+    .own_listeners();
     let stack = Stack::shaped(setup, shape).expecting_errors();
     assert_eq!(stack.post("/").bearer(ALICE).body(vec![b'b'; 1024]).send().status, 200);
     let answer = stack.post("/").bearer(ALICE).body(vec![b'b'; 1024 * 1024]).send();

@@ -60,7 +60,7 @@ impl Setup {
     }
 
     /// The configuration speaks for its own listeners, or for the default ones.
-    pub fn as_written(mut self) -> Self {
+    pub fn own_listeners(mut self) -> Self {
         self.listen = None;
         self
     }

@@ -1,0 +1,320 @@
+"""Runs each server in turn under the load client; prints one table and writes RESULTS.md.
+
+Started by run.sh, which builds what is compared.  Servers are pinned to core 0, the client to core 1.
+
+CPU per Check is what /proc/PID/stat says of the server process, user and system together, over the
+number of requests.  Instructions per Check are callgrind's count at two numbers of requests, the
+difference of the counts over the difference of the numbers: what starting takes falls out.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import capture
+
+HERE = pathlib.Path(__file__).resolve().parent
+SERVER_CORE, CLIENT_CORE = "0", "1"
+# Seconds that a server may take to start, or a run under callgrind to end: it is about 50 times slower there.
+PATIENCE = 600
+UNAUTHENTICATED = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """A process: ours with this many tokens and this decision log, or the allow-all one."""
+
+    tokens: int | None
+    log_decisions: str = "refused"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A row of the table."""
+
+    name: str
+    server: Server
+    request: str = "check_request.bin"
+    expect: int = 0
+    # The row that is 1 in this row's ratio.
+    base: str = "allow-all"
+
+
+ALLOW_ALL = Server(tokens=None)
+OURS = Server(tokens=1000)
+MISS = {"request": "check_request_miss.bin", "expect": UNAUTHENTICATED}
+RAW = {"request": "check_request_raw.bin", "base": "allow-all, raw headers"}
+
+CASES = [
+    Case("allow-all", ALLOW_ALL),
+    Case("allow-all, raw headers", ALLOW_ALL, **RAW),
+    Case("allowed", OURS),
+    Case("allowed, raw headers", OURS, **RAW),
+    Case("refused, logged", OURS, **MISS),
+    Case("refused, not logged", Server(tokens=1000, log_decisions="none"), **MISS),
+    Case("allowed, 10 tokens", Server(tokens=10)),
+    Case("allowed, 100,000 tokens", Server(tokens=100_000)),
+    Case("refused, not logged, 100,000 tokens", Server(tokens=100_000, log_decisions="none"), **MISS),
+]
+
+
+def configuration(tokens, port):
+    """A configuration as people have: routes, named policies, actors with a few members."""
+    digest = lambda token: hashlib.sha256(token.encode()).hexdigest()
+    others = [
+        {"sha256": digest(f"another token {n}"), "actor": {"id": f"bot-{n}", "role": "Viewer"}}
+        for n in range(1, tokens)
+    ]
+    actor = {"id": "bench", "name": "Benchmark", "role": "Editor", "groups": ["finance", "audit"]}
+    known = {"name": "bench", "sha256": digest(capture.KNOWN), "actor": actor}
+    # In the middle: neither the first nor the last that a scan would come to.
+    others.insert(len(others) // 2, known)
+    return {
+        "ext_authz": {"listen": f"127.0.0.1:{port}"},
+        "probes": {"listen": "127.0.0.1:0"},
+        "tokens": others,
+        "policies": {"read": {"allow": {"role": ["Viewer", "Editor", "Admin"]}}},
+        "routes": [
+            {"path_prefix": "/public", "allow": True},
+            {"path_prefix": "/admin", "allow": {"role": ["Admin"]}},
+            {"path_prefix": "/fixtures", "methods": ["GET"], "policy": "read"},
+        ],
+        "default": {},
+    }
+
+
+class Failed(Exception):
+    """The comparison cannot be made; the text says why."""
+
+
+class Bench:
+    def __init__(self, arguments, folder):
+        self.arguments = arguments
+        self.folder = pathlib.Path(folder)
+
+    @contextlib.contextmanager
+    def running(self, server, prefix=()):
+        """A server on core 0, perhaps under a tool; gives the process and its port."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = ["taskset", "-c", SERVER_CORE, *prefix, *self.command(server, port)]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            self.wait(process, port, command)
+            yield process, port
+        finally:
+            process.terminate()
+            try:
+                process.wait(PATIENCE)
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
+
+    def command(self, server, port):
+        if server.tokens is None:
+            return [self.arguments.allow_all, f"127.0.0.1:{port}"]
+        config = self.folder / f"{port}.json"
+        config.write_text(json.dumps(configuration(server.tokens, port), indent=1))
+        serve = [self.arguments.ours, "serve", "--config", str(config), "--drain", "0s", "--workers", "1"]
+        return [*serve, "--log-format", "json", "--log-decisions", server.log_decisions]
+
+    def wait(self, process, port, command):
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise Failed(f"a server did not start: {' '.join(command)}")
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return
+            time.sleep(0.02)
+        raise Failed(f"a server took longer than {PATIENCE} s to start: {' '.join(command)}")
+
+    def load(self, case, port, requests):
+        """Sends requests from core 1; gives requests per second."""
+        command = ["taskset", "-c", CLIENT_CORE, self.arguments.load, f"127.0.0.1:{port}"]
+        command += [str(HERE / case.request), "-n", str(requests), "--expect", str(case.expect)]
+        command += ["-c", str(self.arguments.connections), "-m", str(self.arguments.in_flight)]
+        command += ["--seconds", str(PATIENCE)]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE + 30)
+        if run.returncode != 0:
+            raise Failed(f"the load client failed at {case.name!r}: {run.stderr.strip()}")
+        return float(run.stdout.split()[0])
+
+    def rounds(self):
+        """Per case the microseconds of CPU per Check, one figure a round, and how busy the server was."""
+        found = {case.name: [] for case in CASES}
+        busy = {case.name: [] for case in CASES}
+        requests = self.arguments.requests
+        with contextlib.ExitStack() as stack:
+            servers = {case.server: None for case in CASES}
+            for server in servers:
+                servers[server] = stack.enter_context(self.running(server))
+            for case in CASES:
+                self.load(case, servers[case.server][1], max(requests // 5, 1))
+            for number in range(1, self.arguments.rounds + 1):
+                for case in CASES:
+                    process, port = servers[case.server]
+                    before = cpu_seconds(process.pid)
+                    per_second = self.load(case, port, requests)
+                    spent = cpu_seconds(process.pid) - before
+                    found[case.name].append(spent / requests * 1e6)
+                    busy[case.name].append(spent * per_second / requests)
+                    progress(f"round {number}: {case.name}: {found[case.name][-1]:.2f} µs, {per_second:.0f}/s")
+        return found, busy
+
+    def instructions(self):
+        """Per case the instructions per Check."""
+        return {case.name: self.count(case) for case in CASES}
+
+    def count(self, case):
+        few, many = self.arguments.few, self.arguments.many
+        per_check = (self.callgrind(case, many) - self.callgrind(case, few)) / (many - few)
+        progress(f"callgrind: {case.name}: {per_check:.0f} instructions")
+        return per_check
+
+    def callgrind(self, case, requests):
+        out = self.folder / "callgrind.out"
+        log = self.folder / "callgrind.log"
+        prefix = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", f"--log-file={log}"]
+        with self.running(case.server, prefix) as (_, port):
+            self.load(case, port, requests)
+        totals = re.search(r"^(?:totals|summary): (\d+)", out.read_text(errors="replace"), re.MULTILINE)
+        if not totals:
+            raise Failed(f"callgrind counted nothing at {case.name!r}: {log.read_text(errors='replace')}")
+        return int(totals[1])
+
+
+def cpu_seconds(pid):
+    """User and system time of a process and its threads (proc(5), fields 14 and 15)."""
+    stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def progress(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def table(found, busy, counts):
+    medians = {name: statistics.median(figures) for name, figures in found.items()}
+    rows = [
+        ["", "µs CPU per Check", "lowest to highest", "ratio", "instructions per Check", "ratio", "core busy"],
+        ["---", "---:", "---:", "---:", "---:", "---:", "---:"],
+    ]
+    for case in CASES:
+        figures = found[case.name]
+        rows.append(
+            [
+                case.name,
+                f"{medians[case.name]:.2f}",
+                f"{min(figures):.2f} to {max(figures):.2f}",
+                f"{medians[case.name] / medians[case.base]:.2f}",
+                f"{counts[case.name]:,.0f}",
+                f"{counts[case.name] / counts[case.base]:.2f}",
+                f"{statistics.median(busy[case.name]):.0%}",
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) if n == 0 else cell.rjust(width) for n, (cell, width) in enumerate(zip(row, widths))]
+        if row is rows[1]:
+            cells = ["-" * widths[0], *["-" * (width - 1) + ":" for width in widths[1:]]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def cpu_model():
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def tool_version(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[0]
+
+
+RESULTS = """\
+# What a Check costs
+
+Written by `make bench`, which also makes it anew; `benches/README.md` says what is compared and how.
+Figures in microseconds differ from machine to machine and hour to hour: the ratios are what counts.
+
+- Date: {date}
+- Machine: {cores} cores, {model}, Linux {kernel}; load average {before} before the rounds, {after} after
+- Tools: {rustc}; {valgrind}
+- {rounds} rounds of {requests:,} requests a row, the rows in turn, {connections} connections with
+  {in_flight} requests in flight each; server on core {server_core}, client on core {client_core}
+- Instructions: callgrind at {few:,} and {many:,} requests
+
+{table}
+
+A ratio is that to the allow-all server given the same encoding of headers.  "Refused" is an unknown
+token; "logged" writes each refusal as a line of JSON to /dev/null.  Without a number of tokens it is 1,000.
+"Core busy" is the server's share of its core: far below 100 % the client was the bottleneck, and a
+server that waits wakes up more often per Check.
+callgrind runs no SHA extensions: it counts a SHA-256 in plain instructions that a CPU which has them
+does not execute.
+"""
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Measures what a Check costs, beside a server that does nothing.")
+    for name in ("--ours", "--allow-all", "--load"):
+        parser.add_argument(name, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
+    parser.add_argument("--requests", type=int, default=100_000, help="requests per row and round (default 100000)")
+    parser.add_argument("-c", dest="connections", type=int, default=8, help="connections (default 8)")
+    parser.add_argument("-m", dest="in_flight", type=int, default=32, help="requests in flight on each (default 32)")
+    parser.add_argument("--few", type=int, default=2_000, help="fewer requests under callgrind (default 2000)")
+    parser.add_argument("--many", type=int, default=12_000, help="more of them (default 12000)")
+    parser.add_argument("--output", default=HERE / "RESULTS.md", type=pathlib.Path, help="where to write the results")
+    arguments = parser.parse_args()
+    # Ends as Ctrl-C does, so that no server outlives this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(arguments, folder)
+        before = os.getloadavg()[0]
+        found, busy = bench.rounds()
+        after = os.getloadavg()[0]
+        shown = table(found, busy, bench.instructions())
+    print(shown)
+    results = RESULTS.format(
+        date=datetime.date.today().isoformat(),
+        cores=os.cpu_count(),
+        model=cpu_model(),
+        kernel=platform.release(),
+        before=f"{before:.1f}",
+        after=f"{after:.1f}",
+        rustc=tool_version("rustc", "--version"),
+        valgrind=tool_version("valgrind", "--version"),
+        server_core=SERVER_CORE,
+        client_core=CLIENT_CORE,
+        table=shown,
+        **{name: getattr(arguments, name) for name in ("rounds", "requests", "connections", "in_flight", "few", "many")},
+    )
+    arguments.output.write_text(results)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failed as failed:
+        sys.exit(f"error: {failed}")

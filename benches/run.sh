@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Measures what a Check costs, beside a server that does nothing; writes benches/RESULTS.md.
+# Options go to measure.py (--help lists them).  Everything stays on loopback and ends by itself.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() {
+    echo "error: $1" >&2
+    exit 1
+}
+
+cargo=${CARGO:-cargo}
+python=${PYTHON:-python3}
+command -v "$cargo" >/dev/null || fail 'Rust is missing: install it with rustup (https://rustup.rs).'
+command -v "$python" >/dev/null || fail 'Python 3.10 or newer is missing: install python3.'
+command -v taskset >/dev/null || fail 'taskset is missing: install it (Debian and Ubuntu: apt install util-linux).'
+command -v valgrind >/dev/null || fail 'valgrind is missing: install it (Debian and Ubuntu: apt install valgrind).'
+[ -r /proc/self/stat ] || fail 'there is no /proc to read CPU times from: the comparison needs Linux.'
+taskset -c 0,1 true 2>/dev/null || fail 'cores 0 and 1 are not both ours: the comparison needs one for the server and one for the client.'
+
+# The path of a bench target's executable, out of what cargo tells in JSON.
+executable() {
+    "$python" -c '
+import json, sys
+told = [json.loads(line) for line in sys.stdin if line.startswith("{")]
+paths = [row["executable"] for row in told if row.get("executable") and row["target"]["name"] == sys.argv[1]]
+print(paths[-1])' "$1"
+}
+
+# The dependencies of the bench targets add features to ours, so that the binary is built after them:
+# what is measured is what `cargo build --release` makes.
+told=$("$cargo" bench --locked --no-run --bench allow_all --bench load --message-format=json-render-diagnostics)
+allow_all=$(executable allow_all <<<"$told")
+load=$(executable load <<<"$told")
+told=$("$cargo" build --locked --release --bin envoy-auth-tokens --message-format=json-render-diagnostics)
+ours=$(executable envoy-auth-tokens <<<"$told")
+
+exec "$python" benches/measure.py --ours "$ours" --allow-all "$allow_all" --load "$load" "$@"

@@ -1,0 +1,106 @@
+//! What the README promises exists, and what exists stands in the README.
+
+use std::process::Command;
+
+use crate::harness::grpc;
+use crate::harness::server::{BINARY, Server, run};
+
+const README: &str = include_str!("../../README.md");
+const EXAMPLE: &str = include_str!("../../deploy/config.yaml");
+
+fn help(arguments: &[&str]) -> String {
+    let mut command = Command::new(BINARY);
+    command.args(arguments).arg("--help");
+    let ran = run(command, "");
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+    ran.stdout
+}
+
+/// The words of a help text that begin a line below this heading.
+fn listed(help: &str, heading: &str) -> Vec<String> {
+    let lines = help.lines().skip_while(|line| *line != heading).skip(1);
+    let lines = lines.take_while(|line| !line.is_empty());
+    let words = lines.filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));
+    words
+        .map(|line| line.split_whitespace().next().unwrap().to_owned())
+        .filter(|word| word != "help")
+        .collect()
+}
+
+#[test]
+fn every_command_and_every_flag_stands_in_the_readme() {
+    let mut commands: Vec<Vec<String>> = Vec::new();
+    for command in listed(&help(&[]), "Commands:") {
+        let inner = listed(&help(&[&command]), "Commands:");
+        if inner.is_empty() {
+            commands.push(vec![command]);
+        } else {
+            commands.extend(inner.into_iter().map(|inner| vec![command.clone(), inner]));
+        }
+    }
+    assert!(commands.len() >= 7, "{commands:?}");
+    for command in commands {
+        assert!(README.contains(&format!("| `{}` |", command.join(" "))), "{command:?}");
+        let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
+        let help = help(&arguments);
+        let flags = help.split_whitespace().filter_map(|word| word.strip_prefix("--"));
+        let flags = flags
+            .map(|word| word.split(|char: char| !char.is_ascii_lowercase() && char != '-').next().unwrap());
+        for flag in flags.filter(|flag| !["help", "version", ""].contains(flag)) {
+            assert!(README.contains(&format!("--{flag}")), "{command:?} --{flag}");
+        }
+    }
+}
+
+#[test]
+fn every_section_of_the_example_stands_in_the_readme_and_the_other_way_round() {
+    let is_key = |line: &&str| line.starts_with(|char: char| char.is_ascii_lowercase());
+    let sections = EXAMPLE.lines().filter(is_key).map(|line| line.split(':').next().unwrap());
+    let mut found = 0;
+    for section in sections {
+        assert!(README.contains(&format!("| `{section}` |")), "{section}");
+        found += 1;
+    }
+    let table = README.lines().skip_while(|line| !line.starts_with("| section |")).skip(2);
+    let table: Vec<_> = table.take_while(|line| line.starts_with('|')).collect();
+    // `plugins` stands instead of all the others.
+    assert_eq!(found, table.len() - 1, "{table:#?}");
+}
+
+#[test]
+fn every_metric_stands_in_the_readme_and_the_other_way_round() {
+    let server = Server::with("tokens: [{token: a-token-0123456789, actor: {id: a}}]\n").start();
+    grpc::check(&server, grpc::request("GET", "h", "/", &[("authorization", "Bearer a-token-0123456789")]));
+    let metrics = server.metrics();
+    let samples = metrics.lines().filter(|line| !line.starts_with('#')).map(|line| {
+        let name = line.split(['{', ' ']).next().unwrap();
+        ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name)
+    });
+    let mut samples: Vec<_> = samples.collect();
+    samples.sort_unstable();
+    samples.dedup();
+    assert!(samples.len() >= 6, "{metrics}");
+    for name in &samples {
+        assert!(README.contains(&format!("`{name}")), "{name} is not documented");
+    }
+    let documented = README.split('`').filter(|word| word.starts_with("envoy_auth_tokens_"));
+    for name in documented.map(|word| word.split('{').next().unwrap()) {
+        // The counter of what never happened has no sample, but its name is there.
+        let family = name.trim_end_matches("_total");
+        assert!(metrics.contains(family), "{name} does not exist");
+    }
+}
+
+#[test]
+fn the_diagnostic_in_the_readme_is_what_check_prints() {
+    let (_, after) = README.split_once("$ envoy-auth-tokens check --config config.yaml\n").unwrap();
+    let (shown, _) = after.split_once("```").unwrap();
+    let setup = Server::with("tokens:\n- token: {$env: BOT_TOKEN}\n  actr: {bot_id: my-bot}\n");
+    let setup = setup.env("BOT_TOKEN", "this-is-the-secret-token").own_listeners();
+    let path = setup.write();
+    let mut command = setup.command(["check", "--config", "config.yaml"]);
+    command.current_dir(path.parent().unwrap());
+    let ran = run(command, "");
+    assert_eq!(ran.code(), Some(1));
+    assert_eq!(ran.stderr.trim_end(), shown.trim_end());
+}
