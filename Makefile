@@ -9,7 +9,7 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test bench fmt lint tools need-rust need-python need-curl
+.PHONY: help demo test bench fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; plays the story with curl,'
@@ -43,13 +43,16 @@ bench: need-rust need-python
 fmt: need-rust
 	$(CARGO) fmt
 
-lint: need-rust
+lint: need-rust need-lints
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
 need-rust:
 	@command -v $(CARGO) >/dev/null || { echo 'error: Rust is missing: install it with rustup (https://rustup.rs).' >&2; exit 1; }
+
+need-lints:
+	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 || { echo 'error: rustfmt or clippy is missing: rustup component add rustfmt clippy.' >&2; exit 1; }
 
 need-python:
 	@command -v $(PYTHON) >/dev/null || { echo 'error: Python 3.10 or newer is missing: install python3 and python3-pip.' >&2; exit 1; }

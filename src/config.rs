@@ -1,6 +1,6 @@
 //! The configuration: what we were told, valid by construction.
 //!
-//! It is read in two steps.  [`raw`] says what the file says, [`secrets`] puts values in the place of
+//! It is read in two steps.  `raw` says what the file says, `secrets` puts values in the place of
 //! secret references, and from there on this module asks what it means: one function a section,
 //! each noting what is wrong and going on, so that everything that is wrong is told at once
 //! ([`Errors`]).  A [`Config`] that exists is one that can be served.
@@ -15,8 +15,10 @@ mod policies;
 mod raw;
 mod reader;
 mod routes;
+mod schema;
 mod secrets;
 mod shown;
+mod syntax;
 mod tokens;
 mod users;
 
@@ -44,6 +46,7 @@ pub use self::users::{User, Users};
 use self::raw::{Node, Text, Value};
 use self::reader::{Fields, Reader, alternatives, nearest};
 use self::routes::Policing;
+use self::syntax::SyntaxError;
 use self::users::PendingUsers;
 
 /// A whole configuration.
@@ -134,31 +137,29 @@ impl Config {
     /// [`Errors`]: everything that is wrong with it; a syntax error alone.
     pub fn parse(text: &str, source: &Source<'_>) -> Result<Self, Errors> {
         let file: Arc<Path> = source.file.into();
-        let attempt = match read_json(text, &file, source) {
-            // Somebody must be told something, and wants to know where: YAML's parser knows.
-            Some(attempt) if !attempt.diagnostics.is_empty() => match raw::from_yaml(text) {
-                Ok(tree) => understand(tree, text, &file, source),
-                Err(_) => attempt,
-            },
-            Some(attempt) => attempt,
-            None => match raw::from_yaml(text) {
-                Ok(tree) => understand(tree, text, &file, source),
-                Err(error) => return Err(syntax_error(&error, text, &file).into()),
-            },
-        };
+        let tree = read_tree(text).map_err(|error| syntax_error(&error, text, &file))?;
+        let mut attempt = understand(tree, text, &file, source);
+        // Somebody must be told something, and wants to know where: only now are positions worth their time.
+        // What is JSON and yet no YAML (a key of a thousand characters) does without.
+        if !attempt.diagnostics.is_empty()
+            && let Ok(tree) = raw::from_yaml(text)
+        {
+            attempt = understand(tree, text, &file, source);
+        }
         attempt.finish(&file)
     }
 }
 
-fn read_json(text: &str, file: &Arc<Path>, source: &Source<'_>) -> Option<Attempt> {
-    if !raw::looks_like_json(text) {
-        return None;
+fn read_tree(text: &str) -> Result<Node, SyntaxError> {
+    if raw::looks_like_json(text)
+        && let Ok(tree) = raw::from_json(text)
+    {
+        return Ok(tree);
     }
-    let tree = raw::from_json(text).ok()?;
-    Some(understand(tree, text, file, source))
+    raw::from_yaml_without_positions(text)
 }
 
-fn syntax_error(error: &raw::SyntaxError, text: &str, file: &Arc<Path>) -> Diagnostic {
+fn syntax_error(error: &SyntaxError, text: &str, file: &Arc<Path>) -> Diagnostic {
     let (line, column) = (error.line, error.column);
     Diagnostic {
         severity: Severity::Error,

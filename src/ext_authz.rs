@@ -37,7 +37,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tonic::service::Routes;
 use tower::ServiceExt;
 
-use crate::attributes::Http;
+use crate::attributes::Attributes;
 use crate::authorizer::Authorizer;
 use crate::config::Rules;
 use crate::decision::{Decision, Learned, Refusal};
@@ -94,12 +94,13 @@ impl CheckService {
         };
         let attributes = request.attributes();
         let decision = self.authorizer.authorize(&attributes, deadline).await;
-        self.finish(&decision, attributes.http.as_ref(), begun)
+        self.finish(&decision, Some(&attributes), begun)
     }
 
-    fn finish(&self, decision: &Decision, http: Option<&Http<'_>>, begun: Instant) -> Bytes {
+    fn finish(&self, decision: &Decision, request: Option<&Attributes<'_>>, begun: Instant) -> Bytes {
+        let http = request.and_then(|request| request.http.as_ref());
         let (answer, refusal) = self.answers(&decision.rules).encode(decision, http);
-        self.telemetry.record(decision, refusal, http, begun.elapsed());
+        self.telemetry.record(decision, refusal, request, begun.elapsed());
         answer
     }
 

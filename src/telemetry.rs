@@ -6,7 +6,7 @@ pub mod metrics;
 
 use std::time::Duration;
 
-use crate::attributes::Http;
+use crate::attributes::Attributes;
 use crate::decision::{Decision, Refusal};
 use decision_log::LogDecisions;
 use metrics::Metrics;
@@ -34,12 +34,18 @@ impl Telemetry {
         &self,
         decision: &Decision,
         refusal: Option<Refusal>,
-        http: Option<&Http<'_>>,
+        request: Option<&Attributes<'_>>,
         elapsed: Duration,
     ) {
         self.metrics.count(decision, refusal, elapsed);
         if self.log_decisions.includes(refusal) {
+            let http = request.and_then(|request| request.http.as_ref());
             decision_log::write(decision, refusal, http, elapsed);
+        }
+        // Only an operator can name a policy: the mistake is told whatever is logged of decisions.
+        if refusal == Some(Refusal::UnknownPolicy) {
+            let policy = request.and_then(|request| request.policy).map(decision_log::shown);
+            tracing::error!(policy, "Envoy's context_extensions name a policy that the configuration does not have");
         }
     }
 

@@ -41,7 +41,7 @@ pub(super) struct Explain {
     /// The request's path with its query
     #[arg(long)]
     path: String,
-    /// A header that is no credential, such as 'origin: https://example.com'
+    /// A header that is no credential, such as 'upgrade: websocket'
     #[arg(long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
     /// A header whose value is in a file, or on standard input for `-`, such as x-api-key=FILE

@@ -279,13 +279,13 @@ fn the_seeds_own_file_is_read() {
 }
 
 #[test]
-fn a_hundred_thousand_tokens_are_read_and_as_many_errors_told() {
+fn thousands_of_tokens_are_read_and_as_many_errors_told() {
     let entry = |index: usize| {
         format!("{{\"token\": \"eat-{index:032}-abcdef\", \"actor\": {{\"id\": \"user-{index}\"}}}}")
     };
-    let good: Vec<_> = (0..100_000).map(entry).collect();
+    let good: Vec<_> = (0..10_000).map(entry).collect();
     let text = format!("{{\"tokens\": [{}]}}", good.join(","));
-    assert_eq!(parse("c.json", &text).unwrap().rules.tokens.len(), 100_000);
+    assert_eq!(parse("c.json", &text).unwrap().rules.tokens.len(), 10_000);
 
     let bad = format!("{{\"tokens\": [{}]}}", vec!["{\"token\": 5}"; 2_000].join(","));
     assert_eq!(parse("c.json", &bad).unwrap_err().iter().count(), 4_000);

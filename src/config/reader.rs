@@ -10,7 +10,8 @@ use jiff::Timestamp;
 
 use super::error::{Diagnostic, Position, Severity};
 use super::raw::{Entry, Location, MAX_DEPTH, Node, Text, Value};
-use super::shown::{MERGE_KEY, Shower};
+use super::schema::MERGE_KEY;
+use super::shown::Shower;
 
 /// Reads a tree and remembers what is wrong with it.
 pub struct Reader<'t> {

@@ -54,8 +54,8 @@ pub fn write(decision: &Decision, refusal: Option<Refusal>, http: Option<&Http<'
     );
 }
 
-/// What a client sent, as printable ASCII that ends within [`LONGEST_VALUE`] bytes.
-fn shown(value: &[u8]) -> String {
+/// What somebody sent, as printable ASCII that ends within [`LONGEST_VALUE`] bytes.
+pub(super) fn shown(value: &[u8]) -> String {
     let mut text = String::new();
     for &byte in value {
         let escaped = byte.escape_ascii();

@@ -1,13 +1,12 @@
 //! The commands beside `serve`, through the real binary, with right and wrong input.
 
-use std::net::TcpListener;
 use std::process::Command;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::harness::Stack;
 use crate::harness::server::{BINARY, Ran, Server, run};
-use crate::harness::{Shape, Stack};
 
 const TOKEN: &str = "alice-token-0123456789";
 
@@ -192,28 +191,91 @@ fn a_hashed_password_lets_its_user_in() {
     assert_ne!(binary(&["password"], "").code(), Some(0));
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+#[test]
+fn health_is_well_when_the_server_serves() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let listen = format!("unix:{}", folder.path().join("ext_authz.sock").display());
+    let asking = Server::with(CONFIG).listen(&listen);
+    let path = asking.write();
+    let path = path.to_str().unwrap();
+    let ran = asking.run(["health", "--config", path]);
+    assert_ne!(ran.code(), Some(0), "nobody is there: {ran:?}");
+    assert!(ran.stderr.contains("ext_authz.sock"), "{ran:?}");
+    let mut server = Server::with(CONFIG).listen(&listen).arg("--drain=5s").start();
+    for arguments in [vec!["health"], vec!["health", "--config", path], vec!["health", "--address", &listen]]
+    {
+        assert_eq!(asking.run(&arguments).code(), Some(0), "{arguments:?}");
+    }
+    // One that is leaving is not well, although it still answers.
+    server.terminate();
+    server.log().wait_for("a line about the drain", |line| line.contains("draining").then_some(()));
+    let ran = asking.run(["health"]);
+    assert_ne!(ran.code(), Some(0), "{ran:?}");
+    assert_eq!(server.wait().code(), Some(0));
+    assert_ne!(asking.run(["health"]).code(), Some(0));
+
+    let tcp = Server::with(CONFIG).start();
+    let address = tcp.tcp().to_string();
+    assert_eq!(binary(&["health", "--address", &address], "").code(), Some(0));
+    drop(tcp);
+    let ran = binary(&["health", "--address", &address], "");
+    assert_ne!(ran.code(), Some(0));
+    assert!(ran.stderr.contains(&address), "{ran:?}");
 }
 
 #[test]
-fn health_is_well_when_the_server_serves() {
-    let config = format!(
-        "ext_authz: {{listen: '127.0.0.1:{}'}}\nprobes: {{listen: '127.0.0.1:{}'}}\n{CONFIG}",
-        free_port(),
-        free_port()
-    );
-    let asking = Server::with(&config).own_listeners();
-    let ran = asking.run(["health"]);
-    assert_ne!(ran.code(), Some(0), "nobody is there: {ran:?}");
-    assert!(!ran.stderr.is_empty(), "{ran:?}");
-    let stack = Stack::shaped(Server::with(&config).own_listeners(), Shape::plain());
-    assert_eq!(asking.run(["health"]).code(), Some(0));
-    let path = asking.write();
-    assert_eq!(asking.run(["health", "--config", path.to_str().unwrap()]).code(), Some(0));
-    drop(stack);
-    assert_ne!(asking.run(["health"]).code(), Some(0));
+fn check_refuses_every_actor_header_that_would_do_harm() {
+    let names = [
+        "",
+        "x_actor",
+        "X-Actor",
+        "x actor",
+        "x-actor:",
+        ":path",
+        ":method",
+        "host",
+        "connection",
+        "te",
+        "trailer",
+        "upgrade",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-x",
+        "transfer-encoding",
+        "content-length",
+        "content-type",
+        "authorization",
+        "cookie",
+        "x-forwarded-for",
+        "x-forwarded-user",
+        "x-envoy-original-path",
+        "x-envoy-anything",
+        "x-request-id",
+        "x-akt\u{f6}r",
+        "x-actor\\r\\nx-evil",
+        "x-api-key",
+    ];
+    for name in names {
+        let config = format!(
+            "tokens: [{{token: alice-token-0123456789, actor: {{id: a}}}}]
+credentials: [bearer, {{header: x-api-key}}]
+actor_headers: {{\"{name}\": id}}
+"
+        );
+        let ran = Server::with(&config).run(["check"]);
+        assert_eq!(ran.code(), Some(1), "{name:?}: {ran:?}");
+        assert!(ran.stderr.contains("actor_headers"), "{name:?}: {ran:?}");
+    }
+    let many = |count: usize| {
+        let headers: Vec<_> = (0..count).map(|number| format!("x-h-{number}: id")).collect();
+        let tokens = "tokens: [{token: alice-token-0123456789, actor: {id: a}}]";
+        Server::with(&format!("{tokens}\nactor_headers: {{{}}}\n", headers.join(", "))).run(["check"])
+    };
+    assert_eq!(many(32).code(), Some(0), "{:?}", many(32));
+    assert_eq!(many(33).code(), Some(1));
+    let big = format!("tokens: [{{token: alice-token-0123456789, actor: {{id: {}}}}}]\n", "x".repeat(9000));
+    let ran = Server::with(&big).run(["check"]);
+    assert_eq!(ran.code(), Some(1), "{ran:?}");
 }
 
 #[test]

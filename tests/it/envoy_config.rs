@@ -279,3 +279,27 @@ fn clients_do_not_notice_a_restart() {
     let others: Vec<_> = answers.iter().filter(|status| **status != 200).collect();
     assert!(others.is_empty(), "{} of {}: {others:?}", others.len(), answers.len());
 }
+
+#[test]
+fn the_two_deployed_files_fit_each_other() {
+    let config =
+        std::fs::read_to_string(tools::root().join("deploy/config.yaml")).expect("deploy/config.yaml");
+    // Envoy asks where the server listens by default; for the test it listens elsewhere.
+    let config = replace(&config, "listen: 127.0.0.1:9191", "listen: 127.0.0.1:0");
+    let config = replace(&config, "listen: 127.0.0.1:9193", "listen: 127.0.0.1:0");
+    let setup = Server::with(&config).own_listeners();
+    std::fs::create_dir(setup.folder().join("secrets")).unwrap();
+    let setup = setup.file("secrets/ci-token", "ci-token-0123456789abc\n");
+    let setup = setup.env("BOT_TOKEN", "bot-token-01234567890").env("ADMIN_PASSWORD", "a-long-password");
+    let stack = Hardened::start(&hardened(), setup.start());
+    let bot = || stack.get("/_memory/show_version.json");
+    let seen = bot().bearer("bot-token-01234567890").send().seen();
+    assert_eq!(seen.all("x-actor"), [r#"{"bot_id":"my-bot"}"#]);
+    assert_eq!(bot().send().status, 401);
+    assert_eq!(bot().bearer("ci-token-0123456789abc").send().status, 403);
+    assert_eq!(stack.get("/public/x").send().status, 200);
+    assert_eq!(stack.get("/account").header("x-api-key", "ci-token-0123456789abc").send().status, 200);
+    let admin = || stack.get("/reports/2026.csv").basic("admin", "a-long-password").send();
+    assert_eq!(crate::users::settle(admin).status, 200);
+    stack.assert_no_fault();
+}

@@ -81,6 +81,8 @@ fn an_unknown_policy_is_logged_as_a_mistake_of_the_configuration() {
     assert_eq!(line["decision"], "refused");
     let reason = line["reason"].as_str().unwrap();
     assert!(reason.contains("policy"), "{line}");
+    let mistake = |line: &str| (line.contains("\"ERROR\"") && line.contains("no-such-policy")).then_some(());
+    stack.server.log().wait_for("naming the unknown policy as an error", mistake);
 }
 
 #[test]

@@ -289,6 +289,14 @@ fn what_a_client_sends_cannot_break_a_log_line_or_fill_the_log() {
     assert_eq!(answer.status, 401);
     let line = stack.server.decision("long-path");
     assert!(line["path"].as_str().unwrap().len() <= 260, "{line}");
+    let long = "l".repeat(3000);
+    let request = stack.get("/long-fields").host(&long).header("x-request-id", &long);
+    assert_eq!(request.send().status, 401);
+    let line = stack
+        .server
+        .log()
+        .wait_for("the line of long fields", |line| line.contains("/long-fields").then(|| line.to_owned()));
+    assert!(line.len() < 2000, "{line}");
     let answer = stack.get("/%0a%0d%1b[31m\"x").header("x-request-id", "odd-path").send();
     assert_eq!(answer.status, 400);
     let line = stack.server.decision("odd-path");

@@ -104,7 +104,9 @@ fn a_body_does_not_matter_however_it_is_sent() {
             let stack = Stack::shaped(Server::with(CONFIG), shape);
             for body in [b"small".to_vec(), megabytes.clone()] {
                 let length = body.len();
-                let answer = stack.post("/").bearer(ALICE).body(body.clone()).send();
+                let claimed = ("x-envoy-auth-partial-body", "true");
+                let answer =
+                    stack.post("/").bearer(ALICE).header(claimed.0, claimed.1).body(body.clone()).send();
                 assert_eq!(answer.seen().body_bytes, length as u64, "{encoding:?} {filter}");
                 let refused = stack.post("/").body(body).send();
                 assert_eq!(refused.verdict(), (401, "unauthorized".into()), "{encoding:?} {filter}");
@@ -347,4 +349,28 @@ fn without_us_nobody_passes() {
     let answer = stack.get("/").bearer(ALICE).send();
     assert_eq!(answer.status, 403);
     assert_eq!(stack.upstream.calls(), 1);
+}
+
+#[test]
+fn a_websocket_over_http_2_is_an_upgrade_like_any_other() {
+    let config = CONFIG.replace("x-api-key}]", "x-api-key}, {cookie: auth_token}]");
+    for encoding in Encoding::BOTH {
+        let shape = Shape::plain().encoding(encoding).manager(json!({
+            "upgrade_configs": [{ "upgrade_type": "websocket" }],
+            "http2_protocol_options": { "allow_connect": true },
+        }));
+        let stack = Stack::shaped(Server::with(&config), shape);
+        let connect = |name: &str, value: &str, origin: &str| {
+            let request = http::Request::connect("http://app.example/chat");
+            let request = request.extension(h2::ext::Protocol::from_static("websocket"));
+            let request = request.header(name, value).header("origin", origin);
+            http2::connect(stack.address(), request.body(()).unwrap())
+        };
+        let own = "http://app.example";
+        let cookie = format!("auth_token={ALICE}");
+        assert_eq!(connect("authorization", &format!("Bearer {ALICE}"), own), 200, "{encoding:?}");
+        assert_eq!(connect("authorization", "", own), 401, "{encoding:?}");
+        assert_eq!(connect("cookie", &cookie, own), 200, "{encoding:?}");
+        assert_eq!(connect("cookie", &cookie, "https://evil.example"), 403, "{encoding:?}");
+    }
 }

@@ -59,3 +59,27 @@ async fn exchange(to: SocketAddr, request: Request<()>, body: Option<Bytes>) -> 
     connection.abort();
     Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: body.into(), trailers })
 }
+
+/// Opens a tunnel by extended CONNECT (RFC 8441) and gives back the status of the answer.
+pub fn connect(to: SocketAddr, request: Request<()>) -> u16 {
+    super::grpc::block_on(async {
+        let exchange = async {
+            let stream = tokio::net::TcpStream::connect(to).await.expect("a connection");
+            let (client, mut connection) = h2::client::handshake(stream).await?;
+            // Only a peer that has said so may be sent an extended CONNECT: its settings must come first.
+            let mut client = tokio::select! {
+                client = client.ready() => client?,
+                ended = &mut connection => panic!("the connection ended: {ended:?}"),
+            };
+            let connection = tokio::spawn(connection);
+            while !client.is_extended_connect_protocol_enabled() {
+                tokio::task::yield_now().await;
+            }
+            let (answer, _sending) = client.send_request(request, false)?;
+            let status = answer.await?.status().as_u16();
+            connection.abort();
+            Ok::<u16, h2::Error>(status)
+        };
+        tokio::time::timeout(PATIENCE, exchange).await.expect("an answer over HTTP/2").expect("an answer")
+    })
+}
