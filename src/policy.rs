@@ -141,7 +141,7 @@ impl Policies {
     ) -> Self {
         let routes_read = RoutesRead {
             host: routes.iter().any(|route| route.host.is_some()),
-            path: routes.iter().any(|route| route.path.is_some()),
+            path: routes.iter().any(|route| !route.paths.is_empty()),
             method: routes.iter().any(|route| route.methods.is_some()),
         };
         Self { named, routes, default, permitted_paths, routes_read }
@@ -209,7 +209,7 @@ mod tests {
         Arc::new(Policy::new(name.into(), allow))
     }
 
-    fn known(actor: serde_json::Value, policies: Option<&[&str]>) -> Arc<Known> {
+    fn known(actor: &serde_json::Value, policies: Option<&[&str]>) -> Arc<Known> {
         let members = actor.as_object().unwrap().clone();
         let mut known = Known::new(Kind::Token, "token-1".into(), Actor::configured(members).unwrap());
         known.policies = policies.map(|names| names.iter().map(|&name| name.into()).collect());
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn without_an_allow_block_any_actor_passes_and_nobody_anonymous() {
         let policy = policy("default", None);
-        assert!(policy.admit(Some(known(json!({}), None))).unwrap().known().is_some());
+        assert!(policy.admit(Some(known(&json!({}), None))).unwrap().known().is_some());
         assert_eq!(policy.admit(None).unwrap_err(), NotAdmitted::Anonymous);
     }
 
@@ -227,11 +227,11 @@ mod tests {
     fn a_restricted_credential_counts_under_its_own_policies_alone() {
         let open = policy("open", Some(json!(true)));
         let read = policy("read", None);
-        let restricted = || Some(known(json!({"id": "root"}), Some(&["read"])));
+        let restricted = || Some(known(&json!({"id": "root"}), Some(&["read"])));
         assert!(read.admit(restricted()).unwrap().known().is_some());
         assert!(open.admit(restricted()).unwrap().known().is_none(), "passes as anonymous");
         assert_eq!(policy("write", None).admit(restricted()).unwrap_err(), NotAdmitted::Actor);
-        let under_none = Some(known(json!({"id": "root"}), Some(&[])));
+        let under_none = Some(known(&json!({"id": "root"}), Some(&[])));
         assert_eq!(read.admit(under_none).unwrap_err(), NotAdmitted::Actor);
     }
 
@@ -266,7 +266,7 @@ mod tests {
     fn the_first_matching_route_wins_and_context_extensions_win_over_routes() {
         let route = |path: Option<&str>, methods: Option<&str>, policy: &Arc<Policy>| Route {
             host: None,
-            path: path.map(|path| PathPattern::prefix(path).unwrap()),
+            paths: path.iter().map(|path| PathPattern::prefix(path).unwrap()).collect(),
             methods: methods.map(|method| Box::from([MethodPattern::parse(method).unwrap()])),
             policy: policy.clone(),
         };

@@ -45,7 +45,10 @@ impl Telemetry {
         // Only an operator can name a policy: the mistake is told whatever is logged of decisions.
         if refusal == Some(Refusal::UnknownPolicy) {
             let policy = request.and_then(|request| request.policy).map(decision_log::shown);
-            tracing::error!(policy, "Envoy's context_extensions name a policy that the configuration does not have");
+            tracing::error!(
+                policy,
+                "Envoy's context_extensions name a policy that the configuration does not have"
+            );
         }
     }
 

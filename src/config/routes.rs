@@ -79,10 +79,10 @@ fn read_route<'t>(reader: &mut Reader<'t>, node: &'t Node, number: usize, named:
     let host = optional(fields.get("host"), |node| {
         pattern(reader, node, "text: a host such as api.example or *.example", HostPattern::parse)
     });
-    let path = read_path(reader, fields);
+    let paths = read_paths_of_route(reader, fields);
     let methods = optional(fields.get("methods"), |node| read_methods(reader, node));
     let policy = read_route_policy(reader, fields, number, named);
-    Some(Route { host: host?, path: path?, methods: methods?, policy: policy? })
+    Some(Route { host: host?, paths: paths?, methods: methods?, policy: policy? })
 }
 
 /// What a key that need not be there holds: `None` when it is there and wrong.
@@ -123,21 +123,16 @@ fn route_error(error: &RouteError, text: &Text) -> String {
     }
 }
 
-fn read_path<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Option<PathPattern>> {
-    let keys = ["path", "path_prefix", "path_regex"];
-    if fields.present(&keys).len() > 1 {
-        reader.error(fields.at, format!("a route has at most one of {}", alternatives(&keys)));
-        return None;
-    }
-    if let Some(node) = fields.get("path") {
-        return pattern(reader, node, "text: a path such as /api", PathPattern::exact).map(Some);
-    }
-    if let Some(node) = fields.get("path_prefix") {
-        return pattern(reader, node, "text: a path such as /api", PathPattern::prefix).map(Some);
-    }
-    optional(fields.get("path_regex"), |node| {
+fn read_paths_of_route<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Box<[PathPattern]>> {
+    let a_path = "text: a path such as /api";
+    // Each is asked before any is given up, so that everything that is wrong is told.
+    let exact = optional(fields.get("path"), |node| pattern(reader, node, a_path, PathPattern::exact));
+    let prefix =
+        optional(fields.get("path_prefix"), |node| pattern(reader, node, a_path, PathPattern::prefix));
+    let regex = optional(fields.get("path_regex"), |node| {
         pattern(reader, node, "text: a regular expression for the whole path", PathPattern::regex)
-    })
+    });
+    Some([exact?, prefix?, regex?].into_iter().flatten().collect())
 }
 
 fn read_methods<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<[MethodPattern]>> {
@@ -189,7 +184,7 @@ fn warn_of_unreachable<'t>(
     for (index, (node, route)) in nodes.iter().zip(routes).take(MOST_COMPARED).enumerate() {
         if let Some(earlier) = routes[..index].iter().position(|earlier| earlier.covers(route)) {
             reader.warn(&node.at, format!("no request reaches this route: routes[{earlier}] takes them all"));
-        } else if route.path.as_ref().is_some_and(|path| path.is_unreachable(permitted)) {
+        } else if route.paths.iter().any(|path| path.is_unreachable(permitted)) {
             reader.warn(
                 &node.at,
                 "no request reaches this route: such a path is refused as ambiguous (see `paths.permit`)",

@@ -206,7 +206,7 @@ pub(super) mod tests {
         Given { variables, files: files.into_iter().map(|(path, bytes)| (path, bytes.to_vec())).collect() }
     }
 
-    fn resolved(config: serde_json::Value) -> (Node, Vec<PathBuf>) {
+    fn resolved(config: &serde_json::Value) -> (Node, Vec<PathBuf>) {
         let mut tree = raw::from_json(&config.to_string()).ok().unwrap();
         let files = resolve(&mut tree, Path::new("/etc/app"), &given());
         (tree, files)
@@ -239,7 +239,7 @@ pub(super) mod tests {
             ),
         ];
         for (config, expected) in cases {
-            let (tree, _) = resolved(config.clone());
+            let (tree, _) = resolved(&config);
             assert_eq!(why(&tree), None, "{config}");
             assert_eq!(tree.to_json(), expected, "{config}");
         }
@@ -261,7 +261,7 @@ pub(super) mod tests {
             (json!({"$FOO": 1}), json!({"$FOO": 1})),
         ];
         for (config, expected) in cases {
-            let (tree, _) = resolved(config.clone());
+            let (tree, _) = resolved(&config);
             assert_eq!(tree.to_json(), expected, "{config}");
         }
     }
@@ -275,7 +275,7 @@ pub(super) mod tests {
             ("cr", "FROM_FILE\r"),
             ("blank", " FROM_FILE "),
         ] {
-            let (tree, files) = resolved(json!({ "$file": file }));
+            let (tree, files) = resolved(&json!({ "$file": file }));
             assert_eq!(tree.to_json(), json!(expected), "{file}");
             assert_eq!(files, [Path::new("/etc/app").join(file)]);
         }
@@ -312,14 +312,14 @@ pub(super) mod tests {
             ),
         ];
         for (config, expected) in cases {
-            let (tree, _) = resolved(json!([{ "k": config }]));
+            let (tree, _) = resolved(&json!([{ "k": config }]));
             assert_eq!(why(&tree).as_deref(), Some(expected), "{config}");
         }
     }
 
     #[test]
     fn every_file_is_remembered_for_watching() {
-        let (_, files) = resolved(json!([{"$file": "two"}, {"$file": "none"}, {"$file": "two"}]));
+        let (_, files) = resolved(&json!([{"$file": "two"}, {"$file": "none"}, {"$file": "two"}]));
         assert_eq!(files, ["/etc/app/none", "/etc/app/two"].map(PathBuf::from));
     }
 

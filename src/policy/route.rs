@@ -12,8 +12,8 @@ use super::{PermittedPaths, Policy, path};
 pub struct Route {
     /// The request's host.
     pub host: Option<HostPattern>,
-    /// The request's path.
-    pub path: Option<PathPattern>,
+    /// The request's path: every one of these.
+    pub paths: Box<[PathPattern]>,
     /// The request's method: one of these.
     pub methods: Option<Box<[MethodPattern]>>,
     /// What governs the requests that match.
@@ -75,7 +75,7 @@ impl Route {
     /// Whether the route governs a request of this host (see [`normalize_host`]), decoded path and method.
     pub fn matches(&self, host: &str, path: &str, method: &[u8]) -> bool {
         self.host.as_ref().is_none_or(|pattern| pattern.matches(host))
-            && self.path.as_ref().is_none_or(|pattern| pattern.matches(path))
+            && self.paths.iter().all(|pattern| pattern.matches(path))
             && self
                 .methods
                 .as_ref()
@@ -102,18 +102,9 @@ impl Route {
 
     /// Whether every path of `later` is one of this route's, as far as can be told.
     pub fn covers_path(&self, later: &Route) -> bool {
-        match (&self.path, &later.path) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(pattern), Some(PathPattern::Exact(literal))) => pattern.matches(&literal.decoded),
-            (Some(pattern @ PathPattern::Prefix(_)), Some(PathPattern::Prefix(literal))) => {
-                pattern.matches(without_last_slash(&literal.decoded))
-            }
-            (Some(PathPattern::Regex(regex)), Some(PathPattern::Regex(later))) => {
-                regex.as_str() == later.as_str()
-            }
-            (Some(pattern), Some(_)) => pattern.is_everything(),
-        }
+        self.paths
+            .iter()
+            .all(|mine| mine.is_everything() || later.paths.iter().any(|theirs| mine.covers(theirs)))
     }
 
     fn covers_methods(&self, later: &Route) -> bool {
@@ -184,6 +175,19 @@ impl PathPattern {
         let error = |error: regex::Error| RouteError::Regex(last_line(&error.to_string()));
         Regex::new(&decoded).map_err(error)?;
         Regex::new(&format!(r"\A(?:{decoded})\z")).map(Self::Regex).map_err(error)
+    }
+
+    /// Whether it is certain that every path of `later` matches this pattern, too.
+    fn covers(&self, later: &PathPattern) -> bool {
+        match (self, later) {
+            (pattern, Self::Exact(literal)) => pattern.matches(&literal.decoded),
+            (pattern @ Self::Prefix(_), Self::Prefix(literal)) => {
+                pattern.matches(without_last_slash(&literal.decoded))
+            }
+            (Self::Regex(regex), Self::Regex(later)) => regex.as_str() == later.as_str(),
+            (Self::Exact(_) | Self::Prefix(_), Self::Regex(_))
+            | (Self::Exact(_) | Self::Regex(_), Self::Prefix(_)) => false,
+        }
     }
 
     /// Whether only paths that are refused as ambiguous could match it.
@@ -418,13 +422,28 @@ mod tests {
     }
 
     #[test]
+    fn every_given_member_must_match() {
+        let route = Route {
+            host: Some(HostPattern::parse("*.example").unwrap()),
+            paths: [PathPattern::prefix("/api").unwrap(), PathPattern::regex(r".*\.json").unwrap()].into(),
+            methods: Some([MethodPattern::parse("GET").unwrap()].into()),
+            policy: Arc::new(Policy::new("p".into(), None)),
+        };
+        assert!(route.matches("a.example", "/api/x.json", b"GET"));
+        assert!(!route.matches("example", "/api/x.json", b"GET"));
+        assert!(!route.matches("a.example", "/x.json", b"GET"));
+        assert!(!route.matches("a.example", "/api/x", b"GET"));
+        assert!(!route.matches("a.example", "/api/x.json", b"POST"));
+    }
+
+    #[test]
     fn which_routes_hide_a_later_one() {
         let route = |host: &str, path: &str, methods: &[&str]| Route {
             host: (!host.is_empty()).then(|| HostPattern::parse(host).unwrap()),
-            path: match path.strip_suffix("/**") {
-                Some(prefix) => Some(PathPattern::prefix(&format!("{prefix}/")).unwrap()),
-                None if path.is_empty() => None,
-                None => Some(PathPattern::exact(path).unwrap()),
+            paths: match path.strip_suffix("/**") {
+                Some(prefix) => [PathPattern::prefix(&format!("{prefix}/")).unwrap()].into(),
+                None if path.is_empty() => [].into(),
+                None => [PathPattern::exact(path).unwrap()].into(),
             },
             methods: (!methods.is_empty())
                 .then(|| methods.iter().map(|method| MethodPattern::parse(method).unwrap()).collect()),
