@@ -46,7 +46,7 @@ fmt: need-rust
 lint: need-rust need-lints
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
 
 need-rust:
 	@command -v $(CARGO) >/dev/null || { echo 'error: Rust is missing: install it with rustup (https://rustup.rs).' >&2; exit 1; }

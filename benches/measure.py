@@ -3,8 +3,9 @@
 Started by run.sh, which builds what is compared.  Servers are pinned to core 0, the client to core 1.
 
 CPU per Check is what /proc/PID/stat says of the server process, user and system together, over the
-number of requests.  Instructions per Check are callgrind's count at two numbers of requests, the
-difference of the counts over the difference of the numbers: what starting takes falls out.
+number of requests.  Instructions per Check are callgrind's counts of two runs of the client, their
+difference over the difference of the numbers of requests: what connecting takes falls out, and
+starting is not counted at all.
 """
 
 import argparse
@@ -29,8 +30,10 @@ import capture
 
 HERE = pathlib.Path(__file__).resolve().parent
 SERVER_CORE, CLIENT_CORE = "0", "1"
-# Seconds that a server may take to start, or a run under callgrind to end: it is about 50 times slower there.
+# Seconds that a server may take to start, and a client to end; under callgrind both are many times slower.
 PATIENCE = 600
+# Seconds that a server may take to end.
+STOPPING = 30
 UNAUTHENTICATED = 16
 
 
@@ -121,7 +124,7 @@ class Bench:
         finally:
             process.terminate()
             try:
-                process.wait(PATIENCE)
+                process.wait(STOPPING)
             except BaseException:
                 process.kill()
                 process.wait()
@@ -184,20 +187,34 @@ class Bench:
 
     def count(self, case):
         few, many = self.arguments.few, self.arguments.many
-        per_check = (self.callgrind(case, many) - self.callgrind(case, few)) / (many - few)
+        out = self.folder / "callgrind.out"
+        prefix = ["valgrind", "--tool=callgrind", "--instr-atstart=no"]
+        prefix += [f"--callgrind-out-file={out}", f"--log-file={self.folder / 'callgrind.log'}"]
+        with self.running(case.server, prefix) as (process, port):
+            control_callgrind(process.pid, "--instr=on")
+            counts = []
+            for number, requests in enumerate((few, many), start=1):
+                self.load(case, port, requests)
+                # Writes what was counted since the last time, and begins again at 0.
+                control_callgrind(process.pid, "--dump")
+                counts.append(total(out.with_name(f"{out.name}.{number}")))
+        per_check = (counts[1] - counts[0]) / (many - few)
         progress(f"callgrind: {case.name}: {per_check:.0f} instructions")
         return per_check
 
-    def callgrind(self, case, requests):
-        out = self.folder / "callgrind.out"
-        log = self.folder / "callgrind.log"
-        prefix = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", f"--log-file={log}"]
-        with self.running(case.server, prefix) as (_, port):
-            self.load(case, port, requests)
-        totals = re.search(r"^(?:totals|summary): (\d+)", out.read_text(errors="replace"), re.MULTILINE)
-        if not totals:
-            raise Failed(f"callgrind counted nothing at {case.name!r}: {log.read_text(errors='replace')}")
-        return int(totals[1])
+
+def control_callgrind(pid, *options):
+    run = subprocess.run(["callgrind_control", *options, str(pid)], capture_output=True, text=True)
+    if run.returncode != 0 or "OK" not in run.stdout:
+        raise Failed(f"callgrind cannot be controlled: {run.stdout.strip()} {run.stderr.strip()}")
+
+
+def total(dump):
+    """The instructions of one callgrind dump."""
+    counted = re.search(r"^totals: (\d+)", dump.read_text(errors="replace"), re.MULTILINE)
+    if not counted:
+        raise Failed("callgrind counted nothing")
+    return int(counted[1])
 
 
 def cpu_seconds(pid):
@@ -213,31 +230,27 @@ def progress(text):
 
 def table(found, busy, counts):
     medians = {name: statistics.median(figures) for name, figures in found.items()}
-    rows = [
-        ["", "µs CPU per Check", "lowest to highest", "ratio", "instructions per Check", "ratio", "core busy"],
-        ["---", "---:", "---:", "---:", "---:", "---:", "---:"],
-    ]
+    rows = [["", "µs CPU per Check", "lowest to highest", "ratio", "instructions per Check", "ratio", "core busy"]]
     for case in CASES:
-        figures = found[case.name]
+        name, figures = case.name, found[case.name]
         rows.append(
             [
-                case.name,
-                f"{medians[case.name]:.2f}",
+                name,
+                f"{medians[name]:.2f}",
                 f"{min(figures):.2f} to {max(figures):.2f}",
-                f"{medians[case.name] / medians[case.base]:.2f}",
-                f"{counts[case.name]:,.0f}",
-                f"{counts[case.name] / counts[case.base]:.2f}",
-                f"{statistics.median(busy[case.name]):.0%}",
+                f"{medians[name] / medians[case.base]:.2f}",
+                f"{counts[name]:,.0f}",
+                f"{counts[name] / counts[case.base]:.2f}",
+                f"{statistics.median(busy[name]):.0%}",
             ]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) if n == 0 else cell.rjust(width) for n, (cell, width) in enumerate(zip(row, widths))]
-        if row is rows[1]:
-            cells = ["-" * widths[0], *["-" * (width - 1) + ":" for width in widths[1:]]]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    first, *others = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        " | ".join([row[0].ljust(first), *[cell.rjust(width) for cell, width in zip(row[1:], others)]])
+        for row in rows
+    ]
+    lines.insert(1, " | ".join(["-" * first, *["-" * (width - 1) + ":" for width in others]]))
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def cpu_model():

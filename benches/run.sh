@@ -15,6 +15,7 @@ command -v "$cargo" >/dev/null || fail 'Rust is missing: install it with rustup 
 command -v "$python" >/dev/null || fail 'Python 3.10 or newer is missing: install python3.'
 command -v taskset >/dev/null || fail 'taskset is missing: install it (Debian and Ubuntu: apt install util-linux).'
 command -v valgrind >/dev/null || fail 'valgrind is missing: install it (Debian and Ubuntu: apt install valgrind).'
+command -v callgrind_control >/dev/null || fail 'callgrind_control is missing: it belongs to valgrind.'
 [ -r /proc/self/stat ] || fail 'there is no /proc to read CPU times from: the comparison needs Linux.'
 taskset -c 0,1 true 2>/dev/null || fail 'cores 0 and 1 are not both ours: the comparison needs one for the server and one for the client.'
 
@@ -35,4 +36,5 @@ load=$(executable load <<<"$told")
 told=$("$cargo" build --locked --release --bin envoy-auth-tokens --message-format=json-render-diagnostics)
 ours=$(executable envoy-auth-tokens <<<"$told")
 
-exec "$python" benches/measure.py --ours "$ours" --allow-all "$allow_all" --load "$load" "$@"
+# -B: no compiled files among the sources.
+exec "$python" -B benches/measure.py --ours "$ours" --allow-all "$allow_all" --load "$load" "$@"

@@ -86,13 +86,13 @@ impl<'a> Headers<'a> {
 
     /// Every value of this name, in order.
     ///
-    /// In a map the last entry of a name is the only one: that is what protobuf makes of a repeated key.
+    /// In a map the last entry of a key is the only one: that is what protobuf makes of a repeated key.
     pub fn all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
-        let skip = match self.encoding {
-            Encoding::Lines => 0,
-            Encoding::Joined => self.lines(name).count().saturating_sub(1),
-        };
-        self.lines(name).skip(skip)
+        let named = move |header: &Header<'a>| header.name.eq_ignore_ascii_case(name.as_bytes());
+        let entries = self.entries.iter().enumerate();
+        entries
+            .filter(move |(index, header)| named(header) && !self.is_replaced(*index))
+            .map(|(_, header)| header.value)
     }
 
     /// The first value of this name.
@@ -102,14 +102,18 @@ impl<'a> Headers<'a> {
 
     /// Whether the request has a header of this name, even an empty one.
     pub fn has(&self, name: &str) -> bool {
-        self.lines(name).next().is_some()
+        self.entries.iter().any(|header| header.name.eq_ignore_ascii_case(name.as_bytes()))
     }
 
-    fn lines<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
-        self.entries
-            .iter()
-            .filter(move |header| header.name.eq_ignore_ascii_case(name.as_bytes()))
-            .map(|header| header.value)
+    /// Whether a later entry of a map has the very same key.
+    fn is_replaced(&self, index: usize) -> bool {
+        match self.encoding {
+            Encoding::Lines => false,
+            Encoding::Joined => {
+                let name = self.entries[index].name;
+                self.entries[index + 1..].iter().any(|later| later.name == name)
+            }
+        }
     }
 }
 
@@ -122,4 +126,21 @@ pub fn trim_blanks(mut bytes: &[u8]) -> &[u8] {
         bytes = rest;
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_maps_key_counts_once_and_keys_of_another_case_are_others() {
+        let entries = [("a", "1"), ("A", "2"), ("b", "3"), ("a", "4")];
+        let entries = entries.map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() });
+        let values = |encoding| -> Vec<_> {
+            let headers = Headers::new(encoding, entries.to_vec());
+            headers.all("a").map(|value| char::from(value[0])).collect()
+        };
+        assert_eq!(values(Encoding::Joined), ['2', '4']);
+        assert_eq!(values(Encoding::Lines), ['1', '2', '4']);
+    }
 }

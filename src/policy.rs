@@ -6,6 +6,7 @@ pub mod route;
 
 use std::sync::Arc;
 
+use crate::actor::header::folds_onto;
 use crate::attributes::{Attributes, Http};
 use crate::credential::Known;
 
@@ -129,6 +130,7 @@ pub enum SelectError {
     UnknownPolicy,
 }
 
+/// Headers by which frameworks let a request claim another method.  Names that fold onto them count as well.
 const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 
 impl Policies {
@@ -171,7 +173,8 @@ impl Policies {
             if http.method.is_empty() || !http.method.iter().all(route::is_method_byte) {
                 return Err(SelectError::IllegalMethod);
             }
-            if METHOD_OVERRIDES.iter().any(|name| http.headers.has(name)) {
+            let overrides = |name: &[u8]| METHOD_OVERRIDES.iter().any(|header| folds_onto(name, header));
+            if http.headers.iter().any(|header| overrides(header.name)) {
                 return Err(SelectError::MethodOverride);
             }
         }
@@ -284,7 +287,7 @@ mod tests {
         assert_eq!(select(&policies, "get", "h", "/a/b", None), "IllegalMethod");
         assert_eq!(select(&policies, "", "h", "/a/b", None), "IllegalMethod");
         assert_eq!(select(&policies, "GET", "", "/a//b", None), "AmbiguousPath(EmptySegment)");
-        for name in METHOD_OVERRIDES {
+        for name in METHOD_OVERRIDES.into_iter().chain(["X_HTTP_Method", "x.method.override"]) {
             let found = select_with(&policies, "GET", "h", "/a", None, &[(name, "DELETE")]);
             assert_eq!(found, "MethodOverride");
         }

@@ -582,3 +582,24 @@ fn an_ipv6_host_is_a_host() {
         assert_eq!(ask(&server, "GET", host, "/", &[]), 200, "{host}");
     }
 }
+
+#[test]
+fn every_member_of_a_route_must_match() {
+    let config = with(
+        "
+routes:
+- {host: '*.example', path_prefix: /files, path_regex: '.*\\.txt', methods: [GET], allow: true}
+default: {allow: false}
+",
+    );
+    let stack = Stack::start(&config);
+    for (host, method, path, status) in [
+        ("a.example", "GET", "/files/x.txt", 200),
+        ("a.example", "GET", "/files/x.bin", 401),
+        ("a.example", "GET", "/other/x.txt", 401),
+        ("a.example", "DELETE", "/files/x.txt", 401),
+        ("a.test", "GET", "/files/x.txt", 401),
+    ] {
+        assert_eq!(stack.request(method, path).host(host).send().status, status, "{method} {host}{path}");
+    }
+}
