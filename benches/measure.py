@@ -57,6 +57,17 @@ class Case:
     base: str = "allow-all"
 
 
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """What one round found of a case."""
+
+    # Microseconds of CPU per Check, and how many of them in the kernel.
+    micros: float
+    kernel: float
+    # The server's share of its core.
+    busy: float
+
+
 ALLOW_ALL = Server(tokens=None)
 OURS = Server(tokens=1000)
 MISS = {"request": "check_request_miss.bin", "expect": UNAUTHENTICATED}
@@ -160,9 +171,8 @@ class Bench:
         return float(run.stdout.split()[0])
 
     def rounds(self):
-        """Per case the microseconds of CPU per Check, one figure a round, and how busy the server was."""
+        """Per case what each round found."""
         found = {case.name: [] for case in CASES}
-        busy = {case.name: [] for case in CASES}
         requests = self.arguments.requests
         with contextlib.ExitStack() as stack:
             servers = {case.server: None for case in CASES}
@@ -173,13 +183,15 @@ class Bench:
             for number in range(1, self.arguments.rounds + 1):
                 for case in CASES:
                     process, port = servers[case.server]
-                    before = cpu_seconds(process.pid)
+                    user, system = cpu_seconds(process.pid)
                     per_second = self.load(case, port, requests)
-                    spent = cpu_seconds(process.pid) - before
-                    found[case.name].append(spent / requests * 1e6)
-                    busy[case.name].append(spent * per_second / requests)
-                    progress(f"round {number}: {case.name}: {found[case.name][-1]:.2f} µs, {per_second:.0f}/s")
-        return found, busy
+                    user_after, system_after = cpu_seconds(process.pid)
+                    user, system = user_after - user, system_after - system
+                    micros = (user + system) / requests * 1e6
+                    busy = (user + system) * per_second / requests
+                    found[case.name].append(Round(micros, system / requests * 1e6, busy))
+                    progress(f"round {number}: {case.name}: {micros:.2f} µs, {per_second:.0f}/s")
+        return found
 
     def instructions(self):
         """Per case the instructions per Check."""
@@ -220,28 +232,32 @@ def total(dump):
 def cpu_seconds(pid):
     """User and system time of a process and its threads (proc(5), fields 14 and 15)."""
     stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
-    fields = stat.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    ticks = os.sysconf("SC_CLK_TCK")
+    return int(user) / ticks, int(system) / ticks
 
 
 def progress(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def table(found, busy, counts):
-    medians = {name: statistics.median(figures) for name, figures in found.items()}
-    rows = [["", "µs CPU per Check", "lowest to highest", "ratio", "instructions per Check", "ratio", "core busy"]]
+def table(found, counts):
+    heads = ["", "µs CPU per Check", "lowest to highest", "of it kernel", "ratio"]
+    rows = [[*heads, "instructions per Check", "ratio", "core busy"]]
+    median = lambda name, member: statistics.median(getattr(one, member) for one in found[name])
     for case in CASES:
-        name, figures = case.name, found[case.name]
+        name = case.name
+        micros = [one.micros for one in found[name]]
         rows.append(
             [
                 name,
-                f"{medians[name]:.2f}",
-                f"{min(figures):.2f} to {max(figures):.2f}",
-                f"{medians[name] / medians[case.base]:.2f}",
+                f"{median(name, 'micros'):.2f}",
+                f"{min(micros):.2f} to {max(micros):.2f}",
+                f"{median(name, 'kernel'):.2f}",
+                f"{median(name, 'micros') / median(case.base, 'micros'):.2f}",
                 f"{counts[name]:,.0f}",
                 f"{counts[name] / counts[case.base]:.2f}",
-                f"{statistics.median(busy[name]):.0%}",
+                f"{median(name, 'busy'):.0%}",
             ]
         )
     first, *others = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -281,6 +297,7 @@ Figures in microseconds differ from machine to machine and hour to hour: the rat
 
 A ratio is that to the allow-all server given the same encoding of headers.  "Refused" is an unknown
 token; "logged" writes each refusal as a line of JSON to /dev/null.  Without a number of tokens it is 1,000.
+The kernel's part is system calls, mostly writing and reading; callgrind does not count it.
 "Core busy" is the server's share of its core: far below 100 % the client was the bottleneck, and a
 server that waits wakes up more often per Check.
 callgrind runs no SHA extensions: it counts a SHA-256 in plain instructions that a CPU which has them
@@ -305,9 +322,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(arguments, folder)
         before = os.getloadavg()[0]
-        found, busy = bench.rounds()
+        found = bench.rounds()
         after = os.getloadavg()[0]
-        shown = table(found, busy, bench.instructions())
+        shown = table(found, bench.instructions())
     print(shown)
     results = RESULTS.format(
         date=datetime.date.today().isoformat(),

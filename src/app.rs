@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::service::Routes;
+use tracing_appender::non_blocking::ErrorCounter;
 
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
@@ -13,7 +14,7 @@ use crate::health::{Health, Readiness};
 use crate::identity::passwords::Passwords;
 use crate::listener::{BindError, Listener};
 use crate::probes;
-use crate::shutdown::{Shutdown, Signals, Stage};
+use crate::shutdown::{Shutdown, Signals};
 use crate::telemetry::Telemetry;
 use crate::telemetry::decision_log::LogDecisions;
 
@@ -31,6 +32,8 @@ pub struct Options {
     pub parallel_passwords: usize,
     /// Whether to serve gRPC reflection.
     pub reflection: bool,
+    /// Counts log lines that nobody read fast enough; `None` where nothing is logged.
+    pub dropped_log_lines: Option<ErrorCounter>,
 }
 
 /// A server whose every port is bound, and that answers nobody yet.
@@ -46,9 +49,9 @@ pub struct Bound {
     options: Options,
 }
 
-/// Why a server cannot start.
+/// Why a server cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum ServeError {
     /// A port is taken, or not to be had.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -58,6 +61,9 @@ pub enum StartError {
     /// The operating system lets us hear no signals.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
+    /// A listener stopped by itself.
+    #[error("the listener {0} stopped by itself: please report this")]
+    DoorClosed(&'static str),
     /// The reflection service cannot be built.
     #[error("cannot serve reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -66,9 +72,9 @@ pub enum StartError {
 /// Builds a server from a configuration and binds every port.
 ///
 /// # Errors
-/// [`StartError`]; then nothing was served.
-pub async fn build(config: Config, options: Options, clock: Clock) -> Result<Bound, StartError> {
-    let telemetry = Arc::new(Telemetry::new(options.log_decisions));
+/// [`ServeError`]; then nothing was served.
+pub async fn build(config: Config, options: Options, clock: Clock) -> Result<Bound, ServeError> {
+    let telemetry = Arc::new(Telemetry::new(options.log_decisions, options.dropped_log_lines.clone()));
     telemetry.metrics().show_rules(&config.rules, clock.now());
     let passwords = Passwords::new(options.parallel_passwords)?;
     let authorizer = Arc::new(Authorizer::new(config.rules, passwords, clock));
@@ -93,10 +99,10 @@ impl Bound {
     /// Serves until SIGTERM or SIGINT, drains, and finishes what is in flight.  A second signal cuts the drain short.
     ///
     /// # Errors
-    /// [`StartError`]: signals cannot be heard, or reflection cannot be served.
-    pub async fn serve(self) -> Result<(), StartError> {
-        let mut signals = Signals::listen().map_err(StartError::Signals)?;
-        let (shutdown, stages) = Shutdown::new();
+    /// [`ServeError`]: signals cannot be heard, or reflection cannot be served.
+    pub async fn serve(self) -> Result<(), ServeError> {
+        let mut signals = Signals::listen().map_err(ServeError::Signals)?;
+        let (shutdown, closing) = Shutdown::new();
         let (health, readiness) = Health::new();
         let routes = self.routes(readiness.clone()).await?;
         let drain = self.options.drain;
@@ -105,21 +111,26 @@ impl Bound {
             tracing::info!(listener, %address, "listening");
         }
         let probes =
-            probes::serve(self.probes_listener, self.probes, readiness, self.telemetry, stages.clone());
-        let probes = tokio::spawn(probes);
-        let checks = tokio::spawn(ext_authz::serve(self.ext_authz_listener, self.service, routes, stages));
+            probes::serve(self.probes_listener, self.probes, readiness, self.telemetry, closing.clone());
+        let mut probes = tokio::spawn(probes);
+        let checks = ext_authz::serve(self.ext_authz_listener, self.service, routes, closing);
+        let mut checks = tokio::spawn(checks);
         health.set_ready();
         tracing::info!("serving");
 
-        let signal = signals.next().await;
+        // A door that closes by itself is our own fault, and whoever restarts us must hear of it.
+        let signal = tokio::select! {
+            signal = signals.next() => signal,
+            _ = &mut checks => return Err(ServeError::DoorClosed("ext_authz")),
+            _ = &mut probes => return Err(ServeError::DoorClosed("probes")),
+        };
         tracing::info!(signal, drain_seconds = drain.as_secs_f64(), "draining");
         health.set_not_ready();
-        shutdown.enter(Stage::Draining);
         tokio::select! {
             () = tokio::time::sleep(drain) => {}
             signal = signals.next() => tracing::info!(signal, "drain cut short"),
         }
-        shutdown.enter(Stage::Closing);
+        shutdown.close();
         let finished = tokio::time::timeout(FINISH, async { (checks.await, probes.await) }).await;
         match finished {
             Ok(_) => tracing::info!("stopped"),
@@ -128,7 +139,7 @@ impl Bound {
         Ok(())
     }
 
-    async fn routes(&self, readiness: Readiness) -> Result<Routes, StartError> {
+    async fn routes(&self, readiness: Readiness) -> Result<Routes, ServeError> {
         let routes = ext_authz::health::routes(readiness).await;
         if !self.options.reflection {
             return Ok(routes);

@@ -66,12 +66,35 @@ pub enum Encoding {
 pub struct Headers<'a> {
     encoding: Encoding,
     entries: Vec<Header<'a>>,
+    lengths: Lengths,
+}
+
+/// The lengths of some names, as bits: a name whose length is not among them need not be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lengths(u64);
+
+impl Lengths {
+    /// The lengths of these names.
+    pub fn of<'n>(names: impl IntoIterator<Item = &'n [u8]>) -> Self {
+        Self(names.into_iter().fold(0, |bits, name| bits | Self::bit(name.len())))
+    }
+
+    /// Whether a name of this length may be among them.
+    pub fn may_hold(self, length: usize) -> bool {
+        self.0 & Self::bit(length) != 0
+    }
+
+    /// Longer names share their bits with shorter ones, which costs a comparison at most.
+    fn bit(length: usize) -> u64 {
+        1 << (length % 64)
+    }
 }
 
 impl<'a> Headers<'a> {
     /// Headers in the order in which they were decoded.
     pub fn new(encoding: Encoding, entries: Vec<Header<'a>>) -> Self {
-        Self { encoding, entries }
+        let lengths = Lengths::of(entries.iter().map(|header| header.name));
+        Self { encoding, entries, lengths }
     }
 
     /// How they were encoded.
@@ -88,8 +111,9 @@ impl<'a> Headers<'a> {
     ///
     /// In a map the last entry of a key is the only one: that is what protobuf makes of a repeated key.
     pub fn all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
+        let entries = if self.lengths.may_hold(name.len()) { self.entries.as_slice() } else { &[] };
         let named = move |header: &Header<'a>| header.name.eq_ignore_ascii_case(name.as_bytes());
-        let entries = self.entries.iter().enumerate();
+        let entries = entries.iter().enumerate();
         entries
             .filter(move |(index, header)| named(header) && !self.is_replaced(*index))
             .map(|(_, header)| header.value)
@@ -102,7 +126,8 @@ impl<'a> Headers<'a> {
 
     /// Whether the request has a header of this name, even an empty one.
     pub fn has(&self, name: &str) -> bool {
-        self.entries.iter().any(|header| header.name.eq_ignore_ascii_case(name.as_bytes()))
+        self.lengths.may_hold(name.len())
+            && self.entries.iter().any(|header| header.name.eq_ignore_ascii_case(name.as_bytes()))
     }
 
     /// Whether a later entry of a map has the very same key.

@@ -31,7 +31,7 @@ enum Command {
     /// Validate the configuration: exit 1 with every error
     Check(check::Check),
     /// Tell what would be decided about one request, and why
-    Explain(explain::Explain),
+    Explain(Box<explain::Explain>),
     /// Make a token, or the digest of one
     #[command(subcommand)]
     Token(token::Token),

@@ -223,12 +223,15 @@ enum Authorization<'a> {
 }
 
 fn authorization<'a>(http: &Http<'a>, places: &Places) -> Result<Authorization<'a>, CredentialError> {
+    let ours = |part| !matches!(scheme(part, places), Authorization::NotOurs | Authorization::Absent);
     let mut values = http.headers.all("authorization");
     let Some(value) = values.next() else {
         return Ok(Authorization::Absent);
     };
+    // Two lines are malformed if one of them is ours; else they are others' business, as when Envoy joins them.
     if values.next().is_some() {
-        return Err(CredentialError::Duplicate);
+        let mut parts = http.headers.all("authorization").flat_map(parts_of);
+        return if parts.any(ours) { Err(CredentialError::Duplicate) } else { Ok(Authorization::NotOurs) };
     }
     let value = trim_blanks(value);
     if value.is_empty() {
@@ -240,8 +243,7 @@ fn authorization<'a>(http: &Http<'a>, places: &Places) -> Result<Authorization<'
     // Two lines that Envoy joined with a comma.  Neither of our schemes has a comma in it,
     // while others (Digest, AWS4-HMAC-SHA256) have many.
     if value.contains(&b',') {
-        let ours = |part| !matches!(scheme(part, places), Authorization::NotOurs | Authorization::Absent);
-        return if value.split(|&byte| byte == b',').map(trim_blanks).any(ours) {
+        return if parts_of(value).any(ours) {
             Err(CredentialError::Duplicate)
         } else {
             Ok(Authorization::NotOurs)
@@ -250,14 +252,25 @@ fn authorization<'a>(http: &Http<'a>, places: &Places) -> Result<Authorization<'
     Ok(scheme(value, places))
 }
 
-/// The scheme is compared without regard to case (RFC 9110 section 11.1).
-fn scheme<'a>(value: &'a [u8], places: &Places) -> Authorization<'a> {
+/// The lines that Envoy may have joined with commas.
+fn parts_of(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(trim_blanks)
+}
+
+/// A value's scheme, and what follows it and its blanks (RFC 9110 section 11.4).
+fn split_scheme(value: &[u8]) -> (&[u8], &[u8]) {
     let end = value.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(value.len());
     let (scheme, rest) = value.split_at(end);
+    (scheme, trim_blanks(rest))
+}
+
+/// The scheme is compared without regard to case (RFC 9110 section 11.1).
+fn scheme<'a>(value: &'a [u8], places: &Places) -> Authorization<'a> {
+    let (scheme, rest) = split_scheme(value);
     if places.bearer && scheme.eq_ignore_ascii_case(b"bearer") {
-        Authorization::Bearer(trim_blanks(rest))
+        Authorization::Bearer(rest)
     } else if places.basic && scheme.eq_ignore_ascii_case(b"basic") {
-        Authorization::Basic(trim_blanks(rest))
+        Authorization::Basic(rest)
     } else {
         Authorization::NotOurs
     }

@@ -41,8 +41,8 @@ use crate::attributes::Attributes;
 use crate::authorizer::Authorizer;
 use crate::config::Rules;
 use crate::decision::{Decision, Learned, Refusal};
-use crate::listener::Listener;
-use crate::shutdown::Stages;
+use crate::listener::{Listener, Stream};
+use crate::shutdown::Closing;
 use crate::telemetry::Telemetry;
 use frame::FrameError;
 use response::Answers;
@@ -61,6 +61,11 @@ const MAX_HEADER_LIST: u32 = 16 * 1024;
 const MAX_PENDING_RESETS: usize = 4096;
 /// How often an idle connection is asked whether it is alive.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long a message may take to arrive; a shorter `grpc-timeout` goes before.
+const LONGEST_READ: Duration = Duration::from_secs(10);
+/// How long a connection may stay open without a single byte.
+const FIRST_BYTE: Duration = Duration::from_secs(10);
 
 /// Answers Checks.
 pub struct CheckService {
@@ -114,17 +119,23 @@ impl CheckService {
         if answers.rules_version == rules.version {
             return answers;
         }
-        self.answers.store(Arc::new(Answers::new(rules)));
-        self.answers.load()
+        // These very answers are returned: another Check may store those of other rules meanwhile.
+        let answers = Arc::new(Answers::new(rules));
+        self.answers.store(Arc::clone(&answers));
+        arc_swap::Guard::from_inner(answers)
     }
 
     async fn call(&self, request: Request<Incoming>) -> Response<AnswerBody> {
         if request.method() != Method::POST || !is_grpc(request.headers()) {
-            return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, AnswerBody::empty());
+            return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, AnswerBody::End);
         }
         let deadline = grpc_timeout(request.headers());
-        let body = match frame::read(request.into_body(), self.max_request_bytes).await {
-            Ok(message) => AnswerBody::message(self.check(message, deadline).await),
+        // Nobody waits for an answer beyond the deadline, so nobody is waited for either.
+        let patience = deadline.map_or(LONGEST_READ, |deadline| deadline.min(LONGEST_READ));
+        let message =
+            tokio::time::timeout(patience, frame::read(request.into_body(), self.max_request_bytes)).await;
+        let body = match message.unwrap_or(Err(FrameError::TooSlow)) {
+            Ok(message) => AnswerBody::Message(self.check(message, deadline).await),
             Err(error) => {
                 self.telemetry.record_unreadable(error);
                 AnswerBody::error(error)
@@ -168,54 +179,72 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// Serves connections until the last stage, then lets those that are open finish.
-pub async fn serve(listener: Listener, service: Arc<CheckService>, others: Routes, mut stages: Stages) {
+/// What answers on this listener.
+struct Doors {
+    checks: Arc<CheckService>,
+    others: Routes,
+}
+
+/// Serves connections until it is time to close, then lets those that are open finish.
+pub async fn serve(listener: Listener, checks: Arc<CheckService>, others: Routes, mut closing: Closing) {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .max_header_list_size(MAX_HEADER_LIST)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL);
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        // gRPC has no use for a date.
+        .auto_date_header(false);
+    let doors = Arc::new(Doors { checks, others });
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let stream = tokio::select! {
             stream = listener.accept() => stream,
-            () = stages.closing() => break,
+            () = closing.begun() => break,
             Some(_) = connections.join_next() => continue,
         };
-        let (service, others) = (Arc::clone(&service), others.clone());
-        let answer = service_fn(move |request| dispatch(Arc::clone(&service), others.clone(), request));
-        let connection = builder.serve_connection(TokioIo::new(stream), answer);
-        let mut stages = stages.clone();
-        connections.spawn(async move {
-            let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = stages.closing() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "connection ended");
-            }
-        });
+        connections.spawn(serve_connection(stream, builder.clone(), Arc::clone(&doors), closing.clone()));
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
-async fn dispatch(
-    service: Arc<CheckService>,
-    others: Routes,
-    request: Request<Incoming>,
-) -> Result<Response<AnswerBody>, Infallible> {
-    if request.uri().path() == CHECK_PATH {
-        return Ok(service.call(request).await);
+async fn serve_connection(
+    stream: Stream,
+    builder: http2::Builder<TokioExecutor>,
+    doors: Arc<Doors>,
+    mut closing: Closing,
+) {
+    // Whoever connects and says nothing keeps neither a descriptor nor the end of the process waiting.
+    tokio::select! {
+        spoken = tokio::time::timeout(FIRST_BYTE, stream.readable()) => match spoken {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return,
+        },
+        () = closing.begun() => return,
     }
-    let response = others.oneshot(request).await.unwrap_or_else(|never| match never {});
-    Ok(response.map(AnswerBody::Other))
+    let answer = service_fn(move |request| dispatch(Arc::clone(&doors), request));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), answer));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closing.begun() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+async fn dispatch(doors: Arc<Doors>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
+    if request.uri().path() == CHECK_PATH {
+        return Ok(doors.checks.call(request).await);
+    }
+    // Boxed, so that the rare request does not make the task of every Check larger.
+    let response = Box::pin(doors.others.clone().oneshot(request)).await;
+    Ok(response.unwrap_or_else(|never| match never {}).map(AnswerBody::Other))
 }
 
 /// The body of a gRPC answer: at most one message, then its status in the trailers.
@@ -234,20 +263,13 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 impl AnswerBody {
-    fn empty() -> Self {
-        Self::End
-    }
-
-    fn message(framed: Bytes) -> Self {
-        Self::Message(framed)
-    }
-
     /// The gRPC status of a message that could not be read (grpc's own choice of codes for each).
     fn error(error: FrameError) -> Self {
         let code = match error {
             FrameError::Unreadable | FrameError::Misframed => "13",
             FrameError::Compressed => "12",
             FrameError::TooLong => "8",
+            FrameError::TooSlow => "4",
         };
         let mut trailers = HeaderMap::with_capacity(2);
         trailers.insert(GRPC_STATUS, HeaderValue::from_static(code));

@@ -43,7 +43,8 @@ pub async fn identify(
             },
         },
         Credential::Password { user, password } => {
-            match passwords.verify(user, password, &rules.users, deadline).await {
+            // Boxed: the task of every Check need not be as large as that of the few that wait.
+            match Box::pin(passwords.verify(user, password, &rules.users, deadline)).await {
                 Verdict::Right(known) => Ok(Identity::Known(known)),
                 Verdict::Wrong => Err(Refusal::WrongPassword),
                 Verdict::Unfinished => Err(Refusal::PasswordUnverified),

@@ -2,15 +2,16 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
 
 use crate::config::Listen;
 
@@ -18,13 +19,18 @@ use crate::config::Listen;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Who may connect to a Unix socket: its owner and its group.
 const SOCKET_MODE: u32 = 0o660;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 
-/// A bound socket.  A Unix socket's file goes with it.
+/// A bound socket.  A Unix socket's file goes with it, unless another one has taken its place.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
-    file: Option<PathBuf>,
+    file: Option<(PathBuf, FileIdentity)>,
 }
+
+/// Device and inode: which file it is, whatever its name.
+type FileIdentity = (u64, u64);
 
 #[derive(Debug)]
 enum Socket {
@@ -70,10 +76,9 @@ impl Listener {
             }
             Listen::Unix(path) => {
                 make_way(address, path).await?;
-                let socket = UnixListener::bind(path).map_err(refused)?;
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))
-                    .map_err(refused)?;
-                Ok(Self { socket: Socket::Unix(socket), file: Some(path.clone()) })
+                let socket = bind_file(path).map_err(refused)?;
+                let identity = identity_of(path).map_err(refused)?;
+                Ok(Self { socket: Socket::Unix(socket), file: Some((path.clone(), identity)) })
             }
             Listen::Abstract(name) => {
                 let socket = bind_abstract(name).map_err(refused)?;
@@ -114,9 +119,13 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Some(file) = &self.file {
-            // It may be gone already: then all is well.
-            let _ = std::fs::remove_file(file);
+        let Some((path, identity)) = &self.file else {
+            return;
+        };
+        // Our successor may have bound the same path already: its socket is not ours to remove.
+        if identity_of(path).is_ok_and(|found| found == *identity) {
+            // It may be gone by now: then all is well.
+            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -136,6 +145,23 @@ async fn make_way(address: &Listen, path: &Path) -> Result<(), BindError> {
         // Somebody answers, or at least somebody may: their socket is not ours to take.
         Ok(_) | Err(_) => Err(BindError::InUse(address.clone())),
     }
+}
+
+/// Binds a socket file that is never open to more than [`SOCKET_MODE`] says, not even for a moment:
+/// Linux gives the file the mode that the unbound socket has, less the umask.
+fn bind_file(path: &Path) -> io::Result<UnixListener> {
+    let socket = UnixSocket::new_stream()?;
+    let descriptor = std::fs::File::from(socket.as_fd().try_clone_to_owned()?);
+    descriptor.set_permissions(std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    socket.bind(path)?;
+    // A umask may have taken away what the group needs.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    socket.listen(BACKLOG)
+}
+
+fn identity_of(path: &Path) -> io::Result<FileIdentity> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 fn bind_abstract(name: &str) -> io::Result<UnixListener> {
@@ -168,6 +194,19 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Over a Unix socket.
     Unix(UnixStream),
+}
+
+impl Stream {
+    /// Waits until there is something to read, the end included.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.readable().await,
+            Self::Unix(stream) => stream.readable().await,
+        }
+    }
 }
 
 impl fmt::Debug for Stream {
@@ -214,21 +253,9 @@ impl AsyncWrite for Stream {
         }
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-        }
-    }
-
+    /// A vectored write would make the HTTP/2 library flush after every answer of 256 bytes or more
+    /// instead of gathering several: a system call each.
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Tcp(stream) => stream.is_write_vectored(),
-            Self::Unix(stream) => stream.is_write_vectored(),
-        }
+        false
     }
 }

@@ -4,6 +4,7 @@ pub mod allow;
 pub mod path;
 pub mod route;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::actor::header::folds_onto;
@@ -38,10 +39,11 @@ impl Permit {
     /// The permit for a CORS preflight (Fetch standard, section 3.2.2), which can carry no credential.
     /// `None` for a request that is none.
     pub fn for_preflight(http: &Http<'_>) -> Option<Self> {
-        let is_preflight = http.method == b"OPTIONS"
-            && http.headers.has("origin")
-            && http.headers.has("access-control-request-method");
-        is_preflight.then_some(Self { known: None })
+        let says = |name| http.headers.first(name).is_some_and(|value| !value.is_empty());
+        let is_preflight =
+            http.method == b"OPTIONS" && says("origin") && says("access-control-request-method");
+        // No browser sends a preflight that asks for another method than its own.
+        (is_preflight && !overrides_method(http)).then_some(Self { known: None })
     }
 }
 
@@ -100,7 +102,7 @@ impl Policy {
 /// All policies, and the routes that choose among them.
 #[derive(Debug)]
 pub struct Policies {
-    named: Vec<Arc<Policy>>,
+    named: HashMap<Arc<str>, Arc<Policy>>,
     routes: Vec<Route>,
     default: Arc<Policy>,
     permitted_paths: PermittedPaths,
@@ -133,6 +135,11 @@ pub enum SelectError {
 /// Headers by which frameworks let a request claim another method.  Names that fold onto them count as well.
 const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 
+fn overrides_method(http: &Http<'_>) -> bool {
+    let overrides = |name: &[u8]| METHOD_OVERRIDES.iter().any(|header| folds_onto(name, header));
+    http.headers.iter().any(|header| overrides(header.name))
+}
+
 impl Policies {
     /// Policies by name, routes in their order, and the policy for everything that no route matches.
     pub fn new(
@@ -146,6 +153,7 @@ impl Policies {
             path: routes.iter().any(|route| !route.paths.is_empty()),
             method: routes.iter().any(|route| route.methods.is_some()),
         };
+        let named = named.into_iter().map(|policy| (Arc::clone(policy.name()), policy)).collect();
         Self { named, routes, default, permitted_paths, routes_read }
     }
 
@@ -173,8 +181,7 @@ impl Policies {
             if http.method.is_empty() || !http.method.iter().all(route::is_method_byte) {
                 return Err(SelectError::IllegalMethod);
             }
-            let overrides = |name: &[u8]| METHOD_OVERRIDES.iter().any(|header| folds_onto(name, header));
-            if http.headers.iter().any(|header| overrides(header.name)) {
+            if overrides_method(http) {
                 return Err(SelectError::MethodOverride);
             }
         }
@@ -185,7 +192,7 @@ impl Policies {
     /// Every policy that can govern a request: named ones, those of routes, the default.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Policy>> {
         let inline = self.routes.iter().map(|route| &route.policy);
-        self.named.iter().chain(inline).chain(std::iter::once(&self.default))
+        self.named.values().chain(inline).chain(std::iter::once(&self.default))
     }
 
     /// The routes in their order.
@@ -194,7 +201,7 @@ impl Policies {
     }
 
     fn named(&self, name: &[u8]) -> Option<&Arc<Policy>> {
-        self.named.iter().find(|policy| policy.name.as_bytes() == name)
+        self.named.get(std::str::from_utf8(name).ok()?)
     }
 }
 

@@ -12,7 +12,7 @@ use axum::routing::get;
 use crate::config::Listen;
 use crate::health::Readiness;
 use crate::listener::{Listener, Stream};
-use crate::shutdown::Stages;
+use crate::shutdown::Closing;
 use crate::telemetry::{Telemetry, metrics};
 
 #[derive(Clone)]
@@ -21,13 +21,13 @@ struct Watched {
     telemetry: Arc<Telemetry>,
 }
 
-/// Serves the probes until the last stage.
+/// Serves the probes until it is time to close.
 pub async fn serve(
     listener: Listener,
     address: Listen,
     readiness: Readiness,
     telemetry: Arc<Telemetry>,
-    mut stages: Stages,
+    mut closing: Closing,
 ) {
     let router = Router::new()
         .route("/live", get(live))
@@ -35,7 +35,7 @@ pub async fn serve(
         .route("/metrics", get(show_metrics))
         .with_state(Watched { readiness, telemetry });
     let served = axum::serve(Accepting { listener, address }, router)
-        .with_graceful_shutdown(async move { stages.closing().await })
+        .with_graceful_shutdown(async move { closing.begun().await })
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "the probes are gone");

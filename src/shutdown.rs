@@ -1,44 +1,34 @@
-//! The stages of a server's life, and the signals that end it.
+//! The end of a server's life, and the signals that bring it.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-/// A stage.  They come in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
-    /// Requests are answered.
-    Serving,
-    /// We are NOT_SERVING to whoever asks for our health, and answer all the same.
-    Draining,
-    /// Nothing new is accepted; what is in flight is finished.
-    Closing,
-}
-
-/// Moves on from stage to stage.
+/// Says when to close.  Dropped without a word, it says so as well.
 #[derive(Debug)]
-pub struct Shutdown(watch::Sender<Stage>);
+pub struct Shutdown(watch::Sender<bool>);
 
-/// Follows the stages.
+/// Hears when to close: nothing new is accepted, and what is in flight is finished.
 #[derive(Debug, Clone)]
-pub struct Stages(watch::Receiver<Stage>);
+pub struct Closing(watch::Receiver<bool>);
 
 impl Shutdown {
     /// A life that begins.
-    pub fn new() -> (Self, Stages) {
-        let (sender, receiver) = watch::channel(Stage::Serving);
-        (Self(sender), Stages(receiver))
+    pub fn new() -> (Self, Closing) {
+        let (sender, receiver) = watch::channel(false);
+        (Self(sender), Closing(receiver))
     }
 
-    /// Moves on to a stage.
-    pub fn enter(&self, stage: Stage) {
-        self.0.send_replace(stage);
+    /// From now on it closes.
+    pub fn close(&self) {
+        self.0.send_replace(true);
     }
 }
 
-impl Stages {
-    /// Waits for [`Stage::Closing`].  When nobody leads any more, it is time as well.
-    pub async fn closing(&mut self) {
-        let _ = self.0.wait_for(|stage| *stage >= Stage::Closing).await;
+impl Closing {
+    /// Waits until it is time to close.
+    pub async fn begun(&mut self) {
+        // An error means that nobody leads any more: then it is time as well.
+        let _ = self.0.wait_for(|closing| *closing).await;
     }
 }
 

@@ -10,6 +10,7 @@ use crate::attributes::Attributes;
 use crate::decision::{Decision, Refusal};
 use decision_log::LogDecisions;
 use metrics::Metrics;
+use tracing_appender::non_blocking::ErrorCounter;
 
 /// Hears of every decision.
 #[derive(Debug)]
@@ -19,9 +20,9 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Telemetry that logs these decisions.
-    pub fn new(log_decisions: LogDecisions) -> Self {
-        Self { metrics: Metrics::new(), log_decisions }
+    /// Telemetry that logs these decisions, and counts the log lines that were dropped.
+    pub fn new(log_decisions: LogDecisions, dropped_log_lines: Option<ErrorCounter>) -> Self {
+        Self { metrics: Metrics::new(dropped_log_lines), log_decisions }
     }
 
     /// The metrics, to be shown.
@@ -46,7 +47,7 @@ impl Telemetry {
         if refusal == Some(Refusal::UnknownPolicy) {
             let policy = request.and_then(|request| request.policy).map(decision_log::shown);
             tracing::error!(
-                policy,
+                policy = policy.as_deref(),
                 "Envoy's context_extensions name a policy that the configuration does not have"
             );
         }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 
 use crate::secret::Secret;
 
@@ -112,7 +112,14 @@ impl TokenDigest {
 
 impl PartialEq for TokenDigest {
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        // Eight bytes at a time: as constant as one by one, and an eighth of the work.
+        let words = |digest: &[u8; 32]| {
+            let (words, _) = digest.as_chunks::<8>();
+            [words[0], words[1], words[2], words[3]].map(u64::from_ne_bytes)
+        };
+        let (ours, theirs) = (words(&self.0), words(&other.0));
+        let pairs = ours.iter().zip(&theirs);
+        pairs.fold(Choice::from(1), |equal, (ours, theirs)| equal & ours.ct_eq(theirs)).into()
     }
 }
 
@@ -207,6 +214,17 @@ mod tests {
         assert_eq!(TokenDigest::from_hex(&digest.to_hex().to_uppercase()), Some(digest));
         assert_eq!(TokenDigest::from_hex("ba78"), None);
         assert_eq!(TokenDigest::from_hex(&"zz".repeat(32)), None);
+    }
+
+    #[test]
+    fn digests_differ_in_whichever_byte() {
+        let digest = PlainToken::new(b"abc").unwrap().digest();
+        for index in 0..32 {
+            let mut other = digest;
+            other.0[index] ^= 1;
+            assert_ne!(digest, other, "byte {index}");
+        }
+        assert_eq!(digest, digest.clone());
     }
 
     #[test]

@@ -6,6 +6,9 @@ use serde_json::Value;
 
 use super::{Actor, ascii_json};
 
+/// What an actor's headers may take together, names and values, in bytes.
+pub const MAX_BYTES: usize = 8 * 1024;
+
 /// One header that tells the upstream about the actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActorHeader {

@@ -1,5 +1,7 @@
 //! `check`
 
+use std::io::Write;
+
 use clap::Args;
 
 use super::{Complaint, ConfigFile, print};
@@ -14,7 +16,8 @@ impl Check {
     pub(super) fn run(self) -> Result<(), Complaint> {
         let config = self.config.load()?;
         for warning in &config.warnings {
-            eprintln!("{warning}");
+            // Standard error may be closed: the exit code still tells.
+            let _ = writeln!(std::io::stderr(), "{warning}");
         }
         let count = |number: usize, noun: &str| match number {
             1 => format!("1 {noun}"),

@@ -47,6 +47,9 @@ pub(super) struct Explain {
     /// A header whose value is in a file, or on standard input for `-`, such as x-api-key=FILE
     #[arg(long = "header-file", value_name = "NAME=FILE")]
     header_files: Vec<String>,
+    /// A query parameter whose value is in a file, or on standard input for `-`, such as _auth_token=FILE
+    #[arg(long = "query-file", value_name = "NAME=FILE")]
+    query_files: Vec<String>,
     /// The policy that Envoy's route names in context_extensions
     #[arg(long, value_name = "NAME")]
     policy: Option<String>,
@@ -71,13 +74,15 @@ impl Explain {
         let entries = headers
             .iter()
             .map(|(name, value)| Header { name: name.as_bytes(), value: value.expose().as_bytes() });
-        let http = Http {
+        let mut http = Http {
             method: self.method.as_bytes(),
             host: self.host.as_bytes(),
             path: self.path.as_bytes(),
             headers: Headers::new(Encoding::Lines, entries.collect()),
         };
-        self.refuse_credentials_in_path(&http, &config.rules)?;
+        refuse_credentials_in_path(&http, &config.rules)?;
+        let path = self.path_with_secrets()?;
+        http.path = path.expose().as_bytes();
         let request =
             Attributes { http: Some(http.clone()), policy: self.policy.as_deref().map(str::as_bytes) };
 
@@ -94,7 +99,7 @@ impl Explain {
         for line in &self.headers {
             let (name, value) =
                 line.split_once(':').ok_or_else(|| "error: --header is written 'name: value'".to_owned())?;
-            let name = name.trim().to_ascii_lowercase();
+            let name = header_name(name)?;
             if is_credential_header(&name, rules) {
                 return Err(format!(
                     "error: the header {name} carries a credential, and arguments can be seen by every process: \
@@ -107,7 +112,7 @@ impl Explain {
             let (name, path) = argument
                 .split_once('=')
                 .ok_or_else(|| "error: --header-file is written name=FILE".to_owned())?;
-            headers.push((name.to_ascii_lowercase(), read_secret("header", Path::new(path))?));
+            headers.push((header_name(name)?, read_secret("header", Path::new(path))?));
         }
         if let Some(path) = &self.token_file {
             let token = read_secret("token", path)?;
@@ -121,19 +126,42 @@ impl Explain {
         Ok(headers)
     }
 
-    fn refuse_credentials_in_path(&self, http: &Http<'_>, rules: &Rules) -> Result<(), Complaint> {
-        let carried = rules.places.order().iter().find_map(|place| match place {
-            Place::Query { name } => query::values(http, name).any(|value| !value.is_empty()).then_some(name),
-            Place::Bearer | Place::Basic { .. } | Place::Header { .. } | Place::Cookie { .. } => None,
-        });
-        match carried {
-            None => Ok(()),
-            Some(name) => Err(format!(
-                "error: the query parameter {name} carries a credential, and arguments can be seen by every \
-                 process: leave it out of --path and use --token-file"
-            )),
+    /// The path with the parameters whose values stand in files.
+    fn path_with_secrets(&self) -> Result<Secret, Complaint> {
+        let mut path = zeroize::Zeroizing::new(self.path.clone());
+        for argument in &self.query_files {
+            let (name, file) = argument
+                .split_once('=')
+                .ok_or_else(|| "error: --query-file is written name=FILE".to_owned())?;
+            let value = read_secret("query parameter", Path::new(file))?;
+            let encode =
+                |text| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC);
+            let separator = if path.contains('?') { '&' } else { '?' };
+            write!(path, "{separator}{}={}", encode(name), encode(value.expose()))
+                .expect("a String takes every character");
         }
+        Ok(Secret::new(path.to_string()))
     }
+}
+
+fn refuse_credentials_in_path(http: &Http<'_>, rules: &Rules) -> Result<(), Complaint> {
+    let carried = rules.places.order().iter().find_map(|place| match place {
+        Place::Query { name } => query::values(http, name).any(|value| !value.is_empty()).then_some(name),
+        Place::Bearer | Place::Basic { .. } | Place::Header { .. } | Place::Cookie { .. } => None,
+    });
+    match carried {
+        None => Ok(()),
+        Some(name) => Err(format!(
+            "error: the query parameter {name} carries a credential, and arguments can be seen by every \
+             process: leave it out of --path and use --query-file {name}=FILE"
+        )),
+    }
+}
+
+fn header_name(written: &str) -> Result<String, Complaint> {
+    let name = http::HeaderName::from_bytes(written.trim().as_bytes());
+    name.map(|name| name.as_str().to_owned())
+        .map_err(|_| "error: that is no header's name: it has letters, digits and - in it".to_owned())
 }
 
 fn is_credential_header(name: &str, rules: &Rules) -> bool {
@@ -194,6 +222,10 @@ fn explanation(decision: &Decision, answer: &CheckResponse) -> Value {
             "expires": known.expires_at.map(|expires_at| expires_at.to_string()),
         })),
         "actor": learned.known.as_ref().map(|known| known.actor.members()),
+        "allow": learned.policy.as_ref().map(|policy| match policy.allow() {
+            Some(allow) => allow.to_json(),
+            None => json!("any actor"),
+        }),
         "passes_as": passes_as,
         "answer": shown_answer(answer),
     })
@@ -237,8 +269,12 @@ fn text(explanation: &Value) -> String {
     line("policy", &explanation["policy"], "none could be selected");
     line("credential", &explanation["credential"], "none that is known");
     line("actor", &explanation["actor"], "none");
+    line("allow", &explanation["allow"], "unknown without a policy");
     line("decision", &explanation["decision"], "");
     line("reason", &explanation["reason"], "");
+    if explanation["decision"] == "allowed" {
+        line("passes as", &explanation["passes_as"], "");
+    }
     if let Value::Object(answer) = &explanation["answer"] {
         for (name, value) in answer {
             let Value::Array(items) = value else {

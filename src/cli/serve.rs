@@ -38,7 +38,7 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> Result<(), Complaint> {
-        logging::init(self.log_format, self.log_level);
+        let logging = logging::init(self.log_format, self.log_level);
         let config = self.config.load()?;
         for warning in &config.warnings {
             tracing::warn!(place = %warning.place(), key = warning.key, "{}", warning.message);
@@ -48,8 +48,10 @@ impl Serve {
         let options = Options {
             log_decisions: self.log_decisions,
             drain: self.drain,
-            parallel_passwords: workers,
+            // The other half of the processors goes on answering Checks during a flood of passwords.
+            parallel_passwords: workers.div_ceil(2),
             reflection: self.reflection,
+            dropped_log_lines: Some(logging.dropped_lines()),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers)

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::Context;
-use super::headers::{MOST_BYTES, too_large};
+use super::headers::too_large;
 use super::raw::{Node, Value, to_members};
 use super::reader::Reader;
 use crate::actor::Actor;
+use crate::actor::header::MAX_BYTES;
 
 /// Reads an `actor`.
 pub fn read<'t>(reader: &mut Reader<'t>, node: &'t Node, context: &Context<'_>) -> Option<Actor> {
@@ -21,7 +22,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, node: &'t Node, context: &Context<'_>) 
     if let Some(bytes) = too_large(context.actor_headers, &actor, bound(node)) {
         reader.error(
             &node.at,
-            format!("this actor's headers have {bytes} bytes together; at most {MOST_BYTES} fit"),
+            format!("this actor's headers have {bytes} bytes together; at most {MAX_BYTES} fit"),
         );
     }
     Some(actor)

@@ -3,14 +3,11 @@
 use super::raw::{Entry, Node};
 use super::reader::Reader;
 use crate::actor::Actor;
-use crate::actor::header::{ActorHeader, Selector, folds_onto};
+use crate::actor::header::{ActorHeader, MAX_BYTES, Selector, folds_onto};
 use crate::credential::Place;
 
 /// The largest number of actor headers.
 pub const MOST_HEADERS: usize = 32;
-
-/// The largest size of one actor's headers together, names and values, in bytes.
-pub const MOST_BYTES: usize = 8 * 1024;
 
 /// Headers that mean something to Envoy, to HTTP or to us.
 const RESERVED: [&str; 10] = [
@@ -100,12 +97,12 @@ fn problem_with(name: &str, places: &[Place]) -> Option<String> {
 pub fn too_large(headers: &[ActorHeader], actor: &Actor, members_bytes: usize) -> Option<usize> {
     // A byte of the actor takes at most six in a header: \u00ff.
     let names: usize = headers.iter().map(|header| header.name.len()).sum();
-    if names + headers.len() * members_bytes * 6 <= MOST_BYTES {
+    if names + headers.len() * members_bytes * 6 <= MAX_BYTES {
         return None;
     }
     let size = |header: &ActorHeader| header.name.len() + header.value(actor).map_or(0, |value| value.len());
     let total = headers.iter().map(size).sum();
-    (total > MOST_BYTES).then_some(total)
+    (total > MAX_BYTES).then_some(total)
 }
 
 #[cfg(test)]

@@ -128,6 +128,15 @@ fn read_listen<'t>(
             format!("whoever reaches this address can {danger}; use a loopback address or a Unix socket if you can"),
         );
     }
+    if let Listen::Abstract(_) = &listen {
+        reader.warn(
+            &node.at,
+            format!(
+                "every process in this network namespace can {danger}: \
+                 an abstract socket has no permissions; use a path if you can"
+            ),
+        );
+    }
     listen
 }
 

@@ -4,7 +4,7 @@
 //! that stand where the [`SCHEMA`](super::schema::SCHEMA) says that nothing secret stands.  Whatever stands anywhere else is
 //! masked: a token in the wrong place is still a token.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use super::error::ShownLine;
@@ -13,14 +13,43 @@ use super::schema::{REFERENCE, SCHEMA, Schema, is_configuration_key, is_name, is
 
 /// What a diagnostic may show of one configuration.
 pub struct Shower<'t> {
-    secrets: HashSet<&'t str>,
+    secrets: Secrets<'t>,
+}
+
+/// The texts that are known to be secret, by their first bytes.
+#[derive(Default)]
+struct Secrets<'t>(HashMap<&'t [u8], Vec<&'t [u8]>>);
+
+impl<'t> Secrets<'t> {
+    /// Shorter texts than this stand in innocent ones by chance; they are masked where they stand alone.
+    const SHORTEST_WITHIN: usize = 4;
+    const HEAD: usize = 8;
+
+    fn insert(&mut self, secret: &'t str) {
+        let secret = secret.as_bytes();
+        self.0.entry(&secret[..secret.len().min(Self::HEAD)]).or_default().push(secret);
+    }
+
+    /// Whether the text is a secret, or holds one: a URL with a token in it is as secret as the token.
+    fn stand_in(&self, text: &str) -> bool {
+        let text = text.as_bytes();
+        let is_secret = |rest: &[u8], length: usize| {
+            let secrets = rest.get(..length).and_then(|head| self.0.get(head));
+            secrets.is_some_and(|secrets| secrets.iter().any(|secret| rest.starts_with(secret)))
+        };
+        let whole = self.0.get(&text[..text.len().min(Self::HEAD)]);
+        whole.is_some_and(|secrets| secrets.contains(&text))
+            || (0..text.len()).any(|start| {
+                (Self::SHORTEST_WITHIN..=Self::HEAD).any(|length| is_secret(&text[start..], length))
+            })
+    }
 }
 
 impl<'t> Shower<'t> {
     /// Looks through the tree for everything that is known to be secret, so that it is masked
     /// in other places too.
     pub fn new(root: &'t Node) -> Self {
-        let mut shower = Self { secrets: HashSet::new() };
+        let mut shower = Self { secrets: Secrets::default() };
         shower.collect(root, &SCHEMA);
         shower
     }
@@ -41,12 +70,12 @@ impl<'t> Shower<'t> {
     /// A key in backquotes, or `***`.
     pub fn quote_key(&self, key: &str) -> String {
         let shown = is_plain_word(key) || is_configuration_key(key);
-        if shown && !self.secrets.contains(key) { format!("`{key}`") } else { "***".to_owned() }
+        if shown && !self.secrets.stand_in(key) { format!("`{key}`") } else { "***".to_owned() }
     }
 
     /// A name in backquotes, or `***`.
     pub fn quote_name(&self, name: &str) -> String {
-        if is_name(name) && !self.secrets.contains(name) { format!("`{name}`") } else { "***".to_owned() }
+        if is_name(name) && !self.secrets.stand_in(name) { format!("`{name}`") } else { "***".to_owned() }
     }
 
     /// Calls `visit` with every place in the tree and the path of its key.
@@ -88,7 +117,7 @@ impl<'t> Shower<'t> {
     }
 
     fn shows_key(&self, entry: &Entry, schema: &Schema) -> bool {
-        schema.shows_key(&entry.key) && !self.secrets.contains(&*entry.key)
+        schema.shows_key(&entry.key) && !self.secrets.stand_in(&entry.key)
     }
 
     /// Where every scalar of the file stands, and which of them may be shown.
@@ -123,7 +152,7 @@ impl<'t> Shower<'t> {
                 spans.push(Span::new(&node.at, schema.shows_value(&node.value)));
             }
             Value::Text(text) => {
-                let shown = schema.shows_value(&node.value) && !self.secrets.contains(text.as_str());
+                let shown = schema.shows_value(&node.value) && !self.secrets.stand_in(text.as_str());
                 spans.push(Span::new(&node.at, shown));
             }
         }

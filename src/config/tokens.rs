@@ -69,6 +69,8 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Co
     };
     tokens.by_digest.reserve(list.len());
     let mut names = HashSet::with_capacity(list.len());
+    // Those of entries that are given up for another reason, too.
+    let mut digests = HashSet::with_capacity(list.len());
     for (index, node) in list.iter().enumerate() {
         let what = "a token such as {token: {$env: BOT_TOKEN}, actor: {id: my-bot}}";
         let Some(fields) = reader.fields(node, what, &TOKEN) else {
@@ -77,12 +79,34 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Co
         let name = read_name(reader, fields, index + 1, &mut names);
         // Both are read before either is given up, so that everything that is wrong is told.
         let digest = read_digest(reader, fields);
+        digests.extend(digest.map(|(_, digest)| digest));
         let known = read_known(reader, fields, name, context);
         if let (Some((node, digest)), Some(known)) = (digest, known) {
             insert(reader, &mut tokens, node, digest, known);
         }
     }
+    refuse_tokens_as_names(reader, list, &digests);
     tokens
+}
+
+/// A name stands in logs and metrics, so it cannot be a token, whichever entry's.
+fn refuse_tokens_as_names<'t>(reader: &mut Reader<'t>, list: &'t [Node], tokens: &HashSet<TokenDigest>) {
+    for entry in list {
+        let Value::Map(members) = &entry.value else {
+            continue;
+        };
+        for member in members.iter().filter(|member| &*member.key == "name") {
+            let Value::Text(text) = &member.value.value else {
+                continue;
+            };
+            let is_token =
+                PlainToken::new(text.as_str().as_bytes()).is_ok_and(|token| tokens.contains(&token.digest()));
+            if is_token {
+                let message = "a token's name stands in logs and metrics: it cannot be a token";
+                reader.error(&member.value.at, message);
+            }
+        }
+    }
 }
 
 fn read_name<'t>(
@@ -119,7 +143,7 @@ fn read_name<'t>(
 
 fn read_digest<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<(&'t Node, TokenDigest)> {
     match (fields.get("token"), fields.get("sha256")) {
-        (Some(node), None) => Some((node, read_plain(reader, fields, node)?)),
+        (Some(node), None) => Some((node, read_plain(reader, node)?)),
         (None, Some(node)) => {
             let text = reader.text(node, "text: the SHA-256 of a token, 64 hexadecimal digits")?;
             let digest = TokenDigest::from_hex(text.as_str());
@@ -146,7 +170,7 @@ fn read_digest<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<(&'t N
     }
 }
 
-fn read_plain<'t>(reader: &mut Reader<'t>, fields: Fields<'t>, node: &'t Node) -> Option<TokenDigest> {
+fn read_plain<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<TokenDigest> {
     let text: &Text = reader.text(node, "text: a token, best by {$env: NAME} or {$file: PATH}")?;
     let token = match PlainToken::new(text.as_str().as_bytes()) {
         Ok(token) => token,
@@ -157,15 +181,8 @@ fn read_plain<'t>(reader: &mut Reader<'t>, fields: Fields<'t>, node: &'t Node) -
             return None;
         }
     };
-    if fields.get("name").is_some_and(|name| is_text(name, text.as_str())) {
-        reader.error(&node.at, "a token's name stands in logs and metrics: it cannot be the token itself");
-    }
     warn_of_weakness(reader, node, text.as_str());
     Some(token.digest())
-}
-
-fn is_text(node: &Node, wanted: &str) -> bool {
-    matches!(&node.value, Value::Text(text) if text.as_str() == wanted)
 }
 
 fn warn_of_weakness<'t>(reader: &mut Reader<'t>, node: &'t Node, token: &str) {

@@ -1,7 +1,7 @@
 //! What must not reach the upstream: credentials that were meant for us.
 
-use super::{Place, Places, cookie, query};
-use crate::attributes::{Http, trim_blanks};
+use super::{Place, Places, cookie, parts_of, query, split_scheme};
+use crate::attributes::Http;
 
 /// Our own session cookie, plain and under TLS.  It is always cut: no upstream has a use for it.
 pub const SESSION_COOKIES: [&str; 2] = ["eat_session", "__Host-eat_session"];
@@ -67,13 +67,9 @@ impl Removal<'_> {
 impl<'a> Removal<'a> {
     /// An `authorization` of another scheme is not ours to take.
     fn remove_authorization(&mut self, http: &Http<'a>, scheme: &[u8]) {
-        let is_ours = |value: &[u8]| {
-            let value = trim_blanks(value);
-            let end = value.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(value.len());
-            value[..end].eq_ignore_ascii_case(scheme)
-        };
+        let is_ours = |part: &[u8]| split_scheme(part).0.eq_ignore_ascii_case(scheme);
         let mut values = http.headers.all("authorization");
-        let carries = values.any(|value| value.split(|&byte| byte == b',').any(is_ours));
+        let carries = values.any(|value| parts_of(value).any(is_ours));
         if carries && !self.headers.contains(&"authorization") {
             self.headers.push("authorization");
         }

@@ -18,6 +18,9 @@ pub enum FrameError {
     /// The compressed flag is set, and we announced no compression.
     #[error("compressed messages are not supported")]
     Compressed,
+    /// It did not arrive in time.
+    #[error("the request body did not arrive in time")]
+    TooSlow,
     /// Longer than `ext_authz.max_request_bytes`.
     #[error("the message is longer than max_request_bytes")]
     TooLong,

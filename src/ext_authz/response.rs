@@ -20,8 +20,8 @@ use super::wire::{
     self, BoolValue, CheckResponse, DeniedHttpResponse, HeaderValue, HeaderValueOption, HttpStatus,
     OkHttpResponse, Status, check_response::HttpResponse, header_value_option::AppendAction,
 };
-use crate::actor::header::{ActorHeader, folds_onto};
-use crate::attributes::{Headers, Http};
+use crate::actor::header::{ActorHeader, MAX_BYTES, folds_onto};
+use crate::attributes::{Headers, Http, Lengths};
 use crate::config::Rules;
 use crate::credential::Known;
 use crate::credential::removal::{CookieChange, Forward, Removal};
@@ -31,9 +31,6 @@ use crate::policy::Permit;
 /// The header by which Envoy tells an upstream that it let a request pass without asking us.
 /// A client must not be able to claim that.
 const FAILURE_MODE_ALLOWED: &str = "x-envoy-auth-failure-mode-allowed";
-
-/// What an actor's headers may take together, names and values, in bytes.
-pub const MAX_ACTOR_HEADER_BYTES: usize = 8 * 1024;
 
 /// Which form of a refusal the caller can read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +58,7 @@ struct RefusalAnswer {
 
 /// The answer cannot be built within its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the actor's headers exceed {MAX_ACTOR_HEADER_BYTES} bytes")]
+#[error("the actor's headers exceed {MAX_BYTES} bytes")]
 pub struct AnswerTooLarge;
 
 impl Answers {
@@ -183,7 +180,7 @@ fn encode_actor(known: Option<&Known>, actor_headers: &[ActorHeader]) -> Result<
             None => ok.headers_to_remove.push(actor_header.name.to_string()),
         }
     }
-    if size > MAX_ACTOR_HEADER_BYTES {
+    if size > MAX_BYTES {
         return Err(AnswerTooLarge);
     }
     let metadata = known.map(actor_metadata).unwrap_or_default();
@@ -233,7 +230,9 @@ fn request_changes(http: &Http<'_>, decision: &Decision) -> Vec<u8> {
 
 /// Removes headers that a careless upstream would take for an actor header, and the failure-mode claim.
 fn put_look_alikes(fields: &mut Vec<u8>, headers: &Headers<'_>, actor_headers: &[ActorHeader]) {
-    for header in headers.iter() {
+    let names = actor_headers.iter().map(|actor_header| actor_header.name.as_bytes());
+    let lengths = Lengths::of(names.chain([FAILURE_MODE_ALLOWED.as_bytes()]));
+    for header in headers.iter().filter(|header| lengths.may_hold(header.name.len())) {
         // Pseudo headers are no headers that an upstream could take for one of ours, and cannot be removed.
         if header.name.first() == Some(&b':') {
             continue;

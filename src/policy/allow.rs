@@ -81,6 +81,21 @@ impl Allow {
         Ok(Self::Members { members, anonymous })
     }
 
+    /// The block as it may be written, its members in their order.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Everyone => Value::Bool(true),
+            Self::NoOne => Value::Bool(false),
+            Self::Members { members, .. } => {
+                let wanted = |wanted: &Wanted| match wanted {
+                    Wanted::Present => Value::from("*"),
+                    Wanted::AnyOf(values) => Value::from(values.clone()),
+                };
+                members.iter().map(|(name, value)| (name.to_string(), wanted(value))).collect()
+            }
+        }
+    }
+
     /// Whether this actor passes.
     pub fn admits(&self, actor: &Actor) -> bool {
         match self {

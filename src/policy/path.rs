@@ -49,6 +49,11 @@ pub fn decode<'a>(raw: &'a [u8], permitted: &PermittedPaths) -> Result<Cow<'a, s
     if raw.first() != Some(&b'/') {
         return Err(AmbiguousPath::NotAbsolute);
     }
+    if is_plain(raw)
+        && let Ok(path) = std::str::from_utf8(raw)
+    {
+        return Ok(Cow::Borrowed(path));
+    }
     if raw.contains(&b'#') {
         return Err(AmbiguousPath::Fragment);
     }
@@ -82,6 +87,24 @@ pub fn decode<'a>(raw: &'a [u8], permitted: &PermittedPaths) -> Result<Cow<'a, s
         return Err(AmbiguousPath::EmptySegment);
     }
     Ok(path)
+}
+
+/// Whether one look is enough: the path has nothing to decode, nothing ambiguous,
+/// and no segment that begins with a dot.
+fn is_plain(raw: &[u8]) -> bool {
+    let mut after_slash = false;
+    raw.iter().all(|&byte| {
+        let is_plain = match byte {
+            b'/' | b'.' => !after_slash,
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => true,
+            // RFC 3986's other pchar, less the semicolon.
+            b'-' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' => true,
+            b'*' | b'+' | b',' | b'=' | b':' | b'@' => true,
+            _ => false,
+        };
+        after_slash = byte == b'/';
+        is_plain
+    })
 }
 
 /// A path's bytes after decoding, and whether a slash was among the encoded ones.

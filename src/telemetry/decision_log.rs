@@ -1,5 +1,6 @@
 //! One line per decision, so that "why was I refused?" has an answer.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::attributes::Http;
@@ -44,19 +45,31 @@ pub fn write(decision: &Decision, refusal: Option<Refusal>, http: Option<&Http<'
         reason,
         policy = decision.learned.policy.as_ref().map(|policy| policy.name().as_ref()),
         credential.kind = known.map(|known| known.kind.as_str()),
-        credential.name = known.map(|known| shown(known.name.as_bytes())),
-        method = http.map(|http| shown(http.method)),
-        host = http.map(|http| shown(http.host)),
-        path = http.map(|http| shown(http.path_without_query())),
-        request_id = header("x-request-id").map(shown),
+        credential.name = known.map(|known| shown(known.name.as_bytes())).as_deref(),
+        method = http.map(|http| shown(http.method)).as_deref(),
+        host = http.map(|http| shown(without_user_info(http.host))).as_deref(),
+        path = http.map(|http| shown(http.path_without_query())).as_deref(),
+        request_id = header("x-request-id").map(shown).as_deref(),
         duration_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
         "{word}"
     );
 }
 
+/// A host with a user's name and password in front (RFC 3986 section 3.2.1) loses them.
+fn without_user_info(host: &[u8]) -> &[u8] {
+    host.rsplit(|&byte| byte == b'@').next().unwrap_or_default()
+}
+
 /// What somebody sent, as printable ASCII that ends within [`LONGEST_VALUE`] bytes.
-pub(super) fn shown(value: &[u8]) -> String {
-    let mut text = String::new();
+pub(super) fn shown(value: &[u8]) -> Cow<'_, str> {
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\'' | b'\\');
+    if value.len() <= LONGEST_VALUE
+        && value.iter().all(is_plain)
+        && let Ok(text) = std::str::from_utf8(value)
+    {
+        return Cow::Borrowed(text);
+    }
+    let mut text = String::with_capacity(LONGEST_VALUE);
     for &byte in value {
         let escaped = byte.escape_ascii();
         if text.len() + escaped.len() > LONGEST_VALUE - "...".len() {
@@ -65,7 +78,7 @@ pub(super) fn shown(value: &[u8]) -> String {
         }
         text.extend(escaped.map(char::from));
     }
-    text
+    Cow::Owned(text)
 }
 
 #[cfg(test)]
@@ -78,6 +91,13 @@ mod tests {
         let long = shown(&[b'\n'; 1000]);
         assert!(long.len() <= LONGEST_VALUE && long.ends_with("\\n..."), "{long}");
         assert_eq!(shown(&[b'a'; 200]), "a".repeat(200));
+    }
+
+    #[test]
+    fn a_password_in_the_host_is_no_part_of_it() {
+        assert_eq!(without_user_info(b"user:p@ss@h:80"), b"h:80");
+        assert_eq!(without_user_info(b"h"), b"h");
+        assert_eq!(without_user_info(b""), b"");
     }
 
     #[test]

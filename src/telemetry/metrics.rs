@@ -1,16 +1,20 @@
 //! Metrics in the OpenMetrics text format.  No label holds anything that a client sent.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use tracing_appender::non_blocking::ErrorCounter;
 
 use crate::config::Rules;
 use crate::decision::{Decision, Refusal};
@@ -50,7 +54,7 @@ struct CredentialLabels {
 
 impl Metrics {
     /// All metrics at their beginning.
-    pub fn new() -> Self {
+    pub fn new(dropped_log_lines: Option<ErrorCounter>) -> Self {
         let mut metrics = Self {
             registry: Registry::with_prefix("envoy_auth_tokens"),
             decisions: Family::default(),
@@ -62,6 +66,9 @@ impl Metrics {
             next_expiry: Gauge::default(),
         };
         metrics.register();
+        if let Some(dropped) = dropped_log_lines {
+            metrics.registry.register_collector(Box::new(DroppedLogLines(dropped)));
+        }
         metrics
     }
 
@@ -135,8 +142,19 @@ impl Metrics {
     }
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
+/// The log counts these itself.
+struct DroppedLogLines(ErrorCounter);
+
+impl fmt::Debug for DroppedLogLines {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "DroppedLogLines({})", self.0.dropped_lines())
+    }
+}
+
+impl Collector for DroppedLogLines {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let counter = ConstCounter::new(u64::try_from(self.0.dropped_lines()).unwrap_or(u64::MAX));
+        let help = "Log lines dropped because nobody read them fast enough";
+        counter.encode(encoder.encode_descriptor("dropped_log_lines", help, None, MetricType::Counter)?)
     }
 }

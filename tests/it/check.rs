@@ -57,7 +57,7 @@ fn service(config: &str) -> CheckService {
     let source = Source { file: Path::new("config.yaml"), environment: &ProcessEnvironment, now };
     let config = Config::parse(config, &source).unwrap_or_else(|errors| panic!("{errors}"));
     let authorizer = Authorizer::new(config.rules, Passwords::new(1).unwrap(), Clock::from_fn(move || now));
-    CheckService::new(Arc::new(authorizer), Arc::new(Telemetry::new(LogDecisions::None)), usize::MAX)
+    CheckService::new(Arc::new(authorizer), Arc::new(Telemetry::new(LogDecisions::None, None)), usize::MAX)
 }
 
 fn answer(service: &CheckService, message: Vec<u8>) -> full::CheckResponse {
