@@ -18,6 +18,7 @@ pub mod wire {
 }
 
 use std::convert::Infallible;
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tonic::service::Routes;
 use tower::ServiceExt;
 
@@ -64,8 +66,8 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long a message may take to arrive; a shorter `grpc-timeout` goes before.
 const LONGEST_READ: Duration = Duration::from_secs(10);
-/// How long a connection may stay open without a single byte.
-const FIRST_BYTE: Duration = Duration::from_secs(10);
+/// How long a connection may stay open before it has sent the 24 bytes with which HTTP/2 begins.
+const LONGEST_GREETING: Duration = Duration::from_secs(10);
 
 /// Answers Checks.
 pub struct CheckService {
@@ -217,13 +219,13 @@ async fn serve_connection(
     mut closing: Closing,
 ) {
     // Whoever connects and says nothing keeps neither a descriptor nor the end of the process waiting.
-    tokio::select! {
-        spoken = tokio::time::timeout(FIRST_BYTE, stream.readable()) => match spoken {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return,
-        },
+    let greeted = tokio::select! {
+        greeted = tokio::time::timeout(LONGEST_GREETING, Greeted::by(stream)) => greeted,
         () = closing.begun() => return,
-    }
+    };
+    let Ok(Ok(stream)) = greeted else {
+        return;
+    };
     let answer = service_fn(move |request| dispatch(Arc::clone(&doors), request));
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), answer));
     let ended = tokio::select! {
@@ -235,6 +237,58 @@ async fn serve_connection(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// A connection whose client has sent as many bytes as HTTP/2's preface has (RFC 9113 section 3.4).
+/// Whether they are the preface is for the HTTP/2 library to say: it reads them again.
+struct Greeted {
+    preface: [u8; 24],
+    /// How many of the preface's bytes have been read again.
+    read: usize,
+    stream: Stream,
+}
+
+impl Greeted {
+    async fn by(mut stream: Stream) -> io::Result<Self> {
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).await?;
+        Ok(Self { preface, read: 0, stream })
+    }
+}
+
+impl AsyncRead for Greeted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let left = &self.preface[self.read..];
+        if left.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let length = left.len().min(buffer.remaining());
+        buffer.put_slice(&left[..length]);
+        self.read += length;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Greeted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 

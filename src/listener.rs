@@ -196,19 +196,6 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
-impl Stream {
-    /// Waits until there is something to read, the end included.
-    ///
-    /// # Errors
-    /// What the operating system says.
-    pub async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.readable().await,
-            Self::Unix(stream) => stream.readable().await,
-        }
-    }
-}
-
 impl fmt::Debug for Stream {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {

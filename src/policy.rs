@@ -301,6 +301,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_a_preflight() {
+        let permit = |method: &str, headers: &[(&str, &str)]| {
+            let entries =
+                headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() });
+            let headers = Headers::new(Encoding::Lines, entries.collect());
+            Permit::for_preflight(&Http { method: method.as_bytes(), host: b"h", path: b"/", headers })
+                .is_some()
+        };
+        let (origin, asked) = (("origin", "https://o.example"), ("access-control-request-method", "PUT"));
+        assert!(permit("OPTIONS", &[origin, asked]));
+        assert!(!permit("PUT", &[origin, asked]));
+        assert!(!permit("OPTIONS", &[origin]));
+        assert!(!permit("OPTIONS", &[asked]));
+        assert!(!permit("OPTIONS", &[("origin", ""), asked]));
+        assert!(!permit("OPTIONS", &[origin, asked, ("x-http-method-override", "DELETE")]));
+    }
+
+    #[test]
     fn nothing_is_malformed_that_no_rule_reads() {
         let policies = Policies::new(
             vec![policy("p", None)],

@@ -24,6 +24,7 @@ mod lifecycle;
 mod policies;
 mod proto;
 mod refusals;
+mod robustness;
 mod secrets_stay_secret;
 mod seed_story;
 mod transports;
