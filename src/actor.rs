@@ -43,6 +43,19 @@ impl Actor {
         Ok(Self { members })
     }
 
+    /// The actor of an API key.  Its own members never replace `id`, `name`, `role` and `key_id`.
+    pub fn of_key(name: &str, role: &str, id: i64, own: &Map<String, Value>) -> Self {
+        let mut members = Map::new();
+        members.insert("id".to_owned(), Value::from(format!("key:{name}")));
+        members.insert("name".to_owned(), Value::from(name));
+        members.insert("role".to_owned(), Value::from(role));
+        members.insert("key_id".to_owned(), Value::from(id));
+        for (name, value) in own {
+            members.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        Self { members }
+    }
+
     /// The member of this name.
     pub fn member(&self, name: &str) -> Option<&Value> {
         self.members.get(name)

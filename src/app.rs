@@ -6,12 +6,16 @@ use std::time::Duration;
 use tonic::service::Routes;
 use tracing_appender::non_blocking::ErrorCounter;
 
+use crate::admin::{self, Admin};
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::ext_authz::{self, CheckService};
 use crate::health::{Health, Readiness};
+use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
+use crate::keys::service::Keys;
+use crate::keys::store::OpenError;
 use crate::listener::{BindError, Listener};
 use crate::probes;
 use crate::shutdown::{Shutdown, Signals};
@@ -20,6 +24,8 @@ use crate::telemetry::decision_log::LogDecisions;
 
 /// How long connections may take to finish what is in flight, once nothing new is accepted.
 const FINISH: Duration = Duration::from_secs(10);
+/// How long to wait for the first reading of the key store before serving without it.
+const FIRST_READ: Duration = Duration::from_secs(5);
 
 /// What the command line says beyond the configuration.
 #[derive(Debug, Clone)]
@@ -44,9 +50,18 @@ pub struct Bound {
     pub probes: Listen,
     ext_authz_listener: Listener,
     probes_listener: Listener,
+    admin: Option<BoundAdmin>,
+    keys: Option<Arc<Keys>>,
     service: Arc<CheckService>,
     telemetry: Arc<Telemetry>,
     options: Options,
+}
+
+/// The admin listener, bound.
+struct BoundAdmin {
+    listener: Listener,
+    asked: Listen,
+    admin: Arc<Admin>,
 }
 
 /// Why a server cannot start, or cannot go on.
@@ -55,6 +70,9 @@ pub enum ServeError {
     /// A port is taken, or not to be had.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The key store cannot be opened, and waiting would not help.
+    #[error(transparent)]
+    Keys(#[from] OpenError),
     /// The operating system has no randomness to give.
     #[error("the operating system gives no randomness: {0}")]
     Randomness(#[from] getrandom::Error),
@@ -74,21 +92,41 @@ pub enum ServeError {
 /// # Errors
 /// [`ServeError`]; then nothing was served.
 pub async fn build(config: Config, options: Options, clock: Clock) -> Result<Bound, ServeError> {
+    let startup = config.startup;
     let telemetry = Arc::new(Telemetry::new(options.log_decisions, options.dropped_log_lines.clone()));
     telemetry.metrics().show_rules(&config.rules, clock.now());
     let passwords = Passwords::new(options.parallel_passwords)?;
-    let authorizer = Arc::new(Authorizer::new(config.rules, passwords, clock));
-    let startup = config.startup;
+    let keys = match (&startup.keys, &config.rules.keys) {
+        (Some(url), Some(settings)) => Some(Keys::open(url, settings.clone(), clock.clone()).await?),
+        (Some(_), None) | (None, Some(_)) | (None, None) => None,
+    };
+    if let Some(keys) = &keys {
+        telemetry.metrics().show_keys(Arc::clone(keys), clock.clone());
+    }
+    let sources = Sources { passwords, keys: keys.clone(), clock: clock.clone() };
+    let authorizer = Arc::new(Authorizer::new(config.rules, sources));
     let max_request_bytes = startup.ext_authz.max_request_bytes;
-    let service = Arc::new(CheckService::new(authorizer, Arc::clone(&telemetry), max_request_bytes));
+    let service =
+        Arc::new(CheckService::new(Arc::clone(&authorizer), Arc::clone(&telemetry), max_request_bytes));
 
     let ext_authz_listener = Listener::bind(&startup.ext_authz.listen).await?;
     let probes_listener = Listener::bind(&startup.probes.listen).await?;
+    let admin = match (&startup.admin, &keys) {
+        (Some(admin), Some(keys)) => Some(BoundAdmin {
+            listener: Listener::bind(&admin.listen).await?,
+            asked: admin.listen.clone(),
+            admin: Arc::new(Admin::new(authorizer, Arc::clone(keys), clock)),
+        }),
+        // The configuration is checked: there is no admin without keys.
+        (Some(_), None) | (None, Some(_)) | (None, None) => None,
+    };
     Ok(Bound {
         ext_authz: ext_authz_listener.address(&startup.ext_authz.listen),
         probes: probes_listener.address(&startup.probes.listen),
         ext_authz_listener,
         probes_listener,
+        admin,
+        keys,
         service,
         telemetry,
         options,
@@ -104,17 +142,42 @@ impl Bound {
         let mut signals = Signals::listen().map_err(ServeError::Signals)?;
         let (shutdown, closing) = Shutdown::new();
         let (health, readiness) = Health::new();
-        let routes = self.routes(readiness.clone()).await?;
+        let routes = routes(readiness.clone(), self.options.reflection).await?;
         let drain = self.options.drain;
 
         for (listener, address) in [("ext_authz", &self.ext_authz), ("probes", &self.probes)] {
             tracing::info!(listener, %address, "listening");
         }
+        let admin_closing = closing.clone();
+        let bound_admin = self.admin;
+        if let Some(BoundAdmin { listener, asked, .. }) = &bound_admin {
+            tracing::info!(listener = "admin", address = %listener.address(asked), "listening");
+        }
+        let admin = async move {
+            match bound_admin {
+                Some(BoundAdmin { listener, admin, .. }) => {
+                    admin::serve(listener, admin, admin_closing).await;
+                }
+                None => {
+                    let mut closing = admin_closing;
+                    closing.begun().await;
+                }
+            }
+        };
         let probes =
             probes::serve(self.probes_listener, self.probes, readiness, self.telemetry, closing.clone());
         let mut probes = tokio::spawn(probes);
         let checks = ext_authz::serve(self.ext_authz_listener, self.service, routes, closing);
         let mut checks = tokio::spawn(checks);
+        let mut admin = tokio::spawn(admin);
+        // Keys that are not known yet are answered with 503; after a while that is better than not serving.
+        if let Some(keys) = &self.keys {
+            let followed = tokio::spawn(Arc::clone(keys).follow());
+            if tokio::time::timeout(FIRST_READ, keys.first_read()).await.is_err() {
+                tracing::warn!("serving although the key store was not read yet");
+            }
+            drop(followed);
+        }
         health.set_ready();
         tracing::info!("serving");
 
@@ -123,6 +186,7 @@ impl Bound {
             signal = signals.next() => signal,
             _ = &mut checks => return Err(ServeError::DoorClosed("ext_authz")),
             _ = &mut probes => return Err(ServeError::DoorClosed("probes")),
+            _ = &mut admin => return Err(ServeError::DoorClosed("admin")),
         };
         tracing::info!(signal, drain_seconds = drain.as_secs_f64(), "draining");
         health.set_not_ready();
@@ -131,19 +195,20 @@ impl Bound {
             signal = signals.next() => tracing::info!(signal, "drain cut short"),
         }
         shutdown.close();
-        let finished = tokio::time::timeout(FINISH, async { (checks.await, probes.await) }).await;
+        let finished =
+            tokio::time::timeout(FINISH, async { (checks.await, probes.await, admin.await) }).await;
         match finished {
             Ok(_) => tracing::info!("stopped"),
             Err(_) => tracing::warn!(seconds = FINISH.as_secs(), "stopped with connections still open"),
         }
         Ok(())
     }
+}
 
-    async fn routes(&self, readiness: Readiness) -> Result<Routes, ServeError> {
-        let routes = ext_authz::health::routes(readiness).await;
-        if !self.options.reflection {
-            return Ok(routes);
-        }
-        Ok(ext_authz::reflection::add_to(routes)?)
+async fn routes(readiness: Readiness, reflection: bool) -> Result<Routes, ServeError> {
+    let routes = ext_authz::health::routes(readiness).await;
+    if !reflection {
+        return Ok(routes);
     }
+    Ok(ext_authz::reflection::add_to(routes)?)
 }

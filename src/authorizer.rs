@@ -7,25 +7,44 @@ use arc_swap::ArcSwap;
 
 use crate::actor::header;
 use crate::attributes::{Attributes, Http, trim_blanks};
-use crate::clock::Clock;
 use crate::config::Rules;
-use crate::credential;
+use crate::credential::{self, Known, Places};
 use crate::decision::{Decision, Learned, Refusal};
-use crate::identity::passwords::Passwords;
-use crate::identity::{self, Identity};
+use crate::identity::{Identity, Sources};
 use crate::policy::Permit;
 
 /// Decides about requests by the rules in force.
 pub struct Authorizer {
     rules: ArcSwap<Rules>,
-    passwords: Arc<Passwords>,
-    clock: Clock,
+    sources: Sources,
 }
 
 impl Authorizer {
     /// An authorizer that starts with these rules.
-    pub fn new(rules: Rules, passwords: Passwords, clock: Clock) -> Self {
-        Self { rules: ArcSwap::from_pointee(rules), passwords: Arc::new(passwords), clock }
+    pub fn new(rules: Rules, sources: Sources) -> Self {
+        Self { rules: ArcSwap::from_pointee(rules), sources }
+    }
+
+    /// What is asked about credentials, beyond the rules.
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// Who a request to ourselves comes from: its credential in one of these places, by the same code that
+    /// decides Checks.  A token that nobody here knows is refused, whatever the rules leave to upstreams.
+    ///
+    /// # Errors
+    /// The refusal that a Check would meet.
+    pub async fn who(&self, http: &Http<'_>, places: &Places) -> Result<Option<Arc<Known>>, Refusal> {
+        let rules = self.rules.load_full();
+        let Some(found) = credential::find(http, places)? else {
+            return Ok(None);
+        };
+        match self.sources.identify(&found.credential, &rules, None).await? {
+            Identity::Known(known) => Ok(Some(known)),
+            Identity::LeftAlone => Err(Refusal::UnknownToken),
+            Identity::SessionOver => Ok(None),
+        }
     }
 
     /// The rules in force.
@@ -71,10 +90,10 @@ impl Authorizer {
 
         // Who is that?  A credential that we do not know is refused here, whatever the policy says.
         if let Some(found) = &found {
-            match identity::identify(&found.credential, rules, &self.passwords, &self.clock, deadline).await?
-            {
+            match self.sources.identify(&found.credential, rules, deadline).await? {
                 Identity::Known(known) => learned.known = Some(known),
                 Identity::LeftAlone => learned.left_alone = Some(found.place.clone()),
+                Identity::SessionOver => {}
             }
         }
 

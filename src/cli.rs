@@ -3,6 +3,7 @@
 mod check;
 mod explain;
 mod health;
+mod keys;
 mod password;
 mod serve;
 mod token;
@@ -37,6 +38,9 @@ enum Command {
     Token(token::Token),
     /// Hash a password from standard input with argon2id
     Password(password::Password),
+    /// Manage API keys through a running server's admin listener
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Ask a running server whether it serves: exit 0 if so
     Health(health::Health),
 }
@@ -67,6 +71,7 @@ pub fn run() -> ExitCode {
         Command::Explain(explain) => explain.run(),
         Command::Token(token) => token.run(),
         Command::Password(password) => password.run(),
+        Command::Keys(keys) => keys.run(),
         Command::Health(health) => health.run(),
     };
     match done {

@@ -6,10 +6,12 @@
 //! ([`Errors`]).  A [`Config`] that exists is one that can be served.
 
 mod actors;
+mod admin;
 mod credentials;
 mod datasette;
 mod error;
 mod headers;
+mod keys;
 mod listeners;
 mod policies;
 mod raw;
@@ -33,16 +35,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use jiff::Timestamp;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::actor::Actor;
 use crate::actor::header::ActorHeader;
 use crate::credential::Places;
+use crate::keys::service::Settings;
+use crate::keys::store::StoreUrl;
 use crate::policy::Policies;
 
+pub use self::admin::{AdminListen, AdminRules, NoPublicUrl, PublicUrl, session_cookie};
 pub use self::error::{Diagnostic, Errors, Position, Severity, ShownLine};
 pub use self::listeners::{ExtAuthz, Listen, NoAddress, Probes};
 pub use self::secrets::{Environment, MAX_FILE_BYTES, ProcessEnvironment};
 pub use self::tokens::Tokens;
 pub use self::users::{User, Users};
 
+use self::admin::AdminSection;
+use self::credentials::Sessions;
+use self::keys::KeysSection;
 use self::raw::{Node, Text, Value};
 use self::reader::{Fields, Reader, alternatives, nearest};
 use self::routes::Policing;
@@ -68,6 +77,10 @@ pub struct Startup {
     pub ext_authz: ExtAuthz,
     /// `probes`: where the orchestrator and the metrics' collector ask us.
     pub probes: Probes,
+    /// `admin`: where keys are managed; `None` is nowhere.
+    pub admin: Option<AdminListen>,
+    /// `keys.store`: where issued keys and sessions are kept; `None` is that there are none.
+    pub keys: Option<StoreUrl>,
 }
 
 /// Everything that a decision reads.
@@ -88,6 +101,12 @@ pub struct Rules {
     pub realm: Box<str>,
     /// `policies`, `routes`, `default` and `paths`.
     pub policies: Policies,
+    /// `keys`, less what cannot change while the process runs.
+    pub keys: Option<Settings>,
+    /// `keys.unavailable`.
+    pub unavailable: Unavailable,
+    /// `admin`, less where it listens.
+    pub admin: Option<AdminRules>,
     /// `actor_headers`.
     pub actor_headers: Box<[ActorHeader]>,
     /// Another number for every set of rules that this process has loaded.
@@ -101,6 +120,15 @@ pub enum UnknownCredentials {
     Refuse,
     /// Somebody else's: the request is anonymous, and the token stays in it.
     Anonymous,
+}
+
+/// What the answer is when a token may be an API key, and nobody can know (`keys.unavailable`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unavailable {
+    /// A refusal: 503, whatever Envoy was told to do when we fail.
+    Refuse,
+    /// An error, so that Envoy's `failure_mode_allow` decides.
+    Error,
 }
 
 /// Where a configuration comes from.
@@ -209,11 +237,13 @@ impl Attempt {
 }
 
 /// The sections that a configuration can have.
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 16] = [
     "ext_authz",
     "probes",
+    "admin",
     "tokens",
     "users",
+    "keys",
     "credentials",
     "forward_credentials",
     "unknown_credentials",
@@ -249,13 +279,23 @@ fn read_sections<'t>(
     tokens: Option<&'t Node>,
     query: Option<&'t Text>,
 ) -> Draft {
-    let (ext_authz, probes) = listeners::read(reader, sections);
+    let keys = keys::read(reader, sections.get("keys"));
+    let admin = admin::read(reader, sections.get("admin"));
+    if let (Some(entry), None) = (sections.entry("admin"), &keys) {
+        reader.error(&entry.at, "`admin` manages issued keys: it needs the section `keys`");
+    }
+    let (ext_authz, probes) = listeners::read(reader, sections, admin.as_ref());
     let policing = routes::read(reader, sections);
-    let places = credentials::read(reader, sections.entry("credentials"), query);
+    let sessions = match (&keys, &admin) {
+        (None, _) => Sessions::NeedKeys,
+        (Some(_), None) => Sessions::OpenedElsewhere,
+        (Some(_), Some(admin)) => Sessions::InCookie(session_cookie(admin.rules.public_url.as_ref())),
+    };
+    let places = credentials::read(reader, sections.entry("credentials"), query, sessions);
     let actor_headers = headers::read(reader, sections.get("actor_headers"), &places);
     let context = Context { policing: &policing, actor_headers: &actor_headers };
     let users_written = sections.get("users");
-    let nobody = !is_written(tokens) && !is_written(users_written);
+    let nobody = !is_written(tokens) && !is_written(users_written) && keys.is_none();
     let tokens = tokens::read(reader, tokens, &context);
     let users = users::read(reader, users_written, &context);
 
@@ -264,6 +304,14 @@ fn read_sections<'t>(
     {
         reader.error(&root.at, NOBODY);
     }
+    let (keys_store, keys, unavailable) = match keys {
+        Some(KeysSection { store, settings, unavailable }) => (store, Some(settings), unavailable),
+        None => (None, None, Unavailable::Refuse),
+    };
+    let (admin_listen, admin) = match admin {
+        Some(AdminSection { listen, rules, .. }) => (Some(listen), Some(rules)),
+        None => (None, None),
+    };
     let rules = Rules {
         tokens,
         users: Users::default(),
@@ -273,10 +321,14 @@ fn read_sections<'t>(
         allow_cors_preflight: switch(reader, sections, "allow_cors_preflight"),
         realm: read_realm(reader, sections.get("realm")),
         policies: policing.policies,
+        keys,
+        unavailable,
+        admin,
         actor_headers: actor_headers.into(),
         version: next_version(),
     };
-    Draft { startup: Startup { ext_authz, probes }, rules, users }
+    let startup = Startup { ext_authz, probes, admin: admin_listen, keys: keys_store };
+    Draft { startup, rules, users }
 }
 
 /// Whether every key of the document is the name of a section, or this is the seed's file.
@@ -294,7 +346,7 @@ fn is_written(list: Option<&Node>) -> bool {
     list.is_some_and(|node| !matches!(&node.value, Value::List(list) if list.is_empty()))
 }
 
-const NOBODY: &str = "nobody could ever pass: there are no `tokens`, no `users`, \
+const NOBODY: &str = "nobody could ever pass: there are no `tokens`, no `users`, no `keys`, \
     and no policy admits the anonymous";
 
 /// What a token or a user is checked against.
@@ -355,6 +407,28 @@ fn read_realm<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Box<str> {
 fn is_label(text: &str) -> bool {
     let length = text.chars().count();
     (1..=190).contains(&length) && text.trim() == text && !text.chars().any(char::is_control)
+}
+
+impl Rules {
+    /// Whether `policies` has one of this name, which a key's restriction may then name.
+    pub fn has_named_policy(&self, name: &str) -> bool {
+        !policies::is_reserved(name) && self.policies.iter().any(|policy| policy.name().as_ref() == name)
+    }
+
+    /// Whether a token, a user or one of their actors has this name, so that no key may take it.
+    pub fn has_name(&self, name: &str) -> bool {
+        let users = self.users.iter().map(|(_, user)| &user.known);
+        self.tokens.iter().map(|(_, known)| known).chain(users).any(|known| {
+            let is_actors =
+                |member| known.actor.member(member).and_then(serde_json::Value::as_str) == Some(name);
+            known.name.as_ref() == name || is_actors("name") || is_actors("id")
+        })
+    }
+
+    /// Whether the headers that an actor becomes fit into an answer.
+    pub fn headers_fit(&self, actor: &Actor) -> bool {
+        headers::too_large(&self.actor_headers, actor, usize::MAX / 1024).is_none()
+    }
 }
 
 impl fmt::Debug for Config {

@@ -34,6 +34,11 @@ pub enum Place {
         /// Whether requests that another site caused may use it.
         cross_site: CrossSite,
     },
+    /// Our own session cookie: a user who logged in.
+    Session {
+        /// Its name: one of [`removal::SESSION_COOKIES`].
+        cookie: &'static str,
+    },
     /// A header whose whole value is the token.
     Header {
         /// Its name in lower case.
@@ -64,7 +69,14 @@ pub struct Places {
 /// What a request carries.
 pub enum Credential {
     /// A token, by its digest: the text itself goes no further than its place.
-    Token(TokenDigest),
+    Token {
+        /// The SHA-256 of the token.
+        digest: TokenDigest,
+        /// Whether it has the format of the tokens that we issue, checksum included.
+        issued_format: bool,
+    },
+    /// A session, by the digest of its cookie's value.
+    Session(TokenDigest),
     /// A user's name and password.
     Password {
         /// The name as sent.
@@ -102,6 +114,10 @@ pub enum Kind {
     Token,
     /// A user of the configuration.
     User,
+    /// An API key.
+    Key,
+    /// A session of a user who logged in.
+    Session,
 }
 
 impl Kind {
@@ -110,6 +126,8 @@ impl Kind {
         match self {
             Self::Token => "token",
             Self::User => "user",
+            Self::Key => "key",
+            Self::Session => "session",
         }
     }
 }
@@ -121,6 +139,8 @@ pub struct Known {
     pub kind: Kind,
     /// Its name: never a secret.
     pub name: Arc<str>,
+    /// The number of an API key; nothing else has one.
+    pub id: Option<i64>,
     /// Who it stands for.
     pub actor: Actor,
     /// The only policies under which the actor counts; `None` is no restriction.
@@ -134,7 +154,7 @@ pub struct Known {
 impl Known {
     /// A credential without restriction and expiry.
     pub fn new(kind: Kind, name: Arc<str>, actor: Actor) -> Self {
-        Self { kind, name, actor, policies: None, expires_at: None, encoded: OnceLock::new() }
+        Self { kind, name, id: None, actor, policies: None, expires_at: None, encoded: OnceLock::new() }
     }
 
     /// Whether the actor counts under the policy of this name.
@@ -206,6 +226,7 @@ fn look(http: &Http<'_>, place: &Place, places: &Places) -> Result<Look, Credent
             Authorization::NotOurs => Ok(Look::NotOurs),
             Authorization::Basic(encoded) => Ok(Look::Found(basic_credential(encoded)?)),
         },
+        Place::Session { cookie } => look_at_session(http, cookie),
         Place::Header { name } => look_at_header(http, name),
         Place::Query { name } => look_at_query(http, name),
         Place::Cookie { name, .. } => look_at_cookie(http, name),
@@ -278,7 +299,7 @@ fn scheme<'a>(value: &'a [u8], places: &Places) -> Authorization<'a> {
 
 fn token_credential(text: &[u8]) -> Result<Credential, CredentialError> {
     let token = PlainToken::new(text).map_err(|_| CredentialError::MalformedToken)?;
-    Ok(Credential::Token(token.digest()))
+    Ok(Credential::Token { digest: token.digest(), issued_format: token.has_issued_format() })
 }
 
 /// RFC 7617 section 2: base64 of user name, colon, password; the name holds no colon.
@@ -322,6 +343,21 @@ fn look_at_query(http: &Http<'_>, name: &str) -> Result<Look, CredentialError> {
     }
 }
 
+/// A cookie that cannot be one of ours is as good as none: it may be an old one, or somebody's joke.
+fn look_at_session(http: &Http<'_>, name: &str) -> Result<Look, CredentialError> {
+    let mut values = cookie::values(&http.headers, name);
+    let Some(value) = values.next() else {
+        return Ok(Look::Nothing);
+    };
+    if values.next().is_some() {
+        return Err(CredentialError::Duplicate);
+    }
+    Ok(match PlainToken::new(value) {
+        Ok(token) => Look::Found(Credential::Session(token.digest())),
+        Err(_) => Look::Nothing,
+    })
+}
+
 fn look_at_cookie(http: &Http<'_>, name: &str) -> Result<Look, CredentialError> {
     let mut values = cookie::values(&http.headers, name);
     let Some(value) = values.next() else {
@@ -359,7 +395,8 @@ mod tests {
         let places = Places::new(places);
         match find(&http, &places) {
             Ok(None) => "none".to_owned(),
-            Ok(Some(Found { credential: Credential::Token(digest), .. })) => {
+            Ok(Some(Found { credential: Credential::Session(_), .. })) => "session".to_owned(),
+            Ok(Some(Found { credential: Credential::Token { digest, .. }, .. })) => {
                 let candidates = ["T", "U", "b=c==", "a/b+c"];
                 let digest_of = |text: &&&str| PlainToken::new(text.as_bytes()).unwrap().digest() == digest;
                 format!("token {}", candidates.iter().find(digest_of).unwrap())

@@ -58,6 +58,8 @@ pub enum Refusal {
     UnknownToken,
     /// A token that is dead.
     ExpiredToken,
+    /// The token of an API key that somebody revoked.
+    RevokedToken,
     /// An unknown user, a wrong password, or a locked user: nobody is told which.
     WrongPassword,
     /// The actor is known and may not.
@@ -72,11 +74,13 @@ pub enum Refusal {
     AnswerTooLarge,
     /// The password could not be verified in time.
     PasswordUnverified,
+    /// The token may be an API key, and the store cannot be asked.
+    KeysUnavailable,
 }
 
 impl Refusal {
     /// Every refusal, one of each.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::Undecodable,
         Self::NoHttp,
         Self::AmbiguousPath(AmbiguousPath::NotAbsolute),
@@ -99,6 +103,7 @@ impl Refusal {
         Self::MalformedBasic,
         Self::UnknownToken,
         Self::ExpiredToken,
+        Self::RevokedToken,
         Self::WrongPassword,
         Self::NotAdmitted,
         Self::UnknownPolicy,
@@ -106,6 +111,7 @@ impl Refusal {
         Self::Panicked,
         Self::AnswerTooLarge,
         Self::PasswordUnverified,
+        Self::KeysUnavailable,
     ];
 
     /// The word for logs, metrics and metadata.
@@ -135,6 +141,7 @@ impl Refusal {
             Self::MalformedBasic => "malformed_basic",
             Self::UnknownToken => "unknown_token",
             Self::ExpiredToken => "expired_token",
+            Self::RevokedToken => "revoked_token",
             Self::WrongPassword => "wrong_password",
             Self::NotAdmitted => "not_admitted",
             Self::UnknownPolicy => "unknown_policy",
@@ -142,6 +149,7 @@ impl Refusal {
             Self::Panicked => "panicked",
             Self::AnswerTooLarge => "answer_too_large",
             Self::PasswordUnverified => "password_unverified",
+            Self::KeysUnavailable => "keys_unavailable",
         }
     }
 }

@@ -9,6 +9,9 @@ use crate::clock::Clock;
 use crate::config::{Rules, UnknownCredentials};
 use crate::credential::{Credential, Known};
 use crate::decision::Refusal;
+use crate::keys::service::{Found, Keys};
+use crate::secret::Secret;
+use crate::token::TokenDigest;
 use passwords::{Passwords, Verdict};
 
 /// Who a credential stands for.
@@ -18,37 +21,94 @@ pub enum Identity {
     Known(Arc<Known>),
     /// Nobody we know, and the rules leave such tokens to the upstream: the request is anonymous.
     LeftAlone,
+    /// A session that is over: it is no credential, and the request is anonymous.
+    SessionOver,
 }
 
-/// Finds out who is behind the credential: one look-up by digest, or the verification of a password.
-///
-/// # Errors
-/// Unknown, expired or wrong is a [`Refusal`], and so is a password that takes longer than the asker waits.
-pub async fn identify(
-    credential: &Credential,
-    rules: &Rules,
-    passwords: &Passwords,
-    clock: &Clock,
-    deadline: Option<Duration>,
-) -> Result<Identity, Refusal> {
-    match credential {
-        Credential::Token(digest) => match rules.tokens.get(digest) {
-            Some(known) if known.expires_at.is_some() && known.is_expired(clock.now()) => {
-                Err(Refusal::ExpiredToken)
-            }
-            Some(known) => Ok(Identity::Known(Arc::clone(known))),
-            None => match rules.unknown_credentials {
-                UnknownCredentials::Refuse => Err(Refusal::UnknownToken),
-                UnknownCredentials::Anonymous => Ok(Identity::LeftAlone),
-            },
-        },
-        Credential::Password { user, password } => {
+/// What the engine asks about credentials, beyond the rules.
+pub struct Sources {
+    /// Verifies passwords.
+    pub passwords: Passwords,
+    /// The keys that we issued; `None` when there are none.
+    pub keys: Option<Arc<Keys>>,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Sources {
+    /// Finds out who is behind the credential: a look-up or two by digest, or the verification of a password.
+    ///
+    /// # Errors
+    /// Unknown, expired, revoked or wrong is a [`Refusal`], and so is what cannot be known in time.
+    pub async fn identify(
+        &self,
+        credential: &Credential,
+        rules: &Rules,
+        deadline: Option<Duration>,
+    ) -> Result<Identity, Refusal> {
+        match credential {
+            Credential::Token { digest, issued_format } => self.token(digest, *issued_format, rules),
             // Boxed: the task of every Check need not be as large as that of the few that wait.
-            match Box::pin(passwords.verify(user, password, &rules.users, deadline)).await {
-                Verdict::Right(known) => Ok(Identity::Known(known)),
-                Verdict::Wrong => Err(Refusal::WrongPassword),
-                Verdict::Unfinished => Err(Refusal::PasswordUnverified),
+            Credential::Password { user, password } => {
+                Box::pin(self.password(user, password, rules, deadline)).await
             }
+            Credential::Session(digest) => Ok(self.session(digest, rules)),
+        }
+    }
+
+    /// What the configuration knows goes before what was issued.
+    fn token(&self, digest: &TokenDigest, issued_format: bool, rules: &Rules) -> Result<Identity, Refusal> {
+        if let Some(known) = rules.tokens.get(digest) {
+            let is_expired = known.expires_at.is_some() && known.is_expired(self.clock.now());
+            return if is_expired {
+                Err(Refusal::ExpiredToken)
+            } else {
+                Ok(Identity::Known(Arc::clone(known)))
+            };
+        }
+        if let Some(keys) = &self.keys {
+            let now = self.clock.now();
+            // A key that was good may have been revoked meanwhile: beyond `max_staleness` nobody can know.
+            if issued_format && keys.is_unknowable(now) {
+                return Err(Refusal::KeysUnavailable);
+            }
+            match keys.find(digest, now) {
+                Found::Live(known) => return Ok(Identity::Known(known)),
+                Found::Expired => return Err(Refusal::ExpiredToken),
+                Found::Revoked => return Err(Refusal::RevokedToken),
+                Found::Unknown => {}
+            }
+        }
+        match rules.unknown_credentials {
+            UnknownCredentials::Refuse => Err(Refusal::UnknownToken),
+            UnknownCredentials::Anonymous => Ok(Identity::LeftAlone),
+        }
+    }
+
+    async fn password(
+        &self,
+        user: &str,
+        password: &Secret,
+        rules: &Rules,
+        deadline: Option<Duration>,
+    ) -> Result<Identity, Refusal> {
+        match self.passwords.verify(user, password, &rules.users, deadline).await {
+            Verdict::Right(known) => Ok(Identity::Known(known)),
+            Verdict::Wrong => Err(Refusal::WrongPassword),
+            Verdict::Unfinished => Err(Refusal::PasswordUnverified),
+        }
+    }
+
+    /// A session is its user by the rules in force now: it dies when the user is gone or the password changes.
+    fn session(&self, digest: &TokenDigest, rules: &Rules) -> Identity {
+        let session = self.keys.as_ref().and_then(|keys| keys.find_session(digest, self.clock.now()));
+        let user = session.and_then(|session| {
+            let user = rules.users.get(&session.user)?;
+            (user.password_digest == session.password_digest).then_some(user)
+        });
+        match user {
+            Some(user) => Identity::Known(Arc::clone(&user.in_session)),
+            None => Identity::SessionOver,
         }
     }
 }

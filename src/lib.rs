@@ -28,7 +28,8 @@
 //! | word | is |
 //! | --- | --- |
 //! | token | the secret string that a caller presents; what we keep of it is its digest ([`token`]) |
-//! | credential | what a request carries: a token, or a user name with a password ([`credential`]) |
+//! | API key | a stored record whose secret is a token: what we issued ([`keys`]) |
+//! | credential | what a request carries: a token, a user name with a password, a session cookie ([`credential`]) |
 //! | place | where a request carries it: `bearer`, `basic`, a header, a query parameter, a cookie |
 //! | known | a credential that we know, and the actor behind it ([`credential::Known`]) |
 //! | actor | the JSON object that says who it is ([`actor`]) |
@@ -45,10 +46,10 @@
 //! | floor | rooms | |
 //! | --- | --- | --- |
 //! | 6 process | [`app`] [`cli`] `main` | wiring, commands, the exit code |
-//! | 5 doors | [`ext_authz`] [`probes`] | where bytes come in and go out; only here are wire types, tonic, hyper and axum |
+//! | 5 doors | [`ext_authz`] [`probes`] [`admin`] | where bytes come in and go out; only here are wire types, tonic, hyper and axum |
 //! | 4 plumbing | [`health`] [`listener`] [`shutdown`] [`telemetry`] | |
 //! | 3 engine | [`decision`] [`identity`] [`authorizer`] | no I/O but the verification of passwords |
-//! | 2 state | [`config`] [`clock`] | what we were told |
+//! | 2 state | [`config`] [`clock`] [`keys`] | what we were told; what we issued |
 //! | 1 rules | [`credential`] [`policy`] | pure functions over words, each with its own small error |
 //! | 0 words | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] | no async, no clock, no environment |
 //!
@@ -78,6 +79,7 @@
 //! once, at the first request that needs it, and copied from then on.  `benches/` measures it.
 
 pub mod actor;
+pub mod admin;
 pub mod app;
 pub mod attributes;
 pub mod authorizer;
@@ -89,6 +91,7 @@ pub mod decision;
 pub mod ext_authz;
 pub mod health;
 pub mod identity;
+pub mod keys;
 pub mod listener;
 pub mod password;
 pub mod policy;

@@ -7,6 +7,7 @@ use argon2::password_hash::phc;
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
 
 use crate::secret::Secret;
+use crate::token::TokenDigest;
 
 /// The stored hash of a password, checked when it is read: verifying cannot fail for its form.
 #[derive(Clone)]
@@ -74,6 +75,11 @@ impl PasswordHash {
         Err(PasswordError::UnknownScheme)
     }
 
+    /// What a session is bound to: the same for the same stored hash, another for another one.
+    pub fn fingerprint(&self) -> TokenDigest {
+        TokenDigest::of(self.as_str().as_bytes())
+    }
+
     /// Whether this is the password.  It takes tens of milliseconds, on purpose.
     pub fn verify(&self, password: &[u8]) -> bool {
         match self {
@@ -101,6 +107,22 @@ impl PasswordHash {
             Self::Argon2id(text) | Self::Bcrypt(text) => text,
         }
     }
+}
+
+/// What a session is bound to when the configuration has the password itself: the same for the same user and
+/// password, in every process.  A [`PasswordHash`] of it has a salt of its own each time.
+///
+/// It is kept in a store, so guessing from it is made as dear as from a hash.
+///
+/// # Errors
+/// The password cannot be hashed.
+pub fn fingerprint(user: &str, password: &Secret) -> Result<TokenDigest, PasswordError> {
+    let salt = TokenDigest::of(format!("envoy-auth-tokens session {user}").as_bytes());
+    let mut output = zeroize::Zeroizing::new([0; 32]);
+    Argon2::default()
+        .hash_password_into(password.expose().as_bytes(), salt.as_bytes(), output.as_mut_slice())
+        .map_err(|_| PasswordError::NotHashed)?;
+    Ok(TokenDigest::of(output.as_slice()))
 }
 
 fn bcrypt_cost(text: &str) -> Option<u32> {

@@ -19,6 +19,7 @@ use crate::ext_authz::frame;
 use crate::ext_authz::response::{self, Answers};
 use crate::ext_authz::wire::check_response::HttpResponse;
 use crate::ext_authz::wire::{CheckResponse, HeaderValueOption};
+use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
 use crate::secret::Secret;
 
@@ -147,7 +148,11 @@ impl Explain {
 fn refuse_credentials_in_path(http: &Http<'_>, rules: &Rules) -> Result<(), Complaint> {
     let carried = rules.places.order().iter().find_map(|place| match place {
         Place::Query { name } => query::values(http, name).any(|value| !value.is_empty()).then_some(name),
-        Place::Bearer | Place::Basic { .. } | Place::Header { .. } | Place::Cookie { .. } => None,
+        Place::Bearer
+        | Place::Basic { .. }
+        | Place::Session { .. }
+        | Place::Header { .. }
+        | Place::Cookie { .. } => None,
     });
     match carried {
         None => Ok(()),
@@ -167,7 +172,11 @@ fn header_name(written: &str) -> Result<String, Complaint> {
 fn is_credential_header(name: &str, rules: &Rules) -> bool {
     let is_place = |place: &Place| match place {
         Place::Header { name: place } => place.as_ref() == name,
-        Place::Bearer | Place::Basic { .. } | Place::Query { .. } | Place::Cookie { .. } => false,
+        Place::Bearer
+        | Place::Basic { .. }
+        | Place::Session { .. }
+        | Place::Query { .. }
+        | Place::Cookie { .. } => false,
     };
     matches!(name, "authorization" | "cookie") || rules.places.order().iter().any(is_place)
 }
@@ -185,7 +194,9 @@ fn decide(
     let passwords = Passwords::new(1)
         .map_err(|error| format!("error: the operating system gives no randomness: {error}"))?;
     let answers = Answers::new(&rules);
-    let authorizer = Authorizer::new(rules, passwords, Clock::system());
+    // Keys are not asked: explaining must not open the store of a server that runs.
+    let sources = Sources { passwords, keys: None, clock: Clock::system() };
+    let authorizer = Authorizer::new(rules, sources);
     let decision = runtime.block_on(async {
         let mut decision = authorizer.authorize(request, None).await;
         for _ in 1..TRIES {
@@ -242,7 +253,7 @@ fn shown_answer(answer: &CheckResponse) -> Value {
             "remove_headers": ok.headers_to_remove,
             "remove_query_parameters": ok.query_parameters_to_remove,
         }),
-        Some(HttpResponse::DeniedResponse(denied)) => json!({
+        Some(HttpResponse::DeniedResponse(denied) | HttpResponse::ErrorResponse(denied)) => json!({
             "status": denied.status.as_ref().map(|status| status.code),
             "headers": headers(&denied.headers),
             "body": denied.body,

@@ -1,10 +1,11 @@
 //! The section `credentials`: the places where a request may carry a credential.
 
+use super::admin::session_cookie;
 use super::raw::{Entry, Node, Text, Value};
 use super::reader::{Fields, Reader, nearest};
 use crate::credential::{CrossSite, Place, Places};
 
-const PLACES: &str = "`bearer`, `basic`, {header: NAME}, {query: NAME} or {cookie: NAME}";
+const PLACES: &str = "`bearer`, `basic`, `session`, {header: NAME}, {query: NAME} or {cookie: NAME}";
 
 /// Headers that are not the client's to fill, or whose removal would break the request.
 const NO_PLACES: [&str; 9] = [
@@ -19,8 +20,24 @@ const NO_PLACES: [&str; 9] = [
     "upgrade",
 ];
 
+/// What the place `session` leads to.
+#[derive(Clone, Copy)]
+pub enum Sessions {
+    /// Nowhere: there is no section `keys`, and sessions are kept where keys are.
+    NeedKeys,
+    /// Nobody can log in here, but others who share the store may have let somebody in.
+    OpenedElsewhere,
+    /// To the cookie of this name.
+    InCookie(&'static str),
+}
+
 /// Reads the section; `query` is a place that the seed's file adds behind bearer.
-pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Entry>, query: Option<&'t Text>) -> Vec<Place> {
+pub fn read<'t>(
+    reader: &mut Reader<'t>,
+    section: Option<&'t Entry>,
+    query: Option<&'t Text>,
+    sessions: Sessions,
+) -> Vec<Place> {
     let default = || {
         let mut places = vec![Place::Bearer, Place::Basic { cross_site: CrossSite::Refuse }];
         if let Some(name) = query {
@@ -42,7 +59,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Entry>, query: Opti
     }
     let mut places: Vec<Place> = Vec::new();
     for node in list {
-        let Some(place) = read_place(reader, node) else {
+        let Some(place) = read_place(reader, node, sessions) else {
             continue;
         };
         if places.iter().any(|earlier| is_same(earlier, &place)) {
@@ -61,13 +78,16 @@ pub fn places(order: Vec<Place>) -> Places {
 /// The same place, whatever its options.
 fn is_same(one: &Place, other: &Place) -> bool {
     match (one, other) {
-        (Place::Bearer, Place::Bearer) | (Place::Basic { .. }, Place::Basic { .. }) => true,
+        (Place::Bearer, Place::Bearer)
+        | (Place::Basic { .. }, Place::Basic { .. })
+        | (Place::Session { .. }, Place::Session { .. }) => true,
         (Place::Header { name: one }, Place::Header { name: other })
         | (Place::Query { name: one }, Place::Query { name: other })
         | (Place::Cookie { name: one, .. }, Place::Cookie { name: other, .. }) => one == other,
         (
             Place::Bearer
             | Place::Basic { .. }
+            | Place::Session { .. }
             | Place::Header { .. }
             | Place::Query { .. }
             | Place::Cookie { .. },
@@ -76,9 +96,9 @@ fn is_same(one: &Place, other: &Place) -> bool {
     }
 }
 
-fn read_place<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Place> {
+fn read_place<'t>(reader: &mut Reader<'t>, node: &'t Node, sessions: Sessions) -> Option<Place> {
     match &node.value {
-        Value::Text(text) => read_word(reader, node, text.as_str()),
+        Value::Text(text) => read_word(reader, node, text.as_str(), sessions),
         Value::Map(_) => read_mapping(reader, node),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::List(_) | Value::Unresolved { .. } => {
             reader.expected(node, PLACES);
@@ -87,24 +107,38 @@ fn read_place<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Place> {
     }
 }
 
-fn read_word<'t>(reader: &mut Reader<'t>, node: &'t Node, word: &str) -> Option<Place> {
+fn read_word<'t>(reader: &mut Reader<'t>, node: &'t Node, word: &str, sessions: Sessions) -> Option<Place> {
     match word {
         "bearer" => Some(Place::Bearer),
         "basic" => Some(Place::Basic { cross_site: CrossSite::Refuse }),
-        "session" => {
-            reader.error(&node.at, "`session` needs the section `keys`, which this version does not have");
-            None
-        }
+        "session" => read_session(reader, node, sessions),
         "header" | "query" | "cookie" => {
             reader.error(&node.at, format!("`{word}` needs a name: {{{word}: NAME}}"));
             None
         }
         other => {
-            let near = nearest(other, ["bearer", "basic"].into_iter());
+            let near = nearest(other, ["bearer", "basic", "session"].into_iter());
             let advice = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
             reader.error(&node.at, format!("expected {PLACES}, found another word{advice}"));
             None
         }
+    }
+}
+
+fn read_session<'t>(reader: &mut Reader<'t>, node: &'t Node, sessions: Sessions) -> Option<Place> {
+    match sessions {
+        Sessions::NeedKeys => {
+            reader.error(&node.at, "`session` needs the section `keys`: sessions are kept in its store");
+            None
+        }
+        Sessions::OpenedElsewhere => {
+            reader.warn(
+                &node.at,
+                "without the section `admin` nobody can log in here: only sessions of others who share the store count",
+            );
+            Some(Place::Session { cookie: session_cookie(None) })
+        }
+        Sessions::InCookie(cookie) => Some(Place::Session { cookie }),
     }
 }
 

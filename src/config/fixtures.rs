@@ -22,6 +22,7 @@ fn given() -> Given {
         ("ROLE", "Viewer"),
         ("PRICE_OF_TEA", "two; and three, thanks"),
         ("EMPTY", ""),
+        ("STORE", "postgres://eat:hunter2-7Xq9ZvKw3Lm5@db/keys"),
     ];
     let files: [(_, &[u8]); 3] = [
         ("secrets/token", b"eat_abcdefghijklmnopqrstuvwxyz0123451QdVyK\n"),
@@ -155,6 +156,13 @@ fn is_public(before: &str) -> bool {
         "param",
         "$env",
         "$file",
+        "store",
+        "public_url",
+        "max_seconds_to_live",
+        "prefix",
+        "max",
+        "actor_members",
+        "max_staleness",
         "actor_headers",
     ];
     let tail = before.rsplit(['\n', '{']).next().unwrap_or_default();
@@ -259,6 +267,46 @@ ext_authz: {listen: "unix:run/a.sock", max_request_bytes: 64KiB}
 
     let again = parse("/etc/app/config.yaml", text).unwrap();
     assert_ne!(again.rules.version, rules.version);
+}
+
+#[test]
+fn what_keys_and_admin_mean() {
+    use crate::credential::Place;
+    let load = |text: &str| parse("/etc/app/config.yaml", text).unwrap_or_else(|errors| panic!("{errors}"));
+    let config = load("keys: {store: \"sqlite:keys.db\"}\nadmin: {}\ncredentials: [session]\n");
+    assert_eq!(config.startup.keys, Some(StoreUrl::Sqlite("/etc/app/keys.db".into())));
+    assert_eq!(config.startup.admin.unwrap().listen.to_string(), "127.0.0.1:9192");
+    let (keys, admin) = (config.rules.keys.unwrap(), config.rules.admin.unwrap());
+    assert_eq!((keys.max_seconds_to_live, &*keys.prefix, keys.quota), (-1, "eat", None));
+    assert_eq!((keys.actor_members.len(), keys.max_staleness), (0, None));
+    assert_eq!(config.rules.unavailable, Unavailable::Refuse);
+    assert!(!admin.allow.admits_anonymous() && admin.public_url.is_none());
+    assert_eq!(config.rules.places.order(), [Place::Session { cookie: "eat_session" }]);
+
+    let config = load(
+        "keys: {store: {$env: STORE}, max_seconds_to_live: 86400, prefix: key, max: 5, actor_members: [team],\n\
+         \x20 max_staleness: 5m, unavailable: error}\n\
+         admin: {listen: \"unix:a.sock\", public_url: \"https://keys.example.com/\", allow: {role: Editor}}\n\
+         credentials: [session]\ntokens: [{token: {$env: BOT_TOKEN}, actor: {id: the-bot, name: Bot}}]\n\
+         policies: {read: {}}\n",
+    );
+    assert!(matches!(config.startup.keys, Some(StoreUrl::Postgres(_))));
+    assert_eq!(config.startup.admin.unwrap().listen.to_string(), "unix:/etc/app/a.sock");
+    let rules = &config.rules;
+    let keys = rules.keys.as_ref().unwrap();
+    assert_eq!((keys.max_seconds_to_live, &*keys.prefix, keys.quota), (86400, "key", Some(5)));
+    assert_eq!(
+        (&*keys.actor_members[0], keys.max_staleness),
+        ("team", Some(std::time::Duration::from_secs(300)))
+    );
+    assert_eq!(rules.unavailable, Unavailable::Error);
+    let public_url = rules.admin.as_ref().unwrap().public_url.as_ref().unwrap();
+    assert_eq!((public_url.to_string().as_str(), public_url.is_https()), ("https://keys.example.com", true));
+    assert_eq!(rules.places.order(), [Place::Session { cookie: "__Host-eat_session" }]);
+    assert!(["token-1", "the-bot", "Bot"].iter().all(|name| rules.has_name(name)) && !rules.has_name("bot"));
+    assert!(
+        rules.has_named_policy("read") && !rules.has_named_policy("default") && !rules.has_named_policy("x")
+    );
 }
 
 #[test]

@@ -83,7 +83,11 @@ fn problem_with(name: &str, places: &[Place]) -> Option<String> {
     }
     let is_place = places.iter().any(|place| match place {
         Place::Header { name: place } => folds_onto(place.as_bytes(), name),
-        Place::Bearer | Place::Basic { .. } | Place::Query { .. } | Place::Cookie { .. } => false,
+        Place::Bearer
+        | Place::Basic { .. }
+        | Place::Session { .. }
+        | Place::Query { .. }
+        | Place::Cookie { .. } => false,
     });
     is_place.then(|| {
         "`credentials` reads a token from this header; an actor header would take its place".to_owned()

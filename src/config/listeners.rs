@@ -1,9 +1,10 @@
-//! The sections `ext_authz` and `probes`: where we listen.
+//! The sections `ext_authz` and `probes`: where we listen.  `admin` has a file of its own.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use super::admin::AdminSection;
 use super::raw::{Node, Value};
 use super::reader::{Fields, Reader};
 
@@ -71,8 +72,12 @@ const GIB: u64 = 1024 * MIB;
 /// A smaller message could not hold a request's headers, a larger one only a mistake.
 const REQUEST_BYTES: std::ops::RangeInclusive<u64> = KIB..=256 * MIB;
 
-/// Reads both sections.
-pub fn read<'t>(reader: &mut Reader<'t>, sections: Fields<'t>) -> (ExtAuthz, Probes) {
+/// Reads both sections, and holds that no two listeners are at one address.
+pub fn read<'t>(
+    reader: &mut Reader<'t>,
+    sections: Fields<'t>,
+    admin: Option<&AdminSection<'t>>,
+) -> (ExtAuthz, Probes) {
     let keys = ["listen", "max_request_bytes"];
     let ext_authz = sections
         .get("ext_authz")
@@ -94,12 +99,26 @@ pub fn read<'t>(reader: &mut Reader<'t>, sections: Fields<'t>) -> (ExtAuthz, Pro
              127.0.0.1:9191 and 127.0.0.1:9193",
         );
     }
+    if let Some(admin) = admin {
+        let others = [("ext_authz", ext_authz_node, &listen), ("probes", probes_node, &probes_listen)];
+        for (name, other_node, other) in others {
+            if let Some(node) = admin.listen_node.or(other_node)
+                && overlap(&admin.listen.listen, other)
+            {
+                reader.error(
+                    &node.at,
+                    format!("`admin` and `{name}` listen on the same address; by default `admin` is 127.0.0.1:9192"),
+                );
+            }
+        }
+    }
     let max_request_bytes = ext_authz.and_then(|fields| fields.get("max_request_bytes"));
     let max_request_bytes = read_size(reader, max_request_bytes);
     (ExtAuthz { listen, max_request_bytes }, Probes { listen: probes_listen })
 }
 
-fn read_listen<'t>(
+/// Reads a `listen`, and warns when others than this machine's users reach it.
+pub fn read_listen<'t>(
     reader: &mut Reader<'t>,
     node: Option<&'t Node>,
     danger: &str,

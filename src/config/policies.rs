@@ -52,7 +52,7 @@ impl Named {
 }
 
 /// Whether the name belongs to an inline policy (`route-1` …) or to the default one.
-fn is_reserved(name: &str) -> bool {
+pub fn is_reserved(name: &str) -> bool {
     let number = name.strip_prefix("route-");
     name == "default" || number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
 }

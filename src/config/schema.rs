@@ -12,6 +12,8 @@ pub enum Schema {
     Unknown,
     /// A scalar or a list of scalars, shown.
     Shown,
+    /// A URL, shown less its user info and its query: a password may stand in either.
+    Url,
     /// A mapping with these keys.  What stands under any other is unknown.
     Fields(&'static [(&'static str, Schema)]),
     /// A mapping from names to values of this kind.
@@ -24,14 +26,16 @@ pub enum Schema {
     SeedPlugin,
 }
 
-use Schema::{Each, Fields, Named, Places, Secret, SeedPlugin, Shown, Unknown};
+use Schema::{Each, Fields, Named, Places, Secret, SeedPlugin, Shown, Unknown, Url};
 
 /// The document.
 pub static SCHEMA: Schema = Fields(&[
     ("ext_authz", Fields(&[("listen", Shown), ("max_request_bytes", Shown)])),
     ("probes", Fields(&[("listen", Shown)])),
+    ("admin", Fields(&[("listen", Shown), ("public_url", Url), ("allow", ALLOW)])),
     ("tokens", Each(&TOKEN)),
     ("users", Each(&USER)),
+    ("keys", KEYS),
     ("credentials", Places(&PLACE)),
     ("forward_credentials", Unknown),
     ("unknown_credentials", Unknown),
@@ -43,6 +47,16 @@ pub static SCHEMA: Schema = Fields(&[
     ("paths", Fields(&[("permit", Unknown)])),
     ("actor_headers", Named(&Shown)),
     ("plugins", Fields(&[("datasette-auth-tokens", SeedPlugin)])),
+]);
+
+const KEYS: Schema = Fields(&[
+    ("store", Url),
+    ("max_seconds_to_live", Shown),
+    ("prefix", Shown),
+    ("max", Shown),
+    ("actor_members", Shown),
+    ("max_staleness", Shown),
+    ("unavailable", Unknown),
 ]);
 
 static TOKEN: Schema = Fields(&[
@@ -103,7 +117,7 @@ impl Schema {
             SeedPlugin => SEED_PLUGIN.under_key(key),
             // A secret that is split over a mapping stays one.
             Secret => self,
-            Unknown | Shown | Each(_) | Places(_) => &UNKNOWN,
+            Unknown | Shown | Url | Each(_) | Places(_) => &UNKNOWN,
         }
     }
 
@@ -113,7 +127,7 @@ impl Schema {
             Each(schema) | Places(schema) => schema,
             SeedPlugin => SEED_TOKENS.of_element(),
             Shown | Secret => self,
-            Unknown | Fields(_) | Named(_) => &UNKNOWN,
+            Unknown | Url | Fields(_) | Named(_) => &UNKNOWN,
         }
     }
 
@@ -123,24 +137,66 @@ impl Schema {
             // A secret that looks like a mapping, because of a colon in it, begins with what looks like a key.
             Secret => false,
             Named(_) => is_name(key) || is_plain_word(key),
-            Unknown | Shown | Fields(_) | Each(_) | Places(_) | SeedPlugin => {
+            Unknown | Shown | Url | Fields(_) | Each(_) | Places(_) | SeedPlugin => {
                 is_plain_word(key) || is_configuration_key(key) || key == MERGE_KEY
             }
         }
     }
 
-    /// Whether this scalar may be shown.
-    pub fn shows_value(&self, value: &Value) -> bool {
+    /// How much of this scalar may be shown.
+    pub fn shows_value(&self, value: &Value) -> Show {
+        let all = |shown| if shown { Show::All } else { Show::Nothing };
         match value {
-            Value::Null | Value::Bool(_) => !matches!(self, Secret),
-            Value::Number(_) => matches!(self, Shown),
+            Value::Null | Value::Bool(_) => all(!matches!(self, Secret)),
+            Value::Number(_) => all(matches!(self, Shown)),
+            Value::Text(text) if matches!(self, Url) && is_printable(text.as_str()) => Show::Url,
             Value::Text(text) => {
                 let is_word = matches!(self, Unknown | Fields(_)) && is_configuration_word(text.as_str());
-                (matches!(self, Shown) || is_word) && is_printable(text.as_str())
+                all((matches!(self, Shown) || is_word) && is_printable(text.as_str()))
             }
-            Value::List(_) | Value::Map(_) | Value::Unresolved { .. } => false,
+            Value::List(_) | Value::Map(_) | Value::Unresolved { .. } => Show::Nothing,
         }
     }
+}
+
+/// How much of a scalar may be shown, least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Show {
+    /// Nothing of it.
+    Nothing,
+    /// What [`url_without_secrets`] leaves.
+    Url,
+    /// All of it.
+    All,
+}
+
+/// A URL as it stands in the file, less everything that may be a password: what stands before the last `@`
+/// and what stands behind `?`.  `None` when nothing is certain about it.
+pub fn url_without_secrets(written: &str) -> Option<String> {
+    let (quote, url) = match written.as_bytes() {
+        [quote @ (b'"' | b'\''), .., end] if quote == end => (&written[..1], &written[1..written.len() - 1]),
+        _ => ("", written),
+    };
+    let schemes = ["https://", "http://", "postgres://", "postgresql://", "sqlite:"];
+    let scheme = schemes.into_iter().find(|scheme| url.starts_with(scheme))?;
+    let (rest, user) = match url[scheme.len()..].rsplit_once('@') {
+        // An @ behind the first ? may be part of a password, and then so is what follows it.
+        Some((before, _)) if before.contains(['?', '#']) => return None,
+        Some((_, rest)) => (rest, "***@"),
+        None => (&url[scheme.len()..], ""),
+    };
+    let end = rest.find(['?', '#']).unwrap_or(rest.len());
+    let (place, options) = (&rest[..end], if end < rest.len() { "?***" } else { "" });
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/:[]%".contains(&byte);
+    place.bytes().all(is_plain).then(|| format!("{quote}{scheme}{user}{place}{options}{quote}"))
+}
+
+/// The user info of a URL, which may stand elsewhere too: its password, and the whole.
+pub fn secrets_of_url(url: &str) -> Vec<&str> {
+    let user_info =
+        url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')).map(|(before, _)| before);
+    let password = user_info.and_then(|user_info| user_info.split_once(':')).map(|(_, password)| password);
+    [user_info, password].into_iter().flatten().filter(|secret| !secret.is_empty()).collect()
 }
 
 /// Words that stand as values and mean something to us: no secret is one of them.
@@ -153,6 +209,8 @@ fn is_configuration_word(text: &str) -> bool {
         "query",
         "cookie",
         "refuse",
+        "error",
+        "off",
         "anonymous",
         "empty_segment",
         "encoded_slash",
@@ -168,7 +226,7 @@ pub fn is_configuration_key(key: &str) -> bool {
             Fields(fields) => fields.iter().any(|(name, schema)| *name == key || has(schema, key)),
             Named(schema) | Each(schema) | Places(schema) => has(schema, key),
             SeedPlugin => has(&SEED_PLUGIN, key),
-            Secret | Unknown | Shown => false,
+            Secret | Unknown | Shown | Url => false,
         }
     }
     has(&SCHEMA, key) || has(&REFERENCE, key)

@@ -9,7 +9,10 @@ use std::fmt::Write;
 
 use super::error::ShownLine;
 use super::raw::{Entry, Location, Node, Value};
-use super::schema::{REFERENCE, SCHEMA, Schema, is_configuration_key, is_name, is_plain_word};
+use super::schema::{
+    REFERENCE, SCHEMA, Schema, Show, is_configuration_key, is_name, is_plain_word, secrets_of_url,
+    url_without_secrets,
+};
 
 /// What a diagnostic may show of one configuration.
 pub struct Shower<'t> {
@@ -30,15 +33,21 @@ impl<'t> Secrets<'t> {
         self.0.entry(&secret[..secret.len().min(Self::HEAD)]).or_default().push(secret);
     }
 
+    /// Whether the text is a secret.
+    fn is(&self, text: &str) -> bool {
+        let secrets = self.0.get(&text.as_bytes()[..text.len().min(Self::HEAD)]);
+        secrets.is_some_and(|secrets| secrets.contains(&text.as_bytes()))
+    }
+
     /// Whether the text is a secret, or holds one: a URL with a token in it is as secret as the token.
     fn stand_in(&self, text: &str) -> bool {
+        let is_whole = self.is(text);
         let text = text.as_bytes();
         let is_secret = |rest: &[u8], length: usize| {
             let secrets = rest.get(..length).and_then(|head| self.0.get(head));
             secrets.is_some_and(|secrets| secrets.iter().any(|secret| rest.starts_with(secret)))
         };
-        let whole = self.0.get(&text[..text.len().min(Self::HEAD)]);
-        whole.is_some_and(|secrets| secrets.contains(&text))
+        is_whole
             || (0..text.len()).any(|start| {
                 (Self::SHORTEST_WITHIN..=Self::HEAD).any(|length| is_secret(&text[start..], length))
             })
@@ -58,6 +67,14 @@ impl<'t> Shower<'t> {
         match &node.value {
             Value::Text(text) if text.reference().is_some() || matches!(schema, Schema::Secret) => {
                 self.secrets.insert(text.as_str());
+                for secret in secrets_of_url(text.as_str()) {
+                    self.secrets.insert(secret);
+                }
+            }
+            Value::Text(text) if matches!(schema, Schema::Url) => {
+                for secret in secrets_of_url(text.as_str()) {
+                    self.secrets.insert(secret);
+                }
             }
             Value::List(list) => list.iter().for_each(|element| self.collect(element, schema.of_element())),
             Value::Map(entries) => {
@@ -130,7 +147,7 @@ impl<'t> Shower<'t> {
         spans.dedup_by(|next, kept| {
             let overlaps = next.start < kept.end;
             if overlaps {
-                kept.shown &= next.shown;
+                kept.show = kept.show.min(next.show);
                 kept.end = kept.end.max(next.end);
             }
             overlaps
@@ -152,33 +169,41 @@ impl<'t> Shower<'t> {
                 spans.push(Span::new(&node.at, schema.shows_value(&node.value)));
             }
             Value::Text(text) => {
-                let shown = schema.shows_value(&node.value) && !self.secrets.stand_in(text.as_str());
-                spans.push(Span::new(&node.at, shown));
+                let show = schema.shows_value(&node.value);
+                let is_secret = match show {
+                    Show::Nothing | Show::All => self.secrets.stand_in(text.as_str()),
+                    // Its own secrets are cut out of it; those of other places may stand in the rest.
+                    Show::Url => url_without_secrets(text.as_str())
+                        .is_none_or(|rest| self.secrets.stand_in(&rest) || self.secrets.is(text.as_str())),
+                };
+                let show = if is_secret { Show::Nothing } else { show };
+                spans.push(Span::new(&node.at, show));
             }
         }
     }
 
     fn collect_entries(&self, entries: &[Entry], schema: &Schema, spans: &mut Vec<Span>) {
         for entry in entries {
-            spans.push(Span::new(&entry.at, self.shows_key(entry, schema)));
+            let show = if self.shows_key(entry, schema) { Show::All } else { Show::Nothing };
+            spans.push(Span::new(&entry.at, show));
             self.collect_spans(&entry.value, schema.under_key(&entry.key), spans);
         }
     }
 }
 
-/// Where the scalars of a file stand, by their bytes, and which of them may be shown.
+/// Where the scalars of a file stand, by their bytes, and how much of them may be shown.
 pub struct Spans(Vec<Span>);
 
 struct Span {
     start: usize,
     end: usize,
-    shown: bool,
+    show: Show,
 }
 
 impl Span {
-    fn new(at: &Location, shown: bool) -> Self {
+    fn new(at: &Location, show: Show) -> Self {
         let bytes = at.span();
-        Self { start: bytes.start, end: bytes.end, shown }
+        Self { start: bytes.start, end: bytes.end, show }
     }
 }
 
@@ -235,7 +260,11 @@ impl MaskedLine {
         // The lines of a scalar that has several cannot be told from one another.
         match source.get(span.start..span.end) {
             Some("") => {}
-            Some(text) if span.shown && !text.contains('\n') => self.text.push_str(text),
+            Some(text) if !text.contains('\n') => match (span.show, url_without_secrets(text)) {
+                (Show::All, _) => self.text.push_str(text),
+                (Show::Url, Some(url)) => self.text.push_str(&url),
+                (Show::Url, None) | (Show::Nothing, _) => self.mask(),
+            },
             _ => self.mask(),
         }
     }
@@ -370,6 +399,43 @@ mod tests {
             ),
             ("other: {listen: hunter2}", "listen", "other: {listen: ***}\n        ^"),
             ("realm: \"a\\u202eb\"", "realm", "realm: ***\n^"),
+            (
+                "keys: {store: 'sqlite:/var/keys.db'}",
+                "store",
+                "keys: {store: 'sqlite:/var/keys.db'}\n       ^",
+            ),
+            (
+                "keys: {store: postgres://eat:hunter2@db:5432/keys}",
+                "store",
+                "keys: {store: postgres://***@db:5432/keys}\n       ^",
+            ),
+            (
+                "keys: {store: \"postgres://db/keys?password=hunter2\"}",
+                "store",
+                "keys: {store: \"postgres://db/keys?***\"}\n       ^",
+            ),
+            (
+                "keys: {store: 'postgres://a:hun@ter2@db/keys'}",
+                "store",
+                "keys: {store: 'postgres://***@db/keys'}\n       ^",
+            ),
+            (
+                "keys: {store: 'postgres://db/keys?password=hunter2@x'}",
+                "store",
+                "keys: {store: ***}\n       ^",
+            ),
+            ("keys: {store: \"postgres://a:hunter2\\x40db/keys\"}", "store", "keys: {store: ***}\n       ^"),
+            ("keys: {store: hunter2@db}", "store", "keys: {store: ***}\n       ^"),
+            (
+                "keys: {store: sqlite:/var/hunter2/keys.db}\ntokens: [{token: hunter2}]",
+                "store",
+                "keys: {store: ***}\n       ^",
+            ),
+            (
+                "keys: {store: 'postgres://a:hunter2@db/keys', prefix: hunter2}",
+                "prefix",
+                "keys: {store: 'postgres://***@db/keys', prefix: ***}\n                                        ^",
+            ),
         ];
         for (source, mark, expected) in cases {
             assert_eq!(shown(source, mark), expected, "{source}");

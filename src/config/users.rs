@@ -11,8 +11,9 @@ use super::reader::{Fields, Reader};
 use super::{Context, actors, is_label};
 use crate::actor::Actor;
 use crate::credential::{API_KEY_USER, Kind, Known};
-use crate::password::{PasswordError, PasswordHash};
+use crate::password::{self, PasswordError, PasswordHash};
 use crate::secret::Secret;
+use crate::token::TokenDigest;
 
 /// The configured users by their names.
 #[derive(Default)]
@@ -28,6 +29,19 @@ pub struct User {
     pub hash: PasswordHash,
     /// The actor, and the policies that restrict it.
     pub known: Arc<Known>,
+    /// The same in a session.
+    pub in_session: Arc<Known>,
+    /// What the user's sessions are bound to: another password, another digest.
+    pub password_digest: TokenDigest,
+}
+
+impl User {
+    /// A user of this actor.
+    pub fn new(hash: PasswordHash, password_digest: TokenDigest, known: Known) -> Self {
+        let mut in_session = Known::new(Kind::Session, Arc::clone(&known.name), known.actor.clone());
+        in_session.policies = known.policies.clone();
+        Self { hash, known: Arc::new(known), in_session: Arc::new(in_session), password_digest }
+    }
 }
 
 impl Users {
@@ -113,11 +127,16 @@ fn hash_all(users: Vec<PendingUser>) -> Result<Vec<User>, PasswordError> {
     users
         .into_iter()
         .map(|PendingUser { password, known }| {
-            let hash = match password {
-                Password::Plain(password) => PasswordHash::of(&password)?,
-                Password::Hashed(hash) => hash,
+            let (hash, password_digest) = match password {
+                Password::Plain(password) => {
+                    (PasswordHash::of(&password)?, password::fingerprint(&known.name, &password)?)
+                }
+                Password::Hashed(hash) => {
+                    let fingerprint = hash.fingerprint();
+                    (hash, fingerprint)
+                }
             };
-            Ok(User { hash, known: Arc::new(known) })
+            Ok(User::new(hash, password_digest, known))
         })
         .collect()
 }

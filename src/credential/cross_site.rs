@@ -21,14 +21,19 @@ pub enum CrossSite {
 /// # Errors
 /// [`CredentialError::CrossSite`].
 pub fn check(http: &Http<'_>, place: &Place) -> Result<(), CredentialError> {
-    let rule = match place {
-        Place::Bearer | Place::Header { .. } | Place::Query { .. } => CrossSite::Allow,
-        Place::Basic { cross_site } | Place::Cookie { cross_site, .. } => *cross_site,
+    let own: &[&[u8]] = match place {
+        Place::Bearer | Place::Header { .. } | Place::Query { .. } => return Ok(()),
+        Place::Basic { cross_site } | Place::Cookie { cross_site, .. } => match cross_site {
+            CrossSite::Allow => return Ok(()),
+            CrossSite::Refuse => &[b"same-origin", b"same-site", b"none"],
+        },
+        // A neighbour on the same site has no business with our sessions.
+        Place::Session { .. } => &[b"same-origin", b"none"],
     };
-    if rule == CrossSite::Allow || !may_change_something(http) || comes_from_same_site(http) {
-        return Ok(());
+    if may_change_something(http) && !comes_from(http, own) {
+        return Err(CredentialError::CrossSite);
     }
-    Err(CredentialError::CrossSite)
+    Ok(())
 }
 
 /// A WebSocket handshake is a GET, and yet opens a channel that can do anything.
@@ -36,11 +41,10 @@ fn may_change_something(http: &Http<'_>) -> bool {
     !matches!(http.method, b"GET" | b"HEAD" | b"OPTIONS") || http.headers.has("upgrade")
 }
 
-fn comes_from_same_site(http: &Http<'_>) -> bool {
+fn comes_from(http: &Http<'_>, own: &[&[u8]]) -> bool {
     let mut sites = http.headers.all("sec-fetch-site");
     if let Some(site) = sites.next() {
-        return sites.next().is_none()
-            && matches!(trim_blanks(site), b"same-origin" | b"same-site" | b"none");
+        return sites.next().is_none() && own.contains(&trim_blanks(site));
     }
     let mut origins = http.headers.all("origin");
     match origins.next() {
@@ -111,6 +115,14 @@ mod tests {
             );
             assert_eq!(check(&http, &cookie(CrossSite::Allow)), Ok(()));
             assert_eq!(check(&http, &Place::Bearer), Ok(()));
+            let session = Place::Session { cookie: "eat_session" };
+            let from_neighbour = http.headers.first("sec-fetch-site") == Some(b"same-site");
+            assert_eq!(
+                check(&http, &session).is_ok(),
+                *expected && !from_neighbour,
+                "{method} {:?}",
+                http.headers
+            );
         }
     }
 

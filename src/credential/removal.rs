@@ -54,6 +54,8 @@ impl Removal<'_> {
             match place {
                 Place::Bearer => removal.remove_authorization(http, b"bearer"),
                 Place::Basic { .. } => removal.remove_authorization(http, b"basic"),
+                // Our own sessions are always cut.
+                Place::Session { .. } => {}
                 Place::Header { name } => removal.remove_header(http, name),
                 Place::Query { name } => removal.parameters.extend(query::raw_names(http, name)),
                 Place::Cookie { name, .. } => cookies.push(name),

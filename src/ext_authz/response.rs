@@ -22,7 +22,7 @@ use super::wire::{
 };
 use crate::actor::header::{ActorHeader, MAX_BYTES, folds_onto};
 use crate::attributes::{Headers, Http, Lengths};
-use crate::config::Rules;
+use crate::config::{Rules, Unavailable};
 use crate::credential::Known;
 use crate::credential::removal::{CookieChange, Forward, Removal};
 use crate::decision::{Decision, Refusal};
@@ -340,6 +340,7 @@ fn face(refusal: Refusal) -> Face {
         Refusal::MalformedBasic => invalid_token("Invalid Basic Auth Header"),
         Refusal::UnknownToken => invalid_token("Invalid API key"),
         Refusal::ExpiredToken => invalid_token("Expired API key"),
+        Refusal::RevokedToken => invalid_token("Revoked API key"),
         Refusal::WrongPassword => Face {
             challenge: Challenge::BearerAndBasic(Some("invalid_token")),
             ..invalid_token("Invalid username or password")
@@ -352,7 +353,7 @@ fn face(refusal: Refusal) -> Face {
             message: "Internal error",
             challenge: Challenge::None,
         },
-        Refusal::PasswordUnverified => Face {
+        Refusal::PasswordUnverified | Refusal::KeysUnavailable => Face {
             code: code::UNAVAILABLE,
             http: 503,
             error: "unavailable",
@@ -391,13 +392,15 @@ fn denial(refusal: Refusal, reader: Reader, rules: &Rules) -> CheckResponse {
     if face.http == 503 {
         headers.push(set_header("retry-after", "1".to_owned()));
     }
+    let response = DeniedHttpResponse { status: Some(HttpStatus { code: face.http }), headers, body };
+    let is_outage = face.http == 503 && rules.unavailable == Unavailable::Error;
     CheckResponse {
         status: Some(Status { code: face.code }),
-        http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {
-            status: Some(HttpStatus { code: face.http }),
-            headers,
-            body,
-        })),
+        http_response: Some(if is_outage {
+            HttpResponse::ErrorResponse(response)
+        } else {
+            HttpResponse::DeniedResponse(response)
+        }),
         dynamic_metadata: None,
     }
 }
@@ -415,10 +418,13 @@ fn add_header(name: &str, value: String) -> HeaderValueOption {
 /// `actor` and `credential` for Envoy's access log, RBAC and rate limits.  Never a secret.
 fn actor_metadata(known: &Known) -> Struct {
     let text = |text: &str| ProtoValue { kind: Some(ValueKind::StringValue(text.to_owned())) };
-    let credential = BTreeMap::from([
+    let mut credential = BTreeMap::from([
         ("kind".to_owned(), text(known.kind.as_str())),
         ("name".to_owned(), text(&known.name)),
     ]);
+    if let Some(id) = known.id {
+        credential.insert("id".to_owned(), proto_value(&Value::from(id)));
+    }
     let fields = known.actor.members().iter().map(|(name, value)| (name.clone(), proto_value(value)));
     let object = |fields| ProtoValue { kind: Some(ValueKind::StructValue(Struct { fields })) };
     Struct {

@@ -248,8 +248,8 @@ mod tests {
         let user = |&(name, password): &(&str, &str)| {
             let actor = Actor::configured(serde_json::Map::new()).unwrap();
             let hash = PasswordHash::parse(&bcrypt::hash(password, 4).unwrap()).unwrap();
-            let known = Arc::new(Known::new(Kind::User, name.into(), actor));
-            User { hash, known }
+            let fingerprint = hash.fingerprint();
+            User::new(hash, fingerprint, Known::new(Kind::User, name.into(), actor))
         };
         Users::new(names.iter().map(user))
     }

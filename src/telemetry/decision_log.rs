@@ -46,6 +46,7 @@ pub fn write(decision: &Decision, refusal: Option<Refusal>, http: Option<&Http<'
         policy = decision.learned.policy.as_ref().map(|policy| policy.name().as_ref()),
         credential.kind = known.map(|known| known.kind.as_str()),
         credential.name = known.map(|known| shown(known.name.as_bytes())).as_deref(),
+        credential.id = known.and_then(|known| known.id),
         method = http.map(|http| shown(http.method)).as_deref(),
         host = http.map(|http| shown(without_user_info(http.host))).as_deref(),
         path = http.map(|http| shown(http.path_without_query())).as_deref(),

@@ -1,7 +1,8 @@
 //! Metrics in the OpenMetrics text format.  No label holds anything that a client sent.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -16,8 +17,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tracing_appender::non_blocking::ErrorCounter;
 
+use crate::clock::Clock;
 use crate::config::Rules;
 use crate::decision::{Decision, Refusal};
+use crate::keys::service::Keys;
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -38,6 +41,10 @@ pub struct Metrics {
     tokens: Gauge,
     users: Gauge,
     next_expiry: Gauge,
+    keys: OnceLock<(Arc<Keys>, Clock)>,
+    keys_held: Gauge,
+    keys_lag: Gauge<f64, AtomicU64>,
+    keys_store_errors: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -64,6 +71,10 @@ impl Metrics {
             tokens: Gauge::default(),
             users: Gauge::default(),
             next_expiry: Gauge::default(),
+            keys: OnceLock::new(),
+            keys_held: Gauge::default(),
+            keys_lag: Gauge::default(),
+            keys_store_errors: Gauge::default(),
         };
         metrics.register();
         if let Some(dropped) = dropped_log_lines {
@@ -94,6 +105,18 @@ impl Metrics {
             "When the next token expires, as Unix time; 0 when none does",
             Unit::Seconds,
             self.next_expiry.clone(),
+        );
+        registry.register("keys_held", "API keys in memory, dead ones too", self.keys_held.clone());
+        registry.register_with_unit(
+            "keys_store_lag",
+            "Time since the key store was last read; NaN before the first time",
+            Unit::Seconds,
+            self.keys_lag.clone(),
+        );
+        registry.register(
+            "keys_store_errors",
+            "Times that the key store could not be read or written since the start",
+            self.keys_store_errors.clone(),
         );
         registry.register(
             "build",
@@ -134,8 +157,19 @@ impl Metrics {
         self.next_expiry.set(next.map_or(0, jiff::Timestamp::as_second));
     }
 
+    /// Shows what is held of issued keys, asked for whenever the metrics are.
+    pub fn show_keys(&self, keys: Arc<Keys>, clock: Clock) {
+        // Only the first store counts: there is one in a process.
+        let _ = self.keys.set((keys, clock));
+    }
+
     /// All metrics as text.
     pub fn encode(&self) -> String {
+        if let Some((keys, clock)) = self.keys.get() {
+            self.keys_held.set(i64::try_from(keys.held()).unwrap_or(i64::MAX));
+            self.keys_lag.set(keys.lag(clock.now()).map_or(f64::NAN, |lag| lag.as_secs_f64()));
+            self.keys_store_errors.set(i64::try_from(keys.store_errors()).unwrap_or(i64::MAX));
+        }
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a String takes every character");
         text

@@ -11,6 +11,7 @@ use envoy_auth_tokens::authorizer::Authorizer;
 use envoy_auth_tokens::clock::Clock;
 use envoy_auth_tokens::config::{Config, ProcessEnvironment, Source};
 use envoy_auth_tokens::ext_authz::{CheckService, frame};
+use envoy_auth_tokens::identity::Sources;
 use envoy_auth_tokens::identity::passwords::Passwords;
 use envoy_auth_tokens::telemetry::Telemetry;
 use envoy_auth_tokens::telemetry::decision_log::LogDecisions;
@@ -56,7 +57,10 @@ fn service(config: &str) -> CheckService {
     let now = "2026-11-21T00:00:00Z".parse().unwrap();
     let source = Source { file: Path::new("config.yaml"), environment: &ProcessEnvironment, now };
     let config = Config::parse(config, &source).unwrap_or_else(|errors| panic!("{errors}"));
-    let authorizer = Authorizer::new(config.rules, Passwords::new(1).unwrap(), Clock::from_fn(move || now));
+    let authorizer = Authorizer::new(
+        config.rules,
+        Sources { passwords: Passwords::new(1).unwrap(), keys: None, clock: Clock::from_fn(move || now) },
+    );
     CheckService::new(Arc::new(authorizer), Arc::new(Telemetry::new(LogDecisions::None, None)), usize::MAX)
 }
 

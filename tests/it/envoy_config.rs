@@ -287,6 +287,8 @@ fn the_two_deployed_files_fit_each_other() {
     // Envoy asks where the server listens by default; for the test it listens elsewhere.
     let config = replace(&config, "listen: 127.0.0.1:9191", "listen: 127.0.0.1:0");
     let config = replace(&config, "listen: 127.0.0.1:9193", "listen: 127.0.0.1:0");
+    let config = replace(&config, "listen: 127.0.0.1:9192", "listen: 127.0.0.1:0");
+    let config = replace(&config, "sqlite:/var/lib/envoy-auth-tokens/keys.db", "sqlite:keys.db");
     let setup = Server::with(&config).own_listeners();
     std::fs::create_dir(setup.folder().join("secrets")).unwrap();
     let setup = setup.file("secrets/ci-token", "ci-token-0123456789abc\n");

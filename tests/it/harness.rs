@@ -1,10 +1,12 @@
 //! What the stories stand on: processes that die with the test, and clients that send exact bytes.
 
+pub mod browser;
 pub mod envoy;
 pub mod grpc;
 pub mod http1;
 pub mod http2;
 pub mod log;
+pub mod postgres;
 pub mod server;
 pub mod tools;
 pub mod upstream;

@@ -14,12 +14,16 @@
 mod harness;
 
 mod actor_headers;
+mod admin_page;
 mod check;
 mod commands;
 mod credentials;
 mod demo;
 mod docs;
 mod envoy_config;
+mod keys_api;
+mod keys_commands;
+mod keys_store;
 mod lifecycle;
 mod policies;
 mod proto;

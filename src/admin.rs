@@ -1,0 +1,369 @@
+//! The door for whoever manages keys: Grafana's key API, log-in and log-out, and the page, over HTTP/1.
+//!
+//! Everything that comes in passes `guard` first, which holds what is true of every request: it ends in
+//! time, its body is small, no other site caused it when it can change something, a panic is an answer, and
+//! every answer has its security headers.  There is no CORS: only the page itself calls us from a browser.
+
+pub mod auth;
+pub mod error;
+pub mod keys;
+pub mod openapi;
+pub mod page;
+pub mod session;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, EXPECT, HeaderValue, REFERRER_POLICY, RETRY_AFTER,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use futures_util::{FutureExt, StreamExt};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Semaphore;
+use tower::ServiceExt;
+
+use crate::authorizer::Authorizer;
+use crate::clock::Clock;
+use crate::keys::service::Keys;
+use crate::listener::{Listener, Stream};
+use crate::shutdown::Closing;
+use error::ApiError;
+
+/// The largest body of a request, in bytes.
+const MOST_BYTES: usize = 64 * 1024;
+/// So much of a larger body is read and thrown away: whoever is still sending does not hear the answer.
+const MOST_THROWN_AWAY: usize = 32 * 1024 * 1024;
+/// How long a request may take to arrive, and how long a store may take to answer.
+const LONGEST: Duration = Duration::from_secs(10);
+/// How long an answer may take to be written when it is time to close.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Connections that are served at a time; more wait for their turn.
+const MOST_CONNECTIONS: usize = 512;
+
+/// Manages keys and sessions.
+pub struct Admin {
+    authorizer: Arc<Authorizer>,
+    keys: Arc<Keys>,
+    clock: Clock,
+}
+
+impl Admin {
+    /// An admin of these keys.  Who may, and from which origin, it reads from the authorizer's rules.
+    pub fn new(authorizer: Arc<Authorizer>, keys: Arc<Keys>, clock: Clock) -> Self {
+        Self { authorizer, keys, clock }
+    }
+}
+
+/// Serves the API and the page until it is time to close, then lets the requests in flight finish.
+pub async fn serve(listener: Listener, admin: Arc<Admin>, mut closing: Closing) {
+    let router = router(admin);
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let accepted = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (listener.accept().await, place)
+        };
+        let (stream, place) = tokio::select! {
+            accepted = accepted => accepted,
+            () = closing.begun() => break,
+            Some(_) = connections.join_next() => continue,
+        };
+        let connection = serve_connection(stream, router.clone(), closing.clone());
+        connections.spawn(async move {
+            connection.await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn serve_connection(stream: Stream, router: Router, mut closing: Closing) {
+    let in_flight = Arc::new(());
+    let held = Arc::clone(&in_flight);
+    let answer = service_fn(move |request: hyper::Request<Incoming>| {
+        let (router, held) = (router.clone(), Arc::clone(&held));
+        async move {
+            let response = router.oneshot(request).await;
+            drop(held);
+            response
+        }
+    });
+    let mut builder = http1::Builder::new();
+    // Whoever sends a request's head slowly holds a connection; not for long.
+    builder.timer(TokioTimer::new()).header_read_timeout(LONGEST);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), answer));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closing.begun() => {
+            connection.as_mut().graceful_shutdown();
+            // The service holds it once, and every request in flight once more.  Browsers open connections
+            // ahead and say nothing on them: nobody waits for those.
+            let patience = if Arc::strong_count(&in_flight) > 2 { LONGEST } else { LAST_WORDS };
+            tokio::time::timeout(patience, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// Every path of the API and what answers there.
+fn api() -> Vec<(&'static str, MethodRouter<Arc<Admin>>)> {
+    vec![
+        ("/api/auth/keys", get(keys::list).post(keys::create)),
+        ("/api/auth/keys/{id}", get(keys::show).delete(keys::delete)),
+        ("/api/auth/keys/{id}/revoke", post(keys::revoke)),
+        ("/api/auth/keys/{id}/rotate", post(keys::rotate)),
+        ("/api/auth/actor", get(auth::show_actor)),
+        ("/login", post(session::log_in)),
+        ("/logout", post(session::log_out)),
+        ("/openapi.json", get(openapi::show)),
+    ]
+}
+
+fn router(admin: Arc<Admin>) -> Router {
+    let api = api().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+    api.merge(page::routes())
+        .fallback(|| async { ApiError::NoSuchPath })
+        .method_not_allowed_fallback(|| async { ApiError::WrongMethod })
+        .layer(middleware::from_fn_with_state(Arc::clone(&admin), guard))
+        .with_state(admin)
+}
+
+/// What is true of every request and every answer.
+async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    let answered = AssertUnwindSafe(admin.admit(request, next)).catch_unwind().await;
+    let mut response = match answered {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => error.into_response(),
+        Err(_) => ApiError::Internal.into_response(),
+    };
+    admin.put_headers(&mut response);
+    response
+}
+
+impl Admin {
+    async fn admit(&self, request: Request, next: Next) -> Result<Response, ApiError> {
+        let (parts, body) = request.into_parts();
+        self.check_origin(&parts)?;
+        let expects = parts.headers.contains_key(EXPECT);
+        let body =
+            tokio::time::timeout(LONGEST, read(body, expects)).await.map_err(|_| ApiError::TooSlow)??;
+        let request = Request::from_parts(parts, Body::from(body));
+        Ok(next.run(request).await)
+    }
+
+    fn put_headers(&self, response: &mut Response) {
+        let status = response.status();
+        let headers = response.headers_mut();
+        // The page has a policy of its own; nothing else of ours is to be looked at as a page.
+        headers
+            .entry(CONTENT_SECURITY_POLICY)
+            .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+        for (name, value) in [
+            (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (REFERRER_POLICY, "no-referrer"),
+            (CACHE_CONTROL, "no-store"),
+            (X_FRAME_OPTIONS, "DENY"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            // RFC 9110 section 11.6.1 wants a challenge.  `Basic` is taken and yet not named:
+            // a browser would ask for a password in a window of its own, over the page's.
+            let challenge = format!("Bearer realm=\"{}\"", self.authorizer.rules().realm);
+            if let Ok(challenge) = HeaderValue::from_str(&challenge) {
+                headers.insert(WWW_AUTHENTICATE, challenge);
+            }
+        }
+    }
+}
+
+/// Reads a body whole.  Of one that is too large the rest is thrown away, because whoever is sending does not
+/// listen yet; unless they wait for leave to send it (RFC 9110 section 10.1.1), which they do not get.
+async fn read(body: Body, expects: bool) -> Result<Bytes, ApiError> {
+    let announced = body.size_hint().lower();
+    if expects && announced > MOST_BYTES as u64 {
+        return Err(ApiError::TooLarge);
+    }
+    let mut stream = body.into_data_stream();
+    let mut bytes = Vec::new();
+    let mut seen = 0;
+    while let Some(chunk) = stream.next().await {
+        // The connection broke: nobody hears the answer.
+        let chunk = chunk.map_err(|_| ApiError::Malformed)?;
+        seen += chunk.len();
+        if seen <= MOST_BYTES {
+            bytes.extend_from_slice(&chunk);
+        } else if seen > MOST_THROWN_AWAY {
+            return Err(ApiError::TooLarge);
+        }
+    }
+    if seen > MOST_BYTES { Err(ApiError::TooLarge) } else { Ok(bytes.into()) }
+}
+
+/// Waits for the store, and not for ever.
+async fn within<T>(asking: impl Future<Output = T>) -> Result<T, ApiError> {
+    tokio::time::timeout(LONGEST, asking).await.map_err(|_| ApiError::Unavailable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::path::Path;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use axum::http::header::AUTHORIZATION;
+    use jiff::Timestamp;
+    use serde_json::{Value, json};
+
+    use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
+    use crate::config::{Config, ProcessEnvironment, Source};
+    use crate::identity::Sources;
+    use crate::identity::passwords::Passwords;
+
+    #[test]
+    fn every_path_is_in_the_document() {
+        let document = openapi::document();
+        let mut documented: Vec<&str> =
+            document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        let mut served: Vec<&str> = api().into_iter().map(|(path, _)| path).chain(["/"]).collect();
+        documented.sort_unstable();
+        served.sort_unstable();
+        assert_eq!(documented, served);
+    }
+
+    const CONFIG: &str = r#"
+keys: {store: "sqlite:keys.db"}
+admin: {}
+tokens: [{token: root-token-0123456789, actor: {id: root, role: Admin}}]
+default: {allow: {role: [Viewer, Editor, Admin]}}
+"#;
+
+    /// An admin whose clock stands until it is moved.
+    struct Stage {
+        router: Router,
+        authorizer: Arc<Authorizer>,
+        now: Arc<AtomicI64>,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Stage {
+        async fn set() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let now = Arc::new(AtomicI64::new(1_800_000_000_750));
+            let time = Arc::clone(&now);
+            let clock =
+                Clock::from_fn(move || Timestamp::from_millisecond(time.load(Ordering::Relaxed)).unwrap());
+            let file = folder.path().join("config.yaml");
+            let source =
+                Source { file: Path::new(&file), environment: &ProcessEnvironment, now: clock.now() };
+            let Config { startup, rules, .. } = Config::parse(CONFIG, &source).unwrap();
+            let settings = rules.keys.clone().unwrap();
+            let keys = Keys::open(&startup.keys.unwrap(), settings, clock.clone()).await.unwrap();
+            let passwords = Passwords::new(1).unwrap();
+            let sources = Sources { passwords, keys: Some(Arc::clone(&keys)), clock: clock.clone() };
+            let authorizer = Arc::new(Authorizer::new(rules, sources));
+            let admin = Arc::new(Admin::new(Arc::clone(&authorizer), keys, clock));
+            Self { router: router(admin), authorizer, now, _folder: folder }
+        }
+
+        fn pass(&self, milliseconds: i64) {
+            self.now.fetch_add(milliseconds, Ordering::Relaxed);
+        }
+
+        async fn call(&self, method: &str, path: &str, token: &str, body: &str) -> (u16, Value) {
+            let request = Request::builder().method(method).uri(path).header("host", "h");
+            let request = request.header("content-type", "application/json");
+            let request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+            let request = request.body(Body::from(body.to_owned())).unwrap();
+            let response = self.router.clone().oneshot(request).await.unwrap();
+            let status = response.status().as_u16();
+            let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+            (status, serde_json::from_slice(&bytes).unwrap())
+        }
+
+        async fn check(&self, token: &str) -> Result<(), crate::decision::Refusal> {
+            let value = format!("Bearer {token}");
+            let header = Header { name: b"authorization", value: value.as_bytes() };
+            let headers = Headers::new(Encoding::Lines, vec![header]);
+            let http = Http { method: b"GET", host: b"h", path: b"/", headers };
+            let request = Attributes { http: Some(http), policy: None };
+            self.authorizer.authorize(&request, None).await.verdict.map(|_| ())
+        }
+
+        async fn create(&self, body: Value) -> (i64, String) {
+            let (status, made) = self.call("POST", "/api/auth/keys", ROOT, &body.to_string()).await;
+            assert_eq!(status, 200, "{made}");
+            (made["id"].as_i64().unwrap(), made["key"].as_str().unwrap().to_owned())
+        }
+
+        async fn names(&self) -> Vec<String> {
+            let (_, list) = self.call("GET", "/api/auth/keys", ROOT, "").await;
+            list.as_array().unwrap().iter().map(|key| key["name"].as_str().unwrap().to_owned()).collect()
+        }
+    }
+
+    const ROOT: &str = "root-token-0123456789";
+
+    #[tokio::test]
+    async fn an_expired_key_is_dead_from_the_very_second_on_in_check_and_list_alike() {
+        let stage = Stage::set().await;
+        let (_, token) = stage.create(json!({"name": "e", "role": "Editor", "secondsToLive": 60})).await;
+        // 60 seconds of the clock's, counted from the second in which it was made.
+        for (pass, alive) in [(0, true), (59_000, true), (249, true), (1, false), (1_000, false)] {
+            stage.pass(pass);
+            let checked = stage.check(&token).await;
+            assert_eq!(checked.is_ok(), alive, "{checked:?}");
+            assert_eq!(stage.names().await.is_empty(), !alive);
+            let (status, answer) = stage.call("GET", "/api/auth/actor", &token, "").await;
+            if alive {
+                assert_eq!((status, &answer["role"]), (200, &json!("Editor")));
+            } else {
+                assert_eq!((status, answer), (401, json!({"message": "Expired API key"})));
+            }
+        }
+        // Its name is free from that second on.
+        stage.create(json!({"name": "e", "role": "Editor"})).await;
+    }
+
+    #[tokio::test]
+    async fn a_replaced_secret_is_dead_when_its_overlap_or_its_key_is_over() {
+        let stage = Stage::set().await;
+        let (id, old) = stage.create(json!({"name": "e", "role": "Editor", "secondsToLive": 100})).await;
+        let path = format!("/api/auth/keys/{id}/rotate");
+        let (_, made) = stage.call("POST", &path, ROOT, r#"{"overlapSeconds": 10}"#).await;
+        let new = made["key"].as_str().unwrap().to_owned();
+        stage.pass(9_000);
+        assert!(stage.check(&old).await.is_ok() && stage.check(&new).await.is_ok());
+        stage.pass(1_000);
+        assert_eq!(stage.check(&old).await, Err(crate::decision::Refusal::ExpiredToken));
+        let (_, made) = stage.call("POST", &path, ROOT, r#"{"overlapSeconds": 604800}"#).await;
+        let newest = made["key"].as_str().unwrap().to_owned();
+        stage.pass(89_000);
+        assert!(stage.check(&new).await.is_ok() && stage.check(&newest).await.is_ok());
+        stage.pass(1_000);
+        for token in [&new, &newest] {
+            assert_eq!(stage.check(token).await, Err(crate::decision::Refusal::ExpiredToken));
+        }
+        assert_eq!(stage.call("POST", &path, ROOT, "").await.0, 409);
+    }
+}

@@ -1,0 +1,173 @@
+//! Who calls the API, and whether they may: by the same code that decides Checks.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_TYPE, HOST, ORIGIN};
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+
+use super::Admin;
+use super::error::ApiError;
+use crate::attributes::{Encoding, Header, Headers, Http};
+use crate::config::{PublicUrl, session_cookie};
+use crate::credential::{CrossSite, Known, Place, Places, cross_site};
+use crate::decision::Refusal;
+use crate::keys::Role;
+
+/// How long the verification of a password may take.  A Check waits a tenth of a second and is asked again;
+/// people and scripts who log in here do not ask again.
+const LONGEST_VERIFICATION: Duration = Duration::from_secs(8);
+/// How long to wait before asking again when there are too many verifications for another one to begin.
+const QUEUE_PAUSE: Duration = Duration::from_millis(20);
+
+/// Somebody who may manage keys.
+pub struct Manager {
+    known: Arc<Known>,
+}
+
+impl Manager {
+    /// The id of their actor, for the record.
+    pub fn id(&self) -> String {
+        match self.known.actor.member("id") {
+            Some(Value::String(id)) => id.clone(),
+            Some(Value::Number(id)) => id.to_string(),
+            _ => self.known.name.to_string(),
+        }
+    }
+
+    /// The kind of their credential, for the record.
+    pub fn kind(&self) -> &'static str {
+        self.known.kind.as_str()
+    }
+
+    /// Holds that nobody manages a key above their own role.
+    ///
+    /// # Errors
+    /// 403: their role is below the key's, or they have none.
+    pub fn may_manage(&self, role: Role) -> Result<(), ApiError> {
+        if self.role() >= Some(role) { Ok(()) } else { Err(Refusal::NotAdmitted.into()) }
+    }
+
+    /// Their role; the highest, if there are several.  None is below all others.
+    fn role(&self) -> Option<Role> {
+        match self.known.actor.member("role")? {
+            Value::String(role) => Role::parse(role),
+            Value::Array(roles) => roles.iter().filter_map(Value::as_str).filter_map(Role::parse).max(),
+            _ => None,
+        }
+    }
+}
+
+impl Admin {
+    /// Somebody who may manage keys.
+    ///
+    /// # Errors
+    /// 401 for whoever shows no credential that counts, 403 for whoever may not.
+    pub(super) async fn manager(&self, parts: &Parts) -> Result<Manager, ApiError> {
+        let known = self.caller(parts).await?;
+        // A restriction names policies of the configuration, and managing keys is under none of them:
+        // who may make a key without a restriction has none.
+        if known.policies.is_some() {
+            return Err(Refusal::NotAdmitted.into());
+        }
+        let rules = self.authorizer.rules();
+        let allow = rules.admin.as_ref().map(|admin| &admin.allow).ok_or(Refusal::NotAdmitted)?;
+        allow.admit(Some(Arc::clone(&known))).map_err(Refusal::from)?;
+        Ok(Manager { known })
+    }
+
+    /// Who calls: by bearer, basic or session, whatever `credentials` says, and never the anonymous.
+    async fn caller(&self, parts: &Parts) -> Result<Arc<Known>, ApiError> {
+        let headers = headers(&parts.headers);
+        let http = self.http(parts, headers);
+        let cookie = self.session_cookie();
+        let basic = Place::Basic { cross_site: CrossSite::Refuse };
+        let places = Places::new(vec![Place::Bearer, basic, Place::Session { cookie }]);
+        let known = self.who(&http, &places).await?;
+        known.ok_or_else(|| Refusal::NoCredential.into())
+    }
+
+    /// As the authorizer's `who`, and patient with passwords.
+    pub(super) async fn who(&self, http: &Http<'_>, places: &Places) -> Result<Option<Arc<Known>>, Refusal> {
+        let begun = Instant::now();
+        loop {
+            let asked = Instant::now();
+            match self.authorizer.who(http, places).await {
+                // It goes on in the background, and asking again is waiting for the same verification.
+                Err(Refusal::PasswordUnverified) if begun.elapsed() < LONGEST_VERIFICATION => {
+                    if asked.elapsed() < QUEUE_PAUSE {
+                        tokio::time::sleep(QUEUE_PAUSE).await;
+                    }
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// The name of the session cookie by the rules in force.
+    pub(super) fn session_cookie(&self) -> &'static str {
+        session_cookie(self.public_url().as_ref())
+    }
+
+    /// Where browsers find us, when that is not where we listen.
+    pub(super) fn public_url(&self) -> Option<PublicUrl> {
+        self.authorizer.rules().admin.as_ref().and_then(|admin| admin.public_url.clone())
+    }
+
+    /// Refuses a request that may change something when another site caused it, whatever its credential.
+    ///
+    /// # Errors
+    /// 403.
+    pub(super) fn check_origin(&self, parts: &Parts) -> Result<(), ApiError> {
+        let http = self.http(parts, headers(&parts.headers));
+        let place = Place::Session { cookie: self.session_cookie() };
+        cross_site::check(&http, &place).map_err(|error| Refusal::from(error).into())
+    }
+
+    /// The request as Envoy would tell of it.
+    fn http<'p>(&self, parts: &'p Parts, headers: Headers<'p>) -> Http<'p> {
+        let sent = parts.headers.get(HOST).map(axum::http::HeaderValue::as_bytes);
+        let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+        let mut host = authority.or(sent).unwrap_or_default();
+        // A proxy may have changed the host; a browser that comes by the public URL is on our own page all the same.
+        if let Some(origin) = parts.headers.get(ORIGIN).and_then(|origin| origin.to_str().ok())
+            && self
+                .public_url()
+                .is_some_and(|url| origin.parse().is_ok_and(|origin: PublicUrl| origin == url))
+            && let Some((_, authority)) = origin.split_once("://")
+        {
+            host = authority.as_bytes();
+        }
+        let path = parts.uri.path_and_query().map_or(&b"/"[..], |path| path.as_str().as_bytes());
+        Http { method: parts.method.as_str().as_bytes(), host, path, headers }
+    }
+}
+
+/// The headers, one entry a line.
+pub(super) fn headers(map: &HeaderMap) -> Headers<'_> {
+    let entries =
+        map.iter().map(|(name, value)| Header { name: name.as_str().as_bytes(), value: value.as_bytes() });
+    Headers::new(Encoding::Lines, entries.collect())
+}
+
+/// `GET /api/auth/actor`: the caller's own actor, restricted or not.
+pub(super) async fn show_actor(
+    State(admin): State<Arc<Admin>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (parts, _) = request.into_parts();
+    let known = admin.caller(&parts).await?;
+    Ok(json(known.actor.members()))
+}
+
+/// An answer of JSON.
+pub(super) fn json(value: &impl serde::Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(_) => ApiError::Internal.into_response(),
+    }
+}

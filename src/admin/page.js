@@ -1,0 +1,596 @@
+// The page of the API keys.  Everything it knows comes from the admin API beside it.
+// Data becomes text nodes and attributes, never markup.
+
+const $ = (id) => document.getElementById(id);
+
+// ---------------------------------------------------------------- the API
+
+// An answer other than 200, or none.
+class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+// Addresses are relative, so that the page also works below a path.
+async function call(method, path, body) {
+  const init = { method, headers: { accept: 'application/json' }, cache: 'no-store', credentials: 'same-origin' };
+  if (body !== undefined) {
+    init.headers['content-type'] = 'application/json';
+    init.body = JSON.stringify(body);
+  }
+  let answer;
+  try {
+    answer = await fetch(path, init);
+  } catch {
+    throw new Refused(0, 'The server does not answer.  Try again.');
+  }
+  let told = null;
+  try {
+    told = await answer.json();
+  } catch {
+    // Whatever stands between us and the server may answer anything.
+  }
+  if (answer.ok && told !== null) return told;
+  throw new Refused(answer.status, told?.message ?? `The server answers ${answer.status}.`);
+}
+
+const keyPath = (id, act = '') => `api/auth/keys/${encodeURIComponent(id)}${act}`;
+
+// ---------------------------------------------------------------- time
+
+const UNITS = { s: 1, m: 60, h: 3600, d: 86400, w: 604800, M: 2592000, y: 31536000 };
+const SYNTAX = 'Write one whole number and one of s m h d w M y, such as 12h.';
+// A date cannot say more.
+const LAST_MOMENT = 8.64e15;
+const WEEK = 604800;
+// A key whose end is so near is worth a glance.
+const SOON = 3 * 86400;
+
+const dates = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'short' });
+const exactDates = new Intl.DateTimeFormat(undefined, { dateStyle: 'full', timeStyle: 'long' });
+const relative = new Intl.RelativeTimeFormat('en', { numeric: 'always' });
+
+// `12h` in seconds; null for empty; an Error that says what to write instead.
+function seconds(text) {
+  const written = text.trim();
+  if (written === '') return null;
+  const parts = /^([0-9]+)([smhdwMy])$/.exec(written);
+  if (!parts || /^0+$/.test(parts[1])) throw new Error(SYNTAX);
+  const total = Number(parts[1]) * UNITS[parts[2]];
+  if (Date.now() + total * 1000 > LAST_MOMENT) throw new Error('That is too long.  Leave it empty for no end.');
+  return total;
+}
+
+// `in 3 days`, `2 minutes ago`: the greatest unit of which there is one, rounded.
+function beside(moment) {
+  const ahead = (moment - Date.now()) / 1000;
+  const steps = [['second', 1, 60], ['minute', 60, 60], ['hour', 3600, 24], ['day', 86400, 30], ['month', 2629800, 12]];
+  for (const [unit, length, limit] of steps) {
+    const count = Math.round(ahead / length);
+    if (Math.abs(count) < limit) {
+      if (unit === 'second' && ahead <= 0 && count > -10) return 'just now';
+      return relative.format(count, unit);
+    }
+  }
+  return relative.format(Math.round(ahead / 31557600), 'year');
+}
+
+// ---------------------------------------------------------------- building
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+// A moment in the reader's own time zone, with its distance beside it.
+function time(text) {
+  const moment = new Date(text);
+  if (Number.isNaN(moment.getTime())) return [text];
+  return [
+    make('time', { datetime: text, title: exactDates.format(moment) }, dates.format(moment)), ' ',
+    make('span', { class: 'beside' }, beside(moment)),
+  ];
+}
+
+function say(place, message) {
+  place.textContent = message ?? '';
+  place.hidden = !message;
+}
+
+// Says in place what is wrong with a field.
+function sayWrong(input, message) {
+  say($(`${input.id}-error`), message);
+  if (message) input.setAttribute('aria-invalid', 'true');
+  else input.removeAttribute('aria-invalid');
+}
+
+let toastTimer;
+// Says what was done, for a moment.
+function toast(...parts) {
+  clearTimeout(toastTimer);
+  $('toast').replaceChildren(...parts);
+  toastTimer = setTimeout(() => $('toast').replaceChildren(), 6000);
+}
+
+const named = (name) => make('bdi', {}, name);
+
+// Runs what a button or a form starts, once at a time.
+async function busy(button, work) {
+  if (button.disabled) return;
+  const hadFocus = document.activeElement === button;
+  button.disabled = true;
+  try {
+    await work();
+  } finally {
+    button.disabled = false;
+    // A disabled button loses the focus, and with it the keyboard's place.
+    if (hadFocus && document.activeElement === document.body) button.focus();
+  }
+}
+
+// ---------------------------------------------------------------- log in and out
+
+let actor = null;
+
+function showLogin(message) {
+  actor = null;
+  keys = [];
+  for (const dialog of document.querySelectorAll('dialog[open]')) dialog.close();
+  $('rows').replaceChildren();
+  $('toast').replaceChildren();
+  $('keys').hidden = true;
+  $('login').hidden = false;
+  say($('login-form').querySelector('[data-error]'), message);
+  $('login-password').value = '';
+  ($('login-user').value === '' ? $('login-user') : $('login-password')).focus();
+}
+
+async function enter() {
+  actor = await call('GET', 'api/auth/actor');
+  $('who').textContent = String(actor.name ?? actor.id ?? 'somebody');
+  $('login').hidden = true;
+  $('keys').hidden = false;
+  await load();
+}
+
+$('login-form').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const form = event.target;
+  const [user, password] = [form.user, form.password];
+  const error = form.querySelector('[data-error]');
+  const missing = [user, password].find((field) => field.value === '');
+  if (missing) {
+    say(error, missing === user ? 'Enter your user name.' : 'Enter your password.');
+    missing.focus();
+    return;
+  }
+  busy(event.submitter ?? form.querySelector('button'), async () => {
+    say(error, null);
+    try {
+      await call('POST', 'login', { user: user.value, password: password.value });
+      password.value = '';
+      await enter();
+      ($('tools').hidden ? $('logout') : $('search')).focus();
+    } catch (refused) {
+      say(error, refused.message);
+      password.focus();
+      password.select();
+    }
+  });
+});
+
+$('logout').addEventListener('click', () => busy($('logout'), async () => {
+  try {
+    await call('POST', 'logout');
+    showLogin(null);
+  } catch (refused) {
+    if (refused.status === 401) showLogin(null);
+    else say($('list-error'), `You are still logged in: ${refused.message}`);
+  }
+}));
+
+// The session is over: whatever was asked for, log in first.
+function isOver(refused) {
+  if (refused.status !== 401) return false;
+  // A key that is still in sight cannot be shown again: whatever is done next finds out.
+  if ($('created-dialog').open) return true;
+  showLogin('Your session is over.  Log in again.');
+  return true;
+}
+
+// ---------------------------------------------------------------- the table
+
+let keys = [];
+// So many rows are shown at first: more would only slow the page.
+const FIRST = 300;
+let limit = FIRST;
+let loads = 0;
+
+const isDead = (key) => Boolean(key.isRevoked) || (key.expiration && Date.parse(key.expiration) <= Date.now());
+
+async function load() {
+  const mine = ++loads;
+  const query = $('show-expired').checked ? '?includeExpired=true' : '';
+  try {
+    const list = await call('GET', `api/auth/keys${query}`);
+    // An answer that was overtaken by a later one is old news.
+    if (mine !== loads || actor === null) return;
+    keys = list;
+    $('tools').hidden = false;
+    say($('list-error'), null);
+  } catch (refused) {
+    if (mine !== loads || isOver(refused)) return;
+    // Whoever may not see the keys has no use for the buttons either.
+    $('tools').hidden = refused.status === 403;
+    if (refused.status === 403) keys = [];
+    say($('list-error'), refused.status === 403
+      ? `${refused.message}: you may not manage API keys.`
+      : refused.message);
+  }
+  render();
+}
+
+function found() {
+  const wanted = $('search').value.trim().normalize('NFC').toLocaleLowerCase();
+  if (wanted === '') return keys;
+  return keys.filter((key) => key.name.normalize('NFC').toLocaleLowerCase().includes(wanted));
+}
+
+function render() {
+  const focus = focused();
+  const hits = found();
+  const shown = hits.slice(0, limit);
+  $('rows').replaceChildren(...shown.map(row));
+  $('table').hidden = hits.length === 0;
+  const search = $('search').value.trim();
+  $('nothing').hidden = hits.length !== 0 || !$('list-error').hidden;
+  $('nothing').replaceChildren(...(search === ''
+    ? ['There are no keys yet.  Add the first one.']
+    : ['No key has ', named(search), ' in its name.']));
+  $('more').hidden = shown.length === hits.length;
+  $('show-all').textContent = `Show all ${hits.length} keys`;
+  const all = keys.length === 1 ? '1 key' : `${keys.length} keys`;
+  $('count').textContent = keys.length === 0 ? '' : hits.length === keys.length ? all : `${hits.length} of ${all}`;
+  restore(focus);
+}
+
+function row(key) {
+  const dead = isDead(key);
+  const name = make('td', { role: 'cell', class: 'is-name' }, make('bdi', { class: 'name', dir: 'auto' }, key.name));
+  if (dead) name.append(' ', make('span', { class: 'state' }, key.isRevoked ? 'Revoked' : 'Expired'));
+  const expires = make('td', { role: 'cell', 'data-label': 'Expires' }, make('div', {},
+    ...(key.expiration ? time(key.expiration) : ['No expiration date'])));
+  const left = key.expiration ? (Date.parse(key.expiration) - Date.now()) / 1000 : Infinity;
+  if (!dead && left <= SOON) expires.classList.add('soon');
+  const acts = make('div', { class: 'acts' });
+  const act = (what, run) => {
+    const button = make('button', { type: 'button', 'data-act': what }, what, make('span', { class: 'unseen' }, ' ', named(key.name)));
+    button.addEventListener('click', () => run(key));
+    if (run === askDelete || run === askRevoke) button.classList.add('ends-it');
+    acts.append(button);
+  };
+  if (!dead) {
+    act('Rotate', askRotate);
+    act('Revoke', askRevoke);
+  }
+  act('Delete', askDelete);
+  return make('tr', { role: 'row', 'data-id': key.id, ...(dead ? { class: 'dead' } : {}) },
+    name,
+    make('td', { role: 'cell', 'data-label': 'Role' }, make('div', {}, make('span', { class: 'role' }, key.role ?? ''))),
+    expires,
+    make('td', { role: 'cell', 'data-label': 'Last used' }, make('div', {}, ...lastUse(key))),
+    make('td', { role: 'cell', class: 'is-acts' }, acts));
+}
+
+// The distance says more than the date here; the date is its title.
+function lastUse(key) {
+  if (!key.lastUsedAt) return [make('span', { class: 'quiet' }, 'Never')];
+  const moment = new Date(key.lastUsedAt);
+  return [make('time', { datetime: key.lastUsedAt, title: exactDates.format(moment) }, beside(moment))];
+}
+
+// Where the keyboard is in the table, so that drawing it anew does not lose the place.
+function focused() {
+  const button = document.activeElement?.closest?.('#rows button');
+  if (!button) return null;
+  const at = button.closest('tr');
+  return { id: at.dataset.id, act: button.dataset.act, index: [...$('rows').children].indexOf(at) };
+}
+
+function restore(focus) {
+  if (!focus || document.querySelector('dialog[open]')) return;
+  const rows = [...$('rows').children];
+  const same = rows.find((candidate) => candidate.dataset.id === focus.id);
+  const near = same ?? rows[Math.min(focus.index, rows.length - 1)];
+  const button = near?.querySelector(`[data-act="${focus.act}"]`) ?? near?.querySelector('button') ?? $('add');
+  button.focus();
+}
+
+$('search').addEventListener('input', () => {
+  limit = FIRST;
+  render();
+});
+$('show-all').addEventListener('click', () => {
+  limit = Infinity;
+  render();
+  $('rows').children[FIRST]?.querySelector('button').focus();
+});
+$('show-expired').addEventListener('change', load);
+$('refresh').addEventListener('click', () => busy($('refresh'), load));
+document.addEventListener('visibilitychange', () => {
+  if (actor && !document.hidden) load();
+});
+// Distances grow, and keys expire while somebody looks.
+setInterval(() => {
+  if (actor && !document.hidden && !document.querySelector('dialog[open]')) render();
+}, 15000);
+
+// ---------------------------------------------------------------- dialogs
+
+let returnTo = null;
+
+function open(dialog) {
+  returnTo = focused();
+  dialog.showModal();
+}
+
+for (const dialog of document.querySelectorAll('dialog')) {
+  dialog.addEventListener('close', () => {
+    if (actor === null || document.querySelector('dialog[open]')) return;
+    if (returnTo) restore(returnTo);
+    else $('add').focus();
+  });
+  for (const button of dialog.querySelectorAll('[data-close]')) {
+    button.addEventListener('click', () => dialog.close());
+  }
+}
+
+// Shows the moment that a field's time leads to, or what is wrong with it.
+function preview(input, words) {
+  const hint = $(`${input.id}-hint`);
+  try {
+    const total = seconds(input.value);
+    sayWrong(input, null);
+    hint.replaceChildren(...words(total));
+  } catch {
+    // Half a word is no mistake yet: it is judged when the field is left.
+    hint.replaceChildren();
+  }
+}
+
+function judge(input, greatest = Infinity, complaint = '') {
+  try {
+    const total = seconds(input.value);
+    if (total !== null && total > greatest) throw new Error(complaint);
+    sayWrong(input, null);
+    return { total };
+  } catch (wrong) {
+    $(`${input.id}-hint`).replaceChildren();
+    sayWrong(input, wrong.message);
+    return null;
+  }
+}
+
+const inTime = (total) => time(new Date(Date.now() + total * 1000).toISOString());
+
+// ---------------------------------------------------------------- add
+
+const LONGEST_NAME = 190;
+const NAMES = `A name is 1 to ${LONGEST_NAME} printable characters.`;
+const addForm = $('add-form');
+const lives = (total) => (total === null ? ['No expiration date'] : ['Expires ', ...inTime(total)]);
+
+$('add').addEventListener('click', () => {
+  addForm.reset();
+  for (const input of [$('add-name'), $('add-ttl')]) sayWrong(input, null);
+  say(addForm.querySelector('[data-error]'), null);
+  preview($('add-ttl'), lives);
+  open($('add-dialog'));
+  $('add-name').focus();
+});
+
+$('add-name').addEventListener('input', () => sayWrong($('add-name'), null));
+$('add-ttl').addEventListener('input', () => preview($('add-ttl'), lives));
+$('add-ttl').addEventListener('change', () => judge($('add-ttl')));
+
+addForm.addEventListener('submit', (event) => {
+  event.preventDefault();
+  const [name, role, ttl] = [$('add-name'), $('add-role'), $('add-ttl')];
+  const error = addForm.querySelector('[data-error]');
+  say(error, null);
+  const life = judge(ttl);
+  const length = [...name.value.trim()].length;
+  const misnamed = length === 0 ? 'Give the key a name.' : length > LONGEST_NAME ? NAMES : null;
+  sayWrong(name, misnamed);
+  if (misnamed || !life) {
+    (misnamed ? name : ttl).focus();
+    return;
+  }
+  busy(event.submitter ?? addForm.querySelector('.primary'), async () => {
+    try {
+      const body = { name: name.value.trim(), role: role.value };
+      if (life.total !== null) body.secondsToLive = life.total;
+      const created = await call('POST', 'api/auth/keys', body);
+      showKey('Created', created);
+      await load();
+    } catch (refused) {
+      if (isOver(refused)) return;
+      if (/expiration|secondsToLive/.test(refused.message)) {
+        $('add-ttl-hint').replaceChildren();
+        sayWrong(ttl, refused.message);
+        ttl.focus();
+      } else if (refused.status === 409 || refused.message === 'bad request data') {
+        // Of all that is sent, the name alone can be bad in itself.
+        sayWrong(name, refused.status === 409 ? refused.message : NAMES);
+        name.focus();
+      } else {
+        say(error, refused.message);
+      }
+    }
+  });
+});
+
+// ---------------------------------------------------------------- the key, this once
+
+function showKey(title, created) {
+  const dialog = $('created-dialog');
+  dialog.querySelector('[data-title]').textContent = title;
+  dialog.querySelector('[data-name]').textContent = created.name;
+  $('created-key').value = created.key;
+  const url = new URL('api/auth/actor', document.baseURI);
+  url.hash = '';
+  $('created-curl').value = `curl -H 'Authorization: Bearer ${created.key}' ${url}`;
+  $('copied').textContent = '';
+  const row = returnTo;
+  dialog.showModal();
+  for (const other of [$('add-dialog'), $('rotate-dialog')]) if (other.open) other.close();
+  returnTo = row;
+  $('copy-key').focus();
+}
+
+async function copy(field, what) {
+  let copied = true;
+  try {
+    await navigator.clipboard.writeText(field.value);
+  } catch {
+    // Only a secure context has a clipboard: elsewhere the old way may still work.
+    const before = document.activeElement;
+    field.select();
+    copied = document.execCommand('copy');
+    if (copied) before?.focus();
+  }
+  $('copied').textContent = copied ? `${what} copied.` : 'Press Ctrl+C to copy what is selected.';
+}
+
+$('copy-key').addEventListener('click', () => copy($('created-key'), 'Key'));
+$('copy-curl').addEventListener('click', () => copy($('created-curl'), 'Command'));
+for (const field of [$('created-key'), $('created-curl')]) field.addEventListener('focus', () => field.select());
+
+// A key that is lost by a slip of the finger is lost for good: only Done ends this.
+const stay = (event) => {
+  event.preventDefault();
+  $('copied').textContent = 'Press Done when you have copied the key.';
+};
+$('created-dialog').addEventListener('cancel', stay);
+$('created-dialog').addEventListener('keydown', (event) => {
+  if (event.key === 'Escape') stay(event);
+});
+$('created-done').addEventListener('click', () => $('created-dialog').close());
+$('created-dialog').addEventListener('close', () => {
+  for (const field of [$('created-key'), $('created-curl')]) field.value = '';
+});
+
+// ---------------------------------------------------------------- rotate, revoke, delete
+
+let chosen = null;
+
+const overlaps = (total) => (total === null
+  ? ['The old secret stops at once.']
+  : ['The old secret works until ', ...inTime(total)]);
+const judgeOverlap = () => judge($('rotate-overlap'), WEEK, 'Seven days at most.');
+
+function askRotate(key) {
+  chosen = key;
+  const form = $('rotate-form');
+  form.reset();
+  form.querySelector('[data-name]').textContent = key.name;
+  say(form.querySelector('[data-error]'), null);
+  sayWrong($('rotate-overlap'), null);
+  preview($('rotate-overlap'), overlaps);
+  open($('rotate-dialog'));
+  $('rotate-overlap').focus();
+}
+
+$('rotate-overlap').addEventListener('input', () => preview($('rotate-overlap'), overlaps));
+$('rotate-overlap').addEventListener('change', judgeOverlap);
+
+$('rotate-form').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const form = event.target;
+  const overlap = judgeOverlap();
+  if (!overlap) {
+    $('rotate-overlap').focus();
+    return;
+  }
+  busy(event.submitter ?? form.querySelector('.primary'), async () => {
+    const error = form.querySelector('[data-error]');
+    say(error, null);
+    try {
+      const body = overlap.total === null ? {} : { overlapSeconds: overlap.total };
+      showKey('New secret for', await call('POST', keyPath(chosen.id, '/rotate'), body));
+      await load();
+    } catch (refused) {
+      if (!isOver(refused)) say(error, refused.message);
+    }
+  });
+});
+
+let confirmed = null;
+
+function ask(key, title, text, yes, run) {
+  const form = $('confirm-form');
+  form.querySelector('[data-title]').textContent = title;
+  form.querySelector('[data-name]').textContent = key.name;
+  $('confirm-text').textContent = text;
+  $('confirm-yes').textContent = yes;
+  say(form.querySelector('[data-error]'), null);
+  confirmed = run;
+  open($('confirm-dialog'));
+}
+
+function askRevoke(key) {
+  ask(key, 'Revoke', 'It stops working at once, for good.  It stays in the list of expired and revoked keys.', 'Revoke', async () => {
+    await call('POST', keyPath(key.id, '/revoke'), {});
+    return [named(key.name), ' is revoked.'];
+  });
+}
+
+function askDelete(key) {
+  const text = isDead(key)
+    ? 'Nothing of it remains in the list.'
+    : 'It stops working at once, and nothing of it remains in the list.';
+  ask(key, 'Delete', text, 'Delete', async () => {
+    await call('DELETE', keyPath(key.id));
+    return [named(key.name), ' is deleted.'];
+  });
+}
+
+$('confirm-form').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const error = event.target.querySelector('[data-error]');
+  busy($('confirm-yes'), async () => {
+    say(error, null);
+    let told;
+    try {
+      told = await confirmed();
+    } catch (refused) {
+      if (isOver(refused)) return;
+      // Somebody else was faster: the list will show it.
+      if (refused.status !== 404) {
+        say(error, refused.message);
+        return;
+      }
+      told = [refused.message];
+    }
+    const place = returnTo;
+    await load();
+    $('confirm-dialog').close();
+    toast(...told);
+    restore(place);
+  });
+});
+
+// ---------------------------------------------------------------- begin
+
+const zone = dates.resolvedOptions().timeZone;
+$('zone').textContent = zone ? `Times are ${zone.replaceAll('_', ' ')}.` : '';
+
+try {
+  await enter();
+} catch (refused) {
+  showLogin(refused.status === 401 ? null : refused.message);
+}

@@ -1,0 +1,114 @@
+//! Log-in and log-out.  A session is a cookie whose digest is in the store; a Check takes it too, where
+//! `credentials` has the place `session`.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::HeaderValue;
+use axum::http::header::SET_COOKIE;
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::error::ApiError;
+use super::{Admin, auth, keys, within};
+use crate::attributes::{Encoding, Header, Headers, Http};
+use crate::config::PublicUrl;
+use crate::credential::{API_KEY_USER, CrossSite, Known, Place, Places, cookie};
+use crate::decision::Refusal;
+use crate::secret::Secret;
+use crate::token::PlainToken;
+
+/// How long a browser keeps the cookie, in seconds: as long as a session can live.
+const LONGEST: u32 = 7 * 24 * 60 * 60;
+
+#[derive(Deserialize)]
+struct LogIn {
+    user: String,
+    password: String,
+}
+
+/// `POST /login`
+pub(super) async fn log_in(State(admin): State<Arc<Admin>>, request: Request) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let LogIn { user, password } = keys::read_json(&parts, body).await?;
+    let password = Secret::new(password);
+    let known = match admin.verify(&user, &password).await {
+        Ok(known) => known,
+        Err(refusal) => {
+            admin.audit_refusal(&user, refusal);
+            return Err(refusal.into());
+        }
+    };
+    let rules = admin.authorizer.rules();
+    let user = rules.users.get(&known.name).ok_or(Refusal::WrongPassword)?;
+    let cookie = within(admin.keys.open_session(&known.name, &user.password_digest)).await??;
+    tracing::info!(target: "audit", user = &*known.name, "logged in");
+    let mut response = auth::json(&json!({"message": "Logged in"}));
+    admin.set_cookie(&mut response, cookie.expose(), LONGEST);
+    Ok(response)
+}
+
+/// `POST /logout`
+pub(super) async fn log_out(State(admin): State<Arc<Admin>>, request: Request) -> Result<Response, ApiError> {
+    let (parts, _) = request.into_parts();
+    let headers = auth::headers(&parts.headers);
+    let name = admin.session_cookie();
+    let digests: Vec<_> = cookie::values(&headers, name)
+        .filter_map(|value| PlainToken::new(value).ok())
+        .map(|token| token.digest())
+        .take(2)
+        .collect();
+    for digest in digests {
+        // A session that another replica has just opened may not have reached us yet: the store knows.
+        let session = admin.keys.find_session(&digest, admin.clock.now());
+        within(admin.keys.close_session(&digest)).await??;
+        if let Some(session) = session {
+            tracing::info!(target: "audit", user = &*session.user, "logged out");
+        }
+    }
+    let mut response = auth::json(&json!({"message": "Logged out"}));
+    admin.set_cookie(&mut response, "", 0);
+    Ok(response)
+}
+
+impl Admin {
+    /// Verifies a password by the very code that takes it as Basic: the same lock, the same time for unknown users.
+    async fn verify(&self, user: &str, password: &Secret) -> Result<Arc<Known>, Refusal> {
+        // In Basic these names mean something else.  No user can have them, nor the empty one.
+        let user = if user == API_KEY_USER || user.contains(':') { "" } else { user };
+        let pair = Zeroizing::new(format!("{user}:{}", password.expose()));
+        let value = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
+        let header = Header { name: b"authorization", value: value.as_bytes() };
+        let http = Http {
+            method: b"POST",
+            host: b"",
+            path: b"/login",
+            headers: Headers::new(Encoding::Lines, vec![header]),
+        };
+        let places = Places::new(vec![Place::Basic { cross_site: CrossSite::Refuse }]);
+        self.who(&http, &places).await?.ok_or(Refusal::WrongPassword)
+    }
+
+    /// The name is written down only if it is one that we know: somebody may have typed a password there.
+    fn audit_refusal(&self, user: &str, refusal: Refusal) {
+        let rules = self.authorizer.rules();
+        let user = rules.users.get(user).map(|user| &*user.known.name);
+        tracing::warn!(target: "audit", user, reason = refusal.reason(), "log-in refused");
+    }
+
+    /// `HttpOnly`: no script reads it.  `SameSite=Strict`: no other site's request carries it.
+    fn set_cookie(&self, response: &mut Response, value: &str, seconds: u32) {
+        let public_url = self.public_url();
+        let name = self.session_cookie();
+        let secure = if public_url.as_ref().is_some_and(PublicUrl::is_https) { "; Secure" } else { "" };
+        let cookie = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
+        if let Ok(mut cookie) = HeaderValue::from_str(&cookie) {
+            cookie.set_sensitive(true);
+            response.headers_mut().insert(SET_COOKIE, cookie);
+        }
+    }
+}

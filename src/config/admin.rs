@@ -1,0 +1,186 @@
+//! The section `admin`: where keys are managed, and who may.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use serde_json::json;
+
+use super::listeners::{Listen, read_listen};
+use super::policies::read_allow;
+use super::raw::Node;
+use super::reader::Reader;
+use crate::credential::removal::SESSION_COOKIES;
+use crate::policy::{Allow, Policy};
+
+/// What the section says.
+pub struct AdminSection<'t> {
+    /// For the listener.
+    pub listen: AdminListen,
+    /// Where its address is written.
+    pub listen_node: Option<&'t Node>,
+    /// For the requests.
+    pub rules: AdminRules,
+}
+
+/// `admin`: the listener of the key API and its page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminListen {
+    /// `admin.listen`, by default `127.0.0.1:9192`.
+    pub listen: Listen,
+}
+
+/// Who may manage keys, and from where.
+#[derive(Debug)]
+pub struct AdminRules {
+    /// `admin.allow`, by default `{role: Admin}`.  It never admits the anonymous.
+    pub allow: Policy,
+    /// `admin.public_url`: where browsers find the page, when that is not where we listen.
+    pub public_url: Option<PublicUrl>,
+}
+
+/// An origin (RFC 6454): scheme, host and port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicUrl {
+    is_https: bool,
+    authority: Box<str>,
+}
+
+/// A text is no origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected https://host or https://host:port, without a path")]
+pub struct NoPublicUrl;
+
+impl PublicUrl {
+    /// Whether browsers come over TLS.
+    pub fn is_https(&self) -> bool {
+        self.is_https
+    }
+
+    /// Host and port, in lower case; a default port is left out.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+}
+
+impl fmt::Display for PublicUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.is_https { "https" } else { "http" };
+        write!(formatter, "{scheme}://{}", self.authority)
+    }
+}
+
+impl FromStr for PublicUrl {
+    type Err = NoPublicUrl;
+
+    /// Reads an origin; one slash at its end is let pass.
+    fn from_str(text: &str) -> Result<Self, NoPublicUrl> {
+        let text = text.strip_suffix('/').unwrap_or(text).to_ascii_lowercase();
+        let (is_https, authority) = match text.split_once("://") {
+            Some(("https", authority)) => (true, authority),
+            Some(("http", authority)) => (false, authority),
+            Some(_) | None => return Err(NoPublicUrl),
+        };
+        let default_port = if is_https { ":443" } else { ":80" };
+        let authority = authority.strip_suffix(default_port).unwrap_or(authority);
+        let parsed: http::uri::Authority = authority.parse().map_err(|_| NoPublicUrl)?;
+        let has_port = authority
+            .strip_prefix(parsed.host())
+            .is_some_and(|port| port.is_empty() || parsed.port_u16().is_some());
+        if parsed.host().is_empty() || authority.contains('@') || !has_port {
+            return Err(NoPublicUrl);
+        }
+        Ok(Self { is_https, authority: authority.into() })
+    }
+}
+
+/// The name of our session cookie.  `__Host-` makes the browser hold that it came from this very host over TLS
+/// (RFC 6265bis section 4.1.3.2).
+pub fn session_cookie(public_url: Option<&PublicUrl>) -> &'static str {
+    let [plain, host] = SESSION_COOKIES;
+    if public_url.is_some_and(PublicUrl::is_https) { host } else { plain }
+}
+
+const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9192);
+
+/// Reads the section; `None` when it is not there.
+pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<AdminSection<'t>> {
+    let node = section?;
+    let what = "a mapping such as {listen: \"127.0.0.1:9192\"}";
+    let keys = ["listen", "public_url", "allow"];
+    let fields = reader.fields(node, what, &keys).unwrap_or_else(|| Reader::no_fields(node));
+    let listen_node = fields.get("listen");
+    let listen = read_listen(reader, listen_node, "try to log in and to manage keys", ADMIN);
+    let allow = match fields.get("allow") {
+        Some(node) => read_admin_allow(reader, node),
+        None => default_allow(),
+    };
+    let public_url = fields.get("public_url").and_then(|node| {
+        let text = reader.text(node, "text such as https://keys.example.com")?;
+        let url = text.as_str().parse();
+        if let Err(NoPublicUrl) = url {
+            reader.error(&node.at, format!("{NoPublicUrl}, found other text"));
+        }
+        url.ok()
+    });
+    let allow = Policy::new("admin".into(), Some(allow));
+    Some(AdminSection {
+        listen: AdminListen { listen },
+        listen_node,
+        rules: AdminRules { allow, public_url },
+    })
+}
+
+fn read_admin_allow<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {
+    let allow = read_allow(reader, node);
+    if allow.admits_anonymous() {
+        reader.error(
+            &node.at,
+            "this admits the anonymous, and whoever manages keys can be anybody; name a role, such as {role: Admin}",
+        );
+    }
+    allow
+}
+
+fn default_allow() -> Allow {
+    Allow::new(&json!({"role": "Admin"})).unwrap_or(Allow::NoOne)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn public_urls() {
+        for (text, expected) in [
+            ("https://keys.example.com", Some("https://keys.example.com")),
+            ("https://keys.example.com/", Some("https://keys.example.com")),
+            ("HTTPS://Keys.Example.COM:443", Some("https://keys.example.com")),
+            ("https://keys.example.com:8443", Some("https://keys.example.com:8443")),
+            ("http://localhost:9192", Some("http://localhost:9192")),
+            ("http://[::1]:80", Some("http://[::1]")),
+            ("https://keys.example.com/keys", None),
+            ("https://keys.example.com?x", None),
+            ("https://user@keys.example.com", None),
+            ("https://keys.example.com:", None),
+            ("https://keys.example.com:x", None),
+            ("https://", None),
+            ("keys.example.com", None),
+            ("ftp://keys.example.com", None),
+            ("", None),
+        ] {
+            let found = text.parse::<PublicUrl>().ok().map(|url| url.to_string());
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_default_admits_admins_alone() {
+        assert!(
+            matches!(default_allow(), Allow::Members { members, anonymous: false } if members.len() == 1)
+        );
+        assert!(session_cookie("https://h".parse().ok().as_ref()).starts_with("__Host-"));
+        assert_eq!(session_cookie("http://h".parse().ok().as_ref()), "eat_session");
+        assert_eq!(session_cookie(None), "eat_session");
+    }
+}

@@ -1,0 +1,182 @@
+//! The section `keys`: where issued keys are kept, and what they may be.
+
+use std::time::Duration;
+
+use super::raw::{Node, Value};
+use super::reader::{Fields, Reader};
+use super::{Unavailable, one_of};
+use crate::keys::service::Settings;
+use crate::keys::store::{StoreUrl, UrlError};
+
+/// What the section says.
+pub struct KeysSection {
+    /// `keys.store`; `None` when it cannot be read.
+    pub store: Option<StoreUrl>,
+    /// What holds of every key.
+    pub settings: Settings,
+    /// `keys.unavailable`.
+    pub unavailable: Unavailable,
+}
+
+const KEYS: [&str; 7] =
+    ["store", "max_seconds_to_live", "prefix", "max", "actor_members", "max_staleness", "unavailable"];
+
+/// The members of every key's actor, which no other may replace.
+const OWN_MEMBERS: [&str; 4] = ["id", "name", "role", "key_id"];
+
+/// The store is read every second: staleness below that would refuse good keys every time.
+const LEAST_STALENESS: Duration = Duration::from_secs(1);
+/// One read that takes long should not refuse good keys.
+const LOW_STALENESS: Duration = Duration::from_secs(5);
+
+/// Reads the section; `None` when it is not there.
+pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<KeysSection> {
+    let what = "a mapping such as {store: \"sqlite:/var/lib/envoy-auth-tokens/keys.db\"}";
+    let node = section?;
+    let fields = reader.fields(node, what, &KEYS).unwrap_or_else(|| Reader::no_fields(node));
+    let has_store = fields.get("store").is_some() || !matches!(node.value, Value::Map(_));
+    if !has_store {
+        reader.error(
+            fields.at,
+            "keys need a `store`: sqlite:/path/to/keys.db or postgres://user@host/database",
+        );
+    }
+    Some(KeysSection {
+        store: fields.get("store").and_then(|node| read_store(reader, node)),
+        settings: Settings {
+            max_seconds_to_live: read_count(
+                reader,
+                fields,
+                "max_seconds_to_live",
+                "the longest life in seconds",
+            ),
+            prefix: read_prefix(reader, fields.get("prefix")),
+            quota: u64::try_from(read_count(reader, fields, "max", "the most keys that may be stored")).ok(),
+            actor_members: read_members(reader, fields.get("actor_members")),
+            max_staleness: fields.get("max_staleness").and_then(|node| read_staleness(reader, node)),
+        },
+        unavailable: read_unavailable(reader, fields.get("unavailable")),
+    })
+}
+
+fn read_store<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<StoreUrl> {
+    let what = "text: sqlite:/path/to/keys.db or postgres://user@host/database";
+    let text = reader.text(node, what)?;
+    match StoreUrl::parse(text.as_str()) {
+        Ok(StoreUrl::Sqlite(path)) => Some(StoreUrl::Sqlite(reader.folder.join(path))),
+        Ok(StoreUrl::Postgres(url)) => Some(StoreUrl::Postgres(url)),
+        Err(UrlError::Parameter(name)) => {
+            // It may be half a password with a question mark in it.
+            let name = reader.quote_name(&name);
+            reader.error(&node.at, format!("the postgres:// URL has a parameter that is unknown: {name}"));
+            None
+        }
+        Err(error) => {
+            reader.error(&node.at, error.to_string());
+            None
+        }
+    }
+}
+
+/// A whole number from -1 up; -1, which is no limit, when it is not there.
+fn read_count<'t>(reader: &mut Reader<'t>, fields: Fields<'t>, key: &str, meaning: &str) -> i64 {
+    let Some(node) = fields.get(key) else {
+        return -1;
+    };
+    match &node.value {
+        Value::Number(number) if number.as_i64().is_some_and(|number| number >= -1) => {
+            number.as_i64().unwrap_or(-1)
+        }
+        Value::Number(_) => {
+            reader.error(
+                &node.at,
+                format!("expected {meaning}: a whole number, 0 for none at all, or -1 for no limit"),
+            );
+            -1
+        }
+        Value::Null
+        | Value::Bool(_)
+        | Value::Text(_)
+        | Value::List(_)
+        | Value::Map(_)
+        | Value::Unresolved { .. } => {
+            reader.expected(node, "a whole number such as 86400, or -1 for no limit");
+            -1
+        }
+    }
+}
+
+fn read_prefix<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Box<str> {
+    let text = node.and_then(|node| Some((node, reader.text(node, "text such as eat")?)));
+    let Some((node, text)) = text else {
+        return "eat".into();
+    };
+    let prefix = text.as_str();
+    if !(1..=32).contains(&prefix.len()) || !prefix.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        reader.error(&node.at, "a prefix is 1 to 32 letters and digits");
+    }
+    prefix.into()
+}
+
+fn read_members<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Box<[Box<str>]> {
+    let what = "a list of names such as [team, groups]";
+    let list = node.and_then(|node| reader.list(node, what)).unwrap_or_default();
+    let mut members: Vec<Box<str>> = Vec::with_capacity(list.len());
+    for node in list {
+        let Some(text) = reader.text(node, "text: the name of a member") else {
+            continue;
+        };
+        let folded = text.as_str().to_lowercase();
+        if text.as_str().is_empty() {
+            reader.error(&node.at, "a member's name has at least one character");
+        } else if let Some(own) = OWN_MEMBERS.into_iter().find(|own| *own == folded) {
+            reader.error(
+                &node.at,
+                format!("every key's actor has its own `{own}`, which no other may replace"),
+            );
+        } else if members.iter().any(|earlier| earlier.to_lowercase() == folded) {
+            reader
+                .error(&node.at, "this member stands in the list already, or one that differs only in case");
+        }
+        members.push(text.as_str().into());
+    }
+    members.into()
+}
+
+fn read_staleness<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Duration> {
+    let text = reader.text(node, "`off` or a duration such as 5m")?;
+    if text.as_str() == "off" {
+        return None;
+    }
+    match humantime::parse_duration(text.as_str()) {
+        Ok(duration) if duration >= LEAST_STALENESS => {
+            if duration < LOW_STALENESS {
+                reader.warn(
+                    &node.at,
+                    "the store is read once a second: below 5s one slow read refuses keys that are good",
+                );
+            }
+            Some(duration)
+        }
+        Ok(_) => {
+            reader.error(&node.at, "the store is read once a second: at least 1s is needed, or `off`");
+            None
+        }
+        Err(_) => {
+            reader.error(&node.at, "expected `off` or a duration such as 30s, 5m or 1h, found other text");
+            None
+        }
+    }
+}
+
+fn read_unavailable<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Unavailable {
+    let word = node.and_then(|node| Some((node, reader.text(node, "`refuse` or `error`")?)));
+    match word.map(|(node, text)| (node, text.as_str())) {
+        None | Some((_, "refuse")) => Unavailable::Refuse,
+        Some((_, "error")) => Unavailable::Error,
+        Some((node, other)) => {
+            reader.error(&node.at, format!("expected {}", one_of(other, &["refuse", "error"])));
+            Unavailable::Refuse
+        }
+    }
+}

@@ -1,0 +1,526 @@
+//! Keys and sessions as the rest of the program sees them: found in memory, changed in the store.
+//!
+//! A change made here takes effect in the index before the call returns; everybody else's arrives by
+//! [`Keys::follow`].  One lock puts the two in order, so that the index never goes back in time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::index::{Index, Note, SESSION_IDLE, SESSION_LIFE, Session, Use};
+use super::store::{
+    Changes, CreateError, NewKey, OpenError, PostgresStore, Revision, RotateError, SqliteStore, Store,
+    StoreError, StoreUrl,
+};
+use super::{Key, Role, StoredSession};
+use crate::clock::Clock;
+use crate::secret::Secret;
+use crate::token::{self, PlainToken, TokenDigest};
+
+pub use super::index::Found;
+
+/// How long a call of the admin API waits for the store.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the changes may take to be read.
+const READING: Duration = Duration::from_secs(10);
+/// How long everything may take to be read.
+const READING_ALL: Duration = Duration::from_secs(180);
+/// How often the store is asked for changes, whoever may have told of them or not.
+const POLL: Duration = Duration::from_millis(500);
+/// While the store is down it is asked again after this long, then after twice as long …
+const RETRY: Duration = Duration::from_millis(250);
+/// … and at least this often.
+const RETRY_AT_MOST: Duration = Duration::from_secs(2);
+/// How often uses are written down.
+const WRITE_USES: Duration = Duration::from_secs(1);
+/// How many uses are written at once.
+const USES_AT_ONCE: usize = 1000;
+/// How often dead sessions are removed.
+const PURGE: Duration = Duration::from_secs(3600);
+/// What a session's secret begins with.
+const SESSION_PREFIX: &str = "session";
+
+/// How keys are made and served.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The longest life of a key in seconds; -1 is no limit, 0 is no keys at all.
+    pub max_seconds_to_live: i64,
+    /// What a key's token begins with.
+    pub prefix: Box<str>,
+    /// How many keys may be stored; `None` is no limit.
+    pub quota: Option<u64>,
+    /// The members that a key's creator may add to its actor.
+    pub actor_members: Box<[Box<str>]>,
+    /// How long keys are served while the store cannot be read; `None` is for ever.
+    pub max_staleness: Option<Duration>,
+}
+
+/// A key that somebody asks for.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// Its name.
+    pub name: String,
+    /// Its role.
+    pub role: Role,
+    /// The instant from which on it is dead.
+    pub expires_at: Option<Timestamp>,
+    /// Members of its actor beyond the four of every key.
+    pub actor: Map<String, Value>,
+    /// Its restriction.
+    pub policies: Option<Vec<String>>,
+    /// The id of the actor who asks.
+    pub created_by: String,
+}
+
+/// The issued keys and the sessions.
+pub struct Keys {
+    store: Box<dyn Store>,
+    index: Arc<Index>,
+    settings: Settings,
+    clock: Clock,
+    /// Which revision the index shows; `None` when everything is to be read.
+    /// Whoever changes the store or reads changes from it holds this until the index shows it.
+    shown: Mutex<Option<Revision>>,
+    /// When the store was last read, in milliseconds since 1970.
+    read_at: AtomicI64,
+    was_read: watch::Sender<bool>,
+    store_errors: AtomicU64,
+    notes: Mutex<UnboundedReceiver<Note>>,
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Keys({})", self.held())
+    }
+}
+
+impl Keys {
+    /// Opens the store, or creates it (SQLite), and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`OpenError`]: what waiting cannot mend.  A PostgreSQL that does not answer is waited for by
+    /// [`Keys::follow`].
+    pub async fn open(url: &StoreUrl, settings: Settings, clock: Clock) -> Result<Arc<Self>, OpenError> {
+        let store: Box<dyn Store> = match url {
+            StoreUrl::Sqlite(path) => Box::new(SqliteStore::open(path).await?),
+            StoreUrl::Postgres(url) => Box::new(PostgresStore::open(url).await?),
+        };
+        Ok(Self::over(store, settings, clock))
+    }
+
+    /// The keys of a store that is open.
+    pub fn over(store: Box<dyn Store>, settings: Settings, clock: Clock) -> Arc<Self> {
+        let (sender, receiver) = unbounded_channel();
+        Arc::new(Self {
+            store,
+            index: Arc::new(Index::new(sender)),
+            settings,
+            clock,
+            shown: Mutex::new(None),
+            read_at: AtomicI64::new(0),
+            was_read: watch::Sender::new(false),
+            store_errors: AtomicU64::new(0),
+            notes: Mutex::new(receiver),
+        })
+    }
+
+    // ---- The Check path: no lock, no await.
+
+    /// What a token's digest is at this instant.  A key that works is noted as used.
+    pub fn find(&self, digest: &TokenDigest, now: Timestamp) -> Found {
+        self.index.find(digest, now)
+    }
+
+    /// The live session of a cookie's digest.  It is noted as used.
+    pub fn find_session(&self, digest: &TokenDigest, now: Timestamp) -> Option<Arc<Session>> {
+        self.index.find_session(digest, now)
+    }
+
+    /// Whether a token that looks like a key may be one without our knowing: the store was never read, or its
+    /// last reading is longer ago than keys may be served.
+    pub fn is_unknowable(&self, now: Timestamp) -> bool {
+        let Some(lag) = self.lag(now) else {
+            return true;
+        };
+        self.settings.max_staleness.is_some_and(|limit| lag > limit)
+    }
+
+    /// Whether the store was read at least once.
+    pub fn was_read(&self) -> bool {
+        *self.was_read.borrow()
+    }
+
+    /// Waits until the store was read at least once.
+    pub async fn first_read(&self) {
+        // The sender is ours: it cannot be gone.
+        let _ = self.was_read.subscribe().wait_for(|was_read| *was_read).await;
+    }
+
+    /// How keys are made and served.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// How many keys are held, the dead ones too.
+    pub fn held(&self) -> usize {
+        self.index.held()
+    }
+
+    /// How long ago the store was last read; `None` when it never was.
+    pub fn lag(&self, now: Timestamp) -> Option<Duration> {
+        let read_at = self.read_at.load(Ordering::Acquire);
+        let lag = now.as_millisecond().saturating_sub(read_at).max(0);
+        (read_at != 0).then(|| Duration::from_millis(lag.unsigned_abs()))
+    }
+
+    /// How often the store failed.
+    pub fn store_errors(&self) -> u64 {
+        self.store_errors.load(Ordering::Relaxed)
+    }
+
+    // ---- The admin API: every call waits at most two seconds for the store.
+
+    /// Makes a key.  The secret is nowhere but in the answer.
+    ///
+    /// # Errors
+    /// [`CreateError`]: the name is taken, the quota is reached, or the store does not answer.
+    pub async fn create(&self, ask: Ask) -> Result<(Key, Secret), CreateError> {
+        let (secret, digest) = generate(&self.settings.prefix)?;
+        let new = NewKey {
+            name: ask.name,
+            role: ask.role,
+            actor: ask.actor,
+            policies: ask.policies,
+            digest,
+            created_at: self.clock.now(),
+            created_by: without_nul(&ask.created_by),
+            expires_at: ask.expires_at,
+            quota: self.settings.quota,
+        };
+        let made = self.in_order(self.store.create(&new), |made| self.index.put(made.clone())).await;
+        if let Err(CreateError::Store(error)) = &made {
+            self.failed("create a key", error);
+        }
+        Ok((made?.key, secret))
+    }
+
+    /// Replaces a key's secret.  The present one goes on working for this long, and not beyond the key's expiry.
+    ///
+    /// # Errors
+    /// [`RotateError`]: there is no such key, it is dead, or the store does not answer.
+    pub async fn rotate(&self, id: i64, overlap_seconds: i64) -> Result<(Key, Secret), RotateError> {
+        let (secret, digest) = generate(&self.settings.prefix)?;
+        let now = self.clock.now();
+        let until = now.checked_add(SignedDuration::from_secs(overlap_seconds)).unwrap_or(Timestamp::MAX);
+        let rotated = self.store.rotate(id, digest, until, now);
+        let rotated = self.in_order(rotated, |stored| self.index.put(stored.clone())).await;
+        if let Err(RotateError::Store(error)) = &rotated {
+            self.failed("rotate a key", error);
+        }
+        Ok((rotated?.key, secret))
+    }
+
+    /// Revokes a key, its replaced secret included.  One that was revoked stays as it was.
+    /// `None` when there is no such key.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn revoke(&self, id: i64, by: &str) -> Result<Option<Key>, StoreError> {
+        let by = without_nul(by);
+        let revoked = self.store.revoke(id, &by, self.clock.now());
+        let revoked = self.in_order(revoked, |stored| {
+            if let Some(stored) = stored {
+                self.index.put(stored.clone());
+            }
+        });
+        let revoked = revoked.await.inspect_err(|error| self.failed("revoke a key", error))?;
+        Ok(revoked.map(|stored| stored.key))
+    }
+
+    /// Deletes a key; false when there is no such key.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn delete(&self, id: i64) -> Result<bool, StoreError> {
+        let deleted = self.in_order(self.store.delete(id), |_| self.index.remove(id));
+        deleted.await.inspect_err(|error| self.failed("delete a key", error))
+    }
+
+    /// Every key, by name and then by id.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn list(&self) -> Result<Vec<Key>, StoreError> {
+        // A million keys take longer to list than one takes to find.
+        in_time(READING, self.store.list()).await.inspect_err(|error| self.failed("list the keys", error))
+    }
+
+    /// One key; `None` when there is no such key.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn get(&self, id: i64) -> Result<Option<Key>, StoreError> {
+        in_time(PATIENCE, self.store.get(id)).await.inspect_err(|error| self.failed("read a key", error))
+    }
+
+    /// Opens a session for a user, bound to the digest of the stored password hash.
+    /// The answer is the cookie's value.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn open_session(
+        &self,
+        user: &str,
+        password_digest: &TokenDigest,
+    ) -> Result<Secret, StoreError> {
+        let (secret, digest) = generate(SESSION_PREFIX)?;
+        let now = self.clock.now();
+        let session = StoredSession {
+            digest,
+            user: user.to_owned(),
+            password_digest: *password_digest,
+            created_at: now,
+            last_used_at: now,
+        };
+        let created = self.store.create_session(&session);
+        let created = self.in_order(created, |()| self.index.put_session(session.clone()));
+        created.await.inspect_err(|error| self.failed("open a session", error))?;
+        Ok(secret)
+    }
+
+    /// Closes a session; no error when it is gone.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn close_session(&self, digest: &TokenDigest) -> Result<(), StoreError> {
+        let closed = self.store.delete_session(digest);
+        let closed = self.in_order(closed, |()| self.index.remove_session(digest));
+        closed.await.inspect_err(|error| self.failed("close a session", error))
+    }
+
+    /// Changes the store and then the index, and lets nobody read the store in between: what was read before
+    /// the change would undo it.
+    async fn in_order<T, E: From<StoreError>>(
+        &self,
+        change: impl Future<Output = Result<T, E>>,
+        show: impl FnOnce(&T),
+    ) -> Result<T, E> {
+        in_time(PATIENCE, async {
+            let _shown = self.shown.lock().await;
+            let changed = change.await?;
+            show(&changed);
+            Ok(changed)
+        })
+        .await
+    }
+
+    fn failed(&self, what: &str, error: &StoreError) {
+        self.store_errors.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(reason = error.0, "could not {what}: the key store failed");
+    }
+
+    // ---- Following the store.
+
+    /// Follows the store's changes until dropped, and writes down what was used.
+    pub async fn follow(self: Arc<Self>) {
+        let keys = &*self;
+        let mut notes = keys.notes.lock().await;
+        let mut uses = Uses::default();
+        let mut outage = Outage::default();
+        let mut purge_at = Instant::now();
+        let mut write_at = Instant::now();
+        let mut changed = Box::pin(keys.changed(Duration::ZERO));
+        loop {
+            let read = keys.read().await;
+            keys.tell(&mut outage, &read);
+            let pause = outage.next_pause();
+
+            uses.collect(&mut notes);
+            if read.is_ok() && Instant::now() >= write_at {
+                write_at = Instant::now() + WRITE_USES;
+                keys.write_uses(&mut uses).await;
+            }
+            if read.is_ok() && Instant::now() >= purge_at {
+                purge_at = Instant::now() + PURGE;
+                keys.purge().await;
+            }
+
+            tokio::select! {
+                told = &mut changed => {
+                    if told.is_err() {
+                        // What was told meanwhile nobody heard.
+                        *keys.shown.lock().await = None;
+                    }
+                    changed.set(keys.changed(if told.is_ok() { Duration::ZERO } else { pause }));
+                }
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn changed(&self, pause: Duration) -> Result<(), StoreError> {
+        sleep(pause).await;
+        self.store.changed().await
+    }
+
+    /// Brings the index up to the store's present revision.
+    async fn read(&self) -> Result<(), StoreError> {
+        let mut shown = self.shown.lock().await;
+        let read_at = self.clock.now();
+        // After an error everything is read: nobody knows what happened meanwhile.
+        *shown = Some(match shown.take() {
+            Some(since) => match in_time(READING, self.store.changes(since)).await? {
+                Changes::Unknown => self.read_all().await?,
+                Changes::Since { revision, keys, deleted_keys, sessions, deleted_sessions } => {
+                    keys.into_iter().for_each(|key| self.index.put(key));
+                    deleted_keys.into_iter().for_each(|id| self.index.remove(id));
+                    sessions.into_iter().for_each(|session| self.index.put_session(session));
+                    deleted_sessions.iter().for_each(|digest| self.index.remove_session(digest));
+                    revision
+                }
+            },
+            None => self.read_all().await?,
+        });
+        self.read_at.store(read_at.as_millisecond(), Ordering::Release);
+        self.was_read.send_if_modified(|was_read| !std::mem::replace(was_read, true));
+        Ok(())
+    }
+
+    async fn read_all(&self) -> Result<Revision, StoreError> {
+        let snapshot = in_time(READING_ALL, self.store.snapshot()).await?;
+        let revision = snapshot.revision;
+        // A million entries take a moment, in which this thread has other things to do.
+        let index = Arc::clone(&self.index);
+        let replaced = tokio::task::spawn_blocking(move || index.replace(snapshot)).await;
+        replaced.map_err(|_| StoreError("what it holds could not be taken over".to_owned()))?;
+        Ok(revision)
+    }
+
+    /// Tells of an outage once, and of its end.
+    fn tell(&self, outage: &mut Outage, read: &Result<(), StoreError>) {
+        match (read, outage.since) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(since)) => {
+                let seconds = since.elapsed().as_secs();
+                tracing::info!(seconds, keys = self.held(), "the key store is back");
+                *outage = Outage::default();
+            }
+            (Err(error), since) => {
+                self.store_errors.fetch_add(1, Ordering::Relaxed);
+                outage.tries = outage.tries.saturating_add(1);
+                if since.is_none() {
+                    outage.since = Some(Instant::now());
+                    let (keys, reason) = (self.held(), &error.0);
+                    tracing::error!(
+                        keys,
+                        reason,
+                        "the key store cannot be read: known keys go on from memory"
+                    );
+                }
+            }
+        }
+    }
+
+    async fn write_uses(&self, uses: &mut Uses) {
+        let mut keys: Vec<(i64, Timestamp)> = uses.keys.iter().map(|(id, used)| (*id, used.last())).collect();
+        keys.sort_unstable_by_key(|(id, _)| *id);
+        for batch in keys.chunks(USES_AT_ONCE) {
+            match in_time(PATIENCE, self.store.touch_keys(batch)).await {
+                Ok(()) => batch.iter().for_each(|(id, at)| {
+                    uses.keys.remove(id).iter().for_each(|used| used.wrote(*at));
+                }),
+                Err(error) => return self.uses_not_written(uses, &error),
+            }
+        }
+        let sessions: Vec<(TokenDigest, Timestamp)> =
+            uses.sessions.iter().map(|(digest, session)| (*digest, session.last_used_at())).collect();
+        for batch in sessions.chunks(USES_AT_ONCE) {
+            match in_time(PATIENCE, self.store.touch_sessions(batch)).await {
+                Ok(()) => batch.iter().for_each(|(digest, at)| {
+                    uses.sessions.remove(digest).iter().for_each(|session| session.used().wrote(*at));
+                }),
+                Err(error) => return self.uses_not_written(uses, &error),
+            }
+        }
+        uses.failing = false;
+    }
+
+    /// They are kept, and written later.
+    fn uses_not_written(&self, uses: &mut Uses, error: &StoreError) {
+        self.store_errors.fetch_add(1, Ordering::Relaxed);
+        if !std::mem::replace(&mut uses.failing, true) {
+            tracing::warn!(reason = error.0, "when keys were last used cannot be written: it will be later");
+        }
+    }
+
+    async fn purge(&self) {
+        let before = |age| self.clock.now().checked_sub(age).unwrap_or(Timestamp::MIN);
+        let purged = self.store.purge_sessions(before(SESSION_IDLE), before(SESSION_LIFE));
+        if let Err(error) = in_time(PATIENCE, purged).await {
+            self.failed("remove dead sessions", &error);
+        }
+    }
+}
+
+/// Uses that are to be written down.
+#[derive(Default)]
+struct Uses {
+    keys: HashMap<i64, Arc<Use>>,
+    sessions: HashMap<TokenDigest, Arc<Session>>,
+    failing: bool,
+}
+
+impl Uses {
+    fn collect(&mut self, notes: &mut UnboundedReceiver<Note>) {
+        while let Ok(note) = notes.try_recv() {
+            match note {
+                Note::Key(id, used) => drop(self.keys.insert(id, used)),
+                Note::Session(digest, session) => drop(self.sessions.insert(digest, session)),
+            }
+        }
+    }
+}
+
+/// A time during which the store cannot be read.
+#[derive(Default)]
+struct Outage {
+    since: Option<Instant>,
+    tries: u32,
+}
+
+impl Outage {
+    /// How long to wait before the store is asked again.
+    fn next_pause(&self) -> Duration {
+        match self.tries {
+            0 => POLL,
+            tries => RETRY.saturating_mul(1 << (tries - 1).min(8)).min(RETRY_AT_MOST),
+        }
+    }
+}
+
+async fn in_time<T, E: From<StoreError>>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let late = |_| StoreError(format!("no answer within {} s", limit.as_secs()));
+    timeout(limit, work).await.map_err(late)?
+}
+
+fn generate(prefix: &str) -> Result<(Secret, TokenDigest), StoreError> {
+    let unlucky = || StoreError("no token could be made".to_owned());
+    let secret = token::generate(prefix).map_err(|_| unlucky())?;
+    let digest = PlainToken::new(secret.expose().as_bytes()).map_err(|_| unlucky())?.digest();
+    Ok((secret, digest))
+}
+
+/// PostgreSQL holds every character but one, and an actor's id may be any text.
+fn without_nul(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}

@@ -1,0 +1,59 @@
+//! What makes and changes a store's schema: numbered SQL, built into the binary.
+
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
+
+use super::OpenError;
+use super::rows;
+use crate::keys::store::StoreError;
+
+/// Each store's migrations in order: number, name, SQL.
+pub(super) type Numbered = [(i64, &'static str, &'static str)];
+
+/// SQLite's.
+pub(super) const SQLITE: &Numbered = &[(1, "keys and sessions", include_str!("sqlite_0001.sql"))];
+/// PostgreSQL's.
+pub(super) const POSTGRES: &Numbered = &[(1, "keys and sessions", include_str!("postgres_0001.sql"))];
+
+/// Why a store's schema is not as it should be.
+#[derive(Debug)]
+pub(super) enum SchemaError {
+    /// Waiting will not mend it.
+    Wrong(OpenError),
+    /// The store did not answer, or refused.
+    Database(sqlx::Error),
+}
+
+/// Brings a store's schema up to date.
+///
+/// After an error the connection may still hold the lock of those who migrate: it is to be closed.
+pub(super) async fn run<C: Migrate>(numbered: &Numbered, connection: &mut C) -> Result<(), SchemaError> {
+    let migrations = numbered.iter().map(|&(number, name, sql)| {
+        Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    let mut migrator = Migrator::with_migrations(migrations.collect());
+    // The database may be shared with a program that uses the same library.
+    migrator.dangerous_set_table_name("api_migrations");
+    let known = numbered.last().map_or(0, |&(number, ..)| number);
+    migrator.run_direct(None, connection, false).await.map_err(|error| match error {
+        MigrateError::VersionMissing(found) if found > known => {
+            SchemaError::Wrong(OpenError::Newer { found, known })
+        }
+        MigrateError::VersionMissing(number) | MigrateError::VersionMismatch(number) => {
+            SchemaError::Wrong(OpenError::Foreign(number))
+        }
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            SchemaError::Database(error)
+        }
+        other => SchemaError::Database(sqlx::Error::Migrate(Box::new(other))),
+    })
+}
+
+impl From<SchemaError> for StoreError {
+    fn from(error: SchemaError) -> Self {
+        match error {
+            SchemaError::Wrong(error) => Self(error.to_string()),
+            SchemaError::Database(error) => rows::store_error(&error),
+        }
+    }
+}

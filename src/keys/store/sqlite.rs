@@ -1,0 +1,313 @@
+//! Keys and sessions in a SQLite file: the default.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use sqlx::error::DatabaseError;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Sqlite, Transaction};
+
+use super::migrations::{self, SchemaError};
+use super::rows::{self, ChangeRow, KeyRow, SessionRow, store_error};
+use super::{
+    Changes, CreateError, NewKey, OpenError, Revision, RotateError, Snapshot, Store, StoreError, StoreUrl,
+};
+use crate::keys::{Key, Status, StoredKey, StoredSession};
+use crate::token::TokenDigest;
+
+/// How long somebody else's lock on the file is waited for.
+const BUSY: Duration = Duration::from_millis(1500);
+/// Several processes that open a new file at once get in each other's way for a moment.
+const OPENING: Duration = Duration::from_secs(10);
+
+macro_rules! key_columns {
+    () => {
+        "id, name, role, actor, policies, digest, previous_digest, previous_until, created_at, created_by, \
+         expires_at, last_used_at, revoked_at, revoked_by"
+    };
+}
+
+macro_rules! session_columns {
+    () => {
+        "digest, user_name, password_digest, created_at, last_used_at"
+    };
+}
+
+/// A SQLite file in WAL mode, synced at every commit.
+pub struct SqliteStore {
+    /// One connection: SQLite has one writer at a time, and this way ours wait in turn.
+    writer: SqlitePool,
+    /// In WAL mode readers wait for no writer.
+    readers: SqlitePool,
+}
+
+impl SqliteStore {
+    /// Opens the file, or creates it for us alone (mode 0600), and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`OpenError`]: it cannot be opened, is no database, or was written by a newer version.
+    pub async fn open(path: &Path) -> Result<Self, OpenError> {
+        let refused = |reason: String| {
+            let store = StoreUrl::Sqlite(path.to_owned()).to_string();
+            OpenError::Refused { store, reason }
+        };
+        // SQLite gives its -wal and -shm files the mode of the file itself.
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        file.map_err(|error| refused(error.to_string()))?;
+
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            // An acknowledged write is on the disk, not only with the operating system.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY)
+            .disable_statement_logging();
+        let pool = |connections| {
+            let pool =
+                SqlitePoolOptions::new().max_connections(connections).max_lifetime(None).idle_timeout(None);
+            pool.acquire_timeout(OPENING).connect_lazy_with(options.clone())
+        };
+        let store = Self { writer: pool(1), readers: pool(2) };
+
+        let deadline = tokio::time::Instant::now() + OPENING;
+        loop {
+            match store.migrate().await {
+                Ok(()) => return Ok(store),
+                Err(SchemaError::Database(error))
+                    if is_busy(&error) && tokio::time::Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(SchemaError::Database(error)) => return Err(refused(store_error(&error).0)),
+                Err(SchemaError::Wrong(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// SQLite's migrations know no lock of their own, so all of it is one transaction that has the file's.
+    async fn migrate(&self) -> Result<(), SchemaError> {
+        let mut transaction = self.write().await.map_err(SchemaError::Database)?;
+        migrations::run(migrations::SQLITE, &mut *transaction).await?;
+        transaction.commit().await.map_err(SchemaError::Database)
+    }
+
+    /// A transaction that has the lock of those who write from its beginning.
+    async fn write(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
+        self.writer.begin_with("BEGIN IMMEDIATE").await
+    }
+
+    async fn one_key(
+        transaction: &mut Transaction<'static, Sqlite>,
+        id: i64,
+    ) -> Result<Option<StoredKey>, sqlx::Error> {
+        let sql = concat!("SELECT ", key_columns!(), " FROM api_keys WHERE id = ?1");
+        let row: Option<KeyRow> = sqlx::query_as(sql).bind(id).fetch_optional(&mut **transaction).await?;
+        Ok(row.and_then(rows::key))
+    }
+}
+
+/// SQLITE_BUSY or SQLITE_LOCKED, whatever the extended code adds.
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6))
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let mut transaction = self.readers.begin().await?;
+        let revision: i64 =
+            sqlx::query_scalar("SELECT value FROM api_revision").fetch_one(&mut *transaction).await?;
+        // A row that comes through the library costs several times what SQLite takes to find it, so a thousand
+        // come as one: that is what lets a million keys be read in seconds.
+        let sql = "SELECT json_group_array(json_array(id, name, role, actor, policies, hex(digest), \
+             hex(previous_digest), previous_until, created_at, created_by, expires_at, last_used_at, \
+             revoked_at, revoked_by)) FROM (SELECT * FROM api_keys WHERE id > ?1 ORDER BY id LIMIT 1000)";
+        let mut keys = Vec::new();
+        let mut last = i64::MIN;
+        loop {
+            let page: String = sqlx::query_scalar(sql).bind(last).fetch_one(&mut *transaction).await?;
+            let (page, end) = rows::page(&page)?;
+            keys.extend(page);
+            match end {
+                Some(id) => last = id,
+                None => break,
+            }
+        }
+        let sql = concat!("SELECT ", session_columns!(), " FROM api_sessions");
+        let sessions: Vec<SessionRow> = sqlx::query_as(sql).fetch_all(&mut *transaction).await?;
+        Ok(rows::snapshot(revision, keys, sessions))
+    }
+
+    async fn changes(&self, since: Revision) -> Result<Changes, StoreError> {
+        let mut transaction = self.readers.begin().await?;
+        let (revision, pruned): (i64, i64) =
+            sqlx::query_as("SELECT value, pruned FROM api_revision").fetch_one(&mut *transaction).await?;
+        if since.0 < pruned || since.0 > revision {
+            return Ok(Changes::Unknown);
+        }
+        let mut changed = rows::Changed::default();
+        if since.0 < revision {
+            let sql = "SELECT DISTINCT key_id, session FROM api_changes WHERE revision > ?1";
+            let log: Vec<ChangeRow> = sqlx::query_as(sql).bind(since.0).fetch_all(&mut *transaction).await?;
+            let sql = concat!(
+                "SELECT ",
+                key_columns!(),
+                " FROM api_keys WHERE id IN (SELECT key_id FROM api_changes WHERE revision > ?1)"
+            );
+            let keys: Vec<KeyRow> = sqlx::query_as(sql).bind(since.0).fetch_all(&mut *transaction).await?;
+            let sql = concat!(
+                "SELECT ",
+                session_columns!(),
+                " FROM api_sessions WHERE digest IN (SELECT session FROM api_changes WHERE revision > ?1)"
+            );
+            let sessions: Vec<SessionRow> =
+                sqlx::query_as(sql).bind(since.0).fetch_all(&mut *transaction).await?;
+            changed = rows::Changed { log, keys, sessions };
+        }
+        Ok(changed.since(revision))
+    }
+
+    async fn changed(&self) -> Result<(), StoreError> {
+        std::future::pending().await
+    }
+
+    async fn create(&self, new: &NewKey) -> Result<StoredKey, CreateError> {
+        let mut transaction = self.write().await?;
+        let sql = "SELECT EXISTS (SELECT 1 FROM api_keys WHERE name = ?1 AND revoked_at IS NULL \
+                   AND (expires_at IS NULL OR expires_at > ?2))";
+        let taken: bool = sqlx::query_scalar(sql)
+            .bind(&new.name)
+            .bind(new.created_at.as_second())
+            .fetch_one(&mut *transaction)
+            .await?;
+        if taken {
+            return Err(CreateError::NameTaken);
+        }
+        if let Some(quota) = new.quota {
+            let stored: i64 =
+                sqlx::query_scalar("SELECT count(*) FROM api_keys").fetch_one(&mut *transaction).await?;
+            if u64::try_from(stored).is_ok_and(|stored| stored >= quota) {
+                return Err(CreateError::QuotaReached);
+            }
+        }
+        let sql = "INSERT INTO api_keys (name, role, actor, policies, digest, created_at, created_by, expires_at) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING id";
+        let id: i64 = sqlx::query_scalar(sql)
+            .bind(&new.name)
+            .bind(new.role.as_str())
+            .bind(rows::actor_text(&new.actor))
+            .bind(rows::policies_text(new.policies.as_deref()))
+            .bind(new.digest.as_bytes().as_slice())
+            .bind(new.created_at.as_second())
+            .bind(&new.created_by)
+            .bind(new.expires_at.map(Timestamp::as_second))
+            .fetch_one(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(rows::made(id, new))
+    }
+
+    async fn rotate(
+        &self,
+        id: i64,
+        digest: TokenDigest,
+        previous_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<StoredKey, RotateError> {
+        let mut transaction = self.write().await?;
+        let stored = Self::one_key(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
+        if stored.key.status(now) != Status::Live {
+            return Err(RotateError::Dead);
+        }
+        let until = stored.key.expires_at.map_or(previous_until, |expires_at| expires_at.min(previous_until));
+        let sql =
+            "UPDATE api_keys SET previous_digest = digest, previous_until = ?2, digest = ?3 WHERE id = ?1";
+        let query = sqlx::query(sql).bind(id).bind(until.as_second()).bind(digest.as_bytes().as_slice());
+        query.execute(&mut *transaction).await?;
+        let stored = Self::one_key(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
+        transaction.commit().await?;
+        Ok(stored)
+    }
+
+    async fn revoke(&self, id: i64, by: &str, now: Timestamp) -> Result<Option<StoredKey>, StoreError> {
+        let mut transaction = self.write().await?;
+        let sql = "UPDATE api_keys SET revoked_at = ?2, revoked_by = ?3, previous_digest = NULL, \
+                   previous_until = NULL WHERE id = ?1 AND revoked_at IS NULL";
+        let query = sqlx::query(sql).bind(id).bind(now.as_second()).bind(by);
+        query.execute(&mut *transaction).await?;
+        let stored = Self::one_key(&mut transaction, id).await?;
+        transaction.commit().await?;
+        Ok(stored)
+    }
+
+    async fn delete(&self, id: i64) -> Result<bool, StoreError> {
+        let query = sqlx::query("DELETE FROM api_keys WHERE id = ?1").bind(id);
+        Ok(query.execute(&self.writer).await?.rows_affected() > 0)
+    }
+
+    async fn list(&self) -> Result<Vec<Key>, StoreError> {
+        let sql = concat!("SELECT ", key_columns!(), " FROM api_keys ORDER BY name, id");
+        let found: Vec<KeyRow> = sqlx::query_as(sql).fetch_all(&self.readers).await?;
+        Ok(found.into_iter().filter_map(rows::key).map(|stored| stored.key).collect())
+    }
+
+    async fn get(&self, id: i64) -> Result<Option<Key>, StoreError> {
+        let sql = concat!("SELECT ", key_columns!(), " FROM api_keys WHERE id = ?1");
+        let row: Option<KeyRow> = sqlx::query_as(sql).bind(id).fetch_optional(&self.readers).await?;
+        Ok(row.and_then(rows::key).map(|stored| stored.key))
+    }
+
+    async fn touch_keys(&self, used: &[(i64, Timestamp)]) -> Result<(), StoreError> {
+        let mut transaction = self.write().await?;
+        // Other processes write here too: at most once a minute holds for all of them together.
+        let sql = "UPDATE api_keys SET last_used_at = ?2 \
+                   WHERE id = ?1 AND (last_used_at IS NULL OR last_used_at <= ?2 - 60)";
+        for (id, at) in used {
+            sqlx::query(sql).bind(id).bind(at.as_second()).execute(&mut *transaction).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    async fn create_session(&self, session: &StoredSession) -> Result<(), StoreError> {
+        let sql = "INSERT INTO api_sessions (digest, user_name, password_digest, created_at, last_used_at) \
+                   VALUES (?1, ?2, ?3, ?4, ?5)";
+        let query = sqlx::query(sql)
+            .bind(session.digest.as_bytes().as_slice())
+            .bind(&session.user)
+            .bind(session.password_digest.as_bytes().as_slice())
+            .bind(session.created_at.as_second())
+            .bind(session.last_used_at.as_second());
+        query.execute(&self.writer).await?;
+        Ok(())
+    }
+
+    async fn touch_sessions(&self, used: &[(TokenDigest, Timestamp)]) -> Result<(), StoreError> {
+        let mut transaction = self.write().await?;
+        let sql = "UPDATE api_sessions SET last_used_at = ?2 WHERE digest = ?1 AND last_used_at <= ?2 - 60";
+        for (digest, at) in used {
+            let query = sqlx::query(sql).bind(digest.as_bytes().as_slice()).bind(at.as_second());
+            query.execute(&mut *transaction).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    async fn delete_session(&self, digest: &TokenDigest) -> Result<(), StoreError> {
+        let query = sqlx::query("DELETE FROM api_sessions WHERE digest = ?1");
+        query.bind(digest.as_bytes().as_slice()).execute(&self.writer).await?;
+        Ok(())
+    }
+
+    async fn purge_sessions(&self, used_until: Timestamp, opened_until: Timestamp) -> Result<(), StoreError> {
+        let query = sqlx::query("DELETE FROM api_sessions WHERE last_used_at <= ?1 OR created_at <= ?2");
+        query.bind(used_until.as_second()).bind(opened_until.as_second()).execute(&self.writer).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! Where a store is.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use sqlx::postgres::PgConnectOptions;
+
+use crate::secret::Secret;
+
+/// Where keys are kept.  `Display` and `Debug` show neither user nor password.
+#[derive(Clone, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// A SQLite file.
+    Sqlite(PathBuf),
+    /// A whole `postgres://` URL; it may hold a password.
+    Postgres(Secret),
+}
+
+/// Why a text is no store's URL.  It never holds the text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// Neither SQLite nor PostgreSQL.
+    #[error("expected sqlite:PATH or postgres://USER@HOST/DATABASE")]
+    Scheme,
+    /// `sqlite:` without a path, or with one that is no file's.
+    #[error("expected the path of a file after sqlite:")]
+    Path,
+    /// What follows `postgres://` cannot be read.
+    #[error("the postgres:// URL cannot be read: expected postgres://USER@HOST:PORT/DATABASE?sslmode=…")]
+    Postgres,
+    /// A parameter that nobody would heed, such as a misspelt `sslmode`.
+    #[error("the postgres:// URL has a parameter that is unknown: {0}")]
+    Parameter(String),
+}
+
+/// The parameters that the PostgreSQL client heeds.  It ignores any other, which must not happen to `sslmode`.
+const PARAMETERS: [&str; 18] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
+impl StoreUrl {
+    /// Reads `sqlite:PATH`, `postgres://…` or `postgresql://…`.  A relative path stays relative.
+    ///
+    /// # Errors
+    /// [`UrlError`] says what was expected.
+    pub fn parse(text: &str) -> Result<Self, UrlError> {
+        if let Some(path) = text.strip_prefix("sqlite:") {
+            // sqlite:/path and sqlite:///path are the same; sqlite://path would be a host.
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if path.is_empty() || path.ends_with('/') || path.starts_with(':') || path.contains(['?', '\0']) {
+                return Err(UrlError::Path);
+            }
+            return Ok(Self::Sqlite(PathBuf::from(path)));
+        }
+        if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
+            return Err(UrlError::Scheme);
+        }
+        postgres_options(text)?;
+        Ok(Self::Postgres(Secret::new(text.to_owned())))
+    }
+}
+
+impl FromStr for StoreUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text)
+    }
+}
+
+/// How to connect to the database of this URL.
+pub(super) fn postgres_options(url: &str) -> Result<PgConnectOptions, UrlError> {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+        let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
+        if !PARAMETERS.contains(&name.as_ref()) && !name.starts_with("options[") {
+            // A name that is long or strange may be half a password with a `?` in it.
+            let plain =
+                name.len() <= 32 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            return Err(if plain { UrlError::Parameter(name.into_owned()) } else { UrlError::Postgres });
+        }
+    }
+    PgConnectOptions::from_str(url).map_err(|_| UrlError::Postgres)
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(formatter, "sqlite:{}", path.display()),
+            Self::Postgres(url) => {
+                let Ok(options) = postgres_options(url.expose()) else {
+                    return formatter.write_str("postgres://…");
+                };
+                let database = options.get_database().unwrap_or_default();
+                match options.get_socket() {
+                    Some(socket) => write!(formatter, "postgres://{}/{database}", socket.display()),
+                    None => {
+                        let (host, port) = (options.get_host(), options.get_port());
+                        write!(formatter, "postgres://{host}:{port}/{database}")
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "StoreUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_of_a_store() {
+        let cases: &[(&str, Result<&str, UrlError>)] = &[
+            ("sqlite:/var/lib/keys.db", Ok("sqlite:/var/lib/keys.db")),
+            ("sqlite:///var/lib/keys.db", Ok("sqlite:/var/lib/keys.db")),
+            ("sqlite:keys.db", Ok("sqlite:keys.db")),
+            ("postgres://user:hunter2@db.example:5433/keys", Ok("postgres://db.example:5433/keys")),
+            (
+                "postgresql://db.example/keys?user=u&password=hunter2&sslmode=require",
+                Ok("postgres://db.example:5432/keys"),
+            ),
+            ("postgres:///keys?host=/run/postgresql", Ok("postgres:///run/postgresql/keys")),
+            ("sqlite:", Err(UrlError::Path)),
+            ("sqlite::memory:", Err(UrlError::Path)),
+            ("sqlite:/var/lib/", Err(UrlError::Path)),
+            ("sqlite:keys.db?mode=ro", Err(UrlError::Path)),
+            ("mysql://hunter2@db/keys", Err(UrlError::Scheme)),
+            ("", Err(UrlError::Scheme)),
+            ("postgres://user:hunter2@db:port/keys", Err(UrlError::Postgres)),
+            ("postgres://db/keys?sslmode=hunter2", Err(UrlError::Postgres)),
+            ("postgres://u:pass?hunter2@db/keys", Err(UrlError::Postgres)),
+            ("postgres://db/keys?ssl=require", Err(UrlError::Parameter("ssl".to_owned()))),
+        ];
+        for (text, expected) in cases {
+            let found = StoreUrl::parse(text);
+            let debugged = format!("{found:?}");
+            assert!(!debugged.contains("hunter2"), "{debugged}");
+            assert_eq!(found.map(|url| url.to_string()), expected.clone().map(str::to_owned), "{text}");
+        }
+    }
+}

@@ -1,0 +1,1272 @@
+//! The key API on the admin listener: every row of its table, each status and message, on each store.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sqlx::{Connection as _, Executor as _};
+
+use crate::harness::http1::{Answer, Request};
+use crate::harness::postgres::Postgres;
+use crate::harness::server::Server;
+use crate::harness::{PATIENCE, grpc};
+
+/// A token of the configuration with the role Admin.
+const ROOT: &str = "root-token-0123456789";
+/// The same, restricted to the policy `read`.
+const RESTRICTED: &str = "restricted-token-0123456789";
+/// A token whose actor has no role, and yet the team that one story lets in.
+const ROLELESS: &str = "roleless-token-0123456789";
+
+/// Users `admin`, `ed`, `vi` and `no` (without a role), each with their own name as password.
+fn config(store: &str, keys: &str, admin: &str, rest: &str) -> String {
+    let user = |name: &str, actor: &str| {
+        let hash = bcrypt::hash(name, 4).expect("bcrypt");
+        format!("- {{username: {name}, password_hash: '{hash}', actor: {actor}}}\n")
+    };
+    let users = [
+        user("admin", "{id: the-admin, name: Addy, role: Admin}"),
+        user("ed", "{id: ed, role: Editor}"),
+        user("vi", "{id: vi, role: Viewer}"),
+        user("no", "{id: no}"),
+    ];
+    format!(
+        "keys: {{store: \"{store}\"{keys}}}
+admin: {{listen: \"127.0.0.1:0\"{admin}}}
+tokens:
+- {{token: {ROOT}, name: root, actor: {{id: root-actor, name: Rooty, role: Admin}}}}
+- {{token: {RESTRICTED}, name: restricted, actor: {{id: restricted, role: Admin}}, policies: [read]}}
+- {{token: {ROLELESS}, name: roleless, actor: {{id: roleless, team: ops}}}}
+users:
+{}policies: {{read: {{}}, write: {{allow: {{role: Editor}}}}}}
+default: {{allow: {{role: [Viewer, Editor, Admin]}}}}
+{rest}",
+        users.concat()
+    )
+}
+
+/// A server with an admin listener.
+struct Api {
+    server: Server,
+    address: SocketAddr,
+}
+
+impl Api {
+    fn start(config: &str) -> Self {
+        let server = Server::with(config).start();
+        let address = server.admin();
+        Self { server, address }
+    }
+
+    /// On a fresh SQLite file, or on this PostgreSQL.
+    fn on(store: &str) -> Self {
+        Self::start(&config(store, "", "", ""))
+    }
+
+    fn request(&self, method: &str, path: &str) -> Request {
+        Request::new(self.address, method, path)
+    }
+
+    /// As the user `admin`.
+    fn get(&self, path: &str) -> Answer {
+        self.request("GET", path).basic("admin", "admin").send()
+    }
+
+    fn delete(&self, path: &str) -> Answer {
+        self.request("DELETE", path).basic("admin", "admin").send()
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Answer {
+        post(self.request("POST", path).basic("admin", "admin"), body)
+    }
+
+    /// A new key: its id and its token.
+    #[track_caller]
+    fn create(&self, body: &Value) -> (i64, String) {
+        let answer = self.post("/api/auth/keys", body);
+        assert_eq!(answer.status, 200, "{body} {}", answer.text());
+        created(&answer)
+    }
+
+    fn names(&self, path: &str) -> Vec<String> {
+        let list = self.get(path).json();
+        list.as_array().unwrap().iter().map(|key| key["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// What a Check says of this token: `""` when it passes, else the message.
+    #[track_caller]
+    fn check(&self, token: &str) -> String {
+        self.check_with(&[("authorization", &format!("Bearer {token}"))])
+    }
+
+    #[track_caller]
+    fn check_with(&self, headers: &[(&str, &str)]) -> String {
+        let answer = grpc::check(&self.server, grpc::request("GET", "app.example", "/", headers));
+        if grpc::code(&answer) == 0 {
+            return String::new();
+        }
+        let (status, body) = grpc::refused(&answer);
+        let body: Value = serde_json::from_str(&body).unwrap();
+        format!("{status} {}", body["message"].as_str().unwrap())
+    }
+
+    /// The audit lines so far.
+    fn audit(&self) -> Vec<Value> {
+        let lines = self.server.log().lines();
+        let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line["target"] == "audit").collect()
+    }
+}
+
+fn post(request: Request, body: &Value) -> Answer {
+    request.header("content-type", "application/json").body(body.to_string().into_bytes()).send()
+}
+
+/// The id and the token of an answer that holds them.
+#[track_caller]
+fn created(answer: &Answer) -> (i64, String) {
+    let body = answer.json();
+    let mut members: Vec<_> = body.as_object().unwrap().keys().map(String::as_str).collect();
+    members.sort_unstable();
+    assert_eq!(members, ["id", "key", "name"]);
+    (body["id"].as_i64().unwrap(), body["key"].as_str().unwrap().to_owned())
+}
+
+/// Status and message.
+#[track_caller]
+fn told(answer: &Answer) -> (u16, String) {
+    let body = answer.json();
+    (answer.status, body["message"].as_str().unwrap_or_else(|| panic!("no message in {body}")).to_owned())
+}
+
+#[track_caller]
+fn assert_told(answer: &Answer, status: u16, message: &str) {
+    assert_eq!(told(answer), (status, message.to_owned()));
+}
+
+/// Tells the story on SQLite and on PostgreSQL.
+fn on_each_store(story: impl Fn(&str)) {
+    story("sqlite:keys.db");
+    let postgres = Postgres::shared();
+    story(&postgres.url(&postgres.database()));
+}
+
+#[test]
+fn create_list_use_delete() {
+    on_each_store(|store| {
+        let api = Api::on(store);
+        assert_eq!(api.get("/api/auth/keys").json(), json!([]));
+        let body = json!({"name": "mykey", "role": "Admin", "secondsToLive": 86400});
+        let answer = api.post("/api/auth/keys", &body);
+        assert_eq!((answer.status, answer.all("content-type")), (200, vec!["application/json"]));
+        assert_eq!(answer.json()["name"], "mykey");
+        let (id, token) = created(&answer);
+        assert!(token.starts_with("eat_") && token.len() == 4 + 38, "{}", token.len());
+
+        let list = api.get("/api/auth/keys").json();
+        let [key] = &list.as_array().unwrap()[..] else { panic!("{list}") };
+        assert_eq!((&key["id"], &key["name"], &key["role"]), (&json!(id), &json!("mykey"), &json!("Admin")));
+        let expiration: jiff::Timestamp = key["expiration"].as_str().unwrap().parse().unwrap();
+        let created: jiff::Timestamp = key["created"].as_str().unwrap().parse().unwrap();
+        assert_eq!(expiration.as_second() - created.as_second(), 86400);
+        for absent in ["key", "secondsToLive", "lastUsedAt", "isRevoked"] {
+            assert!(key.get(absent).is_none(), "{absent}");
+        }
+        assert_eq!(api.get(&format!("/api/auth/keys/{id}")).json(), *key);
+
+        // The key passes, and manages keys by its own role.
+        assert_eq!(api.check(&token), "");
+        let by_key = api.request("GET", "/api/auth/keys").bearer(&token).send();
+        assert_eq!((by_key.status, &by_key.json()[0]["name"]), (200, &json!("mykey")));
+        let by_basic = api.request("GET", "/api/auth/actor").basic("api_key", &token).send();
+        assert_eq!(
+            by_basic.json(),
+            json!({"id": "key:mykey", "name": "mykey", "role": "Admin", "key_id": id})
+        );
+
+        let deleted = api.request("DELETE", &format!("/api/auth/keys/{id}")).bearer(&token).send();
+        assert_told(&deleted, 200, "API key deleted");
+        assert_eq!(api.check(&token), "401 Invalid API key");
+        assert_told(&api.request("GET", "/api/auth/keys").bearer(&token).send(), 401, "Invalid API key");
+        assert_told(&api.get(&format!("/api/auth/keys/{id}")), 404, "API key not found");
+        assert_eq!(api.get("/api/auth/keys").json(), json!([]));
+    });
+}
+
+#[test]
+fn the_list_is_by_name_and_hides_the_dead_unless_asked() {
+    on_each_store(|store| {
+        let api = Api::on(store);
+        for name in ["b", "a", "C", "é", "a b", "_"] {
+            api.create(&json!({"name": name, "role": "Viewer"}));
+        }
+        let (revoked, _) = api.create(&json!({"name": "gone", "role": "Viewer"}));
+        assert_eq!(api.post(&format!("/api/auth/keys/{revoked}/revoke"), &json!({})).status, 200);
+        let (_, token) = api.create(&json!({"name": "late", "role": "Viewer", "secondsToLive": 1}));
+        wait_until("it expires", || api.check(&token) == "401 Expired API key");
+
+        let live = ["C", "_", "a", "a b", "b", "é"];
+        assert_eq!(api.names("/api/auth/keys"), live);
+        for no in ["false", "0", "", "yes"] {
+            assert_eq!(api.names(&format!("/api/auth/keys?includeExpired={no}")), live, "{no}");
+        }
+        for yes in ["true", "1", "t", "TRUE"] {
+            let all = ["C", "_", "a", "a b", "b", "gone", "late", "é"];
+            assert_eq!(api.names(&format!("/api/auth/keys?includeExpired={yes}")), all, "{yes}");
+        }
+        let list = api.get("/api/auth/keys?includeExpired=true").json();
+        assert_eq!((&list[5]["isRevoked"], list[5].get("expiration")), (&json!(true), None));
+        assert!(list[6]["expiration"].is_string() && list[6].get("isRevoked").is_none());
+        // A name is free again when its key is dead.
+        api.create(&json!({"name": "gone", "role": "Viewer"}));
+        api.create(&json!({"name": "late", "role": "Viewer"}));
+    });
+}
+
+#[test]
+fn all_keys_are_listed_unless_a_page_is_asked_for() {
+    let api = Api::on("sqlite:keys.db");
+    for number in 0..120 {
+        api.create(&json!({"name": format!("key-{number:03}"), "role": "Viewer"}));
+    }
+    assert_eq!(api.names("/api/auth/keys").len(), 120, "Grafana cuts at 100, and does not say so");
+    assert_eq!(api.names("/api/auth/keys?perpage=50").len(), 50);
+    assert_eq!(api.names("/api/auth/keys?perpage=50&page=3")[0], "key-100");
+    assert_eq!(api.names("/api/auth/keys?perpage=50&page=3").len(), 20);
+    assert_eq!(api.names("/api/auth/keys?perpage=50&page=4"), [""; 0]);
+}
+
+#[test]
+fn what_a_creation_is_refused_for() {
+    on_each_store(|store| {
+        let keys = ", actor_members: [team]";
+        let api = Api::start(&config(store, keys, "", ""));
+        let malformed = (400, "bad request data");
+        let deep: Value = (0..30).fold(json!(1), |inner, _| json!([inner]));
+        let cases: Vec<(Value, (u16, &str))> = vec![
+            (json!({}), malformed),
+            (json!({"role": "Admin"}), malformed),
+            (json!({"name": "", "role": "Admin"}), malformed),
+            (json!({"name": null, "role": "Admin"}), malformed),
+            (json!({"name": 5, "role": "Admin"}), malformed),
+            (json!({"name": ["a"], "role": "Admin"}), malformed),
+            (json!({"name": " a", "role": "Admin"}), malformed),
+            (json!({"name": "a\u{3000}", "role": "Admin"}), malformed),
+            (json!({"name": "a\nb", "role": "Admin"}), malformed),
+            (json!({"name": "a\u{0}b", "role": "Admin"}), malformed),
+            (json!({"name": "\u{202e}nimda", "role": "Admin"}), malformed),
+            (json!({"name": "a".repeat(191), "role": "Admin"}), malformed),
+            (json!({"name": "a".repeat(10 * 1024), "role": "Admin"}), malformed),
+            // 190 characters, and headers that no answer can hold.
+            (json!({"name": "🔑".repeat(190), "role": "Admin"}), malformed),
+            (json!({"name": "a"}), malformed),
+            (json!({"name": "a", "role": null}), malformed),
+            (json!({"name": "a", "role": 1}), malformed),
+            (json!({"name": "a", "role": ["Admin"]}), malformed),
+            (json!({"name": "a", "role": "Admin", "secondsToLive": "1"}), malformed),
+            (json!({"name": "a", "role": "Admin", "secondsToLive": 1.5}), malformed),
+            (json!({"name": "a", "role": "Admin", "secondsToLive": 1e18}), malformed),
+            (
+                json!({"name": "a", "role": "Admin", "secondsToLive": 1_000_000_000_000_000_000_i64}),
+                malformed,
+            ),
+            (json!({"name": "a", "role": "Admin", "secondsToLive": i64::MAX}), malformed),
+            (json!({"name": "a", "role": "Admin", "secondsToLive": u64::MAX}), malformed),
+            (json!({"name": "a", "role": "Admin", "secondsToLive": true}), malformed),
+            (json!({"name": "a", "role": "Admin", "actor": {"id": "root"}}), malformed),
+            (json!({"name": "a", "role": "Admin", "actor": {"team": 1, "other": 2}}), malformed),
+            (json!({"name": "a", "role": "Admin", "actor": {"Team": 1}}), malformed),
+            (json!({"name": "a", "role": "Admin", "actor": {"team": "x".repeat(5000)}}), malformed),
+            (json!({"name": "a", "role": "Admin", "actor": ["team"]}), malformed),
+            (json!({"name": "a", "role": "Admin", "actor": "team"}), malformed),
+            (json!({"name": "a", "role": "Admin", "policies": ["read", "nobody"]}), malformed),
+            (json!({"name": "a", "role": "Admin", "policies": ["default"]}), malformed),
+            (json!({"name": "a", "role": "Admin", "policies": "read"}), malformed),
+            (json!({"name": "a", "role": "Admin", "policies": [1]}), malformed),
+            (json!(["a", "Admin"]), malformed),
+            (json!("a"), malformed),
+            (json!(null), malformed),
+            (json!({"name": "a", "role": ""}), (400, "Invalid role specified")),
+            (json!({"name": "a", "role": "admin"}), (400, "Invalid role specified")),
+            (json!({"name": "a", "role": "Owner", "secondsToLive": -1}), (400, "Invalid role specified")),
+            (
+                json!({"name": "a", "role": "Admin", "secondsToLive": -1}),
+                (400, "Negative value for secondsToLive"),
+            ),
+            (
+                json!({"name": "a", "role": "Admin", "secondsToLive": i64::MIN}),
+                (400, "Negative value for secondsToLive"),
+            ),
+            (json!({"name": "admin", "role": "Viewer"}), (409, "API key name already exists")),
+            (json!({"name": "the-admin", "role": "Viewer"}), (409, "API key name already exists")),
+            (json!({"name": "Addy", "role": "Viewer"}), (409, "API key name already exists")),
+            (json!({"name": "root", "role": "Viewer"}), (409, "API key name already exists")),
+            (json!({"name": "Rooty", "role": "Viewer"}), (409, "API key name already exists")),
+            (json!({"name": "root-actor", "role": "Viewer"}), (409, "API key name already exists")),
+        ];
+        for (body, (status, message)) in cases {
+            let answer = api.post("/api/auth/keys", &body);
+            assert_eq!(told(&answer), (status, message.to_owned()), "{body}");
+        }
+        for body in [
+            "",
+            "{",
+            "nonsense",
+            "{\"name\": \"a\", \"role\": \"Admin\"",
+            "{\"name\": \"\\ud800\", \"role\": \"Admin\"}",
+        ] {
+            let request = api.request("POST", "/api/auth/keys").basic("admin", "admin");
+            let answer = request.header("content-type", "application/json").body(body.into()).send();
+            assert_eq!(told(&answer), (400, "bad request data".to_owned()), "{body}");
+        }
+        let not_utf8 = b"{\"name\": \"\xff\", \"role\": \"Admin\"}".to_vec();
+        let request = api.request("POST", "/api/auth/keys").basic("admin", "admin");
+        assert_told(
+            &request.header("content-type", "application/json").body(not_utf8).send(),
+            400,
+            "bad request data",
+        );
+        let nothing = api.request("POST", "/api/auth/keys").basic("admin", "admin").send();
+        assert_told(&nothing, 400, "bad request data");
+        assert_eq!(api.get("/api/auth/keys?includeExpired=true").json(), json!([]));
+
+        // What none of these is.
+        let (_, token) = api.create(&json!({
+            "name": "a", "role": "Editor", "secondsToLive": null, "unknown": deep,
+            "actor": {"team": "ops"}, "policies": ["read", "write"],
+        }));
+        let actor = api.request("GET", "/api/auth/actor").bearer(&token).send().json();
+        assert_eq!((&actor["team"], &actor["id"]), (&json!("ops"), &json!("key:a")));
+        assert_eq!(api.check(&token), "403 Permission denied", "it counts under its policies alone");
+        assert_told(
+            &api.post("/api/auth/keys", &json!({"name": "a", "role": "Viewer"})),
+            409,
+            "API key name already exists",
+        );
+        assert_eq!(
+            api.post("/api/auth/keys", &json!({"name": "A", "role": "Viewer", "secondsToLive": 0})).status,
+            200
+        );
+    });
+}
+
+#[test]
+fn the_type_of_a_body() {
+    let api = Api::on("sqlite:keys.db");
+    let send = |content_type: Option<&str>, body: &str| {
+        let request = api.request("POST", "/api/auth/keys").basic("admin", "admin");
+        let request =
+            content_type.into_iter().fold(request, |request, value| request.header("content-type", value));
+        request.body(body.into()).send()
+    };
+    let key = |name: &str| json!({"name": name, "role": "Viewer"}).to_string();
+    let wrong = "Content-Type must be application/json";
+    assert_told(&send(Some("text/plain"), &key("a")), 415, wrong);
+    assert_told(&send(Some("application/x-www-form-urlencoded"), &key("a")), 415, wrong);
+    assert_told(&send(Some("application/x-www-form-urlencoded"), ""), 415, wrong);
+    assert_told(&send(Some("application/jsonx"), &key("a")), 415, wrong);
+    assert_told(&send(None, &key("a")), 415, wrong);
+    assert_told(&send(None, ""), 400, "bad request data");
+    for (index, right) in
+        ["application/json", "Application/JSON; charset=utf-8", "application/json;"].iter().enumerate()
+    {
+        assert_eq!(send(Some(right), &key(&format!("key {index}"))).status, 200, "{right}");
+    }
+}
+
+#[test]
+fn names_of_all_kinds_are_kept_as_they_are_and_their_headers_are_legal() {
+    on_each_store(|store| {
+        let api = Api::on(store);
+        let names = [
+            "🔑 emoji 👩‍👩‍👧",
+            "מפתח שלי",
+            "مفتاح",
+            "Robert'); DROP TABLE api_keys; --",
+            "\" OR 1=1 --",
+            "<script>alert(1)</script>",
+            "<img src=x onerror=alert(1)>",
+            "%0d%0aset-cookie: a=b",
+            "{{7*7}} ${jndi:ldap://x}",
+            "a,b;c=d\\",
+            "../../etc/passwd",
+        ];
+        for name in names {
+            let (id, token) = api.create(&json!({"name": name, "role": "Viewer"}));
+            assert_eq!(api.get(&format!("/api/auth/keys/{id}")).json()["name"], name);
+            let request =
+                grpc::request("GET", "app.example", "/", &[("authorization", &format!("Bearer {token}"))]);
+            let answer = grpc::check(&api.server, request);
+            let headers: Vec<_> =
+                grpc::pass(&answer).headers.iter().filter_map(|option| option.header.clone()).collect();
+            let value = |name: &str| headers.iter().find(|header| header.key == name).unwrap().value.clone();
+            assert!(
+                headers.iter().all(|header| header.value.bytes().all(|byte| (b' '..=b'~').contains(&byte)))
+            );
+            let decoded = percent_encoding::percent_decode_str(&value("x-actor-name"))
+                .decode_utf8()
+                .unwrap()
+                .into_owned();
+            assert_eq!(decoded, name);
+            let actor: Value = serde_json::from_str(&value("x-actor")).unwrap();
+            assert_eq!(
+                (&actor["name"], &actor["role"], &actor["key_id"]),
+                (&json!(name), &json!("Viewer"), &json!(id))
+            );
+        }
+        let mut expected: Vec<_> = names.to_vec();
+        expected.sort_unstable();
+        assert_eq!(api.names("/api/auth/keys"), expected);
+    });
+}
+
+#[test]
+fn ids_that_are_none_and_ids_of_nobody() {
+    on_each_store(|store| {
+        let api = Api::on(store);
+        api.create(&json!({"name": "a", "role": "Viewer"}));
+        for (id, status, message) in [
+            ("0", 404, "API key not found"),
+            ("-1", 404, "API key not found"),
+            ("999999", 404, "API key not found"),
+            ("9223372036854775807", 404, "API key not found"),
+            ("9223372036854775808", 400, "id is invalid"),
+            ("abc", 400, "id is invalid"),
+            ("1.0", 400, "id is invalid"),
+            ("1e3", 400, "id is invalid"),
+            ("%20", 400, "id is invalid"),
+            ("%ff", 400, "id is invalid"),
+            ("1%00", 400, "id is invalid"),
+            ("1;drop", 400, "id is invalid"),
+        ] {
+            let path = format!("/api/auth/keys/{id}");
+            assert_told(&api.get(&path), status, message);
+            assert_told(&api.delete(&path), status, message);
+            assert_told(&api.post(&format!("{path}/revoke"), &json!({})), status, message);
+            assert_told(&api.post(&format!("{path}/rotate"), &json!({})), status, message);
+        }
+        assert_eq!(api.names("/api/auth/keys"), ["a"]);
+    });
+}
+
+#[test]
+fn a_longest_life() {
+    on_each_store(|store| {
+        let api = Api::start(&config(store, ", max_seconds_to_live: 86400", "", ""));
+        let create = |seconds: Value| {
+            api.post("/api/auth/keys", &json!({"name": "n", "role": "Viewer", "secondsToLive": seconds}))
+        };
+        let unset = "Number of seconds before expiration should be set";
+        let greater = "Number of seconds before expiration is greater than the global limit";
+        assert_told(&create(json!(null)), 400, unset);
+        assert_told(&create(json!(0)), 400, unset);
+        assert_told(&api.post("/api/auth/keys", &json!({"name": "n", "role": "Viewer"})), 400, unset);
+        assert_told(&create(json!(86401)), 400, greater);
+        assert_told(&create(json!(1_000_000_000_000_000_000_i64)), 400, greater);
+        assert_told(&create(json!(-1)), 400, "Negative value for secondsToLive");
+        assert_eq!(create(json!(86400)).status, 200, "equal is fine");
+        // The limit comes before the name.
+        assert_told(&create(json!(86401)), 400, greater);
+        assert_told(&create(json!(1)), 409, "API key name already exists");
+    });
+    let none = Api::start(&config("sqlite:keys.db", ", max_seconds_to_live: 0", "", ""));
+    let create = |seconds: i64| {
+        none.post("/api/auth/keys", &json!({"name": "n", "role": "Viewer", "secondsToLive": seconds}))
+    };
+    assert_eq!((create(0).status, create(1).status), (400, 400), "no keys at all");
+}
+
+#[test]
+fn a_quota_counts_the_dead_too_and_comes_last() {
+    on_each_store(|store| {
+        let api = Api::start(&config(store, ", max: 2", "", ""));
+        let (first, _) = api.create(&json!({"name": "a", "role": "Viewer"}));
+        let (second, _) = api.create(&json!({"name": "b", "role": "Viewer"}));
+        let third = json!({"name": "c", "role": "Viewer"});
+        assert_told(&api.post("/api/auth/keys", &third), 403, "api_key Quota reached");
+        assert_told(
+            &api.post("/api/auth/keys", &json!({"name": "a", "role": "Viewer"})),
+            409,
+            "API key name already exists",
+        );
+        assert_told(&api.post(&format!("/api/auth/keys/{first}/revoke"), &json!({})), 200, "API key revoked");
+        assert_told(&api.post("/api/auth/keys", &third), 403, "api_key Quota reached");
+        assert_told(&api.delete(&format!("/api/auth/keys/{second}")), 200, "API key deleted");
+        let (id, _) = api.create(&third);
+        assert!(id > second, "an id is never used again");
+    });
+}
+
+#[test]
+fn a_revoked_key_is_dead_at_once_with_its_old_secret() {
+    on_each_store(|store| {
+        let api = Api::on(store);
+        let (id, old) = api.create(&json!({"name": "a", "role": "Viewer"}));
+        let path = format!("/api/auth/keys/{id}");
+        let rotated = api.post(&format!("{path}/rotate"), &json!({"overlapSeconds": 3600}));
+        let (_, new) = created(&rotated);
+        assert_eq!((api.check(&old), api.check(&new)), (String::new(), String::new()));
+        for _ in 0..2 {
+            let revoked = api.request("POST", &format!("{path}/revoke")).basic("admin", "admin").send();
+            assert_told(&revoked, 200, "API key revoked");
+            assert_eq!(api.check(&new), "401 Revoked API key");
+            assert!(api.check(&old).starts_with("401 "));
+        }
+        assert_told(&api.request("GET", "/api/auth/keys").bearer(&new).send(), 401, "Revoked API key");
+        assert_eq!(api.get(&path).json()["isRevoked"], json!(true));
+        assert_told(&api.post(&format!("{path}/rotate"), &json!({})), 409, "API key is revoked or expired");
+    });
+}
+
+#[test]
+fn a_rotation_gives_another_secret_and_keeps_the_expiry() {
+    on_each_store(|store| {
+        let api = Api::on(store);
+        let (id, first) = api.create(&json!({"name": "a", "role": "Viewer", "secondsToLive": 600}));
+        let path = format!("/api/auth/keys/{id}");
+        let before = api.get(&path).json()["expiration"].clone();
+        // Without a body, as from `curl -X POST`.
+        let rotated = api.request("POST", &format!("{path}/rotate")).basic("admin", "admin").send();
+        let (same, second) = created(&rotated);
+        assert_eq!((same, rotated.json()["name"].clone()), (id, json!("a")));
+        assert_ne!(first, second);
+        assert_eq!(api.check(&second), "");
+        assert_eq!(api.check(&first), "401 Expired API key");
+        assert_eq!(api.get(&path).json()["expiration"], before);
+
+        // Both for a while; of the old ones only the last.
+        let (_, third) =
+            created(&api.post(&format!("{path}/rotate"), &json!({"overlapSeconds": 600, "other": 1})));
+        assert_eq!((api.check(&second), api.check(&third)), (String::new(), String::new()));
+        let (_, fourth) = created(&api.post(&format!("{path}/rotate"), &json!({"overlapSeconds": 1})));
+        assert!(api.check(&second).starts_with("401 "), "one old secret at a time");
+        assert_eq!(api.check(&fourth), "");
+        wait_until("the overlap is over", || api.check(&third) == "401 Expired API key");
+        assert_eq!(api.check(&fourth), "");
+
+        for wrong in [json!(-1), json!(604_801), json!("1"), json!(1.5), json!(1e18), json!([])] {
+            let answer = api.post(&format!("{path}/rotate"), &json!({"overlapSeconds": wrong}));
+            assert_told(&answer, 400, "bad request data");
+        }
+        assert_told(&api.post(&format!("{path}/rotate"), &json!([1])), 400, "bad request data");
+        let text = api.request("POST", &format!("{path}/rotate")).basic("admin", "admin");
+        let answer = text.header("content-type", "text/plain").body(b"{}".to_vec()).send();
+        assert_told(&answer, 415, "Content-Type must be application/json");
+        assert_eq!(api.check(&fourth), "", "nothing of that rotated it");
+        assert_eq!(api.post(&format!("{path}/rotate"), &json!({"overlapSeconds": 604_800})).status, 200);
+    });
+}
+
+#[test]
+fn who_may_manage_and_who_may_not() {
+    on_each_store(|store| {
+        let api = Api::on(store);
+        let (id, _) = api.create(&json!({"name": "a", "role": "Viewer"}));
+        let key = format!("/api/auth/keys/{id}");
+        let calls = [
+            ("GET", "/api/auth/keys".to_owned()),
+            ("POST", "/api/auth/keys".to_owned()),
+            ("GET", key.clone()),
+            ("DELETE", key.clone()),
+            ("POST", format!("{key}/revoke")),
+            ("POST", format!("{key}/rotate")),
+        ];
+        for (method, path) in &calls {
+            let ask = || api.request(method, path);
+            assert_told(&ask().send(), 401, "Unauthorized");
+            assert_eq!(ask().send().all("www-authenticate"), [r#"Bearer realm="api""#]);
+            assert_told(&ask().bearer("unknown-token").send(), 401, "Invalid API key");
+            assert_told(&ask().bearer("a b").send(), 401, "Malformed credential");
+            assert_told(&ask().header("authorization", "Basic !").send(), 401, "Invalid Basic Auth Header");
+            assert_told(&ask().header("authorization", "Negotiate x").send(), 401, "Unauthorized");
+            assert_told(&ask().bearer(ROOT).bearer(ROOT).send(), 400, "Malformed request");
+            assert_told(&ask().basic("admin", "wrong").send(), 401, "Invalid username or password");
+            assert_told(&ask().basic("nobody", "admin").send(), 401, "Invalid username or password");
+            assert_told(&ask().header("cookie", "eat_session=unknown").send(), 401, "Unauthorized");
+            assert_told(&ask().basic("ed", "ed").send(), 403, "Permission denied");
+            assert_told(&ask().basic("vi", "vi").send(), 403, "Permission denied");
+            assert_told(&ask().bearer(RESTRICTED).send(), 403, "Permission denied");
+            assert_told(&ask().bearer(ROLELESS).send(), 403, "Permission denied");
+            // A key in the query or in another header is read nowhere.
+            assert_told(&api.request(method, &format!("{path}?api_key={ROOT}")).send(), 401, "Unauthorized");
+        }
+        // Everybody may know who they are.
+        let actor = |request: Request| request.send().json();
+        let ask = || api.request("GET", "/api/auth/actor");
+        assert_eq!(actor(ask().basic("vi", "vi")), json!({"id": "vi", "role": "Viewer"}));
+        assert_eq!(actor(ask().bearer(RESTRICTED)), json!({"id": "restricted", "role": "Admin"}));
+        assert_eq!(
+            actor(ask().basic("api_key", ROOT)),
+            json!({"id": "root-actor", "name": "Rooty", "role": "Admin"})
+        );
+        assert_told(&ask().send(), 401, "Unauthorized");
+        assert_eq!(api.get(&key).status, 200, "nothing happened to it");
+    });
+}
+
+#[test]
+fn nobody_manages_a_key_above_their_own_role() {
+    let admin = ", allow: {role: [Viewer, Editor, Admin], team: ops}";
+    on_each_store(|store| {
+        let api = Api::start(&config(store, "", admin, ""));
+        let as_user = |user: &str, method: &str, path: &str, body: Value| {
+            post(api.request(method, path).basic(user, user), &body)
+        };
+        let new = |name: &str, role: &str| json!({"name": name, "role": role});
+        for (user, role, status) in [
+            ("vi", "Viewer", 200),
+            ("vi", "Editor", 403),
+            ("vi", "Admin", 403),
+            ("ed", "Viewer", 200),
+            ("ed", "Editor", 200),
+            ("ed", "Admin", 403),
+            ("admin", "Admin", 200),
+        ] {
+            let answer = as_user(user, "POST", "/api/auth/keys", new(&format!("{user}'s {role}"), role));
+            assert_eq!(answer.status, status, "{user} {role}");
+            if status == 403 {
+                assert_told(&answer, 403, "Permission denied");
+            }
+        }
+        // No role is below Viewer; a wrong role is wrong for everybody.
+        let roleless = post(api.request("POST", "/api/auth/keys").bearer(ROLELESS), &new("x", "Viewer"));
+        assert_told(&roleless, 403, "Permission denied");
+        assert_told(
+            &as_user("vi", "POST", "/api/auth/keys", new("x", "Owner")),
+            400,
+            "Invalid role specified",
+        );
+
+        let (id, token) = api.create(&new("guarded", "Admin"));
+        for (method, path) in [("DELETE", ""), ("POST", "/revoke"), ("POST", "/rotate")] {
+            let path = format!("/api/auth/keys/{id}{path}");
+            for user in ["vi", "ed"] {
+                assert_told(&as_user(user, method, &path, json!({})), 403, "Permission denied");
+            }
+            assert_told(&api.request(method, &path).bearer(ROLELESS).send(), 403, "Permission denied");
+        }
+        assert_eq!(api.check(&token), "");
+        // A key manages by its own role, whoever made it.
+        let (_, editor) = api.create(&new("editor", "Editor"));
+        let by_editor = |role| {
+            post(api.request("POST", "/api/auth/keys").bearer(&editor), &new(&format!("by {role}"), role))
+        };
+        assert_eq!((by_editor("Editor").status, by_editor("Admin").status), (200, 403));
+        // A restricted one manages none.
+        let (_, restricted) = api.create(&json!({"name": "restricted key", "role": "Admin", "policies": []}));
+        let mint = post(api.request("POST", "/api/auth/keys").bearer(&restricted), &new("minted", "Viewer"));
+        assert_told(&mint, 403, "Permission denied");
+        assert_eq!(api.request("GET", "/api/auth/actor").bearer(&restricted).send().status, 200);
+    });
+}
+
+#[test]
+fn credentials_of_the_configuration_do_not_matter_to_the_api() {
+    let api = Api::start(&config(
+        "sqlite:keys.db",
+        "",
+        "",
+        "credentials: [{header: x-api-key}]\nunknown_credentials: anonymous\n",
+    ));
+    assert_eq!(api.get("/api/auth/keys").status, 200);
+    assert_eq!(api.request("GET", "/api/auth/keys").bearer(ROOT).send().status, 200);
+    assert_told(&api.request("GET", "/api/auth/keys").header("x-api-key", ROOT).send(), 401, "Unauthorized");
+    assert_told(
+        &api.request("GET", "/api/auth/actor").bearer("unknown-token").send(),
+        401,
+        "Invalid API key",
+    );
+}
+
+#[test]
+fn log_in_and_out() {
+    on_each_store(|store| {
+        let api = Api::start(&config(store, "", "", "credentials: [session]\n"));
+        let log_in = |user: &str, password: &str| {
+            post(api.request("POST", "/login"), &json!({"user": user, "password": password}))
+        };
+        let answer = log_in("admin", "admin");
+        assert_told(&answer, 200, "Logged in");
+        let [cookie] = answer.all("set-cookie")[..] else { panic!("{answer:?}") };
+        let (pair, attributes) = cookie.split_once("; ").unwrap();
+        assert_eq!(attributes, "Path=/; Max-Age=604800; HttpOnly; SameSite=Strict");
+        let (name, value) = pair.split_once('=').unwrap();
+        assert!(name == "eat_session" && value.len() > 32, "{name}");
+
+        // It counts here and in a Check, as the user.
+        let with = |pair: &str| {
+            api.request("GET", "/api/auth/keys").header("cookie", format!("other=1; {pair}")).send()
+        };
+        assert_eq!(with(pair).status, 200);
+        assert_eq!(api.check_with(&[("cookie", pair)]), "");
+        let made = post(
+            api.request("POST", "/api/auth/keys").header("cookie", pair),
+            &json!({"name": "a", "role": "Admin"}),
+        );
+        assert_eq!(made.status, 200);
+        assert_told(&with(&format!("{pair}; {pair}")), 400, "Malformed request");
+        assert_told(&with(&format!("{pair}x")), 401, "Unauthorized");
+
+        let wrong = log_in("admin", "wrong");
+        let unknown = log_in("nobody", "admin");
+        for answer in
+            [&wrong, &unknown, &log_in("api_key", ROOT), &log_in("admin:admin", ""), &log_in("", "")]
+        {
+            assert_told(answer, 401, "Invalid username or password");
+            assert!(answer.all("set-cookie").is_empty());
+        }
+        assert_eq!(wrong.body, unknown.body);
+        for body in [
+            json!({}),
+            json!({"user": "admin"}),
+            json!({"user": 1, "password": "x"}),
+            json!(["admin", "admin"]),
+        ] {
+            assert_told(&post(api.request("POST", "/login"), &body), 400, "bad request data");
+        }
+        let form = api.request("POST", "/login").header("content-type", "application/x-www-form-urlencoded");
+        let form = form.body(b"user=admin&password=admin".to_vec()).send();
+        assert_told(&form, 415, "Content-Type must be application/json");
+
+        let another = log_in("admin", "admin");
+        let another = another.all("set-cookie")[0].split(';').next().unwrap().to_owned();
+        let gone = api.request("POST", "/logout").header("cookie", pair).send();
+        assert_told(&gone, 200, "Logged out");
+        assert_eq!(gone.all("set-cookie"), ["eat_session=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"]);
+        assert_told(&with(pair), 401, "Unauthorized");
+        assert_eq!(api.check_with(&[("cookie", pair)]), "401 Unauthorized");
+        assert_eq!(with(&another).status, 200, "the other session goes on");
+        assert_told(&api.request("POST", "/logout").send(), 200, "Logged out");
+    });
+}
+
+#[test]
+fn five_wrong_passwords_lock_the_log_in_too() {
+    let api = Api::on("sqlite:keys.db");
+    let log_in =
+        |password: &str| post(api.request("POST", "/login"), &json!({"user": "vi", "password": password}));
+    for guess in 0..5 {
+        assert_eq!(log_in(&format!("guess {guess}")).status, 401);
+    }
+    assert_told(&log_in("vi"), 401, "Invalid username or password");
+    api.server.log().wait_for("a line about the lock", |line| {
+        (line.contains("lock") && line.contains("vi")).then_some(())
+    });
+    assert_eq!(post(api.request("POST", "/login"), &json!({"user": "ed", "password": "ed"})).status, 200);
+}
+
+#[test]
+fn under_a_public_url_of_https_the_cookie_is_the_hosts_own() {
+    let admin = ", public_url: \"https://keys.example.com\"";
+    let api = Api::start(&config("sqlite:keys.db", "", admin, "credentials: [session]\n"));
+    let answer = post(api.request("POST", "/login"), &json!({"user": "admin", "password": "admin"}));
+    let [cookie] = answer.all("set-cookie")[..] else { panic!("{answer:?}") };
+    let (pair, attributes) = cookie.split_once("; ").unwrap();
+    assert!(pair.starts_with("__Host-eat_session="));
+    assert_eq!(attributes, "Path=/; Max-Age=604800; HttpOnly; SameSite=Strict; Secure");
+    assert_eq!(api.check_with(&[("cookie", pair)]), "");
+    let plain = pair.trim_start_matches("__Host-");
+    assert_eq!(api.check_with(&[("cookie", plain)]), "401 Unauthorized");
+    let create = |origin: &str| {
+        let request = api.request("POST", "/api/auth/keys").header("cookie", pair).header("origin", origin);
+        post(request.host("behind-a-proxy:9192"), &json!({"name": origin, "role": "Viewer"})).status
+    };
+    assert_eq!(create("https://keys.example.com"), 200);
+    assert_eq!(create("http://behind-a-proxy:9192"), 200);
+    assert_eq!(create("http://keys.example.com"), 403);
+    assert_eq!(create("https://keys.example.com:8443"), 403);
+}
+
+#[test]
+fn another_sites_request_changes_nothing_whatever_its_credential() {
+    let api = Api::on("sqlite:keys.db");
+    let cases: [(&[(&str, &str)], bool); 14] = [
+        (&[], true),
+        (&[("sec-fetch-site", "same-origin")], true),
+        (&[("sec-fetch-site", "none")], true),
+        (&[("sec-fetch-site", "same-site")], false),
+        (&[("sec-fetch-site", "cross-site")], false),
+        (&[("sec-fetch-site", "")], false),
+        (&[("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")], false),
+        (&[("sec-fetch-site", "same-origin"), ("origin", "https://evil.example")], true),
+        (&[("sec-fetch-site", "cross-site"), ("origin", "http://app.example")], false),
+        (&[("origin", "http://app.example")], true),
+        (&[("origin", "https://evil.example")], false),
+        (&[("origin", "http://app.example.evil.example")], false),
+        (&[("origin", "http://app.example:8080")], false),
+        (&[("origin", "null")], false),
+    ];
+    for (index, (headers, passes)) in cases.iter().enumerate() {
+        let body = json!({"name": format!("key {index}"), "role": "Viewer"});
+        let create = post(api.request("POST", "/api/auth/keys").headers(headers).bearer(ROOT), &body);
+        let log_in = post(
+            api.request("POST", "/login").headers(headers),
+            &json!({"user": "admin", "password": "admin"}),
+        );
+        let log_out = api.request("POST", "/logout").headers(headers).send();
+        for answer in [create, log_in, log_out] {
+            if *passes {
+                assert_eq!(answer.status, 200, "{headers:?}");
+            } else {
+                assert_told(&answer, 403, "Permission denied");
+            }
+        }
+        assert_eq!(api.request("GET", "/api/auth/keys").headers(headers).bearer(ROOT).send().status, 200);
+    }
+    assert_eq!(api.names("/api/auth/keys").len(), cases.iter().filter(|(_, passes)| *passes).count());
+}
+
+#[test]
+fn every_answer_has_its_security_headers_and_none_lets_another_origin_in() {
+    let api = Api::on("sqlite:keys.db");
+    let answers = [
+        api.get("/"),
+        api.get("/openapi.json"),
+        api.get("/api/auth/keys"),
+        api.request("GET", "/api/auth/keys").header("origin", "https://evil.example").send(),
+        api.request("OPTIONS", "/api/auth/keys")
+            .header("origin", "https://evil.example")
+            .header("access-control-request-method", "POST")
+            .send(),
+        api.get("/nothing"),
+        api.request("PUT", "/api/auth/keys").send(),
+        api.post("/api/auth/keys", &json!({})),
+        api.request("POST", "/logout").header("sec-fetch-site", "cross-site").send(),
+        api.post("/api/auth/keys", &json!({"name": "a".repeat(70_000)})),
+        post(api.request("POST", "/login"), &json!({"user": "admin", "password": "admin"})),
+    ];
+    for answer in answers {
+        let policy = answer.all("content-security-policy");
+        assert!(
+            policy.len() == 1 && policy[0].contains("default-src 'none'") && !policy[0].contains("unsafe")
+        );
+        assert!(policy[0].contains("frame-ancestors 'none'"), "{policy:?}");
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            ("cache-control", "no-store"),
+            ("x-frame-options", "DENY"),
+        ] {
+            assert_eq!(answer.all(name), [value], "{name} of {} {}", answer.status, answer.text());
+        }
+        let cors = |(name, _): &&(String, String)| name.to_lowercase().starts_with("access-control");
+        assert_eq!(answer.headers.iter().find(cors), None);
+        if answer.status >= 400 {
+            assert_eq!(answer.all("content-type"), ["application/json"]);
+            assert!(!told(&answer).1.is_empty());
+        }
+    }
+}
+
+#[test]
+fn unknown_paths_and_wrong_methods() {
+    let api = Api::on("sqlite:keys.db");
+    for path in
+        ["/nothing", "/api", "/api/auth", "/api/auth/keys/1/2/3", "/metrics", "/login/x", "//", "/page.html"]
+    {
+        assert_told(&api.get(path), 404, "Not found");
+        assert_told(&api.post(path, &json!({})), 404, "Not found");
+    }
+    for (method, path, allowed) in [
+        ("PUT", "/api/auth/keys", "GET,HEAD,POST"),
+        ("OPTIONS", "/api/auth/keys", "GET,HEAD,POST"),
+        ("POST", "/api/auth/keys/1", "DELETE,GET,HEAD"),
+        ("GET", "/api/auth/keys/1/revoke", "POST"),
+        ("GET", "/api/auth/keys/1/rotate", "POST"),
+        ("POST", "/api/auth/actor", "GET,HEAD"),
+        ("GET", "/login", "POST"),
+        ("GET", "/logout", "POST"),
+        ("POST", "/openapi.json", "GET,HEAD"),
+        ("POST", "/", "GET,HEAD"),
+        ("TRACE", "/", "GET,HEAD"),
+        ("patch", "/", "GET,HEAD"),
+    ] {
+        let answer = api.request(method, path).basic("admin", "admin").send();
+        assert_told(&answer, 405, "Method not allowed");
+        let mut methods: Vec<_> = answer.all("allow")[0].split(',').map(str::trim).collect();
+        methods.sort_unstable();
+        assert_eq!(methods.join(","), allowed, "{method} {path}");
+    }
+    let head = api.request("HEAD", "/api/auth/keys").basic("admin", "admin").send();
+    assert_eq!((head.status, head.body.len()), (200, 0));
+}
+
+#[test]
+fn bodies_that_are_too_large_or_never_come() {
+    let api = Api::on("sqlite:keys.db");
+    let too_large = "Request body is too large";
+    let padded = |bytes: usize| {
+        let empty = json!({"name": format!("key {bytes}"), "role": "Viewer", "pad": ""}).to_string();
+        let padding = "x".repeat(bytes - empty.len());
+        json!({"name": format!("key {bytes}"), "role": "Viewer", "pad": padding})
+    };
+    assert_eq!(api.post("/api/auth/keys", &padded(64 * 1024)).status, 200);
+    assert_told(&api.post("/api/auth/keys", &padded(64 * 1024 + 1)), 413, too_large);
+    assert_told(&api.post("/api/auth/keys", &padded(10 * 1024 * 1024)), 413, too_large);
+    assert_told(&post(api.request("POST", "/login"), &padded(10 * 1024 * 1024)), 413, too_large);
+    assert_told(&api.post("/api/auth/keys/1/rotate", &padded(10 * 1024 * 1024)), 413, too_large);
+
+    // Whoever asks before sending need not send.
+    let announced = send_raw(
+        &api,
+        "POST /login HTTP/1.1\r\nhost: h\r\ncontent-length: 10485760\r\nexpect: 100-continue\r\n\r\n",
+    );
+    assert!(announced.starts_with("HTTP/1.1 413"), "{announced}");
+    // In chunks, without saying how much it will be.
+    let chunks = format!("10000\r\n{}\r\n", "x".repeat(65536)).repeat(20);
+    let head = "POST /login HTTP/1.1\r\nhost: h\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    let chunked = send_raw(&api, &format!("{head}{chunks}0\r\n\r\n"));
+    assert!(chunked.starts_with("HTTP/1.1 413"), "{}", &chunked[..100]);
+
+    thread::scope(|scope| {
+        for path in ["/login", "/api/auth/keys", "/api/auth/keys/1/rotate"] {
+            let api = &api;
+            scope.spawn(move || {
+                let begun = Instant::now();
+                let slow = send_raw(
+                    api,
+                    &format!("POST {path} HTTP/1.1\r\nhost: h\r\ncontent-length: 10\r\n\r\n{{"),
+                );
+                assert!(slow.starts_with("HTTP/1.1 408"), "{slow}");
+                assert!(slow.contains("Request took too long"));
+                assert!((8..30).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+            });
+        }
+        // A head that never ends: the connection does.
+        scope.spawn(|| {
+            let answer = send_raw(&api, "GET / HTTP/1.1\r\nhost: h\r\nx-slow: ");
+            assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+        });
+    });
+    assert_eq!(api.get("/api/auth/keys").status, 200);
+}
+
+/// What comes back for these bytes, until the server closes or has answered.
+fn send_raw(api: &Api, bytes: &str) -> String {
+    let mut stream = TcpStream::connect(api.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let _ = stream.write_all(bytes.as_bytes());
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(read @ 1..) = stream.read(&mut buffer) {
+        answer.extend_from_slice(&buffer[..read]);
+        if answer.ends_with(b"}") {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Waits for what time brings.
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: in vain");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn two_creations_of_one_name_and_a_hundred_at_once() {
+    on_each_store(|store| {
+        let api = Api::on(store);
+        let statuses = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let body = json!({"name": "wanted", "role": "Viewer"});
+                    let status = post(api.request("POST", "/api/auth/keys").bearer(ROOT), &body).status;
+                    statuses.lock().unwrap().push(status);
+                });
+            }
+        });
+        let mut statuses = statuses.into_inner().unwrap();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 409, 409, 409, 409, 409, 409, 409]);
+
+        let tokens = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for part in 0..10 {
+                let (api, tokens) = (&api, &tokens);
+                scope.spawn(move || {
+                    for number in 0..10 {
+                        let body = json!({"name": format!("key {part} {number}"), "role": "Viewer"});
+                        let answer = post(api.request("POST", "/api/auth/keys").bearer(ROOT), &body);
+                        assert_eq!(answer.status, 200, "{}", answer.text());
+                        tokens.lock().unwrap().push(created(&answer));
+                    }
+                });
+            }
+        });
+        let tokens = tokens.into_inner().unwrap();
+        let ids: BTreeSet<_> = tokens.iter().map(|(id, _)| *id).collect();
+        assert_eq!((ids.len(), api.names("/api/auth/keys").len()), (100, 101));
+        for (_, token) in &tokens {
+            assert_eq!(api.check(token), "");
+        }
+    });
+}
+
+#[test]
+fn every_change_and_every_log_in_is_an_audit_line_without_secrets() {
+    let api = Api::on("sqlite:keys.db");
+    let (id, token) = api.create(&json!({"name": "<b>é", "role": "Editor", "secondsToLive": 3600}));
+    let (_, rotated) = created(&api.post(&format!("/api/auth/keys/{id}/rotate"), &json!({})));
+    api.post(&format!("/api/auth/keys/{id}/revoke"), &json!({}));
+    api.request("DELETE", &format!("/api/auth/keys/{id}")).bearer(ROOT).send();
+    // What is refused changed nothing.
+    api.post("/api/auth/keys", &json!({"name": "x", "role": "Owner"}));
+    let in_ = post(api.request("POST", "/login"), &json!({"user": "admin", "password": "admin"}));
+    let cookie = in_.all("set-cookie")[0].split(';').next().unwrap().to_owned();
+    post(api.request("POST", "/login"), &json!({"user": "admin", "password": "a-wrong-password"}));
+    post(api.request("POST", "/login"), &json!({"user": "a-password-in-the-wrong-field", "password": "x"}));
+    api.request("POST", "/logout").header("cookie", &cookie).send();
+    api.request("POST", "/logout").header("cookie", &cookie).send();
+
+    api.server.log().wait_for("the last line", |line| line.contains("logged out").then_some(()));
+    let lines: Vec<_> = api
+        .audit()
+        .into_iter()
+        .map(|line| {
+            let text = |name: &str| {
+                line.get(name).map(|value| value.as_str().map_or(value.to_string(), str::to_owned))
+            };
+            let known = [
+                text("message"),
+                text("by").or_else(|| text("user")),
+                text("key.id"),
+                text("key.name"),
+                text("key.role"),
+            ];
+            known.into_iter().flatten().collect::<Vec<_>>().join(" | ")
+        })
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            format!("API key created | the-admin | {id} | <b>é | Editor"),
+            format!("API key rotated | the-admin | {id} | <b>é | Editor"),
+            format!("API key revoked | the-admin | {id} | <b>é | Editor"),
+            format!("API key deleted | root-actor | {id} | <b>é | Editor"),
+            "logged in | admin".to_owned(),
+            "log-in refused | admin".to_owned(),
+            "log-in refused".to_owned(),
+            "logged out | admin".to_owned(),
+        ]
+    );
+    let log = api.server.log().text();
+    let value = cookie.split('=').nth(1).unwrap();
+    for secret in [&token, &rotated, value, ROOT, "a-wrong-password", "a-password-in-the-wrong-field"] {
+        assert!(!log.contains(secret), "{secret}");
+    }
+}
+
+/// Takes the tables away, so that nothing can be read or written; and gives them back.
+fn rename_tables(url: &str, from: &str, to: &str) {
+    let tables = ["keys", "sessions", "revision", "changes"];
+    let statements = tables.map(|table| format!("ALTER TABLE {from}_{table} RENAME TO {to}_{table}"));
+    grpc::block_on(async {
+        for statement in statements {
+            let statement = sqlx::AssertSqlSafe(statement);
+            if url.starts_with("sqlite:") {
+                sqlx::SqliteConnection::connect(url).await.unwrap().execute(statement).await.unwrap();
+            } else {
+                sqlx::PgConnection::connect(url).await.unwrap().execute(statement).await.unwrap();
+            }
+        }
+    });
+}
+
+/// The document says which statuses there are; here each of them is met, on each store.
+#[test]
+fn every_documented_status_occurs_and_the_document_names_every_method() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = format!("sqlite:{}", folder.path().join("keys.db").display());
+    let postgres = Postgres::shared();
+    for store in [sqlite, postgres.url(&postgres.database())] {
+        let api = Api::start(&config(&store, ", max_staleness: 1s", ", allow: {role: [Editor, Admin]}", ""));
+        let document = api.request("GET", "/openapi.json").send().json();
+        let mut documented = BTreeSet::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in
+                item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters")
+            {
+                let statuses = operation["responses"].as_object().unwrap().keys();
+                documented
+                    .extend(statuses.map(|status| format!("{} {path} {status}", method.to_uppercase())));
+            }
+            for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+                let path = path.replace("{id}", "1");
+                let is_served = api.request(method, &path).send().status != 405;
+                assert_eq!(is_served, item.get(method.to_lowercase()).is_some(), "{method} {path}");
+            }
+        }
+
+        let mut met = BTreeSet::new();
+        let (live, token) = api.create(&json!({"name": "live", "role": "Admin"}));
+        let (dead, _) = api.create(&json!({"name": "dead", "role": "Viewer"}));
+        let (gone, deleted) = api.create(&json!({"name": "gone", "role": "Viewer"}));
+        assert_eq!(api.delete(&format!("/api/auth/keys/{gone}")).status, 200);
+        let mut meet = |method: &str,
+                        path: &str,
+                        id: &str,
+                        request: &dyn Fn(Request) -> Request,
+                        body: &str| {
+            let ask = request(api.request(method, &path.replace("{id}", id)));
+            let answer = if body.is_empty() { ask.send() } else { ask.body(body.as_bytes().to_vec()).send() };
+            let occurrence = format!("{method} {path} {}", answer.status);
+            assert!(documented.contains(&occurrence), "{occurrence} is not documented: {}", answer.text());
+            met.insert(occurrence);
+        };
+        let root = |request: Request| request.bearer(ROOT);
+        let nobody = |request: Request| request;
+        let twice = |request: Request| request.bearer(ROOT).bearer(ROOT);
+        let restricted = |request: Request| request.bearer(RESTRICTED);
+        let json = |request: Request| request.bearer(ROOT).header("content-type", "application/json");
+        let text = |request: Request| request.bearer(ROOT).header("content-type", "text/plain");
+        let strange = |request: Request| request.header("sec-fetch-site", "cross-site");
+        let huge = "x".repeat(100_000);
+        let (live, dead) = (live.to_string(), dead.to_string());
+
+        let keys = "/api/auth/keys";
+        meet("GET", keys, "", &root, "");
+        meet("GET", keys, "", &twice, "");
+        meet("GET", keys, "", &nobody, "");
+        meet("GET", keys, "", &restricted, "");
+        meet("POST", keys, "", &json, r#"{"name": "another", "role": "Viewer"}"#);
+        meet("POST", keys, "", &json, r#"{"name": "live", "role": "Viewer"}"#);
+        meet("POST", keys, "", &json, "{}");
+        meet("POST", keys, "", &nobody, "{}");
+        meet("POST", keys, "", &restricted, "{}");
+        meet("POST", keys, "", &json, &huge);
+        meet("POST", keys, "", &text, "{}");
+        for (method, path) in [("GET", ""), ("POST", "/revoke"), ("POST", "/rotate"), ("DELETE", "")] {
+            let path = &format!("/api/auth/keys/{{id}}{path}");
+            meet(method, path, "abc", &root, "");
+            meet(method, path, "999999", &root, "");
+            meet(method, path, &live, &nobody, "");
+            meet(method, path, &live, &restricted, "");
+        }
+        meet("GET", "/api/auth/keys/{id}", &live, &root, "");
+        let rotate = "/api/auth/keys/{id}/rotate";
+        meet("POST", rotate, &live, &json, "{}");
+        meet("POST", rotate, &live, &text, "{}");
+        meet("POST", rotate, &live, &json, &huge);
+        meet("POST", "/api/auth/keys/{id}/revoke", &dead, &root, "");
+        meet("POST", rotate, &dead, &root, "");
+        meet("DELETE", "/api/auth/keys/{id}", &dead, &root, "");
+        meet("GET", "/api/auth/actor", "", &root, "");
+        meet("GET", "/api/auth/actor", "", &twice, "");
+        meet("GET", "/api/auth/actor", "", &nobody, "");
+        meet("POST", "/login", "", &json, r#"{"user": "vi", "password": "vi"}"#);
+        meet("POST", "/login", "", &json, r#"{"user": "vi", "password": "wrong"}"#);
+        meet("POST", "/login", "", &json, "{}");
+        meet("POST", "/login", "", &text, "{}");
+        meet("POST", "/login", "", &strange, "{}");
+        meet("POST", "/login", "", &json, &huge);
+        meet("POST", "/logout", "", &nobody, "");
+        meet("POST", "/logout", "", &strange, "");
+        meet("GET", "/openapi.json", "", &nobody, "");
+        meet("GET", "/", "", &nobody, "");
+
+        rename_tables(&store, "api", "lost");
+        let session = |request: Request| {
+            request.header("cookie", "eat_session=eat_0123456789ABCDEFGHIJKLMNOPQRSTUVbWNrGg")
+        };
+        let unknowable = |request: Request| request.bearer(&deleted);
+        wait_until("the keys are too stale", || {
+            unknowable(api.request("GET", "/api/auth/actor")).send().status == 503
+        });
+        meet("GET", "/api/auth/actor", "", &unknowable, "");
+        meet("GET", keys, "", &root, "");
+        meet("POST", keys, "", &json, r#"{"name": "never", "role": "Viewer"}"#);
+        for (method, path) in [("GET", ""), ("POST", "/revoke"), ("POST", "/rotate"), ("DELETE", "")] {
+            meet(method, &format!("/api/auth/keys/{{id}}{path}"), &live, &root, "");
+        }
+        meet("POST", "/login", "", &json, r#"{"user": "vi", "password": "vi"}"#);
+        meet("POST", "/logout", "", &session, "");
+        let down = api.request("GET", keys).bearer(ROOT).send();
+        assert_told(&down, 503, "Keys are unavailable");
+        assert_eq!(down.all("retry-after"), ["1"]);
+        // What the configuration and the memory know goes on.
+        assert_eq!(api.check(ROOT), "");
+        let _ = token;
+        rename_tables(&store, "lost", "api");
+        wait_until("the store is back", || api.get(keys).status == 200);
+
+        let slow: Vec<_> = thread::scope(|scope| {
+            let asked =
+                [("/api/auth/keys", ""), (rotate, live.as_str()), ("/login", "")].map(|(path, id)| {
+                    let api = &api;
+                    scope.spawn(move || {
+                        let target = path.replace("{id}", id);
+                        let answer = send_raw(
+                            api,
+                            &format!("POST {target} HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\n"),
+                        );
+                        format!("POST {path} {}", answer.split(' ').nth(1).unwrap_or("nothing"))
+                    })
+                });
+            asked.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        met.extend(slow);
+        let missing: Vec<_> = documented.difference(&met).collect();
+        assert!(missing.is_empty(), "documented, and never met: {missing:?}");
+        assert_eq!(met.difference(&documented).next(), None);
+    }
+}
+
+#[test]
+fn a_dead_store_says_so_and_checks_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = format!("sqlite:{}", folder.path().join("keys.db").display());
+    let postgres = Postgres::shared();
+    for store in [sqlite, postgres.url(&postgres.database())] {
+        let api = Api::on(&store);
+        let (_, token) = api.create(&json!({"name": "a", "role": "Admin"}));
+        rename_tables(&store, "api", "lost");
+        assert_told(&api.get("/api/auth/keys"), 503, "Keys are unavailable");
+        assert_told(
+            &api.post("/api/auth/keys", &json!({"name": "b", "role": "Admin"})),
+            503,
+            "Keys are unavailable",
+        );
+        assert_eq!(api.check(&token), "");
+        // Nothing but memory is needed for these.
+        assert_eq!(api.request("GET", "/api/auth/actor").bearer(&token).send().status, 200);
+        assert_told(&api.request("GET", "/api/auth/keys").send(), 401, "Unauthorized");
+        assert_told(&api.post("/api/auth/keys", &json!({})), 400, "bad request data");
+        rename_tables(&store, "lost", "api");
+        wait_until("the store is back", || api.get("/api/auth/keys").status == 200);
+    }
+}
+
+#[test]
+fn the_end_waits_for_requests_and_not_for_silent_connections() {
+    let config = config("sqlite:keys.db", "", "", "");
+    let mut server = Server::with(&config).arg("--drain").arg("0s").start();
+    let mut silent = TcpStream::connect(server.admin()).unwrap();
+    // This one has been used, and is kept open.
+    let mut used = TcpStream::connect(server.admin()).unwrap();
+    used.write_all(b"GET /openapi.json HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
+    assert!(used.read(&mut [0; 64]).unwrap() > 0);
+    // And this one's request is still coming.
+    let mut late = TcpStream::connect(server.admin()).unwrap();
+    let head = "POST /login HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: 33\r\nexpect: 100-continue\r\n\r\n";
+    late.write_all(head.as_bytes()).unwrap();
+    let mut buffer = [0; 1024];
+    let read = late.read(&mut buffer).unwrap();
+    assert!(buffer[..read].starts_with(b"HTTP/1.1 100"), "it is being read");
+    let begun = Instant::now();
+    server.terminate();
+    assert_eq!(silent.read(&mut [0; 64]).unwrap(), 0, "the server closes");
+    late.write_all(br#"{"user":"admin","password":"xyz"}"#).unwrap();
+    let read = late.read(&mut buffer).unwrap();
+    assert!(buffer[..read].starts_with(b"HTTP/1.1 401"), "{}", String::from_utf8_lossy(&buffer[..read]));
+    assert!(server.wait().success());
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}

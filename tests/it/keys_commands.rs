@@ -1,0 +1,163 @@
+//! `envoy-auth-tokens keys …` against a running server's admin API.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::server::{BINARY, Ran, run};
+use crate::harness::{Server, grpc};
+
+const ROOT: &str = "root-token-0123456789";
+const PASSWORD: &str = "correct-horse-battery-staple";
+
+const CONFIG: &str = "
+tokens: [{token: root-token-0123456789, actor: {id: root, role: Admin}}]
+users: [{username: admin, password: correct-horse-battery-staple, actor: {id: admin, role: Admin}}]
+keys: {store: 'sqlite:keys.db', actor_members: [team]}
+admin: {listen: '127.0.0.1:0'}
+policies: {read: {allow: {role: Viewer}}}
+routes: [{path_prefix: /read, policy: read}]
+default: {}
+";
+
+fn start() -> (Server, SocketAddr) {
+    let server = Server::with(CONFIG).start();
+    let admin = server.admin();
+    (server, admin)
+}
+
+/// Runs `keys` with a credential on standard input.
+fn keys_as(admin: SocketAddr, arguments: &[&str], credential: &[&str], input: &str) -> Ran {
+    let mut command = Command::new(BINARY);
+    command.env("ENVOY_AUTH_TOKENS_ADMIN_URL", format!("http://{admin}"));
+    command.arg("keys").args(arguments).args(credential);
+    run(command, input)
+}
+
+fn keys(admin: SocketAddr, arguments: &[&str]) -> Ran {
+    keys_as(admin, arguments, &["--token-file", "-"], ROOT)
+}
+
+/// The HTTP status and message of a refused Check, or nothing when it passes.
+fn refused(server: &Server, path: &str, token: &str) -> Option<String> {
+    let bearer = format!("Bearer {}", token.trim_end());
+    let request = grpc::request("GET", "app.example", path, &[("authorization", &bearer)]);
+    let answer = grpc::check(server, request);
+    (grpc::code(&answer) != 0).then(|| grpc::refused(&answer).1)
+}
+
+#[test]
+fn a_key_is_created_piped_listed_rotated_revoked_and_deleted() {
+    let (server, admin) = start();
+    let none = keys(admin, &["list"]);
+    assert_eq!((none.code(), none.stdout.as_str()), (Some(0), "No keys.\n"), "{none:?}");
+
+    // The token alone is on standard output.
+    let created = keys(admin, &["create", "ci deploys", "--role", "Editor", "--ttl", "3d"]);
+    assert_eq!(created.code(), Some(0), "{created:?}");
+    let token = created.stdout.trim_end();
+    assert!(token.starts_with("eat_") && !token.contains(char::is_whitespace), "{created:?}");
+    assert!(created.stderr.contains("ci deploys") && !created.stderr.contains(token), "{created:?}");
+    assert_eq!(refused(&server, "/", token), None);
+
+    // By user and password, too.
+    let as_user = ["--user", "admin", "--password-file", "-"];
+    let list = keys_as(admin, &["list"], &as_user, &format!("{PASSWORD}\n"));
+    assert_eq!(list.code(), Some(0), "{list:?}");
+    let line = list.stdout.lines().nth(1).expect("a line for the key");
+    for word in ["ci deploys", "Editor", "live", "(in 3 days)", "UTC"] {
+        assert!(line.contains(word), "{list:?}");
+    }
+    let json = keys(admin, &["list", "--json"]);
+    let listed: Value = serde_json::from_str(&json.stdout).expect("JSON");
+    assert_eq!(listed[0]["name"], "ci deploys");
+    let id = listed[0]["id"].to_string();
+
+    let rotated = keys(admin, &["rotate", &id, "--overlap", "1h"]);
+    assert_eq!(rotated.code(), Some(0), "{rotated:?}");
+    assert_ne!(rotated.stdout, created.stdout);
+    assert_eq!(refused(&server, "/", token), None, "the old one overlaps");
+    assert_eq!(refused(&server, "/", &rotated.stdout), None);
+
+    let revoked = keys(admin, &["revoke", &id]);
+    assert_eq!((revoked.code(), revoked.stdout.as_str()), (Some(0), "API key revoked\n"), "{revoked:?}");
+    assert!(refused(&server, "/", &rotated.stdout).is_some_and(|body| body.contains("Revoked API key")));
+    assert_eq!(keys(admin, &["list"]).stdout, "No keys.\n");
+    assert!(keys(admin, &["list", "--expired"]).stdout.contains("revoked"));
+
+    let deleted = keys(admin, &["delete", &id]);
+    assert_eq!((deleted.code(), deleted.stdout.as_str()), (Some(0), "API key deleted\n"), "{deleted:?}");
+    assert_eq!(keys(admin, &["list", "--expired"]).stdout, "No keys.\n");
+}
+
+#[test]
+fn a_key_can_be_bound_to_policies_and_given_members() {
+    let (server, admin) = start();
+    let arguments =
+        ["create", "reader", "--role", "Viewer", "--policy", "read", "--actor", r#"{"team": "a"}"#, "--json"];
+    let created = keys(admin, &arguments);
+    assert_eq!(created.code(), Some(0), "{created:?}");
+    assert!(created.stderr.is_empty(), "{created:?}");
+    let created: Value = serde_json::from_str(&created.stdout).expect("JSON");
+    assert_eq!(created["name"], "reader");
+    let token = created["key"].as_str().expect("a token");
+    assert_eq!(refused(&server, "/read", token), None);
+    assert!(refused(&server, "/", token).is_some());
+}
+
+#[test]
+fn refusals_are_told_in_the_words_of_the_api_with_exit_code_1() {
+    let (_server, admin) = start();
+    assert_eq!(keys(admin, &["create", "taken", "--role", "Viewer"]).code(), Some(0));
+    for (arguments, message) in [
+        (&["create", "taken", "--role", "Viewer"][..], "error: API key name already exists (409)\n"),
+        (&["create", "", "--role", "Viewer"], "error: bad request data (400)\n"),
+        (&["create", "x", "--role", "Viewer", "--policy", "none"], "error: bad request data (400)\n"),
+        (&["rotate", "999"], "error: API key not found (404)\n"),
+        (&["revoke", "999"], "error: API key not found (404)\n"),
+        (&["delete", "999"], "error: API key not found (404)\n"),
+    ] {
+        let ran = keys(admin, arguments);
+        assert_eq!((ran.code(), ran.stderr.as_str(), ran.stdout.as_str()), (Some(1), message, ""));
+    }
+    let stranger = keys_as(admin, &["list"], &["--token-file", "-"], "somebody-elses-token");
+    assert_eq!((stranger.code(), stranger.stderr.as_str()), (Some(1), "error: Invalid API key (401)\n"));
+    let wrong = keys_as(admin, &["list"], &["--user", "admin", "--password-file", "-"], "wrong");
+    assert_eq!(
+        (wrong.code(), wrong.stderr.as_str()),
+        (Some(1), "error: Invalid username or password (401)\n")
+    );
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_is_refused_before_anything_is_asked() {
+    // Nobody listens there, so whoever asked would say so.
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+    for (arguments, found) in [
+        (&["create", "x"][..], "--role"),
+        (&["create", "x", "--role", "Owner"], "Viewer, Editor, Admin"),
+        (&["create", "x", "--role", "Viewer", "--ttl", "1d12h"], "one whole number and one of s m h d w M y"),
+        (&["create", "x", "--role", "Viewer", "--actor", "[]"], "not a JSON object"),
+        (&["rotate", "abc"], "abc"),
+    ] {
+        let ran = keys(nowhere, arguments);
+        assert_eq!(ran.code(), Some(2), "{arguments:?}: {ran:?}");
+        assert!(ran.stderr.contains(found), "{arguments:?}: {ran:?}");
+    }
+    for (url, found) in [
+        ("https://keys.example", "not yet https"),
+        ("http://a:hunter2@keys.example", "--password-file"),
+        ("keys.example/hunter2", "http://127.0.0.1:9192"),
+    ] {
+        let ran = keys(nowhere, &["list", "--url", url]);
+        assert_eq!(ran.code(), Some(1), "{url}: {ran:?}");
+        assert!(ran.stderr.contains(found) && !ran.stderr.contains("hunter2"), "{url}: {ran:?}");
+    }
+    let nobody = keys_as(nowhere, &["list"], &[], "");
+    assert_eq!(nobody.code(), Some(2), "{nobody:?}");
+    assert!(nobody.stderr.contains("--token-file"), "{nobody:?}");
+    let down = keys(nowhere, &["list"]);
+    assert_eq!(down.code(), Some(1), "{down:?}");
+    assert!(down.stderr.contains("nobody answers at http://127.0.0.1:1"), "{down:?}");
+}

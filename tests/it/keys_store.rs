@@ -1,0 +1,994 @@
+//! Keys and sessions in both stores: the same stories, told on SQLite and on a real PostgreSQL.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use envoy_auth_tokens::clock::Clock;
+use envoy_auth_tokens::credential::Known;
+use envoy_auth_tokens::keys::service::{Ask, Found, Keys, Settings};
+use envoy_auth_tokens::keys::store::{
+    Changes, CreateError, NewKey, OpenError, PostgresStore, Revision, RotateError, SqliteStore, Store,
+    StoreUrl,
+};
+use envoy_auth_tokens::keys::{Key, Role, StoredSession};
+use envoy_auth_tokens::secret::Secret;
+use envoy_auth_tokens::token::{PlainToken, TokenDigest};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use tokio::task::JoinHandle;
+
+use crate::harness::PATIENCE;
+use crate::harness::postgres::{PASSWORD, Postgres};
+
+/// When every story begins.
+const START: i64 = 1_767_225_600;
+/// How long a change may take to be known elsewhere.
+const ELSEWHERE: Duration = Duration::from_secs(1);
+
+/// A store that nobody has used yet, and a way in that is not ours.
+enum Place {
+    Sqlite(tempfile::TempDir),
+    Postgres { server: Arc<Postgres>, database: String },
+}
+
+impl Place {
+    fn sqlite() -> Self {
+        Self::Sqlite(tempfile::tempdir().unwrap())
+    }
+
+    fn postgres() -> Self {
+        let server = Postgres::shared();
+        let database = server.database();
+        Self::Postgres { server, database }
+    }
+
+    fn url(&self) -> StoreUrl {
+        match self {
+            Self::Sqlite(folder) => StoreUrl::Sqlite(folder.path().join("keys.db")),
+            Self::Postgres { server, database } => StoreUrl::parse(&server.url(database)).unwrap(),
+        }
+    }
+
+    /// Says something to the database behind our back, as psql and sqlite3 do.
+    async fn sql(&self, sql: &str) {
+        match self {
+            Self::Sqlite(_) => {
+                let StoreUrl::Sqlite(path) = self.url() else { unreachable!() };
+                let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+                let mut connection = options.busy_timeout(PATIENCE).connect().await.unwrap();
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+                connection.close().await.unwrap();
+            }
+            Self::Postgres { server, database } => drop(server.psql(database, sql)),
+        }
+    }
+
+    /// A number that the database knows.
+    async fn number(&self, sql: &str) -> i64 {
+        match self {
+            Self::Sqlite(_) => {
+                let StoreUrl::Sqlite(path) = self.url() else { unreachable!() };
+                let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+                let mut connection = options.busy_timeout(PATIENCE).connect().await.unwrap();
+                sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut connection).await.unwrap()
+            }
+            Self::Postgres { server, database } => server.psql(database, sql).parse().unwrap(),
+        }
+    }
+
+    async fn store(&self) -> Box<dyn Store> {
+        match self.url() {
+            StoreUrl::Sqlite(path) => Box::new(SqliteStore::open(&path).await.unwrap()),
+            StoreUrl::Postgres(url) => Box::new(PostgresStore::open(&url).await.unwrap()),
+        }
+    }
+
+    async fn open(&self, time: &Time) -> Replica {
+        self.open_with(time, settings()).await
+    }
+
+    async fn open_with(&self, time: &Time, settings: Settings) -> Replica {
+        let keys = Keys::open(&self.url(), settings, time.clock()).await.unwrap();
+        let replica = Replica::of(keys, time);
+        replica.keys.first_read().await;
+        replica
+    }
+}
+
+/// A clock that a story sets.
+#[derive(Clone)]
+struct Time(Arc<AtomicI64>);
+
+impl Time {
+    fn new() -> Self {
+        Self(Arc::new(AtomicI64::new(START)))
+    }
+
+    fn clock(&self) -> Clock {
+        let time = self.clone();
+        Clock::from_fn(move || time.now())
+    }
+
+    fn now(&self) -> Timestamp {
+        at(self.0.load(Ordering::SeqCst))
+    }
+
+    fn pass(&self, seconds: i64) {
+        self.0.fetch_add(seconds, Ordering::SeqCst);
+    }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+/// One process of several: its keys, and whoever follows the store for it.
+struct Replica {
+    keys: Arc<Keys>,
+    time: Time,
+    follower: JoinHandle<()>,
+}
+
+impl Replica {
+    fn of(keys: Arc<Keys>, time: &Time) -> Self {
+        let follower = tokio::spawn(Arc::clone(&keys).follow());
+        Self { keys, time: time.clone(), follower }
+    }
+
+    async fn create(&self, name: &str) -> (Key, Secret) {
+        self.keys.create(ask(name)).await.unwrap()
+    }
+
+    fn find(&self, secret: &Secret) -> &'static str {
+        match self.keys.find(&digest(secret), self.time.now()) {
+            Found::Unknown => "unknown",
+            Found::Expired => "expired",
+            Found::Revoked => "revoked",
+            Found::Live(_) => "live",
+        }
+    }
+
+    fn known(&self, secret: &Secret) -> Arc<Known> {
+        match self.keys.find(&digest(secret), self.time.now()) {
+            Found::Live(known) => known,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn has_session(&self, secret: &Secret) -> bool {
+        self.keys.find_session(&digest(secret), self.time.now()).is_some()
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        max_seconds_to_live: -1,
+        prefix: "eat".into(),
+        quota: None,
+        actor_members: Box::new([]),
+        max_staleness: None,
+    }
+}
+
+fn ask(name: &str) -> Ask {
+    Ask {
+        name: name.to_owned(),
+        role: Role::Editor,
+        expires_at: None,
+        actor: Map::new(),
+        policies: None,
+        created_by: "admin".to_owned(),
+    }
+}
+
+fn until(name: &str, expires_at: i64) -> Ask {
+    Ask { expires_at: Some(at(expires_at)), ..ask(name) }
+}
+
+fn digest(secret: &Secret) -> TokenDigest {
+    PlainToken::new(secret.expose().as_bytes()).unwrap().digest()
+}
+
+/// Waits until something is so, and says how long it took.
+async fn soon(what: &str, limit: Duration, is_so: impl AsyncFn() -> bool) -> Duration {
+    let start = Instant::now();
+    while !is_so().await {
+        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    start.elapsed()
+}
+
+async fn becomes(replica: &Replica, secret: &Secret, expected: &str) -> Duration {
+    // A busy machine that runs a hundred tests beside this one is given more than the promise.
+    let what = format!("a secret that is {} becomes {expected}", replica.find(secret));
+    soon(&what, 5 * ELSEWHERE, async || replica.find(secret) == expected).await
+}
+
+/// Tells each story on both stores.
+macro_rules! on_both_stores {
+    ($($story:ident)*) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $story() {
+                super::$story(super::Place::sqlite()).await;
+            })*
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $story() {
+                super::$story(super::Place::postgres()).await;
+            })*
+        }
+    };
+}
+
+on_both_stores! {
+    a_key_is_live_then_expired_then_revoked_then_unknown
+    what_a_key_stands_for
+    what_is_stored_comes_back
+    a_replaced_secret_works_for_its_overlap_and_then_is_expired
+    a_dead_key_is_not_rotated
+    revoking_kills_the_replaced_secret_and_happens_once
+    a_name_is_free_again_when_its_key_is_dead
+    of_two_creations_of_one_name_one_wins
+    a_hundred_creations_at_once_lose_nothing
+    the_quota_counts_every_stored_key_and_holds_under_a_rush
+    an_id_is_never_used_again
+    what_was_revoked_never_works_again_whatever_happens_at_once
+    changes_arrive_elsewhere_within_a_second
+    changes_behind_our_back_arrive
+    a_row_that_cannot_be_read_does_not_count_and_harms_no_other
+    the_last_use_is_written_once_a_minute
+    sessions_live_by_use_and_end_in_time
+    the_change_log_stays_short
+    a_restart_finds_everything
+    a_newer_store_is_refused
+    a_store_of_somebody_else_is_refused
+    many_processes_open_a_new_store_at_once
+    keys_may_be_served_for_so_long_without_reading
+    names_are_only_names
+}
+
+async fn a_key_is_live_then_expired_then_revoked_then_unknown(place: Place) {
+    let time = Time::new();
+    let replica = place.open(&time).await;
+    let (key, secret) = replica.keys.create(until("reporting", START + 60)).await.unwrap();
+    assert!(secret.expose().starts_with("eat_"));
+    assert_eq!(replica.find(&secret), "live");
+    assert_eq!(replica.find(&Secret::new("eat_unknown".to_owned())), "unknown");
+    assert_eq!(replica.keys.held(), 1);
+
+    time.pass(59);
+    assert_eq!(replica.find(&secret), "live");
+    time.pass(1);
+    assert_eq!(replica.find(&secret), "expired");
+
+    let revoked = replica.keys.revoke(key.id, "admin").await.unwrap().unwrap();
+    assert_eq!(revoked.revoked_at, Some(at(START + 60)));
+    assert_eq!(replica.find(&secret), "revoked");
+
+    assert!(replica.keys.delete(key.id).await.unwrap());
+    assert_eq!(replica.find(&secret), "unknown");
+    assert_eq!(replica.keys.held(), 0);
+
+    assert!(!replica.keys.delete(key.id).await.unwrap());
+    assert_eq!(replica.keys.get(key.id).await.unwrap(), None);
+    assert_eq!(replica.keys.revoke(key.id, "admin").await.unwrap(), None);
+    let rotated = replica.keys.rotate(key.id, 0).await;
+    assert!(matches!(rotated, Err(RotateError::NotFound)));
+    for id in [0, -1, i64::MAX, i64::MIN] {
+        assert_eq!(replica.keys.get(id).await.unwrap(), None);
+    }
+}
+
+async fn what_a_key_stands_for(place: Place) {
+    let time = Time::new();
+    let replica = place.open(&time).await;
+    let own = json!({"zone": 1, "id": "forged", "team": {"b": [1, 2.5], "a": null}});
+    let full = Ask {
+        role: Role::Admin,
+        actor: own.as_object().unwrap().clone(),
+        policies: Some(vec!["read".to_owned(), "write".to_owned()]),
+        ..until("deploy", START + 600)
+    };
+    let (key, secret) = replica.keys.create(full).await.unwrap();
+    let known = replica.known(&secret);
+    let expected = format!(
+        r#"{{"id":"key:deploy","name":"deploy","role":"Admin","key_id":{},"zone":1,"team":{{"b":[1,2.5],"a":null}}}}"#,
+        key.id
+    );
+    assert_eq!(known.actor.to_ascii_json(), expected);
+    assert_eq!((known.kind.as_str(), &*known.name, known.id), ("key", "deploy", Some(key.id)));
+    assert!(known.counts_under("read") && known.counts_under("write") && !known.counts_under("default"));
+    assert_eq!(known.expires_at, Some(at(START + 600)));
+
+    // What the door encodes for a key is kept as long as the key stays what it is.
+    time.pass(1);
+    replica.create("another").await;
+    assert!(Arc::ptr_eq(&known, &replica.known(&secret)));
+
+    let (_, nowhere) =
+        replica.keys.create(Ask { policies: Some(Vec::new()), ..ask("nowhere") }).await.unwrap();
+    assert!(!replica.known(&nowhere).counts_under("read"));
+
+    // The same, read from the store by somebody else.
+    let other = place.open(&time).await;
+    assert_eq!(other.known(&secret).actor.to_ascii_json(), expected);
+    assert!(!other.known(&secret).counts_under("default"));
+    assert!(!other.known(&nowhere).counts_under("read"));
+}
+
+async fn what_is_stored_comes_back(place: Place) {
+    let store = place.store().await;
+    let digest_of = |text: &str| PlainToken::new(text.as_bytes()).unwrap().digest();
+    let own = json!({"z": "Zoë \u{1f980}", "a": [true, null], "big": 9_007_199_254_740_993_i64});
+    let new = NewKey {
+        name: "b".to_owned(),
+        role: Role::Viewer,
+        actor: own.as_object().unwrap().clone(),
+        policies: Some(vec!["read".to_owned()]),
+        digest: digest_of("one"),
+        // What is below a second is not kept.
+        created_at: Timestamp::from_millisecond(START * 1000 + 999).unwrap(),
+        created_by: "user:zoë".to_owned(),
+        expires_at: Some(at(253_402_207_200)),
+        quota: None,
+    };
+    let one = store.create(&new).await.unwrap();
+    assert_eq!(one.key.created_at, at(START));
+    let plain = NewKey {
+        name: "a".to_owned(),
+        actor: Map::new(),
+        policies: None,
+        digest: digest_of("two"),
+        expires_at: None,
+        ..new.clone()
+    };
+    let two = store.create(&plain).await.unwrap();
+
+    assert_eq!(store.get(one.key.id).await.unwrap().as_ref(), Some(&one.key));
+    let members: Vec<&String> = one.key.actor.keys().collect();
+    assert_eq!(members, ["z", "a", "big"]);
+    assert_eq!(store.list().await.unwrap(), [two.key.clone(), one.key.clone()]);
+
+    let session = StoredSession {
+        digest: digest_of("cookie"),
+        user: "zoë".to_owned(),
+        password_digest: digest_of("hash"),
+        created_at: at(START),
+        last_used_at: at(START),
+    };
+    store.create_session(&session).await.unwrap();
+    let snapshot = store.snapshot().await.unwrap();
+    let mut keys = snapshot.keys;
+    keys.sort_by_key(|stored| stored.key.id);
+    assert_eq!(keys, [one.clone(), two.clone()]);
+    assert_eq!(snapshot.sessions, std::slice::from_ref(&session));
+
+    let rotated = store.rotate(two.key.id, digest_of("three"), at(START + 9), at(START)).await.unwrap();
+    assert_eq!(rotated.digest, digest_of("three"));
+    assert_eq!(rotated.previous, Some((digest_of("two"), at(START + 9))));
+    assert!(store.delete(one.key.id).await.unwrap());
+    store.delete_session(&session.digest).await.unwrap();
+    store.delete_session(&session.digest).await.unwrap();
+
+    let changes = store.changes(snapshot.revision).await.unwrap();
+    let Changes::Since { revision, keys, deleted_keys, sessions, deleted_sessions } = changes else {
+        panic!("{changes:?}");
+    };
+    assert!(revision > snapshot.revision);
+    assert_eq!((keys, deleted_keys), (vec![rotated], vec![one.key.id]));
+    assert_eq!((sessions, deleted_sessions), (vec![], vec![session.digest]));
+
+    let nothing = store.changes(revision).await.unwrap();
+    assert!(matches!(nothing, Changes::Since { ref keys, .. } if keys.is_empty()), "{nothing:?}");
+    // A store that was put back to an older state has other changes under the same numbers.
+    assert!(matches!(store.changes(Revision(revision.0 + 1)).await.unwrap(), Changes::Unknown));
+}
+
+async fn a_replaced_secret_works_for_its_overlap_and_then_is_expired(place: Place) {
+    let time = Time::new();
+    let (here, there) = (place.open(&time).await, place.open(&time).await);
+    let (key, first) = here.keys.create(until("rotated", START + 1000)).await.unwrap();
+    let (same, second) = here.keys.rotate(key.id, 100).await.unwrap();
+    assert_eq!((same.id, &same.name, same.expires_at), (key.id, &key.name, key.expires_at));
+    becomes(&there, &second, "live").await;
+    for replica in [&here, &there] {
+        assert_eq!((replica.find(&first), replica.find(&second)), ("live", "live"));
+    }
+    time.pass(99);
+    assert_eq!(here.find(&first), "live");
+    time.pass(1);
+    for replica in [&here, &there] {
+        assert_eq!((replica.find(&first), replica.find(&second)), ("expired", "live"));
+    }
+
+    // One replaced secret at a time: the one before it is gone.
+    let (_, third) = here.keys.rotate(key.id, 500).await.unwrap();
+    assert_eq!((here.find(&first), here.find(&second), here.find(&third)), ("unknown", "live", "live"));
+    becomes(&there, &first, "unknown").await;
+
+    // Without an overlap the old one is dead at once, and never works beyond the key's own expiry.
+    let (_, fourth) = here.keys.rotate(key.id, 0).await.unwrap();
+    assert_eq!((here.find(&third), here.find(&fourth)), ("expired", "live"));
+    let (_, fifth) = here.keys.rotate(key.id, 604_800).await.unwrap();
+    time.pass(899);
+    assert_eq!((here.find(&fourth), here.find(&fifth)), ("live", "live"));
+    time.pass(1);
+    assert_eq!((here.find(&fourth), here.find(&fifth)), ("expired", "expired"));
+}
+
+async fn a_dead_key_is_not_rotated(place: Place) {
+    let time = Time::new();
+    let replica = place.open(&time).await;
+    let (expired, _) = replica.keys.create(until("expired", START + 10)).await.unwrap();
+    let (revoked, secret) = replica.create("revoked").await;
+    replica.keys.revoke(revoked.id, "admin").await.unwrap();
+    assert!(matches!(replica.keys.rotate(revoked.id, 0).await, Err(RotateError::Dead)));
+    assert_eq!(replica.find(&secret), "revoked");
+    time.pass(9);
+    replica.keys.rotate(expired.id, 0).await.unwrap();
+    time.pass(1);
+    assert!(matches!(replica.keys.rotate(expired.id, 0).await, Err(RotateError::Dead)));
+}
+
+async fn revoking_kills_the_replaced_secret_and_happens_once(place: Place) {
+    let time = Time::new();
+    let (here, there) = (place.open(&time).await, place.open(&time).await);
+    let (key, first) = here.create("revoked").await;
+    let (_, second) = here.keys.rotate(key.id, 1000).await.unwrap();
+    becomes(&there, &second, "live").await;
+    here.keys.revoke(key.id, "zoë").await.unwrap();
+    assert_eq!((here.find(&first), here.find(&second)), ("unknown", "revoked"));
+    becomes(&there, &second, "revoked").await;
+    assert_eq!(there.find(&first), "unknown");
+
+    time.pass(10);
+    let again = here.keys.revoke(key.id, "somebody else").await.unwrap().unwrap();
+    assert_eq!((again.revoked_at, again.revoked_by.as_deref()), (Some(at(START)), Some("zoë")));
+}
+
+async fn a_name_is_free_again_when_its_key_is_dead(place: Place) {
+    let time = Time::new();
+    let replica = place.open(&time).await;
+    let (first, _) = replica.keys.create(until("name", START + 10)).await.unwrap();
+    assert!(matches!(replica.keys.create(ask("name")).await, Err(CreateError::NameTaken)));
+    replica.create("Name").await;
+    time.pass(9);
+    assert!(matches!(replica.keys.create(ask("name")).await, Err(CreateError::NameTaken)));
+    time.pass(1);
+    let (second, secret) = replica.create("name").await;
+    replica.keys.revoke(second.id, "admin").await.unwrap();
+    let (third, live) = replica.create("name").await;
+    assert_eq!((replica.find(&secret), replica.find(&live)), ("revoked", "live"));
+    let listed = replica.keys.list().await.unwrap();
+    let listed: Vec<(&str, i64)> = listed.iter().map(|key| (key.name.as_str(), key.id)).collect();
+    let expected = [("Name", second.id - 1), ("name", first.id), ("name", second.id), ("name", third.id)];
+    assert_eq!(listed, expected);
+}
+
+async fn of_two_creations_of_one_name_one_wins(place: Place) {
+    let time = Time::new();
+    let (here, there) = (place.open(&time).await, place.open(&time).await);
+    for round in 0..20 {
+        let name = format!("contested-{round}");
+        let (one, other) = tokio::join!(here.keys.create(ask(&name)), there.keys.create(ask(&name)));
+        let (won, lost) = if one.is_ok() { (one, other) } else { (other, one) };
+        assert!(won.is_ok(), "{won:?}");
+        assert!(matches!(lost, Err(CreateError::NameTaken)), "{lost:?}");
+    }
+    assert_eq!(here.keys.list().await.unwrap().len(), 20);
+}
+
+async fn a_hundred_creations_at_once_lose_nothing(place: Place) {
+    let time = Time::new();
+    let replicas = [place.open(&time).await, place.open(&time).await];
+    let creations = (0..100).map(|number| {
+        let keys = Arc::clone(&replicas[number % 2].keys);
+        tokio::spawn(async move { keys.create(ask(&format!("key-{number}"))).await.unwrap() })
+    });
+    let mut made = Vec::new();
+    for creation in creations.collect::<Vec<_>>() {
+        made.push(creation.await.unwrap());
+    }
+    let mut ids: Vec<i64> = made.iter().map(|(key, _)| key.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 100);
+    for replica in &replicas {
+        assert_eq!(replica.keys.list().await.unwrap().len(), 100);
+        soon("all are held", 5 * ELSEWHERE, async || replica.keys.held() == 100).await;
+        assert!(made.iter().all(|(_, secret)| replica.find(secret) == "live"));
+        assert_eq!(replica.keys.store_errors(), 0);
+    }
+}
+
+async fn the_quota_counts_every_stored_key_and_holds_under_a_rush(place: Place) {
+    let time = Time::new();
+    let limited = || Settings { quota: Some(5), ..settings() };
+    let replicas = [place.open_with(&time, limited()).await, place.open_with(&time, limited()).await];
+    let creations = (0..20).map(|number| {
+        let keys = Arc::clone(&replicas[number % 2].keys);
+        tokio::spawn(async move { keys.create(ask(&format!("key-{number}"))).await })
+    });
+    let mut made = Vec::new();
+    for creation in creations.collect::<Vec<_>>() {
+        match creation.await.unwrap() {
+            Ok((key, _)) => made.push(key.id),
+            Err(CreateError::QuotaReached) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(made.len(), 5);
+    let [here, _] = &replicas;
+    here.keys.revoke(made[0], "admin").await.unwrap();
+    assert!(matches!(here.keys.create(ask("another")).await, Err(CreateError::QuotaReached)));
+    here.keys.delete(made[0]).await.unwrap();
+    here.create("another").await;
+}
+
+async fn an_id_is_never_used_again(place: Place) {
+    let time = Time::new();
+    let replica = place.open(&time).await;
+    let (first, _) = replica.create("first").await;
+    let (second, _) = replica.create("second").await;
+    assert!(second.id > first.id);
+    replica.keys.delete(second.id).await.unwrap();
+    replica.keys.delete(first.id).await.unwrap();
+    drop(replica);
+    let (third, _) = place.open(&time).await.create("third").await;
+    assert!(third.id > second.id);
+}
+
+async fn what_was_revoked_never_works_again_whatever_happens_at_once(place: Place) {
+    let time = Time::new();
+    let (here, there) = (place.open(&time).await, place.open(&time).await);
+    for round in 0..15 {
+        let (key, first) = here.create(&format!("key-{round}")).await;
+        let rotate = async |replica: &Replica| replica.keys.rotate(key.id, 1000).await.ok();
+        let revoke = async {
+            here.keys.revoke(key.id, "admin").await.unwrap();
+            assert_ne!(here.find(&first), "live");
+        };
+        let (a, b, c, d, ()) =
+            tokio::join!(rotate(&here), rotate(&there), rotate(&here), rotate(&there), revoke);
+        let secrets: Vec<Secret> =
+            [a, b, c, d].into_iter().flatten().map(|(_, secret)| secret).chain([first]).collect();
+        for secret in &secrets {
+            assert_ne!(here.find(secret), "live");
+            soon("dead elsewhere", 5 * ELSEWHERE, async || there.find(secret) != "live").await;
+        }
+        // Nor does a later reading bring one back.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        for (replica, secret) in secrets.iter().flat_map(|secret| [(&here, secret), (&there, secret)]) {
+            assert_ne!(replica.find(secret), "live");
+        }
+    }
+}
+
+async fn changes_arrive_elsewhere_within_a_second(place: Place) {
+    let time = Time::new();
+    let (here, there) = (place.open(&time).await, place.open(&time).await);
+    let mut took = Vec::new();
+    for round in 0..10 {
+        let (key, secret) = here.create(&format!("key-{round}")).await;
+        took.push(becomes(&there, &secret, "live").await);
+        there.keys.revoke(key.id, "admin").await.unwrap();
+        took.push(becomes(&here, &secret, "revoked").await);
+        here.keys.delete(key.id).await.unwrap();
+        took.push(becomes(&there, &secret, "unknown").await);
+    }
+    took.sort_unstable();
+    println!("known elsewhere: median {:?}, worst {:?}", took[took.len() / 2], took[took.len() - 1]);
+    assert!(took[took.len() / 2] < ELSEWHERE, "{took:?}");
+}
+
+async fn changes_behind_our_back_arrive(place: Place) {
+    let time = Time::new();
+    let replica = place.open(&time).await;
+    let (key, secret) = replica.create("key").await;
+    let (_, other) = replica.create("other").await;
+    let now = match place {
+        Place::Sqlite(_) => "unixepoch()",
+        Place::Postgres { .. } => "now()",
+    };
+    let (id, known) = (key.id, replica.known(&secret));
+    place.sql(&format!("UPDATE api_keys SET role = 'Viewer' WHERE id = {id}")).await;
+    let role = async || replica.known(&secret).actor.member("role") == Some(&Value::from("Viewer"));
+    soon("another role", 5 * ELSEWHERE, role).await;
+    assert!(!Arc::ptr_eq(&known, &replica.known(&secret)));
+
+    place.sql(&format!("UPDATE api_keys SET revoked_at = {now} WHERE id = {id}")).await;
+    becomes(&replica, &secret, "revoked").await;
+    place.sql(&format!("UPDATE api_keys SET revoked_at = NULL, expires_at = {now} WHERE id = {id}")).await;
+    // Our clock is set to a time before the database's.
+    becomes(&replica, &secret, "live").await;
+    place.sql(&format!("DELETE FROM api_keys WHERE id = {id}")).await;
+    becomes(&replica, &secret, "unknown").await;
+
+    let token = Secret::new("made-by-hand".to_owned());
+    let (bytes, created) = match place {
+        Place::Sqlite(_) => (format!("x'{}'", digest(&token).to_hex()), "0"),
+        Place::Postgres { .. } => (format!("'\\x{}'", digest(&token).to_hex()), "to_timestamp(0)"),
+    };
+    let insert = "INSERT INTO api_keys (name, role, digest, created_at, created_by)";
+    place.sql(&format!("{insert} VALUES ('by hand', 'Admin', {bytes}, {created}, 'me')")).await;
+    becomes(&replica, &token, "live").await;
+
+    // A transaction that is taken back never happened, and takes nothing with it.
+    place.sql("BEGIN; DELETE FROM api_keys; ROLLBACK").await;
+    let everything = match place {
+        Place::Sqlite(_) => "DELETE FROM api_keys",
+        Place::Postgres { .. } => "TRUNCATE api_keys",
+    };
+    assert_eq!((replica.find(&token), replica.find(&other)), ("live", "live"));
+    place.sql(everything).await;
+    becomes(&replica, &token, "unknown").await;
+    becomes(&replica, &other, "unknown").await;
+    soon("nothing is held", 5 * ELSEWHERE, async || replica.keys.held() == 0).await;
+}
+
+async fn a_row_that_cannot_be_read_does_not_count_and_harms_no_other(place: Place) {
+    let time = Time::new();
+    let replica = place.open(&time).await;
+    let (broken, broken_secret) = replica.create("broken").await;
+    let (sound, sound_secret) = replica.create("sound").await;
+    let policies = "UPDATE api_keys SET policies = '[1]' WHERE id =";
+    place.sql(&format!("{policies} {}", broken.id)).await;
+    becomes(&replica, &broken_secret, "unknown").await;
+    place.sql(&format!("UPDATE api_keys SET role = 'Admin' WHERE id = {}", sound.id)).await;
+    let role = async || replica.known(&sound_secret).actor.member("role") == Some(&Value::from("Admin"));
+    soon("the other changes", 5 * ELSEWHERE, role).await;
+    assert_eq!(place.open(&time).await.find(&broken_secret), "unknown");
+    assert_eq!(replica.keys.list().await.unwrap().len(), 1);
+}
+
+async fn the_last_use_is_written_once_a_minute(place: Place) {
+    let time = Time::new();
+    let (here, there) = (place.open(&time).await, place.open(&time).await);
+    let (key, secret) = here.create("used").await;
+    becomes(&there, &secret, "live").await;
+    let revision = place.number("SELECT value FROM api_revision").await;
+    let written = async |expected: i64| {
+        let key = here.keys.get(key.id).await.unwrap().unwrap();
+        key.last_used_at == Some(at(START + expected))
+    };
+    // What `becomes` looked up was a use.
+    soon("the first use", PATIENCE, async || written(0).await).await;
+
+    time.pass(59);
+    assert_eq!((here.find(&secret), there.find(&secret)), ("live", "live"));
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(written(0).await);
+
+    time.pass(1);
+    assert_eq!(there.find(&secret), "live");
+    soon("a use a minute later", PATIENCE, async || written(60).await).await;
+    // Both replicas together write it once a minute.
+    time.pass(30);
+    assert_eq!(here.find(&secret), "live");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(written(60).await);
+    time.pass(30);
+    assert_eq!(here.find(&secret), "live");
+    soon("a use two minutes later", PATIENCE, async || written(120).await).await;
+
+    // A use is no change, and a refused key is not used.
+    assert_eq!(place.number("SELECT value FROM api_revision").await, revision);
+    here.keys.revoke(key.id, "admin").await.unwrap();
+    time.pass(600);
+    assert_eq!(here.find(&secret), "revoked");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(written(120).await);
+}
+
+async fn sessions_live_by_use_and_end_in_time(place: Place) {
+    const HOUR: i64 = 3600;
+    let time = Time::new();
+    let (here, there) = (place.open(&time).await, place.open(&time).await);
+    let password = digest(&Secret::new("a-password-hash".to_owned()));
+    let cookie = here.keys.open_session("zoë", &password).await.unwrap();
+    let session = here.keys.find_session(&digest(&cookie), time.now()).unwrap();
+    assert_eq!((&*session.user, session.password_digest), ("zoë", password));
+    soon("known elsewhere", 5 * ELSEWHERE, async || there.has_session(&cookie)).await;
+
+    // Used here alone, it lives on elsewhere too.
+    for hours in [23, 23] {
+        time.pass(hours * HOUR);
+        assert!(here.has_session(&cookie));
+        let now = time.now();
+        let known_there = async || {
+            let session = there.keys.find_session(&digest(&cookie), now);
+            session.is_some_and(|session| session.last_used_at() == now)
+        };
+        soon("its use", 5 * ELSEWHERE, known_there).await;
+    }
+    let idle = here.keys.open_session("idle", &password).await.unwrap();
+    time.pass(24 * HOUR - 1);
+    assert!(here.has_session(&cookie));
+    time.pass(1);
+    assert!(!here.has_session(&idle));
+
+    // However much it is used, it ends after seven days.
+    while time.now() < at(START + 7 * 24 * HOUR - 1) {
+        assert!(here.has_session(&cookie), "{}", time.now());
+        time.pass((START + 7 * 24 * HOUR - 1 - time.now().as_second()).min(20 * HOUR));
+    }
+    assert!(here.has_session(&cookie));
+    time.pass(1);
+    assert!(!here.has_session(&cookie));
+
+    let closed = here.keys.open_session("closed", &password).await.unwrap();
+    soon("known elsewhere", 5 * ELSEWHERE, async || there.has_session(&closed)).await;
+    there.keys.close_session(&digest(&closed)).await.unwrap();
+    there.keys.close_session(&digest(&closed)).await.unwrap();
+    assert!(!there.has_session(&closed));
+    soon("closed elsewhere", 5 * ELSEWHERE, async || !here.has_session(&closed)).await;
+
+    // Whoever begins to follow removes the dead ones.
+    let next = place.open(&time).await;
+    let stored = async || place.number("SELECT count(*) FROM api_sessions").await == 0;
+    soon("the dead are removed", PATIENCE, stored).await;
+    assert_eq!(next.keys.store_errors(), 0);
+}
+
+async fn the_change_log_stays_short(place: Place) {
+    let time = Time::new();
+    let replica = place.open(&time).await;
+    let store = place.store().await;
+    let (_, secret) = replica.create("first").await;
+    let (random, series) = match place {
+        Place::Sqlite(_) => (
+            "randomblob(32)",
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200)",
+        ),
+        Place::Postgres { .. } => {
+            ("sha256(i::text::bytea)", "WITH n (i) AS (SELECT generate_series(1, 200))")
+        }
+    };
+    let zero = if matches!(place, Place::Sqlite(_)) { "0" } else { "to_timestamp(0)" };
+    let columns = "INSERT INTO api_keys (name, role, digest, created_at, created_by)";
+    let insert = match place {
+        Place::Sqlite(_) => {
+            format!("{columns} {series} SELECT 'n' || i, 'Viewer', {random}, {zero}, '' FROM n")
+        }
+        Place::Postgres { .. } => {
+            format!("{series} {columns} SELECT 'n' || i, 'Viewer', {random}, {zero}, '' FROM n")
+        }
+    };
+    place.sql(&insert).await;
+    let before = store.snapshot().await.unwrap();
+    assert_eq!(before.keys.len(), 201);
+    let updates = "UPDATE api_keys SET created_by = created_by || 'x';".repeat(120);
+    place.sql(&updates).await;
+    // Ten thousand, and what comes between two clearings.
+    let logged = place.number("SELECT count(*) FROM api_changes").await;
+    assert!((10_000..32_000).contains(&logged), "{logged}");
+    assert!(matches!(store.changes(before.revision).await.unwrap(), Changes::Unknown));
+    let now = store.snapshot().await.unwrap().revision;
+    assert!(matches!(store.changes(Revision(now.0 - 1)).await.unwrap(), Changes::Since { .. }));
+
+    place.sql("DELETE FROM api_keys WHERE name = 'first'").await;
+    becomes(&replica, &secret, "unknown").await;
+    assert_eq!(replica.keys.held(), 200);
+}
+
+async fn a_restart_finds_everything(place: Place) {
+    let time = Time::new();
+    let (secret, revoked, cookie);
+    let password = digest(&Secret::new("a-password-hash".to_owned()));
+    {
+        let before = place.open(&time).await;
+        secret = before.create("live").await.1;
+        let key;
+        (key, revoked) = before.create("revoked").await;
+        before.keys.revoke(key.id, "admin").await.unwrap();
+        cookie = before.keys.open_session("zoë", &password).await.unwrap();
+    }
+    let keys = Keys::open(&place.url(), settings(), time.clock()).await.unwrap();
+    assert!(!keys.was_read() && keys.is_unknowable(time.now()) && keys.lag(time.now()).is_none());
+    let after = Replica::of(keys, &time);
+    after.keys.first_read().await;
+    assert!(after.keys.was_read() && !after.keys.is_unknowable(time.now()));
+    assert_eq!((after.find(&secret), after.find(&revoked)), ("live", "revoked"));
+    assert!(after.has_session(&cookie));
+}
+
+async fn a_newer_store_is_refused(place: Place) {
+    place.store().await;
+    let (yes, checksum) = match place {
+        Place::Sqlite(_) => ("true", "x'00'"),
+        Place::Postgres { .. } => ("true", "'\\x00'"),
+    };
+    let columns = "INSERT INTO api_migrations (version, description, success, checksum, execution_time)";
+    place.sql(&format!("{columns} VALUES (7, 'of the future', {yes}, {checksum}, 0)")).await;
+    let error = Keys::open(&place.url(), settings(), Clock::system()).await.err().unwrap();
+    assert!(matches!(error, OpenError::Newer { found: 7, known: 1 }), "{error}");
+    assert!(error.to_string().contains("newer version"), "{error}");
+}
+
+async fn a_store_of_somebody_else_is_refused(place: Place) {
+    place.store().await;
+    let other = if matches!(place, Place::Sqlite(_)) { "x'00'" } else { "'\\x00'" };
+    place.sql(&format!("UPDATE api_migrations SET checksum = {other} WHERE version = 1")).await;
+    let error = Keys::open(&place.url(), settings(), Clock::system()).await.err().unwrap();
+    assert!(matches!(error, OpenError::Foreign(1)), "{error}");
+}
+
+async fn many_processes_open_a_new_store_at_once(place: Place) {
+    let url = place.url();
+    let openings = (0..8).map(|number| {
+        let url = url.clone();
+        tokio::spawn(async move {
+            let keys = Keys::open(&url, settings(), Clock::system()).await.unwrap();
+            let replica = Replica::of(keys, &Time::new());
+            replica.keys.first_read().await;
+            replica.create(&format!("key-{number}")).await;
+        })
+    });
+    for opening in openings.collect::<Vec<_>>() {
+        opening.await.unwrap();
+    }
+    assert_eq!(place.open(&Time::new()).await.keys.held(), 8);
+}
+
+async fn keys_may_be_served_for_so_long_without_reading(place: Place) {
+    let time = Time::new();
+    let strict = Settings { max_staleness: Some(Duration::from_secs(30)), ..settings() };
+    let replica = place.open_with(&time, strict).await;
+    replica.follower.abort();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    time.pass(30);
+    assert_eq!(replica.keys.lag(time.now()), Some(Duration::from_secs(30)));
+    assert!(!replica.keys.is_unknowable(time.now()));
+    time.pass(1);
+    assert!(replica.keys.is_unknowable(time.now()));
+    let again = Replica::of(Arc::clone(&replica.keys), &time);
+    soon("read again", PATIENCE, async || !again.keys.is_unknowable(time.now())).await;
+}
+
+async fn names_are_only_names(place: Place) {
+    let time = Time::new();
+    let replica = place.open(&time).await;
+    let long = "x".repeat(10_240);
+    let names = ["'; DROP TABLE api_keys; --", "$1 ?1 %s {}", "\u{202e}שלום", "🦀🦀", "a\"b\\c", &long];
+    for name in names {
+        let (key, secret) = replica.create(name).await;
+        assert_eq!(replica.keys.get(key.id).await.unwrap().unwrap().name, name);
+        assert_eq!(&*replica.known(&secret).name, name);
+    }
+    assert_eq!(place.open(&time).await.keys.held(), names.len());
+    // An actor's id may be any text, and PostgreSQL holds no NUL.
+    let (key, _) = replica.keys.create(Ask { created_by: "a\0b".to_owned(), ..ask("by nul") }).await.unwrap();
+    assert_eq!(key.created_by, "a\u{fffd}b");
+    replica.keys.revoke(key.id, "\0").await.unwrap();
+}
+
+#[tokio::test]
+async fn the_sqlite_file_is_ours_alone_and_holds_no_secret() {
+    let place = Place::sqlite();
+    let Place::Sqlite(folder) = &place else { unreachable!() };
+    let replica = place.open(&Time::new()).await;
+    let (key, first) = replica.create("key").await;
+    let (_, second) = replica.keys.rotate(key.id, 60).await.unwrap();
+    for name in ["keys.db", "keys.db-wal", "keys.db-shm"] {
+        let path = folder.path().join(name);
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+        let bytes = std::fs::read(&path).unwrap();
+        for secret in [&first, &second] {
+            let secret = secret.expose().as_bytes();
+            assert!(!bytes.windows(secret.len()).any(|window| window == secret), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_store_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text");
+    std::fs::write(&text, "this is no database, however long the text may be made\n".repeat(100)).unwrap();
+    let cases = [
+        (text, "not a database"),
+        (folder.path().to_owned(), "directory"),
+        (folder.path().join("missing/keys.db"), "No such file"),
+    ];
+    for (path, expected) in cases {
+        let opened = Keys::open(&StoreUrl::Sqlite(path.clone()), settings(), Clock::system()).await;
+        let error = opened.err().unwrap().to_string();
+        assert!(error.contains(expected) && error.contains(&path.display().to_string()), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_postgresql_refuses_for_good_is_an_error_without_the_password() {
+    let server = Postgres::shared();
+    let database = server.database();
+    let url = server.url(&database);
+    let cases = [
+        (url.replace(PASSWORD, "hunter2-but-wrong"), "password authentication failed"),
+        (url.replace(&database, "nowhere"), "does not exist"),
+        (url.replace("//keys:", "//nobody:"), "password authentication failed"),
+    ];
+    for (url, expected) in cases {
+        let start = Instant::now();
+        let opened = Keys::open(&StoreUrl::parse(&url).unwrap(), settings(), Clock::system()).await;
+        let error = opened.err().unwrap();
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains(expected), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_postgresql_is_down_keys_go_on_from_memory_and_what_happened_arrives_after() {
+    let server = Postgres::start();
+    let database = server.database();
+    let url = StoreUrl::parse(&server.url(&database)).unwrap();
+    let time = Time::new();
+    let replica = Replica::of(Keys::open(&url, settings(), time.clock()).await.unwrap(), &time);
+    replica.keys.first_read().await;
+    let (revoked, revoked_secret) = replica.create("revoked meanwhile").await;
+    let (kept, secret) = replica.create("kept").await;
+
+    server.stop();
+    soon("the outage is noticed", PATIENCE, async || replica.keys.store_errors() > 0).await;
+    assert_eq!((replica.find(&secret), replica.find(&revoked_secret)), ("live", "live"));
+    assert!(!replica.keys.is_unknowable(time.now()));
+    let start = Instant::now();
+    let errors = [
+        replica.keys.create(ask("new")).await.err().unwrap().to_string(),
+        replica.keys.rotate(kept.id, 0).await.err().unwrap().to_string(),
+        replica.keys.revoke(kept.id, "admin").await.err().unwrap().to_string(),
+        replica.keys.get(kept.id).await.err().unwrap().to_string(),
+    ];
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    for error in errors {
+        assert!(error.starts_with("the key store: ") && !error.contains("hunter2"), "{error}");
+    }
+    // Nothing of what failed has happened.
+    assert_eq!(replica.find(&secret), "live");
+
+    server.resume();
+    let revoke = format!("UPDATE api_keys SET revoked_at = now() WHERE id = {}", revoked.id);
+    server.psql(&database, &revoke);
+    let took = becomes(&replica, &revoked_secret, "revoked").await;
+    println!("a revocation made during the outage arrived after {took:?}");
+    soon("changes are possible again", PATIENCE, async || replica.keys.create(ask("new")).await.is_ok())
+        .await;
+
+    // And NOTIFY works again as well.
+    let other = Replica::of(Keys::open(&url, settings(), time.clock()).await.unwrap(), &time);
+    other.keys.first_read().await;
+    other.keys.revoke(kept.id, "admin").await.unwrap();
+    becomes(&replica, &secret, "revoked").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgresql_that_comes_later_is_waited_for() {
+    let server = Postgres::start();
+    let database = server.database();
+    server.stop();
+    let time = Time::new();
+    let url = StoreUrl::parse(&server.url(&database)).unwrap();
+    let start = Instant::now();
+    let replica = Replica::of(Keys::open(&url, settings(), time.clock()).await.unwrap(), &time);
+    assert!(start.elapsed() < Duration::from_secs(6));
+    assert!(!replica.keys.was_read() && replica.keys.is_unknowable(time.now()));
+    assert!(matches!(replica.keys.create(ask("early")).await, Err(CreateError::Store(_))));
+    server.resume();
+    replica.keys.first_read().await;
+    assert!(!replica.keys.is_unknowable(time.now()));
+    replica.create("late").await;
+}
