@@ -68,14 +68,17 @@ impl Sources {
         }
         if let Some(keys) = &self.keys {
             let now = self.clock.now();
-            // A key that was good may have been revoked meanwhile: beyond `max_staleness` nobody can know.
-            if issued_format && keys.is_unknowable(now) {
-                return Err(Refusal::KeysUnavailable);
-            }
             match keys.find(digest, now) {
+                // It may have been revoked since the store was last read: beyond `max_staleness` nobody can know.
+                Found::Live(_) if keys.was_read() && keys.is_unknowable(now) => {
+                    return Err(Refusal::KeysUnavailable);
+                }
                 Found::Live(known) => return Ok(Identity::Known(known)),
                 Found::Expired => return Err(Refusal::ExpiredToken),
                 Found::Revoked => return Err(Refusal::RevokedToken),
+                Found::Unknown if issued_format && keys.is_unknowable(now) => {
+                    return Err(Refusal::KeysUnavailable);
+                }
                 Found::Unknown => {}
             }
         }
