@@ -172,11 +172,10 @@ impl Bound {
         let mut admin = tokio::spawn(admin);
         // Keys that are not known yet are answered with 503; after a while that is better than not serving.
         if let Some(keys) = &self.keys {
-            let followed = tokio::spawn(Arc::clone(keys).follow());
+            tokio::spawn(Arc::clone(keys).follow());
             if tokio::time::timeout(FIRST_READ, keys.first_read()).await.is_err() {
                 tracing::warn!("serving although the key store was not read yet");
             }
-            drop(followed);
         }
         health.set_ready();
         tracing::info!("serving");

@@ -114,6 +114,30 @@ impl Refusal {
         Self::KeysUnavailable,
     ];
 
+    /// The HTTP status and the message, which are the same at every door.
+    pub fn answer(self) -> (u16, &'static str) {
+        match self {
+            Self::Undecodable
+            | Self::NoHttp
+            | Self::AmbiguousPath(_)
+            | Self::IllegalHost
+            | Self::IllegalMethod
+            | Self::MethodOverride
+            | Self::ConnectionNamesActorHeader
+            | Self::DuplicateCredential => (400, "Malformed request"),
+            Self::NoCredential => (401, "Unauthorized"),
+            Self::MalformedToken => (401, "Malformed credential"),
+            Self::MalformedBasic => (401, "Invalid Basic Auth Header"),
+            Self::UnknownToken => (401, "Invalid API key"),
+            Self::ExpiredToken => (401, "Expired API key"),
+            Self::RevokedToken => (401, "Revoked API key"),
+            Self::WrongPassword => (401, "Invalid username or password"),
+            Self::NotAdmitted | Self::UnknownPolicy | Self::CrossSite => (403, "Permission denied"),
+            Self::Panicked | Self::AnswerTooLarge => (500, "Internal error"),
+            Self::PasswordUnverified | Self::KeysUnavailable => (503, "Keys are unavailable"),
+        }
+    }
+
     /// The word for logs, metrics and metadata.
     pub fn reason(self) -> &'static str {
         match self {

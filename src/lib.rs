@@ -57,7 +57,8 @@
 //!
 //! - A [`Permit`](policy::Permit) is made in [`policy`] alone: its fields are private there.  Neither it nor
 //!   a [`Decision`](decision::Decision) has a `Default`, and no `bool` means "allowed".
-//! - Status, HTTP code and headers of an answer are chosen in one exhaustive `match`, in
+//! - The HTTP status and the message of a refusal are chosen in one exhaustive `match`, for every door
+//!   ([`decision::Refusal::answer`]); the status code and the headers of a Check's answer in another, in
 //!   [`ext_authz::response`].
 //! - Every CheckRequest gets an answer with gRPC status OK; a refusal is a `denied_response`.  To Envoy a gRPC
 //!   error is an outage, which it may have been told to let pass.  A panic is caught and refuses.

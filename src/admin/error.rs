@@ -53,7 +53,10 @@ impl ApiError {
     /// The HTTP status and the message, which are Grafana's where Grafana has them.
     pub fn face(self) -> (StatusCode, &'static str) {
         match self {
-            Self::Refused(refusal) => refusal_face(refusal),
+            Self::Refused(refusal) => {
+                let (status, message) = refusal.answer();
+                (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), message)
+            }
             Self::Malformed => (StatusCode::BAD_REQUEST, "bad request data"),
             Self::InvalidRole => (StatusCode::BAD_REQUEST, "Invalid role specified"),
             Self::NegativeLife => (StatusCode::BAD_REQUEST, "Negative value for secondsToLive"),
@@ -76,34 +79,6 @@ impl ApiError {
             Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "Keys are unavailable"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
-        }
-    }
-}
-
-/// The same words as in the answer of a Check (`ext_authz::response`).
-fn refusal_face(refusal: Refusal) -> (StatusCode, &'static str) {
-    match refusal {
-        Refusal::Undecodable
-        | Refusal::NoHttp
-        | Refusal::AmbiguousPath(_)
-        | Refusal::IllegalHost
-        | Refusal::IllegalMethod
-        | Refusal::MethodOverride
-        | Refusal::ConnectionNamesActorHeader
-        | Refusal::DuplicateCredential => (StatusCode::BAD_REQUEST, "Malformed request"),
-        Refusal::NoCredential => (StatusCode::UNAUTHORIZED, "Unauthorized"),
-        Refusal::MalformedToken => (StatusCode::UNAUTHORIZED, "Malformed credential"),
-        Refusal::MalformedBasic => (StatusCode::UNAUTHORIZED, "Invalid Basic Auth Header"),
-        Refusal::UnknownToken => (StatusCode::UNAUTHORIZED, "Invalid API key"),
-        Refusal::ExpiredToken => (StatusCode::UNAUTHORIZED, "Expired API key"),
-        Refusal::RevokedToken => (StatusCode::UNAUTHORIZED, "Revoked API key"),
-        Refusal::WrongPassword => (StatusCode::UNAUTHORIZED, "Invalid username or password"),
-        Refusal::NotAdmitted | Refusal::UnknownPolicy | Refusal::CrossSite => {
-            (StatusCode::FORBIDDEN, "Permission denied")
-        }
-        Refusal::Panicked | Refusal::AnswerTooLarge => (StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
-        Refusal::PasswordUnverified | Refusal::KeysUnavailable => {
-            (StatusCode::SERVICE_UNAVAILABLE, "Keys are unavailable")
         }
     }
 }

@@ -283,9 +283,7 @@ mod code {
 /// What a refusal looks like to the caller.
 struct Face {
     code: i32,
-    http: i32,
     error: &'static str,
-    message: &'static str,
     challenge: Challenge,
 }
 
@@ -299,27 +297,8 @@ enum Challenge {
 }
 
 fn face(refusal: Refusal) -> Face {
-    let malformed_request = Face {
-        code: code::INVALID_ARGUMENT,
-        http: 400,
-        error: "invalid_request",
-        message: "Malformed request",
-        challenge: Challenge::Bearer("invalid_request"),
-    };
-    let invalid_token = |message| Face {
-        code: code::UNAUTHENTICATED,
-        http: 401,
-        error: "invalid_token",
-        message,
-        challenge: Challenge::Bearer("invalid_token"),
-    };
-    let denied = Face {
-        code: code::PERMISSION_DENIED,
-        http: 403,
-        error: "insufficient_scope",
-        message: "Permission denied",
-        challenge: Challenge::Bearer("insufficient_scope"),
-    };
+    let face = |code, error, challenge| Face { code, error, challenge };
+    let bearer = |code, error| face(code, error, Challenge::Bearer(error));
     match refusal {
         Refusal::Undecodable
         | Refusal::NoHttp
@@ -328,51 +307,40 @@ fn face(refusal: Refusal) -> Face {
         | Refusal::IllegalMethod
         | Refusal::MethodOverride
         | Refusal::ConnectionNamesActorHeader
-        | Refusal::DuplicateCredential => malformed_request,
-        Refusal::NoCredential => Face {
-            code: code::UNAUTHENTICATED,
-            http: 401,
-            error: "unauthorized",
-            message: "Unauthorized",
-            challenge: Challenge::BearerAndBasic(None),
-        },
-        Refusal::MalformedToken => invalid_token("Malformed credential"),
-        Refusal::MalformedBasic => invalid_token("Invalid Basic Auth Header"),
-        Refusal::UnknownToken => invalid_token("Invalid API key"),
-        Refusal::ExpiredToken => invalid_token("Expired API key"),
-        Refusal::RevokedToken => invalid_token("Revoked API key"),
-        Refusal::WrongPassword => Face {
-            challenge: Challenge::BearerAndBasic(Some("invalid_token")),
-            ..invalid_token("Invalid username or password")
-        },
-        Refusal::NotAdmitted | Refusal::UnknownPolicy | Refusal::CrossSite => denied,
-        Refusal::Panicked | Refusal::AnswerTooLarge => Face {
-            code: code::INTERNAL,
-            http: 500,
-            error: "internal_error",
-            message: "Internal error",
-            challenge: Challenge::None,
-        },
-        Refusal::PasswordUnverified | Refusal::KeysUnavailable => Face {
-            code: code::UNAVAILABLE,
-            http: 503,
-            error: "unavailable",
-            message: "Keys are unavailable",
-            challenge: Challenge::None,
-        },
+        | Refusal::DuplicateCredential => bearer(code::INVALID_ARGUMENT, "invalid_request"),
+        Refusal::NoCredential => face(code::UNAUTHENTICATED, "unauthorized", Challenge::BearerAndBasic(None)),
+        Refusal::MalformedToken
+        | Refusal::MalformedBasic
+        | Refusal::UnknownToken
+        | Refusal::ExpiredToken
+        | Refusal::RevokedToken => bearer(code::UNAUTHENTICATED, "invalid_token"),
+        Refusal::WrongPassword => {
+            let challenge = Challenge::BearerAndBasic(Some("invalid_token"));
+            face(code::UNAUTHENTICATED, "invalid_token", challenge)
+        }
+        Refusal::NotAdmitted | Refusal::UnknownPolicy | Refusal::CrossSite => {
+            bearer(code::PERMISSION_DENIED, "insufficient_scope")
+        }
+        Refusal::Panicked | Refusal::AnswerTooLarge => {
+            face(code::INTERNAL, "internal_error", Challenge::None)
+        }
+        Refusal::PasswordUnverified | Refusal::KeysUnavailable => {
+            face(code::UNAVAILABLE, "unavailable", Challenge::None)
+        }
     }
 }
 
 /// The answer to a refusal, but for its metadata.
 fn denial(refusal: Refusal, reader: Reader, rules: &Rules) -> CheckResponse {
     let face = face(refusal);
+    let (status, message) = refusal.answer();
     let mut headers = vec![set_header("cache-control", "no-store".to_owned())];
     let body = match reader {
         Reader::Http => {
             headers.push(set_header("content-type", "application/json".to_owned()));
-            format!(r#"{{"error": "{}", "message": "{}"}}"#, face.error, face.message)
+            format!(r#"{{"error": "{}", "message": "{}"}}"#, face.error, message)
         }
-        Reader::Grpc => face.message.to_owned(),
+        Reader::Grpc => message.to_owned(),
     };
     let realm = &rules.realm;
     let bearer = |error: Option<&str>| match error {
@@ -389,11 +357,11 @@ fn denial(refusal: Refusal, reader: Reader, rules: &Rules) -> CheckResponse {
             }
         }
     }
-    if face.http == 503 {
+    if status == 503 {
         headers.push(set_header("retry-after", "1".to_owned()));
     }
-    let response = DeniedHttpResponse { status: Some(HttpStatus { code: face.http }), headers, body };
-    let is_outage = face.http == 503 && rules.unavailable == Unavailable::Error;
+    let response = DeniedHttpResponse { status: Some(HttpStatus { code: status.into() }), headers, body };
+    let is_outage = status == 503 && rules.unavailable == Unavailable::Error;
     CheckResponse {
         status: Some(Status { code: face.code }),
         http_response: Some(if is_outage {
