@@ -7,6 +7,7 @@
 
 pub mod frame;
 pub mod health;
+pub mod protobuf;
 pub mod reflection;
 pub mod request;
 pub mod response;
@@ -96,10 +97,9 @@ impl CheckService {
 
     /// Decode, decide, encode.
     async fn answer(&self, message: Bytes, deadline: Option<Duration>, begun: Instant) -> Bytes {
-        let Ok(request) = request::Request::decode(message) else {
+        let Ok(attributes) = request::decode(&message) else {
             return self.finish(&self.refused(Refusal::Undecodable), None, begun);
         };
-        let attributes = request.attributes();
         let decision = self.authorizer.authorize(&attributes, deadline).await;
         self.finish(&decision, Some(&attributes), begun)
     }

@@ -74,8 +74,8 @@
 //! ## Why it is fast
 //!
 //! The Check path is a service of our own on hyper's HTTP/2 ([`ext_authz`]); tonic serves health and
-//! reflection on the same listener.  Requests are decoded by a slice of the protocol
-//! (`proto/ext_authz.proto`) that skips what no decision reads and shares the request's buffer.  A token is
+//! reflection on the same listener.  Requests are read by a slice of the protocol
+//! (`proto/ext_authz.proto`) that walks over what no decision reads and borrows the rest from the message.  A token is
 //! hashed once and looked up by digest.  The part of an answer that depends on the actor alone is encoded
 //! once, at the first request that needs it, and copied from then on.  `benches/` measures it.
 

@@ -1,53 +1,171 @@
-//! From the bytes of a CheckRequest to [`Attributes`].
+//! From the bytes of a CheckRequest to [`Attributes`], which borrow from them.
+//!
+//! The numbers below are those of `proto/ext_authz.proto`, which is the slice of Envoy's protocol that
+//! a decision reads; whatever else Envoy sends is walked over.
 
-use bytes::Bytes;
-use prost::Message;
-
-use super::wire;
+use super::protobuf::{Fields, Malformed};
 use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
 
-/// A decoded CheckRequest.  Its fields share the buffer it was decoded from.
-pub struct Request(wire::AttributeContext);
+/// Headers that a request has as a rule: room for as many is made at once.
+const USUAL_HEADERS: usize = 24;
+/// The most headers of one request.  Envoy itself refuses requests with more than 100 of them unless told
+/// otherwise (`max_headers_count`); a message of nothing but empty headers must not cost a hundredfold of its size.
+const MAX_HEADERS: usize = 16 * 1024;
 
-impl Request {
-    /// Decodes a message.  A CheckRequest without attributes is one without a request.
-    ///
-    /// # Errors
-    /// The bytes are no protobuf message of this shape.  Text that is not UTF-8 is no error.
-    pub fn decode(message: Bytes) -> Result<Self, prost::DecodeError> {
-        let request = wire::CheckRequest::decode(message)?;
-        Ok(Self(request.attributes.unwrap_or_default()))
+/// Decodes a message.  A CheckRequest without attributes is one without a request.
+///
+/// A field that comes again is merged as protobuf says: of scalars the last one counts, lists grow.
+///
+/// # Errors
+/// The bytes are no protobuf message of this shape, or it has more than 16,384 headers.
+/// Text that is not UTF-8 is no error.
+pub fn decode(message: &[u8]) -> Result<Attributes<'_>, Malformed> {
+    let mut request = Request::default();
+    each(message, |number, bytes| match number {
+        1 => request.read_attributes(bytes?),
+        _ => Ok(()),
+    })?;
+    Ok(request.finish())
+}
+
+/// A CheckRequest, as far as it has been read.
+#[derive(Default)]
+struct Request<'m> {
+    policy: Option<&'m [u8]>,
+    http: Option<HttpRequest<'m>>,
+}
+
+#[derive(Default)]
+struct HttpRequest<'m> {
+    method: &'m [u8],
+    host: &'m [u8],
+    path: &'m [u8],
+    /// `headers`, a map.
+    joined: Vec<Header<'m>>,
+    /// `header_map`, a list.
+    lines: Vec<Header<'m>>,
+}
+
+/// A field's bytes, or the complaint that it has none: raised only where somebody asks for them.
+type FieldBytes<'m> = Result<&'m [u8], Malformed>;
+
+/// Hands every field of a message to its reader.
+#[inline]
+fn each<'m>(
+    message: &'m [u8],
+    mut read: impl FnMut(u32, FieldBytes<'m>) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    Fields::of(message).try_for_each(|field| {
+        let field = field?;
+        read(field.number, field.bytes())
+    })
+}
+
+impl<'m> Request<'m> {
+    /// `envoy.service.auth.v3.AttributeContext`
+    fn read_attributes(&mut self, message: &'m [u8]) -> Result<(), Malformed> {
+        each(message, |number, bytes| match number {
+            4 => self.read_request(bytes?),
+            10 => self.read_extension(bytes?),
+            _ => Ok(()),
+        })
     }
 
-    /// The request's words.
-    pub fn attributes(&self) -> Attributes<'_> {
-        // In a map the last entry of a key counts.
-        let extension = |name: &[u8]| {
-            let mut entries = self.0.context_extensions.iter().rev();
-            entries.find(|entry| entry.key == name).map(|entry| entry.value.as_ref())
+    /// `envoy.service.auth.v3.AttributeContext.Request`
+    fn read_request(&mut self, message: &'m [u8]) -> Result<(), Malformed> {
+        each(message, |number, bytes| match number {
+            2 => self.http.get_or_insert_default().read(bytes?),
+            _ => Ok(()),
+        })
+    }
+
+    /// An entry of `context_extensions`: of a map's entries with one key the last one counts.
+    fn read_extension(&mut self, message: &'m [u8]) -> Result<(), Malformed> {
+        let entry = read_entry(message)?;
+        if entry.name == b"policy" {
+            self.policy = Some(entry.value);
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Attributes<'m> {
+        Attributes { http: self.http.map(HttpRequest::finish), policy: self.policy }
+    }
+}
+
+impl<'m> HttpRequest<'m> {
+    /// `envoy.service.auth.v3.AttributeContext.HttpRequest`
+    fn read(&mut self, message: &'m [u8]) -> Result<(), Malformed> {
+        each(message, |number, bytes| {
+            match number {
+                2 => self.method = bytes?,
+                3 => push(&mut self.joined, read_entry(bytes?)?)?,
+                4 => self.path = bytes?,
+                5 => self.host = bytes?,
+                13 => self.read_header_map(bytes?)?,
+                _ => {}
+            }
+            Ok(())
+        })
+    }
+
+    /// `envoy.config.core.v3.HeaderMap`
+    fn read_header_map(&mut self, message: &'m [u8]) -> Result<(), Malformed> {
+        each(message, |number, bytes| match number {
+            1 => push(&mut self.lines, read_raw_header(bytes?)?),
+            _ => Ok(()),
+        })
+    }
+
+    /// Envoy fills one of the two: `header_map` when `encode_raw_headers` is on, `headers` otherwise.
+    fn finish(self) -> Http<'m> {
+        let headers = if self.lines.is_empty() {
+            Headers::new(Encoding::Joined, self.joined)
+        } else {
+            Headers::new(Encoding::Lines, self.lines)
         };
-        let http = self.0.request.as_ref().and_then(|request| request.http.as_ref());
-        Attributes { http: http.map(http_attributes), policy: extension(b"policy") }
+        Http { method: self.method, host: self.host, path: self.path, headers }
     }
 }
 
-fn http_attributes(http: &wire::HttpRequest) -> Http<'_> {
-    Http { method: &http.method, host: &http.host, path: &http.path, headers: headers(http) }
+fn push<'m>(headers: &mut Vec<Header<'m>>, header: Header<'m>) -> Result<(), Malformed> {
+    match headers.len() {
+        0 => headers.reserve(USUAL_HEADERS),
+        MAX_HEADERS => return Err(Malformed),
+        _ => {}
+    }
+    headers.push(header);
+    Ok(())
 }
 
-/// Envoy fills one of the two: `header_map` when `encode_raw_headers` is on, `headers` otherwise.
-fn headers(http: &wire::HttpRequest) -> Headers<'_> {
-    match &http.header_map {
-        Some(map) if !map.headers.is_empty() => {
-            let entries = map.headers.iter().map(|header| {
-                let value = if header.raw_value.is_empty() { &header.value } else { &header.raw_value };
-                Header { name: &header.key, value }
-            });
-            Headers::new(Encoding::Lines, entries.collect())
+/// An entry of a `map<string, string>`.
+fn read_entry(message: &[u8]) -> Result<Header<'_>, Malformed> {
+    let mut entry = Header { name: b"", value: b"" };
+    each(message, |number, bytes| {
+        match number {
+            1 => entry.name = bytes?,
+            2 => entry.value = bytes?,
+            _ => {}
         }
-        Some(_) | None => {
-            let entries = http.headers.iter().map(|entry| Header { name: &entry.key, value: &entry.value });
-            Headers::new(Encoding::Joined, entries.collect())
+        Ok(())
+    })?;
+    Ok(entry)
+}
+
+/// `envoy.config.core.v3.HeaderValue`: Envoy fills `raw_value` in a request, and leaves `value` empty.
+fn read_raw_header(message: &[u8]) -> Result<Header<'_>, Malformed> {
+    let (mut header, mut raw): (_, &[u8]) = (Header { name: b"", value: b"" }, b"");
+    each(message, |number, bytes| {
+        match number {
+            1 => header.name = bytes?,
+            2 => header.value = bytes?,
+            3 => raw = bytes?,
+            _ => {}
         }
+        Ok(())
+    })?;
+    if !raw.is_empty() {
+        header.value = raw;
     }
+    Ok(header)
 }

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use envoy_auth_tokens::attributes::{Attributes, Encoding};
-use envoy_auth_tokens::ext_authz::request::Request;
+use envoy_auth_tokens::ext_authz::request;
 use envoy_auth_tokens::ext_authz::wire;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::service::auth::v3 as full;
@@ -60,8 +60,8 @@ fn full_request(headers: &[(String, String)], raw: Option<Vec<(String, Vec<u8>)>
     full::CheckRequest { attributes: Some(context) }
 }
 
-fn decode(bytes: Vec<u8>) -> Request {
-    Request::decode(Bytes::from(bytes)).expect("the slice decodes what the whole encodes")
+fn decode(bytes: &[u8]) -> Attributes<'_> {
+    request::decode(bytes).expect("the slice decodes what the whole encodes")
 }
 
 fn headers_of(attributes: &Attributes<'_>) -> Vec<(String, Vec<u8>)> {
@@ -70,14 +70,52 @@ fn headers_of(attributes: &Attributes<'_>) -> Vec<(String, Vec<u8>)> {
     http.headers.iter().map(|header| pair(header.name, header.value)).collect()
 }
 
+/// All that a decision can see of a request.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    policy: Option<Vec<u8>>,
+    http: Option<(Vec<u8>, Vec<u8>, Vec<u8>, Encoding, Vec<(Vec<u8>, Vec<u8>)>)>,
+}
+
+fn seen(attributes: &Attributes<'_>) -> Seen {
+    let http = attributes.http.as_ref().map(|http| {
+        let headers = http.headers.iter().map(|header| (header.name.to_vec(), header.value.to_vec()));
+        let words = (http.method.to_vec(), http.host.to_vec(), http.path.to_vec());
+        (words.0, words.1, words.2, http.headers.encoding(), headers.collect())
+    });
+    Seen { policy: attributes.policy.map(<[u8]>::to_vec), http }
+}
+
+fn seen_by_the_generated_reader(request: wire::CheckRequest) -> Seen {
+    let attributes = request.attributes.unwrap_or_default();
+    let policies = attributes.context_extensions.iter().filter(|entry| entry.key == b"policy"[..]);
+    let policy = policies.last().map(|entry| entry.value.to_vec());
+    let http = attributes.request.and_then(|request| request.http).map(|http| {
+        let lines = http.header_map.map(|map| map.headers).unwrap_or_default();
+        let (encoding, headers) = if lines.is_empty() {
+            let pairs = http.headers.iter().map(|entry| (entry.key.to_vec(), entry.value.to_vec()));
+            (Encoding::Joined, pairs.collect())
+        } else {
+            let value = |line: &wire::RawHeader| {
+                if line.raw_value.is_empty() { line.value.to_vec() } else { line.raw_value.to_vec() }
+            };
+            (Encoding::Lines, lines.iter().map(|line| (line.key.to_vec(), value(line))).collect())
+        };
+        (http.method.to_vec(), http.host.to_vec(), http.path.to_vec(), encoding, headers)
+    });
+    Seen { policy, http }
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
     #[test]
     fn a_request_reads_the_same_through_the_slice_and_through_the_whole(
         headers in proptest::collection::btree_map("[a-z:-]{1,12}", ".{0,20}", 0..12),
     ) {
         let headers: Vec<_> = headers.into_iter().collect();
-        let request = decode(full_request(&headers, None).encode_to_vec());
-        let attributes = request.attributes();
+        let bytes = full_request(&headers, None).encode_to_vec();
+        let attributes = decode(&bytes);
         let http = attributes.http.as_ref().unwrap();
         prop_assert_eq!(http.method, b"POST");
         prop_assert_eq!(http.path, b"/a?b=c");
@@ -94,8 +132,8 @@ proptest! {
     fn raw_headers_keep_their_order_and_their_bytes(
         lines in proptest::collection::vec(("[a-z:-]{1,12}", proptest::collection::vec(any::<u8>(), 1..20)), 1..12),
     ) {
-        let request = decode(full_request(&[], Some(lines.clone())).encode_to_vec());
-        let attributes = request.attributes();
+        let bytes = full_request(&[], Some(lines.clone())).encode_to_vec();
+        let attributes = decode(&bytes);
         prop_assert_eq!(attributes.http.as_ref().unwrap().headers.encoding(), Encoding::Lines);
         prop_assert_eq!(headers_of(&attributes), lines);
     }
@@ -115,14 +153,37 @@ proptest! {
 
         let whole = full::CheckRequest::decode(bytes.as_slice()).unwrap();
         let whole = whole.attributes.unwrap().request.unwrap().http.unwrap();
-        let request = decode(bytes);
-        let attributes = request.attributes();
+        let attributes = decode(&bytes);
         let http = attributes.http.as_ref().unwrap();
         prop_assert_eq!(http.path, whole.path.as_bytes());
         prop_assert_eq!(http.host, whole.host.as_bytes());
         for (name, value) in &whole.headers {
             let found: Vec<_> = http.headers.all(name).collect();
             prop_assert_eq!(found, vec![value.as_bytes()]);
+        }
+    }
+
+    #[test]
+    fn the_hand_written_reader_takes_what_a_generated_one_takes(
+        headers in proptest::collection::btree_map("[a-z]{1,8}", "[a-z]{0,8}", 0..4),
+        lines in proptest::option::of(proptest::collection::vec(("[a-z]{1,8}", proptest::collection::vec(any::<u8>(), 0..9)), 0..4)),
+        damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
+        cut in proptest::option::of(any::<proptest::sample::Index>()),
+    ) {
+        let headers: Vec<_> = headers.into_iter().collect();
+        let mut bytes = full_request(&headers, lines).encode_to_vec();
+        for (index, byte) in damage {
+            let index = index.index(bytes.len());
+            bytes[index] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let ours = request::decode(&bytes).ok();
+        let generated = wire::CheckRequest::decode(bytes.as_slice()).ok();
+        prop_assert_eq!(ours.is_some(), generated.is_some());
+        if let (Some(ours), Some(generated)) = (ours, generated) {
+            prop_assert_eq!(seen(&ours), seen_by_the_generated_reader(generated));
         }
     }
 
@@ -218,8 +279,7 @@ fn a_map_entry_that_comes_twice_counts_once_and_the_last_one_wins() {
     let bytes = message.encode_to_vec();
     let whole = full::CheckRequest::decode(bytes.as_slice()).unwrap().attributes.unwrap();
     assert_eq!(whole.context_extensions["policy"], "last");
-    let request = decode(bytes);
-    let attributes = request.attributes();
+    let attributes = decode(&bytes);
     assert_eq!(attributes.policy, Some(b"last".as_slice()));
     let http = attributes.http.as_ref().unwrap();
     assert_eq!(http.headers.all("authorization").collect::<Vec<_>>(), [b"last"]);
@@ -227,7 +287,22 @@ fn a_map_entry_that_comes_twice_counts_once_and_the_last_one_wins() {
 
 #[test]
 fn a_request_without_anything_in_it_is_one_without_http() {
-    assert!(decode(Vec::new()).attributes().http.is_none());
+    assert!(decode(&[]).http.is_none());
     let no_request = full::CheckRequest { attributes: Some(full::AttributeContext::default()) };
-    assert!(decode(no_request.encode_to_vec()).attributes().http.is_none());
+    assert!(decode(&no_request.encode_to_vec()).http.is_none());
+}
+
+#[test]
+fn a_message_of_nothing_but_headers_is_refused_before_it_costs_memory() {
+    // An empty entry of `headers`, two bytes, so often that their list would take sixteen times the message.
+    let http = [0x1a, 0].repeat(1 << 20);
+    let mut bytes = http;
+    for tag in [0x12, 0x22, 0x0a] {
+        let mut message = vec![tag];
+        prost::encoding::encode_varint(bytes.len() as u64, &mut message);
+        message.extend(bytes);
+        bytes = message;
+    }
+    assert!(wire::CheckRequest::decode(bytes.as_slice()).is_ok());
+    assert!(request::decode(&bytes).is_err());
 }
