@@ -9,12 +9,13 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test bench fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo test soak bench fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; plays the story with curl,'
 	@echo '             then runs until Ctrl-C (ONCE=1: ends; PORT=10100: another port)'
 	@echo 'make test    all tests, with a real Envoy and a real Datasette'
+	@echo 'make soak    a busy life of MINUTES=2: nothing may go wrong'
 	@echo 'make bench   this server beside an allow-all one'
 	@echo 'make lint    formatting, clippy and rustdoc, warnings are errors'
 	@echo 'make fmt     formats the sources'
@@ -37,6 +38,12 @@ test: need-rust need-curl tools
 # and PostgreSQL.
 tools: need-python
 	@$(PYTHON) tests/tools/fetch.py >/dev/null
+
+# A busy life: reloads, revocations and new Envoys under a steady load, for so many minutes.
+MINUTES ?= 2
+soak: need-rust tools
+	SOAK_MINUTES=$(MINUTES) $(CARGO) test --locked --test it -- --ignored --nocapture --exact \
+		soak::nothing_goes_wrong_however_long_it_lasts
 
 bench: need-rust need-python
 	benches/run.sh

@@ -16,8 +16,10 @@ use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
 use crate::keys::service::Keys;
 use crate::keys::store::OpenError;
+use crate::listener::activation::{ActivationError, Inherited};
 use crate::listener::{BindError, Listener};
 use crate::probes;
+use crate::service_manager;
 use crate::shutdown::{Shutdown, Signals};
 use crate::telemetry::Telemetry;
 use crate::telemetry::decision_log::LogDecisions;
@@ -70,6 +72,9 @@ pub enum ServeError {
     /// A port is taken, or not to be had.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// What the service manager opened for us does not fit.
+    #[error(transparent)]
+    Activation(#[from] ActivationError),
     /// The key store cannot be opened, and waiting would not help.
     #[error(transparent)]
     Keys(#[from] OpenError),
@@ -109,17 +114,19 @@ pub async fn build(config: Config, options: Options, clock: Clock) -> Result<Bou
     let service =
         Arc::new(CheckService::new(Arc::clone(&authorizer), Arc::clone(&telemetry), max_request_bytes));
 
-    let ext_authz_listener = Listener::bind(&startup.ext_authz.listen).await?;
-    let probes_listener = Listener::bind(&startup.probes.listen).await?;
+    let mut inherited = Inherited::from_environment()?;
+    let ext_authz_listener = inherited.listener(&startup.ext_authz.listen).await?;
+    let probes_listener = inherited.listener(&startup.probes.listen).await?;
     let admin = match (&startup.admin, &keys) {
         (Some(admin), Some(keys)) => Some(BoundAdmin {
-            listener: Listener::bind(&admin.listen).await?,
+            listener: inherited.listener(&admin.listen).await?,
             asked: admin.listen.clone(),
             admin: Arc::new(Admin::new(authorizer, Arc::clone(keys), clock)),
         }),
         // The configuration is checked: there is no admin without keys.
         (Some(_), None) | (None, Some(_)) | (None, None) => None,
     };
+    inherited.finish()?;
     Ok(Bound {
         ext_authz: ext_authz_listener.address(&startup.ext_authz.listen),
         probes: probes_listener.address(&startup.probes.listen),
@@ -179,6 +186,8 @@ impl Bound {
         }
         health.set_ready();
         tracing::info!("serving");
+        service_manager::ready();
+        service_manager::keep_watchdog_quiet();
 
         // A door that closes by itself is our own fault, and whoever restarts us must hear of it.
         let signal = tokio::select! {
@@ -189,6 +198,7 @@ impl Bound {
         };
         tracing::info!(signal, drain_seconds = drain.as_secs_f64(), "draining");
         health.set_not_ready();
+        service_manager::stopping();
         tokio::select! {
             () = tokio::time::sleep(drain) => {}
             signal = signals.next() => tracing::info!(signal, "drain cut short"),

@@ -47,7 +47,7 @@
 //! | --- | --- | --- |
 //! | 6 process | [`app`] [`cli`] `main` | wiring, commands, the exit code |
 //! | 5 doors | [`ext_authz`] [`probes`] [`admin`] | where bytes come in and go out; only here are wire types, tonic, hyper and axum |
-//! | 4 plumbing | [`health`] [`listener`] [`shutdown`] [`telemetry`] | |
+//! | 4 plumbing | [`health`] [`listener`] [`service_manager`] [`shutdown`] [`telemetry`] | |
 //! | 3 engine | [`decision`] [`identity`] [`authorizer`] | no I/O but the verification of passwords |
 //! | 2 state | [`config`] [`clock`] [`keys`] | what we were told; what we issued |
 //! | 1 rules | [`credential`] [`policy`] | pure functions over words, each with its own small error |
@@ -98,6 +98,7 @@ pub mod password;
 pub mod policy;
 pub mod probes;
 pub mod secret;
+pub mod service_manager;
 pub mod shutdown;
 pub mod telemetry;
 pub mod token;

@@ -1,5 +1,7 @@
 //! Listening sockets: TCP, Unix and abstract Unix ones, behind one type.
 
+pub mod activation;
+
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;

@@ -31,5 +31,7 @@ mod refusals;
 mod robustness;
 mod secrets_stay_secret;
 mod seed_story;
+mod soak;
+mod systemd;
 mod transports;
 mod users;

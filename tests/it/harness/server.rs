@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
@@ -44,9 +45,23 @@ pub struct Setup {
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     log_format: &'static str,
+    log_level: &'static str,
+    socket: Option<OwnedFd>,
 }
 
 impl Setup {
+    /// Logs no more than an operator's server does: for stories that last.
+    pub fn quiet(mut self) -> Self {
+        self.log_level = "info";
+        self
+    }
+
+    /// This listening socket is handed over as systemd does it (sd_listen_fds(3)): descriptor 3, and a count.
+    pub fn inherit(mut self, socket: impl Into<OwnedFd>) -> Self {
+        self.socket = Some(socket.into());
+        self
+    }
+
     /// Logs for people instead of JSON.
     pub fn text_log(mut self) -> Self {
         self.log_format = "text";
@@ -115,12 +130,21 @@ impl Setup {
 
     fn spawn(&self) -> (Child, Log) {
         let config = self.write();
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(if self.socket.is_some() { "sh" } else { BINARY });
+        let stdin = match &self.socket {
+            Some(socket) => {
+                // The socket arrives as standard input, and moves on to where systemd puts it.
+                let hand_over = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\" 3<&0 </dev/null";
+                command.args(["-c", hand_over, BINARY]);
+                Stdio::from(socket.try_clone().expect("a descriptor to spare"))
+            }
+            None => Stdio::null(),
+        };
         command.arg("serve").arg("--config").arg(config);
-        command.args(["--log-format", self.log_format, "--log-level", "trace"]);
+        command.args(["--log-format", self.log_format, "--log-level", self.log_level]);
         command.args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         let log = Log::of("the server", &mut child);
         (child, log)
@@ -168,6 +192,8 @@ impl Server {
             environment: Vec::new(),
             arguments: Vec::new(),
             log_format: "json",
+            log_level: "trace",
+            socket: None,
         }
     }
 
@@ -186,6 +212,11 @@ impl Server {
             let (_, address) = line.split_once(&format!("listener=\"{listener}\" address="))?;
             Some(address.trim_matches('"').to_owned())
         })
+    }
+
+    /// The number of its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn log(&self) -> &Log {

@@ -1,0 +1,101 @@
+//! Sockets that a service manager opened for us (systemd.socket(5), sd_listen_fds(3)).
+//!
+//! They outlive the process: while it restarts, connections wait in them instead of being refused.
+//! Which socket is whose is told by its address, so that their order and their names do not matter.
+
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+
+use listenfd::ListenFd;
+use tokio::net::{TcpListener, UnixListener};
+
+use super::{BindError, Listener, Socket};
+use crate::config::Listen;
+
+/// The sockets that we were started with and that nobody has taken yet, with their addresses.
+#[derive(Debug, Default)]
+pub struct Inherited(Vec<(Listen, Socket)>);
+
+/// Why the sockets that we were started with cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ActivationError {
+    /// Neither TCP nor a Unix stream socket, or one that does not listen.
+    #[error(
+        "socket {number} of the service manager cannot be used: {error}; \
+         each must be a ListenStream= of systemd.socket"
+    )]
+    Unusable {
+        /// Which of them, counted from 1.
+        number: usize,
+        /// What is wrong with it.
+        error: io::Error,
+    },
+    /// Its address is none of the configuration's: a client that connects there would wait for ever.
+    #[error(
+        "the service manager listens on {0}, and the configuration does not; \
+         write the same address into `listen` and into ListenStream="
+    )]
+    Unwanted(Listen),
+}
+
+impl Inherited {
+    /// What the environment tells of (`LISTEN_FDS`, `LISTEN_PID`): mostly nothing.
+    ///
+    /// Called within a runtime, which the sockets become a part of.
+    ///
+    /// # Errors
+    /// [`ActivationError::Unusable`].
+    pub fn from_environment() -> Result<Self, ActivationError> {
+        let mut descriptors = ListenFd::from_env();
+        let sockets = (0..descriptors.len()).map(|index| {
+            let unusable = |error| ActivationError::Unusable { number: index + 1, error };
+            take(&mut descriptors, index).map_err(unusable)
+        });
+        sockets.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The listener for an address: the inherited one, else one that is bound now.
+    ///
+    /// # Errors
+    /// [`BindError`]: there is none to inherit, and the address is not to be had.
+    pub async fn listener(&mut self, address: &Listen) -> Result<Listener, BindError> {
+        match self.0.iter().position(|(inherited, _)| inherited == address) {
+            Some(index) => {
+                let (_, socket) = self.0.swap_remove(index);
+                // A Unix socket's file is the service manager's, as is its mode.
+                Ok(Listener { socket, file: None })
+            }
+            None => Listener::bind(address).await,
+        }
+    }
+
+    /// Holds that every socket was taken.
+    ///
+    /// # Errors
+    /// [`ActivationError::Unwanted`].
+    pub fn finish(self) -> Result<(), ActivationError> {
+        match self.0.into_iter().next() {
+            Some((address, _)) => Err(ActivationError::Unwanted(address)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn take(descriptors: &mut ListenFd, index: usize) -> io::Result<(Listen, Socket)> {
+    if let Ok(Some(tcp)) = descriptors.take_tcp_listener(index) {
+        tcp.set_nonblocking(true)?;
+        let address = Listen::Tcp(tcp.local_addr()?);
+        return Ok((address, Socket::Tcp(TcpListener::from_std(tcp)?)));
+    }
+    let Some(unix) = descriptors.take_unix_listener(index)? else {
+        return Err(io::ErrorKind::NotFound.into());
+    };
+    unix.set_nonblocking(true)?;
+    let address = unix.local_addr()?;
+    let address = match (address.as_pathname(), address.as_abstract_name()) {
+        (Some(path), _) => Listen::Unix(path.to_owned()),
+        (None, Some(name)) => Listen::Abstract(String::from_utf8_lossy(name).into_owned()),
+        (None, None) => return Err(io::Error::new(io::ErrorKind::InvalidInput, "it has no address")),
+    };
+    Ok((address, Socket::Unix(UnixListener::from_std(unix)?)))
+}
