@@ -236,6 +236,9 @@ pub(super) fn store_error(error: &sqlx::Error) -> StoreError {
             Some(code) => format!("{} ({code})", error.message()),
             None => error.message().to_owned(),
         },
+        sqlx::Error::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+            format!("TLS: {error}")
+        }
         sqlx::Error::Io(error) => error.to_string(),
         sqlx::Error::Tls(error) => format!("TLS: {error}"),
         sqlx::Error::PoolTimedOut => "no connection in time".to_owned(),
