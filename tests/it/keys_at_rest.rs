@@ -100,7 +100,10 @@ fn be_busy(issuer: &Issuer) -> Deeds {
 
 /// Every form in which a secret could have been written down.
 fn forms(secrets: &[String]) -> Vec<String> {
-    let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex = |text: &str| {
+        let digits: Vec<String> = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+        digits.concat()
+    };
     let each = secrets.iter().flat_map(|secret| {
         let reversed: String = secret.chars().rev().collect();
         let mut forms = vec![secret.clone(), secret[4..].to_owned(), reversed];

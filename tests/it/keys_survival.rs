@@ -86,7 +86,7 @@ fn survive(store: &str, after_each_kill: impl Fn()) {
             // Not by the clock: in the middle of what the other clients are doing.
             while answered.load(Ordering::SeqCst) < answers {
                 assert!(!clients.iter().all(thread::ScopedJoinHandle::is_finished), "all clients failed");
-                std::hint::spin_loop();
+                thread::yield_now();
             }
             issuer.server.kill();
             clients.into_iter().flat_map(|client| client.join().unwrap()).collect::<Vec<_>>()

@@ -194,7 +194,7 @@ async fn lock(transaction: &mut Transaction<'static, Postgres>) -> Result<(), sq
 fn is_final(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => true,
-        sqlx::Error::Io(error) => error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()),
+        sqlx::Error::Io(error) => rows::is_of_tls(error),
         error => {
             let code = error.as_database_error().and_then(DatabaseError::code);
             code.is_some_and(|code| ["28", "3D", "3F", "42"].iter().any(|class| code.starts_with(class)))
