@@ -5,14 +5,17 @@ pub mod envoy;
 pub mod grpc;
 pub mod http1;
 pub mod http2;
+pub mod issuer;
+pub mod load;
 pub mod log;
 pub mod postgres;
+pub mod relay;
 pub mod server;
 pub mod tools;
 pub mod upstream;
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use envoy::{Encoding, Envoy, Shape};
 pub use http1::{Answer, Request};
@@ -22,6 +25,16 @@ pub use upstream::Upstream;
 /// The longest that anything is waited for.  Nothing takes this long: it is the end of patience,
 /// not a duration that a test relies on.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something is so, however long it takes on a busy machine.
+#[track_caller]
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: in vain");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
 
 /// An Envoy that asks our server about every request to an upstream.
 ///

@@ -6,14 +6,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::error::DatabaseError;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::migrations::{self, SchemaError};
 use super::rows::{self, ChangeRow, KeyRow, SessionRow, store_error};
-use super::url::postgres_options;
+use super::url::{postgres_files, postgres_options};
 use super::{
     Changes, CreateError, NewKey, OpenError, Revision, RotateError, Snapshot, Store, StoreError, StoreUrl,
 };
@@ -33,6 +33,12 @@ const OPENING: Duration = Duration::from_secs(5);
 const MIGRATING: Duration = Duration::from_secs(120);
 /// After this long without a word the listening connection is asked whether it is still there.
 const QUIET: Duration = Duration::from_secs(20);
+/// How long a connection may take to say that it is still there.
+const ANSWERING: Duration = Duration::from_secs(1);
+/// What every working connection asks of the server.  Whoever vanishes while it holds the lock of all changes
+/// (its host lost, its process stopped) loses it; and whoever waits for a lock waits no longer than the caller,
+/// so that nobody piles up behind it.
+const SETTINGS: &str = "SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '2s'";
 
 macro_rules! key_columns {
     () => {
@@ -54,8 +60,6 @@ macro_rules! session_columns {
 /// A PostgreSQL database, reached again by itself when it was away.
 pub struct PostgresStore {
     pool: PgPool,
-    /// A pool of the one connection that listens, so that it never waits for those who work.
-    listening: PgPool,
     listener: Mutex<Option<PgListener>>,
     options: PgConnectOptions,
     /// The schema is known to be as it should be.
@@ -75,15 +79,17 @@ impl PostgresStore {
             Some(_) => options,
             None => options.application_name("envoy-auth-tokens"),
         };
-        let pool = |connections| {
-            let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(CONNECTING);
-            pool.connect_lazy_with(options.clone())
-        };
-        let (pool, listening) = (pool(CONNECTIONS), pool(1));
-        let listener = Mutex::default();
-        let store = Self { pool, listening, listener, options, migrated: AtomicBool::new(false) };
+        let pool = working().connect_lazy_with(options.clone());
+        let store = Self { pool, listener: Mutex::default(), options, migrated: AtomicBool::new(false) };
 
         let shown = || StoreUrl::Postgres(url.clone()).to_string();
+        for (parameter, path) in postgres_files(url.expose()) {
+            // A file that is not there looks like a socket that is not there yet.
+            if let Err(error) = tokio::fs::read(&path).await {
+                let reason = format!("{parameter} {}: {error}", path.display());
+                return Err(OpenError::Refused { store: shown(), reason });
+            }
+        }
         match timeout(OPENING, store.migrate()).await {
             Ok(Ok(())) => {}
             Ok(Err(SchemaError::Wrong(error))) => return Err(error),
@@ -142,11 +148,38 @@ impl PostgresStore {
     }
 
     async fn listen(&self) -> Result<PgListener, sqlx::Error> {
-        let mut listener = PgListener::connect_with(&self.listening).await?;
-        listener.eager_reconnect(false);
-        listener.listen(CHANNEL).await?;
-        Ok(listener)
+        // A pool of its own each time: the listener before may never give back a connection that went silent.
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECTING);
+        let pool = pool.connect_lazy_with(self.options.clone());
+        let listening = async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.eager_reconnect(false);
+            listener.listen(CHANNEL).await?;
+            Ok(listener)
+        };
+        timeout(CONNECTING, listening).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
+}
+
+/// The connections that work.
+///
+/// One whose peer vanished without a word never answers again, and the library's own questions wait for ever:
+/// ours do not, neither before nor after use.
+fn working() -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(CONNECTING)
+        .after_connect(|connection, _| {
+            Box::pin(async move { sqlx::raw_sql(SETTINGS).execute(connection).await.map(drop) })
+        })
+        .test_before_acquire(false)
+        .before_acquire(|connection, _| Box::pin(answers(connection)))
+        .after_release(|connection, _| Box::pin(answers(connection)))
+}
+
+/// Whether a connection is still there; no error, because it is replaced then.
+async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    Ok(matches!(timeout(ANSWERING, connection.ping()).await, Ok(Ok(()))))
 }
 
 /// Takes the lock that every change takes, before anything is looked at.
@@ -156,11 +189,17 @@ async fn lock(transaction: &mut Transaction<'static, Postgres>) -> Result<(), sq
 }
 
 /// Whether the server has answered, and will give the same answer as long as nobody changes anything:
-/// wrong user or password, no such database or schema, no permission (SQLSTATE classes 28, 3D, 3F, 42).
+/// wrong user or password, no such database or schema, no permission (SQLSTATE classes 28, 3D, 3F, 42), or
+/// TLS that we do not trust or it does not have.
 fn is_final(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(DatabaseError::code);
-    code.is_some_and(|code| ["28", "3D", "3F", "42"].iter().any(|class| code.starts_with(class)))
-        || matches!(error, sqlx::Error::Configuration(_))
+    match error {
+        sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => true,
+        sqlx::Error::Io(error) => rows::is_of_tls(error),
+        error => {
+            let code = error.as_database_error().and_then(DatabaseError::code);
+            code.is_some_and(|code| ["28", "3D", "3F", "42"].iter().any(|class| code.starts_with(class)))
+        }
+    }
 }
 
 #[async_trait]

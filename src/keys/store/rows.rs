@@ -236,6 +236,7 @@ pub(super) fn store_error(error: &sqlx::Error) -> StoreError {
             Some(code) => format!("{} ({code})", error.message()),
             None => error.message().to_owned(),
         },
+        sqlx::Error::Io(error) if is_of_tls(error) => format!("TLS: {error}"),
         sqlx::Error::Io(error) => error.to_string(),
         sqlx::Error::Tls(error) => format!("TLS: {error}"),
         sqlx::Error::PoolTimedOut => "no connection in time".to_owned(),
@@ -245,6 +246,14 @@ pub(super) fn store_error(error: &sqlx::Error) -> StoreError {
         // What is left is a row that is not as the schema says.
         _ => "a row cannot be read".to_owned(),
     })
+}
+
+/// Whether TLS was reached and failed, such as by a certificate that is not trusted.
+pub(super) fn is_of_tls(error: &std::io::Error) -> bool {
+    match error.get_ref() {
+        Some(inner) => inner.is::<rustls::Error>(),
+        None => false,
+    }
 }
 
 impl From<sqlx::Error> for StoreError {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::secret::Secret;
 
@@ -32,6 +32,16 @@ pub enum UrlError {
     /// A parameter that nobody would heed, such as a misspelt `sslmode`.
     #[error("the postgres:// URL has a parameter that is unknown: {0}")]
     Parameter(String),
+    /// A mode that promises more than the client keeps: with `allow` it never encrypts, and with `verify-ca` it
+    /// takes a certificate of any public authority for any name.
+    #[error(
+        "the postgres:// URL's sslmode can be disable, prefer, require or verify-full: allow would never encrypt, \
+         and verify-ca would trust every public authority for any name"
+    )]
+    Mode,
+    /// Authorities that nobody would ask: the client verifies nothing in the other modes.
+    #[error("the postgres:// URL has an sslrootcert, which is heeded with sslmode=verify-full alone")]
+    Unverified,
 }
 
 /// The parameters that the PostgreSQL client heeds.  It ignores any other, which must not happen to `sslmode`.
@@ -55,6 +65,11 @@ const PARAMETERS: [&str; 18] = [
     "application_name",
     "options",
 ];
+
+/// Whom to trust.
+const ROOT_CERT: [&str; 3] = ["sslrootcert", "ssl-root-cert", "ssl-ca"];
+/// Who we are.
+const CLIENT_CERT: [&str; 4] = ["sslcert", "ssl-cert", "sslkey", "ssl-key"];
 
 impl StoreUrl {
     /// Reads `sqlite:PATH`, `postgres://…` or `postgresql://…`.  A relative path stays relative.
@@ -88,18 +103,46 @@ impl FromStr for StoreUrl {
 
 /// How to connect to the database of this URL.
 pub(super) fn postgres_options(url: &str) -> Result<PgConnectOptions, UrlError> {
-    let query = url.split_once('?').map_or("", |(_, query)| query);
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let name = pair.split_once('=').map_or(pair, |(name, _)| name);
-        let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
-        if !PARAMETERS.contains(&name.as_ref()) && !name.starts_with("options[") {
+    for (name, _) in parameters(url) {
+        if !PARAMETERS.contains(&name.as_str()) && !name.starts_with("options[") {
             // A name that is long or strange may be half a password with a `?` in it.
             let plain =
                 name.len() <= 32 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-            return Err(if plain { UrlError::Parameter(name.into_owned()) } else { UrlError::Postgres });
+            return Err(if plain { UrlError::Parameter(name) } else { UrlError::Postgres });
         }
     }
-    PgConnectOptions::from_str(url).map_err(|_| UrlError::Postgres)
+    let options = PgConnectOptions::from_str(url).map_err(|_| UrlError::Postgres)?;
+    match options.get_ssl_mode() {
+        PgSslMode::Allow | PgSslMode::VerifyCa => Err(UrlError::Mode),
+        PgSslMode::VerifyFull => Ok(options),
+        PgSslMode::Disable | PgSslMode::Prefer | PgSslMode::Require => {
+            let has_root = parameters(url).any(|(name, _)| ROOT_CERT.contains(&name.as_str()));
+            if has_root { Err(UrlError::Unverified) } else { Ok(options) }
+        }
+    }
+}
+
+/// The files that a URL names, each with its parameter.
+pub(super) fn postgres_files(url: &str) -> impl Iterator<Item = (String, PathBuf)> {
+    let files = parameters(url).filter(|(name, _)| {
+        let name = name.as_str();
+        ROOT_CERT.contains(&name) || CLIENT_CERT.contains(&name)
+    });
+    files.map(|(name, path)| (name, PathBuf::from(path)))
+}
+
+/// The parameters of a URL, decoded as the client decodes them.
+fn parameters(url: &str) -> impl Iterator<Item = (String, String)> {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let query = query.split_once('#').map_or(query, |(query, _)| query);
+    let decoded = |text: &str| {
+        let text = text.replace('+', " ");
+        percent_encoding::percent_decode_str(&text).decode_utf8_lossy().into_owned()
+    };
+    query.split('&').filter(|pair| !pair.is_empty()).map(move |pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decoded(name), decoded(value))
+    })
 }
 
 impl fmt::Display for StoreUrl {
@@ -145,6 +188,14 @@ mod tests {
                 Ok("postgres://db.example:5432/keys"),
             ),
             ("postgres:///keys?host=/run/postgresql", Ok("postgres:///run/postgresql/keys")),
+            (
+                "postgres://db/keys?sslmode=verify-full&sslrootcert=%2Fetc%2Fca.pem",
+                Ok("postgres://db:5432/keys"),
+            ),
+            ("postgres://db/keys?sslmode=verify-ca&sslrootcert=/etc/ca.pem", Err(UrlError::Mode)),
+            ("postgres://u:hunter2@db/keys?sslmode=allow", Err(UrlError::Mode)),
+            ("postgres://db/keys?sslmode=require&ssl%72ootcert=/etc/ca.pem", Err(UrlError::Unverified)),
+            ("postgres://u:hunter2@db/keys?ssl-ca=/etc/ca.pem", Err(UrlError::Unverified)),
             ("sqlite:", Err(UrlError::Path)),
             ("sqlite::memory:", Err(UrlError::Path)),
             ("sqlite:/var/lib/", Err(UrlError::Path)),

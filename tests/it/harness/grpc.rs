@@ -5,9 +5,9 @@ use std::future::Future;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
-use envoy_types::pb::envoy::service::auth::v3::{
-    AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
-};
+pub use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
+
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, DeniedHttpResponse, OkHttpResponse};
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic_health::pb::HealthCheckRequest;
@@ -57,15 +57,57 @@ fn connect_abstract(name: &str) -> std::io::Result<tokio::net::UnixStream> {
     tokio::net::UnixStream::from_std(stream)
 }
 
+/// A client of Check on this channel, which takes messages of any size.
+pub fn client(channel: Channel) -> AuthorizationClient<Channel> {
+    AuthorizationClient::new(channel)
+        .max_encoding_message_size(usize::MAX)
+        .max_decoding_message_size(usize::MAX)
+}
+
+/// One connection, on which Checks are asked in turn.
+pub struct Checks {
+    runtime: tokio::runtime::Runtime,
+    client: AuthorizationClient<Channel>,
+}
+
+impl Checks {
+    pub fn of(server: &Server) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let channel = runtime.block_on(channel(server.door())).expect("a connection");
+        Self { runtime, client: client(channel) }
+    }
+
+    /// What Check says of a token; see [`verdict`].
+    #[track_caller]
+    pub fn verdict(&mut self, token: &str) -> String {
+        let answer = self.runtime.block_on(self.client.check(bearer(token)));
+        verdict(&answer.expect("no request leads to a gRPC error").into_inner())
+    }
+}
+
+/// A request with this token.
+pub fn bearer(token: &str) -> CheckRequest {
+    request("GET", "app.example", "/", &[("authorization", &format!("Bearer {token}"))])
+}
+
+/// `""` for a pass, else the status and the message of the refusal.
+#[track_caller]
+pub fn verdict(answer: &CheckResponse) -> String {
+    if code(answer) == 0 {
+        return String::new();
+    }
+    let (status, body) = refused(answer);
+    let body: serde_json::Value = serde_json::from_str(&body).expect("a refusal is JSON");
+    format!("{status} {}", body["message"].as_str().expect("a refusal has a message"))
+}
+
 /// Asks Check; a gRPC error is a failure, because no request may lead to one.
 #[track_caller]
 pub fn check(server: &Server, request: CheckRequest) -> CheckResponse {
     let answer = block_on(async {
         let channel = channel(server.door()).await.expect("a connection");
-        let mut client = AuthorizationClient::new(channel)
-            .max_encoding_message_size(usize::MAX)
-            .max_decoding_message_size(usize::MAX);
-        client.check(request).await
+        client(channel).check(request).await
     });
     match answer {
         Ok(answer) => answer.into_inner(),

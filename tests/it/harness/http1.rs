@@ -88,6 +88,17 @@ impl Request {
         self.keep().0
     }
 
+    /// Sends it to somebody who may die before the answer is whole: then there is none.
+    pub fn try_send(self) -> Option<Answer> {
+        let stream = TcpStream::connect(self.to).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        let mut connection = Connection { stream: BufReader::new(stream) };
+        connection.stream.get_mut().write_all(&self.bytes()).ok()?;
+        let head = read_head(&mut connection.stream)?;
+        let body = read_body(&mut connection.stream, &head, true)?;
+        Some(Answer::of(&head, body))
+    }
+
     /// Sends it and keeps the connection, which an upgrade has made the caller's own.
     pub fn keep(self) -> (Answer, BufReader<TcpStream>) {
         let mut connection = Connection::to(self.to);
@@ -124,17 +135,13 @@ impl Connection {
             let Some(head) = read_head(&mut self.stream) else {
                 panic!("no answer came (sending: {sent:?})");
             };
-            let words = String::from_utf8_lossy(&head.first).into_owned();
-            let status = words.split(' ').nth(1).and_then(|code| code.parse().ok());
-            let status: u16 = status.unwrap_or_else(|| panic!("no status line: {words:?}"));
+            let status = head.status();
             if status == 100 {
                 continue;
             }
             let no_body = answer_has_no_body || matches!(status, 101 | 204 | 304);
             let body = if no_body { Vec::new() } else { self.body(&head) };
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            let headers = head.lines.iter().map(|(name, value)| (text(name), text(value)));
-            return Answer { status, headers: headers.collect(), body };
+            return Answer::of(&head, body);
         }
     }
 
@@ -152,6 +159,12 @@ pub struct Answer {
 }
 
 impl Answer {
+    fn of(head: &Head, body: Vec<u8>) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let headers = head.lines.iter().map(|(name, value)| (text(name), text(value)));
+        Self { status: head.status(), headers: headers.collect(), body }
+    }
+
     /// Every value of a header, one for each line.
     pub fn all(&self, name: &str) -> Vec<&str> {
         let lines = self.headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
@@ -195,6 +208,13 @@ pub struct Head {
 }
 
 impl Head {
+    /// The status code in an answer's first line.
+    fn status(&self) -> u16 {
+        let words = String::from_utf8_lossy(&self.first).into_owned();
+        let status = words.split(' ').nth(1).and_then(|code| code.parse().ok());
+        status.unwrap_or_else(|| panic!("no status line: {words:?}"))
+    }
+
     pub fn first_value(&self, name: &str) -> Option<&[u8]> {
         let line = self.lines.iter().find(|(key, _)| key.eq_ignore_ascii_case(name.as_bytes()));
         line.map(|(_, value)| value.as_slice())

@@ -3,8 +3,10 @@
 //! It listens on a loopback port, where a password is asked, and on a socket in its own folder, where none is:
 //! that is the administrator's way in.  The server refuses to run as root; then another user runs it.
 
+use std::fmt::Display;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::PATIENCE;
+use super::server::signal;
 
 /// The password of the user `keys`, which must never show anywhere.
 pub const PASSWORD: &str = "hunter2-of-the-store";
@@ -77,7 +80,12 @@ impl Postgres {
 
     /// The URL of a database, password included.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://keys:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
+        self.url_at(self.address(), database)
+    }
+
+    /// The same by way of somebody who leads here.
+    pub fn url_at(&self, address: impl Display, database: &str) -> String {
+        format!("postgres://keys:{PASSWORD}@{address}/{database}")
     }
 
     /// What psql prints, one row a line.
@@ -98,13 +106,24 @@ impl Postgres {
 
     /// The server is there (again), with the same data at the same address.
     pub fn resume(&self) {
+        self.resume_at("127.0.0.1");
+    }
+
+    /// The server is there again for psql alone: nobody else reaches it.
+    pub fn resume_apart(&self) {
+        self.resume_at("");
+    }
+
+    fn resume_at(&self, listen: &str) {
         let mut command = self.command("sh");
-        // Whoever holds the other end of the pipe may be killed: then the server goes, too.
-        command.args(["-c", r#""$@" & server=$!; read -r _; kill -QUIT $server; wait $server"#, "guardian"]);
+        // Whoever holds the other end of the pipe may be killed: then the server goes, frozen or not.
+        let guardian = r#""$@" & server=$!; read -r _; kill -QUIT $server; kill -CONT $server; wait $server"#;
+        command.args(["-c", guardian, "guardian"]);
         command.arg(self.programs.join("postgres")).arg("-D").arg(self.data());
         let port = format!("port={}", self.port);
         let sockets = format!("unix_socket_directories={}", self.folder.path().display());
-        let settings = ["fsync=off", "listen_addresses=127.0.0.1", "max_connections=200", &port, &sockets];
+        let listen = format!("listen_addresses={listen}");
+        let settings = ["fsync=off", &listen, "max_connections=200", &port, &sockets];
         for setting in settings {
             command.args(["-c", setting]);
         }
@@ -125,11 +144,60 @@ impl Postgres {
         }
     }
 
-    fn data(&self) -> PathBuf {
+    /// The server and all that it started stand still and say nothing; what reaches them is kept.
+    pub fn freeze(&self) {
+        // First the one that starts the others.
+        let server = self.server();
+        signal("-STOP", server);
+        for process in children(server) {
+            signal("-STOP", process);
+        }
+    }
+
+    /// They go on as if nothing had been.
+    pub fn thaw(&self) {
+        let server = self.server();
+        for process in children(server).into_iter().chain([server]) {
+            signal("-CONT", process);
+        }
+    }
+
+    fn server(&self) -> u32 {
+        let file = fs::read_to_string(self.data().join("postmaster.pid")).expect("a running server's file");
+        file.lines().next().and_then(|line| line.parse().ok()).expect("the server's process")
+    }
+
+    /// What a backup holds: pg_dump's text of a database.
+    pub fn dump(&self, database: &str) -> String {
+        let mut command = Command::new(self.programs.join("pg_dump"));
+        command.env("PGHOST", self.folder.path()).env("PGPORT", self.port.to_string());
+        let output = run(command.args(["-U", "keys", "-d", database]));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// A file in the server's folder, for the server alone to read.
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.data().join(name);
+        fs::write(&path, text).expect("a file in the server's folder");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("a file of ours");
+        if let Some(user) = self.user {
+            run(Command::new("chown").arg(format!("{user}:")).arg(&path));
+        }
+        path
+    }
+
+    /// Where another listener than this server's may lead to it.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// Where all is kept.
+    pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    fn log(&self) -> PathBuf {
+    /// What the server printed.
+    pub fn log(&self) -> PathBuf {
         self.folder.path().join("log")
     }
 
@@ -156,6 +224,12 @@ impl Postgres {
         command.current_dir(self.folder.path());
         command
     }
+}
+
+fn children(of: u32) -> Vec<u32> {
+    let output = Command::new("ps").args(["-o", "pid=", "--ppid", &of.to_string()]).output().expect("`ps`");
+    let listed = String::from_utf8(output.stdout).expect("numbers");
+    listed.split_whitespace().map(|process| process.parse().expect("a number")).collect()
 }
 
 impl Drop for Postgres {
