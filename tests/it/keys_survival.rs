@@ -134,7 +134,7 @@ fn write_one(admin: SocketAddr, entry: &mut Entry, number: usize, answered: &Ato
         }
         entry.works.push(token);
     }
-    if number % 3 != 0 {
+    if !number.is_multiple_of(3) {
         let answer = issuer::revoke(admin, id).try_send()?;
         answered.fetch_add(1, Ordering::SeqCst);
         assert_eq!(answer.status, 200, "{}", answer.text());
