@@ -128,15 +128,18 @@ impl Setup {
 
     /// Starts it and waits until it says that it serves.
     pub fn start(self) -> Server {
+        let server = self.begin();
+        server.wait_until_it_serves();
+        server
+    }
+
+    /// Starts it and waits until it says where it listens.
+    pub fn begin(self) -> Server {
         let (child, log) = self.spawn();
         let mut server = Server::unheard(child, log, self.folder);
         server.ext_authz = Door::parse(&server.listening("ext_authz"));
         let probes = server.listening("probes");
         server.probes = probes.parse().unwrap_or_else(|_| panic!("no address: {probes:?}"));
-        server.log.wait_for("saying that it serves", |line| {
-            let json = fields(line).is_some_and(|fields| fields["message"] == "serving");
-            (json || line.ends_with(": serving")).then_some(())
-        });
         server
     }
 
@@ -155,7 +158,7 @@ pub struct Server {
     log: Log,
     ext_authz: Door,
     probes: SocketAddr,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Server {
@@ -174,7 +177,14 @@ impl Server {
     /// From here on the process dies with this value, even when a wait fails.
     fn unheard(child: Child, log: Log, folder: TempDir) -> Self {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { child, log, ext_authz: Door::Tcp(nowhere), probes: nowhere, _folder: folder }
+        Self { child, log, ext_authz: Door::Tcp(nowhere), probes: nowhere, folder }
+    }
+
+    pub fn wait_until_it_serves(&self) {
+        self.log.wait_for("saying that it serves", |line| {
+            let json = fields(line).is_some_and(|fields| fields["message"] == "serving");
+            (json || line.ends_with(": serving")).then_some(())
+        });
     }
 
     fn listening(&self, listener: &str) -> String {
@@ -186,6 +196,11 @@ impl Server {
             let (_, address) = line.split_once(&format!("listener=\"{listener}\" address="))?;
             Some(address.trim_matches('"').to_owned())
         })
+    }
+
+    /// Where its configuration is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub fn log(&self) -> &Log {
@@ -251,6 +266,11 @@ impl Server {
     /// Sends SIGINT, as Ctrl-C does.
     pub fn interrupt(&self) {
         signal("-INT", self.child.id());
+    }
+
+    /// Sends SIGHUP and returns at once.
+    pub fn hang_up(&self) {
+        signal("-HUP", self.child.id());
     }
 
     /// Waits until the process has ended by itself.
