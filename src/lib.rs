@@ -45,7 +45,7 @@
 //!
 //! | floor | rooms | |
 //! | --- | --- | --- |
-//! | 6 process | [`app`] [`cli`] [`reload`] `main` | wiring, commands, other rules while we run, the exit code |
+//! | 6 process | [`app`] [`cli`] [`reload`] `main` | wiring, commands, reloading, the exit code |
 //! | 5 doors | [`ext_authz`] [`probes`] [`admin`] | where bytes come in and go out; only here are wire types, tonic, hyper and axum |
 //! | 4 plumbing | [`health`] [`listener`] [`shutdown`] [`telemetry`] [`watch`] | |
 //! | 3 engine | [`decision`] [`identity`] [`authorizer`] | no I/O but the verification of passwords |
@@ -77,7 +77,7 @@
 //! reflection on the same listener.  Requests are decoded by a slice of the protocol
 //! (`proto/ext_authz.proto`) that skips what no decision reads and shares the request's buffer.  A token is
 //! hashed once and looked up by digest.  The part of an answer that depends on the actor alone is encoded
-//! once, at the first request that needs it, and copied from then on.  `benches/` measures it.
+//! at the first request that needs it under the rules in force, and copied from then on.  `benches/` measures it.
 
 pub mod actor;
 pub mod admin;

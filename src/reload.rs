@@ -4,6 +4,7 @@
 //! before: a hundred thousand tokens are nothing that a thread which answers Checks should make or drop.
 
 use std::collections::HashSet;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -19,6 +20,9 @@ use crate::watch::{Caller, Cause, Watch};
 const RETIRE: Duration = Duration::from_millis(20);
 /// Nobody decides for longer than this: whoever still holds old rules drops them himself.
 const LONGEST_DECISION: Duration = Duration::from_secs(30);
+
+/// How long to rest when a reload panicked: the files may be the same still.
+const AFTER_PANIC: Duration = Duration::from_secs(10);
 
 /// Where the configuration in force comes from.
 #[derive(Debug)]
@@ -59,10 +63,15 @@ impl Reloader {
         let (mut watch, caller) = Watch::new();
         let run = move || {
             loop {
-                match watch.wait(&self.origin.files) {
-                    Cause::Changed => self.reload("a file changed"),
-                    Cause::Forced => self.reload("SIGHUP"),
+                let cause = match watch.wait(&self.origin.files) {
+                    Cause::Changed => "a file changed",
+                    Cause::Forced => "SIGHUP",
                     Cause::Stopped => break,
+                };
+                // Whatever happens to one reload, the next one may mend it.
+                if panic::catch_unwind(AssertUnwindSafe(|| self.reload(cause))).is_err() {
+                    self.telemetry.metrics().count_refused_reload();
+                    thread::sleep(AFTER_PANIC);
                 }
             }
         };

@@ -160,8 +160,12 @@ impl Watch {
                 }
                 Err(error) => {
                     if unwatched.insert(folder.clone()) {
-                        let (folder, every) = (folder.display(), LOOK_WITHOUT_EVENTS.as_secs());
-                        tracing::warn!(%folder, %error, "cannot watch a folder: its files are read every {every} s instead");
+                        let every = LOOK_WITHOUT_EVENTS.as_secs();
+                        tracing::warn!(
+                            folder = %folder.display(),
+                            %error,
+                            "cannot watch a folder: its files are read every {every} s instead"
+                        );
                     }
                 }
             }
@@ -243,6 +247,38 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().canonicalize().unwrap();
         (folder, path)
+    }
+
+    #[test]
+    fn without_events_the_content_is_looked_at_all_the_same() {
+        let (_folder, root) = folder();
+        let path = root.join("config.yaml");
+        std::fs::write(&path, "tokens: [{token: a-token-0123456789, actor: {id: a}}]").unwrap();
+        let files = crate::config::Config::load_after(&path, None).files;
+        let (sender, calls) = channel();
+        let (watched, unwatched) = (BTreeMap::new(), BTreeSet::new());
+        let mut watch = Watch { watcher: None, watched, unwatched, calls };
+        let waiting = std::thread::spawn(move || watch.wait(&files));
+        std::fs::write(&path, "tokens: []").unwrap();
+        assert_eq!(waiting.join().unwrap(), Cause::Changed);
+        drop(sender);
+    }
+
+    #[test]
+    fn our_own_reading_is_no_change_and_every_writing_is() {
+        use notify::event::{CreateKind, ModifyKind, RemoveKind};
+        let is_one = |kind| may_be_a_change(&Event::new(kind));
+        assert!(!is_one(EventKind::Access(AccessKind::Open(AccessMode::Any))));
+        assert!(!is_one(EventKind::Access(AccessKind::Read)));
+        for kind in [
+            EventKind::Access(AccessKind::Close(AccessMode::Write)),
+            EventKind::Create(CreateKind::Any),
+            EventKind::Modify(ModifyKind::Any),
+            EventKind::Remove(RemoveKind::Any),
+            EventKind::Other,
+        ] {
+            assert!(is_one(kind), "{kind:?}");
+        }
     }
 
     #[test]
