@@ -3,8 +3,8 @@
 //! Status, HTTP code and headers of every answer are chosen here and nowhere else.
 //!
 //! What depends on the actor is encoded once a snapshot of the rules and kept with the credential
-//! ([`Known::encoded`]); what depends on the rules alone is encoded once a snapshot, too ([`Answers`]).  An answer is then
-//! a few copies: protobuf lets the parts of a message stand one after the other.
+//! ([`Known::encoded`]); what depends on the rules alone is encoded once a snapshot, too ([`Answers`]).
+//! An answer is then a few copies: protobuf lets the parts of a message stand one after the other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
