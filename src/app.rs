@@ -19,8 +19,9 @@ use crate::keys::store::OpenError;
 use crate::listener::activation::{ActivationError, Inherited};
 use crate::listener::{BindError, Listener};
 use crate::probes;
+use crate::reload::{Origin, Reloader};
 use crate::service_manager;
-use crate::shutdown::{Shutdown, Signals};
+use crate::shutdown::{Hangups, Shutdown, Signals};
 use crate::telemetry::Telemetry;
 use crate::telemetry::decision_log::LogDecisions;
 
@@ -56,6 +57,7 @@ pub struct Bound {
     keys: Option<Arc<Keys>>,
     service: Arc<CheckService>,
     telemetry: Arc<Telemetry>,
+    reloader: Reloader,
     options: Options,
 }
 
@@ -84,6 +86,9 @@ pub enum ServeError {
     /// The operating system lets us hear no signals.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
+    /// The operating system gives no thread.
+    #[error("cannot start the thread that reloads the configuration: {0}")]
+    Reload(std::io::Error),
     /// A listener stopped by itself.
     #[error("the listener {0} stopped by itself: please report this")]
     DoorClosed(&'static str),
@@ -92,11 +97,16 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Builds a server from a configuration and binds every port.
+/// Builds a server from a configuration of this origin and binds every port.
 ///
 /// # Errors
 /// [`ServeError`]; then nothing was served.
-pub async fn build(config: Config, options: Options, clock: Clock) -> Result<Bound, ServeError> {
+pub async fn build(
+    config: Config,
+    origin: Origin,
+    options: Options,
+    clock: Clock,
+) -> Result<Bound, ServeError> {
     let startup = config.startup;
     let telemetry = Arc::new(Telemetry::new(options.log_decisions, options.dropped_log_lines.clone()));
     telemetry.metrics().show_rules(&config.rules, clock.now());
@@ -121,12 +131,13 @@ pub async fn build(config: Config, options: Options, clock: Clock) -> Result<Bou
         (Some(admin), Some(keys)) => Some(BoundAdmin {
             listener: inherited.listener(&admin.listen).await?,
             asked: admin.listen.clone(),
-            admin: Arc::new(Admin::new(authorizer, Arc::clone(keys), clock)),
+            admin: Arc::new(Admin::new(Arc::clone(&authorizer), Arc::clone(keys), clock.clone())),
         }),
         // The configuration is checked: there is no admin without keys.
         (Some(_), None) | (None, Some(_)) | (None, None) => None,
     };
     inherited.finish()?;
+    let reloader = Reloader::new(origin, startup.clone(), authorizer, Arc::clone(&telemetry), clock);
     Ok(Bound {
         ext_authz: ext_authz_listener.address(&startup.ext_authz.listen),
         probes: probes_listener.address(&startup.probes.listen),
@@ -136,16 +147,18 @@ pub async fn build(config: Config, options: Options, clock: Clock) -> Result<Bou
         keys,
         service,
         telemetry,
+        reloader,
         options,
     })
 }
 
 impl Bound {
     /// Serves until SIGTERM or SIGINT, drains, and finishes what is in flight.  A second signal cuts the drain short.
+    /// SIGHUP forces a reload.
     ///
     /// # Errors
-    /// [`ServeError`]: signals cannot be heard, or reflection cannot be served.
-    pub async fn serve(self) -> Result<(), ServeError> {
+    /// [`ServeError`]: signals cannot be heard, files cannot be watched, or reflection cannot be served.
+    pub async fn serve(self, mut hangups: Hangups) -> Result<(), ServeError> {
         let mut signals = Signals::listen().map_err(ServeError::Signals)?;
         let (shutdown, closing) = Shutdown::new();
         let (health, readiness) = Health::new();
@@ -177,6 +190,7 @@ impl Bound {
         let checks = ext_authz::serve(self.ext_authz_listener, self.service, routes, closing);
         let mut checks = tokio::spawn(checks);
         let mut admin = tokio::spawn(admin);
+        let reloads = self.reloader.start().map_err(ServeError::Reload)?;
         // Keys that are not known yet are answered with 503; after a while that is better than not serving.
         if let Some(keys) = &self.keys {
             tokio::spawn(Arc::clone(keys).follow());
@@ -191,7 +205,7 @@ impl Bound {
 
         // A door that closes by itself is our own fault, and whoever restarts us must hear of it.
         let signal = tokio::select! {
-            signal = signals.next() => signal,
+            signal = next_end(&mut signals, &mut hangups, || reloads.force()) => signal,
             _ = &mut checks => return Err(ServeError::DoorClosed("ext_authz")),
             _ = &mut probes => return Err(ServeError::DoorClosed("probes")),
             _ = &mut admin => return Err(ServeError::DoorClosed("admin")),
@@ -199,9 +213,11 @@ impl Bound {
         tracing::info!(signal, drain_seconds = drain.as_secs_f64(), "draining");
         health.set_not_ready();
         service_manager::stopping();
+        reloads.stop();
+        let ignore = || tracing::info!("SIGHUP is ignored: the server is leaving");
         tokio::select! {
             () = tokio::time::sleep(drain) => {}
-            signal = signals.next() => tracing::info!(signal, "drain cut short"),
+            signal = next_end(&mut signals, &mut hangups, ignore) => tracing::info!(signal, "drain cut short"),
         }
         shutdown.close();
         let finished =
@@ -211,6 +227,16 @@ impl Bound {
             Err(_) => tracing::warn!(seconds = FINISH.as_secs(), "stopped with connections still open"),
         }
         Ok(())
+    }
+}
+
+/// Waits for the next signal that ends the process, and does this at each SIGHUP meanwhile.
+async fn next_end(signals: &mut Signals, hangups: &mut Hangups, at_hangup: impl Fn()) -> &'static str {
+    loop {
+        tokio::select! {
+            signal = signals.next() => return signal,
+            () = hangups.next() => at_hangup(),
+        }
     }
 }
 

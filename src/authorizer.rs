@@ -52,6 +52,12 @@ impl Authorizer {
         self.rules.load_full()
     }
 
+    /// Puts other rules into force, all at once, and gives back those that were.  Whoever decides by these
+    /// still holds them.
+    pub fn replace(&self, rules: Rules) -> Arc<Rules> {
+        self.rules.swap(Arc::new(rules))
+    }
+
     /// Decides whether the request may pass, and as whom.
     ///
     /// `deadline` is how long the asker will wait (`grpc-timeout`), where it says so.

@@ -10,6 +10,7 @@ mod admin;
 mod credentials;
 mod datasette;
 mod error;
+mod files;
 mod headers;
 mod keys;
 mod listeners;
@@ -20,6 +21,7 @@ mod routes;
 mod schema;
 mod secrets;
 mod shown;
+mod startup;
 mod syntax;
 mod tokens;
 mod users;
@@ -27,6 +29,7 @@ mod users;
 #[cfg(test)]
 mod fixtures;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,13 +47,16 @@ use crate::policy::Policies;
 
 pub use self::admin::{AdminListen, AdminRules, NoPublicUrl, PublicUrl, session_cookie};
 pub use self::error::{Diagnostic, Errors, Position, Severity, ShownLine};
+pub use self::files::Files;
 pub use self::listeners::{ExtAuthz, Listen, NoAddress, Probes};
 pub use self::secrets::{Environment, MAX_FILE_BYTES, ProcessEnvironment};
+pub use self::startup::NeedsRestart;
 pub use self::tokens::Tokens;
 pub use self::users::{User, Users};
 
 use self::admin::AdminSection;
 use self::credentials::Sessions;
+use self::files::Noting;
 use self::keys::KeysSection;
 use self::raw::{Node, Text, Value};
 use self::reader::{Fields, Reader, alternatives, nearest};
@@ -106,7 +112,7 @@ pub struct Rules {
     /// `keys.unavailable`.
     pub unavailable: Unavailable,
     /// `admin`, less where it listens.
-    pub admin: Option<AdminRules>,
+    pub admin: Option<Arc<AdminRules>>,
     /// `actor_headers`.
     pub actor_headers: Box<[ActorHeader]>,
     /// Another number for every set of rules that this process has loaded.
@@ -131,6 +137,15 @@ pub enum Unavailable {
     Error,
 }
 
+/// What a load led to.
+pub struct Loaded {
+    /// The configuration, or what is wrong with it.
+    pub outcome: Result<Config, Errors>,
+    /// Every file that was asked for, those of a configuration that is refused as well: one of them may be
+    /// what mends it.
+    pub files: Files,
+}
+
 /// Where a configuration comes from.
 #[derive(Clone, Copy)]
 pub struct Source<'s> {
@@ -148,15 +163,34 @@ impl Config {
     /// # Errors
     /// [`Errors`]: the file cannot be read, or everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, Errors> {
+        Self::load_after(path, None).outcome
+    }
+
+    /// The same, and tells which files were read.  Users who stay as they are in the rules in force keep their
+    /// hashes, so that everything that is bound to these lives on.
+    pub fn load_after(path: &Path, in_force: Option<&Rules>) -> Loaded {
+        let noting = Noting { environment: &ProcessEnvironment, files: RefCell::default() };
+        let outcome = Self::read_file(path, &noting, in_force);
+        let mut files = noting.files.into_inner();
+        for file in outcome.iter().flat_map(|config| &config.files) {
+            files.note_now(file);
+        }
+        Loaded { outcome, files }
+    }
+
+    fn read_file(path: &Path, noting: &Noting<'_>, in_force: Option<&Rules>) -> Result<Self, Errors> {
         let refused = |message| Errors::from(Diagnostic::about_file(path, message));
-        let bytes = std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
+        let bytes = std::fs::read(path);
+        noting.files.borrow_mut().note(path, usize::MAX, bytes.as_deref().ok());
+        let bytes = bytes.map_err(|error| refused(format!("cannot be read: {error}")))?;
         let text = String::from_utf8(bytes).map(Zeroizing::new).map_err(|error| {
             let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
             error.into_bytes().zeroize();
             refused(format!("line {line} is not UTF-8"))
         })?;
-        Self::parse(&text, &Source { file: path, environment: &ProcessEnvironment, now: Timestamp::now() })
+        let source = Source { file: path, environment: noting, now: Timestamp::now() };
+        Self::parse_after(&text, &source, in_force)
     }
 
     /// Checks a configuration text.
@@ -164,6 +198,10 @@ impl Config {
     /// # Errors
     /// [`Errors`]: everything that is wrong with it; a syntax error alone.
     pub fn parse(text: &str, source: &Source<'_>) -> Result<Self, Errors> {
+        Self::parse_after(text, source, None)
+    }
+
+    fn parse_after(text: &str, source: &Source<'_>, in_force: Option<&Rules>) -> Result<Self, Errors> {
         let file: Arc<Path> = source.file.into();
         let tree = read_tree(text).map_err(|error| syntax_error(&error, text, &file))?;
         let mut attempt = understand(tree, text, &file, source);
@@ -174,7 +212,7 @@ impl Config {
         {
             attempt = understand(tree, text, &file, source);
         }
-        attempt.finish(&file)
+        attempt.finish(&file, in_force)
     }
 }
 
@@ -223,14 +261,15 @@ fn understand(mut tree: Node, text: &str, file: &Arc<Path>, source: &Source<'_>)
 }
 
 impl Attempt {
-    fn finish(self, file: &Arc<Path>) -> Result<Config, Errors> {
+    fn finish(self, file: &Arc<Path>, in_force: Option<&Rules>) -> Result<Config, Errors> {
         let is_error = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error;
         let draft = match self.draft {
             Some(draft) if !self.diagnostics.iter().any(is_error) => draft,
             _ => return Err(Errors::new(self.diagnostics)),
         };
         let Draft { startup, mut rules, users } = draft;
-        rules.users = users.hash().map_err(|message| Errors::from(Diagnostic::about_file(file, message)))?;
+        let users = users.hash(in_force.map(|rules| &rules.users));
+        rules.users = users.map_err(|message| Errors::from(Diagnostic::about_file(file, message)))?;
         let warnings = Errors::new(self.diagnostics).iter().cloned().collect();
         Ok(Config { startup, rules, warnings, files: self.files })
     }
@@ -309,7 +348,7 @@ fn read_sections<'t>(
         None => (None, None, Unavailable::Refuse),
     };
     let (admin_listen, admin) = match admin {
-        Some(AdminSection { listen, rules, .. }) => (Some(listen), Some(rules)),
+        Some(AdminSection { listen, rules, .. }) => (Some(listen), Some(Arc::new(rules))),
         None => (None, None),
     };
     let rules = Rules {

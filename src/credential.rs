@@ -8,8 +8,9 @@ pub mod cross_site;
 pub mod query;
 pub mod removal;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
@@ -147,14 +148,31 @@ pub struct Known {
     pub policies: Option<Box<[Arc<str>]>>,
     /// The instant from which on the credential is dead.
     pub expires_at: Option<jiff::Timestamp>,
-    /// What the door has made of the actor, kept so that it is made once.
-    pub encoded: OnceLock<Box<[u8]>>,
+    /// What the door has made of the actor, kept so that it is made once under each set of rules.
+    pub encoded: ArcSwapOption<Encoded>,
+}
+
+/// What the door has made of an actor.
+#[derive(Debug)]
+pub struct Encoded {
+    /// The version of the rules under which it was made.  A key outlives them, and others have other headers.
+    pub rules_version: u64,
+    /// The door's own.
+    pub bytes: Box<[u8]>,
 }
 
 impl Known {
     /// A credential without restriction and expiry.
     pub fn new(kind: Kind, name: Arc<str>, actor: Actor) -> Self {
-        Self { kind, name, id: None, actor, policies: None, expires_at: None, encoded: OnceLock::new() }
+        Self {
+            kind,
+            name,
+            id: None,
+            actor,
+            policies: None,
+            expires_at: None,
+            encoded: ArcSwapOption::empty(),
+        }
     }
 
     /// Whether the actor counts under the policy of this name.

@@ -45,9 +45,9 @@
 //!
 //! | floor | rooms | |
 //! | --- | --- | --- |
-//! | 6 process | [`app`] [`cli`] `main` | wiring, commands, the exit code |
+//! | 6 process | [`app`] [`cli`] [`reload`] `main` | wiring, commands, reloading, the exit code |
 //! | 5 doors | [`ext_authz`] [`probes`] [`admin`] | where bytes come in and go out; only here are wire types, tonic, hyper and axum |
-//! | 4 plumbing | [`health`] [`listener`] [`service_manager`] [`shutdown`] [`telemetry`] | |
+//! | 4 plumbing | [`health`] [`listener`] [`service_manager`] [`shutdown`] [`telemetry`] [`watch`] | |
 //! | 3 engine | [`decision`] [`identity`] [`authorizer`] | no I/O but the verification of passwords |
 //! | 2 state | [`config`] [`clock`] [`keys`] | what we were told; what we issued |
 //! | 1 rules | [`credential`] [`policy`] | pure functions over words, each with its own small error |
@@ -66,7 +66,7 @@
 //!   digest.  Plain and digest are different types, and the `Debug` of secrets shows nothing.
 //! - One snapshot of the rules ([`config::Rules`]) serves one request from start to end.
 //! - What cannot change while the process runs ([`config::Startup`]) and what can ([`config::Rules`]) are
-//!   different types.
+//!   different types.  A reload puts all of the latter into force, or none ([`reload`]).
 //! - The engine does not call telemetry; the door does, with the finished decision.
 //! - Client text is bytes until a rule reads it: bytes that are not UTF-8 lead to a refusal where they matter,
 //!   and never to a decoding error.
@@ -77,7 +77,7 @@
 //! reflection on the same listener.  Requests are read by a slice of the protocol
 //! (`proto/ext_authz.proto`) that walks over what no decision reads and borrows the rest from the message.  A token is
 //! hashed once and looked up by digest.  The part of an answer that depends on the actor alone is encoded
-//! once, at the first request that needs it, and copied from then on.  `benches/` measures it.
+//! at the first request that needs it under the rules in force, and copied from then on.  `benches/` measures it.
 
 pub mod actor;
 pub mod admin;
@@ -97,8 +97,10 @@ pub mod listener;
 pub mod password;
 pub mod policy;
 pub mod probes;
+pub mod reload;
 pub mod secret;
 pub mod service_manager;
 pub mod shutdown;
 pub mod telemetry;
 pub mod token;
+pub mod watch;

@@ -1,4 +1,4 @@
-//! The end of a server's life, and the signals that bring it.
+//! The end of a server's life, and the signals that bring it; and the one that asks for other rules.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -52,6 +52,27 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// SIGHUP.
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// Begins to listen: from here on the signal no longer kills the process.
+    ///
+    /// # Errors
+    /// The operating system does not let us.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        // None means that there will never be another one.
+        if self.0.recv().await.is_none() {
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -118,12 +118,12 @@ pub(super) async fn create(State(admin): State<Arc<Admin>>, request: Request) ->
     let manager = admin.manager(&parts).await?;
     let creation: Creation = read_json(&parts, body).await?;
     let rules = admin.authorizer.rules();
-    let settings = rules.keys.as_ref().unwrap_or_else(|| admin.keys.settings());
+    let settings = admin.keys.settings();
 
     let name = creation.name.filter(|name| is_name(name)).ok_or(ApiError::Malformed)?;
     let role = creation.role.ok_or(ApiError::Malformed)?;
     let actor = creation.actor.unwrap_or_default();
-    check_actor(&actor, settings)?;
+    check_actor(&actor, &settings)?;
     let policies = creation.policies;
     if !policies.iter().flatten().all(|policy| rules.has_named_policy(policy)) {
         return Err(ApiError::Malformed);
@@ -131,7 +131,7 @@ pub(super) async fn create(State(admin): State<Arc<Admin>>, request: Request) ->
     let role = Role::parse(&role).ok_or(ApiError::InvalidRole)?;
     manager.may_manage(role)?;
     check_headers(&name, role, &actor, &rules)?;
-    let expires_at = expiry(creation.seconds_to_live.unwrap_or(0), settings, admin.clock.now())?;
+    let expires_at = expiry(creation.seconds_to_live.unwrap_or(0), &settings, admin.clock.now())?;
     if rules.has_name(&name) {
         return Err(ApiError::NameTaken);
     }

@@ -9,6 +9,9 @@ use tracing::level_filters::LevelFilter;
 use super::{Complaint, ConfigFile};
 use crate::app::{self, Options};
 use crate::clock::Clock;
+use crate::config::{Config, Loaded};
+use crate::reload::{self, Origin};
+use crate::shutdown::Hangups;
 use crate::telemetry::decision_log::LogDecisions;
 use crate::telemetry::logging::{self, LogFormat};
 
@@ -39,12 +42,22 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) fn run(self) -> Result<(), Complaint> {
         let logging = logging::init(self.log_format, self.log_level);
-        let config = self.config.load()?;
-        for warning in &config.warnings {
-            tracing::warn!(place = %warning.place(), key = warning.key, "{}", warning.message);
-        }
         let available = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let workers = self.workers.map_or(available, NonZeroUsize::get);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(workers)
+            .enable_all()
+            .build()
+            .map_err(|error| format!("error: cannot start {workers} threads: {error}"))?;
+        // First of all: a SIGHUP while the configuration is read must not kill the process.
+        let hangups = {
+            let _runtime = runtime.enter();
+            Hangups::listen().map_err(|error| format!("error: cannot listen for signals: {error}"))?
+        };
+        let Loaded { outcome, files } = Config::load_after(&self.config.path, None);
+        let config = outcome.map_err(|errors| errors.to_string())?;
+        reload::tell_warnings(&config.warnings);
+        let origin = Origin { path: self.config.path, files };
         let options = Options {
             log_decisions: self.log_decisions,
             drain: self.drain,
@@ -53,14 +66,9 @@ impl Serve {
             reflection: self.reflection,
             dropped_log_lines: Some(logging.dropped_lines()),
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(workers)
-            .enable_all()
-            .build()
-            .map_err(|error| format!("error: cannot start {workers} threads: {error}"))?;
         let served = runtime.block_on(async {
-            let bound = app::build(config, options, Clock::system()).await?;
-            bound.serve().await
+            let bound = app::build(config, origin, options, Clock::system()).await?;
+            bound.serve(hangups).await
         });
         // A password that is still being verified must not hold the process up.
         runtime.shutdown_background();

@@ -4,7 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
+use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Map;
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
 
 use super::raw::Node;
 use super::reader::{Fields, Reader};
@@ -33,14 +36,25 @@ pub struct User {
     pub in_session: Arc<Known>,
     /// What the user's sessions are bound to: another password, another digest.
     pub password_digest: TokenDigest,
+    /// Tells a reload that a plain password is still the same; `None` where the configuration has its hash.
+    mark: Option<Mark>,
 }
+
+/// A digest of a plain password under its own stored hash, salt included: nothing without that hash.
+type Mark = [u8; 32];
 
 impl User {
     /// A user of this actor.
     pub fn new(hash: PasswordHash, password_digest: TokenDigest, known: Known) -> Self {
         let mut in_session = Known::new(Kind::Session, Arc::clone(&known.name), known.actor.clone());
         in_session.policies = known.policies.clone();
-        Self { hash, known: Arc::new(known), in_session: Arc::new(in_session), password_digest }
+        let (known, in_session) = (Arc::new(known), Arc::new(in_session));
+        Self { hash, known, in_session, password_digest, mark: None }
+    }
+
+    /// Whether this is the plain password that the configuration had when it was hashed.
+    fn had(&self, password: &Secret) -> bool {
+        self.mark.is_some_and(|had| mark(&self.hash, password).as_slice().ct_eq(&had).into())
     }
 }
 
@@ -100,19 +114,24 @@ enum Password {
 }
 
 impl PendingUsers {
-    /// Hashes the plain passwords, on as many threads as there are processors: each takes tens of milliseconds.
+    /// Hashes the plain passwords, each of which takes tens of milliseconds; those of users who are in force with
+    /// the same password are not hashed anew.
+    ///
+    /// At a start every processor takes part, at a reload every other one: Checks are being answered.
     ///
     /// # Errors
     /// A sentence that says why a password could not be hashed.
-    pub fn hash(self) -> Result<Users, String> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    pub fn hash(self, in_force: Option<&Users>) -> Result<Users, String> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if in_force.is_some() { processors.div_ceil(2) } else { processors };
         let mut parts: Vec<Vec<PendingUser>> = (0..threads).map(|_| Vec::new()).collect();
         for (index, user) in self.0.into_iter().enumerate() {
             parts[index % threads].push(user);
         }
         parts.retain(|part| !part.is_empty());
         let hashed: Vec<_> = std::thread::scope(|scope| {
-            let workers: Vec<_> = parts.into_iter().map(|part| scope.spawn(|| hash_all(part))).collect();
+            let workers = parts.into_iter().map(|part| scope.spawn(move || hash_all(part, in_force)));
+            let workers: Vec<_> = workers.collect();
             workers.into_iter().map(|worker| worker.join().unwrap_or(Err(PasswordError::NotHashed))).collect()
         });
         let mut users = Vec::new();
@@ -123,22 +142,30 @@ impl PendingUsers {
     }
 }
 
-fn hash_all(users: Vec<PendingUser>) -> Result<Vec<User>, PasswordError> {
-    users
-        .into_iter()
-        .map(|PendingUser { password, known }| {
-            let (hash, password_digest) = match password {
-                Password::Plain(password) => {
-                    (PasswordHash::of(&password)?, password::fingerprint(&known.name, &password)?)
-                }
-                Password::Hashed(hash) => {
-                    let fingerprint = hash.fingerprint();
-                    (hash, fingerprint)
-                }
+fn hash_all(users: Vec<PendingUser>, in_force: Option<&Users>) -> Result<Vec<User>, PasswordError> {
+    let hashed = users.into_iter().map(|PendingUser { password, known }| match password {
+        Password::Plain(password) => {
+            let before = in_force.and_then(|users| users.get(&known.name));
+            let (hash, password_digest) = match before.filter(|before| before.had(&password)) {
+                Some(before) => (before.hash.clone(), before.password_digest),
+                None => (PasswordHash::of(&password)?, password::fingerprint(&known.name, &password)?),
             };
+            let mark = Some(mark(&hash, &password));
+            Ok(User { mark, ..User::new(hash, password_digest, known) })
+        }
+        Password::Hashed(hash) => {
+            let password_digest = hash.fingerprint();
             Ok(User::new(hash, password_digest, known))
-        })
-        .collect()
+        }
+    });
+    hashed.collect()
+}
+
+fn mark(hash: &PasswordHash, password: &Secret) -> Mark {
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(hash.as_str().as_bytes()).expect("HMAC takes keys of every length");
+    mac.update(password.expose().as_bytes());
+    mac.finalize().into_bytes().into()
 }
 
 const USER: [&str; 5] = ["username", "password", "password_hash", "actor", "policies"];

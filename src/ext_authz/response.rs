@@ -2,12 +2,14 @@
 //!
 //! Status, HTTP code and headers of every answer are chosen here and nowhere else.
 //!
-//! What depends on the actor alone is encoded once and kept with the credential ([`Known::encoded`]);
-//! what depends on the rules alone is encoded once a snapshot ([`Answers`]).  An answer is then
-//! a few copies: protobuf lets the parts of a message stand one after the other.
+//! What depends on the actor is encoded once a snapshot of the rules and kept with the credential
+//! ([`Known::encoded`]); what depends on the rules alone is encoded once a snapshot, too ([`Answers`]).
+//! An answer is then a few copies: protobuf lets the parts of a message stand one after the other.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use arc_swap::Guard;
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
@@ -23,8 +25,8 @@ use super::wire::{
 use crate::actor::header::{ActorHeader, MAX_BYTES, folds_onto};
 use crate::attributes::{Headers, Http, Lengths};
 use crate::config::{Rules, Unavailable};
-use crate::credential::Known;
 use crate::credential::removal::{CookieChange, Forward, Removal};
+use crate::credential::{Encoded, Known};
 use crate::decision::{Decision, Refusal};
 use crate::policy::Permit;
 
@@ -122,8 +124,9 @@ impl Answers {
         policy: Option<&str>,
     ) -> Result<Bytes, AnswerTooLarge> {
         let rules = &decision.rules;
-        let encoded = match permit.known() {
-            Some(known) => actor_answer(known, &rules.actor_headers)?,
+        let held = permit.known().map(|known| actor_answer(known, rules)).transpose()?;
+        let encoded = match &held {
+            Some(held) => &held.as_ref().expect("an answer that was found or made just now").bytes,
             None => &self.anonymous,
         };
         let (ok, metadata) = split_parts(encoded);
@@ -157,13 +160,18 @@ const HEADERS_TO_REMOVE: u32 = 5;
 /// Field number of OkHttpResponse.query_parameters_to_remove.
 const PARAMETERS_TO_REMOVE: u32 = 8;
 
-/// The encoded part of an answer that depends on the actor alone, made at the first request that needs it.
-fn actor_answer<'k>(known: &'k Known, actor_headers: &[ActorHeader]) -> Result<&'k [u8], AnswerTooLarge> {
-    if let Some(encoded) = known.encoded.get() {
-        return Ok(encoded);
+/// The encoded part of an answer that depends on the actor alone, made at the first request that needs it under
+/// these rules.
+fn actor_answer(known: &Known, rules: &Rules) -> Result<Guard<Option<Arc<Encoded>>>, AnswerTooLarge> {
+    let held = known.encoded.load();
+    if held.as_ref().is_some_and(|held| held.rules_version == rules.version) {
+        return Ok(held);
     }
-    let encoded = encode_actor(Some(known), actor_headers)?;
-    Ok(known.encoded.get_or_init(|| encoded))
+    let bytes = encode_actor(Some(known), &rules.actor_headers)?;
+    let encoded = Some(Arc::new(Encoded { rules_version: rules.version, bytes }));
+    known.encoded.store(encoded.clone());
+    // This very answer is returned: a Check under other rules may store its own meanwhile.
+    Ok(Guard::from_inner(encoded))
 }
 
 /// OkHttpResponse and dynamic metadata as far as they depend on the actor, one after the other,

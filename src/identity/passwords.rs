@@ -1,6 +1,6 @@
 //! Verifying passwords: dear on purpose, so bounded in number, remembered, and off the serving threads.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -50,7 +50,8 @@ type PairDigest = [u8; 32];
 
 #[derive(Default)]
 struct Memory {
-    right: HashSet<PairDigest>,
+    /// The pairs that were right, each with its user's name.
+    right: HashMap<PairDigest, Arc<str>>,
     /// The remembered digests, oldest first.
     order: VecDeque<PairDigest>,
     /// Those being verified, so that twenty requests of one page cost one verification.
@@ -117,6 +118,21 @@ impl Passwords {
         }
     }
 
+    /// Forgets what was remembered of users who have gone or whose password is another one now, and the failures
+    /// of names that nobody has any more.
+    pub fn forget_changed(&self, before: &Users, now: &Users) {
+        let is_gone = |name: &str| now.get(name).is_none();
+        let is_as_before = |name: &str| match (before.get(name), now.get(name)) {
+            (Some(before), Some(now)) => before.hash.as_str() == now.hash.as_str(),
+            (None, _) | (_, None) => false,
+        };
+        let mut memory = self.memory();
+        let Memory { right, order, failures, .. } = &mut *memory;
+        right.retain(|_, name| is_as_before(name));
+        order.retain(|digest| right.contains_key(digest));
+        failures.retain(|name, _| !is_gone(name));
+    }
+
     /// Binds the pair to the stored hash: when the hash changes, what was remembered no longer counts.
     fn digest(&self, hash: &PasswordHash, user: &str, password: &Secret) -> PairDigest {
         let mut mac = self.key.clone();
@@ -177,7 +193,7 @@ impl Memory {
         digest: PairDigest,
         spawn: impl FnOnce() -> Option<watch::Receiver<Option<bool>>>,
     ) -> Begun {
-        if self.right.contains(&digest) {
+        if self.right.contains_key(&digest) {
             return Begun::Remembered;
         }
         if let Some(outcome) = self.in_flight.get(&digest) {
@@ -204,12 +220,12 @@ impl Memory {
             failures.count(now, name);
             return false;
         }
-        self.remember(digest);
+        self.remember(digest, name);
         true
     }
 
-    fn remember(&mut self, digest: PairDigest) {
-        if self.right.insert(digest) {
+    fn remember(&mut self, digest: PairDigest, name: &Arc<str>) {
+        if self.right.insert(digest, Arc::clone(name)).is_none() {
             self.order.push_back(digest);
         }
         while self.order.len() > MOST_REMEMBERED {
@@ -244,12 +260,15 @@ mod tests {
     use crate::config::User;
     use crate::credential::Kind;
 
+    fn known(name: &str) -> Known {
+        Known::new(Kind::User, name.into(), Actor::configured(serde_json::Map::new()).unwrap())
+    }
+
     fn users(names: &[(&str, &str)]) -> Users {
         let user = |&(name, password): &(&str, &str)| {
-            let actor = Actor::configured(serde_json::Map::new()).unwrap();
             let hash = PasswordHash::parse(&bcrypt::hash(password, 4).unwrap()).unwrap();
             let fingerprint = hash.fingerprint();
-            User::new(hash, fingerprint, Known::new(Kind::User, name.into(), actor))
+            User::new(hash, fingerprint, known(name))
         };
         Users::new(names.iter().map(user))
     }
@@ -319,13 +338,35 @@ mod tests {
         assert_eq!(verify(&passwords, &users(&[("alice", "changed")]), "alice", "hunter2").await, "wrong");
     }
 
+    #[tokio::test]
+    async fn what_was_remembered_of_a_changed_or_removed_user_is_forgotten_and_no_other() {
+        let passwords = Passwords::new(2).unwrap();
+        let before = users(&[("alice", "hunter2"), ("bob", "hunter3"), ("carol", "hunter4")]);
+        for (name, password) in [("alice", "hunter2"), ("bob", "hunter3"), ("carol", "hunter4")] {
+            assert_eq!(verify(&passwords, &before, name, password).await, "right");
+            assert_eq!(verify(&passwords, &before, name, "guess").await, "wrong");
+        }
+        let changed = users(&[("bob", "other")]);
+        let carol = before.get("carol").unwrap();
+        let carol = User::new(carol.hash.clone(), carol.password_digest, known("carol"));
+        let bob = changed.get("bob").unwrap();
+        let bob = User::new(bob.hash.clone(), bob.password_digest, known("bob"));
+        passwords.forget_changed(&before, &Users::new([bob, carol]));
+        let memory = passwords.memory();
+        assert_eq!(memory.right.values().map(|name| &**name).collect::<Vec<_>>(), ["carol"]);
+        assert_eq!(memory.order.len(), 1);
+        let mut failed: Vec<_> = memory.failures.keys().map(|name| &**name).collect();
+        failed.sort_unstable();
+        assert_eq!(failed, ["bob", "carol"]);
+    }
+
     #[test]
     fn memory_is_bounded() {
         let mut memory = Memory::default();
         for number in 0..MOST_REMEMBERED + 10 {
             let mut digest = [0; 32];
             digest[..8].copy_from_slice(&number.to_le_bytes());
-            memory.remember(digest);
+            memory.remember(digest, &"alice".into());
         }
         assert_eq!((memory.right.len(), memory.order.len()), (MOST_REMEMBERED, MOST_REMEMBERED));
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -83,7 +84,7 @@ pub struct Ask {
 pub struct Keys {
     store: Box<dyn Store>,
     index: Arc<Index>,
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     clock: Clock,
     /// Which revision the index shows; `None` when everything is to be read.
     /// Whoever changes the store or reads changes from it holds this until the index shows it.
@@ -121,7 +122,7 @@ impl Keys {
         Arc::new(Self {
             store,
             index: Arc::new(Index::new(sender)),
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             clock,
             shown: Mutex::new(None),
             read_at: AtomicI64::new(0),
@@ -149,7 +150,7 @@ impl Keys {
         let Some(lag) = self.lag(now) else {
             return true;
         };
-        self.settings.max_staleness.is_some_and(|limit| lag > limit)
+        self.settings.load().max_staleness.is_some_and(|limit| lag > limit)
     }
 
     /// Whether the store was read at least once.
@@ -164,8 +165,13 @@ impl Keys {
     }
 
     /// How keys are made and served.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// From now on keys are made and served like this.  Those that exist stay as they were made.
+    pub fn adopt(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
     }
 
     /// How many keys are held, the dead ones too.
@@ -192,7 +198,8 @@ impl Keys {
     /// # Errors
     /// [`CreateError`]: the name is taken, the quota is reached, or the store does not answer.
     pub async fn create(&self, ask: Ask) -> Result<(Key, Secret), CreateError> {
-        let (secret, digest) = generate(&self.settings.prefix)?;
+        let settings = self.settings();
+        let (secret, digest) = generate(&settings.prefix)?;
         let new = NewKey {
             name: ask.name,
             role: ask.role,
@@ -202,7 +209,7 @@ impl Keys {
             created_at: self.clock.now(),
             created_by: without_nul(&ask.created_by),
             expires_at: ask.expires_at,
-            quota: self.settings.quota,
+            quota: settings.quota,
         };
         let made = self.in_order(self.store.create(&new), |made| self.index.put(made.clone())).await;
         if let Err(CreateError::Store(error)) = &made {
@@ -216,7 +223,7 @@ impl Keys {
     /// # Errors
     /// [`RotateError`]: there is no such key, it is dead, or the store does not answer.
     pub async fn rotate(&self, id: i64, overlap_seconds: i64) -> Result<(Key, Secret), RotateError> {
-        let (secret, digest) = generate(&self.settings.prefix)?;
+        let (secret, digest) = generate(&self.settings().prefix)?;
         let now = self.clock.now();
         let until = now.checked_add(SignedDuration::from_secs(overlap_seconds)).unwrap_or(Timestamp::MAX);
         let rotated = self.store.rotate(id, digest, until, now);

@@ -30,6 +30,10 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 const BUCKETS: [f64; 12] =
     [0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.01, 0.05, 0.1, 0.5];
 
+/// The results of a reload.
+const SUCCESS: &str = "success";
+const FAILURE: &str = "failure";
+
 /// All metrics.
 #[derive(Debug)]
 pub struct Metrics {
@@ -41,6 +45,9 @@ pub struct Metrics {
     tokens: Gauge,
     users: Gauge,
     next_expiry: Gauge,
+    reloads: Family<ReloadLabels, Counter>,
+    last_reload_successful: Gauge,
+    last_reload_success: Gauge,
     keys: OnceLock<(Arc<Keys>, Clock)>,
     keys_held: Gauge,
     keys_lag: Gauge<f64, AtomicU64>,
@@ -52,6 +59,11 @@ struct DecisionLabels {
     outcome: &'static str,
     reason: &'static str,
     policy: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
+    result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -71,6 +83,9 @@ impl Metrics {
             tokens: Gauge::default(),
             users: Gauge::default(),
             next_expiry: Gauge::default(),
+            reloads: Family::default(),
+            last_reload_successful: Gauge::default(),
+            last_reload_success: Gauge::default(),
             keys: OnceLock::new(),
             keys_held: Gauge::default(),
             keys_lag: Gauge::default(),
@@ -105,6 +120,22 @@ impl Metrics {
             "When the next token expires, as Unix time; 0 when none does",
             Unit::Seconds,
             self.next_expiry.clone(),
+        );
+        registry.register("config_reload", "Reloads of the configuration, by result", self.reloads.clone());
+        // A counter that is there from the beginning can be watched for its first step.
+        for result in [SUCCESS, FAILURE] {
+            drop(self.reloads.get_or_create(&ReloadLabels { result }));
+        }
+        registry.register(
+            "config_last_reload_successful",
+            "Whether the configuration in force is what the file last said",
+            self.last_reload_successful.clone(),
+        );
+        registry.register_with_unit(
+            "config_last_reload_success_timestamp",
+            "When the configuration in force was loaded, as Unix time",
+            Unit::Seconds,
+            self.last_reload_success.clone(),
         );
         registry.register("keys_held", "API keys in memory, dead ones too", self.keys_held.clone());
         registry.register_with_unit(
@@ -147,7 +178,18 @@ impl Metrics {
         self.unreadable.inc();
     }
 
-    /// Shows what is in force.
+    /// Counts a reload that put other rules into force.
+    pub fn count_reload(&self) {
+        self.reloads.get_or_create(&ReloadLabels { result: SUCCESS }).inc();
+    }
+
+    /// Counts a reload that was refused.
+    pub fn count_refused_reload(&self) {
+        self.reloads.get_or_create(&ReloadLabels { result: FAILURE }).inc();
+        self.last_reload_successful.set(0);
+    }
+
+    /// Shows what is in force, loaded at this instant.
     pub fn show_rules(&self, rules: &Rules, now: jiff::Timestamp) {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.tokens.set(count(rules.tokens.len()));
@@ -155,6 +197,8 @@ impl Metrics {
         let expiries = rules.tokens.iter().filter_map(|(_, known)| known.expires_at);
         let next = expiries.filter(|&expires_at| expires_at > now).min();
         self.next_expiry.set(next.map_or(0, jiff::Timestamp::as_second));
+        self.last_reload_successful.set(1);
+        self.last_reload_success.set(now.as_second());
     }
 
     /// Shows what is held of issued keys, asked for whenever the metrics are.

@@ -32,6 +32,7 @@ mod lifecycle;
 mod policies;
 mod proto;
 mod refusals;
+mod reload;
 mod robustness;
 mod secrets_stay_secret;
 mod seed_story;

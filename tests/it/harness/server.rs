@@ -152,15 +152,18 @@ impl Setup {
 
     /// Starts it and waits until it says that it serves.
     pub fn start(self) -> Server {
+        let server = self.begin();
+        server.wait_until_it_serves();
+        server
+    }
+
+    /// Starts it and waits until it says where it listens.
+    pub fn begin(self) -> Server {
         let (child, log) = self.spawn();
         let mut server = Server::unheard(child, log, self.folder);
         server.ext_authz = Door::parse(&server.listening("ext_authz"));
         let probes = server.listening("probes");
         server.probes = probes.parse().unwrap_or_else(|_| panic!("no address: {probes:?}"));
-        server.log.wait_for("saying that it serves", |line| {
-            let json = fields(line).is_some_and(|fields| fields["message"] == "serving");
-            (json || line.ends_with(": serving")).then_some(())
-        });
         server
     }
 
@@ -179,7 +182,7 @@ pub struct Server {
     log: Log,
     ext_authz: Door,
     probes: SocketAddr,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Server {
@@ -200,7 +203,14 @@ impl Server {
     /// From here on the process dies with this value, even when a wait fails.
     fn unheard(child: Child, log: Log, folder: TempDir) -> Self {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { child, log, ext_authz: Door::Tcp(nowhere), probes: nowhere, _folder: folder }
+        Self { child, log, ext_authz: Door::Tcp(nowhere), probes: nowhere, folder }
+    }
+
+    pub fn wait_until_it_serves(&self) {
+        self.log.wait_for("saying that it serves", |line| {
+            let json = fields(line).is_some_and(|fields| fields["message"] == "serving");
+            (json || line.ends_with(": serving")).then_some(())
+        });
     }
 
     fn listening(&self, listener: &str) -> String {
@@ -217,6 +227,11 @@ impl Server {
     /// The number of its process.
     pub fn process(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Where its configuration is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub fn log(&self) -> &Log {
@@ -282,6 +297,11 @@ impl Server {
     /// Sends SIGINT, as Ctrl-C does.
     pub fn interrupt(&self) {
         signal("-INT", self.child.id());
+    }
+
+    /// Sends SIGHUP and returns at once.
+    pub fn hang_up(&self) {
+        signal("-HUP", self.child.id());
     }
 
     /// Waits until the process has ended by itself.

@@ -1,0 +1,91 @@
+//! What a reload would have to change and cannot: it is named, and stays until a restart.
+
+use super::{ExtAuthz, Probes, Startup};
+
+/// A key whose new value needs a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NeedsRestart {
+    /// The path of the key, such as `ext_authz.listen`.
+    pub key: &'static str,
+    /// What is in force.  Neither text ever holds a user name or a password.
+    pub from: String,
+    /// What the file says now; the same text where what differs is not shown.
+    pub to: String,
+}
+
+const ABSENT: &str = "absent";
+
+impl Startup {
+    /// What of another configuration's start-up settings differs from these.
+    pub fn differences(&self, other: &Self) -> Vec<NeedsRestart> {
+        // Every member is named, so that no new one is forgotten here.
+        let Self { ext_authz: ExtAuthz { listen, max_request_bytes }, probes, admin, keys } = self;
+        let Probes { listen: probes_listen } = probes;
+        let admin_listen = |startup: &Self| startup.admin.as_ref().map(|admin| admin.listen.to_string());
+        let store = |startup: &Self| startup.keys.as_ref().map(ToString::to_string);
+        let mut differences = Vec::new();
+        let mut note = |differs: bool, key, from: Option<String>, to: Option<String>| {
+            if differs {
+                let shown = |value: Option<String>| value.unwrap_or_else(|| ABSENT.to_owned());
+                differences.push(NeedsRestart { key, from: shown(from), to: shown(to) });
+            }
+        };
+        note(
+            *listen != other.ext_authz.listen,
+            "ext_authz.listen",
+            Some(listen.to_string()),
+            Some(other.ext_authz.listen.to_string()),
+        );
+        note(
+            *max_request_bytes != other.ext_authz.max_request_bytes,
+            "ext_authz.max_request_bytes",
+            Some(max_request_bytes.to_string()),
+            Some(other.ext_authz.max_request_bytes.to_string()),
+        );
+        note(
+            *probes_listen != other.probes.listen,
+            "probes.listen",
+            Some(probes_listen.to_string()),
+            Some(other.probes.listen.to_string()),
+        );
+        note(*admin != other.admin, "admin.listen", admin_listen(self), admin_listen(other));
+        note(*keys != other.keys, "keys.store", store(self), store(other));
+        differences
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AdminListen;
+    use super::*;
+    use crate::keys::store::StoreUrl;
+
+    fn startup(listen: &str, admin: Option<&str>, store: Option<&str>) -> Startup {
+        Startup {
+            ext_authz: ExtAuthz { listen: listen.parse().unwrap(), max_request_bytes: 1024 },
+            probes: Probes { listen: "127.0.0.1:3".parse().unwrap() },
+            admin: admin.map(|listen| AdminListen { listen: listen.parse().unwrap() }),
+            keys: store.map(|url| StoreUrl::parse(url).unwrap()),
+        }
+    }
+
+    #[test]
+    fn what_differs_is_named_without_secrets() {
+        let old =
+            startup("127.0.0.1:1", Some("127.0.0.1:2"), Some("postgres://u:old-password@db.example/keys"));
+        assert_eq!(old.differences(&old.clone()), []);
+        let mut new = startup("unix:/run/x", None, Some("postgres://u:new-password@db.example/keys"));
+        new.ext_authz.max_request_bytes = 2048;
+        let found: Vec<_> = old.differences(&new);
+        let found: Vec<_> = found.iter().map(|one| (one.key, one.from.as_str(), one.to.as_str())).collect();
+        assert_eq!(
+            found,
+            [
+                ("ext_authz.listen", "127.0.0.1:1", "unix:/run/x"),
+                ("ext_authz.max_request_bytes", "1024", "2048"),
+                ("admin.listen", "127.0.0.1:2", "absent"),
+                ("keys.store", "postgres://db.example:5432/keys", "postgres://db.example:5432/keys"),
+            ]
+        );
+    }
+}

@@ -1,0 +1,171 @@
+//! Reloading: other rules while the process runs, whole or not at all, and without a Check that fails.
+//!
+//! A thread of its own reads the files, checks what they say, puts it into force and drops what was in force
+//! before: a hundred thousand tokens are nothing that a thread which answers Checks should make or drop.
+
+use std::collections::HashSet;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::authorizer::Authorizer;
+use crate::clock::Clock;
+use crate::config::{Config, Diagnostic, Files, Loaded, Rules, Startup};
+use crate::telemetry::Telemetry;
+use crate::watch::{Caller, Cause, Watch};
+
+/// How often it is asked whether rules that were replaced are still needed.
+const RETIRE: Duration = Duration::from_millis(20);
+/// Nobody decides for longer than this: whoever still holds old rules drops them himself.
+const LONGEST_DECISION: Duration = Duration::from_secs(30);
+
+/// How long to rest when a reload panicked: the files may be the same still.
+const AFTER_PANIC: Duration = Duration::from_secs(10);
+
+/// Where the configuration in force comes from.
+#[derive(Debug)]
+pub struct Origin {
+    /// The configuration's file.
+    pub path: PathBuf,
+    /// The files that were read for it.
+    pub files: Files,
+}
+
+/// Puts into force what the files say, whenever they say something else.
+pub struct Reloader {
+    origin: Origin,
+    /// What holds until the process ends.
+    startup: Startup,
+    authorizer: Arc<Authorizer>,
+    telemetry: Arc<Telemetry>,
+    clock: Clock,
+}
+
+impl Reloader {
+    /// A reloader of what is in force: loaded from this origin, and started with these settings.
+    pub fn new(
+        origin: Origin,
+        startup: Startup,
+        authorizer: Arc<Authorizer>,
+        telemetry: Arc<Telemetry>,
+        clock: Clock,
+    ) -> Self {
+        Self { origin, startup, authorizer, telemetry, clock }
+    }
+
+    /// Begins to watch the files, on a thread of its own, until the caller says stop.
+    ///
+    /// # Errors
+    /// The operating system gives no thread.
+    pub fn start(mut self) -> std::io::Result<Caller> {
+        let (mut watch, caller) = Watch::new();
+        let run = move || {
+            loop {
+                let cause = match watch.wait(&self.origin.files) {
+                    Cause::Changed => "a file changed",
+                    Cause::Forced => "SIGHUP",
+                    Cause::Stopped => break,
+                };
+                // Whatever happens to one reload, the next one may mend it.
+                if panic::catch_unwind(AssertUnwindSafe(|| self.reload(cause))).is_err() {
+                    self.telemetry.metrics().count_refused_reload();
+                    thread::sleep(AFTER_PANIC);
+                }
+            }
+        };
+        thread::Builder::new().name("reload".to_owned()).spawn(run)?;
+        Ok(caller)
+    }
+
+    /// Loads what the files say now, and puts it into force unless something is wrong with it.
+    fn reload(&mut self, cause: &'static str) {
+        let begun = Instant::now();
+        let Loaded { outcome, files } = Config::load_after(&self.origin.path, Some(&self.authorizer.rules()));
+        self.origin.files = files;
+        match outcome {
+            Ok(config) => {
+                let warnings = config.warnings.clone();
+                let old = self.apply(config);
+                self.tell_success(cause, begun.elapsed());
+                tell_warnings(&warnings);
+                retire(old);
+            }
+            Err(errors) => {
+                self.telemetry.metrics().count_refused_reload();
+                tracing::error!(
+                    cause,
+                    diagnostics = %errors,
+                    "the configuration was not reloaded, and what was in force stays in force"
+                );
+            }
+        }
+    }
+
+    /// Puts a configuration into force: whatever can change while the process runs changes here.
+    /// What cannot is named.  Gives back the rules that were in force.
+    fn apply(&self, config: Config) -> Arc<Rules> {
+        let Config { startup, mut rules, warnings: _, files: _ } = config;
+        for difference in self.startup.differences(&startup) {
+            let (key, from, to) = (difference.key, difference.from, difference.to);
+            tracing::warn!(
+                key,
+                from,
+                to,
+                "{key} changed: this needs a restart, and the old one stays in force"
+            );
+        }
+        let in_force = self.authorizer.rules();
+        // A section whose service runs on until the restart keeps its rules as well.
+        if rules.keys.is_none() {
+            rules.keys.clone_from(&in_force.keys);
+            rules.unavailable = in_force.unavailable;
+        }
+        if rules.admin.is_none() {
+            rules.admin.clone_from(&in_force.admin);
+        }
+
+        let sources = self.authorizer.sources();
+        if let (Some(keys), Some(settings)) = (&sources.keys, &rules.keys) {
+            keys.adopt(settings.clone());
+        }
+        // From here on Checks are decided by the new rules, each by all of them.
+        let old = self.authorizer.replace(rules);
+        let rules = self.authorizer.rules();
+        sources.passwords.forget_changed(&old.users, &rules.users);
+        self.telemetry.metrics().show_rules(&rules, self.clock.now());
+        self.telemetry.metrics().count_reload();
+        old
+    }
+
+    fn tell_success(&self, cause: &'static str, elapsed: Duration) {
+        let rules = self.authorizer.rules();
+        let policies: HashSet<_> = rules.policies.iter().map(|policy| policy.name()).collect();
+        tracing::info!(
+            cause,
+            tokens = rules.tokens.len(),
+            users = rules.users.len(),
+            policies = policies.len(),
+            routes = rules.policies.routes().len(),
+            milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            "the configuration was reloaded"
+        );
+    }
+}
+
+/// Logs what looks wrong and is served all the same.
+pub fn tell_warnings(warnings: &[Diagnostic]) {
+    for warning in warnings {
+        tracing::warn!(place = %warning.place(), key = warning.key, "{}", warning.message);
+    }
+}
+
+/// Drops rules on this thread, once nobody decides by them any more.
+fn retire(rules: Arc<Rules>) {
+    let begun = Instant::now();
+    while Arc::strong_count(&rules) > 1 && begun.elapsed() < LONGEST_DECISION {
+        thread::sleep(RETIRE);
+    }
+    drop(rules);
+}
