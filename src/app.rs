@@ -16,6 +16,7 @@ use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
 use crate::keys::service::Keys;
 use crate::keys::store::OpenError;
+use crate::listener::tls::Acceptors;
 use crate::listener::{BindError, Listener};
 use crate::probes;
 use crate::shutdown::{Shutdown, Signals};
@@ -51,6 +52,7 @@ pub struct Bound {
     ext_authz_listener: Listener,
     probes_listener: Listener,
     admin: Option<BoundAdmin>,
+    acceptors: Acceptors,
     keys: Option<Arc<Keys>>,
     service: Arc<CheckService>,
     telemetry: Arc<Telemetry>,
@@ -95,6 +97,8 @@ pub async fn build(config: Config, options: Options, clock: Clock) -> Result<Bou
     let startup = config.startup;
     let telemetry = Arc::new(Telemetry::new(options.log_decisions, options.dropped_log_lines.clone()));
     telemetry.metrics().show_rules(&config.rules, clock.now());
+    telemetry.metrics().show_certificates(&config.tls);
+    let acceptors = Acceptors::new(&config.tls);
     let passwords = Passwords::new(options.parallel_passwords)?;
     let keys = match (&startup.keys, &config.rules.keys) {
         (Some(url), Some(settings)) => Some(Keys::open(url, settings.clone(), clock.clone()).await?),
@@ -115,7 +119,7 @@ pub async fn build(config: Config, options: Options, clock: Clock) -> Result<Bou
         (Some(admin), Some(keys)) => Some(BoundAdmin {
             listener: Listener::bind(&admin.listen).await?,
             asked: admin.listen.clone(),
-            admin: Arc::new(Admin::new(authorizer, Arc::clone(keys), clock)),
+            admin: Arc::new(Admin::new(authorizer, Arc::clone(keys), clock, admin.transport)),
         }),
         // The configuration is checked: there is no admin without keys.
         (Some(_), None) | (None, Some(_)) | (None, None) => None,
@@ -126,6 +130,7 @@ pub async fn build(config: Config, options: Options, clock: Clock) -> Result<Bou
         ext_authz_listener,
         probes_listener,
         admin,
+        acceptors,
         keys,
         service,
         telemetry,
@@ -149,6 +154,7 @@ impl Bound {
             tracing::info!(listener, %address, "listening");
         }
         let admin_closing = closing.clone();
+        let Acceptors { ext_authz: ext_authz_tls, admin: admin_tls } = self.acceptors;
         let bound_admin = self.admin;
         if let Some(BoundAdmin { listener, asked, .. }) = &bound_admin {
             tracing::info!(listener = "admin", address = %listener.address(asked), "listening");
@@ -156,7 +162,7 @@ impl Bound {
         let admin = async move {
             match bound_admin {
                 Some(BoundAdmin { listener, admin, .. }) => {
-                    admin::serve(listener, admin, admin_closing).await;
+                    admin::serve(listener, admin_tls, admin, admin_closing).await;
                 }
                 None => {
                     let mut closing = admin_closing;
@@ -167,7 +173,7 @@ impl Bound {
         let probes =
             probes::serve(self.probes_listener, self.probes, readiness, self.telemetry, closing.clone());
         let mut probes = tokio::spawn(probes);
-        let checks = ext_authz::serve(self.ext_authz_listener, self.service, routes, closing);
+        let checks = ext_authz::serve(self.ext_authz_listener, ext_authz_tls, self.service, routes, closing);
         let mut checks = tokio::spawn(checks);
         let mut admin = tokio::spawn(admin);
         // Keys that are not known yet are answered with 503; after a while that is better than not serving.

@@ -6,6 +6,7 @@ pub mod grpc;
 pub mod http1;
 pub mod http2;
 pub mod log;
+pub mod pki;
 pub mod postgres;
 pub mod server;
 pub mod tools;
