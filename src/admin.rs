@@ -36,7 +36,9 @@ use tower::ServiceExt;
 
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
+use crate::config::Transport;
 use crate::keys::service::Keys;
+use crate::listener::tls::Acceptor;
 use crate::listener::{Listener, Stream};
 use crate::shutdown::Closing;
 use error::ApiError;
@@ -57,17 +59,20 @@ pub struct Admin {
     authorizer: Arc<Authorizer>,
     keys: Arc<Keys>,
     clock: Clock,
+    transport: Transport,
 }
 
 impl Admin {
-    /// An admin of these keys.  Who may, and from which origin, it reads from the authorizer's rules.
-    pub fn new(authorizer: Arc<Authorizer>, keys: Arc<Keys>, clock: Clock) -> Self {
-        Self { authorizer, keys, clock }
+    /// An admin of these keys, behind a listener that speaks this.  Who may, and from which origin, it reads
+    /// from the authorizer's rules.
+    pub fn new(authorizer: Arc<Authorizer>, keys: Arc<Keys>, clock: Clock, transport: Transport) -> Self {
+        Self { authorizer, keys, clock, transport }
     }
 }
 
-/// Serves the API and the page until it is time to close, then lets the requests in flight finish.
-pub async fn serve(listener: Listener, admin: Arc<Admin>, mut closing: Closing) {
+/// Serves the API and the page, over TLS where there is an acceptor, until it is time to close; then lets the
+/// requests in flight finish.
+pub async fn serve(listener: Listener, tls: Option<Arc<Acceptor>>, admin: Arc<Admin>, mut closing: Closing) {
     let router = router(admin);
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let mut connections = tokio::task::JoinSet::new();
@@ -81,9 +86,18 @@ pub async fn serve(listener: Listener, admin: Arc<Admin>, mut closing: Closing) 
             () = closing.begun() => break,
             Some(_) = connections.join_next() => continue,
         };
-        let connection = serve_connection(stream, router.clone(), closing.clone());
+        let (tls, router, mut closing) = (tls.clone(), router.clone(), closing.clone());
         connections.spawn(async move {
-            connection.await;
+            let stream = match &tls {
+                Some(tls) => tokio::select! {
+                    made = tls.accept(stream) => made.ok(),
+                    () = closing.begun() => None,
+                },
+                None => Some(stream),
+            };
+            if let Some(stream) = stream {
+                serve_connection(stream, router, closing).await;
+            }
             drop(place);
         });
     }
@@ -282,7 +296,7 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
             let passwords = Passwords::new(1).unwrap();
             let sources = Sources { passwords, keys: Some(Arc::clone(&keys)), clock: clock.clone() };
             let authorizer = Arc::new(Authorizer::new(rules, sources));
-            let admin = Arc::new(Admin::new(Arc::clone(&authorizer), keys, clock));
+            let admin = Arc::new(Admin::new(Arc::clone(&authorizer), keys, clock, Transport::Plain));
             Self { router: router(admin), authorizer, now, _folder: folder }
         }
 

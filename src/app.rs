@@ -17,6 +17,7 @@ use crate::identity::passwords::Passwords;
 use crate::keys::service::Keys;
 use crate::keys::store::OpenError;
 use crate::listener::activation::{ActivationError, Inherited};
+use crate::listener::tls::Acceptors;
 use crate::listener::{BindError, Listener};
 use crate::probes;
 use crate::reload::{Origin, Reloader};
@@ -54,6 +55,7 @@ pub struct Bound {
     ext_authz_listener: Listener,
     probes_listener: Listener,
     admin: Option<BoundAdmin>,
+    acceptors: Acceptors,
     keys: Option<Arc<Keys>>,
     service: Arc<CheckService>,
     telemetry: Arc<Telemetry>,
@@ -110,6 +112,8 @@ pub async fn build(
     let startup = config.startup;
     let telemetry = Arc::new(Telemetry::new(options.log_decisions, options.dropped_log_lines.clone()));
     telemetry.metrics().show_rules(&config.rules, clock.now());
+    telemetry.metrics().show_certificates(&config.tls);
+    let acceptors = Acceptors::new(&config.tls);
     let passwords = Passwords::new(options.parallel_passwords)?;
     let keys = match (&startup.keys, &config.rules.keys) {
         (Some(url), Some(settings)) => Some(Keys::open(url, settings.clone(), clock.clone()).await?),
@@ -131,19 +135,26 @@ pub async fn build(
         (Some(admin), Some(keys)) => Some(BoundAdmin {
             listener: inherited.listener(&admin.listen).await?,
             asked: admin.listen.clone(),
-            admin: Arc::new(Admin::new(Arc::clone(&authorizer), Arc::clone(keys), clock.clone())),
+            admin: Arc::new(Admin::new(
+                Arc::clone(&authorizer),
+                Arc::clone(keys),
+                clock.clone(),
+                admin.transport,
+            )),
         }),
         // The configuration is checked: there is no admin without keys.
         (Some(_), None) | (None, Some(_)) | (None, None) => None,
     };
     inherited.finish()?;
-    let reloader = Reloader::new(origin, startup.clone(), authorizer, Arc::clone(&telemetry), clock);
+    let reloader =
+        Reloader::new(origin, startup.clone(), acceptors.clone(), authorizer, Arc::clone(&telemetry), clock);
     Ok(Bound {
         ext_authz: ext_authz_listener.address(&startup.ext_authz.listen),
         probes: probes_listener.address(&startup.probes.listen),
         ext_authz_listener,
         probes_listener,
         admin,
+        acceptors,
         keys,
         service,
         telemetry,
@@ -169,6 +180,7 @@ impl Bound {
             tracing::info!(listener, %address, "listening");
         }
         let admin_closing = closing.clone();
+        let Acceptors { ext_authz: ext_authz_tls, admin: admin_tls } = self.acceptors;
         let bound_admin = self.admin;
         if let Some(BoundAdmin { listener, asked, .. }) = &bound_admin {
             tracing::info!(listener = "admin", address = %listener.address(asked), "listening");
@@ -176,7 +188,7 @@ impl Bound {
         let admin = async move {
             match bound_admin {
                 Some(BoundAdmin { listener, admin, .. }) => {
-                    admin::serve(listener, admin, admin_closing).await;
+                    admin::serve(listener, admin_tls, admin, admin_closing).await;
                 }
                 None => {
                     let mut closing = admin_closing;
@@ -187,7 +199,7 @@ impl Bound {
         let probes =
             probes::serve(self.probes_listener, self.probes, readiness, self.telemetry, closing.clone());
         let mut probes = tokio::spawn(probes);
-        let checks = ext_authz::serve(self.ext_authz_listener, self.service, routes, closing);
+        let checks = ext_authz::serve(self.ext_authz_listener, ext_authz_tls, self.service, routes, closing);
         let mut checks = tokio::spawn(checks);
         let mut admin = tokio::spawn(admin);
         let reloads = self.reloader.start().map_err(ServeError::Reload)?;

@@ -40,7 +40,7 @@ enum Command {
     Password(password::Password),
     /// Manage API keys through a running server's admin listener
     #[command(subcommand)]
-    Keys(keys::Keys),
+    Keys(Box<keys::Keys>),
     /// Ask a running server whether it serves: exit 0 if so
     Health(health::Health),
 }

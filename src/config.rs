@@ -23,6 +23,7 @@ mod secrets;
 mod shown;
 mod startup;
 mod syntax;
+mod tls;
 mod tokens;
 mod users;
 
@@ -30,6 +31,7 @@ mod users;
 mod fixtures;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,12 +47,13 @@ use crate::keys::service::Settings;
 use crate::keys::store::StoreUrl;
 use crate::policy::Policies;
 
-pub use self::admin::{AdminListen, AdminRules, NoPublicUrl, PublicUrl, session_cookie};
+pub use self::admin::{AdminListen, AdminRules, NoPublicUrl, PublicUrl, is_secure, session_cookie};
 pub use self::error::{Diagnostic, Errors, Position, Severity, ShownLine};
 pub use self::files::Files;
-pub use self::listeners::{ExtAuthz, Listen, NoAddress, Probes};
+pub use self::listeners::{ExtAuthz, Listen, NoAddress, Probes, Transport};
 pub use self::secrets::{Environment, MAX_FILE_BYTES, ProcessEnvironment};
 pub use self::startup::NeedsRestart;
+pub use self::tls::{ClientCa, ServerTls, Tls};
 pub use self::tokens::Tokens;
 pub use self::users::{User, Users};
 
@@ -70,9 +73,11 @@ pub struct Config {
     pub startup: Startup,
     /// What a reload replaces.
     pub rules: Rules,
+    /// What the listeners that speak TLS speak it with: a reload replaces it too.
+    pub tls: Tls,
     /// What looks wrong and is served all the same.
     pub warnings: Vec<Diagnostic>,
-    /// Every file that a `$file` names, in alphabetical order.
+    /// Every file that a `$file` or a `tls` section names, in alphabetical order.
     pub files: Vec<PathBuf>,
 }
 
@@ -248,16 +253,19 @@ struct Attempt {
 struct Draft {
     startup: Startup,
     rules: Rules,
+    tls: Tls,
     users: PendingUsers,
 }
 
 fn understand(mut tree: Node, text: &str, file: &Arc<Path>, source: &Source<'_>) -> Attempt {
     let folder = source.file.parent().unwrap_or(Path::new(""));
-    let files = secrets::resolve(&mut tree, folder, source.environment);
-    let mut reader = Reader::new(&tree, folder, source.now);
+    let mut files: BTreeSet<_> =
+        secrets::resolve(&mut tree, folder, source.environment).into_iter().collect();
+    let mut reader = Reader::new(&tree, folder, source.environment, source.now);
     let draft = read_document(&mut reader, &tree);
+    files.append(&mut reader.files);
     let diagnostics = reader.finish(file, text);
-    Attempt { draft, diagnostics, files }
+    Attempt { draft, diagnostics, files: files.into_iter().collect() }
 }
 
 impl Attempt {
@@ -267,11 +275,11 @@ impl Attempt {
             Some(draft) if !self.diagnostics.iter().any(is_error) => draft,
             _ => return Err(Errors::new(self.diagnostics)),
         };
-        let Draft { startup, mut rules, users } = draft;
+        let Draft { startup, mut rules, tls, users } = draft;
         let users = users.hash(in_force.map(|rules| &rules.users));
         rules.users = users.map_err(|message| Errors::from(Diagnostic::about_file(file, message)))?;
         let warnings = Errors::new(self.diagnostics).iter().cloned().collect();
-        Ok(Config { startup, rules, warnings, files: self.files })
+        Ok(Config { startup, rules, tls, warnings, files: self.files })
     }
 }
 
@@ -323,12 +331,14 @@ fn read_sections<'t>(
     if let (Some(entry), None) = (sections.entry("admin"), &keys) {
         reader.error(&entry.at, "`admin` manages issued keys: it needs the section `keys`");
     }
-    let (ext_authz, probes) = listeners::read(reader, sections, admin.as_ref());
+    let (ext_authz, probes, ext_authz_tls) = listeners::read(reader, sections, admin.as_ref());
     let policing = routes::read(reader, sections);
     let sessions = match (&keys, &admin) {
         (None, _) => Sessions::NeedKeys,
         (Some(_), None) => Sessions::OpenedElsewhere,
-        (Some(_), Some(admin)) => Sessions::InCookie(session_cookie(admin.rules.public_url.as_ref())),
+        (Some(_), Some(admin)) => {
+            Sessions::InCookie(session_cookie(admin.listen.transport, admin.rules.public_url.as_ref()))
+        }
     };
     let places = credentials::read(reader, sections.entry("credentials"), query, sessions);
     let actor_headers = headers::read(reader, sections.get("actor_headers"), &places);
@@ -347,9 +357,9 @@ fn read_sections<'t>(
         Some(KeysSection { store, settings, unavailable }) => (store, Some(settings), unavailable),
         None => (None, None, Unavailable::Refuse),
     };
-    let (admin_listen, admin) = match admin {
-        Some(AdminSection { listen, rules, .. }) => (Some(listen), Some(Arc::new(rules))),
-        None => (None, None),
+    let (admin_listen, admin, admin_tls) = match admin {
+        Some(AdminSection { listen, rules, tls, .. }) => (Some(listen), Some(Arc::new(rules)), tls),
+        None => (None, None, None),
     };
     let rules = Rules {
         tokens,
@@ -367,7 +377,7 @@ fn read_sections<'t>(
         version: next_version(),
     };
     let startup = Startup { ext_authz, probes, admin: admin_listen, keys: keys_store };
-    Draft { startup, rules, users }
+    Draft { startup, rules, tls: Tls { ext_authz: ext_authz_tls, admin: admin_tls }, users }
 }
 
 /// Whether every key of the document is the name of a section, or this is the seed's file.
@@ -476,6 +486,7 @@ impl fmt::Debug for Config {
             .debug_struct("Config")
             .field("startup", &self.startup)
             .field("rules", &self.rules)
+            .field("tls", &self.tls)
             .field("warnings", &self.warnings)
             .field("files", &self.files)
             .finish()

@@ -44,6 +44,7 @@ use crate::attributes::Attributes;
 use crate::authorizer::Authorizer;
 use crate::config::Rules;
 use crate::decision::{Decision, Learned, Refusal};
+use crate::listener::tls::Acceptor;
 use crate::listener::{Listener, Stream};
 use crate::shutdown::Closing;
 use crate::telemetry::Telemetry;
@@ -183,12 +184,20 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 
 /// What answers on this listener.
 struct Doors {
+    tls: Option<Arc<Acceptor>>,
     checks: Arc<CheckService>,
     others: Routes,
 }
 
-/// Serves connections until it is time to close, then lets those that are open finish.
-pub async fn serve(listener: Listener, checks: Arc<CheckService>, others: Routes, mut closing: Closing) {
+/// Serves connections, over TLS where there is an acceptor, until it is time to close; then lets those that
+/// are open finish.
+pub async fn serve(
+    listener: Listener,
+    tls: Option<Arc<Acceptor>>,
+    checks: Arc<CheckService>,
+    others: Routes,
+    mut closing: Closing,
+) {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -198,7 +207,7 @@ pub async fn serve(listener: Listener, checks: Arc<CheckService>, others: Routes
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         // gRPC has no use for a date.
         .auto_date_header(false);
-    let doors = Arc::new(Doors { checks, others });
+    let doors = Arc::new(Doors { tls, checks, others });
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let stream = tokio::select! {
@@ -220,7 +229,7 @@ async fn serve_connection(
 ) {
     // Whoever connects and says nothing keeps neither a descriptor nor the end of the process waiting.
     let greeted = tokio::select! {
-        greeted = tokio::time::timeout(LONGEST_GREETING, Greeted::by(stream)) => greeted,
+        greeted = tokio::time::timeout(LONGEST_GREETING, greeted(stream, doors.tls.as_deref())) => greeted,
         () = closing.begun() => return,
     };
     let Ok(Ok(stream)) = greeted else {
@@ -238,6 +247,16 @@ async fn serve_connection(
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
     }
+}
+
+/// A connection that has been greeted, and before that secured.
+async fn greeted(stream: Stream, tls: Option<&Acceptor>) -> io::Result<Greeted> {
+    let stream = match tls {
+        // Boxed, so that a handshake that is not made does not make the task of a connection larger.
+        Some(tls) => Box::pin(tls.accept(stream)).await?,
+        None => stream,
+    };
+    Greeted::by(stream).await
 }
 
 /// A connection whose client has sent as many bytes as HTTP/2's preface has (RFC 9113 section 3.4).

@@ -65,8 +65,8 @@
 //! - A token's plain text goes no further than the place that carried it: [`credential::find`] hands on a
 //!   digest.  Plain and digest are different types, and the `Debug` of secrets shows nothing.
 //! - One snapshot of the rules ([`config::Rules`]) serves one request from start to end.
-//! - What cannot change while the process runs ([`config::Startup`]) and what can ([`config::Rules`]) are
-//!   different types.  A reload puts all of the latter into force, or none ([`reload`]).
+//! - What cannot change while the process runs ([`config::Startup`]) and what can ([`config::Rules`],
+//!   [`config::Tls`]) are different types.  A reload puts all of the latter into force, or none ([`reload`]).
 //! - The engine does not call telemetry; the door does, with the finished decision.
 //! - Client text is bytes until a rule reads it: bytes that are not UTF-8 lead to a refusal where they matter,
 //!   and never to a decoding error.

@@ -1,6 +1,7 @@
 //! Listening sockets: TCP, Unix and abstract Unix ones, behind one type.
 
 pub mod activation;
+pub mod tls;
 
 use std::fmt;
 use std::io;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 use crate::config::Listen;
 
@@ -196,6 +198,21 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Over a Unix socket.
     Unix(UnixStream),
+    /// Over one of the others, after a handshake ([`tls`]).  Boxed, so that it costs the others nothing.
+    Tls(Box<TlsStream<Stream>>),
+}
+
+impl Stream {
+    /// Whose connection it is, for the log.
+    fn client(&self) -> String {
+        match self {
+            Self::Tcp(stream) => {
+                stream.peer_addr().map_or_else(|_| "unknown".to_owned(), |address| address.to_string())
+            }
+            Self::Unix(_) => "unix".to_owned(),
+            Self::Tls(stream) => stream.get_ref().0.client(),
+        }
+    }
 }
 
 impl fmt::Debug for Stream {
@@ -203,6 +220,7 @@ impl fmt::Debug for Stream {
         formatter.write_str(match self {
             Self::Tcp(_) => "Stream::Tcp",
             Self::Unix(_) => "Stream::Unix",
+            Self::Tls(_) => "Stream::Tls",
         })
     }
 }
@@ -216,6 +234,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
@@ -225,6 +244,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -232,6 +252,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
             Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
@@ -239,6 +260,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::{Config, Diagnostic, Files, Loaded, Rules, Startup};
+use crate::listener::tls::Acceptors;
 use crate::telemetry::Telemetry;
 use crate::watch::{Caller, Cause, Watch};
 
@@ -38,6 +39,7 @@ pub struct Reloader {
     origin: Origin,
     /// What holds until the process ends.
     startup: Startup,
+    acceptors: Acceptors,
     authorizer: Arc<Authorizer>,
     telemetry: Arc<Telemetry>,
     clock: Clock,
@@ -48,11 +50,12 @@ impl Reloader {
     pub fn new(
         origin: Origin,
         startup: Startup,
+        acceptors: Acceptors,
         authorizer: Arc<Authorizer>,
         telemetry: Arc<Telemetry>,
         clock: Clock,
     ) -> Self {
-        Self { origin, startup, authorizer, telemetry, clock }
+        Self { origin, startup, acceptors, authorizer, telemetry, clock }
     }
 
     /// Begins to watch the files, on a thread of its own, until the caller says stop.
@@ -106,7 +109,7 @@ impl Reloader {
     /// Puts a configuration into force: whatever can change while the process runs changes here.
     /// What cannot is named.  Gives back the rules that were in force.
     fn apply(&self, config: Config) -> Arc<Rules> {
-        let Config { startup, mut rules, warnings: _, files: _ } = config;
+        let Config { startup, mut rules, tls, warnings: _, files: _ } = config;
         for difference in self.startup.differences(&startup) {
             let (key, from, to) = (difference.key, difference.from, difference.to);
             tracing::warn!(
@@ -130,11 +133,14 @@ impl Reloader {
         if let (Some(keys), Some(settings)) = (&sources.keys, &rules.keys) {
             keys.adopt(settings.clone());
         }
+        // From here on handshakes are made with the new certificates; open connections live on.
+        self.acceptors.replace(&tls);
         // From here on Checks are decided by the new rules, each by all of them.
         let old = self.authorizer.replace(rules);
         let rules = self.authorizer.rules();
         sources.passwords.forget_changed(&old.users, &rules.users);
         self.telemetry.metrics().show_rules(&rules, self.clock.now());
+        self.telemetry.metrics().show_certificates(&tls);
         self.telemetry.metrics().count_reload();
         old
     }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::Admin;
 use super::error::ApiError;
 use crate::attributes::{Encoding, Header, Headers, Http};
-use crate::config::{PublicUrl, session_cookie};
+use crate::config::{PublicUrl, Transport, session_cookie};
 use crate::credential::{CrossSite, Known, Place, Places, cross_site};
 use crate::decision::Refusal;
 use crate::keys::Role;
@@ -110,7 +110,7 @@ impl Admin {
 
     /// The name of the session cookie by the rules in force.
     pub(super) fn session_cookie(&self) -> &'static str {
-        session_cookie(self.public_url().as_ref())
+        session_cookie(self.transport, self.public_url().as_ref())
     }
 
     /// Where browsers find us, when that is not where we listen.
@@ -124,8 +124,21 @@ impl Admin {
     /// 403.
     pub(super) fn check_origin(&self, parts: &Parts) -> Result<(), ApiError> {
         let http = self.http(parts, headers(&parts.headers));
+        if self.transport == Transport::Tls && self.is_from_insecure_page(&http) {
+            return Err(Refusal::CrossSite.into());
+        }
         let place = Place::Session { cookie: self.session_cookie() };
         cross_site::check(&http, &place).map_err(|error| Refusal::from(error).into())
+    }
+
+    /// Whether a page that came without TLS caused this.  Whoever sits on the network can be such a page of
+    /// any host, ours included; only a public URL can say that it is ours all the same.
+    fn is_from_insecure_page(&self, http: &Http<'_>) -> bool {
+        let is_insecure = |origin: &[u8]| {
+            origin.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http://"))
+                && self.public_url().is_none_or(|url| url.to_string().as_bytes() != origin)
+        };
+        !matches!(http.method, b"GET" | b"HEAD" | b"OPTIONS") && http.headers.all("origin").any(is_insecure)
     }
 
     /// The request as Envoy would tell of it.

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::error::ApiError;
 use super::{Admin, auth, keys, within};
 use crate::attributes::{Encoding, Header, Headers, Http};
-use crate::config::PublicUrl;
+use crate::config::is_secure;
 use crate::credential::{API_KEY_USER, CrossSite, Known, Place, Places, cookie};
 use crate::decision::Refusal;
 use crate::secret::Secret;
@@ -102,9 +102,9 @@ impl Admin {
 
     /// `HttpOnly`: no script reads it.  `SameSite=Strict`: no other site's request carries it.
     fn set_cookie(&self, response: &mut Response, value: &str, seconds: u32) {
-        let public_url = self.public_url();
         let name = self.session_cookie();
-        let secure = if public_url.as_ref().is_some_and(PublicUrl::is_https) { "; Secure" } else { "" };
+        let is_secure = is_secure(self.transport, self.public_url().as_ref());
+        let secure = if is_secure { "; Secure" } else { "" };
         let cookie = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
         if let Ok(mut cookie) = HeaderValue::from_str(&cookie) {
             cookie.set_sensitive(true);

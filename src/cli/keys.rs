@@ -1,5 +1,7 @@
 //! `keys list`, `create`, `rotate`, `revoke` and `delete`, against the admin API of a running server.
 
+mod tls;
+
 use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
@@ -21,9 +23,11 @@ use jiff::Timestamp;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::{Complaint, print, read_secret};
+use crate::config::Transport;
 use crate::secret::Secret;
 
 /// How long one call may take, from the connection to the end of the answer.
@@ -105,7 +109,7 @@ pub(super) struct Delete {
 /// The credential is read from a file or standard input: arguments can be seen by every process.
 #[derive(Debug, Args)]
 struct Server {
-    /// Where the admin listener is, over plain http (https is not spoken yet)
+    /// Where the admin listener is
     // A text at first: clap would show what it cannot parse, and somebody may have put a password into it.
     #[arg(
         long,
@@ -114,6 +118,15 @@ struct Server {
         default_value = "http://127.0.0.1:9192"
     )]
     url: String,
+    /// The CAs that may vouch for the server of an https URL, in PEM; the system's when not given
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Show the server the certificate in this PEM file, where it asks for one
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    cert_file: Option<PathBuf>,
+    /// The private key of that certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    key_file: Option<PathBuf>,
     /// Present the token in this file, or on standard input for `-`
     #[arg(long, value_name = "FILE", conflicts_with = "user", required_unless_present = "user")]
     token_file: Option<PathBuf>,
@@ -338,9 +351,11 @@ fn object(text: &str) -> Result<Map<String, Value>, String> {
     serde_json::from_str(text).map_err(|error| format!("not a JSON object: {error}"))
 }
 
-/// Where an admin listener is: `http://host:port`, and a path where a proxy put it below one.
+/// Where an admin listener is: `https://host:port` or `http://host:port`, and a path where a proxy put it
+/// below one.
 #[derive(Debug, Clone)]
 struct AdminUrl {
+    transport: Transport,
     authority: Authority,
     host: String,
     port: u16,
@@ -356,7 +371,11 @@ impl AdminUrl {
 
 impl fmt::Display for AdminUrl {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "http://{}{}", self.authority, self.path)
+        let scheme = match self.transport {
+            Transport::Plain => "http",
+            Transport::Tls => "https",
+        };
+        write!(formatter, "{scheme}://{}{}", self.authority, self.path)
     }
 }
 
@@ -366,14 +385,11 @@ impl FromStr for AdminUrl {
     // No error repeats what was given.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let uri: Uri = text.parse().map_err(|_| "write it like http://127.0.0.1:9192")?;
-        match uri.scheme() {
-            Some(scheme) if *scheme == Scheme::HTTP => {}
-            Some(scheme) if *scheme == Scheme::HTTPS => {
-                return Err("this command speaks plain http only, not yet https: run it where the admin \
-                            listener can be reached without TLS, or use curl");
-            }
+        let (transport, default_port) = match uri.scheme() {
+            Some(scheme) if *scheme == Scheme::HTTP => (Transport::Plain, 80),
+            Some(scheme) if *scheme == Scheme::HTTPS => (Transport::Tls, 443),
             Some(_) | None => return Err("write it like http://127.0.0.1:9192"),
-        }
+        };
         let authority = uri.authority().ok_or("write it like http://127.0.0.1:9192")?.clone();
         if authority.as_str().contains('@') {
             return Err("a URL carries no user and no password here: use --user and --password-file");
@@ -382,9 +398,9 @@ impl FromStr for AdminUrl {
             return Err("an admin listener's URL has no query");
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = authority.port_u16().unwrap_or(80);
+        let port = authority.port_u16().unwrap_or(default_port);
         let path = uri.path().trim_end_matches('/').to_owned();
-        Ok(Self { authority, host, port, path })
+        Ok(Self { transport, authority, host, port, path })
     }
 }
 
@@ -457,7 +473,7 @@ impl Server {
     fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, Complaint> {
         let url: AdminUrl = self.url.parse().map_err(|error| format!("error: --url: {error}"))?;
         let authorization = self.authorization()?;
-        if !url.is_local() {
+        if url.transport == Transport::Plain && !url.is_local() {
             remark(&format!("warning: the credential goes to {} without TLS", url.authority));
         }
         let mut request = Request::builder()
@@ -477,7 +493,7 @@ impl Server {
             .build()
             .map_err(|error| format!("error: cannot start: {error}"))?;
         let asked = runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, ask(&url, request))
+            tokio::time::timeout(PATIENCE, self.ask(&url, request))
                 .await
                 .unwrap_or_else(|_| Err(format!("error: no answer from {url} within {PATIENCE:?}")))
         });
@@ -494,10 +510,32 @@ impl Server {
     }
 }
 
-async fn ask(url: &AdminUrl, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Complaint> {
-    let stream = TcpStream::connect((url.host.as_str(), url.port)).await.map_err(|error| {
-        format!("error: nobody answers at {url}: {error}: is the server running, with `admin`?")
-    })?;
+impl Server {
+    async fn ask(
+        &self,
+        url: &AdminUrl,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, Bytes), Complaint> {
+        let client = match url.transport {
+            Transport::Plain => None,
+            // Before anybody is asked: a file that cannot be read is nobody else's fault.
+            Transport::Tls => Some(tls::Client::new(self)?),
+        };
+        let stream = TcpStream::connect((url.host.as_str(), url.port)).await.map_err(|error| {
+            format!("error: nobody answers at {url}: {error}: is the server running, with `admin`?")
+        })?;
+        match client {
+            None => exchange(url, stream, request).await,
+            Some(client) => exchange(url, client.secure(url, stream).await?, request).await,
+        }
+    }
+}
+
+async fn exchange(
+    url: &AdminUrl,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> Result<(StatusCode, Bytes), Complaint> {
     let broken = |error: hyper::Error| format!("error: the connection to {url} broke: {error}");
     let (mut client, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
@@ -510,7 +548,7 @@ async fn ask(url: &AdminUrl, request: Request<Full<Bytes>>) -> Result<(StatusCod
 
 #[cfg(test)]
 mod tests {
-    use super::{AdminUrl, Item, Timestamp, distance, object, seconds, shown, table};
+    use super::{AdminUrl, Item, Timestamp, Transport, distance, object, seconds, shown, table};
 
     #[test]
     fn a_time_is_one_whole_number_and_one_unit() {
@@ -572,30 +610,25 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_plain_http_and_errors_repeat_nothing() {
-        for (text, host, port, path) in [
-            ("http://127.0.0.1:9192", "127.0.0.1", 9192, ""),
-            ("http://keys.example/", "keys.example", 80, ""),
-            ("http://[::1]:9192/below/", "::1", 9192, "/below"),
+    fn urls_are_http_or_https_and_errors_repeat_nothing() {
+        use Transport::{Plain, Tls};
+        for (text, transport, host, port, path) in [
+            ("http://127.0.0.1:9192", Plain, "127.0.0.1", 9192, ""),
+            ("http://keys.example/", Plain, "keys.example", 80, ""),
+            ("http://[::1]:9192/below/", Plain, "::1", 9192, "/below"),
+            ("https://keys.example", Tls, "keys.example", 443, ""),
+            ("https://127.0.0.1:9192/below", Tls, "127.0.0.1", 9192, "/below"),
         ] {
             let url: AdminUrl = text.parse().expect(text);
-            assert_eq!((url.host.as_str(), url.port, url.path.as_str()), (host, port, path), "{text}");
+            let found = (url.transport, url.host.as_str(), url.port, url.path.as_str());
+            assert_eq!(found, (transport, host, port, path), "{text}");
         }
-        for text in [
-            "",
-            "127.0.0.1:9192",
-            "/",
-            "ftp://x",
-            "https://keys.example",
-            "http://me:hunter2@x",
-            "http://x/?a=hunter2",
-            "http://",
-        ] {
+        for text in
+            ["", "127.0.0.1:9192", "/", "ftp://x", "http://me:hunter2@x", "http://x/?a=hunter2", "http://"]
+        {
             let error = text.parse::<AdminUrl>().expect_err(text);
             assert!(!error.contains("hunter2"), "{error}");
         }
-        let error = "https://keys.example".parse::<AdminUrl>().expect_err("no https yet");
-        assert!(error.contains("not yet https"), "{error}");
     }
 
     #[test]

@@ -6,10 +6,11 @@ use std::str::FromStr;
 
 use serde_json::json;
 
-use super::listeners::{Listen, read_listen};
+use super::listeners::{Listen, Transport, read_listen};
 use super::policies::read_allow;
 use super::raw::Node;
 use super::reader::Reader;
+use super::tls::{self, ServerTls};
 use crate::credential::removal::SESSION_COOKIES;
 use crate::policy::{Allow, Policy};
 
@@ -21,6 +22,8 @@ pub struct AdminSection<'t> {
     pub listen_node: Option<&'t Node>,
     /// For the requests.
     pub rules: AdminRules,
+    /// For the connections.
+    pub tls: Option<ServerTls>,
 }
 
 /// `admin`: the listener of the key API and its page.
@@ -28,6 +31,8 @@ pub struct AdminSection<'t> {
 pub struct AdminListen {
     /// `admin.listen`, by default `127.0.0.1:9192`.
     pub listen: Listen,
+    /// Whether `admin.tls` is there.
+    pub transport: Transport,
 }
 
 /// Who may manage keys, and from where.
@@ -96,9 +101,14 @@ impl FromStr for PublicUrl {
 
 /// The name of our session cookie.  `__Host-` makes the browser hold that it came from this very host over TLS
 /// (RFC 6265bis section 4.1.3.2).
-pub fn session_cookie(public_url: Option<&PublicUrl>) -> &'static str {
+pub fn session_cookie(transport: Transport, public_url: Option<&PublicUrl>) -> &'static str {
     let [plain, host] = SESSION_COOKIES;
-    if public_url.is_some_and(PublicUrl::is_https) { host } else { plain }
+    if is_secure(transport, public_url) { host } else { plain }
+}
+
+/// Whether browsers reach us over TLS: ours, or that of a proxy before us.
+pub fn is_secure(transport: Transport, public_url: Option<&PublicUrl>) -> bool {
+    transport == Transport::Tls || public_url.is_some_and(PublicUrl::is_https)
 }
 
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9192);
@@ -107,10 +117,12 @@ const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Add
 pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<AdminSection<'t>> {
     let node = section?;
     let what = "a mapping such as {listen: \"127.0.0.1:9192\"}";
-    let keys = ["listen", "public_url", "allow"];
+    let keys = ["listen", "tls", "public_url", "allow"];
     let fields = reader.fields(node, what, &keys).unwrap_or_else(|| Reader::no_fields(node));
     let listen_node = fields.get("listen");
-    let listen = read_listen(reader, listen_node, "try to log in and to manage keys", ADMIN);
+    let tls = tls::read(reader, fields.get("tls"));
+    let danger = "try to log in and to manage keys";
+    let listen = read_listen(reader, listen_node, danger, tls.protection, ADMIN);
     let allow = match fields.get("allow") {
         Some(node) => read_admin_allow(reader, node),
         None => default_allow(),
@@ -121,13 +133,20 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
         if let Err(NoPublicUrl) = url {
             reader.error(&node.at, format!("{NoPublicUrl}, found other text"));
         }
+        if tls.transport == Transport::Tls && url.as_ref().is_ok_and(|url: &PublicUrl| !url.is_https()) {
+            reader.warn(
+                &node.at,
+                "browsers that come by http keep no session: with `tls` the session cookie is for https alone",
+            );
+        }
         url.ok()
     });
     let allow = Policy::new("admin".into(), Some(allow));
     Some(AdminSection {
-        listen: AdminListen { listen },
+        listen: AdminListen { listen, transport: tls.transport },
         listen_node,
         rules: AdminRules { allow, public_url },
+        tls: tls.tls,
     })
 }
 
@@ -179,8 +198,13 @@ mod tests {
         assert!(
             matches!(default_allow(), Allow::Members { members, anonymous: false } if members.len() == 1)
         );
-        assert!(session_cookie("https://h".parse().ok().as_ref()).starts_with("__Host-"));
-        assert_eq!(session_cookie("http://h".parse().ok().as_ref()), "eat_session");
-        assert_eq!(session_cookie(None), "eat_session");
+        let cookie = |transport, url: Option<&str>| {
+            session_cookie(transport, url.map(|url| url.parse().unwrap()).as_ref())
+        };
+        assert!(cookie(Transport::Plain, Some("https://h")).starts_with("__Host-"));
+        assert!(cookie(Transport::Tls, None).starts_with("__Host-"));
+        assert!(cookie(Transport::Tls, Some("http://h")).starts_with("__Host-"));
+        assert_eq!(cookie(Transport::Plain, Some("http://h")), "eat_session");
+        assert_eq!(cookie(Transport::Plain, None), "eat_session");
     }
 }

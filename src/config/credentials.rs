@@ -1,6 +1,7 @@
 //! The section `credentials`: the places where a request may carry a credential.
 
 use super::admin::session_cookie;
+use super::listeners::Transport;
 use super::raw::{Entry, Node, Text, Value};
 use super::reader::{Fields, Reader, nearest};
 use crate::credential::{CrossSite, Place, Places};
@@ -136,7 +137,7 @@ fn read_session<'t>(reader: &mut Reader<'t>, node: &'t Node, sessions: Sessions)
                 &node.at,
                 "without the section `admin` nobody can log in here: only sessions of others who share the store count",
             );
-            Some(Place::Session { cookie: session_cookie(None) })
+            Some(Place::Session { cookie: session_cookie(Transport::Plain, None) })
         }
         Sessions::InCookie(cookie) => Some(Place::Session { cookie }),
     }

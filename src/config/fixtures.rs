@@ -14,6 +14,27 @@ use crate::token::PlainToken;
 
 const BOT_TOKEN: &str = "eat_0123456789ABCDEFGHIJKLMNOPQRSTUVbWNrGg";
 
+macro_rules! tls_files {
+    ($($name:literal),*) => {
+        [$((concat!("tls/", $name), include_bytes!(concat!("../../tests/fixtures/config/tls/", $name)))),*]
+    };
+}
+
+/// P-256 keys, and certificates that are good until 2125 unless their name says otherwise.
+const TLS_FILES: [(&str, &[u8]); 11] = tls_files!(
+    "ca.crt",
+    "server.crt",
+    "server.key",
+    "other.key",
+    "encrypted.key",
+    "expired.crt",
+    "soon.crt",
+    "future.crt",
+    "damaged.crt",
+    "damaged.key",
+    "cut.crt"
+);
+
 fn given() -> Given {
     let variables = [
         ("BOT_TOKEN", BOT_TOKEN),
@@ -31,7 +52,7 @@ fn given() -> Given {
     ];
     Given {
         variables: variables.map(|(name, value)| (name, OsString::from(value))).into(),
-        files: files.map(|(path, bytes)| (path, bytes.to_vec())).into(),
+        files: files.into_iter().chain(TLS_FILES).map(|(path, bytes)| (path, bytes.to_vec())).collect(),
     }
 }
 
@@ -158,6 +179,9 @@ fn is_public(before: &str) -> bool {
         "$file",
         "store",
         "public_url",
+        "cert",
+        "client_ca",
+        "client_names",
         "max_seconds_to_live",
         "prefix",
         "max",
@@ -232,8 +256,9 @@ policies: {read: {allow: {role: Viewer}}}
 ext_authz: {listen: "unix:run/a.sock", max_request_bytes: 64KiB}
 "#;
     let config = parse("/etc/app/config.yaml", text).unwrap();
-    let ExtAuthz { listen, max_request_bytes } = &config.startup.ext_authz;
+    let ExtAuthz { listen, transport, max_request_bytes } = &config.startup.ext_authz;
     assert_eq!((listen.to_string().as_str(), *max_request_bytes), ("unix:/etc/app/run/a.sock", 65536));
+    assert_eq!((*transport, config.tls.ext_authz.is_none()), (Transport::Plain, true));
     assert_eq!(config.startup.probes.listen.to_string(), "127.0.0.1:9193");
 
     let rules = &config.rules;
@@ -307,6 +332,22 @@ fn what_keys_and_admin_mean() {
     assert!(
         rules.has_named_policy("read") && !rules.has_named_policy("default") && !rules.has_named_policy("x")
     );
+}
+
+#[test]
+fn what_tls_means() {
+    let text = fs::read_to_string(folder("good").join("tls.yaml")).unwrap();
+    let config = parse("tls.yaml", &text).unwrap();
+    assert_eq!(config.startup.ext_authz.transport, Transport::Tls);
+    assert_eq!(config.startup.admin.unwrap().transport, Transport::Tls);
+    let ext_authz = config.tls.ext_authz.as_ref().unwrap();
+    assert_eq!(ext_authz.expires_at, "2125-01-01T00:00:00Z".parse().unwrap());
+    let client_ca = ext_authz.client_ca.as_ref().unwrap();
+    let names: Vec<&str> = client_ca.names.iter().flatten().map(AsRef::as_ref).collect();
+    assert_eq!(names, ["spiffe://example.org/envoy", "envoy.example.org"]);
+    assert!(config.tls.admin.as_ref().unwrap().client_ca.is_none());
+    assert_eq!(config.files, ["tls/ca.crt", "tls/server.crt", "tls/server.key"].map(PathBuf::from));
+    assert!(!format!("{:?}", config.tls).contains("key"), "{:?}", config.tls);
 }
 
 #[test]

@@ -7,12 +7,15 @@ use std::path::PathBuf;
 use super::admin::AdminSection;
 use super::raw::{Node, Value};
 use super::reader::{Fields, Reader};
+use super::tls::{self, Protection, ServerTls};
 
 /// `ext_authz`: the listener that Envoy asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExtAuthz {
     /// `ext_authz.listen`, by default `127.0.0.1:9191`.
     pub listen: Listen,
+    /// Whether `ext_authz.tls` is there.
+    pub transport: Transport,
     /// `ext_authz.max_request_bytes`: the largest request message, by default 16 MiB.
     pub max_request_bytes: usize,
 }
@@ -22,6 +25,15 @@ pub struct ExtAuthz {
 pub struct Probes {
     /// `probes.listen`, by default `127.0.0.1:9193`.
     pub listen: Listen,
+}
+
+/// What a listener's connections begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// HTTP at once.
+    Plain,
+    /// A TLS handshake.
+    Tls,
 }
 
 /// Where a listener listens.
@@ -77,8 +89,8 @@ pub fn read<'t>(
     reader: &mut Reader<'t>,
     sections: Fields<'t>,
     admin: Option<&AdminSection<'t>>,
-) -> (ExtAuthz, Probes) {
-    let keys = ["listen", "max_request_bytes"];
+) -> (ExtAuthz, Probes, Option<ServerTls>) {
+    let keys = ["listen", "tls", "max_request_bytes"];
     let ext_authz = sections
         .get("ext_authz")
         .and_then(|node| reader.fields(node, "a mapping such as {listen: \"127.0.0.1:9191\"}", &keys));
@@ -88,8 +100,10 @@ pub fn read<'t>(
     let ext_authz_node = ext_authz.and_then(|fields| fields.get("listen"));
     let probes_node = probes.and_then(|fields| fields.get("listen"));
 
-    let listen = read_listen(reader, ext_authz_node, "ask whether a token is good", EXT_AUTHZ);
-    let probes_listen = read_listen(reader, probes_node, "read the metrics", PROBES);
+    let tls = tls::read(reader, ext_authz.and_then(|fields| fields.get("tls")));
+    let danger = "ask whether a token is good";
+    let listen = read_listen(reader, ext_authz_node, danger, tls.protection, EXT_AUTHZ);
+    let probes_listen = read_listen(reader, probes_node, "read the metrics", Protection::None, PROBES);
     if let Some(node) = probes_node.or(ext_authz_node)
         && overlap(&listen, &probes_listen)
     {
@@ -114,14 +128,16 @@ pub fn read<'t>(
     }
     let max_request_bytes = ext_authz.and_then(|fields| fields.get("max_request_bytes"));
     let max_request_bytes = read_size(reader, max_request_bytes);
-    (ExtAuthz { listen, max_request_bytes }, Probes { listen: probes_listen })
+    let ext_authz = ExtAuthz { listen, transport: tls.transport, max_request_bytes };
+    (ext_authz, Probes { listen: probes_listen }, tls.tls)
 }
 
-/// Reads a `listen`, and warns when others than this machine's users reach it.
+/// Reads a `listen`, and warns when others than this machine's users reach it and nothing else keeps them out.
 pub fn read_listen<'t>(
     reader: &mut Reader<'t>,
     node: Option<&'t Node>,
     danger: &str,
+    protection: Protection,
     default: SocketAddr,
 ) -> Listen {
     let what = "text such as 127.0.0.1:9191, unix:/run/app.sock or unix:@name";
@@ -139,6 +155,9 @@ pub fn read_listen<'t>(
         reader.error(&node.at, advice);
         return Listen::Tcp(default);
     };
+    if protection == Protection::ClientCertificates {
+        return listen;
+    }
     if let Listen::Tcp(address) = &listen
         && !address.ip().to_canonical().is_loopback()
     {

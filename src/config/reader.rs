@@ -2,15 +2,18 @@
 //! so that everything that is wrong is told at once.
 
 use std::cell::OnceCell;
-use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use zeroize::Zeroizing;
 
 use super::error::{Diagnostic, Position, Severity};
 use super::raw::{Entry, Location, MAX_DEPTH, Node, Text, Value};
 use super::schema::MERGE_KEY;
+use super::secrets::{Environment, MAX_FILE_BYTES};
 use super::shown::Shower;
 
 /// Reads a tree and remembers what is wrong with it.
@@ -20,6 +23,9 @@ pub struct Reader<'t> {
     pub folder: &'t Path,
     /// The time against which expiries are checked.
     pub now: Timestamp,
+    environment: &'t dyn Environment,
+    /// Every file that was asked for.
+    pub files: BTreeSet<PathBuf>,
     problems: Vec<Problem<'t>>,
     shower: OnceCell<Shower<'t>>,
 }
@@ -58,8 +64,9 @@ impl<'t> Fields<'t> {
 impl<'t> Reader<'t> {
     /// A reader of this tree, which notes at once what is wrong wherever it stands:
     /// duplicate keys, merge keys, references that lead nowhere, numbers that lose digits.
-    pub fn new(root: &'t Node, folder: &'t Path, now: Timestamp) -> Self {
-        let mut reader = Self { root, folder, now, problems: Vec::new(), shower: OnceCell::new() };
+    pub fn new(root: &'t Node, folder: &'t Path, environment: &'t dyn Environment, now: Timestamp) -> Self {
+        let (files, problems, shower) = (BTreeSet::new(), Vec::new(), OnceCell::new());
+        let mut reader = Self { root, folder, now, environment, files, problems, shower };
         reader.check_everywhere(root, 1);
         reader
     }
@@ -193,6 +200,21 @@ impl<'t> Reader<'t> {
                 None
             }
         }
+    }
+
+    /// A file that the configuration names, which is wiped from memory when it is dropped.
+    ///
+    /// # Errors
+    /// It cannot be read, or is larger than any file of ours.
+    pub fn read_file(&mut self, path: &str) -> io::Result<Zeroizing<Vec<u8>>> {
+        let path = self.folder.join(path);
+        let bytes = self.environment.read(&path, MAX_FILE_BYTES + 1).map(Zeroizing::new);
+        self.files.insert(path);
+        let bytes = bytes?;
+        if bytes.len() > MAX_FILE_BYTES {
+            return Err(io::Error::other(format!("it is larger than {MAX_FILE_BYTES} bytes")));
+        }
+        Ok(bytes)
     }
 
     /// The name of a policy, token or header in backquotes, or `***`.

@@ -30,9 +30,9 @@ use Schema::{Each, Fields, Named, Places, Secret, SeedPlugin, Shown, Unknown, Ur
 
 /// The document.
 pub static SCHEMA: Schema = Fields(&[
-    ("ext_authz", Fields(&[("listen", Shown), ("max_request_bytes", Shown)])),
+    ("ext_authz", Fields(&[("listen", Shown), ("tls", TLS), ("max_request_bytes", Shown)])),
     ("probes", Fields(&[("listen", Shown)])),
-    ("admin", Fields(&[("listen", Shown), ("public_url", Url), ("allow", ALLOW)])),
+    ("admin", Fields(&[("listen", Shown), ("tls", TLS), ("public_url", Url), ("allow", ALLOW)])),
     ("tokens", Each(&TOKEN)),
     ("users", Each(&USER)),
     ("keys", KEYS),
@@ -48,6 +48,10 @@ pub static SCHEMA: Schema = Fields(&[
     ("actor_headers", Named(&Shown)),
     ("plugins", Fields(&[("datasette-auth-tokens", SeedPlugin)])),
 ]);
+
+/// The path of the key is not shown: somebody may have written the key itself in its place.
+const TLS: Schema =
+    Fields(&[("cert", Shown), ("key", Unknown), ("client_ca", Shown), ("client_names", Shown)]);
 
 const KEYS: Schema = Fields(&[
     ("store", Url),

@@ -1,6 +1,6 @@
 //! What a reload would have to change and cannot: it is named, and stays until a restart.
 
-use super::{ExtAuthz, Probes, Startup};
+use super::{ExtAuthz, Probes, Startup, Transport};
 
 /// A key whose new value needs a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,13 +15,23 @@ pub struct NeedsRestart {
 
 const ABSENT: &str = "absent";
 
+/// Whether a listener speaks TLS; with which certificates is for a reload to change.
+fn presence(transport: Transport) -> Option<String> {
+    match transport {
+        Transport::Plain => None,
+        Transport::Tls => Some("present".to_owned()),
+    }
+}
+
 impl Startup {
     /// What of another configuration's start-up settings differs from these.
     pub fn differences(&self, other: &Self) -> Vec<NeedsRestart> {
         // Every member is named, so that no new one is forgotten here.
-        let Self { ext_authz: ExtAuthz { listen, max_request_bytes }, probes, admin, keys } = self;
+        let Self { ext_authz: ExtAuthz { listen, transport, max_request_bytes }, probes, admin: _, keys } =
+            self;
         let Probes { listen: probes_listen } = probes;
         let admin_listen = |startup: &Self| startup.admin.as_ref().map(|admin| admin.listen.to_string());
+        let admin_transport = |startup: &Self| startup.admin.as_ref().map(|admin| admin.transport);
         let store = |startup: &Self| startup.keys.as_ref().map(ToString::to_string);
         let mut differences = Vec::new();
         let mut note = |differs: bool, key, from: Option<String>, to: Option<String>| {
@@ -37,6 +47,12 @@ impl Startup {
             Some(other.ext_authz.listen.to_string()),
         );
         note(
+            *transport != other.ext_authz.transport,
+            "ext_authz.tls",
+            presence(*transport),
+            presence(other.ext_authz.transport),
+        );
+        note(
             *max_request_bytes != other.ext_authz.max_request_bytes,
             "ext_authz.max_request_bytes",
             Some(max_request_bytes.to_string()),
@@ -48,7 +64,12 @@ impl Startup {
             Some(probes_listen.to_string()),
             Some(other.probes.listen.to_string()),
         );
-        note(*admin != other.admin, "admin.listen", admin_listen(self), admin_listen(other));
+        let (old, new) = (admin_listen(self), admin_listen(other));
+        note(old != new, "admin.listen", old, new);
+        // A section that appears or goes is named by its address already.
+        if let (Some(old), Some(new)) = (admin_transport(self), admin_transport(other)) {
+            note(old != new, "admin.tls", presence(old), presence(new));
+        }
         note(*keys != other.keys, "keys.store", store(self), store(other));
         differences
     }
@@ -62,9 +83,14 @@ mod tests {
 
     fn startup(listen: &str, admin: Option<&str>, store: Option<&str>) -> Startup {
         Startup {
-            ext_authz: ExtAuthz { listen: listen.parse().unwrap(), max_request_bytes: 1024 },
+            ext_authz: ExtAuthz {
+                listen: listen.parse().unwrap(),
+                transport: Transport::Plain,
+                max_request_bytes: 1024,
+            },
             probes: Probes { listen: "127.0.0.1:3".parse().unwrap() },
-            admin: admin.map(|listen| AdminListen { listen: listen.parse().unwrap() }),
+            admin: admin
+                .map(|listen| AdminListen { listen: listen.parse().unwrap(), transport: Transport::Plain }),
             keys: store.map(|url| StoreUrl::parse(url).unwrap()),
         }
     }
@@ -76,12 +102,14 @@ mod tests {
         assert_eq!(old.differences(&old.clone()), []);
         let mut new = startup("unix:/run/x", None, Some("postgres://u:new-password@db.example/keys"));
         new.ext_authz.max_request_bytes = 2048;
+        new.ext_authz.transport = Transport::Tls;
         let found: Vec<_> = old.differences(&new);
         let found: Vec<_> = found.iter().map(|one| (one.key, one.from.as_str(), one.to.as_str())).collect();
         assert_eq!(
             found,
             [
                 ("ext_authz.listen", "127.0.0.1:1", "unix:/run/x"),
+                ("ext_authz.tls", "absent", "present"),
                 ("ext_authz.max_request_bytes", "1024", "2048"),
                 ("admin.listen", "127.0.0.1:2", "absent"),
                 ("keys.store", "postgres://db.example:5432/keys", "postgres://db.example:5432/keys"),

@@ -18,7 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tracing_appender::non_blocking::ErrorCounter;
 
 use crate::clock::Clock;
-use crate::config::Rules;
+use crate::config::{Rules, Tls};
 use crate::decision::{Decision, Refusal};
 use crate::keys::service::Keys;
 
@@ -48,6 +48,7 @@ pub struct Metrics {
     reloads: Family<ReloadLabels, Counter>,
     last_reload_successful: Gauge,
     last_reload_success: Gauge,
+    certificate_expiry: Family<ListenerLabels, Gauge>,
     keys: OnceLock<(Arc<Keys>, Clock)>,
     keys_held: Gauge,
     keys_lag: Gauge<f64, AtomicU64>,
@@ -71,6 +72,11 @@ struct CredentialLabels {
     kind: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerLabels {
+    listener: &'static str,
+}
+
 impl Metrics {
     /// All metrics at their beginning.
     pub fn new(dropped_log_lines: Option<ErrorCounter>) -> Self {
@@ -86,6 +92,7 @@ impl Metrics {
             reloads: Family::default(),
             last_reload_successful: Gauge::default(),
             last_reload_success: Gauge::default(),
+            certificate_expiry: Family::default(),
             keys: OnceLock::new(),
             keys_held: Gauge::default(),
             keys_lag: Gauge::default(),
@@ -136,6 +143,12 @@ impl Metrics {
             "When the configuration in force was loaded, as Unix time",
             Unit::Seconds,
             self.last_reload_success.clone(),
+        );
+        registry.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When the first certificate of a listener's chain expires, as Unix time; of listeners with TLS",
+            Unit::Seconds,
+            self.certificate_expiry.clone(),
         );
         registry.register("keys_held", "API keys in memory, dead ones too", self.keys_held.clone());
         registry.register_with_unit(
@@ -199,6 +212,16 @@ impl Metrics {
         self.next_expiry.set(next.map_or(0, jiff::Timestamp::as_second));
         self.last_reload_successful.set(1);
         self.last_reload_success.set(now.as_second());
+    }
+
+    /// Shows until when the certificates in force are good.
+    pub fn show_certificates(&self, tls: &Tls) {
+        for (listener, tls) in [("ext_authz", &tls.ext_authz), ("admin", &tls.admin)] {
+            if let Some(tls) = tls {
+                let gauge = self.certificate_expiry.get_or_create(&ListenerLabels { listener });
+                gauge.set(tls.expires_at.as_second());
+            }
+        }
     }
 
     /// Shows what is held of issued keys, asked for whenever the metrics are.

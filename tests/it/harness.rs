@@ -8,6 +8,7 @@ pub mod http2;
 pub mod issuer;
 pub mod load;
 pub mod log;
+pub mod pki;
 pub mod postgres;
 pub mod relay;
 pub mod server;

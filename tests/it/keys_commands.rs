@@ -146,7 +146,6 @@ fn a_command_line_that_makes_no_sense_is_refused_before_anything_is_asked() {
         assert!(ran.stderr.contains(found), "{arguments:?}: {ran:?}");
     }
     for (url, found) in [
-        ("https://keys.example", "not yet https"),
         ("http://a:hunter2@keys.example", "--password-file"),
         ("keys.example/hunter2", "http://127.0.0.1:9192"),
     ] {

@@ -38,5 +38,6 @@ mod secrets_stay_secret;
 mod seed_story;
 mod soak;
 mod systemd;
+mod tls;
 mod transports;
 mod users;

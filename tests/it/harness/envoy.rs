@@ -41,6 +41,8 @@ pub struct Shape {
     routes: Value,
     cluster: String,
     authority: Option<String>,
+    /// How it speaks to us, when that is not in plain text.
+    tls: Option<Value>,
     tcp_filter: bool,
     grpc_upstream: bool,
 }
@@ -55,6 +57,7 @@ impl Shape {
             routes: json!([{ "match": { "prefix": "/" }, "route": { "cluster": "app" } }]),
             cluster: "ext_authz".to_owned(),
             authority: None,
+            tls: None,
             tcp_filter: false,
             grpc_upstream: false,
         }
@@ -96,6 +99,12 @@ impl Shape {
     pub fn cluster(mut self, name: &str, authority: Option<&str>) -> Self {
         self.cluster = name.to_owned();
         self.authority = authority.map(str::to_owned);
+        self
+    }
+
+    /// It speaks TLS to us: this is its `common_tls_context`.
+    pub fn tls(mut self, context: Value) -> Self {
+        self.tls = Some(context);
         self
     }
 
@@ -176,6 +185,16 @@ impl Shape {
         }
         let mut ext_authz = cluster(&self.cluster, server.door());
         ext_authz["typed_extension_protocol_options"] = http2();
+        if let Some(context) = &self.tls {
+            ext_authz["transport_socket"] = json!({
+                "name": "envoy.transport_sockets.tls",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                    "sni": "ext-authz.local",
+                    "common_tls_context": context,
+                },
+            });
+        }
         json!({
             "admin": { "address": socket("127.0.0.1", 0) },
             "static_resources": {

@@ -1,0 +1,292 @@
+//! The section `tls` of a listener: its certificate, and whose certificates it asks for.
+//!
+//! Files are read and checked here, so that what does not fit together is told with everything else that is
+//! wrong, and a reload with a bad certificate changes nothing.  No message holds anything of a key.
+
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::{Error, InconsistentKeys, RootCertStore};
+use x509_parser::parse_x509_certificate;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::listeners::Transport;
+use super::raw::Node;
+use super::reader::{Fields, Reader};
+
+/// A certificate that ends within this time is warned of.
+const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// What the listeners that speak TLS speak it with.
+#[derive(Debug, Default)]
+pub struct Tls {
+    /// `ext_authz.tls`
+    pub ext_authz: Option<ServerTls>,
+    /// `admin.tls`
+    pub admin: Option<ServerTls>,
+}
+
+/// What a listener shows, and whom it asks to show something.
+pub struct ServerTls {
+    /// `cert` and `key`, which fit together.
+    pub certified_key: Arc<CertifiedKey>,
+    /// When the first certificate of the chain expires.
+    pub expires_at: Timestamp,
+    /// `client_ca`: `None` lets in whoever connects.
+    pub client_ca: Option<ClientCa>,
+}
+
+/// Which clients are let in.
+pub struct ClientCa {
+    /// `client_ca`: at least one certificate, by which a client's own must be signed.
+    pub roots: Arc<RootCertStore>,
+    /// `client_names`: of these at least one stands in a client's certificate.  `None` limits nothing.
+    pub names: Option<Box<[Box<str>]>>,
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ServerTls")
+            .field("expires_at", &self.expires_at)
+            .field("client_ca", &self.client_ca)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ClientCa {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { roots, names } = self;
+        formatter.debug_struct("ClientCa").field("roots", &roots.len()).field("names", names).finish()
+    }
+}
+
+/// Whether a listener asks its clients who they are before they can ask anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protection {
+    /// It does not.
+    None,
+    /// They show a certificate.
+    ClientCertificates,
+}
+
+/// What the section says, as far as it could be read.
+pub struct TlsSection {
+    /// Whether the section is there.
+    pub transport: Transport,
+    /// Whether it means to ask for certificates: who wrote that wrongly need not be warned as if they had not.
+    pub protection: Protection,
+    /// `None` when the section is not there, or wrong.
+    pub tls: Option<ServerTls>,
+}
+
+/// Reads the section.
+pub fn read<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> TlsSection {
+    let Some(node) = node else {
+        return TlsSection { transport: Transport::Plain, protection: Protection::None, tls: None };
+    };
+    let what = "a mapping such as {cert: tls.crt, key: tls.key}";
+    let fields = reader.fields(node, what, &["cert", "key", "client_ca", "client_names"]);
+    let protection = match fields.and_then(|fields| fields.get("client_ca")) {
+        Some(_) => Protection::ClientCertificates,
+        None => Protection::None,
+    };
+    let tls = fields.and_then(|fields| read_server(reader, fields));
+    TlsSection { transport: Transport::Tls, protection, tls }
+}
+
+fn read_server<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<ServerTls> {
+    let (cert, key) = (fields.get("cert"), fields.get("key"));
+    if cert.is_none() || key.is_none() {
+        reader.error(fields.at, "`tls` needs `cert` and `key`: the paths of two PEM files");
+    }
+    let chain = cert.and_then(|node| Some((read_chain(reader, node)?, node)));
+    let signing_key = key.and_then(|node| Some((read_key(reader, node)?, node)));
+    // Each is read even when another one is wrong, so that everything is told at once.
+    let client_ca = read_client_ca(reader, fields);
+    let (chain, cert) = chain?;
+    let (signing_key, key) = signing_key?;
+    let expires_at = chain.expires_at;
+    let certified_key = CertifiedKey::new(chain.certificates, signing_key);
+    match certified_key.keys_match() {
+        // Some kinds of key do not know their public half; then nobody can say that they do not fit.
+        Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+        Err(Error::InconsistentKeys(_)) => {
+            reader.error(
+                &key.at,
+                "this key does not fit the certificate in `cert`, the first one if the file has several",
+            );
+            return None;
+        }
+        Err(error) => {
+            reader.error(&cert.at, format!("the first certificate cannot be used: {error}"));
+            return None;
+        }
+    }
+    Some(ServerTls { certified_key: Arc::new(certified_key), expires_at, client_ca: client_ca.ok()? })
+}
+
+/// A server's certificate, and those that lead from it to its CA.
+struct Chain {
+    certificates: Vec<CertificateDer<'static>>,
+    expires_at: Timestamp,
+}
+
+fn read_chain<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Chain> {
+    let certificates = read_certificates(reader, node)?;
+    let expires_at = certificates.iter().filter_map(|der| Some(validity(der)?.1)).min()?;
+    Some(Chain { certificates, expires_at })
+}
+
+/// The client CAs; `Ok(None)` when none are asked for.
+fn read_client_ca<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Result<Option<ClientCa>, ()> {
+    let names = fields.get("client_names").map(|node| read_names(reader, node).ok_or(())).transpose();
+    let Some(node) = fields.get("client_ca") else {
+        if let Some(entry) = fields.entry("client_names") {
+            reader.error(
+                &entry.at,
+                "names are looked for in certificates of clients, and nobody is asked for one: add `client_ca`",
+            );
+        }
+        return Ok(None);
+    };
+    let certificates = read_certificates(reader, node).ok_or(())?;
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        if let Err(error) = roots.add(certificate) {
+            reader.error(&node.at, format!("a certificate in this file cannot be a CA's: {error}"));
+            return Err(());
+        }
+    }
+    Ok(Some(ClientCa { roots: Arc::new(roots), names: names? }))
+}
+
+fn read_names<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<[Box<str>]>> {
+    let list =
+        reader.list(node, "a list of names such as [\"spiffe://example.org/envoy\", envoy.example.org]")?;
+    if list.is_empty() {
+        reader.error(
+            &node.at,
+            "an empty list admits nobody; leave it out to admit every certificate of `client_ca`",
+        );
+        return None;
+    }
+    let mut names = Vec::with_capacity(list.len());
+    for element in list {
+        let what = "text: a name such as spiffe://example.org/envoy or envoy.example.org";
+        let Some(name) = reader.text(element, what) else {
+            continue;
+        };
+        if name.as_str().is_empty() {
+            reader.error(&element.at, "a name has at least one character");
+        }
+        if name.as_str().contains('*') {
+            reader
+                .warn(&element.at, "names are compared character by character: `*` stands for itself alone");
+        }
+        names.push(name.as_str().into());
+    }
+    Some(names.into())
+}
+
+/// All certificates of a file: at least one, and of each it is known how long it is valid.
+fn read_certificates<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Vec<CertificateDer<'static>>> {
+    let pem = read_pem(reader, node)?;
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let Ok(certificates) = read else {
+        reader.error(&node.at, "this file is damaged: its PEM cannot be read");
+        return None;
+    };
+    if certificates.is_empty() {
+        reader.error(
+            &node.at,
+            "there is no certificate in this file: expected PEM with `-----BEGIN CERTIFICATE-----`",
+        );
+        return None;
+    }
+    for certificate in &certificates {
+        let Some((from, until)) = validity(certificate) else {
+            reader.error(
+                &node.at,
+                "a certificate in this file is damaged: what its PEM holds is no certificate",
+            );
+            return None;
+        };
+        if until <= reader.now {
+            reader.warn(
+                &node.at,
+                format!("a certificate in this file has expired: it was valid until {until}"),
+            );
+        } else if until.duration_since(reader.now) <= SOON {
+            reader.warn(
+                &node.at,
+                format!("a certificate in this file expires within 30 days: it is valid until {until}"),
+            );
+        } else if from > reader.now {
+            reader.warn(
+                &node.at,
+                format!("a certificate in this file is not valid yet: it will be from {from} on"),
+            );
+        }
+    }
+    Some(certificates)
+}
+
+/// The first and the last moment of a certificate; `None` when it is none.
+fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
+    let (_, certificate) = parse_x509_certificate(certificate).ok()?;
+    let validity = certificate.validity();
+    let moment = |seconds| Timestamp::from_second(seconds).ok();
+    Some((moment(validity.not_before.timestamp())?, moment(validity.not_after.timestamp())?))
+}
+
+fn read_key<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Arc<dyn SigningKey>> {
+    let pem = read_pem(reader, node)?;
+    // What is wrong with the text of a key could show a part of it.
+    let Ok(mut der) = PrivateKeyDer::from_pem_slice(&pem) else {
+        let is_encrypted = pem.windows(9).any(|window| window == b"ENCRYPTED");
+        let message = if is_encrypted {
+            "the key in this file is encrypted, and nobody is here to type its password: \
+             write it without one (`openssl pkey`), readable for this server alone"
+        } else {
+            "there is no private key in this file: expected PEM with `-----BEGIN PRIVATE KEY-----`"
+        };
+        reader.error(&node.at, message);
+        return None;
+    };
+    let key = any_supported_type(&der);
+    der.zeroize();
+    if key.is_err() {
+        reader.error(
+            &node.at,
+            "the key in this file cannot be used: expected RSA of 2048 bits or more, ECDSA on P-256, P-384 or P-521, \
+             or Ed25519",
+        );
+    }
+    key.ok()
+}
+
+/// Reads the file that a key of the section names.
+fn read_pem<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Zeroizing<Vec<u8>>> {
+    let path = reader.text(node, "text: the path of a PEM file")?.as_str();
+    if path.contains("-----BEGIN") {
+        reader.error(&node.at, "expected the path of a PEM file, found what stands in one");
+        return None;
+    }
+    if path.is_empty() {
+        reader.error(&node.at, "expected the path of a PEM file, found an empty text");
+        return None;
+    }
+    match reader.read_file(path) {
+        Ok(pem) => Some(pem),
+        Err(error) => {
+            reader.error(&node.at, format!("the file cannot be read: {error}"));
+            None
+        }
+    }
+}

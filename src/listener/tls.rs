@@ -1,0 +1,355 @@
+//! TLS before anything else is said on a connection.
+//!
+//! The certificate, its key and the CA of the clients are one value that is replaced whole.  A handshake that
+//! has begun ends with the value it began with, and connections that are open live on.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::SingleCertAndKey;
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, ServerConfig,
+    SignatureScheme,
+};
+use x509_parser::extensions::GeneralName;
+use x509_parser::parse_x509_certificate;
+
+use super::Stream;
+use crate::config::{ClientCa, ServerTls, Tls};
+
+/// How long a handshake may take.
+const LONGEST_HANDSHAKE: Duration = Duration::from_secs(5);
+/// Of handshakes that fail, one in this time is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What is spoken over TLS, by its name in ALPN (RFC 7301).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// `h2`
+    Http2,
+    /// `http/1.1`
+    Http1,
+}
+
+/// The acceptors of the listeners that speak TLS.
+#[derive(Debug, Clone)]
+pub struct Acceptors {
+    /// For `ext_authz`.
+    pub ext_authz: Option<Arc<Acceptor>>,
+    /// For `admin`.
+    pub admin: Option<Arc<Acceptor>>,
+}
+
+impl Acceptors {
+    /// An acceptor for each listener that has a certificate.
+    pub fn new(tls: &Tls) -> Self {
+        let acceptor = |name, tls: &Option<ServerTls>, protocol| {
+            Some(Arc::new(Acceptor::new(name, tls.as_ref()?, protocol)))
+        };
+        Self {
+            ext_authz: acceptor("ext_authz", &tls.ext_authz, Protocol::Http2),
+            admin: acceptor("admin", &tls.admin, Protocol::Http1),
+        }
+    }
+
+    /// From now on handshakes are made with these certificates.  Whether a listener speaks TLS at all does not
+    /// change: what has no certificate any more goes on with the one that it has.
+    pub fn replace(&self, tls: &Tls) {
+        for (acceptor, tls) in [(&self.ext_authz, &tls.ext_authz), (&self.admin, &tls.admin)] {
+            if let (Some(acceptor), Some(tls)) = (acceptor, tls) {
+                acceptor.replace(tls);
+            }
+        }
+    }
+}
+
+/// Makes the handshakes of one listener.
+pub struct Acceptor {
+    listener: &'static str,
+    protocol: Protocol,
+    config: ArcSwap<ServerConfig>,
+    complaints: Complaints,
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Acceptor")
+            .field("listener", &self.listener)
+            .field("protocol", &self.protocol)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Acceptor {
+    /// An acceptor for the listener of this name.
+    pub fn new(listener: &'static str, tls: &ServerTls, protocol: Protocol) -> Self {
+        let config = ArcSwap::from_pointee(server_config(tls, protocol));
+        Self { listener, protocol, config, complaints: Complaints::new() }
+    }
+
+    /// From now on handshakes are made with this.
+    pub fn replace(&self, tls: &ServerTls) {
+        self.config.store(Arc::new(server_config(tls, self.protocol)));
+    }
+
+    /// Makes the handshake, in the task of the connection: nobody else waits for a slow client.
+    ///
+    /// # Errors
+    /// The handshake failed or took too long; it is logged.
+    pub async fn accept(&self, stream: Stream) -> io::Result<Stream> {
+        let client = stream.client();
+        let handshake = tokio_rustls::TlsAcceptor::from(self.config.load_full()).accept(stream);
+        let made = tokio::time::timeout(LONGEST_HANDSHAKE, handshake).await;
+        let made = made.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        match made {
+            Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+            Err(error) => {
+                self.complain(&client, &error);
+                Err(error)
+            }
+        }
+    }
+
+    fn complain(&self, client: &str, error: &io::Error) {
+        let listener = self.listener;
+        let why = match error.kind() {
+            io::ErrorKind::TimedOut => "the client did not finish the handshake in time".to_owned(),
+            // Whoever only looks whether the port is open leaves like this.
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                tracing::debug!(listener, client, "a client left before the TLS handshake was made");
+                return;
+            }
+            _ => explanation(error),
+        };
+        if let Some(unsaid) = self.complaints.may_speak() {
+            tracing::warn!(listener, client, unsaid, "TLS handshake refused: {why}");
+        }
+    }
+}
+
+fn explanation(error: &io::Error) -> String {
+    match error.get_ref().and_then(|error| error.downcast_ref::<Error>()) {
+        Some(Error::InvalidMessage(_)) => "what the client says is no TLS".to_owned(),
+        Some(Error::NoCertificatesPresented) => "the client shows no certificate".to_owned(),
+        Some(Error::InvalidCertificate(CertificateError::Other(OtherError(error)))) => error.to_string(),
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            "the client's certificate is not signed by a CA of `client_ca`".to_owned()
+        }
+        Some(error) => error.to_string(),
+        None => error.to_string(),
+    }
+}
+
+fn server_config(tls: &ServerTls, protocol: Protocol) -> ServerConfig {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has cipher suites for TLS 1.2 and 1.3");
+    let builder = match &tls.client_ca {
+        Some(client_ca) => builder.with_client_cert_verifier(verifier(client_ca, provider)),
+        None => builder.with_no_client_auth(),
+    };
+    let certificate = SingleCertAndKey::from(Arc::clone(&tls.certified_key));
+    let mut config = builder.with_cert_resolver(Arc::new(certificate));
+    config.alpn_protocols = vec![match protocol {
+        Protocol::Http2 => b"h2".to_vec(),
+        Protocol::Http1 => b"http/1.1".to_vec(),
+    }];
+    if tls.client_ca.is_some() {
+        // A resumed session shows no certificate again: one that has expired since would go on working.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
+    config
+}
+
+fn verifier(client_ca: &ClientCa, provider: Arc<CryptoProvider>) -> Arc<dyn ClientCertVerifier> {
+    let roots = Arc::clone(&client_ca.roots);
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
+        .build()
+        .expect("the configuration has at least one CA, and no revocation lists");
+    match &client_ca.names {
+        Some(names) => Arc::new(NamedClients { verifier, names: names.clone() }),
+        None => verifier,
+    }
+}
+
+/// Admits clients whose certificate is good and has one of these names.
+#[derive(Debug)]
+struct NamedClients {
+    verifier: Arc<dyn ClientCertVerifier>,
+    names: Box<[Box<str>]>,
+}
+
+/// A certificate is good, and it is somebody else's.
+#[derive(Debug, thiserror::Error)]
+#[error("none of the names in the client's certificate is one of `client_names`; it has {0}")]
+struct NotNamed(String);
+
+impl NamedClients {
+    fn check(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
+        let (_, certificate) =
+            parse_x509_certificate(certificate).map_err(|_| CertificateError::BadEncoding)?;
+        let extension = certificate.subject_alternative_name().map_err(|_| CertificateError::BadEncoding)?;
+        let found = extension.map(|extension| &extension.value.general_names[..]).unwrap_or_default();
+        if found.iter().any(|name| self.names.iter().any(|wanted| is(name, wanted))) {
+            return Ok(());
+        }
+        let shown: Vec<_> = found.iter().filter_map(shown).take(MOST_SHOWN).collect();
+        let shown = if shown.is_empty() { "none".to_owned() } else { shown.join(", ") };
+        Err(CertificateError::Other(OtherError(Arc::new(NotNamed(shown)))).into())
+    }
+}
+
+/// Names of a refused certificate that are logged, and how long each may be, in bytes.
+const MOST_SHOWN: usize = 4;
+const LONGEST_SHOWN: usize = 256;
+
+/// Whether a name in a certificate is this one.  No host's name has a colon, and every URI has one.
+fn is(name: &GeneralName<'_>, wanted: &str) -> bool {
+    match name {
+        GeneralName::URI(uri) => wanted.contains(':') && *uri == wanted,
+        GeneralName::DNSName(host) => !wanted.contains(':') && *host == wanted,
+        GeneralName::OtherName(..)
+        | GeneralName::RFC822Name(_)
+        | GeneralName::X400Address(_)
+        | GeneralName::DirectoryName(_)
+        | GeneralName::EDIPartyName(_)
+        | GeneralName::IPAddress(_)
+        | GeneralName::RegisteredID(_)
+        | GeneralName::Invalid(..) => false,
+    }
+}
+
+fn shown(name: &GeneralName<'_>) -> Option<String> {
+    let (GeneralName::URI(text) | GeneralName::DNSName(text)) = name else {
+        return None;
+    };
+    let escaped: String = text.chars().flat_map(char::escape_default).collect();
+    Some(escaped[..escaped.len().min(LONGEST_SHOWN)].to_owned())
+}
+
+impl ClientCertVerifier for NamedClients {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.verifier.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.verifier.verify_client_cert(end_entity, intermediates, now)?;
+        self.check(end_entity)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
+}
+
+/// Keeps clients that try again and again from filling the log.
+struct Complaints {
+    begun: Instant,
+    /// When the next line may be logged, in milliseconds from the beginning.
+    next: AtomicU64,
+    /// What was not logged since the last line.
+    unsaid: AtomicU64,
+}
+
+impl Complaints {
+    fn new() -> Self {
+        Self { begun: Instant::now(), next: AtomicU64::new(0), unsaid: AtomicU64::new(0) }
+    }
+
+    /// Whether a line may be logged now; if so, how many were not since the last one.
+    fn may_speak(&self) -> Option<u64> {
+        let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let now = milliseconds(self.begun.elapsed());
+        let next = self.next.load(Ordering::Relaxed);
+        let after = now.saturating_add(milliseconds(LOG_INTERVAL));
+        let is_mine = now >= next
+            && self.next.compare_exchange(next, after, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if is_mine {
+            return Some(self.unsaid.swap(0, Ordering::Relaxed));
+        }
+        self.unsaid.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_compared_whole_and_with_its_own_kind() {
+        let (uri, host) = ("spiffe://example.org/envoy", "envoy.example");
+        for (name, wanted, expected) in [
+            (GeneralName::URI(uri), uri, true),
+            (GeneralName::DNSName(host), host, true),
+            (GeneralName::DNSName(uri), uri, false),
+            (GeneralName::URI(host), host, false),
+            (GeneralName::RFC822Name(host), host, false),
+            (GeneralName::URI("spiffe://example.org/envoy/"), uri, false),
+            (GeneralName::URI("spiffe://example.org/"), uri, false),
+            (GeneralName::DNSName("x.envoy.example"), host, false),
+            (GeneralName::DNSName("x.envoy.example"), "*.envoy.example", false),
+            (GeneralName::DNSName("*.example"), host, false),
+        ] {
+            assert_eq!(is(&name, wanted), expected, "{name:?} {wanted}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_shown_is_short_and_steers_no_terminal() {
+        assert_eq!(shown(&GeneralName::DNSName("a\n\u{1b}b")).as_deref(), Some("a\\n\\u{1b}b"));
+        let long = "x".repeat(1_000);
+        assert_eq!(shown(&GeneralName::URI(&long)).map(|shown| shown.len()), Some(LONGEST_SHOWN));
+        assert_eq!(shown(&GeneralName::RFC822Name("a@b")), None);
+    }
+
+    #[test]
+    fn complaints_are_counted_while_they_are_not_logged() {
+        let complaints = Complaints::new();
+        assert_eq!(complaints.may_speak(), Some(0));
+        // The interval is over.
+        let end_interval = || complaints.next.store(0, Ordering::Relaxed);
+        complaints.next.store(u64::MAX, Ordering::Relaxed);
+        assert_eq!((complaints.may_speak(), complaints.may_speak()), (None, None));
+        end_interval();
+        assert_eq!(complaints.may_speak(), Some(2));
+        end_interval();
+        assert_eq!(complaints.may_speak(), Some(0));
+    }
+}

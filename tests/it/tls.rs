@@ -1,0 +1,465 @@
+//! TLS and mTLS: on ext_authz with a real Envoy, on admin with a real curl and our own commands.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_auth_tokens::config::{Config, Listen};
+use envoy_auth_tokens::listener::Listener;
+use envoy_auth_tokens::listener::tls::Acceptors;
+use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::Endpoint;
+
+use crate::harness::envoy::{self, Envoy};
+use crate::harness::pki::{Ca, Pair};
+use crate::harness::server::{BINARY, Ran, Setup, run};
+use crate::harness::{PATIENCE, Server, Shape, Stack, Upstream, grpc, tools};
+
+const ALICE: &str = "alice-token-0123456789";
+const ENVOY: &str = "spiffe://example.org/envoy";
+const HOST: &str = "ext-authz.local";
+
+const MUTUAL: &str = "
+ext_authz:
+  listen: 127.0.0.1:0
+  tls: {cert: server.crt, key: server.key, client_ca: ca.crt, client_names: ['spiffe://example.org/envoy', envoy.example]}
+probes: {listen: '127.0.0.1:0'}
+tokens: [{token: alice-token-0123456789, actor: {id: alice}}]
+";
+
+/// A server with a certificate of this authority for [`HOST`], which asks for certificates of the same.
+fn mutual(ca: &Ca) -> Setup {
+    configured(MUTUAL, ca)
+}
+
+fn configured(config: &str, ca: &Ca) -> Setup {
+    let Pair { cert, key } = ca.issue(&[HOST, "127.0.0.1"]);
+    let setup = Server::with(config).own_listeners();
+    setup.file("server.crt", &cert).file("server.key", &key).file("ca.crt", &ca.pem())
+}
+
+/// Envoy's `common_tls_context`: it trusts this authority and shows this certificate.
+fn context(ca: &Ca, shows: Option<&Pair>) -> Value {
+    let mut context = json!({
+        "validation_context": {
+            "trusted_ca": { "inline_string": ca.pem() },
+            "match_typed_subject_alt_names": [{ "san_type": "DNS", "matcher": { "exact": HOST } }],
+        },
+    });
+    if let Some(Pair { cert, key }) = shows {
+        context["tls_certificates"] = json!([{
+            "certificate_chain": { "inline_string": cert },
+            "private_key": { "inline_string": key },
+        }]);
+    }
+    context
+}
+
+#[test]
+fn envoy_and_we_show_each_other_certificates() {
+    let ca = Ca::new("the CA");
+    for name in [ENVOY, "envoy.example"] {
+        let shows = ca.issue(&["another.example", name]);
+        let setup = mutual(&ca);
+        let key = std::fs::read_to_string(setup.folder().join("server.key")).unwrap();
+        let stack = Stack::shaped(setup, Shape::plain().tls(context(&ca, Some(&shows))));
+        assert_eq!(stack.get("/").bearer(ALICE).send().seen().all("x-actor-id"), ["alice"], "{name}");
+        assert_eq!(stack.get("/").send().status, 401);
+        let metrics = stack.server.metrics();
+        let line =
+            metrics.lines().find(|line| line.contains("certificate_expiry_timestamp_seconds{")).unwrap();
+        assert!(line.contains("listener=\"ext_authz\""), "{line}");
+        let expiry: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+        assert!(expiry > 4_000_000_000.0, "{line}");
+        let secret = key.lines().nth(1).unwrap();
+        assert!(!stack.server.log().text().contains(secret));
+    }
+}
+
+#[test]
+fn an_envoy_that_is_not_the_one_we_know_gets_no_answer_and_nobody_passes() {
+    let (ca, other) = (Ca::new("the CA"), Ca::new("another CA"));
+    let stranger = ca.issue(&["spiffe://example.org/envoys", "ENVOY.example", "x.envoy.example"]);
+    // Not a host's name, whatever it says.
+    let nameless = ca.issue(&[]);
+    for (shows, why) in [
+        (None, "the client shows no certificate"),
+        (Some(other.issue(&[ENVOY])), "not signed by a CA of `client_ca`"),
+        (Some(stranger), "it has spiffe://example.org/envoys, ENVOY.example, x.envoy.example"),
+        (Some(nameless), "one of `client_names`; it has none"),
+    ] {
+        let shape = Shape::plain().tls(context(&ca, shows.as_ref()));
+        let stack = Stack::shaped(mutual(&ca), shape).expecting_errors();
+        let answer = stack.get("/").bearer(ALICE).send();
+        assert_eq!(answer.status, 403, "{why}: Envoy's own answer to an error");
+        assert_eq!(stack.upstream.calls(), 0);
+        assert!(stack.envoy.stat("error") >= 1, "{why}");
+        stack.server.log().wait_for(why, |line| line.contains(why).then_some(()));
+    }
+    // And Envoy asks nobody but a server of the right name.
+    let shape = Shape::plain().tls(context(&other, Some(&ca.issue(&[ENVOY]))));
+    let stack = Stack::shaped(mutual(&ca), shape).expecting_errors();
+    assert_eq!(stack.get("/").bearer(ALICE).send().status, 403);
+    assert_eq!(stack.upstream.calls(), 0);
+}
+
+/// Connects and makes a handshake, which in TLS 1.3 succeeds for a client before its certificate is looked at.
+async fn handshake(
+    to: SocketAddr,
+    client: Arc<ClientConfig>,
+) -> std::io::Result<TlsStream<tokio::net::TcpStream>> {
+    let stream = tokio::net::TcpStream::connect(to).await?;
+    TlsConnector::from(client).connect(ServerName::try_from(HOST).unwrap(), stream).await
+}
+
+/// Asks whether Alice may pass; `Err` is that no answer came.
+fn check(to: SocketAddr, client: &Arc<ClientConfig>) -> Result<bool, String> {
+    grpc::block_on(async {
+        let client = Arc::clone(client);
+        let connect = tower::service_fn(move |_| {
+            let client = Arc::clone(&client);
+            async move { handshake(to, client).await.map(TokioIo::new) }
+        });
+        let endpoint = Endpoint::from_static("http://ext-authz.local").timeout(PATIENCE);
+        let channel = endpoint.connect_with_connector(connect).await.map_err(|error| format!("{error:?}"))?;
+        let bearer = format!("Bearer {ALICE}");
+        let request = grpc::request("GET", "h", "/", &[("authorization", &bearer)]);
+        let answer = AuthorizationClient::new(channel).check(request).await;
+        answer.map(|answer| grpc::code(&answer.into_inner()) == 0).map_err(|error| format!("{error:?}"))
+    })
+}
+
+#[test]
+fn a_client_need_not_name_its_protocol_and_must_not_name_another() {
+    let ca = Ca::new("the CA");
+    let server = mutual(&ca).start();
+    let shows = ca.issue(&[ENVOY]);
+    for (alpn, answered) in
+        [(&["h2"][..], true), (&["http/1.1", "h2"], true), (&[], true), (&["http/1.1"], false)]
+    {
+        let answer = check(server.tcp(), &ca.client(Some(&shows), alpn));
+        assert_eq!(answer.is_ok_and(|passes| passes), answered, "{alpn:?}");
+    }
+    assert!(check(server.tcp(), &ca.client(None, &["h2"])).is_err());
+    // Nobody asks a client for anything where there is no `client_ca`.
+    let open = MUTUAL
+        .replace(", client_ca: ca.crt, client_names: ['spiffe://example.org/envoy', envoy.example]", "");
+    let server = configured(&open, &ca).start();
+    assert_eq!(check(server.tcp(), &ca.client(None, &["h2"])), Ok(true));
+}
+
+/// Reads until the connection is closed or reset.
+#[track_caller]
+fn is_closed(stream: &mut TcpStream, patience: Duration) -> Vec<u8> {
+    stream.set_read_timeout(Some(patience)).unwrap();
+    let mut heard = Vec::new();
+    match stream.read_to_end(&mut heard) {
+        Ok(_) => heard,
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => heard,
+        Err(error) => panic!("the connection is open: {error}"),
+    }
+}
+
+#[test]
+fn who_speaks_no_tls_or_nothing_is_not_waited_for_by_anybody() {
+    let ca = Ca::new("the CA");
+    let mut server = mutual(&ca).arg("--drain=0s").start();
+    let client = ca.client(Some(&ca.issue(&[ENVOY])), &["h2"]);
+    let mut silent = TcpStream::connect(server.tcp()).unwrap();
+    let mut slow = TcpStream::connect(server.tcp()).unwrap();
+    // The first half of a handshake's first record.
+    slow.write_all(&[0x16, 3, 1, 2, 0, 1]).unwrap();
+    for bytes in [
+        &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"[..],
+        b"GET / HTTP/1.1\r\nhost: h\r\n\r\n",
+        &[0; 100],
+        &[0xff; 20_000],
+    ] {
+        let mut stream = TcpStream::connect(server.tcp()).unwrap();
+        // It may be closed before all is written.
+        let _ = stream.write_all(bytes);
+        let heard = is_closed(&mut stream, PATIENCE);
+        assert!(!heard.windows(4).any(|window| window == b"HTTP"), "{}", heard.escape_ascii());
+        assert_eq!(check(server.tcp(), &client), Ok(true));
+    }
+    server.log().wait_for("that it is no TLS", |line| line.contains("is no TLS").then_some(()));
+    is_closed(&mut slow, PATIENCE);
+    is_closed(&mut silent, PATIENCE);
+    assert_eq!(check(server.tcp(), &client), Ok(true));
+    // The log is not filled by whoever tries again and again.
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(server.tcp()).unwrap();
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\n\r\n");
+        is_closed(&mut stream, PATIENCE);
+    }
+    let lines = server.log().lines();
+    let complaints = lines.iter().filter(|line| line.contains("TLS handshake refused")).count();
+    assert!((1..50).contains(&complaints), "{complaints}");
+
+    let mut silent = TcpStream::connect(server.tcp()).unwrap();
+    assert_eq!(check(server.tcp(), &client), Ok(true));
+    server.terminate();
+    is_closed(&mut silent, PATIENCE);
+    assert!(server.wait().success());
+}
+
+#[test]
+fn tls_on_a_plain_port_is_no_answer() {
+    let ca = Ca::new("the CA");
+    let server = Server::with("tokens: [{token: alice-token-0123456789, actor: {id: alice}}]\n").start();
+    assert!(check(server.tcp(), &ca.client(None, &["h2"])).is_err());
+    let bearer = format!("Bearer {ALICE}");
+    let request = grpc::request("GET", "h", "/", &[("authorization", &bearer)]);
+    assert_eq!(grpc::code(&grpc::check(&server, request)), 0);
+    // Nor does an Envoy let anybody pass that was told of TLS while we were not.
+    let shape = Shape::plain().tls(context(&ca, None));
+    let setup = Server::with("tokens: [{token: alice-token-0123456789, actor: {id: alice}}]\n");
+    let stack = Stack::shaped(setup, shape).expecting_errors();
+    assert_eq!(stack.get("/").bearer(ALICE).send().status, 403);
+    assert_eq!(stack.upstream.calls(), 0);
+}
+
+/// Writes the files of [`MUTUAL`] and reads them as a reload does.
+fn load(folder: &Path, server: &Pair, clients: &Ca) -> Config {
+    let files = [("config.yaml", MUTUAL), ("server.crt", &server.cert), ("server.key", &server.key)];
+    for (name, text) in files.into_iter().chain([("ca.crt", clients.pem().as_str())]) {
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+    Config::load(&folder.join("config.yaml")).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn shown(stream: &TlsStream<tokio::net::TcpStream>) -> Vec<u8> {
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+#[tokio::test]
+async fn a_new_certificate_and_another_client_ca_count_from_the_next_connection_on() {
+    let (first, second) = (Ca::new("first"), Ca::new("second"));
+    let folder = tempfile::tempdir().unwrap();
+    let (old, new) = (first.issue(&[HOST]), first.issue(&[HOST]));
+    let der = |pair: &Pair| CertificateDer::from_pem_slice(pair.cert.as_bytes()).unwrap().to_vec();
+
+    let acceptors = Acceptors::new(&load(folder.path(), &old, &first).tls);
+    let asked: Listen = "127.0.0.1:0".parse().unwrap();
+    let listener = Listener::bind(&asked).await.unwrap();
+    let Listen::Tcp(address) = listener.address(&asked) else { panic!("a TCP address was asked for") };
+    let acceptor = Arc::clone(acceptors.ext_authz.as_ref().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let stream = listener.accept().await;
+            let acceptor = Arc::clone(&acceptor);
+            // An echo.
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut byte = [0; 1];
+                while stream.read_exact(&mut byte).await.is_ok() {
+                    stream.write_all(&byte).await.unwrap();
+                    stream.flush().await.unwrap();
+                }
+            });
+        }
+    });
+    let echo = async |stream: &mut TlsStream<tokio::net::TcpStream>| -> std::io::Result<u8> {
+        stream.write_all(b"e").await?;
+        stream.flush().await?;
+        tokio::time::timeout(PATIENCE, stream.read_u8()).await.expect("an echo, or the end")
+    };
+
+    // One client for all its connections, so that it could resume a session.
+    let known_to_first = first.client(Some(&first.issue(&[ENVOY])), &["h2"]);
+    let known_to_second = first.client(Some(&second.issue(&[ENVOY])), &["h2"]);
+    let mut open = handshake(address, Arc::clone(&known_to_first)).await.unwrap();
+    assert_eq!(shown(&open), der(&old));
+    assert_eq!(echo(&mut open).await.unwrap(), b'e');
+
+    acceptors.replace(&load(folder.path(), &new, &second).tls);
+    let mut after = handshake(address, Arc::clone(&known_to_second)).await.unwrap();
+    assert_eq!(shown(&after), der(&new));
+    assert_eq!(echo(&mut after).await.unwrap(), b'e');
+    assert_eq!(echo(&mut open).await.unwrap(), b'e', "what was open lives on");
+    let refused = match handshake(address, known_to_first).await {
+        Ok(mut stream) => echo(&mut stream).await.is_err(),
+        Err(_) => true,
+    };
+    assert!(refused, "the CA that signed this client counts no more");
+    // A configuration without TLS leaves the listener what it has.
+    acceptors.replace(&envoy_auth_tokens::config::Tls::default());
+    let again = handshake(address, known_to_second).await.unwrap();
+    assert_eq!(shown(&again), der(&new));
+}
+
+#[test]
+fn health_is_told_to_whoever_has_no_certificate_by_the_probes() {
+    let ca = Ca::new("the CA");
+    let setup = mutual(&ca);
+    let down = setup.run(["health"]);
+    assert_eq!(down.code(), Some(1), "{down:?}");
+    let socket = setup.folder().join("probes.sock");
+    let config = MUTUAL.replace("'127.0.0.1:0'}", &format!("'unix:{}'}}", socket.display()));
+    let config = config.replace("listen: 127.0.0.1:0", "listen: 127.0.0.1:1");
+    // A probe that says so, and one that does not.
+    for (answer, code) in [("200 OK", 0), ("503 Service Unavailable", 1)] {
+        let _ = std::fs::remove_file(&socket);
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let probes = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 1024];
+            let length = stream.read(&mut request).unwrap();
+            assert!(request[..length].starts_with(b"GET /ready HTTP/1.1\r\n"));
+            stream.write_all(format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n").as_bytes()).unwrap();
+        });
+        std::fs::write(setup.folder().join("config.yaml"), &config).unwrap();
+        let mut command = Command::new(BINARY);
+        command.arg("health").arg("--config").arg(setup.folder().join("config.yaml"));
+        let ran = run(command, "");
+        assert_eq!(ran.code(), Some(code), "{ran:?}");
+        probes.join().unwrap();
+    }
+}
+
+const ADMIN: &str = "
+tokens: [{token: alice-token-0123456789, actor: {id: alice, role: Admin}}]
+users: [{username: admin, password: correct-horse-battery, actor: {id: admin, role: Admin}}]
+keys: {store: 'sqlite:keys.db'}
+ext_authz: {listen: '127.0.0.1:0'}
+probes: {listen: '127.0.0.1:0'}
+admin: {listen: '127.0.0.1:0', tls: {cert: server.crt, key: server.key}}
+";
+
+fn curl(folder: &Path, arguments: &[&str]) -> Ran {
+    let mut command = Command::new("curl");
+    command
+        .args(["--silent", "--show-error", "--include", "--max-time", "60", "--cacert"])
+        .arg(folder.join("ca.crt"));
+    command.args(arguments);
+    run(command, "")
+}
+
+#[test]
+fn keys_are_managed_over_https_by_curl() {
+    let ca = Ca::new("the CA");
+    let setup = configured(ADMIN, &ca);
+    let folder = setup.folder().to_owned();
+    let server = setup.start();
+    let url = format!("https://{}", server.admin());
+    let page = curl(&folder, &[&url]);
+    assert!(page.stdout.starts_with("HTTP/1.1 200"), "{page:?}");
+
+    let login = format!("{url}/login");
+    let body = r#"{"user": "admin", "password": "correct-horse-battery"}"#;
+    let json = ["-H", "content-type: application/json", "-d", body];
+    let came_from = |origin: &str| {
+        let origin = format!("origin: {origin}");
+        curl(&folder, &[&json[..], &["-H", &origin, &login]].concat())
+    };
+    let own = came_from(&url);
+    assert!(own.stdout.starts_with("HTTP/1.1 200"), "{own:?}");
+    let cookie = own.stdout.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+    assert!(cookie.starts_with("__Host-eat_session="), "{cookie}");
+    for attribute in ["; Secure", "; HttpOnly", "; SameSite=Strict", "; Path=/"] {
+        assert!(cookie.contains(attribute), "{cookie}");
+    }
+    // The same host, and yet not our page: somebody on the network could have written it.
+    let insecure = came_from(&url.replace("https", "http"));
+    assert!(insecure.stdout.starts_with("HTTP/1.1 403"), "{insecure:?}");
+
+    let keys = format!("{url}/api/auth/keys");
+    let session = format!("cookie: {}", cookie.split(';').next().unwrap());
+    let listed = curl(&folder, &["-H", &session, &keys]);
+    assert!(listed.stdout.starts_with("HTTP/1.1 200") && listed.stdout.ends_with("[]"), "{listed:?}");
+    // The cookie's plain name is nobody's session here.
+    let listed = curl(&folder, &["-H", &session.replace("__Host-", ""), &keys]);
+    assert!(listed.stdout.starts_with("HTTP/1.1 401"), "{listed:?}");
+    let untrusting = run(
+        {
+            let mut command = Command::new("curl");
+            command.args(["--silent", "--max-time", "60", &url]);
+            command
+        },
+        "",
+    );
+    assert_eq!(untrusting.code(), Some(60), "{untrusting:?}");
+    assert!(server.metrics().contains("certificate_expiry_timestamp_seconds{listener=\"admin\"}"));
+}
+
+fn keys(url: &str, arguments: &[&str]) -> Ran {
+    let mut command = Command::new(BINARY);
+    command.env("ENVOY_AUTH_TOKENS_ADMIN_URL", url).env_remove("SSL_CERT_FILE");
+    command.arg("keys").args(arguments).args(["--token-file", "-"]);
+    run(command, ALICE)
+}
+
+#[test]
+fn our_own_commands_speak_https_and_show_a_certificate_where_one_is_asked_for() {
+    let ca = Ca::new("the CA");
+    let mutual = ADMIN.replace("server.key}", "server.key, client_ca: ca.crt}");
+    for (config, asks) in [(ADMIN, false), (mutual.as_str(), true)] {
+        let mine = ca.issue(&["me.example"]);
+        let setup = configured(config, &ca).file("me.crt", &mine.cert).file("me.key", &mine.key);
+        let path = |name: &str| setup.folder().join(name).to_str().unwrap().to_owned();
+        let (ca_file, cert, key) = (path("ca.crt"), path("me.crt"), path("me.key"));
+        let server = setup.start();
+        let url = format!("https://{}", server.admin());
+        let trusting = ["list", "--ca-file", &ca_file];
+        let showing = [&trusting[..], &["--cert-file", &cert, "--key-file", &key]].concat();
+        let ran = keys(&url, &showing);
+        assert_eq!((ran.code(), ran.stdout.as_str()), (Some(0), "No keys.\n"), "{ran:?}");
+        assert_eq!(ran.stderr, "");
+        let ran = keys(&url, &trusting);
+        assert_eq!(ran.code() == Some(0), !asks, "{ran:?}");
+
+        let stranger = keys(&url, &["list"]);
+        assert_eq!(stranger.code(), Some(1), "{stranger:?}");
+        assert!(stranger.stderr.contains("--ca-file"), "{stranger:?}");
+        let elsewhere = keys(&url.replace("127.0.0.1", "localhost"), &showing);
+        assert_eq!(elsewhere.code(), Some(1), "the certificate is for another name: {elsewhere:?}");
+        assert!(elsewhere.stderr.contains("error: no TLS with https://localhost:"), "{elsewhere:?}");
+        let plain = keys(&url.replace("https", "http"), &["list"]);
+        assert_eq!(plain.code(), Some(1), "{plain:?}");
+        let swapped = [&trusting[..], &["--cert-file", &cert, "--key-file", &ca_file]].concat();
+        let swapped = keys(&url, &swapped);
+        assert!(swapped.stderr.starts_with("error: no private key in PEM"), "{swapped:?}");
+        let down = keys("https://127.0.0.1:1", &trusting);
+        assert!(down.stderr.contains("nobody answers at https://127.0.0.1:1"), "{down:?}");
+        // And to a port without TLS.
+        let plain = keys(&format!("https://{}", server.probes()), &trusting);
+        assert!(plain.stderr.contains("plain http?"), "{plain:?}");
+    }
+}
+
+#[test]
+fn the_mtls_of_the_deployed_envoy_works_when_it_is_uncommented() {
+    let ca = Ca::new("the CA");
+    let shows = ca.issue(&[ENVOY]);
+    let setup = mutual(&ca).file("client.crt", &shows.cert).file("client.key", &shows.key);
+    let folder = setup.folder().to_str().unwrap().to_owned();
+    let text = std::fs::read_to_string(tools::root().join("deploy/envoy.yaml")).unwrap();
+    let (before, comment) = text.split_once("    # transport_socket:\n").expect("the commented socket");
+    let comment = format!("    # transport_socket:\n{comment}").replace("    # ", "    ");
+    let text = format!("{before}{comment}").replace("/etc/envoy", &folder);
+    let path = setup.folder().join("envoy.yaml");
+    std::fs::write(&path, &text).unwrap();
+    envoy::validate(&path).unwrap_or_else(|told| panic!("{told}"));
+
+    let server = setup.start();
+    let upstream = Upstream::start();
+    let text = text.replace("port_value: 10000", "port_value: 0");
+    let text = text.replace("port_value: 8080", &format!("port_value: {}", upstream.address().port()));
+    let text = text.replace("port_value: 9191", &format!("port_value: {}", server.tcp().port()));
+    let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
+    let envoy = Envoy::configured(&format!("{admin}{text}"));
+    let get = || crate::harness::Request::new(envoy.address(), "GET", "/");
+    assert_eq!(get().bearer(ALICE).send().status, 200);
+    assert_eq!(get().send().status, 401);
+}
