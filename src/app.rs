@@ -20,7 +20,7 @@ use crate::listener::{BindError, Listener};
 use crate::probes;
 use crate::shutdown::{Shutdown, Signals};
 use crate::telemetry::Telemetry;
-use crate::telemetry::decision_log::LogDecisions;
+use crate::telemetry::decision_log::DecisionLog;
 
 /// How long connections may take to finish what is in flight, once nothing new is accepted.
 const FINISH: Duration = Duration::from_secs(10);
@@ -30,8 +30,8 @@ const FIRST_READ: Duration = Duration::from_secs(5);
 /// What the command line says beyond the configuration.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Which decisions are logged.
-    pub log_decisions: LogDecisions,
+    /// Where decisions are logged, and which.
+    pub decision_log: DecisionLog,
     /// How long to go on answering after the first signal.
     pub drain: Duration,
     /// Passwords that are verified at the same time.
@@ -93,7 +93,7 @@ pub enum ServeError {
 /// [`ServeError`]; then nothing was served.
 pub async fn build(config: Config, options: Options, clock: Clock) -> Result<Bound, ServeError> {
     let startup = config.startup;
-    let telemetry = Arc::new(Telemetry::new(options.log_decisions, options.dropped_log_lines.clone()));
+    let telemetry = Arc::new(Telemetry::new(options.decision_log.clone(), options.dropped_log_lines.clone()));
     telemetry.metrics().show_rules(&config.rules, clock.now());
     let passwords = Passwords::new(options.parallel_passwords)?;
     let keys = match (&startup.keys, &config.rules.keys) {

@@ -1,6 +1,6 @@
 //! `serve`
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use clap::Args;
@@ -9,7 +9,7 @@ use tracing::level_filters::LevelFilter;
 use super::{Complaint, ConfigFile};
 use crate::app::{self, Options};
 use crate::clock::Clock;
-use crate::telemetry::decision_log::LogDecisions;
+use crate::telemetry::decision_log::{DecisionLog, LogDecisions};
 use crate::telemetry::logging::{self, LogFormat};
 
 #[derive(Debug, Args)]
@@ -22,6 +22,9 @@ pub(super) struct Serve {
     /// Which decisions to log
     #[arg(long, value_enum, default_value = "all")]
     log_decisions: LogDecisions,
+    /// Log one of N allowed decisions; refused and shadowed ones are all logged
+    #[arg(long, value_name = "N", default_value = "1")]
+    log_sample: NonZeroU64,
     /// How to write the log
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -46,7 +49,7 @@ impl Serve {
         let available = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let workers = self.workers.map_or(available, NonZeroUsize::get);
         let options = Options {
-            log_decisions: self.log_decisions,
+            decision_log: DecisionLog::new(self.log_decisions, self.log_sample, logging.lines()),
             drain: self.drain,
             // The other half of the processors goes on answering Checks during a flood of passwords.
             parallel_passwords: workers.div_ceil(2),
