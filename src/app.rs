@@ -24,7 +24,7 @@ use crate::reload::{Origin, Reloader};
 use crate::service_manager;
 use crate::shutdown::{Hangups, Shutdown, Signals};
 use crate::telemetry::Telemetry;
-use crate::telemetry::decision_log::LogDecisions;
+use crate::telemetry::decision_log::DecisionLog;
 
 /// How long connections may take to finish what is in flight, once nothing new is accepted.
 const FINISH: Duration = Duration::from_secs(10);
@@ -34,8 +34,8 @@ const FIRST_READ: Duration = Duration::from_secs(5);
 /// What the command line says beyond the configuration.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Which decisions are logged.
-    pub log_decisions: LogDecisions,
+    /// Where decisions are logged, and which.
+    pub decision_log: DecisionLog,
     /// How long to go on answering after the first signal.
     pub drain: Duration,
     /// Passwords that are verified at the same time.
@@ -110,7 +110,7 @@ pub async fn build(
     clock: Clock,
 ) -> Result<Bound, ServeError> {
     let startup = config.startup;
-    let telemetry = Arc::new(Telemetry::new(options.log_decisions, options.dropped_log_lines.clone()));
+    let telemetry = Arc::new(Telemetry::new(options.decision_log.clone(), options.dropped_log_lines.clone()));
     telemetry.metrics().show_rules(&config.rules, clock.now());
     telemetry.metrics().show_certificates(&config.tls);
     let acceptors = Acceptors::new(&config.tls);

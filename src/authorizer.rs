@@ -8,10 +8,10 @@ use arc_swap::ArcSwap;
 use crate::actor::header;
 use crate::attributes::{Attributes, Http, trim_blanks};
 use crate::config::Rules;
-use crate::credential::{self, Known, Places};
+use crate::credential::{self, Known, Place, Places};
 use crate::decision::{Decision, Learned, Refusal};
 use crate::identity::{Identity, Sources};
-use crate::policy::Permit;
+use crate::policy::{Permit, Policy};
 
 /// Decides about requests by the rules in force.
 pub struct Authorizer {
@@ -91,6 +91,27 @@ impl Authorizer {
         let policy = Arc::clone(rules.policies.select(request, http)?);
         learned.policy = Some(Arc::clone(&policy));
 
+        match self.admit(&policy, http, deadline, rules, learned).await {
+            Ok(permit) => guard_actor_headers(http, rules, permit),
+            // Only a policy that is not enforced lets pass what is refused under it.
+            Err(refusal) => {
+                let permit = guard_actor_headers(http, rules, policy.shadow().ok_or(refusal)?)?;
+                learned.shadowed = Some(refusal);
+                learned.left_alone = self.foreign_place(http, rules);
+                Ok(permit)
+            }
+        }
+    }
+
+    /// The steps from the credential to admission: what is refused in them is refused under the policy.
+    async fn admit(
+        &self,
+        policy: &Policy,
+        http: &Http<'_>,
+        deadline: Option<Duration>,
+        rules: &Rules,
+        learned: &mut Learned,
+    ) -> Result<Permit, Refusal> {
         // What does the caller show us?
         let found = credential::find(http, &rules.places)?;
 
@@ -104,8 +125,15 @@ impl Authorizer {
         }
 
         // May they?  Only a policy can turn an actor, or the lack of one, into a permit.
-        let permit = policy.admit(learned.known.clone())?;
-        guard_actor_headers(http, rules, permit)
+        Ok(policy.admit(learned.known.clone())?)
+    }
+
+    /// The place whose credential is none of ours, dead or alive, and stays in a request that is let pass
+    /// although it was refused: it may be the upstream's own.
+    fn foreign_place(&self, http: &Http<'_>, rules: &Rules) -> Option<Place> {
+        let (place, carried) = credential::look_at_first(http, &rules.places)?;
+        let is_ours = carried.is_ok_and(|credential| self.sources.recognises(&credential, rules));
+        (!is_ours).then(|| place.clone())
     }
 }
 

@@ -45,7 +45,7 @@ use crate::actor::header::ActorHeader;
 use crate::credential::Places;
 use crate::keys::service::Settings;
 use crate::keys::store::StoreUrl;
-use crate::policy::Policies;
+use crate::policy::{Policies, Policy};
 
 pub use self::admin::{AdminListen, AdminRules, NoPublicUrl, PublicUrl, is_secure, session_cookie};
 pub use self::error::{Diagnostic, Errors, Position, Severity, ShownLine};
@@ -349,8 +349,8 @@ fn read_sections<'t>(
     let users = users::read(reader, users_written, &context);
 
     // A section of another name could be the one that was meant to say who may pass.
-    if nobody && has_only_sections(root) && !policing.policies.iter().any(|policy| policy.admits_anonymous())
-    {
+    let lets_anybody = |policy: &Arc<Policy>| policy.admits_anonymous() || policy.shadow().is_some();
+    if nobody && has_only_sections(root) && !policing.policies.iter().any(lets_anybody) {
         reader.error(&root.at, NOBODY);
     }
     let (keys_store, keys, unavailable) = match keys {

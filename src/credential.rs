@@ -210,16 +210,28 @@ impl Places {
 /// # Errors
 /// [`CredentialError`]: a place carries something, and it is no credential or must not count.
 pub fn find<'p>(http: &Http<'_>, places: &'p Places) -> Result<Option<Found<'p>>, CredentialError> {
+    let Some((place, credential)) = look_at_first(http, places) else {
+        return Ok(None);
+    };
+    let credential = credential?;
+    cross_site::check(http, place)?;
+    Ok(Some(Found { credential, place }))
+}
+
+/// The first place that carries anything, and what: whoever caused the request.
+pub fn look_at_first<'p>(
+    http: &Http<'_>,
+    places: &'p Places,
+) -> Option<(&'p Place, Result<Credential, CredentialError>)> {
     for place in &places.order {
-        let credential = match look(http, place, places)? {
-            Look::Nothing => continue,
-            Look::NotOurs => return Ok(None),
-            Look::Found(credential) => credential,
-        };
-        cross_site::check(http, place)?;
-        return Ok(Some(Found { credential, place }));
+        match look(http, place, places) {
+            Ok(Look::Nothing) => {}
+            Ok(Look::NotOurs) => return None,
+            Ok(Look::Found(credential)) => return Some((place, Ok(credential))),
+            Err(error) => return Some((place, Err(error))),
+        }
     }
-    Ok(None)
+    None
 }
 
 /// What a place shows.

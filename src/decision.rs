@@ -24,9 +24,57 @@ pub struct Learned {
     pub policy: Option<Arc<Policy>>,
     /// The credential that was recognised, even when it did not suffice.
     pub known: Option<Arc<Known>>,
-    /// Where a well-formed token stood that nobody here knows and that is left to the upstream
-    /// (`unknown_credentials: anonymous`).
+    /// Where a credential stood that nobody here knows and that is left to the upstream
+    /// (`unknown_credentials: anonymous`, or a policy that is not enforced).
     pub left_alone: Option<Place>,
+    /// The refusal that would have been, when the policy is not enforced and the request passes all the same.
+    pub shadowed: Option<Refusal>,
+}
+
+/// What a decision comes to, once there is an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The policy admits the request.
+    Allowed,
+    /// The policy is not enforced: the request passes, and this is why it would not.
+    Shadowed(Refusal),
+    /// The request is refused.
+    Refused(Refusal),
+}
+
+impl Decision {
+    /// What it comes to, unless the answer cannot be built.
+    pub fn outcome(&self) -> Outcome {
+        match (&self.verdict, self.learned.shadowed) {
+            (Err(refusal), _) => Outcome::Refused(*refusal),
+            (Ok(_), Some(refusal)) => Outcome::Shadowed(refusal),
+            (Ok(_), None) => Outcome::Allowed,
+        }
+    }
+}
+
+impl Outcome {
+    /// The word for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Shadowed(_) => "shadowed",
+            Self::Refused(_) => "refused",
+        }
+    }
+
+    /// The refusal, also one that was not enforced.
+    pub fn refusal(self) -> Option<Refusal> {
+        match self {
+            Self::Allowed => None,
+            Self::Shadowed(refusal) | Self::Refused(refusal) => Some(refusal),
+        }
+    }
+
+    /// Why, as a word for logs and metrics.
+    pub fn reason(self) -> &'static str {
+        self.refusal().map_or("admitted", Refusal::reason)
+    }
 }
 
 /// Why a request is refused.

@@ -107,8 +107,8 @@ impl CheckService {
 
     fn finish(&self, decision: &Decision, request: Option<&Attributes<'_>>, begun: Instant) -> Bytes {
         let http = request.and_then(|request| request.http.as_ref());
-        let (answer, refusal) = self.answers(&decision.rules).encode(decision, http);
-        self.telemetry.record(decision, refusal, request, begun.elapsed());
+        let (answer, outcome) = self.answers(&decision.rules).encode(decision, http);
+        self.telemetry.record(decision, outcome, request, begun.elapsed());
         answer
     }
 

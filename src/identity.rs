@@ -56,6 +56,19 @@ impl Sources {
         }
     }
 
+    /// Whether the credential is one of ours, dead or alive, or cannot be told from one.
+    pub fn recognises(&self, credential: &Credential, rules: &Rules) -> bool {
+        match credential {
+            Credential::Token { digest, issued_format } => {
+                let identity = self.token(digest, *issued_format, rules);
+                !matches!(identity, Ok(Identity::LeftAlone) | Err(Refusal::UnknownToken))
+            }
+            // Whatever the password: one that is nearly right is nobody else's business either.
+            Credential::Password { user, .. } => rules.users.get(user).is_some(),
+            Credential::Session(_) => true,
+        }
+    }
+
     /// What the configuration knows goes before what was issued.
     fn token(&self, digest: &TokenDigest, issued_format: bool, rules: &Rules) -> Result<Identity, Refusal> {
         if let Some(known) = rules.tokens.get(digest) {

@@ -38,6 +38,8 @@
 //! | permit | proof that a policy lets the request pass ([`policy::Permit`]) |
 //! | refusal | a reasoned no ([`decision::Refusal`]) |
 //! | decision | a permit or a refusal, and what was learned on the way ([`decision::Decision`]) |
+//! | outcome | what a decision comes to: allowed, refused, or shadowed ([`decision::Outcome`]) |
+//! | shadowed | refused by a policy that is not enforced, so that it passes, without an actor ([`policy::Policy::shadow`]) |
 //!
 //! ## Rooms, bottom to top
 //!
@@ -55,7 +57,8 @@
 //!
 //! ## What must stay true
 //!
-//! - A [`Permit`](policy::Permit) is made in [`policy`] alone: its fields are private there.  Neither it nor
+//! - A [`Permit`](policy::Permit) is made in [`policy`] alone (by admission, for an allowed preflight, for a
+//!   policy that is not enforced): its fields are private there.  Neither it nor
 //!   a [`Decision`](decision::Decision) has a `Default`, and no `bool` means "allowed".
 //! - The HTTP status and the message of a refusal are chosen in one exhaustive `match`, for every door
 //!   ([`decision::Refusal::answer`]); the status code and the headers of a Check's answer in another, in

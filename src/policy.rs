@@ -4,7 +4,7 @@ pub mod allow;
 pub mod path;
 pub mod route;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::actor::header::folds_onto;
@@ -20,6 +20,16 @@ pub use route::{HostPattern, MethodPattern, PathPattern, Route, RouteError};
 pub struct Policy {
     name: Arc<str>,
     allow: Option<Allow>,
+    enforcement: Enforcement,
+}
+
+/// What becomes of the requests that a policy does not admit (`enforce`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enforcement {
+    /// They are refused.
+    Enforced,
+    /// They pass without an actor, and the refusal that would have been is told.
+    Shadow,
 }
 
 /// Proof that a request may pass, and as whom.
@@ -57,9 +67,14 @@ pub enum NotAdmitted {
 }
 
 impl Policy {
-    /// A policy of this name.  Without an allow block it admits any actor and nobody anonymous.
+    /// An enforced policy of this name.  Without an allow block it admits any actor and nobody anonymous.
     pub fn new(name: Arc<str>, allow: Option<Allow>) -> Self {
-        Self { name, allow }
+        Self { name, allow, enforcement: Enforcement::Enforced }
+    }
+
+    /// The same policy, enforced or not.
+    pub fn with(self, enforcement: Enforcement) -> Self {
+        Self { enforcement, ..self }
     }
 
     /// Its name: as configured, or `route-1`, `default` and the like.
@@ -70,6 +85,20 @@ impl Policy {
     /// The allow block; `None` admits any actor.
     pub fn allow(&self) -> Option<&Allow> {
         self.allow.as_ref()
+    }
+
+    /// Whether its refusals are enforced.
+    pub fn enforcement(&self) -> Enforcement {
+        self.enforcement
+    }
+
+    /// The permit for a request that was refused under this policy and passes all the same, without an actor.
+    /// `None` where the policy is enforced.
+    pub fn shadow(&self) -> Option<Permit> {
+        match self.enforcement {
+            Enforcement::Enforced => None,
+            Enforcement::Shadow => Some(Permit { known: None }),
+        }
     }
 
     /// Whether a request without a credential passes.
@@ -195,6 +224,13 @@ impl Policies {
         self.named.values().chain(inline).chain(std::iter::once(&self.default))
     }
 
+    /// How many of them are not enforced.
+    pub fn not_enforced(&self) -> usize {
+        let shadows = self.iter().filter(|policy| policy.enforcement == Enforcement::Shadow);
+        // Several routes may share one.
+        shadows.map(|policy| policy.name()).collect::<HashSet<_>>().len()
+    }
+
     /// The routes in their order.
     pub fn routes(&self) -> &[Route] {
         &self.routes
@@ -243,6 +279,23 @@ mod tests {
         assert_eq!(policy("write", None).admit(restricted()).unwrap_err(), NotAdmitted::Actor);
         let under_none = Some(known(&json!({"id": "root"}), Some(&[])));
         assert_eq!(read.admit(under_none).unwrap_err(), NotAdmitted::Actor);
+    }
+
+    #[test]
+    fn only_a_policy_that_is_not_enforced_lets_pass_what_it_does_not_admit_and_nobody_is_its_actor() {
+        let closed = |enforcement| Policy::new("p".into(), Some(Allow::NoOne)).with(enforcement);
+        assert!(closed(Enforcement::Enforced).shadow().is_none());
+        let shadow = closed(Enforcement::Shadow);
+        assert!(shadow.shadow().unwrap().known().is_none());
+        // What it does not admit it does not admit: passing all the same is another question.
+        assert_eq!(shadow.admit(Some(known(&json!({"id": "a"}), None))).unwrap_err(), NotAdmitted::Actor);
+
+        let shadow = Arc::new(shadow);
+        let route = || Route { host: None, paths: Box::new([]), methods: None, policy: Arc::clone(&shadow) };
+        let routes = vec![route(), route()];
+        let default = policy("default", None);
+        let policies = Policies::new(vec![Arc::clone(&shadow)], routes, default, PermittedPaths::default());
+        assert_eq!(policies.not_enforced(), 1);
     }
 
     fn select(policies: &Policies, method: &str, host: &str, path: &str, extension: Option<&str>) -> String {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
@@ -56,8 +56,10 @@ async fn ready(State(watched): State<Watched>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn show_metrics(State(watched): State<Watched>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], watched.telemetry.metrics().encode())
+/// In the format that the asker prefers.
+async fn show_metrics(State(watched): State<Watched>, headers: HeaderMap) -> impl IntoResponse {
+    let format = metrics::Format::accepted(headers.get_all(ACCEPT));
+    ([(CONTENT_TYPE, format.content_type())], watched.telemetry.metrics().encode(format))
 }
 
 /// Our listener, as axum wants one.

@@ -7,8 +7,8 @@ pub mod metrics;
 use std::time::Duration;
 
 use crate::attributes::Attributes;
-use crate::decision::{Decision, Refusal};
-use decision_log::LogDecisions;
+use crate::decision::{Decision, Outcome, Refusal};
+use decision_log::DecisionLog;
 use metrics::Metrics;
 use tracing_appender::non_blocking::ErrorCounter;
 
@@ -16,13 +16,13 @@ use tracing_appender::non_blocking::ErrorCounter;
 #[derive(Debug)]
 pub struct Telemetry {
     metrics: Metrics,
-    log_decisions: LogDecisions,
+    decisions: DecisionLog,
 }
 
 impl Telemetry {
-    /// Telemetry that logs these decisions, and counts the log lines that were dropped.
-    pub fn new(log_decisions: LogDecisions, dropped_log_lines: Option<ErrorCounter>) -> Self {
-        Self { metrics: Metrics::new(dropped_log_lines), log_decisions }
+    /// Telemetry with this log of decisions, that counts the log lines that were dropped.
+    pub fn new(decisions: DecisionLog, dropped_log_lines: Option<ErrorCounter>) -> Self {
+        Self { metrics: Metrics::new(dropped_log_lines), decisions }
     }
 
     /// The metrics, to be shown.
@@ -30,21 +30,19 @@ impl Telemetry {
         &self.metrics
     }
 
-    /// Takes note of an answered Check: the decision, what was refused in the end, and how long it took.
+    /// Takes note of an answered Check: the decision, what it came to, and how long it took.
     pub fn record(
         &self,
         decision: &Decision,
-        refusal: Option<Refusal>,
+        outcome: Outcome,
         request: Option<&Attributes<'_>>,
         elapsed: Duration,
     ) {
-        self.metrics.count(decision, refusal, elapsed);
-        if self.log_decisions.includes(refusal) {
-            let http = request.and_then(|request| request.http.as_ref());
-            decision_log::write(decision, refusal, http, elapsed);
-        }
+        self.metrics.count(decision, outcome, elapsed);
+        let http = request.and_then(|request| request.http.as_ref());
+        self.decisions.note(decision, outcome, http, elapsed);
         // Only an operator can name a policy: the mistake is told whatever is logged of decisions.
-        if refusal == Some(Refusal::UnknownPolicy) {
+        if outcome == Outcome::Refused(Refusal::UnknownPolicy) {
             let policy = request.and_then(|request| request.policy).map(decision_log::shown);
             tracing::error!(
                 policy = policy.as_deref(),

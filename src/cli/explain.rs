@@ -200,7 +200,7 @@ fn decide(
     let decision = runtime.block_on(async {
         let mut decision = authorizer.authorize(request, None).await;
         for _ in 1..TRIES {
-            if !matches!(decision.verdict, Err(Refusal::PasswordUnverified)) {
+            if decision.outcome().refusal() != Some(Refusal::PasswordUnverified) {
                 break;
             }
             decision = authorizer.authorize(request, None).await;
@@ -214,17 +214,14 @@ fn decide(
 
 fn explanation(decision: &Decision, answer: &CheckResponse) -> Value {
     let learned = &decision.learned;
-    let (word, reason) = match &decision.verdict {
-        Ok(_) => ("allowed", "admitted"),
-        Err(refusal) => ("refused", refusal.reason()),
-    };
+    let outcome = decision.outcome();
     let passes_as = match &decision.verdict {
         Ok(permit) => Some(permit.known().map_or(json!("anonymous"), |known| json!(known.actor.members()))),
         Err(_) => None,
     };
     json!({
-        "decision": word,
-        "reason": reason,
+        "decision": outcome.as_str(),
+        "reason": outcome.reason(),
         "policy": learned.policy.as_ref().map(|policy| policy.name().as_ref()),
         "credential": learned.known.as_ref().map(|known| json!({
             "kind": known.kind.as_str(),
@@ -283,7 +280,7 @@ fn text(explanation: &Value) -> String {
     line("allow", &explanation["allow"], "unknown without a policy");
     line("decision", &explanation["decision"], "");
     line("reason", &explanation["reason"], "");
-    if explanation["decision"] == "allowed" {
+    if explanation["decision"] != "refused" {
         line("passes as", &explanation["passes_as"], "");
     }
     if let Value::Object(answer) = &explanation["answer"] {

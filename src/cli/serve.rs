@@ -1,6 +1,6 @@
 //! `serve`
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use clap::Args;
@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Loaded};
 use crate::reload::{self, Origin};
 use crate::shutdown::Hangups;
-use crate::telemetry::decision_log::LogDecisions;
+use crate::telemetry::decision_log::{DecisionLog, LogDecisions};
 use crate::telemetry::logging::{self, LogFormat};
 
 #[derive(Debug, Args)]
@@ -25,6 +25,9 @@ pub(super) struct Serve {
     /// Which decisions to log
     #[arg(long, value_enum, default_value = "all")]
     log_decisions: LogDecisions,
+    /// Log one of N allowed decisions; refused and shadowed ones are all logged
+    #[arg(long, value_name = "N", default_value = "1")]
+    log_sample: NonZeroU64,
     /// How to write the log
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -59,7 +62,7 @@ impl Serve {
         reload::tell_warnings(&config.warnings);
         let origin = Origin { path: self.config.path, files };
         let options = Options {
-            log_decisions: self.log_decisions,
+            decision_log: DecisionLog::new(self.log_decisions, self.log_sample, logging.lines()),
             drain: self.drain,
             // The other half of the processors goes on answering Checks during a flood of passwords.
             parallel_passwords: workers.div_ceil(2),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::is_label;
 use super::raw::{Entry, Location, Node, Value};
 use super::reader::{Reader, nearest};
-use crate::policy::{Allow, Policy};
+use crate::policy::{Allow, Enforcement, Policy};
 
 /// The policies that have a name of their own.
 #[derive(Default)]
@@ -86,14 +86,29 @@ fn check_name<'t>(reader: &mut Reader<'t>, name: &'t str, at: &'t Location) {
     }
 }
 
-/// Reads `{}` or `{allow: …}`.
+/// Reads `{}`, `{allow: …}` or `{allow: …, enforce: false}`.
 pub fn read_policy<'t>(reader: &mut Reader<'t>, node: &'t Node, name: Arc<str>) -> Policy {
     let what = "a policy such as {allow: {role: Viewer}}, or {} to admit any actor";
-    let allow = reader
-        .fields(node, what, &["allow"])
-        .and_then(|fields| fields.get("allow"))
-        .map(|node| read_allow(reader, node));
-    Policy::new(name, allow)
+    let fields = reader.fields(node, what, &["allow", "enforce"]);
+    let allow = fields.and_then(|fields| fields.get("allow")).map(|node| read_allow(reader, node));
+    let enforcement = read_enforcement(reader, fields.and_then(|fields| fields.get("enforce")), &name);
+    Policy::new(name, allow).with(enforcement)
+}
+
+/// Reads `enforce` of the policy with this name.  Whoever turns it off is reminded of it.
+pub fn read_enforcement<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>, policy: &str) -> Enforcement {
+    let Some(node) = node else {
+        return Enforcement::Enforced;
+    };
+    match reader.boolean(node) {
+        Some(false) => {
+            let name = reader.quote_name(policy);
+            let message = format!("policy {name} is not enforced: what it refuses passes, without an actor");
+            reader.warn(&node.at, message);
+            Enforcement::Shadow
+        }
+        Some(true) | None => Enforcement::Enforced,
+    }
 }
 
 /// Reads an allow block.

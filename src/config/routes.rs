@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::one_of;
-use super::policies::{self, Named, read_allow, read_policy};
+use super::policies::{self, Named, read_allow, read_enforcement, read_policy};
 use super::raw::{Node, Text};
 use super::reader::{Fields, Reader, alternatives};
 use crate::policy::{
@@ -71,7 +71,8 @@ fn read_paths<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Permitt
     permitted
 }
 
-const ROUTE: [&str; 7] = ["host", "path", "path_prefix", "path_regex", "methods", "policy", "allow"];
+const ROUTE: [&str; 8] =
+    ["host", "path", "path_prefix", "path_regex", "methods", "policy", "allow", "enforce"];
 
 fn read_route<'t>(reader: &mut Reader<'t>, node: &'t Node, number: usize, named: &Named) -> Option<Route> {
     let fields = reader.fields(node, "a route such as {path_prefix: /public, allow: true}", &ROUTE)?;
@@ -156,10 +157,20 @@ fn read_route_policy<'t>(
     named: &Named,
 ) -> Option<Arc<Policy>> {
     match (fields.get("policy"), fields.get("allow")) {
-        (Some(node), None) => named.find(reader, node),
+        (Some(node), None) => {
+            if let Some(entry) = fields.entry("enforce") {
+                reader.error(
+                    &entry.at,
+                    "`enforce` belongs to the policy that this route names: write it in `policies`, beside its `allow`",
+                );
+            }
+            named.find(reader, node)
+        }
         (None, Some(node)) => {
             let allow = read_allow(reader, node);
-            Some(Arc::new(Policy::new(format!("route-{number}").into(), Some(allow))))
+            let name: Arc<str> = format!("route-{number}").into();
+            let enforcement = read_enforcement(reader, fields.get("enforce"), &name);
+            Some(Arc::new(Policy::new(name, Some(allow)).with(enforcement)))
         }
         (None, None) => {
             reader.error(fields.at, "a route needs a `policy` (a name) or an `allow` block");

@@ -84,7 +84,7 @@ const ACTOR: Schema = Fields(&[("role", Shown), ("name", Shown)]);
 
 const ALLOW: Schema = Fields(&[("role", Shown), ("unauthenticated", Unknown)]);
 
-const POLICY: Schema = Fields(&[("allow", ALLOW)]);
+const POLICY: Schema = Fields(&[("allow", ALLOW), ("enforce", Unknown)]);
 
 static PLACE: Schema = Fields(&[
     ("header", Shown),
@@ -102,6 +102,7 @@ static ROUTE: Schema = Fields(&[
     ("methods", Shown),
     ("policy", Shown),
     ("allow", ALLOW),
+    ("enforce", Unknown),
 ]);
 
 static SEED_PLUGIN: Schema = Fields(&[("tokens", Each(&TOKEN)), ("param", Shown)]);

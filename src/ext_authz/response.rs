@@ -27,7 +27,7 @@ use crate::attributes::{Headers, Http, Lengths};
 use crate::config::{Rules, Unavailable};
 use crate::credential::removal::{CookieChange, Forward, Removal};
 use crate::credential::{Encoded, Known};
-use crate::decision::{Decision, Refusal};
+use crate::decision::{Decision, Outcome, Refusal};
 use crate::policy::Permit;
 
 /// The header by which Envoy tells an upstream that it let a request pass without asking us.
@@ -79,19 +79,19 @@ impl Answers {
         }
     }
 
-    /// The framed answer to a decision, and the refusal that it became when an answer could not be built.
-    pub fn encode(&self, decision: &Decision, http: Option<&Http<'_>>) -> (Bytes, Option<Refusal>) {
+    /// The framed answer to a decision, and what it comes to: a refusal after all when no other can be built.
+    pub fn encode(&self, decision: &Decision, http: Option<&Http<'_>>) -> (Bytes, Outcome) {
         let policy = decision.learned.policy.as_ref().map(|policy| policy.name().as_ref());
         let refusal = match (&decision.verdict, http) {
             (Ok(permit), Some(http)) => match self.encode_permit(permit, decision, http, policy) {
-                Ok(answer) => return (answer, None),
+                Ok(answer) => return (answer, decision.outcome()),
                 Err(AnswerTooLarge) => Refusal::AnswerTooLarge,
             },
             // A permit is for an HTTP request: without one there is nothing to permit.
             (Ok(_), None) => Refusal::NoHttp,
             (Err(refusal), _) => *refusal,
         };
-        (self.encode_refusal(refusal, reader(http), policy), Some(refusal))
+        (self.encode_refusal(refusal, reader(http), policy), Outcome::Refused(refusal))
     }
 
     /// The framed answer that refuses.
@@ -131,7 +131,12 @@ impl Answers {
         };
         let (ok, metadata) = split_parts(encoded);
         let extra = request_changes(http, decision);
-        let metadata_len = metadata.len() + policy.map_or(0, |policy| text_field_len("policy", policy));
+        let shadow = match decision.learned.shadowed {
+            Some(refusal) => shadow_metadata(refusal, decision.learned.known.as_deref()),
+            None => Vec::new(),
+        };
+        let policy_len = policy.map_or(0, |policy| text_field_len("policy", policy));
+        let metadata_len = metadata.len() + shadow.len() + policy_len;
         let ok_len = ok.len() + extra.len();
 
         let mut message = frame::begin(
@@ -143,6 +148,7 @@ impl Answers {
         message.put_slice(&extra);
         put_message_head(&mut message, METADATA, metadata_len);
         message.put_slice(metadata);
+        message.put_slice(&shadow);
         if let Some(policy) = policy {
             put_text_field(&mut message, "policy", policy);
         }
@@ -409,6 +415,17 @@ fn actor_metadata(known: &Known) -> Struct {
             ("credential".to_owned(), object(credential)),
         ]),
     }
+}
+
+/// `shadow`: why the request would have been refused, and who was known behind it.
+///
+/// An actor that the policy does not admit stands here alone: rules that read `actor` must not meet it.
+fn shadow_metadata(refusal: Refusal, known: Option<&Known>) -> Vec<u8> {
+    let mut shadow = known.map(actor_metadata).unwrap_or_default();
+    let reason = ProtoValue { kind: Some(ValueKind::StringValue(refusal.reason().to_owned())) };
+    shadow.fields.insert("reason".to_owned(), reason);
+    let shadow = ProtoValue { kind: Some(ValueKind::StructValue(shadow)) };
+    Struct { fields: BTreeMap::from([("shadow".to_owned(), shadow)]) }.encode_to_vec()
 }
 
 /// JSON as google.protobuf.Value, whose only number is a double.

@@ -1,10 +1,23 @@
 //! One line per decision, so that "why was I refused?" has an answer.
+//!
+//! The lines are written here and not through `tracing`, whose JSON costs more than the decision:
+//! they look the same, and go the same way.
+
+mod line;
+mod trace_id;
 
 use std::borrow::Cow;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
+
+use self::line::Line;
+use super::logging::Lines;
 use crate::attributes::Http;
-use crate::decision::{Decision, Refusal};
+use crate::decision::{Decision, Outcome};
 
 /// The longest value that a client sent, in bytes of the line.
 const LONGEST_VALUE: usize = 256;
@@ -14,46 +27,127 @@ const LONGEST_VALUE: usize = 256;
 pub enum LogDecisions {
     /// Each of them.
     All,
-    /// Refusals.
+    /// Refusals, also those that are not enforced.
     Refused,
     /// None of them.
     None,
 }
 
 impl LogDecisions {
-    /// Whether a decision that refused for this reason, or did not refuse, is logged.
-    pub fn includes(self, refusal: Option<Refusal>) -> bool {
+    /// Whether a decision that came to this is logged.
+    pub fn includes(self, outcome: Outcome) -> bool {
         match self {
             Self::All => true,
-            Self::Refused => refusal.is_some(),
+            Self::Refused => outcome.refusal().is_some(),
             Self::None => false,
         }
     }
 }
 
-/// Writes the line.  It never holds a token, a password, a cookie or a query.
-pub fn write(decision: &Decision, refusal: Option<Refusal>, http: Option<&Http<'_>>, elapsed: Duration) {
-    let known = decision.learned.known.as_ref();
-    let header = |name| http.and_then(|http| http.headers.first(name));
-    let (word, reason) = match refusal {
-        None => ("allowed", "admitted"),
-        Some(refusal) => ("refused", refusal.reason()),
-    };
-    tracing::info!(
-        target: "decision",
-        decision = word,
-        reason,
-        policy = decision.learned.policy.as_ref().map(|policy| policy.name().as_ref()),
-        credential.kind = known.map(|known| known.kind.as_str()),
-        credential.name = known.map(|known| shown(known.name.as_bytes())).as_deref(),
-        credential.id = known.and_then(|known| known.id),
-        method = http.map(|http| shown(http.method)).as_deref(),
-        host = http.map(|http| shown(without_user_info(http.host))).as_deref(),
-        path = http.map(|http| shown(http.path_without_query())).as_deref(),
-        request_id = header("x-request-id").map(shown).as_deref(),
-        duration_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
-        "{word}"
-    );
+/// Where decisions are logged, and which.
+#[derive(Debug, Clone)]
+pub struct DecisionLog {
+    which: LogDecisions,
+    sample: Arc<Sample>,
+    lines: Option<Lines>,
+}
+
+impl DecisionLog {
+    /// A log of these decisions, and of one in `sample` that were allowed; without lines it is silent.
+    pub fn new(which: LogDecisions, sample: NonZeroU64, lines: Option<Lines>) -> Self {
+        Self { which, sample: Arc::new(Sample { of: sample, seen: AtomicU64::new(0) }), lines }
+    }
+
+    /// A log in which nothing is written.
+    pub fn silent() -> Self {
+        Self::new(LogDecisions::None, NonZeroU64::MIN, None)
+    }
+
+    /// Writes the decision's line, if it is one that is logged.
+    pub fn note(&self, decision: &Decision, outcome: Outcome, http: Option<&Http<'_>>, elapsed: Duration) {
+        let Some(lines) = self.lines.as_ref().filter(|_| self.which.includes(outcome)) else {
+            return;
+        };
+        let sample = match outcome {
+            Outcome::Allowed => {
+                if !self.sample.takes_next() {
+                    return;
+                }
+                self.sample.of.get()
+            }
+            Outcome::Shadowed(_) | Outcome::Refused(_) => 1,
+        };
+        let line = Line::begin(lines.format, Timestamp::now(), "decision", outcome.as_str());
+        lines.write(&written(line, decision, outcome, http, elapsed, sample));
+    }
+}
+
+/// The whole line.  It never holds a token, a password, a cookie or a query.
+fn written(
+    mut line: Line,
+    decision: &Decision,
+    outcome: Outcome,
+    http: Option<&Http<'_>>,
+    elapsed: Duration,
+    sample: u64,
+) -> Vec<u8> {
+    line.text("decision", outcome.as_str());
+    line.text("reason", outcome.reason());
+    if let Some(policy) = &decision.learned.policy {
+        line.text("policy", policy.name());
+    }
+    if let Some(known) = &decision.learned.known {
+        line.text("credential.kind", known.kind.as_str());
+        line.text("credential.name", &shown(known.name.as_bytes()));
+        if let Some(id) = known.id {
+            line.number("credential.id", id);
+        }
+    }
+    if let Some(http) = http {
+        line.text("method", &shown(http.method));
+        line.text("host", &shown(without_user_info(http.host)));
+        line.text("path", &shown(http.path_without_query()));
+        if let Some(id) = http.headers.first("x-request-id") {
+            line.text("request_id", &shown(id));
+        }
+        if let Some(id) = trace_id::of(&http.headers) {
+            line.text("trace_id", id);
+        }
+    }
+    line.number("duration_us", i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX));
+    // Whoever adds up lines multiplies by this.
+    if sample > 1 {
+        line.number("sample", i64::try_from(sample).unwrap_or(i64::MAX));
+    }
+    line.end()
+}
+
+/// Takes one of so many.
+#[derive(Debug)]
+struct Sample {
+    of: NonZeroU64,
+    seen: AtomicU64,
+}
+
+impl Sample {
+    /// Whether the next one is taken: exactly one in each run of as many, and not always the same of a run,
+    /// so that traffic that comes in a rhythm is seen as a whole.
+    fn takes_next(&self) -> bool {
+        if self.of == NonZeroU64::MIN {
+            return true;
+        }
+        let seen = self.seen.fetch_add(1, Ordering::Relaxed);
+        let (run, place) = (seen / self.of, seen % self.of);
+        place == scattered(run) % self.of
+    }
+}
+
+/// The finaliser of SplitMix64 (Steele, Lea and Flood 2014): neighbours become unlike each other.
+fn scattered(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
 }
 
 /// A host with a user's name and password in front (RFC 3986 section 3.2.1) loses them.
@@ -85,6 +179,7 @@ pub(super) fn shown(value: &[u8]) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decision::Refusal;
 
     #[test]
     fn what_a_client_sent_cannot_break_the_line() {
@@ -103,9 +198,31 @@ mod tests {
 
     #[test]
     fn which_decisions_are_logged() {
-        let refusal = Some(Refusal::NoCredential);
-        assert!(LogDecisions::All.includes(None) && LogDecisions::All.includes(refusal));
-        assert!(!LogDecisions::Refused.includes(None) && LogDecisions::Refused.includes(refusal));
-        assert!(!LogDecisions::None.includes(None) && !LogDecisions::None.includes(refusal));
+        let refused = Outcome::Refused(Refusal::NoCredential);
+        let shadowed = Outcome::Shadowed(Refusal::NoCredential);
+        for (which, expected) in [
+            (LogDecisions::All, [true, true, true]),
+            (LogDecisions::Refused, [false, true, true]),
+            (LogDecisions::None, [false, false, false]),
+        ] {
+            let found = [Outcome::Allowed, shadowed, refused].map(|outcome| which.includes(outcome));
+            assert_eq!(found, expected, "{which:?}");
+        }
+    }
+
+    #[test]
+    fn one_of_each_run_is_taken_and_not_always_the_same() {
+        let sample = |of| Sample { of: NonZeroU64::new(of).unwrap(), seen: AtomicU64::new(0) };
+        let every = sample(1);
+        assert!((0..10).all(|_| every.takes_next()));
+        let tenth = sample(10);
+        let places: Vec<_> = (0..100)
+            .map(|run| {
+                let taken: Vec<_> = (0..10).filter(|_| tenth.takes_next()).collect();
+                assert_eq!(taken.len(), 1, "run {run}");
+                taken[0]
+            })
+            .collect();
+        assert!((0..10).all(|place| places.contains(&place)), "{places:?}");
     }
 }

@@ -1,7 +1,9 @@
 //! The log on standard error.
 
+use std::io::Write;
+
 use tracing::level_filters::LevelFilter;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -23,12 +25,34 @@ pub enum LogFormat {
 pub struct Logging {
     _worker: WorkerGuard,
     dropped: ErrorCounter,
+    lines: Option<Lines>,
 }
 
 impl Logging {
     /// Counts lines that were dropped because nobody read them fast enough.
     pub fn dropped_lines(&self) -> ErrorCounter {
         self.dropped.clone()
+    }
+
+    /// Where lines at info go that are not written through `tracing`; `None` when the level is above info.
+    pub fn lines(&self) -> Option<Lines> {
+        self.lines.clone()
+    }
+}
+
+/// The log, for whoever writes whole lines.
+#[derive(Debug, Clone)]
+pub struct Lines {
+    writer: NonBlocking,
+    /// How a line is written.
+    pub format: LogFormat,
+}
+
+impl Lines {
+    /// Hands one whole line, its end included, to the thread that writes; dropped and counted like any other.
+    pub fn write(&self, line: &[u8]) {
+        // A lossy writer has no error to tell.
+        let _ = self.writer.clone().write_all(line);
     }
 }
 
@@ -43,8 +67,9 @@ pub fn init(format: LogFormat, level: LevelFilter) -> Logging {
     let (writer, worker) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MOST_LINES).finish(std::io::stderr());
     let dropped = writer.error_counter();
-    let ours = ["envoy_auth_tokens", "decision", "audit"].map(|target| (target, level));
+    let ours = ["envoy_auth_tokens", "audit"].map(|target| (target, level));
     let filter = Targets::new().with_default(level.min(LevelFilter::WARN)).with_targets(ours);
+    let lines = (level >= LevelFilter::INFO).then(|| Lines { writer: writer.clone(), format });
     let writer = fmt::layer().with_writer(writer);
     let layer = match format {
         LogFormat::Text => writer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
@@ -52,7 +77,7 @@ pub fn init(format: LogFormat, level: LevelFilter) -> Logging {
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
     log_panics();
-    Logging { _worker: worker, dropped }
+    Logging { _worker: worker, dropped, lines }
 }
 
 /// A panic's message may quote what was being read, so only its place is logged.

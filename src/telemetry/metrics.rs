@@ -1,17 +1,20 @@
-//! Metrics in the OpenMetrics text format.  No label holds anything that a client sent.
+//! Metrics for Prometheus and whoever reads its formats.  No label holds anything that a client sent.
+
+mod format;
+mod resolved;
 
 use std::fmt;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -19,11 +22,11 @@ use tracing_appender::non_blocking::ErrorCounter;
 
 use crate::clock::Clock;
 use crate::config::{Rules, Tls};
-use crate::decision::{Decision, Refusal};
+use crate::decision::{Decision, Outcome};
 use crate::keys::service::Keys;
+use resolved::{Allowed, Credentials};
 
-/// The content type of [`Metrics::encode`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub use format::Format;
 
 /// The upper bounds of the latency buckets, in seconds: from what a look-up takes
 /// to what a password may take.
@@ -39,20 +42,20 @@ const FAILURE: &str = "failure";
 pub struct Metrics {
     registry: Registry,
     decisions: Family<DecisionLabels, Counter>,
-    credentials: Family<CredentialLabels, Counter>,
+    /// Of the snapshot last seen: looked up again by the first decision under another.
+    allowed: ArcSwap<Allowed>,
+    credentials: Credentials,
     duration: Histogram,
     unreadable: Counter,
     tokens: Gauge,
     users: Gauge,
+    policies_not_enforced: Gauge,
     next_expiry: Gauge,
     reloads: Family<ReloadLabels, Counter>,
     last_reload_successful: Gauge,
     last_reload_success: Gauge,
     certificate_expiry: Family<ListenerLabels, Gauge>,
-    keys: OnceLock<(Arc<Keys>, Clock)>,
-    keys_held: Gauge,
-    keys_lag: Gauge<f64, AtomicU64>,
-    keys_store_errors: Gauge,
+    keys: HeldKeys,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,11 +71,6 @@ struct ReloadLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CredentialLabels {
-    kind: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ListenerLabels {
     listener: &'static str,
 }
@@ -80,23 +78,23 @@ struct ListenerLabels {
 impl Metrics {
     /// All metrics at their beginning.
     pub fn new(dropped_log_lines: Option<ErrorCounter>) -> Self {
+        let mut registry = Registry::with_prefix("envoy_auth_tokens");
         let mut metrics = Self {
-            registry: Registry::with_prefix("envoy_auth_tokens"),
             decisions: Family::default(),
-            credentials: Family::default(),
+            allowed: ArcSwap::default(),
+            credentials: Credentials::registered(&mut registry),
             duration: Histogram::new(BUCKETS),
             unreadable: Counter::default(),
             tokens: Gauge::default(),
             users: Gauge::default(),
+            policies_not_enforced: Gauge::default(),
             next_expiry: Gauge::default(),
             reloads: Family::default(),
             last_reload_successful: Gauge::default(),
             last_reload_success: Gauge::default(),
             certificate_expiry: Family::default(),
-            keys: OnceLock::new(),
-            keys_held: Gauge::default(),
-            keys_lag: Gauge::default(),
-            keys_store_errors: Gauge::default(),
+            keys: HeldKeys::default(),
+            registry,
         };
         metrics.register();
         if let Some(dropped) = dropped_log_lines {
@@ -109,10 +107,9 @@ impl Metrics {
         let registry = &mut self.registry;
         registry.register(
             "decisions",
-            "Checks decided, by outcome, reason and policy",
+            "Checks decided, by outcome (allowed, refused, or shadowed where a policy is not enforced), reason and policy",
             self.decisions.clone(),
         );
-        registry.register("credentials", "Credentials recognised, by kind", self.credentials.clone());
         registry.register_with_unit(
             "check_duration",
             "Time from a Check's last byte to its answer",
@@ -122,6 +119,11 @@ impl Metrics {
         registry.register("unreadable_checks", "Checks answered with a gRPC error", self.unreadable.clone());
         registry.register("configured_tokens", "Tokens of the configuration in force", self.tokens.clone());
         registry.register("configured_users", "Users of the configuration in force", self.users.clone());
+        registry.register(
+            "policies_not_enforced",
+            "Policies of the configuration in force whose refusals are not enforced",
+            self.policies_not_enforced.clone(),
+        );
         registry.register_with_unit(
             "next_expiry_timestamp",
             "When the next token expires, as Unix time; 0 when none does",
@@ -150,18 +152,7 @@ impl Metrics {
             Unit::Seconds,
             self.certificate_expiry.clone(),
         );
-        registry.register("keys_held", "API keys in memory, dead ones too", self.keys_held.clone());
-        registry.register_with_unit(
-            "keys_store_lag",
-            "Time since the key store was last read; NaN before the first time",
-            Unit::Seconds,
-            self.keys_lag.clone(),
-        );
-        registry.register(
-            "keys_store_errors",
-            "Times that the key store could not be read or written since the start",
-            self.keys_store_errors.clone(),
-        );
+        registry.register_collector(Box::new(self.keys.clone()));
         registry.register(
             "build",
             "The running program",
@@ -170,20 +161,32 @@ impl Metrics {
     }
 
     /// Counts a decision.
-    pub fn count(&self, decision: &Decision, refusal: Option<Refusal>, elapsed: Duration) {
-        let (outcome, reason) = match refusal {
-            None => ("allowed", "admitted"),
-            Some(refusal) => ("refused", refusal.reason()),
-        };
-        let policy = match &decision.learned.policy {
-            Some(policy) => Arc::clone(policy.name()),
-            None => Arc::default(),
-        };
-        self.decisions.get_or_create(&DecisionLabels { outcome, reason, policy }).inc();
+    pub fn count(&self, decision: &Decision, outcome: Outcome, elapsed: Duration) {
+        match (&decision.learned.policy, outcome) {
+            (Some(policy), Outcome::Allowed) => {
+                self.allowed(&decision.rules).of(policy).inc();
+            }
+            (policy, outcome) => {
+                let policy = policy.as_ref().map_or_else(Arc::default, |policy| Arc::clone(policy.name()));
+                self.decisions.get_or_create(&DecisionLabels::new(outcome, policy)).inc();
+            }
+        }
         if let Some(known) = &decision.learned.known {
-            self.credentials.get_or_create(&CredentialLabels { kind: known.kind.as_str() }).inc();
+            self.credentials.of(known.kind).inc();
         }
         self.duration.observe(elapsed.as_secs_f64());
+    }
+
+    /// The counters of these rules.
+    fn allowed(&self, rules: &Rules) -> arc_swap::Guard<Arc<Allowed>> {
+        let allowed = self.allowed.load();
+        if allowed.rules_version == rules.version {
+            return allowed;
+        }
+        // These very counters are returned: another Check may store those of other rules meanwhile.
+        let allowed = Arc::new(Allowed::under(rules, &self.decisions));
+        self.allowed.store(Arc::clone(&allowed));
+        arc_swap::Guard::from_inner(allowed)
     }
 
     /// Counts a Check that was answered with a gRPC error.
@@ -207,6 +210,7 @@ impl Metrics {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.tokens.set(count(rules.tokens.len()));
         self.users.set(count(rules.users.iter().count()));
+        self.policies_not_enforced.set(count(rules.policies.not_enforced()));
         let expiries = rules.tokens.iter().filter_map(|(_, known)| known.expires_at);
         let next = expiries.filter(|&expires_at| expires_at > now).min();
         self.next_expiry.set(next.map_or(0, jiff::Timestamp::as_second));
@@ -227,19 +231,54 @@ impl Metrics {
     /// Shows what is held of issued keys, asked for whenever the metrics are.
     pub fn show_keys(&self, keys: Arc<Keys>, clock: Clock) {
         // Only the first store counts: there is one in a process.
-        let _ = self.keys.set((keys, clock));
+        let _ = self.keys.0.set((keys, clock));
     }
 
-    /// All metrics as text.
-    pub fn encode(&self) -> String {
-        if let Some((keys, clock)) = self.keys.get() {
-            self.keys_held.set(i64::try_from(keys.held()).unwrap_or(i64::MAX));
-            self.keys_lag.set(keys.lag(clock.now()).map_or(f64::NAN, |lag| lag.as_secs_f64()));
-            self.keys_store_errors.set(i64::try_from(keys.store_errors()).unwrap_or(i64::MAX));
-        }
+    /// All metrics in this format.
+    pub fn encode(&self, format: Format) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a String takes every character");
-        text
+        match format {
+            Format::OpenMetrics => text,
+            Format::Text => format::text_from_openmetrics(&text),
+        }
+    }
+}
+
+impl DecisionLabels {
+    fn new(outcome: Outcome, policy: Arc<str>) -> Self {
+        Self { outcome: outcome.as_str(), reason: outcome.reason(), policy }
+    }
+}
+
+/// The keys count themselves, too, once there are any.
+#[derive(Clone, Default)]
+struct HeldKeys(Arc<OnceLock<(Arc<Keys>, Clock)>>);
+
+impl fmt::Debug for HeldKeys {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("HeldKeys")
+    }
+}
+
+impl Collector for HeldKeys {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (held, lag, errors) = match self.0.get() {
+            Some((keys, clock)) => (keys.held(), keys.lag(clock.now()), keys.store_errors()),
+            None => (0, None, 0),
+        };
+        let help = "API keys in memory, dead ones too.";
+        let held = ConstGauge::new(i64::try_from(held).unwrap_or(i64::MAX));
+        held.encode(encoder.encode_descriptor("keys_held", help, None, MetricType::Gauge)?)?;
+
+        let help = "Time since the key store was last read; NaN before the first time.";
+        let lag = ConstGauge::new(lag.map_or(f64::NAN, |lag| lag.as_secs_f64()));
+        let unit = Some(&Unit::Seconds);
+        lag.encode(encoder.encode_descriptor("keys_store_lag", help, unit, MetricType::Gauge)?)?;
+
+        let help = "Times that the key store could not be read or written.";
+        let errors = ConstCounter::new(errors);
+        errors.encode(encoder.encode_descriptor("keys_store_errors", help, None, MetricType::Counter)?)
     }
 }
 
@@ -255,7 +294,7 @@ impl fmt::Debug for DroppedLogLines {
 impl Collector for DroppedLogLines {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let counter = ConstCounter::new(u64::try_from(self.0.dropped_lines()).unwrap_or(u64::MAX));
-        let help = "Log lines dropped because nobody read them fast enough";
+        let help = "Log lines dropped because nobody read them fast enough.";
         counter.encode(encoder.encode_descriptor("dropped_log_lines", help, None, MetricType::Counter)?)
     }
 }

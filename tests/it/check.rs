@@ -14,10 +14,11 @@ use envoy_auth_tokens::ext_authz::{CheckService, frame};
 use envoy_auth_tokens::identity::Sources;
 use envoy_auth_tokens::identity::passwords::Passwords;
 use envoy_auth_tokens::telemetry::Telemetry;
-use envoy_auth_tokens::telemetry::decision_log::LogDecisions;
+use envoy_auth_tokens::telemetry::decision_log::DecisionLog;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::service::auth::v3 as full;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::google::protobuf;
 use proptest::prelude::*;
 use prost::Message;
 
@@ -61,7 +62,7 @@ fn service(config: &str) -> CheckService {
         config.rules,
         Sources { passwords: Passwords::new(1).unwrap(), keys: None, clock: Clock::from_fn(move || now) },
     );
-    CheckService::new(Arc::new(authorizer), Arc::new(Telemetry::new(LogDecisions::None, None)), usize::MAX)
+    CheckService::new(Arc::new(authorizer), Arc::new(Telemetry::new(DecisionLog::silent(), None)), usize::MAX)
 }
 
 fn answer(service: &CheckService, message: Vec<u8>) -> full::CheckResponse {
@@ -311,6 +312,17 @@ proptest! {
     }
 
     #[test]
+    fn a_policy_that_is_not_enforced_makes_nobody_an_actor_who_would_not_be_one(asked in asked(), raw in any::<bool>()) {
+        thread_local!(static ENFORCED: CheckService = service(CONFIG));
+        thread_local!(static SHADOW: CheckService = service(&not_enforced(CONFIG)));
+        let message = asked.message(raw);
+        let enforced = ENFORCED.with(|service| answer(service, message.clone()));
+        let shadow = SHADOW.with(|service| answer(service, message));
+        assert_well_formed(&asked, &shadow);
+        assert_shadow_of(&enforced, &shadow);
+    }
+
+    #[test]
     fn no_bytes_make_a_check_fail_or_pass(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         thread_local!(static SERVICE: CheckService = service(CLOSED));
         SERVICE.with(|service| {
@@ -338,6 +350,60 @@ proptest! {
             assert_eq!(code == 0, passes);
             assert_ne!(code, 13, "a panic");
         });
+    }
+}
+
+/// The same configuration with no policy enforced.
+fn not_enforced(config: &str) -> String {
+    let text = config
+        .replace("my-bot}}\n", "my-bot}, enforce: false}\n")
+        .replace("allow: false}", "allow: false, enforce: false}")
+        .replace("allow: true}", "allow: true, enforce: false}")
+        .replace("allow: {role: Admin}}", "allow: {role: Admin}, enforce: false}")
+        .replace("default: {}", "default: {enforce: false}");
+    assert_eq!(text.matches("enforce: false").count(), 5, "{text}");
+    text
+}
+
+/// Reasons that precede a policy, or that no policy can answer for.
+const ALWAYS_ENFORCED: [&str; 6] = [
+    "path_",
+    "illegal_host",
+    "illegal_method",
+    "method_override",
+    "unknown_policy",
+    "connection_names_actor_header",
+];
+
+fn assert_shadow_of(enforced: &full::CheckResponse, shadow: &full::CheckResponse) {
+    let told = |answer: &full::CheckResponse| answer.dynamic_metadata.clone().unwrap_or_default().fields;
+    let text = |value: Option<&protobuf::Value>| match value.and_then(|value| value.kind.clone()) {
+        Some(protobuf::value::Kind::StringValue(text)) => text,
+        other => panic!("no text: {other:?}"),
+    };
+    let (enforced_told, shadow_told) = (told(enforced), told(shadow));
+    match (&enforced.http_response, &shadow.http_response) {
+        (Some(HttpResponse::OkResponse(_)), _) => {
+            assert_eq!(without_order(enforced.clone()), without_order(shadow.clone()));
+        }
+        (_, Some(HttpResponse::OkResponse(ok))) => {
+            let set = ok.headers.iter().filter_map(|option| option.header.as_ref());
+            let set: Vec<_> = set.map(|header| header.key.as_str()).filter(|key| *key != "cookie").collect();
+            assert_eq!(set, [""; 0], "nobody has earned a header");
+            assert!(!shadow_told.contains_key("actor") && !shadow_told.contains_key("credential"));
+            let Some(protobuf::value::Kind::StructValue(would_be)) = &shadow_told["shadow"].kind else {
+                panic!("{shadow:?}");
+            };
+            let reasons = [text(enforced_told.get("reason")), text(would_be.fields.get("reason"))];
+            // A password that is being verified for one may be known to be wrong for the other.
+            if !reasons.contains(&"password_unverified".to_owned()) {
+                assert_eq!(reasons[0], reasons[1]);
+            }
+        }
+        (_, _) => {
+            let reason = text(shadow_told.get("reason"));
+            assert!(ALWAYS_ENFORCED.iter().any(|enforced| reason.starts_with(enforced)), "{reason}");
+        }
     }
 }
 

@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
 """Fetches the programs that the tests and the demo need but that are not ours.
 
-    python3 tests/tools/fetch.py [envoy] [datasette] [chromium] [postgresql]
+    python3 tests/tools/fetch.py [envoy] [datasette] [chromium] [postgresql] [promtool]
 
 Envoy and Datasette land in target/tools/<name>, installed by pip, without root and without
 touching the machine's own packages.  A browser needs the machine's libraries: Chromium and
 its driver are those that are installed, and only where there are none, on Debian or Ubuntu
-as root, does apt-get install them.  What is already there is left alone; two runs at once
+as root, does apt-get install them.  promtool, where it is not on the PATH, is taken out of
+Debian's or Ubuntu's package prometheus, which is not installed: nothing begins to run.  What is already there is left alone; two runs at once
 wait for each other.  Prints where each program is, one line a program:
 
     envoy=/…/target/tools/envoy/envoy/_bin/envoy
     datasette=/…/target/tools/datasette
     chromium=/usr/bin/chromium
     chromedriver=/usr/bin/chromedriver
+    postgresql=/usr/lib/postgresql/15/bin
+    promtool=/…/target/tools/promtool/usr/bin/promtool
 
 Exit code 1 and one clear sentence on stderr when something cannot be had.
 """
@@ -174,12 +177,53 @@ def postgresql_folder():
     return next(whole, None)
 
 
+def promtool():
+    """Prometheus' checker: the one on the PATH, else the one in the system's package."""
+    how = "install Prometheus (Debian and Ubuntu: apt install prometheus), with promtool on the PATH"
+    with locked("promtool"):
+        home = TOOLS / "promtool"
+        path = shutil.which("promtool") or home / "usr" / "bin" / "promtool"
+        if not pathlib.Path(path).exists():
+            if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+                raise Missing(f"promtool is not on the PATH: {how}.")
+            unpack("prometheus", home, how)
+            if not path.exists():
+                raise Missing(f"promtool is not in the package prometheus: {how}.")
+    runs("promtool", [str(path), "--version"])
+    return path
+
+
+def unpack(package, home, how):
+    """Takes a package apart without installing it: a download needs no root."""
+    print(f"Fetching Debian's {package} into {home} …", file=sys.stderr)
+    fresh = TOOLS / f".{package}.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    (fresh / "root").mkdir(parents=True)
+    apt_get(how, "download", [package], folder=fresh)
+    debs = [str(path) for path in fresh.glob("*.deb")]
+    run = subprocess.run(
+        ["dpkg-deb", "--extract", *debs, str(fresh / "root")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if run.returncode != 0:
+        raise Missing(f"{package} could not be unpacked: {how}.\n{run.stdout.strip()}")
+    shutil.rmtree(home, ignore_errors=True)
+    (fresh / "root").rename(home)
+    shutil.rmtree(fresh)
+
+
 def apt_install(how, *packages):
     print(f"Installing {' and '.join(packages)} with apt-get …", file=sys.stderr)
+    apt_get(how, "install", ["--yes", "--no-install-recommends", *packages])
+
+
+def apt_get(how, what, arguments, folder=None):
     environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-    install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *packages]
+    wanted = ["apt-get", what, "--quiet", *arguments]
     # The lists of packages may be missing or old, so the second try reads them first.
-    for command in (install, ["apt-get", "update", "--quiet"], install):
+    for command in (wanted, ["apt-get", "update", "--quiet"], wanted):
         run = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
@@ -187,11 +231,13 @@ def apt_install(how, *packages):
             stderr=subprocess.STDOUT,
             text=True,
             env=environment,
+            cwd=folder,
         )
-        if command is install and run.returncode == 0:
+        if command is wanted and run.returncode == 0:
             return
     tail = "\n".join(run.stdout.strip().splitlines()[-8:])
-    raise Missing(f"apt-get could not install {' and '.join(packages)}: {how}.\n{tail}")
+    packages = " and ".join(argument for argument in arguments if not argument.startswith("-"))
+    raise Missing(f"apt-get could not {what} {packages}: {how}.\n{tail}")
 
 
 def version(name, path):
@@ -208,7 +254,7 @@ def version(name, path):
 
 
 def main(names):
-    known = [*PACKAGES, "chromium", "postgresql"]
+    known = [*PACKAGES, "chromium", "postgresql", "promtool"]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise Missing(f"Nothing is known of {unknown[0]!r}; known: {', '.join(known)}.")
@@ -226,6 +272,9 @@ def main(names):
     for name in names:
         if name == "postgresql":
             print(f"postgresql={postgresql()}")
+            continue
+        if name == "promtool":
+            print(f"promtool={promtool()}")
             continue
         if name == "chromium":
             browser, driver = chromium()

@@ -1,0 +1,85 @@
+//! Counters that are looked up ahead: what happens on every Check asks no table of labels.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+use super::DecisionLabels;
+use crate::config::Rules;
+use crate::credential::Kind;
+use crate::decision::Outcome;
+use crate::policy::Policy;
+
+/// What is allowed under each policy of one snapshot of the rules.
+#[derive(Debug, Default)]
+pub(super) struct Allowed {
+    /// [`Rules::version`] of the snapshot; 0 is that of none.
+    pub(super) rules_version: u64,
+    /// By the policy's address, which is its own for as long as the snapshot lives.
+    by_policy: HashMap<usize, Counter, RandomState>,
+}
+
+impl Allowed {
+    /// The counters of these rules.
+    pub(super) fn under(rules: &Rules, decisions: &Family<DecisionLabels, Counter>) -> Self {
+        let counter = |policy: &Arc<Policy>| {
+            let labels = DecisionLabels::new(Outcome::Allowed, Arc::clone(policy.name()));
+            (address(policy), decisions.get_or_create_owned(&labels))
+        };
+        Self { rules_version: rules.version, by_policy: rules.policies.iter().map(counter).collect() }
+    }
+
+    /// The counter of a policy of these rules.
+    pub(super) fn of(&self, policy: &Arc<Policy>) -> &Counter {
+        self.by_policy.get(&address(policy)).expect("every policy of the rules has its counter")
+    }
+}
+
+fn address(policy: &Arc<Policy>) -> usize {
+    Arc::as_ptr(policy).addr()
+}
+
+/// Credentials recognised, a counter for each kind.
+#[derive(Debug)]
+pub(super) struct Credentials {
+    token: Counter,
+    user: Counter,
+    key: Counter,
+    session: Counter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CredentialLabels {
+    kind: &'static str,
+}
+
+impl Credentials {
+    /// The counters, shown by this registry.
+    pub(super) fn registered(registry: &mut Registry) -> Self {
+        let family = Family::<CredentialLabels, Counter>::default();
+        let counter = |kind: Kind| family.get_or_create_owned(&CredentialLabels { kind: kind.as_str() });
+        let credentials = Self {
+            token: counter(Kind::Token),
+            user: counter(Kind::User),
+            key: counter(Kind::Key),
+            session: counter(Kind::Session),
+        };
+        registry.register("credentials", "Credentials recognised, by kind", family);
+        credentials
+    }
+
+    /// The counter of this kind.
+    pub(super) fn of(&self, kind: Kind) -> &Counter {
+        match kind {
+            Kind::Token => &self.token,
+            Kind::User => &self.user,
+            Kind::Key => &self.key,
+            Kind::Session => &self.session,
+        }
+    }
+}
