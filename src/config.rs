@@ -14,6 +14,7 @@ mod headers;
 mod keys;
 mod listeners;
 mod policies;
+mod positions;
 mod raw;
 mod reader;
 mod routes;
@@ -45,6 +46,7 @@ use crate::policy::Policies;
 pub use self::admin::{AdminListen, AdminRules, NoPublicUrl, PublicUrl, session_cookie};
 pub use self::error::{Diagnostic, Errors, Position, Severity, ShownLine};
 pub use self::listeners::{ExtAuthz, Listen, NoAddress, Probes};
+pub use self::positions::Positions;
 pub use self::secrets::{Environment, MAX_FILE_BYTES, ProcessEnvironment};
 pub use self::tokens::Tokens;
 pub use self::users::{User, Users};
@@ -148,15 +150,16 @@ impl Config {
     /// # Errors
     /// [`Errors`]: the file cannot be read, or everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, Errors> {
-        let refused = |message| Errors::from(Diagnostic::about_file(path, message));
-        let bytes = std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
-        let text = String::from_utf8(bytes).map(Zeroizing::new).map_err(|error| {
-            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
-            error.into_bytes().zeroize();
-            refused(format!("line {line} is not UTF-8"))
-        })?;
-        Self::parse(&text, &Source { file: path, environment: &ProcessEnvironment, now: Timestamp::now() })
+        Self::parse(&read_text(path)?, &source_of(path))
+    }
+
+    /// The same, and where in the file everything stands.  Nothing that serves has a use for the latter.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_with_positions(path: &Path) -> Result<(Self, Positions), Errors> {
+        let (text, source) = (read_text(path)?, source_of(path));
+        Ok((Self::parse(&text, &source)?, Positions::of(&text, &source)))
     }
 
     /// Checks a configuration text.
@@ -176,6 +179,21 @@ impl Config {
         }
         attempt.finish(&file)
     }
+}
+
+fn read_text(path: &Path) -> Result<Zeroizing<String>, Errors> {
+    let refused = |message| Errors::from(Diagnostic::about_file(path, message));
+    let bytes = std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
+    String::from_utf8(bytes).map(Zeroizing::new).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        error.into_bytes().zeroize();
+        refused(format!("line {line} is not UTF-8"))
+    })
+}
+
+fn source_of(path: &Path) -> Source<'_> {
+    Source { file: path, environment: &ProcessEnvironment, now: Timestamp::now() }
 }
 
 fn read_tree(text: &str) -> Result<Node, SyntaxError> {
@@ -295,6 +313,13 @@ fn read_sections<'t>(
     let actor_headers = headers::read(reader, sections.get("actor_headers"), &places);
     let context = Context { policing: &policing, actor_headers: &actor_headers };
     let users_written = sections.get("users");
+    let written = |list: Option<&'t Node>| list.filter(|_| is_written(list)).map(|node| &node.at);
+    let callers = credentials::Callers {
+        tokens: written(tokens),
+        users: written(users_written),
+        keys: sections.entry("keys").map(|entry| &entry.at),
+    };
+    credentials::warn_of_useless(reader, sections.entry("credentials"), &places, &callers, admin.is_some());
     let nobody = !is_written(tokens) && !is_written(users_written) && keys.is_none();
     let tokens = tokens::read(reader, tokens, &context);
     let users = users::read(reader, users_written, &context);

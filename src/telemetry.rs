@@ -40,8 +40,7 @@ impl Telemetry {
     ) {
         self.metrics.count(decision, refusal, elapsed);
         if self.log_decisions.includes(refusal) {
-            let http = request.and_then(|request| request.http.as_ref());
-            decision_log::write(decision, refusal, http, elapsed);
+            decision_log::write(decision, refusal, request, elapsed);
         }
         // Only an operator can name a policy: the mistake is told whatever is logged of decisions.
         if refusal == Some(Refusal::UnknownPolicy) {

@@ -1,6 +1,7 @@
 //! `serve`
 
 use std::num::NonZeroUsize;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,8 +10,9 @@ use tracing::level_filters::LevelFilter;
 use super::{Complaint, ConfigFile};
 use crate::app::{self, Options};
 use crate::clock::Clock;
+use crate::config::{Config, Errors, Severity};
 use crate::telemetry::decision_log::LogDecisions;
-use crate::telemetry::logging::{self, LogFormat};
+use crate::telemetry::logging::{self, LogFormat, Logging};
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
@@ -37,9 +39,21 @@ pub(super) struct Serve {
 }
 
 impl Serve {
-    pub(super) fn run(self) -> Result<(), Complaint> {
+    pub(super) fn run(self) -> Result<ExitCode, Complaint> {
         let logging = logging::init(self.log_format, self.log_level);
-        let config = self.config.load()?;
+        match (self.log_format, self.serve(&logging)) {
+            (_, Ok(())) => Ok(ExitCode::SUCCESS),
+            (LogFormat::Text, Err(failure)) => Err(failure.into()),
+            // Whoever collects the log reads one JSON object a line, and nothing else.
+            (LogFormat::Json, Err(failure)) => {
+                failure.log();
+                Ok(ExitCode::FAILURE)
+            }
+        }
+    }
+
+    fn serve(self, logging: &Logging) -> Result<(), Failure> {
+        let config = Config::load(&self.config.path)?;
         for warning in &config.warnings {
             tracing::warn!(place = %warning.place(), key = warning.key, "{}", warning.message);
         }
@@ -64,6 +78,52 @@ impl Serve {
         });
         // A password that is still being verified must not hold the process up.
         runtime.shutdown_background();
-        served.map_err(|error| format!("error: {error}"))
+        Ok(served.map_err(|error| format!("error: {error}"))?)
+    }
+}
+
+/// Why nobody is served.
+enum Failure {
+    Configuration(Errors),
+    Other(Complaint),
+}
+
+impl Failure {
+    /// One line a diagnostic.
+    fn log(&self) {
+        match self {
+            Self::Configuration(errors) => errors.iter().for_each(|diagnostic| match diagnostic.severity {
+                Severity::Error => {
+                    tracing::error!(place = %diagnostic.place(), key = diagnostic.key, "{}", diagnostic.message);
+                }
+                Severity::Warning => {
+                    tracing::warn!(place = %diagnostic.place(), key = diagnostic.key, "{}", diagnostic.message);
+                }
+            }),
+            Self::Other(complaint) => {
+                tracing::error!("{}", complaint.strip_prefix("error: ").unwrap_or(complaint));
+            }
+        }
+    }
+}
+
+impl From<Failure> for Complaint {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Configuration(errors) => errors.to_string(),
+            Failure::Other(complaint) => complaint,
+        }
+    }
+}
+
+impl From<Errors> for Failure {
+    fn from(errors: Errors) -> Self {
+        Self::Configuration(errors)
+    }
+}
+
+impl From<Complaint> for Failure {
+    fn from(complaint: Complaint) -> Self {
+        Self::Other(complaint)
     }
 }

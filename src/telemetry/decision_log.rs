@@ -3,11 +3,14 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::attributes::Http;
+use crate::attributes::Attributes;
 use crate::decision::{Decision, Refusal};
 
 /// The longest value that a client sent, in bytes of the line.
-const LONGEST_VALUE: usize = 256;
+pub const LONGEST_VALUE: usize = 256;
+
+/// `policy_source` where Envoy's route names the policy; there is none where our routes choose it.
+pub const POLICY_BY_ENVOY: &str = "context_extensions";
 
 /// Which decisions are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -32,7 +35,13 @@ impl LogDecisions {
 }
 
 /// Writes the line.  It never holds a token, a password, a cookie or a query.
-pub fn write(decision: &Decision, refusal: Option<Refusal>, http: Option<&Http<'_>>, elapsed: Duration) {
+pub fn write(
+    decision: &Decision,
+    refusal: Option<Refusal>,
+    request: Option<&Attributes<'_>>,
+    elapsed: Duration,
+) {
+    let http = request.and_then(|request| request.http.as_ref());
     let known = decision.learned.known.as_ref();
     let header = |name| http.and_then(|http| http.headers.first(name));
     let (word, reason) = match refusal {
@@ -44,6 +53,8 @@ pub fn write(decision: &Decision, refusal: Option<Refusal>, http: Option<&Http<'
         decision = word,
         reason,
         policy = decision.learned.policy.as_ref().map(|policy| policy.name().as_ref()),
+        // Routes did not choose the policy: without this `explain` could not decide the same again.
+        policy_source = request.and_then(|request| request.policy).map(|_| POLICY_BY_ENVOY),
         credential.kind = known.map(|known| known.kind.as_str()),
         credential.name = known.map(|known| shown(known.name.as_bytes())).as_deref(),
         credential.id = known.and_then(|known| known.id),

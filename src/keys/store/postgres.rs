@@ -70,19 +70,7 @@ impl PostgresStore {
     /// # Errors
     /// [`OpenError`]: it answers and will go on to refuse, or a newer version made its schema.
     pub async fn open(url: &Secret) -> Result<Self, OpenError> {
-        let options = postgres_options(url.expose())?.disable_statement_logging();
-        let options = match options.get_application_name() {
-            Some(_) => options,
-            None => options.application_name("envoy-auth-tokens"),
-        };
-        let pool = |connections| {
-            let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(CONNECTING);
-            pool.connect_lazy_with(options.clone())
-        };
-        let (pool, listening) = (pool(CONNECTIONS), pool(1));
-        let listener = Mutex::default();
-        let store = Self { pool, listening, listener, options, migrated: AtomicBool::new(false) };
-
+        let store = Self::unmigrated(url)?;
         let shown = || StoreUrl::Postgres(url.clone()).to_string();
         match timeout(OPENING, store.migrate()).await {
             Ok(Ok(())) => {}
@@ -97,6 +85,31 @@ impl PostgresStore {
             Err(_) => tracing::warn!(store = shown(), "the key store does not answer yet"),
         }
         Ok(store)
+    }
+
+    /// A database whose schema stays as it is.  Whatever is read is read in a transaction that cannot write.
+    ///
+    /// # Errors
+    /// [`OpenError::Url`].
+    pub fn to_read(url: &Secret) -> Result<Self, OpenError> {
+        let store = Self::unmigrated(url)?;
+        store.migrated.store(true, Ordering::Release);
+        Ok(store)
+    }
+
+    fn unmigrated(url: &Secret) -> Result<Self, OpenError> {
+        let options = postgres_options(url.expose())?.disable_statement_logging();
+        let options = match options.get_application_name() {
+            Some(_) => options,
+            None => options.application_name("envoy-auth-tokens"),
+        };
+        let pool = |connections| {
+            let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(CONNECTING);
+            pool.connect_lazy_with(options.clone())
+        };
+        let (pool, listening) = (pool(CONNECTIONS), pool(1));
+        let listener = Mutex::default();
+        Ok(Self { pool, listening, listener, options, migrated: AtomicBool::new(false) })
     }
 
     /// Brings the schema up to date, on a connection of its own.
