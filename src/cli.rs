@@ -63,19 +63,23 @@ struct ConfigFile {
 type Complaint = String;
 
 /// Parses the command line, runs the command, and picks the exit code:
-/// 0 for success, 1 for failure, 2 for a command line that makes no sense.
+/// 0 for success, 1 for failure, 2 for a command line that makes no sense, 3 for a refusal where asked for.
 pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Serve(serve) => serve.run(),
-        Command::Check(check) => check.run(),
-        Command::Explain(explain) => explain.run(),
+        Command::Serve(serve) => return exit_code(serve.run()),
+        Command::Check(check) => return exit_code(check.run()),
+        Command::Explain(explain) => return exit_code(explain.run()),
         Command::Token(token) => token.run(),
         Command::Password(password) => password.run(),
         Command::Keys(keys) => keys.run(),
         Command::Health(health) => health.run(),
     };
+    exit_code(done.map(|()| ExitCode::SUCCESS))
+}
+
+fn exit_code(done: Result<ExitCode, Complaint>) -> ExitCode {
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(complaint) => {
             // Standard error may be closed: the exit code still tells.
             let _ = writeln!(std::io::stderr(), "{}", complaint.trim_end());

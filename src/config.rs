@@ -15,6 +15,7 @@ mod headers;
 mod keys;
 mod listeners;
 mod policies;
+mod positions;
 mod raw;
 mod reader;
 mod routes;
@@ -33,6 +34,7 @@ mod fixtures;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,6 +53,7 @@ pub use self::admin::{AdminListen, AdminRules, NoPublicUrl, PublicUrl, is_secure
 pub use self::error::{Diagnostic, Errors, Position, Severity, ShownLine};
 pub use self::files::Files;
 pub use self::listeners::{ExtAuthz, Listen, NoAddress, Probes, Transport};
+pub use self::positions::Positions;
 pub use self::secrets::{Environment, MAX_FILE_BYTES, ProcessEnvironment};
 pub use self::startup::NeedsRestart;
 pub use self::tls::{ClientCa, ServerTls, Tls};
@@ -184,18 +187,21 @@ impl Config {
     }
 
     fn read_file(path: &Path, noting: &Noting<'_>, in_force: Option<&Rules>) -> Result<Self, Errors> {
-        let refused = |message| Errors::from(Diagnostic::about_file(path, message));
         let bytes = std::fs::read(path);
         noting.files.borrow_mut().note(path, usize::MAX, bytes.as_deref().ok());
-        let bytes = bytes.map_err(|error| refused(format!("cannot be read: {error}")))?;
-        let text = String::from_utf8(bytes).map(Zeroizing::new).map_err(|error| {
-            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
-            error.into_bytes().zeroize();
-            refused(format!("line {line} is not UTF-8"))
-        })?;
+        let text = text_of(path, bytes)?;
         let source = Source { file: path, environment: noting, now: Timestamp::now() };
         Self::parse_after(&text, &source, in_force)
+    }
+
+    /// A configuration, and where in its file everything stands.  Nothing that serves has a use for the latter.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_with_positions(path: &Path) -> Result<(Self, Positions), Errors> {
+        let text = text_of(path, std::fs::read(path))?;
+        let source = Source { file: path, environment: &ProcessEnvironment, now: Timestamp::now() };
+        Ok((Self::parse(&text, &source)?, Positions::of(&text, &source)))
     }
 
     /// Checks a configuration text.
@@ -219,6 +225,18 @@ impl Config {
         }
         attempt.finish(&file, in_force)
     }
+}
+
+/// What a file says, once it was read.
+fn text_of(path: &Path, read: io::Result<Vec<u8>>) -> Result<Zeroizing<String>, Errors> {
+    let refused = |message| Errors::from(Diagnostic::about_file(path, message));
+    let bytes = read.map_err(|error| refused(format!("cannot be read: {error}")))?;
+    String::from_utf8(bytes).map(Zeroizing::new).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        error.into_bytes().zeroize();
+        refused(format!("line {line} is not UTF-8"))
+    })
 }
 
 fn read_tree(text: &str) -> Result<Node, SyntaxError> {
@@ -344,6 +362,13 @@ fn read_sections<'t>(
     let actor_headers = headers::read(reader, sections.get("actor_headers"), &places);
     let context = Context { policing: &policing, actor_headers: &actor_headers };
     let users_written = sections.get("users");
+    let written = |list: Option<&'t Node>| list.filter(|_| is_written(list)).map(|node| &node.at);
+    let callers = credentials::Callers {
+        tokens: written(tokens),
+        users: written(users_written),
+        keys: sections.entry("keys").map(|entry| &entry.at),
+    };
+    credentials::warn_of_useless(reader, sections.entry("credentials"), &places, &callers, admin.is_some());
     let nobody = !is_written(tokens) && !is_written(users_written) && keys.is_none();
     let tokens = tokens::read(reader, tokens, &context);
     let users = users::read(reader, users_written, &context);

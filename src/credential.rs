@@ -234,8 +234,31 @@ pub fn look_at_first<'p>(
     None
 }
 
+/// What each place shows that [`find`] asks, in order: the last of them is the one that decides.
+pub fn look_at_each(http: &Http<'_>, places: &Places) -> Vec<Result<Look, CredentialError>> {
+    let mut looks = Vec::new();
+    for place in &places.order {
+        let look = examine(http, place, places);
+        let is_last = !matches!(look, Ok(Look::Nothing));
+        looks.push(look);
+        if is_last {
+            break;
+        }
+    }
+    looks
+}
+
+/// What a place shows, once it may count in this request.
+fn examine(http: &Http<'_>, place: &Place, places: &Places) -> Result<Look, CredentialError> {
+    let look = look(http, place, places)?;
+    if matches!(look, Look::Found(_)) {
+        cross_site::check(http, place)?;
+    }
+    Ok(look)
+}
+
 /// What a place shows.
-enum Look {
+pub enum Look {
     /// It is absent or empty: the next place is asked.
     Nothing,
     /// A scheme that is none of ours: there is no credential, and no later place is asked.

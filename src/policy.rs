@@ -4,6 +4,7 @@ pub mod allow;
 pub mod path;
 pub mod route;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::credential::Known;
 
 pub use allow::{Allow, AllowError};
 pub use path::{AmbiguousPath, PermittedPaths};
-pub use route::{HostPattern, MethodPattern, PathPattern, Route, RouteError};
+pub use route::{HostPattern, MethodPattern, Mismatch, PathPattern, Route, RouteError};
 
 /// A named rule of admission.
 #[derive(Debug)]
@@ -146,6 +147,20 @@ struct RoutesRead {
     method: bool,
 }
 
+/// What of a request decides which policy governs it.
+#[derive(Debug)]
+pub enum Question<'p, 'a> {
+    /// Envoy's route names the policy.
+    Named(&'p Arc<Policy>),
+    /// Each route is asked about these, and about the method.
+    Routed {
+        /// The host as routes compare it; empty when none of them does.
+        host: Cow<'a, str>,
+        /// The decoded path; empty when no route looks at it.
+        path: Cow<'a, str>,
+    },
+}
+
 /// Why no policy could be selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SelectError {
@@ -192,19 +207,37 @@ impl Policies {
     /// # Errors
     /// [`SelectError`]: what a rule would read can be read in two ways, or names what does not exist.
     pub fn select(&self, request: &Attributes<'_>, http: &Http<'_>) -> Result<&Arc<Policy>, SelectError> {
+        match self.question(request, http)? {
+            Question::Named(policy) => Ok(policy),
+            Question::Routed { host, path } => {
+                let matching = self.routes.iter().find(|route| route.matches(&host, &path, http.method));
+                Ok(matching.map_or(&self.default, |route| &route.policy))
+            }
+        }
+    }
+
+    /// What of this request decides which policy governs it.
+    ///
+    /// # Errors
+    /// As [`Policies::select`].
+    pub fn question<'p, 'a>(
+        &'p self,
+        request: &Attributes<'a>,
+        http: &Http<'a>,
+    ) -> Result<Question<'p, 'a>, SelectError> {
         let raw_path = http.path_without_query();
         let path = if self.routes_read.path || request.policy.is_some() {
             path::decode(raw_path, &self.permitted_paths).map_err(SelectError::AmbiguousPath)?
         } else {
-            std::borrow::Cow::Borrowed("")
+            Cow::Borrowed("")
         };
         if let Some(name) = request.policy {
-            return self.named(name).ok_or(SelectError::UnknownPolicy);
+            return self.named(name).map(Question::Named).ok_or(SelectError::UnknownPolicy);
         }
         let host = if self.routes_read.host {
             route::normalize_host(http.host).ok_or(SelectError::IllegalHost)?
         } else {
-            std::borrow::Cow::Borrowed("")
+            Cow::Borrowed("")
         };
         if self.routes_read.method {
             if http.method.is_empty() || !http.method.iter().all(route::is_method_byte) {
@@ -214,8 +247,7 @@ impl Policies {
                 return Err(SelectError::MethodOverride);
             }
         }
-        let matching = self.routes.iter().find(|route| route.matches(&host, &path, http.method));
-        Ok(matching.map_or(&self.default, |route| &route.policy))
+        Ok(Question::Routed { host, path })
     }
 
     /// Every policy that can govern a request: named ones, those of routes, the default.
@@ -229,6 +261,11 @@ impl Policies {
         let shadows = self.iter().filter(|policy| policy.enforcement == Enforcement::Shadow);
         // Several routes may share one.
         shadows.map(|policy| policy.name()).collect::<HashSet<_>>().len()
+    }
+
+    /// How many policies have a name of their own.
+    pub fn named_len(&self) -> usize {
+        self.named.len()
     }
 
     /// The routes in their order.

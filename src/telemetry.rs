@@ -39,8 +39,7 @@ impl Telemetry {
         elapsed: Duration,
     ) {
         self.metrics.count(decision, outcome, elapsed);
-        let http = request.and_then(|request| request.http.as_ref());
-        self.decisions.note(decision, outcome, http, elapsed);
+        self.decisions.note(decision, outcome, request, elapsed);
         // Only an operator can name a policy: the mistake is told whatever is logged of decisions.
         if outcome == Outcome::Refused(Refusal::UnknownPolicy) {
             let policy = request.and_then(|request| request.policy).map(decision_log::shown);

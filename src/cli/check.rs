@@ -1,35 +1,97 @@
 //! `check`
 
 use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::{Complaint, ConfigFile, print};
+use crate::config::{Config, Diagnostic, Severity};
 
 #[derive(Debug, Args)]
 pub(super) struct Check {
     #[command(flatten)]
     config: ConfigFile,
+    /// Warnings are errors: exit 1 when there is any
+    #[arg(long)]
+    strict: bool,
+    /// Print the outcome and every diagnostic as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Check {
-    pub(super) fn run(self) -> Result<(), Complaint> {
-        let config = self.config.load()?;
-        for warning in &config.warnings {
-            // Standard error may be closed: the exit code still tells.
-            let _ = writeln!(std::io::stderr(), "{warning}");
-        }
-        let count = |number: usize, noun: &str| match number {
-            1 => format!("1 {noun}"),
-            number => format!("{number} {noun}s"),
+    pub(super) fn run(self) -> Result<ExitCode, Complaint> {
+        let loaded = Config::load(&self.config.path);
+        let diagnostics: Vec<&Diagnostic> = match &loaded {
+            Ok(config) => config.warnings.iter().collect(),
+            Err(errors) => errors.iter().collect(),
         };
-        print(&format!(
-            "{} is valid: {}, {}, {}, {}\n",
-            self.config.path.display(),
-            count(config.rules.tokens.len(), "token"),
-            count(config.rules.users.iter().count(), "user"),
-            count(config.rules.policies.routes().len(), "route"),
-            count(config.warnings.len(), "warning"),
-        ))
+        let passes = loaded.is_ok() && (diagnostics.is_empty() || !self.strict);
+        let exit_code = if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        if self.json {
+            let report = report(&self.config.path, loaded.as_ref().ok(), &diagnostics);
+            return print(&format!("{report:#}\n")).map(|()| exit_code);
+        }
+        let config = match &loaded {
+            Ok(config) => config,
+            Err(errors) => return Err(errors.to_string()),
+        };
+        let shown: Vec<_> = diagnostics.iter().map(ToString::to_string).collect();
+        if !shown.is_empty() {
+            // Standard error may be closed: the exit code still tells.
+            let _ = writeln!(std::io::stderr(), "{}", shown.join("\n\n"));
+        }
+        print(&summary(&self.config.path, config))?;
+        if !passes {
+            return Err("error: --strict: the warnings above are errors".to_owned());
+        }
+        Ok(exit_code)
     }
+}
+
+fn summary(path: &Path, config: &Config) -> String {
+    let count = |number: usize, one: &str, many: &str| match number {
+        1 => format!("1 {one}"),
+        number => format!("{number} {many}"),
+    };
+    format!(
+        "{} is valid: {}, {}, {}, {}, {}\n",
+        path.display(),
+        count(config.rules.tokens.len(), "token", "tokens"),
+        count(config.rules.users.len(), "user", "users"),
+        count(config.rules.policies.named_len(), "policy", "policies"),
+        count(config.rules.policies.routes().len(), "route", "routes"),
+        count(config.warnings.len(), "warning", "warnings"),
+    )
+}
+
+/// The outcome for a program.  Its members are a promise.
+fn report(path: &Path, config: Option<&Config>, diagnostics: &[&Diagnostic]) -> Value {
+    let counts = config.map(|config| {
+        json!({
+            "tokens": config.rules.tokens.len(),
+            "users": config.rules.users.len(),
+            "policies": config.rules.policies.named_len(),
+            "routes": config.rules.policies.routes().len(),
+        })
+    });
+    let number = |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
+    json!({
+        "configuration": path.display().to_string(),
+        "valid": config.is_some(),
+        "errors": number(Severity::Error),
+        "warnings": number(Severity::Warning),
+        "configured": counts,
+        "diagnostics": diagnostics.iter().map(|diagnostic| json!({
+            "severity": diagnostic.severity.to_string(),
+            "file": diagnostic.file.display().to_string(),
+            "line": diagnostic.position.map(|position| position.line),
+            "column": diagnostic.position.map(|position| position.column),
+            "key": diagnostic.key,
+            "message": diagnostic.message,
+        })).collect::<Vec<_>>(),
+    })
 }

@@ -1,6 +1,7 @@
 //! `serve`
 
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,11 +10,11 @@ use tracing::level_filters::LevelFilter;
 use super::{Complaint, ConfigFile};
 use crate::app::{self, Options};
 use crate::clock::Clock;
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Errors, Loaded, Severity};
 use crate::reload::{self, Origin};
 use crate::shutdown::Hangups;
 use crate::telemetry::decision_log::{DecisionLog, LogDecisions};
-use crate::telemetry::logging::{self, LogFormat};
+use crate::telemetry::logging::{self, LogFormat, Logging};
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
@@ -43,8 +44,20 @@ pub(super) struct Serve {
 }
 
 impl Serve {
-    pub(super) fn run(self) -> Result<(), Complaint> {
+    pub(super) fn run(self) -> Result<ExitCode, Complaint> {
         let logging = logging::init(self.log_format, self.log_level);
+        match (self.log_format, self.serve(&logging)) {
+            (_, Ok(())) => Ok(ExitCode::SUCCESS),
+            (LogFormat::Text, Err(failure)) => Err(failure.into()),
+            // Whoever collects the log reads one JSON object a line, and nothing else.
+            (LogFormat::Json, Err(failure)) => {
+                failure.log();
+                Ok(ExitCode::FAILURE)
+            }
+        }
+    }
+
+    fn serve(self, logging: &Logging) -> Result<(), Failure> {
         let available = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let workers = self.workers.map_or(available, NonZeroUsize::get);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -58,7 +71,7 @@ impl Serve {
             Hangups::listen().map_err(|error| format!("error: cannot listen for signals: {error}"))?
         };
         let Loaded { outcome, files } = Config::load_after(&self.config.path, None);
-        let config = outcome.map_err(|errors| errors.to_string())?;
+        let config = outcome?;
         reload::tell_warnings(&config.warnings);
         let origin = Origin { path: self.config.path, files };
         let options = Options {
@@ -75,6 +88,52 @@ impl Serve {
         });
         // A password that is still being verified must not hold the process up.
         runtime.shutdown_background();
-        served.map_err(|error| format!("error: {error}"))
+        Ok(served.map_err(|error| format!("error: {error}"))?)
+    }
+}
+
+/// Why nobody is served.
+enum Failure {
+    Configuration(Errors),
+    Other(Complaint),
+}
+
+impl Failure {
+    /// One line a diagnostic.
+    fn log(&self) {
+        match self {
+            Self::Configuration(errors) => errors.iter().for_each(|diagnostic| match diagnostic.severity {
+                Severity::Error => {
+                    tracing::error!(place = %diagnostic.place(), key = diagnostic.key, "{}", diagnostic.message);
+                }
+                Severity::Warning => {
+                    tracing::warn!(place = %diagnostic.place(), key = diagnostic.key, "{}", diagnostic.message);
+                }
+            }),
+            Self::Other(complaint) => {
+                tracing::error!("{}", complaint.strip_prefix("error: ").unwrap_or(complaint));
+            }
+        }
+    }
+}
+
+impl From<Failure> for Complaint {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Configuration(errors) => errors.to_string(),
+            Failure::Other(complaint) => complaint,
+        }
+    }
+}
+
+impl From<Errors> for Failure {
+    fn from(errors: Errors) -> Self {
+        Self::Configuration(errors)
+    }
+}
+
+impl From<Complaint> for Failure {
+    fn from(complaint: Complaint) -> Self {
+        Self::Other(complaint)
     }
 }

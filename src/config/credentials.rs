@@ -2,7 +2,7 @@
 
 use super::admin::session_cookie;
 use super::listeners::Transport;
-use super::raw::{Entry, Node, Text, Value};
+use super::raw::{Entry, Location, Node, Text, Value};
 use super::reader::{Fields, Reader, nearest};
 use crate::credential::{CrossSite, Place, Places};
 
@@ -69,6 +69,51 @@ pub fn read<'t>(
         places.push(place);
     }
     places
+}
+
+/// Where those who can show a credential stand, of those that there are.
+pub struct Callers<'t> {
+    /// `tokens`.
+    pub tokens: Option<&'t Location>,
+    /// `users`.
+    pub users: Option<&'t Location>,
+    /// `keys`.
+    pub keys: Option<&'t Location>,
+}
+
+/// Warns of credentials that no place takes, and of a place that takes none of those that there are.
+///
+/// With an admin listener they may be meant for that: it takes every kind, whatever `credentials` says.
+pub fn warn_of_useless<'t>(
+    reader: &mut Reader<'t>,
+    section: Option<&'t Entry>,
+    places: &[Place],
+    callers: &Callers<'t>,
+    has_admin: bool,
+) {
+    let is_session = |place: &Place| matches!(place, Place::Session { .. });
+    if let (Some(Entry { value: Node { value: Value::List(list), .. }, .. }), None) = (section, callers.users)
+    {
+        let is_word = |node: &&Node| matches!(&node.value, Value::Text(text) if text.as_str() == "session");
+        if let Some(node) = list.iter().find(is_word) {
+            reader.warn(&node.at, "no session ever counts: it is a user's, and there are no `users`");
+        }
+    }
+    // An empty list is an error already.
+    if has_admin || places.is_empty() {
+        return;
+    }
+    if places.iter().all(is_session) {
+        for at in [callers.tokens, callers.keys].into_iter().flatten() {
+            reader.warn(at, "none of these ever counts: no place in `credentials` takes a token");
+        }
+    }
+    let takes_users = |place: &Place| matches!(place, Place::Basic { .. } | Place::Session { .. });
+    if let Some(at) = callers.users
+        && !places.iter().any(takes_users)
+    {
+        reader.warn(at, "none of these can ever log in: `basic` is not among `credentials`");
+    }
 }
 
 /// The places as a decision reads them.

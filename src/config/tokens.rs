@@ -37,6 +37,11 @@ impl Tokens {
         self.by_digest.is_empty()
     }
 
+    /// Lets a token stand for somebody who is known already.
+    pub fn add(&mut self, digest: TokenDigest, known: Arc<Known>) {
+        self.by_digest.insert(digest, known);
+    }
+
     /// Every token, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&TokenDigest, &Arc<Known>)> {
         self.by_digest.iter()

@@ -20,7 +20,7 @@ use super::store::{
     Changes, CreateError, NewKey, OpenError, PostgresStore, Revision, RotateError, SqliteStore, Store,
     StoreError, StoreUrl,
 };
-use super::{Key, Role, StoredSession};
+use super::{Key, Role, StoredKey, StoredSession};
 use crate::clock::Clock;
 use crate::secret::Secret;
 use crate::token::{self, PlainToken, TokenDigest};
@@ -114,6 +114,26 @@ impl Keys {
             StoreUrl::Postgres(url) => Box::new(PostgresStore::open(url).await?),
         };
         Ok(Self::over(store, settings, clock))
+    }
+
+    /// Reads a store once and changes nothing in it, not even its schema: beside a server that runs.
+    ///
+    /// # Errors
+    /// [`OpenError`]: it is not there, does not answer, or is none that this version can read.
+    pub async fn read_once(url: &StoreUrl, settings: Settings, clock: Clock) -> Result<Arc<Self>, OpenError> {
+        let store: Box<dyn Store> = match url {
+            StoreUrl::Sqlite(path) => Box::new(SqliteStore::to_read(path)),
+            StoreUrl::Postgres(url) => Box::new(PostgresStore::to_read(url)?),
+        };
+        let keys = Self::over(store, settings, clock);
+        let read = keys.read().await;
+        read.map_err(|error| OpenError::Refused { store: url.to_string(), reason: error.0 })?;
+        Ok(keys)
+    }
+
+    /// Lets another digest stand for a key in memory, and leaves the store as it is.
+    pub fn lend(&self, key: Key, digest: TokenDigest) {
+        self.index.put(StoredKey { key, digest, previous: None });
     }
 
     /// The keys of a store that is open.

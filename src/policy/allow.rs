@@ -101,10 +101,20 @@ impl Allow {
         match self {
             Self::Everyone => true,
             Self::NoOne => false,
-            Self::Members { members, .. } => members
-                .iter()
-                .any(|(name, wanted)| actor.member(name).is_some_and(|value| wanted.matches(value))),
+            Self::Members { .. } => self.admitting_member(actor).is_some(),
         }
+    }
+
+    /// The first member of the block that this actor shares; `None` when there is none.
+    pub fn admitting_member(&self, actor: &Actor) -> Option<&str> {
+        let members = match self {
+            Self::Everyone | Self::NoOne => return None,
+            Self::Members { members, .. } => members,
+        };
+        let admits = |(name, wanted): &&(Box<str>, Wanted)| {
+            actor.member(name).is_some_and(|value| wanted.matches(value))
+        };
+        members.iter().find(admits).map(|(name, _)| name.as_ref())
     }
 
     /// Whether a request without an actor passes.

@@ -51,6 +51,17 @@ pub struct Literal {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MethodPattern(Box<str>);
 
+/// What of a request a route does not match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mismatch {
+    /// The host is another.
+    Host,
+    /// The path is another.
+    Path,
+    /// The method is none of the route's.
+    Method,
+}
+
 /// Why a route cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
@@ -74,12 +85,19 @@ pub enum RouteError {
 impl Route {
     /// Whether the route governs a request of this host (see [`normalize_host`]), decoded path and method.
     pub fn matches(&self, host: &str, path: &str, method: &[u8]) -> bool {
-        self.host.as_ref().is_none_or(|pattern| pattern.matches(host))
-            && self.paths.iter().all(|pattern| pattern.matches(path))
-            && self
-                .methods
-                .as_ref()
-                .is_none_or(|methods| methods.iter().any(|pattern| pattern.matches(method)))
+        self.mismatch(host, path, method).is_none()
+    }
+
+    /// What of such a request the route does not match, the first of it; `None` when the route governs it.
+    pub fn mismatch(&self, host: &str, path: &str, method: &[u8]) -> Option<Mismatch> {
+        if !self.host.as_ref().is_none_or(|pattern| pattern.matches(host)) {
+            return Some(Mismatch::Host);
+        }
+        if !self.paths.iter().all(|pattern| pattern.matches(path)) {
+            return Some(Mismatch::Path);
+        }
+        let takes = |methods: &[MethodPattern]| methods.iter().any(|pattern| pattern.matches(method));
+        (!self.methods.as_deref().is_none_or(takes)).then_some(Mismatch::Method)
     }
 
     /// Whether it is certain that no request reaches `later` behind this route.
@@ -434,6 +452,10 @@ mod tests {
         assert!(!route.matches("a.example", "/x.json", b"GET"));
         assert!(!route.matches("a.example", "/api/x", b"GET"));
         assert!(!route.matches("a.example", "/api/x.json", b"POST"));
+        assert_eq!(route.mismatch("a.example", "/api/x.json", b"HEAD"), None);
+        assert_eq!(route.mismatch("example", "/x", b"POST"), Some(Mismatch::Host));
+        assert_eq!(route.mismatch("a.example", "/x", b"POST"), Some(Mismatch::Path));
+        assert_eq!(route.mismatch("a.example", "/api/x.json", b"POST"), Some(Mismatch::Method));
     }
 
     #[test]

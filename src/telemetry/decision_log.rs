@@ -16,11 +16,14 @@ use jiff::Timestamp;
 
 use self::line::Line;
 use super::logging::Lines;
-use crate::attributes::Http;
+use crate::attributes::Attributes;
 use crate::decision::{Decision, Outcome};
 
 /// The longest value that a client sent, in bytes of the line.
-const LONGEST_VALUE: usize = 256;
+pub const LONGEST_VALUE: usize = 256;
+
+/// `policy_source` where Envoy's route names the policy; there is none where our routes choose it.
+pub const POLICY_BY_ENVOY: &str = "context_extensions";
 
 /// Which decisions are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -64,7 +67,13 @@ impl DecisionLog {
     }
 
     /// Writes the decision's line, if it is one that is logged.
-    pub fn note(&self, decision: &Decision, outcome: Outcome, http: Option<&Http<'_>>, elapsed: Duration) {
+    pub fn note(
+        &self,
+        decision: &Decision,
+        outcome: Outcome,
+        request: Option<&Attributes<'_>>,
+        elapsed: Duration,
+    ) {
         let Some(lines) = self.lines.as_ref().filter(|_| self.which.includes(outcome)) else {
             return;
         };
@@ -78,7 +87,7 @@ impl DecisionLog {
             Outcome::Shadowed(_) | Outcome::Refused(_) => 1,
         };
         let line = Line::begin(lines.format, Timestamp::now(), "decision", outcome.as_str());
-        lines.write(&written(line, decision, outcome, http, elapsed, sample));
+        lines.write(&written(line, decision, outcome, request, elapsed, sample));
     }
 }
 
@@ -87,7 +96,7 @@ fn written(
     mut line: Line,
     decision: &Decision,
     outcome: Outcome,
-    http: Option<&Http<'_>>,
+    request: Option<&Attributes<'_>>,
     elapsed: Duration,
     sample: u64,
 ) -> Vec<u8> {
@@ -96,6 +105,10 @@ fn written(
     if let Some(policy) = &decision.learned.policy {
         line.text("policy", policy.name());
     }
+    // Routes did not choose the policy: without this `explain` could not decide the same again.
+    if request.is_some_and(|request| request.policy.is_some()) {
+        line.text("policy_source", POLICY_BY_ENVOY);
+    }
     if let Some(known) = &decision.learned.known {
         line.text("credential.kind", known.kind.as_str());
         line.text("credential.name", &shown(known.name.as_bytes()));
@@ -103,7 +116,7 @@ fn written(
             line.number("credential.id", id);
         }
     }
-    if let Some(http) = http {
+    if let Some(http) = request.and_then(|request| request.http.as_ref()) {
         line.text("method", &shown(http.method));
         line.text("host", &shown(without_user_info(http.host)));
         line.text("path", &shown(http.path_without_query()));

@@ -104,3 +104,19 @@ fn the_diagnostic_in_the_readme_is_what_check_prints() {
     assert_eq!(ran.code(), Some(1));
     assert_eq!(ran.stderr.trim_end(), shown.trim_end());
 }
+
+#[test]
+fn the_explanation_in_the_readme_is_what_explain_prints() {
+    let (before, after) = README.split_once("$ envoy-auth-tokens explain ").unwrap();
+    let (arguments, after) = after.split_once('\n').unwrap();
+    let (shown, _) = after.split_once("```").unwrap();
+    let (_, config) = before.rsplit_once("```yaml\n").unwrap();
+    let (config, _) = config.split_once("```").unwrap();
+    let setup = Server::with(config).env("BOT_TOKEN", "this-is-the-secret-token").own_listeners();
+    let setup = setup.file("bot.token", "this-is-the-secret-token\n");
+    let mut command = setup.command(["explain"].into_iter().chain(arguments.split(' ')));
+    command.current_dir(setup.folder());
+    let ran = run(command, "");
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+    assert_eq!(ran.stdout, shown);
+}

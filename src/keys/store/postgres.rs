@@ -74,14 +74,7 @@ impl PostgresStore {
     /// # Errors
     /// [`OpenError`]: it answers and will go on to refuse, or a newer version made its schema.
     pub async fn open(url: &Secret) -> Result<Self, OpenError> {
-        let options = postgres_options(url.expose())?.disable_statement_logging();
-        let options = match options.get_application_name() {
-            Some(_) => options,
-            None => options.application_name("envoy-auth-tokens"),
-        };
-        let pool = working().connect_lazy_with(options.clone());
-        let store = Self { pool, listener: Mutex::default(), options, migrated: AtomicBool::new(false) };
-
+        let store = Self::unmigrated(url)?;
         let shown = || StoreUrl::Postgres(url.clone()).to_string();
         for (parameter, path) in postgres_files(url.expose()) {
             // A file that is not there looks like a socket that is not there yet.
@@ -103,6 +96,26 @@ impl PostgresStore {
             Err(_) => tracing::warn!(store = shown(), "the key store does not answer yet"),
         }
         Ok(store)
+    }
+
+    /// A database whose schema stays as it is.  Whatever is read is read in a transaction that cannot write.
+    ///
+    /// # Errors
+    /// [`OpenError::Url`].
+    pub fn to_read(url: &Secret) -> Result<Self, OpenError> {
+        let store = Self::unmigrated(url)?;
+        store.migrated.store(true, Ordering::Release);
+        Ok(store)
+    }
+
+    fn unmigrated(url: &Secret) -> Result<Self, OpenError> {
+        let options = postgres_options(url.expose())?.disable_statement_logging();
+        let options = match options.get_application_name() {
+            Some(_) => options,
+            None => options.application_name("envoy-auth-tokens"),
+        };
+        let pool = working().connect_lazy_with(options.clone());
+        Ok(Self { pool, listener: Mutex::default(), options, migrated: AtomicBool::new(false) })
     }
 
     /// Brings the schema up to date, on a connection of its own.

@@ -91,6 +91,14 @@ impl SqliteStore {
         }
     }
 
+    /// A file that is there already, for reading alone: nothing is created, and the schema stays as it is.
+    pub fn to_read(path: &Path) -> Self {
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY);
+        let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(OPENING);
+        let pool = pool.connect_lazy_with(options.disable_statement_logging());
+        Self { writer: pool.clone(), readers: pool }
+    }
+
     /// SQLite's migrations know no lock of their own, so all of it is one transaction that has the file's.
     async fn migrate(&self) -> Result<(), SchemaError> {
         let mut transaction = self.write().await.map_err(SchemaError::Database)?;

@@ -1,0 +1,155 @@
+//! What is told of a decision, step by step.  As JSON its members are a promise: scripts read them.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::log_line::Logged;
+
+/// Everything that is told.
+#[derive(Debug, Serialize)]
+pub(super) struct Explanation {
+    /// The configuration's file.
+    pub configuration: String,
+    /// The request as it was understood.
+    pub request: Request,
+    /// How its policy was selected.
+    pub selection: Selection,
+    /// What each place of a credential carried.
+    pub places: Vec<PlaceAsked>,
+    /// Who that is.
+    pub identity: Step,
+    /// Whether the policy admits them; `null` when nobody was asked.
+    pub admission: Option<Step>,
+    /// `allowed`, `shadowed` or `refused`.
+    pub decision: &'static str,
+    /// The word of logs and metrics.
+    pub reason: &'static str,
+    /// The policy that governs.
+    pub policy: Option<String>,
+    /// The credential that was recognised.
+    pub credential: Option<Credential>,
+    /// The actor behind it.
+    pub actor: Option<Value>,
+    /// The policy's allow block.
+    pub allow: Option<Value>,
+    /// The actor as whom the request passes, or `anonymous`.
+    pub passes_as: Option<Value>,
+    /// What Envoy is told.
+    pub answer: Answer,
+    /// What has to be known beside.
+    pub notes: Vec<String>,
+    /// The line of the decision log that was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logged: Option<Logged>,
+}
+
+/// The request.  Values of headers and the query stay out of it.
+#[derive(Debug, Serialize)]
+pub(super) struct Request {
+    pub method: String,
+    pub host: String,
+    pub path: String,
+    pub headers: Vec<String>,
+    /// The policy that Envoy's route names.
+    pub policy: Option<String>,
+}
+
+/// A place in the configuration.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct At {
+    /// Such as `routes[2]`.
+    pub key: String,
+    /// `null` where a default holds.
+    pub line: Option<u32>,
+    pub column: Option<u32>,
+}
+
+/// How the policy was selected.
+#[derive(Debug, Serialize)]
+pub(super) struct Selection {
+    pub by: SelectedBy,
+    /// The host as routes compare it.
+    pub host: Option<String>,
+    /// The path as routes compare it.
+    pub path: Option<String>,
+    /// Every route that was asked, in order; the last one may match.
+    pub routes: Vec<RouteAsked>,
+    /// Where the policy stands.
+    pub at: Option<At>,
+}
+
+/// What selected the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum SelectedBy {
+    /// A CORS preflight needs no policy.
+    Preflight,
+    /// Envoy's route.
+    ContextExtensions,
+    /// The last of the routes.
+    Route,
+    /// No route matched.
+    Default,
+    /// The request was refused before.
+    Nothing,
+}
+
+/// A route that was asked.
+#[derive(Debug, Serialize)]
+pub(super) struct RouteAsked {
+    #[serde(flatten)]
+    pub at: At,
+    pub matches: bool,
+    /// `host`, `path` or `method`: the first that is another.
+    pub differs: Option<&'static str>,
+}
+
+/// A place that was asked for a credential.
+#[derive(Debug, Serialize)]
+pub(super) struct PlaceAsked {
+    /// Such as `bearer` or `header x-api-key`.
+    pub place: String,
+    /// `nothing`, `not_ours`, `token`, `password`, `session`, `not_asked`, or the reason of a refusal.
+    pub carries: &'static str,
+    #[serde(flatten)]
+    pub at: At,
+}
+
+/// A step as a sentence, and the place in the configuration that it is about.
+#[derive(Debug, Serialize)]
+pub(super) struct Step {
+    pub says: String,
+    pub at: Option<At>,
+}
+
+/// A credential that was recognised.
+#[derive(Debug, Serialize)]
+pub(super) struct Credential {
+    pub kind: &'static str,
+    pub name: String,
+    /// The number of an API key.
+    pub id: Option<i64>,
+    /// The only policies under which it counts.
+    pub policies: Option<Vec<String>>,
+    pub expires: Option<String>,
+    pub at: Option<At>,
+}
+
+/// What Envoy is told.
+#[derive(Debug, Serialize)]
+pub(super) struct Answer {
+    /// The status code of the CheckResponse: 0 lets the request pass.
+    pub code: i32,
+    /// The HTTP status of a refusal.
+    pub status: Option<i32>,
+    /// The headers of a refusal, each as `name: value`.
+    pub headers: Vec<String>,
+    /// The body of a refusal.
+    pub body: Option<String>,
+    /// What the request gets, each as `name: value`.
+    pub set_headers: Vec<String>,
+    pub remove_headers: Vec<String>,
+    pub remove_query_parameters: Vec<String>,
+    /// The dynamic metadata.
+    pub metadata: Value,
+}

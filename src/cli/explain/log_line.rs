@@ -1,0 +1,287 @@
+//! A line of the decision log, decided again.
+//!
+//! The line holds no secret, so a token made for this one occasion stands for whoever it names.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::super::{Complaint, read_secret};
+use super::asked::Asked;
+use crate::attributes::Encoding;
+use crate::config::Rules;
+use crate::credential::{Kind, Place, Places};
+use crate::decision::Refusal;
+use crate::keys::service::Keys;
+use crate::secret::Secret;
+use crate::telemetry::decision_log::{LONGEST_VALUE, POLICY_BY_ENVOY};
+use crate::token::{self, PlainToken};
+
+/// The header that carries the stand-in.  No client can know what it holds.
+pub(super) const STAND_IN: &str = "x-envoy-auth-tokens-stand-in";
+
+/// What the line says.
+pub(super) struct Line {
+    decision: String,
+    reason: String,
+    policy: Option<String>,
+    policy_by_envoy: bool,
+    credential: Option<Named>,
+    method: String,
+    host: String,
+    path: String,
+}
+
+/// The credential that the line names.
+struct Named {
+    kind: String,
+    name: String,
+    id: Option<i64>,
+}
+
+/// What was logged, held against what is decided now.
+#[derive(Debug, Serialize)]
+pub(super) struct Logged {
+    /// `allowed` or `refused`.
+    pub decision: String,
+    /// The reason of the line.
+    pub reason: String,
+    /// The policy of the line.
+    pub policy: Option<String>,
+    /// Whether the same is decided now; `null` when the line does not hold what decided.
+    pub agrees: Option<bool>,
+    /// The same as a sentence.
+    pub says: String,
+}
+
+impl Line {
+    pub(super) fn read(path: &Path) -> Result<Self, Complaint> {
+        let text = read_secret("line of the decision log", path)?;
+        let not_one = || {
+            "error: that is no line of the decision log: it is one JSON object, as `serve --log-format json` \
+             writes it, with decision, reason, method, host and path"
+                .to_owned()
+        };
+        let value: Value = serde_json::from_str(text.expose()).map_err(|_| not_one())?;
+        let text = |name: &str| value.get(name).and_then(Value::as_str);
+        let sent = |name: &str| text(name).map(unescape).ok_or_else(not_one);
+        let name = text("credential.name").map(unescape).transpose()?;
+        let credential = text("credential.kind").zip(name).map(|(kind, name)| Named {
+            kind: kind.to_owned(),
+            name,
+            id: value.get("credential.id").and_then(Value::as_i64),
+        });
+        Ok(Self {
+            decision: text("decision").ok_or_else(not_one)?.to_owned(),
+            reason: text("reason").ok_or_else(not_one)?.to_owned(),
+            policy: text("policy").map(str::to_owned),
+            policy_by_envoy: text("policy_source") == Some(POLICY_BY_ENVOY),
+            credential,
+            method: sent("method")??,
+            host: sent("host")??,
+            path: sent("path")??,
+        })
+    }
+
+    /// The request as far as the line tells it.
+    pub(super) fn asked(&self) -> Result<Asked, Complaint> {
+        let mut asked = Asked {
+            method: self.method.clone(),
+            host: self.host.clone(),
+            path: Secret::new(self.path.clone()),
+            headers: Vec::new(),
+            encoding: Encoding::Lines,
+            policy: None,
+        };
+        if self.policy_by_envoy {
+            let policy = self.policy.clone().ok_or(
+                "error: Envoy named a policy that did not exist, and the line does not hold its name: \
+                 it stands in the error that was logged beside the line",
+            )?;
+            asked.policy = Some(policy);
+        }
+        // Nothing passes without a policy but a preflight, which is told by headers that the line does not hold.
+        if self.decision == "allowed" && self.policy.is_none() {
+            asked.add("origin", "null");
+            asked.add("access-control-request-method", "GET");
+        }
+        Ok(asked)
+    }
+
+    /// What the line does not tell.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let mut notes = vec![
+            "the line holds no header, no query and no secret: where the credential stood, cross-site requests, \
+             method overrides and what would be removed from the request cannot be told from it"
+                .to_owned(),
+        ];
+        let is_cut = |value: &String| value.ends_with("...") && value.len() >= LONGEST_VALUE - 6;
+        if [&self.method, &self.host, &self.path].into_iter().any(is_cut) {
+            notes.push(format!(
+                "a value of the line was cut at {LONGEST_VALUE} bytes; what followed is unknown"
+            ));
+        }
+        notes
+    }
+
+    /// Lets a stand-in present itself as whoever the line names.
+    pub(super) async fn add_credential(
+        &self,
+        asked: &mut Asked,
+        rules: &mut Rules,
+        keys: Option<&Keys>,
+    ) -> Result<(), Complaint> {
+        if self.credential.is_none() && self.reason != Refusal::UnknownToken.reason() {
+            return Ok(());
+        }
+        let secret = token::generate("eat")
+            .map_err(|error| format!("error: the operating system gives no randomness: {error}"))?;
+        let digest = PlainToken::new(secret.expose().as_bytes()).expect("it was made as a token").digest();
+        if let Some(Named { kind, name, id }) = &self.credential {
+            let known = if kind == Kind::Token.as_str() {
+                rules.tokens.iter().map(|(_, known)| known).find(|known| *known.name == **name).cloned()
+            } else if kind == Kind::User.as_str() {
+                rules.users.get(name).map(|user| user.known.clone())
+            } else if kind == Kind::Session.as_str() {
+                rules.users.get(name).map(|user| user.in_session.clone())
+            } else {
+                lend_key(name, *id, digest, keys).await?;
+                None
+            };
+            if let Some(known) = known {
+                rules.tokens.add(digest, known);
+            }
+        }
+        // It stands before all other places, and these are empty: what is asked of them stays as it is.
+        let place = Place::Header { name: STAND_IN.into() };
+        let order = std::iter::once(place).chain(rules.places.order().iter().cloned());
+        rules.places = Places::new(order.collect());
+        asked.add(STAND_IN, secret.expose());
+        Ok(())
+    }
+
+    /// Holds the line against what is decided now.
+    pub(super) fn compare(&self, decision: &str, reason: &str, policy: Option<&str>) -> Logged {
+        let (was, is) = (
+            outcome(&self.decision, &self.reason, self.policy.as_deref()),
+            outcome(decision, reason, policy),
+        );
+        let refusal = Refusal::ALL.into_iter().find(|refusal| refusal.reason() == self.reason);
+        let agrees = refusal.is_none_or(is_told).then_some(was == is);
+        let says = match agrees {
+            Some(true) => format!("logged: {was}; now the same"),
+            Some(false) => format!(
+                "logged: {was}; now: {is} (the configuration or the key store has changed since, time has \
+                 passed, or the request had headers that the line does not hold)"
+            ),
+            None => format!(
+                "logged: {was}; what led to it is not in the line, and what is told here is about a request \
+                 without it: {is}"
+            ),
+        };
+        Logged {
+            decision: self.decision.clone(),
+            reason: self.reason.clone(),
+            policy: self.policy.clone(),
+            agrees,
+            says,
+        }
+    }
+}
+
+async fn lend_key(
+    name: &str,
+    id: Option<i64>,
+    digest: token::TokenDigest,
+    keys: Option<&Keys>,
+) -> Result<(), Complaint> {
+    let (Some(keys), Some(id)) = (keys, id) else {
+        return Err(format!(
+            "error: the line's credential is the API key `{name}`, which is not in the configuration: \
+             --keys looks it up in the key store, without changing anything there"
+        ));
+    };
+    let key = keys.get(id).await.map_err(|error| format!("error: {error}"))?;
+    if let Some(key) = key {
+        keys.lend(key, digest);
+    }
+    Ok(())
+}
+
+fn outcome(decision: &str, reason: &str, policy: Option<&str>) -> String {
+    match policy {
+        Some(policy) => format!("{decision} {reason} under {policy}"),
+        None => format!("{decision} {reason}"),
+    }
+}
+
+/// Whether the line holds everything that led to the refusal.
+fn is_told(refusal: Refusal) -> bool {
+    match refusal {
+        Refusal::AmbiguousPath(_)
+        | Refusal::IllegalHost
+        | Refusal::IllegalMethod
+        | Refusal::NoCredential
+        | Refusal::UnknownToken
+        | Refusal::NotAdmitted
+        | Refusal::UnknownPolicy => true,
+        Refusal::Undecodable
+        | Refusal::NoHttp
+        | Refusal::MethodOverride
+        | Refusal::ConnectionNamesActorHeader
+        | Refusal::DuplicateCredential
+        | Refusal::MalformedToken
+        | Refusal::MalformedBasic
+        | Refusal::ExpiredToken
+        | Refusal::RevokedToken
+        | Refusal::WrongPassword
+        | Refusal::CrossSite
+        | Refusal::Panicked
+        | Refusal::AnswerTooLarge
+        | Refusal::PasswordUnverified
+        | Refusal::KeysUnavailable => false,
+    }
+}
+
+/// The value before it was made fit for a line: the other way round of [`u8::escape_ascii`].
+fn unescape(shown: &str) -> Result<String, Complaint> {
+    let mut bytes = Vec::with_capacity(shown.len());
+    let mut rest = shown.bytes();
+    let broken = || "error: a value of the line has an escape that is none".to_owned();
+    while let Some(byte) = rest.next() {
+        if byte != b'\\' {
+            bytes.push(byte);
+            continue;
+        }
+        let escaped = match rest.next().ok_or_else(broken)? {
+            b't' => b'\t',
+            b'r' => b'\r',
+            b'n' => b'\n',
+            b'x' => {
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                let value = digit().zip(digit()).map(|(high, low)| high * 16 + low).ok_or_else(broken)?;
+                u8::try_from(value).map_err(|_| broken())?
+            }
+            itself @ (b'\\' | b'"' | b'\'') => itself,
+            _ => return Err(broken()),
+        };
+        bytes.push(escaped);
+    }
+    String::from_utf8(bytes).map_err(|_| "error: a value of the line is not UTF-8".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_what_it_was_before_it_was_logged() {
+        for value in ["/a", "/a\r\n\t\u{1b}[31m\"'\\x41", "/caf\u{e9}", ""] {
+            assert_eq!(unescape(&value.as_bytes().escape_ascii().to_string()).unwrap(), value);
+        }
+        for broken in ["\\", "\\q", "\\x", "\\x1", "\\xzz", "\\xff"] {
+            assert!(unescape(broken).is_err(), "{broken}");
+        }
+    }
+}

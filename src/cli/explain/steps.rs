@@ -1,0 +1,468 @@
+//! From a decision to what is told of it.
+//!
+//! The decision is the engine's.  What led to it is asked once more of the functions that the engine asked.
+
+use serde_json::{Value, json};
+
+use super::explanation::{
+    Answer, At, Credential, Explanation, PlaceAsked, Request, RouteAsked, SelectedBy, Selection, Step,
+};
+use super::log_line::STAND_IN;
+use crate::attributes::{Attributes, Http};
+use crate::config::{Positions, Rules};
+use crate::credential::{self, CredentialError, Kind, Known, Look, Place};
+use crate::decision::{Decision, Outcome, Refusal};
+use crate::ext_authz::wire::check_response::HttpResponse;
+use crate::ext_authz::wire::{CheckResponse, HeaderValueOption};
+use crate::policy::{Allow, Mismatch, Policy, Question};
+
+/// What is explained.
+pub(super) struct Explained<'e> {
+    pub file: String,
+    pub positions: &'e Positions,
+    pub request: &'e Attributes<'e>,
+    pub http: &'e Http<'e>,
+    pub decision: &'e Decision,
+    /// What it came to in the end.
+    pub outcome: Outcome,
+    pub answer: &'e CheckResponse,
+    pub keys: KeysAsked,
+}
+
+/// Whether the key store was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeysAsked {
+    /// There is none.
+    NoStore,
+    /// There is one, and it was read.
+    Yes,
+    /// There is one, and it was left alone.
+    No,
+}
+
+/// How far the request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Request,
+    Credential,
+    Identity,
+    Admission,
+}
+
+impl Explained<'_> {
+    pub(super) fn tell(&self) -> Explanation {
+        let learned = &self.decision.learned;
+        let known = learned.known.as_deref();
+        let (decision, reason, passes_as) = self.verdict();
+        Explanation {
+            configuration: self.file.clone(),
+            request: self.told_request(),
+            selection: self.selection(),
+            places: self.places(),
+            identity: self.identity(),
+            admission: self.admission(),
+            decision,
+            reason,
+            policy: learned.policy.as_ref().map(|policy| policy.name().to_string()),
+            credential: known.map(|known| self.credential(known)),
+            actor: known.map(|known| json!(known.actor.members())),
+            allow: learned.policy.as_ref().map(|policy| match policy.allow() {
+                Some(allow) => allow.to_json(),
+                None => json!("any actor"),
+            }),
+            passes_as,
+            answer: told_answer(self.answer),
+            notes: self.notes(),
+            logged: None,
+        }
+    }
+
+    /// The one place where a verdict becomes words.
+    fn verdict(&self) -> (&'static str, &'static str, Option<Value>) {
+        let passes_as = match (&self.decision.verdict, self.outcome) {
+            (Err(_), _) | (Ok(_), Outcome::Refused(_)) => None,
+            (Ok(permit), Outcome::Allowed | Outcome::Shadowed(_)) => {
+                Some(permit.known().map_or(json!("anonymous"), |known| json!(known.actor.members())))
+            }
+        };
+        (self.outcome.as_str(), self.outcome.reason(), passes_as)
+    }
+
+    fn rules(&self) -> &Rules {
+        &self.decision.rules
+    }
+
+    fn stage(&self) -> Stage {
+        // Under a policy that is not enforced the request came no further, and passes all the same.
+        self.decision.outcome().refusal().map_or(Stage::Admission, stage)
+    }
+
+    fn told_request(&self) -> Request {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let names = self.http.headers.iter().map(|header| text(header.name));
+        Request {
+            method: text(self.http.method),
+            host: text(self.http.host),
+            path: text(self.http.path_without_query()),
+            headers: names.filter(|name| name != STAND_IN).collect(),
+            policy: self.request.policy.map(text),
+        }
+    }
+
+    fn at(&self, key: impl Into<String>) -> At {
+        let key = key.into();
+        let position = self.positions.at(&key);
+        At {
+            line: position.map(|position| position.line),
+            column: position.map(|position| position.column),
+            key,
+        }
+    }
+
+    fn selection(&self) -> Selection {
+        let nothing = Selection { by: SelectedBy::Nothing, host: None, path: None, routes: vec![], at: None };
+        if self.is_preflight() {
+            return Selection {
+                by: SelectedBy::Preflight,
+                at: Some(self.at("allow_cors_preflight")),
+                ..nothing
+            };
+        }
+        let policies = &self.rules().policies;
+        let (host, path) = match policies.question(self.request, self.http) {
+            Err(_) => return nothing,
+            Ok(Question::Named(policy)) => {
+                let at = Some(self.at(format!("policies.{}", policy.name())));
+                return Selection { by: SelectedBy::ContextExtensions, at, ..nothing };
+            }
+            Ok(Question::Routed { host, path }) => (host, path),
+        };
+        let mut routes = Vec::new();
+        let mut by = SelectedBy::Default;
+        for (index, route) in policies.routes().iter().enumerate() {
+            let mismatch = route.mismatch(&host, &path, self.http.method);
+            let at = self.at(format!("routes[{index}]"));
+            routes.push(RouteAsked { at, matches: mismatch.is_none(), differs: mismatch.map(differs) });
+            if mismatch.is_none() {
+                by = SelectedBy::Route;
+                break;
+            }
+        }
+        let policy = self.decision.learned.policy.as_deref();
+        let shown = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let at = policy.map(|policy| self.policy_at(policy));
+        Selection { by, host: shown(&host), path: shown(&path), routes, at }
+    }
+
+    /// Only a preflight comes past the selection of a policy without one.
+    fn is_preflight(&self) -> bool {
+        self.decision.learned.policy.is_none() && self.stage() == Stage::Admission
+    }
+
+    fn policy_at(&self, policy: &Policy) -> At {
+        let name = policy.name();
+        let number = name.strip_prefix("route-").and_then(|number| number.parse::<usize>().ok());
+        match number.and_then(|number| number.checked_sub(1)) {
+            Some(index) => self.at(format!("routes[{index}]")),
+            None if **name == *"default" => self.at("default"),
+            None => self.at(format!("policies.{name}")),
+        }
+    }
+
+    fn places(&self) -> Vec<PlaceAsked> {
+        let rules = self.rules();
+        let looks = match self.is_preflight() || self.stage() == Stage::Request {
+            true => Vec::new(),
+            false => credential::look_at_each(self.http, &rules.places),
+        };
+        let mut looks = looks.iter();
+        let order = rules.places.order().iter();
+        let asked = order.map(|place| (place, looks.next().map_or("not_asked", carries)));
+        // The stand-in is no place of the configuration, and stands before all of them.
+        let asked = asked.filter(|(place, _)| !is_stand_in(place)).enumerate();
+        asked
+            .map(|(index, (place, carries))| {
+                let written = self.at(format!("credentials[{index}]"));
+                let at = if written.line.is_some() { written } else { self.at("credentials") };
+                PlaceAsked { place: place_name(place), carries, at }
+            })
+            .collect()
+    }
+
+    fn credential(&self, known: &Known) -> Credential {
+        let policies = known.policies.as_ref();
+        Credential {
+            kind: known.kind.as_str(),
+            name: known.name.to_string(),
+            id: known.id,
+            policies: policies.map(|names| names.iter().map(ToString::to_string).collect()),
+            expires: known.expires_at.map(|expires_at| expires_at.to_string()),
+            at: self.known_at(known),
+        }
+    }
+
+    fn known_at(&self, known: &Known) -> Option<At> {
+        let key = match known.kind {
+            Kind::Token => self.positions.token(&known.name),
+            Kind::User | Kind::Session => self.positions.user(&known.name),
+            Kind::Key => None,
+        };
+        key.map(|key| self.at(key))
+    }
+
+    fn identity(&self) -> Step {
+        let step = |says: String, at| Step { says, at };
+        if let Some(known) = self.decision.learned.known.as_deref() {
+            return step(known_as(known), self.known_at(known));
+        }
+        if self.is_preflight() || self.stage() == Stage::Request {
+            return step("nobody was asked for a credential".to_owned(), None);
+        }
+        let found = match credential::find(self.http, &self.rules().places) {
+            Ok(found) => found.map(|found| found.credential),
+            Err(_) => {
+                return step(
+                    "what the place carries is refused before anybody is looked up".to_owned(),
+                    None,
+                );
+            }
+        };
+        match found {
+            None => step("anonymous: no credential of ours".to_owned(), None),
+            Some(credential::Credential::Token { digest, issued_format }) => {
+                if let Some(known) = self.rules().tokens.get(&digest) {
+                    return step(known_as(known), self.known_at(known));
+                }
+                self.unknown_token(issued_format)
+            }
+            Some(credential::Credential::Password { user, .. }) => match self.rules().users.get(&user) {
+                Some(user) => step(
+                    format!("{}, with a wrong password", known_as(&user.known)),
+                    self.known_at(&user.known),
+                ),
+                None => step("a user whom the configuration does not have".to_owned(), None),
+            },
+            Some(credential::Credential::Session(_)) => step(
+                match self.keys {
+                    KeysAsked::No => {
+                        "a session: sessions are in the key store, which was not asked".to_owned()
+                    }
+                    KeysAsked::Yes | KeysAsked::NoStore => {
+                        "anonymous: a session that is over, or that nobody opened".to_owned()
+                    }
+                },
+                None,
+            ),
+        }
+    }
+
+    fn unknown_token(&self, issued_format: bool) -> Step {
+        let form =
+            if issued_format { ", in the form of those we issue and with a right checksum" } else { "" };
+        let token = format!("a token that the configuration does not have{form}");
+        let says = match (self.outcome.refusal(), self.keys) {
+            (Some(Refusal::ExpiredToken), _) => "an API key that has expired, or was replaced".to_owned(),
+            (Some(Refusal::RevokedToken), _) => "an API key that was revoked".to_owned(),
+            (_, KeysAsked::No) => format!("{token}; the key store was not asked"),
+            (_, KeysAsked::Yes) => format!("{token}, and neither has the key store"),
+            (_, KeysAsked::NoStore) => token,
+        };
+        let learned = &self.decision.learned;
+        let left_alone = learned.left_alone.is_some() && learned.shadowed.is_none();
+        let says = if left_alone { format!("anonymous: {says}; it is left to the upstream") } else { says };
+        Step { says, at: left_alone.then(|| self.at("unknown_credentials")) }
+    }
+
+    fn admission(&self) -> Option<Step> {
+        let policy = self.decision.learned.policy.as_deref()?;
+        if self.stage() != Stage::Admission {
+            return None;
+        }
+        let known = self.decision.learned.known.as_deref();
+        let restricted = known.is_some_and(|known| !known.counts_under(policy.name()));
+        let actor = known.filter(|_| !restricted).map(|known| &known.actor);
+        let (says, member) = match (policy.allow(), actor) {
+            (None, Some(_)) => ("without an allow block any actor is admitted".to_owned(), None),
+            (None, None) => ("without an allow block an actor is needed".to_owned(), None),
+            (Some(Allow::Everyone), _) => ("the allow block is true: everyone is admitted".to_owned(), None),
+            (Some(Allow::NoOne), _) => ("the allow block is false: no one is admitted".to_owned(), None),
+            (Some(allow @ Allow::Members { .. }), Some(actor)) => match allow.admitting_member(actor) {
+                Some(member) => (format!("the allow block's `{member}` admits the actor"), Some(member)),
+                None => ("no member of the allow block is the actor's".to_owned(), None),
+            },
+            (Some(allow @ Allow::Members { .. }), None) if allow.admits_anonymous() => (
+                "the allow block's `unauthenticated` admits the anonymous".to_owned(),
+                Some("unauthenticated"),
+            ),
+            (Some(Allow::Members { .. }), None) => ("the allow block needs an actor".to_owned(), None),
+        };
+        let says = match restricted {
+            true => {
+                format!("the credential counts under its own `policies` alone, here it is anonymous: {says}")
+            }
+            false => says,
+        };
+        let at = self.policy_at(policy);
+        let allow = self.at(format!("{}.allow", at.key));
+        let member = member.map(|member| self.at(format!("{}.{member}", allow.key)));
+        let written = |at: &At| at.line.is_some();
+        Some(Step { says, at: Some(member.filter(written).or(Some(allow).filter(written)).unwrap_or(at)) })
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        // A stand-in is nobody's key.
+        let is_stand_in = self.http.headers.has(STAND_IN);
+        let found = credential::find(self.http, &self.rules().places).ok().flatten();
+        let may_be_key = match found.map(|found| found.credential) {
+            Some(credential::Credential::Token { digest, .. }) => self.rules().tokens.get(&digest).is_none(),
+            Some(credential::Credential::Session(_)) => true,
+            Some(credential::Credential::Password { .. }) | None => false,
+        };
+        if self.keys == KeysAsked::No && may_be_key && !is_stand_in && self.stage() > Stage::Request {
+            notes.push(
+                "a running server may decide otherwise: it knows the keys and the sessions of the store. \
+                 --keys reads the store, without changing anything there"
+                    .to_owned(),
+            );
+        }
+        notes
+    }
+}
+
+fn stage(refusal: Refusal) -> Stage {
+    match refusal {
+        Refusal::Undecodable
+        | Refusal::NoHttp
+        | Refusal::AmbiguousPath(_)
+        | Refusal::IllegalHost
+        | Refusal::IllegalMethod
+        | Refusal::MethodOverride
+        | Refusal::UnknownPolicy
+        | Refusal::Panicked => Stage::Request,
+        Refusal::DuplicateCredential
+        | Refusal::MalformedToken
+        | Refusal::MalformedBasic
+        | Refusal::CrossSite => Stage::Credential,
+        Refusal::UnknownToken
+        | Refusal::ExpiredToken
+        | Refusal::RevokedToken
+        | Refusal::WrongPassword
+        | Refusal::PasswordUnverified
+        | Refusal::KeysUnavailable => Stage::Identity,
+        Refusal::NoCredential
+        | Refusal::NotAdmitted
+        | Refusal::ConnectionNamesActorHeader
+        | Refusal::AnswerTooLarge => Stage::Admission,
+    }
+}
+
+fn differs(mismatch: Mismatch) -> &'static str {
+    match mismatch {
+        Mismatch::Host => "host",
+        Mismatch::Path => "path",
+        Mismatch::Method => "method",
+    }
+}
+
+fn carries(look: &Result<Look, CredentialError>) -> &'static str {
+    match look {
+        Ok(Look::Nothing) => "nothing",
+        Ok(Look::NotOurs) => "not_ours",
+        Ok(Look::Found(credential::Credential::Token { .. })) => "token",
+        Ok(Look::Found(credential::Credential::Password { .. })) => "password",
+        Ok(Look::Found(credential::Credential::Session(_))) => "session",
+        Err(error) => Refusal::from(*error).reason(),
+    }
+}
+
+fn is_stand_in(place: &Place) -> bool {
+    matches!(place, Place::Header { name } if **name == *STAND_IN)
+}
+
+fn place_name(place: &Place) -> String {
+    match place {
+        Place::Bearer => "bearer".to_owned(),
+        Place::Basic { .. } => "basic".to_owned(),
+        Place::Session { .. } => "session".to_owned(),
+        Place::Header { name } => format!("header {name}"),
+        Place::Query { name } => format!("query {name}"),
+        Place::Cookie { name, .. } => format!("cookie {name}"),
+    }
+}
+
+/// Such as "token `reporting`, dead since …".
+fn known_as(known: &Known) -> String {
+    let kind = match known.kind {
+        Kind::Token => "token",
+        Kind::User => "user",
+        Kind::Key => "API key",
+        Kind::Session => "session of user",
+    };
+    let expiry = match known.expires_at {
+        None => String::new(),
+        Some(expires_at) if known.is_expired(jiff::Timestamp::now()) => format!(", dead since {expires_at}"),
+        Some(expires_at) => format!(", good until {expires_at}"),
+    };
+    format!("{kind} `{}`{expiry}", known.name)
+}
+
+fn told_answer(answer: &CheckResponse) -> Answer {
+    let code = answer.status.as_ref().map_or(0, |status| status.code);
+    let metadata = answer.dynamic_metadata.as_ref().map_or(Value::Null, metadata);
+    let mut told = Answer {
+        code,
+        status: None,
+        headers: Vec::new(),
+        body: None,
+        set_headers: Vec::new(),
+        remove_headers: Vec::new(),
+        remove_query_parameters: Vec::new(),
+        metadata,
+    };
+    match &answer.http_response {
+        Some(HttpResponse::OkResponse(ok)) => {
+            told.set_headers = told_headers(&ok.headers);
+            told.remove_headers = ok.headers_to_remove.clone();
+            told.remove_headers.retain(|name| name != STAND_IN);
+            told.remove_query_parameters = ok.query_parameters_to_remove.clone();
+        }
+        Some(HttpResponse::DeniedResponse(denied) | HttpResponse::ErrorResponse(denied)) => {
+            told.status = denied.status.as_ref().map(|status| status.code);
+            told.headers = told_headers(&denied.headers);
+            told.body = Some(denied.body.clone());
+        }
+        None => {}
+    }
+    told
+}
+
+fn told_headers(headers: &[HeaderValueOption]) -> Vec<String> {
+    let headers = headers.iter().filter_map(|option| option.header.as_ref());
+    headers.map(|header| told_header(&header.key, &header.value)).collect()
+}
+
+/// What remains of a `cookie` header may hold other secrets of the caller.
+fn told_header(name: &str, value: &str) -> String {
+    if name == "cookie" { format!("{name}: (the rest of it)") } else { format!("{name}: {value}") }
+}
+
+fn metadata(fields: &prost_types::Struct) -> Value {
+    fields.fields.iter().map(|(name, value)| (name.clone(), metadata_value(value))).collect()
+}
+
+fn metadata_value(value: &prost_types::Value) -> Value {
+    use prost_types::value::Kind;
+    match &value.kind {
+        None | Some(Kind::NullValue(_)) => Value::Null,
+        // The only number there is a double; whole ones are written as what they are.
+        Some(Kind::NumberValue(number)) if number.fract() == 0.0 && number.abs() < 2_f64.powi(53) => {
+            json!(*number as i64)
+        }
+        Some(Kind::NumberValue(number)) => json!(number),
+        Some(Kind::StringValue(text)) => json!(text),
+        Some(Kind::BoolValue(value)) => json!(value),
+        Some(Kind::StructValue(fields)) => metadata(fields),
+        Some(Kind::ListValue(list)) => list.values.iter().map(metadata_value).collect(),
+    }
+}

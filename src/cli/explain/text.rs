@@ -1,0 +1,138 @@
+//! An explanation for people.
+
+use std::fmt::{self, Display, Formatter};
+
+use serde_json::Value;
+
+use super::explanation::{At, Explanation, RouteAsked, SelectedBy, Step};
+
+/// Of the routes that do not match, so many are shown.
+const MOST_ROUTES: usize = 20;
+
+impl Display for Explanation {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        let mut lines = Lines { formatter, file: &self.configuration };
+        lines.request(self)?;
+        lines.selection(self)?;
+        for place in self.places.iter().filter(|place| place.carries != "not_asked") {
+            lines.line(
+                "place",
+                &format!("{}: {}", place.place, place.carries.replace('_', " ")),
+                Some(&place.at),
+            )?;
+        }
+        lines.step("identity", &self.identity)?;
+        if let Some(credential) = &self.credential {
+            let policies =
+                credential.policies.as_ref().map(|names| format!(", only under {}", names.join(", ")));
+            let text = format!("{} {}{}", credential.kind, credential.name, policies.unwrap_or_default());
+            lines.line("credential", &text, None)?;
+        }
+        lines.value("actor", self.actor.as_ref())?;
+        lines.value("allow", self.allow.as_ref())?;
+        if let Some(admission) = &self.admission {
+            lines.step("admission", admission)?;
+        }
+        lines.line("decision", self.decision, None)?;
+        lines.line("reason", self.reason, None)?;
+        lines.value("passes as", self.passes_as.as_ref())?;
+        lines.answer(self)?;
+        if let Some(logged) = &self.logged {
+            lines.line("log", &logged.says, None)?;
+        }
+        self.notes.iter().try_for_each(|note| lines.line("note", note, None))
+    }
+}
+
+struct Lines<'f, 'b> {
+    formatter: &'f mut Formatter<'b>,
+    file: &'f str,
+}
+
+impl Lines<'_, '_> {
+    fn line(&mut self, title: &str, text: &str, at: Option<&At>) -> fmt::Result {
+        write!(self.formatter, "{title:<12} {text}")?;
+        match at {
+            Some(At { line: Some(line), column: Some(column), .. }) => {
+                writeln!(self.formatter, "  ({}:{line}:{column})", self.file)
+            }
+            Some(At { key, .. }) => writeln!(self.formatter, "  (the default of `{key}`)"),
+            None => writeln!(self.formatter),
+        }
+    }
+
+    fn value(&mut self, title: &str, value: Option<&Value>) -> fmt::Result {
+        match value {
+            None => Ok(()),
+            Some(Value::String(text)) => self.line(title, text, None),
+            Some(other) => self.line(title, &other.to_string(), None),
+        }
+    }
+
+    fn step(&mut self, title: &str, step: &Step) -> fmt::Result {
+        self.line(title, &step.says, step.at.as_ref())
+    }
+
+    fn request(&mut self, explanation: &Explanation) -> fmt::Result {
+        let request = &explanation.request;
+        self.line("request", &format!("{} {} {}", request.method, request.host, request.path), None)?;
+        if !request.headers.is_empty() {
+            self.line("headers", &request.headers.join(", "), None)?;
+        }
+        let selection = &explanation.selection;
+        if selection.host.is_some() || selection.path.is_some() {
+            let compared = [selection.host.as_deref(), selection.path.as_deref()];
+            let compared: Vec<_> = compared.into_iter().flatten().collect();
+            self.line("compared", &compared.join(" "), None)?;
+        }
+        Ok(())
+    }
+
+    fn selection(&mut self, explanation: &Explanation) -> fmt::Result {
+        let selection = &explanation.selection;
+        let differing = selection.routes.iter().filter(|route| !route.matches).count();
+        let hidden = differing.saturating_sub(MOST_ROUTES);
+        if hidden > 0 {
+            self.line("route", &format!("the first {hidden} routes do not match"), None)?;
+        }
+        for RouteAsked { at, differs, .. } in &selection.routes[hidden..] {
+            let says = match differs {
+                Some(what) => format!("{} does not match: another {what}", at.key),
+                None => format!("{} matches", at.key),
+            };
+            self.line("route", &says, Some(at))?;
+        }
+        let by = match selection.by {
+            SelectedBy::Preflight => "none is needed for a CORS preflight",
+            SelectedBy::Nothing => "none could be selected",
+            SelectedBy::ContextExtensions => "named by Envoy's route",
+            SelectedBy::Route => "of the route that matches",
+            SelectedBy::Default => "no route matches",
+        };
+        let text = match &explanation.policy {
+            Some(policy) => format!("{policy}: {by}"),
+            None => by.to_owned(),
+        };
+        self.line("policy", &text, selection.at.as_ref())
+    }
+
+    fn answer(&mut self, explanation: &Explanation) -> fmt::Result {
+        let answer = &explanation.answer;
+        if let Some(status) = answer.status {
+            self.line("status", &status.to_string(), None)?;
+        }
+        let lists = [
+            ("header", &answer.headers),
+            ("sets", &answer.set_headers),
+            ("removes", &answer.remove_headers),
+            ("removes ?", &answer.remove_query_parameters),
+        ];
+        for (title, items) in lists {
+            items.iter().try_for_each(|item| self.line(title, item, None))?;
+        }
+        if let Some(body) = &answer.body {
+            self.line("body", body, None)?;
+        }
+        self.value("metadata", Some(&answer.metadata))
+    }
+}

@@ -1,0 +1,103 @@
+//! `check` for people and for programs, and what `serve` says of a configuration that it cannot serve.
+
+use serde_json::{Value, json};
+
+use crate::harness::server::{Ran, Server};
+
+const GOOD: &str = "
+tokens: [{token: a-token-of-good-length, actor: {id: a}}]
+policies: {read: {}, write: {allow: {role: Editor}}}
+";
+const WEAK: &str = "tokens: [{token: hunter2, actor: {id: a}}]\n";
+const BAD: &str = "
+tokens: [{token: hunter2, actor: {id: a}, expires: tomorrow}]
+realm: 'a\"b'
+";
+
+fn report(ran: &Ran) -> Value {
+    assert!(!format!("{ran:?}").contains("hunter2"), "{ran:?}");
+    serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"))
+}
+
+#[test]
+fn check_counts_what_it_found() {
+    let ran = Server::with(GOOD).run(["check"]);
+    assert_eq!(ran.code(), Some(0));
+    assert!(
+        ran.stdout.ends_with("config.yaml is valid: 1 token, 0 users, 2 policies, 0 routes, 0 warnings\n"),
+        "{ran:?}"
+    );
+    assert_eq!(ran.stderr, "");
+}
+
+#[test]
+fn warnings_are_errors_where_they_are_asked_to_be() {
+    let setup = Server::with(WEAK);
+    assert_eq!(setup.run(["check"]).code(), Some(0));
+    let ran = setup.run(["check", "--strict"]);
+    assert_eq!(ran.code(), Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("warning: tokens[0].token") && ran.stderr.contains("--strict"), "{ran:?}");
+    assert_eq!(setup.run(["check", "--strict", "--json"]).code(), Some(1));
+    assert_eq!(Server::with(GOOD).run(["check", "--strict"]).code(), Some(0));
+}
+
+#[test]
+fn check_reports_to_programs() {
+    let ran = Server::with(BAD).run(["check", "--json"]);
+    assert_eq!(ran.code(), Some(1));
+    assert_eq!(ran.stderr, "", "one place to read");
+    let found = report(&ran);
+    assert_eq!(
+        (&found["valid"], &found["errors"], &found["warnings"]),
+        (&json!(false), &json!(2), &json!(1))
+    );
+    assert_eq!(found["configured"], Value::Null);
+    let diagnostics = found["diagnostics"].as_array().unwrap();
+    let keys: Vec<_> = diagnostics.iter().map(|one| one["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["tokens[0].token", "tokens[0].expires", "realm"], "by line");
+    let [weak, ..] = &diagnostics[..] else { panic!("{found}") };
+    assert_eq!(weak["severity"], "warning");
+    // Two lines of listeners and an empty one stand before it.
+    assert_eq!((&weak["line"], &weak["column"]), (&json!(4), &json!(18)));
+    assert!(weak["file"].as_str().unwrap().ends_with("config.yaml"));
+    assert!(weak["message"].as_str().unwrap().contains("16 characters"));
+
+    let ran = Server::with(GOOD).run(["check", "--json"]);
+    assert_eq!(ran.code(), Some(0));
+    let found = report(&ran);
+    assert_eq!((&found["valid"], &found["diagnostics"]), (&json!(true), &json!([])));
+    assert_eq!(found["configured"], json!({"tokens": 1, "users": 0, "policies": 2, "routes": 0}));
+}
+
+/// Every line as the JSON object that a collector expects.
+fn lines(ran: &Ran) -> Vec<Value> {
+    let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    ran.stderr.lines().map(parse).collect()
+}
+
+#[test]
+fn a_bad_configuration_is_logged_in_the_logs_own_format() {
+    let ran = Server::with(BAD).start_in_vain();
+    assert_eq!(ran.code(), Some(1));
+    assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
+    let lines = lines(&ran);
+    let seen: Vec<_> = lines.iter().map(|line| (&line["level"], &line["key"])).collect();
+    let expected = [["WARN", "tokens[0].token"], ["ERROR", "tokens[0].expires"], ["ERROR", "realm"]];
+    assert_eq!(json!(seen), json!(expected), "{}", ran.stderr);
+    assert!(lines[2]["place"].as_str().unwrap().contains("config.yaml:5:"), "{lines:?}");
+
+    let ran = Server::with(BAD).text_log().start_in_vain();
+    assert_eq!(ran.code(), Some(1));
+    assert!(ran.stderr.contains("error: realm:") && ran.stderr.contains(" --> "), "{}", ran.stderr);
+}
+
+#[test]
+fn a_server_that_cannot_start_says_so_in_the_logs_own_format() {
+    let first = Server::with(GOOD).start();
+    let ran = Server::with(GOOD).listen(first.tcp().to_string()).start_in_vain();
+    assert_eq!(ran.code(), Some(1));
+    let lines = lines(&ran);
+    let last = lines.last().unwrap();
+    assert_eq!(last["level"], "ERROR");
+    assert!(last["message"].as_str().unwrap().contains("is listening there"), "{last}");
+}

@@ -1,0 +1,474 @@
+//! `explain` tells what the server decides: by the same code, from flags, requests and log lines.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue, HeaderValueOption};
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
+use serde_json::{Map, Value, json};
+
+use crate::harness::server::{Ran, Server, Setup, run};
+use crate::harness::{PATIENCE, grpc};
+
+const CONFIG: &str = "
+tokens:
+- {token: alice-token-0123456789, actor: {id: alice, role: Viewer, level: 3}}
+- name: reporting
+  token: report-token-0123456789
+  actor: {id: reporting, role: Admin}
+  policies: [read]
+- {name: old, token: old-token-0123456789ab, actor: {id: old}, expires: '2020-01-01T00:00:00Z'}
+users: [{username: rob, password: a-long-password, actor: {id: rob, role: Admin}}]
+credentials: [bearer, basic, {header: x-api-key}, {query: _auth_token}, {cookie: auth_token}]
+allow_cors_preflight: true
+policies:
+  read: {allow: {role: [Viewer, Admin]}}
+  admin: {allow: {role: Admin, unauthenticated: false}}
+routes:
+- {host: '*.internal.example', path_prefix: /admin, allow: true}
+- {path_prefix: /admin, methods: [GET, POST], policy: admin}
+- {path_prefix: /admin, allow: false}
+- {path_prefix: /open, allow: {unauthenticated: true}}
+- {path_prefix: /read, policy: read}
+default: {}
+";
+
+const SECRETS: [&str; 4] = ["alice-token-0123", "report-token-0123", "old-token-0123", "a-long-password"];
+
+/// What `explain --json` tells with this on its standard input.
+#[track_caller]
+fn told(setup: &Setup, arguments: &[&str], input: &str) -> Value {
+    let ran = run(setup.command(["explain", "--json"].iter().chain(arguments)), input);
+    assert_eq!(ran.code(), Some(0), "{arguments:?} {ran:?}");
+    assert_secretless(&ran);
+    serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"))
+}
+
+fn assert_secretless(ran: &Ran) {
+    for secret in SECRETS {
+        assert!(!format!("{ran:?}").contains(secret), "{secret} in {ran:?}");
+    }
+}
+
+/// The parts of an answer that matter to Envoy, whoever tells them.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    code: i64,
+    status: Option<i64>,
+    body: Option<String>,
+    set: BTreeSet<String>,
+    removed: BTreeSet<String>,
+    parameters: BTreeSet<String>,
+    metadata: Value,
+}
+
+fn outcome_told(told: &Value) -> Outcome {
+    let answer = &told["answer"];
+    let texts = |name: &str| -> BTreeSet<String> {
+        let list = answer[name].as_array().unwrap_or_else(|| panic!("{name}: {told}"));
+        list.iter().map(|item| item.as_str().unwrap().to_owned()).collect()
+    };
+    Outcome {
+        code: answer["code"].as_i64().unwrap(),
+        status: answer["status"].as_i64(),
+        body: answer["body"].as_str().map(str::to_owned),
+        set: texts("set_headers").into_iter().chain(texts("headers")).collect(),
+        removed: texts("remove_headers"),
+        parameters: texts("remove_query_parameters"),
+        metadata: answer["metadata"].clone(),
+    }
+}
+
+fn outcome_of(answer: &CheckResponse) -> Outcome {
+    // What `explain` shows of a cookie header is only that it is there.
+    let header = |option: &HeaderValueOption| {
+        let header = option.header.as_ref().unwrap();
+        match header.key.as_str() {
+            "cookie" => "cookie: (the rest of it)".to_owned(),
+            name => format!("{name}: {}", header.value),
+        }
+    };
+    let metadata = answer.dynamic_metadata.as_ref().unwrap();
+    let mut outcome = Outcome {
+        code: grpc::code(answer).into(),
+        status: None,
+        body: None,
+        set: BTreeSet::new(),
+        removed: BTreeSet::new(),
+        parameters: BTreeSet::new(),
+        metadata: json_of(&metadata.fields.iter().collect()),
+    };
+    match answer.http_response.as_ref().unwrap() {
+        HttpResponse::OkResponse(ok) => {
+            outcome.set = ok.headers.iter().map(header).collect();
+            outcome.removed = ok.headers_to_remove.iter().cloned().collect();
+            outcome.parameters = ok.query_parameters_to_remove.iter().cloned().collect();
+        }
+        HttpResponse::DeniedResponse(denied) | HttpResponse::ErrorResponse(denied) => {
+            outcome.set = denied.headers.iter().map(header).collect();
+            outcome.status = denied.status.as_ref().map(|status| status.code.into());
+            outcome.body = Some(denied.body.clone());
+        }
+    }
+    outcome
+}
+
+fn json_of(fields: &BTreeMap<&String, &envoy_types::pb::google::protobuf::Value>) -> Value {
+    use envoy_types::pb::google::protobuf::value::Kind;
+    fn value(found: &envoy_types::pb::google::protobuf::Value) -> Value {
+        match found.kind.as_ref().unwrap() {
+            Kind::NullValue(_) => Value::Null,
+            Kind::NumberValue(number) if number.fract() == 0.0 => json!(*number as i64),
+            Kind::NumberValue(number) => json!(number),
+            Kind::StringValue(text) => json!(text),
+            Kind::BoolValue(flag) => json!(flag),
+            Kind::StructValue(inner) => json_of(&inner.fields.iter().collect()),
+            Kind::ListValue(list) => list.values.iter().map(value).collect(),
+        }
+    }
+    let members: Map<String, Value> =
+        fields.iter().map(|(name, found)| ((*name).clone(), value(found))).collect();
+    Value::Object(members)
+}
+
+/// One request: method, host, path, header lines, Envoy's policy.
+type Asked =
+    (&'static str, &'static str, &'static str, &'static [(&'static str, &'static str)], Option<&'static str>);
+
+const ALICE: (&str, &str) = ("authorization", "Bearer alice-token-0123456789");
+const REPORTING: (&str, &str) = ("x-api-key", "report-token-0123456789");
+
+const REQUESTS: &[Asked] = &[
+    ("GET", "h", "/", &[ALICE], None),
+    ("GET", "h", "/", &[], None),
+    ("GET", "h", "/open/x", &[], None),
+    ("GET", "h", "/open/x", &[ALICE], None),
+    ("GET", "A.Internal.Example:8080", "/admin/x?b=c", &[], None),
+    ("GET", "h", "/admin/x", &[ALICE], None),
+    ("POST", "h", "/admin/x", &[("authorization", "Basic cm9iOmEtbG9uZy1wYXNzd29yZA==")], None),
+    ("DELETE", "h", "/admin/x", &[ALICE], None),
+    ("GET", "h", "/read", &[REPORTING], None),
+    ("GET", "h", "/", &[REPORTING], None),
+    ("GET", "h", "/", &[REPORTING], Some("read")),
+    ("GET", "h", "/", &[ALICE], Some("admin")),
+    ("GET", "h", "/", &[ALICE], Some("nobody")),
+    ("GET", "h", "/a//b", &[ALICE], None),
+    ("get", "h", "/", &[ALICE], None),
+    ("GET", "", "/", &[ALICE], None),
+    ("GET", "h", "/", &[ALICE, ("x-http-method-override", "DELETE")], None),
+    ("GET", "h", "/", &[ALICE, ("connection", "x-actor")], None),
+    ("GET", "h", "/", &[ALICE, ("X_Actor", "evil"), ("x-actor-id", "evil")], None),
+    ("GET", "h", "/", &[("authorization", "Bearer old-token-0123456789ab")], None),
+    ("GET", "h", "/", &[("authorization", "Bearer unknown")], None),
+    ("GET", "h", "/", &[("authorization", "Bearer a b")], None),
+    ("GET", "h", "/", &[("authorization", "Negotiate abc"), REPORTING], None),
+    ("GET", "h", "/?_auth_token=alice-token-0123456789&x=1", &[], None),
+    ("GET", "h", "/?_auth_token=a&_auth_token=b", &[], None),
+    ("GET", "h", "/", &[("cookie", "a=1; auth_token=alice-token-0123456789; b=2")], None),
+    (
+        "POST",
+        "h",
+        "/",
+        &[("cookie", "auth_token=alice-token-0123456789"), ("sec-fetch-site", "cross-site")],
+        None,
+    ),
+    ("OPTIONS", "h", "/admin", &[("origin", "http://o"), ("access-control-request-method", "PUT")], None),
+    ("GET", "h", "/", &[("content-type", "application/grpc")], None),
+];
+
+fn check_request(asked: &Asked, raw: bool) -> CheckRequest {
+    let (method, host, path, headers, policy) = asked;
+    let mut request = grpc::request(method, host, path, if raw { &[] } else { headers });
+    let attributes = request.attributes.as_mut().unwrap();
+    if let Some(policy) = policy {
+        attributes.context_extensions.insert("policy".to_owned(), (*policy).to_owned());
+    }
+    if raw {
+        let lines = headers.iter().map(|(name, value)| HeaderValue {
+            key: (*name).to_owned(),
+            raw_value: value.as_bytes().to_vec(),
+            ..HeaderValue::default()
+        });
+        let map = HeaderMap { headers: lines.collect() };
+        attributes.request.as_mut().unwrap().http.as_mut().unwrap().header_map = Some(map);
+    }
+    request
+}
+
+/// The same as protobuf writes JSON.
+fn check_request_json(asked: &Asked, raw: bool) -> Value {
+    use base64::Engine as _;
+    let (method, host, path, headers, policy) = asked;
+    let mut http = json!({"method": method, "host": host, "path": path});
+    if raw {
+        let encode = |value: &str| base64::engine::general_purpose::STANDARD.encode(value);
+        let lines: Vec<_> =
+            headers.iter().map(|(key, value)| json!({"key": key, "rawValue": encode(value)})).collect();
+        http["headerMap"] = json!({"headers": lines});
+    } else {
+        http["headers"] = headers.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+    }
+    let mut attributes = json!({"request": {"http": http}});
+    if let Some(policy) = policy {
+        attributes["contextExtensions"] = json!({"policy": policy});
+    }
+    json!({"attributes": attributes})
+}
+
+#[test]
+fn explain_and_a_check_agree_about_every_request() {
+    let setup = Server::with(CONFIG);
+    let server = Server::with(CONFIG).start();
+    for asked in REQUESTS {
+        for raw in [true, false] {
+            // A password may take longer than one Check.
+            let begun = std::time::Instant::now();
+            let checked = loop {
+                let answer = grpc::check(&server, check_request(asked, raw));
+                if grpc::code(&answer) != 14 || begun.elapsed() > PATIENCE {
+                    break answer;
+                }
+            };
+            let told = told(&setup, &["--request", "-"], &check_request_json(asked, raw).to_string());
+            assert_eq!(outcome_told(&told), outcome_of(&checked), "{asked:?} raw {raw}: {told}");
+            let reason = &told["answer"]["metadata"]["reason"];
+            assert_eq!(told["reason"], if reason.is_null() { json!("admitted") } else { reason.clone() });
+        }
+    }
+}
+
+#[test]
+fn each_step_is_told_with_its_line() {
+    let setup = Server::with(CONFIG).file("alice", "alice-token-0123456789");
+    let alice = setup.folder().join("alice");
+    let path = setup.write();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let line_of = |part: &str| text.lines().position(|line| line.contains(part)).unwrap() + 1;
+    let told = told(&setup, &["--path", "/admin/x", "--token-file", alice.to_str().unwrap()], "");
+
+    assert_eq!(told["selection"]["by"], "route");
+    let routes = told["selection"]["routes"].as_array().unwrap();
+    let seen: Vec<_> =
+        routes.iter().map(|route| (&route["key"], &route["matches"], &route["differs"])).collect();
+    assert_eq!(
+        json!(seen),
+        json!([["routes[0]", false, "host"], ["routes[1]", true, null]]),
+        "the later ones were not asked"
+    );
+    assert_eq!(routes[1]["line"], line_of("[GET, POST]"));
+    assert_eq!(told["selection"]["at"]["key"], "policies.admin");
+    assert_eq!(told["selection"]["at"]["line"], line_of("admin: {allow"));
+    assert_eq!(told["places"][0]["carries"], "token");
+    assert_eq!(told["places"][0]["line"], line_of("credentials:"));
+    assert_eq!(told["places"][1]["carries"], "not_asked");
+    assert_eq!(told["credential"]["name"], "token-1");
+    assert_eq!(told["credential"]["at"]["key"], "tokens[0]");
+    assert_eq!(told["credential"]["at"]["line"], line_of("id: alice"));
+    assert_eq!(told["admission"]["at"]["key"], "policies.admin.allow");
+    assert!(told["admission"]["says"].as_str().unwrap().contains("no member"), "{told}");
+
+    let ran = setup.run(["explain", "--path", "/read", "--token-file", alice.to_str().unwrap()]);
+    assert_secretless(&ran);
+    let place = |part: &str, column: usize| format!("({}:{}:{column})", path.display(), line_of(part));
+    for found in [
+        "routes[3] does not match: another path",
+        "routes[4] matches",
+        "the allow block's `role` admits the actor",
+        "decision     allowed",
+        &place("id: alice", 3),
+        &place("read: {allow", 18),
+    ] {
+        assert!(ran.stdout.contains(found), "no {found}:\n{}", ran.stdout);
+    }
+}
+
+#[test]
+fn an_expired_token_is_named_and_a_wrong_password_too() {
+    let setup = Server::with(CONFIG);
+    let expired = told(&setup, &["--path", "/", "--token-file", "-"], "old-token-0123456789ab");
+    assert_eq!(expired["reason"], "expired_token");
+    assert_eq!(expired["identity"]["at"]["key"], "tokens[2]");
+    assert!(expired["identity"]["says"].as_str().unwrap().contains("dead since 2020-01-01"), "{expired}");
+    let wrong = told(&setup, &["--path", "/", "--user", "rob", "--password-file", "-"], "another");
+    assert_eq!(wrong["reason"], "wrong_password");
+    assert_eq!(wrong["identity"]["at"]["key"], "users[0]");
+}
+
+#[test]
+fn the_exit_code_tells_a_refusal_where_it_is_asked_to() {
+    let setup = Server::with(CONFIG);
+    assert_eq!(setup.run(["explain", "--path", "/", "--exit-code"]).code(), Some(3));
+    assert_eq!(setup.run(["explain", "--path", "/open", "--exit-code"]).code(), Some(0));
+    assert_eq!(setup.run(["explain", "--path", "/"]).code(), Some(0));
+}
+
+#[test]
+fn a_request_is_read_from_json_and_what_is_none_is_refused_without_being_shown() {
+    let setup = Server::with(CONFIG);
+    let request = json!({
+        "method": "POST", "host": "h", "path": "/read/x?y=z", "policy": "admin",
+        "headers": {"Cookie": ["a=1", "auth_token=alice-token-0123456789"]},
+    });
+    let read = told(&setup, &["--request", "-"], &request.to_string());
+    assert_eq!(read["selection"]["by"], "context_extensions");
+    assert_eq!(read["reason"], "not_admitted");
+    assert_eq!(read["request"]["path"], "/read/x", "no query");
+    assert_eq!(read["request"]["headers"], json!(["cookie", "cookie"]));
+    // The secret may come from elsewhere.
+    let file = setup.folder().join("request.json");
+    std::fs::write(&file, r#"{"path": "/"}"#).unwrap();
+    let file = file.to_str().unwrap();
+    let read = told(&setup, &["--request", file, "--token-file", "-"], "alice-token-0123456789");
+    assert_eq!(read["decision"], "allowed");
+
+    for wrong in [
+        "alice-token-0123456789",
+        "[]",
+        r#"{"path": 7}"#,
+        r#"{}"#,
+        r#"{"path": "/", "heders": {}}"#,
+        r#"{"path": "/", "headers": "alice-token-0123456789"}"#,
+        r#"{"path": "/", "headers": {"x": {"y": "alice-token-0123456789"}}}"#,
+        r#"{"attributes": {"request": {}}}"#,
+        r#"{"attributes": {"request": {"http": {"headerMap": {"headers": [{"key": "a", "rawValue": "~"}]}}}}}"#,
+    ] {
+        let ran = run(setup.command(["explain", "--request", "-"]), wrong);
+        assert_eq!(ran.code(), Some(1), "{wrong}: {ran:?}");
+        assert!(ran.stderr.contains("the request cannot be read"), "{wrong}: {ran:?}");
+        assert_secretless(&ran);
+    }
+    let ran = run(setup.command(["explain", "--request", "-", "--path", "/"]), "{}");
+    assert_eq!(ran.code(), Some(2), "{ran:?}");
+}
+
+#[test]
+fn a_line_of_the_decision_log_is_decided_again() {
+    let setup = Server::with(CONFIG);
+    let server = Server::with(CONFIG).start();
+    for (number, asked) in REQUESTS.iter().enumerate() {
+        let id = format!("request-{number}");
+        let mut request = check_request(asked, false);
+        let http = request.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap();
+        http.headers.insert("x-request-id".to_owned(), id.clone());
+        grpc::check(&server, request);
+        let line = server.decision(&id);
+        if line["reason"] == "unknown_policy" {
+            let ran = run(setup.command(["explain", "--log-line", "-"]), &line.to_string());
+            assert_eq!(ran.code(), Some(1));
+            assert!(ran.stderr.contains("does not hold its name"), "{ran:?}");
+            continue;
+        }
+        let told = told(&setup, &["--log-line", "-"], &line.to_string());
+        let logged = &told["logged"];
+        assert_eq!((&logged["reason"], &logged["decision"]), (&line["reason"], &line["decision"]));
+        let untold = [
+            "method_override",
+            "connection_names_actor_header",
+            "duplicate_credential",
+            "malformed_token",
+            "expired_token",
+            "cross_site",
+            "password_unverified",
+        ];
+        if untold.contains(&line["reason"].as_str().unwrap()) {
+            assert_eq!(logged["agrees"], Value::Null, "{asked:?} {line} {told}");
+            continue;
+        }
+        assert_eq!(logged["agrees"], true, "{asked:?} {line} {told}");
+        assert_eq!((&told["decision"], &told["reason"]), (&line["decision"], &line["reason"]), "{asked:?}");
+        assert_eq!(told["policy"], line["policy"], "{asked:?}");
+        assert_eq!(told["credential"]["name"], line["credential.name"], "{asked:?}");
+        assert!(!told.to_string().contains("stand-in"), "{told}");
+    }
+}
+
+#[test]
+fn a_line_that_would_be_decided_otherwise_now_says_so() {
+    let server = Server::with(CONFIG).start();
+    let headers = [("x-request-id", "r"), ("authorization", ALICE.1)];
+    grpc::check(&server, grpc::request("GET", "h", "/admin", &headers));
+    let line = server.decision("r").to_string();
+    let now = Server::with(&CONFIG.replace("admin: {allow: {role: Admin,", "admin: {allow: {role: Viewer,"));
+    let told_now = told(&now, &["--log-line", "-"], &line);
+    assert_eq!(told_now["logged"]["agrees"], false);
+    let says = told_now["logged"]["says"].as_str().unwrap();
+    assert!(
+        says.starts_with("logged: refused not_admitted under admin; now: allowed admitted under admin"),
+        "{says}"
+    );
+    // Whoever is no longer configured is nobody.
+    let without = Server::with("tokens: [{token: other-token-0123456789, name: o, actor: {id: o}}]\n");
+    assert_eq!(told(&without, &["--log-line", "-"], &line)["reason"], "unknown_token");
+    for wrong in ["allowed GET /", "{}", r#"{"decision": "allowed"}"#] {
+        let ran = run(now.command(["explain", "--log-line", "-"]), wrong);
+        assert_eq!(ran.code(), Some(1), "{ran:?}");
+        assert!(ran.stderr.contains("no line of the decision log"), "{ran:?}");
+    }
+}
+
+#[test]
+fn issued_keys_are_looked_up_where_asked_for_and_the_store_is_not_changed() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let store = folder.path().join("keys.db");
+    let config = format!(
+        "keys: {{store: 'sqlite:{}'}}\nadmin: {{listen: '127.0.0.1:0'}}\n\
+         tokens: [{{token: root-token-0123456789, actor: {{id: root, role: Admin}}}}]\n\
+         policies: {{write: {{allow: {{role: Editor}}}}}}\nroutes: [{{path: /write, policy: write}}]\ndefault: {{}}\n",
+        store.display()
+    );
+    let setup = Server::with(&config);
+    let ran = run(setup.command(["explain", "--path", "/", "--keys"]), "");
+    assert_eq!(ran.code(), Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("keys.db") && !store.exists(), "nothing is created: {ran:?}");
+
+    let server = Server::with(&config).start();
+    let admin = format!("http://{}", server.admin());
+    let keys = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(crate::harness::server::BINARY);
+        command.args(["keys"]).args(arguments).args(["--url", &admin, "--token-file", "-"]);
+        let ran = run(command, "root-token-0123456789");
+        assert_eq!(ran.code(), Some(0), "{ran:?}");
+        ran.stdout.trim_end().to_owned()
+    };
+    let key = keys(&["create", "deploys", "--role", "Viewer"]);
+
+    let blind = told(&setup, &["--path", "/", "--token-file", "-"], &key);
+    assert_eq!(blind["reason"], "unknown_token");
+    assert!(blind["notes"][0].as_str().unwrap().contains("--keys"), "{blind}");
+    assert!(blind["identity"]["says"].as_str().unwrap().contains("right checksum"), "{blind}");
+    let seeing = told(&setup, &["--path", "/", "--keys", "--token-file", "-"], &key);
+    assert_eq!((&seeing["decision"], &seeing["notes"]), (&json!("allowed"), &json!([])), "{seeing}");
+    assert_eq!(seeing["credential"]["kind"], "key");
+    let mistyped = format!("{key}x");
+    let unknown = told(&setup, &["--path", "/", "--keys", "--token-file", "-"], &mistyped);
+    assert!(
+        unknown["identity"]["says"].as_str().unwrap().ends_with("neither has the key store"),
+        "{unknown}"
+    );
+
+    // The line of a key: without the store nobody knows it.
+    let bearer = format!("Bearer {key}");
+    let headers = [("x-request-id", "k"), ("authorization", bearer.as_str())];
+    grpc::check(&server, grpc::request("GET", "h", "/write", &headers));
+    let line = server.decision("k").to_string();
+    let ran = run(setup.command(["explain", "--log-line", "-"]), &line);
+    assert_eq!(ran.code(), Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("`deploys`") && ran.stderr.contains("--keys"), "{ran:?}");
+    let again = told(&setup, &["--log-line", "-", "--keys"], &line);
+    assert_eq!(
+        (&again["logged"]["agrees"], &again["reason"]),
+        (&json!(true), &json!("not_admitted")),
+        "{again}"
+    );
+
+    keys(&["revoke", &seeing["credential"]["id"].to_string()]);
+    let revoked = told(&setup, &["--path", "/", "--keys", "--token-file", "-"], &key);
+    assert_eq!(revoked["reason"], "revoked_token");
+    let since = told(&setup, &["--log-line", "-", "--keys"], &line);
+    assert_eq!(
+        (&since["logged"]["agrees"], &since["reason"]),
+        (&json!(false), &json!("revoked_token")),
+        "{since}"
+    );
+    assert!(!format!("{blind}{seeing}{again}{since}").contains(&key));
+}
