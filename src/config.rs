@@ -45,6 +45,7 @@ use crate::policy::Policies;
 pub use self::admin::{AdminListen, AdminRules, NoPublicUrl, PublicUrl, session_cookie};
 pub use self::error::{Diagnostic, Errors, Position, Severity, ShownLine};
 pub use self::listeners::{ExtAuthz, Listen, NoAddress, Probes};
+pub use self::schema::json::json_schema;
 pub use self::secrets::{Environment, MAX_FILE_BYTES, ProcessEnvironment};
 pub use self::tokens::Tokens;
 pub use self::users::{User, Users};
@@ -176,6 +177,20 @@ impl Config {
         }
         attempt.finish(&file)
     }
+}
+
+/// Reads a YAML or JSON text that is another program's, as it is written: no reference is followed.
+///
+/// # Errors
+/// [`Errors`]: it is no YAML, or could be read in two ways (duplicate keys, merge keys).
+pub fn parse_foreign(text: &str, file: &Path) -> Result<serde_json::Value, Errors> {
+    let file: Arc<Path> = file.into();
+    let tree = raw::from_yaml(text).or_else(|error| {
+        // What is JSON and yet no YAML (a key of a thousand characters) does without positions.
+        raw::from_json(text).map_err(|_| syntax_error(&error, text, &file))
+    })?;
+    let diagnostics = Reader::new(&tree, Path::new(""), Timestamp::UNIX_EPOCH).finish(&file, text);
+    if diagnostics.is_empty() { Ok(tree.to_json()) } else { Err(Errors::new(diagnostics)) }
 }
 
 fn read_tree(text: &str) -> Result<Node, SyntaxError> {
