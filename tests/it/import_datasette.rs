@@ -228,6 +228,8 @@ fn what_cannot_be_expressed_is_closed_and_reported() {
         ("databases: {db: {allow: true, tables: {'a%41': {allow: {id: a}}}}}", "databases.db: closed"),
         ("databases: {db: {allow: true, allow_everything: {id: a}}}", "databases.db.allow_everything"),
         ("databases: {db: {allow: true, tables: {t: []}}}", "databases.db: closed"),
+        ("databases: {db: {allow: true, tables: [t]}}", "databases.db: closed"),
+        ("databases: {db: {allow: {id: a}, tables: {'%41': {}, A: {allow: true}}}}", "databases.db: closed"),
         ("databases: {db: {allow: true, allow_sql: false}}", "databases.db: allow_sql"),
         ("databases: {db: {allow: true}}\nsettings: {default_allow_sql: false}", "databases.db: allow_sql"),
         ("databases: {db: {allow: {id: a}, allow_sql: {role: b}}}", "no single allow block"),

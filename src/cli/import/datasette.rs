@@ -162,7 +162,9 @@ impl Import {
         let sql = own_sql.as_ref().or(sql);
 
         let first = self.routes.len();
-        let mut unclear = false;
+        let is_list_of_names =
+            |key| database.get(key).is_none_or(|value| value.is_object() || value.is_null());
+        let mut unclear = !(is_list_of_names("queries") && is_list_of_names("tables"));
         let Some(database_name) = Name::new(name) else {
             return self.report.push(format!("{place}: closed: {UNCLEAR_NAME}"));
         };
@@ -170,10 +172,12 @@ impl Import {
             let place = format!("{place}.queries.{}", shown(name));
             // A query without a block of its own may be no more than a text.
             let own = query.as_object().and_then(|query| self.rule(query, &QUERY, &place));
-            let Some(allow) = own.as_ref().or(rule) else { continue };
-            match Name::new(name) {
-                Some(name) => self.add(&place, name.query(&database_name), &["GET", "POST"], allow.clone()),
-                None => unclear = true,
+            match (Name::new(name), own.as_ref().or(rule)) {
+                (None, _) => unclear = true,
+                (Some(_), None) => {}
+                (Some(name), Some(allow)) => {
+                    self.add(&place, name.query(&database_name), &["GET", "POST"], allow.clone());
+                }
             }
         }
         for (name, table) in members(database, "tables") {
@@ -183,11 +187,14 @@ impl Import {
                 continue;
             };
             let known = ["allow", "permissions", "plugins"];
-            let Some(allow) = self.rule(table, &known, &place) else { continue };
-            let allow = self.with_sql(&allow, sql, &place);
-            match Name::new(name) {
-                Some(name) => self.add(&place, name.table(&database_name), &["GET"], allow),
-                None => unclear = true,
+            match (Name::new(name), self.rule(table, &known, &place)) {
+                (None, _) => unclear = true,
+                // The pages of the database are those of this table, too.
+                (Some(_), None) => {}
+                (Some(name), Some(allow)) => {
+                    let allow = self.with_sql(&allow, sql, &place);
+                    self.add(&place, name.table(&database_name), &["GET"], allow);
+                }
             }
         }
         if unclear {
@@ -228,6 +235,7 @@ impl Import {
         };
         for action in members(mapping, "permissions").map(|(action, _)| action.as_str()) {
             if action.starts_with("view-") || action == "execute-sql" {
+                let action = shown(action);
                 problems.push(format!("{place}{dot}permissions.{action}: only allow blocks are translated"));
             } else {
                 let action = shown(action);
