@@ -19,5 +19,5 @@ fn the_committed_schema_is_what_the_command_prints() {
     assert!(ran.stdout == committed, "write it anew: envoy-auth-tokens schema > deploy/config.schema.json");
     // The example names it for editors, by a path that starts at its own folder.
     let example = std::fs::read_to_string(tools::root().join("deploy/config.yaml")).unwrap();
-    assert!(example.starts_with("# yaml-language-server: $schema=config.schema.json\n"), "{:.80}", example);
+    assert!(example.starts_with("# yaml-language-server: $schema=config.schema.json\n"), "{example:.80}");
 }
