@@ -1,10 +1,15 @@
 //! The command line.
 
 mod check;
+mod completions;
+mod envoy;
 mod explain;
 mod health;
+mod import;
 mod keys;
+mod man;
 mod password;
+mod schema;
 mod serve;
 mod token;
 
@@ -43,6 +48,17 @@ enum Command {
     Keys(Box<keys::Keys>),
     /// Ask a running server whether it serves: exit 0 if so
     Health(health::Health),
+    /// Print the Envoy configuration that fits this one
+    Envoy(envoy::Envoy),
+    /// Turn another program's configuration into one of ours
+    #[command(subcommand)]
+    Import(import::Import),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema(schema::Schema),
+    /// Print a script by which a shell completes our commands
+    Completions(completions::Completions),
+    /// Print a manual page
+    Man(man::Man),
 }
 
 /// Where the configuration is.
@@ -73,6 +89,11 @@ pub fn run() -> ExitCode {
         Command::Password(password) => password.run(),
         Command::Keys(keys) => keys.run(),
         Command::Health(health) => health.run(),
+        Command::Envoy(envoy) => envoy.run(),
+        Command::Import(import) => import.run(),
+        Command::Schema(schema) => schema.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
     };
     exit_code(done.map(|()| ExitCode::SUCCESS))
 }

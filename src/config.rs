@@ -54,6 +54,7 @@ pub use self::error::{Diagnostic, Errors, Position, Severity, ShownLine};
 pub use self::files::Files;
 pub use self::listeners::{ExtAuthz, Listen, NoAddress, Probes, Transport};
 pub use self::positions::Positions;
+pub use self::schema::json::json_schema;
 pub use self::secrets::{Environment, MAX_FILE_BYTES, ProcessEnvironment};
 pub use self::startup::NeedsRestart;
 pub use self::tls::{ClientCa, ServerTls, Tls};
@@ -225,6 +226,21 @@ impl Config {
         }
         attempt.finish(&file, in_force)
     }
+}
+
+/// Reads a YAML or JSON text that is another program's, as it is written: no reference is followed.
+///
+/// # Errors
+/// [`Errors`]: it is no YAML, or could be read in two ways (duplicate keys, merge keys).
+pub fn parse_foreign(text: &str, file: &Path) -> Result<serde_json::Value, Errors> {
+    let file: Arc<Path> = file.into();
+    let tree = raw::from_yaml(text).or_else(|error| {
+        // What is JSON and yet no YAML (a key of a thousand characters) does without positions.
+        raw::from_json(text).map_err(|_| syntax_error(&error, text, &file))
+    })?;
+    let reader = Reader::new(&tree, Path::new(""), &ProcessEnvironment, Timestamp::UNIX_EPOCH);
+    let diagnostics = reader.finish(&file, text);
+    if diagnostics.is_empty() { Ok(tree.to_json()) } else { Err(Errors::new(diagnostics)) }
 }
 
 /// What a file says, once it was read.

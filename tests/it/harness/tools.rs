@@ -15,11 +15,13 @@ pub fn envoy() -> &'static Path {
     &ENVOY
 }
 
-/// A command that starts the real Datasette.
+/// A command that starts the real Datasette, with its plugin that we descend from.
 pub fn datasette() -> Command {
-    static DATASETTE: LazyLock<PathBuf> = LazyLock::new(|| fetch("datasette"));
+    static PATHS: LazyLock<String> = LazyLock::new(|| {
+        ["datasette", "datasette-auth-tokens"].map(|name| fetch(name).display().to_string()).join(":")
+    });
     let mut command = Command::new("python3");
-    command.env("PYTHONPATH", &*DATASETTE).args(["-m", "datasette"]);
+    command.env("PYTHONPATH", &*PATHS).args(["-m", "datasette"]);
     command
 }
 

@@ -1,0 +1,302 @@
+//! Envoy's configuration, part by part.  All that we know about Envoy's settings stands here.
+//!
+//! The text is written by hand, because its comments are half of what a reader wants.  `deploy/envoy.yaml`
+//! is the same thing for `deploy/config.yaml`, and a test holds the two against each other.
+
+use std::path::Path;
+
+use super::surroundings::{Endpoint, Surroundings};
+
+/// Headers that decisions read beside the credentials, each group with its reason.
+const READ: [(&str, &[&str]); 5] = [
+    ("For logs and traces.", &["x-request-id", "traceparent"]),
+    ("A gRPC client is refused in its own terms.", &["content-type"]),
+    ("Refused when it names an actor header; Envoy itself drops it but on upgrades.", &["connection"]),
+    (
+        "Whether another site caused the request, and whether it is a preflight.",
+        &["upgrade", "origin", "sec-fetch-site", "access-control-request-method"],
+    ),
+    (
+        "Whether the upstream is asked to take another method for the request's.",
+        &["x-http-method-override", "x-http-method", "x-method-override"],
+    ),
+];
+
+/// What Envoy sets when it let a request pass without us; never a client's to send.
+const FAILURE_MODE_ALLOWED: &str = "x-envoy-auth-failure-mode-allowed";
+
+/// The entry of `http_filters`.
+pub fn filter(surroundings: &Surroundings) -> String {
+    let mut text = FILTER.to_owned();
+    text.push_str("    allowed_headers:\n      patterns:\n");
+    let credentials = surroundings.credentials.iter().map(String::as_str);
+    add_patterns(&mut text, "Where a request may carry a credential.", credentials);
+    for (reason, names) in READ {
+        let new =
+            names.iter().copied().filter(|name| !surroundings.credentials.iter().any(|seen| seen == name));
+        add_patterns(&mut text, reason, new);
+    }
+    let changed = surroundings.actor_headers.iter().chain(&surroundings.emptied);
+    let changed: Vec<_> = changed.map(|name| regex::escape(name).replace(r"\-", "-")).collect();
+    let expression = quoted(&changed.join("|"));
+    text.push_str(&format!(
+        "    # The server may change these headers and no others: those of the actor, and the credentials.
+    decoder_header_mutation_rules:
+      disallow_all: true
+      disallow_is_error: true
+      allow_expression: {{ regex: {expression} }}
+"
+    ));
+    text.push_str(GRPC_SERVICE);
+    text
+}
+
+fn add_patterns<'n>(text: &mut String, reason: &str, names: impl Iterator<Item = &'n str>) {
+    let patterns: String = names.map(|name| format!("      - {{ exact: {} }}\n", scalar(name))).collect();
+    if !patterns.is_empty() {
+        text.push_str(&format!("      # {reason}\n{patterns}"));
+    }
+}
+
+const FILTER: &str = r#"- name: envoy.filters.http.ext_authz
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz
+    transport_api_version: V3
+    stat_prefix: token
+    # Nobody to ask means nobody passes, and says so: 503 rather than Envoy's 403, which a client would take
+    # for an answer about its token.
+    failure_mode_allow: false
+    status_on_error: { code: ServiceUnavailable }
+    # An answer with illegal headers is an error (500) instead of a request that goes on with some of them
+    # dropped.
+    validate_mutations: true
+    # Header lines as they came: repeated ones apart, bytes that are not UTF-8 untouched.
+    encode_raw_headers: true
+    # A header that we set must not choose another route, with other rules, after the fact.
+    clear_route_cache: false
+    # Refusals are not the application's 4xx.
+    charge_cluster_response_stats: false
+    # The server sees what it decides by and nothing else.  Removing a line here blinds a rule.
+"#;
+
+const GRPC_SERVICE: &str = "    grpc_service:
+      timeout: 1s
+      # The name that gRPC calls carry.  Without it Envoy sends the cluster's name, and a name with `|` or
+      # `/` is no legal authority: every request would fail.
+      envoy_grpc: { cluster_name: ext_authz, authority: ext-authz.local }
+      # Bridges a restart of the server.  max_interval also bounds each attempt.
+      retry_policy:
+        retry_on: unavailable,connect-failure,refused-stream,reset
+        num_retries: 12
+        retry_back_off: { base_interval: 0.025s, max_interval: 0.25s }
+";
+
+/// Members of the HTTP connection manager.
+pub fn manager(surroundings: &Surroundings) -> String {
+    let mut text = MANAGER.to_owned();
+    if surroundings.credentials.iter().any(|name| name.contains('_')) {
+        text.push_str(
+            "  # A credential comes in a header with an underscore, so such names are let in.  What folds onto an actor
+  # header (`x_actor_id`) is removed below.
+  headers_with_underscores_action: ALLOW
+",
+        );
+    } else {
+        text.push_str(
+            "  # `x_actor_id` would be read as `x-actor-id` by applications that speak CGI or WSGI.
+  headers_with_underscores_action: REJECT_REQUEST
+",
+        );
+    }
+    text.push_str(
+        "\
+# Taken from every request before routing: also where ext_authz is disabled, no client can say who it is.
+# The rule behind the names takes whatever an application might fold onto one of them, such as `x.actor.id`.
+early_header_mutation_extensions:
+- name: strip
+  typed_config:
+    \"@type\": type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation
+    mutations:
+",
+    );
+    for name in &surroundings.actor_headers {
+        text.push_str(&format!("    - remove: {}\n", scalar(name)));
+    }
+    // A name without a `-` has no other spelling.
+    let folded = surroundings.actor_headers.iter().filter(|name| name.contains('-'));
+    let folded: Vec<_> = folded.map(|name| name.replace('-', "[^a-z0-9]")).collect();
+    if !folded.is_empty() {
+        let expression = quoted(&folded.join("|"));
+        text.push_str(&format!(
+            "    - remove_on_match: {{ key_matcher: {{ safe_regex: {{ regex: {expression} }} }} }}\n"
+        ));
+    }
+    text.push_str("    # Set by Envoy when ext_authz could not be asked; never a client's to send.\n");
+    text.push_str(&format!("    - remove: {FAILURE_MODE_ALLOWED}\n"));
+    text.push_str(ACCESS_LOG);
+    text
+}
+
+const MANAGER: &str = "\
+# The client is whoever is connected to us; x-forwarded-for and x-envoy-* from outside are not believed.
+# Behind another trusted proxy set xff_num_trusted_hops as well.
+use_remote_address: true
+# One path, one meaning: what the rules read is what the application gets.  The server refuses ambiguous
+# paths by itself; these lines keep well-meant ones from being refused.
+normalize_path: true
+merge_slashes: true
+path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT
+# Host rules and the application see `app.example`, not `app.example:10000`.
+strip_matching_host_port: true
+# Slow requests do not stay for ever.  Long polls and streams need a longer idle timeout.
+stream_idle_timeout: 300s
+request_headers_timeout: 10s
+common_http_protocol_options:
+  idle_timeout: 900s
+  max_headers_count: 100
+";
+
+const ACCESS_LOG: &str = r#"access_log:
+- name: envoy.access_loggers.stdout
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog
+    log_format:
+      json_format:
+        time: "%START_TIME%"
+        method: "%REQ(:METHOD)%"
+        # Without its query, which may hold a token.
+        path: "%PATH(NQ)%"
+        status: "%RESPONSE_CODE%"
+        details: "%RESPONSE_CODE_DETAILS%"
+        request_id: "%REQ(X-REQUEST-ID)%"
+        # Who it was, by what credential, under which policy; or why not.  Never a secret.
+        actor: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:actor)%"
+        credential: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:credential)%"
+        policy: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:policy)%"
+        reason: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:reason)%"
+"#;
+
+/// The entry of `clusters` by which Envoy reaches us.
+pub fn cluster(surroundings: &Surroundings) -> String {
+    let mut text = cluster_head("ext_authz", &surroundings.server, "0.25s");
+    text.push_str(CLUSTER);
+    // A transport socket for `ext_authz.tls` belongs here.
+    text.push_str(&endpoints("ext_authz", &surroundings.server));
+    text
+}
+
+fn cluster_head(name: &str, endpoint: &Endpoint, timeout: &str) -> String {
+    let kind = if endpoint.is_name() { "STRICT_DNS" } else { "STATIC" };
+    format!("- name: {name}\n  type: {kind}\n  connect_timeout: {timeout}\n")
+}
+
+const CLUSTER: &str = r#"  # The default of 3 parallel retries would turn a restart under load into refusals.
+  circuit_breakers:
+    thresholds:
+    - { max_connections: 64, max_pending_requests: 8192, max_requests: 8192, max_retries: 1024 }
+  # The listener opens once the server says SERVING, and a server that is going away is known.
+  health_checks:
+  - timeout: 1s
+    interval: 2s
+    no_traffic_interval: 2s
+    unhealthy_threshold: 2
+    healthy_threshold: 1
+    grpc_health_check: { service_name: envoy.service.auth.v3.Authorization, authority: ext-authz.local }
+  typed_extension_protocol_options:
+    envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+      "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+      explicit_http_config:
+        # gRPC needs HTTP/2; the keepalive finds a connection that died without a word.
+        http2_protocol_options:
+          max_concurrent_streams: 1024
+          connection_keepalive: { interval: 30s, timeout: 5s, connection_idle_interval: 15s }
+"#;
+
+fn endpoints(name: &str, endpoint: &Endpoint) -> String {
+    format!(
+        "  load_assignment:
+    cluster_name: {name}
+    endpoints:
+    - lb_endpoints:
+      - endpoint: {{ address: {} }}
+",
+        address(endpoint)
+    )
+}
+
+fn address(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Socket { host, port } => {
+            format!("{{ socket_address: {{ address: {}, port_value: {port} }} }}", quoted(host))
+        }
+        Endpoint::Pipe(path) => format!("{{ pipe: {{ path: {} }} }}", quoted(path)),
+    }
+}
+
+/// A whole configuration that runs.
+pub fn bootstrap(surroundings: &Surroundings, config: &Path) -> String {
+    let listener = address(&surroundings.listener);
+    let (manager, filter) = (indent(10, &manager(surroundings)), indent(10, &filter(surroundings)));
+    let application =
+        cluster_head("app", &surroundings.upstream, "1s") + &endpoints("app", &surroundings.upstream);
+    let clusters = indent(2, &(application + &cluster(surroundings)));
+    let config = config.display().to_string();
+    let config = config.escape_debug();
+    format!(
+        r#"# Envoy in front of one application.  It fits {config}.
+# Print it anew when `ext_authz`, `credentials`, `forward_credentials`, `keys` or `actor_headers` change.
+static_resources:
+  listeners:
+  - name: ingress
+    # There is no TLS here: add a transport_socket to the filter chain before you open it to a network.
+    address: {listener}
+    # What one slow client can make Envoy hold.
+    per_connection_buffer_limit_bytes: 32768
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: ingress
+          codec_type: AUTO
+{manager}{ROUTES}          http_filters:
+{filter}          - name: envoy.filters.http.router
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+  clusters:
+{clusters}"#
+    )
+}
+
+const ROUTES: &str = r#"          route_config:
+            virtual_hosts:
+            - name: app
+              domains: ["*"]
+              routes:
+              # The safest way to choose a policy is the route itself, out of a client's reach.  Beside
+              # `route` write
+              #   typed_per_filter_config:
+              #     envoy.filters.http.ext_authz:
+              #       "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute
+              #       check_settings: { context_extensions: { policy: NAME } }
+              - match: { prefix: / }
+                route: { cluster: app }
+"#;
+
+fn indent(blanks: usize, text: &str) -> String {
+    text.lines().map(|line| format!("{:blanks$}{line}\n", "")).collect()
+}
+
+/// A header's name as YAML: in quotes when it could be read as anything but text.
+fn scalar(name: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let words = ["authorization", "cookie", "connection", "upgrade", "origin", "traceparent"];
+    let is_text =
+        words.contains(&name) || (name.starts_with(|c: char| c.is_ascii_lowercase()) && name.contains('-'));
+    if is_text && name.bytes().all(is_plain) { name.to_owned() } else { quoted(name) }
+}
+
+/// JSON is YAML: quoted like this, a text can hold anything.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

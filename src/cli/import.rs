@@ -1,0 +1,71 @@
+//! `import datasette`
+
+mod allow;
+mod datasette;
+mod paths;
+mod tokens;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+
+use self::datasette::{Imported, Sql};
+use super::{Complaint, print};
+use crate::config::parse_foreign;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Import {
+    /// Turn a Datasette configuration (datasette.yaml, metadata.yaml or .json) into one of ours
+    Datasette(Datasette),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Datasette {
+    /// The file
+    file: PathBuf,
+    /// Write the configuration into this file, which must not exist, instead of standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Datasette goes on enforcing its `allow_sql`, so leave open what would be closed for its sake
+    #[arg(long)]
+    datasette_guards_sql: bool,
+}
+
+impl Import {
+    pub(super) fn run(self) -> Result<(), Complaint> {
+        match self {
+            Self::Datasette(datasette) => datasette.run(),
+        }
+    }
+}
+
+impl Datasette {
+    fn run(self) -> Result<(), Complaint> {
+        let shown = self.file.display();
+        let text = std::fs::read_to_string(&self.file)
+            .map(zeroize::Zeroizing::new)
+            .map_err(|error| format!("error: cannot read {shown}: {error}"))?;
+        let document = parse_foreign(&text, &self.file).map_err(|errors| errors.to_string())?;
+        let sql = if self.datasette_guards_sql { Sql::GuardedByDatasette } else { Sql::NotGuarded };
+        let Imported { config, report } = datasette::import(&document, sql)
+            .map_err(|complaint| format!("error: {shown} cannot be imported: {complaint}"))?;
+        match &self.output {
+            Some(path) => write_new(path, &config)?,
+            None => print(&config)?,
+        }
+        // Standard error may be closed: the configuration is written all the same.
+        let mut stderr = std::io::stderr();
+        let _ = writeln!(stderr, "{shown} is imported.  What you should know:");
+        for line in &report {
+            let _ = writeln!(stderr, "- {line}");
+        }
+        Ok(())
+    }
+}
+
+fn write_new(path: &Path, text: &str) -> Result<(), Complaint> {
+    std::fs::File::create_new(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|error| format!("error: cannot write {}: {error}", path.display()))
+}

@@ -1,0 +1,108 @@
+//! Datasette's allow blocks as ours.  They mean the same; what ours cannot say becomes "no one".
+
+use serde_json::{Value, json};
+
+use crate::policy::Allow;
+
+/// A block of Datasette's as one of ours.
+///
+/// # Errors
+/// Why it cannot be said.
+pub fn translate(block: &Value) -> Result<Value, &'static str> {
+    if holds_reference(block) {
+        return Err("Datasette follows no reference in an allow block, and here it would be one");
+    }
+    if Allow::new(block).is_err() {
+        return Err("an allow block is true, false, or a mapping to scalars and lists of scalars");
+    }
+    Ok(block.clone())
+}
+
+/// Who passes both; `None` when no single block can say it.
+pub fn both(one: &Value, other: &Value) -> Option<Value> {
+    let nobody = |block: &Value| {
+        *block == Value::Bool(false) || block.as_object().is_some_and(serde_json::Map::is_empty)
+    };
+    match (one, other) {
+        _ if nobody(one) || nobody(other) => Some(Value::Bool(false)),
+        (Value::Bool(true), other) => Some(other.clone()),
+        (one, Value::Bool(true)) => Some(one.clone()),
+        _ if one == other => Some(one.clone()),
+        _ => both_members(one, other),
+    }
+}
+
+/// The same for blocks of one and the same member.
+fn both_members(one: &Value, other: &Value) -> Option<Value> {
+    let only = |block: &Value| {
+        let members = block.as_object().filter(|members| members.len() == 1)?;
+        members.iter().next().map(|(name, wanted)| (name.clone(), wanted.clone()))
+    };
+    let ((name, one), (other_name, other)) = (only(one)?, only(other)?);
+    if name != other_name || name == "unauthenticated" {
+        return None;
+    }
+    let common = match (&one, &other) {
+        (Value::String(any), wanted) | (wanted, Value::String(any)) if any == "*" => wanted.clone(),
+        // An actor with several values may pass each by another one; asking for a common one is stricter.
+        _ => {
+            let (one, other) = (elements(&one), elements(&other));
+            one.iter().filter(|value| other.contains(value)).cloned().collect()
+        }
+    };
+    Some(json!({name: common}))
+}
+
+fn elements(wanted: &Value) -> &[Value] {
+    wanted.as_array().map_or(std::slice::from_ref(wanted), Vec::as_slice)
+}
+
+/// Whether a mapping in it would be read as a secret reference.
+fn holds_reference(value: &Value) -> bool {
+    match value {
+        Value::Object(members) => {
+            members.contains_key("$env")
+                || members.contains_key("$file")
+                || members.values().any(holds_reference)
+        }
+        Value::Array(list) => list.iter().any(holds_reference),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_passes_both() {
+        let root = json!({"id": "root"});
+        for (one, other, expected) in [
+            (json!(true), root.clone(), Some(root.clone())),
+            (root.clone(), json!(true), Some(root.clone())),
+            (root.clone(), json!({}), Some(json!(false))),
+            (json!(false), json!(true), Some(json!(false))),
+            (root.clone(), root.clone(), Some(root.clone())),
+            (root.clone(), json!({"id": "*"}), Some(root.clone())),
+            (json!({"id": ["*", "a"]}), json!({"id": "*"}), Some(json!({"id": ["*", "a"]}))),
+            (json!({"id": ["a", "root"]}), root.clone(), Some(json!({"id": ["root"]}))),
+            (json!({"id": "a"}), root.clone(), Some(json!({"id": []}))),
+            (json!({"role": "a"}), root.clone(), None),
+            (json!({"id": "root", "role": "a"}), root.clone(), None),
+            (json!({"unauthenticated": true}), json!({"unauthenticated": [true]}), None),
+        ] {
+            assert_eq!(both(&one, &other), expected, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_said() {
+        for block in [json!("no"), json!(1), json!([]), json!({"id": {"$env": "ID"}}), json!({"$env": "ID"})]
+        {
+            assert!(translate(&block).is_err(), "{block}");
+        }
+        for block in [json!(true), json!({}), json!({"id": ["a", 1, null], "unauthenticated": true})] {
+            assert_eq!(translate(&block), Ok(block));
+        }
+    }
+}

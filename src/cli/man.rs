@@ -1,0 +1,68 @@
+//! `man`
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::{Args, Command, CommandFactory};
+use clap_mangen::Man as Page;
+
+use super::{Cli, Complaint, print};
+
+#[derive(Debug, Args)]
+pub(super) struct Man {
+    /// Write one page a command into this folder instead, such as envoy-auth-tokens-check.1
+    #[arg(long, value_name = "DIR")]
+    out_dir: Option<PathBuf>,
+}
+
+impl Man {
+    pub(super) fn run(self) -> Result<(), Complaint> {
+        let Some(folder) = self.out_dir else {
+            let page = one_page().map_err(|error| format!("error: {error}"))?;
+            return print(&String::from_utf8_lossy(&page));
+        };
+        std::fs::create_dir_all(&folder)
+            .and_then(|()| clap_mangen::generate_to(Cli::command(), &folder))
+            .map_err(|error| format!("error: cannot write into {}: {error}", folder.display()))
+    }
+}
+
+/// The program's own page, and on it every command with its options.
+fn one_page() -> io::Result<Vec<u8>> {
+    let mut program = Cli::command().disable_help_subcommand(true);
+    // From here on every command knows the words that lead to it.
+    program.build();
+    let mut page = Vec::new();
+    let own = Page::new(program.clone());
+    own.render_title(&mut page)?;
+    own.render_name_section(&mut page)?;
+    own.render_synopsis_section(&mut page)?;
+    own.render_description_section(&mut page)?;
+    writeln!(page, ".SH COMMANDS")?;
+    for command in program.get_subcommands() {
+        write_command(command, &mut page)?;
+    }
+    own.render_version_section(&mut page)?;
+    Ok(page)
+}
+
+fn write_command(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
+    if command.has_subcommands() {
+        return command.get_subcommands().try_for_each(|inner| write_command(inner, page));
+    }
+    let mut sections = Vec::new();
+    let own = Page::new(command.clone());
+    own.render_synopsis_section(&mut sections)?;
+    own.render_description_section(&mut sections)?;
+    own.render_options_section(&mut sections)?;
+    let words = command.get_bin_name().unwrap_or(command.get_name());
+    let words = words.strip_prefix(concat!(env!("CARGO_PKG_NAME"), " ")).unwrap_or(words);
+    writeln!(page, ".SS \"{words}\"")?;
+    // Sections of a page of its own are paragraphs here; their headings say nothing that does not show.
+    // What an apostrophe is, is said at the top.
+    let preamble = |line: &&str| line.starts_with(".ie ") || line.starts_with(".el ");
+    for line in String::from_utf8_lossy(&sections).lines().filter(|line| !preamble(line)) {
+        writeln!(page, "{}", if line.starts_with(".SH ") { ".PP" } else { line })?;
+    }
+    Ok(())
+}
