@@ -9,13 +9,14 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test bench fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo test bench bench-keys fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; plays the story with curl,'
 	@echo '             then runs until Ctrl-C (ONCE=1: ends; PORT=10100: another port)'
 	@echo 'make test    all tests, with a real Envoy and a real Datasette'
 	@echo 'make bench   this server beside an allow-all one'
+	@echo 'make bench-keys  a million stored keys: loading, memory, Checks'
 	@echo 'make lint    formatting, clippy and rustdoc, warnings are errors'
 	@echo 'make fmt     formats the sources'
 
@@ -40,6 +41,9 @@ tools: need-python
 
 bench: need-rust need-python
 	benches/run.sh
+
+bench-keys: need-rust need-python
+	benches/run.sh keys
 
 fmt: need-rust
 	$(CARGO) fmt

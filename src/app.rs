@@ -137,9 +137,8 @@ impl Bound {
     /// Serves until SIGTERM or SIGINT, drains, and finishes what is in flight.  A second signal cuts the drain short.
     ///
     /// # Errors
-    /// [`ServeError`]: signals cannot be heard, or reflection cannot be served.
-    pub async fn serve(self) -> Result<(), ServeError> {
-        let mut signals = Signals::listen().map_err(ServeError::Signals)?;
+    /// [`ServeError`]: a listener stopped by itself, or reflection cannot be served.
+    pub async fn serve(self, mut signals: Signals) -> Result<(), ServeError> {
         let (shutdown, closing) = Shutdown::new();
         let (health, readiness) = Health::new();
         let routes = routes(readiness.clone(), self.options.reflection).await?;
@@ -171,21 +170,25 @@ impl Bound {
         let mut checks = tokio::spawn(checks);
         let mut admin = tokio::spawn(admin);
         // Keys that are not known yet are answered with 503; after a while that is better than not serving.
-        if let Some(keys) = &self.keys {
-            tokio::spawn(Arc::clone(keys).follow());
-            if tokio::time::timeout(FIRST_READ, keys.first_read()).await.is_err() {
-                tracing::warn!("serving although the key store was not read yet");
+        let told_early = match &self.keys {
+            Some(keys) => first_reading(keys, &mut signals).await,
+            None => None,
+        };
+        let (signal, drain) = match told_early {
+            // Nobody was told that we serve: there is nobody to wait for.
+            Some(signal) => (signal, Duration::ZERO),
+            None => {
+                health.set_ready();
+                tracing::info!("serving");
+                // A door that closes by itself is our own fault, and whoever restarts us must hear of it.
+                let signal = tokio::select! {
+                    signal = signals.next() => signal,
+                    _ = &mut checks => return Err(ServeError::DoorClosed("ext_authz")),
+                    _ = &mut probes => return Err(ServeError::DoorClosed("probes")),
+                    _ = &mut admin => return Err(ServeError::DoorClosed("admin")),
+                };
+                (signal, drain)
             }
-        }
-        health.set_ready();
-        tracing::info!("serving");
-
-        // A door that closes by itself is our own fault, and whoever restarts us must hear of it.
-        let signal = tokio::select! {
-            signal = signals.next() => signal,
-            _ = &mut checks => return Err(ServeError::DoorClosed("ext_authz")),
-            _ = &mut probes => return Err(ServeError::DoorClosed("probes")),
-            _ = &mut admin => return Err(ServeError::DoorClosed("admin")),
         };
         tracing::info!(signal, drain_seconds = drain.as_secs_f64(), "draining");
         health.set_not_ready();
@@ -201,6 +204,21 @@ impl Bound {
             Err(_) => tracing::warn!(seconds = FINISH.as_secs(), "stopped with connections still open"),
         }
         Ok(())
+    }
+}
+
+/// Begins to follow the key store, and waits for its first reading, though not for ever.
+/// The signal, if one comes meanwhile.
+async fn first_reading(keys: &Arc<Keys>, signals: &mut Signals) -> Option<&'static str> {
+    tokio::spawn(Arc::clone(keys).follow());
+    tokio::select! {
+        read = tokio::time::timeout(FIRST_READ, keys.first_read()) => {
+            if read.is_err() {
+                tracing::warn!("serving although the key store was not read yet");
+            }
+            None
+        }
+        signal = signals.next() => Some(signal),
     }
 }
 

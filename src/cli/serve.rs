@@ -7,8 +7,9 @@ use clap::Args;
 use tracing::level_filters::LevelFilter;
 
 use super::{Complaint, ConfigFile};
-use crate::app::{self, Options};
+use crate::app::{self, Options, ServeError};
 use crate::clock::Clock;
+use crate::shutdown::Signals;
 use crate::telemetry::decision_log::LogDecisions;
 use crate::telemetry::logging::{self, LogFormat};
 
@@ -59,8 +60,16 @@ impl Serve {
             .build()
             .map_err(|error| format!("error: cannot start {workers} threads: {error}"))?;
         let served = runtime.block_on(async {
-            let bound = app::build(config, options, Clock::system()).await?;
-            bound.serve().await
+            // A store that does not answer holds `build` up for seconds, and a signal is heard in these, too.
+            let mut signals = Signals::listen().map_err(ServeError::Signals)?;
+            let bound = tokio::select! {
+                bound = app::build(config, options, Clock::system()) => bound?,
+                signal = signals.next() => {
+                    tracing::info!(signal, "stopped before anything was served");
+                    return Ok(());
+                }
+            };
+            bound.serve(signals).await
         });
         // A password that is still being verified must not hold the process up.
         runtime.shutdown_background();

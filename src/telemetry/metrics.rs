@@ -1,7 +1,7 @@
 //! Metrics in the OpenMetrics text format.  No label holds anything that a client sent.
 
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub struct Metrics {
     keys: OnceLock<(Arc<Keys>, Clock)>,
     keys_held: Gauge,
     keys_lag: Gauge<f64, AtomicU64>,
-    keys_store_errors: Gauge,
+    keys_store_errors: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -74,7 +74,7 @@ impl Metrics {
             keys: OnceLock::new(),
             keys_held: Gauge::default(),
             keys_lag: Gauge::default(),
-            keys_store_errors: Gauge::default(),
+            keys_store_errors: Counter::default(),
         };
         metrics.register();
         if let Some(dropped) = dropped_log_lines {
@@ -115,7 +115,7 @@ impl Metrics {
         );
         registry.register(
             "keys_store_errors",
-            "Times that the key store could not be read or written since the start",
+            "Times that the key store could not be read or written",
             self.keys_store_errors.clone(),
         );
         registry.register(
@@ -168,7 +168,8 @@ impl Metrics {
         if let Some((keys, clock)) = self.keys.get() {
             self.keys_held.set(i64::try_from(keys.held()).unwrap_or(i64::MAX));
             self.keys_lag.set(keys.lag(clock.now()).map_or(f64::NAN, |lag| lag.as_secs_f64()));
-            self.keys_store_errors.set(i64::try_from(keys.store_errors()).unwrap_or(i64::MAX));
+            // Two who ask at once must not make it fall.
+            self.keys_store_errors.inner().fetch_max(keys.store_errors(), Ordering::Relaxed);
         }
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a String takes every character");

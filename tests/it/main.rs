@@ -27,6 +27,7 @@ mod keys_store;
 mod lifecycle;
 mod policies;
 mod proto;
+mod readme;
 mod refusals;
 mod robustness;
 mod secrets_stay_secret;
