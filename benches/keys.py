@@ -4,7 +4,7 @@ Started by run.sh, which builds what is measured.  Each store is filled behind t
 then a million; the server that reads it is our own binary as it is.
 
 - Loading: from the start of the process until /metrics says that the store was read; all cores.
-- Memory: what /proc/PID/status says then, and the most that it was on the way.
+- Memory: what /proc/PID/status says a moment later, and the most that it was on the way.
 - Checks: one after the other on one connection, server on core 0 and client on core 1, the time of each from
   its first byte to its answer's last; instructions by callgrind, as measure.py counts them.
 """
@@ -123,6 +123,8 @@ class Keys(measure.Bench):
         try:
             self.wait_for_keys(process, store)
             seconds = time.monotonic() - begun
+            # What was needed for reading alone is given back in a moment.
+            time.sleep(3)
             status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
             size = lambda name: int(re.search(rf"^{name}:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024
             return Loaded(seconds, size("VmRSS"), size("VmHWM"))
