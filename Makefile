@@ -9,7 +9,7 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test soak bench fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo test soak bench bench-keys fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; plays the story with curl,'
@@ -17,6 +17,7 @@ help:
 	@echo 'make test    all tests, with a real Envoy and a real Datasette'
 	@echo 'make soak    a busy life of MINUTES=2: nothing may go wrong'
 	@echo 'make bench   this server beside an allow-all one'
+	@echo 'make bench-keys  a million stored keys: loading, memory, Checks'
 	@echo 'make lint    formatting, clippy and rustdoc, warnings are errors'
 	@echo 'make fmt     formats the sources'
 
@@ -47,6 +48,9 @@ soak: need-rust tools
 
 bench: need-rust need-python
 	benches/run.sh
+
+bench-keys: need-rust need-python
+	benches/run.sh keys
 
 fmt: need-rust
 	$(CARGO) fmt

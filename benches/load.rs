@@ -52,6 +52,8 @@ struct Load {
     head: (Uri, HeaderMap),
     body: Bytes,
     expect: i32,
+    /// How long each request took, from sending to its answer's last byte.
+    took: RefCell<Vec<Duration>>,
     /// Answers that were decoded and found right; another one like it need not be decoded again.
     right: RefCell<Vec<Bytes>>,
 }
@@ -70,23 +72,26 @@ fn main() -> Result<(), Failure> {
         return Err("load goes to loopback only".into());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let elapsed = LocalSet::new().block_on(&runtime, async {
+    let (elapsed, took) = LocalSet::new().block_on(&runtime, async {
         let run = run(&arguments);
         let limit = Duration::from_secs(arguments.seconds);
         tokio::time::timeout(limit, run).await.map_err(|_| format!("unfinished after {limit:?}"))?
     })?;
-    println!("{:.0} requests/s", arguments.requests as f64 / elapsed.as_secs_f64());
+    let per_second = arguments.requests as f64 / elapsed.as_secs_f64();
+    let micros = |percent: usize| took[(took.len() * percent / 100).min(took.len() - 1)].as_secs_f64() * 1e6;
+    println!("{per_second:.0} requests/s, p50 {:.1} µs, p99 {:.1} µs", micros(50), micros(99));
     Ok(())
 }
 
-/// Sends all requests; how long that took, connecting left out.
-async fn run(arguments: &Arguments) -> Result<Duration, Failure> {
+/// Sends all requests; how long that took, connecting left out, and how long each of them took, in order.
+async fn run(arguments: &Arguments) -> Result<(Duration, Vec<Duration>), Failure> {
     let message = std::fs::read(&arguments.request)?;
     let load = Rc::new(Load {
         left: Cell::new(arguments.requests),
         head: head(),
         body: framed(&message)?,
         expect: arguments.expect,
+        took: RefCell::default(),
         right: RefCell::default(),
     });
     let mut connections = Vec::new();
@@ -103,7 +108,10 @@ async fn run(arguments: &Arguments) -> Result<Duration, Failure> {
     while let Some(ended) = streams.join_next().await {
         ended??;
     }
-    Ok(begun.elapsed())
+    let elapsed = begun.elapsed();
+    let mut took = load.took.take();
+    took.sort_unstable();
+    Ok((elapsed, took))
 }
 
 /// A connection with the settings of Envoy 1.40.
@@ -149,7 +157,9 @@ fn framed(message: &[u8]) -> Result<Bytes, Failure> {
 async fn ask_until_done(mut sender: SendRequest<Bytes>, load: Rc<Load>) -> Result<(), String> {
     while let Some(left) = load.left.get().checked_sub(1) {
         load.left.set(left);
+        let begun = Instant::now();
         sender = ask(sender, &load).await.map_err(|error| error.to_string())?;
+        load.took.borrow_mut().push(begun.elapsed());
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures what a Check costs, beside a server that does nothing; writes benches/RESULTS.md.
-# Options go to measure.py (--help lists them).  Everything stays on loopback and ends by itself.
+# With `keys` as its first argument: what a million stored keys cost.
+# Options go to measure.py or keys.py (--help lists them).  Everything stays on loopback and ends by itself.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,6 +10,11 @@ fail() {
     exit 1
 }
 
+script=measure.py targets=(allow_all load)
+if [ "${1-}" = keys ]; then
+    script=keys.py targets=(load)
+    shift
+fi
 cargo=${CARGO:-cargo}
 python=${PYTHON:-python3}
 command -v "$cargo" >/dev/null || fail 'Rust is missing: install it with rustup (https://rustup.rs).'
@@ -30,11 +36,13 @@ print(paths[-1])' "$1"
 
 # The dependencies of the bench targets add features to ours, so that the binary is built after them:
 # what is measured is what `cargo build --release` makes.
-told=$("$cargo" bench --locked --no-run --bench allow_all --bench load --message-format=json-render-diagnostics)
-allow_all=$(executable allow_all <<<"$told")
-load=$(executable load <<<"$told")
+told=$("$cargo" bench --locked --no-run "${targets[@]/#/--bench=}" --message-format=json-render-diagnostics)
+options=()
+for target in "${targets[@]}"; do
+    options+=("--${target//_/-}" "$(executable "$target" <<<"$told")")
+done
 told=$("$cargo" build --locked --release --bin envoy-auth-tokens --message-format=json-render-diagnostics)
 ours=$(executable envoy-auth-tokens <<<"$told")
 
 # -B: no compiled files among the sources.
-exec "$python" -B benches/measure.py --ours "$ours" --allow-all "$allow_all" --load "$load" "$@"
+exec "$python" -B "benches/$script" --ours "$ours" "${options[@]}" "$@"

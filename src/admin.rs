@@ -1,9 +1,10 @@
 //! The door for whoever manages keys: Grafana's key API, log-in and log-out, and the page, over HTTP/1.
 //!
 //! Everything that comes in passes `guard` first, which holds what is true of every request: it ends in
-//! time, its body is small, no other site caused it when it can change something, a panic is an answer, and
-//! every answer has its security headers.  There is no CORS: only the page itself calls us from a browser.
+//! time, its body is small, no other site caused it when it can change something, a panic is an answer, a
+//! refused change is told in the audit log, and every answer has its security headers.  There is no CORS: only the page itself calls us from a browser.
 
+mod audit;
 pub mod auth;
 pub mod error;
 pub mod keys;
@@ -41,6 +42,7 @@ use crate::keys::service::Keys;
 use crate::listener::tls::Acceptor;
 use crate::listener::{Listener, Stream};
 use crate::shutdown::Closing;
+use audit::Attempt;
 use error::ApiError;
 
 /// The largest body of a request, in bytes.
@@ -159,13 +161,17 @@ fn router(admin: Arc<Admin>) -> Router {
 }
 
 /// What is true of every request and every answer.
-async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+async fn guard(State(admin): State<Arc<Admin>>, mut request: Request, next: Next) -> Response {
+    let attempt = Attempt::begin(&mut request);
     let answered = AssertUnwindSafe(admin.admit(request, next)).catch_unwind().await;
     let mut response = match answered {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => error.into_response(),
         Err(_) => ApiError::Internal.into_response(),
     };
+    if let Some(attempt) = attempt {
+        attempt.end(&response);
+    }
     admin.put_headers(&mut response);
     response
 }
@@ -275,6 +281,7 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
     /// An admin whose clock stands until it is moved.
     struct Stage {
         router: Router,
+        keys: Arc<Keys>,
         authorizer: Arc<Authorizer>,
         now: Arc<AtomicI64>,
         _folder: tempfile::TempDir,
@@ -282,6 +289,10 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
 
     impl Stage {
         async fn set() -> Self {
+            Self::with(CONFIG).await
+        }
+
+        async fn with(config: &str) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let now = Arc::new(AtomicI64::new(1_800_000_000_750));
             let time = Arc::clone(&now);
@@ -290,14 +301,14 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
             let file = folder.path().join("config.yaml");
             let source =
                 Source { file: Path::new(&file), environment: &ProcessEnvironment, now: clock.now() };
-            let Config { startup, rules, .. } = Config::parse(CONFIG, &source).unwrap();
+            let Config { startup, rules, .. } = Config::parse(config, &source).unwrap();
             let settings = rules.keys.clone().unwrap();
             let keys = Keys::open(&startup.keys.unwrap(), settings, clock.clone()).await.unwrap();
             let passwords = Passwords::new(1).unwrap();
             let sources = Sources { passwords, keys: Some(Arc::clone(&keys)), clock: clock.clone() };
             let authorizer = Arc::new(Authorizer::new(rules, sources));
-            let admin = Arc::new(Admin::new(Arc::clone(&authorizer), keys, clock, Transport::Plain));
-            Self { router: router(admin), authorizer, now, _folder: folder }
+            let admin = Admin::new(Arc::clone(&authorizer), Arc::clone(&keys), clock, Transport::Plain);
+            Self { router: router(Arc::new(admin)), keys, authorizer, now, _folder: folder }
         }
 
         fn pass(&self, milliseconds: i64) {
@@ -316,8 +327,11 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
         }
 
         async fn check(&self, token: &str) -> Result<(), crate::decision::Refusal> {
-            let value = format!("Bearer {token}");
-            let header = Header { name: b"authorization", value: value.as_bytes() };
+            self.check_with("authorization", &format!("Bearer {token}")).await
+        }
+
+        async fn check_with(&self, name: &str, value: &str) -> Result<(), crate::decision::Refusal> {
+            let header = Header { name: name.as_bytes(), value: value.as_bytes() };
             let headers = Headers::new(Encoding::Lines, vec![header]);
             let http = Http { method: b"GET", host: b"h", path: b"/", headers };
             let request = Attributes { http: Some(http), policy: None };
@@ -357,6 +371,58 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
         }
         // Its name is free from that second on.
         stage.create(json!({"name": "e", "role": "Editor"})).await;
+    }
+
+    #[tokio::test]
+    async fn a_session_that_may_have_ended_counts_no_longer_than_a_key_that_may_have() {
+        let stage = Stage::with(
+            r#"
+keys: {store: "sqlite:keys.db", max_staleness: 30s}
+admin: {}
+tokens: [{token: root-token-0123456789, actor: {id: root, role: Admin}}]
+users: [{username: ada, password_hash: "$2b$04$abcdefghijklmnopqrstuuJHGGN8GWpy5lsqcHuHVVT0gH5fVj21S"}]
+credentials: [bearer, session]
+"#,
+        )
+        .await;
+        let keys = &stage.keys;
+        let mut follower = tokio::spawn(Arc::clone(keys).follow());
+        keys.first_read().await;
+        let (_, key) = stage.create(json!({"name": "k", "role": "Viewer"})).await;
+        let password = stage.authorizer.rules().users.get("ada").unwrap().password_digest;
+        let session = keys.open_session("ada", &password).await.unwrap();
+        let gone = keys.open_session("ada", &password).await.unwrap();
+        keys.close_session(&crate::token::PlainToken::new(gone.expose().as_bytes()).unwrap().digest())
+            .await
+            .unwrap();
+        let outdated = keys.open_session("ada", &crate::token::TokenDigest::of(b"another")).await.unwrap();
+        let cookie = async |value: &str| stage.check_with("cookie", &format!("eat_session={value}")).await;
+        let unavailable = Err(crate::decision::Refusal::KeysUnavailable);
+        let none = Err(crate::decision::Refusal::NoCredential);
+
+        follower.abort();
+        assert!((&mut follower).await.unwrap_err().is_cancelled());
+        // To the last millisecond, and not one longer.
+        for (pass, live, unknown) in [(30_000, Ok(()), none), (1, unavailable, unavailable)] {
+            stage.pass(pass);
+            assert_eq!(stage.check(&key).await, live);
+            assert_eq!(cookie(session.expose()).await, live);
+            assert_eq!(cookie(gone.expose()).await, unknown);
+            // Known to be dead, and what cannot be one of ours.
+            assert_eq!(cookie(outdated.expose()).await, none);
+            assert_eq!(cookie("an-old-cookie").await, none);
+            assert_eq!(stage.check(ROOT).await, Ok(()));
+        }
+        let (status, answer) = stage.call("GET", "/api/auth/actor", &key, "").await;
+        assert_eq!((status, answer), (503, json!({"message": "Keys are unavailable"})));
+
+        let follower = tokio::spawn(Arc::clone(keys).follow());
+        while cookie(session.expose()).await == unavailable {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(cookie(session.expose()).await, Ok(()));
+        assert_eq!(cookie(gone.expose()).await, none);
+        follower.abort();
     }
 
     #[tokio::test]

@@ -168,9 +168,8 @@ impl Bound {
     /// SIGHUP forces a reload.
     ///
     /// # Errors
-    /// [`ServeError`]: signals cannot be heard, files cannot be watched, or reflection cannot be served.
-    pub async fn serve(self, mut hangups: Hangups) -> Result<(), ServeError> {
-        let mut signals = Signals::listen().map_err(ServeError::Signals)?;
+    /// [`ServeError`]: a listener stopped by itself, files cannot be watched, or reflection cannot be served.
+    pub async fn serve(self, mut signals: Signals, mut hangups: Hangups) -> Result<(), ServeError> {
         let (shutdown, closing) = Shutdown::new();
         let (health, readiness) = Health::new();
         let routes = routes(readiness.clone(), self.options.reflection).await?;
@@ -204,23 +203,27 @@ impl Bound {
         let mut admin = tokio::spawn(admin);
         let reloads = self.reloader.start().map_err(ServeError::Reload)?;
         // Keys that are not known yet are answered with 503; after a while that is better than not serving.
-        if let Some(keys) = &self.keys {
-            tokio::spawn(Arc::clone(keys).follow());
-            if tokio::time::timeout(FIRST_READ, keys.first_read()).await.is_err() {
-                tracing::warn!("serving although the key store was not read yet");
+        let told_early = match &self.keys {
+            Some(keys) => first_reading(keys, &mut signals).await,
+            None => None,
+        };
+        let (signal, drain) = match told_early {
+            // Nobody was told that we serve: there is nobody to wait for.
+            Some(signal) => (signal, Duration::ZERO),
+            None => {
+                health.set_ready();
+                tracing::info!("serving");
+                service_manager::ready();
+                service_manager::keep_watchdog_quiet();
+                // A door that closes by itself is our own fault, and whoever restarts us must hear of it.
+                let signal = tokio::select! {
+                    signal = next_end(&mut signals, &mut hangups, || reloads.force()) => signal,
+                    _ = &mut checks => return Err(ServeError::DoorClosed("ext_authz")),
+                    _ = &mut probes => return Err(ServeError::DoorClosed("probes")),
+                    _ = &mut admin => return Err(ServeError::DoorClosed("admin")),
+                };
+                (signal, drain)
             }
-        }
-        health.set_ready();
-        tracing::info!("serving");
-        service_manager::ready();
-        service_manager::keep_watchdog_quiet();
-
-        // A door that closes by itself is our own fault, and whoever restarts us must hear of it.
-        let signal = tokio::select! {
-            signal = next_end(&mut signals, &mut hangups, || reloads.force()) => signal,
-            _ = &mut checks => return Err(ServeError::DoorClosed("ext_authz")),
-            _ = &mut probes => return Err(ServeError::DoorClosed("probes")),
-            _ = &mut admin => return Err(ServeError::DoorClosed("admin")),
         };
         tracing::info!(signal, drain_seconds = drain.as_secs_f64(), "draining");
         health.set_not_ready();
@@ -249,6 +252,21 @@ async fn next_end(signals: &mut Signals, hangups: &mut Hangups, at_hangup: impl 
             signal = signals.next() => return signal,
             () = hangups.next() => at_hangup(),
         }
+    }
+}
+
+/// Begins to follow the key store, and waits for its first reading, though not for ever.
+/// The signal, if one comes meanwhile.
+async fn first_reading(keys: &Arc<Keys>, signals: &mut Signals) -> Option<&'static str> {
+    tokio::spawn(Arc::clone(keys).follow());
+    tokio::select! {
+        read = tokio::time::timeout(FIRST_READ, keys.first_read()) => {
+            if read.is_err() {
+                tracing::warn!("serving although the key store was not read yet");
+            }
+            None
+        }
+        signal = signals.next() => Some(signal),
     }
 }
 

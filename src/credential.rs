@@ -76,8 +76,13 @@ pub enum Credential {
         /// Whether it has the format of the tokens that we issue, checksum included.
         issued_format: bool,
     },
-    /// A session, by the digest of its cookie's value.
-    Session(TokenDigest),
+    /// A session of a user who logged in.
+    Session {
+        /// The SHA-256 of its cookie's value.
+        digest: TokenDigest,
+        /// Whether the value has the format of those that we make, checksum included.
+        issued_format: bool,
+    },
     /// A user's name and password.
     Password {
         /// The name as sent.
@@ -406,7 +411,10 @@ fn look_at_session(http: &Http<'_>, name: &str) -> Result<Look, CredentialError>
         return Err(CredentialError::Duplicate);
     }
     Ok(match PlainToken::new(value) {
-        Ok(token) => Look::Found(Credential::Session(token.digest())),
+        Ok(token) => Look::Found(Credential::Session {
+            digest: token.digest(),
+            issued_format: token.has_issued_format(),
+        }),
         Err(_) => Look::Nothing,
     })
 }
@@ -448,7 +456,7 @@ mod tests {
         let places = Places::new(places);
         match find(&http, &places) {
             Ok(None) => "none".to_owned(),
-            Ok(Some(Found { credential: Credential::Session(_), .. })) => "session".to_owned(),
+            Ok(Some(Found { credential: Credential::Session { .. }, .. })) => "session".to_owned(),
             Ok(Some(Found { credential: Credential::Token { digest, .. }, .. })) => {
                 let candidates = ["T", "U", "b=c==", "a/b+c"];
                 let digest_of = |text: &&&str| PlainToken::new(text.as_bytes()).unwrap().digest() == digest;

@@ -52,7 +52,7 @@ impl Sources {
             Credential::Password { user, password } => {
                 Box::pin(self.password(user, password, rules, deadline)).await
             }
-            Credential::Session(digest) => Ok(self.session(digest, rules)),
+            Credential::Session { digest, issued_format } => self.session(digest, *issued_format, rules),
         }
     }
 
@@ -65,7 +65,7 @@ impl Sources {
             }
             // Whatever the password: one that is nearly right is nobody else's business either.
             Credential::Password { user, .. } => rules.users.get(user).is_some(),
-            Credential::Session(_) => true,
+            Credential::Session { .. } => true,
         }
     }
 
@@ -83,9 +83,7 @@ impl Sources {
             let now = self.clock.now();
             match keys.find(digest, now) {
                 // It may have been revoked since the store was last read: beyond `max_staleness` nobody can know.
-                Found::Live(_) if keys.was_read() && keys.is_unknowable(now) => {
-                    return Err(Refusal::KeysUnavailable);
-                }
+                Found::Live(_) if keys.is_stale(now) => return Err(Refusal::KeysUnavailable),
                 Found::Live(known) => return Ok(Identity::Known(known)),
                 Found::Expired => return Err(Refusal::ExpiredToken),
                 Found::Revoked => return Err(Refusal::RevokedToken),
@@ -116,15 +114,22 @@ impl Sources {
     }
 
     /// A session is its user by the rules in force now: it dies when the user is gone or the password changes.
-    fn session(&self, digest: &TokenDigest, rules: &Rules) -> Identity {
-        let session = self.keys.as_ref().and_then(|keys| keys.find_session(digest, self.clock.now()));
-        let user = session.and_then(|session| {
-            let user = rules.users.get(&session.user)?;
-            (user.password_digest == session.password_digest).then_some(user)
-        });
-        match user {
-            Some(user) => Identity::Known(Arc::clone(&user.in_session)),
-            None => Identity::SessionOver,
+    /// It ends in the store as well, by a log-out elsewhere: what holds of a key's staleness holds of it.
+    fn session(&self, digest: &TokenDigest, issued_format: bool, rules: &Rules) -> Result<Identity, Refusal> {
+        let Some(keys) = &self.keys else {
+            return Ok(Identity::SessionOver);
+        };
+        let now = self.clock.now();
+        let Some(session) = keys.find_session(digest, now) else {
+            // It may have been opened, or used, where we cannot look.
+            let may_be_one = issued_format && keys.is_unknowable(now);
+            return if may_be_one { Err(Refusal::KeysUnavailable) } else { Ok(Identity::SessionOver) };
+        };
+        let user = rules.users.get(&session.user);
+        match user.filter(|user| user.password_digest == session.password_digest) {
+            None => Ok(Identity::SessionOver),
+            Some(_) if keys.is_stale(now) => Err(Refusal::KeysUnavailable),
+            Some(user) => Ok(Identity::Known(Arc::clone(&user.in_session))),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! the database ([`store`]) tells it what changed.
 
 pub mod index;
+pub mod name;
 pub mod service;
 pub mod store;
 

@@ -10,8 +10,8 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
-use super::Admin;
 use super::error::ApiError;
+use super::{Admin, audit};
 use crate::attributes::{Encoding, Header, Headers, Http};
 use crate::config::{PublicUrl, Transport, session_cookie};
 use crate::credential::{CrossSite, Known, Place, Places, cross_site};
@@ -32,11 +32,7 @@ pub struct Manager {
 impl Manager {
     /// The id of their actor, for the record.
     pub fn id(&self) -> String {
-        match self.known.actor.member("id") {
-            Some(Value::String(id)) => id.clone(),
-            Some(Value::Number(id)) => id.to_string(),
-            _ => self.known.name.to_string(),
-        }
+        actor_id(&self.known)
     }
 
     /// The kind of their credential, for the record.
@@ -87,8 +83,9 @@ impl Admin {
         let cookie = self.session_cookie();
         let basic = Place::Basic { cross_site: CrossSite::Refuse };
         let places = Places::new(vec![Place::Bearer, basic, Place::Session { cookie }]);
-        let known = self.who(&http, &places).await?;
-        known.ok_or_else(|| Refusal::NoCredential.into())
+        let known = self.who(&http, &places).await?.ok_or(Refusal::NoCredential)?;
+        audit::note_caller(parts, &known);
+        Ok(known)
     }
 
     /// As the authorizer's `who`, and patient with passwords.
@@ -157,6 +154,15 @@ impl Admin {
         }
         let path = parts.uri.path_and_query().map_or(&b"/"[..], |path| path.as_str().as_bytes());
         Http { method: parts.method.as_str().as_bytes(), host, path, headers }
+    }
+}
+
+/// The id of an actor, for the record.
+pub(super) fn actor_id(known: &Known) -> String {
+    match known.actor.member("id") {
+        Some(Value::String(id)) => id.clone(),
+        Some(Value::Number(id)) => id.to_string(),
+        _ => known.name.to_string(),
     }
 }
 

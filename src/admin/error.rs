@@ -1,5 +1,6 @@
 //! What the API answers when it does not do what was asked: a status and `{"message": …}`.
 
+use axum::Extension;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -83,11 +84,38 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// One word for the audit log; of a refusal the word that the decision log has for it.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.reason(),
+            Self::Malformed => "malformed",
+            Self::InvalidRole => "invalid_role",
+            Self::NegativeLife => "negative_life",
+            Self::LifeNotSet => "life_not_set",
+            Self::LifeTooLong => "life_too_long",
+            Self::InvalidId => "invalid_id",
+            Self::KeyNotFound => "key_not_found",
+            Self::NameTaken => "name_taken",
+            Self::QuotaReached => "quota_reached",
+            Self::DeadKey => "dead_key",
+            Self::NoSuchPath => "no_such_path",
+            Self::WrongMethod => "wrong_method",
+            Self::TooSlow => "too_slow",
+            Self::TooLarge => "too_large",
+            Self::NotJson => "not_json",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+        }
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, message) = self.face();
-        (status, [(CONTENT_TYPE, "application/json")], json!({ "message": message }).to_string())
-            .into_response()
+        let body = json!({ "message": message }).to_string();
+        // The audit log reads there why.
+        (status, [(CONTENT_TYPE, "application/json")], Extension(self), body).into_response()
     }
 }
 

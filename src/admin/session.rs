@@ -14,7 +14,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::error::ApiError;
-use super::{Admin, auth, keys, within};
+use super::{Admin, audit, auth, keys, within};
 use crate::attributes::{Encoding, Header, Headers, Http};
 use crate::config::is_secure;
 use crate::credential::{API_KEY_USER, CrossSite, Known, Place, Places, cookie};
@@ -36,14 +36,12 @@ pub(super) async fn log_in(State(admin): State<Arc<Admin>>, request: Request) ->
     let (parts, body) = request.into_parts();
     let LogIn { user, password } = keys::read_json(&parts, body).await?;
     let password = Secret::new(password);
-    let known = match admin.verify(&user, &password).await {
-        Ok(known) => known,
-        Err(refusal) => {
-            admin.audit_refusal(&user, refusal);
-            return Err(refusal.into());
-        }
-    };
     let rules = admin.authorizer.rules();
+    // A name that we do not know is not written down: somebody may have typed a password there.
+    if let Some(user) = rules.users.get(&user) {
+        audit::note_user(&parts, &user.known.name);
+    }
+    let known = admin.verify(&user, &password).await?;
     let user = rules.users.get(&known.name).ok_or(Refusal::WrongPassword)?;
     let cookie = within(admin.keys.open_session(&known.name, &user.password_digest)).await??;
     tracing::info!(target: "audit", user = &*known.name, "logged in");
@@ -91,13 +89,6 @@ impl Admin {
         };
         let places = Places::new(vec![Place::Basic { cross_site: CrossSite::Refuse }]);
         self.who(&http, &places).await?.ok_or(Refusal::WrongPassword)
-    }
-
-    /// The name is written down only if it is one that we know: somebody may have typed a password there.
-    fn audit_refusal(&self, user: &str, refusal: Refusal) {
-        let rules = self.authorizer.rules();
-        let user = rules.users.get(user).map(|user| &*user.known.name);
-        tracing::warn!(target: "audit", user, reason = refusal.reason(), "log-in refused");
     }
 
     /// `HttpOnly`: no script reads it.  `SameSite=Strict`: no other site's request carries it.

@@ -8,11 +8,11 @@ use clap::Args;
 use tracing::level_filters::LevelFilter;
 
 use super::{Complaint, ConfigFile};
-use crate::app::{self, Options};
+use crate::app::{self, Options, ServeError};
 use crate::clock::Clock;
 use crate::config::{Config, Errors, Loaded, Severity};
 use crate::reload::{self, Origin};
-use crate::shutdown::Hangups;
+use crate::shutdown::{Hangups, Signals};
 use crate::telemetry::decision_log::{DecisionLog, LogDecisions};
 use crate::telemetry::logging::{self, LogFormat, Logging};
 
@@ -83,8 +83,16 @@ impl Serve {
             dropped_log_lines: Some(logging.dropped_lines()),
         };
         let served = runtime.block_on(async {
-            let bound = app::build(config, origin, options, Clock::system()).await?;
-            bound.serve(hangups).await
+            // A store that does not answer holds `build` up for seconds, and a signal is heard in these, too.
+            let mut signals = Signals::listen().map_err(ServeError::Signals)?;
+            let bound = tokio::select! {
+                bound = app::build(config, origin, options, Clock::system()) => bound?,
+                signal = signals.next() => {
+                    tracing::info!(signal, "stopped before anything was served");
+                    return Ok(());
+                }
+            };
+            bound.serve(signals, hangups).await
         });
         // A password that is still being verified must not hold the process up.
         runtime.shutdown_background();

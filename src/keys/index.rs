@@ -309,17 +309,19 @@ impl Index {
     /// Takes everything over as it is now.  What stays the same is not touched.
     pub fn replace(&self, snapshot: Snapshot) {
         let mut by_id = self.write();
-        let here: HashSet<i64, foldhash::fast::RandomState> =
-            snapshot.keys.iter().map(|stored| stored.key.id).collect();
-        let gone: Vec<i64> = by_id.keys().copied().filter(|id| !here.contains(id)).collect();
-        for id in gone {
-            self.remove_locked(&mut by_id, id);
-        }
         if by_id.is_empty() {
-            by_id.reserve(snapshot.keys.len());
-            self.keys.pin().reserve(snapshot.keys.len());
+            let coming = snapshot.keys.iter().map(Vec::len).sum();
+            by_id.reserve(coming);
+            self.keys.pin().reserve(coming);
+        } else {
+            let here: HashSet<i64, foldhash::fast::RandomState> =
+                snapshot.keys.iter().flatten().map(|stored| stored.key.id).collect();
+            let gone: Vec<i64> = by_id.keys().copied().filter(|id| !here.contains(id)).collect();
+            for id in gone {
+                self.remove_locked(&mut by_id, id);
+            }
         }
-        for stored in snapshot.keys {
+        for stored in snapshot.keys.into_iter().flatten() {
             self.put_locked(&mut by_id, stored);
         }
         drop(by_id);

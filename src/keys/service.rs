@@ -4,11 +4,14 @@
 //! [`Keys::follow`].  One lock puts the two in order, so that the index never goes back in time.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -167,10 +170,14 @@ impl Keys {
     /// Whether a token that looks like a key may be one without our knowing: the store was never read, or its
     /// last reading is longer ago than keys may be served.
     pub fn is_unknowable(&self, now: Timestamp) -> bool {
-        let Some(lag) = self.lag(now) else {
-            return true;
-        };
-        self.settings.load().max_staleness.is_some_and(|limit| lag > limit)
+        self.lag(now).is_none() || self.is_stale(now)
+    }
+
+    /// Whether the last reading of the store is longer ago than keys and sessions may be served.
+    /// False before the first one: what is held then was made here.
+    pub fn is_stale(&self, now: Timestamp) -> bool {
+        let limit = self.settings.load().max_staleness;
+        limit.is_some_and(|limit| self.lag(now).is_some_and(|lag| lag > limit))
     }
 
     /// Whether the store was read at least once.
@@ -356,23 +363,43 @@ impl Keys {
     // ---- Following the store.
 
     /// Follows the store's changes until dropped, and writes down what was used.
-    pub async fn follow(self: Arc<Self>) {
-        let keys = &*self;
-        let mut notes = keys.notes.lock().await;
+    ///
+    /// A panic does not end it: a replica that hears of no revocation any more is worse than one that begins
+    /// again.  It is told, counted as an error of the store, and followed by a new start with a full reading.
+    pub async fn follow(self: Arc<Self>) -> Infallible {
         let mut uses = Uses::default();
         let mut outage = Outage::default();
+        loop {
+            let ended =
+                AssertUnwindSafe(self.follow_until_panic(&mut uses, &mut outage)).catch_unwind().await;
+            let Err(_panic) = ended;
+            self.store_errors.fetch_add(1, Ordering::Relaxed);
+            outage.begin();
+            let pause = outage.next_pause();
+            tracing::error!(
+                seconds = pause.as_secs_f64(),
+                "a panic while following the key store: please report this; it begins again"
+            );
+            sleep(pause).await;
+            *self.shown.lock().await = None;
+        }
+    }
+
+    async fn follow_until_panic(&self, uses: &mut Uses, outage: &mut Outage) -> Infallible {
+        let keys = self;
+        let mut notes = keys.notes.lock().await;
         let mut purge_at = Instant::now();
         let mut write_at = Instant::now();
         let mut changed = Box::pin(keys.changed(Duration::ZERO));
         loop {
             let read = keys.read().await;
-            keys.tell(&mut outage, &read);
+            keys.tell(outage, &read);
             let pause = outage.next_pause();
 
             uses.collect(&mut notes);
             if read.is_ok() && Instant::now() >= write_at {
                 write_at = Instant::now() + WRITE_USES;
-                keys.write_uses(&mut uses).await;
+                keys.write_uses(uses).await;
             }
             if read.is_ok() && Instant::now() >= purge_at {
                 purge_at = Instant::now() + PURGE;
@@ -441,9 +468,8 @@ impl Keys {
             }
             (Err(error), since) => {
                 self.store_errors.fetch_add(1, Ordering::Relaxed);
-                outage.tries = outage.tries.saturating_add(1);
+                outage.begin();
                 if since.is_none() {
-                    outage.since = Some(Instant::now());
                     let (keys, reason) = (self.held(), &error.0);
                     tracing::error!(
                         keys,
@@ -523,6 +549,12 @@ struct Outage {
 }
 
 impl Outage {
+    /// It begins, or goes on.
+    fn begin(&mut self) {
+        self.tries = self.tries.saturating_add(1);
+        self.since.get_or_insert_with(Instant::now);
+    }
+
     /// How long to wait before the store is asked again.
     fn next_pause(&self) -> Duration {
         match self.tries {

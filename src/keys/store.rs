@@ -31,8 +31,8 @@ pub struct Revision(pub i64);
 pub struct Snapshot {
     /// The revision that this is.
     pub revision: Revision,
-    /// Every key.
-    pub keys: Vec<StoredKey>,
+    /// Every key, in batches: each is freed when it was taken over, and no list of a million is ever copied.
+    pub keys: Vec<Vec<StoredKey>>,
     /// Every session.
     pub sessions: Vec<StoredSession>,
 }

@@ -259,6 +259,10 @@ fn what_a_creation_is_refused_for() {
             (json!({"name": "a\nb", "role": "Admin"}), malformed),
             (json!({"name": "a\u{0}b", "role": "Admin"}), malformed),
             (json!({"name": "\u{202e}nimda", "role": "Admin"}), malformed),
+            (json!({"name": "ad\u{200b}min", "role": "Admin"}), malformed),
+            (json!({"name": "admin\u{2060}", "role": "Admin"}), malformed),
+            (json!({"name": "ad\u{ad}min", "role": "Admin"}), malformed),
+            (json!({"name": "\u{301}admin", "role": "Admin"}), malformed),
             (json!({"name": "a".repeat(191), "role": "Admin"}), malformed),
             (json!({"name": "a".repeat(10 * 1024), "role": "Admin"}), malformed),
             // 190 characters, and headers that no answer can hold.
@@ -1018,8 +1022,6 @@ fn every_change_and_every_log_in_is_an_audit_line_without_secrets() {
     let (_, rotated) = created(&api.post(&format!("/api/auth/keys/{id}/rotate"), &json!({})));
     api.post(&format!("/api/auth/keys/{id}/revoke"), &json!({}));
     api.request("DELETE", &format!("/api/auth/keys/{id}")).bearer(ROOT).send();
-    // What is refused changed nothing.
-    api.post("/api/auth/keys", &json!({"name": "x", "role": "Owner"}));
     let in_ = post(api.request("POST", "/login"), &json!({"user": "admin", "password": "admin"}));
     let cookie = in_.all("set-cookie")[0].split(';').next().unwrap().to_owned();
     post(api.request("POST", "/login"), &json!({"user": "admin", "password": "a-wrong-password"}));
@@ -1061,6 +1063,112 @@ fn every_change_and_every_log_in_is_an_audit_line_without_secrets() {
     let log = api.server.log().text();
     let value = cookie.split('=').nth(1).unwrap();
     for secret in [&token, &rotated, value, ROOT, "a-wrong-password", "a-password-in-the-wrong-field"] {
+        assert!(!log.contains(secret), "{secret}");
+    }
+}
+
+#[test]
+fn every_refused_change_is_an_audit_line_without_secrets() {
+    let admin = ", allow: {role: [Editor, Admin], team: ops}";
+    let api = Api::start(&config("sqlite:keys.db", ", max: 2", admin, ""));
+    let (id, token) = api.create(&json!({"name": "boss", "role": "Admin"}));
+    let (dead, dead_token) = api.create(&json!({"name": "dead", "role": "Viewer"}));
+    api.post(&format!("/api/auth/keys/{dead}/revoke"), &json!({}));
+
+    let key = format!("/api/auth/keys/{id}");
+    let new = |name: &str, role: &str| json!({"name": name, "role": role});
+    let ask = |method: &str, path: &str| api.request(method, path);
+    let create = || ask("POST", "/api/auth/keys");
+    // By role, restriction, rule, site; and without a credential that counts.
+    post(create().basic("ed", "ed"), &new("mine", "Admin"));
+    post(ask("POST", &format!("{key}/rotate")).basic("ed", "ed"), &json!({}));
+    ask("POST", &format!("{key}/revoke")).bearer(ROLELESS).send();
+    ask("DELETE", &key).bearer(RESTRICTED).send();
+    post(create().basic("vi", "vi"), &new("mine", "Viewer"));
+    post(create().bearer(ROOT).header("sec-fetch-site", "cross-site"), &new("mine", "Viewer"));
+    ask("DELETE", &key).send();
+    ask("DELETE", &key).bearer(&dead_token).send();
+    ask("DELETE", &key).bearer("a-secret-that-nobody-knows").send();
+    // What is asked for cannot be.
+    let root = || create().bearer(ROOT);
+    post(root(), &new("boss", "Viewer"));
+    post(root(), &new("third", "Viewer"));
+    post(root(), &new("third", "Owner"));
+    post(root(), &new("ad\u{200b}min", "Viewer"));
+    post(root(), &json!({"name": "third", "role": "Viewer", "secondsToLive": -1}));
+    root().header("content-type", "text/plain").body(b"{}".to_vec()).send();
+    ask("DELETE", "/api/auth/keys/999").bearer(ROOT).send();
+    ask("DELETE", "/api/auth/keys/abc").bearer(ROOT).send();
+    ask("POST", &format!("/api/auth/keys/{dead}/rotate")).bearer(ROOT).send();
+    post(ask("POST", "/login"), &json!({"user": "vi", "password": "a-wrong-password"}));
+    post(ask("POST", "/login"), &json!({"user": "a-password-in-the-wrong-field", "password": "x"}));
+    post(
+        ask("POST", "/login").header("sec-fetch-site", "cross-site"),
+        &json!({"user": "vi", "password": "vi"}),
+    );
+    ask("POST", "/logout").header("sec-fetch-site", "cross-site").send();
+    // None of these would have changed anything.
+    ask("GET", "/api/auth/keys").send();
+    ask("POST", "/nothing").send();
+    ask("PUT", "/api/auth/keys").send();
+    ask("POST", &format!("{key}/nothing")).send();
+
+    let refused = || api.audit().into_iter().filter(|line| line.get("reason").is_some());
+    wait_until("the last line", || refused().count() >= 22);
+    let told = |line: &Value| {
+        let members = [
+            "message",
+            "by",
+            "credential.kind",
+            "user",
+            "key.id",
+            "key.name",
+            "key.role",
+            "status",
+            "reason",
+        ];
+        let text = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
+        members.iter().filter_map(|name| line.get(name).map(text)).collect::<Vec<_>>().join(" | ")
+    };
+    let lines: Vec<_> = refused().map(|line| told(&line)).collect();
+    assert_eq!(
+        lines,
+        [
+            "API key not created | ed | user | mine | Admin | 403 | not_admitted".to_owned(),
+            format!("API key not rotated | ed | user | {id} | boss | Admin | 403 | not_admitted"),
+            format!("API key not revoked | roleless | token | {id} | boss | Admin | 403 | not_admitted"),
+            format!("API key not deleted | restricted | token | {id} | 403 | not_admitted"),
+            "API key not created | vi | user | 403 | not_admitted".to_owned(),
+            "API key not created | 403 | cross_site".to_owned(),
+            format!("API key not deleted | {id} | 401 | no_credential"),
+            format!("API key not deleted | {id} | 401 | revoked_token"),
+            format!("API key not deleted | {id} | 401 | unknown_token"),
+            "API key not created | root-actor | token | boss | Viewer | 409 | name_taken".to_owned(),
+            "API key not created | root-actor | token | third | Viewer | 403 | quota_reached".to_owned(),
+            "API key not created | root-actor | token | 400 | invalid_role".to_owned(),
+            "API key not created | root-actor | token | 400 | malformed".to_owned(),
+            "API key not created | root-actor | token | third | Viewer | 400 | negative_life".to_owned(),
+            "API key not created | root-actor | token | 415 | not_json".to_owned(),
+            "API key not deleted | root-actor | token | 999 | 404 | key_not_found".to_owned(),
+            "API key not deleted | root-actor | token | 400 | invalid_id".to_owned(),
+            format!("API key not rotated | root-actor | token | {dead} | dead | Viewer | 409 | dead_key"),
+            "log-in refused | vi | 401 | wrong_password".to_owned(),
+            "log-in refused | 401 | wrong_password".to_owned(),
+            "log-in refused | 403 | cross_site".to_owned(),
+            "log-out refused | 403 | cross_site".to_owned(),
+        ]
+    );
+    let log = api.server.log().text();
+    for secret in [
+        &token,
+        &dead_token,
+        ROOT,
+        RESTRICTED,
+        ROLELESS,
+        "a-secret-that-nobody-knows",
+        "a-wrong-password",
+        "a-password-in-the-wrong-field",
+    ] {
         assert!(!log.contains(secret), "{secret}");
     }
 }
@@ -1230,6 +1338,11 @@ fn a_dead_store_says_so_and_checks_go_on() {
         let (_, token) = api.create(&json!({"name": "a", "role": "Admin"}));
         rename_tables(&store, "api", "lost");
         assert_told(&api.get("/api/auth/keys"), 503, "Keys are unavailable");
+        let metrics = api.server.metrics();
+        assert!(metrics.contains("# TYPE envoy_auth_tokens_keys_store_errors counter"), "{metrics}");
+        let counted =
+            metrics.lines().find_map(|line| line.strip_prefix("envoy_auth_tokens_keys_store_errors_total "));
+        assert!(counted.unwrap().parse::<u64>().unwrap() > 0, "{metrics}");
         assert_told(
             &api.post("/api/auth/keys", &json!({"name": "b", "role": "Admin"})),
             503,

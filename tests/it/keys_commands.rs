@@ -107,6 +107,26 @@ fn a_key_can_be_bound_to_policies_and_given_members() {
 }
 
 #[test]
+fn every_command_prints_the_answer_as_json_for_programs() {
+    let (_server, admin) = start();
+    let json = |arguments: &[&str]| {
+        let ran = keys(admin, &[arguments, &["--json"]].concat());
+        assert_eq!((ran.code(), ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
+        serde_json::from_str::<Value>(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"))
+    };
+    let created = json(&["create", "a", "--role", "Viewer"]);
+    let id = created["id"].to_string();
+    let rotated = json(&["rotate", &id]);
+    assert_eq!((&rotated["id"], &rotated["name"]), (&created["id"], &created["name"]));
+    assert!(rotated["key"].is_string() && rotated["key"] != created["key"]);
+    assert_eq!(json(&["list"])[0]["id"], created["id"]);
+    assert_eq!(json(&["revoke", &id])["message"], "API key revoked");
+    assert_eq!(json(&["list"]), serde_json::json!([]));
+    assert_eq!(json(&["list", "--expired"])[0]["isRevoked"], true);
+    assert_eq!(json(&["delete", &id])["message"], "API key deleted");
+}
+
+#[test]
 fn refusals_are_told_in_the_words_of_the_api_with_exit_code_1() {
     let (_server, admin) = start();
     assert_eq!(keys(admin, &["create", "taken", "--role", "Viewer"]).code(), Some(0));

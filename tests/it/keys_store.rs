@@ -1,18 +1,20 @@
 //! Keys and sessions in both stores: the same stories, told on SQLite and on a real PostgreSQL.
 
+use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use envoy_auth_tokens::clock::Clock;
 use envoy_auth_tokens::credential::Known;
 use envoy_auth_tokens::keys::service::{Ask, Found, Keys, Settings};
 use envoy_auth_tokens::keys::store::{
-    Changes, CreateError, NewKey, OpenError, PostgresStore, Revision, RotateError, SqliteStore, Store,
-    StoreUrl,
+    Changes, CreateError, NewKey, OpenError, PostgresStore, Revision, RotateError, Snapshot, SqliteStore,
+    Store, StoreError, StoreUrl,
 };
-use envoy_auth_tokens::keys::{Key, Role, StoredSession};
+use envoy_auth_tokens::keys::{Key, Role, StoredKey, StoredSession};
 use envoy_auth_tokens::secret::Secret;
 use envoy_auth_tokens::token::{PlainToken, TokenDigest};
 use jiff::Timestamp;
@@ -129,7 +131,7 @@ fn at(second: i64) -> Timestamp {
 struct Replica {
     keys: Arc<Keys>,
     time: Time,
-    follower: JoinHandle<()>,
+    follower: JoinHandle<Infallible>,
 }
 
 impl Replica {
@@ -256,6 +258,7 @@ on_both_stores! {
     a_store_of_somebody_else_is_refused
     many_processes_open_a_new_store_at_once
     keys_may_be_served_for_so_long_without_reading
+    a_panic_while_following_is_told_and_followed_by_a_new_start
     names_are_only_names
 }
 
@@ -370,7 +373,7 @@ async fn what_is_stored_comes_back(place: Place) {
     };
     store.create_session(&session).await.unwrap();
     let snapshot = store.snapshot().await.unwrap();
-    let mut keys = snapshot.keys;
+    let mut keys = snapshot.keys.concat();
     keys.sort_by_key(|stored| stored.key.id);
     assert_eq!(keys, [one.clone(), two.clone()]);
     assert_eq!(snapshot.sessions, std::slice::from_ref(&session));
@@ -768,7 +771,7 @@ async fn the_change_log_stays_short(place: Place) {
     };
     place.sql(&insert).await;
     let before = store.snapshot().await.unwrap();
-    assert_eq!(before.keys.len(), 201);
+    assert_eq!(before.keys.concat().len(), 201);
     let updates = "UPDATE api_keys SET created_by = created_by || 'x';".repeat(120);
     place.sql(&updates).await;
     // Ten thousand, and what comes between two clearings.
@@ -855,6 +858,92 @@ async fn keys_may_be_served_for_so_long_without_reading(place: Place) {
     assert!(replica.keys.is_unknowable(time.now()));
     let again = Replica::of(Arc::clone(&replica.keys), &time);
     soon("read again", PATIENCE, async || !again.keys.is_unknowable(time.now())).await;
+}
+
+/// The store in which a reading panics as long as somebody wants it to.
+struct Panicking {
+    store: Box<dyn Store>,
+    panics: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Store for Panicking {
+    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        self.store.snapshot().await
+    }
+    async fn changes(&self, since: Revision) -> Result<Changes, StoreError> {
+        assert!(!self.panics.load(Ordering::SeqCst), "this panic belongs to a test");
+        self.store.changes(since).await
+    }
+    async fn changed(&self) -> Result<(), StoreError> {
+        self.store.changed().await
+    }
+    async fn create(&self, new: &NewKey) -> Result<StoredKey, CreateError> {
+        self.store.create(new).await
+    }
+    async fn rotate(
+        &self,
+        id: i64,
+        digest: TokenDigest,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<StoredKey, RotateError> {
+        self.store.rotate(id, digest, until, now).await
+    }
+    async fn revoke(&self, id: i64, by: &str, now: Timestamp) -> Result<Option<StoredKey>, StoreError> {
+        self.store.revoke(id, by, now).await
+    }
+    async fn delete(&self, id: i64) -> Result<bool, StoreError> {
+        self.store.delete(id).await
+    }
+    async fn list(&self) -> Result<Vec<Key>, StoreError> {
+        self.store.list().await
+    }
+    async fn get(&self, id: i64) -> Result<Option<Key>, StoreError> {
+        self.store.get(id).await
+    }
+    async fn touch_keys(&self, used: &[(i64, Timestamp)]) -> Result<(), StoreError> {
+        self.store.touch_keys(used).await
+    }
+    async fn create_session(&self, session: &StoredSession) -> Result<(), StoreError> {
+        self.store.create_session(session).await
+    }
+    async fn touch_sessions(&self, used: &[(TokenDigest, Timestamp)]) -> Result<(), StoreError> {
+        self.store.touch_sessions(used).await
+    }
+    async fn delete_session(&self, digest: &TokenDigest) -> Result<(), StoreError> {
+        self.store.delete_session(digest).await
+    }
+    async fn purge_sessions(&self, used_until: Timestamp, opened_until: Timestamp) -> Result<(), StoreError> {
+        self.store.purge_sessions(used_until, opened_until).await
+    }
+}
+
+async fn a_panic_while_following_is_told_and_followed_by_a_new_start(place: Place) {
+    let time = Time::new();
+    let panics = Arc::new(AtomicBool::new(false));
+    let store = Panicking { store: place.store().await, panics: Arc::clone(&panics) };
+    let replica = Replica::of(Keys::over(Box::new(store), settings(), time.clock()), &time);
+    replica.keys.first_read().await;
+    let (key, secret) = replica.create("a").await;
+
+    panics.store(true, Ordering::SeqCst);
+    soon("a panic is counted", PATIENCE, async || replica.keys.store_errors() > 0).await;
+    // Whoever checks is not concerned, and neither is whoever changes.
+    assert_eq!(replica.find(&secret), "live");
+    replica.create("b").await;
+    place.sql(&format!("UPDATE api_keys SET revoked_at = created_at WHERE id = {}", key.id)).await;
+    let before = replica.keys.store_errors();
+    soon("it panics again", PATIENCE, async || replica.keys.store_errors() > before).await;
+
+    panics.store(false, Ordering::SeqCst);
+    soon("what happened meanwhile is known", PATIENCE, async || replica.find(&secret) == "revoked").await;
+    assert!(!replica.follower.is_finished());
+    // Uses are still written down.
+    let (used, other) = replica.create("c").await;
+    assert_eq!(replica.find(&other), "live");
+    let last_used_at = async || replica.keys.get(used.id).await.unwrap().unwrap().last_used_at;
+    soon("its use is written", PATIENCE, async || last_used_at().await.is_some()).await;
 }
 
 async fn names_are_only_names(place: Place) {

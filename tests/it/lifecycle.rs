@@ -1,5 +1,6 @@
 //! Starting, serving, leaving.
 
+use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::time::Instant;
@@ -93,6 +94,36 @@ fn sigint_ends_it_too() {
     let mut server = Server::with(CONFIG).arg("--drain=0s").start();
     server.interrupt();
     assert_eq!(server.wait().code(), Some(0));
+}
+
+/// A configuration whose keys are in the PostgreSQL of this port.
+fn with_store_at(port: u16) -> String {
+    format!("{CONFIG}keys: {{store: 'postgres://keys:keys@127.0.0.1:{port}/keys'}}\n")
+}
+
+#[test]
+fn sigterm_is_heard_while_the_store_is_not_reached_yet() {
+    // It accepts connections and says nothing: a PostgreSQL that hangs.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut server = Server::with(&with_store_at(silent.local_addr().unwrap().port())).begin();
+    let _connection = silent.accept().unwrap();
+    server.terminate();
+    let status = server.wait();
+    assert_eq!(status.code(), Some(0), "{status} {}", server.log().text());
+    assert!(!server.log().text().contains("listening"), "{}", server.log().text());
+}
+
+#[test]
+fn sigterm_is_heard_while_the_first_reading_of_the_store_is_waited_for() {
+    // Nobody listens there: every attempt fails at once.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut server = Server::with(&with_store_at(port)).arg("--drain=1h").begin();
+    server.log().wait_for("the outage", |line| line.contains("the key store cannot be read").then_some(()));
+    server.terminate();
+    let status = server.wait();
+    let log = server.log().text();
+    assert_eq!(status.code(), Some(0), "{status} {log}");
+    assert!(log.contains("stopped") && !log.contains("serving although"), "{log}");
 }
 
 #[test]

@@ -37,6 +37,7 @@ mod lifecycle;
 mod metrics;
 mod policies;
 mod proto;
+mod readme;
 mod refusals;
 mod reload;
 mod robustness;

@@ -223,7 +223,7 @@ fn sighup_reloads_whatever_the_files_say() {
 fn sighup_before_it_serves_kills_nobody() {
     // A database that does not answer is waited for.
     let keys = "keys: {store: \"postgres://nobody@127.0.0.1:1/none\"}\n";
-    let server = setup(&format!("{}{keys}", one_token(OLD))).begin();
+    let server = setup(&format!("{}{keys}", one_token(OLD))).start_listening();
     server.hang_up();
     server.wait_until_it_serves();
     until(&server, "reloaded", || reloads(&server) == 1);

@@ -242,7 +242,7 @@ impl Explained<'_> {
                 ),
                 None => step("a user whom the configuration does not have".to_owned(), None),
             },
-            Some(credential::Credential::Session(_)) => step(
+            Some(credential::Credential::Session { .. }) => step(
                 match self.keys {
                     KeysAsked::No => {
                         "a session: sessions are in the key store, which was not asked".to_owned()
@@ -316,7 +316,7 @@ impl Explained<'_> {
         let found = credential::find(self.http, &self.rules().places).ok().flatten();
         let may_be_key = match found.map(|found| found.credential) {
             Some(credential::Credential::Token { digest, .. }) => self.rules().tokens.get(&digest).is_none(),
-            Some(credential::Credential::Session(_)) => true,
+            Some(credential::Credential::Session { .. }) => true,
             Some(credential::Credential::Password { .. }) | None => false,
         };
         if self.keys == KeysAsked::No && may_be_key && !is_stand_in && self.stage() > Stage::Request {
@@ -371,7 +371,7 @@ fn carries(look: &Result<Look, CredentialError>) -> &'static str {
         Ok(Look::NotOurs) => "not_ours",
         Ok(Look::Found(credential::Credential::Token { .. })) => "token",
         Ok(Look::Found(credential::Credential::Password { .. })) => "password",
-        Ok(Look::Found(credential::Credential::Session(_))) => "session",
+        Ok(Look::Found(credential::Credential::Session { .. })) => "session",
         Err(error) => Refusal::from(*error).reason(),
     }
 }

@@ -230,9 +230,10 @@ impl Store for PostgresStore {
         let sql = concat!("SELECT ", key_columns!(), " FROM api_keys");
         let mut keys = Vec::new();
         {
-            let mut found = sqlx::query_as::<_, KeyRow>(sql).fetch(&mut *transaction);
-            while let Some(row) = found.try_next().await? {
-                keys.extend(rows::key(row));
+            let found = sqlx::query_as::<_, KeyRow>(sql).fetch(&mut *transaction);
+            let mut found = found.try_chunks(1000);
+            while let Some(page) = found.try_next().await.map_err(|error| error.1)? {
+                keys.push(page.into_iter().filter_map(rows::key).collect());
             }
         }
         let sql = concat!("SELECT ", session_columns!(), " FROM api_sessions");

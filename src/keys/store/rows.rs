@@ -153,7 +153,7 @@ fn instant(second: i64) -> Option<Timestamp> {
 }
 
 /// Everything, as rows.
-pub(super) fn snapshot(revision: i64, keys: Vec<StoredKey>, sessions: Vec<SessionRow>) -> Snapshot {
+pub(super) fn snapshot(revision: i64, keys: Vec<Vec<StoredKey>>, sessions: Vec<SessionRow>) -> Snapshot {
     Snapshot {
         revision: Revision(revision),
         keys,

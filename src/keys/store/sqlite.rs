@@ -143,7 +143,7 @@ impl Store for SqliteStore {
         loop {
             let page: String = sqlx::query_scalar(sql).bind(last).fetch_one(&mut *transaction).await?;
             let (page, end) = rows::page(&page)?;
-            keys.extend(page);
+            keys.push(page);
             match end {
                 Some(id) => last = id,
                 None => break,

@@ -150,16 +150,44 @@ impl Setup {
         (child, log)
     }
 
+    /// Starts it, and waits for nothing: it is not known yet where it listens.
+    pub fn begin(self) -> Server {
+        let (child, log) = self.spawn();
+        Server::unheard(child, log, self.folder)
+    }
+
     /// Starts it and waits until it says that it serves.
     pub fn start(self) -> Server {
-        let server = self.begin();
+        let server = self.start_listening();
         server.wait_until_it_serves();
         server
     }
 
     /// Starts it and waits until it says where it listens.
-    pub fn begin(self) -> Server {
+    pub fn start_listening(self) -> Server {
         let (child, log) = self.spawn();
+        self.heard(child, log)
+    }
+
+    /// Starts it as this script of a shell does, whose last line is the server's.
+    pub fn start_by(self, script: &str) -> Server {
+        self.write();
+        let (exports, serve) = script.trim().rsplit_once('\n').expect("the server's line is the last one");
+        let folder = Path::new(BINARY).parent().expect("a folder").display();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new("sh");
+        // `exec`: the process is the server, and dies with the test.
+        command.args(["-euc", &format!("{exports}\nexec {serve}")]);
+        command.env("PATH", format!("{folder}:{path}")).current_dir(self.folder.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("a shell");
+        let log = Log::of("the server of a script", &mut child);
+        let server = self.heard(child, log);
+        server.wait_until_it_serves();
+        server
+    }
+
+    fn heard(self, child: Child, log: Log) -> Server {
         let mut server = Server::unheard(child, log, self.folder);
         server.ext_authz = Door::parse(&server.listening("ext_authz"));
         let probes = server.listening("probes");

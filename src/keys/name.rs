@@ -1,0 +1,106 @@
+//! What a key may be called.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::MAX_NAME;
+
+/// Emoji in sequence, or characters that can be seen; the first one is no mark that needs something before it.
+///
+/// What cannot be seen makes one name look like another, which helps nobody but an impostor: controls, ends of
+/// lines, format characters (category Cf: zero-width ones, marks that turn the direction of text, tags), whatever
+/// else Unicode lets a display ignore, and the blank pattern of Braille.  Emoji alone need some of these: the
+/// joiner between two pictographs, the selector of their coloured form, the tags of a flag.
+static NAME: LazyLock<Regex> = LazyLock::new(|| {
+    const UNSEEN: &str = r"\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\x{2800}";
+    const PICTOGRAPH: &str = r"\p{Extended_Pictographic}\x{FE0F}?\p{Emoji_Modifier}?";
+    const KEYCAP: &str = r"[0-9#*]\x{FE0F}\x{20E3}";
+    const FLAG: &str = r"\x{1F3F4}[\x{E0020}-\x{E007E}]+\x{E007F}";
+    let emoji = format!(r"{FLAG}|{KEYCAP}|{PICTOGRAPH}(?:\x{{200D}}{PICTOGRAPH})*");
+    let name = format!(r"^(?:{emoji}|[^\p{{M}}{UNSEEN}])(?:{emoji}|[^{UNSEEN}])*$");
+    Regex::new(&name).expect("the pattern is a constant")
+});
+
+/// Whether a key may have this name: 1 to [`MAX_NAME`] printable characters without blanks at the ends.
+pub fn is_name(text: &str) -> bool {
+    text.chars().take(MAX_NAME + 1).count() <= MAX_NAME && text.trim() == text && NAME.is_match(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        let longest = "é".repeat(MAX_NAME);
+        for name in [
+            "a",
+            "my key",
+            "a\u{301}",
+            "🔑",
+            "👩\u{200d}👩\u{200d}👧",
+            "👩🏽\u{200d}⚕\u{fe0f} on call",
+            "1\u{fe0f}\u{20e3}",
+            "🏴\u{e0067}\u{e0062}\u{e0073}\u{e0063}\u{e0074}\u{e007f}",
+            "🇩🇪",
+            "מפתח",
+            "مفتاح",
+            "किताब",
+            "<script>",
+            "'; DROP TABLE keys; --",
+            &longest,
+        ] {
+            assert!(is_name(name), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn no_names() {
+        let too_long = "a".repeat(MAX_NAME + 1);
+        for name in
+            ["", " ", " a", "a ", "a\u{a0}", "\u{3000}a", "a\nb", "a\0", "\u{7f}", "\u{85}", &too_long]
+        {
+            assert!(!is_name(name), "{name:?}");
+        }
+        // Each between two letters, in front, at the end, and alone.
+        for unseen in [
+            '\u{ad}',
+            '\u{34f}',
+            '\u{61c}',
+            '\u{115f}',
+            '\u{180e}',
+            '\u{200b}',
+            '\u{200c}',
+            '\u{200d}',
+            '\u{200e}',
+            '\u{200f}',
+            '\u{2028}',
+            '\u{2029}',
+            '\u{202a}',
+            '\u{202e}',
+            '\u{2060}',
+            '\u{2066}',
+            '\u{2069}',
+            '\u{2800}',
+            '\u{3164}',
+            '\u{fe0f}',
+            '\u{feff}',
+            '\u{ffa0}',
+            '\u{fffb}',
+            '\u{e0001}',
+            '\u{e0041}',
+            '\u{e0100}',
+        ] {
+            for name in
+                [format!("ad{unseen}min"), format!("{unseen}admin"), format!("admin{unseen}"), unseen.into()]
+            {
+                assert!(!is_name(&name), "{name:?}");
+            }
+        }
+        // What belongs to emoji only, elsewhere; and what has nothing to combine with.
+        for name in ["🔑\u{200d}", "🔑\u{200d}a", "\u{200d}🔑", "1\u{fe0f}", "\u{301}a", "\u{20e3}"] {
+            assert!(!is_name(name), "{name:?}");
+        }
+    }
+}
