@@ -21,6 +21,7 @@ use crate::probes;
 use crate::shutdown::{Shutdown, Signals};
 use crate::telemetry::Telemetry;
 use crate::telemetry::decision_log::LogDecisions;
+use crate::telemetry::traces::Traces;
 
 /// How long connections may take to finish what is in flight, once nothing new is accepted.
 const FINISH: Duration = Duration::from_secs(10);
@@ -93,7 +94,9 @@ pub enum ServeError {
 /// [`ServeError`]; then nothing was served.
 pub async fn build(config: Config, options: Options, clock: Clock) -> Result<Bound, ServeError> {
     let startup = config.startup;
-    let telemetry = Arc::new(Telemetry::new(options.log_decisions, options.dropped_log_lines.clone()));
+    let telemetry = Telemetry::new(options.log_decisions, options.dropped_log_lines.clone());
+    let traces = Traces::from_environment(telemetry.metrics().dropped_spans());
+    let telemetry = Arc::new(telemetry.with_traces(traces));
     telemetry.metrics().show_rules(&config.rules, clock.now());
     let passwords = Passwords::new(options.parallel_passwords)?;
     let keys = match (&startup.keys, &config.rules.keys) {
@@ -164,6 +167,7 @@ impl Bound {
                 }
             }
         };
+        let telemetry = Arc::clone(&self.telemetry);
         let probes =
             probes::serve(self.probes_listener, self.probes, readiness, self.telemetry, closing.clone());
         let mut probes = tokio::spawn(probes);
@@ -196,6 +200,7 @@ impl Bound {
         shutdown.close();
         let finished =
             tokio::time::timeout(FINISH, async { (checks.await, probes.await, admin.await) }).await;
+        telemetry.close().await;
         match finished {
             Ok(_) => tracing::info!("stopped"),
             Err(_) => tracing::warn!(seconds = FINISH.as_secs(), "stopped with connections still open"),

@@ -57,7 +57,7 @@ pub fn write(decision: &Decision, refusal: Option<Refusal>, http: Option<&Http<'
 }
 
 /// A host with a user's name and password in front (RFC 3986 section 3.2.1) loses them.
-fn without_user_info(host: &[u8]) -> &[u8] {
+pub(super) fn without_user_info(host: &[u8]) -> &[u8] {
     host.rsplit(|&byte| byte == b'@').next().unwrap_or_default()
 }
 

@@ -45,6 +45,7 @@ pub struct Metrics {
     keys_held: Gauge,
     keys_lag: Gauge<f64, AtomicU64>,
     keys_store_errors: Gauge,
+    dropped_spans: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -75,6 +76,7 @@ impl Metrics {
             keys_held: Gauge::default(),
             keys_lag: Gauge::default(),
             keys_store_errors: Gauge::default(),
+            dropped_spans: Counter::default(),
         };
         metrics.register();
         if let Some(dropped) = dropped_log_lines {
@@ -118,6 +120,7 @@ impl Metrics {
             "Times that the key store could not be read or written since the start",
             self.keys_store_errors.clone(),
         );
+        registry.register("dropped_spans", "Spans that no collector took", self.dropped_spans.clone());
         registry.register(
             "build",
             "The running program",
@@ -145,6 +148,11 @@ impl Metrics {
     /// Counts a Check that was answered with a gRPC error.
     pub fn count_unreadable(&self) {
         self.unreadable.inc();
+    }
+
+    /// Where spans are counted that no collector took.
+    pub fn dropped_spans(&self) -> Counter {
+        self.dropped_spans.clone()
     }
 
     /// Shows what is in force.

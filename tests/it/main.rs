@@ -31,5 +31,6 @@ mod refusals;
 mod robustness;
 mod secrets_stay_secret;
 mod seed_story;
+mod traces;
 mod transports;
 mod users;

@@ -23,6 +23,12 @@ pub fn datasette() -> Command {
     command
 }
 
+/// Prometheus' checker of rules; its server stands beside it.
+pub fn promtool() -> &'static Path {
+    static PROMTOOL: LazyLock<PathBuf> = LazyLock::new(|| fetch("promtool"));
+    &PROMTOOL
+}
+
 fn fetch(name: &str) -> PathBuf {
     let script = root().join("tests/tools/fetch.py");
     let run = Command::new("python3").arg(script).arg(name).output();
