@@ -33,8 +33,8 @@ build: need-rust
 test: need-rust need-curl tools
 	$(CARGO) test --locked
 
-# The programs that the tests need but that are not ours: Envoy, Datasette, Chromium
-# and PostgreSQL.
+# The programs that the tests need but that are not ours: Envoy, Datasette, Chromium,
+# PostgreSQL and promtool.
 tools: need-python
 	@$(PYTHON) tests/tools/fetch.py >/dev/null
 

@@ -18,6 +18,7 @@ mod admin_page;
 mod check;
 mod commands;
 mod credentials;
+mod dashboards;
 mod demo;
 mod docs;
 mod envoy_config;

