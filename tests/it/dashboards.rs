@@ -108,7 +108,8 @@ fn every_metric_and_label_of_dashboard_and_alerts_exists() {
         for captures in metric.captures_iter(expression) {
             let name = &captures[1];
             let family = ["_total", "_bucket", "_info"].iter().find_map(|end| name.strip_suffix(end));
-            if !metrics.contains(&format!("# TYPE {} ", family.unwrap_or(name))) {
+            let kind = if name.ends_with("_total") { "counter" } else { "" };
+            if !metrics.contains(&format!("# TYPE {} {kind}", family.unwrap_or(name))) {
                 unknown.insert(name.to_owned());
             }
             found.insert(name.to_owned());

@@ -178,7 +178,7 @@ mod tests {
             }
         };
         assert_eq!(state("congo=t61rcWkgMzE,rojo=1"), "congo=t61rcWkgMzE,rojo=1");
-        assert_eq!(state("=,="), "");
+        assert_eq!(state("congo"), "");
     }
 
     #[test]
