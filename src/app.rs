@@ -25,6 +25,7 @@ use crate::service_manager;
 use crate::shutdown::{Hangups, Shutdown, Signals};
 use crate::telemetry::Telemetry;
 use crate::telemetry::decision_log::DecisionLog;
+use crate::telemetry::traces::Traces;
 
 /// How long connections may take to finish what is in flight, once nothing new is accepted.
 const FINISH: Duration = Duration::from_secs(10);
@@ -110,7 +111,9 @@ pub async fn build(
     clock: Clock,
 ) -> Result<Bound, ServeError> {
     let startup = config.startup;
-    let telemetry = Arc::new(Telemetry::new(options.decision_log.clone(), options.dropped_log_lines.clone()));
+    let telemetry = Telemetry::new(options.decision_log.clone(), options.dropped_log_lines.clone());
+    let traces = Traces::from_environment(telemetry.metrics().dropped_spans());
+    let telemetry = Arc::new(telemetry.with_traces(traces));
     telemetry.metrics().show_rules(&config.rules, clock.now());
     telemetry.metrics().show_certificates(&config.tls);
     let acceptors = Acceptors::new(&config.tls);
@@ -195,6 +198,7 @@ impl Bound {
                 }
             }
         };
+        let telemetry = Arc::clone(&self.telemetry);
         let probes =
             probes::serve(self.probes_listener, self.probes, readiness, self.telemetry, closing.clone());
         let mut probes = tokio::spawn(probes);
@@ -237,6 +241,7 @@ impl Bound {
         shutdown.close();
         let finished =
             tokio::time::timeout(FINISH, async { (checks.await, probes.await, admin.await) }).await;
+        telemetry.close().await;
         match finished {
             Ok(_) => tracing::info!("stopped"),
             Err(_) => tracing::warn!(seconds = FINISH.as_secs(), "stopped with connections still open"),

@@ -48,6 +48,7 @@ use crate::listener::tls::Acceptor;
 use crate::listener::{Listener, Stream};
 use crate::shutdown::Closing;
 use crate::telemetry::Telemetry;
+use crate::telemetry::traces::CheckSpan;
 use frame::FrameError;
 use response::Answers;
 
@@ -80,6 +81,12 @@ pub struct CheckService {
     answers: ArcSwap<Answers>,
 }
 
+/// A Check that is being answered.
+struct Begun<'t> {
+    at: Instant,
+    span: Option<Box<CheckSpan<'t>>>,
+}
+
 impl CheckService {
     /// A service that asks this authorizer, tells this telemetry, and reads messages up to a size.
     pub fn new(authorizer: Arc<Authorizer>, telemetry: Arc<Telemetry>, max_request_bytes: usize) -> Self {
@@ -89,15 +96,22 @@ impl CheckService {
 
     /// Answers one message.  The answer is framed.
     ///
+    /// Its span, when there is one, ends with it.
+    ///
     /// A panic in a handler would reset the stream, which Envoy may be told to let pass: here it refuses.
-    pub async fn check(&self, message: Bytes, deadline: Option<Duration>) -> Bytes {
-        let begun = Instant::now();
-        let answered = AssertUnwindSafe(self.answer(message, deadline, begun)).catch_unwind().await;
-        answered.unwrap_or_else(|_| self.finish(&self.refused(Refusal::Panicked), None, begun))
+    pub async fn check(
+        &self,
+        message: Bytes,
+        deadline: Option<Duration>,
+        span: Option<Box<CheckSpan<'_>>>,
+    ) -> Bytes {
+        let begun = Begun { at: Instant::now(), span };
+        let answered = AssertUnwindSafe(self.answer(message, deadline, &begun)).catch_unwind().await;
+        answered.unwrap_or_else(|_| self.finish(&self.refused(Refusal::Panicked), None, &begun))
     }
 
     /// Decode, decide, encode.
-    async fn answer(&self, message: Bytes, deadline: Option<Duration>, begun: Instant) -> Bytes {
+    async fn answer(&self, message: Bytes, deadline: Option<Duration>, begun: &Begun<'_>) -> Bytes {
         let Ok(attributes) = request::decode(&message) else {
             return self.finish(&self.refused(Refusal::Undecodable), None, begun);
         };
@@ -105,10 +119,13 @@ impl CheckService {
         self.finish(&decision, Some(&attributes), begun)
     }
 
-    fn finish(&self, decision: &Decision, request: Option<&Attributes<'_>>, begun: Instant) -> Bytes {
+    fn finish(&self, decision: &Decision, request: Option<&Attributes<'_>>, begun: &Begun<'_>) -> Bytes {
         let http = request.and_then(|request| request.http.as_ref());
         let (answer, outcome) = self.answers(&decision.rules).encode(decision, http);
-        self.telemetry.record(decision, outcome, request, begun.elapsed());
+        self.telemetry.record(decision, outcome, request, begun.at.elapsed());
+        if let Some(span) = &begun.span {
+            span.answered(decision, outcome, request);
+        }
         answer
     }
 
@@ -133,14 +150,18 @@ impl CheckService {
             return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, AnswerBody::End);
         }
         let deadline = grpc_timeout(request.headers());
+        let span = self.telemetry.begin_span(request.headers());
         // Nobody waits for an answer beyond the deadline, so nobody is waited for either.
         let patience = deadline.map_or(LONGEST_READ, |deadline| deadline.min(LONGEST_READ));
         let message =
             tokio::time::timeout(patience, frame::read(request.into_body(), self.max_request_bytes)).await;
         let body = match message.unwrap_or(Err(FrameError::TooSlow)) {
-            Ok(message) => AnswerBody::Message(self.check(message, deadline).await),
+            Ok(message) => AnswerBody::Message(self.check(message, deadline, span).await),
             Err(error) => {
                 self.telemetry.record_unreadable(error);
+                if let Some(span) = span {
+                    span.unreadable();
+                }
                 AnswerBody::error(error)
             }
         };

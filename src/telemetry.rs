@@ -1,15 +1,20 @@
-//! Telling the operator: metrics, the decision log, the log.
+//! Telling the operator: metrics, the decision log, the log, traces.
 
 pub mod decision_log;
 pub mod logging;
 pub mod metrics;
+pub mod traces;
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use http::HeaderMap;
 
 use crate::attributes::Attributes;
 use crate::decision::{Decision, Outcome, Refusal};
 use decision_log::DecisionLog;
 use metrics::Metrics;
+use traces::{CheckSpan, Traces};
 use tracing_appender::non_blocking::ErrorCounter;
 
 /// Hears of every decision.
@@ -17,12 +22,33 @@ use tracing_appender::non_blocking::ErrorCounter;
 pub struct Telemetry {
     metrics: Metrics,
     decisions: DecisionLog,
+    traces: Option<Traces>,
 }
 
 impl Telemetry {
     /// Telemetry with this log of decisions, that counts the log lines that were dropped.
     pub fn new(decisions: DecisionLog, dropped_log_lines: Option<ErrorCounter>) -> Self {
-        Self { metrics: Metrics::new(dropped_log_lines), decisions }
+        Self { metrics: Metrics::new(dropped_log_lines), decisions, traces: None }
+    }
+
+    /// The same, sending these traces.
+    pub fn with_traces(self, traces: Option<Traces>) -> Self {
+        Self { traces, ..self }
+    }
+
+    /// The span of a Check that begins now, with its gRPC metadata; `None` when no traces are sent.
+    // Boxed, so that the task of every Check stays as small as without traces.
+    pub fn begin_span(&self, metadata: &HeaderMap) -> Option<Box<CheckSpan<'_>>> {
+        self.traces.as_ref().map(|traces| Box::new(traces.begin(metadata)))
+    }
+
+    /// Sends the spans that are still to be sent, for [`traces::LONGEST_FLUSH`] at most.
+    pub async fn close(self: Arc<Self>) {
+        if self.traces.is_some() {
+            let flush = move || self.traces.as_ref().map(Traces::close);
+            // A panic there has been logged, and there is nothing more to send.
+            let _ = tokio::task::spawn_blocking(flush).await;
+        }
     }
 
     /// The metrics, to be shown.

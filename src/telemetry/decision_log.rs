@@ -164,7 +164,7 @@ fn scattered(number: u64) -> u64 {
 }
 
 /// A host with a user's name and password in front (RFC 3986 section 3.2.1) loses them.
-fn without_user_info(host: &[u8]) -> &[u8] {
+pub(super) fn without_user_info(host: &[u8]) -> &[u8] {
     host.rsplit(|&byte| byte == b'@').next().unwrap_or_default()
 }
 

@@ -56,6 +56,7 @@ pub struct Metrics {
     last_reload_success: Gauge,
     certificate_expiry: Family<ListenerLabels, Gauge>,
     keys: HeldKeys,
+    dropped_spans: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -94,6 +95,7 @@ impl Metrics {
             last_reload_success: Gauge::default(),
             certificate_expiry: Family::default(),
             keys: HeldKeys::default(),
+            dropped_spans: Counter::default(),
             registry,
         };
         metrics.register();
@@ -153,6 +155,7 @@ impl Metrics {
             self.certificate_expiry.clone(),
         );
         registry.register_collector(Box::new(self.keys.clone()));
+        registry.register("dropped_spans", "Spans that no collector took", self.dropped_spans.clone());
         registry.register(
             "build",
             "The running program",
@@ -192,6 +195,11 @@ impl Metrics {
     /// Counts a Check that was answered with a gRPC error.
     pub fn count_unreadable(&self) {
         self.unreadable.inc();
+    }
+
+    /// Where spans are counted that no collector took.
+    pub fn dropped_spans(&self) -> Counter {
+        self.dropped_spans.clone()
     }
 
     /// Counts a reload that put other rules into force.

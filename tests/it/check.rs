@@ -66,7 +66,7 @@ fn service(config: &str) -> CheckService {
 }
 
 fn answer(service: &CheckService, message: Vec<u8>) -> full::CheckResponse {
-    let framed = block_on(service.check(Bytes::from(message), None));
+    let framed = block_on(service.check(Bytes::from(message), None, None));
     assert!(framed.len() > 5, "an empty message would let the request pass");
     full::CheckResponse::decode(frame::message(&framed)).expect("a CheckResponse")
 }

@@ -45,6 +45,16 @@ pub struct Shape {
     tls: Option<Value>,
     tcp_filter: bool,
     grpc_upstream: bool,
+    collector: Option<Value>,
+}
+
+/// Who writes Envoy's spans, and in which headers it names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tracer {
+    /// OTLP, and `traceparent`.
+    OpenTelemetry,
+    /// Zipkin, and `x-b3-…`.  Where it sends its spans, nobody takes them.
+    Zipkin,
 }
 
 impl Shape {
@@ -60,7 +70,36 @@ impl Shape {
             tls: None,
             tcp_filter: false,
             grpc_upstream: false,
+            collector: None,
         }
+    }
+
+    /// Every request is traced, and the spans are sent to a collector.
+    pub fn tracer(mut self, tracer: Tracer, collector: SocketAddr) -> Self {
+        let provider = match tracer {
+            Tracer::OpenTelemetry => json!({
+                "name": "envoy.tracers.opentelemetry",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+                    "grpc_service": { "timeout": "5s", "envoy_grpc": { "cluster_name": "collector" } },
+                    "service_name": "envoy",
+                },
+            }),
+            Tracer::Zipkin => json!({
+                "name": "envoy.tracers.zipkin",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.config.trace.v3.ZipkinConfig",
+                    "collector_cluster": "collector",
+                    "collector_endpoint": "/api/v2/spans",
+                    "collector_endpoint_version": "HTTP_JSON",
+                    "trace_id_128bit": true,
+                },
+            }),
+        };
+        let mut cluster = cluster("collector", &Door::Tcp(collector));
+        cluster["typed_extension_protocol_options"] = http2();
+        self.collector = Some(cluster);
+        self.manager(json!({ "tracing": { "provider": provider } }))
     }
 
     pub fn encoding(self, encoding: Encoding) -> Self {
@@ -195,8 +234,15 @@ impl Shape {
                 },
             });
         }
+        let mut clusters = vec![app, ext_authz];
+        clusters.extend(self.collector.clone());
         json!({
             "admin": { "address": socket("127.0.0.1", 0) },
+            // A span is sent when it ends, not when several have.
+            "layered_runtime": { "layers": [{
+                "name": "tests",
+                "static_layer": { "tracing.opentelemetry.min_flush_spans": 1 },
+            }] },
             "static_resources": {
                 "listeners": [{
                     "name": "ingress",
@@ -204,7 +250,7 @@ impl Shape {
                     "per_connection_buffer_limit_bytes": 16 * 1024 * 1024,
                     "filter_chains": [{ "filters": self.network_filters() }],
                 }],
-                "clusters": [app, ext_authz],
+                "clusters": clusters,
             },
         })
     }

@@ -25,7 +25,7 @@ pub fn datasette() -> Command {
     command
 }
 
-/// Prometheus' own checker of metrics.
+/// Prometheus' checker of rules; its server stands beside it.
 pub fn promtool() -> &'static Path {
     static PROMTOOL: LazyLock<PathBuf> = LazyLock::new(|| fetch("promtool"));
     &PROMTOOL

@@ -1,0 +1,138 @@
+//! The way of a finished span to the collector: a bounded queue, and a count of what got lost.
+//!
+//! The queue and its thread are the SDK's.  It tells nobody what it drops and whether an export failed, so
+//! spans are counted on their way in and on their way out.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use opentelemetry::Context;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor,
+};
+use prometheus_client::metrics::counter::Counter;
+
+/// How often the log tells that spans are being dropped.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// Spans on their way, and those that got lost.
+#[derive(Debug)]
+struct Traffic {
+    /// Spans in the queue.
+    waiting: AtomicUsize,
+    dropped: Counter,
+    /// When the log last told of dropped spans, and how many there were until then.
+    told: Mutex<Told>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    at: Option<Instant>,
+    dropped: u64,
+}
+
+/// Takes finished spans without waiting: beyond `capacity` they are dropped and counted.
+#[derive(Debug)]
+pub(super) struct Queue {
+    batches: BatchSpanProcessor,
+    capacity: usize,
+    traffic: Arc<Traffic>,
+}
+
+impl Queue {
+    /// A queue before this exporter for at most so many spans.
+    /// `OTEL_BSP_SCHEDULE_DELAY` and `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` say how it is emptied.
+    pub(super) fn before<E>(exporter: E, capacity: usize, dropped: Counter) -> Self
+    where
+        E: SpanExporter + 'static,
+    {
+        let traffic = Arc::new(Traffic { waiting: AtomicUsize::new(0), dropped, told: Mutex::default() });
+        let counted = Counted { exporter, traffic: Arc::clone(&traffic) };
+        // What we let in always has room there: the SDK's own dropping never begins.
+        let config = BatchConfigBuilder::default().with_max_queue_size(capacity).build();
+        let batches = BatchSpanProcessor::builder(counted).with_batch_config(config).build();
+        Self { batches, capacity, traffic }
+    }
+}
+
+impl SpanProcessor for Queue {
+    fn on_start(&self, span: &mut Span, context: &Context) {
+        self.batches.on_start(span, context);
+    }
+
+    fn on_end(&self, span: SpanData) {
+        if self.traffic.waiting.fetch_add(1, Ordering::Relaxed) < self.capacity {
+            self.batches.on_end(span);
+        } else {
+            self.traffic.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.traffic.dropped.inc();
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.batches.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.batches.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.batches.set_resource(resource);
+    }
+}
+
+/// An exporter whose losses are counted, and told once in a while.
+#[derive(Debug)]
+struct Counted<E> {
+    exporter: E,
+    traffic: Arc<Traffic>,
+}
+
+impl<E: SpanExporter> SpanExporter for Counted<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len();
+        self.traffic.waiting.fetch_sub(spans, Ordering::Relaxed);
+        let exported = self.exporter.export(batch).await;
+        if exported.is_err() {
+            self.traffic.dropped.inc_by(u64::try_from(spans).unwrap_or(u64::MAX));
+        }
+        self.traffic.tell(&exported);
+        exported
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+impl Traffic {
+    fn tell(&self, exported: &OTelSdkResult) {
+        let Ok(mut told) = self.told.lock() else {
+            return;
+        };
+        let dropped = self.dropped.get();
+        let is_time = told.at.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+        if dropped == told.dropped || !is_time {
+            return;
+        }
+        let spans = dropped - told.dropped;
+        match exported {
+            // The library's text holds nothing that the collector said.
+            Err(error) => tracing::warn!(spans, %error, "spans dropped: the collector cannot be reached"),
+            Ok(()) => tracing::warn!(spans, "spans dropped: the collector takes them too slowly"),
+        }
+        *told = Told { at: Some(Instant::now()), dropped };
+    }
+}

@@ -1,0 +1,128 @@
+//! `deploy/prometheus` and `deploy/grafana`: what they ask for is what `/metrics` has.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use regex::Regex;
+use serde_json::Value;
+
+use crate::harness::{Server, grpc, tools};
+
+const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yaml");
+const DASHBOARD: &str = include_str!("../../deploy/grafana/dashboard.json");
+const README: &str = include_str!("../../README.md");
+
+/// A panel of the dashboard that is no row.
+fn panels() -> Vec<Value> {
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    panels.iter().filter(|panel| panel["type"] != "row").cloned().collect()
+}
+
+/// Every expression of the dashboard, its variables filled in as Grafana does.
+fn queries() -> Vec<String> {
+    let panels = panels();
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+    let fill = |target: &Value| {
+        let query = target["expr"].as_str().unwrap().replace("$__rate_interval", "1m");
+        query.replace("$instance", ".*").replace("$policy", ".*")
+    };
+    targets.map(fill).collect()
+}
+
+fn promtool(arguments: &[&str], folder: &std::path::Path) -> String {
+    let ran = Command::new(tools::promtool()).args(arguments).current_dir(folder).output().unwrap();
+    let told = [ran.stdout, ran.stderr].concat();
+    let told = String::from_utf8(told).unwrap();
+    assert!(ran.status.success(), "promtool {arguments:?}: {told}");
+    told
+}
+
+#[test]
+fn prometheus_accepts_the_alerts_and_each_fires_when_it_should() {
+    let folder = tools::root().join("deploy/prometheus");
+    promtool(&["check", "rules", "alerts.yaml"], &folder);
+    promtool(&["test", "rules", "alerts.test.yaml"], &folder);
+    let tests = std::fs::read_to_string(folder.join("alerts.test.yaml")).unwrap();
+    let alerts: Vec<_> = ALERTS.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() >= 10, "{alerts:?}");
+    for alert in &alerts {
+        assert!(tests.contains(&format!("{{alertname=\"{alert}\"}}")), "no test fires {alert}");
+    }
+    for member in ["summary:", "description:", "severity:"] {
+        assert_eq!(ALERTS.matches(member).count(), alerts.len(), "{member}");
+    }
+}
+
+#[test]
+fn every_panel_says_what_it_shows_and_prometheus_can_read_its_queries() {
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    assert!(dashboard["schemaVersion"].as_u64().unwrap() >= 39);
+    assert_eq!(dashboard["templating"]["list"][0]["type"], "datasource");
+    let panels = panels();
+    let mut ids = BTreeSet::new();
+    for panel in &panels {
+        for text in ["title", "description", "type"] {
+            assert!(!panel[text].as_str().unwrap().is_empty(), "{panel}");
+        }
+        assert!(!panel["fieldConfig"]["defaults"]["unit"].as_str().unwrap().is_empty(), "{panel}");
+        assert_eq!(panel["datasource"]["uid"], "${datasource}", "{panel}");
+        assert!(!panel["targets"].as_array().unwrap().is_empty(), "{panel}");
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "two panels have one id: {panel}");
+        let place = &panel["gridPos"];
+        assert!(place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap() <= 24, "{panel}");
+    }
+    // As recorded expressions: whatever Prometheus cannot parse is refused.
+    let rules = queries().into_iter().enumerate().map(|(number, query)| {
+        let query = Value::from(query);
+        format!("  - {{record: 'query:{number}', expr: {query}}}\n")
+    });
+    let rules = format!("groups:\n- name: dashboard\n  rules:\n{}", rules.collect::<String>());
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("rules.yaml"), rules).unwrap();
+    promtool(&["check", "rules", "rules.yaml"], folder.path());
+}
+
+/// The labels that the README gives a metric, which `docs.rs` holds to `/metrics`.
+fn documented_labels(metric: &str) -> Vec<&'static str> {
+    let word = README.split('`').find(|word| word.split('{').next() == Some(metric));
+    let labels = word.and_then(|word| word.split_once('{')).map(|(_, labels)| labels.trim_end_matches('}'));
+    labels.map_or_else(Vec::new, |labels| labels.split(',').collect())
+}
+
+#[test]
+fn every_metric_and_label_of_dashboard_and_alerts_exists() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("keys.db");
+    let config = "tokens: [{token: a-token-0123456789, actor: {id: a}}]\n";
+    let server = Server::with(&format!("{config}keys: {{store: \"sqlite:{}\"}}\n", store.display())).start();
+    grpc::check(&server, grpc::request("GET", "h", "/", &[("authorization", "Bearer a-token-0123456789")]));
+    let metrics = server.metrics();
+
+    let metric = Regex::new(r"(envoy_auth_tokens_[a-z_]+)(?:\{([^}]*)\})?").unwrap();
+    let label = Regex::new(r"([a-z_]+)\s*(?:=~|!~|!=|=)").unwrap();
+    let expressions: Vec<String> = ALERTS.lines().map(str::to_owned).chain(queries()).collect();
+    let mut unknown = BTreeSet::new();
+    let mut found = BTreeSet::new();
+    for expression in &expressions {
+        for captures in metric.captures_iter(expression) {
+            let name = &captures[1];
+            let family = ["_total", "_bucket", "_info"].iter().find_map(|end| name.strip_suffix(end));
+            let kind = if name.ends_with("_total") { "counter" } else { "" };
+            if !metrics.contains(&format!("# TYPE {} {kind}", family.unwrap_or(name))) {
+                unknown.insert(name.to_owned());
+            }
+            found.insert(name.to_owned());
+            let selectors = captures.get(2).map_or("", |selectors| selectors.as_str());
+            for label in label.captures_iter(selectors) {
+                let known = documented_labels(name).contains(&&label[1]);
+                // Prometheus itself says which server it asked.
+                if !known && !["instance", "job", "le"].contains(&&label[1]) {
+                    unknown.insert(format!("{name}{{{}}}", &label[1]));
+                }
+            }
+        }
+    }
+    assert!(found.len() >= 12, "{found:?}");
+    assert!(unknown.is_empty(), "not in /metrics: {unknown:#?}\n{metrics}");
+}
