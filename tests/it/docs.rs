@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use crate::harness::grpc;
 use crate::harness::server::{BINARY, Server, run};
+use crate::harness::{grpc, tools};
 
 const README: &str = include_str!("../../README.md");
 const EXAMPLE: &str = include_str!("../../deploy/config.yaml");
@@ -67,11 +67,24 @@ fn every_section_of_the_example_stands_in_the_readme_and_the_other_way_round() {
     assert_eq!(found, table.len() - 1, "{table:#?}");
 }
 
+/// A server of whom every metric has something to tell.
+pub fn server_with_every_metric() -> Server {
+    let certificates = tools::root().join("tests/fixtures/config/tls");
+    let setup = Server::with(&format!(
+        "tokens: [{{token: a-token-0123456789, actor: {{id: a}}}}]
+keys: {{store: \"sqlite:keys.db\"}}
+admin: {{listen: 127.0.0.1:0, tls: {{cert: {0}/server.crt, key: {0}/server.key}}}}
+",
+        certificates.display()
+    ));
+    let server = setup.start();
+    grpc::check(&server, grpc::request("GET", "h", "/", &[("authorization", "Bearer a-token-0123456789")]));
+    server
+}
+
 #[test]
 fn every_metric_stands_in_the_readme_and_the_other_way_round() {
-    let server = Server::with("tokens: [{token: a-token-0123456789, actor: {id: a}}]\n").start();
-    grpc::check(&server, grpc::request("GET", "h", "/", &[("authorization", "Bearer a-token-0123456789")]));
-    let metrics = server.metrics();
+    let metrics = server_with_every_metric().metrics();
     let samples = metrics.lines().filter(|line| !line.starts_with('#')).map(|line| {
         let name = line.split(['{', ' ']).next().unwrap();
         ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name)

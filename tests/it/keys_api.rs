@@ -1339,7 +1339,7 @@ fn a_dead_store_says_so_and_checks_go_on() {
         rename_tables(&store, "api", "lost");
         assert_told(&api.get("/api/auth/keys"), 503, "Keys are unavailable");
         let metrics = api.server.metrics();
-        assert!(metrics.contains("# TYPE envoy_auth_tokens_keys_store_errors counter"), "{metrics}");
+        assert!(metrics.contains("# TYPE envoy_auth_tokens_keys_store_errors_total counter"), "{metrics}");
         let counted =
             metrics.lines().find_map(|line| line.strip_prefix("envoy_auth_tokens_keys_store_errors_total "));
         assert!(counted.unwrap().parse::<u64>().unwrap() > 0, "{metrics}");

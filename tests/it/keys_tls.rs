@@ -92,10 +92,7 @@ fn the_url_says_how_postgresql_is_reached_and_whom_to_trust() {
         // Only public authorities are trusted when none is named.
         (place.url("localhost", "?sslmode=verify-full"), "TLS: invalid peer certificate: UnknownIssuer"),
         // A name that is not the certificate's.
-        (
-            place.url("127.0.0.1", &verified(&place.pem("ca.pem"))),
-            "certificate not valid for name \"127.0.0.1\"",
-        ),
+        (place.url("127.0.0.1", &verified(&place.pem("ca.pem"))), "certificate not valid for name"),
         (place.url("localhost", "?sslmode=disable"), "no encryption"),
         (place.url("localhost", &verified(&nowhere)), &*format!("sslrootcert {}: ", nowhere.display())),
     ];

@@ -87,6 +87,13 @@ fn reloaded(server: &Server, change: impl FnOnce()) {
     let before = reloads(server);
     change();
     until(server, "reloaded", || reloads(server) > before);
+    until_told(server, "the configuration was reloaded", reloads(server));
+}
+
+/// Waits for the lines that stand in the log up to the end of the last reload.
+fn until_told(server: &Server, ending: &str, times: u64) {
+    let told = || server.log().lines().iter().filter(|line| line.contains(ending)).count() as u64;
+    until(server, ending, || told() >= times);
 }
 
 /// Does something after which a reload must have been refused.
@@ -95,6 +102,7 @@ fn refused(server: &Server, change: impl FnOnce()) {
     let before = refused_reloads(server);
     change();
     until(server, "refused to reload", || refused_reloads(server) > before);
+    until_told(server, "the configuration was not reloaded", refused_reloads(server));
 }
 
 /// The log lines with this level and text in their message.

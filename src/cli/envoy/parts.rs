@@ -9,7 +9,19 @@ use super::surroundings::{Endpoint, Surroundings};
 
 /// Headers that decisions read beside the credentials, each group with its reason.
 const READ: [(&str, &[&str]); 5] = [
-    ("For logs and traces.", &["x-request-id", "traceparent"]),
+    (
+        "For logs and traces.",
+        &[
+            "x-request-id",
+            "traceparent",
+            "tracestate",
+            "b3",
+            "x-b3-traceid",
+            "x-b3-spanid",
+            "x-b3-sampled",
+            "x-b3-flags",
+        ],
+    ),
     ("A gRPC client is refused in its own terms.", &["content-type"]),
     ("Refused when it names an actor header; Envoy itself drops it but on upgrades.", &["connection"]),
     (
@@ -290,7 +302,7 @@ fn indent(blanks: usize, text: &str) -> String {
 /// A header's name as YAML: in quotes when it could be read as anything but text.
 fn scalar(name: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let words = ["authorization", "cookie", "connection", "upgrade", "origin", "traceparent"];
+    let words = ["authorization", "cookie", "connection", "upgrade", "origin", "traceparent", "tracestate"];
     let is_text =
         words.contains(&name) || (name.starts_with(|c: char| c.is_ascii_lowercase()) && name.contains('-'));
     if is_text && name.bytes().all(is_plain) { name.to_owned() } else { quoted(name) }
