@@ -57,7 +57,7 @@ pub use self::positions::Positions;
 pub use self::schema::json::json_schema;
 pub use self::secrets::{Environment, MAX_FILE_BYTES, ProcessEnvironment};
 pub use self::startup::NeedsRestart;
-pub use self::tls::{ClientCa, ServerTls, Tls};
+pub use self::tls::{ClientCa, ServerTls, SubjectName, Tls};
 pub use self::tokens::Tokens;
 pub use self::users::{User, Users};
 

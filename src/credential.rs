@@ -204,6 +204,15 @@ impl Places {
         &self.order
     }
 
+    /// From now on sessions are looked for in the cookie of this name, if they are looked for at all.
+    pub fn look_for_sessions_in(&mut self, name: &'static str) {
+        for place in &mut self.order {
+            if let Place::Session { cookie } = place {
+                *cookie = name;
+            }
+        }
+    }
+
     /// Whether Basic credentials are taken.
     pub fn take_basic(&self) -> bool {
         self.basic

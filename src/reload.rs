@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
-use crate::config::{Config, Diagnostic, Files, Loaded, Rules, Startup};
+use crate::config::{Config, Diagnostic, Files, Loaded, Rules, Startup, session_cookie};
 use crate::listener::tls::Acceptors;
 use crate::telemetry::Telemetry;
 use crate::watch::{Caller, Cause, Watch};
@@ -127,6 +127,11 @@ impl Reloader {
         }
         if rules.admin.is_none() {
             rules.admin.clone_from(&in_force.admin);
+        }
+        // So does the listener that sets the session cookie: Checks look for the one that it sets.
+        if let (Some(listener), Some(admin)) = (&self.startup.admin, &rules.admin) {
+            let cookie = session_cookie(listener.transport, admin.public_url.as_ref());
+            rules.places.look_for_sessions_in(cookie);
         }
 
         let sources = self.authorizer.sources();

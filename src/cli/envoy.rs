@@ -2,10 +2,12 @@
 
 mod parts;
 mod surroundings;
+mod tls;
 
 use clap::{Args, ValueEnum};
 
 use self::surroundings::{Endpoint, Surroundings};
+use self::tls::TlsFiles;
 use super::{Complaint, ConfigFile, print};
 
 #[derive(Debug, Args)]
@@ -24,6 +26,8 @@ pub(super) struct Envoy {
     /// The application that the bootstrap sends requests to: HOST:PORT, unix:/path or unix:@name
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     upstream: Endpoint,
+    #[command(flatten)]
+    tls: TlsFiles,
 }
 
 /// A part of Envoy's configuration.
@@ -42,7 +46,7 @@ enum Part {
 impl Envoy {
     pub(super) fn run(self) -> Result<(), Complaint> {
         let config = self.config.load()?;
-        let surroundings = Surroundings::of(&config, self.address, self.listen, self.upstream)?;
+        let surroundings = Surroundings::of(&config, self.address, self.listen, self.upstream, self.tls)?;
         print(&match self.part {
             Part::Bootstrap => parts::bootstrap(&surroundings, &self.config.path),
             Part::Filter => parts::filter(&surroundings),

@@ -4,6 +4,7 @@
 //! wrong, and a reload with a bad certificate changes nothing.  No message holds anything of a key.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -12,6 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{Error, InconsistentKeys, RootCertStore};
+use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -47,6 +49,47 @@ pub struct ClientCa {
     pub roots: Arc<RootCertStore>,
     /// `client_names`: of these at least one stands in a client's certificate.  `None` limits nothing.
     pub names: Option<Box<[Box<str>]>>,
+}
+
+/// A name by which a server is known, from its certificate (RFC 5280 section 4.2.1.6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SubjectName {
+    /// A URI, such as a SPIFFE ID.
+    Uri(String),
+    /// A host's name, which may begin with `*.`.
+    Dns(String),
+    /// An address.
+    Ip(IpAddr),
+}
+
+impl ServerTls {
+    /// The names in the first certificate of the chain, in its order.
+    pub fn names(&self) -> Vec<SubjectName> {
+        let certificate = self.certified_key.cert.first().and_then(|der| parse_x509_certificate(der).ok());
+        let extension = certificate.as_ref().map(|(_, certificate)| certificate.subject_alternative_name());
+        let Some(Ok(Some(extension))) = extension else {
+            return Vec::new();
+        };
+        extension.value.general_names.iter().filter_map(subject_name).collect()
+    }
+}
+
+fn subject_name(name: &GeneralName<'_>) -> Option<SubjectName> {
+    match name {
+        GeneralName::URI(uri) => Some(SubjectName::Uri((*uri).to_owned())),
+        GeneralName::DNSName(host) => Some(SubjectName::Dns((*host).to_owned())),
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok().map(SubjectName::Ip)
+        }
+        GeneralName::OtherName(..)
+        | GeneralName::RFC822Name(_)
+        | GeneralName::X400Address(_)
+        | GeneralName::DirectoryName(_)
+        | GeneralName::EDIPartyName(_)
+        | GeneralName::RegisteredID(_)
+        | GeneralName::Invalid(..) => None,
+    }
 }
 
 impl fmt::Debug for ServerTls {

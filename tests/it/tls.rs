@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -19,12 +20,12 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::harness::envoy::{self, Envoy};
 use crate::harness::pki::{Ca, Pair};
 use crate::harness::server::{BINARY, Ran, Setup, run};
-use crate::harness::{PATIENCE, Server, Shape, Stack, Upstream, grpc, tools};
+use crate::harness::{PATIENCE, Server, Shape, Stack, Upstream, grpc, tools, wait_until};
 
 const ALICE: &str = "alice-token-0123456789";
 const ENVOY: &str = "spiffe://example.org/envoy";
@@ -125,19 +126,43 @@ async fn handshake(
 
 /// Asks whether Alice may pass; `Err` is that no answer came.
 fn check(to: SocketAddr, client: &Arc<ClientConfig>) -> Result<bool, String> {
-    grpc::block_on(async {
+    Caller::connect(to, client)?.check()
+}
+
+/// A client on a connection that it keeps.
+struct Caller {
+    runtime: tokio::runtime::Runtime,
+    client: AuthorizationClient<Channel>,
+}
+
+impl Caller {
+    fn connect(to: SocketAddr, client: &Arc<ClientConfig>) -> Result<Self, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let client = Arc::clone(client);
+        let mut connected = false;
+        // Whoever loses this connection gets no other one in its place.
         let connect = tower::service_fn(move |_| {
+            let again = std::mem::replace(&mut connected, true);
             let client = Arc::clone(&client);
-            async move { handshake(to, client).await.map(TokioIo::new) }
+            async move {
+                if again {
+                    return Err(ErrorKind::NotConnected.into());
+                }
+                handshake(to, client).await.map(TokioIo::new)
+            }
         });
         let endpoint = Endpoint::from_static("http://ext-authz.local").timeout(PATIENCE);
-        let channel = endpoint.connect_with_connector(connect).await.map_err(|error| format!("{error:?}"))?;
+        let channel = runtime.block_on(endpoint.connect_with_connector(connect));
+        let channel = channel.map_err(|error| format!("{error:?}"))?;
+        Ok(Self { runtime, client: AuthorizationClient::new(channel) })
+    }
+
+    fn check(&mut self) -> Result<bool, String> {
         let bearer = format!("Bearer {ALICE}");
         let request = grpc::request("GET", "h", "/", &[("authorization", &bearer)]);
-        let answer = AuthorizationClient::new(channel).check(request).await;
+        let answer = self.runtime.block_on(self.client.check(request));
         answer.map(|answer| grpc::code(&answer.into_inner()) == 0).map_err(|error| format!("{error:?}"))
-    })
+    }
 }
 
 #[test]
@@ -248,7 +273,6 @@ async fn a_new_certificate_and_another_client_ca_count_from_the_next_connection_
     let (first, second) = (Ca::new("first"), Ca::new("second"));
     let folder = tempfile::tempdir().unwrap();
     let (old, new) = (first.issue(&[HOST]), first.issue(&[HOST]));
-    let der = |pair: &Pair| CertificateDer::from_pem_slice(pair.cert.as_bytes()).unwrap().to_vec();
 
     let acceptors = Acceptors::new(&load(folder.path(), &old, &first).tls);
     let asked: Listen = "127.0.0.1:0".parse().unwrap();
@@ -297,6 +321,124 @@ async fn a_new_certificate_and_another_client_ca_count_from_the_next_connection_
     acceptors.replace(&envoy_auth_tokens::config::Tls::default());
     let again = handshake(address, known_to_second).await.unwrap();
     assert_eq!(shown(&again), der(&new));
+}
+
+/// The file of a certificate that another one is to replace, by a rename as careful programs do.
+fn replace(server: &Server, name: &str, text: &str) {
+    let new = server.folder().join("being-written");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, server.folder().join(name)).unwrap();
+}
+
+/// A sample of `/metrics`.
+fn metric(server: &Server, name: &str) -> f64 {
+    let metrics = server.metrics();
+    let name = format!("envoy_auth_tokens_{name} ");
+    let value = metrics.lines().find_map(|line| line.strip_prefix(&name));
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name}in {metrics}"))
+}
+
+/// Does something that must lead to another reload with this result.
+#[track_caller]
+fn reloaded(server: &Server, result: &str, change: impl FnOnce()) {
+    let count = || metric(server, &format!("config_reload_total{{result=\"{result}\"}}"));
+    let before = count();
+    change();
+    wait_until(&format!("a reload with {result}"), || count() > before);
+}
+
+/// The certificate that a new connection is shown.
+fn presented(server: &Server, client: &Arc<ClientConfig>) -> Vec<u8> {
+    grpc::block_on(async { shown(&handshake(server.tcp(), Arc::clone(client)).await.unwrap()) })
+}
+
+fn der(pair: &Pair) -> Vec<u8> {
+    CertificateDer::from_pem_slice(pair.cert.as_bytes()).unwrap().to_vec()
+}
+
+/// When the certificate on ext_authz expires, by the metric: the beginning of this year.
+fn assert_expires(server: &Server, year: i16) {
+    let expires_at = metric(server, "certificate_expiry_timestamp_seconds{listener=\"ext_authz\"}");
+    let expected = jiff::civil::date(year, 1, 1).to_zoned(jiff::tz::TimeZone::UTC).unwrap();
+    assert_eq!(expires_at, expected.timestamp().as_second() as f64, "{year}");
+}
+
+#[test]
+fn a_new_certificate_is_served_after_a_reload() {
+    let (first, second) = (Ca::new("first"), Ca::new("second"));
+    let (old, new) = (first.issue_until(&[HOST], 2101), first.issue_until(&[HOST], 2102));
+    let setup = Server::with(MUTUAL).own_listeners();
+    let setup = setup.file("server.crt", &old.cert).file("server.key", &old.key);
+    let server = setup.file("ca.crt", &first.pem()).start();
+    let known_to_first = first.client(Some(&first.issue(&[ENVOY])), &["h2"]);
+    let known_to_second = first.client(Some(&second.issue(&[ENVOY])), &["h2"]);
+    let mut open = Caller::connect(server.tcp(), &known_to_first).unwrap();
+    assert_eq!(open.check(), Ok(true));
+    assert_eq!(presented(&server, &known_to_first), der(&old));
+    assert_expires(&server, 2101);
+
+    // The certificate has come and its key has not: what was served is served.
+    reloaded(&server, "failure", || replace(&server, "server.crt", &new.cert));
+    assert_eq!(metric(&server, "config_last_reload_successful"), 0.0);
+    let complaint = |line: &str| line.contains("was not reloaded").then(|| line.to_owned());
+    let line = server.log().wait_for("a reload that was refused", complaint);
+    assert!(line.contains("ext_authz.tls.key") && line.contains("does not fit the certificate"), "{line}");
+    assert_eq!(presented(&server, &known_to_first), der(&old));
+    assert_expires(&server, 2101);
+    // Then its key.
+    reloaded(&server, "success", || replace(&server, "server.key", &new.key));
+    assert_eq!(presented(&server, &known_to_first), der(&new));
+    assert_eq!(metric(&server, "config_last_reload_successful"), 1.0);
+    assert_expires(&server, 2102);
+    assert_eq!(check(server.tcp(), &known_to_first), Ok(true));
+    assert_eq!(open.check(), Ok(true), "what was open lives on");
+
+    // Another CA of the clients.
+    assert!(check(server.tcp(), &known_to_second).is_err());
+    reloaded(&server, "success", || replace(&server, "ca.crt", &second.pem()));
+    assert_eq!(check(server.tcp(), &known_to_second), Ok(true));
+    let refused = check(server.tcp(), &known_to_first);
+    assert!(refused.is_err(), "the CA that signed this client counts no more: {refused:?}");
+    assert_eq!(open.check(), Ok(true), "what was open lives on");
+    assert_eq!(presented(&server, &known_to_second), der(&new));
+    for secret in [&old.key, &new.key].map(|key| key.lines().nth(1).unwrap()) {
+        assert!(!server.log().text().contains(secret));
+    }
+}
+
+#[test]
+fn certificates_of_a_kubernetes_secret_are_swapped_together() {
+    let ca = Ca::new("the CA");
+    let config = MUTUAL.replace("server.crt", "tls/tls.crt").replace("server.key", "tls/tls.key");
+    let setup = Server::with(&config).own_listeners().file("ca.crt", &ca.pem());
+    let volume = setup.folder().join("tls");
+    let fill = |number: u8, pair: &Pair| {
+        let folder = volume.join(format!("..{number}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("tls.crt"), &pair.cert).unwrap();
+        std::fs::write(folder.join("tls.key"), &pair.key).unwrap();
+        symlink(format!("..{number}"), volume.join("..data_tmp")).unwrap();
+        std::fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
+    };
+    let pairs = [2101, 2102, 2103].map(|year| ca.issue_until(&[HOST], year));
+    fill(0, &pairs[0]);
+    for name in ["tls.crt", "tls.key"] {
+        symlink(format!("..data/{name}"), volume.join(name)).unwrap();
+    }
+    let server = setup.start();
+    let client = ca.client(Some(&ca.issue(&[ENVOY])), &["h2"]);
+    let mut open = Caller::connect(server.tcp(), &client).unwrap();
+    assert_expires(&server, 2101);
+    for (number, year) in [(1, 2102), (2, 2103)] {
+        let pair = &pairs[usize::from(number)];
+        reloaded(&server, "success", || fill(number, pair));
+        std::fs::remove_dir_all(volume.join(format!("..{}", number - 1))).unwrap();
+        assert_eq!(presented(&server, &client), der(pair));
+        assert_expires(&server, year);
+    }
+    assert_eq!((open.check(), check(server.tcp(), &client)), (Ok(true), Ok(true)));
+    // Nobody ever saw the certificate of one folder with the key of another.
+    assert_eq!(metric(&server, "config_reload_total{result=\"failure\"}"), 0.0);
 }
 
 #[test]
@@ -393,6 +535,47 @@ fn keys_are_managed_over_https_by_curl() {
     assert!(server.metrics().contains("certificate_expiry_timestamp_seconds{listener=\"admin\"}"));
 }
 
+/// Logs the administrator in by a real curl: the `cookie` header of the session.
+#[track_caller]
+fn log_in(folder: &Path, url: &str) -> String {
+    let body = r#"{"user": "admin", "password": "correct-horse-battery"}"#;
+    let ran = curl(folder, &["-H", "content-type: application/json", "-d", body, &format!("{url}/login")]);
+    let cookie = ran.stdout.lines().find_map(|line| line.strip_prefix("set-cookie: "));
+    let cookie = cookie.unwrap_or_else(|| panic!("nobody is logged in: {ran:?}"));
+    cookie.split(';').next().unwrap().to_owned()
+}
+
+#[test]
+fn sessions_count_while_the_admin_listener_waits_for_the_restart_that_gives_or_takes_its_tls() {
+    let ca = Ca::new("the CA");
+    let sessions = format!("credentials: [bearer, basic, session]{ADMIN}");
+    let secure = sessions.replace("admin: {listen", "admin: {public_url: 'https://keys.example', listen");
+    let tls = ", tls: {cert: server.crt, key: server.key}";
+    for (before, after, scheme, name, renamed) in [
+        (sessions.replace(tls, ""), sessions.clone(), "http", "eat_session=", None),
+        (sessions.clone(), sessions.replace(tls, ""), "https", "__Host-eat_session=", None),
+        // Only the listener waits: what its section says beside it counts at once, on both sides.
+        (sessions.replace(tls, ""), secure, "http", "eat_session=", Some("__Host-eat_session=")),
+    ] {
+        let setup = configured(&before, &ca);
+        let folder = setup.folder().to_owned();
+        let server = setup.start();
+        let url = format!("{scheme}://{}", server.admin());
+        let passes = |cookie: &str| {
+            let request = grpc::request("GET", "app.example", "/", &[("cookie", cookie)]);
+            grpc::code(&grpc::check(&server, request)) == 0
+        };
+        let old = log_in(&folder, &url);
+        assert!(old.starts_with(name) && passes(&old), "{before}");
+        reloaded(&server, "success", || std::fs::write(folder.join("config.yaml"), &after).unwrap());
+        let warning = |line: &str| line.contains("admin.tls changed: this needs a restart").then_some(());
+        server.log().wait_for("what needs a restart", warning);
+        let new = log_in(&folder, &url);
+        assert!(new.starts_with(renamed.unwrap_or(name)) && passes(&new), "{new} {after}");
+        assert_eq!(passes(&old), renamed.is_none(), "{after}");
+    }
+}
+
 fn keys(url: &str, arguments: &[&str]) -> Ran {
     let mut command = Command::new(BINARY);
     command.env("ENVOY_AUTH_TOKENS_ADMIN_URL", url).env_remove("SSL_CERT_FILE");
@@ -462,4 +645,121 @@ fn the_mtls_of_the_deployed_envoy_works_when_it_is_uncommented() {
     let get = || crate::harness::Request::new(envoy.address(), "GET", "/");
     assert_eq!(get().bearer(ALICE).send().status, 200);
     assert_eq!(get().send().status, 401);
+}
+
+/// What `envoy` prints for the configuration of a server that runs, with these files of Envoy's.
+fn printed(server: &Server, arguments: &[&str]) -> Ran {
+    let mut command = Command::new(BINARY);
+    command.arg("envoy").arg("--config").arg(server.folder().join("config.yaml"));
+    command.args(["--address", &server.tcp().to_string(), "--listen", "127.0.0.1:0"]).args(arguments);
+    run(command, "")
+}
+
+/// A real Envoy with what `envoy` printed for a server, before this application.
+#[track_caller]
+fn envoy_as_printed(server: &Server, upstream: &Upstream, arguments: &[&str]) -> Envoy {
+    let to = upstream.address().to_string();
+    let ran = printed(server, &[&["--upstream", &to], arguments].concat());
+    assert_eq!((ran.code(), ran.stderr.as_str()), (Some(0), ""));
+    let file = server.folder().join("envoy.yaml");
+    std::fs::write(&file, &ran.stdout).unwrap();
+    envoy::validate(&file).unwrap_or_else(|told| panic!("{told}\n{}", ran.stdout));
+    let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
+    Envoy::configured(&format!("{admin}{}", ran.stdout))
+}
+
+#[test]
+fn the_printed_envoy_speaks_tls_and_shows_its_certificate_where_it_is_asked_for() {
+    let ca = Ca::new("the CA");
+    let shows = ca.issue(&[ENVOY]);
+    let upstream = Upstream::start();
+    let open = MUTUAL
+        .replace(", client_ca: ca.crt, client_names: ['spiffe://example.org/envoy', envoy.example]", "");
+    let spiffe = "spiffe://example.org/authz";
+    for (config, names, kind) in [
+        (MUTUAL, &[HOST, "127.0.0.1"][..], "DNS"),
+        (MUTUAL, &["*.example", spiffe], "URI"),
+        (&open, &["127.0.0.1"], "IP_ADDRESS"),
+    ] {
+        let Pair { cert, key } = ca.issue(names);
+        let setup = Server::with(config).own_listeners().file("server.crt", &cert).file("server.key", &key);
+        let setup = setup.file("ca.crt", &ca.pem()).file("envoy.crt", &shows.cert);
+        let server = setup.file("envoy.key", &shows.key).start();
+        let path = |name: &str| server.folder().join(name).to_str().unwrap().to_owned();
+        let (trusts, cert, key) = (path("ca.crt"), path("envoy.crt"), path("envoy.key"));
+        let mut arguments = vec!["--tls-ca", &trusts];
+        if config == MUTUAL {
+            arguments.extend(["--tls-cert", &cert, "--tls-key", &key]);
+        }
+        assert!(printed(&server, &arguments).stdout.contains(&format!("san_type: {kind},")), "{names:?}");
+        let envoy = envoy_as_printed(&server, &upstream, &arguments);
+        let get = || crate::harness::Request::new(envoy.address(), "GET", "/");
+        assert_eq!(get().bearer(ALICE).send().status, 200, "{names:?}");
+        assert_eq!(get().send().status, 401);
+        assert_eq!(envoy.stat("error"), 0);
+    }
+}
+
+#[test]
+fn the_printed_envoy_believes_no_other_server_of_the_same_ca() {
+    let ca = Ca::new("the CA");
+    let upstream = Upstream::start();
+    let shows = ca.issue(&[ENVOY]);
+    let server = mutual(&ca).file("envoy.crt", &shows.cert).file("envoy.key", &shows.key).start();
+    let path = |name: &str| server.folder().join(name).to_str().unwrap().to_owned();
+    let (trusts, cert, key) = (path("ca.crt"), path("envoy.crt"), path("envoy.key"));
+    let arguments = ["--tls-ca", &trusts, "--tls-cert", &cert, "--tls-key", &key];
+    let ran = printed(&server, &arguments);
+    // Somebody else of the same CA sits where we sat.
+    let Pair { cert, key } = ca.issue(&["another.example", "127.0.0.1"]);
+    let setup = Server::with(MUTUAL).own_listeners().file("server.crt", &cert).file("server.key", &key);
+    let other = setup.file("ca.crt", &ca.pem()).start();
+    let text = ran.stdout.replace(&server.tcp().port().to_string(), &other.tcp().port().to_string());
+    let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
+    let envoy = Envoy::configured(&format!("{admin}{text}"));
+    let answer = crate::harness::Request::new(envoy.address(), "GET", "/").bearer(ALICE).send();
+    assert_eq!((answer.status, upstream.calls()), (503, 0), "{answer:?}");
+}
+
+#[test]
+fn what_the_printed_envoy_cannot_speak_is_said() {
+    let ca = Ca::new("the CA");
+    let open = MUTUAL
+        .replace(", client_ca: ca.crt, client_names: ['spiffe://example.org/envoy', envoy.example]", "");
+    let plain = "tokens: [{token: alice-token-0123456789, actor: {id: alice}}]\n";
+    let nameless = ca.issue(&[]);
+    let named = || configured(MUTUAL, &ca);
+    for (setup, arguments, told) in [
+        (
+            Server::with(plain),
+            &["--tls-ca", "/ca.crt"][..],
+            "`ext_authz.tls`, which this configuration does not",
+        ),
+        (configured(&open, &ca), &["--tls-key", "/a.key"], "`ext_authz.tls` has no `client_ca`"),
+        (
+            named().file("server.crt", &nameless.cert).file("server.key", &nameless.key),
+            &[],
+            "has no name (subjectAltName)",
+        ),
+    ] {
+        let ran = setup.run(["envoy", "--address", "127.0.0.1:9191"].iter().chain(arguments));
+        assert_eq!((ran.code(), ran.stdout.as_str()), (Some(1), ""));
+        assert!(ran.stderr.contains(told), "{ran:?}");
+    }
+    // Where nobody says where Envoy's files are.
+    let ran = named().run(["envoy", "--address", "127.0.0.1:9191", "--part", "cluster"]);
+    let cluster: Value = serde_saphyr::from_str(&ran.stdout).unwrap();
+    let context = &cluster[0]["transport_socket"]["typed_config"]["common_tls_context"];
+    assert_eq!(
+        (&context["validation_context"]["trusted_ca"], &context["tls_certificates"][0]),
+        (
+            &json!({"filename": "/etc/envoy/ca.crt"}),
+            &json!({
+                "certificate_chain": {"filename": "/etc/envoy/client.crt"},
+                "private_key": {"filename": "/etc/envoy/client.key"},
+            })
+        ),
+        "{}",
+        ran.stdout
+    );
 }

@@ -192,8 +192,10 @@ const ACCESS_LOG: &str = r#"access_log:
 pub fn cluster(surroundings: &Surroundings) -> String {
     let mut text = cluster_head("ext_authz", &surroundings.server, "0.25s");
     text.push_str(CLUSTER);
-    // A transport socket for `ext_authz.tls` belongs here.
     text.push_str(&endpoints("ext_authz", &surroundings.server));
+    if let Some(tls) = &surroundings.tls {
+        text.push_str(&indent(2, &tls.transport_socket()));
+    }
     text
 }
 
@@ -309,6 +311,6 @@ fn scalar(name: &str) -> String {
 }
 
 /// JSON is YAML: quoted like this, a text can hold anything.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

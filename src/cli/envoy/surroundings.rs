@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use super::super::Complaint;
+use super::tls::{TlsFiles, UpstreamTls};
 use crate::config::{Config, Listen};
 use crate::credential::Place;
 
@@ -17,6 +18,8 @@ pub struct Surroundings {
     pub emptied: Vec<String>,
     /// Where Envoy reaches us.
     pub server: Endpoint,
+    /// How Envoy speaks TLS to us; `None` where we speak none.
+    pub tls: Option<UpstreamTls>,
     /// Where Envoy's listener listens.
     pub listener: Endpoint,
     /// The application.
@@ -106,12 +109,13 @@ impl Surroundings {
     /// What a configuration means for Envoy.
     ///
     /// # Errors
-    /// It does not say where Envoy reaches us.
+    /// It does not say where Envoy reaches us, or how Envoy would know our certificate, or the files do not fit it.
     pub fn of(
         config: &Config,
         address: Option<Endpoint>,
         listener: Endpoint,
         upstream: Endpoint,
+        tls_files: TlsFiles,
     ) -> Result<Self, Complaint> {
         let rules = &config.rules;
         let mut credentials: Vec<String> = Vec::new();
@@ -141,8 +145,9 @@ impl Surroundings {
             Some(address) => address,
             None => Endpoint::of_listener(&config.startup.ext_authz.listen)?,
         };
+        let tls = UpstreamTls::of(config.tls.ext_authz.as_ref(), &server, tls_files)?;
         let actor_headers = rules.actor_headers.iter().map(|header| header.name.to_string()).collect();
-        Ok(Self { actor_headers, credentials, emptied, server, listener, upstream })
+        Ok(Self { actor_headers, credentials, emptied, server, tls, listener, upstream })
     }
 }
 

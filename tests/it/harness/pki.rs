@@ -31,7 +31,17 @@ impl Ca {
 
     /// A certificate with these names: URIs, IP addresses and hosts.
     pub fn issue(&self, names: &[&str]) -> Pair {
-        let mut params = CertificateParams::new([]).unwrap();
+        self.sign(names, CertificateParams::default())
+    }
+
+    /// The same, and it expires when this year begins.
+    pub fn issue_until(&self, names: &[&str], year: i32) -> Pair {
+        let mut params = CertificateParams::default();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        self.sign(names, params)
+    }
+
+    fn sign(&self, names: &[&str], mut params: CertificateParams) -> Pair {
         params.distinguished_name.push(DnType::CommonName, "a leaf");
         params.subject_alt_names = names
             .iter()
