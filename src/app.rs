@@ -1,8 +1,10 @@
 //! The only wiring: from a configuration to bound listeners to a served life.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tonic::service::Routes;
 use tracing_appender::non_blocking::ErrorCounter;
 
@@ -31,6 +33,8 @@ use crate::telemetry::traces::Traces;
 const FINISH: Duration = Duration::from_secs(10);
 /// How long to wait for the first reading of the key store before serving without it.
 const FIRST_READ: Duration = Duration::from_secs(5);
+/// How long the key store may take to be closed.
+const CLOSE_STORE: Duration = Duration::from_secs(5);
 
 /// What the command line says beyond the configuration.
 #[derive(Debug, Clone)]
@@ -206,6 +210,7 @@ impl Bound {
         let mut checks = tokio::spawn(checks);
         let mut admin = tokio::spawn(admin);
         let reloads = self.reloader.start().map_err(ServeError::Reload)?;
+        let follower = self.keys.as_ref().map(|keys| tokio::spawn(Arc::clone(keys).follow()));
         // Keys that are not known yet are answered with 503; after a while that is better than not serving.
         let told_early = match &self.keys {
             Some(keys) => first_reading(keys, &mut signals).await,
@@ -241,6 +246,9 @@ impl Bound {
         shutdown.close();
         let finished =
             tokio::time::timeout(FINISH, async { (checks.await, probes.await, admin.await) }).await;
+        if let (Some(keys), Some(follower)) = (&self.keys, follower) {
+            close_store(keys, follower).await;
+        }
         telemetry.close().await;
         match finished {
             Ok(_) => tracing::info!("stopped"),
@@ -260,10 +268,21 @@ async fn next_end(signals: &mut Signals, hangups: &mut Hangups, at_hangup: impl 
     }
 }
 
-/// Begins to follow the key store, and waits for its first reading, though not for ever.
-/// The signal, if one comes meanwhile.
-async fn first_reading(keys: &Arc<Keys>, signals: &mut Signals) -> Option<&'static str> {
-    tokio::spawn(Arc::clone(keys).follow());
+/// Stops following the key store, and closes it: a SQLite store is one whole file afterwards.
+async fn close_store(keys: &Keys, follower: JoinHandle<Infallible>) {
+    follower.abort();
+    let closed = tokio::time::timeout(CLOSE_STORE, async {
+        // It ends as one that was aborted.
+        let _ = follower.await;
+        keys.close().await;
+    });
+    if closed.await.is_err() {
+        tracing::warn!(seconds = CLOSE_STORE.as_secs(), "the key store is still busy: it is left as it is");
+    }
+}
+
+/// Waits for the first reading of the key store, though not for ever.  The signal, if one comes meanwhile.
+async fn first_reading(keys: &Keys, signals: &mut Signals) -> Option<&'static str> {
     tokio::select! {
         read = tokio::time::timeout(FIRST_READ, keys.first_read()) => {
             if read.is_err() {

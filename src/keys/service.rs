@@ -191,6 +191,12 @@ impl Keys {
         let _ = self.was_read.subscribe().wait_for(|was_read| *was_read).await;
     }
 
+    /// Gives the store back, once the calls that are under way have ended; later ones fail.  Whoever follows must
+    /// have stopped.
+    pub async fn close(&self) {
+        self.store.close().await;
+    }
+
     /// How keys are made and served.
     pub fn settings(&self) -> Arc<Settings> {
         self.settings.load_full()

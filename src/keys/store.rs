@@ -196,4 +196,8 @@ pub trait Store: Send + Sync {
 
     /// Forgets sessions last used, or opened, at these instants or before.
     async fn purge_sessions(&self, used_until: Timestamp, opened_until: Timestamp) -> Result<(), StoreError>;
+
+    /// Gives back every connection, once nobody uses it any more; from then on everything fails.
+    /// A SQLite file that nobody else has open is whole afterwards, without a `-wal` beside it.
+    async fn close(&self);
 }

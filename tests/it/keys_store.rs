@@ -917,6 +917,9 @@ impl Store for Panicking {
     async fn purge_sessions(&self, used_until: Timestamp, opened_until: Timestamp) -> Result<(), StoreError> {
         self.store.purge_sessions(used_until, opened_until).await
     }
+    async fn close(&self) {
+        self.store.close().await;
+    }
 }
 
 async fn a_panic_while_following_is_told_and_followed_by_a_new_start(place: Place) {

@@ -43,6 +43,32 @@ fn what_postgresql_acknowledged_survives_a_kill() {
     survive(&server.url(&server.database()), || {});
 }
 
+#[test]
+fn after_a_clean_stop_sqlite_is_one_file_that_holds_the_last_acknowledged_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.db");
+    let mut token = String::new();
+    for round in 0..2 {
+        let mut issuer = Issuer::start(&format!("sqlite:{}", file.display()));
+        for number in 0..20 {
+            (_, token) = issuer.create(&format!("key-{round}-{number}"));
+        }
+        assert!(folder.path().join("keys.db-wal").metadata().unwrap().len() > 0, "nothing is to be closed");
+        issuer.server.terminate();
+        assert!(issuer.server.wait().success(), "{}", issuer.server.log().text());
+        let beside = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(beside.collect::<Vec<_>>(), ["keys.db"]);
+    }
+    // Whoever backs it up copies one file.
+    let copy = tempfile::tempdir().unwrap();
+    fs::copy(&file, copy.path().join("copy.db")).unwrap();
+    let copy = copy.path().join("copy.db");
+    assert_eq!(integrity(&copy), "ok");
+    let issuer = Issuer::start(&format!("sqlite:{}", copy.display()));
+    assert_eq!(issuer.list().len(), 40);
+    assert_eq!(issuer.checks().verdict(&token), "", "the last one that was acknowledged");
+}
+
 fn integrity(file: &Path) -> String {
     grpc::block_on(async {
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);

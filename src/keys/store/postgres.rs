@@ -446,4 +446,9 @@ impl Store for PostgresStore {
         query.execute(self.pool()?).await?;
         Ok(())
     }
+
+    async fn close(&self) {
+        drop(self.listener.lock().await.take());
+        self.pool.close().await;
+    }
 }

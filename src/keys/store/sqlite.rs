@@ -318,4 +318,10 @@ impl Store for SqliteStore {
         query.bind(used_until.as_second()).bind(opened_until.as_second()).execute(&self.writer).await?;
         Ok(())
     }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        // The last connection moves what the -wal holds into the file, and must be one that may write there.
+        self.writer.close().await;
+    }
 }
