@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::harness::browser::{Browser, CONTROL, DOWN, ENTER, ESCAPE, SHIFT, SPACE, TAB};
+use crate::harness::pki::{Ca, Pair};
 use crate::harness::{Request, Server, grpc};
 
 const PASSWORD: &str = "correct-horse-battery-staple";
@@ -251,6 +252,49 @@ fn a_key_is_added_copied_used_rotated_revoked_and_deleted() {
     browser.click("#logout");
     browser.see("#login-user");
     browser.go(&page.url());
+    browser.see("#login-user");
+    browser.miss("#keys");
+    assert_eq!(page.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn over_https_the_session_is_this_hosts_alone_and_never_leaves_it_in_the_clear() {
+    let Pair { cert, key } = Ca::new("the CA").issue(&["localhost", "127.0.0.1"]);
+    let tls = "admin: {listen: '127.0.0.1:0', tls: {cert: admin.crt, key: admin.key}}";
+    let config = CONFIG.replace("admin: {listen: '127.0.0.1:0'}", tls) + "credentials: [bearer, session]\n";
+    let server = Server::with(&config).file("admin.crt", &cert).file("admin.key", &key).start();
+    let admin = server.admin();
+    let page = Page { browser: Browser::start_trusting_every_certificate(), admin, server };
+    let (browser, url) = (&page.browser, page.url().replace("http:", "https:"));
+    browser.go(&url);
+    page.log_in("admin");
+    browser.read("#who", "Ada");
+    let cookies = browser.cookies();
+    let [cookie] = &cookies[..] else { panic!("one cookie: {cookies:?}") };
+    assert_eq!(cookie["name"], "__Host-eat_session");
+    let attributes = ["secure", "httpOnly", "sameSite", "path"].map(|attribute| cookie[attribute].clone());
+    assert_eq!(attributes, [json!(true), json!(true), json!("Strict"), json!("/")]);
+    assert_eq!(browser.script("return document.cookie", json!([])), json!(""));
+
+    // A key is made, works, and is in the list, also of who comes back.
+    page.add("over-https", "Viewer", "1d");
+    let made = page.take_key();
+    assert_eq!(page.check(&made), Ok("over-https".to_owned()));
+    browser.go(&url);
+    browser.read("#rows", "over-https");
+
+    // The session counts in Checks as well, until its user logs out.
+    let session = format!("__Host-eat_session={}", cookie["value"].as_str().unwrap());
+    let passes = || {
+        let request = grpc::request("GET", "app.example", "/", &[("cookie", &session)]);
+        grpc::code(&grpc::check(&page.server, request)) == 0
+    };
+    assert!(passes());
+    browser.click("#logout");
+    browser.see("#login-user");
+    assert_eq!(browser.cookies(), Vec::<Value>::new());
+    assert!(!passes());
+    browser.go(&url);
     browser.see("#login-user");
     browser.miss("#keys");
     assert_eq!(page.complaints(), Vec::<String>::new());

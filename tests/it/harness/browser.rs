@@ -75,6 +75,15 @@ pub struct Browser {
 impl Browser {
     /// A browser with a fresh profile, an English reader and a window of a laptop's size.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same, for pages of servers whose certificates no authority of the browser's has signed.
+    pub fn start_trusting_every_certificate() -> Self {
+        Self::start_with(&["--ignore-certificate-errors"])
+    }
+
+    fn start_with(more_flags: &[&str]) -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let (chromium, chromedriver) = &*PROGRAMS;
         let profile = TempDir::new().expect("a fresh folder");
@@ -91,7 +100,7 @@ impl Browser {
             port.trim_end_matches('.').parse().ok()
         });
         browser.address = SocketAddr::from(([127, 0, 0, 1], port));
-        let flags = FLAGS.iter().map(|flag| (*flag).to_owned());
+        let flags = FLAGS.iter().chain(more_flags).map(|flag| (*flag).to_owned());
         let folder = format!("--user-data-dir={}", browser._profile.path().join("profile").display());
         let capabilities = json!({ "capabilities": { "alwaysMatch": {
             "browserName": "chrome",
@@ -152,6 +161,12 @@ impl Browser {
     /// Where the reader lives.
     pub fn set_time_zone(&self, zone: &str) {
         self.devtools("Emulation.setTimezoneOverride", json!({ "timezoneId": zone }));
+    }
+
+    /// Every cookie that the browser would send to the page that it shows, those that no script sees as well.
+    pub fn cookies(&self) -> Vec<Value> {
+        let cookies = self.command("GET", "/cookie", &Value::Null);
+        cookies.as_array().expect("a list of cookies").clone()
     }
 
     pub fn go(&self, url: &str) {
