@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tonic::transport::Channel;
 
 use crate::harness::http1::{self, Request};
@@ -32,6 +33,306 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 /// Between two Checks of one straight client, and between two requests of one client of Envoy's.
 const STRAIGHT_PAUSE: Duration = Duration::from_millis(4);
 const ENVOY_PAUSE: Duration = Duration::from_millis(10);
+
+#[test]
+#[ignore = "takes minutes, as many as SOAK_MINUTES says: make soak"]
+fn nothing_goes_wrong_however_long_it_lasts() {
+    let minutes: u64 = std::env::var("SOAK_MINUTES").map_or(2, |minutes| minutes.parse().unwrap());
+    let world = World::begin();
+    world.live(Duration::from_secs(60 * minutes));
+    let life = world.end();
+    println!("soak: {minutes} minutes");
+    life.tell();
+    life.judge();
+}
+
+/// A server, an Envoy before it and an application behind that, and all who keep them busy.
+struct World {
+    envoy: Mutex<Envoy>,
+    /// Where the present Envoy listens.
+    address: Mutex<SocketAddr>,
+    /// Raised before an Envoy dies and after the next one lives: a request that saw two numbers has an excuse.
+    envoys: AtomicU64,
+    upstream: Upstream,
+    server: Server,
+    admin: SocketAddr,
+    config_file: PathBuf,
+    store: PathBuf,
+    /// A key that nobody revokes.
+    lasting: Value,
+    stop: AtomicBool,
+    tally: Tally,
+    reloads: AtomicU64,
+    revoked: AtomicU64,
+    samples: Mutex<Vec<Sample>>,
+    _folder: TempDir,
+}
+
+impl World {
+    fn begin() -> Self {
+        let folder = TempDir::new().unwrap();
+        let store = folder.path().join("keys.db");
+        let setup = Server::with(&config(0, &store)).own_listeners().quiet().arg("--log-decisions=none");
+        let config_file = setup.write();
+        let server = setup.start();
+        let admin = server.admin();
+        let upstream = Upstream::start();
+        let envoy = start_envoy(&server, &upstream);
+        Self {
+            address: Mutex::new(envoy.address()),
+            envoy: Mutex::new(envoy),
+            envoys: AtomicU64::new(0),
+            upstream,
+            server,
+            admin,
+            config_file,
+            store,
+            lasting: create_key(admin, "lasting"),
+            stop: AtomicBool::new(false),
+            tally: Tally::default(),
+            reloads: AtomicU64::new(0),
+            revoked: AtomicU64::new(0),
+            samples: Mutex::default(),
+            _folder: folder,
+        }
+    }
+
+    /// Everybody does what they do, for so long.
+    fn live(&self, life: Duration) {
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| self.ask_straight());
+                scope.spawn(|| self.ask_through_envoy());
+            }
+            scope.spawn(|| self.reload());
+            scope.spawn(|| self.issue_and_revoke_keys());
+            scope.spawn(|| self.replace_envoy());
+            scope.spawn(|| self.take_samples());
+            std::thread::sleep(life);
+            self.stop.store(true, Ordering::SeqCst);
+        });
+    }
+
+    /// Does something again and again until it is time to stop.
+    fn every(&self, pause: Duration, mut work: impl FnMut()) {
+        let mut next = Instant::now() + pause;
+        while !self.stop.load(Ordering::SeqCst) {
+            let now = Instant::now();
+            if now < next {
+                std::thread::sleep((next - now).min(Duration::from_millis(100)));
+                continue;
+            }
+            next = now + pause;
+            work();
+        }
+    }
+
+    /// A client that asks Check itself, with every kind of credential in turn.
+    fn ask_straight(&self) {
+        let mut client = Straight::to(&self.server);
+        let (alice, lasting) = (format!("Bearer {ALICE}"), bearer(&self.lasting));
+        let basic = http1::basic("admin", PASSWORD);
+        let questions = [
+            ("a configured token", Some(alice.as_str()), Expected::Passes),
+            ("an API key", Some(lasting.as_str()), Expected::Passes),
+            ("a remembered password", Some(basic.as_str()), Expected::Passes),
+            ("an unknown token", Some("Bearer nobody-token-0123456789"), Expected::IsRefused),
+            ("nothing", None, Expected::IsRefused),
+        ];
+        let mut turns = questions.iter().cycle();
+        self.every(STRAIGHT_PAUSE, || {
+            let (what, authorization, expected) = turns.next().unwrap();
+            let begun = Instant::now();
+            let found = client.ask(*authorization);
+            self.tally.took(begun.elapsed());
+            self.tally.note(what, *expected, found);
+        });
+    }
+
+    /// A client of the application, who may meet an Envoy that is just dying.
+    fn ask_through_envoy(&self) {
+        let mut turns = [(ALICE, Expected::Passes), ("nobody-token", Expected::IsRefused)].iter().cycle();
+        self.every(ENVOY_PAUSE, || {
+            let (token, expected) = turns.next().unwrap();
+            let before = self.envoys.load(Ordering::SeqCst);
+            let to = *self.address.lock().unwrap();
+            let found = through_envoy(to, token);
+            if found.is_err() && (before % 2 == 1 || self.envoys.load(Ordering::SeqCst) != before) {
+                self.tally.died_with_envoy.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            let code = match found {
+                Ok(200) => Ok(0),
+                Ok(401) => Ok(16),
+                Ok(status) => Err(format!("HTTP {status}")),
+                Err(error) => Err(error.to_string()),
+            };
+            self.tally.note("through Envoy", *expected, code);
+        });
+    }
+
+    /// An operator who changes the configuration, and looks whether it is in force.
+    fn reload(&self) {
+        let mut client = Straight::to(&self.server);
+        let even = format!("Bearer {EVEN}");
+        self.every(RELOAD_EVERY, || {
+            let generation = self.reloads.fetch_add(1, Ordering::SeqCst) + 1;
+            let next = self.config_file.with_extension("next");
+            std::fs::write(&next, config(generation, &self.store)).unwrap();
+            std::fs::rename(&next, &self.config_file).unwrap();
+            let (code, expected) = match generation.is_multiple_of(2) {
+                true => (0, Expected::Passes),
+                false => (16, Expected::IsRefused),
+            };
+            let deadline = Instant::now() + PATIENCE;
+            while client.ask(Some(&even)) != Ok(code) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            for _ in 0..20 {
+                self.tally.note("a reloaded token", expected, client.ask(Some(&even)));
+            }
+        });
+    }
+
+    /// An administrator who gives a key and takes it back: each counts at once.
+    fn issue_and_revoke_keys(&self) {
+        let mut client = Straight::to(&self.server);
+        self.every(KEY_EVERY, || {
+            let key = create_key(self.admin, &format!("key-{}", self.revoked.load(Ordering::SeqCst)));
+            let token = bearer(&key);
+            let mut note = |what, expected| self.tally.note(what, expected, client.ask(Some(&token)));
+            let path = format!("/api/auth/keys/{}", key["id"]);
+            note("a new key", Expected::Passes);
+            assert_eq!(manage(self.admin, "POST", &format!("{path}/revoke")).send().status, 200);
+            note("a revoked key", Expected::IsRefused);
+            assert_eq!(manage(self.admin, "DELETE", &path).send().status, 200);
+            note("a deleted key", Expected::IsRefused);
+            self.revoked.fetch_add(1, Ordering::SeqCst);
+        });
+    }
+
+    /// Kills an Envoy in the middle of what it does, once the next one is there.
+    fn replace_envoy(&self) {
+        self.every(NEW_ENVOY_EVERY, || {
+            let mut envoy = self.envoy.lock().unwrap();
+            self.envoys.fetch_add(1, Ordering::SeqCst);
+            *envoy = start_envoy(&self.server, &self.upstream);
+            *self.address.lock().unwrap() = envoy.address();
+            self.envoys.fetch_add(1, Ordering::SeqCst);
+        });
+    }
+
+    fn take_samples(&self) {
+        self.every(SAMPLE_EVERY, || self.samples.lock().unwrap().push(Sample::of(self.server.process())));
+    }
+
+    /// What is left of it: figures.
+    fn end(self) -> Life {
+        let metrics = self.server.metrics();
+        let reloaded = metrics.lines().find(|line| line.contains("reload") && line.contains("success\""));
+        Life {
+            log: self.server.log().text(),
+            reloaded: reloaded.map(str::to_owned),
+            reloads: self.reloads.into_inner(),
+            revoked: self.revoked.into_inner(),
+            new_envoys: self.envoys.into_inner() / 2,
+            tally: self.tally,
+            samples: self.samples.into_inner().unwrap(),
+        }
+    }
+}
+
+/// A life that is over.
+struct Life {
+    tally: Tally,
+    /// What the server counted, as its metrics have it.
+    reloaded: Option<String>,
+    reloads: u64,
+    revoked: u64,
+    new_envoys: u64,
+    samples: Vec<Sample>,
+    log: String,
+}
+
+impl Life {
+    fn tell(&self) {
+        let Self { tally, reloads, revoked, new_envoys, .. } = self;
+        for (what, count) in tally.right.lock().unwrap().iter() {
+            println!("soak: {count:>9} right answers about {what}");
+        }
+        println!("soak: {:>9} wrong decisions or failed Checks", tally.wrong.lock().unwrap().len());
+        let counted = self.reloaded.as_deref().unwrap_or("no metric of them");
+        println!("soak: {reloads:>9} reloads ({counted})");
+        println!("soak: {revoked:>9} keys issued, revoked and deleted");
+        let died = tally.died_with_envoy.load(Ordering::Relaxed);
+        println!("soak: {new_envoys:>9} new Envoys; requests that died with theirs: {died}");
+        let (half, most) = (tally.below(0.5), tally.below(0.99));
+        println!("soak: straight Checks: p50 below {half} µs, p99 below {most} µs");
+        let (early, late) = self.memory();
+        let last = self.samples.last();
+        println!(
+            "soak: resident memory {early} KiB in the second quarter, {late} KiB in the last; descriptors {:?}, threads {:?}",
+            last.map(|sample| sample.descriptors),
+            last.map(|sample| sample.threads)
+        );
+    }
+
+    fn judge(&self) {
+        let wrong = self.tally.wrong.lock().unwrap();
+        assert!(wrong.is_empty(), "{wrong:#?}\n{}", self.log);
+        let (reloads, reloaded) = (self.reloads, &self.reloaded);
+        let all = format!(" {reloads}");
+        assert!(
+            reloaded.as_ref().is_some_and(|line| line.ends_with(&all)),
+            "{reloads} reloads: {reloaded:?}"
+        );
+        let (early, late) = self.memory();
+        assert!(late <= early + early / 10 + 8 * 1024, "memory grows: {:?}", self.samples);
+        let (first, last) = (&self.samples[self.samples.len() / 4], &self.samples[self.samples.len() - 1]);
+        let (first, last) = (first.descriptors, last.descriptors);
+        assert!(last <= first + 20, "descriptors grow from {first} to {last}");
+    }
+
+    /// The median in the second quarter, when everything has warmed up, and in the last one, in KiB.
+    fn memory(&self) -> (u64, u64) {
+        let memory: Vec<_> = self.samples.iter().map(|sample| sample.memory).collect();
+        let quarter = memory.len() / 4;
+        (median(&memory[quarter..2 * quarter]), median(&memory[3 * quarter..]))
+    }
+}
+
+/// What the server's process takes at one moment.
+#[derive(Debug)]
+struct Sample {
+    /// In KiB.
+    memory: u64,
+    descriptors: u64,
+    threads: u64,
+}
+
+impl Sample {
+    fn of(process: u32) -> Self {
+        let descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().count();
+        Self {
+            memory: status_of(process, "VmRSS"),
+            descriptors: descriptors as u64,
+            threads: status_of(process, "Threads"),
+        }
+    }
+}
+
+/// A figure of `/proc/PID/status`, in KiB or as a number.
+fn status_of(process: u32, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap().split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn median(samples: &[u64]) -> u64 {
+    let mut samples = samples.to_vec();
+    samples.sort_unstable();
+    samples[samples.len() / 2]
+}
 
 /// The configuration of a generation.  Alice's actor and the policy that admits her change together:
 /// a request that saw a part of two generations would be refused.
@@ -146,202 +447,24 @@ fn through_envoy(address: SocketAddr, token: &str) -> io::Result<u16> {
     status.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Does something again and again until it is time to stop.
-fn every(pause: Duration, stop: &AtomicBool, mut work: impl FnMut()) {
-    let mut next = Instant::now() + pause;
-    while !stop.load(Ordering::SeqCst) {
-        let now = Instant::now();
-        if now < next {
-            std::thread::sleep((next - now).min(Duration::from_millis(100)));
-            continue;
-        }
-        next = now + pause;
-        work();
-    }
+fn start_envoy(server: &Server, upstream: &Upstream) -> Envoy {
+    Envoy::start(&Shape::plain().encoding(Encoding::Raw), server, upstream)
 }
 
-/// A figure of `/proc/PID/status`, in KiB or as a number.
-fn status_of(process: u32, name: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.unwrap().split_whitespace().next().unwrap().parse().unwrap()
+/// A request of the administrator.
+fn manage(admin: SocketAddr, method: &str, path: &str) -> Request {
+    Request::new(admin, method, path).header("authorization", http1::basic("admin", PASSWORD))
 }
 
-fn median(samples: &[u64]) -> u64 {
-    let mut samples = samples.to_vec();
-    samples.sort_unstable();
-    samples[samples.len() / 2]
+fn create_key(admin: SocketAddr, name: &str) -> Value {
+    let body = json!({"name": name, "role": "Viewer"}).to_string().into_bytes();
+    let request = manage(admin, "POST", "/api/auth/keys").header("content-type", "application/json");
+    let answer = request.body(body).send();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
 }
 
-#[test]
-#[ignore = "takes minutes, as many as SOAK_MINUTES says: make soak"]
-fn nothing_goes_wrong_however_long_it_lasts() {
-    let minutes: u64 = std::env::var("SOAK_MINUTES").map_or(2, |minutes| minutes.parse().unwrap());
-    let life = Duration::from_secs(60 * minutes);
-    let folder = tempfile::TempDir::new().unwrap();
-    let store = folder.path().join("keys.db");
-    let setup = Server::with(&config(0, &store)).own_listeners().quiet().arg("--log-decisions=none");
-    let config_file = setup.write();
-    let server = setup.start();
-    let admin = server.admin();
-    let upstream = Upstream::start();
-    let shape = || Shape::plain().encoding(Encoding::Raw);
-    let envoy = Mutex::new(Envoy::start(&shape(), &server, &upstream));
-    // Raised before an Envoy dies and after the next one lives: a request that saw two numbers has an excuse.
-    let envoys = AtomicU64::new(0);
-    let address = Mutex::new(envoy.lock().unwrap().address());
-
-    let tally = Tally::default();
-    let stop = AtomicBool::new(false);
-    let (reloads, revoked) = (AtomicU64::new(0), AtomicU64::new(0));
-    let samples = Mutex::new(Vec::new());
-    let basic = http1::basic("admin", PASSWORD);
-    let create = |name: String| -> Value {
-        let body = json!({"name": name, "role": "Viewer"}).to_string().into_bytes();
-        let request = Request::new(admin, "POST", "/api/auth/keys").header("authorization", &basic);
-        let answer = request.header("content-type", "application/json").body(body).send();
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        answer.json()
-    };
-    let lasting = format!("Bearer {}", create("lasting".to_owned())["key"].as_str().unwrap());
-    let alice = format!("Bearer {ALICE}");
-
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                let mut client = Straight::to(&server);
-                let questions = [
-                    ("a configured token", Some(alice.as_str()), Expected::Passes),
-                    ("an API key", Some(lasting.as_str()), Expected::Passes),
-                    ("a remembered password", Some(basic.as_str()), Expected::Passes),
-                    ("an unknown token", Some("Bearer nobody-token-0123456789"), Expected::IsRefused),
-                    ("nothing", None, Expected::IsRefused),
-                ];
-                let mut turns = questions.iter().cycle();
-                every(STRAIGHT_PAUSE, &stop, || {
-                    let (what, authorization, expected) = turns.next().unwrap();
-                    let begun = Instant::now();
-                    let found = client.ask(*authorization);
-                    tally.took(begun.elapsed());
-                    tally.note(what, *expected, found);
-                });
-            });
-            scope.spawn(|| {
-                let mut turns =
-                    [(ALICE, Expected::Passes), ("nobody-token", Expected::IsRefused)].iter().cycle();
-                every(ENVOY_PAUSE, &stop, || {
-                    let (token, expected) = turns.next().unwrap();
-                    let before = envoys.load(Ordering::SeqCst);
-                    let to = *address.lock().unwrap();
-                    let found = through_envoy(to, token);
-                    if found.is_err() && (before % 2 == 1 || envoys.load(Ordering::SeqCst) != before) {
-                        tally.died_with_envoy.fetch_add(1, Ordering::Relaxed);
-                        return;
-                    }
-                    let code = match found {
-                        Ok(200) => Ok(0),
-                        Ok(401) => Ok(16),
-                        Ok(status) => Err(format!("HTTP {status}")),
-                        Err(error) => Err(error.to_string()),
-                    };
-                    tally.note("through Envoy", *expected, code);
-                });
-            });
-        }
-        scope.spawn(|| {
-            let mut client = Straight::to(&server);
-            let even = format!("Bearer {EVEN}");
-            every(RELOAD_EVERY, &stop, || {
-                let generation = reloads.fetch_add(1, Ordering::SeqCst) + 1;
-                let next = config_file.with_extension("next");
-                std::fs::write(&next, config(generation, &store)).unwrap();
-                std::fs::rename(&next, &config_file).unwrap();
-                let expected = if generation.is_multiple_of(2) { 0 } else { 16 };
-                let deadline = Instant::now() + PATIENCE;
-                while client.ask(Some(&even)) != Ok(expected) && Instant::now() < deadline {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                let expected = if expected == 0 { Expected::Passes } else { Expected::IsRefused };
-                for _ in 0..20 {
-                    tally.note("a reloaded token", expected, client.ask(Some(&even)));
-                }
-            });
-        });
-        scope.spawn(|| {
-            let mut client = Straight::to(&server);
-            every(KEY_EVERY, &stop, || {
-                let key = create(format!("key-{}", revoked.load(Ordering::SeqCst)));
-                let token = format!("Bearer {}", key["key"].as_str().unwrap());
-                tally.note("a new key", Expected::Passes, client.ask(Some(&token)));
-                let path = format!("/api/auth/keys/{}", key["id"]);
-                let revoke =
-                    Request::new(admin, "POST", &format!("{path}/revoke")).header("authorization", &basic);
-                assert_eq!(revoke.send().status, 200);
-                tally.note("a revoked key", Expected::IsRefused, client.ask(Some(&token)));
-                let delete = Request::new(admin, "DELETE", &path).header("authorization", &basic);
-                assert_eq!(delete.send().status, 200);
-                tally.note("a deleted key", Expected::IsRefused, client.ask(Some(&token)));
-                revoked.fetch_add(1, Ordering::SeqCst);
-            });
-        });
-        scope.spawn(|| {
-            every(NEW_ENVOY_EVERY, &stop, || {
-                let mut envoy = envoy.lock().unwrap();
-                envoys.fetch_add(1, Ordering::SeqCst);
-                // The old one dies in the middle of what it does.
-                *envoy = Envoy::start(&shape(), &server, &upstream);
-                *address.lock().unwrap() = envoy.address();
-                envoys.fetch_add(1, Ordering::SeqCst);
-            });
-        });
-        scope.spawn(|| {
-            every(SAMPLE_EVERY, &stop, || {
-                let descriptors =
-                    std::fs::read_dir(format!("/proc/{}/fd", server.process())).unwrap().count();
-                let memory = status_of(server.process(), "VmRSS");
-                samples.lock().unwrap().push((
-                    memory,
-                    descriptors as u64,
-                    status_of(server.process(), "Threads"),
-                ));
-            });
-        });
-        std::thread::sleep(life);
-        stop.store(true, Ordering::SeqCst);
-    });
-
-    let samples = samples.into_inner().unwrap();
-    let memory: Vec<_> = samples.iter().map(|(memory, ..)| *memory).collect();
-    let quarter = memory.len() / 4;
-    let (early, late) = (median(&memory[quarter..2 * quarter]), median(&memory[3 * quarter..]));
-    let wrong = std::mem::take(&mut *tally.wrong.lock().unwrap());
-    let reloads = reloads.into_inner();
-    let metrics = server.metrics();
-    let reloaded = metrics.lines().find(|line| line.contains("reload") && line.contains("success\""));
-    println!("soak: {minutes} minutes");
-    for (what, count) in tally.right.lock().unwrap().iter() {
-        println!("soak: {count:>9} right answers about {what}");
-    }
-    println!("soak: {:>9} wrong decisions or failed Checks", wrong.len());
-    println!("soak: {reloads:>9} reloads ({})", reloaded.unwrap_or("no metric of them"));
-    println!("soak: {:>9} keys issued, revoked and deleted", revoked.into_inner());
-    println!(
-        "soak: {:>9} new Envoys; requests that died with theirs: {}",
-        envoys.into_inner() / 2,
-        tally.died_with_envoy.load(Ordering::Relaxed)
-    );
-    println!("soak: straight Checks: p50 below {} µs, p99 below {} µs", tally.below(0.5), tally.below(0.99));
-    println!(
-        "soak: resident memory {early} KiB in the second quarter, {late} KiB in the last; descriptors {:?}, threads {:?}",
-        samples.last().map(|sample| sample.1),
-        samples.last().map(|sample| sample.2)
-    );
-    assert!(wrong.is_empty(), "{wrong:#?}\n{}", server.log().text());
-    assert!(
-        reloaded.is_some_and(|line| line.ends_with(&format!(" {reloads}"))),
-        "{reloads} reloads: {reloaded:?}"
-    );
-    assert!(late <= early + early / 10 + 8 * 1024, "memory grows: {memory:?}");
-    let (first, last) = (samples[quarter].1, samples[samples.len() - 1].1);
-    assert!(last <= first + 20, "descriptors grow from {first} to {last}");
+/// What a request with this key carries.
+fn bearer(key: &Value) -> String {
+    format!("Bearer {}", key["key"].as_str().unwrap())
 }
