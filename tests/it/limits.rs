@@ -385,8 +385,8 @@ fn hold_a_message(address: SocketAddr) -> Connection {
 
 /// Sends so many bytes of a message as fast as the windows allow, unless it is answered before.
 fn pour(sender: &mut Connection, mut left: usize) {
-    let mut window: i64 = 1024 * 1024 - 5;
-    let mut of_connection: i64 = 65_535 - 5;
+    // Of larger windows than these we hear by WINDOW_UPDATE alone: we never take note of their SETTINGS.
+    let (mut window, mut of_connection): (i64, i64) = (65_535 - 5, 65_535 - 5);
     while left > 0 {
         let piece = left.min(16 * 1024);
         let length = i64::try_from(piece).unwrap();
