@@ -28,19 +28,14 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use futures_util::{FutureExt, StreamExt};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Semaphore;
-use tower::ServiceExt;
 
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::Transport;
 use crate::keys::service::Keys;
+use crate::listener::http1;
+use crate::listener::limit::Limited;
 use crate::listener::tls::Acceptor;
-use crate::listener::{Listener, Stream};
 use crate::shutdown::Closing;
 use audit::Attempt;
 use error::ApiError;
@@ -51,10 +46,8 @@ const MOST_BYTES: usize = 64 * 1024;
 const MOST_THROWN_AWAY: usize = 32 * 1024 * 1024;
 /// How long a request may take to arrive, and how long a store may take to answer.
 const LONGEST: Duration = Duration::from_secs(10);
-/// How long an answer may take to be written when it is time to close.
-const LAST_WORDS: Duration = Duration::from_millis(500);
-/// Connections that are served at a time; more wait for their turn.
-const MOST_CONNECTIONS: usize = 512;
+/// Connections that are open at a time.
+pub const MAX_CONNECTIONS: usize = 256;
 
 /// Manages keys and sessions.
 pub struct Admin {
@@ -74,67 +67,8 @@ impl Admin {
 
 /// Serves the API and the page, over TLS where there is an acceptor, until it is time to close; then lets the
 /// requests in flight finish.
-pub async fn serve(listener: Listener, tls: Option<Arc<Acceptor>>, admin: Arc<Admin>, mut closing: Closing) {
-    let router = router(admin);
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        let accepted = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (listener.accept().await, place)
-        };
-        let (stream, place) = tokio::select! {
-            accepted = accepted => accepted,
-            () = closing.begun() => break,
-            Some(_) = connections.join_next() => continue,
-        };
-        let (tls, router, mut closing) = (tls.clone(), router.clone(), closing.clone());
-        connections.spawn(async move {
-            let stream = match &tls {
-                Some(tls) => tokio::select! {
-                    made = tls.accept(stream) => made.ok(),
-                    () = closing.begun() => None,
-                },
-                None => Some(stream),
-            };
-            if let Some(stream) = stream {
-                serve_connection(stream, router, closing).await;
-            }
-            drop(place);
-        });
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
-}
-
-async fn serve_connection(stream: Stream, router: Router, mut closing: Closing) {
-    let in_flight = Arc::new(());
-    let held = Arc::clone(&in_flight);
-    let answer = service_fn(move |request: hyper::Request<Incoming>| {
-        let (router, held) = (router.clone(), Arc::clone(&held));
-        async move {
-            let response = router.oneshot(request).await;
-            drop(held);
-            response
-        }
-    });
-    let mut builder = http1::Builder::new();
-    // Whoever sends a request's head slowly holds a connection; not for long.
-    builder.timer(TokioTimer::new()).header_read_timeout(LONGEST);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), answer));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = closing.begun() => {
-            connection.as_mut().graceful_shutdown();
-            // The service holds it once, and every request in flight once more.  Browsers open connections
-            // ahead and say nothing on them: nobody waits for those.
-            let patience = if Arc::strong_count(&in_flight) > 2 { LONGEST } else { LAST_WORDS };
-            tokio::time::timeout(patience, connection).await.unwrap_or(Ok(()))
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "connection ended");
-    }
+pub async fn serve(listener: Limited, tls: Option<Arc<Acceptor>>, admin: Arc<Admin>, closing: Closing) {
+    http1::serve(listener, tls, router(admin), closing).await;
 }
 
 /// Every path of the API and what answers there.
@@ -254,6 +188,7 @@ mod tests {
     use axum::http::header::AUTHORIZATION;
     use jiff::Timestamp;
     use serde_json::{Value, json};
+    use tower::ServiceExt;
 
     use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
     use crate::config::{Config, ProcessEnvironment, Source};

@@ -18,9 +18,10 @@ use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
 use crate::keys::service::Keys;
 use crate::keys::store::OpenError;
+use crate::listener::BindError;
 use crate::listener::activation::{ActivationError, Inherited};
+use crate::listener::limit::{Limited, within_descriptors};
 use crate::listener::tls::Acceptors;
-use crate::listener::{BindError, Listener};
 use crate::probes;
 use crate::reload::{Origin, Reloader};
 use crate::service_manager;
@@ -57,8 +58,8 @@ pub struct Bound {
     pub ext_authz: Listen,
     /// The address of the probes.
     pub probes: Listen,
-    ext_authz_listener: Listener,
-    probes_listener: Listener,
+    ext_authz_listener: Limited,
+    probes_listener: Limited,
     admin: Option<BoundAdmin>,
     acceptors: Acceptors,
     keys: Option<Arc<Keys>>,
@@ -70,8 +71,8 @@ pub struct Bound {
 
 /// The admin listener, bound.
 struct BoundAdmin {
-    listener: Listener,
-    asked: Listen,
+    listener: Limited,
+    address: Listen,
     admin: Arc<Admin>,
 }
 
@@ -138,28 +139,31 @@ pub async fn build(
     let mut inherited = Inherited::from_environment()?;
     let ext_authz_listener = inherited.listener(&startup.ext_authz.listen).await?;
     let probes_listener = inherited.listener(&startup.probes.listen).await?;
+    let limited = |listener, name, most| {
+        Limited::new(listener, name, most, telemetry.metrics().refused_connections(name))
+    };
     let admin = match (&startup.admin, &keys) {
-        (Some(admin), Some(keys)) => Some(BoundAdmin {
-            listener: inherited.listener(&admin.listen).await?,
-            asked: admin.listen.clone(),
-            admin: Arc::new(Admin::new(
-                Arc::clone(&authorizer),
-                Arc::clone(keys),
-                clock.clone(),
-                admin.transport,
-            )),
-        }),
+        (Some(admin), Some(keys)) => {
+            let listener = inherited.listener(&admin.listen).await?;
+            let (authorizer, keys) = (Arc::clone(&authorizer), Arc::clone(keys));
+            Some(BoundAdmin {
+                address: listener.address(&admin.listen),
+                listener: limited(listener, "admin", admin::MAX_CONNECTIONS),
+                admin: Arc::new(Admin::new(authorizer, keys, clock.clone(), admin.transport)),
+            })
+        }
         // The configuration is checked: there is no admin without keys.
         (Some(_), None) | (None, Some(_)) | (None, None) => None,
     };
     inherited.finish()?;
     let reloader =
         Reloader::new(origin, startup.clone(), acceptors.clone(), authorizer, Arc::clone(&telemetry), clock);
+    let max_connections = within_descriptors(startup.ext_authz.max_connections);
     Ok(Bound {
         ext_authz: ext_authz_listener.address(&startup.ext_authz.listen),
         probes: probes_listener.address(&startup.probes.listen),
-        ext_authz_listener,
-        probes_listener,
+        ext_authz_listener: limited(ext_authz_listener, "ext_authz", max_connections),
+        probes_listener: limited(probes_listener, "probes", probes::MAX_CONNECTIONS),
         admin,
         acceptors,
         keys,
@@ -188,8 +192,8 @@ impl Bound {
         let admin_closing = closing.clone();
         let Acceptors { ext_authz: ext_authz_tls, admin: admin_tls } = self.acceptors;
         let bound_admin = self.admin;
-        if let Some(BoundAdmin { listener, asked, .. }) = &bound_admin {
-            tracing::info!(listener = "admin", address = %listener.address(asked), "listening");
+        if let Some(BoundAdmin { address, .. }) = &bound_admin {
+            tracing::info!(listener = "admin", %address, "listening");
         }
         let admin = async move {
             match bound_admin {
@@ -203,8 +207,7 @@ impl Bound {
             }
         };
         let telemetry = Arc::clone(&self.telemetry);
-        let probes =
-            probes::serve(self.probes_listener, self.probes, readiness, self.telemetry, closing.clone());
+        let probes = probes::serve(self.probes_listener, readiness, self.telemetry, closing.clone());
         let mut probes = tokio::spawn(probes);
         let checks = ext_authz::serve(self.ext_authz_listener, ext_authz_tls, self.service, routes, closing);
         let mut checks = tokio::spawn(checks);

@@ -23,6 +23,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -33,9 +34,10 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
+use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tonic::service::Routes;
 use tower::ServiceExt;
@@ -44,12 +46,14 @@ use crate::attributes::Attributes;
 use crate::authorizer::Authorizer;
 use crate::config::Rules;
 use crate::decision::{Decision, Learned, Refusal};
+use crate::listener::Stream;
+use crate::listener::limit::Limited;
+use crate::listener::stall::Unstalled;
 use crate::listener::tls::Acceptor;
-use crate::listener::{Listener, Stream};
 use crate::shutdown::Closing;
 use crate::telemetry::Telemetry;
 use crate::telemetry::traces::CheckSpan;
-use frame::FrameError;
+use frame::{Budget, FrameError, Message};
 use response::Answers;
 
 /// The path of the one method.
@@ -64,9 +68,24 @@ const MAX_HEADER_LIST: u32 = 16 * 1024;
 /// Streams that Envoy may reset before we have looked at them.  It resets every Check that
 /// outlives its timeout, and must not lose the connection for that.
 const MAX_PENDING_RESETS: usize = 4096;
+/// Streams that may break the protocol's rules, the number of open streams included, before their connection is
+/// given up.
+const MAX_BROKEN_STREAMS: usize = 1024;
+/// Bytes that may arrive for one stream, and for one connection, before somebody has read them.  One
+/// connection's share is all that unread bytes can take.
+const WINDOW: u32 = 1024 * 1024;
+/// Bytes of an answer that wait to be taken; an answer of ours is far smaller.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// How often an idle connection is asked whether it is alive.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long it may take to say so.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Bytes of messages that have not arrived whole, over all connections: as much as sixteen messages of the default
+/// size.  At least four of the largest fit, whatever is configured.
+const ARRIVING_BYTES: usize = 256 * 1024 * 1024;
+/// How long a Check may live, its answer taken by the client included.  Nobody waits for one that long.
+const LONGEST_CHECK: Duration = Duration::from_secs(30);
 /// How long a message may take to arrive; a shorter `grpc-timeout` goes before.
 const LONGEST_READ: Duration = Duration::from_secs(10);
 /// How long a connection may stay open before it has sent the 24 bytes with which HTTP/2 begins.
@@ -77,6 +96,7 @@ pub struct CheckService {
     authorizer: Arc<Authorizer>,
     telemetry: Arc<Telemetry>,
     max_request_bytes: usize,
+    arriving: Budget,
     /// Of the snapshot last seen: rebuilt by the first Check under another.
     answers: ArcSwap<Answers>,
 }
@@ -91,7 +111,8 @@ impl CheckService {
     /// A service that asks this authorizer, tells this telemetry, and reads messages up to a size.
     pub fn new(authorizer: Arc<Authorizer>, telemetry: Arc<Telemetry>, max_request_bytes: usize) -> Self {
         let answers = ArcSwap::from_pointee(Answers::new(&authorizer.rules()));
-        Self { authorizer, telemetry, max_request_bytes, answers }
+        let arriving = Budget::new(ARRIVING_BYTES.max(max_request_bytes.saturating_mul(4)));
+        Self { authorizer, telemetry, max_request_bytes, arriving, answers }
     }
 
     /// Answers one message.  The answer is framed.
@@ -153,10 +174,12 @@ impl CheckService {
         let span = self.telemetry.begin_span(request.headers());
         // Nobody waits for an answer beyond the deadline, so nobody is waited for either.
         let patience = deadline.map_or(LONGEST_READ, |deadline| deadline.min(LONGEST_READ));
-        let message =
-            tokio::time::timeout(patience, frame::read(request.into_body(), self.max_request_bytes)).await;
+        let reading = frame::read(request.into_body(), self.max_request_bytes, &self.arriving);
+        let message = tokio::time::timeout(patience, reading).await;
         let body = match message.unwrap_or(Err(FrameError::TooSlow)) {
-            Ok(message) => AnswerBody::Message(self.check(message, deadline, span).await),
+            Ok(Message { bytes, held: _until_answered }) => {
+                AnswerBody::Message(self.check(bytes, deadline, span).await)
+            }
             Err(error) => {
                 self.telemetry.record_unreadable(error);
                 if let Some(span) = span {
@@ -213,41 +236,72 @@ struct Doors {
 /// Serves connections, over TLS where there is an acceptor, until it is time to close; then lets those that
 /// are open finish.
 pub async fn serve(
-    listener: Listener,
+    listener: Limited,
     tls: Option<Arc<Acceptor>>,
     checks: Arc<CheckService>,
     others: Routes,
     mut closing: Closing,
 ) {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
-        .max_header_list_size(MAX_HEADER_LIST)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        // gRPC has no use for a date.
-        .auto_date_header(false);
     let doors = Arc::new(Doors { tls, checks, others });
     let mut connections = tokio::task::JoinSet::new();
     loop {
-        let stream = tokio::select! {
-            stream = listener.accept() => stream,
+        let (stream, place) = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = closing.begun() => break,
             Some(_) = connections.join_next() => continue,
         };
-        connections.spawn(serve_connection(stream, builder.clone(), Arc::clone(&doors), closing.clone()));
+        let (doors, closing) = (Arc::clone(&doors), closing.clone());
+        connections.spawn(async move {
+            serve_connection(stream, doors, closing).await;
+            drop(place);
+        });
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve_connection(
-    stream: Stream,
-    builder: http2::Builder<TokioExecutor>,
-    doors: Arc<Doors>,
-    mut closing: Closing,
-) {
+/// The streams of a connection, each a task.
+#[derive(Debug, Clone, Default)]
+struct Streams {
+    /// Whether the request that was dispatched last is a Check.  The library dispatches a request and starts its
+    /// stream in one go, so that it tells which stream is being started.
+    is_check: Arc<AtomicBool>,
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        if self.is_check.load(Ordering::Relaxed) {
+            // A client that never takes its answer would hold it and its stream.  Dropped, the stream is reset.
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout(LONGEST_CHECK, stream).await;
+            });
+        } else {
+            // Who watches our health does so for as long as they like.
+            tokio::spawn(stream);
+        }
+    }
+}
+
+/// HTTP/2 within its limits.
+fn http2(streams: Streams) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(streams);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_BROKEN_STREAMS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        // gRPC has no use for a date.
+        .auto_date_header(false);
+    builder
+}
+
+async fn serve_connection(stream: Stream, doors: Arc<Doors>, mut closing: Closing) {
     // Whoever connects and says nothing keeps neither a descriptor nor the end of the process waiting.
     let greeted = tokio::select! {
         greeted = tokio::time::timeout(LONGEST_GREETING, greeted(stream, doors.tls.as_deref())) => greeted,
@@ -256,8 +310,14 @@ async fn serve_connection(
     let Ok(Ok(stream)) = greeted else {
         return;
     };
-    let answer = service_fn(move |request| dispatch(Arc::clone(&doors), request));
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), answer));
+    let streams = Streams::default();
+    let builder = http2(streams.clone());
+    let answer = service_fn(move |request: Request<Incoming>| {
+        streams.is_check.store(request.uri().path() == CHECK_PATH, Ordering::Relaxed);
+        dispatch(Arc::clone(&doors), request)
+    });
+    let stream = TokioIo::new(Unstalled::new(stream));
+    let mut connection = std::pin::pin!(builder.serve_connection(stream, answer));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = closing.begun() => {
@@ -362,7 +422,7 @@ impl AnswerBody {
         let code = match error {
             FrameError::Unreadable | FrameError::Misframed => "13",
             FrameError::Compressed => "12",
-            FrameError::TooLong => "8",
+            FrameError::TooLong | FrameError::Crowded => "8",
             FrameError::TooSlow => "4",
         };
         let mut trailers = HeaderMap::with_capacity(2);

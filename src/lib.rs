@@ -48,7 +48,7 @@
 //! | floor | rooms | |
 //! | --- | --- | --- |
 //! | 6 process | [`app`] [`cli`] [`reload`] `main` | wiring, commands, reloading, the exit code |
-//! | 5 doors | [`ext_authz`] [`probes`] [`admin`] | where bytes come in and go out; only here are wire types, tonic, hyper and axum |
+//! | 5 doors | [`ext_authz`] [`probes`] [`admin`] | where bytes come in and go out; only here are wire types, tonic, hyper (but for [`listener::http1`]) and axum |
 //! | 4 plumbing | [`health`] [`listener`] [`service_manager`] [`shutdown`] [`telemetry`] [`watch`] | |
 //! | 3 engine | [`decision`] [`identity`] [`authorizer`] | no I/O but the verification of passwords |
 //! | 2 state | [`config`] [`clock`] [`keys`] | what we were told; what we issued |
@@ -73,6 +73,32 @@
 //! - The engine does not call telemetry; the door does, with the finished decision.
 //! - Client text is bytes until a rule reads it: bytes that are not UTF-8 lead to a refusal where they matter,
 //!   and never to a decoding error.
+//!
+//! ## What is bounded, and by what
+//!
+//! Nothing grows because somebody outside wishes it to.  README's table of limits says how much each is;
+//! `tests/it/limits.rs` tries to break them.
+//!
+//! | what may grow | bounded by |
+//! | --- | --- |
+//! | connections, a task each | places ([`listener::limit`]): one more is closed at once |
+//! | streams, a task each | `MAX_CONCURRENT_STREAMS` of each connection, 30 s of life ([`ext_authz`]) |
+//! | streams that are reset, or break the rules | `MAX_PENDING_RESETS`, `MAX_BROKEN_STREAMS`: then the connection ends |
+//! | messages that are arriving | their size and [`ext_authz::frame::Budget`] |
+//! | headers of a request | `MAX_HEADERS` ([`ext_authz::request`]) |
+//! | bytes that nobody reads: theirs, ours | HTTP/2's windows; [`listener::stall`] |
+//! | heads and bodies of admin and probes | [`listener::http1`], `MOST_BYTES` ([`admin`]) |
+//! | passwords that run or wait, and their threads | two semaphores ([`identity::passwords`]) |
+//! | passwords remembered; failures | a count, the oldest goes first; five of each configured user |
+//! | uses of keys and sessions to be written down | a flag at each: one note is on its way, whatever happens ([`keys`]) |
+//! | keys, sessions | `keys.max`; the log-ins with right passwords of [`SESSION_LIFE`](keys) |
+//! | log lines | a bounded channel that drops and counts ([`telemetry::logging`]) |
+//! | spans | a bounded queue that drops and counts ([`telemetry::traces`]) |
+//! | label values of metrics | names of our own and of policies, never a client's text ([`telemetry::metrics`]) |
+//! | answers encoded ahead | one for each known actor ([`ext_authz::response`]) |
+//! | TLS sessions | none is stored: every handshake is whole ([`listener::tls`]) |
+//! | events of files, calls to reload | a set of three flags ([`watch`]) |
+//! | lines about clients that misbehave | one in five seconds of each kind |
 //!
 //! ## Why it is fast
 //!

@@ -1,6 +1,10 @@
 //! Listening sockets: TCP, Unix and abstract Unix ones, behind one type.
 
 pub mod activation;
+mod complaints;
+pub mod http1;
+pub mod limit;
+pub mod stall;
 pub mod tls;
 
 use std::fmt;
@@ -99,7 +103,8 @@ impl Listener {
         }
     }
 
-    /// The next connection.  What cannot be accepted is logged, and accepting goes on.
+    /// The next connection.  What cannot be accepted is logged, and accepting goes on.  How many may be open
+    /// is for [`limit::Limited`] to say.
     pub async fn accept(&self) -> Stream {
         loop {
             let accepted = match &self.socket {

@@ -9,11 +9,14 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-use crate::config::Listen;
 use crate::health::Readiness;
-use crate::listener::{Listener, Stream};
+use crate::listener::http1;
+use crate::listener::limit::Limited;
 use crate::shutdown::Closing;
 use crate::telemetry::{Telemetry, metrics};
+
+/// Connections that are open at a time.
+pub const MAX_CONNECTIONS: usize = 64;
 
 #[derive(Clone)]
 struct Watched {
@@ -22,24 +25,13 @@ struct Watched {
 }
 
 /// Serves the probes until it is time to close.
-pub async fn serve(
-    listener: Listener,
-    address: Listen,
-    readiness: Readiness,
-    telemetry: Arc<Telemetry>,
-    mut closing: Closing,
-) {
+pub async fn serve(listener: Limited, readiness: Readiness, telemetry: Arc<Telemetry>, closing: Closing) {
     let router = Router::new()
         .route("/live", get(live))
         .route("/ready", get(ready))
         .route("/metrics", get(show_metrics))
         .with_state(Watched { readiness, telemetry });
-    let served = axum::serve(Accepting { listener, address }, router)
-        .with_graceful_shutdown(async move { closing.begun().await })
-        .await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the probes are gone");
-    }
+    http1::serve(listener, None, router, closing).await;
 }
 
 /// 200 for as long as the process answers at all.
@@ -60,23 +52,4 @@ async fn ready(State(watched): State<Watched>) -> (StatusCode, &'static str) {
 async fn show_metrics(State(watched): State<Watched>, headers: HeaderMap) -> impl IntoResponse {
     let format = metrics::Format::accepted(headers.get_all(ACCEPT));
     ([(CONTENT_TYPE, format.content_type())], watched.telemetry.metrics().encode(format))
-}
-
-/// Our listener, as axum wants one.
-struct Accepting {
-    listener: Listener,
-    address: Listen,
-}
-
-impl axum::serve::Listener for Accepting {
-    type Io = Stream;
-    type Addr = Listen;
-
-    async fn accept(&mut self) -> (Stream, Listen) {
-        (self.listener.accept().await, self.address.clone())
-    }
-
-    fn local_addr(&self) -> std::io::Result<Listen> {
-        Ok(self.address.clone())
-    }
 }

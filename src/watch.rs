@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode};
@@ -36,21 +36,23 @@ pub struct Watch {
     watched: BTreeMap<PathBuf, FolderIdentity>,
     /// Folders that cannot be watched, so that it is said once.
     unwatched: BTreeSet<PathBuf>,
-    calls: Receiver<Call>,
+    calls: Arc<Calls>,
 }
 
 /// Device and inode: which folder it is, whatever its name.
 type FolderIdentity = (u64, u64);
 
 /// Calls whoever waits at a [`Watch`].
-#[derive(Debug, Clone)]
-pub struct Caller(Sender<Call>);
+/// Dropped, it ends every wait.
+#[derive(Debug)]
+pub struct Caller(Arc<Calls>);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The most urgent one first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Call {
-    Event,
-    Force,
     Stop,
+    Force,
+    Event,
 }
 
 /// Why a wait is over.
@@ -67,25 +69,52 @@ pub enum Cause {
 impl Caller {
     /// Ends the present wait, or the next one, as if a file had changed.
     pub fn force(&self) {
-        // Nobody there means that nobody waits any more.
-        let _ = self.0.send(Call::Force);
+        self.0.send(Call::Force);
     }
 
     /// Ends every wait.
     pub fn stop(&self) {
-        let _ = self.0.send(Call::Stop);
+        self.0.send(Call::Stop);
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Calls that were not heard yet.  No queue: however many come while nobody listens, each is one.
+#[derive(Debug, Default)]
+struct Calls {
+    unheard: Mutex<BTreeSet<Call>>,
+    called: Condvar,
+}
+
+impl Calls {
+    fn send(&self, call: Call) {
+        // Nothing that holds the lock can panic.
+        self.unheard.lock().unwrap_or_else(PoisonError::into_inner).insert(call);
+        self.called.notify_one();
+    }
+
+    /// The most urgent call; `None` when there was none for so long.
+    fn next(&self, wait: Duration) -> Option<Call> {
+        let unheard = self.unheard.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.called.wait_timeout_while(unheard, wait, |unheard| unheard.is_empty());
+        waited.unwrap_or_else(PoisonError::into_inner).0.pop_first()
     }
 }
 
 impl Watch {
     /// A watch that watches nothing yet, and what calls whoever waits at it.
     pub fn new() -> (Self, Caller) {
-        let (sender, calls) = channel();
-        let events = sender.clone();
+        let calls = Arc::new(Calls::default());
+        let events = Arc::clone(&calls);
         let tell = move |event: notify::Result<Event>| {
             // An error may hide an event.
             if event.as_ref().map_or(true, may_be_a_change) {
-                let _ = events.send(Call::Event);
+                events.send(Call::Event);
             }
         };
         let watcher = notify::recommended_watcher(tell).inspect_err(|error| {
@@ -93,7 +122,7 @@ impl Watch {
             tracing::warn!(%error, "no events of files are to be had: they are read every {every} s instead");
         });
         let (watched, unwatched) = (BTreeMap::new(), BTreeSet::new());
-        (Self { watcher: watcher.ok(), watched, unwatched, calls }, Caller(sender))
+        (Self { watcher: watcher.ok(), watched, unwatched, calls: Arc::clone(&calls) }, Caller(calls))
     }
 
     /// Waits, on this thread, until the files say something else than what was read of them.
@@ -116,11 +145,11 @@ impl Watch {
         let mut wait = if has_events { LOOK } else { LOOK_WITHOUT_EVENTS };
         let mut unrest = None;
         loop {
-            match self.calls.recv_timeout(wait) {
-                Ok(Call::Force) => return Some(Cause::Forced),
-                Ok(Call::Stop) | Err(RecvTimeoutError::Disconnected) => return Some(Cause::Stopped),
-                Err(RecvTimeoutError::Timeout) => return None,
-                Ok(Call::Event) => {
+            match self.calls.next(wait) {
+                Some(Call::Force) => return Some(Cause::Forced),
+                Some(Call::Stop) => return Some(Cause::Stopped),
+                None => return None,
+                Some(Call::Event) => {
                     let until = *unrest.get_or_insert_with(|| Instant::now() + LONGEST_UNREST);
                     let left = until.saturating_duration_since(Instant::now());
                     if left.is_zero() {
@@ -255,13 +284,24 @@ mod tests {
         let path = root.join("config.yaml");
         std::fs::write(&path, "tokens: [{token: a-token-0123456789, actor: {id: a}}]").unwrap();
         let files = crate::config::Config::load_after(&path, None).files;
-        let (sender, calls) = channel();
         let (watched, unwatched) = (BTreeMap::new(), BTreeSet::new());
-        let mut watch = Watch { watcher: None, watched, unwatched, calls };
+        let mut watch = Watch { watcher: None, watched, unwatched, calls: Arc::default() };
         let waiting = std::thread::spawn(move || watch.wait(&files));
         std::fs::write(&path, "tokens: []").unwrap();
         assert_eq!(waiting.join().unwrap(), Cause::Changed);
-        drop(sender);
+    }
+
+    #[test]
+    fn calls_that_nobody_hears_do_not_pile_up_and_the_most_urgent_is_heard_first() {
+        let calls = Arc::new(Calls::default());
+        let caller = Caller(Arc::clone(&calls));
+        for _ in 0..1_000 {
+            calls.send(Call::Event);
+            caller.force();
+        }
+        drop(caller);
+        let heard: Vec<_> = std::iter::from_fn(|| calls.next(Duration::ZERO)).collect();
+        assert_eq!(heard, [Call::Stop, Call::Force, Call::Event]);
     }
 
     #[test]

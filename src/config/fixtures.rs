@@ -159,6 +159,7 @@ fn is_public(before: &str) -> bool {
     let keys = [
         "listen",
         "max_request_bytes",
+        "max_connections",
         "realm",
         "name",
         "role",
@@ -253,11 +254,12 @@ users:
 - {username: admin, password: {$env: ADMIN_PASSWORD}}
 credentials: [{header: X-Api-Key}, {cookie: c, allow_cross_site: true}, {basic: {allow_cross_site: true}}, {query: q}]
 policies: {read: {allow: {role: Viewer}}}
-ext_authz: {listen: "unix:run/a.sock", max_request_bytes: 64KiB}
+ext_authz: {listen: "unix:run/a.sock", max_request_bytes: 64KiB, max_connections: 100}
 "#;
     let config = parse("/etc/app/config.yaml", text).unwrap();
-    let ExtAuthz { listen, transport, max_request_bytes } = &config.startup.ext_authz;
+    let ExtAuthz { listen, transport, max_request_bytes, max_connections } = &config.startup.ext_authz;
     assert_eq!((listen.to_string().as_str(), *max_request_bytes), ("unix:/etc/app/run/a.sock", 65536));
+    assert_eq!(*max_connections, 100);
     assert_eq!((*transport, config.tls.ext_authz.is_none()), (Transport::Plain, true));
     assert_eq!(config.startup.probes.listen.to_string(), "127.0.0.1:9193");
 

@@ -18,6 +18,8 @@ pub struct ExtAuthz {
     pub transport: Transport,
     /// `ext_authz.max_request_bytes`: the largest request message, by default 16 MiB.
     pub max_request_bytes: usize,
+    /// `ext_authz.max_connections`: how many connections may be open at a time, by default 4096.
+    pub max_connections: usize,
 }
 
 /// `probes`: the listener for `/live`, `/ready` and `/metrics`.
@@ -83,6 +85,10 @@ const GIB: u64 = 1024 * MIB;
 
 /// A smaller message could not hold a request's headers, a larger one only a mistake.
 const REQUEST_BYTES: std::ops::RangeInclusive<u64> = KIB..=256 * MIB;
+/// Envoy opens one connection for each of its workers; a process has at most as many as Linux lets it open files
+/// (`fs.nr_open`).
+const CONNECTIONS: std::ops::RangeInclusive<usize> = 1..=1_048_576;
+const DEFAULT_CONNECTIONS: usize = 4096;
 
 /// Reads both sections, and holds that no two listeners are at one address.
 pub fn read<'t>(
@@ -90,7 +96,7 @@ pub fn read<'t>(
     sections: Fields<'t>,
     admin: Option<&AdminSection<'t>>,
 ) -> (ExtAuthz, Probes, Option<ServerTls>) {
-    let keys = ["listen", "tls", "max_request_bytes"];
+    let keys = ["listen", "tls", "max_request_bytes", "max_connections"];
     let ext_authz = sections
         .get("ext_authz")
         .and_then(|node| reader.fields(node, "a mapping such as {listen: \"127.0.0.1:9191\"}", &keys));
@@ -128,7 +134,9 @@ pub fn read<'t>(
     }
     let max_request_bytes = ext_authz.and_then(|fields| fields.get("max_request_bytes"));
     let max_request_bytes = read_size(reader, max_request_bytes);
-    let ext_authz = ExtAuthz { listen, transport: tls.transport, max_request_bytes };
+    let max_connections = ext_authz.and_then(|fields| fields.get("max_connections"));
+    let max_connections = read_connections(reader, max_connections);
+    let ext_authz = ExtAuthz { listen, transport: tls.transport, max_request_bytes, max_connections };
     (ext_authz, Probes { listen: probes_listen }, tls.tls)
 }
 
@@ -229,6 +237,28 @@ fn read_size<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> usize {
         legal
     });
     usize::try_from(size.unwrap_or(default)).unwrap_or(usize::MAX)
+}
+
+fn read_connections<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> usize {
+    let Some(node) = node else {
+        return DEFAULT_CONNECTIONS;
+    };
+    let number = match &node.value {
+        Value::Number(number) => number.as_u64().and_then(|number| usize::try_from(number).ok()),
+        Value::Null
+        | Value::Bool(_)
+        | Value::Text(_)
+        | Value::List(_)
+        | Value::Map(_)
+        | Value::Unresolved { .. } => {
+            reader.expected(node, "a whole number such as 4096");
+            return DEFAULT_CONNECTIONS;
+        }
+    };
+    number.filter(|number| CONNECTIONS.contains(number)).unwrap_or_else(|| {
+        reader.error(&node.at, "expected a whole number of connections between 1 and 1048576, such as 4096");
+        DEFAULT_CONNECTIONS
+    })
 }
 
 /// `65536`, `64KiB`, `16MiB`, `1GiB`

@@ -106,6 +106,12 @@ const EXT_AUTHZ: Schema = Fields(&[
     ("listen", Shown, Text, LISTEN),
     ("tls", TLS, Nested, "TLS on this listener; with client_ca, mutual TLS."),
     ("max_request_bytes", Shown, Size, "The largest request message: 1KiB to 256MiB.  By default 16MiB."),
+    (
+        "max_connections",
+        Shown,
+        Integer,
+        "How many connections may be open at a time: 1 to 1048576.  By default 4096.",
+    ),
 ]);
 
 /// The path of the key is not shown: somebody may have written the key itself in its place.

@@ -27,8 +27,8 @@ impl Startup {
     /// What of another configuration's start-up settings differs from these.
     pub fn differences(&self, other: &Self) -> Vec<NeedsRestart> {
         // Every member is named, so that no new one is forgotten here.
-        let Self { ext_authz: ExtAuthz { listen, transport, max_request_bytes }, probes, admin: _, keys } =
-            self;
+        let Self { ext_authz, probes, admin: _, keys } = self;
+        let ExtAuthz { listen, transport, max_request_bytes, max_connections } = ext_authz;
         let Probes { listen: probes_listen } = probes;
         let admin_listen = |startup: &Self| startup.admin.as_ref().map(|admin| admin.listen.to_string());
         let admin_transport = |startup: &Self| startup.admin.as_ref().map(|admin| admin.transport);
@@ -59,6 +59,12 @@ impl Startup {
             Some(other.ext_authz.max_request_bytes.to_string()),
         );
         note(
+            *max_connections != other.ext_authz.max_connections,
+            "ext_authz.max_connections",
+            Some(max_connections.to_string()),
+            Some(other.ext_authz.max_connections.to_string()),
+        );
+        note(
             *probes_listen != other.probes.listen,
             "probes.listen",
             Some(probes_listen.to_string()),
@@ -87,6 +93,7 @@ mod tests {
                 listen: listen.parse().unwrap(),
                 transport: Transport::Plain,
                 max_request_bytes: 1024,
+                max_connections: 4096,
             },
             probes: Probes { listen: "127.0.0.1:3".parse().unwrap() },
             admin: admin
@@ -102,6 +109,7 @@ mod tests {
         assert_eq!(old.differences(&old.clone()), []);
         let mut new = startup("unix:/run/x", None, Some("postgres://u:new-password@db.example/keys"));
         new.ext_authz.max_request_bytes = 2048;
+        new.ext_authz.max_connections = 10;
         new.ext_authz.transport = Transport::Tls;
         let found: Vec<_> = old.differences(&new);
         let found: Vec<_> = found.iter().map(|one| (one.key, one.from.as_str(), one.to.as_str())).collect();
@@ -111,6 +119,7 @@ mod tests {
                 ("ext_authz.listen", "127.0.0.1:1", "unix:/run/x"),
                 ("ext_authz.tls", "absent", "present"),
                 ("ext_authz.max_request_bytes", "1024", "2048"),
+                ("ext_authz.max_connections", "4096", "10"),
                 ("admin.listen", "127.0.0.1:2", "absent"),
                 ("keys.store", "postgres://db.example:5432/keys", "postgres://db.example:5432/keys"),
             ]

@@ -3,6 +3,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 const PREFIX: usize = 5;
 
@@ -24,31 +25,59 @@ pub enum FrameError {
     /// Longer than `ext_authz.max_request_bytes`.
     #[error("the message is longer than max_request_bytes")]
     TooLong,
+    /// All messages that are arriving are too long together.
+    #[error("too many long messages are arriving at once")]
+    Crowded,
+}
+
+/// How many bytes of messages that have not arrived whole may be held, over all connections; and of those that
+/// arrived in pieces, until they are answered.
+#[derive(Debug)]
+pub struct Budget(Semaphore);
+
+impl Budget {
+    /// A budget of this many bytes.
+    pub fn new(bytes: usize) -> Self {
+        Self(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS)))
+    }
+}
+
+/// A message, and what it takes of the budget until it is answered.
+#[derive(Debug)]
+pub struct Message<'b> {
+    /// The message without its prefix.
+    pub bytes: Bytes,
+    /// What it takes of the budget.
+    pub held: Option<SemaphorePermit<'b>>,
 }
 
 /// Reads the one message of a request's body, at most `limit` bytes of it.
 ///
-/// A message that arrives in one piece, as nearly all do, is not copied.
+/// A message that arrives in one piece, as nearly all do, is not copied and asks no budget.  Every other piece
+/// is copied, so that it does not hold the larger buffer that it arrived in.
 ///
 /// # Errors
 /// [`FrameError`].
-pub async fn read<B>(mut body: B, limit: usize) -> Result<Bytes, FrameError>
+pub async fn read<B>(mut body: B, limit: usize, budget: &Budget) -> Result<Message<'_>, FrameError>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     let mut whole = Bytes::new();
     let mut pieces = BytesMut::new();
+    let mut held: Option<SemaphorePermit<'_>> = None;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| FrameError::Unreadable)?.into_data() else {
             continue;
         };
-        if whole.is_empty() && pieces.is_empty() {
-            check_prefix(&data, limit)?;
+        if pieces.is_empty() && body.is_end_stream() {
             whole = data;
-            continue;
+            break;
         }
-        if pieces.is_empty() {
-            pieces.extend_from_slice(&std::mem::take(&mut whole));
+        let length = u32::try_from(data.len()).map_err(|_| FrameError::TooLong)?;
+        let more = budget.0.try_acquire_many(length).map_err(|_| FrameError::Crowded)?;
+        match &mut held {
+            Some(held) => held.merge(more),
+            None => held = Some(more),
         }
         pieces.extend_from_slice(&data);
         check_prefix(&pieces, limit)?;
@@ -61,7 +90,7 @@ where
     if whole.len() != length {
         return Err(FrameError::Misframed);
     }
-    Ok(whole)
+    Ok(Message { bytes: whole, held })
 }
 
 /// The length that the prefix announces, once the prefix is there.  What is too long is not waited for.
@@ -131,10 +160,32 @@ mod tests {
         ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
             Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
         }
+
+        fn is_end_stream(&self) -> bool {
+            self.0.is_empty()
+        }
+    }
+
+    fn body(pieces: &[&[u8]]) -> Pieces {
+        Pieces(pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect())
     }
 
     async fn read_pieces(pieces: &[&[u8]]) -> Result<Bytes, FrameError> {
-        read(Pieces(pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect()), 4).await
+        read(body(pieces), 4, &Budget::new(100)).await.map(|message| message.bytes)
+    }
+
+    #[tokio::test]
+    async fn pieces_have_a_budget_until_they_are_answered_and_whole_messages_need_none() {
+        let budget = Budget::new(13);
+        let (whole, pieces): (&[&[u8]], &[&[u8]]) = (&[b"\0\0\0\0\x02ab"], &[b"\0\0\0\0", b"\x02a", b"b"]);
+        let first = read(body(pieces), 4, &budget).await.unwrap();
+        assert_eq!(budget.0.available_permits(), 6);
+        assert_eq!(read(body(pieces), 4, &budget).await.unwrap_err(), FrameError::Crowded);
+        assert_eq!(budget.0.available_permits(), 6, "what was refused holds nothing");
+        assert_eq!(read(body(whole), 4, &budget).await.unwrap().bytes, "ab");
+        drop(first);
+        assert_eq!(budget.0.available_permits(), 13);
+        assert_eq!(read(body(pieces), 4, &budget).await.unwrap().bytes, "ab");
     }
 
     #[tokio::test]

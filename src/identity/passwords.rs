@@ -360,6 +360,28 @@ mod tests {
         assert_eq!(failed, ["bob", "carol"]);
     }
 
+    #[tokio::test]
+    async fn a_flood_of_guesses_fills_the_queue_and_nothing_else() {
+        let passwords = Passwords::new(1).unwrap();
+        // Dear enough not to be done before the flood is over: each takes a quarter of a second.
+        let hash = PasswordHash::parse(&bcrypt::hash("hunter2", 12).unwrap()).unwrap();
+        let fingerprint = hash.fingerprint();
+        let users = Users::new([User::new(hash, fingerprint, known("alice"))]);
+        let guess = async |number: usize| {
+            let password = Secret::new(format!("guess-{number}"));
+            passwords.verify("alice", &password, &users, Some(Duration::ZERO)).await
+        };
+        for number in 0..MOST_PENDING {
+            assert!(matches!(guess(number).await, Verdict::Unfinished));
+        }
+        for number in MOST_PENDING..MOST_PENDING * 10 {
+            assert!(matches!(guess(number).await, Verdict::Unfinished));
+            let waiting = passwords.memory().in_flight.len();
+            assert!(waiting <= MOST_PENDING, "{waiting} run or wait");
+        }
+        assert_eq!(passwords.running.available_permits(), 0, "one runs, and no other beside it");
+    }
+
     #[test]
     fn memory_is_bounded() {
         let mut memory = Memory::default();

@@ -55,6 +55,7 @@ pub struct Metrics {
     last_reload_successful: Gauge,
     last_reload_success: Gauge,
     certificate_expiry: Family<ListenerLabels, Gauge>,
+    refused_connections: Family<ListenerLabels, Counter>,
     keys: HeldKeys,
     dropped_spans: Counter,
 }
@@ -94,6 +95,7 @@ impl Metrics {
             last_reload_successful: Gauge::default(),
             last_reload_success: Gauge::default(),
             certificate_expiry: Family::default(),
+            refused_connections: Family::default(),
             keys: HeldKeys::default(),
             dropped_spans: Counter::default(),
             registry,
@@ -154,6 +156,11 @@ impl Metrics {
             Unit::Seconds,
             self.certificate_expiry.clone(),
         );
+        registry.register(
+            "refused_connections",
+            "Connections closed at once because as many as may be were open, by listener",
+            self.refused_connections.clone(),
+        );
         registry.register_collector(Box::new(self.keys.clone()));
         registry.register("dropped_spans", "Spans that no collector took", self.dropped_spans.clone());
         registry.register(
@@ -200,6 +207,11 @@ impl Metrics {
     /// Where spans are counted that no collector took.
     pub fn dropped_spans(&self) -> Counter {
         self.dropped_spans.clone()
+    }
+
+    /// Where the connections are counted that the listener of this name refuses.
+    pub fn refused_connections(&self, listener: &'static str) -> Counter {
+        self.refused_connections.get_or_create(&ListenerLabels { listener }).clone()
     }
 
     /// Counts a reload that put other rules into force.

@@ -4,6 +4,7 @@ pub mod browser;
 pub mod collector;
 pub mod datasette;
 pub mod envoy;
+pub mod frames;
 pub mod grpc;
 pub mod http1;
 pub mod http2;

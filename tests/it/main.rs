@@ -35,6 +35,7 @@ mod keys_store;
 mod keys_survival;
 mod keys_tls;
 mod lifecycle;
+mod limits;
 mod metrics;
 mod policies;
 mod proto;

@@ -287,7 +287,7 @@ fn what_needs_a_restart_is_named_and_the_rest_is_taken_over() {
     let admin = server.admin();
     let tokens = format!("tokens: [{{token: {NEW}, actor: {{id: alice, role: Admin}}}}]\n");
     let elsewhere = format!(
-        "ext_authz: {{listen: \"127.0.0.1:1\", max_request_bytes: 1MiB}}\nprobes: {{listen: \"127.0.0.1:2\"}}\n\
+        "ext_authz: {{listen: \"127.0.0.1:1\", max_request_bytes: 1MiB, max_connections: 9}}\nprobes: {{listen: \"127.0.0.1:2\"}}\n\
          admin: {{listen: \"127.0.0.1:3\"}}\n{}{tokens}",
         keys("other.db")
     );
@@ -297,8 +297,14 @@ fn what_needs_a_restart_is_named_and_the_rest_is_taken_over() {
         let lines = lines(server, "WARN", "needs a restart");
         lines.iter().map(|line| line["key"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    let all =
-        ["ext_authz.listen", "ext_authz.max_request_bytes", "probes.listen", "admin.listen", "keys.store"];
+    let all = [
+        "ext_authz.listen",
+        "ext_authz.max_request_bytes",
+        "ext_authz.max_connections",
+        "probes.listen",
+        "admin.listen",
+        "keys.store",
+    ];
     assert_eq!(named(&server), all);
     let line = lines(&server, "WARN", "needs a restart").remove(0);
     assert_eq!((line["from"].as_str(), line["to"].as_str()), (Some("127.0.0.1:0"), Some("127.0.0.1:1")));

@@ -1,0 +1,502 @@
+//! Each limit, and a client that tries to break it: the server lives, answers everybody else meanwhile, and its
+//! memory stays within bounds.
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use crate::harness::frames::{self, Connection, frame};
+use crate::harness::grpc::{self, Checks};
+use crate::harness::{PATIENCE, Request, Server, Setup, http1, http2, wait_until};
+
+const TOKEN: &str = "alice-token-0123456789";
+const CONFIG: &str = "tokens: [{token: alice-token-0123456789, actor: {id: alice, role: Admin}}]\n";
+/// What no attack may add to the process' memory, unless its story says more.
+const MEMORY: u64 = 96 * 1024 * 1024;
+
+fn with(ext_authz: &str, more: &str) -> Setup {
+    let listeners = format!(
+        "ext_authz: {{listen: \"127.0.0.1:0\", {ext_authz}}}\nprobes: {{listen: \"127.0.0.1:0\"}}\n{more}"
+    );
+    Server::with(&format!("{listeners}{CONFIG}")).own_listeners().quiet().arg("--log-decisions=none")
+}
+
+/// A server under attack, and somebody else who asks it.
+struct Besieged {
+    server: Server,
+    witness: Checks,
+    memory: u64,
+}
+
+impl Besieged {
+    fn new() -> Self {
+        Self::over(with("", "").start())
+    }
+
+    fn over(server: Server) -> Self {
+        let mut witness = Checks::of(&server);
+        assert_eq!(witness.verdict(TOKEN), "");
+        let memory = peak(&server);
+        Self { server, witness, memory }
+    }
+
+    fn attacker(&self) -> Connection {
+        Connection::to(self.server.tcp())
+    }
+
+    /// Everybody else is answered, and the process has not grown beyond this.
+    fn stands_within(&mut self, most: u64) {
+        assert_eq!(self.witness.verdict(TOKEN), "", "on a connection that was open before");
+        assert_eq!(Checks::of(&self.server).verdict(TOKEN), "", "on a new one");
+        assert_eq!(self.server.probe("/ready").status, 200);
+        let grown = peak(&self.server).saturating_sub(self.memory);
+        eprintln!("grown by {} KiB", grown / 1024);
+        assert!(grown < most, "grown by {grown} bytes");
+    }
+
+    fn stands(&mut self) {
+        self.stands_within(MEMORY);
+    }
+}
+
+/// The most memory that a process has had, in bytes.
+fn peak(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.process())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+}
+
+fn is_closed(stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    match stream.read(&mut [0; 1024]) {
+        Ok(length) => length == 0,
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => true,
+        Err(error) => panic!("neither an answer nor an end: {error}"),
+    }
+}
+
+fn metric(server: &Server, sample: &str) -> u64 {
+    let metrics = server.metrics();
+    let line = metrics.lines().find_map(|line| line.strip_prefix(sample));
+    line.unwrap_or_else(|| panic!("no {sample} in {metrics}")).trim().parse().unwrap()
+}
+
+const REFUSED: &str = "envoy_auth_tokens_refused_connections_total";
+
+// ---- Connections.
+
+#[test]
+fn a_connection_too_many_is_closed_at_once_counted_and_told_once() {
+    let server = with("max_connections: 3", "").start();
+    let refused = format!("{REFUSED}{{listener=\"ext_authz\"}}");
+    assert_eq!(metric(&server, &refused), 0);
+    let mut open: Vec<_> = (0..3).map(|_| Connection::to(server.tcp())).collect();
+    // Each has been accepted when it is answered.
+    for connection in &mut open {
+        assert!(connection.read_until(frames::SETTINGS).is_some());
+    }
+    for _ in 0..20 {
+        assert!(is_closed(&mut TcpStream::connect(server.tcp()).unwrap()));
+    }
+    assert_eq!(metric(&server, &refused), 20);
+    let told = server.log().lines();
+    let told: Vec<_> = told.iter().filter(|line| line.contains("a connection was refused")).collect();
+    assert!((1..10).contains(&told.len()), "{told:#?}");
+    assert!(told[0].contains("\"listener\":\"ext_authz\""), "{told:#?}");
+    // Who watches us does so over another listener.
+    for path in ["/live", "/ready", "/metrics"] {
+        assert_eq!(server.probe(path).status, 200, "{path}");
+    }
+    // A place that is given up is taken.
+    open.pop();
+    wait_until("a place", || {
+        let mut connection = Connection::to(server.tcp());
+        connection.read().is_some()
+    });
+}
+
+#[test]
+fn probes_and_admin_have_limits_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = format!(
+        "keys: {{store: \"sqlite:{}\"}}\nadmin: {{listen: \"127.0.0.1:0\"}}\n",
+        folder.path().join("keys.db").display()
+    );
+    let server = with("", &keys).start();
+    let admin = server.admin();
+    let fill = |to: SocketAddr| {
+        let mut held = Vec::new();
+        // One of them is refused in the end; those before are not, because they are held.
+        loop {
+            let mut stream = TcpStream::connect(to).unwrap();
+            // A line that has no end yet: what is not refused waits for the rest.
+            let _ = stream.write_all(b"GET /live HTTP/1.1\r\n");
+            stream.set_nonblocking(true).unwrap();
+            held.push(stream);
+            assert!(held.len() < 1000, "nobody was refused");
+            let closed = held.iter_mut().any(|stream| match stream.read(&mut [0; 1]) {
+                Ok(length) => length == 0,
+                Err(error) => error.kind() != ErrorKind::WouldBlock,
+            });
+            if closed {
+                return held;
+            }
+        }
+    };
+    let admins = fill(admin);
+    assert!(admins.len() >= 256, "{}", admins.len());
+    assert!(metric(&server, &format!("{REFUSED}{{listener=\"admin\"}}")) >= 1);
+    let watchers = fill(server.probes());
+    assert!(watchers.len() >= 64, "{}", watchers.len());
+    // Neither keeps Checks from being answered.
+    assert_eq!(Checks::of(&server).verdict(TOKEN), "");
+    drop((admins, watchers));
+    wait_until("the probes", || {
+        let mut stream = TcpStream::connect(server.probes()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let _ = stream.write_all(b"GET /live HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        answer.starts_with(b"HTTP/1.1 200")
+    });
+    assert!(metric(&server, &format!("{REFUSED}{{listener=\"probes\"}}")) >= 1);
+}
+
+// ---- HTTP/2.
+
+/// What became of a flood.
+#[derive(Debug, PartialEq, Eq)]
+enum Flood {
+    /// All of it was taken.
+    Taken,
+    /// The connection was closed in the middle.
+    CutOff,
+}
+
+/// Sends this again and again while somebody else reads.
+fn flood(connection: &mut Connection, turns: u32, mut bytes: impl FnMut(u32) -> Vec<u8>) -> Flood {
+    let mut reading = connection.again();
+    let reader = std::thread::spawn(move || reading.wait_for_the_end());
+    let mut became = Flood::Taken;
+    for first in (0..turns).step_by(64) {
+        let several: Vec<u8> = (first..first + 64).flat_map(&mut bytes).collect();
+        if !connection.send(&several) {
+            became = Flood::CutOff;
+            break;
+        }
+    }
+    // It may be closed already.
+    let _ = connection.socket().shutdown(Shutdown::Write);
+    reader.join().unwrap();
+    became
+}
+
+/// More than any connection may do.
+const WITHOUT_END: u32 = 20_000_000;
+
+#[test]
+fn streams_that_are_reset_at_once() {
+    let mut besieged = Besieged::new();
+    let headers = frames::check_headers(&[]);
+    let mut attacker = besieged.attacker();
+    flood(&mut attacker, 100_000, |turn| {
+        let stream = turn * 2 + 1;
+        let opened = frame(frames::HEADERS, frames::END_HEADERS, stream, &headers);
+        [opened, frame(frames::RST_STREAM, frames::NONE, stream, &8_u32.to_be_bytes())].concat()
+    });
+    besieged.stands();
+}
+
+#[test]
+fn headers_that_go_on_and_on() {
+    let mut besieged = Besieged::new();
+    for more in [Vec::new(), frames::check_headers(&[])] {
+        let mut attacker = besieged.attacker();
+        assert!(attacker.send(&frame(frames::HEADERS, frames::NONE, 1, &frames::check_headers(&[]))));
+        let became =
+            flood(&mut attacker, WITHOUT_END, |_| frame(frames::CONTINUATION, frames::NONE, 1, &more));
+        assert_eq!(became, Flood::CutOff);
+        besieged.stands();
+    }
+}
+
+#[test]
+fn a_header_list_beyond_the_limit_is_refused_and_the_connection_lives() {
+    let mut besieged = Besieged::new();
+    let mut attacker = besieged.attacker();
+    let value = "x".repeat(120);
+    let many: Vec<(&str, &str)> = (0..200).map(|_| ("x-header", value.as_str())).collect();
+    let block = frames::check_headers(&many);
+    let (first, rest) = block.split_at(16 * 1024);
+    assert!(attacker.send(&frame(frames::HEADERS, frames::END_STREAM, 1, first)));
+    assert!(attacker.send(&frame(frames::CONTINUATION, frames::END_HEADERS, 1, rest)));
+    let answer = attacker.read_until(frames::HEADERS).expect("an answer");
+    // `:status 431`, Huffman-coded or not, is no gRPC answer: it stands alone and ends the stream.
+    assert_eq!(answer.stream, 1);
+    assert!(besieged.server.metrics().contains("envoy_auth_tokens_unreadable_checks_total 0"));
+    // The next request is heard.
+    let check = frame(frames::HEADERS, frames::END_HEADERS, 3, &frames::check_headers(&[]));
+    assert!(attacker.send(&[check, frame(frames::DATA, frames::END_STREAM, 3, &[0; 5])].concat()));
+    assert_eq!(attacker.read_until(frames::DATA).expect("an answer").stream, 3);
+    besieged.stands();
+}
+
+#[test]
+fn pings_settings_and_empty_frames() {
+    let mut besieged = Besieged::new();
+    flood(&mut besieged.attacker(), 100_000, |_| frame(frames::PING, frames::NONE, 0, &[1; 8]));
+    besieged.stands();
+    flood(&mut besieged.attacker(), 100_000, |_| frame(frames::SETTINGS, frames::NONE, 0, &[]));
+    besieged.stands();
+    let mut attacker = besieged.attacker();
+    let opened = frame(frames::HEADERS, frames::END_HEADERS, 1, &frames::check_headers(&[]));
+    assert!(attacker.send(&opened));
+    let became = flood(&mut attacker, WITHOUT_END, |_| frame(frames::DATA, frames::NONE, 1, &[]));
+    assert_eq!(became, Flood::CutOff);
+    besieged.stands();
+}
+
+#[test]
+fn streams_beyond_the_limit_are_refused_and_those_that_never_end_are_ended() {
+    let mut besieged = Besieged::new();
+    let mut attacker = besieged.attacker();
+    let headers = frames::check_headers(&[]);
+    let open = |number: u32| frame(frames::HEADERS, frames::END_HEADERS, number * 2 + 1, &headers);
+    for number in 0..1024 {
+        assert!(attacker.send(&open(number)));
+    }
+    assert!(attacker.send(&open(1024)));
+    let refused = attacker.read_until(frames::RST_STREAM).expect("a refused stream");
+    assert_eq!((refused.stream, refused.code()), (2049, frames::REFUSED_STREAM));
+    besieged.stands();
+    // Whoever goes on like this loses the connection.
+    let mut stubborn = besieged.attacker();
+    assert_eq!(flood(&mut stubborn, WITHOUT_END, open), Flood::CutOff);
+    besieged.stands();
+    // Each of the 1024 is answered without its message, DEADLINE_EXCEEDED, when its time is over.
+    let mut ended = BTreeSet::new();
+    while ended.len() < 1024 {
+        ended.insert(attacker.read_until(frames::HEADERS).expect("an answer").stream);
+    }
+    besieged.stands();
+}
+
+#[test]
+fn answers_that_are_never_taken_are_given_up() {
+    let mut besieged = Besieged::new();
+    // SETTINGS_INITIAL_WINDOW_SIZE is 0: no byte of an answer may be sent.
+    let mut attacker = Connection::with_settings(besieged.server.tcp(), &[(4, 0)]);
+    let headers = frames::check_headers(&[]);
+    for number in 0..1000 {
+        let check = frame(frames::HEADERS, frames::END_HEADERS, number * 2 + 1, &headers);
+        assert!(
+            attacker
+                .send(&[check, frame(frames::DATA, frames::END_STREAM, number * 2 + 1, &[0; 5])].concat())
+        );
+    }
+    besieged.stands();
+    let given_up = std::iter::from_fn(|| attacker.read_until(frames::RST_STREAM)).take(1000);
+    assert_eq!(given_up.count(), 1000);
+    besieged.stands();
+}
+
+#[test]
+fn windows_that_are_too_large_end_the_connection() {
+    let mut besieged = Besieged::new();
+    let mut attacker = besieged.attacker();
+    for _ in 0..2 {
+        attacker.send(&frame(frames::WINDOW_UPDATE, frames::NONE, 0, &0x7fff_ffff_u32.to_be_bytes()));
+    }
+    attacker.wait_for_the_end();
+    // More than may be sent.
+    let mut attacker = besieged.attacker();
+    let became = flood(&mut attacker, WITHOUT_END, |turn| {
+        let stream = turn * 2 + 1;
+        let data = frame(frames::DATA, frames::NONE, stream, &[0xff; 16 * 1024]);
+        [frame(frames::HEADERS, frames::END_HEADERS, stream, &frames::check_headers(&[])), data].concat()
+    });
+    assert_eq!(became, Flood::CutOff);
+    besieged.stands();
+}
+
+#[test]
+fn whoever_never_reads_is_cut_off() {
+    let mut besieged = Besieged::new();
+    let mut attacker = Connection::with_settings(besieged.server.tcp(), &[(4, 0x7fff_ffff)]);
+    attacker.send(&frame(frames::WINDOW_UPDATE, frames::NONE, 0, &0x7000_0000_u32.to_be_bytes()));
+    let headers = frames::check_headers(&[]);
+    // In the end they do not take our bytes any more, because we do not take theirs; and then they close.
+    let mut number = 0;
+    let cut_off = loop {
+        let check = frame(frames::HEADERS, frames::END_HEADERS, number * 2 + 1, &headers);
+        if !attacker.send(&[check, frame(frames::DATA, frames::END_STREAM, number * 2 + 1, &[0; 5])].concat())
+        {
+            break number;
+        }
+        number += 1;
+        assert!(number < 50_000_000, "nobody cuts it off");
+    };
+    eprintln!("cut off after {cut_off} Checks");
+    besieged.stands();
+}
+
+// ---- Messages.
+
+#[test]
+fn messages_that_arrive_in_pieces_have_a_common_budget() {
+    let mut besieged = Besieged::new();
+    let address = besieged.server.tcp();
+    let is_refused = || {
+        let lines = besieged.server.log().lines();
+        lines.iter().any(|line| line.contains("too many long messages are arriving at once"))
+    };
+    // Each of 24 sends all but the last byte of 16 MiB and waits: 384 MiB where 256 may be held.
+    wait_until("the budget to be used up", || {
+        std::thread::scope(|scope| {
+            let senders: Vec<_> = (0..24).map(|_| scope.spawn(move || hold_a_message(address))).collect();
+            // They live on until the last one has sent what it could.
+            senders.into_iter().map(|sender| sender.join().unwrap()).collect::<Vec<_>>()
+        });
+        is_refused()
+    });
+    // Buffers grow by doubling, so that what is held may take twice the room, and the old half while it is copied.
+    besieged.stands_within(3 * 256 * 1024 * 1024);
+    // What was held is free again.
+    wait_until("room for a long message", || {
+        let target = format!("http://{address}/envoy.service.auth.v3.Authorization/Check");
+        let request = http::Request::post(target).header("content-type", "application/grpc");
+        let length = 8 * 1024 * 1024_u32;
+        let message = [&[0][..], &length.to_be_bytes(), &vec![0; length as usize]].concat();
+        let answer = http2::send(address, request.body(()).unwrap(), Some(message.into())).unwrap();
+        answer.grpc_status() == Some("0")
+    });
+}
+
+/// A connection whose Check lacks its last byte, or was refused before.
+fn hold_a_message(address: SocketAddr) -> Connection {
+    let mut sender = Connection::to(address);
+    let prefix = [&[0][..], &(16 * 1024 * 1024_u32).to_be_bytes()].concat();
+    let headers = frames::check_headers(&[]);
+    assert!(sender.send(&frame(frames::HEADERS, frames::END_HEADERS, 1, &headers)));
+    assert!(sender.send(&frame(frames::DATA, frames::NONE, 1, &prefix)));
+    pour(&mut sender, 16 * 1024 * 1024 - 1);
+    sender
+}
+
+/// Sends so many bytes of a message as fast as the windows allow, unless it is answered before.
+fn pour(sender: &mut Connection, mut left: usize) {
+    // Of larger windows than these we hear by WINDOW_UPDATE alone: we never take note of their SETTINGS.
+    let (mut window, mut of_connection): (i64, i64) = (65_535 - 5, 65_535 - 5);
+    while left > 0 {
+        let piece = left.min(16 * 1024);
+        let length = i64::try_from(piece).unwrap();
+        while window < length || of_connection < length {
+            let Some(frame) = sender.read() else { return };
+            match (frame.kind, frame.stream) {
+                (frames::HEADERS | frames::RST_STREAM, 1) => return,
+                (frames::WINDOW_UPDATE, stream) => {
+                    let more = u32::from_be_bytes(frame.payload[..4].try_into().unwrap());
+                    *(if stream == 0 { &mut of_connection } else { &mut window }) += i64::from(more);
+                }
+                _ => {}
+            }
+        }
+        sender.send(&frame(frames::DATA, frames::NONE, 1, &vec![0; piece]));
+        window -= length;
+        of_connection -= length;
+        left -= piece;
+    }
+}
+
+// ---- Slow clients of probes and admin.
+
+#[test]
+fn slow_clients_of_the_probes_and_of_admin_are_cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = format!(
+        "keys: {{store: \"sqlite:{}\"}}\nadmin: {{listen: \"127.0.0.1:0\"}}\n",
+        folder.path().join("keys.db").display()
+    );
+    let server = with("", &keys).start();
+    std::thread::scope(|scope| {
+        for to in [server.probes(), server.admin()] {
+            let begin = move |bytes: &[u8]| {
+                let mut stream = TcpStream::connect(to).unwrap();
+                stream.write_all(bytes).unwrap();
+                stream
+            };
+            // A head that never ends, no head at all, and a connection that has been answered and then says nothing.
+            scope.spawn(move || assert!(ends(begin(b"GET /live HTTP/1.1\r\nhost: h\r\n"))));
+            scope.spawn(move || assert!(ends(begin(b""))));
+            scope.spawn(move || assert!(ends(begin(b"GET /live HTTP/1.1\r\nhost: h\r\n\r\n"))));
+            // A body that never comes.
+            let body = b"POST /login HTTP/1.1\r\nhost: h\r\ncontent-length: 10\r\n\r\na";
+            scope.spawn(move || assert!(ends(begin(body))));
+            // A head without end.
+            scope.spawn(move || {
+                let mut stream = begin(b"GET /live HTTP/1.1\r\n");
+                let line = [b"x: ".as_slice(), &[b'y'; 8 * 1024], b"\r\n"].concat();
+                let mut taken = 0;
+                while taken < 64 * 1024 * 1024 && stream.write_all(&line).is_ok() {
+                    taken += line.len();
+                }
+                assert!(taken < 64 * 1024 * 1024, "nobody minds");
+            });
+            // Requests whose answers are never read.
+            scope.spawn(move || {
+                let mut stream = begin(b"");
+                stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                let request = b"GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n".repeat(1000);
+                let error = loop {
+                    if let Err(error) = stream.write_all(&request) {
+                        break error;
+                    }
+                };
+                let closed = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
+                assert!(closed.contains(&error.kind()), "{error}");
+            });
+        }
+        assert_eq!(server.probe("/ready").status, 200);
+        let answer = Request::new(server.admin(), "GET", "/api/auth/actor").bearer(TOKEN);
+        assert_eq!(answer.header("connection", "close").send().status, 200);
+        assert_eq!(Checks::of(&server).verdict(TOKEN), "");
+    });
+}
+
+/// Whether the other side closes, whatever it says before that.
+fn ends(mut stream: TcpStream) -> bool {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    match stream.read_to_end(&mut Vec::new()) {
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
+    }
+}
+
+// ---- Passwords.
+
+#[test]
+fn tokens_are_answered_while_the_queue_of_passwords_is_full() {
+    // Each takes seconds: none of the 64 is done when the next one comes.
+    let hash = bcrypt::hash("slow-password", 15).expect("bcrypt");
+    let users = format!("users: [{{username: slow, password_hash: '{hash}'}}]\n");
+    let server = with("", &users).start();
+    let basic = |guess: usize| {
+        let value = http1::basic("slow", &format!("guess-{guess}"));
+        grpc::check(&server, grpc::request("GET", "h", "/", &[("authorization", &value)]))
+    };
+    std::thread::scope(|scope| {
+        for first in (0..120).step_by(10) {
+            let basic = &basic;
+            scope.spawn(move || {
+                for guess in first..first + 10 {
+                    // Not one of them is known to be wrong by then.
+                    assert_eq!(grpc::refused(&basic(guess)).0, 503, "{guess}");
+                }
+            });
+        }
+    });
+    assert_eq!(Checks::of(&server).verdict(TOKEN), "");
+    // The queue is still full: another one is refused as before.
+    assert_eq!(grpc::refused(&basic(1000)).0, 503);
+    assert_eq!(Checks::of(&server).verdict(TOKEN), "");
+}
