@@ -199,6 +199,15 @@ impl Places {
         Self { order, bearer, basic }
     }
 
+    /// Lets the session cookie have this name.
+    pub fn name_session_cookie(&mut self, name: &'static str) {
+        for place in &mut self.order {
+            if let Place::Session { cookie } = place {
+                *cookie = name;
+            }
+        }
+    }
+
     /// The places in order.
     pub fn order(&self) -> &[Place] {
         &self.order

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
-use crate::config::{Config, Diagnostic, Files, Loaded, Rules, Startup};
+use crate::config::{Config, Diagnostic, Files, Loaded, Rules, Startup, session_cookie};
 use crate::listener::tls::Acceptors;
 use crate::telemetry::Telemetry;
 use crate::watch::{Caller, Cause, Watch};
@@ -127,6 +127,11 @@ impl Reloader {
         }
         if rules.admin.is_none() {
             rules.admin.clone_from(&in_force.admin);
+        }
+        // The listener that makes the cookie goes on as it began, whatever the file says of it now.
+        if let (Some(listener), Some(admin)) = (&self.startup.admin, &rules.admin) {
+            let cookie = session_cookie(listener.transport, admin.public_url.as_ref());
+            rules.places.name_session_cookie(cookie);
         }
 
         let sources = self.authorizer.sources();

@@ -117,7 +117,7 @@ impl Watch {
         let mut unrest = None;
         loop {
             match self.calls.recv_timeout(wait) {
-                Ok(Call::Force) => return Some(Cause::Forced),
+                Ok(Call::Force) => return Some(self.forced()),
                 Ok(Call::Stop) | Err(RecvTimeoutError::Disconnected) => return Some(Cause::Stopped),
                 Err(RecvTimeoutError::Timeout) => return None,
                 Ok(Call::Event) => {
@@ -130,6 +130,12 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// Whatever else was called by now, one reload answers it, and a stop goes before.
+    fn forced(&self) -> Cause {
+        let is_stopped = self.calls.try_iter().any(|call| call == Call::Stop);
+        if is_stopped { Cause::Stopped } else { Cause::Forced }
     }
 
     /// Watches the folders on whose entries these files depend now, and no others.
@@ -262,6 +268,20 @@ mod tests {
         std::fs::write(&path, "tokens: []").unwrap();
         assert_eq!(waiting.join().unwrap(), Cause::Changed);
         drop(sender);
+    }
+
+    #[test]
+    fn a_storm_of_hangups_is_one_reload_and_a_stop_in_it_is_heard() {
+        let files = Files::default();
+        let (sender, calls) = channel();
+        let (watched, unwatched) = (BTreeMap::new(), BTreeSet::new());
+        let mut watch = Watch { watcher: None, watched, unwatched, calls };
+        let caller = Caller(sender);
+        let call = |calls: &[Call]| calls.iter().for_each(|call| caller.0.send(*call).unwrap());
+        call(&[Call::Force, Call::Force, Call::Event, Call::Force]);
+        assert_eq!(watch.wait(&files), Cause::Forced);
+        call(&[Call::Force, Call::Stop, Call::Force]);
+        assert_eq!(watch.wait(&files), Cause::Stopped, "the first three are answered");
     }
 
     #[test]
