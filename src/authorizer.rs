@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use crate::actor::header;
 use crate::attributes::{Attributes, Http, trim_blanks};
 use crate::config::Rules;
-use crate::credential::{self, Known, Place, Places};
+use crate::credential::{self, CredentialError, Known, Place, Places};
 use crate::decision::{Decision, Learned, Refusal};
 use crate::identity::{Identity, Sources};
 use crate::policy::{Permit, Policy};
@@ -132,7 +132,16 @@ impl Authorizer {
     /// although it was refused: it may be the upstream's own.
     fn foreign_place(&self, http: &Http<'_>, rules: &Rules) -> Option<Place> {
         let (place, carried) = credential::look_at_first(http, &rules.places)?;
-        let is_ours = carried.is_ok_and(|credential| self.sources.recognises(&credential, rules));
+        let is_ours = match carried {
+            Ok(credential) => self.sources.recognises(&credential, rules),
+            // Either of the two may be ours.
+            Err(CredentialError::Duplicate) => true,
+            Err(
+                CredentialError::MalformedToken
+                | CredentialError::MalformedBasic
+                | CredentialError::CrossSite,
+            ) => false,
+        };
         (!is_ours).then(|| place.clone())
     }
 }

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{Config, MAX_FILE_BYTES};
 use crate::secret::Secret;
 
 /// Envoy asks, this answers: an ext_authz gRPC server for API tokens.
@@ -128,13 +128,18 @@ fn print(text: &str) -> Result<(), Complaint> {
 /// Reads a secret from a file, or from standard input for `-`, less one line ending.
 fn read_secret(what: &str, path: &Path) -> Result<Secret, Complaint> {
     let mut bytes = zeroize::Zeroizing::new(Vec::new());
+    // One byte more tells what is too long from what is just as long.
+    let longest = MAX_FILE_BYTES as u64 + 1;
     let read = if path == Path::new("-") {
-        std::io::stdin().read_to_end(&mut bytes)
+        std::io::stdin().take(longest).read_to_end(&mut bytes)
     } else {
-        std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes))
+        std::fs::File::open(path).and_then(|file| file.take(longest).read_to_end(&mut bytes))
     };
     let from = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
     read.map_err(|error| format!("error: cannot read the {what} from {from}: {error}"))?;
+    if bytes.len() > MAX_FILE_BYTES {
+        return Err(format!("error: the {what} from {from} is larger than {MAX_FILE_BYTES} bytes"));
+    }
     let text =
         std::str::from_utf8(&bytes).map_err(|_| format!("error: the {what} from {from} is not UTF-8"))?;
     let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));

@@ -63,13 +63,16 @@ pub use self::users::{User, Users};
 
 use self::admin::AdminSection;
 use self::credentials::Sessions;
-use self::files::Noting;
+use self::files::{Noting, Pipes};
 use self::keys::KeysSection;
 use self::raw::{Node, Text, Value};
 use self::reader::{Fields, Reader, alternatives, nearest};
 use self::routes::Policing;
 use self::syntax::SyntaxError;
 use self::users::PendingUsers;
+
+/// The longest configuration, in bytes: a million tokens, and an end to files that have none.
+pub const MAX_CONFIG_BYTES: usize = 256 * 1024 * 1024;
 
 /// A whole configuration.
 pub struct Config {
@@ -176,9 +179,10 @@ impl Config {
     }
 
     /// The same, and tells which files were read.  Users who stay as they are in the rules in force keep their
-    /// hashes, so that everything that is bound to these lives on.
+    /// hashes, so that everything that is bound to these lives on.  Beside rules in force no pipe is read.
     pub fn load_after(path: &Path, in_force: Option<&Rules>) -> Loaded {
-        let noting = Noting { environment: &ProcessEnvironment, files: RefCell::default() };
+        let pipes = if in_force.is_some() { Pipes::Refused } else { Pipes::Read };
+        let noting = Noting { environment: &ProcessEnvironment, pipes, files: RefCell::default() };
         let outcome = Self::read_file(path, &noting, in_force);
         let mut files = noting.files.into_inner();
         for file in outcome.iter().flat_map(|config| &config.files) {
@@ -188,9 +192,7 @@ impl Config {
     }
 
     fn read_file(path: &Path, noting: &Noting<'_>, in_force: Option<&Rules>) -> Result<Self, Errors> {
-        let bytes = std::fs::read(path);
-        noting.files.borrow_mut().note(path, usize::MAX, bytes.as_deref().ok());
-        let text = text_of(path, bytes)?;
+        let text = text_of(path, noting.read(path, MAX_CONFIG_BYTES + 1))?;
         let source = Source { file: path, environment: noting, now: Timestamp::now() };
         Self::parse_after(&text, &source, in_force)
     }
@@ -200,7 +202,7 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_with_positions(path: &Path) -> Result<(Self, Positions), Errors> {
-        let text = text_of(path, std::fs::read(path))?;
+        let text = text_of(path, ProcessEnvironment.read(path, MAX_CONFIG_BYTES + 1))?;
         let source = Source { file: path, environment: &ProcessEnvironment, now: Timestamp::now() };
         Ok((Self::parse(&text, &source)?, Positions::of(&text, &source)))
     }
@@ -228,12 +230,13 @@ impl Config {
     }
 }
 
-/// Reads a YAML or JSON text that is another program's, as it is written: no reference is followed.
+/// Reads a YAML or JSON file that is another program's, as it is written: no reference is followed.
 ///
 /// # Errors
-/// [`Errors`]: it is no YAML, or could be read in two ways (duplicate keys, merge keys).
-pub fn parse_foreign(text: &str, file: &Path) -> Result<serde_json::Value, Errors> {
-    let file: Arc<Path> = file.into();
+/// [`Errors`]: it cannot be read, is no YAML, or could be read in two ways (duplicate keys, merge keys).
+pub fn load_foreign(path: &Path) -> Result<serde_json::Value, Errors> {
+    let text = &text_of(path, ProcessEnvironment.read(path, MAX_CONFIG_BYTES + 1))?;
+    let file: Arc<Path> = path.into();
     let tree = raw::from_yaml(text).or_else(|error| {
         // What is JSON and yet no YAML (a key of a thousand characters) does without positions.
         raw::from_json(text).map_err(|_| syntax_error(&error, text, &file))
@@ -247,6 +250,9 @@ pub fn parse_foreign(text: &str, file: &Path) -> Result<serde_json::Value, Error
 fn text_of(path: &Path, read: io::Result<Vec<u8>>) -> Result<Zeroizing<String>, Errors> {
     let refused = |message| Errors::from(Diagnostic::about_file(path, message));
     let bytes = read.map_err(|error| refused(format!("cannot be read: {error}")))?;
+    if bytes.len() > MAX_CONFIG_BYTES {
+        return Err(refused(format!("is larger than {MAX_CONFIG_BYTES} bytes")));
+    }
     String::from_utf8(bytes).map(Zeroizing::new).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;

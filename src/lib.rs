@@ -43,7 +43,7 @@
 //!
 //! ## Rooms, bottom to top
 //!
-//! A module imports only from floors below its own.
+//! A module imports only from its own floor and those below, and no two import each other.
 //!
 //! | floor | rooms | |
 //! | --- | --- | --- |

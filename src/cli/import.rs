@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 
 use self::datasette::{Imported, Sql};
 use super::{Complaint, print};
-use crate::config::parse_foreign;
+use crate::config::load_foreign;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Import {
@@ -43,10 +43,7 @@ impl Import {
 impl Datasette {
     fn run(self) -> Result<(), Complaint> {
         let shown = self.file.display();
-        let text = std::fs::read_to_string(&self.file)
-            .map(zeroize::Zeroizing::new)
-            .map_err(|error| format!("error: cannot read {shown}: {error}"))?;
-        let document = parse_foreign(&text, &self.file).map_err(|errors| errors.to_string())?;
+        let document = load_foreign(&self.file).map_err(|errors| errors.to_string())?;
         let sql = if self.datasette_guards_sql { Sql::GuardedByDatasette } else { Sql::NotGuarded };
         let Imported { config, report } = datasette::import(&document, sql)
             .map_err(|complaint| format!("error: {shown} cannot be imported: {complaint}"))?;

@@ -89,9 +89,19 @@ impl fmt::Debug for Files {
     }
 }
 
+/// What becomes of a path that leads to no file: to a pipe, a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pipes {
+    /// They are read like files, as the shell's `<(…)` wants it.
+    Read,
+    /// They are not: opening one may wait for ever, and whoever wrote the first time has gone.
+    Refused,
+}
+
 /// An environment whose files are noted as they are read.
 pub(super) struct Noting<'e> {
     pub(super) environment: &'e dyn Environment,
+    pub(super) pipes: Pipes,
     pub(super) files: RefCell<Files>,
 }
 
@@ -101,6 +111,13 @@ impl Environment for Noting<'_> {
     }
 
     fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+        let is_pipe = || std::fs::metadata(path).is_ok_and(|metadata| !is_steady(&metadata));
+        if self.pipes == Pipes::Refused && is_pipe() {
+            // Like a file that cannot be read: the one that comes in its place is a change.
+            self.files.borrow_mut().0.insert((path.to_owned(), limit), None);
+            let why = "it is a pipe or a device, and no reload reads one";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         let bytes = self.environment.read(path, limit);
         self.files.borrow_mut().note(path, limit, bytes.as_deref().ok());
         bytes
@@ -117,7 +134,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         let read = || {
-            let noting = Noting { environment: &ProcessEnvironment, files: RefCell::default() };
+            let noting =
+                Noting { environment: &ProcessEnvironment, pipes: Pipes::Read, files: RefCell::default() };
             let _ = noting.read(&path, 8);
             noting.files.into_inner()
         };
@@ -145,7 +163,8 @@ mod tests {
     fn a_file_that_changes_between_two_readings_has_changed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
-        let noting = Noting { environment: &ProcessEnvironment, files: RefCell::default() };
+        let noting =
+            Noting { environment: &ProcessEnvironment, pipes: Pipes::Read, files: RefCell::default() };
         for text in ["one", "two"] {
             std::fs::write(&path, text).unwrap();
             noting.read(&path, 8).unwrap();
@@ -158,7 +177,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "12345678 and more").unwrap();
-        let noting = Noting { environment: &ProcessEnvironment, files: RefCell::default() };
+        let noting =
+            Noting { environment: &ProcessEnvironment, pipes: Pipes::Read, files: RefCell::default() };
         for limit in [8, 100] {
             noting.read(&path, limit).unwrap();
         }

@@ -270,6 +270,29 @@ fn a_bad_file_is_refused_whole_and_said_as_check_says_it() {
 }
 
 #[test]
+fn a_pipe_in_the_place_of_a_file_stops_no_reload_that_comes_later() {
+    let server = setup(&one_token(OLD)).start();
+    let path = server.folder().join("config.yaml");
+    let pipe = server.folder().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    refused(&server, || std::fs::rename(&pipe, &path).unwrap());
+    // The log is written by a thread of its own.
+    until(&server, "said so", || {
+        let said = lines(&server, "ERROR", "was not reloaded");
+        said.iter().any(|line| line["diagnostics"].as_str().unwrap().contains("a pipe or a device"))
+    });
+    assert!(passes(&server, OLD));
+    reloaded(&server, || rename_into(server.folder(), "config.yaml", &one_token(NEW)));
+    assert!(passes(&server, NEW) && !passes(&server, OLD));
+    // And what never ends.
+    refused(&server, || {
+        std::os::unix::fs::symlink("/dev/zero", &pipe).unwrap();
+        std::fs::rename(&pipe, &path).unwrap();
+    });
+    assert!(passes(&server, NEW));
+}
+
+#[test]
 fn for_people_the_diagnostics_stand_on_lines_of_their_own() {
     let server = setup(&one_token(OLD)).text_log().start();
     refused(&server, || write(&server, &whole("tokens:\n- {token: a-token-0123456789, actr: 7}\n")));
@@ -310,8 +333,10 @@ fn what_needs_a_restart_is_named_and_the_rest_is_taken_over() {
     assert_eq!((line["from"].as_str(), line["to"].as_str()), (Some("127.0.0.1:0"), Some("127.0.0.1:1")));
     // Without the sections: who manages keys goes on by the old rules.
     reloaded(&server, || write(&server, &whole(&tokens)));
-    let line = lines(&server, "WARN", "needs a restart").pop().unwrap();
-    assert_eq!((line["key"].as_str(), line["to"].as_str()), (Some("keys.store"), Some("absent")), "{line}");
+    until(&server, "named", || {
+        let line = lines(&server, "WARN", "needs a restart").pop().unwrap();
+        (line["key"].as_str(), line["to"].as_str()) == (Some("keys.store"), Some("absent"))
+    });
     let made = Request::new(admin, "POST", "/api/auth/keys").bearer(NEW);
     let made = made.header("content-type", "application/json").header("connection", "close");
     let made = made.body(br#"{"name": "k", "role": "Viewer"}"#.to_vec()).send();
@@ -451,6 +476,22 @@ fn a_session_lives_and_dies_with_its_user() {
         .replace("- {username: bob, password: password-of-bob}\n", "");
     reloaded(&server, || write(&server, &with_keys(folder.path(), "", &users)));
     assert_eq!((who(&ann), who(&bob)), (None, None));
+}
+
+#[test]
+fn sessions_live_on_when_the_file_says_no_more_of_the_listener_that_made_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = with_keys(folder.path(), "", USERS);
+    let admin = "admin: {listen: \"127.0.0.1:0\"}\n";
+    let public = "admin: {listen: \"127.0.0.1:0\", public_url: \"https://keys.example\"}\n";
+    assert!(config.contains(admin));
+    let server = setup(&config.replace(admin, public)).start();
+    let cookie = log_in(&server, "ann", "password-of-ann");
+    assert!(cookie.starts_with("__Host-"), "{cookie}");
+    let who = || header(&asked(&server, &[("cookie", &cookie)]), "x-actor-id");
+    assert_eq!(who().as_deref(), Some("ann"));
+    reloaded(&server, || write(&server, &config.replace(admin, "")));
+    assert_eq!(who().as_deref(), Some("ann"));
 }
 
 #[test]

@@ -187,6 +187,28 @@ fn what_is_refused_before_a_policy_is_known_is_refused_and_so_are_other_policies
 }
 
 #[test]
+fn a_place_that_is_filled_twice_may_hold_one_of_ours_and_is_emptied() {
+    let joined = format!("Bearer {STRANGER}, Bearer {BOB}");
+    let cases = [
+        ("authorization", vec![joined]),
+        ("x-api-key", vec![STRANGER.to_owned(), BOB.to_owned()]),
+        ("cookie", vec![format!("auth_token={STRANGER}; auth_token={BOB}")]),
+    ];
+    for encoding in Encoding::BOTH {
+        let stack = Stack::encoded(CONFIG, encoding);
+        for (header, values) in &cases {
+            let id = format!("twice-{header}");
+            let values: Vec<_> = values.iter().map(|value| (*header, value.as_str())).collect();
+            let request = stack.get("/named/x").headers(&values).header("x-request-id", &id);
+            let seen = request.send().seen();
+            assert!(seen.all(header).is_empty(), "{encoding:?} {header}: one of ours went on");
+            let line = stack.server.decision(&id);
+            assert_eq!(line["decision"], "shadowed", "{header}");
+        }
+    }
+}
+
+#[test]
 fn another_sites_request_passes_without_our_cookie() {
     let stack = Stack::start(CONFIG);
     let cross = |token: &str, id: &str| {

@@ -198,8 +198,9 @@ async fn lend_key(
 ) -> Result<(), Complaint> {
     let (Some(keys), Some(id)) = (keys, id) else {
         return Err(format!(
-            "error: the line's credential is the API key `{name}`, which is not in the configuration: \
-             --keys looks it up in the key store, without changing anything there"
+            "error: the line's credential is the API key `{}`, which is not in the configuration: \
+             --keys looks it up in the key store, without changing anything there",
+            name.escape_debug()
         ));
     };
     let key = keys.get(id).await.map_err(|error| format!("error: {error}"))?;

@@ -1,5 +1,6 @@
 //! An explanation for people.
 
+use std::borrow::Cow;
 use std::fmt::{self, Display, Formatter};
 
 use serde_json::Value;
@@ -44,6 +45,28 @@ impl Display for Explanation {
     }
 }
 
+/// The text with its control characters written out: what a client sent must not command a terminal, nor begin
+/// a line of its own.
+fn printable(text: &str) -> Cow<'_, str> {
+    let is_unseen = |character: char| {
+        // Those that turn the direction of what follows, or end a line.
+        character.is_control()
+            || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(is_unseen) {
+        return Cow::Borrowed(text);
+    }
+    let mut written = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_unseen(character) {
+            written.extend(character.escape_default());
+        } else {
+            written.push(character);
+        }
+    }
+    Cow::Owned(written)
+}
+
 struct Lines<'f, 'b> {
     formatter: &'f mut Formatter<'b>,
     file: &'f str,
@@ -51,7 +74,7 @@ struct Lines<'f, 'b> {
 
 impl Lines<'_, '_> {
     fn line(&mut self, title: &str, text: &str, at: Option<&At>) -> fmt::Result {
-        write!(self.formatter, "{title:<12} {text}")?;
+        write!(self.formatter, "{title:<12} {}", printable(text))?;
         match at {
             Some(At { line: Some(line), column: Some(column), .. }) => {
                 writeln!(self.formatter, "  ({}:{line}:{column})", self.file)
@@ -134,5 +157,16 @@ impl Lines<'_, '_> {
             self.line("body", body, None)?;
         }
         self.value("metadata", Some(&answer.metadata))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_was_sent_commands_a_terminal() {
+        assert_eq!(printable("/Zoë \"x\""), "/Zoë \"x\"");
+        assert_eq!(printable("/x\u{1b}[31m\n\u{9b}2J\u{202e}"), "/x\\u{1b}[31m\\n\\u{9b}2J\\u{202e}");
     }
 }

@@ -105,9 +105,10 @@ impl FromStr for StoreUrl {
 pub(super) fn postgres_options(url: &str) -> Result<PgConnectOptions, UrlError> {
     for (name, _) in parameters(url) {
         if !PARAMETERS.contains(&name.as_str()) && !name.starts_with("options[") {
-            // A name that is long or strange may be half a password with a `?` in it.
-            let plain =
-                name.len() <= 32 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            // A name that is long or strange, or before an `@`, may be half a password with a `?` in it.
+            let plain = name.len() <= 32
+                && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+                && !url.split_once('?').is_some_and(|(_, rest)| rest.contains('@'));
             return Err(if plain { UrlError::Parameter(name) } else { UrlError::Postgres });
         }
     }
@@ -205,6 +206,8 @@ mod tests {
             ("postgres://user:hunter2@db:port/keys", Err(UrlError::Postgres)),
             ("postgres://db/keys?sslmode=hunter2", Err(UrlError::Postgres)),
             ("postgres://u:pass?hunter2@db/keys", Err(UrlError::Postgres)),
+            ("postgres://u:pass?hunter&b@db/keys", Err(UrlError::Postgres)),
+            ("postgres://u:pass?hunter#b@db/keys", Err(UrlError::Postgres)),
             ("postgres://db/keys?ssl=require", Err(UrlError::Parameter("ssl".to_owned()))),
         ];
         for (text, expected) in cases {
