@@ -240,24 +240,10 @@ pub async fn serve(
     tls: Option<Arc<Acceptor>>,
     checks: Arc<CheckService>,
     others: Routes,
-    mut closing: Closing,
+    closing: Closing,
 ) {
     let doors = Arc::new(Doors { tls, checks, others });
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        let (stream, place) = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = closing.begun() => break,
-            Some(_) = connections.join_next() => continue,
-        };
-        let (doors, closing) = (Arc::clone(&doors), closing.clone());
-        connections.spawn(async move {
-            serve_connection(stream, doors, closing).await;
-            drop(place);
-        });
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+    listener.serve(closing, |stream, closing| serve_connection(stream, Arc::clone(&doors), closing)).await;
 }
 
 /// The streams of a connection, each a task.

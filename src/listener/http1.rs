@@ -28,21 +28,15 @@ const LARGEST_HEAD: usize = 64 * 1024;
 
 /// Serves a listener, over TLS where there is an acceptor, until it is time to close; then lets the requests in
 /// flight finish.
-pub async fn serve<S, B>(listener: Limited, tls: Option<Arc<Acceptor>>, service: S, mut closing: Closing)
+pub async fn serve<S, B>(listener: Limited, tls: Option<Arc<Acceptor>>, service: S, closing: Closing)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
     B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        let (stream, place) = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = closing.begun() => break,
-            Some(_) = connections.join_next() => continue,
-        };
-        let (tls, service, mut closing) = (tls.clone(), service.clone(), closing.clone());
-        connections.spawn(async move {
+    let connection = |stream, mut closing: Closing| {
+        let (tls, service) = (tls.clone(), service.clone());
+        async move {
             let stream = match &tls {
                 Some(tls) => tokio::select! {
                     made = tls.accept(stream) => made.ok(),
@@ -53,11 +47,9 @@ where
             if let Some(stream) = stream {
                 serve_connection(stream, service, closing).await;
             }
-            drop(place);
-        });
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+        }
+    };
+    listener.serve(closing, connection).await;
 }
 
 async fn serve_connection<S, B>(stream: Stream, service: S, mut closing: Closing)

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 
 use super::complaints::Complaints;
 use super::{Listener, Stream};
+use crate::shutdown::Closing;
 
 /// Descriptors that other things than the connections of ext_authz may need: those of the other listeners,
 /// the key store's, and the files that are read and watched.
@@ -50,6 +52,29 @@ impl Limited {
                 Err(_) => self.refuse(stream),
             }
         }
+    }
+
+    /// Has every connection served, each in a task of its own that keeps its place, until it is time to close;
+    /// then stops listening, and waits for those that are open.
+    pub async fn serve<F>(self, mut closing: Closing, connection: impl Fn(Stream, Closing) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut connections = JoinSet::new();
+        loop {
+            let (stream, place) = tokio::select! {
+                accepted = self.accept() => accepted,
+                () = closing.begun() => break,
+                Some(_) = connections.join_next() => continue,
+            };
+            let served = connection(stream, closing.clone());
+            connections.spawn(async move {
+                served.await;
+                drop(place);
+            });
+        }
+        drop(self);
+        while connections.join_next().await.is_some() {}
     }
 
     fn refuse(&self, stream: Stream) {
