@@ -9,13 +9,15 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test soak bench bench-keys fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo test soak dist test-shipped bench bench-keys fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; plays the story with curl,'
 	@echo '             then runs until Ctrl-C (ONCE=1: ends; PORT=10100: another port)'
 	@echo 'make test    all tests, with a real Envoy and a real Datasette'
 	@echo 'make soak    a busy life of MINUTES=2: nothing may go wrong'
+	@echo 'make dist    the static release binary that we ship, in target/dist'
+	@echo 'make test-shipped  what we ship with that binary: the image, the package'
 	@echo 'make bench   this server beside an allow-all one'
 	@echo 'make bench-keys  a million stored keys: loading, memory, Checks'
 	@echo 'make lint    formatting, clippy and rustdoc, warnings are errors'
@@ -45,6 +47,14 @@ MINUTES ?= 2
 soak: need-rust tools
 	SOAK_MINUTES=$(MINUTES) $(CARGO) test --locked --test it -- --ignored --nocapture --exact \
 		soak::nothing_goes_wrong_however_long_it_lasts
+
+# The static release binary, which the image and the package hold.
+dist:
+	deploy/dist.sh
+
+# The tests that need it.
+test-shipped: dist need-curl tools
+	$(CARGO) test --locked --test it -- --ignored shipped::
 
 bench: need-rust need-python
 	benches/run.sh

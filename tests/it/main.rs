@@ -48,6 +48,7 @@ mod secrets_stay_secret;
 mod seed_story;
 mod shadow;
 mod shells;
+mod shipped;
 mod soak;
 mod systemd;
 mod tls;

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Builds the binary that we ship into target/dist/: optimised, static, and the same bytes wherever it is built.
+# What it needs is what cargo build needs: Rust and a C compiler, on Linux.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() {
+    echo "error: $1" >&2
+    exit 1
+}
+
+cargo=${CARGO:-cargo}
+command -v "$cargo" >/dev/null || fail 'Rust is missing: install it with rustup (https://rustup.rs).'
+triple=$(rustc -vV | sed -n 's/^host: //p')
+case $triple in
+    *-linux-gnu | *-linux-musl) ;;
+    *) fail "the binary that we ship is for Linux, and this Rust builds for $triple." ;;
+esac
+
+home=$PWD
+registry=${CARGO_HOME:-$HOME/.cargo}
+flags=(
+    # Everything inside, so that it runs where there is nothing else.
+    -Ctarget-feature=+crt-static
+    # A static glibc hides getrandom from who looks for its symbol; asked by its number it needs no /dev.
+    --cfg 'getrandom_backend="linux_getrandom"'
+    # Where it was built is nobody's business, and would make two builds differ.
+    "--remap-path-prefix=$home=/build"
+    "--remap-path-prefix=$registry=/cargo"
+)
+maps="-ffile-prefix-map=$home=/build -ffile-prefix-map=$registry=/cargo"
+export CARGO_ENCODED_RUSTFLAGS CFLAGS="${CFLAGS:+$CFLAGS }$maps" CXXFLAGS="${CXXFLAGS:+$CXXFLAGS }$maps"
+CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; printf %s "${flags[*]}")
+
+# With --target the flags are for what we ship, and not for the macros that run while it is built.
+"$cargo" build --locked --release --target "$triple" --bin envoy-auth-tokens
+target=${CARGO_TARGET_DIR:-target}
+mkdir -p target/dist
+install -m 0755 "$target/$triple/release/envoy-auth-tokens" target/dist/envoy-auth-tokens
+echo "target/dist/envoy-auth-tokens: $(stat -c %s target/dist/envoy-auth-tokens) bytes"
