@@ -14,6 +14,7 @@ pub mod log;
 pub mod pki;
 pub mod postgres;
 pub mod relay;
+pub mod rotel;
 pub mod server;
 pub mod tools;
 pub mod upstream;

@@ -1,4 +1,5 @@
-//! Traces, with a receiver that speaks OTLP and a real Envoy that traces as well.
+//! Traces, with receivers that speak OTLP, one of them a collector that is not ours, and a real Envoy that
+//! traces as well.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -11,6 +12,7 @@ use serde_json::json;
 
 use crate::harness::collector::{Collector, Sent};
 use crate::harness::envoy::Tracer;
+use crate::harness::rotel::{Printed, Rotel};
 use crate::harness::server::Setup;
 use crate::harness::{PATIENCE, Server, Shape, Stack, grpc, http2};
 
@@ -91,6 +93,22 @@ fn a_check_is_a_span_below_envoys_own() {
     assert_eq!(ours.resource["service.version"], env!("CARGO_PKG_VERSION"));
     let everything = format!("{ours:?}");
     assert!(!everything.contains(TOKEN) && !everything.contains("in-the-query"), "{everything}");
+}
+
+#[test]
+fn a_collector_of_somebody_elses_takes_our_spans_and_envoys() {
+    let rotel = Rotel::start();
+    let shape = Shape::plain().tracer(Tracer::OpenTelemetry, rotel.address());
+    let stack = Stack::shaped(tracing_to(&format!("http://{}", rotel.address())), shape);
+    assert_eq!(stack.get("/reports?secret=in-the-query").bearer(TOKEN).send().status, 200);
+
+    let path = "url.path: Str(/reports)";
+    let admitted = "envoy_auth_tokens.reason: Str(admitted)";
+    let has = |span: &Printed, line: &str| span.attributes.iter().any(|attribute| attribute == line);
+    let ours = rotel.wait_for("our span", |span| span.name == NAME && has(span, path) && has(span, admitted));
+    assert_eq!((ours.service.as_str(), ours.kind.as_str()), ("envoy-auth-tokens", "SPAN_KIND_SERVER"));
+    let asking = rotel.wait_for("Envoy's span of the Check", |span| span.id == ours.parent);
+    assert_eq!((asking.service.as_str(), &asking.trace), ("envoy", &ours.trace));
 }
 
 #[test]

@@ -31,6 +31,12 @@ pub fn promtool() -> &'static Path {
     &PROMTOOL
 }
 
+/// Rotel, a collector of OpenTelemetry.
+pub fn rotel() -> &'static Path {
+    static ROTEL: LazyLock<PathBuf> = LazyLock::new(|| fetch("rotel"));
+    &ROTEL
+}
+
 fn fetch(name: &str) -> PathBuf {
     let script = root().join("tests/tools/fetch.py");
     let run = Command::new("python3").arg(script).arg(name).output();
