@@ -3,6 +3,7 @@
 pub mod decision_log;
 pub mod logging;
 pub mod metrics;
+mod traceparent;
 pub mod traces;
 
 use std::sync::Arc;
