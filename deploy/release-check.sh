@@ -41,7 +41,8 @@ build_elsewhere() {
     mkdir -p "$sources" "$cargo/registry" &&
         git ls-files -z | xargs -0 cp --parents -t "$sources" &&
         cp -a "$home/registry/index" "$home/registry/cache" "$cargo/registry/" || return 1
-    for settings in "$home"/config "$home"/config.toml "$home"/credentials.toml; do
+    # Where cargo is told to find the registry, should it need it.
+    for settings in "$home"/config "$home"/config.toml; do
         [ ! -e "$settings" ] || cp "$settings" "$cargo/"
     done
     env -u CARGO_TARGET_DIR CARGO_HOME="$cargo" TZ=Pacific/Kiritimati LC_ALL=C \
@@ -61,6 +62,7 @@ bill_of_materials() {
 
 no_path_of_this_machine() {
     local path paths
+    [ -s "$binary" ] || return 1
     paths=("$PWD" "${CARGO_HOME:-$HOME/.cargo}" "${CARGO_TARGET_DIR:-target}")
     for path in "${paths[@]}" "$(dirname "$(rustc --print sysroot)")"; do
         path=$(readlink -m "$path")
