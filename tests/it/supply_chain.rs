@@ -19,7 +19,7 @@ const README: &str = include_str!("../../README.md");
 #[test]
 fn no_licence_crate_or_source_comes_in_that_deny_toml_does_not_let_in() {
     let mut command = Command::new(tools::cargo_deny());
-    command.args(["--locked", "--offline", "check", "-D", "warnings", "bans", "licenses", "sources"]);
+    command.args(["--locked", "check", "-D", "warnings", "bans", "licenses", "sources"]);
     command.current_dir(tools::root());
     let ran = run(command, "");
     assert_eq!(ran.code(), Some(0), "{}{}", ran.stdout, ran.stderr);
@@ -44,7 +44,7 @@ fn every_package_comes_from_the_registry_and_has_a_checksum() {
 /// What cargo tells of every package that we may be built with.
 fn packages() -> Vec<Value> {
     let mut command = Command::new(env!("CARGO"));
-    command.args(["metadata", "--locked", "--offline", "--format-version", "1"]).current_dir(tools::root());
+    command.args(["metadata", "--locked", "--format-version", "1"]).current_dir(tools::root());
     let ran = run(command, "");
     assert_eq!(ran.code(), Some(0), "{ran:?}");
     let metadata: Value = serde_json::from_str(&ran.stdout).unwrap();
@@ -76,7 +76,7 @@ fn the_rust_that_we_ask_for_is_new_enough_for_every_package() {
 #[test]
 fn a_source_package_holds_what_builds_tests_and_ships_us() {
     let mut command = Command::new(env!("CARGO"));
-    command.args(["package", "--list", "--allow-dirty", "--offline"]).current_dir(tools::root());
+    command.args(["package", "--list", "--allow-dirty", "--locked"]).current_dir(tools::root());
     let ran = run(command, "");
     assert_eq!(ran.code(), Some(0), "{ran:?}");
     let files: Vec<_> = ran.stdout.lines().collect();
