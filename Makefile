@@ -9,7 +9,7 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test soak dist test-shipped bench bench-keys fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo test soak dist test-shipped release-check bench bench-keys fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; plays the story with curl,'
@@ -18,6 +18,7 @@ help:
 	@echo 'make soak    a busy life of MINUTES=2: nothing may go wrong'
 	@echo 'make dist    the static release binary that we ship, in target/dist'
 	@echo 'make test-shipped  what we ship with that binary: the image, the package'
+	@echo 'make release-check  what must hold before a release: advisories, two equal builds, SBOM'
 	@echo 'make bench   this server beside an allow-all one'
 	@echo 'make bench-keys  a million stored keys: loading, memory, Checks'
 	@echo 'make lint    formatting, clippy and rustdoc, warnings are errors'
@@ -55,6 +56,10 @@ dist:
 # The tests that need it.
 test-shipped: dist need-curl tools
 	$(CARGO) test --locked --test it -- --ignored shipped::
+
+# Advisories, two builds compared, the bill of materials: see README, "Releases and supply chain".
+release-check: need-rust need-python
+	deploy/release-check.sh
 
 bench: need-rust need-python
 	benches/run.sh

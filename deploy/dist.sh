@@ -17,8 +17,10 @@ case $triple in
     *) fail "the binary that we ship is for Linux, and this Rust builds for $triple." ;;
 esac
 
-home=$PWD
-registry=${CARGO_HOME:-$HOME/.cargo}
+# The folders that the compilers would write down, as they name them: without links in their paths.
+home=$(pwd -P)
+registry=$(readlink -m "${CARGO_HOME:-$HOME/.cargo}")
+target=$(readlink -m "${CARGO_TARGET_DIR:-target}")
 flags=(
     # Everything inside, so that it runs where there is nothing else.
     -Ctarget-feature=+crt-static
@@ -27,14 +29,18 @@ flags=(
     # Where it was built is nobody's business, and would make two builds differ.
     "--remap-path-prefix=$home=/build"
     "--remap-path-prefix=$registry=/cargo"
+    "--remap-path-prefix=$target=/build/target"
 )
 maps="-ffile-prefix-map=$home=/build -ffile-prefix-map=$registry=/cargo"
+maps+=" -ffile-prefix-map=$target=/build/target"
+# The allocator's C writes down when it was compiled; the compiler takes this for now.
+export SOURCE_DATE_EPOCH=0
 export CARGO_ENCODED_RUSTFLAGS CFLAGS="${CFLAGS:+$CFLAGS }$maps" CXXFLAGS="${CXXFLAGS:+$CXXFLAGS }$maps"
 CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; printf %s "${flags[*]}")
 
 # With --target the flags are for what we ship, and not for the macros that run while it is built.
 "$cargo" build --locked --release --target "$triple" --bin envoy-auth-tokens
-target=${CARGO_TARGET_DIR:-target}
 mkdir -p target/dist
 install -m 0755 "$target/$triple/release/envoy-auth-tokens" target/dist/envoy-auth-tokens
+(cd target/dist && sha256sum envoy-auth-tokens >SHA256SUMS)
 echo "target/dist/envoy-auth-tokens: $(stat -c %s target/dist/envoy-auth-tokens) bytes"

@@ -50,6 +50,7 @@ mod shadow;
 mod shells;
 mod shipped;
 mod soak;
+mod supply_chain;
 mod systemd;
 mod tls;
 mod traces;

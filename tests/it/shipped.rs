@@ -20,3 +20,17 @@ fn the_binary_needs_no_library() {
     assert!(dynamic.contains("FLAGS_1"), "no dynamic section was read:\n{dynamic}");
     assert!(!dynamic.contains("(NEEDED)"), "it needs libraries:\n{dynamic}");
 }
+
+#[test]
+#[ignore = "needs the static release build: make test-shipped"]
+fn the_binary_does_not_tell_where_or_when_it_was_built() {
+    let bytes = std::fs::read(binary()).unwrap();
+    let holds = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    let home =
+        std::env::var("CARGO_HOME").unwrap_or_else(|_| format!("{}/.cargo", std::env::var("HOME").unwrap()));
+    for path in [env!("CARGO_MANIFEST_DIR"), &home] {
+        assert!(!holds(path), "it holds {path}");
+    }
+    // The allocator's own words about its compilation, whose date is that of no day.
+    assert!(holds("built on %s, %s") && holds("Jan  1 1970"), "it holds the day on which it was built");
+}

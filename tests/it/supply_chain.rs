@@ -1,0 +1,266 @@
+//! What comes into the binary, and what is told of it: `deny.toml`, `Cargo.lock`, the scripts of a release.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::harness::server::{Ran, run};
+use crate::harness::tools;
+
+const CHANGELOG: &str = include_str!("../../CHANGELOG.md");
+const LOCK: &str = include_str!("../../Cargo.lock");
+const MANIFEST: &str = include_str!("../../Cargo.toml");
+const README: &str = include_str!("../../README.md");
+
+#[test]
+fn no_licence_crate_or_source_comes_in_that_deny_toml_does_not_let_in() {
+    let mut command = Command::new(tools::cargo_deny());
+    command.args(["--locked", "check", "-D", "warnings", "bans", "licenses", "sources"]);
+    command.current_dir(tools::root());
+    let ran = run(command, "");
+    assert_eq!(ran.code(), Some(0), "{}{}", ran.stdout, ran.stderr);
+}
+
+#[test]
+fn every_package_comes_from_the_registry_and_has_a_checksum() {
+    let packages: Vec<_> = LOCK.split("[[package]]\n").skip(1).collect();
+    assert!(packages.len() > 200, "{}", packages.len());
+    for package in packages {
+        let value = |key: &str| package.lines().find_map(|line| line.strip_prefix(&format!("{key} = ")));
+        if value("name") == Some("\"envoy-auth-tokens\"") {
+            assert_eq!(value("source"), None, "{package}");
+            continue;
+        }
+        let registry = "\"registry+https://github.com/rust-lang/crates.io-index\"";
+        assert_eq!(value("source"), Some(registry), "{package}");
+        assert_eq!(value("checksum").map(str::len), Some(64 + 2), "{package}");
+    }
+}
+
+/// What cargo tells of every package that we may be built with.
+fn packages() -> Vec<Value> {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["metadata", "--locked", "--format-version", "1"]).current_dir(tools::root());
+    let ran = run(command, "");
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+    let metadata: Value = serde_json::from_str(&ran.stdout).unwrap();
+    metadata["packages"].as_array().unwrap().clone()
+}
+
+#[test]
+fn the_rust_that_we_ask_for_is_new_enough_for_every_package() {
+    let numbers = |version: &str| -> Vec<u32> {
+        version.split('.').map(|number| number.parse().unwrap()).chain([0]).take(3).collect()
+    };
+    let ours =
+        MANIFEST.lines().find_map(|line| line.strip_prefix("rust-version = ")).unwrap().trim_matches('"');
+    for package in packages() {
+        if let Some(theirs) = package["rust_version"].as_str() {
+            let (name, version) = (&package["name"], &package["version"]);
+            assert!(
+                numbers(ours) >= numbers(theirs),
+                "{name} {version} needs Rust {theirs}, we ask for {ours}"
+            );
+        }
+    }
+    assert!(
+        README.contains(&format!("Rust {ours} or newer")),
+        "the README asks for another Rust than {ours}"
+    );
+}
+
+#[test]
+fn a_source_package_holds_what_builds_tests_and_ships_us() {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["package", "--list", "--allow-dirty", "--locked"]).current_dir(tools::root());
+    let ran = run(command, "");
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+    let files: Vec<_> = ran.stdout.lines().collect();
+    for needed in [
+        "Cargo.lock",
+        "Makefile",
+        "LICENSE",
+        "README.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "build.rs",
+        "deny.toml",
+        "proto/ext_authz.proto",
+        "src/admin/page.html",
+        "deploy/dist.sh",
+        "tests/tools/fetch.py",
+    ] {
+        assert!(files.contains(&needed), "{needed} is missing: {files:#?}");
+    }
+    for folder in ["target/", ".ci/", ".git/"] {
+        assert!(!files.iter().any(|file| file.starts_with(folder)), "{folder} came along");
+    }
+}
+
+#[test]
+fn the_changelog_tells_of_this_version() {
+    let version =
+        MANIFEST.lines().find_map(|line| line.strip_prefix("version = ")).unwrap().trim_matches('"');
+    assert!(CHANGELOG.contains(&format!("\n## [{version}]")), "CHANGELOG.md has nothing on {version}");
+}
+
+#[test]
+fn the_bill_of_materials_and_the_notices_name_what_is_linked_and_nothing_else() {
+    tools::cyclonedx();
+    let mut command = Command::new("python3");
+    command.arg("deploy/sbom.py").current_dir(tools::root());
+    let ran = run(command, "");
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+    let bill: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(bill["metadata"]["component"]["name"], "envoy-auth-tokens");
+
+    let components = bill["components"].as_array().unwrap();
+    for component in components {
+        for member in ["name", "version", "purl"] {
+            assert!(!component[member].as_str().unwrap().is_empty(), "{component}");
+        }
+        assert!(!component["licenses"].as_array().unwrap().is_empty(), "{component}");
+    }
+    let has = |name: &str| components.iter().any(|component| component["name"] == name);
+    for linked in ["tokio", "rustls", "sqlx-postgres", "sqlite", "aws-lc", "mimalloc", "glibc", "rust-std"] {
+        assert!(has(linked), "{linked} is linked and not listed");
+    }
+    for not_linked in
+        ["cc", "prost-build", "protox", "serde_derive", "syn", "proptest", "rcgen", "sqlx-mysql"]
+    {
+        assert!(!has(not_linked), "{not_linked} is listed and not linked");
+    }
+
+    let notices = tempfile::NamedTempFile::new().unwrap();
+    let mut command = Command::new("python3");
+    command.args(["deploy/notices.py", "--output"]).arg(notices.path()).current_dir(tools::root());
+    let told = run(command, "");
+    assert_eq!(told.code(), Some(0), "{told:?}");
+    let notices = fs::read_to_string(notices.path()).unwrap();
+    for component in components.iter().filter(|it| it["purl"].as_str().unwrap().starts_with("pkg:cargo/")) {
+        let package =
+            format!("\n{} {}", component["name"].as_str().unwrap(), component["version"].as_str().unwrap());
+        assert!(notices.contains(&package), "no licence of {package}");
+    }
+
+    // Where and when it was written is no part of it: another run elsewhere writes the same.
+    assert!(!ran.stdout.contains(tools::root().to_str().unwrap()), "a path of this machine");
+    assert_eq!((&bill["serialNumber"], &bill["metadata"]["timestamp"]), (&Value::Null, &Value::Null));
+}
+
+/// A copy of what the scripts of a release read, in a folder and a git repository of its own.
+fn checkout() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |path: &str| folder.path().join(path);
+    for path in ["deploy", "src", "benches", "tests/tools", "target"] {
+        fs::create_dir_all(at(path)).unwrap();
+    }
+    let files = ["Cargo.toml", "Cargo.lock", "deny.toml", "tests/tools/fetch.py"];
+    for path in files.into_iter().chain(SCRIPTS) {
+        fs::copy(tools::root().join(path), at(path)).unwrap();
+    }
+    for path in ["build.rs", "src/lib.rs", "src/main.rs", "benches/allow_all.rs", "benches/load.rs"] {
+        fs::write(at(path), "").unwrap();
+    }
+    fs::write(at(".gitignore"), "/target\n").unwrap();
+    tools::cargo_deny();
+    tools::cyclonedx();
+    symlink(tools::root().join("target/tools"), at("target/tools")).unwrap();
+    commit(folder.path());
+    folder
+}
+
+const SCRIPTS: [&str; 5] = [
+    "deploy/advisories.sh",
+    "deploy/dist.sh",
+    "deploy/notices.py",
+    "deploy/release-check.sh",
+    "deploy/sbom.py",
+];
+
+fn commit(folder: &Path) {
+    for arguments in [
+        &["init", "--quiet", "--initial-branch=main"][..],
+        &["add", "--all"],
+        &["commit", "--quiet", "--message=all"],
+    ] {
+        let mut command = Command::new("git");
+        command.args(["-c", "user.name=a", "-c", "user.email=a@example.org"]).args(arguments);
+        let ran = run_in(folder, command);
+        assert_eq!(ran.code(), Some(0), "git {arguments:?}: {ran:?}");
+    }
+}
+
+fn run_in(folder: &Path, mut command: Command) -> Ran {
+    command.current_dir(folder);
+    run(command, "")
+}
+
+/// Runs a script for which git finds RustSec's database in this folder.
+fn run_with_advisories(script: &str, checkout: &Path, database: &Path) -> Ran {
+    let mut command = Command::new(checkout.join(script));
+    command.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_VALUE_0", "https://github.com/RustSec/advisory-db");
+    command.env("GIT_CONFIG_KEY_0", format!("url.{}.insteadOf", database.display()));
+    run_in(checkout, command)
+}
+
+/// A database of advisories with one against a package.
+fn database(package: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let of_package = folder.path().join("crates").join(package);
+    fs::create_dir_all(&of_package).unwrap();
+    let advisory = format!(
+        "```toml\n[advisory]\nid = \"RUSTSEC-2026-9999\"\npackage = \"{package}\"\ndate = \"2026-11-01\"\n\n\
+         [versions]\npatched = []\n```\n\n# Grants what nobody asked for\n\nAll of it.\n"
+    );
+    fs::write(of_package.join("RUSTSEC-2026-9999.md"), advisory).unwrap();
+    commit(folder.path());
+    folder
+}
+
+#[test]
+fn advisories_are_found_or_are_none_or_are_said_to_be_unknown() {
+    let checkout = checkout();
+    let advisories = |database: &Path| run_with_advisories("deploy/advisories.sh", checkout.path(), database);
+
+    let ran = advisories(&checkout.path().join("nowhere"));
+    assert_eq!(ran.code(), Some(3), "{ran:?}");
+    assert!(ran.stderr.contains("NOT CHECKED"), "{ran:?}");
+
+    let ran = advisories(database("a-package-that-we-do-not-have").path());
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+
+    // Another database, which the one that was fetched for the last is not a part of.
+    fs::remove_dir_all(checkout.path().join("target/advisory-db")).unwrap();
+    let ran = advisories(database("tokio").path());
+    assert_eq!(ran.code(), Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("RUSTSEC-2026-9999") && ran.stderr.contains("tokio"), "{ran:?}");
+}
+
+#[test]
+fn a_release_that_differs_from_build_to_build_or_that_nobody_could_check_is_not_good() {
+    let checkout = checkout();
+    // A compiler that writes down where it runs.
+    let dist = "#!/bin/sh\ncd \"$(dirname \"$0\")/..\" && mkdir -p target/dist\npwd >target/dist/envoy-auth-tokens\n";
+    fs::write(checkout.path().join("deploy/dist.sh"), dist).unwrap();
+    let ran = run_with_advisories("deploy/release-check.sh", checkout.path(), Path::new("/nowhere"));
+    assert_eq!(ran.code(), Some(1), "{ran:?}");
+    let verdicts: Vec<_> = ran.stdout.lines().rev().take(8).collect();
+    let verdict = |what: &str| {
+        let line = verdicts.iter().find(|line| line.contains(what));
+        line.unwrap_or_else(|| panic!("no verdict on {what:?}: {ran:?}")).split("  ").next().unwrap()
+    };
+    assert_eq!(verdict("licences, bans and sources"), "ok");
+    assert_eq!(verdict("no advisory"), "NOT CHECKED");
+    assert_eq!(verdict("a static release build"), "ok");
+    assert_eq!(verdict("no path of this machine"), "FAILED");
+    assert_eq!(verdict("a second build elsewhere"), "FAILED");
+    assert_eq!(verdict("a bill of materials"), "FAILED");
+    assert_eq!(verdict("the licences of all"), "ok");
+    assert_eq!(verdict("the digests"), "ok");
+    assert!(ran.stderr.contains("no build has left libraries"), "{ran:?}");
+}
