@@ -65,7 +65,7 @@ const EVENT: &str = "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//example//EN\r\n
 #[test]
 fn everybody_has_their_own_calendar_and_nobody_forges_a_name() {
     let radicale = Radicale::start(1);
-    // With underscores let through, so that the server alone stands between a client and Radicale.
+    // With underscores let through, so that the early removal has something to do.
     let underscores = "headers_with_underscores_action: REJECT_REQUEST";
     let recipe = Recipe::named("radicale").envoy(underscores, "headers_with_underscores_action: ALLOW");
     let running = recipe.behind(5232, radicale.address).start();
