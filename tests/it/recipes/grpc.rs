@@ -74,6 +74,7 @@ fn a_stream_does_not_outlive_its_time() {
         Ok::<(), tonic::Status>(())
     });
     assert!(ended.is_err(), "Envoy ends it, and not the service");
+    assert_eq!(running.envoy.counter("http.ingress.downstream_rq_max_duration_reached"), 1, "{ended:?}");
 }
 
 #[test]

@@ -60,6 +60,7 @@ fn it_does_not_outlive_its_time() {
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).expect("Envoy closes the connection");
     assert_eq!(rest, b"");
+    assert_eq!(running.envoy.counter("http.ingress.downstream_rq_max_duration_reached"), 1);
 }
 
 #[test]
