@@ -1,4 +1,4 @@
-# What a machine needs: Rust, Python 3.10 or newer with pip, make, and curl.
+# What a machine needs: Rust, Python 3.10 or newer with pip, npm, make, and curl.
 # Everything else is fetched into target/tools, without root.
 
 CARGO ?= cargo
@@ -39,7 +39,7 @@ test: need-rust need-curl tools
 	$(CARGO) test --locked
 
 # The programs that the tests need but that are not ours: Envoy, Datasette, Chromium,
-# PostgreSQL and promtool.
+# PostgreSQL, promtool, kubectl and Helm.
 tools: need-python
 	@$(PYTHON) tests/tools/fetch.py >/dev/null
 

@@ -57,13 +57,38 @@ pub fn cyclonedx() -> &'static Path {
     &CYCLONEDX
 }
 
+/// Kubernetes' command line, of which no part that needs a cluster is used.
+pub fn kubectl() -> &'static Path {
+    static KUBECTL: LazyLock<PathBuf> = LazyLock::new(|| fetch("kubectl"));
+    &KUBECTL
+}
+
+/// Helm, which comes with kubectl.
+pub fn helm() -> &'static Path {
+    static HELM: LazyLock<PathBuf> = LazyLock::new(|| fetch_from("kubectl", "helm"));
+    &HELM
+}
+
+/// A command that holds files against the schemas of Kubernetes' API, and takes nothing that they do not know.
+pub fn kubernetes_validate() -> Command {
+    static PATH: LazyLock<PathBuf> = LazyLock::new(|| fetch("kubernetes-validate"));
+    let mut command = Command::new("python3");
+    command.env("PYTHONPATH", &*PATH).args(["-m", "kubernetes_validate", "--strict"]);
+    command
+}
+
 fn fetch(name: &str) -> PathBuf {
+    fetch_from(name, name)
+}
+
+/// Where a tool is that comes with what is fetched under this name.
+fn fetch_from(name: &str, tool: &str) -> PathBuf {
     let script = root().join("tests/tools/fetch.py");
     let run = Command::new("python3").arg(script).arg(name).output();
     let run = run.unwrap_or_else(|error| panic!("the tests need python3, which did not start: {error}"));
     let complaint = String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success(), "{name} is missing: {complaint}");
     let told = String::from_utf8(run.stdout).expect("paths are UTF-8");
-    let path = told.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
-    PathBuf::from(path.unwrap_or_else(|| panic!("fetch.py did not say where {name} is: {told:?}")))
+    let path = told.lines().find_map(|line| line.strip_prefix(&format!("{tool}=")));
+    PathBuf::from(path.unwrap_or_else(|| panic!("fetch.py did not say where {tool} is: {told:?}")))
 }
