@@ -31,6 +31,18 @@ pub fn promtool() -> &'static Path {
     &PROMTOOL
 }
 
+/// Debian's checker of packages.
+pub fn lintian() -> &'static Path {
+    static LINTIAN: LazyLock<PathBuf> = LazyLock::new(|| fetch("lintian"));
+    &LINTIAN
+}
+
+/// The root of a small Debian with systemd, which is to stay as it is.
+pub fn debian_root() -> &'static Path {
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| fetch("debian-root"));
+    &ROOT
+}
+
 fn fetch(name: &str) -> PathBuf {
     let script = root().join("tests/tools/fetch.py");
     let run = Command::new("python3").arg(script).arg(name).output();
