@@ -17,6 +17,7 @@ help:
 	@echo 'make test    all tests, with a real Envoy and a real Datasette'
 	@echo 'make soak    a busy life of MINUTES=2: nothing may go wrong'
 	@echo 'make dist    the static release binary that we ship, in target/dist'
+	@echo 'make deb     the Debian package of it (MAINTAINER="You <you@…>"), compiling nothing of ours'
 	@echo 'make test-shipped  what we ship with that binary: the image, the package'
 	@echo 'make release-check  what must hold before a release: advisories, two equal builds, SBOM'
 	@echo 'make bench   this server beside an allow-all one'
@@ -53,7 +54,12 @@ soak: need-rust tools
 dist:
 	deploy/dist.sh
 
-# The tests that need it.
+# The Debian package of the binary that `make dist` built.
+.PHONY: deb
+deb: need-rust need-python
+	@deploy/debian/build.sh
+
+# The tests that need it.  Those of the package want root, on Debian or Ubuntu, and cgroup2.
 test-shipped: dist need-curl tools
 	$(CARGO) test --locked --test it -- --ignored shipped::
 

@@ -210,15 +210,16 @@ impl Bound {
         let probes = probes::serve(self.probes_listener, readiness, self.telemetry, closing.clone());
         let mut probes = tokio::spawn(probes);
         let checks = ext_authz::serve(self.ext_authz_listener, ext_authz_tls, self.service, routes, closing);
-        let mut checks = tokio::spawn(checks);
         let mut admin = tokio::spawn(admin);
         let reloads = self.reloader.start().map_err(ServeError::Reload)?;
         let follower = self.keys.as_ref().map(|keys| tokio::spawn(Arc::clone(keys).follow()));
-        // Keys that are not known yet are answered with 503; after a while that is better than not serving.
+        // Keys that are not known yet are answered with 503; after a while that is better than no answer.
         let told_early = match &self.keys {
             Some(keys) => first_reading(keys, &mut signals).await,
             None => None,
         };
+        // Until then connections wait, so that a restart is no 503 to whoever comes with a key.
+        let mut checks = tokio::spawn(checks);
         let (signal, drain) = match told_early {
             // Nobody was told that we serve: there is nobody to wait for.
             Some(signal) => (signal, Duration::ZERO),

@@ -127,6 +127,20 @@ fn sigterm_is_heard_while_the_first_reading_of_the_store_is_waited_for() {
 }
 
 #[test]
+fn nobody_is_answered_before_the_store_was_read_or_waited_for() {
+    // Nobody listens there, so that a key would be answered with 503.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = Server::with(&with_store_at(port)).start_listening();
+    assert!(passes(&server));
+    let is = |what: &'static str| move |line: &String| line.contains(what);
+    server.log().wait_for("the decision", |line| line.contains("allowed").then_some(()));
+    let lines = server.log().lines();
+    let (waited, answered) =
+        (lines.iter().position(is("serving although")), lines.iter().position(is("allowed")));
+    assert!(waited.is_some() && waited < answered, "{}", server.log().text());
+}
+
+#[test]
 fn a_port_in_use_is_said_and_nothing_serves() {
     let first = Server::with(CONFIG).start();
     let ran = Server::with(CONFIG).listen(first.tcp().to_string()).start_in_vain();

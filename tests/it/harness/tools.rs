@@ -77,6 +77,18 @@ pub fn kubernetes_validate() -> Command {
     command
 }
 
+/// Debian's checker of packages.
+pub fn lintian() -> &'static Path {
+    static LINTIAN: LazyLock<PathBuf> = LazyLock::new(|| fetch("lintian"));
+    &LINTIAN
+}
+
+/// The root of a small Debian with systemd, which is to stay as it is.
+pub fn debian_root() -> &'static Path {
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| fetch("debian-root"));
+    &ROOT
+}
+
 fn fetch(name: &str) -> PathBuf {
     fetch_from(name, name)
 }
