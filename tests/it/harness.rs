@@ -11,6 +11,7 @@ pub mod http2;
 pub mod issuer;
 pub mod load;
 pub mod log;
+pub mod manifests;
 pub mod pki;
 pub mod postgres;
 pub mod relay;

