@@ -108,6 +108,7 @@ const FORGED: [(&str, &str); 4] = [
 
 #[test]
 fn the_resources_are_valid() {
+    manifests::assert_all_files(FOLDER, &[&FILES[..], &["config.yaml"]].concat());
     let wrong = manifests::wrong(&resources());
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

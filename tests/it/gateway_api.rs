@@ -18,6 +18,7 @@ const STANDARD_CHANNEL: &str = "http-route.yaml#1 spec.rules.0.filters.0.type: \
 
 #[test]
 fn the_resources_are_valid_in_the_experimental_channel_and_say_that_the_standard_one_refuses_them() {
+    manifests::assert_all_files(FOLDER, &["config.yaml", "http-route.yaml"]);
     assert_eq!(manifests::wrong(&resources()), [STANDARD_CHANNEL]);
 }
 

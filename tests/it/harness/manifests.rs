@@ -35,6 +35,17 @@ pub fn documents(path: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(&text(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
+/// Asserts that a folder holds these files and no others, so that none goes unread.
+#[track_caller]
+pub fn assert_all_files(folder: &str, files: &[&str]) {
+    let entries = std::fs::read_dir(tools::root().join(folder)).unwrap_or_else(|error| panic!("{error}"));
+    let mut found: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut files = files.to_vec();
+    found.sort_unstable();
+    files.sort_unstable();
+    assert_eq!(found, files, "{folder}");
+}
+
 /// The resources of these files of a folder.
 #[track_caller]
 pub fn resources(folder: &str, files: &[&str]) -> Vec<Resource> {
