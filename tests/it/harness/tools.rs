@@ -89,6 +89,12 @@ pub fn debian_root() -> &'static Path {
     &ROOT
 }
 
+/// The published schemas of meshes' and gateways' resources; `tests/tools/crds.mjs` reads them.
+pub fn mesh_schemas() -> &'static Path {
+    static SCHEMAS: LazyLock<PathBuf> = LazyLock::new(|| fetch("mesh-schemas"));
+    &SCHEMAS
+}
+
 fn fetch(name: &str) -> PathBuf {
     fetch_from(name, name)
 }
