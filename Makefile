@@ -9,7 +9,7 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test soak dist test-shipped bench bench-keys fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo test soak dist image test-shipped bench bench-keys fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; plays the story with curl,'
@@ -17,6 +17,7 @@ help:
 	@echo 'make test    all tests, with a real Envoy and a real Datasette'
 	@echo 'make soak    a busy life of MINUTES=2: nothing may go wrong'
 	@echo 'make dist    the static release binary that we ship, in target/dist'
+	@echo 'make image   the container image of that binary, by docker, podman or buildah'
 	@echo 'make test-shipped  what we ship with that binary: the image, the package'
 	@echo 'make bench   this server beside an allow-all one'
 	@echo 'make bench-keys  a million stored keys: loading, memory, Checks'
@@ -38,7 +39,7 @@ test: need-rust need-curl tools
 	$(CARGO) test --locked
 
 # The programs that the tests need but that are not ours: Envoy, Datasette, Chromium,
-# PostgreSQL and promtool.
+# PostgreSQL, promtool, Docker Compose, hadolint, buildah.
 tools: need-python
 	@$(PYTHON) tests/tools/fetch.py >/dev/null
 
@@ -51,6 +52,10 @@ soak: need-rust tools
 # The static release binary, which the image and the package hold.
 dist:
 	deploy/dist.sh
+
+# The image of it; deploy/image.sh says what can be chosen.
+image: dist need-python
+	PYTHON=$(PYTHON) deploy/image.sh
 
 # The tests that need it.
 test-shipped: dist need-curl tools

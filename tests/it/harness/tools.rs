@@ -31,6 +31,29 @@ pub fn promtool() -> &'static Path {
     &PROMTOOL
 }
 
+/// Docker's own Compose, of which `config` needs no daemon.
+pub fn docker_compose() -> &'static Path {
+    static DOCKER_COMPOSE: LazyLock<PathBuf> = LazyLock::new(|| fetch("docker-compose"));
+    &DOCKER_COMPOSE
+}
+
+/// A linter of Dockerfiles.
+pub fn hadolint() -> &'static Path {
+    static HADOLINT: LazyLock<PathBuf> = LazyLock::new(|| fetch("hadolint"));
+    &HADOLINT
+}
+
+/// What builds images without a daemon.
+pub fn buildah() -> &'static Path {
+    static BUILDAH: LazyLock<PathBuf> = LazyLock::new(|| fetch("buildah"));
+    &BUILDAH
+}
+
+/// The file of Mozilla's CAs, in PEM.
+pub fn mozillas_cas() -> PathBuf {
+    fetch("certifi").join("certifi/cacert.pem")
+}
+
 fn fetch(name: &str) -> PathBuf {
     let script = root().join("tests/tools/fetch.py");
     let run = Command::new("python3").arg(script).arg(name).output();
