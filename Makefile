@@ -9,7 +9,7 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test soak dist test-shipped release-check bench bench-keys fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo test soak dist deb image test-shipped release-check bench bench-keys fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; plays the story with curl,'
@@ -17,6 +17,7 @@ help:
 	@echo 'make test    all tests, with a real Envoy and a real Datasette'
 	@echo 'make soak    a busy life of MINUTES=2: nothing may go wrong'
 	@echo 'make dist    the static release binary that we ship, in target/dist'
+	@echo 'make image   the container image of that binary, by docker, podman or buildah'
 	@echo 'make deb     the Debian package of it (MAINTAINER="You <you@…>"), compiling nothing of ours'
 	@echo 'make test-shipped  what we ship with that binary: the image, the package'
 	@echo 'make release-check  what must hold before a release: advisories, two equal builds, SBOM'
@@ -40,7 +41,7 @@ test: need-rust need-curl tools
 	$(CARGO) test --locked
 
 # The programs that the tests need but that are not ours: Envoy, Datasette, Chromium,
-# PostgreSQL, promtool, kubectl and Helm.
+# PostgreSQL, promtool, kubectl, Helm and others; fetch.py lists them.
 tools: need-python
 	@$(PYTHON) tests/tools/fetch.py >/dev/null
 
@@ -55,11 +56,14 @@ dist:
 	deploy/dist.sh
 
 # The Debian package of the binary that `make dist` built.
-.PHONY: deb
 deb: need-rust need-python
 	@deploy/debian/build.sh
 
-# The tests that need it.  Those of the package want root, on Debian or Ubuntu, and cgroup2.
+# The image of it; deploy/image.sh says what can be chosen.
+image: dist need-python
+	PYTHON=$(PYTHON) deploy/image.sh
+
+# The tests that need it.  They want root, on Debian or Ubuntu, and cgroup2.
 test-shipped: dist need-curl tools
 	$(CARGO) test --locked --test it -- --ignored shipped::
 

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, MAX_FILE_BYTES};
+use crate::config::{Config, MAX_FILE_BYTES, Startup};
 use crate::secret::Secret;
 
 /// Envoy asks, this answers: an ext_authz gRPC server for API tokens.
@@ -112,6 +112,10 @@ fn exit_code(done: Result<ExitCode, Complaint>) -> ExitCode {
 impl ConfigFile {
     fn load(&self) -> Result<Config, Complaint> {
         Config::load(&self.path).map_err(|errors| errors.to_string())
+    }
+
+    fn load_listeners(&self) -> Result<Startup, Complaint> {
+        Config::load_listeners(&self.path).map_err(|errors| errors.to_string())
     }
 }
 

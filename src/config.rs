@@ -197,6 +197,17 @@ impl Config {
         Self::parse_after(&text, &source, in_force)
     }
 
+    /// Where a server with this file listens, whatever else is wrong with it.  It may be serving still under the
+    /// rules that it had before, and whoever asks only for its health waits for no password to be hashed.
+    ///
+    /// # Errors
+    /// [`Errors`]: the file cannot be read, is no YAML, or does not say where.
+    pub fn load_listeners(path: &Path) -> Result<Startup, Errors> {
+        let text = text_of(path, ProcessEnvironment.read(path, MAX_CONFIG_BYTES + 1))?;
+        let source = Source { file: path, environment: &ProcessEnvironment, now: Timestamp::now() };
+        Attempt::at(&text, &source)?.listeners()
+    }
+
     /// A configuration, and where in its file everything stands.  Nothing that serves has a use for the latter.
     ///
     /// # Errors
@@ -216,17 +227,7 @@ impl Config {
     }
 
     fn parse_after(text: &str, source: &Source<'_>, in_force: Option<&Rules>) -> Result<Self, Errors> {
-        let file: Arc<Path> = source.file.into();
-        let tree = read_tree(text).map_err(|error| syntax_error(&error, text, &file))?;
-        let mut attempt = understand(tree, text, &file, source);
-        // Somebody must be told something, and wants to know where: only now are positions worth their time.
-        // What is JSON and yet no YAML (a key of a thousand characters) does without.
-        if !attempt.diagnostics.is_empty()
-            && let Ok(tree) = raw::from_yaml(text)
-        {
-            attempt = understand(tree, text, &file, source);
-        }
-        attempt.finish(&file, in_force)
+        Attempt::at(text, source)?.finish(source.file, in_force)
     }
 }
 
@@ -309,7 +310,32 @@ fn understand(mut tree: Node, text: &str, file: &Arc<Path>, source: &Source<'_>)
 }
 
 impl Attempt {
-    fn finish(self, file: &Arc<Path>, in_force: Option<&Rules>) -> Result<Config, Errors> {
+    fn at(text: &str, source: &Source<'_>) -> Result<Self, Errors> {
+        let file: Arc<Path> = source.file.into();
+        let tree = read_tree(text).map_err(|error| syntax_error(&error, text, &file))?;
+        let mut attempt = understand(tree, text, &file, source);
+        // Somebody must be told something, and wants to know where: only now are positions worth their time.
+        // What is JSON and yet no YAML (a key of a thousand characters) does without.
+        if !attempt.diagnostics.is_empty()
+            && let Ok(tree) = raw::from_yaml(text)
+        {
+            attempt = understand(tree, text, &file, source);
+        }
+        Ok(attempt)
+    }
+
+    fn listeners(self) -> Result<Startup, Errors> {
+        let sections = ["ext_authz", "ext_authz.listen", "probes", "probes.listen"];
+        let unknown = |diagnostic: &Diagnostic| {
+            diagnostic.severity == Severity::Error && sections.contains(&diagnostic.key.as_str())
+        };
+        match self.draft {
+            Some(draft) if !self.diagnostics.iter().any(unknown) => Ok(draft.startup),
+            _ => Err(Errors::new(self.diagnostics)),
+        }
+    }
+
+    fn finish(self, file: &Path, in_force: Option<&Rules>) -> Result<Config, Errors> {
         let is_error = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error;
         let draft = match self.draft {
             Some(draft) if !self.diagnostics.iter().any(is_error) => draft,

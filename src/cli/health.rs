@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Asks for the gRPC health of the ext_authz listener that the configuration names.
 ///
 /// Where that one speaks TLS, the probes are asked instead: they say the same to whoever has no certificate.
+/// Of the configuration nothing else matters: a server whose file is being mended serves on under its old rules.
 #[derive(Debug, Args)]
 pub(super) struct Health {
     #[command(flatten)]
@@ -38,7 +39,7 @@ impl Health {
     pub(super) fn run(self) -> Result<(), Complaint> {
         let (address, way) = match self.address {
             Some(address) => (address, Way::Grpc),
-            None => choose(self.config.load()?.startup),
+            None => choose(self.config.load_listeners()?),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -224,6 +224,21 @@ fn health_is_well_when_the_server_serves() {
 }
 
 #[test]
+fn health_asks_a_server_whose_file_is_being_mended() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let listen = format!("unix:{}", folder.path().join("ext_authz.sock").display());
+    let _server = Server::with(CONFIG).listen(&listen).start();
+    let broken = "users: [{username: admin, password: {$env: NOT_SET}}]\nroutes: [{path: 7}]\n";
+    let ran = Server::with(broken).listen(&listen).run(["health"]);
+    assert_eq!(ran.code(), Some(0), "it serves on under its old rules: {ran:?}");
+
+    // Where it listens must be said all the same.
+    let ran = Server::with(broken).listen("unix:").run(["health"]);
+    assert_eq!(ran.code(), Some(1));
+    assert!(ran.stderr.contains("ext_authz.listen"), "{ran:?}");
+}
+
+#[test]
 fn check_refuses_every_actor_header_that_would_do_harm() {
     let names = [
         "",

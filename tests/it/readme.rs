@@ -10,7 +10,7 @@ use crate::harness::{Envoy, Server, Shape, Upstream, grpc};
 const README: &str = include_str!("../../README.md");
 
 /// The fenced blocks under a heading, each with its language, up to the next heading of that level.
-fn blocks(heading: &str) -> Vec<(&'static str, &'static str)> {
+pub fn blocks(heading: &str) -> Vec<(&'static str, &'static str)> {
     let (_, section) = README.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
     let (level, _) = heading.split_once(' ').unwrap();
     let section = section.split_once(&format!("\n{level} ")).map_or(section, |(section, _)| section);

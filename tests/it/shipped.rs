@@ -3,6 +3,7 @@
 //! That build takes minutes, so these stories are `#[ignore]`d for `make test`; `make test-shipped` runs them.
 
 mod debian;
+mod image;
 
 use std::path::{Path, PathBuf};
 

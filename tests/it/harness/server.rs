@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
@@ -188,11 +189,7 @@ impl Setup {
     }
 
     fn heard(self, child: Child, log: Log) -> Server {
-        let mut server = Server::unheard(child, log, self.folder);
-        server.ext_authz = Door::parse(&server.listening("ext_authz"));
-        let probes = server.listening("probes");
-        server.probes = probes.parse().unwrap_or_else(|_| panic!("no address: {probes:?}"));
-        server
+        Server::unheard(child, log, self.folder).heard()
     }
 
     /// Starts it although it cannot: gives back how it ended.
@@ -207,6 +204,8 @@ impl Setup {
 /// A running server; it dies with this value.
 pub struct Server {
     child: Child,
+    /// Whether it comes with others, who go when it goes.
+    leads_a_group: bool,
     log: Log,
     ext_authz: Door,
     probes: SocketAddr,
@@ -228,10 +227,32 @@ impl Server {
         }
     }
 
+    /// The server that this command starts, as that of a container; the folder is kept for as long.
+    pub fn by(mut command: Command, folder: TempDir) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Killed as one: what changes its user does not die with who started it.
+        command.process_group(0);
+        let mut child = command.spawn().expect("the command starts");
+        let log = Log::of("the server", &mut child);
+        let mut server = Self::unheard(child, log, folder);
+        server.leads_a_group = true;
+        let server = server.heard();
+        server.wait_until_it_serves();
+        server
+    }
+
+    /// Learns where it listens.
+    fn heard(mut self) -> Self {
+        self.ext_authz = Door::parse(&self.listening("ext_authz"));
+        let probes = self.listening("probes");
+        self.probes = probes.parse().unwrap_or_else(|_| panic!("no address: {probes:?}"));
+        self
+    }
+
     /// From here on the process dies with this value, even when a wait fails.
     fn unheard(child: Child, log: Log, folder: TempDir) -> Self {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { child, log, ext_authz: Door::Tcp(nowhere), probes: nowhere, folder }
+        Self { child, leads_a_group: false, log, ext_authz: Door::Tcp(nowhere), probes: nowhere, folder }
     }
 
     pub fn wait_until_it_serves(&self) {
@@ -340,6 +361,11 @@ impl Server {
 
     /// Kills it as a crash would.
     pub fn kill(&mut self) {
+        // Once it has been waited for, its number may be another's.
+        if self.leads_a_group && matches!(self.child.try_wait(), Ok(None)) {
+            let group = format!("-{}", self.child.id());
+            let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

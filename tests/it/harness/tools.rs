@@ -95,6 +95,29 @@ pub fn mesh_schemas() -> &'static Path {
     &SCHEMAS
 }
 
+/// Docker's own Compose, of which `config` needs no daemon.
+pub fn docker_compose() -> &'static Path {
+    static DOCKER_COMPOSE: LazyLock<PathBuf> = LazyLock::new(|| fetch("docker-compose"));
+    &DOCKER_COMPOSE
+}
+
+/// A linter of Dockerfiles.
+pub fn hadolint() -> &'static Path {
+    static HADOLINT: LazyLock<PathBuf> = LazyLock::new(|| fetch("hadolint"));
+    &HADOLINT
+}
+
+/// What builds images without a daemon.
+pub fn buildah() -> &'static Path {
+    static BUILDAH: LazyLock<PathBuf> = LazyLock::new(|| fetch("buildah"));
+    &BUILDAH
+}
+
+/// The file of Mozilla's CAs, in PEM.
+pub fn mozillas_cas() -> PathBuf {
+    fetch("certifi").join("certifi/cacert.pem")
+}
+
 fn fetch(name: &str) -> PathBuf {
     fetch_from(name, name)
 }
