@@ -26,7 +26,11 @@ if [ -z "$builder" ]; then
     done
 fi
 [ -n "$builder" ] || fail 'none of docker (with its daemon), podman and buildah is here: install one (Debian: apt install buildah).'
-works "$builder" || fail "$builder does not work here."
+case $builder in
+    docker | podman | buildah) ;;
+    *) fail "BUILDER is $builder, not docker, podman or buildah." ;;
+esac
+works "$builder" || fail "$builder is not installed here, or its daemon does not run."
 cas=${CAS:-}
 if [ -z "$cas" ]; then
     certifi=$("${PYTHON:-python3}" tests/tools/fetch.py certifi)
@@ -46,6 +50,5 @@ case $builder in
     # HEALTHCHECK is Docker's; OCI's format has no place for it.
     podman | buildah) "$builder" build --format docker --timestamp "$time" "${arguments[@]}" . ;;
     docker) DOCKER_BUILDKIT=1 docker build "${arguments[@]}" . ;;
-    *) fail "BUILDER is $builder, not docker, podman or buildah." ;;
 esac
 echo "$image, by $builder"

@@ -15,6 +15,9 @@ fail() {
 
 binary=target/dist/envoy-auth-tokens
 [ -x "$binary" ] || fail "$binary is missing: run make dist."
+if [ -n "${MAINTAINER:-}" ] && [[ ! $MAINTAINER =~ ^[^\<\>]+\ \<[^\<\>@[:space:]]+@[^\<\>@[:space:]]+\>$ ]]; then
+    fail "MAINTAINER is '$MAINTAINER', not a name and an address such as 'You <you@your.domain>'."
+fi
 command -v xz >/dev/null || fail 'xz is missing: install it (Debian and Ubuntu: apt install xz-utils).'
 cargo_deb=$("${PYTHON:-python3}" tests/tools/fetch.py cargo-deb)
 
