@@ -37,6 +37,9 @@ TARGET = $(or $(CARGO_TARGET_DIR),target)
 build: need-rust
 	@$(CARGO) build --locked --bin envoy-auth-tokens
 
+# A story waits more than it works: there may be two for each core.
+export RUST_TEST_THREADS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))' 2>/dev/null)
+
 test: need-rust need-curl tools
 	$(CARGO) test --locked
 

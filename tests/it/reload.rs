@@ -140,8 +140,8 @@ fn what_changes_nothing_is_no_reload() {
     // The same bytes in a new file, and a file that nobody asked for.
     rename_into(server.folder(), "config.yaml", &one_token(OLD));
     std::fs::write(server.folder().join("other"), "x").unwrap();
-    // What comes after it is seen, so these were, too.
-    reloaded(&server, || write(&server, &one_token(NEW)));
+    // What comes after it is seen, so these were, too.  It comes whole: half a file would be refused.
+    reloaded(&server, || rename_into(server.folder(), "config.yaml", &one_token(NEW)));
     assert_eq!((reloads(&server), refused_reloads(&server)), (1, 0));
 }
 
