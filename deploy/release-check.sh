@@ -75,9 +75,11 @@ no_path_of_this_machine() {
 
 notices() { "$python" deploy/notices.py --output target/dist/THIRD-PARTY-NOTICES; }
 
-# Of everything that lies there: a package that was built from the binary is a part of the release.
+# Of every file that lies there: a package that was built from the binary is a part of the release.  Folders are what
+# such a package was made of.
 digests() {
-    (cd target/dist && rm -f SHA256SUMS && sha256sum -- * >"$elsewhere/sums" && mv "$elsewhere/sums" SHA256SUMS) &&
+    (cd target/dist && find . -maxdepth 1 -type f ! -name '.*' ! -name SHA256SUMS -printf '%f\0' |
+        sort -z | xargs -0 sha256sum -- >"$elsewhere/sums" && mv "$elsewhere/sums" SHA256SUMS) &&
         cat target/dist/SHA256SUMS
 }
 
