@@ -69,9 +69,7 @@ impl Hardened {
 
     /// After any story but that of a dead server.
     fn assert_no_fault(&self) {
-        for counter in ["error", "invalid"] {
-            assert_eq!(self.envoy.stat(counter), 0, "ext_authz.{counter}; {}", self.server.log().text());
-        }
+        self.envoy.assert_no_fault_of(&self.server);
     }
 }
 

@@ -99,12 +99,8 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        if self.errors_expected || std::thread::panicking() {
-            return;
-        }
-        for counter in ["error", "invalid", "failure_mode_allowed"] {
-            let count = self.envoy.stat(counter);
-            assert_eq!(count, 0, "Envoy counted ext_authz.{counter}; our log:\n{}", self.server.log().text());
+        if !self.errors_expected && !std::thread::panicking() {
+            self.envoy.assert_no_fault_of(&self.server);
         }
     }
 }

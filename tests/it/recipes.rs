@@ -192,18 +192,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.errors_expected || std::thread::panicking() {
-            return;
-        }
-        for counter in ["error", "invalid", "failure_mode_allowed"] {
-            let count = self.envoy.stat(counter);
-            assert_eq!(
-                count,
-                0,
-                "{}: ext_authz.{counter}; our log:\n{}",
-                self.name,
-                self.server.log().text()
-            );
+        if !self.errors_expected && !std::thread::panicking() {
+            self.envoy.assert_no_fault_of(&self.server);
         }
     }
 }

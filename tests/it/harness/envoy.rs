@@ -416,6 +416,15 @@ impl Envoy {
         ours.filter_map(|stat| stat["value"].as_u64()).sum()
     }
 
+    /// Holds that ext_authz counted no error and no invalid answer of this server's, and let nobody pass for one.
+    #[track_caller]
+    pub fn assert_no_fault_of(&self, server: &Server) {
+        for counter in ["error", "invalid", "failure_mode_allowed"] {
+            let count = self.stat(counter);
+            assert_eq!(count, 0, "Envoy counted ext_authz.{counter}; our log:\n{}", server.log().text());
+        }
+    }
+
     /// A counter of any filter, by its whole name.
     pub fn counter(&self, name: &str) -> u64 {
         let answer = self.ask("GET", "/stats?format=json").json();
