@@ -32,7 +32,7 @@ pub(super) struct Serve {
     /// How to write the log
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
-    /// How much to log: error, warn, info, debug or trace
+    /// How much to log: error, warn, info or debug
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: LevelFilter,
     /// Threads that answer; as many as the CPU limit allows when not given

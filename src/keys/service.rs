@@ -31,7 +31,7 @@ use crate::token::{self, PlainToken, TokenDigest};
 pub use super::index::Found;
 
 /// How long a call of the admin API waits for the store.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the changes may take to be read.
 const READING: Duration = Duration::from_secs(10);
 /// How long everything may take to be read.
@@ -224,7 +224,7 @@ impl Keys {
         self.store_errors.load(Ordering::Relaxed)
     }
 
-    // ---- The admin API: every call waits at most two seconds for the store.
+    // ---- The admin API: every call waits at most five seconds for the store.
 
     /// Makes a key.  The secret is nowhere but in the answer.
     ///

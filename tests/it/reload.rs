@@ -296,6 +296,7 @@ fn a_pipe_in_the_place_of_a_file_stops_no_reload_that_comes_later() {
 fn for_people_the_diagnostics_stand_on_lines_of_their_own() {
     let server = setup(&one_token(OLD)).text_log().start();
     refused(&server, || write(&server, &whole("tokens:\n- {token: a-token-0123456789, actr: 7}\n")));
+    server.log().wait_for("the hint", |line| line.contains("did you mean").then_some(()));
     let log = server.log().text();
     assert!(log.contains("\nerror: tokens[0].actr: unknown key `actr`; did you mean `actor`?\n"), "{log}");
     assert!(!log.contains("a-token-0123456789"), "{log}");

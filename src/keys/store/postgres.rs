@@ -26,7 +26,7 @@ const CHANNEL: &str = "envoy_auth_tokens";
 /// How many connections one process takes, besides the one that listens.
 const CONNECTIONS: u32 = 8;
 /// How long a connection is waited for.
-const CONNECTING: Duration = Duration::from_secs(2);
+const CONNECTING: Duration = Duration::from_secs(4);
 /// How long the first attempt to reach the server may take; the next ones are made in the background.
 const OPENING: Duration = Duration::from_secs(5);
 /// How long the schema may take to come up to date, and whoever does it before us.
@@ -38,7 +38,7 @@ const ANSWERING: Duration = Duration::from_secs(1);
 /// What every working connection asks of the server.  Whoever vanishes while it holds the lock of all changes
 /// (its host lost, its process stopped) loses it; and whoever waits for a lock waits no longer than the caller,
 /// so that nobody piles up behind it.
-const SETTINGS: &str = "SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '2s'";
+const SETTINGS: &str = "SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '5s'";
 
 macro_rules! key_columns {
     () => {

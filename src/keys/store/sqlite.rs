@@ -22,7 +22,7 @@ use crate::keys::{Key, Status, StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
 /// How long somebody else's lock on the file is waited for.
-const BUSY: Duration = Duration::from_millis(1500);
+const BUSY: Duration = Duration::from_secs(4);
 /// Several processes that open a new file at once get in each other's way for a moment.
 const OPENING: Duration = Duration::from_secs(10);
 

@@ -1,10 +1,13 @@
 //! A real Envoy, of the shape that a story needs.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use regex::Regex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -329,6 +332,15 @@ fn merge(into: &mut Value, members: Value) {
     }
 }
 
+/// The configuration with waits of a second or less made long.  A machine that is busy with other tests may stand
+/// still for so long, and Envoy would refuse by chance; who is gone refuses a connection at once.
+fn patient(config: &str) -> Cow<'_, str> {
+    static SHORT: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r#"(\b(?:connect_)?timeout"?: ?"?)(?:0\.25|1)s\b"#).expect("a regular expression")
+    });
+    SHORT.replace_all(config, "${1}30s")
+}
+
 /// A running Envoy; it dies with this value.
 pub struct Envoy {
     child: Child,
@@ -344,11 +356,11 @@ impl Envoy {
         Self::configured(&shape.config(server, upstream).to_string())
     }
 
-    /// An Envoy with this configuration, whose ports are 0.
+    /// An Envoy with this configuration, whose ports are 0, and which waits longer than it says.
     pub fn configured(config: &str) -> Self {
         let folder = TempDir::new().expect("a fresh folder");
         let path = folder.path().join("envoy.yaml");
-        std::fs::write(&path, config).expect("a file in a fresh folder");
+        std::fs::write(&path, patient(config).as_bytes()).expect("a file in a fresh folder");
         let mut command = Command::new(tools::envoy());
         command.arg("--config-path").arg(&path);
         command.args(["--concurrency", "1", "--disable-hot-restart", "--file-flush-interval-msec", "20"]);

@@ -62,6 +62,13 @@ impl Log {
         self.lines().join("\n")
     }
 
+    /// Shows what was printed last, beside what a test that failed says of itself.
+    pub fn print_the_end(&self) {
+        let lines = self.lines();
+        let last = &lines[lines.len().saturating_sub(100)..];
+        println!("{} printed {} lines, at last:\n{}", self.who, lines.len(), last.join("\n"));
+    }
+
     /// The first line in which `find` finds something, now or soon.
     pub fn wait_for<T>(&self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;

@@ -124,6 +124,9 @@ impl Postgres {
         let sockets = format!("unix_socket_directories={}", self.folder.path().display());
         let listen = format!("listen_addresses={listen}");
         let settings = ["fsync=off", &listen, "max_connections=200", &port, &sockets];
+        // What a test that failed wants to know of the server: see `Drop`.
+        let telling = ["log_min_duration_statement=500", "log_lock_waits=on", "log_line_prefix=%m [%p] %d: "];
+        let settings = settings.into_iter().chain(telling);
         for setting in settings {
             command.args(["-c", setting]);
         }
@@ -235,6 +238,11 @@ fn children(of: u32) -> Vec<u32> {
 impl Drop for Postgres {
     fn drop(&mut self) {
         self.stop();
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.log()).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            println!("PostgreSQL printed at last:\n{}", lines[lines.len().saturating_sub(50)..].join("\n"));
+        }
     }
 }
 

@@ -374,6 +374,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() {
+            self.log.print_the_end();
+        }
     }
 }
 

@@ -26,6 +26,7 @@ fn it_says_who_and_why_not_and_refusals_stand_in_a_place_of_their_own() {
     assert_eq!(by_alice.header("traceparent", traceparent).send().status, 200);
     assert_eq!(running.get("/admin").bearer(secret("ALICE_TOKEN")).send().status, 403);
     assert_eq!(running.get("/by-nobody").send().status, 401);
+    running.server.log().wait_for("the last decision", |line| line.contains("/by-nobody").then_some(()));
     running.server.kill();
     running.errors_expected = true;
     assert_eq!(running.get("/unasked").bearer(secret("ALICE_TOKEN")).send().status, 503);
