@@ -250,7 +250,8 @@ fn clients_do_not_notice_a_restart() {
     let server = || Server::with(CONFIG).listen(&listen).arg("--drain=0s").start();
     let tcp = "{ socket_address: { address: 127.0.0.1, port_value: 9191 } }";
     let pipe = format!("{{ pipe: {{ path: {} }} }}", listen.trim_start_matches("unix:"));
-    let mut stack = Hardened::start(&replace(&hardened(), tcp, &pipe), server());
+    let config = envoy::persistent(&replace(&hardened(), tcp, &pipe));
+    let mut stack = Hardened::start(&config, server());
     let address = stack.envoy.address();
     let stop = AtomicBool::new(false);
     let answers = std::thread::scope(|scope| {

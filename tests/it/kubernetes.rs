@@ -548,7 +548,7 @@ fn envoy_before(replicas: &[&Replica], printed: &str, upstream: &Upstream) -> En
     let text = printed.replace(&name, &endpoints.collect::<Vec<_>>().join("\n        "));
     let text = text.replace("type: STRICT_DNS", "type: STATIC").replace("port_value: 10000", "port_value: 0");
     let text = text.replace("port_value: 8080", &format!("port_value: {}", upstream.address().port()));
-    Envoy::configured(&format!("{ADMIN}{text}"))
+    Envoy::configured(&format!("{ADMIN}{}", envoy::persistent(&text)))
 }
 
 /// The shared form with a database of its own instead of the README's.

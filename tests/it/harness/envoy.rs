@@ -341,6 +341,15 @@ fn patient(config: &str) -> Cow<'_, str> {
     SHORT.replace_all(config, "${1}30s")
 }
 
+/// A configuration of ours that tries as often as the wait for an answer allows, however long a new server takes to
+/// start here: on a machine of its own it is there before the twelfth time.
+#[track_caller]
+pub fn persistent(config: &str) -> String {
+    let times = "num_retries: 12";
+    assert_eq!(config.matches(times).count(), 1, "{config}");
+    config.replace(times, "num_retries: 500")
+}
+
 /// A running Envoy; it dies with this value.
 pub struct Envoy {
     child: Child,

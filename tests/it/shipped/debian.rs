@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempDir;
 
+use crate::harness::envoy::persistent;
 use crate::harness::machine::Machine;
 use crate::harness::server::{Ran, run};
 use crate::harness::{Envoy, Request, Upstream, tools, wait_until};
@@ -210,7 +211,7 @@ impl Debian {
             self.machine.path(SOCKET).display(),
         ));
         let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
-        Envoy::configured(&format!("{admin}{printed}"))
+        Envoy::configured(&format!("{admin}{}", persistent(&printed)))
     }
 
     /// Replaces the configuration as an editor does, who keeps owner and mode.
