@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tonic::service::Routes;
 use tracing_appender::non_blocking::ErrorCounter;
 
 use crate::admin::{self, Admin};
@@ -13,7 +12,7 @@ use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::ext_authz::{self, CheckService};
-use crate::health::{Health, Readiness};
+use crate::health::Health;
 use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
 use crate::keys::service::Keys;
@@ -183,7 +182,8 @@ impl Bound {
     pub async fn serve(self, mut signals: Signals, mut hangups: Hangups) -> Result<(), ServeError> {
         let (shutdown, closing) = Shutdown::new();
         let (health, readiness) = Health::new();
-        let routes = routes(readiness.clone(), self.options.reflection).await?;
+        let (routes, reported) = ext_authz::health::routes().await;
+        let routes = if self.options.reflection { ext_authz::reflection::add_to(routes)? } else { routes };
         let drain = self.options.drain;
 
         for (listener, address) in [("ext_authz", &self.ext_authz), ("probes", &self.probes)] {
@@ -224,7 +224,9 @@ impl Bound {
             // Nobody was told that we serve: there is nobody to wait for.
             Some(signal) => (signal, Duration::ZERO),
             None => {
+                // Whoever reads the line below finds everybody else told.
                 health.set_ready();
+                reported.ready(true).await;
                 tracing::info!("serving");
                 service_manager::ready();
                 service_manager::keep_watchdog_quiet();
@@ -240,6 +242,7 @@ impl Bound {
         };
         tracing::info!(signal, drain_seconds = drain.as_secs_f64(), "draining");
         health.set_not_ready();
+        reported.ready(false).await;
         service_manager::stopping();
         reloads.stop();
         let ignore = || tracing::info!("SIGHUP is ignored: the server is leaving");
@@ -296,12 +299,4 @@ async fn first_reading(keys: &Keys, signals: &mut Signals) -> Option<&'static st
         }
         signal = signals.next() => Some(signal),
     }
-}
-
-async fn routes(readiness: Readiness, reflection: bool) -> Result<Routes, ServeError> {
-    let routes = ext_authz::health::routes(readiness).await;
-    if !reflection {
-        return Ok(routes);
-    }
-    Ok(ext_authz::reflection::add_to(routes)?)
 }

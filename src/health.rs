@@ -1,51 +1,37 @@
 //! Whether we are ready to decide.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::watch;
-
-/// Says whether we are ready.  Dropped without a word, it says that we are not.
+/// Says whether we are ready.
 #[derive(Debug)]
-pub struct Health(watch::Sender<bool>);
+pub struct Health(Arc<AtomicBool>);
 
-/// Hears whether we are ready.
+/// Knows whether we are ready.
 #[derive(Debug, Clone)]
-pub struct Readiness(watch::Receiver<bool>);
-
-/// Nobody says any more whether we are ready.
-#[derive(Debug, thiserror::Error)]
-#[error("nobody says any more whether we are ready")]
-pub struct Gone;
+pub struct Readiness(Arc<AtomicBool>);
 
 impl Health {
     /// Not ready yet.
-    pub fn new() -> (Arc<Self>, Readiness) {
-        let (sender, receiver) = watch::channel(false);
-        (Arc::new(Self(sender)), Readiness(receiver))
+    pub fn new() -> (Self, Readiness) {
+        let is_ready = Arc::new(AtomicBool::new(false));
+        (Self(Arc::clone(&is_ready)), Readiness(is_ready))
     }
 
     /// From now on we decide.
     pub fn set_ready(&self) {
-        self.0.send_replace(true);
+        self.0.store(true, Ordering::Release);
     }
 
     /// From now on others should be asked.
     pub fn set_not_ready(&self) {
-        self.0.send_replace(false);
+        self.0.store(false, Ordering::Release);
     }
 }
 
 impl Readiness {
     /// Whether we are ready now.
     pub fn is_ready(&self) -> bool {
-        *self.0.borrow()
-    }
-
-    /// Waits until it may be otherwise.
-    ///
-    /// # Errors
-    /// [`Gone`]: it will never be otherwise.
-    pub async fn changed(&mut self) -> Result<(), Gone> {
-        self.0.changed().await.map_err(|_| Gone)
+        self.0.load(Ordering::Acquire)
     }
 }

@@ -5,28 +5,24 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::SERVICE_NAME;
-use crate::health::Readiness;
 
-/// The health service, for `""` and for Authorization, NOT_SERVING until we are ready.
-pub async fn routes(readiness: Readiness) -> Routes {
-    let (reporter, service) = tonic_health::server::health_reporter();
-    // tonic's reporter begins with SERVING, which would be a lie.
-    report(&reporter, false).await;
-    tokio::spawn(follow(reporter, readiness));
-    Routes::new(service)
-}
+/// What the health service says, for `""` and for Authorization.
+pub struct Reported(HealthReporter);
 
-async fn follow(reporter: HealthReporter, mut readiness: Readiness) {
-    loop {
-        report(&reporter, readiness.is_ready()).await;
-        if readiness.changed().await.is_err() {
-            return;
-        }
+impl Reported {
+    /// From now on it says SERVING, or NOT_SERVING.
+    pub async fn ready(&self, is_ready: bool) {
+        let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.0.set_service_status("", status).await;
+        self.0.set_service_status(SERVICE_NAME, status).await;
     }
 }
 
-async fn report(reporter: &HealthReporter, is_ready: bool) {
-    let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-    reporter.set_service_status("", status).await;
-    reporter.set_service_status(SERVICE_NAME, status).await;
+/// The health service, and what it says: NOT_SERVING until it is told otherwise.
+pub async fn routes() -> (Routes, Reported) {
+    let (reporter, service) = tonic_health::server::health_reporter();
+    let reported = Reported(reporter);
+    // tonic's reporter begins with SERVING, which would be a lie.
+    reported.ready(false).await;
+    (Routes::new(service), reported)
 }
