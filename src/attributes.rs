@@ -79,6 +79,11 @@ impl Lengths {
         Self(names.into_iter().fold(0, |bits, name| bits | Self::bit(name.len())))
     }
 
+    /// Whether none of them is among the others.
+    fn are_apart_from(self, others: Self) -> bool {
+        self.0 & others.0 == 0
+    }
+
     /// Whether a name of this length may be among them.
     pub fn may_hold(self, length: usize) -> bool {
         self.0 & Self::bit(length) != 0
@@ -107,14 +112,25 @@ impl<'a> Headers<'a> {
         self.entries.iter().copied()
     }
 
+    /// The entries whose names may have one of these lengths, in order.
+    pub fn of_lengths(&self, lengths: Lengths) -> impl Iterator<Item = Header<'a>> + '_ {
+        let none: &[Header<'a>] = &[];
+        let entries = if self.lengths.are_apart_from(lengths) { none } else { &self.entries };
+        entries.iter().copied().filter(move |header| lengths.may_hold(header.name.len()))
+    }
+
     /// Every value of this name, in order.
     ///
     /// In a map the last entry of a key is the only one: that is what protobuf makes of a repeated key.
     pub fn all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
         let entries = if self.lengths.may_hold(name.len()) { self.entries.as_slice() } else { &[] };
-        let named = move |header: &Header<'a>| header.name.eq_ignore_ascii_case(name.as_bytes());
+        // Envoy's names are in lower case, as ours are, and equal bytes are compared many at a time.
+        let name = name.as_bytes();
+        let named = move |header: &Header<'a>| header.name == name || header.name.eq_ignore_ascii_case(name);
         let entries = entries.iter().enumerate();
         entries
+            // Most names are told apart by this alone, which takes an instruction or two.
+            .filter(move |(_, header)| header.name.len() == name.len())
             .filter(move |(index, header)| named(header) && !self.is_replaced(*index))
             .map(|(_, header)| header.value)
     }

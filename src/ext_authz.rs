@@ -101,10 +101,18 @@ pub struct CheckService {
     answers: ArcSwap<Answers>,
 }
 
+/// A request for a Check, less what its head has told.
+struct Arriving {
+    body: Incoming,
+    /// How long Envoy waits for the answer.
+    deadline: Option<Duration>,
+    span: Option<Box<CheckSpan>>,
+}
+
 /// A Check that is being answered.
-struct Begun<'t> {
+struct Begun {
     at: Instant,
-    span: Option<Box<CheckSpan<'t>>>,
+    span: Option<Box<CheckSpan>>,
 }
 
 impl CheckService {
@@ -115,16 +123,14 @@ impl CheckService {
         Self { authorizer, telemetry, max_request_bytes, arriving, answers }
     }
 
-    /// Answers one message.  The answer is framed.
-    ///
-    /// Its span, when there is one, ends with it.
+    /// Answers one message.  The answer is framed, and the span ends with it.
     ///
     /// A panic in a handler would reset the stream, which Envoy may be told to let pass: here it refuses.
     pub async fn check(
         &self,
-        message: Bytes,
+        message: &[u8],
         deadline: Option<Duration>,
-        span: Option<Box<CheckSpan<'_>>>,
+        span: Option<Box<CheckSpan>>,
     ) -> Bytes {
         let begun = Begun { at: Instant::now(), span };
         let answered = AssertUnwindSafe(self.answer(message, deadline, &begun)).catch_unwind().await;
@@ -132,15 +138,15 @@ impl CheckService {
     }
 
     /// Decode, decide, encode.
-    async fn answer(&self, message: Bytes, deadline: Option<Duration>, begun: &Begun<'_>) -> Bytes {
-        let Ok(attributes) = request::decode(&message) else {
+    async fn answer(&self, message: &[u8], deadline: Option<Duration>, begun: &Begun) -> Bytes {
+        let Ok(attributes) = request::decode(message) else {
             return self.finish(&self.refused(Refusal::Undecodable), None, begun);
         };
         let decision = self.authorizer.authorize(&attributes, deadline).await;
         self.finish(&decision, Some(&attributes), begun)
     }
 
-    fn finish(&self, decision: &Decision, request: Option<&Attributes<'_>>, begun: &Begun<'_>) -> Bytes {
+    fn finish(&self, decision: &Decision, request: Option<&Attributes<'_>>, begun: &Begun) -> Bytes {
         let http = request.and_then(|request| request.http.as_ref());
         let (answer, outcome) = self.answers(&decision.rules).encode(decision, http);
         self.telemetry.record(decision, outcome, request, begun.at.elapsed());
@@ -166,19 +172,14 @@ impl CheckService {
         arc_swap::Guard::from_inner(answers)
     }
 
-    async fn call(&self, request: Request<Incoming>) -> Response<AnswerBody> {
-        if request.method() != Method::POST || !is_grpc(request.headers()) {
-            return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, AnswerBody::End);
-        }
-        let deadline = grpc_timeout(request.headers());
-        let span = self.telemetry.begin_span(request.headers());
+    async fn call(&self, Arriving { body, deadline, span }: Arriving) -> Response<AnswerBody> {
         // Nobody waits for an answer beyond the deadline, so nobody is waited for either.
         let patience = deadline.map_or(LONGEST_READ, |deadline| deadline.min(LONGEST_READ));
-        let reading = frame::read(request.into_body(), self.max_request_bytes, &self.arriving);
+        let reading = frame::read(body, self.max_request_bytes, &self.arriving);
         let message = tokio::time::timeout(patience, reading).await;
         let body = match message.unwrap_or(Err(FrameError::TooSlow)) {
             Ok(Message { bytes, held: _until_answered }) => {
-                AnswerBody::Message(self.check(bytes, deadline, span).await)
+                AnswerBody::Message(self.check(&bytes, deadline, span).await)
             }
             Err(error) => {
                 self.telemetry.record_unreadable(error);
@@ -209,7 +210,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2, "Timeout").
 fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -258,9 +259,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
         if self.is_check.load(Ordering::Relaxed) {
             // A client that never takes its answer would hold it and its stream.  Dropped, the stream is reset.
-            tokio::spawn(async move {
-                let _ = tokio::time::timeout(LONGEST_CHECK, stream).await;
-            });
+            tokio::spawn(tokio::time::timeout(LONGEST_CHECK, stream));
         } else {
             // Who watches our health does so for as long as they like.
             tokio::spawn(stream);
@@ -378,13 +377,46 @@ impl AsyncWrite for Greeted {
     }
 }
 
-async fn dispatch(doors: Arc<Doors>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
-    if request.uri().path() == CHECK_PATH {
-        return Ok(doors.checks.call(request).await);
+/// What a request asks for.
+enum Asked {
+    Check(Arriving),
+    /// At the path of Checks, and no gRPC.
+    NotGrpc,
+    /// Something else.  Boxed, so that the rare request does not make the task of every Check larger.
+    Other(Box<Request<Incoming>>),
+}
+
+impl Asked {
+    fn by(request: Request<Incoming>, telemetry: &Telemetry) -> Self {
+        if request.uri().path() != CHECK_PATH {
+            return Self::Other(Box::new(request));
+        }
+        let headers = request.headers();
+        if request.method() != Method::POST || !is_grpc(headers) {
+            return Self::NotGrpc;
+        }
+        let (deadline, span) = (grpc_timeout(headers), telemetry.begin_span(headers));
+        Self::Check(Arriving { body: request.into_body(), deadline, span })
     }
-    // Boxed, so that the rare request does not make the task of every Check larger.
-    let response = Box::pin(doors.others.clone().oneshot(request)).await;
-    Ok(response.unwrap_or_else(|never| match never {}).map(AnswerBody::Other))
+}
+
+/// The answer to a request.  Its head is read before there is a future: a future is moved about and put into a task,
+/// so that every byte of it is copied several times.
+fn dispatch(
+    doors: Arc<Doors>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> {
+    let asked = Asked::by(request, &doors.checks.telemetry);
+    async move {
+        Ok(match asked {
+            Asked::Check(arriving) => doors.checks.call(arriving).await,
+            Asked::NotGrpc => answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, AnswerBody::End),
+            Asked::Other(request) => {
+                let response = Box::pin(doors.others.clone().oneshot(*request)).await;
+                response.unwrap_or_else(|never| match never {}).map(AnswerBody::Other)
+            }
+        })
+    }
 }
 
 /// The body of a gRPC answer: at most one message, then its status in the trailers.
@@ -400,6 +432,7 @@ pub enum AnswerBody {
 }
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 impl AnswerBody {
@@ -449,5 +482,21 @@ impl Body for AnswerBody {
             Self::End => true,
             Self::Other(body) => body.is_end_stream(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what a function of two arguments makes.
+    fn size_of_made<A, B, Made>(_: impl Fn(A, B) -> Made) -> usize {
+        size_of::<Made>()
+    }
+
+    #[test]
+    fn a_check_takes_less_than_a_kibibyte_of_its_task() {
+        let size = size_of_made(dispatch);
+        assert!(size <= 1024, "{size} bytes, each of which is copied several times on its way into the task");
     }
 }

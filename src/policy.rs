@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::actor::header::folds_onto;
-use crate::attributes::{Attributes, Http};
+use crate::attributes::{Attributes, Http, Lengths};
 use crate::credential::Known;
 
 pub use allow::{Allow, AllowError};
@@ -180,8 +180,9 @@ pub enum SelectError {
 const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 
 fn overrides_method(http: &Http<'_>) -> bool {
+    let lengths = Lengths::of(METHOD_OVERRIDES.map(str::as_bytes));
     let overrides = |name: &[u8]| METHOD_OVERRIDES.iter().any(|header| folds_onto(name, header));
-    http.headers.iter().any(|header| overrides(header.name))
+    http.headers.of_lengths(lengths).any(|header| overrides(header.name))
 }
 
 impl Policies {

@@ -39,7 +39,7 @@ impl Telemetry {
 
     /// The span of a Check that begins now, with its gRPC metadata; `None` when no traces are sent.
     // Boxed, so that the task of every Check stays as small as without traces.
-    pub fn begin_span(&self, metadata: &HeaderMap) -> Option<Box<CheckSpan<'_>>> {
+    pub fn begin_span(&self, metadata: &HeaderMap) -> Option<Box<CheckSpan>> {
         self.traces.as_ref().map(|traces| Box::new(traces.begin(metadata)))
     }
 

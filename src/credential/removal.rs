@@ -1,7 +1,7 @@
 //! What must not reach the upstream: credentials that were meant for us.
 
 use super::{Place, Places, cookie, parts_of, query, split_scheme};
-use crate::attributes::Http;
+use crate::attributes::{Http, trim_blanks};
 
 /// Our own session cookie, plain and under TLS.  It is always cut: no upstream has a use for it.
 pub const SESSION_COOKIES: [&str; 2] = ["eat_session", "__Host-eat_session"];
@@ -49,19 +49,24 @@ impl Removal<'_> {
             Forward::Everything => false,
         };
         let mut removal = Removal::default();
-        let mut cookies: Vec<&str> = SESSION_COOKIES.to_vec();
         for place in places.order().iter().filter(is_emptied) {
             match place {
                 Place::Bearer => removal.remove_authorization(http, b"bearer"),
                 Place::Basic { .. } => removal.remove_authorization(http, b"basic"),
-                // Our own sessions are always cut.
-                Place::Session { .. } => {}
                 Place::Header { name } => removal.remove_header(http, name),
                 Place::Query { name } => removal.parameters.extend(query::raw_names(http, name)),
-                Place::Cookie { name, .. } => cookies.push(name),
+                // Cookies live in one header, which is cut once.
+                Place::Session { .. } | Place::Cookie { .. } => {}
             }
         }
-        removal.cookie = cut_cookies(http, &cookies);
+        // Our own sessions are always cut.
+        let is_ours = |cookie: &[u8]| {
+            let is_place =
+                |place: &Place| matches!(place, Place::Cookie { name, .. } if name.as_bytes() == cookie);
+            SESSION_COOKIES.iter().any(|name| name.as_bytes() == cookie)
+                || places.order().iter().filter(is_emptied).any(is_place)
+        };
+        removal.cookie = cut_cookies(http, is_ours);
         removal
     }
 }
@@ -69,10 +74,13 @@ impl Removal<'_> {
 impl<'a> Removal<'a> {
     /// An `authorization` of another scheme is not ours to take.
     fn remove_authorization(&mut self, http: &Http<'a>, scheme: &[u8]) {
+        if self.headers.contains(&"authorization") {
+            return;
+        }
         let is_ours = |part: &[u8]| split_scheme(part).0.eq_ignore_ascii_case(scheme);
-        let mut values = http.headers.all("authorization");
-        let carries = values.any(|value| parts_of(value).any(is_ours));
-        if carries && !self.headers.contains(&"authorization") {
+        // The first part has the scheme of the whole, and as a rule is the whole.
+        let carries = |value| is_ours(trim_blanks(value)) || parts_of(value).any(is_ours);
+        if http.headers.all("authorization").any(carries) {
             self.headers.push("authorization");
         }
     }
@@ -90,8 +98,7 @@ fn share_header(a: &Place, b: &Place) -> bool {
     in_authorization(a) && in_authorization(b)
 }
 
-fn cut_cookies(http: &Http<'_>, names: &[&str]) -> CookieChange {
-    let is_ours = |found: &[u8]| names.iter().any(|name| name.as_bytes() == found);
+fn cut_cookies(http: &Http<'_>, is_ours: impl Fn(&[u8]) -> bool) -> CookieChange {
     let Some(rest) = cookie::without(&http.headers, is_ours) else {
         return CookieChange::None;
     };

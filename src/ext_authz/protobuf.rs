@@ -62,6 +62,9 @@ impl<'m> Iterator for Fields<'m> {
         if self.rest.is_empty() {
             return None;
         }
+        if let Some(field) = self.short_field() {
+            return Some(Ok(field));
+        }
         let field = self.field();
         if field.is_err() {
             self.rest = &[];
@@ -74,6 +77,42 @@ impl<'m> Fields<'m> {
     /// The fields of a message.
     pub fn of(message: &'m [u8]) -> Self {
         Self { rest: message }
+    }
+
+    /// Whether there are no more.
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// The bytes of the next field if it has this number and is short: its tag and its length take a byte each.
+    #[inline]
+    pub fn short_text(&mut self, number: u32) -> Option<&'m [u8]> {
+        let (tag, bytes, rest) = self.short()?;
+        (tag == number << 3 | BYTES).then(|| {
+            self.rest = rest;
+            bytes
+        })
+    }
+
+    /// The next field if it is as nearly all are: text whose tag and length take a byte each.
+    #[inline]
+    fn short_field(&mut self) -> Option<Field<'m>> {
+        let (tag, bytes, rest) = self.short()?;
+        (tag & 7 == BYTES).then(|| {
+            self.rest = rest;
+            Field { number: tag >> 3, value: Value::Bytes(bytes) }
+        })
+    }
+
+    /// Tag and bytes of the next field, were it text with a tag and a length of a byte each, and what follows it.
+    #[inline]
+    fn short(&self) -> Option<(u32, &'m [u8], &'m [u8])> {
+        // From 8 on a tag has a number that is not zero.
+        let [tag @ 8..0x80, length @ 0..0x80, rest @ ..] = self.rest else {
+            return None;
+        };
+        let (bytes, rest) = rest.split_at_checked(usize::from(*length))?;
+        Some((u32::from(*tag), bytes, rest))
     }
 
     fn field(&mut self) -> Result<Field<'m>, Malformed> {

@@ -140,6 +140,9 @@ fn push<'m>(headers: &mut Vec<Header<'m>>, header: Header<'m>) -> Result<(), Mal
 
 /// An entry of a `map<string, string>`.
 fn read_entry(message: &[u8]) -> Result<Header<'_>, Malformed> {
+    if let Some(entry) = read_short_entry(message, 2) {
+        return Ok(entry);
+    }
     let mut entry = Header { name: b"", value: b"" };
     each(message, |number, bytes| {
         match number {
@@ -154,6 +157,9 @@ fn read_entry(message: &[u8]) -> Result<Header<'_>, Malformed> {
 
 /// `envoy.config.core.v3.HeaderValue`: Envoy fills `raw_value` in a request, and leaves `value` empty.
 fn read_raw_header(message: &[u8]) -> Result<Header<'_>, Malformed> {
+    if let Some(header) = read_short_entry(message, 3) {
+        return Ok(header);
+    }
     let (mut header, mut raw): (_, &[u8]) = (Header { name: b"", value: b"" }, b"");
     each(message, |number, bytes| {
         match number {
@@ -168,4 +174,11 @@ fn read_raw_header(message: &[u8]) -> Result<Header<'_>, Malformed> {
         header.value = raw;
     }
     Ok(header)
+}
+
+/// A short name and a short value, one after the other and nothing else, as nearly all are.
+fn read_short_entry(message: &[u8], value_number: u32) -> Option<Header<'_>> {
+    let mut fields = Fields::of(message);
+    let (name, value) = (fields.short_text(1)?, fields.short_text(value_number)?);
+    fields.is_empty().then_some(Header { name, value })
 }

@@ -246,7 +246,7 @@ fn request_changes(http: &Http<'_>, decision: &Decision) -> Vec<u8> {
 fn put_look_alikes(fields: &mut Vec<u8>, headers: &Headers<'_>, actor_headers: &[ActorHeader]) {
     let names = actor_headers.iter().map(|actor_header| actor_header.name.as_bytes());
     let lengths = Lengths::of(names.chain([FAILURE_MODE_ALLOWED.as_bytes()]));
-    for header in headers.iter().filter(|header| lengths.may_hold(header.name.len())) {
+    for header in headers.of_lengths(lengths) {
         // Pseudo headers are no headers that an upstream could take for one of ours, and cannot be removed.
         if header.name.first() == Some(&b':') {
             continue;

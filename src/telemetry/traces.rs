@@ -98,9 +98,9 @@ impl Traces {
     }
 
     /// The span of a Check that begins now, with its gRPC metadata.
-    pub fn begin(&self, metadata: &HeaderMap) -> CheckSpan<'_> {
+    pub fn begin(&self, metadata: &HeaderMap) -> CheckSpan {
         let parent = propagation::parent(|name| metadata.get(name).map(HeaderValue::as_bytes));
-        CheckSpan { traces: self, begun: SystemTime::now(), parent }
+        CheckSpan { tracer: self.tracer.clone(), begun: SystemTime::now(), parent }
     }
 
     /// Sends what is still to be sent, for [`LONGEST_FLUSH`] at most, and sends nothing more.
@@ -148,14 +148,14 @@ fn resource(names_itself: bool) -> Resource {
 
 /// A Check that is being answered.  Its span is made when it ends, for only then is anything known of it.
 #[derive(Debug)]
-pub struct CheckSpan<'t> {
-    traces: &'t Traces,
+pub struct CheckSpan {
+    tracer: SdkTracer,
     begun: SystemTime,
     /// What the gRPC metadata names; else the request's own headers are asked.
     parent: Option<Parent>,
 }
 
-impl CheckSpan<'_> {
+impl CheckSpan {
     /// Ends with an answer.
     pub fn answered(&self, decision: &Decision, outcome: Outcome, request: Option<&Attributes<'_>>) {
         let http = request.and_then(|request| request.http.as_ref());
@@ -192,9 +192,9 @@ impl CheckSpan<'_> {
             Some(Parent::Unsampled) => return None,
             None => Context::new(),
         };
-        let tracer = &self.traces.tracer;
-        let builder = tracer.span_builder(METHOD).with_kind(SpanKind::Server).with_start_time(self.begun);
-        let mut span = tracer.build_with_context(builder, &context);
+        let builder =
+            self.tracer.span_builder(METHOD).with_kind(SpanKind::Server).with_start_time(self.begun);
+        let mut span = self.tracer.build_with_context(builder, &context);
         if !span.is_recording() {
             return None;
         }

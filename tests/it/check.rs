@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use envoy_auth_tokens::authorizer::Authorizer;
 use envoy_auth_tokens::clock::Clock;
 use envoy_auth_tokens::config::{Config, ProcessEnvironment, Source};
@@ -66,7 +65,7 @@ fn service(config: &str) -> CheckService {
 }
 
 fn answer(service: &CheckService, message: Vec<u8>) -> full::CheckResponse {
-    let framed = block_on(service.check(Bytes::from(message), None, None));
+    let framed = block_on(service.check(&message, None, None));
     assert!(framed.len() > 5, "an empty message would let the request pass");
     full::CheckResponse::decode(frame::message(&framed)).expect("a CheckResponse")
 }
