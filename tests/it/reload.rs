@@ -227,6 +227,28 @@ fn sighup_reloads_whatever_the_files_say() {
     assert_eq!(server.wait().code(), Some(0));
 }
 
+/// The niceness of the server's threads of this name: each of them has its own (proc(5), `stat`).
+fn niceness(server: &Server, name: &str) -> Vec<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.process())).unwrap();
+    let stats =
+        tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default());
+    let named = stats.filter(|stat| stat.contains(&format!("({name})")));
+    named
+        .map(|stat| stat.rsplit_once(')').unwrap().1.split_whitespace().nth(16).unwrap().parse().unwrap())
+        .collect()
+}
+
+#[test]
+fn a_reload_gives_way_to_whoever_answers() {
+    let server = setup(&one_token(OLD)).start();
+    reloaded(&server, || write(&server, &one_token(NEW)));
+    let answering = niceness(&server, "tokio-rt-worker");
+    let reloading = niceness(&server, "reload");
+    assert_eq!(reloading.len(), 1);
+    assert!(answering.iter().all(|nice| *nice < reloading[0]), "{answering:?} {reloading:?}");
+    assert!(!answering.is_empty());
+}
+
 #[test]
 fn sighup_before_it_serves_kills_nobody() {
     // A database that does not answer is waited for.
