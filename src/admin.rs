@@ -6,6 +6,7 @@
 
 mod audit;
 pub mod auth;
+mod body;
 pub mod error;
 pub mod keys;
 pub mod openapi;

@@ -20,6 +20,8 @@ pub const MAX_NAME: usize = 190;
 pub const MAX_OVERLAP: i64 = 604_800;
 /// The most that the members of a key's own actor object may take, encoded as JSON, in bytes.
 pub const MAX_ACTOR_BYTES: usize = 4096;
+/// The most policies that a key's restriction may name.
+pub const MAX_POLICIES: usize = 100;
 
 /// What a key may do at most, as in Grafana.  Nobody manages a key above their own role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

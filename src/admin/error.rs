@@ -1,4 +1,5 @@
-//! What the API answers when it does not do what was asked: a status and `{"message": …}`.
+//! What the API answers when it does not do what was asked: a status, `{"message": …}` and, where a member of the
+//! body is at fault, `"details": [{"field": …, "problem": …}]`.
 
 use axum::Extension;
 use axum::http::StatusCode;
@@ -9,26 +10,20 @@ use serde_json::json;
 use crate::decision::Refusal;
 use crate::keys::store::{CreateError, RotateError, StoreError};
 
-/// Why a request is not done.  No message holds anything that the client sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a request is not done.  No text of it holds anything that the client sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApiError {
     /// What a Check would have refused for, with its status and message.
     Refused(Refusal),
     /// There is no body, or none that can be read.
     Malformed,
-    /// `role` is none of the three.
-    InvalidRole,
-    /// `secondsToLive` is below zero.
-    NegativeLife,
-    /// There is a longest life, and the key would have none.
-    LifeNotSet,
-    /// There is a longest life, and the key's is longer.
-    LifeTooLong,
+    /// A member of the body is at fault.
+    Invalid(Box<InvalidMember>),
     /// What stands in the path is no 64-bit number.
     InvalidId,
     /// There is no key of this id.
     KeyNotFound,
-    /// A live key has this name, or somebody in the configuration.
+    /// A live key has this name.
     NameTaken,
     /// There are as many keys as there may be.
     QuotaReached,
@@ -50,24 +45,131 @@ pub enum ApiError {
     Internal,
 }
 
+/// The member of a body that is at fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidMember {
+    kind: InvalidKind,
+    field: &'static str,
+    problem: String,
+}
+
+/// What is wrong with a member of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InvalidKind {
+    /// It stands there twice.
+    DuplicateMember,
+    /// Its name is one that we know to readers who fold case by Unicode, and another one to all others.
+    AmbiguousMember,
+    /// It has another type.
+    WrongType,
+    /// It is not there.
+    MissingMember,
+    /// It is no name of a key.
+    Name,
+    /// A user, a token or one of their actors has this name.
+    NameReserved,
+    /// `role` is none of the three.
+    Role,
+    /// A member of the actor that nobody may add, or more of them than fit.
+    Actor,
+    /// It would make actor headers that are too large for an answer.
+    HeadersTooLarge,
+    /// No policy of the configuration has this name.
+    UnknownPolicy,
+    /// `policies` is too long, or names one twice.
+    Policies,
+    /// `secondsToLive` is below zero.
+    NegativeLife,
+    /// There is a longest life, and the key would have none.
+    LifeNotSet,
+    /// There is a longest life, and the key's is longer.
+    LifeTooLong,
+    /// The life ends after the last instant that there is.
+    LifeOverflow,
+    /// `overlapSeconds` is out of its range.
+    Overlap,
+}
+
+impl InvalidKind {
+    /// The HTTP status, the message, and one word for the audit log.
+    fn face(self) -> (StatusCode, &'static str, &'static str) {
+        let bad = |reason| (StatusCode::BAD_REQUEST, "bad request data", reason);
+        match self {
+            Self::DuplicateMember => bad("duplicate_member"),
+            Self::AmbiguousMember => bad("ambiguous_member"),
+            Self::WrongType => bad("wrong_type"),
+            Self::MissingMember => bad("missing_member"),
+            Self::Name => bad("invalid_name"),
+            Self::NameReserved => {
+                let message = "API key name belongs to a configured user or token";
+                (StatusCode::CONFLICT, message, "name_reserved")
+            }
+            Self::Role => (StatusCode::BAD_REQUEST, "Invalid role specified", "invalid_role"),
+            Self::Actor => bad("invalid_actor"),
+            Self::HeadersTooLarge => bad("headers_too_large"),
+            Self::UnknownPolicy => bad("unknown_policy"),
+            Self::Policies => bad("invalid_policies"),
+            Self::NegativeLife => {
+                (StatusCode::BAD_REQUEST, "Negative value for secondsToLive", "negative_life")
+            }
+            Self::LifeNotSet => {
+                let message = "Number of seconds before expiration should be set";
+                (StatusCode::BAD_REQUEST, message, "life_not_set")
+            }
+            Self::LifeTooLong => {
+                let message = "Number of seconds before expiration is greater than the global limit";
+                (StatusCode::BAD_REQUEST, message, "life_too_long")
+            }
+            Self::LifeOverflow => bad("life_overflow"),
+            Self::Overlap => bad("invalid_overlap"),
+        }
+    }
+}
+
 impl ApiError {
+    /// A member of the body is at fault.
+    pub fn invalid(kind: InvalidKind, field: &'static str, problem: impl Into<String>) -> Self {
+        Self::Invalid(Box::new(InvalidMember { kind, field, problem: problem.into() }))
+    }
+
+    /// The member at fault, if it is one.
+    pub fn field(&self) -> Option<&'static str> {
+        self.details().map(|(field, _)| field)
+    }
+
+    /// The member at fault, and what is wrong with it.
+    fn details(&self) -> Option<(&'static str, &str)> {
+        match self {
+            Self::Invalid(invalid) => Some((invalid.field, &invalid.problem)),
+            Self::NameTaken => Some(("name", "a key that is neither revoked nor expired has this name")),
+            Self::Refused(_)
+            | Self::Malformed
+            | Self::InvalidId
+            | Self::KeyNotFound
+            | Self::QuotaReached
+            | Self::DeadKey
+            | Self::NoSuchPath
+            | Self::WrongMethod
+            | Self::TooSlow
+            | Self::TooLarge
+            | Self::NotJson
+            | Self::Unavailable
+            | Self::Internal => None,
+        }
+    }
+
     /// The HTTP status and the message, which are Grafana's where Grafana has them.
-    pub fn face(self) -> (StatusCode, &'static str) {
+    pub fn face(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Refused(refusal) => {
                 let (status, message) = refusal.answer();
                 (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), message)
             }
             Self::Malformed => (StatusCode::BAD_REQUEST, "bad request data"),
-            Self::InvalidRole => (StatusCode::BAD_REQUEST, "Invalid role specified"),
-            Self::NegativeLife => (StatusCode::BAD_REQUEST, "Negative value for secondsToLive"),
-            Self::LifeNotSet => {
-                (StatusCode::BAD_REQUEST, "Number of seconds before expiration should be set")
+            Self::Invalid(invalid) => {
+                let (status, message, _) = invalid.kind.face();
+                (status, message)
             }
-            Self::LifeTooLong => (
-                StatusCode::BAD_REQUEST,
-                "Number of seconds before expiration is greater than the global limit",
-            ),
             Self::InvalidId => (StatusCode::BAD_REQUEST, "id is invalid"),
             Self::KeyNotFound => (StatusCode::NOT_FOUND, "API key not found"),
             Self::NameTaken => (StatusCode::CONFLICT, "API key name already exists"),
@@ -86,14 +188,11 @@ impl ApiError {
 
 impl ApiError {
     /// One word for the audit log; of a refusal the word that the decision log has for it.
-    pub fn reason(self) -> &'static str {
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::Refused(refusal) => refusal.reason(),
             Self::Malformed => "malformed",
-            Self::InvalidRole => "invalid_role",
-            Self::NegativeLife => "negative_life",
-            Self::LifeNotSet => "life_not_set",
-            Self::LifeTooLong => "life_too_long",
+            Self::Invalid(invalid) => invalid.kind.face().2,
             Self::InvalidId => "invalid_id",
             Self::KeyNotFound => "key_not_found",
             Self::NameTaken => "name_taken",
@@ -113,7 +212,11 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, message) = self.face();
-        let body = json!({ "message": message }).to_string();
+        let mut body = json!({ "message": message });
+        if let Some((field, problem)) = self.details() {
+            body["details"] = json!([{"field": field, "problem": problem}]);
+        }
+        let body = body.to_string();
         // The audit log reads there why.
         (status, [(CONTENT_TYPE, "application/json")], Extension(self), body).into_response()
     }

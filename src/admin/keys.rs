@@ -1,28 +1,27 @@
 //! The key API: list, create, show, rotate, revoke, delete.  Paths, bodies and messages are Grafana's.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use axum::body::to_bytes;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::response::Response;
 use jiff::{SignedDuration, Timestamp};
 use percent_encoding::percent_decode_str;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::audit;
 use super::auth::{self, Manager};
-use super::error::ApiError;
-use super::{Admin, MOST_BYTES, within};
+use super::body::JsonBody;
+use super::error::{ApiError, InvalidKind};
+use super::{Admin, within};
 use crate::actor::Actor;
 use crate::config::Rules;
 use crate::keys::name::is_name;
 use crate::keys::service::{Ask, Settings};
-use crate::keys::{Key, MAX_ACTOR_BYTES, MAX_OVERLAP, Role, Status};
+use crate::keys::{Key, MAX_ACTOR_BYTES, MAX_OVERLAP, MAX_POLICIES, Role, Status};
 use crate::secret::Secret;
 
 /// A key as it is listed.
@@ -103,40 +102,34 @@ pub(super) async fn show(
     Ok(auth::json(&Item::new(&key)))
 }
 
-/// The body of a creation.  Members of other names are passed over, as Grafana does.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Creation {
-    name: Option<String>,
-    role: Option<String>,
-    seconds_to_live: Option<i64>,
-    actor: Option<Map<String, Value>>,
-    policies: Option<Vec<String>>,
-}
-
 /// `POST /api/auth/keys`
 pub(super) async fn create(State(admin): State<Arc<Admin>>, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let manager = admin.manager(&parts).await?;
-    let creation: Creation = read_json(&parts, body).await?;
+    let known = ["name", "role", "secondsToLive", "actor", "policies"];
+    let mut body = JsonBody::read(&parts, body, &known).await?;
     let rules = admin.authorizer.rules();
     let settings = admin.keys.settings();
 
-    let name = creation.name.filter(|name| is_name(name)).ok_or(ApiError::Malformed)?;
-    let role = creation.role.ok_or(ApiError::Malformed)?;
-    let actor = creation.actor.unwrap_or_default();
-    check_actor(&actor, &settings)?;
-    let policies = creation.policies;
-    if !policies.iter().flatten().all(|policy| rules.has_named_policy(policy)) {
-        return Err(ApiError::Malformed);
+    let name = body.required_text("name")?;
+    if !is_name(&name) {
+        return Err(ApiError::invalid(InvalidKind::Name, "name", NAMES));
     }
-    let role = Role::parse(&role).ok_or(ApiError::InvalidRole)?;
+    let role = body.required_text("role")?;
+    let seconds_to_live = body.whole_number("secondsToLive")?;
+    let actor = body.object("actor")?.unwrap_or_default();
+    check_actor(&actor, &settings)?;
+    let policies = body.texts("policies")?;
+    check_policies(policies.as_deref().unwrap_or_default(), &rules)?;
+    let unknown_role = || ApiError::invalid(InvalidKind::Role, "role", "expected Viewer, Editor or Admin");
+    let role = Role::parse(&role).ok_or_else(unknown_role)?;
     audit::note_key(&parts, &name, role);
     manager.may_manage(role)?;
     check_headers(&name, role, &actor, &rules)?;
-    let expires_at = expiry(creation.seconds_to_live.unwrap_or(0), &settings, admin.clock.now())?;
+    let expires_at = expiry(seconds_to_live.unwrap_or(0), &settings, admin.clock.now())?;
     if rules.has_name(&name) {
-        return Err(ApiError::NameTaken);
+        let problem = "a user or a token of the configuration, or one of their actors, has this name";
+        return Err(ApiError::invalid(InvalidKind::NameReserved, "name", problem));
     }
     let created_by = manager.id();
     let ask = Ask { name, role, expires_at, actor, policies, created_by };
@@ -145,36 +138,87 @@ pub(super) async fn create(State(admin): State<Arc<Admin>>, request: Request) ->
     Ok(with_secret(&key, &secret))
 }
 
+/// What a key may be called, for whoever gave it another name.
+const NAMES: &str = "a name is 1 to 190 printable characters without blanks at the ends";
+
 /// Only members that the configuration lists, and not too much of them.
 fn check_actor(actor: &Map<String, Value>, settings: &Settings) -> Result<(), ApiError> {
-    let is_listed = |name: &String| settings.actor_members.iter().any(|listed| **listed == **name);
+    let invalid = |problem| Err(ApiError::invalid(InvalidKind::Actor, "actor", problem));
+    let listed = &settings.actor_members;
+    if !actor.keys().all(|name| listed.iter().any(|listed| **listed == **name)) {
+        return invalid(match &**listed {
+            [] => "no members may be added: keys.actor_members lists none".to_owned(),
+            listed => format!("only these members may be added (keys.actor_members): {}", listed.join(", ")),
+        });
+    }
     let bytes = serde_json::to_vec(actor).map_or(usize::MAX, |encoded| encoded.len());
-    if actor.keys().all(is_listed) && bytes <= MAX_ACTOR_BYTES { Ok(()) } else { Err(ApiError::Malformed) }
+    if bytes > MAX_ACTOR_BYTES {
+        return invalid(format!("takes {bytes} bytes as JSON, and {MAX_ACTOR_BYTES} is the most"));
+    }
+    Ok(())
+}
+
+/// Policies of the configuration, each once.
+fn check_policies(policies: &[String], rules: &Rules) -> Result<(), ApiError> {
+    if policies.len() > MAX_POLICIES {
+        let problem = format!("has {} names, and {MAX_POLICIES} is the most", policies.len());
+        return Err(ApiError::invalid(InvalidKind::Policies, "policies", problem));
+    }
+    if !policies.iter().all(|policy| rules.has_named_policy(policy)) {
+        let problem = "expected names that stand under policies in the configuration";
+        return Err(ApiError::invalid(InvalidKind::UnknownPolicy, "policies", problem));
+    }
+    let mut names = HashSet::new();
+    if !policies.iter().all(|policy| names.insert(policy)) {
+        return Err(ApiError::invalid(InvalidKind::Policies, "policies", "names one policy twice"));
+    }
+    Ok(())
 }
 
 /// A key whose actor headers are too large for an answer would be refused at every Check.
 fn check_headers(name: &str, role: Role, actor: &Map<String, Value>, rules: &Rules) -> Result<(), ApiError> {
-    let actor = Actor::of_key(name, role.as_str(), i64::MAX, actor);
-    if rules.headers_fit(&actor) { Ok(()) } else { Err(ApiError::Malformed) }
+    let key = Actor::of_key(name, role.as_str(), i64::MAX, actor);
+    if rules.headers_fit(&key) {
+        return Ok(());
+    }
+    let field = if actor.is_empty() { "name" } else { "actor" };
+    let problem = "the key's actor headers are larger than an answer can hold: 8 KiB together";
+    Err(ApiError::invalid(InvalidKind::HeadersTooLarge, field, problem))
 }
 
 /// The instant from which on the key is dead; `None` is never.  In whole seconds, as Grafana counts.
 fn expiry(seconds_to_live: i64, settings: &Settings, now: Timestamp) -> Result<Option<Timestamp>, ApiError> {
+    let invalid = |kind, problem: String| Err(ApiError::invalid(kind, "secondsToLive", problem));
     if seconds_to_live < 0 {
-        return Err(ApiError::NegativeLife);
+        return invalid(InvalidKind::NegativeLife, "expected a number of seconds above zero".into());
     }
     let longest = settings.max_seconds_to_live;
     if longest >= 0 && seconds_to_live == 0 {
-        return Err(ApiError::LifeNotSet);
+        let expected = match longest {
+            0 => "keys.max_seconds_to_live is 0: no keys are made here".to_owned(),
+            longest => format!("expected 1 to {longest} (keys.max_seconds_to_live)"),
+        };
+        return invalid(InvalidKind::LifeNotSet, expected);
     }
     if longest >= 0 && seconds_to_live > longest {
-        return Err(ApiError::LifeTooLong);
+        let expected = match longest {
+            0 => "keys.max_seconds_to_live is 0: no keys are made here".to_owned(),
+            longest => format!("expected at most {longest} (keys.max_seconds_to_live)"),
+        };
+        return invalid(InvalidKind::LifeTooLong, expected);
     }
     if seconds_to_live == 0 {
         return Ok(None);
     }
     let whole = Timestamp::from_second(now.as_second()).map_err(|_| ApiError::Internal)?;
-    whole.checked_add(SignedDuration::from_secs(seconds_to_live)).map(Some).map_err(|_| ApiError::Malformed)
+    match whole.checked_add(SignedDuration::from_secs(seconds_to_live)) {
+        Ok(expires_at) => Ok(Some(expires_at)),
+        Err(_) => {
+            let problem =
+                "the key would expire after the year 9999; leave it out for a key that never expires";
+            invalid(InvalidKind::LifeOverflow, problem.into())
+        }
+    }
 }
 
 /// `DELETE /api/auth/keys/{id}`
@@ -207,13 +251,6 @@ pub(super) async fn revoke(
     Ok(auth::json(&json!({"message": "API key revoked"})))
 }
 
-/// The body of a rotation, which need not be there.
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
-struct Rotation {
-    overlap_seconds: Option<i64>,
-}
-
 /// `POST /api/auth/keys/{id}/rotate`
 pub(super) async fn rotate(
     State(admin): State<Arc<Admin>>,
@@ -222,10 +259,11 @@ pub(super) async fn rotate(
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let manager = admin.manager(&parts).await?;
-    let rotation: Rotation = read_optional_json(&parts, body).await?.unwrap_or_default();
-    let overlap = rotation.overlap_seconds.unwrap_or(0);
+    let body = JsonBody::read_optional(&parts, body, &["overlapSeconds"]).await?;
+    let overlap = body.unwrap_or_default().whole_number("overlapSeconds")?.unwrap_or(0);
     if !(0..=MAX_OVERLAP).contains(&overlap) {
-        return Err(ApiError::Malformed);
+        let problem = format!("expected 0 to {MAX_OVERLAP} (seven days)");
+        return Err(ApiError::invalid(InvalidKind::Overlap, "overlapSeconds", problem));
     }
     let key = admin.managed_key(&parts, &manager, id).await?;
     let (key, secret) = within(admin.keys.rotate(key.id, overlap)).await??;
@@ -262,51 +300,6 @@ fn with_secret(key: &Key, secret: &Secret) -> Response {
     auth::json(&json!({"id": key.id, "name": key.name, "key": secret.expose()}))
 }
 
-/// A body of JSON.
-///
-/// # Errors
-/// 415 when it says that it is something else, 400 when it is not what it should be.
-pub(super) async fn read_json<T: DeserializeOwned>(
-    parts: &Parts,
-    body: axum::body::Body,
-) -> Result<T, ApiError> {
-    match read_optional_json(parts, body).await? {
-        Some(value) => Ok(value),
-        // Nothing at all has no wrong type, unless it says so.
-        None if parts.headers.contains_key(CONTENT_TYPE) && !is_json(parts) => Err(ApiError::NotJson),
-        None => Err(ApiError::Malformed),
-    }
-}
-
-/// The same, and `None` for an empty body.
-async fn read_optional_json<T: DeserializeOwned>(
-    parts: &Parts,
-    body: axum::body::Body,
-) -> Result<Option<T>, ApiError> {
-    let bytes = to_bytes(body, MOST_BYTES).await.map_err(|_| ApiError::TooLarge)?;
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    if !is_json(parts) {
-        return Err(ApiError::NotJson);
-    }
-    // serde would take a list for an object whose members stand in order.
-    if bytes.trim_ascii_start().first() != Some(&b'{') {
-        return Err(ApiError::Malformed);
-    }
-    serde_json::from_slice(&bytes).map(Some).map_err(|_| ApiError::Malformed)
-}
-
-/// RFC 9110 section 8.3.1: type and subtype, in any case, before any parameter.
-fn is_json(parts: &Parts) -> bool {
-    let mut types = parts.headers.get_all(CONTENT_TYPE).iter();
-    let Some(Ok(media_type)) = types.next().map(axum::http::HeaderValue::to_str) else {
-        return false;
-    };
-    let essence = media_type.split(';').next().unwrap_or_default().trim();
-    types.next().is_none() && essence.eq_ignore_ascii_case("application/json")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -324,18 +317,19 @@ mod tests {
         let cases = [
             (-1, 0, Ok(None)),
             (-1, 60, Ok(Some("2026-11-21T00:01:00Z"))),
-            (-1, -1, Err(ApiError::NegativeLife)),
-            (-1, 1_000_000_000_000_000_000, Err(ApiError::Malformed)),
-            (-1, i64::MAX, Err(ApiError::Malformed)),
+            (-1, -1, Err("negative_life")),
+            (-1, 1_000_000_000_000_000_000, Err("life_overflow")),
+            (-1, i64::MAX, Err("life_overflow")),
             (60, 60, Ok(Some("2026-11-21T00:01:00Z"))),
-            (60, 61, Err(ApiError::LifeTooLong)),
-            (60, 0, Err(ApiError::LifeNotSet)),
-            (60, -1, Err(ApiError::NegativeLife)),
-            (0, 0, Err(ApiError::LifeNotSet)),
-            (0, 1, Err(ApiError::LifeTooLong)),
+            (60, 61, Err("life_too_long")),
+            (60, 0, Err("life_not_set")),
+            (60, -1, Err("negative_life")),
+            (0, 0, Err("life_not_set")),
+            (0, 1, Err("life_too_long")),
         ];
         for (longest, seconds, expected) in cases {
             let found = expiry(seconds, &settings(longest), now).map(|at| at.map(|at| at.to_string()));
+            let found = found.map_err(|error| error.reason());
             assert_eq!(found, expected.map(|at| at.map(str::to_owned)), "{longest} {seconds}");
         }
     }

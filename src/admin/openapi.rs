@@ -189,6 +189,8 @@ fn schemas() -> Value {
                 "policies": {
                     "type": ["array", "null"],
                     "items": {"type": "string"},
+                    "maxItems": 100,
+                    "uniqueItems": true,
                     "description": "The only policies under which the key counts.",
                 },
             },
@@ -211,6 +213,22 @@ fn schemas() -> Value {
             "type": "object",
             "required": ["message"],
             "properties": {"message": {"type": "string"}},
+        },
+        "Error": {
+            "type": "object",
+            "required": ["message"],
+            "properties": {
+                "message": {"type": "string"},
+                "details": {
+                    "type": "array",
+                    "description": "The members of the body that are at fault; left out when none is.",
+                    "items": {
+                        "type": "object",
+                        "required": ["field", "problem"],
+                        "properties": {"field": {"type": "string"}, "problem": {"type": "string"}},
+                    },
+                },
+            },
         },
     })
 }
@@ -248,7 +266,7 @@ fn responses((description, schema): (&str, Value), errors: &[u16]) -> Value {
             415 => "The body is not application/json",
             _ => "The key store cannot be asked",
         };
-        let answer = json!({"description": description, "content": json(reference("Message"))});
+        let answer = json!({"description": description, "content": json(reference("Error"))});
         responses.insert(error.to_string(), answer);
     }
     Value::Object(responses)

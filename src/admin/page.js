@@ -7,9 +7,18 @@ const $ = (id) => document.getElementById(id);
 
 // An answer other than 200, or none.
 class Refused extends Error {
-  constructor(status, message) {
+  constructor(status, message, details) {
     super(message);
     this.status = status;
+    this.details = Array.isArray(details) ? details : [];
+  }
+
+  // What is wrong with a member of what was sent, in a sentence.
+  problem(field) {
+    const detail = this.details.find((one) => one.field === field);
+    if (!detail) return null;
+    if (this.status !== 400) return this.message;
+    return `${detail.problem.charAt(0).toUpperCase()}${detail.problem.slice(1)}.`;
   }
 }
 
@@ -33,7 +42,7 @@ async function call(method, path, body) {
     // Whatever stands between us and the server may answer anything.
   }
   if (answer.ok && told !== null) return told;
-  throw new Refused(answer.status, told?.message ?? `The server answers ${answer.status}.`);
+  throw new Refused(answer.status, told?.message ?? `The server answers ${answer.status}.`, told?.details);
 }
 
 const keyPath = (id, act = '') => `api/auth/keys/${encodeURIComponent(id)}${act}`;
@@ -419,13 +428,13 @@ addForm.addEventListener('submit', (event) => {
       await load();
     } catch (refused) {
       if (isOver(refused)) return;
-      if (/expiration|secondsToLive/.test(refused.message)) {
+      const [misspelled, mistimed] = [refused.problem('name'), refused.problem('secondsToLive')];
+      if (mistimed) {
         $('add-ttl-hint').replaceChildren();
-        sayWrong(ttl, refused.message);
+        sayWrong(ttl, mistimed);
         ttl.focus();
-      } else if (refused.status === 409 || refused.message === 'bad request data') {
-        // Of all that is sent, the name alone can be bad in itself.
-        sayWrong(name, refused.status === 409 ? refused.message : NAMES);
+      } else if (misspelled) {
+        sayWrong(name, misspelled);
         name.focus();
       } else {
         say(error, refused.message);
@@ -524,7 +533,10 @@ $('rotate-form').addEventListener('submit', (event) => {
       showKey('New secret for', await call('POST', keyPath(chosen.id, '/rotate'), body));
       await load();
     } catch (refused) {
-      if (!isOver(refused)) say(error, refused.message);
+      if (isOver(refused)) return;
+      const mistimed = refused.problem('overlapSeconds');
+      if (mistimed) sayWrong($('rotate-overlap'), mistimed);
+      else say(error, refused.message);
     }
   });
 });

@@ -9,12 +9,12 @@ use axum::http::header::SET_COOKIE;
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::body::JsonBody;
 use super::error::ApiError;
-use super::{Admin, audit, auth, keys, within};
+use super::{Admin, audit, auth, within};
 use crate::attributes::{Encoding, Header, Headers, Http};
 use crate::config::is_secure;
 use crate::credential::{API_KEY_USER, CrossSite, Known, Place, Places, cookie};
@@ -25,17 +25,12 @@ use crate::token::PlainToken;
 /// How long a browser keeps the cookie, in seconds: as long as a session can live.
 const LONGEST: u32 = 7 * 24 * 60 * 60;
 
-#[derive(Deserialize)]
-struct LogIn {
-    user: String,
-    password: String,
-}
-
 /// `POST /login`
 pub(super) async fn log_in(State(admin): State<Arc<Admin>>, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
-    let LogIn { user, password } = keys::read_json(&parts, body).await?;
-    let password = Secret::new(password);
+    let mut body = JsonBody::read(&parts, body, &["user", "password"]).await?;
+    let user = body.required_text("user")?;
+    let password = Secret::new(body.required_text("password")?);
     let rules = admin.authorizer.rules();
     // A name that we do not know is not written down: somebody may have typed a password there.
     if let Some(user) = rules.users.get(&user) {

@@ -226,6 +226,15 @@ struct Issued {
 #[derive(Deserialize)]
 struct Message {
     message: String,
+    /// The members at fault, of an error.
+    #[serde(default)]
+    details: Vec<Detail>,
+}
+
+#[derive(Deserialize)]
+struct Detail {
+    field: String,
+    problem: String,
 }
 
 /// An instant as the API writes it, which is RFC 3339.
@@ -436,7 +445,7 @@ impl Server {
         if self.json {
             return print(&answer.line());
         }
-        let Message { message } = answer.read()?;
+        let Message { message, .. } = answer.read()?;
         print(&format!("{}\n", shown(&message)))
     }
 
@@ -504,7 +513,11 @@ impl Server {
             return Ok(Answer { body, from: url.to_string() });
         }
         Err(match serde_json::from_slice(&body) {
-            Ok(Message { message }) => format!("error: {} ({})", shown(&message), status.as_u16()),
+            Ok(Message { message, details }) => {
+                let details = details.iter().map(|Detail { field, problem }| format!("; {field}: {problem}"));
+                let message = format!("{message}{}", details.collect::<String>());
+                format!("error: {} ({})", shown(&message), status.as_u16())
+            }
             Err(_) => format!("error: {url} answers {status}: is this the admin listener?"),
         })
     }

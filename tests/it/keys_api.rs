@@ -246,6 +246,7 @@ fn what_a_creation_is_refused_for() {
         let keys = ", actor_members: [team]";
         let api = Api::start(&config(store, keys, "", ""));
         let malformed = (400, "bad request data");
+        let reserved = (409, "API key name belongs to a configured user or token");
         let deep: Value = (0..30).fold(json!(1), |inner, _| json!([inner]));
         let cases: Vec<(Value, (u16, &str))> = vec![
             (json!({}), malformed),
@@ -305,12 +306,12 @@ fn what_a_creation_is_refused_for() {
                 json!({"name": "a", "role": "Admin", "secondsToLive": i64::MIN}),
                 (400, "Negative value for secondsToLive"),
             ),
-            (json!({"name": "admin", "role": "Viewer"}), (409, "API key name already exists")),
-            (json!({"name": "the-admin", "role": "Viewer"}), (409, "API key name already exists")),
-            (json!({"name": "Addy", "role": "Viewer"}), (409, "API key name already exists")),
-            (json!({"name": "root", "role": "Viewer"}), (409, "API key name already exists")),
-            (json!({"name": "Rooty", "role": "Viewer"}), (409, "API key name already exists")),
-            (json!({"name": "root-actor", "role": "Viewer"}), (409, "API key name already exists")),
+            (json!({"name": "admin", "role": "Viewer"}), reserved),
+            (json!({"name": "the-admin", "role": "Viewer"}), reserved),
+            (json!({"name": "Addy", "role": "Viewer"}), reserved),
+            (json!({"name": "root", "role": "Viewer"}), reserved),
+            (json!({"name": "Rooty", "role": "Viewer"}), reserved),
+            (json!({"name": "root-actor", "role": "Viewer"}), reserved),
         ];
         for (body, (status, message)) in cases {
             let answer = api.post("/api/auth/keys", &body);
@@ -356,6 +357,72 @@ fn what_a_creation_is_refused_for() {
             200
         );
     });
+}
+
+#[test]
+fn an_error_names_the_member_at_fault_and_the_audit_line_the_reason() {
+    let api =
+        Api::start(&config("sqlite:keys.db", ", actor_members: [team], max_seconds_to_live: 60", "", ""));
+    let (id, _) = api.create(&json!({"name": "boss", "role": "Admin", "secondsToLive": 60}));
+    let life = "expected at most 60 (keys.max_seconds_to_live)";
+    let policy = "expected names that stand under policies in the configuration";
+    let new = |member: &str, value: Value| {
+        let mut body = json!({"name": "x", "role": "Viewer", "secondsToLive": 60});
+        body[member] = value;
+        ("/api/auth/keys".to_owned(), body.to_string())
+    };
+    let overlap =
+        |value: Value| (format!("/api/auth/keys/{id}/rotate"), json!({"overlapSeconds": value}).to_string());
+    let raw = |body: &str| ("/api/auth/keys".to_owned(), body.to_owned());
+    let many: Vec<_> = (0..9000).map(|_| "read").collect();
+    let cases = [
+        (new("name", json!(5)), "wrong_type", "name", "expected a string"),
+        (new("name", json!(null)), "missing_member", "name", "is missing"),
+        (new("name", json!("a ")), "invalid_name", "name", "a name is 1 to 190 printable characters"),
+        (new("role", json!("Owner")), "invalid_role", "role", "expected Viewer, Editor or Admin"),
+        (new("secondsToLive", json!("1d")), "wrong_type", "secondsToLive", "expected a whole number"),
+        (new("secondsToLive", json!(61)), "life_too_long", "secondsToLive", life),
+        (new("secondsToLive", json!(0)), "life_not_set", "secondsToLive", "expected 1 to 60"),
+        (new("secondsToLive", json!(-1)), "negative_life", "secondsToLive", "above zero"),
+        (new("actor", json!({"group": 1})), "invalid_actor", "actor", "(keys.actor_members): team"),
+        (new("actor", json!({"team": "x".repeat(5000)})), "invalid_actor", "actor", "4096 is the most"),
+        (new("policies", json!(["none"])), "unknown_policy", "policies", policy),
+        (new("policies", json!(["read", "read"])), "invalid_policies", "policies", "one policy twice"),
+        (new("policies", json!(many)), "invalid_policies", "policies", "100 is the most"),
+        (overlap(json!(604_801)), "invalid_overlap", "overlapSeconds", "expected 0 to 604800"),
+        (overlap(json!("1h")), "wrong_type", "overlapSeconds", "expected a whole number"),
+        (raw(r#"{"name":"x","Name":"y","role":"Viewer"}"#), "duplicate_member", "name", "stands twice"),
+        (
+            raw("{\"name\":\"x\",\"role\":\"Viewer\",\"second\u{17f}ToLive\":6}"),
+            "ambiguous_member",
+            "secondsToLive",
+            "ASCII",
+        ),
+        (
+            raw(r#"{"name":"x","role":"Viewer","actor":{"team":1,"Team":1}}"#),
+            "duplicate_member",
+            "actor",
+            "twice",
+        ),
+    ];
+    for ((path, body), reason, field, problem) in cases {
+        let request = api.request("POST", &path).basic("admin", "admin");
+        let answer = request.header("content-type", "application/json").body(body.clone().into()).send();
+        assert_eq!(answer.status, 400, "{body}");
+        let details = &answer.json()["details"][0];
+        assert_eq!(details["field"], field, "{body}");
+        assert!(details["problem"].as_str().unwrap().contains(problem), "{details}");
+        let told = || api.audit().iter().any(|line| line["reason"] == reason);
+        wait_until(reason, told);
+    }
+    let answer = api.post("/login", &json!({"USER": "vi", "pass": "vi"}));
+    assert_eq!(answer.json()["details"][0]["field"], "password");
+    assert_eq!(api.post("/login", &json!({"USER": "vi", "Password": "vi"})).status, 200);
+    // As Go reads it.
+    let made = api.post("/api/auth/keys", &json!({"Name": "go", "ROLE": "Viewer", "secondstolive": 60}));
+    assert_eq!(made.status, 200);
+    let list = api.get("/api/auth/keys").json();
+    assert!(list.as_array().unwrap().iter().all(|key| key["expiration"].is_string()), "{list}");
 }
 
 #[test]
@@ -1144,7 +1211,7 @@ fn every_refused_change_is_an_audit_line_without_secrets() {
             "API key not created | root-actor | token | boss | Viewer | 409 | name_taken".to_owned(),
             "API key not created | root-actor | token | third | Viewer | 403 | quota_reached".to_owned(),
             "API key not created | root-actor | token | 400 | invalid_role".to_owned(),
-            "API key not created | root-actor | token | 400 | malformed".to_owned(),
+            "API key not created | root-actor | token | 400 | invalid_name".to_owned(),
             "API key not created | root-actor | token | third | Viewer | 400 | negative_life".to_owned(),
             "API key not created | root-actor | token | 415 | not_json".to_owned(),
             "API key not deleted | root-actor | token | 999 | 404 | key_not_found".to_owned(),

@@ -131,9 +131,18 @@ fn refusals_are_told_in_the_words_of_the_api_with_exit_code_1() {
     let (_server, admin) = start();
     assert_eq!(keys(admin, &["create", "taken", "--role", "Viewer"]).code(), Some(0));
     for (arguments, message) in [
-        (&["create", "taken", "--role", "Viewer"][..], "error: API key name already exists (409)\n"),
-        (&["create", "", "--role", "Viewer"], "error: bad request data (400)\n"),
-        (&["create", "x", "--role", "Viewer", "--policy", "none"], "error: bad request data (400)\n"),
+        (
+            &["create", "taken", "--role", "Viewer"][..],
+            "error: API key name already exists; name: a key that is neither revoked nor expired has this name (409)\n",
+        ),
+        (
+            &["create", "", "--role", "Viewer"],
+            "error: bad request data; name: a name is 1 to 190 printable characters without blanks at the ends (400)\n",
+        ),
+        (
+            &["create", "x", "--role", "Viewer", "--policy", "none"],
+            "error: bad request data; policies: expected names that stand under policies in the configuration (400)\n",
+        ),
         (&["rotate", "999"], "error: API key not found (404)\n"),
         (&["revoke", "999"], "error: API key not found (404)\n"),
         (&["delete", "999"], "error: API key not found (404)\n"),

@@ -1,0 +1,347 @@
+//! Bodies of JSON, read member by member, so that an error can name the member at fault.
+//!
+//! Names compare as in Go, which Grafana is written in: without regard to ASCII case.  Go's decoder also takes
+//! `ſ` for `s` and the Kelvin sign for `k`, and the last of two members that it takes for one.  Both let one
+//! body mean two things to two readers, so both are errors here.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use axum::body::to_bytes;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::http::request::Parts;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use super::MOST_BYTES;
+use super::error::{ApiError, InvalidKind};
+
+/// An object whose members have the names that we know.  Members of other names are ignored, as Grafana does.
+#[derive(Default)]
+pub(super) struct JsonBody {
+    members: Map<String, Value>,
+}
+
+impl JsonBody {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// 415 when it says that it is something else, 400 when it is not what it should be.
+    pub(super) async fn read(
+        parts: &Parts,
+        body: axum::body::Body,
+        known: &[&'static str],
+    ) -> Result<Self, ApiError> {
+        match Self::read_optional(parts, body, known).await? {
+            Some(body) => Ok(body),
+            // Nothing at all has no wrong type, unless it says so.
+            None if parts.headers.contains_key(CONTENT_TYPE) && !is_json(parts) => Err(ApiError::NotJson),
+            None => Err(ApiError::Malformed),
+        }
+    }
+
+    /// The same, and `None` for an empty body.
+    pub(super) async fn read_optional(
+        parts: &Parts,
+        body: axum::body::Body,
+        known: &[&'static str],
+    ) -> Result<Option<Self>, ApiError> {
+        let bytes = to_bytes(body, MOST_BYTES).await.map_err(|_| ApiError::TooLarge)?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        if !is_json(parts) {
+            return Err(ApiError::NotJson);
+        }
+        Self::parse(&bytes, known).map(Some)
+    }
+
+    fn parse(bytes: &[u8], known: &[&'static str]) -> Result<Self, ApiError> {
+        let Ok(Tree::Object(written)) = serde_json::from_slice(bytes) else {
+            return Err(ApiError::Malformed);
+        };
+        let mut members = Map::new();
+        let mut names = HashSet::new();
+        for (name, value) in written {
+            let folded = fold(&name);
+            let field = known.iter().copied().find(|known| fold(known) == folded);
+            if let Some(field) = field
+                && !field.eq_ignore_ascii_case(&name)
+            {
+                let problem = format!("write the name in ASCII: {field}");
+                return Err(ApiError::invalid(InvalidKind::AmbiguousMember, field, problem));
+            }
+            if !names.insert(folded) {
+                return Err(twice(field.unwrap_or("unknown member")));
+            }
+            let value = value.into_value().map_err(|Twice| twice(field.unwrap_or("unknown member")))?;
+            if let Some(field) = field {
+                members.insert(field.to_owned(), value);
+            }
+        }
+        Ok(Self { members })
+    }
+
+    /// A text; `None` when it is null or not there.
+    pub(super) fn text(&mut self, field: &'static str) -> Result<Option<String>, ApiError> {
+        match self.take(field) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(wrong_type(field, "a string")),
+        }
+    }
+
+    /// A text that must be there.
+    pub(super) fn required_text(&mut self, field: &'static str) -> Result<String, ApiError> {
+        let missing = || ApiError::invalid(InvalidKind::MissingMember, field, "is missing");
+        self.text(field)?.ok_or_else(missing)
+    }
+
+    /// A whole number; `None` when it is null or not there.
+    pub(super) fn whole_number(&mut self, field: &'static str) -> Result<Option<i64>, ApiError> {
+        match self.take(field) {
+            None => Ok(None),
+            Some(Value::Number(number)) if number.is_i64() => Ok(number.as_i64()),
+            Some(_) => {
+                Err(wrong_type(field, "a whole number of 64 bits, such as 86400 for a day in seconds"))
+            }
+        }
+    }
+
+    /// An object; `None` when it is null or not there.
+    pub(super) fn object(&mut self, field: &'static str) -> Result<Option<Map<String, Value>>, ApiError> {
+        match self.take(field) {
+            None => Ok(None),
+            Some(Value::Object(members)) => Ok(Some(members)),
+            Some(_) => Err(wrong_type(field, "an object")),
+        }
+    }
+
+    /// A list of texts; `None` when it is null or not there.
+    pub(super) fn texts(&mut self, field: &'static str) -> Result<Option<Vec<String>>, ApiError> {
+        let list = match self.take(field) {
+            None => return Ok(None),
+            Some(Value::Array(list)) => list,
+            Some(_) => return Err(wrong_type(field, "a list of strings")),
+        };
+        let texts = list.into_iter().map(|element| match element {
+            Value::String(text) => Ok(text),
+            _ => Err(wrong_type(field, "a list of strings")),
+        });
+        texts.collect::<Result<_, _>>().map(Some)
+    }
+
+    fn take(&mut self, field: &str) -> Option<Value> {
+        self.members.remove(field).filter(|value| !value.is_null())
+    }
+}
+
+fn twice(field: &'static str) -> ApiError {
+    let problem = "the same member name stands twice in one object (names compare without regard to case)";
+    ApiError::invalid(InvalidKind::DuplicateMember, field, problem)
+}
+
+fn wrong_type(field: &'static str, expected: &str) -> ApiError {
+    ApiError::invalid(InvalidKind::WrongType, field, format!("expected {expected}"))
+}
+
+/// A name as readers see it who fold case: capitals first, since `ſ` has one and no small letter, and the Kelvin
+/// sign a small letter and no capital.
+fn fold(name: &str) -> String {
+    name.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
+}
+
+/// RFC 9110 section 8.3.1: type and subtype, in any case, before any parameter.
+fn is_json(parts: &Parts) -> bool {
+    let mut types = parts.headers.get_all(CONTENT_TYPE).iter();
+    let Some(Ok(media_type)) = types.next().map(HeaderValue::to_str) else {
+        return false;
+    };
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    types.next().is_none() && essence.eq_ignore_ascii_case("application/json")
+}
+
+/// JSON with every member that was written: a map would keep one of two members of one name.
+enum Tree {
+    Scalar(Value),
+    Array(Vec<Tree>),
+    Object(Vec<(String, Tree)>),
+}
+
+/// An object has two members of one name.
+struct Twice;
+
+impl Tree {
+    fn into_value(self) -> Result<Value, Twice> {
+        Ok(match self {
+            Self::Scalar(value) => value,
+            Self::Array(elements) => {
+                Value::Array(elements.into_iter().map(Self::into_value).collect::<Result<_, _>>()?)
+            }
+            Self::Object(members) => {
+                let mut names = HashSet::new();
+                let mut map = Map::new();
+                for (name, value) in members {
+                    if !names.insert(fold(&name)) {
+                        return Err(Twice);
+                    }
+                    map.insert(name, value.into_value()?);
+                }
+                Value::Object(map)
+            }
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TreeVisitor)
+    }
+}
+
+struct TreeVisitor;
+
+impl<'de> Visitor<'de> for TreeVisitor {
+    type Value = Tree;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Tree, E> {
+        Ok(Tree::Scalar(Value::Null))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Tree, E> {
+        Ok(Tree::Scalar(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Tree, E> {
+        Ok(Tree::Scalar(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Tree, E> {
+        Ok(Tree::Scalar(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Tree, E> {
+        Ok(Tree::Scalar(Number::from_f64(value).map_or(Value::Null, Value::Number)))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Tree, E> {
+        Ok(Tree::Scalar(value.into()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Tree, E> {
+        Ok(Tree::Scalar(value.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Tree, A::Error> {
+        let mut elements = Vec::new();
+        while let Some(element) = access.next_element()? {
+            elements.push(element);
+        }
+        Ok(Tree::Array(elements))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Tree, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = access.next_entry()? {
+            members.push(member);
+        }
+        Ok(Tree::Object(members))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const KNOWN: [&str; 5] = ["name", "role", "secondsToLive", "actor", "policies"];
+
+    fn parse(text: &str) -> Result<Value, (&'static str, Option<&'static str>)> {
+        match JsonBody::parse(text.as_bytes(), &KNOWN) {
+            Ok(body) => Ok(Value::Object(body.members)),
+            Err(error) => Err((error.reason(), error.field())),
+        }
+    }
+
+    #[test]
+    fn names_compare_as_in_go() {
+        for (text, expected) in [
+            (r#"{"name":"a"}"#, json!({"name": "a"})),
+            (r#"{"Name":"a","ROLE":"Admin"}"#, json!({"name": "a", "role": "Admin"})),
+            (r#"{"secondstolive":60}"#, json!({"secondsToLive": 60})),
+            (r#"{"SECONDSTOLIVE":60}"#, json!({"secondsToLive": 60})),
+            (r#"{"\u006eame":"a"}"#, json!({"name": "a"})),
+            (r#"{"seconds_to_live":60,"seconds-to-live":1," name":1,"name ":1,"nam":1}"#, json!({})),
+            (r#"{"unknown":{"a":1},"":null}"#, json!({})),
+            // In `actor` names are the client's own and stay as they are.
+            (r#"{"actor":{"Team":"x","tEAMs":1}}"#, json!({"actor": {"Team": "x", "tEAMs": 1}})),
+            (r#"{"actor":[{"a":1},{"a":2}]}"#, json!({"actor": [{"a": 1}, {"a": 2}]})),
+        ] {
+            assert_eq!(parse(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_could_be_read_in_two_ways_is_an_error() {
+        let ambiguous = |field| Err(("ambiguous_member", Some(field)));
+        let duplicate = |field| Err(("duplicate_member", Some(field)));
+        for (text, expected) in [
+            ("{\"\u{17f}econdsToLive\":60}", ambiguous("secondsToLive")),
+            ("{\"second\u{17f}tolive\":60}", ambiguous("secondsToLive")),
+            ("{\"policie\u{17f}\":[]}", ambiguous("policies")),
+            (r#"{"\u017feconds\u0054oLive":60}"#, ambiguous("secondsToLive")),
+            (r#"{"name":"a","name":"a"}"#, duplicate("name")),
+            (r#"{"name":"a","Name":"b"}"#, duplicate("name")),
+            (r#"{"secondsToLive":60,"secondstolive":null}"#, duplicate("secondsToLive")),
+            (r#"{"name":"a","\u006eame":"b"}"#, duplicate("name")),
+            ("{\"secondsToLive\":60,\"\u{17f}econdstolive\":null}", ambiguous("secondsToLive")),
+            (r#"{"x":1,"x":1}"#, duplicate("unknown member")),
+            (r#"{"x":1,"X":1}"#, duplicate("unknown member")),
+            (r#"{"x":{"y":[{"z":1,"Z":1}]}}"#, duplicate("unknown member")),
+            (r#"{"actor":{"team":1,"team":1}}"#, duplicate("actor")),
+            (r#"{"actor":{"team":1,"Team":1}}"#, duplicate("actor")),
+            ("{\"actor\":{\"token\":1,\"to\u{212a}en\":1}}", duplicate("actor")),
+            ("{\"actor\":{\"teams\":1,\"team\u{17f}\":1}}", duplicate("actor")),
+            ("{\"actor\":{\"é\":1,\"É\":1}}", duplicate("actor")),
+            (r#"{"actor":{"a":{"b":[[{"c":1,"c":2}]]}}}"#, duplicate("actor")),
+            (r#"{"policies":[{"c":1,"C":2}]}"#, duplicate("policies")),
+            (r#"["name"]"#, Err(("malformed", None))),
+            (r#""name""#, Err(("malformed", None))),
+            ("null", Err(("malformed", None))),
+            ("{} {}", Err(("malformed", None))),
+            ("{'name':1}", Err(("malformed", None))),
+        ] {
+            assert_eq!(parse(text), expected, "{text}");
+        }
+        let kelvin = JsonBody::parse("{\"to\u{212a}en\":1}".as_bytes(), &["token"]).map(|_| ());
+        assert_eq!(kelvin.unwrap_err().reason(), "ambiguous_member");
+        let deep = "[".repeat(10_000);
+        assert_eq!(parse(&format!("{{\"x\":{deep}")), Err(("malformed", None)));
+    }
+
+    #[test]
+    fn types() {
+        let body = || {
+            let text = r#"{"name":5,"role":null,"secondsToLive":"1d","actor":[],"policies":["a",1]}"#;
+            JsonBody::parse(text.as_bytes(), &KNOWN).unwrap()
+        };
+        let wrong = |field| Some(("wrong_type", Some(field)));
+        let told = |error: ApiError| (error.reason(), error.field());
+        assert_eq!(body().text("name").err().map(told), wrong("name"));
+        assert_eq!(body().text("role"), Ok(None));
+        assert_eq!(body().required_text("role").err().map(told), Some(("missing_member", Some("role"))));
+        assert_eq!(body().whole_number("secondsToLive").err().map(told), wrong("secondsToLive"));
+        assert_eq!(body().object("actor").err().map(told), wrong("actor"));
+        assert_eq!(body().texts("policies").err().map(told), wrong("policies"));
+        for (number, expected) in [("60", Some(60)), ("-1", Some(-1)), ("60.0", None), ("1e3", None)] {
+            let text = format!("{{\"secondsToLive\":{number}}}");
+            let read = JsonBody::parse(text.as_bytes(), &KNOWN).unwrap().whole_number("secondsToLive");
+            assert_eq!(read.ok().flatten(), expected, "{number}");
+        }
+    }
+}
