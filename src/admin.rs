@@ -11,6 +11,7 @@ pub mod error;
 pub mod keys;
 pub mod openapi;
 pub mod page;
+mod power;
 pub mod session;
 
 use std::panic::AssertUnwindSafe;

@@ -77,6 +77,23 @@ pub struct Key {
     pub revoked_by: Option<String>,
 }
 
+/// What somebody would give with a key and does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Excess {
+    /// A role above their own.
+    #[error("the key's role is above your own")]
+    Role,
+    /// A member of its actor with a value that their own actor has not.
+    #[error("the key's actor has a member with a value that your own actor has not; an Admin may give it")]
+    Member,
+    /// An allow block means this very key, by its name or id.
+    #[error("an allow block of the configuration names this key; an Admin may give it")]
+    Name,
+}
+
+/// What is held against a key's row in the transaction that gives it another secret.
+pub type GiveCheck<'c> = dyn Fn(&Key) -> Result<(), Excess> + Send + Sync + 'c;
+
 /// What a key is at an instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {

@@ -11,12 +11,13 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 use super::error::ApiError;
+use super::power::{self, Power};
 use super::{Admin, audit};
 use crate::attributes::{Encoding, Header, Headers, Http};
-use crate::config::{PublicUrl, Transport, session_cookie};
+use crate::config::{PublicUrl, Rules, Transport, session_cookie};
 use crate::credential::{CrossSite, Known, Place, Places, cross_site};
 use crate::decision::Refusal;
-use crate::keys::Role;
+use crate::keys::{Excess, Role};
 
 /// How long the verification of a password may take.  A Check waits a tenth of a second and is asked again;
 /// people and scripts who log in here do not ask again.
@@ -46,6 +47,14 @@ impl Manager {
     /// 403: their role is below the key's, or they have none.
     pub fn may_manage(&self, role: Role) -> Result<(), ApiError> {
         if self.role() >= Some(role) { Ok(()) } else { Err(Refusal::NotAdmitted.into()) }
+    }
+
+    /// Holds that nobody gives a key a power that they have not.
+    ///
+    /// # Errors
+    /// [`Excess`]: what they have not.
+    pub(super) fn may_give(&self, power: &Power<'_>, rules: &Rules) -> Result<(), Excess> {
+        power::may_give(&self.known.actor, self.role(), power, rules)
     }
 
     /// Their role; the highest, if there are several.  None is below all others.

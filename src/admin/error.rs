@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::decision::Refusal;
+use crate::keys::Excess;
 use crate::keys::store::{CreateError, RotateError, StoreError};
 
 /// Why a request is not done.  No text of it holds anything that the client sent.
@@ -88,6 +89,10 @@ pub enum InvalidKind {
     LifeOverflow,
     /// `overlapSeconds` is out of its range.
     Overlap,
+    /// A member of the actor that its giver has not.
+    MemberNotOwn,
+    /// A name that an allow block gives power to.
+    NameInPolicy,
 }
 
 impl InvalidKind {
@@ -122,6 +127,8 @@ impl InvalidKind {
             }
             Self::LifeOverflow => bad("life_overflow"),
             Self::Overlap => bad("invalid_overlap"),
+            Self::MemberNotOwn => (StatusCode::FORBIDDEN, "Permission denied", "member_not_own"),
+            Self::NameInPolicy => (StatusCode::FORBIDDEN, "Permission denied", "name_in_policy"),
         }
     }
 }
@@ -245,11 +252,22 @@ impl From<CreateError> for ApiError {
     }
 }
 
+impl From<Excess> for ApiError {
+    fn from(excess: Excess) -> Self {
+        match excess {
+            Excess::Role => Refusal::NotAdmitted.into(),
+            Excess::Member => Self::invalid(InvalidKind::MemberNotOwn, "actor", excess.to_string()),
+            Excess::Name => Self::invalid(InvalidKind::NameInPolicy, "name", excess.to_string()),
+        }
+    }
+}
+
 impl From<RotateError> for ApiError {
     fn from(error: RotateError) -> Self {
         match error {
             RotateError::NotFound => Self::KeyNotFound,
             RotateError::Dead => Self::DeadKey,
+            RotateError::Excess(excess) => excess.into(),
             RotateError::Store(error) => error.into(),
         }
     }

@@ -16,6 +16,7 @@ use super::audit;
 use super::auth::{self, Manager};
 use super::body::JsonBody;
 use super::error::{ApiError, InvalidKind};
+use super::power::Power;
 use super::{Admin, within};
 use crate::actor::Actor;
 use crate::config::Rules;
@@ -125,6 +126,7 @@ pub(super) async fn create(State(admin): State<Arc<Admin>>, request: Request) ->
     let role = Role::parse(&role).ok_or_else(unknown_role)?;
     audit::note_key(&parts, &name, role);
     manager.may_manage(role)?;
+    manager.may_give(&Power { id: None, name: &name, role, actor: &actor }, &rules)?;
     check_headers(&name, role, &actor, &rules)?;
     let expires_at = expiry(seconds_to_live.unwrap_or(0), &settings, admin.clock.now())?;
     if rules.has_name(&name) {
@@ -266,7 +268,16 @@ pub(super) async fn rotate(
         return Err(ApiError::invalid(InvalidKind::Overlap, "overlapSeconds", problem));
     }
     let key = admin.managed_key(&parts, &manager, id).await?;
-    let (key, secret) = within(admin.keys.rotate(key.id, overlap)).await??;
+    if admin.keys.settings().max_seconds_to_live == 0 {
+        let problem = "keys.max_seconds_to_live is 0: no keys are made here";
+        return Err(ApiError::invalid(InvalidKind::LifeTooLong, "secondsToLive", problem));
+    }
+    // The row as it is when it changes, and the rules in force then.
+    let may_give = |key: &Key| {
+        let power = Power { id: Some(key.id), name: &key.name, role: key.role, actor: &key.actor };
+        manager.may_give(&power, &admin.authorizer.rules())
+    };
+    let (key, secret) = within(admin.keys.rotate(key.id, overlap, &may_give)).await??;
     audit::changed("API key rotated", &manager, &key);
     Ok(with_secret(&key, &secret))
 }

@@ -23,7 +23,7 @@ use super::store::{
     Changes, CreateError, NewKey, OpenError, PostgresStore, Revision, RotateError, SqliteStore, Store,
     StoreError, StoreUrl,
 };
-use super::{Key, Role, StoredKey, StoredSession};
+use super::{GiveCheck, Key, Role, StoredKey, StoredSession};
 use crate::clock::Clock;
 use crate::secret::Secret;
 use crate::token::{self, PlainToken, TokenDigest};
@@ -252,14 +252,26 @@ impl Keys {
     }
 
     /// Replaces a key's secret.  The present one goes on working for this long, and not beyond the key's expiry.
+    /// Where keys have a longest life, this one lives no longer than that from now on.
     ///
     /// # Errors
     /// [`RotateError`]: there is no such key, it is dead, or the store does not answer.
-    pub async fn rotate(&self, id: i64, overlap_seconds: i64) -> Result<(Key, Secret), RotateError> {
-        let (secret, digest) = generate(&self.settings().prefix)?;
+    pub async fn rotate(
+        &self,
+        id: i64,
+        overlap_seconds: i64,
+        may_give: &GiveCheck<'_>,
+    ) -> Result<(Key, Secret), RotateError> {
+        let settings = self.settings();
+        let (secret, digest) = generate(&settings.prefix)?;
         let now = self.clock.now();
         let until = now.checked_add(SignedDuration::from_secs(overlap_seconds)).unwrap_or(Timestamp::MAX);
-        let rotated = self.store.rotate(id, digest, until, now);
+        let longest = settings.max_seconds_to_live;
+        let expires_by = (longest >= 0).then(|| {
+            let whole = Timestamp::from_second(now.as_second()).unwrap_or(now);
+            whole.checked_add(SignedDuration::from_secs(longest)).unwrap_or(Timestamp::MAX)
+        });
+        let rotated = self.store.rotate(id, digest, until, now, expires_by, may_give);
         let rotated = self.in_order(rotated, |stored| self.index.put(stored.clone())).await;
         if let Err(RotateError::Store(error)) = &rotated {
             self.failed("rotate a key", error);

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::{Key, Role, StoredKey, StoredSession};
+use super::{Excess, GiveCheck, Key, Role, StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
 pub use postgres::PostgresStore;
@@ -138,6 +138,9 @@ pub enum RotateError {
     /// It is revoked or expired.
     #[error("API key is revoked or expired")]
     Dead,
+    /// Whoever asks may not give what the key can do.
+    #[error(transparent)]
+    Excess(#[from] Excess),
     /// The store cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -160,13 +163,16 @@ pub trait Store: Send + Sync {
     async fn create(&self, new: &NewKey) -> Result<StoredKey, CreateError>;
 
     /// Replaces a key's secret.  The present one goes on working until `previous_until`, and never beyond the
-    /// key's expiry; a secret replaced before that is dead.
+    /// key's expiry; a secret replaced before that is dead.  The key's expiry becomes `expires_by` where it is later
+    /// or never.  `may_give` is asked in the same transaction about the key as it is then.
     async fn rotate(
         &self,
         id: i64,
         digest: TokenDigest,
         previous_until: Timestamp,
         now: Timestamp,
+        expires_by: Option<Timestamp>,
+        may_give: &GiveCheck<'_>,
     ) -> Result<StoredKey, RotateError>;
 
     /// Revokes a key, and forgets its previous secret.  One that was revoked stays as it was.

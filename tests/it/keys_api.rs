@@ -426,6 +426,86 @@ fn an_error_names_the_member_at_fault_and_the_audit_line_the_reason() {
 }
 
 #[test]
+fn nobody_gives_a_power_that_they_have_not() {
+    on_each_store(|store| {
+        let rest = "routes:
+- {path: /a, allow: {id: 'key:deploy'}}
+- {path: /b, allow: {role: Admin, name: [other, ci]}}
+- {path: /c, allow: {groups: ops}}
+";
+        let admin = ", allow: {role: [Editor, Admin]}";
+        let config = config(store, ", actor_members: [groups]", admin, rest);
+        let token = "gina-token-0123456789";
+        let gina =
+            format!("tokens:\n- {{token: {token}, actor: {{id: gina, role: Editor, groups: [dev, qa]}}}}");
+        let api = Api::start(&config.replacen("tokens:", &gina, 1));
+        let new =
+            |name: &str, groups: Value| json!({"name": name, "role": "Viewer", "actor": {"groups": groups}});
+        let make = |body: &Value| post(api.request("POST", "/api/auth/keys").bearer(token), body);
+        for (body, field) in [
+            (new("k", json!(["ops"])), "actor"),
+            (new("k", json!("ops")), "actor"),
+            (new("k", json!(["dev", "ops"])), "actor"),
+            (new("k", json!(null)), "actor"),
+            (new("k", json!([])), "actor"),
+            (json!({"name": "deploy", "role": "Viewer"}), "name"),
+            (json!({"name": "Deploy", "role": "Viewer"}), "name"),
+            (json!({"name": "ci", "role": "Viewer"}), "name"),
+        ] {
+            let answer = make(&body);
+            assert_told(&answer, 403, "Permission denied");
+            assert_eq!(answer.json()["details"][0]["field"], field, "{body}");
+        }
+        for body in
+            [new("mine", json!(["dev"])), new("mine-2", json!("qa")), json!({"name": "x", "role": "Editor"})]
+        {
+            assert_eq!(make(&body).status, 200, "{body}");
+        }
+        // To rotate is to give.
+        for body in [new("strong", json!(["ops"])), json!({"name": "deploy", "role": "Viewer"})] {
+            let (id, old) = api.create(&body);
+            let path = format!("/api/auth/keys/{id}/rotate");
+            assert_told(
+                &post(api.request("POST", &path).bearer(token), &json!({})),
+                403,
+                "Permission denied",
+            );
+            assert_eq!(api.check(&old), "", "its secret is still the old one");
+            assert_eq!(api.post(&path, &json!({})).status, 200);
+        }
+        let (id, _) = api.create(&new("weak", json!(["qa"])));
+        let rotated =
+            post(api.request("POST", &format!("/api/auth/keys/{id}/rotate")).bearer(token), &json!({}));
+        assert_eq!(rotated.status, 200);
+    });
+}
+
+#[test]
+fn a_rotation_gives_no_longer_life_than_the_maximum() {
+    on_each_store(|store| {
+        let folder = tempfile::tempdir().unwrap();
+        let store =
+            store.replace("sqlite:keys.db", &format!("sqlite:{}", folder.path().join("k.db").display()));
+        let api = Api::start(&config(&store, "", "", ""));
+        let (endless, _) = api.create(&json!({"name": "endless", "role": "Viewer"}));
+        let (short, _) = api.create(&json!({"name": "short", "role": "Viewer", "secondsToLive": 60}));
+        drop(api);
+        let api = Api::start(&config(&store, ", max_seconds_to_live: 3600", "", ""));
+        let expiration = |id: i64| api.get(&format!("/api/auth/keys/{id}")).json()["expiration"].clone();
+        let before = expiration(short);
+        for id in [endless, short] {
+            assert_eq!(api.post(&format!("/api/auth/keys/{id}/rotate"), &json!({})).status, 200);
+        }
+        let ends: jiff::Timestamp = expiration(endless).as_str().unwrap().parse().unwrap();
+        assert!(ends.duration_since(jiff::Timestamp::now()).as_secs() <= 3600);
+        assert_eq!(expiration(short), before);
+        drop(api);
+        let api = Api::start(&config(&store, ", max_seconds_to_live: 0", "", ""));
+        assert_eq!(api.post(&format!("/api/auth/keys/{short}/rotate"), &json!({})).status, 400);
+    });
+}
+
+#[test]
 fn the_type_of_a_body() {
     let api = Api::on("sqlite:keys.db");
     let send = |content_type: Option<&str>, body: &str| {

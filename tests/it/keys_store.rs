@@ -285,7 +285,7 @@ async fn a_key_is_live_then_expired_then_revoked_then_unknown(place: Place) {
     assert!(!replica.keys.delete(key.id).await.unwrap());
     assert_eq!(replica.keys.get(key.id).await.unwrap(), None);
     assert_eq!(replica.keys.revoke(key.id, "admin").await.unwrap(), None);
-    let rotated = replica.keys.rotate(key.id, 0).await;
+    let rotated = replica.keys.rotate(key.id, 0, &|_| Ok(())).await;
     assert!(matches!(rotated, Err(RotateError::NotFound)));
     for id in [0, -1, i64::MAX, i64::MIN] {
         assert_eq!(replica.keys.get(id).await.unwrap(), None);
@@ -376,7 +376,10 @@ async fn what_is_stored_comes_back(place: Place) {
     assert_eq!(keys, [one.clone(), two.clone()]);
     assert_eq!(snapshot.sessions, std::slice::from_ref(&session));
 
-    let rotated = store.rotate(two.key.id, digest_of("three"), at(START + 9), at(START)).await.unwrap();
+    let rotated = store
+        .rotate(two.key.id, digest_of("three"), at(START + 9), at(START), None, &|_| Ok(()))
+        .await
+        .unwrap();
     assert_eq!(rotated.digest, digest_of("three"));
     assert_eq!(rotated.previous, Some((digest_of("two"), at(START + 9))));
     assert!(store.delete(one.key.id).await.unwrap());
@@ -401,7 +404,7 @@ async fn a_replaced_secret_works_for_its_overlap_and_then_is_expired(place: Plac
     let time = Time::new();
     let (here, there) = (place.open(&time).await, place.open(&time).await);
     let (key, first) = here.keys.create(until("rotated", START + 1000)).await.unwrap();
-    let (same, second) = here.keys.rotate(key.id, 100).await.unwrap();
+    let (same, second) = here.keys.rotate(key.id, 100, &|_| Ok(())).await.unwrap();
     assert_eq!((same.id, &same.name, same.expires_at), (key.id, &key.name, key.expires_at));
     becomes(&there, &second, "live").await;
     for replica in [&here, &there] {
@@ -415,14 +418,14 @@ async fn a_replaced_secret_works_for_its_overlap_and_then_is_expired(place: Plac
     }
 
     // One replaced secret at a time: the one before it is gone.
-    let (_, third) = here.keys.rotate(key.id, 500).await.unwrap();
+    let (_, third) = here.keys.rotate(key.id, 500, &|_| Ok(())).await.unwrap();
     assert_eq!((here.find(&first), here.find(&second), here.find(&third)), ("unknown", "live", "live"));
     becomes(&there, &first, "unknown").await;
 
     // Without an overlap the old one is dead at once, and never works beyond the key's own expiry.
-    let (_, fourth) = here.keys.rotate(key.id, 0).await.unwrap();
+    let (_, fourth) = here.keys.rotate(key.id, 0, &|_| Ok(())).await.unwrap();
     assert_eq!((here.find(&third), here.find(&fourth)), ("expired", "live"));
-    let (_, fifth) = here.keys.rotate(key.id, 604_800).await.unwrap();
+    let (_, fifth) = here.keys.rotate(key.id, 604_800, &|_| Ok(())).await.unwrap();
     time.pass(899);
     assert_eq!((here.find(&fourth), here.find(&fifth)), ("live", "live"));
     time.pass(1);
@@ -435,19 +438,19 @@ async fn a_dead_key_is_not_rotated(place: Place) {
     let (expired, _) = replica.keys.create(until("expired", START + 10)).await.unwrap();
     let (revoked, secret) = replica.create("revoked").await;
     replica.keys.revoke(revoked.id, "admin").await.unwrap();
-    assert!(matches!(replica.keys.rotate(revoked.id, 0).await, Err(RotateError::Dead)));
+    assert!(matches!(replica.keys.rotate(revoked.id, 0, &|_| Ok(())).await, Err(RotateError::Dead)));
     assert_eq!(replica.find(&secret), "revoked");
     time.pass(9);
-    replica.keys.rotate(expired.id, 0).await.unwrap();
+    replica.keys.rotate(expired.id, 0, &|_| Ok(())).await.unwrap();
     time.pass(1);
-    assert!(matches!(replica.keys.rotate(expired.id, 0).await, Err(RotateError::Dead)));
+    assert!(matches!(replica.keys.rotate(expired.id, 0, &|_| Ok(())).await, Err(RotateError::Dead)));
 }
 
 async fn revoking_kills_the_replaced_secret_and_happens_once(place: Place) {
     let time = Time::new();
     let (here, there) = (place.open(&time).await, place.open(&time).await);
     let (key, first) = here.create("revoked").await;
-    let (_, second) = here.keys.rotate(key.id, 1000).await.unwrap();
+    let (_, second) = here.keys.rotate(key.id, 1000, &|_| Ok(())).await.unwrap();
     becomes(&there, &second, "live").await;
     here.keys.revoke(key.id, "zoë").await.unwrap();
     assert_eq!((here.find(&first), here.find(&second)), ("unknown", "revoked"));
@@ -556,7 +559,7 @@ async fn what_was_revoked_never_works_again_whatever_happens_at_once(place: Plac
     let (here, there) = (place.open(&time).await, place.open(&time).await);
     for round in 0..15 {
         let (key, first) = here.create(&format!("key-{round}")).await;
-        let rotate = async |replica: &Replica| replica.keys.rotate(key.id, 1000).await.ok();
+        let rotate = async |replica: &Replica| replica.keys.rotate(key.id, 1000, &|_| Ok(())).await.ok();
         let revoke = async {
             here.keys.revoke(key.id, "admin").await.unwrap();
             assert_ne!(here.find(&first), "live");
@@ -884,8 +887,10 @@ impl Store for Panicking {
         digest: TokenDigest,
         until: Timestamp,
         now: Timestamp,
+        expires_by: Option<Timestamp>,
+        may_give: &envoy_auth_tokens::keys::GiveCheck<'_>,
     ) -> Result<StoredKey, RotateError> {
-        self.store.rotate(id, digest, until, now).await
+        self.store.rotate(id, digest, until, now, expires_by, may_give).await
     }
     async fn revoke(&self, id: i64, by: &str, now: Timestamp) -> Result<Option<StoredKey>, StoreError> {
         self.store.revoke(id, by, now).await
@@ -969,7 +974,7 @@ async fn the_sqlite_file_is_ours_alone_and_holds_no_secret() {
     let Place::Sqlite(folder) = &place else { unreachable!() };
     let replica = place.open(&Time::new()).await;
     let (key, first) = replica.create("key").await;
-    let (_, second) = replica.keys.rotate(key.id, 60).await.unwrap();
+    let (_, second) = replica.keys.rotate(key.id, 60, &|_| Ok(())).await.unwrap();
     for name in ["keys.db", "keys.db-wal", "keys.db-shm"] {
         let path = folder.path().join(name);
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
@@ -1035,7 +1040,7 @@ async fn while_postgresql_is_down_keys_go_on_from_memory_and_what_happened_arriv
     assert!(!replica.keys.is_unknowable(time.now()));
     let errors = [
         replica.keys.create(ask("new")).await.err().unwrap().to_string(),
-        replica.keys.rotate(kept.id, 0).await.err().unwrap().to_string(),
+        replica.keys.rotate(kept.id, 0, &|_| Ok(())).await.err().unwrap().to_string(),
         replica.keys.revoke(kept.id, "admin").await.err().unwrap().to_string(),
         replica.keys.get(kept.id).await.err().unwrap().to_string(),
     ];

@@ -18,7 +18,7 @@ use super::rows::{self, ChangeRow, KeyRow, SessionRow, store_error};
 use super::{
     Changes, CreateError, NewKey, OpenError, Revision, RotateError, Snapshot, Store, StoreError, StoreUrl,
 };
-use crate::keys::{Key, Status, StoredKey, StoredSession};
+use crate::keys::{GiveCheck, Key, Status, StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
 /// How long somebody else's lock on the file is waited for.
@@ -229,16 +229,20 @@ impl Store for SqliteStore {
         digest: TokenDigest,
         previous_until: Timestamp,
         now: Timestamp,
+        expires_by: Option<Timestamp>,
+        may_give: &GiveCheck<'_>,
     ) -> Result<StoredKey, RotateError> {
         let mut transaction = self.write().await?;
         let stored = Self::one_key(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
         if stored.key.status(now) != Status::Live {
             return Err(RotateError::Dead);
         }
-        let until = stored.key.expires_at.map_or(previous_until, |expires_at| expires_at.min(previous_until));
-        let sql =
-            "UPDATE api_keys SET previous_digest = digest, previous_until = ?2, digest = ?3 WHERE id = ?1";
+        may_give(&stored.key)?;
+        let expires_at = stored.key.expires_at.into_iter().chain(expires_by).min();
+        let until = expires_at.map_or(previous_until, |expires_at| expires_at.min(previous_until));
+        let sql = "UPDATE api_keys SET previous_digest = digest, previous_until = ?2, digest = ?3, expires_at = ?4 WHERE id = ?1";
         let query = sqlx::query(sql).bind(id).bind(until.as_second()).bind(digest.as_bytes().as_slice());
+        let query = query.bind(expires_at.map(Timestamp::as_second));
         query.execute(&mut *transaction).await?;
         let stored = Self::one_key(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
         transaction.commit().await?;
