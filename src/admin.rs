@@ -8,6 +8,7 @@ mod audit;
 pub mod auth;
 mod body;
 pub mod error;
+mod grafana;
 pub mod keys;
 pub mod openapi;
 pub mod page;
@@ -81,6 +82,11 @@ fn api() -> Vec<(&'static str, MethodRouter<Arc<Admin>>)> {
         ("/api/auth/keys/{id}/revoke", post(keys::revoke)),
         ("/api/auth/keys/{id}/rotate", post(keys::rotate)),
         ("/api/auth/actor", get(auth::show_actor)),
+        ("/api/health", get(grafana::health)),
+        ("/api/org", get(grafana::org)),
+        ("/api/user", get(grafana::user)),
+        ("/api/login/ping", get(grafana::ping)),
+        ("/api/frontend/settings", get(grafana::settings)),
         ("/login", post(session::log_in)),
         ("/logout", post(session::log_out)),
         ("/openapi.json", get(openapi::show)),

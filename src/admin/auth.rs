@@ -86,7 +86,7 @@ impl Admin {
     }
 
     /// Who calls: by bearer, basic or session, whatever `credentials` says, and never the anonymous.
-    async fn caller(&self, parts: &Parts) -> Result<Arc<Known>, ApiError> {
+    pub(super) async fn caller(&self, parts: &Parts) -> Result<Arc<Known>, ApiError> {
         let headers = headers(&parts.headers);
         let http = self.http(parts, headers);
         let cookie = self.session_cookie();
@@ -95,6 +95,13 @@ impl Admin {
         let known = self.who(&http, &places).await?.ok_or(Refusal::NoCredential)?;
         audit::note_caller(parts, &known);
         Ok(known)
+    }
+
+    /// Whether a token or a session that counts comes with the request.  No password is verified.
+    pub(super) async fn has_token_or_session(&self, parts: &Parts) -> bool {
+        let http = self.http(parts, headers(&parts.headers));
+        let places = Places::new(vec![Place::Bearer, Place::Session { cookie: self.session_cookie() }]);
+        matches!(self.authorizer.who(&http, &places).await, Ok(Some(_)))
     }
 
     /// As the authorizer's `who`, and patient with passwords.

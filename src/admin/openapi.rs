@@ -54,6 +54,14 @@ fn paths() -> Value {
     }]);
     let query = |name: &str, schema: Value, description: &str| json!({"name": name, "in": "query", "schema": schema, "description": description});
     let message = reference("Message");
+    let grafana = |summary: &str| {
+        let answer = (summary, json!({"type": "object"}));
+        json!({"get": {"summary": summary, "responses": responses(answer, &[400, 401, 403, 503])}})
+    };
+    let health = json!({
+        "200": {"description": "It is up", "content": {"application/json": {"schema": reference("Health")}}},
+        "503": {"description": "It is down", "content": {"application/json": {"schema": reference("Health")}}},
+    });
     json!({
         "/api/auth/keys": {
             "get": {
@@ -114,6 +122,17 @@ fn paths() -> Value {
                 "responses": responses(("The caller's own actor", json!({"type": "object"})), &[400, 401, 503]),
             },
         },
+        "/api/health": {
+            "get": {
+                "summary": "Whether the key store can be read",
+                "security": [],
+                "responses": health,
+            },
+        },
+        "/api/org": grafana("The organization, for clients of Grafana"),
+        "/api/user": grafana("The caller, for clients of Grafana"),
+        "/api/login/ping": grafana("Whether the caller is logged in, for clients of Grafana"),
+        "/api/frontend/settings": grafana("The build, for clients of Grafana"),
         "/login": {
             "post": {
                 "summary": "Open a session",
@@ -213,6 +232,15 @@ fn schemas() -> Value {
             "type": "object",
             "required": ["message"],
             "properties": {"message": {"type": "string"}},
+        },
+        "Health": {
+            "type": "object",
+            "required": ["database", "version"],
+            "properties": {
+                "database": {"type": "string", "enum": ["ok", "failing"]},
+                "version": {"type": "string"},
+                "commit": {"type": "string", "description": "For callers with a token, a key or a session."},
+            },
         },
         "Error": {
             "type": "object",

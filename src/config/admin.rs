@@ -42,6 +42,8 @@ pub struct AdminRules {
     pub allow: Policy,
     /// `admin.public_url`: where browsers find the page, when that is not where we listen.
     pub public_url: Option<PublicUrl>,
+    /// `admin.org_name`: what `/api/org` says.
+    pub org_name: Box<str>,
 }
 
 /// An origin (RFC 6454): scheme, host and port.
@@ -117,7 +119,7 @@ const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Add
 pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<AdminSection<'t>> {
     let node = section?;
     let what = "a mapping such as {listen: \"127.0.0.1:9192\"}";
-    let keys = ["listen", "tls", "public_url", "allow"];
+    let keys = ["listen", "tls", "public_url", "allow", "org_name"];
     let fields = reader.fields(node, what, &keys).unwrap_or_else(|| Reader::no_fields(node));
     let listen_node = fields.get("listen");
     let tls = tls::read(reader, fields.get("tls"));
@@ -142,10 +144,12 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
         url.ok()
     });
     let allow = Policy::new("admin".into(), Some(allow));
+    let org_name = fields.get("org_name").and_then(|node| reader.text(node, "text such as Main Org."));
+    let org_name = org_name.map_or("Main Org.", |text| text.as_str()).into();
     Some(AdminSection {
         listen: AdminListen { listen, transport: tls.transport },
         listen_node,
-        rules: AdminRules { allow, public_url },
+        rules: AdminRules { allow, public_url, org_name },
         tls: tls.tls,
     })
 }

@@ -506,6 +506,28 @@ fn a_rotation_gives_no_longer_life_than_the_maximum() {
 }
 
 #[test]
+fn what_clients_of_grafana_ask_first() {
+    let api = Api::start(&config("sqlite:keys.db", "", ", org_name: Ours", ""));
+    let version = env!("CARGO_PKG_VERSION");
+    let health = |request: Request| request.send().json();
+    wait_until("the store was read", || api.request("GET", "/api/health").send().status == 200);
+    assert_eq!(health(api.request("GET", "/api/health")), json!({"database": "ok", "version": version}));
+    let wrong = api.request("GET", "/api/health").bearer("no-token-of-ours-0123");
+    assert_eq!(health(wrong), json!({"database": "ok", "version": version}));
+    assert!(health(api.request("GET", "/api/health").bearer(ROOT))["commit"].is_string());
+    let ask = |path: &str| api.request("GET", path).basic("vi", "vi").send().json();
+    assert_eq!(ask("/api/org"), json!({"id": 1, "name": "Ours"}));
+    assert_eq!(ask("/api/login/ping"), json!({"message": "Logged in"}));
+    assert_eq!(ask("/api/frontend/settings")["buildInfo"]["version"], version);
+    let user = ask("/api/user");
+    assert_eq!((&user["login"], &user["isGrafanaAdmin"]), (&json!("vi"), &json!(false)));
+    for path in ["/api/org", "/api/user", "/api/login/ping", "/api/frontend/settings"] {
+        assert_eq!(api.request("GET", path).send().status, 401, "{path}");
+        assert_eq!(api.request("GET", path).bearer(RESTRICTED).send().status, 403, "{path}");
+    }
+}
+
+#[test]
 fn the_type_of_a_body() {
     let api = Api::on("sqlite:keys.db");
     let send = |content_type: Option<&str>, body: &str| {
@@ -1415,6 +1437,14 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
         meet("GET", "/api/auth/actor", "", &root, "");
         meet("GET", "/api/auth/actor", "", &twice, "");
         meet("GET", "/api/auth/actor", "", &nobody, "");
+        let for_grafana = ["/api/org", "/api/user", "/api/login/ping", "/api/frontend/settings"];
+        for path in for_grafana {
+            meet("GET", path, "", &root, "");
+            meet("GET", path, "", &twice, "");
+            meet("GET", path, "", &nobody, "");
+            meet("GET", path, "", &restricted, "");
+        }
+        meet("GET", "/api/health", "", &nobody, "");
         meet("POST", "/login", "", &json, r#"{"user": "vi", "password": "vi"}"#);
         meet("POST", "/login", "", &json, r#"{"user": "vi", "password": "wrong"}"#);
         meet("POST", "/login", "", &json, "{}");
@@ -1435,6 +1465,13 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
             unknowable(api.request("GET", "/api/auth/actor")).send().status == 503
         });
         meet("GET", "/api/auth/actor", "", &unknowable, "");
+        for path in for_grafana {
+            meet("GET", path, "", &unknowable, "");
+        }
+        wait_until("the store was not read for long", || {
+            api.request("GET", "/api/health").send().status == 503
+        });
+        meet("GET", "/api/health", "", &nobody, "");
         meet("GET", keys, "", &root, "");
         meet("POST", keys, "", &json, r#"{"name": "never", "role": "Viewer"}"#);
         for (method, path) in [("GET", ""), ("POST", "/revoke"), ("POST", "/rotate"), ("DELETE", "")] {
