@@ -45,6 +45,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::actor::Actor;
 use crate::actor::header::ActorHeader;
 use crate::credential::Places;
+use crate::keys::name::{folded, is_same};
 use crate::keys::service::Settings;
 use crate::keys::store::StoreUrl;
 use crate::policy::{Policies, Policy};
@@ -537,13 +538,20 @@ impl Rules {
         !policies::is_reserved(name) && self.policies.iter().any(|policy| policy.name().as_ref() == name)
     }
 
-    /// Whether a token, a user or one of their actors has this name, so that no key may take it.
+    /// Whether a token, a user or one of their actors has this name, so that no key may take it.  Names are compared as
+    /// those of keys are.
     pub fn has_name(&self, name: &str) -> bool {
         let users = self.users.iter().map(|(_, user)| &user.known);
+        let name = folded(name);
         self.tokens.iter().map(|(_, known)| known).chain(users).any(|known| {
-            let is_actors =
-                |member| known.actor.member(member).and_then(serde_json::Value::as_str) == Some(name);
-            known.name.as_ref() == name || is_actors("name") || is_actors("id")
+            let is_actors = |member| {
+                known
+                    .actor
+                    .member(member)
+                    .and_then(serde_json::Value::as_str)
+                    .is_some_and(|own| is_same(&name, own))
+            };
+            is_same(&name, &known.name) || is_actors("name") || is_actors("id")
         })
     }
 

@@ -141,7 +141,7 @@ pub(super) async fn create(State(admin): State<Arc<Admin>>, request: Request) ->
 }
 
 /// What a key may be called, for whoever gave it another name.
-const NAMES: &str = "a name is 1 to 190 printable characters without blanks at the ends";
+const NAMES: &str = "a name is 1 to 190 printable characters of one script without blanks at the ends";
 
 /// Only members that the configuration lists, and not too much of them.
 fn check_actor(actor: &Map<String, Value>, settings: &Settings) -> Result<(), ApiError> {

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::actor::Actor;
 use crate::config::Rules;
+use crate::keys::name::folded;
 use crate::keys::{Excess, Role};
 use crate::policy::Allow;
 use crate::policy::allow::Wanted;
@@ -85,10 +86,10 @@ fn speaks_of(allow: &Allow, power: &Power<'_>) -> bool {
 fn names(value: &Value, power: &Power<'_>) -> bool {
     match value {
         Value::String(text) => {
-            let text = text.to_lowercase();
+            let text = folded(text);
             let bare =
                 ["key:", "sa:"].into_iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(&text);
-            let name = power.name.to_lowercase();
+            let name = folded(power.name);
             bare == name || text == name || power.id.is_some_and(|id| text == id.to_string())
         }
         Value::Number(number) => {

@@ -330,7 +330,11 @@ fn what_keys_and_admin_mean() {
     let public_url = rules.admin.as_ref().unwrap().public_url.as_ref().unwrap();
     assert_eq!((public_url.to_string().as_str(), public_url.is_https()), ("https://keys.example.com", true));
     assert_eq!(rules.places.order(), [Place::Session { cookie: "__Host-eat_session" }]);
-    assert!(["token-1", "the-bot", "Bot"].iter().all(|name| rules.has_name(name)) && !rules.has_name("bot"));
+    assert!(
+        ["token-1", "the-bot", "Bot"].iter().all(|name| rules.has_name(name))
+            && rules.has_name("bot")
+            && !rules.has_name("bots")
+    );
     assert!(
         rules.has_named_policy("read") && !rules.has_named_policy("default") && !rules.has_named_policy("x")
     );

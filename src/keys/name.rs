@@ -2,7 +2,8 @@
 
 use std::sync::LazyLock;
 
-use regex::Regex;
+use regex::{Regex, RegexSet};
+use unicode_normalization::UnicodeNormalization;
 
 use super::MAX_NAME;
 
@@ -22,9 +23,70 @@ static NAME: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(&name).expect("the pattern is a constant")
 });
 
-/// Whether a key may have this name: 1 to [`MAX_NAME`] printable characters without blanks at the ends.
+/// Scripts in modern use (UAX 31, table 5), each alone; and the mixtures with Latin that UTS 39 section 5.2 calls
+/// Highly Restrictive.
+const SCRIPTS: [&[&str]; 31] = [
+    &["Arabic"],
+    &["Armenian"],
+    &["Bengali"],
+    &["Cherokee"],
+    &["Cyrillic"],
+    &["Devanagari"],
+    &["Ethiopic"],
+    &["Georgian"],
+    &["Greek"],
+    &["Gujarati"],
+    &["Gurmukhi"],
+    &["Hebrew"],
+    &["Kannada"],
+    &["Khmer"],
+    &["Lao"],
+    &["Malayalam"],
+    &["Mongolian"],
+    &["Myanmar"],
+    &["Oriya"],
+    &["Sinhala"],
+    &["Syriac"],
+    &["Tamil"],
+    &["Telugu"],
+    &["Thaana"],
+    &["Thai"],
+    &["Tibetan"],
+    &["Tifinagh"],
+    &["Yi"],
+    &["Latin", "Han", "Hiragana", "Katakana"],
+    &["Latin", "Han", "Bopomofo"],
+    &["Latin", "Han", "Hangul"],
+];
+
+/// A name of no known script but these, which no other script's letters stand in.
+static ONE_SCRIPT: LazyLock<RegexSet> = LazyLock::new(|| {
+    let patterns = SCRIPTS.map(|scripts| {
+        let scripts: String = scripts.iter().map(|script| format!(r"\p{{scx={script}}}")).collect();
+        format!(r"^[\p{{scx=Common}}\p{{scx=Inherited}}{scripts}]*$")
+    });
+    RegexSet::new(patterns).expect("the patterns are constants")
+});
+
+/// Whether a key may have this name: 1 to [`MAX_NAME`] printable characters without blanks at the ends, of one
+/// script or of a mixture that is in use.
 pub fn is_name(text: &str) -> bool {
-    text.chars().take(MAX_NAME + 1).count() <= MAX_NAME && text.trim() == text && NAME.is_match(text)
+    text.chars().take(MAX_NAME + 1).count() <= MAX_NAME
+        && text.trim() == text
+        && NAME.is_match(text)
+        // The long s and the Kelvin sign: no letters of names, and yet readers who fold case take them for s and k.
+        && !text.contains(['\u{17f}', '\u{212a}'])
+        && (text.is_ascii() || ONE_SCRIPT.is_match(text))
+}
+
+/// The form in which names are compared: compatibility forms and capitals are the same name.
+pub fn folded(name: &str) -> String {
+    name.nfkc().flat_map(char::to_lowercase).nfkc().collect()
+}
+
+/// Whether a name is the one of this folded form.
+pub fn is_same(folded_name: &str, other: &str) -> bool {
+    if other.is_ascii() { folded_name.eq_ignore_ascii_case(other) } else { folded_name == folded(other) }
 }
 
 #[cfg(test)]
@@ -49,9 +111,40 @@ mod tests {
             "किताब",
             "<script>",
             "'; DROP TABLE keys; --",
+            "ключ",
+            "κλειδί",
+            "日本のキー key",
+            "열쇠 key",
+            "clé-β".trim_end_matches('β'),
             &longest,
         ] {
             assert!(is_name(name), "{name:?}");
+        }
+        for mixed in [
+            "\u{430}dmin",
+            "admin\u{43e}",
+            "clé-β",
+            "a\u{5d0}",
+            "ad\u{3bc}in",
+            "\u{17f}ecret",
+            "to\u{212a}en",
+        ] {
+            assert!(!is_name(mixed), "{mixed:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_compared_without_case_and_compatibility_forms() {
+        for (one, other, same) in [
+            ("admin", "ADMIN", true),
+            ("admin", "ａｄｍｉｎ", true),
+            ("É", "e\u{301}", true),
+            ("ﬁle", "FILE", true),
+            ("ключ", "КЛЮЧ", true),
+            ("admin", "admin2", false),
+        ] {
+            assert_eq!(is_same(&folded(one), other), same, "{one} {other}");
+            assert_eq!(is_same(&folded(other), one), same, "{other} {one}");
         }
     }
 

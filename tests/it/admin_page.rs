@@ -362,7 +362,10 @@ fn a_time_to_live_that_is_none_is_refused_in_place_without_a_request() {
     browser.read("#add-name-error", "Give the key a name.");
     for (wrong, told) in [
         ("x".repeat(191), "A name is 1 to 190 printable characters."),
-        ("bell\u{7}".to_owned(), "A name is 1 to 190 printable characters without blanks at the ends."),
+        (
+            "bell\u{7}".to_owned(),
+            "A name is 1 to 190 printable characters of one script without blanks at the ends.",
+        ),
     ] {
         browser.fill("#add-name", &wrong);
         browser.press(&[ENTER]);

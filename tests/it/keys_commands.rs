@@ -137,7 +137,7 @@ fn refusals_are_told_in_the_words_of_the_api_with_exit_code_1() {
         ),
         (
             &["create", "", "--role", "Viewer"],
-            "error: bad request data; name: a name is 1 to 190 printable characters without blanks at the ends (400)\n",
+            "error: bad request data; name: a name is 1 to 190 printable characters of one script without blanks at the ends (400)\n",
         ),
         (
             &["create", "x", "--role", "Viewer", "--policy", "none"],
