@@ -82,6 +82,10 @@ impl Outcome {
 pub enum Refusal {
     /// The message is no CheckRequest.
     Undecodable,
+    /// The message is longer than `ext_authz.max_request_bytes`.
+    RequestTooLarge,
+    /// More bytes of messages are arriving than may be held at once.
+    Overloaded,
     /// There is no HTTP request in it: the TCP filter asked.
     NoHttp,
     /// The path can be read in two ways.
@@ -128,8 +132,10 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, one of each.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::Undecodable,
+        Self::RequestTooLarge,
+        Self::Overloaded,
         Self::NoHttp,
         Self::AmbiguousPath(AmbiguousPath::NotAbsolute),
         Self::AmbiguousPath(AmbiguousPath::EmptySegment),
@@ -173,6 +179,8 @@ impl Refusal {
             | Self::MethodOverride
             | Self::ConnectionNamesActorHeader
             | Self::DuplicateCredential => (400, "Malformed request"),
+            Self::RequestTooLarge => (413, "Request too large"),
+            Self::Overloaded => (503, "Too many requests at once"),
             Self::NoCredential => (401, "Unauthorized"),
             Self::MalformedToken => (401, "Malformed credential"),
             Self::MalformedBasic => (401, "Invalid Basic Auth Header"),
@@ -190,6 +198,8 @@ impl Refusal {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Undecodable => "undecodable_request",
+            Self::RequestTooLarge => "request_too_large",
+            Self::Overloaded => "overloaded",
             Self::NoHttp => "no_http",
             Self::AmbiguousPath(why) => match why {
                 AmbiguousPath::NotAbsolute => "path_not_absolute",

@@ -3,7 +3,7 @@
 //! The Check path is a service of our own on hyper's HTTP/2; everything else on this listener
 //! (health, reflection) is tonic's.  Every CheckRequest gets an answer with gRPC status OK, refusals
 //! included: to Envoy a gRPC error is an outage, which it may be told to let pass.
-//! Only a body that is no gRPC message, or one beyond `max_request_bytes`, is a gRPC error.
+//! Only a body that is no gRPC message, or does not arrive in time, is a gRPC error.
 
 pub mod frame;
 pub mod health;
@@ -11,6 +11,7 @@ pub mod protobuf;
 pub mod reflection;
 pub mod request;
 pub mod response;
+pub mod wiring;
 
 /// The slice of the protocol, generated from `proto/ext_authz.proto`.
 pub mod wire {
@@ -30,7 +31,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, TE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
@@ -55,6 +56,7 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::traces::CheckSpan;
 use frame::{Budget, FrameError, Message};
 use response::Answers;
+use wiring::{WrongWiring, WrongWirings};
 
 /// The path of the one method.
 pub const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -88,6 +90,8 @@ const ARRIVING_BYTES: usize = 256 * 1024 * 1024;
 const LONGEST_CHECK: Duration = Duration::from_secs(30);
 /// How long a message may take to arrive; a shorter `grpc-timeout` goes before.
 const LONGEST_READ: Duration = Duration::from_secs(10);
+/// How long the rest of a message that was denied unread may go on arriving.
+const MAX_DISCARD_TIME: Duration = Duration::from_secs(10);
 /// How long a connection may stay open before it has sent the 24 bytes with which HTTP/2 begins.
 const LONGEST_GREETING: Duration = Duration::from_secs(10);
 
@@ -172,21 +176,43 @@ impl CheckService {
         arc_swap::Guard::from_inner(answers)
     }
 
-    async fn call(&self, Arriving { body, deadline, span }: Arriving) -> Response<AnswerBody> {
+    async fn call(&self, Arriving { mut body, deadline, span }: Arriving) -> Response<AnswerBody> {
         // Nobody waits for an answer beyond the deadline, so nobody is waited for either.
         let patience = deadline.map_or(LONGEST_READ, |deadline| deadline.min(LONGEST_READ));
-        let reading = frame::read(body, self.max_request_bytes, &self.arriving);
+        let reading = frame::read(&mut body, self.max_request_bytes, &self.arriving);
         let message = tokio::time::timeout(patience, reading).await;
         let body = match message.unwrap_or(Err(FrameError::TooSlow)) {
             Ok(Message { bytes, held: _until_answered }) => {
                 AnswerBody::Message(self.check(&bytes, deadline, span).await)
+            }
+            // What a client of Envoy can bring about is a denial: an error is what failure_mode_allow lets pass.
+            Err(error @ (FrameError::TooLong | FrameError::Crowded)) => {
+                let refusal = match error {
+                    FrameError::TooLong => Refusal::RequestTooLarge,
+                    _ => Refusal::Overloaded,
+                };
+                let begun = Begun { at: Instant::now(), span };
+                let answer = self.finish(&self.refused(refusal), None, &begun);
+                // The stream is not reset: the HTTP/2 library counts what still arrives for such streams, and ends
+                // their connection.
+                tokio::spawn(tokio::time::timeout(MAX_DISCARD_TIME, frame::discard(body)));
+                AnswerBody::Message(answer)
             }
             Err(error) => {
                 self.telemetry.record_unreadable(error);
                 if let Some(span) = span {
                     span.unreadable();
                 }
-                AnswerBody::error(error)
+                return match error {
+                    FrameError::Empty => plain(StatusCode::BAD_REQUEST, NO_MESSAGE),
+                    // A gRPC client reads the trailers; whoever reads the status alone is told no.
+                    FrameError::Unreadable
+                    | FrameError::Misframed
+                    | FrameError::Compressed
+                    | FrameError::TooSlow
+                    | FrameError::TooLong
+                    | FrameError::Crowded => answer(StatusCode::BAD_REQUEST, AnswerBody::error(error)),
+                };
             }
         };
         answer(StatusCode::OK, body)
@@ -232,6 +258,7 @@ struct Doors {
     tls: Option<Arc<Acceptor>>,
     checks: Arc<CheckService>,
     others: Routes,
+    wrong_wirings: WrongWirings,
 }
 
 /// Serves connections, over TLS where there is an acceptor, until it is time to close; then lets those that
@@ -243,7 +270,8 @@ pub async fn serve(
     others: Routes,
     closing: Closing,
 ) {
-    let doors = Arc::new(Doors { tls, checks, others });
+    let wrong_wirings = WrongWirings::new(checks.telemetry.metrics());
+    let doors = Arc::new(Doors { tls, checks, others, wrong_wirings });
     listener.serve(closing, |stream, closing| serve_connection(stream, Arc::clone(&doors), closing)).await;
 }
 
@@ -295,11 +323,16 @@ async fn serve_connection(stream: Stream, doors: Arc<Doors>, mut closing: Closin
     let Ok(Ok(stream)) = greeted else {
         return;
     };
+    let peer: Arc<str> = stream.stream.client().into();
+    if let Some(kind) = WrongWiring::of_preface(&stream.preface, doors.tls.is_some()) {
+        doors.wrong_wirings.report(kind, &peer);
+        return;
+    }
     let streams = Streams::default();
     let builder = http2(streams.clone());
     let answer = service_fn(move |request: Request<Incoming>| {
         streams.is_check.store(request.uri().path() == CHECK_PATH, Ordering::Relaxed);
-        dispatch(Arc::clone(&doors), request)
+        dispatch(Arc::clone(&doors), Arc::clone(&peer), request)
     });
     let stream = TokioIo::new(Unstalled::new(stream));
     let mut connection = std::pin::pin!(builder.serve_connection(stream, answer));
@@ -380,22 +413,40 @@ impl AsyncWrite for Greeted {
 /// What a request asks for.
 enum Asked {
     Check(Arriving),
-    /// At the path of Checks, and no gRPC.
-    NotGrpc,
+    /// No gRPC call, or none that is served here.  Envoy's `http_service` takes status 200 for a permission: whoever
+    /// speaks no gRPC gets another one.
+    Denied(StatusCode, &'static str),
     /// Something else.  Boxed, so that the rare request does not make the task of every Check larger.
     Other(Box<Request<Incoming>>),
 }
 
 impl Asked {
-    fn by(request: Request<Incoming>, telemetry: &Telemetry) -> Self {
-        if request.uri().path() != CHECK_PATH {
-            return Self::Other(Box::new(request));
+    fn by(request: Request<Incoming>, doors: &Doors, peer: &str) -> Self {
+        let path = request.uri().path();
+        let is_check = path == CHECK_PATH;
+        // An answer to HEAD has no body (RFC 9110 section 9.3.2).
+        let told = |sentence| if request.method() == Method::HEAD { "" } else { sentence };
+        if !is_check && !health::PATHS.contains(&path) && !reflection::PATHS.contains(&path) {
+            let kind = WrongWiring::of_path(path);
+            doors.wrong_wirings.report(kind, peer);
+            return Self::Denied(StatusCode::NOT_FOUND, told(kind.advice()));
         }
         let headers = request.headers();
-        if request.method() != Method::POST || !is_grpc(headers) {
-            return Self::NotGrpc;
+        let denied = if request.method() != Method::POST {
+            Some(StatusCode::METHOD_NOT_ALLOWED)
+        } else if !is_grpc(headers) || !expects_trailers(headers) {
+            Some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+        } else {
+            None
+        };
+        if let Some(status) = denied {
+            doors.wrong_wirings.report(WrongWiring::NotGrpc, peer);
+            return Self::Denied(status, told(WrongWiring::NotGrpc.advice()));
         }
-        let (deadline, span) = (grpc_timeout(headers), telemetry.begin_span(headers));
+        if !is_check {
+            return Self::Other(Box::new(request));
+        }
+        let (deadline, span) = (grpc_timeout(headers), doors.checks.telemetry.begin_span(headers));
         Self::Check(Arriving { body: request.into_body(), deadline, span })
     }
 }
@@ -404,20 +455,56 @@ impl Asked {
 /// so that every byte of it is copied several times.
 fn dispatch(
     doors: Arc<Doors>,
+    peer: Arc<str>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> {
-    let asked = Asked::by(request, &doors.checks.telemetry);
+    let asked = Asked::by(request, &doors, &peer);
+    drop(peer);
     async move {
         Ok(match asked {
             Asked::Check(arriving) => doors.checks.call(arriving).await,
-            Asked::NotGrpc => answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, AnswerBody::End),
-            Asked::Other(request) => {
-                let response = Box::pin(doors.others.clone().oneshot(*request)).await;
-                response.unwrap_or_else(|never| match never {}).map(AnswerBody::Other)
-            }
+            Asked::Denied(status, sentence) => plain(status, sentence),
+            Asked::Other(request) => Box::pin(other(&doors, *request)).await,
         })
     }
 }
+
+/// The answer of health and reflection, which are tonic's.
+async fn other(doors: &Doors, request: Request<Incoming>) -> Response<AnswerBody> {
+    let (head, mut body) = request.into_parts();
+    // tonic answers a call without a message with status 200 and an error in the trailers.
+    let first = tokio::time::timeout(LONGEST_READ, frame::first_data(&mut body)).await;
+    let Ok(Some(first)) = first else {
+        return plain(StatusCode::BAD_REQUEST, NO_MESSAGE);
+    };
+    let body = http_body_util::BodyExt::boxed(wiring::After::new(first, body));
+    let response = doors.others.clone().oneshot(Request::from_parts(head, body)).await;
+    let mut response = response.unwrap_or_else(|never| match never {});
+    let code = response.headers().get(GRPC_STATUS).map(HeaderValue::as_bytes);
+    if code.is_some_and(|code| matches!(code, b"12" | b"13")) {
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+    }
+    response.map(AnswerBody::Other)
+}
+
+/// Whether the caller can read what a gRPC answer ends with (gRPC over HTTP/2, "TE").
+fn expects_trailers(headers: &HeaderMap) -> bool {
+    headers.get(TE).is_some_and(|value| value.as_bytes() == b"trailers")
+}
+
+/// An answer for whoever speaks no gRPC: a sentence, and a status that nobody takes for a permission.
+fn plain(status: StatusCode, sentence: &'static str) -> Response<AnswerBody> {
+    let body = match sentence {
+        "" => AnswerBody::End,
+        sentence => AnswerBody::Sentence(Bytes::from_static(sentence.as_bytes())),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+const NO_MESSAGE: &str = "A gRPC call carries a message, and this one has none.\n";
 
 /// The body of a gRPC answer: at most one message, then its status in the trailers.
 pub enum AnswerBody {
@@ -425,6 +512,8 @@ pub enum AnswerBody {
     Message(Bytes),
     /// The trailers.
     Trailers(HeaderMap),
+    /// A text, and no trailers.
+    Sentence(Bytes),
     /// Nothing more.
     End,
     /// What tonic answers.
@@ -439,7 +528,7 @@ impl AnswerBody {
     /// The gRPC status of a message that could not be read (grpc's own choice of codes for each).
     fn error(error: FrameError) -> Self {
         let code = match error {
-            FrameError::Unreadable | FrameError::Misframed => "13",
+            FrameError::Unreadable | FrameError::Misframed | FrameError::Empty => "13",
             FrameError::Compressed => "12",
             FrameError::TooLong | FrameError::Crowded => "8",
             FrameError::TooSlow => "4",
@@ -472,13 +561,14 @@ impl Body for AnswerBody {
                 Poll::Ready(Some(Ok(Frame::data(framed))))
             }
             Self::Trailers(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+            Self::Sentence(text) => Poll::Ready(Some(Ok(Frame::data(text)))),
             Self::End | Self::Other(_) => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Message(_) | Self::Trailers(_) => false,
+            Self::Message(_) | Self::Trailers(_) | Self::Sentence(_) => false,
             Self::End => true,
             Self::Other(body) => body.is_end_stream(),
         }
@@ -489,8 +579,8 @@ impl Body for AnswerBody {
 mod tests {
     use super::*;
 
-    /// The size of what a function of two arguments makes.
-    fn size_of_made<A, B, Made>(_: impl Fn(A, B) -> Made) -> usize {
+    /// The size of what a function of three arguments makes.
+    fn size_of_made<A, B, C, Made>(_: impl Fn(A, B, C) -> Made) -> usize {
         size_of::<Made>()
     }
 

@@ -63,6 +63,8 @@
 //! - The HTTP status and the message of a refusal are chosen in one exhaustive `match`, for every door
 //!   ([`decision::Refusal::answer`]); the status code and the headers of a Check's answer in another, in
 //!   [`ext_authz::response`].
+//! - Whoever speaks no gRPC gets no status 200, which Envoy's `http_service` takes for a permission
+//!   ([`ext_authz::wiring`]).
 //! - Every CheckRequest gets an answer with gRPC status OK; a refusal is a `denied_response`.  To Envoy a gRPC
 //!   error is an outage, which it may have been told to let pass.  A panic is caught and refuses.
 //! - A token's plain text goes no further than the place that carried it: [`credential::find`] hands on a

@@ -1,7 +1,7 @@
 //! Listening sockets: TCP, Unix and abstract Unix ones, behind one type.
 
 pub mod activation;
-mod complaints;
+pub mod complaints;
 pub mod http1;
 pub mod limit;
 pub mod stall;
@@ -209,7 +209,7 @@ pub enum Stream {
 
 impl Stream {
     /// Whose connection it is, for the log.
-    fn client(&self) -> String {
+    pub fn client(&self) -> String {
         match self {
             Self::Tcp(stream) => {
                 stream.peer_addr().map_or_else(|_| "unknown".to_owned(), |address| address.to_string())

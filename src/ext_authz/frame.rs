@@ -7,12 +7,15 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 const PREFIX: usize = 5;
 
-/// Why a body holds no message that we can read: these alone are gRPC errors.
+/// Why a body holds no message that we can read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The body broke off or failed.
     #[error("the request body could not be read")]
     Unreadable,
+    /// There is no byte in it.
+    #[error("the request has no message")]
+    Empty,
     /// Fewer bytes than the prefix says, or more than one message.
     #[error("the request body is not exactly one message")]
     Misframed,
@@ -58,7 +61,7 @@ pub struct Message<'b> {
 ///
 /// # Errors
 /// [`FrameError`].
-pub async fn read<B>(mut body: B, limit: usize, budget: &Budget) -> Result<Message<'_>, FrameError>
+pub async fn read<'b, B>(body: &mut B, limit: usize, budget: &'b Budget) -> Result<Message<'b>, FrameError>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -85,12 +88,39 @@ where
     if !pieces.is_empty() {
         whole = pieces.freeze();
     }
+    if whole.is_empty() {
+        return Err(FrameError::Empty);
+    }
     let length = check_prefix(&whole, limit)?.ok_or(FrameError::Misframed)?;
     whole.advance(PREFIX);
     if whole.len() != length {
         return Err(FrameError::Misframed);
     }
     Ok(Message { bytes: whole, held })
+}
+
+/// Reads what is left of a body, and drops it.
+pub async fn discard<B>(mut body: B)
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    while let Some(Ok(_)) = body.frame().await {}
+}
+
+/// The first bytes of a body; `None` where it has none.
+pub async fn first_data<B>(body: &mut B) -> Option<Bytes>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    while let Some(frame) = body.frame().await {
+        match frame.ok()?.into_data() {
+            Ok(data) if !data.is_empty() => return Some(data),
+            Ok(_) => {}
+            // Trailers: nothing comes behind them.
+            Err(_) => return None,
+        }
+    }
+    None
 }
 
 /// The length that the prefix announces, once the prefix is there.  What is too long is not waited for.
@@ -171,21 +201,21 @@ mod tests {
     }
 
     async fn read_pieces(pieces: &[&[u8]]) -> Result<Bytes, FrameError> {
-        read(body(pieces), 4, &Budget::new(100)).await.map(|message| message.bytes)
+        read(&mut body(pieces), 4, &Budget::new(100)).await.map(|message| message.bytes)
     }
 
     #[tokio::test]
     async fn pieces_have_a_budget_until_they_are_answered_and_whole_messages_need_none() {
         let budget = Budget::new(13);
         let (whole, pieces): (&[&[u8]], &[&[u8]]) = (&[b"\0\0\0\0\x02ab"], &[b"\0\0\0\0", b"\x02a", b"b"]);
-        let first = read(body(pieces), 4, &budget).await.unwrap();
+        let first = read(&mut body(pieces), 4, &budget).await.unwrap();
         assert_eq!(budget.0.available_permits(), 6);
-        assert_eq!(read(body(pieces), 4, &budget).await.unwrap_err(), FrameError::Crowded);
+        assert_eq!(read(&mut body(pieces), 4, &budget).await.unwrap_err(), FrameError::Crowded);
         assert_eq!(budget.0.available_permits(), 6, "what was refused holds nothing");
-        assert_eq!(read(body(whole), 4, &budget).await.unwrap().bytes, "ab");
+        assert_eq!(read(&mut body(whole), 4, &budget).await.unwrap().bytes, "ab");
         drop(first);
         assert_eq!(budget.0.available_permits(), 13);
-        assert_eq!(read(body(pieces), 4, &budget).await.unwrap().bytes, "ab");
+        assert_eq!(read(&mut body(pieces), 4, &budget).await.unwrap().bytes, "ab");
     }
 
     #[tokio::test]
@@ -196,7 +226,8 @@ mod tests {
             (&[b"\0\0\0\0\x04", b"ab", b"", b"cd"], Ok(b"abcd")),
             (&[b"\0", b"\0\0", b"\0\x01", b"a"], Ok(b"a")),
             (&[b"", b"\0\0\0\0\x01a"], Ok(b"a")),
-            (&[], Err(FrameError::Misframed)),
+            (&[], Err(FrameError::Empty)),
+            (&[b""], Err(FrameError::Empty)),
             (&[b"\0\0\0\0"], Err(FrameError::Misframed)),
             (&[b"\0\0\0\0\x02a"], Err(FrameError::Misframed)),
             (&[b"\0\0\0\0\x01ab"], Err(FrameError::Misframed)),

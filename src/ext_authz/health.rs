@@ -6,6 +6,9 @@ use tonic_health::server::HealthReporter;
 
 use super::SERVICE_NAME;
 
+/// The paths of its methods.
+pub const PATHS: [&str; 2] = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
+
 /// What the health service says, for `""` and for Authorization.
 pub struct Reported(HealthReporter);
 

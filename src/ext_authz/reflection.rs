@@ -3,6 +3,12 @@
 use tonic::service::Routes;
 use tonic_reflection::server::{Builder, Error};
 
+/// The paths of its methods.  Where reflection is off, tonic answers them with UNIMPLEMENTED.
+pub const PATHS: [&str; 2] = [
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reflection.bin"));
 
 /// Adds both versions of the reflection service.

@@ -289,6 +289,7 @@ fn reader(http: Option<&Http<'_>>) -> Reader {
 mod code {
     pub(super) const INVALID_ARGUMENT: i32 = 3;
     pub(super) const PERMISSION_DENIED: i32 = 7;
+    pub(super) const RESOURCE_EXHAUSTED: i32 = 8;
     pub(super) const INTERNAL: i32 = 13;
     pub(super) const UNAVAILABLE: i32 = 14;
     pub(super) const UNAUTHENTICATED: i32 = 16;
@@ -338,6 +339,8 @@ fn face(refusal: Refusal) -> Face {
         Refusal::Panicked | Refusal::AnswerTooLarge => {
             face(code::INTERNAL, "internal_error", Challenge::None)
         }
+        Refusal::RequestTooLarge => face(code::RESOURCE_EXHAUSTED, "request_too_large", Challenge::None),
+        Refusal::Overloaded => face(code::UNAVAILABLE, "overloaded", Challenge::None),
         Refusal::PasswordUnverified | Refusal::KeysUnavailable => {
             face(code::UNAVAILABLE, "unavailable", Challenge::None)
         }
@@ -375,7 +378,9 @@ fn denial(refusal: Refusal, reader: Reader, rules: &Rules) -> CheckResponse {
         headers.push(set_header("retry-after", "1".to_owned()));
     }
     let response = DeniedHttpResponse { status: Some(HttpStatus { code: status.into() }), headers, body };
-    let is_outage = status == 503 && rules.unavailable == Unavailable::Error;
+    // A client that floods us must not choose what `failure_mode_allow` lets pass.
+    let cannot_know = matches!(refusal, Refusal::PasswordUnverified | Refusal::KeysUnavailable);
+    let is_outage = cannot_know && rules.unavailable == Unavailable::Error;
     CheckResponse {
         status: Some(Status { code: face.code }),
         http_response: Some(if is_outage {

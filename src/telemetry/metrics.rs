@@ -56,6 +56,7 @@ pub struct Metrics {
     last_reload_success: Gauge,
     certificate_expiry: Family<ListenerLabels, Gauge>,
     refused_connections: Family<ListenerLabels, Counter>,
+    wrong_wirings: Family<KindLabels, Counter>,
     keys: HeldKeys,
     dropped_spans: Counter,
 }
@@ -70,6 +71,11 @@ struct DecisionLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -96,6 +102,7 @@ impl Metrics {
             last_reload_success: Gauge::default(),
             certificate_expiry: Family::default(),
             refused_connections: Family::default(),
+            wrong_wirings: Family::default(),
             keys: HeldKeys::default(),
             dropped_spans: Counter::default(),
             registry,
@@ -161,6 +168,11 @@ impl Metrics {
             "Connections closed at once because as many as may be were open, by listener",
             self.refused_connections.clone(),
         );
+        registry.register(
+            "wrong_wiring",
+            "Connections and requests that this listener cannot answer, by kind: the log says what to change",
+            self.wrong_wirings.clone(),
+        );
         registry.register_collector(Box::new(self.keys.clone()));
         registry.register("dropped_spans", "Spans that no collector took", self.dropped_spans.clone());
         registry.register(
@@ -212,6 +224,11 @@ impl Metrics {
     /// Where the connections are counted that the listener of this name refuses.
     pub fn refused_connections(&self, listener: &'static str) -> Counter {
         self.refused_connections.get_or_create(&ListenerLabels { listener }).clone()
+    }
+
+    /// Where the connections and requests are counted that are wired wrongly in this way.
+    pub fn wrong_wirings(&self, kind: &'static str) -> Counter {
+        self.wrong_wirings.get_or_create(&KindLabels { kind }).clone()
     }
 
     /// Counts a reload that put other rules into force.

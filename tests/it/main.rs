@@ -64,3 +64,4 @@ mod tls;
 mod traces;
 mod transports;
 mod users;
+mod wiring;

@@ -249,7 +249,10 @@ fn a_refusal_is_an_answer_and_only_our_own_fault_is_an_error() {
 /// Sends a Check of these bytes that has to be answered soon, and gives back its gRPC status.
 fn send(server: &Server, framed: &[u8]) -> String {
     let request = http::Request::post(format!("http://h/{NAME}"));
-    let request = request.header("content-type", "application/grpc").header("grpc-timeout", "100m");
+    let request = request
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", "100m");
     let request = request.body(()).unwrap();
     let answer = http2::send(server.tcp(), request, Some(framed.to_vec().into())).unwrap();
     answer.grpc_status().expect("a status").to_owned()

@@ -123,26 +123,60 @@ fn bytes_in_a_body_are_bytes() {
     assert_eq!(answer.seen().body_bytes, 4096);
 }
 
-#[test]
-fn a_message_over_the_limit_is_an_error_and_nobody_passes() {
+/// A server that takes messages of 64 KiB, behind an Envoy that lets pass what it cannot ask about.
+fn small_messages_fail_open() -> Stack {
     let shape = Shape::plain().filter(json!({
-        "with_request_body": { "max_request_bytes": 8388608 },
+        "with_request_body": { "max_request_bytes": 33554432 },
+        "failure_mode_allow": true,
     }));
     // `ext_authz` carries the limit, so this setup writes its own listeners.
     let setup = Server::with(
         "ext_authz: {listen: '127.0.0.1:0', max_request_bytes: 64KiB}
 probes: {listen: '127.0.0.1:0'}
 tokens: [{token: alice-token-0123456789, actor: {id: alice}}]
+default: {allow: true, enforce: false}
 ",
     )
     .own_listeners();
-    let stack = Stack::shaped(setup, shape).expecting_errors();
+    Stack::shaped(setup, shape)
+}
+
+#[test]
+fn a_message_over_the_limit_is_a_denial_and_nobody_passes() {
+    let stack = small_messages_fail_open();
     assert_eq!(stack.post("/").bearer(ALICE).body(vec![b'b'; 1024]).send().status, 200);
-    let answer = stack.post("/").bearer(ALICE).body(vec![b'b'; 1024 * 1024]).send();
-    assert_eq!(answer.status, 403, "Envoy's own answer to an error");
+    for length in [64 * 1024, 1024 * 1024, 20 * 1024 * 1024] {
+        let answer = stack.post("/").body(vec![b'b'; length]).header("x-actor-id", "root").send();
+        assert_eq!(answer.status, 413, "{length}");
+        assert_eq!(answer.json(), json!({"error": "request_too_large", "message": "Request too large"}));
+        assert!(answer.all("www-authenticate").is_empty(), "no credential would help");
+    }
     assert_eq!(stack.upstream.calls(), 1);
-    assert_eq!(stack.envoy.stat("error"), 1);
+    assert_eq!(stack.envoy.stat("error"), 0);
     assert_eq!(stack.post("/").bearer(ALICE).body(vec![b'b'; 1024]).send().status, 200, "alive");
+    let metrics = stack.server.metrics();
+    assert!(metrics.contains("outcome=\"refused\",reason=\"request_too_large\",policy=\"\"} 3"), "{metrics}");
+}
+
+#[test]
+fn messages_over_the_limit_cost_no_other_check_and_no_connection() {
+    let stack = small_messages_fail_open();
+    let address = stack.address();
+    std::thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    let request = crate::harness::Request::new(address, "POST", "/large");
+                    assert_eq!(request.body(vec![b'b'; 4 * 1024 * 1024]).send().status, 413);
+                }
+            });
+        }
+        for turn in 0..100 {
+            assert_eq!(stack.get("/").bearer(ALICE).send().status, 200, "{turn}");
+        }
+    });
+    assert_eq!(stack.envoy.counter("cluster.ext_authz.upstream_cx_destroy_remote_with_active_rq"), 0);
+    assert_eq!(stack.envoy.stat("error"), 0);
 }
 
 #[test]
@@ -257,7 +291,7 @@ fn a_misframed_message_is_a_grpc_error_and_bytes_inside_a_message_never_are() {
     assert_eq!(status.as_deref(), Some("0"));
     assert!(body.len() > 5, "an answer has a message");
     // Framed wrongly.
-    let broken: [&[u8]; 4] = [&[], &[0, 0, 0], &[0, 0, 0, 0, 9, 1], &[1, 0, 0, 0, 0]];
+    let broken: [&[u8]; 3] = [&[0, 0, 0], &[0, 0, 0, 0, 9, 1], &[1, 0, 0, 0, 0]];
     for framed in broken {
         let (status, body) = send_message(&server, framed);
         assert!(body.is_empty(), "{framed:?}");
@@ -298,7 +332,8 @@ fn another_grpc_method_does_not_exist() {
         let request = request.header("content-type", "application/grpc").header("te", "trailers");
         let body = Bytes::from_static(&[0; 5]);
         let answer = http2::send(server.tcp(), request.body(()).unwrap(), Some(body)).unwrap();
-        assert_eq!(answer.grpc_status(), Some("12"), "{path}: UNIMPLEMENTED");
+        assert_eq!(answer.status, 404, "{path}: to a gRPC client UNIMPLEMENTED");
+        assert_eq!(answer.grpc_status(), None, "{path}");
     }
 }
 

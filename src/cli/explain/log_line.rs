@@ -228,6 +228,8 @@ fn is_told(refusal: Refusal) -> bool {
         | Refusal::NotAdmitted
         | Refusal::UnknownPolicy => true,
         Refusal::Undecodable
+        | Refusal::RequestTooLarge
+        | Refusal::Overloaded
         | Refusal::NoHttp
         | Refusal::MethodOverride
         | Refusal::ConnectionNamesActorHeader

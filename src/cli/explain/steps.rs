@@ -333,6 +333,8 @@ impl Explained<'_> {
 fn stage(refusal: Refusal) -> Stage {
     match refusal {
         Refusal::Undecodable
+        | Refusal::RequestTooLarge
+        | Refusal::Overloaded
         | Refusal::NoHttp
         | Refusal::AmbiguousPath(_)
         | Refusal::IllegalHost

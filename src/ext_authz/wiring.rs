@@ -1,0 +1,177 @@
+//! Neighbours that are wired to this listener in a way that cannot work: each is counted, and named in the log with
+//! what to change.  Without that an operator sees nothing but denied requests at Envoy.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use prometheus_client::metrics::counter::Counter;
+
+use crate::listener::complaints::Complaints;
+use crate::telemetry::metrics::Metrics;
+
+/// What is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WrongWiring {
+    /// HTTP/1 where gRPC wants HTTP/2.
+    Http1,
+    /// TLS on a listener without it.
+    Tls,
+    /// Plain text on a listener with TLS is heard by the handshake; behind it, something that is no HTTP/2.
+    NotHttp2,
+    /// HTTP/2 that is no gRPC: Envoy's `http_service`.
+    NotGrpc,
+    /// The second version of Envoy's API.
+    V2,
+}
+
+/// The preface of HTTP/2 (RFC 9113 section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+impl WrongWiring {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::Http1, Self::Tls, Self::NotHttp2, Self::NotGrpc, Self::V2];
+
+    /// What the first bytes of a connection show; `None` where they are HTTP/2's.
+    pub fn of_preface(preface: &[u8; 24], is_tls: bool) -> Option<Self> {
+        if preface == PREFACE {
+            return None;
+        }
+        // A handshake record of TLS (RFC 8446 section 5.1).
+        if !is_tls && preface.starts_with(&[0x16, 0x03]) {
+            return Some(Self::Tls);
+        }
+        // A request line begins with a method (RFC 9112 section 3).
+        let method = preface.iter().position(|&byte| byte == b' ');
+        let is_method =
+            method.is_some_and(|end| end > 0 && preface[..end].iter().all(u8::is_ascii_uppercase));
+        Some(if is_method && !preface.starts_with(b"PRI ") { Self::Http1 } else { Self::NotHttp2 })
+    }
+
+    /// What a path shows that is not served here.
+    pub fn of_path(path: &str) -> Self {
+        let is_v2 = path.starts_with("/envoy.service.auth.v2");
+        if is_v2 { Self::V2 } else { Self::NotGrpc }
+    }
+
+    /// The word for metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::Tls => "tls",
+            Self::NotHttp2 => "not_http2",
+            Self::NotGrpc => "not_grpc",
+            Self::V2 => "v2_api",
+        }
+    }
+
+    /// What to change.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Http1 => {
+                "This listener speaks gRPC, which needs HTTP/2, and was sent HTTP/1. Give the cluster \
+                 explicit_http_config with http2_protocol_options, and the filter grpc_service.\n"
+            }
+            Self::Tls => {
+                "This listener speaks plain HTTP/2, and was sent TLS. Set ext_authz.tls here, or remove the \
+                 transport_socket of Envoy's cluster.\n"
+            }
+            Self::NotHttp2 => "This listener speaks gRPC over HTTP/2, and was sent something else.\n",
+            Self::NotGrpc => {
+                "This listener answers Envoy's ext_authz over gRPC, and this is another call. Use grpc_service in \
+                 the ext_authz filter, not http_service.\n"
+            }
+            Self::V2 => {
+                "This listener answers version 3 of Envoy's API, and this is a call of version 2. Set \
+                 transport_api_version: V3 in the ext_authz filter.\n"
+            }
+        }
+    }
+}
+
+/// Counts and names them.
+#[derive(Debug)]
+pub struct WrongWirings([(WrongWiring, Counter, Complaints); WrongWiring::ALL.len()]);
+
+impl WrongWirings {
+    /// Counted in these metrics.
+    pub fn new(metrics: &Metrics) -> Self {
+        Self(WrongWiring::ALL.map(|kind| (kind, metrics.wrong_wirings(kind.as_str()), Complaints::new())))
+    }
+
+    /// Counts one, and says so in the log once in a while.
+    pub fn report(&self, kind: WrongWiring, peer: &str) {
+        for (_, counter, complaints) in self.0.iter().filter(|(counted, ..)| *counted == kind) {
+            counter.inc();
+            if let Some(unsaid) = complaints.may_speak() {
+                let (kind, advice) = (kind.as_str(), kind.advice().trim_end());
+                tracing::warn!(listener = "ext_authz", kind, peer, unsaid, "wrong wiring: {advice}");
+            }
+        }
+    }
+}
+
+/// A body whose first bytes were read already.
+#[derive(Debug)]
+pub struct After<B> {
+    first: Option<Bytes>,
+    rest: B,
+}
+
+impl<B> After<B> {
+    /// These bytes, then this body.
+    pub fn new(first: Bytes, rest: B) -> Self {
+        Self { first: Some(first), rest }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for After<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
+            None => Pin::new(&mut self.rest).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_tell_what_is_spoken() {
+        let cases: &[(&[u8; 24], bool, Option<WrongWiring>)] = &[
+            (PREFACE, false, None),
+            (PREFACE, true, None),
+            (b"GET / HTTP/1.1\r\nhost: h\r", false, Some(WrongWiring::Http1)),
+            (b"PROPFIND /a/b HTTP/1.1\r\n", false, Some(WrongWiring::Http1)),
+            (b"POST / HTTP/1.1\r\nhost: h", true, Some(WrongWiring::Http1)),
+            (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03aaaaaaaaaaaaa", false, Some(WrongWiring::Tls)),
+            (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03aaaaaaaaaaaaa", true, Some(WrongWiring::NotHttp2)),
+            (b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", false, Some(WrongWiring::NotHttp2)),
+            (&[0; 24], false, Some(WrongWiring::NotHttp2)),
+            (b" GET / HTTP/1.1\r\nhost:  ", false, Some(WrongWiring::NotHttp2)),
+        ];
+        for (bytes, is_tls, expected) in cases {
+            assert_eq!(WrongWiring::of_preface(bytes, *is_tls), *expected, "{}", bytes.escape_ascii());
+        }
+        assert_eq!(WrongWiring::of_path("/envoy.service.auth.v2.Authorization/Check"), WrongWiring::V2);
+        assert_eq!(WrongWiring::of_path("/envoy.service.auth.v2alpha.Authorization/Check"), WrongWiring::V2);
+        assert_eq!(WrongWiring::of_path("/any"), WrongWiring::NotGrpc);
+    }
+}
