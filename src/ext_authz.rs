@@ -65,8 +65,9 @@ pub const SERVICE_NAME: &str = "envoy.service.auth.v3.Authorization";
 
 /// Streams that one Envoy worker may have open at a time; it opens another connection beyond that.
 const MAX_CONCURRENT_STREAMS: u32 = 1024;
-/// The largest header list of a gRPC request, in bytes: Envoy's own are below 1 KiB.
-const MAX_HEADER_LIST: u32 = 16 * 1024;
+/// The largest header list of a gRPC request, in bytes.  Envoy's own are below 1 KiB, but its tracers copy headers of
+/// the client's choice into it: what is refused here is an error to Envoy, which it may have been told to let pass.
+const MAX_HEADER_LIST: u32 = 1024 * 1024;
 /// Streams that Envoy may reset before we have looked at them.  It resets every Check that
 /// outlives its timeout, and must not lose the connection for that.
 const MAX_PENDING_RESETS: usize = 4096;
@@ -444,7 +445,7 @@ impl Asked {
             return Self::Denied(status, told(WrongWiring::NotGrpc.advice()));
         }
         if !is_check {
-            return Self::Other(Box::new(request));
+            return Self::Other(Box::new(without_metadata(request)));
         }
         let (deadline, span) = (grpc_timeout(headers), doors.checks.telemetry.begin_span(headers));
         Self::Check(Arriving { body: request.into_body(), deadline, span })
@@ -487,6 +488,23 @@ async fn other(doors: &Doors, request: Request<Incoming>) -> Response<AnswerBody
     response.map(AnswerBody::Other)
 }
 
+/// The request without the metadata that nobody reads: a stream of these may live long.
+fn without_metadata(mut request: Request<Incoming>) -> Request<Incoming> {
+    let sent = std::mem::take(request.headers_mut());
+    for name in [CONTENT_TYPE, TE, GRPC_ENCODING] {
+        if let Some(value) = sent.get(&name).filter(|value| value.len() <= MAX_KEPT_VALUE) {
+            // A value is a part of the buffer that all of them arrived in.
+            if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+                request.headers_mut().insert(name, value);
+            }
+        }
+    }
+    request
+}
+
+/// The longest value of such a header, in bytes.
+const MAX_KEPT_VALUE: usize = 64;
+
 /// Whether the caller can read what a gRPC answer ends with (gRPC over HTTP/2, "TE").
 fn expects_trailers(headers: &HeaderMap) -> bool {
     headers.get(TE).is_some_and(|value| value.as_bytes() == b"trailers")
@@ -521,6 +539,7 @@ pub enum AnswerBody {
 }
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 

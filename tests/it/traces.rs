@@ -353,3 +353,23 @@ fn a_collector_is_trusted_by_the_certificate_that_the_environment_names() {
     check_until(&stranger, || dropped(&stranger) > 0);
     assert_eq!(collector.spans().len(), 1, "the system's certificates do not vouch for it");
 }
+
+#[test]
+fn a_long_tracestate_is_a_denial_and_never_an_error_that_passes() {
+    let collector = Collector::start();
+    for (kilobytes, length) in [(96, 16_000), (96, 70_000), (960, 900_000)] {
+        let shape = Shape::plain()
+            .tracer(Tracer::OpenTelemetry, collector.address())
+            .filter(json!({ "failure_mode_allow": true }))
+            .manager(json!({ "max_request_headers_kb": kilobytes }));
+        let stack = Stack::shaped(Server::with(CONFIG), shape);
+        let tracestate = format!("a={}", "x".repeat(length));
+        for _ in 0..3 {
+            let request = stack.get("/").header("x-actor-id", "root").header("tracestate", &tracestate);
+            let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+            assert_eq!(request.header("traceparent", parent).send().status, 401, "{length}");
+            assert_eq!(stack.get("/").send().status, 401, "others are answered as before");
+        }
+        assert_eq!(stack.upstream.calls(), 0);
+    }
+}
