@@ -40,6 +40,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::service::Routes;
 use tower::ServiceExt;
 
@@ -93,6 +94,9 @@ const LONGEST_CHECK: Duration = Duration::from_secs(30);
 const LONGEST_READ: Duration = Duration::from_secs(10);
 /// How long the rest of a message that was denied unread may go on arriving.
 const MAX_DISCARD_TIME: Duration = Duration::from_secs(10);
+/// Streams that are no Checks: over all connections, and how long each may live.
+const MAX_OTHERS: usize = 1024;
+const MAX_OTHER_TIME: Duration = Duration::from_secs(30 * 60);
 /// How long a connection may stay open before it has sent the 24 bytes with which HTTP/2 begins.
 const LONGEST_GREETING: Duration = Duration::from_secs(10);
 
@@ -259,6 +263,8 @@ struct Doors {
     tls: Option<Arc<Acceptor>>,
     checks: Arc<CheckService>,
     others: Routes,
+    /// Places for streams that are no Checks.
+    places: Arc<Semaphore>,
     wrong_wirings: WrongWirings,
 }
 
@@ -272,7 +278,8 @@ pub async fn serve(
     closing: Closing,
 ) {
     let wrong_wirings = WrongWirings::new(checks.telemetry.metrics());
-    let doors = Arc::new(Doors { tls, checks, others, wrong_wirings });
+    let doors =
+        Arc::new(Doors { tls, checks, others, places: Arc::new(Semaphore::new(MAX_OTHERS)), wrong_wirings });
     listener.serve(closing, |stream, closing| serve_connection(stream, Arc::clone(&doors), closing)).await;
 }
 
@@ -290,8 +297,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
             // A client that never takes its answer would hold it and its stream.  Dropped, the stream is reset.
             tokio::spawn(tokio::time::timeout(LONGEST_CHECK, stream));
         } else {
-            // Who watches our health does so for as long as they like.
-            tokio::spawn(stream);
+            // Who watches our health may do so for long.
+            tokio::spawn(tokio::time::timeout(MAX_OTHER_TIME, stream));
         }
     }
 }
@@ -472,6 +479,9 @@ fn dispatch(
 
 /// The answer of health and reflection, which are tonic's.
 async fn other(doors: &Doors, request: Request<Incoming>) -> Response<AnswerBody> {
+    let Ok(place) = Arc::clone(&doors.places).try_acquire_owned() else {
+        return answer(StatusCode::OK, AnswerBody::error(FrameError::Crowded));
+    };
     let (head, mut body) = request.into_parts();
     // tonic answers a call without a message with status 200 and an error in the trailers.
     let first = tokio::time::timeout(LONGEST_READ, frame::first_data(&mut body)).await;
@@ -485,7 +495,7 @@ async fn other(doors: &Doors, request: Request<Incoming>) -> Response<AnswerBody
     if code.is_some_and(|code| matches!(code, b"12" | b"13")) {
         *response.status_mut() = StatusCode::BAD_REQUEST;
     }
-    response.map(AnswerBody::Other)
+    response.map(|body| AnswerBody::Other(body, place))
 }
 
 /// The request without the metadata that nobody reads: a stream of these may live long.
@@ -535,7 +545,7 @@ pub enum AnswerBody {
     /// Nothing more.
     End,
     /// What tonic answers.
-    Other(tonic::body::Body),
+    Other(tonic::body::Body, OwnedSemaphorePermit),
 }
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -569,7 +579,7 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
-        if let Self::Other(body) = &mut *self {
+        if let Self::Other(body, _) = &mut *self {
             return Pin::new(body).poll_frame(context);
         }
         match std::mem::replace(&mut *self, Self::End) {
@@ -581,7 +591,7 @@ impl Body for AnswerBody {
             }
             Self::Trailers(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
             Self::Sentence(text) => Poll::Ready(Some(Ok(Frame::data(text)))),
-            Self::End | Self::Other(_) => Poll::Ready(None),
+            Self::End | Self::Other(..) => Poll::Ready(None),
         }
     }
 
@@ -589,7 +599,7 @@ impl Body for AnswerBody {
         match self {
             Self::Message(_) | Self::Trailers(_) | Self::Sentence(_) => false,
             Self::End => true,
-            Self::Other(body) => body.is_end_stream(),
+            Self::Other(body, _) => body.is_end_stream(),
         }
     }
 }

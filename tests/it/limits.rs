@@ -346,6 +346,36 @@ fn whoever_never_reads_is_cut_off() {
     besieged.stands();
 }
 
+#[test]
+fn watches_of_health_have_places_and_checks_need_none() {
+    let mut besieged = Besieged::new();
+    let path = (":path", "/grpc.health.v1.Health/Watch");
+    let mut attackers: Vec<_> = (0..2).map(|_| besieged.attacker()).collect();
+    let headers = frames::headers(&[path]);
+    let mut refused = 0;
+    for attacker in &mut attackers {
+        for number in 0..600 {
+            let stream = number * 2 + 1;
+            let watch = frame(frames::HEADERS, frames::END_HEADERS, stream, &headers);
+            assert!(
+                attacker.send(&[watch, frame(frames::DATA, frames::END_STREAM, stream, &[0; 5])].concat())
+            );
+        }
+        let mut answered = 0;
+        while answered < 600 {
+            let answer = attacker.read().expect("an answer");
+            let ends = answer.flags & frames::END_STREAM != 0;
+            match answer.kind {
+                frames::DATA => answered += 1,
+                frames::HEADERS if ends => (answered, refused) = (answered + 1, refused + 1),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(refused, 1200 - 1024);
+    besieged.stands();
+}
+
 // ---- Messages.
 
 #[test]

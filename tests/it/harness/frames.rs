@@ -27,6 +27,7 @@ pub const REFUSED_STREAM: u32 = 7;
 #[derive(Debug)]
 pub struct Frame {
     pub kind: u8,
+    pub flags: u8,
     pub stream: u32,
     pub payload: Vec<u8>,
 }
@@ -50,10 +51,17 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// The header block of a Check: literals without indexing (RFC 7541 section 6.2.2), besides these headers.
 pub fn check_headers(more: &[(&str, &str)]) -> Vec<u8> {
+    let path = [(":path", "/envoy.service.auth.v3.Authorization/Check")];
+    headers(&[&path, more].concat())
+}
+
+/// The header block of a gRPC call: its path first, and then other headers.
+pub fn headers(more: &[(&str, &str)]) -> Vec<u8> {
+    let (path, more) = more.split_first().expect("a path");
     let usual = [
         (":method", "POST"),
         (":scheme", "http"),
-        (":path", "/envoy.service.auth.v3.Authorization/Check"),
+        *path,
         (":authority", "h"),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
@@ -109,7 +117,7 @@ impl Connection {
         }
         let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
         let stream = u32::from_be_bytes(head[5..].try_into().expect("four bytes"));
-        self.fill(&mut payload).then_some(Frame { kind: head[3], stream, payload })
+        self.fill(&mut payload).then_some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
     /// The next frame of this type; `None` when the other side closes before it.
