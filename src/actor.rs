@@ -23,13 +23,20 @@ pub enum ActorError {
     /// `key:` begins the ids of API keys, which nobody else may take.
     #[error("an id that begins with \"key:\" belongs to an API key")]
     ReservedId,
+    /// Lists and objects stand in each other too deep.
+    #[error("lists and objects nest deeper than {MAX_NESTING} levels")]
+    NestsTooDeep,
 }
+
+/// How deep lists and objects may stand in each other in an actor's member.  Envoy reads an answer whose messages
+/// nest 100 levels at most, and each object in dynamic metadata takes three of them.
+pub const MAX_NESTING: usize = 16;
 
 impl Actor {
     /// An actor from the configuration.
     ///
     /// # Errors
-    /// [`ActorError`]: members that differ only in case, or an id that only an API key may have.
+    /// [`ActorError`]: members that differ only in case, an id that only an API key may have, or too much nesting.
     pub fn configured(members: Map<String, Value>) -> Result<Self, ActorError> {
         let mut folded = std::collections::HashMap::new();
         for name in members.keys() {
@@ -39,6 +46,9 @@ impl Actor {
         }
         if members.get("id").and_then(Value::as_str).is_some_and(|id| id.starts_with("key:")) {
             return Err(ActorError::ReservedId);
+        }
+        if nests_too_deep(&members) {
+            return Err(ActorError::NestsTooDeep);
         }
         Ok(Self { members })
     }
@@ -54,6 +64,11 @@ impl Actor {
             members.entry(name.clone()).or_insert_with(|| value.clone());
         }
         Self { members }
+    }
+
+    /// Whether it nests deeper than an answer may: an API key of an older store can.
+    pub fn nests_too_deep(&self) -> bool {
+        nests_too_deep(&self.members)
     }
 
     /// The member of this name.
@@ -81,6 +96,21 @@ impl Actor {
 impl fmt::Debug for Actor {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Actor({} members)", self.members.len())
+    }
+}
+
+/// Whether a member of an actor nests deeper than [`MAX_NESTING`].
+pub fn nests_too_deep(members: &Map<String, Value>) -> bool {
+    members.values().any(|value| nests_deeper_than(value, MAX_NESTING))
+}
+
+fn nests_deeper_than(value: &Value, levels: usize) -> bool {
+    let inner_levels = levels.checked_sub(1);
+    let is_deep = |inner: &Value| inner_levels.is_none_or(|levels| nests_deeper_than(inner, levels));
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+        Value::Array(list) => inner_levels.is_none() || list.iter().any(is_deep),
+        Value::Object(members) => inner_levels.is_none() || members.values().any(is_deep),
     }
 }
 
@@ -161,5 +191,28 @@ mod tests {
         assert_eq!(configured(r#"{"id": "key:x"}"#), Err(ActorError::ReservedId));
         let differ = ActorError::MembersDifferOnlyInCase("Id".to_owned(), "iD".to_owned());
         assert_eq!(configured(r#"{"Id": 1, "iD": 2}"#), Err(differ));
+    }
+
+    #[test]
+    fn how_deep_an_actor_nests() {
+        for (open, close) in [("[", "]"), (r#"{"a":"#, "}"), (r#"[1,{"b":2,"a":"#, "}]")] {
+            let levels = open.matches(['[', '{']).count();
+            let nested = |depth: usize, core: &str| {
+                let depth = depth / levels;
+                let json = format!(r#"{{"x": 1, "m": {}{core}{}}}"#, open.repeat(depth), close.repeat(depth));
+                let members: Map<String, Value> = serde_json::from_str(&json).unwrap();
+                assert_eq!(
+                    nests_too_deep(&members),
+                    Actor::of_key("k", "Viewer", 1, &members).nests_too_deep()
+                );
+                Actor::configured(members).map(|_| ())
+            };
+            assert_eq!(nested(16, "1"), Ok(()), "{open}");
+            assert_eq!(nested(14, "[]"), Ok(()), "{open}");
+            for too_deep in [18, 100] {
+                assert_eq!(nested(too_deep, "1"), Err(ActorError::NestsTooDeep), "{open} {too_deep}");
+            }
+            assert_eq!(nested(16, "[]"), Err(ActorError::NestsTooDeep), "{open}");
+        }
     }
 }

@@ -277,7 +277,7 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
             let header = Header { name: name.as_bytes(), value: value.as_bytes() };
             let headers = Headers::new(Encoding::Lines, vec![header]);
             let http = Http { method: b"GET", host: b"h", path: b"/", headers };
-            let request = Attributes { http: Some(http), policy: None };
+            let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
             self.authorizer.authorize(&request, None).await.verdict.map(|_| ())
         }
 

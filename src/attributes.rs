@@ -2,19 +2,39 @@
 //!
 //! An [`Attributes`] borrows everything from the message it was decoded from.
 //! Client text is bytes: it becomes text only where a rule reads it.
+//!
+//! Any of it may be a credential, so the `Debug` of these types shows names and lengths alone.
+
+use std::collections::HashMap;
+use std::fmt;
 
 /// The part of Envoy's `AttributeContext` that a decision reads
 /// (`envoy.service.auth.v3.AttributeContext`).
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Attributes<'a> {
     /// `request.http`; absent when the TCP filter (`envoy.filters.network.ext_authz`) asks.
     pub http: Option<Http<'a>>,
     /// `context_extensions["policy"]`: set per route by the operator, out of the client's reach.
     pub policy: Option<&'a [u8]>,
+    /// A key of `context_extensions` that is nearly `policy`: whoever wrote it meant to name one.
+    pub misspelled_policy: Option<&'a [u8]>,
+}
+
+impl fmt::Debug for Attributes<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The operator's own words: no client can write them.
+        let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
+        formatter
+            .debug_struct("Attributes")
+            .field("http", &self.http)
+            .field("policy", &self.policy.map(text))
+            .field("misspelled_policy", &self.misspelled_policy.map(text))
+            .finish()
+    }
 }
 
 /// `AttributeContext.Request.http`.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Http<'a> {
     /// `method`, as sent.
     pub method: &'a [u8],
@@ -24,6 +44,27 @@ pub struct Http<'a> {
     pub path: &'a [u8],
     /// The request's headers.
     pub headers: Headers<'a>,
+}
+
+impl fmt::Debug for Http<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Http")
+            .field("method", &Length(self.method))
+            .field("host", &Length(self.host))
+            .field("path", &Length(self.path))
+            .field("headers", &self.headers)
+            .finish()
+    }
+}
+
+/// Bytes of which nothing is shown but how many they are.
+struct Length<'a>(&'a [u8]);
+
+impl fmt::Debug for Length<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} bytes", self.0.len())
+    }
 }
 
 impl<'a> Http<'a> {
@@ -43,12 +84,18 @@ impl<'a> Http<'a> {
 }
 
 /// One header: its name as sent and its value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Header<'a> {
     /// The name.  Envoy sends it in lower case; comparisons ignore ASCII case all the same.
     pub name: &'a [u8],
     /// The value, bytes as Envoy handed them over.
     pub value: &'a [u8],
+}
+
+impl fmt::Debug for Header<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {:?}", self.name.escape_ascii(), Length(self.value))
+    }
 }
 
 /// How Envoy encoded the headers.
@@ -62,11 +109,23 @@ pub enum Encoding {
 }
 
 /// The headers of one request.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Headers<'a> {
     encoding: Encoding,
+    /// Of a map with more than [`FEW`] entries, each key once.
     entries: Vec<Header<'a>>,
     lengths: Lengths,
+}
+
+/// Up to so many entries it costs less to compare those of one name with all that follow than to make a table.
+/// Envoy sends no more of them unless it is told to (`max_headers_count`).
+const FEW: usize = 128;
+
+impl fmt::Debug for Headers<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:?} ", self.encoding)?;
+        formatter.debug_list().entries(&self.entries).finish()
+    }
 }
 
 /// The lengths of some names, as bits: a name whose length is not among them need not be compared.
@@ -77,6 +136,11 @@ impl Lengths {
     /// The lengths of these names.
     pub fn of<'n>(names: impl IntoIterator<Item = &'n [u8]>) -> Self {
         Self(names.into_iter().fold(0, |bits, name| bits | Self::bit(name.len())))
+    }
+
+    /// These lengths and the others.
+    pub fn and(self, others: Self) -> Self {
+        Self(self.0 | others.0)
     }
 
     /// Whether none of them is among the others.
@@ -97,7 +161,10 @@ impl Lengths {
 
 impl<'a> Headers<'a> {
     /// Headers in the order in which they were decoded.
-    pub fn new(encoding: Encoding, entries: Vec<Header<'a>>) -> Self {
+    pub fn new(encoding: Encoding, mut entries: Vec<Header<'a>>) -> Self {
+        if encoding == Encoding::Joined && entries.len() > FEW {
+            keep_last_of_each_key(&mut entries);
+        }
         let lengths = Lengths::of(entries.iter().map(|header| header.name));
         Self { encoding, entries, lengths }
     }
@@ -150,12 +217,42 @@ impl<'a> Headers<'a> {
     fn is_replaced(&self, index: usize) -> bool {
         match self.encoding {
             Encoding::Lines => false,
+            // Each key is here once.
+            Encoding::Joined if self.entries.len() > FEW => false,
             Encoding::Joined => {
                 let name = self.entries[index].name;
-                self.entries[index + 1..].iter().any(|later| later.name == name)
+                self.entries[index + 1..].iter().any(|later| {
+                    count_comparison();
+                    later.name == name
+                })
             }
         }
     }
+}
+
+/// Of the entries with the very same key the last one stays, where it stands.
+fn keep_last_of_each_key(entries: &mut Vec<Header<'_>>) {
+    let mut last = HashMap::with_capacity(entries.len());
+    for (index, header) in entries.iter().enumerate() {
+        count_comparison();
+        last.insert(header.name, index);
+    }
+    let mut index = 0;
+    entries.retain(|header| {
+        let is_last = last.get(header.name) == Some(&index);
+        index += 1;
+        is_last
+    });
+}
+
+/// Counts the work whose amount a client could drive up; only tests look at it.
+#[cfg(not(test))]
+#[inline(always)]
+fn count_comparison() {}
+
+#[cfg(test)]
+fn count_comparison() {
+    tests::COMPARISONS.with(|count| count.set(count.get() + 1));
 }
 
 /// The bytes without blanks (SP, HTAB) at either end: RFC 9110 section 5.5.
@@ -171,7 +268,86 @@ pub fn trim_blanks(mut bytes: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    thread_local! {
+        pub(super) static COMPARISONS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// Names that differ from `authorization` in case alone, each another one, or the same over and over.
+    fn variants(count: usize, distinct: bool) -> Vec<Vec<u8>> {
+        let variant = |index: usize| {
+            let bit = |(place, byte): (usize, u8)| {
+                if index >> place & 1 == 1 { byte.to_ascii_uppercase() } else { byte }
+            };
+            b"authorizationauthor".iter().copied().enumerate().map(bit).take(14).collect()
+        };
+        (0..count).map(|index| variant(if distinct { index } else { index % 2 })).collect()
+    }
+
+    #[test]
+    fn the_work_grows_with_the_number_of_headers_and_not_with_its_square() {
+        for encoding in [Encoding::Joined, Encoding::Lines] {
+            for distinct in [true, false] {
+                let work = |count| {
+                    let names = variants(count, distinct);
+                    let entries = names.iter().map(|name| Header { name, value: b"v" });
+                    let before = COMPARISONS.get();
+                    let headers = Headers::new(encoding, entries.collect());
+                    let found = headers.all("authorizationa").count();
+                    let expected = match encoding {
+                        Encoding::Joined if !distinct => 2,
+                        Encoding::Joined | Encoding::Lines => count,
+                    };
+                    assert_eq!(found, expected, "{encoding:?}, {count}, {distinct}");
+                    COMPARISONS.get() - before
+                };
+                assert!(work(16_384) <= 2 * work(8_192) + 1, "{encoding:?}, {distinct}");
+                assert!(work(16_384) <= 16_384 * 4, "{encoding:?}, {distinct}");
+                // The dearest map that makes no table.
+                assert!(work(FEW) <= FEW * FEW, "{encoding:?}, {distinct}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_many_entries_with_one_key_the_last_counts_as_of_few() {
+        for filler in [0, FEW - 4, FEW - 3, FEW, 3 * FEW] {
+            let others: Vec<_> = (0..filler).map(|index| format!("x-{index}")).collect();
+            let mut entries: Vec<_> =
+                others.iter().map(|name| Header { name: name.as_bytes(), value: b"f" }).collect();
+            entries.insert(0, Header { name: b"a", value: b"1" });
+            for (name, value) in [(b"A", b"2"), (b"a", b"3"), (b"b", b"4")] {
+                entries.push(Header { name, value });
+            }
+            let headers = Headers::new(Encoding::Joined, entries);
+            assert_eq!(headers.all("a").collect::<Vec<_>>(), [b"2", b"3"], "{filler}");
+            assert_eq!(headers.all("b").collect::<Vec<_>>(), [b"4"], "{filler}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_names_and_lengths_and_nothing_that_a_client_sent_as_a_value() {
+        let secret: &[u8] = b"SECRET";
+        let entries = vec![
+            Header { name: b"authorization", value: secret },
+            Header { name: b"cookie", value: secret },
+            Header { name: b"x\n", value: secret },
+        ];
+        for encoding in [Encoding::Joined, Encoding::Lines] {
+            let headers = Headers::new(encoding, entries.clone());
+            let http = Http { method: secret, host: secret, path: b"/SECRET?_auth_token=SECRET", headers };
+            let request =
+                Attributes { http: Some(http), policy: Some(b"read"), misspelled_policy: Some(b"Policy") };
+            let shown = format!("{request:?} {request:#?}");
+            assert!(!shown.contains("SECRET"), "{shown}");
+            for part in ["authorization: 6 bytes", "path: 26 bytes", "read", "Policy"] {
+                assert!(shown.contains(part), "{part} in {shown}");
+            }
+        }
+    }
 
     #[test]
     fn a_maps_key_counts_once_and_keys_of_another_case_are_others() {

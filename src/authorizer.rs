@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::actor::header;
 use crate::attributes::{Attributes, Http, trim_blanks};
 use crate::config::Rules;
 use crate::credential::{self, CredentialError, Known, Place, Places};
@@ -87,6 +86,11 @@ impl Authorizer {
             return guard_actor_headers(http, rules, permit);
         }
 
+        // Envoy's route was meant to name a policy, and nobody knows which.
+        if request.misspelled_policy.is_some() {
+            return Err(Refusal::ContextKey);
+        }
+
         // Which policy governs this?  A path that can be read in two ways is refused here.
         let policy = Arc::clone(rules.policies.select(request, http)?);
         learned.policy = Some(Arc::clone(&policy));
@@ -151,7 +155,7 @@ fn guard_actor_headers(http: &Http<'_>, rules: &Rules, permit: Permit) -> Result
     let mut named = http.headers.all("connection").flat_map(|value| value.split(|&byte| byte == b','));
     let names_actor_header = named.any(|name| {
         let name = trim_blanks(name);
-        rules.actor_headers.iter().any(|actor_header| header::folds_onto(name, &actor_header.name))
+        rules.actor_headers.folded_onto_by(name).is_some()
     });
     if names_actor_header {
         return Err(Refusal::ConnectionNamesActorHeader);

@@ -43,7 +43,7 @@ use jiff::Timestamp;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::actor::Actor;
-use crate::actor::header::ActorHeader;
+use crate::actor::header::{ActorHeader, ActorHeaders};
 use crate::credential::Places;
 use crate::keys::name::{folded, is_same};
 use crate::keys::service::Settings;
@@ -127,7 +127,7 @@ pub struct Rules {
     /// `admin`, less where it listens.
     pub admin: Option<Arc<AdminRules>>,
     /// `actor_headers`.
-    pub actor_headers: Box<[ActorHeader]>,
+    pub actor_headers: ActorHeaders,
     /// Another number for every set of rules that this process has loaded.
     pub version: u64,
 }

@@ -8,6 +8,7 @@ pub mod cross_site;
 pub mod query;
 pub mod removal;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -16,7 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use crate::actor::Actor;
-use crate::attributes::{Http, trim_blanks};
+use crate::attributes::{Http, Lengths, trim_blanks};
 use crate::secret::Secret;
 use crate::token::{PlainToken, TokenDigest};
 
@@ -65,6 +66,8 @@ pub struct Places {
     order: Vec<Place>,
     bearer: bool,
     basic: bool,
+    cookies: HashSet<Box<[u8]>>,
+    cookie_lengths: Lengths,
 }
 
 /// What a request carries.
@@ -150,20 +153,54 @@ pub struct Known {
     /// Who it stands for.
     pub actor: Actor,
     /// The only policies under which the actor counts; `None` is no restriction.
-    pub policies: Option<Box<[Arc<str>]>>,
+    pub policies: Option<PolicyNames>,
     /// The instant from which on the credential is dead.
     pub expires_at: Option<jiff::Timestamp>,
     /// What the door has made of the actor, kept so that it is made once under each set of rules.
     pub encoded: ArcSwapOption<Encoded>,
 }
 
+/// Names of policies, each once and in order, so that finding one takes a few comparisons however many there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyNames(Box<[Arc<str>]>);
+
+impl FromIterator<Arc<str>> for PolicyNames {
+    fn from_iter<I: IntoIterator<Item = Arc<str>>>(names: I) -> Self {
+        let mut names: Vec<_> = names.into_iter().collect();
+        names.sort_unstable();
+        names.dedup();
+        Self(names.into())
+    }
+}
+
+impl std::ops::Deref for PolicyNames {
+    type Target = [Arc<str>];
+
+    fn deref(&self) -> &[Arc<str>] {
+        &self.0
+    }
+}
+
+impl PolicyNames {
+    /// Whether this name is among them.
+    pub fn hold(&self, name: &str) -> bool {
+        self.0.binary_search_by(|held| held.as_ref().cmp(name)).is_ok()
+    }
+}
+
 /// What the door has made of an actor.
-#[derive(Debug)]
 pub struct Encoded {
     /// The version of the rules under which it was made.  A key outlives them, and others have other headers.
     pub rules_version: u64,
     /// The door's own.
     pub bytes: Box<[u8]>,
+}
+
+/// The bytes hold the actor, which has no place in a debug line: only their number is shown.
+impl std::fmt::Debug for Encoded {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Encoded({} bytes, rules {})", self.bytes.len(), self.rules_version)
+    }
 }
 
 impl Known {
@@ -182,7 +219,7 @@ impl Known {
 
     /// Whether the actor counts under the policy of this name.
     pub fn counts_under(&self, policy: &str) -> bool {
-        self.policies.as_ref().is_none_or(|names| names.iter().any(|name| name.as_ref() == policy))
+        self.policies.as_ref().is_none_or(|names| names.hold(policy))
     }
 
     /// Whether it is dead at this instant.
@@ -196,7 +233,22 @@ impl Places {
     pub fn new(order: Vec<Place>) -> Self {
         let bearer = order.iter().any(|place| matches!(place, Place::Bearer));
         let basic = order.iter().any(|place| matches!(place, Place::Basic { .. }));
-        Self { order, bearer, basic }
+        let name_of = |place: &Place| match place {
+            Place::Cookie { name, .. } => Some(name.as_bytes().into()),
+            Place::Bearer
+            | Place::Basic { .. }
+            | Place::Session { .. }
+            | Place::Header { .. }
+            | Place::Query { .. } => None,
+        };
+        let cookies: HashSet<Box<[u8]>> = order.iter().filter_map(name_of).collect();
+        let cookie_lengths = Lengths::of(cookies.iter().map(|name| &**name));
+        Self { order, bearer, basic, cookies, cookie_lengths }
+    }
+
+    /// Whether one of the places is the cookie of this name.
+    pub fn take_cookie(&self, name: &[u8]) -> bool {
+        self.cookie_lengths.may_hold(name.len()) && self.cookies.contains(name)
     }
 
     /// The places in order.

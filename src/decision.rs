@@ -118,6 +118,8 @@ pub enum Refusal {
     NotAdmitted,
     /// `context_extensions` names a policy that does not exist.
     UnknownPolicy,
+    /// `context_extensions` has a key that is nearly `policy`: the operator meant to name one.
+    ContextKey,
     /// Another site caused the request.
     CrossSite,
     /// Our own fault: a panic.
@@ -132,7 +134,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, one of each.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Undecodable,
         Self::RequestTooLarge,
         Self::Overloaded,
@@ -161,6 +163,7 @@ impl Refusal {
         Self::WrongPassword,
         Self::NotAdmitted,
         Self::UnknownPolicy,
+        Self::ContextKey,
         Self::CrossSite,
         Self::Panicked,
         Self::AnswerTooLarge,
@@ -188,7 +191,9 @@ impl Refusal {
             Self::ExpiredToken => (401, "Expired API key"),
             Self::RevokedToken => (401, "Revoked API key"),
             Self::WrongPassword => (401, "Invalid username or password"),
-            Self::NotAdmitted | Self::UnknownPolicy | Self::CrossSite => (403, "Permission denied"),
+            Self::NotAdmitted | Self::UnknownPolicy | Self::ContextKey | Self::CrossSite => {
+                (403, "Permission denied")
+            }
             Self::Panicked | Self::AnswerTooLarge => (500, "Internal error"),
             Self::PasswordUnverified | Self::KeysUnavailable => (503, "Keys are unavailable"),
         }
@@ -227,6 +232,7 @@ impl Refusal {
             Self::WrongPassword => "wrong_password",
             Self::NotAdmitted => "not_admitted",
             Self::UnknownPolicy => "unknown_policy",
+            Self::ContextKey => "context_key",
             Self::CrossSite => "cross_site",
             Self::Panicked => "panicked",
             Self::AnswerTooLarge => "answer_too_large",

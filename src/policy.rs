@@ -356,7 +356,8 @@ mod tests {
             path: path.as_bytes(),
             headers: Headers::new(Encoding::Lines, entries.collect()),
         };
-        let request = Attributes { http: Some(http.clone()), policy: extension.map(str::as_bytes) };
+        let policy = extension.map(str::as_bytes);
+        let request = Attributes { http: Some(http.clone()), policy, misspelled_policy: None };
         match policies.select(&request, &http) {
             Ok(policy) => policy.name().to_string(),
             Err(error) => format!("{error:?}"),

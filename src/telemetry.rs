@@ -75,6 +75,13 @@ impl Telemetry {
                 "Envoy's context_extensions name a policy that the configuration does not have"
             );
         }
+        if outcome == Outcome::Refused(Refusal::ContextKey) {
+            let key = request.and_then(|request| request.misspelled_policy).map(decision_log::shown);
+            tracing::error!(
+                key = key.as_deref(),
+                "Envoy's context_extensions have a key that is nearly `policy` and names none: write `policy`"
+            );
+        }
     }
 
     /// Takes note of a request whose message could not be read: the answer was a gRPC error.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::{Actor, ascii_json};
+use crate::attributes::Lengths;
 
 /// What an actor's headers may take together, names and values, in bytes.
 pub const MAX_BYTES: usize = 8 * 1024;
@@ -40,13 +41,68 @@ impl ActorHeader {
     }
 }
 
+fn fold(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
+}
+
 /// The name as a careless reader might see it: every byte that is no letter or digit is `-`, case is ignored.
 ///
 /// CGI and its descendants read `X_Actor`, `x.actor` and `x-actor` as one variable.
 pub fn folds_onto(name: &[u8], actor_header: &str) -> bool {
-    let fold = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
     name.len() == actor_header.len()
         && name.iter().zip(actor_header.bytes()).all(|(&a, b)| fold(a) == fold(b))
+}
+
+/// The actor headers in their order, and a way to find the one that a header's name folds onto.
+#[derive(Debug)]
+pub struct ActorHeaders {
+    headers: Box<[ActorHeader]>,
+    lengths: Lengths,
+    /// The folded names' hashes in order, each with its header's index.
+    by_hash: Box<[(u64, usize)]>,
+}
+
+impl From<Vec<ActorHeader>> for ActorHeaders {
+    fn from(headers: Vec<ActorHeader>) -> Self {
+        let lengths = Lengths::of(headers.iter().map(|header| header.name.as_bytes()));
+        let hashes = headers.iter().map(|header| folded_hash(header.name.as_bytes())).zip(0..);
+        let mut by_hash: Box<[_]> = hashes.collect();
+        by_hash.sort_unstable();
+        Self { headers: headers.into(), lengths, by_hash }
+    }
+}
+
+impl std::ops::Deref for ActorHeaders {
+    type Target = [ActorHeader];
+
+    fn deref(&self) -> &[ActorHeader] {
+        &self.headers
+    }
+}
+
+impl ActorHeaders {
+    /// The lengths of their names.
+    pub fn lengths(&self) -> Lengths {
+        self.lengths
+    }
+
+    /// The one that a name folds onto ([`folds_onto`]): by its length and one hash, however many there are.
+    pub fn folded_onto_by(&self, name: &[u8]) -> Option<&ActorHeader> {
+        if !self.lengths.may_hold(name.len()) {
+            return None;
+        }
+        let hash = folded_hash(name);
+        let start = self.by_hash.partition_point(|(held, _)| *held < hash);
+        let same_hash = self.by_hash[start..].iter().take_while(|(held, _)| *held == hash);
+        same_hash.map(|(_, index)| &self.headers[*index]).find(|header| folds_onto(name, &header.name))
+    }
+}
+
+/// FNV-1a of the folded name.
+fn folded_hash(name: &[u8]) -> u64 {
+    name.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(fold(byte))).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 fn member_text(value: &Value) -> String {
@@ -145,6 +201,21 @@ mod tests {
         }
         for name in ["x-actor", "x-actor-id2", "xxactor-id", "x-actor-i0"] {
             assert!(!folds_onto(name.as_bytes(), "x-actor-id"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_finds_the_header_that_it_folds_onto() {
+        let member = |name: String| ActorHeader { name: name.into(), selector: Selector::Whole };
+        let headers =
+            ActorHeaders::from((0..32).map(|index| member(format!("x-actor-{index}"))).collect::<Vec<_>>());
+        for header in headers.iter() {
+            for name in [header.name.to_uppercase(), header.name.replace('-', "_"), header.name.to_string()] {
+                assert_eq!(headers.folded_onto_by(name.as_bytes()), Some(header), "{name}");
+            }
+        }
+        for name in ["", "x-actor-32", "x-actor-0x", "x--ctor-0"] {
+            assert_eq!(headers.folded_onto_by(name.as_bytes()), None, "{name}");
         }
     }
 }

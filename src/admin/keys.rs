@@ -18,7 +18,7 @@ use super::body::JsonBody;
 use super::error::{ApiError, InvalidKind};
 use super::power::Power;
 use super::{Admin, within};
-use crate::actor::Actor;
+use crate::actor::{Actor, MAX_NESTING, nests_too_deep};
 use crate::config::Rules;
 use crate::keys::name::is_name;
 use crate::keys::service::{Ask, Settings};
@@ -156,6 +156,9 @@ fn check_actor(actor: &Map<String, Value>, settings: &Settings) -> Result<(), Ap
     let bytes = serde_json::to_vec(actor).map_or(usize::MAX, |encoded| encoded.len());
     if bytes > MAX_ACTOR_BYTES {
         return invalid(format!("takes {bytes} bytes as JSON, and {MAX_ACTOR_BYTES} is the most"));
+    }
+    if nests_too_deep(actor) {
+        return invalid(format!("nests lists and objects deeper than {MAX_NESTING} levels"));
     }
     Ok(())
 }

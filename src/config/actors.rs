@@ -8,6 +8,7 @@ use super::raw::{Node, Value, to_members};
 use super::reader::Reader;
 use crate::actor::Actor;
 use crate::actor::header::MAX_BYTES;
+use crate::credential::PolicyNames;
 
 /// Reads an `actor`.
 pub fn read<'t>(reader: &mut Reader<'t>, node: &'t Node, context: &Context<'_>) -> Option<Actor> {
@@ -34,6 +35,9 @@ fn actor_error(error: &crate::actor::ActorError) -> &'static str {
         crate::actor::ActorError::MembersDifferOnlyInCase(..) => {
             "two members differ only in case: an upstream could take one for the other"
         }
+        crate::actor::ActorError::NestsTooDeep => {
+            "lists and objects in an actor's member nest 16 levels at most: write it flatter"
+        }
         crate::actor::ActorError::ReservedId => "an `id` that begins with \"key:\" belongs to an API key",
     }
 }
@@ -56,7 +60,7 @@ pub fn read_restriction<'t>(
     reader: &mut Reader<'t>,
     node: Option<&'t Node>,
     context: &Context<'_>,
-) -> Option<Box<[Arc<str>]>> {
+) -> Option<PolicyNames> {
     let list = reader.list(node?, "a list of names of policies")?;
     let names = list.iter().filter_map(|node| context.policing.named.find(reader, node));
     Some(names.map(|policy| Arc::clone(policy.name())).collect())

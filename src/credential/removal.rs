@@ -1,5 +1,8 @@
 //! What must not reach the upstream: credentials that were meant for us.
 
+use std::collections::HashSet;
+use std::fmt;
+
 use super::{Place, Places, cookie, parts_of, query, split_scheme};
 use crate::attributes::{Http, trim_blanks};
 
@@ -18,7 +21,7 @@ pub struct Removal<'a> {
 }
 
 /// What becomes of the `cookie` header.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Default, PartialEq, Eq)]
 pub enum CookieChange {
     /// It stays as it is.
     #[default]
@@ -27,6 +30,17 @@ pub enum CookieChange {
     Remove,
     /// It becomes this.
     Set(String),
+}
+
+/// What is left are cookies of others, which are as secret as ours.
+impl fmt::Debug for CookieChange {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => formatter.write_str("None"),
+            Self::Remove => formatter.write_str("Remove"),
+            Self::Set(rest) => write!(formatter, "Set({} bytes)", rest.len()),
+        }
+    }
 }
 
 /// Whether the configured places are emptied on the way to the upstream.
@@ -54,17 +68,25 @@ impl Removal<'_> {
                 Place::Bearer => removal.remove_authorization(http, b"bearer"),
                 Place::Basic { .. } => removal.remove_authorization(http, b"basic"),
                 Place::Header { name } => removal.remove_header(http, name),
-                Place::Query { name } => removal.parameters.extend(query::raw_names(http, name)),
+                Place::Query { name } => {
+                    // A name that is removed is removed however often it stands there.
+                    let mut named = HashSet::new();
+                    removal.parameters.extend(query::raw_names(http, name).filter(|raw| named.insert(*raw)));
+                }
                 // Cookies live in one header, which is cut once.
                 Place::Session { .. } | Place::Cookie { .. } => {}
             }
         }
         // Our own sessions are always cut.
         let is_ours = |cookie: &[u8]| {
-            let is_place =
-                |place: &Place| matches!(place, Place::Cookie { name, .. } if name.as_bytes() == cookie);
+            let is_kept = || match forward {
+                Forward::Nothing => false,
+                Forward::Only(Place::Cookie { name, .. }) => name.as_bytes() == cookie,
+                Forward::Only(_) => false,
+                Forward::Everything => true,
+            };
             SESSION_COOKIES.iter().any(|name| name.as_bytes() == cookie)
-                || places.order().iter().filter(is_emptied).any(is_place)
+                || (places.take_cookie(cookie) && !is_kept())
         };
         removal.cookie = cut_cookies(http, is_ours);
         removal
@@ -167,6 +189,25 @@ mod tests {
         let only_bearer = Removal::of(&request, &places, Forward::Only(&Place::Bearer));
         assert_eq!(only_bearer.headers, ["x-api-key"]);
         assert_eq!(only_bearer.cookie, CookieChange::Remove);
+    }
+
+    #[test]
+    fn a_raw_name_is_removed_once_however_often_it_was_sent() {
+        let places = places();
+        for count in [1, 8_192] {
+            let path = format!("/?{}", "_auth_token=a&_auth%5ftoken=b&".repeat(count));
+            let request = http(&path, &[]);
+            let removal = Removal::of(&request, &places, Forward::Nothing);
+            assert_eq!(removal.parameters, [b"_auth_token".as_slice(), b"_auth%5ftoken"], "{count}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_cookie() {
+        let places = places();
+        let request = http("/?_auth_token=SECRET", &[("cookie", b"tok=SECRET; a=SECRET")]);
+        let shown = format!("{:?}", Removal::of(&request, &places, Forward::Nothing));
+        assert!(shown.contains("Set(8 bytes)") && !shown.contains("SECRET"), "{shown}");
     }
 
     #[test]

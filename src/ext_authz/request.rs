@@ -32,6 +32,7 @@ pub fn decode(message: &[u8]) -> Result<Attributes<'_>, Malformed> {
 #[derive(Default)]
 struct Request<'m> {
     policy: Option<&'m [u8]>,
+    misspelled_policy: Option<&'m [u8]>,
     http: Option<HttpRequest<'m>>,
 }
 
@@ -84,12 +85,18 @@ impl<'m> Request<'m> {
         let entry = read_entry(message)?;
         if entry.name == b"policy" {
             self.policy = Some(entry.value);
+        } else if is_nearly_policy(entry.name) {
+            self.misspelled_policy = Some(entry.name);
         }
         Ok(())
     }
 
     fn finish(self) -> Attributes<'m> {
-        Attributes { http: self.http.map(HttpRequest::finish), policy: self.policy }
+        Attributes {
+            http: self.http.map(HttpRequest::finish),
+            policy: self.policy,
+            misspelled_policy: self.misspelled_policy,
+        }
     }
 }
 
@@ -125,6 +132,27 @@ impl<'m> HttpRequest<'m> {
             Headers::new(Encoding::Lines, self.lines)
         };
         Http { method: self.method, host: self.host, path: self.path, headers }
+    }
+}
+
+/// Whether a key of `context_extensions` is not `policy` but was meant to be: it differs in case, or by one
+/// character more, less, other, or exchanged with its neighbour.
+pub fn is_nearly_policy(key: &[u8]) -> bool {
+    const MEANT: [char; 6] = ['p', 'o', 'l', 'i', 'c', 'y'];
+    // Five to seven characters of four bytes at most.
+    if key == b"policy" || !(5..=28).contains(&key.len()) {
+        return false;
+    }
+    let key = String::from_utf8_lossy(key).to_lowercase();
+    let key: Vec<char> = key.chars().collect();
+    // What is alike at both ends, and what is left between.
+    let head = key.iter().zip(&MEANT).take_while(|(a, b)| a == b).count();
+    let (key, meant) = (&key[head..], &MEANT[head..]);
+    let tail = key.iter().rev().zip(meant.iter().rev()).take_while(|(a, b)| a == b).count();
+    match (&key[..key.len() - tail], &meant[..meant.len() - tail]) {
+        ([] | [_], [] | [_]) => true,
+        ([a, b], [c, d]) => (a, b) == (d, c),
+        _ => false,
     }
 }
 
@@ -181,4 +209,59 @@ fn read_short_entry(message: &[u8], value_number: u32) -> Option<Header<'_>> {
     let mut fields = Fields::of(message);
     let (name, value) = (fields.short_text(1)?, fields.short_text(value_number)?);
     fields.is_empty().then_some(Header { name, value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_keys_were_meant_to_be_policy() {
+        let nearly = [
+            "Policy",
+            "POLICY",
+            "pOLICY",
+            "polciy",
+            "oplicy",
+            "poliyc",
+            "plicy",
+            "olicy",
+            "polic",
+            "policyy",
+            "ppolicy",
+            "policy_",
+            "-policy",
+            "policy ",
+            "polícy",
+            "рolicy",
+            "p\u{200b}olicy",
+            "pollicy",
+            "palicy",
+            "Polciy",
+            "POLICIY",
+        ];
+        for key in nearly {
+            assert!(is_nearly_policy(key.as_bytes()), "{key:?}");
+        }
+        let apart = [
+            "",
+            "policy",
+            "policies",
+            "poli",
+            "police_",
+            "name",
+            "polyci",
+            "ycilop",
+            "my-policy",
+            "policy.name",
+            "plciy_",
+            "virtual_host",
+            "pol",
+            "policypolicy",
+        ];
+        for key in apart {
+            assert!(!is_nearly_policy(key.as_bytes()), "{key:?}");
+        }
+        assert!(is_nearly_policy(b"p\xfflicy"));
+    }
 }

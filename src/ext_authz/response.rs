@@ -22,7 +22,8 @@ use super::wire::{
     self, BoolValue, CheckResponse, DeniedHttpResponse, HeaderValue, HeaderValueOption, HttpStatus,
     OkHttpResponse, Status, check_response::HttpResponse, header_value_option::AppendAction,
 };
-use crate::actor::header::{ActorHeader, MAX_BYTES, folds_onto};
+use crate::actor::MAX_NESTING;
+use crate::actor::header::{ActorHeader, ActorHeaders, MAX_BYTES, folds_onto};
 use crate::attributes::{Headers, Http, Lengths};
 use crate::config::{Rules, Unavailable};
 use crate::credential::removal::{CookieChange, Forward, Removal};
@@ -60,7 +61,7 @@ struct RefusalAnswer {
 
 /// The answer cannot be built within its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the actor's headers exceed {MAX_BYTES} bytes")]
+#[error("the actor's headers exceed {MAX_BYTES} bytes, or it nests deeper than {MAX_NESTING} levels")]
 pub struct AnswerTooLarge;
 
 impl Answers {
@@ -132,7 +133,7 @@ impl Answers {
         let (ok, metadata) = split_parts(encoded);
         let extra = request_changes(http, decision);
         let shadow = match decision.learned.shadowed {
-            Some(refusal) => shadow_metadata(refusal, decision.learned.known.as_deref()),
+            Some(refusal) => shadow_metadata(refusal, decision.learned.known.as_deref())?,
             None => Vec::new(),
         };
         let policy_len = policy.map_or(0, |policy| text_field_len("policy", policy));
@@ -197,7 +198,7 @@ fn encode_actor(known: Option<&Known>, actor_headers: &[ActorHeader]) -> Result<
     if size > MAX_BYTES {
         return Err(AnswerTooLarge);
     }
-    let metadata = known.map(actor_metadata).unwrap_or_default();
+    let metadata = known.map(actor_metadata).transpose()?.unwrap_or_default();
     let ok = ok.encode_to_vec();
     let length = u32::try_from(ok.len()).map_err(|_| AnswerTooLarge)?;
     Ok([length.to_le_bytes().as_slice(), &ok, &metadata.encode_to_vec()].concat().into())
@@ -243,19 +244,18 @@ fn request_changes(http: &Http<'_>, decision: &Decision) -> Vec<u8> {
 }
 
 /// Removes headers that a careless upstream would take for an actor header, and the failure-mode claim.
-fn put_look_alikes(fields: &mut Vec<u8>, headers: &Headers<'_>, actor_headers: &[ActorHeader]) {
-    let names = actor_headers.iter().map(|actor_header| actor_header.name.as_bytes());
-    let lengths = Lengths::of(names.chain([FAILURE_MODE_ALLOWED.as_bytes()]));
+fn put_look_alikes(fields: &mut Vec<u8>, headers: &Headers<'_>, actor_headers: &ActorHeaders) {
+    let lengths = actor_headers.lengths().and(Lengths::of([FAILURE_MODE_ALLOWED.as_bytes()]));
     for header in headers.of_lengths(lengths) {
         // Pseudo headers are no headers that an upstream could take for one of ours, and cannot be removed.
         if header.name.first() == Some(&b':') {
             continue;
         }
-        let is_look_alike = header.name.eq_ignore_ascii_case(FAILURE_MODE_ALLOWED.as_bytes())
-            || actor_headers.iter().any(|actor_header| {
-                folds_onto(header.name, &actor_header.name)
-                    && !header.name.eq_ignore_ascii_case(actor_header.name.as_bytes())
-            });
+        // The actor header itself is set or removed whatever the request shows.
+        let is_look_alike = folds_onto(header.name, FAILURE_MODE_ALLOWED)
+            || actor_headers
+                .folded_onto_by(header.name)
+                .is_some_and(|actor_header| !header.name.eq_ignore_ascii_case(actor_header.name.as_bytes()));
         if is_look_alike && let Ok(name) = std::str::from_utf8(header.name) {
             put_text(fields, HEADERS_TO_REMOVE, name);
         }
@@ -333,7 +333,7 @@ fn face(refusal: Refusal) -> Face {
             let challenge = Challenge::BearerAndBasic(Some("invalid_token"));
             face(code::UNAUTHENTICATED, "invalid_token", challenge)
         }
-        Refusal::NotAdmitted | Refusal::UnknownPolicy | Refusal::CrossSite => {
+        Refusal::NotAdmitted | Refusal::UnknownPolicy | Refusal::ContextKey | Refusal::CrossSite => {
             bearer(code::PERMISSION_DENIED, "insufficient_scope")
         }
         Refusal::Panicked | Refusal::AnswerTooLarge => {
@@ -357,7 +357,11 @@ fn denial(refusal: Refusal, reader: Reader, rules: &Rules) -> CheckResponse {
             headers.push(set_header("content-type", "application/json".to_owned()));
             format!(r#"{{"error": "{}", "message": "{}"}}"#, face.error, message)
         }
-        Reader::Grpc => message.to_owned(),
+        Reader::Grpc => {
+            // Envoy derives a status from ours of HTTP where we name none, and 400 becomes INTERNAL.
+            headers.push(set_header("grpc-status", face.code.to_string()));
+            message.to_owned()
+        }
     };
     let realm = &rules.realm;
     let bearer = |error: Option<&str>| match error {
@@ -403,7 +407,12 @@ fn add_header(name: &str, value: String) -> HeaderValueOption {
 }
 
 /// `actor` and `credential` for Envoy's access log, RBAC and rate limits.  Never a secret.
-fn actor_metadata(known: &Known) -> Struct {
+///
+/// An answer that nests deeper than protobuf lets a reader go is an error to Envoy, which it may let pass.
+fn actor_metadata(known: &Known) -> Result<Struct, AnswerTooLarge> {
+    if known.actor.nests_too_deep() {
+        return Err(AnswerTooLarge);
+    }
     let text = |text: &str| ProtoValue { kind: Some(ValueKind::StringValue(text.to_owned())) };
     let mut credential = BTreeMap::from([
         ("kind".to_owned(), text(known.kind.as_str())),
@@ -414,23 +423,22 @@ fn actor_metadata(known: &Known) -> Struct {
     }
     let fields = known.actor.members().iter().map(|(name, value)| (name.clone(), proto_value(value)));
     let object = |fields| ProtoValue { kind: Some(ValueKind::StructValue(Struct { fields })) };
-    Struct {
-        fields: BTreeMap::from([
-            ("actor".to_owned(), object(fields.collect())),
-            ("credential".to_owned(), object(credential)),
-        ]),
-    }
+    let fields = BTreeMap::from([
+        ("actor".to_owned(), object(fields.collect())),
+        ("credential".to_owned(), object(credential)),
+    ]);
+    Ok(Struct { fields })
 }
 
 /// `shadow`: why the request would have been refused, and who was known behind it.
 ///
 /// An actor that the policy does not admit stands here alone: rules that read `actor` must not meet it.
-fn shadow_metadata(refusal: Refusal, known: Option<&Known>) -> Vec<u8> {
-    let mut shadow = known.map(actor_metadata).unwrap_or_default();
+fn shadow_metadata(refusal: Refusal, known: Option<&Known>) -> Result<Vec<u8>, AnswerTooLarge> {
+    let mut shadow = known.map(actor_metadata).transpose()?.unwrap_or_default();
     let reason = ProtoValue { kind: Some(ValueKind::StringValue(refusal.reason().to_owned())) };
     shadow.fields.insert("reason".to_owned(), reason);
     let shadow = ProtoValue { kind: Some(ValueKind::StructValue(shadow)) };
-    Struct { fields: BTreeMap::from([("shadow".to_owned(), shadow)]) }.encode_to_vec()
+    Ok(Struct { fields: BTreeMap::from([("shadow".to_owned(), shadow)]) }.encode_to_vec())
 }
 
 /// JSON as google.protobuf.Value, whose only number is a double.

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::store::Snapshot;
 use super::{Role, StoredKey, StoredSession};
 use crate::actor::Actor;
-use crate::credential::{Kind, Known};
+use crate::credential::{Kind, Known, PolicyNames};
 use crate::token::TokenDigest;
 
 /// A session that nobody uses is dead after this long.
@@ -145,7 +145,7 @@ struct HeldKey {
 #[derive(PartialEq)]
 struct Extra {
     actor: Map<String, Value>,
-    policies: Option<Box<[Arc<str>]>>,
+    policies: Option<PolicyNames>,
     previous: Option<(TokenDigest, Timestamp)>,
 }
 

@@ -325,3 +325,24 @@ fn an_upgraded_connection_knows_its_actor() {
     assert_eq!(upgrade().send().verdict(), (401, "unauthorized".into()));
     assert_eq!(upgrade().bearer("nobody-token-012345678").send().status, 401);
 }
+
+#[test]
+fn an_actor_as_deep_as_one_may_be_makes_an_answer_that_envoy_can_read() {
+    // A protobuf message may nest 100 deep, and each list of an actor is three messages, each object four.
+    let lists = format!("{}1{}", "[".repeat(16), "]".repeat(16));
+    let objects = format!("{}1{}", "{a: ".repeat(16), "}".repeat(16));
+    for nested in [&lists, &objects] {
+        let config = format!("tokens: [{{token: {ALICE}, actor: {{id: alice, deep: {nested}}}}}]\n");
+        let shape = Shape::plain().filter(json!({ "failure_mode_allow": true }));
+        let stack = Stack::shaped(Server::with(&config), shape);
+        let seen = stack.get("/").bearer(ALICE).header("x-actor-id", "root").send().seen();
+        assert_eq!(seen.all("x-actor-id"), ["alice"], "{nested}");
+        assert_eq!(stack.envoy.stat("error"), 0, "{nested}");
+        assert_eq!(grpc::code(&grpc::check(&stack.server, grpc::bearer(ALICE))), 0, "{nested}");
+    }
+    for nested in [format!("[{lists}]"), format!("{{a: {objects}}}"), format!("[{objects}]")] {
+        let config = format!("tokens: [{{token: {ALICE}, actor: {{id: alice, deep: {nested}}}}}]\n");
+        let refused = Server::with(&config).run(["check"]);
+        assert_eq!(refused.code(), Some(1), "{nested}");
+    }
+}

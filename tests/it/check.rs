@@ -365,12 +365,13 @@ fn not_enforced(config: &str) -> String {
 }
 
 /// Reasons that precede a policy, or that no policy can answer for.
-const ALWAYS_ENFORCED: [&str; 6] = [
+const ALWAYS_ENFORCED: [&str; 7] = [
     "path_",
     "illegal_host",
     "illegal_method",
     "method_override",
     "unknown_policy",
+    "context_key",
     "connection_names_actor_header",
 ];
 

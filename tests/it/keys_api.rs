@@ -286,6 +286,8 @@ fn what_a_creation_is_refused_for() {
             (json!({"name": "a", "role": "Admin", "actor": {"team": 1, "other": 2}}), malformed),
             (json!({"name": "a", "role": "Admin", "actor": {"Team": 1}}), malformed),
             (json!({"name": "a", "role": "Admin", "actor": {"team": "x".repeat(5000)}}), malformed),
+            (json!({"name": "a", "role": "Admin", "actor": {"team": nested_lists(17)}}), malformed),
+            (json!({"name": "a", "role": "Admin", "actor": {"team": nested_lists(100)}}), malformed),
             (json!({"name": "a", "role": "Admin", "actor": ["team"]}), malformed),
             (json!({"name": "a", "role": "Admin", "actor": "team"}), malformed),
             (json!({"name": "a", "role": "Admin", "policies": ["read", "nobody"]}), malformed),
@@ -1565,4 +1567,9 @@ fn the_end_waits_for_requests_and_not_for_silent_connections() {
     let read = late.read(&mut buffer).unwrap();
     assert!(buffer[..read].starts_with(b"HTTP/1.1 401"), "{}", String::from_utf8_lossy(&buffer[..read]));
     assert!(server.wait().success());
+}
+
+/// So many lists, each in the one before.
+fn nested_lists(depth: usize) -> Value {
+    (0..depth).fold(json!(1), |inner, _| json!([inner]))
 }

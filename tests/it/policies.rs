@@ -86,6 +86,42 @@ fn an_unknown_policy_is_logged_as_a_mistake_of_the_configuration() {
 }
 
 #[test]
+fn a_key_that_is_nearly_policy_is_denied_and_logged_as_a_mistake_of_the_configuration() {
+    let config = with("policies: {admin: {allow: {role: Admin}}}\ndefault: {allow: true}\n");
+    let server = Server::with(&config).start();
+    let check = |key: &str, also: bool| {
+        let bearer = format!("Bearer {ADMIN}");
+        let mut asked = grpc::request("GET", "app.example", "/", &[("authorization", &bearer)]);
+        let extensions = &mut asked.attributes.as_mut().unwrap().context_extensions;
+        extensions.insert(key.to_owned(), "admin".to_owned());
+        if also {
+            extensions.insert("policy".to_owned(), "admin".to_owned());
+        }
+        grpc::check(&server, asked)
+    };
+    for (key, denied) in [
+        ("Policy", true),
+        ("polciy", true),
+        ("plicy", true),
+        ("policyy", true),
+        ("virtual_host", false),
+        ("policies", false),
+    ] {
+        for also in [false, true] {
+            let answer = check(key, also);
+            let code = answer.status.as_ref().expect("a status").code;
+            assert_eq!(code, if denied { 7 } else { 0 }, "{key} {also} {answer:?}");
+            if denied {
+                let shown = format!("{answer:?}");
+                assert!(shown.contains("context_key"), "{shown}");
+            }
+        }
+    }
+    let mistake = |line: &str| (line.contains("\"ERROR\"") && line.contains("polciy")).then_some(());
+    server.log().wait_for("naming the key as an error", mistake);
+}
+
+#[test]
 fn a_client_cannot_name_a_policy() {
     let config = with("policies: {admin: {allow: {role: Admin}}, open: {allow: true}}\n");
     let stack = Stack::shaped(Server::with(&config), Shape::plain().policy("admin"));

@@ -133,6 +133,11 @@ fn a_grpc_client_is_refused_in_its_own_terms() {
             let told = (answer.status, answer.grpc_status(), answer.grpc_message());
             assert_eq!(told, (200, Some("7"), Some("Permission denied")), "{encoding:?}");
             assert!(answer.body.is_empty());
+            // Envoy makes INTERNAL (13) of 400 by itself.
+            let twice = format!("{alice}, {alice}");
+            let answer = call("/grpc.health.v1.Health/Check", content_type, Some(&twice));
+            let told = (answer.status, answer.grpc_status(), answer.grpc_message());
+            assert_eq!(told, (200, Some("3"), Some("Malformed request")), "{encoding:?}");
         }
         let answer = call("/grpc.health.v1.Health/Check", "application/grpc", Some(&alice));
         assert_eq!((answer.status, answer.grpc_status()), (200, Some("0")), "{encoding:?}: {answer:?}");

@@ -13,6 +13,7 @@ use super::super::{Complaint, read_secret};
 use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
 use crate::config::Rules;
 use crate::credential::{Place, query};
+use crate::ext_authz::request::is_nearly_policy;
 use crate::secret::Secret;
 
 /// A request, and what Envoy's route says about it.
@@ -29,6 +30,8 @@ pub(super) struct Asked {
     pub encoding: Encoding,
     /// The policy that Envoy's route names.
     pub policy: Option<String>,
+    /// A key of `context_extensions` that is nearly `policy`.
+    pub misspelled_policy: Option<String>,
 }
 
 /// The request as flags tell it.
@@ -81,7 +84,11 @@ impl Asked {
             path: self.path.expose().as_bytes(),
             headers: Headers::new(self.encoding, headers.collect()),
         };
-        Attributes { http: Some(http), policy: self.policy.as_deref().map(str::as_bytes) }
+        Attributes {
+            http: Some(http),
+            policy: self.policy.as_deref().map(str::as_bytes),
+            misspelled_policy: self.misspelled_policy.as_deref().map(str::as_bytes),
+        }
     }
 
     /// Adds a header line.
@@ -98,6 +105,7 @@ impl Asked {
             headers: Vec::new(),
             encoding: Encoding::Lines,
             policy: flags.policy,
+            misspelled_policy: None,
         };
         for line in &flags.headers {
             let (name, value) =
@@ -182,6 +190,7 @@ impl Asked {
                 .map(|policy| text(Some(policy), "policy"))
                 .transpose()?
                 .map(Into::into),
+            misspelled_policy: None,
         })
     }
 
@@ -203,7 +212,9 @@ impl Asked {
             Some(lines) => (Encoding::Lines, lines.iter().map(raw_header).collect::<Result<_, _>>()?),
             None => (Encoding::Joined, joined_headers(member(http, "headers"))?),
         };
-        let policy = member(member(attributes, "contextExtensions"), "policy");
+        let extensions = member(attributes, "contextExtensions");
+        let policy = member(extensions, "policy");
+        let mut keys = extensions.as_object().into_iter().flat_map(serde_json::Map::keys);
         Ok(Self {
             method: field("method")?,
             host: field("host")?,
@@ -211,6 +222,7 @@ impl Asked {
             headers,
             encoding,
             policy: policy.as_str().map(str::to_owned),
+            misspelled_policy: keys.rfind(|key| is_nearly_policy(key.as_bytes())).cloned(),
         })
     }
 }

@@ -93,6 +93,7 @@ impl Line {
             headers: Vec::new(),
             encoding: Encoding::Lines,
             policy: None,
+            misspelled_policy: None,
         };
         if self.policy_by_envoy {
             let policy = self.policy.clone().ok_or(
@@ -231,6 +232,7 @@ fn is_told(refusal: Refusal) -> bool {
         | Refusal::RequestTooLarge
         | Refusal::Overloaded
         | Refusal::NoHttp
+        | Refusal::ContextKey
         | Refusal::MethodOverride
         | Refusal::ConnectionNamesActorHeader
         | Refusal::DuplicateCredential

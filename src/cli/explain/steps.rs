@@ -128,6 +128,9 @@ impl Explained<'_> {
                 ..nothing
             };
         }
+        if self.request.misspelled_policy.is_some() {
+            return nothing;
+        }
         let policies = &self.rules().policies;
         let (host, path) = match policies.question(self.request, self.http) {
             Err(_) => return nothing,
@@ -341,6 +344,7 @@ fn stage(refusal: Refusal) -> Stage {
         | Refusal::IllegalMethod
         | Refusal::MethodOverride
         | Refusal::UnknownPolicy
+        | Refusal::ContextKey
         | Refusal::Panicked => Stage::Request,
         Refusal::DuplicateCredential
         | Refusal::MalformedToken
