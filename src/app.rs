@@ -22,7 +22,7 @@ use crate::listener::activation::{ActivationError, Inherited};
 use crate::listener::limit::{Limited, within_descriptors};
 use crate::listener::tls::Acceptors;
 use crate::probes;
-use crate::reload::{Origin, Reloader};
+use crate::reload::{InForce, Origin, Reloader};
 use crate::service_manager;
 use crate::shutdown::{Hangups, Shutdown, Signals};
 use crate::telemetry::Telemetry;
@@ -120,6 +120,7 @@ pub async fn build(
     let telemetry = Arc::new(telemetry.with_traces(traces));
     telemetry.metrics().show_rules(&config.rules, clock.now());
     telemetry.metrics().show_certificates(&config.tls);
+    let in_force = InForce::of(config.restrictions, &config.tls);
     let acceptors = Acceptors::new(&config.tls);
     let passwords = Passwords::new(options.parallel_passwords)?;
     let keys = match (&startup.keys, &config.rules.keys) {
@@ -155,8 +156,15 @@ pub async fn build(
         (Some(_), None) | (None, Some(_)) | (None, None) => None,
     };
     inherited.finish()?;
-    let reloader =
-        Reloader::new(origin, startup.clone(), acceptors.clone(), authorizer, Arc::clone(&telemetry), clock);
+    let reloader = Reloader::new(
+        origin,
+        in_force,
+        startup.clone(),
+        acceptors.clone(),
+        authorizer,
+        Arc::clone(&telemetry),
+        clock,
+    );
     let max_connections = within_descriptors(startup.ext_authz.max_connections);
     Ok(Bound {
         ext_authz: ext_authz_listener.address(&startup.ext_authz.listen),

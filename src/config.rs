@@ -18,6 +18,7 @@ mod policies;
 mod positions;
 mod raw;
 mod reader;
+mod restrictions;
 mod routes;
 mod schema;
 mod secrets;
@@ -55,6 +56,7 @@ pub use self::error::{Diagnostic, Errors, Position, Severity, ShownLine};
 pub use self::files::Files;
 pub use self::listeners::{ExtAuthz, Listen, NoAddress, Probes, Transport};
 pub use self::positions::Positions;
+pub use self::restrictions::{Outline, Restrictions};
 pub use self::schema::json::json_schema;
 pub use self::secrets::{Environment, MAX_FILE_BYTES, ProcessEnvironment};
 pub use self::startup::NeedsRestart;
@@ -87,6 +89,8 @@ pub struct Config {
     pub warnings: Vec<Diagnostic>,
     /// Every file that a `$file` or a `tls` section names, in alphabetical order.
     pub files: Vec<PathBuf>,
+    /// What narrows access: a reload that loses it is held back.
+    pub restrictions: Restrictions,
 }
 
 /// Settings that cannot change while the process runs.
@@ -103,6 +107,7 @@ pub struct Startup {
 }
 
 /// Everything that a decision reads.
+#[derive(Clone)]
 pub struct Rules {
     /// `tokens`.
     pub tokens: Tokens,
@@ -130,6 +135,17 @@ pub struct Rules {
     pub actor_headers: ActorHeaders,
     /// Another number for every set of rules that this process has loaded.
     pub version: u64,
+}
+
+impl Rules {
+    /// These rules without the tokens and users that later ones do not have, or have with another password.
+    pub fn without_credentials_missing_in(&self, later: &Self) -> Self {
+        let mut rules = self.clone();
+        rules.tokens.keep_those_in(&later.tokens);
+        rules.users.keep_those_in(&later.users);
+        rules.version = next_version();
+        rules
+    }
 }
 
 /// What a well-formed token that nobody knows is (`unknown_credentials`).
@@ -228,7 +244,7 @@ impl Config {
     }
 
     fn parse_after(text: &str, source: &Source<'_>, in_force: Option<&Rules>) -> Result<Self, Errors> {
-        Attempt::at(text, source)?.finish(source.file, in_force)
+        Attempt::at(text, source)?.finish(source.file, text, in_force)
     }
 }
 
@@ -297,6 +313,7 @@ struct Draft {
     rules: Rules,
     tls: Tls,
     users: PendingUsers,
+    has_default: bool,
 }
 
 fn understand(mut tree: Node, text: &str, file: &Arc<Path>, source: &Source<'_>) -> Attempt {
@@ -336,17 +353,24 @@ impl Attempt {
         }
     }
 
-    fn finish(self, file: &Path, in_force: Option<&Rules>) -> Result<Config, Errors> {
+    fn finish(self, file: &Path, text: &str, in_force: Option<&Rules>) -> Result<Config, Errors> {
         let is_error = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error;
         let draft = match self.draft {
             Some(draft) if !self.diagnostics.iter().any(is_error) => draft,
             _ => return Err(Errors::new(self.diagnostics)),
         };
-        let Draft { startup, mut rules, tls, users } = draft;
+        let Draft { startup, mut rules, tls, users, has_default } = draft;
         let users = users.hash(in_force.map(|rules| &rules.users));
         rules.users = users.map_err(|message| Errors::from(Diagnostic::about_file(file, message)))?;
         let warnings = Errors::new(self.diagnostics).iter().cloned().collect();
-        Ok(Config { startup, rules, tls, warnings, files: self.files })
+        let restrictions = Restrictions {
+            routes: rules.policies.routes().len(),
+            policies: rules.policies.named_len(),
+            users: rules.users.len(),
+            has_default,
+            text: Outline::of(text),
+        };
+        Ok(Config { startup, rules, tls, warnings, files: self.files, restrictions })
     }
 }
 
@@ -451,7 +475,8 @@ fn read_sections<'t>(
         version: next_version(),
     };
     let startup = Startup { ext_authz, probes, admin: admin_listen, keys: keys_store };
-    Draft { startup, rules, tls: Tls { ext_authz: ext_authz_tls, admin: admin_tls }, users }
+    let has_default = sections.get("default").is_some();
+    Draft { startup, rules, tls: Tls { ext_authz: ext_authz_tls, admin: admin_tls }, users, has_default }
 }
 
 /// Whether every key of the document is the name of a section, or this is the seed's file.

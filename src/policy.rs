@@ -130,7 +130,7 @@ impl Policy {
 }
 
 /// All policies, and the routes that choose among them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Policies {
     named: HashMap<Arc<str>, Arc<Policy>>,
     routes: Vec<Route>,

@@ -10,9 +10,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
-use crate::config::{Config, Diagnostic, Files, Loaded, Rules, Startup, session_cookie};
+use crate::config::{
+    Config, Diagnostic, Errors, Files, Loaded, Restrictions, Rules, ServerTls, Startup, Tls, session_cookie,
+};
 use crate::listener::tls::Acceptors;
 use crate::telemetry::Telemetry;
 use crate::watch::{Caller, Cause, Watch};
@@ -38,9 +42,52 @@ pub struct Origin {
     pub files: Files,
 }
 
+/// What of the configuration in force a later one is compared with.
+#[derive(Debug)]
+pub struct InForce {
+    restrictions: Restrictions,
+    /// From when until when each listener's certificate is valid: of `ext_authz` and `admin`.
+    certificates: [Option<(Timestamp, Timestamp)>; 2],
+}
+
+impl InForce {
+    /// That of a configuration that is put into force.
+    pub fn of(restrictions: Restrictions, tls: &Tls) -> Self {
+        let certificates = [&tls.ext_authz, &tls.admin];
+        let certificates = certificates.map(|tls| tls.as_ref().and_then(ServerTls::own_validity));
+        Self { restrictions, certificates }
+    }
+
+    /// An error for each certificate that nobody accepts at this instant, and that would replace one that is valid.
+    fn dead_certificates(&self, origin: &Origin, tls: &Tls, now: Timestamp) -> Option<Errors> {
+        let later = [("ext_authz.tls.cert", &tls.ext_authz), ("admin.tls.cert", &tls.admin)];
+        let dead = later.into_iter().zip(&self.certificates).filter_map(|((key, tls), live)| {
+            let live = live.filter(|live| is_valid(*live, now))?;
+            let dead = tls.as_ref()?.own_validity().filter(|dead| !is_valid(*dead, now))?;
+            let (fault, until) = if dead.1 <= now {
+                (format!("expired at {}", dead.1), live.1)
+            } else {
+                (format!("is not valid before {}", dead.0), live.1)
+            };
+            let message = format!(
+                "the certificate {fault}, and the one in force is valid until {until}: \
+                 put a valid certificate and its key in place"
+            );
+            Some(Diagnostic { key: key.to_owned(), ..Diagnostic::about_file(&origin.path, message) })
+        });
+        let dead: Vec<_> = dead.collect();
+        (!dead.is_empty()).then(|| Errors::new(dead))
+    }
+}
+
+fn is_valid((from, until): (Timestamp, Timestamp), now: Timestamp) -> bool {
+    from <= now && now < until
+}
+
 /// Puts into force what the files say, whenever they say something else.
 pub struct Reloader {
     origin: Origin,
+    in_force: InForce,
     /// What holds until the process ends.
     startup: Startup,
     acceptors: Acceptors,
@@ -53,13 +100,14 @@ impl Reloader {
     /// A reloader of what is in force: loaded from this origin, and started with these settings.
     pub fn new(
         origin: Origin,
+        in_force: InForce,
         startup: Startup,
         acceptors: Acceptors,
         authorizer: Arc<Authorizer>,
         telemetry: Arc<Telemetry>,
         clock: Clock,
     ) -> Self {
-        Self { origin, startup, acceptors, authorizer, telemetry, clock }
+        Self { origin, in_force, startup, acceptors, authorizer, telemetry, clock }
     }
 
     /// Begins to watch the files, on a thread of its own, until the caller says stop.
@@ -71,11 +119,10 @@ impl Reloader {
         let run = move || {
             give_way();
             loop {
-                let cause = match watch.wait(&self.origin.files) {
-                    Cause::Changed => "a file changed",
-                    Cause::Forced => "SIGHUP",
-                    Cause::Stopped => break,
-                };
+                let cause = watch.wait(&self.origin.files);
+                if cause == Cause::Stopped {
+                    break;
+                }
                 // Whatever happens to one reload, the next one may mend it.
                 if panic::catch_unwind(AssertUnwindSafe(|| self.reload(cause))).is_err() {
                     self.telemetry.metrics().count_refused_reload();
@@ -88,12 +135,28 @@ impl Reloader {
     }
 
     /// Loads what the files say now, and puts it into force unless something is wrong with it.
-    fn reload(&mut self, cause: &'static str) {
+    fn reload(&mut self, cause: Cause) {
         let begun = Instant::now();
         let Loaded { outcome, files } = Config::load_after(&self.origin.path, Some(&self.authorizer.rules()));
         self.origin.files = files;
-        match outcome {
-            Ok(config) => {
+        let outcome = outcome.and_then(|config| {
+            match self.in_force.dead_certificates(&self.origin, &config.tls, self.clock.now()) {
+                Some(errors) => Err(errors),
+                None => Ok(config),
+            }
+        });
+        let lost = |config: &Config| match cause {
+            Cause::Changed => self.in_force.restrictions.lost_in(&config.restrictions),
+            Cause::Forced | Cause::Stopped => None,
+        };
+        let cause = match cause {
+            Cause::Changed => "a file changed",
+            Cause::Forced => "SIGHUP",
+            Cause::Stopped => "the end",
+        };
+        match outcome.map(|config| (lost(&config), config)) {
+            Ok((Some(lost), config)) => self.hold_back(&config, cause, &lost),
+            Ok((None, config)) => {
                 let warnings = config.warnings.clone();
                 let old = self.apply(config);
                 self.tell_success(cause, begun.elapsed());
@@ -111,10 +174,35 @@ impl Reloader {
         }
     }
 
+    /// Leaves in force what is, but for the credentials that the new configuration does not have any more.
+    fn hold_back(&self, config: &Config, cause: &'static str, lost: &str) {
+        let in_force = self.authorizer.rules();
+        let rules = in_force.without_credentials_missing_in(&config.rules);
+        let tokens = in_force.tokens.len() - rules.tokens.len();
+        let users = in_force.users.len() - rules.users.len();
+        let old = self.authorizer.replace(rules);
+        drop(in_force);
+        let rules = self.authorizer.rules();
+        self.authorizer.sources().passwords.forget_changed(&old.users, &rules.users);
+        self.telemetry.metrics().show_credentials(&rules, self.clock.now());
+        self.telemetry.metrics().count_held_back_reload();
+        drop(rules);
+        tracing::error!(
+            cause,
+            file = %self.origin.path.display(),
+            removed_tokens = tokens,
+            removed_users = users,
+            "the reload was held back, and the rules in force stay: {lost}; tokens and users that the file does not \
+             have any more are removed; send SIGHUP to put the file into force as it is, or write it again with what it has lost"
+        );
+        retire(old);
+    }
+
     /// Puts a configuration into force: whatever can change while the process runs changes here.
     /// What cannot is named.  Gives back the rules that were in force.
-    fn apply(&self, config: Config) -> Arc<Rules> {
-        let Config { startup, mut rules, tls, warnings: _, files: _ } = config;
+    fn apply(&mut self, config: Config) -> Arc<Rules> {
+        let Config { startup, mut rules, tls, warnings: _, files: _, restrictions } = config;
+        self.in_force = InForce::of(restrictions, &tls);
         for difference in self.startup.differences(&startup) {
             let (key, from, to) = (difference.key, difference.from, difference.to);
             tracing::warn!(

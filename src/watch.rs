@@ -18,9 +18,13 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use crate::config::Files;
 
 /// Whoever writes files is done when nothing has happened for so long …
-const QUIET: Duration = Duration::from_millis(200);
+const QUIET: Duration = Duration::from_millis(100);
 /// … and somebody who is never done is not waited for any longer than this.
 const LONGEST_UNREST: Duration = Duration::from_secs(2);
+/// A file is read once nothing has been written to it for so long …
+const STILL: Duration = Duration::from_millis(100);
+/// … but at the latest after this.
+const MAX_SETTLING: Duration = Duration::from_secs(30);
 /// How often the content is looked at when there are events …
 const LOOK: Duration = Duration::from_secs(30);
 /// … and when there are none to be had.
@@ -130,13 +134,38 @@ impl Watch {
         loop {
             // In this order no change is lost: what comes after the look is an event.
             self.follow(files);
-            if files.have_changed() {
-                return Cause::Changed;
-            }
-            if let Some(cause) = self.next_call() {
-                return cause;
+            let called = if files.have_changed() { Some(Cause::Changed) } else { self.next_call() };
+            let Some(called) = called.map(|cause| self.settle(cause, files)) else {
+                continue;
+            };
+            // Whoever wrote may have written the same again.
+            if called != Cause::Changed || files.have_changed() {
+                return called;
             }
         }
+    }
+
+    /// Waits until nobody writes to the files any more.  Gives back the most urgent cause by then.
+    fn settle(&self, mut cause: Cause, files: &Files) -> Cause {
+        let begun = Instant::now();
+        let mut stamps = files.stamps();
+        while cause != Cause::Stopped && begun.elapsed() < MAX_SETTLING {
+            let until = Instant::now() + STILL;
+            loop {
+                match self.calls.next(until.saturating_duration_since(Instant::now())) {
+                    Some(Call::Stop) => return Cause::Stopped,
+                    Some(Call::Force) => cause = Cause::Forced,
+                    Some(Call::Event) => {}
+                    None => break,
+                }
+            }
+            let later = files.stamps();
+            if later == stamps {
+                break;
+            }
+            stamps = later;
+        }
+        cause
     }
 
     /// The next call that is more than an event; `None` when it is time to look.

@@ -54,7 +54,7 @@ pub fn folds_onto(name: &[u8], actor_header: &str) -> bool {
 }
 
 /// The actor headers in their order, and a way to find the one that a header's name folds onto.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ActorHeaders {
     headers: Box<[ActorHeader]>,
     lengths: Lengths,

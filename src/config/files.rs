@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -26,6 +27,22 @@ type Reading = (PathBuf, usize);
 /// `None` in its place is that the file could not be read.
 type ContentDigest = [u8; 32];
 
+/// Which file it is, how long it is, and when it was changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    file: (u64, u64),
+    length: u64,
+    changed: [(i64, i64); 2],
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        let changed = [modified, (metadata.ctime(), metadata.ctime_nsec())];
+        Self { file: (metadata.dev(), metadata.ino()), length: metadata.len(), changed }
+    }
+}
+
 /// No content's: it was another one each time.
 const UNSTEADY: Option<ContentDigest> = Some([0; 32]);
 
@@ -38,6 +55,11 @@ impl Files {
     /// Whether one of them has other bytes than those that were read, has gone, or has come.
     pub fn have_changed(&self) -> bool {
         self.0.iter().any(|((path, limit), digest)| digest_of(path, *limit) != *digest)
+    }
+
+    /// What the file system says of each: as long as it says the same, nobody writes to one.
+    pub fn stamps(&self) -> Vec<Option<Stamp>> {
+        self.paths().map(|path| std::fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata))).collect()
     }
 
     /// These bytes were read of a file, or it could not be read.

@@ -63,6 +63,11 @@ pub enum SubjectName {
 }
 
 impl ServerTls {
+    /// From when until when the listener's own certificate is valid: the first one of the chain.
+    pub fn own_validity(&self) -> Option<(Timestamp, Timestamp)> {
+        self.certified_key.cert.first().and_then(validity)
+    }
+
     /// The names in the first certificate of the chain, in its order.
     pub fn names(&self) -> Vec<SubjectName> {
         let certificate = self.certified_key.cert.first().and_then(|der| parse_x509_certificate(der).ok());

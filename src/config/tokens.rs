@@ -16,7 +16,7 @@ use crate::credential::{Kind, Known};
 use crate::token::{PlainToken, TokenDigest};
 
 /// The configured tokens by their digests.  No plain token is kept.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Tokens {
     by_digest: HashMap<TokenDigest, Arc<Known>, foldhash::fast::RandomState>,
 }
@@ -40,6 +40,24 @@ impl Tokens {
     /// Lets a token stand for somebody who is known already.
     pub fn add(&mut self, digest: TokenDigest, known: Arc<Known>) {
         self.by_digest.insert(digest, known);
+    }
+
+    /// Forgets the tokens that the others do not have, and lets none live longer than there.
+    pub fn keep_those_in(&mut self, others: &Self) {
+        self.by_digest.retain(|digest, known| {
+            let Some(other) = others.get(digest) else {
+                return false;
+            };
+            let ends_sooner =
+                other.expires_at.is_some_and(|end| known.expires_at.is_none_or(|own| end < own));
+            if ends_sooner {
+                let mut shortened = Known::new(known.kind, Arc::clone(&known.name), known.actor.clone());
+                shortened.policies.clone_from(&known.policies);
+                shortened.expires_at = other.expires_at;
+                *known = Arc::new(shortened);
+            }
+            true
+        });
     }
 
     /// Every token, in no order.

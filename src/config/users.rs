@@ -19,7 +19,7 @@ use crate::secret::Secret;
 use crate::token::TokenDigest;
 
 /// The configured users by their names.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Users {
     by_name: HashMap<Arc<str>, User>,
     /// The name of the user whose password takes longest to verify.
@@ -27,6 +27,7 @@ pub struct Users {
 }
 
 /// One user.
+#[derive(Clone)]
 pub struct User {
     /// The password's hash.
     pub hash: PasswordHash,
@@ -76,6 +77,15 @@ impl Users {
     /// The user of this name.
     pub fn get(&self, name: &str) -> Option<&User> {
         self.by_name.get(name)
+    }
+
+    /// Forgets the users whom the others do not have, or have with another password.
+    pub fn keep_those_in(&mut self, others: &Self) {
+        let is_kept = |name: &str, user: &User| {
+            others.get(name).is_some_and(|other| other.password_digest == user.password_digest)
+        };
+        let kept = self.by_name.drain().filter(|(name, user)| is_kept(name, user));
+        *self = Self::new(kept.map(|(_, user)| user).collect::<Vec<_>>());
     }
 
     /// How many there are.

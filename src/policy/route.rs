@@ -8,7 +8,7 @@ use regex::Regex;
 use super::{PermittedPaths, Policy, path};
 
 /// One route.  Every member that is given must match.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Route {
     /// The request's host.
     pub host: Option<HostPattern>,

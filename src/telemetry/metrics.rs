@@ -36,6 +36,7 @@ const BUCKETS: [f64; 12] =
 /// The results of a reload.
 const SUCCESS: &str = "success";
 const FAILURE: &str = "failure";
+const HELD_BACK: &str = "held_back";
 
 /// All metrics.
 #[derive(Debug)]
@@ -143,7 +144,7 @@ impl Metrics {
         );
         registry.register("config_reload", "Reloads of the configuration, by result", self.reloads.clone());
         // A counter that is there from the beginning can be watched for its first step.
-        for result in [SUCCESS, FAILURE] {
+        for result in [SUCCESS, FAILURE, HELD_BACK] {
             drop(self.reloads.get_or_create(&ReloadLabels { result }));
         }
         registry.register(
@@ -242,17 +243,29 @@ impl Metrics {
         self.last_reload_successful.set(0);
     }
 
+    /// Counts a reload that was held back because it loses what narrows access.
+    pub fn count_held_back_reload(&self) {
+        self.reloads.get_or_create(&ReloadLabels { result: HELD_BACK }).inc();
+        self.last_reload_successful.set(0);
+    }
+
     /// Shows what is in force, loaded at this instant.
     pub fn show_rules(&self, rules: &Rules, now: jiff::Timestamp) {
+        self.show_credentials(rules, now);
+        let not_enforced = rules.policies.not_enforced();
+        self.policies_not_enforced.set(i64::try_from(not_enforced).unwrap_or(i64::MAX));
+        self.last_reload_successful.set(1);
+        self.last_reload_success.set(now.as_second());
+    }
+
+    /// Shows which tokens and users are in force.
+    pub fn show_credentials(&self, rules: &Rules, now: jiff::Timestamp) {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.tokens.set(count(rules.tokens.len()));
-        self.users.set(count(rules.users.iter().count()));
-        self.policies_not_enforced.set(count(rules.policies.not_enforced()));
+        self.users.set(count(rules.users.len()));
         let expiries = rules.tokens.iter().filter_map(|(_, known)| known.expires_at);
         let next = expiries.filter(|&expires_at| expires_at > now).min();
         self.next_expiry.set(next.map_or(0, jiff::Timestamp::as_second));
-        self.last_reload_successful.set(1);
-        self.last_reload_success.set(now.as_second());
     }
 
     /// Shows until when the certificates in force are good.

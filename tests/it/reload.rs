@@ -291,6 +291,98 @@ fn a_bad_file_is_refused_whole_and_said_as_check_says_it() {
     assert!(passes(&server, NEW) && !passes(&server, OLD));
 }
 
+fn held_back_reloads(server: &Server) -> u64 {
+    metric(server, "config_reload_total{result=\"held_back\"}") as u64
+}
+
+/// Does something after which a reload must have been held back.
+#[track_caller]
+fn held_back(server: &Server, change: impl FnOnce()) {
+    let before = held_back_reloads(server);
+    change();
+    until(server, "held back", || held_back_reloads(server) > before);
+    until_told(server, "the reload was held back", held_back_reloads(server));
+}
+
+const GUARDED: &str = "\
+tokens:
+- {token: old-token-0123456789, actor: {id: alice, role: Viewer}}
+- {token: new-token-0123456789, actor: {id: bob, role: Viewer}}
+users:
+- {username: carol, password: carols-long-password}
+policies:
+  read: {allow: {role: Viewer}}
+routes:
+- {path_prefix: /admin, allow: {role: Admin}}
+default: {}
+";
+
+fn code_of_admin(server: &Server, headers: &[(&str, &str)]) -> i32 {
+    grpc::code(&grpc::check(server, grpc::request("GET", "app.example", "/admin/x", headers)))
+}
+
+#[test]
+fn a_reload_that_loses_what_narrows_access_is_held_back_until_sighup() {
+    let server = setup(&whole(GUARDED)).start();
+    let viewer = [("authorization", "Bearer old-token-0123456789")];
+    let basic = [("authorization", "Basic Y2Fyb2w6Y2Fyb2xzLWxvbmctcGFzc3dvcmQ=")];
+    assert!(passes(&server, OLD) && grpc::code(&asked(&server, &basic)) == 0);
+    assert_ne!(code_of_admin(&server, &viewer), 0);
+    let cut = |at: &str| whole(&GUARDED[..GUARDED.find(at).unwrap()]);
+    let without = |from: &str, to: &str| {
+        let end = if to.is_empty() { GUARDED.len() } else { GUARDED.find(to).unwrap() };
+        whole(&format!("{}{}", &GUARDED[..GUARDED.find(from).unwrap()], &GUARDED[end..]))
+    };
+    for (text, why) in [
+        (cut("routes:"), "it has lost `routes`, `default`"),
+        (without("policies:", "routes:"), "it has lost `policies`"),
+        (without("routes:", "default:"), "it has lost `routes`"),
+        (format!("{}default: {{allow: false}}\n", cut("policies:")), "it has lost `routes`, `policies`"),
+    ] {
+        held_back(&server, || rename_into(server.folder(), "config.yaml", &text));
+        let line = lines(&server, "ERROR", "was held back").pop().unwrap();
+        assert!(line["message"].as_str().unwrap().contains(why), "{line}");
+        assert_ne!(code_of_admin(&server, &viewer), 0, "{text}");
+        assert!(passes(&server, OLD) && passes(&server, NEW));
+        assert_eq!(metric(&server, "config_last_reload_successful"), 0.0);
+    }
+    // A token that is gone is dead at once all the same, and stays so under a later text that is held back.
+    let without_bob = without("- {token: new-", "users:").replace("default: {}\n", "");
+    let without_bob = without_bob.replace("routes:\n- {path_prefix: /admin, allow: {role: Admin}}\n", "");
+    held_back(&server, || write(&server, &without_bob));
+    assert!(passes(&server, OLD) && !passes(&server, NEW));
+    // So is a user, and one with another password.
+    let changed = cut("policies:").replace("carols-long-password", "carols-other-password");
+    held_back(&server, || write(&server, &changed));
+    assert_ne!(grpc::code(&asked(&server, &basic)), 0);
+    held_back(&server, || write(&server, &cut("users:")));
+    let line = lines(&server, "ERROR", "was held back").pop().unwrap();
+    assert!(line["message"].as_str().unwrap().contains("`users`"), "judged by what was in force: {line}");
+    assert_ne!(code_of_admin(&server, &viewer), 0);
+    // The whole file again.
+    reloaded(&server, || write(&server, &whole(GUARDED)));
+    assert_eq!(metric(&server, "config_last_reload_successful"), 1.0);
+    assert!(passes(&server, NEW) && grpc::code(&asked(&server, &basic)) == 0);
+    // Whoever means it says so.
+    held_back(&server, || write(&server, &cut("routes:")));
+    reloaded(&server, || server.hang_up());
+    assert_eq!(code_of_admin(&server, &viewer), 0);
+    assert!(!server.log().text().contains("token-0123"), "{}", server.log().text());
+}
+
+#[test]
+fn a_beginning_of_the_file_in_force_is_held_back_and_an_edited_file_is_not() {
+    let text = whole(
+        "tokens:\n- {token: old-token-0123456789, actor: {id: alice}}\nallow_cors_preflight: false\nactor_headers:\n  x-actor-id: id\n  x-actor-name: name\n",
+    );
+    let server = setup(&text).start();
+    held_back(&server, || write(&server, &text.replace("  x-actor-name: name\n", "")));
+    held_back(&server, || write(&server, &text[..text.len() - "me\n".len()]));
+    let line = lines(&server, "ERROR", "was held back").pop().unwrap();
+    assert!(line["message"].as_str().unwrap().contains("only the beginning"), "{line}");
+    reloaded(&server, || write(&server, &text.replace("  x-actor-id: id\n", "")));
+}
+
 #[test]
 fn a_pipe_in_the_place_of_a_file_stops_no_reload_that_comes_later() {
     let server = setup(&one_token(OLD)).start();

@@ -407,6 +407,30 @@ fn a_new_certificate_is_served_after_a_reload() {
 }
 
 #[test]
+fn a_dead_certificate_never_replaces_one_that_is_valid() {
+    let ca = Ca::new("the CA");
+    let (live, dead, next) =
+        (ca.issue_until(&[HOST], 2101), ca.issue_until(&[HOST], 2001), ca.issue_until(&[HOST], 2102));
+    let setup = Server::with(MUTUAL).own_listeners();
+    let setup = setup.file("server.crt", &live.cert).file("server.key", &live.key);
+    let server = setup.file("ca.crt", &ca.pem()).start();
+    let client = ca.client(Some(&ca.issue(&[ENVOY])), &["h2"]);
+    // First the key, which does not fit: the pair is there when the certificate is.
+    reloaded(&server, "failure", || replace(&server, "server.key", &dead.key));
+    reloaded(&server, "failure", || replace(&server, "server.crt", &dead.cert));
+    let complaint = |line: &str| line.contains("the certificate expired at 2001").then(|| line.to_owned());
+    let line = server.log().wait_for("what is wrong with the certificate", complaint);
+    assert!(line.contains("ext_authz.tls.cert") && line.contains("valid until 2101"), "{line}");
+    // Nor is it taken over by force.
+    reloaded(&server, "failure", || server.hang_up());
+    assert_eq!(presented(&server, &client), der(&live));
+    assert_expires(&server, 2101);
+    reloaded(&server, "failure", || replace(&server, "server.key", &next.key));
+    reloaded(&server, "success", || replace(&server, "server.crt", &next.cert));
+    assert_eq!(presented(&server, &client), der(&next));
+}
+
+#[test]
 fn certificates_of_a_kubernetes_secret_are_swapped_together() {
     let ca = Ca::new("the CA");
     let config = MUTUAL.replace("server.crt", "tls/tls.crt").replace("server.key", "tls/tls.key");
