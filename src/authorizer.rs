@@ -10,7 +10,7 @@ use crate::config::Rules;
 use crate::credential::{self, CredentialError, Known, Place, Places};
 use crate::decision::{Decision, Learned, Refusal};
 use crate::identity::{Identity, Sources};
-use crate::policy::{Permit, Policy};
+use crate::policy::Permit;
 
 /// Decides about requests by the rules in force.
 pub struct Authorizer {
@@ -91,35 +91,62 @@ impl Authorizer {
             return Err(Refusal::ContextKey);
         }
 
-        // Which policy governs this?  A path that can be read in two ways is refused here.
-        let policy = Arc::clone(rules.policies.select(request, http)?);
-        learned.policy = Some(Arc::clone(&policy));
+        // Which policies govern this?  A path that can be read in two ways is refused here.
+        let selected = rules.policies.select(request, http)?;
+        learned.policy = Some(Arc::clone(selected.policy));
 
-        match self.admit(&policy, http, deadline, rules, learned).await {
-            Ok(permit) => guard_actor_headers(http, rules, permit),
-            // Only a policy that is not enforced lets pass what is refused under it.
-            Err(refusal) => {
-                let permit = guard_actor_headers(http, rules, policy.shadow().ok_or(refusal)?)?;
-                learned.shadowed = Some(refusal);
-                learned.left_alone = self.foreign_place(http, rules);
-                Ok(permit)
+        // What is refused about the credential is refused under every policy.
+        let recognised = self.recognise(http, deadline, rules, learned).await;
+
+        // May they?  Only a policy can turn an actor, or the lack of one, into a permit; all of them must,
+        // and the request passes by its own one's permit.
+        let mut own_permit = None;
+        let mut shadow: Option<(Refusal, Permit)> = None;
+        for policy in selected.iter() {
+            let admitted = match &recognised {
+                Ok(()) => policy.admit(learned.known.clone()).map_err(Refusal::from),
+                Err(refusal) => Err(*refusal),
+            };
+            match admitted {
+                Ok(permit) => {
+                    own_permit.get_or_insert(permit);
+                }
+                // Only a policy that is not enforced lets pass what is refused under it.
+                Err(refusal) => match policy.shadow() {
+                    Some(permit) if shadow.is_none() => {
+                        learned.policy = Some(Arc::clone(policy));
+                        shadow = Some((refusal, permit));
+                    }
+                    Some(_) => {}
+                    None => {
+                        learned.policy = Some(Arc::clone(policy));
+                        return Err(refusal);
+                    }
+                },
             }
         }
+        if let Some((refusal, permit)) = shadow {
+            let permit = guard_actor_headers(http, rules, permit)?;
+            learned.shadowed = Some(refusal);
+            learned.left_alone = self.foreign_place(http, rules);
+            return Ok(permit);
+        }
+        // The request's own policy stands first, and refuses above where it does not admit.
+        guard_actor_headers(http, rules, own_permit.ok_or(Refusal::NotAdmitted)?)
     }
 
-    /// The steps from the credential to admission: what is refused in them is refused under the policy.
-    async fn admit(
+    /// The steps from the credential to the actor behind it.
+    async fn recognise(
         &self,
-        policy: &Policy,
         http: &Http<'_>,
         deadline: Option<Duration>,
         rules: &Rules,
         learned: &mut Learned,
-    ) -> Result<Permit, Refusal> {
+    ) -> Result<(), Refusal> {
         // What does the caller show us?
         let found = credential::find(http, &rules.places)?;
 
-        // Who is that?  A credential that we do not know is refused here, whatever the policy says.
+        // Who is that?  A credential that we do not know is refused here, whatever the policies say.
         if let Some(found) = &found {
             match self.sources.identify(&found.credential, rules, deadline).await? {
                 Identity::Known(known) => learned.known = Some(known),
@@ -127,9 +154,7 @@ impl Authorizer {
                 Identity::SessionOver => {}
             }
         }
-
-        // May they?  Only a policy can turn an actor, or the lack of one, into a permit.
-        Ok(policy.admit(learned.known.clone())?)
+        Ok(())
     }
 
     /// The place whose credential is none of ours, dead or alive, and stays in a request that is let pass

@@ -375,7 +375,7 @@ impl Attempt {
 }
 
 /// The sections that a configuration can have.
-const SECTIONS: [&str; 16] = [
+const SECTIONS: [&str; 17] = [
     "ext_authz",
     "probes",
     "admin",
@@ -391,6 +391,7 @@ const SECTIONS: [&str; 16] = [
     "routes",
     "default",
     "paths",
+    "overrides",
     "actor_headers",
 ];
 

@@ -96,6 +96,12 @@ pub enum Refusal {
     IllegalMethod,
     /// A header asks the upstream to take another method.
     MethodOverride,
+    /// A header asks the upstream to take another path.
+    PathOverride,
+    /// A header asks the upstream to take another host.
+    HostOverride,
+    /// The target of COPY or MOVE cannot be decided about.
+    Destination,
     /// A `connection` header asks Envoy to drop an actor header.
     ConnectionNamesActorHeader,
     /// A place is filled twice.
@@ -134,7 +140,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, one of each.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 38] = [
         Self::Undecodable,
         Self::RequestTooLarge,
         Self::Overloaded,
@@ -149,9 +155,13 @@ impl Refusal {
         Self::AmbiguousPath(AmbiguousPath::ControlCharacter),
         Self::AmbiguousPath(AmbiguousPath::NotUtf8),
         Self::AmbiguousPath(AmbiguousPath::Fragment),
+        Self::AmbiguousPath(AmbiguousPath::EncodedDelimiter),
         Self::IllegalHost,
         Self::IllegalMethod,
         Self::MethodOverride,
+        Self::PathOverride,
+        Self::HostOverride,
+        Self::Destination,
         Self::ConnectionNamesActorHeader,
         Self::DuplicateCredential,
         Self::NoCredential,
@@ -180,6 +190,9 @@ impl Refusal {
             | Self::IllegalHost
             | Self::IllegalMethod
             | Self::MethodOverride
+            | Self::PathOverride
+            | Self::HostOverride
+            | Self::Destination
             | Self::ConnectionNamesActorHeader
             | Self::DuplicateCredential => (400, "Malformed request"),
             Self::RequestTooLarge => (413, "Request too large"),
@@ -217,10 +230,14 @@ impl Refusal {
                 AmbiguousPath::ControlCharacter => "path_control_character",
                 AmbiguousPath::NotUtf8 => "path_not_utf8",
                 AmbiguousPath::Fragment => "path_fragment",
+                AmbiguousPath::EncodedDelimiter => "path_encoded_delimiter",
             },
             Self::IllegalHost => "illegal_host",
             Self::IllegalMethod => "illegal_method",
             Self::MethodOverride => "method_override",
+            Self::PathOverride => "path_override",
+            Self::HostOverride => "host_override",
+            Self::Destination => "destination",
             Self::ConnectionNamesActorHeader => "connection_names_actor_header",
             Self::DuplicateCredential => "duplicate_credential",
             Self::NoCredential => "no_credential",
@@ -249,6 +266,9 @@ impl From<SelectError> for Refusal {
             SelectError::IllegalHost => Self::IllegalHost,
             SelectError::IllegalMethod => Self::IllegalMethod,
             SelectError::MethodOverride => Self::MethodOverride,
+            SelectError::PathOverride => Self::PathOverride,
+            SelectError::HostOverride => Self::HostOverride,
+            SelectError::Destination => Self::Destination,
             SelectError::UnknownPolicy => Self::UnknownPolicy,
         }
     }

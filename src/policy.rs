@@ -1,6 +1,9 @@
 //! Policies: who may do what, which of them governs a request, and the permit that only they can give.
 
+mod destination;
+
 pub mod allow;
+pub mod overrides;
 pub mod path;
 pub mod route;
 
@@ -8,12 +11,15 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::actor::header::folds_onto;
-use crate::attributes::{Attributes, Http, Lengths};
+use crate::attributes::{Attributes, Http};
 use crate::credential::Known;
 
 pub use allow::{Allow, AllowError};
-pub use path::{AmbiguousPath, PermittedPaths};
+use overrides::{Overridden, Read, overrides_method};
+use route::Nearness;
+
+pub use overrides::{Override, PermittedOverrides};
+pub use path::{AmbiguousPath, DecodedPath, PermittedPaths};
 pub use route::{HostPattern, MethodPattern, Mismatch, PathPattern, Route, RouteError};
 
 /// A named rule of admission.
@@ -135,16 +141,54 @@ pub struct Policies {
     named: HashMap<Arc<str>, Arc<Policy>>,
     routes: Vec<Route>,
     default: Arc<Policy>,
-    permitted_paths: PermittedPaths,
-    routes_read: RoutesRead,
+    reading: Reading,
+    routes_read: Read,
+    /// The whole paths of routes, without a slash at their ends: only a request for one of them can have
+    /// another spelling that a route knows.
+    exact_paths: HashSet<Box<str>>,
 }
 
-/// What of a request the routes look at: only that can be refused as malformed.
-#[derive(Debug, Clone, Copy)]
-struct RoutesRead {
-    host: bool,
-    path: bool,
-    method: bool,
+/// How requests are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reading {
+    /// Ambiguous paths that are let through (`paths.permit`).
+    pub paths: PermittedPaths,
+    /// Whether upstreams ignore the case of paths (`paths.case: ignore`).
+    pub ignore_case: bool,
+    /// Headers that are let through although they name something else (`overrides.permit`).
+    pub overrides: PermittedOverrides,
+}
+
+/// The policies that govern a request.
+#[derive(Debug, Clone)]
+pub struct Selected<'p> {
+    /// The request's own.
+    pub policy: &'p Arc<Policy>,
+    /// Those that must admit as well, each once: that of another spelling of the path, those of the target of
+    /// COPY and MOVE.
+    pub further: Vec<&'p Arc<Policy>>,
+}
+
+impl<'p> Selected<'p> {
+    fn only(policy: &'p Arc<Policy>) -> Self {
+        Self { policy, further: Vec::new() }
+    }
+
+    /// Every policy, the request's own first.
+    pub fn iter(&self) -> impl Iterator<Item = &'p Arc<Policy>> + '_ {
+        std::iter::once(self.policy).chain(self.further.iter().copied())
+    }
+
+    fn add(&mut self, policy: &'p Arc<Policy>) {
+        if !self.iter().any(|seen| Arc::ptr_eq(seen, policy)) {
+            self.further.push(policy);
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.further.len() == other.further.len()
+            && self.iter().zip(other.iter()).all(|(one, other)| Arc::ptr_eq(one, other))
+    }
 }
 
 /// What of a request decides which policy governs it.
@@ -156,8 +200,8 @@ pub enum Question<'p, 'a> {
     Routed {
         /// The host as routes compare it; empty when none of them does.
         host: Cow<'a, str>,
-        /// The decoded path; empty when no route looks at it.
-        path: Cow<'a, str>,
+        /// The decoded path; empty when no route looks at it, or the request has none.
+        path: DecodedPath<'a>,
     },
 }
 
@@ -172,49 +216,135 @@ pub enum SelectError {
     IllegalMethod,
     /// A header asks the upstream to take another method for the request's.
     MethodOverride,
+    /// A header asks the upstream to take another path for the request's.
+    PathOverride,
+    /// A header asks the upstream to take another host for the request's.
+    HostOverride,
+    /// The target of COPY or MOVE cannot be told, or Envoy's route has not looked at it.
+    Destination,
     /// `context_extensions` names a policy that does not exist: the operator's mistake.
     UnknownPolicy,
 }
 
-/// Headers by which frameworks let a request claim another method.  Names that fold onto them count as well.
-const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
-
-fn overrides_method(http: &Http<'_>) -> bool {
-    let lengths = Lengths::of(METHOD_OVERRIDES.map(str::as_bytes));
-    let overrides = |name: &[u8]| METHOD_OVERRIDES.iter().any(|header| folds_onto(name, header));
-    http.headers.of_lengths(lengths).any(|header| overrides(header.name))
+impl From<Overridden> for SelectError {
+    fn from(overridden: Overridden) -> Self {
+        match overridden {
+            Overridden::Path => Self::PathOverride,
+            Overridden::Host => Self::HostOverride,
+            Overridden::Method => Self::MethodOverride,
+        }
+    }
 }
 
 impl Policies {
     /// Policies by name, routes in their order, and the policy for everything that no route matches.
-    pub fn new(
-        named: Vec<Arc<Policy>>,
-        routes: Vec<Route>,
-        default: Arc<Policy>,
-        permitted_paths: PermittedPaths,
-    ) -> Self {
-        let routes_read = RoutesRead {
+    pub fn new(named: Vec<Arc<Policy>>, routes: Vec<Route>, default: Arc<Policy>, reading: Reading) -> Self {
+        let routes_read = Read {
             host: routes.iter().any(|route| route.host.is_some()),
             path: routes.iter().any(|route| !route.paths.is_empty()),
             method: routes.iter().any(|route| route.methods.is_some()),
         };
+        let exact_paths = routes.iter().flat_map(Route::exact_paths);
+        let exact_paths = exact_paths.map(|path| path::without_trailing_slash(path).into()).collect();
         let named = named.into_iter().map(|policy| (Arc::clone(policy.name()), policy)).collect();
-        Self { named, routes, default, permitted_paths, routes_read }
+        Self { named, routes, default, reading, routes_read, exact_paths }
     }
 
-    /// The policy that governs this request: the one that Envoy's route names,
-    /// else that of the first route that matches, else the default.
+    /// The policies that govern this request: the one that Envoy's route names, else that of the first route
+    /// that matches, else the default; and those that must admit as well.
     ///
     /// # Errors
     /// [`SelectError`]: what a rule would read can be read in two ways, or names what does not exist.
-    pub fn select(&self, request: &Attributes<'_>, http: &Http<'_>) -> Result<&Arc<Policy>, SelectError> {
+    pub fn select(&self, request: &Attributes<'_>, http: &Http<'_>) -> Result<Selected<'_>, SelectError> {
         match self.question(request, http)? {
-            Question::Named(policy) => Ok(policy),
+            Question::Named(policy) => {
+                let destination = Override::position("destination");
+                let is_permitted = destination.is_some_and(|at| self.reading.overrides.contains(at));
+                if destination::Operation::of(http.method).is_some() && !is_permitted {
+                    return Err(SelectError::Destination);
+                }
+                Ok(Selected::only(policy))
+            }
             Question::Routed { host, path } => {
-                let matching = self.routes.iter().find(|route| route.matches(&host, &path, http.method));
-                Ok(matching.map_or(&self.default, |route| &route.policy))
+                let mut selected = self.select_unambiguous(&host, &path, http.method)?;
+                if let Some(operation) = destination::Operation::of(http.method)
+                    && (self.routes_read.host || self.routes_read.path || self.routes_read.method)
+                {
+                    self.add_destination(&mut selected, operation, http, (&host, &path))?;
+                }
+                Ok(selected)
             }
         }
+    }
+
+    /// COPY writes the target, MOVE deletes the source as well; either may replace what is at the target.
+    fn add_destination<'p>(
+        &'p self,
+        selected: &mut Selected<'p>,
+        operation: destination::Operation,
+        http: &Http<'_>,
+        (host, path): (&str, &DecodedPath<'_>),
+    ) -> Result<(), SelectError> {
+        let target = destination::target(http).ok_or(SelectError::Destination)?;
+        let target_path =
+            path::read(target.path, &self.reading.paths).map_err(|_| SelectError::Destination)?;
+        let target_host = match target.host {
+            None => Cow::Borrowed(host),
+            Some(named) => {
+                let named = route::normalize_host(named).ok_or(SelectError::Destination)?;
+                if self.routes_read.host { named } else { Cow::Borrowed(host) }
+            }
+        };
+        for method in [&b"PUT"[..], b"DELETE"] {
+            let further = self.select_unambiguous(&target_host, &target_path, method);
+            let further = further.map_err(|_| SelectError::Destination)?;
+            further.iter().for_each(|policy| selected.add(policy));
+        }
+        if operation == destination::Operation::Move {
+            let source = self.select_unambiguous(host, path, b"DELETE")?;
+            source.iter().for_each(|policy| selected.add(policy));
+        }
+        Ok(())
+    }
+
+    /// A permitted spelling must select the same policies however an upstream reads it.
+    fn select_unambiguous(
+        &self,
+        host: &str,
+        path: &DecodedPath<'_>,
+        method: &[u8],
+    ) -> Result<Selected<'_>, SelectError> {
+        let selected = self.select_by_routes(host, &path.text, method);
+        let differs = |reading: &String| !self.select_by_routes(host, reading, method).is_same(&selected);
+        if path.readings.iter().any(differs) {
+            return Err(SelectError::AmbiguousPath(path::kind_of(&path.text)));
+        }
+        Ok(selected)
+    }
+
+    /// The first route that matches governs.  Where none of them names this very path, that of another spelling
+    /// must admit as well: a slash at the end more or less, another case where `paths.case` is `ignore`.
+    fn select_by_routes(&self, host: &str, path: &str, method: &[u8]) -> Selected<'_> {
+        let matching = self.routes.iter().find(|route| route.matches(host, path, method));
+        let mut selected = Selected::only(matching.map_or(&self.default, |route| &route.policy));
+        if matching.is_some_and(|route| route.is_exactly(path)) || path.is_empty() {
+            return selected;
+        }
+        let nearness = if self.reading.ignore_case { Nearness::SlashAndCase } else { Nearness::Slash };
+        let lower = match nearness {
+            Nearness::SlashAndCase => path::lower_case(path),
+            // Prefixes and expressions match the other spelling where they match this one.
+            Nearness::Slash if !self.exact_paths.contains(path::without_trailing_slash(path)) => {
+                return selected;
+            }
+            Nearness::Slash => String::new(),
+        };
+        let near =
+            self.routes.iter().find(|route| route.matches_nearly(host, (path, &lower), method, nearness));
+        if let Some(route) = near {
+            selected.add(&route.policy);
+        }
+        selected
     }
 
     /// What of this request decides which policy governs it.
@@ -227,28 +357,39 @@ impl Policies {
         http: &Http<'a>,
     ) -> Result<Question<'p, 'a>, SelectError> {
         let raw_path = http.path_without_query();
-        let path = if self.routes_read.path || request.policy.is_some() {
-            path::decode(raw_path, &self.permitted_paths).map_err(SelectError::AmbiguousPath)?
+        // CONNECT has no path (RFC 9110 section 9.3.6).
+        let has_path = !(http.method == b"CONNECT" && raw_path.is_empty());
+        let path = if has_path && (self.routes_read.path || request.policy.is_some()) {
+            path::read(raw_path, &self.reading.paths).map_err(SelectError::AmbiguousPath)?
         } else {
-            Cow::Borrowed("")
+            DecodedPath::NONE
         };
         if let Some(name) = request.policy {
-            return self.named(name).map(Question::Named).ok_or(SelectError::UnknownPolicy);
+            let policy = self.named(name).ok_or(SelectError::UnknownPolicy)?;
+            // Envoy's route has looked at all three.
+            let read = Read { host: true, path: true, method: true };
+            overrides::check(http, read, self.reading.overrides)?;
+            return Ok(Question::Named(policy));
         }
         let host = if self.routes_read.host {
             route::normalize_host(http.host).ok_or(SelectError::IllegalHost)?
         } else {
             Cow::Borrowed("")
         };
-        if self.routes_read.method {
-            if http.method.is_empty() || !http.method.iter().all(route::is_method_byte) {
-                return Err(SelectError::IllegalMethod);
-            }
-            if overrides_method(http) {
-                return Err(SelectError::MethodOverride);
-            }
+        if self.routes_read.method
+            && (http.method.is_empty() || !http.method.iter().all(route::is_method_byte))
+        {
+            return Err(SelectError::IllegalMethod);
+        }
+        if self.routes_read != (Read { host: false, path: false, method: false }) {
+            overrides::check(http, self.routes_read, self.reading.overrides)?;
         }
         Ok(Question::Routed { host, path })
+    }
+
+    /// Which overrides are let through.
+    pub fn permitted_overrides(&self) -> PermittedOverrides {
+        self.reading.overrides
     }
 
     /// Every policy that can govern a request: named ones, those of routes, the default.
@@ -332,7 +473,7 @@ mod tests {
         let route = || Route { host: None, paths: Box::new([]), methods: None, policy: Arc::clone(&shadow) };
         let routes = vec![route(), route()];
         let default = policy("default", None);
-        let policies = Policies::new(vec![Arc::clone(&shadow)], routes, default, PermittedPaths::default());
+        let policies = Policies::new(vec![Arc::clone(&shadow)], routes, default, Reading::default());
         assert_eq!(policies.not_enforced(), 1);
     }
 
@@ -359,7 +500,10 @@ mod tests {
         let policy = extension.map(str::as_bytes);
         let request = Attributes { http: Some(http.clone()), policy, misspelled_policy: None };
         match policies.select(&request, &http) {
-            Ok(policy) => policy.name().to_string(),
+            Ok(selected) => {
+                let names: Vec<_> = selected.iter().map(|policy| policy.name().to_string()).collect();
+                names.join(" and ")
+            }
             Err(error) => format!("{error:?}"),
         }
     }
@@ -375,7 +519,7 @@ mod tests {
         let named = policy("read", None);
         let (first, second) = (policy("route-1", None), policy("route-2", None));
         let routes = vec![route(Some("/a/b"), None, &first), route(Some("/a"), Some("GET"), &second)];
-        let policies = Policies::new(vec![named], routes, policy("default", None), PermittedPaths::default());
+        let policies = Policies::new(vec![named], routes, policy("default", None), Reading::default());
 
         assert_eq!(select(&policies, "GET", "h", "/a/b/c?x=/..", None), "route-1");
         assert_eq!(select(&policies, "HEAD", "h", "/a/c", None), "route-2");
@@ -386,7 +530,7 @@ mod tests {
         assert_eq!(select(&policies, "get", "h", "/a/b", None), "IllegalMethod");
         assert_eq!(select(&policies, "", "h", "/a/b", None), "IllegalMethod");
         assert_eq!(select(&policies, "GET", "", "/a//b", None), "AmbiguousPath(EmptySegment)");
-        for name in METHOD_OVERRIDES.into_iter().chain(["X_HTTP_Method", "x.method.override"]) {
+        for name in ["x-http-method-override", "X_HTTP_Method", "x.method.override"] {
             let found = select_with(&policies, "GET", "h", "/a", None, &[(name, "DELETE")]);
             assert_eq!(found, "MethodOverride");
         }
@@ -412,14 +556,162 @@ mod tests {
 
     #[test]
     fn nothing_is_malformed_that_no_rule_reads() {
-        let policies = Policies::new(
-            vec![policy("p", None)],
-            vec![],
-            policy("default", None),
-            PermittedPaths::default(),
-        );
+        let policies =
+            Policies::new(vec![policy("p", None)], vec![], policy("default", None), Reading::default());
         assert_eq!(select(&policies, "get", "a@b", "*", None), "default");
         assert_eq!(select(&policies, "get", "a@b", "/a", Some("p")), "p");
         assert_eq!(select(&policies, "get", "a@b", "/a/../b", Some("nobody")), "AmbiguousPath(DotSegment)");
+    }
+
+    /// Routes as text: a path (`/x`, `/x/**` for a prefix, `~…` for an expression), methods, a policy's name.
+    fn routed(routes: &[(&str, &str, &str)], reading: Reading) -> Policies {
+        let routes = routes.iter().map(|(pattern, methods, name)| {
+            let pattern = match (pattern.strip_prefix('~'), pattern.strip_suffix("/**")) {
+                (Some(regex), _) => PathPattern::regex(regex).unwrap().ignoring_case().unwrap(),
+                (None, Some(prefix)) => PathPattern::prefix(&format!("{prefix}/")).unwrap(),
+                (None, None) => PathPattern::exact(pattern).unwrap(),
+            };
+            let methods: Box<[_]> =
+                methods.split_whitespace().map(|name| MethodPattern::parse(name).unwrap()).collect();
+            let methods = (!methods.is_empty()).then_some(methods);
+            Route { host: None, paths: [pattern].into(), methods, policy: policy(name, None) }
+        });
+        Policies::new(vec![policy("named", None)], routes.collect(), policy("default", None), reading)
+    }
+
+    #[test]
+    fn another_spelling_of_a_route_s_path_only_narrows() {
+        let routes = [
+            ("/admin", "", "admin"),
+            ("/b/", "", "slash"),
+            ("/b", "", "plain"),
+            ("~/r[0-9]", "", "regex"),
+            ("/", "", "root"),
+            ("/open/**", "", "open"),
+            ("/open/secret", "", "late"),
+        ];
+        let sensitive = routed(&routes, Reading::default());
+        let ignoring = routed(&routes, Reading { ignore_case: true, ..Reading::default() });
+        for (path, expected, without_case) in [
+            ("/admin", "admin", "admin"),
+            ("/admin/", "default and admin", "default and admin"),
+            ("/Admin", "default", "default and admin"),
+            ("/ADMIN/", "default", "default and admin"),
+            ("/b/", "slash", "slash"),
+            ("/b", "plain", "plain"),
+            ("/B", "default", "default and slash"),
+            ("/r1", "regex", "regex"),
+            ("/r1/", "default", "default"),
+            ("/R1", "default", "default and regex"),
+            ("/", "root", "root"),
+            ("/open/secret/", "open", "open"),
+            ("/OPEN/x", "default", "default and open"),
+            ("/else", "default", "default"),
+        ] {
+            assert_eq!(select(&sensitive, "GET", "h", path, None), expected, "{path}");
+            assert_eq!(select(&ignoring, "GET", "h", path, None), without_case, "{path}, case ignored");
+        }
+    }
+
+    #[test]
+    fn a_permitted_spelling_selects_the_same_policy_in_every_reading() {
+        let paths = PermittedPaths {
+            empty_segment: true,
+            encoded_slash: true,
+            parameters: true,
+            encoded_delimiter: true,
+        };
+        let policies = routed(
+            &[("/admin", "", "admin"), ("/api/**", "", "api")],
+            Reading { paths, ..Reading::default() },
+        );
+        for (path, expected) in [
+            ("/admin;x=1", "AmbiguousPath(Parameters)"),
+            ("/admin/;x", "AmbiguousPath(Parameters)"),
+            ("//admin", "AmbiguousPath(EmptySegment)"),
+            ("/admin//", "AmbiguousPath(EmptySegment)"),
+            ("/%2fadmin", "AmbiguousPath(EmptySegment)"),
+            ("/admin%3fx", "AmbiguousPath(EncodedDelimiter)"),
+            ("/admin%23x", "AmbiguousPath(EncodedDelimiter)"),
+            ("/api%2fx", "AmbiguousPath(EncodedSlash)"),
+            ("/x\\..x/admin", "default"),
+            ("\\admin", "AmbiguousPath(NotAbsolute)"),
+            ("/api/projects/a%2fb", "api"),
+            ("/api/x;v=1/y", "api"),
+            ("/api//x%3fy", "api"),
+            ("/other;x", "default"),
+        ] {
+            assert_eq!(select(&policies, "GET", "h", path, None), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn copy_and_move_are_decided_for_their_target_as_well() {
+        let routes = [
+            ("/admin/**", "", "admin"),
+            ("/a/**", "DELETE", "delete"),
+            ("/a/**", "PUT", "put"),
+            ("/a/**", "", "a"),
+        ];
+        let policies = routed(&routes, Reading::default());
+        let ask = |method: &str, to: &[&str]| {
+            let headers: Vec<_> = to.iter().map(|to| ("Destination", *to)).collect();
+            select_with(&policies, method, "h", "/a/x", None, &headers)
+        };
+        for (method, to, expected) in [
+            ("COPY", &["/a/y"][..], "a and put and delete"),
+            ("MOVE", &["/b/y"], "a and default and delete"),
+            ("COPY", &["/admin/y"], "a and admin"),
+            ("MOVE", &["/admin/y"], "a and admin and delete"),
+            ("COPY", &["http://h/admin/y"], "a and admin"),
+            ("COPY", &["HTTPS://other:80/%61dmin/y?x"], "a and admin"),
+            ("MOVE", &[], "Destination"),
+            ("MOVE", &[""], "Destination"),
+            ("MOVE", &["/a/y", "/a/y"], "Destination"),
+            ("MOVE", &["a/y"], "Destination"),
+            ("MOVE", &["//h/a/y"], "Destination"),
+            ("MOVE", &["http:/a/y"], "Destination"),
+            ("MOVE", &["http://h"], "Destination"),
+            ("MOVE", &["http://u@h/a/y"], "Destination"),
+            ("MOVE", &["ftp://h/a/y"], "Destination"),
+            ("MOVE", &["/a/../admin"], "Destination"),
+            ("MOVE", &["/a/%2e%2e/admin"], "Destination"),
+            ("MOVE", &["/a/y#z"], "Destination"),
+            ("GET", &["/admin/y"], "a"),
+        ] {
+            assert_eq!(ask(method, to), expected, "{method} {to:?}");
+        }
+        // Envoy's route has not looked at the target.
+        let named = |policies: &Policies| {
+            select_with(policies, "MOVE", "h", "/a", Some("named"), &[("destination", "/a/y")])
+        };
+        assert_eq!(named(&policies), "Destination");
+        let mut overrides = PermittedOverrides::default();
+        overrides.insert(Override::position("destination").unwrap());
+        assert_eq!(named(&routed(&routes, Reading { overrides, ..Reading::default() })), "named");
+    }
+
+    #[test]
+    fn connect_has_no_path_and_matches_no_path_rule() {
+        let policies = routed(&[("/**", "", "all"), ("~.*", "", "regex")], Reading::default());
+        assert_eq!(select(&policies, "CONNECT", "h:443", "", None), "default");
+        assert_eq!(select(&policies, "CONNECT", "h:443", "", Some("named")), "named");
+        assert_eq!(select(&policies, "GET", "h", "", None), "AmbiguousPath(NotAbsolute)");
+        assert_eq!(select(&policies, "CONNECT", "h", "/x", None), "all");
+    }
+
+    #[test]
+    fn a_policy_that_envoy_names_counts_as_one_that_reads_everything() {
+        let policies = Policies::new(vec![policy("p", None)], vec![], policy("d", None), Reading::default());
+        for (name, value, expected) in [
+            ("x-script-name", "/x", "PathOverride"),
+            ("x-forwarded-host", "evil", "HostOverride"),
+            ("x-forwarded-host", "h", "p"),
+            ("x-http-method", "PUT", "MethodOverride"),
+        ] {
+            assert_eq!(select_with(&policies, "GET", "h", "/", Some("p"), &[(name, value)]), expected);
+            assert_eq!(select_with(&policies, "GET", "h", "/", None, &[(name, value)]), "d");
+        }
+        assert_eq!(select(&policies, "POST", "h", "/?_method=PUT", Some("p")), "MethodOverride");
     }
 }

@@ -7,7 +7,8 @@ use super::policies::{self, Named, read_allow, read_enforcement, read_policy};
 use super::raw::{Node, Text};
 use super::reader::{Fields, Reader, alternatives};
 use crate::policy::{
-    Allow, HostPattern, MethodPattern, PathPattern, PermittedPaths, Policies, Policy, Route, RouteError,
+    Allow, HostPattern, MethodPattern, Override, PathPattern, PermittedOverrides, PermittedPaths, Policies,
+    Policy, Reading, Route, RouteError,
 };
 
 /// Everything that chooses and holds policies.
@@ -21,11 +22,16 @@ pub struct Policing {
 /// Reads the sections, `policies` among them.
 pub fn read<'t>(reader: &mut Reader<'t>, sections: Fields<'t>) -> Policing {
     let named = policies::read(reader, sections.get("policies"));
-    let permitted = read_paths(reader, sections.get("paths"));
+    let (permitted, ignore_case) = read_paths(reader, sections.get("paths"));
+    let overrides = read_overrides(reader, sections.get("overrides"));
+    let reading = Reading { paths: permitted, ignore_case, overrides };
     let section = sections.get("routes");
     let list = section.and_then(|node| reader.list(node, "a list of routes")).unwrap_or_default();
-    let routes: Vec<Option<Route>> =
-        list.iter().enumerate().map(|(index, node)| read_route(reader, node, index + 1, &named)).collect();
+    let routes: Vec<Option<Route>> = list
+        .iter()
+        .enumerate()
+        .map(|(index, node)| read_route(reader, node, index + 1, &named, ignore_case))
+        .collect();
     // A route that cannot be read would make all that is said about its neighbours doubtful.
     let routes: Option<Vec<Route>> = routes.into_iter().collect();
 
@@ -47,14 +53,16 @@ pub fn read<'t>(reader: &mut Reader<'t>, sections: Fields<'t>) -> Policing {
         warn_of_falling_through(reader, list, routes, &default);
     }
     let routes = routes.unwrap_or_default();
-    let policies = Policies::new(named.to_vec(), routes, Arc::new(default), permitted);
+    let policies = Policies::new(named.to_vec(), routes, Arc::new(default), reading);
     Policing { policies, named }
 }
 
-fn read_paths<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> PermittedPaths {
+/// What `paths` permits, and whether case is ignored.
+fn read_paths<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> (PermittedPaths, bool) {
     let mut permitted = PermittedPaths::default();
-    let fields = section.and_then(|node| reader.fields(node, "a mapping such as {permit: []}", &["permit"]));
-    let kinds = ["empty_segment", "encoded_slash", "parameters"];
+    let what = "a mapping such as {permit: [], case: sensitive}";
+    let fields = section.and_then(|node| reader.fields(node, what, &["permit", "case"]));
+    let kinds = ["empty_segment", "encoded_slash", "parameters", "encoded_delimiter"];
     let what = format!("a list of {}", alternatives(&kinds));
     let permit = fields.and_then(|fields| fields.get("permit")).and_then(|node| reader.list(node, &what));
     for node in permit.unwrap_or_default() {
@@ -65,7 +73,38 @@ fn read_paths<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Permitt
             "empty_segment" => permitted.empty_segment = true,
             "encoded_slash" => permitted.encoded_slash = true,
             "parameters" => permitted.parameters = true,
+            "encoded_delimiter" => permitted.encoded_delimiter = true,
             other => reader.error(&node.at, format!("expected {}", one_of(other, &kinds))),
+        }
+    }
+    let cases = ["sensitive", "ignore"];
+    let case = fields.and_then(|fields| fields.get("case"));
+    let text = case.and_then(|node| Some((node, reader.text(node, &alternatives(&cases))?)));
+    let ignore_case = text.is_some_and(|(node, text)| match text.as_str() {
+        "sensitive" => false,
+        "ignore" => true,
+        other => {
+            reader.error(&node.at, format!("expected {}", one_of(other, &cases)));
+            false
+        }
+    });
+    (permitted, ignore_case)
+}
+
+/// The overrides that a trusted proxy before Envoy sets.
+fn read_overrides<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> PermittedOverrides {
+    let mut permitted = PermittedOverrides::default();
+    let fields = section.and_then(|node| reader.fields(node, "a mapping such as {permit: []}", &["permit"]));
+    let names = Override::ALL.map(|known| known.name);
+    let what = "a list of headers such as x-forwarded-host";
+    let permit = fields.and_then(|fields| fields.get("permit")).and_then(|node| reader.list(node, what));
+    for node in permit.unwrap_or_default() {
+        let Some(text) = reader.text(node, &alternatives(&names)) else {
+            continue;
+        };
+        match Override::position(text.as_str()) {
+            Some(position) => permitted.insert(position),
+            None => reader.error(&node.at, format!("expected {}", one_of(text.as_str(), &names))),
         }
     }
     permitted
@@ -74,13 +113,19 @@ fn read_paths<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Permitt
 const ROUTE: [&str; 8] =
     ["host", "path", "path_prefix", "path_regex", "methods", "policy", "allow", "enforce"];
 
-fn read_route<'t>(reader: &mut Reader<'t>, node: &'t Node, number: usize, named: &Named) -> Option<Route> {
+fn read_route<'t>(
+    reader: &mut Reader<'t>,
+    node: &'t Node,
+    number: usize,
+    named: &Named,
+    ignore_case: bool,
+) -> Option<Route> {
     let fields = reader.fields(node, "a route such as {path_prefix: /public, allow: true}", &ROUTE)?;
     // Each is asked before any is given up, so that everything that is wrong is told.
     let host = optional(fields.get("host"), |node| {
         pattern(reader, node, "text: a host such as api.example or *.example", HostPattern::parse)
     });
-    let paths = read_paths_of_route(reader, fields);
+    let paths = read_paths_of_route(reader, fields, ignore_case);
     let methods = optional(fields.get("methods"), |node| read_methods(reader, node));
     let policy = read_route_policy(reader, fields, number, named);
     Some(Route { host: host?, paths: paths?, methods: methods?, policy: policy? })
@@ -124,14 +169,22 @@ fn route_error(error: &RouteError, text: &Text) -> String {
     }
 }
 
-fn read_paths_of_route<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Box<[PathPattern]>> {
+fn read_paths_of_route<'t>(
+    reader: &mut Reader<'t>,
+    fields: Fields<'t>,
+    ignore_case: bool,
+) -> Option<Box<[PathPattern]>> {
     let a_path = "text: a path such as /api";
     // Each is asked before any is given up, so that everything that is wrong is told.
     let exact = optional(fields.get("path"), |node| pattern(reader, node, a_path, PathPattern::exact));
     let prefix =
         optional(fields.get("path_prefix"), |node| pattern(reader, node, a_path, PathPattern::prefix));
     let regex = optional(fields.get("path_regex"), |node| {
-        pattern(reader, node, "text: a regular expression for the whole path", PathPattern::regex)
+        let parse = |text: &str| {
+            let regex = PathPattern::regex(text)?;
+            if ignore_case { regex.ignoring_case() } else { Ok(regex) }
+        };
+        pattern(reader, node, "text: a regular expression for the whole path", parse)
     });
     Some([exact?, prefix?, regex?].into_iter().flatten().collect())
 }

@@ -86,6 +86,12 @@ pub static SCHEMA: Schema = Fields(&[
     ),
     ("paths", PATHS, Nested, "Paths that can be read in two ways, and are refused unless permitted here."),
     (
+        "overrides",
+        OVERRIDES,
+        Nested,
+        "Headers by which a request names another path, host or method, and is denied unless permitted here.",
+    ),
+    (
         "actor_headers",
         Named(&Shown),
         Nested,
@@ -132,11 +138,45 @@ const ADMIN: Schema = Fields(&[
     ("allow", ALLOW, AllowBlock, "Who may manage keys.  By default {role: Admin}."),
 ]);
 
-const PATHS: Schema = Fields(&[(
+const PATHS: Schema = Fields(&[
+    (
+        "permit",
+        Unknown,
+        Words(&["empty_segment", "encoded_slash", "parameters", "encoded_delimiter"]),
+        "The kinds of ambiguous path to let through.  By default none.",
+    ),
+    (
+        "case",
+        Unknown,
+        Word(&["sensitive", "ignore"]),
+        "Whether upstreams ignore the case of paths: another spelling needs both policies.  By default sensitive.",
+    ),
+]);
+
+const OVERRIDES: Schema = Fields(&[(
     "permit",
     Unknown,
-    Words(&["empty_segment", "encoded_slash", "parameters"]),
-    "The kinds of ambiguous path to let through.  By default none.",
+    Words(&[
+        "script-name",
+        "path-info",
+        "x-script-name",
+        "x-original-url",
+        "x-original-uri",
+        "x-rewrite-url",
+        "x-forwarded-prefix",
+        "x-forwarded-path",
+        "x-forwarded-uri",
+        "x-forwarded-host",
+        "x-original-host",
+        "x-host",
+        "forwarded",
+        "x-http-method-override",
+        "x-http-method",
+        "x-method-override",
+        "_method",
+        "destination",
+    ]),
+    "The overrides that a trusted proxy before Envoy sets and never passes on from a client.  By default none.",
 )]);
 
 const PLUGINS: Schema = Fields(&[(

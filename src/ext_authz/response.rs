@@ -321,6 +321,9 @@ fn face(refusal: Refusal) -> Face {
         | Refusal::IllegalHost
         | Refusal::IllegalMethod
         | Refusal::MethodOverride
+        | Refusal::PathOverride
+        | Refusal::HostOverride
+        | Refusal::Destination
         | Refusal::ConnectionNamesActorHeader
         | Refusal::DuplicateCredential => bearer(code::INVALID_ARGUMENT, "invalid_request"),
         Refusal::NoCredential => face(code::UNAUTHENTICATED, "unauthorized", Challenge::BearerAndBasic(None)),

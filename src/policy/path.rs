@@ -8,7 +8,7 @@ use std::borrow::Cow;
 /// Why a path can be read in two ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AmbiguousPath {
-    /// It does not begin with `/` (`OPTIONS *` and CONNECT have no path).
+    /// It does not begin with `/` (`OPTIONS *` has no path).
     NotAbsolute,
     /// `//`: some readers merge slashes.
     EmptySegment,
@@ -28,6 +28,8 @@ pub enum AmbiguousPath {
     NotUtf8,
     /// `#`: a fragment has no place in a request, and some readers cut it off.
     Fragment,
+    /// `%3f` or `%23`: some readers cut a query or a fragment off after decoding.
+    EncodedDelimiter,
 }
 
 /// The kinds of ambiguous path that the operator lets through (`paths.permit`).
@@ -39,6 +41,144 @@ pub struct PermittedPaths {
     pub encoded_slash: bool,
     /// `;`, though never with dot segments.
     pub parameters: bool,
+    /// `%3f` and `%23`.
+    pub encoded_delimiter: bool,
+}
+
+/// A path as routes compare it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecodedPath<'a> {
+    /// The path, percent-decoded once.  Empty for a request that has none.
+    pub text: Cow<'a, str>,
+    /// What upstreams may make of a permitted spelling, other than `text`.  Each must select the same policy.
+    pub readings: Vec<String>,
+}
+
+impl DecodedPath<'_> {
+    /// The path of a request that has none (CONNECT), or of one whose path nobody reads.
+    pub const NONE: Self = Self { text: Cow::Borrowed(""), readings: Vec::new() };
+}
+
+/// Stands for an encoded slash while readings are made.  No path holds it: control characters are denied.
+const ENCODED_SLASH: char = '\u{1}';
+
+/// The path as routes compare it, and how upstreams may read a permitted spelling of it.
+///
+/// # Errors
+/// As [`decode`].
+pub fn read<'a>(raw: &'a [u8], permitted: &PermittedPaths) -> Result<DecodedPath<'a>, AmbiguousPath> {
+    let text = decode(raw, permitted)?;
+    let readings = if is_plain(raw) { Vec::new() } else { readings(raw, &text, permitted) };
+    Ok(DecodedPath { text, readings })
+}
+
+/// Every subset of what is permitted: parameters cut off, what follows a delimiter cut off, then `\` and `%2f`
+/// as slashes, then slashes merged.
+fn readings(raw: &[u8], text: &str, permitted: &PermittedPaths) -> Vec<String> {
+    let is_odd = text.contains([';', '\\', '?', '#']) || text.contains("//");
+    let has_encoded_slash =
+        permitted.encoded_slash && raw.windows(3).any(|window| window.eq_ignore_ascii_case(b"%2f"));
+    if !is_odd && !has_encoded_slash {
+        return Vec::new();
+    }
+    let marked = mark_encoded_slashes(raw);
+    let marked = match percent_decode(&marked).map(|decoded| String::from_utf8(decoded.bytes.into_owned())) {
+        Ok(Ok(marked)) => marked,
+        // `decode` has read it.
+        Ok(Err(_)) | Err(_) => return Vec::new(),
+    };
+    let mut found = vec![marked.clone()];
+    // Whether an encoded slash ends a parameter depends on who decodes first.
+    let ends: [&[char]; 2] = [&['/'], &['/', '\\', ENCODED_SLASH]];
+    if permitted.parameters {
+        found.extend(ends.map(|ends| cut_parameters(&marked, ends)));
+    }
+    if permitted.encoded_delimiter {
+        let cut = |path: &String| path.split(['?', '#']).next().unwrap_or_default().to_owned();
+        found.extend(found.iter().map(cut).collect::<Vec<_>>());
+    }
+    let kept = found.iter().map(|path| path.replace(ENCODED_SLASH, "%2f"));
+    let mut all: Vec<String> = kept.collect();
+    if permitted.encoded_slash {
+        all.extend(found.iter().map(|path| path.replace(['\\', ENCODED_SLASH], "/")));
+    }
+    // Also where only a cut has made an empty segment.
+    all.extend(all.iter().map(|path| merge_slashes(path)).collect::<Vec<_>>());
+    all.sort();
+    all.dedup();
+    all.retain(|path| path != text);
+    all
+}
+
+/// The kind of a permitted spelling that turned out to be ambiguous.
+pub(super) fn kind_of(text: &str) -> AmbiguousPath {
+    if text.contains(['?', '#']) {
+        AmbiguousPath::EncodedDelimiter
+    } else if text.contains(';') {
+        AmbiguousPath::Parameters
+    } else if text.contains("//") {
+        AmbiguousPath::EmptySegment
+    } else {
+        AmbiguousPath::EncodedSlash
+    }
+}
+
+fn mark_encoded_slashes(raw: &[u8]) -> Vec<u8> {
+    let mut marked = Vec::with_capacity(raw.len());
+    let mut rest = raw;
+    while let [byte, tail @ ..] = rest {
+        match rest {
+            [b'%', b'2', b'f' | b'F', tail @ ..] => {
+                marked.push(ENCODED_SLASH as u8);
+                rest = tail;
+            }
+            _ => {
+                marked.push(*byte);
+                rest = tail;
+            }
+        }
+    }
+    marked
+}
+
+/// The path without each `;` and what follows it in its segment.
+fn cut_parameters(path: &str, ends: &[char]) -> String {
+    let mut cut = String::with_capacity(path.len());
+    let mut in_parameter = false;
+    for character in path.chars() {
+        if ends.contains(&character) {
+            in_parameter = false;
+        } else if character == ';' {
+            in_parameter = true;
+        }
+        if !in_parameter {
+            cut.push(character);
+        }
+    }
+    cut
+}
+
+fn merge_slashes(path: &str) -> String {
+    let mut merged = String::with_capacity(path.len());
+    for character in path.chars() {
+        if character != '/' || !merged.ends_with('/') {
+            merged.push(character);
+        }
+    }
+    merged
+}
+
+/// The path in lower case, character by character (Unicode's simple mapping).
+pub fn lower_case(path: &str) -> String {
+    path.chars().map(|character| character.to_lowercase().next().unwrap_or(character)).collect()
+}
+
+/// The path without a slash at its end; the root keeps its own.
+pub fn without_trailing_slash(path: &str) -> &str {
+    match path.strip_suffix('/') {
+        Some("") | None => path,
+        Some(shorter) => shorter,
+    }
 }
 
 /// The path, without its query, percent-decoded once.
@@ -79,6 +219,9 @@ pub fn decode<'a>(raw: &'a [u8], permitted: &PermittedPaths) -> Result<Cow<'a, s
     }
     if path.contains('\\') && !permitted.encoded_slash {
         return Err(AmbiguousPath::EncodedSlash);
+    }
+    if path.contains(['?', '#']) && !permitted.encoded_delimiter {
+        return Err(AmbiguousPath::EncodedDelimiter);
     }
     if path.contains(';') && !permitted.parameters {
         return Err(AmbiguousPath::Parameters);
@@ -154,11 +297,11 @@ fn has_escape(bytes: &[u8]) -> bool {
     bytes.windows(3).any(|window| window[0] == b'%' && window[1..].iter().all(u8::is_ascii_hexdigit))
 }
 
-/// A segment ends at a slash of either kind, and what follows a `;` is not part of its name.
+/// A segment ends at a slash of either kind, and what follows a `;`, `?` or `#` is not part of its name.
 fn has_dot_segment(path: &str) -> bool {
     path.contains('.')
         && path.split(['/', '\\']).any(|segment| {
-            let name = segment.split(';').next().unwrap_or_default();
+            let name = segment.split([';', '?', '#']).next().unwrap_or_default();
             name == "." || name == ".."
         })
 }
@@ -173,6 +316,7 @@ mod tests {
             empty_segment: permitted.contains("empty_segment"),
             encoded_slash: permitted.contains("encoded_slash"),
             parameters: permitted.contains("parameters"),
+            encoded_delimiter: permitted.contains("encoded_delimiter"),
         }
     }
 
@@ -189,7 +333,10 @@ mod tests {
             (b"/.well-known/..a/a../...", Ok("/.well-known/..a/a../...")),
             (b"/100%25", Ok("/100%")),
             (b"/100%25/x", Ok("/100%/x")),
-            (b"/a%23b", Ok("/a#b")),
+            (b"/a%23b", Err(EncodedDelimiter)),
+            (b"/a%3fb", Err(EncodedDelimiter)),
+            (b"/a/..%3fb", Err(DotSegment)),
+            (b"/a/..%23", Err(DotSegment)),
             (b"", Err(NotAbsolute)),
             (b"*", Err(NotAbsolute)),
             (b"a/b", Err(NotAbsolute)),
@@ -249,6 +396,9 @@ mod tests {
             ("parameters", b"/a/..;x/b", Err(DotSegment)),
             ("parameters", b"/a;/../b", Err(DotSegment)),
             ("empty_segment encoded_slash parameters", b"/%252f", Err(DoubleEncoding)),
+            ("encoded_delimiter", b"/a%3fb%23", Ok("/a?b#")),
+            ("encoded_delimiter", b"/a/..%3fb", Err(DotSegment)),
+            ("encoded_delimiter", b"/a/..%23b", Err(DotSegment)),
         ];
         for (permitted, raw, expected) in cases {
             let found = decode(raw, &with(permitted));
@@ -259,5 +409,34 @@ mod tests {
                 raw.escape_ascii()
             );
         }
+    }
+
+    #[test]
+    fn how_upstreams_may_read_a_permitted_spelling() {
+        let all = "empty_segment encoded_slash parameters encoded_delimiter";
+        let cases: &[(&str, &[u8], &[&str])] = &[
+            (all, b"/admin", &[]),
+            (all, b"/a%20b", &[]),
+            (all, b"/admin;x=1", &["/admin"]),
+            (all, b"//admin", &["/admin"]),
+            (all, b"/%2fadmin", &["/%2fadmin", "/admin"]),
+            (all, b"/a\\b", &["/a/b"]),
+            (all, b"/admin%3fx", &["/admin"]),
+            (all, b"/admin%23x", &["/admin"]),
+            ("parameters", b"/;x/admin", &["//admin", "/admin"]),
+            ("parameters encoded_slash", b"/a;x%2fb", &["/a", "/a%2fb", "/a/b", "/a;x%2fb"]),
+            ("encoded_slash", b"/a%2Fb", &["/a%2fb"]),
+        ];
+        for (permitted, raw, expected) in cases {
+            let found = read(raw, &with(permitted)).unwrap();
+            assert_eq!(found.readings, *expected, "{permitted} {}", raw.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn lower_case_keeps_one_character_for_one() {
+        assert_eq!(lower_case("/ÀDMIN/İΣ"), "/àdmin/iσ");
+        assert_eq!(without_trailing_slash("/a/"), "/a");
+        assert_eq!(without_trailing_slash("/"), "/");
     }
 }

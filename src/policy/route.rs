@@ -1,6 +1,7 @@
 //! Routes: which requests a policy governs.
 
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use regex::Regex;
@@ -37,7 +38,12 @@ pub enum PathPattern {
     /// The path or anything below it, by whole segments.
     Prefix(Literal),
     /// A regular expression that must match the whole path, in linear time.
-    Regex(Regex),
+    Regex {
+        /// As written.
+        as_written: Regex,
+        /// The same without regard to case, where `paths.case` is `ignore`.
+        any_case: Option<Regex>,
+    },
 }
 
 /// A literal path: as written, and as compared.
@@ -45,6 +51,16 @@ pub enum PathPattern {
 pub struct Literal {
     written: Box<str>,
     decoded: Box<str>,
+    lower_case: Box<str>,
+}
+
+/// How near to a route's own spelling a path must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nearness {
+    /// A slash at the end more or less.
+    Slash,
+    /// A slash at the end more or less, in any case.
+    SlashAndCase,
 }
 
 /// A method in upper case.  GET covers HEAD.
@@ -93,11 +109,47 @@ impl Route {
         if !self.host.as_ref().is_none_or(|pattern| pattern.matches(host)) {
             return Some(Mismatch::Host);
         }
-        if !self.paths.iter().all(|pattern| pattern.matches(path)) {
+        if !(self.paths.is_empty() || self.matches_path(path)) {
             return Some(Mismatch::Path);
         }
         let takes = |methods: &[MethodPattern]| methods.iter().any(|pattern| pattern.matches(method));
         (!self.methods.as_deref().is_none_or(takes)).then_some(Mismatch::Method)
+    }
+
+    fn matches_path(&self, path: &str) -> bool {
+        // A request without a path (CONNECT) is none of a path rule's.
+        !path.is_empty() && self.paths.iter().all(|pattern| pattern.matches(path))
+    }
+
+    /// Whether the route governs a request whose path is spelled nearly so.  `lower` is the path in lower case,
+    /// empty where case matters.
+    pub fn matches_nearly(
+        &self,
+        host: &str,
+        (path, lower): (&str, &str),
+        method: &[u8],
+        nearness: Nearness,
+    ) -> bool {
+        self.host.as_ref().is_none_or(|pattern| pattern.matches(host))
+            && self.paths.iter().all(|pattern| pattern.matches_nearly(path, lower, nearness))
+            && self.methods.as_deref().is_none_or(|methods| methods.iter().any(|one| one.matches(method)))
+    }
+
+    /// Whether one of its patterns is the whole path, spelled just so.
+    pub fn is_exactly(&self, path: &str) -> bool {
+        let is_same = |pattern: &PathPattern| match pattern {
+            PathPattern::Exact(literal) => literal.decoded.as_ref() == path,
+            PathPattern::Prefix(_) | PathPattern::Regex { .. } => false,
+        };
+        self.paths.iter().any(is_same)
+    }
+
+    /// The whole paths that its patterns name, decoded.
+    pub fn exact_paths(&self) -> impl Iterator<Item = &str> {
+        self.paths.iter().filter_map(|pattern| match pattern {
+            PathPattern::Exact(literal) => Some(literal.decoded.as_ref()),
+            PathPattern::Prefix(_) | PathPattern::Regex { .. } => None,
+        })
     }
 
     /// Whether it is certain that no request reaches `later` behind this route.
@@ -192,7 +244,40 @@ impl PathPattern {
         // The inner group first, alone: `a)|(b` must not become valid by what we put around it.
         let error = |error: regex::Error| RouteError::Regex(last_line(&error.to_string()));
         Regex::new(&decoded).map_err(error)?;
-        Regex::new(&format!(r"\A(?:{decoded})\z")).map(Self::Regex).map_err(error)
+        let as_written = Regex::new(&format!(r"\A(?:{decoded})\z")).map_err(error)?;
+        Ok(Self::Regex { as_written, any_case: None })
+    }
+
+    /// The same pattern for paths whose case does not matter.
+    ///
+    /// # Errors
+    /// [`RouteError::Regex`]: the expression grows too large.
+    pub fn ignoring_case(self) -> Result<Self, RouteError> {
+        match self {
+            Self::Regex { as_written, any_case: _ } => {
+                let any_case = regex::RegexBuilder::new(as_written.as_str()).case_insensitive(true).build();
+                let any_case = any_case.map_err(|error| RouteError::Regex(last_line(&error.to_string())))?;
+                Ok(Self::Regex { as_written, any_case: Some(any_case) })
+            }
+            literal @ (Self::Exact(_) | Self::Prefix(_)) => Ok(literal),
+        }
+    }
+
+    /// Whether it matches every spelling of the path that is so near.  An expression never forgives a slash.
+    fn matches_nearly(&self, path: &str, lower: &str, nearness: Nearness) -> bool {
+        let without_slash = path::without_trailing_slash;
+        match (self, nearness) {
+            (Self::Exact(literal), Nearness::Slash) => {
+                !path.is_empty() && without_slash(path) == without_slash(&literal.decoded)
+            }
+            (Self::Exact(literal), Nearness::SlashAndCase) => {
+                !lower.is_empty() && without_slash(lower) == without_slash(&literal.lower_case)
+            }
+            (Self::Prefix(literal), Nearness::SlashAndCase) => is_below(lower, &literal.lower_case),
+            (Self::Regex { any_case: Some(any_case), .. }, Nearness::SlashAndCase) => any_case.is_match(path),
+            (Self::Prefix(_), Nearness::Slash)
+            | (Self::Regex { .. }, Nearness::Slash | Nearness::SlashAndCase) => self.matches(path),
+        }
     }
 
     /// Whether it is certain that every path of `later` matches this pattern, too.
@@ -202,9 +287,11 @@ impl PathPattern {
             (pattern @ Self::Prefix(_), Self::Prefix(literal)) => {
                 pattern.matches(without_last_slash(&literal.decoded))
             }
-            (Self::Regex(regex), Self::Regex(later)) => regex.as_str() == later.as_str(),
-            (Self::Exact(_) | Self::Prefix(_), Self::Regex(_))
-            | (Self::Exact(_) | Self::Regex(_), Self::Prefix(_)) => false,
+            (Self::Regex { as_written, .. }, Self::Regex { as_written: later, .. }) => {
+                as_written.as_str() == later.as_str()
+            }
+            (Self::Exact(_) | Self::Prefix(_), Self::Regex { .. })
+            | (Self::Exact(_) | Self::Regex { .. }, Self::Prefix(_)) => false,
         }
     }
 
@@ -214,7 +301,7 @@ impl PathPattern {
             Self::Exact(literal) | Self::Prefix(literal) => {
                 path::decode(literal.written.as_bytes(), permitted).is_err()
             }
-            Self::Regex(_) => false,
+            Self::Regex { .. } => false,
         }
     }
 
@@ -226,10 +313,8 @@ impl PathPattern {
     fn matches(&self, path: &str) -> bool {
         match self {
             Self::Exact(literal) => path == literal.decoded.as_ref(),
-            Self::Prefix(literal) => path
-                .strip_prefix(without_last_slash(&literal.decoded))
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-            Self::Regex(regex) => regex.is_match(path),
+            Self::Prefix(literal) => is_below(path, &literal.decoded),
+            Self::Regex { as_written, .. } => as_written.is_match(path),
         }
     }
 }
@@ -241,7 +326,8 @@ impl Literal {
         }
         let decoded = path::percent_decode(text.as_bytes()).map_err(|_| RouteError::Escape)?;
         let decoded = String::from_utf8(decoded.bytes.into_owned()).map_err(|_| RouteError::Escape)?;
-        Ok(Self { written: text.into(), decoded: decoded.into() })
+        let lower_case = path::lower_case(&decoded).into();
+        Ok(Self { written: text.into(), decoded: decoded.into(), lower_case })
     }
 }
 
@@ -264,35 +350,50 @@ impl MethodPattern {
 
 /// The host as routes compare it: in lower case, without port and without one trailing dot.
 ///
-/// `None` for what is no host: empty, not ASCII, with `@`, `,`, `/`, a blank, a control character,
-/// or a port that is no number.
+/// `None` for what is no host: letters, digits, `-`, `_` and `.` make one, without an empty label, or an IPv6
+/// address in brackets (RFC 3986 section 3.2.2).  A port is a colon and digits; an empty one is none.
 pub fn normalize_host(host: &[u8]) -> Option<Cow<'_, str>> {
     let host = std::str::from_utf8(host).ok()?;
-    let is_legal = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'@' | b',' | b'/' | b'\\');
-    if !host.bytes().all(is_legal) {
-        return None;
-    }
-    // An IPv6 address in brackets holds colons of its own (RFC 3986 section 3.2.2).
     let name_end =
         if host.starts_with('[') { host.find(']')? + 1 } else { host.find(':').unwrap_or(host.len()) };
     let (name, port) = host.split_at(name_end);
-    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
     if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
         return None;
     }
+    if let Some(address) = name.strip_prefix('[') {
+        let address: Ipv6Addr = address.strip_suffix(']')?.parse().ok()?;
+        return Some(Cow::Owned(format!("[{address}]")));
+    }
     let name = name.strip_suffix('.').unwrap_or(name);
-    if name.is_empty() {
+    // An empty label stands between two dots, or at an end.
+    let mut after_dot = true;
+    let mut has_upper_case = false;
+    for byte in name.bytes() {
+        match byte {
+            b'.' if after_dot => return None,
+            b'.' => after_dot = true,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => {
+                after_dot = false;
+                has_upper_case |= byte.is_ascii_uppercase();
+            }
+            _ => return None,
+        }
+    }
+    if after_dot {
         return None;
     }
-    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return Some(Cow::Owned(name.to_ascii_lowercase()));
-    }
-    Some(Cow::Borrowed(name))
+    Some(if has_upper_case { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) })
 }
 
 /// Whether the byte may stand in a method that rules read.
 pub(super) fn is_method_byte(byte: &u8) -> bool {
     byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
+}
+
+/// Whether the path is this prefix or stands below it, by whole segments.
+fn is_below(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(without_last_slash(prefix)).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn without_last_slash(path: &str) -> &str {
@@ -345,6 +446,10 @@ mod tests {
             ("*.example", "badexample", false),
             ("[::1]", "[::1]:8080", true),
             ("[::1]", "[::1]", true),
+            ("[::1]", "[0:0:0:0:0:0:0:1]:80", true),
+            ("[2001:DB8::a]", "[2001:db8::A]", true),
+            ("api.example", "api.example:", true),
+            ("a_b.example", "a_B.example", true),
             ("127.0.0.1", "127.0.0.1:10000", true),
         ];
         for (pattern, host, expected) in cases {
@@ -365,8 +470,21 @@ mod tests {
             b"a b",
             b"a\tb",
             b"a:x",
-            b"a:",
             b"a:80:80",
+            b":80",
+            b"%61dmin.example",
+            b"admin.example..",
+            b"admin..example",
+            b".admin.example",
+            b"admin.example;x",
+            b"admin.example?x",
+            b"admin.example#x",
+            b"a'b",
+            b"a*b",
+            b"a~b",
+            b"[::1%25eth0]",
+            b"[v1.a]",
+            b"[::1].",
             b"::1",
             b"[::1",
             b"[::1]x",

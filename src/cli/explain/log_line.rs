@@ -234,6 +234,9 @@ fn is_told(refusal: Refusal) -> bool {
         | Refusal::NoHttp
         | Refusal::ContextKey
         | Refusal::MethodOverride
+        | Refusal::PathOverride
+        | Refusal::HostOverride
+        | Refusal::Destination
         | Refusal::ConnectionNamesActorHeader
         | Refusal::DuplicateCredential
         | Refusal::MalformedToken

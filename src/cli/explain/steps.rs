@@ -143,7 +143,7 @@ impl Explained<'_> {
         let mut routes = Vec::new();
         let mut by = SelectedBy::Default;
         for (index, route) in policies.routes().iter().enumerate() {
-            let mismatch = route.mismatch(&host, &path, self.http.method);
+            let mismatch = route.mismatch(&host, &path.text, self.http.method);
             let at = self.at(format!("routes[{index}]"));
             routes.push(RouteAsked { at, matches: mismatch.is_none(), differs: mismatch.map(differs) });
             if mismatch.is_none() {
@@ -151,10 +151,11 @@ impl Explained<'_> {
                 break;
             }
         }
-        let policy = self.decision.learned.policy.as_deref();
+        let selected = policies.select(self.request, self.http).ok();
+        let policy = selected.map(|selected| selected.policy.as_ref());
         let shown = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let at = policy.map(|policy| self.policy_at(policy));
-        Selection { by, host: shown(&host), path: shown(&path), routes, at }
+        Selection { by, host: shown(&host), path: shown(&path.text), routes, at }
     }
 
     /// Only a preflight comes past the selection of a policy without one.
@@ -314,6 +315,18 @@ impl Explained<'_> {
 
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
+        if !self.is_preflight()
+            && let Ok(selected) = self.rules().policies.select(self.request, self.http)
+        {
+            notes.extend(selected.further.iter().map(|policy| {
+                let at = self.policy_at(policy).key;
+                format!(
+                    "policy `{}` ({at}) must admit as well: another spelling of the path, or the target of COPY \
+                     or MOVE, is its own",
+                    policy.name()
+                )
+            }));
+        }
         // A stand-in is nobody's key.
         let is_stand_in = self.http.headers.has(STAND_IN);
         let found = credential::find(self.http, &self.rules().places).ok().flatten();
@@ -343,6 +356,9 @@ fn stage(refusal: Refusal) -> Stage {
         | Refusal::IllegalHost
         | Refusal::IllegalMethod
         | Refusal::MethodOverride
+        | Refusal::PathOverride
+        | Refusal::HostOverride
+        | Refusal::Destination
         | Refusal::UnknownPolicy
         | Refusal::ContextKey
         | Refusal::Panicked => Stage::Request,
