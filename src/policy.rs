@@ -18,7 +18,7 @@ pub use allow::{Allow, AllowError};
 use overrides::{Overridden, Read, overrides_method};
 use route::Nearness;
 
-pub use overrides::{Override, PermittedOverrides};
+pub use overrides::{Override, OverrideKind, PermittedOverrides};
 pub use path::{AmbiguousPath, DecodedPath, PermittedPaths};
 pub use route::{HostPattern, MethodPattern, Mismatch, PathPattern, Route, RouteError};
 

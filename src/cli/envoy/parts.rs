@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use super::surroundings::{Endpoint, Surroundings};
+use crate::policy::{Override, OverrideKind};
 
 /// Headers that decisions read beside the credentials, each group with its reason.
 const READ: [(&str, &[&str]); 5] = [
@@ -25,14 +26,31 @@ const READ: [(&str, &[&str]); 5] = [
     ("A gRPC client is refused in its own terms.", &["content-type"]),
     ("Refused when it names an actor header; Envoy itself drops it but on upgrades.", &["connection"]),
     (
-        "Whether another site caused the request, and whether it is a preflight.",
-        &["upgrade", "origin", "sec-fetch-site", "access-control-request-method"],
+        "Whether another site caused the request, whether a browser navigates, and whether it is a preflight.",
+        &["upgrade", "origin", "sec-fetch-site", "sec-fetch-mode", "accept", "access-control-request-method"],
     ),
-    (
-        "Whether the upstream is asked to take another method for the request's.",
-        &["x-http-method-override", "x-http-method", "x-method-override"],
-    ),
+    ("The target of COPY and MOVE.", &["destination"]),
 ];
+
+/// Headers by which a request names another path, host or method: those at the wanted positions of [`Override::ALL`].
+/// `destination` is none of them: WebDAV needs it, and it is decided.
+fn override_headers(wanted: impl Fn(usize) -> bool) -> Vec<&'static str> {
+    let known = Override::ALL.iter().enumerate();
+    let headers = known.filter(|(position, known)| {
+        known.is_header() && known.kind != OverrideKind::Destination && wanted(*position)
+    });
+    headers.map(|(_, known)| known.name).collect()
+}
+
+/// Names in one expression: Envoy takes none whose program has more than 100 steps (`re2.max_program_size`).
+const NAMES_TOGETHER: usize = 4;
+
+/// Expressions for these names and whatever an application might fold onto one of them, quoted.
+fn folded(names: &[&str]) -> Vec<String> {
+    let fold = |name: &&str| name.replace('-', "[^a-z0-9]");
+    let together = names.chunks(NAMES_TOGETHER);
+    together.map(|names| quoted(&names.iter().map(fold).collect::<Vec<_>>().join("|"))).collect()
+}
 
 /// What Envoy sets when it let a request pass without us; never a client's to send.
 const FAILURE_MODE_ALLOWED: &str = "x-envoy-auth-failure-mode-allowed";
@@ -47,6 +65,12 @@ pub fn filter(surroundings: &Surroundings) -> String {
         let new =
             names.iter().copied().filter(|name| !surroundings.credentials.iter().any(|seen| seen == name));
         add_patterns(&mut text, reason, new);
+    }
+    text.push_str(
+        "      # Whether the upstream is asked for another path, host or method, in every spelling.\n",
+    );
+    for expression in folded(&override_headers(|_| true)) {
+        text.push_str(&format!("      - {{ safe_regex: {{ regex: {expression} }} }}\n"));
     }
     let changed = surroundings.actor_headers.iter().chain(&surroundings.emptied);
     let changed: Vec<_> = changed.map(|name| regex::escape(name).replace(r"\-", "-")).collect();
@@ -135,18 +159,29 @@ early_header_mutation_extensions:
         text.push_str(&format!("    - remove: {}\n", scalar(name)));
     }
     // A name without a `-` has no other spelling.
-    let folded = surroundings.actor_headers.iter().filter(|name| name.contains('-'));
-    let folded: Vec<_> = folded.map(|name| name.replace('-', "[^a-z0-9]")).collect();
-    if !folded.is_empty() {
-        let expression = quoted(&folded.join("|"));
-        text.push_str(&format!(
-            "    - remove_on_match: {{ key_matcher: {{ safe_regex: {{ regex: {expression} }} }} }}\n"
-        ));
+    let several_words =
+        surroundings.actor_headers.iter().map(String::as_str).filter(|name| name.contains('-'));
+    for expression in folded(&several_words.collect::<Vec<_>>()) {
+        text.push_str(&remove_on_match(&expression));
     }
     text.push_str("    # Set by Envoy when ext_authz could not be asked; never a client's to send.\n");
     text.push_str(&format!("    - remove: {FAILURE_MODE_ALLOWED}\n"));
+    text.push_str(
+        "    # Names by which a request asks the application for another path, host or method than the one that is
+    # decided about, and spellings of the line above.  What a proxy before Envoy sets belongs into overrides.permit.
+",
+    );
+    let permitted = surroundings.permitted_overrides;
+    let removed = override_headers(|position| !permitted.contains(position));
+    for expression in folded(&[removed, vec![FAILURE_MODE_ALLOWED]].concat()) {
+        text.push_str(&remove_on_match(&expression));
+    }
     text.push_str(ACCESS_LOG);
     text
+}
+
+fn remove_on_match(expression: &str) -> String {
+    format!("    - remove_on_match: {{ key_matcher: {{ safe_regex: {{ regex: {expression} }} }} }}\n")
 }
 
 const MANAGER: &str = "\
@@ -304,7 +339,17 @@ fn indent(blanks: usize, text: &str) -> String {
 /// A header's name as YAML: in quotes when it could be read as anything but text.
 fn scalar(name: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let words = ["authorization", "cookie", "connection", "upgrade", "origin", "traceparent", "tracestate"];
+    let words = [
+        "accept",
+        "authorization",
+        "connection",
+        "cookie",
+        "destination",
+        "origin",
+        "traceparent",
+        "tracestate",
+        "upgrade",
+    ];
     let is_text =
         words.contains(&name) || (name.starts_with(|c: char| c.is_ascii_lowercase()) && name.contains('-'));
     if is_text && name.bytes().all(is_plain) { name.to_owned() } else { quoted(name) }

@@ -7,6 +7,7 @@ use super::super::Complaint;
 use super::tls::{TlsFiles, UpstreamTls};
 use crate::config::{Config, Listen};
 use crate::credential::Place;
+use crate::policy::PermittedOverrides;
 
 /// What Envoy's configuration is made of.
 pub struct Surroundings {
@@ -16,6 +17,8 @@ pub struct Surroundings {
     pub credentials: Vec<String>,
     /// Those of them that we may empty.
     pub emptied: Vec<String>,
+    /// The overrides that a trusted proxy before Envoy sets.
+    pub permitted_overrides: PermittedOverrides,
     /// Where Envoy reaches us.
     pub server: Endpoint,
     /// How Envoy speaks TLS to us; `None` where we speak none.
@@ -147,7 +150,8 @@ impl Surroundings {
         };
         let tls = UpstreamTls::of(config.tls.ext_authz.as_ref(), &server, tls_files)?;
         let actor_headers = rules.actor_headers.iter().map(|header| header.name.to_string()).collect();
-        Ok(Self { actor_headers, credentials, emptied, server, tls, listener, upstream })
+        let permitted_overrides = rules.policies.permitted_overrides();
+        Ok(Self { actor_headers, credentials, emptied, permitted_overrides, server, tls, listener, upstream })
     }
 }
 
