@@ -31,10 +31,13 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use futures_util::{FutureExt, StreamExt};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::Transport;
+use crate::decision::Refusal;
 use crate::keys::service::Keys;
 use crate::listener::http1;
 use crate::listener::limit::Limited;
@@ -49,6 +52,8 @@ const MOST_BYTES: usize = 64 * 1024;
 const MOST_THROWN_AWAY: usize = 32 * 1024 * 1024;
 /// How long a request may take to arrive, and how long a store may take to answer.
 const LONGEST: Duration = Duration::from_secs(10);
+/// Changes, log-ins and log-outs that are carried out at a time, those included whose client has gone.
+const MAX_CHANGES: usize = 256;
 /// Connections that are open at a time.
 pub const MAX_CONNECTIONS: usize = 256;
 
@@ -58,20 +63,25 @@ pub struct Admin {
     keys: Arc<Keys>,
     clock: Clock,
     transport: Transport,
+    changes: TaskTracker,
+    change_permits: Arc<Semaphore>,
 }
 
 impl Admin {
     /// An admin of these keys, behind a listener that speaks this.  Who may, and from which origin, it reads
     /// from the authorizer's rules.
     pub fn new(authorizer: Arc<Authorizer>, keys: Arc<Keys>, clock: Clock, transport: Transport) -> Self {
-        Self { authorizer, keys, clock, transport }
+        let (changes, change_permits) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CHANGES)));
+        Self { authorizer, keys, clock, transport, changes, change_permits }
     }
 }
 
 /// Serves the API and the page, over TLS where there is an acceptor, until it is time to close; then lets the
-/// requests in flight finish.
+/// requests in flight finish, and the changes whose client has gone.
 pub async fn serve(listener: Limited, tls: Option<Arc<Acceptor>>, admin: Arc<Admin>, closing: Closing) {
-    http1::serve(listener, tls, router(admin), closing).await;
+    http1::serve(listener, tls, router(Arc::clone(&admin)), closing).await;
+    admin.changes.close();
+    admin.changes.wait().await;
 }
 
 /// Every path of the API and what answers there.
@@ -105,28 +115,57 @@ fn router(admin: Arc<Admin>) -> Router {
 /// What is true of every request and every answer.
 async fn guard(State(admin): State<Arc<Admin>>, mut request: Request, next: Next) -> Response {
     let attempt = Attempt::begin(&mut request);
-    let answered = AssertUnwindSafe(admin.admit(request, next)).catch_unwind().await;
-    let mut response = match answered {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => error.into_response(),
-        Err(_) => ApiError::Internal.into_response(),
+    let admitted = match admin.admit(request).await {
+        Ok(request) => request,
+        Err(error) => {
+            let mut response = error.into_response();
+            if let Some(attempt) = attempt {
+                attempt.end(&response);
+            }
+            admin.put_headers(&mut response);
+            return response;
+        }
     };
-    if let Some(attempt) = attempt {
-        attempt.end(&response);
-    }
+    let mut response = match attempt {
+        Some(attempt) => admin.carry_out(attempt, admitted, next).await,
+        None => answer(admitted, next).await,
+    };
     admin.put_headers(&mut response);
     response
 }
 
+/// The answer of a handler; a panic is one.
+async fn answer(request: Request, next: Next) -> Response {
+    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    answered.unwrap_or_else(|_| ApiError::Internal.into_response())
+}
+
 impl Admin {
-    async fn admit(&self, request: Request, next: Next) -> Result<Response, ApiError> {
+    /// Carries out a change whole, with its line in the audit log, whether or not the client is still there: hyper
+    /// drops what it is doing for a client that hangs up.
+    async fn carry_out(&self, attempt: Attempt, request: Request, next: Next) -> Response {
+        let Ok(permit) = Arc::clone(&self.change_permits).try_acquire_owned() else {
+            let response = ApiError::from(Refusal::Overloaded).into_response();
+            attempt.end(&response);
+            return response;
+        };
+        let change = self.changes.spawn(async move {
+            let response = answer(request, next).await;
+            attempt.end(&response);
+            drop(permit);
+            response
+        });
+        change.await.unwrap_or_else(|_| ApiError::Internal.into_response())
+    }
+
+    /// What holds for every request before somebody looks at it; gives it back with its body, which has arrived whole.
+    async fn admit(&self, request: Request) -> Result<Request, ApiError> {
         let (parts, body) = request.into_parts();
         self.check_origin(&parts)?;
         let expects = parts.headers.contains_key(EXPECT);
         let body =
             tokio::time::timeout(LONGEST, read(body, expects)).await.map_err(|_| ApiError::TooSlow)??;
-        let request = Request::from_parts(parts, Body::from(body));
-        Ok(next.run(request).await)
+        Ok(Request::from_parts(parts, Body::from(body)))
     }
 
     fn put_headers(&self, response: &mut Response) {
@@ -224,6 +263,7 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
     /// An admin whose clock stands until it is moved.
     struct Stage {
         router: Router,
+        admin: Arc<Admin>,
         keys: Arc<Keys>,
         authorizer: Arc<Authorizer>,
         now: Arc<AtomicI64>,
@@ -251,7 +291,8 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
             let sources = Sources { passwords, keys: Some(Arc::clone(&keys)), clock: clock.clone() };
             let authorizer = Arc::new(Authorizer::new(rules, sources));
             let admin = Admin::new(Arc::clone(&authorizer), Arc::clone(&keys), clock, Transport::Plain);
-            Self { router: router(Arc::new(admin)), keys, authorizer, now, _folder: folder }
+            let admin = Arc::new(admin);
+            Self { router: router(Arc::clone(&admin)), admin, keys, authorizer, now, _folder: folder }
         }
 
         fn pass(&self, milliseconds: i64) {
@@ -294,6 +335,23 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
     }
 
     const ROOT: &str = "root-token-0123456789";
+
+    #[tokio::test]
+    async fn a_change_too_many_is_denied_before_anything_is_done() {
+        let stage = Stage::set().await;
+        let permits = Arc::clone(&stage.admin.change_permits);
+        let held = permits.try_acquire_many(u32::try_from(MAX_CHANGES).unwrap()).unwrap();
+        let create = || {
+            let body = r#"{"name": "a", "role": "Viewer"}"#;
+            stage.call("POST", "/api/auth/keys", "root-token-0123456789", body)
+        };
+        let (status, body) = create().await;
+        assert_eq!((status, body["message"].as_str()), (503, Some("Too many requests at once")));
+        let listed = || stage.call("GET", "/api/auth/keys", "root-token-0123456789", "");
+        assert_eq!(listed().await, (200, json!([])), "what changes nothing goes on");
+        drop(held);
+        assert_eq!(create().await.0, 200);
+    }
 
     #[tokio::test]
     async fn an_expired_key_is_dead_from_the_very_second_on_in_check_and_list_alike() {

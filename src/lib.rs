@@ -90,6 +90,7 @@
 //! | headers of a request | `MAX_HEADERS` ([`ext_authz::request`]) |
 //! | bytes that nobody reads: theirs, ours | HTTP/2's windows; [`listener::stall`] |
 //! | heads and bodies of admin and probes | [`listener::http1`], `MOST_BYTES` ([`admin`]) |
+//! | changes by the admin API whose client may have gone | `MAX_CHANGES` ([`admin`]) |
 //! | passwords that run or wait, and their threads | two semaphores ([`identity::passwords`]) |
 //! | passwords remembered; failures | a count, the oldest goes first; five of each configured user |
 //! | uses of keys and sessions to be written down | a flag at each: one note is on its way, whatever happens ([`keys`]) |
