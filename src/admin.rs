@@ -9,6 +9,7 @@ pub mod auth;
 mod body;
 pub mod error;
 mod grafana;
+mod host;
 pub mod keys;
 pub mod openapi;
 pub mod page;
@@ -161,6 +162,7 @@ impl Admin {
     /// What holds for every request before somebody looks at it; gives it back with its body, which has arrived whole.
     async fn admit(&self, request: Request) -> Result<Request, ApiError> {
         let (parts, body) = request.into_parts();
+        self.check_host(&parts)?;
         self.check_origin(&parts)?;
         let expects = parts.headers.contains_key(EXPECT);
         let body =
@@ -300,7 +302,7 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
         }
 
         async fn call(&self, method: &str, path: &str, token: &str, body: &str) -> (u16, Value) {
-            let request = Request::builder().method(method).uri(path).header("host", "h");
+            let request = Request::builder().method(method).uri(path).header("host", "localhost");
             let request = request.header("content-type", "application/json");
             let request = request.header(AUTHORIZATION, format!("Bearer {token}"));
             let request = request.body(Body::from(body.to_owned())).unwrap();

@@ -20,7 +20,7 @@ use route::Nearness;
 
 pub use overrides::{Override, OverrideKind, PermittedOverrides};
 pub use path::{AmbiguousPath, DecodedPath, PermittedPaths};
-pub use route::{HostPattern, MethodPattern, Mismatch, PathPattern, Route, RouteError};
+pub use route::{HostPattern, MethodPattern, Mismatch, PathPattern, Route, RouteError, normalize_host};
 
 /// A named rule of admission.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::error::ApiError;
 use super::power::{self, Power};
-use super::{Admin, audit};
+use super::{Admin, audit, host};
 use crate::attributes::{Encoding, Header, Headers, Http};
 use crate::config::{PublicUrl, Rules, Transport, session_cookie};
 use crate::credential::{CrossSite, Known, Place, Places, cross_site};
@@ -129,6 +129,16 @@ impl Admin {
     /// Where browsers find us, when that is not where we listen.
     pub(super) fn public_url(&self) -> Option<PublicUrl> {
         self.authorizer.rules().admin.as_ref().and_then(|admin| admin.public_url.clone())
+    }
+
+    /// Denies a request under a name that is not this listener's, whatever it asks for.
+    ///
+    /// # Errors
+    /// 421.
+    pub(super) fn check_host(&self, parts: &Parts) -> Result<(), ApiError> {
+        let rules = self.authorizer.rules();
+        let is_ours = rules.admin.as_ref().is_some_and(|admin| host::is_ours(parts, admin));
+        if is_ours { Ok(()) } else { Err(ApiError::WrongHost) }
     }
 
     /// Refuses a request that may change something when another site caused it, whatever its credential.

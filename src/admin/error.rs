@@ -34,6 +34,8 @@ pub enum ApiError {
     NoSuchPath,
     /// Something is here, for another method.
     WrongMethod,
+    /// `Host` is no name of this listener.
+    WrongHost,
     /// The request took too long to arrive.
     TooSlow,
     /// The body is too large.
@@ -157,6 +159,7 @@ impl ApiError {
             | Self::DeadKey
             | Self::NoSuchPath
             | Self::WrongMethod
+            | Self::WrongHost
             | Self::TooSlow
             | Self::TooLarge
             | Self::NotJson
@@ -184,6 +187,10 @@ impl ApiError {
             Self::DeadKey => (StatusCode::CONFLICT, "API key is revoked or expired"),
             Self::NoSuchPath => (StatusCode::NOT_FOUND, "Not found"),
             Self::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
+            Self::WrongHost => (
+                StatusCode::MISDIRECTED_REQUEST,
+                "Host is no name of this listener: add it to admin.hosts, or set admin.public_url",
+            ),
             Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "Request took too long"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Request body is too large"),
             Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json"),
@@ -207,6 +214,7 @@ impl ApiError {
             Self::DeadKey => "dead_key",
             Self::NoSuchPath => "no_such_path",
             Self::WrongMethod => "wrong_method",
+            Self::WrongHost => "wrong_host",
             Self::TooSlow => "too_slow",
             Self::TooLarge => "too_large",
             Self::NotJson => "not_json",

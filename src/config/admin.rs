@@ -10,9 +10,9 @@ use super::listeners::{Listen, Transport, read_listen};
 use super::policies::read_allow;
 use super::raw::Node;
 use super::reader::Reader;
-use super::tls::{self, ServerTls};
+use super::tls::{self, ServerTls, SubjectName};
 use crate::credential::removal::SESSION_COOKIES;
-use crate::policy::{Allow, Policy};
+use crate::policy::{Allow, HostPattern, Policy};
 
 /// What the section says.
 pub struct AdminSection<'t> {
@@ -42,6 +42,10 @@ pub struct AdminRules {
     pub allow: Policy,
     /// `admin.public_url`: where browsers find the page, when that is not where we listen.
     pub public_url: Option<PublicUrl>,
+    /// `admin.hosts`: further names of the listener, in lower case, without ports.
+    pub hosts: Box<[Box<str>]>,
+    /// The DNS names in the listener's certificate, in lower case; `*` stands for a label.
+    pub certificate_names: Box<[Box<str>]>,
     /// `admin.org_name`: what `/api/org` says.
     pub org_name: Box<str>,
 }
@@ -119,7 +123,7 @@ const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Add
 pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<AdminSection<'t>> {
     let node = section?;
     let what = "a mapping such as {listen: \"127.0.0.1:9192\"}";
-    let keys = ["listen", "tls", "public_url", "allow", "org_name"];
+    let keys = ["listen", "tls", "public_url", "hosts", "allow", "org_name"];
     let fields = reader.fields(node, what, &keys).unwrap_or_else(|| Reader::no_fields(node));
     let listen_node = fields.get("listen");
     let tls = tls::read(reader, fields.get("tls"));
@@ -146,12 +150,44 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
     let allow = Policy::new("admin".into(), Some(allow));
     let org_name = fields.get("org_name").and_then(|node| reader.text(node, "text such as Main Org."));
     let org_name = org_name.map_or("Main Org.", |text| text.as_str()).into();
+    let hosts = read_hosts(reader, fields.get("hosts"));
+    let certificate_names = tls.tls.as_ref().map(dns_names).unwrap_or_default();
     Some(AdminSection {
         listen: AdminListen { listen, transport: tls.transport },
         listen_node,
-        rules: AdminRules { allow, public_url, org_name },
+        rules: AdminRules { allow, public_url, hosts, certificate_names, org_name },
         tls: tls.tls,
     })
+}
+
+/// Names by which clients reach the listener beside those that it knows by itself.
+fn read_hosts<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Box<[Box<str>]> {
+    let what = "a list of host names such as [keys.example.com]";
+    let list = node.and_then(|node| reader.list(node, what)).unwrap_or_default();
+    let mut hosts = Vec::new();
+    for node in list {
+        let Some(text) = reader.text(node, "a host name such as keys.example.com") else {
+            continue;
+        };
+        match HostPattern::parse(text.as_str()) {
+            Ok(HostPattern::Exact(name)) => hosts.push(name),
+            Ok(HostPattern::Below(_)) | Err(_) => {
+                reader.error(
+                    &node.at,
+                    "expected a host name such as keys.example.com, without a port and without `*`",
+                );
+            }
+        }
+    }
+    hosts.into()
+}
+
+fn dns_names(tls: &ServerTls) -> Box<[Box<str>]> {
+    let names = tls.names().into_iter().filter_map(|name| match name {
+        SubjectName::Dns(name) => Some(name.to_ascii_lowercase().into()),
+        SubjectName::Uri(_) | SubjectName::Ip(_) => None,
+    });
+    names.collect()
 }
 
 fn read_admin_allow<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {

@@ -134,6 +134,12 @@ const ADMIN: Schema = Fields(&[
     ("listen", Shown, Text, LISTEN),
     ("tls", TLS, Nested, "TLS on this listener; with client_ca, mutual TLS."),
     ("public_url", Url, Text, "Where browsers find the page, such as https://keys.example.com."),
+    (
+        "hosts",
+        Shown,
+        Texts,
+        "Names by which clients reach the listener, beside IP addresses, localhost, the certificate's and public_url's.",
+    ),
     ("org_name", Shown, Text, "What GET /api/org says; by default Main Org."),
     ("allow", ALLOW, AllowBlock, "Who may manage keys.  By default {role: Admin}."),
 ]);

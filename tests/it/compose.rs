@@ -240,7 +240,7 @@ impl Stack {
     }
 
     fn get(&self, path: &str) -> Request {
-        Request::new(self.envoy.address(), "GET", path)
+        Request::new(self.envoy.address(), "GET", path).host("app.example")
     }
 
     /// What README promises of it.

@@ -67,7 +67,7 @@ impl Printed {
     }
 
     fn get(&self, target: &str) -> Request {
-        Request::new(self.envoy.address(), "GET", target)
+        Request::new(self.envoy.address(), "GET", target).host("app.example")
     }
 
     fn assert_no_fault(&self) {

@@ -66,7 +66,7 @@ impl Hardened {
     }
 
     fn request(&self, method: &str, target: &str) -> Request {
-        Request::new(self.envoy.address(), method, target)
+        Request::new(self.envoy.address(), method, target).host("app.example")
     }
 
     /// After any story but that of a dead server.

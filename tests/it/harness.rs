@@ -93,7 +93,7 @@ impl Stack {
     }
 
     pub fn request(&self, method: &str, target: &str) -> Request {
-        Request::new(self.address(), method, target)
+        Request::new(self.address(), method, target).host("app.example")
     }
 }
 

@@ -939,7 +939,7 @@ fn five_wrong_passwords_lock_the_log_in_too() {
 
 #[test]
 fn under_a_public_url_of_https_the_cookie_is_the_hosts_own() {
-    let admin = ", public_url: \"https://keys.example.com\"";
+    let admin = ", public_url: \"https://keys.example.com\", hosts: [behind-a-proxy]";
     let api = Api::start(&config("sqlite:keys.db", "", admin, "credentials: [session]\n"));
     let answer = post(api.request("POST", "/login"), &json!({"user": "admin", "password": "admin"}));
     let [cookie] = answer.all("set-cookie")[..] else { panic!("{answer:?}") };
@@ -961,7 +961,8 @@ fn under_a_public_url_of_https_the_cookie_is_the_hosts_own() {
 
 #[test]
 fn another_sites_request_changes_nothing_whatever_its_credential() {
-    let api = Api::on("sqlite:keys.db");
+    let api = Api::start(&config("sqlite:keys.db", "", ", hosts: [app.example]", ""));
+    let request = |method: &str, path: &str| api.request(method, path).host("app.example");
     let cases: [(&[(&str, &str)], bool); 14] = [
         (&[], true),
         (&[("sec-fetch-site", "same-origin")], true),
@@ -980,12 +981,10 @@ fn another_sites_request_changes_nothing_whatever_its_credential() {
     ];
     for (index, (headers, passes)) in cases.iter().enumerate() {
         let body = json!({"name": format!("key {index}"), "role": "Viewer"});
-        let create = post(api.request("POST", "/api/auth/keys").headers(headers).bearer(ROOT), &body);
-        let log_in = post(
-            api.request("POST", "/login").headers(headers),
-            &json!({"user": "admin", "password": "admin"}),
-        );
-        let log_out = api.request("POST", "/logout").headers(headers).send();
+        let create = post(request("POST", "/api/auth/keys").headers(headers).bearer(ROOT), &body);
+        let log_in =
+            post(request("POST", "/login").headers(headers), &json!({"user": "admin", "password": "admin"}));
+        let log_out = request("POST", "/logout").headers(headers).send();
         for answer in [create, log_in, log_out] {
             if *passes {
                 assert_eq!(answer.status, 200, "{headers:?}");
@@ -993,9 +992,40 @@ fn another_sites_request_changes_nothing_whatever_its_credential() {
                 assert_told(&answer, 403, "Permission denied");
             }
         }
-        assert_eq!(api.request("GET", "/api/auth/keys").headers(headers).bearer(ROOT).send().status, 200);
+        assert_eq!(request("GET", "/api/auth/keys").headers(headers).bearer(ROOT).send().status, 200);
     }
     assert_eq!(api.names("/api/auth/keys").len(), cases.iter().filter(|(_, passes)| *passes).count());
+}
+
+#[test]
+fn under_a_name_that_is_not_the_listeners_nobody_is_answered() {
+    let api = Api::on("sqlite:keys.db");
+    let message = "Host is no name of this listener: add it to admin.hosts, or set admin.public_url";
+    for host in ["evil.example", "evil.example:9192", "localhost.evil.example", ""] {
+        for (method, path) in
+            [("GET", "/"), ("GET", "/api/health"), ("GET", "/api/auth/keys"), ("POST", "/login")]
+        {
+            let request = api.request(method, path).host(host).header("origin", format!("http://{host}"));
+            assert_told(&request.bearer(ROOT).send(), 421, message);
+        }
+    }
+    let forged = "GET http://evil.example/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let twice = "GET / HTTP/1.1\r\nhost: localhost\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
+    let none = "GET / HTTP/1.0\r\n\r\n";
+    for raw in [forged, twice, none] {
+        let mut stream = TcpStream::connect(api.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(raw.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 421") || answer.starts_with("HTTP/1.0 421"),
+            "{raw:?}: {answer:?}"
+        );
+    }
+    for host in ["localhost", "127.0.0.1", "[::1]:80"] {
+        assert_eq!(api.request("GET", "/api/health").host(host).send().status, 200, "{host}");
+    }
 }
 
 #[test]
@@ -1091,12 +1121,13 @@ fn bodies_that_are_too_large_or_never_come() {
     // Whoever asks before sending need not send.
     let announced = send_raw(
         &api,
-        "POST /login HTTP/1.1\r\nhost: h\r\ncontent-length: 10485760\r\nexpect: 100-continue\r\n\r\n",
+        "POST /login HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10485760\r\nexpect: 100-continue\r\n\r\n",
     );
     assert!(announced.starts_with("HTTP/1.1 413"), "{announced}");
     // In chunks, without saying how much it will be.
     let chunks = format!("10000\r\n{}\r\n", "x".repeat(65536)).repeat(20);
-    let head = "POST /login HTTP/1.1\r\nhost: h\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    let head =
+        "POST /login HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
     let chunked = send_raw(&api, &format!("{head}{chunks}0\r\n\r\n"));
     assert!(chunked.starts_with("HTTP/1.1 413"), "{}", &chunked[..100]);
 
@@ -1106,7 +1137,7 @@ fn bodies_that_are_too_large_or_never_come() {
             scope.spawn(move || {
                 let slow = send_raw(
                     api,
-                    &format!("POST {path} HTTP/1.1\r\nhost: h\r\ncontent-length: 10\r\n\r\n{{"),
+                    &format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n{{"),
                 );
                 assert!(slow.starts_with("HTTP/1.1 408"), "{slow}");
                 assert!(slow.contains("Request took too long"));
@@ -1114,7 +1145,7 @@ fn bodies_that_are_too_large_or_never_come() {
         }
         // A head that never ends: the connection does.
         scope.spawn(|| {
-            let answer = send_raw(&api, "GET / HTTP/1.1\r\nhost: h\r\nx-slow: ");
+            let answer = send_raw(&api, "GET / HTTP/1.1\r\nhost: localhost\r\nx-slow: ");
             assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
         });
     });
@@ -1570,7 +1601,9 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
                         let target = path.replace("{id}", id);
                         let answer = send_raw(
                             api,
-                            &format!("POST {target} HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\n"),
+                            &format!(
+                                "POST {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n"
+                            ),
                         );
                         format!("POST {path} {}", answer.split(' ').nth(1).unwrap_or("nothing"))
                     })
@@ -1621,11 +1654,11 @@ fn the_end_waits_for_requests_and_not_for_silent_connections() {
     let mut silent = TcpStream::connect(server.admin()).unwrap();
     // This one has been used, and is kept open.
     let mut used = TcpStream::connect(server.admin()).unwrap();
-    used.write_all(b"GET /openapi.json HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
+    used.write_all(b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     assert!(used.read(&mut [0; 64]).unwrap() > 0);
     // And this one's request is still coming.
     let mut late = TcpStream::connect(server.admin()).unwrap();
-    let head = "POST /login HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: 33\r\nexpect: 100-continue\r\n\r\n";
+    let head = "POST /login HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 33\r\nexpect: 100-continue\r\n\r\n";
     late.write_all(head.as_bytes()).unwrap();
     let mut buffer = [0; 1024];
     let read = late.read(&mut buffer).unwrap();

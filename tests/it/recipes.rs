@@ -165,7 +165,7 @@ impl Running {
     }
 
     fn request(&self, method: &str, target: &str) -> Request {
-        Request::new(self.envoy.address(), method, target)
+        Request::new(self.envoy.address(), method, target).host("app.example")
     }
 
     /// Plays what the README shows of this recipe: each command prints what stands below it.

@@ -26,7 +26,7 @@ impl Request {
             method: method.to_owned(),
             target: target.as_bytes().to_vec(),
             lines: Vec::new(),
-            host: Some(b"app.example".to_vec()),
+            host: Some(to.to_string().into_bytes()),
             body: Vec::new(),
         }
     }

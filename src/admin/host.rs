@@ -1,0 +1,103 @@
+//! Under which host names the listener answers.
+//!
+//! A page of another site can make its own name point at this listener (DNS rebinding): to the browser it is then the
+//! same origin, and only `Host` tells.  An IP address cannot be made to point elsewhere.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use axum::http::header::HOST;
+use axum::http::request::Parts;
+
+use crate::config::AdminRules;
+use crate::policy::normalize_host;
+
+/// Whether every name that the request gives us is ours.  A request without any is not.
+pub(super) fn is_ours(parts: &Parts, rules: &AdminRules) -> bool {
+    let sent = parts.headers.get_all(HOST).iter().map(axum::http::HeaderValue::as_bytes);
+    let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let mut names = sent.chain(authority).peekable();
+    names.peek().is_some()
+        && names.all(|name| normalize_host(name).is_some_and(|name| is_name_of(&name, rules)))
+}
+
+/// Whether a host without port, in lower case, is one of the listener's.
+fn is_name_of(name: &str, rules: &AdminRules) -> bool {
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    if address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()) || name.parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    let public = rules.public_url.as_ref().and_then(|url| normalize_host(url.authority().as_bytes()));
+    name == "localhost"
+        || public.is_some_and(|public| name == public)
+        || rules.hosts.iter().any(|host| **host == *name)
+        || rules.certificate_names.iter().any(|pattern| is_covered_by(name, pattern))
+}
+
+/// Whether a name of a certificate covers this host: `*` stands for one label (RFC 9525 section 6.3).
+fn is_covered_by(name: &str, pattern: &str) -> bool {
+    match pattern.strip_prefix("*.") {
+        Some(parent) => name.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == parent),
+        None => name == pattern,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+
+    use super::*;
+    use crate::config::{Config, ProcessEnvironment, Source};
+
+    #[test]
+    fn only_names_of_the_listener_count() {
+        let text = "keys: {store: 'sqlite:keys.db'}\n\
+                    admin: {public_url: 'https://Keys.example:8443', hosts: [eat.svc, EAT.Svc.cluster.local.]}\n";
+        let source = Source {
+            file: std::path::Path::new("config.yaml"),
+            environment: &ProcessEnvironment,
+            now: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let config = Config::parse(text, &source).unwrap();
+        let mut rules = config.rules.admin.unwrap();
+        let inner = std::sync::Arc::get_mut(&mut rules).unwrap();
+        inner.certificate_names = ["*.cert.example".into(), "cert.example".into()].into();
+        let cases: &[(&str, &[&str], bool)] = &[
+            ("/", &["127.0.0.1"], true),
+            ("/", &["127.0.0.1:9192"], true),
+            ("/", &["10.1.2.3:80"], true),
+            ("/", &["[::1]:9192"], true),
+            ("/", &["localhost"], true),
+            ("/", &["LOCALHOST:9192"], true),
+            ("/", &["localhost."], true),
+            ("/", &["keys.example"], true),
+            ("/", &["keys.example:8443"], true),
+            ("/", &["eat.svc:9192"], true),
+            ("/", &["eat.svc.cluster.local"], true),
+            ("/", &["cert.example"], true),
+            ("/", &["a.cert.example"], true),
+            ("/", &["a.b.cert.example"], false),
+            ("/", &[".cert.example"], false),
+            ("/", &["evil.example"], false),
+            ("/", &["evil.example:9192"], false),
+            ("/", &["localhost.evil.example"], false),
+            ("/", &["127.0.0.1.evil.example"], false),
+            ("/", &["x.eat.svc"], false),
+            ("/", &["localhost@evil.example"], false),
+            ("/", &["[::1"], false),
+            ("/", &["[zz]"], false),
+            ("/", &[""], false),
+            ("/", &[], false),
+            ("/", &["localhost", "evil.example"], false),
+            ("/", &["evil.example", "localhost"], false),
+            ("http://evil.example/", &["localhost"], false),
+            ("http://localhost/", &["evil.example"], false),
+            ("http://localhost/", &["localhost"], true),
+        ];
+        for (uri, hosts, expected) in cases {
+            let request = Request::get(*uri);
+            let request = hosts.iter().fold(request, |request, host| request.header("host", *host));
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            assert_eq!(is_ours(&parts, inner), *expected, "{uri} {hosts:?}");
+        }
+    }
+}
