@@ -82,6 +82,7 @@ PROGRAMS = {
 # What only the image and the package need, so that nobody else waits for it.
 PACKAGING = ["buildah", "cargo-deb", "debian-root", "lintian"]
 CARGO_DEB = "3.8.0"
+APT_UPDATE = ["apt-get", "update", "--quiet"]
 # Beyond what every Debian has.
 IN_DEBIAN_ROOT = ["passwd", "systemd"]
 
@@ -431,7 +432,8 @@ def debian_mirror(release, how):
             if (found, component) == (release, "main") and origin in ("Debian", "Ubuntu"):
                 return mirror
         # Whose a source is, stands in the lists of packages, which may be missing.
-        subprocess.run(["apt-get", "update", "--quiet"], stdout=subprocess.DEVNULL)
+        with locked("apt-get"):
+            subprocess.run(APT_UPDATE, stdout=subprocess.DEVNULL)
     raise Missing(f"apt has no source of {release}'s own packages: {how}.")
 
 
@@ -442,20 +444,23 @@ def apt_install(how, *packages):
 
 def apt_get(how, what, arguments, folder=None):
     environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-    wanted = ["apt-get", what, "--quiet", *arguments]
-    # The lists of packages may be missing or old, so the second try reads them first.
-    for command in (wanted, ["apt-get", "update", "--quiet"], wanted):
-        run = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-            cwd=folder,
-        )
-        if command is wanted and run.returncode == 0:
-            return
+    # Somebody else's run of apt-get or dpkg ends before ours begins.
+    wanted = ["apt-get", what, "--quiet", "-o", "DPkg::Lock::Timeout=600", *arguments]
+    # One run of ours at a time: its lists and its archives have locks that apt-get does not wait for.
+    with locked("apt-get"):
+        # The lists of packages may be missing or old, so the second try reads them first.
+        for command in (wanted, APT_UPDATE, wanted):
+            run = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=environment,
+                cwd=folder,
+            )
+            if command is wanted and run.returncode == 0:
+                return
     tail = "\n".join(run.stdout.strip().splitlines()[-8:])
     packages = " and ".join(argument for argument in arguments if not argument.startswith("-"))
     raise Missing(f"apt-get could not {what} {packages}: {how}.\n{tail}")
