@@ -14,6 +14,7 @@ mod files;
 mod headers;
 mod keys;
 mod listeners;
+mod plain;
 mod policies;
 mod positions;
 mod raw;

@@ -9,6 +9,17 @@ use argon2::{Argon2, PasswordHasher, PasswordVerifier};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
 
+/// The most memory of a verification, in KiB: 256 MiB.
+const MAX_ARGON2_KIB: u32 = 256 * 1024;
+/// The most passes over it.
+const MAX_ARGON2_PASSES: u32 = 10;
+/// The highest cost of bcrypt: some seconds.
+const MAX_BCRYPT_COST: u32 = 15;
+/// More than this is a warning, in KiB: 64 MiB.
+const DEAR_ARGON2_KIB: u32 = 64 * 1024;
+/// A higher cost of bcrypt is a warning.
+const DEAR_BCRYPT_COST: u32 = 13;
+
 /// The stored hash of a password, checked when it is read: verifying cannot fail for its form.
 #[derive(Clone)]
 pub enum PasswordHash {
@@ -28,6 +39,9 @@ pub enum PasswordError {
     /// It begins well but cannot be read to the end.
     #[error("the password hash is damaged: it cannot be read to its end")]
     Damaged,
+    /// Strangers could make the server spend too much on it.
+    #[error("the password hash is too dear to verify: at most 256 MiB and 10 passes, or bcrypt's cost 15")]
+    TooDear,
     /// Nobody can prove an empty password.
     #[error("a password has at least one character")]
     Empty,
@@ -60,7 +74,10 @@ impl PasswordHash {
     pub fn parse(text: &str) -> Result<Self, PasswordError> {
         if text.starts_with("$argon2id$") {
             let hash = phc::PasswordHash::new(text).map_err(|_| PasswordError::Damaged)?;
-            argon2::Params::try_from(&hash).map_err(|_| PasswordError::Damaged)?;
+            let params = argon2::Params::try_from(&hash).map_err(|_| PasswordError::Damaged)?;
+            if params.m_cost() > MAX_ARGON2_KIB || params.t_cost() > MAX_ARGON2_PASSES {
+                return Err(PasswordError::TooDear);
+            }
             if hash.salt.is_none() || hash.hash.is_none() {
                 return Err(PasswordError::Damaged);
             }
@@ -69,7 +86,11 @@ impl PasswordHash {
         if ["$2a$", "$2b$", "$2y$"].iter().any(|scheme| text.starts_with(scheme)) {
             bcrypt::HashParts::from_str(text).map_err(|_| PasswordError::Damaged)?;
             // The parts may parse and still not verify, for instance with a cost out of range.
-            bcrypt_cost(text).filter(|cost| (4..=31).contains(cost)).ok_or(PasswordError::Damaged)?;
+            let cost =
+                bcrypt_cost(text).filter(|cost| (4..=31).contains(cost)).ok_or(PasswordError::Damaged)?;
+            if cost > MAX_BCRYPT_COST {
+                return Err(PasswordError::TooDear);
+            }
             return Ok(Self::Bcrypt(text.into()));
         }
         Err(PasswordError::UnknownScheme)
@@ -98,6 +119,17 @@ impl PasswordHash {
                 .map_or(0, |params| u64::from(params.m_cost()) * u64::from(params.t_cost())),
             // Cost 10 takes about as long as three times argon2's default of 2 × 19 MiB.
             Self::Bcrypt(text) => (3 * 2 * 19 * 1024) << bcrypt_cost(text).unwrap_or(0) >> 10,
+        }
+    }
+
+    /// Whether a verification takes more than most hashes want: above 64 MiB, or bcrypt's cost 13.
+    pub fn is_dear(&self) -> bool {
+        match self {
+            Self::Argon2id(text) => phc::PasswordHash::new(text)
+                .ok()
+                .and_then(|hash| argon2::Params::try_from(&hash).ok())
+                .is_some_and(|params| params.m_cost() > DEAR_ARGON2_KIB),
+            Self::Bcrypt(text) => bcrypt_cost(text).is_some_and(|cost| cost > DEAR_BCRYPT_COST),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::plain;
 use super::raw::{Node, Value};
 use super::reader::{Fields, Reader};
 use super::{Unavailable, one_of};
@@ -62,6 +63,9 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ke
 fn read_store<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<StoreUrl> {
     let what = "text: sqlite:/path/to/keys.db or postgres://user@host/database";
     let text = reader.text(node, what)?;
+    if plain::rejects_reference(reader, node, text) {
+        return None;
+    }
     match StoreUrl::parse(text.as_str()) {
         Ok(StoreUrl::Sqlite(path)) => Some(StoreUrl::Sqlite(reader.folder.join(path))),
         Ok(StoreUrl::Postgres(url)) => Some(StoreUrl::Postgres(url)),

@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use jiff::{SignedDuration, Timestamp};
 
+use super::plain;
 use super::raw::{Node, Text, Value};
 use super::reader::{Fields, Reader};
 use super::{Context, actors, is_label};
@@ -195,6 +196,10 @@ fn read_digest<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<(&'t N
 
 fn read_plain<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<TokenDigest> {
     let text: &Text = reader.text(node, "text: a token, best by {$env: NAME} or {$file: PATH}")?;
+    if plain::rejects_reference(reader, node, text) {
+        return None;
+    }
+    plain::warn_of_placeholder(reader, node, text, &[]);
     let token = match PlainToken::new(text.as_str().as_bytes()) {
         Ok(token) => token,
         Err(error) => {

@@ -9,7 +9,8 @@ use serde_json::Map;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use super::raw::Node;
+use super::plain;
+use super::raw::{Node, Value};
 use super::reader::{Fields, Reader};
 use super::{Context, actors, is_label};
 use crate::actor::Actor;
@@ -246,12 +247,38 @@ fn read_password<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Pass
                 reader.error(&node.at, "a password has at least one character");
                 return None;
             }
+            if plain::rejects_reference(reader, node, text) {
+                return None;
+            }
+            let user = fields.get("username").and_then(|node| match &node.value {
+                Value::Text(name) => Some(name.as_str()),
+                Value::Null
+                | Value::Bool(_)
+                | Value::Number(_)
+                | Value::List(_)
+                | Value::Map(_)
+                | Value::Unresolved { .. } => None,
+            });
+            plain::warn_of_placeholder(reader, node, text, user.as_slice());
+            plain::warn_of_short_password(reader, node, text);
             Some(Password::Plain(Secret::new(text.as_str().to_owned())))
         }
         (None, Some(node)) => {
             let text = reader.text(node, "text: a password hash of argon2id (a PHC string) or bcrypt")?;
+            if plain::rejects_reference(reader, node, text) {
+                return None;
+            }
             match PasswordHash::parse(text.as_str()) {
-                Ok(hash) => Some(Password::Hashed(hash)),
+                Ok(hash) => {
+                    if hash.is_dear() {
+                        reader.warn(
+                            &node.at,
+                            "each log-in with this hash takes more than 64 MiB, or longer than bcrypt's cost 13: \
+                             strangers can make the server verify passwords",
+                        );
+                    }
+                    Some(Password::Hashed(hash))
+                }
                 Err(error) => {
                     reader.error(&node.at, format!("{error}; `envoy-auth-tokens password` makes one"));
                     None
