@@ -21,6 +21,7 @@ use crate::listener::BindError;
 use crate::listener::activation::{ActivationError, Inherited};
 use crate::listener::limit::{Limited, within_descriptors};
 use crate::listener::tls::Acceptors;
+use crate::memory;
 use crate::probes;
 use crate::reload::{InForce, Origin, Reloader};
 use crate::service_manager;
@@ -120,6 +121,7 @@ pub async fn build(
     let telemetry = Arc::new(telemetry.with_traces(traces));
     telemetry.metrics().show_rules(&config.rules, clock.now());
     telemetry.metrics().show_certificates(&config.tls);
+    telemetry.metrics().show_memory_limit(memory::limit());
     let in_force = InForce::of(config.restrictions, &config.tls);
     let acceptors = Acceptors::new(&config.tls);
     let passwords = Passwords::new(options.parallel_passwords)?;

@@ -55,7 +55,7 @@ use crate::policy::{Policies, Policy};
 pub use self::admin::{AdminListen, AdminRules, NoPublicUrl, PublicUrl, is_secure, session_cookie};
 pub use self::error::{Diagnostic, Errors, Position, Severity, ShownLine};
 pub use self::files::Files;
-pub use self::listeners::{ExtAuthz, Listen, NoAddress, Probes, Transport};
+pub use self::listeners::{ExtAuthz, Listen, NoAddress, Probes, Transport, parse_size};
 pub use self::positions::Positions;
 pub use self::restrictions::{Outline, Restrictions};
 pub use self::schema::json::json_schema;

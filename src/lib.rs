@@ -51,7 +51,7 @@
 //! | 5 doors | [`ext_authz`] [`probes`] [`admin`] | where bytes come in and go out; only here are wire types, tonic, hyper (but for [`listener::http1`]) and axum |
 //! | 4 plumbing | [`health`] [`listener`] [`service_manager`] [`shutdown`] [`telemetry`] [`watch`] | |
 //! | 3 engine | [`decision`] [`identity`] [`authorizer`] | no I/O but the verification of passwords |
-//! | 2 state | [`config`] [`clock`] [`keys`] | what we were told; what we issued |
+//! | 2 state | [`config`] [`clock`] [`keys`] [`memory`] | what we were told; what we issued |
 //! | 1 rules | [`credential`] [`policy`] | pure functions over words, each with its own small error |
 //! | 0 words | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] | no async, no clock, no environment |
 //!
@@ -126,6 +126,7 @@ pub mod health;
 pub mod identity;
 pub mod keys;
 pub mod listener;
+pub mod memory;
 pub mod password;
 pub mod policy;
 pub mod probes;

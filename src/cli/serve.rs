@@ -10,7 +10,8 @@ use tracing::level_filters::LevelFilter;
 use super::{Complaint, ConfigFile};
 use crate::app::{self, Options, ServeError};
 use crate::clock::Clock;
-use crate::config::{Config, Errors, Loaded, Severity};
+use crate::config::{Config, Errors, Loaded, Severity, parse_size};
+use crate::memory;
 use crate::reload::{self, Origin};
 use crate::shutdown::{Hangups, Signals};
 use crate::telemetry::decision_log::{DecisionLog, LogDecisions};
@@ -38,9 +39,21 @@ pub(super) struct Serve {
     /// Threads that answer; as many as the CPU limit allows when not given
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
+    /// How much memory there is, such as 128MiB; what the cgroup or the machine allows when not given
+    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
+    memory_limit: Option<u64>,
     /// Serve gRPC reflection too
     #[arg(long)]
     reflection: bool,
+}
+
+/// The least memory that the budgets are made for.
+const MIN_MEMORY: u64 = 32 * 1024 * 1024;
+
+fn memory_size(text: &str) -> Result<u64, &'static str> {
+    parse_size(text)
+        .filter(|&bytes| bytes >= MIN_MEMORY)
+        .ok_or("expected a size of 32MiB or more, such as 128MiB or 1GiB")
 }
 
 impl Serve {
@@ -58,6 +71,9 @@ impl Serve {
     }
 
     fn serve(self, logging: &Logging) -> Result<(), Failure> {
+        if let Some(bytes) = self.memory_limit {
+            memory::set_limit(bytes);
+        }
         let available = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let workers = self.workers.map_or(available, NonZeroUsize::get);
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -261,8 +261,8 @@ fn read_connections<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> usiz
     })
 }
 
-/// `65536`, `64KiB`, `16MiB`, `1GiB`
-fn parse_size(text: &str) -> Option<u64> {
+/// A size in bytes: `65536`, `64KiB`, `16MiB`, `1GiB`.
+pub fn parse_size(text: &str) -> Option<u64> {
     let units = [("KiB", KIB), ("MiB", MIB), ("GiB", GIB)];
     let unit = units.iter().find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)));
     let (digits, unit) = unit.unwrap_or((text, 1));

@@ -60,6 +60,7 @@ pub struct Metrics {
     wrong_wirings: Family<KindLabels, Counter>,
     keys: HeldKeys,
     dropped_spans: Counter,
+    memory_limit: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -106,6 +107,7 @@ impl Metrics {
             wrong_wirings: Family::default(),
             keys: HeldKeys::default(),
             dropped_spans: Counter::default(),
+            memory_limit: Gauge::default(),
             registry,
         };
         metrics.register();
@@ -176,6 +178,12 @@ impl Metrics {
         );
         registry.register_collector(Box::new(self.keys.clone()));
         registry.register("dropped_spans", "Spans that no collector took", self.dropped_spans.clone());
+        registry.register_with_unit(
+            "memory_limit",
+            "What the process may use of memory by its cgroup, the machine, or serve --memory-limit",
+            Unit::Bytes,
+            self.memory_limit.clone(),
+        );
         registry.register(
             "build",
             "The running program",
@@ -215,6 +223,11 @@ impl Metrics {
     /// Counts a Check that was answered with a gRPC error.
     pub fn count_unreadable(&self) {
         self.unreadable.inc();
+    }
+
+    /// Shows how much memory the process may use.
+    pub fn show_memory_limit(&self, bytes: u64) {
+        self.memory_limit.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Where spans are counted that no collector took.

@@ -72,3 +72,19 @@ fn what_happens_on_every_check_is_there_before_the_first() {
         assert!(metrics.contains(&sample), "{sample}\n{metrics}");
     }
 }
+
+#[test]
+fn the_memory_limit_is_told_as_it_is_given_or_found() {
+    let limit = |server: &Server| -> u64 {
+        let metrics = server.metrics();
+        let line =
+            metrics.lines().find_map(|line| line.strip_prefix("envoy_auth_tokens_memory_limit_bytes "));
+        line.expect("a sample").parse().expect("a number")
+    };
+    assert!(limit(&Server::with(CONFIG).start()) >= 32 * 1024 * 1024);
+    assert_eq!(limit(&Server::with(CONFIG).arg("--memory-limit=128MiB").start()), 128 * 1024 * 1024);
+    for bad in ["1MiB", "0", "-1", "128M", "much"] {
+        let ran = Server::with(CONFIG).arg(&format!("--memory-limit={bad}")).start_in_vain();
+        assert!(ran.stderr.contains("32MiB or more"), "{bad}: {}", ran.stderr);
+    }
+}
