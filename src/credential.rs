@@ -284,6 +284,12 @@ pub fn find<'p>(http: &Http<'_>, places: &'p Places) -> Result<Option<Found<'p>>
     Ok(Some(Found { credential, place }))
 }
 
+/// Whether a Bearer is among what `authorization` holds, well-formed or not.
+pub fn carries_bearer(http: &Http<'_>) -> bool {
+    let mut parts = http.headers.all("authorization").flat_map(parts_of);
+    parts.any(|part| split_scheme(part).0.eq_ignore_ascii_case(b"bearer"))
+}
+
 /// The first place that carries anything, and what: whoever caused the request.
 pub fn look_at_first<'p>(
     http: &Http<'_>,

@@ -94,7 +94,7 @@
 //! | passwords that run or wait, and their threads | two semaphores ([`identity::passwords`]) |
 //! | passwords remembered; failures | a count, the oldest goes first; five of each configured user |
 //! | uses of keys and sessions to be written down | a flag at each: one note is on its way, whatever happens ([`keys`]) |
-//! | keys, sessions | `keys.max`; the log-ins with right passwords of [`SESSION_LIFE`](keys) |
+//! | keys, sessions | `keys.max`; [`SESSIONS_PER_USER`](keys::index::SESSIONS_PER_USER), and dead ones for an hour |
 //! | log lines | a bounded channel that drops and counts ([`telemetry::logging`]) |
 //! | spans | a bounded queue that drops and counts ([`telemetry::traces`]) |
 //! | label values of metrics | names of our own and of policies, never a client's text ([`telemetry::metrics`]) |

@@ -15,7 +15,7 @@ use super::power::{self, Power};
 use super::{Admin, audit, host};
 use crate::attributes::{Encoding, Header, Headers, Http};
 use crate::config::{PublicUrl, Rules, Transport, session_cookie};
-use crate::credential::{CrossSite, Known, Place, Places, cross_site};
+use crate::credential::{CrossSite, Known, Place, Places, carries_bearer, cross_site};
 use crate::decision::Refusal;
 use crate::keys::{Excess, Role};
 
@@ -86,22 +86,44 @@ impl Admin {
     }
 
     /// Who calls: by bearer, basic or session, whatever `credentials` says, and never the anonymous.
+    ///
+    /// A live session goes before Basic and before schemes that are none of ours: a proxy in front may send its own,
+    /// and people would never get past it.  A Bearer is meant for us, and decides by itself.
     pub(super) async fn caller(&self, parts: &Parts) -> Result<Arc<Known>, ApiError> {
-        let headers = headers(&parts.headers);
-        let http = self.http(parts, headers);
-        let cookie = self.session_cookie();
-        let basic = Place::Basic { cross_site: CrossSite::Refuse };
-        let places = Places::new(vec![Place::Bearer, basic, Place::Session { cookie }]);
-        let known = self.who(&http, &places).await?.ok_or(Refusal::NoCredential)?;
+        let http = self.http(parts, headers(&parts.headers));
+        let known = match self.session_before_authorization(&http).await? {
+            Some(known) => known,
+            None => {
+                let basic = Place::Basic { cross_site: CrossSite::Refuse };
+                let places = Places::new(vec![Place::Bearer, basic, self.session_place()]);
+                self.who(&http, &places).await?.ok_or(Refusal::NoCredential)?
+            }
+        };
         audit::note_caller(parts, &known);
         Ok(known)
+    }
+
+    /// Who a live session stands for, unless a Bearer comes with it.
+    ///
+    /// # Errors
+    /// It cannot be known whether the session lives, or there are two of them.
+    async fn session_before_authorization(&self, http: &Http<'_>) -> Result<Option<Arc<Known>>, Refusal> {
+        if carries_bearer(http) {
+            return Ok(None);
+        }
+        self.authorizer.who(http, &Places::new(vec![self.session_place()])).await
+    }
+
+    /// Our own cookie.
+    fn session_place(&self) -> Place {
+        Place::Session { cookie: self.session_cookie() }
     }
 
     /// Whether a token or a session that counts comes with the request.  No password is verified.
     pub(super) async fn has_token_or_session(&self, parts: &Parts) -> bool {
         let http = self.http(parts, headers(&parts.headers));
-        let places = Places::new(vec![Place::Bearer, Place::Session { cookie: self.session_cookie() }]);
-        matches!(self.authorizer.who(&http, &places).await, Ok(Some(_)))
+        let place = if carries_bearer(&http) { Place::Bearer } else { self.session_place() };
+        matches!(self.authorizer.who(&http, &Places::new(vec![place])).await, Ok(Some(_)))
     }
 
     /// As the authorizer's `who`, and patient with passwords.
@@ -150,8 +172,7 @@ impl Admin {
         if self.transport == Transport::Tls && self.is_from_insecure_page(&http) {
             return Err(Refusal::CrossSite.into());
         }
-        let place = Place::Session { cookie: self.session_cookie() };
-        cross_site::check(&http, &place).map_err(|error| Refusal::from(error).into())
+        cross_site::check(&http, &self.session_place()).map_err(|error| Refusal::from(error).into())
     }
 
     /// Whether a page that came without TLS caused this.  Whoever sits on the network can be such a page of

@@ -20,6 +20,8 @@ use crate::token::TokenDigest;
 pub const SESSION_IDLE: SignedDuration = SignedDuration::from_hours(24);
 /// A session is dead after this long, however much it is used.
 pub const SESSION_LIFE: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// Live sessions that one user may have; one more ends the oldest.
+pub const SESSIONS_PER_USER: u32 = 100;
 /// A use is written down at most this often, in seconds.
 const NOTE_EVERY: i64 = 60;
 

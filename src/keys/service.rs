@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::index::{Index, Note, SESSION_IDLE, SESSION_LIFE, Session, Use};
+use super::index::{Index, Note, SESSION_IDLE, SESSION_LIFE, SESSIONS_PER_USER, Session, Use};
 use super::store::{
     Changes, CreateError, NewKey, OpenError, PostgresStore, Revision, RotateError, SqliteStore, Store,
     StoreError, StoreUrl,
@@ -323,7 +323,7 @@ impl Keys {
     }
 
     /// Opens a session for a user, bound to the digest of the stored password hash.
-    /// The answer is the cookie's value.
+    /// The answer is the cookie's value.  Where the user has [`SESSIONS_PER_USER`] live ones, the oldest ends.
     ///
     /// # Errors
     /// The store does not answer.
@@ -341,8 +341,12 @@ impl Keys {
             created_at: now,
             last_used_at: now,
         };
-        let created = self.store.create_session(&session);
-        let created = self.in_order(created, |()| self.index.put_session(session.clone()));
+        let (used_after, opened_after) = (self.before(SESSION_IDLE), self.before(SESSION_LIFE));
+        let created = self.store.create_session(&session, SESSIONS_PER_USER, used_after, opened_after);
+        let created = self.in_order(created, |ended| {
+            ended.iter().for_each(|digest| self.index.remove_session(digest));
+            self.index.put_session(session.clone());
+        });
         created.await.inspect_err(|error| self.failed("open a session", error))?;
         Ok(secret)
     }
@@ -531,9 +535,13 @@ impl Keys {
         }
     }
 
+    /// The instant that is so long ago.
+    fn before(&self, age: SignedDuration) -> Timestamp {
+        self.clock.now().checked_sub(age).unwrap_or(Timestamp::MIN)
+    }
+
     async fn purge(&self) {
-        let before = |age| self.clock.now().checked_sub(age).unwrap_or(Timestamp::MIN);
-        let purged = self.store.purge_sessions(before(SESSION_IDLE), before(SESSION_LIFE));
+        let purged = self.store.purge_sessions(self.before(SESSION_IDLE), self.before(SESSION_LIFE));
         if let Err(error) = in_time(PATIENCE, purged).await {
             self.failed("remove dead sessions", &error);
         }

@@ -191,8 +191,16 @@ pub trait Store: Send + Sync {
     /// Writes when keys were last used; an earlier time never replaces a later one.
     async fn touch_keys(&self, used: &[(i64, Timestamp)]) -> Result<(), StoreError>;
 
-    /// Keeps a session.
-    async fn create_session(&self, session: &StoredSession) -> Result<(), StoreError>;
+    /// Keeps a session, and forgets the oldest live ones of its user so that no more than `most` are left, this one
+    /// included.  Live are those last used, and opened, after these instants.  Gives the digests of the forgotten.
+    /// They are counted in the transaction that keeps the new one, under the lock of all changes.
+    async fn create_session(
+        &self,
+        session: &StoredSession,
+        most: u32,
+        used_after: Timestamp,
+        opened_after: Timestamp,
+    ) -> Result<Vec<TokenDigest>, StoreError>;
 
     /// Writes when sessions were last used.
     async fn touch_sessions(&self, used: &[(TokenDigest, Timestamp)]) -> Result<(), StoreError>;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _};
 
-use crate::harness::http1::{Answer, Request};
+use crate::harness::http1::{Answer, Request, basic};
 use crate::harness::postgres::Postgres;
 use crate::harness::server::Server;
 use crate::harness::{PATIENCE, grpc};
@@ -919,6 +919,110 @@ fn log_in_and_out() {
         assert_eq!(api.check_with(&[("cookie", pair)]), "401 Unauthorized");
         assert_eq!(with(&another).status, 200, "the other session goes on");
         assert_told(&api.request("POST", "/logout").send(), 200, "Logged out");
+    });
+}
+
+#[test]
+fn a_live_session_goes_before_all_of_authorization_but_a_bearer() {
+    let api = Api::on("sqlite:keys.db");
+    let log_in = || {
+        let answer = post(api.request("POST", "/login"), &json!({"user": "admin", "password": "admin"}));
+        answer.all("set-cookie")[0].split(';').next().unwrap().to_owned()
+    };
+    let (live, dead) = (log_in(), log_in());
+    assert_eq!(api.request("POST", "/logout").header("cookie", &dead).send().status, 200);
+    let basic = |pair: &str| {
+        let (user, password) = pair.split_once(':').unwrap();
+        basic(user, password)
+    };
+    let by_key = basic(&format!("api_key:{ROOT}"));
+    let bearer = format!("Bearer {ROOT}");
+    let ask = |cookie: &str, authorization: &[&str]| {
+        let request = api.request("GET", "/api/auth/actor").header("cookie", cookie);
+        let request =
+            authorization.iter().fold(request, |request, value| request.header("authorization", value));
+        let answer = request.send();
+        match answer.status {
+            200 => answer.json()["id"].as_str().unwrap().to_owned(),
+            _ => answer.json()["message"].as_str().unwrap().to_owned(),
+        }
+    };
+    let (wrong, malformed) = ("Invalid username or password", "Malformed request");
+    // authorization, with the live session, with the dead one.
+    let cases: [(&[&str], &str, &str); 21] = [
+        (&[], "the-admin", "Unauthorized"),
+        (&[""], "the-admin", "Unauthorized"),
+        (&[&basic("outer:pw")], "the-admin", wrong),
+        (&[&basic("admin:another-password")], "the-admin", wrong),
+        (&[&basic("vi:vi")], "the-admin", "vi"),
+        (&[&basic("vi:vi").replace("Basic", "bAsIc")], "the-admin", "vi"),
+        (&[&by_key], "the-admin", "root-actor"),
+        (&["Basic !"], "the-admin", "Invalid Basic Auth Header"),
+        (&["Basic"], "the-admin", "Invalid Basic Auth Header"),
+        (&["Negotiate YII="], "the-admin", "Unauthorized"),
+        (&["Digest username=\"outer\", realm=\"bearer\""], "the-admin", "Unauthorized"),
+        (&["Bearerish x"], "the-admin", "Unauthorized"),
+        (&[&basic("outer:pw"), &basic("vi:vi")], "the-admin", malformed),
+        (&["Negotiate a", "Digest b"], "the-admin", "Unauthorized"),
+        (&[&bearer], "root-actor", "root-actor"),
+        (&[&bearer.replace("Bearer", "beArer")], "root-actor", "root-actor"),
+        (&["Bearer unknown-token"], "Invalid API key", "Invalid API key"),
+        (&["Bearer"], "Malformed credential", "Malformed credential"),
+        (&[&basic("outer:pw"), &bearer], malformed, malformed),
+        (&[&format!("{}, {bearer}", basic("outer:pw"))], malformed, malformed),
+        (&[&format!("Negotiate a, {bearer}")], malformed, malformed),
+    ];
+    for (authorization, with_live, with_dead) in cases {
+        assert_eq!(ask(&live, authorization), with_live, "{authorization:?}, live");
+        assert_eq!(ask(&dead, authorization), with_dead, "{authorization:?}, dead");
+    }
+    let twice = format!("{live}; {dead}");
+    assert_eq!(ask(&twice, &[&basic("vi:vi")]), malformed, "nobody knows which of two sessions is meant");
+
+    // A change is made, and is told of, as the session's user, whoever the proxy is.
+    let body = json!({"name": "a", "role": "Admin"});
+    let outer = basic("vi:vi");
+    let request = || api.request("POST", "/api/auth/keys").header("authorization", &outer);
+    assert_eq!(post(request().header("cookie", &live), &body).status, 200);
+    let made = |line: &Value| line["message"] == "API key created" && line["by"] == "the-admin";
+    assert!(api.audit().iter().any(made), "{:?}", api.audit());
+    assert_eq!(post(request().header("cookie", &dead), &json!({"name": "b", "role": "Admin"})).status, 403);
+    // And no other site makes one.
+    let cross = request().header("cookie", &live).header("sec-fetch-site", "cross-site");
+    assert_eq!(post(cross, &json!({"name": "c", "role": "Admin"})).status, 403);
+
+    let health = |cookie: &str| {
+        api.request("GET", "/api/health")
+            .header("cookie", cookie)
+            .header("authorization", &outer)
+            .send()
+            .json()
+    };
+    assert!(health(&live)["commit"].is_string() && health(&dead).get("commit").is_none());
+}
+
+#[test]
+fn no_user_has_more_than_a_hundred_live_sessions() {
+    on_each_store(|store| {
+        let api = Api::start(&config(store, "", "", "credentials: [session]\n"));
+        let log_in = |user: &str| {
+            let answer = post(api.request("POST", "/login"), &json!({"user": user, "password": user}));
+            answer.all("set-cookie")[0].split(';').next().unwrap().to_owned()
+        };
+        let is_live = |pair: &str| {
+            let here = api.request("GET", "/api/auth/actor").header("cookie", pair).send().status == 200;
+            assert_eq!(
+                api.check_with(&[("cookie", pair)]).is_empty(),
+                here,
+                "a Check and this listener agree"
+            );
+            here
+        };
+        let other = log_in("ed");
+        let sessions: Vec<String> = (0..103).map(|_| log_in("vi")).collect();
+        let live: Vec<bool> = sessions.iter().map(|pair| is_live(pair)).collect();
+        assert_eq!(live.iter().position(|live| *live), Some(3));
+        assert!(live[3..].iter().all(|live| *live) && is_live(&other));
     });
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use envoy_auth_tokens::clock::Clock;
 use envoy_auth_tokens::credential::Known;
+use envoy_auth_tokens::keys::index::SESSIONS_PER_USER;
 use envoy_auth_tokens::keys::service::{Ask, Found, Keys, Settings};
 use envoy_auth_tokens::keys::store::{
     Changes, CreateError, NewKey, OpenError, PostgresStore, Revision, RotateError, Snapshot, SqliteStore,
@@ -250,6 +251,9 @@ on_both_stores! {
     a_row_that_cannot_be_read_does_not_count_and_harms_no_other
     the_last_use_is_written_once_a_minute
     sessions_live_by_use_and_end_in_time
+    the_oldest_session_of_a_user_ends_when_there_are_too_many
+    log_ins_at_once_leave_no_session_too_many
+    sessions_of_an_older_schema_are_the_oldest
     the_change_log_stays_short
     a_restart_finds_everything
     a_newer_store_is_refused
@@ -369,7 +373,7 @@ async fn what_is_stored_comes_back(place: Place) {
         created_at: at(START),
         last_used_at: at(START),
     };
-    store.create_session(&session).await.unwrap();
+    assert_eq!(store.create_session(&session, 1, at(START - 1), at(START - 1)).await.unwrap(), []);
     let snapshot = store.snapshot().await.unwrap();
     let mut keys = snapshot.keys.concat();
     keys.sort_by_key(|stored| stored.key.id);
@@ -745,6 +749,94 @@ async fn sessions_live_by_use_and_end_in_time(place: Place) {
     assert_eq!(next.keys.store_errors(), 0);
 }
 
+async fn the_oldest_session_of_a_user_ends_when_there_are_too_many(place: Place) {
+    const HOUR: i64 = 3600;
+    let most = usize::try_from(SESSIONS_PER_USER).unwrap();
+    let time = Time::new();
+    let (here, there) = (place.open(&time).await, place.open(&time).await);
+    let password = digest(&Secret::new("a-password-hash".to_owned()));
+    let open = async |user: &str| here.keys.open_session(user, &password).await.unwrap();
+
+    // Somebody else's, and one that is used day by day while the others die.
+    let other = open("other").await;
+    let old = open("zoë").await;
+    let mut idle = Vec::new();
+    for _ in 1..most {
+        idle.push(open("zoë").await);
+    }
+    assert!(idle.iter().chain([&old, &other]).all(|session| here.has_session(session)));
+    time.pass(23 * HOUR);
+    assert!(here.has_session(&old) && here.has_session(&other));
+    let uses = format!(
+        "SELECT count(*) FROM api_sessions WHERE last_used_at > {}",
+        match place {
+            Place::Sqlite(_) => START.to_string(),
+            Place::Postgres { .. } => format!("to_timestamp({START})"),
+        }
+    );
+    soon("the uses are written", async || place.number(&uses).await == 2).await;
+    time.pass(2 * HOUR);
+
+    // The dead ones take no place: all within one second, they end in the order in which they were opened.
+    let mut opened = vec![old];
+    for _ in 0..2 * most {
+        let session = open("zoë").await;
+        opened.push(session);
+        let live = opened.iter().rev().take(most);
+        let ended = opened.iter().rev().skip(most);
+        assert!(live.into_iter().all(|session| here.has_session(session)), "{}", opened.len());
+        assert!(!ended.into_iter().any(|session| here.has_session(session)), "{}", opened.len());
+    }
+    assert!(here.has_session(&other));
+    soon("elsewhere too", async || {
+        let live: Vec<bool> = opened.iter().map(|session| there.has_session(session)).collect();
+        live.iter().rev().take(most).all(|live| *live) && !live.iter().rev().skip(most).any(|live| *live)
+    })
+    .await;
+    let count = "SELECT count(*) FROM api_sessions WHERE user_name = 'zoë'";
+    let dead = idle.len();
+    assert_eq!(place.number(count).await, i64::try_from(dead + most).unwrap());
+}
+
+async fn log_ins_at_once_leave_no_session_too_many(place: Place) {
+    let most = usize::try_from(SESSIONS_PER_USER).unwrap();
+    let time = Time::new();
+    let replicas = [place.open(&time).await, place.open(&time).await];
+    let password = digest(&Secret::new("a-password-hash".to_owned()));
+    let opening = (0..most + 40).map(|number| {
+        let keys = Arc::clone(&replicas[number % 2].keys);
+        tokio::spawn(async move { keys.open_session("zoë", &password).await.unwrap() })
+    });
+    let opening: Vec<_> = opening.collect();
+    let mut opened = Vec::new();
+    for session in opening {
+        opened.push(session.await.unwrap());
+    }
+    let stored = place.number("SELECT count(*) FROM api_sessions").await;
+    assert_eq!(stored, i64::from(SESSIONS_PER_USER));
+    for replica in &replicas {
+        let live = async || opened.iter().filter(|session| replica.has_session(session)).count() == most;
+        soon("every replica knows the same", live).await;
+    }
+}
+
+async fn sessions_of_an_older_schema_are_the_oldest(place: Place) {
+    let time = Time::new();
+    let here = place.open(&time).await;
+    let password = digest(&Secret::new("a-password-hash".to_owned()));
+    let open = async || here.keys.open_session("zoë", &password).await.unwrap();
+    let old = [open().await, open().await];
+    place.sql("UPDATE api_sessions SET opened_after = 0").await;
+    // The clock was set back meanwhile.
+    time.pass(-60);
+    let mut new = Vec::new();
+    for _ in 0..SESSIONS_PER_USER {
+        new.push(open().await);
+    }
+    assert!(!old.iter().any(|session| here.has_session(session)));
+    assert!(new.iter().all(|session| here.has_session(session)));
+}
+
 async fn the_change_log_stays_short(place: Place) {
     let time = Time::new();
     let replica = place.open(&time).await;
@@ -816,7 +908,7 @@ async fn a_newer_store_is_refused(place: Place) {
     let columns = "INSERT INTO api_migrations (version, description, success, checksum, execution_time)";
     place.sql(&format!("{columns} VALUES (7, 'of the future', {yes}, {checksum}, 0)")).await;
     let error = Keys::open(&place.url(), settings(), Clock::system()).await.err().unwrap();
-    assert!(matches!(error, OpenError::Newer { found: 7, known: 1 }), "{error}");
+    assert!(matches!(error, OpenError::Newer { found: 7, known: 2 }), "{error}");
     assert!(error.to_string().contains("newer version"), "{error}");
 }
 
@@ -907,8 +999,14 @@ impl Store for Panicking {
     async fn touch_keys(&self, used: &[(i64, Timestamp)]) -> Result<(), StoreError> {
         self.store.touch_keys(used).await
     }
-    async fn create_session(&self, session: &StoredSession) -> Result<(), StoreError> {
-        self.store.create_session(session).await
+    async fn create_session(
+        &self,
+        session: &StoredSession,
+        most: u32,
+        used_after: Timestamp,
+        opened_after: Timestamp,
+    ) -> Result<Vec<TokenDigest>, StoreError> {
+        self.store.create_session(session, most, used_after, opened_after).await
     }
     async fn touch_sessions(&self, used: &[(TokenDigest, Timestamp)]) -> Result<(), StoreError> {
         self.store.touch_sessions(used).await

@@ -11,9 +11,15 @@ use crate::keys::store::StoreError;
 pub(super) type Numbered = [(i64, &'static str, &'static str)];
 
 /// SQLite's.
-pub(super) const SQLITE: &Numbered = &[(1, "keys and sessions", include_str!("sqlite_0001.sql"))];
+pub(super) const SQLITE: &Numbered = &[
+    (1, "keys and sessions", include_str!("sqlite_0001.sql")),
+    (2, "the order of sessions", include_str!("sqlite_0002.sql")),
+];
 /// PostgreSQL's.
-pub(super) const POSTGRES: &Numbered = &[(1, "keys and sessions", include_str!("postgres_0001.sql"))];
+pub(super) const POSTGRES: &Numbered = &[
+    (1, "keys and sessions", include_str!("postgres_0001.sql")),
+    (2, "the order of sessions", include_str!("postgres_0002.sql")),
+];
 
 /// Why a store's schema is not as it should be.
 #[derive(Debug)]

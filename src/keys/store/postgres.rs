@@ -414,17 +414,41 @@ impl Store for PostgresStore {
         Ok(())
     }
 
-    async fn create_session(&self, session: &StoredSession) -> Result<(), StoreError> {
-        let sql = "INSERT INTO api_sessions (digest, user_name, password_digest, created_at, last_used_at) \
-                   VALUES ($1, $2, $3, to_timestamp($4), to_timestamp($5))";
+    async fn create_session(
+        &self,
+        session: &StoredSession,
+        most: u32,
+        used_after: Timestamp,
+        opened_after: Timestamp,
+    ) -> Result<Vec<TokenDigest>, StoreError> {
+        let mut transaction = self.write().await?;
+        lock(&mut transaction).await?;
+        let sql = "SELECT digest FROM api_sessions WHERE user_name = $1 \
+                   AND last_used_at > to_timestamp($2) AND created_at > to_timestamp($3) \
+                   ORDER BY opened_after DESC, created_at DESC, digest OFFSET $4";
+        let ended: Vec<Vec<u8>> = sqlx::query_scalar(sql)
+            .bind(&session.user)
+            .bind(used_after.as_second())
+            .bind(opened_after.as_second())
+            .bind(i64::from(most.saturating_sub(1)))
+            .fetch_all(&mut *transaction)
+            .await?;
+        if !ended.is_empty() {
+            let query = sqlx::query("DELETE FROM api_sessions WHERE digest = ANY($1)").bind(&ended);
+            query.execute(&mut *transaction).await?;
+        }
+        let sql = "INSERT INTO api_sessions \
+                   (digest, user_name, password_digest, created_at, last_used_at, opened_after) \
+                   SELECT $1, $2, $3, to_timestamp($4), to_timestamp($5), value FROM api_revision";
         let query = sqlx::query(sql)
             .bind(session.digest.as_bytes().as_slice())
             .bind(&session.user)
             .bind(session.password_digest.as_bytes().as_slice())
             .bind(session.created_at.as_second())
             .bind(session.last_used_at.as_second());
-        query.execute(self.pool()?).await?;
-        Ok(())
+        query.execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(rows::digests(&ended))
     }
 
     async fn touch_sessions(&self, used: &[(TokenDigest, Timestamp)]) -> Result<(), StoreError> {

@@ -148,6 +148,11 @@ pub(super) fn digest(bytes: &[u8]) -> Option<TokenDigest> {
     Some(TokenDigest::from_bytes(bytes.try_into().ok()?))
 }
 
+/// The digests among these.
+pub(super) fn digests(found: &[Vec<u8>]) -> Vec<TokenDigest> {
+    found.iter().filter_map(|bytes| digest(bytes)).collect()
+}
+
 fn instant(second: i64) -> Option<Timestamp> {
     Timestamp::from_second(second).ok()
 }
