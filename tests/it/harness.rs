@@ -67,9 +67,25 @@ impl Stack {
 
     /// A server set up like this behind an Envoy of this shape.
     pub fn shaped(setup: Setup, shape: Shape) -> Self {
+        Self::before(setup, shape, Upstream::start())
+    }
+
+    /// The same in front of this upstream.
+    pub fn before(setup: Setup, shape: Shape, upstream: Upstream) -> Self {
         let server = setup.start();
-        let upstream = Upstream::start();
         let envoy = Envoy::start(&shape, &server, &upstream);
+        Self { envoy, server, upstream, errors_expected: false }
+    }
+
+    /// The hardened Envoy that the command `envoy` prints for this configuration, in front of this upstream.
+    pub fn printed(config: &str, upstream: Upstream) -> Self {
+        let server = Server::with(config).start();
+        let (ours, theirs) = (server.tcp().to_string(), upstream.address().to_string());
+        let arguments = ["envoy", "--address", &ours, "--listen", "127.0.0.1:0", "--upstream", &theirs];
+        let printed = Server::with(config).run(arguments);
+        assert_eq!(printed.code(), Some(0), "{printed:?}");
+        let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
+        let envoy = Envoy::configured(&format!("{admin}{}", printed.stdout));
         Self { envoy, server, upstream, errors_expected: false }
     }
 

@@ -8,7 +8,7 @@ mod canary;
 mod grafana;
 mod grpc;
 mod jwt;
-mod radicale;
+pub mod radicale;
 mod rate_limit;
 mod rbac;
 mod services;

@@ -15,6 +15,12 @@ alone; two runs at once wait for each other.  Prints where each program is, one 
     datasette=/…/target/tools/datasette
     datasette-auth-tokens=/…/target/tools/datasette-auth-tokens
     radicale=/…/target/tools/radicale
+    gunicorn=/…/target/tools/gunicorn
+    grafana-client=/…/target/tools/grafana-client
+    grafana-api=/…/target/tools/grafana-api
+    grafana-backup=/…/target/tools/grafana-backup
+    hukudo=/…/target/tools/hukudo
+    express=/…/target/tools/express
     chromium=/usr/bin/chromium
     chromedriver=/usr/bin/chromedriver
     postgresql=/usr/lib/postgresql/15/bin
@@ -57,6 +63,13 @@ PACKAGES = {
     "datasette-auth-tokens": ("datasette-auth-tokens==0.3", False, "datasette_auth_tokens/__init__.py"),
     # A program whose users are told by a header.
     "radicale": ("radicale==3.9.0", True, "radicale/__main__.py"),
+    # A server of WSGI, whose applications' paths a header can name.
+    "gunicorn": ("gunicorn==27.0.1", True, "gunicorn/__main__.py"),
+    # Clients of Grafana's API.
+    "grafana-client": ("grafana-client==5.1.4", True, "grafana_client/__init__.py"),
+    "grafana-api": ("grafana-api==1.0.3", True, "grafana_api/__init__.py"),
+    "grafana-backup": ("grafana-backup==1.4.2", True, "grafana_backup/__init__.py"),
+    "hukudo": ("hukudo==3.7.1", True, "hukudo/__init__.py"),
     # A collector of OpenTelemetry.
     "rotel": ("rotel==0.0.1a15", False, "rotel/rotel-agent"),
     # From its makers' tag, built by Astral: compiling it here takes minutes.
@@ -85,6 +98,9 @@ CARGO_DEB = "3.8.0"
 APT_UPDATE = ["apt-get", "update", "--quiet"]
 # Beyond what every Debian has.
 IN_DEBIAN_ROOT = ["passwd", "systemd"]
+
+# An application's router, which takes `/Admin/` for `/admin`.
+EXPRESS = ["express@5.3.0"]
 
 # What tests/tools/crds.mjs holds resources against: types and validators that were made from the projects'
 # published CustomResourceDefinitions, and TypeScript, which reads the types.
@@ -308,14 +324,27 @@ def kubectl():
     return paths
 
 
+def express():
+    """The folder whose node_modules hold Express; node itself must be there to run it."""
+    home = TOOLS / "express"
+    with locked("express"):
+        npm_install(EXPRESS, home)
+    node()
+    return home
+
+
+def node():
+    if not shutil.which("node"):
+        raise Missing("node is missing: install it (Debian and Ubuntu: apt install nodejs).")
+    runs("node", ["node", "--version"])
+
+
 def mesh_schemas():
     """The folder whose node_modules hold the schemas; node itself must be there to read them."""
     home = TOOLS / "mesh-schemas"
     with locked("mesh-schemas"):
         npm_install(MESH_SCHEMAS, home)
-    if not shutil.which("node"):
-        raise Missing("node is missing: install it (Debian and Ubuntu: apt install nodejs).")
-    runs("node", ["node", "--version"])
+    node()
     return home
 
 
@@ -488,7 +517,7 @@ def package(name):
         binary.chmod(binary.stat().st_mode | 0o111)
         runs(title, [str(binary), ask])
         return binary
-    if name in ("datasette", "radicale"):
+    if name in ("datasette", "gunicorn", "radicale"):
         environment = dict(os.environ, PYTHONPATH=str(home))
         runs(name.capitalize(), [sys.executable, "-m", name, "--version"], environment)
     return home
@@ -496,6 +525,7 @@ def package(name):
 
 def main(names):
     others = {
+        "express": express,
         "postgresql": postgresql,
         "promtool": promtool,
         "mesh-schemas": mesh_schemas,

@@ -33,6 +33,20 @@ pub fn radicale() -> Command {
     command
 }
 
+/// A command that starts the real gunicorn, a server of WSGI.
+pub fn gunicorn() -> Command {
+    static GUNICORN: LazyLock<PathBuf> = LazyLock::new(|| fetch("gunicorn"));
+    let mut command = Command::new("python3");
+    command.env("PYTHONPATH", &*GUNICORN).args(["-m", "gunicorn"]);
+    command
+}
+
+/// The folder whose `node_modules` hold the real Express.
+pub fn express() -> &'static Path {
+    static EXPRESS: LazyLock<PathBuf> = LazyLock::new(|| fetch("express"));
+    &EXPRESS
+}
+
 /// Prometheus' checker of rules; its server stands beside it.
 pub fn promtool() -> &'static Path {
     static PROMTOOL: LazyLock<PathBuf> = LazyLock::new(|| fetch("promtool"));

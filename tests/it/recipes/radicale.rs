@@ -1,44 +1,60 @@
 //! A real Radicale, which believes `X-Remote-User`.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use tempfile::TempDir;
 
-use super::{Recipe, Running, folder, read, secret};
+use super::{Recipe, Running, read, secret};
 use crate::harness::http1::{Answer, Request};
 use crate::harness::log::Log;
 use crate::harness::tools;
 use crate::users::settle;
 
-/// A running Radicale with the recipe's own file; it dies with this value.
-struct Radicale {
+/// A running Radicale; it dies with this value.
+pub struct Radicale {
     child: Child,
     address: SocketAddr,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Radicale {
+    /// With the recipe's own file.
     fn start(story: u8) -> Self {
-        let text = read(&folder().join("radicale/radicale.ini"));
-        let home = TempDir::new().unwrap();
+        Self::configured(story, &read(&super::folder().join("radicale/radicale.ini")), |_| {})
+    }
+
+    /// With this file, after `fill` has filled the folder of its collections.
+    pub fn configured(story: u8, text: &str, fill: impl FnOnce(&Path)) -> Self {
+        let folder = TempDir::new().unwrap();
         // It takes no port 0, so it keeps its port and gets a loopback address of its own: by the number of
         // this process, which has 22 bits, and of the story.
         let [_, high, middle, low] = std::process::id().to_be_bytes();
         let address = SocketAddr::from(([127, high | story << 6, middle, low], 5232));
-        let storage = home.path().join("collections");
-        let text = replace(&text, "127.0.0.1:5232", &address.to_string());
+        let storage = folder.path().join("collections");
+        fill(&storage);
+        let text = replace(text, "127.0.0.1:5232", &address.to_string());
         let text = replace(&text, "/var/lib/radicale/collections", storage.to_str().unwrap());
-        let file = home.path().join("radicale.ini");
+        let file = folder.path().join("radicale.ini");
         std::fs::write(&file, text).unwrap();
         let mut command = tools::radicale();
-        command.arg("--config").arg(&file);
+        command.arg("--config").arg(&file).current_dir(folder.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("python3 starts");
         let log = Log::of("Radicale", &mut child);
-        let radicale = Self { child, address, _folder: home };
+        let radicale = Self { child, address, folder };
         log.wait_for("saying that it is ready", |line| line.contains("server ready").then_some(()));
         radicale
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where its collections are.
+    pub fn collections(&self) -> PathBuf {
+        self.folder.path().join("collections/collection-root")
     }
 }
 
