@@ -41,6 +41,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
 use tonic::service::Routes;
 use tower::ServiceExt;
 
@@ -49,7 +50,7 @@ use crate::authorizer::Authorizer;
 use crate::config::Rules;
 use crate::decision::{Decision, Learned, Refusal};
 use crate::listener::Stream;
-use crate::listener::limit::Limited;
+use crate::listener::limit::{Activity, Answer, Limited, Place, Turn};
 use crate::listener::stall::Unstalled;
 use crate::listener::tls::Acceptor;
 use crate::shutdown::Closing;
@@ -94,9 +95,14 @@ const LONGEST_CHECK: Duration = Duration::from_secs(30);
 const LONGEST_READ: Duration = Duration::from_secs(10);
 /// How long the rest of a message that was denied unread may go on arriving.
 const MAX_DISCARD_TIME: Duration = Duration::from_secs(10);
-/// Streams that are no Checks: over all connections, and how long each may live.
+/// Bodies that may be read on at a time after their answer.
+const MAX_DISCARDED: usize = 1024;
+/// Streams that are no Checks: over all connections, on each, and how long each may live.
 const MAX_OTHERS: usize = 1024;
+const MAX_OTHERS_OF_CONNECTION: usize = 64;
 const MAX_OTHER_TIME: Duration = Duration::from_secs(30 * 60);
+/// The largest message of theirs, in bytes.
+const MAX_OTHER_MESSAGE: usize = 16 * 1024;
 /// How long a connection may stay open before it has sent the 24 bytes with which HTTP/2 begins.
 const LONGEST_GREETING: Duration = Duration::from_secs(10);
 
@@ -106,6 +112,7 @@ pub struct CheckService {
     telemetry: Arc<Telemetry>,
     max_request_bytes: usize,
     arriving: Budget,
+    discarded: Discarded,
     /// Of the snapshot last seen: rebuilt by the first Check under another.
     answers: ArcSwap<Answers>,
 }
@@ -129,7 +136,7 @@ impl CheckService {
     pub fn new(authorizer: Arc<Authorizer>, telemetry: Arc<Telemetry>, max_request_bytes: usize) -> Self {
         let answers = ArcSwap::from_pointee(Answers::new(&authorizer.rules()));
         let arriving = Budget::new(ARRIVING_BYTES.max(max_request_bytes.saturating_mul(4)));
-        Self { authorizer, telemetry, max_request_bytes, arriving, answers }
+        Self { authorizer, telemetry, max_request_bytes, arriving, discarded: Discarded::new(), answers }
     }
 
     /// Answers one message.  The answer is framed, and the span ends with it.
@@ -181,46 +188,110 @@ impl CheckService {
         arc_swap::Guard::from_inner(answers)
     }
 
-    async fn call(&self, Arriving { mut body, deadline, span }: Arriving) -> Response<AnswerBody> {
-        // Nobody waits for an answer beyond the deadline, so nobody is waited for either.
-        let patience = deadline.map_or(LONGEST_READ, |deadline| deadline.min(LONGEST_READ));
-        let reading = frame::read(&mut body, self.max_request_bytes, &self.arriving);
-        let message = tokio::time::timeout(patience, reading).await;
-        let body = match message.unwrap_or(Err(FrameError::TooSlow)) {
-            Ok(Message { bytes, held: _until_answered }) => {
-                AnswerBody::Message(self.check(&bytes, deadline, span).await)
-            }
-            // What a client of Envoy can bring about is a denial: an error is what failure_mode_allow lets pass.
-            Err(error @ (FrameError::TooLong | FrameError::Crowded)) => {
-                let refusal = match error {
-                    FrameError::TooLong => Refusal::RequestTooLarge,
-                    _ => Refusal::Overloaded,
-                };
-                let begun = Begun { at: Instant::now(), span };
-                let answer = self.finish(&self.refused(refusal), None, &begun);
-                // The stream is not reset: the HTTP/2 library counts what still arrives for such streams, and ends
-                // their connection.
-                tokio::spawn(tokio::time::timeout(MAX_DISCARD_TIME, frame::discard(body)));
-                AnswerBody::Message(answer)
-            }
-            Err(error) => {
-                self.telemetry.record_unreadable(error);
-                if let Some(span) = span {
-                    span.unreadable();
+    #[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
+    fn call<'a>(
+        &'a self,
+        Arriving { mut body, deadline, span }: Arriving,
+        turn: &'a Turn,
+    ) -> impl Future<Output = Response<AnswerBody>> + Send + 'a {
+        async move {
+            // Nobody waits for an answer beyond the deadline, so nobody is waited for either.
+            let patience = deadline.map_or(LONGEST_READ, |deadline| deadline.min(LONGEST_READ));
+            let reading = frame::read(&mut body, self.max_request_bytes, &self.arriving);
+            let message = tokio::time::timeout(patience, reading).await;
+            let body = match message.unwrap_or(Err(FrameError::TooSlow)) {
+                Ok(Message { bytes, held: _until_answered }) => {
+                    turn.arrived();
+                    AnswerBody::Message(self.check(&bytes, deadline, span).await)
                 }
-                return match error {
-                    FrameError::Empty => plain(StatusCode::BAD_REQUEST, NO_MESSAGE),
-                    // A gRPC client reads the trailers; whoever reads the status alone is told no.
-                    FrameError::Unreadable
-                    | FrameError::Misframed
-                    | FrameError::Compressed
-                    | FrameError::TooSlow
-                    | FrameError::TooLong
-                    | FrameError::Crowded => answer(StatusCode::BAD_REQUEST, AnswerBody::error(error)),
-                };
-            }
-        };
-        answer(StatusCode::OK, body)
+                // What a client of Envoy can bring about is a denial: an error is what failure_mode_allow lets pass.
+                Err(error @ (FrameError::TooLong | FrameError::Crowded)) => {
+                    let refusal = match error {
+                        FrameError::TooLong => Refusal::RequestTooLarge,
+                        _ => Refusal::Overloaded,
+                    };
+                    let begun = Begun { at: Instant::now(), span };
+                    let answer = self.finish(&self.refused(refusal), None, &begun);
+                    self.discarded.read_on(body);
+                    AnswerBody::Message(answer)
+                }
+                Err(error) => {
+                    self.telemetry.record_unreadable(error);
+                    if let Some(span) = span {
+                        span.unreadable();
+                    }
+                    self.discarded.read_on(body);
+                    return match error {
+                        FrameError::Empty => plain(StatusCode::BAD_REQUEST, NO_MESSAGE),
+                        // A gRPC client reads the trailers; whoever reads the status alone is told no.
+                        FrameError::Unreadable
+                        | FrameError::Misframed
+                        | FrameError::Compressed
+                        | FrameError::TooSlow
+                        | FrameError::TooLong
+                        | FrameError::Crowded => answer(StatusCode::BAD_REQUEST, AnswerBody::error(error)),
+                    };
+                }
+            };
+            answer(StatusCode::OK, body)
+        }
+    }
+}
+
+/// Reads on what nobody reads any more, within limits, so that its stream is not reset: the HTTP/2 library counts what
+/// still arrives for streams that were, and ends their connection.
+#[derive(Debug, Clone)]
+struct Discarded(Arc<Semaphore>);
+
+impl Discarded {
+    fn new() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_DISCARDED)))
+    }
+
+    fn read_on(&self, body: Incoming) {
+        if body.is_end_stream() {
+            return;
+        }
+        // Beyond the limit the stream is reset after all.
+        if let Ok(permit) = Arc::clone(&self.0).try_acquire_owned() {
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout(MAX_DISCARD_TIME, frame::discard(body)).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+/// The body of a call that another service reads; what it leaves is read on.
+struct Lent {
+    body: Option<Incoming>,
+    discarded: Discarded,
+}
+
+impl Body for Lent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take() {
+            self.discarded.read_on(body);
+        }
     }
 }
 
@@ -280,7 +351,7 @@ pub async fn serve(
     let wrong_wirings = WrongWirings::new(checks.telemetry.metrics());
     let doors =
         Arc::new(Doors { tls, checks, others, places: Arc::new(Semaphore::new(MAX_OTHERS)), wrong_wirings });
-    listener.serve(closing, |stream, closing| serve_connection(stream, Arc::clone(&doors), closing)).await;
+    listener.serve(closing, |stream, place| serve_connection(stream, Arc::clone(&doors), place)).await;
 }
 
 /// The streams of a connection, each a task.
@@ -298,7 +369,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
             tokio::spawn(tokio::time::timeout(LONGEST_CHECK, stream));
         } else {
             // Who watches our health may do so for long.
-            tokio::spawn(tokio::time::timeout(MAX_OTHER_TIME, stream));
+            // Its answer ends by itself; after that the client has to take it.
+            tokio::spawn(tokio::time::timeout(LONGEST_READ + MAX_OTHER_TIME + LONGEST_CHECK, stream));
         }
     }
 }
@@ -322,31 +394,43 @@ fn http2(streams: Streams) -> http2::Builder<Streams> {
     builder
 }
 
-async fn serve_connection(stream: Stream, doors: Arc<Doors>, mut closing: Closing) {
+/// A connection, for its requests.
+struct Connection {
+    doors: Arc<Doors>,
+    peer: Box<str>,
+    activity: Arc<Activity>,
+    /// Places for its streams that are no Checks.
+    places: Arc<Semaphore>,
+}
+
+async fn serve_connection(stream: Stream, doors: Arc<Doors>, place: Place) {
+    let Place { activity, mut leave } = place;
     // Whoever connects and says nothing keeps neither a descriptor nor the end of the process waiting.
     let greeted = tokio::select! {
         greeted = tokio::time::timeout(LONGEST_GREETING, greeted(stream, doors.tls.as_deref())) => greeted,
-        () = closing.begun() => return,
+        _ = &mut leave => return,
     };
     let Ok(Ok(stream)) = greeted else {
         return;
     };
-    let peer: Arc<str> = stream.stream.client().into();
+    let peer = stream.stream.client();
     if let Some(kind) = WrongWiring::of_preface(&stream.preface, doors.tls.is_some()) {
         doors.wrong_wirings.report(kind, &peer);
         return;
     }
+    let places = Arc::new(Semaphore::new(MAX_OTHERS_OF_CONNECTION));
+    let stream = TokioIo::new(Unstalled::new(stream, Arc::clone(&activity)));
+    let asked = Arc::new(Connection { doors, peer: peer.into(), activity, places });
     let streams = Streams::default();
     let builder = http2(streams.clone());
     let answer = service_fn(move |request: Request<Incoming>| {
         streams.is_check.store(request.uri().path() == CHECK_PATH, Ordering::Relaxed);
-        dispatch(Arc::clone(&doors), Arc::clone(&peer), request)
+        dispatch(Arc::clone(&asked), request)
     });
-    let stream = TokioIo::new(Unstalled::new(stream));
     let mut connection = std::pin::pin!(builder.serve_connection(stream, answer));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = closing.begun() => {
+        _ = leave => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -423,21 +507,23 @@ enum Asked {
     Check(Arriving),
     /// No gRPC call, or none that is served here.  Envoy's `http_service` takes status 200 for a permission: whoever
     /// speaks no gRPC gets another one.
-    Denied(StatusCode, &'static str),
+    Denied(StatusCode, &'static str, Incoming),
     /// Something else.  Boxed, so that the rare request does not make the task of every Check larger.
     Other(Box<Request<Incoming>>),
 }
 
 impl Asked {
-    fn by(request: Request<Incoming>, doors: &Doors, peer: &str) -> Self {
+    fn by(request: Request<Incoming>, connection: &Connection) -> Self {
+        let Connection { doors, peer, .. } = connection;
         let path = request.uri().path();
         let is_check = path == CHECK_PATH;
         // An answer to HEAD has no body (RFC 9110 section 9.3.2).
-        let told = |sentence| if request.method() == Method::HEAD { "" } else { sentence };
+        let is_head = request.method() == Method::HEAD;
+        let told = |sentence| if is_head { "" } else { sentence };
         if !is_check && !health::PATHS.contains(&path) && !reflection::PATHS.contains(&path) {
             let kind = WrongWiring::of_path(path);
             doors.wrong_wirings.report(kind, peer);
-            return Self::Denied(StatusCode::NOT_FOUND, told(kind.advice()));
+            return Self::Denied(StatusCode::NOT_FOUND, told(kind.advice()), request.into_body());
         }
         let headers = request.headers();
         let denied = if request.method() != Method::POST {
@@ -449,7 +535,7 @@ impl Asked {
         };
         if let Some(status) = denied {
             doors.wrong_wirings.report(WrongWiring::NotGrpc, peer);
-            return Self::Denied(status, told(WrongWiring::NotGrpc.advice()));
+            return Self::Denied(status, told(WrongWiring::NotGrpc.advice()), request.into_body());
         }
         if !is_check {
             return Self::Other(Box::new(without_metadata(request)));
@@ -462,40 +548,52 @@ impl Asked {
 /// The answer to a request.  Its head is read before there is a future: a future is moved about and put into a task,
 /// so that every byte of it is copied several times.
 fn dispatch(
-    doors: Arc<Doors>,
-    peer: Arc<str>,
+    connection: Arc<Connection>,
     request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> {
-    let asked = Asked::by(request, &doors, &peer);
-    drop(peer);
+) -> impl Future<Output = Result<Response<Answer<AnswerBody, Turn>>, Infallible>> {
+    let turn = Turn::begin(Arc::clone(&connection.activity));
+    let asked = Asked::by(request, &connection);
     async move {
-        Ok(match asked {
-            Asked::Check(arriving) => doors.checks.call(arriving).await,
-            Asked::Denied(status, sentence) => plain(status, sentence),
-            Asked::Other(request) => Box::pin(other(&doors, *request)).await,
-        })
+        let checks = &connection.doors.checks;
+        let response = match asked {
+            Asked::Check(arriving) => checks.call(arriving, &turn).await,
+            Asked::Denied(status, sentence, body) => {
+                checks.discarded.read_on(body);
+                plain(status, sentence)
+            }
+            Asked::Other(request) => Box::pin(other(&connection, *request, &turn)).await,
+        };
+        turn.answered();
+        Ok(response.map(|body| Answer::new(body, turn)))
     }
 }
 
 /// The answer of health and reflection, which are tonic's.
-async fn other(doors: &Doors, request: Request<Incoming>) -> Response<AnswerBody> {
-    let Ok(place) = Arc::clone(&doors.places).try_acquire_owned() else {
-        return answer(StatusCode::OK, AnswerBody::error(FrameError::Crowded));
+async fn other(connection: &Connection, request: Request<Incoming>, turn: &Turn) -> Response<AnswerBody> {
+    let doors = &connection.doors;
+    let (head, body) = request.into_parts();
+    let mut body = Lent { body: Some(body), discarded: doors.checks.discarded.clone() };
+    let place = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned();
+    let (Ok(of_connection), Ok(of_all)) = (place(&connection.places), place(&doors.places)) else {
+        return answer(StatusCode::SERVICE_UNAVAILABLE, AnswerBody::error(FrameError::Crowded));
     };
-    let (head, mut body) = request.into_parts();
     // tonic answers a call without a message with status 200 and an error in the trailers.
     let first = tokio::time::timeout(LONGEST_READ, frame::first_data(&mut body)).await;
     let Ok(Some(first)) = first else {
         return plain(StatusCode::BAD_REQUEST, NO_MESSAGE);
     };
+    turn.arrived();
     let body = http_body_util::BodyExt::boxed(wiring::After::new(first, body));
     let response = doors.others.clone().oneshot(Request::from_parts(head, body)).await;
     let mut response = response.unwrap_or_else(|never| match never {});
     let code = response.headers().get(GRPC_STATUS).map(HeaderValue::as_bytes);
-    if code.is_some_and(|code| matches!(code, b"12" | b"13")) {
+    if code.is_some_and(|code| matches!(code, b"11" | b"12" | b"13")) {
         *response.status_mut() = StatusCode::BAD_REQUEST;
     }
-    response.map(|body| AnswerBody::Other(body, place))
+    response.map(|body| {
+        let end = Box::pin(tokio::time::sleep(MAX_OTHER_TIME));
+        AnswerBody::Other(Box::new(OtherBody { body, end, _places: [of_connection, of_all] }))
+    })
 }
 
 /// The request without the metadata that nobody reads: a stream of these may live long.
@@ -545,8 +643,30 @@ pub enum AnswerBody {
     /// Nothing more.
     End,
     /// What tonic answers.
-    Other(tonic::body::Body, OwnedSemaphorePermit),
+    Other(Box<OtherBody>),
 }
+
+/// What tonic answers, for as long as it may last.
+pub struct OtherBody {
+    body: tonic::body::Body,
+    end: Pin<Box<Sleep>>,
+    _places: [OwnedSemaphorePermit; 2],
+}
+
+impl OtherBody {
+    /// The next frame; the last one says UNAVAILABLE where the time is over, so that who watches begins anew.
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if frame.is_pending() && self.end.as_mut().poll(context).is_ready() {
+            self.body = tonic::body::Body::empty();
+            return Poll::Ready(Some(Ok(Frame::trailers(status("14", OVER)))));
+        }
+        frame
+    }
+}
+
+/// Why a call of health or reflection ends by itself.
+const OVER: &str = "the call has lasted as long as one may: call again";
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -562,13 +682,18 @@ impl AnswerBody {
             FrameError::TooLong | FrameError::Crowded => "8",
             FrameError::TooSlow => "4",
         };
-        let mut trailers = HeaderMap::with_capacity(2);
-        trailers.insert(GRPC_STATUS, HeaderValue::from_static(code));
-        if let Ok(message) = HeaderValue::from_str(&error.to_string()) {
-            trailers.insert(GRPC_MESSAGE, message);
-        }
-        Self::Trailers(trailers)
+        Self::Trailers(status(code, &error.to_string()))
     }
+}
+
+/// Trailers with this gRPC status and message.
+fn status(code: &'static str, message: &str) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(2);
+    trailers.insert(GRPC_STATUS, HeaderValue::from_static(code));
+    if let Ok(message) = HeaderValue::from_str(message) {
+        trailers.insert(GRPC_MESSAGE, message);
+    }
+    trailers
 }
 
 impl Body for AnswerBody {
@@ -579,8 +704,8 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
-        if let Self::Other(body, _) = &mut *self {
-            return Pin::new(body).poll_frame(context);
+        if let Self::Other(other) = &mut *self {
+            return other.poll_frame(context);
         }
         match std::mem::replace(&mut *self, Self::End) {
             Self::Message(framed) => {
@@ -599,7 +724,7 @@ impl Body for AnswerBody {
         match self {
             Self::Message(_) | Self::Trailers(_) | Self::Sentence(_) => false,
             Self::End => true,
-            Self::Other(body, _) => body.is_end_stream(),
+            Self::Other(other) => other.body.is_end_stream(),
         }
     }
 }
@@ -608,8 +733,8 @@ impl Body for AnswerBody {
 mod tests {
     use super::*;
 
-    /// The size of what a function of three arguments makes.
-    fn size_of_made<A, B, C, Made>(_: impl Fn(A, B, C) -> Made) -> usize {
+    /// The size of what a function of these arguments makes.
+    fn size_of_made<A, B, Made>(_: impl Fn(A, B) -> Made) -> usize {
         size_of::<Made>()
     }
 
@@ -617,5 +742,24 @@ mod tests {
     fn a_check_takes_less_than_a_kibibyte_of_its_task() {
         let size = size_of_made(dispatch);
         assert!(size <= 1024, "{size} bytes, each of which is copied several times on its way into the task");
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_has_lasted_too_long_ends_with_unavailable() {
+        let places = Arc::new(Semaphore::new(2));
+        let place = || Arc::clone(&places).try_acquire_owned().unwrap();
+        // A stream on which nothing happens.
+        let (_sender, receiver) = tokio::sync::mpsc::unbounded_channel::<Bytes>();
+        let silent = futures_util::stream::unfold(receiver, |mut receiver| async move {
+            Some((Ok::<_, tonic::Status>(Frame::data(receiver.recv().await?)), receiver))
+        });
+        let other = OtherBody {
+            body: tonic::body::Body::new(http_body_util::StreamBody::new(Box::pin(silent))),
+            end: Box::pin(tokio::time::sleep(Duration::from_millis(1))),
+            _places: [place(), place()],
+        };
+        let collected = http_body_util::BodyExt::collect(AnswerBody::Other(Box::new(other))).await.unwrap();
+        assert_eq!(collected.trailers().expect("trailers")[GRPC_STATUS], "14");
+        assert_eq!(places.available_permits(), 2);
     }
 }

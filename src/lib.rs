@@ -83,7 +83,7 @@
 //!
 //! | what may grow | bounded by |
 //! | --- | --- |
-//! | connections, a task each | places ([`listener::limit`]): one more is closed at once |
+//! | connections, a task each | places ([`listener::limit`]): for one more the one that waited longest is closed |
 //! | streams, a task each | `MAX_CONCURRENT_STREAMS` of each connection, 30 s of life ([`ext_authz`]) |
 //! | streams that are reset, or break the rules | `MAX_PENDING_RESETS`, `MAX_BROKEN_STREAMS`: then the connection ends |
 //! | messages that are arriving | their size and [`ext_authz::frame::Budget`] |

@@ -3,6 +3,8 @@
 use tonic::service::Routes;
 use tonic_reflection::server::{Builder, Error};
 
+use super::MAX_OTHER_MESSAGE;
+
 /// The paths of its methods.  Where reflection is off, tonic answers them with UNIMPLEMENTED.
 pub const PATHS: [&str; 2] = [
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
@@ -21,5 +23,7 @@ pub fn add_to(routes: Routes) -> Result<Routes, Error> {
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    Ok(routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
+    let v1 = builder().build_v1()?.max_decoding_message_size(MAX_OTHER_MESSAGE);
+    let v1alpha = builder().build_v1alpha()?.max_decoding_message_size(MAX_OTHER_MESSAGE);
+    Ok(routes.add_service(v1).add_service(v1alpha))
 }

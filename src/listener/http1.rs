@@ -1,11 +1,14 @@
 //! HTTP/1 for the doors that people, orchestrators and collectors knock at: within limits, until it is time to close.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -13,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tower::{Service, ServiceExt};
 
 use super::Stream;
-use super::limit::Limited;
+use super::limit::{Answer, Limited, Place, Turn};
 use super::stall::Unstalled;
 use super::tls::Acceptor;
 use crate::shutdown::Closing;
@@ -30,52 +33,64 @@ const LARGEST_HEAD: usize = 64 * 1024;
 /// flight finish.
 pub async fn serve<S, B>(listener: Limited, tls: Option<Arc<Acceptor>>, service: S, closing: Closing)
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     S::Future: Send,
-    B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
+    B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
-    let connection = |stream, mut closing: Closing| {
+    let connection = |stream, mut place: Place| {
         let (tls, service) = (tls.clone(), service.clone());
         async move {
             let stream = match &tls {
                 Some(tls) => tokio::select! {
                     made = tls.accept(stream) => made.ok(),
-                    () = closing.begun() => None,
+                    _ = &mut place.leave => None,
                 },
                 None => Some(stream),
             };
             if let Some(stream) = stream {
-                serve_connection(stream, service, closing).await;
+                serve_connection(stream, service, place).await;
             }
         }
     };
     listener.serve(closing, connection).await;
 }
 
-async fn serve_connection<S, B>(stream: Stream, service: S, mut closing: Closing)
+async fn serve_connection<S, B>(stream: Stream, service: S, place: Place)
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     S::Future: Send,
-    B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
+    B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
+    let Place { activity, leave } = place;
+    let stream = TokioIo::new(Unstalled::new(stream, Arc::clone(&activity)));
     let in_flight = Arc::new(());
     let held = Arc::clone(&in_flight);
     let answer = service_fn(move |request: Request<Incoming>| {
         let (service, held) = (service.clone(), Arc::clone(&held));
+        let turn = Arc::new(Turn::begin(Arc::clone(&activity)));
+        let request = request.map(|body| RequestBody::new(body, Arc::clone(&turn)));
         async move {
             let response = service.oneshot(request).await;
             drop(held);
-            response
+            turn.answered();
+            response.map(|response| response.map(|body| Answer::new(body, turn)))
         }
     });
     let mut builder = http1::Builder::new();
     // Whoever sends a request's head slowly holds a connection; not for long, and not with much.
     builder.timer(TokioTimer::new()).header_read_timeout(LONGEST).max_buf_size(LARGEST_HEAD);
-    let stream = TokioIo::new(Unstalled::new(stream));
     let mut connection = std::pin::pin!(builder.serve_connection(stream, answer));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = closing.begun() => {
+        _ = leave => {
             connection.as_mut().graceful_shutdown();
             // The service holds it once, and every request in flight once more.  Browsers open connections
             // ahead and say nothing on them: nobody waits for those.
@@ -85,5 +100,45 @@ where
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// The body of a request; when it has arrived whole, the request's turn is told.
+#[derive(Debug)]
+pub struct RequestBody {
+    body: Incoming,
+    turn: Arc<Turn>,
+}
+
+impl RequestBody {
+    fn new(body: Incoming, turn: Arc<Turn>) -> Self {
+        if body.is_end_stream() {
+            turn.arrived();
+        }
+        Self { body, turn }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.turn.arrived();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

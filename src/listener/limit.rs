@@ -1,13 +1,20 @@
-//! How many connections a listener has open at a time.
+//! How many connections a listener has open at a time, and which one makes room for the next.
 //!
-//! One more is closed at once: a client that is refused asks elsewhere or again, one that waits in the backlog
-//! only loses time.
+//! Whoever comes is let in.  What is closed for that is the connection that has waited longest without a request that
+//! arrived whole: first those that never sent the head of one, then those that idle.  One whose request is being
+//! answered is never closed; if all are, whoever comes next is.
 
+use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
+use http_body::{Body, Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, Id, JoinSet};
 
 use super::complaints::Complaints;
 use super::{Listener, Stream};
@@ -18,6 +25,14 @@ use crate::shutdown::Closing;
 const RESERVED_DESCRIPTORS: usize = 512;
 /// However few descriptors there are, so many connections are tried.
 const FEWEST: usize = 16;
+/// How long a client may take none of its answer before the answer keeps its connection open no longer.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a connection that makes room may take to say so: an idle one of HTTP/2 sends GOAWAY.
+const LEAVE_TIME: Duration = Duration::from_secs(1);
+/// How often it gets as long again because a request arrived on it meanwhile.
+const MAX_LEAVE_TURNS: u32 = 10;
+/// Connections that may be leaving at a time, beyond those that may be open.
+const MAX_LEAVING: usize = 64;
 
 /// A listener that has no more than so many connections open.
 #[derive(Debug)]
@@ -25,66 +40,280 @@ pub struct Limited {
     listener: Listener,
     name: &'static str,
     most: usize,
-    places: Arc<Semaphore>,
-    refused: Counter,
+    closed: Counter,
     complaints: Complaints,
 }
 
-/// A connection's place among those that may be open; free again when it is dropped.
+/// A connection's place among those that may be open.
 #[derive(Debug)]
 pub struct Place {
-    _permit: OwnedSemaphorePermit,
+    /// What happens on the connection.
+    pub activity: Arc<Activity>,
+    /// Ends when the connection shall end, once nothing is in flight on it.
+    pub leave: oneshot::Receiver<()>,
+}
+
+/// What happens on a connection, as far as it matters to whoever needs room.
+#[derive(Debug)]
+pub struct Activity {
+    all: Arc<AllActivity>,
+    /// Whether the head of a request has ever arrived.
+    has_begun: AtomicBool,
+    /// When it last was of use, in microseconds: accepted, answered, or read from after it was slow.
+    since: AtomicU64,
+    /// Requests that have arrived and are being answered.
+    answering: AtomicU32,
+    /// Answers that the client has not taken yet.
+    taking: AtomicU32,
+}
+
+/// What happens on all connections of a listener.
+#[derive(Debug)]
+struct AllActivity {
+    begun: Instant,
+    /// Requests whose head has arrived and whose answer has not been taken.
+    requests: AtomicU32,
+}
+
+impl AllActivity {
+    fn now(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Activity {
+    fn new(all: Arc<AllActivity>) -> Self {
+        let since = AtomicU64::new(all.now());
+        let (answering, taking) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { all, has_begun: AtomicBool::new(false), since, answering, taking }
+    }
+
+    /// That of a connection with no others beside it.
+    #[cfg(test)]
+    pub fn alone() -> Arc<Self> {
+        let all = AllActivity { begun: Instant::now(), requests: AtomicU32::new(0) };
+        Arc::new(Self::new(Arc::new(all)))
+    }
+
+    /// The client takes none of the bytes that wait for it.
+    pub fn stalls(&self) {
+        self.taking.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// After a stall the client has taken some.
+    pub fn goes_on(&self) {
+        self.taking.fetch_sub(1, Ordering::Relaxed);
+        self.since.store(self.all.now(), Ordering::Relaxed);
+    }
+
+    fn is_answering(&self) -> bool {
+        self.answering.load(Ordering::Relaxed) > 0
+    }
+
+    /// Its rank among those that may be closed, the lowest first; `None` while it may not be.
+    fn rank(&self, now: u64) -> Option<(bool, u64)> {
+        let since = self.since.load(Ordering::Relaxed);
+        let is_read = self.taking.load(Ordering::Relaxed) > 0
+            && Duration::from_micros(now.saturating_sub(since)) < ANSWER_PATIENCE;
+        let may_be_closed = !self.is_answering() && !is_read;
+        may_be_closed.then(|| (self.has_begun.load(Ordering::Relaxed), since))
+    }
+}
+
+/// A request from its head to the end of its answer.
+#[derive(Debug)]
+pub struct Turn {
+    activity: Arc<Activity>,
+    stage: AtomicU8,
+    open: u32,
+}
+
+const ARRIVING: u8 = 0;
+const ANSWERING: u8 = 1;
+const TAKING: u8 = 2;
+
+impl Turn {
+    /// The head of a request has arrived.
+    pub fn begin(activity: Arc<Activity>) -> Self {
+        if !activity.has_begun.load(Ordering::Relaxed) {
+            activity.has_begun.store(true, Ordering::Relaxed);
+        }
+        let open = activity.all.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        Self { activity, stage: AtomicU8::new(ARRIVING), open }
+    }
+
+    /// How many requests were open on this listener when this one began, with it.
+    pub fn open_requests(&self) -> u32 {
+        self.open
+    }
+
+    /// The rest of it has arrived.
+    pub fn arrived(&self) {
+        if self.stage.load(Ordering::Relaxed) == ARRIVING {
+            self.stage.store(ANSWERING, Ordering::Relaxed);
+            self.activity.answering.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// There is an answer, which the client now takes.
+    pub fn answered(&self) {
+        let activity = &self.activity;
+        activity.taking.fetch_add(1, Ordering::Relaxed);
+        if self.stage.load(Ordering::Relaxed) == ANSWERING {
+            activity.answering.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.stage.store(TAKING, Ordering::Relaxed);
+        activity.since.store(activity.all.now(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        match *self.stage.get_mut() {
+            ANSWERING => {
+                self.activity.answering.fetch_sub(1, Ordering::Relaxed);
+            }
+            TAKING => {
+                self.activity.taking.fetch_sub(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+        self.activity.all.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The body of an answer, with which its request ends.
+#[derive(Debug)]
+pub struct Answer<B, T> {
+    body: B,
+    _turn: T,
+}
+
+impl<B, T> Answer<B, T> {
+    /// This body, which ends this turn.
+    pub fn new(body: B, turn: T) -> Self {
+        Self { body, _turn: turn }
+    }
+}
+
+impl<B: Body + Unpin, T: Unpin> Body for Answer<B, T> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A connection that is open, seen from the listener.
+struct Open {
+    activity: Arc<Activity>,
+    /// Dropped, it asks the connection to leave.
+    _leave: oneshot::Sender<()>,
+    task: AbortHandle,
 }
 
 impl Limited {
-    /// The listener of this name with this many connections at most; those beyond are counted.
-    pub fn new(listener: Listener, name: &'static str, most: usize, refused: Counter) -> Self {
-        let places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
-        Self { listener, name, most, places, refused, complaints: Complaints::new() }
+    /// The listener of this name with this many connections at most; those closed for want of room are counted.
+    pub fn new(listener: Listener, name: &'static str, most: usize, closed: Counter) -> Self {
+        Self { listener, name, most, closed, complaints: Complaints::new() }
     }
 
-    /// The next connection that has a place.
-    pub async fn accept(&self) -> (Stream, Place) {
-        loop {
-            let stream = self.listener.accept().await;
-            match Arc::clone(&self.places).try_acquire_owned() {
-                Ok(permit) => return (stream, Place { _permit: permit }),
-                Err(_) => self.refuse(stream),
-            }
-        }
-    }
-
-    /// Has every connection served, each in a task of its own that keeps its place, until it is time to close;
-    /// then stops listening, and waits for those that are open.
-    pub async fn serve<F>(self, mut closing: Closing, connection: impl Fn(Stream, Closing) -> F)
+    /// Has every connection served, each in a task of its own, until it is time to close; then stops listening, asks
+    /// all to leave, and waits for them.
+    pub async fn serve<F>(self, mut closing: Closing, connection: impl Fn(Stream, Place) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let mut connections = JoinSet::new();
+        let all = Arc::new(AllActivity { begun: Instant::now(), requests: AtomicU32::new(0) });
+        let mut tasks = JoinSet::new();
+        let mut open: HashMap<Id, Open> = HashMap::new();
         loop {
-            let (stream, place) = tokio::select! {
-                accepted = self.accept() => accepted,
+            let stream = tokio::select! {
+                stream = self.listener.accept() => stream,
                 () = closing.begun() => break,
-                Some(_) = connections.join_next() => continue,
+                Some(ended) = tasks.join_next_with_id() => {
+                    open.remove(&id_of(ended));
+                    continue;
+                }
             };
-            let served = connection(stream, closing.clone());
-            connections.spawn(async move {
-                served.await;
-                drop(place);
-            });
+            while let Some(ended) = tasks.try_join_next_with_id() {
+                open.remove(&id_of(ended));
+            }
+            if open.len() >= self.most {
+                self.closed.inc();
+                let leaving = tasks.len() - open.len();
+                let made_room = make_room(&mut open, all.now(), leaving < MAX_LEAVING);
+                self.complain(made_room);
+                if !made_room {
+                    continue;
+                }
+            }
+            let (sender, leave) = oneshot::channel();
+            let activity = Arc::new(Activity::new(Arc::clone(&all)));
+            let task = tasks.spawn(connection(stream, Place { activity: Arc::clone(&activity), leave }));
+            open.insert(task.id(), Open { activity, _leave: sender, task });
         }
         drop(self);
-        while connections.join_next().await.is_some() {}
+        open.clear();
+        while tasks.join_next().await.is_some() {}
     }
 
-    fn refuse(&self, stream: Stream) {
-        drop(stream);
-        self.refused.inc();
+    fn complain(&self, made_room: bool) {
         if let Some(unsaid) = self.complaints.may_speak() {
             let (listener, most) = (self.name, self.most);
-            tracing::warn!(listener, most, unsaid, "a connection was refused: as many as may be are open");
+            let which = if made_room {
+                "the one that waited longest without a request makes room"
+            } else {
+                "all are being answered, and the new one is closed"
+            };
+            tracing::warn!(listener, most, unsaid, "as many connections as may be are open: {which}");
         }
     }
+}
+
+fn id_of<T>(ended: Result<(Id, T), tokio::task::JoinError>) -> Id {
+    match ended {
+        Ok((id, _)) => id,
+        Err(error) => error.id(),
+    }
+}
+
+/// Closes the connection that has waited longest; false when there is none that may be closed.  One that idles is told
+/// before, if it may.
+fn make_room(open: &mut HashMap<Id, Open>, now: u64, may_leave: bool) -> bool {
+    let ranked = open.iter().filter_map(|(id, open)| Some((open.activity.rank(now)?, *id)));
+    let longest = ranked.min_by_key(|(rank, _)| *rank);
+    let Some(((has_begun, _), found)) = longest.and_then(|(rank, id)| Some((rank, open.remove(&id)?))) else {
+        return false;
+    };
+    let Open { activity, _leave: leave, task } = found;
+    drop(leave);
+    if has_begun && may_leave {
+        tokio::spawn(async move {
+            for _ in 0..MAX_LEAVE_TURNS {
+                tokio::time::sleep(LEAVE_TIME).await;
+                if !activity.is_answering() {
+                    break;
+                }
+            }
+            task.abort();
+        });
+    } else {
+        task.abort();
+    }
+    true
 }
 
 /// How many of these connections the process may have open by its limit of open files (`RLIMIT_NOFILE`).
@@ -127,27 +356,87 @@ mod tests {
         assert!(open_files(&std::fs::read_to_string("/proc/self/limits").unwrap()).is_some());
     }
 
+    fn activity() -> Arc<Activity> {
+        Activity::alone()
+    }
+
     #[tokio::test]
-    async fn a_place_is_free_again_when_its_connection_is_gone() {
+    async fn the_longest_without_a_request_makes_room_and_one_being_answered_never() {
+        const LATER: u64 = 10_000_000;
+        let mut tasks = JoinSet::new();
+        let mut open = HashMap::new();
+        let mut ids = Vec::new();
+        let connections: Vec<_> = (0..6).map(|_| activity()).collect();
+        for (index, activity) in (0..).zip(&connections) {
+            activity.since.store(index, Ordering::Relaxed);
+            let (sender, leave) = oneshot::channel();
+            let task = tasks.spawn(async move { drop(leave.await) });
+            ids.push(task.id());
+            open.insert(task.id(), Open { activity: Arc::clone(activity), _leave: sender, task });
+        }
+        // 0 idles, 1 is being answered, 2 has a request that has not arrived, 3 an answer that nobody takes;
+        // 4 and 5 have never sent a head.
+        drop(Turn::begin(Arc::clone(&connections[0])));
+        let answering = Turn::begin(Arc::clone(&connections[1]));
+        answering.arrived();
+        let _arriving = Turn::begin(Arc::clone(&connections[2]));
+        let taken = Turn::begin(Arc::clone(&connections[3]));
+        taken.arrived();
+        taken.answered();
+        connections[3].since.store(3, Ordering::Relaxed);
+        let mut made_room = Vec::new();
+        while make_room(&mut open, LATER, true) {
+            let gone = ids.iter().position(|id| !open.contains_key(id) && !made_room.contains(id));
+            made_room.push(ids[gone.expect("one is gone")]);
+        }
+        assert_eq!(made_room, [4, 5, 0, 2, 3].map(|index| ids[index]));
+        // Its answer is being taken, then has been.
+        answering.answered();
+        assert!(!make_room(&mut open, connections[1].since.load(Ordering::Relaxed), true));
+        drop(answering);
+        assert!(make_room(&mut open, LATER, true));
+        assert!(!make_room(&mut open, LATER, true), "there is none");
+    }
+
+    #[test]
+    fn a_client_that_takes_its_answer_slowly_is_known_by_what_it_takes() {
+        let activity = activity();
+        drop(Turn::begin(Arc::clone(&activity)));
+        activity.since.store(0, Ordering::Relaxed);
+        let patience = u64::try_from(ANSWER_PATIENCE.as_micros()).unwrap();
+        assert_eq!(activity.rank(1), Some((true, 0)));
+        activity.stalls();
+        assert_eq!(activity.rank(patience - 1), None);
+        assert_eq!(activity.rank(patience), Some((true, 0)));
+        activity.goes_on();
+        assert!(activity.rank(patience).is_some(), "nothing waits to be taken");
+    }
+
+    #[tokio::test]
+    async fn whoever_comes_is_let_in_and_the_count_is_kept() {
         let address = "127.0.0.1:0".parse().unwrap();
         let listener = Listener::bind(&address).await.unwrap();
         let bound = listener.address(&address);
-        let refused = Counter::default();
-        let limited = Limited::new(listener, "test", 1, refused.clone());
-        let connect = || super::super::connect(&bound);
-        let _first = connect().await.unwrap();
-        let (_, place) = limited.accept().await;
-        let (_second, _third) = (connect().await.unwrap(), connect().await.unwrap());
-        // It refuses both, and then has nobody to wait for.
-        while refused.get() < 2 {
-            tokio::select! {
-                _ = limited.accept() => panic!("accepted beyond the limit"),
-                () = tokio::task::yield_now() => {}
-            }
+        let closed = Counter::default();
+        let limited = Limited::new(listener, "test", 2, closed.clone());
+        let (shutdown, closing) = crate::shutdown::Shutdown::new();
+        let served = tokio::spawn(limited.serve(closing, |stream, place| async move {
+            drop(place.leave.await);
+            drop(stream);
+        }));
+        let mut clients = Vec::new();
+        for _ in 0..5 {
+            clients.push(super::super::connect(&bound).await.unwrap());
         }
-        drop(place);
-        let _fourth = connect().await.unwrap();
-        limited.accept().await;
-        assert_eq!(refused.get(), 2);
+        while closed.get() < 3 {
+            tokio::task::yield_now().await;
+        }
+        for client in clients.iter_mut().take(3) {
+            use tokio::io::AsyncReadExt;
+            assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0, "the first ones make room");
+        }
+        shutdown.close();
+        served.await.unwrap();
+        assert_eq!(closed.get(), 3);
     }
 }

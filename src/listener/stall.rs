@@ -2,11 +2,14 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
+
+use super::limit::Activity;
 
 /// How long a connection may take none of the bytes that wait for it.
 const LONGEST_STALL: Duration = Duration::from_secs(20);
@@ -16,23 +19,29 @@ const LONGEST_STALL: Duration = Duration::from_secs(20);
 pub struct Unstalled<S> {
     stream: S,
     patience: Duration,
+    activity: Arc<Activity>,
     /// Runs while something waits to be written.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Unstalled<S> {
-    /// The same connection, with an end to waiting.
-    pub fn new(stream: S) -> Self {
-        Self { stream, patience: LONGEST_STALL, stalled: None }
+    /// The same connection, with an end to waiting; whether it waits is told here.
+    pub fn new(stream: S, activity: Arc<Activity>) -> Self {
+        Self { stream, patience: LONGEST_STALL, activity, stalled: None }
     }
 
     /// What comes of a write: bytes that are taken end the waiting, and waiting has an end.
     fn judge<T>(&mut self, context: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if wrote.is_ready() {
-            self.stalled = None;
+            if self.stalled.take().is_some() {
+                self.activity.goes_on();
+            }
             return wrote;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.patience)));
+        let stalled = self.stalled.get_or_insert_with(|| {
+            self.activity.stalls();
+            Box::pin(sleep(self.patience))
+        });
         stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -82,7 +91,8 @@ mod tests {
     #[tokio::test]
     async fn only_a_side_that_takes_nothing_is_given_up() {
         let (ours, mut theirs) = duplex(8);
-        let mut ours = Unstalled { patience: Duration::from_millis(1), ..Unstalled::new(ours) };
+        let mut ours =
+            Unstalled { patience: Duration::from_millis(1), ..Unstalled::new(ours, Activity::alone()) };
         ours.write_all(&[0; 8]).await.unwrap();
         assert!(ours.stalled.is_none(), "nothing waits");
         // Somebody reads in between: waiting begins anew each time.

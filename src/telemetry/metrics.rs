@@ -168,7 +168,7 @@ impl Metrics {
         );
         registry.register(
             "refused_connections",
-            "Connections closed at once because as many as may be were open, by listener",
+            "Connections closed because as many as may be were open, by listener",
             self.refused_connections.clone(),
         );
         registry.register(
@@ -235,7 +235,7 @@ impl Metrics {
         self.dropped_spans.clone()
     }
 
-    /// Where the connections are counted that the listener of this name refuses.
+    /// Where the connections are counted that the listener of this name closes at a limit.
     pub fn refused_connections(&self, listener: &'static str) -> Counter {
         self.refused_connections.get_or_create(&ListenerLabels { listener }).clone()
     }

@@ -85,83 +85,163 @@ const REFUSED: &str = "envoy_auth_tokens_refused_connections_total";
 
 // ---- Connections.
 
-#[test]
-fn a_connection_too_many_is_closed_at_once_counted_and_told_once() {
-    let server = with("max_connections: 3", "").start();
-    let refused = format!("{REFUSED}{{listener=\"ext_authz\"}}");
-    assert_eq!(metric(&server, &refused), 0);
-    let mut open: Vec<_> = (0..3).map(|_| Connection::to(server.tcp())).collect();
-    // Each has been accepted when it is answered.
-    for connection in &mut open {
-        assert!(connection.read_until(frames::SETTINGS).is_some());
+/// What a connection has sent when it says no more.
+enum Held {
+    /// These bytes.
+    Bytes(&'static [u8]),
+    /// These bytes, which have been answered.
+    Answered(&'static [u8]),
+    /// These frames behind HTTP/2's greeting.
+    Frames(Vec<u8>),
+    /// A whole Check, which has been answered.
+    Check,
+}
+
+impl Held {
+    fn by(&self, to: SocketAddr) -> TcpStream {
+        let raw = |bytes: &[u8]| {
+            let mut stream = TcpStream::connect(to).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(bytes).unwrap();
+            stream
+        };
+        match self {
+            Self::Bytes(bytes) => raw(bytes),
+            Self::Answered(bytes) => {
+                let mut stream = raw(bytes);
+                assert!(stream.read(&mut [0; 1]).unwrap() > 0);
+                stream
+            }
+            Self::Frames(frames) => {
+                let mut connection = Connection::to(to);
+                assert!(connection.send(frames));
+                // What was sent before has been read when this is answered.
+                assert!(connection.read_until(frames::SETTINGS).is_some());
+                connection.socket().try_clone().unwrap()
+            }
+            Self::Check => {
+                let mut connection = Connection::to(to);
+                let headers = frames::check_headers(&[]);
+                let check = frame(frames::HEADERS, frames::END_HEADERS, 1, &headers);
+                assert!(
+                    connection.send(&[check, frame(frames::DATA, frames::END_STREAM, 1, &[0; 5])].concat())
+                );
+                assert!(connection.read_until(frames::DATA).is_some());
+                connection.socket().try_clone().unwrap()
+            }
+        }
     }
-    for _ in 0..20 {
-        assert!(is_closed(&mut TcpStream::connect(server.tcp()).unwrap()));
-    }
-    assert_eq!(metric(&server, &refused), 20);
-    // The log is written by a thread of its own.
-    server.log().wait_for("the refusal", |line| line.contains("a connection was refused").then_some(()));
-    let told = server.log().lines();
-    let told: Vec<_> = told.iter().filter(|line| line.contains("a connection was refused")).collect();
-    assert!((1..10).contains(&told.len()), "{told:#?}");
-    assert!(told[0].contains("\"listener\":\"ext_authz\""), "{told:#?}");
-    // Who watches us does so over another listener.
-    for path in ["/live", "/ready", "/metrics"] {
-        assert_eq!(server.probe(path).status, 200, "{path}");
-    }
-    // A place that is given up is taken.
-    open.pop();
-    wait_until("a place", || {
-        let mut connection = Connection::to(server.tcp());
-        connection.read().is_some()
-    });
 }
 
 #[test]
-fn probes_and_admin_have_limits_of_their_own() {
+fn whoever_comes_is_answered_while_as_many_as_may_be_have_not_finished() {
     let folder = tempfile::tempdir().unwrap();
     let keys = format!(
         "keys: {{store: \"sqlite:{}\"}}\nadmin: {{listen: \"127.0.0.1:0\"}}\n",
         folder.path().join("keys.db").display()
     );
-    let server = with("", &keys).start();
-    let admin = server.admin();
-    let fill = |to: SocketAddr| {
-        let mut held = Vec::new();
-        // One of them is refused in the end; those before are not, because they are held.
-        loop {
-            let mut stream = TcpStream::connect(to).unwrap();
-            // A line that has no end yet: what is not refused waits for the rest.
-            let _ = stream.write_all(b"GET /live HTTP/1.1\r\n");
-            stream.set_nonblocking(true).unwrap();
-            held.push(stream);
-            assert!(held.len() < 1000, "nobody was refused");
-            let closed = held.iter_mut().any(|stream| match stream.read(&mut [0; 1]) {
-                Ok(length) => length == 0,
-                Err(error) => error.kind() != ErrorKind::WouldBlock,
-            });
-            if closed {
-                return held;
-            }
-        }
+    let server = with("max_connections: 8", &keys).start();
+    let get: &[u8] = b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let http1 = || {
+        vec![
+            ("nothing", Held::Bytes(b"")),
+            ("the beginning of a head", Held::Bytes(b"GET /live HTTP/1.1\r\nhost: h\r\n")),
+            ("an answer, and silence", Held::Answered(get)),
+            (
+                "an answer, and half a head",
+                Held::Answered(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\nGET /live HTTP/1.1\r\n"),
+            ),
+        ]
     };
-    let admins = fill(admin);
-    assert!(admins.len() >= 256, "{}", admins.len());
-    assert!(metric(&server, &format!("{REFUSED}{{listener=\"admin\"}}")) >= 1);
-    let watchers = fill(server.probes());
-    assert!(watchers.len() >= 64, "{}", watchers.len());
-    // Neither keeps Checks from being answered.
+    let mut admin = http1();
+    let unfinished = b"POST /login HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\na";
+    admin.push(("half a body", Held::Bytes(unfinished)));
+    let headers = frames::check_headers(&[]);
+    let ext_authz = vec![
+        ("nothing", Held::Bytes(b"")),
+        ("half a greeting", Held::Bytes(b"PRI * HTTP/2.0\r\n")),
+        ("a greeting", Held::Frames(Vec::new())),
+        ("half a head", Held::Frames(frame(frames::HEADERS, frames::NONE, 1, &headers))),
+        ("a head without a body", Held::Frames(frame(frames::HEADERS, frames::END_HEADERS, 1, &headers))),
+        ("a Check, and silence", Held::Check),
+    ];
+    let is_live = |to: SocketAddr, path: &str| {
+        let answer = Request::new(to, "GET", path).host("localhost").header("connection", "close").send();
+        answer.status == 200
+    };
+    let cases: [(&str, SocketAddr, usize, Vec<(&str, Held)>, &dyn Fn() -> bool); 3] = [
+        ("probes", server.probes(), 64, http1(), &|| is_live(server.probes(), "/live")),
+        ("admin", server.admin(), 256, admin, &|| is_live(server.admin(), "/api/health")),
+        ("ext_authz", server.tcp(), 8, ext_authz, &|| Checks::of(&server).verdict(TOKEN).is_empty()),
+    ];
+    for (listener, address, most, forms, is_answered) in &cases {
+        for (form, held) in forms {
+            let held: Vec<_> = (0..*most).map(|_| held.by(*address)).collect();
+            for turn in 0..10 {
+                assert!(is_answered(), "{listener}, {form}, {turn}");
+            }
+            drop(held);
+        }
+        assert!(metric(&server, &format!("{REFUSED}{{listener=\"{listener}\"}}")) > 0, "{listener}");
+        let told = format!("\"listener\":\"{listener}\"");
+        server.log().wait_for("the limit", |line| {
+            (line.contains("as many connections as may be are open") && line.contains(&told)).then_some(())
+        });
+    }
+}
+
+#[test]
+fn the_longest_without_a_head_goes_first_then_idle_ones_which_are_told() {
+    let server = with("max_connections: 3", "").start();
+    let closed = format!("{REFUSED}{{listener=\"ext_authz\"}}");
+    assert_eq!(metric(&server, &closed), 0);
+    let check = |connection: &mut Connection, stream: u32| {
+        let headers = frame(frames::HEADERS, frames::END_HEADERS, stream, &frames::check_headers(&[]));
+        assert!(
+            connection.send(&[headers, frame(frames::DATA, frames::END_STREAM, stream, &[0; 5])].concat())
+        );
+        assert_eq!(connection.read_until(frames::DATA).expect("an answer").stream, stream);
+    };
+    let mut idle: Vec<_> = (0..2).map(|_| Connection::to(server.tcp())).collect();
+    idle.iter_mut().for_each(|connection| check(connection, 1));
+    // The first one has been of use since.
+    check(&mut idle[0], 3);
+    let mut silent = Connection::to(server.tcp());
+    assert!(silent.read_until(frames::SETTINGS).is_some());
+    let mut next = Connection::to(server.tcp());
+    silent.wait_for_the_end();
+    check(&mut next, 1);
+    assert_eq!(metric(&server, &closed), 1);
+    // Now all have finished a request: the second has waited longest.
+    let mut last = Connection::to(server.tcp());
+    check(&mut last, 1);
+    assert!(idle[1].read_until(frames::GOAWAY).is_some(), "it is told");
+    idle[1].wait_for_the_end();
+    assert_eq!(metric(&server, &closed), 2);
+    // The others are still heard.
+    check(&mut idle[0], 5);
+    check(&mut next, 3);
+    check(&mut last, 3);
+    // Who watches us does so over another listener.
+    for path in ["/live", "/ready", "/metrics"] {
+        assert_eq!(server.probe(path).status, 200, "{path}");
+    }
+    assert_eq!(metric(&server, &closed), 2);
+}
+
+#[test]
+fn a_flood_of_connections_is_told_once_in_a_while() {
+    let server = with("max_connections: 3", "").start();
+    let flood: Vec<_> = (0..200).map(|_| TcpStream::connect(server.tcp()).unwrap()).collect();
+    let closed = format!("{REFUSED}{{listener=\"ext_authz\"}}");
+    wait_until("all but three to be closed", || metric(&server, &closed) == 197);
+    let lines = server.log().lines();
+    let told = lines.iter().filter(|line| line.contains("as many connections as may be are open"));
+    assert!(told.count() < 20, "{lines:#?}");
     assert_eq!(Checks::of(&server).verdict(TOKEN), "");
-    drop((admins, watchers));
-    wait_until("the probes", || {
-        let mut stream = TcpStream::connect(server.probes()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let _ = stream.write_all(b"GET /live HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        answer.starts_with(b"HTTP/1.1 200")
-    });
-    assert!(metric(&server, &format!("{REFUSED}{{listener=\"probes\"}}")) >= 1);
+    for mut stream in flood.into_iter().take(197) {
+        assert!(is_closed(&mut stream));
+    }
 }
 
 // ---- HTTP/2.
@@ -350,29 +430,33 @@ fn whoever_never_reads_is_cut_off() {
 fn watches_of_health_have_places_and_checks_need_none() {
     let mut besieged = Besieged::new();
     let path = (":path", "/grpc.health.v1.Health/Watch");
-    let mut attackers: Vec<_> = (0..2).map(|_| besieged.attacker()).collect();
     let headers = frames::headers(&[path]);
-    let mut refused = 0;
-    for attacker in &mut attackers {
-        for number in 0..600 {
+    // How many of so many watches on one connection are denied.
+    let denied = |attacker: &mut Connection, watches: u32| {
+        for number in 0..watches {
             let stream = number * 2 + 1;
             let watch = frame(frames::HEADERS, frames::END_HEADERS, stream, &headers);
-            assert!(
-                attacker.send(&[watch, frame(frames::DATA, frames::END_STREAM, stream, &[0; 5])].concat())
-            );
+            let message = frame(frames::DATA, frames::END_STREAM, stream, &[0; 5]);
+            assert!(attacker.send(&[watch, message].concat()));
         }
-        let mut answered = 0;
-        while answered < 600 {
+        let (mut answered, mut denied) = (0, 0);
+        while answered < watches {
             let answer = attacker.read().expect("an answer");
             let ends = answer.flags & frames::END_STREAM != 0;
             match answer.kind {
                 frames::DATA => answered += 1,
-                frames::HEADERS if ends => (answered, refused) = (answered + 1, refused + 1),
+                frames::HEADERS if ends => (answered, denied) = (answered + 1, denied + 1),
                 _ => {}
             }
         }
+        denied
+    };
+    let mut attackers: Vec<_> = (0..17).map(|_| besieged.attacker()).collect();
+    let (last, first) = attackers.split_last_mut().unwrap();
+    for attacker in first {
+        assert_eq!(denied(attacker, 70), 70 - 64, "of a connection");
     }
-    assert_eq!(refused, 1200 - 1024);
+    assert_eq!(denied(last, 64), 64, "in all");
     besieged.stands();
 }
 

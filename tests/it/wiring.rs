@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use bytes::Bytes;
 use serde_json::json;
 
+use crate::harness::frames::{self, Connection, frame};
 use crate::harness::{PATIENCE, Server, Shape, Stack, grpc};
 
 const CONFIG: &str = "tokens: [{token: alice-token-0123456789, actor: {id: alice}}]\n";
@@ -110,6 +111,60 @@ fn whoever_speaks_no_grpc_gets_no_200_and_a_sentence() {
         (line.contains("wrong wiring") && line.contains("grpc_service") && line.contains("\"peer\""))
             .then_some(())
     });
+}
+
+#[test]
+fn bodies_of_wrong_calls_are_read_on_and_no_stream_is_reset() {
+    let server = Server::with(CONFIG).start();
+    let mut connection = Connection::to(server.tcp());
+    let plain = [(":method", "POST"), ("content-type", "application/json")];
+    // What replaces the usual headers of a Check, and the first bytes.
+    let cases: &[(&[(&str, &str)], &[u8])] = &[
+        (&[(":path", "/any")], &[0; 5]),
+        (&[(":path", "/envoy.service.auth.v2.Authorization/Check")], &[0; 5]),
+        (&[(":method", "PUT")], &[0; 5]),
+        (&plain, &[0; 5]),
+        (&[("te", "")], &[0; 5]),
+        (&[], b"hello"),
+        (&[], b"\x01\0\0\0\x01"),
+        (&[], b"\0\x7f\0\0\0"),
+        (&[(":path", HEALTH), (":method", "PUT")], &[0; 5]),
+        (&[(":path", HEALTH), ("content-type", "text/plain")], &[0; 5]),
+        (&[(":path", HEALTH)], b"\x01\0\0\0\x01"),
+        (&[(":path", HEALTH)], b"\0\0\x01\0\0"),
+    ];
+    for (number, (headers, first)) in (0..).zip(cases) {
+        let stream = number * 2 + 1;
+        let head = frame(frames::HEADERS, frames::END_HEADERS, stream, &frames::instead(headers));
+        assert!(connection.send(&[head, frame(frames::DATA, frames::NONE, stream, first)].concat()));
+        let mut resets = 0;
+        let mut read_until = |connection: &mut Connection, what: &dyn Fn(&frames::Frame) -> bool| {
+            loop {
+                let frame = connection.read().expect("the connection lives");
+                assert_ne!(frame.kind, frames::GOAWAY, "{headers:?}");
+                resets += u32::from(frame.kind == frames::RST_STREAM);
+                if what(&frame) {
+                    return;
+                }
+            }
+        };
+        let ends = |frame: &frames::Frame| {
+            matches!(frame.kind, frames::DATA | frames::HEADERS) && frame.flags & frames::END_STREAM != 0
+        };
+        read_until(&mut connection, &|frame| frame.stream == stream && ends(frame));
+        // The window is given back as the bytes are read.
+        for _ in 0..3 {
+            assert!(connection.send(&frame(frames::DATA, frames::NONE, stream, &[7; 1024])));
+        }
+        assert!(connection.send(&frame(frames::DATA, frames::END_STREAM, stream, &[])));
+        assert!(connection.send(&frame(frames::PING, frames::NONE, 0, &[1; 8])));
+        read_until(&mut connection, &|frame| frame.kind == frames::PING);
+        assert_eq!(resets, 0, "{headers:?} {}", first.escape_ascii());
+    }
+    let path = [(":path", HEALTH)];
+    let health = frame(frames::HEADERS, frames::END_HEADERS, 101, &frames::instead(&path));
+    assert!(connection.send(&[health, frame(frames::DATA, frames::END_STREAM, 101, &[0; 5])].concat()));
+    assert_eq!(connection.read_until(frames::DATA).expect("an answer").stream, 101);
 }
 
 #[test]

@@ -69,6 +69,22 @@ pub fn headers(more: &[(&str, &str)]) -> Vec<u8> {
     usual.iter().chain(more).flat_map(|(name, value)| literal(name, value)).collect()
 }
 
+/// The header block of a Check with these headers instead of, or besides, its usual ones; an empty value leaves one out.
+pub fn instead(headers: &[(&str, &str)]) -> Vec<u8> {
+    let usual = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/envoy.service.auth.v3.Authorization/Check"),
+        (":authority", "h"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    let kept = usual.iter().filter(|(name, _)| headers.iter().all(|(other, _)| other != name));
+    let (pseudo, others): (Vec<_>, Vec<_>) = kept.chain(headers).partition(|(name, _)| name.starts_with(':'));
+    let all = pseudo.into_iter().chain(others).filter(|(_, value)| !value.is_empty());
+    all.flat_map(|(name, value)| literal(name, value)).collect()
+}
+
 fn literal(name: &str, value: &str) -> Vec<u8> {
     let length =
         |text: &str| u8::try_from(text.len()).ok().filter(|length| *length < 127).expect("a short text");
