@@ -124,7 +124,8 @@ pub async fn build(
     telemetry.metrics().show_memory_limit(memory::limit());
     let in_force = InForce::of(config.restrictions, &config.tls);
     let acceptors = Acceptors::new(&config.tls);
-    let passwords = Passwords::new(options.parallel_passwords)?;
+    let passwords = Passwords::within(options.parallel_passwords, memory::limit())?;
+    passwords.warn_of_hashes_too_large(&config.rules.users);
     let keys = match (&startup.keys, &config.rules.keys) {
         (Some(url), Some(settings)) => Some(Keys::open(url, settings.clone(), clock.clone()).await?),
         (Some(_), None) | (None, Some(_)) | (None, None) => None,

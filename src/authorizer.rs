@@ -9,6 +9,7 @@ use crate::attributes::{Attributes, Http, trim_blanks};
 use crate::config::Rules;
 use crate::credential::{self, CredentialError, Known, Place, Places};
 use crate::decision::{Decision, Learned, Refusal};
+use crate::identity::passwords::Asker;
 use crate::identity::{Identity, Sources};
 use crate::policy::Permit;
 
@@ -39,7 +40,7 @@ impl Authorizer {
         let Some(found) = credential::find(http, places)? else {
             return Ok(None);
         };
-        match self.sources.identify(&found.credential, &rules, None).await? {
+        match self.sources.identify(&found.credential, &rules, Asker::Admin).await? {
             Identity::Known(known) => Ok(Some(known)),
             Identity::LeftAlone => Err(Refusal::UnknownToken),
             Identity::SessionOver => Ok(None),
@@ -148,7 +149,7 @@ impl Authorizer {
 
         // Who is that?  A credential that we do not know is refused here, whatever the policies say.
         if let Some(found) = &found {
-            match self.sources.identify(&found.credential, rules, deadline).await? {
+            match self.sources.identify(&found.credential, rules, Asker::Check { deadline }).await? {
                 Identity::Known(known) => learned.known = Some(known),
                 Identity::LeftAlone => learned.left_alone = Some(found.place.clone()),
                 Identity::SessionOver => {}

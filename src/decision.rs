@@ -118,8 +118,10 @@ pub enum Refusal {
     ExpiredToken,
     /// The token of an API key that somebody revoked.
     RevokedToken,
-    /// An unknown user, a wrong password, or a locked user: nobody is told which.
+    /// An unknown user or a wrong password: nobody is told which.
     WrongPassword,
+    /// A user who is locked after wrong passwords: whoever asks is told the same as for a wrong one.
+    UserLocked,
     /// The actor is known and may not.
     NotAdmitted,
     /// `context_extensions` names a policy that does not exist.
@@ -140,7 +142,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, one of each.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::Undecodable,
         Self::RequestTooLarge,
         Self::Overloaded,
@@ -171,6 +173,7 @@ impl Refusal {
         Self::ExpiredToken,
         Self::RevokedToken,
         Self::WrongPassword,
+        Self::UserLocked,
         Self::NotAdmitted,
         Self::UnknownPolicy,
         Self::ContextKey,
@@ -203,7 +206,7 @@ impl Refusal {
             Self::UnknownToken => (401, "Invalid API key"),
             Self::ExpiredToken => (401, "Expired API key"),
             Self::RevokedToken => (401, "Revoked API key"),
-            Self::WrongPassword => (401, "Invalid username or password"),
+            Self::WrongPassword | Self::UserLocked => (401, "Invalid username or password"),
             Self::NotAdmitted | Self::UnknownPolicy | Self::ContextKey | Self::CrossSite => {
                 (403, "Permission denied")
             }
@@ -247,6 +250,7 @@ impl Refusal {
             Self::ExpiredToken => "expired_token",
             Self::RevokedToken => "revoked_token",
             Self::WrongPassword => "wrong_password",
+            Self::UserLocked => "user_locked",
             Self::NotAdmitted => "not_admitted",
             Self::UnknownPolicy => "unknown_policy",
             Self::ContextKey => "context_key",

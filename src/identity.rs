@@ -3,7 +3,6 @@
 pub mod passwords;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::{Rules, UnknownCredentials};
@@ -12,7 +11,7 @@ use crate::decision::Refusal;
 use crate::keys::service::{Found, Keys};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
-use passwords::{Passwords, Verdict};
+use passwords::{Asker, Passwords, Verdict};
 
 /// Who a credential stands for.
 #[derive(Debug)]
@@ -44,13 +43,13 @@ impl Sources {
         &self,
         credential: &Credential,
         rules: &Rules,
-        deadline: Option<Duration>,
+        asker: Asker,
     ) -> Result<Identity, Refusal> {
         match credential {
             Credential::Token { digest, issued_format } => self.token(digest, *issued_format, rules),
             // Boxed: the task of every Check need not be as large as that of the few that wait.
             Credential::Password { user, password } => {
-                Box::pin(self.password(user, password, rules, deadline)).await
+                Box::pin(self.password(user, password, rules, asker)).await
             }
             Credential::Session { digest, issued_format } => self.session(digest, *issued_format, rules),
         }
@@ -104,10 +103,11 @@ impl Sources {
         user: &str,
         password: &Secret,
         rules: &Rules,
-        deadline: Option<Duration>,
+        asker: Asker,
     ) -> Result<Identity, Refusal> {
-        match self.passwords.verify(user, password, &rules.users, deadline).await {
+        match self.passwords.verify(user, password, &rules.users, asker).await {
             Verdict::Right(known) => Ok(Identity::Known(known)),
+            Verdict::Locked => Err(Refusal::UserLocked),
             Verdict::Wrong => Err(Refusal::WrongPassword),
             Verdict::Unfinished => Err(Refusal::PasswordUnverified),
         }

@@ -91,7 +91,7 @@
 //! | bytes that nobody reads: theirs, ours | HTTP/2's windows; [`listener::stall`] |
 //! | heads and bodies of admin and probes | [`listener::http1`], `MOST_BYTES` ([`admin`]) |
 //! | changes by the admin API whose client may have gone | `MAX_CHANGES` ([`admin`]) |
-//! | passwords that run or wait, and their threads | two semaphores ([`identity::passwords`]) |
+//! | passwords that run or wait, their threads, their memory | semaphores: two for each of Checks and admin, one for both ([`identity::passwords`]) |
 //! | passwords remembered; failures | a count, the oldest goes first; five of each configured user |
 //! | uses of keys and sessions to be written down | a flag at each: one note is on its way, whatever happens ([`keys`]) |
 //! | keys, sessions | `keys.max`; [`SESSIONS_PER_USER`](keys::index::SESSIONS_PER_USER), and dead ones for an hour |

@@ -9,6 +9,8 @@ use argon2::{Argon2, PasswordHasher, PasswordVerifier};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
 
+/// What bcrypt takes, whatever its cost, in KiB: Blowfish's boxes are four of them.
+const BCRYPT_KIB: u32 = 8;
 /// The most memory of a verification, in KiB: 256 MiB.
 const MAX_ARGON2_KIB: u32 = 256 * 1024;
 /// The most passes over it.
@@ -119,6 +121,17 @@ impl PasswordHash {
                 .map_or(0, |params| u64::from(params.m_cost()) * u64::from(params.t_cost())),
             // Cost 10 takes about as long as three times argon2's default of 2 × 19 MiB.
             Self::Bcrypt(text) => (3 * 2 * 19 * 1024) << bcrypt_cost(text).unwrap_or(0) >> 10,
+        }
+    }
+
+    /// The memory that a verification takes, in KiB.
+    pub fn memory_kib(&self) -> u32 {
+        match self {
+            Self::Argon2id(text) => phc::PasswordHash::new(text)
+                .ok()
+                .and_then(|hash| argon2::Params::try_from(&hash).ok())
+                .map_or(0, |params| params.m_cost()),
+            Self::Bcrypt(_) => BCRYPT_KIB,
         }
     }
 

@@ -237,6 +237,7 @@ impl Reloader {
         let old = self.authorizer.replace(rules);
         let rules = self.authorizer.rules();
         sources.passwords.forget_changed(&old.users, &rules.users);
+        sources.passwords.warn_of_hashes_too_large(&rules.users);
         self.telemetry.metrics().show_rules(&rules, self.clock.now());
         self.telemetry.metrics().show_certificates(&tls);
         self.telemetry.metrics().count_reload();

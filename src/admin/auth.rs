@@ -22,6 +22,8 @@ use crate::keys::{Excess, Role};
 /// How long the verification of a password may take.  A Check waits a tenth of a second and is asked again;
 /// people and scripts who log in here do not ask again.
 const LONGEST_VERIFICATION: Duration = Duration::from_secs(8);
+/// How long every no to a password takes, unless its verification takes longer.
+const NO_AFTER: Duration = Duration::from_millis(300);
 /// How long to wait before asking again when there are too many verifications for another one to begin.
 const QUEUE_PAUSE: Duration = Duration::from_millis(20);
 
@@ -138,7 +140,12 @@ impl Admin {
                         tokio::time::sleep(QUEUE_PAUSE).await;
                     }
                 }
-                answer => return answer,
+                answer => {
+                    if let Some(at) = no_told_at(&answer, begun) {
+                        tokio::time::sleep_until(at.into()).await;
+                    }
+                    return answer;
+                }
             }
         }
     }
@@ -204,6 +211,12 @@ impl Admin {
     }
 }
 
+/// When a no to a password is told, whatever its cause: so the time tells nothing.
+fn no_told_at<T>(answer: &Result<T, Refusal>, begun: Instant) -> Option<Instant> {
+    let is_no = matches!(answer, Err(Refusal::WrongPassword | Refusal::UserLocked));
+    is_no.then(|| begun + NO_AFTER)
+}
+
 /// The id of an actor, for the record.
 pub(super) fn actor_id(known: &Known) -> String {
     match known.actor.member("id") {
@@ -235,5 +248,21 @@ pub(super) fn json(value: &impl serde::Serialize) -> Response {
     match serde_json::to_string(value) {
         Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
         Err(_) => ApiError::Internal.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_no_to_a_password_is_told_at_one_time_and_nothing_else_waits() {
+        let begun = Instant::now();
+        for refusal in Refusal::ALL {
+            let answer: Result<(), _> = Err(refusal);
+            let is_no = refusal.answer().1 == "Invalid username or password";
+            assert_eq!(no_told_at(&answer, begun), is_no.then(|| begun + NO_AFTER), "{refusal:?}");
+        }
+        assert_eq!(no_told_at(&Ok(()), begun), None);
     }
 }

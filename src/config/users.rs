@@ -1,5 +1,6 @@
 //! The section `users`: who logs in with HTTP Basic.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
@@ -23,8 +24,17 @@ use crate::token::TokenDigest;
 #[derive(Default, Clone)]
 pub struct Users {
     by_name: HashMap<Arc<str>, User>,
-    /// The name of the user whose password takes longest to verify.
-    dearest: Option<Arc<str>>,
+    /// One user of each kind of hash, the dearest first.
+    kinds: Vec<HashKind>,
+}
+
+/// Hashes that cost the same.
+#[derive(Clone)]
+struct HashKind {
+    cost: u64,
+    memory_kib: u32,
+    /// A user who has one.
+    user: Arc<str>,
 }
 
 /// One user.
@@ -65,14 +75,28 @@ impl Users {
     pub fn new(users: impl IntoIterator<Item = User>) -> Self {
         let by_name: HashMap<Arc<str>, User> =
             users.into_iter().map(|user| (Arc::clone(&user.known.name), user)).collect();
-        let dearest =
-            by_name.iter().max_by_key(|(_, user)| user.hash.cost()).map(|(name, _)| Arc::clone(name));
-        Self { by_name, dearest }
+        let kind = |(name, user): (&Arc<str>, &User)| HashKind {
+            cost: user.hash.cost(),
+            memory_kib: user.hash.memory_kib(),
+            user: Arc::clone(name),
+        };
+        let mut kinds: Vec<_> = by_name.iter().map(kind).collect();
+        kinds.sort_unstable_by_key(|kind| Reverse((kind.cost, kind.memory_kib)));
+        kinds.dedup_by_key(|kind| (kind.cost, kind.memory_kib));
+        Self { by_name, kinds }
     }
 
-    /// The hash that takes longest to verify: an unknown user must not be answered sooner.
-    pub fn dearest_hash(&self) -> Option<&PasswordHash> {
-        self.dearest.as_ref().and_then(|name| self.get(name)).map(|user| &user.hash)
+    /// The hash that takes longest to verify, of those that take this much memory at most: an unknown user must not
+    /// be answered sooner.
+    pub fn dearest_hash(&self, most_kib: u32) -> Option<&PasswordHash> {
+        let kind = self.kinds.iter().find(|kind| kind.memory_kib <= most_kib)?;
+        self.get(&kind.user).map(|user| &user.hash)
+    }
+
+    /// The most memory that verifying one of these passwords takes, of those that take this much at most, in KiB.
+    pub fn most_memory_kib(&self, most_kib: u32) -> u32 {
+        let fitting = self.kinds.iter().map(|kind| kind.memory_kib).filter(|&kib| kib <= most_kib);
+        fitting.max().unwrap_or(0)
     }
 
     /// The user of this name.

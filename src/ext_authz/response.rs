@@ -332,7 +332,7 @@ fn face(refusal: Refusal) -> Face {
         | Refusal::UnknownToken
         | Refusal::ExpiredToken
         | Refusal::RevokedToken => bearer(code::UNAUTHENTICATED, "invalid_token"),
-        Refusal::WrongPassword => {
+        Refusal::WrongPassword | Refusal::UserLocked => {
             let challenge = Challenge::BearerAndBasic(Some("invalid_token"));
             face(code::UNAUTHENTICATED, "invalid_token", challenge)
         }

@@ -1,4 +1,10 @@
-//! Verifying passwords: dear on purpose, so bounded in number, remembered, and off the serving threads.
+//! Verifying passwords: dear on purpose, so bounded in number and memory, remembered, and off the serving threads.
+//!
+//! Checks and the admin listener have a verifier each: what strangers try at the gateway neither locks an
+//! administrator out nor makes one wait.
+//!
+//! The time of an answer tells nothing.  Every no comes when whoever asks has waited as long as they ever wait, and a
+//! verification that finds one goes on for as long as that of the dearest hash.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,8 +21,10 @@ use crate::secret::Secret;
 
 /// The longest that a Check waits for a verification, whatever its deadline.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
-/// Verifications that run or wait for their turn; one more is not begun.
+/// Verifications of one verifier that run or wait for their turn; one more is not begun.
 const MOST_PENDING: usize = 64;
+/// Verifications that the admin listener runs at the same time.
+const PARALLEL_AT_ADMIN: usize = 1;
 /// Pairs of user and password that are remembered; the oldest is forgotten first.
 const MOST_REMEMBERED: usize = 10_000;
 /// Wrong passwords within [`LOCK_TIME`] that lock a user name for [`LOCK_TIME`].
@@ -29,20 +37,151 @@ const LOCK_TIME: Duration = Duration::from_secs(5 * 60);
 pub enum Verdict {
     /// The user's own password.
     Right(Arc<Known>),
-    /// An unknown user, a wrong password, or a locked user.
+    /// An unknown user or a wrong password.
     Wrong,
+    /// The user is locked; whether the password is right nobody says.
+    Locked,
     /// It could not be verified in time.  It goes on in the background, and what it finds is remembered.
     Unfinished,
 }
 
+impl Verdict {
+    /// When whoever asks may hear it, if that is not at once: a no at the end of their wait, whatever its cause.
+    fn told_at(&self, end: Instant) -> Option<Instant> {
+        match self {
+            Self::Wrong | Self::Locked => Some(end),
+            Self::Right(_) | Self::Unfinished => None,
+        }
+    }
+}
+
+/// Who asks for a verification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// A Check, which waits for half of this deadline and 100 ms at most.
+    Check {
+        /// How long the client of the Check waits, where it says so.
+        deadline: Option<Duration>,
+    },
+    /// The admin listener, which waits for 100 ms and asks again.
+    Admin,
+}
+
+impl Asker {
+    fn wait(self) -> Duration {
+        match self {
+            Self::Check { deadline } => {
+                deadline.map_or(LONGEST_WAIT, |deadline| (deadline / 2).min(LONGEST_WAIT))
+            }
+            Self::Admin => LONGEST_WAIT,
+        }
+    }
+}
+
 /// Verifies passwords, and remembers which were right.
 pub struct Passwords {
+    checks: Verifier,
+    admin: Verifier,
+}
+
+impl Passwords {
+    /// Runs this many verifications for Checks at a time, and one for the admin listener.
+    ///
+    /// # Errors
+    /// The operating system has no randomness to give.
+    pub fn new(parallel: usize) -> Result<Self, getrandom::Error> {
+        Self::within(parallel, u64::MAX)
+    }
+
+    /// The same where the process may use this much memory, in bytes: the hashes at work stay below a quarter of it,
+    /// all together.
+    ///
+    /// # Errors
+    /// The operating system has no randomness to give.
+    pub fn within(parallel: usize, memory_limit: u64) -> Result<Self, getrandom::Error> {
+        let room = Room::within(memory_limit);
+        let checks = Verifier::new(parallel, room.clone())?;
+        Ok(Self { checks, admin: Verifier::new(PARALLEL_AT_ADMIN, room)? })
+    }
+
+    /// Verifies a user's password.
+    ///
+    /// The answer comes within half of the deadline and at most 100 ms, and a no at the end of that time.
+    pub async fn verify(&self, user: &str, password: &Secret, users: &Users, asker: Asker) -> Verdict {
+        // Then there is nobody whom the time could tell from others.
+        if users.is_empty() {
+            return Verdict::Wrong;
+        }
+        let end = Instant::now() + asker.wait();
+        let verifier = match asker {
+            Asker::Check { .. } => &self.checks,
+            Asker::Admin => &self.admin,
+        };
+        let verdict = verifier.verify(user, password, users, end).await;
+        if let Some(at) = verdict.told_at(end) {
+            tokio::time::sleep_until(at.into()).await;
+        }
+        verdict
+    }
+
+    /// Forgets what was remembered of users who have gone or whose password is another one now, and the failures
+    /// of names that nobody has any more.
+    pub fn forget_changed(&self, before: &Users, now: &Users) {
+        for verifier in [&self.checks, &self.admin] {
+            verifier.forget_changed(before, now);
+        }
+    }
+
+    /// Tells the operator of users whose hash takes more memory than there is: their passwords are never verified.
+    pub fn warn_of_hashes_too_large(&self, users: &Users) {
+        let most = self.checks.room.kib;
+        let mut names: Vec<_> =
+            users.iter().filter(|(_, user)| user.hash.memory_kib() > most).map(|(name, _)| &**name).collect();
+        if names.is_empty() {
+            return;
+        }
+        names.sort_unstable();
+        let largest = users.iter().map(|(_, user)| user.hash.memory_kib()).max();
+        tracing::error!(
+            users = names.join(", "),
+            needed_kib = largest,
+            most_kib = most,
+            "the password hashes of these users need a quarter or more of the memory that the process may use: their \
+             passwords are not verified, and are answered with 503; hash them anew with `envoy-auth-tokens password`, \
+             or raise the memory limit"
+        );
+    }
+}
+
+/// The memory that hashes may take while they are at work.
+#[derive(Clone)]
+struct Room {
+    /// One permit for each KiB.
+    free: Arc<Semaphore>,
+    kib: u32,
+}
+
+impl Room {
+    /// Less than a quarter of the limit.
+    fn within(memory_limit: u64) -> Self {
+        let kib = (memory_limit / 4).saturating_sub(1) / 1024;
+        let most = u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX);
+        let kib = u32::try_from(kib).unwrap_or(u32::MAX).min(most);
+        let permits = usize::try_from(kib).unwrap_or(Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(permits)), kib }
+    }
+}
+
+/// Verifies passwords for one of our listeners.
+struct Verifier {
     /// Keys the digests of what is remembered, so that memory holds no password and nothing to guess from.
     key: Hmac<Sha256>,
     /// Verifications that run at the same time.
     running: Arc<Semaphore>,
     /// Verifications that run or wait.
     pending: Arc<Semaphore>,
+    /// Whoever waits for it has their turn already, so that no listener has many who wait there.
+    room: Room,
     memory: Arc<Mutex<Memory>>,
 }
 
@@ -55,9 +194,19 @@ struct Memory {
     /// The remembered digests, oldest first.
     order: VecDeque<PairDigest>,
     /// Those being verified, so that twenty requests of one page cost one verification.
-    in_flight: HashMap<PairDigest, watch::Receiver<Option<bool>>>,
+    in_flight: HashMap<PairDigest, watch::Receiver<Option<Outcome>>>,
     /// Per configured user name: a guesser cannot make it grow.
     failures: HashMap<Arc<str>, Failures>,
+    /// How long the dearest hash took the last time, with its cost.
+    dearest_took: Option<(u64, Duration)>,
+}
+
+/// What a verification comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Right,
+    Wrong,
+    Locked,
 }
 
 #[derive(Default)]
@@ -66,61 +215,78 @@ struct Failures {
     locked_until: Option<Instant>,
 }
 
-impl Passwords {
-    /// A verifier that runs this many verifications at a time.
-    ///
-    /// # Errors
-    /// The operating system has no randomness to give.
-    pub fn new(parallel: usize) -> Result<Self, getrandom::Error> {
+impl Verifier {
+    fn new(parallel: usize, room: Room) -> Result<Self, getrandom::Error> {
         let mut key = zeroize::Zeroizing::new([0; 32]);
         getrandom::fill(key.as_mut_slice())?;
         Ok(Self {
             key: Hmac::new_from_slice(key.as_slice()).expect("HMAC takes keys of every length"),
             running: Arc::new(Semaphore::new(parallel.max(1))),
             pending: Arc::new(Semaphore::new(MOST_PENDING)),
+            room,
             memory: Arc::default(),
         })
     }
 
-    /// Verifies a user's password.
-    ///
-    /// The answer comes within half of the deadline and at most 100 ms.  An unknown user costs as much
-    /// time as the dearest known one, and a locked one as much as ever: the time tells nothing.
-    pub async fn verify(
-        &self,
-        user: &str,
-        password: &Secret,
-        users: &Users,
-        deadline: Option<Duration>,
-    ) -> Verdict {
+    /// What is known of the pair at this instant at the latest.
+    async fn verify(&self, user: &str, password: &Secret, users: &Users, end: Instant) -> Verdict {
         let found = users.get(user);
-        let Some(hash) = found.map(|user| &user.hash).or_else(|| users.dearest_hash()) else {
-            return Verdict::Wrong;
+        let dearest = users.dearest_hash(self.room.kib);
+        let Some(dearest) =
+            dearest.filter(|_| found.is_none_or(|user| user.hash.memory_kib() <= self.room.kib))
+        else {
+            // No verification of it can begin.
+            tokio::time::sleep_until(end.into()).await;
+            return Verdict::Unfinished;
         };
+        // An unknown user costs as much as the dearest known one.
+        let hash = found.map_or(dearest, |user| &user.hash);
         let digest = self.digest(hash, user, password);
-        let begun =
-            self.memory().begin(digest, || self.spawn(digest, hash, found.map(|user| &user.known), password));
+        let begun = self.memory().begin(digest, || {
+            let turn = Arc::clone(&self.pending).try_acquire_owned().ok()?;
+            let (sender, receiver) = watch::channel(None);
+            let verification = Verification {
+                digest,
+                hash: hash.clone(),
+                dearest: dearest.clone(),
+                kib: users.most_memory_kib(self.room.kib),
+                password: password.clone(),
+                name: found.map(|user| Arc::clone(&user.known.name)),
+                running: Arc::clone(&self.running),
+                room: self.room.clone(),
+                memory: Arc::clone(&self.memory),
+            };
+            // It goes on whatever becomes of the request that asked for it.
+            tokio::spawn(async move {
+                let _turn = turn;
+                let memory = Arc::clone(&verification.memory);
+                let outcome = verification.run().await;
+                lock(&memory).in_flight.remove(&digest);
+                // Whoever asked may be gone: then nobody needs to hear it.
+                let _ = sender.send(outcome);
+            });
+            Some(receiver)
+        });
         let mut outcome = match begun {
-            Begun::Remembered => watch::channel(Some(true)).1,
+            Begun::Remembered => watch::channel(Some(Outcome::Right)).1,
             Begun::InFlight(outcome) => outcome,
             Begun::Full => return Verdict::Unfinished,
         };
-        let wait = deadline.map_or(LONGEST_WAIT, |deadline| (deadline / 2).min(LONGEST_WAIT));
-        let finished = tokio::time::timeout(wait, outcome.wait_for(Option::is_some)).await;
-        let right = match finished {
-            Ok(Ok(outcome)) => outcome.unwrap_or(false),
+        let finished = tokio::time::timeout_at(end.into(), outcome.wait_for(Option::is_some)).await;
+        let outcome = match finished {
+            Ok(Ok(outcome)) => *outcome,
             // The verifying task died, or it is not done: we cannot know.
-            Ok(Err(_)) | Err(_) => return Verdict::Unfinished,
+            Ok(Err(_)) | Err(_) => None,
         };
-        match found {
-            Some(user) if right => Verdict::Right(Arc::clone(&user.known)),
-            Some(_) | None => Verdict::Wrong,
+        match (outcome, found) {
+            (None, _) => Verdict::Unfinished,
+            (Some(Outcome::Right), Some(user)) => Verdict::Right(Arc::clone(&user.known)),
+            (Some(Outcome::Right), None) | (Some(Outcome::Wrong), _) => Verdict::Wrong,
+            (Some(Outcome::Locked), _) => Verdict::Locked,
         }
     }
 
-    /// Forgets what was remembered of users who have gone or whose password is another one now, and the failures
-    /// of names that nobody has any more.
-    pub fn forget_changed(&self, before: &Users, now: &Users) {
+    fn forget_changed(&self, before: &Users, now: &Users) {
         let is_gone = |name: &str| now.get(name).is_none();
         let is_as_before = |name: &str| match (before.get(name), now.get(name)) {
             (Some(before), Some(now)) => before.hash.as_str() == now.hash.as_str(),
@@ -143,47 +309,85 @@ impl Passwords {
         mac.finalize().into_bytes().into()
     }
 
-    /// Starts a verification that goes on whatever becomes of the request that asked for it.
-    fn spawn(
-        &self,
-        digest: PairDigest,
-        hash: &PasswordHash,
-        known: Option<&Arc<Known>>,
-        password: &Secret,
-    ) -> Option<watch::Receiver<Option<bool>>> {
-        let place = Arc::clone(&self.pending).try_acquire_owned().ok()?;
-        let (sender, receiver) = watch::channel(None);
-        let (running, memory) = (Arc::clone(&self.running), Arc::clone(&self.memory));
-        let (hash, password) = (hash.clone(), password.clone());
-        let name = known.map(|known| Arc::clone(&known.name));
-        tokio::spawn(async move {
-            let _place = place;
-            let verified = match running.acquire().await {
-                Ok(_turn) => {
-                    tokio::task::spawn_blocking(move || hash.verify(password.expose().as_bytes())).await
-                }
-                Err(_) => Ok(false),
-            };
-            let right = verified
-                .ok()
-                .map(|matches| lock(&memory).finish(digest, name.as_ref(), matches, Instant::now()));
-            if right.is_none() {
-                lock(&memory).in_flight.remove(&digest);
-            }
-            // Whoever asked may be gone: then nobody needs to hear it.
-            let _ = sender.send(right);
-        });
-        Some(receiver)
-    }
-
     fn memory(&self) -> MutexGuard<'_, Memory> {
         lock(&self.memory)
     }
 }
 
+/// One verification, with all that it needs.
+struct Verification {
+    digest: PairDigest,
+    hash: PasswordHash,
+    dearest: PasswordHash,
+    /// The room that it takes: as much as the hash that takes most, so that all wait alike.
+    kib: u32,
+    password: Secret,
+    /// The user's name, unless nobody has it.
+    name: Option<Arc<str>>,
+    running: Arc<Semaphore>,
+    room: Room,
+    memory: Arc<Mutex<Memory>>,
+}
+
+impl Verification {
+    /// `None` when it cannot be done.
+    async fn run(self) -> Option<Outcome> {
+        let _turn = self.running.acquire().await.ok()?;
+        let _room = self.room.free.acquire_many(self.kib).await.ok()?;
+        let begun = Instant::now();
+        let matches = verify(&self.hash, &self.password).await?;
+        let (cost, dearest_cost) = (self.hash.cost(), self.dearest.cost());
+        let (outcome, padding) = {
+            let mut memory = lock(&self.memory);
+            let now = Instant::now();
+            if cost == dearest_cost {
+                memory.dearest_took = Some((cost, now.duration_since(begun)));
+            }
+            let outcome = memory.judge(self.digest, self.name.as_ref(), matches, now);
+            (outcome, Padding::of(outcome, cost, dearest_cost, memory.dearest_took))
+        };
+        match padding {
+            Padding::None => {}
+            Padding::Until(took) => tokio::time::sleep_until((begun + took).into()).await,
+            Padding::Dearest => {
+                let begun = Instant::now();
+                verify(&self.dearest, &self.password).await?;
+                lock(&self.memory).dearest_took = Some((dearest_cost, begun.elapsed()));
+            }
+        }
+        Some(outcome)
+    }
+}
+
+async fn verify(hash: &PasswordHash, password: &Secret) -> Option<bool> {
+    let (hash, password) = (hash.clone(), password.clone());
+    tokio::task::spawn_blocking(move || hash.verify(password.expose().as_bytes())).await.ok()
+}
+
+/// What a verification does beyond its own hash, so that a no takes as long as that of the dearest hash.
+#[derive(Debug, PartialEq, Eq)]
+enum Padding {
+    None,
+    /// It is over when it has taken as long as the dearest hash took the last time.
+    Until(Duration),
+    /// Nobody knows how long that is: the dearest hash is verified as well.
+    Dearest,
+}
+
+impl Padding {
+    fn of(outcome: Outcome, cost: u64, dearest_cost: u64, dearest_took: Option<(u64, Duration)>) -> Self {
+        match (outcome, dearest_took) {
+            (Outcome::Right, _) => Self::None,
+            (Outcome::Wrong | Outcome::Locked, _) if cost == dearest_cost => Self::None,
+            (Outcome::Wrong | Outcome::Locked, Some((of, took))) if of == dearest_cost => Self::Until(took),
+            (Outcome::Wrong | Outcome::Locked, _) => Self::Dearest,
+        }
+    }
+}
+
 enum Begun {
     Remembered,
-    InFlight(watch::Receiver<Option<bool>>),
+    InFlight(watch::Receiver<Option<Outcome>>),
     Full,
 }
 
@@ -191,7 +395,7 @@ impl Memory {
     fn begin(
         &mut self,
         digest: PairDigest,
-        spawn: impl FnOnce() -> Option<watch::Receiver<Option<bool>>>,
+        spawn: impl FnOnce() -> Option<watch::Receiver<Option<Outcome>>>,
     ) -> Begun {
         if self.right.contains_key(&digest) {
             return Begun::Remembered;
@@ -207,21 +411,20 @@ impl Memory {
     }
 
     /// Takes note of a verification's outcome and says what it counts for: nothing, while the name is locked.
-    fn finish(&mut self, digest: PairDigest, name: Option<&Arc<str>>, matches: bool, now: Instant) -> bool {
-        self.in_flight.remove(&digest);
+    fn judge(&mut self, digest: PairDigest, name: Option<&Arc<str>>, matches: bool, now: Instant) -> Outcome {
         let Some(name) = name else {
-            return false;
+            return Outcome::Wrong;
         };
         let failures = self.failures.entry(Arc::clone(name)).or_default();
         if failures.locked_until.is_some_and(|until| now < until) {
-            return false;
+            return Outcome::Locked;
         }
         if !matches {
             failures.count(now, name);
-            return false;
+            return Outcome::Wrong;
         }
         self.remember(digest, name);
-        true
+        Outcome::Right
     }
 
     fn remember(&mut self, digest: PairDigest, name: &Arc<str>) {
@@ -273,13 +476,26 @@ mod tests {
         Users::new(names.iter().map(user))
     }
 
+    const CHECK: Asker = Asker::Check { deadline: None };
+
     async fn verify(passwords: &Passwords, users: &Users, user: &str, password: &str) -> &'static str {
+        verify_for(CHECK, passwords, users, user, password).await
+    }
+
+    async fn verify_for(
+        asker: Asker,
+        passwords: &Passwords,
+        users: &Users,
+        user: &str,
+        password: &str,
+    ) -> &'static str {
         let secret = Secret::new(password.to_owned());
         // A verification may take longer than a Check waits: then the asker comes back, as Envoy does.
         for _ in 0..600 {
-            match passwords.verify(user, &secret, users, None).await {
+            match passwords.verify(user, &secret, users, asker).await {
                 Verdict::Right(_) => return "right",
                 Verdict::Wrong => return "wrong",
+                Verdict::Locked => return "locked",
                 Verdict::Unfinished => {}
             }
         }
@@ -306,7 +522,7 @@ mod tests {
             assert_eq!(verify(&passwords, &two, "bob", guess).await, "wrong");
         }
         assert_eq!(verify(&passwords, &two, "alice", "hunter2").await, "right", "remembered");
-        assert_eq!(verify(&passwords, &two, "bob", "hunter3").await, "wrong", "locked");
+        assert_eq!(verify(&passwords, &two, "bob", "hunter3").await, "locked");
     }
 
     #[test]
@@ -315,20 +531,19 @@ mod tests {
         let name: Arc<str> = "alice".into();
         let begun = Instant::now();
         let mut guess = |second: u64, matches: bool| {
-            memory.finish([0; 32], Some(&name), matches, begun + Duration::from_secs(second))
+            memory.judge([0; 32], Some(&name), matches, begun + Duration::from_secs(second))
         };
         // Four failures, and a fifth when the first is old: no lock.
         for second in [0, 1, 2, 3, 300] {
-            assert!(!guess(second, false));
+            assert_eq!(guess(second, false), Outcome::Wrong);
         }
-        assert!(guess(300, true));
-        assert!(
-            !guess(300, false),
-            "the fifth within five minutes: the right one between them does not help"
-        );
-        assert!(!guess(301, true), "locked");
-        assert!(!guess(599, true), "still locked");
-        assert!(guess(600, true), "five minutes after the fifth failure");
+        assert_eq!(guess(300, true), Outcome::Right);
+        let fifth = "the fifth within five minutes: the right one between them does not help";
+        assert_eq!(guess(300, false), Outcome::Wrong, "{fifth}");
+        for (second, matches) in [(301, true), (302, false), (599, true)] {
+            assert_eq!(guess(second, matches), Outcome::Locked, "{second}");
+        }
+        assert_eq!(guess(600, true), Outcome::Right, "five minutes after the fifth failure");
     }
 
     #[tokio::test]
@@ -351,13 +566,173 @@ mod tests {
         let carol = User::new(carol.hash.clone(), carol.password_digest, known("carol"));
         let bob = changed.get("bob").unwrap();
         let bob = User::new(bob.hash.clone(), bob.password_digest, known("bob"));
+        for (name, password) in [("alice", "hunter2"), ("bob", "hunter3"), ("carol", "hunter4")] {
+            assert_eq!(verify_for(Asker::Admin, &passwords, &before, name, password).await, "right");
+            assert_eq!(verify_for(Asker::Admin, &passwords, &before, name, "guess").await, "wrong");
+        }
         passwords.forget_changed(&before, &Users::new([bob, carol]));
-        let memory = passwords.memory();
-        assert_eq!(memory.right.values().map(|name| &**name).collect::<Vec<_>>(), ["carol"]);
-        assert_eq!(memory.order.len(), 1);
-        let mut failed: Vec<_> = memory.failures.keys().map(|name| &**name).collect();
-        failed.sort_unstable();
-        assert_eq!(failed, ["bob", "carol"]);
+        for verifier in [&passwords.checks, &passwords.admin] {
+            let memory = verifier.memory();
+            assert_eq!(memory.right.values().map(|name| &**name).collect::<Vec<_>>(), ["carol"]);
+            assert_eq!(memory.order.len(), 1);
+            let mut failed: Vec<_> = memory.failures.keys().map(|name| &**name).collect();
+            failed.sort_unstable();
+            assert_eq!(failed, ["bob", "carol"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn failures_at_checks_and_at_admin_are_counted_apart() {
+        let passwords = Passwords::new(2).unwrap();
+        let users = users(&[("alice", "hunter2"), ("bob", "hunter3")]);
+        let verify = async |asker, user: &str, password: &str| {
+            verify_for(asker, &passwords, &users, user, password).await
+        };
+        for guess in ["a", "b", "c", "d", "e"] {
+            assert_eq!(verify(CHECK, "alice", guess).await, "wrong");
+            assert_eq!(verify(Asker::Admin, "bob", guess).await, "wrong");
+        }
+        for (user, password, at_checks, at_admin) in [
+            ("alice", "hunter2", "locked", "right"),
+            ("alice", "f", "locked", "wrong"),
+            ("bob", "hunter3", "right", "locked"),
+            ("bob", "f", "wrong", "locked"),
+            ("carol", "hunter2", "wrong", "wrong"),
+        ] {
+            assert_eq!(verify(CHECK, user, password).await, at_checks, "{user} {password}");
+            assert_eq!(verify(Asker::Admin, user, password).await, at_admin, "{user} {password}");
+        }
+    }
+
+    #[test]
+    fn every_no_is_told_at_the_end_of_the_wait_and_nothing_else() {
+        let begun = Instant::now();
+        let right = Verdict::Right(Arc::new(known("alice")));
+        for deadline in [None, Some(0), Some(50), Some(200), Some(10_000)] {
+            let asker = Asker::Check { deadline: deadline.map(Duration::from_millis) };
+            let end = begun + asker.wait();
+            for no in [Verdict::Wrong, Verdict::Locked] {
+                assert_eq!(no.told_at(end), Some(end), "{no:?}");
+            }
+            for other in [&right, &Verdict::Unfinished] {
+                assert_eq!(other.told_at(end), None, "{other:?}");
+            }
+        }
+        let wait = |milliseconds| Asker::Check { deadline: Some(Duration::from_millis(milliseconds)) }.wait();
+        assert_eq!(
+            [wait(0), wait(50), wait(200), wait(9999)].map(|wait| wait.as_millis()),
+            [0, 25, 100, 100]
+        );
+        assert_eq!((CHECK.wait(), Asker::Admin.wait()), (LONGEST_WAIT, LONGEST_WAIT));
+    }
+
+    #[test]
+    fn a_no_takes_as_long_as_the_dearest_hash() {
+        let took = Duration::from_millis(70);
+        for no in [Outcome::Wrong, Outcome::Locked] {
+            // Own cost, the dearest one's, what is known of that.
+            assert_eq!(Padding::of(no, 10, 30, Some((30, took))), Padding::Until(took));
+            assert_eq!(Padding::of(no, 10, 30, None), Padding::Dearest);
+            assert_eq!(Padding::of(no, 10, 30, Some((10, took))), Padding::Dearest, "known of another hash");
+            assert_eq!(Padding::of(no, 30, 30, Some((30, took))), Padding::None);
+            assert_eq!(Padding::of(no, 30, 30, None), Padding::None);
+        }
+        for known in [None, Some((30, took))] {
+            assert_eq!(Padding::of(Outcome::Right, 10, 30, known), Padding::None, "a yes waits for nothing");
+        }
+    }
+
+    #[tokio::test]
+    async fn how_long_the_dearest_hash_takes_is_learned_from_whoever_asks_first() {
+        let hash = |cost: u32| PasswordHash::parse(&bcrypt::hash("hunter2", cost).unwrap()).unwrap();
+        let user = |name: &str, cost| User::new(hash(cost), hash(cost).fingerprint(), known(name));
+        let users = Users::new([user("cheap", 4), user("dear", 5)]);
+        let dearest = hash(5).cost();
+        // A wrong password of the cheap hash, of the dear one, and an unknown user; then a right one of each.
+        for (name, password, is_learned) in [
+            ("cheap", "guess", true),
+            ("dear", "guess", true),
+            ("nobody", "guess", true),
+            ("dear", "hunter2", true),
+            ("cheap", "hunter2", false),
+        ] {
+            let passwords = Passwords::new(1).unwrap();
+            verify(&passwords, &users, name, password).await;
+            let learned = passwords.checks.memory().dearest_took.map(|(cost, _)| cost);
+            assert_eq!(learned, is_learned.then_some(dearest), "{name} {password}");
+        }
+    }
+
+    #[test]
+    fn hashes_at_work_stay_below_a_quarter_of_the_memory_limit() {
+        const MIB: u64 = 1024 * 1024;
+        for (limit, kib) in [
+            (0, 0),
+            (4096, 0),
+            (4100, 1),
+            (128 * MIB, 32 * 1024 - 1),
+            (256 * MIB, 64 * 1024 - 1),
+            (256 * MIB + 4, 64 * 1024),
+            (u64::MAX, u32::MAX),
+        ] {
+            let room = Room::within(limit);
+            assert_eq!(room.kib, kib, "{limit}");
+            assert_eq!(room.free.available_permits(), usize::try_from(kib).unwrap());
+            assert!(u64::from(kib) * 1024 < (limit / 4).max(1), "{limit}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hash_without_room_is_never_at_work() {
+        let argon2 = |kib: u32| {
+            let text = format!(
+                "$argon2id$v=19$m={kib},t=1,p=1$c29tZXNhbHQxMjM0$yJKRhPYqj+FOMIqkMSLjSRyrGNcBSvFLJVyuRDsvx6Q"
+            );
+            PasswordHash::parse(&text).unwrap()
+        };
+        let user = |name: &str, hash: PasswordHash| {
+            let fingerprint = hash.fingerprint();
+            User::new(hash, fingerprint, known(name))
+        };
+        let bcrypt = PasswordHash::parse(&bcrypt::hash("hunter2", 4).unwrap()).unwrap();
+        let both = Users::new([user("small", bcrypt.clone()), user("large", argon2(2048))]);
+        let alone = Users::new([user("large", argon2(2048))]);
+        // 1 MiB less a KiB for hashes.
+        let passwords = Passwords::within(2, 4 * 1024 * 1024).unwrap();
+        let ask = async |users: &Users, asker, name: &str, password: &str| {
+            let password = Secret::new(password.to_owned());
+            passwords.verify(name, &password, users, asker).await
+        };
+        for asker in [CHECK, Asker::Admin] {
+            for (users, name) in [(&both, "large"), (&alone, "large"), (&alone, "nobody")] {
+                assert!(matches!(ask(users, asker, name, "hunter2").await, Verdict::Unfinished), "{name}");
+            }
+            assert_eq!(verify_for(asker, &passwords, &both, "small", "hunter2").await, "right");
+            assert_eq!(verify_for(asker, &passwords, &both, "small", "guess").await, "wrong");
+            assert_eq!(verify_for(asker, &passwords, &both, "nobody", "guess").await, "wrong");
+        }
+        assert_eq!((both.most_memory_kib(1023), both.most_memory_kib(2048)), (bcrypt.memory_kib(), 2048));
+        assert_eq!(both.dearest_hash(1023).unwrap().as_str(), bcrypt.as_str());
+        assert!(alone.dearest_hash(2047).is_none() && alone.dearest_hash(2048).is_some());
+    }
+
+    #[tokio::test]
+    async fn both_listeners_share_the_room_and_nobody_takes_more_than_there_is() {
+        let room = Room::within(4 * 1024 * 1024);
+        let (checks, admin) = (Verifier::new(8, room.clone()).unwrap(), Verifier::new(1, room).unwrap());
+        assert!(Arc::ptr_eq(&checks.room.free, &admin.room.free));
+        let held = checks.room.free.try_acquire_many(checks.room.kib).unwrap();
+        let users = users(&[("alice", "hunter2")]);
+        let secret = Secret::new("hunter2".to_owned());
+        for verifier in [&checks, &admin] {
+            let verdict = verifier.verify("alice", &secret, &users, Instant::now()).await;
+            assert!(matches!(verdict, Verdict::Unfinished), "it waits for room");
+        }
+        drop(held);
+        for verifier in [&checks, &admin] {
+            let end = Instant::now() + Duration::from_secs(60);
+            assert!(matches!(verifier.verify("alice", &secret, &users, end).await, Verdict::Right(_)));
+        }
     }
 
     #[tokio::test]
@@ -369,17 +744,19 @@ mod tests {
         let users = Users::new([User::new(hash, fingerprint, known("alice"))]);
         let guess = async |number: usize| {
             let password = Secret::new(format!("guess-{number}"));
-            passwords.verify("alice", &password, &users, Some(Duration::ZERO)).await
+            passwords
+                .verify("alice", &password, &users, Asker::Check { deadline: Some(Duration::ZERO) })
+                .await
         };
         for number in 0..MOST_PENDING {
             assert!(matches!(guess(number).await, Verdict::Unfinished));
         }
         for number in MOST_PENDING..MOST_PENDING * 10 {
             assert!(matches!(guess(number).await, Verdict::Unfinished));
-            let waiting = passwords.memory().in_flight.len();
+            let waiting = passwords.checks.memory().in_flight.len();
             assert!(waiting <= MOST_PENDING, "{waiting} run or wait");
         }
-        assert_eq!(passwords.running.available_permits(), 0, "one runs, and no other beside it");
+        assert_eq!(passwords.checks.running.available_permits(), 0, "one runs, and no other beside it");
     }
 
     #[test]

@@ -984,8 +984,10 @@ fn a_live_session_goes_before_all_of_authorization_but_a_bearer() {
     let outer = basic("vi:vi");
     let request = || api.request("POST", "/api/auth/keys").header("authorization", &outer);
     assert_eq!(post(request().header("cookie", &live), &body).status, 200);
-    let made = |line: &Value| line["message"] == "API key created" && line["by"] == "the-admin";
-    assert!(api.audit().iter().any(made), "{:?}", api.audit());
+    api.server.log().wait_for("an audit line of the session's user", |line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        (line["message"] == "API key created" && line["by"] == "the-admin").then_some(())
+    });
     assert_eq!(post(request().header("cookie", &dead), &json!({"name": "b", "role": "Admin"})).status, 403);
     // And no other site makes one.
     let cross = request().header("cookie", &live).header("sec-fetch-site", "cross-site");
@@ -1039,6 +1041,42 @@ fn five_wrong_passwords_lock_the_log_in_too() {
         (line.contains("lock") && line.contains("vi")).then_some(())
     });
     assert_eq!(post(api.request("POST", "/login"), &json!({"user": "ed", "password": "ed"})).status, 200);
+}
+
+#[test]
+fn guesses_at_the_gateway_lock_nobody_out_here_nor_the_other_way_round() {
+    let api = Api::on("sqlite:keys.db");
+    let log_in = |user: &str, password: &str| {
+        told(&post(api.request("POST", "/login"), &json!({"user": user, "password": password})))
+    };
+    let check = |user: &str, password: &str| {
+        let mut verdict = String::new();
+        crate::harness::wait_until("the password is verified", || {
+            verdict = api.check_with(&[("authorization", &basic(user, password))]);
+            !verdict.starts_with("503")
+        });
+        verdict
+    };
+    let (wrong, no) = ("401 Invalid username or password", (401, "Invalid username or password".to_owned()));
+    for guess in ["a", "b", "c", "d", "e", "f"] {
+        assert_eq!(check("admin", guess), wrong);
+        assert_eq!(log_in("vi", guess), no);
+    }
+    assert_eq!(check("admin", "admin"), wrong, "locked there");
+    assert_eq!(log_in("admin", "admin"), (200, "Logged in".to_owned()));
+    assert_eq!(api.get("/api/auth/keys").status, 200);
+    assert_eq!(log_in("vi", "vi"), no, "locked here");
+    assert_eq!(check("vi", "vi"), "");
+
+    // The log tells what the answers do not.
+    for (member, value) in [("target", "audit"), ("decision", "refused")] {
+        for reason in ["wrong_password", "user_locked"] {
+            api.server.log().wait_for("a line with the reason", |line| {
+                let line: Value = serde_json::from_str(line).ok()?;
+                (line[member] == value && line["reason"] == reason).then_some(())
+            });
+        }
+    }
 }
 
 #[test]

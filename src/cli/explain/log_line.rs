@@ -244,6 +244,7 @@ fn is_told(refusal: Refusal) -> bool {
         | Refusal::ExpiredToken
         | Refusal::RevokedToken
         | Refusal::WrongPassword
+        | Refusal::UserLocked
         | Refusal::CrossSite
         | Refusal::Panicked
         | Refusal::AnswerTooLarge

@@ -370,6 +370,7 @@ fn stage(refusal: Refusal) -> Stage {
         | Refusal::ExpiredToken
         | Refusal::RevokedToken
         | Refusal::WrongPassword
+        | Refusal::UserLocked
         | Refusal::PasswordUnverified
         | Refusal::KeysUnavailable => Stage::Identity,
         Refusal::NoCredential
