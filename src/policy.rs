@@ -6,6 +6,7 @@ pub mod allow;
 pub mod overrides;
 pub mod path;
 pub mod route;
+mod spelling;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -21,6 +22,7 @@ use route::Nearness;
 pub use overrides::{Override, OverrideKind, PermittedOverrides};
 pub use path::{AmbiguousPath, DecodedPath, PermittedPaths};
 pub use route::{HostPattern, MethodPattern, Mismatch, PathPattern, Route, RouteError, normalize_host};
+pub use spelling::Spelling;
 
 /// A named rule of admission.
 #[derive(Debug)]

@@ -239,6 +239,31 @@ fn the_annotated_example_loads() {
     }
 }
 
+/// Every `config.yaml` below the folder, with its text.
+fn shipped(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            shipped(&path, found);
+        } else if path.file_name().is_some_and(|name| name == "config.yaml") {
+            let text = fs::read_to_string(&path).unwrap();
+            found.push((path, text));
+        }
+    }
+}
+
+#[test]
+fn no_shipped_example_has_a_route_that_another_spelling_goes_around() {
+    let mut examples = Vec::new();
+    shipped(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy"), &mut examples);
+    assert!(examples.len() > 10, "{examples:?}");
+    for (path, text) in examples {
+        // Their references lead nowhere here, and what is said of routes is said all the same.
+        let (_, said) = said(&path, &text);
+        assert!(!said.contains("admits more") && !said.contains("wildcard"), "{}\n{said}", path.display());
+    }
+}
+
 #[test]
 fn what_a_configuration_means() {
     let text = r#"

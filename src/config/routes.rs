@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use super::one_of;
 use super::policies::{self, Named, read_allow, read_enforcement, read_policy};
-use super::raw::{Node, Text};
+use super::raw::{Node, Text, Value};
 use super::reader::{Fields, Reader, alternatives};
+use crate::keys::Role;
+use crate::policy::allow::Wanted;
 use crate::policy::{
     Allow, HostPattern, MethodPattern, Override, PathPattern, PermittedOverrides, PermittedPaths, Policies,
-    Policy, Reading, Route, RouteError,
+    Policy, Reading, Route, RouteError, Spelling,
 };
 
 /// Everything that chooses and holds policies.
@@ -52,8 +54,8 @@ pub fn read<'t>(reader: &mut Reader<'t>, sections: Fields<'t>) -> Policing {
         warn_of_unreachable(reader, list, routes, &permitted);
         warn_of_falling_through(reader, list, routes, &default);
     }
-    let routes = routes.unwrap_or_default();
-    let policies = Policies::new(named.to_vec(), routes, Arc::new(default), reading);
+    let policies = Policies::new(named.to_vec(), routes.unwrap_or_default(), Arc::new(default), reading);
+    warn_of_other_spellings(reader, list, &policies);
     Policing { policies, named }
 }
 
@@ -179,6 +181,9 @@ fn read_paths_of_route<'t>(
     let exact = optional(fields.get("path"), |node| pattern(reader, node, a_path, PathPattern::exact));
     let prefix =
         optional(fields.get("path_prefix"), |node| pattern(reader, node, a_path, PathPattern::prefix));
+    for node in [fields.get("path"), fields.get("path_prefix")].into_iter().flatten() {
+        warn_of_glob(reader, node);
+    }
     let regex = optional(fields.get("path_regex"), |node| {
         let parse = |text: &str| {
             let regex = PathPattern::regex(text)?;
@@ -187,6 +192,17 @@ fn read_paths_of_route<'t>(
         pattern(reader, node, "text: a regular expression for the whole path", parse)
     });
     Some([exact?, prefix?, regex?].into_iter().flatten().collect())
+}
+
+/// A `*` stands for itself in a path, which hardly anybody means.
+fn warn_of_glob<'t>(reader: &mut Reader<'t>, node: &'t Node) {
+    if matches!(&node.value, Value::Text(text) if text.as_str().contains('*')) {
+        reader.warn(
+            &node.at,
+            "`*` is no wildcard here, it stands for itself: `path_prefix: /public` takes everything below /public, \
+             and `path_regex` takes patterns; write %2A where a path has a `*` in it",
+        );
+    }
 }
 
 fn read_methods<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<[MethodPattern]>> {
@@ -289,8 +305,86 @@ fn warn_of_falling_through<'t>(
     }
 }
 
+/// So many routes in all are asked whether they match another spelling of a path.
+const MOST_ASKED: usize = 2_000_000;
+
+/// Warns of a route that an upstream's reading of another spelling goes around: that spelling falls to policies
+/// which all admit more.
+fn warn_of_other_spellings<'t>(reader: &mut Reader<'t>, nodes: &'t [Node], policies: &Policies) {
+    let routes = policies.routes();
+    let most = (MOST_ASKED / routes.len().max(1)).min(MOST_COMPARED);
+    for (node, route) in nodes.iter().zip(routes).take(most) {
+        let mut open = policies.other_spellings(route);
+        open.retain(|(_, fallbacks)| fallbacks.iter().all(|fallback| admits_more(fallback, &route.policy)));
+        while let Some((_, fallbacks)) = open.first() {
+            let fallback =
+                fallbacks.first().map_or("default", |fallback| fallback.name().as_ref()).to_owned();
+            let same = |(_, others): &(Spelling, Vec<&Arc<Policy>>)| {
+                others.first().is_none_or(|other| other.name().as_ref() == fallback)
+            };
+            let words: Vec<_> =
+                open.iter().filter(|one| same(one)).map(|(spelling, _)| spelling.as_words()).collect();
+            let name = reader.quote_name(&fallback);
+            reader.warn(
+                &node.at,
+                format!(
+                    "{}, this path falls to policy {name}, which admits more; deny what no route names \
+                     (`default: {{allow: false}}`), or add a route for that spelling",
+                    one_or_other(&words)
+                ),
+            );
+            open.retain(|one| !same(one));
+        }
+    }
+}
+
+/// "a, b or c"
+fn one_or_other(words: &[&str]) -> String {
+    match words.split_last() {
+        None => String::new(),
+        Some((last, [])) => (*last).to_owned(),
+        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+    }
+}
+
+/// Whether one policy admits actors that the other does not, and all that the other admits, as far as can be told.
+fn admits_more(one: &Policy, other: &Policy) -> bool {
+    let (
+        Some(Allow::Members { members, anonymous }),
+        Some(Allow::Members { members: others, anonymous: open }),
+    ) = (one.allow(), other.allow())
+    else {
+        return openness(one) > openness(other);
+    };
+    if anonymous != open {
+        return *anonymous;
+    }
+    let lowest = |members: &[Member]| match members {
+        [(name, Wanted::AnyOf(roles))] if name.as_ref() == "role" => {
+            roles.iter().filter_map(|role| Role::parse(role.as_str()?)).min()
+        }
+        _ => None,
+    };
+    let has_lower_role = matches!((lowest(members), lowest(others)), (Some(one), Some(other)) if one < other);
+    has_lower_role || (includes(members, others) && !includes(others, members))
+}
+
+type Member = (Box<str>, Wanted);
+
+/// Whether each of the other alternatives is among these.
+fn includes(members: &[Member], others: &[Member]) -> bool {
+    let is_within = |wanted: &Wanted, other: &Wanted| match (wanted, other) {
+        (Wanted::Present, _) => true,
+        (Wanted::AnyOf(_), Wanted::Present) => false,
+        (Wanted::AnyOf(values), Wanted::AnyOf(others)) => others.iter().all(|other| values.contains(other)),
+    };
+    others.iter().all(|(name, other)| {
+        members.iter().any(|(candidate, wanted)| candidate == name && is_within(wanted, other))
+    })
+}
+
 /// How many a policy lets in, as far as it can be compared without knowing the actors.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Openness {
     Nobody,
     SomeActors,
@@ -306,5 +400,42 @@ fn openness(policy: &Policy) -> Openness {
         Some(Allow::Members { anonymous: true, .. }) => Openness::Everyone,
         Some(Allow::Members { members, anonymous: false }) if members.is_empty() => Openness::Nobody,
         Some(Allow::Members { anonymous: false, .. }) => Openness::SomeActors,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn which_of_two_policies_admits_more() {
+        let policy = |allow: serde_json::Value| {
+            let allow = (!allow.is_null()).then(|| Allow::new(&allow).unwrap());
+            Policy::new("p".into(), allow)
+        };
+        let (admin, viewer) = (json!({"role": "Admin"}), json!({"role": "Viewer"}));
+        for (one, other, expected) in [
+            (json!(true), json!(null), true),
+            (json!(null), admin.clone(), true),
+            (json!(true), json!(true), false),
+            (json!(false), admin.clone(), false),
+            (admin.clone(), json!(false), true),
+            (admin.clone(), json!({}), true),
+            (json!({"role": ["Viewer", "Admin"]}), admin.clone(), true),
+            (json!({"role": "*"}), admin.clone(), true),
+            (json!({"role": "Admin", "id": "bot"}), admin.clone(), true),
+            (viewer.clone(), admin.clone(), true),
+            (json!({"role": ["Editor"]}), admin.clone(), true),
+            (admin.clone(), viewer.clone(), false),
+            (admin.clone(), admin.clone(), false),
+            (json!({"role": ["Admin", "Admin"]}), admin.clone(), false),
+            (json!({"team": "a"}), json!({"team": "b"}), false),
+            (json!({"role": "Admin", "unauthenticated": true}), admin.clone(), true),
+            (admin.clone(), json!({"role": "Admin", "unauthenticated": true}), false),
+        ] {
+            assert_eq!(admits_more(&policy(one.clone()), &policy(other.clone())), expected, "{one} {other}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use regex::Regex;
+use regex_syntax::hir::{Class, ClassUnicodeRange, Hir, HirKind};
 
 use super::{PermittedPaths, Policy, path};
 
@@ -76,6 +77,17 @@ pub enum Mismatch {
     Path,
     /// The method is none of the route's.
     Method,
+}
+
+/// A request that a route's patterns match: what is not the route's to say is made up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// The host as routes compare it.
+    pub host: String,
+    /// The path, not decoded.
+    pub path: String,
+    /// The method.
+    pub method: String,
 }
 
 /// Why a route cannot be read.
@@ -152,6 +164,16 @@ impl Route {
         })
     }
 
+    /// A request that the route's patterns match; `None` where it has none for the path, or no example is found.
+    pub fn example(&self) -> Option<Example> {
+        let host = self.host.as_ref().map_or_else(|| "x".to_owned(), HostPattern::example);
+        let method = self.methods.as_deref().and_then(|methods| methods.first());
+        let method = method.map_or_else(|| "GET".to_owned(), |method| method.0.to_string());
+        // The first says most: a whole path, before a prefix, before an expression.
+        let path = self.paths.first()?.example()?;
+        Some(Example { host, path, method })
+    }
+
     /// Whether it is certain that no request reaches `later` behind this route.
     pub fn covers(&self, later: &Route) -> bool {
         self.covers_host(later) && self.covers_path(later) && self.covers_methods(later)
@@ -204,6 +226,13 @@ impl HostPattern {
             return Err(RouteError::Host);
         }
         Ok(if below { Self::Below(format!(".{name}").into()) } else { Self::Exact(name.into()) })
+    }
+
+    fn example(&self) -> String {
+        match self {
+            Self::Exact(name) => name.to_string(),
+            Self::Below(suffix) => format!("x{suffix}"),
+        }
     }
 
     fn matches(&self, host: &str) -> bool {
@@ -260,6 +289,24 @@ impl PathPattern {
                 Ok(Self::Regex { as_written, any_case: Some(any_case) })
             }
             literal @ (Self::Exact(_) | Self::Prefix(_)) => Ok(literal),
+        }
+    }
+
+    /// A path, not decoded, that it matches.
+    fn example(&self) -> Option<String> {
+        match self {
+            Self::Exact(literal) | Self::Prefix(literal) => {
+                let decoded = &literal.decoded;
+                // Escapes stay where they must.
+                let again = path::decode(decoded.as_bytes(), &PermittedPaths::default());
+                let is_same = again.is_ok_and(|again| again == decoded.as_ref());
+                Some(if is_same { decoded.to_string() } else { literal.written.to_string() })
+            }
+            Self::Regex { as_written, .. } => {
+                let mut example = String::new();
+                push_example(&regex_syntax::parse(as_written.as_str()).ok()?, &mut example)?;
+                as_written.is_match(&example).then_some(example)
+            }
         }
     }
 
@@ -418,6 +465,34 @@ fn decode_escapes(pattern: &str) -> Option<String> {
     }
     decoded.push_str(rest);
     Some(decoded)
+}
+
+/// The longest example of an expression that is tried.
+const MAX_EXAMPLE: usize = 4096;
+
+/// Adds a text that the expression matches, its boundaries left aside: of what may repeat as little as may be, of
+/// alternatives the first.  `None` where there is none, or a long one alone.
+fn push_example(expression: &Hir, example: &mut String) -> Option<()> {
+    match expression.kind() {
+        HirKind::Empty | HirKind::Look(_) => {}
+        HirKind::Literal(literal) => example.push_str(std::str::from_utf8(&literal.0).ok()?),
+        HirKind::Class(Class::Unicode(class)) => {
+            let holds =
+                |&wanted: &char| class.iter().any(|range| (range.start()..=range.end()).contains(&wanted));
+            let first = || class.iter().next().map(ClassUnicodeRange::start);
+            example.push(['x', 'X', '0'].into_iter().find(holds).or_else(first)?);
+        }
+        HirKind::Class(Class::Bytes(class)) => example.push(char::from(class.iter().next()?.start())),
+        HirKind::Repetition(repetition) => {
+            for _ in 0..repetition.min {
+                push_example(&repetition.sub, example)?;
+            }
+        }
+        HirKind::Capture(capture) => push_example(&capture.sub, example)?,
+        HirKind::Concat(parts) => parts.iter().try_for_each(|part| push_example(part, example))?,
+        HirKind::Alternation(alternatives) => push_example(alternatives.first()?, example)?,
+    }
+    (example.len() <= MAX_EXAMPLE).then_some(())
 }
 
 /// A regular expression's error is several lines, the last of which says what is wrong.

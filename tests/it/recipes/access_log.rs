@@ -22,17 +22,22 @@ fn it_says_who_and_why_not_and_refusals_stand_in_a_place_of_their_own() {
     let shown: Value = serde_json::from_str(blocks(section("access-log"), "json")[0]).unwrap();
     let traceparent = shown["traceparent"].as_str().unwrap();
     let trace = traceparent.split('-').nth(1).unwrap();
-    let by_alice = running.get("/by-alice?_auth_token=s3cret").bearer(secret("ALICE_TOKEN"));
+    let by_alice = running.get("/reports/by-alice?_auth_token=s3cret").bearer(secret("ALICE_TOKEN"));
     assert_eq!(by_alice.header("traceparent", traceparent).send().status, 200);
     assert_eq!(running.get("/admin").bearer(secret("ALICE_TOKEN")).send().status, 403);
-    assert_eq!(running.get("/by-nobody").send().status, 401);
-    running.server.log().wait_for("the last decision", |line| line.contains("/by-nobody").then_some(()));
+    assert_eq!(running.get("/reports/by-nobody").send().status, 401);
+    running
+        .server
+        .log()
+        .wait_for("the last decision", |line| line.contains("/reports/by-nobody").then_some(()));
     running.server.kill();
     running.errors_expected = true;
-    assert_eq!(running.get("/unasked").bearer(secret("ALICE_TOKEN")).send().status, 503);
+    assert_eq!(running.get("/reports/unasked").bearer(secret("ALICE_TOKEN")).send().status, 503);
     running.envoy.stop();
 
-    let [entry] = &entries(&running, "/by-alice")[..] else { panic!("{}", running.envoy.log().text()) };
+    let [entry] = &entries(&running, "/reports/by-alice")[..] else {
+        panic!("{}", running.envoy.log().text())
+    };
     // As the README shows it, but for what is another each time.
     let names = |entry: &Value| -> BTreeSet<String> { entry.as_object().unwrap().keys().cloned().collect() };
     assert_eq!(names(entry), names(&shown));
@@ -49,8 +54,8 @@ fn it_says_who_and_why_not_and_refusals_stand_in_a_place_of_their_own() {
 
     for (path, status, reason, details) in [
         ("/admin", 403, json!("not_admitted"), "ext_authz_denied"),
-        ("/by-nobody", 401, json!("no_credential"), "ext_authz_denied"),
-        ("/unasked", 503, Value::Null, "ext_authz_error"),
+        ("/reports/by-nobody", 401, json!("no_credential"), "ext_authz_denied"),
+        ("/reports/unasked", 503, Value::Null, "ext_authz_error"),
     ] {
         let [entry, again] = &entries(&running, path)[..] else {
             panic!("{path} in both logs:\n{}", running.envoy.log().text())
