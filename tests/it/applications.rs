@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::harness::http1::Request;
 use crate::harness::log::Log;
 use crate::harness::{Server, Shape, Stack, Upstream, tools};
-use crate::recipes::radicale::Radicale;
+use crate::recipes::Radicale;
 
 const ALICE: &str = "alice-token-0123456789";
 const ROOT: &str = "root-token-01234567890";

@@ -15,6 +15,7 @@ mod harness;
 
 mod actor_headers;
 mod admin_page;
+mod advisories;
 mod applications;
 mod check;
 mod check_command;

@@ -8,7 +8,7 @@ mod canary;
 mod grafana;
 mod grpc;
 mod jwt;
-pub mod radicale;
+mod radicale;
 mod rate_limit;
 mod rbac;
 mod services;
@@ -27,6 +27,8 @@ use crate::harness::http1::Request;
 use crate::harness::server::run;
 use crate::harness::{Server, Upstream, tools};
 
+pub use self::radicale::Radicale;
+
 /// The recipes' own README.
 static README: LazyLock<String> = LazyLock::new(|| read(&folder().join("README.md")));
 
@@ -43,7 +45,14 @@ const STORIES: [(&str, &[&str]); 10] = [
             "manager/upgrade_configs",
         ],
     ),
-    ("grpc", &["clusters/app/load_assignment", "clusters/app/typed_extension_protocol_options"]),
+    (
+        "grpc",
+        &[
+            "clusters/app/load_assignment",
+            "clusters/app/typed_extension_protocol_options",
+            "filters/envoy.filters.http.header_mutation",
+        ],
+    ),
     (
         "jwt",
         &[

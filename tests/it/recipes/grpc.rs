@@ -7,7 +7,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::{Recipe, Running, blocks, secret, section};
 use crate::harness::server::Door;
-use crate::harness::{Server, grpc};
+use crate::harness::{Server, grpc, http2};
 
 /// A gRPC service that is not the server whom Envoy asks.
 fn service() -> Server {
@@ -95,4 +95,39 @@ fn the_readme_says_what_a_client_is_told() {
         told += 1;
     }
     assert_eq!(told, 4);
+}
+
+/// The trailers of a call with these, by the time they reach the service.
+fn handed_on(running: &Running, upstream: &http2::Trailers, trailers: &[(&str, &str)]) -> Vec<String> {
+    let address = running.envoy.address();
+    let request = http::Request::post(format!("http://{address}/grpc.health.v1.Health/Check"));
+    let request = request.header("content-type", "application/grpc").header("te", "trailers");
+    let request =
+        request.header("authorization", format!("Bearer {}", secret("ALICE_TOKEN"))).body(()).unwrap();
+    assert_eq!(http2::send_with_trailers(address, request, trailers), 200);
+    upstream.next()
+}
+
+#[test]
+fn a_trailer_gives_nobody_another_name() {
+    let upstream = http2::Trailers::start();
+    let running = Recipe::named("grpc").behind(50051, upstream.address()).start();
+    let forged = [
+        ("x-actor", "{}"),
+        ("x-actor-id", "root"),
+        ("x-actor-id", "again"),
+        ("x-actor-name", "Root"),
+        ("x-actor-role", "Admin"),
+        ("x.actor.id", "root"),
+        ("x~actor~role", "Admin"),
+    ];
+    for trailer in forged {
+        let seen = handed_on(&running, &upstream, &[trailer, ("x-checksum", "1")]);
+        assert_eq!(seen, ["x-checksum: 1"], "{trailer:?}");
+    }
+    assert_eq!(handed_on(&running, &upstream, &forged), [""; 0]);
+    // Without the filter they arrive, so that this shows something.
+    let recipe = Recipe::named("grpc").envoy("request_trailers_mutations", "response_trailers_mutations");
+    let running = recipe.behind(50051, upstream.address()).start();
+    assert_eq!(handed_on(&running, &upstream, &[("x-actor-id", "root")]), ["x-actor-id: root"]);
 }
