@@ -32,6 +32,7 @@ mod envoy_config;
 mod envoy_gateway;
 mod explain;
 mod gateway_api;
+mod grafana_clients;
 mod helm;
 mod import_datasette;
 mod istio;

@@ -47,6 +47,13 @@ pub fn express() -> &'static Path {
     &EXPRESS
 }
 
+/// A Python that knows this package of `fetch.py`'s and what it needs, and nothing of the machine's own.
+pub fn python_with(package: &str) -> Command {
+    let mut command = Command::new("python3");
+    command.env("PYTHONPATH", fetch(package)).env("PYTHONDONTWRITEBYTECODE", "1").arg("-s");
+    command
+}
+
 /// Prometheus' checker of rules; its server stands beside it.
 pub fn promtool() -> &'static Path {
     static PROMTOOL: LazyLock<PathBuf> = LazyLock::new(|| fetch("promtool"));
