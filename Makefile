@@ -9,13 +9,14 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test soak dist deb image test-shipped release-check bench bench-keys fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo test soak fuzz dist deb image test-shipped release-check bench bench-keys fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; plays the story with curl,'
 	@echo '             then runs until Ctrl-C (ONCE=1: ends; PORT=10100: another port)'
 	@echo 'make test    all tests, with a real Envoy and a real Datasette'
 	@echo 'make soak    a busy life of MINUTES=2: nothing may go wrong'
+	@echo 'make fuzz    looks for inputs that break what INPUTS=check_request goes through, for SECONDS=600'
 	@echo 'make dist    the static release binary that we ship, in target/dist'
 	@echo 'make image   the container image of that binary, by docker, podman or buildah'
 	@echo 'make deb     the Debian package of it (MAINTAINER="You <you@…>"), compiling nothing of ours'
@@ -53,6 +54,15 @@ MINUTES ?= 2
 soak: need-rust tools
 	SOAK_MINUTES=$(MINUTES) $(CARGO) test --locked --test it -- --ignored --nocapture --exact \
 		soak::nothing_goes_wrong_however_long_it_lasts
+
+# Inputs that break something; fuzz/README.md tells more.
+INPUTS ?= check_request
+SECONDS ?= 600
+fuzz: need-rust
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo 'error: cargo-fuzz is missing: cargo install cargo-fuzz --locked.' >&2; exit 1; }
+	mkdir -p fuzz/found/$(INPUTS)
+	$(CARGO) +nightly fuzz run -s none $(INPUTS) fuzz/found/$(INPUTS) tests/corpus/$(INPUTS) -- \
+		-max_total_time=$(SECONDS) -max_len=16384 -dict=fuzz/$(INPUTS).dict
 
 # The static release binary, which the image and the package hold.
 dist:

@@ -6,7 +6,7 @@
 
 mod audit;
 pub mod auth;
-mod body;
+pub(crate) mod body;
 pub mod error;
 mod grafana;
 mod host;

@@ -245,22 +245,30 @@ fn keep_last_of_each_key(entries: &mut Vec<Header<'_>>) {
     });
 }
 
-/// Counts the work whose amount a client could drive up; only tests look at it.
-#[cfg(not(test))]
+/// Counts the work whose amount a client could drive up; only tests and fuzzing look at it.
+#[cfg(not(any(test, fuzzing)))]
 #[inline(always)]
-fn count_comparison() {}
+pub(crate) fn count_comparison() {}
 
-#[cfg(test)]
-fn count_comparison() {
-    tests::COMPARISONS.with(|count| count.set(count.get() + 1));
+#[cfg(any(test, fuzzing))]
+pub(crate) fn count_comparison() {
+    COMPARISONS.with(|count| count.set(count.get() + 1));
+}
+
+#[cfg(any(test, fuzzing))]
+thread_local! {
+    /// What was counted on this thread.
+    pub(crate) static COMPARISONS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// The bytes without blanks (SP, HTAB) at either end: RFC 9110 section 5.5.
 pub fn trim_blanks(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = bytes {
+        count_comparison();
         bytes = rest;
     }
     while let [rest @ .., b' ' | b'\t'] = bytes {
+        count_comparison();
         bytes = rest;
     }
     bytes
@@ -268,13 +276,7 @@ pub fn trim_blanks(mut bytes: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
-
-    thread_local! {
-        pub(super) static COMPARISONS: Cell<usize> = const { Cell::new(0) };
-    }
 
     /// Names that differ from `authorization` in case alone, each another one, or the same over and over.
     fn variants(count: usize, distinct: bool) -> Vec<Vec<u8>> {

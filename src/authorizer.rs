@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::attributes::{Attributes, Http, trim_blanks};
+use crate::attributes::{Attributes, Http, count_comparison, trim_blanks};
 use crate::config::Rules;
 use crate::credential::{self, CredentialError, Known, Place, Places};
 use crate::decision::{Decision, Learned, Refusal};
@@ -180,6 +180,7 @@ impl Authorizer {
 fn guard_actor_headers(http: &Http<'_>, rules: &Rules, permit: Permit) -> Result<Permit, Refusal> {
     let mut named = http.headers.all("connection").flat_map(|value| value.split(|&byte| byte == b','));
     let names_actor_header = named.any(|name| {
+        count_comparison();
         let name = trim_blanks(name);
         rules.actor_headers.folded_onto_by(name).is_some()
     });

@@ -5,7 +5,7 @@ mod completions;
 mod envoy;
 mod explain;
 mod health;
-mod import;
+pub(crate) mod import;
 mod keys;
 mod man;
 mod password;

@@ -254,7 +254,14 @@ impl Config {
 /// # Errors
 /// [`Errors`]: it cannot be read, is no YAML, or could be read in two ways (duplicate keys, merge keys).
 pub fn load_foreign(path: &Path) -> Result<serde_json::Value, Errors> {
-    let text = &text_of(path, ProcessEnvironment.read(path, MAX_CONFIG_BYTES + 1))?;
+    parse_foreign(&text_of(path, ProcessEnvironment.read(path, MAX_CONFIG_BYTES + 1))?, path)
+}
+
+/// The same of a text.
+///
+/// # Errors
+/// As [`load_foreign`].
+pub(crate) fn parse_foreign(text: &str, path: &Path) -> Result<serde_json::Value, Errors> {
     let file: Arc<Path> = path.into();
     let tree = raw::from_yaml(text).or_else(|error| {
         // What is JSON and yet no YAML (a key of a thousand characters) does without positions.

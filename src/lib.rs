@@ -122,6 +122,9 @@ pub mod config;
 pub mod credential;
 pub mod decision;
 pub mod ext_authz;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod health;
 pub mod identity;
 pub mod keys;

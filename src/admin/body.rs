@@ -18,7 +18,7 @@ use super::error::{ApiError, InvalidKind};
 
 /// An object whose members have the names that we know.  Members of other names are ignored, as Grafana does.
 #[derive(Default)]
-pub(super) struct JsonBody {
+pub(crate) struct JsonBody {
     members: Map<String, Value>,
 }
 
@@ -54,6 +54,12 @@ impl JsonBody {
             return Err(ApiError::NotJson);
         }
         Self::parse(&bytes, known).map(Some)
+    }
+
+    /// The members of these names, as they are understood.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn members(bytes: &[u8], known: &[&'static str]) -> Result<Map<String, Value>, ApiError> {
+        Self::parse(bytes, known).map(|body| body.members)
     }
 
     fn parse(bytes: &[u8], known: &[&'static str]) -> Result<Self, ApiError> {

@@ -1,7 +1,7 @@
 //! `import datasette`
 
 mod allow;
-mod datasette;
+pub(crate) mod datasette;
 mod paths;
 mod tokens;
 

@@ -1,6 +1,6 @@
 //! Cookies (RFC 6265 section 4.2), and what remains of them when ours are cut out.
 
-use crate::attributes::{Encoding, Headers, trim_blanks};
+use crate::attributes::{Encoding, Headers, count_comparison, trim_blanks};
 
 /// The values of every cookie of this name, in all lines, in order.
 pub fn values<'s, 'a: 's>(headers: &'s Headers<'a>, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
@@ -45,6 +45,7 @@ fn pieces(line: &[u8], encoding: Encoding) -> impl Iterator<Item = &[u8]> {
 
 /// A piece's name and value; `None` for a piece without `=`, which names nothing.
 fn split_pair(piece: &[u8]) -> Option<(&[u8], &[u8])> {
+    count_comparison();
     let equals = piece.iter().position(|&byte| byte == b'=')?;
     Some((trim_blanks(&piece[..equals]), trim_blanks(&piece[equals + 1..])))
 }

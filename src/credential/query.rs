@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode;
 
-use crate::attributes::Http;
+use crate::attributes::{Http, count_comparison};
 
 /// The raw values of every parameter whose decoded name is this one, in order.
 pub fn values<'s, 'a: 's>(http: &Http<'a>, name: &'s str) -> impl Iterator<Item = &'a [u8]> + use<'s, 'a> {
@@ -41,5 +41,6 @@ fn split_parameter(parameter: &[u8]) -> (&[u8], &[u8]) {
 }
 
 fn is_named(raw: &[u8], name: &str) -> bool {
+    count_comparison();
     decode(raw).as_ref() == name.as_bytes()
 }

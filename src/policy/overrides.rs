@@ -205,6 +205,8 @@ fn is_host(value: &[u8], host: &[u8]) -> bool {
 /// each text that one of them could take for a host counts.
 fn forwarded_names_host(value: &[u8], host: &[u8]) -> bool {
     const NAME: &[u8] = b"host";
+    // Once: the blanks at the end would be walked over again for every name.
+    let value = trim_blanks(value);
     let hosts = value.windows(NAME.len()).enumerate().filter(|(_, window)| window.eq_ignore_ascii_case(NAME));
     hosts.filter_map(|(start, _)| trim_blanks(&value[start + NAME.len()..]).strip_prefix(b"=")).all(|rest| {
         let end = rest.iter().position(|byte| matches!(byte, b',' | b';')).unwrap_or(rest.len());

@@ -92,6 +92,7 @@ fn a_source_package_holds_what_builds_tests_and_ships_us() {
         "proto/ext_authz.proto",
         "src/admin/page.html",
         "deploy/dist.sh",
+        "tests/corpus/check_request/envoy_raw",
         "tests/tools/fetch.py",
     ] {
         assert!(files.contains(&needed), "{needed} is missing: {files:#?}");
