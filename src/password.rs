@@ -9,6 +9,8 @@ use argon2::{Argon2, PasswordHasher, PasswordVerifier};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
 
+/// What verifying a hash of our own takes, and making one, in KiB.
+pub const NEW_HASH_KIB: u32 = argon2::Params::DEFAULT_M_COST;
 /// What bcrypt takes, whatever its cost, in KiB: Blowfish's boxes are four of them.
 const BCRYPT_KIB: u32 = 8;
 /// The most memory of a verification, in KiB: 256 MiB.

@@ -16,6 +16,7 @@ use super::reader::{Fields, Reader};
 use super::{Context, actors, is_label};
 use crate::actor::Actor;
 use crate::credential::{API_KEY_USER, Kind, Known};
+use crate::memory;
 use crate::password::{self, PasswordError, PasswordHash};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
@@ -42,6 +43,8 @@ struct HashKind {
 pub struct User {
     /// The password's hash.
     pub hash: PasswordHash,
+    /// The memory that verifying it takes, in KiB.
+    pub hash_kib: u32,
     /// The actor, and the policies that restrict it.
     pub known: Arc<Known>,
     /// The same in a session.
@@ -61,7 +64,8 @@ impl User {
         let mut in_session = Known::new(Kind::Session, Arc::clone(&known.name), known.actor.clone());
         in_session.policies = known.policies.clone();
         let (known, in_session) = (Arc::new(known), Arc::new(in_session));
-        Self { hash, known, in_session, password_digest, mark: None }
+        let hash_kib = hash.memory_kib();
+        Self { hash, hash_kib, known, in_session, password_digest, mark: None }
     }
 
     /// Whether this is the plain password that the configuration had when it was hashed.
@@ -77,7 +81,7 @@ impl Users {
             users.into_iter().map(|user| (Arc::clone(&user.known.name), user)).collect();
         let kind = |(name, user): (&Arc<str>, &User)| HashKind {
             cost: user.hash.cost(),
-            memory_kib: user.hash.memory_kib(),
+            memory_kib: user.hash_kib,
             user: Arc::clone(name),
         };
         let mut kinds: Vec<_> = by_name.iter().map(kind).collect();
@@ -152,13 +156,14 @@ impl PendingUsers {
     /// Hashes the plain passwords, each of which takes tens of milliseconds; those of users who are in force with
     /// the same password are not hashed anew.
     ///
-    /// At a start every processor takes part, at a reload every other one: Checks are being answered.
+    /// At a start every processor takes part, at a reload every other one: Checks are being answered.  The hashes at
+    /// work stay below a quarter of the memory limit, but for one that alone needs more.
     ///
     /// # Errors
     /// A sentence that says why a password could not be hashed.
     pub fn hash(self, in_force: Option<&Users>) -> Result<Users, String> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = if in_force.is_some() { processors.div_ceil(2) } else { processors };
+        let threads = hashing_threads(processors, in_force.is_some(), memory::limit());
         let mut parts: Vec<Vec<PendingUser>> = (0..threads).map(|_| Vec::new()).collect();
         for (index, user) in self.0.into_iter().enumerate() {
             parts[index % threads].push(user);
@@ -175,6 +180,13 @@ impl PendingUsers {
         }
         Ok(Users::new(users))
     }
+}
+
+fn hashing_threads(processors: usize, is_reload: bool, memory_limit: u64) -> usize {
+    let threads = if is_reload { processors.div_ceil(2) } else { processors };
+    let quarter_kib = (memory_limit / 4).saturating_sub(1) / 1024;
+    let fitting = usize::try_from(quarter_kib / u64::from(password::NEW_HASH_KIB)).unwrap_or(usize::MAX);
+    threads.min(fitting).max(1)
 }
 
 fn hash_all(users: Vec<PendingUser>, in_force: Option<&Users>) -> Result<Vec<User>, PasswordError> {
@@ -328,4 +340,38 @@ fn default_actor(name: &str) -> Option<Actor> {
     let members = Map::from_iter([("id".to_owned(), name.into())]);
     // A user name has no colon, so its id cannot begin with `key:`.
     Actor::configured(members).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashing_at_load_stays_below_a_quarter_of_the_memory_limit() {
+        const MIB: u64 = 1024 * 1024;
+        for (processors, is_reload, limit, threads) in [
+            (1, false, u64::MAX, 1),
+            (16, false, u64::MAX, 16),
+            (16, true, u64::MAX, 8),
+            (3, true, u64::MAX, 2),
+            // 19 MiB each.
+            (16, false, 256 * MIB, 3),
+            (16, true, 256 * MIB, 3),
+            (2, false, 256 * MIB, 2),
+            (16, false, 128 * MIB, 1),
+            (16, false, 4 * 38 * MIB, 1),
+            (16, false, 4 * 38 * MIB + 4, 2),
+            (16, true, 0, 1),
+        ] {
+            assert_eq!(
+                hashing_threads(processors, is_reload, limit),
+                threads,
+                "{processors} {is_reload} {limit}"
+            );
+        }
+        assert_eq!(
+            PasswordHash::of(&Secret::new("x".to_owned())).unwrap().memory_kib(),
+            password::NEW_HASH_KIB
+        );
+    }
 }

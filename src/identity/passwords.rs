@@ -14,7 +14,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use tokio::sync::{Semaphore, watch};
 
-use crate::config::Users;
+use crate::config::{User, Users};
 use crate::credential::Known;
 use crate::password::PasswordHash;
 use crate::secret::Secret;
@@ -136,19 +136,19 @@ impl Passwords {
     pub fn warn_of_hashes_too_large(&self, users: &Users) {
         let most = self.checks.room.kib;
         let mut names: Vec<_> =
-            users.iter().filter(|(_, user)| user.hash.memory_kib() > most).map(|(name, _)| &**name).collect();
+            users.iter().filter(|(_, user)| user.hash_kib > most).map(|(name, _)| &**name).collect();
         if names.is_empty() {
             return;
         }
         names.sort_unstable();
-        let largest = users.iter().map(|(_, user)| user.hash.memory_kib()).max();
+        let largest = users.iter().map(|(_, user)| user.hash_kib).max();
         tracing::error!(
             users = names.join(", "),
             needed_kib = largest,
             most_kib = most,
             "the password hashes of these users need a quarter or more of the memory that the process may use: their \
-             passwords are not verified, and are answered with 503; hash them anew with `envoy-auth-tokens password`, \
-             or raise the memory limit"
+             passwords are not verified, and are answered with 503; give them a hash that needs less (bcrypt needs 8 KiB), or \
+             raise the memory limit"
         );
     }
 }
@@ -231,18 +231,19 @@ impl Verifier {
     /// What is known of the pair at this instant at the latest.
     async fn verify(&self, user: &str, password: &Secret, users: &Users, end: Instant) -> Verdict {
         let found = users.get(user);
-        let dearest = users.dearest_hash(self.room.kib);
-        let Some(dearest) =
-            dearest.filter(|_| found.is_none_or(|user| user.hash.memory_kib() <= self.room.kib))
-        else {
+        // An unknown user costs as much as the dearest known one.
+        let hash = match found {
+            Some(user) => Some(&user.hash).filter(|_| user.hash_kib <= self.room.kib),
+            None => users.dearest_hash(self.room.kib),
+        };
+        let Some(hash) = hash else {
             // No verification of it can begin.
             tokio::time::sleep_until(end.into()).await;
             return Verdict::Unfinished;
         };
-        // An unknown user costs as much as the dearest known one.
-        let hash = found.map_or(dearest, |user| &user.hash);
         let digest = self.digest(hash, user, password);
         let begun = self.memory().begin(digest, || {
+            let dearest = users.dearest_hash(self.room.kib)?;
             let turn = Arc::clone(&self.pending).try_acquire_owned().ok()?;
             let (sender, receiver) = watch::channel(None);
             let verification = Verification {
@@ -268,7 +269,7 @@ impl Verifier {
             Some(receiver)
         });
         let mut outcome = match begun {
-            Begun::Remembered => watch::channel(Some(Outcome::Right)).1,
+            Begun::Remembered => return right(found),
             Begun::InFlight(outcome) => outcome,
             Begun::Full => return Verdict::Unfinished,
         };
@@ -278,11 +279,11 @@ impl Verifier {
             // The verifying task died, or it is not done: we cannot know.
             Ok(Err(_)) | Err(_) => None,
         };
-        match (outcome, found) {
-            (None, _) => Verdict::Unfinished,
-            (Some(Outcome::Right), Some(user)) => Verdict::Right(Arc::clone(&user.known)),
-            (Some(Outcome::Right), None) | (Some(Outcome::Wrong), _) => Verdict::Wrong,
-            (Some(Outcome::Locked), _) => Verdict::Locked,
+        match outcome {
+            None => Verdict::Unfinished,
+            Some(Outcome::Right) => right(found),
+            Some(Outcome::Wrong) => Verdict::Wrong,
+            Some(Outcome::Locked) => Verdict::Locked,
         }
     }
 
@@ -312,6 +313,11 @@ impl Verifier {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         lock(&self.memory)
     }
+}
+
+/// The password is right: of nobody, when nobody has the name.
+fn right(user: Option<&User>) -> Verdict {
+    user.map_or(Verdict::Wrong, |user| Verdict::Right(Arc::clone(&user.known)))
 }
 
 /// One verification, with all that it needs.
@@ -460,7 +466,6 @@ fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
 mod tests {
     use super::*;
     use crate::actor::Actor;
-    use crate::config::User;
     use crate::credential::Kind;
 
     fn known(name: &str) -> Known {
@@ -601,6 +606,27 @@ mod tests {
         ] {
             assert_eq!(verify(CHECK, user, password).await, at_checks, "{user} {password}");
             assert_eq!(verify(Asker::Admin, user, password).await, at_admin, "{user} {password}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flood_at_one_listener_holds_up_nobody_at_the_other() {
+        let passwords = Passwords::new(2).unwrap();
+        let users = users(&[("alice", "hunter2")]);
+        let secret = Secret::new("hunter2".to_owned());
+        let end = || Instant::now() + Duration::from_secs(60);
+        for (flooded, other) in [(&passwords.checks, &passwords.admin), (&passwords.admin, &passwords.checks)]
+        {
+            // As many as may run, and as many as may wait.
+            let running = flooded.running.available_permits();
+            let _running = flooded.running.try_acquire_many(u32::try_from(running).unwrap()).unwrap();
+            let waiting = flooded.pending.try_acquire_many(u32::try_from(MOST_PENDING).unwrap()).unwrap();
+            assert!(matches!(flooded.verify("alice", &secret, &users, end()).await, Verdict::Unfinished));
+            assert!(matches!(other.verify("alice", &secret, &users, end()).await, Verdict::Right(_)));
+            drop(waiting);
+            // What is remembered at one is not known at the other.
+            assert_eq!(flooded.memory().right.len(), 0);
+            other.memory().right.clear();
         }
     }
 

@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use crate::harness::{Answer, Encoding, Stack};
+use crate::harness::http1::basic;
+use crate::harness::server::Server;
+use crate::harness::{Answer, Encoding, Stack, grpc, wait_until};
 
 const PASSWORD: &str = "correct horse: battery";
 
@@ -156,6 +158,45 @@ fn a_password_that_takes_too_long_is_answered_at_once_and_remembered_later() {
     for _ in 0..20 {
         assert_eq!(login().status, 200);
     }
+}
+
+#[test]
+fn a_hash_that_needs_more_memory_than_there_is_is_never_verified() {
+    // 64 MiB, of which a quarter is for hashes.
+    let argon2 =
+        "$argon2id$v=19$m=17000,t=1,p=1$c29tZXNhbHQxMjM0$yJKRhPYqj+FOMIqkMSLjSRyrGNcBSvFLJVyuRDsvx6Q";
+    let hash = bcrypt::hash("hashed-password", 4).expect("bcrypt");
+    let config = format!(
+        "tokens: [{{token: alice-token-0123456789, actor: {{id: alice}}}}]
+users:
+- {{username: large, password_hash: '{argon2}'}}
+- {{username: hashed, password_hash: '{hash}'}}
+"
+    );
+    let server = Server::with(&config).arg("--memory-limit=64MiB").start();
+    server.log().wait_for("a line that names the user", |line| {
+        (line.contains("\"users\":\"large\"") && line.contains("raise the memory limit")).then_some(())
+    });
+    let ask = |authorization: &str| {
+        let headers = [("authorization", authorization)];
+        let answer = grpc::check(&server, grpc::request("GET", "app.example", "/", &headers));
+        if grpc::code(&answer) == 0 { 200 } else { grpc::refused(&answer).0 }
+    };
+    let settled = |user: &str, password: &str| {
+        let mut status = 503;
+        wait_until("the password is verified", || {
+            status = ask(&basic(user, password));
+            status != 503
+        });
+        status
+    };
+    for _ in 0..3 {
+        assert_eq!(ask(&basic("large", "a-password")), 503);
+    }
+    assert_eq!(settled("hashed", "hashed-password"), 200);
+    assert_eq!(settled("hashed", "wrong"), 401);
+    assert_eq!(settled("nobody", "wrong"), 401);
+    assert_eq!(ask("Bearer alice-token-0123456789"), 200);
 }
 
 #[test]
