@@ -9,7 +9,7 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test soak fuzz dist deb image test-shipped release-check bench bench-keys fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo test soak test-bodies fuzz dist deb image test-shipped release-check bench bench-keys fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; plays the story with curl,'
@@ -63,6 +63,11 @@ fuzz: need-rust
 	mkdir -p fuzz/found/$(INPUTS)
 	$(CARGO) +nightly fuzz run -s none $(INPUTS) fuzz/found/$(INPUTS) tests/corpus/$(INPUTS) -- \
 		-max_total_time=$(SECONDS) -max_len=16384 -dict=fuzz/$(INPUTS).dict
+
+# 2,000 bodies of 20 MB through one worker of Envoy, and every other Check answered meanwhile.
+test-bodies: need-rust tools
+	$(CARGO) test --locked --test it -- --ignored --nocapture --exact \
+		transports::two_thousand_messages_over_the_limit_cost_no_other_check_and_no_connection
 
 # The static release binary, which the image and the package hold.
 dist:

@@ -7,6 +7,8 @@
 
 pub mod frame;
 pub mod health;
+pub mod intake;
+pub mod line;
 pub mod protobuf;
 pub mod reflection;
 pub mod request;
@@ -19,7 +21,6 @@ pub mod wire {
     include!(concat!(env!("OUT_DIR"), "/ext_authz.rs"));
 }
 
-use std::convert::Infallible;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -53,10 +54,13 @@ use crate::listener::Stream;
 use crate::listener::limit::{Activity, Answer, Limited, Place, Turn};
 use crate::listener::stall::Unstalled;
 use crate::listener::tls::Acceptor;
+use crate::memory;
 use crate::shutdown::Closing;
-use crate::telemetry::Telemetry;
 use crate::telemetry::traces::CheckSpan;
+use crate::telemetry::{Telemetry, h2_events};
 use frame::{Budget, FrameError, Message};
+use intake::{BlockBudget, Intake};
+use line::Line;
 use response::Answers;
 use wiring::{WrongWiring, WrongWirings};
 
@@ -65,8 +69,13 @@ pub const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
 /// The service's name, for `grpc.health.v1.Health`.
 pub const SERVICE_NAME: &str = "envoy.service.auth.v3.Authorization";
 
-/// Streams that one Envoy worker may have open at a time; it opens another connection beyond that.
+/// Streams that one Envoy worker may have open at a time, where memory allows; it opens another connection beyond that.
 const MAX_CONCURRENT_STREAMS: u32 = 1024;
+/// However little memory there is.
+const MIN_CONCURRENT_STREAMS: u32 = 128;
+/// The library keeps room for as many streams as a connection has ever had open.  This much memory for each of them
+/// leaves enough for 64 such connections.
+const STREAM_SHARE: u64 = 512 * 1024;
 /// The largest header list of a gRPC request, in bytes.  Envoy's own are below 1 KiB, but its tracers copy headers of
 /// the client's choice into it: what is refused here is an error to Envoy, which it may have been told to let pass.
 const MAX_HEADER_LIST: u32 = 1024 * 1024;
@@ -76,9 +85,11 @@ const MAX_PENDING_RESETS: usize = 4096;
 /// Streams that may break the protocol's rules, the number of open streams included, before their connection is
 /// given up.
 const MAX_BROKEN_STREAMS: usize = 1024;
-/// Bytes that may arrive for one stream, and for one connection, before somebody has read them.  One
-/// connection's share is all that unread bytes can take.
-const WINDOW: u32 = 1024 * 1024;
+/// Bytes that may arrive for one stream, and for one connection, before somebody has read them, where memory allows.
+/// One connection's share is all that unread bytes can take.
+const MAX_WINDOW: u32 = 1024 * 1024;
+/// However little memory there is: the window that every connection of HTTP/2 begins with.
+const MIN_WINDOW: u32 = 64 * 1024 - 1;
 /// Bytes of an answer that wait to be taken; an answer of ours is far smaller.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// How often an idle connection is asked whether it is alive.
@@ -86,9 +97,13 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long it may take to say so.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Bytes of messages that have not arrived whole, over all connections: as much as sixteen messages of the default
-/// size.  At least four of the largest fit, whatever is configured.
-const ARRIVING_BYTES: usize = 256 * 1024 * 1024;
+/// Bytes of messages that have not arrived whole, over all connections, where memory allows: as much as sixteen
+/// messages of the default size, or four of the largest.
+const MAX_ARRIVING_BYTES: usize = 256 * 1024 * 1024;
+/// What a Check takes while it is open, its stream and its task included, at most.
+const OPEN_CHECK_BYTES: u64 = 16 * 1024;
+/// However little memory there is, so many Checks may be open: as many as one Envoy worker asks at a time.
+const MIN_OPEN_CHECKS: u32 = MAX_CONCURRENT_STREAMS;
 /// How long a Check may live, its answer taken by the client included.  Nobody waits for one that long.
 const LONGEST_CHECK: Duration = Duration::from_secs(30);
 /// How long a message may take to arrive; a shorter `grpc-timeout` goes before.
@@ -106,12 +121,47 @@ const MAX_OTHER_MESSAGE: usize = 16 * 1024;
 /// How long a connection may stay open before it has sent the 24 bytes with which HTTP/2 begins.
 const LONGEST_GREETING: Duration = Duration::from_secs(10);
 
+/// What may be held over all connections, as shares of the memory limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shares {
+    /// Bytes of messages in pieces: a quarter, which is room for one of the largest at least.
+    messages: usize,
+    /// Bytes of incomplete header blocks: an eighth.
+    blocks: usize,
+    /// Checks that are open: a quarter.  Half of them may lack their message.
+    open_checks: u32,
+    /// Streams that are open on one connection.
+    streams: u32,
+    /// Bytes that are unread on one connection: an eighth, if 128 connections fill theirs.
+    window: u32,
+}
+
+impl Shares {
+    fn of(limit: u64, max_request_bytes: usize) -> Self {
+        let share = |part: u64| usize::try_from(limit / part).unwrap_or(usize::MAX);
+        let whole = max_request_bytes.saturating_add(frame::PREFIX);
+        let wanted = MAX_ARRIVING_BYTES.max(whole.saturating_mul(4));
+        let open_checks = u32::try_from(limit / 4 / OPEN_CHECK_BYTES).unwrap_or(u32::MAX);
+        let streams = u32::try_from(limit / STREAM_SHARE).unwrap_or(u32::MAX);
+        let window = u32::try_from(limit / 1024).unwrap_or(u32::MAX);
+        Self {
+            messages: wanted.min(share(4)).max(whole),
+            blocks: share(8),
+            open_checks: open_checks.max(MIN_OPEN_CHECKS),
+            streams: streams.clamp(MIN_CONCURRENT_STREAMS, MAX_CONCURRENT_STREAMS),
+            window: window.clamp(MIN_WINDOW, MAX_WINDOW),
+        }
+    }
+}
+
 /// Answers Checks.
 pub struct CheckService {
     authorizer: Arc<Authorizer>,
     telemetry: Arc<Telemetry>,
     max_request_bytes: usize,
+    shares: Shares,
     arriving: Budget,
+    unfinished: Line,
     discarded: Discarded,
     /// Of the snapshot last seen: rebuilt by the first Check under another.
     answers: ArcSwap<Answers>,
@@ -135,8 +185,19 @@ impl CheckService {
     /// A service that asks this authorizer, tells this telemetry, and reads messages up to a size.
     pub fn new(authorizer: Arc<Authorizer>, telemetry: Arc<Telemetry>, max_request_bytes: usize) -> Self {
         let answers = ArcSwap::from_pointee(Answers::new(&authorizer.rules()));
-        let arriving = Budget::new(ARRIVING_BYTES.max(max_request_bytes.saturating_mul(4)));
-        Self { authorizer, telemetry, max_request_bytes, arriving, discarded: Discarded::new(), answers }
+        let limit = memory::limit();
+        let shares = Shares::of(limit, max_request_bytes);
+        if max_request_bytes as u64 > limit / 4 {
+            tracing::warn!(
+                max_request_bytes,
+                memory_limit = limit,
+                "ext_authz.max_request_bytes is more than a quarter of the memory limit: messages of that size may \
+                 take more memory than there is; lower it, or raise the limit"
+            );
+        }
+        let (arriving, discarded) = (Budget::new(shares.messages), Discarded::new());
+        let unfinished = Line::new(shares.open_checks as usize / 2);
+        Self { authorizer, telemetry, max_request_bytes, shares, arriving, unfinished, discarded, answers }
     }
 
     /// Answers one message.  The answer is framed, and the span ends with it.
@@ -195,11 +256,32 @@ impl CheckService {
         turn: &'a Turn,
     ) -> impl Future<Output = Response<AnswerBody>> + Send + 'a {
         async move {
+            if turn.crowds(self.shares.open_checks) {
+                let begun = Begun { at: Instant::now(), span };
+                let denial = self.finish(&self.refused(Refusal::Overloaded), None, &begun);
+                self.discarded.read_on(body);
+                return answer(StatusCode::OK, AnswerBody::Message(denial));
+            }
             // Nobody waits for an answer beyond the deadline, so nobody is waited for either.
             let patience = deadline.map_or(LONGEST_READ, |deadline| deadline.min(LONGEST_READ));
-            let reading = frame::read(&mut body, self.max_request_bytes, &self.arriving);
-            let message = tokio::time::timeout(patience, reading).await;
-            let body = match message.unwrap_or(Err(FrameError::TooSlow)) {
+            let message = {
+                // Not in a variable of its own: it would be held twice.
+                let mut reading = std::pin::pin!(tokio::time::timeout(
+                    patience,
+                    frame::read(&mut body, self.max_request_bytes, &self.arriving),
+                ));
+                let mut place = None;
+                std::future::poll_fn(|context| {
+                    if let Poll::Ready(message) = reading.as_mut().poll(context) {
+                        return Poll::Ready(message.unwrap_or(Err(FrameError::TooSlow)));
+                    }
+                    // Nearly all come with their message, and never wait.
+                    let place = place.get_or_insert_with(|| self.unfinished.join());
+                    place.poll_lost(context).map(|()| Err(FrameError::Crowded))
+                })
+                .await
+            };
+            let body = match message {
                 Ok(Message { bytes, held: _until_answered }) => {
                     turn.arrived();
                     AnswerBody::Message(self.check(&bytes, deadline, span).await)
@@ -337,6 +419,7 @@ struct Doors {
     /// Places for streams that are no Checks.
     places: Arc<Semaphore>,
     wrong_wirings: WrongWirings,
+    blocks: Arc<BlockBudget>,
 }
 
 /// Serves connections, over TLS where there is an acceptor, until it is time to close; then lets those that
@@ -348,9 +431,11 @@ pub async fn serve(
     others: Routes,
     closing: Closing,
 ) {
-    let wrong_wirings = WrongWirings::new(checks.telemetry.metrics());
-    let doors =
-        Arc::new(Doors { tls, checks, others, places: Arc::new(Semaphore::new(MAX_OTHERS)), wrong_wirings });
+    let metrics = checks.telemetry.metrics();
+    let wrong_wirings = WrongWirings::new(metrics);
+    let blocks = BlockBudget::new(checks.shares.blocks, metrics.refused_connections("ext_authz"));
+    let (places, blocks) = (Arc::new(Semaphore::new(MAX_OTHERS)), Arc::new(blocks));
+    let doors = Arc::new(Doors { tls, checks, others, places, wrong_wirings, blocks });
     listener.serve(closing, |stream, place| serve_connection(stream, Arc::clone(&doors), place)).await;
 }
 
@@ -376,16 +461,16 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
 }
 
 /// HTTP/2 within its limits.
-fn http2(streams: Streams) -> http2::Builder<Streams> {
+fn http2(streams: Streams, shares: Shares) -> http2::Builder<Streams> {
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_concurrent_streams(shares.streams)
         .max_header_list_size(MAX_HEADER_LIST)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(MAX_BROKEN_STREAMS)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(shares.window)
+        .initial_connection_window_size(shares.window)
         .max_send_buf_size(MAX_SEND_BUFFER)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
@@ -401,6 +486,19 @@ struct Connection {
     activity: Arc<Activity>,
     /// Places for its streams that are no Checks.
     places: Arc<Semaphore>,
+}
+
+impl Connection {
+    /// Goes on with it, and reports the requests that the HTTP/2 library resets before they get here.
+    fn hear<C: Future>(&self, mut connection: Pin<&mut C>) -> impl Future<Output = C::Output> {
+        std::future::poll_fn(move |context| {
+            let polled = connection.as_mut().poll(context);
+            for _ in 0..h2_events::take_malformed_authorities() {
+                self.doors.wrong_wirings.report(WrongWiring::Authority, &self.peer);
+            }
+            polled
+        })
+    }
 }
 
 async fn serve_connection(stream: Stream, doors: Arc<Doors>, place: Place) {
@@ -419,20 +517,22 @@ async fn serve_connection(stream: Stream, doors: Arc<Doors>, place: Place) {
         return;
     }
     let places = Arc::new(Semaphore::new(MAX_OTHERS_OF_CONNECTION));
+    let stream = Intake::new(stream, PREFACE_LENGTH, Arc::clone(&doors.blocks));
     let stream = TokioIo::new(Unstalled::new(stream, Arc::clone(&activity)));
     let asked = Arc::new(Connection { doors, peer: peer.into(), activity, places });
+    let shared = Arc::clone(&asked);
     let streams = Streams::default();
-    let builder = http2(streams.clone());
+    let builder = http2(streams.clone(), asked.doors.checks.shares);
     let answer = service_fn(move |request: Request<Incoming>| {
         streams.is_check.store(request.uri().path() == CHECK_PATH, Ordering::Relaxed);
-        dispatch(Arc::clone(&asked), request)
+        dispatch(Arc::clone(&shared), request)
     });
     let mut connection = std::pin::pin!(builder.serve_connection(stream, answer));
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = asked.hear(connection.as_mut()) => ended,
         _ = leave => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            asked.hear(connection).await
         }
     };
     if let Err(error) = ended {
@@ -450,10 +550,13 @@ async fn greeted(stream: Stream, tls: Option<&Acceptor>) -> io::Result<Greeted> 
     Greeted::by(stream).await
 }
 
+/// How long HTTP/2's preface is.
+const PREFACE_LENGTH: usize = 24;
+
 /// A connection whose client has sent as many bytes as HTTP/2's preface has (RFC 9113 section 3.4).
 /// Whether they are the preface is for the HTTP/2 library to say: it reads them again.
 struct Greeted {
-    preface: [u8; 24],
+    preface: [u8; PREFACE_LENGTH],
     /// How many of the preface's bytes have been read again.
     read: usize,
     stream: Stream,
@@ -461,7 +564,7 @@ struct Greeted {
 
 impl Greeted {
     async fn by(mut stream: Stream) -> io::Result<Self> {
-        let mut preface = [0; 24];
+        let mut preface = [0; PREFACE_LENGTH];
         stream.read_exact(&mut preface).await?;
         Ok(Self { preface, read: 0, stream })
     }
@@ -545,16 +648,25 @@ impl Asked {
     }
 }
 
+/// A request too many: its stream is reset.
+#[derive(Debug, thiserror::Error)]
+#[error("too many requests are open")]
+struct TooMany;
+
 /// The answer to a request.  Its head is read before there is a future: a future is moved about and put into a task,
 /// so that every byte of it is copied several times.
 fn dispatch(
     connection: Arc<Connection>,
     request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<Answer<AnswerBody, Turn>>, Infallible>> {
+) -> impl Future<Output = Result<Response<Answer<AnswerBody, Turn>>, TooMany>> {
     let turn = Turn::begin(Arc::clone(&connection.activity));
     let asked = Asked::by(request, &connection);
     async move {
         let checks = &connection.doors.checks;
+        // An answer is held until it is taken: at some point there is room for none.
+        if turn.crowds(checks.shares.open_checks.saturating_mul(2)) {
+            return Err(TooMany);
+        }
         let response = match asked {
             Asked::Check(arriving) => checks.call(arriving, &turn).await,
             Asked::Denied(status, sentence, body) => {
@@ -736,6 +848,30 @@ mod tests {
     /// The size of what a function of these arguments makes.
     fn size_of_made<A, B, Made>(_: impl Fn(A, B) -> Made) -> usize {
         size_of::<Made>()
+    }
+
+    #[test]
+    fn shares_fit_the_memory_limit() {
+        const MIB: u64 = 1024 * 1024;
+        let default = 16 * 1024 * 1024;
+        for limit in [32 * MIB, 64 * MIB, 128 * MIB, 256 * MIB, 1024 * MIB, u64::MAX] {
+            let shares = Shares::of(limit, default);
+            assert!(shares.messages >= default + frame::PREFIX, "{limit}");
+            assert!(shares.messages as u64 <= (limit / 4).max(default as u64 + 5), "{limit}");
+            assert!(shares.blocks as u64 <= limit / 8, "{limit}");
+            assert!(shares.open_checks >= 1024, "{limit}");
+            assert!((65_535..=1024 * 1024).contains(&shares.window), "{limit}");
+        }
+        let of_sidecar = Shares {
+            messages: 32 << 20,
+            blocks: 16 << 20,
+            open_checks: 2048,
+            streams: 256,
+            window: 128 << 10,
+        };
+        assert_eq!(Shares::of(128 * MIB, default), of_sidecar);
+        assert_eq!(Shares::of(64 << 30, default).messages, 256 << 20);
+        assert_eq!(Shares::of(64 << 30, 256 << 20).messages, (256 << 20) * 4 + 20);
     }
 
     #[test]

@@ -86,7 +86,9 @@
 //! | connections, a task each | places ([`listener::limit`]): for one more the one that waited longest is closed |
 //! | streams, a task each | `MAX_CONCURRENT_STREAMS` of each connection, 30 s of life ([`ext_authz`]) |
 //! | streams that are reset, or break the rules | `MAX_PENDING_RESETS`, `MAX_BROKEN_STREAMS`: then the connection ends |
-//! | messages that are arriving | their size and [`ext_authz::frame::Budget`] |
+//! | messages that are arriving | their size and [`ext_authz::frame::Budget`], a share of [`memory::limit`] |
+//! | Checks that are open, or lack their message | shares of the same: [`listener::limit`], [`ext_authz::line`] |
+//! | header blocks that are incomplete | a share of the same: [`ext_authz::intake`] |
 //! | headers of a request | `MAX_HEADERS` ([`ext_authz::request`]) |
 //! | bytes that nobody reads: theirs, ours | HTTP/2's windows; [`listener::stall`] |
 //! | heads and bodies of admin and probes | [`listener::http1`], `MOST_BYTES` ([`admin`]) |

@@ -1,6 +1,7 @@
 //! Telling the operator: metrics, the decision log, the log, traces.
 
 pub mod decision_log;
+pub mod h2_events;
 pub mod logging;
 pub mod metrics;
 mod traceparent;

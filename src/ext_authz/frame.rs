@@ -5,7 +5,8 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-const PREFIX: usize = 5;
+/// The length of what stands before a message.
+pub const PREFIX: usize = 5;
 
 /// Why a body holds no message that we can read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -66,27 +67,21 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     let mut whole = Bytes::new();
-    let mut pieces = BytesMut::new();
-    let mut held: Option<SemaphorePermit<'_>> = None;
+    let mut pieces = Pieces::new(budget);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| FrameError::Unreadable)?.into_data() else {
             continue;
         };
-        if pieces.is_empty() && body.is_end_stream() {
+        if pieces.bytes.is_empty() && body.is_end_stream() {
             whole = data;
             break;
         }
-        let length = u32::try_from(data.len()).map_err(|_| FrameError::TooLong)?;
-        let more = budget.0.try_acquire_many(length).map_err(|_| FrameError::Crowded)?;
-        match &mut held {
-            Some(held) => held.merge(more),
-            None => held = Some(more),
-        }
-        pieces.extend_from_slice(&data);
-        check_prefix(&pieces, limit)?;
+        pieces.add(&data)?;
+        pieces.announced = check_prefix(&pieces.bytes, limit)?;
     }
-    if !pieces.is_empty() {
-        whole = pieces.freeze();
+    let held = pieces.held;
+    if !pieces.bytes.is_empty() {
+        whole = pieces.bytes.into();
     }
     if whole.is_empty() {
         return Err(FrameError::Empty);
@@ -97,6 +92,40 @@ where
         return Err(FrameError::Misframed);
     }
     Ok(Message { bytes: whole, held })
+}
+
+/// The pieces of a message as they arrive, in one buffer, all of whose room the budget pays for.
+struct Pieces<'b> {
+    budget: &'b Budget,
+    bytes: Vec<u8>,
+    /// The length that the prefix announces.
+    announced: Option<usize>,
+    held: Option<SemaphorePermit<'b>>,
+}
+
+impl<'b> Pieces<'b> {
+    fn new(budget: &'b Budget) -> Self {
+        Self { budget, bytes: Vec::new(), announced: None, held: None }
+    }
+
+    fn add(&mut self, data: &[u8]) -> Result<(), FrameError> {
+        let needed = self.bytes.len() + data.len();
+        let held = self.held.as_ref().map_or(0, SemaphorePermit::num_permits);
+        if needed > held {
+            // It grows by doubling, and not beyond what is announced.
+            let room = needed.max(held * 2);
+            let room = self.announced.map_or(room, |length| room.min(needed.max(PREFIX + length)));
+            let more = u32::try_from(room - held).map_err(|_| FrameError::TooLong)?;
+            let more = self.budget.0.try_acquire_many(more).map_err(|_| FrameError::Crowded)?;
+            match &mut self.held {
+                Some(held) => held.merge(more),
+                None => self.held = Some(more),
+            }
+            self.bytes.reserve_exact(room - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
 }
 
 /// Reads what is left of a body, and drops it.
@@ -178,9 +207,9 @@ mod tests {
     use super::*;
 
     /// A body of these pieces.
-    struct Pieces(VecDeque<Bytes>);
+    struct Sent(VecDeque<Bytes>);
 
-    impl Body for Pieces {
+    impl Body for Sent {
         type Data = Bytes;
         type Error = Infallible;
 
@@ -196,8 +225,8 @@ mod tests {
         }
     }
 
-    fn body(pieces: &[&[u8]]) -> Pieces {
-        Pieces(pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect())
+    fn body(pieces: &[&[u8]]) -> Sent {
+        Sent(pieces.iter().map(|piece| Bytes::copy_from_slice(piece)).collect())
     }
 
     async fn read_pieces(pieces: &[&[u8]]) -> Result<Bytes, FrameError> {
@@ -206,7 +235,8 @@ mod tests {
 
     #[tokio::test]
     async fn pieces_have_a_budget_until_they_are_answered_and_whole_messages_need_none() {
-        let budget = Budget::new(13);
+        // Room is paid for ahead: eight bytes for seven.
+        let budget = Budget::new(14);
         let (whole, pieces): (&[&[u8]], &[&[u8]]) = (&[b"\0\0\0\0\x02ab"], &[b"\0\0\0\0", b"\x02a", b"b"]);
         let first = read(&mut body(pieces), 4, &budget).await.unwrap();
         assert_eq!(budget.0.available_permits(), 6);
@@ -214,8 +244,21 @@ mod tests {
         assert_eq!(budget.0.available_permits(), 6, "what was refused holds nothing");
         assert_eq!(read(&mut body(whole), 4, &budget).await.unwrap().bytes, "ab");
         drop(first);
-        assert_eq!(budget.0.available_permits(), 13);
+        assert_eq!(budget.0.available_permits(), 14);
         assert_eq!(read(&mut body(pieces), 4, &budget).await.unwrap().bytes, "ab");
+    }
+
+    #[tokio::test]
+    async fn a_long_message_takes_no_more_room_than_it_announces() {
+        const LENGTH: usize = 100_000;
+        let mut sent = vec![0; PREFIX + LENGTH];
+        sent[1..PREFIX].copy_from_slice(&u32::try_from(LENGTH).unwrap().to_be_bytes());
+        for size in [1000, 16_384, 99_999] {
+            let budget = Budget::new(PREFIX + LENGTH);
+            let pieces: Vec<&[u8]> = sent.chunks(size).collect();
+            let message = read(&mut body(&pieces), LENGTH, &budget).await.unwrap();
+            assert_eq!((message.bytes.len(), budget.0.available_permits()), (LENGTH, 0), "{size}");
+        }
     }
 
     #[tokio::test]

@@ -24,6 +24,8 @@ pub enum WrongWiring {
     NotGrpc,
     /// The second version of Envoy's API.
     V2,
+    /// An authority that no URI may have, such as Envoy makes of a cluster's name with a bar.
+    Authority,
 }
 
 /// The preface of HTTP/2 (RFC 9113 section 3.4).
@@ -31,7 +33,8 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl WrongWiring {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Http1, Self::Tls, Self::NotHttp2, Self::NotGrpc, Self::V2];
+    pub const ALL: [Self; 6] =
+        [Self::Http1, Self::Tls, Self::NotHttp2, Self::NotGrpc, Self::V2, Self::Authority];
 
     /// What the first bytes of a connection show; `None` where they are HTTP/2's.
     pub fn of_preface(preface: &[u8; 24], is_tls: bool) -> Option<Self> {
@@ -63,6 +66,7 @@ impl WrongWiring {
             Self::NotHttp2 => "not_http2",
             Self::NotGrpc => "not_grpc",
             Self::V2 => "v2_api",
+            Self::Authority => "authority",
         }
     }
 
@@ -85,6 +89,10 @@ impl WrongWiring {
             Self::V2 => {
                 "This listener answers version 3 of Envoy's API, and this is a call of version 2. Set \
                  transport_api_version: V3 in the ext_authz filter.\n"
+            }
+            Self::Authority => {
+                "This listener was sent an :authority that HTTP/2 forbids, such as a cluster's name with a bar in it. \
+                 Set authority in the envoy_grpc of the ext_authz filter, to ext-authz.local for example.\n"
             }
         }
     }

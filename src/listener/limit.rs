@@ -31,6 +31,8 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 const LEAVE_TIME: Duration = Duration::from_secs(1);
 /// How often it gets as long again because a request arrived on it meanwhile.
 const MAX_LEAVE_TURNS: u32 = 10;
+/// Requests that a connection may have open however many others have.
+const MIN_REQUESTS: u32 = 8;
 /// Connections that may be leaving at a time, beyond those that may be open.
 const MAX_LEAVING: usize = 64;
 
@@ -61,6 +63,8 @@ pub struct Activity {
     has_begun: AtomicBool,
     /// When it last was of use, in microseconds: accepted, answered, or read from after it was slow.
     since: AtomicU64,
+    /// Requests whose head has arrived and whose answer has not been taken.
+    requests: AtomicU32,
     /// Requests that have arrived and are being answered.
     answering: AtomicU32,
     /// Answers that the client has not taken yet.
@@ -84,8 +88,8 @@ impl AllActivity {
 impl Activity {
     fn new(all: Arc<AllActivity>) -> Self {
         let since = AtomicU64::new(all.now());
-        let (answering, taking) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { all, has_begun: AtomicBool::new(false), since, answering, taking }
+        let [requests, answering, taking] = [0; 3].map(AtomicU32::new);
+        Self { all, has_begun: AtomicBool::new(false), since, requests, answering, taking }
     }
 
     /// That of a connection with no others beside it.
@@ -125,7 +129,6 @@ impl Activity {
 pub struct Turn {
     activity: Arc<Activity>,
     stage: AtomicU8,
-    open: u32,
 }
 
 const ARRIVING: u8 = 0;
@@ -138,13 +141,17 @@ impl Turn {
         if !activity.has_begun.load(Ordering::Relaxed) {
             activity.has_begun.store(true, Ordering::Relaxed);
         }
-        let open = activity.all.requests.fetch_add(1, Ordering::Relaxed) + 1;
-        Self { activity, stage: AtomicU8::new(ARRIVING), open }
+        activity.all.requests.fetch_add(1, Ordering::Relaxed);
+        activity.requests.fetch_add(1, Ordering::Relaxed);
+        Self { activity, stage: AtomicU8::new(ARRIVING) }
     }
 
-    /// How many requests were open on this listener when this one began, with it.
-    pub fn open_requests(&self) -> u32 {
-        self.open
+    /// Whether more requests are open on the listener than this, and more on this connection than each may have even
+    /// then: whoever has few is not denied because another has many.
+    pub fn crowds(&self, most: u32) -> bool {
+        let activity = &self.activity;
+        activity.all.requests.load(Ordering::Relaxed) > most
+            && activity.requests.load(Ordering::Relaxed) > MIN_REQUESTS
     }
 
     /// The rest of it has arrived.
@@ -178,6 +185,7 @@ impl Drop for Turn {
             }
             _ => {}
         }
+        self.activity.requests.fetch_sub(1, Ordering::Relaxed);
         self.activity.all.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -396,6 +404,20 @@ mod tests {
         drop(answering);
         assert!(make_room(&mut open, LATER, true));
         assert!(!make_room(&mut open, LATER, true), "there is none");
+    }
+
+    #[test]
+    fn who_has_few_requests_open_is_never_too_much() {
+        let many = activity();
+        let few = Arc::new(Activity::new(Arc::clone(&many.all)));
+        let held: Vec<_> = (0..100).map(|_| Turn::begin(Arc::clone(&many))).collect();
+        let own: Vec<_> = (0..MIN_REQUESTS).map(|_| Turn::begin(Arc::clone(&few))).collect();
+        assert!(held[0].crowds(107) && !held[0].crowds(108));
+        assert!(own.iter().all(|turn| !turn.crowds(0)));
+        let one_more = Turn::begin(Arc::clone(&few));
+        assert!(one_more.crowds(108) && !one_more.crowds(109));
+        drop(held);
+        assert!(!one_more.crowds(9) && one_more.crowds(8));
     }
 
     #[test]

@@ -9,6 +9,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
+use super::h2_events;
+
 /// Lines that wait to be written.
 const MOST_LINES: usize = 16 * 1024;
 
@@ -75,7 +77,7 @@ pub fn init(format: LogFormat, level: LevelFilter) -> Logging {
         LogFormat::Text => writer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
         LogFormat::Json => writer.json().flatten_event(true).with_current_span(false).boxed(),
     };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+    tracing_subscriber::registry().with(layer.with_filter(filter)).with(h2_events::layer()).init();
     log_panics();
     Logging { _worker: worker, dropped, lines }
 }

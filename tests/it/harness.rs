@@ -1,6 +1,7 @@
 //! What the stories stand on: processes that die with the test, and clients that send exact bytes.
 
 pub mod browser;
+pub mod cgroup;
 pub mod collector;
 pub mod datasette;
 pub mod envoy;

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
+use crate::harness::cgroup::Cgroup;
 use crate::harness::frames::{self, Connection, frame};
 use crate::harness::grpc::{self, Checks};
-use crate::harness::{PATIENCE, Request, Server, Setup, http1, http2, wait_until};
+use crate::harness::{PATIENCE, Request, Server, Setup, http1, http2, server, wait_until};
 
 const TOKEN: &str = "alice-token-0123456789";
 const CONFIG: &str = "tokens: [{token: alice-token-0123456789, actor: {id: alice, role: Admin}}]\n";
@@ -524,6 +525,184 @@ fn pour(sender: &mut Connection, mut left: usize) {
         of_connection -= length;
         left -= piece;
     }
+}
+
+// ---- The memory limits of the shipped manifests.
+
+/// A server that may use so much memory, and how much it has used at most.  The limit is real where this machine lets a
+/// test make a cgroup; everywhere the most that it has used is compared with it.
+fn within_memory(name: &str, mebibytes: u64, attack: impl Fn(SocketAddr) -> Vec<Connection>) {
+    let limit = mebibytes * 1024 * 1024;
+    let group = Cgroup::with_memory(&format!("{name}-{mebibytes}"), limit);
+    let setup = with("", "");
+    let server = match &group {
+        Some(group) => {
+            let folder = tempfile::tempdir().unwrap();
+            let config = folder.path().join("config.yaml");
+            std::fs::copy(setup.write(), &config).unwrap();
+            let mut command = group.command(server::BINARY);
+            command.arg("serve").arg("--config").arg(config);
+            command.args(["--log-format=json", "--log-decisions=none"]);
+            Server::by(command, folder)
+        }
+        None => setup.arg(&format!("--memory-limit={mebibytes}MiB")).start(),
+    };
+    assert_eq!(metric(&server, "envoy_auth_tokens_memory_limit_bytes"), limit);
+    let mut witness = Checks::of(&server);
+    assert_eq!(witness.verdict(TOKEN), "");
+    let before = peak(&server);
+    let held = attack(server.tcp());
+    assert_eq!(Checks::of(&server).verdict(TOKEN), "", "on a new connection");
+    assert_eq!(witness.verdict(TOKEN), "", "on a connection that was open before");
+    assert_eq!(server.probe("/ready").status, 200);
+    let most = peak(&server);
+    eprintln!("memory {name}: from {} to {} of {mebibytes} MiB", before >> 20, most >> 20);
+    assert!(most < limit, "{most} of {limit} bytes");
+    drop(held);
+}
+
+/// Opens so many streams of this header block on so many connections, and takes what is answered.
+fn open_streams(
+    to: SocketAddr,
+    connections: u32,
+    streams: u32,
+    block: &[u8],
+    body: &[u8],
+) -> Vec<Connection> {
+    let open = |stream: u32| {
+        let (first, rest) = block.split_at(block.len().min(16 * 1024));
+        let flags = if rest.is_empty() { frames::END_HEADERS } else { frames::NONE };
+        let mut bytes = frame(frames::HEADERS, flags, stream, first);
+        if !rest.is_empty() {
+            bytes.extend(frame(frames::CONTINUATION, frames::END_HEADERS, stream, rest));
+        }
+        if !body.is_empty() {
+            bytes.extend(frame(frames::DATA, frames::NONE, stream, body));
+        }
+        bytes
+    };
+    let open_all = || {
+        let mut connection = Connection::to(to);
+        let mut reading = connection.again();
+        let reader = std::thread::spawn(move || {
+            // All that was sent has been read when this is answered.
+            while reading.read().is_some_and(|frame| frame.kind != frames::PING || frame.flags == 0) {}
+        });
+        for number in 0..streams {
+            if !connection.send(&open(number * 2 + 1)) {
+                break;
+            }
+        }
+        connection.send(&frame(frames::PING, frames::NONE, 0, &[1; 8]));
+        reader.join().unwrap();
+        connection
+    };
+    (0..connections).map(|_| open_all()).collect()
+}
+
+#[test]
+fn memory_watches_with_long_headers() {
+    let value = "x".repeat(120);
+    let more: Vec<(&str, &str)> = (0..80).map(|_| ("x-header", value.as_str())).collect();
+    let path = (":path", "/grpc.health.v1.Health/Watch");
+    let block = frames::headers(&[&[path], &more[..]].concat());
+    assert!(block.len() > 10_000, "{}", block.len());
+    for mebibytes in [128, 256] {
+        within_memory("watches", mebibytes, |to| open_streams(to, 9, 1024, &block, &[0; 5]));
+        within_memory("watches-without-a-message", mebibytes, |to| open_streams(to, 9, 1024, &block, &[]));
+    }
+}
+
+#[test]
+fn memory_open_checks_without_a_body() {
+    let block = frames::check_headers(&[]);
+    for mebibytes in [128, 256] {
+        within_memory("checks", mebibytes, |to| open_streams(to, 73, 1024, &block, &[]));
+        within_memory("begun-checks", mebibytes, |to| open_streams(to, 73, 1024, &block, &[0, 0, 0, 1, 0]));
+        within_memory("wrong-calls", mebibytes, |to| {
+            open_streams(to, 73, 1024, &frames::instead(&[(":path", "/any")]), &[])
+        });
+    }
+}
+
+#[test]
+fn memory_answers_that_nobody_takes() {
+    let headers = frames::check_headers(&[]);
+    for mebibytes in [128, 256] {
+        within_memory("answers", mebibytes, |to| {
+            let ask = |_| {
+                // SETTINGS_INITIAL_WINDOW_SIZE is 0.
+                let mut connection = Connection::with_settings(to, &[(4, 0)]);
+                for number in 0..1000 {
+                    let head = frame(frames::HEADERS, frames::END_HEADERS, number * 2 + 1, &headers);
+                    let message = frame(frames::DATA, frames::END_STREAM, number * 2 + 1, &[0; 5]);
+                    if !connection.send(&[head, message].concat()) {
+                        break;
+                    }
+                }
+                connection.send(&frame(frames::PING, frames::NONE, 0, &[1; 8]));
+                while connection.read().is_some_and(|frame| frame.kind != frames::PING || frame.flags == 0) {}
+                connection
+            };
+            (0..73).map(ask).collect()
+        });
+    }
+}
+
+#[test]
+fn memory_long_messages_in_pieces() {
+    for mebibytes in [128, 256] {
+        within_memory("messages", mebibytes, |to| {
+            let senders: Vec<_> = (0..16).map(|_| std::thread::spawn(move || hold_a_message(to))).collect();
+            senders.into_iter().map(|sender| sender.join().unwrap()).collect()
+        });
+    }
+}
+
+#[test]
+fn memory_header_blocks_without_an_end() {
+    // One byte a header: `accept-charset` of the static table.
+    let indexed = [&frames::check_headers(&[])[..], &[0x80 | 15; 15 * 1024]].concat();
+    let value = "y".repeat(120);
+    let many: Vec<(&str, &str)> = (0..100).map(|_| ("x-header", value.as_str())).collect();
+    for block in [indexed, frames::check_headers(&many)] {
+        within_memory("blocks", 128, |to| {
+            let begin = |_| {
+                let mut connection = Connection::to(to);
+                connection.send(&frame(frames::HEADERS, frames::NONE, 1, &block));
+                for _ in 0..20 {
+                    if !connection.send(&frame(
+                        frames::CONTINUATION,
+                        frames::NONE,
+                        1,
+                        &[0x80 | 15; 16 * 1024],
+                    )) {
+                        break;
+                    }
+                }
+                connection
+            };
+            (0..300).map(begin).collect()
+        });
+    }
+}
+
+#[test]
+fn memory_connections_with_unread_bytes() {
+    within_memory("connections", 128, |to| {
+        let begin = |_| {
+            let mut connection = Connection::to(to);
+            let headers = frames::check_headers(&[]);
+            connection.send(&frame(frames::HEADERS, frames::END_HEADERS, 1, &headers));
+            // Of a message of 16 MiB as much as a connection takes at first.
+            connection.send(&frame(frames::DATA, frames::NONE, 1, &[0, 1, 0, 0, 0]));
+            for _ in 0..3 {
+                connection.send(&frame(frames::DATA, frames::NONE, 1, &[7; 16 * 1024]));
+            }
+            connection
+        };
+        (0..400).map(begin).collect()
+    });
 }
 
 // ---- Slow clients of probes and admin.

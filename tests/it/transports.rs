@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, attribute_context};
@@ -160,21 +161,40 @@ fn a_message_over_the_limit_is_a_denial_and_nobody_passes() {
 
 #[test]
 fn messages_over_the_limit_cost_no_other_check_and_no_connection() {
+    send_long_messages(10, 10, 4 * 1024 * 1024);
+}
+
+#[test]
+#[ignore = "takes minutes: make test-bodies"]
+fn two_thousand_messages_over_the_limit_cost_no_other_check_and_no_connection() {
+    send_long_messages(50, 40, 20_000_000);
+}
+
+/// So many clients send so many bodies of this length each through one worker of Envoy, while another one asks.
+fn send_long_messages(clients: usize, turns: usize, length: usize) {
     let stack = small_messages_fail_open();
     let address = stack.address();
+    let sent = AtomicUsize::new(0);
+    let mut others = 0;
     std::thread::scope(|scope| {
-        for _ in 0..10 {
+        for _ in 0..clients {
             scope.spawn(|| {
-                for _ in 0..10 {
+                for _ in 0..turns {
                     let request = crate::harness::Request::new(address, "POST", "/large");
-                    assert_eq!(request.body(vec![b'b'; 4 * 1024 * 1024]).send().status, 413);
+                    let status = request.body(vec![b'b'; length]).send().status;
+                    // Counted before it is judged, so that the other one does not wait for it.
+                    sent.fetch_add(1, Ordering::Relaxed);
+                    assert_eq!(status, 413);
                 }
             });
         }
-        for turn in 0..100 {
-            assert_eq!(stack.get("/").bearer(ALICE).send().status, 200, "{turn}");
+        while others < 100 || sent.load(Ordering::Relaxed) < clients * turns {
+            assert_eq!(stack.get("/").bearer(ALICE).send().status, 200, "{others}");
+            others += 1;
         }
     });
+    eprintln!("{others} other Checks");
+    assert_eq!(stack.envoy.counter("cluster.ext_authz.upstream_cx_total"), 1, "one connection for all");
     assert_eq!(stack.envoy.counter("cluster.ext_authz.upstream_cx_destroy_remote_with_active_rq"), 0);
     assert_eq!(stack.envoy.stat("error"), 0);
 }
@@ -346,6 +366,8 @@ fn a_cluster_name_with_a_bar_needs_an_authority_of_its_own() {
     assert!(matches!(answer.status, 200 | 403), "let through by the token or not at all: {answer:?}");
     assert_eq!(unnamed.get("/").send().status / 100, 4, "nobody passes without a token");
     assert_eq!(unnamed.get("/").bearer("nobody-token-012345678").send().status / 100, 4);
+    let counted = "envoy_auth_tokens_wrong_wiring_total{kind=\"authority\"} 3";
+    assert!(unnamed.server.metrics().contains(counted), "{}", unnamed.server.metrics());
 
     let shape = Shape::plain().cluster(name, Some("ext-authz.local"));
     let named = Stack::shaped(Server::with(CONFIG), shape);

@@ -222,3 +222,25 @@ fn other_protocols_are_named_and_counted() {
         assert!(server.metrics().contains(&counted), "{kind}");
     }
 }
+
+#[test]
+fn an_authority_that_http_2_forbids_is_named_and_counted() {
+    let server = Server::with(CONFIG).quiet().start();
+    let mut connection = Connection::to(server.tcp());
+    let authorities = ["a|b", "outbound|9000||ext-authz.example", "a b", "a<b>", "[::1"];
+    // Others of the library's complaints are not about authorities.
+    let others = [(":path", "/a b"), (":scheme", "a|b"), (":method", "")];
+    let all = authorities.map(|authority| (":authority", authority)).into_iter().chain(others);
+    for (number, header) in (0..).zip(all) {
+        let stream = number * 2 + 1;
+        let headers = frames::instead(&[header]);
+        assert!(connection.send(&frame(frames::HEADERS, frames::END_HEADERS, stream, &headers)));
+        let reset = connection.read_until(frames::RST_STREAM).expect("the library says no");
+        assert_eq!(reset.stream, stream, "{header:?}");
+    }
+    let counted = "envoy_auth_tokens_wrong_wiring_total{kind=\"authority\"} 5\n";
+    assert!(server.metrics().contains(counted), "{}", server.metrics());
+    server.log().wait_for("the advice", |line| {
+        (line.contains("\"kind\":\"authority\"") && line.contains("envoy_grpc")).then_some(())
+    });
+}

@@ -1,0 +1,266 @@
+//! What arrives on a connection of HTTP/2, before the library has it: in portions, and header blocks within a budget.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
+
+use crate::listener::complaints::Complaints;
+
+/// Bytes that are read before the streams of the connection have had their turn.  What they have not read lies in
+/// memory.
+const PORTION: usize = 64 * 1024;
+/// How long a header block may take to arrive.
+const BLOCK_TIME: Duration = Duration::from_secs(10);
+/// What a byte of an incomplete header block is counted as: one byte can stand for a header, and the library keeps
+/// about so many bytes of each.
+const BYTES_PER_BYTE: usize = 100;
+/// What an incomplete block is counted as at most: a header list has a limit, too.
+const MAX_BLOCK: usize = 2 * 1024 * 1024;
+
+/// The types of frames that hold header blocks, and the flag of the last one (RFC 9113 sections 6.2 and 6.10).
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+const FRAME_HEAD: usize = 9;
+
+/// How many bytes incomplete header blocks may take, over all connections; those that find none left are ended and
+/// counted.
+#[derive(Debug)]
+pub struct BlockBudget {
+    bytes: Arc<Semaphore>,
+    ended: Counter,
+    complaints: Complaints,
+}
+
+impl BlockBudget {
+    /// A budget of this many bytes, and where connections are counted that end for want of it.
+    pub fn new(bytes: usize, ended: Counter) -> Self {
+        let bytes = Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS)));
+        Self { bytes, ended, complaints: Complaints::new() }
+    }
+
+    fn end(&self, error: NoRoom) -> io::Error {
+        self.ended.inc();
+        if let Some(unsaid) = self.complaints.may_speak() {
+            tracing::warn!(listener = "ext_authz", unsaid, "a connection was closed: {error}");
+        }
+        io::Error::other(error)
+    }
+}
+
+/// A connection whose bytes behind the preface are frames.
+pub struct Intake<S> {
+    stream: S,
+    /// Bytes read since the streams had their turn.
+    portion: usize,
+    frames: Frames,
+    blocks: Arc<BlockBudget>,
+    /// Runs while a header block is incomplete.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Intake<S> {
+    /// A connection of which the first so many bytes, its preface, are no frames.
+    pub fn new(stream: S, preface: usize, blocks: Arc<BlockBudget>) -> Self {
+        let frames = Frames { skip: preface, ..Frames::default() };
+        Self { stream, portion: 0, frames, blocks, patience: None }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Intake<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.portion >= PORTION {
+            // Whoever was woken by what arrived comes first.
+            this.portion = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+        if read.is_pending() {
+            this.portion = 0;
+            let Some(patience) = &mut this.patience else {
+                return Poll::Pending;
+            };
+            ready!(patience.as_mut().poll(context));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let new = buffer.filled().get(before..).unwrap_or_default();
+        this.portion += new.len();
+        this.frames.see(new, &this.blocks).map_err(|error| this.blocks.end(error))?;
+        match (this.frames.block > 0, &this.patience) {
+            (true, None) => this.patience = Some(Box::pin(sleep(BLOCK_TIME))),
+            (false, Some(_)) => this.patience = None,
+            (true, Some(_)) | (false, None) => {}
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Intake<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// Incomplete header blocks take more than there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("incomplete header blocks take more memory than they may together")]
+pub struct NoRoom;
+
+/// Frames as they go by.
+#[derive(Debug, Default)]
+struct Frames {
+    /// Bytes that are no frame head.
+    skip: usize,
+    head: [u8; FRAME_HEAD],
+    /// How many bytes of a frame's head have arrived.
+    seen: usize,
+    /// Bytes of the header block that is incomplete; 0 where none is.
+    block: usize,
+    /// What they take.
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Frames {
+    fn see(&mut self, mut bytes: &[u8], budget: &BlockBudget) -> Result<(), NoRoom> {
+        loop {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let wanted = (FRAME_HEAD - self.seen).min(bytes.len());
+            let (head, rest) = bytes.split_at(wanted);
+            self.head[self.seen..self.seen + wanted].copy_from_slice(head);
+            self.seen += wanted;
+            bytes = rest;
+            if self.seen < FRAME_HEAD {
+                return Ok(());
+            }
+            self.seen = 0;
+            let [a, b, c, kind, flags, ..] = self.head;
+            self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
+            if kind == HEADERS || kind == CONTINUATION {
+                if flags & END_HEADERS == 0 {
+                    // An empty frame is one, too.
+                    self.block += self.skip + FRAME_HEAD;
+                    self.hold(budget)?;
+                } else if self.block > 0 {
+                    self.block = 0;
+                    self.held = None;
+                }
+            }
+        }
+    }
+
+    fn hold(&mut self, budget: &BlockBudget) -> Result<(), NoRoom> {
+        let wanted = self.block.saturating_mul(BYTES_PER_BYTE).min(MAX_BLOCK);
+        let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = u32::try_from(wanted.saturating_sub(held)).map_err(|_| NoRoom)?;
+        if more == 0 {
+            return Ok(());
+        }
+        let more = Arc::clone(&budget.bytes).try_acquire_many_owned(more).map_err(|_| NoRoom)?;
+        match &mut self.held {
+            Some(held) => held.merge(more),
+            None => self.held = Some(more),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
+        let [.., a, b, c] = length.to_be_bytes();
+        let mut bytes = vec![a, b, c, kind, flags, 0, 0, 0, 1];
+        bytes.resize(FRAME_HEAD + length, 0xff);
+        bytes
+    }
+
+    #[test]
+    fn incomplete_header_blocks_are_held_however_they_arrive() {
+        const DATA: u8 = 0;
+        const COUNTED: usize = BYTES_PER_BYTE;
+        let cases: &[(&[Vec<u8>], usize)] = &[
+            (&[frame(HEADERS, END_HEADERS, 100)], 0),
+            (&[frame(HEADERS, 0, 100)], 109 * COUNTED),
+            (&[frame(HEADERS, 0, 100), frame(CONTINUATION, 0, 50)], 168 * COUNTED),
+            (&[frame(HEADERS, 0, 100), frame(CONTINUATION, END_HEADERS, 50)], 0),
+            (&[frame(HEADERS, 0, 0), frame(CONTINUATION, 0, 0)], 18 * COUNTED),
+            (&[frame(DATA, 0, 16_384), frame(HEADERS, 0x20, 10)], 19 * COUNTED),
+            (&[frame(DATA, END_HEADERS, 9), frame(HEADERS, END_HEADERS | 1, 1), frame(6, 0, 8)], 0),
+            (&[frame(HEADERS, 0, 16_384), frame(CONTINUATION, 0, 16_384)], MAX_BLOCK),
+        ];
+        for (sent, expected) in cases {
+            for size in [1, 2, 7, 9, 10, 100_000] {
+                let budget = BlockBudget::new(MAX_BLOCK, Counter::default());
+                let mut frames = Frames { skip: 24, ..Frames::default() };
+                let bytes = [&[0; 24][..], &sent.concat()].concat();
+                for piece in bytes.chunks(size) {
+                    frames.see(piece, &budget).unwrap();
+                }
+                assert_eq!(MAX_BLOCK - budget.bytes.available_permits(), *expected, "{expected} {size}");
+                drop(frames);
+                assert_eq!(budget.bytes.available_permits(), MAX_BLOCK);
+            }
+        }
+        let budget = BlockBudget::new(10_000, Counter::default());
+        let (mut first, mut second) = (Frames::default(), Frames::default());
+        assert_eq!(first.see(&frame(HEADERS, 0, 50), &budget), Ok(()));
+        assert_eq!(second.see(&frame(HEADERS, 0, 50), &budget), Err(NoRoom));
+        assert_eq!(second.see(&frame(HEADERS, END_HEADERS, 50), &budget), Ok(()), "complete ones are free");
+    }
+
+    #[tokio::test]
+    async fn what_arrives_is_read_in_portions() {
+        let (ours, mut theirs) = duplex(4 * PORTION);
+        let mut sent = frame(0, 0, 2 * PORTION);
+        sent.extend(frame(0, 0, 100));
+        theirs.write_all(&sent).await.unwrap();
+        let mut ours = Intake::new(ours, 0, Arc::new(BlockBudget::new(0, Counter::default())));
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut bytes = vec![0; PORTION];
+        let mut poll = |expected: bool| {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            assert_eq!(Pin::new(&mut ours).poll_read(&mut context, &mut buffer).is_ready(), expected);
+        };
+        poll(true);
+        poll(false);
+        poll(true);
+        poll(false);
+        poll(true);
+        drop(theirs);
+        assert_eq!(ours.read(&mut bytes).await.unwrap(), 0);
+    }
+}

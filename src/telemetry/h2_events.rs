@@ -1,0 +1,97 @@
+//! What the HTTP/2 library tells nobody but its debug log.
+//!
+//! A request whose authority no URI may have, such as Envoy sends for a cluster named `outbound|9000||host`, is reset by
+//! the library before anybody here hears of it.  It writes a line about that, in the task of the connection: a layer
+//! that reads that library's lines alone counts it, and the connection asks for the count after every turn.
+
+use std::cell::Cell;
+use std::fmt::{self, Write};
+
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
+
+/// Where the library writes it, and how the line begins.
+const TARGET: &str = "h2::server";
+const BEGINNING: &str = "malformed headers: malformed authority";
+
+thread_local! {
+    static MALFORMED_AUTHORITIES: Cell<u32> = const { Cell::new(0) };
+}
+
+/// How many requests on this thread had such an authority since this was last asked.
+pub fn take_malformed_authorities() -> u32 {
+    MALFORMED_AUTHORITIES.take()
+}
+
+/// The layer that counts them.
+pub fn layer<S: Subscriber + for<'s> LookupSpan<'s>>() -> impl Layer<S> {
+    Ear.with_filter(Targets::new().with_target(TARGET, LevelFilter::DEBUG))
+}
+
+struct Ear;
+
+impl<S: Subscriber> Layer<S> for Ear {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut told = Told(false);
+        event.record(&mut told);
+        if told.0 {
+            MALFORMED_AUTHORITIES.set(MALFORMED_AUTHORITIES.get().saturating_add(1));
+        }
+    }
+}
+
+/// Whether an event tells of a malformed authority.
+struct Told(bool);
+
+impl Visit for Told {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            let mut rest = Rest(BEGINNING);
+            // It fails at the first byte that matters no more.
+            let _ = write!(rest, "{value:?}");
+            self.0 = rest.0.is_empty();
+        }
+    }
+}
+
+/// What of a text has not been written yet.  The line is never made: a client chose the rest of it.
+struct Rest(&'static str);
+
+impl Write for Rest {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let length = text.len().min(self.0.len());
+        let (expected, rest) = self.0.split_at_checked(length).ok_or(fmt::Error)?;
+        if !text.starts_with(expected) {
+            return Err(fmt::Error);
+        }
+        self.0 = rest;
+        if rest.is_empty() { Err(fmt::Error) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    #[test]
+    fn one_line_of_one_target_counts() {
+        let subscriber = tracing_subscriber::registry().with(layer());
+        tracing::subscriber::with_default(subscriber, || {
+            assert_eq!(take_malformed_authorities(), 0);
+            tracing::debug!(target: "h2::server", "malformed headers: malformed authority ({:?}): {}", "a|b", "no");
+            tracing::debug!(target: "h2::server", "malformed headers: malformed path ({:?}): {}", "a|b", "no");
+            tracing::debug!(target: "h2::server", "malformed headers");
+            tracing::debug!(target: "h2::client", "malformed headers: malformed authority");
+            tracing::trace!(target: "h2::server", "malformed headers: malformed authority");
+            tracing::debug!("malformed headers: malformed authority");
+            assert_eq!((take_malformed_authorities(), take_malformed_authorities()), (1, 0));
+        });
+    }
+}
