@@ -19,7 +19,7 @@ use crate::keys::service::Keys;
 use crate::keys::store::OpenError;
 use crate::listener::BindError;
 use crate::listener::activation::{ActivationError, Inherited};
-use crate::listener::limit::{Limited, within_descriptors};
+use crate::listener::limit::{Limited, within_descriptors, within_memory};
 use crate::listener::tls::Acceptors;
 use crate::memory;
 use crate::probes;
@@ -168,7 +168,8 @@ pub async fn build(
         Arc::clone(&telemetry),
         clock,
     );
-    let max_connections = within_descriptors(startup.ext_authz.max_connections);
+    let max_connections =
+        within_memory(within_descriptors(startup.ext_authz.max_connections), memory::limit());
     Ok(Bound {
         ext_authz: ext_authz_listener.address(&startup.ext_authz.listen),
         probes: probes_listener.address(&startup.probes.listen),

@@ -25,6 +25,9 @@ use crate::shutdown::Closing;
 const RESERVED_DESCRIPTORS: usize = 512;
 /// However few descriptors there are, so many connections are tried.
 const FEWEST: usize = 16;
+/// One connection of ext_authz for so much of the memory limit: an idle one takes a quarter of this, twice as much with
+/// TLS.
+const MEMORY_SHARE: u64 = 128 * 1024;
 /// How long a client may take none of its answer before the answer keeps its connection open no longer.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a connection that makes room may take to say so: an idle one of HTTP/2 sends GOAWAY.
@@ -343,6 +346,20 @@ pub fn within_descriptors(wanted: usize) -> usize {
     possible.min(wanted)
 }
 
+/// How many of these connections the process may have open by its memory limit.
+pub fn within_memory(wanted: usize, limit: u64) -> usize {
+    let possible = usize::try_from(limit / MEMORY_SHARE).unwrap_or(usize::MAX).max(FEWEST);
+    if possible < wanted {
+        tracing::info!(
+            max_connections = wanted,
+            connections = possible,
+            memory_limit = limit,
+            "the memory limit allows fewer connections than ext_authz.max_connections"
+        );
+    }
+    possible.min(wanted)
+}
+
 /// The soft limit in `/proc/PID/limits` (proc_pid_limits(5)); `None` when there is none.
 fn open_files(limits: &str) -> Option<usize> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
@@ -362,6 +379,22 @@ mod tests {
         assert_eq!(open_files(&limits.replace("1024  ", "unlimited")), None);
         assert_eq!(open_files(""), None);
         assert!(open_files(&std::fs::read_to_string("/proc/self/limits").unwrap()).is_some());
+    }
+
+    #[test]
+    fn connections_fit_the_memory_limit() {
+        const MIB: u64 = 1024 * 1024;
+        let cases = [
+            (4096, u64::MAX, 4096),
+            (4096, 512 * MIB, 4096),
+            (4096, 256 * MIB, 2048),
+            (4096, 128 * MIB, 1024),
+            (100, 128 * MIB, 100),
+            (4096, 0, FEWEST),
+        ];
+        for (wanted, limit, expected) in cases {
+            assert_eq!(within_memory(wanted, limit), expected, "{wanted} {limit}");
+        }
     }
 
     fn activity() -> Arc<Activity> {
