@@ -257,10 +257,11 @@ impl MaskedLine {
         if (span.start..span.end.max(span.start + 1)).contains(&self.offset) {
             self.mark();
         }
-        // The lines of a scalar that has several cannot be told from one another.
+        // The lines of a scalar that has several cannot be told from one another, and YAML ends lines at a carriage
+        // return as well.  A terminal takes other control characters for orders.
         match source.get(span.start..span.end) {
             Some("") => {}
-            Some(text) if !text.contains('\n') => match (span.show, url_without_secrets(text)) {
+            Some(text) if !text.contains(char::is_control) => match (span.show, url_without_secrets(text)) {
                 (Show::All, _) => self.text.push_str(text),
                 (Show::Url, Some(url)) => self.text.push_str(&url),
                 (Show::Url, None) | (Show::Nothing, _) => self.mask(),
@@ -374,6 +375,8 @@ mod tests {
             ("tokens:\n- name: &a hunter2\n  token: *a", "name: &a", "- name: *** ***\n  ^"),
             ("realm: |\n  hunter2\n  more\n", "more", "***\n^"),
             ("realm: 'one\n  two'\n", "two", "***\n^"),
+            ("realm: one\r  two\n", "one", "realm: ***\n       ^"),
+            ("realm: 'one\ttwo'\n", "'", "realm: ***\n       ^"),
             ("default: hunter2", "default", "default: ***\n^"),
             ("default: {allow: null}", "null", "default: {allow: null}\n                 ^"),
             (

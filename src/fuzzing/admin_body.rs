@@ -1,8 +1,32 @@
-//! JSON bodies of the admin API, against how Go reads them, which Grafana is written in.
+//! JSON bodies of the admin API, against how Go reads them, which Grafana is written in; and the answers to Checks
+//! of a key that such a body describes.
+
+use std::sync::{Arc, LazyLock};
 
 use serde_json::{Map, Value};
 
+use super::check_request::check_header;
+use super::read_config;
+use crate::actor::{Actor, nests_too_deep};
 use crate::admin::body::JsonBody;
+use crate::attributes::{Encoding, Headers, Http};
+use crate::config::Rules;
+use crate::credential::{Kind, Known};
+use crate::decision::{Decision, Learned, Outcome, Refusal};
+use crate::ext_authz::frame;
+use crate::ext_authz::response::{self, Answers};
+use crate::ext_authz::wire::check_response::HttpResponse;
+use crate::keys::name::{folded, is_name, is_same};
+use crate::policy::Policy;
+
+/// Headers of all that a key's actor holds, and of what it may hold.
+const CONFIG: &str = r#"
+tokens: [{token: good-token-alice-1, actor: {id: alice}}]
+actor_headers: {x-actor: "*", x-actor-id: id, x-actor-name: name, x-actor-teams: teams, x-actor-deep: a.b}
+"#;
+
+static RULES: LazyLock<Arc<Rules>> = LazyLock::new(|| Arc::new(read_config(CONFIG).rules));
+static ANSWERS: LazyLock<Answers> = LazyLock::new(|| Answers::new(&RULES));
 
 /// What the calls of the API read.
 const BODIES: [&[&str]; 3] =
@@ -29,6 +53,42 @@ pub fn run(data: &[u8]) {
             assert_eq!(again.get(name), Some(value), "{name}");
         }
         assert_eq!(again.len(), members.len());
+        if let Some(Value::String(name)) = members.get("name")
+            && is_name(name)
+        {
+            assert!(is_same(&folded(name), name), "{name:?} is not its own name");
+            assert!(!name.contains(char::is_control) && name.trim() == name, "{name:?}");
+        }
+        if let Some(Value::Object(actor)) = members.get("actor") {
+            check_actor(members.get("name").and_then(Value::as_str).unwrap_or("ci"), actor);
+        }
+    }
+}
+
+/// Whatever a key's actor holds, its Checks are answered, and protobuf reads the answers.
+fn check_actor(name: &str, members: &Map<String, Value>) {
+    let known = Arc::new(Known::new(Kind::Key, name.into(), Actor::of_key(name, "Viewer", 1, members)));
+    let policy = Policy::new("default".into(), None);
+    let headers = Headers::new(Encoding::Lines, Vec::new());
+    let http = Http { method: b"GET", host: b"example.com", path: b"/", headers };
+    for shadowed in [None, Some(Refusal::NotAdmitted)] {
+        let learned = Learned { known: Some(Arc::clone(&known)), shadowed, ..Learned::default() };
+        let verdict = policy.admit(Some(Arc::clone(&known))).map_err(Refusal::from);
+        let decision = Decision { rules: Arc::clone(&RULES), verdict, learned };
+        let (framed, outcome) = ANSWERS.encode(&decision, Some(&http));
+        // Deeper than 100 levels the generated reader does not go.
+        let answer = response::decode(frame::message(&framed)).expect("a CheckResponse");
+        match answer.http_response {
+            Some(HttpResponse::OkResponse(ok)) => {
+                assert!(!nests_too_deep(members), "an actor that nests too deep passes");
+                ok.headers.iter().for_each(check_header);
+                assert_eq!(ok.headers.len() + ok.headers_to_remove.len(), 5);
+            }
+            Some(HttpResponse::DeniedResponse(_)) => {
+                assert_eq!(outcome, Outcome::Refused(Refusal::AnswerTooLarge));
+            }
+            Some(HttpResponse::ErrorResponse(_)) | None => panic!("an actor makes an error"),
+        }
     }
 }
 

@@ -221,7 +221,8 @@ fn check_denial(setting: &str, code: i32, denied: &wire::DeniedHttpResponse) {
     denied.headers.iter().for_each(check_header);
 }
 
-fn check_header(option: &wire::HeaderValueOption) {
+/// What the header is set to can be sent.
+pub(super) fn check_header(option: &wire::HeaderValueOption) {
     let header = option.header.as_ref().expect("a header has a name");
     let is_legal = |byte: u8| byte >= b' ' && byte != 0x7f;
     assert!(header.value.bytes().all(is_legal), "{}: a value that no header can hold", header.key);
