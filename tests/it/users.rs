@@ -90,6 +90,22 @@ fn a_wrong_password_and_an_unknown_user_get_the_same_answer() {
 }
 
 #[test]
+fn a_wrong_password_of_a_cheap_hash_takes_as_long_as_the_dearest_one() {
+    // The dear hash takes longer than a Check waits, the cheap one a hundredth of that.
+    let hash = bcrypt::hash("cheap-password", 4).expect("bcrypt");
+    let config =
+        slow().replace("users: [", &format!("users: [{{username: cheap, password_hash: '{hash}'}}, "));
+    let stack = Stack::start(&config);
+    for user in ["cheap", "nobody", "slow", "cheap", "nobody"] {
+        let ask = || stack.get("/").basic(user, "wrong").send();
+        let first = ask();
+        assert_eq!(first.status, 503, "{user} {}", first.text());
+        assert_eq!(settle(ask).verdict(), (401, "invalid_token".into()), "{user}");
+    }
+    assert_eq!(settle(|| stack.get("/").basic("cheap", "cheap-password").send()).status, 200);
+}
+
+#[test]
 fn a_users_password_is_no_bearer_token_and_a_token_no_users_password() {
     let stack = Stack::start(&config());
     assert_eq!(stack.get("/").bearer("another-password").send().status, 401);
