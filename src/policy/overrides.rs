@@ -155,6 +155,7 @@ pub fn overrides_method(http: &Http<'_>) -> bool {
 /// # Errors
 /// What is named anew.
 pub fn check(http: &Http<'_>, read: Read, permitted: PermittedOverrides) -> Result<(), Overridden> {
+    let (mut method, mut destination) = (false, false);
     for header in http.headers.iter() {
         let Some(position) = find(header.name) else { continue };
         let known = Override::ALL[position];
@@ -171,20 +172,23 @@ pub fn check(http: &Http<'_>, read: Read, permitted: PermittedOverrides) -> Resu
             OverrideKind::Forwarded if read.host && !forwarded_names_host(header.value, http.host) => {
                 return Err(Overridden::Host);
             }
-            OverrideKind::Method if read.method => return Err(Overridden::Method),
+            OverrideKind::Method => method = true,
+            OverrideKind::Destination => destination = true,
             OverrideKind::Path
             | OverrideKind::Host
             | OverrideKind::Forwarded
-            | OverrideKind::Method
-            | OverrideKind::MethodParameter
-            | OverrideKind::Destination => {}
+            | OverrideKind::MethodParameter => {}
         }
     }
+    // Of a request with a destination the method is read in any case: COPY and MOVE are decided for it.
+    if !read.method && !(destination && (read.host || read.path)) {
+        return Ok(());
+    }
     let parameter_permitted = || Override::position("_method").is_some_and(|at| permitted.contains(at));
-    if read.method
-        && http.method.eq_ignore_ascii_case(b"POST")
-        && http.query().is_some_and(has_method_parameter)
-        && !parameter_permitted()
+    if method
+        || http.method.eq_ignore_ascii_case(b"POST")
+            && http.query().is_some_and(has_method_parameter)
+            && !parameter_permitted()
     {
         return Err(Overridden::Method);
     }
@@ -319,6 +323,43 @@ mod tests {
             assert_eq!(found, *expected, "{name}: {value}");
             let nothing_read = Read { host: false, path: false, method: false };
             assert_eq!(checked("GET", "/", &[(name, value)], nothing_read, &[]), "ok", "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn beside_a_destination_another_method_is_another_target() {
+        let path = Read { host: false, path: true, method: false };
+        let host = Read { host: true, path: false, method: false };
+        let target = ("Destination", "/admin/x");
+        for read in [path, host, ALL_READ] {
+            for name in ["x-http-method-override", "X_HTTP_Method", "x.method.override"] {
+                let asked = |permit: &[&str]| checked("POST", "/a", &[(name, "MOVE"), target], read, permit);
+                assert_eq!(asked(&[]), "Method", "{name} {read:?}");
+                assert_eq!(asked(&["_method"]), "Method", "{name} {read:?}");
+                assert_eq!(checked("POST", "/a", &[target, (name, "COPY")], read, &[]), "Method", "{name}");
+                assert_eq!(
+                    checked("POST", "/a", &[target, (name, "")], read, &["x-http-method"]),
+                    "ok",
+                    "{name}"
+                );
+            }
+            let parameter = |permit: &[&str]| checked("POST", "/a?_method=MOVE", &[target], read, permit);
+            assert_eq!((parameter(&[]), parameter(&["_method"])), ("Method".into(), "ok".into()), "{read:?}");
+            assert_eq!(checked("MOVE", "/a", &[target], read, &[]), "ok", "{read:?}");
+            let overridden = ("x-http-method", "MOVE");
+            assert_eq!(
+                checked("POST", "/a", &[overridden, target], read, &["x-http-method"]),
+                "ok",
+                "{read:?}"
+            );
+            if read != ALL_READ {
+                assert_eq!(checked("POST", "/a", &[overridden], read, &[]), "ok", "{read:?}");
+                assert_eq!(
+                    checked("POST", "/a", &[overridden, target], read, &["destination"]),
+                    "ok",
+                    "{read:?}"
+                );
+            }
         }
     }
 

@@ -445,3 +445,92 @@ fn no_header_or_parameter_names_another_method_for_express() {
         assert_eq!(stack.post("/things").bearer(ALICE).body(Vec::new()).send().text(), "POST for everybody");
     }
 }
+
+#[test]
+fn no_header_or_parameter_makes_a_move_of_a_post() {
+    const TARGET: (&str, &str) = ("Destination", "/admin/x");
+    let express = Application::express();
+    let rules = "routes: [{path_prefix: /admin, allow: {role: Admin}}]\ndefault: {allow: true}\n";
+    let stacks = express_behind(rules, &express);
+    let post = |path, headers| Attack { method: "POST", path, headers, ..GET };
+    let attacks = [
+        Attack { method: "MOVE", path: "/files", headers: &[TARGET], ..GET },
+        post("/files?_method=MOVE", &[TARGET]),
+        post("/files/?a&%5fmethod=move", &[TARGET]),
+        post("/files", &[TARGET, ("X-HTTP-Method-Override", "MOVE")]),
+        post("/files", &[("x-http-method-override", "move"), TARGET]),
+    ];
+    hold(&stacks, express.address, &attacks);
+    for stack in &stacks {
+        let own =
+            |method| stack.request(method, "/files").header("destination", "/public/x").body(Vec::new());
+        assert_eq!(own("MOVE").send().text(), "moved");
+        assert_eq!(own("POST").send().text(), "POST for everybody");
+    }
+}
+
+/// Texts made of these parts, always the same ones.
+fn made_of<'a>(parts: &'a [&'a str]) -> impl Iterator<Item = String> + 'a {
+    // A linear congruential generator (Knuth's MMIX).
+    let mut state: u64 = 12;
+    let mut next = move |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).expect("31 bits") % below
+    };
+    std::iter::repeat_with(move || (0..=next(6)).map(|_| parts[next(parts.len())]).collect())
+}
+
+#[test]
+fn no_spelling_that_anybody_can_make_opens_an_admins_page() {
+    let parts = [
+        "/",
+        "/",
+        "/admin",
+        "/admin",
+        "admin",
+        "ADMIN",
+        "%61dmin",
+        "aDm%69n",
+        ";",
+        ";x",
+        "%3b",
+        "//",
+        "%2f",
+        "%5c",
+        "\\",
+        "/.",
+        "/..",
+        "%2e",
+        "..",
+        "?",
+        "%3f",
+        "%23",
+        "%252f",
+        "x",
+        "%20",
+        "+",
+        "~",
+        "%c5%bf",
+        "%e2%84%aa",
+        "=",
+        ",",
+        "'",
+    ];
+    let express = Application::express();
+    let permit = "permit: [parameters, empty_segment, encoded_slash, encoded_delimiter]";
+    let rules = format!(
+        "routes: [{{path_prefix: /admin, allow: {{role: Admin}}}}]\ndefault: {{allow: true}}\n\
+        paths: {{case: ignore, {permit}}}\n"
+    );
+    let stacks = express_behind(&rules, &express);
+    let paths = made_of(&parts).map(|path| format!("/{}", path.trim_start_matches('/')));
+    let mut attacks = 0;
+    for path in paths.take(2500) {
+        let attack = Attack { path: &path, ..GET };
+        if attack.to(express.address).send().text().contains(SECRET) {
+            stacks.iter().for_each(|stack| attack.fails(stack));
+            attacks += 1;
+        }
+    }
+    assert!(attacks > 100, "{attacks} of them reach the page where nobody decides");
+}

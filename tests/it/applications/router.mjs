@@ -30,6 +30,11 @@ app.use((request, response, next) => {
 });
 app.delete('/things', (request, response) => response.send(secret));
 
+// What a server of WebDAV does: the target is written to.
+app.move('/files', (request, response) => {
+  response.send((request.get('destination') ?? '').includes('/admin') ? secret : 'moved');
+});
+
 app.all('/admin', (request, response) => response.send(secret));
 app.use((request, response) => {
   let path = request.path;
