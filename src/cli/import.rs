@@ -3,6 +3,7 @@
 mod allow;
 pub(crate) mod datasette;
 mod paths;
+mod rules;
 mod tokens;
 
 use std::io::Write;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 
 use self::datasette::{Imported, Sql};
+use self::rules::Version;
 use super::{Complaint, print};
 use crate::config::load_foreign;
 
@@ -30,6 +32,9 @@ pub(super) struct Datasette {
     /// Datasette goes on enforcing its `allow_sql`, so leave open what would be closed for its sake
     #[arg(long)]
     datasette_guards_sql: bool,
+    /// The Datasette that reads the file; without it nothing is opened that either of them denies
+    #[arg(long, value_name = "VERSION")]
+    datasette_version: Option<Version>,
 }
 
 impl Import {
@@ -43,9 +48,9 @@ impl Import {
 impl Datasette {
     fn run(self) -> Result<(), Complaint> {
         let shown = self.file.display();
-        let document = load_foreign(&self.file).map_err(|errors| errors.to_string())?;
+        let document = load_foreign(&self.file).map_err(|errors| self.explained(&errors.to_string()))?;
         let sql = if self.datasette_guards_sql { Sql::GuardedByDatasette } else { Sql::NotGuarded };
-        let Imported { config, report } = datasette::import(&document, sql)
+        let Imported { config, report } = datasette::import(&document, sql, self.datasette_version)
             .map_err(|complaint| format!("error: {shown} cannot be imported: {complaint}"))?;
         match &self.output {
             Some(path) => write_new(path, &config)?,
@@ -58,6 +63,19 @@ impl Datasette {
             let _ = writeln!(stderr, "- {line}");
         }
         Ok(())
+    }
+}
+
+impl Datasette {
+    /// What is wrong with the file, and a word more where it is no YAML because it is yet to become some.
+    fn explained(&self, errors: &str) -> String {
+        let text = std::fs::read_to_string(&self.file).unwrap_or_default();
+        if ["{{", "{%"].iter().any(|sign| text.contains(sign)) {
+            return format!(
+                "{errors}\nhelp: it looks like a template: render it first, and import what comes out"
+            );
+        }
+        errors.to_owned()
     }
 }
 

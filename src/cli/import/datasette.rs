@@ -1,15 +1,15 @@
 //! A Datasette configuration as one of ours.
 //!
-//! What decides in Datasette (0.44 to 1.0 alike): of the allow blocks of a table or a query, of its
-//! database and of the whole instance the nearest one that is there; where there is none, everybody may.
-//! SQL of one's own (`?sql=`, `?_where=`) needs `allow_sql` besides, and a route sees no query.
+//! Who may do what in Datasette is decided in [`super::rules`].  A route sees no query, and a page of a table can
+//! be asked for SQL of one's own (`?sql=`, `?_where=`), so that it is open to those alone who may run SQL, too.
 //!
-//! Here nothing is opened that no allow block speaks of, and what cannot be expressed is closed and reported.
+//! Here nothing is opened that no block speaks of, and what cannot be expressed is closed and reported.
 
 use serde_json::{Map, Value, json};
 
 use super::super::Complaint;
-use super::paths::{Name, OTHER_SPELLINGS};
+use super::paths::{Name, OTHER_SPELLINGS, STATISTICS};
+use super::rules::{Level, Place, Rule, Version, action};
 use super::{allow, tokens};
 
 const PLUGIN: &str = "datasette-auth-tokens";
@@ -31,23 +31,103 @@ pub struct Imported {
     pub report: Vec<String>,
 }
 
-/// Translates a Datasette configuration.
+/// Translates a Datasette configuration; without a version, for every Datasette that may read it.
 ///
 /// # Errors
 /// It is none, or nothing would be left of it.
-pub fn import(document: &Value, sql: Sql) -> Result<Imported, Complaint> {
-    let root = document.as_object().ok_or("it is not a mapping")?;
+pub fn import(document: &Value, sql: Sql, version: Option<Version>) -> Result<Imported, Complaint> {
+    let root = match document {
+        Value::Object(root) => root,
+        Value::Null => return Err(format!("it is empty; expected {SHAPE}")),
+        Value::Array(_) => return Err(format!("it is a list; expected {SHAPE}")),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            return Err(format!("it is no mapping; expected {SHAPE}"));
+        }
+    };
+    check_comments(root, "")?;
     let mut report = Vec::new();
     let plugin = read_plugin(root, &mut report)?;
-    let mut import = Import { sql, settings_allow_sql: None, routes: Vec::new(), report };
+    let mut import = Import {
+        sql,
+        version,
+        instance: Level::default(),
+        no_sql_by_default: false,
+        downloads_are_off: false,
+        routes: Vec::new(),
+        report,
+    };
     import.read_settings(root)?;
     import.read_instance(root)?;
     let Import { routes, mut report, .. } = import;
-    add_what_is_different(&plugin, &routes, &mut report);
+    if plugin.tokens.is_empty() && routes.is_empty() {
+        return Err(why_nothing_is_left(root));
+    }
+    add_what_is_different(root, &plugin, &routes, &mut report);
     let config = write(&plugin, &routes);
     tokens::check(&config).map_err(|why| format!("what comes out is no valid configuration: {why}"))?;
     Ok(Imported { config, report })
 }
+
+const SHAPE: &str =
+    "Datasette's datasette.yaml, metadata.yaml or metadata.json, a mapping with `plugins` and `databases`";
+
+/// JSON knows no comments, and YAML reads one as part of the next key, whose block would then be lost.
+fn check_comments(mapping: &Map<String, Value>, place: &str) -> Result<(), Complaint> {
+    for (key, value) in mapping {
+        let place = if place.is_empty() { shown(key) } else { format!("{place}.{}", shown(key)) };
+        if ["//", "/*", "{{", "{%"].iter().any(|sign| key.trim_start().starts_with(sign)) {
+            return Err(format!(
+                "{place}: this key begins like a comment or a template; take the comments out (YAML's begin with \
+                 `#`), or render the template first"
+            ));
+        }
+        if let Value::Object(below) = value {
+            check_comments(below, &place)?;
+        }
+    }
+    Ok(())
+}
+
+/// Why there is neither a token nor a route, and what to do.
+fn why_nothing_is_left(root: &Map<String, Value>) -> Complaint {
+    let plugins = root.get("plugins").and_then(Value::as_object);
+    let (missing, advice) = match plugins.and_then(|plugins| plugins.get(PLUGIN)) {
+        _ if root.keys().any(|key| SETTINGS.contains(&key.as_str())) => (
+            "it looks like Datasette's settings.json, which names no tokens and permissions",
+            "import the datasette.yaml, metadata.yaml or metadata.json beside it",
+        ),
+        Some(Value::Object(plugin))
+            if plugin.contains_key("manage_tokens") || plugin.contains_key("query") =>
+        {
+            (
+                "its tokens are in a database, where they stay, and no allow block stands in it",
+                "issue API keys here instead (`keys` in a configuration of your own)",
+            )
+        }
+        Some(_) => (
+            "none of its tokens can be used here, and no allow block stands in it",
+            "give each token a `token` and an `actor`",
+        ),
+        None => (
+            "it holds no token and no allow block, so that Datasette shows everything to everybody and there is \
+             nothing to translate",
+            "begin with a configuration of your own (README, `The shortest configuration`)",
+        ),
+    };
+    format!("nobody could pass: {missing}; {advice}")
+}
+
+/// Settings by which Datasette's settings.json is known.
+const SETTINGS: [&str; 8] = [
+    "default_page_size",
+    "max_returned_rows",
+    "sql_time_limit_ms",
+    "default_allow_sql",
+    "allow_facet",
+    "allow_download",
+    "facet_time_limit_ms",
+    "num_sql_threads",
+];
 
 /// What the plugin's configuration says.
 struct Plugin {
@@ -56,8 +136,17 @@ struct Plugin {
 }
 
 fn read_plugin(root: &Map<String, Value>, report: &mut Vec<String>) -> Result<Plugin, Complaint> {
-    let plugins = root.get("plugins").and_then(Value::as_object);
+    let plugins = match root.get("plugins") {
+        None | Some(Value::Null) => None,
+        Some(Value::Object(plugins)) => Some(plugins),
+        Some(_) => {
+            return Err("`plugins` is not a mapping from the names of plugins to their settings".to_owned());
+        }
+    };
     for name in plugins.into_iter().flat_map(Map::keys).filter(|name| *name != PLUGIN) {
+        if name == "$env" || name == "$file" {
+            return Err(format!("plugins: it is a reference ({name}); write the plugins out here"));
+        }
         report
             .push(format!("plugins.{}: what this plugin permits or forbids is not known here", shown(name)));
     }
@@ -74,7 +163,12 @@ fn read_plugin(root: &Map<String, Value>, report: &mut Vec<String>) -> Result<Pl
             let list = match plugin.get("tokens") {
                 None | Some(Value::Null) => &[][..],
                 Some(Value::Array(list)) => &list[..],
-                Some(_) => return Err(format!("plugins.{PLUGIN}.tokens is not a list")),
+                Some(_) => {
+                    return Err(format!(
+                        "plugins.{PLUGIN}.tokens is not a list; write it out as [{{token: {{$env: NAME}}, actor: \
+                         {{id: NAME}}}}, …]; a `token` alone may be a reference"
+                    ));
+                }
             };
             (list, plugin.get("param"))
         }
@@ -106,18 +200,50 @@ struct Route {
 
 struct Import {
     sql: Sql,
-    settings_allow_sql: Option<Value>,
+    version: Option<Version>,
+    instance: Level,
+    no_sql_by_default: bool,
+    downloads_are_off: bool,
     routes: Vec<Route>,
     report: Vec<String>,
 }
 
+/// A table or a query, and what the file says of it.
+struct Member<'f> {
+    name: &'f str,
+    level: Level,
+    /// The query as it is written.
+    query: Option<&'f Value>,
+}
+
+/// How 1.0 writes to a table: what the path ends in, and the actions that all must be permitted.
+const TABLE_WRITES: [(&str, &[&str]); 5] = [
+    ("insert", &[action::INSERT_ROW]),
+    ("upsert", &[action::INSERT_ROW, action::UPDATE_ROW]),
+    ("alter", &[action::ALTER_TABLE]),
+    ("drop", &[action::DROP_TABLE]),
+    ("set-column-type", &[action::SET_COLUMN_TYPE]),
+];
+
+/// The same for a row.
+const ROW_WRITES: [(&str, &[&str]); 2] =
+    [("update", &[action::UPDATE_ROW]), ("delete", &[action::DELETE_ROW])];
+
+const READ: &[&str] = &["GET"];
+const READ_AND_POST: &[&str] = &["GET", "POST"];
+const POST: &[&str] = &["POST"];
+
 impl Import {
     fn read_settings(&mut self, root: &Map<String, Value>) -> Result<(), Complaint> {
-        let settings = root.get("settings").and_then(Value::as_object);
-        for (key, value) in settings.into_iter().flatten() {
+        let settings = match root.get("settings") {
+            None | Some(Value::Null) => return Ok(()),
+            Some(Value::Object(settings)) => settings,
+            Some(_) => return Err("`settings` is not a mapping".to_owned()),
+        };
+        for (key, value) in settings {
             match (key.as_str(), value) {
-                ("default_allow_sql", Value::Bool(true)) => {}
-                ("default_allow_sql", _) => self.settings_allow_sql = Some(Value::Bool(false)),
+                ("default_allow_sql", value) => self.no_sql_by_default = *value != Value::Bool(true),
+                ("allow_download", value) => self.downloads_are_off = *value != Value::Bool(true),
                 // Datasette then shows the same page under two paths.
                 ("base_url", base) if base != "/" => {
                     return Err(
@@ -132,163 +258,443 @@ impl Import {
     }
 
     fn read_instance(&mut self, root: &Map<String, Value>) -> Result<(), Complaint> {
+        for key in ["tables", "queries"] {
+            if root.get(key).is_some_and(|value| speaks_of_permissions(key, value)) {
+                return Err(format!(
+                    "`{key}` with permissions stands at the top of the file, where Datasette 0.65 takes it for every \
+                     database without `{key}` of its own; move it into `databases`"
+                ));
+            }
+        }
         let known = ["databases", "allow", "allow_sql", "permissions", "plugins", "settings"];
-        let rule = self.rule(root, &known, "");
-        let sql = self.sql_rule(root, "").or_else(|| self.settings_allow_sql.take());
+        self.instance = self.level(root, &known, "");
         let databases = match root.get("databases") {
             None | Some(Value::Null) => &Map::new(),
             Some(Value::Object(databases)) => databases,
-            Some(_) => return Err("`databases` is not a mapping".to_owned()),
+            Some(_) => {
+                return Err("`databases` is not a mapping from their names to what they hold".to_owned());
+            }
         };
         for (name, database) in databases {
-            self.read_database(name, database, rule.as_ref(), sql.as_ref());
+            self.read_database(name, database);
         }
-        if let Some(allow) = rule {
-            self.add("the list of databases", r"/(?:\.jsono?)?".to_owned(), &["GET"], allow);
+        let instance = Place {
+            instance: &self.instance,
+            no_sql_by_default: self.no_sql_by_default,
+            database: None,
+            tables: &[],
+            query: None,
+        };
+        let rule = instance.rule(self.version, action::VIEW_INSTANCE);
+        // 1.0 shows the page that tells who asks to everybody.
+        let of_actor = rule.clone().filter(|_| self.version != Some(Version::Since1));
+        if databases.is_empty()
+            && [action::VIEW_DATABASE, action::VIEW_TABLE]
+                .iter()
+                .any(|action| instance.rule(self.version, action).is_some())
+        {
+            self.report.push(
+                "the file names no database, so that none is open: name each, as in `databases: {NAME: {}}`, and \
+                 import again"
+                    .to_owned(),
+            );
+        }
+        if let Some(rule) = rule {
+            let allow = self.single(&rule, "the list of databases");
+            self.add("the list of databases", r"/(?:\.jsono?)?".to_owned(), READ, allow);
+        }
+        if !self.routes.is_empty() {
+            let allow = of_actor.map_or(Value::Bool(true), |rule| self.single(&rule, "/-/actor"));
+            self.add("who asks", r"/-/actor(?:\.json)?".to_owned(), READ, allow);
         }
         Ok(())
     }
 
-    fn read_database(&mut self, name: &str, database: &Value, instance: Option<&Value>, sql: Option<&Value>) {
+    fn read_database(&mut self, name: &str, database: &Value) {
         let place = format!("databases.{}", shown(name));
         let nothing = Map::new();
         let Some(database) = as_mapping(database, &nothing) else {
             return self.report.push(format!("{place}: closed: it is not a mapping"));
         };
+        if name == "_internal" {
+            return self.report.push(format!("{place}: closed: Datasette keeps secrets in this database"));
+        }
+        if name == ":memory:" {
+            self.report
+                .push(format!("{place}: Datasette calls this database `_memory` since 0.55: rename it"));
+        }
         let known = ["allow", "allow_sql", "permissions", "plugins", "tables", "queries"];
-        let own = self.rule(database, &known, &place);
-        let rule = own.as_ref().or(instance);
-        let own_sql = self.sql_rule(database, &place);
-        let sql = own_sql.as_ref().or(sql);
-
-        let first = self.routes.len();
-        let is_list_of_names =
-            |key| database.get(key).is_none_or(|value| value.is_object() || value.is_null());
-        let mut unclear = !(is_list_of_names("queries") && is_list_of_names("tables"));
-        let Some(database_name) = Name::new(name) else {
+        let level = self.level(database, &known, &place);
+        let Some(tables) = self.read_members(database, "tables", &place) else {
+            return self.report.push(format!("{place}: closed: `tables` or one of them is no mapping"));
+        };
+        let Some(queries) = self.read_members(database, "queries", &place) else {
+            return self.report.push(format!("{place}: closed: `queries` is no mapping"));
+        };
+        let names: Option<Vec<Name>> =
+            tables.iter().chain(&queries).map(|member| Name::new(member.name)).collect();
+        let (Some(name), Some(names)) = (Name::new(name), names) else {
+            // One of its tables could be read as another.
             return self.report.push(format!("{place}: closed: {UNCLEAR_NAME}"));
         };
-        for (name, query) in members(database, "queries") {
-            let place = format!("{place}.queries.{}", shown(name));
+        let (table_names, query_names) = names.split_at(tables.len());
+        let instance = std::mem::take(&mut self.instance);
+        let whole = Place {
+            instance: &instance,
+            no_sql_by_default: self.no_sql_by_default,
+            database: Some(&level),
+            tables: &[],
+            query: None,
+        };
+        for (query, query_name) in queries.iter().zip(query_names) {
+            self.add_query(&place, &name, whole, &tables, query, query_name);
+        }
+        for (index, (table, table_name)) in tables.iter().zip(table_names).enumerate() {
+            let is_first = !tables[..index].iter().any(|other| other.name.eq_ignore_ascii_case(table.name));
+            if is_first {
+                self.add_table(&place, &name, whole, (&tables, &queries), table.name, table_name);
+            }
+        }
+        self.add_database(&place, &name, whole, &tables);
+        self.instance = instance;
+    }
+
+    /// The tables or the queries of a database; `None` when they are no mapping of mappings.
+    fn read_members<'f>(
+        &mut self,
+        database: &'f Map<String, Value>,
+        key: &str,
+        place: &str,
+    ) -> Option<Vec<Member<'f>>> {
+        let members = match database.get(key) {
+            None | Some(Value::Null) => return Some(Vec::new()),
+            Some(Value::Object(members)) => members,
+            Some(_) => return None,
+        };
+        let nothing = Map::new();
+        let read = |(name, value): (&'f String, &'f Value)| {
+            let place = format!("{place}.{key}.{}", shown(name));
+            let is_query = key == "queries";
+            let (known, query) = if is_query { (&QUERY[..], Some(value)) } else { (&TABLE[..], None) };
             // A query without a block of its own may be no more than a text.
-            let own = query.as_object().and_then(|query| self.rule(query, &QUERY, &place));
-            match (Name::new(name), own.as_ref().or(rule)) {
-                (None, _) => unclear = true,
-                (Some(_), None) => {}
-                (Some(name), Some(allow)) => {
-                    self.add(&place, name.query(&database_name), &["GET", "POST"], allow.clone());
-                }
-            }
-        }
-        for (name, table) in members(database, "tables") {
-            let place = format!("{place}.tables.{}", shown(name));
-            let Some(table) = as_mapping(table, &nothing) else {
-                unclear = true;
-                continue;
-            };
-            let known = ["allow", "permissions", "plugins"];
-            match (Name::new(name), self.rule(table, &known, &place)) {
-                (None, _) => unclear = true,
-                // The pages of the database are those of this table, too.
-                (Some(_), None) => {}
-                (Some(name), Some(allow)) => {
-                    let allow = self.with_sql(&allow, sql, &place);
-                    self.add(&place, name.table(&database_name), &["GET"], allow);
-                }
-            }
-        }
-        if unclear {
-            // One of its tables could be read as another.
-            self.routes.truncate(first);
+            let mapping =
+                if is_query { value.as_object().or(Some(&nothing)) } else { as_mapping(value, &nothing) };
+            Some(Member { name, level: self.level(mapping?, known, &place), query })
+        };
+        members.iter().map(read).collect()
+    }
+
+    fn add_query(
+        &mut self,
+        place: &str,
+        database: &Name,
+        whole: Place<'_>,
+        tables: &[Member<'_>],
+        query: &Member<'_>,
+        name: &Name,
+    ) {
+        let place = format!("{place}.queries.{}", shown(query.name));
+        let says = |key: &str| query.query.and_then(|query| query.get(key));
+        let is_on = |key: &str| says(key).is_some_and(is_true);
+        let same_name = levels_of(tables, query.name);
+        let here = Place { tables: &same_name, query: Some(&query.level), ..whole };
+        let mut rule = here.rule(self.version, action::VIEW_QUERY);
+        if !same_name.is_empty() {
+            // 0.65 shows the query under this path, 1.0 the table.
+            let table = here.rule(self.version, action::VIEW_TABLE);
+            let table = table.map(|rule| self.with_sql(rule, here, &place));
+            rule = Rule::both(rule, table);
             self.report.push(format!(
-                "{place}: closed: one of its tables or queries is no mapping, or {UNCLEAR_NAME}"
+                "{place}: a table has this name, too, and 1.0 shows that instead; open to those alone who may see both"
             ));
-            return;
         }
-        let pages = database_name.database();
-        match rule {
-            Some(allow) => {
-                let allow = self.with_sql(allow, sql, &place);
-                self.add(&place, pages, &["GET"], allow);
-            }
-            None => self.report.push(format!(
-                "{place}: closed but for what is listed: no allow block speaks of it, so that Datasette shows it to \
-                 everybody; if that is right, add {{path_regex: {}, methods: [GET], allow: true}}",
-                quoted(&pages)
-            )),
+        let is_trusted = says("is_trusted").is_none_or(is_true);
+        let writes = is_on("write");
+        if !is_trusted {
+            // 1.0 asks for the rights that its SQL needs.
+            let needed =
+                if writes { Some(Rule::no_one()) } else { here.rule(self.version, action::EXECUTE_SQL) };
+            self.report.push(format!(
+                "{place}: it is not trusted, so that 1.0 asks for the rights that its SQL needs: {}",
+                if writes { "closed" } else { "open to those alone who may run SQL" }
+            ));
+            rule = Rule::both(rule, needed);
+        }
+        self.note_versions(here, action::VIEW_QUERY, &place);
+        if let Some(rule) = rule {
+            let allow = self.single(&rule, &place);
+            let methods = if writes { READ_AND_POST } else { READ };
+            self.add(&place, name.query(database), methods, allow);
         }
     }
 
-    /// The allow block of a mapping; `None` where there is none.  What cannot be expressed is "no one".
-    fn rule(&mut self, mapping: &Map<String, Value>, known: &[&str], place: &str) -> Option<Value> {
-        let dot = if place.is_empty() { "" } else { "." };
-        let mut problems = Vec::new();
-        let mut rule = match mapping.get("allow") {
-            None | Some(Value::Null) => None,
-            Some(block) => match allow::translate(block) {
-                Ok(allow) => Some(allow),
-                Err(why) => {
-                    problems.push(format!("{place}{dot}allow: {why}"));
-                    None
-                }
-            },
-        };
-        for action in members(mapping, "permissions").map(|(action, _)| action.as_str()) {
-            if action.starts_with("view-") || action == "execute-sql" {
-                let action = shown(action);
-                problems.push(format!("{place}{dot}permissions.{action}: only allow blocks are translated"));
-            } else {
-                let action = shown(action);
-                self.report.push(format!("{place}{dot}permissions.{action}: left out; no route leads there"));
+    fn add_table(
+        &mut self,
+        place: &str,
+        database: &Name,
+        whole: Place<'_>,
+        (tables, queries): (&[Member<'_>], &[Member<'_>]),
+        written: &str,
+        name: &Name,
+    ) {
+        let place = format!("{place}.tables.{}", shown(written));
+        if written == "-" {
+            return self
+                .report
+                .push(format!("{place}: closed: 1.0 has pages of its own where its rows are; rename it"));
+        }
+        let levels = levels_of(tables, written);
+        // The query of this very name, whose `permissions` count for the table.
+        let query = queries.iter().find(|query| query.name.eq_ignore_ascii_case(written));
+        let here = Place { tables: &levels, query: query.map(|query| &query.level), ..whole };
+        let rule = here.rule(self.version, action::VIEW_TABLE);
+        // Otherwise the pages of the database are those of this table, too.
+        if let Some(rule) =
+            rule.filter(|rule| whole.rule(self.version, action::VIEW_TABLE).as_ref() != Some(rule))
+        {
+            self.note_versions(here, action::VIEW_TABLE, &place);
+            let rule = self.with_sql(rule, here, &place);
+            let allow = self.single(&rule, &place);
+            self.add(&place, name.table(database), READ, allow);
+        }
+        for (what, actions) in TABLE_WRITES {
+            if let Some(allow) = self.write_rule(here, Some(whole), actions, &place) {
+                self.add(&format!("{place}: {what}"), name.table_write(database, what), POST, allow);
             }
+        }
+        for (what, actions) in ROW_WRITES {
+            if let Some(allow) = self.write_rule(here, Some(whole), actions, &place) {
+                self.add(&format!("{place}: {what} a row"), name.row_write(database, what), POST, allow);
+            }
+        }
+    }
+
+    /// Who may write; `None` where nothing is to be said beside what is said of the database.
+    fn write_rule(
+        &mut self,
+        here: Place<'_>,
+        whole: Option<Place<'_>>,
+        actions: &[&str],
+        place: &str,
+    ) -> Option<Value> {
+        let of = |place: Place<'_>| {
+            // What no block speaks of nobody may do.
+            let rules = actions.iter().map(|action| place.rule(self.version, action));
+            let all = rules.collect::<Option<Vec<Rule>>>()?;
+            all.into_iter().map(Some).reduce(Rule::both).flatten()
+        };
+        let rule = of(here);
+        if whole.is_some_and(|whole| of(whole) == rule) {
+            return None;
+        }
+        let rule = rule?;
+        Some(self.single(&rule, place))
+    }
+
+    fn add_database(&mut self, place: &str, name: &Name, whole: Place<'_>, tables: &[Member<'_>]) {
+        let page = whole.rule(self.version, action::VIEW_DATABASE);
+        let sql = whole.rule(self.version, action::EXECUTE_SQL);
+        let of_tables = whole.rule(self.version, action::VIEW_TABLE);
+        // A query that somebody stored is shown under such a path, too.
+        let of_queries = whole.rule(self.version, action::VIEW_QUERY);
+        if let (Some(tables), Some(queries)) = (&of_tables, &of_queries)
+            && tables != queries
+        {
+            self.report.push(format!(
+                "{place}: view-query: queries that are stored in Datasette have the paths of tables, so that tables without \
+                 blocks of their own are open to those alone who may see both"
+            ));
+        }
+        let of_tables = of_tables.and_then(|rule| Rule::both(Some(rule), of_queries));
+        for action in [action::VIEW_DATABASE, action::VIEW_TABLE] {
+            self.note_versions(whole, action, place);
+        }
+
+        if self.version != Some(Version::Before1) {
+            let has_dash = tables.iter().any(|table| table.name == "-");
+            if has_dash {
+                self.report.push(format!("{place}: /-/query is closed, because a table is called `-`"));
+            } else if let Some(rule) = Rule::both(page.clone(), sql) {
+                let allow = self.single(&rule, &format!("{place}: /-/query"));
+                self.add(&format!("{place}: SQL"), name.sql(), READ, allow);
+            }
+            if let Some(allow) = self.write_rule(whole, None, &[action::CREATE_TABLE], place) {
+                self.add(&format!("{place}: create"), name.create(), POST, allow);
+            }
+            for (what, actions) in TABLE_WRITES {
+                if let Some(allow) = self.write_rule(whole, None, actions, place) {
+                    self.add(&format!("{place}: {what}"), name.any_table_write(what), POST, allow);
+                }
+            }
+            for (what, actions) in ROW_WRITES {
+                if let Some(allow) = self.write_rule(whole, None, actions, place) {
+                    self.add(&format!("{place}: {what} a row"), name.any_row_write(what), POST, allow);
+                }
+            }
+        }
+
+        if page.is_some() {
+            self.add_download(place, name, whole);
+        }
+        let page = page.map(|rule| self.with_sql(rule, whole, place));
+        let of_tables = of_tables.map(|rule| self.with_sql(rule, whole, place));
+        match (&page, &of_tables) {
+            (Some(page), Some(tables)) if page == tables => {
+                let allow = self.single(page, place);
+                self.add(place, name.database(), READ, allow);
+            }
+            (page, tables) => {
+                if let Some(rule) = page {
+                    let allow = self.single(rule, place);
+                    self.add(place, name.page(), READ, allow);
+                }
+                if let Some(rule) = tables {
+                    let allow = self.single(rule, place);
+                    self.add(&format!("{place}: its tables"), name.tables(), READ, allow);
+                }
+            }
+        }
+        let closed = match (page.is_none(), of_tables.is_none()) {
+            (true, true) => Some(name.database()),
+            (true, false) => Some(name.page()),
+            (false, true) => Some(name.tables()),
+            (false, false) => None,
+        };
+        if let Some(pages) = closed {
+            self.report.push(format!(
+                "{place}: closed but for what is listed: no allow block speaks of it, so that Datasette shows it to \
+                 everybody; if that is right, add {{path_regex: {}, methods: [GET], allow: true}}",
+                quoted(&pages)
+            ));
+        }
+    }
+
+    /// A download holds every table, and Datasette denies it of databases that can change, which the file does
+    /// not tell.
+    fn add_download(&mut self, place: &str, name: &Name, whole: Place<'_>) {
+        let levels = [Some(whole.instance), whole.database];
+        let mut permissions = levels.into_iter().flatten().flat_map(|level| &level.permissions);
+        let is_said = permissions.any(|(action, _)| action == action::DOWNLOAD);
+        let path = name.download();
+        if let Some(rule) =
+            whole.rule(self.version, action::DOWNLOAD).filter(|_| is_said && !self.downloads_are_off)
+        {
+            let allow = self.single(&rule, &format!("{place}: {}", action::DOWNLOAD));
+            self.report.push(format!(
+                "{place}: {}: closed, because Datasette denies it of databases that can change; if this one is immutable \
+                 (-i), set `allow: {allow}` at the route {}",
+                action::DOWNLOAD,
+                quoted(&path)
+            ));
+        }
+        self.add(&format!("{place}: download"), path, READ, Value::Bool(false));
+    }
+
+    /// What the file says at one level.  What cannot be expressed is "no one".
+    fn level(&mut self, mapping: &Map<String, Value>, known: &[&str], place: &str) -> Level {
+        let dot = if place.is_empty() { "" } else { "." };
+        let mut level = Level::default();
+        let mut problems = Vec::new();
+        let mut read = |key: &str, block: &Value| match allow::translate(block) {
+            Ok(allow) => allow,
+            Err(why) => {
+                problems.push(format!("{place}{dot}{key}: {why}; closed"));
+                Value::Bool(false)
+            }
+        };
+        let block = |key: &str| mapping.get(key).filter(|block| !block.is_null());
+        level.allow = block("allow").map(|block| read("allow", block));
+        if known.contains(&"allow_sql") {
+            level.allow_sql = block("allow_sql").map(|block| read("allow_sql", block));
+        }
+        for (action, block) in members(mapping, "permissions").filter(|(_, block)| !block.is_null()) {
+            let allow = read(&format!("permissions.{}", shown(action)), block);
+            level.permissions.push((action.clone(), allow));
         }
         if mapping
             .get("permissions")
             .is_some_and(|permissions| !permissions.is_object() && !permissions.is_null())
         {
-            problems.push(format!("{place}{dot}permissions: it is not a mapping"));
+            problems.push(format!(
+                "{place}{dot}permissions: it is not a mapping from actions to allow blocks; closed"
+            ));
+            level.is_unclear = true;
         }
         for (key, value) in mapping.iter().filter(|(key, _)| !known.contains(&key.as_str())) {
             if speaks_of_permissions(key, value) {
                 let key = shown(key);
                 problems.push(format!(
-                    "{place}{dot}{key}: a permission where Datasette has none that is known here"
+                    "{place}{dot}{key}: a permission where Datasette has none that is known here; closed"
                 ));
+                level.is_unclear = true;
             }
         }
-        if !problems.is_empty() {
-            rule = Some(Value::Bool(false));
-        }
-        self.report.extend(problems.into_iter().map(|problem| format!("{problem}; closed")));
-        rule
-    }
-
-    fn sql_rule(&mut self, mapping: &Map<String, Value>, place: &str) -> Option<Value> {
-        let block = mapping.get("allow_sql").filter(|block| !block.is_null())?;
-        match allow::translate(block) {
-            Ok(allow) => Some(allow),
-            Err(why) => {
-                let dot = if place.is_empty() { "" } else { "." };
-                self.report.push(format!("{place}{dot}allow_sql: {why}; read as false"));
-                Some(Value::Bool(false))
+        self.report.extend(problems);
+        for (action, _) in &level.permissions {
+            let is_known = action::ALL.contains(&action.as_str());
+            let action = shown(action);
+            if self.version == Some(Version::Before1) {
+                self.report
+                    .push(format!("{place}{dot}permissions.{action}: left out; 0.65 does not read it"));
+            } else if !is_known {
+                self.report.push(format!("{place}{dot}permissions.{action}: left out; no route leads there"));
             }
         }
+        level
     }
 
     /// Who may see the pages and also run SQL on them.
-    fn with_sql(&mut self, allow: &Value, sql: Option<&Value>, place: &str) -> Value {
+    fn with_sql(&mut self, rule: Rule, here: Place<'_>, place: &str) -> Rule {
+        let sql = here.rule(self.version, action::EXECUTE_SQL);
         let (Some(sql), Sql::NotGuarded) = (sql, self.sql) else {
-            return allow.clone();
+            return rule;
         };
-        let both = allow::both(allow, sql);
-        if both.as_ref() != Some(allow) {
+        let Some(both) = Rule::both(Some(rule.clone()), Some(sql)) else {
+            return rule;
+        };
+        let allow = both.to_allow();
+        if allow.is_none() || allow != rule.to_allow() {
+            let line = format!(
+                "{place}: allow_sql: pages under which SQL could be run (`?sql=`, `?_where=`) are open to those alone who \
+                 may run SQL, which in 1.0 takes view-database{}; --datasette-guards-sql leaves that to Datasette",
+                if allow.is_some() {
+                    ""
+                } else {
+                    "; no single allow block can say who that is, so they are closed"
+                }
+            );
+            if !self.report.contains(&line) {
+                self.report.push(line);
+            }
+        }
+        both
+    }
+
+    /// The rule as one allow block of ours; "no one" where there is none that says it.
+    fn single(&mut self, rule: &Rule, place: &str) -> Value {
+        rule.to_allow().unwrap_or_else(|| {
+            let line =
+                format!("{place}: closed: no single allow block can say who passes all that is asked for");
+            if !self.report.contains(&line) {
+                self.report.push(line);
+            }
+            Value::Bool(false)
+        })
+    }
+
+    /// Reports where 1.0 lets somebody pass whom 0.65 does not.
+    fn note_versions(&mut self, here: Place<'_>, action: &str, place: &str) {
+        if self.version.is_some() {
+            return;
+        }
+        let both = here.rule(None, action).and_then(|rule| rule.to_allow());
+        let since_1 = here.rule(Some(Version::Since1), action).and_then(|rule| rule.to_allow());
+        if both != since_1 {
             self.report.push(format!(
-                "{place}: allow_sql: pages under which SQL could be run are open to those alone who may run SQL{}; \
-                 --datasette-guards-sql leaves that to Datasette",
-                if both.is_some() { "" } else { ", which no single allow block can say, so they are closed" }
+                "{place}: {action}: Datasette 0.65 and 1.0 decide differently, and only whom both let in passes; \
+                 --datasette-version says which one it is"
             ));
         }
-        both.unwrap_or(Value::Bool(false))
     }
 
     fn add(&mut self, comment: &str, path_regex: String, methods: &'static [&'static str], allow: Value) {
@@ -296,10 +702,32 @@ impl Import {
     }
 }
 
-const UNCLEAR_NAME: &str = "its name has spellings that a route cannot tell apart";
+const UNCLEAR_NAME: &str =
+    "its name or one of a table or a query in it has spellings that a route cannot tell apart; rename it";
 
 /// What a query can say beside its permissions.  `params` may well be called "allow".
 const QUERY: [&str; 5] = ["allow", "permissions", "plugins", "sql", "params"];
+
+/// What a table can say beside its permissions.  Columns may well be called "allow".
+const TABLE: [&str; 6] = ["allow", "permissions", "plugins", "columns", "units", "column_types"];
+
+/// The levels of the tables of this name, whatever its case.
+fn levels_of<'f>(tables: &'f [Member<'f>], name: &str) -> Vec<&'f Level> {
+    let same = tables.iter().filter(|table| table.name.eq_ignore_ascii_case(name));
+    same.map(|table| &table.level).collect()
+}
+
+/// Whether Python takes a value for true.
+fn is_true(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(members) => !members.is_empty(),
+    }
+}
 
 /// A mapping; nothing at all is an empty one.
 fn as_mapping<'v>(value: &'v Value, nothing: &'v Map<String, Value>) -> Option<&'v Map<String, Value>> {
@@ -312,19 +740,39 @@ fn members<'v>(mapping: &'v Map<String, Value>, key: &str) -> impl Iterator<Item
 
 /// Whether an allow block or the like stands here or below.
 fn speaks_of_permissions(key: &str, value: &Value) -> bool {
+    if TABLE.contains(&key) && key != "allow" && key != "permissions" {
+        return false;
+    }
     let below = match value {
         Value::Object(members) => members.iter().any(|(key, value)| speaks_of_permissions(key, value)),
         Value::Array(list) => list.iter().any(|element| speaks_of_permissions("", element)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     };
-    below || key.starts_with("allow") || key == "permissions"
+    let key = key.to_ascii_lowercase();
+    below || key.starts_with("allow") || key.starts_with("permission")
 }
 
-fn add_what_is_different(plugin: &Plugin, routes: &[Route], report: &mut Vec<String>) {
-    if !plugin.tokens.is_empty() {
-        report.push(
-            "a token that nobody knows is refused; Datasette takes its bearer for anonymous".to_owned(),
-        );
+fn add_what_is_different(
+    root: &Map<String, Value>,
+    plugin: &Plugin,
+    routes: &[Route],
+    report: &mut Vec<String>,
+) {
+    if plugin.tokens.is_empty() {
+        let others = members(root, "plugins").map(|(name, _)| shown(name));
+        let others: Vec<_> = others.filter(|name| name.contains("auth") && name != PLUGIN).collect();
+        let others = if others.is_empty() {
+            String::new()
+        } else {
+            format!("; whoever logs in by {}", others.join(" or "))
+        };
+        report.push(format!(
+            "no token came out of the file, so that only the anonymous pass{others}: add `tokens`, `users` or `keys` with the \
+             actors that the allow blocks speak of"
+        ));
+    } else {
+        report
+            .push("a token that nobody knows is denied; Datasette takes its bearer for anonymous".to_owned());
     }
     if routes.is_empty() {
         report.push(
@@ -333,9 +781,21 @@ fn add_what_is_different(plugin: &Plugin, routes: &[Route], report: &mut Vec<Str
         );
         return;
     }
+    if routes.iter().any(|route| route.methods == POST) {
+        report.push(
+            "the write API: what the body of a request asks for besides (`replace`, `alter`, `return`) Datasette goes on \
+             deciding"
+                .to_owned(),
+        );
+    }
     report.push(
-        "closed: databases that the file does not name, pages under /-/ but the static ones, methods but GET, HEAD \
-         and the POST of queries, spellings of names that Datasette itself never writes"
+        "closed: databases that the file does not name, downloads of databases, pages under \
+         /-/ but the static ones, /-/actor and /-/query, methods but GET, HEAD and the POST of writable queries and of the \
+         write API, spellings of names that Datasette itself never writes"
+            .to_owned(),
+    );
+    report.push(
+        "not in the file: what Datasette's command line says, such as --setting default_allow_sql off or --default-deny"
             .to_owned(),
     );
     report.push(
@@ -375,6 +835,8 @@ routes:
 # A name has one spelling: these are others that Datasette would read, too.\n",
         );
         text.push_str(&format!("- {{path_regex: {}, allow: false}}\n", quoted(OTHER_SPELLINGS)));
+        text.push_str("# SQLite's own statistics, which 1.0 shows to nobody.\n");
+        text.push_str(&format!("- {{path_regex: {}, allow: false}}\n", quoted(STATISTICS)));
     }
     for Route { comment, path_regex, methods, allow } in routes {
         let (regex, methods) = (quoted(path_regex), methods.join(", "));

@@ -3,7 +3,7 @@
 //! Datasette writes names in its own "tilde encoding": letters, digits, `_` and `-` as they are, a blank as
 //! `+`, every other byte as `~` and two hexadecimal digits.  It reads more than it writes: `s~65cret` is
 //! `secret` too.  [`OTHER_SPELLINGS`] matches those, so that a name has one spelling wherever a rule looks
-//! at it.
+//! at it.  SQLite takes names of tables that differ in the case of ASCII letters for one, and so do the routes.
 
 use std::fmt::Write;
 
@@ -12,8 +12,17 @@ use std::fmt::Write;
 pub const OTHER_SPELLINGS: &str = ".*~(?:.?|[^0-9A-F].*|.[^0-9A-F].*|2[0D].*|3[0-9].*|4[1-9A-F].*|5[0-9AF].*\
     |6[1-9A-F].*|7[0-9A].*)";
 
+/// SQLite's own statistics, which Datasette 1.0 shows to nobody.
+pub const STATISTICS: &str = r"/[^/]+/(?i-u:sqlite_stat[1-4])(?:\.\w+|/.*)?";
+
 /// Behind a name: a format such as `.json`, `.csv`, of a database also `.db`.
 const FORMAT: &str = r"\.\w+";
+
+/// A table or a view, whatever its name.  What stands below `/-/` is none.
+const ANY_TABLE: &str = "(?:[^-/][^/]*|-[^/]+)";
+
+/// Pages of 1.0 below a table, which ask for nothing but `view-table`.
+const TABLE_PAGES: &str = r"/-/(?:autocomplete|fragment|schema(?:\.\w+)?)";
 
 /// A name in a path.
 #[derive(Debug)]
@@ -41,15 +50,61 @@ impl Name {
     /// The pages of a table or a view: itself and its rows.
     pub fn table(&self, database: &Self) -> String {
         let Self { text, with_dots } = self;
+        let database = &database.text;
         if text == with_dots {
-            return format!("/{}/{text}(?:{FORMAT}|/[^/]+)?", database.text);
+            return format!("/{database}/(?i-u:{text})(?:{FORMAT}|/[^/]+|{TABLE_PAGES})?");
         }
-        format!("/{}/(?:{text}(?:{FORMAT})?|{with_dots}/[^/]+)", database.text)
+        format!("/{database}/(?:(?i-u:{text})(?:{FORMAT}|{TABLE_PAGES})?|(?i-u:{with_dots})/[^/]+)")
     }
 
-    /// A database's own page and those of all its tables and views.  What stands below `/-/` is no table.
+    /// Where 1.0 writes to a table.
+    pub fn table_write(&self, database: &Self, what: &str) -> String {
+        format!("/{}/(?i-u:{})/-/{what}", database.text, self.text)
+    }
+
+    /// Where 1.0 writes to a row of a table.
+    pub fn row_write(&self, database: &Self, what: &str) -> String {
+        format!("/{}/(?i-u:{})/[^/]+/-/{what}", database.text, self.with_dots)
+    }
+
+    /// The page of the database itself.
+    pub fn page(&self) -> String {
+        format!("/{}(?:{FORMAT})?", self.text)
+    }
+
+    /// The database as a file.
+    pub fn download(&self) -> String {
+        format!(r"/{}\.db", self.text)
+    }
+
+    /// The pages of all tables and views of the database.
+    pub fn tables(&self) -> String {
+        format!("/{}/{ANY_TABLE}(?:/[^/]+|{TABLE_PAGES})?", self.text)
+    }
+
+    /// A database's own page and those of all its tables and views.
     pub fn database(&self) -> String {
-        format!("/{}(?:{FORMAT}|/(?:[^-/][^/]*|-[^/]+)(?:/[^/]+)?)?", self.text)
+        format!("/{}(?:{FORMAT}|/{ANY_TABLE}(?:/[^/]+|{TABLE_PAGES})?)?", self.text)
+    }
+
+    /// Where 1.0 runs SQL on the database.
+    pub fn sql(&self) -> String {
+        format!("/{}/-/query(?:{FORMAT}|/parameters)?", self.text)
+    }
+
+    /// Where 1.0 makes tables.
+    pub fn create(&self) -> String {
+        format!("/{}/-/create", self.text)
+    }
+
+    /// Where 1.0 writes to any table of the database.
+    pub fn any_table_write(&self, what: &str) -> String {
+        format!("/{}/{ANY_TABLE}/-/{what}", self.text)
+    }
+
+    /// Where 1.0 writes to a row of any table of the database.
+    pub fn any_row_write(&self, what: &str) -> String {
+        format!("/{}/{ANY_TABLE}/[^/]+/-/{what}", self.text)
     }
 }
 
@@ -118,6 +173,33 @@ mod tests {
             ("/fixtures/a~2Eb/1", true),
         ] {
             assert_matches(&dotted, path, expected);
+        }
+        for (path, expected) in [
+            ("/fixtures/A+B~2FC/1", true),
+            ("/Fixtures/a+b~2Fc", false),
+            ("/fixtures/a+b~2Fc/-/autocomplete", true),
+            ("/fixtures/a+b~2Fc/-/schema.json", true),
+        ] {
+            assert_matches(&pattern, path, expected);
+        }
+        let insert = table.table_write(&database, "insert");
+        let update = table.row_write(&database, "update");
+        for (pattern, path, expected) in [
+            (&insert, "/fixtures/a+b~2Fc/-/insert", true),
+            (&insert, "/fixtures/a+b~2Fc/-/upsert", false),
+            (&insert, "/fixtures/a+b~2Fc/1/-/insert", false),
+            (&update, "/fixtures/A+b~2Fc/1/-/update", true),
+            (&update, "/fixtures/a+b~2Fc/-/update", false),
+            (&database.any_table_write("insert"), "/fixtures/t/-/insert", true),
+            (&database.any_table_write("insert"), "/fixtures/-/-/insert", false),
+            (&database.any_row_write("delete"), "/fixtures/t/1/-/delete", true),
+            (&database.sql(), "/fixtures/-/query.json", true),
+            (&database.sql(), "/fixtures/-/queries", false),
+            (&STATISTICS.to_owned(), "/fixtures/SQLite_stat1.json", true),
+            (&STATISTICS.to_owned(), "/fixtures/sqlite_stat4/1", true),
+            (&STATISTICS.to_owned(), "/fixtures/sqlite_stat5", false),
+        ] {
+            assert_matches(pattern, path, expected);
         }
         let odd = Name::new("t(x)").unwrap().query(&database);
         assert_matches(&odd, "/fixtures/t(x).csv", true);

@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use tempfile::TempDir;
 
 use super::log::Log;
-use super::tools;
+use super::tools::{self, DatasetteRelease};
 
 /// A running Datasette; it dies with this value.
 pub struct Datasette {
@@ -28,12 +28,23 @@ impl Datasette {
         make: impl FnOnce(&Path) -> Vec<&'static str>,
         environment: &[(&str, &str)],
     ) -> Self {
+        Self::of(DatasetteRelease::Old, metadata, make, environment)
+    }
+
+    /// The same of this release.
+    pub fn of(
+        release: DatasetteRelease,
+        metadata: &str,
+        make: impl FnOnce(&Path) -> Vec<&'static str>,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let folder = TempDir::new().expect("a fresh folder");
         let file = folder.path().join("metadata.json");
         std::fs::write(&file, metadata).expect("a file in a fresh folder");
-        let mut command = tools::datasette();
+        let mut command = tools::datasette(release);
         command.args(make(folder.path()));
-        command.args(["--memory", "--host", "127.0.0.1", "--port", "0", "--metadata"]).arg(&file);
+        let option = if release == DatasetteRelease::Since1 { "--config" } else { "--metadata" };
+        command.args(["--memory", "--host", "127.0.0.1", "--port", "0", option]).arg(&file);
         command.env("PYTHONUNBUFFERED", "1").envs(environment.iter().copied()).current_dir(folder.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("python3 starts");

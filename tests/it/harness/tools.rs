@@ -15,13 +15,32 @@ pub fn envoy() -> &'static Path {
     &ENVOY
 }
 
-/// A command that starts the real Datasette, with its plugin that we descend from.
-pub fn datasette() -> Command {
-    static PATHS: LazyLock<String> = LazyLock::new(|| {
-        ["datasette", "datasette-auth-tokens"].map(|name| fetch(name).display().to_string()).join(":")
-    });
+/// Which Datasette.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatasetteRelease {
+    /// 0.64, which the plugin that we descend from was made for.
+    Old,
+    /// 0.65, the last line before 1.0.
+    Before1,
+    /// An alpha of 1.0.
+    Since1,
+}
+
+/// A command that starts a real Datasette, with its plugin that we descend from.
+pub fn datasette(release: DatasetteRelease) -> Command {
+    static PLUGIN: LazyLock<PathBuf> = LazyLock::new(|| fetch("datasette-auth-tokens"));
+    static OLD: LazyLock<PathBuf> = LazyLock::new(|| fetch("datasette"));
+    static BEFORE_1: LazyLock<PathBuf> = LazyLock::new(|| fetch("datasette-0.65"));
+    static SINCE_1: LazyLock<PathBuf> = LazyLock::new(|| fetch("datasette-1.0"));
+    let program: &Path = match release {
+        DatasetteRelease::Old => &OLD,
+        DatasetteRelease::Before1 => &BEFORE_1,
+        DatasetteRelease::Since1 => &SINCE_1,
+    };
     let mut command = Command::new("python3");
-    command.env("PYTHONPATH", &*PATHS).args(["-m", "datasette"]);
+    command
+        .env("PYTHONPATH", format!("{}:{}", program.display(), PLUGIN.display()))
+        .args(["-m", "datasette"]);
     command
 }
 
