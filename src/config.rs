@@ -11,6 +11,7 @@ mod credentials;
 mod datasette;
 mod error;
 mod files;
+mod foreign;
 mod headers;
 mod keys;
 mod listeners;
@@ -263,11 +264,16 @@ pub fn load_foreign(path: &Path) -> Result<serde_json::Value, Errors> {
 /// As [`load_foreign`].
 pub(crate) fn parse_foreign(text: &str, path: &Path) -> Result<serde_json::Value, Errors> {
     let file: Arc<Path> = path.into();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let tree = raw::from_yaml(text).or_else(|error| {
         // What is JSON and yet no YAML (a key of a thousand characters) does without positions.
         raw::from_json(text).map_err(|_| syntax_error(&error, text, &file))
     })?;
-    let reader = Reader::new(&tree, Path::new(""), &ProcessEnvironment, Timestamp::UNIX_EPOCH);
+    let mut reader = Reader::new(&tree, Path::new(""), &ProcessEnvironment, Timestamp::UNIX_EPOCH);
+    // Datasette tries JSON before YAML, and JSON is read alike by everybody.
+    if raw::from_json(text).is_err() {
+        foreign::check(&mut reader, &tree, text);
+    }
     let diagnostics = reader.finish(&file, text);
     if diagnostics.is_empty() { Ok(tree.to_json()) } else { Err(Errors::new(diagnostics)) }
 }

@@ -3,7 +3,7 @@
 mod allow;
 pub(crate) mod datasette;
 mod paths;
-mod rules;
+pub(crate) mod rules;
 mod tokens;
 
 use std::io::Write;

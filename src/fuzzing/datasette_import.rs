@@ -9,28 +9,44 @@ use super::{Empty, authorizer, try_config, wait_for};
 use crate::attributes::{Attributes, Encoding, Headers, Http};
 use crate::authorizer::Authorizer;
 use crate::cli::import::datasette::{Imported, Sql, import};
+use crate::cli::import::rules::Version;
 use crate::config::parse_foreign;
 
 /// The target.
 pub fn run(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(document) = parse_foreign(text, Path::new("datasette.yaml")) else { return };
-    for sql in [Sql::NotGuarded, Sql::GuardedByDatasette] {
-        let Ok(Imported { config, report }) = import(&document, sql) else { continue };
+    let cases = [
+        (Sql::NotGuarded, None),
+        (Sql::GuardedByDatasette, None),
+        (Sql::NotGuarded, Some(Version::Before1)),
+        (Sql::GuardedByDatasette, Some(Version::Before1)),
+    ];
+    for (sql, version) in cases {
+        let Ok(Imported { config, report }) = import(&document, sql, version) else { continue };
         assert!(report.iter().all(|line| !line.is_empty() && !line.contains('\n')), "{report:?}");
         let Some(root) = document.as_object() else { panic!("imported although it is no mapping") };
         // A token that is read from elsewhere is not there, and has no part in who is anonymous.
         let Ok(config) = try_config(&config, &Empty) else { continue };
-        check_what_is_open(&authorizer(config), root, sql);
+        check_what_is_open(&authorizer(config), root, sql, version);
     }
 }
 
-fn check_what_is_open(authorizer: &Authorizer, root: &Map<String, Value>, sql: Sql) {
+/// Whom 0.65 denies something never passes; and what no block speaks of is closed.
+fn check_what_is_open(
+    authorizer: &Authorizer,
+    root: &Map<String, Value>,
+    sql: Sql,
+    version: Option<Version>,
+) {
     for (database_name, database) in members(root, "databases") {
         let Some(database) = database.as_object() else { continue };
         let blocks = [database.get("allow"), root.get("allow")];
         let default = members(root, "settings").find(|(key, _)| *key == "default_allow_sql");
         let closes_sql = default.is_some_and(|(_, value)| *value != Value::Bool(true));
+        // 1.0 reads them, and they may open what no allow block speaks of.
+        let has_permissions = version.is_none()
+            && (root.contains_key("permissions") || speaks_of_permissions(&Value::Object(database.clone())));
         let sql_blocks = [database.get("allow_sql"), root.get("allow_sql")];
         let may_run_sql = match sql_blocks.into_iter().flatten().find(|block| !block.is_null()) {
             Some(block) => admits_anonymous(block),
@@ -44,7 +60,7 @@ fn check_what_is_open(authorizer: &Authorizer, root: &Map<String, Value>, sql: S
                 }
                 let own = resource.as_object().and_then(|resource| resource.get("allow"));
                 let mut nearest = [own].into_iter().chain(blocks).flatten().filter(|block| !block.is_null());
-                let is_open = nearest.next().is_some_and(admits_anonymous)
+                let is_open = nearest.next().map_or(has_permissions, admits_anonymous)
                     && (is_query || may_run_sql || sql == Sql::GuardedByDatasette);
                 for format in ["", ".json"] {
                     let path = format!("/{}/{}{format}", written(database_name), written(name));
@@ -53,6 +69,11 @@ fn check_what_is_open(authorizer: &Authorizer, root: &Map<String, Value>, sql: S
             }
         }
     }
+}
+
+fn speaks_of_permissions(value: &Value) -> bool {
+    let Some(members) = value.as_object() else { return false };
+    members.iter().any(|(key, value)| key == "permissions" || speaks_of_permissions(value))
 }
 
 fn members<'v>(mapping: &'v Map<String, Value>, key: &str) -> impl Iterator<Item = (&'v String, &'v Value)> {

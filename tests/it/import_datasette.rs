@@ -225,7 +225,7 @@ fn what_cannot_be_expressed_is_closed_and_reported() {
         ("databases: {db: {allow: maybe}}", "databases.db.allow"),
         ("databases: {db: {allow: {id: {$env: ID}}}}", "databases.db.allow"),
         (
-            "databases: {db: {allow: true, permissions: {view-table: 5, view-database: yes}}}",
+            "databases: {db: {allow: true, permissions: {view-table: 5, view-database: maybe}}}",
             "view-table: an allow",
         ),
         ("databases: {db: {allow: true, permissions: []}}", "databases.db.permissions"),
@@ -247,6 +247,12 @@ fn what_cannot_be_expressed_is_closed_and_reported() {
         ("databases: {db: {allow: true, allow_sql: false}}", "databases.db: allow_sql"),
         ("databases: {db: {allow: true}}\nsettings: {default_allow_sql: false}", "databases.db: allow_sql"),
         ("databases: {db: {allow: {id: a}, allow_sql: {role: b}}}", "no single allow block"),
+        ("databases: {'-': {allow: true}, db: {}}", "databases.-: closed: Datasette has pages"),
+        (
+            "databases: {db: {allow: false, tables: {'-': {allow: true}}}}",
+            "databases.db.tables.-: closed: 1.0 has pages",
+        ),
+        ("databases: {'2020': {allow: true}}", "closed: databases that the file does not name"),
         ("databases: {db: {}}\npermissions: {debug-menu: true}", "permissions.debug-menu"),
     ];
     for (text, reported) in cases {
@@ -660,6 +666,8 @@ fn every_kind_of_file_gets_a_useful_word() {
         ("a template", "title: {{ title }}\n".into(), 1, "it looks like a template"),
         ("merge keys", with("x: &x {allow: {id: root}}\ndatabases: {d: {<<: *x}}"), 1, "write the entries out"),
         ("a key twice", with("title: a\ntitle: b"), 1, "a second time"),
+        ("a bare number as a name", with("databases: {2020: {allow: true}}"), 1, "Datasette reads this bare key as a number"),
+        ("what another YAML takes for true", with("databases: {d: {allow: {id: yes}}}"), 1, "Datasette reads this bare value as true or false"),
         ("a tab", with("databases:\n\td: {}"), 1, "a tab where"),
         ("two documents", with("---\ntitle: x"), 1, "a second document"),
         ("a tag", with("title: !env TITLE"), 1, "tags (`!name`) are not supported"),

@@ -319,6 +319,11 @@ impl Import {
         if name == "_internal" {
             return self.report.push(format!("{place}: closed: Datasette keeps secrets in this database"));
         }
+        if name == "-" {
+            return self
+                .report
+                .push(format!("{place}: closed: Datasette has pages of its own under this name; rename it"));
+        }
         if name == ":memory:" {
             self.report
                 .push(format!("{place}: Datasette calls this database `_memory` since 0.55: rename it"));
