@@ -112,8 +112,12 @@ const LONGEST_READ: Duration = Duration::from_secs(10);
 const MAX_DISCARD_TIME: Duration = Duration::from_secs(10);
 /// Bodies that may be read on at a time after their answer.
 const MAX_DISCARDED: usize = 1024;
-/// Streams that are no Checks: over all connections, on each, and how long each may live.
+/// Streams that are no Checks: over all connections, where memory allows and in any case, on each, and how long each
+/// may live.
 const MAX_OTHERS: usize = 1024;
+const MIN_OTHERS: usize = 128;
+/// So much memory for each of them leaves room for answers of reflection that nobody takes.
+const OTHER_SHARE: u64 = 512 * 1024;
 const MAX_OTHERS_OF_CONNECTION: usize = 64;
 const MAX_OTHER_TIME: Duration = Duration::from_secs(30 * 60);
 /// The largest message of theirs, in bytes.
@@ -130,6 +134,8 @@ struct Shares {
     blocks: usize,
     /// Checks that are open: a quarter.  Half of them may lack their message.
     open_checks: u32,
+    /// Streams that are no Checks.
+    others: usize,
     /// Streams that are open on one connection.
     streams: u32,
     /// Bytes that are unread on one connection: an eighth, if 128 connections fill theirs.
@@ -148,6 +154,7 @@ impl Shares {
             messages: wanted.min(share(4)).max(whole),
             blocks: share(8),
             open_checks: open_checks.max(MIN_OPEN_CHECKS),
+            others: share(OTHER_SHARE).clamp(MIN_OTHERS, MAX_OTHERS),
             streams: streams.clamp(MIN_CONCURRENT_STREAMS, MAX_CONCURRENT_STREAMS),
             window: window.clamp(MIN_WINDOW, MAX_WINDOW),
         }
@@ -434,7 +441,7 @@ pub async fn serve(
     let metrics = checks.telemetry.metrics();
     let wrong_wirings = WrongWirings::new(metrics);
     let blocks = BlockBudget::new(checks.shares.blocks, metrics.refused_connections("ext_authz"));
-    let (places, blocks) = (Arc::new(Semaphore::new(MAX_OTHERS)), Arc::new(blocks));
+    let (places, blocks) = (Arc::new(Semaphore::new(checks.shares.others)), Arc::new(blocks));
     let doors = Arc::new(Doors { tls, checks, others, places, wrong_wirings, blocks });
     listener.serve(closing, |stream, place| serve_connection(stream, Arc::clone(&doors), place)).await;
 }
@@ -866,6 +873,7 @@ mod tests {
             messages: 32 << 20,
             blocks: 16 << 20,
             open_checks: 2048,
+            others: 256,
             streams: 256,
             window: 128 << 10,
         };

@@ -532,6 +532,16 @@ fn pour(sender: &mut Connection, mut left: usize) {
 /// A server that may use so much memory, and how much it has used at most.  The limit is real where this machine lets a
 /// test make a cgroup; everywhere the most that it has used is compared with it.
 fn within_memory(name: &str, mebibytes: u64, attack: impl Fn(SocketAddr) -> Vec<Connection>) {
+    within_memory_with(name, mebibytes, &[], attack);
+}
+
+/// The same, of a server with these arguments.
+fn within_memory_with(
+    name: &str,
+    mebibytes: u64,
+    arguments: &[&str],
+    attack: impl Fn(SocketAddr) -> Vec<Connection>,
+) {
     let limit = mebibytes * 1024 * 1024;
     let group = Cgroup::with_memory(&format!("{name}-{mebibytes}"), limit);
     let setup = with("", "");
@@ -542,10 +552,13 @@ fn within_memory(name: &str, mebibytes: u64, attack: impl Fn(SocketAddr) -> Vec<
             std::fs::copy(setup.write(), &config).unwrap();
             let mut command = group.command(server::BINARY);
             command.arg("serve").arg("--config").arg(config);
-            command.args(["--log-format=json", "--log-decisions=none"]);
+            command.args(["--log-format=json", "--log-decisions=none"]).args(arguments);
             Server::by(command, folder)
         }
-        None => setup.arg(&format!("--memory-limit={mebibytes}MiB")).start(),
+        None => {
+            let setup = setup.arg(&format!("--memory-limit={mebibytes}MiB"));
+            arguments.iter().fold(setup, |setup, argument| setup.arg(argument)).start()
+        }
     };
     assert_eq!(metric(&server, "envoy_auth_tokens_memory_limit_bytes"), limit);
     let mut witness = Checks::of(&server);
@@ -647,6 +660,32 @@ fn memory_answers_that_nobody_takes() {
             (0..73).map(ask).collect()
         });
     }
+}
+
+#[test]
+fn memory_answers_of_reflection_that_nobody_takes() {
+    let path = (":path", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo");
+    let headers = frames::headers(&[path]);
+    let symbol = b"envoy.service.auth.v3.Authorization";
+    // ServerReflectionRequest.file_containing_symbol = 4
+    let asked = [&[0x22, u8::try_from(symbol.len()).unwrap()][..], symbol].concat();
+    let message = [&[0, 0, 0, 0, u8::try_from(asked.len()).unwrap()][..], &asked].concat();
+    within_memory_with("reflection", 128, &["--reflection"], |to| {
+        let ask = |_| {
+            // SETTINGS_INITIAL_WINDOW_SIZE is 0.
+            let mut connection = Connection::with_settings(to, &[(4, 0)]);
+            for number in 0..64 {
+                let stream = number * 2 + 1;
+                let head = frame(frames::HEADERS, frames::END_HEADERS, stream, &headers);
+                connection
+                    .send(&[head, frame(frames::DATA, frames::NONE, stream, &message.repeat(20))].concat());
+            }
+            connection.send(&frame(frames::PING, frames::NONE, 0, &[1; 8]));
+            while connection.read().is_some_and(|frame| frame.kind != frames::PING || frame.flags == 0) {}
+            connection
+        };
+        (0..20).map(ask).collect()
+    });
 }
 
 #[test]
