@@ -2,8 +2,9 @@
 //!
 //! Everything that comes in passes `guard` first, which holds what is true of every request: it ends in
 //! time, its body is small, no other site caused it when it can change something, a panic is an answer, a
-//! refused change is told in the audit log, and every answer has its security headers.  There is no CORS: only the page itself calls us from a browser.
+//! denied change is told in the audit log, and every answer has its security headers.  There is no CORS: only the page itself calls us from a browser.
 
+mod address;
 mod audit;
 pub mod auth;
 pub(crate) mod body;
@@ -28,6 +29,7 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, EXPECT, HeaderValue, REFERRER_POLICY, RETRY_AFTER,
     WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
+use axum::http::request::Parts;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -44,6 +46,7 @@ use crate::listener::http1;
 use crate::listener::limit::Limited;
 use crate::listener::tls::Acceptor;
 use crate::shutdown::Closing;
+use crate::telemetry::audit_log::AuditLog;
 use audit::Attempt;
 use error::ApiError;
 
@@ -66,14 +69,21 @@ pub struct Admin {
     transport: Transport,
     changes: TaskTracker,
     change_permits: Arc<Semaphore>,
+    audit_log: AuditLog,
 }
 
 impl Admin {
     /// An admin of these keys, behind a listener that speaks this.  Who may, and from which origin, it reads
     /// from the authorizer's rules.
-    pub fn new(authorizer: Arc<Authorizer>, keys: Arc<Keys>, clock: Clock, transport: Transport) -> Self {
+    pub fn new(
+        authorizer: Arc<Authorizer>,
+        keys: Arc<Keys>,
+        clock: Clock,
+        transport: Transport,
+        audit_log: AuditLog,
+    ) -> Self {
         let (changes, change_permits) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CHANGES)));
-        Self { authorizer, keys, clock, transport, changes, change_permits }
+        Self { authorizer, keys, clock, transport, changes, change_permits, audit_log }
     }
 }
 
@@ -114,9 +124,10 @@ fn router(admin: Arc<Admin>) -> Router {
 }
 
 /// What is true of every request and every answer.
-async fn guard(State(admin): State<Arc<Admin>>, mut request: Request, next: Next) -> Response {
-    let attempt = Attempt::begin(&mut request);
-    let admitted = match admin.admit(request).await {
+async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let attempt = Attempt::begin(&admin, &mut parts);
+    let admitted = match admin.admit(parts, body).await {
         Ok(request) => request,
         Err(error) => {
             let mut response = error.into_response();
@@ -143,25 +154,36 @@ async fn answer(request: Request, next: Next) -> Response {
 
 impl Admin {
     /// Carries out a change whole, with its line in the audit log, whether or not the client is still there: hyper
-    /// drops what it is doing for a client that hangs up.
+    /// drops what it is doing for a client that hangs up.  Nothing begins for which the audit log has no place, and the
+    /// answer waits a little for the line to be written.
     async fn carry_out(&self, attempt: Attempt, request: Request, next: Next) -> Response {
-        let Ok(permit) = Arc::clone(&self.change_permits).try_acquire_owned() else {
-            let response = ApiError::from(Refusal::Overloaded).into_response();
-            attempt.end(&response);
-            return response;
+        let begun = Arc::clone(&self.change_permits).try_acquire_owned();
+        let begun = begun.map_err(|_| ApiError::from(Refusal::Overloaded));
+        let begun = begun.and_then(|permit| {
+            let place = self.audit_log.reserve().ok_or(ApiError::AuditUnavailable)?;
+            Ok((permit, place))
+        });
+        let (permit, place) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                let response = error.into_response();
+                attempt.end(&response);
+                return response;
+            }
         };
+        let audit_log = self.audit_log.clone();
         let change = self.changes.spawn(async move {
             let response = answer(request, next).await;
             attempt.end(&response);
-            drop(permit);
+            drop((permit, place));
+            audit_log.flush().await;
             response
         });
         change.await.unwrap_or_else(|_| ApiError::Internal.into_response())
     }
 
     /// What holds for every request before somebody looks at it; gives it back with its body, which has arrived whole.
-    async fn admit(&self, request: Request) -> Result<Request, ApiError> {
-        let (parts, body) = request.into_parts();
+    async fn admit(&self, parts: Parts, body: Body) -> Result<Request, ApiError> {
         self.check_host(&parts)?;
         self.check_origin(&parts)?;
         let expects = parts.headers.contains_key(EXPECT);
@@ -292,7 +314,8 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
             let passwords = Passwords::new(1).unwrap();
             let sources = Sources { passwords, keys: Some(Arc::clone(&keys)), clock: clock.clone() };
             let authorizer = Arc::new(Authorizer::new(rules, sources));
-            let admin = Admin::new(Arc::clone(&authorizer), Arc::clone(&keys), clock, Transport::Plain);
+            let (authorizer_, keys_) = (Arc::clone(&authorizer), Arc::clone(&keys));
+            let admin = Admin::new(authorizer_, keys_, clock, Transport::Plain, AuditLog::silent());
             let admin = Arc::new(admin);
             Self { router: router(Arc::clone(&admin)), admin, keys, authorizer, now, _folder: folder }
         }
@@ -337,6 +360,28 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
     }
 
     const ROOT: &str = "root-token-0123456789";
+
+    #[tokio::test]
+    async fn nothing_is_changed_for_which_the_audit_log_has_no_place() {
+        let stage = Stage::set().await;
+        let (id, _) = stage.create(json!({"name": "a", "role": "Viewer"})).await;
+        let places: Vec<_> = std::iter::from_fn(|| stage.admin.audit_log.reserve()).collect();
+        let key = format!("/api/auth/keys/{id}");
+        for (method, path, body) in [
+            ("POST", "/api/auth/keys", r#"{"name": "b", "role": "Viewer"}"#),
+            ("POST", &*format!("{key}/revoke"), ""),
+            ("POST", &*format!("{key}/rotate"), ""),
+            ("DELETE", &*key, ""),
+            ("POST", "/login", r#"{"user": "a", "password": "b"}"#),
+        ] {
+            let (status, told) = stage.call(method, path, ROOT, body).await;
+            let expected = json!({"message": "The audit log cannot be written: nothing was changed"});
+            assert_eq!((status, told), (503, expected), "{method} {path}");
+        }
+        assert_eq!(stage.names().await, ["a"]);
+        drop(places);
+        assert_eq!(stage.call("DELETE", &key, ROOT, "").await.0, 200);
+    }
 
     #[tokio::test]
     async fn a_change_too_many_is_denied_before_anything_is_done() {

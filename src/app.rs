@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tracing_appender::non_blocking::ErrorCounter;
 
 use crate::admin::{self, Admin};
 use crate::authorizer::Authorizer;
@@ -27,7 +26,9 @@ use crate::reload::{InForce, Origin, Reloader};
 use crate::service_manager;
 use crate::shutdown::{Hangups, Shutdown, Signals};
 use crate::telemetry::Telemetry;
+use crate::telemetry::audit_log::AuditLog;
 use crate::telemetry::decision_log::DecisionLog;
+use crate::telemetry::logging::LogCounters;
 use crate::telemetry::traces::Traces;
 
 /// How long connections may take to finish what is in flight, once nothing new is accepted.
@@ -48,8 +49,10 @@ pub struct Options {
     pub parallel_passwords: usize,
     /// Whether to serve gRPC reflection.
     pub reflection: bool,
-    /// Counts log lines that nobody read fast enough; `None` where nothing is logged.
-    pub dropped_log_lines: Option<ErrorCounter>,
+    /// What the log counts of itself; `None` where nothing is logged.
+    pub log: Option<LogCounters>,
+    /// Where changes, log-ins and locks are told.
+    pub audit_log: AuditLog,
 }
 
 /// A server whose every port is bound, and that answers nobody yet.
@@ -116,7 +119,7 @@ pub async fn build(
     clock: Clock,
 ) -> Result<Bound, ServeError> {
     let startup = config.startup;
-    let telemetry = Telemetry::new(options.decision_log.clone(), options.dropped_log_lines.clone());
+    let telemetry = Telemetry::new(options.decision_log.clone(), options.log.clone());
     let traces = Traces::from_environment(telemetry.metrics().dropped_spans());
     let telemetry = Arc::new(telemetry.with_traces(traces));
     telemetry.metrics().show_rules(&config.rules, clock.now());
@@ -152,7 +155,13 @@ pub async fn build(
             Some(BoundAdmin {
                 address: listener.address(&admin.listen),
                 listener: limited(listener, "admin", admin::MAX_CONNECTIONS),
-                admin: Arc::new(Admin::new(authorizer, keys, clock.clone(), admin.transport)),
+                admin: Arc::new(Admin::new(
+                    authorizer,
+                    keys,
+                    clock.clone(),
+                    admin.transport,
+                    options.audit_log.clone(),
+                )),
             })
         }
         // The configuration is checked: there is no admin without keys.
@@ -187,7 +196,7 @@ pub async fn build(
 
 impl Bound {
     /// Serves until SIGTERM or SIGINT, drains, and finishes what is in flight.  A second signal cuts the drain short.
-    /// SIGHUP forces a reload.
+    /// SIGHUP forces a reload, and opens the audit log anew.
     ///
     /// # Errors
     /// [`ServeError`]: a listener stopped by itself, files cannot be watched, or reflection cannot be served.
@@ -232,6 +241,11 @@ impl Bound {
         };
         // Until then connections wait, so that a restart is no 503 to whoever comes with a key.
         let mut checks = tokio::spawn(checks);
+        let audit_log = self.options.audit_log;
+        let at_hangup = || {
+            audit_log.reopen();
+            reloads.force();
+        };
         let (signal, drain) = match told_early {
             // Nobody was told that we serve: there is nobody to wait for.
             Some(signal) => (signal, Duration::ZERO),
@@ -244,7 +258,7 @@ impl Bound {
                 service_manager::keep_watchdog_quiet();
                 // A door that closes by itself is our own fault, and whoever restarts us must hear of it.
                 let signal = tokio::select! {
-                    signal = next_end(&mut signals, &mut hangups, || reloads.force()) => signal,
+                    signal = next_end(&mut signals, &mut hangups, at_hangup) => signal,
                     _ = &mut checks => return Err(ServeError::DoorClosed("ext_authz")),
                     _ = &mut probes => return Err(ServeError::DoorClosed("probes")),
                     _ = &mut admin => return Err(ServeError::DoorClosed("admin")),
@@ -257,7 +271,10 @@ impl Bound {
         reported.ready(false).await;
         service_manager::stopping();
         reloads.stop();
-        let ignore = || tracing::info!("SIGHUP is ignored: the server is leaving");
+        let ignore = || {
+            audit_log.reopen();
+            tracing::info!("SIGHUP is ignored, but for the audit log: the server is leaving");
+        };
         tokio::select! {
             () = tokio::time::sleep(drain) => {}
             signal = next_end(&mut signals, &mut hangups, ignore) => tracing::info!(signal, "drain cut short"),

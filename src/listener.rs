@@ -9,6 +9,7 @@ pub mod tls;
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -207,7 +208,25 @@ pub enum Stream {
     Tls(Box<TlsStream<Stream>>),
 }
 
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// An address.
+    Ip(IpAddr),
+    /// A process of this machine, over a Unix socket.
+    Unix,
+}
+
 impl Stream {
+    /// Who is at the other end; `None` when they have gone already.
+    pub fn peer(&self) -> Option<Peer> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok().map(|address| Peer::Ip(address.ip())),
+            Self::Unix(_) => Some(Peer::Unix),
+            Self::Tls(stream) => stream.get_ref().0.peer(),
+        }
+    }
+
     /// Whose connection it is, for the log.
     pub fn client(&self) -> String {
         match self {

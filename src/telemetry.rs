@@ -1,5 +1,6 @@
 //! Telling the operator: metrics, the decision log, the log, traces.
 
+pub mod audit_log;
 pub mod decision_log;
 pub mod h2_events;
 pub mod logging;
@@ -15,9 +16,9 @@ use http::HeaderMap;
 use crate::attributes::Attributes;
 use crate::decision::{Decision, Outcome, Refusal};
 use decision_log::DecisionLog;
+use logging::LogCounters;
 use metrics::Metrics;
 use traces::{CheckSpan, Traces};
-use tracing_appender::non_blocking::ErrorCounter;
 
 /// Hears of every decision.
 #[derive(Debug)]
@@ -28,9 +29,9 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Telemetry with this log of decisions, that counts the log lines that were dropped.
-    pub fn new(decisions: DecisionLog, dropped_log_lines: Option<ErrorCounter>) -> Self {
-        Self { metrics: Metrics::new(dropped_log_lines), decisions, traces: None }
+    /// Telemetry with this log of decisions, that shows what the log counts of itself.
+    pub fn new(decisions: DecisionLog, log: Option<LogCounters>) -> Self {
+        Self { metrics: Metrics::new(log), decisions, traces: None }
     }
 
     /// The same, sending these traces.

@@ -1,27 +1,32 @@
-//! The audit log: one line for every change, log-in and log-out, and for every one that was refused.
+//! What the audit log says: one line for every change, log-in and log-out, and for every one that was denied.
 //!
-//! A line says who, what, and how it ended, and never holds a secret.  Who tried and at which key is noted in
-//! the request's [`Attempt`] as it becomes known, so that one place can tell of every refusal.
+//! A line says who, from where, what, before and after, and how it ended, and never holds a secret.  Who tried and at
+//! which key is noted in the request's [`Attempt`] as it becomes known, so that one place can tell of every denial.
 
 use std::sync::{Arc, OnceLock};
 
-use axum::extract::Request;
 use axum::http::Extensions;
 use axum::http::request::Parts;
 use axum::response::Response;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use super::auth::{self, Manager};
 use super::error::ApiError;
+use super::{Admin, address};
 use crate::credential::Known;
 use crate::keys::{Key, Role};
+use crate::telemetry::audit_log::{AuditLog, Denied, TARGET};
 
 /// What is known of a change that somebody tries.
 #[derive(Clone)]
 pub(super) struct Attempt(Arc<Noted>);
 
 struct Noted {
-    /// What the line says when it is refused.
-    refused: &'static str,
+    log: AuditLog,
+    /// What the line says when it is denied.
+    denied: &'static str,
+    address: Arc<str>,
     key_id: Option<i64>,
     by: OnceLock<Arc<Known>>,
     user: OnceLock<Arc<str>>,
@@ -30,41 +35,48 @@ struct Noted {
 
 impl Attempt {
     /// Begins when a request asks for a change; the handlers find it in the request.
-    pub(super) fn begin(request: &mut Request) -> Option<Self> {
-        let (refused, id) = change(request.method().as_str(), request.uri().path())?;
+    pub(super) fn begin(admin: &Admin, parts: &mut Parts) -> Option<Self> {
+        let (denied, id) = change(parts.method.as_str(), parts.uri.path())?;
         let attempt = Self(Arc::new(Noted {
-            refused,
+            log: admin.audit_log.clone(),
+            denied,
+            address: address::of(parts, admin.authorizer.rules().admin.as_deref()),
             key_id: id.and_then(|id| id.parse().ok()),
             by: OnceLock::new(),
             user: OnceLock::new(),
             key: OnceLock::new(),
         }));
-        request.extensions_mut().insert(attempt.clone());
+        parts.extensions.insert(attempt.clone());
         Some(attempt)
     }
 
-    /// Writes the line when the answer is a refusal.
+    /// Writes the line when the answer is a denial; merged with others when nobody knows whose it is.
     pub(super) fn end(self, response: &Response) {
         let Some(error) = response.extensions().get::<ApiError>() else {
             return;
         };
-        let Noted { refused, key_id, by, user, key } = &*self.0;
+        let Noted { log, denied, address, key_id, by, user, key } = &*self.0;
+        let (status, reason) = (error.face().0.as_u16(), error.reason());
+        let Some(by) = by.get() else {
+            let denied = Denied { message: denied, status, reason, user: user.get().cloned() };
+            return log.deny_stranger(&denied, address);
+        };
         tracing::warn!(
-            target: "audit",
-            by = by.get().map(|known| auth::actor_id(known)),
-            credential.kind = by.get().map(|known| known.kind.as_str()),
-            user = user.get().map(|user| &**user),
+            target: TARGET,
+            by = auth::actor_id(by),
+            credential.kind = by.kind.as_str(),
+            address = &**address,
             key.id = key_id,
             key.name = key.get().map(|(name, _)| &**name),
             key.role = key.get().map(|(_, role)| role.as_str()),
-            status = error.face().0.as_u16(),
-            reason = error.reason(),
-            "{refused}"
+            status,
+            reason,
+            "{denied}"
         );
     }
 }
 
-/// What the line says when this is refused, and the id in the path; `None` for what changes nothing.
+/// What the line says when this is denied, and the id in the path; `None` for what changes nothing.
 fn change<'p>(method: &str, path: &'p str) -> Option<(&'static str, Option<&'p str>)> {
     Some(match (method, path.strip_prefix("/api/auth/keys")) {
         ("POST", Some("")) => ("API key not created", None),
@@ -78,8 +90,8 @@ fn change<'p>(method: &str, path: &'p str) -> Option<(&'static str, Option<&'p s
                 _ => return None,
             }
         }
-        ("POST", None) if path == "/login" => ("log-in refused", None),
-        ("POST", None) if path == "/logout" => ("log-out refused", None),
+        ("POST", None) if path == "/login" => ("log-in denied", None),
+        ("POST", None) if path == "/logout" => ("log-out denied", None),
         _ => return None,
     })
 }
@@ -109,16 +121,55 @@ pub(super) fn note_key(parts: &Parts, name: &str, role: Role) {
     }
 }
 
-/// Writes the line of a change that was made.
-pub(super) fn changed(what: &'static str, manager: &Manager, key: &Key) {
+/// Writes the line of a change that was made: of which key, as it was before and as it is now.
+pub(super) fn changed(
+    parts: &Parts,
+    what: &'static str,
+    manager: &Manager,
+    before: Option<&Key>,
+    after: Option<&Key>,
+) {
+    let Some(key) = after.or(before) else {
+        return;
+    };
     tracing::info!(
-        target: "audit",
+        target: TARGET,
         by = manager.id(),
         credential.kind = manager.kind(),
+        address = address_of(parts),
         key.id = key.id,
         key.name = key.name,
         key.role = key.role.as_str(),
         key.expires = key.expires_at.map(|at| at.to_string()),
+        before = before.map(|key| state(key).to_string()),
+        after = after.map(|key| state(key).to_string()),
         "{what}"
     );
+}
+
+/// Writes the line of a log-in or a log-out.
+pub(super) fn told_of_user(parts: &Parts, what: &'static str, user: &str) {
+    tracing::info!(target: TARGET, user, address = address_of(parts), "{what}");
+}
+
+fn address_of(parts: &Parts) -> Option<&str> {
+    attempt(&parts.extensions).map(|attempt| &*attempt.address)
+}
+
+/// What a key may do and for how long.
+fn state(key: &Key) -> Value {
+    let mut state = json!({"name": key.name, "role": key.role.as_str()});
+    let time = |at: Option<Timestamp>| at.map(|at| Value::String(at.to_string()));
+    let members = [
+        ("actor", (!key.actor.is_empty()).then(|| Value::Object(key.actor.clone()))),
+        ("policies", key.policies.as_ref().map(|policies| json!(policies))),
+        ("expires", time(key.expires_at)),
+        ("revoked", time(key.revoked_at)),
+    ];
+    for (name, value) in members {
+        if let Some(value) = value {
+            state[name] = value;
+        }
+    }
+    state
 }

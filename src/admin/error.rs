@@ -44,6 +44,8 @@ pub enum ApiError {
     NotJson,
     /// The store cannot be asked.
     Unavailable,
+    /// Too many lines of the audit log wait to be written: nothing was begun.
+    AuditUnavailable,
     /// Our own fault.
     Internal,
 }
@@ -164,6 +166,7 @@ impl ApiError {
             | Self::TooLarge
             | Self::NotJson
             | Self::Unavailable
+            | Self::AuditUnavailable
             | Self::Internal => None,
         }
     }
@@ -195,6 +198,9 @@ impl ApiError {
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Request body is too large"),
             Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "Keys are unavailable"),
+            Self::AuditUnavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "The audit log cannot be written: nothing was changed")
+            }
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
         }
     }
@@ -219,6 +225,7 @@ impl ApiError {
             Self::TooLarge => "too_large",
             Self::NotJson => "not_json",
             Self::Unavailable => "unavailable",
+            Self::AuditUnavailable => "audit_unavailable",
             Self::Internal => "internal",
         }
     }

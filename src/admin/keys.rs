@@ -136,7 +136,7 @@ pub(super) async fn create(State(admin): State<Arc<Admin>>, request: Request) ->
     let created_by = manager.id();
     let ask = Ask { name, role, expires_at, actor, policies, created_by };
     let (key, secret) = within(admin.keys.create(ask)).await??;
-    audit::changed("API key created", &manager, &key);
+    audit::changed(&parts, "API key created", &manager, None, Some(&key));
     Ok(with_secret(&key, &secret))
 }
 
@@ -238,7 +238,7 @@ pub(super) async fn delete(
     if !within(admin.keys.delete(key.id)).await?? {
         return Err(ApiError::KeyNotFound);
     }
-    audit::changed("API key deleted", &manager, &key);
+    audit::changed(&parts, "API key deleted", &manager, Some(&key), None);
     Ok(auth::json(&json!({"message": "API key deleted"})))
 }
 
@@ -252,7 +252,8 @@ pub(super) async fn revoke(
     let manager = admin.manager(&parts).await?;
     let key = admin.managed_key(&parts, &manager, id).await?;
     let revoked = within(admin.keys.revoke(key.id, &manager.id())).await??;
-    audit::changed("API key revoked", &manager, &revoked.ok_or(ApiError::KeyNotFound)?);
+    let revoked = revoked.ok_or(ApiError::KeyNotFound)?;
+    audit::changed(&parts, "API key revoked", &manager, Some(&key), Some(&revoked));
     Ok(auth::json(&json!({"message": "API key revoked"})))
 }
 
@@ -280,9 +281,9 @@ pub(super) async fn rotate(
         let power = Power { id: Some(key.id), name: &key.name, role: key.role, actor: &key.actor };
         manager.may_give(&power, &admin.authorizer.rules())
     };
-    let (key, secret) = within(admin.keys.rotate(key.id, overlap, &may_give)).await??;
-    audit::changed("API key rotated", &manager, &key);
-    Ok(with_secret(&key, &secret))
+    let (rotated, secret) = within(admin.keys.rotate(key.id, overlap, &may_give)).await??;
+    audit::changed(&parts, "API key rotated", &manager, Some(&key), Some(&rotated));
+    Ok(with_secret(&rotated, &secret))
 }
 
 impl Admin {

@@ -39,7 +39,7 @@ pub(super) async fn log_in(State(admin): State<Arc<Admin>>, request: Request) ->
     let known = admin.verify(&user, &password).await?;
     let user = rules.users.get(&known.name).ok_or(Refusal::WrongPassword)?;
     let cookie = within(admin.keys.open_session(&known.name, &user.password_digest)).await??;
-    tracing::info!(target: "audit", user = &*known.name, "logged in");
+    audit::told_of_user(&parts, "logged in", &known.name);
     let mut response = auth::json(&json!({"message": "Logged in"}));
     admin.set_cookie(&mut response, cookie.expose(), LONGEST);
     Ok(response)
@@ -60,7 +60,7 @@ pub(super) async fn log_out(State(admin): State<Arc<Admin>>, request: Request) -
         let session = admin.keys.find_session(&digest, admin.clock.now());
         within(admin.keys.close_session(&digest)).await??;
         if let Some(session) = session {
-            tracing::info!(target: "audit", user = &*session.user, "logged out");
+            audit::told_of_user(&parts, "logged out", &session.user);
         }
     }
     let mut response = auth::json(&json!({"message": "Logged out"}));

@@ -1,6 +1,7 @@
 //! `serve`
 
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -36,6 +37,9 @@ pub(super) struct Serve {
     /// How much to log: error, warn, info or debug
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: LevelFilter,
+    /// Write changes, log-ins and locks to this file, as JSON, instead of the log; opened anew on SIGHUP and when it was moved
+    #[arg(long, value_name = "PATH")]
+    audit_log: Option<PathBuf>,
     /// Threads that answer; as many as the CPU limit allows when not given
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
@@ -58,7 +62,8 @@ fn memory_size(text: &str) -> Result<u64, &'static str> {
 
 impl Serve {
     pub(super) fn run(self) -> Result<ExitCode, Complaint> {
-        let logging = logging::init(self.log_format, self.log_level);
+        let logging = logging::init(self.log_format, self.log_level, self.audit_log.as_deref())
+            .map_err(|error| format!("error: {error}"))?;
         match (self.log_format, self.serve(&logging)) {
             (_, Ok(())) => Ok(ExitCode::SUCCESS),
             (LogFormat::Text, Err(failure)) => Err(failure.into()),
@@ -96,7 +101,8 @@ impl Serve {
             // The other half of the processors goes on answering Checks during a flood of passwords.
             parallel_passwords: workers.div_ceil(2),
             reflection: self.reflection,
-            dropped_log_lines: Some(logging.dropped_lines()),
+            log: Some(logging.counters()),
+            audit_log: logging.audit_log(),
         };
         let served = runtime.block_on(async {
             // A store that does not answer holds `build` up for seconds, and a signal is heard in these, too.

@@ -1,9 +1,10 @@
 //! The section `admin`: where keys are managed, and who may.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde_json::json;
 
 use super::listeners::{Listen, Transport, read_listen};
@@ -46,6 +47,8 @@ pub struct AdminRules {
     pub hosts: Box<[Box<str>]>,
     /// The DNS names in the listener's certificate, in lower case; `*` stands for a label.
     pub certificate_names: Box<[Box<str>]>,
+    /// `admin.trusted_proxies`: the networks of proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Box<[IpNet]>,
     /// `admin.org_name`: what `/api/org` says.
     pub org_name: Box<str>,
 }
@@ -123,7 +126,7 @@ const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Add
 pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<AdminSection<'t>> {
     let node = section?;
     let what = "a mapping such as {listen: \"127.0.0.1:9192\"}";
-    let keys = ["listen", "tls", "public_url", "hosts", "allow", "org_name"];
+    let keys = ["listen", "tls", "public_url", "hosts", "trusted_proxies", "allow", "org_name"];
     let fields = reader.fields(node, what, &keys).unwrap_or_else(|| Reader::no_fields(node));
     let listen_node = fields.get("listen");
     let tls = tls::read(reader, fields.get("tls"));
@@ -151,11 +154,12 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
     let org_name = fields.get("org_name").and_then(|node| reader.text(node, "text such as Main Org."));
     let org_name = org_name.map_or("Main Org.", |text| text.as_str()).into();
     let hosts = read_hosts(reader, fields.get("hosts"));
+    let trusted_proxies = read_networks(reader, fields.get("trusted_proxies"));
     let certificate_names = tls.tls.as_ref().map(dns_names).unwrap_or_default();
     Some(AdminSection {
         listen: AdminListen { listen, transport: tls.transport },
         listen_node,
-        rules: AdminRules { allow, public_url, hosts, certificate_names, org_name },
+        rules: AdminRules { allow, public_url, hosts, certificate_names, trusted_proxies, org_name },
         tls: tls.tls,
     })
 }
@@ -180,6 +184,25 @@ fn read_hosts<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Box<[Box<s
         }
     }
     hosts.into()
+}
+
+/// Addresses, and networks in CIDR notation (RFC 4632).
+fn read_networks<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Box<[IpNet]> {
+    let what = "a list of addresses and networks such as [10.0.0.0/8]";
+    let list = node.and_then(|node| reader.list(node, what)).unwrap_or_default();
+    let mut networks = Vec::new();
+    for node in list {
+        let Some(text) = reader.text(node, "an address or a network such as 10.0.0.0/8") else {
+            continue;
+        };
+        let text = text.as_str();
+        let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        match network {
+            Ok(network) => networks.push(network),
+            Err(_) => reader.error(&node.at, "expected an address or a network such as 10.0.0.0/8"),
+        }
+    }
+    networks.into()
 }
 
 fn dns_names(tls: &ServerTls) -> Box<[Box<str>]> {

@@ -140,6 +140,12 @@ const ADMIN: Schema = Fields(&[
         Texts,
         "Names by which clients reach the listener, beside IP addresses, localhost, the certificate's and public_url's.",
     ),
+    (
+        "trusted_proxies",
+        Shown,
+        Texts,
+        "Addresses and networks of proxies before this listener: the audit log believes their X-Forwarded-For.",
+    ),
     ("org_name", Shown, Text, "What GET /api/org says; by default Main Org."),
     ("allow", ALLOW, AllowBlock, "Who may manage keys.  By default {role: Admin}."),
 ]);

@@ -70,10 +70,14 @@ where
     B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
     let Place { activity, leave } = place;
+    let peer = stream.peer();
     let stream = TokioIo::new(Unstalled::new(stream, Arc::clone(&activity)));
     let in_flight = Arc::new(());
     let held = Arc::clone(&in_flight);
-    let answer = service_fn(move |request: Request<Incoming>| {
+    let answer = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
         let (service, held) = (service.clone(), Arc::clone(&held));
         let turn = Arc::new(Turn::begin(Arc::clone(&activity)));
         let request = request.map(|body| RequestBody::new(body, Arc::clone(&turn)));

@@ -1,6 +1,9 @@
 //! The log on standard error.
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -9,6 +12,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
+use super::audit_log::{self, AuditLog, AuditLogError};
 use super::h2_events;
 
 /// Lines that wait to be written.
@@ -26,14 +30,41 @@ pub enum LogFormat {
 /// Writes what is still to be written when it is dropped.
 pub struct Logging {
     _worker: WorkerGuard,
-    dropped: ErrorCounter,
+    counters: LogCounters,
     lines: Option<Lines>,
 }
 
+/// What the log counts of itself.
+#[derive(Debug, Clone)]
+pub struct LogCounters {
+    dropped: ErrorCounter,
+    unwritten: Arc<AtomicU64>,
+    audit_log: AuditLog,
+}
+
+impl LogCounters {
+    /// Lines that nobody will read: there was no room for them, or they could not be written.
+    pub fn lost_lines(&self) -> u64 {
+        let dropped = u64::try_from(self.dropped.dropped_lines()).unwrap_or(u64::MAX);
+        let unwritten = self.unwritten.load(Ordering::Relaxed);
+        dropped.saturating_add(unwritten).saturating_add(self.audit_log.lost())
+    }
+
+    /// Lines of the audit log that wait to be written.
+    pub fn waiting_audit_lines(&self) -> u64 {
+        u64::try_from(self.audit_log.waiting()).unwrap_or(u64::MAX)
+    }
+}
+
 impl Logging {
-    /// Counts lines that were dropped because nobody read them fast enough.
-    pub fn dropped_lines(&self) -> ErrorCounter {
-        self.dropped.clone()
+    /// Counts lines that were lost, and those that wait.
+    pub fn counters(&self) -> LogCounters {
+        self.counters.clone()
+    }
+
+    /// Where changes, log-ins and locks are told.
+    pub fn audit_log(&self) -> AuditLog {
+        self.counters.audit_log.clone()
     }
 
     /// Where lines at info go that are not written through `tracing`; `None` when the level is above info.
@@ -58,28 +89,75 @@ impl Lines {
     }
 }
 
-/// Begins to log, at this level and above.
+impl Drop for Logging {
+    fn drop(&mut self) {
+        self.counters.audit_log.close();
+    }
+}
+
+/// Standard error, where a line that cannot be written is counted.
+struct StandardError {
+    unwritten: Arc<AtomicU64>,
+}
+
+impl Write for StandardError {
+    /// Takes a whole line.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if io::stderr().write_all(line).is_err() {
+            self.unwritten.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Begins to log, at this level and above; and the audit log, whatever the level, to a file of its own where one is named.
 ///
 /// A thread of its own writes the lines.  When whoever reads them falls behind, lines are dropped and counted:
 /// a log that nobody reads must not stop a gateway.
 ///
 /// The level is ours alone.  Libraries never log below warnings: at their finest
 /// they write down what they read, and a token may be in it.
-pub fn init(format: LogFormat, level: LevelFilter) -> Logging {
+///
+/// # Errors
+/// [`AuditLogError`]: the audit log's file cannot be opened.
+pub fn init(
+    format: LogFormat,
+    level: LevelFilter,
+    audit_log: Option<&Path>,
+) -> Result<Logging, AuditLogError> {
+    let audit_format = if audit_log.is_some() { LogFormat::Json } else { format };
+    let audit_log = AuditLog::start(audit_log)?;
+    let unwritten = Arc::new(AtomicU64::new(0));
+    let stderr = StandardError { unwritten: Arc::clone(&unwritten) };
     let (writer, worker) =
-        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MOST_LINES).finish(std::io::stderr());
-    let dropped = writer.error_counter();
-    let ours = ["envoy_auth_tokens", "audit"].map(|target| (target, level));
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MOST_LINES).finish(stderr);
+    let counters = LogCounters { dropped: writer.error_counter(), unwritten, audit_log: audit_log.clone() };
+    let ours = [("envoy_auth_tokens", level), (audit_log::TARGET, LevelFilter::OFF)];
     let filter = Targets::new().with_default(level.min(LevelFilter::WARN)).with_targets(ours);
     let lines = (level >= LevelFilter::INFO).then(|| Lines { writer: writer.clone(), format });
-    let writer = fmt::layer().with_writer(writer);
-    let layer = match format {
-        LogFormat::Text => writer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
-        LogFormat::Json => writer.json().flatten_event(true).with_current_span(false).boxed(),
-    };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).with(h2_events::layer()).init();
+    let audit_filter = Targets::new().with_target(audit_log::TARGET, LevelFilter::INFO);
+    let layer = layer(format, writer).with_filter(filter);
+    let audit_layer = self::layer(audit_format, audit_log).with_filter(audit_filter);
+    tracing_subscriber::registry().with(layer).with(audit_layer).with(h2_events::layer()).init();
     log_panics();
-    Logging { _worker: worker, dropped, lines }
+    Ok(Logging { _worker: worker, counters, lines })
+}
+
+/// Writes events as lines of this form.
+fn layer<S, W>(format: LogFormat, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'s> tracing_subscriber::registry::LookupSpan<'s>,
+    W: for<'w> fmt::MakeWriter<'w> + Send + Sync + 'static,
+{
+    let lines = fmt::layer().with_writer(writer);
+    match format {
+        LogFormat::Text => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+    }
 }
 
 /// A panic's message may quote what was being read, so only its place is logged.

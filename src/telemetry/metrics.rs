@@ -18,8 +18,8 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use tracing_appender::non_blocking::ErrorCounter;
 
+use super::logging::LogCounters;
 use crate::clock::Clock;
 use crate::config::{Rules, Tls};
 use crate::decision::{Decision, Outcome};
@@ -87,7 +87,7 @@ struct ListenerLabels {
 
 impl Metrics {
     /// All metrics at their beginning.
-    pub fn new(dropped_log_lines: Option<ErrorCounter>) -> Self {
+    pub fn new(log: Option<LogCounters>) -> Self {
         let mut registry = Registry::with_prefix("envoy_auth_tokens");
         let mut metrics = Self {
             decisions: Family::default(),
@@ -111,8 +111,8 @@ impl Metrics {
             registry,
         };
         metrics.register();
-        if let Some(dropped) = dropped_log_lines {
-            metrics.registry.register_collector(Box::new(DroppedLogLines(dropped)));
+        if let Some(log) = log {
+            metrics.registry.register_collector(Box::new(Log(log)));
         }
         metrics
     }
@@ -346,18 +346,22 @@ impl Collector for HeldKeys {
 }
 
 /// The log counts these itself.
-struct DroppedLogLines(ErrorCounter);
+struct Log(LogCounters);
 
-impl fmt::Debug for DroppedLogLines {
+impl fmt::Debug for Log {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "DroppedLogLines({})", self.0.dropped_lines())
+        write!(formatter, "Log({} lost)", self.0.lost_lines())
     }
 }
 
-impl Collector for DroppedLogLines {
+impl Collector for Log {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let counter = ConstCounter::new(u64::try_from(self.0.dropped_lines()).unwrap_or(u64::MAX));
-        let help = "Log lines dropped because nobody read them fast enough.";
-        counter.encode(encoder.encode_descriptor("dropped_log_lines", help, None, MetricType::Counter)?)
+        let lost = ConstCounter::new(self.0.lost_lines());
+        let help = "Log lines that were lost: nobody read them fast enough, or they could not be written.";
+        lost.encode(encoder.encode_descriptor("dropped_log_lines", help, None, MetricType::Counter)?)?;
+
+        let waiting = ConstGauge::new(i64::try_from(self.0.waiting_audit_lines()).unwrap_or(i64::MAX));
+        let help = "Lines of the audit log that wait to be written; at 10000 changes are denied.";
+        waiting.encode(encoder.encode_descriptor("audit_lines_waiting", help, None, MetricType::Gauge)?)
     }
 }

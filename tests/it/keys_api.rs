@@ -1400,8 +1400,8 @@ fn every_change_and_every_log_in_is_an_audit_line_without_secrets() {
             format!("API key revoked | the-admin | {id} | <b>é | Editor"),
             format!("API key deleted | root-actor | {id} | <b>é | Editor"),
             "logged in | admin".to_owned(),
-            "log-in refused | admin".to_owned(),
-            "log-in refused".to_owned(),
+            "log-in denied | admin".to_owned(),
+            "log-in denied".to_owned(),
             "logged out | admin".to_owned(),
         ]
     );
@@ -1554,9 +1554,9 @@ fn every_refused_change_is_an_audit_line_without_secrets() {
             format!("API key not deleted | restricted | token | {id} | 403 | not_admitted"),
             "API key not created | vi | user | 403 | not_admitted".to_owned(),
             "API key not created | 403 | cross_site".to_owned(),
-            format!("API key not deleted | {id} | 401 | no_credential"),
-            format!("API key not deleted | {id} | 401 | revoked_token"),
-            format!("API key not deleted | {id} | 401 | unknown_token"),
+            "API key not deleted | 401 | no_credential".to_owned(),
+            "API key not deleted | 401 | revoked_token".to_owned(),
+            "API key not deleted | 401 | unknown_token".to_owned(),
             "API key not created | root-actor | token | boss | Viewer | 409 | name_taken".to_owned(),
             "API key not created | root-actor | token | third | Viewer | 403 | quota_reached".to_owned(),
             "API key not created | root-actor | token | 400 | invalid_role".to_owned(),
@@ -1566,10 +1566,10 @@ fn every_refused_change_is_an_audit_line_without_secrets() {
             "API key not deleted | root-actor | token | 999 | 404 | key_not_found".to_owned(),
             "API key not deleted | root-actor | token | 400 | invalid_id".to_owned(),
             format!("API key not rotated | root-actor | token | {dead} | dead | Viewer | 409 | dead_key"),
-            "log-in refused | vi | 401 | wrong_password".to_owned(),
-            "log-in refused | 401 | wrong_password".to_owned(),
-            "log-in refused | 403 | cross_site".to_owned(),
-            "log-out refused | 403 | cross_site".to_owned(),
+            "log-in denied | vi | 401 | wrong_password".to_owned(),
+            "log-in denied | 401 | wrong_password".to_owned(),
+            "log-in denied | 403 | cross_site".to_owned(),
+            "log-out denied | 403 | cross_site".to_owned(),
         ]
     );
     let log = api.server.log().text();

@@ -17,6 +17,7 @@ mod actor_headers;
 mod admin_page;
 mod advisories;
 mod applications;
+mod audit_log;
 mod check;
 mod check_command;
 mod commands;

@@ -217,7 +217,7 @@ fn every_recipe_has_a_story_and_a_place_in_the_readme() {
     assert_eq!(found, told, "what stands in deploy/recipes has a story in tests/it/recipes");
     for (name, _) in STORIES {
         assert!(!section(name).trim().is_empty(), "{name}");
-        let module = format!("\nmod {};\n", name.replace('-', "_"));
+        let module = format!("mod {};\n", name.replace('-', "_"));
         assert!(include_str!("recipes.rs").contains(&module), "{name} has no story of its own");
         let files = std::fs::read_dir(folder().join(name)).unwrap();
         for file in files.map(|file| file.unwrap().file_name().into_string().unwrap()) {

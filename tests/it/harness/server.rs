@@ -57,6 +57,12 @@ impl Setup {
         self
     }
 
+    /// Logs at this level.
+    pub fn log_level(mut self, level: &'static str) -> Self {
+        self.log_level = level;
+        self
+    }
+
     /// This listening socket is handed over as systemd does it (sd_listen_fds(3)): descriptor 3, and a count.
     pub fn inherit(mut self, socket: impl Into<OwnedFd>) -> Self {
         self.socket = Some(socket.into());

@@ -1,0 +1,82 @@
+//! From which address a request comes.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::http::request::Parts;
+use ipnet::IpNet;
+
+use crate::config::AdminRules;
+use crate::listener::Peer;
+
+/// The address of whoever sent a request: the connection's peer, or behind `admin.trusted_proxies` the last entry of
+/// `X-Forwarded-For` that none of them wrote.  For the record alone: nothing is decided by it.
+pub(super) fn of(parts: &Parts, rules: Option<&AdminRules>) -> Arc<str> {
+    let trusted = rules.map_or(&[][..], |rules| &rules.trusted_proxies);
+    match parts.extensions.get::<Peer>() {
+        Some(Peer::Ip(peer)) => {
+            let forwarded = parts.headers.get_all("x-forwarded-for").iter();
+            let forwarded: Vec<_> = forwarded.map(axum::http::HeaderValue::as_bytes).collect();
+            client(*peer, &forwarded, trusted).to_string().into()
+        }
+        Some(Peer::Unix) => "unix".into(),
+        None => "unknown".into(),
+    }
+}
+
+/// Each proxy appends whom it heard from, so entries are read from the end for as long as a trusted proxy wrote them.
+fn client(peer: IpAddr, forwarded: &[&[u8]], trusted: &[IpNet]) -> IpAddr {
+    let mut client = peer.to_canonical();
+    let entries = forwarded.iter().rev().flat_map(|line| line.rsplit(|&byte| byte == b','));
+    for entry in entries {
+        let Some(entry) = address(entry).filter(|_| trusted.iter().any(|net| net.contains(&client))) else {
+            break;
+        };
+        client = entry;
+    }
+    client
+}
+
+/// An entry: an address, which may have a port.
+fn address(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?.trim();
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let address = bare.parse().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
+    address.ok().map(|address| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_count_for_as_long_as_a_trusted_proxy_wrote_them() {
+        let trusted = ["10.0.0.0/8".parse().unwrap(), "2001:db8::1/128".parse().unwrap()];
+        let cases: &[(&str, &[&str], &str)] = &[
+            ("192.0.2.1", &[], "192.0.2.1"),
+            ("192.0.2.1", &["203.0.113.9"], "192.0.2.1"),
+            ("10.0.0.1", &[], "10.0.0.1"),
+            ("10.0.0.1", &["203.0.113.9"], "203.0.113.9"),
+            ("10.0.0.1", &["1.1.1.1, 203.0.113.9"], "203.0.113.9"),
+            ("10.0.0.1", &["1.1.1.1", "203.0.113.9"], "203.0.113.9"),
+            ("10.0.0.1", &["1.1.1.1,203.0.113.9 , 10.0.0.2"], "203.0.113.9"),
+            ("10.0.0.1", &["203.0.113.9", "10.0.0.2,2001:db8::1"], "203.0.113.9"),
+            ("10.0.0.1", &["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+            ("10.0.0.1", &["203.0.113.9:4711"], "203.0.113.9"),
+            ("10.0.0.1", &["[2001:db8::7]:4711"], "2001:db8::7"),
+            ("10.0.0.1", &["[2001:db8::7]"], "2001:db8::7"),
+            ("10.0.0.1", &["2001:db8::7"], "2001:db8::7"),
+            ("::ffff:10.0.0.1", &["203.0.113.9"], "203.0.113.9"),
+            ("10.0.0.1", &["::ffff:10.0.0.2", ""], "10.0.0.1"),
+            ("10.0.0.1", &["203.0.113.9, unknown"], "10.0.0.1"),
+            ("10.0.0.1", &["203.0.113.9, unknown, 10.0.0.2"], "10.0.0.2"),
+            ("10.0.0.1", &["\"quoted\"; drop"], "10.0.0.1"),
+        ];
+        for (peer, forwarded, expected) in cases {
+            let lines: Vec<_> = forwarded.iter().map(|line| line.as_bytes()).collect();
+            let found = client(peer.parse().unwrap(), &lines, &trusted);
+            assert_eq!(found.to_string(), *expected, "{peer} {forwarded:?}");
+        }
+        assert_eq!(client([10, 0, 0, 1].into(), &[b"1.1.1.1"], &[]).to_string(), "10.0.0.1");
+    }
+}
