@@ -123,6 +123,7 @@ pub async fn build(
     let traces = Traces::from_environment(telemetry.metrics().dropped_spans());
     let telemetry = Arc::new(telemetry.with_traces(traces));
     telemetry.metrics().show_rules(&config.rules, clock.now());
+    telemetry.metrics().show_configuration(&config.sha256);
     telemetry.metrics().show_certificates(&config.tls);
     telemetry.metrics().show_memory_limit(memory::limit());
     let in_force = InForce::of(config.restrictions, &config.tls);

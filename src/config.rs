@@ -43,11 +43,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
+use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::actor::Actor;
 use crate::actor::header::{ActorHeader, ActorHeaders};
-use crate::credential::Places;
+use crate::credential::{Place, Places};
 use crate::keys::name::{folded, is_same};
 use crate::keys::service::Settings;
 use crate::keys::store::StoreUrl;
@@ -93,6 +94,8 @@ pub struct Config {
     pub files: Vec<PathBuf>,
     /// What narrows access: a reload that loses it is held back.
     pub restrictions: Restrictions,
+    /// The SHA-256 of the file, in hexadecimal digits, as `sha256sum` prints it.
+    pub sha256: String,
 }
 
 /// Settings that cannot change while the process runs.
@@ -337,7 +340,11 @@ fn understand(mut tree: Node, text: &str, file: &Arc<Path>, source: &Source<'_>)
     let mut reader = Reader::new(&tree, folder, source.environment, source.now);
     let draft = read_document(&mut reader, &tree);
     files.append(&mut reader.files);
-    let diagnostics = reader.finish(file, text);
+    let mut diagnostics = reader.finish(file, text);
+    if source.environment.is_open_to_everybody(source.file) {
+        let about = Diagnostic::about_file(source.file, reader::OPEN_TO_EVERYBODY.to_owned());
+        diagnostics.push(Diagnostic { severity: Severity::Warning, ..about });
+    }
     Attempt { draft, diagnostics, files: files.into_iter().collect() }
 }
 
@@ -384,7 +391,8 @@ impl Attempt {
             has_default,
             text: Outline::of(text),
         };
-        Ok(Config { startup, rules, tls, warnings, files: self.files, restrictions })
+        let sha256 = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Config { startup, rules, tls, warnings, files: self.files, restrictions, sha256 })
     }
 }
 
@@ -416,8 +424,8 @@ fn read_document<'t>(reader: &mut Reader<'t>, root: &'t Node) -> Option<Draft> {
     }
     if let Some(seed) = datasette::find(root) {
         let seed = datasette::read(reader, root, seed)?;
-        // Nothing but the tokens counts there, so that all sections but these are left out.
-        let sections = Reader::no_fields(root);
+        // Nothing else counts there.
+        let sections = Reader::only_fields(root, datasette::SECTIONS_BESIDE);
         return Some(read_sections(reader, root, sections, seed.tokens, seed.query));
     }
     let sections = reader.fields(root, "a mapping with sections such as `tokens`", &SECTIONS)?;
@@ -458,8 +466,27 @@ fn read_sections<'t>(
     };
     credentials::warn_of_useless(reader, sections.entry("credentials"), &places, &callers, admin.is_some());
     let nobody = !is_written(tokens) && !is_written(users_written) && keys.is_none();
+    let tokens_written = tokens;
     let tokens = tokens::read(reader, tokens, &context);
-    let users = users::read(reader, users_written, &context);
+    let takes_passwords = places.iter().any(|place| matches!(place, Place::Basic { .. }));
+    let admits = |actor: &Actor| {
+        let allow = admin.as_ref().and_then(|admin| admin.rules.allow.allow());
+        allow.is_some_and(|allow| allow.admits(actor))
+    };
+    let is_tried = |actor: &Actor| takes_passwords && admits(actor);
+    let users = users::read(reader, users_written, &context, &is_tried);
+    if let (Some(entry), Some(admin)) = (sections.entry("admin"), &admin) {
+        let lists = [(tokens_written, tokens.len()), (users_written, users.len())];
+        // What cannot be read may be who was meant.
+        let all_read = lists.iter().all(|(list, read)| list.map_or(0, written_len) == *read);
+        if all_read && !admin.can_be_entered_by(tokens.live(reader.now).chain(users.iter())) {
+            reader.warn(
+                &entry.at,
+                "nobody of this configuration can enter here: `allow` ({role: Admin} where it is not written) admits no \
+                 user and no token; give one of `users` an actor such as {id: admin, role: Admin}",
+            );
+        }
+    }
 
     // A section of another name could be the one that was meant to say who may pass.
     let lets_anybody = |policy: &Arc<Policy>| policy.admits_anonymous() || policy.shadow().is_some();
@@ -507,6 +534,15 @@ fn has_only_sections(root: &Node) -> bool {
 /// Whether somebody stands in the list, rightly or wrongly.
 fn is_written(list: Option<&Node>) -> bool {
     list.is_some_and(|node| !matches!(&node.value, Value::List(list) if list.is_empty()))
+}
+
+/// How many stand in the list, rightly or wrongly.
+fn written_len(list: &Node) -> usize {
+    match &list.value {
+        Value::List(list) => list.len(),
+        // Something else in its place is an error.
+        _ => usize::MAX,
+    }
 }
 
 const NOBODY: &str = "nobody could ever pass: there are no `tokens`, no `users`, no `keys`, \

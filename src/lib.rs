@@ -53,7 +53,7 @@
 //! | 3 engine | [`decision`] [`identity`] [`authorizer`] | no I/O but the verification of passwords |
 //! | 2 state | [`config`] [`clock`] [`keys`] [`memory`] | what we were told; what we issued |
 //! | 1 rules | [`credential`] [`policy`] | pure functions over words, each with its own small error |
-//! | 0 words | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] | no async, no clock, no environment |
+//! | 0 words | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] [`folder`] | no async, no clock, no environment |
 //!
 //! ## What must stay true
 //!
@@ -124,6 +124,7 @@ pub mod config;
 pub mod credential;
 pub mod decision;
 pub mod ext_authz;
+pub mod folder;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

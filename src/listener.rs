@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
 use tokio_rustls::server::TlsStream;
 
 use crate::config::Listen;
+use crate::folder::FolderProblem;
 
 /// How long accepting rests after an error such as too many open files, which a retry at once would only repeat.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -58,6 +59,14 @@ pub enum BindError {
     /// Another process answers there.
     #[error("cannot listen on {0}: another process is listening there; stop it or choose another address")]
     InUse(Listen),
+    /// The socket's folder is missing, or nobody of ours may write in it.
+    #[error("cannot listen on {address}: {problem}")]
+    Folder {
+        /// The address.
+        address: Listen,
+        /// What is wrong with the folder.
+        problem: FolderProblem,
+    },
     /// The operating system says no.
     #[error("cannot listen on {address}: {error}")]
     Refused {
@@ -85,7 +94,10 @@ impl Listener {
             }
             Listen::Unix(path) => {
                 make_way(address, path).await?;
-                let socket = bind_file(path).map_err(refused)?;
+                let socket = bind_file(path).map_err(|error| match FolderProblem::of_file(path) {
+                    Some(problem) => BindError::Folder { address: address.clone(), problem },
+                    None => refused(error),
+                })?;
                 let identity = identity_of(path).map_err(refused)?;
                 Ok(Self { socket: Socket::Unix(socket), file: Some((path.clone(), identity)) })
             }

@@ -407,6 +407,13 @@ impl Policies {
         shadows.map(|policy| policy.name()).collect::<HashSet<_>>().len()
     }
 
+    /// The names of policies that have one of their own, in alphabetical order.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.named.keys().map(AsRef::as_ref).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// How many policies have a name of their own.
     pub fn named_len(&self) -> usize {
         self.named.len()

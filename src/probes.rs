@@ -51,5 +51,10 @@ async fn ready(State(watched): State<Watched>) -> (StatusCode, &'static str) {
 /// In the format that the asker prefers.
 async fn show_metrics(State(watched): State<Watched>, headers: HeaderMap) -> impl IntoResponse {
     let format = metrics::Format::accepted(headers.get_all(ACCEPT));
-    ([(CONTENT_TYPE, format.content_type())], watched.telemetry.metrics().encode(format))
+    // Every key is looked at, and files of the operating system are read: no Check waits for that.
+    let encode = move || watched.telemetry.metrics().encode(format);
+    let encoded = tokio::task::spawn_blocking(encode).await;
+    encoded
+        .map(|text| ([(CONTENT_TYPE, format.content_type())], text))
+        .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }

@@ -201,7 +201,7 @@ impl Reloader {
     /// Puts a configuration into force: whatever can change while the process runs changes here.
     /// What cannot is named.  Gives back the rules that were in force.
     fn apply(&mut self, config: Config) -> Arc<Rules> {
-        let Config { startup, mut rules, tls, warnings: _, files: _, restrictions } = config;
+        let Config { startup, mut rules, tls, warnings: _, files: _, restrictions, sha256 } = config;
         self.in_force = InForce::of(restrictions, &tls);
         for difference in self.startup.differences(&startup) {
             let (key, from, to) = (difference.key, difference.from, difference.to);
@@ -239,6 +239,7 @@ impl Reloader {
         sources.passwords.forget_changed(&old.users, &rules.users);
         sources.passwords.warn_of_hashes_too_large(&rules.users);
         self.telemetry.metrics().show_rules(&rules, self.clock.now());
+        self.telemetry.metrics().show_configuration(&sha256);
         self.telemetry.metrics().show_certificates(&tls);
         self.telemetry.metrics().count_reload();
         old

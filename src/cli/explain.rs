@@ -45,7 +45,7 @@ pub(super) struct Explain {
     /// policy, or Envoy's CheckRequest as JSON
     #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "host", "path", "headers", "policy"])]
     request: Option<PathBuf>,
-    /// Read the request from a line of the JSON decision log in this file, or on standard input for `-`
+    /// Read the request from a line of the decision log, text or JSON, in this file, or on standard input for `-`
     #[arg(
         long,
         value_name = "FILE",

@@ -12,6 +12,7 @@ use super::policies::read_allow;
 use super::raw::Node;
 use super::reader::Reader;
 use super::tls::{self, ServerTls, SubjectName};
+use crate::credential::Known;
 use crate::credential::removal::SESSION_COOKIES;
 use crate::policy::{Allow, HostPattern, Policy};
 
@@ -25,6 +26,18 @@ pub struct AdminSection<'t> {
     pub rules: AdminRules,
     /// For the connections.
     pub tls: Option<ServerTls>,
+}
+
+impl AdminSection<'_> {
+    /// Whether one of them is let in.
+    pub fn can_be_entered_by<'k>(&self, mut known: impl Iterator<Item = &'k Known>) -> bool {
+        let admits = |known: &Known| {
+            let allow = self.rules.allow.allow();
+            known.counts_under(self.rules.allow.name())
+                && allow.is_none_or(|allow| allow.admits(&known.actor))
+        };
+        known.any(admits)
+    }
 }
 
 /// `admin`: the listener of the key API and its page.

@@ -226,6 +226,12 @@ fn read_header<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Place> {
             "a header's name consists of letters, digits and !#$%&'*+-.^_`|~ (RFC 9110 section 5.6.2)"
                 .to_owned(),
         )
+    } else if name.starts_with("proxy-") {
+        Some(
+            "headers that begin with `proxy-` are between a client and the next proxy, which may answer or remove them \
+             before Envoy routes the request (RFC 9110 section 11.7); use `bearer`, or a header such as x-api-key"
+                .to_owned(),
+        )
     } else if NO_PLACES.contains(&name.as_str()) {
         // The name is one of our own list, so it can be shown.
         Some(format!("the header `{name}` cannot carry a token"))

@@ -10,6 +10,9 @@ use super::reader::Reader;
 
 const PLUGIN: &str = "datasette-auth-tokens";
 
+/// Our own sections that may stand beside it: none of them says who may do what at Check.
+pub const SECTIONS_BESIDE: &[&str] = &["ext_authz", "probes", "admin", "keys"];
+
 /// What the seed's file gives us.
 pub struct Seed<'t> {
     /// The list of tokens.
@@ -50,10 +53,12 @@ fn check_the_rest<'t>(reader: &mut Reader<'t>, root: &'t Node, plugin: &'t Node)
         return;
     };
     for section in sections {
-        if SECTIONS.contains(&&*section.key) {
+        if SECTIONS_BESIDE.contains(&&*section.key) {
+            // They are read as in a file of ours.
+        } else if SECTIONS.contains(&&*section.key) {
             let message = format!(
-                "a file with `plugins` is Datasette's and has no section `{}`; \
-                 move the tokens under `tokens` to write a configuration of your own",
+                "a file with `plugins` is Datasette's and has no section `{}`: only `ext_authz`, `probes`, `admin` and \
+                 `keys` may stand in it; move the tokens under `tokens` to write a configuration of your own",
                 section.key
             );
             reader.error(&section.at, message);

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::secrets::Environment;
+use crate::folder::FolderProblem;
 
 /// The files that a load asked for, each with the digest of what it read: a change that comes between the
 /// reading and the first look at [`Files::have_changed`] is one, too.
@@ -143,6 +144,14 @@ impl Environment for Noting<'_> {
         let bytes = self.environment.read(path, limit);
         self.files.borrow_mut().note(path, limit, bytes.as_deref().ok());
         bytes
+    }
+
+    fn folder_problem(&self, file: &Path) -> Option<FolderProblem> {
+        self.environment.folder_problem(file)
+    }
+
+    fn is_open_to_everybody(&self, path: &Path) -> bool {
+        self.environment.is_open_to_everybody(path)
     }
 }
 

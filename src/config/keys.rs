@@ -67,8 +67,22 @@ fn read_store<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<StoreUrl> {
         return None;
     }
     match StoreUrl::parse(text.as_str()) {
-        Ok(StoreUrl::Sqlite(path)) => Some(StoreUrl::Sqlite(reader.folder.join(path))),
-        Ok(StoreUrl::Postgres(url)) => Some(StoreUrl::Postgres(url)),
+        Ok(StoreUrl::Sqlite(path)) => {
+            let path = reader.folder.join(path);
+            reader.warn_of_folder(&node.at, &path);
+            Some(StoreUrl::Sqlite(path))
+        }
+        Ok(store @ StoreUrl::Postgres(_)) => {
+            if store.crosses_network_unverified() {
+                reader.warn(
+                    &node.at,
+                    "the store is reached over a network, and nothing proves that it is the store: whoever stands \
+                     between can read and make keys; add sslmode=verify-full, with sslrootcert for an authority of \
+                     your own",
+                );
+            }
+            Some(store)
+        }
         Err(UrlError::Parameter(name)) => {
             // It may be half a password with a question mark in it.
             let name = reader.quote_name(&name);

@@ -149,20 +149,26 @@ pub fn read_listen<'t>(
     default: SocketAddr,
 ) -> Listen {
     let what = "text such as 127.0.0.1:9191, unix:/run/app.sock or unix:@name";
+    if let Some(node) = node
+        && let Value::Number(_) = node.value
+    {
+        reader.error(
+            &node.at,
+            format!("expected a whole address such as {default}, found a number: a port alone does not say which address"),
+        );
+        return Listen::Tcp(default);
+    }
     let text = node.and_then(|node| Some((node, reader.text(node, what)?)));
     let Some((node, text)) = text else {
         return Listen::Tcp(default);
     };
     let Some(listen) = parse_listen(text.as_str(), reader.folder) else {
-        let advice = if text.as_str().starts_with("unix:") {
-            "a socket's path or name has 1 to 107 bytes and no zero among them"
-        } else {
-            "expected an IP address with a port such as 127.0.0.1:9191, or unix:/run/app.sock, \
-             or unix:@name, found other text"
-        };
-        reader.error(&node.at, advice);
+        reader.error(&node.at, address_advice(text.as_str(), default));
         return Listen::Tcp(default);
     };
+    if let Listen::Unix(path) = &listen {
+        reader.warn_of_folder(&node.at, path);
+    }
     if protection == Protection::ClientCertificates {
         return listen;
     }
@@ -184,6 +190,36 @@ pub fn read_listen<'t>(
         );
     }
     listen
+}
+
+/// What to write in the place of a text that is no address.
+fn address_advice(text: &str, default: SocketAddr) -> String {
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let has_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    if text.starts_with("unix:") {
+        "a socket's path or name has 1 to 107 bytes and no zero among them".to_owned()
+    } else if has_port && host.is_empty() {
+        format!(
+            "expected a whole address such as {default}, found a port alone, which does not say which address"
+        )
+    } else if has_port && host == "*" {
+        format!("expected an IP address such as {default}; every address is 0.0.0.0, or [::] with IPv6")
+    } else if has_port && host.eq_ignore_ascii_case("localhost") {
+        format!("expected an IP address such as {default}, found a name")
+    } else if text.parse::<IpAddr>().is_ok() {
+        format!(
+            "expected an IP address with a port such as {default}, or [::1]:{}, found no port",
+            default.port()
+        )
+    } else if text.starts_with('/') {
+        "expected an IP address with a port, or unix: before the path of a socket, found a path alone"
+            .to_owned()
+    } else {
+        format!(
+            "expected an IP address with a port such as {default}, or unix:/run/app.sock, or unix:@name, \
+             found other text"
+        )
+    }
 }
 
 fn parse_listen(text: &str, folder: &std::path::Path) -> Option<Listen> {
@@ -298,6 +334,26 @@ mod tests {
         ] {
             let found = parse_listen(text, Path::new("/etc/app")).map(|listen| listen.to_string());
             assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_a_text_that_is_no_address() {
+        for (text, expected) in [
+            ("9191", "a port alone"),
+            (":9191", "a port alone"),
+            ("*:9191", "0.0.0.0"),
+            ("localhost:9191", "found a name"),
+            ("LOCALHOST:1", "found a name"),
+            ("127.0.0.1", "found no port"),
+            ("::1", "found no port"),
+            ("/run/a.sock", "unix: before"),
+            ("unix:", "a socket's path"),
+            ("hunter2", "found other text"),
+            ("127.0.0.1:http", "found other text"),
+        ] {
+            let advice = address_advice(text, PROBES);
+            assert!(advice.contains(expected) && !advice.contains("hunter2"), "{text}: {advice}");
         }
     }
 

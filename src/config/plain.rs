@@ -47,7 +47,8 @@ fn is_foreign_reference(text: &str) -> bool {
         let is_name = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
         !name.is_empty() && name.bytes().all(is_name)
     });
-    let schemes = ["env:", "file:", "vault:", "op://", "ref+", "secretref:", "aws-sm:", "gcpsm:"];
+    let schemes =
+        ["env:", "file:", "$env:", "$file:", "vault:", "op://", "ref+", "secretref:", "aws-sm:", "gcpsm:"];
     let begins = |scheme: &&str| {
         let head = text.get(..scheme.len());
         head.is_some_and(|head| head.eq_ignore_ascii_case(scheme)) && text.len() > scheme.len()

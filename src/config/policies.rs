@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::is_label;
 use super::raw::{Entry, Location, Node, Value};
 use super::reader::{Reader, nearest};
+use super::schema::is_boolean_word;
 use crate::policy::{Allow, Enforcement, Policy};
 
 /// The policies that have a name of their own.
@@ -121,9 +122,13 @@ pub fn read_allow<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {
         Ok(allow) => allow,
         Err(error) => {
             let place = locate(node, error.member.as_deref(), error.index);
-            let found = match place.value {
+            let found = match &place.value {
                 Value::Null => String::new(),
-                _ => format!("; found {}", place.value.kind()),
+                Value::Text(text) if error.member.is_none() && is_boolean_word(text.as_str()) => {
+                    "; found text: write true or false, which `yes`, `no` and words in quotes are not"
+                        .to_owned()
+                }
+                other => format!("; found {}", other.kind()),
             };
             reader.error(&place.at, format!("{error}{found}"));
             Allow::NoOne

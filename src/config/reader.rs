@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::error::{Diagnostic, Position, Severity};
 use super::raw::{Entry, Location, MAX_DEPTH, Node, Text, Value};
-use super::schema::MERGE_KEY;
+use super::schema::{MERGE_KEY, is_boolean_word};
 use super::secrets::{Environment, MAX_FILE_BYTES};
 use super::shown::Shower;
 
@@ -36,12 +36,18 @@ struct Problem<'t> {
     message: String,
 }
 
+/// What is said of a file that everybody can write.
+pub const OPEN_TO_EVERYBODY: &str =
+    "everybody on this machine can write this file, and so can say who passes; take that away (chmod o-w)";
+
 /// The entries of a mapping whose keys have been checked.
 #[derive(Clone, Copy)]
 pub struct Fields<'t> {
     /// The place of the mapping.
     pub at: &'t Location,
     entries: &'t [Entry],
+    /// The keys that count, where not all do.
+    only: Option<&'static [&'static str]>,
 }
 
 impl<'t> Fields<'t> {
@@ -52,7 +58,8 @@ impl<'t> Fields<'t> {
 
     /// The entry with this key.
     pub fn entry(&self, key: &str) -> Option<&'t Entry> {
-        self.entries.iter().find(|entry| &*entry.key == key)
+        let counts = self.only.is_none_or(|only| only.contains(&key));
+        self.entries.iter().find(|entry| counts && &*entry.key == key)
     }
 
     /// Those of these keys that are there.
@@ -77,7 +84,15 @@ impl<'t> Reader<'t> {
             return;
         }
         match &node.value {
-            Value::Null | Value::Bool(_) | Value::Text(_) => {}
+            Value::Null | Value::Bool(_) => {}
+            Value::Text(text) => {
+                let entries = text.reference().into_iter().flatten();
+                for entry in entries.filter(|entry| &*entry.key == "$file") {
+                    if let Value::Text(path) = &entry.value.value {
+                        self.warn_of_open_file(&node.at, path.as_str());
+                    }
+                }
+            }
             Value::Number(number) => {
                 let whole = number.as_f64().filter(|value| number.is_f64() && value.fract() == 0.0);
                 if whole.is_some_and(|value| value.abs() >= 2_f64.powi(53)) {
@@ -110,6 +125,20 @@ impl<'t> Reader<'t> {
             if &*entry.key == MERGE_KEY {
                 self.error(&entry.at, "merge keys (`<<`) are not supported; write the entries out");
             }
+        }
+    }
+
+    /// Warns of a file that others than its owner and group can change.
+    pub fn warn_of_open_file(&mut self, at: &'t Location, path: &str) {
+        if self.environment.is_open_to_everybody(&self.folder.join(path)) {
+            self.warn(at, OPEN_TO_EVERYBODY);
+        }
+    }
+
+    /// Warns where a file cannot be made.
+    pub fn warn_of_folder(&mut self, at: &'t Location, file: &Path) {
+        if let Some(problem) = self.environment.folder_problem(file) {
+            self.warn(at, problem.to_string());
         }
     }
 
@@ -150,12 +179,20 @@ impl<'t> Reader<'t> {
             };
             self.error(&entry.at, format!("unknown key {key}; {advice}"));
         }
-        Some(Fields { at: &node.at, entries })
+        Some(Fields { at: &node.at, entries, only: None })
     }
 
     /// A mapping in whose place nothing is read.
     pub fn no_fields(node: &'t Node) -> Fields<'t> {
-        Fields { at: &node.at, entries: &[] }
+        Fields { at: &node.at, entries: &[], only: None }
+    }
+
+    /// A mapping of which these keys alone are read.
+    pub fn only_fields(node: &'t Node, only: &'static [&'static str]) -> Fields<'t> {
+        match &node.value {
+            Value::Map(entries) => Fields { at: &node.at, entries, only: Some(only) },
+            _ => Self::no_fields(node),
+        }
     }
 
     /// A mapping with any keys.
@@ -195,6 +232,13 @@ impl<'t> Reader<'t> {
     pub fn boolean(&mut self, node: &'t Node) -> Option<bool> {
         match &node.value {
             Value::Bool(value) => Some(*value),
+            Value::Text(text) if is_boolean_word(text.as_str()) => {
+                self.error(
+                    &node.at,
+                    "expected true or false, found text: `yes`, `no` and words in quotes are text",
+                );
+                None
+            }
             _ => {
                 self.expected(node, "true or false");
                 None

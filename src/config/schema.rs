@@ -102,7 +102,7 @@ pub static SCHEMA: Schema = Fields(&[
         "plugins",
         PLUGINS,
         Nested,
-        "A Datasette configuration instead of all other sections: its tokens are read.",
+        "A Datasette configuration: its tokens are read.  Beside it ext_authz, probes, admin and keys may stand.",
     ),
 ]);
 
@@ -419,7 +419,13 @@ fn is_configuration_word(text: &str) -> bool {
         "encoded_slash",
         "parameters",
     ];
-    words.contains(&text)
+    words.contains(&text) || is_boolean_word(text)
+}
+
+/// Whether a text is a word that YAML 1.1 took for true or false, or one of these in quotes.
+pub fn is_boolean_word(text: &str) -> bool {
+    let words = ["true", "false", "yes", "no", "on", "off", "y", "n"];
+    words.iter().any(|word| text.eq_ignore_ascii_case(word))
 }
 
 /// Whether the key is one of the configuration's own.

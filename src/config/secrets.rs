@@ -7,11 +7,13 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::{Zeroize, Zeroizing};
 
 use super::raw::{Entry, Node, Text, Value};
+use crate::folder::FolderProblem;
 
 /// The longest text that a `$file` may hold, in bytes.
 pub const MAX_FILE_BYTES: usize = 1024 * 1024;
@@ -26,6 +28,16 @@ pub trait Environment {
     /// # Errors
     /// The file cannot be read.
     fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>>;
+
+    /// What keeps this file from being made, as far as that can be told.
+    fn folder_problem(&self, _file: &Path) -> Option<FolderProblem> {
+        None
+    }
+
+    /// Whether everybody on this machine can write the file.
+    fn is_open_to_everybody(&self, _path: &Path) -> bool {
+        false
+    }
 }
 
 /// The environment and the files of this process.
@@ -42,6 +54,16 @@ impl Environment for ProcessEnvironment {
         let limit = u64::try_from(limit).unwrap_or(u64::MAX);
         File::open(path)?.take(limit).read_to_end(&mut bytes)?;
         Ok(bytes)
+    }
+
+    fn folder_problem(&self, file: &Path) -> Option<FolderProblem> {
+        FolderProblem::of_file(file)
+    }
+
+    fn is_open_to_everybody(&self, path: &Path) -> bool {
+        // A pipe or a device holds nothing that a later write could change.
+        std::fs::metadata(path)
+            .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o002 != 0)
     }
 }
 
@@ -73,6 +95,12 @@ impl Resolver<'_> {
                     Ok(text) => Value::Text(Text::referred(text, written)),
                     Err(why) => Value::Unresolved { why, written },
                 };
+            }
+            Value::Map(entries) if entries.iter().any(lacks_blank) => {
+                let written = std::mem::take(entries).into_boxed_slice();
+                let why =
+                    "a blank is missing after the colon: write {$env: NAME} or {$file: PATH}".to_owned();
+                node.value = Value::Unresolved { why, written };
             }
             Value::Map(entries) => entries.iter_mut().for_each(|entry| self.resolve(&mut entry.value)),
         }
@@ -136,6 +164,12 @@ impl Resolver<'_> {
 
 fn is_reference(entry: &Entry) -> bool {
     matches!(&*entry.key, "$env" | "$file")
+}
+
+/// `{$env:NAME}` is a mapping with one odd key.
+fn lacks_blank(entry: &Entry) -> bool {
+    let has_scheme = ["$env:", "$file:"].iter().any(|scheme| entry.key.starts_with(scheme));
+    has_scheme && matches!(entry.value.value, Value::Null)
 }
 
 /// The text less one trailing line ending, `\n` or `\r\n`.

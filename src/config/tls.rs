@@ -331,7 +331,10 @@ fn read_pem<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Zeroizing<Vec
         return None;
     }
     match reader.read_file(path) {
-        Ok(pem) => Some(pem),
+        Ok(pem) => {
+            reader.warn_of_open_file(&node.at, path);
+            Some(pem)
+        }
         Err(error) => {
             reader.error(&node.at, format!("the file cannot be read: {error}"));
             None

@@ -61,6 +61,11 @@ impl Tokens {
         });
     }
 
+    /// Those that are not expired at this instant.
+    pub fn live(&self, now: Timestamp) -> impl Iterator<Item = &Known> {
+        self.by_digest.values().map(AsRef::as_ref).filter(move |known: &&Known| !known.is_expired(now))
+    }
+
     /// Every token, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&TokenDigest, &Arc<Known>)> {
         self.by_digest.iter()

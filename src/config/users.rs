@@ -142,6 +142,13 @@ impl fmt::Debug for Users {
 /// Users whose passwords are not hashed yet.
 pub struct PendingUsers(Vec<PendingUser>);
 
+/// The names of users so far.
+#[derive(Default)]
+struct Names {
+    written: HashSet<Arc<str>>,
+    lower_case: HashSet<String>,
+}
+
 struct PendingUser {
     password: Password,
     known: Known,
@@ -153,6 +160,16 @@ enum Password {
 }
 
 impl PendingUsers {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Known> {
+        self.0.iter().map(|user| &user.known)
+    }
+
     /// Hashes the plain passwords, each of which takes tens of milliseconds; those of users who are in force with
     /// the same password are not hashed anew.
     ///
@@ -217,11 +234,16 @@ fn mark(hash: &PasswordHash, password: &Secret) -> Mark {
 
 const USER: [&str; 5] = ["username", "password", "password_hash", "actor", "policies"];
 
-/// Reads the section.
-pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Context<'_>) -> PendingUsers {
+/// Reads the section.  `is_tried` says of an Admin's actor whether strangers can try its password.
+pub fn read<'t>(
+    reader: &mut Reader<'t>,
+    section: Option<&'t Node>,
+    context: &Context<'_>,
+    is_tried: &dyn Fn(&Actor) -> bool,
+) -> PendingUsers {
     let what = "a list of users such as [{username: admin, password: {$env: ADMIN_PASSWORD}}]";
     let list = section.and_then(|node| reader.list(node, what)).unwrap_or_default();
-    let mut names = HashSet::with_capacity(list.len());
+    let mut names = Names::default();
     let mut users = Vec::with_capacity(list.len());
     for node in list {
         let what = "a user such as {username: admin, password: {$env: ADMIN_PASSWORD}}";
@@ -237,6 +259,15 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Co
             (None, Some(name)) => default_actor(name),
             (None, None) => None,
         };
+        if let (Some(node), Some(actor)) = (fields.get("username"), &actor)
+            && is_tried(actor)
+        {
+            reader.warn(
+                &node.at,
+                "whoever reaches the gateway can try this Admin's password: leave `basic` out of `credentials`, \
+                 which the admin listener does not need",
+            );
+        }
         if let (Some(name), Some(password), Some(actor)) = (name, password, actor) {
             let mut known = Known::new(Kind::User, Arc::clone(&name), actor);
             known.policies = policies;
@@ -246,11 +277,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Co
     PendingUsers(users)
 }
 
-fn read_name<'t>(
-    reader: &mut Reader<'t>,
-    fields: Fields<'t>,
-    names: &mut HashSet<Arc<str>>,
-) -> Option<Arc<str>> {
+fn read_name<'t>(reader: &mut Reader<'t>, fields: Fields<'t>, names: &mut Names) -> Option<Arc<str>> {
     let Some(node) = fields.get("username") else {
         reader.error(fields.at, "a user needs a `username`");
         return None;
@@ -268,9 +295,16 @@ fn read_name<'t>(
         return None;
     }
     let name: Arc<str> = text.as_str().into();
-    if !names.insert(Arc::clone(&name)) {
+    if !names.written.insert(Arc::clone(&name)) {
         reader.error(&node.at, "an earlier user has this name; user names are unique");
         return None;
+    }
+    if !names.lower_case.insert(name.to_lowercase()) {
+        reader.warn(
+            &node.at,
+            "an earlier user's name differs from this one in case only: these are two users, and people will take \
+             one for the other",
+        );
     }
     Some(name)
 }

@@ -3,6 +3,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
+use std::fmt;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// The length of what stands before a message.
@@ -47,12 +48,18 @@ impl Budget {
 }
 
 /// A message, and what it takes of the budget until it is answered.
-#[derive(Debug)]
 pub struct Message<'b> {
     /// The message without its prefix.
     pub bytes: Bytes,
     /// What it takes of the budget.
     pub held: Option<SemaphorePermit<'b>>,
+}
+
+/// Its bytes hold credentials.
+impl fmt::Debug for Message<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Message({} bytes)", self.bytes.len())
+    }
 }
 
 /// Reads the one message of a request's body, at most `limit` bytes of it.

@@ -268,6 +268,13 @@ impl Index {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// When the next key expires of those that are alive.  It looks at each.
+    pub fn next_expiry(&self, now: Timestamp) -> Option<Timestamp> {
+        let keys = self.keys.pin();
+        let alive = keys.values().filter(|held| !held.revoked);
+        alive.filter_map(|held| held.expires_at).filter(|&expires_at| expires_at > now).min()
+    }
+
     /// Takes a key over as it is now.
     pub fn put(&self, stored: StoredKey) {
         self.put_locked(&mut self.write(), stored);

@@ -219,6 +219,11 @@ impl Keys {
         (read_at != 0).then(|| Duration::from_millis(lag.unsigned_abs()))
     }
 
+    /// When the next key expires of those that are alive.  It looks at each.
+    pub fn next_expiry(&self, now: Timestamp) -> Option<Timestamp> {
+        self.index.next_expiry(now)
+    }
+
     /// How often the store failed.
     pub fn store_errors(&self) -> u64 {
         self.store_errors.load(Ordering::Relaxed)

@@ -1,5 +1,6 @@
 //! The log on standard error.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -155,9 +156,18 @@ where
 {
     let lines = fmt::layer().with_writer(writer);
     match format {
-        LogFormat::Text => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).boxed(),
+        LogFormat::Text => {
+            let is_terminal = io::IsTerminal::is_terminal(&io::stderr());
+            let no_color = std::env::var_os("NO_COLOR");
+            lines.with_ansi(is_coloured(is_terminal, no_color.as_deref())).boxed()
+        }
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
     }
+}
+
+/// On a terminal, unless `NO_COLOR` is there and not empty (no-color.org).
+fn is_coloured(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
 /// A panic's message may quote what was being read, so only its place is logged.
@@ -166,4 +176,26 @@ fn log_panics() {
         let place = panic.location().map(ToString::to_string);
         tracing::error!(place = place.as_deref().unwrap_or("unknown"), "panicked: please report this");
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_and_for_whoever_wants_them() {
+        for (is_terminal, no_color, expected) in [
+            (true, None, true),
+            (true, Some(""), true),
+            (true, Some("1"), false),
+            (true, Some("0"), false),
+            (false, None, false),
+        ] {
+            assert_eq!(
+                is_coloured(is_terminal, no_color.map(OsStr::new)),
+                expected,
+                "{is_terminal} {no_color:?}"
+            );
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Metrics for Prometheus and whoever reads its formats.  No label holds anything that a client sent.
 
 mod format;
+mod process;
 mod resolved;
 
 use std::fmt;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -42,6 +43,8 @@ const HELD_BACK: &str = "held_back";
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// What bears no prefix of ours.
+    process: Registry,
     decisions: Family<DecisionLabels, Counter>,
     /// Of the snapshot last seen: looked up again by the first decision under another.
     allowed: ArcSwap<Allowed>,
@@ -51,7 +54,8 @@ pub struct Metrics {
     tokens: Gauge,
     users: Gauge,
     policies_not_enforced: Gauge,
-    next_expiry: Gauge,
+    token_expiries: TokenExpiries,
+    configuration: ConfigurationInForce,
     reloads: Family<ReloadLabels, Counter>,
     last_reload_successful: Gauge,
     last_reload_success: Gauge,
@@ -98,7 +102,8 @@ impl Metrics {
             tokens: Gauge::default(),
             users: Gauge::default(),
             policies_not_enforced: Gauge::default(),
-            next_expiry: Gauge::default(),
+            token_expiries: TokenExpiries::default(),
+            configuration: ConfigurationInForce::default(),
             reloads: Family::default(),
             last_reload_successful: Gauge::default(),
             last_reload_success: Gauge::default(),
@@ -109,8 +114,10 @@ impl Metrics {
             dropped_spans: Counter::default(),
             memory_limit: Gauge::default(),
             registry,
+            process: Registry::default(),
         };
         metrics.register();
+        metrics.process.register_collector(Box::new(process::Process));
         if let Some(log) = log {
             metrics.registry.register_collector(Box::new(Log(log)));
         }
@@ -138,12 +145,8 @@ impl Metrics {
             "Policies of the configuration in force whose refusals are not enforced",
             self.policies_not_enforced.clone(),
         );
-        registry.register_with_unit(
-            "next_expiry_timestamp",
-            "When the next token expires, as Unix time; 0 when none does",
-            Unit::Seconds,
-            self.next_expiry.clone(),
-        );
+        registry.register_collector(Box::new(self.token_expiries.clone()));
+        registry.register_collector(Box::new(self.configuration.clone()));
         registry.register("config_reload", "Reloads of the configuration, by result", self.reloads.clone());
         // A counter that is there from the beginning can be watched for its first step.
         for result in [SUCCESS, FAILURE, HELD_BACK] {
@@ -271,14 +274,20 @@ impl Metrics {
         self.last_reload_success.set(now.as_second());
     }
 
+    /// Shows which text of the configuration is in force, by its SHA-256 in hexadecimal digits.
+    pub fn show_configuration(&self, sha256: &str) {
+        self.configuration.0.store(Arc::new(sha256.to_owned()));
+    }
+
     /// Shows which tokens and users are in force.
     pub fn show_credentials(&self, rules: &Rules, now: jiff::Timestamp) {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.tokens.set(count(rules.tokens.len()));
         self.users.set(count(rules.users.len()));
         let expiries = rules.tokens.iter().filter_map(|(_, known)| known.expires_at);
-        let next = expiries.filter(|&expires_at| expires_at > now).min();
-        self.next_expiry.set(next.map_or(0, jiff::Timestamp::as_second));
+        let mut expiries: Vec<_> = expiries.filter(|&expires_at| expires_at > now).collect();
+        expiries.sort_unstable();
+        self.token_expiries.0.store(Arc::new(expiries));
     }
 
     /// Shows until when the certificates in force are good.
@@ -300,7 +309,10 @@ impl Metrics {
     /// All metrics in this format.
     pub fn encode(&self, format: Format) -> String {
         let mut text = String::new();
-        encode(&mut text, &self.registry).expect("a String takes every character");
+        encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, &self.process))
+            .and_then(|()| encode_eof(&mut text))
+            .expect("a String takes every character");
         match format {
             Format::OpenMetrics => text,
             Format::Text => format::text_from_openmetrics(&text),
@@ -326,10 +338,12 @@ impl fmt::Debug for HeldKeys {
 
 impl Collector for HeldKeys {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let (held, lag, errors) = match self.0.get() {
-            Some((keys, clock)) => (keys.held(), keys.lag(clock.now()), keys.store_errors()),
-            None => (0, None, 0),
+        // Without the section `keys` there is nothing to tell, and no alert on it.
+        let Some((keys, clock)) = self.0.get() else {
+            return Ok(());
         };
+        let now = clock.now();
+        let (held, lag, errors) = (keys.held(), keys.lag(now), keys.store_errors());
         let help = "API keys in memory, dead ones too.";
         let held = ConstGauge::new(i64::try_from(held).unwrap_or(i64::MAX));
         held.encode(encoder.encode_descriptor("keys_held", help, None, MetricType::Gauge)?)?;
@@ -339,9 +353,52 @@ impl Collector for HeldKeys {
         let unit = Some(&Unit::Seconds);
         lag.encode(encoder.encode_descriptor("keys_store_lag", help, unit, MetricType::Gauge)?)?;
 
+        let help = "When the next API key expires that is still alive, as Unix time; 0 when none does.";
+        let next = ConstGauge::new(keys.next_expiry(now).map_or(0, jiff::Timestamp::as_second));
+        let name = "keys_next_expiry_timestamp";
+        next.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
+
         let help = "Times that the key store could not be read or written.";
         let errors = ConstCounter::new(errors);
         errors.encode(encoder.encode_descriptor("keys_store_errors", help, None, MetricType::Counter)?)
+    }
+}
+
+/// When tokens of the configuration in force expire, the first of them first.
+#[derive(Debug, Clone, Default)]
+struct TokenExpiries(Arc<ArcSwap<Vec<jiff::Timestamp>>>);
+
+impl TokenExpiries {
+    fn next(&self, now: jiff::Timestamp) -> Option<jiff::Timestamp> {
+        let expiries = self.0.load();
+        expiries.get(expiries.partition_point(|&expires_at| expires_at <= now)).copied()
+    }
+}
+
+impl Collector for TokenExpiries {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let next = self.next(jiff::Timestamp::now()).map_or(0, jiff::Timestamp::as_second);
+        let help = "When the next token expires, as Unix time; 0 when none does.";
+        let name = "next_expiry_timestamp";
+        let unit = Some(&Unit::Seconds);
+        ConstGauge::new(next).encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)
+    }
+}
+
+/// The digest of the configuration's text.
+#[derive(Debug, Clone, Default)]
+struct ConfigurationInForce(Arc<ArcSwap<String>>);
+
+impl Collector for ConfigurationInForce {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "The configuration in force, by the SHA-256 of its file.";
+        let sha256 = self.0.load().to_string();
+        Info::new([("sha256", sha256)]).encode(encoder.encode_descriptor(
+            "config",
+            help,
+            None,
+            MetricType::Info,
+        )?)
     }
 }
 
@@ -363,5 +420,21 @@ impl Collector for Log {
         let waiting = ConstGauge::new(i64::try_from(self.0.waiting_audit_lines()).unwrap_or(i64::MAX));
         let help = "Lines of the audit log that wait to be written; at 10000 changes are denied.";
         waiting.encode(encoder.encode_descriptor("audit_lines_waiting", help, None, MetricType::Gauge)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_expiry_goes_on_to_the_next_by_itself() {
+        let at = |second| jiff::Timestamp::from_second(second).unwrap();
+        let expiries = TokenExpiries::default();
+        assert_eq!(expiries.next(at(0)), None);
+        expiries.0.store(Arc::new(vec![at(10), at(20)]));
+        for (now, expected) in [(0, Some(10)), (9, Some(10)), (10, Some(20)), (19, Some(20)), (20, None)] {
+            assert_eq!(expiries.next(at(now)), expected.map(at), "{now}");
+        }
     }
 }

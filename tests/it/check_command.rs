@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::server::{Ran, Server};
+use crate::harness::server::{Ran, Server, run};
 
 const GOOD: &str = "
 tokens: [{token: a-token-of-good-length, actor: {id: a}}]
@@ -100,4 +100,58 @@ fn a_server_that_cannot_start_says_so_in_the_logs_own_format() {
     let last = lines.last().unwrap();
     assert_eq!(last["level"], "ERROR");
     assert!(last["message"].as_str().unwrap().contains("is listening there"), "{last}");
+}
+
+#[test]
+fn a_folder_that_is_missing_is_named_by_check_and_by_serve() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let missing = folder.path().join("not/made");
+    let told = format!("the folder {} does not exist; make it", missing.display());
+    let store = format!("keys: {{store: \"sqlite:{}/keys.db\"}}\n", missing.display());
+    let ran = Server::with(&store).run(["check"]);
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+    assert!(ran.stderr.contains("warning: keys.store: ") && ran.stderr.contains(&told), "{ran:?}");
+    let ran = Server::with(&store).start_in_vain();
+    assert!(ran.stderr.contains(&told) && ran.stderr.contains("cannot be opened"), "{ran:?}");
+
+    let setup = || Server::with(GOOD).listen(format!("unix:{}/a.sock", missing.display()));
+    let ran = setup().run(["check"]);
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+    assert!(ran.stderr.contains("warning: ext_authz.listen: ") && ran.stderr.contains(&told), "{ran:?}");
+    let ran = setup().start_in_vain();
+    assert!(ran.stderr.contains(&told) && ran.stderr.contains("cannot listen on unix:"), "{ran:?}");
+
+    std::fs::create_dir_all(&missing).unwrap();
+    assert_eq!(setup().run(["check", "--strict"]).code(), Some(0));
+    assert_eq!(Server::with(&store).run(["check", "--strict"]).code(), Some(0));
+    // A file in the place of the folder.
+    let file = format!("keys: {{store: \"sqlite:{}/file/keys.db\"}}\n", folder.path().display());
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    let ran = Server::with(&file).run(["check"]);
+    assert!(ran.stderr.contains("is no folder"), "{ran:?}");
+}
+
+#[test]
+fn files_that_everybody_can_write_are_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let setup = Server::with("tokens: [{token: {$file: token}, actor: {id: a}}]\n");
+    let setup = setup.file("token", "a-token-0123456789\n").own_listeners();
+    let config = setup.write();
+    let token = config.with_file_name("token");
+    let check = || {
+        let mut command = setup.command(["check", "--config", config.to_str().unwrap()]);
+        command.current_dir(config.parent().unwrap());
+        run(command, "").stderr
+    };
+    let open = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open(&config, 0o664);
+    open(&token, 0o600);
+    assert_eq!(check(), "");
+    open(&token, 0o602);
+    assert!(check().contains("warning: tokens[0].token: everybody on this machine can write"), "{}", check());
+    open(&token, 0o640);
+    open(&config, 0o666);
+    assert!(check().starts_with("warning: everybody on this machine can write this file"), "{}", check());
 }

@@ -305,3 +305,31 @@ fn an_unknown_command_is_a_mistake_and_help_is_not() {
     let version = binary(&["--version"], "");
     assert!(version.stdout.contains(env!("CARGO_PKG_VERSION")), "{version:?}");
 }
+
+#[test]
+fn the_log_has_no_colours_where_nobody_wants_them() {
+    let setup = Server::with(
+        "tokens: [{token: hunter2, actor: {id: a}}]\next_authz: {listen: \"unix:no/folder/a.sock\"}\n",
+    );
+    let setup = setup.own_listeners();
+    let config = setup.write();
+    // It warns, and ends: there is no such folder.
+    let told = |no_color: &str| {
+        let mut command = Command::new("python3");
+        command
+            .args(["-c", "import pty, sys; pty.spawn(sys.argv[1:])", BINARY, "serve", "--config"])
+            .arg(&config);
+        let ran = on_terminal(command.env("NO_COLOR", no_color));
+        assert!(ran.contains("WARN") && ran.contains("can be guessed"), "{ran}");
+        ran
+    };
+    assert!(told("").contains("\u{1b}["), "a terminal has colours");
+    let plain = told("1");
+    assert!(!plain.contains("\u{1b}["), "{plain}");
+}
+
+/// What the command writes to its terminal.
+fn on_terminal(command: &mut Command) -> String {
+    let output = command.stdin(std::process::Stdio::null()).output().expect("python3 starts");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

@@ -383,6 +383,38 @@ fn a_line_of_the_decision_log_is_decided_again() {
 }
 
 #[test]
+fn a_line_of_the_text_log_is_read_as_well() {
+    let setup = Server::with(CONFIG);
+    let server = Server::with(CONFIG).text_log().start();
+    let headers = [("x-request-id", "r"), ("authorization", ALICE.1)];
+    grpc::check(&server, grpc::request("GET", "h", "/admin/a b\"c", &headers));
+    let line = server
+        .log()
+        .wait_for("the decision", |line| line.contains("request_id=\"r\"").then(|| line.to_owned()));
+    assert!(!line.starts_with('{'), "{line}");
+    let told = told(&setup, &["--log-line", "-"], &line);
+    assert_eq!(told["logged"]["agrees"], true, "{line}\n{told}");
+    assert_eq!(
+        (&told["reason"], &told["request"]["path"]),
+        (&json!("not_admitted"), &json!("/admin/a b\"c"))
+    );
+}
+
+#[test]
+fn an_unknown_policy_is_named_as_one() {
+    let setup = Server::with(CONFIG);
+    let told = told(&setup, &["--path", "/", "--policy", "nope"], "");
+    assert_eq!(told["reason"], "unknown_policy");
+    let notes = told["notes"].to_string();
+    assert!(notes.contains("nope") && notes.contains("is unknown") && notes.contains("admin"), "{notes}");
+    let ran = run(setup.command(["explain", "--path", "/", "--policy", "nope"]), "");
+    assert!(ran.stdout.contains("\"nope\"") && ran.stdout.contains("is unknown"), "{ran:?}");
+    let without = Server::with("tokens: [{token: other-token-0123456789, name: o, actor: {id: o}}]\n");
+    let ran = run(without.command(["explain", "--path", "/", "--policy", "nope"]), "");
+    assert!(ran.stdout.contains("no section `policies`"), "{ran:?}");
+}
+
+#[test]
 fn a_line_that_would_be_decided_otherwise_now_says_so() {
     let server = Server::with(CONFIG).start();
     let headers = [("x-request-id", "r"), ("authorization", ALICE.1)];

@@ -54,10 +54,12 @@ fn each_reader_gets_the_format_it_asks_for_with_the_same_samples() {
     assert!(openmetrics.text().ends_with("# EOF\n"));
     let samples = |answer: &Answer| -> Vec<String> {
         let text = answer.text();
-        text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+        // The process lives on between the two.
+        let counts = |line: &&str| !line.starts_with('#') && !line.starts_with("process_");
+        text.lines().filter(counts).map(str::to_owned).collect()
     };
     assert_eq!(samples(&openmetrics), samples(&text));
-    for family in ["decisions_total counter", "build_info gauge", "keys_store_errors_total counter"] {
+    for family in ["decisions_total counter", "build_info gauge", "config_reload_total counter"] {
         assert!(text.text().contains(&format!("# TYPE envoy_auth_tokens_{family}\n")), "{}", text.text());
     }
     let odd = r#"{outcome="shadowed",reason="not_admitted",policy="odd \"name\" \\ é"} 1"#;
@@ -71,6 +73,86 @@ fn what_happens_on_every_check_is_there_before_the_first() {
         let sample = format!("envoy_auth_tokens_credentials_total{{kind=\"{kind}\"}} 0");
         assert!(metrics.contains(&sample), "{sample}\n{metrics}");
     }
+}
+
+#[test]
+fn without_a_key_store_nothing_is_told_of_one() {
+    let metrics = Server::with(CONFIG).start().metrics();
+    assert!(!metrics.contains("_keys_") && !metrics.contains("NaN"), "{metrics}");
+}
+
+#[test]
+fn the_next_expiry_of_issued_keys_is_told() {
+    const PASSWORD: &str = "correct horse battery staple";
+    let server = Server::with(&format!(
+        "keys: {{store: \"sqlite:keys.db\"}}\nadmin: {{listen: 127.0.0.1:0}}\ncredentials: [bearer]\n\
+         users: [{{username: admin, password: \"{PASSWORD}\", actor: {{id: admin, role: Admin}}}}]\n"
+    ));
+    let server = server.start();
+    let next = || value(&server.metrics(), "envoy_auth_tokens_keys_next_expiry_timestamp_seconds") as i64;
+    let ask = |method: &str, path: &str, body: &str| {
+        let request = Request::new(server.admin(), method, path).basic("admin", PASSWORD);
+        let request = request.header("content-type", "application/json").header("connection", "close");
+        let answer = request.body(body.as_bytes().to_vec()).send();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    };
+    assert_eq!(next(), 0);
+    ask("POST", "/api/auth/keys", r#"{"name": "endless", "role": "Viewer"}"#);
+    assert_eq!(next(), 0);
+    let now = jiff::Timestamp::now().as_second();
+    ask("POST", "/api/auth/keys", r#"{"name": "later", "role": "Viewer", "secondsToLive": 7200}"#);
+    let id = ask("POST", "/api/auth/keys", r#"{"name": "soon", "role": "Viewer", "secondsToLive": 3600}"#);
+    assert!((now + 3600..now + 3660).contains(&next()), "{}", next());
+    ask("DELETE", &format!("/api/auth/keys/{}", id["id"]), "");
+    assert!((now + 7200..now + 7260).contains(&next()), "{}", next());
+}
+
+/// The value of a sample without labels.
+fn value(metrics: &str, name: &str) -> f64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+    line.unwrap_or_else(|| panic!("{name}\n{metrics}")).parse().expect("a number")
+}
+
+#[test]
+fn the_process_is_told_as_client_libraries_tell_it() {
+    let server = Server::with(CONFIG).start();
+    let metrics = server.metrics();
+    let now = jiff::Timestamp::now().as_second() as f64;
+    let started = value(&metrics, "process_start_time_seconds");
+    assert!((now - 600.0..now + 10.0).contains(&started), "{started} {now}");
+    assert!(value(&metrics, "process_resident_memory_bytes") > 1e6);
+    let (size, most) = ("process_virtual_memory_bytes", "process_virtual_memory_max_bytes");
+    assert!(value(&metrics, size) < value(&metrics, most));
+    let open = value(&metrics, "process_open_fds");
+    assert!(open > 5.0 && open < value(&metrics, "process_max_fds"), "{open}");
+    assert!(value(&metrics, "process_cpu_seconds_total") < 600.0);
+    for family in ["process_cpu_seconds_total counter", "process_open_fds gauge"] {
+        assert!(metrics.contains(&format!("# TYPE {family}\n")), "{metrics}");
+    }
+}
+
+#[test]
+fn the_configuration_in_force_is_told_by_its_digest() {
+    use sha2::{Digest, Sha256};
+    let server = Server::with(CONFIG).start();
+    let digest = |bytes: &[u8]| {
+        let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("envoy_auth_tokens_config_info{{sha256=\"{digest}\"}} 1")
+    };
+    let file = server.folder().join("config.yaml");
+    let before = std::fs::read(&file).unwrap();
+    assert!(server.metrics().contains(&digest(&before)), "{}", server.metrics());
+
+    // What is denied is not in force, and what is taken over is.
+    std::fs::write(&file, [&before[..], b"nonsense: true\n"].concat()).unwrap();
+    server.log().wait_for("the reload that failed", |line| line.contains("not reloaded").then_some(()));
+    assert!(server.metrics().contains(&digest(&before)), "{}", server.metrics());
+    let after = [&before[..], b"realm: other\n"].concat();
+    std::fs::write(&file, &after).unwrap();
+    server.log().wait_for("the reload", |line| line.contains("the configuration was reloaded").then_some(()));
+    let metrics = server.metrics();
+    assert!(metrics.contains(&digest(&after)) && !metrics.contains(&digest(&before)), "{metrics}");
 }
 
 #[test]

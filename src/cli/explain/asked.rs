@@ -1,6 +1,6 @@
 //! The request that is asked about, wherever it was read from.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -35,7 +35,7 @@ pub(super) struct Asked {
 }
 
 /// The request as flags tell it.
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub(super) struct Flags {
     /// The request's method
     #[arg(long, default_value = "GET")]
@@ -52,6 +52,13 @@ pub(super) struct Flags {
     /// The policy that Envoy's route names in context_extensions
     #[arg(long, value_name = "NAME")]
     policy: Option<String>,
+}
+
+/// Whoever mistakes a flag writes a credential there.
+impl fmt::Debug for Flags {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Flags").field("headers", &self.headers.len()).finish_non_exhaustive()
+    }
 }
 
 /// The secrets of the request, each in a file or on standard input.
@@ -352,4 +359,21 @@ fn is_credential_header(name: &str, rules: &Rules) -> bool {
         | Place::Cookie { .. } => false,
     };
     matches!(name, "authorization" | "cookie") || rules.places.order().iter().any(is_place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_show_nothing_that_may_be_a_credential() {
+        let flags = Flags {
+            method: "hunter2".to_owned(),
+            host: "hunter2".to_owned(),
+            path: Some("/?_auth_token=hunter2".to_owned()),
+            headers: vec!["x-api-key: hunter2".to_owned()],
+            policy: Some("hunter2".to_owned()),
+        };
+        assert_eq!(format!("{flags:?}"), "Flags { headers: 1, .. }");
+    }
 }

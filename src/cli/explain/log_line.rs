@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::super::{Complaint, read_secret};
 use super::asked::Asked;
@@ -59,11 +59,15 @@ impl Line {
     pub(super) fn read(path: &Path) -> Result<Self, Complaint> {
         let text = read_secret("line of the decision log", path)?;
         let not_one = || {
-            "error: that is no line of the decision log: it is one JSON object, as `serve --log-format json` \
-             writes it, with decision, reason, method, host and path"
+            "error: that is no line of the decision log: it is one line as `serve` writes it, text or JSON, with \
+             decision, reason, method, host and path"
                 .to_owned()
         };
-        let value: Value = serde_json::from_str(text.expose()).map_err(|_| not_one())?;
+        let text = text.expose().trim();
+        let value: Value = match serde_json::from_str(text) {
+            Ok(value) => value,
+            Err(_) => fields_of_text(text).ok_or_else(not_one)?,
+        };
         let text = |name: &str| value.get(name).and_then(Value::as_str);
         let sent = |name: &str| text(name).map(unescape).ok_or_else(not_one);
         let name = text("credential.name").map(unescape).transpose()?;
@@ -253,6 +257,59 @@ fn is_told(refusal: Refusal) -> bool {
     }
 }
 
+/// The fields of a line of `--log-format text`: `… INFO decision: MESSAGE name="text" name=number`, behind whatever
+/// collects logs has put before it.
+fn fields_of_text(line: &str) -> Option<Value> {
+    let (_, line) = line.split_once(" INFO decision: ")?;
+    let (_message, mut rest) = line.split_once(' ')?;
+    let mut fields = Map::new();
+    while !rest.is_empty() {
+        let (name, value) = rest.split_once('=')?;
+        let (value, after) = match value.strip_prefix('"') {
+            Some(quoted) => {
+                let (text, after) = quoted_text(quoted)?;
+                (Value::String(text), after)
+            }
+            None => {
+                let end = value.find(' ').unwrap_or(value.len());
+                (Value::from(value[..end].parse::<i64>().ok()?), &value[end..])
+            }
+        };
+        fields.insert(name.to_owned(), value);
+        rest = match after.strip_prefix(' ') {
+            Some(after) => after,
+            None if after.is_empty() => after,
+            None => return None,
+        };
+    }
+    Some(Value::Object(fields))
+}
+
+/// A text as `Debug` writes it, behind its first quote; and what follows the last.
+fn quoted_text(quoted: &str) -> Option<(String, &str)> {
+    let mut text = String::new();
+    let mut rest = quoted.chars();
+    loop {
+        match rest.next()? {
+            '"' => return Some((text, rest.as_str())),
+            '\\' => text.push(match rest.next()? {
+                'n' => '\n',
+                'r' => '\r',
+                't' => '\t',
+                '0' => '\0',
+                'u' => {
+                    let (digits, after) = rest.as_str().strip_prefix('{')?.split_once('}')?;
+                    rest = after.chars();
+                    char::from_u32(u32::from_str_radix(digits, 16).ok()?)?
+                }
+                itself @ ('\\' | '"' | '\'') => itself,
+                _ => return None,
+            }),
+            character => text.push(character),
+        }
+    }
+}
+
 /// The value before it was made fit for a line: the other way round of [`u8::escape_ascii`].
 fn unescape(shown: &str) -> Result<String, Complaint> {
     let mut bytes = Vec::with_capacity(shown.len());
@@ -283,6 +340,32 @@ fn unescape(shown: &str) -> Result<String, Complaint> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_fields_of_a_line_of_text() {
+        let values = ["plain", "a \"b\" \\x41 c=d", "Zoë\u{202e}\n\t\r\0'", ""];
+        for value in values {
+            let line = format!("2026-11-21T23:04:05Z  INFO decision: allowed a={value:?} n=-12 b={value:?}");
+            for before in ["", "Nov 29 10:00:00 host envoy-auth-tokens[1]: "] {
+                let fields = fields_of_text(&format!("{before}{line}")).unwrap();
+                assert_eq!(fields, serde_json::json!({"a": value, "n": -12, "b": value}), "{line}");
+            }
+        }
+        for broken in [
+            "",
+            "2026 INFO other: allowed a=1",
+            "x  INFO decision: allowed",
+            "x  INFO decision: allowed a",
+            "x  INFO decision: allowed a=\"b",
+            "x  INFO decision: allowed a=\"b\"c=1",
+            "x  INFO decision: allowed a=b",
+            "x  INFO decision: allowed a=\"\\q\"",
+            "x  INFO decision: allowed a=\"\\u{zz}\"",
+            "x  INFO decision: allowed a=\"\\u{110000}\"",
+        ] {
+            assert_eq!(fields_of_text(broken), None, "{broken}");
+        }
+    }
 
     #[test]
     fn a_value_is_what_it_was_before_it_was_logged() {

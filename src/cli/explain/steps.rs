@@ -315,6 +315,20 @@ impl Explained<'_> {
 
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
+        if let Some(named) = self.request.policy
+            && self.decision.outcome().refusal() == Some(Refusal::UnknownPolicy)
+        {
+            let named = String::from_utf8_lossy(named);
+            let known = self.rules().policies.names();
+            let known = match &known[..] {
+                [] => "there is no section `policies`, or it is empty".to_owned(),
+                names => format!("those of `policies` are {}", names.join(", ")),
+            };
+            notes.push(format!(
+                "the policy {named:?}, which Envoy's context_extensions name, is unknown: {known}; those of routes \
+                 and the default cannot be named"
+            ));
+        }
         if !self.is_preflight()
             && let Ok(selected) = self.rules().policies.select(self.request, self.http)
         {

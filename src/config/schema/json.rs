@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::super::datasette::SECTIONS_BESIDE;
 use super::{Key, REFERENCE, SCHEMA, SEED_PLUGIN, Schema};
 
 /// What the value of a key can be.
@@ -39,16 +40,18 @@ pub enum Form {
 pub fn json_schema() -> Value {
     let (plugins, sections): (Vec<&'static Key>, Vec<&'static Key>) =
         keys(&SCHEMA).iter().partition(|(name, ..)| *name == "plugins");
-    let names: Vec<_> = sections.iter().map(|(name, ..)| *name).collect();
+    let is_beside = |key: &&&Key| SECTIONS_BESIDE.contains(&key.0);
+    let denied: Vec<_> = sections.iter().filter(|key| !is_beside(key)).map(|(name, ..)| *name).collect();
+    let beside: Vec<_> = plugins.iter().chain(sections.iter().filter(is_beside)).copied().collect();
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A configuration of envoy-auth-tokens",
         "type": "object",
         "if": {"required": ["plugins"]},
         "then": {
-            "properties": properties(&plugins),
+            "properties": properties(&beside),
             // The rest is Datasette's.
-            "propertyNames": {"not": {"enum": names}},
+            "propertyNames": {"not": {"enum": denied}},
         },
         "else": mapping(&sections),
         "$defs": {

@@ -18,6 +18,7 @@ use super::rows::{self, ChangeRow, KeyRow, SessionRow, store_error};
 use super::{
     Changes, CreateError, NewKey, OpenError, Revision, RotateError, Snapshot, Store, StoreError, StoreUrl,
 };
+use crate::folder::FolderProblem;
 use crate::keys::{GiveCheck, Key, Status, StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
@@ -55,6 +56,8 @@ impl SqliteStore {
     pub async fn open(path: &Path) -> Result<Self, OpenError> {
         let refused = |reason: String| {
             let store = StoreUrl::Sqlite(path.to_owned()).to_string();
+            // What SQLite and the operating system say of it names no folder.
+            let reason = FolderProblem::of_file(path).map_or(reason, |problem| problem.to_string());
             OpenError::Refused { store, reason }
         };
         // SQLite gives its -wal and -shm files the mode of the file itself.

@@ -1,6 +1,7 @@
 //! Where a store is.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -93,6 +94,26 @@ impl StoreUrl {
     }
 }
 
+impl StoreUrl {
+    /// Whether the way to PostgreSQL leads over a network, and nobody's certificate is verified.
+    pub fn crosses_network_unverified(&self) -> bool {
+        let Self::Postgres(url) = self else {
+            return false;
+        };
+        let Ok(options) = postgres_options(url.expose()) else {
+            return false;
+        };
+        let host = options.get_host();
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let is_loopback = address.is_ok_and(|address| address.to_canonical().is_loopback());
+        let is_here = options.get_socket().is_some()
+            || host.starts_with('/')
+            || host.eq_ignore_ascii_case("localhost")
+            || is_loopback;
+        !is_here && !matches!(options.get_ssl_mode(), PgSslMode::VerifyFull)
+    }
+}
+
 impl FromStr for StoreUrl {
     type Err = UrlError;
 
@@ -176,6 +197,28 @@ impl fmt::Debug for StoreUrl {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn which_stores_are_reached_over_a_network_unverified() {
+        for (url, expected) in [
+            ("sqlite:keys.db", false),
+            ("postgres://u:p@db.example/keys", true),
+            ("postgres://u:p@db.example/keys?sslmode=disable", true),
+            ("postgres://u:p@db.example/keys?sslmode=prefer", true),
+            ("postgres://u:p@db.example/keys?sslmode=require", true),
+            ("postgres://u:p@db.example/keys?sslmode=verify-full", false),
+            ("postgres://10.0.0.1/keys", true),
+            ("postgres://127.0.0.1:5433/keys", false),
+            ("postgres://127.8.0.1/keys", false),
+            ("postgres://[::1]/keys", false),
+            ("postgres://localhost/keys", false),
+            ("postgres:///keys?host=/run/postgresql", false),
+            ("postgres://localhost.example/keys", true),
+            ("postgres:///keys?host=db.example", true),
+        ] {
+            assert_eq!(StoreUrl::parse(url).unwrap().crosses_network_unverified(), expected, "{url}");
+        }
+    }
 
     #[test]
     fn what_is_shown_of_a_store() {
