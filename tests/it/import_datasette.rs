@@ -375,7 +375,7 @@ const FILES: [(&str, &str); 5] = [
             "data": {"permissions": {"view-database": {"id": "root"}, "view-table": {"id": ["root", "alice"]},
                     "execute-sql": {"id": ["root", "bot"]}, "view-query": {"id": ["root", "bot"]}, "create-table": {"id": "alice"},
                     "view-database-download": {"id": "root"}},
-                "tables": {"docs": {"permissions": {"view-table": {"id": "bot"}, "insert-row": false, "update-row": {"id": "alice"},
+                "tables": {"docs": {"permissions": {"view-table": {"id": "bot"}, "execute-sql": {"id": "bot"}, "view-database": {"id": "bot"}, "insert-row": false, "update-row": {"id": "alice"},
                     "delete-row": {"id": "alice"}, "drop-table": {"id": "alice"}, "alter-table": {"id": "alice"}}}},
                 "queries": {"q": {"sql": "select 1", "permissions": {"view-query": {"id": "alice"}}}}},
             "other": {"allow": true, "permissions": {"view-table": {"id": "root"}, "update-row": {"id": "bot"}},

@@ -59,7 +59,7 @@ pub mod action {
         SET_COLUMN_TYPE,
     ];
 }
-use action::{DOWNLOAD, EXECUTE_SQL, VIEW_DATABASE, VIEW_INSTANCE, VIEW_QUERY, VIEW_TABLE};
+use action::{CREATE_TABLE, DOWNLOAD, EXECUTE_SQL, VIEW_DATABASE, VIEW_INSTANCE, VIEW_QUERY, VIEW_TABLE};
 
 /// Who may: whoever passes every one of these allow blocks.
 #[derive(Debug, Clone, PartialEq)]
@@ -190,13 +190,16 @@ impl Place<'_> {
             EXECUTE_SQL => Some("allow_sql"),
             _ => None,
         };
-        // The `permissions` of a table count for the query of its name, and the other way round.
+        // The `permissions` of a table count for the query of its name, and the other way round; but not for what is
+        // done to a whole database.
         let mut nearest = Vec::new();
-        for table in self.tables {
-            nearest.extend(table.blocks(action, of_children(VIEW_TABLE)));
-        }
-        if let Some(query) = self.query {
-            nearest.extend(query.blocks(action, of_children(VIEW_QUERY)));
+        if ![VIEW_INSTANCE, VIEW_DATABASE, EXECUTE_SQL, DOWNLOAD, CREATE_TABLE].contains(&action) {
+            for table in self.tables {
+                nearest.extend(table.blocks(action, of_children(VIEW_TABLE)));
+            }
+            if let Some(query) = self.query {
+                nearest.extend(query.blocks(action, of_children(VIEW_QUERY)));
+            }
         }
         let database = self.database.map(|database| database.blocks(action, shorthand)).unwrap_or_default();
         let mut instance = self.instance.blocks(action, shorthand);
@@ -253,6 +256,13 @@ mod tests {
                 root.clone(),
             ),
             (json!([{}, {}, {}, {"permissions": {"view-table": root}}]), VIEW_TABLE, none(), root.clone()),
+            // Of a table it says nothing about SQL.
+            (
+                json!([{"allow_sql": no}, {}, {"permissions": {"execute-sql": root, "view-database": root}}, {}]),
+                EXECUTE_SQL,
+                no.clone(),
+                no.clone(),
+            ),
             // SQL takes view-database in 1.0.
             (json!([{}, {"allow": root}, {}, {}]), EXECUTE_SQL, none(), root.clone()),
             (
