@@ -238,7 +238,7 @@ peak while everything is read at once.
 | -------------------------------- | --: | --: | -----------: |
 {checks}
 
-A miss is a token that nobody knows: refused, and not logged.  The instructions include what following the store
+A miss is a token that nobody knows: denied, and not logged.  The instructions include what following the store
 takes meanwhile, twice a second.
 """
 

@@ -42,7 +42,7 @@ class Server:
     """A process: ours with this many tokens and this decision log, or the allow-all one."""
 
     tokens: int | None
-    log_decisions: str = "refused"
+    log_decisions: str = "denied"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +78,11 @@ CASES = [
     Case("allow-all, raw headers", ALLOW_ALL, **RAW),
     Case("allowed", OURS),
     Case("allowed, raw headers", OURS, **RAW),
-    Case("refused, logged", OURS, **MISS),
-    Case("refused, not logged", Server(tokens=1000, log_decisions="none"), **MISS),
+    Case("denied, logged", OURS, **MISS),
+    Case("denied, not logged", Server(tokens=1000, log_decisions="none"), **MISS),
     Case("allowed, 10 tokens", Server(tokens=10)),
     Case("allowed, 100,000 tokens", Server(tokens=100_000)),
-    Case("refused, not logged, 100,000 tokens", Server(tokens=100_000, log_decisions="none"), **MISS),
+    Case("denied, not logged, 100,000 tokens", Server(tokens=100_000, log_decisions="none"), **MISS),
 ]
 
 
@@ -295,8 +295,8 @@ Figures in microseconds differ from machine to machine and hour to hour: the rat
 
 {table}
 
-A ratio is that to the allow-all server given the same encoding of headers.  "Refused" is an unknown
-token; "logged" writes each refusal as a line of JSON to /dev/null.  Without a number of tokens it is 1,000.
+A ratio is that to the allow-all server given the same encoding of headers.  "Denied" is an unknown
+token; "logged" writes each denial as a line of JSON to /dev/null.  Without a number of tokens it is 1,000.
 The kernel's part is system calls, mostly writing and reading; callgrind does not count it.
 "Core busy" is the server's share of its core: far below 100 % the client was the bottleneck, and a
 server that waits wakes up more often per Check.

@@ -31,10 +31,10 @@ impl Authorizer {
     }
 
     /// Who a request to ourselves comes from: its credential in one of these places, by the same code that
-    /// decides Checks.  A token that nobody here knows is refused, whatever the rules leave to upstreams.
+    /// decides Checks.  A token that nobody here knows is denied, whatever the rules leave to upstreams.
     ///
     /// # Errors
-    /// The refusal that a Check would meet.
+    /// The denial that a Check would meet.
     pub async fn who(&self, http: &Http<'_>, places: &Places) -> Result<Option<Arc<Known>>, Refusal> {
         let rules = self.rules.load_full();
         let Some(found) = credential::find(http, places)? else {
@@ -70,7 +70,7 @@ impl Authorizer {
     }
 
     /// The steps run in the order in which a reader would ask them.
-    /// Each hands a better-known value to the next, or refuses with its reason.
+    /// Each hands a better-known value to the next, or denies with its reason.
     async fn decide(
         &self,
         request: &Attributes<'_>,
@@ -92,11 +92,11 @@ impl Authorizer {
             return Err(Refusal::ContextKey);
         }
 
-        // Which policies govern this?  A path that can be read in two ways is refused here.
+        // Which policies govern this?  A path that can be read in two ways is denied here.
         let selected = rules.policies.select(request, http)?;
         learned.policy = Some(Arc::clone(selected.policy));
 
-        // What is refused about the credential is refused under every policy.
+        // What is denied about the credential is denied under every policy.
         let recognised = self.recognise(http, deadline, rules, learned).await;
 
         // May they?  Only a policy can turn an actor, or the lack of one, into a permit; all of them must,
@@ -112,7 +112,7 @@ impl Authorizer {
                 Ok(permit) => {
                     own_permit.get_or_insert(permit);
                 }
-                // Only a policy that is not enforced lets pass what is refused under it.
+                // Only a policy that is not enforced lets pass what is denied under it.
                 Err(refusal) => match policy.shadow() {
                     Some(permit) if shadow.is_none() => {
                         learned.policy = Some(Arc::clone(policy));
@@ -132,7 +132,7 @@ impl Authorizer {
             learned.left_alone = self.foreign_place(http, rules);
             return Ok(permit);
         }
-        // The request's own policy stands first, and refuses above where it does not admit.
+        // The request's own policy stands first, and denies above where it does not admit.
         guard_actor_headers(http, rules, own_permit.ok_or(Refusal::NotAdmitted)?)
     }
 
@@ -147,7 +147,7 @@ impl Authorizer {
         // What does the caller show us?
         let found = credential::find(http, &rules.places)?;
 
-        // Who is that?  A credential that we do not know is refused here, whatever the policies say.
+        // Who is that?  A credential that we do not know is denied here, whatever the policies say.
         if let Some(found) = &found {
             match self.sources.identify(&found.credential, rules, Asker::Check { deadline }).await? {
                 Identity::Known(known) => learned.known = Some(known),
@@ -159,7 +159,7 @@ impl Authorizer {
     }
 
     /// The place whose credential is none of ours, dead or alive, and stays in a request that is let pass
-    /// although it was refused: it may be the upstream's own.
+    /// although it was denied: it may be the upstream's own.
     fn foreign_place(&self, http: &Http<'_>, rules: &Rules) -> Option<Place> {
         let (place, carried) = credential::look_at_first(http, &rules.places)?;
         let is_ours = match carried {

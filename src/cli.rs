@@ -79,7 +79,7 @@ struct ConfigFile {
 type Complaint = String;
 
 /// Parses the command line, runs the command, and picks the exit code:
-/// 0 for success, 1 for failure, 2 for a command line that makes no sense, 3 for a refusal where asked for.
+/// 0 for success, 1 for failure, 2 for a command line that makes no sense, 3 for a denial where asked for.
 pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(serve) => return exit_code(serve.run()),

@@ -156,7 +156,7 @@ impl Rules {
 /// What a well-formed token that nobody knows is (`unknown_credentials`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownCredentials {
-    /// Refused.
+    /// Denied.
     Refuse,
     /// Somebody else's: the request is anonymous, and the token stays in it.
     Anonymous,
@@ -165,7 +165,7 @@ pub enum UnknownCredentials {
 /// What the answer is when a token may be an API key, and nobody can know (`keys.unavailable`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unavailable {
-    /// A refusal: 503, whatever Envoy was told to do when we fail.
+    /// A denial: 503, whatever Envoy was told to do when we fail.
     Refuse,
     /// An error, so that Envoy's `failure_mode_allow` decides.
     Error,
@@ -175,7 +175,7 @@ pub enum Unavailable {
 pub struct Loaded {
     /// The configuration, or what is wrong with it.
     pub outcome: Result<Config, Errors>,
-    /// Every file that was asked for, those of a configuration that is refused as well: one of them may be
+    /// Every file that was asked for, those of a configuration that is denied as well: one of them may be
     /// what mends it.
     pub files: Files,
 }
@@ -565,12 +565,12 @@ fn switch<'t>(reader: &mut Reader<'t>, sections: Fields<'t>, key: &str) -> bool 
 }
 
 fn read_unknown_credentials<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> UnknownCredentials {
-    let word = node.and_then(|node| Some((node, reader.text(node, "`refuse` or `anonymous`")?)));
+    let word = node.and_then(|node| Some((node, reader.text(node, "`deny` or `anonymous`")?)));
     match word.map(|(node, text)| (node, text.as_str())) {
-        None | Some((_, "refuse")) => UnknownCredentials::Refuse,
+        None | Some((_, "deny")) => UnknownCredentials::Refuse,
         Some((_, "anonymous")) => UnknownCredentials::Anonymous,
         Some((node, other)) => {
-            let words = ["refuse", "anonymous"];
+            let words = ["deny", "anonymous"];
             reader.error(&node.at, format!("expected {}", one_of(other, &words)));
             UnknownCredentials::Refuse
         }

@@ -1,4 +1,4 @@
-//! Decisions: a permit, or a refusal with its reason.
+//! Decisions: a permit, or a denial with its reason.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub struct Learned {
     /// Where a credential stood that nobody here knows and that is left to the upstream
     /// (`unknown_credentials: anonymous`, or a policy that is not enforced).
     pub left_alone: Option<Place>,
-    /// The refusal that would have been, when the policy is not enforced and the request passes all the same.
+    /// The denial that would have been, when the policy is not enforced and the request passes all the same.
     pub shadowed: Option<Refusal>,
 }
 
@@ -38,7 +38,7 @@ pub enum Outcome {
     Allowed,
     /// The policy is not enforced: the request passes, and this is why it would not.
     Shadowed(Refusal),
-    /// The request is refused.
+    /// The request is denied.
     Refused(Refusal),
 }
 
@@ -59,11 +59,11 @@ impl Outcome {
         match self {
             Self::Allowed => "allowed",
             Self::Shadowed(_) => "shadowed",
-            Self::Refused(_) => "refused",
+            Self::Refused(_) => "denied",
         }
     }
 
-    /// The refusal, also one that was not enforced.
+    /// The denial, also one that was not enforced.
     pub fn refusal(self) -> Option<Refusal> {
         match self {
             Self::Allowed => None,
@@ -77,7 +77,7 @@ impl Outcome {
     }
 }
 
-/// Why a request is refused.
+/// Why a request is denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// The message is no CheckRequest.
@@ -141,7 +141,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Every refusal, one of each.
+    /// Every denial, one of each.
     pub const ALL: [Self; 39] = [
         Self::Undecodable,
         Self::RequestTooLarge,

@@ -1,7 +1,7 @@
 //! The door that Envoy knocks at: `envoy.service.auth.v3.Authorization/Check` over gRPC.
 //!
 //! The Check path is a service of our own on hyper's HTTP/2; everything else on this listener
-//! (health, reflection) is tonic's.  Every CheckRequest gets an answer with gRPC status OK, refusals
+//! (health, reflection) is tonic's.  Every CheckRequest gets an answer with gRPC status OK, denials
 //! included: to Envoy a gRPC error is an outage, which it may be told to let pass.
 //! Only a body that is no gRPC message, or does not arrive in time, is a gRPC error.
 
@@ -77,7 +77,7 @@ const MIN_CONCURRENT_STREAMS: u32 = 128;
 /// leaves enough for 64 such connections.
 const STREAM_SHARE: u64 = 512 * 1024;
 /// The largest header list of a gRPC request, in bytes.  Envoy's own are below 1 KiB, but its tracers copy headers of
-/// the client's choice into it: what is refused here is an error to Envoy, which it may have been told to let pass.
+/// the client's choice into it: what is denied here is an error to Envoy, which it may have been told to let pass.
 const MAX_HEADER_LIST: u32 = 1024 * 1024;
 /// Streams that Envoy may reset before we have looked at them.  It resets every Check that
 /// outlives its timeout, and must not lose the connection for that.
@@ -209,7 +209,7 @@ impl CheckService {
 
     /// Answers one message.  The answer is framed, and the span ends with it.
     ///
-    /// A panic in a handler would reset the stream, which Envoy may be told to let pass: here it refuses.
+    /// A panic in a handler would reset the stream, which Envoy may be told to let pass: here it denies.
     pub async fn check(
         &self,
         message: &[u8],

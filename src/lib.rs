@@ -2,7 +2,7 @@
 //!
 //! An ext_authz gRPC authorization server: Envoy asks it about every request, it finds the API token in the
 //! request, the **actor** behind the token, and whether a policy's **allow** block admits that actor; it
-//! answers with actor headers for the upstream, or with a correct refusal.
+//! answers with actor headers for the upstream, or with a correct denial.
 //!
 //! This page is the map of the source.  How to run the program stands in `README.md`.
 //!
@@ -16,7 +16,7 @@
 //!                              policies.select       ──▶ &Policy
 //!                              credential::find      ──▶ Option<Found>
 //!                              identity::identify    ──▶ Known
-//!                              policy.admit(known)   ──▶ Permit        (each step may refuse instead)
+//!                              policy.admit(known)   ──▶ Permit        (each step may deny instead)
 //!                                                     │
 //!   CheckResponse bytes ◀── ext_authz::response ◀─────┘     telemetry.record(&decision, …)
 //! ```
@@ -36,10 +36,10 @@
 //! | attributes | what Envoy tells of the request ([`attributes`]) |
 //! | policy | holds an allow block; routes or `context_extensions` choose one ([`policy`]) |
 //! | permit | proof that a policy lets the request pass ([`policy::Permit`]) |
-//! | refusal | a reasoned no ([`decision::Refusal`]) |
-//! | decision | a permit or a refusal, and what was learned on the way ([`decision::Decision`]) |
-//! | outcome | what a decision comes to: allowed, refused, or shadowed ([`decision::Outcome`]) |
-//! | shadowed | refused by a policy that is not enforced, so that it passes, without an actor ([`policy::Policy::shadow`]) |
+//! | denial | a reasoned no ([`decision::Refusal`]) |
+//! | decision | a permit or a denial, and what was learned on the way ([`decision::Decision`]) |
+//! | outcome | what a decision comes to: allowed, denied, or shadowed ([`decision::Outcome`]) |
+//! | shadowed | denied by a policy that is not enforced, so that it passes, without an actor ([`policy::Policy::shadow`]) |
 //!
 //! ## Rooms, bottom to top
 //!
@@ -60,20 +60,20 @@
 //! - A [`Permit`](policy::Permit) is made in [`policy`] alone (by admission, for an allowed preflight, for a
 //!   policy that is not enforced): its fields are private there.  Neither it nor
 //!   a [`Decision`](decision::Decision) has a `Default`, and no `bool` means "allowed".
-//! - The HTTP status and the message of a refusal are chosen in one exhaustive `match`, for every door
+//! - The HTTP status and the message of a denial are chosen in one exhaustive `match`, for every door
 //!   ([`decision::Refusal::answer`]); the status code and the headers of a Check's answer in another, in
 //!   [`ext_authz::response`].
 //! - Whoever speaks no gRPC gets no status 200, which Envoy's `http_service` takes for a permission
 //!   ([`ext_authz::wiring`]).
-//! - Every CheckRequest gets an answer with gRPC status OK; a refusal is a `denied_response`.  To Envoy a gRPC
-//!   error is an outage, which it may have been told to let pass.  A panic is caught and refuses.
+//! - Every CheckRequest gets an answer with gRPC status OK; a denial is a `denied_response`.  To Envoy a gRPC
+//!   error is an outage, which it may have been told to let pass.  A panic is caught and denies.
 //! - A token's plain text goes no further than the place that carried it: [`credential::find`] hands on a
 //!   digest.  Plain and digest are different types, and the `Debug` of secrets shows nothing.
 //! - One snapshot of the rules ([`config::Rules`]) serves one request from start to end.
 //! - What cannot change while the process runs ([`config::Startup`]) and what can ([`config::Rules`],
 //!   [`config::Tls`]) are different types.  A reload puts all of the latter into force, or none ([`reload`]).
 //! - The engine does not call telemetry; the door does, with the finished decision.
-//! - Client text is bytes until a rule reads it: bytes that are not UTF-8 lead to a refusal where they matter,
+//! - Client text is bytes until a rule reads it: bytes that are not UTF-8 lead to a denial where they matter,
 //!   and never to a decoding error.
 //!
 //! ## What is bounded, and by what

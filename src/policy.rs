@@ -35,9 +35,9 @@ pub struct Policy {
 /// What becomes of the requests that a policy does not admit (`enforce`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enforcement {
-    /// They are refused.
+    /// They are denied.
     Enforced,
-    /// They pass without an actor, and the refusal that would have been is told.
+    /// They pass without an actor, and the denial that would have been is told.
     Shadow,
 }
 
@@ -96,12 +96,12 @@ impl Policy {
         self.allow.as_ref()
     }
 
-    /// Whether its refusals are enforced.
+    /// Whether its denials are enforced.
     pub fn enforcement(&self) -> Enforcement {
         self.enforcement
     }
 
-    /// The permit for a request that was refused under this policy and passes all the same, without an actor.
+    /// The permit for a request that was denied under this policy and passes all the same, without an actor.
     /// `None` where the policy is enforced.
     pub fn shadow(&self) -> Option<Permit> {
         match self.enforcement {

@@ -198,7 +198,7 @@ def story(url, token, environment):
             {
                 "has": ["[HTTP 401]", '"error": "unauthorized"'],
                 "lacks": ["you reached"],
-                "means": "refused: the application never heard of it",
+                "means": "denied: the application never heard of it",
             },
             environment,
         ),
@@ -209,7 +209,7 @@ def story(url, token, environment):
             {
                 "has": ["[HTTP 401]", '"error": "invalid_token"', "Invalid API key"],
                 "lacks": ["you reached"],
-                "means": "refused, and told why",
+                "means": "denied, and told why",
             },
             environment,
         ),
@@ -231,7 +231,7 @@ def story(url, token, environment):
             {
                 "has": ["[HTTP 401]"],
                 "lacks": ["you reached"],
-                "means": "refused: a claim is no token",
+                "means": "denied: a claim is no token",
             },
             environment,
         ),

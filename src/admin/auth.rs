@@ -170,7 +170,7 @@ impl Admin {
         if is_ours { Ok(()) } else { Err(ApiError::WrongHost) }
     }
 
-    /// Refuses a request that may change something when another site caused it, whatever its credential.
+    /// Denies a request that may change something when another site caused it, whatever its credential.
     ///
     /// # Errors
     /// 403.

@@ -14,7 +14,7 @@ use crate::keys::store::{CreateError, RotateError, StoreError};
 /// Why a request is not done.  No text of it holds anything that the client sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApiError {
-    /// What a Check would have refused for, with its status and message.
+    /// What a Check would have denied for, with its status and message.
     Refused(Refusal),
     /// There is no body, or none that can be read.
     Malformed,
@@ -207,7 +207,7 @@ impl ApiError {
 }
 
 impl ApiError {
-    /// One word for the audit log; of a refusal the word that the decision log has for it.
+    /// One word for the audit log; of a denial the word that the decision log has for it.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Refused(refusal) => refusal.reason(),

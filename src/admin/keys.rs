@@ -180,7 +180,7 @@ fn check_policies(policies: &[String], rules: &Rules) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// A key whose actor headers are too large for an answer would be refused at every Check.
+/// A key whose actor headers are too large for an answer would be denied at every Check.
 fn check_headers(name: &str, role: Role, actor: &Map<String, Value>, rules: &Rules) -> Result<(), ApiError> {
     let key = Actor::of_key(name, role.as_str(), i64::MAX, actor);
     if rules.headers_fit(&key) {

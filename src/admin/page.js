@@ -6,7 +6,7 @@ const $ = (id) => document.getElementById(id);
 // ---------------------------------------------------------------- the API
 
 // An answer other than 200, or none.
-class Refused extends Error {
+class Denied extends Error {
   constructor(status, message, details) {
     super(message);
     this.status = status;
@@ -33,7 +33,7 @@ async function call(method, path, body) {
   try {
     answer = await fetch(path, init);
   } catch {
-    throw new Refused(0, 'The server does not answer.  Try again.');
+    throw new Denied(0, 'The server does not answer.  Try again.');
   }
   let told = null;
   try {
@@ -42,7 +42,7 @@ async function call(method, path, body) {
     // Whatever stands between us and the server may answer anything.
   }
   if (answer.ok && told !== null) return told;
-  throw new Refused(answer.status, told?.message ?? `The server answers ${answer.status}.`, told?.details);
+  throw new Denied(answer.status, told?.message ?? `The server answers ${answer.status}.`, told?.details);
 }
 
 const keyPath = (id, act = '') => `api/auth/keys/${encodeURIComponent(id)}${act}`;
@@ -184,8 +184,8 @@ $('login-form').addEventListener('submit', (event) => {
       password.value = '';
       await enter();
       ($('tools').hidden ? $('logout') : $('search')).focus();
-    } catch (refused) {
-      say(error, refused.message);
+    } catch (denied) {
+      say(error, denied.message);
       password.focus();
       password.select();
     }
@@ -196,15 +196,15 @@ $('logout').addEventListener('click', () => busy($('logout'), async () => {
   try {
     await call('POST', 'logout');
     showLogin(null);
-  } catch (refused) {
-    if (refused.status === 401) showLogin(null);
-    else say($('list-error'), `You are still logged in: ${refused.message}`);
+  } catch (denied) {
+    if (denied.status === 401) showLogin(null);
+    else say($('list-error'), `You are still logged in: ${denied.message}`);
   }
 }));
 
 // The session is over: whatever was asked for, log in first.
-function isOver(refused) {
-  if (refused.status !== 401) return false;
+function isOver(denied) {
+  if (denied.status !== 401) return false;
   // A key that is still in sight cannot be shown again: whatever is done next finds out.
   if ($('created-dialog').open) return true;
   showLogin('Your session is over.  Log in again.');
@@ -231,14 +231,14 @@ async function load() {
     keys = list;
     $('tools').hidden = false;
     say($('list-error'), null);
-  } catch (refused) {
-    if (mine !== loads || isOver(refused)) return;
+  } catch (denied) {
+    if (mine !== loads || isOver(denied)) return;
     // Whoever may not see the keys has no use for the buttons either.
-    $('tools').hidden = refused.status === 403;
-    if (refused.status === 403) keys = [];
-    say($('list-error'), refused.status === 403
-      ? `${refused.message}: you may not manage API keys.`
-      : refused.message);
+    $('tools').hidden = denied.status === 403;
+    if (denied.status === 403) keys = [];
+    say($('list-error'), denied.status === 403
+      ? `${denied.message}: you may not manage API keys.`
+      : denied.message);
   }
   render();
 }
@@ -426,9 +426,9 @@ addForm.addEventListener('submit', (event) => {
       const created = await call('POST', 'api/auth/keys', body);
       showKey('Created', created);
       await load();
-    } catch (refused) {
-      if (isOver(refused)) return;
-      const [misspelled, mistimed] = [refused.problem('name'), refused.problem('secondsToLive')];
+    } catch (denied) {
+      if (isOver(denied)) return;
+      const [misspelled, mistimed] = [denied.problem('name'), denied.problem('secondsToLive')];
       if (mistimed) {
         $('add-ttl-hint').replaceChildren();
         sayWrong(ttl, mistimed);
@@ -437,7 +437,7 @@ addForm.addEventListener('submit', (event) => {
         sayWrong(name, misspelled);
         name.focus();
       } else {
-        say(error, refused.message);
+        say(error, denied.message);
       }
     }
   });
@@ -532,11 +532,11 @@ $('rotate-form').addEventListener('submit', (event) => {
       const body = overlap.total === null ? {} : { overlapSeconds: overlap.total };
       showKey('New secret for', await call('POST', keyPath(chosen.id, '/rotate'), body));
       await load();
-    } catch (refused) {
-      if (isOver(refused)) return;
-      const mistimed = refused.problem('overlapSeconds');
+    } catch (denied) {
+      if (isOver(denied)) return;
+      const mistimed = denied.problem('overlapSeconds');
       if (mistimed) sayWrong($('rotate-overlap'), mistimed);
-      else say(error, refused.message);
+      else say(error, denied.message);
     }
   });
 });
@@ -579,14 +579,14 @@ $('confirm-form').addEventListener('submit', (event) => {
     let told;
     try {
       told = await confirmed();
-    } catch (refused) {
-      if (isOver(refused)) return;
+    } catch (denied) {
+      if (isOver(denied)) return;
       // Somebody else was faster: the list will show it.
-      if (refused.status !== 404) {
-        say(error, refused.message);
+      if (denied.status !== 404) {
+        say(error, denied.message);
         return;
       }
-      told = [refused.message];
+      told = [denied.message];
     }
     const place = returnTo;
     await load();
@@ -603,6 +603,6 @@ $('zone').textContent = zone ? `Times are ${zone.replaceAll('_', ' ')}.` : '';
 
 try {
   await enter();
-} catch (refused) {
-  showLogin(refused.status === 401 ? null : refused.message);
+} catch (denied) {
+  showLogin(denied.status === 401 ? null : denied.message);
 }

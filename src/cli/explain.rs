@@ -29,7 +29,7 @@ use crate::keys::service::Keys;
 /// How often a password is asked about again: a verification may outlast one Check.
 const TRIES: usize = 100;
 
-/// The exit code of a refusal, where the exit code is to tell: 1 and 2 are failures.
+/// The exit code of a denial, where the exit code is to tell: 1 and 2 are failures.
 const REFUSED: u8 = 3;
 
 /// Decides one request as a Check would, with the same code, and prints each step.
@@ -57,7 +57,7 @@ pub(super) struct Explain {
     /// Look API keys and sessions up in the key store, without changing anything there
     #[arg(long)]
     keys: bool,
-    /// Exit with 3 when the request is refused
+    /// Exit with 3 when the request is denied
     #[arg(long)]
     exit_code: bool,
     /// Print JSON
@@ -80,7 +80,7 @@ impl Explain {
         } else {
             print(&explanation.to_string())?;
         }
-        let is_refused = explanation.decision == "refused";
+        let is_refused = explanation.decision == "denied";
         Ok(if exit_code && is_refused { ExitCode::from(REFUSED) } else { ExitCode::SUCCESS })
     }
 

@@ -28,7 +28,7 @@ pub(super) struct Serve {
     /// Which decisions to log
     #[arg(long, value_enum, default_value = "all")]
     log_decisions: LogDecisions,
-    /// Log one of N allowed decisions; refused and shadowed ones are all logged
+    /// Log one of N allowed decisions; denied and shadowed ones are all logged
     #[arg(long, value_name = "N", default_value = "1")]
     log_sample: NonZeroU64,
     /// How to write the log

@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// How much a diagnostic matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// The configuration is refused.
+    /// The configuration is denied.
     Error,
     /// The configuration is loaded; somebody should look all the same.
     Warning,
@@ -48,7 +48,7 @@ pub struct ShownLine {
 /// `Display` renders it the way rustc does.  No part of it holds a secret's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Whether the configuration is refused for it.
+    /// Whether the configuration is denied for it.
     pub severity: Severity,
     /// The configuration's file.
     pub file: Arc<Path>,

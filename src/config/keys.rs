@@ -25,9 +25,9 @@ const KEYS: [&str; 7] =
 /// The members of every key's actor, which no other may replace.
 const OWN_MEMBERS: [&str; 4] = ["id", "name", "role", "key_id"];
 
-/// The store is read every second: staleness below that would refuse good keys every time.
+/// The store is read every second: staleness below that would deny good keys every time.
 const LEAST_STALENESS: Duration = Duration::from_secs(1);
-/// One read that takes long should not refuse good keys.
+/// One read that takes long should not deny good keys.
 const LOW_STALENESS: Duration = Duration::from_secs(5);
 
 /// Reads the section; `None` when it is not there.
@@ -171,7 +171,7 @@ fn read_staleness<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Duratio
             if duration < LOW_STALENESS {
                 reader.warn(
                     &node.at,
-                    "the store is read once a second: below 5s one slow read refuses keys that are good",
+                    "the store is read once a second: below 5s one slow read denies keys that are good",
                 );
             }
             Some(duration)
@@ -188,12 +188,12 @@ fn read_staleness<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Duratio
 }
 
 fn read_unavailable<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Unavailable {
-    let word = node.and_then(|node| Some((node, reader.text(node, "`refuse` or `error`")?)));
+    let word = node.and_then(|node| Some((node, reader.text(node, "`deny` or `error`")?)));
     match word.map(|(node, text)| (node, text.as_str())) {
-        None | Some((_, "refuse")) => Unavailable::Refuse,
+        None | Some((_, "deny")) => Unavailable::Refuse,
         Some((_, "error")) => Unavailable::Error,
         Some((node, other)) => {
-            reader.error(&node.at, format!("expected {}", one_of(other, &["refuse", "error"])));
+            reader.error(&node.at, format!("expected {}", one_of(other, &["deny", "error"])));
             Unavailable::Refuse
         }
     }

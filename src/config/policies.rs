@@ -104,7 +104,7 @@ pub fn read_enforcement<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>, pol
     match reader.boolean(node) {
         Some(false) => {
             let name = reader.quote_name(policy);
-            let message = format!("policy {name} is not enforced: what it refuses passes, without an actor");
+            let message = format!("policy {name} is not enforced: what it denies passes, without an actor");
             reader.warn(&node.at, message);
             Enforcement::Shadow
         }

@@ -267,7 +267,7 @@ fn warn_of_unreachable<'t>(
         } else if route.paths.iter().any(|path| path.is_unreachable(permitted)) {
             reader.warn(
                 &node.at,
-                "no request reaches this route: such a path is refused as ambiguous (see `paths.permit`)",
+                "no request reaches this route: such a path is denied as ambiguous (see `paths.permit`)",
             );
         }
     }

@@ -60,9 +60,9 @@ pub static SCHEMA: Schema = Fields(&[
     (
         "unknown_credentials",
         Unknown,
-        Word(&["refuse", "anonymous"]),
-        "What a well-formed token that nobody knows is: refused, or anonymous because it may be the upstream's own.  \
-         By default refuse.",
+        Word(&["deny", "anonymous"]),
+        "What a well-formed token that nobody knows is: denied, or anonymous because it may be the upstream's own.  \
+         By default deny.",
     ),
     (
         "allow_cors_preflight",
@@ -84,7 +84,7 @@ pub static SCHEMA: Schema = Fields(&[
         Nested,
         "The policy where no route matches; {} admits any actor.  Needed where there are routes.",
     ),
-    ("paths", PATHS, Nested, "Paths that can be read in two ways, and are refused unless permitted here."),
+    ("paths", PATHS, Nested, "Paths that can be read in two ways, and are denied unless permitted here."),
     (
         "overrides",
         OVERRIDES,
@@ -223,8 +223,8 @@ const KEYS: Schema = Fields(&[
     (
         "unavailable",
         Unknown,
-        Word(&["refuse", "error"]),
-        "The answer when nobody can know whether a token is a key: a refusal, or an error for failure_mode_allow.",
+        Word(&["deny", "error"]),
+        "The answer when nobody can know whether a token is a key: a denial, or an error for failure_mode_allow.",
     ),
 ]);
 
@@ -270,7 +270,7 @@ const ALLOW: Schema = Fields(&[
 const WHO: &str = "true (everyone), false (no one), or members of which one must match the actor's.";
 
 const ENFORCE: &str =
-    "With false the policy refuses nobody and tells whom it would have refused.  By default true.";
+    "With false the policy denies nobody and tells whom it would have denied.  By default true.";
 
 const POLICY: Schema = Fields(&[("allow", ALLOW, AllowBlock, WHO), ("enforce", Unknown, Bool, ENFORCE)]);
 
@@ -411,7 +411,7 @@ fn is_configuration_word(text: &str) -> bool {
         "header",
         "query",
         "cookie",
-        "refuse",
+        "deny",
         "error",
         "off",
         "anonymous",

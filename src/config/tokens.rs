@@ -265,7 +265,7 @@ fn read_expiry<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Timestamp>
         return None;
     };
     if expiry <= reader.now {
-        reader.warn(&node.at, "this token has expired: every request with it is refused");
+        reader.warn(&node.at, "this token has expired: every request with it is denied");
     } else if expiry.duration_since(reader.now) <= SOON {
         reader.warn(&node.at, "this token expires within 30 days");
     }

@@ -13,7 +13,7 @@ pub enum CrossSite {
     Allow,
 }
 
-/// Refuses a credential that a browser may have sent on another site's behalf.
+/// Denies a credential that a browser may have sent on another site's behalf.
 ///
 /// `Sec-Fetch-Site` decides (Fetch Metadata), or without it `Origin` (RFC 6454);
 /// a client that sends neither is no browser.

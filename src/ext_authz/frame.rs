@@ -248,7 +248,7 @@ mod tests {
         let first = read(&mut body(pieces), 4, &budget).await.unwrap();
         assert_eq!(budget.0.available_permits(), 6);
         assert_eq!(read(&mut body(pieces), 4, &budget).await.unwrap_err(), FrameError::Crowded);
-        assert_eq!(budget.0.available_permits(), 6, "what was refused holds nothing");
+        assert_eq!(budget.0.available_permits(), 6, "what was denied holds nothing");
         assert_eq!(read(&mut body(whole), 4, &budget).await.unwrap().bytes, "ab");
         drop(first);
         assert_eq!(budget.0.available_permits(), 14);

@@ -8,7 +8,7 @@ use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
 
 /// Headers that a request has as a rule: room for as many is made at once.
 const USUAL_HEADERS: usize = 24;
-/// The most headers of one request.  Envoy itself refuses requests with more than 100 of them unless told
+/// The most headers of one request.  Envoy itself denies requests with more than 100 of them unless told
 /// otherwise (`max_headers_count`); a message of nothing but empty headers must not cost a hundredfold of its size.
 const MAX_HEADERS: usize = 16 * 1024;
 

@@ -35,7 +35,7 @@ use crate::policy::Permit;
 /// A client must not be able to claim that.
 const FAILURE_MODE_ALLOWED: &str = "x-envoy-auth-failure-mode-allowed";
 
-/// Which form of a refusal the caller can read.
+/// Which form of a denial the caller can read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reader {
     /// JSON.
@@ -52,7 +52,7 @@ pub struct Answers {
     refusals: Vec<RefusalAnswer>,
 }
 
-/// One refusal in both its forms: `status` and `denied_response`, encoded.
+/// One denial in both its forms: `status` and `denied_response`, encoded.
 struct RefusalAnswer {
     refusal: Refusal,
     http: Box<[u8]>,
@@ -80,7 +80,7 @@ impl Answers {
         }
     }
 
-    /// The framed answer to a decision, and what it comes to: a refusal after all when no other can be built.
+    /// The framed answer to a decision, and what it comes to: a denial after all when no other can be built.
     pub fn encode(&self, decision: &Decision, http: Option<&Http<'_>>) -> (Bytes, Outcome) {
         let policy = decision.learned.policy.as_ref().map(|policy| policy.name().as_ref());
         let refusal = match (&decision.verdict, http) {
@@ -95,10 +95,10 @@ impl Answers {
         (self.encode_refusal(refusal, reader(http), policy), Outcome::Refused(refusal))
     }
 
-    /// The framed answer that refuses.
+    /// The framed answer that denies.
     fn encode_refusal(&self, refusal: Refusal, reader: Reader, policy: Option<&str>) -> Bytes {
         let answer = self.refusals.iter().find(|answer| answer.refusal == refusal);
-        let answer = answer.expect("every refusal is encoded ahead");
+        let answer = answer.expect("every denial is encoded ahead");
         let denied = match reader {
             Reader::Http => &answer.http,
             Reader::Grpc => &answer.grpc,
@@ -295,14 +295,14 @@ mod code {
     pub(super) const UNAUTHENTICATED: i32 = 16;
 }
 
-/// What a refusal looks like to the caller.
+/// What a denial looks like to the caller.
 struct Face {
     code: i32,
     error: &'static str,
     challenge: Challenge,
 }
 
-/// The `WWW-Authenticate` headers of a refusal (RFC 6750 section 3, RFC 7617 section 2).
+/// The `WWW-Authenticate` headers of a denial (RFC 6750 section 3, RFC 7617 section 2).
 enum Challenge {
     None,
     /// `Bearer` with this error.
@@ -350,7 +350,7 @@ fn face(refusal: Refusal) -> Face {
     }
 }
 
-/// The answer to a refusal, but for its metadata.
+/// The answer to a denial, but for its metadata.
 fn denial(refusal: Refusal, reader: Reader, rules: &Rules) -> CheckResponse {
     let face = face(refusal);
     let (status, message) = refusal.answer();
@@ -399,7 +399,7 @@ fn denial(refusal: Refusal, reader: Reader, rules: &Rules) -> CheckResponse {
     }
 }
 
-/// A header that may stand beside another of its name: Envoy drops refusals' headers that say `append: true`,
+/// A header that may stand beside another of its name: Envoy drops denials' headers that say `append: true`,
 /// and keeps repeated ones that say nothing.
 fn add_header(name: &str, value: String) -> HeaderValueOption {
     HeaderValueOption {
@@ -433,7 +433,7 @@ fn actor_metadata(known: &Known) -> Result<Struct, AnswerTooLarge> {
     Ok(Struct { fields })
 }
 
-/// `shadow`: why the request would have been refused, and who was known behind it.
+/// `shadow`: why the request would have been denied, and who was known behind it.
 ///
 /// An actor that the policy does not admit stands here alone: rules that read `actor` must not meet it.
 fn shadow_metadata(refusal: Refusal, known: Option<&Known>) -> Result<Vec<u8>, AnswerTooLarge> {

@@ -1,6 +1,6 @@
 //! Sockets that a service manager opened for us (systemd.socket(5), sd_listen_fds(3)).
 //!
-//! They outlive the process: while it restarts, connections wait in them instead of being refused.
+//! They outlive the process: while it restarts, connections wait in them instead of being denied.
 //! Which socket is whose is told by its address, so that their order and their names do not matter.
 
 use std::io;

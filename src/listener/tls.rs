@@ -130,7 +130,7 @@ impl Acceptor {
             _ => explanation(error),
         };
         if let Some(unsaid) = self.complaints.may_speak() {
-            tracing::warn!(listener, client, unsaid, "TLS handshake refused: {why}");
+            tracing::warn!(listener, client, unsaid, "TLS handshake failed: {why}");
         }
     }
 }
@@ -209,7 +209,7 @@ impl NamedClients {
     }
 }
 
-/// Names of a refused certificate that are logged, and how long each may be, in bytes.
+/// Names of a denied certificate that are logged, and how long each may be, in bytes.
 const MOST_SHOWN: usize = 4;
 const LONGEST_SHOWN: usize = 256;
 

@@ -1,7 +1,7 @@
 //! Paths as rules read them: percent-decoded once, and only when they can be read in one way.
 //!
 //! A gateway, a rule and an upstream that read one path differently are a way around the rule.
-//! So a path that leaves room for that is refused instead of interpreted.
+//! So a path that leaves room for that is denied instead of interpreted.
 
 use std::borrow::Cow;
 

@@ -342,7 +342,7 @@ impl PathPattern {
         }
     }
 
-    /// Whether only paths that are refused as ambiguous could match it.
+    /// Whether only paths that are denied as ambiguous could match it.
     pub fn is_unreachable(&self, permitted: &PermittedPaths) -> bool {
         match self {
             Self::Exact(literal) | Self::Prefix(literal) => {

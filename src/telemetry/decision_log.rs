@@ -1,4 +1,4 @@
-//! One line per decision, so that "why was I refused?" has an answer.
+//! One line per decision, so that "why was I denied?" has an answer.
 //!
 //! The lines are written here and not through `tracing`, whose JSON costs more than the decision:
 //! they look the same, and go the same way.
@@ -30,8 +30,8 @@ pub const POLICY_BY_ENVOY: &str = "context_extensions";
 pub enum LogDecisions {
     /// Each of them.
     All,
-    /// Refusals, also those that are not enforced.
-    Refused,
+    /// Denials, also those that are not enforced.
+    Denied,
     /// None of them.
     None,
 }
@@ -41,7 +41,7 @@ impl LogDecisions {
     pub fn includes(self, outcome: Outcome) -> bool {
         match self {
             Self::All => true,
-            Self::Refused => outcome.refusal().is_some(),
+            Self::Denied => outcome.refusal().is_some(),
             Self::None => false,
         }
     }
@@ -215,7 +215,7 @@ mod tests {
         let shadowed = Outcome::Shadowed(Refusal::NoCredential);
         for (which, expected) in [
             (LogDecisions::All, [true, true, true]),
-            (LogDecisions::Refused, [false, true, true]),
+            (LogDecisions::Denied, [false, true, true]),
             (LogDecisions::None, [false, false, false]),
         ] {
             let found = [Outcome::Allowed, shadowed, refused].map(|outcome| which.includes(outcome));

@@ -128,7 +128,7 @@ impl Metrics {
         let registry = &mut self.registry;
         registry.register(
             "decisions",
-            "Checks decided, by outcome (allowed, refused, or shadowed where a policy is not enforced), reason and policy",
+            "Checks decided, by outcome (allowed, denied, or shadowed where a policy is not enforced), reason and policy",
             self.decisions.clone(),
         );
         registry.register_with_unit(
@@ -142,7 +142,7 @@ impl Metrics {
         registry.register("configured_users", "Users of the configuration in force", self.users.clone());
         registry.register(
             "policies_not_enforced",
-            "Policies of the configuration in force whose refusals are not enforced",
+            "Policies of the configuration in force whose denials are not enforced",
             self.policies_not_enforced.clone(),
         );
         registry.register_collector(Box::new(self.token_expiries.clone()));
@@ -170,7 +170,7 @@ impl Metrics {
             self.certificate_expiry.clone(),
         );
         registry.register(
-            "refused_connections",
+            "denied_connections",
             "Connections closed because as many as may be were open, by listener",
             self.refused_connections.clone(),
         );
@@ -253,7 +253,7 @@ impl Metrics {
         self.reloads.get_or_create(&ReloadLabels { result: SUCCESS }).inc();
     }
 
-    /// Counts a reload that was refused.
+    /// Counts a reload that was denied.
     pub fn count_refused_reload(&self) {
         self.reloads.get_or_create(&ReloadLabels { result: FAILURE }).inc();
         self.last_reload_successful.set(0);

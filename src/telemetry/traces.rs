@@ -49,7 +49,7 @@ pub enum TracesError {
     /// A variable says what cannot be.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// The library refuses what the variables say.
+    /// The library denies what the variables say.
     #[error(transparent)]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
     /// There is no thread to send them.
@@ -167,7 +167,7 @@ impl CheckSpan {
             describe_request(&mut span, http);
         }
         describe_decision(&mut span, decision, outcome);
-        // A refusal is an answer; only what is our own fault is an error.
+        // A denial is an answer; only what is our own fault is an error.
         if let Outcome::Refused(refusal) = outcome
             && refusal.answer().0 >= 500
         {

@@ -71,7 +71,7 @@ impl Page {
         answer.json().as_array().expect("a list").clone()
     }
 
-    /// What a Check with this key says: the name of the actor who passes, or the refusal's message.
+    /// What a Check with this key says: the name of the actor who passes, or the denial's message.
     fn check(&self, key: &str) -> Result<String, String> {
         let bearer = format!("Bearer {key}");
         let request = grpc::request("GET", "app.example", "/", &[("authorization", &bearer)]);
@@ -108,7 +108,7 @@ impl Page {
     }
 
     /// What the page and the browser complained of.  That we were not logged in at first is no complaint,
-    /// and neither are the refusals that a story asks for.
+    /// and neither are the denials that a story asks for.
     fn complaints(&self) -> Vec<String> {
         let mut lines = self.browser.console();
         lines.retain(|line| !line.contains("the server responded with a status of 4"));
@@ -140,7 +140,7 @@ fn a_key_is_added_copied_used_rotated_revoked_and_deleted() {
         text.as_str().expect("text").to_owned()
     };
 
-    // A wrong password is refused where it was written, and nothing is shown.
+    // A wrong password is denied where it was written, and nothing is shown.
     browser.go(&page.url());
     browser.see("#login-user");
     browser.screenshot("login");
@@ -150,7 +150,7 @@ fn a_key_is_added_copied_used_rotated_revoked_and_deleted() {
     browser.read("#login .alert", "Invalid username or password");
     browser.see_focus("login-password");
     browser.miss("#keys");
-    browser.screenshot("login-refused");
+    browser.screenshot("login-denied");
 
     page.log_in("admin");
     browser.read("#who", "Ada");
@@ -202,7 +202,7 @@ fn a_key_is_added_copied_used_rotated_revoked_and_deleted() {
         json!([]),
     );
 
-    // Rotate: a time that is too long is refused in place, an hour is not.
+    // Rotate: a time that is too long is denied in place, an hour is not.
     browser.click(&act(&page, "deploys", "Rotate"));
     browser.fill("#rotate-overlap", "8d");
     browser.press(&[ENTER]);
@@ -317,7 +317,7 @@ fn a_time_to_live_that_is_none_is_refused_in_place_without_a_request() {
         let invalid = "return document.getElementById('add-ttl').getAttribute('aria-invalid')";
         assert_eq!(browser.script(invalid, json!([])), json!("true"), "{wrong}");
     }
-    browser.screenshot("ttl-refused");
+    browser.screenshot("ttl-denied");
     browser.fill("#add-ttl", "99999999999y");
     browser.press(&[ENTER]);
     browser.read("#add-ttl-error", "That is too long.");
@@ -351,7 +351,7 @@ fn a_time_to_live_that_is_none_is_refused_in_place_without_a_request() {
     browser.script("document.querySelector('#add-form .help').focus()", json!([]));
     browser.see("#add-ttl-tip");
 
-    // A name in use is refused by the server, and told at the name.
+    // A name in use is denied by the server, and told at the name.
     page.issue("taken", "Viewer", None);
     browser.fill("#add-name", "taken");
     browser.press(&[ENTER]);
@@ -544,7 +544,7 @@ fn visit(page: &Page, name: &str, mut at: impl FnMut(&str)) {
     browser.fill("#add-ttl", "soon");
     browser.press(&[ENTER]);
     browser.see("#add-ttl-error");
-    at(&format!("{name}-add-refused"));
+    at(&format!("{name}-add-denied"));
     browser.hover("#add-form .help");
     browser.see("#add-ttl-tip");
     at(&format!("{name}-add-help"));

@@ -50,7 +50,7 @@ routes:
 default: {}
 "#;
 
-/// Nobody anonymous passes: whatever does not carry a good token is refused.
+/// Nobody anonymous passes: whatever does not carry a good token is denied.
 const CLOSED: &str = "tokens: [{token: good-token-alice-1, actor: {id: alice}}]";
 
 fn service(config: &str) -> CheckService {

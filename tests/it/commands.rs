@@ -112,7 +112,7 @@ fn explain_tells_the_same_as_a_running_server() {
         let ran = setup.run(["explain", "--json"].iter().chain(*arguments));
         let told: Value =
             serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
-        let decision = if *status == 200 { "allowed" } else { "refused" };
+        let decision = if *status == 200 { "allowed" } else { "denied" };
         assert_eq!(told["decision"], decision, "{arguments:?}: {told}");
         assert_eq!(told["policy"], *policy, "{arguments:?}: {told}");
         if *status != 200 {

@@ -413,7 +413,7 @@ fn an_unknown_token_may_pass_as_anonymous_with_the_token_untouched() {
         let seen = stack.get("/open").bearer(UNKNOWN).header("x-api-key", ALICE).send().seen();
         assert_eq!(seen.all("authorization"), [format!("Bearer {UNKNOWN}")]);
         assert!(seen.all("x-api-key").is_empty() && seen.all("x-actor-id").is_empty(), "{encoding:?}");
-        // What is known to be dead, and what is no token, stay refused.
+        // What is known to be dead, and what is no token, stay denied.
         let answer = stack.get("/open").bearer(LATE).send();
         assert_eq!(answer.json()["message"], "Expired API key");
         assert_eq!(answer.status, 401);

@@ -72,7 +72,7 @@ fn every_panel_says_what_it_shows_and_prometheus_can_read_its_queries() {
         let place = &panel["gridPos"];
         assert!(place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap() <= 24, "{panel}");
     }
-    // As recorded expressions: whatever Prometheus cannot parse is refused.
+    // As recorded expressions: whatever Prometheus cannot parse is denied.
     let rules = queries().into_iter().enumerate().map(|(number, query)| {
         let query = Value::from(query);
         format!("  - {{record: 'query:{number}', expr: {query}}}\n")

@@ -106,7 +106,7 @@ fn one_of_n_allowed_decisions_is_logged_and_says_for_how_many_it_stands() {
         lines.map(|line| line["sample"].as_u64()).collect()
     };
     assert_eq!(of("allowed"), [Some(4); 3]);
-    assert_eq!(of("refused"), [None; 3], "refusals are all logged");
+    assert_eq!(of("denied"), [None; 3], "denials are all logged");
 }
 
 #[test]

@@ -425,7 +425,7 @@ fn a_line_that_would_be_decided_otherwise_now_says_so() {
     assert_eq!(told_now["logged"]["agrees"], false);
     let says = told_now["logged"]["says"].as_str().unwrap();
     assert!(
-        says.starts_with("logged: refused not_admitted under admin; now: allowed admitted under admin"),
+        says.starts_with("logged: denied not_admitted under admin; now: allowed admitted under admin"),
         "{says}"
     );
     // Whoever is no longer configured is nobody.

@@ -90,7 +90,7 @@ impl Stack {
         Self { envoy, server, upstream, errors_expected: false }
     }
 
-    /// This story is about a gRPC error or an answer that Envoy refuses.
+    /// This story is about a gRPC error or an answer that Envoy denies.
     pub fn expecting_errors(mut self) -> Self {
         self.errors_expected = true;
         self

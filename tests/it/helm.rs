@@ -1,4 +1,4 @@
-//! `deploy/helm`: what the chart renders is what `deploy/kubernetes` says, and values that make no sense are refused.
+//! `deploy/helm`: what the chart renders is what `deploy/kubernetes` says, and values that make no sense are denied.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -102,7 +102,7 @@ existingSecret: mine
 secretEnv: {BOT_TOKEN: bot-token}
 secretFiles: [ci-token]
 database: {existingSecret: pg-app, key: uri, caSecret: pg-ca}
-extraArgs: [--log-decisions=refused]
+extraArgs: [--log-decisions=denied]
 workers: 4
 drainSeconds: 30
 autoscaling: {enabled: false}
@@ -141,7 +141,7 @@ fn every_value_has_the_effect_that_it_promises() {
     );
     assert_eq!(deployment["spec"]["replicas"], 3);
     assert_eq!(pod["terminationGracePeriodSeconds"], 50);
-    let arguments = ["serve", "--log-format=json", "--workers=4", "--drain=30s", "--log-decisions=refused"];
+    let arguments = ["serve", "--log-format=json", "--workers=4", "--drain=30s", "--log-decisions=denied"];
     assert_eq!(container["args"], serde_json::json!(arguments));
     // The ports are those of the configuration; Envoys find it where they always do.
     assert_eq!(container["livenessProbe"]["httpGet"]["port"], 9293);

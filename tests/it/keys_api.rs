@@ -1069,7 +1069,7 @@ fn guesses_at_the_gateway_lock_nobody_out_here_nor_the_other_way_round() {
     assert_eq!(check("vi", "vi"), "");
 
     // The log tells what the answers do not.
-    for (member, value) in [("target", "audit"), ("decision", "refused")] {
+    for (member, value) in [("target", "audit"), ("decision", "denied")] {
         for reason in ["wrong_password", "user_locked"] {
             api.server.log().wait_for("a line with the reason", |line| {
                 let line: Value = serde_json::from_str(line).ok()?;

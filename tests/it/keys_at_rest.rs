@@ -137,7 +137,7 @@ fn tell(issuer: &mut Issuer, deeds: &Deeds, folder: &Path) {
     let metrics = issuer.server.metrics();
     assert!(metrics.contains("envoy_auth_tokens_keys_store_lag_seconds"), "{metrics}");
     fs::write(folder.join("metrics"), metrics).unwrap();
-    fs::write(folder.join("refusals"), &deeds.refusals).unwrap();
+    fs::write(folder.join("denials"), &deeds.refusals).unwrap();
     issuer.server.terminate();
     assert_eq!(issuer.server.wait().code(), Some(0));
     fs::write(folder.join("our-log"), issuer.server.log().text()).unwrap();

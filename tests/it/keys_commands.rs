@@ -39,7 +39,7 @@ fn keys(admin: SocketAddr, arguments: &[&str]) -> Ran {
     keys_as(admin, arguments, &["--token-file", "-"], ROOT)
 }
 
-/// The HTTP status and message of a refused Check, or nothing when it passes.
+/// The HTTP status and message of a denied Check, or nothing when it passes.
 fn refused(server: &Server, path: &str, token: &str) -> Option<String> {
     let bearer = format!("Bearer {}", token.trim_end());
     let request = grpc::request("GET", "app.example", path, &[("authorization", &bearer)]);

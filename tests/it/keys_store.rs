@@ -690,7 +690,7 @@ async fn the_last_use_is_written_once_a_minute(place: Place) {
     assert_eq!(here.find(&secret), "live");
     soon("a use two minutes later", async || written(120).await).await;
 
-    // A use is no change, and a refused key is not used.
+    // A use is no change, and a denied key is not used.
     assert_eq!(place.number("SELECT value FROM api_revision").await, revision);
     here.keys.revoke(key.id, "admin").await.unwrap();
     time.pass(600);

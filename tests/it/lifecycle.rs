@@ -53,8 +53,8 @@ fn metrics_count_decisions_by_outcome_reason_and_policy() {
         values.sum::<f64>()
     };
     assert_eq!(counted(&["allowed", "\"default\""]), 2.0, "{metrics}");
-    assert_eq!(counted(&["refused", "\"default\""]), 1.0, "{metrics}");
-    assert_eq!(counted(&["refused", "\"closed\""]), 1.0, "{metrics}");
+    assert_eq!(counted(&["denied", "\"default\""]), 1.0, "{metrics}");
+    assert_eq!(counted(&["denied", "\"closed\""]), 1.0, "{metrics}");
     assert!(metrics.contains("_bucket{") && metrics.contains("le=\"+Inf\""), "{metrics}");
     assert!(metrics.contains(env!("CARGO_PKG_VERSION")), "build info: {metrics}");
     for sent in ["5318008", "app.example", "alice", "/closed"] {
@@ -246,15 +246,13 @@ fn an_abstract_socket_leaves_no_file() {
 
 #[test]
 fn the_operator_chooses_which_decisions_are_logged() {
-    for (choice, kept) in
-        [("all", vec!["allowed", "refused"]), ("refused", vec!["refused"]), ("none", vec![])]
-    {
+    for (choice, kept) in [("all", vec!["allowed", "denied"]), ("denied", vec!["denied"]), ("none", vec![])] {
         let setup = Server::with(CONFIG).arg("--log-decisions").arg(choice).arg("--drain=0s");
         let mut stack = Stack::shaped(setup, crate::harness::Shape::plain());
         assert_eq!(stack.get("/").bearer(ALICE).send().status, 200);
         assert_eq!(stack.get("/").send().status, 401);
         let metrics = stack.server.metrics();
-        assert!(metrics.contains("refused"), "metrics count what is not logged: {metrics}");
+        assert!(metrics.contains("denied"), "metrics count what is not logged: {metrics}");
         stack.server.terminate();
         stack.server.wait();
         let logged: Vec<Value> = stack.server.decisions();

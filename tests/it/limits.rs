@@ -82,7 +82,7 @@ fn metric(server: &Server, sample: &str) -> u64 {
     line.unwrap_or_else(|| panic!("no {sample} in {metrics}")).trim().parse().unwrap()
 }
 
-const REFUSED: &str = "envoy_auth_tokens_refused_connections_total";
+const REFUSED: &str = "envoy_auth_tokens_denied_connections_total";
 
 // ---- Connections.
 
@@ -353,7 +353,7 @@ fn streams_beyond_the_limit_are_refused_and_those_that_never_end_are_ended() {
         assert!(attacker.send(&open(number)));
     }
     assert!(attacker.send(&open(1024)));
-    let refused = attacker.read_until(frames::RST_STREAM).expect("a refused stream");
+    let refused = attacker.read_until(frames::RST_STREAM).expect("a denied stream");
     assert_eq!((refused.stream, refused.code()), (2049, frames::REFUSED_STREAM));
     besieged.stands();
     // Whoever goes on like this loses the connection.
@@ -491,7 +491,7 @@ fn messages_that_arrive_in_pieces_have_a_common_budget() {
     });
 }
 
-/// A connection whose Check lacks its last byte, or was refused before.
+/// A connection whose Check lacks its last byte, or was denied before.
 fn hold_a_message(address: SocketAddr) -> Connection {
     let mut sender = Connection::to(address);
     let prefix = [&[0][..], &(16 * 1024 * 1024_u32).to_be_bytes()].concat();
@@ -832,7 +832,7 @@ fn tokens_are_answered_while_the_queue_of_passwords_is_full() {
         }
     });
     assert_eq!(Checks::of(&server).verdict(TOKEN), "");
-    // The queue is still full: another one is refused as before.
+    // The queue is still full: another one is denied as before.
     assert_eq!(grpc::refused(&basic(1000)).0, 503);
     assert_eq!(Checks::of(&server).verdict(TOKEN), "");
 }

@@ -67,7 +67,7 @@ policies:
         assert_eq!(stack.get("/").bearer(VIEWER).send().status, 200, "no policy named: the default");
         for path in ["/unknown", "/case"] {
             assert_eq!(stack.get(path).bearer(ADMIN).send().verdict(), refused, "{path}");
-            assert_eq!(stack.get(path).send().verdict(), refused, "{path}: refused before the credential");
+            assert_eq!(stack.get(path).send().verdict(), refused, "{path}: denied before the credential");
         }
     }
 }
@@ -78,7 +78,7 @@ fn an_unknown_policy_is_logged_as_a_mistake_of_the_configuration() {
     let answer = stack.get("/").bearer(ADMIN).header("x-request-id", "the-unknown-policy").send();
     assert_eq!(answer.status, 403);
     let line = stack.server.decision("the-unknown-policy");
-    assert_eq!(line["decision"], "refused");
+    assert_eq!(line["decision"], "denied");
     let reason = line["reason"].as_str().unwrap();
     assert!(reason.contains("policy"), "{line}");
     let mistake = |line: &str| (line.contains("\"ERROR\"") && line.contains("no-such-policy")).then_some(());

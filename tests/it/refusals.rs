@@ -21,7 +21,7 @@ users: [{username: rob, password: a-long-password}]
 credentials: [bearer, basic, {cookie: auth_token}]
 ";
 
-/// Status, body and challenges, and what every refusal has in common.
+/// Status, body and challenges, and what every denial has in common.
 #[track_caller]
 fn assert_refusal(answer: &Answer, status: u16, error: &str, message: &str, challenges: &[&str]) {
     assert_eq!(answer.status, status, "{}", answer.text());
@@ -277,10 +277,10 @@ fn each_decision_is_one_line_that_says_why() {
     assert_eq!(line["path"], "/x", "without its query");
     assert!(line["duration_us"].is_u64(), "{line}");
     let line = stack.server.decision("line-scope");
-    assert_eq!((&line["decision"], &line["policy"]), (&json!("refused"), &json!("route-1")));
+    assert_eq!((&line["decision"], &line["policy"]), (&json!("denied"), &json!("route-1")));
     assert!(line["reason"].is_string());
     let line = stack.server.decision("line-none");
-    assert_eq!((&line["message"], &line["decision"]), (&json!("refused"), &json!("refused")));
+    assert_eq!((&line["message"], &line["decision"]), (&json!("denied"), &json!("denied")));
     let line = stack.server.decision("line-open");
     assert_eq!((&line["decision"], &line["policy"]), (&json!("allowed"), &json!("route-2")));
     assert_eq!(stack.server.decisions().len(), 4);
@@ -320,7 +320,7 @@ fn a_line_for_people_cannot_be_forged_either() {
     server.terminate();
     server.wait();
     let bytes = server.log().text();
-    assert!(bytes.contains("refused"), "{bytes}");
+    assert!(bytes.contains("denied"), "{bytes}");
     assert!(!bytes.lines().any(|line| line.starts_with("2026-01-01") || line.starts_with("line")), "{bytes}");
     assert!(!bytes.contains('\u{1b}') && !bytes.contains('\u{7}') && !bytes.contains('\r'), "{bytes}");
 }

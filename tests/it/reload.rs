@@ -1,4 +1,4 @@
-//! Other rules while the server runs: what is seen, what is refused, what lives on, and nobody who notices.
+//! Other rules while the server runs: what is seen, what is denied, what lives on, and nobody who notices.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -96,7 +96,7 @@ fn until_told(server: &Server, ending: &str, times: u64) {
     until(server, ending, || told() >= times);
 }
 
-/// Does something after which a reload must have been refused.
+/// Does something after which a reload must have been denied.
 #[track_caller]
 fn refused(server: &Server, change: impl FnOnce()) {
     let before = refused_reloads(server);
@@ -140,7 +140,7 @@ fn what_changes_nothing_is_no_reload() {
     // The same bytes in a new file, and a file that nobody asked for.
     rename_into(server.folder(), "config.yaml", &one_token(OLD));
     std::fs::write(server.folder().join("other"), "x").unwrap();
-    // What comes after it is seen, so these were, too.  It comes whole: half a file would be refused.
+    // What comes after it is seen, so these were, too.  It comes whole: half a file would be denied.
     reloaded(&server, || rename_into(server.folder(), "config.yaml", &one_token(NEW)));
     assert_eq!((reloads(&server), refused_reloads(&server)), (1, 0));
 }

@@ -138,7 +138,7 @@ fn no_secret_is_ever_printed() {
         stack.server.terminate();
         assert_eq!(stack.server.wait().code(), Some(0));
         let log = stack.server.log().text();
-        assert!(log.contains("refused") && log.contains("allowed"), "{log:.2000}");
+        assert!(log.contains("denied") && log.contains("allowed"), "{log:.2000}");
         assert_no_secret("the log", &log);
         stack.envoy.stop();
         assert_no_secret("Envoy's access log", &stack.envoy.log().text());

@@ -1,4 +1,4 @@
-//! Policies that are not enforced: what they would refuse passes, is told, and has no actor.
+//! Policies that are not enforced: what they would deny passes, is told, and has no actor.
 
 use serde_json::{Value, json};
 
@@ -242,7 +242,7 @@ fn keys_that_cannot_be_looked_up_stop_nothing_that_is_not_enforced() {
 
 #[test]
 fn what_passes_only_because_nothing_is_enforced_is_counted_and_logged_as_such() {
-    let setup = Server::with(CONFIG).arg("--log-decisions=refused").arg("--drain=0s");
+    let setup = Server::with(CONFIG).arg("--log-decisions=denied").arg("--drain=0s");
     let mut stack = Stack::shaped(setup, Shape::plain());
     assert_eq!(stack.get("/named/x").bearer(BOB).send().status, 200);
     assert_eq!(stack.get("/named/x").bearer(BOB).send().status, 200);
@@ -252,7 +252,7 @@ fn what_passes_only_because_nothing_is_enforced_is_counted_and_logged_as_such() 
     for sample in [
         r#"decisions_total{outcome="shadowed",reason="not_admitted",policy="editors"} 2"#,
         r#"decisions_total{outcome="allowed",reason="admitted",policy="editors"} 1"#,
-        r#"decisions_total{outcome="refused",reason="no_credential",policy="route-1"} 1"#,
+        r#"decisions_total{outcome="denied",reason="no_credential",policy="route-1"} 1"#,
         "envoy_auth_tokens_policies_not_enforced 3",
     ] {
         assert!(metrics.contains(sample), "{sample}\n{metrics}");
@@ -261,7 +261,7 @@ fn what_passes_only_because_nothing_is_enforced_is_counted_and_logged_as_such() 
     stack.server.wait();
     let decisions = stack.server.decisions();
     let decisions: Vec<_> = decisions.iter().map(|line| line["decision"].as_str().unwrap()).collect();
-    assert_eq!(decisions, ["shadowed", "shadowed", "refused"]);
+    assert_eq!(decisions, ["shadowed", "shadowed", "denied"]);
 }
 
 #[test]

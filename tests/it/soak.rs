@@ -335,7 +335,7 @@ fn median(samples: &[u64]) -> u64 {
 }
 
 /// The configuration of a generation.  Alice's actor and the policy that admits her change together:
-/// a request that saw a part of two generations would be refused.
+/// a request that saw a part of two generations would be denied.
 fn config(generation: u64, store: &Path) -> String {
     let others = (0..1000).map(|number| {
         format!("- {{token: other-token-{number:010}-{generation}, actor: {{id: other-{number}}}}}\n")

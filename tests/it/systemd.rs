@@ -24,7 +24,7 @@ fn an_inherited_tcp_socket_is_served_and_outlives_the_process() {
     assert!(passes(&first));
     first.terminate();
     assert_eq!(first.wait().code(), Some(0));
-    // Nobody serves: a connection is not refused, it waits.
+    // Nobody serves: a connection is not denied, it waits.
     let waiting = std::net::TcpStream::connect(&address);
     assert!(waiting.is_ok(), "{waiting:?}");
     assert!(passes(&server()));

@@ -229,7 +229,7 @@ fn who_speaks_no_tls_or_nothing_is_not_waited_for_by_anybody() {
         is_closed(&mut stream, PATIENCE);
     }
     let lines = server.log().lines();
-    let complaints = lines.iter().filter(|line| line.contains("TLS handshake refused")).count();
+    let complaints = lines.iter().filter(|line| line.contains("TLS handshake failed")).count();
     assert!((1..50).contains(&complaints), "{complaints}");
 
     let mut silent = TcpStream::connect(server.tcp()).unwrap();
@@ -381,7 +381,7 @@ fn a_new_certificate_is_served_after_a_reload() {
     reloaded(&server, "failure", || replace(&server, "server.crt", &new.cert));
     assert_eq!(metric(&server, "config_last_reload_successful"), 0.0);
     let complaint = |line: &str| line.contains("was not reloaded").then(|| line.to_owned());
-    let line = server.log().wait_for("a reload that was refused", complaint);
+    let line = server.log().wait_for("a reload that was denied", complaint);
     assert!(line.contains("ext_authz.tls.key") && line.contains("does not fit the certificate"), "{line}");
     assert_eq!(presented(&server, &known_to_first), der(&old));
     assert_expires(&server, 2101);

@@ -226,7 +226,7 @@ fn a_refusal_is_an_answer_and_only_our_own_fault_is_an_error() {
     check(&server, &[], grpc::request("BREW", "h:80", "/closed", &[BEARER]));
     let refused = ours(&collector, "/closed");
     assert_eq!(refused.span.status.clone().unwrap_or_default().code(), StatusCode::Unset);
-    assert_eq!(refused.attributes["envoy_auth_tokens.decision"], "refused");
+    assert_eq!(refused.attributes["envoy_auth_tokens.decision"], "denied");
     assert_eq!(refused.attributes["envoy_auth_tokens.reason"], "not_admitted");
     assert_eq!(refused.attributes["envoy_auth_tokens.policy"], "nobody");
     assert_eq!(refused.attributes["http.request.method"], "_OTHER");

@@ -156,7 +156,7 @@ fn a_message_over_the_limit_is_a_denial_and_nobody_passes() {
     assert_eq!(stack.envoy.stat("error"), 0);
     assert_eq!(stack.post("/").bearer(ALICE).body(vec![b'b'; 1024]).send().status, 200, "alive");
     let metrics = stack.server.metrics();
-    assert!(metrics.contains("outcome=\"refused\",reason=\"request_too_large\",policy=\"\"} 3"), "{metrics}");
+    assert!(metrics.contains("outcome=\"denied\",reason=\"request_too_large\",policy=\"\"} 3"), "{metrics}");
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn send_message(server: &Server, framed: &[u8]) -> (Option<String>, Bytes) {
 #[test]
 fn a_misframed_message_is_a_grpc_error_and_bytes_inside_a_message_never_are() {
     let server = Server::with(CONFIG).start();
-    // Framed rightly: an empty CheckRequest is an answer, a refusal.
+    // Framed rightly: an empty CheckRequest is an answer, a denial.
     let (status, body) = send_message(&server, &[0, 0, 0, 0, 0]);
     assert_eq!(status.as_deref(), Some("0"));
     assert!(body.len() > 5, "an answer has a message");

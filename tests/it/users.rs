@@ -134,7 +134,7 @@ fn five_wrong_passwords_lock_a_name_but_not_whoever_is_remembered() {
     assert_eq!(settle(|| stack.get("/").basic("hashed", "hashed-password").send()).status, 200);
     // An operator can see it.
     stack.server.log().wait_for("a decision with the reason", |line| {
-        (line.contains("user_locked") && line.contains("refused")).then_some(())
+        (line.contains("user_locked") && line.contains("denied")).then_some(())
     });
     stack.server.log().wait_for("a line about the lock", |line| {
         (line.contains("lock") && line.contains("plain")).then_some(())

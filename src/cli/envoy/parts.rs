@@ -23,8 +23,8 @@ const READ: [(&str, &[&str]); 5] = [
             "x-b3-flags",
         ],
     ),
-    ("A gRPC client is refused in its own terms.", &["content-type"]),
-    ("Refused when it names an actor header; Envoy itself drops it but on upgrades.", &["connection"]),
+    ("A gRPC client is denied in its own terms.", &["content-type"]),
+    ("Denied when it names an actor header; Envoy itself drops it but on upgrades.", &["connection"]),
     (
         "Whether another site caused the request, whether a browser navigates, and whether it is a preflight.",
         &["upgrade", "origin", "sec-fetch-site", "sec-fetch-mode", "accept", "access-control-request-method"],
@@ -110,7 +110,7 @@ const FILTER: &str = r#"- name: envoy.filters.http.ext_authz
     encode_raw_headers: true
     # A header that we set must not choose another route, with other rules, after the fact.
     clear_route_cache: false
-    # Refusals are not the application's 4xx.
+    # Denials are not the application's 4xx.
     charge_cluster_response_stats: false
     # The server sees what it decides by and nothing else.  Removing a line here blinds a rule.
 "#;
@@ -188,8 +188,8 @@ const MANAGER: &str = "\
 # The client is whoever is connected to us; x-forwarded-for and x-envoy-* from outside are not believed.
 # Behind another trusted proxy set xff_num_trusted_hops as well.
 use_remote_address: true
-# One path, one meaning: what the rules read is what the application gets.  The server refuses ambiguous
-# paths by itself; these lines keep well-meant ones from being refused.
+# One path, one meaning: what the rules read is what the application gets.  The server denies ambiguous
+# paths by itself; these lines keep well-meant ones from being denied.
 normalize_path: true
 merge_slashes: true
 path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT
@@ -239,7 +239,7 @@ fn cluster_head(name: &str, endpoint: &Endpoint, timeout: &str) -> String {
     format!("- name: {name}\n  type: {kind}\n  connect_timeout: {timeout}\n")
 }
 
-const CLUSTER: &str = r#"  # The default of 3 parallel retries would turn a restart under load into refusals.
+const CLUSTER: &str = r#"  # The default of 3 parallel retries would turn a restart under load into denials.
   circuit_breakers:
     thresholds:
     - { max_connections: 64, max_pending_requests: 8192, max_requests: 8192, max_retries: 1024 }

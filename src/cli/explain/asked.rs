@@ -206,7 +206,7 @@ impl Asked {
         let http = member(member(attributes, "request"), "http");
         if http.is_null() {
             return Err(wrong(
-                "it has no attributes.request.http: the TCP filter asked, and is refused with no_http",
+                "it has no attributes.request.http: the TCP filter asked, and is denied with no_http",
             ));
         }
         // What has its default value may be left out.

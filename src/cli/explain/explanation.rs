@@ -20,7 +20,7 @@ pub(super) struct Explanation {
     pub identity: Step,
     /// Whether the policy admits them; `null` when nobody was asked.
     pub admission: Option<Step>,
-    /// `allowed`, `shadowed` or `refused`.
+    /// `allowed`, `shadowed` or `denied`.
     pub decision: &'static str,
     /// The word of logs and metrics.
     pub reason: &'static str,
@@ -90,7 +90,7 @@ pub(super) enum SelectedBy {
     Route,
     /// No route matched.
     Default,
-    /// The request was refused before.
+    /// The request was denied before.
     Nothing,
 }
 
@@ -109,7 +109,7 @@ pub(super) struct RouteAsked {
 pub(super) struct PlaceAsked {
     /// Such as `bearer` or `header x-api-key`.
     pub place: String,
-    /// `nothing`, `not_ours`, `token`, `password`, `session`, `not_asked`, or the reason of a refusal.
+    /// `nothing`, `not_ours`, `token`, `password`, `session`, `not_asked`, or the reason of a denial.
     pub carries: &'static str,
     #[serde(flatten)]
     pub at: At,
@@ -140,11 +140,11 @@ pub(super) struct Credential {
 pub(super) struct Answer {
     /// The status code of the CheckResponse: 0 lets the request pass.
     pub code: i32,
-    /// The HTTP status of a refusal.
+    /// The HTTP status of a denial.
     pub status: Option<i32>,
-    /// The headers of a refusal, each as `name: value`.
+    /// The headers of a denial, each as `name: value`.
     pub headers: Vec<String>,
-    /// The body of a refusal.
+    /// The body of a denial.
     pub body: Option<String>,
     /// What the request gets, each as `name: value`.
     pub set_headers: Vec<String>,

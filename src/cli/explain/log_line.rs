@@ -43,7 +43,7 @@ struct Named {
 /// What was logged, held against what is decided now.
 #[derive(Debug, Serialize)]
 pub(super) struct Logged {
-    /// `allowed` or `refused`.
+    /// `allowed` or `denied`.
     pub decision: String,
     /// The reason of the line.
     pub reason: String,
@@ -222,7 +222,7 @@ fn outcome(decision: &str, reason: &str, policy: Option<&str>) -> String {
     }
 }
 
-/// Whether the line holds everything that led to the refusal.
+/// Whether the line holds everything that led to the denial.
 fn is_told(refusal: Refusal) -> bool {
     match refusal {
         Refusal::AmbiguousPath(_)

@@ -225,10 +225,7 @@ impl Explained<'_> {
         let found = match credential::find(self.http, &self.rules().places) {
             Ok(found) => found.map(|found| found.credential),
             Err(_) => {
-                return step(
-                    "what the place carries is refused before anybody is looked up".to_owned(),
-                    None,
-                );
+                return step("what the place carries is denied before anybody is looked up".to_owned(), None);
             }
         };
         match found {

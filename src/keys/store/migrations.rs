@@ -26,7 +26,7 @@ pub(super) const POSTGRES: &Numbered = &[
 pub(super) enum SchemaError {
     /// Waiting will not mend it.
     Wrong(OpenError),
-    /// The store did not answer, or refused.
+    /// The store did not answer, or denied.
     Database(sqlx::Error),
 }
 

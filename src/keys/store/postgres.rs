@@ -72,7 +72,7 @@ impl PostgresStore {
     /// A server that does not answer is no error: [`Store::snapshot`] tries again.
     ///
     /// # Errors
-    /// [`OpenError`]: it answers and will go on to refuse, or a newer version made its schema.
+    /// [`OpenError`]: it answers and will go on to deny, or a newer version made its schema.
     pub async fn open(url: &Secret) -> Result<Self, OpenError> {
         let store = Self::unmigrated(url)?;
         let shown = || StoreUrl::Postgres(url.clone()).to_string();

@@ -13,7 +13,7 @@ pub enum Format {
 
 impl Format {
     /// The format that these `Accept` headers ask for (RFC 9110 section 12.5.1): OpenMetrics where it is named
-    /// and not refused by a weight of 0, the text format otherwise.
+    /// and not denied by a weight of 0, the text format otherwise.
     pub fn accepted<'v>(accept: impl IntoIterator<Item = &'v HeaderValue>) -> Self {
         let values = accept.into_iter().filter_map(|value| value.to_str().ok());
         let mut ranges = values.flat_map(|value| value.split(','));

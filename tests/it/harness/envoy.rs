@@ -333,7 +333,7 @@ fn merge(into: &mut Value, members: Value) {
 }
 
 /// The configuration with waits of a second or less made long.  A machine that is busy with other tests may stand
-/// still for so long, and Envoy would refuse by chance; who is gone refuses a connection at once.
+/// still for so long, and Envoy would deny by chance; who is gone denies a connection at once.
 fn patient(config: &str) -> Cow<'_, str> {
     static SHORT: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r#"(\b(?:connect_)?timeout"?: ?"?)(?:0\.25|1)s\b"#).expect("a regular expression")

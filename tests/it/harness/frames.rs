@@ -121,7 +121,7 @@ impl Connection {
         match self.stream.write_all(bytes) {
             Ok(()) => true,
             Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => false,
-            Err(error) => panic!("neither taken nor refused: {error}"),
+            Err(error) => panic!("neither taken nor denied: {error}"),
         }
     }
 

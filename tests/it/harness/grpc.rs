@@ -91,15 +91,15 @@ pub fn bearer(token: &str) -> CheckRequest {
     request("GET", "app.example", "/", &[("authorization", &format!("Bearer {token}"))])
 }
 
-/// `""` for a pass, else the status and the message of the refusal.
+/// `""` for a pass, else the status and the message of the denial.
 #[track_caller]
 pub fn verdict(answer: &CheckResponse) -> String {
     if code(answer) == 0 {
         return String::new();
     }
     let (status, body) = refused(answer);
-    let body: serde_json::Value = serde_json::from_str(&body).expect("a refusal is JSON");
-    format!("{status} {}", body["message"].as_str().expect("a refusal has a message"))
+    let body: serde_json::Value = serde_json::from_str(&body).expect("a denial is JSON");
+    format!("{status} {}", body["message"].as_str().expect("a denial has a message"))
 }
 
 /// Asks Check; a gRPC error is a failure, because no request may lead to one.
@@ -147,13 +147,13 @@ pub fn code(answer: &CheckResponse) -> i32 {
     answer.status.as_ref().expect("every answer has a status").code
 }
 
-/// The refusal inside an answer.
+/// The denial inside an answer.
 #[track_caller]
 pub fn refusal(answer: &CheckResponse) -> &DeniedHttpResponse {
     assert_ne!(code(answer), 0, "{answer:?}");
     match &answer.http_response {
         Some(HttpResponse::DeniedResponse(refusal)) => refusal,
-        other => panic!("not a refusal: {other:?}"),
+        other => panic!("not a denial: {other:?}"),
     }
 }
 
@@ -167,10 +167,10 @@ pub fn pass(answer: &CheckResponse) -> &OkHttpResponse {
     }
 }
 
-/// The HTTP status and body of a refusal.
+/// The HTTP status and body of a denial.
 #[track_caller]
 pub fn refused(answer: &CheckResponse) -> (i32, String) {
     let refusal = refusal(answer);
-    let status = refusal.status.as_ref().expect("a refusal has an HTTP status");
+    let status = refusal.status.as_ref().expect("a denial has an HTTP status");
     (status.code, refusal.body.clone())
 }

@@ -129,7 +129,7 @@ impl Connection {
 
     /// Sends these bytes and reads one answer.
     pub fn exchange(&mut self, bytes: &[u8], answer_has_no_body: bool) -> Answer {
-        // Whoever refuses a request early may close before it has read all: the answer counts.
+        // Whoever denies a request early may close before it has read all: the answer counts.
         let sent = self.stream.get_mut().write_all(bytes);
         loop {
             let Some(head) = read_head(&mut self.stream) else {
@@ -186,7 +186,7 @@ impl Answer {
         Seen::of(&self.json())
     }
 
-    /// The `error` member of a refusal's body.
+    /// The `error` member of a denial's body.
     #[track_caller]
     pub fn error(&self) -> String {
         let body = self.json();

@@ -14,7 +14,7 @@ pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// The trailers; of an answer that consists of trailers alone (as gRPC refusals do) the headers.
+    /// The trailers; of an answer that consists of trailers alone (as gRPC denials do) the headers.
     pub trailers: HeaderMap,
 }
 

@@ -68,7 +68,7 @@ impl Manifests {
         assert!(complaints.is_empty(), "{}", complaints.join("\n"));
     }
 
-    /// What Kubernetes would refuse, one sentence each.
+    /// What Kubernetes would deny, one sentence each.
     pub fn complaints(&self) -> Vec<String> {
         let text: Vec<_> = self.0.iter().map(Value::to_string).collect();
         // It reads its standard input for the first version alone.

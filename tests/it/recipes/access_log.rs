@@ -1,4 +1,4 @@
-//! An access log with actors in it, and a second one with refusals alone.
+//! An access log with actors in it, and a second one with denials alone.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::{Recipe, Running, blocks, secret, section};
 use crate::harness::Upstream;
 
 /// The entries of this path once Envoy has ended: one in the log of everything, and for what belongs there
-/// one more in the log of refusals.
+/// one more in the log of denials.
 fn entries(running: &Running, path: &str) -> Vec<Value> {
     let lines = running.envoy.log().lines();
     let entries = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());

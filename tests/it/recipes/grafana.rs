@@ -92,7 +92,7 @@ fn nobody_forges_a_login() {
     assert_eq!(forge(running.get("/")).bearer("wrong-token-0123456789").send().status, 401);
     assert_eq!(running.get("/").header("X_WEBAUTH_USER", "admin").send().status, 400);
     assert_eq!(running.get("/api/health").header("X_WEBAUTH_USER", "admin").send().status, 400);
-    assert_eq!(grafana.calls(), calls, "a refused request does not reach Grafana");
+    assert_eq!(grafana.calls(), calls, "a denied request does not reach Grafana");
 }
 
 #[test]

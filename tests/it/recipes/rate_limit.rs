@@ -16,7 +16,7 @@ fn ask(running: &Running, token: &str, target: &str) -> Answer {
     running.get(target).bearer(secret(token)).send()
 }
 
-/// Asks until one is refused; gives back how many were not.
+/// Asks until one is denied; gives back how many were not.
 fn passed(ask: impl Fn() -> Answer) -> usize {
     for count in 0..=GOLD {
         let answer = ask();

@@ -43,7 +43,7 @@ fn who_may_change_admin_is_said_by_role_group_and_network() {
         let request = running.get("/admin/x").bearer(secret("ALICE_TOKEN")).header(name, "DELETE");
         assert!(request.send().seen().all(&name.to_lowercase()).is_empty(), "{name}");
     }
-    // Refused by us, which RBAC never hears of.
+    // Denied by us, which RBAC never hears of.
     assert_eq!(running.request("DELETE", "/admin/x").send().verdict(), (401, "unauthorized".into()));
     assert_eq!(upstream.calls(), calls + 3);
     assert_eq!(running.envoy.counter("http.ingress.rbac.denied"), 8);

@@ -312,7 +312,7 @@ fn a_package_is_installed_upgraded_removed_and_purged() {
     };
     let before = listing();
 
-    // A fresh installation serves, and refuses everybody.
+    // A fresh installation serves, and denies everybody.
     debian.install();
     assert_eq!(
         machine.run(&format!("systemctl is-active {SERVICE} envoy-auth-tokens.socket")),
@@ -394,7 +394,7 @@ drwx------ envoy-auth-tokens:envoy-auth-tokens /var/lib/envoy-auth-tokens
 fn the_service_does_all_it_should_in_its_cage() {
     let debian = Debian::installed();
     let machine = &debian.machine;
-    // Whatever the cage refuses in silence is fatal here, so that nothing that we do is refused.
+    // Whatever the cage denies in silence is fatal here, so that nothing that we do is denied.
     debian.drop_in(
         "cage",
         "SystemCallErrorNumber=kill\nEnvironment=OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317\n",

@@ -39,7 +39,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "grpcPort" }}{{ include "port" (dict "root" . "section" "ext_authz" "usual" "9191") }}{{ end }}
 {{- define "probesPort" }}{{ include "port" (dict "root" . "section" "probes" "usual" "9193") }}{{ end }}
 
-{{- /* What would be half of mTLS is refused. */ -}}
+{{- /* What would be half of mTLS is denied. */ -}}
 {{- define "tls" -}}
 {{- $configured := dig "ext_authz" "tls" "" (fromYaml .Values.config) }}
 {{- if and .Values.tls.existingSecret (not $configured) }}
