@@ -438,12 +438,13 @@ credentials: [bearer, session]
         keys.first_read().await;
         let (_, key) = stage.create(json!({"name": "k", "role": "Viewer"})).await;
         let password = stage.authorizer.rules().users.get("ada").unwrap().password_digest;
-        let session = keys.open_session("ada", &password).await.unwrap();
-        let gone = keys.open_session("ada", &password).await.unwrap();
+        let session = keys.open_session("ada", &password).await.unwrap().cookie;
+        let gone = keys.open_session("ada", &password).await.unwrap().cookie;
         keys.close_session(&crate::token::PlainToken::new(gone.expose().as_bytes()).unwrap().digest())
             .await
             .unwrap();
-        let outdated = keys.open_session("ada", &crate::token::TokenDigest::of(b"another")).await.unwrap();
+        let outdated =
+            keys.open_session("ada", &crate::token::TokenDigest::of(b"another")).await.unwrap().cookie;
         let cookie = async |value: &str| stage.check_with("cookie", &format!("eat_session={value}")).await;
         let unavailable = Err(crate::decision::Refusal::KeysUnavailable);
         let none = Err(crate::decision::Refusal::NoCredential);

@@ -147,9 +147,15 @@ pub(super) fn changed(
     );
 }
 
-/// Writes the line of a log-in or a log-out.
-pub(super) fn told_of_user(parts: &Parts, what: &'static str, user: &str) {
-    tracing::info!(target: TARGET, user, address = address_of(parts), "{what}");
+/// Writes the line of a log-in, for which so many older sessions of the user ended.
+pub(super) fn logged_in(parts: &Parts, user: &str, ended: usize) {
+    let ended_sessions = (ended > 0).then_some(ended);
+    tracing::info!(target: TARGET, user, address = address_of(parts), ended_sessions, "logged in");
+}
+
+/// Writes the line of a log-out.
+pub(super) fn logged_out(parts: &Parts, user: &str) {
+    tracing::info!(target: TARGET, user, address = address_of(parts), "logged out");
 }
 
 fn address_of(parts: &Parts) -> Option<&str> {

@@ -38,10 +38,10 @@ pub(super) async fn log_in(State(admin): State<Arc<Admin>>, request: Request) ->
     }
     let known = admin.verify(&user, &password).await?;
     let user = rules.users.get(&known.name).ok_or(Refusal::WrongPassword)?;
-    let cookie = within(admin.keys.open_session(&known.name, &user.password_digest)).await??;
-    audit::told_of_user(&parts, "logged in", &known.name);
+    let opened = within(admin.keys.open_session(&known.name, &user.password_digest)).await??;
+    audit::logged_in(&parts, &known.name, opened.ended);
     let mut response = auth::json(&json!({"message": "Logged in"}));
-    admin.set_cookie(&mut response, cookie.expose(), LONGEST);
+    admin.set_cookie(&mut response, opened.cookie.expose(), LONGEST);
     Ok(response)
 }
 
@@ -60,7 +60,7 @@ pub(super) async fn log_out(State(admin): State<Arc<Admin>>, request: Request) -
         let session = admin.keys.find_session(&digest, admin.clock.now());
         within(admin.keys.close_session(&digest)).await??;
         if let Some(session) = session {
-            audit::told_of_user(&parts, "logged out", &session.user);
+            audit::logged_out(&parts, &session.user);
         }
     }
     let mut response = auth::json(&json!({"message": "Logged out"}));

@@ -105,6 +105,14 @@ impl std::fmt::Debug for Keys {
     }
 }
 
+/// A session that was just opened.
+pub struct OpenedSession {
+    /// The cookie's value.
+    pub cookie: Secret,
+    /// How many older sessions of the same user ended for it, because there were too many.
+    pub ended: usize,
+}
+
 impl Keys {
     /// Opens the store, or creates it (SQLite), and brings its schema up to date.
     ///
@@ -336,8 +344,8 @@ impl Keys {
         &self,
         user: &str,
         password_digest: &TokenDigest,
-    ) -> Result<Secret, StoreError> {
-        let (secret, digest) = generate(SESSION_PREFIX)?;
+    ) -> Result<OpenedSession, StoreError> {
+        let (cookie, digest) = generate(SESSION_PREFIX)?;
         let now = self.clock.now();
         let session = StoredSession {
             digest,
@@ -352,8 +360,8 @@ impl Keys {
             ended.iter().for_each(|digest| self.index.remove_session(digest));
             self.index.put_session(session.clone());
         });
-        created.await.inspect_err(|error| self.failed("open a session", error))?;
-        Ok(secret)
+        let ended = created.await.inspect_err(|error| self.failed("open a session", error))?;
+        Ok(OpenedSession { cookie, ended: ended.len() })
     }
 
     /// Closes a session; no error when it is gone.

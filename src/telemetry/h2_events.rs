@@ -30,12 +30,12 @@ pub fn take_malformed_authorities() -> u32 {
 
 /// The layer that counts them.
 pub fn layer<S: Subscriber + for<'s> LookupSpan<'s>>() -> impl Layer<S> {
-    Ear.with_filter(Targets::new().with_target(TARGET, LevelFilter::DEBUG))
+    AuthorityCounter.with_filter(Targets::new().with_target(TARGET, LevelFilter::DEBUG))
 }
 
-struct Ear;
+struct AuthorityCounter;
 
-impl<S: Subscriber> Layer<S> for Ear {
+impl<S: Subscriber> Layer<S> for AuthorityCounter {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut told = Told(false);
         event.record(&mut told);

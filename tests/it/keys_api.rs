@@ -1025,6 +1025,8 @@ fn no_user_has_more_than_a_hundred_live_sessions() {
         let live: Vec<bool> = sessions.iter().map(|pair| is_live(pair)).collect();
         assert_eq!(live.iter().position(|live| *live), Some(3));
         assert!(live[3..].iter().all(|live| *live) && is_live(&other));
+        let ended = api.audit().into_iter().filter_map(|line| line["ended_sessions"].as_u64()).sum::<u64>();
+        assert_eq!(ended, 3, "the log-ins that ended others say so");
     });
 }
 

@@ -704,7 +704,7 @@ async fn sessions_live_by_use_and_end_in_time(place: Place) {
     let time = Time::new();
     let (here, there) = (place.open(&time).await, place.open(&time).await);
     let password = digest(&Secret::new("a-password-hash".to_owned()));
-    let cookie = here.keys.open_session("zoë", &password).await.unwrap();
+    let cookie = here.keys.open_session("zoë", &password).await.unwrap().cookie;
     let session = here.keys.find_session(&digest(&cookie), time.now()).unwrap();
     assert_eq!((&*session.user, session.password_digest), ("zoë", password));
     soon("known elsewhere", async || there.has_session(&cookie)).await;
@@ -720,7 +720,7 @@ async fn sessions_live_by_use_and_end_in_time(place: Place) {
         };
         soon("its use", known_there).await;
     }
-    let idle = here.keys.open_session("idle", &password).await.unwrap();
+    let idle = here.keys.open_session("idle", &password).await.unwrap().cookie;
     time.pass(24 * HOUR - 1);
     assert!(here.has_session(&cookie));
     time.pass(1);
@@ -735,7 +735,7 @@ async fn sessions_live_by_use_and_end_in_time(place: Place) {
     time.pass(1);
     assert!(!here.has_session(&cookie));
 
-    let closed = here.keys.open_session("closed", &password).await.unwrap();
+    let closed = here.keys.open_session("closed", &password).await.unwrap().cookie;
     soon("known elsewhere", async || there.has_session(&closed)).await;
     there.keys.close_session(&digest(&closed)).await.unwrap();
     there.keys.close_session(&digest(&closed)).await.unwrap();
@@ -755,7 +755,7 @@ async fn the_oldest_session_of_a_user_ends_when_there_are_too_many(place: Place)
     let time = Time::new();
     let (here, there) = (place.open(&time).await, place.open(&time).await);
     let password = digest(&Secret::new("a-password-hash".to_owned()));
-    let open = async |user: &str| here.keys.open_session(user, &password).await.unwrap();
+    let open = async |user: &str| here.keys.open_session(user, &password).await.unwrap().cookie;
 
     // Somebody else's, and one that is used day by day while the others die.
     let other = open("other").await;
@@ -805,7 +805,7 @@ async fn log_ins_at_once_leave_no_session_too_many(place: Place) {
     let password = digest(&Secret::new("a-password-hash".to_owned()));
     let opening = (0..most + 40).map(|number| {
         let keys = Arc::clone(&replicas[number % 2].keys);
-        tokio::spawn(async move { keys.open_session("zoë", &password).await.unwrap() })
+        tokio::spawn(async move { keys.open_session("zoë", &password).await.unwrap().cookie })
     });
     let opening: Vec<_> = opening.collect();
     let mut opened = Vec::new();
@@ -824,7 +824,7 @@ async fn sessions_of_an_older_schema_are_the_oldest(place: Place) {
     let time = Time::new();
     let here = place.open(&time).await;
     let password = digest(&Secret::new("a-password-hash".to_owned()));
-    let open = async || here.keys.open_session("zoë", &password).await.unwrap();
+    let open = async || here.keys.open_session("zoë", &password).await.unwrap().cookie;
     let old = [open().await, open().await];
     place.sql("UPDATE api_sessions SET opened_after = 0").await;
     // The clock was set back meanwhile.
@@ -888,7 +888,7 @@ async fn a_restart_finds_everything(place: Place) {
         let key;
         (key, revoked) = before.create("revoked").await;
         before.keys.revoke(key.id, "admin").await.unwrap();
-        cookie = before.keys.open_session("zoë", &password).await.unwrap();
+        cookie = before.keys.open_session("zoë", &password).await.unwrap().cookie;
     }
     let keys = Keys::open(&place.url(), settings(), time.clock()).await.unwrap();
     assert!(!keys.was_read() && keys.is_unknowable(time.now()) && keys.lag(time.now()).is_none());
@@ -1093,7 +1093,7 @@ async fn a_file_that_is_no_store_is_refused() {
     let cases = [
         (text, "not a database"),
         (folder.path().to_owned(), "directory"),
-        (folder.path().join("missing/keys.db"), "No such file"),
+        (folder.path().join("missing/keys.db"), "does not exist"),
     ];
     for (path, expected) in cases {
         let opened = Keys::open(&StoreUrl::Sqlite(path.clone()), settings(), Clock::system()).await;
