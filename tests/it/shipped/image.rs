@@ -251,7 +251,10 @@ impl Drop for Nameserver {
 #[test]
 #[ignore = "needs the static release build: make test-shipped"]
 fn names_are_looked_up_in_hosts_and_by_dns_as_in_a_cluster() {
-    let config = CONFIG.replace("admin: {listen: \"127.0.0.1:0\"}", "admin: {listen: \"127.0.0.1:9192\"}");
+    let config = CONFIG.replace(
+        "admin: {listen: \"127.0.0.1:0\"}",
+        "admin: {listen: \"127.0.0.1:9192\", hosts: [keys.svc.cluster.test, keys.svc, keys, in-hosts]}",
+    );
     let resolver = "nameserver 127.0.0.1\nsearch svc.cluster.test cluster.test\n";
     let run = run(&config).file("/etc/hosts", "127.0.0.1 in-hosts\n").file("/etc/resolv.conf", resolver);
     let container = run.in_a_network_of_its_own().start();
