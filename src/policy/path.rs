@@ -67,8 +67,11 @@ const ENCODED_SLASH: char = '\u{1}';
 /// # Errors
 /// As [`decode`].
 pub fn read<'a>(raw: &'a [u8], permitted: &PermittedPaths) -> Result<DecodedPath<'a>, AmbiguousPath> {
-    let text = decode(raw, permitted)?;
-    let readings = if is_plain(raw) { Vec::new() } else { readings(raw, &text, permitted) };
+    if let Some(path) = plain(raw) {
+        return Ok(DecodedPath { text: Cow::Borrowed(path), readings: Vec::new() });
+    }
+    let text = decode_odd(raw, permitted)?;
+    let readings = readings(raw, &text, permitted);
     Ok(DecodedPath { text, readings })
 }
 
@@ -186,13 +189,21 @@ pub fn without_trailing_slash(path: &str) -> &str {
 /// # Errors
 /// [`AmbiguousPath`]: it can be read in two ways, and this way is not permitted.
 pub fn decode<'a>(raw: &'a [u8], permitted: &PermittedPaths) -> Result<Cow<'a, str>, AmbiguousPath> {
+    match plain(raw) {
+        Some(path) => Ok(Cow::Borrowed(path)),
+        None => decode_odd(raw, permitted),
+    }
+}
+
+/// The path, when it is one that cannot be read in two ways: most are.
+fn plain(raw: &[u8]) -> Option<&str> {
+    if raw.first() == Some(&b'/') && is_plain(raw) { std::str::from_utf8(raw).ok() } else { None }
+}
+
+/// As [`decode`], of a path that is not [`plain`].
+fn decode_odd<'a>(raw: &'a [u8], permitted: &PermittedPaths) -> Result<Cow<'a, str>, AmbiguousPath> {
     if raw.first() != Some(&b'/') {
         return Err(AmbiguousPath::NotAbsolute);
-    }
-    if is_plain(raw)
-        && let Ok(path) = std::str::from_utf8(raw)
-    {
-        return Ok(Cow::Borrowed(path));
     }
     if raw.contains(&b'#') {
         return Err(AmbiguousPath::Fragment);
