@@ -123,7 +123,7 @@ const MAX_OTHER_TIME: Duration = Duration::from_secs(30 * 60);
 /// The largest message of theirs, in bytes.
 const MAX_OTHER_MESSAGE: usize = 16 * 1024;
 /// How long a connection may stay open before it has sent the 24 bytes with which HTTP/2 begins.
-const LONGEST_GREETING: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What may be held over all connections, as shares of the memory limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -419,7 +419,7 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// What answers on this listener.
-struct Doors {
+struct ConnectionServices {
     tls: Option<Arc<Acceptor>>,
     checks: Arc<CheckService>,
     others: Routes,
@@ -442,8 +442,8 @@ pub async fn serve(
     let wrong_wirings = WrongWirings::new(metrics);
     let blocks = BlockBudget::new(checks.shares.blocks, metrics.refused_connections("ext_authz"));
     let (places, blocks) = (Arc::new(Semaphore::new(checks.shares.others)), Arc::new(blocks));
-    let doors = Arc::new(Doors { tls, checks, others, places, wrong_wirings, blocks });
-    listener.serve(closing, |stream, place| serve_connection(stream, Arc::clone(&doors), place)).await;
+    let services = Arc::new(ConnectionServices { tls, checks, others, places, wrong_wirings, blocks });
+    listener.serve(closing, |stream, place| serve_connection(stream, Arc::clone(&services), place)).await;
 }
 
 /// The streams of a connection, each a task.
@@ -488,7 +488,7 @@ fn http2(streams: Streams, shares: Shares) -> http2::Builder<Streams> {
 
 /// A connection, for its requests.
 struct Connection {
-    doors: Arc<Doors>,
+    services: Arc<ConnectionServices>,
     peer: Box<str>,
     activity: Arc<Activity>,
     /// Places for its streams that are no Checks.
@@ -497,49 +497,49 @@ struct Connection {
 
 impl Connection {
     /// Goes on with it, and reports the requests that the HTTP/2 library resets before they get here.
-    fn hear<C: Future>(&self, mut connection: Pin<&mut C>) -> impl Future<Output = C::Output> {
+    fn drive<C: Future>(&self, mut connection: Pin<&mut C>) -> impl Future<Output = C::Output> {
         std::future::poll_fn(move |context| {
             let polled = connection.as_mut().poll(context);
             for _ in 0..h2_events::take_malformed_authorities() {
-                self.doors.wrong_wirings.report(WrongWiring::Authority, &self.peer);
+                self.services.wrong_wirings.report(WrongWiring::Authority, &self.peer);
             }
             polled
         })
     }
 }
 
-async fn serve_connection(stream: Stream, doors: Arc<Doors>, place: Place) {
+async fn serve_connection(stream: Stream, services: Arc<ConnectionServices>, place: Place) {
     let Place { activity, mut leave } = place;
     // Whoever connects and says nothing keeps neither a descriptor nor the end of the process waiting.
-    let greeted = tokio::select! {
-        greeted = tokio::time::timeout(LONGEST_GREETING, greeted(stream, doors.tls.as_deref())) => greeted,
+    let handshake = tokio::select! {
+        handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, services.tls.as_deref())) => handshake,
         _ = &mut leave => return,
     };
-    let Ok(Ok(stream)) = greeted else {
+    let Ok(Ok(stream)) = handshake else {
         return;
     };
     let peer = stream.stream.client();
-    if let Some(kind) = WrongWiring::of_preface(&stream.preface, doors.tls.is_some()) {
-        doors.wrong_wirings.report(kind, &peer);
+    if let Some(kind) = WrongWiring::of_preface(&stream.preface, services.tls.is_some()) {
+        services.wrong_wirings.report(kind, &peer);
         return;
     }
     let places = Arc::new(Semaphore::new(MAX_OTHERS_OF_CONNECTION));
-    let stream = Intake::new(stream, PREFACE_LENGTH, Arc::clone(&doors.blocks));
+    let stream = Intake::new(stream, PREFACE_LENGTH, Arc::clone(&services.blocks));
     let stream = TokioIo::new(Unstalled::new(stream, Arc::clone(&activity)));
-    let asked = Arc::new(Connection { doors, peer: peer.into(), activity, places });
-    let shared = Arc::clone(&asked);
+    let connection_state = Arc::new(Connection { services, peer: peer.into(), activity, places });
+    let shared = Arc::clone(&connection_state);
     let streams = Streams::default();
-    let builder = http2(streams.clone(), asked.doors.checks.shares);
+    let builder = http2(streams.clone(), connection_state.services.checks.shares);
     let answer = service_fn(move |request: Request<Incoming>| {
         streams.is_check.store(request.uri().path() == CHECK_PATH, Ordering::Relaxed);
         dispatch(Arc::clone(&shared), request)
     });
     let mut connection = std::pin::pin!(builder.serve_connection(stream, answer));
     let ended = tokio::select! {
-        ended = asked.hear(connection.as_mut()) => ended,
+        ended = connection_state.drive(connection.as_mut()) => ended,
         _ = leave => {
             connection.as_mut().graceful_shutdown();
-            asked.hear(connection).await
+            connection_state.drive(connection).await
         }
     };
     if let Err(error) = ended {
@@ -547,14 +547,14 @@ async fn serve_connection(stream: Stream, doors: Arc<Doors>, place: Place) {
     }
 }
 
-/// A connection that has been greeted, and before that secured.
-async fn greeted(stream: Stream, tls: Option<&Acceptor>) -> io::Result<Greeted> {
+/// A connection after its handshakes: that of TLS where there is one, and the preface of HTTP/2.
+async fn handshake(stream: Stream, tls: Option<&Acceptor>) -> io::Result<PrefaceStream> {
     let stream = match tls {
         // Boxed, so that a handshake that is not made does not make the task of a connection larger.
         Some(tls) => Box::pin(tls.accept(stream)).await?,
         None => stream,
     };
-    Greeted::by(stream).await
+    PrefaceStream::by(stream).await
 }
 
 /// How long HTTP/2's preface is.
@@ -562,14 +562,14 @@ const PREFACE_LENGTH: usize = 24;
 
 /// A connection whose client has sent as many bytes as HTTP/2's preface has (RFC 9113 section 3.4).
 /// Whether they are the preface is for the HTTP/2 library to say: it reads them again.
-struct Greeted {
+struct PrefaceStream {
     preface: [u8; PREFACE_LENGTH],
     /// How many of the preface's bytes have been read again.
     read: usize,
     stream: Stream,
 }
 
-impl Greeted {
+impl PrefaceStream {
     async fn by(mut stream: Stream) -> io::Result<Self> {
         let mut preface = [0; PREFACE_LENGTH];
         stream.read_exact(&mut preface).await?;
@@ -577,7 +577,7 @@ impl Greeted {
     }
 }
 
-impl AsyncRead for Greeted {
+impl AsyncRead for PrefaceStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -594,7 +594,7 @@ impl AsyncRead for Greeted {
     }
 }
 
-impl AsyncWrite for Greeted {
+impl AsyncWrite for PrefaceStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -613,7 +613,7 @@ impl AsyncWrite for Greeted {
 }
 
 /// What a request asks for.
-enum Asked {
+enum Dispatch {
     Check(Arriving),
     /// No gRPC call, or none that is served here.  Envoy's `http_service` takes status 200 for a permission: whoever
     /// speaks no gRPC gets another one.
@@ -622,9 +622,9 @@ enum Asked {
     Other(Box<Request<Incoming>>),
 }
 
-impl Asked {
+impl Dispatch {
     fn by(request: Request<Incoming>, connection: &Connection) -> Self {
-        let Connection { doors, peer, .. } = connection;
+        let Connection { services, peer, .. } = connection;
         let path = request.uri().path();
         let is_check = path == CHECK_PATH;
         // An answer to HEAD has no body (RFC 9110 section 9.3.2).
@@ -632,7 +632,7 @@ impl Asked {
         let told = |sentence| if is_head { "" } else { sentence };
         if !is_check && !health::PATHS.contains(&path) && !reflection::PATHS.contains(&path) {
             let kind = WrongWiring::of_path(path);
-            doors.wrong_wirings.report(kind, peer);
+            services.wrong_wirings.report(kind, peer);
             return Self::Denied(StatusCode::NOT_FOUND, told(kind.advice()), request.into_body());
         }
         let headers = request.headers();
@@ -644,13 +644,13 @@ impl Asked {
             None
         };
         if let Some(status) = denied {
-            doors.wrong_wirings.report(WrongWiring::NotGrpc, peer);
+            services.wrong_wirings.report(WrongWiring::NotGrpc, peer);
             return Self::Denied(status, told(WrongWiring::NotGrpc.advice()), request.into_body());
         }
         if !is_check {
             return Self::Other(Box::new(without_metadata(request)));
         }
-        let (deadline, span) = (grpc_timeout(headers), doors.checks.telemetry.begin_span(headers));
+        let (deadline, span) = (grpc_timeout(headers), services.checks.telemetry.begin_span(headers));
         Self::Check(Arriving { body: request.into_body(), deadline, span })
     }
 }
@@ -667,20 +667,20 @@ fn dispatch(
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Answer<AnswerBody, Turn>>, TooMany>> {
     let turn = Turn::begin(Arc::clone(&connection.activity));
-    let asked = Asked::by(request, &connection);
+    let dispatch = Dispatch::by(request, &connection);
     async move {
-        let checks = &connection.doors.checks;
+        let checks = &connection.services.checks;
         // An answer is held until it is taken: at some point there is room for none.
         if turn.crowds(checks.shares.open_checks.saturating_mul(2)) {
             return Err(TooMany);
         }
-        let response = match asked {
-            Asked::Check(arriving) => checks.call(arriving, &turn).await,
-            Asked::Denied(status, sentence, body) => {
+        let response = match dispatch {
+            Dispatch::Check(arriving) => checks.call(arriving, &turn).await,
+            Dispatch::Denied(status, sentence, body) => {
                 checks.discarded.read_on(body);
                 plain(status, sentence)
             }
-            Asked::Other(request) => Box::pin(other(&connection, *request, &turn)).await,
+            Dispatch::Other(request) => Box::pin(other(&connection, *request, &turn)).await,
         };
         turn.answered();
         Ok(response.map(|body| Answer::new(body, turn)))
@@ -689,11 +689,11 @@ fn dispatch(
 
 /// The answer of health and reflection, which are tonic's.
 async fn other(connection: &Connection, request: Request<Incoming>, turn: &Turn) -> Response<AnswerBody> {
-    let doors = &connection.doors;
+    let services = &connection.services;
     let (head, body) = request.into_parts();
-    let mut body = Lent { body: Some(body), discarded: doors.checks.discarded.clone() };
+    let mut body = Lent { body: Some(body), discarded: services.checks.discarded.clone() };
     let place = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned();
-    let (Ok(of_connection), Ok(of_all)) = (place(&connection.places), place(&doors.places)) else {
+    let (Ok(of_connection), Ok(of_all)) = (place(&connection.places), place(&services.places)) else {
         return answer(StatusCode::SERVICE_UNAVAILABLE, AnswerBody::error(FrameError::Crowded));
     };
     // tonic answers a call without a message with status 200 and an error in the trailers.
@@ -703,7 +703,7 @@ async fn other(connection: &Connection, request: Request<Incoming>, turn: &Turn)
     };
     turn.arrived();
     let body = http_body_util::BodyExt::boxed(wiring::After::new(first, body));
-    let response = doors.others.clone().oneshot(Request::from_parts(head, body)).await;
+    let response = services.others.clone().oneshot(Request::from_parts(head, body)).await;
     let mut response = response.unwrap_or_else(|never| match never {});
     let code = response.headers().get(GRPC_STATUS).map(HeaderValue::as_bytes);
     if code.is_some_and(|code| matches!(code, b"11" | b"12" | b"13")) {

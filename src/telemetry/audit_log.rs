@@ -87,9 +87,9 @@ struct Merged {
 
 /// A place in the queue, for one change; free again when it is dropped.
 #[derive(Debug)]
-pub struct Place(AuditLog);
+pub struct Reservation(AuditLog);
 
-impl Drop for Place {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.0.queue().reserved -= 1;
     }
@@ -149,13 +149,13 @@ impl AuditLog {
     }
 
     /// Takes a place for the line of one change; `None` when too many lines wait.
-    pub fn reserve(&self) -> Option<Place> {
+    pub fn reserve(&self) -> Option<Reservation> {
         let mut queue = self.queue();
         if queue.lines.len() + queue.reserved >= MAX_LINES {
             return None;
         }
         queue.reserved += 1;
-        Some(Place(self.clone()))
+        Some(Reservation(self.clone()))
     }
 
     /// Waits until the lines that came so far are written, for a second at most.
