@@ -122,6 +122,9 @@ const MAX_OTHERS_OF_CONNECTION: usize = 64;
 const MAX_OTHER_TIME: Duration = Duration::from_secs(30 * 60);
 /// The largest message of theirs, in bytes.
 const MAX_OTHER_MESSAGE: usize = 16 * 1024;
+/// How long the stream of one may live: who watches our health may do so for long, and then has to take the end of it.
+const LONGEST_OTHER: Duration =
+    Duration::from_secs(LONGEST_READ.as_secs() + MAX_OTHER_TIME.as_secs() + LONGEST_CHECK.as_secs());
 /// How long a connection may stay open before it has sent the 24 bytes with which HTTP/2 begins.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -391,8 +394,39 @@ fn answer(status: StatusCode, body: AnswerBody) -> Response<AnswerBody> {
     response
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+/// What a call's head says about it.
+#[derive(Default)]
+struct Metadata {
+    /// Whether it is a gRPC call.
+    is_grpc: bool,
+    /// Whether the caller can read what a gRPC answer ends with (gRPC over HTTP/2, "TE").
+    expects_trailers: bool,
+    /// How long the caller waits.
+    timeout: Option<Duration>,
+}
+
+impl Metadata {
+    /// Reads them in one pass, which costs less than to look for each.  Of two headers of one name the first counts.
+    fn of(headers: &HeaderMap) -> Self {
+        let (mut content_type, mut te, mut timeout) = (None, None, None);
+        for (name, value) in headers {
+            let first = match name.as_str() {
+                "content-type" => &mut content_type,
+                "te" => &mut te,
+                "grpc-timeout" => &mut timeout,
+                _ => continue,
+            };
+            first.get_or_insert(value.as_bytes());
+        }
+        Self {
+            is_grpc: content_type.is_some_and(is_grpc),
+            expects_trailers: te == Some(b"trailers"),
+            timeout: timeout.and_then(grpc_timeout),
+        }
+    }
+}
+
+fn is_grpc(content_type: &[u8]) -> bool {
     match content_type.strip_prefix(b"application/grpc") {
         Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),
         None => false,
@@ -400,20 +434,19 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2, "Timeout").
-fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+fn grpc_timeout(text: &[u8]) -> Option<Duration> {
+    let (unit, digits) = text.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let amount: u64 = digits.parse().ok()?;
+    let amount = digits.iter().fold(0, |amount, digit| amount * 10 + u64::from(digit - b'0'));
     match unit {
-        "H" => Some(Duration::from_secs(amount * 3600)),
-        "M" => Some(Duration::from_secs(amount * 60)),
-        "S" => Some(Duration::from_secs(amount)),
-        "m" => Some(Duration::from_millis(amount)),
-        "u" => Some(Duration::from_micros(amount)),
-        "n" => Some(Duration::from_nanos(amount)),
+        b'H' => Some(Duration::from_secs(amount * 3600)),
+        b'M' => Some(Duration::from_secs(amount * 60)),
+        b'S' => Some(Duration::from_secs(amount)),
+        b'm' => Some(Duration::from_millis(amount)),
+        b'u' => Some(Duration::from_micros(amount)),
+        b'n' => Some(Duration::from_nanos(amount)),
         _ => None,
     }
 }
@@ -456,14 +489,9 @@ struct Streams {
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        if self.is_check.load(Ordering::Relaxed) {
-            // A client that never takes its answer would hold it and its stream.  Dropped, the stream is reset.
-            tokio::spawn(tokio::time::timeout(LONGEST_CHECK, stream));
-        } else {
-            // Who watches our health may do so for long.
-            // Its answer ends by itself; after that the client has to take it.
-            tokio::spawn(tokio::time::timeout(LONGEST_READ + MAX_OTHER_TIME + LONGEST_CHECK, stream));
-        }
+        // A client that never takes its answer would hold it and its stream.  Dropped, the stream is reset.
+        let longest = if self.is_check.load(Ordering::Relaxed) { LONGEST_CHECK } else { LONGEST_OTHER };
+        tokio::spawn(tokio::time::timeout(longest, stream));
     }
 }
 
@@ -636,9 +664,10 @@ impl Dispatch {
             return Self::Denied(StatusCode::NOT_FOUND, told(kind.advice()), request.into_body());
         }
         let headers = request.headers();
+        let metadata = Metadata::of(headers);
         let denied = if request.method() != Method::POST {
             Some(StatusCode::METHOD_NOT_ALLOWED)
-        } else if !is_grpc(headers) || !expects_trailers(headers) {
+        } else if !metadata.is_grpc || !metadata.expects_trailers {
             Some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
         } else {
             None
@@ -650,7 +679,7 @@ impl Dispatch {
         if !is_check {
             return Self::Other(Box::new(without_metadata(request)));
         }
-        let (deadline, span) = (grpc_timeout(headers), services.checks.telemetry.begin_span(headers));
+        let (deadline, span) = (metadata.timeout, services.checks.telemetry.begin_span(headers));
         Self::Check(Arriving { body: request.into_body(), deadline, span })
     }
 }
@@ -732,11 +761,6 @@ fn without_metadata(mut request: Request<Incoming>) -> Request<Incoming> {
 /// The longest value of such a header, in bytes.
 const MAX_KEPT_VALUE: usize = 64;
 
-/// Whether the caller can read what a gRPC answer ends with (gRPC over HTTP/2, "TE").
-fn expects_trailers(headers: &HeaderMap) -> bool {
-    headers.get(TE).is_some_and(|value| value.as_bytes() == b"trailers")
-}
-
 /// An answer for whoever speaks no gRPC: a sentence, and a status that nobody takes for a permission.
 fn plain(status: StatusCode, sentence: &'static str) -> Response<AnswerBody> {
     let body = match sentence {
@@ -789,7 +813,6 @@ const OVER: &str = "the call has lasted as long as one may: call again";
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 impl AnswerBody {

@@ -10,6 +10,9 @@ use crate::attributes::Lengths;
 /// What an actor's headers may take together, names and values, in bytes.
 pub const MAX_BYTES: usize = 8 * 1024;
 
+/// Up to so many names it costs less to compare each than to hash the one that is looked for.
+const FEW: usize = 8;
+
 /// One header that tells the upstream about the actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActorHeader {
@@ -86,10 +89,13 @@ impl ActorHeaders {
         self.lengths
     }
 
-    /// The one that a name folds onto ([`folds_onto`]): by its length and one hash, however many there are.
+    /// The one that a name folds onto ([`folds_onto`]): of many, by its length and one hash.
     pub fn folded_onto_by(&self, name: &[u8]) -> Option<&ActorHeader> {
         if !self.lengths.may_hold(name.len()) {
             return None;
+        }
+        if self.headers.len() <= FEW {
+            return self.headers.iter().find(|header| folds_onto(name, &header.name));
         }
         let hash = folded_hash(name);
         let start = self.by_hash.partition_point(|(held, _)| *held < hash);

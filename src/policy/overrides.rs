@@ -133,6 +133,7 @@ const fn slot(name: &[u8]) -> usize {
 }
 
 /// The override whose header's name this is, or one that folds onto it.
+#[inline]
 fn find(name: &[u8]) -> Option<usize> {
     if name.is_empty() || name.len() >= 1 << 5 {
         return None;
