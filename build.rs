@@ -8,7 +8,7 @@ use prost::Message;
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
     let slice = protox::compile(["proto/ext_authz.proto"], ["proto"])?;
-    // Client text is bytes; requests are read by hand (src/ext_authz/request.rs), and tests hold that against this.
+    // Client text is bytes; requests are read by hand (src/ext_authz/codec/request.rs), and tests hold that against this.
     prost_build::Config::new().bytes(["."]).compile_fds(slice)?;
 
     let reflection = protox::compile(["proto/reflection.proto"], ["proto"])?;

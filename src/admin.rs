@@ -40,11 +40,11 @@ use tokio_util::task::TaskTracker;
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::Transport;
-use crate::decision::Refusal;
+use crate::decision::DenyReason;
 use crate::keys::service::Keys;
-use crate::listener::http1;
-use crate::listener::limit::Limited;
-use crate::listener::tls::Acceptor;
+use crate::server::connection_limit::LimitedListener;
+use crate::server::http1;
+use crate::server::tls::Acceptor;
 use crate::shutdown::Closing;
 use crate::telemetry::audit_log::AuditLog;
 use audit::Attempt;
@@ -89,7 +89,12 @@ impl Admin {
 
 /// Serves the API and the page, over TLS where there is an acceptor, until it is time to close; then lets the
 /// requests in flight finish, and the changes whose client has gone.
-pub async fn serve(listener: Limited, tls: Option<Arc<Acceptor>>, admin: Arc<Admin>, closing: Closing) {
+pub async fn serve(
+    listener: LimitedListener,
+    tls: Option<Arc<Acceptor>>,
+    admin: Arc<Admin>,
+    closing: Closing,
+) {
     http1::serve(listener, tls, router(Arc::clone(&admin)), closing).await;
     admin.changes.close();
     admin.changes.wait().await;
@@ -158,7 +163,7 @@ impl Admin {
     /// answer waits a little for the line to be written.
     async fn carry_out(&self, attempt: Attempt, request: Request, next: Next) -> Response {
         let begun = Arc::clone(&self.change_permits).try_acquire_owned();
-        let begun = begun.map_err(|_| ApiError::from(Refusal::Overloaded));
+        let begun = begun.map_err(|_| ApiError::from(DenyReason::Overloaded));
         let begun = begun.and_then(|permit| {
             let place = self.audit_log.reserve().ok_or(ApiError::AuditUnavailable)?;
             Ok((permit, place))
@@ -335,11 +340,11 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
             (status, serde_json::from_slice(&bytes).unwrap())
         }
 
-        async fn check(&self, token: &str) -> Result<(), crate::decision::Refusal> {
+        async fn check(&self, token: &str) -> Result<(), crate::decision::DenyReason> {
             self.check_with("authorization", &format!("Bearer {token}")).await
         }
 
-        async fn check_with(&self, name: &str, value: &str) -> Result<(), crate::decision::Refusal> {
+        async fn check_with(&self, name: &str, value: &str) -> Result<(), crate::decision::DenyReason> {
             let header = Header { name: name.as_bytes(), value: value.as_bytes() };
             let headers = Headers::new(Encoding::Lines, vec![header]);
             let http = Http { method: b"GET", host: b"h", path: b"/", headers };
@@ -446,8 +451,8 @@ credentials: [bearer, session]
         let outdated =
             keys.open_session("ada", &crate::token::TokenDigest::of(b"another")).await.unwrap().cookie;
         let cookie = async |value: &str| stage.check_with("cookie", &format!("eat_session={value}")).await;
-        let unavailable = Err(crate::decision::Refusal::KeysUnavailable);
-        let none = Err(crate::decision::Refusal::NoCredential);
+        let unavailable = Err(crate::decision::DenyReason::KeysUnavailable);
+        let none = Err(crate::decision::DenyReason::NoCredential);
 
         follower.abort();
         assert!((&mut follower).await.unwrap_err().is_cancelled());
@@ -484,14 +489,14 @@ credentials: [bearer, session]
         stage.pass(9_000);
         assert!(stage.check(&old).await.is_ok() && stage.check(&new).await.is_ok());
         stage.pass(1_000);
-        assert_eq!(stage.check(&old).await, Err(crate::decision::Refusal::ExpiredToken));
+        assert_eq!(stage.check(&old).await, Err(crate::decision::DenyReason::ExpiredToken));
         let (_, made) = stage.call("POST", &path, ROOT, r#"{"overlapSeconds": 604800}"#).await;
         let newest = made["key"].as_str().unwrap().to_owned();
         stage.pass(89_000);
         assert!(stage.check(&new).await.is_ok() && stage.check(&newest).await.is_ok());
         stage.pass(1_000);
         for token in [&new, &newest] {
-            assert_eq!(stage.check(token).await, Err(crate::decision::Refusal::ExpiredToken));
+            assert_eq!(stage.check(token).await, Err(crate::decision::DenyReason::ExpiredToken));
         }
         assert_eq!(stage.call("POST", &path, ROOT, "").await.0, 409);
     }

@@ -11,20 +11,20 @@ use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::ext_authz::{self, CheckService};
-use crate::health::Health;
 use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
 use crate::keys::service::Keys;
 use crate::keys::store::OpenError;
-use crate::listener::BindError;
-use crate::listener::activation::{ActivationError, Inherited};
-use crate::listener::limit::{Limited, within_descriptors, within_memory};
-use crate::listener::tls::Acceptors;
 use crate::memory;
 use crate::probes;
+use crate::readiness::Health;
 use crate::reload::{InForce, Origin, Reloader};
+use crate::server::BindError;
+use crate::server::activation::{ActivationError, Inherited};
+use crate::server::connection_limit::{LimitedListener, within_descriptors, within_memory};
+use crate::server::tls::Acceptors;
 use crate::service_manager;
-use crate::shutdown::{Hangups, Shutdown, Signals};
+use crate::shutdown::{Shutdown, SighupStream, Signals};
 use crate::telemetry::Telemetry;
 use crate::telemetry::audit_log::AuditLog;
 use crate::telemetry::decision_log::DecisionLog;
@@ -61,8 +61,8 @@ pub struct Bound {
     pub ext_authz: Listen,
     /// The address of the probes.
     pub probes: Listen,
-    ext_authz_listener: Limited,
-    probes_listener: Limited,
+    ext_authz_listener: LimitedListener,
+    probes_listener: LimitedListener,
     admin: Option<BoundAdmin>,
     acceptors: Acceptors,
     keys: Option<Arc<Keys>>,
@@ -74,7 +74,7 @@ pub struct Bound {
 
 /// The admin listener, bound.
 struct BoundAdmin {
-    listener: Limited,
+    listener: LimitedListener,
     address: Listen,
     admin: Arc<Admin>,
 }
@@ -147,7 +147,7 @@ pub async fn build(
     let ext_authz_listener = inherited.listener(&startup.ext_authz.listen).await?;
     let probes_listener = inherited.listener(&startup.probes.listen).await?;
     let limited = |listener, name, most| {
-        Limited::new(listener, name, most, telemetry.metrics().refused_connections(name))
+        LimitedListener::new(listener, name, most, telemetry.metrics().refused_connections(name))
     };
     let admin = match (&startup.admin, &keys) {
         (Some(admin), Some(keys)) => {
@@ -201,7 +201,7 @@ impl Bound {
     ///
     /// # Errors
     /// [`ServeError`]: a listener stopped by itself, files cannot be watched, or reflection cannot be served.
-    pub async fn serve(self, mut signals: Signals, mut hangups: Hangups) -> Result<(), ServeError> {
+    pub async fn serve(self, mut signals: Signals, mut hangups: SighupStream) -> Result<(), ServeError> {
         let (shutdown, closing) = Shutdown::new();
         let (health, readiness) = Health::new();
         let (routes, reported) = ext_authz::health::routes().await;
@@ -296,7 +296,7 @@ impl Bound {
 }
 
 /// Waits for the next signal that ends the process, and does this at each SIGHUP meanwhile.
-async fn next_end(signals: &mut Signals, hangups: &mut Hangups, at_hangup: impl Fn()) -> &'static str {
+async fn next_end(signals: &mut Signals, hangups: &mut SighupStream, at_hangup: impl Fn()) -> &'static str {
     loop {
         tokio::select! {
             signal = signals.next() => return signal,

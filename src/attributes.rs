@@ -114,7 +114,7 @@ pub struct Headers<'a> {
     encoding: Encoding,
     /// Of a map with more than [`FEW`] entries, each key once.
     entries: Vec<Header<'a>>,
-    lengths: Lengths,
+    lengths: NameLengthFilter,
 }
 
 /// Up to so many entries it costs less to compare those of one name with all that follow than to make a table.
@@ -130,9 +130,9 @@ impl fmt::Debug for Headers<'_> {
 
 /// The lengths of some names, as bits: a name whose length is not among them need not be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lengths(u64);
+pub struct NameLengthFilter(u64);
 
-impl Lengths {
+impl NameLengthFilter {
     /// The lengths of these names.
     pub fn of<'n>(names: impl IntoIterator<Item = &'n [u8]>) -> Self {
         Self(names.into_iter().fold(0, |bits, name| bits | Self::bit(name.len())))
@@ -165,7 +165,7 @@ impl<'a> Headers<'a> {
         if encoding == Encoding::Joined && entries.len() > FEW {
             keep_last_of_each_key(&mut entries);
         }
-        let lengths = Lengths::of(entries.iter().map(|header| header.name));
+        let lengths = NameLengthFilter::of(entries.iter().map(|header| header.name));
         Self { encoding, entries, lengths }
     }
 
@@ -180,7 +180,7 @@ impl<'a> Headers<'a> {
     }
 
     /// The entries whose names may have one of these lengths, in order.
-    pub fn of_lengths(&self, lengths: Lengths) -> impl Iterator<Item = Header<'a>> + '_ {
+    pub fn of_lengths(&self, lengths: NameLengthFilter) -> impl Iterator<Item = Header<'a>> + '_ {
         let none: &[Header<'a>] = &[];
         let entries = if self.lengths.are_apart_from(lengths) { none } else { &self.entries };
         entries.iter().copied().filter(move |header| lengths.may_hold(header.name.len()))

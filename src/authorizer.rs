@@ -7,9 +7,9 @@ use arc_swap::ArcSwap;
 
 use crate::attributes::{Attributes, Http, count_comparison, trim_blanks};
 use crate::config::Rules;
-use crate::credential::{self, CredentialError, Known, Place, Places};
-use crate::decision::{Decision, Learned, Refusal};
-use crate::identity::passwords::Asker;
+use crate::credential::{self, CredentialError, CredentialLocation, CredentialLocations, Principal};
+use crate::decision::{Decision, DecisionContext, DenyReason};
+use crate::identity::passwords::PasswordCaller;
 use crate::identity::{Identity, Sources};
 use crate::policy::Permit;
 
@@ -30,19 +30,23 @@ impl Authorizer {
         &self.sources
     }
 
-    /// Who a request to ourselves comes from: its credential in one of these places, by the same code that
+    /// Who a request to ourselves comes from: its credential in one of these locations, by the same code that
     /// decides Checks.  A token that nobody here knows is denied, whatever the rules leave to upstreams.
     ///
     /// # Errors
     /// The denial that a Check would meet.
-    pub async fn who(&self, http: &Http<'_>, places: &Places) -> Result<Option<Arc<Known>>, Refusal> {
+    pub async fn who(
+        &self,
+        http: &Http<'_>,
+        locations: &CredentialLocations,
+    ) -> Result<Option<Arc<Principal>>, DenyReason> {
         let rules = self.rules.load_full();
-        let Some(found) = credential::find(http, places)? else {
+        let Some(found) = credential::find(http, locations)? else {
             return Ok(None);
         };
-        match self.sources.identify(&found.credential, &rules, Asker::Admin).await? {
-            Identity::Known(known) => Ok(Some(known)),
-            Identity::LeftAlone => Err(Refusal::UnknownToken),
+        match self.sources.identify(&found.credential, &rules, PasswordCaller::Admin).await? {
+            Identity::Authenticated(principal) => Ok(Some(principal)),
+            Identity::NotOurs => Err(DenyReason::UnknownToken),
             Identity::SessionOver => Ok(None),
         }
     }
@@ -64,9 +68,9 @@ impl Authorizer {
     pub async fn authorize(&self, request: &Attributes<'_>, deadline: Option<Duration>) -> Decision {
         // One snapshot for the whole request, so that a reload cannot mix two sets of rules.
         let rules = self.rules.load_full();
-        let mut learned = Learned::default();
-        let verdict = self.decide(request, deadline, &rules, &mut learned).await;
-        Decision { rules, verdict, learned }
+        let mut context = DecisionContext::default();
+        let verdict = self.decide(request, deadline, &rules, &mut context).await;
+        Decision { rules, verdict, context }
     }
 
     /// The steps run in the order in which a reader would ask them.
@@ -76,9 +80,9 @@ impl Authorizer {
         request: &Attributes<'_>,
         deadline: Option<Duration>,
         rules: &Rules,
-        learned: &mut Learned,
-    ) -> Result<Permit, Refusal> {
-        let http = request.http.as_ref().ok_or(Refusal::NoHttp)?;
+        context: &mut DecisionContext,
+    ) -> Result<Permit, DenyReason> {
+        let http = request.http.as_ref().ok_or(DenyReason::NoHttp)?;
 
         // A browser asks without credentials whether it may send a request with them.
         if rules.allow_cors_preflight
@@ -89,51 +93,51 @@ impl Authorizer {
 
         // Envoy's route was meant to name a policy, and nobody knows which.
         if request.misspelled_policy.is_some() {
-            return Err(Refusal::ContextKey);
+            return Err(DenyReason::ContextKey);
         }
 
         // Which policies govern this?  A path that can be read in two ways is denied here.
         let selected = rules.policies.select(request, http)?;
-        learned.policy = Some(Arc::clone(selected.policy));
+        context.policy = Some(Arc::clone(selected.policy));
 
         // What is denied about the credential is denied under every policy.
-        let recognised = self.recognise(http, deadline, rules, learned).await;
+        let recognised = self.recognise(http, deadline, rules, context).await;
 
         // May they?  Only a policy can turn an actor, or the lack of one, into a permit; all of them must,
         // and the request passes by its own one's permit.
         let mut own_permit = None;
-        let mut shadow: Option<(Refusal, Permit)> = None;
+        let mut shadow: Option<(DenyReason, Permit)> = None;
         for policy in selected.iter() {
             let admitted = match &recognised {
-                Ok(()) => policy.admit(learned.known.clone()).map_err(Refusal::from),
-                Err(refusal) => Err(*refusal),
+                Ok(()) => policy.admit(context.principal.clone()).map_err(DenyReason::from),
+                Err(deny_reason) => Err(*deny_reason),
             };
             match admitted {
                 Ok(permit) => {
                     own_permit.get_or_insert(permit);
                 }
                 // Only a policy that is not enforced lets pass what is denied under it.
-                Err(refusal) => match policy.shadow() {
+                Err(deny_reason) => match policy.shadow() {
                     Some(permit) if shadow.is_none() => {
-                        learned.policy = Some(Arc::clone(policy));
-                        shadow = Some((refusal, permit));
+                        context.policy = Some(Arc::clone(policy));
+                        shadow = Some((deny_reason, permit));
                     }
                     Some(_) => {}
                     None => {
-                        learned.policy = Some(Arc::clone(policy));
-                        return Err(refusal);
+                        context.policy = Some(Arc::clone(policy));
+                        return Err(deny_reason);
                     }
                 },
             }
         }
-        if let Some((refusal, permit)) = shadow {
+        if let Some((deny_reason, permit)) = shadow {
             let permit = guard_actor_headers(http, rules, permit)?;
-            learned.shadowed = Some(refusal);
-            learned.left_alone = self.foreign_place(http, rules);
+            context.shadowed = Some(deny_reason);
+            context.passed_through = self.foreign_location(http, rules);
             return Ok(permit);
         }
         // The request's own policy stands first, and denies above where it does not admit.
-        guard_actor_headers(http, rules, own_permit.ok_or(Refusal::NotAdmitted)?)
+        guard_actor_headers(http, rules, own_permit.ok_or(DenyReason::NotAdmitted)?)
     }
 
     /// The steps from the credential to the actor behind it.
@@ -142,26 +146,26 @@ impl Authorizer {
         http: &Http<'_>,
         deadline: Option<Duration>,
         rules: &Rules,
-        learned: &mut Learned,
-    ) -> Result<(), Refusal> {
+        context: &mut DecisionContext,
+    ) -> Result<(), DenyReason> {
         // What does the caller show us?
-        let found = credential::find(http, &rules.places)?;
+        let found = credential::find(http, &rules.locations)?;
 
         // Who is that?  A credential that we do not know is denied here, whatever the policies say.
         if let Some(found) = &found {
-            match self.sources.identify(&found.credential, rules, Asker::Check { deadline }).await? {
-                Identity::Known(known) => learned.known = Some(known),
-                Identity::LeftAlone => learned.left_alone = Some(found.place.clone()),
+            match self.sources.identify(&found.credential, rules, PasswordCaller::Check { deadline }).await? {
+                Identity::Authenticated(principal) => context.principal = Some(principal),
+                Identity::NotOurs => context.passed_through = Some(found.location.clone()),
                 Identity::SessionOver => {}
             }
         }
         Ok(())
     }
 
-    /// The place whose credential is none of ours, dead or alive, and stays in a request that is let pass
+    /// The location whose credential is none of ours, dead or alive, and stays in a request that is let pass
     /// although it was denied: it may be the upstream's own.
-    fn foreign_place(&self, http: &Http<'_>, rules: &Rules) -> Option<Place> {
-        let (place, carried) = credential::look_at_first(http, &rules.places)?;
+    fn foreign_location(&self, http: &Http<'_>, rules: &Rules) -> Option<CredentialLocation> {
+        let (location, carried) = credential::look_at_first(http, &rules.locations)?;
         let is_ours = match carried {
             Ok(credential) => self.sources.recognises(&credential, rules),
             // Either of the two may be ours.
@@ -172,12 +176,12 @@ impl Authorizer {
                 | CredentialError::CrossSite,
             ) => false,
         };
-        (!is_ours).then(|| place.clone())
+        (!is_ours).then(|| location.clone())
     }
 }
 
 /// A `connection` header makes Envoy drop the headers it names (RFC 9110 section 7.6.1), ours included.
-fn guard_actor_headers(http: &Http<'_>, rules: &Rules, permit: Permit) -> Result<Permit, Refusal> {
+fn guard_actor_headers(http: &Http<'_>, rules: &Rules, permit: Permit) -> Result<Permit, DenyReason> {
     let mut named = http.headers.all("connection").flat_map(|value| value.split(|&byte| byte == b','));
     let names_actor_header = named.any(|name| {
         count_comparison();
@@ -185,7 +189,7 @@ fn guard_actor_headers(http: &Http<'_>, rules: &Rules, permit: Permit) -> Result
         rules.actor_headers.folded_onto_by(name).is_some()
     });
     if names_actor_header {
-        return Err(Refusal::ConnectionNamesActorHeader);
+        return Err(DenyReason::ConnectionNamesActorHeader);
     }
     Ok(permit)
 }

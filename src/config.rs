@@ -20,11 +20,11 @@ mod policies;
 mod positions;
 mod raw;
 mod reader;
+mod redact;
 mod restrictions;
 mod routes;
 mod schema;
 mod secrets;
-mod shown;
 mod startup;
 mod syntax;
 mod tls;
@@ -48,7 +48,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::actor::Actor;
 use crate::actor::header::{ActorHeader, ActorHeaders};
-use crate::credential::{Place, Places};
+use crate::credential::{CredentialLocation, CredentialLocations};
 use crate::keys::name::{folded, is_same};
 use crate::keys::service::Settings;
 use crate::keys::store::StoreUrl;
@@ -119,7 +119,7 @@ pub struct Rules {
     /// `users`.
     pub users: Users,
     /// `credentials`: where a request may carry a credential.
-    pub places: Places,
+    pub locations: CredentialLocations,
     /// `forward_credentials`: whether the upstream sees the credential.
     pub forward_credentials: bool,
     /// `unknown_credentials`.
@@ -313,7 +313,7 @@ fn syntax_error(error: &SyntaxError, text: &str, file: &Arc<Path>) -> Diagnostic
         position: (line > 0).then_some(Position { line, column }),
         key: String::new(),
         message: error.message.clone().into_owned(),
-        shown: shown::line_without_tree(text, line),
+        shown: redact::line_without_tree(text, line),
     }
 }
 
@@ -454,8 +454,8 @@ fn read_sections<'t>(
             Sessions::InCookie(session_cookie(admin.listen.transport, admin.rules.public_url.as_ref()))
         }
     };
-    let places = credentials::read(reader, sections.entry("credentials"), query, sessions);
-    let actor_headers = headers::read(reader, sections.get("actor_headers"), &places);
+    let locations = credentials::read(reader, sections.entry("credentials"), query, sessions);
+    let actor_headers = headers::read(reader, sections.get("actor_headers"), &locations);
     let context = Context { policing: &policing, actor_headers: &actor_headers };
     let users_written = sections.get("users");
     let written = |list: Option<&'t Node>| list.filter(|_| is_written(list)).map(|node| &node.at);
@@ -464,11 +464,17 @@ fn read_sections<'t>(
         users: written(users_written),
         keys: sections.entry("keys").map(|entry| &entry.at),
     };
-    credentials::warn_of_useless(reader, sections.entry("credentials"), &places, &callers, admin.is_some());
+    credentials::warn_of_useless(
+        reader,
+        sections.entry("credentials"),
+        &locations,
+        &callers,
+        admin.is_some(),
+    );
     let nobody = !is_written(tokens) && !is_written(users_written) && keys.is_none();
     let tokens_written = tokens;
     let tokens = tokens::read(reader, tokens, &context);
-    let takes_passwords = places.iter().any(|place| matches!(place, Place::Basic { .. }));
+    let takes_passwords = locations.iter().any(|place| matches!(place, CredentialLocation::Basic { .. }));
     let admits = |actor: &Actor| {
         let allow = admin.as_ref().and_then(|admin| admin.rules.allow.allow());
         allow.is_some_and(|allow| allow.admits(actor))
@@ -504,7 +510,7 @@ fn read_sections<'t>(
     let rules = Rules {
         tokens,
         users: Users::default(),
-        places: credentials::places(places),
+        locations: credentials::locations(locations),
         forward_credentials: switch(reader, sections, "forward_credentials"),
         unknown_credentials: read_unknown_credentials(reader, sections.get("unknown_credentials")),
         allow_cors_preflight: switch(reader, sections, "allow_cors_preflight"),
@@ -617,17 +623,17 @@ impl Rules {
     /// Whether a token, a user or one of their actors has this name, so that no key may take it.  Names are compared as
     /// those of keys are.
     pub fn has_name(&self, name: &str) -> bool {
-        let users = self.users.iter().map(|(_, user)| &user.known);
+        let users = self.users.iter().map(|(_, user)| &user.principal);
         let name = folded(name);
-        self.tokens.iter().map(|(_, known)| known).chain(users).any(|known| {
+        self.tokens.iter().map(|(_, principal)| principal).chain(users).any(|principal| {
             let is_actors = |member| {
-                known
+                principal
                     .actor
                     .member(member)
                     .and_then(serde_json::Value::as_str)
                     .is_some_and(|own| is_same(&name, own))
             };
-            is_same(&name, &known.name) || is_actors("name") || is_actors("id")
+            is_same(&name, &principal.name) || is_actors("name") || is_actors("id")
         })
     }
 

@@ -1,12 +1,12 @@
 //! Credentials: where a request carries one, what it is, and what we know of those that we know.
 //!
-//! The first place that carries anything decides alone.  A bad credential never falls through
-//! to the next place or to anonymous.
+//! The first location that carries anything decides alone.  A bad credential never falls through
+//! to the next location or to anonymous.
 
 pub mod cookie;
 pub mod cross_site;
 pub mod query;
-pub mod removal;
+pub mod stripping;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use crate::actor::Actor;
-use crate::attributes::{Http, Lengths, trim_blanks};
+use crate::attributes::{Http, NameLengthFilter, trim_blanks};
 use crate::secret::Secret;
 use crate::token::{PlainToken, TokenDigest};
 
@@ -28,7 +28,7 @@ pub const API_KEY_USER: &str = "api_key";
 
 /// Where a request may carry a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum CredentialLocation {
     /// `Authorization: Bearer T` (RFC 6750 section 2.1).
     Bearer,
     /// `Authorization: Basic …` (RFC 7617): a user's name and password, or `api_key` and a token.
@@ -38,7 +38,7 @@ pub enum Place {
     },
     /// Our own session cookie: a user who logged in.
     Session {
-        /// Its name: one of [`removal::SESSION_COOKIES`].
+        /// Its name: one of [`stripping::SESSION_COOKIES`].
         cookie: &'static str,
     },
     /// A header whose whole value is the token.
@@ -60,19 +60,19 @@ pub enum Place {
     },
 }
 
-/// The places to look at, in order.
+/// The locations to look at, in order.
 #[derive(Debug, Clone)]
-pub struct Places {
-    order: Vec<Place>,
+pub struct CredentialLocations {
+    order: Vec<CredentialLocation>,
     bearer: bool,
     basic: bool,
     cookies: HashSet<Box<[u8]>>,
-    cookie_lengths: Lengths,
+    cookie_lengths: NameLengthFilter,
 }
 
 /// What a request carries.
 pub enum Credential {
-    /// A token, by its digest: the text itself goes no further than its place.
+    /// A token, by its digest: the text itself goes no further than its location.
     Token {
         /// The SHA-256 of the token.
         digest: TokenDigest,
@@ -95,18 +95,18 @@ pub enum Credential {
     },
 }
 
-/// A credential and the place that carried it.
-pub struct Found<'p> {
+/// A credential and the location that carried it.
+pub struct PresentedCredential<'p> {
     /// What was found.
     pub credential: Credential,
     /// Where.
-    pub place: &'p Place,
+    pub location: &'p CredentialLocation,
 }
 
-/// Why a place that carries something carries no credential.
+/// Why a location that carries something carries no credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CredentialError {
-    /// The place is filled twice: whoever reads the other one sees somebody else.
+    /// The location is filled twice: whoever reads the other one sees somebody else.
     Duplicate,
     /// A token without the form of one.
     MalformedToken,
@@ -143,7 +143,7 @@ impl Kind {
 
 /// A credential that we know, and the actor behind it.
 #[derive(Debug)]
-pub struct Known {
+pub struct Principal {
     /// What kind of credential it is.
     pub kind: Kind,
     /// Its name: never a secret.
@@ -196,14 +196,14 @@ pub struct Encoded {
     pub bytes: Box<[u8]>,
 }
 
-/// The bytes hold the actor, which has no place in a debug line: only their number is shown.
+/// The bytes hold the actor, which has no location in a debug line: only their number is shown.
 impl std::fmt::Debug for Encoded {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "Encoded({} bytes, rules {})", self.bytes.len(), self.rules_version)
     }
 }
 
-impl Known {
+impl Principal {
     /// A credential without restriction and expiry.
     pub fn new(kind: Kind, name: Arc<str>, actor: Actor) -> Self {
         Self {
@@ -228,60 +228,63 @@ impl Known {
     }
 }
 
-impl Places {
-    /// Places in the order in which they are asked.
-    pub fn new(order: Vec<Place>) -> Self {
-        let bearer = order.iter().any(|place| matches!(place, Place::Bearer));
-        let basic = order.iter().any(|place| matches!(place, Place::Basic { .. }));
-        let name_of = |place: &Place| match place {
-            Place::Cookie { name, .. } => Some(name.as_bytes().into()),
-            Place::Bearer
-            | Place::Basic { .. }
-            | Place::Session { .. }
-            | Place::Header { .. }
-            | Place::Query { .. } => None,
+impl CredentialLocations {
+    /// Locations in the order in which they are asked.
+    pub fn new(order: Vec<CredentialLocation>) -> Self {
+        let bearer = order.iter().any(|location| matches!(location, CredentialLocation::Bearer));
+        let basic = order.iter().any(|location| matches!(location, CredentialLocation::Basic { .. }));
+        let name_of = |location: &CredentialLocation| match location {
+            CredentialLocation::Cookie { name, .. } => Some(name.as_bytes().into()),
+            CredentialLocation::Bearer
+            | CredentialLocation::Basic { .. }
+            | CredentialLocation::Session { .. }
+            | CredentialLocation::Header { .. }
+            | CredentialLocation::Query { .. } => None,
         };
         let cookies: HashSet<Box<[u8]>> = order.iter().filter_map(name_of).collect();
-        let cookie_lengths = Lengths::of(cookies.iter().map(|name| &**name));
+        let cookie_lengths = NameLengthFilter::of(cookies.iter().map(|name| &**name));
         Self { order, bearer, basic, cookies, cookie_lengths }
     }
 
-    /// Whether one of the places is the cookie of this name.
-    pub fn take_cookie(&self, name: &[u8]) -> bool {
+    /// Whether one of the locations is the cookie of this name.
+    pub fn reads_cookie(&self, name: &[u8]) -> bool {
         self.cookie_lengths.may_hold(name.len()) && self.cookies.contains(name)
     }
 
-    /// The places in order.
-    pub fn order(&self) -> &[Place] {
+    /// The locations in order.
+    pub fn order(&self) -> &[CredentialLocation] {
         &self.order
     }
 
     /// From now on sessions are looked for in the cookie of this name, if they are looked for at all.
-    pub fn look_for_sessions_in(&mut self, name: &'static str) {
-        for place in &mut self.order {
-            if let Place::Session { cookie } = place {
+    pub fn set_session_cookie(&mut self, name: &'static str) {
+        for location in &mut self.order {
+            if let CredentialLocation::Session { cookie } = location {
                 *cookie = name;
             }
         }
     }
 
     /// Whether Basic credentials are taken.
-    pub fn take_basic(&self) -> bool {
+    pub fn reads_basic(&self) -> bool {
         self.basic
     }
 }
 
-/// Finds the request's credential: that of the first place that carries anything.
+/// Finds the request's credential: that of the first location that carries anything.
 ///
 /// # Errors
-/// [`CredentialError`]: a place carries something, and it is no credential or must not count.
-pub fn find<'p>(http: &Http<'_>, places: &'p Places) -> Result<Option<Found<'p>>, CredentialError> {
-    let Some((place, credential)) = look_at_first(http, places) else {
+/// [`CredentialError`]: a location carries something, and it is no credential or must not count.
+pub fn find<'p>(
+    http: &Http<'_>,
+    locations: &'p CredentialLocations,
+) -> Result<Option<PresentedCredential<'p>>, CredentialError> {
+    let Some((location, credential)) = look_at_first(http, locations) else {
         return Ok(None);
     };
     let credential = credential?;
-    cross_site::check(http, place)?;
-    Ok(Some(Found { credential, place }))
+    cross_site::check(http, location)?;
+    Ok(Some(PresentedCredential { credential, location }))
 }
 
 /// Whether a Bearer is among what `authorization` holds, well-formed or not.
@@ -290,27 +293,27 @@ pub fn carries_bearer(http: &Http<'_>) -> bool {
     parts.any(|part| split_scheme(part).0.eq_ignore_ascii_case(b"bearer"))
 }
 
-/// The first place that carries anything, and what: whoever caused the request.
+/// The first location that carries anything, and what: whoever caused the request.
 pub fn look_at_first<'p>(
     http: &Http<'_>,
-    places: &'p Places,
-) -> Option<(&'p Place, Result<Credential, CredentialError>)> {
-    for place in &places.order {
-        match look(http, place, places) {
+    locations: &'p CredentialLocations,
+) -> Option<(&'p CredentialLocation, Result<Credential, CredentialError>)> {
+    for location in &locations.order {
+        match look(http, location, locations) {
             Ok(Look::Nothing) => {}
             Ok(Look::NotOurs) => return None,
-            Ok(Look::Found(credential)) => return Some((place, Ok(credential))),
-            Err(error) => return Some((place, Err(error))),
+            Ok(Look::Found(credential)) => return Some((location, Ok(credential))),
+            Err(error) => return Some((location, Err(error))),
         }
     }
     None
 }
 
-/// What each place shows that [`find`] asks, in order: the last of them is the one that decides.
-pub fn look_at_each(http: &Http<'_>, places: &Places) -> Vec<Result<Look, CredentialError>> {
+/// What each location shows that [`find`] asks, in order: the last of them is the one that decides.
+pub fn look_at_each(http: &Http<'_>, locations: &CredentialLocations) -> Vec<Result<Look, CredentialError>> {
     let mut looks = Vec::new();
-    for place in &places.order {
-        let look = examine(http, place, places);
+    for location in &locations.order {
+        let look = examine(http, location, locations);
         let is_last = !matches!(look, Ok(Look::Nothing));
         looks.push(look);
         if is_last {
@@ -320,41 +323,49 @@ pub fn look_at_each(http: &Http<'_>, places: &Places) -> Vec<Result<Look, Creden
     looks
 }
 
-/// What a place shows, once it may count in this request.
-fn examine(http: &Http<'_>, place: &Place, places: &Places) -> Result<Look, CredentialError> {
-    let look = look(http, place, places)?;
+/// What a location shows, once it may count in this request.
+fn examine(
+    http: &Http<'_>,
+    location: &CredentialLocation,
+    locations: &CredentialLocations,
+) -> Result<Look, CredentialError> {
+    let look = look(http, location, locations)?;
     if matches!(look, Look::Found(_)) {
-        cross_site::check(http, place)?;
+        cross_site::check(http, location)?;
     }
     Ok(look)
 }
 
-/// What a place shows.
+/// What a location shows.
 pub enum Look {
-    /// It is absent or empty: the next place is asked.
+    /// It is absent or empty: the next location is asked.
     Nothing,
-    /// A scheme that is none of ours: there is no credential, and no later place is asked.
+    /// A scheme that is none of ours: there is no credential, and no later location is asked.
     NotOurs,
     /// A credential.
     Found(Credential),
 }
 
-fn look(http: &Http<'_>, place: &Place, places: &Places) -> Result<Look, CredentialError> {
-    match place {
-        Place::Bearer => match authorization(http, places)? {
+fn look(
+    http: &Http<'_>,
+    location: &CredentialLocation,
+    locations: &CredentialLocations,
+) -> Result<Look, CredentialError> {
+    match location {
+        CredentialLocation::Bearer => match authorization(http, locations)? {
             Authorization::Absent | Authorization::Basic(_) => Ok(Look::Nothing),
             Authorization::NotOurs => Ok(Look::NotOurs),
             Authorization::Bearer(token) => Ok(Look::Found(token_credential(token)?)),
         },
-        Place::Basic { .. } => match authorization(http, places)? {
+        CredentialLocation::Basic { .. } => match authorization(http, locations)? {
             Authorization::Absent | Authorization::Bearer(_) => Ok(Look::Nothing),
             Authorization::NotOurs => Ok(Look::NotOurs),
             Authorization::Basic(encoded) => Ok(Look::Found(basic_credential(encoded)?)),
         },
-        Place::Session { cookie } => look_at_session(http, cookie),
-        Place::Header { name } => look_at_header(http, name),
-        Place::Query { name } => look_at_query(http, name),
-        Place::Cookie { name, .. } => look_at_cookie(http, name),
+        CredentialLocation::Session { cookie } => look_at_session(http, cookie),
+        CredentialLocation::Header { name } => look_at_header(http, name),
+        CredentialLocation::Query { name } => look_at_query(http, name),
+        CredentialLocation::Cookie { name, .. } => look_at_cookie(http, name),
     }
 }
 
@@ -368,8 +379,11 @@ enum Authorization<'a> {
     Basic(&'a [u8]),
 }
 
-fn authorization<'a>(http: &Http<'a>, places: &Places) -> Result<Authorization<'a>, CredentialError> {
-    let ours = |part| !matches!(scheme(part, places), Authorization::NotOurs | Authorization::Absent);
+fn authorization<'a>(
+    http: &Http<'a>,
+    locations: &CredentialLocations,
+) -> Result<Authorization<'a>, CredentialError> {
+    let ours = |part| !matches!(scheme(part, locations), Authorization::NotOurs | Authorization::Absent);
     let mut values = http.headers.all("authorization");
     let Some(value) = values.next() else {
         return Ok(Authorization::Absent);
@@ -395,7 +409,7 @@ fn authorization<'a>(http: &Http<'a>, places: &Places) -> Result<Authorization<'
             Ok(Authorization::NotOurs)
         };
     }
-    Ok(scheme(value, places))
+    Ok(scheme(value, locations))
 }
 
 /// The lines that Envoy may have joined with commas.
@@ -411,11 +425,11 @@ fn split_scheme(value: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// The scheme is compared without regard to case (RFC 9110 section 11.1).
-fn scheme<'a>(value: &'a [u8], places: &Places) -> Authorization<'a> {
+fn scheme<'a>(value: &'a [u8], locations: &CredentialLocations) -> Authorization<'a> {
     let (scheme, rest) = split_scheme(value);
-    if places.bearer && scheme.eq_ignore_ascii_case(b"bearer") {
+    if locations.bearer && scheme.eq_ignore_ascii_case(b"bearer") {
         Authorization::Bearer(rest)
-    } else if places.basic && scheme.eq_ignore_ascii_case(b"basic") {
+    } else if locations.basic && scheme.eq_ignore_ascii_case(b"basic") {
         Authorization::Basic(rest)
     } else {
         Authorization::NotOurs
@@ -505,31 +519,38 @@ mod tests {
     use super::*;
     use crate::attributes::{Encoding, Header, Headers};
 
-    fn places() -> Vec<Place> {
+    fn locations() -> Vec<CredentialLocation> {
         vec![
-            Place::Bearer,
-            Place::Basic { cross_site: CrossSite::Refuse },
-            Place::Header { name: "x-api-key".into() },
-            Place::Query { name: "_auth_token".into() },
-            Place::Cookie { name: "auth_token".into(), cross_site: CrossSite::Refuse },
+            CredentialLocation::Bearer,
+            CredentialLocation::Basic { cross_site: CrossSite::Refuse },
+            CredentialLocation::Header { name: "x-api-key".into() },
+            CredentialLocation::Query { name: "_auth_token".into() },
+            CredentialLocation::Cookie { name: "auth_token".into(), cross_site: CrossSite::Refuse },
         ]
     }
 
     /// `token T`, `password U:P`, `none` or the error, for a request with these headers.
-    fn found(encoding: Encoding, path: &[u8], headers: &[(&str, &[u8])], places: Vec<Place>) -> String {
+    fn found(
+        encoding: Encoding,
+        path: &[u8],
+        headers: &[(&str, &[u8])],
+        locations: Vec<CredentialLocation>,
+    ) -> String {
         let entries = headers.iter().map(|&(name, value)| Header { name: name.as_bytes(), value });
         let headers = Headers::new(encoding, entries.collect());
         let http = Http { method: b"GET", host: b"h", path, headers };
-        let places = Places::new(places);
-        match find(&http, &places) {
+        let locations = CredentialLocations::new(locations);
+        match find(&http, &locations) {
             Ok(None) => "none".to_owned(),
-            Ok(Some(Found { credential: Credential::Session { .. }, .. })) => "session".to_owned(),
-            Ok(Some(Found { credential: Credential::Token { digest, .. }, .. })) => {
+            Ok(Some(PresentedCredential { credential: Credential::Session { .. }, .. })) => {
+                "session".to_owned()
+            }
+            Ok(Some(PresentedCredential { credential: Credential::Token { digest, .. }, .. })) => {
                 let candidates = ["T", "U", "b=c==", "a/b+c"];
                 let digest_of = |text: &&&str| PlainToken::new(text.as_bytes()).unwrap().digest() == digest;
                 format!("token {}", candidates.iter().find(digest_of).unwrap())
             }
-            Ok(Some(Found { credential: Credential::Password { user, password }, .. })) => {
+            Ok(Some(PresentedCredential { credential: Credential::Password { user, password }, .. })) => {
                 format!("password {user}:{}", password.expose())
             }
             Err(error) => format!("{error:?}"),
@@ -587,7 +608,7 @@ mod tests {
         cases.push(([b"Bearer ", [b'a'; 4097].as_slice()].concat(), "MalformedToken"));
         for (value, expected) in cases {
             for encoding in [Encoding::Joined, Encoding::Lines] {
-                let found = found(encoding, b"/", &[("authorization", &value)], places());
+                let found = found(encoding, b"/", &[("authorization", &value)], locations());
                 assert_eq!(found, expected, "{}", value.escape_ascii());
             }
         }
@@ -596,10 +617,10 @@ mod tests {
     #[test]
     fn two_lines_are_never_one_credential() {
         let twice: &[(&str, &[u8])] = &[("authorization", b"Bearer T"), ("Authorization", b"Negotiate abc")];
-        assert_eq!(found(Encoding::Lines, b"/", twice, places()), "Duplicate");
+        assert_eq!(found(Encoding::Lines, b"/", twice, locations()), "Duplicate");
         let keys: &[(&str, &[u8])] = &[("x-api-key", b"T"), ("x-api-key", b"")];
-        assert_eq!(found(Encoding::Lines, b"/", keys, places()), "Duplicate");
-        assert_eq!(found(Encoding::Joined, b"/", &[("x-api-key", b"T,")], places()), "Duplicate");
+        assert_eq!(found(Encoding::Lines, b"/", keys, locations()), "Duplicate");
+        assert_eq!(found(Encoding::Joined, b"/", &[("x-api-key", b"T,")], locations()), "Duplicate");
     }
 
     #[test]
@@ -637,35 +658,38 @@ mod tests {
         ];
         for (path, headers, expected) in cases {
             for encoding in [Encoding::Joined, Encoding::Lines] {
-                let found = found(encoding, path, headers, places());
+                let found = found(encoding, path, headers, locations());
                 assert_eq!(found, *expected, "{} {headers:?}", path.escape_ascii());
             }
         }
     }
 
     #[test]
-    fn cookies_of_several_lines_are_one_place() {
+    fn cookies_of_several_lines_are_one_location() {
         let lines: &[(&str, &[u8])] = &[("cookie", b"a=1"), ("cookie", b"auth_token=T")];
-        assert_eq!(found(Encoding::Lines, b"/", lines, places()), "token T");
+        assert_eq!(found(Encoding::Lines, b"/", lines, locations()), "token T");
         let twice: &[(&str, &[u8])] = &[("cookie", b"auth_token=T"), ("cookie", b"auth_token=U")];
-        assert_eq!(found(Encoding::Lines, b"/", twice, places()), "Duplicate");
+        assert_eq!(found(Encoding::Lines, b"/", twice, locations()), "Duplicate");
         // HTTP/1 lines joined by Envoy, in the map alone: a comma separates nothing in a single line.
         let joined: &[(&str, &[u8])] = &[("cookie", b"a=1,auth_token=T")];
-        assert_eq!(found(Encoding::Joined, b"/", joined, places()), "token T");
-        assert_eq!(found(Encoding::Lines, b"/", joined, places()), "none");
+        assert_eq!(found(Encoding::Joined, b"/", joined, locations()), "token T");
+        assert_eq!(found(Encoding::Lines, b"/", joined, locations()), "none");
     }
 
     #[test]
     fn only_the_schemes_that_are_on_are_ours_and_order_decides() {
         let basic_value = basic(b"U:P");
         let both: &[(&str, &[u8])] = &[("authorization", &basic_value), ("x-api-key", b"T")];
-        let key = || Place::Header { name: "x-api-key".into() };
-        let basic_place = || Place::Basic { cross_site: CrossSite::Refuse };
-        assert_eq!(found(Encoding::Lines, b"/", both, vec![Place::Bearer, key()]), "none");
-        assert_eq!(found(Encoding::Lines, b"/", both, vec![key(), Place::Bearer]), "token T");
-        assert_eq!(found(Encoding::Lines, b"/", both, vec![Place::Bearer, key(), basic_place()]), "token T");
+        let key = || CredentialLocation::Header { name: "x-api-key".into() };
+        let basic_location = || CredentialLocation::Basic { cross_site: CrossSite::Refuse };
+        assert_eq!(found(Encoding::Lines, b"/", both, vec![CredentialLocation::Bearer, key()]), "none");
+        assert_eq!(found(Encoding::Lines, b"/", both, vec![key(), CredentialLocation::Bearer]), "token T");
         assert_eq!(
-            found(Encoding::Lines, b"/", both, vec![Place::Bearer, basic_place(), key()]),
+            found(Encoding::Lines, b"/", both, vec![CredentialLocation::Bearer, key(), basic_location()]),
+            "token T"
+        );
+        assert_eq!(
+            found(Encoding::Lines, b"/", both, vec![CredentialLocation::Bearer, basic_location(), key()]),
             "password U:P"
         );
         assert_eq!(found(Encoding::Lines, b"/", both, vec![]), "none");

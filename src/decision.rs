@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::Rules;
-use crate::credential::{CredentialError, Known, Place};
+use crate::credential::{CredentialError, CredentialLocation, Principal};
 use crate::policy::{AmbiguousPath, NotAdmitted, Permit, Policy, SelectError};
 
 /// What was decided about one request.
@@ -12,23 +12,23 @@ pub struct Decision {
     /// The rules that decided: one snapshot from start to end.
     pub rules: Arc<Rules>,
     /// The answer.
-    pub verdict: Result<Permit, Refusal>,
+    pub verdict: Result<Permit, DenyReason>,
     /// What was learned on the way.
-    pub learned: Learned,
+    pub context: DecisionContext,
 }
 
 /// What was learned of a request before it was decided: for the log, the metadata and the answer.
 #[derive(Debug, Default)]
-pub struct Learned {
+pub struct DecisionContext {
     /// The policy that governs, when one could be selected.
     pub policy: Option<Arc<Policy>>,
     /// The credential that was recognised, even when it did not suffice.
-    pub known: Option<Arc<Known>>,
+    pub principal: Option<Arc<Principal>>,
     /// Where a credential stood that nobody here knows and that is left to the upstream
     /// (`unknown_credentials: anonymous`, or a policy that is not enforced).
-    pub left_alone: Option<Place>,
+    pub passed_through: Option<CredentialLocation>,
     /// The denial that would have been, when the policy is not enforced and the request passes all the same.
-    pub shadowed: Option<Refusal>,
+    pub shadowed: Option<DenyReason>,
 }
 
 /// What a decision comes to, once there is an answer.
@@ -37,17 +37,17 @@ pub enum Outcome {
     /// The policy admits the request.
     Allowed,
     /// The policy is not enforced: the request passes, and this is why it would not.
-    Shadowed(Refusal),
+    Shadowed(DenyReason),
     /// The request is denied.
-    Refused(Refusal),
+    Refused(DenyReason),
 }
 
 impl Decision {
     /// What it comes to, unless the answer cannot be built.
     pub fn outcome(&self) -> Outcome {
-        match (&self.verdict, self.learned.shadowed) {
-            (Err(refusal), _) => Outcome::Refused(*refusal),
-            (Ok(_), Some(refusal)) => Outcome::Shadowed(refusal),
+        match (&self.verdict, self.context.shadowed) {
+            (Err(deny_reason), _) => Outcome::Refused(*deny_reason),
+            (Ok(_), Some(deny_reason)) => Outcome::Shadowed(deny_reason),
             (Ok(_), None) => Outcome::Allowed,
         }
     }
@@ -64,22 +64,22 @@ impl Outcome {
     }
 
     /// The denial, also one that was not enforced.
-    pub fn refusal(self) -> Option<Refusal> {
+    pub fn deny_reason(self) -> Option<DenyReason> {
         match self {
             Self::Allowed => None,
-            Self::Shadowed(refusal) | Self::Refused(refusal) => Some(refusal),
+            Self::Shadowed(deny_reason) | Self::Refused(deny_reason) => Some(deny_reason),
         }
     }
 
     /// Why, as a word for logs and metrics.
     pub fn reason(self) -> &'static str {
-        self.refusal().map_or("admitted", Refusal::reason)
+        self.deny_reason().map_or("admitted", DenyReason::reason)
     }
 }
 
 /// Why a request is denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Refusal {
+pub enum DenyReason {
     /// The message is no CheckRequest.
     Undecodable,
     /// The message is longer than `ext_authz.max_request_bytes`.
@@ -104,7 +104,7 @@ pub enum Refusal {
     Destination,
     /// A `connection` header asks Envoy to drop an actor header.
     ConnectionNamesActorHeader,
-    /// A place is filled twice.
+    /// A location is filled twice.
     DuplicateCredential,
     /// There is no credential, and the policy needs an actor.
     NoCredential,
@@ -140,7 +140,7 @@ pub enum Refusal {
     KeysUnavailable,
 }
 
-impl Refusal {
+impl DenyReason {
     /// Every denial, one of each.
     pub const ALL: [Self; 39] = [
         Self::Undecodable,
@@ -263,7 +263,7 @@ impl Refusal {
     }
 }
 
-impl From<SelectError> for Refusal {
+impl From<SelectError> for DenyReason {
     fn from(error: SelectError) -> Self {
         match error {
             SelectError::AmbiguousPath(why) => Self::AmbiguousPath(why),
@@ -278,7 +278,7 @@ impl From<SelectError> for Refusal {
     }
 }
 
-impl From<CredentialError> for Refusal {
+impl From<CredentialError> for DenyReason {
     fn from(error: CredentialError) -> Self {
         match error {
             CredentialError::Duplicate => Self::DuplicateCredential,
@@ -289,7 +289,7 @@ impl From<CredentialError> for Refusal {
     }
 }
 
-impl From<NotAdmitted> for Refusal {
+impl From<NotAdmitted> for DenyReason {
     fn from(error: NotAdmitted) -> Self {
         match error {
             NotAdmitted::Anonymous => Self::NoCredential,

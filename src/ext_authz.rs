@@ -5,14 +5,10 @@
 //! included: to Envoy a gRPC error is an outage, which it may be told to let pass.
 //! Only a body that is no gRPC message, or does not arrive in time, is a gRPC error.
 
-pub mod frame;
+pub mod codec;
 pub mod health;
-pub mod intake;
-pub mod line;
-pub mod protobuf;
+pub mod incomplete;
 pub mod reflection;
-pub mod request;
-pub mod response;
 pub mod wiring;
 
 /// The slice of the protocol, generated from `proto/ext_authz.proto`.
@@ -49,19 +45,22 @@ use tower::ServiceExt;
 use crate::attributes::Attributes;
 use crate::authorizer::Authorizer;
 use crate::config::Rules;
-use crate::decision::{Decision, Learned, Refusal};
-use crate::listener::Stream;
-use crate::listener::limit::{Activity, Answer, Limited, Place, Turn};
-use crate::listener::stall::Unstalled;
-use crate::listener::tls::Acceptor;
+use crate::decision::{Decision, DecisionContext, DenyReason};
 use crate::memory;
+use crate::server::Stream;
+use crate::server::connection_limit::{
+    Answer, ConnectionActivity, ConnectionSlot, LimitedListener, RequestGuard,
+};
+use crate::server::header_block_limit::{HeaderBlockBudget, HeaderBlockLimiter};
+use crate::server::tls::Acceptor;
+use crate::server::write_timeout::WriteTimeout;
 use crate::shutdown::Closing;
 use crate::telemetry::traces::CheckSpan;
 use crate::telemetry::{Telemetry, h2_events};
-use frame::{Budget, FrameError, Message};
-use intake::{BlockBudget, Intake};
-use line::Line;
-use response::Answers;
+use codec::frame::{self, Budget, FrameError, Message};
+use codec::request;
+use codec::response::Answers;
+use incomplete::IncompleteQueue;
 use wiring::{WrongWiring, WrongWirings};
 
 /// The path of the one method.
@@ -105,13 +104,13 @@ const OPEN_CHECK_BYTES: u64 = 16 * 1024;
 /// However little memory there is, so many Checks may be open: as many as one Envoy worker asks at a time.
 const MIN_OPEN_CHECKS: u32 = MAX_CONCURRENT_STREAMS;
 /// How long a Check may live, its answer taken by the client included.  Nobody waits for one that long.
-const LONGEST_CHECK: Duration = Duration::from_secs(30);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a message may take to arrive; a shorter `grpc-timeout` goes before.
-const LONGEST_READ: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the rest of a message that was denied unread may go on arriving.
-const MAX_DISCARD_TIME: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bodies that may be read on at a time after their answer.
-const MAX_DISCARDED: usize = 1024;
+const MAX_DRAINED_BODIES: usize = 1024;
 /// Streams that are no Checks: over all connections, where memory allows and in any case, on each, and how long each
 /// may live.
 const MAX_OTHERS: usize = 1024;
@@ -119,12 +118,12 @@ const MIN_OTHERS: usize = 128;
 /// So much memory for each of them leaves room for answers of reflection that nobody takes.
 const OTHER_SHARE: u64 = 512 * 1024;
 const MAX_OTHERS_OF_CONNECTION: usize = 64;
-const MAX_OTHER_TIME: Duration = Duration::from_secs(30 * 60);
+const OTHER_CALL_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// The largest message of theirs, in bytes.
 const MAX_OTHER_MESSAGE: usize = 16 * 1024;
 /// How long the stream of one may live: who watches our health may do so for long, and then has to take the end of it.
-const LONGEST_OTHER: Duration =
-    Duration::from_secs(LONGEST_READ.as_secs() + MAX_OTHER_TIME.as_secs() + LONGEST_CHECK.as_secs());
+const OTHER_STREAM_TIMEOUT: Duration =
+    Duration::from_secs(READ_TIMEOUT.as_secs() + OTHER_CALL_TIMEOUT.as_secs() + CHECK_TIMEOUT.as_secs());
 /// How long a connection may stay open before it has sent the 24 bytes with which HTTP/2 begins.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -171,14 +170,14 @@ pub struct CheckService {
     max_request_bytes: usize,
     shares: Shares,
     arriving: Budget,
-    unfinished: Line,
-    discarded: Discarded,
+    unfinished: IncompleteQueue,
+    discarded: BodyDrain,
     /// Of the snapshot last seen: rebuilt by the first Check under another.
     answers: ArcSwap<Answers>,
 }
 
 /// A request for a Check, less what its head has told.
-struct Arriving {
+struct IncomingCheck {
     body: Incoming,
     /// How long Envoy waits for the answer.
     deadline: Option<Duration>,
@@ -186,7 +185,7 @@ struct Arriving {
 }
 
 /// A Check that is being answered.
-struct Begun {
+struct StartedCheck {
     at: Instant,
     span: Option<Box<CheckSpan>>,
 }
@@ -205,8 +204,8 @@ impl CheckService {
                  take more memory than there is; lower it, or raise the limit"
             );
         }
-        let (arriving, discarded) = (Budget::new(shares.messages), Discarded::new());
-        let unfinished = Line::new(shares.open_checks as usize / 2);
+        let (arriving, discarded) = (Budget::new(shares.messages), BodyDrain::new());
+        let unfinished = IncompleteQueue::new(shares.open_checks as usize / 2);
         Self { authorizer, telemetry, max_request_bytes, shares, arriving, unfinished, discarded, answers }
     }
 
@@ -219,21 +218,21 @@ impl CheckService {
         deadline: Option<Duration>,
         span: Option<Box<CheckSpan>>,
     ) -> Bytes {
-        let begun = Begun { at: Instant::now(), span };
+        let begun = StartedCheck { at: Instant::now(), span };
         let answered = AssertUnwindSafe(self.answer(message, deadline, &begun)).catch_unwind().await;
-        answered.unwrap_or_else(|_| self.finish(&self.refused(Refusal::Panicked), None, &begun))
+        answered.unwrap_or_else(|_| self.finish(&self.refused(DenyReason::Panicked), None, &begun))
     }
 
     /// Decode, decide, encode.
-    async fn answer(&self, message: &[u8], deadline: Option<Duration>, begun: &Begun) -> Bytes {
+    async fn answer(&self, message: &[u8], deadline: Option<Duration>, begun: &StartedCheck) -> Bytes {
         let Ok(attributes) = request::decode(message) else {
-            return self.finish(&self.refused(Refusal::Undecodable), None, begun);
+            return self.finish(&self.refused(DenyReason::Undecodable), None, begun);
         };
         let decision = self.authorizer.authorize(&attributes, deadline).await;
         self.finish(&decision, Some(&attributes), begun)
     }
 
-    fn finish(&self, decision: &Decision, request: Option<&Attributes<'_>>, begun: &Begun) -> Bytes {
+    fn finish(&self, decision: &Decision, request: Option<&Attributes<'_>>, begun: &StartedCheck) -> Bytes {
         let http = request.and_then(|request| request.http.as_ref());
         let (answer, outcome) = self.answers(&decision.rules).encode(decision, http);
         self.telemetry.record(decision, outcome, request, begun.at.elapsed());
@@ -243,8 +242,12 @@ impl CheckService {
         answer
     }
 
-    fn refused(&self, refusal: Refusal) -> Decision {
-        Decision { rules: self.authorizer.rules(), verdict: Err(refusal), learned: Learned::default() }
+    fn refused(&self, deny_reason: DenyReason) -> Decision {
+        Decision {
+            rules: self.authorizer.rules(),
+            verdict: Err(deny_reason),
+            context: DecisionContext::default(),
+        }
     }
 
     /// The answers encoded ahead for these rules.
@@ -262,18 +265,18 @@ impl CheckService {
     #[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
     fn call<'a>(
         &'a self,
-        Arriving { mut body, deadline, span }: Arriving,
-        turn: &'a Turn,
+        IncomingCheck { mut body, deadline, span }: IncomingCheck,
+        guard: &'a RequestGuard,
     ) -> impl Future<Output = Response<AnswerBody>> + Send + 'a {
         async move {
-            if turn.crowds(self.shares.open_checks) {
-                let begun = Begun { at: Instant::now(), span };
-                let denial = self.finish(&self.refused(Refusal::Overloaded), None, &begun);
+            if guard.crowds(self.shares.open_checks) {
+                let begun = StartedCheck { at: Instant::now(), span };
+                let denial = self.finish(&self.refused(DenyReason::Overloaded), None, &begun);
                 self.discarded.read_on(body);
                 return answer(StatusCode::OK, AnswerBody::Message(denial));
             }
             // Nobody waits for an answer beyond the deadline, so nobody is waited for either.
-            let patience = deadline.map_or(LONGEST_READ, |deadline| deadline.min(LONGEST_READ));
+            let patience = deadline.map_or(READ_TIMEOUT, |deadline| deadline.min(READ_TIMEOUT));
             let message = {
                 // Not in a variable of its own: it would be held twice.
                 let mut reading = std::pin::pin!(tokio::time::timeout(
@@ -293,17 +296,17 @@ impl CheckService {
             };
             let body = match message {
                 Ok(Message { bytes, held: _until_answered }) => {
-                    turn.arrived();
+                    guard.arrived();
                     AnswerBody::Message(self.check(&bytes, deadline, span).await)
                 }
                 // What a client of Envoy can bring about is a denial: an error is what failure_mode_allow lets pass.
                 Err(error @ (FrameError::TooLong | FrameError::Crowded)) => {
-                    let refusal = match error {
-                        FrameError::TooLong => Refusal::RequestTooLarge,
-                        _ => Refusal::Overloaded,
+                    let deny_reason = match error {
+                        FrameError::TooLong => DenyReason::RequestTooLarge,
+                        _ => DenyReason::Overloaded,
                     };
-                    let begun = Begun { at: Instant::now(), span };
-                    let answer = self.finish(&self.refused(refusal), None, &begun);
+                    let begun = StartedCheck { at: Instant::now(), span };
+                    let answer = self.finish(&self.refused(deny_reason), None, &begun);
                     self.discarded.read_on(body);
                     AnswerBody::Message(answer)
                 }
@@ -333,11 +336,11 @@ impl CheckService {
 /// Reads on what nobody reads any more, within limits, so that its stream is not reset: the HTTP/2 library counts what
 /// still arrives for streams that were, and ends their connection.
 #[derive(Debug, Clone)]
-struct Discarded(Arc<Semaphore>);
+struct BodyDrain(Arc<Semaphore>);
 
-impl Discarded {
+impl BodyDrain {
     fn new() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_DISCARDED)))
+        Self(Arc::new(Semaphore::new(MAX_DRAINED_BODIES)))
     }
 
     fn read_on(&self, body: Incoming) {
@@ -347,7 +350,7 @@ impl Discarded {
         // Beyond the limit the stream is reset after all.
         if let Ok(permit) = Arc::clone(&self.0).try_acquire_owned() {
             tokio::spawn(async move {
-                let _ = tokio::time::timeout(MAX_DISCARD_TIME, frame::discard(body)).await;
+                let _ = tokio::time::timeout(DRAIN_TIMEOUT, frame::discard(body)).await;
                 drop(permit);
             });
         }
@@ -355,12 +358,12 @@ impl Discarded {
 }
 
 /// The body of a call that another service reads; what it leaves is read on.
-struct Lent {
+struct DrainedBody {
     body: Option<Incoming>,
-    discarded: Discarded,
+    discarded: BodyDrain,
 }
 
-impl Body for Lent {
+impl Body for DrainedBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -379,7 +382,7 @@ impl Body for Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for DrainedBody {
     fn drop(&mut self) {
         if let Some(body) = self.body.take() {
             self.discarded.read_on(body);
@@ -459,13 +462,13 @@ struct ConnectionServices {
     /// Places for streams that are no Checks.
     places: Arc<Semaphore>,
     wrong_wirings: WrongWirings,
-    blocks: Arc<BlockBudget>,
+    blocks: Arc<HeaderBlockBudget>,
 }
 
 /// Serves connections, over TLS where there is an acceptor, until it is time to close; then lets those that
 /// are open finish.
 pub async fn serve(
-    listener: Limited,
+    listener: LimitedListener,
     tls: Option<Arc<Acceptor>>,
     checks: Arc<CheckService>,
     others: Routes,
@@ -473,7 +476,7 @@ pub async fn serve(
 ) {
     let metrics = checks.telemetry.metrics();
     let wrong_wirings = WrongWirings::new(metrics);
-    let blocks = BlockBudget::new(checks.shares.blocks, metrics.refused_connections("ext_authz"));
+    let blocks = HeaderBlockBudget::new(checks.shares.blocks, metrics.refused_connections("ext_authz"));
     let (places, blocks) = (Arc::new(Semaphore::new(checks.shares.others)), Arc::new(blocks));
     let services = Arc::new(ConnectionServices { tls, checks, others, places, wrong_wirings, blocks });
     listener.serve(closing, |stream, place| serve_connection(stream, Arc::clone(&services), place)).await;
@@ -490,7 +493,8 @@ struct Streams {
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
         // A client that never takes its answer would hold it and its stream.  Dropped, the stream is reset.
-        let longest = if self.is_check.load(Ordering::Relaxed) { LONGEST_CHECK } else { LONGEST_OTHER };
+        let longest =
+            if self.is_check.load(Ordering::Relaxed) { CHECK_TIMEOUT } else { OTHER_STREAM_TIMEOUT };
         tokio::spawn(tokio::time::timeout(longest, stream));
     }
 }
@@ -518,7 +522,7 @@ fn http2(streams: Streams, shares: Shares) -> http2::Builder<Streams> {
 struct Connection {
     services: Arc<ConnectionServices>,
     peer: Box<str>,
-    activity: Arc<Activity>,
+    activity: Arc<ConnectionActivity>,
     /// Places for its streams that are no Checks.
     places: Arc<Semaphore>,
 }
@@ -536,8 +540,8 @@ impl Connection {
     }
 }
 
-async fn serve_connection(stream: Stream, services: Arc<ConnectionServices>, place: Place) {
-    let Place { activity, mut leave } = place;
+async fn serve_connection(stream: Stream, services: Arc<ConnectionServices>, place: ConnectionSlot) {
+    let ConnectionSlot { activity, mut leave } = place;
     // Whoever connects and says nothing keeps neither a descriptor nor the end of the process waiting.
     let handshake = tokio::select! {
         handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, services.tls.as_deref())) => handshake,
@@ -552,8 +556,8 @@ async fn serve_connection(stream: Stream, services: Arc<ConnectionServices>, pla
         return;
     }
     let places = Arc::new(Semaphore::new(MAX_OTHERS_OF_CONNECTION));
-    let stream = Intake::new(stream, PREFACE_LENGTH, Arc::clone(&services.blocks));
-    let stream = TokioIo::new(Unstalled::new(stream, Arc::clone(&activity)));
+    let stream = HeaderBlockLimiter::new(stream, PREFACE_LENGTH, Arc::clone(&services.blocks));
+    let stream = TokioIo::new(WriteTimeout::new(stream, Arc::clone(&activity)));
     let connection_state = Arc::new(Connection { services, peer: peer.into(), activity, places });
     let shared = Arc::clone(&connection_state);
     let streams = Streams::default();
@@ -642,7 +646,7 @@ impl AsyncWrite for PrefaceStream {
 
 /// What a request asks for.
 enum Dispatch {
-    Check(Arriving),
+    Check(IncomingCheck),
     /// No gRPC call, or none that is served here.  Envoy's `http_service` takes status 200 for a permission: whoever
     /// speaks no gRPC gets another one.
     Denied(StatusCode, &'static str, Incoming),
@@ -680,57 +684,61 @@ impl Dispatch {
             return Self::Other(Box::new(without_metadata(request)));
         }
         let (deadline, span) = (metadata.timeout, services.checks.telemetry.begin_span(headers));
-        Self::Check(Arriving { body: request.into_body(), deadline, span })
+        Self::Check(IncomingCheck { body: request.into_body(), deadline, span })
     }
 }
 
 /// A request too many: its stream is reset.
 #[derive(Debug, thiserror::Error)]
 #[error("too many requests are open")]
-struct TooMany;
+struct TooManyStreams;
 
 /// The answer to a request.  Its head is read before there is a future: a future is moved about and put into a task,
 /// so that every byte of it is copied several times.
 fn dispatch(
     connection: Arc<Connection>,
     request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<Answer<AnswerBody, Turn>>, TooMany>> {
-    let turn = Turn::begin(Arc::clone(&connection.activity));
+) -> impl Future<Output = Result<Response<Answer<AnswerBody, RequestGuard>>, TooManyStreams>> {
+    let guard = RequestGuard::begin(Arc::clone(&connection.activity));
     let dispatch = Dispatch::by(request, &connection);
     async move {
         let checks = &connection.services.checks;
         // An answer is held until it is taken: at some point there is room for none.
-        if turn.crowds(checks.shares.open_checks.saturating_mul(2)) {
-            return Err(TooMany);
+        if guard.crowds(checks.shares.open_checks.saturating_mul(2)) {
+            return Err(TooManyStreams);
         }
         let response = match dispatch {
-            Dispatch::Check(arriving) => checks.call(arriving, &turn).await,
+            Dispatch::Check(arriving) => checks.call(arriving, &guard).await,
             Dispatch::Denied(status, sentence, body) => {
                 checks.discarded.read_on(body);
                 plain(status, sentence)
             }
-            Dispatch::Other(request) => Box::pin(other(&connection, *request, &turn)).await,
+            Dispatch::Other(request) => Box::pin(other(&connection, *request, &guard)).await,
         };
-        turn.answered();
-        Ok(response.map(|body| Answer::new(body, turn)))
+        guard.answered();
+        Ok(response.map(|body| Answer::new(body, guard)))
     }
 }
 
 /// The answer of health and reflection, which are tonic's.
-async fn other(connection: &Connection, request: Request<Incoming>, turn: &Turn) -> Response<AnswerBody> {
+async fn other(
+    connection: &Connection,
+    request: Request<Incoming>,
+    guard: &RequestGuard,
+) -> Response<AnswerBody> {
     let services = &connection.services;
     let (head, body) = request.into_parts();
-    let mut body = Lent { body: Some(body), discarded: services.checks.discarded.clone() };
+    let mut body = DrainedBody { body: Some(body), discarded: services.checks.discarded.clone() };
     let place = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned();
     let (Ok(of_connection), Ok(of_all)) = (place(&connection.places), place(&services.places)) else {
         return answer(StatusCode::SERVICE_UNAVAILABLE, AnswerBody::error(FrameError::Crowded));
     };
     // tonic answers a call without a message with status 200 and an error in the trailers.
-    let first = tokio::time::timeout(LONGEST_READ, frame::first_data(&mut body)).await;
+    let first = tokio::time::timeout(READ_TIMEOUT, frame::first_data(&mut body)).await;
     let Ok(Some(first)) = first else {
         return plain(StatusCode::BAD_REQUEST, NO_MESSAGE);
     };
-    turn.arrived();
+    guard.arrived();
     let body = http_body_util::BodyExt::boxed(wiring::After::new(first, body));
     let response = services.others.clone().oneshot(Request::from_parts(head, body)).await;
     let mut response = response.unwrap_or_else(|never| match never {});
@@ -739,7 +747,7 @@ async fn other(connection: &Connection, request: Request<Incoming>, turn: &Turn)
         *response.status_mut() = StatusCode::BAD_REQUEST;
     }
     response.map(|body| {
-        let end = Box::pin(tokio::time::sleep(MAX_OTHER_TIME));
+        let end = Box::pin(tokio::time::sleep(OTHER_CALL_TIMEOUT));
         AnswerBody::Other(Box::new(OtherBody { body, end, _places: [of_connection, of_all] }))
     })
 }

@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::config::{Rules, UnknownCredentials};
-use crate::credential::{Credential, Known};
-use crate::decision::Refusal;
-use crate::keys::service::{Found, Keys};
+use crate::credential::{Credential, Principal};
+use crate::decision::DenyReason;
+use crate::keys::service::{KeyLookup, Keys};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
-use passwords::{Asker, Passwords, Verdict};
+use passwords::{PasswordCaller, Passwords, Verdict};
 
 /// Who a credential stands for.
 #[derive(Debug)]
 pub enum Identity {
     /// Somebody we know.
-    Known(Arc<Known>),
+    Authenticated(Arc<Principal>),
     /// Nobody we know, and the rules leave such tokens to the upstream: the request is anonymous.
-    LeftAlone,
+    NotOurs,
     /// A session that is over: it is no credential, and the request is anonymous.
     SessionOver,
 }
@@ -38,13 +38,13 @@ impl Sources {
     /// Finds out who is behind the credential: a look-up or two by digest, or the verification of a password.
     ///
     /// # Errors
-    /// Unknown, expired, revoked or wrong is a [`Refusal`], and so is what cannot be known in time.
+    /// Unknown, expired, revoked or wrong is a [`DenyReason`], and so is what cannot be known in time.
     pub async fn identify(
         &self,
         credential: &Credential,
         rules: &Rules,
-        asker: Asker,
-    ) -> Result<Identity, Refusal> {
+        asker: PasswordCaller,
+    ) -> Result<Identity, DenyReason> {
         match credential {
             Credential::Token { digest, issued_format } => self.token(digest, *issued_format, rules),
             // Boxed: the task of every Check need not be as large as that of the few that wait.
@@ -60,7 +60,7 @@ impl Sources {
         match credential {
             Credential::Token { digest, issued_format } => {
                 let identity = self.token(digest, *issued_format, rules);
-                !matches!(identity, Ok(Identity::LeftAlone) | Err(Refusal::UnknownToken))
+                !matches!(identity, Ok(Identity::NotOurs) | Err(DenyReason::UnknownToken))
             }
             // Whatever the password: one that is nearly right is nobody else's business either.
             Credential::Password { user, .. } => rules.users.get(user).is_some(),
@@ -69,32 +69,37 @@ impl Sources {
     }
 
     /// What the configuration knows goes before what was issued.
-    fn token(&self, digest: &TokenDigest, issued_format: bool, rules: &Rules) -> Result<Identity, Refusal> {
-        if let Some(known) = rules.tokens.get(digest) {
-            let is_expired = known.expires_at.is_some() && known.is_expired(self.clock.now());
+    fn token(
+        &self,
+        digest: &TokenDigest,
+        issued_format: bool,
+        rules: &Rules,
+    ) -> Result<Identity, DenyReason> {
+        if let Some(principal) = rules.tokens.get(digest) {
+            let is_expired = principal.expires_at.is_some() && principal.is_expired(self.clock.now());
             return if is_expired {
-                Err(Refusal::ExpiredToken)
+                Err(DenyReason::ExpiredToken)
             } else {
-                Ok(Identity::Known(Arc::clone(known)))
+                Ok(Identity::Authenticated(Arc::clone(principal)))
             };
         }
         if let Some(keys) = &self.keys {
             let now = self.clock.now();
             match keys.find(digest, now) {
                 // It may have been revoked since the store was last read: beyond `max_staleness` nobody can know.
-                Found::Live(_) if keys.is_stale(now) => return Err(Refusal::KeysUnavailable),
-                Found::Live(known) => return Ok(Identity::Known(known)),
-                Found::Expired => return Err(Refusal::ExpiredToken),
-                Found::Revoked => return Err(Refusal::RevokedToken),
-                Found::Unknown if issued_format && keys.is_unknowable(now) => {
-                    return Err(Refusal::KeysUnavailable);
+                KeyLookup::Live(_) if keys.is_stale(now) => return Err(DenyReason::KeysUnavailable),
+                KeyLookup::Live(principal) => return Ok(Identity::Authenticated(principal)),
+                KeyLookup::Expired => return Err(DenyReason::ExpiredToken),
+                KeyLookup::Revoked => return Err(DenyReason::RevokedToken),
+                KeyLookup::Unknown if issued_format && keys.is_unknowable(now) => {
+                    return Err(DenyReason::KeysUnavailable);
                 }
-                Found::Unknown => {}
+                KeyLookup::Unknown => {}
             }
         }
         match rules.unknown_credentials {
-            UnknownCredentials::Refuse => Err(Refusal::UnknownToken),
-            UnknownCredentials::Anonymous => Ok(Identity::LeftAlone),
+            UnknownCredentials::Refuse => Err(DenyReason::UnknownToken),
+            UnknownCredentials::Anonymous => Ok(Identity::NotOurs),
         }
     }
 
@@ -103,19 +108,24 @@ impl Sources {
         user: &str,
         password: &Secret,
         rules: &Rules,
-        asker: Asker,
-    ) -> Result<Identity, Refusal> {
+        asker: PasswordCaller,
+    ) -> Result<Identity, DenyReason> {
         match self.passwords.verify(user, password, &rules.users, asker).await {
-            Verdict::Right(known) => Ok(Identity::Known(known)),
-            Verdict::Locked => Err(Refusal::UserLocked),
-            Verdict::Wrong => Err(Refusal::WrongPassword),
-            Verdict::Unfinished => Err(Refusal::PasswordUnverified),
+            Verdict::Right(principal) => Ok(Identity::Authenticated(principal)),
+            Verdict::Locked => Err(DenyReason::UserLocked),
+            Verdict::Wrong => Err(DenyReason::WrongPassword),
+            Verdict::Unfinished => Err(DenyReason::PasswordUnverified),
         }
     }
 
     /// A session is its user by the rules in force now: it dies when the user is gone or the password changes.
     /// It ends in the store as well, by a log-out elsewhere: what holds of a key's staleness holds of it.
-    fn session(&self, digest: &TokenDigest, issued_format: bool, rules: &Rules) -> Result<Identity, Refusal> {
+    fn session(
+        &self,
+        digest: &TokenDigest,
+        issued_format: bool,
+        rules: &Rules,
+    ) -> Result<Identity, DenyReason> {
         let Some(keys) = &self.keys else {
             return Ok(Identity::SessionOver);
         };
@@ -123,13 +133,13 @@ impl Sources {
         let Some(session) = keys.find_session(digest, now) else {
             // It may have been opened, or used, where we cannot look.
             let may_be_one = issued_format && keys.is_unknowable(now);
-            return if may_be_one { Err(Refusal::KeysUnavailable) } else { Ok(Identity::SessionOver) };
+            return if may_be_one { Err(DenyReason::KeysUnavailable) } else { Ok(Identity::SessionOver) };
         };
         let user = rules.users.get(&session.user);
         match user.filter(|user| user.password_digest == session.password_digest) {
             None => Ok(Identity::SessionOver),
-            Some(_) if keys.is_stale(now) => Err(Refusal::KeysUnavailable),
-            Some(user) => Ok(Identity::Known(Arc::clone(&user.in_session))),
+            Some(_) if keys.is_stale(now) => Err(DenyReason::KeysUnavailable),
+            Some(user) => Ok(Identity::Authenticated(Arc::clone(&user.in_session))),
         }
     }
 }

@@ -79,7 +79,7 @@ pub struct Key {
 
 /// What somebody would give with a key and does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Excess {
+pub enum ExceedsGrant {
     /// A role above their own.
     #[error("the key's role is above your own")]
     Role,
@@ -92,7 +92,7 @@ pub enum Excess {
 }
 
 /// What is held against a key's row in the transaction that gives it another secret.
-pub type GiveCheck<'c> = dyn Fn(&Key) -> Result<(), Excess> + Send + Sync + 'c;
+pub type GrantCheck<'c> = dyn Fn(&Key) -> Result<(), ExceedsGrant> + Send + Sync + 'c;
 
 /// What a key is at an instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,73 +6,74 @@
 //!
 //! This page is the map of the source.  How to run the program stands in `README.md`.
 //!
-//! ## One way through
+//! ## The path of a Check
 //!
 //! ```text
-//! socket ── ext_authz (door)
-//!   CheckRequest bytes ──▶ ext_authz::request ──▶ Attributes
-//!                                                     │
+//! socket ── server (connections) ── ext_authz (the gRPC service)
+//!   CheckRequest bytes ──▶ ext_authz::codec::request ──▶ Attributes
+//!                                                            │
 //!                            authorizer::authorize(&Attributes) ──▶ Decision
 //!                              policies.select       ──▶ &Policy
-//!                              credential::find      ──▶ Option<Found>
-//!                              identity::identify    ──▶ Known
-//!                              policy.admit(known)   ──▶ Permit        (each step may deny instead)
-//!                                                     │
-//!   CheckResponse bytes ◀── ext_authz::response ◀─────┘     telemetry.record(&decision, …)
+//!                              credential::find      ──▶ Option<PresentedCredential>
+//!                              identity::identify    ──▶ Principal
+//!                              policy.admit          ──▶ Permit        (each step may deny instead)
+//!                                                            │
+//!   CheckResponse bytes ◀── ext_authz::codec::response ◀─────┘     telemetry.record(&decision, …)
 //! ```
 //!
 //! [`authorizer`] is the file to read first: it is that picture as code.
 //!
-//! ## The words
+//! ## Glossary
 //!
-//! | word | is |
+//! | word | meaning |
 //! | --- | --- |
-//! | token | the secret string that a caller presents; what we keep of it is its digest ([`token`]) |
-//! | API key | a stored record whose secret is a token: what we issued ([`keys`]) |
+//! | token | the secret string that a client presents; we keep its digest ([`token`]) |
+//! | API key | a stored record whose secret is a token that we issued ([`keys`]) |
 //! | credential | what a request carries: a token, a user name with a password, a session cookie ([`credential`]) |
-//! | place | where a request carries it: `bearer`, `basic`, a header, a query parameter, a cookie |
-//! | known | a credential that we know, and the actor behind it ([`credential::Known`]) |
+//! | location | where a request carries it: `bearer`, `basic`, a header, a query parameter, a cookie ([`credential::CredentialLocation`]) |
+//! | principal | a credential that was authenticated, with the actor behind it ([`credential::Principal`]) |
 //! | actor | the JSON object that says who it is ([`actor`]) |
 //! | attributes | what Envoy tells of the request ([`attributes`]) |
 //! | policy | holds an allow block; routes or `context_extensions` choose one ([`policy`]) |
 //! | permit | proof that a policy lets the request pass ([`policy::Permit`]) |
-//! | denial | a reasoned no ([`decision::Refusal`]) |
-//! | decision | a permit or a denial, and what was learned on the way ([`decision::Decision`]) |
+//! | denial | a no, with its reason ([`decision::DenyReason`]) |
+//! | decision | a permit or a denial, with its context ([`decision::Decision`]) |
 //! | outcome | what a decision comes to: allowed, denied, or shadowed ([`decision::Outcome`]) |
-//! | shadowed | denied by a policy that is not enforced, so that it passes, without an actor ([`policy::Policy::shadow`]) |
+//! | shadowed | denied by a policy that is not enforced: the request passes, without an actor ([`policy::Policy::shadow`]) |
 //!
-//! ## Rooms, bottom to top
+//! ## Layers, top to bottom
 //!
-//! A module imports only from its own floor and those below, and no two import each other.
+//! A module imports only from its own layer and those below, and no two modules import each other.
 //!
-//! | floor | rooms | |
+//! | layer | modules | |
 //! | --- | --- | --- |
-//! | 6 process | [`app`] [`cli`] [`reload`] `main` | wiring, commands, reloading, the exit code |
-//! | 5 doors | [`ext_authz`] [`probes`] [`admin`] | where bytes come in and go out; only here are wire types, tonic, hyper (but for [`listener::http1`]) and axum |
-//! | 4 plumbing | [`health`] [`listener`] [`service_manager`] [`shutdown`] [`telemetry`] [`watch`] | |
-//! | 3 engine | [`decision`] [`identity`] [`authorizer`] | no I/O but the verification of passwords |
-//! | 2 state | [`config`] [`clock`] [`keys`] [`memory`] | what we were told; what we issued |
-//! | 1 rules | [`credential`] [`policy`] | pure functions over words, each with its own small error |
-//! | 0 words | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] [`folder`] | no async, no clock, no environment |
+//! | process | [`app`] [`cli`] [`reload`] `main` | wiring, commands, reloading, the exit code |
+//! | servers | [`ext_authz`] [`probes`] [`admin`] | gRPC and HTTP; only here are wire types, tonic and axum |
+//! | transport | [`server`] [`readiness`] [`service_manager`] [`shutdown`] [`watch`] | connections, TLS, limits, signals, files |
+//! | telemetry | [`telemetry`] | metrics, decision log, audit log, traces |
+//! | engine | [`authorizer`] [`decision`] [`identity`] | no I/O but the verification of passwords |
+//! | state | [`config`] [`clock`] [`keys`] [`memory`] | the configuration; the issued keys |
+//! | rules | [`credential`] [`policy`] | pure functions, each with its own small error |
+//! | model | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] [`folder`] | no async, no clock, no environment |
 //!
 //! ## What must stay true
 //!
 //! - A [`Permit`](policy::Permit) is made in [`policy`] alone (by admission, for an allowed preflight, for a
 //!   policy that is not enforced): its fields are private there.  Neither it nor
 //!   a [`Decision`](decision::Decision) has a `Default`, and no `bool` means "allowed".
-//! - The HTTP status and the message of a denial are chosen in one exhaustive `match`, for every door
-//!   ([`decision::Refusal::answer`]); the status code and the headers of a Check's answer in another, in
-//!   [`ext_authz::response`].
+//! - The HTTP status and the message of a denial are chosen in one exhaustive `match`, for every server
+//!   ([`decision::DenyReason::answer`]); the status code and the headers of a Check's answer in another, in
+//!   [`ext_authz::codec::response`].
 //! - Whoever speaks no gRPC gets no status 200, which Envoy's `http_service` takes for a permission
 //!   ([`ext_authz::wiring`]).
 //! - Every CheckRequest gets an answer with gRPC status OK; a denial is a `denied_response`.  To Envoy a gRPC
 //!   error is an outage, which it may have been told to let pass.  A panic is caught and denies.
-//! - A token's plain text goes no further than the place that carried it: [`credential::find`] hands on a
+//! - A token's plain text goes no further than the location that carried it: [`credential::find`] hands on a
 //!   digest.  Plain and digest are different types, and the `Debug` of secrets shows nothing.
 //! - One snapshot of the rules ([`config::Rules`]) serves one request from start to end.
 //! - What cannot change while the process runs ([`config::Startup`]) and what can ([`config::Rules`],
 //!   [`config::Tls`]) are different types.  A reload puts all of the latter into force, or none ([`reload`]).
-//! - The engine does not call telemetry; the door does, with the finished decision.
+//! - The engine does not call telemetry; the server does, with the finished decision.
 //! - Client text is bytes until a rule reads it: bytes that are not UTF-8 lead to a denial where they matter,
 //!   and never to a decoding error.
 //!
@@ -83,15 +84,15 @@
 //!
 //! | what may grow | bounded by |
 //! | --- | --- |
-//! | connections, a task each | places ([`listener::limit`]): for one more the one that waited longest is closed |
+//! | connections, a task each | places ([`server::connection_limit`]): for one more the one that waited longest is closed |
 //! | streams, a task each | `MAX_CONCURRENT_STREAMS` of each connection, 30 s of life ([`ext_authz`]) |
 //! | streams that are reset, or break the rules | `MAX_PENDING_RESETS`, `MAX_BROKEN_STREAMS`: then the connection ends |
-//! | messages that are arriving | their size and [`ext_authz::frame::Budget`], a share of [`memory::limit`] |
-//! | Checks that are open, or lack their message | shares of the same: [`listener::limit`], [`ext_authz::line`] |
-//! | header blocks that are incomplete | a share of the same: [`ext_authz::intake`] |
-//! | headers of a request | `MAX_HEADERS` ([`ext_authz::request`]) |
-//! | bytes that nobody reads: theirs, ours | HTTP/2's windows; [`listener::stall`] |
-//! | heads and bodies of admin and probes | [`listener::http1`], `MOST_BYTES` ([`admin`]) |
+//! | messages that are arriving | their size and [`ext_authz::codec::frame::Budget`], a share of [`memory::limit`] |
+//! | Checks that are open, or lack their message | shares of the same: [`server::connection_limit`], [`ext_authz::incomplete`] |
+//! | header blocks that are incomplete | a share of the same: [`server::header_block_limit`] |
+//! | headers of a request | `MAX_HEADERS` ([`ext_authz::codec::request`]) |
+//! | bytes that nobody reads: theirs, ours | HTTP/2's windows; [`server::write_timeout`] |
+//! | heads and bodies of admin and probes | [`server::http1`], `MOST_BYTES` ([`admin`]) |
 //! | changes by the admin API whose client may have gone | `MAX_CHANGES` ([`admin`]) |
 //! | passwords that run or wait, their threads, their memory | semaphores: two for each of Checks and admin, one for both ([`identity::passwords`]) |
 //! | passwords remembered; failures | a count, the oldest goes first; five of each configured user |
@@ -100,8 +101,8 @@
 //! | log lines | a bounded channel that drops and counts ([`telemetry::logging`]) |
 //! | spans | a bounded queue that drops and counts ([`telemetry::traces`]) |
 //! | label values of metrics | names of our own and of policies, never a client's text ([`telemetry::metrics`]) |
-//! | answers encoded ahead | one for each known actor ([`ext_authz::response`]) |
-//! | TLS sessions | none is stored: every handshake is whole ([`listener::tls`]) |
+//! | answers encoded ahead | one for each known actor ([`ext_authz::codec::response`]) |
+//! | TLS sessions | none is stored: every handshake is whole ([`server::tls`]) |
 //! | events of files, calls to reload | a set of three flags ([`watch`]) |
 //! | lines about clients that misbehave | one in five seconds of each kind |
 //!
@@ -128,16 +129,16 @@ pub mod folder;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod health;
 pub mod identity;
 pub mod keys;
-pub mod listener;
 pub mod memory;
 pub mod password;
 pub mod policy;
 pub mod probes;
+pub mod readiness;
 pub mod reload;
 pub mod secret;
+pub mod server;
 pub mod service_manager;
 pub mod shutdown;
 pub mod telemetry;

@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::attributes::{Attributes, Http};
-use crate::credential::Known;
+use crate::credential::Principal;
 
 pub use allow::{Allow, AllowError};
 use overrides::{Overridden, Read, overrides_method};
@@ -46,13 +46,13 @@ pub enum Enforcement {
 /// Its fields are private here, so that nobody but a policy can make one.
 #[derive(Debug, Clone)]
 pub struct Permit {
-    known: Option<Arc<Known>>,
+    principal: Option<Arc<Principal>>,
 }
 
 impl Permit {
     /// The actor's credential; `None` when the request passes as anonymous.
-    pub fn known(&self) -> Option<&Arc<Known>> {
-        self.known.as_ref()
+    pub fn principal(&self) -> Option<&Arc<Principal>> {
+        self.principal.as_ref()
     }
 
     /// The permit for a CORS preflight (Fetch standard, section 3.2.2), which can carry no credential.
@@ -62,7 +62,7 @@ impl Permit {
         let is_preflight =
             http.method == b"OPTIONS" && says("origin") && says("access-control-request-method");
         // No browser sends a preflight that asks for another method than its own.
-        (is_preflight && !overrides_method(http)).then_some(Self { known: None })
+        (is_preflight && !overrides_method(http)).then_some(Self { principal: None })
     }
 }
 
@@ -106,7 +106,7 @@ impl Policy {
     pub fn shadow(&self) -> Option<Permit> {
         match self.enforcement {
             Enforcement::Enforced => None,
-            Enforcement::Shadow => Some(Permit { known: None }),
+            Enforcement::Shadow => Some(Permit { principal: None }),
         }
     }
 
@@ -119,21 +119,21 @@ impl Policy {
     ///
     /// # Errors
     /// [`NotAdmitted`] says whether a credential was missing or did not suffice.
-    pub fn admit(&self, known: Option<Arc<Known>>) -> Result<Permit, NotAdmitted> {
-        let Some(known) = known else {
+    pub fn admit(&self, principal: Option<Arc<Principal>>) -> Result<Permit, NotAdmitted> {
+        let Some(principal) = principal else {
             return self.admit_anonymous().ok_or(NotAdmitted::Anonymous);
         };
         // "Under any other policy its actor does not count": a restricted credential
         // is no more than none at all, but whoever showed it need not be told to log in.
-        if !known.counts_under(&self.name) {
+        if !principal.counts_under(&self.name) {
             return self.admit_anonymous().ok_or(NotAdmitted::Actor);
         }
-        let admitted = self.allow.as_ref().is_none_or(|allow| allow.admits(&known.actor));
-        if admitted { Ok(Permit { known: Some(known) }) } else { Err(NotAdmitted::Actor) }
+        let admitted = self.allow.as_ref().is_none_or(|allow| allow.admits(&principal.actor));
+        if admitted { Ok(Permit { principal: Some(principal) }) } else { Err(NotAdmitted::Actor) }
     }
 
     fn admit_anonymous(&self) -> Option<Permit> {
-        self.admits_anonymous().then_some(Permit { known: None })
+        self.admits_anonymous().then_some(Permit { principal: None })
     }
 }
 
@@ -443,17 +443,18 @@ mod tests {
         Arc::new(Policy::new(name.into(), allow))
     }
 
-    fn known(actor: &serde_json::Value, policies: Option<&[&str]>) -> Arc<Known> {
+    fn principal(actor: &serde_json::Value, policies: Option<&[&str]>) -> Arc<Principal> {
         let members = actor.as_object().unwrap().clone();
-        let mut known = Known::new(Kind::Token, "token-1".into(), Actor::configured(members).unwrap());
-        known.policies = policies.map(|names| names.iter().map(|&name| name.into()).collect());
-        Arc::new(known)
+        let mut principal =
+            Principal::new(Kind::Token, "token-1".into(), Actor::configured(members).unwrap());
+        principal.policies = policies.map(|names| names.iter().map(|&name| name.into()).collect());
+        Arc::new(principal)
     }
 
     #[test]
     fn without_an_allow_block_any_actor_passes_and_nobody_anonymous() {
         let policy = policy("default", None);
-        assert!(policy.admit(Some(known(&json!({}), None))).unwrap().known().is_some());
+        assert!(policy.admit(Some(principal(&json!({}), None))).unwrap().principal().is_some());
         assert_eq!(policy.admit(None).unwrap_err(), NotAdmitted::Anonymous);
     }
 
@@ -461,11 +462,11 @@ mod tests {
     fn a_restricted_credential_counts_under_its_own_policies_alone() {
         let open = policy("open", Some(json!(true)));
         let read = policy("read", None);
-        let restricted = || Some(known(&json!({"id": "root"}), Some(&["read"])));
-        assert!(read.admit(restricted()).unwrap().known().is_some());
-        assert!(open.admit(restricted()).unwrap().known().is_none(), "passes as anonymous");
+        let restricted = || Some(principal(&json!({"id": "root"}), Some(&["read"])));
+        assert!(read.admit(restricted()).unwrap().principal().is_some());
+        assert!(open.admit(restricted()).unwrap().principal().is_none(), "passes as anonymous");
         assert_eq!(policy("write", None).admit(restricted()).unwrap_err(), NotAdmitted::Actor);
-        let under_none = Some(known(&json!({"id": "root"}), Some(&[])));
+        let under_none = Some(principal(&json!({"id": "root"}), Some(&[])));
         assert_eq!(read.admit(under_none).unwrap_err(), NotAdmitted::Actor);
     }
 
@@ -474,9 +475,9 @@ mod tests {
         let closed = |enforcement| Policy::new("p".into(), Some(Allow::NoOne)).with(enforcement);
         assert!(closed(Enforcement::Enforced).shadow().is_none());
         let shadow = closed(Enforcement::Shadow);
-        assert!(shadow.shadow().unwrap().known().is_none());
+        assert!(shadow.shadow().unwrap().principal().is_none());
         // What it does not admit it does not admit: passing all the same is another question.
-        assert_eq!(shadow.admit(Some(known(&json!({"id": "a"}), None))).unwrap_err(), NotAdmitted::Actor);
+        assert_eq!(shadow.admit(Some(principal(&json!({"id": "a"}), None))).unwrap_err(), NotAdmitted::Actor);
 
         let shadow = Arc::new(shadow);
         let route = || Route { host: None, paths: Box::new([]), methods: None, policy: Arc::clone(&shadow) };

@@ -9,9 +9,9 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-use crate::health::Readiness;
-use crate::listener::http1;
-use crate::listener::limit::Limited;
+use crate::readiness::Readiness;
+use crate::server::connection_limit::LimitedListener;
+use crate::server::http1;
 use crate::shutdown::Closing;
 use crate::telemetry::{Telemetry, metrics};
 
@@ -25,7 +25,12 @@ struct Watched {
 }
 
 /// Serves the probes until it is time to close.
-pub async fn serve(listener: Limited, readiness: Readiness, telemetry: Arc<Telemetry>, closing: Closing) {
+pub async fn serve(
+    listener: LimitedListener,
+    readiness: Readiness,
+    telemetry: Arc<Telemetry>,
+    closing: Closing,
+) {
     let router = Router::new()
         .route("/live", get(live))
         .route("/ready", get(ready))

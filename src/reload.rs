@@ -17,14 +17,14 @@ use crate::clock::Clock;
 use crate::config::{
     Config, Diagnostic, Errors, Files, Loaded, Restrictions, Rules, ServerTls, Startup, Tls, session_cookie,
 };
-use crate::listener::tls::Acceptors;
+use crate::server::tls::Acceptors;
 use crate::telemetry::Telemetry;
 use crate::watch::{Caller, Cause, Watch};
 
 /// How often it is asked whether rules that were replaced are still needed.
 const RETIRE: Duration = Duration::from_millis(20);
 /// Nobody decides for longer than this: whoever still holds old rules drops them himself.
-const LONGEST_DECISION: Duration = Duration::from_secs(30);
+const DECISION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// By how much a reload is nicer than whoever answers Checks (nice(2)): of a processor that they keep busy it gets about
 /// a tenth.
@@ -224,7 +224,7 @@ impl Reloader {
         // So does the listener that sets the session cookie: Checks look for the one that it sets.
         if let (Some(listener), Some(admin)) = (&self.startup.admin, &rules.admin) {
             let cookie = session_cookie(listener.transport, admin.public_url.as_ref());
-            rules.places.look_for_sessions_in(cookie);
+            rules.locations.set_session_cookie(cookie);
         }
 
         let sources = self.authorizer.sources();
@@ -279,7 +279,7 @@ pub fn tell_warnings(warnings: &[Diagnostic]) {
 /// Drops rules on this thread, once nobody decides by them any more.
 fn retire(rules: Arc<Rules>) {
     let begun = Instant::now();
-    while Arc::strong_count(&rules) > 1 && begun.elapsed() < LONGEST_DECISION {
+    while Arc::strong_count(&rules) > 1 && begun.elapsed() < DECISION_TIMEOUT {
         thread::sleep(RETIRE);
     }
     drop(rules);

@@ -57,9 +57,9 @@ impl Signals {
 }
 
 /// SIGHUP.
-pub struct Hangups(Signal);
+pub struct SighupStream(Signal);
 
-impl Hangups {
+impl SighupStream {
     /// Begins to listen: from here on the signal no longer kills the process.
     ///
     /// # Errors

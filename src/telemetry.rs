@@ -14,7 +14,7 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use crate::attributes::Attributes;
-use crate::decision::{Decision, Outcome, Refusal};
+use crate::decision::{Decision, DenyReason, Outcome};
 use decision_log::DecisionLog;
 use logging::LogCounters;
 use metrics::Metrics;
@@ -45,7 +45,7 @@ impl Telemetry {
         self.traces.as_ref().map(|traces| Box::new(traces.begin(metadata)))
     }
 
-    /// Sends the spans that are still to be sent, for [`traces::LONGEST_FLUSH`] at most.
+    /// Sends the spans that are still to be sent, for [`traces::FLUSH_TIMEOUT`] at most.
     pub async fn close(self: Arc<Self>) {
         if self.traces.is_some() {
             let flush = move || self.traces.as_ref().map(Traces::close);
@@ -70,14 +70,14 @@ impl Telemetry {
         self.metrics.count(decision, outcome, elapsed);
         self.decisions.note(decision, outcome, request, elapsed);
         // Only an operator can name a policy: the mistake is told whatever is logged of decisions.
-        if outcome == Outcome::Refused(Refusal::UnknownPolicy) {
+        if outcome == Outcome::Refused(DenyReason::UnknownPolicy) {
             let policy = request.and_then(|request| request.policy).map(decision_log::shown);
             tracing::error!(
                 policy = policy.as_deref(),
                 "Envoy's context_extensions name a policy that the configuration does not have"
             );
         }
-        if outcome == Outcome::Refused(Refusal::ContextKey) {
+        if outcome == Outcome::Refused(DenyReason::ContextKey) {
             let key = request.and_then(|request| request.misspelled_policy).map(decision_log::shown);
             tracing::error!(
                 key = key.as_deref(),

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::{Actor, ascii_json};
-use crate::attributes::Lengths;
+use crate::attributes::NameLengthFilter;
 
 /// What an actor's headers may take together, names and values, in bytes.
 pub const MAX_BYTES: usize = 8 * 1024;
@@ -60,14 +60,14 @@ pub fn folds_onto(name: &[u8], actor_header: &str) -> bool {
 #[derive(Debug, Clone)]
 pub struct ActorHeaders {
     headers: Box<[ActorHeader]>,
-    lengths: Lengths,
+    lengths: NameLengthFilter,
     /// The folded names' hashes in order, each with its header's index.
     by_hash: Box<[(u64, usize)]>,
 }
 
 impl From<Vec<ActorHeader>> for ActorHeaders {
     fn from(headers: Vec<ActorHeader>) -> Self {
-        let lengths = Lengths::of(headers.iter().map(|header| header.name.as_bytes()));
+        let lengths = NameLengthFilter::of(headers.iter().map(|header| header.name.as_bytes()));
         let hashes = headers.iter().map(|header| folded_hash(header.name.as_bytes())).zip(0..);
         let mut by_hash: Box<[_]> = hashes.collect();
         by_hash.sort_unstable();
@@ -85,7 +85,7 @@ impl std::ops::Deref for ActorHeaders {
 
 impl ActorHeaders {
     /// The lengths of their names.
-    pub fn lengths(&self) -> Lengths {
+    pub fn lengths(&self) -> NameLengthFilter {
         self.lengths
     }
 

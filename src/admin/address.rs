@@ -7,7 +7,7 @@ use axum::http::request::Parts;
 use ipnet::IpNet;
 
 use crate::config::AdminRules;
-use crate::listener::Peer;
+use crate::server::Peer;
 
 /// The address of whoever sent a request: the connection's peer, or behind `admin.trusted_proxies` the last entry of
 /// `X-Forwarded-For` that none of them wrote.  For the record alone: nothing is decided by it.

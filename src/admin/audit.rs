@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::auth::{self, Manager};
 use super::error::ApiError;
 use super::{Admin, address};
-use crate::credential::Known;
+use crate::credential::Principal;
 use crate::keys::{Key, Role};
 use crate::telemetry::audit_log::{AuditLog, Denied, TARGET};
 
@@ -28,7 +28,7 @@ struct Noted {
     denied: &'static str,
     address: Arc<str>,
     key_id: Option<i64>,
-    by: OnceLock<Arc<Known>>,
+    by: OnceLock<Arc<Principal>>,
     user: OnceLock<Arc<str>>,
     key: OnceLock<(String, Role)>,
 }
@@ -101,9 +101,9 @@ fn attempt(extensions: &Extensions) -> Option<&Noted> {
 }
 
 /// Notes who asks.
-pub(super) fn note_caller(parts: &Parts, known: &Arc<Known>) {
+pub(super) fn note_caller(parts: &Parts, principal: &Arc<Principal>) {
     if let Some(attempt) = attempt(&parts.extensions) {
-        let _ = attempt.by.set(Arc::clone(known));
+        let _ = attempt.by.set(Arc::clone(principal));
     }
 }
 

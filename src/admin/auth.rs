@@ -15,9 +15,11 @@ use super::power::{self, Power};
 use super::{Admin, audit, host};
 use crate::attributes::{Encoding, Header, Headers, Http};
 use crate::config::{PublicUrl, Rules, Transport, session_cookie};
-use crate::credential::{CrossSite, Known, Place, Places, carries_bearer, cross_site};
-use crate::decision::Refusal;
-use crate::keys::{Excess, Role};
+use crate::credential::{
+    CredentialLocation, CredentialLocations, CrossSite, Principal, carries_bearer, cross_site,
+};
+use crate::decision::DenyReason;
+use crate::keys::{ExceedsGrant, Role};
 
 /// How long the verification of a password may take.  A Check waits a tenth of a second and is asked again;
 /// people and scripts who log in here do not ask again.
@@ -29,18 +31,18 @@ const QUEUE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Somebody who may manage keys.
 pub struct Manager {
-    known: Arc<Known>,
+    principal: Arc<Principal>,
 }
 
 impl Manager {
     /// The id of their actor, for the record.
     pub fn id(&self) -> String {
-        actor_id(&self.known)
+        actor_id(&self.principal)
     }
 
     /// The kind of their credential, for the record.
     pub fn kind(&self) -> &'static str {
-        self.known.kind.as_str()
+        self.principal.kind.as_str()
     }
 
     /// Holds that nobody manages a key above their own role.
@@ -48,20 +50,20 @@ impl Manager {
     /// # Errors
     /// 403: their role is below the key's, or they have none.
     pub fn may_manage(&self, role: Role) -> Result<(), ApiError> {
-        if self.role() >= Some(role) { Ok(()) } else { Err(Refusal::NotAdmitted.into()) }
+        if self.role() >= Some(role) { Ok(()) } else { Err(DenyReason::NotAdmitted.into()) }
     }
 
     /// Holds that nobody gives a key a power that they have not.
     ///
     /// # Errors
-    /// [`Excess`]: what they have not.
-    pub(super) fn may_give(&self, power: &Power<'_>, rules: &Rules) -> Result<(), Excess> {
-        power::may_give(&self.known.actor, self.role(), power, rules)
+    /// [`ExceedsGrant`]: what they have not.
+    pub(super) fn may_give(&self, power: &Power<'_>, rules: &Rules) -> Result<(), ExceedsGrant> {
+        power::may_give(&self.principal.actor, self.role(), power, rules)
     }
 
     /// Their role; the highest, if there are several.  None is below all others.
     fn role(&self) -> Option<Role> {
-        match self.known.actor.member("role")? {
+        match self.principal.actor.member("role")? {
             Value::String(role) => Role::parse(role),
             Value::Array(roles) => roles.iter().filter_map(Value::as_str).filter_map(Role::parse).max(),
             _ => None,
@@ -75,67 +77,75 @@ impl Admin {
     /// # Errors
     /// 401 for whoever shows no credential that counts, 403 for whoever may not.
     pub(super) async fn manager(&self, parts: &Parts) -> Result<Manager, ApiError> {
-        let known = self.caller(parts).await?;
+        let principal = self.caller(parts).await?;
         // A restriction names policies of the configuration, and managing keys is under none of them:
         // who may make a key without a restriction has none.
-        if known.policies.is_some() {
-            return Err(Refusal::NotAdmitted.into());
+        if principal.policies.is_some() {
+            return Err(DenyReason::NotAdmitted.into());
         }
         let rules = self.authorizer.rules();
-        let allow = rules.admin.as_ref().map(|admin| &admin.allow).ok_or(Refusal::NotAdmitted)?;
-        allow.admit(Some(Arc::clone(&known))).map_err(Refusal::from)?;
-        Ok(Manager { known })
+        let allow = rules.admin.as_ref().map(|admin| &admin.allow).ok_or(DenyReason::NotAdmitted)?;
+        allow.admit(Some(Arc::clone(&principal))).map_err(DenyReason::from)?;
+        Ok(Manager { principal })
     }
 
     /// Who calls: by bearer, basic or session, whatever `credentials` says, and never the anonymous.
     ///
     /// A live session goes before Basic and before schemes that are none of ours: a proxy in front may send its own,
     /// and people would never get past it.  A Bearer is meant for us, and decides by itself.
-    pub(super) async fn caller(&self, parts: &Parts) -> Result<Arc<Known>, ApiError> {
+    pub(super) async fn caller(&self, parts: &Parts) -> Result<Arc<Principal>, ApiError> {
         let http = self.http(parts, headers(&parts.headers));
-        let known = match self.session_before_authorization(&http).await? {
-            Some(known) => known,
+        let principal = match self.session_before_authorization(&http).await? {
+            Some(principal) => principal,
             None => {
-                let basic = Place::Basic { cross_site: CrossSite::Refuse };
-                let places = Places::new(vec![Place::Bearer, basic, self.session_place()]);
-                self.who(&http, &places).await?.ok_or(Refusal::NoCredential)?
+                let basic = CredentialLocation::Basic { cross_site: CrossSite::Refuse };
+                let locations =
+                    CredentialLocations::new(vec![CredentialLocation::Bearer, basic, self.session_place()]);
+                self.who(&http, &locations).await?.ok_or(DenyReason::NoCredential)?
             }
         };
-        audit::note_caller(parts, &known);
-        Ok(known)
+        audit::note_caller(parts, &principal);
+        Ok(principal)
     }
 
     /// Who a live session stands for, unless a Bearer comes with it.
     ///
     /// # Errors
     /// It cannot be known whether the session lives, or there are two of them.
-    async fn session_before_authorization(&self, http: &Http<'_>) -> Result<Option<Arc<Known>>, Refusal> {
+    async fn session_before_authorization(
+        &self,
+        http: &Http<'_>,
+    ) -> Result<Option<Arc<Principal>>, DenyReason> {
         if carries_bearer(http) {
             return Ok(None);
         }
-        self.authorizer.who(http, &Places::new(vec![self.session_place()])).await
+        self.authorizer.who(http, &CredentialLocations::new(vec![self.session_place()])).await
     }
 
     /// Our own cookie.
-    fn session_place(&self) -> Place {
-        Place::Session { cookie: self.session_cookie() }
+    fn session_place(&self) -> CredentialLocation {
+        CredentialLocation::Session { cookie: self.session_cookie() }
     }
 
     /// Whether a token or a session that counts comes with the request.  No password is verified.
     pub(super) async fn has_token_or_session(&self, parts: &Parts) -> bool {
         let http = self.http(parts, headers(&parts.headers));
-        let place = if carries_bearer(&http) { Place::Bearer } else { self.session_place() };
-        matches!(self.authorizer.who(&http, &Places::new(vec![place])).await, Ok(Some(_)))
+        let location = if carries_bearer(&http) { CredentialLocation::Bearer } else { self.session_place() };
+        matches!(self.authorizer.who(&http, &CredentialLocations::new(vec![location])).await, Ok(Some(_)))
     }
 
     /// As the authorizer's `who`, and patient with passwords.
-    pub(super) async fn who(&self, http: &Http<'_>, places: &Places) -> Result<Option<Arc<Known>>, Refusal> {
+    pub(super) async fn who(
+        &self,
+        http: &Http<'_>,
+        locations: &CredentialLocations,
+    ) -> Result<Option<Arc<Principal>>, DenyReason> {
         let begun = Instant::now();
         loop {
             let asked = Instant::now();
-            match self.authorizer.who(http, places).await {
+            match self.authorizer.who(http, locations).await {
                 // It goes on in the background, and asking again is waiting for the same verification.
-                Err(Refusal::PasswordUnverified) if begun.elapsed() < LONGEST_VERIFICATION => {
+                Err(DenyReason::PasswordUnverified) if begun.elapsed() < LONGEST_VERIFICATION => {
                     if asked.elapsed() < QUEUE_PAUSE {
                         tokio::time::sleep(QUEUE_PAUSE).await;
                     }
@@ -177,9 +187,9 @@ impl Admin {
     pub(super) fn check_origin(&self, parts: &Parts) -> Result<(), ApiError> {
         let http = self.http(parts, headers(&parts.headers));
         if self.transport == Transport::Tls && self.is_from_insecure_page(&http) {
-            return Err(Refusal::CrossSite.into());
+            return Err(DenyReason::CrossSite.into());
         }
-        cross_site::check(&http, &self.session_place()).map_err(|error| Refusal::from(error).into())
+        cross_site::check(&http, &self.session_place()).map_err(|error| DenyReason::from(error).into())
     }
 
     /// Whether a page that came without TLS caused this.  Whoever sits on the network can be such a page of
@@ -212,17 +222,17 @@ impl Admin {
 }
 
 /// When a no to a password is told, whatever its cause: so the time tells nothing.
-fn no_told_at<T>(answer: &Result<T, Refusal>, begun: Instant) -> Option<Instant> {
-    let is_no = matches!(answer, Err(Refusal::WrongPassword | Refusal::UserLocked));
+fn no_told_at<T>(answer: &Result<T, DenyReason>, begun: Instant) -> Option<Instant> {
+    let is_no = matches!(answer, Err(DenyReason::WrongPassword | DenyReason::UserLocked));
     is_no.then(|| begun + NO_AFTER)
 }
 
 /// The id of an actor, for the record.
-pub(super) fn actor_id(known: &Known) -> String {
-    match known.actor.member("id") {
+pub(super) fn actor_id(principal: &Principal) -> String {
+    match principal.actor.member("id") {
         Some(Value::String(id)) => id.clone(),
         Some(Value::Number(id)) => id.to_string(),
-        _ => known.name.to_string(),
+        _ => principal.name.to_string(),
     }
 }
 
@@ -239,8 +249,8 @@ pub(super) async fn show_actor(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, _) = request.into_parts();
-    let known = admin.caller(&parts).await?;
-    Ok(json(known.actor.members()))
+    let principal = admin.caller(&parts).await?;
+    Ok(json(principal.actor.members()))
 }
 
 /// An answer of JSON.
@@ -258,10 +268,10 @@ mod tests {
     #[test]
     fn every_no_to_a_password_is_told_at_one_time_and_nothing_else_waits() {
         let begun = Instant::now();
-        for refusal in Refusal::ALL {
-            let answer: Result<(), _> = Err(refusal);
-            let is_no = refusal.answer().1 == "Invalid username or password";
-            assert_eq!(no_told_at(&answer, begun), is_no.then(|| begun + NO_AFTER), "{refusal:?}");
+        for deny_reason in DenyReason::ALL {
+            let answer: Result<(), _> = Err(deny_reason);
+            let is_no = deny_reason.answer().1 == "Invalid username or password";
+            assert_eq!(no_told_at(&answer, begun), is_no.then(|| begun + NO_AFTER), "{deny_reason:?}");
         }
         assert_eq!(no_told_at(&Ok(()), begun), None);
     }

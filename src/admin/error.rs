@@ -7,15 +7,15 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use crate::decision::Refusal;
-use crate::keys::Excess;
+use crate::decision::DenyReason;
+use crate::keys::ExceedsGrant;
 use crate::keys::store::{CreateError, RotateError, StoreError};
 
 /// Why a request is not done.  No text of it holds anything that the client sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApiError {
     /// What a Check would have denied for, with its status and message.
-    Refused(Refusal),
+    Refused(DenyReason),
     /// There is no body, or none that can be read.
     Malformed,
     /// A member of the body is at fault.
@@ -174,8 +174,8 @@ impl ApiError {
     /// The HTTP status and the message, which are Grafana's where Grafana has them.
     pub fn face(&self) -> (StatusCode, &'static str) {
         match self {
-            Self::Refused(refusal) => {
-                let (status, message) = refusal.answer();
+            Self::Refused(deny_reason) => {
+                let (status, message) = deny_reason.answer();
                 (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), message)
             }
             Self::Malformed => (StatusCode::BAD_REQUEST, "bad request data"),
@@ -210,7 +210,7 @@ impl ApiError {
     /// One word for the audit log; of a denial the word that the decision log has for it.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Refused(refusal) => refusal.reason(),
+            Self::Refused(deny_reason) => deny_reason.reason(),
             Self::Malformed => "malformed",
             Self::Invalid(invalid) => invalid.kind.face().2,
             Self::InvalidId => "invalid_id",
@@ -244,9 +244,9 @@ impl IntoResponse for ApiError {
     }
 }
 
-impl From<Refusal> for ApiError {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
+impl From<DenyReason> for ApiError {
+    fn from(deny_reason: DenyReason) -> Self {
+        Self::Refused(deny_reason)
     }
 }
 
@@ -267,12 +267,12 @@ impl From<CreateError> for ApiError {
     }
 }
 
-impl From<Excess> for ApiError {
-    fn from(excess: Excess) -> Self {
+impl From<ExceedsGrant> for ApiError {
+    fn from(excess: ExceedsGrant) -> Self {
         match excess {
-            Excess::Role => Refusal::NotAdmitted.into(),
-            Excess::Member => Self::invalid(InvalidKind::MemberNotOwn, "actor", excess.to_string()),
-            Excess::Name => Self::invalid(InvalidKind::NameInPolicy, "name", excess.to_string()),
+            ExceedsGrant::Role => DenyReason::NotAdmitted.into(),
+            ExceedsGrant::Member => Self::invalid(InvalidKind::MemberNotOwn, "actor", excess.to_string()),
+            ExceedsGrant::Name => Self::invalid(InvalidKind::NameInPolicy, "name", excess.to_string()),
         }
     }
 }
@@ -282,7 +282,7 @@ impl From<RotateError> for ApiError {
         match error {
             RotateError::NotFound => Self::KeyNotFound,
             RotateError::Dead => Self::DeadKey,
-            RotateError::Excess(excess) => excess.into(),
+            RotateError::ExceedsGrant(excess) => excess.into(),
             RotateError::Store(error) => error.into(),
         }
     }

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::Admin;
 use super::auth;
 use super::error::ApiError;
-use crate::credential::Known;
-use crate::decision::Refusal;
+use crate::credential::Principal;
+use crate::decision::DenyReason;
 use crate::keys::Role;
 
 /// A store that was not read for so long is down: it is read every half second.
@@ -51,15 +51,15 @@ pub(super) async fn org(State(admin): State<Arc<Admin>>, request: Request) -> Re
 /// `GET /api/user`
 pub(super) async fn user(State(admin): State<Arc<Admin>>, request: Request) -> Result<Response, ApiError> {
     let (parts, _) = request.into_parts();
-    let known = admin.unrestricted_caller(&parts).await?;
-    let text = |member| known.actor.member(member).and_then(Value::as_str);
-    let id = auth::actor_id(&known);
+    let principal = admin.unrestricted_caller(&parts).await?;
+    let text = |member| principal.actor.member(member).and_then(Value::as_str);
+    let id = auth::actor_id(&principal);
     Ok(auth::json(&json!({
         "id": 0,
         "uid": &id,
         "email": text("email").unwrap_or_default(),
         "name": text("name").unwrap_or(&id),
-        "login": &*known.name,
+        "login": &*principal.name,
         "orgId": 1,
         "isGrafanaAdmin": text("role") == Some(Role::Admin.as_str()),
         "isDisabled": false,
@@ -91,8 +91,8 @@ pub(super) async fn settings(
 
 impl Admin {
     /// Who calls, whether or not they may manage keys.
-    async fn unrestricted_caller(&self, parts: &Parts) -> Result<Arc<Known>, ApiError> {
-        let known = self.caller(parts).await?;
-        if known.policies.is_some() { Err(Refusal::NotAdmitted.into()) } else { Ok(known) }
+    async fn unrestricted_caller(&self, parts: &Parts) -> Result<Arc<Principal>, ApiError> {
+        let principal = self.caller(parts).await?;
+        if principal.policies.is_some() { Err(DenyReason::NotAdmitted.into()) } else { Ok(principal) }
     }
 }

@@ -21,7 +21,7 @@ use super::{Admin, within};
 use crate::actor::{Actor, MAX_NESTING, nests_too_deep};
 use crate::config::Rules;
 use crate::keys::name::is_name;
-use crate::keys::service::{Ask, Settings};
+use crate::keys::service::{CreateKey, Settings};
 use crate::keys::{Key, MAX_ACTOR_BYTES, MAX_OVERLAP, MAX_POLICIES, Role, Status};
 use crate::secret::Secret;
 
@@ -107,8 +107,8 @@ pub(super) async fn show(
 pub(super) async fn create(State(admin): State<Arc<Admin>>, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let manager = admin.manager(&parts).await?;
-    let known = ["name", "role", "secondsToLive", "actor", "policies"];
-    let mut body = JsonBody::read(&parts, body, &known).await?;
+    let members = ["name", "role", "secondsToLive", "actor", "policies"];
+    let mut body = JsonBody::read(&parts, body, &members).await?;
     let rules = admin.authorizer.rules();
     let settings = admin.keys.settings();
 
@@ -134,7 +134,7 @@ pub(super) async fn create(State(admin): State<Arc<Admin>>, request: Request) ->
         return Err(ApiError::invalid(InvalidKind::NameReserved, "name", problem));
     }
     let created_by = manager.id();
-    let ask = Ask { name, role, expires_at, actor, policies, created_by };
+    let ask = CreateKey { name, role, expires_at, actor, policies, created_by };
     let (key, secret) = within(admin.keys.create(ask)).await??;
     audit::changed(&parts, "API key created", &manager, None, Some(&key));
     Ok(with_secret(&key, &secret))

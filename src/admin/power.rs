@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::actor::Actor;
 use crate::config::Rules;
 use crate::keys::name::folded;
-use crate::keys::{Excess, Role};
+use crate::keys::{ExceedsGrant, Role};
 use crate::policy::Allow;
 use crate::policy::allow::Wanted;
 
@@ -31,29 +31,29 @@ pub(super) struct Power<'k> {
 /// Whether somebody with this actor and role may give this.
 ///
 /// # Errors
-/// [`Excess`]: what they have not.
+/// [`ExceedsGrant`]: what they have not.
 pub(super) fn may_give(
     giver: &Actor,
     role: Option<Role>,
     power: &Power<'_>,
     rules: &Rules,
-) -> Result<(), Excess> {
+) -> Result<(), ExceedsGrant> {
     if role == Some(Role::Admin) {
         return Ok(());
     }
     if role < Some(power.role) {
-        return Err(Excess::Role);
+        return Err(ExceedsGrant::Role);
     }
     let given = power.actor.iter().filter(|(name, _)| !SERVERS_OWN.contains(&name.as_str()));
     for (name, value) in given {
         if !giver.member(name).is_some_and(|own| includes(own, value)) {
-            return Err(Excess::Member);
+            return Err(ExceedsGrant::Member);
         }
     }
     let policies = rules.policies.iter().filter_map(|policy| policy.allow());
     let admin = rules.admin.as_ref().and_then(|admin| admin.allow.allow());
     if policies.chain(admin).any(|allow| speaks_of(allow, power)) {
-        return Err(Excess::Name);
+        return Err(ExceedsGrant::Name);
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! Log-in and log-out.  A session is a cookie whose digest is in the store; a Check takes it too, where
-//! `credentials` has the place `session`.
+//! `credentials` has the location `session`.
 
 use std::sync::Arc;
 
@@ -17,8 +17,10 @@ use super::error::ApiError;
 use super::{Admin, audit, auth, within};
 use crate::attributes::{Encoding, Header, Headers, Http};
 use crate::config::is_secure;
-use crate::credential::{API_KEY_USER, CrossSite, Known, Place, Places, cookie};
-use crate::decision::Refusal;
+use crate::credential::{
+    API_KEY_USER, CredentialLocation, CredentialLocations, CrossSite, Principal, cookie,
+};
+use crate::decision::DenyReason;
 use crate::secret::Secret;
 use crate::token::PlainToken;
 
@@ -34,12 +36,12 @@ pub(super) async fn log_in(State(admin): State<Arc<Admin>>, request: Request) ->
     let rules = admin.authorizer.rules();
     // A name that we do not know is not written down: somebody may have typed a password there.
     if let Some(user) = rules.users.get(&user) {
-        audit::note_user(&parts, &user.known.name);
+        audit::note_user(&parts, &user.principal.name);
     }
-    let known = admin.verify(&user, &password).await?;
-    let user = rules.users.get(&known.name).ok_or(Refusal::WrongPassword)?;
-    let opened = within(admin.keys.open_session(&known.name, &user.password_digest)).await??;
-    audit::logged_in(&parts, &known.name, opened.ended);
+    let principal = admin.verify(&user, &password).await?;
+    let user = rules.users.get(&principal.name).ok_or(DenyReason::WrongPassword)?;
+    let opened = within(admin.keys.open_session(&principal.name, &user.password_digest)).await??;
+    audit::logged_in(&parts, &principal.name, opened.ended);
     let mut response = auth::json(&json!({"message": "Logged in"}));
     admin.set_cookie(&mut response, opened.cookie.expose(), LONGEST);
     Ok(response)
@@ -70,7 +72,7 @@ pub(super) async fn log_out(State(admin): State<Arc<Admin>>, request: Request) -
 
 impl Admin {
     /// Verifies a password by the very code that takes it as Basic: the same lock, the same time for unknown users.
-    async fn verify(&self, user: &str, password: &Secret) -> Result<Arc<Known>, Refusal> {
+    async fn verify(&self, user: &str, password: &Secret) -> Result<Arc<Principal>, DenyReason> {
         // In Basic these names mean something else.  No user can have them, nor the empty one.
         let user = if user == API_KEY_USER || user.contains(':') { "" } else { user };
         let pair = Zeroizing::new(format!("{user}:{}", password.expose()));
@@ -82,8 +84,9 @@ impl Admin {
             path: b"/login",
             headers: Headers::new(Encoding::Lines, vec![header]),
         };
-        let places = Places::new(vec![Place::Basic { cross_site: CrossSite::Refuse }]);
-        self.who(&http, &places).await?.ok_or(Refusal::WrongPassword)
+        let locations =
+            CredentialLocations::new(vec![CredentialLocation::Basic { cross_site: CrossSite::Refuse }]);
+        self.who(&http, &locations).await?.ok_or(DenyReason::WrongPassword)
     }
 
     /// `HttpOnly`: no script reads it.  `SameSite=Strict`: no other site's request carries it.

@@ -19,9 +19,9 @@ use super::{Complaint, ConfigFile, print, read_secret};
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::{Config, Positions};
-use crate::decision::Refusal;
-use crate::ext_authz::frame;
-use crate::ext_authz::response::{self, Answers};
+use crate::decision::DenyReason;
+use crate::ext_authz::codec::frame;
+use crate::ext_authz::codec::response::{self, Answers};
 use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
 use crate::keys::service::Keys;
@@ -139,7 +139,7 @@ async fn decide(
     let request = asked.attributes();
     let mut decision = authorizer.authorize(&request, None).await;
     for _ in 1..TRIES {
-        if decision.outcome().refusal() != Some(Refusal::PasswordUnverified) {
+        if decision.outcome().deny_reason() != Some(DenyReason::PasswordUnverified) {
             break;
         }
         decision = authorizer.authorize(&request, None).await;

@@ -16,7 +16,7 @@ use tonic_health::pb::health_client::HealthClient;
 use super::{Complaint, ConfigFile};
 use crate::config::{Listen, Startup, Transport};
 use crate::ext_authz::SERVICE_NAME;
-use crate::listener;
+use crate::server;
 
 /// How long to wait for the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -83,7 +83,7 @@ fn nobody_answers(address: &Listen) -> Complaint {
 }
 
 async fn ask_whether_ready(address: &Listen) -> Result<(), Complaint> {
-    let stream = listener::connect(address).await.map_err(|_| nobody_answers(address))?;
+    let stream = server::connect(address).await.map_err(|_| nobody_answers(address))?;
     let broken = |error: hyper::Error| format!("error: {address} gives no health: {error}");
     let (mut client, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
@@ -101,7 +101,7 @@ async fn ask_for_health(address: &Listen) -> Result<(), Complaint> {
     let target = address.clone();
     let connect = tower::service_fn(move |_| {
         let target = target.clone();
-        async move { listener::connect(&target).await.map(TokioIo::new) }
+        async move { server::connect(&target).await.map(TokioIo::new) }
     });
     // The connector knows the address; this one is a formality.
     let channel = Endpoint::from_static("http://ext-authz.local")

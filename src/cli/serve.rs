@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Errors, Loaded, Severity, parse_size};
 use crate::memory;
 use crate::reload::{self, Origin};
-use crate::shutdown::{Hangups, Signals};
+use crate::shutdown::{SighupStream, Signals};
 use crate::telemetry::decision_log::{DecisionLog, LogDecisions};
 use crate::telemetry::logging::{self, LogFormat, Logging};
 
@@ -89,7 +89,7 @@ impl Serve {
         // First of all: a SIGHUP while the configuration is read must not kill the process.
         let hangups = {
             let _runtime = runtime.enter();
-            Hangups::listen().map_err(|error| format!("error: cannot listen for signals: {error}"))?
+            SighupStream::listen().map_err(|error| format!("error: cannot listen for signals: {error}"))?
         };
         let Loaded { outcome, files } = Config::load_after(&self.config.path, None);
         let config = outcome?;

@@ -12,8 +12,8 @@ use super::policies::read_allow;
 use super::raw::Node;
 use super::reader::Reader;
 use super::tls::{self, ServerTls, SubjectName};
-use crate::credential::Known;
-use crate::credential::removal::SESSION_COOKIES;
+use crate::credential::Principal;
+use crate::credential::stripping::SESSION_COOKIES;
 use crate::policy::{Allow, HostPattern, Policy};
 
 /// What the section says.
@@ -30,13 +30,13 @@ pub struct AdminSection<'t> {
 
 impl AdminSection<'_> {
     /// Whether one of them is let in.
-    pub fn can_be_entered_by<'k>(&self, mut known: impl Iterator<Item = &'k Known>) -> bool {
-        let admits = |known: &Known| {
+    pub fn can_be_entered_by<'k>(&self, mut principal: impl Iterator<Item = &'k Principal>) -> bool {
+        let admits = |principal: &Principal| {
             let allow = self.rules.allow.allow();
-            known.counts_under(self.rules.allow.name())
-                && allow.is_none_or(|allow| allow.admits(&known.actor))
+            principal.counts_under(self.rules.allow.name())
+                && allow.is_none_or(|allow| allow.admits(&principal.actor))
         };
-        known.any(admits)
+        principal.any(admits)
     }
 }
 

@@ -1,10 +1,10 @@
-//! The section `credentials`: the places where a request may carry a credential.
+//! The section `credentials`: the locations where a request may carry a credential.
 
 use super::admin::session_cookie;
 use super::listeners::Transport;
 use super::raw::{Entry, Location, Node, Text, Value};
 use super::reader::{Fields, Reader, nearest};
-use crate::credential::{CrossSite, Place, Places};
+use crate::credential::{CredentialLocation, CredentialLocations, CrossSite};
 
 const PLACES: &str = "`bearer`, `basic`, `session`, {header: NAME}, {query: NAME} or {cookie: NAME}";
 
@@ -21,7 +21,7 @@ const NO_PLACES: [&str; 9] = [
     "upgrade",
 ];
 
-/// What the place `session` leads to.
+/// What the location `session` leads to.
 #[derive(Clone, Copy)]
 pub enum Sessions {
     /// Nowhere: there is no section `keys`, and sessions are kept where keys are.
@@ -32,19 +32,20 @@ pub enum Sessions {
     InCookie(&'static str),
 }
 
-/// Reads the section; `query` is a place that the seed's file adds behind bearer.
+/// Reads the section; `query` is a location that the seed's file adds behind bearer.
 pub fn read<'t>(
     reader: &mut Reader<'t>,
     section: Option<&'t Entry>,
     query: Option<&'t Text>,
     sessions: Sessions,
-) -> Vec<Place> {
+) -> Vec<CredentialLocation> {
     let default = || {
-        let mut places = vec![Place::Bearer, Place::Basic { cross_site: CrossSite::Refuse }];
+        let mut locations =
+            vec![CredentialLocation::Bearer, CredentialLocation::Basic { cross_site: CrossSite::Refuse }];
         if let Some(name) = query {
-            places.insert(1, Place::Query { name: name.as_str().into() });
+            locations.insert(1, CredentialLocation::Query { name: name.as_str().into() });
         }
-        places
+        locations
     };
     let Some(Entry { value: node, .. }) = section else {
         return default();
@@ -58,17 +59,17 @@ pub fn read<'t>(
             "an empty list accepts no credential at all; leave `credentials` out for [bearer, basic]",
         );
     }
-    let mut places: Vec<Place> = Vec::new();
+    let mut locations: Vec<CredentialLocation> = Vec::new();
     for node in list {
-        let Some(place) = read_place(reader, node, sessions) else {
+        let Some(location) = read_location(reader, node, sessions) else {
             continue;
         };
-        if places.iter().any(|earlier| is_same(earlier, &place)) {
+        if locations.iter().any(|earlier| is_same(earlier, &location)) {
             reader.error(&node.at, "this place stands in the list already");
         }
-        places.push(place);
+        locations.push(location);
     }
-    places
+    locations
 }
 
 /// Where those who can show a credential stand, of those that there are.
@@ -81,17 +82,17 @@ pub struct Callers<'t> {
     pub keys: Option<&'t Location>,
 }
 
-/// Warns of credentials that no place takes, and of a place that takes none of those that there are.
+/// Warns of credentials that no location takes, and of a location that takes none of those that there are.
 ///
 /// With an admin listener they may be meant for that: it takes every kind, whatever `credentials` says.
 pub fn warn_of_useless<'t>(
     reader: &mut Reader<'t>,
     section: Option<&'t Entry>,
-    places: &[Place],
+    locations: &[CredentialLocation],
     callers: &Callers<'t>,
     has_admin: bool,
 ) {
-    let is_session = |place: &Place| matches!(place, Place::Session { .. });
+    let is_session = |location: &CredentialLocation| matches!(location, CredentialLocation::Session { .. });
     if let (Some(Entry { value: Node { value: Value::List(list), .. }, .. }), None) = (section, callers.users)
     {
         let is_word = |node: &&Node| matches!(&node.value, Value::Text(text) if text.as_str() == "session");
@@ -100,49 +101,57 @@ pub fn warn_of_useless<'t>(
         }
     }
     // An empty list is an error already.
-    if has_admin || places.is_empty() {
+    if has_admin || locations.is_empty() {
         return;
     }
-    if places.iter().all(is_session) {
+    if locations.iter().all(is_session) {
         for at in [callers.tokens, callers.keys].into_iter().flatten() {
             reader.warn(at, "none of these ever counts: no place in `credentials` takes a token");
         }
     }
-    let takes_users = |place: &Place| matches!(place, Place::Basic { .. } | Place::Session { .. });
+    let takes_users = |location: &CredentialLocation| {
+        matches!(location, CredentialLocation::Basic { .. } | CredentialLocation::Session { .. })
+    };
     if let Some(at) = callers.users
-        && !places.iter().any(takes_users)
+        && !locations.iter().any(takes_users)
     {
         reader.warn(at, "none of these can ever log in: `basic` is not among `credentials`");
     }
 }
 
-/// The places as a decision reads them.
-pub fn places(order: Vec<Place>) -> Places {
-    Places::new(order)
+/// The locations as a decision reads them.
+pub fn locations(order: Vec<CredentialLocation>) -> CredentialLocations {
+    CredentialLocations::new(order)
 }
 
-/// The same place, whatever its options.
-fn is_same(one: &Place, other: &Place) -> bool {
+/// The same location, whatever its options.
+fn is_same(one: &CredentialLocation, other: &CredentialLocation) -> bool {
     match (one, other) {
-        (Place::Bearer, Place::Bearer)
-        | (Place::Basic { .. }, Place::Basic { .. })
-        | (Place::Session { .. }, Place::Session { .. }) => true,
-        (Place::Header { name: one }, Place::Header { name: other })
-        | (Place::Query { name: one }, Place::Query { name: other })
-        | (Place::Cookie { name: one, .. }, Place::Cookie { name: other, .. }) => one == other,
+        (CredentialLocation::Bearer, CredentialLocation::Bearer)
+        | (CredentialLocation::Basic { .. }, CredentialLocation::Basic { .. })
+        | (CredentialLocation::Session { .. }, CredentialLocation::Session { .. }) => true,
+        (CredentialLocation::Header { name: one }, CredentialLocation::Header { name: other })
+        | (CredentialLocation::Query { name: one }, CredentialLocation::Query { name: other })
+        | (CredentialLocation::Cookie { name: one, .. }, CredentialLocation::Cookie { name: other, .. }) => {
+            one == other
+        }
         (
-            Place::Bearer
-            | Place::Basic { .. }
-            | Place::Session { .. }
-            | Place::Header { .. }
-            | Place::Query { .. }
-            | Place::Cookie { .. },
+            CredentialLocation::Bearer
+            | CredentialLocation::Basic { .. }
+            | CredentialLocation::Session { .. }
+            | CredentialLocation::Header { .. }
+            | CredentialLocation::Query { .. }
+            | CredentialLocation::Cookie { .. },
             _,
         ) => false,
     }
 }
 
-fn read_place<'t>(reader: &mut Reader<'t>, node: &'t Node, sessions: Sessions) -> Option<Place> {
+fn read_location<'t>(
+    reader: &mut Reader<'t>,
+    node: &'t Node,
+    sessions: Sessions,
+) -> Option<CredentialLocation> {
     match &node.value {
         Value::Text(text) => read_word(reader, node, text.as_str(), sessions),
         Value::Map(_) => read_mapping(reader, node),
@@ -153,10 +162,15 @@ fn read_place<'t>(reader: &mut Reader<'t>, node: &'t Node, sessions: Sessions) -
     }
 }
 
-fn read_word<'t>(reader: &mut Reader<'t>, node: &'t Node, word: &str, sessions: Sessions) -> Option<Place> {
+fn read_word<'t>(
+    reader: &mut Reader<'t>,
+    node: &'t Node,
+    word: &str,
+    sessions: Sessions,
+) -> Option<CredentialLocation> {
     match word {
-        "bearer" => Some(Place::Bearer),
-        "basic" => Some(Place::Basic { cross_site: CrossSite::Refuse }),
+        "bearer" => Some(CredentialLocation::Bearer),
+        "basic" => Some(CredentialLocation::Basic { cross_site: CrossSite::Refuse }),
         "session" => read_session(reader, node, sessions),
         "header" | "query" | "cookie" => {
             reader.error(&node.at, format!("`{word}` needs a name: {{{word}: NAME}}"));
@@ -171,7 +185,11 @@ fn read_word<'t>(reader: &mut Reader<'t>, node: &'t Node, word: &str, sessions: 
     }
 }
 
-fn read_session<'t>(reader: &mut Reader<'t>, node: &'t Node, sessions: Sessions) -> Option<Place> {
+fn read_session<'t>(
+    reader: &mut Reader<'t>,
+    node: &'t Node,
+    sessions: Sessions,
+) -> Option<CredentialLocation> {
     match sessions {
         Sessions::NeedKeys => {
             reader.error(&node.at, "`session` needs the section `keys`: sessions are kept in its store");
@@ -182,13 +200,13 @@ fn read_session<'t>(reader: &mut Reader<'t>, node: &'t Node, sessions: Sessions)
                 &node.at,
                 "without the section `admin` nobody can log in here: only sessions of others who share the store count",
             );
-            Some(Place::Session { cookie: session_cookie(Transport::Plain, None) })
+            Some(CredentialLocation::Session { cookie: session_cookie(Transport::Plain, None) })
         }
-        Sessions::InCookie(cookie) => Some(Place::Session { cookie }),
+        Sessions::InCookie(cookie) => Some(CredentialLocation::Session { cookie }),
     }
 }
 
-fn read_mapping<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Place> {
+fn read_mapping<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<CredentialLocation> {
     let kinds = ["header", "query", "cookie", "basic"];
     let keys = ["header", "query", "cookie", "basic", "allow_cross_site"];
     let fields = reader.fields(node, PLACES, &keys)?;
@@ -216,7 +234,7 @@ fn read_mapping<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Place> {
     }
 }
 
-fn read_header<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Place> {
+fn read_header<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<CredentialLocation> {
     let text = reader.text(node, "text: the name of a header")?;
     let name = text.as_str().to_ascii_lowercase();
     let problem = if name == "authorization" {
@@ -242,12 +260,12 @@ fn read_header<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Place> {
         reader.error(&node.at, problem);
         return None;
     }
-    Some(Place::Header { name: name.into() })
+    Some(CredentialLocation::Header { name: name.into() })
 }
 
-fn read_query<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Place> {
+fn read_query<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<CredentialLocation> {
     let text = reader.text(node, "text: the name of a query parameter")?;
-    check_query(reader, node, text).then(|| Place::Query { name: text.as_str().into() })
+    check_query(reader, node, text).then(|| CredentialLocation::Query { name: text.as_str().into() })
 }
 
 /// Checks the name of a query parameter.
@@ -260,7 +278,11 @@ pub fn check_query<'t>(reader: &mut Reader<'t>, node: &'t Node, text: &Text) -> 
     is_legal
 }
 
-fn read_cookie<'t>(reader: &mut Reader<'t>, node: &'t Node, beside: Option<&'t Node>) -> Option<Place> {
+fn read_cookie<'t>(
+    reader: &mut Reader<'t>,
+    node: &'t Node,
+    beside: Option<&'t Node>,
+) -> Option<CredentialLocation> {
     let cross_site = read_cross_site(reader, beside);
     let text = reader.text(node, "text: the name of a cookie")?;
     if !is_token(text.as_str()) {
@@ -270,18 +292,22 @@ fn read_cookie<'t>(reader: &mut Reader<'t>, node: &'t Node, beside: Option<&'t N
         );
         return None;
     }
-    Some(Place::Cookie { name: text.as_str().into(), cross_site })
+    Some(CredentialLocation::Cookie { name: text.as_str().into(), cross_site })
 }
 
 /// `{basic: {allow_cross_site: true}}`
-fn read_basic<'t>(reader: &mut Reader<'t>, node: &'t Node, beside: Option<&'t Node>) -> Option<Place> {
+fn read_basic<'t>(
+    reader: &mut Reader<'t>,
+    node: &'t Node,
+    beside: Option<&'t Node>,
+) -> Option<CredentialLocation> {
     if let Some(option) = beside {
         reader.error(&option.at, "for basic the option stands inside: {basic: {allow_cross_site: true}}");
     }
     let fields: Fields<'t> =
         reader.fields(node, "a mapping such as {allow_cross_site: true}", &["allow_cross_site"])?;
     let cross_site = read_cross_site(reader, fields.get("allow_cross_site"));
-    Some(Place::Basic { cross_site })
+    Some(CredentialLocation::Basic { cross_site })
 }
 
 fn read_cross_site<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> CrossSite {

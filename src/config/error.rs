@@ -1,7 +1,7 @@
 //! What is wrong with a configuration, told so that somebody at three in the morning can act on it.
 //!
 //! A [`Diagnostic`] names the file, the line, the key and what was expected, and shows the line.
-//! What it shows has been through [`shown`](super::shown): no secret's value stands in it.
+//! What it shows has been through [`redact`](super::redact): no secret's value stands in it.
 
 use std::fmt;
 use std::path::Path;

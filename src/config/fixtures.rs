@@ -302,16 +302,16 @@ ext_authz: {listen: "unix:run/a.sock", max_request_bytes: 64KiB, max_connections
 
     let admin = rules.users.get("admin").unwrap();
     assert!(admin.hash.verify(b"correct horse battery staple") && !admin.hash.verify(b"wrong"));
-    assert_eq!(admin.known.actor.to_ascii_json(), r#"{"id":"admin"}"#);
+    assert_eq!(admin.principal.actor.to_ascii_json(), r#"{"id":"admin"}"#);
 
-    use crate::credential::{CrossSite, Place};
+    use crate::credential::{CredentialLocation, CrossSite};
     assert_eq!(
-        rules.places.order(),
+        rules.locations.order(),
         [
-            Place::Header { name: "x-api-key".into() },
-            Place::Cookie { name: "c".into(), cross_site: CrossSite::Allow },
-            Place::Basic { cross_site: CrossSite::Allow },
-            Place::Query { name: "q".into() },
+            CredentialLocation::Header { name: "x-api-key".into() },
+            CredentialLocation::Cookie { name: "c".into(), cross_site: CrossSite::Allow },
+            CredentialLocation::Basic { cross_site: CrossSite::Allow },
+            CredentialLocation::Query { name: "q".into() },
         ]
     );
     assert_eq!(rules.actor_headers.len(), 4);
@@ -323,7 +323,7 @@ ext_authz: {listen: "unix:run/a.sock", max_request_bytes: 64KiB, max_connections
 
 #[test]
 fn what_keys_and_admin_mean() {
-    use crate::credential::Place;
+    use crate::credential::CredentialLocation;
     let load = |text: &str| parse("/etc/app/config.yaml", text).unwrap_or_else(|errors| panic!("{errors}"));
     let config = load("keys: {store: \"sqlite:keys.db\"}\nadmin: {}\ncredentials: [session]\n");
     assert_eq!(config.startup.keys, Some(StoreUrl::Sqlite("/etc/app/keys.db".into())));
@@ -333,7 +333,7 @@ fn what_keys_and_admin_mean() {
     assert_eq!((keys.actor_members.len(), keys.max_staleness), (0, None));
     assert_eq!(config.rules.unavailable, Unavailable::Refuse);
     assert!(!admin.allow.admits_anonymous() && admin.public_url.is_none());
-    assert_eq!(config.rules.places.order(), [Place::Session { cookie: "eat_session" }]);
+    assert_eq!(config.rules.locations.order(), [CredentialLocation::Session { cookie: "eat_session" }]);
 
     let config = load(
         "keys: {store: {$env: STORE}, max_seconds_to_live: 86400, prefix: key, max: 5, actor_members: [team],\n\
@@ -354,7 +354,7 @@ fn what_keys_and_admin_mean() {
     assert_eq!(rules.unavailable, Unavailable::Error);
     let public_url = rules.admin.as_ref().unwrap().public_url.as_ref().unwrap();
     assert_eq!((public_url.to_string().as_str(), public_url.is_https()), ("https://keys.example.com", true));
-    assert_eq!(rules.places.order(), [Place::Session { cookie: "__Host-eat_session" }]);
+    assert_eq!(rules.locations.order(), [CredentialLocation::Session { cookie: "__Host-eat_session" }]);
     assert!(
         ["token-1", "the-bot", "Bot"].iter().all(|name| rules.has_name(name))
             && rules.has_name("bot")
@@ -383,19 +383,19 @@ fn what_tls_means() {
 
 #[test]
 fn the_seeds_own_file_is_read() {
-    use crate::credential::Place;
+    use crate::credential::CredentialLocation;
     let list = r#"[{"token": {"$env": "BOT_TOKEN"}, "actor": {"bot_id": "my-bot"}}]"#;
     let bare =
         format!(r#"{{"title": "x", "plugins": {{"datasette-auth-tokens": {list}, "other": {{"a": 1}}}}}}"#);
     let config = parse("metadata.json", &bare).unwrap();
-    assert_eq!((config.rules.tokens.len(), config.rules.places.order().len()), (1, 2));
+    assert_eq!((config.rules.tokens.len(), config.rules.locations.order().len()), (1, 2));
 
     let later = format!(
         r#"{{"plugins": {{"datasette-auth-tokens": {{"tokens": {list}, "param": "_auth_token"}}}}}}"#
     );
     let config = parse("metadata.json", &later).unwrap();
-    let query = Place::Query { name: "_auth_token".into() };
-    assert_eq!((config.rules.tokens.len(), &config.rules.places.order()[1]), (1, &query));
+    let query = CredentialLocation::Query { name: "_auth_token".into() };
+    assert_eq!((config.rules.tokens.len(), &config.rules.locations.order()[1]), (1, &query));
 }
 
 #[test]

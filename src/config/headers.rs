@@ -4,7 +4,7 @@ use super::raw::{Entry, Node};
 use super::reader::Reader;
 use crate::actor::Actor;
 use crate::actor::header::{ActorHeader, MAX_BYTES, Selector, folds_onto};
-use crate::credential::Place;
+use crate::credential::CredentialLocation;
 
 /// The largest number of actor headers.
 pub const MOST_HEADERS: usize = 32;
@@ -25,7 +25,11 @@ const RESERVED: [&str; 10] = [
 const RESERVED_PREFIXES: [&str; 4] = ["proxy-", "content-", "x-forwarded-", "x-envoy-"];
 
 /// Reads the section.
-pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, places: &[Place]) -> Vec<ActorHeader> {
+pub fn read<'t>(
+    reader: &mut Reader<'t>,
+    section: Option<&'t Node>,
+    locations: &[CredentialLocation],
+) -> Vec<ActorHeader> {
     let what = "a mapping from headers to members of the actor, such as {x-actor-id: id}";
     let Some(entries) = section.and_then(|node| Some((node, reader.entries(node, what)?))) else {
         return default();
@@ -34,7 +38,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, places: &[Pl
     if entries.len() > MOST_HEADERS {
         reader.error(&node.at, format!("at most {MOST_HEADERS} actor headers, found {}", entries.len()));
     }
-    entries.iter().filter_map(|entry| read_header(reader, entry, places)).collect()
+    entries.iter().filter_map(|entry| read_header(reader, entry, locations)).collect()
 }
 
 fn default() -> Vec<ActorHeader> {
@@ -50,9 +54,13 @@ fn default() -> Vec<ActorHeader> {
     ]
 }
 
-fn read_header<'t>(reader: &mut Reader<'t>, entry: &'t Entry, places: &[Place]) -> Option<ActorHeader> {
+fn read_header<'t>(
+    reader: &mut Reader<'t>,
+    entry: &'t Entry,
+    locations: &[CredentialLocation],
+) -> Option<ActorHeader> {
     let name = &*entry.key;
-    if let Some(problem) = problem_with(name, places) {
+    if let Some(problem) = problem_with(name, locations) {
         reader.error(&entry.at, problem);
     }
     let text = reader.text(&entry.value, "text: a member of the actor such as id or team.name, or \"*\"")?;
@@ -69,7 +77,7 @@ fn read_header<'t>(reader: &mut Reader<'t>, entry: &'t Entry, places: &[Place]) 
 
 /// What is wrong with a header's name.  Two names of legal characters fold onto each other only when
 /// they are equal, and those are duplicate keys.
-fn problem_with(name: &str, places: &[Place]) -> Option<String> {
+fn problem_with(name: &str, locations: &[CredentialLocation]) -> Option<String> {
     let is_legal = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     if name.is_empty() || !name.bytes().all(is_legal) {
         return Some("an actor header's name consists of lower-case letters, digits and `-`".to_owned());
@@ -81,15 +89,15 @@ fn problem_with(name: &str, places: &[Place]) -> Option<String> {
     if let Some(prefix) = RESERVED_PREFIXES.into_iter().find(|prefix| name.starts_with(prefix)) {
         return Some(format!("headers that begin with `{prefix}` are not ours to set"));
     }
-    let is_place = places.iter().any(|place| match place {
-        Place::Header { name: place } => folds_onto(place.as_bytes(), name),
-        Place::Bearer
-        | Place::Basic { .. }
-        | Place::Session { .. }
-        | Place::Query { .. }
-        | Place::Cookie { .. } => false,
+    let is_location = locations.iter().any(|location| match location {
+        CredentialLocation::Header { name: location } => folds_onto(location.as_bytes(), name),
+        CredentialLocation::Bearer
+        | CredentialLocation::Basic { .. }
+        | CredentialLocation::Session { .. }
+        | CredentialLocation::Query { .. }
+        | CredentialLocation::Cookie { .. } => false,
     });
-    is_place.then(|| {
+    is_location.then(|| {
         "`credentials` reads a token from this header; an actor header would take its place".to_owned()
     })
 }
@@ -115,7 +123,7 @@ mod tests {
 
     #[test]
     fn names_that_cannot_be_actor_headers() {
-        let places = [Place::Bearer, Place::Header { name: "x_api_key".into() }];
+        let locations = [CredentialLocation::Bearer, CredentialLocation::Header { name: "x_api_key".into() }];
         for name in [
             "",
             "x_actor",
@@ -139,10 +147,10 @@ mod tests {
             "x-api-key",
             ":path",
         ] {
-            assert!(problem_with(name, &places).is_some(), "{name}");
+            assert!(problem_with(name, &locations).is_some(), "{name}");
         }
         for name in ["x-actor", "remote-user", "x", "x-forwarded", "contents"] {
-            assert_eq!(problem_with(name, &places), None, "{name}");
+            assert_eq!(problem_with(name, &locations), None, "{name}");
         }
     }
 }

@@ -12,9 +12,9 @@ use zeroize::Zeroizing;
 
 use super::error::{Diagnostic, Position, Severity};
 use super::raw::{Entry, Location, MAX_DEPTH, Node, Text, Value};
+use super::redact::Redactor;
 use super::schema::{MERGE_KEY, is_boolean_word};
 use super::secrets::{Environment, MAX_FILE_BYTES};
-use super::shown::Shower;
 
 /// Reads a tree and remembers what is wrong with it.
 pub struct Reader<'t> {
@@ -27,7 +27,7 @@ pub struct Reader<'t> {
     /// Every file that was asked for.
     pub files: BTreeSet<PathBuf>,
     problems: Vec<Problem<'t>>,
-    shower: OnceCell<Shower<'t>>,
+    shower: OnceCell<Redactor<'t>>,
 }
 
 struct Problem<'t> {
@@ -270,8 +270,8 @@ impl<'t> Reader<'t> {
         self.shower().quote_key(key)
     }
 
-    fn shower(&self) -> &Shower<'t> {
-        self.shower.get_or_init(|| Shower::new(self.root))
+    fn shower(&self) -> &Redactor<'t> {
+        self.shower.get_or_init(|| Redactor::new(self.root))
     }
 
     /// What was noted, each with its path and its line.

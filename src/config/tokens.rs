@@ -13,18 +13,18 @@ use super::raw::{Node, Text, Value};
 use super::reader::{Fields, Reader};
 use super::{Context, actors, is_label};
 use crate::actor::Actor;
-use crate::credential::{Kind, Known};
+use crate::credential::{Kind, Principal};
 use crate::token::{PlainToken, TokenDigest};
 
 /// The configured tokens by their digests.  No plain token is kept.
 #[derive(Default, Clone)]
 pub struct Tokens {
-    by_digest: HashMap<TokenDigest, Arc<Known>, foldhash::fast::RandomState>,
+    by_digest: HashMap<TokenDigest, Arc<Principal>, foldhash::fast::RandomState>,
 }
 
 impl Tokens {
     /// What is known of the token with this digest.
-    pub fn get(&self, digest: &TokenDigest) -> Option<&Arc<Known>> {
+    pub fn get(&self, digest: &TokenDigest) -> Option<&Arc<Principal>> {
         self.by_digest.get(digest)
     }
 
@@ -39,35 +39,39 @@ impl Tokens {
     }
 
     /// Lets a token stand for somebody who is known already.
-    pub fn add(&mut self, digest: TokenDigest, known: Arc<Known>) {
-        self.by_digest.insert(digest, known);
+    pub fn add(&mut self, digest: TokenDigest, principal: Arc<Principal>) {
+        self.by_digest.insert(digest, principal);
     }
 
     /// Forgets the tokens that the others do not have, and lets none live longer than there.
     pub fn keep_those_in(&mut self, others: &Self) {
-        self.by_digest.retain(|digest, known| {
+        self.by_digest.retain(|digest, principal| {
             let Some(other) = others.get(digest) else {
                 return false;
             };
             let ends_sooner =
-                other.expires_at.is_some_and(|end| known.expires_at.is_none_or(|own| end < own));
+                other.expires_at.is_some_and(|end| principal.expires_at.is_none_or(|own| end < own));
             if ends_sooner {
-                let mut shortened = Known::new(known.kind, Arc::clone(&known.name), known.actor.clone());
-                shortened.policies.clone_from(&known.policies);
+                let mut shortened =
+                    Principal::new(principal.kind, Arc::clone(&principal.name), principal.actor.clone());
+                shortened.policies.clone_from(&principal.policies);
                 shortened.expires_at = other.expires_at;
-                *known = Arc::new(shortened);
+                *principal = Arc::new(shortened);
             }
             true
         });
     }
 
     /// Those that are not expired at this instant.
-    pub fn live(&self, now: Timestamp) -> impl Iterator<Item = &Known> {
-        self.by_digest.values().map(AsRef::as_ref).filter(move |known: &&Known| !known.is_expired(now))
+    pub fn live(&self, now: Timestamp) -> impl Iterator<Item = &Principal> {
+        self.by_digest
+            .values()
+            .map(AsRef::as_ref)
+            .filter(move |principal: &&Principal| !principal.is_expired(now))
     }
 
     /// Every token, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&TokenDigest, &Arc<Known>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&TokenDigest, &Arc<Principal>)> {
         self.by_digest.iter()
     }
 }
@@ -109,9 +113,9 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Co
         // Both are read before either is given up, so that everything that is wrong is told.
         let digest = read_digest(reader, fields);
         digests.extend(digest.map(|(_, digest)| digest));
-        let known = read_known(reader, fields, name, context);
-        if let (Some((node, digest)), Some(known)) = (digest, known) {
-            insert(reader, &mut tokens, node, digest, known);
+        let principal = read_known(reader, fields, name, context);
+        if let (Some((node, digest)), Some(principal)) = (digest, principal) {
+            insert(reader, &mut tokens, node, digest, principal);
         }
     }
     refuse_tokens_as_names(reader, list, &digests);
@@ -243,7 +247,7 @@ fn read_known<'t>(
     fields: Fields<'t>,
     name: Arc<str>,
     context: &Context<'_>,
-) -> Option<Known> {
+) -> Option<Principal> {
     let expires_at = fields.get("expires").and_then(|node| read_expiry(reader, node));
     let policies = actors::read_restriction(reader, fields.get("policies"), context);
     let Some(node) = fields.get("actor") else {
@@ -251,10 +255,10 @@ fn read_known<'t>(
         return None;
     };
     let actor: Actor = actors::read(reader, node, context)?;
-    let mut known = Known::new(Kind::Token, name, actor);
-    known.policies = policies;
-    known.expires_at = expires_at;
-    Some(known)
+    let mut principal = Principal::new(Kind::Token, name, actor);
+    principal.policies = policies;
+    principal.expires_at = expires_at;
+    Some(principal)
 }
 
 fn read_expiry<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Timestamp> {
@@ -295,11 +299,11 @@ fn insert<'t>(
     tokens: &mut Tokens,
     node: &'t Node,
     digest: TokenDigest,
-    known: Known,
+    principal: Principal,
 ) {
     match tokens.by_digest.entry(digest) {
         Entry::Vacant(vacant) => {
-            vacant.insert(Arc::new(known));
+            vacant.insert(Arc::new(principal));
         }
         Entry::Occupied(occupied) => {
             let earlier = reader.quote_name(&occupied.get().name);

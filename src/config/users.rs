@@ -15,7 +15,7 @@ use super::raw::{Node, Value};
 use super::reader::{Fields, Reader};
 use super::{Context, actors, is_label};
 use crate::actor::Actor;
-use crate::credential::{API_KEY_USER, Kind, Known};
+use crate::credential::{API_KEY_USER, Kind, Principal};
 use crate::memory;
 use crate::password::{self, PasswordError, PasswordHash};
 use crate::secret::Secret;
@@ -46,9 +46,9 @@ pub struct User {
     /// The memory that verifying it takes, in KiB.
     pub hash_kib: u32,
     /// The actor, and the policies that restrict it.
-    pub known: Arc<Known>,
+    pub principal: Arc<Principal>,
     /// The same in a session.
-    pub in_session: Arc<Known>,
+    pub in_session: Arc<Principal>,
     /// What the user's sessions are bound to: another password, another digest.
     pub password_digest: TokenDigest,
     /// Tells a reload that a plain password is still the same; `None` where the configuration has its hash.
@@ -60,12 +60,13 @@ type Mark = [u8; 32];
 
 impl User {
     /// A user of this actor.
-    pub fn new(hash: PasswordHash, password_digest: TokenDigest, known: Known) -> Self {
-        let mut in_session = Known::new(Kind::Session, Arc::clone(&known.name), known.actor.clone());
-        in_session.policies = known.policies.clone();
-        let (known, in_session) = (Arc::new(known), Arc::new(in_session));
+    pub fn new(hash: PasswordHash, password_digest: TokenDigest, principal: Principal) -> Self {
+        let mut in_session =
+            Principal::new(Kind::Session, Arc::clone(&principal.name), principal.actor.clone());
+        in_session.policies = principal.policies.clone();
+        let (principal, in_session) = (Arc::new(principal), Arc::new(in_session));
         let hash_kib = hash.memory_kib();
-        Self { hash, hash_kib, known, in_session, password_digest, mark: None }
+        Self { hash, hash_kib, principal, in_session, password_digest, mark: None }
     }
 
     /// Whether this is the plain password that the configuration had when it was hashed.
@@ -78,7 +79,7 @@ impl Users {
     /// Users, each under the name of its credential.
     pub fn new(users: impl IntoIterator<Item = User>) -> Self {
         let by_name: HashMap<Arc<str>, User> =
-            users.into_iter().map(|user| (Arc::clone(&user.known.name), user)).collect();
+            users.into_iter().map(|user| (Arc::clone(&user.principal.name), user)).collect();
         let kind = |(name, user): (&Arc<str>, &User)| HashKind {
             cost: user.hash.cost(),
             memory_kib: user.hash_kib,
@@ -151,7 +152,7 @@ struct Names {
 
 struct PendingUser {
     password: Password,
-    known: Known,
+    principal: Principal,
 }
 
 enum Password {
@@ -166,8 +167,8 @@ impl PendingUsers {
     }
 
     /// Each of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Known> {
-        self.0.iter().map(|user| &user.known)
+    pub fn iter(&self) -> impl Iterator<Item = &Principal> {
+        self.0.iter().map(|user| &user.principal)
     }
 
     /// Hashes the plain passwords, each of which takes tens of milliseconds; those of users who are in force with
@@ -207,19 +208,19 @@ fn hashing_threads(processors: usize, is_reload: bool, memory_limit: u64) -> usi
 }
 
 fn hash_all(users: Vec<PendingUser>, in_force: Option<&Users>) -> Result<Vec<User>, PasswordError> {
-    let hashed = users.into_iter().map(|PendingUser { password, known }| match password {
+    let hashed = users.into_iter().map(|PendingUser { password, principal }| match password {
         Password::Plain(password) => {
-            let before = in_force.and_then(|users| users.get(&known.name));
+            let before = in_force.and_then(|users| users.get(&principal.name));
             let (hash, password_digest) = match before.filter(|before| before.had(&password)) {
                 Some(before) => (before.hash.clone(), before.password_digest),
-                None => (PasswordHash::of(&password)?, password::fingerprint(&known.name, &password)?),
+                None => (PasswordHash::of(&password)?, password::fingerprint(&principal.name, &password)?),
             };
             let mark = Some(mark(&hash, &password));
-            Ok(User { mark, ..User::new(hash, password_digest, known) })
+            Ok(User { mark, ..User::new(hash, password_digest, principal) })
         }
         Password::Hashed(hash) => {
             let password_digest = hash.fingerprint();
-            Ok(User::new(hash, password_digest, known))
+            Ok(User::new(hash, password_digest, principal))
         }
     });
     hashed.collect()
@@ -269,9 +270,9 @@ pub fn read<'t>(
             );
         }
         if let (Some(name), Some(password), Some(actor)) = (name, password, actor) {
-            let mut known = Known::new(Kind::User, Arc::clone(&name), actor);
-            known.policies = policies;
-            users.push(PendingUser { password, known });
+            let mut principal = Principal::new(Kind::User, Arc::clone(&name), actor);
+            principal.policies = policies;
+            users.push(PendingUser { password, principal });
         }
     }
     PendingUsers(users)

@@ -1,10 +1,10 @@
 //! Cross-site requests: a browser sends cookies and remembered Basic passwords by itself,
 //! whichever site caused the request.
 
-use super::{CredentialError, Place};
+use super::{CredentialError, CredentialLocation};
 use crate::attributes::{Http, trim_blanks};
 
-/// Whether a place counts in requests that another site caused.
+/// Whether a location counts in requests that another site caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CrossSite {
     /// Only the same site's requests, when they may change something.
@@ -20,15 +20,19 @@ pub enum CrossSite {
 ///
 /// # Errors
 /// [`CredentialError::CrossSite`].
-pub fn check(http: &Http<'_>, place: &Place) -> Result<(), CredentialError> {
-    let own: &[&[u8]] = match place {
-        Place::Bearer | Place::Header { .. } | Place::Query { .. } => return Ok(()),
-        Place::Basic { cross_site } | Place::Cookie { cross_site, .. } => match cross_site {
-            CrossSite::Allow => return Ok(()),
-            CrossSite::Refuse => &[b"same-origin", b"same-site", b"none"],
-        },
+pub fn check(http: &Http<'_>, location: &CredentialLocation) -> Result<(), CredentialError> {
+    let own: &[&[u8]] = match location {
+        CredentialLocation::Bearer | CredentialLocation::Header { .. } | CredentialLocation::Query { .. } => {
+            return Ok(());
+        }
+        CredentialLocation::Basic { cross_site } | CredentialLocation::Cookie { cross_site, .. } => {
+            match cross_site {
+                CrossSite::Allow => return Ok(()),
+                CrossSite::Refuse => &[b"same-origin", b"same-site", b"none"],
+            }
+        }
         // A neighbour on the same site has no business with our sessions.
-        Place::Session { .. } => &[b"same-origin", b"none"],
+        CredentialLocation::Session { .. } => &[b"same-origin", b"none"],
     };
     if may_change_something(http) && !comes_from(http, own) {
         return Err(CredentialError::CrossSite);
@@ -106,7 +110,7 @@ mod tests {
                 headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() });
             let headers = Headers::new(Encoding::Lines, entries.collect());
             let http = Http { method: method.as_bytes(), host: b"h:8080", path: b"/", headers };
-            let cookie = |cross_site| Place::Cookie { name: "c".into(), cross_site };
+            let cookie = |cross_site| CredentialLocation::Cookie { name: "c".into(), cross_site };
             assert_eq!(
                 check(&http, &cookie(CrossSite::Refuse)).is_ok(),
                 *expected,
@@ -114,8 +118,8 @@ mod tests {
                 http.headers
             );
             assert_eq!(check(&http, &cookie(CrossSite::Allow)), Ok(()));
-            assert_eq!(check(&http, &Place::Bearer), Ok(()));
-            let session = Place::Session { cookie: "eat_session" };
+            assert_eq!(check(&http, &CredentialLocation::Bearer), Ok(()));
+            let session = CredentialLocation::Session { cookie: "eat_session" };
             let from_neighbour = http.headers.first("sec-fetch-site") == Some(b"same-site");
             assert_eq!(
                 check(&http, &session).is_ok(),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
 
-use crate::listener::complaints::Complaints;
+use crate::server::log_throttle::LogThrottle;
 use crate::telemetry::metrics::Metrics;
 
 /// What is wrong.
@@ -100,21 +100,21 @@ impl WrongWiring {
 
 /// Counts and names them.
 #[derive(Debug)]
-pub struct WrongWirings([(WrongWiring, Counter, Complaints); WrongWiring::ALL.len()]);
+pub struct WrongWirings([(WrongWiring, Counter, LogThrottle); WrongWiring::ALL.len()]);
 
 impl WrongWirings {
     /// Counted in these metrics.
     pub fn new(metrics: &Metrics) -> Self {
-        Self(WrongWiring::ALL.map(|kind| (kind, metrics.wrong_wirings(kind.as_str()), Complaints::new())))
+        Self(WrongWiring::ALL.map(|kind| (kind, metrics.wrong_wirings(kind.as_str()), LogThrottle::new())))
     }
 
     /// Counts one, and says so in the log once in a while.
     pub fn report(&self, kind: WrongWiring, peer: &str) {
-        for (_, counter, complaints) in self.0.iter().filter(|(counted, ..)| *counted == kind) {
+        for (_, counter, log_throttle) in self.0.iter().filter(|(counted, ..)| *counted == kind) {
             counter.inc();
-            if let Some(unsaid) = complaints.may_speak() {
+            if let Some(suppressed) = log_throttle.next_line() {
                 let (kind, advice) = (kind.as_str(), kind.advice().trim_end());
-                tracing::warn!(listener = "ext_authz", kind, peer, unsaid, "wrong wiring: {advice}");
+                tracing::warn!(listener = "ext_authz", kind, peer, suppressed, "wrong wiring: {advice}");
             }
         }
     }

@@ -11,10 +11,10 @@ use crate::actor::{Actor, nests_too_deep};
 use crate::admin::body::JsonBody;
 use crate::attributes::{Encoding, Headers, Http};
 use crate::config::Rules;
-use crate::credential::{Kind, Known};
-use crate::decision::{Decision, Learned, Outcome, Refusal};
-use crate::ext_authz::frame;
-use crate::ext_authz::response::{self, Answers};
+use crate::credential::{Kind, Principal};
+use crate::decision::{Decision, DecisionContext, DenyReason, Outcome};
+use crate::ext_authz::codec::frame;
+use crate::ext_authz::codec::response::{self, Answers};
 use crate::ext_authz::wire::check_response::HttpResponse;
 use crate::keys::name::{folded, is_name, is_same};
 use crate::policy::Policy;
@@ -34,10 +34,10 @@ const BODIES: [&[&str]; 3] =
 
 /// The target.
 pub fn run(data: &[u8]) {
-    for known in BODIES {
-        let Ok(members) = JsonBody::members(data, known) else { continue };
+    for principal in BODIES {
+        let Ok(members) = JsonBody::members(data, principal) else { continue };
         let written: Map<String, Value> = serde_json::from_slice(data).expect("what was read is JSON");
-        let as_go: Map<String, Value> = known
+        let as_go: Map<String, Value> = principal
             .iter()
             .filter_map(|field| {
                 let mut named = written.iter().filter(|(name, _)| is_same_to_go(name, field));
@@ -47,7 +47,7 @@ pub fn run(data: &[u8]) {
         assert_eq!(sorted(&members), sorted(&as_go));
         // What is understood is understood again.
         let again = serde_json::to_vec(&members).expect("JSON can be written");
-        let again = JsonBody::members(&again, known).expect("what was understood");
+        let again = JsonBody::members(&again, principal).expect("what was understood");
         // The last bit of a number that is none of 64 bits may change.
         for (name, value) in members.iter().filter(|(_, value)| value.is_i64() || value.is_string()) {
             assert_eq!(again.get(name), Some(value), "{name}");
@@ -67,14 +67,19 @@ pub fn run(data: &[u8]) {
 
 /// Whatever a key's actor holds, its Checks are answered, and protobuf reads the answers.
 fn check_actor(name: &str, members: &Map<String, Value>) {
-    let known = Arc::new(Known::new(Kind::Key, name.into(), Actor::of_key(name, "Viewer", 1, members)));
+    let principal =
+        Arc::new(Principal::new(Kind::Key, name.into(), Actor::of_key(name, "Viewer", 1, members)));
     let policy = Policy::new("default".into(), None);
     let headers = Headers::new(Encoding::Lines, Vec::new());
     let http = Http { method: b"GET", host: b"example.com", path: b"/", headers };
-    for shadowed in [None, Some(Refusal::NotAdmitted)] {
-        let learned = Learned { known: Some(Arc::clone(&known)), shadowed, ..Learned::default() };
-        let verdict = policy.admit(Some(Arc::clone(&known))).map_err(Refusal::from);
-        let decision = Decision { rules: Arc::clone(&RULES), verdict, learned };
+    for shadowed in [None, Some(DenyReason::NotAdmitted)] {
+        let context = DecisionContext {
+            principal: Some(Arc::clone(&principal)),
+            shadowed,
+            ..DecisionContext::default()
+        };
+        let verdict = policy.admit(Some(Arc::clone(&principal))).map_err(DenyReason::from);
+        let decision = Decision { rules: Arc::clone(&RULES), verdict, context };
         let (framed, outcome) = ANSWERS.encode(&decision, Some(&http));
         // Deeper than 100 levels the generated reader does not go.
         let answer = response::decode(frame::message(&framed)).expect("a CheckResponse");
@@ -85,7 +90,7 @@ fn check_actor(name: &str, members: &Map<String, Value>) {
                 assert_eq!(ok.headers.len() + ok.headers_to_remove.len(), 5);
             }
             Some(HttpResponse::DeniedResponse(_)) => {
-                assert_eq!(outcome, Outcome::Refused(Refusal::AnswerTooLarge));
+                assert_eq!(outcome, Outcome::Refused(DenyReason::AnswerTooLarge));
             }
             Some(HttpResponse::ErrorResponse(_)) | None => panic!("an actor makes an error"),
         }

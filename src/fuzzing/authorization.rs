@@ -7,8 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use crate::attributes::{Encoding, Header, Headers, Http};
-use crate::credential::removal::{Forward, Removal};
-use crate::credential::{self, Credential, CrossSite, Place, Places};
+use crate::credential::stripping::{CredentialStripping, Forward};
+use crate::credential::{self, Credential, CredentialLocation, CredentialLocations, CrossSite};
 
 /// What a request shows, for comparing.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,8 +36,11 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn places() -> Places {
-    Places::new(vec![Place::Bearer, Place::Basic { cross_site: CrossSite::Refuse }])
+fn locations() -> CredentialLocations {
+    CredentialLocations::new(vec![
+        CredentialLocation::Bearer,
+        CredentialLocation::Basic { cross_site: CrossSite::Refuse },
+    ])
 }
 
 fn shown(encoding: Encoding, lines: &[&[u8]]) -> Shown {
@@ -48,8 +51,8 @@ fn shown(encoding: Encoding, lines: &[&[u8]]) -> Shown {
         Encoding::Joined => Headers::new(encoding, entries.take(1).collect()),
     };
     let http = Http { method: b"GET", host: b"h", path: b"/", headers };
-    let places = places();
-    let found = match credential::find(&http, &places) {
+    let locations = locations();
+    let found = match credential::find(&http, &locations) {
         Ok(None) => Shown::Nothing,
         Err(_) => Shown::Error,
         Ok(Some(found)) => match found.credential {
@@ -60,7 +63,7 @@ fn shown(encoding: Encoding, lines: &[&[u8]]) -> Shown {
             Credential::Session { .. } => panic!("a session in `authorization`"),
         },
     };
-    let removal = Removal::of(&http, &places, Forward::Nothing);
+    let removal = CredentialStripping::of(&http, &locations, Forward::Nothing);
     if found != Shown::Nothing {
         let is_legal = !lines.iter().all(|line| std::str::from_utf8(line).is_err());
         assert!(removal.headers == ["authorization"] || !is_legal, "{found:?} stays in the request");

@@ -10,11 +10,11 @@ use super::{authorizer, holds, read_config, wait_for};
 use crate::attributes::{Attributes, COMPARISONS, Encoding, Http};
 use crate::authorizer::Authorizer;
 use crate::config::{Rules, Unavailable};
-use crate::credential::removal::SESSION_COOKIES;
-use crate::decision::{Decision, Outcome, Refusal};
-use crate::ext_authz::response::{self, Answers};
+use crate::credential::stripping::SESSION_COOKIES;
+use crate::decision::{Decision, DenyReason, Outcome};
+use crate::ext_authz::codec::response::{self, Answers};
+use crate::ext_authz::codec::{frame, request};
 use crate::ext_authz::wire::{self, check_response::HttpResponse};
-use crate::ext_authz::{frame, request};
 
 /// All that rules can look at, and every place.
 const EVERYTHING: &str = r#"
@@ -87,7 +87,7 @@ pub fn run(data: &[u8]) {
     for setting in SETTINGS.iter() {
         let decision = match &decoded {
             Ok(attributes) => wait_for(setting.authorizer.authorize(attributes, None)),
-            Err(_) => refused(setting, Refusal::Undecodable),
+            Err(_) => refused(setting, DenyReason::Undecodable),
         };
         let http = decoded.as_ref().ok().and_then(|attributes| attributes.http.as_ref());
         let (framed, outcome) = setting.answers.encode(&decision, http);
@@ -98,9 +98,9 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn refused(setting: &Setting, refusal: Refusal) -> Decision {
-    let learned = crate::decision::Learned::default();
-    Decision { rules: setting.authorizer.rules(), verdict: Err(refusal), learned }
+fn refused(setting: &Setting, deny_reason: DenyReason) -> Decision {
+    let context = crate::decision::DecisionContext::default();
+    Decision { rules: setting.authorizer.rules(), verdict: Err(deny_reason), context }
 }
 
 /// What a decision reads of a request.
@@ -200,7 +200,7 @@ fn check_answer(
             check_denial(setting, code, &denied);
             assert!(is_denied, "{setting}: {outcome:?} is denied");
             assert!(
-                decision.verdict.is_err() || outcome == Outcome::Refused(Refusal::AnswerTooLarge),
+                decision.verdict.is_err() || outcome == Outcome::Refused(DenyReason::AnswerTooLarge),
                 "{setting}: a permit is denied: {outcome:?}"
             );
         }
@@ -248,7 +248,7 @@ fn check_changes(setting: &str, http: &Http<'_>, decision: &Decision, ok: &wire:
         let is_actor_header = rules.actor_headers.iter().any(|actor_header| *actor_header.name == **name);
         assert!(is_actor_header || *name == "cookie", "{setting}: {name} is set");
     }
-    if decision.learned.known.is_none() || decision.learned.shadowed.is_some() {
+    if decision.context.principal.is_none() || decision.context.shadowed.is_some() {
         let is_cookie = |name: &&str| *name == "cookie";
         assert!(set.iter().all(is_cookie), "{setting}: {set:?} are set without an actor");
     }

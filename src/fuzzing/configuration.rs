@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Empty, authorizer, try_config, wait_for};
 use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
 use crate::config::{Diagnostic, parse_foreign};
-use crate::ext_authz::response::Answers;
+use crate::ext_authz::codec::response::Answers;
 use crate::policy::Allow;
 
 /// The target.

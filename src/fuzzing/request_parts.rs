@@ -10,8 +10,8 @@ use percent_encoding::percent_decode;
 use super::{authorizer, read_config, wait_for};
 use crate::attributes::{Attributes, Encoding, Header, Headers, Http, trim_blanks};
 use crate::authorizer::Authorizer;
-use crate::credential::removal::{CookieChange, Forward, Removal, SESSION_COOKIES};
-use crate::credential::{CrossSite, Place, Places, cookie};
+use crate::credential::stripping::{CookieChange, CredentialStripping, Forward, SESSION_COOKIES};
+use crate::credential::{CredentialLocation, CredentialLocations, CrossSite, cookie};
 use crate::policy::normalize_host;
 use crate::policy::path::{self, PermittedPaths};
 
@@ -52,7 +52,7 @@ fn header(line: &[u8]) -> Option<Header<'_>> {
 }
 
 fn check_path(raw: &[u8]) {
-    let bit = |bits: usize, place: usize| bits >> place & 1 == 1;
+    let bit = |bits: usize, location: usize| bits >> location & 1 == 1;
     let permitted = |bits| PermittedPaths {
         empty_segment: bit(bits, 0),
         encoded_slash: bit(bits, 1),
@@ -92,16 +92,16 @@ fn check_host(host: &[u8]) {
 
 const OURS: [&str; 2] = ["tok", "auth_token"];
 
-fn places() -> Places {
-    let cookie = |name: &str| Place::Cookie { name: name.into(), cross_site: CrossSite::Refuse };
+fn locations() -> CredentialLocations {
+    let cookie = |name: &str| CredentialLocation::Cookie { name: name.into(), cross_site: CrossSite::Refuse };
     let [tok, auth_token] = OURS.map(cookie);
-    Places::new(vec![Place::Query { name: "_auth_token".into() }, tok, auth_token])
+    CredentialLocations::new(vec![CredentialLocation::Query { name: "_auth_token".into() }, tok, auth_token])
 }
 
 /// Of the cookies exactly ours are cut.
 fn check_cookies(http: &Http<'_>) {
-    let places = places();
-    let removal = Removal::of(http, &places, Forward::Nothing);
+    let locations = locations();
+    let removal = CredentialStripping::of(http, &locations, Forward::Nothing);
     let names: BTreeSet<&str> = OURS.into_iter().chain(SESSION_COOKIES).collect();
     let has_ours = names.iter().any(|name| cookie::values(&http.headers, name).next().is_some());
     let rest = match &removal.cookie {
@@ -135,8 +135,8 @@ fn check_cookies(http: &Http<'_>) {
 
 /// Envoy removes a parameter by the very name that stands there.
 fn check_query(http: &Http<'_>) {
-    let places = places();
-    let removal = Removal::of(http, &places, Forward::Nothing);
+    let locations = locations();
+    let removal = CredentialStripping::of(http, &locations, Forward::Nothing);
     let query = http.path.splitn(2, |&byte| byte == b'?').nth(1).unwrap_or_default();
     for parameter in query.split(|&byte| byte == b'&') {
         let raw = parameter.split(|&byte| byte == b'=').next().unwrap_or_default();

@@ -15,7 +15,7 @@ use sha2::Sha256;
 use tokio::sync::{Semaphore, watch};
 
 use crate::config::{User, Users};
-use crate::credential::Known;
+use crate::credential::Principal;
 use crate::password::PasswordHash;
 use crate::secret::Secret;
 
@@ -36,7 +36,7 @@ const LOCK_TIME: Duration = Duration::from_secs(5 * 60);
 #[derive(Debug)]
 pub enum Verdict {
     /// The user's own password.
-    Right(Arc<Known>),
+    Right(Arc<Principal>),
     /// An unknown user or a wrong password.
     Wrong,
     /// The user is locked; whether the password is right nobody says.
@@ -57,7 +57,7 @@ impl Verdict {
 
 /// Who asks for a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asker {
+pub enum PasswordCaller {
     /// A Check, which waits for half of this deadline and 100 ms at most.
     Check {
         /// How long the client of the Check waits, where it says so.
@@ -67,7 +67,7 @@ pub enum Asker {
     Admin,
 }
 
-impl Asker {
+impl PasswordCaller {
     fn wait(self) -> Duration {
         match self {
             Self::Check { deadline } => {
@@ -107,15 +107,21 @@ impl Passwords {
     /// Verifies a user's password.
     ///
     /// The answer comes within half of the deadline and at most 100 ms, and a no at the end of that time.
-    pub async fn verify(&self, user: &str, password: &Secret, users: &Users, asker: Asker) -> Verdict {
+    pub async fn verify(
+        &self,
+        user: &str,
+        password: &Secret,
+        users: &Users,
+        asker: PasswordCaller,
+    ) -> Verdict {
         // Then there is nobody whom the time could tell from others.
         if users.is_empty() {
             return Verdict::Wrong;
         }
         let end = Instant::now() + asker.wait();
         let verifier = match asker {
-            Asker::Check { .. } => &self.checks,
-            Asker::Admin => &self.admin,
+            PasswordCaller::Check { .. } => &self.checks,
+            PasswordCaller::Admin => &self.admin,
         };
         let verdict = verifier.verify(user, password, users, end).await;
         if let Some(at) = verdict.told_at(end) {
@@ -252,7 +258,7 @@ impl Verifier {
                 dearest: dearest.clone(),
                 kib: users.most_memory_kib(self.room.kib),
                 password: password.clone(),
-                name: found.map(|user| Arc::clone(&user.known.name)),
+                name: found.map(|user| Arc::clone(&user.principal.name)),
                 running: Arc::clone(&self.running),
                 room: self.room.clone(),
                 memory: Arc::clone(&self.memory),
@@ -317,7 +323,7 @@ impl Verifier {
 
 /// The password is right: of nobody, when nobody has the name.
 fn right(user: Option<&User>) -> Verdict {
-    user.map_or(Verdict::Wrong, |user| Verdict::Right(Arc::clone(&user.known)))
+    user.map_or(Verdict::Wrong, |user| Verdict::Right(Arc::clone(&user.principal)))
 }
 
 /// One verification, with all that it needs.
@@ -468,27 +474,27 @@ mod tests {
     use crate::actor::Actor;
     use crate::credential::Kind;
 
-    fn known(name: &str) -> Known {
-        Known::new(Kind::User, name.into(), Actor::configured(serde_json::Map::new()).unwrap())
+    fn principal(name: &str) -> Principal {
+        Principal::new(Kind::User, name.into(), Actor::configured(serde_json::Map::new()).unwrap())
     }
 
     fn users(names: &[(&str, &str)]) -> Users {
         let user = |&(name, password): &(&str, &str)| {
             let hash = PasswordHash::parse(&bcrypt::hash(password, 4).unwrap()).unwrap();
             let fingerprint = hash.fingerprint();
-            User::new(hash, fingerprint, known(name))
+            User::new(hash, fingerprint, principal(name))
         };
         Users::new(names.iter().map(user))
     }
 
-    const CHECK: Asker = Asker::Check { deadline: None };
+    const CHECK: PasswordCaller = PasswordCaller::Check { deadline: None };
 
     async fn verify(passwords: &Passwords, users: &Users, user: &str, password: &str) -> &'static str {
         verify_for(CHECK, passwords, users, user, password).await
     }
 
     async fn verify_for(
-        asker: Asker,
+        asker: PasswordCaller,
         passwords: &Passwords,
         users: &Users,
         user: &str,
@@ -568,12 +574,12 @@ mod tests {
         }
         let changed = users(&[("bob", "other")]);
         let carol = before.get("carol").unwrap();
-        let carol = User::new(carol.hash.clone(), carol.password_digest, known("carol"));
+        let carol = User::new(carol.hash.clone(), carol.password_digest, principal("carol"));
         let bob = changed.get("bob").unwrap();
-        let bob = User::new(bob.hash.clone(), bob.password_digest, known("bob"));
+        let bob = User::new(bob.hash.clone(), bob.password_digest, principal("bob"));
         for (name, password) in [("alice", "hunter2"), ("bob", "hunter3"), ("carol", "hunter4")] {
-            assert_eq!(verify_for(Asker::Admin, &passwords, &before, name, password).await, "right");
-            assert_eq!(verify_for(Asker::Admin, &passwords, &before, name, "guess").await, "wrong");
+            assert_eq!(verify_for(PasswordCaller::Admin, &passwords, &before, name, password).await, "right");
+            assert_eq!(verify_for(PasswordCaller::Admin, &passwords, &before, name, "guess").await, "wrong");
         }
         passwords.forget_changed(&before, &Users::new([bob, carol]));
         for verifier in [&passwords.checks, &passwords.admin] {
@@ -595,7 +601,7 @@ mod tests {
         };
         for guess in ["a", "b", "c", "d", "e"] {
             assert_eq!(verify(CHECK, "alice", guess).await, "wrong");
-            assert_eq!(verify(Asker::Admin, "bob", guess).await, "wrong");
+            assert_eq!(verify(PasswordCaller::Admin, "bob", guess).await, "wrong");
         }
         for (user, password, at_checks, at_admin) in [
             ("alice", "hunter2", "locked", "right"),
@@ -605,7 +611,7 @@ mod tests {
             ("carol", "hunter2", "wrong", "wrong"),
         ] {
             assert_eq!(verify(CHECK, user, password).await, at_checks, "{user} {password}");
-            assert_eq!(verify(Asker::Admin, user, password).await, at_admin, "{user} {password}");
+            assert_eq!(verify(PasswordCaller::Admin, user, password).await, at_admin, "{user} {password}");
         }
     }
 
@@ -633,9 +639,9 @@ mod tests {
     #[test]
     fn every_no_is_told_at_the_end_of_the_wait_and_nothing_else() {
         let begun = Instant::now();
-        let right = Verdict::Right(Arc::new(known("alice")));
+        let right = Verdict::Right(Arc::new(principal("alice")));
         for deadline in [None, Some(0), Some(50), Some(200), Some(10_000)] {
-            let asker = Asker::Check { deadline: deadline.map(Duration::from_millis) };
+            let asker = PasswordCaller::Check { deadline: deadline.map(Duration::from_millis) };
             let end = begun + asker.wait();
             for no in [Verdict::Wrong, Verdict::Locked] {
                 assert_eq!(no.told_at(end), Some(end), "{no:?}");
@@ -644,12 +650,14 @@ mod tests {
                 assert_eq!(other.told_at(end), None, "{other:?}");
             }
         }
-        let wait = |milliseconds| Asker::Check { deadline: Some(Duration::from_millis(milliseconds)) }.wait();
+        let wait = |milliseconds| {
+            PasswordCaller::Check { deadline: Some(Duration::from_millis(milliseconds)) }.wait()
+        };
         assert_eq!(
             [wait(0), wait(50), wait(200), wait(9999)].map(|wait| wait.as_millis()),
             [0, 25, 100, 100]
         );
-        assert_eq!((CHECK.wait(), Asker::Admin.wait()), (LONGEST_WAIT, LONGEST_WAIT));
+        assert_eq!((CHECK.wait(), PasswordCaller::Admin.wait()), (LONGEST_WAIT, LONGEST_WAIT));
     }
 
     #[test]
@@ -663,15 +671,19 @@ mod tests {
             assert_eq!(Padding::of(no, 30, 30, Some((30, took))), Padding::None);
             assert_eq!(Padding::of(no, 30, 30, None), Padding::None);
         }
-        for known in [None, Some((30, took))] {
-            assert_eq!(Padding::of(Outcome::Right, 10, 30, known), Padding::None, "a yes waits for nothing");
+        for principal in [None, Some((30, took))] {
+            assert_eq!(
+                Padding::of(Outcome::Right, 10, 30, principal),
+                Padding::None,
+                "a yes waits for nothing"
+            );
         }
     }
 
     #[tokio::test]
     async fn how_long_the_dearest_hash_takes_is_learned_from_whoever_asks_first() {
         let hash = |cost: u32| PasswordHash::parse(&bcrypt::hash("hunter2", cost).unwrap()).unwrap();
-        let user = |name: &str, cost| User::new(hash(cost), hash(cost).fingerprint(), known(name));
+        let user = |name: &str, cost| User::new(hash(cost), hash(cost).fingerprint(), principal(name));
         let users = Users::new([user("cheap", 4), user("dear", 5)]);
         let dearest = hash(5).cost();
         // A wrong password of the cheap hash, of the dear one, and an unknown user; then a right one of each.
@@ -718,7 +730,7 @@ mod tests {
         };
         let user = |name: &str, hash: PasswordHash| {
             let fingerprint = hash.fingerprint();
-            User::new(hash, fingerprint, known(name))
+            User::new(hash, fingerprint, principal(name))
         };
         let bcrypt = PasswordHash::parse(&bcrypt::hash("hunter2", 4).unwrap()).unwrap();
         let both = Users::new([user("small", bcrypt.clone()), user("large", argon2(2048))]);
@@ -729,7 +741,7 @@ mod tests {
             let password = Secret::new(password.to_owned());
             passwords.verify(name, &password, users, asker).await
         };
-        for asker in [CHECK, Asker::Admin] {
+        for asker in [CHECK, PasswordCaller::Admin] {
             for (users, name) in [(&both, "large"), (&alone, "large"), (&alone, "nobody")] {
                 assert!(matches!(ask(users, asker, name, "hunter2").await, Verdict::Unfinished), "{name}");
             }
@@ -767,11 +779,11 @@ mod tests {
         // Dear enough not to be done before the flood is over: each takes a quarter of a second.
         let hash = PasswordHash::parse(&bcrypt::hash("hunter2", 12).unwrap()).unwrap();
         let fingerprint = hash.fingerprint();
-        let users = Users::new([User::new(hash, fingerprint, known("alice"))]);
+        let users = Users::new([User::new(hash, fingerprint, principal("alice"))]);
         let guess = async |number: usize| {
             let password = Secret::new(format!("guess-{number}"));
             passwords
-                .verify("alice", &password, &users, Asker::Check { deadline: Some(Duration::ZERO) })
+                .verify("alice", &password, &users, PasswordCaller::Check { deadline: Some(Duration::ZERO) })
                 .await
         };
         for number in 0..MOST_PENDING {

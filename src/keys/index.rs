@@ -13,7 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::store::Snapshot;
 use super::{Role, StoredKey, StoredSession};
 use crate::actor::Actor;
-use crate::credential::{Kind, Known, PolicyNames};
+use crate::credential::{Kind, PolicyNames, Principal};
 use crate::token::TokenDigest;
 
 /// A session that nobody uses is dead after this long.
@@ -25,12 +25,12 @@ pub const SESSIONS_PER_USER: u32 = 100;
 /// A use is written down at most this often, in seconds.
 const NOTE_EVERY: i64 = 60;
 
-type ById = HashMap<i64, Arc<HeldKey>, foldhash::fast::RandomState>;
+type ById = HashMap<i64, Arc<IndexEntry>, foldhash::fast::RandomState>;
 type Digests<T> = papaya::HashMap<TokenDigest, Arc<T>, foldhash::fast::RandomState>;
 
 /// What a token's digest is, of those that we issued.
 #[derive(Debug)]
-pub enum Found {
+pub enum KeyLookup {
     /// None of ours.
     Unknown,
     /// A key's whose time is over, or one that was replaced and whose overlap is over.
@@ -38,7 +38,7 @@ pub enum Found {
     /// A key's that somebody revoked.
     Revoked,
     /// A key's that works.
-    Live(Arc<Known>),
+    Live(Arc<Principal>),
 }
 
 /// Something that was used and whose use is to be written down.
@@ -131,7 +131,7 @@ impl Session {
 /// A key as it is held: small, because there may be a million.
 ///
 /// What the door needs of a key is made at its first use, and kept.
-struct HeldKey {
+struct IndexEntry {
     id: i64,
     name: Box<str>,
     role: Role,
@@ -140,7 +140,7 @@ struct HeldKey {
     digest: TokenDigest,
     extra: Option<Box<Extra>>,
     used: Arc<Use>,
-    known: OnceLock<Arc<Known>>,
+    principal: OnceLock<Arc<Principal>>,
 }
 
 /// What most keys do not have.
@@ -151,7 +151,7 @@ struct Extra {
     previous: Option<(TokenDigest, Timestamp)>,
 }
 
-impl HeldKey {
+impl IndexEntry {
     fn new(stored: StoredKey, used: Arc<Use>) -> Self {
         let StoredKey { key, digest, previous } = stored;
         let policies = key.policies.map(|names| names.into_iter().map(Arc::from).collect());
@@ -166,7 +166,7 @@ impl HeldKey {
             digest,
             extra: (!plain).then(|| Box::new(extra)),
             used,
-            known: OnceLock::new(),
+            principal: OnceLock::new(),
         }
     }
 
@@ -188,21 +188,21 @@ impl HeldKey {
             && self.extra == other.extra
     }
 
-    fn known(&self) -> &Arc<Known> {
-        self.known.get_or_init(|| {
+    fn principal(&self) -> &Arc<Principal> {
+        self.principal.get_or_init(|| {
             let none = Map::new();
             let own = self.extra.as_ref().map_or(&none, |extra| &extra.actor);
             let actor = Actor::of_key(&self.name, self.role.as_str(), self.id, own);
-            let mut known = Known::new(Kind::Key, Arc::from(&*self.name), actor);
-            known.id = Some(self.id);
-            known.policies = self.extra.as_ref().and_then(|extra| extra.policies.clone());
-            known.expires_at = self.expires_at;
-            Arc::new(known)
+            let mut principal = Principal::new(Kind::Key, Arc::from(&*self.name), actor);
+            principal.id = Some(self.id);
+            principal.policies = self.extra.as_ref().and_then(|extra| extra.policies.clone());
+            principal.expires_at = self.expires_at;
+            Arc::new(principal)
         })
     }
 
     /// What this digest of the key is now.
-    fn find(&self, digest: &TokenDigest, now: Timestamp) -> Option<Found> {
+    fn find(&self, digest: &TokenDigest, now: Timestamp) -> Option<KeyLookup> {
         let until = match self.previous() {
             _ if self.digest == *digest => None,
             Some((previous, until)) if previous == *digest => Some(until),
@@ -211,18 +211,18 @@ impl HeldKey {
         };
         let over = |instant: Option<Timestamp>| instant.is_some_and(|instant| now >= instant);
         Some(if self.revoked {
-            Found::Revoked
+            KeyLookup::Revoked
         } else if over(self.expires_at) || over(until) {
-            Found::Expired
+            KeyLookup::Expired
         } else {
-            Found::Live(Arc::clone(self.known()))
+            KeyLookup::Live(Arc::clone(self.principal()))
         })
     }
 }
 
 /// Every stored digest.
 pub struct Index {
-    keys: Digests<HeldKey>,
+    keys: Digests<IndexEntry>,
     sessions: Digests<Session>,
     /// For whoever writes: which entries a key has.  Its lock is the writers' lock.
     by_id: Mutex<ById>,
@@ -238,13 +238,13 @@ impl Index {
     }
 
     /// What a digest is at this instant.  A key that works is noted as used.
-    pub fn find(&self, digest: &TokenDigest, now: Timestamp) -> Found {
+    pub fn find(&self, digest: &TokenDigest, now: Timestamp) -> KeyLookup {
         let keys = self.keys.pin();
         let Some(held) = keys.get(digest) else {
-            return Found::Unknown;
+            return KeyLookup::Unknown;
         };
-        let found = held.find(digest, now).unwrap_or(Found::Unknown);
-        if matches!(found, Found::Live(_)) && held.used.note(now.as_second()) {
+        let found = held.find(digest, now).unwrap_or(KeyLookup::Unknown);
+        if matches!(found, KeyLookup::Live(_)) && held.used.note(now.as_second()) {
             // An error would mean that nobody writes uses down any more: then there is nothing to tell.
             let _ = self.notes.send(Note::Key(held.id, Arc::clone(&held.used)));
         }
@@ -354,7 +354,7 @@ impl Index {
             Some(before) => Arc::clone(&before.used),
             None => Use::new(stored.key.last_used_at),
         };
-        let held = Arc::new(HeldKey::new(stored, used));
+        let held = Arc::new(IndexEntry::new(stored, used));
         if before.as_ref().is_some_and(|before| before.is_as(&held)) {
             // The answer that the door has encoded for it stays, too.
             return;

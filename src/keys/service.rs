@@ -23,12 +23,12 @@ use super::store::{
     Changes, CreateError, NewKey, OpenError, PostgresStore, Revision, RotateError, SqliteStore, Store,
     StoreError, StoreUrl,
 };
-use super::{GiveCheck, Key, Role, StoredKey, StoredSession};
+use super::{GrantCheck, Key, Role, StoredKey, StoredSession};
 use crate::clock::Clock;
 use crate::secret::Secret;
 use crate::token::{self, PlainToken, TokenDigest};
 
-pub use super::index::Found;
+pub use super::index::KeyLookup;
 
 /// How long a call of the admin API waits for the store.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -68,7 +68,7 @@ pub struct Settings {
 
 /// A key that somebody asks for.
 #[derive(Debug, Clone)]
-pub struct Ask {
+pub struct CreateKey {
     /// Its name.
     pub name: String,
     /// Its role.
@@ -166,7 +166,7 @@ impl Keys {
     // ---- The Check path: no lock, no await.
 
     /// What a token's digest is at this instant.  A key that works is noted as used.
-    pub fn find(&self, digest: &TokenDigest, now: Timestamp) -> Found {
+    pub fn find(&self, digest: &TokenDigest, now: Timestamp) -> KeyLookup {
         self.index.find(digest, now)
     }
 
@@ -243,7 +243,7 @@ impl Keys {
     ///
     /// # Errors
     /// [`CreateError`]: the name is taken, the quota is reached, or the store does not answer.
-    pub async fn create(&self, ask: Ask) -> Result<(Key, Secret), CreateError> {
+    pub async fn create(&self, ask: CreateKey) -> Result<(Key, Secret), CreateError> {
         let settings = self.settings();
         let (secret, digest) = generate(&settings.prefix)?;
         let new = NewKey {
@@ -273,7 +273,7 @@ impl Keys {
         &self,
         id: i64,
         overlap_seconds: i64,
-        may_give: &GiveCheck<'_>,
+        may_give: &GrantCheck<'_>,
     ) -> Result<(Key, Secret), RotateError> {
         let settings = self.settings();
         let (secret, digest) = generate(&settings.prefix)?;

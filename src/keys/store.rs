@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::{Excess, GiveCheck, Key, Role, StoredKey, StoredSession};
+use super::{ExceedsGrant, GrantCheck, Key, Role, StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
 pub use postgres::PostgresStore;
@@ -140,7 +140,7 @@ pub enum RotateError {
     Dead,
     /// Whoever asks may not give what the key can do.
     #[error(transparent)]
-    Excess(#[from] Excess),
+    ExceedsGrant(#[from] ExceedsGrant),
     /// The store cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -172,7 +172,7 @@ pub trait Store: Send + Sync {
         previous_until: Timestamp,
         now: Timestamp,
         expires_by: Option<Timestamp>,
-        may_give: &GiveCheck<'_>,
+        may_give: &GrantCheck<'_>,
     ) -> Result<StoredKey, RotateError>;
 
     /// Revokes a key, and forgets its previous secret.  One that was revoked stays as it was.

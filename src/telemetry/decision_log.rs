@@ -41,7 +41,7 @@ impl LogDecisions {
     pub fn includes(self, outcome: Outcome) -> bool {
         match self {
             Self::All => true,
-            Self::Denied => outcome.refusal().is_some(),
+            Self::Denied => outcome.deny_reason().is_some(),
             Self::None => false,
         }
     }
@@ -102,17 +102,17 @@ fn written(
 ) -> Vec<u8> {
     line.text("decision", outcome.as_str());
     line.text("reason", outcome.reason());
-    if let Some(policy) = &decision.learned.policy {
+    if let Some(policy) = &decision.context.policy {
         line.text("policy", policy.name());
     }
     // Routes did not choose the policy: without this `explain` could not decide the same again.
     if request.is_some_and(|request| request.policy.is_some()) {
         line.text("policy_source", POLICY_BY_ENVOY);
     }
-    if let Some(known) = &decision.learned.known {
-        line.text("credential.kind", known.kind.as_str());
-        line.text("credential.name", &shown(known.name.as_bytes()));
-        if let Some(id) = known.id {
+    if let Some(principal) = &decision.context.principal {
+        line.text("credential.kind", principal.kind.as_str());
+        line.text("credential.name", &shown(principal.name.as_bytes()));
+        if let Some(id) = principal.id {
             line.number("credential.id", id);
         }
     }
@@ -192,7 +192,7 @@ pub(super) fn shown(value: &[u8]) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decision::Refusal;
+    use crate::decision::DenyReason;
 
     #[test]
     fn what_a_client_sent_cannot_break_the_line() {
@@ -211,8 +211,8 @@ mod tests {
 
     #[test]
     fn which_decisions_are_logged() {
-        let refused = Outcome::Refused(Refusal::NoCredential);
-        let shadowed = Outcome::Shadowed(Refusal::NoCredential);
+        let refused = Outcome::Refused(DenyReason::NoCredential);
+        let shadowed = Outcome::Shadowed(DenyReason::NoCredential);
         for (which, expected) in [
             (LogDecisions::All, [true, true, true]),
             (LogDecisions::Denied, [false, true, true]),

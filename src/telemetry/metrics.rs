@@ -196,7 +196,7 @@ impl Metrics {
 
     /// Counts a decision.
     pub fn count(&self, decision: &Decision, outcome: Outcome, elapsed: Duration) {
-        match (&decision.learned.policy, outcome) {
+        match (&decision.context.policy, outcome) {
             (Some(policy), Outcome::Allowed) => {
                 self.allowed(&decision.rules).of(policy).inc();
             }
@@ -205,8 +205,8 @@ impl Metrics {
                 self.decisions.get_or_create(&DecisionLabels::new(outcome, policy)).inc();
             }
         }
-        if let Some(known) = &decision.learned.known {
-            self.credentials.of(known.kind).inc();
+        if let Some(principal) = &decision.context.principal {
+            self.credentials.of(principal.kind).inc();
         }
         self.duration.observe(elapsed.as_secs_f64());
     }
@@ -284,7 +284,7 @@ impl Metrics {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.tokens.set(count(rules.tokens.len()));
         self.users.set(count(rules.users.len()));
-        let expiries = rules.tokens.iter().filter_map(|(_, known)| known.expires_at);
+        let expiries = rules.tokens.iter().filter_map(|(_, principal)| principal.expires_at);
         let mut expiries: Vec<_> = expiries.filter(|&expires_at| expires_at > now).collect();
         expiries.sort_unstable();
         self.token_expiries.0.store(Arc::new(expiries));

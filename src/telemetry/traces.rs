@@ -29,7 +29,7 @@ use settings::Settings;
 pub use settings::SettingsError;
 
 /// The longest that the end of the process waits for spans to be sent.
-pub const LONGEST_FLUSH: Duration = Duration::from_secs(5);
+pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The name of every span, and of the method (semantic conventions for gRPC).
 const METHOD: &str = "envoy.service.auth.v3.Authorization/Check";
@@ -103,10 +103,10 @@ impl Traces {
         CheckSpan { tracer: self.tracer.clone(), begun: SystemTime::now(), parent }
     }
 
-    /// Sends what is still to be sent, for [`LONGEST_FLUSH`] at most, and sends nothing more.
+    /// Sends what is still to be sent, for [`FLUSH_TIMEOUT`] at most, and sends nothing more.
     /// It blocks the thread.
     pub fn close(&self) {
-        if let Err(error) = self.provider.shutdown_with_timeout(LONGEST_FLUSH) {
+        if let Err(error) = self.provider.shutdown_with_timeout(FLUSH_TIMEOUT) {
             tracing::warn!(%error, "the last spans may be lost");
         }
     }
@@ -168,10 +168,10 @@ impl CheckSpan {
         }
         describe_decision(&mut span, decision, outcome);
         // A denial is an answer; only what is our own fault is an error.
-        if let Outcome::Refused(refusal) = outcome
-            && refusal.answer().0 >= 500
+        if let Outcome::Refused(deny_reason) = outcome
+            && deny_reason.answer().0 >= 500
         {
-            fail(&mut span, refusal.reason());
+            fail(&mut span, deny_reason.reason());
         }
         span.end();
     }
@@ -225,14 +225,14 @@ fn describe_request(span: &mut Span, http: &Http<'_>) {
 fn describe_decision(span: &mut Span, decision: &Decision, outcome: Outcome) {
     span.set_attribute(KeyValue::new("envoy_auth_tokens.decision", outcome.as_str()));
     span.set_attribute(KeyValue::new("envoy_auth_tokens.reason", outcome.reason()));
-    if let Some(policy) = &decision.learned.policy {
+    if let Some(policy) = &decision.context.policy {
         span.set_attribute(KeyValue::new("envoy_auth_tokens.policy", policy.name().to_string()));
     }
-    if let Some(known) = &decision.learned.known {
-        span.set_attribute(KeyValue::new("envoy_auth_tokens.credential.kind", known.kind.as_str()));
-        let name = owned(shown(known.name.as_bytes()));
+    if let Some(principal) = &decision.context.principal {
+        span.set_attribute(KeyValue::new("envoy_auth_tokens.credential.kind", principal.kind.as_str()));
+        let name = owned(shown(principal.name.as_bytes()));
         span.set_attribute(KeyValue::new("envoy_auth_tokens.credential.name", name));
-        if let Some(id) = known.id {
+        if let Some(id) = principal.id {
             span.set_attribute(KeyValue::new("envoy_auth_tokens.key_id", id));
         }
     }

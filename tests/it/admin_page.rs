@@ -109,7 +109,7 @@ impl Page {
 
     /// What the page and the browser complained of.  That we were not logged in at first is no complaint,
     /// and neither are the denials that a story asks for.
-    fn complaints(&self) -> Vec<String> {
+    fn problems(&self) -> Vec<String> {
         let mut lines = self.browser.console();
         lines.retain(|line| !line.contains("the server responded with a status of 4"));
         lines
@@ -254,7 +254,7 @@ fn a_key_is_added_copied_used_rotated_revoked_and_deleted() {
     browser.go(&page.url());
     browser.see("#login-user");
     browser.miss("#keys");
-    assert_eq!(page.complaints(), Vec::<String>::new());
+    assert_eq!(page.problems(), Vec::<String>::new());
 }
 
 #[test]
@@ -297,7 +297,7 @@ fn over_https_the_session_is_this_hosts_alone_and_never_leaves_it_in_the_clear()
     browser.go(&url);
     browser.see("#login-user");
     browser.miss("#keys");
-    assert_eq!(page.complaints(), Vec::<String>::new());
+    assert_eq!(page.problems(), Vec::<String>::new());
 }
 
 #[test]
@@ -478,7 +478,7 @@ fn the_keyboard_alone_is_enough() {
     browser.see_focus("logout");
     browser.press(&[ENTER]);
     browser.see("#login-user");
-    assert_eq!(page.complaints(), Vec::<String>::new());
+    assert_eq!(page.problems(), Vec::<String>::new());
 }
 
 /// Elements that reach out of the window, and what scrolls sideways.
@@ -612,7 +612,7 @@ fn it_fits_a_phone_a_laptop_day_and_night() {
             assert_eq!(first.expect("a colour") < 128, scheme == "dark", "{ground}");
         }
     }
-    assert_eq!(page.complaints(), Vec::<String>::new());
+    assert_eq!(page.problems(), Vec::<String>::new());
 }
 
 #[test]
@@ -676,7 +676,7 @@ fn names_are_text_whatever_they_look_like_and_nobody_else_is_asked() {
         assert!(url.starts_with(&own) || url.starts_with("data:"), "{method} {url}");
         assert!(!url.contains("eat_"), "a key in an address: {url}");
     }
-    assert_eq!(page.complaints(), Vec::<String>::new());
+    assert_eq!(page.problems(), Vec::<String>::new());
     let tried = browser.script(
         "const told = [];
          document.addEventListener('securitypolicyviolation', (event) => told.push(event.effectiveDirective));

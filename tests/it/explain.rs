@@ -258,9 +258,9 @@ fn each_step_is_told_with_its_line() {
     assert_eq!(routes[1]["line"], line_of("[GET, POST]"));
     assert_eq!(told["selection"]["at"]["key"], "policies.admin");
     assert_eq!(told["selection"]["at"]["line"], line_of("admin: {allow"));
-    assert_eq!(told["places"][0]["carries"], "token");
-    assert_eq!(told["places"][0]["line"], line_of("credentials:"));
-    assert_eq!(told["places"][1]["carries"], "not_asked");
+    assert_eq!(told["locations"][0]["carries"], "token");
+    assert_eq!(told["locations"][0]["line"], line_of("credentials:"));
+    assert_eq!(told["locations"][1]["carries"], "not_asked");
     assert_eq!(told["credential"]["name"], "token-1");
     assert_eq!(told["credential"]["at"]["key"], "tokens[0]");
     assert_eq!(told["credential"]["at"]["line"], line_of("id: alice"));

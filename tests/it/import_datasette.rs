@@ -38,7 +38,7 @@ const METADATA: &str = r#"{
             "allow_sql": {"id": "root"},
             "queries": {"harmless": {"sql": "select 2"}}
         },
-        "unsaid": {"description": "no allow block at all"},
+        "suppressed": {"description": "no allow block at all"},
         "_memory": {"allow": {"unauthenticated": true}}
     },
     "plugins": {
@@ -59,7 +59,7 @@ for name, tables in {
     'fixtures': ['plain', 'secret', 'a b/c', 'with.dot'],
     'private': ['shared', 'hidden'],
     'analysed': ['plain'],
-    'unsaid': ['plain'],
+    'suppressed': ['plain'],
     'unnamed': ['plain'],
 }.items():
     with sqlite3.connect(name + '.db') as db:
@@ -76,7 +76,7 @@ fn databases(folder: &Path) -> Vec<&'static str> {
     let ran = run(python, "");
     assert!(ran.status.success(), "{ran:?}");
     // An immutable database can be downloaded.
-    vec!["-i", "fixtures.db", "private.db", "analysed.db", "unsaid.db", "unnamed.db"]
+    vec!["-i", "fixtures.db", "private.db", "analysed.db", "suppressed.db", "unnamed.db"]
 }
 
 fn import(file: &Path, more: &[&str]) -> Ran {
@@ -170,7 +170,7 @@ fn an_imported_file_lets_through_what_datasette_does_and_nothing_else() {
         ("/analysed/harmless.json", [false, true, true]),
         ("/_memory?sql=select+1", [true, false, false]),
         ("/:memory:", [true, false, false]),
-        ("/unsaid/plain", NONE),
+        ("/suppressed/plain", NONE),
         ("/unnamed/plain", NONE),
         ("/", NONE),
         ("/-/static/app.css", ALL),
@@ -197,7 +197,7 @@ fn an_imported_file_lets_through_what_datasette_does_and_nothing_else() {
         Request::new(ours.address(), "GET", &format!("/fixtures/secret?_auth_token={ALICE}")).send().status,
         200
     );
-    for part in ["unsaid", "allow_sql", "SHA-256", "Datasette should keep its file"] {
+    for part in ["suppressed", "allow_sql", "SHA-256", "Datasette should keep its file"] {
         assert!(imported.stderr.contains(part), "{part}: {}", imported.stderr);
     }
 

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use envoy_auth_tokens::clock::Clock;
-use envoy_auth_tokens::credential::Known;
+use envoy_auth_tokens::credential::Principal;
 use envoy_auth_tokens::keys::index::SESSIONS_PER_USER;
-use envoy_auth_tokens::keys::service::{Ask, Found, Keys, Settings};
+use envoy_auth_tokens::keys::service::{CreateKey, KeyLookup, Keys, Settings};
 use envoy_auth_tokens::keys::store::{
     Changes, CreateError, NewKey, OpenError, PostgresStore, Revision, RotateError, Snapshot, SqliteStore,
     Store, StoreError, StoreUrl,
@@ -145,16 +145,16 @@ impl Replica {
 
     fn find(&self, secret: &Secret) -> &'static str {
         match self.keys.find(&digest(secret), self.time.now()) {
-            Found::Unknown => "unknown",
-            Found::Expired => "expired",
-            Found::Revoked => "revoked",
-            Found::Live(_) => "live",
+            KeyLookup::Unknown => "unknown",
+            KeyLookup::Expired => "expired",
+            KeyLookup::Revoked => "revoked",
+            KeyLookup::Live(_) => "live",
         }
     }
 
-    fn known(&self, secret: &Secret) -> Arc<Known> {
+    fn principal(&self, secret: &Secret) -> Arc<Principal> {
         match self.keys.find(&digest(secret), self.time.now()) {
-            Found::Live(known) => known,
+            KeyLookup::Live(principal) => principal,
             other => panic!("{other:?}"),
         }
     }
@@ -180,8 +180,8 @@ fn settings() -> Settings {
     }
 }
 
-fn ask(name: &str) -> Ask {
-    Ask {
+fn ask(name: &str) -> CreateKey {
+    CreateKey {
         name: name.to_owned(),
         role: Role::Editor,
         expires_at: None,
@@ -191,8 +191,8 @@ fn ask(name: &str) -> Ask {
     }
 }
 
-fn until(name: &str, expires_at: i64) -> Ask {
-    Ask { expires_at: Some(at(expires_at)), ..ask(name) }
+fn until(name: &str, expires_at: i64) -> CreateKey {
+    CreateKey { expires_at: Some(at(expires_at)), ..ask(name) }
 }
 
 fn digest(secret: &Secret) -> TokenDigest {
@@ -300,37 +300,41 @@ async fn what_a_key_stands_for(place: Place) {
     let time = Time::new();
     let replica = place.open(&time).await;
     let own = json!({"zone": 1, "id": "forged", "team": {"b": [1, 2.5], "a": null}});
-    let full = Ask {
+    let full = CreateKey {
         role: Role::Admin,
         actor: own.as_object().unwrap().clone(),
         policies: Some(vec!["read".to_owned(), "write".to_owned()]),
         ..until("deploy", START + 600)
     };
     let (key, secret) = replica.keys.create(full).await.unwrap();
-    let known = replica.known(&secret);
+    let principal = replica.principal(&secret);
     let expected = format!(
         r#"{{"id":"key:deploy","name":"deploy","role":"Admin","key_id":{},"zone":1,"team":{{"b":[1,2.5],"a":null}}}}"#,
         key.id
     );
-    assert_eq!(known.actor.to_ascii_json(), expected);
-    assert_eq!((known.kind.as_str(), &*known.name, known.id), ("key", "deploy", Some(key.id)));
-    assert!(known.counts_under("read") && known.counts_under("write") && !known.counts_under("default"));
-    assert_eq!(known.expires_at, Some(at(START + 600)));
+    assert_eq!(principal.actor.to_ascii_json(), expected);
+    assert_eq!((principal.kind.as_str(), &*principal.name, principal.id), ("key", "deploy", Some(key.id)));
+    assert!(
+        principal.counts_under("read")
+            && principal.counts_under("write")
+            && !principal.counts_under("default")
+    );
+    assert_eq!(principal.expires_at, Some(at(START + 600)));
 
     // What the door encodes for a key is kept as long as the key stays what it is.
     time.pass(1);
     replica.create("another").await;
-    assert!(Arc::ptr_eq(&known, &replica.known(&secret)));
+    assert!(Arc::ptr_eq(&principal, &replica.principal(&secret)));
 
     let (_, nowhere) =
-        replica.keys.create(Ask { policies: Some(Vec::new()), ..ask("nowhere") }).await.unwrap();
-    assert!(!replica.known(&nowhere).counts_under("read"));
+        replica.keys.create(CreateKey { policies: Some(Vec::new()), ..ask("nowhere") }).await.unwrap();
+    assert!(!replica.principal(&nowhere).counts_under("read"));
 
     // The same, read from the store by somebody else.
     let other = place.open(&time).await;
-    assert_eq!(other.known(&secret).actor.to_ascii_json(), expected);
-    assert!(!other.known(&secret).counts_under("default"));
-    assert!(!other.known(&nowhere).counts_under("read"));
+    assert_eq!(other.principal(&secret).actor.to_ascii_json(), expected);
+    assert!(!other.principal(&secret).counts_under("default"));
+    assert!(!other.principal(&nowhere).counts_under("read"));
 }
 
 async fn what_is_stored_comes_back(place: Place) {
@@ -609,11 +613,11 @@ async fn changes_behind_our_back_arrive(place: Place) {
         Place::Sqlite(_) => "unixepoch()",
         Place::Postgres { .. } => "now()",
     };
-    let (id, known) = (key.id, replica.known(&secret));
+    let (id, principal) = (key.id, replica.principal(&secret));
     place.sql(&format!("UPDATE api_keys SET role = 'Viewer' WHERE id = {id}")).await;
-    let role = async || replica.known(&secret).actor.member("role") == Some(&Value::from("Viewer"));
+    let role = async || replica.principal(&secret).actor.member("role") == Some(&Value::from("Viewer"));
     soon("another role", role).await;
-    assert!(!Arc::ptr_eq(&known, &replica.known(&secret)));
+    assert!(!Arc::ptr_eq(&principal, &replica.principal(&secret)));
 
     place.sql(&format!("UPDATE api_keys SET revoked_at = {now} WHERE id = {id}")).await;
     becomes(&replica, &secret, "revoked").await;
@@ -654,7 +658,7 @@ async fn a_row_that_cannot_be_read_does_not_count_and_harms_no_other(place: Plac
     place.sql(&format!("{policies} {}", broken.id)).await;
     becomes(&replica, &broken_secret, "unknown").await;
     place.sql(&format!("UPDATE api_keys SET role = 'Admin' WHERE id = {}", sound.id)).await;
-    let role = async || replica.known(&sound_secret).actor.member("role") == Some(&Value::from("Admin"));
+    let role = async || replica.principal(&sound_secret).actor.member("role") == Some(&Value::from("Admin"));
     soon("the other changes", role).await;
     assert_eq!(place.open(&time).await.find(&broken_secret), "unknown");
     assert_eq!(replica.keys.list().await.unwrap().len(), 1);
@@ -980,7 +984,7 @@ impl Store for Panicking {
         until: Timestamp,
         now: Timestamp,
         expires_by: Option<Timestamp>,
-        may_give: &envoy_auth_tokens::keys::GiveCheck<'_>,
+        may_give: &envoy_auth_tokens::keys::GrantCheck<'_>,
     ) -> Result<StoredKey, RotateError> {
         self.store.rotate(id, digest, until, now, expires_by, may_give).await
     }
@@ -1057,11 +1061,12 @@ async fn names_are_only_names(place: Place) {
     for name in names {
         let (key, secret) = replica.create(name).await;
         assert_eq!(replica.keys.get(key.id).await.unwrap().unwrap().name, name);
-        assert_eq!(&*replica.known(&secret).name, name);
+        assert_eq!(&*replica.principal(&secret).name, name);
     }
     assert_eq!(place.open(&time).await.keys.held(), names.len());
     // An actor's id may be any text, and PostgreSQL holds no NUL.
-    let (key, _) = replica.keys.create(Ask { created_by: "a\0b".to_owned(), ..ask("by nul") }).await.unwrap();
+    let (key, _) =
+        replica.keys.create(CreateKey { created_by: "a\0b".to_owned(), ..ask("by nul") }).await.unwrap();
     assert_eq!(key.created_by, "a\u{fffd}b");
     replica.keys.revoke(key.id, "\0").await.unwrap();
 }

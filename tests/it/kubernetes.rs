@@ -59,11 +59,11 @@ fn what_kubernetes_does_not_know_is_refused() {
     let deployment = manifests.0.iter_mut().find(|object| object["kind"] == "Deployment").unwrap();
     let sidecar = &mut deployment["spec"]["template"]["spec"]["initContainers"][0];
     sidecar["restartPolice"] = json!("Always");
-    let complaints = manifests.complaints().join("\n");
-    assert!(complaints.contains("restartPolice"), "{complaints}");
+    let problems = manifests.problems().join("\n");
+    assert!(problems.contains("restartPolice"), "{problems}");
     // A kind that has no schema is not taken for a good one.
     let unknown = json!({"apiVersion": "example.org/v1", "kind": "Unknown", "metadata": {"name": "x"}});
-    assert!(!Manifests(vec![unknown]).complaints().is_empty());
+    assert!(!Manifests(vec![unknown]).problems().is_empty());
 }
 
 #[test]
@@ -85,8 +85,8 @@ fn every_container_keeps_to_the_restricted_standard() {
     ] {
         let mut pod = pod.clone();
         pod["initContainers"][0]["securityContext"].as_object_mut().unwrap().remove(member);
-        let complaints = not_restricted(&pod);
-        assert!(complaints.iter().any(|complaint| complaint.contains(member)), "{member}: {complaints:?}");
+        let problems = not_restricted(&pod);
+        assert!(problems.iter().any(|complaint| complaint.contains(member)), "{member}: {problems:?}");
     }
     let labels = Manifests::of("shared").get("Namespace", OURS)["metadata"]["labels"].clone();
     for mode in ["enforce", "audit", "warn"] {

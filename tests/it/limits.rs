@@ -93,7 +93,7 @@ enum Held {
     /// These bytes, which have been answered.
     Answered(&'static [u8]),
     /// These frames behind HTTP/2's greeting.
-    Frames(Vec<u8>),
+    FrameScanner(Vec<u8>),
     /// A whole Check, which has been answered.
     Check,
 }
@@ -113,7 +113,7 @@ impl Held {
                 assert!(stream.read(&mut [0; 1]).unwrap() > 0);
                 stream
             }
-            Self::Frames(frames) => {
+            Self::FrameScanner(frames) => {
                 let mut connection = Connection::to(to);
                 assert!(connection.send(frames));
                 // What was sent before has been read when this is answered.
@@ -161,9 +161,12 @@ fn whoever_comes_is_answered_while_as_many_as_may_be_have_not_finished() {
     let ext_authz = vec![
         ("nothing", Held::Bytes(b"")),
         ("half a greeting", Held::Bytes(b"PRI * HTTP/2.0\r\n")),
-        ("a greeting", Held::Frames(Vec::new())),
-        ("half a head", Held::Frames(frame(frames::HEADERS, frames::NONE, 1, &headers))),
-        ("a head without a body", Held::Frames(frame(frames::HEADERS, frames::END_HEADERS, 1, &headers))),
+        ("a greeting", Held::FrameScanner(Vec::new())),
+        ("half a head", Held::FrameScanner(frame(frames::HEADERS, frames::NONE, 1, &headers))),
+        (
+            "a head without a body",
+            Held::FrameScanner(frame(frames::HEADERS, frames::END_HEADERS, 1, &headers)),
+        ),
         ("a Check, and silence", Held::Check),
     ];
     let is_live = |to: SocketAddr, path: &str| {

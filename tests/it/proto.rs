@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use envoy_auth_tokens::attributes::{Attributes, Encoding};
-use envoy_auth_tokens::ext_authz::request;
+use envoy_auth_tokens::ext_authz::codec::request;
 use envoy_auth_tokens::ext_authz::wire;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::service::auth::v3 as full;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_auth_tokens::config::{Config, Listen};
-use envoy_auth_tokens::listener::Listener;
-use envoy_auth_tokens::listener::tls::Acceptors;
+use envoy_auth_tokens::server::Listener;
+use envoy_auth_tokens::server::tls::Acceptors;
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -229,8 +229,8 @@ fn who_speaks_no_tls_or_nothing_is_not_waited_for_by_anybody() {
         is_closed(&mut stream, PATIENCE);
     }
     let lines = server.log().lines();
-    let complaints = lines.iter().filter(|line| line.contains("TLS handshake failed")).count();
-    assert!((1..50).contains(&complaints), "{complaints}");
+    let problems = lines.iter().filter(|line| line.contains("TLS handshake failed")).count();
+    assert!((1..50).contains(&problems), "{problems}");
 
     let mut silent = TcpStream::connect(server.tcp()).unwrap();
     assert_eq!(check(server.tcp(), &client), Ok(true));

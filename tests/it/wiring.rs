@@ -228,7 +228,7 @@ fn an_authority_that_http_2_forbids_is_named_and_counted() {
     let server = Server::with(CONFIG).quiet().start();
     let mut connection = Connection::to(server.tcp());
     let authorities = ["a|b", "outbound|9000||ext-authz.example", "a b", "a<b>", "[::1"];
-    // Others of the library's complaints are not about authorities.
+    // Others of the library's problems are not about authorities.
     let others = [(":path", "/a b"), (":scheme", "a|b"), (":method", "")];
     let all = authorities.map(|authority| (":authority", authority)).into_iter().chain(others);
     for (number, header) in (0..).zip(all) {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::super::Complaint;
 use super::tls::{TlsFiles, UpstreamTls};
 use crate::config::{Config, Listen};
-use crate::credential::Place;
+use crate::credential::CredentialLocation;
 use crate::policy::PermittedOverrides;
 
 /// What Envoy's configuration is made of.
@@ -123,13 +123,13 @@ impl Surroundings {
         let rules = &config.rules;
         let mut credentials: Vec<String> = Vec::new();
         let cookie = "cookie".to_owned();
-        for place in rules.places.order() {
-            let header = match place {
-                Place::Bearer | Place::Basic { .. } => "authorization".to_owned(),
-                Place::Header { name } => name.to_string(),
-                Place::Session { .. } | Place::Cookie { .. } => cookie.clone(),
+        for location in rules.locations.order() {
+            let header = match location {
+                CredentialLocation::Bearer | CredentialLocation::Basic { .. } => "authorization".to_owned(),
+                CredentialLocation::Header { name } => name.to_string(),
+                CredentialLocation::Session { .. } | CredentialLocation::Cookie { .. } => cookie.clone(),
                 // Envoy shows the path with its query in any case.
-                Place::Query { .. } => continue,
+                CredentialLocation::Query { .. } => continue,
             };
             if !credentials.contains(&header) {
                 credentials.push(header);

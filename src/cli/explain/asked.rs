@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 use super::super::{Complaint, read_secret};
 use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
 use crate::config::Rules;
-use crate::credential::{Place, query};
-use crate::ext_authz::request::is_nearly_policy;
+use crate::credential::{CredentialLocation, query};
+use crate::ext_authz::codec::request::is_nearly_policy;
 use crate::secret::Secret;
 
 /// A request, and what Envoy's route says about it.
@@ -135,13 +135,13 @@ impl Asked {
         let http = attributes.http.as_ref();
         let is_filled =
             |name: &str| http.is_some_and(|http| query::values(http, name).any(|value| !value.is_empty()));
-        let carried = rules.places.order().iter().find_map(|place| match place {
-            Place::Query { name } => is_filled(name).then_some(name),
-            Place::Bearer
-            | Place::Basic { .. }
-            | Place::Session { .. }
-            | Place::Header { .. }
-            | Place::Cookie { .. } => None,
+        let carried = rules.locations.order().iter().find_map(|location| match location {
+            CredentialLocation::Query { name } => is_filled(name).then_some(name),
+            CredentialLocation::Bearer
+            | CredentialLocation::Basic { .. }
+            | CredentialLocation::Session { .. }
+            | CredentialLocation::Header { .. }
+            | CredentialLocation::Cookie { .. } => None,
         });
         match carried {
             None => Ok(()),
@@ -154,7 +154,7 @@ impl Asked {
 
     /// Reads a request from a JSON text: our own shape, or a CheckRequest as protobuf writes JSON.
     pub(super) fn from_json(text: &str) -> Result<Self, Complaint> {
-        // The complaints of the JSON library quote nothing of the text.
+        // The log_throttle of the JSON library quote nothing of the text.
         let value: Value =
             serde_json::from_str(text).map_err(|error| wrong(&format!("it is no JSON: {error}")))?;
         let Value::Object(members) = &value else {
@@ -350,15 +350,15 @@ fn header_name(written: &str) -> Result<String, Complaint> {
 }
 
 fn is_credential_header(name: &str, rules: &Rules) -> bool {
-    let is_place = |place: &Place| match place {
-        Place::Header { name: place } => place.as_ref() == name,
-        Place::Bearer
-        | Place::Basic { .. }
-        | Place::Session { .. }
-        | Place::Query { .. }
-        | Place::Cookie { .. } => false,
+    let is_location = |location: &CredentialLocation| match location {
+        CredentialLocation::Header { name: location } => location.as_ref() == name,
+        CredentialLocation::Bearer
+        | CredentialLocation::Basic { .. }
+        | CredentialLocation::Session { .. }
+        | CredentialLocation::Query { .. }
+        | CredentialLocation::Cookie { .. } => false,
     };
-    matches!(name, "authorization" | "cookie") || rules.places.order().iter().any(is_place)
+    matches!(name, "authorization" | "cookie") || rules.locations.order().iter().any(is_location)
 }
 
 #[cfg(test)]

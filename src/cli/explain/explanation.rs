@@ -14,8 +14,8 @@ pub(super) struct Explanation {
     pub request: Request,
     /// How its policy was selected.
     pub selection: Selection,
-    /// What each place of a credential carried.
-    pub places: Vec<PlaceAsked>,
+    /// What each location of a credential carried.
+    pub locations: Vec<PlaceAsked>,
     /// Who that is.
     pub identity: Step,
     /// Whether the policy admits them; `null` when nobody was asked.
@@ -54,7 +54,7 @@ pub(super) struct Request {
     pub policy: Option<String>,
 }
 
-/// A place in the configuration.
+/// A location in the configuration.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct At {
     /// Such as `routes[2]`.
@@ -104,18 +104,18 @@ pub(super) struct RouteAsked {
     pub differs: Option<&'static str>,
 }
 
-/// A place that was asked for a credential.
+/// A location that was asked for a credential.
 #[derive(Debug, Serialize)]
 pub(super) struct PlaceAsked {
     /// Such as `bearer` or `header x-api-key`.
-    pub place: String,
+    pub location: String,
     /// `nothing`, `not_ours`, `token`, `password`, `session`, `not_asked`, or the reason of a denial.
     pub carries: &'static str,
     #[serde(flatten)]
     pub at: At,
 }
 
-/// A step as a sentence, and the place in the configuration that it is about.
+/// A step as a sentence, and the location in the configuration that it is about.
 #[derive(Debug, Serialize)]
 pub(super) struct Step {
     pub says: String,

@@ -11,8 +11,8 @@ use super::super::{Complaint, read_secret};
 use super::asked::Asked;
 use crate::attributes::Encoding;
 use crate::config::Rules;
-use crate::credential::{Kind, Place, Places};
-use crate::decision::Refusal;
+use crate::credential::{CredentialLocation, CredentialLocations, Kind};
+use crate::decision::DenyReason;
 use crate::keys::service::Keys;
 use crate::secret::Secret;
 use crate::telemetry::decision_log::{LONGEST_VALUE, POLICY_BY_ENVOY};
@@ -137,31 +137,36 @@ impl Line {
         rules: &mut Rules,
         keys: Option<&Keys>,
     ) -> Result<(), Complaint> {
-        if self.credential.is_none() && self.reason != Refusal::UnknownToken.reason() {
+        if self.credential.is_none() && self.reason != DenyReason::UnknownToken.reason() {
             return Ok(());
         }
         let secret = token::generate("eat")
             .map_err(|error| format!("error: the operating system gives no randomness: {error}"))?;
         let digest = PlainToken::new(secret.expose().as_bytes()).expect("it was made as a token").digest();
         if let Some(Named { kind, name, id }) = &self.credential {
-            let known = if kind == Kind::Token.as_str() {
-                rules.tokens.iter().map(|(_, known)| known).find(|known| *known.name == **name).cloned()
+            let principal = if kind == Kind::Token.as_str() {
+                rules
+                    .tokens
+                    .iter()
+                    .map(|(_, principal)| principal)
+                    .find(|principal| *principal.name == **name)
+                    .cloned()
             } else if kind == Kind::User.as_str() {
-                rules.users.get(name).map(|user| user.known.clone())
+                rules.users.get(name).map(|user| user.principal.clone())
             } else if kind == Kind::Session.as_str() {
                 rules.users.get(name).map(|user| user.in_session.clone())
             } else {
                 lend_key(name, *id, digest, keys).await?;
                 None
             };
-            if let Some(known) = known {
-                rules.tokens.add(digest, known);
+            if let Some(principal) = principal {
+                rules.tokens.add(digest, principal);
             }
         }
-        // It stands before all other places, and these are empty: what is asked of them stays as it is.
-        let place = Place::Header { name: STAND_IN.into() };
-        let order = std::iter::once(place).chain(rules.places.order().iter().cloned());
-        rules.places = Places::new(order.collect());
+        // It stands before all other locations, and these are empty: what is asked of them stays as it is.
+        let location = CredentialLocation::Header { name: STAND_IN.into() };
+        let order = std::iter::once(location).chain(rules.locations.order().iter().cloned());
+        rules.locations = CredentialLocations::new(order.collect());
         asked.add(STAND_IN, secret.expose());
         Ok(())
     }
@@ -172,8 +177,8 @@ impl Line {
             outcome(&self.decision, &self.reason, self.policy.as_deref()),
             outcome(decision, reason, policy),
         );
-        let refusal = Refusal::ALL.into_iter().find(|refusal| refusal.reason() == self.reason);
-        let agrees = refusal.is_none_or(is_told).then_some(was == is);
+        let deny_reason = DenyReason::ALL.into_iter().find(|deny_reason| deny_reason.reason() == self.reason);
+        let agrees = deny_reason.is_none_or(is_told).then_some(was == is);
         let says = match agrees {
             Some(true) => format!("logged: {was}; now the same"),
             Some(false) => format!(
@@ -223,37 +228,37 @@ fn outcome(decision: &str, reason: &str, policy: Option<&str>) -> String {
 }
 
 /// Whether the line holds everything that led to the denial.
-fn is_told(refusal: Refusal) -> bool {
-    match refusal {
-        Refusal::AmbiguousPath(_)
-        | Refusal::IllegalHost
-        | Refusal::IllegalMethod
-        | Refusal::NoCredential
-        | Refusal::UnknownToken
-        | Refusal::NotAdmitted
-        | Refusal::UnknownPolicy => true,
-        Refusal::Undecodable
-        | Refusal::RequestTooLarge
-        | Refusal::Overloaded
-        | Refusal::NoHttp
-        | Refusal::ContextKey
-        | Refusal::MethodOverride
-        | Refusal::PathOverride
-        | Refusal::HostOverride
-        | Refusal::Destination
-        | Refusal::ConnectionNamesActorHeader
-        | Refusal::DuplicateCredential
-        | Refusal::MalformedToken
-        | Refusal::MalformedBasic
-        | Refusal::ExpiredToken
-        | Refusal::RevokedToken
-        | Refusal::WrongPassword
-        | Refusal::UserLocked
-        | Refusal::CrossSite
-        | Refusal::Panicked
-        | Refusal::AnswerTooLarge
-        | Refusal::PasswordUnverified
-        | Refusal::KeysUnavailable => false,
+fn is_told(deny_reason: DenyReason) -> bool {
+    match deny_reason {
+        DenyReason::AmbiguousPath(_)
+        | DenyReason::IllegalHost
+        | DenyReason::IllegalMethod
+        | DenyReason::NoCredential
+        | DenyReason::UnknownToken
+        | DenyReason::NotAdmitted
+        | DenyReason::UnknownPolicy => true,
+        DenyReason::Undecodable
+        | DenyReason::RequestTooLarge
+        | DenyReason::Overloaded
+        | DenyReason::NoHttp
+        | DenyReason::ContextKey
+        | DenyReason::MethodOverride
+        | DenyReason::PathOverride
+        | DenyReason::HostOverride
+        | DenyReason::Destination
+        | DenyReason::ConnectionNamesActorHeader
+        | DenyReason::DuplicateCredential
+        | DenyReason::MalformedToken
+        | DenyReason::MalformedBasic
+        | DenyReason::ExpiredToken
+        | DenyReason::RevokedToken
+        | DenyReason::WrongPassword
+        | DenyReason::UserLocked
+        | DenyReason::CrossSite
+        | DenyReason::Panicked
+        | DenyReason::AnswerTooLarge
+        | DenyReason::PasswordUnverified
+        | DenyReason::KeysUnavailable => false,
     }
 }
 

@@ -10,8 +10,8 @@ use super::explanation::{
 use super::log_line::STAND_IN;
 use crate::attributes::{Attributes, Http};
 use crate::config::{Positions, Rules};
-use crate::credential::{self, CredentialError, Kind, Known, Look, Place};
-use crate::decision::{Decision, Outcome, Refusal};
+use crate::credential::{self, CredentialError, CredentialLocation, Kind, Look, Principal};
+use crate::decision::{Decision, DenyReason, Outcome};
 use crate::ext_authz::wire::check_response::HttpResponse;
 use crate::ext_authz::wire::{CheckResponse, HeaderValueOption};
 use crate::policy::{Allow, Mismatch, Policy, Question};
@@ -51,22 +51,22 @@ enum Stage {
 
 impl Explained<'_> {
     pub(super) fn tell(&self) -> Explanation {
-        let learned = &self.decision.learned;
-        let known = learned.known.as_deref();
+        let context = &self.decision.context;
+        let principal = context.principal.as_deref();
         let (decision, reason, passes_as) = self.verdict();
         Explanation {
             configuration: self.file.clone(),
             request: self.told_request(),
             selection: self.selection(),
-            places: self.places(),
+            locations: self.locations(),
             identity: self.identity(),
             admission: self.admission(),
             decision,
             reason,
-            policy: learned.policy.as_ref().map(|policy| policy.name().to_string()),
-            credential: known.map(|known| self.credential(known)),
-            actor: known.map(|known| json!(known.actor.members())),
-            allow: learned.policy.as_ref().map(|policy| match policy.allow() {
+            policy: context.policy.as_ref().map(|policy| policy.name().to_string()),
+            credential: principal.map(|principal| self.credential(principal)),
+            actor: principal.map(|principal| json!(principal.actor.members())),
+            allow: context.policy.as_ref().map(|policy| match policy.allow() {
                 Some(allow) => allow.to_json(),
                 None => json!("any actor"),
             }),
@@ -77,13 +77,13 @@ impl Explained<'_> {
         }
     }
 
-    /// The one place where a verdict becomes words.
+    /// The one location where a verdict becomes words.
     fn verdict(&self) -> (&'static str, &'static str, Option<Value>) {
         let passes_as = match (&self.decision.verdict, self.outcome) {
             (Err(_), _) | (Ok(_), Outcome::Refused(_)) => None,
-            (Ok(permit), Outcome::Allowed | Outcome::Shadowed(_)) => {
-                Some(permit.known().map_or(json!("anonymous"), |known| json!(known.actor.members())))
-            }
+            (Ok(permit), Outcome::Allowed | Outcome::Shadowed(_)) => Some(
+                permit.principal().map_or(json!("anonymous"), |principal| json!(principal.actor.members())),
+            ),
         };
         (self.outcome.as_str(), self.outcome.reason(), passes_as)
     }
@@ -94,7 +94,7 @@ impl Explained<'_> {
 
     fn stage(&self) -> Stage {
         // Under a policy that is not enforced the request came no further, and passes all the same.
-        self.decision.outcome().refusal().map_or(Stage::Admission, stage)
+        self.decision.outcome().deny_reason().map_or(Stage::Admission, stage)
     }
 
     fn told_request(&self) -> Request {
@@ -160,7 +160,7 @@ impl Explained<'_> {
 
     /// Only a preflight comes past the selection of a policy without one.
     fn is_preflight(&self) -> bool {
-        self.decision.learned.policy.is_none() && self.stage() == Stage::Admission
+        self.decision.context.policy.is_none() && self.stage() == Stage::Admission
     }
 
     fn policy_at(&self, policy: &Policy) -> At {
@@ -173,42 +173,42 @@ impl Explained<'_> {
         }
     }
 
-    fn places(&self) -> Vec<PlaceAsked> {
+    fn locations(&self) -> Vec<PlaceAsked> {
         let rules = self.rules();
         let looks = match self.is_preflight() || self.stage() == Stage::Request {
             true => Vec::new(),
-            false => credential::look_at_each(self.http, &rules.places),
+            false => credential::look_at_each(self.http, &rules.locations),
         };
         let mut looks = looks.iter();
-        let order = rules.places.order().iter();
-        let asked = order.map(|place| (place, looks.next().map_or("not_asked", carries)));
-        // The stand-in is no place of the configuration, and stands before all of them.
-        let asked = asked.filter(|(place, _)| !is_stand_in(place)).enumerate();
+        let order = rules.locations.order().iter();
+        let asked = order.map(|location| (location, looks.next().map_or("not_asked", carries)));
+        // The stand-in is no location of the configuration, and stands before all of them.
+        let asked = asked.filter(|(location, _)| !is_stand_in(location)).enumerate();
         asked
-            .map(|(index, (place, carries))| {
+            .map(|(index, (location, carries))| {
                 let written = self.at(format!("credentials[{index}]"));
                 let at = if written.line.is_some() { written } else { self.at("credentials") };
-                PlaceAsked { place: place_name(place), carries, at }
+                PlaceAsked { location: location_name(location), carries, at }
             })
             .collect()
     }
 
-    fn credential(&self, known: &Known) -> Credential {
-        let policies = known.policies.as_ref();
+    fn credential(&self, principal: &Principal) -> Credential {
+        let policies = principal.policies.as_ref();
         Credential {
-            kind: known.kind.as_str(),
-            name: known.name.to_string(),
-            id: known.id,
+            kind: principal.kind.as_str(),
+            name: principal.name.to_string(),
+            id: principal.id,
             policies: policies.map(|names| names.iter().map(ToString::to_string).collect()),
-            expires: known.expires_at.map(|expires_at| expires_at.to_string()),
-            at: self.known_at(known),
+            expires: principal.expires_at.map(|expires_at| expires_at.to_string()),
+            at: self.known_at(principal),
         }
     }
 
-    fn known_at(&self, known: &Known) -> Option<At> {
-        let key = match known.kind {
-            Kind::Token => self.positions.token(&known.name),
-            Kind::User | Kind::Session => self.positions.user(&known.name),
+    fn known_at(&self, principal: &Principal) -> Option<At> {
+        let key = match principal.kind {
+            Kind::Token => self.positions.token(&principal.name),
+            Kind::User | Kind::Session => self.positions.user(&principal.name),
             Kind::Key => None,
         };
         key.map(|key| self.at(key))
@@ -216,13 +216,13 @@ impl Explained<'_> {
 
     fn identity(&self) -> Step {
         let step = |says: String, at| Step { says, at };
-        if let Some(known) = self.decision.learned.known.as_deref() {
-            return step(known_as(known), self.known_at(known));
+        if let Some(principal) = self.decision.context.principal.as_deref() {
+            return step(known_as(principal), self.known_at(principal));
         }
         if self.is_preflight() || self.stage() == Stage::Request {
             return step("nobody was asked for a credential".to_owned(), None);
         }
-        let found = match credential::find(self.http, &self.rules().places) {
+        let found = match credential::find(self.http, &self.rules().locations) {
             Ok(found) => found.map(|found| found.credential),
             Err(_) => {
                 return step("what the place carries is denied before anybody is looked up".to_owned(), None);
@@ -231,15 +231,15 @@ impl Explained<'_> {
         match found {
             None => step("anonymous: no credential of ours".to_owned(), None),
             Some(credential::Credential::Token { digest, issued_format }) => {
-                if let Some(known) = self.rules().tokens.get(&digest) {
-                    return step(known_as(known), self.known_at(known));
+                if let Some(principal) = self.rules().tokens.get(&digest) {
+                    return step(known_as(principal), self.known_at(principal));
                 }
                 self.unknown_token(issued_format)
             }
             Some(credential::Credential::Password { user, .. }) => match self.rules().users.get(&user) {
                 Some(user) => step(
-                    format!("{}, with a wrong password", known_as(&user.known)),
-                    self.known_at(&user.known),
+                    format!("{}, with a wrong password", known_as(&user.principal)),
+                    self.known_at(&user.principal),
                 ),
                 None => step("a user whom the configuration does not have".to_owned(), None),
             },
@@ -261,27 +261,28 @@ impl Explained<'_> {
         let form =
             if issued_format { ", in the form of those we issue and with a right checksum" } else { "" };
         let token = format!("a token that the configuration does not have{form}");
-        let says = match (self.outcome.refusal(), self.keys) {
-            (Some(Refusal::ExpiredToken), _) => "an API key that has expired, or was replaced".to_owned(),
-            (Some(Refusal::RevokedToken), _) => "an API key that was revoked".to_owned(),
+        let says = match (self.outcome.deny_reason(), self.keys) {
+            (Some(DenyReason::ExpiredToken), _) => "an API key that has expired, or was replaced".to_owned(),
+            (Some(DenyReason::RevokedToken), _) => "an API key that was revoked".to_owned(),
             (_, KeysAsked::No) => format!("{token}; the key store was not asked"),
             (_, KeysAsked::Yes) => format!("{token}, and neither has the key store"),
             (_, KeysAsked::NoStore) => token,
         };
-        let learned = &self.decision.learned;
-        let left_alone = learned.left_alone.is_some() && learned.shadowed.is_none();
-        let says = if left_alone { format!("anonymous: {says}; it is left to the upstream") } else { says };
-        Step { says, at: left_alone.then(|| self.at("unknown_credentials")) }
+        let context = &self.decision.context;
+        let passed_through = context.passed_through.is_some() && context.shadowed.is_none();
+        let says =
+            if passed_through { format!("anonymous: {says}; it is left to the upstream") } else { says };
+        Step { says, at: passed_through.then(|| self.at("unknown_credentials")) }
     }
 
     fn admission(&self) -> Option<Step> {
-        let policy = self.decision.learned.policy.as_deref()?;
+        let policy = self.decision.context.policy.as_deref()?;
         if self.stage() != Stage::Admission {
             return None;
         }
-        let known = self.decision.learned.known.as_deref();
-        let restricted = known.is_some_and(|known| !known.counts_under(policy.name()));
-        let actor = known.filter(|_| !restricted).map(|known| &known.actor);
+        let principal = self.decision.context.principal.as_deref();
+        let restricted = principal.is_some_and(|principal| !principal.counts_under(policy.name()));
+        let actor = principal.filter(|_| !restricted).map(|principal| &principal.actor);
         let (says, member) = match (policy.allow(), actor) {
             (None, Some(_)) => ("without an allow block any actor is admitted".to_owned(), None),
             (None, None) => ("without an allow block an actor is needed".to_owned(), None),
@@ -313,11 +314,11 @@ impl Explained<'_> {
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(named) = self.request.policy
-            && self.decision.outcome().refusal() == Some(Refusal::UnknownPolicy)
+            && self.decision.outcome().deny_reason() == Some(DenyReason::UnknownPolicy)
         {
             let named = String::from_utf8_lossy(named);
-            let known = self.rules().policies.names();
-            let known = match &known[..] {
+            let names = self.rules().policies.names();
+            let known = match &names[..] {
                 [] => "there is no section `policies`, or it is empty".to_owned(),
                 names => format!("those of `policies` are {}", names.join(", ")),
             };
@@ -340,7 +341,7 @@ impl Explained<'_> {
         }
         // A stand-in is nobody's key.
         let is_stand_in = self.http.headers.has(STAND_IN);
-        let found = credential::find(self.http, &self.rules().places).ok().flatten();
+        let found = credential::find(self.http, &self.rules().locations).ok().flatten();
         let may_be_key = match found.map(|found| found.credential) {
             Some(credential::Credential::Token { digest, .. }) => self.rules().tokens.get(&digest).is_none(),
             Some(credential::Credential::Session { .. }) => true,
@@ -357,37 +358,37 @@ impl Explained<'_> {
     }
 }
 
-fn stage(refusal: Refusal) -> Stage {
-    match refusal {
-        Refusal::Undecodable
-        | Refusal::RequestTooLarge
-        | Refusal::Overloaded
-        | Refusal::NoHttp
-        | Refusal::AmbiguousPath(_)
-        | Refusal::IllegalHost
-        | Refusal::IllegalMethod
-        | Refusal::MethodOverride
-        | Refusal::PathOverride
-        | Refusal::HostOverride
-        | Refusal::Destination
-        | Refusal::UnknownPolicy
-        | Refusal::ContextKey
-        | Refusal::Panicked => Stage::Request,
-        Refusal::DuplicateCredential
-        | Refusal::MalformedToken
-        | Refusal::MalformedBasic
-        | Refusal::CrossSite => Stage::Credential,
-        Refusal::UnknownToken
-        | Refusal::ExpiredToken
-        | Refusal::RevokedToken
-        | Refusal::WrongPassword
-        | Refusal::UserLocked
-        | Refusal::PasswordUnverified
-        | Refusal::KeysUnavailable => Stage::Identity,
-        Refusal::NoCredential
-        | Refusal::NotAdmitted
-        | Refusal::ConnectionNamesActorHeader
-        | Refusal::AnswerTooLarge => Stage::Admission,
+fn stage(deny_reason: DenyReason) -> Stage {
+    match deny_reason {
+        DenyReason::Undecodable
+        | DenyReason::RequestTooLarge
+        | DenyReason::Overloaded
+        | DenyReason::NoHttp
+        | DenyReason::AmbiguousPath(_)
+        | DenyReason::IllegalHost
+        | DenyReason::IllegalMethod
+        | DenyReason::MethodOverride
+        | DenyReason::PathOverride
+        | DenyReason::HostOverride
+        | DenyReason::Destination
+        | DenyReason::UnknownPolicy
+        | DenyReason::ContextKey
+        | DenyReason::Panicked => Stage::Request,
+        DenyReason::DuplicateCredential
+        | DenyReason::MalformedToken
+        | DenyReason::MalformedBasic
+        | DenyReason::CrossSite => Stage::Credential,
+        DenyReason::UnknownToken
+        | DenyReason::ExpiredToken
+        | DenyReason::RevokedToken
+        | DenyReason::WrongPassword
+        | DenyReason::UserLocked
+        | DenyReason::PasswordUnverified
+        | DenyReason::KeysUnavailable => Stage::Identity,
+        DenyReason::NoCredential
+        | DenyReason::NotAdmitted
+        | DenyReason::ConnectionNamesActorHeader
+        | DenyReason::AnswerTooLarge => Stage::Admission,
     }
 }
 
@@ -406,39 +407,41 @@ fn carries(look: &Result<Look, CredentialError>) -> &'static str {
         Ok(Look::Found(credential::Credential::Token { .. })) => "token",
         Ok(Look::Found(credential::Credential::Password { .. })) => "password",
         Ok(Look::Found(credential::Credential::Session { .. })) => "session",
-        Err(error) => Refusal::from(*error).reason(),
+        Err(error) => DenyReason::from(*error).reason(),
     }
 }
 
-fn is_stand_in(place: &Place) -> bool {
-    matches!(place, Place::Header { name } if **name == *STAND_IN)
+fn is_stand_in(location: &CredentialLocation) -> bool {
+    matches!(location, CredentialLocation::Header { name } if **name == *STAND_IN)
 }
 
-fn place_name(place: &Place) -> String {
-    match place {
-        Place::Bearer => "bearer".to_owned(),
-        Place::Basic { .. } => "basic".to_owned(),
-        Place::Session { .. } => "session".to_owned(),
-        Place::Header { name } => format!("header {name}"),
-        Place::Query { name } => format!("query {name}"),
-        Place::Cookie { name, .. } => format!("cookie {name}"),
+fn location_name(location: &CredentialLocation) -> String {
+    match location {
+        CredentialLocation::Bearer => "bearer".to_owned(),
+        CredentialLocation::Basic { .. } => "basic".to_owned(),
+        CredentialLocation::Session { .. } => "session".to_owned(),
+        CredentialLocation::Header { name } => format!("header {name}"),
+        CredentialLocation::Query { name } => format!("query {name}"),
+        CredentialLocation::Cookie { name, .. } => format!("cookie {name}"),
     }
 }
 
 /// Such as "token `reporting`, dead since …".
-fn known_as(known: &Known) -> String {
-    let kind = match known.kind {
+fn known_as(principal: &Principal) -> String {
+    let kind = match principal.kind {
         Kind::Token => "token",
         Kind::User => "user",
         Kind::Key => "API key",
         Kind::Session => "session of user",
     };
-    let expiry = match known.expires_at {
+    let expiry = match principal.expires_at {
         None => String::new(),
-        Some(expires_at) if known.is_expired(jiff::Timestamp::now()) => format!(", dead since {expires_at}"),
+        Some(expires_at) if principal.is_expired(jiff::Timestamp::now()) => {
+            format!(", dead since {expires_at}")
+        }
         Some(expires_at) => format!(", good until {expires_at}"),
     };
-    format!("{kind} `{}`{expiry}", known.name)
+    format!("{kind} `{}`{expiry}", principal.name)
 }
 
 fn told_answer(answer: &CheckResponse) -> Answer {

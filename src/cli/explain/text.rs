@@ -15,11 +15,11 @@ impl Display for Explanation {
         let mut lines = Lines { formatter, file: &self.configuration };
         lines.request(self)?;
         lines.selection(self)?;
-        for place in self.places.iter().filter(|place| place.carries != "not_asked") {
+        for location in self.locations.iter().filter(|location| location.carries != "not_asked") {
             lines.line(
                 "place",
-                &format!("{}: {}", place.place, place.carries.replace('_', " ")),
-                Some(&place.at),
+                &format!("{}: {}", location.location, location.carries.replace('_', " ")),
+                Some(&location.at),
             )?;
         }
         lines.step("identity", &self.identity)?;

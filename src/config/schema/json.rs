@@ -187,7 +187,7 @@ mod tests {
     }
 
     /// What the schema says of a configuration text; `None` where it is no YAML at all.
-    fn complaints(validator: &jsonschema::Validator, text: &str) -> Option<Vec<String>> {
+    fn log_throttle(validator: &jsonschema::Validator, text: &str) -> Option<Vec<String>> {
         let document = raw::from_yaml(text).ok()?.to_json();
         Some(validator.iter_errors(&document).map(|error| error.to_string()).collect())
     }
@@ -198,8 +198,8 @@ mod tests {
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/config.yaml");
         let example = (example.clone(), std::fs::read_to_string(example).unwrap());
         for (path, text) in fixtures::fixtures("good").into_iter().chain([example]) {
-            let complaints = complaints(&validator, &text).unwrap();
-            assert!(complaints.is_empty(), "{}\n{}", path.display(), complaints.join("\n"));
+            let log_throttle = log_throttle(&validator, &text).unwrap();
+            assert!(log_throttle.is_empty(), "{}\n{}", path.display(), log_throttle.join("\n"));
         }
     }
 
@@ -228,7 +228,7 @@ mod tests {
         let mut found = Vec::new();
         for (path, text) in fixtures::fixtures("bad") {
             let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-            if complaints(&validator, &text).is_some_and(|complaints| !complaints.is_empty()) {
+            if log_throttle(&validator, &text).is_some_and(|log_throttle| !log_throttle.is_empty()) {
                 found.push(name);
             }
         }
@@ -258,7 +258,7 @@ mod tests {
             "plugins: {other: {}}",
             "{plugins: {datasette-auth-tokens: []}, tokens: []}",
         ] {
-            assert!(!complaints(&validator, text).unwrap().is_empty(), "{text}");
+            assert!(!log_throttle(&validator, text).unwrap().is_empty(), "{text}");
         }
         for text in [
             "tokens: [{token: {$file: a}, actor: {id: {$env: ID}}}]",
@@ -266,7 +266,7 @@ mod tests {
             "credentials: [bearer, {$env: PLACE}, {basic: {allow_cross_site: true}}]",
             "ext_authz: {max_request_bytes: 65536}",
         ] {
-            assert_eq!(complaints(&validator, text).unwrap(), [] as [String; 0], "{text}");
+            assert_eq!(log_throttle(&validator, text).unwrap(), [] as [String; 0], "{text}");
         }
     }
 

@@ -17,7 +17,7 @@ use super::url::{postgres_files, postgres_options};
 use super::{
     Changes, CreateError, NewKey, OpenError, Revision, RotateError, Snapshot, Store, StoreError, StoreUrl,
 };
-use crate::keys::{GiveCheck, Key, Status, StoredKey, StoredSession};
+use crate::keys::{GrantCheck, Key, Status, StoredKey, StoredSession};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
 
@@ -350,7 +350,7 @@ impl Store for PostgresStore {
         previous_until: Timestamp,
         now: Timestamp,
         expires_by: Option<Timestamp>,
-        may_give: &GiveCheck<'_>,
+        may_give: &GrantCheck<'_>,
     ) -> Result<StoredKey, RotateError> {
         let mut transaction = self.write().await?;
         lock(&mut transaction).await?;

@@ -19,7 +19,7 @@ use super::{
     Changes, CreateError, NewKey, OpenError, Revision, RotateError, Snapshot, Store, StoreError, StoreUrl,
 };
 use crate::folder::FolderProblem;
-use crate::keys::{GiveCheck, Key, Status, StoredKey, StoredSession};
+use crate::keys::{GrantCheck, Key, Status, StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
 /// How long somebody else's lock on the file is waited for.
@@ -233,7 +233,7 @@ impl Store for SqliteStore {
         previous_until: Timestamp,
         now: Timestamp,
         expires_by: Option<Timestamp>,
-        may_give: &GiveCheck<'_>,
+        may_give: &GrantCheck<'_>,
     ) -> Result<StoredKey, RotateError> {
         let mut transaction = self.write().await?;
         let stored = Self::one_key(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;

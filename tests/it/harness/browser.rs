@@ -343,7 +343,7 @@ impl Browser {
         std::fs::write(folder.join(format!("{name}.png")), png).expect("a file in target");
     }
 
-    /// What the console printed since it was last asked: complaints of the page, and of the browser about it.
+    /// What the console printed since it was last asked: problems of the page, and of the browser about it.
     pub fn console(&self) -> Vec<String> {
         let entries = self.command("POST", "/se/log", &json!({ "type": "browser" }));
         let entries = entries.as_array().expect("a list of entries");

@@ -64,12 +64,12 @@ impl Manifests {
     /// Holds every object against the API's schemas, in which nothing unknown is allowed.
     #[track_caller]
     pub fn assert_valid(&self) {
-        let complaints = self.complaints();
-        assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+        let problems = self.problems();
+        assert!(problems.is_empty(), "{}", problems.join("\n"));
     }
 
     /// What Kubernetes would deny, one sentence each.
-    pub fn complaints(&self) -> Vec<String> {
+    pub fn problems(&self) -> Vec<String> {
         let text: Vec<_> = self.0.iter().map(Value::to_string).collect();
         // It reads its standard input for the first version alone.
         let folder = tempfile::TempDir::new().unwrap();
@@ -81,11 +81,11 @@ impl Manifests {
         let lines = ran.stdout.lines().chain(ran.stderr.lines());
         // A kind without a schema is a warning to it: then nothing was validated.
         let (passed, rest): (Vec<_>, Vec<_>) = lines.partition(|line| line.starts_with("INFO "));
-        let mut complaints: Vec<_> = rest.into_iter().map(str::to_owned).collect();
-        if complaints.is_empty() && passed.len() != self.0.len() * VERSIONS.len() {
-            complaints.push(format!("of {} objects only {passed:#?}", self.0.len()));
+        let mut problems: Vec<_> = rest.into_iter().map(str::to_owned).collect();
+        if problems.is_empty() && passed.len() != self.0.len() * VERSIONS.len() {
+            problems.push(format!("of {} objects only {passed:#?}", self.0.len()));
         }
-        complaints
+        problems
     }
 }
 
@@ -97,21 +97,21 @@ pub fn containers(pod: &Value) -> Vec<&Value> {
 
 /// What the Pod security standard `restricted` has against a Pod, and what we ask for beyond it.
 pub fn not_restricted(pod: &Value) -> Vec<String> {
-    let mut complaints = Vec::new();
+    let mut problems = Vec::new();
     for member in ["hostNetwork", "hostPID", "hostIPC", "hostUsers"] {
         if pod[member] == true {
-            complaints.push(member.to_owned());
+            problems.push(member.to_owned());
         }
     }
     if pod["automountServiceAccountToken"] != false {
-        complaints.push("automountServiceAccountToken".to_owned());
+        problems.push("automountServiceAccountToken".to_owned());
     }
     let allowed = ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral"];
     let allowed = [&allowed[..], &["image", "persistentVolumeClaim", "projected", "secret"]].concat();
     for volume in pod["volumes"].as_array().unwrap_or(&Vec::new()) {
         for kind in volume.as_object().unwrap().keys().filter(|kind| *kind != "name") {
             if !allowed.contains(&kind.as_str()) {
-                complaints.push(format!("a volume of kind {kind}"));
+                problems.push(format!("a volume of kind {kind}"));
             }
         }
     }
@@ -150,8 +150,7 @@ pub fn not_restricted(pod: &Value) -> Vec<String> {
             ("resources.requests.memory", container["resources"]["requests"]["memory"].is_string()),
             ("resources.limits.memory", container["resources"]["limits"]["memory"].is_string()),
         ];
-        complaints
-            .extend(checks.iter().filter(|(_, holds)| !holds).map(|(what, _)| format!("{name}: {what}")));
+        problems.extend(checks.iter().filter(|(_, holds)| !holds).map(|(what, _)| format!("{name}: {what}")));
     }
-    complaints
+    problems
 }

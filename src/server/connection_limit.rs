@@ -16,7 +16,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, Id, JoinSet};
 
-use super::complaints::Complaints;
+use super::log_throttle::LogThrottle;
 use super::{Listener, Stream};
 use crate::shutdown::Closing;
 
@@ -41,27 +41,27 @@ const MAX_LEAVING: usize = 64;
 
 /// A listener that has no more than so many connections open.
 #[derive(Debug)]
-pub struct Limited {
+pub struct LimitedListener {
     listener: Listener,
     name: &'static str,
     most: usize,
     closed: Counter,
-    complaints: Complaints,
+    log_throttle: LogThrottle,
 }
 
 /// A connection's place among those that may be open.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionSlot {
     /// What happens on the connection.
-    pub activity: Arc<Activity>,
+    pub activity: Arc<ConnectionActivity>,
     /// Ends when the connection shall end, once nothing is in flight on it.
     pub leave: oneshot::Receiver<()>,
 }
 
 /// What happens on a connection, as far as it matters to whoever needs room.
 #[derive(Debug)]
-pub struct Activity {
-    all: Arc<AllActivity>,
+pub struct ConnectionActivity {
+    all: Arc<ListenerActivity>,
     /// Whether the head of a request has ever arrived.
     has_begun: AtomicBool,
     /// When it last was of use, in microseconds: accepted, answered, or read from after it was slow.
@@ -76,20 +76,20 @@ pub struct Activity {
 
 /// What happens on all connections of a listener.
 #[derive(Debug)]
-struct AllActivity {
+struct ListenerActivity {
     begun: Instant,
     /// Requests whose head has arrived and whose answer has not been taken.
     requests: AtomicU32,
 }
 
-impl AllActivity {
+impl ListenerActivity {
     fn now(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 }
 
-impl Activity {
-    fn new(all: Arc<AllActivity>) -> Self {
+impl ConnectionActivity {
+    fn new(all: Arc<ListenerActivity>) -> Self {
         let since = AtomicU64::new(all.now());
         let [requests, answering, taking] = [0; 3].map(AtomicU32::new);
         Self { all, has_begun: AtomicBool::new(false), since, requests, answering, taking }
@@ -98,7 +98,7 @@ impl Activity {
     /// That of a connection with no others beside it.
     #[cfg(test)]
     pub fn alone() -> Arc<Self> {
-        let all = AllActivity { begun: Instant::now(), requests: AtomicU32::new(0) };
+        let all = ListenerActivity { begun: Instant::now(), requests: AtomicU32::new(0) };
         Arc::new(Self::new(Arc::new(all)))
     }
 
@@ -129,8 +129,8 @@ impl Activity {
 
 /// A request from its head to the end of its answer.
 #[derive(Debug)]
-pub struct Turn {
-    activity: Arc<Activity>,
+pub struct RequestGuard {
+    activity: Arc<ConnectionActivity>,
     stage: AtomicU8,
 }
 
@@ -138,9 +138,9 @@ const ARRIVING: u8 = 0;
 const ANSWERING: u8 = 1;
 const TAKING: u8 = 2;
 
-impl Turn {
+impl RequestGuard {
     /// The head of a request has arrived.
-    pub fn begin(activity: Arc<Activity>) -> Self {
+    pub fn begin(activity: Arc<ConnectionActivity>) -> Self {
         if !activity.has_begun.load(Ordering::Relaxed) {
             activity.has_begun.store(true, Ordering::Relaxed);
         }
@@ -177,7 +177,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         match *self.stage.get_mut() {
             ANSWERING => {
@@ -202,8 +202,8 @@ pub struct Answer<B, T> {
 
 impl<B, T> Answer<B, T> {
     /// This body, which ends this turn.
-    pub fn new(body: B, turn: T) -> Self {
-        Self { body, _turn: turn }
+    pub fn new(body: B, guard: T) -> Self {
+        Self { body, _turn: guard }
     }
 }
 
@@ -229,25 +229,25 @@ impl<B: Body + Unpin, T: Unpin> Body for Answer<B, T> {
 
 /// A connection that is open, seen from the listener.
 struct Open {
-    activity: Arc<Activity>,
+    activity: Arc<ConnectionActivity>,
     /// Dropped, it asks the connection to leave.
     _leave: oneshot::Sender<()>,
     task: AbortHandle,
 }
 
-impl Limited {
+impl LimitedListener {
     /// The listener of this name with this many connections at most; those closed for want of room are counted.
     pub fn new(listener: Listener, name: &'static str, most: usize, closed: Counter) -> Self {
-        Self { listener, name, most, closed, complaints: Complaints::new() }
+        Self { listener, name, most, closed, log_throttle: LogThrottle::new() }
     }
 
     /// Has every connection served, each in a task of its own, until it is time to close; then stops listening, asks
     /// all to leave, and waits for them.
-    pub async fn serve<F>(self, mut closing: Closing, connection: impl Fn(Stream, Place) -> F)
+    pub async fn serve<F>(self, mut closing: Closing, connection: impl Fn(Stream, ConnectionSlot) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let all = Arc::new(AllActivity { begun: Instant::now(), requests: AtomicU32::new(0) });
+        let all = Arc::new(ListenerActivity { begun: Instant::now(), requests: AtomicU32::new(0) });
         let mut tasks = JoinSet::new();
         let mut open: HashMap<Id, Open> = HashMap::new();
         loop {
@@ -272,8 +272,9 @@ impl Limited {
                 }
             }
             let (sender, leave) = oneshot::channel();
-            let activity = Arc::new(Activity::new(Arc::clone(&all)));
-            let task = tasks.spawn(connection(stream, Place { activity: Arc::clone(&activity), leave }));
+            let activity = Arc::new(ConnectionActivity::new(Arc::clone(&all)));
+            let task =
+                tasks.spawn(connection(stream, ConnectionSlot { activity: Arc::clone(&activity), leave }));
             open.insert(task.id(), Open { activity, _leave: sender, task });
         }
         drop(self);
@@ -282,14 +283,14 @@ impl Limited {
     }
 
     fn complain(&self, made_room: bool) {
-        if let Some(unsaid) = self.complaints.may_speak() {
+        if let Some(suppressed) = self.log_throttle.next_line() {
             let (listener, most) = (self.name, self.most);
             let which = if made_room {
                 "the one that waited longest without a request makes room"
             } else {
                 "all are being answered, and the new one is closed"
             };
-            tracing::warn!(listener, most, unsaid, "as many connections as may be are open: {which}");
+            tracing::warn!(listener, most, suppressed, "as many connections as may be are open: {which}");
         }
     }
 }
@@ -397,8 +398,8 @@ mod tests {
         }
     }
 
-    fn activity() -> Arc<Activity> {
-        Activity::alone()
+    fn activity() -> Arc<ConnectionActivity> {
+        ConnectionActivity::alone()
     }
 
     #[tokio::test]
@@ -417,11 +418,11 @@ mod tests {
         }
         // 0 idles, 1 is being answered, 2 has a request that has not arrived, 3 an answer that nobody takes;
         // 4 and 5 have never sent a head.
-        drop(Turn::begin(Arc::clone(&connections[0])));
-        let answering = Turn::begin(Arc::clone(&connections[1]));
+        drop(RequestGuard::begin(Arc::clone(&connections[0])));
+        let answering = RequestGuard::begin(Arc::clone(&connections[1]));
         answering.arrived();
-        let _arriving = Turn::begin(Arc::clone(&connections[2]));
-        let taken = Turn::begin(Arc::clone(&connections[3]));
+        let _arriving = RequestGuard::begin(Arc::clone(&connections[2]));
+        let taken = RequestGuard::begin(Arc::clone(&connections[3]));
         taken.arrived();
         taken.answered();
         connections[3].since.store(3, Ordering::Relaxed);
@@ -442,12 +443,12 @@ mod tests {
     #[test]
     fn who_has_few_requests_open_is_never_too_much() {
         let many = activity();
-        let few = Arc::new(Activity::new(Arc::clone(&many.all)));
-        let held: Vec<_> = (0..100).map(|_| Turn::begin(Arc::clone(&many))).collect();
-        let own: Vec<_> = (0..MIN_REQUESTS).map(|_| Turn::begin(Arc::clone(&few))).collect();
+        let few = Arc::new(ConnectionActivity::new(Arc::clone(&many.all)));
+        let held: Vec<_> = (0..100).map(|_| RequestGuard::begin(Arc::clone(&many))).collect();
+        let own: Vec<_> = (0..MIN_REQUESTS).map(|_| RequestGuard::begin(Arc::clone(&few))).collect();
         assert!(held[0].crowds(107) && !held[0].crowds(108));
-        assert!(own.iter().all(|turn| !turn.crowds(0)));
-        let one_more = Turn::begin(Arc::clone(&few));
+        assert!(own.iter().all(|guard| !guard.crowds(0)));
+        let one_more = RequestGuard::begin(Arc::clone(&few));
         assert!(one_more.crowds(108) && !one_more.crowds(109));
         drop(held);
         assert!(!one_more.crowds(9) && one_more.crowds(8));
@@ -456,7 +457,7 @@ mod tests {
     #[test]
     fn a_client_that_takes_its_answer_slowly_is_known_by_what_it_takes() {
         let activity = activity();
-        drop(Turn::begin(Arc::clone(&activity)));
+        drop(RequestGuard::begin(Arc::clone(&activity)));
         activity.since.store(0, Ordering::Relaxed);
         let patience = u64::try_from(ANSWER_PATIENCE.as_micros()).unwrap();
         assert_eq!(activity.rank(1), Some((true, 0)));
@@ -473,7 +474,7 @@ mod tests {
         let listener = Listener::bind(&address).await.unwrap();
         let bound = listener.address(&address);
         let closed = Counter::default();
-        let limited = Limited::new(listener, "test", 2, closed.clone());
+        let limited = LimitedListener::new(listener, "test", 2, closed.clone());
         let (shutdown, closing) = crate::shutdown::Shutdown::new();
         let served = tokio::spawn(limited.serve(closing, |stream, place| async move {
             drop(place.leave.await);

@@ -3,7 +3,7 @@
 //! Status, HTTP code and headers of every answer are chosen here and nowhere else.
 //!
 //! What depends on the actor is encoded once a snapshot of the rules and kept with the credential
-//! ([`Known::encoded`]); what depends on the rules alone is encoded once a snapshot, too ([`Answers`]).
+//! ([`Principal::encoded`]); what depends on the rules alone is encoded once a snapshot, too ([`Answers`]).
 //! An answer is then a few copies: protobuf lets the parts of a message stand one after the other.
 
 use std::collections::BTreeMap;
@@ -18,17 +18,17 @@ use prost_types::{Struct, Value as ProtoValue};
 use serde_json::Value;
 
 use super::frame;
-use super::wire::{
+use crate::actor::MAX_NESTING;
+use crate::actor::header::{ActorHeader, ActorHeaders, MAX_BYTES, folds_onto};
+use crate::attributes::{Headers, Http, NameLengthFilter};
+use crate::config::{Rules, Unavailable};
+use crate::credential::stripping::{CookieChange, CredentialStripping, Forward};
+use crate::credential::{Encoded, Principal};
+use crate::decision::{Decision, DenyReason, Outcome};
+use crate::ext_authz::wire::{
     self, BoolValue, CheckResponse, DeniedHttpResponse, HeaderValue, HeaderValueOption, HttpStatus,
     OkHttpResponse, Status, check_response::HttpResponse, header_value_option::AppendAction,
 };
-use crate::actor::MAX_NESTING;
-use crate::actor::header::{ActorHeader, ActorHeaders, MAX_BYTES, folds_onto};
-use crate::attributes::{Headers, Http, Lengths};
-use crate::config::{Rules, Unavailable};
-use crate::credential::removal::{CookieChange, Forward, Removal};
-use crate::credential::{Encoded, Known};
-use crate::decision::{Decision, Outcome, Refusal};
 use crate::policy::Permit;
 
 /// The header by which Envoy tells an upstream that it let a request pass without asking us.
@@ -49,12 +49,12 @@ pub struct Answers {
     /// [`Rules::version`] of the snapshot.
     pub rules_version: u64,
     anonymous: Box<[u8]>,
-    refusals: Vec<RefusalAnswer>,
+    deny_reasons: Vec<EncodedDenial>,
 }
 
 /// One denial in both its forms: `status` and `denied_response`, encoded.
-struct RefusalAnswer {
-    refusal: Refusal,
+struct EncodedDenial {
+    deny_reason: DenyReason,
     http: Box<[u8]>,
     grpc: Box<[u8]>,
 }
@@ -67,43 +67,43 @@ pub struct AnswerTooLarge;
 impl Answers {
     /// Encodes what depends on the rules alone.
     pub fn new(rules: &Rules) -> Self {
-        let refusals = Refusal::ALL.iter().map(|&refusal| RefusalAnswer {
-            refusal,
-            http: denial(refusal, Reader::Http, rules).encode_to_vec().into(),
-            grpc: denial(refusal, Reader::Grpc, rules).encode_to_vec().into(),
+        let deny_reasons = DenyReason::ALL.iter().map(|&deny_reason| EncodedDenial {
+            deny_reason,
+            http: denial(deny_reason, Reader::Http, rules).encode_to_vec().into(),
+            grpc: denial(deny_reason, Reader::Grpc, rules).encode_to_vec().into(),
         });
         Self {
             rules_version: rules.version,
             anonymous: encode_actor(None, &rules.actor_headers)
                 .expect("there is no actor whose headers could be large"),
-            refusals: refusals.collect(),
+            deny_reasons: deny_reasons.collect(),
         }
     }
 
     /// The framed answer to a decision, and what it comes to: a denial after all when no other can be built.
     pub fn encode(&self, decision: &Decision, http: Option<&Http<'_>>) -> (Bytes, Outcome) {
-        let policy = decision.learned.policy.as_ref().map(|policy| policy.name().as_ref());
-        let refusal = match (&decision.verdict, http) {
+        let policy = decision.context.policy.as_ref().map(|policy| policy.name().as_ref());
+        let deny_reason = match (&decision.verdict, http) {
             (Ok(permit), Some(http)) => match self.encode_permit(permit, decision, http, policy) {
                 Ok(answer) => return (answer, decision.outcome()),
-                Err(AnswerTooLarge) => Refusal::AnswerTooLarge,
+                Err(AnswerTooLarge) => DenyReason::AnswerTooLarge,
             },
             // A permit is for an HTTP request: without one there is nothing to permit.
-            (Ok(_), None) => Refusal::NoHttp,
-            (Err(refusal), _) => *refusal,
+            (Ok(_), None) => DenyReason::NoHttp,
+            (Err(deny_reason), _) => *deny_reason,
         };
-        (self.encode_refusal(refusal, reader(http), policy), Outcome::Refused(refusal))
+        (self.encode_refusal(deny_reason, reader(http), policy), Outcome::Refused(deny_reason))
     }
 
     /// The framed answer that denies.
-    fn encode_refusal(&self, refusal: Refusal, reader: Reader, policy: Option<&str>) -> Bytes {
-        let answer = self.refusals.iter().find(|answer| answer.refusal == refusal);
+    fn encode_refusal(&self, deny_reason: DenyReason, reader: Reader, policy: Option<&str>) -> Bytes {
+        let answer = self.deny_reasons.iter().find(|answer| answer.deny_reason == deny_reason);
         let answer = answer.expect("every denial is encoded ahead");
         let denied = match reader {
             Reader::Http => &answer.http,
             Reader::Grpc => &answer.grpc,
         };
-        let reason = refusal.reason();
+        let reason = deny_reason.reason();
         let metadata_len =
             text_field_len("reason", reason) + policy.map_or(0, |policy| text_field_len("policy", policy));
         let mut message = frame::begin(denied.len() + message_len(METADATA, metadata_len));
@@ -125,15 +125,15 @@ impl Answers {
         policy: Option<&str>,
     ) -> Result<Bytes, AnswerTooLarge> {
         let rules = &decision.rules;
-        let held = permit.known().map(|known| actor_answer(known, rules)).transpose()?;
+        let held = permit.principal().map(|principal| actor_answer(principal, rules)).transpose()?;
         let encoded = match &held {
             Some(held) => &held.as_ref().expect("an answer that was found or made just now").bytes,
             None => &self.anonymous,
         };
         let (ok, metadata) = split_parts(encoded);
         let extra = request_changes(http, decision);
-        let shadow = match decision.learned.shadowed {
-            Some(refusal) => shadow_metadata(refusal, decision.learned.known.as_deref())?,
+        let shadow = match decision.context.shadowed {
+            Some(deny_reason) => shadow_metadata(deny_reason, decision.context.principal.as_deref())?,
             None => Vec::new(),
         };
         let policy_len = policy.map_or(0, |policy| text_field_len("policy", policy));
@@ -169,25 +169,28 @@ const PARAMETERS_TO_REMOVE: u32 = 8;
 
 /// The encoded part of an answer that depends on the actor alone, made at the first request that needs it under
 /// these rules.
-fn actor_answer(known: &Known, rules: &Rules) -> Result<Guard<Option<Arc<Encoded>>>, AnswerTooLarge> {
-    let held = known.encoded.load();
+fn actor_answer(principal: &Principal, rules: &Rules) -> Result<Guard<Option<Arc<Encoded>>>, AnswerTooLarge> {
+    let held = principal.encoded.load();
     if held.as_ref().is_some_and(|held| held.rules_version == rules.version) {
         return Ok(held);
     }
-    let bytes = encode_actor(Some(known), &rules.actor_headers)?;
+    let bytes = encode_actor(Some(principal), &rules.actor_headers)?;
     let encoded = Some(Arc::new(Encoded { rules_version: rules.version, bytes }));
-    known.encoded.store(encoded.clone());
+    principal.encoded.store(encoded.clone());
     // This very answer is returned: a Check under other rules may store its own meanwhile.
     Ok(Guard::from_inner(encoded))
 }
 
 /// OkHttpResponse and dynamic metadata as far as they depend on the actor, one after the other,
 /// with the length of the first in front.
-fn encode_actor(known: Option<&Known>, actor_headers: &[ActorHeader]) -> Result<Box<[u8]>, AnswerTooLarge> {
+fn encode_actor(
+    principal: Option<&Principal>,
+    actor_headers: &[ActorHeader],
+) -> Result<Box<[u8]>, AnswerTooLarge> {
     let mut ok = OkHttpResponse::default();
     let mut size = 0;
     for actor_header in actor_headers {
-        match known.and_then(|known| actor_header.value(&known.actor)) {
+        match principal.and_then(|principal| actor_header.value(&principal.actor)) {
             Some(value) => {
                 size += actor_header.name.len() + value.len();
                 ok.headers.push(set_header(&actor_header.name, value));
@@ -198,7 +201,7 @@ fn encode_actor(known: Option<&Known>, actor_headers: &[ActorHeader]) -> Result<
     if size > MAX_BYTES {
         return Err(AnswerTooLarge);
     }
-    let metadata = known.map(actor_metadata).transpose()?.unwrap_or_default();
+    let metadata = principal.map(actor_metadata).transpose()?.unwrap_or_default();
     let ok = ok.encode_to_vec();
     let length = u32::try_from(ok.len()).map_err(|_| AnswerTooLarge)?;
     Ok([length.to_le_bytes().as_slice(), &ok, &metadata.encode_to_vec()].concat().into())
@@ -214,12 +217,12 @@ fn split_parts(encoded: &[u8]) -> (&[u8], &[u8]) {
 /// Nothing is named here that the request did not show: an Envoy with strict mutation rules would answer 500.
 fn request_changes(http: &Http<'_>, decision: &Decision) -> Vec<u8> {
     let rules = &decision.rules;
-    let forward = match &decision.learned.left_alone {
+    let forward = match &decision.context.passed_through {
         _ if rules.forward_credentials => Forward::Everything,
-        Some(place) => Forward::Only(place),
+        Some(location) => Forward::Only(location),
         None => Forward::Nothing,
     };
-    let removal = Removal::of(http, &rules.places, forward);
+    let removal = CredentialStripping::of(http, &rules.locations, forward);
     let mut fields = Vec::with_capacity(64);
     match removal.cookie {
         CookieChange::None => {}
@@ -245,7 +248,7 @@ fn request_changes(http: &Http<'_>, decision: &Decision) -> Vec<u8> {
 
 /// Removes headers that a careless upstream would take for an actor header, and the failure-mode claim.
 fn put_look_alikes(fields: &mut Vec<u8>, headers: &Headers<'_>, actor_headers: &ActorHeaders) {
-    let lengths = actor_headers.lengths().and(Lengths::of([FAILURE_MODE_ALLOWED.as_bytes()]));
+    let lengths = actor_headers.lengths().and(NameLengthFilter::of([FAILURE_MODE_ALLOWED.as_bytes()]));
     for header in headers.of_lengths(lengths) {
         // Pseudo headers are no headers that an upstream could take for one of ours, and cannot be removed.
         if header.name.first() == Some(&b':') {
@@ -296,7 +299,7 @@ mod code {
 }
 
 /// What a denial looks like to the caller.
-struct Face {
+struct DenialTemplate {
     code: i32,
     error: &'static str,
     challenge: Challenge,
@@ -311,49 +314,52 @@ enum Challenge {
     BearerAndBasic(Option<&'static str>),
 }
 
-fn face(refusal: Refusal) -> Face {
-    let face = |code, error, challenge| Face { code, error, challenge };
+fn face(deny_reason: DenyReason) -> DenialTemplate {
+    let face = |code, error, challenge| DenialTemplate { code, error, challenge };
     let bearer = |code, error| face(code, error, Challenge::Bearer(error));
-    match refusal {
-        Refusal::Undecodable
-        | Refusal::NoHttp
-        | Refusal::AmbiguousPath(_)
-        | Refusal::IllegalHost
-        | Refusal::IllegalMethod
-        | Refusal::MethodOverride
-        | Refusal::PathOverride
-        | Refusal::HostOverride
-        | Refusal::Destination
-        | Refusal::ConnectionNamesActorHeader
-        | Refusal::DuplicateCredential => bearer(code::INVALID_ARGUMENT, "invalid_request"),
-        Refusal::NoCredential => face(code::UNAUTHENTICATED, "unauthorized", Challenge::BearerAndBasic(None)),
-        Refusal::MalformedToken
-        | Refusal::MalformedBasic
-        | Refusal::UnknownToken
-        | Refusal::ExpiredToken
-        | Refusal::RevokedToken => bearer(code::UNAUTHENTICATED, "invalid_token"),
-        Refusal::WrongPassword | Refusal::UserLocked => {
+    match deny_reason {
+        DenyReason::Undecodable
+        | DenyReason::NoHttp
+        | DenyReason::AmbiguousPath(_)
+        | DenyReason::IllegalHost
+        | DenyReason::IllegalMethod
+        | DenyReason::MethodOverride
+        | DenyReason::PathOverride
+        | DenyReason::HostOverride
+        | DenyReason::Destination
+        | DenyReason::ConnectionNamesActorHeader
+        | DenyReason::DuplicateCredential => bearer(code::INVALID_ARGUMENT, "invalid_request"),
+        DenyReason::NoCredential => {
+            face(code::UNAUTHENTICATED, "unauthorized", Challenge::BearerAndBasic(None))
+        }
+        DenyReason::MalformedToken
+        | DenyReason::MalformedBasic
+        | DenyReason::UnknownToken
+        | DenyReason::ExpiredToken
+        | DenyReason::RevokedToken => bearer(code::UNAUTHENTICATED, "invalid_token"),
+        DenyReason::WrongPassword | DenyReason::UserLocked => {
             let challenge = Challenge::BearerAndBasic(Some("invalid_token"));
             face(code::UNAUTHENTICATED, "invalid_token", challenge)
         }
-        Refusal::NotAdmitted | Refusal::UnknownPolicy | Refusal::ContextKey | Refusal::CrossSite => {
-            bearer(code::PERMISSION_DENIED, "insufficient_scope")
-        }
-        Refusal::Panicked | Refusal::AnswerTooLarge => {
+        DenyReason::NotAdmitted
+        | DenyReason::UnknownPolicy
+        | DenyReason::ContextKey
+        | DenyReason::CrossSite => bearer(code::PERMISSION_DENIED, "insufficient_scope"),
+        DenyReason::Panicked | DenyReason::AnswerTooLarge => {
             face(code::INTERNAL, "internal_error", Challenge::None)
         }
-        Refusal::RequestTooLarge => face(code::RESOURCE_EXHAUSTED, "request_too_large", Challenge::None),
-        Refusal::Overloaded => face(code::UNAVAILABLE, "overloaded", Challenge::None),
-        Refusal::PasswordUnverified | Refusal::KeysUnavailable => {
+        DenyReason::RequestTooLarge => face(code::RESOURCE_EXHAUSTED, "request_too_large", Challenge::None),
+        DenyReason::Overloaded => face(code::UNAVAILABLE, "overloaded", Challenge::None),
+        DenyReason::PasswordUnverified | DenyReason::KeysUnavailable => {
             face(code::UNAVAILABLE, "unavailable", Challenge::None)
         }
     }
 }
 
 /// The answer to a denial, but for its metadata.
-fn denial(refusal: Refusal, reader: Reader, rules: &Rules) -> CheckResponse {
-    let face = face(refusal);
-    let (status, message) = refusal.answer();
+fn denial(deny_reason: DenyReason, reader: Reader, rules: &Rules) -> CheckResponse {
+    let face = face(deny_reason);
+    let (status, message) = deny_reason.answer();
     let mut headers = vec![set_header("cache-control", "no-store".to_owned())];
     let body = match reader {
         Reader::Http => {
@@ -376,7 +382,7 @@ fn denial(refusal: Refusal, reader: Reader, rules: &Rules) -> CheckResponse {
         Challenge::Bearer(error) => headers.push(add_header("www-authenticate", bearer(Some(error)))),
         Challenge::BearerAndBasic(error) => {
             headers.push(add_header("www-authenticate", bearer(error)));
-            if rules.places.take_basic() && !rules.users.is_empty() {
+            if rules.locations.reads_basic() && !rules.users.is_empty() {
                 headers.push(add_header("www-authenticate", format!(r#"Basic realm="{realm}""#)));
             }
         }
@@ -386,7 +392,7 @@ fn denial(refusal: Refusal, reader: Reader, rules: &Rules) -> CheckResponse {
     }
     let response = DeniedHttpResponse { status: Some(HttpStatus { code: status.into() }), headers, body };
     // A client that floods us must not choose what `failure_mode_allow` lets pass.
-    let cannot_know = matches!(refusal, Refusal::PasswordUnverified | Refusal::KeysUnavailable);
+    let cannot_know = matches!(deny_reason, DenyReason::PasswordUnverified | DenyReason::KeysUnavailable);
     let is_outage = cannot_know && rules.unavailable == Unavailable::Error;
     CheckResponse {
         status: Some(Status { code: face.code }),
@@ -412,19 +418,19 @@ fn add_header(name: &str, value: String) -> HeaderValueOption {
 /// `actor` and `credential` for Envoy's access log, RBAC and rate limits.  Never a secret.
 ///
 /// An answer that nests deeper than protobuf lets a reader go is an error to Envoy, which it may let pass.
-fn actor_metadata(known: &Known) -> Result<Struct, AnswerTooLarge> {
-    if known.actor.nests_too_deep() {
+fn actor_metadata(principal: &Principal) -> Result<Struct, AnswerTooLarge> {
+    if principal.actor.nests_too_deep() {
         return Err(AnswerTooLarge);
     }
     let text = |text: &str| ProtoValue { kind: Some(ValueKind::StringValue(text.to_owned())) };
     let mut credential = BTreeMap::from([
-        ("kind".to_owned(), text(known.kind.as_str())),
-        ("name".to_owned(), text(&known.name)),
+        ("kind".to_owned(), text(principal.kind.as_str())),
+        ("name".to_owned(), text(&principal.name)),
     ]);
-    if let Some(id) = known.id {
+    if let Some(id) = principal.id {
         credential.insert("id".to_owned(), proto_value(&Value::from(id)));
     }
-    let fields = known.actor.members().iter().map(|(name, value)| (name.clone(), proto_value(value)));
+    let fields = principal.actor.members().iter().map(|(name, value)| (name.clone(), proto_value(value)));
     let object = |fields| ProtoValue { kind: Some(ValueKind::StructValue(Struct { fields })) };
     let fields = BTreeMap::from([
         ("actor".to_owned(), object(fields.collect())),
@@ -436,9 +442,12 @@ fn actor_metadata(known: &Known) -> Result<Struct, AnswerTooLarge> {
 /// `shadow`: why the request would have been denied, and who was known behind it.
 ///
 /// An actor that the policy does not admit stands here alone: rules that read `actor` must not meet it.
-fn shadow_metadata(refusal: Refusal, known: Option<&Known>) -> Result<Vec<u8>, AnswerTooLarge> {
-    let mut shadow = known.map(actor_metadata).transpose()?.unwrap_or_default();
-    let reason = ProtoValue { kind: Some(ValueKind::StringValue(refusal.reason().to_owned())) };
+fn shadow_metadata(
+    deny_reason: DenyReason,
+    principal: Option<&Principal>,
+) -> Result<Vec<u8>, AnswerTooLarge> {
+    let mut shadow = principal.map(actor_metadata).transpose()?.unwrap_or_default();
+    let reason = ProtoValue { kind: Some(ValueKind::StringValue(deny_reason.reason().to_owned())) };
     shadow.fields.insert("reason".to_owned(), reason);
     let shadow = ProtoValue { kind: Some(ValueKind::StructValue(shadow)) };
     Ok(Struct { fields: BTreeMap::from([("shadow".to_owned(), shadow)]) }.encode_to_vec())

@@ -16,9 +16,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tower::{Service, ServiceExt};
 
 use super::Stream;
-use super::limit::{Answer, Limited, Place, Turn};
-use super::stall::Unstalled;
+use super::connection_limit::{Answer, ConnectionSlot, LimitedListener, RequestGuard};
 use super::tls::Acceptor;
+use super::write_timeout::WriteTimeout;
 use crate::shutdown::Closing;
 
 /// How long a request's head may take to arrive, an idle connection's next one included; and how long requests in
@@ -31,7 +31,7 @@ const LARGEST_HEAD: usize = 64 * 1024;
 
 /// Serves a listener, over TLS where there is an acceptor, until it is time to close; then lets the requests in
 /// flight finish.
-pub async fn serve<S, B>(listener: Limited, tls: Option<Arc<Acceptor>>, service: S, closing: Closing)
+pub async fn serve<S, B>(listener: LimitedListener, tls: Option<Arc<Acceptor>>, service: S, closing: Closing)
 where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
         + Clone
@@ -41,7 +41,7 @@ where
     S::Future: Send,
     B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
-    let connection = |stream, mut place: Place| {
+    let connection = |stream, mut place: ConnectionSlot| {
         let (tls, service) = (tls.clone(), service.clone());
         async move {
             let stream = match &tls {
@@ -59,7 +59,7 @@ where
     listener.serve(closing, connection).await;
 }
 
-async fn serve_connection<S, B>(stream: Stream, service: S, place: Place)
+async fn serve_connection<S, B>(stream: Stream, service: S, place: ConnectionSlot)
 where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
         + Clone
@@ -69,9 +69,9 @@ where
     S::Future: Send,
     B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
-    let Place { activity, leave } = place;
+    let ConnectionSlot { activity, leave } = place;
     let peer = stream.peer();
-    let stream = TokioIo::new(Unstalled::new(stream, Arc::clone(&activity)));
+    let stream = TokioIo::new(WriteTimeout::new(stream, Arc::clone(&activity)));
     let in_flight = Arc::new(());
     let held = Arc::clone(&in_flight);
     let answer = service_fn(move |mut request: Request<Incoming>| {
@@ -79,13 +79,13 @@ where
             request.extensions_mut().insert(peer);
         }
         let (service, held) = (service.clone(), Arc::clone(&held));
-        let turn = Arc::new(Turn::begin(Arc::clone(&activity)));
-        let request = request.map(|body| RequestBody::new(body, Arc::clone(&turn)));
+        let guard = Arc::new(RequestGuard::begin(Arc::clone(&activity)));
+        let request = request.map(|body| RequestBody::new(body, Arc::clone(&guard)));
         async move {
             let response = service.oneshot(request).await;
             drop(held);
-            turn.answered();
-            response.map(|response| response.map(|body| Answer::new(body, turn)))
+            guard.answered();
+            response.map(|response| response.map(|body| Answer::new(body, guard)))
         }
     });
     let mut builder = http1::Builder::new();
@@ -111,15 +111,15 @@ where
 #[derive(Debug)]
 pub struct RequestBody {
     body: Incoming,
-    turn: Arc<Turn>,
+    guard: Arc<RequestGuard>,
 }
 
 impl RequestBody {
-    fn new(body: Incoming, turn: Arc<Turn>) -> Self {
+    fn new(body: Incoming, guard: Arc<RequestGuard>) -> Self {
         if body.is_end_stream() {
-            turn.arrived();
+            guard.arrived();
         }
-        Self { body, turn }
+        Self { body, guard }
     }
 }
 
@@ -133,7 +133,7 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
-            self.turn.arrived();
+            self.guard.arrived();
         }
         frame
     }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use super::{Place, Places, cookie, parts_of, query, split_scheme};
+use super::{CredentialLocation, CredentialLocations, cookie, parts_of, query, split_scheme};
 use crate::attributes::{Http, trim_blanks};
 
 /// Our own session cookie, plain and under TLS.  It is always cut: no upstream has a use for it.
@@ -11,7 +11,7 @@ pub const SESSION_COOKIES: [&str; 2] = ["eat_session", "__Host-eat_session"];
 
 /// What to take out of a request.  Nothing is named here that the request did not show.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Removal<'a> {
+pub struct CredentialStripping<'a> {
     /// Names of headers to remove.
     pub headers: Vec<&'a str>,
     /// What the `cookie` header becomes.
@@ -43,57 +43,61 @@ impl fmt::Debug for CookieChange {
     }
 }
 
-/// Whether the configured places are emptied on the way to the upstream.
+/// Whether the configured locations are emptied on the way to the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forward<'p> {
     /// Each of them is.
     Nothing,
     /// Each but this one, whose unknown token may be the upstream's own.
-    Only(&'p Place),
+    Only(&'p CredentialLocation),
     /// None of them is (`forward_credentials`).
     Everything,
 }
 
-impl Removal<'_> {
+impl CredentialStripping<'_> {
     /// What to take out of this request.
-    pub fn of<'a>(http: &Http<'a>, places: &'a Places, forward: Forward<'_>) -> Removal<'a> {
-        let is_emptied = |place: &&Place| match forward {
+    pub fn of<'a>(
+        http: &Http<'a>,
+        locations: &'a CredentialLocations,
+        forward: Forward<'_>,
+    ) -> CredentialStripping<'a> {
+        let is_emptied = |location: &&CredentialLocation| match forward {
             Forward::Nothing => true,
-            Forward::Only(kept) => *place != kept && !share_header(place, kept),
+            Forward::Only(kept) => *location != kept && !share_header(location, kept),
             Forward::Everything => false,
         };
-        let mut removal = Removal::default();
-        for place in places.order().iter().filter(is_emptied) {
-            match place {
-                Place::Bearer => removal.remove_authorization(http, b"bearer"),
-                Place::Basic { .. } => removal.remove_authorization(http, b"basic"),
-                Place::Header { name } => removal.remove_header(http, name),
-                Place::Query { name } => {
+        let mut removal = CredentialStripping::default();
+        for location in locations.order().iter().filter(is_emptied) {
+            match location {
+                CredentialLocation::Bearer => removal.remove_authorization(http, b"bearer"),
+                CredentialLocation::Basic { .. } => removal.remove_authorization(http, b"basic"),
+                CredentialLocation::Header { name } => removal.remove_header(http, name),
+                CredentialLocation::Query { name } => {
                     // A name that is removed is removed however often it stands there.
                     let mut named = HashSet::new();
                     removal.parameters.extend(query::raw_names(http, name).filter(|raw| named.insert(*raw)));
                 }
                 // Cookies live in one header, which is cut once.
-                Place::Session { .. } | Place::Cookie { .. } => {}
+                CredentialLocation::Session { .. } | CredentialLocation::Cookie { .. } => {}
             }
         }
         // Our own sessions are always cut.
         let is_ours = |cookie: &[u8]| {
             let is_kept = || match forward {
                 Forward::Nothing => false,
-                Forward::Only(Place::Cookie { name, .. }) => name.as_bytes() == cookie,
+                Forward::Only(CredentialLocation::Cookie { name, .. }) => name.as_bytes() == cookie,
                 Forward::Only(_) => false,
                 Forward::Everything => true,
             };
             SESSION_COOKIES.iter().any(|name| name.as_bytes() == cookie)
-                || (places.take_cookie(cookie) && !is_kept())
+                || (locations.reads_cookie(cookie) && !is_kept())
         };
         removal.cookie = cut_cookies(http, is_ours);
         removal
     }
 }
 
-impl<'a> Removal<'a> {
+impl<'a> CredentialStripping<'a> {
     /// An `authorization` of another scheme is not ours to take.
     fn remove_authorization(&mut self, http: &Http<'a>, scheme: &[u8]) {
         if self.headers.contains(&"authorization") {
@@ -115,8 +119,10 @@ impl<'a> Removal<'a> {
 }
 
 /// Bearer and Basic live in one header.
-fn share_header(a: &Place, b: &Place) -> bool {
-    let in_authorization = |place: &Place| matches!(place, Place::Bearer | Place::Basic { .. });
+fn share_header(a: &CredentialLocation, b: &CredentialLocation) -> bool {
+    let in_authorization = |location: &CredentialLocation| {
+        matches!(location, CredentialLocation::Bearer | CredentialLocation::Basic { .. })
+    };
     in_authorization(a) && in_authorization(b)
 }
 
@@ -138,13 +144,13 @@ mod tests {
     use super::*;
     use crate::attributes::{Encoding, Header, Headers};
 
-    fn places() -> Places {
-        Places::new(vec![
-            Place::Bearer,
-            Place::Basic { cross_site: CrossSite::Refuse },
-            Place::Header { name: "x-api-key".into() },
-            Place::Query { name: "_auth_token".into() },
-            Place::Cookie { name: "tok".into(), cross_site: CrossSite::Refuse },
+    fn locations() -> CredentialLocations {
+        CredentialLocations::new(vec![
+            CredentialLocation::Bearer,
+            CredentialLocation::Basic { cross_site: CrossSite::Refuse },
+            CredentialLocation::Header { name: "x-api-key".into() },
+            CredentialLocation::Query { name: "_auth_token".into() },
+            CredentialLocation::Cookie { name: "tok".into(), cross_site: CrossSite::Refuse },
         ])
     }
 
@@ -163,14 +169,17 @@ mod tests {
         let headers: &[(&str, &[u8])] =
             &[("authorization", b"bearer T"), ("x-api-key", b""), ("cookie", b"a=1; tok=T; eat_session=S")];
         let request = http("/?a=1&_auth%5Ftoken=T", headers);
-        let places = places();
-        let removal = Removal::of(&request, &places, Forward::Nothing);
+        let locations = locations();
+        let removal = CredentialStripping::of(&request, &locations, Forward::Nothing);
         assert_eq!(removal.headers, ["authorization", "x-api-key"]);
         assert_eq!(removal.cookie, CookieChange::Set("a=1".to_owned()));
         assert_eq!(removal.parameters, [b"_auth%5Ftoken"]);
 
         let plain = http("/?a=1", &[("authorization", b"Negotiate abc"), ("cookie", b"a=1")]);
-        assert_eq!(Removal::of(&plain, &places, Forward::Nothing), Removal::default());
+        assert_eq!(
+            CredentialStripping::of(&plain, &locations, Forward::Nothing),
+            CredentialStripping::default()
+        );
     }
 
     #[test]
@@ -181,41 +190,42 @@ mod tests {
             ("cookie", b"tok=T; __Host-eat_session=S"),
         ];
         let request = http("/?_auth_token=T", headers);
-        let places = places();
-        let everything = Removal::of(&request, &places, Forward::Everything);
+        let locations = locations();
+        let everything = CredentialStripping::of(&request, &locations, Forward::Everything);
         assert_eq!(everything.headers, [""; 0]);
         assert_eq!(everything.cookie, CookieChange::Set("tok=T".to_owned()));
         assert_eq!(everything.parameters, [b""; 0]);
-        let only_bearer = Removal::of(&request, &places, Forward::Only(&Place::Bearer));
+        let only_bearer =
+            CredentialStripping::of(&request, &locations, Forward::Only(&CredentialLocation::Bearer));
         assert_eq!(only_bearer.headers, ["x-api-key"]);
         assert_eq!(only_bearer.cookie, CookieChange::Remove);
     }
 
     #[test]
     fn a_raw_name_is_removed_once_however_often_it_was_sent() {
-        let places = places();
+        let locations = locations();
         for count in [1, 8_192] {
             let path = format!("/?{}", "_auth_token=a&_auth%5ftoken=b&".repeat(count));
             let request = http(&path, &[]);
-            let removal = Removal::of(&request, &places, Forward::Nothing);
+            let removal = CredentialStripping::of(&request, &locations, Forward::Nothing);
             assert_eq!(removal.parameters, [b"_auth_token".as_slice(), b"_auth%5ftoken"], "{count}");
         }
     }
 
     #[test]
     fn debug_shows_no_cookie() {
-        let places = places();
+        let locations = locations();
         let request = http("/?_auth_token=SECRET", &[("cookie", b"tok=SECRET; a=SECRET")]);
-        let shown = format!("{:?}", Removal::of(&request, &places, Forward::Nothing));
+        let shown = format!("{:?}", CredentialStripping::of(&request, &locations, Forward::Nothing));
         assert!(shown.contains("Set(8 bytes)") && !shown.contains("SECRET"), "{shown}");
     }
 
     #[test]
     fn a_rest_that_cannot_be_written_down_goes_with_the_whole_header() {
-        let places = places();
+        let locations = locations();
         for cookie in [b"a=\xff; tok=T".as_slice(), b"a=\x01; tok=T", b"tok=T"] {
             let headers: &[(&str, &[u8])] = &[("cookie", cookie)];
-            let removal = Removal::of(&http("/", headers), &places, Forward::Nothing);
+            let removal = CredentialStripping::of(&http("/", headers), &locations, Forward::Nothing);
             assert_eq!(removal.cookie, CookieChange::Remove, "{}", cookie.escape_ascii());
         }
     }

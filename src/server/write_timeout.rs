@@ -9,25 +9,25 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::limit::Activity;
+use super::connection_limit::ConnectionActivity;
 
 /// How long a connection may take none of the bytes that wait for it.
-const LONGEST_STALL: Duration = Duration::from_secs(20);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A connection whose writing fails when the other side reads nothing for 20 seconds.
 /// Without it, an HTTP library that has to say goodbye would wait for ever to do so.
-pub struct Unstalled<S> {
+pub struct WriteTimeout<S> {
     stream: S,
     patience: Duration,
-    activity: Arc<Activity>,
+    activity: Arc<ConnectionActivity>,
     /// Runs while something waits to be written.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Unstalled<S> {
+impl<S> WriteTimeout<S> {
     /// The same connection, with an end to waiting; whether it waits is told here.
-    pub fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, patience: LONGEST_STALL, activity, stalled: None }
+    pub fn new(stream: S, activity: Arc<ConnectionActivity>) -> Self {
+        Self { stream, patience: WRITE_TIMEOUT, activity, stalled: None }
     }
 
     /// What comes of a write: bytes that are taken end the waiting, and waiting has an end.
@@ -46,7 +46,7 @@ impl<S> Unstalled<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Unstalled<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -56,7 +56,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Unstalled<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Unstalled<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -91,8 +91,10 @@ mod tests {
     #[tokio::test]
     async fn only_a_side_that_takes_nothing_is_given_up() {
         let (ours, mut theirs) = duplex(8);
-        let mut ours =
-            Unstalled { patience: Duration::from_millis(1), ..Unstalled::new(ours, Activity::alone()) };
+        let mut ours = WriteTimeout {
+            patience: Duration::from_millis(1),
+            ..WriteTimeout::new(ours, ConnectionActivity::alone())
+        };
         ours.write_all(&[0; 8]).await.unwrap();
         assert!(ours.stalled.is_none(), "nothing waits");
         // Somebody reads in between: waiting begins anew each time.

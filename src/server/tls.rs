@@ -23,11 +23,11 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 
 use super::Stream;
-use super::complaints::Complaints;
+use super::log_throttle::LogThrottle;
 use crate::config::{ClientCa, ServerTls, Tls};
 
 /// How long a handshake may take.
-const LONGEST_HANDSHAKE: Duration = Duration::from_secs(5);
+const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is spoken over TLS, by its name in ALPN (RFC 7301).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub struct Acceptor {
     listener: &'static str,
     protocol: Protocol,
     config: ArcSwap<ServerConfig>,
-    complaints: Complaints,
+    log_throttle: LogThrottle,
 }
 
 impl fmt::Debug for Acceptor {
@@ -92,7 +92,7 @@ impl Acceptor {
     /// An acceptor for the listener of this name.
     pub fn new(listener: &'static str, tls: &ServerTls, protocol: Protocol) -> Self {
         let config = ArcSwap::from_pointee(server_config(tls, protocol));
-        Self { listener, protocol, config, complaints: Complaints::new() }
+        Self { listener, protocol, config, log_throttle: LogThrottle::new() }
     }
 
     /// From now on handshakes are made with this.
@@ -107,7 +107,7 @@ impl Acceptor {
     pub async fn accept(&self, stream: Stream) -> io::Result<Stream> {
         let client = stream.client();
         let handshake = tokio_rustls::TlsAcceptor::from(self.config.load_full()).accept(stream);
-        let made = tokio::time::timeout(LONGEST_HANDSHAKE, handshake).await;
+        let made = tokio::time::timeout(TLS_HANDSHAKE_TIMEOUT, handshake).await;
         let made = made.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         match made {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
@@ -129,8 +129,8 @@ impl Acceptor {
             }
             _ => explanation(error),
         };
-        if let Some(unsaid) = self.complaints.may_speak() {
-            tracing::warn!(listener, client, unsaid, "TLS handshake failed: {why}");
+        if let Some(suppressed) = self.log_throttle.next_line() {
+            tracing::warn!(listener, client, suppressed, "TLS handshake failed: {why}");
         }
     }
 }
@@ -211,7 +211,7 @@ impl NamedClients {
 
 /// Names of a denied certificate that are logged, and how long each may be, in bytes.
 const MOST_SHOWN: usize = 4;
-const LONGEST_SHOWN: usize = 256;
+const MAX_SHOWN: usize = 256;
 
 /// Whether a name in a certificate is this one.  No host's name has a colon, and every URI has one.
 fn is(name: &GeneralName<'_>, wanted: &str) -> bool {
@@ -234,7 +234,7 @@ fn shown(name: &GeneralName<'_>) -> Option<String> {
         return None;
     };
     let escaped: String = text.chars().flat_map(char::escape_default).collect();
-    Some(escaped[..escaped.len().min(LONGEST_SHOWN)].to_owned())
+    Some(escaped[..escaped.len().min(MAX_SHOWN)].to_owned())
 }
 
 impl ClientCertVerifier for NamedClients {
@@ -303,7 +303,7 @@ mod tests {
     fn a_name_that_is_shown_is_short_and_steers_no_terminal() {
         assert_eq!(shown(&GeneralName::DNSName("a\n\u{1b}b")).as_deref(), Some("a\\n\\u{1b}b"));
         let long = "x".repeat(1_000);
-        assert_eq!(shown(&GeneralName::URI(&long)).map(|shown| shown.len()), Some(LONGEST_SHOWN));
+        assert_eq!(shown(&GeneralName::URI(&long)).map(|shown| shown.len()), Some(MAX_SHOWN));
         assert_eq!(shown(&GeneralName::RFC822Name("a@b")), None);
     }
 }

@@ -1,11 +1,12 @@
 //! Listening sockets: TCP, Unix and abstract Unix ones, behind one type.
 
 pub mod activation;
-pub mod complaints;
+pub mod connection_limit;
+pub mod header_block_limit;
 pub mod http1;
-pub mod limit;
-pub mod stall;
+pub mod log_throttle;
 pub mod tls;
+pub mod write_timeout;
 
 use std::fmt;
 use std::io;
@@ -117,7 +118,7 @@ impl Listener {
     }
 
     /// The next connection.  What cannot be accepted is logged, and accepting goes on.  How many may be open
-    /// is for [`limit::Limited`] to say.
+    /// is for [`connection_limit::LimitedListener`] to say.
     pub async fn accept(&self) -> Stream {
         loop {
             let accepted = match &self.socket {

@@ -11,13 +11,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
-use crate::listener::complaints::Complaints;
+use super::log_throttle::LogThrottle;
 
 /// Bytes that are read before the streams of the connection have had their turn.  What they have not read lies in
 /// memory.
 const PORTION: usize = 64 * 1024;
 /// How long a header block may take to arrive.
-const BLOCK_TIME: Duration = Duration::from_secs(10);
+const HEADER_BLOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a byte of an incomplete header block is counted as: one byte can stand for a header, and the library keeps
 /// about so many bytes of each.
 const BYTES_PER_BYTE: usize = 100;
@@ -33,48 +33,48 @@ const FRAME_HEAD: usize = 9;
 /// How many bytes incomplete header blocks may take, over all connections; those that find none left are ended and
 /// counted.
 #[derive(Debug)]
-pub struct BlockBudget {
+pub struct HeaderBlockBudget {
     bytes: Arc<Semaphore>,
     ended: Counter,
-    complaints: Complaints,
+    log_throttle: LogThrottle,
 }
 
-impl BlockBudget {
+impl HeaderBlockBudget {
     /// A budget of this many bytes, and where connections are counted that end for want of it.
     pub fn new(bytes: usize, ended: Counter) -> Self {
         let bytes = Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS)));
-        Self { bytes, ended, complaints: Complaints::new() }
+        Self { bytes, ended, log_throttle: LogThrottle::new() }
     }
 
     fn end(&self, error: NoRoom) -> io::Error {
         self.ended.inc();
-        if let Some(unsaid) = self.complaints.may_speak() {
-            tracing::warn!(listener = "ext_authz", unsaid, "a connection was closed: {error}");
+        if let Some(suppressed) = self.log_throttle.next_line() {
+            tracing::warn!(listener = "ext_authz", suppressed, "a connection was closed: {error}");
         }
         io::Error::other(error)
     }
 }
 
 /// A connection whose bytes behind the preface are frames.
-pub struct Intake<S> {
+pub struct HeaderBlockLimiter<S> {
     stream: S,
     /// Bytes read since the streams had their turn.
     portion: usize,
-    frames: Frames,
-    blocks: Arc<BlockBudget>,
+    frames: FrameScanner,
+    blocks: Arc<HeaderBlockBudget>,
     /// Runs while a header block is incomplete.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Intake<S> {
+impl<S> HeaderBlockLimiter<S> {
     /// A connection of which the first so many bytes, its preface, are no frames.
-    pub fn new(stream: S, preface: usize, blocks: Arc<BlockBudget>) -> Self {
-        let frames = Frames { skip: preface, ..Frames::default() };
+    pub fn new(stream: S, preface: usize, blocks: Arc<HeaderBlockBudget>) -> Self {
+        let frames = FrameScanner { skip: preface, ..FrameScanner::default() };
         Self { stream, portion: 0, frames, blocks, patience: None }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Intake<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for HeaderBlockLimiter<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -101,7 +101,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Intake<S> {
         this.portion += new.len();
         this.frames.see(new, &this.blocks).map_err(|error| this.blocks.end(error))?;
         match (this.frames.block > 0, &this.patience) {
-            (true, None) => this.patience = Some(Box::pin(sleep(BLOCK_TIME))),
+            (true, None) => this.patience = Some(Box::pin(sleep(HEADER_BLOCK_TIMEOUT))),
             (false, Some(_)) => this.patience = None,
             (true, Some(_)) | (false, None) => {}
         }
@@ -109,7 +109,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Intake<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Intake<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for HeaderBlockLimiter<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -132,9 +132,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Intake<S> {
 #[error("incomplete header blocks take more memory than they may together")]
 pub struct NoRoom;
 
-/// Frames as they go by.
+/// FrameScanner as they go by.
 #[derive(Debug, Default)]
-struct Frames {
+struct FrameScanner {
     /// Bytes that are no frame head.
     skip: usize,
     head: [u8; FRAME_HEAD],
@@ -146,8 +146,8 @@ struct Frames {
     held: Option<OwnedSemaphorePermit>,
 }
 
-impl Frames {
-    fn see(&mut self, mut bytes: &[u8], budget: &BlockBudget) -> Result<(), NoRoom> {
+impl FrameScanner {
+    fn see(&mut self, mut bytes: &[u8], budget: &HeaderBlockBudget) -> Result<(), NoRoom> {
         loop {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
@@ -179,7 +179,7 @@ impl Frames {
         }
     }
 
-    fn hold(&mut self, budget: &BlockBudget) -> Result<(), NoRoom> {
+    fn hold(&mut self, budget: &HeaderBlockBudget) -> Result<(), NoRoom> {
         let wanted = self.block.saturating_mul(BYTES_PER_BYTE).min(MAX_BLOCK);
         let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let more = u32::try_from(wanted.saturating_sub(held)).map_err(|_| NoRoom)?;
@@ -224,8 +224,8 @@ mod tests {
         ];
         for (sent, expected) in cases {
             for size in [1, 2, 7, 9, 10, 100_000] {
-                let budget = BlockBudget::new(MAX_BLOCK, Counter::default());
-                let mut frames = Frames { skip: 24, ..Frames::default() };
+                let budget = HeaderBlockBudget::new(MAX_BLOCK, Counter::default());
+                let mut frames = FrameScanner { skip: 24, ..FrameScanner::default() };
                 let bytes = [&[0; 24][..], &sent.concat()].concat();
                 for piece in bytes.chunks(size) {
                     frames.see(piece, &budget).unwrap();
@@ -235,8 +235,8 @@ mod tests {
                 assert_eq!(budget.bytes.available_permits(), MAX_BLOCK);
             }
         }
-        let budget = BlockBudget::new(10_000, Counter::default());
-        let (mut first, mut second) = (Frames::default(), Frames::default());
+        let budget = HeaderBlockBudget::new(10_000, Counter::default());
+        let (mut first, mut second) = (FrameScanner::default(), FrameScanner::default());
         assert_eq!(first.see(&frame(HEADERS, 0, 50), &budget), Ok(()));
         assert_eq!(second.see(&frame(HEADERS, 0, 50), &budget), Err(NoRoom));
         assert_eq!(second.see(&frame(HEADERS, END_HEADERS, 50), &budget), Ok(()), "complete ones are free");
@@ -248,7 +248,8 @@ mod tests {
         let mut sent = frame(0, 0, 2 * PORTION);
         sent.extend(frame(0, 0, 100));
         theirs.write_all(&sent).await.unwrap();
-        let mut ours = Intake::new(ours, 0, Arc::new(BlockBudget::new(0, Counter::default())));
+        let mut ours =
+            HeaderBlockLimiter::new(ours, 0, Arc::new(HeaderBlockBudget::new(0, Counter::default())));
         let mut context = Context::from_waker(std::task::Waker::noop());
         let mut bytes = vec![0; PORTION];
         let mut poll = |expected: bool| {

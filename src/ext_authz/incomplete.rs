@@ -9,13 +9,13 @@ use tokio::sync::oneshot;
 
 /// Those that wait, in the order in which they began to.
 #[derive(Debug)]
-pub struct Line {
+pub struct IncompleteQueue {
     most: usize,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Queued>,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Queued {
     next: u64,
     /// Dropped, each ends its wait.
     places: BTreeMap<u64, oneshot::Sender<()>>,
@@ -23,20 +23,20 @@ struct Waiting {
 
 /// A place in the line; left when it is dropped.
 #[derive(Debug)]
-pub struct Place<'l> {
-    line: &'l Line,
+pub struct QueueSlot<'l> {
+    line: &'l IncompleteQueue,
     number: u64,
     lost: oneshot::Receiver<()>,
 }
 
-impl Line {
+impl IncompleteQueue {
     /// A line of no more than so many.
     pub fn new(most: usize) -> Self {
         Self { most, waiting: Mutex::default() }
     }
 
     /// Joins at the end.
-    pub fn join(&self) -> Place<'_> {
+    pub fn join(&self) -> QueueSlot<'_> {
         let (sender, lost) = oneshot::channel();
         let mut waiting = self.waiting();
         let number = waiting.next;
@@ -45,15 +45,15 @@ impl Line {
         let first = if waiting.places.len() > self.most { waiting.places.pop_first() } else { None };
         drop(waiting);
         drop(first);
-        Place { line: self, number, lost }
+        QueueSlot { line: self, number, lost }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, Queued> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Place<'_> {
+impl QueueSlot<'_> {
     /// Waits until the place is lost to somebody who came later.
     pub fn poll_lost(&mut self, context: &mut Context<'_>) -> Poll<()> {
         // Nothing is ever sent.
@@ -61,7 +61,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
         let place = self.line.waiting().places.remove(&self.number);
         drop(place);
@@ -74,13 +74,13 @@ mod tests {
 
     use super::*;
 
-    fn is_lost(place: &mut Place<'_>) -> bool {
+    fn is_lost(place: &mut QueueSlot<'_>) -> bool {
         place.poll_lost(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     #[test]
     fn who_has_waited_longest_gives_way() {
-        let line = Line::new(2);
+        let line = IncompleteQueue::new(2);
         let mut places: Vec<_> = (0..2).map(|_| line.join()).collect();
         assert!(!places.iter_mut().any(is_lost));
         // One that leaves makes room.

@@ -1,7 +1,7 @@
 //! What of a configuration may be shown: the masked line of a diagnostic, and the path of its key.
 //!
 //! Everything is masked but punctuation, keys that are ours or look like a plain word, and scalars
-//! that stand where the [`SCHEMA`](super::schema::SCHEMA) says that nothing secret stands.  Whatever stands anywhere else is
+//! that stand where the [`SCHEMA`] says that nothing secret stands.  Whatever stands anywhere else is
 //! masked: a token in the wrong place is still a token.
 
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use super::schema::{
 };
 
 /// What a diagnostic may show of one configuration.
-pub struct Shower<'t> {
+pub struct Redactor<'t> {
     secrets: Secrets<'t>,
 }
 
@@ -54,7 +54,7 @@ impl<'t> Secrets<'t> {
     }
 }
 
-impl<'t> Shower<'t> {
+impl<'t> Redactor<'t> {
     /// Looks through the tree for everything that is known to be secret, so that it is masked
     /// in other places too.
     pub fn new(root: &'t Node) -> Self {
@@ -354,7 +354,7 @@ mod tests {
     fn shown(source: &str, mark: &str) -> String {
         let mut tree = raw::from_yaml(source).ok().unwrap();
         secrets::resolve(&mut tree, Path::new(""), &Given::default());
-        let spans = Shower::new(&tree).spans(&tree);
+        let spans = Redactor::new(&tree).spans(&tree);
         let line = spans.line(source, source.find(mark).unwrap()).unwrap();
         format!("{}\n{}^", line.text, " ".repeat(line.caret))
     }
