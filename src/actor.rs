@@ -20,15 +20,15 @@ pub enum ActorError {
     /// Two members differ only in case: a reader who folds case would see one of them.
     #[error("members {0:?} and {1:?} differ only in case")]
     MembersDifferOnlyInCase(String, String),
-    /// `key:` begins the ids of API keys, which nobody else may take.
+    /// `key:` begins the ids of API keys, which no other actor may have.
     #[error("an id that begins with \"key:\" belongs to an API key")]
     ReservedId,
-    /// Lists and objects stand in each other too deep.
+    /// Lists and objects are nested too deep.
     #[error("lists and objects nest deeper than {MAX_NESTING} levels")]
     NestsTooDeep,
 }
 
-/// How deep lists and objects may stand in each other in an actor's member.  Envoy reads an answer whose messages
+/// How deep lists and objects may be nested in an actor's member.  Envoy reads an answer whose messages
 /// nest 100 levels at most, and each object in dynamic metadata takes three of them.
 pub const MAX_NESTING: usize = 16;
 
@@ -92,7 +92,7 @@ impl Actor {
     }
 }
 
-/// An actor is no secret, but it has no place in a debug line either: only its size is shown.
+/// An actor is no secret, but it does not belong into a debug line either: `Debug` shows its size alone.
 impl fmt::Debug for Actor {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Actor({} members)", self.members.len())

@@ -147,7 +147,7 @@ pub async fn build(
     let ext_authz_listener = inherited.listener(&startup.ext_authz.listen).await?;
     let probes_listener = inherited.listener(&startup.probes.listen).await?;
     let limited = |listener, name, most| {
-        LimitedListener::new(listener, name, most, telemetry.metrics().refused_connections(name))
+        LimitedListener::new(listener, name, most, telemetry.metrics().closed_connections(name))
     };
     let admin = match (&startup.admin, &keys) {
         (Some(admin), Some(keys)) => {

@@ -1,4 +1,4 @@
-//! What Envoy tells of a request: the words every rule reads.
+//! The attributes of a request, as Envoy reports them: everything that rules read.
 //!
 //! An [`Attributes`] borrows everything from the message it was decoded from.
 //! Client text is bytes: it becomes text only where a rule reads it.
@@ -16,7 +16,7 @@ pub struct Attributes<'a> {
     pub http: Option<Http<'a>>,
     /// `context_extensions["policy"]`: set per route by the operator, out of the client's reach.
     pub policy: Option<&'a [u8]>,
-    /// A key of `context_extensions` that is nearly `policy`: whoever wrote it meant to name one.
+    /// A key of `context_extensions` that is nearly `policy`: a misspelling by the operator.
     pub misspelled_policy: Option<&'a [u8]>,
 }
 
@@ -118,7 +118,7 @@ pub struct Headers<'a> {
 }
 
 /// Up to so many entries it costs less to compare those of one name with all that follow than to make a table.
-/// Envoy sends no more of them unless it is told to (`max_headers_count`).
+/// Envoy sends no more unless it is configured to (`max_headers_count`).
 const FEW: usize = 128;
 
 impl fmt::Debug for Headers<'_> {
@@ -149,7 +149,7 @@ impl NameLengthFilter {
     }
 
     /// Whether a name of this length may be among them.
-    pub fn may_hold(self, length: usize) -> bool {
+    pub fn may_contain(self, length: usize) -> bool {
         self.0 & Self::bit(length) != 0
     }
 
@@ -180,23 +180,23 @@ impl<'a> Headers<'a> {
     }
 
     /// The entries whose names may have one of these lengths, in order.
-    pub fn of_lengths(&self, lengths: NameLengthFilter) -> impl Iterator<Item = Header<'a>> + '_ {
+    pub fn with_name_lengths(&self, lengths: NameLengthFilter) -> impl Iterator<Item = Header<'a>> + '_ {
         let none: &[Header<'a>] = &[];
         let entries = if self.lengths.are_apart_from(lengths) { none } else { &self.entries };
-        entries.iter().copied().filter(move |header| lengths.may_hold(header.name.len()))
+        entries.iter().copied().filter(move |header| lengths.may_contain(header.name.len()))
     }
 
     /// Every value of this name, in order.
     ///
     /// In a map the last entry of a key is the only one: that is what protobuf makes of a repeated key.
     pub fn all<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
-        let entries = if self.lengths.may_hold(name.len()) { self.entries.as_slice() } else { &[] };
+        let entries = if self.lengths.may_contain(name.len()) { self.entries.as_slice() } else { &[] };
         // Envoy's names are in lower case, as ours are, and equal bytes are compared many at a time.
         let name = name.as_bytes();
         let named = move |header: &Header<'a>| header.name == name || header.name.eq_ignore_ascii_case(name);
         let entries = entries.iter().enumerate();
         entries
-            // Most names are told apart by this alone, which takes an instruction or two.
+            // Most names differ in their length already, which takes an instruction or two to see.
             .filter(move |(_, header)| header.name.len() == name.len())
             .filter(move |(index, header)| named(header) && !self.is_replaced(*index))
             .map(|(_, header)| header.value)
@@ -209,7 +209,7 @@ impl<'a> Headers<'a> {
 
     /// Whether the request has a header of this name, even an empty one.
     pub fn has(&self, name: &str) -> bool {
-        self.lengths.may_hold(name.len())
+        self.lengths.may_contain(name.len())
             && self.entries.iter().any(|header| header.name.eq_ignore_ascii_case(name.as_bytes()))
     }
 

@@ -157,7 +157,7 @@ impl Rules {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownCredentials {
     /// Denied.
-    Refuse,
+    Deny,
     /// Somebody else's: the request is anonymous, and the token stays in it.
     Anonymous,
 }
@@ -166,7 +166,7 @@ pub enum UnknownCredentials {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unavailable {
     /// A denial: 503, whatever Envoy was told to do when we fail.
-    Refuse,
+    Deny,
     /// An error, so that Envoy's `failure_mode_allow` decides.
     Error,
 }
@@ -203,7 +203,7 @@ impl Config {
     /// The same, and tells which files were read.  Users who stay as they are in the rules in force keep their
     /// hashes, so that everything that is bound to these lives on.  Beside rules in force no pipe is read.
     pub fn load_after(path: &Path, in_force: Option<&Rules>) -> Loaded {
-        let pipes = if in_force.is_some() { Pipes::Refused } else { Pipes::Read };
+        let pipes = if in_force.is_some() { Pipes::Rejected } else { Pipes::Read };
         let noting = Noting { environment: &ProcessEnvironment, pipes, files: RefCell::default() };
         let outcome = Self::read_file(path, &noting, in_force);
         let mut files = noting.files.into_inner();
@@ -283,16 +283,16 @@ pub(crate) fn parse_foreign(text: &str, path: &Path) -> Result<serde_json::Value
 
 /// What a file says, once it was read.
 fn text_of(path: &Path, read: io::Result<Vec<u8>>) -> Result<Zeroizing<String>, Errors> {
-    let refused = |message| Errors::from(Diagnostic::about_file(path, message));
-    let bytes = read.map_err(|error| refused(format!("cannot be read: {error}")))?;
+    let rejected = |message| Errors::from(Diagnostic::about_file(path, message));
+    let bytes = read.map_err(|error| rejected(format!("cannot be read: {error}")))?;
     if bytes.len() > MAX_CONFIG_BYTES {
-        return Err(refused(format!("is larger than {MAX_CONFIG_BYTES} bytes")));
+        return Err(rejected(format!("is larger than {MAX_CONFIG_BYTES} bytes")));
     }
     String::from_utf8(bytes).map(Zeroizing::new).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
         error.into_bytes().zeroize();
-        refused(format!("line {line} is not UTF-8"))
+        rejected(format!("line {line} is not UTF-8"))
     })
 }
 
@@ -501,7 +501,7 @@ fn read_sections<'t>(
     }
     let (keys_store, keys, unavailable) = match keys {
         Some(KeysSection { store, settings, unavailable }) => (store, Some(settings), unavailable),
-        None => (None, None, Unavailable::Refuse),
+        None => (None, None, Unavailable::Deny),
     };
     let (admin_listen, admin, admin_tls) = match admin {
         Some(AdminSection { listen, rules, tls, .. }) => (Some(listen), Some(Arc::new(rules)), tls),
@@ -573,12 +573,12 @@ fn switch<'t>(reader: &mut Reader<'t>, sections: Fields<'t>, key: &str) -> bool 
 fn read_unknown_credentials<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> UnknownCredentials {
     let word = node.and_then(|node| Some((node, reader.text(node, "`deny` or `anonymous`")?)));
     match word.map(|(node, text)| (node, text.as_str())) {
-        None | Some((_, "deny")) => UnknownCredentials::Refuse,
+        None | Some((_, "deny")) => UnknownCredentials::Deny,
         Some((_, "anonymous")) => UnknownCredentials::Anonymous,
         Some((node, other)) => {
             let words = ["deny", "anonymous"];
             reader.error(&node.at, format!("expected {}", one_of(other, &words)));
-            UnknownCredentials::Refuse
+            UnknownCredentials::Deny
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Credentials: where a request carries one, what it is, and what we know of those that we know.
+//! Credentials: where a request carries one, what it is, and the principal of one that was authenticated.
 //!
 //! The first location that carries anything decides alone.  A bad credential never falls through
 //! to the next location or to anonymous.
@@ -60,7 +60,7 @@ pub enum CredentialLocation {
     },
 }
 
-/// The locations to look at, in order.
+/// The locations to read, in order.
 #[derive(Debug, Clone)]
 pub struct CredentialLocations {
     order: Vec<CredentialLocation>,
@@ -103,10 +103,10 @@ pub struct PresentedCredential<'p> {
     pub location: &'p CredentialLocation,
 }
 
-/// Why a location that carries something carries no credential.
+/// Why what a location carries is no credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CredentialError {
-    /// The location is filled twice: whoever reads the other one sees somebody else.
+    /// The location holds two credentials: an upstream that reads the other one sees another actor.
     Duplicate,
     /// A token without the form of one.
     MalformedToken,
@@ -116,7 +116,7 @@ pub enum CredentialError {
     CrossSite,
 }
 
-/// What kind of credential we know.
+/// The kind of an authenticated credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A token of the configuration.
@@ -141,7 +141,7 @@ impl Kind {
     }
 }
 
-/// A credential that we know, and the actor behind it.
+/// A credential that was authenticated, and the actor behind it.
 #[derive(Debug)]
 pub struct Principal {
     /// What kind of credential it is.
@@ -156,7 +156,7 @@ pub struct Principal {
     pub policies: Option<PolicyNames>,
     /// The instant from which on the credential is dead.
     pub expires_at: Option<jiff::Timestamp>,
-    /// What the door has made of the actor, kept so that it is made once under each set of rules.
+    /// The actor as the server encodes it into answers, made once under each set of rules.
     pub encoded: ArcSwapOption<Encoded>,
 }
 
@@ -183,16 +183,16 @@ impl std::ops::Deref for PolicyNames {
 
 impl PolicyNames {
     /// Whether this name is among them.
-    pub fn hold(&self, name: &str) -> bool {
+    pub fn contains(&self, name: &str) -> bool {
         self.0.binary_search_by(|held| held.as_ref().cmp(name)).is_ok()
     }
 }
 
-/// What the door has made of an actor.
+/// The actor as a server encodes it into answers.
 pub struct Encoded {
     /// The version of the rules under which it was made.  A key outlives them, and others have other headers.
     pub rules_version: u64,
-    /// The door's own.
+    /// Bytes that only the server understands.
     pub bytes: Box<[u8]>,
 }
 
@@ -219,7 +219,7 @@ impl Principal {
 
     /// Whether the actor counts under the policy of this name.
     pub fn counts_under(&self, policy: &str) -> bool {
-        self.policies.as_ref().is_none_or(|names| names.hold(policy))
+        self.policies.as_ref().is_none_or(|names| names.contains(policy))
     }
 
     /// Whether it is dead at this instant.
@@ -229,7 +229,7 @@ impl Principal {
 }
 
 impl CredentialLocations {
-    /// Locations in the order in which they are asked.
+    /// Locations in the order in which they are read.
     pub fn new(order: Vec<CredentialLocation>) -> Self {
         let bearer = order.iter().any(|location| matches!(location, CredentialLocation::Bearer));
         let basic = order.iter().any(|location| matches!(location, CredentialLocation::Basic { .. }));
@@ -248,7 +248,7 @@ impl CredentialLocations {
 
     /// Whether one of the locations is the cookie of this name.
     pub fn reads_cookie(&self, name: &[u8]) -> bool {
-        self.cookie_lengths.may_hold(name.len()) && self.cookies.contains(name)
+        self.cookie_lengths.may_contain(name.len()) && self.cookies.contains(name)
     }
 
     /// The locations in order.
@@ -293,7 +293,7 @@ pub fn carries_bearer(http: &Http<'_>) -> bool {
     parts.any(|part| split_scheme(part).0.eq_ignore_ascii_case(b"bearer"))
 }
 
-/// The first location that carries anything, and what: whoever caused the request.
+/// The first location that carries anything, and what it carries, whichever site caused the request.
 pub fn look_at_first<'p>(
     http: &Http<'_>,
     locations: &'p CredentialLocations,
@@ -338,9 +338,9 @@ fn examine(
 
 /// What a location shows.
 pub enum Look {
-    /// It is absent or empty: the next location is asked.
+    /// It is absent or empty: the next location is read.
     Nothing,
-    /// A scheme that is none of ours: there is no credential, and no later location is asked.
+    /// A scheme that is none of ours: there is no credential, and no later location is read.
     NotOurs,
     /// A credential.
     Found(Credential),
@@ -482,7 +482,7 @@ fn look_at_query(http: &Http<'_>, name: &str) -> Result<Look, CredentialError> {
     }
 }
 
-/// A cookie that cannot be one of ours is as good as none: it may be an old one, or somebody's joke.
+/// A cookie without the form of ours counts as absent: it may be an old one or another program's.
 fn look_at_session(http: &Http<'_>, name: &str) -> Result<Look, CredentialError> {
     let mut values = cookie::values(&http.headers, name);
     let Some(value) = values.next() else {
@@ -522,10 +522,10 @@ mod tests {
     fn locations() -> Vec<CredentialLocation> {
         vec![
             CredentialLocation::Bearer,
-            CredentialLocation::Basic { cross_site: CrossSite::Refuse },
+            CredentialLocation::Basic { cross_site: CrossSite::Deny },
             CredentialLocation::Header { name: "x-api-key".into() },
             CredentialLocation::Query { name: "_auth_token".into() },
-            CredentialLocation::Cookie { name: "auth_token".into(), cross_site: CrossSite::Refuse },
+            CredentialLocation::Cookie { name: "auth_token".into(), cross_site: CrossSite::Deny },
         ]
     }
 
@@ -681,7 +681,7 @@ mod tests {
         let basic_value = basic(b"U:P");
         let both: &[(&str, &[u8])] = &[("authorization", &basic_value), ("x-api-key", b"T")];
         let key = || CredentialLocation::Header { name: "x-api-key".into() };
-        let basic_location = || CredentialLocation::Basic { cross_site: CrossSite::Refuse };
+        let basic_location = || CredentialLocation::Basic { cross_site: CrossSite::Deny };
         assert_eq!(found(Encoding::Lines, b"/", both, vec![CredentialLocation::Bearer, key()]), "none");
         assert_eq!(found(Encoding::Lines, b"/", both, vec![key(), CredentialLocation::Bearer]), "token T");
         assert_eq!(

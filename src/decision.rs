@@ -39,14 +39,14 @@ pub enum Outcome {
     /// The policy is not enforced: the request passes, and this is why it would not.
     Shadowed(DenyReason),
     /// The request is denied.
-    Refused(DenyReason),
+    Denied(DenyReason),
 }
 
 impl Decision {
     /// What it comes to, unless the answer cannot be built.
     pub fn outcome(&self) -> Outcome {
         match (&self.verdict, self.context.shadowed) {
-            (Err(deny_reason), _) => Outcome::Refused(*deny_reason),
+            (Err(deny_reason), _) => Outcome::Denied(*deny_reason),
             (Ok(_), Some(deny_reason)) => Outcome::Shadowed(deny_reason),
             (Ok(_), None) => Outcome::Allowed,
         }
@@ -59,7 +59,7 @@ impl Outcome {
         match self {
             Self::Allowed => "allowed",
             Self::Shadowed(_) => "shadowed",
-            Self::Refused(_) => "denied",
+            Self::Denied(_) => "denied",
         }
     }
 
@@ -67,7 +67,7 @@ impl Outcome {
     pub fn deny_reason(self) -> Option<DenyReason> {
         match self {
             Self::Allowed => None,
-            Self::Shadowed(deny_reason) | Self::Refused(deny_reason) => Some(deny_reason),
+            Self::Shadowed(deny_reason) | Self::Denied(deny_reason) => Some(deny_reason),
         }
     }
 

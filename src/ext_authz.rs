@@ -220,13 +220,13 @@ impl CheckService {
     ) -> Bytes {
         let begun = StartedCheck { at: Instant::now(), span };
         let answered = AssertUnwindSafe(self.answer(message, deadline, &begun)).catch_unwind().await;
-        answered.unwrap_or_else(|_| self.finish(&self.refused(DenyReason::Panicked), None, &begun))
+        answered.unwrap_or_else(|_| self.finish(&self.denied(DenyReason::Panicked), None, &begun))
     }
 
     /// Decode, decide, encode.
     async fn answer(&self, message: &[u8], deadline: Option<Duration>, begun: &StartedCheck) -> Bytes {
         let Ok(attributes) = request::decode(message) else {
-            return self.finish(&self.refused(DenyReason::Undecodable), None, begun);
+            return self.finish(&self.denied(DenyReason::Undecodable), None, begun);
         };
         let decision = self.authorizer.authorize(&attributes, deadline).await;
         self.finish(&decision, Some(&attributes), begun)
@@ -242,7 +242,7 @@ impl CheckService {
         answer
     }
 
-    fn refused(&self, deny_reason: DenyReason) -> Decision {
+    fn denied(&self, deny_reason: DenyReason) -> Decision {
         Decision {
             rules: self.authorizer.rules(),
             verdict: Err(deny_reason),
@@ -271,7 +271,7 @@ impl CheckService {
         async move {
             if guard.crowds(self.shares.open_checks) {
                 let begun = StartedCheck { at: Instant::now(), span };
-                let denial = self.finish(&self.refused(DenyReason::Overloaded), None, &begun);
+                let denial = self.finish(&self.denied(DenyReason::Overloaded), None, &begun);
                 self.discarded.read_on(body);
                 return answer(StatusCode::OK, AnswerBody::Message(denial));
             }
@@ -306,7 +306,7 @@ impl CheckService {
                         _ => DenyReason::Overloaded,
                     };
                     let begun = StartedCheck { at: Instant::now(), span };
-                    let answer = self.finish(&self.refused(deny_reason), None, &begun);
+                    let answer = self.finish(&self.denied(deny_reason), None, &begun);
                     self.discarded.read_on(body);
                     AnswerBody::Message(answer)
                 }
@@ -476,7 +476,7 @@ pub async fn serve(
 ) {
     let metrics = checks.telemetry.metrics();
     let wrong_wirings = WrongWirings::new(metrics);
-    let blocks = HeaderBlockBudget::new(checks.shares.blocks, metrics.refused_connections("ext_authz"));
+    let blocks = HeaderBlockBudget::new(checks.shares.blocks, metrics.closed_connections("ext_authz"));
     let (places, blocks) = (Arc::new(Semaphore::new(checks.shares.others)), Arc::new(blocks));
     let services = Arc::new(ConnectionServices { tls, checks, others, places, wrong_wirings, blocks });
     listener.serve(closing, |stream, place| serve_connection(stream, Arc::clone(&services), place)).await;

@@ -98,7 +98,7 @@ impl Sources {
             }
         }
         match rules.unknown_credentials {
-            UnknownCredentials::Refuse => Err(DenyReason::UnknownToken),
+            UnknownCredentials::Deny => Err(DenyReason::UnknownToken),
             UnknownCredentials::Anonymous => Ok(Identity::NotOurs),
         }
     }

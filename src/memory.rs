@@ -19,7 +19,7 @@ pub fn limit() -> u64 {
 
 /// Sets the limit, where the operator knows better.  Later calls of this and of [`limit`] change nothing.
 pub fn set_limit(bytes: u64) {
-    // Somebody has asked before: then it stays as it was told.
+    // An earlier call has fixed the limit: it stays as it is.
     let _ = LIMIT.set(bytes);
 }
 

@@ -16,8 +16,8 @@ use crate::attributes::{Attributes, Http};
 use crate::credential::Principal;
 
 pub use allow::{Allow, AllowError};
-use overrides::{Overridden, Read, overrides_method};
-use route::Nearness;
+use overrides::{Overridden, RoutedParts, overrides_method};
+use route::SpellingTolerance;
 
 pub use overrides::{Override, OverrideKind, PermittedOverrides};
 pub use path::{AmbiguousPath, DecodedPath, PermittedPaths};
@@ -37,13 +37,13 @@ pub struct Policy {
 pub enum Enforcement {
     /// They are denied.
     Enforced,
-    /// They pass without an actor, and the denial that would have been is told.
+    /// They pass without an actor, and the log names the denial.
     Shadow,
 }
 
 /// Proof that a request may pass, and as whom.
 ///
-/// Its fields are private here, so that nobody but a policy can make one.
+/// Its fields are private to this module, so that only a policy can make one.
 #[derive(Debug, Clone)]
 pub struct Permit {
     principal: Option<Arc<Principal>>,
@@ -76,7 +76,7 @@ pub enum NotAdmitted {
 }
 
 impl Policy {
-    /// An enforced policy of this name.  Without an allow block it admits any actor and nobody anonymous.
+    /// An enforced policy of this name.  Without an allow block it admits every actor, and no request without one.
     pub fn new(name: Arc<str>, allow: Option<Allow>) -> Self {
         Self { name, allow, enforcement: Enforcement::Enforced }
     }
@@ -123,8 +123,8 @@ impl Policy {
         let Some(principal) = principal else {
             return self.admit_anonymous().ok_or(NotAdmitted::Anonymous);
         };
-        // "Under any other policy its actor does not count": a restricted credential
-        // is no more than none at all, but whoever showed it need not be told to log in.
+        // Under another policy than its own a restricted credential counts as none.  The client has presented
+        // one all the same, so the denial does not ask it to log in.
         if !principal.counts_under(&self.name) {
             return self.admit_anonymous().ok_or(NotAdmitted::Actor);
         }
@@ -143,16 +143,16 @@ pub struct Policies {
     named: HashMap<Arc<str>, Arc<Policy>>,
     routes: Vec<Route>,
     default: Arc<Policy>,
-    reading: Reading,
-    routes_read: Read,
+    options: MatchOptions,
+    routed_parts: RoutedParts,
     /// The whole paths of routes, without a slash at their ends: only a request for one of them can have
     /// another spelling that a route knows.
     exact_paths: HashSet<Box<str>>,
 }
 
-/// How requests are read.
+/// How a request is matched against routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Reading {
+pub struct MatchOptions {
     /// Ambiguous paths that are let through (`paths.permit`).
     pub paths: PermittedPaths,
     /// Whether upstreams ignore the case of paths (`paths.case: ignore`).
@@ -198,7 +198,7 @@ impl<'p> Selected<'p> {
 pub enum Question<'p, 'a> {
     /// Envoy's route names the policy.
     Named(&'p Arc<Policy>),
-    /// Each route is asked about these, and about the method.
+    /// Routes are matched by these and by the method.
     Routed {
         /// The host as routes compare it; empty when none of them does.
         host: Cow<'a, str>,
@@ -222,7 +222,7 @@ pub enum SelectError {
     PathOverride,
     /// A header asks the upstream to take another host for the request's.
     HostOverride,
-    /// The target of COPY or MOVE cannot be told, or Envoy's route has not looked at it.
+    /// The target of COPY or MOVE cannot be read, or Envoy's route did not match on it.
     Destination,
     /// `context_extensions` names a policy that does not exist: the operator's mistake.
     UnknownPolicy,
@@ -240,8 +240,13 @@ impl From<Overridden> for SelectError {
 
 impl Policies {
     /// Policies by name, routes in their order, and the policy for everything that no route matches.
-    pub fn new(named: Vec<Arc<Policy>>, routes: Vec<Route>, default: Arc<Policy>, reading: Reading) -> Self {
-        let routes_read = Read {
+    pub fn new(
+        named: Vec<Arc<Policy>>,
+        routes: Vec<Route>,
+        default: Arc<Policy>,
+        options: MatchOptions,
+    ) -> Self {
+        let routed_parts = RoutedParts {
             host: routes.iter().any(|route| route.host.is_some()),
             path: routes.iter().any(|route| !route.paths.is_empty()),
             method: routes.iter().any(|route| route.methods.is_some()),
@@ -249,7 +254,7 @@ impl Policies {
         let exact_paths = routes.iter().flat_map(Route::exact_paths);
         let exact_paths = exact_paths.map(|path| path::without_trailing_slash(path).into()).collect();
         let named = named.into_iter().map(|policy| (Arc::clone(policy.name()), policy)).collect();
-        Self { named, routes, default, reading, routes_read, exact_paths }
+        Self { named, routes, default, options, routed_parts, exact_paths }
     }
 
     /// The policies that govern this request: the one that Envoy's route names, else that of the first route
@@ -261,7 +266,7 @@ impl Policies {
         match self.question(request, http)? {
             Question::Named(policy) => {
                 let destination = Override::position("destination");
-                let is_permitted = destination.is_some_and(|at| self.reading.overrides.contains(at));
+                let is_permitted = destination.is_some_and(|at| self.options.overrides.contains(at));
                 if destination::Operation::of(http.method).is_some() && !is_permitted {
                     return Err(SelectError::Destination);
                 }
@@ -270,7 +275,7 @@ impl Policies {
             Question::Routed { host, path } => {
                 let mut selected = self.select_unambiguous(&host, &path, http.method)?;
                 if let Some(operation) = destination::Operation::of(http.method)
-                    && (self.routes_read.host || self.routes_read.path || self.routes_read.method)
+                    && (self.routed_parts.host || self.routed_parts.path || self.routed_parts.method)
                 {
                     self.add_destination(&mut selected, operation, http, (&host, &path))?;
                 }
@@ -289,12 +294,12 @@ impl Policies {
     ) -> Result<(), SelectError> {
         let target = destination::target(http).ok_or(SelectError::Destination)?;
         let target_path =
-            path::read(target.path, &self.reading.paths).map_err(|_| SelectError::Destination)?;
+            path::read(target.path, &self.options.paths).map_err(|_| SelectError::Destination)?;
         let target_host = match target.host {
             None => Cow::Borrowed(host),
             Some(named) => {
                 let named = route::normalize_host(named).ok_or(SelectError::Destination)?;
-                if self.routes_read.host { named } else { Cow::Borrowed(host) }
+                if self.routed_parts.host { named } else { Cow::Borrowed(host) }
             }
         };
         for method in [&b"PUT"[..], b"DELETE"] {
@@ -317,7 +322,7 @@ impl Policies {
         method: &[u8],
     ) -> Result<Selected<'_>, SelectError> {
         let selected = self.select_by_routes(host, &path.text, method);
-        let differs = |reading: &String| !self.select_by_routes(host, reading, method).is_same(&selected);
+        let differs = |other: &String| !self.select_by_routes(host, other, method).is_same(&selected);
         if path.readings.iter().any(differs) {
             return Err(SelectError::AmbiguousPath(path::kind_of(&path.text)));
         }
@@ -332,17 +337,18 @@ impl Policies {
         if matching.is_some_and(|route| route.is_exactly(path)) || path.is_empty() {
             return selected;
         }
-        let nearness = if self.reading.ignore_case { Nearness::SlashAndCase } else { Nearness::Slash };
-        let lower = match nearness {
-            Nearness::SlashAndCase => path::lower_case(path),
+        let tolerance =
+            if self.options.ignore_case { SpellingTolerance::SlashAndCase } else { SpellingTolerance::Slash };
+        let lower = match tolerance {
+            SpellingTolerance::SlashAndCase => path::lower_case(path),
             // Prefixes and expressions match the other spelling where they match this one.
-            Nearness::Slash if !self.exact_paths.contains(path::without_trailing_slash(path)) => {
+            SpellingTolerance::Slash if !self.exact_paths.contains(path::without_trailing_slash(path)) => {
                 return selected;
             }
-            Nearness::Slash => String::new(),
+            SpellingTolerance::Slash => String::new(),
         };
         let near =
-            self.routes.iter().find(|route| route.matches_nearly(host, (path, &lower), method, nearness));
+            self.routes.iter().find(|route| route.matches_nearly(host, (path, &lower), method, tolerance));
         if let Some(route) = near {
             selected.add(&route.policy);
         }
@@ -361,37 +367,37 @@ impl Policies {
         let raw_path = http.path_without_query();
         // CONNECT has no path (RFC 9110 section 9.3.6).
         let has_path = !(http.method == b"CONNECT" && raw_path.is_empty());
-        let path = if has_path && (self.routes_read.path || request.policy.is_some()) {
-            path::read(raw_path, &self.reading.paths).map_err(SelectError::AmbiguousPath)?
+        let path = if has_path && (self.routed_parts.path || request.policy.is_some()) {
+            path::read(raw_path, &self.options.paths).map_err(SelectError::AmbiguousPath)?
         } else {
             DecodedPath::NONE
         };
         if let Some(name) = request.policy {
             let policy = self.named(name).ok_or(SelectError::UnknownPolicy)?;
-            // Envoy's route has looked at all three.
-            let read = Read { host: true, path: true, method: true };
-            overrides::check(http, read, self.reading.overrides)?;
+            // Envoy may have matched the route by all three.
+            let read = RoutedParts { host: true, path: true, method: true };
+            overrides::check(http, read, self.options.overrides)?;
             return Ok(Question::Named(policy));
         }
-        let host = if self.routes_read.host {
+        let host = if self.routed_parts.host {
             route::normalize_host(http.host).ok_or(SelectError::IllegalHost)?
         } else {
             Cow::Borrowed("")
         };
-        if self.routes_read.method
+        if self.routed_parts.method
             && (http.method.is_empty() || !http.method.iter().all(route::is_method_byte))
         {
             return Err(SelectError::IllegalMethod);
         }
-        if self.routes_read != (Read { host: false, path: false, method: false }) {
-            overrides::check(http, self.routes_read, self.reading.overrides)?;
+        if self.routed_parts != (RoutedParts { host: false, path: false, method: false }) {
+            overrides::check(http, self.routed_parts, self.options.overrides)?;
         }
         Ok(Question::Routed { host, path })
     }
 
     /// Which overrides are let through.
     pub fn permitted_overrides(&self) -> PermittedOverrides {
-        self.reading.overrides
+        self.options.overrides
     }
 
     /// Every policy that can govern a request: named ones, those of routes, the default.
@@ -483,7 +489,7 @@ mod tests {
         let route = || Route { host: None, paths: Box::new([]), methods: None, policy: Arc::clone(&shadow) };
         let routes = vec![route(), route()];
         let default = policy("default", None);
-        let policies = Policies::new(vec![Arc::clone(&shadow)], routes, default, Reading::default());
+        let policies = Policies::new(vec![Arc::clone(&shadow)], routes, default, MatchOptions::default());
         assert_eq!(policies.not_enforced(), 1);
     }
 
@@ -529,7 +535,7 @@ mod tests {
         let named = policy("read", None);
         let (first, second) = (policy("route-1", None), policy("route-2", None));
         let routes = vec![route(Some("/a/b"), None, &first), route(Some("/a"), Some("GET"), &second)];
-        let policies = Policies::new(vec![named], routes, policy("default", None), Reading::default());
+        let policies = Policies::new(vec![named], routes, policy("default", None), MatchOptions::default());
 
         assert_eq!(select(&policies, "GET", "h", "/a/b/c?x=/..", None), "route-1");
         assert_eq!(select(&policies, "HEAD", "h", "/a/c", None), "route-2");
@@ -567,14 +573,14 @@ mod tests {
     #[test]
     fn nothing_is_malformed_that_no_rule_reads() {
         let policies =
-            Policies::new(vec![policy("p", None)], vec![], policy("default", None), Reading::default());
+            Policies::new(vec![policy("p", None)], vec![], policy("default", None), MatchOptions::default());
         assert_eq!(select(&policies, "get", "a@b", "*", None), "default");
         assert_eq!(select(&policies, "get", "a@b", "/a", Some("p")), "p");
         assert_eq!(select(&policies, "get", "a@b", "/a/../b", Some("nobody")), "AmbiguousPath(DotSegment)");
     }
 
     /// Routes as text: a path (`/x`, `/x/**` for a prefix, `~…` for an expression), methods, a policy's name.
-    fn routed(routes: &[(&str, &str, &str)], reading: Reading) -> Policies {
+    fn routed(routes: &[(&str, &str, &str)], options: MatchOptions) -> Policies {
         let routes = routes.iter().map(|(pattern, methods, name)| {
             let pattern = match (pattern.strip_prefix('~'), pattern.strip_suffix("/**")) {
                 (Some(regex), _) => PathPattern::regex(regex).unwrap().ignoring_case().unwrap(),
@@ -586,7 +592,7 @@ mod tests {
             let methods = (!methods.is_empty()).then_some(methods);
             Route { host: None, paths: [pattern].into(), methods, policy: policy(name, None) }
         });
-        Policies::new(vec![policy("named", None)], routes.collect(), policy("default", None), reading)
+        Policies::new(vec![policy("named", None)], routes.collect(), policy("default", None), options)
     }
 
     #[test]
@@ -600,8 +606,8 @@ mod tests {
             ("/open/**", "", "open"),
             ("/open/secret", "", "late"),
         ];
-        let sensitive = routed(&routes, Reading::default());
-        let ignoring = routed(&routes, Reading { ignore_case: true, ..Reading::default() });
+        let sensitive = routed(&routes, MatchOptions::default());
+        let ignoring = routed(&routes, MatchOptions { ignore_case: true, ..MatchOptions::default() });
         for (path, expected, without_case) in [
             ("/admin", "admin", "admin"),
             ("/admin/", "default and admin", "default and admin"),
@@ -633,7 +639,7 @@ mod tests {
         };
         let policies = routed(
             &[("/admin", "", "admin"), ("/api/**", "", "api")],
-            Reading { paths, ..Reading::default() },
+            MatchOptions { paths, ..MatchOptions::default() },
         );
         for (path, expected) in [
             ("/admin;x=1", "AmbiguousPath(Parameters)"),
@@ -663,7 +669,7 @@ mod tests {
             ("/a/**", "PUT", "put"),
             ("/a/**", "", "a"),
         ];
-        let policies = routed(&routes, Reading::default());
+        let policies = routed(&routes, MatchOptions::default());
         let ask = |method: &str, to: &[&str]| {
             let headers: Vec<_> = to.iter().map(|to| ("Destination", *to)).collect();
             select_with(&policies, method, "h", "/a/x", None, &headers)
@@ -698,12 +704,12 @@ mod tests {
         assert_eq!(named(&policies), "Destination");
         let mut overrides = PermittedOverrides::default();
         overrides.insert(Override::position("destination").unwrap());
-        assert_eq!(named(&routed(&routes, Reading { overrides, ..Reading::default() })), "named");
+        assert_eq!(named(&routed(&routes, MatchOptions { overrides, ..MatchOptions::default() })), "named");
     }
 
     #[test]
     fn connect_has_no_path_and_matches_no_path_rule() {
-        let policies = routed(&[("/**", "", "all"), ("~.*", "", "regex")], Reading::default());
+        let policies = routed(&[("/**", "", "all"), ("~.*", "", "regex")], MatchOptions::default());
         assert_eq!(select(&policies, "CONNECT", "h:443", "", None), "default");
         assert_eq!(select(&policies, "CONNECT", "h:443", "", Some("named")), "named");
         assert_eq!(select(&policies, "GET", "h", "", None), "AmbiguousPath(NotAbsolute)");
@@ -712,7 +718,8 @@ mod tests {
 
     #[test]
     fn a_policy_that_envoy_names_counts_as_one_that_reads_everything() {
-        let policies = Policies::new(vec![policy("p", None)], vec![], policy("d", None), Reading::default());
+        let policies =
+            Policies::new(vec![policy("p", None)], vec![], policy("d", None), MatchOptions::default());
         for (name, value, expected) in [
             ("x-script-name", "/x", "PathOverride"),
             ("x-forwarded-host", "evil", "HostOverride"),

@@ -125,7 +125,7 @@ impl Reloader {
                 }
                 // Whatever happens to one reload, the next one may mend it.
                 if panic::catch_unwind(AssertUnwindSafe(|| self.reload(cause))).is_err() {
-                    self.telemetry.metrics().count_refused_reload();
+                    self.telemetry.metrics().count_failed_reload();
                     thread::sleep(AFTER_PANIC);
                 }
             }
@@ -164,7 +164,7 @@ impl Reloader {
                 retire(old);
             }
             Err(errors) => {
-                self.telemetry.metrics().count_refused_reload();
+                self.telemetry.metrics().count_failed_reload();
                 tracing::error!(
                     cause,
                     diagnostics = %errors,

@@ -70,14 +70,14 @@ impl Telemetry {
         self.metrics.count(decision, outcome, elapsed);
         self.decisions.note(decision, outcome, request, elapsed);
         // Only an operator can name a policy: the mistake is told whatever is logged of decisions.
-        if outcome == Outcome::Refused(DenyReason::UnknownPolicy) {
+        if outcome == Outcome::Denied(DenyReason::UnknownPolicy) {
             let policy = request.and_then(|request| request.policy).map(decision_log::shown);
             tracing::error!(
                 policy = policy.as_deref(),
                 "Envoy's context_extensions name a policy that the configuration does not have"
             );
         }
-        if outcome == Outcome::Refused(DenyReason::ContextKey) {
+        if outcome == Outcome::Denied(DenyReason::ContextKey) {
             let key = request.and_then(|request| request.misspelled_policy).map(decision_log::shown);
             tracing::error!(
                 key = key.as_deref(),

@@ -91,7 +91,7 @@ impl ActorHeaders {
 
     /// The one that a name folds onto ([`folds_onto`]): of many, by its length and one hash.
     pub fn folded_onto_by(&self, name: &[u8]) -> Option<&ActorHeader> {
-        if !self.lengths.may_hold(name.len()) {
+        if !self.lengths.may_contain(name.len()) {
             return None;
         }
         if self.headers.len() <= FEW {

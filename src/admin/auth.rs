@@ -98,7 +98,7 @@ impl Admin {
         let principal = match self.session_before_authorization(&http).await? {
             Some(principal) => principal,
             None => {
-                let basic = CredentialLocation::Basic { cross_site: CrossSite::Refuse };
+                let basic = CredentialLocation::Basic { cross_site: CrossSite::Deny };
                 let locations =
                     CredentialLocations::new(vec![CredentialLocation::Bearer, basic, self.session_place()]);
                 self.who(&http, &locations).await?.ok_or(DenyReason::NoCredential)?

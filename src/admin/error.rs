@@ -15,7 +15,7 @@ use crate::keys::store::{CreateError, RotateError, StoreError};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApiError {
     /// What a Check would have denied for, with its status and message.
-    Refused(DenyReason),
+    Denied(DenyReason),
     /// There is no body, or none that can be read.
     Malformed,
     /// A member of the body is at fault.
@@ -153,7 +153,7 @@ impl ApiError {
         match self {
             Self::Invalid(invalid) => Some((invalid.field, &invalid.problem)),
             Self::NameTaken => Some(("name", "a key that is neither revoked nor expired has this name")),
-            Self::Refused(_)
+            Self::Denied(_)
             | Self::Malformed
             | Self::InvalidId
             | Self::KeyNotFound
@@ -174,7 +174,7 @@ impl ApiError {
     /// The HTTP status and the message, which are Grafana's where Grafana has them.
     pub fn face(&self) -> (StatusCode, &'static str) {
         match self {
-            Self::Refused(deny_reason) => {
+            Self::Denied(deny_reason) => {
                 let (status, message) = deny_reason.answer();
                 (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), message)
             }
@@ -210,7 +210,7 @@ impl ApiError {
     /// One word for the audit log; of a denial the word that the decision log has for it.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Refused(deny_reason) => deny_reason.reason(),
+            Self::Denied(deny_reason) => deny_reason.reason(),
             Self::Malformed => "malformed",
             Self::Invalid(invalid) => invalid.kind.face().2,
             Self::InvalidId => "invalid_id",
@@ -246,7 +246,7 @@ impl IntoResponse for ApiError {
 
 impl From<DenyReason> for ApiError {
     fn from(deny_reason: DenyReason) -> Self {
-        Self::Refused(deny_reason)
+        Self::Denied(deny_reason)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::config::Rules;
 use crate::keys::name::folded;
 use crate::keys::{ExceedsGrant, Role};
 use crate::policy::Allow;
-use crate::policy::allow::Wanted;
+use crate::policy::allow::Requirement;
 
 /// The four members that the server writes itself; a key's own never replace them.
 const SERVERS_OWN: [&str; 4] = ["id", "name", "role", "key_id"];
@@ -60,9 +60,9 @@ pub(super) fn may_give(
 
 /// Whether somebody whose member is `own` has this value: the same, or each element of it.
 fn includes(own: &Value, given: &Value) -> bool {
-    let has = |wanted: &Value| match own {
-        Value::Array(elements) => elements.contains(wanted),
-        scalar => scalar == wanted,
+    let has = |requirement: &Value| match own {
+        Value::Array(elements) => elements.contains(requirement),
+        scalar => scalar == requirement,
     };
     match given {
         _ if own == given => true,
@@ -77,9 +77,10 @@ fn speaks_of(allow: &Allow, power: &Power<'_>) -> bool {
         Allow::Everyone | Allow::NoOne => return false,
         Allow::Members { members, .. } => members,
     };
-    members.iter().filter(|(member, _)| NAMING.contains(&&**member)).any(|(_, wanted)| match wanted {
-        Wanted::Present => false,
-        Wanted::AnyOf(values) => values.iter().any(|value| names(value, power)),
+    members.iter().filter(|(member, _)| NAMING.contains(&&**member)).any(|(_, requirement)| match requirement
+    {
+        Requirement::Present => false,
+        Requirement::AnyOf(values) => values.iter().any(|value| names(value, power)),
     })
 }
 

@@ -85,7 +85,7 @@ impl Admin {
             headers: Headers::new(Encoding::Lines, vec![header]),
         };
         let locations =
-            CredentialLocations::new(vec![CredentialLocation::Basic { cross_site: CrossSite::Refuse }]);
+            CredentialLocations::new(vec![CredentialLocation::Basic { cross_site: CrossSite::Deny }]);
         self.who(&http, &locations).await?.ok_or(DenyReason::WrongPassword)
     }
 

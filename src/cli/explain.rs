@@ -30,7 +30,7 @@ use crate::keys::service::Keys;
 const TRIES: usize = 100;
 
 /// The exit code of a denial, where the exit code is to tell: 1 and 2 are failures.
-const REFUSED: u8 = 3;
+const DENIED: u8 = 3;
 
 /// Decides one request as a Check would, with the same code, and prints each step.
 ///
@@ -80,8 +80,8 @@ impl Explain {
         } else {
             print(&explanation.to_string())?;
         }
-        let is_refused = explanation.decision == "denied";
-        Ok(if exit_code && is_refused { ExitCode::from(REFUSED) } else { ExitCode::SUCCESS })
+        let is_denied = explanation.decision == "denied";
+        Ok(if exit_code && is_denied { ExitCode::from(DENIED) } else { ExitCode::SUCCESS })
     }
 
     async fn explanation(self) -> Result<Explanation, Complaint> {

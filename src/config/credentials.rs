@@ -41,7 +41,7 @@ pub fn read<'t>(
 ) -> Vec<CredentialLocation> {
     let default = || {
         let mut locations =
-            vec![CredentialLocation::Bearer, CredentialLocation::Basic { cross_site: CrossSite::Refuse }];
+            vec![CredentialLocation::Bearer, CredentialLocation::Basic { cross_site: CrossSite::Deny }];
         if let Some(name) = query {
             locations.insert(1, CredentialLocation::Query { name: name.as_str().into() });
         }
@@ -170,7 +170,7 @@ fn read_word<'t>(
 ) -> Option<CredentialLocation> {
     match word {
         "bearer" => Some(CredentialLocation::Bearer),
-        "basic" => Some(CredentialLocation::Basic { cross_site: CrossSite::Refuse }),
+        "basic" => Some(CredentialLocation::Basic { cross_site: CrossSite::Deny }),
         "session" => read_session(reader, node, sessions),
         "header" | "query" | "cookie" => {
             reader.error(&node.at, format!("`{word}` needs a name: {{{word}: NAME}}"));
@@ -313,7 +313,7 @@ fn read_basic<'t>(
 fn read_cross_site<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> CrossSite {
     match node.and_then(|node| reader.boolean(node)) {
         Some(true) => CrossSite::Allow,
-        Some(false) | None => CrossSite::Refuse,
+        Some(false) | None => CrossSite::Deny,
     }
 }
 

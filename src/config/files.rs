@@ -118,7 +118,7 @@ pub(super) enum Pipes {
     /// They are read like files, as the shell's `<(…)` wants it.
     Read,
     /// They are not: opening one may wait for ever, and whoever wrote the first time has gone.
-    Refused,
+    Rejected,
 }
 
 /// An environment whose files are noted as they are read.
@@ -135,7 +135,7 @@ impl Environment for Noting<'_> {
 
     fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
         let is_pipe = || std::fs::metadata(path).is_ok_and(|metadata| !is_steady(&metadata));
-        if self.pipes == Pipes::Refused && is_pipe() {
+        if self.pipes == Pipes::Rejected && is_pipe() {
             // Like a file that cannot be read: the one that comes in its place is a change.
             self.files.borrow_mut().0.insert((path.to_owned(), limit), None);
             let why = "it is a pipe or a device, and no reload reads one";

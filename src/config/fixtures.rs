@@ -107,7 +107,7 @@ fn check_folder(name: &str, loads: bool) {
 }
 
 #[test]
-fn every_bad_configuration_is_refused_with_its_message() {
+fn every_bad_configuration_is_rejected_with_its_message() {
     check_folder("bad", false);
 }
 
@@ -315,7 +315,7 @@ ext_authz: {listen: "unix:run/a.sock", max_request_bytes: 64KiB, max_connections
         ]
     );
     assert_eq!(rules.actor_headers.len(), 4);
-    assert_eq!((rules.realm.as_ref(), rules.unknown_credentials), ("api", UnknownCredentials::Refuse));
+    assert_eq!((rules.realm.as_ref(), rules.unknown_credentials), ("api", UnknownCredentials::Deny));
 
     let again = parse("/etc/app/config.yaml", text).unwrap();
     assert_ne!(again.rules.version, rules.version);
@@ -331,7 +331,7 @@ fn what_keys_and_admin_mean() {
     let (keys, admin) = (config.rules.keys.unwrap(), config.rules.admin.unwrap());
     assert_eq!((keys.max_seconds_to_live, &*keys.prefix, keys.quota), (-1, "eat", None));
     assert_eq!((keys.actor_members.len(), keys.max_staleness), (0, None));
-    assert_eq!(config.rules.unavailable, Unavailable::Refuse);
+    assert_eq!(config.rules.unavailable, Unavailable::Deny);
     assert!(!admin.allow.admits_anonymous() && admin.public_url.is_none());
     assert_eq!(config.rules.locations.order(), [CredentialLocation::Session { cookie: "eat_session" }]);
 
@@ -415,10 +415,10 @@ fn thousands_of_tokens_are_read_and_as_many_errors_told() {
 fn a_file_is_read_from_disk() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.yaml");
-    let refused = |path: &Path| Config::load(path).unwrap_err().to_string();
-    assert!(refused(&path).starts_with("error: cannot be read: No such file"), "{}", refused(&path));
+    let rejected = |path: &Path| Config::load(path).unwrap_err().to_string();
+    assert!(rejected(&path).starts_with("error: cannot be read: No such file"), "{}", rejected(&path));
     fs::write(&path, b"realm: a\n# caf\xe9\n").unwrap();
-    assert!(refused(&path).starts_with("error: line 2 is not UTF-8"), "{}", refused(&path));
+    assert!(rejected(&path).starts_with("error: line 2 is not UTF-8"), "{}", rejected(&path));
 
     fs::write(folder.path().join("token"), format!("{BOT_TOKEN}\n")).unwrap();
     fs::write(&path, "tokens: [{token: {$file: token}, actor: {}}]").unwrap();

@@ -190,11 +190,11 @@ fn read_staleness<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Duratio
 fn read_unavailable<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Unavailable {
     let word = node.and_then(|node| Some((node, reader.text(node, "`deny` or `error`")?)));
     match word.map(|(node, text)| (node, text.as_str())) {
-        None | Some((_, "deny")) => Unavailable::Refuse,
+        None | Some((_, "deny")) => Unavailable::Deny,
         Some((_, "error")) => Unavailable::Error,
         Some((node, other)) => {
             reader.error(&node.at, format!("expected {}", one_of(other, &["deny", "error"])));
-            Unavailable::Refuse
+            Unavailable::Deny
         }
     }
 }

@@ -7,10 +7,10 @@ use super::policies::{self, Named, read_allow, read_enforcement, read_policy};
 use super::raw::{Node, Text, Value};
 use super::reader::{Fields, Reader, alternatives};
 use crate::keys::Role;
-use crate::policy::allow::Wanted;
+use crate::policy::allow::Requirement;
 use crate::policy::{
-    Allow, HostPattern, MethodPattern, Override, PathPattern, PermittedOverrides, PermittedPaths, Policies,
-    Policy, Reading, Route, RouteError, Spelling,
+    Allow, HostPattern, MatchOptions, MethodPattern, Override, PathPattern, PermittedOverrides,
+    PermittedPaths, Policies, Policy, Route, RouteError, Spelling,
 };
 
 /// Everything that chooses and holds policies.
@@ -26,7 +26,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, sections: Fields<'t>) -> Policing {
     let named = policies::read(reader, sections.get("policies"));
     let (permitted, ignore_case) = read_paths(reader, sections.get("paths"));
     let overrides = read_overrides(reader, sections.get("overrides"));
-    let reading = Reading { paths: permitted, ignore_case, overrides };
+    let reading = MatchOptions { paths: permitted, ignore_case, overrides };
     let section = sections.get("routes");
     let list = section.and_then(|node| reader.list(node, "a list of routes")).unwrap_or_default();
     let routes: Vec<Option<Route>> = list
@@ -360,7 +360,7 @@ fn admits_more(one: &Policy, other: &Policy) -> bool {
         return *anonymous;
     }
     let lowest = |members: &[Member]| match members {
-        [(name, Wanted::AnyOf(roles))] if name.as_ref() == "role" => {
+        [(name, Requirement::AnyOf(roles))] if name.as_ref() == "role" => {
             roles.iter().filter_map(|role| Role::parse(role.as_str()?)).min()
         }
         _ => None,
@@ -369,14 +369,16 @@ fn admits_more(one: &Policy, other: &Policy) -> bool {
     has_lower_role || (includes(members, others) && !includes(others, members))
 }
 
-type Member = (Box<str>, Wanted);
+type Member = (Box<str>, Requirement);
 
 /// Whether each of the other alternatives is among these.
 fn includes(members: &[Member], others: &[Member]) -> bool {
-    let is_within = |wanted: &Wanted, other: &Wanted| match (wanted, other) {
-        (Wanted::Present, _) => true,
-        (Wanted::AnyOf(_), Wanted::Present) => false,
-        (Wanted::AnyOf(values), Wanted::AnyOf(others)) => others.iter().all(|other| values.contains(other)),
+    let is_within = |wanted: &Requirement, other: &Requirement| match (wanted, other) {
+        (Requirement::Present, _) => true,
+        (Requirement::AnyOf(_), Requirement::Present) => false,
+        (Requirement::AnyOf(values), Requirement::AnyOf(others)) => {
+            others.iter().all(|other| values.contains(other))
+        }
     };
     others.iter().all(|(name, other)| {
         members.iter().any(|(candidate, wanted)| candidate == name && is_within(wanted, other))

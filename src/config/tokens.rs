@@ -118,12 +118,12 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Co
             insert(reader, &mut tokens, node, digest, principal);
         }
     }
-    refuse_tokens_as_names(reader, list, &digests);
+    reject_tokens_as_names(reader, list, &digests);
     tokens
 }
 
 /// A name stands in logs and metrics, so it cannot be a token, whichever entry's.
-fn refuse_tokens_as_names<'t>(reader: &mut Reader<'t>, list: &'t [Node], tokens: &HashSet<TokenDigest>) {
+fn reject_tokens_as_names<'t>(reader: &mut Reader<'t>, list: &'t [Node], tokens: &HashSet<TokenDigest>) {
     for entry in list {
         let Value::Map(members) = &entry.value else {
             continue;

@@ -8,7 +8,7 @@ use crate::attributes::{Http, trim_blanks};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CrossSite {
     /// Only the same site's requests, when they may change something.
-    Refuse,
+    Deny,
     /// `allow_cross_site: true`.
     Allow,
 }
@@ -28,7 +28,7 @@ pub fn check(http: &Http<'_>, location: &CredentialLocation) -> Result<(), Crede
         CredentialLocation::Basic { cross_site } | CredentialLocation::Cookie { cross_site, .. } => {
             match cross_site {
                 CrossSite::Allow => return Ok(()),
-                CrossSite::Refuse => &[b"same-origin", b"same-site", b"none"],
+                CrossSite::Deny => &[b"same-origin", b"same-site", b"none"],
             }
         }
         // A neighbour on the same site has no business with our sessions.
@@ -57,7 +57,7 @@ fn comes_from(http: &Http<'_>, own: &[&[u8]]) -> bool {
     }
 }
 
-/// Whether the origin's host and port are the request's own.  `null` is nobody's.
+/// Whether the origin's host and port are the request's own.  `null` is no one's.
 fn is_own_origin(origin: &[u8], host: &[u8]) -> bool {
     let (Ok(origin), Ok(host)) = (std::str::from_utf8(trim_blanks(origin)), std::str::from_utf8(host)) else {
         return false;
@@ -112,7 +112,7 @@ mod tests {
             let http = Http { method: method.as_bytes(), host: b"h:8080", path: b"/", headers };
             let cookie = |cross_site| CredentialLocation::Cookie { name: "c".into(), cross_site };
             assert_eq!(
-                check(&http, &cookie(CrossSite::Refuse)).is_ok(),
+                check(&http, &cookie(CrossSite::Deny)).is_ok(),
                 *expected,
                 "{method} {:?}",
                 http.headers

@@ -147,10 +147,10 @@ mod tests {
     fn locations() -> CredentialLocations {
         CredentialLocations::new(vec![
             CredentialLocation::Bearer,
-            CredentialLocation::Basic { cross_site: CrossSite::Refuse },
+            CredentialLocation::Basic { cross_site: CrossSite::Deny },
             CredentialLocation::Header { name: "x-api-key".into() },
             CredentialLocation::Query { name: "_auth_token".into() },
-            CredentialLocation::Cookie { name: "tok".into(), cross_site: CrossSite::Refuse },
+            CredentialLocation::Cookie { name: "tok".into(), cross_site: CrossSite::Deny },
         ])
     }
 

@@ -90,7 +90,7 @@ fn check_actor(name: &str, members: &Map<String, Value>) {
                 assert_eq!(ok.headers.len() + ok.headers_to_remove.len(), 5);
             }
             Some(HttpResponse::DeniedResponse(_)) => {
-                assert_eq!(outcome, Outcome::Refused(DenyReason::AnswerTooLarge));
+                assert_eq!(outcome, Outcome::Denied(DenyReason::AnswerTooLarge));
             }
             Some(HttpResponse::ErrorResponse(_)) | None => panic!("an actor makes an error"),
         }

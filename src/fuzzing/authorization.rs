@@ -39,7 +39,7 @@ pub fn run(data: &[u8]) {
 fn locations() -> CredentialLocations {
     CredentialLocations::new(vec![
         CredentialLocation::Bearer,
-        CredentialLocation::Basic { cross_site: CrossSite::Refuse },
+        CredentialLocation::Basic { cross_site: CrossSite::Deny },
     ])
 }
 

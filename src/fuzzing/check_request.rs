@@ -38,7 +38,7 @@ routes:
 default: {}
 "#;
 
-/// Nobody anonymous passes, and nobody who does not show this one token in these places, which encode nothing.
+/// Only a request with this one token passes, in one of these locations, none of which encodes it.
 const CLOSED: &str = r#"
 tokens: [{token: good-token-alice-1, actor: {id: alice}}]
 credentials: [bearer, {header: x-api-key}, {cookie: tok}]
@@ -87,7 +87,7 @@ pub fn run(data: &[u8]) {
     for setting in SETTINGS.iter() {
         let decision = match &decoded {
             Ok(attributes) => wait_for(setting.authorizer.authorize(attributes, None)),
-            Err(_) => refused(setting, DenyReason::Undecodable),
+            Err(_) => denied(setting, DenyReason::Undecodable),
         };
         let http = decoded.as_ref().ok().and_then(|attributes| attributes.http.as_ref());
         let (framed, outcome) = setting.answers.encode(&decision, http);
@@ -98,7 +98,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn refused(setting: &Setting, deny_reason: DenyReason) -> Decision {
+fn denied(setting: &Setting, deny_reason: DenyReason) -> Decision {
     let context = crate::decision::DecisionContext::default();
     Decision { rules: setting.authorizer.rules(), verdict: Err(deny_reason), context }
 }
@@ -184,7 +184,7 @@ fn check_answer(
     let answer = response::decode(frame::message(framed)).expect("a CheckResponse");
     let code = answer.status.expect("every answer has a status").code;
     assert!(answer.dynamic_metadata.is_some(), "{setting}: every answer says why");
-    let is_denied = matches!(outcome, Outcome::Refused(_));
+    let is_denied = matches!(outcome, Outcome::Denied(_));
     match answer.http_response.expect("every answer says what becomes of the request") {
         HttpResponse::OkResponse(ok) => {
             assert_eq!(code, 0, "{setting}: an OK response with an error");
@@ -200,7 +200,7 @@ fn check_answer(
             check_denial(setting, code, &denied);
             assert!(is_denied, "{setting}: {outcome:?} is denied");
             assert!(
-                decision.verdict.is_err() || outcome == Outcome::Refused(DenyReason::AnswerTooLarge),
+                decision.verdict.is_err() || outcome == Outcome::Denied(DenyReason::AnswerTooLarge),
                 "{setting}: a permit is denied: {outcome:?}"
             );
         }

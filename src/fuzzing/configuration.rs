@@ -22,7 +22,7 @@ pub fn run(data: &[u8]) {
         }
         Ok(config) => {
             config.warnings.iter().for_each(|diagnostic| check_diagnostic(diagnostic, text));
-            // Without a token, a user or a key there is nobody, and without a word of it nothing is open.
+            // Without a token, a user and a key there is no actor, and nothing is open unless the text says so.
             let is_open = config.rules.policies.iter().any(|policy| {
                 policy.allow().is_some_and(Allow::admits_anonymous) || policy.shadow().is_some()
             });
@@ -40,7 +40,7 @@ pub fn run(data: &[u8]) {
                 let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
                 let decision = wait_for(authorizer.authorize(&request, None));
                 let _ = answers.encode(&decision, request.http.as_ref());
-                assert!(decision.verdict.is_err() || is_open, "somebody unknown passes");
+                assert!(decision.verdict.is_err() || is_open, "a request without a known credential passes");
             }
         }
     }

@@ -93,7 +93,7 @@ fn check_host(host: &[u8]) {
 const OURS: [&str; 2] = ["tok", "auth_token"];
 
 fn locations() -> CredentialLocations {
-    let cookie = |name: &str| CredentialLocation::Cookie { name: name.into(), cross_site: CrossSite::Refuse };
+    let cookie = |name: &str| CredentialLocation::Cookie { name: name.into(), cross_site: CrossSite::Deny };
     let [tok, auth_token] = OURS.map(cookie);
     CredentialLocations::new(vec![CredentialLocation::Query { name: "_auth_token".into() }, tok, auth_token])
 }

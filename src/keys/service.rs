@@ -138,7 +138,7 @@ impl Keys {
         };
         let keys = Self::over(store, settings, clock);
         let read = keys.read().await;
-        read.map_err(|error| OpenError::Refused { store: url.to_string(), reason: error.0 })?;
+        read.map_err(|error| OpenError::Rejected { store: url.to_string(), reason: error.0 })?;
         Ok(keys)
     }
 

@@ -104,7 +104,7 @@ pub enum OpenError {
     Foreign(i64),
     /// It answers, but not to us: no permission, no such database, no database file.
     #[error("the key store {store} cannot be opened: {reason}")]
-    Refused {
+    Rejected {
         /// The store, without user info.
         store: String,
         /// What it said.

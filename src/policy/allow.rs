@@ -16,7 +16,7 @@ pub enum Allow {
     /// An object: its members are alternatives.  An empty one admits no one.
     Members {
         /// The alternatives, each the name of an actor's member and what it must share with it.
-        members: Vec<(Box<str>, Wanted)>,
+        members: Vec<(Box<str>, Requirement)>,
         /// `unauthenticated` is exactly `true`.
         anonymous: bool,
     },
@@ -24,7 +24,7 @@ pub enum Allow {
 
 /// What a member of the actor must be.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Wanted {
+pub enum Requirement {
     /// The bare string `"*"`: it must exist, even as null.
     Present,
     /// One of these scalars, or a list that holds one of them.
@@ -76,7 +76,7 @@ impl Allow {
         let anonymous = members.get("unauthenticated") == Some(&Value::Bool(true));
         let members = members
             .iter()
-            .map(|(name, value)| Ok((name.as_str().into(), Wanted::new(name, value)?)))
+            .map(|(name, value)| Ok((name.as_str().into(), Requirement::new(name, value)?)))
             .collect::<Result<_, AllowError>>()?;
         Ok(Self::Members { members, anonymous })
     }
@@ -87,11 +87,11 @@ impl Allow {
             Self::Everyone => Value::Bool(true),
             Self::NoOne => Value::Bool(false),
             Self::Members { members, .. } => {
-                let wanted = |wanted: &Wanted| match wanted {
-                    Wanted::Present => Value::from("*"),
-                    Wanted::AnyOf(values) => Value::from(values.clone()),
+                let requirement = |requirement: &Requirement| match requirement {
+                    Requirement::Present => Value::from("*"),
+                    Requirement::AnyOf(values) => Value::from(values.clone()),
                 };
-                members.iter().map(|(name, value)| (name.to_string(), wanted(value))).collect()
+                members.iter().map(|(name, value)| (name.to_string(), requirement(value))).collect()
             }
         }
     }
@@ -111,8 +111,8 @@ impl Allow {
             Self::Everyone | Self::NoOne => return None,
             Self::Members { members, .. } => members,
         };
-        let admits = |(name, wanted): &&(Box<str>, Wanted)| {
-            actor.member(name).is_some_and(|value| wanted.matches(value))
+        let admits = |(name, requirement): &&(Box<str>, Requirement)| {
+            actor.member(name).is_some_and(|value| requirement.matches(value))
         };
         members.iter().find(admits).map(|(name, _)| name.as_ref())
     }
@@ -127,7 +127,7 @@ impl Allow {
     }
 }
 
-impl Wanted {
+impl Requirement {
     fn new(member: &str, value: &Value) -> Result<Self, AllowError> {
         let not_a_scalar =
             |index| AllowError { member: Some(member.to_owned()), index, problem: AllowProblem::NotAScalar };
@@ -147,11 +147,11 @@ impl Wanted {
     fn matches(&self, value: &Value) -> bool {
         match self {
             Self::Present => true,
-            Self::AnyOf(wanted) => match value {
-                Value::Array(elements) => {
-                    elements.iter().any(|element| wanted.iter().any(|wanted| same(wanted, element)))
-                }
-                scalar => wanted.iter().any(|wanted| same(wanted, scalar)),
+            Self::AnyOf(requirement) => match value {
+                Value::Array(elements) => elements
+                    .iter()
+                    .any(|element| requirement.iter().any(|requirement| same(requirement, element))),
+                scalar => requirement.iter().any(|requirement| same(requirement, scalar)),
             },
         }
     }
@@ -162,19 +162,19 @@ fn is_scalar(value: &Value) -> bool {
 }
 
 /// Equality of scalars: numbers by value, whatever their spelling; a null, an object or a list equals nothing.
-fn same(wanted: &Value, found: &Value) -> bool {
-    match (wanted, found) {
-        (Value::String(wanted), Value::String(found)) => wanted == found,
-        (Value::Bool(wanted), Value::Bool(found)) => wanted == found,
-        (Value::Number(wanted), Value::Number(found)) => same_number(wanted, found),
+fn same(requirement: &Value, found: &Value) -> bool {
+    match (requirement, found) {
+        (Value::String(requirement), Value::String(found)) => requirement == found,
+        (Value::Bool(requirement), Value::Bool(found)) => requirement == found,
+        (Value::Number(requirement), Value::Number(found)) => same_number(requirement, found),
         _ => false,
     }
 }
 
-fn same_number(wanted: &Number, found: &Number) -> bool {
-    match (integer(wanted), integer(found)) {
-        (Some(wanted), Some(found)) => wanted == found,
-        (None, None) => wanted.as_f64() == found.as_f64(),
+fn same_number(requirement: &Number, found: &Number) -> bool {
+    match (integer(requirement), integer(found)) {
+        (Some(requirement), Some(found)) => requirement == found,
+        (None, None) => requirement.as_f64() == found.as_f64(),
         (Some(_), None) | (None, Some(_)) => false,
     }
 }

@@ -64,8 +64,8 @@ impl Override {
         Self::ALL.iter().position(|known| known.name == name)
     }
 
-    /// Those that are headers and no request of an ordinary client carries: what is not permitted can be
-    /// removed before anybody reads it.
+    /// Whether it is a header.  Ordinary clients send none of these, so Envoy can remove those that are not permitted
+    /// before any filter reads them.
     pub fn is_header(&self) -> bool {
         self.kind != OverrideKind::MethodParameter
     }
@@ -87,9 +87,9 @@ impl PermittedOverrides {
     }
 }
 
-/// What of a request counts as read.
+/// The parts of a request that decide which policy governs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Read {
+pub struct RoutedParts {
     /// The host.
     pub host: bool,
     /// The path.
@@ -155,7 +155,7 @@ pub fn overrides_method(http: &Http<'_>) -> bool {
 ///
 /// # Errors
 /// What is named anew.
-pub fn check(http: &Http<'_>, read: Read, permitted: PermittedOverrides) -> Result<(), Overridden> {
+pub fn check(http: &Http<'_>, read: RoutedParts, permitted: PermittedOverrides) -> Result<(), Overridden> {
     let (mut method, mut destination) = (false, false);
     for header in http.headers.iter() {
         let Some(position) = find(header.name) else { continue };
@@ -243,9 +243,15 @@ mod tests {
     use super::*;
     use crate::attributes::{Encoding, Header, Headers};
 
-    const ALL_READ: Read = Read { host: true, path: true, method: true };
+    const ALL_READ: RoutedParts = RoutedParts { host: true, path: true, method: true };
 
-    fn checked(method: &str, path: &str, headers: &[(&str, &str)], read: Read, permit: &[&str]) -> String {
+    fn checked(
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        read: RoutedParts,
+        permit: &[&str],
+    ) -> String {
         let entries =
             headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() });
         let http = Http {
@@ -322,15 +328,15 @@ mod tests {
         for (name, value, expected) in cases {
             let found = checked("GET", "/", &[(name, value)], ALL_READ, &[]);
             assert_eq!(found, *expected, "{name}: {value}");
-            let nothing_read = Read { host: false, path: false, method: false };
+            let nothing_read = RoutedParts { host: false, path: false, method: false };
             assert_eq!(checked("GET", "/", &[(name, value)], nothing_read, &[]), "ok", "{name}: {value}");
         }
     }
 
     #[test]
     fn beside_a_destination_another_method_is_another_target() {
-        let path = Read { host: false, path: true, method: false };
-        let host = Read { host: true, path: false, method: false };
+        let path = RoutedParts { host: false, path: true, method: false };
+        let host = RoutedParts { host: true, path: false, method: false };
         let target = ("Destination", "/admin/x");
         for read in [path, host, ALL_READ] {
             for name in ["x-http-method-override", "X_HTTP_Method", "x.method.override"] {

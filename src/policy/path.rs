@@ -1,7 +1,7 @@
 //! Paths as rules read them: percent-decoded once, and only when they can be read in one way.
 //!
 //! A gateway, a rule and an upstream that read one path differently are a way around the rule.
-//! So a path that leaves room for that is denied instead of interpreted.
+//! A path that allows two readings is denied instead of interpreted.
 
 use std::borrow::Cow;
 
@@ -55,7 +55,7 @@ pub struct DecodedPath<'a> {
 }
 
 impl DecodedPath<'_> {
-    /// The path of a request that has none (CONNECT), or of one whose path nobody reads.
+    /// The path of a request that has none (CONNECT), or whose path no rule reads.
     pub const NONE: Self = Self { text: Cow::Borrowed(""), readings: Vec::new() };
 }
 

@@ -57,7 +57,7 @@ pub struct Literal {
 
 /// How near to a route's own spelling a path must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Nearness {
+pub enum SpellingTolerance {
     /// A slash at the end more or less.
     Slash,
     /// A slash at the end more or less, in any case.
@@ -140,10 +140,10 @@ impl Route {
         host: &str,
         (path, lower): (&str, &str),
         method: &[u8],
-        nearness: Nearness,
+        tolerance: SpellingTolerance,
     ) -> bool {
         self.host.as_ref().is_none_or(|pattern| pattern.matches(host))
-            && self.paths.iter().all(|pattern| pattern.matches_nearly(path, lower, nearness))
+            && self.paths.iter().all(|pattern| pattern.matches_nearly(path, lower, tolerance))
             && self.methods.as_deref().is_none_or(|methods| methods.iter().any(|one| one.matches(method)))
     }
 
@@ -192,7 +192,7 @@ impl Route {
         }
     }
 
-    /// Whether every path of `later` is one of this route's, as far as can be told.
+    /// Whether every path of `later` is one of this route's, as far as that can be decided.
     pub fn covers_path(&self, later: &Route) -> bool {
         self.paths
             .iter()
@@ -311,19 +311,23 @@ impl PathPattern {
     }
 
     /// Whether it matches every spelling of the path that is so near.  An expression never forgives a slash.
-    fn matches_nearly(&self, path: &str, lower: &str, nearness: Nearness) -> bool {
+    fn matches_nearly(&self, path: &str, lower: &str, tolerance: SpellingTolerance) -> bool {
         let without_slash = path::without_trailing_slash;
-        match (self, nearness) {
-            (Self::Exact(literal), Nearness::Slash) => {
+        match (self, tolerance) {
+            (Self::Exact(literal), SpellingTolerance::Slash) => {
                 !path.is_empty() && without_slash(path) == without_slash(&literal.decoded)
             }
-            (Self::Exact(literal), Nearness::SlashAndCase) => {
+            (Self::Exact(literal), SpellingTolerance::SlashAndCase) => {
                 !lower.is_empty() && without_slash(lower) == without_slash(&literal.lower_case)
             }
-            (Self::Prefix(literal), Nearness::SlashAndCase) => is_below(lower, &literal.lower_case),
-            (Self::Regex { any_case: Some(any_case), .. }, Nearness::SlashAndCase) => any_case.is_match(path),
-            (Self::Prefix(_), Nearness::Slash)
-            | (Self::Regex { .. }, Nearness::Slash | Nearness::SlashAndCase) => self.matches(path),
+            (Self::Prefix(literal), SpellingTolerance::SlashAndCase) => is_below(lower, &literal.lower_case),
+            (Self::Regex { any_case: Some(any_case), .. }, SpellingTolerance::SlashAndCase) => {
+                any_case.is_match(path)
+            }
+            (Self::Prefix(_), SpellingTolerance::Slash)
+            | (Self::Regex { .. }, SpellingTolerance::Slash | SpellingTolerance::SlashAndCase) => {
+                self.matches(path)
+            }
         }
     }
 

@@ -82,7 +82,7 @@ impl Policies {
             return Vec::new();
         };
         let (host, method) = (example.host.as_str(), example.method.as_bytes());
-        let Ok(own) = path::read(example.path.as_bytes(), &self.reading.paths) else {
+        let Ok(own) = path::read(example.path.as_bytes(), &self.options.paths) else {
             return Vec::new();
         };
         let is_governed =
@@ -92,7 +92,7 @@ impl Policies {
         }
         let falls_through = |spelling: Spelling| {
             let other = spelling.of(&example.path)?;
-            let other = path::read(other.as_bytes(), &self.reading.paths).ok()?;
+            let other = path::read(other.as_bytes(), &self.options.paths).ok()?;
             if other.text == own.text {
                 return None;
             }
@@ -110,7 +110,7 @@ impl Policies {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Allow, HostPattern, MethodPattern, PathPattern, PermittedPaths, Reading};
+    use crate::policy::{Allow, HostPattern, MatchOptions, MethodPattern, PathPattern, PermittedPaths};
     use Spelling::*;
 
     fn route(pattern: &str) -> Route {
@@ -124,9 +124,9 @@ mod tests {
         Route { host: None, paths: [path.unwrap()].into(), methods: None, policy: Arc::new(policy) }
     }
 
-    fn others(routes: &[Route], reading: Reading) -> Vec<Spelling> {
+    fn others(routes: &[Route], options: MatchOptions) -> Vec<Spelling> {
         let default = Arc::new(Policy::new("default".into(), None));
-        let policies = Policies::new(vec![], routes.to_vec(), default, reading);
+        let policies = Policies::new(vec![], routes.to_vec(), default, options);
         policies.other_spellings(&routes[0]).into_iter().map(|(spelling, _)| spelling).collect()
     }
 
@@ -159,17 +159,17 @@ mod tests {
         ];
         for (patterns, expected) in cases {
             let routes: Vec<Route> = patterns.iter().map(|pattern| route(pattern)).collect();
-            assert_eq!(others(&routes, Reading::default()), *expected, "{patterns:?}");
+            assert_eq!(others(&routes, MatchOptions::default()), *expected, "{patterns:?}");
         }
     }
 
     #[test]
     fn an_earlier_route_may_govern_another_spelling() {
         let routes = [route("path /admin"), route("regex /admin/.*")];
-        assert_eq!(others(&routes, Reading::default()), [Case, Suffix], "both must admit");
+        assert_eq!(others(&routes, MatchOptions::default()), [Case, Suffix], "both must admit");
         let default = Arc::new(Policy::new("default".into(), None));
         let routes = vec![route("regex /admin/.*"), route("path /admin")];
-        let policies = Policies::new(vec![], routes.clone(), default, Reading::default());
+        let policies = Policies::new(vec![], routes.clone(), default, MatchOptions::default());
         let found = policies.other_spellings(&routes[1]);
         assert_eq!(found.iter().map(|(spelling, _)| *spelling).collect::<Vec<_>>(), [Slash, Case, Suffix]);
         assert_eq!(found[0].1[0].name().as_ref(), "regex /admin/.*");
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn what_is_ignored_or_ambiguous_does_not_fall_through() {
         let routes = [route("path /admin")];
-        let ignore_case = Reading { ignore_case: true, ..Reading::default() };
+        let ignore_case = MatchOptions { ignore_case: true, ..MatchOptions::default() };
         assert_eq!(others(&routes, ignore_case), [Suffix]);
         let all = PermittedPaths {
             empty_segment: true,
@@ -186,7 +186,7 @@ mod tests {
             parameters: true,
             encoded_delimiter: true,
         };
-        let permit_all = Reading { paths: all, ..Reading::default() };
+        let permit_all = MatchOptions { paths: all, ..MatchOptions::default() };
         assert_eq!(others(&routes, permit_all), [Case, Suffix], "each other spelling is denied");
         assert_eq!(others(&[route("prefix /admin")], permit_all), [Case, Suffix]);
         // No reading of these is the expression's, so that nothing denies them.
@@ -198,7 +198,7 @@ mod tests {
         let mut of_host = route("path /admin");
         of_host.host = Some(HostPattern::parse("*.example").unwrap());
         of_host.methods = Some([MethodPattern::parse("DELETE").unwrap()].into());
-        assert_eq!(others(&[of_host.clone()], Reading::default()), [Case, Suffix]);
+        assert_eq!(others(&[of_host.clone()], MatchOptions::default()), [Case, Suffix]);
         let example = of_host.example().unwrap();
         assert_eq!((example.host.as_str(), example.method.as_str()), ("x.example", "DELETE"));
     }

@@ -84,7 +84,7 @@ impl DecisionLog {
                 }
                 self.sample.of.get()
             }
-            Outcome::Shadowed(_) | Outcome::Refused(_) => 1,
+            Outcome::Shadowed(_) | Outcome::Denied(_) => 1,
         };
         let line = Line::begin(lines.format, Timestamp::now(), "decision", outcome.as_str());
         lines.write(&written(line, decision, outcome, request, elapsed, sample));
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn which_decisions_are_logged() {
-        let refused = Outcome::Refused(DenyReason::NoCredential);
+        let refused = Outcome::Denied(DenyReason::NoCredential);
         let shadowed = Outcome::Shadowed(DenyReason::NoCredential);
         for (which, expected) in [
             (LogDecisions::All, [true, true, true]),

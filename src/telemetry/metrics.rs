@@ -60,7 +60,7 @@ pub struct Metrics {
     last_reload_successful: Gauge,
     last_reload_success: Gauge,
     certificate_expiry: Family<ListenerLabels, Gauge>,
-    refused_connections: Family<ListenerLabels, Counter>,
+    closed_connections: Family<ListenerLabels, Counter>,
     wrong_wirings: Family<KindLabels, Counter>,
     keys: HeldKeys,
     dropped_spans: Counter,
@@ -108,7 +108,7 @@ impl Metrics {
             last_reload_successful: Gauge::default(),
             last_reload_success: Gauge::default(),
             certificate_expiry: Family::default(),
-            refused_connections: Family::default(),
+            closed_connections: Family::default(),
             wrong_wirings: Family::default(),
             keys: HeldKeys::default(),
             dropped_spans: Counter::default(),
@@ -172,7 +172,7 @@ impl Metrics {
         registry.register(
             "denied_connections",
             "Connections closed because as many as may be were open, by listener",
-            self.refused_connections.clone(),
+            self.closed_connections.clone(),
         );
         registry.register(
             "wrong_wiring",
@@ -239,8 +239,8 @@ impl Metrics {
     }
 
     /// Where the connections are counted that the listener of this name closes at a limit.
-    pub fn refused_connections(&self, listener: &'static str) -> Counter {
-        self.refused_connections.get_or_create(&ListenerLabels { listener }).clone()
+    pub fn closed_connections(&self, listener: &'static str) -> Counter {
+        self.closed_connections.get_or_create(&ListenerLabels { listener }).clone()
     }
 
     /// Where the connections and requests are counted that are wired wrongly in this way.
@@ -254,7 +254,7 @@ impl Metrics {
     }
 
     /// Counts a reload that was denied.
-    pub fn count_refused_reload(&self) {
+    pub fn count_failed_reload(&self) {
         self.reloads.get_or_create(&ReloadLabels { result: FAILURE }).inc();
         self.last_reload_successful.set(0);
     }

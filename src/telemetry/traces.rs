@@ -168,7 +168,7 @@ impl CheckSpan {
         }
         describe_decision(&mut span, decision, outcome);
         // A denial is an answer; only what is our own fault is an error.
-        if let Outcome::Refused(deny_reason) = outcome
+        if let Outcome::Denied(deny_reason) = outcome
             && deny_reason.answer().0 >= 500
         {
             fail(&mut span, deny_reason.reason());

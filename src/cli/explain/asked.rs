@@ -126,11 +126,11 @@ impl Asked {
             }
             asked.add(&name, value.trim());
         }
-        asked.refuse_credentials_in_path(rules)?;
+        asked.reject_credentials_in_path(rules)?;
         Ok(asked)
     }
 
-    fn refuse_credentials_in_path(&self, rules: &Rules) -> Result<(), Complaint> {
+    fn reject_credentials_in_path(&self, rules: &Rules) -> Result<(), Complaint> {
         let attributes = self.attributes();
         let http = attributes.http.as_ref();
         let is_filled =

@@ -80,7 +80,7 @@ impl Explained<'_> {
     /// The one location where a verdict becomes words.
     fn verdict(&self) -> (&'static str, &'static str, Option<Value>) {
         let passes_as = match (&self.decision.verdict, self.outcome) {
-            (Err(_), _) | (Ok(_), Outcome::Refused(_)) => None,
+            (Err(_), _) | (Ok(_), Outcome::Denied(_)) => None,
             (Ok(permit), Outcome::Allowed | Outcome::Shadowed(_)) => Some(
                 permit.principal().map_or(json!("anonymous"), |principal| json!(principal.actor.members())),
             ),

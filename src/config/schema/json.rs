@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn forms_that_the_reader_refuses_are_refused() {
+    fn forms_that_the_reader_rejects_are_rejected() {
         let validator = validator();
         for text in [
             "tokens: [{token: a, sha256: b, actor: {}}]",

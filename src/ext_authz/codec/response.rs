@@ -92,11 +92,11 @@ impl Answers {
             (Ok(_), None) => DenyReason::NoHttp,
             (Err(deny_reason), _) => *deny_reason,
         };
-        (self.encode_refusal(deny_reason, reader(http), policy), Outcome::Refused(deny_reason))
+        (self.encode_denial(deny_reason, reader(http), policy), Outcome::Denied(deny_reason))
     }
 
     /// The framed answer that denies.
-    fn encode_refusal(&self, deny_reason: DenyReason, reader: Reader, policy: Option<&str>) -> Bytes {
+    fn encode_denial(&self, deny_reason: DenyReason, reader: Reader, policy: Option<&str>) -> Bytes {
         let answer = self.deny_reasons.iter().find(|answer| answer.deny_reason == deny_reason);
         let answer = answer.expect("every denial is encoded ahead");
         let denied = match reader {
@@ -249,7 +249,7 @@ fn request_changes(http: &Http<'_>, decision: &Decision) -> Vec<u8> {
 /// Removes headers that a careless upstream would take for an actor header, and the failure-mode claim.
 fn put_look_alikes(fields: &mut Vec<u8>, headers: &Headers<'_>, actor_headers: &ActorHeaders) {
     let lengths = actor_headers.lengths().and(NameLengthFilter::of([FAILURE_MODE_ALLOWED.as_bytes()]));
-    for header in headers.of_lengths(lengths) {
+    for header in headers.with_name_lengths(lengths) {
         // Pseudo headers are no headers that an upstream could take for one of ours, and cannot be removed.
         if header.name.first() == Some(&b':') {
             continue;

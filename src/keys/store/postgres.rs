@@ -80,14 +80,14 @@ impl PostgresStore {
             // A file that is not there looks like a socket that is not there yet.
             if let Err(error) = tokio::fs::read(&path).await {
                 let reason = format!("{parameter} {}: {error}", path.display());
-                return Err(OpenError::Refused { store: shown(), reason });
+                return Err(OpenError::Rejected { store: shown(), reason });
             }
         }
         match timeout(OPENING, store.migrate()).await {
             Ok(Ok(())) => {}
             Ok(Err(SchemaError::Wrong(error))) => return Err(error),
             Ok(Err(SchemaError::Database(error))) if is_final(&error) => {
-                return Err(OpenError::Refused { store: shown(), reason: store_error(&error).0 });
+                return Err(OpenError::Rejected { store: shown(), reason: store_error(&error).0 });
             }
             Ok(Err(SchemaError::Database(error))) => {
                 let reason = store_error(&error).0;

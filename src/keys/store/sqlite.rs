@@ -58,7 +58,7 @@ impl SqliteStore {
             let store = StoreUrl::Sqlite(path.to_owned()).to_string();
             // What SQLite and the operating system say of it names no folder.
             let reason = FolderProblem::of_file(path).map_or(reason, |problem| problem.to_string());
-            OpenError::Refused { store, reason }
+            OpenError::Rejected { store, reason }
         };
         // SQLite gives its -wal and -shm files the mode of the file itself.
         let file =

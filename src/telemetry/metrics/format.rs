@@ -32,11 +32,11 @@ impl Format {
 fn names_openmetrics(range: &str) -> bool {
     let mut parts = range.split(';').map(str::trim);
     let is_named = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("application/openmetrics-text"));
-    let is_refused = |parameter: &str| match parameter.split_once('=') {
+    let is_denied = |parameter: &str| match parameter.split_once('=') {
         Some((name, weight)) => name.trim().eq_ignore_ascii_case("q") && weight.trim().parse() == Ok(0.0_f32),
         None => false,
     };
-    is_named && !parts.any(is_refused)
+    is_named && !parts.any(is_denied)
 }
 
 /// The same metrics in the text format.
