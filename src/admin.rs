@@ -314,8 +314,7 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
             let source =
                 Source { file: Path::new(&file), environment: &ProcessEnvironment, now: clock.now() };
             let Config { startup, rules, .. } = Config::parse(config, &source).unwrap();
-            let settings = rules.keys.clone().unwrap();
-            let keys = Keys::open(&startup.keys.unwrap(), settings, clock.clone()).await.unwrap();
+            let keys = Keys::open(&startup.keys.unwrap(), clock.clone()).await.unwrap();
             let passwords = Passwords::new(1).unwrap();
             let sources = Sources { passwords, keys: Some(Arc::clone(&keys)), clock: clock.clone() };
             let authorizer = Arc::new(Authorizer::new(rules, sources));

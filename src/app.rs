@@ -130,9 +130,9 @@ pub async fn build(
     let acceptors = Acceptors::new(&config.tls);
     let passwords = Passwords::within(options.parallel_passwords, memory::limit())?;
     passwords.warn_of_hashes_too_large(&config.rules.users);
-    let keys = match (&startup.keys, &config.rules.keys) {
-        (Some(url), Some(settings)) => Some(Keys::open(url, settings.clone(), clock.clone()).await?),
-        (Some(_), None) | (None, Some(_)) | (None, None) => None,
+    let keys = match &startup.keys {
+        Some(url) => Some(Keys::open(url, clock.clone()).await?),
+        None => None,
     };
     if let Some(keys) = &keys {
         telemetry.metrics().show_keys(Arc::clone(keys), clock.clone());

@@ -3,6 +3,7 @@
 pub mod passwords;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::{Rules, UnknownCredentials};
@@ -87,11 +88,13 @@ impl Sources {
             let now = self.clock.now();
             match keys.find(digest, now) {
                 // It may have been revoked since the store was last read: beyond `max_staleness` nobody can know.
-                KeyLookup::Live(_) if keys.is_stale(now) => return Err(DenyReason::KeysUnavailable),
+                KeyLookup::Live(_) if keys.is_stale(now, max_staleness(rules)) => {
+                    return Err(DenyReason::KeysUnavailable);
+                }
                 KeyLookup::Live(principal) => return Ok(Identity::Authenticated(principal)),
                 KeyLookup::Expired => return Err(DenyReason::ExpiredToken),
                 KeyLookup::Revoked => return Err(DenyReason::RevokedToken),
-                KeyLookup::Unknown if issued_format && keys.is_unknowable(now) => {
+                KeyLookup::Unknown if issued_format && keys.is_unknowable(now, max_staleness(rules)) => {
                     return Err(DenyReason::KeysUnavailable);
                 }
                 KeyLookup::Unknown => {}
@@ -132,14 +135,18 @@ impl Sources {
         let now = self.clock.now();
         let Some(session) = keys.find_session(digest, now) else {
             // It may have been opened, or used, where we cannot look.
-            let may_be_one = issued_format && keys.is_unknowable(now);
+            let may_be_one = issued_format && keys.is_unknowable(now, max_staleness(rules));
             return if may_be_one { Err(DenyReason::KeysUnavailable) } else { Ok(Identity::SessionOver) };
         };
         let user = rules.users.get(&session.user);
         match user.filter(|user| user.password_digest == session.password_digest) {
             None => Ok(Identity::SessionOver),
-            Some(_) if keys.is_stale(now) => Err(DenyReason::KeysUnavailable),
+            Some(_) if keys.is_stale(now, max_staleness(rules)) => Err(DenyReason::KeysUnavailable),
             Some(user) => Ok(Identity::Authenticated(Arc::clone(&user.in_session))),
         }
     }
+}
+
+fn max_staleness(rules: &Rules) -> Option<Duration> {
+    rules.keys.as_ref().and_then(|settings| settings.max_staleness)
 }

@@ -228,9 +228,6 @@ impl Reloader {
         }
 
         let sources = self.authorizer.sources();
-        if let (Some(keys), Some(settings)) = (&sources.keys, &rules.keys) {
-            keys.adopt(settings.clone());
-        }
         // From here on handshakes are made with the new certificates; open connections live on.
         self.acceptors.replace(&tls);
         // From here on Checks are decided by the new rules, each by all of them.

@@ -110,7 +110,7 @@ pub(super) async fn create(State(admin): State<Arc<Admin>>, request: Request) ->
     let members = ["name", "role", "secondsToLive", "actor", "policies"];
     let mut body = JsonBody::read(&parts, body, &members).await?;
     let rules = admin.authorizer.rules();
-    let settings = admin.keys.settings();
+    let settings = rules.keys.as_ref().ok_or(ApiError::Internal)?;
 
     let name = body.required_text("name")?;
     if !is_name(&name) {
@@ -119,7 +119,7 @@ pub(super) async fn create(State(admin): State<Arc<Admin>>, request: Request) ->
     let role = body.required_text("role")?;
     let seconds_to_live = body.whole_number("secondsToLive")?;
     let actor = body.object("actor")?.unwrap_or_default();
-    check_actor(&actor, &settings)?;
+    check_actor(&actor, settings)?;
     let policies = body.texts("policies")?;
     check_policies(policies.as_deref().unwrap_or_default(), &rules)?;
     let unknown_role = || ApiError::invalid(InvalidKind::Role, "role", "expected Viewer, Editor or Admin");
@@ -128,14 +128,14 @@ pub(super) async fn create(State(admin): State<Arc<Admin>>, request: Request) ->
     manager.may_manage(role)?;
     manager.may_give(&Power { id: None, name: &name, role, actor: &actor }, &rules)?;
     check_headers(&name, role, &actor, &rules)?;
-    let expires_at = expiry(seconds_to_live.unwrap_or(0), &settings, admin.clock.now())?;
+    let expires_at = expiry(seconds_to_live.unwrap_or(0), settings, admin.clock.now())?;
     if rules.has_name(&name) {
         let problem = "a user or a token of the configuration, or one of their actors, has this name";
         return Err(ApiError::invalid(InvalidKind::NameReserved, "name", problem));
     }
     let created_by = manager.id();
     let ask = CreateKey { name, role, expires_at, actor, policies, created_by };
-    let (key, secret) = within(admin.keys.create(ask)).await??;
+    let (key, secret) = within(admin.keys.create(settings, ask)).await??;
     audit::changed(&parts, "API key created", &manager, None, Some(&key));
     Ok(with_secret(&key, &secret))
 }
@@ -272,7 +272,9 @@ pub(super) async fn rotate(
         return Err(ApiError::invalid(InvalidKind::Overlap, "overlapSeconds", problem));
     }
     let key = admin.managed_key(&parts, &manager, id).await?;
-    if admin.keys.settings().max_seconds_to_live == 0 {
+    let rules = admin.authorizer.rules();
+    let settings = rules.keys.as_ref().ok_or(ApiError::Internal)?;
+    if settings.max_seconds_to_live == 0 {
         let problem = "keys.max_seconds_to_live is 0: no keys are made here";
         return Err(ApiError::invalid(InvalidKind::LifeTooLong, "secondsToLive", problem));
     }
@@ -281,7 +283,7 @@ pub(super) async fn rotate(
         let power = Power { id: Some(key.id), name: &key.name, role: key.role, actor: &key.actor };
         manager.may_give(&power, &admin.authorizer.rules())
     };
-    let (rotated, secret) = within(admin.keys.rotate(key.id, overlap, &may_give)).await??;
+    let (rotated, secret) = within(admin.keys.rotate(settings, key.id, overlap, &may_give)).await??;
     audit::changed(&parts, "API key rotated", &manager, Some(&key), Some(&rotated));
     Ok(with_secret(&rotated, &secret))
 }

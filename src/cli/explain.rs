@@ -112,10 +112,10 @@ impl Explain {
 }
 
 async fn read_keys(config: &Config) -> Result<std::sync::Arc<Keys>, Complaint> {
-    let (Some(store), Some(settings)) = (&config.startup.keys, &config.rules.keys) else {
+    let Some(store) = &config.startup.keys else {
         return Err("error: --keys: the configuration has no section `keys`".to_owned());
     };
-    let keys = Keys::read_once(store, settings.clone(), Clock::system()).await;
+    let keys = Keys::read_once(store, Clock::system()).await;
     keys.map_err(|error| format!("error: {error}"))
 }
 

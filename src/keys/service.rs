@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
@@ -51,7 +50,7 @@ const PURGE: Duration = Duration::from_secs(3600);
 /// What a session's secret begins with.
 const SESSION_PREFIX: &str = "session";
 
-/// How keys are made and served.
+/// How keys are made and served.  A call that needs them takes those of its snapshot.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The longest life of a key in seconds; -1 is no limit, 0 is no keys at all.
@@ -87,7 +86,6 @@ pub struct CreateKey {
 pub struct Keys {
     store: Box<dyn Store>,
     index: Arc<Index>,
-    settings: ArcSwap<Settings>,
     clock: Clock,
     /// Which revision the index shows; `None` when everything is to be read.
     /// Whoever changes the store or reads changes from it holds this until the index shows it.
@@ -119,24 +117,24 @@ impl Keys {
     /// # Errors
     /// [`OpenError`]: what waiting cannot mend.  A PostgreSQL that does not answer is waited for by
     /// [`Keys::follow`].
-    pub async fn open(url: &StoreUrl, settings: Settings, clock: Clock) -> Result<Arc<Self>, OpenError> {
+    pub async fn open(url: &StoreUrl, clock: Clock) -> Result<Arc<Self>, OpenError> {
         let store: Box<dyn Store> = match url {
             StoreUrl::Sqlite(path) => Box::new(SqliteStore::open(path).await?),
             StoreUrl::Postgres(url) => Box::new(PostgresStore::open(url).await?),
         };
-        Ok(Self::over(store, settings, clock))
+        Ok(Self::over(store, clock))
     }
 
     /// Reads a store once and changes nothing in it, not even its schema: beside a server that runs.
     ///
     /// # Errors
     /// [`OpenError`]: it is not there, does not answer, or is none that this version can read.
-    pub async fn read_once(url: &StoreUrl, settings: Settings, clock: Clock) -> Result<Arc<Self>, OpenError> {
+    pub async fn read_once(url: &StoreUrl, clock: Clock) -> Result<Arc<Self>, OpenError> {
         let store: Box<dyn Store> = match url {
             StoreUrl::Sqlite(path) => Box::new(SqliteStore::to_read(path)),
             StoreUrl::Postgres(url) => Box::new(PostgresStore::to_read(url)?),
         };
-        let keys = Self::over(store, settings, clock);
+        let keys = Self::over(store, clock);
         let read = keys.read().await;
         read.map_err(|error| OpenError::Rejected { store: url.to_string(), reason: error.0 })?;
         Ok(keys)
@@ -148,12 +146,11 @@ impl Keys {
     }
 
     /// The keys of a store that is open.
-    pub fn over(store: Box<dyn Store>, settings: Settings, clock: Clock) -> Arc<Self> {
+    pub fn over(store: Box<dyn Store>, clock: Clock) -> Arc<Self> {
         let (sender, receiver) = unbounded_channel();
         Arc::new(Self {
             store,
             index: Arc::new(Index::new(sender)),
-            settings: ArcSwap::from_pointee(settings),
             clock,
             shown: Mutex::new(None),
             read_at: AtomicI64::new(0),
@@ -176,16 +173,15 @@ impl Keys {
     }
 
     /// Whether a token that looks like a key may be one without our knowing: the store was never read, or its
-    /// last reading is longer ago than keys may be served.
-    pub fn is_unknowable(&self, now: Timestamp) -> bool {
-        self.lag(now).is_none() || self.is_stale(now)
+    /// last reading is longer ago than `max_staleness` ([`Settings::max_staleness`]).
+    pub fn is_unknowable(&self, now: Timestamp, max_staleness: Option<Duration>) -> bool {
+        self.lag(now).is_none() || self.is_stale(now, max_staleness)
     }
 
-    /// Whether the last reading of the store is longer ago than keys and sessions may be served.
+    /// Whether the last reading of the store is longer ago than `max_staleness` ([`Settings::max_staleness`]).
     /// False before the first one: what is held then was made here.
-    pub fn is_stale(&self, now: Timestamp) -> bool {
-        let limit = self.settings.load().max_staleness;
-        limit.is_some_and(|limit| self.lag(now).is_some_and(|lag| lag > limit))
+    pub fn is_stale(&self, now: Timestamp, max_staleness: Option<Duration>) -> bool {
+        max_staleness.is_some_and(|limit| self.lag(now).is_some_and(|lag| lag > limit))
     }
 
     /// Whether the store was read at least once.
@@ -203,16 +199,6 @@ impl Keys {
     /// have stopped.
     pub async fn close(&self) {
         self.store.close().await;
-    }
-
-    /// How keys are made and served.
-    pub fn settings(&self) -> Arc<Settings> {
-        self.settings.load_full()
-    }
-
-    /// From now on keys are made and served like this.  Those that exist stay as they were made.
-    pub fn adopt(&self, settings: Settings) {
-        self.settings.store(Arc::new(settings));
     }
 
     /// How many keys are held, the dead ones too.
@@ -243,8 +229,7 @@ impl Keys {
     ///
     /// # Errors
     /// [`CreateError`]: the name is taken, the quota is reached, or the store does not answer.
-    pub async fn create(&self, ask: CreateKey) -> Result<(Key, Secret), CreateError> {
-        let settings = self.settings();
+    pub async fn create(&self, settings: &Settings, ask: CreateKey) -> Result<(Key, Secret), CreateError> {
         let (secret, digest) = generate(&settings.prefix)?;
         let new = NewKey {
             name: ask.name,
@@ -271,11 +256,11 @@ impl Keys {
     /// [`RotateError`]: there is no such key, it is dead, or the store does not answer.
     pub async fn rotate(
         &self,
+        settings: &Settings,
         id: i64,
         overlap_seconds: i64,
         may_give: &GrantCheck<'_>,
     ) -> Result<(Key, Secret), RotateError> {
-        let settings = self.settings();
         let (secret, digest) = generate(&settings.prefix)?;
         let now = self.clock.now();
         let until = now.checked_add(SignedDuration::from_secs(overlap_seconds)).unwrap_or(Timestamp::MAX);

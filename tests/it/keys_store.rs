@@ -88,11 +88,7 @@ impl Place {
     }
 
     async fn open(&self, time: &Time) -> Replica {
-        self.open_with(time, settings()).await
-    }
-
-    async fn open_with(&self, time: &Time, settings: Settings) -> Replica {
-        let keys = Keys::open(&self.url(), settings, time.clock()).await.unwrap();
+        let keys = Keys::open(&self.url(), time.clock()).await.unwrap();
         let replica = Replica::of(keys, time);
         replica.keys.first_read().await;
         replica
@@ -140,7 +136,7 @@ impl Replica {
     }
 
     async fn create(&self, name: &str) -> (Key, Secret) {
-        self.keys.create(ask(name)).await.unwrap()
+        self.keys.create(&settings(), ask(name)).await.unwrap()
     }
 
     fn find(&self, secret: &Secret) -> &'static str {
@@ -267,7 +263,7 @@ on_both_stores! {
 async fn a_key_is_live_then_expired_then_revoked_then_unknown(place: Place) {
     let time = Time::new();
     let replica = place.open(&time).await;
-    let (key, secret) = replica.keys.create(until("reporting", START + 60)).await.unwrap();
+    let (key, secret) = replica.keys.create(&settings(), until("reporting", START + 60)).await.unwrap();
     assert!(secret.expose().starts_with("eat_"));
     assert_eq!(replica.find(&secret), "live");
     assert_eq!(replica.find(&Secret::new("eat_unknown".to_owned())), "unknown");
@@ -289,7 +285,7 @@ async fn a_key_is_live_then_expired_then_revoked_then_unknown(place: Place) {
     assert!(!replica.keys.delete(key.id).await.unwrap());
     assert_eq!(replica.keys.get(key.id).await.unwrap(), None);
     assert_eq!(replica.keys.revoke(key.id, "admin").await.unwrap(), None);
-    let rotated = replica.keys.rotate(key.id, 0, &|_| Ok(())).await;
+    let rotated = replica.keys.rotate(&settings(), key.id, 0, &|_| Ok(())).await;
     assert!(matches!(rotated, Err(RotateError::NotFound)));
     for id in [0, -1, i64::MAX, i64::MIN] {
         assert_eq!(replica.keys.get(id).await.unwrap(), None);
@@ -306,7 +302,7 @@ async fn what_a_key_stands_for(place: Place) {
         policies: Some(vec!["read".to_owned(), "write".to_owned()]),
         ..until("deploy", START + 600)
     };
-    let (key, secret) = replica.keys.create(full).await.unwrap();
+    let (key, secret) = replica.keys.create(&settings(), full).await.unwrap();
     let principal = replica.principal(&secret);
     let expected = format!(
         r#"{{"id":"key:deploy","name":"deploy","role":"Admin","key_id":{},"zone":1,"team":{{"b":[1,2.5],"a":null}}}}"#,
@@ -326,8 +322,11 @@ async fn what_a_key_stands_for(place: Place) {
     replica.create("another").await;
     assert!(Arc::ptr_eq(&principal, &replica.principal(&secret)));
 
-    let (_, nowhere) =
-        replica.keys.create(CreateKey { policies: Some(Vec::new()), ..ask("nowhere") }).await.unwrap();
+    let (_, nowhere) = replica
+        .keys
+        .create(&settings(), CreateKey { policies: Some(Vec::new()), ..ask("nowhere") })
+        .await
+        .unwrap();
     assert!(!replica.principal(&nowhere).counts_under("read"));
 
     // The same, read from the store by somebody else.
@@ -411,8 +410,8 @@ async fn what_is_stored_comes_back(place: Place) {
 async fn a_replaced_secret_works_for_its_overlap_and_then_is_expired(place: Place) {
     let time = Time::new();
     let (here, there) = (place.open(&time).await, place.open(&time).await);
-    let (key, first) = here.keys.create(until("rotated", START + 1000)).await.unwrap();
-    let (same, second) = here.keys.rotate(key.id, 100, &|_| Ok(())).await.unwrap();
+    let (key, first) = here.keys.create(&settings(), until("rotated", START + 1000)).await.unwrap();
+    let (same, second) = here.keys.rotate(&settings(), key.id, 100, &|_| Ok(())).await.unwrap();
     assert_eq!((same.id, &same.name, same.expires_at), (key.id, &key.name, key.expires_at));
     becomes(&there, &second, "live").await;
     for replica in [&here, &there] {
@@ -426,14 +425,14 @@ async fn a_replaced_secret_works_for_its_overlap_and_then_is_expired(place: Plac
     }
 
     // One replaced secret at a time: the one before it is gone.
-    let (_, third) = here.keys.rotate(key.id, 500, &|_| Ok(())).await.unwrap();
+    let (_, third) = here.keys.rotate(&settings(), key.id, 500, &|_| Ok(())).await.unwrap();
     assert_eq!((here.find(&first), here.find(&second), here.find(&third)), ("unknown", "live", "live"));
     becomes(&there, &first, "unknown").await;
 
     // Without an overlap the old one is dead at once, and never works beyond the key's own expiry.
-    let (_, fourth) = here.keys.rotate(key.id, 0, &|_| Ok(())).await.unwrap();
+    let (_, fourth) = here.keys.rotate(&settings(), key.id, 0, &|_| Ok(())).await.unwrap();
     assert_eq!((here.find(&third), here.find(&fourth)), ("expired", "live"));
-    let (_, fifth) = here.keys.rotate(key.id, 604_800, &|_| Ok(())).await.unwrap();
+    let (_, fifth) = here.keys.rotate(&settings(), key.id, 604_800, &|_| Ok(())).await.unwrap();
     time.pass(899);
     assert_eq!((here.find(&fourth), here.find(&fifth)), ("live", "live"));
     time.pass(1);
@@ -443,22 +442,28 @@ async fn a_replaced_secret_works_for_its_overlap_and_then_is_expired(place: Plac
 async fn a_dead_key_is_not_rotated(place: Place) {
     let time = Time::new();
     let replica = place.open(&time).await;
-    let (expired, _) = replica.keys.create(until("expired", START + 10)).await.unwrap();
+    let (expired, _) = replica.keys.create(&settings(), until("expired", START + 10)).await.unwrap();
     let (revoked, secret) = replica.create("revoked").await;
     replica.keys.revoke(revoked.id, "admin").await.unwrap();
-    assert!(matches!(replica.keys.rotate(revoked.id, 0, &|_| Ok(())).await, Err(RotateError::Dead)));
+    assert!(matches!(
+        replica.keys.rotate(&settings(), revoked.id, 0, &|_| Ok(())).await,
+        Err(RotateError::Dead)
+    ));
     assert_eq!(replica.find(&secret), "revoked");
     time.pass(9);
-    replica.keys.rotate(expired.id, 0, &|_| Ok(())).await.unwrap();
+    replica.keys.rotate(&settings(), expired.id, 0, &|_| Ok(())).await.unwrap();
     time.pass(1);
-    assert!(matches!(replica.keys.rotate(expired.id, 0, &|_| Ok(())).await, Err(RotateError::Dead)));
+    assert!(matches!(
+        replica.keys.rotate(&settings(), expired.id, 0, &|_| Ok(())).await,
+        Err(RotateError::Dead)
+    ));
 }
 
 async fn revoking_kills_the_replaced_secret_and_happens_once(place: Place) {
     let time = Time::new();
     let (here, there) = (place.open(&time).await, place.open(&time).await);
     let (key, first) = here.create("revoked").await;
-    let (_, second) = here.keys.rotate(key.id, 1000, &|_| Ok(())).await.unwrap();
+    let (_, second) = here.keys.rotate(&settings(), key.id, 1000, &|_| Ok(())).await.unwrap();
     becomes(&there, &second, "live").await;
     here.keys.revoke(key.id, "zoë").await.unwrap();
     assert_eq!((here.find(&first), here.find(&second)), ("unknown", "revoked"));
@@ -473,11 +478,11 @@ async fn revoking_kills_the_replaced_secret_and_happens_once(place: Place) {
 async fn a_name_is_free_again_when_its_key_is_dead(place: Place) {
     let time = Time::new();
     let replica = place.open(&time).await;
-    let (first, _) = replica.keys.create(until("name", START + 10)).await.unwrap();
-    assert!(matches!(replica.keys.create(ask("name")).await, Err(CreateError::NameTaken)));
+    let (first, _) = replica.keys.create(&settings(), until("name", START + 10)).await.unwrap();
+    assert!(matches!(replica.keys.create(&settings(), ask("name")).await, Err(CreateError::NameTaken)));
     replica.create("Name").await;
     time.pass(9);
-    assert!(matches!(replica.keys.create(ask("name")).await, Err(CreateError::NameTaken)));
+    assert!(matches!(replica.keys.create(&settings(), ask("name")).await, Err(CreateError::NameTaken)));
     time.pass(1);
     let (second, secret) = replica.create("name").await;
     replica.keys.revoke(second.id, "admin").await.unwrap();
@@ -494,7 +499,9 @@ async fn of_two_creations_of_one_name_one_wins(place: Place) {
     let (here, there) = (place.open(&time).await, place.open(&time).await);
     for round in 0..20 {
         let name = format!("contested-{round}");
-        let (one, other) = tokio::join!(here.keys.create(ask(&name)), there.keys.create(ask(&name)));
+        let settings = settings();
+        let (one, other) =
+            tokio::join!(here.keys.create(&settings, ask(&name)), there.keys.create(&settings, ask(&name)));
         let (won, lost) = if one.is_ok() { (one, other) } else { (other, one) };
         assert!(won.is_ok(), "{won:?}");
         assert!(matches!(lost, Err(CreateError::NameTaken)), "{lost:?}");
@@ -507,7 +514,7 @@ async fn a_hundred_creations_at_once_lose_nothing(place: Place) {
     let replicas = [place.open(&time).await, place.open(&time).await];
     let creations = (0..100).map(|number| {
         let keys = Arc::clone(&replicas[number % 2].keys);
-        tokio::spawn(async move { keys.create(ask(&format!("key-{number}"))).await.unwrap() })
+        tokio::spawn(async move { keys.create(&settings(), ask(&format!("key-{number}"))).await.unwrap() })
     });
     let mut made = Vec::new();
     for creation in creations.collect::<Vec<_>>() {
@@ -528,10 +535,10 @@ async fn a_hundred_creations_at_once_lose_nothing(place: Place) {
 async fn the_quota_counts_every_stored_key_and_holds_under_a_rush(place: Place) {
     let time = Time::new();
     let limited = || Settings { quota: Some(5), ..settings() };
-    let replicas = [place.open_with(&time, limited()).await, place.open_with(&time, limited()).await];
+    let replicas = [place.open(&time).await, place.open(&time).await];
     let creations = (0..20).map(|number| {
         let keys = Arc::clone(&replicas[number % 2].keys);
-        tokio::spawn(async move { keys.create(ask(&format!("key-{number}"))).await })
+        tokio::spawn(async move { keys.create(&limited(), ask(&format!("key-{number}"))).await })
     });
     let mut made = Vec::new();
     for creation in creations.collect::<Vec<_>>() {
@@ -544,9 +551,9 @@ async fn the_quota_counts_every_stored_key_and_holds_under_a_rush(place: Place) 
     assert_eq!(made.len(), 5);
     let [here, _] = &replicas;
     here.keys.revoke(made[0], "admin").await.unwrap();
-    assert!(matches!(here.keys.create(ask("another")).await, Err(CreateError::QuotaReached)));
+    assert!(matches!(here.keys.create(&limited(), ask("another")).await, Err(CreateError::QuotaReached)));
     here.keys.delete(made[0]).await.unwrap();
-    here.create("another").await;
+    here.keys.create(&limited(), ask("another")).await.unwrap();
 }
 
 async fn an_id_is_never_used_again(place: Place) {
@@ -567,7 +574,8 @@ async fn what_was_revoked_never_works_again_whatever_happens_at_once(place: Plac
     let (here, there) = (place.open(&time).await, place.open(&time).await);
     for round in 0..15 {
         let (key, first) = here.create(&format!("key-{round}")).await;
-        let rotate = async |replica: &Replica| replica.keys.rotate(key.id, 1000, &|_| Ok(())).await.ok();
+        let rotate =
+            async |replica: &Replica| replica.keys.rotate(&settings(), key.id, 1000, &|_| Ok(())).await.ok();
         let revoke = async {
             here.keys.revoke(key.id, "admin").await.unwrap();
             assert_ne!(here.find(&first), "live");
@@ -894,11 +902,11 @@ async fn a_restart_finds_everything(place: Place) {
         before.keys.revoke(key.id, "admin").await.unwrap();
         cookie = before.keys.open_session("zoë", &password).await.unwrap().cookie;
     }
-    let keys = Keys::open(&place.url(), settings(), time.clock()).await.unwrap();
-    assert!(!keys.was_read() && keys.is_unknowable(time.now()) && keys.lag(time.now()).is_none());
+    let keys = Keys::open(&place.url(), time.clock()).await.unwrap();
+    assert!(!keys.was_read() && keys.is_unknowable(time.now(), None) && keys.lag(time.now()).is_none());
     let after = Replica::of(keys, &time);
     after.keys.first_read().await;
-    assert!(after.keys.was_read() && !after.keys.is_unknowable(time.now()));
+    assert!(after.keys.was_read() && !after.keys.is_unknowable(time.now(), None));
     assert_eq!((after.find(&secret), after.find(&revoked)), ("live", "revoked"));
     assert!(after.has_session(&cookie));
 }
@@ -911,7 +919,7 @@ async fn a_newer_store_is_refused(place: Place) {
     };
     let columns = "INSERT INTO api_migrations (version, description, success, checksum, execution_time)";
     place.sql(&format!("{columns} VALUES (7, 'of the future', {yes}, {checksum}, 0)")).await;
-    let error = Keys::open(&place.url(), settings(), Clock::system()).await.err().unwrap();
+    let error = Keys::open(&place.url(), Clock::system()).await.err().unwrap();
     assert!(matches!(error, OpenError::Newer { found: 7, known: 2 }), "{error}");
     assert!(error.to_string().contains("newer version"), "{error}");
 }
@@ -920,7 +928,7 @@ async fn a_store_of_somebody_else_is_refused(place: Place) {
     place.store().await;
     let other = if matches!(place, Place::Sqlite(_)) { "x'00'" } else { "'\\x00'" };
     place.sql(&format!("UPDATE api_migrations SET checksum = {other} WHERE version = 1")).await;
-    let error = Keys::open(&place.url(), settings(), Clock::system()).await.err().unwrap();
+    let error = Keys::open(&place.url(), Clock::system()).await.err().unwrap();
     assert!(matches!(error, OpenError::Foreign(1)), "{error}");
 }
 
@@ -929,7 +937,7 @@ async fn many_processes_open_a_new_store_at_once(place: Place) {
     let openings = (0..8).map(|number| {
         let url = url.clone();
         tokio::spawn(async move {
-            let keys = Keys::open(&url, settings(), Clock::system()).await.unwrap();
+            let keys = Keys::open(&url, Clock::system()).await.unwrap();
             let replica = Replica::of(keys, &Time::new());
             replica.keys.first_read().await;
             replica.create(&format!("key-{number}")).await;
@@ -943,17 +951,17 @@ async fn many_processes_open_a_new_store_at_once(place: Place) {
 
 async fn keys_may_be_served_for_so_long_without_reading(place: Place) {
     let time = Time::new();
-    let strict = Settings { max_staleness: Some(Duration::from_secs(30)), ..settings() };
-    let replica = place.open_with(&time, strict).await;
+    let limit = Some(Duration::from_secs(30));
+    let replica = place.open(&time).await;
     replica.follower.abort();
     tokio::time::sleep(Duration::from_millis(100)).await;
     time.pass(30);
     assert_eq!(replica.keys.lag(time.now()), Some(Duration::from_secs(30)));
-    assert!(!replica.keys.is_unknowable(time.now()));
+    assert!(!replica.keys.is_unknowable(time.now(), limit));
     time.pass(1);
-    assert!(replica.keys.is_unknowable(time.now()));
+    assert!(replica.keys.is_unknowable(time.now(), limit));
     let again = Replica::of(Arc::clone(&replica.keys), &time);
-    soon("read again", async || !again.keys.is_unknowable(time.now())).await;
+    soon("read again", async || !again.keys.is_unknowable(time.now(), limit)).await;
 }
 
 /// The store in which a reading panics as long as somebody wants it to.
@@ -1030,7 +1038,7 @@ async fn a_panic_while_following_is_told_and_followed_by_a_new_start(place: Plac
     let time = Time::new();
     let panics = Arc::new(AtomicBool::new(false));
     let store = Panicking { store: place.store().await, panics: Arc::clone(&panics) };
-    let replica = Replica::of(Keys::over(Box::new(store), settings(), time.clock()), &time);
+    let replica = Replica::of(Keys::over(Box::new(store), time.clock()), &time);
     replica.keys.first_read().await;
     let (key, secret) = replica.create("a").await;
 
@@ -1065,8 +1073,11 @@ async fn names_are_only_names(place: Place) {
     }
     assert_eq!(place.open(&time).await.keys.held(), names.len());
     // An actor's id may be any text, and PostgreSQL holds no NUL.
-    let (key, _) =
-        replica.keys.create(CreateKey { created_by: "a\0b".to_owned(), ..ask("by nul") }).await.unwrap();
+    let (key, _) = replica
+        .keys
+        .create(&settings(), CreateKey { created_by: "a\0b".to_owned(), ..ask("by nul") })
+        .await
+        .unwrap();
     assert_eq!(key.created_by, "a\u{fffd}b");
     replica.keys.revoke(key.id, "\0").await.unwrap();
 }
@@ -1077,7 +1088,7 @@ async fn the_sqlite_file_is_ours_alone_and_holds_no_secret() {
     let Place::Sqlite(folder) = &place else { unreachable!() };
     let replica = place.open(&Time::new()).await;
     let (key, first) = replica.create("key").await;
-    let (_, second) = replica.keys.rotate(key.id, 60, &|_| Ok(())).await.unwrap();
+    let (_, second) = replica.keys.rotate(&settings(), key.id, 60, &|_| Ok(())).await.unwrap();
     for name in ["keys.db", "keys.db-wal", "keys.db-shm"] {
         let path = folder.path().join(name);
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
@@ -1101,7 +1112,7 @@ async fn a_file_that_is_no_store_is_refused() {
         (folder.path().join("missing/keys.db"), "does not exist"),
     ];
     for (path, expected) in cases {
-        let opened = Keys::open(&StoreUrl::Sqlite(path.clone()), settings(), Clock::system()).await;
+        let opened = Keys::open(&StoreUrl::Sqlite(path.clone()), Clock::system()).await;
         let error = opened.err().unwrap().to_string();
         assert!(error.contains(expected) && error.contains(&path.display().to_string()), "{error}");
     }
@@ -1118,7 +1129,7 @@ async fn what_postgresql_refuses_for_good_is_an_error_without_the_password() {
         (url.replace("//keys:", "//nobody:"), "password authentication failed"),
     ];
     for (url, expected) in cases {
-        let opened = Keys::open(&StoreUrl::parse(&url).unwrap(), settings(), Clock::system()).await;
+        let opened = Keys::open(&StoreUrl::parse(&url).unwrap(), Clock::system()).await;
         let error = opened.err().unwrap();
         let shown = format!("{error} {error:?}");
         assert!(shown.contains(expected), "{shown}");
@@ -1132,7 +1143,7 @@ async fn while_postgresql_is_down_keys_go_on_from_memory_and_what_happened_arriv
     let database = server.database();
     let url = StoreUrl::parse(&server.url(&database)).unwrap();
     let time = Time::new();
-    let replica = Replica::of(Keys::open(&url, settings(), time.clock()).await.unwrap(), &time);
+    let replica = Replica::of(Keys::open(&url, time.clock()).await.unwrap(), &time);
     replica.keys.first_read().await;
     let (revoked, revoked_secret) = replica.create("revoked meanwhile").await;
     let (kept, secret) = replica.create("kept").await;
@@ -1140,10 +1151,10 @@ async fn while_postgresql_is_down_keys_go_on_from_memory_and_what_happened_arriv
     server.stop();
     soon("the outage is noticed", async || replica.keys.store_errors() > 0).await;
     assert_eq!((replica.find(&secret), replica.find(&revoked_secret)), ("live", "live"));
-    assert!(!replica.keys.is_unknowable(time.now()));
+    assert!(!replica.keys.is_unknowable(time.now(), None));
     let errors = [
-        replica.keys.create(ask("new")).await.err().unwrap().to_string(),
-        replica.keys.rotate(kept.id, 0, &|_| Ok(())).await.err().unwrap().to_string(),
+        replica.keys.create(&settings(), ask("new")).await.err().unwrap().to_string(),
+        replica.keys.rotate(&settings(), kept.id, 0, &|_| Ok(())).await.err().unwrap().to_string(),
         replica.keys.revoke(kept.id, "admin").await.err().unwrap().to_string(),
         replica.keys.get(kept.id).await.err().unwrap().to_string(),
     ];
@@ -1158,10 +1169,11 @@ async fn while_postgresql_is_down_keys_go_on_from_memory_and_what_happened_arriv
     server.psql(&database, &revoke);
     let took = becomes(&replica, &revoked_secret, "revoked").await;
     println!("a revocation made during the outage arrived after {took:?}");
-    soon("changes are possible again", async || replica.keys.create(ask("new")).await.is_ok()).await;
+    soon("changes are possible again", async || replica.keys.create(&settings(), ask("new")).await.is_ok())
+        .await;
 
     // And NOTIFY works again as well.
-    let other = Replica::of(Keys::open(&url, settings(), time.clock()).await.unwrap(), &time);
+    let other = Replica::of(Keys::open(&url, time.clock()).await.unwrap(), &time);
     other.keys.first_read().await;
     other.keys.revoke(kept.id, "admin").await.unwrap();
     becomes(&replica, &secret, "revoked").await;
@@ -1174,11 +1186,11 @@ async fn a_postgresql_that_comes_later_is_waited_for() {
     server.stop();
     let time = Time::new();
     let url = StoreUrl::parse(&server.url(&database)).unwrap();
-    let replica = Replica::of(Keys::open(&url, settings(), time.clock()).await.unwrap(), &time);
-    assert!(!replica.keys.was_read() && replica.keys.is_unknowable(time.now()));
-    assert!(matches!(replica.keys.create(ask("early")).await, Err(CreateError::Store(_))));
+    let replica = Replica::of(Keys::open(&url, time.clock()).await.unwrap(), &time);
+    assert!(!replica.keys.was_read() && replica.keys.is_unknowable(time.now(), None));
+    assert!(matches!(replica.keys.create(&settings(), ask("early")).await, Err(CreateError::Store(_))));
     server.resume();
     replica.keys.first_read().await;
-    assert!(!replica.keys.is_unknowable(time.now()));
+    assert!(!replica.keys.is_unknowable(time.now(), None));
     replica.create("late").await;
 }
