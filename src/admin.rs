@@ -40,7 +40,7 @@ use tokio_util::task::TaskTracker;
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::Transport;
-use crate::decision::DenyReason;
+use crate::deny_reason::DenyReason;
 use crate::keys::service::Keys;
 use crate::server::connection_limit::LimitedListener;
 use crate::server::http1;
@@ -339,11 +339,11 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
             (status, serde_json::from_slice(&bytes).unwrap())
         }
 
-        async fn check(&self, token: &str) -> Result<(), crate::decision::DenyReason> {
+        async fn check(&self, token: &str) -> Result<(), crate::deny_reason::DenyReason> {
             self.check_with("authorization", &format!("Bearer {token}")).await
         }
 
-        async fn check_with(&self, name: &str, value: &str) -> Result<(), crate::decision::DenyReason> {
+        async fn check_with(&self, name: &str, value: &str) -> Result<(), crate::deny_reason::DenyReason> {
             let header = Header { name: name.as_bytes(), value: value.as_bytes() };
             let headers = Headers::new(Encoding::Lines, vec![header]);
             let http = Http { method: b"GET", host: b"h", path: b"/", headers };
@@ -450,8 +450,8 @@ credentials: [bearer, session]
         let outdated =
             keys.open_session("ada", &crate::token::TokenDigest::of(b"another")).await.unwrap().cookie;
         let cookie = async |value: &str| stage.check_with("cookie", &format!("eat_session={value}")).await;
-        let unavailable = Err(crate::decision::DenyReason::KeysUnavailable);
-        let none = Err(crate::decision::DenyReason::NoCredential);
+        let unavailable = Err(crate::deny_reason::DenyReason::KeysUnavailable);
+        let none = Err(crate::deny_reason::DenyReason::NoCredential);
 
         follower.abort();
         assert!((&mut follower).await.unwrap_err().is_cancelled());
@@ -488,14 +488,14 @@ credentials: [bearer, session]
         stage.pass(9_000);
         assert!(stage.check(&old).await.is_ok() && stage.check(&new).await.is_ok());
         stage.pass(1_000);
-        assert_eq!(stage.check(&old).await, Err(crate::decision::DenyReason::ExpiredToken));
+        assert_eq!(stage.check(&old).await, Err(crate::deny_reason::DenyReason::ExpiredToken));
         let (_, made) = stage.call("POST", &path, ROOT, r#"{"overlapSeconds": 604800}"#).await;
         let newest = made["key"].as_str().unwrap().to_owned();
         stage.pass(89_000);
         assert!(stage.check(&new).await.is_ok() && stage.check(&newest).await.is_ok());
         stage.pass(1_000);
         for token in [&new, &newest] {
-            assert_eq!(stage.check(token).await, Err(crate::decision::DenyReason::ExpiredToken));
+            assert_eq!(stage.check(token).await, Err(crate::deny_reason::DenyReason::ExpiredToken));
         }
         assert_eq!(stage.call("POST", &path, ROOT, "").await.0, 409);
     }

@@ -45,7 +45,8 @@ use tower::ServiceExt;
 use crate::attributes::Attributes;
 use crate::authorizer::Authorizer;
 use crate::config::Rules;
-use crate::decision::{Decision, DecisionContext, DenyReason};
+use crate::decision::{Decision, DecisionContext};
+use crate::deny_reason::DenyReason;
 use crate::memory;
 use crate::server::Stream;
 use crate::server::connection_limit::{

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::config::{Rules, UnknownCredentials};
 use crate::credential::{Credential, Principal};
-use crate::decision::DenyReason;
+use crate::deny_reason::DenyReason;
 use crate::keys::service::{KeyLookup, Keys};
 use crate::secret::Secret;
 use crate::token::TokenDigest;

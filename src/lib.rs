@@ -36,7 +36,7 @@
 //! | attributes | what Envoy tells of the request ([`attributes`]) |
 //! | policy | holds an allow block; routes or `context_extensions` choose one ([`policy`]) |
 //! | permit | proof that a policy lets the request pass ([`policy::Permit`]) |
-//! | denial | a no, with its reason ([`decision::DenyReason`]) |
+//! | denial | a no, with its reason ([`deny_reason::DenyReason`]) |
 //! | decision | a permit or a denial, with its context ([`decision::Decision`]) |
 //! | outcome | what a decision comes to: allowed, denied, or shadowed ([`decision::Outcome`]) |
 //! | shadowed | denied by a policy that is not enforced: the request passes, without an actor ([`policy::Policy::shadow`]) |
@@ -53,7 +53,7 @@
 //! | telemetry | [`telemetry`] | metrics, decision log, audit log, traces |
 //! | engine | [`authorizer`] [`decision`] [`identity`] | no I/O but the verification of passwords |
 //! | state | [`config`] [`clock`] [`keys`] [`memory`] | the configuration; the issued keys |
-//! | rules | [`credential`] [`policy`] | pure functions, each with its own small error |
+//! | rules | [`credential`] [`deny_reason`] [`policy`] | pure functions, each with its own small error |
 //! | model | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] [`folder`] | no async, no clock, no environment |
 //!
 //! ## What must stay true
@@ -61,9 +61,7 @@
 //! - A [`Permit`](policy::Permit) is made in [`policy`] alone (by admission, for an allowed preflight, for a
 //!   policy that is not enforced): its fields are private there.  Neither it nor
 //!   a [`Decision`](decision::Decision) has a `Default`, and no `bool` means "allowed".
-//! - The HTTP status and the message of a denial are chosen in one exhaustive `match`, for every server
-//!   ([`decision::DenyReason::answer`]); the status code and the headers of a Check's answer in another, in
-//!   [`ext_authz::codec::response`].
+//! - What a denial says, in logs and to every client, stands in one table ([`deny_reason`]).
 //! - Whoever speaks no gRPC gets no status 200, which Envoy's `http_service` takes for a permission
 //!   ([`ext_authz::wiring`]).
 //! - Every CheckRequest gets an answer with gRPC status OK; a denial is a `denied_response`.  To Envoy a gRPC
@@ -124,6 +122,7 @@ pub mod clock;
 pub mod config;
 pub mod credential;
 pub mod decision;
+pub mod deny_reason;
 pub mod ext_authz;
 pub mod folder;
 #[cfg(any(test, fuzzing))]

@@ -14,7 +14,8 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use crate::attributes::Attributes;
-use crate::decision::{Decision, DenyReason, Outcome};
+use crate::decision::{Decision, Outcome};
+use crate::deny_reason::DenyReason;
 use decision_log::DecisionLog;
 use logging::LogCounters;
 use metrics::Metrics;

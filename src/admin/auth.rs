@@ -18,7 +18,7 @@ use crate::config::{PublicUrl, Rules, Transport, session_cookie};
 use crate::credential::{
     CredentialLocation, CredentialLocations, CrossSite, Principal, carries_bearer, cross_site,
 };
-use crate::decision::DenyReason;
+use crate::deny_reason::DenyReason;
 use crate::keys::{ExceedsGrant, Role};
 
 /// How long the verification of a password may take.  A Check waits a tenth of a second and is asked again;
@@ -270,7 +270,7 @@ mod tests {
         let begun = Instant::now();
         for deny_reason in DenyReason::ALL {
             let answer: Result<(), _> = Err(deny_reason);
-            let is_no = deny_reason.answer().1 == "Invalid username or password";
+            let is_no = deny_reason.details().message == "Invalid username or password";
             assert_eq!(no_told_at(&answer, begun), is_no.then(|| begun + NO_AFTER), "{deny_reason:?}");
         }
         assert_eq!(no_told_at(&Ok(()), begun), None);

@@ -7,7 +7,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use crate::decision::DenyReason;
+use crate::deny_reason::DenyReason;
 use crate::keys::ExceedsGrant;
 use crate::keys::store::{CreateError, RotateError, StoreError};
 
@@ -175,8 +175,9 @@ impl ApiError {
     pub fn face(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Denied(deny_reason) => {
-                let (status, message) = deny_reason.answer();
-                (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), message)
+                let details = deny_reason.details();
+                let status = StatusCode::from_u16(details.status);
+                (status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), details.message)
             }
             Self::Malformed => (StatusCode::BAD_REQUEST, "bad request data"),
             Self::Invalid(invalid) => {
@@ -210,7 +211,7 @@ impl ApiError {
     /// One word for the audit log; of a denial the word that the decision log has for it.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Denied(deny_reason) => deny_reason.reason(),
+            Self::Denied(deny_reason) => deny_reason.as_str(),
             Self::Malformed => "malformed",
             Self::Invalid(invalid) => invalid.kind.face().2,
             Self::InvalidId => "invalid_id",

@@ -13,7 +13,7 @@ use super::Admin;
 use super::auth;
 use super::error::ApiError;
 use crate::credential::Principal;
-use crate::decision::DenyReason;
+use crate::deny_reason::DenyReason;
 use crate::keys::Role;
 
 /// A store that was not read for so long is down: it is read every half second.

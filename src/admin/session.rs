@@ -20,7 +20,7 @@ use crate::config::is_secure;
 use crate::credential::{
     API_KEY_USER, CredentialLocation, CredentialLocations, CrossSite, Principal, cookie,
 };
-use crate::decision::DenyReason;
+use crate::deny_reason::DenyReason;
 use crate::secret::Secret;
 use crate::token::PlainToken;
 

@@ -19,7 +19,7 @@ use super::{Complaint, ConfigFile, print, read_secret};
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::{Config, Positions};
-use crate::decision::DenyReason;
+use crate::deny_reason::DenyReason;
 use crate::ext_authz::codec::frame;
 use crate::ext_authz::codec::response::{self, Answers};
 use crate::identity::Sources;

@@ -192,7 +192,7 @@ pub(super) fn shown(value: &[u8]) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decision::DenyReason;
+    use crate::deny_reason::DenyReason;
 
     #[test]
     fn what_a_client_sent_cannot_break_the_line() {

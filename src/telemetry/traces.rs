@@ -169,9 +169,9 @@ impl CheckSpan {
         describe_decision(&mut span, decision, outcome);
         // A denial is an answer; only what is our own fault is an error.
         if let Outcome::Denied(deny_reason) = outcome
-            && deny_reason.answer().0 >= 500
+            && deny_reason.details().status >= 500
         {
-            fail(&mut span, deny_reason.reason());
+            fail(&mut span, deny_reason.as_str());
         }
         span.end();
     }

@@ -12,7 +12,7 @@ use super::asked::Asked;
 use crate::attributes::Encoding;
 use crate::config::Rules;
 use crate::credential::{CredentialLocation, CredentialLocations, Kind};
-use crate::decision::DenyReason;
+use crate::deny_reason::DenyReason;
 use crate::keys::service::Keys;
 use crate::secret::Secret;
 use crate::telemetry::decision_log::{LONGEST_VALUE, POLICY_BY_ENVOY};
@@ -137,7 +137,7 @@ impl Line {
         rules: &mut Rules,
         keys: Option<&Keys>,
     ) -> Result<(), Complaint> {
-        if self.credential.is_none() && self.reason != DenyReason::UnknownToken.reason() {
+        if self.credential.is_none() && self.reason != DenyReason::UnknownToken.as_str() {
             return Ok(());
         }
         let secret = token::generate("eat")
@@ -177,8 +177,9 @@ impl Line {
             outcome(&self.decision, &self.reason, self.policy.as_deref()),
             outcome(decision, reason, policy),
         );
-        let deny_reason = DenyReason::ALL.into_iter().find(|deny_reason| deny_reason.reason() == self.reason);
-        let agrees = deny_reason.is_none_or(is_told).then_some(was == is);
+        let deny_reason = DenyReason::ALL.into_iter().find(|deny_reason| deny_reason.as_str() == self.reason);
+        let is_logged_whole = deny_reason.is_none_or(|deny_reason| deny_reason.details().is_logged_whole);
+        let agrees = is_logged_whole.then_some(was == is);
         let says = match agrees {
             Some(true) => format!("logged: {was}; now the same"),
             Some(false) => format!(
@@ -224,41 +225,6 @@ fn outcome(decision: &str, reason: &str, policy: Option<&str>) -> String {
     match policy {
         Some(policy) => format!("{decision} {reason} under {policy}"),
         None => format!("{decision} {reason}"),
-    }
-}
-
-/// Whether the line holds everything that led to the denial.
-fn is_told(deny_reason: DenyReason) -> bool {
-    match deny_reason {
-        DenyReason::AmbiguousPath(_)
-        | DenyReason::IllegalHost
-        | DenyReason::IllegalMethod
-        | DenyReason::NoCredential
-        | DenyReason::UnknownToken
-        | DenyReason::NotAdmitted
-        | DenyReason::UnknownPolicy => true,
-        DenyReason::Undecodable
-        | DenyReason::RequestTooLarge
-        | DenyReason::Overloaded
-        | DenyReason::NoHttp
-        | DenyReason::ContextKey
-        | DenyReason::MethodOverride
-        | DenyReason::PathOverride
-        | DenyReason::HostOverride
-        | DenyReason::Destination
-        | DenyReason::ConnectionNamesActorHeader
-        | DenyReason::DuplicateCredential
-        | DenyReason::MalformedToken
-        | DenyReason::MalformedBasic
-        | DenyReason::ExpiredToken
-        | DenyReason::RevokedToken
-        | DenyReason::WrongPassword
-        | DenyReason::UserLocked
-        | DenyReason::CrossSite
-        | DenyReason::Panicked
-        | DenyReason::AnswerTooLarge
-        | DenyReason::PasswordUnverified
-        | DenyReason::KeysUnavailable => false,
     }
 }
 

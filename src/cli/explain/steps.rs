@@ -11,7 +11,8 @@ use super::log_line::STAND_IN;
 use crate::attributes::{Attributes, Http};
 use crate::config::{Positions, Rules};
 use crate::credential::{self, CredentialError, CredentialLocation, Kind, Look, Principal};
-use crate::decision::{Decision, DenyReason, Outcome};
+use crate::decision::{Decision, Outcome};
+use crate::deny_reason::DenyReason;
 use crate::ext_authz::wire::check_response::HttpResponse;
 use crate::ext_authz::wire::{CheckResponse, HeaderValueOption};
 use crate::policy::{Allow, Mismatch, Policy, Question};
@@ -407,7 +408,7 @@ fn carries(look: &Result<Look, CredentialError>) -> &'static str {
         Ok(Look::Found(credential::Credential::Token { .. })) => "token",
         Ok(Look::Found(credential::Credential::Password { .. })) => "password",
         Ok(Look::Found(credential::Credential::Session { .. })) => "session",
-        Err(error) => DenyReason::from(*error).reason(),
+        Err(error) => DenyReason::from(*error).as_str(),
     }
 }
 

@@ -24,7 +24,8 @@ use crate::attributes::{Headers, Http, NameLengthFilter};
 use crate::config::{Rules, Unavailable};
 use crate::credential::stripping::{CookieChange, CredentialStripping, Forward};
 use crate::credential::{Encoded, Principal};
-use crate::decision::{Decision, DenyReason, Outcome};
+use crate::decision::{Decision, Outcome};
+use crate::deny_reason::{Challenge, DenialDetails, DenyReason};
 use crate::ext_authz::wire::{
     self, BoolValue, CheckResponse, DeniedHttpResponse, HeaderValue, HeaderValueOption, HttpStatus,
     OkHttpResponse, Status, check_response::HttpResponse, header_value_option::AppendAction,
@@ -103,7 +104,7 @@ impl Answers {
             Reader::Http => &answer.http,
             Reader::Grpc => &answer.grpc,
         };
-        let reason = deny_reason.reason();
+        let reason = deny_reason.as_str();
         let metadata_len =
             text_field_len("reason", reason) + policy.map_or(0, |policy| text_field_len("policy", policy));
         let mut message = frame::begin(denied.len() + message_len(METADATA, metadata_len));
@@ -288,115 +289,48 @@ fn reader(http: Option<&Http<'_>>) -> Reader {
     }
 }
 
-/// Status codes of google.rpc.Code: any but 0 makes Envoy deny.
-mod code {
-    pub(super) const INVALID_ARGUMENT: i32 = 3;
-    pub(super) const PERMISSION_DENIED: i32 = 7;
-    pub(super) const RESOURCE_EXHAUSTED: i32 = 8;
-    pub(super) const INTERNAL: i32 = 13;
-    pub(super) const UNAVAILABLE: i32 = 14;
-    pub(super) const UNAUTHENTICATED: i32 = 16;
-}
-
-/// What a denial looks like to the caller.
-struct DenialTemplate {
-    code: i32,
-    error: &'static str,
-    challenge: Challenge,
-}
-
-/// The `WWW-Authenticate` headers of a denial (RFC 6750 section 3, RFC 7617 section 2).
-enum Challenge {
-    None,
-    /// `Bearer` with this error.
-    Bearer(&'static str),
-    /// `Bearer` with this error, and `Basic` where it is on.
-    BearerAndBasic(Option<&'static str>),
-}
-
-fn face(deny_reason: DenyReason) -> DenialTemplate {
-    let face = |code, error, challenge| DenialTemplate { code, error, challenge };
-    let bearer = |code, error| face(code, error, Challenge::Bearer(error));
-    match deny_reason {
-        DenyReason::Undecodable
-        | DenyReason::NoHttp
-        | DenyReason::AmbiguousPath(_)
-        | DenyReason::IllegalHost
-        | DenyReason::IllegalMethod
-        | DenyReason::MethodOverride
-        | DenyReason::PathOverride
-        | DenyReason::HostOverride
-        | DenyReason::Destination
-        | DenyReason::ConnectionNamesActorHeader
-        | DenyReason::DuplicateCredential => bearer(code::INVALID_ARGUMENT, "invalid_request"),
-        DenyReason::NoCredential => {
-            face(code::UNAUTHENTICATED, "unauthorized", Challenge::BearerAndBasic(None))
-        }
-        DenyReason::MalformedToken
-        | DenyReason::MalformedBasic
-        | DenyReason::UnknownToken
-        | DenyReason::ExpiredToken
-        | DenyReason::RevokedToken => bearer(code::UNAUTHENTICATED, "invalid_token"),
-        DenyReason::WrongPassword | DenyReason::UserLocked => {
-            let challenge = Challenge::BearerAndBasic(Some("invalid_token"));
-            face(code::UNAUTHENTICATED, "invalid_token", challenge)
-        }
-        DenyReason::NotAdmitted
-        | DenyReason::UnknownPolicy
-        | DenyReason::ContextKey
-        | DenyReason::CrossSite => bearer(code::PERMISSION_DENIED, "insufficient_scope"),
-        DenyReason::Panicked | DenyReason::AnswerTooLarge => {
-            face(code::INTERNAL, "internal_error", Challenge::None)
-        }
-        DenyReason::RequestTooLarge => face(code::RESOURCE_EXHAUSTED, "request_too_large", Challenge::None),
-        DenyReason::Overloaded => face(code::UNAVAILABLE, "overloaded", Challenge::None),
-        DenyReason::PasswordUnverified | DenyReason::KeysUnavailable => {
-            face(code::UNAVAILABLE, "unavailable", Challenge::None)
-        }
-    }
-}
-
 /// The answer to a denial, but for its metadata.
 fn denial(deny_reason: DenyReason, reader: Reader, rules: &Rules) -> CheckResponse {
-    let face = face(deny_reason);
-    let (status, message) = deny_reason.answer();
+    let DenialDetails { status, code, error, message, challenge, is_outage, .. } = *deny_reason.details();
     let mut headers = vec![set_header("cache-control", "no-store".to_owned())];
     let body = match reader {
         Reader::Http => {
             headers.push(set_header("content-type", "application/json".to_owned()));
-            format!(r#"{{"error": "{}", "message": "{}"}}"#, face.error, message)
+            format!(r#"{{"error": "{error}", "message": "{message}"}}"#)
         }
         Reader::Grpc => {
             // Envoy derives a status from ours of HTTP where we name none, and 400 becomes INTERNAL.
-            headers.push(set_header("grpc-status", face.code.to_string()));
+            headers.push(set_header("grpc-status", (code as i32).to_string()));
             message.to_owned()
         }
     };
     let realm = &rules.realm;
-    let bearer = |error: Option<&str>| match error {
-        Some(error) => format!(r#"Bearer realm="{realm}", error="{error}""#),
-        None => format!(r#"Bearer realm="{realm}""#),
-    };
-    match face.challenge {
+    let mut challenge_with = |value| headers.push(add_header("www-authenticate", value));
+    match challenge {
         Challenge::None => {}
-        Challenge::Bearer(error) => headers.push(add_header("www-authenticate", bearer(Some(error)))),
-        Challenge::BearerAndBasic(error) => {
-            headers.push(add_header("www-authenticate", bearer(error)));
-            if rules.locations.reads_basic() && !rules.users.is_empty() {
-                headers.push(add_header("www-authenticate", format!(r#"Basic realm="{realm}""#)));
-            }
+        Challenge::BearerError | Challenge::BearerErrorAndBasic => {
+            challenge_with(format!(r#"Bearer realm="{realm}", error="{error}""#));
         }
+        Challenge::BearerAndBasic => challenge_with(format!(r#"Bearer realm="{realm}""#)),
+    }
+    match challenge {
+        Challenge::BearerErrorAndBasic | Challenge::BearerAndBasic
+            if rules.locations.reads_basic() && !rules.users.is_empty() =>
+        {
+            challenge_with(format!(r#"Basic realm="{realm}""#));
+        }
+        Challenge::None
+        | Challenge::BearerError
+        | Challenge::BearerErrorAndBasic
+        | Challenge::BearerAndBasic => {}
     }
     if status == 503 {
         headers.push(set_header("retry-after", "1".to_owned()));
     }
     let response = DeniedHttpResponse { status: Some(HttpStatus { code: status.into() }), headers, body };
-    // A client that floods us must not choose what `failure_mode_allow` lets pass.
-    let cannot_know = matches!(deny_reason, DenyReason::PasswordUnverified | DenyReason::KeysUnavailable);
-    let is_outage = cannot_know && rules.unavailable == Unavailable::Error;
     CheckResponse {
-        status: Some(Status { code: face.code }),
-        http_response: Some(if is_outage {
+        status: Some(Status { code: code as i32 }),
+        http_response: Some(if is_outage && rules.unavailable == Unavailable::Error {
             HttpResponse::ErrorResponse(response)
         } else {
             HttpResponse::DeniedResponse(response)
@@ -447,7 +381,7 @@ fn shadow_metadata(
     principal: Option<&Principal>,
 ) -> Result<Vec<u8>, AnswerTooLarge> {
     let mut shadow = principal.map(actor_metadata).transpose()?.unwrap_or_default();
-    let reason = ProtoValue { kind: Some(ValueKind::StringValue(deny_reason.reason().to_owned())) };
+    let reason = ProtoValue { kind: Some(ValueKind::StringValue(deny_reason.as_str().to_owned())) };
     shadow.fields.insert("reason".to_owned(), reason);
     let shadow = ProtoValue { kind: Some(ValueKind::StructValue(shadow)) };
     Ok(Struct { fields: BTreeMap::from([("shadow".to_owned(), shadow)]) }.encode_to_vec())

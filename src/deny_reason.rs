@@ -1,0 +1,307 @@
+//! Why a request is denied, and what every front end tells its client about it: one table.
+//!
+//! A new reason is a variant of [`DenyReason`] and a row of the table below.
+
+use crate::credential::CredentialError;
+use crate::policy::{AmbiguousPath, NotAdmitted, SelectError};
+
+/// Why a request is denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DenyReason {
+    /// The message is no CheckRequest.
+    Undecodable,
+    /// The message is longer than `ext_authz.max_request_bytes`.
+    RequestTooLarge,
+    /// More bytes of incomplete messages are held than may be, or more Checks are open.
+    Overloaded,
+    /// The message describes no HTTP request: Envoy's TCP filter sent it.
+    NoHttp,
+    /// The path can be read in two ways.
+    AmbiguousPath(AmbiguousPath),
+    /// The host is not one.
+    IllegalHost,
+    /// The method is not in upper case.
+    IllegalMethod,
+    /// A header tells the upstream to use another method.
+    MethodOverride,
+    /// A header tells the upstream to use another path.
+    PathOverride,
+    /// A header tells the upstream to use another host.
+    HostOverride,
+    /// The target of COPY or MOVE cannot be decided about.
+    Destination,
+    /// A `connection` header tells Envoy to drop an actor header.
+    ConnectionNamesActorHeader,
+    /// A location carries two credentials.
+    DuplicateCredential,
+    /// There is no credential, and the policy needs an actor.
+    NoCredential,
+    /// A token without the form of one.
+    MalformedToken,
+    /// Basic credentials that cannot be read.
+    MalformedBasic,
+    /// A token that is in neither the configuration nor the key store.
+    UnknownToken,
+    /// A token that has expired.
+    ExpiredToken,
+    /// The token of an API key that was revoked.
+    RevokedToken,
+    /// An unknown user or a wrong password: the client does not learn which.
+    WrongPassword,
+    /// A user who is locked after wrong passwords: to the client it is a wrong password.
+    UserLocked,
+    /// The actor is authenticated, and the policy does not admit it.
+    NotAdmitted,
+    /// `context_extensions` names a policy that does not exist.
+    UnknownPolicy,
+    /// `context_extensions` has a key that is nearly `policy`: the operator meant to name one.
+    ContextKey,
+    /// Another site caused the request.
+    CrossSite,
+    /// Our own fault: a panic.
+    Panicked,
+    /// Our own fault: an answer that would be too large.
+    AnswerTooLarge,
+    /// The password could not be verified in time.
+    PasswordUnverified,
+    /// The token may be an API key, and the key store cannot be read.
+    KeysUnavailable,
+}
+
+/// What is said about a denial, in logs and to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DenialDetails {
+    /// The word for logs, metrics and metadata.
+    pub reason: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// The status of `google.rpc.Status` and of a gRPC client.
+    pub code: GrpcCode,
+    /// `error` of the JSON body and of the `Bearer` challenge.
+    pub error: &'static str,
+    /// `message` of the JSON body, and `grpc-message`.
+    pub message: &'static str,
+    /// What `WWW-Authenticate` says.
+    pub challenge: Challenge,
+    /// Whether `keys.unavailable: error` makes it an error, which Envoy's `failure_mode_allow` may let pass.
+    /// A client that floods us must not be able to cause one of these.
+    pub is_outage: bool,
+    /// Whether a line of the decision log holds everything of the request that led to the denial.
+    pub is_logged_whole: bool,
+}
+
+/// The `WWW-Authenticate` headers of a denial (RFC 6750 section 3, RFC 7617 section 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Challenge {
+    /// There are none.
+    None,
+    /// `Bearer` with the error.
+    BearerError,
+    /// `Bearer` with the error, and `Basic` where it is on.
+    BearerErrorAndBasic,
+    /// `Bearer` without an error, and `Basic` where it is on: the request carried no credential.
+    BearerAndBasic,
+}
+
+/// The status codes of google.rpc.Code that we use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+#[expect(missing_docs, reason = "the names are the protocol's")]
+pub enum GrpcCode {
+    InvalidArgument = 3,
+    PermissionDenied = 7,
+    ResourceExhausted = 8,
+    Internal = 13,
+    Unavailable = 14,
+    Unauthenticated = 16,
+}
+
+/// Makes [`DenyReason::ALL`] and [`DenyReason::details`] of one table.  The `match` is exhaustive, hence so is the list.
+macro_rules! table {
+    ($($variant:ident $(($inner:path))? => $details:expr,)+) => {
+        impl DenyReason {
+            /// Every reason, one of each.
+            pub const ALL: [Self; [$(stringify!($variant)),+].len()] = [$(Self::$variant $(($inner))?),+];
+
+            /// What is said about the denial, in logs and to the client.
+            pub const fn details(self) -> &'static DenialDetails {
+                match self {
+                    $(Self::$variant $(($inner))? => const { &$details },)+
+                }
+            }
+        }
+    };
+}
+
+table! {
+    Undecodable => malformed("undecodable_request"),
+    NoHttp => malformed("no_http"),
+    AmbiguousPath(AmbiguousPath::NotAbsolute) => malformed("path_not_absolute").logged_whole(),
+    AmbiguousPath(AmbiguousPath::EmptySegment) => malformed("path_empty_segment").logged_whole(),
+    AmbiguousPath(AmbiguousPath::DotSegment) => malformed("path_dot_segment").logged_whole(),
+    AmbiguousPath(AmbiguousPath::Parameters) => malformed("path_parameters").logged_whole(),
+    AmbiguousPath(AmbiguousPath::EncodedSlash) => malformed("path_encoded_slash").logged_whole(),
+    AmbiguousPath(AmbiguousPath::DoubleEncoding) => malformed("path_double_encoding").logged_whole(),
+    AmbiguousPath(AmbiguousPath::InvalidEscape) => malformed("path_invalid_escape").logged_whole(),
+    AmbiguousPath(AmbiguousPath::ControlCharacter) => malformed("path_control_character").logged_whole(),
+    AmbiguousPath(AmbiguousPath::NotUtf8) => malformed("path_not_utf8").logged_whole(),
+    AmbiguousPath(AmbiguousPath::Fragment) => malformed("path_fragment").logged_whole(),
+    AmbiguousPath(AmbiguousPath::EncodedDelimiter) => malformed("path_encoded_delimiter").logged_whole(),
+    IllegalHost => malformed("illegal_host").logged_whole(),
+    IllegalMethod => malformed("illegal_method").logged_whole(),
+    MethodOverride => malformed("method_override"),
+    PathOverride => malformed("path_override"),
+    HostOverride => malformed("host_override"),
+    Destination => malformed("destination"),
+    ConnectionNamesActorHeader => malformed("connection_names_actor_header"),
+    DuplicateCredential => malformed("duplicate_credential"),
+    RequestTooLarge => DenialDetails {
+        status: 413,
+        ..answer("request_too_large", GrpcCode::ResourceExhausted, "request_too_large", "Request too large")
+    },
+    NoCredential => DenialDetails {
+        status: 401,
+        challenge: Challenge::BearerAndBasic,
+        is_logged_whole: true,
+        ..answer("no_credential", GrpcCode::Unauthenticated, "unauthorized", "Unauthorized")
+    },
+    MalformedToken => invalid_token("malformed_token", "Malformed credential"),
+    MalformedBasic => invalid_token("malformed_basic", "Invalid Basic Auth Header"),
+    UnknownToken => invalid_token("unknown_token", "Invalid API key").logged_whole(),
+    ExpiredToken => invalid_token("expired_token", "Expired API key"),
+    RevokedToken => invalid_token("revoked_token", "Revoked API key"),
+    WrongPassword => wrong_password("wrong_password"),
+    UserLocked => wrong_password("user_locked"),
+    NotAdmitted => forbidden("not_admitted").logged_whole(),
+    UnknownPolicy => forbidden("unknown_policy").logged_whole(),
+    ContextKey => forbidden("context_key"),
+    CrossSite => forbidden("cross_site"),
+    Panicked => answer("panicked", GrpcCode::Internal, "internal_error", "Internal error"),
+    AnswerTooLarge => answer("answer_too_large", GrpcCode::Internal, "internal_error", "Internal error"),
+    Overloaded => unavailable("overloaded", "overloaded", "Too many requests at once"),
+    PasswordUnverified => DenialDetails {
+        is_outage: true,
+        ..unavailable("password_unverified", "unavailable", "Keys are unavailable")
+    },
+    KeysUnavailable => DenialDetails {
+        is_outage: true,
+        ..unavailable("keys_unavailable", "unavailable", "Keys are unavailable")
+    },
+}
+
+/// 500 without a challenge, before a row says otherwise.
+const fn answer(
+    reason: &'static str,
+    code: GrpcCode,
+    error: &'static str,
+    message: &'static str,
+) -> DenialDetails {
+    DenialDetails {
+        reason,
+        status: 500,
+        code,
+        error,
+        message,
+        challenge: Challenge::None,
+        is_outage: false,
+        is_logged_whole: false,
+    }
+}
+
+const fn malformed(reason: &'static str) -> DenialDetails {
+    DenialDetails {
+        status: 400,
+        challenge: Challenge::BearerError,
+        ..answer(reason, GrpcCode::InvalidArgument, "invalid_request", "Malformed request")
+    }
+}
+
+const fn invalid_token(reason: &'static str, message: &'static str) -> DenialDetails {
+    DenialDetails {
+        status: 401,
+        challenge: Challenge::BearerError,
+        ..answer(reason, GrpcCode::Unauthenticated, "invalid_token", message)
+    }
+}
+
+const fn wrong_password(reason: &'static str) -> DenialDetails {
+    DenialDetails {
+        challenge: Challenge::BearerErrorAndBasic,
+        ..invalid_token(reason, "Invalid username or password")
+    }
+}
+
+const fn forbidden(reason: &'static str) -> DenialDetails {
+    DenialDetails {
+        status: 403,
+        challenge: Challenge::BearerError,
+        ..answer(reason, GrpcCode::PermissionDenied, "insufficient_scope", "Permission denied")
+    }
+}
+
+const fn unavailable(reason: &'static str, error: &'static str, message: &'static str) -> DenialDetails {
+    DenialDetails { status: 503, ..answer(reason, GrpcCode::Unavailable, error, message) }
+}
+
+impl DenialDetails {
+    const fn logged_whole(self) -> Self {
+        Self { is_logged_whole: true, ..self }
+    }
+}
+
+impl DenyReason {
+    /// The word for logs, metrics and metadata.
+    pub const fn as_str(self) -> &'static str {
+        self.details().reason
+    }
+}
+
+impl From<SelectError> for DenyReason {
+    fn from(error: SelectError) -> Self {
+        match error {
+            SelectError::AmbiguousPath(why) => Self::AmbiguousPath(why),
+            SelectError::IllegalHost => Self::IllegalHost,
+            SelectError::IllegalMethod => Self::IllegalMethod,
+            SelectError::MethodOverride => Self::MethodOverride,
+            SelectError::PathOverride => Self::PathOverride,
+            SelectError::HostOverride => Self::HostOverride,
+            SelectError::Destination => Self::Destination,
+            SelectError::UnknownPolicy => Self::UnknownPolicy,
+        }
+    }
+}
+
+impl From<CredentialError> for DenyReason {
+    fn from(error: CredentialError) -> Self {
+        match error {
+            CredentialError::Duplicate => Self::DuplicateCredential,
+            CredentialError::MalformedToken => Self::MalformedToken,
+            CredentialError::MalformedBasic => Self::MalformedBasic,
+            CredentialError::CrossSite => Self::CrossSite,
+        }
+    }
+}
+
+impl From<NotAdmitted> for DenyReason {
+    fn from(error: NotAdmitted) -> Self {
+        match error {
+            NotAdmitted::Anonymous => Self::NoCredential,
+            NotAdmitted::Actor => Self::NotAdmitted,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_a_word_of_its_own_and_a_status_that_denies() {
+        let words: std::collections::HashSet<_> =
+            DenyReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(words.len(), DenyReason::ALL.len());
+        for reason in DenyReason::ALL {
+            assert!((400..600).contains(&reason.details().status), "{reason:?}");
+        }
+    }
+}
