@@ -10,9 +10,9 @@ fail() {
     exit 1
 }
 
-script=measure.py targets=(allow_all load)
+script=measure.py with_baseline=yes
 if [ "${1-}" = keys ]; then
-    script=keys.py targets=(load)
+    script=keys.py with_baseline=
     shift
 fi
 cargo=${CARGO:-cargo}
@@ -29,20 +29,22 @@ taskset -c 0,1 true 2>/dev/null || fail 'cores 0 and 1 are not both ours: the co
 executable() {
     "$python" -c '
 import json, sys
-told = [json.loads(line) for line in sys.stdin if line.startswith("{")]
-paths = [row["executable"] for row in told if row.get("executable") and row["target"]["name"] == sys.argv[1]]
+rows = [json.loads(line) for line in sys.stdin if line.startswith("{")]
+paths = [row["executable"] for row in rows if row.get("executable") and row["target"]["name"] == sys.argv[1]]
 print(paths[-1])' "$1"
 }
 
-# The dependencies of the bench targets add features to ours, so that the binary is built after them:
-# what is measured is what `cargo build --release` makes.
-told=$("$cargo" bench --locked --no-run "${targets[@]/#/--bench=}" --message-format=json-render-diagnostics)
-options=()
-for target in "${targets[@]}"; do
-    options+=("--${target//_/-}" "$(executable "$target" <<<"$told")")
-done
-told=$("$cargo" build --locked --release --bin envoy-auth-tokens --message-format=json-render-diagnostics)
-ours=$(executable envoy-auth-tokens <<<"$told")
+# Each is built by itself: cargo gives what is built together the features of all.
+json=(--message-format=json-render-diagnostics)
+built=$("$cargo" bench --locked --no-run --bench=load "${json[@]}")
+options=(--load "$(executable load <<<"$built")")
+if [ "$with_baseline" ]; then
+    built=$("$cargo" build --locked --release --manifest-path benches/allow-all/Cargo.toml \
+        --target-dir "${CARGO_TARGET_DIR:-target}/allow-all" "${json[@]}")
+    options+=(--allow-all "$(executable allow-all <<<"$built")")
+fi
+built=$("$cargo" build --locked --release --bin envoy-auth-tokens "${json[@]}")
+ours=$(executable envoy-auth-tokens <<<"$built")
 
 # -B: no compiled files among the sources.
 exec "$python" -B "benches/$script" --ours "$ours" "${options[@]}" "$@"

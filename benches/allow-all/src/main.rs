@@ -78,14 +78,7 @@ fn denied() -> CheckResponse {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // `cargo bench` adds `--bench`: a target that is only a part of the comparison has nothing to do then.
-    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
-    let Some(address) = arguments.next() else {
-        println!(
-            "allow_all is a part of the comparison that benches/run.sh makes; it takes the address to listen on"
-        );
-        return Ok(());
-    };
+    let address = std::env::args().nth(1).ok_or("usage: allow-all ADDRESS, as benches/run.sh starts it")?;
     let address: SocketAddr = address.parse()?;
     // One thread that answers, on the same kind of runtime as `serve --workers 1`.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
