@@ -1,8 +1,8 @@
-//! The door for whoever manages keys: Grafana's key API, log-in and log-out, and the page, over HTTP/1.
+//! The admin server, over HTTP/1: Grafana's API for keys, log-in and log-out, and a web page.
 //!
-//! Everything that comes in passes `guard` first, which holds what is true of every request: it ends in
-//! time, its body is small, no other site caused it when it can change something, a panic is an answer, a
-//! denied change is told in the audit log, and every answer has its security headers.  There is no CORS: only the page itself calls us from a browser.
+//! Every request passes the middleware `guard`: it limits the time and the size of the body, rejects foreign hosts
+//! and cross-site changes, turns a panic into a response, logs denied changes to the audit log, and adds the security
+//! headers.  There is no CORS, because only the page itself calls the API from a browser.
 
 mod address;
 mod audit;
@@ -10,11 +10,12 @@ pub mod auth;
 pub(crate) mod body;
 pub mod error;
 mod grafana;
+mod grant;
 mod host;
 pub mod keys;
 pub mod openapi;
 pub mod page;
-mod power;
+
 pub mod session;
 
 use std::panic::AssertUnwindSafe;
@@ -34,7 +35,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::authorizer::Authorizer;
@@ -46,22 +47,24 @@ use crate::server::connection_limit::LimitedListener;
 use crate::server::http1;
 use crate::server::tls::Acceptor;
 use crate::shutdown::Closing;
-use crate::telemetry::audit_log::AuditLog;
+use crate::telemetry::audit_log::{AuditLog, Reservation};
 use audit::Attempt;
 use error::ApiError;
 
 /// The largest body of a request, in bytes.
-const MOST_BYTES: usize = 64 * 1024;
-/// So much of a larger body is read and thrown away: whoever is still sending does not hear the answer.
-const MOST_THROWN_AWAY: usize = 32 * 1024 * 1024;
-/// How long a request may take to arrive, and how long a store may take to answer.
-const LONGEST: Duration = Duration::from_secs(10);
-/// Changes, log-ins and log-outs that are carried out at a time, those included whose client has gone.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// How many bytes of a larger body are read and discarded: a client that is still sending does not read the response.
+const MAX_DISCARDED_BYTES: usize = 32 * 1024 * 1024;
+/// How long a client may take to send the body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call of the store may take.
+const STORE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many changes, log-ins and log-outs run at a time, those included whose client has disconnected.
 const MAX_CHANGES: usize = 256;
-/// Connections that are open at a time.
+/// How many connections are open at a time.
 pub const MAX_CONNECTIONS: usize = 256;
 
-/// Manages keys and sessions.
+/// The state that the handlers share.
 pub struct Admin {
     authorizer: Arc<Authorizer>,
     keys: Arc<Keys>,
@@ -73,8 +76,8 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// An admin of these keys, behind a listener that speaks this.  Who may, and from which origin, it reads
-    /// from the authorizer's rules.
+    /// The state of an admin server for these keys, whose listener speaks `transport`.  Who may manage keys, and from
+    /// which origins, stands in the authorizer's rules.
     pub fn new(
         authorizer: Arc<Authorizer>,
         keys: Arc<Keys>,
@@ -87,8 +90,8 @@ impl Admin {
     }
 }
 
-/// Serves the API and the page, over TLS where there is an acceptor, until it is time to close; then lets the
-/// requests in flight finish, and the changes whose client has gone.
+/// Serves the API and the page, over TLS with an acceptor, until `closing`.  Then it waits for the requests in flight
+/// and for the changes whose client has disconnected.
 pub async fn serve(
     listener: LimitedListener,
     tls: Option<Arc<Acceptor>>,
@@ -100,7 +103,7 @@ pub async fn serve(
     admin.changes.wait().await;
 }
 
-/// Every path of the API and what answers there.
+/// The routes of the API.
 fn api() -> Vec<(&'static str, MethodRouter<Arc<Admin>>)> {
     vec![
         ("/api/auth/keys", get(keys::list).post(keys::create)),
@@ -128,79 +131,83 @@ fn router(admin: Arc<Admin>) -> Router {
         .with_state(admin)
 }
 
-/// What is true of every request and every answer.
+/// The middleware that every request passes.
 async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    let attempt = Attempt::begin(&admin, &mut parts);
-    let admitted = match admin.admit(parts, body).await {
+    let attempt = Attempt::from_request(&admin, &mut parts);
+    let request = match admin.receive(parts, body).await {
         Ok(request) => request,
         Err(error) => {
             let mut response = error.into_response();
             if let Some(attempt) = attempt {
-                attempt.end(&response);
+                attempt.log_denial(&response);
             }
-            admin.put_headers(&mut response);
+            admin.add_headers(&mut response);
             return response;
         }
     };
     let mut response = match attempt {
-        Some(attempt) => admin.carry_out(attempt, admitted, next).await,
-        None => answer(admitted, next).await,
+        Some(attempt) => admin.run_change(attempt, request, next).await,
+        None => respond(request, next).await,
     };
-    admin.put_headers(&mut response);
+    admin.add_headers(&mut response);
     response
 }
 
-/// The answer of a handler; a panic is one.
-async fn answer(request: Request, next: Next) -> Response {
-    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-    answered.unwrap_or_else(|_| ApiError::Internal.into_response())
+/// The handler's response; status 500 when it panics.
+async fn respond(request: Request, next: Next) -> Response {
+    let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    response.unwrap_or_else(|_| ApiError::Internal.into_response())
 }
 
 impl Admin {
-    /// Carries out a change whole, with its line in the audit log, whether or not the client is still there: hyper
-    /// drops what it is doing for a client that hangs up.  Nothing begins for which the audit log has no place, and the
-    /// answer waits a little for the line to be written.
-    async fn carry_out(&self, attempt: Attempt, request: Request, next: Next) -> Response {
-        let begun = Arc::clone(&self.change_permits).try_acquire_owned();
-        let begun = begun.map_err(|_| ApiError::from(DenyReason::Overloaded));
-        let begun = begun.and_then(|permit| {
-            let place = self.audit_log.reserve().ok_or(ApiError::AuditUnavailable)?;
-            Ok((permit, place))
-        });
-        let (permit, place) = match begun {
-            Ok(begun) => begun,
+    /// Runs a change in a task of its own, because hyper drops the future of a client that disconnects.
+    ///
+    /// A change does not start without a place in the audit log for its line; the response waits a little for the
+    /// line to be written.
+    async fn run_change(&self, attempt: Attempt, request: Request, next: Next) -> Response {
+        let (permit, reservation) = match self.reserve_change() {
+            Ok(reserved) => reserved,
             Err(error) => {
                 let response = error.into_response();
-                attempt.end(&response);
+                attempt.log_denial(&response);
                 return response;
             }
         };
         let audit_log = self.audit_log.clone();
         let change = self.changes.spawn(async move {
-            let response = answer(request, next).await;
-            attempt.end(&response);
-            drop((permit, place));
+            let response = respond(request, next).await;
+            attempt.log_denial(&response);
+            drop((permit, reservation));
             audit_log.flush().await;
             response
         });
         change.await.unwrap_or_else(|_| ApiError::Internal.into_response())
     }
 
-    /// What holds for every request before somebody looks at it; gives it back with its body, which has arrived whole.
-    async fn admit(&self, parts: Parts, body: Body) -> Result<Request, ApiError> {
+    /// Reserves what a change needs: one of [`MAX_CHANGES`] permits, and a place for its line in the audit log.
+    fn reserve_change(&self) -> Result<(OwnedSemaphorePermit, Reservation), ApiError> {
+        let permit = Arc::clone(&self.change_permits).try_acquire_owned();
+        let permit = permit.map_err(|_| DenyReason::Overloaded)?;
+        let reservation = self.audit_log.reserve().ok_or(ApiError::AuditUnavailable)?;
+        Ok((permit, reservation))
+    }
+
+    /// Checks host and origin, and reads the body whole.
+    async fn receive(&self, parts: Parts, body: Body) -> Result<Request, ApiError> {
         self.check_host(&parts)?;
         self.check_origin(&parts)?;
-        let expects = parts.headers.contains_key(EXPECT);
-        let body =
-            tokio::time::timeout(LONGEST, read(body, expects)).await.map_err(|_| ApiError::TooSlow)??;
+        let expects_continue = parts.headers.contains_key(EXPECT);
+        let body = tokio::time::timeout(BODY_TIMEOUT, read_body(body, expects_continue)).await;
+        let body = body.map_err(|_| ApiError::BodyTimeout)??;
         Ok(Request::from_parts(parts, Body::from(body)))
     }
 
-    fn put_headers(&self, response: &mut Response) {
+    /// Adds the headers of every response.
+    fn add_headers(&self, response: &mut Response) {
         let status = response.status();
         let headers = response.headers_mut();
-        // The page has a policy of its own; nothing else of ours is to be looked at as a page.
+        // The page has a policy of its own; no other response is meant to be rendered.
         headers
             .entry(CONTENT_SECURITY_POLICY)
             .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
@@ -216,8 +223,8 @@ impl Admin {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if status == StatusCode::UNAUTHORIZED {
-            // RFC 9110 section 11.6.1 wants a challenge.  `Basic` is taken and yet not named:
-            // a browser would ask for a password in a window of its own, over the page's.
+            // RFC 9110 section 11.6.1 requires a challenge.  It does not offer `Basic`, which is accepted all the
+            // same: a browser would open a password dialog of its own above the page's.
             let challenge = format!("Bearer realm=\"{}\"", self.authorizer.rules().realm);
             if let Ok(challenge) = HeaderValue::from_str(&challenge) {
                 headers.insert(WWW_AUTHENTICATE, challenge);
@@ -226,32 +233,32 @@ impl Admin {
     }
 }
 
-/// Reads a body whole.  Of one that is too large the rest is thrown away, because whoever is sending does not
-/// listen yet; unless they wait for leave to send it (RFC 9110 section 10.1.1), which they do not get.
-async fn read(body: Body, expects: bool) -> Result<Bytes, ApiError> {
+/// Reads a body whole.  The rest of one that is too large is discarded, because the client reads no response while it
+/// sends; unless it waits for `100 Continue` (RFC 9110 section 10.1.1), which it does not get.
+async fn read_body(body: Body, expects_continue: bool) -> Result<Bytes, ApiError> {
     let announced = body.size_hint().lower();
-    if expects && announced > MOST_BYTES as u64 {
-        return Err(ApiError::TooLarge);
+    if expects_continue && announced > MAX_BODY_BYTES as u64 {
+        return Err(ApiError::BodyTooLarge);
     }
     let mut stream = body.into_data_stream();
     let mut bytes = Vec::new();
-    let mut seen = 0;
+    let mut received = 0;
     while let Some(chunk) = stream.next().await {
-        // The connection broke: nobody hears the answer.
+        // The connection broke, so nobody reads the response.
         let chunk = chunk.map_err(|_| ApiError::Malformed)?;
-        seen += chunk.len();
-        if seen <= MOST_BYTES {
+        received += chunk.len();
+        if received <= MAX_BODY_BYTES {
             bytes.extend_from_slice(&chunk);
-        } else if seen > MOST_THROWN_AWAY {
-            return Err(ApiError::TooLarge);
+        } else if received > MAX_DISCARDED_BYTES {
+            return Err(ApiError::BodyTooLarge);
         }
     }
-    if seen > MOST_BYTES { Err(ApiError::TooLarge) } else { Ok(bytes.into()) }
+    if received > MAX_BODY_BYTES { Err(ApiError::BodyTooLarge) } else { Ok(bytes.into()) }
 }
 
-/// Waits for the store, and not for ever.
-async fn within<T>(asking: impl Future<Output = T>) -> Result<T, ApiError> {
-    tokio::time::timeout(LONGEST, asking).await.map_err(|_| ApiError::Unavailable)
+/// Limits a call of the store to [`STORE_TIMEOUT`].
+async fn with_store_timeout<T>(call: impl Future<Output = T>) -> Result<T, ApiError> {
+    tokio::time::timeout(STORE_TIMEOUT, call).await.map_err(|_| ApiError::Unavailable)
 }
 
 #[cfg(test)]
@@ -289,8 +296,8 @@ tokens: [{token: root-token-0123456789, actor: {id: root, role: Admin}}]
 default: {allow: {role: [Viewer, Editor, Admin]}}
 "#;
 
-    /// An admin whose clock stands until it is moved.
-    struct Stage {
+    /// An admin server whose clock moves only by `advance`.
+    struct TestServer {
         router: Router,
         admin: Arc<Admin>,
         keys: Arc<Keys>,
@@ -299,12 +306,12 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
         _folder: tempfile::TempDir,
     }
 
-    impl Stage {
-        async fn set() -> Self {
-            Self::with(CONFIG).await
+    impl TestServer {
+        async fn start() -> Self {
+            Self::with_config(CONFIG).await
         }
 
-        async fn with(config: &str) -> Self {
+        async fn with_config(config: &str) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let now = Arc::new(AtomicI64::new(1_800_000_000_750));
             let time = Arc::clone(&now);
@@ -324,7 +331,7 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
             Self { router: router(Arc::clone(&admin)), admin, keys, authorizer, now, _folder: folder }
         }
 
-        fn pass(&self, milliseconds: i64) {
+        fn advance(&self, milliseconds: i64) {
             self.now.fetch_add(milliseconds, Ordering::Relaxed);
         }
 
@@ -339,11 +346,11 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
             (status, serde_json::from_slice(&bytes).unwrap())
         }
 
-        async fn check(&self, token: &str) -> Result<(), crate::deny_reason::DenyReason> {
+        async fn check(&self, token: &str) -> Result<(), DenyReason> {
             self.check_with("authorization", &format!("Bearer {token}")).await
         }
 
-        async fn check_with(&self, name: &str, value: &str) -> Result<(), crate::deny_reason::DenyReason> {
+        async fn check_with(&self, name: &str, value: &str) -> Result<(), DenyReason> {
             let header = Header { name: name.as_bytes(), value: value.as_bytes() };
             let headers = Headers::new(Encoding::Lines, vec![header]);
             let http = Http { method: b"GET", host: b"h", path: b"/", headers };
@@ -366,10 +373,10 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
     const ROOT: &str = "root-token-0123456789";
 
     #[tokio::test]
-    async fn nothing_is_changed_for_which_the_audit_log_has_no_place() {
-        let stage = Stage::set().await;
-        let (id, _) = stage.create(json!({"name": "a", "role": "Viewer"})).await;
-        let places: Vec<_> = std::iter::from_fn(|| stage.admin.audit_log.reserve()).collect();
+    async fn nothing_is_changed_when_the_audit_log_has_no_place_for_the_line() {
+        let server = TestServer::start().await;
+        let (id, _) = server.create(json!({"name": "a", "role": "Viewer"})).await;
+        let reservations: Vec<_> = std::iter::from_fn(|| server.admin.audit_log.reserve()).collect();
         let key = format!("/api/auth/keys/{id}");
         for (method, path, body) in [
             ("POST", "/api/auth/keys", r#"{"name": "b", "role": "Viewer"}"#),
@@ -378,27 +385,27 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
             ("DELETE", &*key, ""),
             ("POST", "/login", r#"{"user": "a", "password": "b"}"#),
         ] {
-            let (status, told) = stage.call(method, path, ROOT, body).await;
+            let (status, response) = server.call(method, path, ROOT, body).await;
             let expected = json!({"message": "The audit log cannot be written: nothing was changed"});
-            assert_eq!((status, told), (503, expected), "{method} {path}");
+            assert_eq!((status, response), (503, expected), "{method} {path}");
         }
-        assert_eq!(stage.names().await, ["a"]);
-        drop(places);
-        assert_eq!(stage.call("DELETE", &key, ROOT, "").await.0, 200);
+        assert_eq!(server.names().await, ["a"]);
+        drop(reservations);
+        assert_eq!(server.call("DELETE", &key, ROOT, "").await.0, 200);
     }
 
     #[tokio::test]
     async fn a_change_too_many_is_denied_before_anything_is_done() {
-        let stage = Stage::set().await;
-        let permits = Arc::clone(&stage.admin.change_permits);
+        let server = TestServer::start().await;
+        let permits = Arc::clone(&server.admin.change_permits);
         let held = permits.try_acquire_many(u32::try_from(MAX_CHANGES).unwrap()).unwrap();
         let create = || {
             let body = r#"{"name": "a", "role": "Viewer"}"#;
-            stage.call("POST", "/api/auth/keys", "root-token-0123456789", body)
+            server.call("POST", "/api/auth/keys", "root-token-0123456789", body)
         };
         let (status, body) = create().await;
         assert_eq!((status, body["message"].as_str()), (503, Some("Too many requests at once")));
-        let listed = || stage.call("GET", "/api/auth/keys", "root-token-0123456789", "");
+        let listed = || server.call("GET", "/api/auth/keys", "root-token-0123456789", "");
         assert_eq!(listed().await, (200, json!([])), "what changes nothing goes on");
         drop(held);
         assert_eq!(create().await.0, 200);
@@ -406,15 +413,15 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
 
     #[tokio::test]
     async fn an_expired_key_is_dead_from_the_very_second_on_in_check_and_list_alike() {
-        let stage = Stage::set().await;
-        let (_, token) = stage.create(json!({"name": "e", "role": "Editor", "secondsToLive": 60})).await;
+        let server = TestServer::start().await;
+        let (_, token) = server.create(json!({"name": "e", "role": "Editor", "secondsToLive": 60})).await;
         // 60 seconds of the clock's, counted from the second in which it was made.
-        for (pass, alive) in [(0, true), (59_000, true), (249, true), (1, false), (1_000, false)] {
-            stage.pass(pass);
-            let checked = stage.check(&token).await;
+        for (advance, alive) in [(0, true), (59_000, true), (249, true), (1, false), (1_000, false)] {
+            server.advance(advance);
+            let checked = server.check(&token).await;
             assert_eq!(checked.is_ok(), alive, "{checked:?}");
-            assert_eq!(stage.names().await.is_empty(), !alive);
-            let (status, answer) = stage.call("GET", "/api/auth/actor", &token, "").await;
+            assert_eq!(server.names().await.is_empty(), !alive);
+            let (status, answer) = server.call("GET", "/api/auth/actor", &token, "").await;
             if alive {
                 assert_eq!((status, &answer["role"]), (200, &json!("Editor")));
             } else {
@@ -422,12 +429,12 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
             }
         }
         // Its name is free from that second on.
-        stage.create(json!({"name": "e", "role": "Editor"})).await;
+        server.create(json!({"name": "e", "role": "Editor"})).await;
     }
 
     #[tokio::test]
     async fn a_session_that_may_have_ended_counts_no_longer_than_a_key_that_may_have() {
-        let stage = Stage::with(
+        let server = TestServer::with_config(
             r#"
 keys: {store: "sqlite:keys.db", max_staleness: 30s}
 admin: {}
@@ -437,11 +444,11 @@ credentials: [bearer, session]
 "#,
         )
         .await;
-        let keys = &stage.keys;
+        let keys = &server.keys;
         let mut follower = tokio::spawn(Arc::clone(keys).follow());
         keys.first_read().await;
-        let (_, key) = stage.create(json!({"name": "k", "role": "Viewer"})).await;
-        let password = stage.authorizer.rules().users.get("ada").unwrap().password_digest;
+        let (_, key) = server.create(json!({"name": "k", "role": "Viewer"})).await;
+        let password = server.authorizer.rules().users.get("ada").unwrap().password_digest;
         let session = keys.open_session("ada", &password).await.unwrap().cookie;
         let gone = keys.open_session("ada", &password).await.unwrap().cookie;
         keys.close_session(&crate::token::PlainToken::new(gone.expose().as_bytes()).unwrap().digest())
@@ -449,24 +456,24 @@ credentials: [bearer, session]
             .unwrap();
         let outdated =
             keys.open_session("ada", &crate::token::TokenDigest::of(b"another")).await.unwrap().cookie;
-        let cookie = async |value: &str| stage.check_with("cookie", &format!("eat_session={value}")).await;
-        let unavailable = Err(crate::deny_reason::DenyReason::KeysUnavailable);
-        let none = Err(crate::deny_reason::DenyReason::NoCredential);
+        let cookie = async |value: &str| server.check_with("cookie", &format!("eat_session={value}")).await;
+        let unavailable = Err(DenyReason::KeysUnavailable);
+        let none = Err(DenyReason::NoCredential);
 
         follower.abort();
         assert!((&mut follower).await.unwrap_err().is_cancelled());
         // To the last millisecond, and not one longer.
-        for (pass, live, unknown) in [(30_000, Ok(()), none), (1, unavailable, unavailable)] {
-            stage.pass(pass);
-            assert_eq!(stage.check(&key).await, live);
+        for (advance, live, unknown) in [(30_000, Ok(()), none), (1, unavailable, unavailable)] {
+            server.advance(advance);
+            assert_eq!(server.check(&key).await, live);
             assert_eq!(cookie(session.expose()).await, live);
             assert_eq!(cookie(gone.expose()).await, unknown);
             // Known to be dead, and what cannot be one of ours.
             assert_eq!(cookie(outdated.expose()).await, none);
             assert_eq!(cookie("an-old-cookie").await, none);
-            assert_eq!(stage.check(ROOT).await, Ok(()));
+            assert_eq!(server.check(ROOT).await, Ok(()));
         }
-        let (status, answer) = stage.call("GET", "/api/auth/actor", &key, "").await;
+        let (status, answer) = server.call("GET", "/api/auth/actor", &key, "").await;
         assert_eq!((status, answer), (503, json!({"message": "Keys are unavailable"})));
 
         let follower = tokio::spawn(Arc::clone(keys).follow());
@@ -480,23 +487,23 @@ credentials: [bearer, session]
 
     #[tokio::test]
     async fn a_replaced_secret_is_dead_when_its_overlap_or_its_key_is_over() {
-        let stage = Stage::set().await;
-        let (id, old) = stage.create(json!({"name": "e", "role": "Editor", "secondsToLive": 100})).await;
+        let server = TestServer::start().await;
+        let (id, old) = server.create(json!({"name": "e", "role": "Editor", "secondsToLive": 100})).await;
         let path = format!("/api/auth/keys/{id}/rotate");
-        let (_, made) = stage.call("POST", &path, ROOT, r#"{"overlapSeconds": 10}"#).await;
+        let (_, made) = server.call("POST", &path, ROOT, r#"{"overlapSeconds": 10}"#).await;
         let new = made["key"].as_str().unwrap().to_owned();
-        stage.pass(9_000);
-        assert!(stage.check(&old).await.is_ok() && stage.check(&new).await.is_ok());
-        stage.pass(1_000);
-        assert_eq!(stage.check(&old).await, Err(crate::deny_reason::DenyReason::ExpiredToken));
-        let (_, made) = stage.call("POST", &path, ROOT, r#"{"overlapSeconds": 604800}"#).await;
+        server.advance(9_000);
+        assert!(server.check(&old).await.is_ok() && server.check(&new).await.is_ok());
+        server.advance(1_000);
+        assert_eq!(server.check(&old).await, Err(DenyReason::ExpiredToken));
+        let (_, made) = server.call("POST", &path, ROOT, r#"{"overlapSeconds": 604800}"#).await;
         let newest = made["key"].as_str().unwrap().to_owned();
-        stage.pass(89_000);
-        assert!(stage.check(&new).await.is_ok() && stage.check(&newest).await.is_ok());
-        stage.pass(1_000);
+        server.advance(89_000);
+        assert!(server.check(&new).await.is_ok() && server.check(&newest).await.is_ok());
+        server.advance(1_000);
         for token in [&new, &newest] {
-            assert_eq!(stage.check(token).await, Err(crate::deny_reason::DenyReason::ExpiredToken));
+            assert_eq!(server.check(token).await, Err(DenyReason::ExpiredToken));
         }
-        assert_eq!(stage.call("POST", &path, ROOT, "").await.0, 409);
+        assert_eq!(server.call("POST", &path, ROOT, "").await.0, 409);
     }
 }

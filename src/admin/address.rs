@@ -1,4 +1,4 @@
-//! From which address a request comes.
+//! The client's address, for the audit log.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -9,27 +9,29 @@ use ipnet::IpNet;
 use crate::config::AdminRules;
 use crate::server::Peer;
 
-/// The address of whoever sent a request: the connection's peer, or behind `admin.trusted_proxies` the last entry of
-/// `X-Forwarded-For` that none of them wrote.  For the record alone: nothing is decided by it.
-pub(super) fn of(parts: &Parts, rules: Option<&AdminRules>) -> Arc<str> {
+/// The address of the client: the connection's peer, or behind `admin.trusted_proxies` the last entry of
+/// `X-Forwarded-For` that is not the address of a trusted proxy.  It is logged; no decision reads it.
+pub(super) fn client_address(parts: &Parts, rules: Option<&AdminRules>) -> Arc<str> {
     let trusted = rules.map_or(&[][..], |rules| &rules.trusted_proxies);
     match parts.extensions.get::<Peer>() {
         Some(Peer::Ip(peer)) => {
             let forwarded = parts.headers.get_all("x-forwarded-for").iter();
             let forwarded: Vec<_> = forwarded.map(axum::http::HeaderValue::as_bytes).collect();
-            client(*peer, &forwarded, trusted).to_string().into()
+            walk_back(*peer, &forwarded, trusted).to_string().into()
         }
         Some(Peer::Unix) => "unix".into(),
         None => "unknown".into(),
     }
 }
 
-/// Each proxy appends whom it heard from, so entries are read from the end for as long as a trusted proxy wrote them.
-fn client(peer: IpAddr, forwarded: &[&[u8]], trusted: &[IpNet]) -> IpAddr {
+/// Each proxy appends the address of its own client, so entries count from the end for as long as a trusted proxy
+/// wrote them.
+fn walk_back(peer: IpAddr, forwarded: &[&[u8]], trusted: &[IpNet]) -> IpAddr {
     let mut client = peer.to_canonical();
     let entries = forwarded.iter().rev().flat_map(|line| line.rsplit(|&byte| byte == b','));
     for entry in entries {
-        let Some(entry) = address(entry).filter(|_| trusted.iter().any(|net| net.contains(&client))) else {
+        let Some(entry) = parse_entry(entry).filter(|_| trusted.iter().any(|net| net.contains(&client)))
+        else {
             break;
         };
         client = entry;
@@ -38,7 +40,7 @@ fn client(peer: IpAddr, forwarded: &[&[u8]], trusted: &[IpNet]) -> IpAddr {
 }
 
 /// An entry: an address, which may have a port.
-fn address(entry: &[u8]) -> Option<IpAddr> {
+fn parse_entry(entry: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(entry).ok()?.trim();
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let address = bare.parse().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
@@ -74,9 +76,9 @@ mod tests {
         ];
         for (peer, forwarded, expected) in cases {
             let lines: Vec<_> = forwarded.iter().map(|line| line.as_bytes()).collect();
-            let found = client(peer.parse().unwrap(), &lines, &trusted);
-            assert_eq!(found.to_string(), *expected, "{peer} {forwarded:?}");
+            let address = walk_back(peer.parse().unwrap(), &lines, &trusted);
+            assert_eq!(address.to_string(), *expected, "{peer} {forwarded:?}");
         }
-        assert_eq!(client([10, 0, 0, 1].into(), &[b"1.1.1.1"], &[]).to_string(), "10.0.0.1");
+        assert_eq!(walk_back([10, 0, 0, 1].into(), &[b"1.1.1.1"], &[]).to_string(), "10.0.0.1");
     }
 }

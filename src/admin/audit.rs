@@ -11,12 +11,13 @@ use axum::response::Response;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::Admin;
+use super::address::client_address;
 use super::auth::{self, Manager};
 use super::error::ApiError;
-use super::{Admin, address};
 use crate::credential::Principal;
 use crate::keys::{Key, Role};
-use crate::telemetry::audit_log::{AuditLog, Denied, TARGET};
+use crate::telemetry::audit_log::{AuditLog, Denial, TARGET};
 
 /// What is known of a change that somebody tries.
 #[derive(Clone)]
@@ -35,12 +36,12 @@ struct Noted {
 
 impl Attempt {
     /// Begins when a request asks for a change; the handlers find it in the request.
-    pub(super) fn begin(admin: &Admin, parts: &mut Parts) -> Option<Self> {
+    pub(super) fn from_request(admin: &Admin, parts: &mut Parts) -> Option<Self> {
         let (denied, id) = change(parts.method.as_str(), parts.uri.path())?;
         let attempt = Self(Arc::new(Noted {
             log: admin.audit_log.clone(),
             denied,
-            address: address::of(parts, admin.authorizer.rules().admin.as_deref()),
+            address: client_address(parts, admin.authorizer.rules().admin.as_deref()),
             key_id: id.and_then(|id| id.parse().ok()),
             by: OnceLock::new(),
             user: OnceLock::new(),
@@ -51,15 +52,15 @@ impl Attempt {
     }
 
     /// Writes the line when the answer is a denial; merged with others when nobody knows whose it is.
-    pub(super) fn end(self, response: &Response) {
+    pub(super) fn log_denial(self, response: &Response) {
         let Some(error) = response.extensions().get::<ApiError>() else {
             return;
         };
         let Noted { log, denied, address, key_id, by, user, key } = &*self.0;
         let (status, reason) = (error.face().0.as_u16(), error.reason());
         let Some(by) = by.get() else {
-            let denied = Denied { message: denied, status, reason, user: user.get().cloned() };
-            return log.deny_stranger(&denied, address);
+            let denial = Denial { message: denied, status, reason, user: user.get().cloned() };
+            return log.log_unauthenticated(&denial, address);
         };
         tracing::warn!(
             target: TARGET,

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 use super::error::ApiError;
-use super::power::{self, Power};
+use super::grant::{self, Grant};
 use super::{Admin, audit, host};
 use crate::attributes::{Encoding, Header, Headers, Http};
 use crate::config::{PublicUrl, Rules, Transport, session_cookie};
@@ -53,12 +53,12 @@ impl Manager {
         if self.role() >= Some(role) { Ok(()) } else { Err(DenyReason::NotAdmitted.into()) }
     }
 
-    /// Holds that nobody gives a key a power that they have not.
+    /// Checks that the manager grants nothing that they do not have themselves.
     ///
     /// # Errors
-    /// [`ExceedsGrant`]: what they have not.
-    pub(super) fn may_give(&self, power: &Power<'_>, rules: &Rules) -> Result<(), ExceedsGrant> {
-        power::may_give(&self.principal.actor, self.role(), power, rules)
+    /// [`ExceedsGrant`]: the part of the grant that they do not have.
+    pub(super) fn check_grant(&self, grant: &Grant<'_>, rules: &Rules) -> Result<(), ExceedsGrant> {
+        grant::check(&self.principal.actor, self.role(), grant, rules)
     }
 
     /// Their role; the highest, if there are several.  None is below all others.

@@ -13,7 +13,7 @@ use axum::http::request::Parts;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::MOST_BYTES;
+use super::MAX_BODY_BYTES;
 use super::error::{ApiError, InvalidKind};
 
 /// An object whose members have the names that we know.  Members of other names are ignored, as Grafana does.
@@ -46,7 +46,7 @@ impl JsonBody {
         body: axum::body::Body,
         known: &[&'static str],
     ) -> Result<Option<Self>, ApiError> {
-        let bytes = to_bytes(body, MOST_BYTES).await.map_err(|_| ApiError::TooLarge)?;
+        let bytes = to_bytes(body, MAX_BODY_BYTES).await.map_err(|_| ApiError::BodyTooLarge)?;
         if bytes.is_empty() {
             return Ok(None);
         }

@@ -37,9 +37,9 @@ pub enum ApiError {
     /// `Host` is no name of this listener.
     WrongHost,
     /// The request took too long to arrive.
-    TooSlow,
+    BodyTimeout,
     /// The body is too large.
-    TooLarge,
+    BodyTooLarge,
     /// The body does not say that it is JSON.
     NotJson,
     /// The store cannot be asked.
@@ -162,8 +162,8 @@ impl ApiError {
             | Self::NoSuchPath
             | Self::WrongMethod
             | Self::WrongHost
-            | Self::TooSlow
-            | Self::TooLarge
+            | Self::BodyTimeout
+            | Self::BodyTooLarge
             | Self::NotJson
             | Self::Unavailable
             | Self::AuditUnavailable
@@ -195,8 +195,8 @@ impl ApiError {
                 StatusCode::MISDIRECTED_REQUEST,
                 "Host is no name of this listener: add it to admin.hosts, or set admin.public_url",
             ),
-            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "Request took too long"),
-            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Request body is too large"),
+            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "Request took too long"),
+            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Request body is too large"),
             Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "Keys are unavailable"),
             Self::AuditUnavailable => {
@@ -222,8 +222,8 @@ impl ApiError {
             Self::NoSuchPath => "no_such_path",
             Self::WrongMethod => "wrong_method",
             Self::WrongHost => "wrong_host",
-            Self::TooSlow => "too_slow",
-            Self::TooLarge => "too_large",
+            Self::BodyTimeout => "too_slow",
+            Self::BodyTooLarge => "too_large",
             Self::NotJson => "not_json",
             Self::Unavailable => "unavailable",
             Self::AuditUnavailable => "audit_unavailable",

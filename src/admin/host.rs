@@ -1,7 +1,8 @@
-//! Under which host names the listener answers.
+//! The host names of the listener.
 //!
-//! A page of another site can make its own name point at this listener (DNS rebinding): to the browser it is then the
-//! same origin, and only `Host` tells.  An IP address cannot be made to point elsewhere.
+//! A site can make its own name resolve to this listener's address (DNS rebinding).  The browser then takes the API
+//! for the same origin as the site's page, and only `Host` shows the difference.  Hence only the listener's own names
+//! and IP addresses, which nobody can rebind, are accepted.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -11,7 +12,7 @@ use axum::http::request::Parts;
 use crate::config::AdminRules;
 use crate::policy::normalize_host;
 
-/// Whether every name that the request gives us is ours.  A request without any is not.
+/// Whether every host name of the request is one of the listener's.  False when the request has none.
 pub(super) fn is_ours(parts: &Parts, rules: &AdminRules) -> bool {
     let sent = parts.headers.get_all(HOST).iter().map(axum::http::HeaderValue::as_bytes);
     let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
@@ -30,11 +31,11 @@ fn is_name_of(name: &str, rules: &AdminRules) -> bool {
     name == "localhost"
         || public.is_some_and(|public| name == public)
         || rules.hosts.iter().any(|host| **host == *name)
-        || rules.certificate_names.iter().any(|pattern| is_covered_by(name, pattern))
+        || rules.certificate_names.iter().any(|pattern| matches_pattern(name, pattern))
 }
 
-/// Whether a name of a certificate covers this host: `*` stands for one label (RFC 9525 section 6.3).
-fn is_covered_by(name: &str, pattern: &str) -> bool {
+/// Whether a name of a certificate matches this host: `*` stands for one label (RFC 9525 section 6.3).
+fn matches_pattern(name: &str, pattern: &str) -> bool {
     match pattern.strip_prefix("*.") {
         Some(parent) => name.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == parent),
         None => name == pattern,
@@ -49,7 +50,7 @@ mod tests {
     use crate::config::{Config, ProcessEnvironment, Source};
 
     #[test]
-    fn only_names_of_the_listener_count() {
+    fn only_the_names_of_the_listener_are_accepted() {
         let text = "keys: {store: 'sqlite:keys.db'}\n\
                     admin: {public_url: 'https://Keys.example:8443', hosts: [eat.svc, EAT.Svc.cluster.local.]}\n";
         let source = Source {

@@ -16,8 +16,8 @@ use super::audit;
 use super::auth::{self, Manager};
 use super::body::JsonBody;
 use super::error::{ApiError, InvalidKind};
-use super::power::Power;
-use super::{Admin, within};
+use super::grant::Grant;
+use super::{Admin, with_store_timeout};
 use crate::actor::{Actor, MAX_NESTING, nests_too_deep};
 use crate::config::Rules;
 use crate::keys::name::is_name;
@@ -63,7 +63,7 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>, request: Request) -> R
     // What Go's ParseBool takes for true, as Grafana does.
     let include_dead = parameter(query, "includeExpired")
         .is_some_and(|value| matches!(&*value, "1" | "t" | "T" | "true" | "True" | "TRUE"));
-    let mut keys = within(admin.keys.list()).await??;
+    let mut keys = with_store_timeout(admin.keys.list()).await??;
     let now = admin.clock.now();
     keys.retain(|key| include_dead || key.status(now) == Status::Live);
     // Databases sort text each in its own way.
@@ -126,7 +126,7 @@ pub(super) async fn create(State(admin): State<Arc<Admin>>, request: Request) ->
     let role = Role::parse(&role).ok_or_else(unknown_role)?;
     audit::note_key(&parts, &name, role);
     manager.may_manage(role)?;
-    manager.may_give(&Power { id: None, name: &name, role, actor: &actor }, &rules)?;
+    manager.check_grant(&Grant { id: None, name: &name, role, actor: &actor }, &rules)?;
     check_headers(&name, role, &actor, &rules)?;
     let expires_at = expiry(seconds_to_live.unwrap_or(0), settings, admin.clock.now())?;
     if rules.has_name(&name) {
@@ -135,7 +135,7 @@ pub(super) async fn create(State(admin): State<Arc<Admin>>, request: Request) ->
     }
     let created_by = manager.id();
     let ask = CreateKey { name, role, expires_at, actor, policies, created_by };
-    let (key, secret) = within(admin.keys.create(settings, ask)).await??;
+    let (key, secret) = with_store_timeout(admin.keys.create(settings, ask)).await??;
     audit::changed(&parts, "API key created", &manager, None, Some(&key));
     Ok(with_secret(&key, &secret))
 }
@@ -235,7 +235,7 @@ pub(super) async fn delete(
     let (parts, _) = request.into_parts();
     let manager = admin.manager(&parts).await?;
     let key = admin.managed_key(&parts, &manager, id).await?;
-    if !within(admin.keys.delete(key.id)).await?? {
+    if !with_store_timeout(admin.keys.delete(key.id)).await?? {
         return Err(ApiError::KeyNotFound);
     }
     audit::changed(&parts, "API key deleted", &manager, Some(&key), None);
@@ -251,7 +251,7 @@ pub(super) async fn revoke(
     let (parts, _) = request.into_parts();
     let manager = admin.manager(&parts).await?;
     let key = admin.managed_key(&parts, &manager, id).await?;
-    let revoked = within(admin.keys.revoke(key.id, &manager.id())).await??;
+    let revoked = with_store_timeout(admin.keys.revoke(key.id, &manager.id())).await??;
     let revoked = revoked.ok_or(ApiError::KeyNotFound)?;
     audit::changed(&parts, "API key revoked", &manager, Some(&key), Some(&revoked));
     Ok(auth::json(&json!({"message": "API key revoked"})))
@@ -280,17 +280,18 @@ pub(super) async fn rotate(
     }
     // The row as it is when it changes, and the rules in force then.
     let may_give = |key: &Key| {
-        let power = Power { id: Some(key.id), name: &key.name, role: key.role, actor: &key.actor };
-        manager.may_give(&power, &admin.authorizer.rules())
+        let grant = Grant { id: Some(key.id), name: &key.name, role: key.role, actor: &key.actor };
+        manager.check_grant(&grant, &admin.authorizer.rules())
     };
-    let (rotated, secret) = within(admin.keys.rotate(settings, key.id, overlap, &may_give)).await??;
+    let (rotated, secret) =
+        with_store_timeout(admin.keys.rotate(settings, key.id, overlap, &may_give)).await??;
     audit::changed(&parts, "API key rotated", &manager, Some(&key), Some(&rotated));
     Ok(with_secret(&rotated, &secret))
 }
 
 impl Admin {
     async fn key(&self, id: i64) -> Result<Key, ApiError> {
-        within(self.keys.get(id)).await??.ok_or(ApiError::KeyNotFound)
+        with_store_timeout(self.keys.get(id)).await??.ok_or(ApiError::KeyNotFound)
     }
 
     /// The key that somebody is about to change.  Its role never changes, and its id is never used again.

@@ -1,6 +1,6 @@
-//! The page for people: three files that stand in the binary as they are written.
+//! The web page: three static files that are compiled into the binary.
 //!
-//! Nothing is built, nothing is fetched from another host, and the policy below holds the browser to it.
+//! There is no build step.  The page loads nothing from another host, and its `Content-Security-Policy` enforces that.
 
 use axum::Router;
 use axum::http::header::{
@@ -9,10 +9,11 @@ use axum::http::header::{
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-/// What the page may do.  Scripts and styles are its own files alone: text that got into the markup runs nowhere.
-/// The only image is the icon in the page itself.
-/// No form is ever sent by the browser: should the script fail, a password does not end up in an address.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+/// The `Content-Security-Policy` of the page.
+///
+/// Scripts and styles come from the page's own files alone, so injected markup runs nothing.  The only image is the
+/// icon inside the page.  `form-action 'none'`: when the script fails, no form sends a password in a URL.
+const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
@@ -20,20 +21,20 @@ const HTML: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// The page and its parts, for whoever asks: they hold no data, and the API that they call is guarded.
+/// The routes of the page.  They need no credential: the page holds no data, and the API that it calls checks one.
 pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
-        .route("/", get(|| async { part("text/html; charset=utf-8", HTML) }))
-        .route("/page.css", get(|| async { part("text/css; charset=utf-8", STYLE) }))
-        .route("/page.js", get(|| async { part("text/javascript; charset=utf-8", SCRIPT) }))
+        .route("/", get(|| async { file("text/html; charset=utf-8", HTML) }))
+        .route("/page.css", get(|| async { file("text/css; charset=utf-8", STYLE) }))
+        .route("/page.js", get(|| async { file("text/javascript; charset=utf-8", SCRIPT) }))
 }
 
-/// One file.  `no-store` also keeps the page, and what it shows, out of reach of the Back button after a log-out.
-fn part(content_type: &'static str, text: &'static str) -> impl IntoResponse {
+/// One file.  With `no-store` the Back button shows nothing of the page after a log-out.
+fn file(content_type: &'static str, text: &'static str) -> impl IntoResponse {
     let headers = [
         (CONTENT_TYPE, content_type),
         (CACHE_CONTROL, "no-store"),
-        (CONTENT_SECURITY_POLICY, POLICY),
+        (CONTENT_SECURITY_POLICY, CONTENT_SECURITY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (REFERRER_POLICY, "no-referrer"),
     ];
@@ -45,9 +46,9 @@ mod tests {
     use super::{HTML, SCRIPT, STYLE};
 
     #[test]
-    fn the_page_asks_nobody_else_and_makes_no_markup_of_data() {
+    fn the_page_loads_nothing_from_elsewhere_and_makes_no_markup_of_data() {
         for (name, text) in [("page.html", HTML), ("page.css", STYLE), ("page.js", SCRIPT)] {
-            // The name of a vocabulary, which nobody fetches.
+            // An XML namespace, which is not loaded.
             let text = text.replace("http://www.w3.org/2000/svg", "");
             for forbidden in [
                 "http:",

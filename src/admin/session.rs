@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::body::JsonBody;
 use super::error::ApiError;
-use super::{Admin, audit, auth, within};
+use super::{Admin, audit, auth, with_store_timeout};
 use crate::attributes::{Encoding, Header, Headers, Http};
 use crate::config::is_secure;
 use crate::credential::{
@@ -40,7 +40,8 @@ pub(super) async fn log_in(State(admin): State<Arc<Admin>>, request: Request) ->
     }
     let principal = admin.verify(&user, &password).await?;
     let user = rules.users.get(&principal.name).ok_or(DenyReason::WrongPassword)?;
-    let opened = within(admin.keys.open_session(&principal.name, &user.password_digest)).await??;
+    let opened =
+        with_store_timeout(admin.keys.open_session(&principal.name, &user.password_digest)).await??;
     audit::logged_in(&parts, &principal.name, opened.ended);
     let mut response = auth::json(&json!({"message": "Logged in"}));
     admin.set_cookie(&mut response, opened.cookie.expose(), LONGEST);
@@ -60,7 +61,7 @@ pub(super) async fn log_out(State(admin): State<Arc<Admin>>, request: Request) -
     for digest in digests {
         // A session that another replica has just opened may not have reached us yet: the store knows.
         let session = admin.keys.find_session(&digest, admin.clock.now());
-        within(admin.keys.close_session(&digest)).await??;
+        with_store_timeout(admin.keys.close_session(&digest)).await??;
         if let Some(session) = session {
             audit::logged_out(&parts, &session.user);
         }

@@ -1,11 +1,13 @@
-//! The audit log's way out: a queue and a thread of its own, so that it loses nothing that the log may lose.
+//! The writer of the audit log: a bounded queue and a thread that writes it to a file or to standard error.
 //!
-//! Whoever begins a change takes a place first ([`AuditLog::reserve`]); the lines themselves are `tracing` events of the
-//! target [`TARGET`], which a layer of their own writes into the queue, whatever the log's level is.  A line that the
-//! operating system does not take stays at the head of the queue and is tried every second.
+//! Unlike the ordinary log, the audit log drops no line of a change.  A change reserves its place in the queue before
+//! it starts ([`AuditLog::reserve`]), and is denied when the queue is full.  The lines are `tracing` events with the
+//! target [`TARGET`]; a layer of `tracing-subscriber` writes them into the queue, whatever the log level is.  A line
+//! that the operating system does not accept stays at the head of the queue and is retried every second.
 //!
-//! Denials of strangers are merged ([`AuditLog::deny_stranger`]): the first of a kind is told at once, and those that
-//! follow within a minute as one line with their count.
+//! Denials of unauthenticated callers are merged ([`AuditLog::log_unauthenticated`]), so that nobody can fill the log
+//! without a credential: the first denial of a kind is written at once, the further ones of the same minute are
+//! written as one line with a count.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
@@ -23,18 +25,18 @@ use tracing_subscriber::fmt::MakeWriter;
 /// The target of the audit log's events.
 pub const TARGET: &str = "audit";
 
-/// Lines that may wait, those included for which a place is taken.
+/// How many lines may wait to be written, reservations included.
 const MAX_LINES: usize = 10_000;
-/// Lines for which nobody took a place, such as that of a lock, may go beyond it, and not without an end.
-const MAX_LINES_WITHOUT_PLACE: usize = 2 * MAX_LINES;
-/// How long to wait before a line is tried again, and how often what was merged is looked at.
-const RETRY: Duration = Duration::from_secs(1);
-/// Denials of strangers within this time are one line.
-const MERGED: Duration = Duration::from_secs(60);
-/// How long an answer waits for its line.
-const MAX_ANSWER_WAIT: Duration = Duration::from_secs(1);
-/// How long lines that wait may hold up the end of the process.
-const MAX_CLOSE: Duration = Duration::from_secs(3);
+/// The limit for lines without a reservation, such as the line about a locked user.
+const MAX_UNRESERVED_LINES: usize = 2 * MAX_LINES;
+/// How often a failed line is retried, and how often merged denials are checked.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Denials of one kind within this time are merged into one line.
+const MERGE_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a response waits for its line to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the process waits for the queue at its end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The audit log.  Clones are the same log.
 #[derive(Debug, Clone)]
@@ -43,35 +45,38 @@ pub struct AuditLog(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// Wakes the thread that writes.
+    /// Wakes the writer thread.
     wake: Condvar,
-    /// How many lines were written.
+    /// The number of lines written so far.
     written: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     lines: VecDeque<Vec<u8>>,
-    /// Places that were taken for lines that did not come yet.
+    /// Reservations that are held.
     reserved: usize,
-    /// Lines that ever came.
+    /// The number of lines queued so far.
     pushed: u64,
+    /// The number of lines dropped so far.
     lost: u64,
-    strangers: HashMap<Denied, Merged>,
-    /// Whether the file is to be opened anew.
+    unauthenticated: HashMap<Denial, Merged>,
+    /// Whether the writer is to reopen the file.
     reopen: bool,
-    close: Option<Instant>,
+    /// Until when the writer retries after [`AuditLog::close`].
+    close_deadline: Option<Instant>,
+    /// Whether the writer has stopped.
     is_closed: bool,
 }
 
-/// A kind of denial of somebody who showed no credential that counts.
+/// A denial of an unauthenticated caller.  Equal denials are merged.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Denied {
-    /// What the line says.
+pub struct Denial {
+    /// The message of the line.
     pub message: &'static str,
     /// The HTTP status.
     pub status: u16,
-    /// One word that says why.
+    /// The reason, one word.
     pub reason: &'static str,
     /// The configured user whose password was tried.
     pub user: Option<Arc<str>>,
@@ -80,12 +85,13 @@ pub struct Denied {
 #[derive(Debug)]
 struct Merged {
     count: u64,
-    /// The last address, and when the last line was written.
+    /// The address of the last denial.
     address: Arc<str>,
-    told: Instant,
+    /// When the last line of this kind was written.
+    logged_at: Instant,
 }
 
-/// A place in the queue, for one change; free again when it is dropped.
+/// A place in the queue for the line of one change.  It is released on drop.
 #[derive(Debug)]
 pub struct Reservation(AuditLog);
 
@@ -98,34 +104,35 @@ impl Drop for Reservation {
 /// Why the audit log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditLogError {
-    /// The operating system says no.
+    /// The file cannot be opened.
     #[error("cannot open the audit log {}: {error}", path.display())]
     Open {
         /// The file.
         path: PathBuf,
-        /// What the operating system says.
+        /// The error of the operating system.
+        #[source]
         error: io::Error,
     },
-    /// It is a link.
+    /// The path is a symbolic link.
     #[error("the audit log {} is a symbolic link, which is not followed: name the file itself", .0.display())]
     Link(PathBuf),
-    /// It is a folder, a device, a pipe.
+    /// The path is a folder, a device or a pipe.
     #[error("the audit log {} is not a regular file: without --audit-log its lines go to standard error", .0.display())]
     NotAFile(PathBuf),
-    /// The operating system gives no thread.
+    /// The writer thread cannot be started.
     #[error("cannot start the thread that writes the audit log: {0}")]
-    Thread(io::Error),
+    Thread(#[source] io::Error),
 }
 
 impl AuditLog {
-    /// Begins to write to this file, or to standard error.
+    /// Starts the writer thread, which appends to this file, or writes to standard error without one.
     ///
     /// # Errors
-    /// [`AuditLogError`]: the file cannot be opened, or there is no thread.
+    /// [`AuditLogError`]: the file cannot be opened, or the thread cannot be started.
     pub fn start(path: Option<&Path>) -> Result<Self, AuditLogError> {
         let sink = match path {
             Some(path) => Sink::File(AuditFile::open(path)?),
-            None => Sink::StandardError { is_broken: false },
+            None => Sink::StandardError { is_partial: false },
         };
         let log = Self::new();
         let writer = Writer { log: log.clone(), sink, is_failing: false };
@@ -141,14 +148,14 @@ impl AuditLog {
         Self(Arc::new(Shared { queue: Mutex::default(), wake: Condvar::new(), written }))
     }
 
-    /// A log that nobody reads, and that keeps nothing up.
+    /// A log that discards every line, for tests.
     pub fn silent() -> Self {
         let log = Self::new();
         log.queue().is_closed = true;
         log
     }
 
-    /// Takes a place for the line of one change; `None` when too many lines wait.
+    /// Reserves a place for the line of one change; `None` when the queue is full.
     pub fn reserve(&self) -> Option<Reservation> {
         let mut queue = self.queue();
         if queue.lines.len() + queue.reserved >= MAX_LINES {
@@ -158,59 +165,60 @@ impl AuditLog {
         Some(Reservation(self.clone()))
     }
 
-    /// Waits until the lines that came so far are written, for a second at most.
+    /// Waits until the lines queued so far are written, for a second at most.
     pub async fn flush(&self) {
         let (pushed, mut written) = {
             let queue = self.queue();
             (if queue.is_closed { 0 } else { queue.pushed }, self.0.written.subscribe())
         };
-        // Without it the line comes later: its place is taken.
-        let _ = tokio::time::timeout(MAX_ANSWER_WAIT, written.wait_for(|written| *written >= pushed)).await;
+        // After the timeout the line is still queued, and will be written later.
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, written.wait_for(|written| *written >= pushed)).await;
     }
 
-    /// Tells of a denial of somebody whom nobody knows, at once or merged with others of its kind.
-    pub fn deny_stranger(&self, denied: &Denied, address: &Arc<str>) {
-        let is_first = self.queue().merge(denied, address, Instant::now());
+    /// Logs the denial of an unauthenticated caller, at once or merged with equal ones.
+    pub fn log_unauthenticated(&self, denial: &Denial, address: &Arc<str>) {
+        let is_first = self.queue().merge(denial, address, Instant::now());
         if is_first {
-            denied.tell(1, address);
+            denial.log(1, address);
         }
     }
 
-    /// Has the file opened anew, as after it was moved away.
+    /// Reopens the file, for log rotation.
     pub fn reopen(&self) {
         self.queue().reopen = true;
         self.0.wake.notify_all();
     }
 
-    /// Lines that wait to be written.
+    /// The number of lines that wait to be written.
     pub fn waiting(&self) -> usize {
         self.queue().lines.len()
     }
 
-    /// Lines that were lost.
+    /// The number of lines that were dropped.
     pub fn lost(&self) -> u64 {
         self.queue().lost
     }
 
-    /// Tells what was merged, and waits for the lines to be written, for three seconds at most.
+    /// Logs the merged denials and waits until all lines are written, for three seconds at most.
     pub fn close(&self) {
         let now = Instant::now();
-        let merged: Vec<_> = self.queue().strangers.drain().filter(|(_, merged)| merged.count > 0).collect();
-        for (denied, merged) in merged {
-            denied.tell(merged.count, &merged.address);
+        let merged: Vec<_> =
+            self.queue().unauthenticated.drain().filter(|(_, merged)| merged.count > 0).collect();
+        for (denial, merged) in merged {
+            denial.log(merged.count, &merged.address);
         }
         let mut queue = self.queue();
-        queue.close = Some(now + MAX_CLOSE);
+        queue.close_deadline = Some(now + CLOSE_TIMEOUT);
         self.0.wake.notify_all();
-        while !queue.is_closed && now.elapsed() < MAX_CLOSE {
-            let waited = self.0.wake.wait_timeout(queue, MAX_CLOSE.saturating_sub(now.elapsed()));
+        while !queue.is_closed && now.elapsed() < CLOSE_TIMEOUT {
+            let waited = self.0.wake.wait_timeout(queue, CLOSE_TIMEOUT.saturating_sub(now.elapsed()));
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     fn push(&self, line: Vec<u8>) {
         let mut queue = self.queue();
-        if queue.is_closed || queue.lines.len() >= MAX_LINES_WITHOUT_PLACE {
+        if queue.is_closed || queue.lines.len() >= MAX_UNRESERVED_LINES {
             queue.lost += 1;
             return;
         }
@@ -219,45 +227,45 @@ impl AuditLog {
         self.0.wake.notify_all();
     }
 
-    /// Nothing that holds the lock can panic half way through a change, so a poisoned one is as good as new.
+    /// A poisoned lock is used all the same: no holder can panic in the middle of a change to the queue.
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Queue {
-    /// Whether this denial is told at once: it is the first of its kind within a minute.
-    fn merge(&mut self, denied: &Denied, address: &Arc<str>, now: Instant) -> bool {
-        if let Some(merged) = self.strangers.get_mut(denied) {
+    /// Counts a denial.  Whether it is the first of its kind, which is logged at once.
+    fn merge(&mut self, denial: &Denial, address: &Arc<str>, now: Instant) -> bool {
+        if let Some(merged) = self.unauthenticated.get_mut(denial) {
             merged.count += 1;
             merged.address = Arc::clone(address);
             return false;
         }
-        let merged = Merged { count: 0, address: Arc::clone(address), told: now };
-        self.strangers.insert(denied.clone(), merged);
+        let merged = Merged { count: 0, address: Arc::clone(address), logged_at: now };
+        self.unauthenticated.insert(denial.clone(), merged);
         true
     }
 
-    /// What was merged for a minute, to be told now; a kind of which nothing came meanwhile is forgotten.
-    fn due(&mut self, now: Instant) -> Vec<(Denied, u64, Arc<str>)> {
+    /// The merged denials whose minute is over, with their counts.  A kind without a new denial is removed.
+    fn due(&mut self, now: Instant) -> Vec<(Denial, u64, Arc<str>)> {
         let mut due = Vec::new();
-        self.strangers.retain(|denied, merged| {
-            if now.duration_since(merged.told) < MERGED {
+        self.unauthenticated.retain(|denial, merged| {
+            if now.duration_since(merged.logged_at) < MERGE_INTERVAL {
                 return true;
             }
             if merged.count == 0 {
                 return false;
             }
-            due.push((denied.clone(), merged.count, Arc::clone(&merged.address)));
-            (merged.count, merged.told) = (0, now);
+            due.push((denial.clone(), merged.count, Arc::clone(&merged.address)));
+            (merged.count, merged.logged_at) = (0, now);
             true
         });
         due
     }
 }
 
-impl Denied {
-    fn tell(&self, count: u64, address: &str) {
+impl Denial {
+    fn log(&self, count: u64, address: &str) {
         let Self { message, status, reason, user } = self;
         tracing::warn!(
             target: TARGET,
@@ -265,14 +273,14 @@ impl Denied {
             address,
             status,
             reason,
-            // Whoever adds up lines multiplies by this.
+            // How many denials the line stands for, where it is more than one.
             count = (count > 1).then_some(count),
             "{message}"
         );
     }
 }
 
-/// Takes the lines of the layer that writes the audit log's events.
+/// The layer of `tracing-subscriber` writes its lines into the queue.
 impl<'w> MakeWriter<'w> for AuditLog {
     type Writer = LineWriter<'w>;
 
@@ -281,7 +289,7 @@ impl<'w> MakeWriter<'w> for AuditLog {
     }
 }
 
-/// Takes one whole line.
+/// Queues what is written to it: one `write` is one whole line.
 #[derive(Debug)]
 pub struct LineWriter<'w>(&'w AuditLog);
 
@@ -296,11 +304,11 @@ impl Write for LineWriter<'_> {
     }
 }
 
-/// What the thread has.
+/// The state of the writer thread.
 struct Writer {
     log: AuditLog,
     sink: Sink,
-    /// Whether the last try failed, which is told once.
+    /// Whether the last write failed.  The first failure is logged, and the first success after it.
     is_failing: bool,
 }
 
@@ -308,10 +316,10 @@ impl Writer {
     fn run(mut self) {
         while let Some(line) = self.next() {
             match self.sink.write(&line) {
-                Ok(()) => self.done(),
+                Ok(()) => self.record_success(),
                 Err(error) => {
-                    self.failed(&error);
-                    if self.rest() {
+                    self.record_failure(&error);
+                    if self.wait_for_retry().is_none() {
                         break;
                     }
                 }
@@ -321,16 +329,16 @@ impl Writer {
         self.log.0.wake.notify_all();
     }
 
-    /// The line at the head of the queue, which stays there; `None` at the end.
+    /// Waits for the line at the head of the queue, which stays there until it is written; `None` after `close`.
     fn next(&mut self) -> Option<Vec<u8>> {
         loop {
             let mut queue = self.log.queue();
             let due = queue.due(Instant::now());
             if !due.is_empty() {
-                // To tell takes the lock.
+                // Logging locks the queue.
                 drop(queue);
-                for (denied, count, address) in due {
-                    denied.tell(count, &address);
+                for (denial, count, address) in due {
+                    denial.log(count, &address);
                 }
                 continue;
             }
@@ -342,14 +350,14 @@ impl Writer {
             if let Some(line) = queue.lines.front() {
                 return Some(line.clone());
             }
-            if queue.close.is_some() {
+            if queue.close_deadline.is_some() {
                 return None;
             }
-            drop(self.log.0.wake.wait_timeout(queue, RETRY).unwrap_or_else(PoisonError::into_inner));
+            drop(self.log.0.wake.wait_timeout(queue, RETRY_INTERVAL).unwrap_or_else(PoisonError::into_inner));
         }
     }
 
-    fn done(&mut self) {
+    fn record_success(&mut self) {
         self.log.queue().lines.pop_front();
         self.log.0.written.send_modify(|written| *written += 1);
         if std::mem::take(&mut self.is_failing) {
@@ -357,7 +365,7 @@ impl Writer {
         }
     }
 
-    fn failed(&mut self, error: &io::Error) {
+    fn record_failure(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.is_failing, true) {
             tracing::error!(
                 %error,
@@ -367,27 +375,27 @@ impl Writer {
         }
     }
 
-    /// Waits before the next try.  Whether there is none, since the process ends.
-    fn rest(&self) -> bool {
-        let begun = Instant::now();
+    /// Waits until the line is to be retried; `None` when the process ends and does not wait any longer.
+    fn wait_for_retry(&self) -> Option<()> {
+        let started = Instant::now();
         let mut queue = self.log.queue();
-        while begun.elapsed() < RETRY && !queue.reopen {
-            if queue.close.is_some_and(|close| Instant::now() >= close) {
+        while started.elapsed() < RETRY_INTERVAL && !queue.reopen {
+            if queue.close_deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 queue.lost += u64::try_from(queue.lines.len()).unwrap_or(u64::MAX);
-                return true;
+                return None;
             }
-            let left = RETRY.saturating_sub(begun.elapsed());
+            let left = RETRY_INTERVAL.saturating_sub(started.elapsed());
             queue = self.log.0.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        false
+        Some(())
     }
 }
 
-/// Where lines go.
+/// Where the lines are written.
 enum Sink {
     StandardError {
-        /// Whether a part of a line was written: the next one begins on a line of its own.
-        is_broken: bool,
+        /// Whether the last write failed half way: a newline is written before the next line.
+        is_partial: bool,
     },
     File(AuditFile),
 }
@@ -395,15 +403,15 @@ enum Sink {
 impl Sink {
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
         match self {
-            Self::StandardError { is_broken } => {
+            Self::StandardError { is_partial } => {
                 let mut stderr = io::stderr().lock();
-                if *is_broken {
+                if *is_partial {
                     stderr.write_all(b"\n")?;
-                    *is_broken = false;
+                    *is_partial = false;
                 }
-                *is_broken = true;
+                *is_partial = true;
                 stderr.write_all(line)?;
-                *is_broken = false;
+                *is_partial = false;
                 Ok(())
             }
             Self::File(file) => file.write(line),
@@ -418,11 +426,11 @@ impl Sink {
     }
 }
 
-/// The file that the operator named.
+/// The file of `--audit-log`.
 struct AuditFile {
     path: PathBuf,
     file: File,
-    /// How much of the line at the head was written: a full disk may have taken a part of it.
+    /// How many bytes of the line at the head were written: a full disk may accept a part of it.
     written: usize,
 }
 
@@ -447,18 +455,18 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Whether another file, or none, stands at the path.
+    /// Whether the path names another file by now, or none.
     fn is_moved(&self) -> bool {
-        let there =
+        let current =
             std::fs::symlink_metadata(&self.path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
-        identity(&self.file) != there
+        identity(&self.file) != current
     }
 
-    /// Goes on in the file that stands at the path now; where there is none to be had, in the one that is open.
+    /// Opens the path again.  When that fails, the open file is kept.
     fn reopen(&mut self) {
         match open(&self.path) {
             Ok(file) => {
-                // A line of which a part stands in another file is written whole into this one.
+                // A line that was partly written to the old file is written whole to the new one.
                 if identity(&file) != identity(&self.file) {
                     self.written = 0;
                 }
@@ -469,13 +477,13 @@ impl AuditFile {
     }
 }
 
-/// Device and inode: which file it is, whatever its name.
+/// Device and inode, which identify a file whatever its name.
 fn identity(file: &File) -> Option<(u64, u64)> {
     file.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 fn open(path: &Path) -> Result<File, AuditLogError> {
-    // A pipe that nobody reads must not hold the start up.
+    // Without NONBLOCK the opening of a pipe waits for a reader.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let flags = i32::try_from(flags.bits()).expect("Linux's flags fit into an int");
     let opened = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path);
@@ -495,23 +503,23 @@ fn open(path: &Path) -> Result<File, AuditLogError> {
 mod tests {
     use super::*;
 
-    fn denied(reason: &'static str, user: Option<&str>) -> Denied {
-        Denied { message: "log-in denied", status: 401, reason, user: user.map(Arc::from) }
+    fn denial(reason: &'static str, user: Option<&str>) -> Denial {
+        Denial { message: "log-in denied", status: 401, reason, user: user.map(Arc::from) }
     }
 
     #[test]
     fn denials_of_one_kind_are_one_line_a_minute() {
         let mut queue = Queue::default();
-        let begun = Instant::now();
-        let at = |seconds| begun + Duration::from_secs(seconds);
-        let unknown = denied("wrong_password", None);
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let unknown = denial("wrong_password", None);
         let address: Arc<str> = "192.0.2.1:5".into();
-        assert!(queue.merge(&unknown, &address, at(0)), "the first is told at once");
+        assert!(queue.merge(&unknown, &address, at(0)), "the first is logged at once");
         for second in 1..60 {
             assert!(!queue.merge(&unknown, &"192.0.2.2:6".into(), at(second)));
         }
-        assert!(queue.merge(&denied("wrong_password", Some("ada")), &address, at(1)), "another kind");
-        assert!(queue.merge(&denied("cross_site", None), &address, at(1)), "another kind");
+        assert!(queue.merge(&denial("wrong_password", Some("ada")), &address, at(1)), "another kind");
+        assert!(queue.merge(&denial("cross_site", None), &address, at(1)), "another kind");
         assert!(queue.due(at(59)).is_empty());
         let due = queue.due(at(60));
         assert_eq!(due, [(unknown.clone(), 59, "192.0.2.2:6".into())]);
@@ -520,22 +528,22 @@ mod tests {
         assert_eq!(queue.due(at(119)), []);
         assert_eq!(queue.due(at(120)), [(unknown.clone(), 1, Arc::clone(&address))]);
         assert_eq!(queue.due(at(180)), []);
-        assert!(queue.strangers.is_empty(), "what does not come again is forgotten");
+        assert!(queue.unauthenticated.is_empty(), "a kind without a new denial is removed");
         assert!(queue.merge(&unknown, &address, at(181)));
     }
 
     #[test]
-    fn places_are_bounded_and_given_back() {
+    fn reservations_are_bounded_and_released_on_drop() {
         let log = AuditLog::new();
-        let places: Vec<_> = (0..MAX_LINES).map(|_| log.reserve().expect("a place")).collect();
+        let reservations: Vec<_> = (0..MAX_LINES).map(|_| log.reserve().expect("a reservation")).collect();
         assert!(log.reserve().is_none());
-        drop(places);
+        drop(reservations);
         for _ in 0..MAX_LINES - 1 {
             log.push(b"x\n".to_vec());
         }
-        let last = log.reserve().expect("a place");
+        let last = log.reserve().expect("a reservation");
         assert!(log.reserve().is_none());
-        // A lock is told all the same.
+        // A line without a reservation is queued all the same.
         log.push(b"x\n".to_vec());
         assert_eq!((log.waiting(), log.lost()), (MAX_LINES, 0));
         drop(last);
@@ -543,11 +551,11 @@ mod tests {
             log.push(b"x\n".to_vec());
         }
         log.push(b"x\n".to_vec());
-        assert_eq!((log.waiting(), log.lost()), (MAX_LINES_WITHOUT_PLACE, 1));
+        assert_eq!((log.waiting(), log.lost()), (MAX_UNRESERVED_LINES, 1));
     }
 
     #[test]
-    fn a_file_is_opened_for_its_owner_alone_and_anew_when_it_was_moved() {
+    fn the_file_is_readable_by_its_owner_alone_and_is_reopened_after_a_rename() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.log");
         let mut file = AuditFile::open(&path).unwrap();
@@ -559,13 +567,13 @@ mod tests {
         file.write(b"three\n").unwrap();
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
         assert_eq!((read("old"), read("audit.log")), ("one\n".to_owned(), "three\n".to_owned()));
-        // What stood there stays.
+        // Existing lines stay.
         AuditFile::open(&path).unwrap().write(b"four\n").unwrap();
         assert_eq!(read("audit.log"), "three\nfour\n");
     }
 
     #[test]
-    fn what_is_no_file_is_named() {
+    fn a_path_that_is_not_a_regular_file_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         std::os::unix::fs::symlink(at("target"), at("link")).unwrap();

@@ -1,6 +1,7 @@
-//! Who may give what: nobody gives a key a power that they do not have themselves.
+//! Privilege escalation: nobody grants a key more than they have themselves.
 //!
-//! To make a key is to give, and so is to rotate one: whoever rotates holds its new secret.  An Admin may give all.
+//! Creating a key grants what the key can do, and so does rotating one, because the manager then holds its new secret.
+//! An Admin may grant everything.
 
 use serde_json::{Map, Value};
 
@@ -11,94 +12,96 @@ use crate::keys::{ExceedsGrant, Role};
 use crate::policy::Allow;
 use crate::policy::allow::Requirement;
 
-/// The four members that the server writes itself; a key's own never replace them.
-const SERVERS_OWN: [&str; 4] = ["id", "name", "role", "key_id"];
-/// The members of an actor by which an allow block can mean one key or account.
-const NAMING: [&str; 5] = ["id", "name", "key", "key_id", "account"];
+/// The members of a key's actor that the server sets: a key's own members of these names are ignored.
+const RESERVED_MEMBERS: [&str; 4] = ["id", "name", "role", "key_id"];
+/// The members of an actor by which an allow block can name one key or account.
+const NAMING_MEMBERS: [&str; 5] = ["id", "name", "key", "key_id", "account"];
 
-/// What a key can do.
-pub(super) struct Power<'k> {
-    /// Its id; `None` when it has none yet.
+/// What a manager grants by a key.
+pub(super) struct Grant<'k> {
+    /// The key's id; `None` for a key that is not created yet.
     pub id: Option<i64>,
-    /// Its name.
+    /// The key's name.
     pub name: &'k str,
-    /// Its role.
+    /// The key's role.
     pub role: Role,
-    /// Its own members.
+    /// The members that are added to the key's actor.
     pub actor: &'k Map<String, Value>,
 }
 
-/// Whether somebody with this actor and role may give this.
+/// Checks that a manager with this actor and role may make this grant.
 ///
 /// # Errors
-/// [`ExceedsGrant`]: what they have not.
-pub(super) fn may_give(
-    giver: &Actor,
+/// [`ExceedsGrant`]: the part of the grant that the manager does not have.
+pub(super) fn check(
+    manager: &Actor,
     role: Option<Role>,
-    power: &Power<'_>,
+    grant: &Grant<'_>,
     rules: &Rules,
 ) -> Result<(), ExceedsGrant> {
     if role == Some(Role::Admin) {
         return Ok(());
     }
-    if role < Some(power.role) {
+    if role < Some(grant.role) {
         return Err(ExceedsGrant::Role);
     }
-    let given = power.actor.iter().filter(|(name, _)| !SERVERS_OWN.contains(&name.as_str()));
-    for (name, value) in given {
-        if !giver.member(name).is_some_and(|own| includes(own, value)) {
+    let granted = grant.actor.iter().filter(|(name, _)| !RESERVED_MEMBERS.contains(&name.as_str()));
+    for (name, value) in granted {
+        if !manager.member(name).is_some_and(|own| includes(own, value)) {
             return Err(ExceedsGrant::Member);
         }
     }
     let policies = rules.policies.iter().filter_map(|policy| policy.allow());
     let admin = rules.admin.as_ref().and_then(|admin| admin.allow.allow());
-    if policies.chain(admin).any(|allow| speaks_of(allow, power)) {
+    if policies.chain(admin).any(|allow| names_key(allow, grant)) {
         return Err(ExceedsGrant::Name);
     }
     Ok(())
 }
 
-/// Whether somebody whose member is `own` has this value: the same, or each element of it.
-fn includes(own: &Value, given: &Value) -> bool {
-    let has = |requirement: &Value| match own {
-        Value::Array(elements) => elements.contains(requirement),
-        scalar => scalar == requirement,
+/// Whether a manager whose member has the value `own` has the value `granted`: the same one, or each of its elements.
+fn includes(own: &Value, granted: &Value) -> bool {
+    let has = |wanted: &Value| match own {
+        Value::Array(elements) => elements.contains(wanted),
+        scalar => scalar == wanted,
     };
-    match given {
-        _ if own == given => true,
+    match granted {
+        _ if own == granted => true,
         Value::Array(elements) => !elements.is_empty() && elements.iter().all(has),
         scalar => has(scalar),
     }
 }
 
-/// Whether an allow block means this key by its name or id.
-fn speaks_of(allow: &Allow, power: &Power<'_>) -> bool {
+/// Whether an allow block names this key, by its name or id.
+fn names_key(allow: &Allow, grant: &Grant<'_>) -> bool {
     let members = match allow {
         Allow::Everyone | Allow::NoOne => return false,
         Allow::Members { members, .. } => members,
     };
-    members.iter().filter(|(member, _)| NAMING.contains(&&**member)).any(|(_, requirement)| match requirement
-    {
-        Requirement::Present => false,
-        Requirement::AnyOf(values) => values.iter().any(|value| names(value, power)),
+    members.iter().filter(|(member, _)| NAMING_MEMBERS.contains(&&**member)).any(|(_, requirement)| {
+        match requirement {
+            Requirement::Present => false,
+            Requirement::AnyOf(values) => values.iter().any(|value| is_key(value, grant)),
+        }
     })
 }
 
-fn names(value: &Value, power: &Power<'_>) -> bool {
+/// Whether a value of an allow block is the name or the id of this key.
+fn is_key(value: &Value, grant: &Grant<'_>) -> bool {
     match value {
         Value::String(text) => {
             let text = folded(text);
             let bare =
                 ["key:", "sa:"].into_iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(&text);
-            let name = folded(power.name);
-            bare == name || text == name || power.id.is_some_and(|id| text == id.to_string())
+            let name = folded(grant.name);
+            bare == name || text == name || grant.id.is_some_and(|id| text == id.to_string())
         }
         Value::Number(number) => {
-            let is_id = power.id.is_some_and(|id| number.as_f64() == Some(id as f64));
-            is_id || number.to_string() == power.name
+            let is_id = grant.id.is_some_and(|id| number.as_f64() == Some(id as f64));
+            is_id || number.to_string() == grant.name
         }
-        Value::Array(values) => values.iter().any(|value| names(value, power)),
-        Value::Object(members) => members.values().any(|value| names(value, power)),
+        Value::Array(values) => values.iter().any(|value| is_key(value, grant)),
+        Value::Object(members) => members.values().any(|value| is_key(value, grant)),
         Value::Null | Value::Bool(_) => false,
     }
 }
@@ -110,8 +113,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_that_somebody_has() {
-        for (own, given, expected) in [
+    fn a_manager_has_a_value_or_each_of_its_elements() {
+        for (own, granted, expected) in [
             (json!("ops"), json!("ops"), true),
             (json!("ops"), json!(["ops"]), true),
             (json!(["ops", "dev"]), json!("ops"), true),
@@ -130,14 +133,14 @@ mod tests {
             (json!([["ops"]]), json!("ops"), false),
             (json!([["ops"]]), json!([["ops"]]), true),
         ] {
-            assert_eq!(includes(&own, &given), expected, "{own} {given}");
+            assert_eq!(includes(&own, &granted), expected, "{own} {granted}");
         }
     }
 
     #[test]
-    fn keys_that_an_allow_block_means() {
+    fn an_allow_block_names_a_key_by_its_name_or_id() {
         let actor = Map::new();
-        let power = Power { id: Some(7), name: "deploy", role: Role::Viewer, actor: &actor };
+        let grant = Grant { id: Some(7), name: "deploy", role: Role::Viewer, actor: &actor };
         for (allow, expected) in [
             (json!({"id": "key:deploy"}), true),
             (json!({"id": ["root", "key:deploy"]}), true),
@@ -156,7 +159,7 @@ mod tests {
             (json!(true), false),
             (json!(false), false),
         ] {
-            assert_eq!(speaks_of(&Allow::new(&allow).unwrap(), &power), expected, "{allow}");
+            assert_eq!(names_key(&Allow::new(&allow).unwrap(), &grant), expected, "{allow}");
         }
     }
 }
