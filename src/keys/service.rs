@@ -19,8 +19,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::index::{Index, Note, SESSION_IDLE, SESSION_LIFE, SESSIONS_PER_USER, Session, Use};
 use super::store::{
-    Changes, CreateError, NewKey, OpenError, PostgresStore, Revision, RotateError, SqliteStore, Store,
-    StoreError, StoreUrl,
+    Changes, CreateError, NewKey, OpenError, OpenFailure, PostgresStore, Revision, RotateError, SqliteStore,
+    Store, StoreError, StoreFailure, StoreUrl,
 };
 use super::{GrantCheck, Key, Role, StoredKey, StoredSession};
 use crate::clock::Clock;
@@ -131,12 +131,15 @@ impl Keys {
     /// [`OpenError`]: it is not there, does not answer, or is none that this version can read.
     pub async fn read_once(url: &StoreUrl, clock: Clock) -> Result<Arc<Self>, OpenError> {
         let store: Box<dyn Store> = match url {
-            StoreUrl::Sqlite(path) => Box::new(SqliteStore::to_read(path)),
-            StoreUrl::Postgres(url) => Box::new(PostgresStore::to_read(url)?),
+            StoreUrl::Sqlite(path) => Box::new(SqliteStore::open_read_only(path)),
+            StoreUrl::Postgres(url) => Box::new(PostgresStore::open_read_only(url)?),
         };
         let keys = Self::over(store, clock);
         let read = keys.read().await;
-        read.map_err(|error| OpenError::Rejected { store: url.to_string(), reason: error.0 })?;
+        read.map_err(|error| OpenError::Rejected {
+            store: url.clone(),
+            reason: OpenFailure::Store(error.0),
+        })?;
         Ok(keys)
     }
 
@@ -377,7 +380,7 @@ impl Keys {
 
     fn failed(&self, what: &str, error: &StoreError) {
         self.store_errors.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(reason = error.0, "could not {what}: the key store failed");
+        tracing::warn!(reason = error.0.to_string(), "could not {what}: the key store failed");
     }
 
     // ---- Following the store.
@@ -473,7 +476,7 @@ impl Keys {
         // A million entries take a moment, in which this thread has other things to do.
         let index = Arc::clone(&self.index);
         let replaced = tokio::task::spawn_blocking(move || index.replace(snapshot)).await;
-        replaced.map_err(|_| StoreError("what it holds could not be taken over".to_owned()))?;
+        replaced.map_err(StoreFailure::Index)?;
         Ok(revision)
     }
 
@@ -490,7 +493,7 @@ impl Keys {
                 self.store_errors.fetch_add(1, Ordering::Relaxed);
                 outage.begin();
                 if since.is_none() {
-                    let (keys, reason) = (self.held(), &error.0);
+                    let (keys, reason) = (self.held(), error.0.to_string());
                     tracing::error!(
                         keys,
                         reason,
@@ -529,7 +532,10 @@ impl Keys {
     fn uses_not_written(&self, uses: &mut Uses, error: &StoreError) {
         self.store_errors.fetch_add(1, Ordering::Relaxed);
         if !std::mem::replace(&mut uses.failing, true) {
-            tracing::warn!(reason = error.0, "when keys were last used cannot be written: it will be later");
+            tracing::warn!(
+                reason = error.0.to_string(),
+                "when keys were last used cannot be written: it will be later"
+            );
         }
     }
 
@@ -592,14 +598,14 @@ async fn in_time<T, E: From<StoreError>>(
     limit: Duration,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
-    let late = |_| StoreError(format!("no answer within {} s", limit.as_secs()));
+    let late = |_| StoreError(StoreFailure::Timeout(limit));
     timeout(limit, work).await.map_err(late)?
 }
 
 fn generate(prefix: &str) -> Result<(Secret, TokenDigest), StoreError> {
-    let unlucky = || StoreError("no token could be made".to_owned());
-    let secret = token::generate(prefix).map_err(|_| unlucky())?;
-    let digest = PlainToken::new(secret.expose().as_bytes()).map_err(|_| unlucky())?.digest();
+    let secret = token::generate(prefix).map_err(StoreFailure::Randomness)?;
+    let token = PlainToken::new(secret.expose().as_bytes()).map_err(StoreFailure::Token)?;
+    let digest = token.digest();
     Ok((secret, digest))
 }
 

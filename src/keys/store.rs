@@ -1,23 +1,28 @@
-//! Where keys and sessions are kept: one trait, SQLite and PostgreSQL behind it.
+//! The stores of keys and sessions: one trait, implemented for SQLite and PostgreSQL.
 //!
-//! The database itself numbers every change to keys and sessions: triggers raise one revision row under lock,
-//! append to a change log, deletions too, and (PostgreSQL) NOTIFY, in the transaction that makes the change.
-//! So a change made with psql counts, and none is skipped because transactions commit out of order.
-//! Writing a key's `last_used_at` alone is no change.  A session's is one: it lives on by being used.
+//! The database itself numbers every change to keys and sessions.  In the transaction that makes the change,
+//! triggers raise the number in one locked row, append to a change log (deletions too) and, in PostgreSQL, NOTIFY.
+//! So a change made with psql counts, and no change is skipped because transactions commit out of order.
+//! An update of a key's `last_used_at` alone is no change.  A session's is one, because use keeps a session alive.
 
+mod error;
 mod migrations;
 mod postgres;
 mod rows;
 mod sqlite;
+mod statements;
 mod url;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::{ExceedsGrant, GrantCheck, Key, Role, StoredKey, StoredSession};
+use super::{GrantCheck, Key, Role, StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
+pub use error::{
+    CreateError, DatabaseFailure, OpenError, OpenFailure, RotateError, StoreError, StoreFailure,
+};
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
 pub use url::{StoreUrl, UrlError};
@@ -31,7 +36,7 @@ pub struct Revision(pub i64);
 pub struct Snapshot {
     /// The revision that this is.
     pub revision: Revision,
-    /// Every key, in batches: each is freed when it was taken over, and no list of a million is ever copied.
+    /// Every key, in batches: each batch is freed when the index has it, and no list of a million is copied.
     pub keys: Vec<Vec<StoredKey>>,
     /// Every session.
     pub sessions: Vec<StoredSession>,
@@ -40,131 +45,65 @@ pub struct Snapshot {
 /// What changed since a revision.
 #[derive(Debug, Clone)]
 pub enum Changes {
-    /// These did.  What is neither here nor gone is as it was.
+    /// These.  A key or session that is not listed is unchanged.
     Since {
-        /// The revision that it is now.
+        /// The revision after them.
         revision: Revision,
-        /// Keys that are new or different, as they are now.
+        /// New and changed keys.
         keys: Vec<StoredKey>,
-        /// Ids of keys that are gone.
+        /// Ids of deleted keys.
         deleted_keys: Vec<i64>,
-        /// Sessions that are new or different, as they are now.
+        /// New and changed sessions.
         sessions: Vec<StoredSession>,
-        /// Sessions that are gone.
+        /// Digests of deleted sessions.
         deleted_sessions: Vec<TokenDigest>,
     },
-    /// The change log no longer reaches back so far: read everything.
+    /// The change log no longer reaches back so far: read a snapshot.
     Unknown,
 }
 
-/// A key to be made.
+/// A key to be created.
 #[derive(Debug, Clone)]
 pub struct NewKey {
     /// Its name.
     pub name: String,
     /// Its role.
     pub role: Role,
-    /// Members of its actor beyond the four of every key.
+    /// Members of its actor beyond those of every key.
     pub actor: Map<String, Value>,
     /// Its restriction.
     pub policies: Option<Vec<String>>,
     /// The digest of its secret.
     pub digest: TokenDigest,
-    /// Now.
+    /// The present time.
     pub created_at: Timestamp,
-    /// Who makes it.
+    /// The id of the actor who creates it.
     pub created_by: String,
-    /// The instant from which on it is dead.
+    /// When it expires; `None` is never.
     pub expires_at: Option<Timestamp>,
-    /// How many keys may be stored, the dead ones too; `None` is no limit.
+    /// The maximum number of stored keys, dead ones included; `None` is no limit.
     pub quota: Option<u64>,
 }
 
-/// The store cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-#[error("the key store: {0}")]
-pub struct StoreError(pub String);
-
-/// Why a store cannot be opened, and waiting will not mend it.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// A newer version of this program wrote it.
-    #[error(
-        "the key store was written by a newer version: its schema is number {found}, and this version knows \
-         {known} at most. Run the newer version, or restore a backup from before the upgrade"
-    )]
-    Newer {
-        /// The newest migration that was applied.
-        found: i64,
-        /// The newest one that we know.
-        known: i64,
-    },
-    /// A migration was applied that is not the one we have under its number.
-    #[error("the key store's schema number {0} is not the one that this program makes: is it its store?")]
-    Foreign(i64),
-    /// It answers, but not to us: no permission, no such database, no database file.
-    #[error("the key store {store} cannot be opened: {reason}")]
-    Rejected {
-        /// The store, without user info.
-        store: String,
-        /// What it said.
-        reason: String,
-    },
-    /// Its URL cannot be used.
-    #[error(transparent)]
-    Url(#[from] UrlError),
-}
-
-/// Why a key was not made.
-#[derive(Debug, thiserror::Error)]
-pub enum CreateError {
-    /// A key that is neither revoked nor expired has this name.
-    #[error("API key name already exists")]
-    NameTaken,
-    /// There are as many keys as there may be.
-    #[error("api_key Quota reached")]
-    QuotaReached,
-    /// The store cannot be written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// Why a key was not rotated.
-#[derive(Debug, thiserror::Error)]
-pub enum RotateError {
-    /// There is no such key.
-    #[error("API key not found")]
-    NotFound,
-    /// It is revoked or expired.
-    #[error("API key is revoked or expired")]
-    Dead,
-    /// Whoever asks may not give what the key can do.
-    #[error(transparent)]
-    ExceedsGrant(#[from] ExceedsGrant),
-    /// The store cannot be written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// A place where keys and sessions are kept.  What a method acknowledges survives a kill.
+/// A store of keys and sessions.  A change that a method acknowledges survives a kill of the process.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Everything, read in one transaction.
+    /// Every key and session, read in one transaction.
     async fn snapshot(&self) -> Result<Snapshot, StoreError>;
 
-    /// What changed since a revision, read in one transaction.
+    /// The changes since a revision, read in one transaction.
     async fn changes(&self, since: Revision) -> Result<Changes, StoreError>;
 
-    /// Waits until somebody says that something changed, or the connection that would tell is lost.
-    /// SQLite has nobody to say so and waits for ever; the poll of whoever follows finds what changed.
+    /// Waits for a notification that something changed.  An error means that the connection for notifications is
+    /// lost.  SQLite has no notifications and waits for ever: the follower polls it.
     async fn changed(&self) -> Result<(), StoreError>;
 
-    /// Makes a key.  Name and quota are checked in the transaction that makes it, under one lock.
+    /// Creates a key.  Name and quota are checked in the same transaction, under one lock.
     async fn create(&self, new: &NewKey) -> Result<StoredKey, CreateError>;
 
-    /// Replaces a key's secret.  The present one goes on working until `previous_until`, and never beyond the
-    /// key's expiry; a secret replaced before that is dead.  The key's expiry becomes `expires_by` where it is later
-    /// or never.  `may_give` is asked in the same transaction about the key as it is then.
+    /// Replaces a key's secret.  The present secret works until `previous_until`, and never beyond the key's expiry;
+    /// a secret that was replaced earlier is dead.  An expiry later than `expires_by` becomes `expires_by`.
+    /// `grant_check` sees the key in the same transaction, and its error takes the change back.
     async fn rotate(
         &self,
         id: i64,
@@ -172,10 +111,10 @@ pub trait Store: Send + Sync {
         previous_until: Timestamp,
         now: Timestamp,
         expires_by: Option<Timestamp>,
-        may_give: &GrantCheck<'_>,
+        grant_check: &GrantCheck<'_>,
     ) -> Result<StoredKey, RotateError>;
 
-    /// Revokes a key, and forgets its previous secret.  One that was revoked stays as it was.
+    /// Revokes a key and deletes its previous secret.  A revoked key stays as it is.
     /// `None` when there is no such key.
     async fn revoke(&self, id: i64, by: &str, now: Timestamp) -> Result<Option<StoredKey>, StoreError>;
 
@@ -188,16 +127,16 @@ pub trait Store: Send + Sync {
     /// One key with its last use.
     async fn get(&self, id: i64) -> Result<Option<Key>, StoreError>;
 
-    /// Writes when keys were last used; an earlier time never replaces a later one.
+    /// Writes when keys were last used.  An earlier time never replaces a later one.
     async fn touch_keys(&self, used: &[(i64, Timestamp)]) -> Result<(), StoreError>;
 
-    /// Keeps a session, and forgets the oldest live ones of its user so that no more than `most` are left, this one
-    /// included.  Live are those last used, and opened, after these instants.  Gives the digests of the forgotten.
-    /// They are counted in the transaction that keeps the new one, under the lock of all changes.
+    /// Creates a session, and deletes the oldest live ones of its user so that at most `max_sessions` are left, this
+    /// one included.  A session is live when it was last used, and opened, after these instants.  Returns the
+    /// digests of the deleted ones.  They are counted in the same transaction, under the lock of all changes.
     async fn create_session(
         &self,
         session: &StoredSession,
-        most: u32,
+        max_sessions: u32,
         used_after: Timestamp,
         opened_after: Timestamp,
     ) -> Result<Vec<TokenDigest>, StoreError>;
@@ -205,13 +144,13 @@ pub trait Store: Send + Sync {
     /// Writes when sessions were last used.
     async fn touch_sessions(&self, used: &[(TokenDigest, Timestamp)]) -> Result<(), StoreError>;
 
-    /// Forgets a session; no error when it is gone.
+    /// Deletes a session; no error when there is none.
     async fn delete_session(&self, digest: &TokenDigest) -> Result<(), StoreError>;
 
-    /// Forgets sessions last used, or opened, at these instants or before.
+    /// Deletes sessions last used, or opened, at these instants or before.
     async fn purge_sessions(&self, used_until: Timestamp, opened_until: Timestamp) -> Result<(), StoreError>;
 
-    /// Gives back every connection, once nobody uses it any more; from then on everything fails.
-    /// A SQLite file that nobody else has open is whole afterwards, without a `-wal` beside it.
+    /// Closes every connection as soon as it is idle.  From then on every method fails.
+    /// Afterwards no `-wal` stands beside a SQLite file, unless another process has it open.
     async fn close(&self);
 }

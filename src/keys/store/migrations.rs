@@ -1,13 +1,11 @@
-//! What makes and changes a store's schema: numbered SQL, built into the binary.
+//! The migrations that create and change a store's schema: numbered SQL, built into the binary.
 
 use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
 
-use super::OpenError;
-use super::rows;
-use crate::keys::store::StoreError;
+use super::{OpenError, StoreError, StoreFailure};
 
-/// Each store's migrations in order: number, name, SQL.
+/// Migrations in order: number, name, SQL.
 pub(super) type Numbered = [(i64, &'static str, &'static str)];
 
 /// SQLite's.
@@ -21,18 +19,18 @@ pub(super) const POSTGRES: &Numbered = &[
     (2, "the order of sessions", include_str!("postgres_0002.sql")),
 ];
 
-/// Why a store's schema is not as it should be.
+/// Why a store's schema is not up to date.
 #[derive(Debug)]
 pub(super) enum SchemaError {
-    /// Waiting will not mend it.
-    Wrong(OpenError),
-    /// The store did not answer, or denied.
+    /// It is not a schema of this version: [`OpenError::Newer`] or [`OpenError::Foreign`].
+    Mismatch(OpenError),
+    /// The store did not answer, or answered with an error.
     Database(sqlx::Error),
 }
 
 /// Brings a store's schema up to date.
 ///
-/// After an error the connection may still hold the lock of those who migrate: it is to be closed.
+/// After an error the connection may still hold the lock of migrations: close it.
 pub(super) async fn run<C: Migrate>(numbered: &Numbered, connection: &mut C) -> Result<(), SchemaError> {
     let migrations = numbered.iter().map(|&(number, name, sql)| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -43,10 +41,10 @@ pub(super) async fn run<C: Migrate>(numbered: &Numbered, connection: &mut C) -> 
     let known = numbered.last().map_or(0, |&(number, ..)| number);
     migrator.run_direct(None, connection, false).await.map_err(|error| match error {
         MigrateError::VersionMissing(found) if found > known => {
-            SchemaError::Wrong(OpenError::Newer { found, known })
+            SchemaError::Mismatch(OpenError::Newer { found, known })
         }
         MigrateError::VersionMissing(number) | MigrateError::VersionMismatch(number) => {
-            SchemaError::Wrong(OpenError::Foreign(number))
+            SchemaError::Mismatch(OpenError::Foreign(number))
         }
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
             SchemaError::Database(error)
@@ -58,8 +56,8 @@ pub(super) async fn run<C: Migrate>(numbered: &Numbered, connection: &mut C) -> 
 impl From<SchemaError> for StoreError {
     fn from(error: SchemaError) -> Self {
         match error {
-            SchemaError::Wrong(error) => Self(error.to_string()),
-            SchemaError::Database(error) => rows::store_error(&error),
+            SchemaError::Mismatch(error) => Self(StoreFailure::Schema(Box::new(error))),
+            SchemaError::Database(error) => error.into(),
         }
     }
 }

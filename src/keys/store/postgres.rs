@@ -1,5 +1,6 @@
-//! Keys and sessions in PostgreSQL: for several replicas.
+//! The store in PostgreSQL: for several replicas.
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,58 +12,46 @@ use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::error::is_of_tls;
 use super::migrations::{self, SchemaError};
-use super::rows::{self, ChangeRow, KeyRow, SessionRow, store_error};
+use super::rows::{self, ChangeRow, ChangedRows, KeyRow, SessionRow};
+use super::statements::{Dialect, Statements};
 use super::url::{postgres_files, postgres_options};
 use super::{
-    Changes, CreateError, NewKey, OpenError, Revision, RotateError, Snapshot, Store, StoreError, StoreUrl,
+    Changes, CreateError, NewKey, OpenError, OpenFailure, Revision, RotateError, Snapshot, Store, StoreError,
+    StoreFailure, StoreUrl,
 };
 use crate::keys::{GrantCheck, Key, Status, StoredKey, StoredSession};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
 
-/// Where the triggers say that something changed.
+/// The channel that the triggers notify of changes.
 const CHANNEL: &str = "envoy_auth_tokens";
-/// How many connections one process takes, besides the one that listens.
-const CONNECTIONS: u32 = 8;
-/// How long a connection is waited for.
-const CONNECTING: Duration = Duration::from_secs(4);
-/// How long the first attempt to reach the server may take; the next ones are made in the background.
-const OPENING: Duration = Duration::from_secs(5);
-/// How long the schema may take to come up to date, and whoever does it before us.
-const MIGRATING: Duration = Duration::from_secs(120);
-/// After this long without a word the listening connection is asked whether it is still there.
-const QUIET: Duration = Duration::from_secs(20);
-/// How long a connection may take to say that it is still there.
-const ANSWERING: Duration = Duration::from_secs(1);
-/// What every working connection asks of the server.  Whoever vanishes while it holds the lock of all changes
-/// (its host lost, its process stopped) loses it; and whoever waits for a lock waits no longer than the caller,
-/// so that nobody piles up behind it.
-const SETTINGS: &str = "SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '5s'";
+/// The connections of one process, besides the one that listens for notifications.
+const MAX_CONNECTIONS: u32 = 8;
+/// How long an operation waits for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long the first attempt to reach the server may take.  Later ones happen in the background.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the migrations may take, those of another process before ours included.
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
+/// A listening connection that was idle for this long is pinged.
+const IDLE_INTERVAL: Duration = Duration::from_secs(20);
+/// How long a connection may take to answer a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// The settings of every connection of the pool.  A client that vanishes while it holds the lock of all changes
+/// (its host lost, its process stopped) loses the lock.  A wait for a lock ends when the caller's does, so that no
+/// queue grows behind it.
+const SESSION_SETTINGS: &str = "SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '5s'";
 
-macro_rules! key_columns {
-    () => {
-        "id, name, role, actor::text, policies::text, digest, previous_digest, \
-         floor(extract(epoch FROM previous_until))::bigint, floor(extract(epoch FROM created_at))::bigint, \
-         created_by, floor(extract(epoch FROM expires_at))::bigint, \
-         floor(extract(epoch FROM last_used_at))::bigint, floor(extract(epoch FROM revoked_at))::bigint, \
-         revoked_by"
-    };
-}
+static SQL: LazyLock<Statements> = LazyLock::new(|| Statements::new(Dialect::Postgres));
 
-macro_rules! session_columns {
-    () => {
-        "digest, user_name, password_digest, floor(extract(epoch FROM created_at))::bigint, \
-         floor(extract(epoch FROM last_used_at))::bigint"
-    };
-}
-
-/// A PostgreSQL database, reached again by itself when it was away.
+/// A PostgreSQL database.  It reconnects by itself after an outage.
 pub struct PostgresStore {
     pool: PgPool,
     listener: Mutex<Option<PgListener>>,
     options: PgConnectOptions,
-    /// The schema is known to be as it should be.
+    /// The schema is up to date.
     migrated: AtomicBool,
 }
 
@@ -72,37 +61,40 @@ impl PostgresStore {
     /// A server that does not answer is no error: [`Store::snapshot`] tries again.
     ///
     /// # Errors
-    /// [`OpenError`]: it answers and will go on to deny, or a newer version made its schema.
+    /// [`OpenError`]: it answers with an error that a retry does not change, or a newer version made its schema.
     pub async fn open(url: &Secret) -> Result<Self, OpenError> {
         let store = Self::unmigrated(url)?;
-        let shown = || StoreUrl::Postgres(url.clone()).to_string();
+        let rejected = |reason| OpenError::Rejected { store: StoreUrl::Postgres(url.clone()), reason };
         for (parameter, path) in postgres_files(url.expose()) {
-            // A file that is not there looks like a socket that is not there yet.
+            // The client reports a missing file like a server that is not up yet.
             if let Err(error) = tokio::fs::read(&path).await {
-                let reason = format!("{parameter} {}: {error}", path.display());
-                return Err(OpenError::Rejected { store: shown(), reason });
+                return Err(rejected(OpenFailure::UrlFile { parameter, path, error }));
             }
         }
-        match timeout(OPENING, store.migrate()).await {
+        match timeout(OPEN_TIMEOUT, store.migrate()).await {
             Ok(Ok(())) => {}
-            Ok(Err(SchemaError::Wrong(error))) => return Err(error),
+            Ok(Err(SchemaError::Mismatch(error))) => return Err(error),
             Ok(Err(SchemaError::Database(error))) if is_final(&error) => {
-                return Err(OpenError::Rejected { store: shown(), reason: store_error(&error).0 });
+                return Err(rejected(OpenFailure::Store(error.into())));
             }
             Ok(Err(SchemaError::Database(error))) => {
-                let reason = store_error(&error).0;
-                tracing::warn!(store = shown(), reason, "the key store does not answer yet");
+                let store = StoreUrl::Postgres(url.clone()).to_string();
+                let reason = StoreFailure::from(error).to_string();
+                tracing::warn!(store, reason, "the key store does not answer yet");
             }
-            Err(_) => tracing::warn!(store = shown(), "the key store does not answer yet"),
+            Err(_) => {
+                let store = StoreUrl::Postgres(url.clone()).to_string();
+                tracing::warn!(store, "the key store does not answer yet");
+            }
         }
         Ok(store)
     }
 
-    /// A database whose schema stays as it is.  Whatever is read is read in a transaction that cannot write.
+    /// Opens a database for reading alone: the schema stays as it is, and transactions cannot write.
     ///
     /// # Errors
     /// [`OpenError::Url`].
-    pub fn to_read(url: &Secret) -> Result<Self, OpenError> {
+    pub fn open_read_only(url: &Secret) -> Result<Self, OpenError> {
         let store = Self::unmigrated(url)?;
         store.migrated.store(true, Ordering::Release);
         Ok(store)
@@ -114,16 +106,16 @@ impl PostgresStore {
             Some(_) => options,
             None => options.application_name("envoy-auth-tokens"),
         };
-        let pool = working().connect_lazy_with(options.clone());
+        let pool = pool_options().connect_lazy_with(options.clone());
         Ok(Self { pool, listener: Mutex::default(), options, migrated: AtomicBool::new(false) })
     }
 
     /// Brings the schema up to date, on a connection of its own.
     ///
-    /// The lock of those who migrate belongs to the connection: it is closed whatever happens.
+    /// The connection holds the lock of migrations, so it is closed in every case.
     async fn migrate(&self) -> Result<(), SchemaError> {
         let late = |_| SchemaError::Database(sqlx::Error::PoolTimedOut);
-        let connecting = timeout(CONNECTING, self.options.connect()).await.map_err(late)?;
+        let connecting = timeout(CONNECT_TIMEOUT, self.options.connect()).await.map_err(late)?;
         let mut connection = connecting.map_err(SchemaError::Database)?;
         let outcome = migrations::run(migrations::POSTGRES, &mut connection).await;
         let _ = connection.close().await;
@@ -132,18 +124,18 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// The pool, once the schema is as it should be.
+    /// The pool, once the schema is up to date.
     fn pool(&self) -> Result<&PgPool, StoreError> {
         if self.migrated.load(Ordering::Acquire) {
             Ok(&self.pool)
         } else {
-            Err(StoreError("it has not been reached yet".to_owned()))
+            Err(StoreError(StoreFailure::NotReached))
         }
     }
 
     async fn write(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
-        // The isolation level is said, because a database may have another default: after the lock,
-        // what others committed before it has to be seen.
+        // The isolation level is explicit, because a database may have another default.  After the lock, the
+        // transaction must see what others committed before it.
         Ok(self.pool()?.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?)
     }
 
@@ -151,18 +143,18 @@ impl PostgresStore {
         Ok(self.pool()?.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
     }
 
-    async fn one_key(
+    async fn key_by_id(
         transaction: &mut Transaction<'static, Postgres>,
         id: i64,
     ) -> Result<Option<StoredKey>, sqlx::Error> {
-        let sql = concat!("SELECT ", key_columns!(), " FROM api_keys WHERE id = $1");
-        let row: Option<KeyRow> = sqlx::query_as(sql).bind(id).fetch_optional(&mut **transaction).await?;
+        let query = sqlx::query_as(SQL.key_by_id.as_str()).bind(id);
+        let row: Option<KeyRow> = query.fetch_optional(&mut **transaction).await?;
         Ok(row.and_then(rows::key))
     }
 
     async fn listen(&self) -> Result<PgListener, sqlx::Error> {
-        // A pool of its own each time: the listener before may never give back a connection that went silent.
-        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECTING);
+        // A new pool each time: the previous listener may never return a connection whose peer vanished.
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIMEOUT);
         let pool = pool.connect_lazy_with(self.options.clone());
         let listening = async {
             let mut listener = PgListener::connect_with(&pool).await?;
@@ -170,44 +162,43 @@ impl PostgresStore {
             listener.listen(CHANNEL).await?;
             Ok(listener)
         };
-        timeout(CONNECTING, listening).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        timeout(CONNECT_TIMEOUT, listening).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 }
 
-/// The connections that work.
+/// The pool of connections for operations.
 ///
-/// One whose peer vanished without a word never answers again, and the library's own questions wait for ever:
-/// ours do not, neither before nor after use.
-fn working() -> PgPoolOptions {
+/// A connection whose peer vanished never answers again, and the library's own ping has no timeout: ours has one,
+/// before and after use.
+fn pool_options() -> PgPoolOptions {
     PgPoolOptions::new()
-        .max_connections(CONNECTIONS)
-        .acquire_timeout(CONNECTING)
+        .max_connections(MAX_CONNECTIONS)
+        .acquire_timeout(CONNECT_TIMEOUT)
         .after_connect(|connection, _| {
-            Box::pin(async move { sqlx::raw_sql(SETTINGS).execute(connection).await.map(drop) })
+            Box::pin(async move { sqlx::raw_sql(SESSION_SETTINGS).execute(connection).await.map(drop) })
         })
         .test_before_acquire(false)
-        .before_acquire(|connection, _| Box::pin(answers(connection)))
-        .after_release(|connection, _| Box::pin(answers(connection)))
+        .before_acquire(|connection, _| Box::pin(is_alive(connection)))
+        .after_release(|connection, _| Box::pin(is_alive(connection)))
 }
 
-/// Whether a connection is still there; no error, because it is replaced then.
-async fn answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    Ok(matches!(timeout(ANSWERING, connection.ping()).await, Ok(Ok(()))))
+/// Whether a connection answers.  No error: one that does not is replaced.
+async fn is_alive(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    Ok(matches!(timeout(PING_TIMEOUT, connection.ping()).await, Ok(Ok(()))))
 }
 
-/// Takes the lock that every change takes, before anything is looked at.
+/// Takes the lock that every change takes, before the transaction reads anything.
 async fn lock(transaction: &mut Transaction<'static, Postgres>) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT value FROM api_revision FOR UPDATE").execute(&mut **transaction).await?;
     Ok(())
 }
 
-/// Whether the server has answered, and will give the same answer as long as nobody changes anything:
-/// wrong user or password, no such database or schema, no permission (SQLSTATE classes 28, 3D, 3F, 42), or
+/// Whether the server answered with an error that a retry does not change: wrong user or password, no such database or schema, no permission (SQLSTATE classes 28, 3D, 3F, 42), or
 /// TLS that we do not trust or it does not have.
 fn is_final(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => true,
-        sqlx::Error::Io(error) => rows::is_of_tls(error),
+        sqlx::Error::Io(error) => is_of_tls(error),
         error => {
             let code = error.as_database_error().and_then(DatabaseError::code);
             code.is_some_and(|code| ["28", "3D", "3F", "42"].iter().any(|class| code.starts_with(class)))
@@ -221,32 +212,31 @@ impl Store for PostgresStore {
         use futures_util::TryStreamExt;
 
         if !self.migrated.load(Ordering::Acquire) {
-            let late = |_| StoreError("its schema did not come up to date in time".to_owned());
-            timeout(MIGRATING, self.migrate()).await.map_err(late)??;
+            let late = |_| StoreError(StoreFailure::MigrationTimeout);
+            timeout(MIGRATION_TIMEOUT, self.migrate()).await.map_err(late)??;
         }
         let mut transaction = self.read().await?;
         let revision: i64 =
             sqlx::query_scalar("SELECT value FROM api_revision").fetch_one(&mut *transaction).await?;
-        let sql = concat!("SELECT ", key_columns!(), " FROM api_keys");
         let mut keys = Vec::new();
         {
-            let found = sqlx::query_as::<_, KeyRow>(sql).fetch(&mut *transaction);
-            let mut found = found.try_chunks(1000);
-            while let Some(page) = found.try_next().await.map_err(|error| error.1)? {
+            let rows = sqlx::query_as::<_, KeyRow>(SQL.keys.as_str()).fetch(&mut *transaction);
+            let mut pages = rows.try_chunks(1000);
+            while let Some(page) = pages.try_next().await.map_err(|error| error.1)? {
                 keys.push(page.into_iter().filter_map(rows::key).collect());
             }
         }
-        let sql = concat!("SELECT ", session_columns!(), " FROM api_sessions");
-        let sessions: Vec<SessionRow> = sqlx::query_as(sql).fetch_all(&mut *transaction).await?;
-        Ok(rows::snapshot(revision, keys, sessions))
+        let sessions: Vec<SessionRow> =
+            sqlx::query_as(SQL.sessions.as_str()).fetch_all(&mut *transaction).await?;
+        Ok(Snapshot { revision: Revision(revision), keys, sessions: rows::sessions(sessions) })
     }
 
     async fn changes(&self, since: Revision) -> Result<Changes, StoreError> {
-        // As a rule nothing changed, and one question is enough.
+        // As a rule nothing changed, and one query is enough.
         let revision: i64 =
             sqlx::query_scalar("SELECT value FROM api_revision").fetch_one(self.pool()?).await?;
         if revision == since.0 {
-            return Ok(rows::Changed::default().since(revision));
+            return Ok(ChangedRows::default().into_changes(revision));
         }
         let mut transaction = self.read().await?;
         let (revision, pruned): (i64, i64) =
@@ -254,52 +244,44 @@ impl Store for PostgresStore {
         if since.0 < pruned || since.0 > revision {
             return Ok(Changes::Unknown);
         }
-        let sql = "SELECT DISTINCT key_id, session FROM api_changes WHERE revision > $1";
-        let log: Vec<ChangeRow> = sqlx::query_as(sql).bind(since.0).fetch_all(&mut *transaction).await?;
-        let sql = concat!(
-            "SELECT ",
-            key_columns!(),
-            " FROM api_keys WHERE id IN (SELECT key_id FROM api_changes WHERE revision > $1)"
-        );
-        let keys: Vec<KeyRow> = sqlx::query_as(sql).bind(since.0).fetch_all(&mut *transaction).await?;
-        let sql = concat!(
-            "SELECT ",
-            session_columns!(),
-            " FROM api_sessions WHERE digest IN (SELECT session FROM api_changes WHERE revision > $1)"
-        );
-        let sessions: Vec<SessionRow> =
-            sqlx::query_as(sql).bind(since.0).fetch_all(&mut *transaction).await?;
-        Ok(rows::Changed { log, keys, sessions }.since(revision))
+        let query = sqlx::query_as(SQL.changes.as_str()).bind(since.0);
+        let log: Vec<ChangeRow> = query.fetch_all(&mut *transaction).await?;
+        let query = sqlx::query_as(SQL.changed_keys.as_str()).bind(since.0);
+        let keys: Vec<KeyRow> = query.fetch_all(&mut *transaction).await?;
+        let query = sqlx::query_as(SQL.changed_sessions.as_str()).bind(since.0);
+        let sessions: Vec<SessionRow> = query.fetch_all(&mut *transaction).await?;
+        Ok(ChangedRows { log, keys, sessions }.into_changes(revision))
     }
 
     async fn changed(&self) -> Result<(), StoreError> {
         let mut slot = self.listener.lock().await;
         let Some(listener) = slot.as_mut() else {
             *slot = Some(self.listen().await?);
-            // What changed before we listened nobody told us.
+            // Changes before this moment came without a notification.
             return Ok(());
         };
         loop {
-            match timeout(QUIET, listener.try_recv()).await {
+            match timeout(IDLE_INTERVAL, listener.try_recv()).await {
                 Ok(Ok(Some(_))) => {
-                    // Ten changes at once are one reason to read.
+                    // Ten notifications at once are one reason to read.
                     while listener.next_buffered().is_some() {}
                     return Ok(());
                 }
                 Ok(Ok(None)) => {
                     *slot = None;
-                    return Err(StoreError("the connection that tells of changes was lost".to_owned()));
+                    return Err(StoreError(StoreFailure::NotificationsLost));
                 }
                 Ok(Err(error)) => {
                     *slot = None;
                     return Err(error.into());
                 }
-                // A peer that vanished without a word is found by asking.
+                // A ping finds a peer that vanished.
                 Err(_) => {
-                    let asked = timeout(CONNECTING, sqlx::query("SELECT 1").execute(&mut *listener)).await;
-                    if !matches!(asked, Ok(Ok(_))) {
+                    let answer =
+                        timeout(CONNECT_TIMEOUT, sqlx::query("SELECT 1").execute(&mut *listener)).await;
+                    if !matches!(answer, Ok(Ok(_))) {
                         *slot = None;
-                        return Err(StoreError("the connection that tells of changes is dead".to_owned()));
+                        return Err(StoreError(StoreFailure::NotificationsDead));
                     }
                 }
             }
@@ -326,21 +308,11 @@ impl Store for PostgresStore {
                 return Err(CreateError::QuotaReached);
             }
         }
-        let sql = "INSERT INTO api_keys (name, role, actor, policies, digest, created_at, created_by, expires_at) \
-                   VALUES ($1, $2, $3::json, $4::json, $5, to_timestamp($6), $7, to_timestamp($8)) RETURNING id";
-        let id: i64 = sqlx::query_scalar(sql)
-            .bind(&new.name)
-            .bind(new.role.as_str())
-            .bind(rows::actor_text(&new.actor))
-            .bind(rows::policies_text(new.policies.as_deref()))
-            .bind(new.digest.as_bytes().as_slice())
-            .bind(new.created_at.as_second())
-            .bind(&new.created_by)
-            .bind(new.expires_at.map(Timestamp::as_second))
-            .fetch_one(&mut *transaction)
-            .await?;
+        let query = rows::bind_new_key(sqlx::query_as(SQL.insert_key.as_str()), new);
+        let row: KeyRow = query.fetch_one(&mut *transaction).await?;
+        let stored = rows::key(row).ok_or(StoreError(StoreFailure::UnreadableRow))?;
         transaction.commit().await?;
-        Ok(rows::made(id, new))
+        Ok(stored)
     }
 
     async fn rotate(
@@ -350,15 +322,15 @@ impl Store for PostgresStore {
         previous_until: Timestamp,
         now: Timestamp,
         expires_by: Option<Timestamp>,
-        may_give: &GrantCheck<'_>,
+        grant_check: &GrantCheck<'_>,
     ) -> Result<StoredKey, RotateError> {
         let mut transaction = self.write().await?;
         lock(&mut transaction).await?;
-        let stored = Self::one_key(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
+        let stored = Self::key_by_id(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
         if stored.key.status(now) != Status::Live {
             return Err(RotateError::Dead);
         }
-        may_give(&stored.key)?;
+        grant_check(&stored.key)?;
         let expires_at = stored.key.expires_at.into_iter().chain(expires_by).min();
         let until = expires_at.map_or(previous_until, |expires_at| expires_at.min(previous_until));
         let sql = "UPDATE api_keys SET previous_digest = digest, previous_until = to_timestamp($2), digest = $3, \
@@ -366,7 +338,7 @@ impl Store for PostgresStore {
         let query = sqlx::query(sql).bind(id).bind(until.as_second()).bind(digest.as_bytes().as_slice());
         let query = query.bind(expires_at.map(Timestamp::as_second));
         query.execute(&mut *transaction).await?;
-        let stored = Self::one_key(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
+        let stored = Self::key_by_id(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
         transaction.commit().await?;
         Ok(stored)
     }
@@ -377,7 +349,7 @@ impl Store for PostgresStore {
                    previous_until = NULL WHERE id = $1 AND revoked_at IS NULL";
         let query = sqlx::query(sql).bind(id).bind(now.as_second()).bind(by);
         query.execute(&mut *transaction).await?;
-        let stored = Self::one_key(&mut transaction, id).await?;
+        let stored = Self::key_by_id(&mut transaction, id).await?;
         transaction.commit().await?;
         Ok(stored)
     }
@@ -388,22 +360,20 @@ impl Store for PostgresStore {
     }
 
     async fn list(&self) -> Result<Vec<Key>, StoreError> {
-        // By bytes, as SQLite does, whatever the database's own order is.
-        let sql = concat!("SELECT ", key_columns!(), " FROM api_keys ORDER BY name COLLATE \"C\", id");
-        let found: Vec<KeyRow> = sqlx::query_as(sql).fetch_all(self.pool()?).await?;
-        Ok(found.into_iter().filter_map(rows::key).map(|stored| stored.key).collect())
+        let rows: Vec<KeyRow> = sqlx::query_as(SQL.keys_by_name.as_str()).fetch_all(self.pool()?).await?;
+        Ok(rows.into_iter().filter_map(rows::key).map(|stored| stored.key).collect())
     }
 
     async fn get(&self, id: i64) -> Result<Option<Key>, StoreError> {
-        let sql = concat!("SELECT ", key_columns!(), " FROM api_keys WHERE id = $1");
-        let row: Option<KeyRow> = sqlx::query_as(sql).bind(id).fetch_optional(self.pool()?).await?;
+        let query = sqlx::query_as(SQL.key_by_id.as_str()).bind(id);
+        let row: Option<KeyRow> = query.fetch_optional(self.pool()?).await?;
         Ok(row.and_then(rows::key).map(|stored| stored.key))
     }
 
     async fn touch_keys(&self, used: &[(i64, Timestamp)]) -> Result<(), StoreError> {
         let (ids, times): (Vec<i64>, Vec<i64>) = used.iter().map(|(id, at)| (*id, at.as_second())).unzip();
-        // Other replicas write here too: at most once a minute holds for all of them together.
-        // Rows are locked in order, so that two replicas never wait for each other.
+        // Other replicas write here too: all of them together write at most once a minute.
+        // Rows are locked in the order of ids, so that two replicas never wait for each other.
         let sql = "WITH due AS ( \
                        SELECT k.id, to_timestamp(u.at) AS at FROM api_keys k \
                        JOIN unnest($1::bigint[], $2::bigint[]) AS u (id, at) ON u.id = k.id \
@@ -417,7 +387,7 @@ impl Store for PostgresStore {
     async fn create_session(
         &self,
         session: &StoredSession,
-        most: u32,
+        max_sessions: u32,
         used_after: Timestamp,
         opened_after: Timestamp,
     ) -> Result<Vec<TokenDigest>, StoreError> {
@@ -430,7 +400,7 @@ impl Store for PostgresStore {
             .bind(&session.user)
             .bind(used_after.as_second())
             .bind(opened_after.as_second())
-            .bind(i64::from(most.saturating_sub(1)))
+            .bind(i64::from(max_sessions.saturating_sub(1)))
             .fetch_all(&mut *transaction)
             .await?;
         if !ended.is_empty() {
@@ -452,7 +422,7 @@ impl Store for PostgresStore {
     }
 
     async fn touch_sessions(&self, used: &[(TokenDigest, Timestamp)]) -> Result<(), StoreError> {
-        // The statement's trigger takes the lock of all changes before any row's: nobody waits crosswise.
+        // The statement's trigger takes the lock of all changes before any row's, so there is no deadlock.
         let (digests, times): (Vec<&[u8]>, Vec<i64>) =
             used.iter().map(|(digest, at)| (digest.as_bytes().as_slice(), at.as_second())).unzip();
         let sql = "UPDATE api_sessions s SET last_used_at = to_timestamp(u.at) \

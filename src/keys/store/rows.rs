@@ -1,280 +1,236 @@
-//! Rows as both databases give them, and what they mean.
+//! Rows of the tables, as both databases give them, and the records that they stand for.
+//!
+//! A row's struct is the list of its columns: [`statements`](super::statements) selects what stands here.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Map;
+use sqlx::query::QueryAs;
+use sqlx::{ColumnIndex, Database, Decode, Encode, FromRow, Row, Type};
 
-use super::{Changes, CreateError, NewKey, Revision, RotateError, Snapshot, StoreError};
+use super::statements::{Column, Kind};
+use super::{Changes, NewKey, Revision, StoreFailure};
 use crate::keys::{Key, Role, StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
-/// A key's row: id, name, role, actor, policies, digest, previous_digest, previous_until,
-/// created_at, created_by, expires_at, last_used_at, revoked_at, revoked_by.
-pub(super) type KeyRow = (
-    i64,
-    String,
-    String,
-    String,
-    Option<String>,
-    Vec<u8>,
-    Option<Vec<u8>>,
-    Option<i64>,
-    i64,
-    String,
-    Option<i64>,
-    Option<i64>,
-    Option<i64>,
-    Option<String>,
-);
-
-/// A session's row: digest, user_name, password_digest, created_at, last_used_at.
-pub(super) type SessionRow = (Vec<u8>, String, Vec<u8>, i64, i64);
-
-/// A change's row: key_id, session.
-pub(super) type ChangeRow = (Option<i64>, Option<Vec<u8>>);
-
-/// What a key's row means.
+/// Defines a row: a struct with a field for each column, in the order in which the columns are selected.
 ///
-/// The schema's checks leave little that could be wrong with it.  Should somebody have written what
-/// we cannot read all the same, the row is as good as absent: nobody passes by it, and others do not suffer.
+/// `Deserialize` reads the same columns from a JSON array.  sqlx's `derive(FromRow)` would do half of this, and
+/// would compile the whole client twice: once for its macros.
+macro_rules! row {
+    ($(#[$doc:meta])* $row:ident { $($column:ident: $type:ty = $kind:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(serde::Deserialize)]
+        pub(super) struct $row {
+            $($column: $type,)*
+        }
+
+        impl $row {
+            /// The columns, in the order of the fields.
+            pub(super) const COLUMNS: &'static [Column] =
+                &[$(Column { name: stringify!($column), kind: Kind::$kind },)*];
+        }
+
+        impl<'r, R: Row> FromRow<'r, R> for $row
+        where
+            &'static str: ColumnIndex<R>,
+            i64: Decode<'r, R::Database> + Type<R::Database>,
+            String: Decode<'r, R::Database> + Type<R::Database>,
+        {
+            fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+                Ok(Self { $($column: row.try_get(stringify!($column))?,)* })
+            }
+        }
+    };
+}
+
+row! {
+    /// A row of `api_keys`.  Digests are hexadecimal, times are seconds since 1970.
+    KeyRow {
+        id: i64 = Plain,
+        name: String = Plain,
+        role: String = Plain,
+        actor: String = Json,
+        policies: Option<String> = Json,
+        digest: String = Digest,
+        previous_digest: Option<String> = Digest,
+        previous_until: Option<i64> = Time,
+        created_at: i64 = Time,
+        created_by: String = Plain,
+        expires_at: Option<i64> = Time,
+        last_used_at: Option<i64> = Time,
+        revoked_at: Option<i64> = Time,
+        revoked_by: Option<String> = Plain,
+    }
+}
+
+row! {
+    /// A row of `api_sessions`.
+    SessionRow {
+        digest: String = Digest,
+        user_name: String = Plain,
+        password_digest: String = Digest,
+        created_at: i64 = Time,
+        last_used_at: i64 = Time,
+    }
+}
+
+row! {
+    /// A row of `api_changes`: a key or a session that was created, changed or deleted.
+    ChangeRow {
+        key_id: Option<i64> = Plain,
+        session: Option<String> = Digest,
+    }
+}
+
+/// A row holds a value that the schema does not allow.
+pub(super) struct UnreadableRow;
+
+impl TryFrom<KeyRow> for StoredKey {
+    type Error = UnreadableRow;
+
+    fn try_from(row: KeyRow) -> Result<Self, UnreadableRow> {
+        let previous = match (row.previous_digest, row.previous_until) {
+            (Some(digest), Some(until)) => Some((read_digest(&digest)?, instant(until)?)),
+            _ => None,
+        };
+        // Most keys have no members of their own, and there may be very many keys.
+        let actor = if row.actor == "{}" { Map::new() } else { json(&row.actor)? };
+        Ok(Self {
+            key: Key {
+                id: row.id,
+                name: row.name,
+                role: Role::parse(&row.role).ok_or(UnreadableRow)?,
+                actor,
+                policies: row.policies.as_deref().map(json).transpose()?,
+                created_at: instant(row.created_at)?,
+                created_by: row.created_by,
+                expires_at: row.expires_at.map(instant).transpose()?,
+                last_used_at: row.last_used_at.map(instant).transpose()?,
+                revoked_at: row.revoked_at.map(instant).transpose()?,
+                revoked_by: row.revoked_by,
+            },
+            digest: read_digest(&row.digest)?,
+            previous,
+        })
+    }
+}
+
+impl TryFrom<SessionRow> for StoredSession {
+    type Error = UnreadableRow;
+
+    fn try_from(row: SessionRow) -> Result<Self, UnreadableRow> {
+        Ok(Self {
+            digest: read_digest(&row.digest)?,
+            user: row.user_name,
+            password_digest: read_digest(&row.password_digest)?,
+            created_at: instant(row.created_at)?,
+            last_used_at: instant(row.last_used_at)?,
+        })
+    }
+}
+
+fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, UnreadableRow> {
+    serde_json::from_str(text).map_err(|_| UnreadableRow)
+}
+
+fn read_digest(hex: &str) -> Result<TokenDigest, UnreadableRow> {
+    TokenDigest::from_hex(hex).ok_or(UnreadableRow)
+}
+
+fn instant(second: i64) -> Result<Timestamp, UnreadableRow> {
+    Timestamp::from_second(second).map_err(|_| UnreadableRow)
+}
+
+/// The key of a row.
+///
+/// The checks of the schema leave little that could be wrong with a row.  One that is unreadable all the same
+/// counts as absent: it authenticates nobody, and other keys do not suffer.
 pub(super) fn key(row: KeyRow) -> Option<StoredKey> {
-    let id = row.0;
-    let key = read_key(row);
+    let id = row.id;
+    let key = StoredKey::try_from(row).ok();
     if key.is_none() {
         tracing::error!(key_id = id, "the key store has a row that cannot be read: this key does not count");
     }
     key
 }
 
-fn read_key(row: KeyRow) -> Option<StoredKey> {
-    let (id, name, role, actor, policies, digest, previous_digest, previous_until, ..) = row;
-    let (.., created_at, created_by, expires_at, last_used_at, revoked_at, revoked_by) = row;
-    let previous = match (previous_digest, previous_until) {
-        (Some(digest), Some(until)) => Some((self::digest(&digest)?, instant(until)?)),
-        _ => None,
-    };
-    // Most keys have no members of their own, and there may be very many keys.
-    let actor = if actor == "{}" { Map::new() } else { serde_json::from_str(&actor).ok()? };
-    Some(StoredKey {
-        key: Key {
-            id,
-            name,
-            role: Role::parse(&role)?,
-            actor,
-            policies: optional(policies, |text| serde_json::from_str(&text).ok())?,
-            created_at: instant(created_at)?,
-            created_by,
-            expires_at: optional(expires_at, instant)?,
-            last_used_at: optional(last_used_at, instant)?,
-            revoked_at: optional(revoked_at, instant)?,
-            revoked_by,
-        },
-        digest: self::digest(&digest)?,
-        previous,
-    })
+/// The sessions of rows.  One that is unreadable counts as absent.
+pub(super) fn sessions(rows: Vec<SessionRow>) -> Vec<StoredSession> {
+    rows.into_iter().filter_map(|row| row.try_into().ok()).collect()
 }
 
-/// Reads a value that may be absent; `None` when it is there and cannot be read.
-fn optional<T, U>(value: Option<T>, read: impl FnOnce(T) -> Option<U>) -> Option<Option<U>> {
-    match value {
-        None => Some(None),
-        Some(value) => read(value).map(Some),
-    }
+/// The keys of a page: a JSON array of rows, each an array of its columns.  With them the id of the last row;
+/// `None` when the page has no row.
+pub(super) fn page(page: &str) -> Result<(Vec<StoredKey>, Option<i64>), StoreFailure> {
+    let rows: Vec<KeyRow> = serde_json::from_str(page).map_err(|_| StoreFailure::UnreadableRow)?;
+    let last = rows.last().map(|row| row.id);
+    Ok((rows.into_iter().filter_map(key).collect(), last))
 }
 
-/// A key's row in a page of them as JSON: as a [`KeyRow`], but for digests in hexadecimal.
-type JsonKeyRow<'p> = (
-    i64,
-    String,
-    Cow<'p, str>,
-    Cow<'p, str>,
-    Option<Cow<'p, str>>,
-    Cow<'p, str>,
-    Cow<'p, str>,
-    Option<i64>,
-    i64,
-    String,
-    Option<i64>,
-    Option<i64>,
-    Option<i64>,
-    Option<String>,
-);
-
-/// The keys of a page of rows as JSON, and the id of its last row; `None` when it has no row.
-pub(super) fn page(page: &str) -> Result<(Vec<StoredKey>, Option<i64>), StoreError> {
-    let unreadable = |_| StoreError("a row cannot be read".to_owned());
-    let found: Vec<JsonKeyRow<'_>> = serde_json::from_str(page).map_err(unreadable)?;
-    let last = found.last().map(|row| row.0);
-    let bytes = |hex: &str| TokenDigest::from_hex(hex).map(|digest| digest.as_bytes().to_vec());
-    let found = found.into_iter().map(|row| {
-        let (id, name, role, actor, policies, digest, previous, until, ..) = row;
-        let (.., created_at, created_by, expires_at, last_used_at, revoked_at, revoked_by) = row;
-        (
-            id,
-            name,
-            role.into_owned(),
-            actor.into_owned(),
-            policies.map(Cow::into_owned),
-            bytes(&digest).unwrap_or_default(),
-            bytes(&previous),
-            until,
-            created_at,
-            created_by,
-            expires_at,
-            last_used_at,
-            revoked_at,
-            revoked_by,
-        )
-    });
-    Ok((found.filter_map(key).collect(), last))
-}
-
-/// What a session's row means.
-pub(super) fn session(row: SessionRow) -> Option<StoredSession> {
-    let (digest, user, password_digest, created_at, last_used_at) = row;
-    Some(StoredSession {
-        digest: self::digest(&digest)?,
-        user,
-        password_digest: self::digest(&password_digest)?,
-        created_at: instant(created_at)?,
-        last_used_at: instant(last_used_at)?,
-    })
-}
-
-/// A digest's 32 bytes.
-pub(super) fn digest(bytes: &[u8]) -> Option<TokenDigest> {
-    Some(TokenDigest::from_bytes(bytes.try_into().ok()?))
-}
-
-/// The digests among these.
-pub(super) fn digests(found: &[Vec<u8>]) -> Vec<TokenDigest> {
-    found.iter().filter_map(|bytes| digest(bytes)).collect()
-}
-
-fn instant(second: i64) -> Option<Timestamp> {
-    Timestamp::from_second(second).ok()
-}
-
-/// Everything, as rows.
-pub(super) fn snapshot(revision: i64, keys: Vec<Vec<StoredKey>>, sessions: Vec<SessionRow>) -> Snapshot {
-    Snapshot {
-        revision: Revision(revision),
-        keys,
-        sessions: sessions.into_iter().filter_map(session).collect(),
-    }
-}
-
-/// What the change log names, and what is left of it.
+/// The entries of the change log since a revision, and what is left of the keys and sessions that they name.
 #[derive(Default)]
-pub(super) struct Changed {
-    /// The log's rows.
+pub(super) struct ChangedRows {
+    /// The entries.
     pub log: Vec<ChangeRow>,
-    /// The keys among them that are there.
+    /// The keys that still exist.
     pub keys: Vec<KeyRow>,
-    /// The sessions among them that are there.
+    /// The sessions that still exist.
     pub sessions: Vec<SessionRow>,
 }
 
-impl Changed {
-    /// What changed.  Whatever the log names and cannot be found, or cannot be read, is gone.
-    pub fn since(self, revision: i64) -> Changes {
+impl ChangedRows {
+    /// The changes up to this revision.  A key or session in the log that has no readable row is deleted.
+    pub fn into_changes(self, revision: i64) -> Changes {
         let keys: Vec<StoredKey> = self.keys.into_iter().filter_map(key).collect();
-        let sessions: Vec<StoredSession> = self.sessions.into_iter().filter_map(session).collect();
-        let here: HashSet<i64> = keys.iter().map(|stored| stored.key.id).collect();
-        let open: HashSet<TokenDigest> = sessions.iter().map(|stored| stored.digest).collect();
-        let (ids, digests): (Vec<_>, Vec<_>) = self.log.into_iter().unzip();
-        let digests = digests.into_iter().flatten().filter_map(|bytes| digest(&bytes));
-        Changes::Since {
-            revision: Revision(revision),
-            keys,
-            deleted_keys: ids.into_iter().flatten().filter(|id| !here.contains(id)).collect(),
-            sessions,
-            deleted_sessions: digests.filter(|digest| !open.contains(digest)).collect(),
+        let sessions = sessions(self.sessions);
+        let existing_keys: HashSet<i64> = keys.iter().map(|stored| stored.key.id).collect();
+        let existing_sessions: HashSet<TokenDigest> = sessions.iter().map(|stored| stored.digest).collect();
+        let (mut deleted_keys, mut deleted_sessions) = (Vec::new(), Vec::new());
+        for ChangeRow { key_id, session } in self.log {
+            deleted_keys.extend(key_id.filter(|id| !existing_keys.contains(id)));
+            let session = session.and_then(|hex| TokenDigest::from_hex(&hex));
+            deleted_sessions.extend(session.filter(|digest| !existing_sessions.contains(digest)));
         }
+        Changes::Since { revision: Revision(revision), keys, deleted_keys, sessions, deleted_sessions }
     }
 }
 
-/// The members of a key's own actor as JSON text.
-pub(super) fn actor_text(actor: &Map<String, Value>) -> String {
-    serde_json::to_string(actor).expect("a JSON object serializes")
+/// The columns of `api_keys` for which a new key has a value, in the order in which [`bind_new_key`] binds them.
+/// The others have a default.
+pub(super) const NEW_KEY_COLUMNS: [&str; 8] =
+    ["name", "role", "actor", "policies", "digest", "created_at", "created_by", "expires_at"];
+
+/// Binds the values of [`NEW_KEY_COLUMNS`].
+pub(super) fn bind_new_key<'q, DB, O>(
+    query: QueryAs<'q, DB, O, DB::Arguments>,
+    new: &NewKey,
+) -> QueryAs<'q, DB, O, DB::Arguments>
+where
+    DB: Database,
+    i64: Encode<'q, DB> + Type<DB>,
+    String: Encode<'q, DB> + Type<DB>,
+    Vec<u8>: Encode<'q, DB> + Type<DB>,
+    Option<i64>: Encode<'q, DB>,
+    Option<String>: Encode<'q, DB>,
+{
+    let actor = serde_json::to_string(&new.actor).expect("a JSON object serializes");
+    let policies = new.policies.as_ref();
+    let policies = policies.map(|names| serde_json::to_string(names).expect("a list of strings serializes"));
+    query
+        .bind(new.name.clone())
+        .bind(new.role.as_str().to_owned())
+        .bind(actor)
+        .bind(policies)
+        .bind(new.digest.as_bytes().to_vec())
+        .bind(new.created_at.as_second())
+        .bind(new.created_by.clone())
+        .bind(new.expires_at.map(Timestamp::as_second))
 }
 
-/// A restriction as JSON text.
-pub(super) fn policies_text(policies: Option<&[String]>) -> Option<String> {
-    policies.map(|policies| serde_json::to_string(policies).expect("a list of texts serializes"))
-}
-
-/// The key that was just made.
-pub(super) fn made(id: i64, new: &NewKey) -> StoredKey {
-    StoredKey {
-        key: Key {
-            id,
-            name: new.name.clone(),
-            role: new.role,
-            actor: new.actor.clone(),
-            policies: new.policies.clone(),
-            created_at: whole(new.created_at),
-            created_by: new.created_by.clone(),
-            expires_at: new.expires_at.map(whole),
-            last_used_at: None,
-            revoked_at: None,
-            revoked_by: None,
-        },
-        digest: new.digest,
-        previous: None,
-    }
-}
-
-/// The whole second of an instant: what is stored of it.
-fn whole(instant: Timestamp) -> Timestamp {
-    Timestamp::from_second(instant.as_second()).unwrap_or(instant)
-}
-
-/// What may be said of a database's error.
-///
-/// Configuration errors may quote the URL, and a row's details its digests: neither is repeated.
-pub(super) fn store_error(error: &sqlx::Error) -> StoreError {
-    StoreError(match error {
-        sqlx::Error::Database(error) => match error.code() {
-            Some(code) => format!("{} ({code})", error.message()),
-            None => error.message().to_owned(),
-        },
-        sqlx::Error::Io(error) if is_of_tls(error) => format!("TLS: {error}"),
-        sqlx::Error::Io(error) => error.to_string(),
-        sqlx::Error::Tls(error) => format!("TLS: {error}"),
-        sqlx::Error::PoolTimedOut => "no connection in time".to_owned(),
-        sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => "the connection is closed".to_owned(),
-        sqlx::Error::Configuration(_) => "its URL, or a file that it names, cannot be used".to_owned(),
-        sqlx::Error::Protocol(_) => "it answered what is not understood".to_owned(),
-        // What is left is a row that is not as the schema says.
-        _ => "a row cannot be read".to_owned(),
-    })
-}
-
-/// Whether TLS was reached and failed, such as by a certificate that is not trusted.
-pub(super) fn is_of_tls(error: &std::io::Error) -> bool {
-    match error.get_ref() {
-        Some(inner) => inner.is::<rustls::Error>(),
-        None => false,
-    }
-}
-
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        store_error(&error)
-    }
-}
-
-impl From<sqlx::Error> for CreateError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Store(store_error(&error))
-    }
-}
-
-impl From<sqlx::Error> for RotateError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Store(store_error(&error))
-    }
+/// The digests of these columns, each of 32 bytes.
+pub(super) fn digests(columns: &[Vec<u8>]) -> Vec<TokenDigest> {
+    let bytes = columns.iter().filter_map(|column| column.as_slice().try_into().ok());
+    bytes.map(TokenDigest::from_bytes).collect()
 }

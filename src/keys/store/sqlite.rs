@@ -1,8 +1,9 @@
-//! Keys and sessions in a SQLite file: the default.
+//! The store in a SQLite file: the default.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,72 +15,72 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Sqlite, Transaction};
 
 use super::migrations::{self, SchemaError};
-use super::rows::{self, ChangeRow, KeyRow, SessionRow, store_error};
+use super::rows::{self, ChangeRow, ChangedRows, KeyRow, SessionRow};
+use super::statements::{Dialect, Statements};
 use super::{
-    Changes, CreateError, NewKey, OpenError, Revision, RotateError, Snapshot, Store, StoreError, StoreUrl,
+    Changes, CreateError, NewKey, OpenError, OpenFailure, Revision, RotateError, Snapshot, Store, StoreError,
+    StoreFailure, StoreUrl,
 };
 use crate::folder::FolderProblem;
 use crate::keys::{GrantCheck, Key, Status, StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
-/// How long somebody else's lock on the file is waited for.
-const BUSY: Duration = Duration::from_secs(4);
-/// Several processes that open a new file at once get in each other's way for a moment.
-const OPENING: Duration = Duration::from_secs(10);
+/// How long an operation waits for another process's lock on the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long opening may take: processes that open a new file at once lock each other out for a moment.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-macro_rules! key_columns {
-    () => {
-        "id, name, role, actor, policies, digest, previous_digest, previous_until, created_at, created_by, \
-         expires_at, last_used_at, revoked_at, revoked_by"
-    };
-}
+static SQL: LazyLock<Statements> = LazyLock::new(|| Statements::new(Dialect::Sqlite));
 
-macro_rules! session_columns {
-    () => {
-        "digest, user_name, password_digest, created_at, last_used_at"
-    };
-}
+/// A thousand keys with an id above `$1`, as one JSON array.  A row that the client reads costs several times what
+/// SQLite takes to find it; as JSON, a million keys are read in seconds.
+static KEY_PAGE: LazyLock<String> = LazyLock::new(|| {
+    let columns = Dialect::Sqlite.expressions(KeyRow::COLUMNS);
+    format!(
+        "SELECT json_group_array(json_array({columns})) \
+         FROM (SELECT * FROM api_keys WHERE id > $1 ORDER BY id LIMIT 1000)"
+    )
+});
 
 /// A SQLite file in WAL mode, synced at every commit.
 pub struct SqliteStore {
-    /// One connection: SQLite has one writer at a time, and this way ours wait in turn.
+    /// One connection: SQLite has one writer at a time, and ours queue for it.
     writer: SqlitePool,
     /// In WAL mode readers wait for no writer.
     readers: SqlitePool,
 }
 
 impl SqliteStore {
-    /// Opens the file, or creates it for us alone (mode 0600), and brings its schema up to date.
+    /// Opens the file, or creates it with mode 0600, and brings its schema up to date.
     ///
     /// # Errors
     /// [`OpenError`]: it cannot be opened, is no database, or was written by a newer version.
     pub async fn open(path: &Path) -> Result<Self, OpenError> {
-        let refused = |reason: String| {
-            let store = StoreUrl::Sqlite(path.to_owned()).to_string();
-            // What SQLite and the operating system say of it names no folder.
-            let reason = FolderProblem::of_file(path).map_or(reason, |problem| problem.to_string());
-            OpenError::Rejected { store, reason }
+        let rejected = |reason: OpenFailure| {
+            // The errors of SQLite and of the operating system name no folder.
+            let reason = FolderProblem::of_file(path).map_or(reason, OpenFailure::Folder);
+            OpenError::Rejected { store: StoreUrl::Sqlite(path.to_owned()), reason }
         };
         // SQLite gives its -wal and -shm files the mode of the file itself.
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        file.map_err(|error| refused(error.to_string()))?;
+        file.map_err(|error| rejected(OpenFailure::File(error)))?;
 
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
-            // An acknowledged write is on the disk, not only with the operating system.
+            // An acknowledged write is on the disk, not only in the operating system's cache.
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY)
+            .busy_timeout(BUSY_TIMEOUT)
             .disable_statement_logging();
         let pool = |connections| {
             let pool =
                 SqlitePoolOptions::new().max_connections(connections).max_lifetime(None).idle_timeout(None);
-            pool.acquire_timeout(OPENING).connect_lazy_with(options.clone())
+            pool.acquire_timeout(OPEN_TIMEOUT).connect_lazy_with(options.clone())
         };
         let store = Self { writer: pool(1), readers: pool(2) };
 
-        let deadline = tokio::time::Instant::now() + OPENING;
+        let deadline = tokio::time::Instant::now() + OPEN_TIMEOUT;
         loop {
             match store.migrate().await {
                 Ok(()) => return Ok(store),
@@ -88,43 +89,43 @@ impl SqliteStore {
                 {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
-                Err(SchemaError::Database(error)) => return Err(refused(store_error(&error).0)),
-                Err(SchemaError::Wrong(error)) => return Err(error),
+                Err(SchemaError::Database(error)) => return Err(rejected(OpenFailure::Store(error.into()))),
+                Err(SchemaError::Mismatch(error)) => return Err(error),
             }
         }
     }
 
-    /// A file that is there already, for reading alone: nothing is created, and the schema stays as it is.
-    pub fn to_read(path: &Path) -> Self {
-        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY);
-        let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(OPENING);
+    /// Opens an existing file for reading alone: nothing is created, and the schema stays as it is.
+    pub fn open_read_only(path: &Path) -> Self {
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY_TIMEOUT);
+        let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(OPEN_TIMEOUT);
         let pool = pool.connect_lazy_with(options.disable_statement_logging());
         Self { writer: pool.clone(), readers: pool }
     }
 
-    /// SQLite's migrations know no lock of their own, so all of it is one transaction that has the file's.
+    /// The library's SQLite migrations take no lock, so all of them run in one transaction that holds the file's.
     async fn migrate(&self) -> Result<(), SchemaError> {
         let mut transaction = self.write().await.map_err(SchemaError::Database)?;
         migrations::run(migrations::SQLITE, &mut *transaction).await?;
         transaction.commit().await.map_err(SchemaError::Database)
     }
 
-    /// A transaction that has the lock of those who write from its beginning.
+    /// A transaction that holds the write lock from its beginning.
     async fn write(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
         self.writer.begin_with("BEGIN IMMEDIATE").await
     }
 
-    async fn one_key(
+    async fn key_by_id(
         transaction: &mut Transaction<'static, Sqlite>,
         id: i64,
     ) -> Result<Option<StoredKey>, sqlx::Error> {
-        let sql = concat!("SELECT ", key_columns!(), " FROM api_keys WHERE id = ?1");
-        let row: Option<KeyRow> = sqlx::query_as(sql).bind(id).fetch_optional(&mut **transaction).await?;
+        let query = sqlx::query_as(SQL.key_by_id.as_str()).bind(id);
+        let row: Option<KeyRow> = query.fetch_optional(&mut **transaction).await?;
         Ok(row.and_then(rows::key))
     }
 }
 
-/// SQLITE_BUSY or SQLITE_LOCKED, whatever the extended code adds.
+/// Whether this is SQLITE_BUSY or SQLITE_LOCKED, with any extended code.
 fn is_busy(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
     code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6))
@@ -136,15 +137,11 @@ impl Store for SqliteStore {
         let mut transaction = self.readers.begin().await?;
         let revision: i64 =
             sqlx::query_scalar("SELECT value FROM api_revision").fetch_one(&mut *transaction).await?;
-        // A row that comes through the library costs several times what SQLite takes to find it, so a thousand
-        // come as one: that is what lets a million keys be read in seconds.
-        let sql = "SELECT json_group_array(json_array(id, name, role, actor, policies, hex(digest), \
-             hex(previous_digest), previous_until, created_at, created_by, expires_at, last_used_at, \
-             revoked_at, revoked_by)) FROM (SELECT * FROM api_keys WHERE id > ?1 ORDER BY id LIMIT 1000)";
         let mut keys = Vec::new();
         let mut last = i64::MIN;
         loop {
-            let page: String = sqlx::query_scalar(sql).bind(last).fetch_one(&mut *transaction).await?;
+            let page: String =
+                sqlx::query_scalar(KEY_PAGE.as_str()).bind(last).fetch_one(&mut *transaction).await?;
             let (page, end) = rows::page(&page)?;
             keys.push(page);
             match end {
@@ -152,9 +149,9 @@ impl Store for SqliteStore {
                 None => break,
             }
         }
-        let sql = concat!("SELECT ", session_columns!(), " FROM api_sessions");
-        let sessions: Vec<SessionRow> = sqlx::query_as(sql).fetch_all(&mut *transaction).await?;
-        Ok(rows::snapshot(revision, keys, sessions))
+        let sessions: Vec<SessionRow> =
+            sqlx::query_as(SQL.sessions.as_str()).fetch_all(&mut *transaction).await?;
+        Ok(Snapshot { revision: Revision(revision), keys, sessions: rows::sessions(sessions) })
     }
 
     async fn changes(&self, since: Revision) -> Result<Changes, StoreError> {
@@ -164,26 +161,17 @@ impl Store for SqliteStore {
         if since.0 < pruned || since.0 > revision {
             return Ok(Changes::Unknown);
         }
-        let mut changed = rows::Changed::default();
+        let mut changed = ChangedRows::default();
         if since.0 < revision {
-            let sql = "SELECT DISTINCT key_id, session FROM api_changes WHERE revision > ?1";
-            let log: Vec<ChangeRow> = sqlx::query_as(sql).bind(since.0).fetch_all(&mut *transaction).await?;
-            let sql = concat!(
-                "SELECT ",
-                key_columns!(),
-                " FROM api_keys WHERE id IN (SELECT key_id FROM api_changes WHERE revision > ?1)"
-            );
-            let keys: Vec<KeyRow> = sqlx::query_as(sql).bind(since.0).fetch_all(&mut *transaction).await?;
-            let sql = concat!(
-                "SELECT ",
-                session_columns!(),
-                " FROM api_sessions WHERE digest IN (SELECT session FROM api_changes WHERE revision > ?1)"
-            );
-            let sessions: Vec<SessionRow> =
-                sqlx::query_as(sql).bind(since.0).fetch_all(&mut *transaction).await?;
-            changed = rows::Changed { log, keys, sessions };
+            let query = sqlx::query_as(SQL.changes.as_str()).bind(since.0);
+            let log: Vec<ChangeRow> = query.fetch_all(&mut *transaction).await?;
+            let query = sqlx::query_as(SQL.changed_keys.as_str()).bind(since.0);
+            let keys: Vec<KeyRow> = query.fetch_all(&mut *transaction).await?;
+            let query = sqlx::query_as(SQL.changed_sessions.as_str()).bind(since.0);
+            let sessions: Vec<SessionRow> = query.fetch_all(&mut *transaction).await?;
+            changed = ChangedRows { log, keys, sessions };
         }
-        Ok(changed.since(revision))
+        Ok(changed.into_changes(revision))
     }
 
     async fn changed(&self) -> Result<(), StoreError> {
@@ -209,21 +197,11 @@ impl Store for SqliteStore {
                 return Err(CreateError::QuotaReached);
             }
         }
-        let sql = "INSERT INTO api_keys (name, role, actor, policies, digest, created_at, created_by, expires_at) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING id";
-        let id: i64 = sqlx::query_scalar(sql)
-            .bind(&new.name)
-            .bind(new.role.as_str())
-            .bind(rows::actor_text(&new.actor))
-            .bind(rows::policies_text(new.policies.as_deref()))
-            .bind(new.digest.as_bytes().as_slice())
-            .bind(new.created_at.as_second())
-            .bind(&new.created_by)
-            .bind(new.expires_at.map(Timestamp::as_second))
-            .fetch_one(&mut *transaction)
-            .await?;
+        let query = rows::bind_new_key(sqlx::query_as(SQL.insert_key.as_str()), new);
+        let row: KeyRow = query.fetch_one(&mut *transaction).await?;
+        let stored = rows::key(row).ok_or(StoreError(StoreFailure::UnreadableRow))?;
         transaction.commit().await?;
-        Ok(rows::made(id, new))
+        Ok(stored)
     }
 
     async fn rotate(
@@ -233,21 +211,21 @@ impl Store for SqliteStore {
         previous_until: Timestamp,
         now: Timestamp,
         expires_by: Option<Timestamp>,
-        may_give: &GrantCheck<'_>,
+        grant_check: &GrantCheck<'_>,
     ) -> Result<StoredKey, RotateError> {
         let mut transaction = self.write().await?;
-        let stored = Self::one_key(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
+        let stored = Self::key_by_id(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
         if stored.key.status(now) != Status::Live {
             return Err(RotateError::Dead);
         }
-        may_give(&stored.key)?;
+        grant_check(&stored.key)?;
         let expires_at = stored.key.expires_at.into_iter().chain(expires_by).min();
         let until = expires_at.map_or(previous_until, |expires_at| expires_at.min(previous_until));
         let sql = "UPDATE api_keys SET previous_digest = digest, previous_until = ?2, digest = ?3, expires_at = ?4 WHERE id = ?1";
         let query = sqlx::query(sql).bind(id).bind(until.as_second()).bind(digest.as_bytes().as_slice());
         let query = query.bind(expires_at.map(Timestamp::as_second));
         query.execute(&mut *transaction).await?;
-        let stored = Self::one_key(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
+        let stored = Self::key_by_id(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
         transaction.commit().await?;
         Ok(stored)
     }
@@ -258,7 +236,7 @@ impl Store for SqliteStore {
                    previous_until = NULL WHERE id = ?1 AND revoked_at IS NULL";
         let query = sqlx::query(sql).bind(id).bind(now.as_second()).bind(by);
         query.execute(&mut *transaction).await?;
-        let stored = Self::one_key(&mut transaction, id).await?;
+        let stored = Self::key_by_id(&mut transaction, id).await?;
         transaction.commit().await?;
         Ok(stored)
     }
@@ -269,20 +247,19 @@ impl Store for SqliteStore {
     }
 
     async fn list(&self) -> Result<Vec<Key>, StoreError> {
-        let sql = concat!("SELECT ", key_columns!(), " FROM api_keys ORDER BY name, id");
-        let found: Vec<KeyRow> = sqlx::query_as(sql).fetch_all(&self.readers).await?;
-        Ok(found.into_iter().filter_map(rows::key).map(|stored| stored.key).collect())
+        let rows: Vec<KeyRow> = sqlx::query_as(SQL.keys_by_name.as_str()).fetch_all(&self.readers).await?;
+        Ok(rows.into_iter().filter_map(rows::key).map(|stored| stored.key).collect())
     }
 
     async fn get(&self, id: i64) -> Result<Option<Key>, StoreError> {
-        let sql = concat!("SELECT ", key_columns!(), " FROM api_keys WHERE id = ?1");
-        let row: Option<KeyRow> = sqlx::query_as(sql).bind(id).fetch_optional(&self.readers).await?;
+        let query = sqlx::query_as(SQL.key_by_id.as_str()).bind(id);
+        let row: Option<KeyRow> = query.fetch_optional(&self.readers).await?;
         Ok(row.and_then(rows::key).map(|stored| stored.key))
     }
 
     async fn touch_keys(&self, used: &[(i64, Timestamp)]) -> Result<(), StoreError> {
         let mut transaction = self.write().await?;
-        // Other processes write here too: at most once a minute holds for all of them together.
+        // Other processes write here too: all of them together write at most once a minute.
         let sql = "UPDATE api_keys SET last_used_at = ?2 \
                    WHERE id = ?1 AND (last_used_at IS NULL OR last_used_at <= ?2 - 60)";
         for (id, at) in used {
@@ -294,7 +271,7 @@ impl Store for SqliteStore {
     async fn create_session(
         &self,
         session: &StoredSession,
-        most: u32,
+        max_sessions: u32,
         used_after: Timestamp,
         opened_after: Timestamp,
     ) -> Result<Vec<TokenDigest>, StoreError> {
@@ -305,7 +282,7 @@ impl Store for SqliteStore {
             .bind(&session.user)
             .bind(used_after.as_second())
             .bind(opened_after.as_second())
-            .bind(most.saturating_sub(1))
+            .bind(max_sessions.saturating_sub(1))
             .fetch_all(&mut *transaction)
             .await?;
         for digest in &ended {
@@ -350,7 +327,7 @@ impl Store for SqliteStore {
 
     async fn close(&self) {
         self.readers.close().await;
-        // The last connection moves what the -wal holds into the file, and must be one that may write there.
+        // The last connection to close moves the -wal into the file, so it must be one that may write.
         self.writer.close().await;
     }
 }

@@ -1,0 +1,245 @@
+//! Errors of a key store.
+//!
+//! An operation fails with [`StoreError`], [`CreateError`] or [`RotateError`]; opening a store fails with
+//! [`OpenError`].  Errors of the database client are typed causes, except where their text may quote a URL (which
+//! may hold a password) or a row: those have a variant without a cause.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::url::{StoreUrl, UrlError};
+use crate::folder::FolderProblem;
+use crate::keys::ExceedsGrant;
+use crate::token::TokenError;
+
+/// The store cannot be read or written.  `Display` includes the text of the failure.
+#[derive(Debug)]
+pub struct StoreError(pub StoreFailure);
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "the key store: {}", self.0)
+    }
+}
+
+impl Error for StoreError {
+    /// The cause of the failure, whose own text `Display` shows already.
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// What went wrong with a store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreFailure {
+    /// The database answered with an error.
+    #[error(transparent)]
+    Database(DatabaseFailure),
+    /// The file or the connection failed.
+    #[error(transparent)]
+    Io(io::Error),
+    /// TLS failed, such as by a certificate that is not trusted.
+    #[error("TLS: {0}")]
+    Tls(#[source] Box<dyn Error + Send + Sync>),
+    /// No connection was free, or none could be made, within the timeout.
+    #[error("no connection in time")]
+    ConnectTimeout,
+    /// The store was closed.
+    #[error("the connection is closed")]
+    Closed,
+    /// The URL cannot be used.  The cause is not kept: it may quote the URL.
+    #[error("its URL, or a file that it names, cannot be used")]
+    Configuration,
+    /// The database broke its own protocol.
+    #[error("it answered what is not understood")]
+    Protocol,
+    /// A row is not as the schema says.  The cause is not kept: it may quote the row.
+    #[error("a row cannot be read")]
+    UnreadableRow,
+    /// The database was never reached, so its schema is unknown.
+    #[error("it has not been reached yet")]
+    NotReached,
+    /// The migrations took too long.
+    #[error("its schema did not come up to date in time")]
+    MigrationTimeout,
+    /// The schema is not one that this program can use.
+    #[error(transparent)]
+    Schema(Box<OpenError>),
+    /// The connection that receives notifications was closed.
+    #[error("the connection that tells of changes was lost")]
+    NotificationsLost,
+    /// The connection that receives notifications no longer answers.
+    #[error("the connection that tells of changes is dead")]
+    NotificationsDead,
+    /// The operation took longer than this.
+    #[error("no answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// The index panicked while it took over a snapshot.
+    #[error("what it holds could not be taken over")]
+    Index(#[source] tokio::task::JoinError),
+    /// The operating system has no randomness for a new secret.
+    #[error("no token could be made")]
+    Randomness(#[source] getrandom::Error),
+    /// A new secret, with its prefix, is no token.
+    #[error("no token could be made")]
+    Token(#[source] TokenError),
+}
+
+/// An error with which the database answered.  Neither `Display` nor `Debug` shows its details, which quote rows.
+pub struct DatabaseFailure(Box<dyn sqlx::error::DatabaseError>);
+
+impl fmt::Display for DatabaseFailure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.0.message())?;
+        match self.0.code() {
+            Some(code) => write!(formatter, " ({code})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for DatabaseFailure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "DatabaseFailure({self})")
+    }
+}
+
+impl Error for DatabaseFailure {}
+
+impl From<sqlx::Error> for StoreFailure {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Database(error) => Self::Database(DatabaseFailure(error)),
+            sqlx::Error::Io(error) if is_of_tls(&error) => Self::Tls(Box::new(error)),
+            sqlx::Error::Io(error) => Self::Io(error),
+            sqlx::Error::Tls(error) => Self::Tls(error),
+            sqlx::Error::PoolTimedOut => Self::ConnectTimeout,
+            sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => Self::Closed,
+            sqlx::Error::Configuration(_) => Self::Configuration,
+            sqlx::Error::Protocol(_) => Self::Protocol,
+            _ => Self::UnreadableRow,
+        }
+    }
+}
+
+/// Whether TLS was reached and failed, such as by a certificate that is not trusted.
+pub(super) fn is_of_tls(error: &io::Error) -> bool {
+    match error.get_ref() {
+        Some(inner) => inner.is::<rustls::Error>(),
+        None => false,
+    }
+}
+
+impl From<StoreFailure> for StoreError {
+    fn from(failure: StoreFailure) -> Self {
+        Self(failure)
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self(error.into())
+    }
+}
+
+/// Why a store cannot be opened.  Trying again later does not help.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A newer version of this program wrote it.
+    #[error(
+        "the key store was written by a newer version: its schema is number {found}, and this version knows \
+         {known} at most. Run the newer version, or restore a backup from before the upgrade"
+    )]
+    Newer {
+        /// The newest migration that was applied.
+        found: i64,
+        /// The newest one of this version.
+        known: i64,
+    },
+    /// A migration was applied that differs from ours of the same number.
+    #[error("the key store's schema number {0} is not the one that this program makes: is it its store?")]
+    Foreign(i64),
+    /// It is there and cannot be used: no permission, no such database, no database file.
+    #[error("the key store {store} cannot be opened: {reason}")]
+    Rejected {
+        /// The store; shown without user info.
+        store: StoreUrl,
+        /// The cause.
+        #[source]
+        reason: OpenFailure,
+    },
+    /// Its URL cannot be used.
+    #[error(transparent)]
+    Url(#[from] UrlError),
+}
+
+/// What went wrong while a store was opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenFailure {
+    /// The folder of a SQLite file.
+    #[error("{0}")]
+    Folder(FolderProblem),
+    /// The SQLite file itself.
+    #[error(transparent)]
+    File(io::Error),
+    /// A file that a parameter of a PostgreSQL URL names.
+    #[error("{parameter} {}: {error}", path.display())]
+    UrlFile {
+        /// The parameter.
+        parameter: String,
+        /// The file's path.
+        path: PathBuf,
+        /// Why it cannot be read.
+        #[source]
+        error: io::Error,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(StoreFailure),
+}
+
+/// Why a key was not created.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// A key that is neither revoked nor expired has this name.
+    #[error("API key name already exists")]
+    NameTaken,
+    /// As many keys are stored as may be.
+    #[error("api_key Quota reached")]
+    QuotaReached,
+    /// The store cannot be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for CreateError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// Why a key was not rotated.
+#[derive(Debug, thiserror::Error)]
+pub enum RotateError {
+    /// There is no such key.
+    #[error("API key not found")]
+    NotFound,
+    /// It is revoked or expired.
+    #[error("API key is revoked or expired")]
+    Dead,
+    /// The caller may not grant what the key can do.
+    #[error(transparent)]
+    ExceedsGrant(#[from] ExceedsGrant),
+    /// The store cannot be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for RotateError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
