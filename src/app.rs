@@ -66,7 +66,7 @@ pub struct Bound {
     admin: Option<BoundAdmin>,
     acceptors: Acceptors,
     keys: Option<Arc<Keys>>,
-    service: Arc<CheckService>,
+    service: CheckService,
     telemetry: Arc<Telemetry>,
     reloader: Reloader,
     options: Options,
@@ -140,8 +140,7 @@ pub async fn build(
     let sources = Sources { passwords, keys: keys.clone(), clock: clock.clone() };
     let authorizer = Arc::new(Authorizer::new(config.rules, sources));
     let max_request_bytes = startup.ext_authz.max_request_bytes;
-    let service =
-        Arc::new(CheckService::new(Arc::clone(&authorizer), Arc::clone(&telemetry), max_request_bytes));
+    let service = CheckService::new(Arc::clone(&authorizer), Arc::clone(&telemetry), max_request_bytes);
 
     let mut inherited = Inherited::from_environment()?;
     let ext_authz_listener = inherited.listener(&startup.ext_authz.listen).await?;

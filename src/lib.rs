@@ -83,8 +83,8 @@
 //! | what may grow | bounded by |
 //! | --- | --- |
 //! | connections, a task each | places ([`server::connection_limit`]): for one more the one that waited longest is closed |
-//! | streams, a task each | `MAX_CONCURRENT_STREAMS` of each connection, 30 s of life ([`ext_authz`]) |
-//! | streams that are reset, or break the rules | `MAX_PENDING_RESETS`, `MAX_BROKEN_STREAMS`: then the connection ends |
+//! | streams, a task each | a share of [`memory::limit`] ([`ext_authz::limits`]), 30 s of life ([`ext_authz::listener`]) |
+//! | streams that are reset, or break the rules | `MAX_PENDING_RESETS`, `MAX_BROKEN_STREAMS`: then the connection ends ([`server::http2`]) |
 //! | messages that are arriving | their size and [`ext_authz::codec::frame::Budget`], a share of [`memory::limit`] |
 //! | Checks that are open, or lack their message | shares of the same: [`server::connection_limit`], [`ext_authz::incomplete`] |
 //! | header blocks that are incomplete | a share of the same: [`server::header_block_limit`] |
@@ -106,8 +106,8 @@
 //!
 //! ## Why it is fast
 //!
-//! The Check path is a service of our own on hyper's HTTP/2 ([`ext_authz`]); tonic serves health and
-//! reflection on the same listener.  Requests are read by a slice of the protocol
+//! The Check service is a tonic service that does without tonic's codec ([`ext_authz::service`]); our listener calls it
+//! on hyper's HTTP/2 ([`server::http2`]), and tonic's health and reflection beside it.  Requests are read by a slice of the protocol
 //! (`proto/ext_authz.proto`) that walks over what no decision reads and borrows the rest from the message.  A token is
 //! hashed once and looked up by digest.  The part of an answer that depends on the actor alone is encoded
 //! at the first request that needs it under the rules in force, and copied from then on.  `benches/` measures it.

@@ -4,6 +4,7 @@ pub mod activation;
 pub mod connection_limit;
 pub mod header_block_limit;
 pub mod http1;
+pub mod http2;
 pub mod log_throttle;
 pub mod tls;
 pub mod write_timeout;

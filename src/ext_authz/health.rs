@@ -4,7 +4,8 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::{MAX_OTHER_MESSAGE, SERVICE_NAME};
+use super::service::SERVICE_NAME;
+use super::tonic_services::MAX_MESSAGE;
 
 /// The paths of its methods.
 pub const PATHS: [&str; 2] = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
@@ -24,7 +25,7 @@ impl Reported {
 /// The health service, and what it says: NOT_SERVING until it is told otherwise.
 pub async fn routes() -> (Routes, Reported) {
     let (reporter, service) = tonic_health::server::health_reporter();
-    let service = service.max_decoding_message_size(MAX_OTHER_MESSAGE);
+    let service = service.max_decoding_message_size(MAX_MESSAGE);
     let reported = Reported(reporter);
     // tonic's reporter begins with SERVING, which would be a lie.
     reported.ready(false).await;

@@ -3,7 +3,7 @@
 use tonic::service::Routes;
 use tonic_reflection::server::{Builder, Error};
 
-use super::MAX_OTHER_MESSAGE;
+use super::tonic_services::MAX_MESSAGE;
 
 /// The paths of its methods.  Where reflection is off, tonic answers them with UNIMPLEMENTED.
 pub const PATHS: [&str; 2] = [
@@ -23,7 +23,7 @@ pub fn add_to(routes: Routes) -> Result<Routes, Error> {
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let v1 = builder().build_v1()?.max_decoding_message_size(MAX_OTHER_MESSAGE);
-    let v1alpha = builder().build_v1alpha()?.max_decoding_message_size(MAX_OTHER_MESSAGE);
+    let v1 = builder().build_v1()?.max_decoding_message_size(MAX_MESSAGE);
+    let v1alpha = builder().build_v1alpha()?.max_decoding_message_size(MAX_MESSAGE);
     Ok(routes.add_service(v1).add_service(v1alpha))
 }

@@ -1,13 +1,9 @@
 //! Neighbours that are wired to this listener in a way that cannot work: each is counted, and named in the log with
 //! what to change.  Without that an operator sees nothing but denied requests at Envoy.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
 
+use crate::server::http2::{PREFACE, PREFACE_LENGTH};
 use crate::server::log_throttle::LogThrottle;
 use crate::telemetry::metrics::Metrics;
 
@@ -28,16 +24,13 @@ pub enum WrongWiring {
     Authority,
 }
 
-/// The preface of HTTP/2 (RFC 9113 section 3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 impl WrongWiring {
     /// Every kind.
     pub const ALL: [Self; 6] =
         [Self::Http1, Self::Tls, Self::NotHttp2, Self::NotGrpc, Self::V2, Self::Authority];
 
     /// What the first bytes of a connection show; `None` where they are HTTP/2's.
-    pub fn of_preface(preface: &[u8; 24], is_tls: bool) -> Option<Self> {
+    pub fn of_preface(preface: &[u8; PREFACE_LENGTH], is_tls: bool) -> Option<Self> {
         if preface == PREFACE {
             return None;
         }
@@ -117,43 +110,6 @@ impl WrongWirings {
                 tracing::warn!(listener = "ext_authz", kind, peer, suppressed, "wrong wiring: {advice}");
             }
         }
-    }
-}
-
-/// A body whose first bytes were read already.
-#[derive(Debug)]
-pub struct After<B> {
-    first: Option<Bytes>,
-    rest: B,
-}
-
-impl<B> After<B> {
-    /// These bytes, then this body.
-    pub fn new(first: Bytes, rest: B) -> Self {
-        Self { first: Some(first), rest }
-    }
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for After<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match self.first.take() {
-            Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
-            None => Pin::new(&mut self.rest).poll_frame(context),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.rest.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
     }
 }
 

@@ -96,7 +96,6 @@ impl ConnectionActivity {
     }
 
     /// That of a connection with no others beside it.
-    #[cfg(test)]
     pub fn alone() -> Arc<Self> {
         let all = ListenerActivity { begun: Instant::now(), requests: AtomicU32::new(0) };
         Arc::new(Self::new(Arc::new(all)))
