@@ -65,6 +65,7 @@ mod soak;
 mod supply_chain;
 mod systemd;
 mod tls;
+mod tonic_server;
 mod traces;
 mod transports;
 mod users;
