@@ -3,6 +3,10 @@
 //! Every request passes the middleware `guard`: it limits the time and the size of the body, rejects foreign hosts
 //! and cross-site changes, turns a panic into a response, logs denied changes to the audit log, and adds the security
 //! headers.  There is no CORS, because only the page itself calls the API from a browser.
+//!
+//! A handler's parameters are extractors, which run in their order: the authenticated caller
+//! ([`Manager`](auth::Manager) or [`Caller`](auth::Caller)), the attempted change for the audit log, the key's id, the
+//! query, and a typed body ([`Json`](body::Json)).  A handler returns what the response holds, or an [`ApiError`].
 
 mod address;
 mod audit;
@@ -258,7 +262,7 @@ async fn read_body(body: Body, expects_continue: bool) -> Result<Bytes, ApiError
 
 /// Limits a call of the store to [`STORE_TIMEOUT`].
 async fn with_store_timeout<T>(call: impl Future<Output = T>) -> Result<T, ApiError> {
-    tokio::time::timeout(STORE_TIMEOUT, call).await.map_err(|_| ApiError::Unavailable)
+    tokio::time::timeout(STORE_TIMEOUT, call).await.map_err(|_| ApiError::StoreTimeout)
 }
 
 #[cfg(test)]

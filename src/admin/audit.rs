@@ -1,11 +1,11 @@
-//! What the audit log says: one line for every change, log-in and log-out, and for every one that was denied.
+//! The lines of the audit log: one for every change, log-in and log-out, and one for every denied one.
 //!
-//! A line says who, from where, what, before and after, and how it ended, and never holds a secret.  Who tried and at
-//! which key is noted in the request's [`Attempt`] as it becomes known, so that one place can tell of every denial.
+//! A line says who did what, from which address, to which key, and how it ended.  It never holds a secret.  What is
+//! known of a change is collected in its [`Attempt`], so that the middleware can log every denial, whatever its cause.
 
 use std::sync::{Arc, OnceLock};
 
-use axum::http::Extensions;
+use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::response::Response;
 use jiff::Timestamp;
@@ -14,36 +14,47 @@ use serde_json::{Value, json};
 use super::Admin;
 use super::address::client_address;
 use super::auth::{self, Manager};
-use super::error::ApiError;
+use super::error::{ApiError, Failure};
 use crate::credential::Principal;
 use crate::keys::{Key, Role};
 use crate::telemetry::audit_log::{AuditLog, Denial, TARGET};
 
-/// What is known of a change that somebody tries.
+/// A change that is attempted, and what is known of it so far.  The middleware puts it into the request's extensions;
+/// as an extractor it gives a handler access to it.
 #[derive(Clone)]
-pub(super) struct Attempt(Arc<Noted>);
+pub(super) struct Attempt(Arc<Details>);
 
-struct Noted {
+struct Details {
     log: AuditLog,
-    /// What the line says when it is denied.
-    denied: &'static str,
+    /// The message of the line when the change is denied.
+    denial_message: &'static str,
     address: Arc<str>,
     key_id: Option<i64>,
-    by: OnceLock<Arc<Principal>>,
+    caller: OnceLock<Arc<Principal>>,
     user: OnceLock<Arc<str>>,
     key: OnceLock<(String, Role)>,
 }
 
+impl<S: Sync> FromRequestParts<S> for Attempt {
+    type Rejection = ApiError;
+
+    /// # Errors
+    /// 500 on a route that [`denial_message`] does not know: nothing is changed without a line in the audit log.
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parts.extensions.get::<Self>().cloned().ok_or(ApiError::Internal)
+    }
+}
+
 impl Attempt {
-    /// Begins when a request asks for a change; the handlers find it in the request.
+    /// The attempt of this request, which is put into its extensions too; `None` when the request changes nothing.
     pub(super) fn from_request(admin: &Admin, parts: &mut Parts) -> Option<Self> {
-        let (denied, id) = change(parts.method.as_str(), parts.uri.path())?;
-        let attempt = Self(Arc::new(Noted {
+        let (denial_message, id) = denial_message(parts.method.as_str(), parts.uri.path())?;
+        let attempt = Self(Arc::new(Details {
             log: admin.audit_log.clone(),
-            denied,
+            denial_message,
             address: client_address(parts, admin.authorizer.rules().admin.as_deref()),
             key_id: id.and_then(|id| id.parse().ok()),
-            by: OnceLock::new(),
+            caller: OnceLock::new(),
             user: OnceLock::new(),
             key: OnceLock::new(),
         }));
@@ -51,34 +62,86 @@ impl Attempt {
         Some(attempt)
     }
 
-    /// Writes the line when the answer is a denial; merged with others when nobody knows whose it is.
+    /// Sets the authenticated caller.
+    pub(super) fn set_caller(&self, principal: &Arc<Principal>) {
+        let _ = self.0.caller.set(Arc::clone(principal));
+    }
+
+    /// Sets the user who logs in: a name of the configuration, never another text that was typed.
+    pub(super) fn set_user(&self, user: &Arc<str>) {
+        let _ = self.0.user.set(Arc::clone(user));
+    }
+
+    /// Sets the name, which is a valid one, and the role of the key.
+    pub(super) fn set_key(&self, name: &str, role: Role) {
+        let _ = self.0.key.set((name.to_owned(), role));
+    }
+
+    /// Logs the denial when the response is one.  Denials of unauthenticated callers are merged.
     pub(super) fn log_denial(self, response: &Response) {
-        let Some(error) = response.extensions().get::<ApiError>() else {
+        let Some(Failure { status, reason }) = response.extensions().get::<Failure>() else {
             return;
         };
-        let Noted { log, denied, address, key_id, by, user, key } = &*self.0;
-        let (status, reason) = (error.face().0.as_u16(), error.reason());
-        let Some(by) = by.get() else {
-            let denial = Denial { message: denied, status, reason, user: user.get().cloned() };
+        let Details { log, denial_message: message, address, key_id, caller, user, key } = &*self.0;
+        let status = status.as_u16();
+        let Some(caller) = caller.get() else {
+            let denial = Denial { message, status, reason, user: user.get().cloned() };
             return log.log_unauthenticated(&denial, address);
         };
         tracing::warn!(
             target: TARGET,
-            by = auth::actor_id(by),
-            credential.kind = by.kind.as_str(),
+            by = auth::actor_id(caller),
+            credential.kind = caller.kind.as_str(),
             address = &**address,
             key.id = key_id,
             key.name = key.get().map(|(name, _)| &**name),
             key.role = key.get().map(|(_, role)| role.as_str()),
             status,
             reason,
-            "{denied}"
+            "{message}"
         );
+    }
+
+    /// Logs a change: the key as it was before, and as it is after it.
+    pub(super) fn log_change(
+        &self,
+        message: &'static str,
+        manager: &Manager,
+        before: Option<&Key>,
+        after: Option<&Key>,
+    ) {
+        let Some(key) = after.or(before) else {
+            return;
+        };
+        tracing::info!(
+            target: TARGET,
+            by = manager.id(),
+            credential.kind = manager.principal().kind.as_str(),
+            address = &*self.0.address,
+            key.id = key.id,
+            key.name = key.name,
+            key.role = key.role.as_str(),
+            key.expires = key.expires_at.map(|at| at.to_string()),
+            before = before.map(|key| state(key).to_string()),
+            after = after.map(|key| state(key).to_string()),
+            "{message}"
+        );
+    }
+
+    /// Logs a log-in, and how many older sessions of the user it ended.
+    pub(super) fn log_login(&self, user: &str, ended: usize) {
+        let ended_sessions = (ended > 0).then_some(ended);
+        tracing::info!(target: TARGET, user, address = &*self.0.address, ended_sessions, "logged in");
+    }
+
+    /// Logs a log-out.
+    pub(super) fn log_logout(&self, user: &str) {
+        tracing::info!(target: TARGET, user, address = &*self.0.address, "logged out");
     }
 }
 
-/// What the line says when this is denied, and the id in the path; `None` for what changes nothing.
-fn change<'p>(method: &str, path: &'p str) -> Option<(&'static str, Option<&'p str>)> {
+/// The message of the line when this change is denied, and the id in its path; `None` when the request changes nothing.
+fn denial_message<'p>(method: &str, path: &'p str) -> Option<(&'static str, Option<&'p str>)> {
     Some(match (method, path.strip_prefix("/api/auth/keys")) {
         ("POST", Some("")) => ("API key not created", None),
         (_, Some(rest)) => {
@@ -95,72 +158,6 @@ fn change<'p>(method: &str, path: &'p str) -> Option<(&'static str, Option<&'p s
         ("POST", None) if path == "/logout" => ("log-out denied", None),
         _ => return None,
     })
-}
-
-fn attempt(extensions: &Extensions) -> Option<&Noted> {
-    extensions.get::<Attempt>().map(|attempt| &*attempt.0)
-}
-
-/// Notes who asks.
-pub(super) fn note_caller(parts: &Parts, principal: &Arc<Principal>) {
-    if let Some(attempt) = attempt(&parts.extensions) {
-        let _ = attempt.by.set(Arc::clone(principal));
-    }
-}
-
-/// Notes the user who logs in: a name of the configuration, and nothing else that was typed.
-pub(super) fn note_user(parts: &Parts, user: &Arc<str>) {
-    if let Some(attempt) = attempt(&parts.extensions) {
-        let _ = attempt.user.set(Arc::clone(user));
-    }
-}
-
-/// Notes which key it is about: a legal name, and a role.
-pub(super) fn note_key(parts: &Parts, name: &str, role: Role) {
-    if let Some(attempt) = attempt(&parts.extensions) {
-        let _ = attempt.key.set((name.to_owned(), role));
-    }
-}
-
-/// Writes the line of a change that was made: of which key, as it was before and as it is now.
-pub(super) fn changed(
-    parts: &Parts,
-    what: &'static str,
-    manager: &Manager,
-    before: Option<&Key>,
-    after: Option<&Key>,
-) {
-    let Some(key) = after.or(before) else {
-        return;
-    };
-    tracing::info!(
-        target: TARGET,
-        by = manager.id(),
-        credential.kind = manager.kind(),
-        address = address_of(parts),
-        key.id = key.id,
-        key.name = key.name,
-        key.role = key.role.as_str(),
-        key.expires = key.expires_at.map(|at| at.to_string()),
-        before = before.map(|key| state(key).to_string()),
-        after = after.map(|key| state(key).to_string()),
-        "{what}"
-    );
-}
-
-/// Writes the line of a log-in, for which so many older sessions of the user ended.
-pub(super) fn logged_in(parts: &Parts, user: &str, ended: usize) {
-    let ended_sessions = (ended > 0).then_some(ended);
-    tracing::info!(target: TARGET, user, address = address_of(parts), ended_sessions, "logged in");
-}
-
-/// Writes the line of a log-out.
-pub(super) fn logged_out(parts: &Parts, user: &str) {
-    tracing::info!(target: TARGET, user, address = address_of(parts), "logged out");
-}
-
-fn address_of(parts: &Parts) -> Option<&str> {
-    attempt(&parts.extensions).map(|attempt| &*attempt.address)
 }
 
 /// What a key may do and for how long.

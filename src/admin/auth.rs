@@ -1,18 +1,22 @@
-//! Who calls the API, and whether they may: by the same code that decides Checks.
+//! Authentication and authorization of the API's callers, by the code that decides Checks.
+//!
+//! Three extractors: [`Manager`] (may manage keys), [`Caller`] (has a credential that counts), [`TokenOrSession`]
+//! (whether there is one that is cheap to check).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{Request, State};
+use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_TYPE, HOST, ORIGIN};
+use axum::http::header::{HOST, HeaderValue, ORIGIN};
 use axum::http::request::Parts;
-use axum::response::{IntoResponse, Response};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use super::audit::Attempt;
+use super::body::Json;
 use super::error::ApiError;
 use super::grant::{self, Grant};
-use super::{Admin, audit, host};
+use super::{Admin, host};
 use crate::attributes::{Encoding, Header, Headers, Http};
 use crate::config::{PublicUrl, Rules, Transport, session_cookie};
 use crate::credential::{
@@ -21,35 +25,78 @@ use crate::credential::{
 use crate::deny_reason::DenyReason;
 use crate::keys::{ExceedsGrant, Role};
 
-/// How long the verification of a password may take.  A Check waits a tenth of a second and is asked again;
-/// people and scripts who log in here do not ask again.
-const LONGEST_VERIFICATION: Duration = Duration::from_secs(8);
-/// How long every no to a password takes, unless its verification takes longer.
-const NO_AFTER: Duration = Duration::from_millis(300);
-/// How long to wait before asking again when there are too many verifications for another one to begin.
-const QUEUE_PAUSE: Duration = Duration::from_millis(20);
+/// How long a password's verification may take.  In a Check it may take a tenth of this, because Envoy's client tries
+/// again; a person who logs in here does not.
+const VERIFICATION_TIMEOUT: Duration = Duration::from_secs(8);
+/// The shortest time after which a wrong password is denied.
+const MIN_DENIAL_TIME: Duration = Duration::from_millis(300);
+/// How long to wait when too many verifications are running to start another one.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Somebody who may manage keys.
-pub struct Manager {
-    principal: Arc<Principal>,
+/// The authenticated caller.  As an extractor it denies with 401 when there is no credential that counts.
+pub(super) struct Caller(Arc<Principal>);
+
+impl Caller {
+    /// The principal.
+    pub fn principal(&self) -> &Principal {
+        &self.0
+    }
+
+    /// Denies an API key that is restricted to policies: nothing but Checks is decided by policies.
+    ///
+    /// # Errors
+    /// 403: the caller is restricted.
+    pub fn check_unrestricted(&self) -> Result<(), ApiError> {
+        if self.0.policies.is_some() { Err(DenyReason::NotAdmitted.into()) } else { Ok(()) }
+    }
+}
+
+impl FromRequestParts<Arc<Admin>> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, admin: &Arc<Admin>) -> Result<Self, ApiError> {
+        let principal = admin.authenticate(parts).await?;
+        if let Some(attempt) = parts.extensions.get::<Attempt>() {
+            attempt.set_caller(&principal);
+        }
+        Ok(Self(principal))
+    }
+}
+
+/// A caller who may manage keys.  As an extractor it denies with 401 when there is no credential that counts, and with
+/// 403 when the caller is restricted to policies or `admin.allow` does not admit them.
+pub(super) struct Manager(Caller);
+
+impl FromRequestParts<Arc<Admin>> for Manager {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, admin: &Arc<Admin>) -> Result<Self, ApiError> {
+        let caller = Caller::from_request_parts(parts, admin).await?;
+        // Managing keys is under no policy, and a manager could create a key without the restriction.
+        caller.check_unrestricted()?;
+        let rules = admin.authorizer.rules();
+        let allow = rules.admin.as_ref().map(|admin| &admin.allow).ok_or(DenyReason::NotAdmitted)?;
+        allow.admit(Some(Arc::clone(&caller.0))).map_err(DenyReason::from)?;
+        Ok(Self(caller))
+    }
 }
 
 impl Manager {
-    /// The id of their actor, for the record.
+    /// The id of the manager's actor, for the record.
     pub fn id(&self) -> String {
-        actor_id(&self.principal)
+        actor_id(self.principal())
     }
 
-    /// The kind of their credential, for the record.
-    pub fn kind(&self) -> &'static str {
-        self.principal.kind.as_str()
+    /// The manager's principal.
+    pub fn principal(&self) -> &Principal {
+        self.0.principal()
     }
 
-    /// Holds that nobody manages a key above their own role.
+    /// Checks that the manager's role is not below that of a key.
     ///
     /// # Errors
-    /// 403: their role is below the key's, or they have none.
-    pub fn may_manage(&self, role: Role) -> Result<(), ApiError> {
+    /// 403: it is below, or the manager has no role.
+    pub fn check_role(&self, role: Role) -> Result<(), ApiError> {
         if self.role() >= Some(role) { Ok(()) } else { Err(DenyReason::NotAdmitted.into()) }
     }
 
@@ -57,13 +104,13 @@ impl Manager {
     ///
     /// # Errors
     /// [`ExceedsGrant`]: the part of the grant that they do not have.
-    pub(super) fn check_grant(&self, grant: &Grant<'_>, rules: &Rules) -> Result<(), ExceedsGrant> {
-        grant::check(&self.principal.actor, self.role(), grant, rules)
+    pub fn check_grant(&self, grant: &Grant<'_>, rules: &Rules) -> Result<(), ExceedsGrant> {
+        grant::check(&self.principal().actor, self.role(), grant, rules)
     }
 
-    /// Their role; the highest, if there are several.  None is below all others.
+    /// The manager's role, the highest one if there are several.  `None` is below every role.
     fn role(&self) -> Option<Role> {
-        match self.principal.actor.member("role")? {
+        match self.principal().actor.member("role")? {
             Value::String(role) => Role::parse(role),
             Value::Array(roles) => roles.iter().filter_map(Value::as_str).filter_map(Role::parse).max(),
             _ => None,
@@ -71,106 +118,95 @@ impl Manager {
     }
 }
 
+/// Whether the request carries a token or a session that counts.  As an extractor it denies nothing and verifies no
+/// password.
+pub(super) struct TokenOrSession(pub bool);
+
+impl FromRequestParts<Arc<Admin>> for TokenOrSession {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, admin: &Arc<Admin>) -> Result<Self, Self::Rejection> {
+        let http = admin.http(parts, headers(&parts.headers));
+        let location =
+            if carries_bearer(&http) { CredentialLocation::Bearer } else { admin.session_location() };
+        let principal = admin.authorizer.who(&http, &CredentialLocations::new(vec![location])).await;
+        Ok(Self(matches!(principal, Ok(Some(_)))))
+    }
+}
+
 impl Admin {
-    /// Somebody who may manage keys.
+    /// Authenticates the caller by Bearer, Basic or session, whatever `credentials` says.
     ///
-    /// # Errors
-    /// 401 for whoever shows no credential that counts, 403 for whoever may not.
-    pub(super) async fn manager(&self, parts: &Parts) -> Result<Manager, ApiError> {
-        let principal = self.caller(parts).await?;
-        // A restriction names policies of the configuration, and managing keys is under none of them:
-        // who may make a key without a restriction has none.
-        if principal.policies.is_some() {
-            return Err(DenyReason::NotAdmitted.into());
-        }
-        let rules = self.authorizer.rules();
-        let allow = rules.admin.as_ref().map(|admin| &admin.allow).ok_or(DenyReason::NotAdmitted)?;
-        allow.admit(Some(Arc::clone(&principal))).map_err(DenyReason::from)?;
-        Ok(Manager { principal })
-    }
-
-    /// Who calls: by bearer, basic or session, whatever `credentials` says, and never the anonymous.
-    ///
-    /// A live session goes before Basic and before schemes that are none of ours: a proxy in front may send its own,
-    /// and people would never get past it.  A Bearer is meant for us, and decides by itself.
-    pub(super) async fn caller(&self, parts: &Parts) -> Result<Arc<Principal>, ApiError> {
+    /// A live session takes precedence over Basic and over unknown schemes, because a proxy in front may send its own
+    /// `Authorization` with every request.  A Bearer token is never the proxy's, and decides alone.
+    async fn authenticate(&self, parts: &Parts) -> Result<Arc<Principal>, ApiError> {
         let http = self.http(parts, headers(&parts.headers));
-        let principal = match self.session_before_authorization(&http).await? {
-            Some(principal) => principal,
-            None => {
-                let basic = CredentialLocation::Basic { cross_site: CrossSite::Deny };
-                let locations =
-                    CredentialLocations::new(vec![CredentialLocation::Bearer, basic, self.session_place()]);
-                self.who(&http, &locations).await?.ok_or(DenyReason::NoCredential)?
-            }
-        };
-        audit::note_caller(parts, &principal);
-        Ok(principal)
+        if let Some(principal) = self.authenticate_session(&http).await? {
+            return Ok(principal);
+        }
+        let basic = CredentialLocation::Basic { cross_site: CrossSite::Deny };
+        let locations =
+            CredentialLocations::new(vec![CredentialLocation::Bearer, basic, self.session_location()]);
+        let principal = self.authenticate_in(&http, &locations).await?;
+        Ok(principal.ok_or(DenyReason::NoCredential)?)
     }
 
-    /// Who a live session stands for, unless a Bearer comes with it.
+    /// Authenticates by the session alone; `None` when there is no live one, or a Bearer token comes with it.
     ///
     /// # Errors
-    /// It cannot be known whether the session lives, or there are two of them.
-    async fn session_before_authorization(
-        &self,
-        http: &Http<'_>,
-    ) -> Result<Option<Arc<Principal>>, DenyReason> {
+    /// The state of the session cannot be known, or there are two session cookies.
+    async fn authenticate_session(&self, http: &Http<'_>) -> Result<Option<Arc<Principal>>, DenyReason> {
         if carries_bearer(http) {
             return Ok(None);
         }
-        self.authorizer.who(http, &CredentialLocations::new(vec![self.session_place()])).await
+        self.authorizer.who(http, &CredentialLocations::new(vec![self.session_location()])).await
     }
 
-    /// Our own cookie.
-    fn session_place(&self) -> CredentialLocation {
-        CredentialLocation::Session { cookie: self.session_cookie() }
-    }
-
-    /// Whether a token or a session that counts comes with the request.  No password is verified.
-    pub(super) async fn has_token_or_session(&self, parts: &Parts) -> bool {
-        let http = self.http(parts, headers(&parts.headers));
-        let location = if carries_bearer(&http) { CredentialLocation::Bearer } else { self.session_place() };
-        matches!(self.authorizer.who(&http, &CredentialLocations::new(vec![location])).await, Ok(Some(_)))
-    }
-
-    /// As the authorizer's `who`, and patient with passwords.
-    pub(super) async fn who(
+    /// Authenticates by a credential in one of these locations; waits for the verification of a password.
+    ///
+    /// # Errors
+    /// The denial that a Check would meet.
+    pub(super) async fn authenticate_in(
         &self,
         http: &Http<'_>,
         locations: &CredentialLocations,
     ) -> Result<Option<Arc<Principal>>, DenyReason> {
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
-            let asked = Instant::now();
+            let call_started = Instant::now();
             match self.authorizer.who(http, locations).await {
-                // It goes on in the background, and asking again is waiting for the same verification.
-                Err(DenyReason::PasswordUnverified) if begun.elapsed() < LONGEST_VERIFICATION => {
-                    if asked.elapsed() < QUEUE_PAUSE {
-                        tokio::time::sleep(QUEUE_PAUSE).await;
+                // The verification goes on in the background, and the next call waits for the same one.
+                Err(DenyReason::PasswordUnverified) if started.elapsed() < VERIFICATION_TIMEOUT => {
+                    if call_started.elapsed() < RETRY_INTERVAL {
+                        tokio::time::sleep(RETRY_INTERVAL).await;
                     }
                 }
-                answer => {
-                    if let Some(at) = no_told_at(&answer, begun) {
+                result => {
+                    if let Some(at) = denial_time(&result, started) {
                         tokio::time::sleep_until(at.into()).await;
                     }
-                    return answer;
+                    return result;
                 }
             }
         }
     }
 
-    /// The name of the session cookie by the rules in force.
+    /// The location of the session cookie.
+    fn session_location(&self) -> CredentialLocation {
+        CredentialLocation::Session { cookie: self.session_cookie() }
+    }
+
+    /// The name of the session cookie under the current rules.
     pub(super) fn session_cookie(&self) -> &'static str {
         session_cookie(self.transport, self.public_url().as_ref())
     }
 
-    /// Where browsers find us, when that is not where we listen.
+    /// The URL that browsers use, when it is not the listener's own address.
     pub(super) fn public_url(&self) -> Option<PublicUrl> {
         self.authorizer.rules().admin.as_ref().and_then(|admin| admin.public_url.clone())
     }
 
-    /// Denies a request under a name that is not this listener's, whatever it asks for.
+    /// Denies a request whose host is not one of the listener's names.
     ///
     /// # Errors
     /// 421.
@@ -180,7 +216,7 @@ impl Admin {
         if is_ours { Ok(()) } else { Err(ApiError::WrongHost) }
     }
 
-    /// Denies a request that may change something when another site caused it, whatever its credential.
+    /// Denies a request that may change something and was caused by another site, whatever its credential.
     ///
     /// # Errors
     /// 403.
@@ -189,11 +225,11 @@ impl Admin {
         if self.transport == Transport::Tls && self.is_from_insecure_page(&http) {
             return Err(DenyReason::CrossSite.into());
         }
-        cross_site::check(&http, &self.session_place()).map_err(|error| DenyReason::from(error).into())
+        cross_site::check(&http, &self.session_location()).map_err(|error| DenyReason::from(error).into())
     }
 
-    /// Whether a page that came without TLS caused this.  Whoever sits on the network can be such a page of
-    /// any host, ours included; only a public URL can say that it is ours all the same.
+    /// Whether a page that was loaded without TLS caused this request.  An attacker on the network can forge such a
+    /// page of any host, this one included; only `admin.public_url` can allow it.
     fn is_from_insecure_page(&self, http: &Http<'_>) -> bool {
         let is_insecure = |origin: &[u8]| {
             origin.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http://"))
@@ -202,12 +238,12 @@ impl Admin {
         !matches!(http.method, b"GET" | b"HEAD" | b"OPTIONS") && http.headers.all("origin").any(is_insecure)
     }
 
-    /// The request as Envoy would tell of it.
+    /// The request in the form of a Check's attributes.
     fn http<'p>(&self, parts: &'p Parts, headers: Headers<'p>) -> Http<'p> {
-        let sent = parts.headers.get(HOST).map(axum::http::HeaderValue::as_bytes);
+        let host_header = parts.headers.get(HOST).map(HeaderValue::as_bytes);
         let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
-        let mut host = authority.or(sent).unwrap_or_default();
-        // A proxy may have changed the host; a browser that comes by the public URL is on our own page all the same.
+        let mut host = authority.or(host_header).unwrap_or_default();
+        // A proxy may have replaced the host.  A request from the public URL's origin is same-origin all the same.
         if let Some(origin) = parts.headers.get(ORIGIN).and_then(|origin| origin.to_str().ok())
             && self
                 .public_url()
@@ -221,13 +257,13 @@ impl Admin {
     }
 }
 
-/// When a no to a password is told, whatever its cause: so the time tells nothing.
-fn no_told_at<T>(answer: &Result<T, DenyReason>, begun: Instant) -> Option<Instant> {
-    let is_no = matches!(answer, Err(DenyReason::WrongPassword | DenyReason::UserLocked));
-    is_no.then(|| begun + NO_AFTER)
+/// When to deny a wrong password.  It is one time for every cause, so that the time reveals none.
+fn denial_time<T>(result: &Result<T, DenyReason>, started: Instant) -> Option<Instant> {
+    let is_denied = matches!(result, Err(DenyReason::WrongPassword | DenyReason::UserLocked));
+    is_denied.then(|| started + MIN_DENIAL_TIME)
 }
 
-/// The id of an actor, for the record.
+/// The id of a principal's actor, for the record.
 pub(super) fn actor_id(principal: &Principal) -> String {
     match principal.actor.member("id") {
         Some(Value::String(id)) => id.clone(),
@@ -236,29 +272,16 @@ pub(super) fn actor_id(principal: &Principal) -> String {
     }
 }
 
-/// The headers, one entry a line.
+/// The headers in the form of a Check's attributes.
 pub(super) fn headers(map: &HeaderMap) -> Headers<'_> {
     let entries =
         map.iter().map(|(name, value)| Header { name: name.as_str().as_bytes(), value: value.as_bytes() });
     Headers::new(Encoding::Lines, entries.collect())
 }
 
-/// `GET /api/auth/actor`: the caller's own actor, restricted or not.
-pub(super) async fn show_actor(
-    State(admin): State<Arc<Admin>>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let (parts, _) = request.into_parts();
-    let principal = admin.caller(&parts).await?;
-    Ok(json(principal.actor.members()))
-}
-
-/// An answer of JSON.
-pub(super) fn json(value: &impl serde::Serialize) -> Response {
-    match serde_json::to_string(value) {
-        Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
-        Err(_) => ApiError::Internal.into_response(),
-    }
+/// `GET /api/auth/actor`: the caller's own actor, also for a key that is restricted to policies.
+pub(super) async fn show_actor(caller: Caller) -> Json<Map<String, Value>> {
+    Json(caller.principal().actor.members().clone())
 }
 
 #[cfg(test)]
@@ -266,13 +289,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_no_to_a_password_is_told_at_one_time_and_nothing_else_waits() {
-        let begun = Instant::now();
+    fn every_denial_of_a_password_takes_the_same_time_and_nothing_else_waits() {
+        let started = Instant::now();
         for deny_reason in DenyReason::ALL {
-            let answer: Result<(), _> = Err(deny_reason);
-            let is_no = deny_reason.details().message == "Invalid username or password";
-            assert_eq!(no_told_at(&answer, begun), is_no.then(|| begun + NO_AFTER), "{deny_reason:?}");
+            let result: Result<(), _> = Err(deny_reason);
+            let is_denied = deny_reason.details().message == "Invalid username or password";
+            let expected = is_denied.then(|| started + MIN_DENIAL_TIME);
+            assert_eq!(denial_time(&result, started), expected, "{deny_reason:?}");
         }
-        assert_eq!(no_told_at(&Ok(()), begun), None);
+        assert_eq!(denial_time(&Ok(()), started), None);
     }
 }

@@ -1,65 +1,114 @@
-//! Bodies of JSON, read member by member, so that an error can name the member at fault.
+//! JSON bodies: the extractor and response [`Json`], and how a request's body is read.
 //!
-//! Names compare as in Go, which Grafana is written in: without regard to ASCII case.  Go's decoder also takes
-//! `ſ` for `s` and the Kelvin sign for `k`, and the last of two members that it takes for one.  Both let one
-//! body mean two things to two readers, so both are errors here.
+//! A body is read member by member, so that an error can name the member at fault.  Member names compare as in Go,
+//! which Grafana is written in: without regard to ASCII case.  Go's decoder also takes `ſ` for `s` and the Kelvin sign
+//! for `k`, and the last of two members with one name.  Both let one body mean two things to two readers, so both are
+//! errors here.  Members of other names are ignored, as Grafana does.
 
 use std::collections::HashSet;
 use std::fmt;
 
 use axum::body::to_bytes;
+use axum::extract::{FromRequest, OptionalFromRequest, Request};
+use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
-use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use super::MAX_BODY_BYTES;
 use super::error::{ApiError, InvalidKind};
 
-/// An object whose members have the names that we know.  Members of other names are ignored, as Grafana does.
-#[derive(Default)]
-pub(crate) struct JsonBody {
-    members: Map<String, Value>,
+/// A JSON body.  As an extractor it takes a [`RequestBody`], or `Option<Json<…>>` where the body may be empty; as a
+/// response it takes whatever serde can serialize.
+pub(super) struct Json<T>(pub T);
+
+/// A response that only says what was done.
+#[derive(Serialize)]
+pub(super) struct Message {
+    pub message: &'static str,
 }
 
-impl JsonBody {
-    /// Reads a body.
+/// The type of a request's body.
+pub(super) trait RequestBody: Sized {
+    /// The names of its members.
+    const MEMBERS: &'static [&'static str];
+
+    /// Reads the members.
     ///
     /// # Errors
-    /// 415 when it says that it is something else, 400 when it is not what it should be.
-    pub(super) async fn read(
-        parts: &Parts,
-        body: axum::body::Body,
-        known: &[&'static str],
-    ) -> Result<Self, ApiError> {
-        match Self::read_optional(parts, body, known).await? {
-            Some(body) => Ok(body),
-            // Nothing at all has no wrong type, unless it says so.
-            None if parts.headers.contains_key(CONTENT_TYPE) && !is_json(parts) => Err(ApiError::NotJson),
+    /// 400, which names the member at fault.
+    fn read(members: &mut Members) -> Result<Self, ApiError>;
+}
+
+impl<T: RequestBody, S: Sync> FromRequest<S> for Json<T> {
+    type Rejection = ApiError;
+
+    /// # Errors
+    /// 415 when `Content-Type` is another type, 413 when the body is too large, 400 when it is empty or invalid.
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        // An empty body needs no Content-Type; one that is there must be right all the same.
+        let types = request.headers();
+        let has_wrong_type = types.contains_key(CONTENT_TYPE) && !is_json(types);
+        match read_body(request).await? {
+            Some(body) => Ok(Self(body)),
+            None if has_wrong_type => Err(ApiError::NotJson),
             None => Err(ApiError::Malformed),
         }
     }
+}
 
-    /// The same, and `None` for an empty body.
-    pub(super) async fn read_optional(
-        parts: &Parts,
-        body: axum::body::Body,
-        known: &[&'static str],
-    ) -> Result<Option<Self>, ApiError> {
-        let bytes = to_bytes(body, MAX_BODY_BYTES).await.map_err(|_| ApiError::BodyTooLarge)?;
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        if !is_json(parts) {
-            return Err(ApiError::NotJson);
-        }
-        Self::parse(&bytes, known).map(Some)
+impl<T: RequestBody, S: Sync> OptionalFromRequest<S> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Option<Self>, ApiError> {
+        Ok(read_body(request).await?.map(Self))
     }
+}
 
-    /// The members of these names, as they are understood.
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_string(&self.0) {
+            Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
+            Err(_) => ApiError::Internal.into_response(),
+        }
+    }
+}
+
+/// Reads a request's body; `None` when it is empty.
+async fn read_body<T: RequestBody>(request: Request) -> Result<Option<T>, ApiError> {
+    let (parts, body) = request.into_parts();
+    let bytes = to_bytes(body, MAX_BODY_BYTES).await.map_err(|_| ApiError::BodyTooLarge)?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    if !is_json(&parts.headers) {
+        return Err(ApiError::NotJson);
+    }
+    let mut members = Members::parse(&bytes, T::MEMBERS)?;
+    T::read(&mut members).map(Some)
+}
+
+/// Whether the media type is `application/json`.  RFC 9110 section 8.3.1: type and subtype compare without regard to
+/// case, and parameters may follow.
+fn is_json(headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let Some(Ok(media_type)) = types.next().map(HeaderValue::to_str) else {
+        return false;
+    };
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    types.next().is_none() && essence.eq_ignore_ascii_case("application/json")
+}
+
+/// The known members of a JSON object.  Each is taken out once, with its type.
+pub(crate) struct Members(Map<String, Value>);
+
+impl Members {
+    /// The members as they are understood, for the fuzzer.
     #[cfg(any(test, fuzzing))]
-    pub(crate) fn members(bytes: &[u8], known: &[&'static str]) -> Result<Map<String, Value>, ApiError> {
-        Self::parse(bytes, known).map(|body| body.members)
+    pub(crate) fn read(bytes: &[u8], known: &[&'static str]) -> Result<Map<String, Value>, ApiError> {
+        Self::parse(bytes, known).map(|members| members.0)
     }
 
     fn parse(bytes: &[u8], known: &[&'static str]) -> Result<Self, ApiError> {
@@ -77,19 +126,20 @@ impl JsonBody {
                 let problem = format!("write the name in ASCII: {field}");
                 return Err(ApiError::invalid(InvalidKind::AmbiguousMember, field, problem));
             }
+            let duplicate = || duplicate_member(field.unwrap_or("unknown member"));
             if !names.insert(folded) {
-                return Err(twice(field.unwrap_or("unknown member")));
+                return Err(duplicate());
             }
-            let value = value.into_value().map_err(|Twice| twice(field.unwrap_or("unknown member")))?;
+            let value = value.into_value().map_err(|DuplicateName| duplicate())?;
             if let Some(field) = field {
                 members.insert(field.to_owned(), value);
             }
         }
-        Ok(Self { members })
+        Ok(Self(members))
     }
 
-    /// A text; `None` when it is null or not there.
-    pub(super) fn text(&mut self, field: &'static str) -> Result<Option<String>, ApiError> {
+    /// A string; `None` when it is null or missing.
+    pub(super) fn string(&mut self, field: &'static str) -> Result<Option<String>, ApiError> {
         match self.take(field) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -97,14 +147,14 @@ impl JsonBody {
         }
     }
 
-    /// A text that must be there.
-    pub(super) fn required_text(&mut self, field: &'static str) -> Result<String, ApiError> {
+    /// A string that is required.
+    pub(super) fn required_string(&mut self, field: &'static str) -> Result<String, ApiError> {
         let missing = || ApiError::invalid(InvalidKind::MissingMember, field, "is missing");
-        self.text(field)?.ok_or_else(missing)
+        self.string(field)?.ok_or_else(missing)
     }
 
-    /// A whole number; `None` when it is null or not there.
-    pub(super) fn whole_number(&mut self, field: &'static str) -> Result<Option<i64>, ApiError> {
+    /// An integer; `None` when it is null or missing.
+    pub(super) fn integer(&mut self, field: &'static str) -> Result<Option<i64>, ApiError> {
         match self.take(field) {
             None => Ok(None),
             Some(Value::Number(number)) if number.is_i64() => Ok(number.as_i64()),
@@ -114,7 +164,7 @@ impl JsonBody {
         }
     }
 
-    /// An object; `None` when it is null or not there.
+    /// An object; `None` when it is null or missing.
     pub(super) fn object(&mut self, field: &'static str) -> Result<Option<Map<String, Value>>, ApiError> {
         match self.take(field) {
             None => Ok(None),
@@ -123,26 +173,26 @@ impl JsonBody {
         }
     }
 
-    /// A list of texts; `None` when it is null or not there.
-    pub(super) fn texts(&mut self, field: &'static str) -> Result<Option<Vec<String>>, ApiError> {
+    /// A list of strings; `None` when it is null or missing.
+    pub(super) fn strings(&mut self, field: &'static str) -> Result<Option<Vec<String>>, ApiError> {
         let list = match self.take(field) {
             None => return Ok(None),
             Some(Value::Array(list)) => list,
             Some(_) => return Err(wrong_type(field, "a list of strings")),
         };
-        let texts = list.into_iter().map(|element| match element {
+        let strings = list.into_iter().map(|element| match element {
             Value::String(text) => Ok(text),
             _ => Err(wrong_type(field, "a list of strings")),
         });
-        texts.collect::<Result<_, _>>().map(Some)
+        strings.collect::<Result<_, _>>().map(Some)
     }
 
     fn take(&mut self, field: &str) -> Option<Value> {
-        self.members.remove(field).filter(|value| !value.is_null())
+        self.0.remove(field).filter(|value| !value.is_null())
     }
 }
 
-fn twice(field: &'static str) -> ApiError {
+fn duplicate_member(field: &'static str) -> ApiError {
     let problem = "the same member name stands twice in one object (names compare without regard to case)";
     ApiError::invalid(InvalidKind::DuplicateMember, field, problem)
 }
@@ -151,34 +201,24 @@ fn wrong_type(field: &'static str, expected: &str) -> ApiError {
     ApiError::invalid(InvalidKind::WrongType, field, format!("expected {expected}"))
 }
 
-/// A name as readers see it who fold case: capitals first, since `ſ` has one and no small letter, and the Kelvin
-/// sign a small letter and no capital.
+/// The name with its case folded, as Unicode-aware readers see it.  To upper case first: `ſ` has a capital and no
+/// small letter of its own, the Kelvin sign has a small letter and no capital.
 fn fold(name: &str) -> String {
     name.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
 }
 
-/// RFC 9110 section 8.3.1: type and subtype, in any case, before any parameter.
-fn is_json(parts: &Parts) -> bool {
-    let mut types = parts.headers.get_all(CONTENT_TYPE).iter();
-    let Some(Ok(media_type)) = types.next().map(HeaderValue::to_str) else {
-        return false;
-    };
-    let essence = media_type.split(';').next().unwrap_or_default().trim();
-    types.next().is_none() && essence.eq_ignore_ascii_case("application/json")
-}
-
-/// JSON with every member that was written: a map would keep one of two members of one name.
+/// A JSON value with every member that was written; a map would keep one of two members with one name.
 enum Tree {
     Scalar(Value),
     Array(Vec<Tree>),
     Object(Vec<(String, Tree)>),
 }
 
-/// An object has two members of one name.
-struct Twice;
+/// An object has two members with one name.
+struct DuplicateName;
 
 impl Tree {
-    fn into_value(self) -> Result<Value, Twice> {
+    fn into_value(self) -> Result<Value, DuplicateName> {
         Ok(match self {
             Self::Scalar(value) => value,
             Self::Array(elements) => {
@@ -189,7 +229,7 @@ impl Tree {
                 let mut map = Map::new();
                 for (name, value) in members {
                     if !names.insert(fold(&name)) {
-                        return Err(Twice);
+                        return Err(DuplicateName);
                     }
                     map.insert(name, value.into_value()?);
                 }
@@ -268,8 +308,8 @@ mod tests {
     const KNOWN: [&str; 5] = ["name", "role", "secondsToLive", "actor", "policies"];
 
     fn parse(text: &str) -> Result<Value, (&'static str, Option<&'static str>)> {
-        match JsonBody::parse(text.as_bytes(), &KNOWN) {
-            Ok(body) => Ok(Value::Object(body.members)),
+        match Members::parse(text.as_bytes(), &KNOWN) {
+            Ok(members) => Ok(Value::Object(members.0)),
             Err(error) => Err((error.reason(), error.field())),
         }
     }
@@ -324,7 +364,7 @@ mod tests {
         ] {
             assert_eq!(parse(text), expected, "{text}");
         }
-        let kelvin = JsonBody::parse("{\"to\u{212a}en\":1}".as_bytes(), &["token"]).map(|_| ());
+        let kelvin = Members::parse("{\"to\u{212a}en\":1}".as_bytes(), &["token"]).map(|_| ());
         assert_eq!(kelvin.unwrap_err().reason(), "ambiguous_member");
         let deep = "[".repeat(10_000);
         assert_eq!(parse(&format!("{{\"x\":{deep}")), Err(("malformed", None)));
@@ -332,21 +372,24 @@ mod tests {
 
     #[test]
     fn types() {
-        let body = || {
+        let members = || {
             let text = r#"{"name":5,"role":null,"secondsToLive":"1d","actor":[],"policies":["a",1]}"#;
-            JsonBody::parse(text.as_bytes(), &KNOWN).unwrap()
+            Members::parse(text.as_bytes(), &KNOWN).unwrap()
         };
         let wrong = |field| Some(("wrong_type", Some(field)));
-        let told = |error: ApiError| (error.reason(), error.field());
-        assert_eq!(body().text("name").err().map(told), wrong("name"));
-        assert_eq!(body().text("role"), Ok(None));
-        assert_eq!(body().required_text("role").err().map(told), Some(("missing_member", Some("role"))));
-        assert_eq!(body().whole_number("secondsToLive").err().map(told), wrong("secondsToLive"));
-        assert_eq!(body().object("actor").err().map(told), wrong("actor"));
-        assert_eq!(body().texts("policies").err().map(told), wrong("policies"));
+        let fault = |error: ApiError| (error.reason(), error.field());
+        assert_eq!(members().string("name").err().map(fault), wrong("name"));
+        assert!(matches!(members().string("role"), Ok(None)));
+        assert_eq!(
+            members().required_string("role").err().map(fault),
+            Some(("missing_member", Some("role")))
+        );
+        assert_eq!(members().integer("secondsToLive").err().map(fault), wrong("secondsToLive"));
+        assert_eq!(members().object("actor").err().map(fault), wrong("actor"));
+        assert_eq!(members().strings("policies").err().map(fault), wrong("policies"));
         for (number, expected) in [("60", Some(60)), ("-1", Some(-1)), ("60.0", None), ("1e3", None)] {
             let text = format!("{{\"secondsToLive\":{number}}}");
-            let read = JsonBody::parse(text.as_bytes(), &KNOWN).unwrap().whole_number("secondsToLive");
+            let read = Members::parse(text.as_bytes(), &KNOWN).unwrap().integer("secondsToLive");
             assert_eq!(read.ok().flatten(), expected, "{number}");
         }
     }

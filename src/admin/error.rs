@@ -1,158 +1,134 @@
-//! What the API answers when it does not do what was asked: a status, `{"message": …}` and, where a member of the
-//! body is at fault, `"details": [{"field": …, "problem": …}]`.
+//! Errors of the admin API.
+//!
+//! Every handler and extractor fails with an [`ApiError`].  It says what the client gets: a status, a body
+//! `{"message": …}` and, where a member of the request's body is at fault, `"details": [{"field": …, "problem": …}]`.
+//! No text of it holds anything that the client sent.
+//!
+//! | error | used for |
+//! | --- | --- |
+//! | [`ApiError`] | every failed request; the variants say which |
+//! | [`InvalidMember`] | a member of the request's body that breaks a rule; it becomes [`ApiError::Invalid`] |
+//! | [`DenyReason`] | a caller who is not authenticated or not admitted, as in a Check; it becomes [`ApiError::Denied`] |
+//! | [`ExceedsGrant`] | a key that can do more than its manager; it becomes one of the two above |
+//! | [`CreateError`], [`RotateError`], [`StoreError`] | calls of the key store; a [`StoreError`] is kept as the source |
 
 use axum::Extension;
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
 
+use super::body::Json;
 use crate::deny_reason::DenyReason;
 use crate::keys::ExceedsGrant;
 use crate::keys::store::{CreateError, RotateError, StoreError};
 
-/// Why a request is not done.  No text of it holds anything that the client sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Why a request fails.  The text is the response's `message`, which is Grafana's where Grafana has one.
+#[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// What a Check would have denied for, with its status and message.
+    /// A Check with the same credential would be denied, too: the status and the message are the same.
+    #[error("{}", .0.details().message)]
     Denied(DenyReason),
-    /// There is no body, or none that can be read.
+    /// The body is missing, or is no JSON object.
+    #[error("bad request data")]
     Malformed,
     /// A member of the body is at fault.
+    #[error("{}", .0.kind.answer().1)]
     Invalid(Box<InvalidMember>),
-    /// What stands in the path is no 64-bit number.
+    /// The id in the path is no 64-bit number.
+    #[error("id is invalid")]
     InvalidId,
-    /// There is no key of this id.
+    /// There is no key with this id.
+    #[error("API key not found")]
     KeyNotFound,
-    /// A live key has this name.
+    /// A key that is neither revoked nor expired has this name.
+    #[error("API key name already exists")]
     NameTaken,
-    /// There are as many keys as there may be.
+    /// There are `keys.max` keys.
+    #[error("api_key Quota reached")]
     QuotaReached,
     /// The key is revoked or expired, and cannot be rotated.
+    #[error("API key is revoked or expired")]
     DeadKey,
-    /// Nothing is here.
+    /// No route has this path.
+    #[error("Not found")]
     NoSuchPath,
-    /// Something is here, for another method.
+    /// The route of this path does not have this method.
+    #[error("Method not allowed")]
     WrongMethod,
-    /// `Host` is no name of this listener.
+    /// `Host` is none of the listener's names.
+    #[error("Host is no name of this listener: add it to admin.hosts, or set admin.public_url")]
     WrongHost,
-    /// The request took too long to arrive.
+    /// The client took too long to send the body.
+    #[error("Request took too long")]
     BodyTimeout,
     /// The body is too large.
+    #[error("Request body is too large")]
     BodyTooLarge,
-    /// The body does not say that it is JSON.
+    /// `Content-Type` is not `application/json`.
+    #[error("Content-Type must be application/json")]
     NotJson,
-    /// The store cannot be asked.
-    Unavailable,
-    /// Too many lines of the audit log wait to be written: nothing was begun.
+    /// The key store failed.
+    #[error("Keys are unavailable")]
+    Store(#[source] StoreError),
+    /// The key store did not answer in time.
+    #[error("Keys are unavailable")]
+    StoreTimeout,
+    /// The queue of the audit log is full, so the change was not started.
+    #[error("The audit log cannot be written: nothing was changed")]
     AuditUnavailable,
-    /// Our own fault.
+    /// A fault of the server, such as a panic.
+    #[error("Internal error")]
     Internal,
 }
 
-/// The member of a body that is at fault.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InvalidMember {
-    kind: InvalidKind,
-    field: &'static str,
-    problem: String,
-}
-
-/// What is wrong with a member of a body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InvalidKind {
-    /// It stands there twice.
-    DuplicateMember,
-    /// Its name is one that we know to readers who fold case by Unicode, and another one to all others.
-    AmbiguousMember,
-    /// It has another type.
-    WrongType,
-    /// It is not there.
-    MissingMember,
-    /// It is no name of a key.
-    Name,
-    /// A user, a token or one of their actors has this name.
-    NameReserved,
-    /// `role` is none of the three.
-    Role,
-    /// A member of the actor that nobody may add, or more of them than fit.
-    Actor,
-    /// It would make actor headers that are too large for an answer.
-    HeadersTooLarge,
-    /// No policy of the configuration has this name.
-    UnknownPolicy,
-    /// `policies` is too long, or names one twice.
-    Policies,
-    /// `secondsToLive` is below zero.
-    NegativeLife,
-    /// There is a longest life, and the key would have none.
-    LifeNotSet,
-    /// There is a longest life, and the key's is longer.
-    LifeTooLong,
-    /// The life ends after the last instant that there is.
-    LifeOverflow,
-    /// `overlapSeconds` is out of its range.
-    Overlap,
-    /// A member of the actor that its giver has not.
-    MemberNotOwn,
-    /// A name that an allow block gives power to.
-    NameInPolicy,
-}
-
-impl InvalidKind {
-    /// The HTTP status, the message, and one word for the audit log.
-    fn face(self) -> (StatusCode, &'static str, &'static str) {
-        let bad = |reason| (StatusCode::BAD_REQUEST, "bad request data", reason);
-        match self {
-            Self::DuplicateMember => bad("duplicate_member"),
-            Self::AmbiguousMember => bad("ambiguous_member"),
-            Self::WrongType => bad("wrong_type"),
-            Self::MissingMember => bad("missing_member"),
-            Self::Name => bad("invalid_name"),
-            Self::NameReserved => {
-                let message = "API key name belongs to a configured user or token";
-                (StatusCode::CONFLICT, message, "name_reserved")
-            }
-            Self::Role => (StatusCode::BAD_REQUEST, "Invalid role specified", "invalid_role"),
-            Self::Actor => bad("invalid_actor"),
-            Self::HeadersTooLarge => bad("headers_too_large"),
-            Self::UnknownPolicy => bad("unknown_policy"),
-            Self::Policies => bad("invalid_policies"),
-            Self::NegativeLife => {
-                (StatusCode::BAD_REQUEST, "Negative value for secondsToLive", "negative_life")
-            }
-            Self::LifeNotSet => {
-                let message = "Number of seconds before expiration should be set";
-                (StatusCode::BAD_REQUEST, message, "life_not_set")
-            }
-            Self::LifeTooLong => {
-                let message = "Number of seconds before expiration is greater than the global limit";
-                (StatusCode::BAD_REQUEST, message, "life_too_long")
-            }
-            Self::LifeOverflow => bad("life_overflow"),
-            Self::Overlap => bad("invalid_overlap"),
-            Self::MemberNotOwn => (StatusCode::FORBIDDEN, "Permission denied", "member_not_own"),
-            Self::NameInPolicy => (StatusCode::FORBIDDEN, "Permission denied", "name_in_policy"),
-        }
-    }
-}
-
 impl ApiError {
-    /// A member of the body is at fault.
+    /// A member of the body is at fault: `problem` says how, for the client.
     pub fn invalid(kind: InvalidKind, field: &'static str, problem: impl Into<String>) -> Self {
         Self::Invalid(Box::new(InvalidMember { kind, field, problem: problem.into() }))
     }
 
-    /// The member at fault, if it is one.
-    pub fn field(&self) -> Option<&'static str> {
-        self.details().map(|(field, _)| field)
+    /// The HTTP status, and the reason for the audit log; a denial has the reason of the decision log.
+    fn answer(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Denied(deny_reason) => {
+                let status = StatusCode::from_u16(deny_reason.details().status);
+                (status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), deny_reason.as_str())
+            }
+            Self::Malformed => (StatusCode::BAD_REQUEST, "malformed"),
+            Self::Invalid(invalid) => {
+                let (status, _, reason) = invalid.kind.answer();
+                (status, reason)
+            }
+            Self::InvalidId => (StatusCode::BAD_REQUEST, "invalid_id"),
+            Self::KeyNotFound => (StatusCode::NOT_FOUND, "key_not_found"),
+            Self::NameTaken => (StatusCode::CONFLICT, "name_taken"),
+            Self::QuotaReached => (StatusCode::FORBIDDEN, "quota_reached"),
+            Self::DeadKey => (StatusCode::CONFLICT, "dead_key"),
+            Self::NoSuchPath => (StatusCode::NOT_FOUND, "no_such_path"),
+            Self::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, "wrong_method"),
+            Self::WrongHost => (StatusCode::MISDIRECTED_REQUEST, "wrong_host"),
+            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "too_slow"),
+            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),
+            Self::Store(_) | Self::StoreTimeout => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            Self::AuditUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        }
     }
 
-    /// The member at fault, and what is wrong with it.
-    fn details(&self) -> Option<(&'static str, &str)> {
+    /// The reason for the audit log, one word.
+    pub fn reason(&self) -> &'static str {
+        self.answer().1
+    }
+
+    /// The member of the body that is at fault, and what is wrong with it.
+    fn details(&self) -> Option<Detail<'_>> {
         match self {
-            Self::Invalid(invalid) => Some((invalid.field, &invalid.problem)),
-            Self::NameTaken => Some(("name", "a key that is neither revoked nor expired has this name")),
+            Self::Invalid(invalid) => Some(Detail { field: invalid.field, problem: &invalid.problem }),
+            Self::NameTaken => {
+                let problem = "a key that is neither revoked nor expired has this name";
+                Some(Detail { field: "name", problem })
+            }
             Self::Denied(_)
             | Self::Malformed
             | Self::InvalidId
@@ -165,83 +141,138 @@ impl ApiError {
             | Self::BodyTimeout
             | Self::BodyTooLarge
             | Self::NotJson
-            | Self::Unavailable
+            | Self::Store(_)
+            | Self::StoreTimeout
             | Self::AuditUnavailable
             | Self::Internal => None,
         }
     }
 
-    /// The HTTP status and the message, which are Grafana's where Grafana has them.
-    pub fn face(&self) -> (StatusCode, &'static str) {
+    /// The name of the member that is at fault.
+    #[cfg(test)]
+    pub(super) fn field(&self) -> Option<&'static str> {
+        self.details().map(|detail| detail.field)
+    }
+}
+
+/// A member of the body that breaks a rule.
+#[derive(Debug)]
+pub struct InvalidMember {
+    kind: InvalidKind,
+    field: &'static str,
+    problem: String,
+}
+
+/// The rule that a member of the body breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InvalidKind {
+    /// The member stands in the body twice.
+    DuplicateMember,
+    /// Its name is the known one only for readers that fold case by Unicode.
+    AmbiguousMember,
+    /// Its value has the wrong type.
+    WrongType,
+    /// A required member is missing.
+    MissingMember,
+    /// `name` cannot be the name of a key.
+    Name,
+    /// A user or a token of the configuration, or one of their actors, has this name.
+    NameReserved,
+    /// `role` is none of the three roles.
+    Role,
+    /// `actor` has a member that `keys.actor_members` does not list, or is too large.
+    Actor,
+    /// The actor headers of the key would be too large for an answer to a Check.
+    HeadersTooLarge,
+    /// `policies` names a policy that does not exist.
+    UnknownPolicy,
+    /// `policies` is too long, or names a policy twice.
+    Policies,
+    /// `secondsToLive` is below zero.
+    NegativeLife,
+    /// `keys.max_seconds_to_live` is set, and the key would never expire.
+    LifeNotSet,
+    /// `secondsToLive` is above `keys.max_seconds_to_live`.
+    LifeTooLong,
+    /// The key would expire after the last instant that can be written.
+    LifeOverflow,
+    /// `overlapSeconds` is out of range.
+    Overlap,
+    /// `actor` has a value that the manager's own actor does not have.
+    MemberNotOwn,
+    /// An allow block names the key.
+    NameInPolicy,
+}
+
+impl InvalidKind {
+    /// The HTTP status, the message for the client, and the reason for the audit log.
+    const fn answer(self) -> (StatusCode, &'static str, &'static str) {
+        const BAD_REQUEST: StatusCode = StatusCode::BAD_REQUEST;
+        const BAD_DATA: &str = "bad request data";
+        const DENIED: &str = "Permission denied";
         match self {
-            Self::Denied(deny_reason) => {
-                let details = deny_reason.details();
-                let status = StatusCode::from_u16(details.status);
-                (status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), details.message)
+            Self::DuplicateMember => (BAD_REQUEST, BAD_DATA, "duplicate_member"),
+            Self::AmbiguousMember => (BAD_REQUEST, BAD_DATA, "ambiguous_member"),
+            Self::WrongType => (BAD_REQUEST, BAD_DATA, "wrong_type"),
+            Self::MissingMember => (BAD_REQUEST, BAD_DATA, "missing_member"),
+            Self::Name => (BAD_REQUEST, BAD_DATA, "invalid_name"),
+            Self::NameReserved => {
+                let message = "API key name belongs to a configured user or token";
+                (StatusCode::CONFLICT, message, "name_reserved")
             }
-            Self::Malformed => (StatusCode::BAD_REQUEST, "bad request data"),
-            Self::Invalid(invalid) => {
-                let (status, message, _) = invalid.kind.face();
-                (status, message)
+            Self::Role => (BAD_REQUEST, "Invalid role specified", "invalid_role"),
+            Self::Actor => (BAD_REQUEST, BAD_DATA, "invalid_actor"),
+            Self::HeadersTooLarge => (BAD_REQUEST, BAD_DATA, "headers_too_large"),
+            Self::UnknownPolicy => (BAD_REQUEST, BAD_DATA, "unknown_policy"),
+            Self::Policies => (BAD_REQUEST, BAD_DATA, "invalid_policies"),
+            Self::NegativeLife => (BAD_REQUEST, "Negative value for secondsToLive", "negative_life"),
+            Self::LifeNotSet => {
+                let message = "Number of seconds before expiration should be set";
+                (BAD_REQUEST, message, "life_not_set")
             }
-            Self::InvalidId => (StatusCode::BAD_REQUEST, "id is invalid"),
-            Self::KeyNotFound => (StatusCode::NOT_FOUND, "API key not found"),
-            Self::NameTaken => (StatusCode::CONFLICT, "API key name already exists"),
-            Self::QuotaReached => (StatusCode::FORBIDDEN, "api_key Quota reached"),
-            Self::DeadKey => (StatusCode::CONFLICT, "API key is revoked or expired"),
-            Self::NoSuchPath => (StatusCode::NOT_FOUND, "Not found"),
-            Self::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
-            Self::WrongHost => (
-                StatusCode::MISDIRECTED_REQUEST,
-                "Host is no name of this listener: add it to admin.hosts, or set admin.public_url",
-            ),
-            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "Request took too long"),
-            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Request body is too large"),
-            Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json"),
-            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "Keys are unavailable"),
-            Self::AuditUnavailable => {
-                (StatusCode::SERVICE_UNAVAILABLE, "The audit log cannot be written: nothing was changed")
+            Self::LifeTooLong => {
+                let message = "Number of seconds before expiration is greater than the global limit";
+                (BAD_REQUEST, message, "life_too_long")
             }
-            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
+            Self::LifeOverflow => (BAD_REQUEST, BAD_DATA, "life_overflow"),
+            Self::Overlap => (BAD_REQUEST, BAD_DATA, "invalid_overlap"),
+            Self::MemberNotOwn => (StatusCode::FORBIDDEN, DENIED, "member_not_own"),
+            Self::NameInPolicy => (StatusCode::FORBIDDEN, DENIED, "name_in_policy"),
         }
     }
 }
 
-impl ApiError {
-    /// One word for the audit log; of a denial the word that the decision log has for it.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Denied(deny_reason) => deny_reason.as_str(),
-            Self::Malformed => "malformed",
-            Self::Invalid(invalid) => invalid.kind.face().2,
-            Self::InvalidId => "invalid_id",
-            Self::KeyNotFound => "key_not_found",
-            Self::NameTaken => "name_taken",
-            Self::QuotaReached => "quota_reached",
-            Self::DeadKey => "dead_key",
-            Self::NoSuchPath => "no_such_path",
-            Self::WrongMethod => "wrong_method",
-            Self::WrongHost => "wrong_host",
-            Self::BodyTimeout => "too_slow",
-            Self::BodyTooLarge => "too_large",
-            Self::NotJson => "not_json",
-            Self::Unavailable => "unavailable",
-            Self::AuditUnavailable => "audit_unavailable",
-            Self::Internal => "internal",
-        }
-    }
+/// The body of every response that is not a success.
+#[derive(Serialize)]
+pub(super) struct ErrorBody<'e> {
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<[Detail<'e>; 1]>,
+}
+
+/// A member of the request's body that is at fault.
+#[derive(Serialize)]
+struct Detail<'e> {
+    field: &'static str,
+    problem: &'e str,
+}
+
+/// What the audit log says of a failed request: the extension of every response that is made from an [`ApiError`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failure {
+    pub status: StatusCode,
+    pub reason: &'static str,
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let (status, message) = self.face();
-        let mut body = json!({ "message": message });
-        if let Some((field, problem)) = self.details() {
-            body["details"] = json!([{"field": field, "problem": problem}]);
+        if let Self::Store(error) = &self {
+            tracing::warn!(%error, "a request to the key API fails");
         }
-        let body = body.to_string();
-        // The audit log reads there why.
-        (status, [(CONTENT_TYPE, "application/json")], Extension(self), body).into_response()
+        let (status, reason) = self.answer();
+        let details = self.details().map(|detail| [detail]);
+        let body = Json(ErrorBody { message: self.to_string(), details });
+        (status, Extension(Failure { status, reason }), body).into_response()
     }
 }
 
@@ -253,8 +284,7 @@ impl From<DenyReason> for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        tracing::warn!(%error, "a request to the key API fails");
-        Self::Unavailable
+        Self::Store(error)
     }
 }
 

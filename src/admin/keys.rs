@@ -1,20 +1,19 @@
-//! The key API: list, create, show, rotate, revoke, delete.  Paths, bodies and messages are Grafana's.
+//! The key API: list, show, create, revoke, rotate, delete.  Paths, bodies and messages are Grafana's.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{FromRequestParts, Path, State};
 use axum::http::request::Parts;
-use axum::response::Response;
 use jiff::{SignedDuration, Timestamp};
 use percent_encoding::percent_decode_str;
-use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
 
-use super::audit;
-use super::auth::{self, Manager};
-use super::body::JsonBody;
+use super::audit::Attempt;
+use super::auth::Manager;
+use super::body::{Json, Members, Message, RequestBody};
 use super::error::{ApiError, InvalidKind};
 use super::grant::Grant;
 use super::{Admin, with_store_timeout};
@@ -28,9 +27,9 @@ use crate::secret::Secret;
 /// A key as it is listed.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Item<'k> {
+pub(super) struct ListedKey {
     id: i64,
-    name: &'k str,
+    name: String,
     role: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     expiration: Option<String>,
@@ -41,11 +40,11 @@ struct Item<'k> {
     is_revoked: bool,
 }
 
-impl<'k> Item<'k> {
-    fn new(key: &'k Key) -> Self {
+impl From<Key> for ListedKey {
+    fn from(key: Key) -> Self {
         Self {
             id: key.id,
-            name: &key.name,
+            name: key.name,
             role: key.role.as_str(),
             expiration: key.expires_at.map(|at| at.to_string()),
             last_used_at: key.last_used_at.map(|at| at.to_string()),
@@ -55,32 +54,51 @@ impl<'k> Item<'k> {
     }
 }
 
-/// `GET /api/auth/keys`
-pub(super) async fn list(State(admin): State<Arc<Admin>>, request: Request) -> Result<Response, ApiError> {
-    let (parts, _) = request.into_parts();
-    admin.manager(&parts).await?;
-    let query = parts.uri.query().unwrap_or_default();
-    // What Go's ParseBool takes for true, as Grafana does.
-    let include_dead = parameter(query, "includeExpired")
-        .is_some_and(|value| matches!(&*value, "1" | "t" | "T" | "true" | "True" | "TRUE"));
-    let mut keys = with_store_timeout(admin.keys.list()).await??;
-    let now = admin.clock.now();
-    keys.retain(|key| include_dead || key.status(now) == Status::Live);
-    // Databases sort text each in its own way.
-    keys.sort_by(|one, other| (&one.name, one.id).cmp(&(&other.name, other.id)));
-    let (skipped, shown) = page(query, keys.len());
-    let items: Vec<_> = keys.iter().skip(skipped).take(shown).map(Item::new).collect();
-    Ok(auth::json(&items))
+/// A key with its token.  No other response holds a token.
+#[derive(Serialize)]
+pub(super) struct IssuedKey {
+    id: i64,
+    name: String,
+    #[serde(serialize_with = "expose")]
+    key: Secret,
 }
 
-/// How many items are left out in front, and how many are shown: all, unless the query asks for a page.
-fn page(query: &str, all: usize) -> (usize, usize) {
-    let number = |name| {
-        parameter(query, name).and_then(|value| value.parse::<usize>().ok()).filter(|&number| number > 0)
-    };
-    match (number("perpage"), number("page")) {
-        (Some(per_page), page) => ((page.unwrap_or(1) - 1).saturating_mul(per_page), per_page),
-        (None, _) => (0, all),
+fn expose<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(secret.expose())
+}
+
+/// The query of `GET /api/auth/keys`.  A value that cannot be read counts as missing, as in Grafana.
+pub(super) struct ListQuery {
+    include_expired: bool,
+    per_page: Option<usize>,
+    page: Option<usize>,
+}
+
+impl ListQuery {
+    fn parse(query: &str) -> Self {
+        let number = |name| {
+            parameter(query, name).and_then(|value| value.parse::<usize>().ok()).filter(|&number| number > 0)
+        };
+        // The values that Go's ParseBool takes for true, as Grafana does.
+        let include_expired = parameter(query, "includeExpired")
+            .is_some_and(|value| matches!(&*value, "1" | "t" | "T" | "true" | "True" | "TRUE"));
+        Self { include_expired, per_page: number("perpage"), page: number("page") }
+    }
+
+    /// How many of `total` keys to skip, and how many to list then.
+    fn range(&self, total: usize) -> (usize, usize) {
+        match self.per_page {
+            Some(per_page) => ((self.page.unwrap_or(1) - 1).saturating_mul(per_page), per_page),
+            None => (0, total),
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for ListQuery {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::parse(parts.uri.query().unwrap_or_default()))
     }
 }
 
@@ -91,41 +109,87 @@ fn parameter(query: &str, name: &str) -> Option<String> {
     Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
 }
 
+/// The id in the path.
+#[derive(Clone, Copy)]
+pub(super) struct KeyId(i64);
+
+impl<S: Send + Sync> FromRequestParts<S> for KeyId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let id = Path::<String>::from_request_parts(parts, state).await;
+        let Path(id) = id.map_err(|_| ApiError::InvalidId)?;
+        Ok(Self(id.parse().map_err(|_| ApiError::InvalidId)?))
+    }
+}
+
+/// `GET /api/auth/keys`
+pub(super) async fn list(
+    State(admin): State<Arc<Admin>>,
+    _: Manager,
+    query: ListQuery,
+) -> Result<Json<Vec<ListedKey>>, ApiError> {
+    let mut keys = with_store_timeout(admin.keys.list()).await??;
+    let now = admin.clock.now();
+    keys.retain(|key| query.include_expired || key.status(now) == Status::Live);
+    // The stores collate text differently.
+    keys.sort_by(|one, other| (&one.name, one.id).cmp(&(&other.name, other.id)));
+    let (skip, take) = query.range(keys.len());
+    Ok(Json(keys.into_iter().skip(skip).take(take).map(ListedKey::from).collect()))
+}
+
 /// `GET /api/auth/keys/{id}`
 pub(super) async fn show(
     State(admin): State<Arc<Admin>>,
-    id: Result<Path<String>, PathRejection>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let (parts, _) = request.into_parts();
-    admin.manager(&parts).await?;
-    let key = admin.key(read_id(id)?).await?;
-    Ok(auth::json(&Item::new(&key)))
+    _: Manager,
+    id: KeyId,
+) -> Result<Json<ListedKey>, ApiError> {
+    Ok(Json(admin.key(id).await?.into()))
+}
+
+/// The body of `POST /api/auth/keys`.
+pub(super) struct NewKey {
+    name: String,
+    role: Role,
+    seconds_to_live: Option<i64>,
+    actor: Map<String, Value>,
+    policies: Option<Vec<String>>,
+}
+
+impl RequestBody for NewKey {
+    const MEMBERS: &'static [&'static str] = &["name", "role", "secondsToLive", "actor", "policies"];
+
+    fn read(members: &mut Members) -> Result<Self, ApiError> {
+        let name = members.required_string("name")?;
+        if !is_name(&name) {
+            let problem = "a name is 1 to 190 printable characters of one script without blanks at the ends";
+            return Err(ApiError::invalid(InvalidKind::Name, "name", problem));
+        }
+        let role = members.required_string("role")?;
+        let seconds_to_live = members.integer("secondsToLive")?;
+        let actor = members.object("actor")?.unwrap_or_default();
+        let policies = members.strings("policies")?;
+        let invalid_role =
+            || ApiError::invalid(InvalidKind::Role, "role", "expected Viewer, Editor or Admin");
+        let role = Role::parse(&role).ok_or_else(invalid_role)?;
+        Ok(Self { name, role, seconds_to_live, actor, policies })
+    }
 }
 
 /// `POST /api/auth/keys`
-pub(super) async fn create(State(admin): State<Arc<Admin>>, request: Request) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    let manager = admin.manager(&parts).await?;
-    let members = ["name", "role", "secondsToLive", "actor", "policies"];
-    let mut body = JsonBody::read(&parts, body, &members).await?;
+pub(super) async fn create(
+    State(admin): State<Arc<Admin>>,
+    manager: Manager,
+    attempt: Attempt,
+    Json(new): Json<NewKey>,
+) -> Result<Json<IssuedKey>, ApiError> {
     let rules = admin.authorizer.rules();
     let settings = rules.keys.as_ref().ok_or(ApiError::Internal)?;
-
-    let name = body.required_text("name")?;
-    if !is_name(&name) {
-        return Err(ApiError::invalid(InvalidKind::Name, "name", NAMES));
-    }
-    let role = body.required_text("role")?;
-    let seconds_to_live = body.whole_number("secondsToLive")?;
-    let actor = body.object("actor")?.unwrap_or_default();
+    let NewKey { name, role, seconds_to_live, actor, policies } = new;
     check_actor(&actor, settings)?;
-    let policies = body.texts("policies")?;
     check_policies(policies.as_deref().unwrap_or_default(), &rules)?;
-    let unknown_role = || ApiError::invalid(InvalidKind::Role, "role", "expected Viewer, Editor or Admin");
-    let role = Role::parse(&role).ok_or_else(unknown_role)?;
-    audit::note_key(&parts, &name, role);
-    manager.may_manage(role)?;
+    attempt.set_key(&name, role);
+    manager.check_role(role)?;
     manager.check_grant(&Grant { id: None, name: &name, role, actor: &actor }, &rules)?;
     check_headers(&name, role, &actor, &rules)?;
     let expires_at = expiry(seconds_to_live.unwrap_or(0), settings, admin.clock.now())?;
@@ -134,16 +198,13 @@ pub(super) async fn create(State(admin): State<Arc<Admin>>, request: Request) ->
         return Err(ApiError::invalid(InvalidKind::NameReserved, "name", problem));
     }
     let created_by = manager.id();
-    let ask = CreateKey { name, role, expires_at, actor, policies, created_by };
-    let (key, secret) = with_store_timeout(admin.keys.create(settings, ask)).await??;
-    audit::changed(&parts, "API key created", &manager, None, Some(&key));
-    Ok(with_secret(&key, &secret))
+    let new = CreateKey { name, role, expires_at, actor, policies, created_by };
+    let (key, secret) = with_store_timeout(admin.keys.create(settings, new)).await??;
+    attempt.log_change("API key created", &manager, None, Some(&key));
+    Ok(Json(IssuedKey { id: key.id, name: key.name, key: secret }))
 }
 
-/// What a key may be called, for whoever gave it another name.
-const NAMES: &str = "a name is 1 to 190 printable characters of one script without blanks at the ends";
-
-/// Only members that the configuration lists, and not too much of them.
+/// Checks that `actor` has only members that the configuration lists, and is not too large.
 fn check_actor(actor: &Map<String, Value>, settings: &Settings) -> Result<(), ApiError> {
     let invalid = |problem| Err(ApiError::invalid(InvalidKind::Actor, "actor", problem));
     let listed = &settings.actor_members;
@@ -163,7 +224,7 @@ fn check_actor(actor: &Map<String, Value>, settings: &Settings) -> Result<(), Ap
     Ok(())
 }
 
-/// Policies of the configuration, each once.
+/// Checks that `policies` names policies of the configuration, each once.
 fn check_policies(policies: &[String], rules: &Rules) -> Result<(), ApiError> {
     if policies.len() > MAX_POLICIES {
         let problem = format!("has {} names, and {MAX_POLICIES} is the most", policies.len());
@@ -180,7 +241,7 @@ fn check_policies(policies: &[String], rules: &Rules) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// A key whose actor headers are too large for an answer would be denied at every Check.
+/// Checks that the key's actor headers fit into the answer to a Check: otherwise every Check would be denied.
 fn check_headers(name: &str, role: Role, actor: &Map<String, Value>, rules: &Rules) -> Result<(), ApiError> {
     let key = Actor::of_key(name, role.as_str(), i64::MAX, actor);
     if rules.headers_fit(&key) {
@@ -191,32 +252,32 @@ fn check_headers(name: &str, role: Role, actor: &Map<String, Value>, rules: &Rul
     Err(ApiError::invalid(InvalidKind::HeadersTooLarge, field, problem))
 }
 
-/// The instant from which on the key is dead; `None` is never.  In whole seconds, as Grafana counts.
+/// The instant at which the key expires; `None` is never.  In whole seconds, as Grafana counts.
 fn expiry(seconds_to_live: i64, settings: &Settings, now: Timestamp) -> Result<Option<Timestamp>, ApiError> {
     let invalid = |kind, problem: String| Err(ApiError::invalid(kind, "secondsToLive", problem));
     if seconds_to_live < 0 {
         return invalid(InvalidKind::NegativeLife, "expected a number of seconds above zero".into());
     }
-    let longest = settings.max_seconds_to_live;
-    if longest >= 0 && seconds_to_live == 0 {
-        let expected = match longest {
+    let max = settings.max_seconds_to_live;
+    if max >= 0 && seconds_to_live == 0 {
+        let expected = match max {
             0 => "keys.max_seconds_to_live is 0: no keys are made here".to_owned(),
-            longest => format!("expected 1 to {longest} (keys.max_seconds_to_live)"),
+            max => format!("expected 1 to {max} (keys.max_seconds_to_live)"),
         };
         return invalid(InvalidKind::LifeNotSet, expected);
     }
-    if longest >= 0 && seconds_to_live > longest {
-        let expected = match longest {
+    if max >= 0 && seconds_to_live > max {
+        let expected = match max {
             0 => "keys.max_seconds_to_live is 0: no keys are made here".to_owned(),
-            longest => format!("expected at most {longest} (keys.max_seconds_to_live)"),
+            max => format!("expected at most {max} (keys.max_seconds_to_live)"),
         };
         return invalid(InvalidKind::LifeTooLong, expected);
     }
     if seconds_to_live == 0 {
         return Ok(None);
     }
-    let whole = Timestamp::from_second(now.as_second()).map_err(|_| ApiError::Internal)?;
-    match whole.checked_add(SignedDuration::from_secs(seconds_to_live)) {
+    let now = Timestamp::from_second(now.as_second()).map_err(|_| ApiError::Internal)?;
+    match now.checked_add(SignedDuration::from_secs(seconds_to_live)) {
         Ok(expires_at) => Ok(Some(expires_at)),
         Err(_) => {
             let problem =
@@ -229,93 +290,90 @@ fn expiry(seconds_to_live: i64, settings: &Settings, now: Timestamp) -> Result<O
 /// `DELETE /api/auth/keys/{id}`
 pub(super) async fn delete(
     State(admin): State<Arc<Admin>>,
-    id: Result<Path<String>, PathRejection>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let (parts, _) = request.into_parts();
-    let manager = admin.manager(&parts).await?;
-    let key = admin.managed_key(&parts, &manager, id).await?;
+    manager: Manager,
+    attempt: Attempt,
+    id: KeyId,
+) -> Result<Json<Message>, ApiError> {
+    let key = admin.managed_key(id, &manager, &attempt).await?;
     if !with_store_timeout(admin.keys.delete(key.id)).await?? {
         return Err(ApiError::KeyNotFound);
     }
-    audit::changed(&parts, "API key deleted", &manager, Some(&key), None);
-    Ok(auth::json(&json!({"message": "API key deleted"})))
+    attempt.log_change("API key deleted", &manager, Some(&key), None);
+    Ok(Json(Message { message: "API key deleted" }))
 }
 
 /// `POST /api/auth/keys/{id}/revoke`
 pub(super) async fn revoke(
     State(admin): State<Arc<Admin>>,
-    id: Result<Path<String>, PathRejection>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let (parts, _) = request.into_parts();
-    let manager = admin.manager(&parts).await?;
-    let key = admin.managed_key(&parts, &manager, id).await?;
+    manager: Manager,
+    attempt: Attempt,
+    id: KeyId,
+) -> Result<Json<Message>, ApiError> {
+    let key = admin.managed_key(id, &manager, &attempt).await?;
     let revoked = with_store_timeout(admin.keys.revoke(key.id, &manager.id())).await??;
     let revoked = revoked.ok_or(ApiError::KeyNotFound)?;
-    audit::changed(&parts, "API key revoked", &manager, Some(&key), Some(&revoked));
-    Ok(auth::json(&json!({"message": "API key revoked"})))
+    attempt.log_change("API key revoked", &manager, Some(&key), Some(&revoked));
+    Ok(Json(Message { message: "API key revoked" }))
+}
+
+/// The body of `POST /api/auth/keys/{id}/rotate`, which may be empty.
+#[derive(Default)]
+pub(super) struct Rotation {
+    overlap_seconds: i64,
+}
+
+impl RequestBody for Rotation {
+    const MEMBERS: &'static [&'static str] = &["overlapSeconds"];
+
+    fn read(members: &mut Members) -> Result<Self, ApiError> {
+        let overlap_seconds = members.integer("overlapSeconds")?.unwrap_or(0);
+        if !(0..=MAX_OVERLAP).contains(&overlap_seconds) {
+            let problem = format!("expected 0 to {MAX_OVERLAP} (seven days)");
+            return Err(ApiError::invalid(InvalidKind::Overlap, "overlapSeconds", problem));
+        }
+        Ok(Self { overlap_seconds })
+    }
 }
 
 /// `POST /api/auth/keys/{id}/rotate`
 pub(super) async fn rotate(
     State(admin): State<Arc<Admin>>,
-    id: Result<Path<String>, PathRejection>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    let manager = admin.manager(&parts).await?;
-    let body = JsonBody::read_optional(&parts, body, &["overlapSeconds"]).await?;
-    let overlap = body.unwrap_or_default().whole_number("overlapSeconds")?.unwrap_or(0);
-    if !(0..=MAX_OVERLAP).contains(&overlap) {
-        let problem = format!("expected 0 to {MAX_OVERLAP} (seven days)");
-        return Err(ApiError::invalid(InvalidKind::Overlap, "overlapSeconds", problem));
-    }
-    let key = admin.managed_key(&parts, &manager, id).await?;
+    manager: Manager,
+    attempt: Attempt,
+    id: KeyId,
+    body: Option<Json<Rotation>>,
+) -> Result<Json<IssuedKey>, ApiError> {
+    let Rotation { overlap_seconds } = body.map(|Json(body)| body).unwrap_or_default();
+    let key = admin.managed_key(id, &manager, &attempt).await?;
     let rules = admin.authorizer.rules();
     let settings = rules.keys.as_ref().ok_or(ApiError::Internal)?;
     if settings.max_seconds_to_live == 0 {
         let problem = "keys.max_seconds_to_live is 0: no keys are made here";
         return Err(ApiError::invalid(InvalidKind::LifeTooLong, "secondsToLive", problem));
     }
-    // The row as it is when it changes, and the rules in force then.
-    let may_give = |key: &Key| {
+    // In the store's transaction: the key's row and the rules as they are then.
+    let check_grant = |key: &Key| {
         let grant = Grant { id: Some(key.id), name: &key.name, role: key.role, actor: &key.actor };
         manager.check_grant(&grant, &admin.authorizer.rules())
     };
-    let (rotated, secret) =
-        with_store_timeout(admin.keys.rotate(settings, key.id, overlap, &may_give)).await??;
-    audit::changed(&parts, "API key rotated", &manager, Some(&key), Some(&rotated));
-    Ok(with_secret(&rotated, &secret))
+    let rotation = admin.keys.rotate(settings, key.id, overlap_seconds, &check_grant);
+    let (rotated, secret) = with_store_timeout(rotation).await??;
+    attempt.log_change("API key rotated", &manager, Some(&key), Some(&rotated));
+    Ok(Json(IssuedKey { id: rotated.id, name: rotated.name, key: secret }))
 }
 
 impl Admin {
-    async fn key(&self, id: i64) -> Result<Key, ApiError> {
+    async fn key(&self, KeyId(id): KeyId) -> Result<Key, ApiError> {
         with_store_timeout(self.keys.get(id)).await??.ok_or(ApiError::KeyNotFound)
     }
 
-    /// The key that somebody is about to change.  Its role never changes, and its id is never used again.
-    async fn managed_key(
-        &self,
-        parts: &Parts,
-        manager: &Manager,
-        id: Result<Path<String>, PathRejection>,
-    ) -> Result<Key, ApiError> {
-        let key = self.key(read_id(id)?).await?;
-        audit::note_key(parts, &key.name, key.role);
-        manager.may_manage(key.role)?;
+    /// The key that a manager is about to change.  Its role never changes, and its id is never used again.
+    async fn managed_key(&self, id: KeyId, manager: &Manager, attempt: &Attempt) -> Result<Key, ApiError> {
+        let key = self.key(id).await?;
+        attempt.set_key(&key.name, key.role);
+        manager.check_role(key.role)?;
         Ok(key)
     }
-}
-
-fn read_id(id: Result<Path<String>, PathRejection>) -> Result<i64, ApiError> {
-    let Path(text) = id.map_err(|_| ApiError::InvalidId)?;
-    text.parse().map_err(|_| ApiError::InvalidId)
-}
-
-/// The only answer that ever holds a token.
-fn with_secret(key: &Key, secret: &Secret) -> Response {
-    auth::json(&json!({"id": key.id, "name": key.name, "key": secret.expose()}))
 }
 
 #[cfg(test)]
@@ -345,10 +403,10 @@ mod tests {
             (0, 0, Err("life_not_set")),
             (0, 1, Err("life_too_long")),
         ];
-        for (longest, seconds, expected) in cases {
-            let found = expiry(seconds, &settings(longest), now).map(|at| at.map(|at| at.to_string()));
-            let found = found.map_err(|error| error.reason());
-            assert_eq!(found, expected.map(|at| at.map(str::to_owned)), "{longest} {seconds}");
+        for (max, seconds, expected) in cases {
+            let expires_at = expiry(seconds, &settings(max), now).map(|at| at.map(|at| at.to_string()));
+            let expires_at = expires_at.map_err(|error| error.reason());
+            assert_eq!(expires_at, expected.map(|at| at.map(str::to_owned)), "{max} {seconds}");
         }
     }
 
@@ -363,7 +421,7 @@ mod tests {
             ("perpage=x", (0, 250)),
             ("perpage=2&page=18446744073709551615", (usize::MAX, 2)),
         ] {
-            assert_eq!(page(query, 250), expected, "{query}");
+            assert_eq!(ListQuery::parse(query).range(250), expected, "{query}");
         }
     }
 }

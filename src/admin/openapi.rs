@@ -2,15 +2,14 @@
 
 use std::sync::LazyLock;
 
-use axum::response::Response;
 use serde_json::{Map, Value, json};
 
-use super::auth;
+use super::body::Json;
 
 /// `GET /openapi.json`
-pub(super) async fn show() -> Response {
+pub(super) async fn show() -> Json<Value> {
     static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
-    auth::json(&*DOCUMENT)
+    Json(DOCUMENT.clone())
 }
 
 /// The document.

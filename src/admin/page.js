@@ -1,11 +1,11 @@
-// The page of the API keys.  Everything it knows comes from the admin API beside it.
+// The page of the API keys.  All its data comes from the admin API of the same server.
 // Data becomes text nodes and attributes, never markup.
 
 const $ = (id) => document.getElementById(id);
 
 // ---------------------------------------------------------------- the API
 
-// An answer other than 200, or none.
+// A response other than 200, or no response.
 class Denied extends Error {
   constructor(status, message, details) {
     super(message);
@@ -13,7 +13,7 @@ class Denied extends Error {
     this.details = Array.isArray(details) ? details : [];
   }
 
-  // What is wrong with a member of what was sent, in a sentence.
+  // The problem with a member of the request, as a sentence.
   problem(field) {
     const detail = this.details.find((one) => one.field === field);
     if (!detail) return null;
@@ -22,7 +22,7 @@ class Denied extends Error {
   }
 }
 
-// Addresses are relative, so that the page also works below a path.
+// URLs are relative, so that the page also works below a path prefix.
 async function call(method, path, body) {
   const init = { method, headers: { accept: 'application/json' }, cache: 'no-store', credentials: 'same-origin' };
   if (body !== undefined) {
@@ -39,7 +39,7 @@ async function call(method, path, body) {
   try {
     told = await answer.json();
   } catch {
-    // Whatever stands between us and the server may answer anything.
+    // A proxy may answer with something other than JSON.
   }
   if (answer.ok && told !== null) return told;
   throw new Denied(answer.status, told?.message ?? `The server answers ${answer.status}.`, told?.details);
@@ -51,10 +51,10 @@ const keyPath = (id, act = '') => `api/auth/keys/${encodeURIComponent(id)}${act}
 
 const UNITS = { s: 1, m: 60, h: 3600, d: 86400, w: 604800, M: 2592000, y: 31536000 };
 const SYNTAX = 'Write one whole number and one of s m h d w M y, such as 12h.';
-// A date cannot say more.
+// The last moment that a Date can hold.
 const LAST_MOMENT = 8.64e15;
 const WEEK = 604800;
-// A key whose end is so near is worth a glance.
+// A key that expires within this time is highlighted.
 const SOON = 3 * 86400;
 
 const dates = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'short' });
@@ -72,7 +72,7 @@ function seconds(text) {
   return total;
 }
 
-// `in 3 days`, `2 minutes ago`: the greatest unit of which there is one, rounded.
+// `in 3 days`, `2 minutes ago`: in the largest unit that fits, rounded.
 function beside(moment) {
   const ahead = (moment - Date.now()) / 1000;
   const steps = [['second', 1, 60], ['minute', 60, 60], ['hour', 3600, 24], ['day', 86400, 30], ['month', 2629800, 12]];
@@ -95,7 +95,7 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-// A moment in the reader's own time zone, with its distance beside it.
+// A time in the reader's time zone, with the relative time beside it.
 function time(text) {
   const moment = new Date(text);
   if (Number.isNaN(moment.getTime())) return [text];
@@ -110,7 +110,7 @@ function say(place, message) {
   place.hidden = !message;
 }
 
-// Says in place what is wrong with a field.
+// Shows the problem with a field beside it.
 function sayWrong(input, message) {
   say($(`${input.id}-error`), message);
   if (message) input.setAttribute('aria-invalid', 'true');
@@ -118,7 +118,7 @@ function sayWrong(input, message) {
 }
 
 let toastTimer;
-// Says what was done, for a moment.
+// Shows for a moment what was done.
 function toast(...parts) {
   clearTimeout(toastTimer);
   $('toast').replaceChildren(...parts);
@@ -127,7 +127,7 @@ function toast(...parts) {
 
 const named = (name) => make('bdi', {}, name);
 
-// Runs what a button or a form starts, once at a time.
+// Runs the action of a button or a form, once at a time.
 async function busy(button, work) {
   if (button.disabled) return;
   const hadFocus = document.activeElement === button;
@@ -136,7 +136,7 @@ async function busy(button, work) {
     await work();
   } finally {
     button.disabled = false;
-    // A disabled button loses the focus, and with it the keyboard's place.
+    // A disabled button loses the keyboard focus.
     if (hadFocus && document.activeElement === document.body) button.focus();
   }
 }
@@ -202,10 +202,10 @@ $('logout').addEventListener('click', () => busy($('logout'), async () => {
   }
 }));
 
-// The session is over: whatever was asked for, log in first.
+// The session ended: log in first.
 function isOver(denied) {
   if (denied.status !== 401) return false;
-  // A key that is still in sight cannot be shown again: whatever is done next finds out.
+  // A new key that is still shown cannot be shown again, so the log-in waits for the next action.
   if ($('created-dialog').open) return true;
   showLogin('Your session is over.  Log in again.');
   return true;
@@ -214,7 +214,7 @@ function isOver(denied) {
 // ---------------------------------------------------------------- the table
 
 let keys = [];
-// So many rows are shown at first: more would only slow the page.
+// The number of rows shown at first: more of them make the page slow.
 const FIRST = 300;
 let limit = FIRST;
 let loads = 0;
@@ -226,14 +226,14 @@ async function load() {
   const query = $('show-expired').checked ? '?includeExpired=true' : '';
   try {
     const list = await call('GET', `api/auth/keys${query}`);
-    // An answer that was overtaken by a later one is old news.
+    // A response that a later one has overtaken is outdated.
     if (mine !== loads || actor === null) return;
     keys = list;
     $('tools').hidden = false;
     say($('list-error'), null);
   } catch (denied) {
     if (mine !== loads || isOver(denied)) return;
-    // Whoever may not see the keys has no use for the buttons either.
+    // Without permission to list the keys the buttons are useless.
     $('tools').hidden = denied.status === 403;
     if (denied.status === 403) keys = [];
     say($('list-error'), denied.status === 403
@@ -295,14 +295,14 @@ function row(key) {
     make('td', { role: 'cell', class: 'is-acts' }, acts));
 }
 
-// The distance says more than the date here; the date is its title.
+// Shows the relative time; the date is its title.
 function lastUse(key) {
   if (!key.lastUsedAt) return [make('span', { class: 'quiet' }, 'Never')];
   const moment = new Date(key.lastUsedAt);
   return [make('time', { datetime: key.lastUsedAt, title: exactDates.format(moment) }, beside(moment))];
 }
 
-// Where the keyboard is in the table, so that drawing it anew does not lose the place.
+// The focused element of the table, which is focused again after rendering.
 function focused() {
   const button = document.activeElement?.closest?.('#rows button');
   if (!button) return null;
@@ -333,7 +333,7 @@ $('refresh').addEventListener('click', () => busy($('refresh'), load));
 document.addEventListener('visibilitychange', () => {
   if (actor && !document.hidden) load();
 });
-// Distances grow, and keys expire while somebody looks.
+// Relative times change, and keys expire, while the page is open.
 setInterval(() => {
   if (actor && !document.hidden && !document.querySelector('dialog[open]')) render();
 }, 15000);
@@ -358,7 +358,7 @@ for (const dialog of document.querySelectorAll('dialog')) {
   }
 }
 
-// Shows the moment that a field's time leads to, or what is wrong with it.
+// Shows the time that the field's duration leads to, or the problem with it.
 function preview(input, words) {
   const hint = $(`${input.id}-hint`);
   try {
@@ -366,7 +366,7 @@ function preview(input, words) {
     sayWrong(input, null);
     hint.replaceChildren(...words(total));
   } catch {
-    // Half a word is no mistake yet: it is judged when the field is left.
+    // Unfinished input is no error yet: it is checked when the field loses the focus.
     hint.replaceChildren();
   }
 }
@@ -466,7 +466,7 @@ async function copy(field, what) {
   try {
     await navigator.clipboard.writeText(field.value);
   } catch {
-    // Only a secure context has a clipboard: elsewhere the old way may still work.
+    // Only a secure context has the Clipboard API; elsewhere execCommand may still work.
     const before = document.activeElement;
     field.select();
     copied = document.execCommand('copy');
@@ -479,7 +479,7 @@ $('copy-key').addEventListener('click', () => copy($('created-key'), 'Key'));
 $('copy-curl').addEventListener('click', () => copy($('created-curl'), 'Command'));
 for (const field of [$('created-key'), $('created-curl')]) field.addEventListener('focus', () => field.select());
 
-// A key that is lost by a slip of the finger is lost for good: only Done ends this.
+// A key cannot be shown again, so only the button Done closes this dialog.
 const stay = (event) => {
   event.preventDefault();
   $('copied').textContent = 'Press Done when you have copied the key.';
@@ -581,7 +581,7 @@ $('confirm-form').addEventListener('submit', (event) => {
       told = await confirmed();
     } catch (denied) {
       if (isOver(denied)) return;
-      // Somebody else was faster: the list will show it.
+      // Somebody else changed the key meanwhile: the list will show it.
       if (denied.status !== 404) {
         say(error, denied.message);
         return;

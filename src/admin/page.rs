@@ -24,9 +24,14 @@ const SCRIPT: &str = include_str!("page.js");
 /// The routes of the page.  They need no credential: the page holds no data, and the API that it calls checks one.
 pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
-        .route("/", get(|| async { file("text/html; charset=utf-8", HTML) }))
+        .route("/", get(show))
         .route("/page.css", get(|| async { file("text/css; charset=utf-8", STYLE) }))
         .route("/page.js", get(|| async { file("text/javascript; charset=utf-8", SCRIPT) }))
+}
+
+/// `GET /`
+pub(super) async fn show() -> impl IntoResponse {
+    file("text/html; charset=utf-8", HTML)
 }
 
 /// One file.  With `no-store` the Back button shows nothing of the page after a log-out.

@@ -1,20 +1,19 @@
-//! Log-in and log-out.  A session is a cookie whose digest is in the store; a Check takes it too, where
-//! `credentials` has the location `session`.
+//! Log-in and log-out.  A session is a cookie whose digest is stored; Checks accept it too, where `credentials` lists
+//! the location `session`.
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::http::HeaderValue;
+use axum::extract::State;
 use axum::http::header::SET_COOKIE;
-use axum::response::Response;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::body::JsonBody;
+use super::audit::Attempt;
+use super::body::{Json, Members, Message, RequestBody};
 use super::error::ApiError;
-use super::{Admin, audit, auth, with_store_timeout};
+use super::{Admin, auth, with_store_timeout};
 use crate::attributes::{Encoding, Header, Headers, Http};
 use crate::config::is_secure;
 use crate::credential::{
@@ -25,56 +24,74 @@ use crate::secret::Secret;
 use crate::token::PlainToken;
 
 /// How long a browser keeps the cookie, in seconds: as long as a session can live.
-const LONGEST: u32 = 7 * 24 * 60 * 60;
+const MAX_COOKIE_AGE: u32 = 7 * 24 * 60 * 60;
+
+/// The body of `POST /login`.
+pub(super) struct LogIn {
+    user: String,
+    password: Secret,
+}
+
+impl RequestBody for LogIn {
+    const MEMBERS: &'static [&'static str] = &["user", "password"];
+
+    fn read(members: &mut Members) -> Result<Self, ApiError> {
+        let user = members.required_string("user")?;
+        Ok(Self { user, password: Secret::new(members.required_string("password")?) })
+    }
+}
+
+/// The header that sets or clears the session cookie.
+type SetCookie = [(HeaderName, HeaderValue); 1];
 
 /// `POST /login`
-pub(super) async fn log_in(State(admin): State<Arc<Admin>>, request: Request) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    let mut body = JsonBody::read(&parts, body, &["user", "password"]).await?;
-    let user = body.required_text("user")?;
-    let password = Secret::new(body.required_text("password")?);
+pub(super) async fn log_in(
+    State(admin): State<Arc<Admin>>,
+    attempt: Attempt,
+    Json(LogIn { user, password }): Json<LogIn>,
+) -> Result<(SetCookie, Json<Message>), ApiError> {
     let rules = admin.authorizer.rules();
-    // A name that we do not know is not written down: somebody may have typed a password there.
+    // An unknown name is not logged: it may be a password that was typed into the wrong field.
     if let Some(user) = rules.users.get(&user) {
-        audit::note_user(&parts, &user.principal.name);
+        attempt.set_user(&user.principal.name);
     }
     let principal = admin.verify(&user, &password).await?;
     let user = rules.users.get(&principal.name).ok_or(DenyReason::WrongPassword)?;
-    let opened =
-        with_store_timeout(admin.keys.open_session(&principal.name, &user.password_digest)).await??;
-    audit::logged_in(&parts, &principal.name, opened.ended);
-    let mut response = auth::json(&json!({"message": "Logged in"}));
-    admin.set_cookie(&mut response, opened.cookie.expose(), LONGEST);
-    Ok(response)
+    let session = admin.keys.open_session(&principal.name, &user.password_digest);
+    let session = with_store_timeout(session).await??;
+    attempt.log_login(&principal.name, session.ended);
+    let cookie = admin.set_cookie(session.cookie.expose(), MAX_COOKIE_AGE)?;
+    Ok((cookie, Json(Message { message: "Logged in" })))
 }
 
 /// `POST /logout`
-pub(super) async fn log_out(State(admin): State<Arc<Admin>>, request: Request) -> Result<Response, ApiError> {
-    let (parts, _) = request.into_parts();
-    let headers = auth::headers(&parts.headers);
-    let name = admin.session_cookie();
-    let digests: Vec<_> = cookie::values(&headers, name)
+pub(super) async fn log_out(
+    State(admin): State<Arc<Admin>>,
+    attempt: Attempt,
+    headers: HeaderMap,
+) -> Result<(SetCookie, Json<Message>), ApiError> {
+    let headers = auth::headers(&headers);
+    let digests: Vec<_> = cookie::values(&headers, admin.session_cookie())
         .filter_map(|value| PlainToken::new(value).ok())
         .map(|token| token.digest())
         .take(2)
         .collect();
     for digest in digests {
-        // A session that another replica has just opened may not have reached us yet: the store knows.
+        // The session is closed in the store even when it is not in memory: another replica may have just opened it.
         let session = admin.keys.find_session(&digest, admin.clock.now());
         with_store_timeout(admin.keys.close_session(&digest)).await??;
         if let Some(session) = session {
-            audit::logged_out(&parts, &session.user);
+            attempt.log_logout(&session.user);
         }
     }
-    let mut response = auth::json(&json!({"message": "Logged out"}));
-    admin.set_cookie(&mut response, "", 0);
-    Ok(response)
+    Ok((admin.set_cookie("", 0)?, Json(Message { message: "Logged out" })))
 }
 
 impl Admin {
-    /// Verifies a password by the very code that takes it as Basic: the same lock, the same time for unknown users.
+    /// Verifies a password by the code that authenticates Basic credentials, with its lock after wrong passwords and
+    /// its equal time for unknown users.
     async fn verify(&self, user: &str, password: &Secret) -> Result<Arc<Principal>, DenyReason> {
-        // In Basic these names mean something else.  No user can have them, nor the empty one.
+        // Basic credentials give these names another meaning.  No user can have them, nor the empty name.
         let user = if user == API_KEY_USER || user.contains(':') { "" } else { user };
         let pair = Zeroizing::new(format!("{user}:{}", password.expose()));
         let value = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
@@ -87,18 +104,17 @@ impl Admin {
         };
         let locations =
             CredentialLocations::new(vec![CredentialLocation::Basic { cross_site: CrossSite::Deny }]);
-        self.who(&http, &locations).await?.ok_or(DenyReason::WrongPassword)
+        self.authenticate_in(&http, &locations).await?.ok_or(DenyReason::WrongPassword)
     }
 
-    /// `HttpOnly`: no script reads it.  `SameSite=Strict`: no other site's request carries it.
-    fn set_cookie(&self, response: &mut Response, value: &str, seconds: u32) {
+    /// `HttpOnly`: no script reads the cookie.  `SameSite=Strict`: no request from another site carries it.
+    fn set_cookie(&self, value: &str, max_age: u32) -> Result<SetCookie, ApiError> {
         let name = self.session_cookie();
         let is_secure = is_secure(self.transport, self.public_url().as_ref());
         let secure = if is_secure { "; Secure" } else { "" };
-        let cookie = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
-        if let Ok(mut cookie) = HeaderValue::from_str(&cookie) {
-            cookie.set_sensitive(true);
-            response.headers_mut().insert(SET_COOKIE, cookie);
-        }
+        let cookie = format!("{name}={value}; Path=/; Max-Age={max_age}; HttpOnly; SameSite=Strict{secure}");
+        let mut cookie = HeaderValue::from_str(&cookie).map_err(|_| ApiError::Internal)?;
+        cookie.set_sensitive(true);
+        Ok([(SET_COOKIE, cookie)])
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::check_request::check_header;
 use super::read_config;
 use crate::actor::{Actor, nests_too_deep};
-use crate::admin::body::JsonBody;
+use crate::admin::body::Members;
 use crate::attributes::{Encoding, Headers, Http};
 use crate::config::Rules;
 use crate::credential::{Kind, Principal};
@@ -36,7 +36,7 @@ const BODIES: [&[&str]; 3] =
 /// The target.
 pub fn run(data: &[u8]) {
     for principal in BODIES {
-        let Ok(members) = JsonBody::members(data, principal) else { continue };
+        let Ok(members) = Members::read(data, principal) else { continue };
         let written: Map<String, Value> = serde_json::from_slice(data).expect("what was read is JSON");
         let as_go: Map<String, Value> = principal
             .iter()
@@ -48,7 +48,7 @@ pub fn run(data: &[u8]) {
         assert_eq!(sorted(&members), sorted(&as_go));
         // What is understood is understood again.
         let again = serde_json::to_vec(&members).expect("JSON can be written");
-        let again = JsonBody::members(&again, principal).expect("what was understood");
+        let again = Members::read(&again, principal).expect("what was understood");
         // The last bit of a number that is none of 64 bits may change.
         for (name, value) in members.iter().filter(|(_, value)| value.is_i64() || value.is_string()) {
             assert_eq!(again.get(name), Some(value), "{name}");
