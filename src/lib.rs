@@ -43,7 +43,8 @@
 //!
 //! ## Layers, top to bottom
 //!
-//! A module imports only from its own layer and those below, and no two modules import each other.
+//! A module imports only from its own layer and those below.  Modules beside each other, here and within a module's
+//! folder, import each other in no circle.  `tests/it/layers.rs` reads this table and holds the source against it.
 //!
 //! | layer | modules | |
 //! | --- | --- | --- |

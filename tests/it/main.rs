@@ -45,6 +45,7 @@ mod keys_store;
 mod keys_survival;
 mod keys_tls;
 mod kubernetes;
+mod layers;
 mod lifecycle;
 mod limits;
 mod metrics;
