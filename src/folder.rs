@@ -60,6 +60,8 @@ impl fmt::Display for FolderProblem {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -75,8 +77,13 @@ mod tests {
             FolderProblem::of_file(&path("file/a/new")),
             Some(FolderProblem::NotAFolder(path("file/a")))
         );
-        // Nobody may write there, not even root.
-        let told = FolderProblem::of_file(Path::new("/proc/self/new")).map(|problem| problem.to_string());
-        assert!(told.is_none_or(|told| told.contains("/proc/self")));
+        // Where nobody may write: root may all the same, unless it is in a container that took this away.
+        std::fs::create_dir(path("closed")).unwrap();
+        std::fs::set_permissions(path("closed"), std::fs::Permissions::from_mode(0o555)).unwrap();
+        let may_write = std::fs::write(path("closed/probe"), "").is_ok();
+        let expected = (!may_write).then(|| FolderProblem::NotWritable(path("closed")));
+        assert_eq!(FolderProblem::of_file(&path("closed/new")), expected);
+        let told = FolderProblem::NotWritable(path("closed")).to_string();
+        assert!(told.contains(path("closed").to_str().unwrap()), "{told}");
     }
 }

@@ -40,6 +40,8 @@ pub struct Watch {
     watched: BTreeMap<PathBuf, FolderIdentity>,
     /// Folders that cannot be watched, so that it is said once.
     unwatched: BTreeSet<PathBuf>,
+    /// How often the content is looked at when there are no events.
+    look_without_events: Duration,
     calls: Arc<Calls>,
 }
 
@@ -126,23 +128,29 @@ impl Watch {
             tracing::warn!(%error, "no events of files are to be had: they are read every {every} s instead");
         });
         let (watched, unwatched) = (BTreeMap::new(), BTreeSet::new());
-        (Self { watcher: watcher.ok(), watched, unwatched, calls: Arc::clone(&calls) }, Caller(calls))
+        let (watcher, look_without_events) = (watcher.ok(), LOOK_WITHOUT_EVENTS);
+        let watch = Self { watcher, watched, unwatched, look_without_events, calls: Arc::clone(&calls) };
+        (watch, Caller(calls))
     }
 
     /// Waits, on this thread, until the files say something else than what was read of them.
     pub fn wait(&mut self, files: &Files) -> Cause {
         loop {
-            // In this order no change is lost: what comes after the look is an event.
-            self.follow(files);
-            let called = if files.have_changed() { Some(Cause::Changed) } else { self.next_call() };
-            let Some(called) = called.map(|cause| self.settle(cause, files)) else {
-                continue;
-            };
-            // Whoever wrote may have written the same again.
-            if called != Cause::Changed || files.have_changed() {
-                return called;
+            if let Some(cause) = self.look(files) {
+                return cause;
             }
         }
+    }
+
+    /// Looks at the files once and, where they are as they were, waits for a call or the time of the next look.
+    /// `None`: there is no cause to end the wait.
+    fn look(&mut self, files: &Files) -> Option<Cause> {
+        // In this order no change is lost: what comes after the look is an event.
+        self.follow(files);
+        let called = if files.have_changed() { Some(Cause::Changed) } else { self.next_call() };
+        let cause = self.settle(called?, files);
+        // The same content may have been written again.
+        (cause != Cause::Changed || files.have_changed()).then_some(cause)
     }
 
     /// Waits until nobody writes to the files any more.  Gives back the most urgent cause by then.
@@ -171,7 +179,7 @@ impl Watch {
     /// The next call that is more than an event; `None` when it is time to look.
     fn next_call(&self) -> Option<Cause> {
         let has_events = self.watcher.is_some() && self.unwatched.is_empty();
-        let mut wait = if has_events { LOOK } else { LOOK_WITHOUT_EVENTS };
+        let mut wait = if has_events { LOOK } else { self.look_without_events };
         let mut unrest = None;
         loop {
             match self.calls.next(wait) {
@@ -314,10 +322,12 @@ mod tests {
         std::fs::write(&path, "tokens: [{token: a-token-0123456789, actor: {id: a}}]").unwrap();
         let files = crate::config::Config::load_after(&path, None).files;
         let (watched, unwatched) = (BTreeMap::new(), BTreeSet::new());
-        let mut watch = Watch { watcher: None, watched, unwatched, calls: Arc::default() };
-        let waiting = std::thread::spawn(move || watch.wait(&files));
+        let look_without_events = Duration::from_millis(1);
+        let mut watch =
+            Watch { watcher: None, watched, unwatched, look_without_events, calls: Arc::default() };
+        assert_eq!(watch.look(&files), None, "the files are as they were read");
         std::fs::write(&path, "tokens: []").unwrap();
-        assert_eq!(waiting.join().unwrap(), Cause::Changed);
+        assert_eq!(watch.look(&files), Some(Cause::Changed));
     }
 
     #[test]

@@ -87,12 +87,16 @@ mod tests {
 
     #[test]
     fn every_field_has_a_label() {
+        let mut fields = 0;
         for tag in ["<input id=\"", "<select id=\"", "<textarea id=\""] {
             for rest in HTML.split(tag).skip(1) {
+                fields += 1;
                 let (id, _) = rest.split_once('"').expect("a closing quote");
                 let labelled = HTML.contains(&format!("for=\"{id}\"")) || id == "show-expired";
                 assert!(labelled, "{id} has no label");
             }
         }
+        let all: usize = ["<input", "<select", "<textarea"].iter().map(|tag| HTML.matches(tag).count()).sum();
+        assert!(fields == all && all > 5, "{fields} of {all} fields were looked at");
     }
 }

@@ -126,6 +126,7 @@ fn the_configuration_is_strictly_good() {
 fn the_files_speak_of_each_other_by_their_right_names() {
     let resources = resources();
     let config: Value = serde_saphyr::from_str(&manifests::text(&format!("{FOLDER}/config.yaml"))).unwrap();
+    let mut named = Vec::new();
     for name in POLICIES {
         let spec = &manifests::find(&resources, "SecurityPolicy", name)["spec"];
         let target = &spec["targetRefs"][0];
@@ -133,8 +134,10 @@ fn the_files_speak_of_each_other_by_their_right_names() {
         assert_eq!(spec["extAuth"]["failOpen"], false);
         if let Some(policy) = spec["extAuth"]["contextExtensions"][0]["value"].as_str() {
             assert!(config["policies"][policy].is_object(), "config.yaml has no policy {policy}");
+            named.push(policy.to_owned());
         }
     }
+    assert_eq!(named, ["admin", "public"], "the other one takes what the routes say");
     let tls = manifests::find(&resources, "BackendTLSPolicy", "envoy-auth-tokens");
     let service =
         &manifests::find(&resources, "SecurityPolicy", "tokens")["spec"]["extAuth"]["grpc"]["backendRefs"][0];
@@ -245,13 +248,16 @@ fn the_fixture_is_what_envoy_gateway_makes_of_the_files() {
     // TLS as BackendTLSPolicy and EnvoyProxy say.
     let hostname = &manifests::find(&resources, "BackendTLSPolicy", "envoy-auth-tokens")["spec"]["validation"]
         ["hostname"];
+    let mut clusters = 0;
     for cluster in fixture["static_resources"]["clusters"].as_array().unwrap() {
         if cluster["name"].as_str().unwrap().starts_with("securitypolicy/") {
+            clusters += 1;
             let tls = &cluster["transport_socket_matches"][0]["transport_socket"]["typed_config"];
             assert_eq!(&tls["sni"], hostname);
             assert!(tls["common_tls_context"]["tls_certificates"][0].is_object());
         }
     }
+    assert_eq!(clusters, POLICIES.len());
 }
 
 #[test]

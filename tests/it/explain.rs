@@ -345,6 +345,7 @@ fn a_request_is_read_from_json_and_what_is_none_is_refused_without_being_shown()
 fn a_line_of_the_decision_log_is_decided_again() {
     let setup = Server::with(CONFIG);
     let server = Server::with(CONFIG).start();
+    let mut agreeing = 0;
     for (number, asked) in REQUESTS.iter().enumerate() {
         let id = format!("request-{number}");
         let mut request = check_request(asked, false);
@@ -379,7 +380,10 @@ fn a_line_of_the_decision_log_is_decided_again() {
         assert_eq!(told["policy"], line["policy"], "{asked:?}");
         assert_eq!(told["credential"]["name"], line["credential.name"], "{asked:?}");
         assert!(!told.to_string().contains("stand-in"), "{told}");
+        agreeing += 1;
     }
+    // The others are of the reasons above, one or two of each.
+    assert!(agreeing >= 18, "{agreeing} of {}", REQUESTS.len());
 }
 
 #[test]

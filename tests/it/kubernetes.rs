@@ -69,7 +69,10 @@ fn what_kubernetes_does_not_know_is_refused() {
 #[test]
 fn every_container_keeps_to_the_restricted_standard() {
     for form in FORMS {
-        for (name, pod) in Manifests::of(form).pods() {
+        let manifests = Manifests::of(form);
+        let pods = manifests.pods();
+        assert!(!pods.is_empty(), "{form}");
+        for (name, pod) in pods {
             assert_eq!(not_restricted(pod), Vec::<String>::new(), "{form}: {name}");
         }
     }
@@ -175,8 +178,10 @@ fn selects(selector: &Value, labels: &Value) -> bool {
 
 #[test]
 fn whatever_names_another_object_names_one_that_is_there() {
+    let mut kinds = BTreeSet::new();
     for form in FORMS {
         let manifests = Manifests::of(form);
+        kinds.extend(manifests.0.iter().map(|object| object["kind"].as_str().unwrap().to_owned()));
         let [deployment] = manifests.of_kind("Deployment")[..] else { panic!("{form}") };
         let template = &deployment["spec"]["template"];
         let (pod, labels) = (&template["spec"], &template["metadata"]["labels"]);
@@ -209,10 +214,14 @@ fn whatever_names_another_object_names_one_that_is_there() {
             assert!(scaler["spec"]["minReplicas"].as_u64().unwrap() >= 2);
             assert!(deployment["spec"]["replicas"].is_null(), "it would undo what the autoscaler does");
         }
-        for constraint in pod["topologySpreadConstraints"].as_array().unwrap_or(&Vec::new()) {
+        let constraints = pod["topologySpreadConstraints"].as_array();
+        assert_eq!(constraints.is_some(), form != "example", "{form}");
+        for constraint in constraints.unwrap_or(&Vec::new()) {
             assert!(selects(&constraint["labelSelector"]["matchLabels"], labels), "{constraint}");
         }
-        if let Some(account) = pod["serviceAccountName"].as_str() {
+        let account = pod["serviceAccountName"].as_str();
+        assert_eq!(account.is_some(), form != "example", "{form}");
+        if let Some(account) = account {
             assert_eq!(manifests.get("ServiceAccount", account)["automountServiceAccountToken"], false);
         }
         let annotations = &template["metadata"]["annotations"];
@@ -231,6 +240,11 @@ fn whatever_names_another_object_names_one_that_is_there() {
         let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
         let pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().unwrap_or(0);
         assert!(pause + drain + 15 < grace, "{form}: {pause} + {drain} + 15 < {grace}");
+    }
+    for looked_at in
+        ["HorizontalPodAutoscaler", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount"]
+    {
+        assert!(kinds.contains(looked_at), "no form has a {looked_at}: {kinds:?}");
     }
 }
 

@@ -188,6 +188,7 @@ impl Running {
         let transcripts = blocks(section(self.name), "console");
         assert!(!transcripts.is_empty(), "the README shows nothing of {}", self.name);
         let steps = transcripts.iter().map(|transcript| format!("\n{transcript}")).collect::<String>();
+        assert!(transcripts.iter().all(|transcript| transcript.starts_with("$ ")), "{transcripts:?}");
         for step in steps.split("\n$ ").skip(1) {
             let (line, printed) = step.split_once('\n').unwrap_or((step, ""));
             let script = format!("{exports}{prelude}\n{line}").replace("127.0.0.1:10000", &address);
