@@ -46,7 +46,7 @@ use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::Transport;
 use crate::deny_reason::DenyReason;
-use crate::keys::service::Keys;
+use crate::keys::Keys;
 use crate::server::connection_limit::LimitedListener;
 use crate::server::http1;
 use crate::server::tls::Acceptor;

@@ -13,7 +13,7 @@ use crate::config::{Config, Listen};
 use crate::ext_authz::{self, CheckService};
 use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
-use crate::keys::service::Keys;
+use crate::keys::Keys;
 use crate::keys::store::OpenError;
 use crate::memory;
 use crate::probes;

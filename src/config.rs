@@ -49,8 +49,8 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::actor::Actor;
 use crate::actor::header::{ActorHeader, ActorHeaders};
 use crate::credential::{CredentialLocation, CredentialLocations};
+use crate::keys::Settings;
 use crate::keys::name::{folded, is_same};
-use crate::keys::service::Settings;
 use crate::keys::store::StoreUrl;
 use crate::policy::{Policies, Policy};
 

@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::config::{Rules, UnknownCredentials};
 use crate::credential::{Credential, Principal};
 use crate::deny_reason::DenyReason;
-use crate::keys::service::{KeyLookup, Keys};
+use crate::keys::{KeyLookup, Keys};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
 use passwords::{PasswordCaller, Passwords, Verdict};

@@ -1,145 +1,192 @@
-//! API keys: what we issued, as opposed to what we were told.
+//! API keys and sessions.
 //!
-//! A key is a stored record whose secret is a token.  What is kept of the token is its digest.
-//! Every replica holds all digests in memory ([`index`]) and answers Checks from there;
-//! the database ([`store`]) tells it what changed.
+//! A key is a stored record whose secret is a token; only the digest of the token is stored.  Every replica holds
+//! all digests in memory ([`index`]) and answers Checks from there ([`lookup`]).  A change goes to the database
+//! ([`store`]) and then, before the call returns, to the replica's own index ([`manage`], [`sessions`]).  Other
+//! replicas learn of it by following the store ([`follower`]).  When keys and sessions were last used is written
+//! down in the background ([`usage`]).
 
+pub mod follower;
 pub mod index;
+pub mod lookup;
+pub mod manage;
 pub mod name;
-pub mod service;
+mod record;
+pub mod sessions;
 pub mod store;
+pub mod usage;
 
-use jiff::Timestamp;
-use serde_json::{Map, Value};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
-use crate::token::TokenDigest;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
+
+use self::index::Index;
+use self::store::{
+    OpenError, OpenFailure, PostgresStore, Revision, SqliteStore, Store, StoreError, StoreFailure, StoreUrl,
+};
+use self::usage::Used;
+use crate::clock::Clock;
+use crate::secret::Secret;
+use crate::token::{self, PlainToken, TokenDigest};
+
+pub use self::index::KeyLookup;
+pub use self::record::{CreateKey, ExceedsGrant, GrantCheck, Key, Role, Status, StoredKey, StoredSession};
 
 /// The longest name of a key, in characters.
 pub const MAX_NAME: usize = 190;
-/// The longest that a replaced secret goes on working, in seconds.
+/// The longest overlap of a rotation, in seconds: how long the replaced secret goes on working.
 pub const MAX_OVERLAP: i64 = 604_800;
-/// The most that the members of a key's own actor object may take, encoded as JSON, in bytes.
+/// The largest actor object of a key, as JSON, in bytes.
 pub const MAX_ACTOR_BYTES: usize = 4096;
 /// The most policies that a key's restriction may name.
 pub const MAX_POLICIES: usize = 100;
 
-/// What a key may do at most, as in Grafana.  Nobody manages a key above their own role.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Role {
-    /// Reads.
-    Viewer,
-    /// Reads and writes.
-    Editor,
-    /// Everything.
-    Admin,
+/// How long an operation waits for the store.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How keys are made and served.  A call that needs them takes those of its snapshot.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The longest life of a key in seconds; -1 is no limit, 0 is no keys at all.
+    pub max_seconds_to_live: i64,
+    /// The prefix of a key's token.
+    pub prefix: Box<str>,
+    /// The maximum number of stored keys; `None` is no limit.
+    pub quota: Option<u64>,
+    /// The members that a key's creator may add to its actor.
+    pub actor_members: Box<[Box<str>]>,
+    /// How long keys are served while the store cannot be read; `None` is for ever.
+    pub max_staleness: Option<Duration>,
 }
 
-impl Role {
-    /// The role's name, as the API and actors write it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Viewer => "Viewer",
-            Self::Editor => "Editor",
-            Self::Admin => "Admin",
-        }
-    }
-
-    /// The role of this name; case matters.
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Viewer, Self::Editor, Self::Admin].into_iter().find(|role| role.as_str() == text)
-    }
+/// The issued keys and the sessions: found in memory, changed in the store.
+pub struct Keys {
+    store: Box<dyn Store>,
+    index: Arc<Index>,
+    clock: Clock,
+    /// The revision that the index shows; `None` before the first snapshot, and when another one is due.
+    /// Every change and every reading holds this lock until the index shows it, so that the index never goes back
+    /// in time.
+    index_revision: Mutex<Option<Revision>>,
+    /// When the store was last read, in milliseconds since 1970.
+    read_at: AtomicI64,
+    was_read: watch::Sender<bool>,
+    store_errors: AtomicU64,
+    /// The keys and sessions whose use is to be written down, from the index to the follower.
+    used: Mutex<UnboundedReceiver<Used>>,
 }
 
-/// A key as it is shown: everything but its secret.  Times are whole seconds.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Key {
-    /// Never used again, even when the key is deleted.
-    pub id: i64,
-    /// Unique among keys that are neither revoked nor expired.
-    pub name: String,
-    /// What it may do at most.
-    pub role: Role,
-    /// Members of the actor beyond `id`, `name`, `role` and `key_id`.
-    pub actor: Map<String, Value>,
-    /// The only policies under which its actor counts; `None` is no restriction.
-    pub policies: Option<Vec<String>>,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// The id of the actor who made it.
-    pub created_by: String,
-    /// The instant from which on it is dead; `None` is never.
-    pub expires_at: Option<Timestamp>,
-    /// When it was last used, within a minute.
-    pub last_used_at: Option<Timestamp>,
-    /// When it was revoked.
-    pub revoked_at: Option<Timestamp>,
-    /// The id of the actor who revoked it.
-    pub revoked_by: Option<String>,
-}
-
-/// What somebody would give with a key and does not have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ExceedsGrant {
-    /// A role above their own.
-    #[error("the key's role is above your own")]
-    Role,
-    /// A member of its actor with a value that their own actor has not.
-    #[error("the key's actor has a member with a value that your own actor has not; an Admin may give it")]
-    Member,
-    /// An allow block means this very key, by its name or id.
-    #[error("an allow block of the configuration names this key; an Admin may give it")]
-    Name,
-}
-
-/// What is held against a key's row in the transaction that gives it another secret.
-pub type GrantCheck<'c> = dyn Fn(&Key) -> Result<(), ExceedsGrant> + Send + Sync + 'c;
-
-/// What a key is at an instant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// It works.
-    Live,
-    /// Its time is over.
-    Expired,
-    /// Somebody revoked it.  This goes before expired.
-    Revoked,
-}
-
-impl Key {
-    /// What the key is at this instant: decided by the clock, not by a job that runs now and then.
-    pub fn status(&self, now: Timestamp) -> Status {
-        if self.revoked_at.is_some() {
-            Status::Revoked
-        } else if self.expires_at.is_some_and(|expires_at| now >= expires_at) {
-            Status::Expired
-        } else {
-            Status::Live
-        }
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Keys({})", self.held())
     }
 }
 
-/// A key as it is stored.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StoredKey {
-    /// What is shown of it.
-    pub key: Key,
-    /// The digest of its secret.
-    pub digest: TokenDigest,
-    /// The secret before the last rotation, and the instant from which on that one is dead.
-    pub previous: Option<(TokenDigest, Timestamp)>,
+impl Keys {
+    /// Opens the store, or creates it (SQLite), and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`OpenError`]: what a retry does not mend.  For a PostgreSQL that does not answer, [`Keys::follow`] retries.
+    pub async fn open(url: &StoreUrl, clock: Clock) -> Result<Arc<Self>, OpenError> {
+        let store: Box<dyn Store> = match url {
+            StoreUrl::Sqlite(path) => Box::new(SqliteStore::open(path).await?),
+            StoreUrl::Postgres(url) => Box::new(PostgresStore::open(url).await?),
+        };
+        Ok(Self::with_store(store, clock))
+    }
+
+    /// Reads a store once and changes nothing in it, not even its schema: a server may be running on it.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the store does not exist, does not answer, or has a schema that this version cannot read.
+    pub async fn read_once(url: &StoreUrl, clock: Clock) -> Result<Arc<Self>, OpenError> {
+        let store: Box<dyn Store> = match url {
+            StoreUrl::Sqlite(path) => Box::new(SqliteStore::open_read_only(path)),
+            StoreUrl::Postgres(url) => Box::new(PostgresStore::open_read_only(url)?),
+        };
+        let keys = Self::with_store(store, clock);
+        let read = keys.read().await;
+        read.map_err(|error| OpenError::Rejected {
+            store: url.clone(),
+            reason: OpenFailure::Store(error.0),
+        })?;
+        Ok(keys)
+    }
+
+    /// The keys of an open store.  The index is empty until the store is read.
+    pub fn with_store(store: Box<dyn Store>, clock: Clock) -> Arc<Self> {
+        let (sender, receiver) = unbounded_channel();
+        Arc::new(Self {
+            store,
+            index: Arc::new(Index::new(sender)),
+            clock,
+            index_revision: Mutex::new(None),
+            read_at: AtomicI64::new(0),
+            was_read: watch::Sender::new(false),
+            store_errors: AtomicU64::new(0),
+            used: Mutex::new(receiver),
+        })
+    }
+
+    /// Closes the store once the operations under way have ended; later ones fail.  Stop the follower before.
+    pub async fn close(&self) {
+        self.store.close().await;
+    }
+
+    /// How often the store failed.
+    pub fn store_errors(&self) -> u64 {
+        self.store_errors.load(Ordering::Relaxed)
+    }
+
+    fn count_store_error(&self) {
+        self.store_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts and logs an operation that failed.
+    fn operation_failed(&self, operation: &str, error: &StoreError) {
+        self.count_store_error();
+        tracing::warn!(reason = error.0.to_string(), "could not {operation}: the key store failed");
+    }
+
+    /// Changes the store and then the index, and lets nobody read the store in between: a reading from before the
+    /// change would undo it in the index.
+    async fn change<T, E: From<StoreError>>(
+        &self,
+        change: impl Future<Output = Result<T, E>>,
+        update_index: impl FnOnce(&T),
+    ) -> Result<T, E> {
+        with_timeout(OPERATION_TIMEOUT, async {
+            let _revision = self.index_revision.lock().await;
+            let changed = change.await?;
+            update_index(&changed);
+            Ok(changed)
+        })
+        .await
+    }
+
+    /// The present time minus this.
+    fn time_ago(&self, age: SignedDuration) -> Timestamp {
+        self.clock.now().checked_sub(age).unwrap_or(Timestamp::MIN)
+    }
 }
 
-/// A session: a user who logged in.  Its secret is the cookie's value, of which the digest is kept.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StoredSession {
-    /// The digest of the cookie's value.
-    pub digest: TokenDigest,
-    /// The user's name in the configuration.
-    pub user: String,
-    /// Binds the session to the password that opened it.  When the user's password changes, the session is dead.
-    pub password_digest: TokenDigest,
-    /// When it was opened; it is dead seven days later.
-    pub created_at: Timestamp,
-    /// When it was last used, within a minute; it is dead 24 hours later.
-    pub last_used_at: Timestamp,
+/// The result of an operation, or [`StoreFailure::Timeout`].
+async fn with_timeout<T, E: From<StoreError>>(
+    limit: Duration,
+    operation: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    timeout(limit, operation).await.map_err(|_| StoreError(StoreFailure::Timeout(limit)))?
+}
+
+/// A new secret with this prefix, and its digest.
+fn generate(prefix: &str) -> Result<(Secret, TokenDigest), StoreError> {
+    let secret = token::generate(prefix).map_err(StoreFailure::Randomness)?;
+    let token = PlainToken::new(secret.expose().as_bytes()).map_err(StoreFailure::Token)?;
+    let digest = token.digest();
+    Ok((secret, digest))
 }

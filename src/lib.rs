@@ -95,8 +95,8 @@
 //! | changes by the admin API whose client may have gone | `MAX_CHANGES` ([`admin`]) |
 //! | passwords that run or wait, their threads, their memory | semaphores: two for each of Checks and admin, one for both ([`identity::passwords`]) |
 //! | passwords remembered; failures | a count, the oldest goes first; five of each configured user |
-//! | uses of keys and sessions to be written down | a flag at each: one note is on its way, whatever happens ([`keys`]) |
-//! | keys, sessions | `keys.max`; [`SESSIONS_PER_USER`](keys::index::SESSIONS_PER_USER), and dead ones for an hour |
+//! | uses of keys and sessions to be written down | a flag at each: one message is on its way to the follower ([`keys::usage`]) |
+//! | keys, sessions | `keys.max`; [`MAX_SESSIONS_PER_USER`](keys::sessions::MAX_SESSIONS_PER_USER), and dead ones for an hour |
 //! | log lines | a bounded channel that drops and counts ([`telemetry::logging`]) |
 //! | spans | a bounded queue that drops and counts ([`telemetry::traces`]) |
 //! | label values of metrics | names of our own and of policies, never a client's text ([`telemetry::metrics`]) |

@@ -20,8 +20,7 @@ use super::{Admin, with_store_timeout};
 use crate::actor::{Actor, MAX_NESTING, nests_too_deep};
 use crate::config::Rules;
 use crate::keys::name::is_name;
-use crate::keys::service::{CreateKey, Settings};
-use crate::keys::{Key, MAX_ACTOR_BYTES, MAX_OVERLAP, MAX_POLICIES, Role, Status};
+use crate::keys::{CreateKey, Key, MAX_ACTOR_BYTES, MAX_OVERLAP, MAX_POLICIES, Role, Settings, Status};
 use crate::secret::Secret;
 
 /// A key as it is listed.

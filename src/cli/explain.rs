@@ -24,7 +24,7 @@ use crate::ext_authz::codec::frame;
 use crate::ext_authz::codec::response::{self, Answers};
 use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
-use crate::keys::service::Keys;
+use crate::keys::Keys;
 
 /// How often a password is asked about again: a verification may outlast one Check.
 const TRIES: usize = 100;

@@ -6,7 +6,7 @@ use super::plain;
 use super::raw::{Node, Value};
 use super::reader::{Fields, Reader};
 use super::{Unavailable, one_of};
-use crate::keys::service::Settings;
+use crate::keys::Settings;
 use crate::keys::store::{StoreUrl, UrlError};
 
 /// What the section says.

@@ -1,136 +1,42 @@
 //! The index: every stored digest, for the Check path to look up without a lock.
 //!
-//! Readers never wait.  Whoever writes touches the entries of what changed, one writer at a time.
+//! Readers never wait.  One writer at a time changes the entries of what changed.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::sessions::Session;
 use super::store::Snapshot;
+use super::usage::{LastUse, Used};
 use super::{Role, StoredKey, StoredSession};
 use crate::actor::Actor;
 use crate::credential::{Kind, PolicyNames, Principal};
 use crate::token::TokenDigest;
 
-/// A session that nobody uses is dead after this long.
-pub const SESSION_IDLE: SignedDuration = SignedDuration::from_hours(24);
-/// A session is dead after this long, however much it is used.
-pub const SESSION_LIFE: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// Live sessions that one user may have; one more ends the oldest.
-pub const SESSIONS_PER_USER: u32 = 100;
-/// A use is written down at most this often, in seconds.
-const NOTE_EVERY: i64 = 60;
-
 type ById = HashMap<i64, Arc<IndexEntry>, foldhash::fast::RandomState>;
 type Digests<T> = papaya::HashMap<TokenDigest, Arc<T>, foldhash::fast::RandomState>;
 
-/// What a token's digest is, of those that we issued.
+/// What the index knows of a token's digest.
 #[derive(Debug)]
 pub enum KeyLookup {
-    /// None of ours.
+    /// It belongs to no key.
     Unknown,
-    /// A key's whose time is over, or one that was replaced and whose overlap is over.
+    /// The key has expired, or the secret was replaced and its overlap is over.
     Expired,
-    /// A key's that somebody revoked.
+    /// The key is revoked.
     Revoked,
-    /// A key's that works.
+    /// The key is live.
     Live(Arc<Principal>),
 }
 
-/// Something that was used and whose use is to be written down.
-#[derive(Debug)]
-pub enum Note {
-    /// A key, by its id.
-    Key(i64, Arc<Use>),
-    /// A session, by its digest.
-    Session(TokenDigest, Arc<Session>),
-}
-
-/// When something was last used, in seconds since 1970.
-#[derive(Debug)]
-pub struct Use {
-    last: AtomicI64,
-    written: AtomicI64,
-    /// A note is on its way to whoever writes.
-    noted: AtomicBool,
-}
-
-impl Use {
-    fn new(last_used_at: Option<Timestamp>) -> Arc<Self> {
-        let last = last_used_at.map_or(i64::MIN, Timestamp::as_second);
-        Arc::new(Self {
-            last: AtomicI64::new(last),
-            written: AtomicI64::new(last),
-            noted: AtomicBool::new(false),
-        })
-    }
-
-    /// Notes a use; true when it is time to write it down and nobody has been told so.
-    fn note(&self, now: i64) -> bool {
-        // A key in heavy use shares this line among all cores: it is written once a second.
-        if self.last.load(Ordering::Relaxed) < now {
-            self.last.fetch_max(now, Ordering::Relaxed);
-        }
-        now.saturating_sub(self.written.load(Ordering::Relaxed)) >= NOTE_EVERY
-            && !self.noted.load(Ordering::Relaxed)
-            && !self.noted.swap(true, Ordering::AcqRel)
-    }
-
-    /// The last use.
-    pub fn last(&self) -> Timestamp {
-        Timestamp::from_second(self.last.load(Ordering::Relaxed)).unwrap_or(Timestamp::MIN)
-    }
-
-    /// The use of this instant is written down.
-    pub fn wrote(&self, at: Timestamp) {
-        self.written.fetch_max(at.as_second(), Ordering::Relaxed);
-        self.noted.store(false, Ordering::Release);
-    }
-
-    /// Somebody else has seen a use and written it down.
-    fn learn(&self, at: Timestamp) {
-        self.last.fetch_max(at.as_second(), Ordering::Relaxed);
-        self.written.fetch_max(at.as_second(), Ordering::Relaxed);
-    }
-}
-
-/// A session of a user who logged in.
-#[derive(Debug)]
-pub struct Session {
-    /// The user's name in the configuration.
-    pub user: Box<str>,
-    /// Binds it to the password that opened it: the SHA-256 of the stored password hash.
-    pub password_digest: TokenDigest,
-    /// When it was opened.
-    pub created_at: Timestamp,
-    used: Use,
-}
-
-impl Session {
-    /// When it was last used, as far as this replica knows.
-    pub fn last_used_at(&self) -> Timestamp {
-        self.used.last()
-    }
-
-    /// Its use, to be written down.
-    pub fn used(&self) -> &Use {
-        &self.used
-    }
-
-    fn is_live(&self, now: Timestamp) -> bool {
-        let age = now.duration_since(self.created_at);
-        let idle = now.duration_since(self.last_used_at());
-        age < SESSION_LIFE && idle < SESSION_IDLE
-    }
-}
-
-/// A key as it is held: small, because there may be a million.
+/// A key in the index: small, because there may be a million.
 ///
-/// What the door needs of a key is made at its first use, and kept.
+/// Its principal is made at the first use, and kept.
 struct IndexEntry {
     id: i64,
     name: Box<str>,
@@ -138,25 +44,26 @@ struct IndexEntry {
     revoked: bool,
     expires_at: Option<Timestamp>,
     digest: TokenDigest,
-    extra: Option<Box<Extra>>,
-    used: Arc<Use>,
+    optional: Option<Box<OptionalFields>>,
+    last_use: Arc<LastUse>,
     principal: OnceLock<Arc<Principal>>,
 }
 
-/// What most keys do not have.
+/// The fields that most keys do not have.
 #[derive(PartialEq)]
-struct Extra {
+struct OptionalFields {
     actor: Map<String, Value>,
     policies: Option<PolicyNames>,
     previous: Option<(TokenDigest, Timestamp)>,
 }
 
 impl IndexEntry {
-    fn new(stored: StoredKey, used: Arc<Use>) -> Self {
+    fn new(stored: StoredKey, last_use: Arc<LastUse>) -> Self {
         let StoredKey { key, digest, previous } = stored;
         let policies = key.policies.map(|names| names.into_iter().map(Arc::from).collect());
-        let extra = Extra { actor: key.actor, policies, previous };
-        let plain = extra.actor.is_empty() && extra.policies.is_none() && extra.previous.is_none();
+        let optional = OptionalFields { actor: key.actor, policies, previous };
+        let is_empty =
+            optional.actor.is_empty() && optional.policies.is_none() && optional.previous.is_none();
         Self {
             id: key.id,
             name: key.name.into_boxed_str(),
@@ -164,55 +71,55 @@ impl IndexEntry {
             revoked: key.revoked_at.is_some(),
             expires_at: key.expires_at,
             digest,
-            extra: (!plain).then(|| Box::new(extra)),
-            used,
+            optional: (!is_empty).then(|| Box::new(optional)),
+            last_use,
             principal: OnceLock::new(),
         }
     }
 
     fn previous(&self) -> Option<(TokenDigest, Timestamp)> {
-        self.extra.as_ref().and_then(|extra| extra.previous)
+        self.optional.as_ref().and_then(|optional| optional.previous)
     }
 
     fn digests(&self) -> impl Iterator<Item = TokenDigest> {
         [Some(self.digest), self.previous().map(|(digest, _)| digest)].into_iter().flatten()
     }
 
-    /// Whether nothing of what is held differs.
-    fn is_as(&self, other: &Self) -> bool {
+    /// Whether the two differ in nothing but their last use.
+    fn is_same(&self, other: &Self) -> bool {
         self.name == other.name
             && self.role == other.role
             && self.revoked == other.revoked
             && self.expires_at == other.expires_at
             && self.digest == other.digest
-            && self.extra == other.extra
+            && self.optional == other.optional
     }
 
     fn principal(&self) -> &Arc<Principal> {
         self.principal.get_or_init(|| {
             let none = Map::new();
-            let own = self.extra.as_ref().map_or(&none, |extra| &extra.actor);
+            let own = self.optional.as_ref().map_or(&none, |optional| &optional.actor);
             let actor = Actor::of_key(&self.name, self.role.as_str(), self.id, own);
             let mut principal = Principal::new(Kind::Key, Arc::from(&*self.name), actor);
             principal.id = Some(self.id);
-            principal.policies = self.extra.as_ref().and_then(|extra| extra.policies.clone());
+            principal.policies = self.optional.as_ref().and_then(|optional| optional.policies.clone());
             principal.expires_at = self.expires_at;
             Arc::new(principal)
         })
     }
 
-    /// What this digest of the key is now.
+    /// What this digest of the key is now; `None` when it is no digest of it.
     fn find(&self, digest: &TokenDigest, now: Timestamp) -> Option<KeyLookup> {
         let until = match self.previous() {
             _ if self.digest == *digest => None,
             Some((previous, until)) if previous == *digest => Some(until),
-            // It was changed between two looks at it.
+            // A writer replaced the entry under this digest in the meantime.
             _ => return None,
         };
-        let over = |instant: Option<Timestamp>| instant.is_some_and(|instant| now >= instant);
+        let is_past = |instant: Option<Timestamp>| instant.is_some_and(|instant| now >= instant);
         Some(if self.revoked {
             KeyLookup::Revoked
-        } else if over(self.expires_at) || over(until) {
+        } else if is_past(self.expires_at) || is_past(until) {
             KeyLookup::Expired
         } else {
             KeyLookup::Live(Arc::clone(self.principal()))
@@ -224,108 +131,95 @@ impl IndexEntry {
 pub struct Index {
     keys: Digests<IndexEntry>,
     sessions: Digests<Session>,
-    /// For whoever writes: which entries a key has.  Its lock is the writers' lock.
+    /// The entry of each key, for writers.  Its lock is the writers' lock.
     by_id: Mutex<ById>,
     held: AtomicUsize,
-    notes: UnboundedSender<Note>,
+    used: UnboundedSender<Used>,
 }
 
 impl Index {
-    /// An empty index that tells of uses here.
-    pub fn new(notes: UnboundedSender<Note>) -> Self {
+    /// An empty index that sends the entries whose use is to be written.
+    pub fn new(used: UnboundedSender<Used>) -> Self {
         let (keys, sessions) = (Digests::default(), Digests::default());
-        Self { keys, sessions, by_id: Mutex::default(), held: AtomicUsize::new(0), notes }
+        Self { keys, sessions, by_id: Mutex::default(), held: AtomicUsize::new(0), used }
     }
 
-    /// What a digest is at this instant.  A key that works is noted as used.
+    /// What is known of a digest at this instant.  A live key counts as used.
     pub fn find(&self, digest: &TokenDigest, now: Timestamp) -> KeyLookup {
         let keys = self.keys.pin();
-        let Some(held) = keys.get(digest) else {
+        let Some(entry) = keys.get(digest) else {
             return KeyLookup::Unknown;
         };
-        let found = held.find(digest, now).unwrap_or(KeyLookup::Unknown);
-        if matches!(found, KeyLookup::Live(_)) && held.used.note(now.as_second()) {
-            // An error would mean that nobody writes uses down any more: then there is nothing to tell.
-            let _ = self.notes.send(Note::Key(held.id, Arc::clone(&held.used)));
+        let lookup = entry.find(digest, now).unwrap_or(KeyLookup::Unknown);
+        if matches!(lookup, KeyLookup::Live(_)) && entry.last_use.record(now.as_second()) {
+            // The receiver lives as long as the index does: there is no error.
+            let _ = self.used.send(Used::Key(entry.id, Arc::clone(&entry.last_use)));
         }
-        found
+        lookup
     }
 
-    /// The live session of a digest.  It is noted as used.
+    /// The live session of a digest.  It counts as used.
     pub fn find_session(&self, digest: &TokenDigest, now: Timestamp) -> Option<Arc<Session>> {
         let session = Arc::clone(self.sessions.pin().get(digest)?);
         if !session.is_live(now) {
             return None;
         }
-        if session.used.note(now.as_second()) {
-            let _ = self.notes.send(Note::Session(*digest, Arc::clone(&session)));
+        if session.last_use().record(now.as_second()) {
+            let _ = self.used.send(Used::Session(*digest, Arc::clone(session.last_use())));
         }
         Some(session)
     }
 
-    /// How many keys there are.
+    /// The number of keys, dead ones included.
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// When the next key expires of those that are alive.  It looks at each.
+    /// When the next live key expires.  Looks at every key.
     pub fn next_expiry(&self, now: Timestamp) -> Option<Timestamp> {
         let keys = self.keys.pin();
-        let alive = keys.values().filter(|held| !held.revoked);
-        alive.filter_map(|held| held.expires_at).filter(|&expires_at| expires_at > now).min()
+        let not_revoked = keys.values().filter(|entry| !entry.revoked);
+        not_revoked.filter_map(|entry| entry.expires_at).filter(|&expires_at| expires_at > now).min()
     }
 
-    /// Takes a key over as it is now.
+    /// Inserts a key, or replaces it.
     pub fn put(&self, stored: StoredKey) {
-        self.put_locked(&mut self.write(), stored);
+        self.put_locked(&mut self.lock(), stored);
     }
 
-    /// Forgets a key.
+    /// Removes a key.
     pub fn remove(&self, id: i64) {
-        self.remove_locked(&mut self.write(), id);
+        self.remove_locked(&mut self.lock(), id);
     }
 
-    /// Takes a session over as it is now.
+    /// Inserts a session, or replaces it.
     pub fn put_session(&self, stored: StoredSession) {
         let sessions = self.sessions.pin();
-        if let Some(held) = sessions.get(&stored.digest)
-            && *held.user == *stored.user
-            && held.password_digest == stored.password_digest
-            && held.created_at == stored.created_at
+        if let Some(session) = sessions.get(&stored.digest)
+            && session.is_same(&stored)
         {
-            held.used.learn(stored.last_used_at);
+            session.last_use().written_elsewhere(stored.last_used_at);
             return;
         }
-        let last = stored.last_used_at.as_second();
-        let session = Session {
-            user: stored.user.into_boxed_str(),
-            password_digest: stored.password_digest,
-            created_at: stored.created_at,
-            used: Use {
-                last: AtomicI64::new(last),
-                written: AtomicI64::new(last),
-                noted: AtomicBool::new(false),
-            },
-        };
-        sessions.insert(stored.digest, Arc::new(session));
+        sessions.insert(stored.digest, Arc::new(stored.into()));
     }
 
-    /// Forgets a session.
+    /// Removes a session.
     pub fn remove_session(&self, digest: &TokenDigest) {
         self.sessions.pin().remove(digest);
     }
 
-    /// Takes everything over as it is now.  What stays the same is not touched.
+    /// Replaces everything.  Entries that stay the same are kept.
     pub fn replace(&self, snapshot: Snapshot) {
-        let mut by_id = self.write();
+        let mut by_id = self.lock();
         if by_id.is_empty() {
-            let coming = snapshot.keys.iter().map(Vec::len).sum();
-            by_id.reserve(coming);
-            self.keys.pin().reserve(coming);
+            let count = snapshot.keys.iter().map(Vec::len).sum();
+            by_id.reserve(count);
+            self.keys.pin().reserve(count);
         } else {
-            let here: HashSet<i64, foldhash::fast::RandomState> =
+            let existing: HashSet<i64, foldhash::fast::RandomState> =
                 snapshot.keys.iter().flatten().map(|stored| stored.key.id).collect();
-            let gone: Vec<i64> = by_id.keys().copied().filter(|id| !here.contains(id)).collect();
+            let gone: Vec<i64> = by_id.keys().copied().filter(|id| !existing.contains(id)).collect();
             for id in gone {
                 self.remove_locked(&mut by_id, id);
             }
@@ -335,39 +229,39 @@ impl Index {
         }
         drop(by_id);
 
-        let open: HashSet<TokenDigest> = snapshot.sessions.iter().map(|session| session.digest).collect();
-        self.sessions.pin().retain(|digest, _| open.contains(digest));
+        let existing: HashSet<TokenDigest> = snapshot.sessions.iter().map(|session| session.digest).collect();
+        self.sessions.pin().retain(|digest, _| existing.contains(digest));
         for session in snapshot.sessions {
             self.put_session(session);
         }
     }
 
-    fn write(&self) -> MutexGuard<'_, ById> {
-        // Whoever panicked left no entry half written: each is swapped in whole.
+    fn lock(&self) -> MutexGuard<'_, ById> {
+        // A panic leaves no entry half written, because an entry is swapped in whole.
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn put_locked(&self, by_id: &mut ById, stored: StoredKey) {
         let id = stored.key.id;
         let before = by_id.get(&id).map(Arc::clone);
-        let used = match &before {
-            Some(before) => Arc::clone(&before.used),
-            None => Use::new(stored.key.last_used_at),
+        let last_use = match &before {
+            Some(before) => Arc::clone(&before.last_use),
+            None => Arc::new(LastUse::new(stored.key.last_used_at)),
         };
-        let held = Arc::new(IndexEntry::new(stored, used));
-        if before.as_ref().is_some_and(|before| before.is_as(&held)) {
-            // The answer that the door has encoded for it stays, too.
+        let after = Arc::new(IndexEntry::new(stored, last_use));
+        if before.as_ref().is_some_and(|before| before.is_same(&after)) {
+            // The principal stays the same, and with it the answer that is encoded for it.
             return;
         }
         let keys = self.keys.pin();
-        for digest in held.digests() {
-            keys.insert(digest, Arc::clone(&held));
+        for digest in after.digests() {
+            keys.insert(digest, Arc::clone(&after));
         }
-        // Only now: a secret that goes on working is never unknown in between.
+        // After the insertion, so that a secret that goes on working is never unknown in between.
         for digest in before.iter().flat_map(|before| before.digests()) {
-            let _ = keys.remove_if(&digest, |_, entry| entry.id == id && !Arc::ptr_eq(entry, &held));
+            let _ = keys.remove_if(&digest, |_, entry| entry.id == id && !Arc::ptr_eq(entry, &after));
         }
-        by_id.insert(id, held);
+        by_id.insert(id, after);
         self.held.store(by_id.len(), Ordering::Relaxed);
     }
 

@@ -1,4 +1,4 @@
-//! What a key may be called.
+//! Valid names of keys.
 
 use std::sync::LazyLock;
 
@@ -9,17 +9,17 @@ use super::MAX_NAME;
 
 /// Emoji in sequence, or characters that can be seen; the first one is no mark that needs something before it.
 ///
-/// What cannot be seen makes one name look like another, which helps nobody but an impostor: controls, ends of
-/// lines, format characters (category Cf: zero-width ones, marks that turn the direction of text, tags), whatever
-/// else Unicode lets a display ignore, and the blank pattern of Braille.  Emoji alone need some of these: the
+/// Invisible characters make one name look like another, which helps an impostor alone: controls, line ends, format
+/// characters (category Cf: zero-width ones, marks that turn the direction of text, tags), whatever else Unicode lets
+/// a display ignore, and the blank pattern of Braille.  Emoji alone need some of these: the
 /// joiner between two pictographs, the selector of their coloured form, the tags of a flag.
 static NAME: LazyLock<Regex> = LazyLock::new(|| {
-    const UNSEEN: &str = r"\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\x{2800}";
+    const INVISIBLE: &str = r"\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\x{2800}";
     const PICTOGRAPH: &str = r"\p{Extended_Pictographic}\x{FE0F}?\p{Emoji_Modifier}?";
     const KEYCAP: &str = r"[0-9#*]\x{FE0F}\x{20E3}";
     const FLAG: &str = r"\x{1F3F4}[\x{E0020}-\x{E007E}]+\x{E007F}";
     let emoji = format!(r"{FLAG}|{KEYCAP}|{PICTOGRAPH}(?:\x{{200D}}{PICTOGRAPH})*");
-    let name = format!(r"^(?:{emoji}|[^\p{{M}}{UNSEEN}])(?:{emoji}|[^{UNSEEN}])*$");
+    let name = format!(r"^(?:{emoji}|[^\p{{M}}{INVISIBLE}])(?:{emoji}|[^{INVISIBLE}])*$");
     Regex::new(&name).expect("the pattern is a constant")
 });
 
@@ -157,7 +157,7 @@ mod tests {
             assert!(!is_name(name), "{name:?}");
         }
         // Each between two letters, in front, at the end, and alone.
-        for unseen in [
+        for invisible in [
             '\u{ad}',
             '\u{34f}',
             '\u{61c}',
@@ -185,9 +185,12 @@ mod tests {
             '\u{e0041}',
             '\u{e0100}',
         ] {
-            for name in
-                [format!("ad{unseen}min"), format!("{unseen}admin"), format!("admin{unseen}"), unseen.into()]
-            {
+            for name in [
+                format!("ad{invisible}min"),
+                format!("{invisible}admin"),
+                format!("admin{invisible}"),
+                invisible.into(),
+            ] {
                 assert!(!is_name(&name), "{name:?}");
             }
         }

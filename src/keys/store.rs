@@ -15,9 +15,8 @@ mod url;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde_json::{Map, Value};
 
-use super::{GrantCheck, Key, Role, StoredKey, StoredSession};
+use super::{CreateKey, GrantCheck, Key, StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
 pub use error::{
@@ -65,22 +64,12 @@ pub enum Changes {
 /// A key to be created.
 #[derive(Debug, Clone)]
 pub struct NewKey {
-    /// Its name.
-    pub name: String,
-    /// Its role.
-    pub role: Role,
-    /// Members of its actor beyond those of every key.
-    pub actor: Map<String, Value>,
-    /// Its restriction.
-    pub policies: Option<Vec<String>>,
+    /// What its creator asks for.
+    pub request: CreateKey,
     /// The digest of its secret.
     pub digest: TokenDigest,
     /// The present time.
     pub created_at: Timestamp,
-    /// The id of the actor who creates it.
-    pub created_by: String,
-    /// When it expires; `None` is never.
-    pub expires_at: Option<Timestamp>,
     /// The maximum number of stored keys, dead ones included; `None` is no limit.
     pub quota: Option<u64>,
 }

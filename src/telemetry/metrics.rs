@@ -24,7 +24,7 @@ use super::logging::LogCounters;
 use crate::clock::Clock;
 use crate::config::{Rules, Tls};
 use crate::decision::{Decision, Outcome};
-use crate::keys::service::Keys;
+use crate::keys::Keys;
 use resolved::{Allowed, Credentials};
 
 pub use format::Format;

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use envoy_auth_tokens::clock::Clock;
 use envoy_auth_tokens::credential::Principal;
-use envoy_auth_tokens::keys::index::SESSIONS_PER_USER;
-use envoy_auth_tokens::keys::service::{CreateKey, KeyLookup, Keys, Settings};
+use envoy_auth_tokens::keys::follower::Follower;
+use envoy_auth_tokens::keys::sessions::MAX_SESSIONS_PER_USER;
 use envoy_auth_tokens::keys::store::{
     Changes, CreateError, NewKey, OpenError, PostgresStore, Revision, RotateError, Snapshot, SqliteStore,
     Store, StoreError, StoreUrl,
 };
-use envoy_auth_tokens::keys::{Key, Role, StoredKey, StoredSession};
+use envoy_auth_tokens::keys::{CreateKey, Key, KeyLookup, Keys, Role, Settings, StoredKey, StoredSession};
 use envoy_auth_tokens::secret::Secret;
 use envoy_auth_tokens::token::{PlainToken, TokenDigest};
 use jiff::Timestamp;
@@ -92,6 +92,30 @@ impl Place {
         let replica = Replica::of(keys, time);
         replica.keys.first_read().await;
         replica
+    }
+
+    /// A replica that follows the store only when the story ticks it.
+    async fn open_ticked(&self, time: &Time) -> (Replica, Ticked) {
+        let keys = Keys::open(&self.url(), time.clock()).await.unwrap();
+        let follower = Follower::new(Arc::clone(&keys));
+        let mut ticked = Ticked { follower, now: tokio::time::Instant::now() };
+        ticked.tick().await;
+        let follower = tokio::spawn(std::future::pending());
+        (Replica { keys, time: time.clone(), follower }, ticked)
+    }
+}
+
+/// A follower for which time passes only when it is ticked.
+struct Ticked {
+    follower: Follower,
+    now: tokio::time::Instant,
+}
+
+impl Ticked {
+    /// A second later, the follower reads the store and writes the uses that it knows of.
+    async fn tick(&mut self) {
+        self.now += Duration::from_secs(1);
+        self.follower.tick(self.now).await;
     }
 }
 
@@ -341,27 +365,29 @@ async fn what_is_stored_comes_back(place: Place) {
     let digest_of = |text: &str| PlainToken::new(text.as_bytes()).unwrap().digest();
     let own = json!({"z": "Zoë \u{1f980}", "a": [true, null], "big": 9_007_199_254_740_993_i64});
     let new = NewKey {
-        name: "b".to_owned(),
-        role: Role::Viewer,
-        actor: own.as_object().unwrap().clone(),
-        policies: Some(vec!["read".to_owned()]),
+        request: CreateKey {
+            name: "b".to_owned(),
+            role: Role::Viewer,
+            actor: own.as_object().unwrap().clone(),
+            policies: Some(vec!["read".to_owned()]),
+            created_by: "user:zoë".to_owned(),
+            expires_at: Some(at(253_402_207_200)),
+        },
         digest: digest_of("one"),
         // What is below a second is not kept.
         created_at: Timestamp::from_millisecond(START * 1000 + 999).unwrap(),
-        created_by: "user:zoë".to_owned(),
-        expires_at: Some(at(253_402_207_200)),
         quota: None,
     };
     let one = store.create(&new).await.unwrap();
     assert_eq!(one.key.created_at, at(START));
-    let plain = NewKey {
+    let plain = CreateKey {
         name: "a".to_owned(),
         actor: Map::new(),
         policies: None,
-        digest: digest_of("two"),
         expires_at: None,
-        ..new.clone()
+        ..new.request.clone()
     };
+    let plain = NewKey { request: plain, digest: digest_of("two"), ..new.clone() };
     let two = store.create(&plain).await.unwrap();
 
     assert_eq!(store.get(one.key.id).await.unwrap().as_ref(), Some(&one.key));
@@ -674,40 +700,49 @@ async fn a_row_that_cannot_be_read_does_not_count_and_harms_no_other(place: Plac
 
 async fn the_last_use_is_written_once_a_minute(place: Place) {
     let time = Time::new();
-    let (here, there) = (place.open(&time).await, place.open(&time).await);
+    let (here, mut at_here) = place.open_ticked(&time).await;
+    let (there, mut at_there) = place.open_ticked(&time).await;
     let (key, secret) = here.create("used").await;
-    becomes(&there, &secret, "live").await;
+    at_there.tick().await;
     let revision = place.number("SELECT value FROM api_revision").await;
     let written = async |expected: i64| {
         let key = here.keys.get(key.id).await.unwrap().unwrap();
         key.last_used_at == Some(at(START + expected))
     };
-    // What `becomes` looked up was a use.
-    soon("the first use", async || written(0).await).await;
+    // Both replicas write what they know of.
+    let mut tick = async || {
+        at_here.tick().await;
+        at_there.tick().await;
+    };
+    assert_eq!(there.find(&secret), "live");
+    tick().await;
+    assert!(written(0).await, "the first use");
 
     time.pass(59);
     assert_eq!((here.find(&secret), there.find(&secret)), ("live", "live"));
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tick().await;
     assert!(written(0).await);
 
     time.pass(1);
     assert_eq!(there.find(&secret), "live");
-    soon("a use a minute later", async || written(60).await).await;
+    tick().await;
+    assert!(written(60).await, "a use a minute later");
     // Both replicas together write it once a minute.
     time.pass(30);
     assert_eq!(here.find(&secret), "live");
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tick().await;
     assert!(written(60).await);
     time.pass(30);
     assert_eq!(here.find(&secret), "live");
-    soon("a use two minutes later", async || written(120).await).await;
+    tick().await;
+    assert!(written(120).await, "a use two minutes later");
 
     // A use is no change, and a denied key is not used.
     assert_eq!(place.number("SELECT value FROM api_revision").await, revision);
     here.keys.revoke(key.id, "admin").await.unwrap();
     time.pass(600);
     assert_eq!(here.find(&secret), "revoked");
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tick().await;
     assert!(written(120).await);
 }
 
@@ -763,7 +798,7 @@ async fn sessions_live_by_use_and_end_in_time(place: Place) {
 
 async fn the_oldest_session_of_a_user_ends_when_there_are_too_many(place: Place) {
     const HOUR: i64 = 3600;
-    let most = usize::try_from(SESSIONS_PER_USER).unwrap();
+    let most = usize::try_from(MAX_SESSIONS_PER_USER).unwrap();
     let time = Time::new();
     let (here, there) = (place.open(&time).await, place.open(&time).await);
     let password = digest(&Secret::new("a-password-hash".to_owned()));
@@ -811,7 +846,7 @@ async fn the_oldest_session_of_a_user_ends_when_there_are_too_many(place: Place)
 }
 
 async fn log_ins_at_once_leave_no_session_too_many(place: Place) {
-    let most = usize::try_from(SESSIONS_PER_USER).unwrap();
+    let most = usize::try_from(MAX_SESSIONS_PER_USER).unwrap();
     let time = Time::new();
     let replicas = [place.open(&time).await, place.open(&time).await];
     let password = digest(&Secret::new("a-password-hash".to_owned()));
@@ -825,7 +860,7 @@ async fn log_ins_at_once_leave_no_session_too_many(place: Place) {
         opened.push(session.await.unwrap());
     }
     let stored = place.number("SELECT count(*) FROM api_sessions").await;
-    assert_eq!(stored, i64::from(SESSIONS_PER_USER));
+    assert_eq!(stored, i64::from(MAX_SESSIONS_PER_USER));
     for replica in &replicas {
         let live = async || opened.iter().filter(|session| replica.has_session(session)).count() == most;
         soon("every replica knows the same", live).await;
@@ -842,7 +877,7 @@ async fn sessions_of_an_older_schema_are_the_oldest(place: Place) {
     // The clock was set back meanwhile.
     time.pass(-60);
     let mut new = Vec::new();
-    for _ in 0..SESSIONS_PER_USER {
+    for _ in 0..MAX_SESSIONS_PER_USER {
         new.push(open().await);
     }
     assert!(!old.iter().any(|session| here.has_session(session)));
@@ -1038,7 +1073,7 @@ async fn a_panic_while_following_is_told_and_followed_by_a_new_start(place: Plac
     let time = Time::new();
     let panics = Arc::new(AtomicBool::new(false));
     let store = Panicking { store: place.store().await, panics: Arc::clone(&panics) };
-    let replica = Replica::of(Keys::over(Box::new(store), time.clock()), &time);
+    let replica = Replica::of(Keys::with_store(Box::new(store), time.clock()), &time);
     replica.keys.first_read().await;
     let (key, secret) = replica.create("a").await;
 

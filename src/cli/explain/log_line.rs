@@ -13,7 +13,7 @@ use crate::attributes::Encoding;
 use crate::config::Rules;
 use crate::credential::{CredentialLocation, CredentialLocations, Kind};
 use crate::deny_reason::DenyReason;
-use crate::keys::service::Keys;
+use crate::keys::Keys;
 use crate::secret::Secret;
 use crate::telemetry::decision_log::{LONGEST_VALUE, POLICY_BY_ENVOY};
 use crate::token::{self, PlainToken};
@@ -216,7 +216,7 @@ async fn lend_key(
     };
     let key = keys.get(id).await.map_err(|error| format!("error: {error}"))?;
     if let Some(key) = key {
-        keys.lend(key, digest);
+        keys.override_digest(key, digest);
     }
     Ok(())
 }

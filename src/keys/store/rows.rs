@@ -9,10 +9,30 @@ use serde_json::Map;
 use sqlx::query::QueryAs;
 use sqlx::{ColumnIndex, Database, Decode, Encode, FromRow, Row, Type};
 
-use super::statements::{Column, Kind};
 use super::{Changes, NewKey, Revision, StoreFailure};
 use crate::keys::{Key, Role, StoredKey, StoredSession};
 use crate::token::TokenDigest;
+
+/// A column of a table.
+pub(super) struct Column {
+    /// Its name.
+    pub name: &'static str,
+    /// What it holds.
+    pub kind: Kind,
+}
+
+/// What a column holds, as far as the two databases store or write it differently.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    /// A number or a text.
+    Plain,
+    /// JSON; read as its text.
+    Json,
+    /// 32 bytes; read as hexadecimal.
+    Digest,
+    /// An instant; read and written as whole seconds since 1970.
+    Time,
+}
 
 /// Defines a row: a struct with a field for each column, in the order in which the columns are selected.
 ///
@@ -215,18 +235,19 @@ where
     Option<i64>: Encode<'q, DB>,
     Option<String>: Encode<'q, DB>,
 {
-    let actor = serde_json::to_string(&new.actor).expect("a JSON object serializes");
-    let policies = new.policies.as_ref();
+    let NewKey { request, digest, created_at, quota: _ } = new;
+    let actor = serde_json::to_string(&request.actor).expect("a JSON object serializes");
+    let policies = request.policies.as_ref();
     let policies = policies.map(|names| serde_json::to_string(names).expect("a list of strings serializes"));
     query
-        .bind(new.name.clone())
-        .bind(new.role.as_str().to_owned())
+        .bind(request.name.clone())
+        .bind(request.role.as_str().to_owned())
         .bind(actor)
         .bind(policies)
-        .bind(new.digest.as_bytes().to_vec())
-        .bind(new.created_at.as_second())
-        .bind(new.created_by.clone())
-        .bind(new.expires_at.map(Timestamp::as_second))
+        .bind(digest.as_bytes().to_vec())
+        .bind(created_at.as_second())
+        .bind(request.created_by.clone())
+        .bind(request.expires_at.map(Timestamp::as_second))
 }
 
 /// The digests of these columns, each of 32 bytes.

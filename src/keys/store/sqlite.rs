@@ -183,7 +183,7 @@ impl Store for SqliteStore {
         let sql = "SELECT EXISTS (SELECT 1 FROM api_keys WHERE name = ?1 AND revoked_at IS NULL \
                    AND (expires_at IS NULL OR expires_at > ?2))";
         let taken: bool = sqlx::query_scalar(sql)
-            .bind(&new.name)
+            .bind(&new.request.name)
             .bind(new.created_at.as_second())
             .fetch_one(&mut *transaction)
             .await?;

@@ -1,27 +1,6 @@
 //! The SQL that both databases share, written for each from the columns of [`rows`](super::rows).
 
-use super::rows::{ChangeRow, KeyRow, NEW_KEY_COLUMNS, SessionRow};
-
-/// A column of a table.
-pub(super) struct Column {
-    /// Its name.
-    pub name: &'static str,
-    /// What it holds.
-    pub kind: Kind,
-}
-
-/// What a column holds, as far as the two databases store or write it differently.
-#[derive(Clone, Copy)]
-pub(super) enum Kind {
-    /// A number or a text.
-    Plain,
-    /// JSON; read as its text.
-    Json,
-    /// 32 bytes; read as hexadecimal.
-    Digest,
-    /// An instant; read and written as whole seconds since 1970.
-    Time,
-}
+use super::rows::{ChangeRow, Column, KeyRow, Kind, NEW_KEY_COLUMNS, SessionRow};
 
 /// One of the two databases.
 #[derive(Clone, Copy)]

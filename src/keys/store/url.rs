@@ -1,4 +1,4 @@
-//! Where a store is.
+//! The URL of a store.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::secret::Secret;
 
-/// Where keys are kept.  `Display` and `Debug` show neither user nor password.
+/// The URL of a store.  `Display` and `Debug` show neither user nor password.
 #[derive(Clone, PartialEq, Eq)]
 pub enum StoreUrl {
     /// A SQLite file.
@@ -18,7 +18,7 @@ pub enum StoreUrl {
     Postgres(Secret),
 }
 
-/// Why a text is no store's URL.  It never holds the text.
+/// Why a text is not the URL of a store.  The error never holds the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// Neither SQLite nor PostgreSQL.
@@ -30,22 +30,22 @@ pub enum UrlError {
     /// What follows `postgres://` cannot be read.
     #[error("the postgres:// URL cannot be read: expected postgres://USER@HOST:PORT/DATABASE?sslmode=…")]
     Postgres,
-    /// A parameter that nobody would heed, such as a misspelt `sslmode`.
+    /// A parameter that the client would ignore, such as a misspelt `sslmode`.
     #[error("the postgres:// URL has a parameter that is unknown: {0}")]
     Parameter(String),
-    /// A mode that promises more than the client keeps: with `allow` it never encrypts, and with `verify-ca` it
+    /// A mode that is weaker in the client than its name says: with `allow` it never encrypts, and with `verify-ca` it
     /// takes a certificate of any public authority for any name.
     #[error(
         "the postgres:// URL's sslmode can be disable, prefer, require or verify-full: allow would never encrypt, \
          and verify-ca would trust every public authority for any name"
     )]
     Mode,
-    /// Authorities that nobody would ask: the client verifies nothing in the other modes.
+    /// Certificates of authorities with a mode in which the client verifies nothing.
     #[error("the postgres:// URL has an sslrootcert, which is heeded with sslmode=verify-full alone")]
     Unverified,
 }
 
-/// The parameters that the PostgreSQL client heeds.  It ignores any other, which must not happen to `sslmode`.
+/// The parameters that the PostgreSQL client knows.  It ignores any other, which must not happen to `sslmode`.
 const PARAMETERS: [&str; 18] = [
     "sslmode",
     "ssl-mode",
@@ -67,9 +67,9 @@ const PARAMETERS: [&str; 18] = [
     "options",
 ];
 
-/// Whom to trust.
+/// The parameters that name the trusted authorities.
 const ROOT_CERT: [&str; 3] = ["sslrootcert", "ssl-root-cert", "ssl-ca"];
-/// Who we are.
+/// The parameters that name the client's certificate and key.
 const CLIENT_CERT: [&str; 4] = ["sslcert", "ssl-cert", "sslkey", "ssl-key"];
 
 impl StoreUrl {
@@ -92,10 +92,8 @@ impl StoreUrl {
         postgres_options(text)?;
         Ok(Self::Postgres(Secret::new(text.to_owned())))
     }
-}
 
-impl StoreUrl {
-    /// Whether the way to PostgreSQL leads over a network, and nobody's certificate is verified.
+    /// Whether the connection to PostgreSQL crosses a network and the server's certificate is not verified.
     pub fn crosses_network_unverified(&self) -> bool {
         let Self::Postgres(url) = self else {
             return false;

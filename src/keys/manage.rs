@@ -1,0 +1,118 @@
+//! Creating, listing, rotating, revoking and deleting keys.
+//!
+//! An operation waits five seconds for the store at most.  Its change takes effect in the index before it returns.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::store::{CreateError, NewKey, RotateError, StoreError};
+use super::{CreateKey, GrantCheck, Key, Keys, OPERATION_TIMEOUT, Settings, generate, with_timeout};
+use crate::secret::Secret;
+
+/// How long listing all keys may take: a million of them take longer than one.
+const LIST_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Keys {
+    /// Creates a key, and returns it with its secret, which is stored nowhere.
+    ///
+    /// # Errors
+    /// [`CreateError`]: the name is taken, the quota is reached, or the store failed.
+    pub async fn create(
+        &self,
+        settings: &Settings,
+        request: CreateKey,
+    ) -> Result<(Key, Secret), CreateError> {
+        let (secret, digest) = generate(&settings.prefix)?;
+        let created_by = without_nul(&request.created_by);
+        let new = NewKey {
+            request: CreateKey { created_by, ..request },
+            digest,
+            created_at: self.clock.now(),
+            quota: settings.quota,
+        };
+        let created = self.change(self.store.create(&new), |stored| self.index.put(stored.clone())).await;
+        if let Err(CreateError::Store(error)) = &created {
+            self.operation_failed("create a key", error);
+        }
+        Ok((created?.key, secret))
+    }
+
+    /// Replaces a key's secret.  The present one works for `overlap_seconds` more, and never beyond the key's expiry.
+    /// With a longest life in the settings, the key's expiry is at most that far from now.
+    ///
+    /// # Errors
+    /// [`RotateError`]: there is no such key, it is dead, `grant_check` fails, or the store failed.
+    pub async fn rotate(
+        &self,
+        settings: &Settings,
+        id: i64,
+        overlap_seconds: i64,
+        grant_check: &GrantCheck<'_>,
+    ) -> Result<(Key, Secret), RotateError> {
+        let (secret, digest) = generate(&settings.prefix)?;
+        let now = self.clock.now();
+        let previous_until =
+            now.checked_add(SignedDuration::from_secs(overlap_seconds)).unwrap_or(Timestamp::MAX);
+        let max_life = settings.max_seconds_to_live;
+        let expires_by = (max_life >= 0).then(|| {
+            let second = Timestamp::from_second(now.as_second()).unwrap_or(now);
+            second.checked_add(SignedDuration::from_secs(max_life)).unwrap_or(Timestamp::MAX)
+        });
+        let rotate = self.store.rotate(id, digest, previous_until, now, expires_by, grant_check);
+        let rotated = self.change(rotate, |stored| self.index.put(stored.clone())).await;
+        if let Err(RotateError::Store(error)) = &rotated {
+            self.operation_failed("rotate a key", error);
+        }
+        Ok((rotated?.key, secret))
+    }
+
+    /// Revokes a key, and deletes its previous secret.  A revoked key stays as it is.
+    /// `None` when there is no such key.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn revoke(&self, id: i64, by: &str) -> Result<Option<Key>, StoreError> {
+        let by = without_nul(by);
+        let revoke = self.store.revoke(id, &by, self.clock.now());
+        let revoked = self.change(revoke, |stored| {
+            if let Some(stored) = stored {
+                self.index.put(stored.clone());
+            }
+        });
+        let revoked = revoked.await.inspect_err(|error| self.operation_failed("revoke a key", error))?;
+        Ok(revoked.map(|stored| stored.key))
+    }
+
+    /// Deletes a key; false when there is no such key.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn delete(&self, id: i64) -> Result<bool, StoreError> {
+        let deleted = self.change(self.store.delete(id), |_| self.index.remove(id));
+        deleted.await.inspect_err(|error| self.operation_failed("delete a key", error))
+    }
+
+    /// Every key, by name and then by id.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn list(&self) -> Result<Vec<Key>, StoreError> {
+        let listed = with_timeout(LIST_TIMEOUT, self.store.list()).await;
+        listed.inspect_err(|error| self.operation_failed("list the keys", error))
+    }
+
+    /// A key; `None` when there is no such key.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn get(&self, id: i64) -> Result<Option<Key>, StoreError> {
+        let key = with_timeout(OPERATION_TIMEOUT, self.store.get(id)).await;
+        key.inspect_err(|error| self.operation_failed("read a key", error))
+    }
+}
+
+/// PostgreSQL stores every character but NUL, and an actor's id may be any text.
+fn without_nul(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}

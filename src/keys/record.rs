@@ -1,0 +1,144 @@
+//! The records: a key, its status, a session.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use crate::token::TokenDigest;
+
+/// The role of a key, as in Grafana.  Nobody manages a key above their own role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Reads.
+    Viewer,
+    /// Reads and writes.
+    Editor,
+    /// Everything.
+    Admin,
+}
+
+impl Role {
+    /// The role's name, as the API and actors show it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "Viewer",
+            Self::Editor => "Editor",
+            Self::Admin => "Admin",
+        }
+    }
+
+    /// The role of this name, in this case.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Viewer, Self::Editor, Self::Admin].into_iter().find(|role| role.as_str() == text)
+    }
+}
+
+/// A key as it is shown: all but its secret.  Times are whole seconds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Key {
+    /// Never reused, even when the key is deleted.
+    pub id: i64,
+    /// Unique among keys that are neither revoked nor expired.
+    pub name: String,
+    /// Its role.
+    pub role: Role,
+    /// Members of the actor beyond `id`, `name`, `role` and `key_id`.
+    pub actor: Map<String, Value>,
+    /// The only policies under which its actor counts; `None` is no restriction.
+    pub policies: Option<Vec<String>>,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// The id of the actor who created it.
+    pub created_by: String,
+    /// From this instant on it is expired; `None` is never.
+    pub expires_at: Option<Timestamp>,
+    /// When it was last used, to a minute.
+    pub last_used_at: Option<Timestamp>,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+    /// The id of the actor who revoked it.
+    pub revoked_by: Option<String>,
+}
+
+/// A request to create a key.
+#[derive(Debug, Clone)]
+pub struct CreateKey {
+    /// Its name.
+    pub name: String,
+    /// Its role.
+    pub role: Role,
+    /// When it expires; `None` is never.
+    pub expires_at: Option<Timestamp>,
+    /// Members of its actor beyond those of every key.
+    pub actor: Map<String, Value>,
+    /// The only policies under which its actor counts; `None` is no restriction.
+    pub policies: Option<Vec<String>>,
+    /// The id of the actor who creates it.
+    pub created_by: String,
+}
+
+/// Why somebody may not give a key: it can do what they cannot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ExceedsGrant {
+    /// A role above their own.
+    #[error("the key's role is above your own")]
+    Role,
+    /// A member of its actor with a value that their own actor has not.
+    #[error("the key's actor has a member with a value that your own actor has not; an Admin may give it")]
+    Member,
+    /// An allow block names this key, by its name or id.
+    #[error("an allow block of the configuration names this key; an Admin may give it")]
+    Name,
+}
+
+/// Checks, in the transaction that rotates a key, whether the caller may give what the key can do.
+pub type GrantCheck<'c> = dyn Fn(&Key) -> Result<(), ExceedsGrant> + Send + Sync + 'c;
+
+/// The status of a key at an instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It authenticates.
+    Live,
+    /// It expired.
+    Expired,
+    /// It was revoked, expired or not.
+    Revoked,
+}
+
+impl Key {
+    /// The key's status at this instant.
+    pub fn status(&self, now: Timestamp) -> Status {
+        if self.revoked_at.is_some() {
+            Status::Revoked
+        } else if self.expires_at.is_some_and(|expires_at| now >= expires_at) {
+            Status::Expired
+        } else {
+            Status::Live
+        }
+    }
+}
+
+/// A key as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredKey {
+    /// Everything but its secret.
+    pub key: Key,
+    /// The digest of its secret.
+    pub digest: TokenDigest,
+    /// The digest of the secret before the last rotation, and when that secret expires.
+    pub previous: Option<(TokenDigest, Timestamp)>,
+}
+
+/// A session as it is stored: a user who logged in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredSession {
+    /// The digest of the cookie's value, which is its secret.
+    pub digest: TokenDigest,
+    /// The user's name in the configuration.
+    pub user: String,
+    /// The digest of the password hash that opened it.  When the user's hash changes, the session has ended.
+    pub password_digest: TokenDigest,
+    /// When it was opened ([`SESSION_TTL`](super::sessions::SESSION_TTL)).
+    pub created_at: Timestamp,
+    /// When it was last used, to a minute ([`SESSION_IDLE_TIMEOUT`](super::sessions::SESSION_IDLE_TIMEOUT)).
+    pub last_used_at: Timestamp,
+}
