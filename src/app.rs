@@ -128,7 +128,7 @@ pub async fn build(
     telemetry.metrics().show_memory_limit(memory::limit());
     let in_force = InForce::of(config.restrictions, &config.tls);
     let acceptors = Acceptors::new(&config.tls);
-    let passwords = Passwords::within(options.parallel_passwords, memory::limit())?;
+    let passwords = Passwords::with_memory_limit(options.parallel_passwords, memory::limit())?;
     passwords.warn_of_hashes_too_large(&config.rules.users);
     let keys = match &startup.keys {
         Some(url) => Some(Keys::open(url, clock.clone()).await?),

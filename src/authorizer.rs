@@ -10,8 +10,7 @@ use crate::config::Rules;
 use crate::credential::{self, CredentialError, CredentialLocation, CredentialLocations, Principal};
 use crate::decision::{Decision, DecisionContext};
 use crate::deny_reason::DenyReason;
-use crate::identity::passwords::PasswordCaller;
-use crate::identity::{Identity, Sources};
+use crate::identity::{Caller, Identity, Sources};
 use crate::policy::Permit;
 
 /// Decides about requests by the rules in force.
@@ -45,7 +44,7 @@ impl Authorizer {
         let Some(found) = credential::find(http, locations)? else {
             return Ok(None);
         };
-        match self.sources.identify(&found.credential, &rules, PasswordCaller::Admin).await? {
+        match self.sources.identify(&found.credential, &rules, Caller::Admin).await? {
             Identity::Authenticated(principal) => Ok(Some(principal)),
             Identity::NotOurs => Err(DenyReason::UnknownToken),
             Identity::SessionOver => Ok(None),
@@ -154,7 +153,7 @@ impl Authorizer {
 
         // Who is that?  A credential that we do not know is denied here, whatever the policies say.
         if let Some(found) = &found {
-            match self.sources.identify(&found.credential, rules, PasswordCaller::Check { deadline }).await? {
+            match self.sources.identify(&found.credential, rules, Caller::Check { deadline }).await? {
                 Identity::Authenticated(principal) => context.principal = Some(principal),
                 Identity::NotOurs => context.passed_through = Some(found.location.clone()),
                 Identity::SessionOver => {}

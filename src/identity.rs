@@ -1,4 +1,9 @@
-//! Who is behind a credential.
+//! Authenticating credentials: who is behind one.
+//!
+//! A token is looked up among those of the configuration and then among the issued keys; a session among those of
+//! the store; a password is verified against the hash of a configured user ([`passwords`]).  A further source of
+//! people, such as a directory, is a module beside [`passwords`] with a field in [`Sources`]: `Sources::password`
+//! consults it about the names that the configuration does not have.
 
 pub mod passwords;
 
@@ -12,64 +17,91 @@ use crate::deny_reason::DenyReason;
 use crate::keys::{KeyLookup, Keys};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
-use passwords::{PasswordCaller, Passwords, Verdict};
+use passwords::{PasswordResult, Passwords};
+
+/// The longest that a caller waits for the verification of a password, whatever its deadline.
+const PASSWORD_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Who a credential stands for.
 #[derive(Debug)]
 pub enum Identity {
-    /// Somebody we know.
+    /// This principal.
     Authenticated(Arc<Principal>),
-    /// Nobody we know, and the rules leave such tokens to the upstream: the request is anonymous.
+    /// Unknown, and the rules leave unknown tokens to the upstream: the request is anonymous.
     NotOurs,
-    /// A session that is over: it is no credential, and the request is anonymous.
+    /// A session that has ended: it is no credential, and the request is anonymous.
     SessionOver,
 }
 
-/// What the engine asks about credentials, beyond the rules.
+/// On whose behalf a credential is authenticated.  The two share no limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// A Check.
+    Check {
+        /// The deadline of the RPC, from its beginning; `None` where the client sends none.
+        deadline: Option<Duration>,
+    },
+    /// The admin listener, whose client retries.
+    Admin,
+}
+
+impl Caller {
+    /// How long it waits for the verification of a password: half of a Check's deadline, at most 100 ms.
+    fn timeout(self) -> Duration {
+        match self {
+            Self::Check { deadline } => {
+                deadline.map_or(PASSWORD_TIMEOUT, |deadline| (deadline / 2).min(PASSWORD_TIMEOUT))
+            }
+            Self::Admin => PASSWORD_TIMEOUT,
+        }
+    }
+}
+
+/// The sources of identities beyond the rules, and the clock that decides what has expired.
 pub struct Sources {
     /// Verifies passwords.
     pub passwords: Passwords,
-    /// The keys that we issued; `None` when there are none.
+    /// The issued keys and the sessions; `None` when the configuration has no store of them.
     pub keys: Option<Arc<Keys>>,
     /// The time.
     pub clock: Clock,
 }
 
 impl Sources {
-    /// Finds out who is behind the credential: a look-up or two by digest, or the verification of a password.
+    /// Authenticates a credential: a lookup or two by digest, or the verification of a password.
     ///
     /// # Errors
-    /// Unknown, expired, revoked or wrong is a [`DenyReason`], and so is what cannot be known in time.
+    /// The reason to deny: unknown, expired, revoked, wrong, locked, or not known in time.
     pub async fn identify(
         &self,
         credential: &Credential,
         rules: &Rules,
-        asker: PasswordCaller,
+        caller: Caller,
     ) -> Result<Identity, DenyReason> {
         match credential {
             Credential::Token { digest, issued_format } => self.token(digest, *issued_format, rules),
-            // Boxed: the task of every Check need not be as large as that of the few that wait.
+            // Boxed, so that the future of every Check is not as large as that of the few that wait.
             Credential::Password { user, password } => {
-                Box::pin(self.password(user, password, rules, asker)).await
+                Box::pin(self.password(user, password, rules, caller)).await
             }
             Credential::Session { digest, issued_format } => self.session(digest, *issued_format, rules),
         }
     }
 
-    /// Whether the credential is one of ours, dead or alive, or cannot be told from one.
+    /// Whether the credential is one of ours, valid or not, or cannot be told from one.
     pub fn recognises(&self, credential: &Credential, rules: &Rules) -> bool {
         match credential {
             Credential::Token { digest, issued_format } => {
                 let identity = self.token(digest, *issued_format, rules);
                 !matches!(identity, Ok(Identity::NotOurs) | Err(DenyReason::UnknownToken))
             }
-            // Whatever the password: one that is nearly right is nobody else's business either.
+            // Whatever the password: a mistyped one is not for the upstream either.
             Credential::Password { user, .. } => rules.users.get(user).is_some(),
             Credential::Session { .. } => true,
         }
     }
 
-    /// What the configuration knows goes before what was issued.
+    /// Tokens of the configuration come before issued keys.
     fn token(
         &self,
         digest: &TokenDigest,
@@ -87,7 +119,7 @@ impl Sources {
         if let Some(keys) = &self.keys {
             let now = self.clock.now();
             match keys.find(digest, now) {
-                // It may have been revoked since the store was last read: beyond `max_staleness` nobody can know.
+                // It may have been revoked since the store was last read, which is longer ago than `max_staleness`.
                 KeyLookup::Live(_) if keys.is_stale(now, max_staleness(rules)) => {
                     return Err(DenyReason::KeysUnavailable);
                 }
@@ -111,18 +143,18 @@ impl Sources {
         user: &str,
         password: &Secret,
         rules: &Rules,
-        asker: PasswordCaller,
+        caller: Caller,
     ) -> Result<Identity, DenyReason> {
-        match self.passwords.verify(user, password, &rules.users, asker).await {
-            Verdict::Right(principal) => Ok(Identity::Authenticated(principal)),
-            Verdict::Locked => Err(DenyReason::UserLocked),
-            Verdict::Wrong => Err(DenyReason::WrongPassword),
-            Verdict::Unfinished => Err(DenyReason::PasswordUnverified),
+        match self.passwords.verify(user, password, &rules.users, caller).await {
+            PasswordResult::Right(principal) => Ok(Identity::Authenticated(principal)),
+            PasswordResult::Locked => Err(DenyReason::UserLocked),
+            PasswordResult::Wrong => Err(DenyReason::WrongPassword),
+            PasswordResult::Unverified => Err(DenyReason::PasswordUnverified),
         }
     }
 
-    /// A session is its user by the rules in force now: it dies when the user is gone or the password changes.
-    /// It ends in the store as well, by a log-out elsewhere: what holds of a key's staleness holds of it.
+    /// A session is authenticated as its user by the rules in force now: it ends when the user is removed or the
+    /// password changes.  A log-out elsewhere ends it in the store, so a session is subject to staleness, as keys are.
     fn session(
         &self,
         digest: &TokenDigest,
@@ -134,7 +166,7 @@ impl Sources {
         };
         let now = self.clock.now();
         let Some(session) = keys.find_session(digest, now) else {
-            // It may have been opened, or used, where we cannot look.
+            // It may have been opened, or used, since the store was last read.
             let may_be_one = issued_format && keys.is_unknowable(now, max_staleness(rules));
             return if may_be_one { Err(DenyReason::KeysUnavailable) } else { Ok(Identity::SessionOver) };
         };

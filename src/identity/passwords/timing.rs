@@ -1,0 +1,100 @@
+//! Response times that tell nothing.
+//!
+//! A rejection is answered when the caller has waited as long as it ever waits, whatever the cause.  A verification
+//! that ends in one goes on for as long as that of the dearest hash, so that load does not tell users apart either.
+
+use std::time::{Duration, Instant};
+
+use super::lockout::AttemptResult;
+
+/// How long a verification of a hash took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HashTime {
+    /// The cost of the hash ([`PasswordHash::cost`](crate::password::PasswordHash::cost)).
+    pub cost: u64,
+    pub took: Duration,
+}
+
+/// What a verification does after its own hash, so that a rejection takes as long as that of the dearest hash.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ExtraWork {
+    None,
+    /// Wait until it has taken as long as the dearest hash took the last time.
+    WaitFor(Duration),
+    /// Verify the dearest hash as well, because its time is not known.
+    VerifyDearest,
+}
+
+impl ExtraWork {
+    pub fn new(result: AttemptResult, cost: u64, dearest_cost: u64, dearest: Option<HashTime>) -> Self {
+        match (result, dearest) {
+            (AttemptResult::Right, _) => Self::None,
+            (AttemptResult::Wrong | AttemptResult::Locked, _) if cost == dearest_cost => Self::None,
+            (AttemptResult::Wrong | AttemptResult::Locked, Some(time)) if time.cost == dearest_cost => {
+                Self::WaitFor(time.took)
+            }
+            (AttemptResult::Wrong | AttemptResult::Locked, _) => Self::VerifyDearest,
+        }
+    }
+}
+
+/// When a caller whose wait ends at `end` is answered, if that is not at once.
+pub(super) fn answer_at(result: &super::PasswordResult, end: Instant) -> Option<Instant> {
+    match result {
+        super::PasswordResult::Wrong | super::PasswordResult::Locked => Some(end),
+        super::PasswordResult::Right(_) | super::PasswordResult::Unverified => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::PasswordResult;
+    use super::super::tests::principal;
+    use super::*;
+    use crate::identity::{Caller, PASSWORD_TIMEOUT};
+
+    #[test]
+    fn every_rejection_is_answered_at_the_end_of_the_wait_and_nothing_else() {
+        let start = Instant::now();
+        let right = PasswordResult::Right(Arc::new(principal("alice")));
+        for deadline in [None, Some(0), Some(50), Some(200), Some(10_000)] {
+            let caller = Caller::Check { deadline: deadline.map(Duration::from_millis) };
+            let end = start + caller.timeout();
+            for rejection in [PasswordResult::Wrong, PasswordResult::Locked] {
+                assert_eq!(answer_at(&rejection, end), Some(end), "{rejection:?}");
+            }
+            for other in [&right, &PasswordResult::Unverified] {
+                assert_eq!(answer_at(other, end), None, "{other:?}");
+            }
+        }
+        let wait =
+            |milliseconds| Caller::Check { deadline: Some(Duration::from_millis(milliseconds)) }.timeout();
+        assert_eq!(
+            [wait(0), wait(50), wait(200), wait(9999)].map(|wait| wait.as_millis()),
+            [0, 25, 100, 100]
+        );
+        let check = Caller::Check { deadline: None };
+        assert_eq!((check.timeout(), Caller::Admin.timeout()), (PASSWORD_TIMEOUT, PASSWORD_TIMEOUT));
+    }
+
+    #[test]
+    fn a_rejection_takes_as_long_as_the_dearest_hash() {
+        let took = Duration::from_millis(70);
+        let time = |cost| Some(HashTime { cost, took });
+        for rejection in [AttemptResult::Wrong, AttemptResult::Locked] {
+            // Own cost, the dearest one's, what is known of that.
+            assert_eq!(ExtraWork::new(rejection, 10, 30, time(30)), ExtraWork::WaitFor(took));
+            assert_eq!(ExtraWork::new(rejection, 10, 30, None), ExtraWork::VerifyDearest);
+            let of_another = ExtraWork::new(rejection, 10, 30, time(10));
+            assert_eq!(of_another, ExtraWork::VerifyDearest, "known of another hash");
+            assert_eq!(ExtraWork::new(rejection, 30, 30, time(30)), ExtraWork::None);
+            assert_eq!(ExtraWork::new(rejection, 30, 30, None), ExtraWork::None);
+        }
+        for dearest in [None, time(30)] {
+            let right = ExtraWork::new(AttemptResult::Right, 10, 30, dearest);
+            assert_eq!(right, ExtraWork::None, "a right password waits for nothing");
+        }
+    }
+}
