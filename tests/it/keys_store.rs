@@ -615,7 +615,9 @@ async fn what_was_revoked_never_works_again_whatever_happens_at_once(place: Plac
             soon("dead elsewhere", async || there.find(secret) != "live").await;
         }
         // Nor does a later reading bring one back.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        for replica in [&here, &there] {
+            Follower::new(Arc::clone(&replica.keys)).tick(tokio::time::Instant::now()).await;
+        }
         for (replica, secret) in secrets.iter().flat_map(|secret| [(&here, secret), (&there, secret)]) {
             assert_ne!(replica.find(secret), "live");
         }
@@ -987,9 +989,7 @@ async fn many_processes_open_a_new_store_at_once(place: Place) {
 async fn keys_may_be_served_for_so_long_without_reading(place: Place) {
     let time = Time::new();
     let limit = Some(Duration::from_secs(30));
-    let replica = place.open(&time).await;
-    replica.follower.abort();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (replica, _) = place.open_ticked(&time).await;
     time.pass(30);
     assert_eq!(replica.keys.lag(time.now()), Some(Duration::from_secs(30)));
     assert!(!replica.keys.is_unknowable(time.now(), limit));

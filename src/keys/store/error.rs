@@ -243,3 +243,39 @@ impl From<sqlx::Error> for RotateError {
         Self::Store(error.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_a_clients_error_quotes_neither_urls_nor_rows() {
+        let broken = || io::Error::other("no route");
+        for (error, expected) in [
+            (sqlx::Error::Io(broken()), "the key store: no route"),
+            (sqlx::Error::Tls(Box::new(broken())), "the key store: TLS: no route"),
+            (sqlx::Error::PoolTimedOut, "the key store: no connection in time"),
+            (sqlx::Error::PoolClosed, "the key store: the connection is closed"),
+            (
+                sqlx::Error::Configuration("postgres://u:secret@db".into()),
+                "the key store: its URL, or a file that it names, cannot be used",
+            ),
+            (sqlx::Error::Protocol("secret".to_owned()), "the key store: it answered what is not understood"),
+            (sqlx::Error::ColumnNotFound("secret".to_owned()), "the key store: a row cannot be read"),
+        ] {
+            let error = StoreError::from(error);
+            assert_eq!(error.to_string(), expected);
+            let debugged = format!("{error:?}");
+            assert!(!debugged.contains("secret"), "{debugged}");
+        }
+        let late = StoreError(StoreFailure::Timeout(Duration::from_secs(5)));
+        assert_eq!(late.to_string(), "the key store: no answer within 5 s");
+    }
+
+    #[test]
+    fn the_cause_of_a_tls_failure_is_kept() {
+        let error = StoreError::from(sqlx::Error::Tls(Box::new(rustls::Error::HandshakeNotComplete)));
+        let source = error.source().expect("there is a cause");
+        assert!(source.is::<rustls::Error>(), "{source}");
+    }
+}
