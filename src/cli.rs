@@ -50,7 +50,7 @@ enum Command {
     Health(health::Health),
     /// Print the Envoy configuration that fits this one
     Envoy(envoy::Envoy),
-    /// RequestGuard another program's configuration into one of ours
+    /// Turn another program's configuration into one of ours
     #[command(subcommand)]
     Import(import::Import),
     /// Print the JSON Schema of the configuration, for editors

@@ -18,7 +18,7 @@ use crate::config::load_foreign;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Import {
-    /// RequestGuard a Datasette configuration (datasette.yaml, metadata.yaml or .json) into one of ours
+    /// Turn a Datasette configuration (datasette.yaml, metadata.yaml or .json) into one of ours
     Datasette(Datasette),
 }
 
