@@ -40,6 +40,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::authorizer::Authorizer;
@@ -50,7 +51,6 @@ use crate::keys::Keys;
 use crate::server::connection_limit::LimitedListener;
 use crate::server::http1;
 use crate::server::tls::Acceptor;
-use crate::shutdown::Closing;
 use crate::telemetry::audit_log::{AuditLog, Reservation};
 use audit::Attempt;
 use error::ApiError;
@@ -94,15 +94,15 @@ impl Admin {
     }
 }
 
-/// Serves the API and the page, over TLS with an acceptor, until `closing`.  Then it waits for the requests in flight
+/// Serves the API and the page, over TLS with an acceptor, until `shutdown`.  Then it waits for the requests in flight
 /// and for the changes whose client has disconnected.
 pub async fn serve(
     listener: LimitedListener,
     tls: Option<Arc<Acceptor>>,
     admin: Arc<Admin>,
-    closing: Closing,
+    shutdown: CancellationToken,
 ) {
-    http1::serve(listener, tls, router(Arc::clone(&admin)), closing).await;
+    http1::serve(listener, tls, router(Arc::clone(&admin)), shutdown).await;
     admin.changes.close();
     admin.changes.wait().await;
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
 use crate::authorizer::Authorizer;
@@ -17,14 +18,14 @@ use crate::keys::Keys;
 use crate::keys::store::OpenError;
 use crate::memory;
 use crate::probes;
-use crate::readiness::Health;
+use crate::readiness::ReadinessHandle;
 use crate::reload::{InForce, Origin, Reloader};
 use crate::server::BindError;
-use crate::server::activation::{ActivationError, Inherited};
+use crate::server::activation::{ActivationError, InheritedSockets};
 use crate::server::connection_limit::{LimitedListener, within_descriptors, within_memory};
 use crate::server::tls::Acceptors;
 use crate::service_manager;
-use crate::shutdown::{Shutdown, SighupStream, Signals};
+use crate::shutdown::{SighupStream, Signals};
 use crate::telemetry::Telemetry;
 use crate::telemetry::audit_log::AuditLog;
 use crate::telemetry::decision_log::DecisionLog;
@@ -142,7 +143,7 @@ pub async fn build(
     let max_request_bytes = startup.ext_authz.max_request_bytes;
     let service = CheckService::new(Arc::clone(&authorizer), Arc::clone(&telemetry), max_request_bytes);
 
-    let mut inherited = Inherited::from_environment()?;
+    let mut inherited = InheritedSockets::from_environment()?;
     let ext_authz_listener = inherited.listener(&startup.ext_authz.listen).await?;
     let probes_listener = inherited.listener(&startup.probes.listen).await?;
     let limited = |listener, name, most| {
@@ -201,16 +202,18 @@ impl Bound {
     /// # Errors
     /// [`ServeError`]: a listener stopped by itself, files cannot be watched, or reflection cannot be served.
     pub async fn serve(self, mut signals: Signals, mut hangups: SighupStream) -> Result<(), ServeError> {
-        let (shutdown, closing) = Shutdown::new();
-        let (health, readiness) = Health::new();
-        let (routes, reported) = ext_authz::health::routes().await;
+        let shutdown = CancellationToken::new();
+        // The listeners close however this function ends.
+        let _closes_listeners = shutdown.clone().drop_guard();
+        let (health, readiness) = ReadinessHandle::new();
+        let (routes, grpc_health) = ext_authz::health::routes().await;
         let routes = if self.options.reflection { ext_authz::reflection::add_to(routes)? } else { routes };
         let drain = self.options.drain;
 
         for (listener, address) in [("ext_authz", &self.ext_authz), ("probes", &self.probes)] {
             tracing::info!(listener, %address, "listening");
         }
-        let admin_closing = closing.clone();
+        let admin_shutdown = shutdown.clone();
         let Acceptors { ext_authz: ext_authz_tls, admin: admin_tls } = self.acceptors;
         let bound_admin = self.admin;
         if let Some(BoundAdmin { address, .. }) = &bound_admin {
@@ -219,18 +222,16 @@ impl Bound {
         let admin = async move {
             match bound_admin {
                 Some(BoundAdmin { listener, admin, .. }) => {
-                    admin::serve(listener, admin_tls, admin, admin_closing).await;
+                    admin::serve(listener, admin_tls, admin, admin_shutdown).await;
                 }
-                None => {
-                    let mut closing = admin_closing;
-                    closing.begun().await;
-                }
+                None => admin_shutdown.cancelled().await,
             }
         };
         let telemetry = Arc::clone(&self.telemetry);
-        let probes = probes::serve(self.probes_listener, readiness, self.telemetry, closing.clone());
+        let probes = probes::serve(self.probes_listener, readiness, self.telemetry, shutdown.clone());
         let mut probes = tokio::spawn(probes);
-        let checks = ext_authz::serve(self.ext_authz_listener, ext_authz_tls, self.service, routes, closing);
+        let checks =
+            ext_authz::serve(self.ext_authz_listener, ext_authz_tls, self.service, routes, shutdown.clone());
         let mut admin = tokio::spawn(admin);
         let reloads = self.reloader.start().map_err(ServeError::Reload)?;
         let follower = self.keys.as_ref().map(|keys| tokio::spawn(Arc::clone(keys).follow()));
@@ -252,10 +253,10 @@ impl Bound {
             None => {
                 // Whoever reads the line below finds everybody else told.
                 health.set_ready();
-                reported.ready(true).await;
+                grpc_health.set_serving().await;
                 tracing::info!("serving");
                 service_manager::ready();
-                service_manager::keep_watchdog_quiet();
+                service_manager::start_watchdog();
                 // A door that closes by itself is our own fault, and whoever restarts us must hear of it.
                 let signal = tokio::select! {
                     signal = next_end(&mut signals, &mut hangups, at_hangup) => signal,
@@ -268,7 +269,7 @@ impl Bound {
         };
         tracing::info!(signal, drain_seconds = drain.as_secs_f64(), "draining");
         health.set_not_ready();
-        reported.ready(false).await;
+        grpc_health.set_not_serving().await;
         service_manager::stopping();
         reloads.stop();
         let ignore = || {
@@ -279,7 +280,7 @@ impl Bound {
             () = tokio::time::sleep(drain) => {}
             signal = next_end(&mut signals, &mut hangups, ignore) => tracing::info!(signal, "drain cut short"),
         }
-        shutdown.close();
+        shutdown.cancel();
         let finished =
             tokio::time::timeout(FINISH, async { (checks.await, probes.await, admin.await) }).await;
         if let (Some(keys), Some(follower)) = (&self.keys, follower) {

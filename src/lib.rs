@@ -83,11 +83,11 @@
 //!
 //! | what may grow | bounded by |
 //! | --- | --- |
-//! | connections, a task each | places ([`server::connection_limit`]): for one more the one that waited longest is closed |
+//! | connections, a task each | a limit ([`server::connection_limit`]): for one more, the one that waited longest is closed |
 //! | streams, a task each | a share of [`memory::limit`] ([`ext_authz::limits`]), 30 s of life ([`ext_authz::listener`]) |
 //! | streams that are reset, or break the rules | `MAX_PENDING_RESETS`, `MAX_BROKEN_STREAMS`: then the connection ends ([`server::http2`]) |
-//! | messages that are arriving | their size and [`ext_authz::codec::frame::Budget`], a share of [`memory::limit`] |
-//! | Checks that are open, or lack their message | shares of the same: [`server::connection_limit`], [`ext_authz::incomplete`] |
+//! | messages that arrive in pieces | their size and [`ext_authz::codec::frame::Budget`], a share of [`memory::limit`] |
+//! | Checks that are open, or lack their message | shares of the same: [`server::activity`], [`ext_authz::incomplete`] |
 //! | header blocks that are incomplete | a share of the same: [`server::header_block_limit`] |
 //! | headers of a request | `MAX_HEADERS` ([`ext_authz::codec::request`]) |
 //! | bytes that nobody reads: theirs, ours | HTTP/2's windows; [`server::write_timeout`] |

@@ -1,6 +1,7 @@
-//! Listening sockets: TCP, Unix and abstract Unix ones, behind one type.
+//! Connections: listening sockets (TCP, Unix, abstract Unix), TLS, HTTP/1, HTTP/2, and the limits of each.
 
 pub mod activation;
+pub mod activity;
 pub mod connection_limit;
 pub mod header_block_limit;
 pub mod http1;
@@ -27,14 +28,14 @@ use tokio_rustls::server::TlsStream;
 use crate::config::Listen;
 use crate::folder::FolderProblem;
 
-/// How long accepting rests after an error such as too many open files, which a retry at once would only repeat.
+/// How long the listener pauses after an error such as too many open files, which a retry at once would repeat.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Who may connect to a Unix socket: its owner and its group.
+/// The mode of a Unix socket: its owner and its group may connect.
 const SOCKET_MODE: u32 = 0o660;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// A bound socket.  A Unix socket's file goes with it, unless another one has taken its place.
+/// A bound socket.  Dropped, it removes the file of a Unix socket, unless another one has taken its place.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -58,10 +59,10 @@ pub enum BindError {
         "cannot listen on {0}: a file that is not a socket stands there; remove it or choose another path"
     )]
     NotASocket(Listen),
-    /// Another process answers there.
+    /// Another process listens there.
     #[error("cannot listen on {0}: another process is listening there; stop it or choose another address")]
     InUse(Listen),
-    /// The socket's folder is missing, or nobody of ours may write in it.
+    /// The socket's folder is missing, or the process may not write in it.
     #[error("cannot listen on {address}: {problem}")]
     Folder {
         /// The address.
@@ -69,12 +70,12 @@ pub enum BindError {
         /// What is wrong with the folder.
         problem: FolderProblem,
     },
-    /// The operating system says no.
+    /// The operating system does not allow it.
     #[error("cannot listen on {address}: {error}")]
     Refused {
         /// The address.
         address: Listen,
-        /// What the operating system says.
+        /// The error of the operating system.
         error: io::Error,
     },
 }
@@ -95,7 +96,7 @@ impl Listener {
                 Ok(Self { socket, file: None })
             }
             Listen::Unix(path) => {
-                make_way(address, path).await?;
+                remove_stale_socket(address, path).await?;
                 let socket = bind_file(path).map_err(|error| match FolderProblem::of_file(path) {
                     Some(problem) => BindError::Folder { address: address.clone(), problem },
                     None => refused(error),
@@ -110,21 +111,21 @@ impl Listener {
         }
     }
 
-    /// The address as bound: with the port that the operating system chose, where it was left to it.
-    pub fn address(&self, asked: &Listen) -> Listen {
+    /// The address as bound: where the configured one has port 0, with the port that the operating system chose.
+    pub fn address(&self, configured: &Listen) -> Listen {
         match &self.socket {
-            Socket::Tcp(listener) => listener.local_addr().map_or_else(|_| asked.clone(), Listen::Tcp),
-            Socket::Unix(_) => asked.clone(),
+            Socket::Tcp(listener) => listener.local_addr().map_or_else(|_| configured.clone(), Listen::Tcp),
+            Socket::Unix(_) => configured.clone(),
         }
     }
 
-    /// The next connection.  What cannot be accepted is logged, and accepting goes on.  How many may be open
-    /// is for [`connection_limit::LimitedListener`] to say.
+    /// The next connection.  An error is logged, and the next connection is accepted.
+    /// [`connection_limit::LimitedListener`] limits how many are open.
     pub async fn accept(&self) -> Stream {
         loop {
             let accepted = match &self.socket {
                 Socket::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
-                    // An answer is one small write: waiting for more would only delay it.
+                    // A response is one small write: Nagle's algorithm would only delay it.
                     let _ = stream.set_nodelay(true);
                     Stream::Tcp(stream)
                 }),
@@ -146,16 +147,16 @@ impl Drop for Listener {
         let Some((path, identity)) = &self.file else {
             return;
         };
-        // Our successor may have bound the same path already: its socket is not ours to remove.
+        // The next process may have bound the same path already: its socket stays.
         if identity_of(path).is_ok_and(|found| found == *identity) {
-            // It may be gone by now: then all is well.
+            // It may be gone by now, which is no error.
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-/// Removes a socket that a process left behind, and nothing else.
-async fn make_way(address: &Listen, path: &Path) -> Result<(), BindError> {
+/// Removes a socket that nobody listens on any more, and nothing else.
+async fn remove_stale_socket(address: &Listen, path: &Path) -> Result<(), BindError> {
     let Ok(metadata) = std::fs::symlink_metadata(path) else {
         return Ok(());
     };
@@ -166,7 +167,7 @@ async fn make_way(address: &Listen, path: &Path) -> Result<(), BindError> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path).map_err(|error| BindError::Refused { address: address.clone(), error })
         }
-        // Somebody answers, or at least somebody may: their socket is not ours to take.
+        // A process listens, or at least one may: its socket stays.
         Ok(_) | Err(_) => Err(BindError::InUse(address.clone())),
     }
 }
@@ -198,7 +199,7 @@ fn bind_abstract(name: &str) -> io::Result<UnixListener> {
 /// Connects to an address that a listener was bound to.
 ///
 /// # Errors
-/// What the operating system says.
+/// The error of the operating system.
 pub async fn connect(address: &Listen) -> io::Result<Stream> {
     match address {
         Listen::Tcp(tcp) => TcpStream::connect(tcp).await.map(Stream::Tcp),
@@ -218,11 +219,11 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Over a Unix socket.
     Unix(UnixStream),
-    /// Over one of the others, after a handshake ([`tls`]).  Boxed, so that it costs the others nothing.
+    /// Over one of the others, after a handshake ([`tls`]).  Boxed, so that it does not make the others larger.
     Tls(Box<TlsStream<Stream>>),
 }
 
-/// Who is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     /// An address.
@@ -232,7 +233,7 @@ pub enum Peer {
 }
 
 impl Stream {
-    /// Who is at the other end; `None` when they have gone already.
+    /// The other end; `None` when the client has disconnected already.
     pub fn peer(&self) -> Option<Peer> {
         match self {
             Self::Tcp(stream) => stream.peer_addr().ok().map(|address| Peer::Ip(address.ip())),
@@ -241,7 +242,7 @@ impl Stream {
         }
     }
 
-    /// Whose connection it is, for the log.
+    /// The client's address, for the log.
     pub fn client(&self) -> String {
         match self {
             Self::Tcp(stream) => {

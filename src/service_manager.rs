@@ -1,33 +1,32 @@
-//! What a service manager hears of us (sd_notify(3)): with `Type=notify` systemd knows when we serve.
+//! Notifies the service manager (sd_notify(3)): with `Type=notify` systemd knows when the server serves.
 //!
-//! Nothing is said when nobody listens (`NOTIFY_SOCKET` is unset), and a service manager that cannot hear
-//! us must not stop us: it is told in the log, and we go on.
+//! Nothing is sent where `NOTIFY_SOCKET` is unset.  An error is logged and stops nothing.
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// We serve.
+/// The server serves.
 pub fn ready() {
     notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
 }
 
-/// We go on answering for a while, and end.
+/// The server answers for a while longer, and ends.
 pub fn stopping() {
     notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
 }
 
-/// Says that we are alive, as often as `WatchdogSec=` wants to hear it.  A runtime whose threads are all stuck
-/// says nothing, and is restarted.
-pub fn keep_watchdog_quiet() {
-    let Some(patience) = sd_notify::watchdog_enabled() else {
+/// Notifies the watchdog as often as `WatchdogSec=` wants.  A runtime whose threads are all stuck sends nothing, and the
+/// service manager restarts it.
+pub fn start_watchdog() {
+    let Some(timeout) = sd_notify::watchdog_enabled() else {
         return;
     };
     // sd_watchdog_enabled(3): every half of the time.
-    let mut beats = tokio::time::interval((patience / 2).max(Duration::from_millis(1)));
+    let mut interval = tokio::time::interval((timeout / 2).max(Duration::from_millis(1)));
     tokio::spawn(async move {
         loop {
-            beats.tick().await;
+            interval.tick().await;
             notify(&[NotifyState::Watchdog]);
         }
     });

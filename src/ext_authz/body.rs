@@ -39,8 +39,8 @@ impl AnswerBody {
         let code = match error {
             FrameError::Unreadable | FrameError::Misframed | FrameError::Empty => "13",
             FrameError::Compressed => "12",
-            FrameError::TooLong | FrameError::Crowded => "8",
-            FrameError::TooSlow => "4",
+            FrameError::TooLong | FrameError::OverBudget => "8",
+            FrameError::TimedOut => "4",
         };
         Self::Trailers(status_trailers(code, &error.to_string()))
     }

@@ -1,4 +1,4 @@
-//! The Checks whose message has not arrived: when there are too many, the one that has waited longest gives way.
+//! The Checks whose message has not arrived: when there are too many, the one that has waited longest is evicted.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -7,64 +7,65 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-/// Those that wait, in the order in which they began to.
+/// The Checks that wait for their message, oldest first.
 #[derive(Debug)]
 pub struct IncompleteQueue {
-    most: usize,
-    waiting: Mutex<Queued>,
+    capacity: usize,
+    slots: Mutex<Slots>,
 }
 
 #[derive(Debug, Default)]
-struct Queued {
-    next: u64,
-    /// Dropped, each ends its wait.
-    places: BTreeMap<u64, oneshot::Sender<()>>,
+struct Slots {
+    next_number: u64,
+    /// Dropped, each evicts its Check.
+    evictors: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
-/// A place in the line; left when it is dropped.
+/// A place in the queue, free again when it is dropped.
 #[derive(Debug)]
-pub struct QueueSlot<'l> {
-    line: &'l IncompleteQueue,
+pub struct QueueSlot<'q> {
+    queue: &'q IncompleteQueue,
     number: u64,
-    lost: oneshot::Receiver<()>,
+    evicted: oneshot::Receiver<()>,
 }
 
 impl IncompleteQueue {
-    /// A line of no more than so many.
-    pub fn new(most: usize) -> Self {
-        Self { most, waiting: Mutex::default() }
+    /// A queue of `capacity` Checks.
+    pub fn new(capacity: usize) -> Self {
+        Self { capacity, slots: Mutex::default() }
     }
 
-    /// Joins at the end.
-    pub fn join(&self) -> QueueSlot<'_> {
-        let (sender, lost) = oneshot::channel();
-        let mut waiting = self.waiting();
-        let number = waiting.next;
-        waiting.next += 1;
-        waiting.places.insert(number, sender);
-        let first = if waiting.places.len() > self.most { waiting.places.pop_first() } else { None };
-        drop(waiting);
-        drop(first);
-        QueueSlot { line: self, number, lost }
+    /// Adds a Check, and evicts the oldest one where there are too many.
+    pub fn push(&self) -> QueueSlot<'_> {
+        let (sender, evicted) = oneshot::channel();
+        let mut slots = self.slots();
+        let number = slots.next_number;
+        slots.next_number += 1;
+        slots.evictors.insert(number, sender);
+        let oldest = if slots.evictors.len() > self.capacity { slots.evictors.pop_first() } else { None };
+        drop(slots);
+        // Wakes a task: not under the lock.
+        drop(oldest);
+        QueueSlot { queue: self, number, evicted }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Queued> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl QueueSlot<'_> {
-    /// Waits until the place is lost to somebody who came later.
-    pub fn poll_lost(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the Check was evicted by one that came later.
+    pub fn poll_evicted(&mut self, context: &mut Context<'_>) -> Poll<()> {
         // Nothing is ever sent.
-        Pin::new(&mut self.lost).poll(context).map(drop)
+        Pin::new(&mut self.evicted).poll(context).map(drop)
     }
 }
 
 impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
-        let place = self.line.waiting().places.remove(&self.number);
-        drop(place);
+        let evictor = self.queue.slots().evictors.remove(&self.number);
+        drop(evictor);
     }
 }
 
@@ -74,23 +75,23 @@ mod tests {
 
     use super::*;
 
-    fn is_lost(place: &mut QueueSlot<'_>) -> bool {
-        place.poll_lost(&mut Context::from_waker(Waker::noop())).is_ready()
+    fn is_evicted(slot: &mut QueueSlot<'_>) -> bool {
+        slot.poll_evicted(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     #[test]
-    fn who_has_waited_longest_gives_way() {
-        let line = IncompleteQueue::new(2);
-        let mut places: Vec<_> = (0..2).map(|_| line.join()).collect();
-        assert!(!places.iter_mut().any(is_lost));
+    fn the_check_that_has_waited_longest_is_evicted() {
+        let queue = IncompleteQueue::new(2);
+        let mut slots: Vec<_> = (0..2).map(|_| queue.push()).collect();
+        assert!(!slots.iter_mut().any(is_evicted));
         // One that leaves makes room.
-        drop(places.remove(0));
-        places.push(line.join());
-        assert!(!places.iter_mut().any(is_lost));
-        places.push(line.join());
-        let lost: Vec<_> = places.iter_mut().map(is_lost).collect();
-        assert_eq!(lost, [true, false, false]);
-        drop(places);
-        assert!(line.waiting().places.is_empty());
+        drop(slots.remove(0));
+        slots.push(queue.push());
+        assert!(!slots.iter_mut().any(is_evicted));
+        slots.push(queue.push());
+        let evicted: Vec<_> = slots.iter_mut().map(is_evicted).collect();
+        assert_eq!(evicted, [true, false, false]);
+        drop(slots);
+        assert!(queue.slots().evictors.is_empty());
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use super::body::text_response;
@@ -16,11 +17,11 @@ use super::tonic_services::{
 };
 use super::wiring::WrongWiring;
 use super::{health, reflection};
-use crate::server::connection_limit::{Answer, ConnectionActivity, LimitedListener, RequestGuard};
+use crate::server::activity::{ConnectionActivity, InFlightBody, InFlightRequest};
+use crate::server::connection_limit::LimitedListener;
 use crate::server::header_block_limit::HeaderBlockBudget;
 use crate::server::http2::{self, PREFACE_LENGTH, Settings, StreamHandler};
 use crate::server::tls::Acceptor;
-use crate::shutdown::Closing;
 
 /// How long the stream of a Check may live, its answer taken by the client included.  No Envoy waits that long.
 const CHECK_STREAM_TIMEOUT: Duration = Duration::from_secs(30);
@@ -28,14 +29,14 @@ const CHECK_STREAM_TIMEOUT: Duration = Duration::from_secs(30);
 const TONIC_STREAM_TIMEOUT: Duration =
     Duration::from_secs(READ_TIMEOUT.as_secs() + CALL_TIMEOUT.as_secs() + CHECK_STREAM_TIMEOUT.as_secs());
 
-/// Serves connections, over TLS where there is an acceptor, until it is time to close; then lets those that are open
+/// Serves connections, over TLS where there is an acceptor, until the shutdown; then lets those that are open
 /// finish.
 pub async fn serve(
     listener: LimitedListener,
     tls: Option<Arc<Acceptor>>,
     checks: CheckService,
     routes: Routes,
-    closing: Closing,
+    shutdown: CancellationToken,
 ) {
     let shares = checks.shares();
     let settings = Settings { max_concurrent_streams: shares.streams, window: shares.window };
@@ -49,7 +50,7 @@ pub async fn serve(
         activity,
         tonic_permits: Arc::new(Semaphore::new(MAX_CALLS_PER_CONNECTION)),
     };
-    http2::serve(listener, tls, settings, header_blocks, connection, closing).await;
+    http2::serve(listener, tls, settings, header_blocks, connection, shutdown).await;
 }
 
 /// What the listener serves.
@@ -101,7 +102,7 @@ impl Connection {
 }
 
 impl StreamHandler for Connection {
-    type Body = Answer<ListenerBody, RequestGuard>;
+    type Body = InFlightBody<ListenerBody, InFlightRequest>;
     type Error = TooManyStreams;
 
     fn stream_timeout(&self, request: &Request<Incoming>) -> Duration {
@@ -114,24 +115,26 @@ impl StreamHandler for Connection {
         self: Arc<Self>,
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Self::Body>, TooManyStreams>> + Send + 'static {
-        let guard = RequestGuard::begin(Arc::clone(&self.activity));
+        let in_flight = InFlightRequest::new(Arc::clone(&self.activity));
         let route = self.route(request);
         async move {
             let Services { checks, tonic, .. } = &*self.services;
             // An answer is held until the client takes it: at some point there is room for no more.
-            if guard.crowds(checks.shares().open_checks.saturating_mul(2)) {
+            if in_flight.exceeds(checks.shares().open_checks.saturating_mul(2)) {
                 return Err(TooManyStreams);
             }
             let response = match route {
-                Route::Check(call) => checks.respond(call, &guard).await.map(ListenerBody::Answer),
-                Route::Tonic(request) => Box::pin(tonic.call(*request, &self.tonic_permits, &guard)).await,
+                Route::Check(call) => checks.respond(call, &in_flight).await.map(ListenerBody::Answer),
+                Route::Tonic(request) => {
+                    Box::pin(tonic.call(*request, &self.tonic_permits, &in_flight)).await
+                }
                 Route::Rejected(RejectedCall { status, text, body }) => {
                     checks.drain().drain(body);
                     text_response(status, text).map(ListenerBody::Answer)
                 }
             };
-            guard.answered();
-            Ok(response.map(|body| Answer::new(body, guard)))
+            in_flight.mark_answered();
+            Ok(response.map(|body| InFlightBody::new(body, in_flight)))
         }
     }
 

@@ -1,4 +1,4 @@
-//! gRPC reflection (`serve --reflection`): lets a generic client list and call what is served here.
+//! gRPC reflection (`serve --reflection`): a generic client can list and call the services of this listener.
 
 use tonic::service::Routes;
 use tonic_reflection::server::{Builder, Error};

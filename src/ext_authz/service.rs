@@ -29,7 +29,7 @@ use super::wiring::{WrongWiring, WrongWirings};
 use crate::authorizer::Authorizer;
 use crate::deny_reason::DenyReason;
 use crate::memory;
-use crate::server::connection_limit::{Answer, ConnectionActivity, RequestGuard};
+use crate::server::activity::{ConnectionActivity, InFlightBody, InFlightRequest};
 use crate::telemetry::Telemetry;
 use crate::telemetry::traces::CheckSpan;
 
@@ -102,7 +102,7 @@ impl CheckService {
             incomplete: IncompleteQueue::new(shares.open_checks as usize / 2),
             drain: BodyDrain::new(),
             wrong_wirings,
-            activity: ConnectionActivity::alone(),
+            activity: ConnectionActivity::detached(),
         }))
     }
 
@@ -150,14 +150,14 @@ impl CheckService {
     pub(super) fn respond<'a, B>(
         &'a self,
         CheckCall { mut body, deadline, span }: CheckCall<B>,
-        guard: &'a RequestGuard,
+        in_flight: &'a InFlightRequest,
     ) -> impl Future<Output = Response<AnswerBody>> + Send + 'a
     where
         B: Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
     {
         async move {
             let State { handler, budget, .. } = &*self.0;
-            if guard.crowds(self.0.shares.open_checks) {
+            if in_flight.exceeds(self.0.shares.open_checks) {
                 let denial = handler.deny(DenyReason::Overloaded, span);
                 self.0.drain.drain(body);
                 return grpc_response(StatusCode::OK, AnswerBody::Message(denial));
@@ -173,17 +173,17 @@ impl CheckService {
                 let mut slot = None;
                 std::future::poll_fn(|context| {
                     if let Poll::Ready(message) = reading.as_mut().poll(context) {
-                        return Poll::Ready(message.unwrap_or(Err(FrameError::TooSlow)));
+                        return Poll::Ready(message.unwrap_or(Err(FrameError::TimedOut)));
                     }
                     // Nearly all come with their message, and never wait.
-                    let slot = slot.get_or_insert_with(|| self.0.incomplete.join());
-                    slot.poll_lost(context).map(|()| Err(FrameError::Crowded))
+                    let slot = slot.get_or_insert_with(|| self.0.incomplete.push());
+                    slot.poll_evicted(context).map(|()| Err(FrameError::OverBudget))
                 })
                 .await
             };
             let error = match message {
                 Ok(Message { bytes, held: _until_answered }) => {
-                    guard.arrived();
+                    in_flight.mark_received();
                     let answer = handler.check(&bytes, deadline, span).await;
                     return grpc_response(StatusCode::OK, AnswerBody::Message(answer));
                 }
@@ -195,7 +195,7 @@ impl CheckService {
                     let denial = handler.deny(DenyReason::RequestTooLarge, span);
                     grpc_response(StatusCode::OK, AnswerBody::Message(denial))
                 }
-                FrameError::Crowded => {
+                FrameError::OverBudget => {
                     let denial = handler.deny(DenyReason::Overloaded, span);
                     grpc_response(StatusCode::OK, AnswerBody::Message(denial))
                 }
@@ -207,7 +207,7 @@ impl CheckService {
                 FrameError::Unreadable
                 | FrameError::Misframed
                 | FrameError::Compressed
-                | FrameError::TooSlow => {
+                | FrameError::TimedOut => {
                     handler.record_unreadable(error, span);
                     grpc_response(StatusCode::BAD_REQUEST, AnswerBody::from_error(error))
                 }
@@ -243,7 +243,7 @@ impl<B> Service<Request<B>> for CheckService
 where
     B: Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
 {
-    type Response = Response<Answer<AnswerBody, RequestGuard>>;
+    type Response = Response<InFlightBody<AnswerBody, InFlightRequest>>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
@@ -255,7 +255,7 @@ where
         // The peer's address lies in an extension whose type is the server's own.
         const PEER: &str = "unknown";
         let service = self.clone();
-        let guard = RequestGuard::begin(Arc::clone(&self.0.activity));
+        let in_flight = InFlightRequest::new(Arc::clone(&self.0.activity));
         let path = request.uri().path();
         let call = if path == CHECK_PATH {
             self.read_head(request, PEER)
@@ -266,14 +266,14 @@ where
         };
         Box::pin(async move {
             let response = match call {
-                Ok(call) => service.respond(call, &guard).await,
+                Ok(call) => service.respond(call, &in_flight).await,
                 Err(RejectedCall { status, text, body }) => {
                     service.drain().drain(body);
                     text_response(status, text)
                 }
             };
-            guard.answered();
-            Ok(response.map(|body| Answer::new(body, guard)))
+            in_flight.mark_answered();
+            Ok(response.map(|body| InFlightBody::new(body, in_flight)))
         })
     }
 }

@@ -21,7 +21,7 @@ use super::body::{
 };
 use super::codec::frame::{self, FrameError};
 use super::service::{NO_MESSAGE, READ_TIMEOUT};
-use crate::server::connection_limit::RequestGuard;
+use crate::server::activity::InFlightRequest;
 
 /// Calls that one connection may have open.
 pub(super) const MAX_CALLS_PER_CONNECTION: usize = 64;
@@ -55,13 +55,13 @@ impl TonicServices {
         &self,
         request: Request<Incoming>,
         connection_permits: &Arc<Semaphore>,
-        guard: &RequestGuard,
+        in_flight: &InFlightRequest,
     ) -> Response<ListenerBody> {
         let (head, body) = request.into_parts();
         let mut body = DrainedBody::new(body, self.drain.clone());
         let permit = |permits: &Arc<Semaphore>| Arc::clone(permits).try_acquire_owned();
         let (Ok(of_connection), Ok(of_all)) = (permit(connection_permits), permit(&self.permits)) else {
-            let error = AnswerBody::from_error(FrameError::Crowded);
+            let error = AnswerBody::from_error(FrameError::OverBudget);
             return grpc_response(StatusCode::SERVICE_UNAVAILABLE, error).map(ListenerBody::Answer);
         };
         // tonic answers a call without a message with status 200 and an error in the trailers.
@@ -69,7 +69,7 @@ impl TonicServices {
         let Ok(Some(first)) = first else {
             return text_response(StatusCode::BAD_REQUEST, NO_MESSAGE).map(ListenerBody::Answer);
         };
-        guard.arrived();
+        in_flight.mark_received();
         let body = http_body_util::BodyExt::boxed(PrependedBody::new(first, body));
         let response = self.routes.clone().oneshot(Request::from_parts(head, body)).await;
         let mut response = response.unwrap_or_else(|never| match never {});

@@ -1,5 +1,5 @@
-//! Neighbours that are wired to this listener in a way that cannot work: each is counted, and named in the log with
-//! what to change.  Without that an operator sees nothing but denied requests at Envoy.
+//! Clients that are configured in a way that cannot work with this listener: each is counted, and the log says what to
+//! change.  Without that an operator sees nothing but denied requests at Envoy.
 
 use prometheus_client::metrics::counter::Counter;
 
@@ -7,16 +7,16 @@ use crate::server::http2::{PREFACE, PREFACE_LENGTH};
 use crate::server::log_throttle::LogThrottle;
 use crate::telemetry::metrics::Metrics;
 
-/// What is wrong.
+/// How a client is configured wrongly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WrongWiring {
     /// HTTP/1 where gRPC wants HTTP/2.
     Http1,
     /// TLS on a listener without it.
     Tls,
-    /// Plain text on a listener with TLS is heard by the handshake; behind it, something that is no HTTP/2.
+    /// Something that is no HTTP/2.  (Plain text on a listener with TLS fails in the TLS handshake.)
     NotHttp2,
-    /// HTTP/2 that is no gRPC: Envoy's `http_service`.
+    /// HTTP/2 without gRPC: Envoy's `http_service`.
     NotGrpc,
     /// The second version of Envoy's API.
     V2,
@@ -29,7 +29,7 @@ impl WrongWiring {
     pub const ALL: [Self; 6] =
         [Self::Http1, Self::Tls, Self::NotHttp2, Self::NotGrpc, Self::V2, Self::Authority];
 
-    /// What the first bytes of a connection show; `None` where they are HTTP/2's.
+    /// The kind by the first bytes of a connection; `None` where they are the preface of HTTP/2.
     pub fn of_preface(preface: &[u8; PREFACE_LENGTH], is_tls: bool) -> Option<Self> {
         if preface == PREFACE {
             return None;
@@ -45,7 +45,7 @@ impl WrongWiring {
         Some(if is_method && !preface.starts_with(b"PRI ") { Self::Http1 } else { Self::NotHttp2 })
     }
 
-    /// What a path shows that is not served here.
+    /// The kind by a path that is not served here.
     pub fn of_path(path: &str) -> Self {
         let is_v2 = path.starts_with("/envoy.service.auth.v2");
         if is_v2 { Self::V2 } else { Self::NotGrpc }
@@ -91,7 +91,7 @@ impl WrongWiring {
     }
 }
 
-/// Counts and names them.
+/// Counts and logs them.
 #[derive(Debug)]
 pub struct WrongWirings([(WrongWiring, Counter, LogThrottle); WrongWiring::ALL.len()]);
 
@@ -101,7 +101,7 @@ impl WrongWirings {
         Self(WrongWiring::ALL.map(|kind| (kind, metrics.wrong_wirings(kind.as_str()), LogThrottle::new())))
     }
 
-    /// Counts one, and says so in the log once in a while.
+    /// Counts one, and logs it where the throttle allows it.
     pub fn report(&self, kind: WrongWiring, peer: &str) {
         for (_, counter, log_throttle) in self.0.iter().filter(|(counted, ..)| *counted == kind) {
             counter.inc();
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_bytes_tell_what_is_spoken() {
+    fn the_first_bytes_show_the_protocol() {
         let cases: &[(&[u8; 24], bool, Option<WrongWiring>)] = &[
             (PREFACE, false, None),
             (PREFACE, true, None),

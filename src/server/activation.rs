@@ -1,7 +1,7 @@
-//! Sockets that a service manager opened for us (systemd.socket(5), sd_listen_fds(3)).
+//! Sockets that the service manager opened (socket activation: systemd.socket(5), sd_listen_fds(3)).
 //!
-//! They outlive the process: while it restarts, connections wait in them instead of being denied.
-//! Which socket is whose is told by its address, so that their order and their names do not matter.
+//! They outlive the process: while it restarts, connections wait in them instead of being refused.
+//! A socket belongs to the listener with its address, so that the order and the names of sockets do not matter.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -12,11 +12,11 @@ use tokio::net::{TcpListener, UnixListener};
 use super::{BindError, Listener, Socket};
 use crate::config::Listen;
 
-/// The sockets that we were started with and that nobody has taken yet, with their addresses.
+/// The inherited sockets that no listener has taken yet, with their addresses.
 #[derive(Debug, Default)]
-pub struct Inherited(Vec<(Listen, Socket)>);
+pub struct InheritedSockets(Vec<(Listen, Socket)>);
 
-/// Why the sockets that we were started with cannot be used.
+/// Why the inherited sockets cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivationError {
     /// Neither TCP nor a Unix stream socket, or one that does not listen.
@@ -30,7 +30,7 @@ pub enum ActivationError {
         /// What is wrong with it.
         error: io::Error,
     },
-    /// Its address is none of the configuration's: a client that connects there would wait for ever.
+    /// Its address is none of the configuration's: a client that connects there would wait forever.
     #[error(
         "the service manager listens on {0}, and the configuration does not; \
          write the same address into `listen` and into ListenStream="
@@ -38,8 +38,8 @@ pub enum ActivationError {
     Unwanted(Listen),
 }
 
-impl Inherited {
-    /// What the environment tells of (`LISTEN_FDS`, `LISTEN_PID`): mostly nothing.
+impl InheritedSockets {
+    /// The sockets of the environment (`LISTEN_FDS`, `LISTEN_PID`): mostly none.
     ///
     /// Called within a runtime, which the sockets become a part of.
     ///
@@ -57,7 +57,7 @@ impl Inherited {
     /// The listener for an address: the inherited one, else one that is bound now.
     ///
     /// # Errors
-    /// [`BindError`]: there is none to inherit, and the address is not to be had.
+    /// [`BindError`]: none was inherited, and the address cannot be bound.
     pub async fn listener(&mut self, address: &Listen) -> Result<Listener, BindError> {
         match self.0.iter().position(|(inherited, _)| inherited == address) {
             Some(index) => {
@@ -69,7 +69,7 @@ impl Inherited {
         }
     }
 
-    /// Holds that every socket was taken.
+    /// Checks that every socket was taken.
     ///
     /// # Errors
     /// [`ActivationError::Unwanted`].

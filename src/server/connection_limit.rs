@@ -1,290 +1,121 @@
-//! How many connections a listener has open at a time, and which one makes room for the next.
+//! How many connections a listener has open at a time, and which one is closed for a new one.
 //!
-//! Whoever comes is let in.  What is closed for that is the connection that has waited longest without a request that
-//! arrived whole: first those that never sent the head of one, then those that idle.  One whose request is being
-//! answered is never closed; if all are, whoever comes next is.
+//! A new connection is always accepted.  Where there are too many, the listener closes the one that has gone longest
+//! without a request that arrived whole: first those that never sent the head of one, then the idle ones.  A connection
+//! whose request is being answered is never closed; if all are, the new one is.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use http_body::{Body, Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio_util::sync::CancellationToken;
 
+use super::activity::{ConnectionActivity, ListenerActivity};
 use super::log_throttle::LogThrottle;
 use super::{Listener, Stream};
-use crate::shutdown::Closing;
 
 /// Descriptors that other things than the connections of ext_authz may need: those of the other listeners,
 /// the key store's, and the files that are read and watched.
 const RESERVED_DESCRIPTORS: usize = 512;
-/// However few descriptors there are, so many connections are tried.
-const FEWEST: usize = 16;
+/// Connections that are tried however few descriptors there are.
+const MIN_CONNECTIONS: usize = 16;
 /// One connection of ext_authz for so much of the memory limit: an idle one takes a quarter of this, twice as much with
 /// TLS.
-const MEMORY_SHARE: u64 = 128 * 1024;
-/// How long a client may take none of its answer before the answer keeps its connection open no longer.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
-/// How long a connection that makes room may take to say so: an idle one of HTTP/2 sends GOAWAY.
-const LEAVE_TIME: Duration = Duration::from_secs(1);
+const BYTES_PER_CONNECTION: u64 = 128 * 1024;
+/// How long an idle connection may take to close gracefully: over HTTP/2 it sends GOAWAY.
+const GRACEFUL_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it gets as long again because a request arrived on it meanwhile.
-const MAX_LEAVE_TURNS: u32 = 10;
-/// Requests that a connection may have open however many others have.
-const MIN_REQUESTS: u32 = 8;
-/// Connections that may be leaving at a time, beyond those that may be open.
-const MAX_LEAVING: usize = 64;
+const MAX_GRACEFUL_CLOSE_EXTENSIONS: u32 = 10;
+/// Connections that may be closing gracefully at a time, beyond those that may be open.
+const MAX_CLOSING: usize = 64;
 
 /// A listener that has no more than so many connections open.
 #[derive(Debug)]
 pub struct LimitedListener {
     listener: Listener,
     name: &'static str,
-    most: usize,
+    max_connections: usize,
     closed: Counter,
     log_throttle: LogThrottle,
 }
 
-/// A connection's place among those that may be open.
+/// A connection, seen from the task that serves it.
 #[derive(Debug)]
 pub struct ConnectionSlot {
     /// What happens on the connection.
     pub activity: Arc<ConnectionActivity>,
-    /// Ends when the connection shall end, once nothing is in flight on it.
-    pub leave: oneshot::Receiver<()>,
+    /// Resolves when the connection shall end, once nothing is in flight on it.
+    ///
+    /// No `CancellationToken`: it is polled whenever the connection is, and a token would take two locks each time.
+    pub close: oneshot::Receiver<()>,
 }
 
-/// What happens on a connection, as far as it matters to whoever needs room.
-#[derive(Debug)]
-pub struct ConnectionActivity {
-    all: Arc<ListenerActivity>,
-    /// Whether the head of a request has ever arrived.
-    has_begun: AtomicBool,
-    /// When it last was of use, in microseconds: accepted, answered, or read from after it was slow.
-    since: AtomicU64,
-    /// Requests whose head has arrived and whose answer has not been taken.
-    requests: AtomicU32,
-    /// Requests that have arrived and are being answered.
-    answering: AtomicU32,
-    /// Answers that the client has not taken yet.
-    taking: AtomicU32,
-}
-
-/// What happens on all connections of a listener.
-#[derive(Debug)]
-struct ListenerActivity {
-    begun: Instant,
-    /// Requests whose head has arrived and whose answer has not been taken.
-    requests: AtomicU32,
-}
-
-impl ListenerActivity {
-    fn now(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-}
-
-impl ConnectionActivity {
-    fn new(all: Arc<ListenerActivity>) -> Self {
-        let since = AtomicU64::new(all.now());
-        let [requests, answering, taking] = [0; 3].map(AtomicU32::new);
-        Self { all, has_begun: AtomicBool::new(false), since, requests, answering, taking }
-    }
-
-    /// That of a connection with no others beside it.
-    pub fn alone() -> Arc<Self> {
-        let all = ListenerActivity { begun: Instant::now(), requests: AtomicU32::new(0) };
-        Arc::new(Self::new(Arc::new(all)))
-    }
-
-    /// The client takes none of the bytes that wait for it.
-    pub fn stalls(&self) {
-        self.taking.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// After a stall the client has taken some.
-    pub fn goes_on(&self) {
-        self.taking.fetch_sub(1, Ordering::Relaxed);
-        self.since.store(self.all.now(), Ordering::Relaxed);
-    }
-
-    fn is_answering(&self) -> bool {
-        self.answering.load(Ordering::Relaxed) > 0
-    }
-
-    /// Its rank among those that may be closed, the lowest first; `None` while it may not be.
-    fn rank(&self, now: u64) -> Option<(bool, u64)> {
-        let since = self.since.load(Ordering::Relaxed);
-        let is_read = self.taking.load(Ordering::Relaxed) > 0
-            && Duration::from_micros(now.saturating_sub(since)) < ANSWER_PATIENCE;
-        let may_be_closed = !self.is_answering() && !is_read;
-        may_be_closed.then(|| (self.has_begun.load(Ordering::Relaxed), since))
-    }
-}
-
-/// A request from its head to the end of its answer.
-#[derive(Debug)]
-pub struct RequestGuard {
+/// A connection, seen from the listener.
+struct OpenConnection {
     activity: Arc<ConnectionActivity>,
-    stage: AtomicU8,
-}
-
-const ARRIVING: u8 = 0;
-const ANSWERING: u8 = 1;
-const TAKING: u8 = 2;
-
-impl RequestGuard {
-    /// The head of a request has arrived.
-    pub fn begin(activity: Arc<ConnectionActivity>) -> Self {
-        if !activity.has_begun.load(Ordering::Relaxed) {
-            activity.has_begun.store(true, Ordering::Relaxed);
-        }
-        activity.all.requests.fetch_add(1, Ordering::Relaxed);
-        activity.requests.fetch_add(1, Ordering::Relaxed);
-        Self { activity, stage: AtomicU8::new(ARRIVING) }
-    }
-
-    /// Whether more requests are open on the listener than this, and more on this connection than each may have even
-    /// then: whoever has few is not denied because another has many.
-    pub fn crowds(&self, most: u32) -> bool {
-        let activity = &self.activity;
-        activity.all.requests.load(Ordering::Relaxed) > most
-            && activity.requests.load(Ordering::Relaxed) > MIN_REQUESTS
-    }
-
-    /// The rest of it has arrived.
-    pub fn arrived(&self) {
-        if self.stage.load(Ordering::Relaxed) == ARRIVING {
-            self.stage.store(ANSWERING, Ordering::Relaxed);
-            self.activity.answering.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// There is an answer, which the client now takes.
-    pub fn answered(&self) {
-        let activity = &self.activity;
-        activity.taking.fetch_add(1, Ordering::Relaxed);
-        if self.stage.load(Ordering::Relaxed) == ANSWERING {
-            activity.answering.fetch_sub(1, Ordering::Relaxed);
-        }
-        self.stage.store(TAKING, Ordering::Relaxed);
-        activity.since.store(activity.all.now(), Ordering::Relaxed);
-    }
-}
-
-impl Drop for RequestGuard {
-    fn drop(&mut self) {
-        match *self.stage.get_mut() {
-            ANSWERING => {
-                self.activity.answering.fetch_sub(1, Ordering::Relaxed);
-            }
-            TAKING => {
-                self.activity.taking.fetch_sub(1, Ordering::Relaxed);
-            }
-            _ => {}
-        }
-        self.activity.requests.fetch_sub(1, Ordering::Relaxed);
-        self.activity.all.requests.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The body of an answer, with which its request ends.
-#[derive(Debug)]
-pub struct Answer<B, T> {
-    body: B,
-    _turn: T,
-}
-
-impl<B, T> Answer<B, T> {
-    /// This body, which ends this turn.
-    pub fn new(body: B, guard: T) -> Self {
-        Self { body, _turn: guard }
-    }
-}
-
-impl<B: Body + Unpin, T: Unpin> Body for Answer<B, T> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A connection that is open, seen from the listener.
-struct Open {
-    activity: Arc<ConnectionActivity>,
-    /// Dropped, it asks the connection to leave.
-    _leave: oneshot::Sender<()>,
+    /// Dropped, it tells the connection to close.
+    _close: oneshot::Sender<()>,
     task: AbortHandle,
 }
 
 impl LimitedListener {
-    /// The listener of this name with this many connections at most; those closed for want of room are counted.
-    pub fn new(listener: Listener, name: &'static str, most: usize, closed: Counter) -> Self {
-        Self { listener, name, most, closed, log_throttle: LogThrottle::new() }
+    /// The listener of this name with `max_connections` at most.  Connections that are closed for that are counted.
+    pub fn new(listener: Listener, name: &'static str, max_connections: usize, closed: Counter) -> Self {
+        Self { listener, name, max_connections, closed, log_throttle: LogThrottle::new() }
     }
 
-    /// Has every connection served, each in a task of its own, until it is time to close; then stops listening, asks
-    /// all to leave, and waits for them.
-    pub async fn serve<F>(self, mut closing: Closing, connection: impl Fn(Stream, ConnectionSlot) -> F)
-    where
+    /// Serves every connection in a task of its own until the shutdown; then stops listening, tells all connections
+    /// to close, and waits for them.
+    pub async fn serve<F>(
+        self,
+        shutdown: CancellationToken,
+        serve_connection: impl Fn(Stream, ConnectionSlot) -> F,
+    ) where
         F: Future<Output = ()> + Send + 'static,
     {
-        let all = Arc::new(ListenerActivity { begun: Instant::now(), requests: AtomicU32::new(0) });
+        let listener_activity = Arc::new(ListenerActivity::new());
         let mut tasks = JoinSet::new();
-        let mut open: HashMap<Id, Open> = HashMap::new();
+        let mut open: HashMap<Id, OpenConnection> = HashMap::new();
         loop {
             let stream = tokio::select! {
                 stream = self.listener.accept() => stream,
-                () = closing.begun() => break,
+                () = shutdown.cancelled() => break,
                 Some(ended) = tasks.join_next_with_id() => {
-                    open.remove(&id_of(ended));
+                    open.remove(&task_id(ended));
                     continue;
                 }
             };
             while let Some(ended) = tasks.try_join_next_with_id() {
-                open.remove(&id_of(ended));
+                open.remove(&task_id(ended));
             }
-            if open.len() >= self.most {
+            if open.len() >= self.max_connections {
                 self.closed.inc();
-                let leaving = tasks.len() - open.len();
-                let made_room = make_room(&mut open, all.now(), leaving < MAX_LEAVING);
-                self.complain(made_room);
-                if !made_room {
+                let closing = tasks.len() - open.len();
+                let was_evicted = evict_connection(&mut open, listener_activity.now(), closing < MAX_CLOSING);
+                self.log_limit_reached(was_evicted);
+                if !was_evicted {
                     continue;
                 }
             }
-            let (sender, leave) = oneshot::channel();
-            let activity = Arc::new(ConnectionActivity::new(Arc::clone(&all)));
-            let task =
-                tasks.spawn(connection(stream, ConnectionSlot { activity: Arc::clone(&activity), leave }));
-            open.insert(task.id(), Open { activity, _leave: sender, task });
+            let (sender, close) = oneshot::channel();
+            let activity = Arc::new(ConnectionActivity::new(Arc::clone(&listener_activity)));
+            let slot = ConnectionSlot { activity: Arc::clone(&activity), close };
+            let task = tasks.spawn(serve_connection(stream, slot));
+            open.insert(task.id(), OpenConnection { activity, _close: sender, task });
         }
         drop(self);
         open.clear();
         while tasks.join_next().await.is_some() {}
     }
 
-    fn complain(&self, made_room: bool) {
+    fn log_limit_reached(&self, was_evicted: bool) {
         if let Some(suppressed) = self.log_throttle.next_line() {
-            let (listener, most) = (self.name, self.most);
-            let which = if made_room {
+            let (listener, most) = (self.name, self.max_connections);
+            let which = if was_evicted {
                 "the one that waited longest without a request makes room"
             } else {
                 "all are being answered, and the new one is closed"
@@ -294,27 +125,29 @@ impl LimitedListener {
     }
 }
 
-fn id_of<T>(ended: Result<(Id, T), tokio::task::JoinError>) -> Id {
+fn task_id<T>(ended: Result<(Id, T), tokio::task::JoinError>) -> Id {
     match ended {
         Ok((id, _)) => id,
         Err(error) => error.id(),
     }
 }
 
-/// Closes the connection that has waited longest; false when there is none that may be closed.  One that idles is told
-/// before, if it may.
-fn make_room(open: &mut HashMap<Id, Open>, now: u64, may_leave: bool) -> bool {
-    let ranked = open.iter().filter_map(|(id, open)| Some((open.activity.rank(now)?, *id)));
-    let longest = ranked.min_by_key(|(rank, _)| *rank);
-    let Some(((has_begun, _), found)) = longest.and_then(|(rank, id)| Some((rank, open.remove(&id)?))) else {
+/// Closes the connection that comes first by its rank; false when none may be closed.  An idle one is closed gracefully
+/// where that is allowed.
+fn evict_connection(open: &mut HashMap<Id, OpenConnection>, now: u64, may_be_graceful: bool) -> bool {
+    let ranked =
+        open.iter().filter_map(|(id, connection)| Some((connection.activity.eviction_rank(now)?, *id)));
+    let first = ranked.min_by_key(|(rank, _)| *rank);
+    let Some(((had_request, _), evicted)) = first.and_then(|(rank, id)| Some((rank, open.remove(&id)?)))
+    else {
         return false;
     };
-    let Open { activity, _leave: leave, task } = found;
-    drop(leave);
-    if has_begun && may_leave {
+    let OpenConnection { activity, _close: close, task } = evicted;
+    drop(close);
+    if had_request && may_be_graceful {
         tokio::spawn(async move {
-            for _ in 0..MAX_LEAVE_TURNS {
-                tokio::time::sleep(LEAVE_TIME).await;
+            for _ in 0..MAX_GRACEFUL_CLOSE_EXTENSIONS {
+                tokio::time::sleep(GRACEFUL_CLOSE_TIMEOUT).await;
                 if !activity.is_answering() {
                     break;
                 }
@@ -327,14 +160,13 @@ fn make_room(open: &mut HashMap<Id, Open>, now: u64, may_leave: bool) -> bool {
     true
 }
 
-/// How many of these connections the process may have open by its limit of open files (`RLIMIT_NOFILE`).
-/// Says so when they are fewer than the configuration wants.
+/// How many of the wanted connections the process may have open by its limit of open files (`RLIMIT_NOFILE`).
+/// A warning says so when they are fewer.
 pub fn within_descriptors(wanted: usize) -> usize {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let Some(descriptors) = open_files(&limits) else {
+    let Some(descriptors) = open_files_limit() else {
         return wanted;
     };
-    let possible = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(FEWEST);
+    let possible = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(MIN_CONNECTIONS);
     if possible < wanted {
         tracing::warn!(
             max_connections = wanted,
@@ -346,39 +178,41 @@ pub fn within_descriptors(wanted: usize) -> usize {
     possible.min(wanted)
 }
 
-/// How many of these connections the process may have open by its memory limit.
-pub fn within_memory(wanted: usize, limit: u64) -> usize {
-    let possible = usize::try_from(limit / MEMORY_SHARE).unwrap_or(usize::MAX).max(FEWEST);
+/// How many of the wanted connections the process may have open by its memory limit, in bytes.
+pub fn within_memory(wanted: usize, memory_limit: u64) -> usize {
+    let possible =
+        usize::try_from(memory_limit / BYTES_PER_CONNECTION).unwrap_or(usize::MAX).max(MIN_CONNECTIONS);
     if possible < wanted {
         tracing::info!(
             max_connections = wanted,
             connections = possible,
-            memory_limit = limit,
+            memory_limit,
             "the memory limit allows fewer connections than ext_authz.max_connections"
         );
     }
     possible.min(wanted)
 }
 
-/// The soft limit in `/proc/PID/limits` (proc_pid_limits(5)); `None` when there is none.
-fn open_files(limits: &str) -> Option<usize> {
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
+/// The soft limit of open files; `None` when there is none.
+fn open_files_limit() -> Option<usize> {
+    let limit = getrlimit(Resource::Nofile).current?;
+    Some(usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::super::activity::InFlightRequest;
     use super::*;
 
     #[test]
-    fn the_limit_of_open_files_is_read_as_linux_writes_it() {
-        let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
-                      Max processes             unlimited            unlimited            processes \n\
-                      Max open files            1024                 524288               files     \n";
-        assert_eq!(open_files(limits), Some(1024));
-        assert_eq!(open_files(&limits.replace("1024  ", "unlimited")), None);
-        assert_eq!(open_files(""), None);
-        assert!(open_files(&std::fs::read_to_string("/proc/self/limits").unwrap()).is_some());
+    fn the_limit_of_open_files_is_the_one_that_linux_writes_down() {
+        // proc_pid_limits(5)
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let soft = line.split_whitespace().next().unwrap().parse().ok();
+        assert_eq!(open_files_limit(), soft);
     }
 
     #[test]
@@ -390,93 +224,61 @@ mod tests {
             (4096, 256 * MIB, 2048),
             (4096, 128 * MIB, 1024),
             (100, 128 * MIB, 100),
-            (4096, 0, FEWEST),
+            (4096, 0, MIN_CONNECTIONS),
         ];
         for (wanted, limit, expected) in cases {
             assert_eq!(within_memory(wanted, limit), expected, "{wanted} {limit}");
         }
     }
 
-    fn activity() -> Arc<ConnectionActivity> {
-        ConnectionActivity::alone()
-    }
-
     #[tokio::test]
-    async fn the_longest_without_a_request_makes_room_and_one_being_answered_never() {
+    async fn the_connection_longest_without_a_request_is_evicted_and_one_being_answered_never() {
         const LATER: u64 = 10_000_000;
         let mut tasks = JoinSet::new();
         let mut open = HashMap::new();
         let mut ids = Vec::new();
-        let connections: Vec<_> = (0..6).map(|_| activity()).collect();
+        let connections: Vec<_> = (0..6).map(|_| ConnectionActivity::detached()).collect();
         for (index, activity) in (0..).zip(&connections) {
-            activity.since.store(index, Ordering::Relaxed);
-            let (sender, leave) = oneshot::channel();
-            let task = tasks.spawn(async move { drop(leave.await) });
+            activity.set_last_used(index);
+            let (sender, close) = oneshot::channel();
+            let task = tasks.spawn(async move { drop(close.await) });
             ids.push(task.id());
-            open.insert(task.id(), Open { activity: Arc::clone(activity), _leave: sender, task });
+            open.insert(task.id(), OpenConnection { activity: Arc::clone(activity), _close: sender, task });
         }
-        // 0 idles, 1 is being answered, 2 has a request that has not arrived, 3 an answer that nobody takes;
+        // 0 idles, 1 is being answered, 2 has a request that has not arrived, 3 a response that nobody takes;
         // 4 and 5 have never sent a head.
-        drop(RequestGuard::begin(Arc::clone(&connections[0])));
-        let answering = RequestGuard::begin(Arc::clone(&connections[1]));
-        answering.arrived();
-        let _arriving = RequestGuard::begin(Arc::clone(&connections[2]));
-        let taken = RequestGuard::begin(Arc::clone(&connections[3]));
-        taken.arrived();
-        taken.answered();
-        connections[3].since.store(3, Ordering::Relaxed);
-        let mut made_room = Vec::new();
-        while make_room(&mut open, LATER, true) {
-            let gone = ids.iter().position(|id| !open.contains_key(id) && !made_room.contains(id));
-            made_room.push(ids[gone.expect("one is gone")]);
+        drop(InFlightRequest::new(Arc::clone(&connections[0])));
+        let answering = InFlightRequest::new(Arc::clone(&connections[1]));
+        answering.mark_received();
+        let _receiving = InFlightRequest::new(Arc::clone(&connections[2]));
+        let sending = InFlightRequest::new(Arc::clone(&connections[3]));
+        sending.mark_received();
+        sending.mark_answered();
+        connections[3].set_last_used(3);
+        let mut evicted = Vec::new();
+        while evict_connection(&mut open, LATER, true) {
+            let gone = ids.iter().position(|id| !open.contains_key(id) && !evicted.contains(id));
+            evicted.push(ids[gone.expect("one is gone")]);
         }
-        assert_eq!(made_room, [4, 5, 0, 2, 3].map(|index| ids[index]));
-        // Its answer is being taken, then has been.
-        answering.answered();
-        assert!(!make_room(&mut open, connections[1].since.load(Ordering::Relaxed), true));
+        assert_eq!(evicted, [4, 5, 0, 2, 3].map(|index| ids[index]));
+        // Its response is being taken, then has been.
+        answering.mark_answered();
+        assert!(!evict_connection(&mut open, connections[1].last_used(), true));
         drop(answering);
-        assert!(make_room(&mut open, LATER, true));
-        assert!(!make_room(&mut open, LATER, true), "there is none");
-    }
-
-    #[test]
-    fn who_has_few_requests_open_is_never_too_much() {
-        let many = activity();
-        let few = Arc::new(ConnectionActivity::new(Arc::clone(&many.all)));
-        let held: Vec<_> = (0..100).map(|_| RequestGuard::begin(Arc::clone(&many))).collect();
-        let own: Vec<_> = (0..MIN_REQUESTS).map(|_| RequestGuard::begin(Arc::clone(&few))).collect();
-        assert!(held[0].crowds(107) && !held[0].crowds(108));
-        assert!(own.iter().all(|guard| !guard.crowds(0)));
-        let one_more = RequestGuard::begin(Arc::clone(&few));
-        assert!(one_more.crowds(108) && !one_more.crowds(109));
-        drop(held);
-        assert!(!one_more.crowds(9) && one_more.crowds(8));
-    }
-
-    #[test]
-    fn a_client_that_takes_its_answer_slowly_is_known_by_what_it_takes() {
-        let activity = activity();
-        drop(RequestGuard::begin(Arc::clone(&activity)));
-        activity.since.store(0, Ordering::Relaxed);
-        let patience = u64::try_from(ANSWER_PATIENCE.as_micros()).unwrap();
-        assert_eq!(activity.rank(1), Some((true, 0)));
-        activity.stalls();
-        assert_eq!(activity.rank(patience - 1), None);
-        assert_eq!(activity.rank(patience), Some((true, 0)));
-        activity.goes_on();
-        assert!(activity.rank(patience).is_some(), "nothing waits to be taken");
+        assert!(evict_connection(&mut open, LATER, true));
+        assert!(!evict_connection(&mut open, LATER, true), "there is none");
     }
 
     #[tokio::test]
-    async fn whoever_comes_is_let_in_and_the_count_is_kept() {
+    async fn every_new_connection_is_accepted_and_the_limit_is_kept() {
         let address = "127.0.0.1:0".parse().unwrap();
         let listener = Listener::bind(&address).await.unwrap();
         let bound = listener.address(&address);
         let closed = Counter::default();
         let limited = LimitedListener::new(listener, "test", 2, closed.clone());
-        let (shutdown, closing) = crate::shutdown::Shutdown::new();
-        let served = tokio::spawn(limited.serve(closing, |stream, place| async move {
-            drop(place.leave.await);
+        let shutdown = CancellationToken::new();
+        let served = tokio::spawn(limited.serve(shutdown.clone(), |stream, slot| async move {
+            drop(slot.close.await);
             drop(stream);
         }));
         let mut clients = Vec::new();
@@ -487,10 +289,9 @@ mod tests {
             tokio::task::yield_now().await;
         }
         for client in clients.iter_mut().take(3) {
-            use tokio::io::AsyncReadExt;
-            assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0, "the first ones make room");
+            assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0, "the first ones are closed");
         }
-        shutdown.close();
+        shutdown.cancel();
         served.await.unwrap();
         assert_eq!(closed.get(), 3);
     }

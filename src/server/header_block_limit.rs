@@ -1,4 +1,5 @@
-//! What arrives on a connection of HTTP/2, before the library has it: in portions, and header blocks within a budget.
+//! Limits what arrives on a connection of HTTP/2 before the HTTP/2 library reads it: how much at a time, and how much
+//! of incomplete header blocks.
 
 use std::io;
 use std::pin::Pin;
@@ -13,16 +14,16 @@ use tokio::time::{Sleep, sleep};
 
 use super::log_throttle::LogThrottle;
 
-/// Bytes that are read before the streams of the connection have had their turn.  What they have not read lies in
-/// memory.
-const PORTION: usize = 64 * 1024;
+/// Bytes that are read before the streams of the connection have had their turn.  What the streams have not read is held
+/// in memory.
+const READ_QUOTA: usize = 64 * 1024;
 /// How long a header block may take to arrive.
 const HEADER_BLOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a byte of an incomplete header block is counted as: one byte can stand for a header, and the library keeps
 /// about so many bytes of each.
 const BYTES_PER_BYTE: usize = 100;
 /// What an incomplete block is counted as at most: a header list has a limit, too.
-const MAX_BLOCK: usize = 2 * 1024 * 1024;
+const MAX_BLOCK_BYTES: usize = 2 * 1024 * 1024;
 
 /// The types of frames that hold header blocks, and the flag of the last one (RFC 9113 sections 6.2 and 6.10).
 const HEADERS: u8 = 1;
@@ -30,24 +31,24 @@ const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 const FRAME_HEAD: usize = 9;
 
-/// How many bytes incomplete header blocks may take, over all connections; those that find none left are ended and
+/// How many bytes incomplete header blocks may take, over all connections.  A connection that exceeds it is closed and
 /// counted.
 #[derive(Debug)]
 pub struct HeaderBlockBudget {
     bytes: Arc<Semaphore>,
-    ended: Counter,
+    closed: Counter,
     log_throttle: LogThrottle,
 }
 
 impl HeaderBlockBudget {
-    /// A budget of this many bytes, and where connections are counted that end for want of it.
-    pub fn new(bytes: usize, ended: Counter) -> Self {
+    /// A budget of this many bytes, and the counter of connections that are closed for it.
+    pub fn new(bytes: usize, closed: Counter) -> Self {
         let bytes = Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS)));
-        Self { bytes, ended, log_throttle: LogThrottle::new() }
+        Self { bytes, closed, log_throttle: LogThrottle::new() }
     }
 
-    fn end(&self, error: NoRoom) -> io::Error {
-        self.ended.inc();
+    fn close_with(&self, error: OverBudget) -> io::Error {
+        self.closed.inc();
         if let Some(suppressed) = self.log_throttle.next_line() {
             tracing::warn!(listener = "ext_authz", suppressed, "a connection was closed: {error}");
         }
@@ -55,22 +56,22 @@ impl HeaderBlockBudget {
     }
 }
 
-/// A connection whose bytes behind the preface are frames.
+/// A connection of HTTP/2 whose incoming bytes are limited.
 pub struct HeaderBlockLimiter<S> {
     stream: S,
     /// Bytes read since the streams had their turn.
-    portion: usize,
+    read: usize,
     frames: FrameScanner,
-    blocks: Arc<HeaderBlockBudget>,
+    budget: Arc<HeaderBlockBudget>,
     /// Runs while a header block is incomplete.
-    patience: Option<Pin<Box<Sleep>>>,
+    timeout: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> HeaderBlockLimiter<S> {
-    /// A connection of which the first so many bytes, its preface, are no frames.
-    pub fn new(stream: S, preface: usize, blocks: Arc<HeaderBlockBudget>) -> Self {
+    /// Limits a connection whose first `preface` bytes are no frames.
+    pub fn new(stream: S, preface: usize, budget: Arc<HeaderBlockBudget>) -> Self {
         let frames = FrameScanner { skip: preface, ..FrameScanner::default() };
-        Self { stream, portion: 0, frames, blocks, patience: None }
+        Self { stream, read: 0, frames, budget, timeout: None }
     }
 }
 
@@ -81,28 +82,28 @@ impl<S: AsyncRead + Unpin> AsyncRead for HeaderBlockLimiter<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.portion >= PORTION {
-            // Whoever was woken by what arrived comes first.
-            this.portion = 0;
+        if this.read >= READ_QUOTA {
+            // The tasks that were woken by what arrived come first.
+            this.read = 0;
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(context, buffer);
         if read.is_pending() {
-            this.portion = 0;
-            let Some(patience) = &mut this.patience else {
+            this.read = 0;
+            let Some(timeout) = &mut this.timeout else {
                 return Poll::Pending;
             };
-            ready!(patience.as_mut().poll(context));
+            ready!(timeout.as_mut().poll(context));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let new = buffer.filled().get(before..).unwrap_or_default();
-        this.portion += new.len();
-        this.frames.see(new, &this.blocks).map_err(|error| this.blocks.end(error))?;
-        match (this.frames.block > 0, &this.patience) {
-            (true, None) => this.patience = Some(Box::pin(sleep(HEADER_BLOCK_TIMEOUT))),
-            (false, Some(_)) => this.patience = None,
+        this.read += new.len();
+        this.frames.scan(new, &this.budget).map_err(|error| this.budget.close_with(error))?;
+        match (this.frames.block > 0, &this.timeout) {
+            (true, None) => this.timeout = Some(Box::pin(sleep(HEADER_BLOCK_TIMEOUT))),
+            (false, Some(_)) => this.timeout = None,
             (true, Some(_)) | (false, None) => {}
         }
         read
@@ -127,12 +128,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HeaderBlockLimiter<S> {
     }
 }
 
-/// Incomplete header blocks take more than there is.
+/// Incomplete header blocks take more than their budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("incomplete header blocks take more memory than they may together")]
-pub struct NoRoom;
+pub struct OverBudget;
 
-/// FrameScanner as they go by.
+/// Finds the header blocks among the frames that arrive.
 #[derive(Debug, Default)]
 struct FrameScanner {
     /// Bytes that are no frame head.
@@ -147,7 +148,7 @@ struct FrameScanner {
 }
 
 impl FrameScanner {
-    fn see(&mut self, mut bytes: &[u8], budget: &HeaderBlockBudget) -> Result<(), NoRoom> {
+    fn scan(&mut self, mut bytes: &[u8], budget: &HeaderBlockBudget) -> Result<(), OverBudget> {
         loop {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
@@ -170,7 +171,7 @@ impl FrameScanner {
                 if flags & END_HEADERS == 0 {
                     // An empty frame is one, too.
                     self.block += self.skip + FRAME_HEAD;
-                    self.hold(budget)?;
+                    self.reserve(budget)?;
                 } else if self.block > 0 {
                     self.block = 0;
                     self.held = None;
@@ -179,14 +180,14 @@ impl FrameScanner {
         }
     }
 
-    fn hold(&mut self, budget: &HeaderBlockBudget) -> Result<(), NoRoom> {
-        let wanted = self.block.saturating_mul(BYTES_PER_BYTE).min(MAX_BLOCK);
+    fn reserve(&mut self, budget: &HeaderBlockBudget) -> Result<(), OverBudget> {
+        let wanted = self.block.saturating_mul(BYTES_PER_BYTE).min(MAX_BLOCK_BYTES);
         let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let more = u32::try_from(wanted.saturating_sub(held)).map_err(|_| NoRoom)?;
+        let more = u32::try_from(wanted.saturating_sub(held)).map_err(|_| OverBudget)?;
         if more == 0 {
             return Ok(());
         }
-        let more = Arc::clone(&budget.bytes).try_acquire_many_owned(more).map_err(|_| NoRoom)?;
+        let more = Arc::clone(&budget.bytes).try_acquire_many_owned(more).map_err(|_| OverBudget)?;
         match &mut self.held {
             Some(held) => held.merge(more),
             None => self.held = Some(more),
@@ -220,38 +221,42 @@ mod tests {
             (&[frame(HEADERS, 0, 0), frame(CONTINUATION, 0, 0)], 18 * COUNTED),
             (&[frame(DATA, 0, 16_384), frame(HEADERS, 0x20, 10)], 19 * COUNTED),
             (&[frame(DATA, END_HEADERS, 9), frame(HEADERS, END_HEADERS | 1, 1), frame(6, 0, 8)], 0),
-            (&[frame(HEADERS, 0, 16_384), frame(CONTINUATION, 0, 16_384)], MAX_BLOCK),
+            (&[frame(HEADERS, 0, 16_384), frame(CONTINUATION, 0, 16_384)], MAX_BLOCK_BYTES),
         ];
         for (sent, expected) in cases {
             for size in [1, 2, 7, 9, 10, 100_000] {
-                let budget = HeaderBlockBudget::new(MAX_BLOCK, Counter::default());
+                let budget = HeaderBlockBudget::new(MAX_BLOCK_BYTES, Counter::default());
                 let mut frames = FrameScanner { skip: 24, ..FrameScanner::default() };
                 let bytes = [&[0; 24][..], &sent.concat()].concat();
                 for piece in bytes.chunks(size) {
-                    frames.see(piece, &budget).unwrap();
+                    frames.scan(piece, &budget).unwrap();
                 }
-                assert_eq!(MAX_BLOCK - budget.bytes.available_permits(), *expected, "{expected} {size}");
+                assert_eq!(
+                    MAX_BLOCK_BYTES - budget.bytes.available_permits(),
+                    *expected,
+                    "{expected} {size}"
+                );
                 drop(frames);
-                assert_eq!(budget.bytes.available_permits(), MAX_BLOCK);
+                assert_eq!(budget.bytes.available_permits(), MAX_BLOCK_BYTES);
             }
         }
         let budget = HeaderBlockBudget::new(10_000, Counter::default());
         let (mut first, mut second) = (FrameScanner::default(), FrameScanner::default());
-        assert_eq!(first.see(&frame(HEADERS, 0, 50), &budget), Ok(()));
-        assert_eq!(second.see(&frame(HEADERS, 0, 50), &budget), Err(NoRoom));
-        assert_eq!(second.see(&frame(HEADERS, END_HEADERS, 50), &budget), Ok(()), "complete ones are free");
+        assert_eq!(first.scan(&frame(HEADERS, 0, 50), &budget), Ok(()));
+        assert_eq!(second.scan(&frame(HEADERS, 0, 50), &budget), Err(OverBudget));
+        assert_eq!(second.scan(&frame(HEADERS, END_HEADERS, 50), &budget), Ok(()), "complete ones are free");
     }
 
     #[tokio::test]
-    async fn what_arrives_is_read_in_portions() {
-        let (ours, mut theirs) = duplex(4 * PORTION);
-        let mut sent = frame(0, 0, 2 * PORTION);
+    async fn the_streams_have_their_turn_after_each_quota_of_bytes() {
+        let (ours, mut theirs) = duplex(4 * READ_QUOTA);
+        let mut sent = frame(0, 0, 2 * READ_QUOTA);
         sent.extend(frame(0, 0, 100));
         theirs.write_all(&sent).await.unwrap();
         let mut ours =
             HeaderBlockLimiter::new(ours, 0, Arc::new(HeaderBlockBudget::new(0, Counter::default())));
         let mut context = Context::from_waker(std::task::Waker::noop());
-        let mut bytes = vec![0; PORTION];
+        let mut bytes = vec![0; READ_QUOTA];
         let mut poll = |expected: bool| {
             let mut buffer = ReadBuf::new(&mut bytes);
             assert_eq!(Pin::new(&mut ours).poll_read(&mut context, &mut buffer).is_ready(), expected);

@@ -1,4 +1,4 @@
-//! HTTP/1 for the doors that people, orchestrators and collectors knock at: within limits, until it is time to close.
+//! HTTP/1 for the admin API and the probes: within limits, until the shutdown.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -13,26 +13,33 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 
 use super::Stream;
-use super::connection_limit::{Answer, ConnectionSlot, LimitedListener, RequestGuard};
+use super::activity::{InFlightBody, InFlightRequest};
+use super::connection_limit::{ConnectionSlot, LimitedListener};
 use super::tls::Acceptor;
 use super::write_timeout::WriteTimeout;
-use crate::shutdown::Closing;
 
-/// How long a request's head may take to arrive, an idle connection's next one included; and how long requests in
-/// flight are waited for when it is time to close.
-const LONGEST: Duration = Duration::from_secs(10);
-/// How long an answer may take to be written when it is time to close.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long a request's head may take to arrive, an idle connection's next one included.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection with requests in flight may take to close at the shutdown.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long any other connection may take, which may have a response to write.
+const IDLE_CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// The largest head of a request, in bytes.
-const LARGEST_HEAD: usize = 64 * 1024;
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// Serves a listener, over TLS where there is an acceptor, until it is time to close; then lets the requests in
-/// flight finish.
-pub async fn serve<S, B>(listener: LimitedListener, tls: Option<Arc<Acceptor>>, service: S, closing: Closing)
-where
+/// Serves a listener, over TLS where there is an acceptor, until the shutdown; then lets the requests in flight
+/// finish.
+pub async fn serve<S, B>(
+    listener: LimitedListener,
+    tls: Option<Arc<Acceptor>>,
+    service: S,
+    shutdown: CancellationToken,
+) where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
         + Clone
         + Send
@@ -41,25 +48,25 @@ where
     S::Future: Send,
     B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
-    let connection = |stream, mut place: ConnectionSlot| {
+    let connection = |stream, mut slot: ConnectionSlot| {
         let (tls, service) = (tls.clone(), service.clone());
         async move {
             let stream = match &tls {
                 Some(tls) => tokio::select! {
-                    made = tls.accept(stream) => made.ok(),
-                    _ = &mut place.leave => None,
+                    accepted = tls.accept(stream) => accepted.ok(),
+                    _ = &mut slot.close => None,
                 },
                 None => Some(stream),
             };
             if let Some(stream) = stream {
-                serve_connection(stream, service, place).await;
+                serve_connection(stream, service, slot).await;
             }
         }
     };
-    listener.serve(closing, connection).await;
+    listener.serve(shutdown, connection).await;
 }
 
-async fn serve_connection<S, B>(stream: Stream, service: S, place: ConnectionSlot)
+async fn serve_connection<S, B>(stream: Stream, service: S, slot: ConnectionSlot)
 where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
         + Clone
@@ -69,37 +76,36 @@ where
     S::Future: Send,
     B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
-    let ConnectionSlot { activity, leave } = place;
+    let ConnectionSlot { activity, close } = slot;
     let peer = stream.peer();
     let stream = TokioIo::new(WriteTimeout::new(stream, Arc::clone(&activity)));
-    let in_flight = Arc::new(());
-    let held = Arc::clone(&in_flight);
+    let in_flight = TaskTracker::new();
+    let tracker = in_flight.clone();
     let answer = service_fn(move |mut request: Request<Incoming>| {
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
         }
-        let (service, held) = (service.clone(), Arc::clone(&held));
-        let guard = Arc::new(RequestGuard::begin(Arc::clone(&activity)));
-        let request = request.map(|body| RequestBody::new(body, Arc::clone(&guard)));
+        let (service, token) = (service.clone(), tracker.token());
+        let in_flight = Arc::new(InFlightRequest::new(Arc::clone(&activity)));
+        let request = request.map(|body| RequestBody::new(body, Arc::clone(&in_flight)));
         async move {
             let response = service.oneshot(request).await;
-            drop(held);
-            guard.answered();
-            response.map(|response| response.map(|body| Answer::new(body, guard)))
+            drop(token);
+            in_flight.mark_answered();
+            response.map(|response| response.map(|body| InFlightBody::new(body, in_flight)))
         }
     });
     let mut builder = http1::Builder::new();
-    // Whoever sends a request's head slowly holds a connection; not for long, and not with much.
-    builder.timer(TokioTimer::new()).header_read_timeout(LONGEST).max_buf_size(LARGEST_HEAD);
+    // A client that sends a request's head slowly holds its connection for a limited time, and little memory.
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
     let mut connection = std::pin::pin!(builder.serve_connection(stream, answer));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        _ = leave => {
+        _ = close => {
             connection.as_mut().graceful_shutdown();
-            // The service holds it once, and every request in flight once more.  Browsers open connections
-            // ahead and say nothing on them: nobody waits for those.
-            let patience = if Arc::strong_count(&in_flight) > 2 { LONGEST } else { LAST_WORDS };
-            tokio::time::timeout(patience, connection).await.unwrap_or(Ok(()))
+            // Browsers open connections ahead and send nothing on them: the shutdown does not wait for those.
+            let timeout = if in_flight.is_empty() { IDLE_CLOSE_TIMEOUT } else { CLOSE_TIMEOUT };
+            tokio::time::timeout(timeout, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {
@@ -107,19 +113,19 @@ where
     }
 }
 
-/// The body of a request; when it has arrived whole, the request's turn is told.
+/// The body of a request, which marks its request as received when it has arrived whole.
 #[derive(Debug)]
 pub struct RequestBody {
     body: Incoming,
-    guard: Arc<RequestGuard>,
+    request: Arc<InFlightRequest>,
 }
 
 impl RequestBody {
-    fn new(body: Incoming, guard: Arc<RequestGuard>) -> Self {
+    fn new(body: Incoming, request: Arc<InFlightRequest>) -> Self {
         if body.is_end_stream() {
-            guard.arrived();
+            request.mark_received();
         }
-        Self { body, guard }
+        Self { body, request }
     }
 }
 
@@ -133,7 +139,7 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
-            self.guard.arrived();
+            self.request.mark_received();
         }
         frame
     }

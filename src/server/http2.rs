@@ -1,4 +1,4 @@
-//! HTTP/2 for gRPC: the handshake, the settings, and a task for each stream, until it is time to close.
+//! HTTP/2 for gRPC: the handshake, the settings, and a task for each stream, until the shutdown.
 
 use std::io;
 use std::pin::Pin;
@@ -16,13 +16,14 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
 
 use super::Stream;
-use super::connection_limit::{ConnectionActivity, ConnectionSlot, LimitedListener};
+use super::activity::ConnectionActivity;
+use super::connection_limit::{ConnectionSlot, LimitedListener};
 use super::header_block_limit::{HeaderBlockBudget, HeaderBlockLimiter};
 use super::tls::Acceptor;
 use super::write_timeout::WriteTimeout;
-use crate::shutdown::Closing;
 use crate::telemetry::h2_events;
 
 /// The largest header list of a request, in bytes.  Envoy's own are below 1 KiB, but its tracers copy headers of the
@@ -87,21 +88,21 @@ struct Shared<N> {
     new_handler: N,
 }
 
-/// Serves a listener, over TLS where there is an acceptor, until it is time to close; then lets the streams that are
-/// open finish.  A handler is made for each connection, from the client's address and what happens on the connection.
+/// Serves a listener, over TLS where there is an acceptor, until the shutdown; then lets the streams that are open
+/// finish.  A handler is made for each connection, from the client's address and what happens on the connection.
 pub async fn serve<N, H>(
     listener: LimitedListener,
     tls: Option<Arc<Acceptor>>,
     settings: Settings,
     header_blocks: HeaderBlockBudget,
     new_handler: N,
-    closing: Closing,
+    shutdown: CancellationToken,
 ) where
     N: Fn(String, Arc<ConnectionActivity>) -> H + Send + Sync + 'static,
     H: StreamHandler,
 {
     let shared = Arc::new(Shared { tls, settings, header_blocks: Arc::new(header_blocks), new_handler });
-    listener.serve(closing, |stream, slot| serve_connection(stream, Arc::clone(&shared), slot)).await;
+    listener.serve(shutdown, |stream, slot| serve_connection(stream, Arc::clone(&shared), slot)).await;
 }
 
 async fn serve_connection<N, H>(stream: Stream, shared: Arc<Shared<N>>, slot: ConnectionSlot)
@@ -109,11 +110,11 @@ where
     N: Fn(String, Arc<ConnectionActivity>) -> H + Send + Sync + 'static,
     H: StreamHandler,
 {
-    let ConnectionSlot { activity, mut leave } = slot;
+    let ConnectionSlot { activity, mut close } = slot;
     // A client that connects and sends nothing keeps neither a descriptor nor the end of the process waiting.
     let handshake = tokio::select! {
         handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, shared.tls.as_deref())) => handshake,
-        _ = &mut leave => return,
+        _ = &mut close => return,
     };
     let Ok(Ok(stream)) = handshake else {
         return;
@@ -135,7 +136,7 @@ where
     let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
     let result = tokio::select! {
         result = drive(connection.as_mut(), &*handler) => result,
-        _ = leave => {
+        _ = close => {
             connection.as_mut().graceful_shutdown();
             drive(connection, &*handler).await
         }

@@ -1,31 +1,31 @@
-//! Lines about clients, few enough to be read.
+//! Limits how often the log has a line about clients that misbehave.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Of lines of one kind, one in this time is logged.
+/// One line of a kind is logged in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Keeps clients that try again and again from filling the log.
 #[derive(Debug)]
 pub struct LogThrottle {
-    begun: Instant,
-    /// When the next line may be logged, in milliseconds from the beginning.
+    started: Instant,
+    /// When the next line may be logged, in milliseconds since `started`.
     next: AtomicU64,
-    /// What was not logged since the last line.
+    /// How many lines were suppressed since the last one.
     suppressed: AtomicU64,
 }
 
 impl LogThrottle {
-    /// LogThrottle of one kind: the first may be logged.
+    /// The throttle of one kind of line: the first may be logged.
     pub fn new() -> Self {
-        Self { begun: Instant::now(), next: AtomicU64::new(0), suppressed: AtomicU64::new(0) }
+        Self { started: Instant::now(), next: AtomicU64::new(0), suppressed: AtomicU64::new(0) }
     }
 
-    /// Whether a line may be logged now; if so, how many were not since the last one.
+    /// Where a line may be logged now: how many were suppressed since the last one.
     pub fn next_line(&self) -> Option<u64> {
         let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let now = milliseconds(self.begun.elapsed());
+        let now = milliseconds(self.started.elapsed());
         let next = self.next.load(Ordering::Relaxed);
         let after = now.saturating_add(milliseconds(LOG_INTERVAL));
         let is_mine = now >= next
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn complaints_are_counted_while_they_are_not_logged() {
+    fn lines_are_counted_while_they_are_suppressed() {
         let log_throttle = LogThrottle::new();
         assert_eq!(log_throttle.next_line(), Some(0));
         // The interval is over.

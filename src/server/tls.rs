@@ -1,7 +1,7 @@
-//! TLS before anything else is said on a connection.
+//! TLS: the handshake of a connection, with certificates that can be replaced.
 //!
-//! The certificate, its key and the CA of the clients are one value that is replaced whole.  A handshake that
-//! has begun ends with the value it began with, and connections that are open live on.
+//! The certificate, its key and the CA of the clients are one value that is replaced whole.  A handshake uses the value
+//! that it started with, and open connections are not affected.
 
 use std::fmt;
 use std::io;
@@ -26,10 +26,10 @@ use super::Stream;
 use super::log_throttle::LogThrottle;
 use crate::config::{ClientCa, ServerTls, Tls};
 
-/// How long a handshake may take.
+/// How long a TLS handshake may take.
 const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is spoken over TLS, by its name in ALPN (RFC 7301).
+/// The protocol over TLS, by its name in ALPN (RFC 7301).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// `h2`
@@ -60,7 +60,7 @@ impl Acceptors {
     }
 
     /// From now on handshakes are made with these certificates.  Whether a listener speaks TLS at all does not
-    /// change: what has no certificate any more goes on with the one that it has.
+    /// change: a listener without a new certificate keeps the one that it has.
     pub fn replace(&self, tls: &Tls) {
         for (acceptor, tls) in [(&self.ext_authz, &tls.ext_authz), (&self.admin, &tls.admin)] {
             if let (Some(acceptor), Some(tls)) = (acceptor, tls) {
@@ -100,7 +100,7 @@ impl Acceptor {
         self.config.store(Arc::new(server_config(tls, self.protocol)));
     }
 
-    /// Makes the handshake, in the task of the connection: nobody else waits for a slow client.
+    /// Makes the handshake.  Called in the task of the connection, so that no other one waits for a slow client.
     ///
     /// # Errors
     /// The handshake failed or took too long; it is logged.
@@ -112,17 +112,17 @@ impl Acceptor {
         match made {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
             Err(error) => {
-                self.complain(&client, &error);
+                self.log_failure(&client, &error);
                 Err(error)
             }
         }
     }
 
-    fn complain(&self, client: &str, error: &io::Error) {
+    fn log_failure(&self, client: &str, error: &io::Error) {
         let listener = self.listener;
         let why = match error.kind() {
             io::ErrorKind::TimedOut => "the client did not finish the handshake in time".to_owned(),
-            // Whoever only looks whether the port is open leaves like this.
+            // A client that only checks whether the port is open disconnects like this.
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
                 tracing::debug!(listener, client, "a client left before the TLS handshake was made");
                 return;
@@ -182,14 +182,14 @@ fn verifier(client_ca: &ClientCa, provider: Arc<CryptoProvider>) -> Arc<dyn Clie
     }
 }
 
-/// Admits clients whose certificate is good and has one of these names.
+/// Admits clients whose certificate is valid and has one of these names.
 #[derive(Debug)]
 struct NamedClients {
     verifier: Arc<dyn ClientCertVerifier>,
     names: Box<[Box<str>]>,
 }
 
-/// A certificate is good, and it is somebody else's.
+/// A certificate is valid, and has none of the names that are admitted.
 #[derive(Debug, thiserror::Error)]
 #[error("none of the names in the client's certificate is one of `client_names`; it has {0}")]
 struct NotNamed(String);
@@ -199,22 +199,23 @@ impl NamedClients {
         let (_, certificate) =
             parse_x509_certificate(certificate).map_err(|_| CertificateError::BadEncoding)?;
         let extension = certificate.subject_alternative_name().map_err(|_| CertificateError::BadEncoding)?;
-        let found = extension.map(|extension| &extension.value.general_names[..]).unwrap_or_default();
-        if found.iter().any(|name| self.names.iter().any(|wanted| is(name, wanted))) {
+        let presented = extension.map(|extension| &extension.value.general_names[..]).unwrap_or_default();
+        if presented.iter().any(|name| self.names.iter().any(|wanted| matches(name, wanted))) {
             return Ok(());
         }
-        let shown: Vec<_> = found.iter().filter_map(shown).take(MOST_SHOWN).collect();
-        let shown = if shown.is_empty() { "none".to_owned() } else { shown.join(", ") };
-        Err(CertificateError::Other(OtherError(Arc::new(NotNamed(shown)))).into())
+        let names: Vec<_> = presented.iter().filter_map(escaped).take(MAX_LOGGED_NAMES).collect();
+        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        Err(CertificateError::Other(OtherError(Arc::new(NotNamed(names)))).into())
     }
 }
 
-/// Names of a denied certificate that are logged, and how long each may be, in bytes.
-const MOST_SHOWN: usize = 4;
-const MAX_SHOWN: usize = 256;
+/// Names of a denied certificate that are logged.
+const MAX_LOGGED_NAMES: usize = 4;
+/// How long each may be.
+const MAX_LOGGED_NAME_BYTES: usize = 256;
 
 /// Whether a name in a certificate is this one.  No host's name has a colon, and every URI has one.
-fn is(name: &GeneralName<'_>, wanted: &str) -> bool {
+fn matches(name: &GeneralName<'_>, wanted: &str) -> bool {
     match name {
         GeneralName::URI(uri) => wanted.contains(':') && *uri == wanted,
         GeneralName::DNSName(host) => !wanted.contains(':') && *host == wanted,
@@ -229,12 +230,12 @@ fn is(name: &GeneralName<'_>, wanted: &str) -> bool {
     }
 }
 
-fn shown(name: &GeneralName<'_>) -> Option<String> {
+fn escaped(name: &GeneralName<'_>) -> Option<String> {
     let (GeneralName::URI(text) | GeneralName::DNSName(text)) = name else {
         return None;
     };
-    let escaped: String = text.chars().flat_map(char::escape_default).collect();
-    Some(escaped[..escaped.len().min(MAX_SHOWN)].to_owned())
+    let text: String = text.chars().flat_map(char::escape_default).collect();
+    Some(text[..text.len().min(MAX_LOGGED_NAME_BYTES)].to_owned())
 }
 
 impl ClientCertVerifier for NamedClients {
@@ -295,15 +296,15 @@ mod tests {
             (GeneralName::DNSName("x.envoy.example"), "*.envoy.example", false),
             (GeneralName::DNSName("*.example"), host, false),
         ] {
-            assert_eq!(is(&name, wanted), expected, "{name:?} {wanted}");
+            assert_eq!(matches(&name, wanted), expected, "{name:?} {wanted}");
         }
     }
 
     #[test]
-    fn a_name_that_is_shown_is_short_and_steers_no_terminal() {
-        assert_eq!(shown(&GeneralName::DNSName("a\n\u{1b}b")).as_deref(), Some("a\\n\\u{1b}b"));
+    fn a_logged_name_is_short_and_has_no_control_characters() {
+        assert_eq!(escaped(&GeneralName::DNSName("a\n\u{1b}b")).as_deref(), Some("a\\n\\u{1b}b"));
         let long = "x".repeat(1_000);
-        assert_eq!(shown(&GeneralName::URI(&long)).map(|shown| shown.len()), Some(MAX_SHOWN));
-        assert_eq!(shown(&GeneralName::RFC822Name("a@b")), None);
+        assert_eq!(escaped(&GeneralName::URI(&long)).map(|name| name.len()), Some(MAX_LOGGED_NAME_BYTES));
+        assert_eq!(escaped(&GeneralName::RFC822Name("a@b")), None);
     }
 }

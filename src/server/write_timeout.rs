@@ -1,4 +1,4 @@
-//! A client that does not read what we write is not waited for without end.
+//! Closes the connection of a client that does not read what is written to it.
 
 use std::io;
 use std::pin::Pin;
@@ -9,40 +9,40 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::connection_limit::ConnectionActivity;
+use super::activity::ConnectionActivity;
 
-/// How long a connection may take none of the bytes that wait for it.
+/// How long a client may take none of the bytes that wait for it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A connection whose writing fails when the other side reads nothing for 20 seconds.
-/// Without it, an HTTP library that has to say goodbye would wait for ever to do so.
+/// A connection whose writes fail when the client reads nothing for [`WRITE_TIMEOUT`].
+/// Without it, an HTTP library that closes gracefully would wait forever to write its last bytes.
 pub struct WriteTimeout<S> {
     stream: S,
-    patience: Duration,
+    timeout: Duration,
     activity: Arc<ConnectionActivity>,
     /// Runs while something waits to be written.
-    stalled: Option<Pin<Box<Sleep>>>,
+    blocked: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> WriteTimeout<S> {
-    /// The same connection, with an end to waiting; whether it waits is told here.
+    /// The same connection with a timeout.  The activity records whether a write is blocked.
     pub fn new(stream: S, activity: Arc<ConnectionActivity>) -> Self {
-        Self { stream, patience: WRITE_TIMEOUT, activity, stalled: None }
+        Self { stream, timeout: WRITE_TIMEOUT, activity, blocked: None }
     }
 
-    /// What comes of a write: bytes that are taken end the waiting, and waiting has an end.
-    fn judge<T>(&mut self, context: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Starts the timeout when a write is blocked, stops it when bytes were taken, and fails when it is over.
+    fn check<T>(&mut self, context: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if wrote.is_ready() {
-            if self.stalled.take().is_some() {
-                self.activity.goes_on();
+            if self.blocked.take().is_some() {
+                self.activity.write_resumed();
             }
             return wrote;
         }
-        let stalled = self.stalled.get_or_insert_with(|| {
-            self.activity.stalls();
-            Box::pin(sleep(self.patience))
+        let blocked = self.blocked.get_or_insert_with(|| {
+            self.activity.write_blocked();
+            Box::pin(sleep(self.timeout))
         });
-        stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        blocked.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -63,20 +63,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.judge(context, wrote)
+        self.check(context, wrote)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        self.judge(context, flushed)
+        self.check(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.judge(context, shut)
+        self.check(context, shut)
     }
 
-    /// As [`super::Stream`] has it, and for its reason.
+    /// As in [`super::Stream`], for the same reason.
     fn is_write_vectored(&self) -> bool {
         false
     }
@@ -89,21 +89,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_a_side_that_takes_nothing_is_given_up() {
+    async fn only_a_client_that_takes_nothing_times_out() {
         let (ours, mut theirs) = duplex(8);
         let mut ours = WriteTimeout {
-            patience: Duration::from_millis(1),
-            ..WriteTimeout::new(ours, ConnectionActivity::alone())
+            timeout: Duration::from_millis(1),
+            ..WriteTimeout::new(ours, ConnectionActivity::detached())
         };
         ours.write_all(&[0; 8]).await.unwrap();
-        assert!(ours.stalled.is_none(), "nothing waits");
-        // Somebody reads in between: waiting begins anew each time.
+        assert!(ours.blocked.is_none(), "nothing waits");
+        // The client reads in between: the timeout starts anew each time.
         let mut context = Context::from_waker(std::task::Waker::noop());
         assert!(Pin::new(&mut ours).poll_write(&mut context, &[0]).is_pending());
-        assert!(ours.stalled.is_some());
+        assert!(ours.blocked.is_some());
         theirs.read_u8().await.unwrap();
         assert!(Pin::new(&mut ours).poll_write(&mut context, &[0]).is_ready());
-        assert!(ours.stalled.is_none(), "a byte was taken");
+        assert!(ours.blocked.is_none(), "a byte was taken");
         let error = ours.write_all(&[0]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }

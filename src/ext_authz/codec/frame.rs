@@ -1,4 +1,4 @@
-//! gRPC's framing of a message: a flag, a length, the bytes (gRPC over HTTP/2, "Length-Prefixed-Message").
+//! gRPC's framing of a message: a flag, a length, the message (gRPC over HTTP/2, "Length-Prefixed-Message").
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http_body::Body;
@@ -6,37 +6,37 @@ use http_body_util::BodyExt;
 use std::fmt;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// The length of what stands before a message.
+/// The length of the prefix, the flag and the length of the message, in bytes.
 pub const PREFIX: usize = 5;
 
-/// Why a body holds no message that we can read.
+/// Why a body holds no message that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The body broke off or failed.
     #[error("the request body could not be read")]
     Unreadable,
-    /// There is no byte in it.
+    /// The body is empty.
     #[error("the request has no message")]
     Empty,
     /// Fewer bytes than the prefix says, or more than one message.
     #[error("the request body is not exactly one message")]
     Misframed,
-    /// The compressed flag is set, and we announced no compression.
+    /// The compressed flag is set, and the server announces no compression.
     #[error("compressed messages are not supported")]
     Compressed,
     /// It did not arrive in time.
     #[error("the request body did not arrive in time")]
-    TooSlow,
+    TimedOut,
     /// Longer than `ext_authz.max_request_bytes`.
     #[error("the message is longer than max_request_bytes")]
     TooLong,
-    /// All messages that are arriving are too long together.
+    /// The messages that arrive at the same time are too long together.
     #[error("too many long messages are arriving at once")]
-    Crowded,
+    OverBudget,
 }
 
-/// How many bytes of messages that have not arrived whole may be held, over all connections; and of those that
-/// arrived in pieces, until they are answered.
+/// How many bytes of messages that arrive in pieces may be held over all connections, from their first piece until they
+/// are answered.
 #[derive(Debug)]
 pub struct Budget(Semaphore);
 
@@ -47,11 +47,11 @@ impl Budget {
     }
 }
 
-/// A message, and what it takes of the budget until it is answered.
+/// A message, and its part of the budget until it is answered.
 pub struct Message<'b> {
     /// The message without its prefix.
     pub bytes: Bytes,
-    /// What it takes of the budget.
+    /// Its part of the budget.
     pub held: Option<SemaphorePermit<'b>>,
 }
 
@@ -64,8 +64,8 @@ impl fmt::Debug for Message<'_> {
 
 /// Reads the one message of a request's body, at most `limit` bytes of it.
 ///
-/// A message that arrives in one piece, as nearly all do, is not copied and asks no budget.  Every other piece
-/// is copied, so that it does not hold the larger buffer that it arrived in.
+/// A message that arrives in one piece, as nearly all do, is not copied and takes no budget.  Other pieces are copied,
+/// so that they do not hold the larger buffer that they arrived in.
 ///
 /// # Errors
 /// [`FrameError`].
@@ -101,7 +101,7 @@ where
     Ok(Message { bytes: whole, held })
 }
 
-/// The pieces of a message as they arrive, in one buffer, all of whose room the budget pays for.
+/// The pieces of a message as they arrive, in one buffer whose whole capacity is taken from the budget.
 struct Pieces<'b> {
     budget: &'b Budget,
     bytes: Vec<u8>,
@@ -120,22 +120,23 @@ impl<'b> Pieces<'b> {
         let held = self.held.as_ref().map_or(0, SemaphorePermit::num_permits);
         if needed > held {
             // It grows by doubling, and not beyond what is announced.
-            let room = needed.max(held * 2);
-            let room = self.announced.map_or(room, |length| room.min(needed.max(PREFIX + length)));
-            let more = u32::try_from(room - held).map_err(|_| FrameError::TooLong)?;
-            let more = self.budget.0.try_acquire_many(more).map_err(|_| FrameError::Crowded)?;
+            let capacity = needed.max(held * 2);
+            let capacity =
+                self.announced.map_or(capacity, |length| capacity.min(needed.max(PREFIX + length)));
+            let more = u32::try_from(capacity - held).map_err(|_| FrameError::TooLong)?;
+            let more = self.budget.0.try_acquire_many(more).map_err(|_| FrameError::OverBudget)?;
             match &mut self.held {
                 Some(held) => held.merge(more),
                 None => self.held = Some(more),
             }
-            self.bytes.reserve_exact(room - self.bytes.len());
+            self.bytes.reserve_exact(capacity - self.bytes.len());
         }
         self.bytes.extend_from_slice(data);
         Ok(())
     }
 }
 
-/// Reads what is left of a body, and drops it.
+/// Reads the rest of a body, and drops it.
 pub async fn discard<B>(mut body: B)
 where
     B: Body<Data = Bytes> + Unpin,
@@ -152,14 +153,14 @@ where
         match frame.ok()?.into_data() {
             Ok(data) if !data.is_empty() => return Some(data),
             Ok(_) => {}
-            // Trailers: nothing comes behind them.
+            // Trailers: they are the last frame.
             Err(_) => return None,
         }
     }
     None
 }
 
-/// The length that the prefix announces, once the prefix is there.  What is too long is not waited for.
+/// The length that the prefix announces, once the prefix has arrived.  A message that is too long is an error at once.
 fn check_prefix(bytes: &[u8], limit: usize) -> Result<Option<usize>, FrameError> {
     let Some(([flag, length @ ..], rest)) = bytes.split_first_chunk::<PREFIX>() else {
         return Ok(None);
@@ -241,14 +242,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pieces_have_a_budget_until_they_are_answered_and_whole_messages_need_none() {
-        // Room is paid for ahead: eight bytes for seven.
+    async fn pieces_take_budget_until_they_are_answered_and_whole_messages_take_none() {
+        // The buffer is larger than the message: eight bytes for seven.
         let budget = Budget::new(14);
         let (whole, pieces): (&[&[u8]], &[&[u8]]) = (&[b"\0\0\0\0\x02ab"], &[b"\0\0\0\0", b"\x02a", b"b"]);
         let first = read(&mut body(pieces), 4, &budget).await.unwrap();
         assert_eq!(budget.0.available_permits(), 6);
-        assert_eq!(read(&mut body(pieces), 4, &budget).await.unwrap_err(), FrameError::Crowded);
-        assert_eq!(budget.0.available_permits(), 6, "what was denied holds nothing");
+        assert_eq!(read(&mut body(pieces), 4, &budget).await.unwrap_err(), FrameError::OverBudget);
+        assert_eq!(budget.0.available_permits(), 6, "a rejected message holds nothing");
         assert_eq!(read(&mut body(whole), 4, &budget).await.unwrap().bytes, "ab");
         drop(first);
         assert_eq!(budget.0.available_permits(), 14);
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_long_message_takes_no_more_room_than_it_announces() {
+    async fn a_long_message_takes_no_more_budget_than_it_announces() {
         const LENGTH: usize = 100_000;
         let mut sent = vec![0; PREFIX + LENGTH];
         sent[1..PREFIX].copy_from_slice(&u32::try_from(LENGTH).unwrap().to_be_bytes());

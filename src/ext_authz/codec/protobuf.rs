@@ -1,10 +1,10 @@
 //! Reading protobuf without copying: a message is a run of fields, and a field borrows from the message.
 //!
-//! A CheckRequest holds some forty fields that no decision reads.  Walking over them costs a few instructions
-//! each, whereas a generated decoder counts a reference for each that it keeps.
+//! A CheckRequest holds some forty fields that no decision reads.  Skipping a field takes a few instructions, whereas a
+//! generated decoder counts a reference for each that it keeps.
 //! The encoding: <https://protobuf.dev/programming-guides/encoding/>.
 
-/// The bytes are no protobuf message, or a field of it has another type than ours.
+/// The bytes are no protobuf message, or a field has another type than expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the message is not the protobuf that was expected")]
 pub struct Malformed;
@@ -21,11 +21,11 @@ pub struct Field<'m> {
     value: Value<'m>,
 }
 
-/// What a field holds, as far as this reader tells values apart.
+/// What a field holds, as far as this reader distinguishes values.
 enum Value<'m> {
     /// Text, bytes, or a message.
     Bytes(&'m [u8]),
-    /// A number, or a group, which nobody here reads.
+    /// A number, or a group, which no decision reads.
     Other,
 }
 
@@ -43,7 +43,7 @@ impl<'m> Field<'m> {
 }
 
 /// How deep groups may be nested, as in other implementations.
-const DEEPEST_GROUP: u32 = 100;
+const MAX_GROUP_DEPTH: u32 = 100;
 
 /// Wire types, the low three bits of a tag.
 const VARINT: u32 = 0;
@@ -56,7 +56,7 @@ const FIXED_32: u32 = 5;
 impl<'m> Iterator for Fields<'m> {
     type Item = Result<Field<'m>, Malformed>;
 
-    /// The next field, or the complaint that the message ends within one, or that what stands there is none.
+    /// The next field, or an error: the message ends within a field, or the bytes are none.
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
@@ -75,7 +75,7 @@ impl<'m> Iterator for Fields<'m> {
 
 impl<'m> Fields<'m> {
     /// The fields of a message.
-    pub fn of(message: &'m [u8]) -> Self {
+    pub fn new(message: &'m [u8]) -> Self {
         Self { rest: message }
     }
 
@@ -120,7 +120,7 @@ impl<'m> Fields<'m> {
         let value = if wire_type == BYTES {
             Value::Bytes(self.bytes()?)
         } else {
-            self.skip(number, wire_type, DEEPEST_GROUP)?;
+            self.skip(number, wire_type, MAX_GROUP_DEPTH)?;
             Value::Other
         };
         Ok(Field { number, value })
@@ -166,25 +166,25 @@ impl<'m> Fields<'m> {
         Err(Malformed)
     }
 
-    fn skip(&mut self, number: u32, wire_type: u32, deepest: u32) -> Result<(), Malformed> {
+    fn skip(&mut self, number: u32, wire_type: u32, max_depth: u32) -> Result<(), Malformed> {
         match wire_type {
             VARINT => self.varint().map(drop),
             FIXED_64 => self.take(8).map(drop),
             BYTES => self.bytes().map(drop),
-            GROUP => self.skip_group(number, deepest.checked_sub(1).ok_or(Malformed)?),
+            GROUP => self.skip_group(number, max_depth.checked_sub(1).ok_or(Malformed)?),
             FIXED_32 => self.take(4).map(drop),
             // An end without a beginning, or no wire type at all.
             _ => Err(Malformed),
         }
     }
 
-    fn skip_group(&mut self, group: u32, deepest: u32) -> Result<(), Malformed> {
+    fn skip_group(&mut self, group: u32, max_depth: u32) -> Result<(), Malformed> {
         loop {
             let (number, wire_type) = self.tag()?;
             if wire_type == END_OF_GROUP {
                 return if number == group { Ok(()) } else { Err(Malformed) };
             }
-            self.skip(number, wire_type, deepest)?;
+            self.skip(number, wire_type, max_depth)?;
         }
     }
 }
@@ -195,7 +195,7 @@ mod tests {
 
     fn walk(message: &[u8]) -> Result<Vec<(u32, Option<Vec<u8>>)>, Malformed> {
         let shown = |field: Field<'_>| (field.number, field.bytes().ok().map(<[u8]>::to_vec));
-        Fields::of(message).map(|field| field.map(shown)).collect()
+        Fields::new(message).map(|field| field.map(shown)).collect()
     }
 
     #[test]
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message() {
+    fn malformed_messages_are_errors() {
         let table: &[&[u8]] = &[
             &[0x0a],
             &[0x0a, 2, b'h'],

@@ -1,15 +1,15 @@
 //! From the bytes of a CheckRequest to [`Attributes`], which borrow from them.
 //!
 //! The numbers below are those of `proto/ext_authz.proto`, which is the slice of Envoy's protocol that
-//! a decision reads; whatever else Envoy sends is walked over.
+//! a decision reads; the other fields are skipped.
 
 use super::protobuf::{Fields, Malformed};
 use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
 
-/// Headers that a request has as a rule: room for as many is made at once.
-const USUAL_HEADERS: usize = 24;
-/// The most headers of one request.  Envoy itself denies requests with more than 100 of them unless told
-/// otherwise (`max_headers_count`); a message of nothing but empty headers must not cost a hundredfold of its size.
+/// Headers that a request usually has: the vector starts with this capacity.
+const INITIAL_HEADERS: usize = 24;
+/// The most headers of one request.  Envoy itself denies requests with more than 100 of them unless it is configured
+/// otherwise (`max_headers_count`); a message of empty headers alone must not take a hundred times its size.
 const MAX_HEADERS: usize = 16 * 1024;
 
 /// Decodes a message.  A CheckRequest without attributes is one without a request.
@@ -47,16 +47,16 @@ struct HttpRequest<'m> {
     lines: Vec<Header<'m>>,
 }
 
-/// A field's bytes, or the complaint that it has none: raised only where somebody asks for them.
+/// A field's bytes, or the error that it has none, for readers that need them.
 type FieldBytes<'m> = Result<&'m [u8], Malformed>;
 
-/// Hands every field of a message to its reader.
+/// Calls the reader with every field of a message.
 #[inline]
 fn each<'m>(
     message: &'m [u8],
     mut read: impl FnMut(u32, FieldBytes<'m>) -> Result<(), Malformed>,
 ) -> Result<(), Malformed> {
-    Fields::of(message).try_for_each(|field| {
+    Fields::new(message).try_for_each(|field| {
         let field = field?;
         read(field.number, field.bytes())
     })
@@ -158,7 +158,7 @@ pub fn is_nearly_policy(key: &[u8]) -> bool {
 
 fn push<'m>(headers: &mut Vec<Header<'m>>, header: Header<'m>) -> Result<(), Malformed> {
     match headers.len() {
-        0 => headers.reserve(USUAL_HEADERS),
+        0 => headers.reserve(INITIAL_HEADERS),
         MAX_HEADERS => return Err(Malformed),
         _ => {}
     }
@@ -206,7 +206,7 @@ fn read_raw_header(message: &[u8]) -> Result<Header<'_>, Malformed> {
 
 /// A short name and a short value, one after the other and nothing else, as nearly all are.
 fn read_short_entry(message: &[u8], value_number: u32) -> Option<Header<'_>> {
-    let mut fields = Fields::of(message);
+    let mut fields = Fields::new(message);
     let (name, value) = (fields.short_text(1)?, fields.short_text(value_number)?);
     fields.is_empty().then_some(Header { name, value })
 }
