@@ -47,7 +47,7 @@ pub enum Caller {
 
 impl Caller {
     /// How long it waits for the verification of a password: half of a Check's deadline, at most 100 ms.
-    fn timeout(self) -> Duration {
+    pub fn timeout(self) -> Duration {
         match self {
             Self::Check { deadline } => {
                 deadline.map_or(PASSWORD_TIMEOUT, |deadline| (deadline / 2).min(PASSWORD_TIMEOUT))

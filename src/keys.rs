@@ -4,7 +4,27 @@
 //! all digests in memory ([`index`]) and answers Checks from there ([`lookup`]).  A change goes to the database
 //! ([`store`]) and then, before the call returns, to the replica's own index ([`manage`], [`sessions`]).  Other
 //! replicas learn of it by following the store ([`follower`]).  When keys and sessions were last used is written
-//! down in the background ([`usage`]).
+//! in the background ([`usage`]).
+//!
+//! ## One key, from the API to another replica
+//!
+//! 1. The admin API (`admin/keys.rs`) checks who asks and what they ask for, and calls [`Keys::create`]
+//!    (`keys/manage.rs`) with a [`CreateKey`].
+//! 2. A secret is generated (`token.rs`), and the store inserts a row with its digest: `keys/store/sqlite.rs` or
+//!    `postgres.rs`, with the SQL of `keys/store/statements.rs`.  In the same transaction a trigger
+//!    (`keys/store/*_0001.sql`) numbers the change, appends it to the change log and, in PostgreSQL, notifies.
+//! 3. The row comes back as a [`StoredKey`] (`keys/store/rows.rs`) and goes into this replica's index
+//!    (`keys/index.rs`).  Then the API replies: the key works here.
+//! 4. Another replica's [`Follower`](follower::Follower) hears the notification, or polls.  It reads the changes
+//!    since its own revision ([`Store::changes`]) and puts them into its index.
+//! 5. A Check there finds the digest ([`Keys::find`], called by `identity.rs`) and gets the key's principal.  That
+//!    was a use: the index sends the entry to the follower, which writes `last_used_at`.
+//!
+//! ## One more column of a key
+//!
+//! A migration for each database (`keys/store/*.sql`, listed in `migrations.rs`); a line in `KeyRow` and its
+//! conversion (`rows.rs`, which also binds what a new key brings); a field of [`Key`], and of [`CreateKey`] where the
+//! creator gives it (`record.rs`).
 
 pub mod follower;
 pub mod index;
@@ -69,7 +89,7 @@ pub struct Keys {
     store: Box<dyn Store>,
     index: Arc<Index>,
     clock: Clock,
-    /// The revision that the index shows; `None` before the first snapshot, and when another one is due.
+    /// The revision that the index shows; `None` before the first reading, and when the whole contents are to be read.
     /// Every change and every reading holds this lock until the index shows it, so that the index never goes back
     /// in time.
     index_revision: Mutex<Option<Revision>>,

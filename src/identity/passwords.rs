@@ -1,8 +1,8 @@
 //! Verifying the passwords of configured users.
 //!
 //! A hash is costly on purpose, so verifications are bounded in number and memory and run off the serving threads
-//! ([`verifier`]); right passwords are cached ([`cache`]); wrong ones lock their user out ([`lockout`]); and the
-//! time of an answer tells nothing ([`timing`]).
+//! (`verifier.rs`); right passwords are cached (`cache.rs`); wrong ones lock their user out (`lockout.rs`); and the
+//! time of an answer tells nothing (`timing.rs`).
 //!
 //! Checks and the admin listener have a verifier each: what strangers try at the gateway neither locks an
 //! administrator out nor makes one wait.

@@ -1,7 +1,7 @@
 //! Following the store: reading what others changed, and writing down what was used.
 //!
 //! The follower reads the changes since the revision that the index shows, twice a second and whenever the store
-//! notifies of one.  After an error it reads a snapshot, since the changes in between may be lost.
+//! notifies of one.  After an error it reads the whole contents, since the changes in between may be lost.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -18,8 +18,8 @@ use super::{Keys, with_timeout};
 
 /// How long reading the changes may take.
 const CHANGES_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long reading a snapshot may take.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(180);
+/// How long reading the whole contents may take.
+const CONTENTS_TIMEOUT: Duration = Duration::from_secs(180);
 /// How often the store is read, with or without a notification.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// After a failure the store is read again after this long, then after twice as long, and so on …
@@ -80,7 +80,7 @@ impl Follower {
     /// Ticks for ever.
     ///
     /// A panic does not end it: a replica that hears of no revocation is worse than one that starts again.  A panic
-    /// is logged and counted as an error of the store, and the follower starts again with a snapshot.
+    /// is logged and counted as an error of the store, and the follower starts again with the whole contents.
     pub async fn run(mut self) -> Infallible {
         loop {
             let ended = AssertUnwindSafe(self.run_until_panic()).catch_unwind().await;
@@ -93,7 +93,7 @@ impl Follower {
                 "a panic while following the key store: please report this; it begins again"
             );
             sleep(pause).await;
-            self.keys.require_snapshot().await;
+            self.keys.require_full_read().await;
         }
     }
 
@@ -106,7 +106,7 @@ impl Follower {
                 result = &mut notified => {
                     if result.is_err() {
                         // Notifications may have been missed.
-                        keys.require_snapshot().await;
+                        keys.require_full_read().await;
                     }
                     let pause = if result.is_ok() { Duration::ZERO } else { interval };
                     notified.set(keys.notified_after(pause));
@@ -148,8 +148,8 @@ impl Keys {
         self.store.changed().await
     }
 
-    /// Lets the next reading be a snapshot.
-    async fn require_snapshot(&self) {
+    /// Lets the next reading be of the whole contents.
+    async fn require_full_read(&self) {
         *self.index_revision.lock().await = None;
     }
 
@@ -157,10 +157,10 @@ impl Keys {
     pub(super) async fn read(&self) -> Result<(), StoreError> {
         let mut revision = self.index_revision.lock().await;
         let read_at = self.clock.now();
-        // An error leaves `None`: the next reading is a snapshot.
+        // An error leaves `None`: the next reading is of the whole contents.
         *revision = Some(match revision.take() {
             Some(since) => match with_timeout(CHANGES_TIMEOUT, self.store.changes(since)).await? {
-                Changes::Unknown => self.read_snapshot().await?,
+                Changes::Unknown => self.read_contents().await?,
                 Changes::Since { revision, keys, deleted_keys, sessions, deleted_sessions } => {
                     keys.into_iter().for_each(|key| self.index.put(key));
                     deleted_keys.into_iter().for_each(|id| self.index.remove(id));
@@ -169,19 +169,19 @@ impl Keys {
                     revision
                 }
             },
-            None => self.read_snapshot().await?,
+            None => self.read_contents().await?,
         });
         self.read_at.store(read_at.as_millisecond(), Ordering::Release);
         self.was_read.send_if_modified(|was_read| !std::mem::replace(was_read, true));
         Ok(())
     }
 
-    async fn read_snapshot(&self) -> Result<Revision, StoreError> {
-        let snapshot = with_timeout(SNAPSHOT_TIMEOUT, self.store.snapshot()).await?;
-        let revision = snapshot.revision;
+    async fn read_contents(&self) -> Result<Revision, StoreError> {
+        let contents = with_timeout(CONTENTS_TIMEOUT, self.store.contents()).await?;
+        let revision = contents.revision;
         // A million entries take a moment, in which this thread has other tasks.
         let index = Arc::clone(&self.index);
-        let replaced = tokio::task::spawn_blocking(move || index.replace(snapshot)).await;
+        let replaced = tokio::task::spawn_blocking(move || index.replace(contents)).await;
         replaced.map_err(StoreFailure::Index)?;
         Ok(revision)
     }

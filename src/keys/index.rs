@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::sessions::Session;
-use super::store::Snapshot;
+use super::store::Contents;
 use super::usage::{LastUse, Used};
 use super::{Role, StoredKey, StoredSession};
 use crate::actor::Actor;
@@ -210,28 +210,28 @@ impl Index {
     }
 
     /// Replaces everything.  Entries that stay the same are kept.
-    pub fn replace(&self, snapshot: Snapshot) {
+    pub fn replace(&self, contents: Contents) {
         let mut by_id = self.lock();
         if by_id.is_empty() {
-            let count = snapshot.keys.iter().map(Vec::len).sum();
+            let count = contents.keys.iter().map(Vec::len).sum();
             by_id.reserve(count);
             self.keys.pin().reserve(count);
         } else {
             let existing: HashSet<i64, foldhash::fast::RandomState> =
-                snapshot.keys.iter().flatten().map(|stored| stored.key.id).collect();
+                contents.keys.iter().flatten().map(|stored| stored.key.id).collect();
             let gone: Vec<i64> = by_id.keys().copied().filter(|id| !existing.contains(id)).collect();
             for id in gone {
                 self.remove_locked(&mut by_id, id);
             }
         }
-        for stored in snapshot.keys.into_iter().flatten() {
+        for stored in contents.keys.into_iter().flatten() {
             self.put_locked(&mut by_id, stored);
         }
         drop(by_id);
 
-        let existing: HashSet<TokenDigest> = snapshot.sessions.iter().map(|session| session.digest).collect();
+        let existing: HashSet<TokenDigest> = contents.sessions.iter().map(|session| session.digest).collect();
         self.sessions.pin().retain(|digest, _| existing.contains(digest));
-        for session in snapshot.sessions {
+        for session in contents.sessions {
             self.put_session(session);
         }
     }

@@ -32,7 +32,7 @@ pub struct Revision(pub i64);
 
 /// Everything in the store at one revision.
 #[derive(Debug, Clone, Default)]
-pub struct Snapshot {
+pub struct Contents {
     /// The revision that this is.
     pub revision: Revision,
     /// Every key, in batches: each batch is freed when the index has it, and no list of a million is copied.
@@ -57,7 +57,7 @@ pub enum Changes {
         /// Digests of deleted sessions.
         deleted_sessions: Vec<TokenDigest>,
     },
-    /// The change log no longer reaches back so far: read a snapshot.
+    /// The change log no longer reaches back so far: read the contents.
     Unknown,
 }
 
@@ -78,7 +78,7 @@ pub struct NewKey {
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Every key and session, read in one transaction.
-    async fn snapshot(&self) -> Result<Snapshot, StoreError>;
+    async fn contents(&self) -> Result<Contents, StoreError>;
 
     /// The changes since a revision, read in one transaction.
     async fn changes(&self, since: Revision) -> Result<Changes, StoreError>;

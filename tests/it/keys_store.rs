@@ -12,7 +12,7 @@ use envoy_auth_tokens::credential::Principal;
 use envoy_auth_tokens::keys::follower::Follower;
 use envoy_auth_tokens::keys::sessions::MAX_SESSIONS_PER_USER;
 use envoy_auth_tokens::keys::store::{
-    Changes, CreateError, NewKey, OpenError, PostgresStore, Revision, RotateError, Snapshot, SqliteStore,
+    Changes, Contents, CreateError, NewKey, OpenError, PostgresStore, Revision, RotateError, SqliteStore,
     Store, StoreError, StoreUrl,
 };
 use envoy_auth_tokens::keys::{CreateKey, Key, KeyLookup, Keys, Role, Settings, StoredKey, StoredSession};
@@ -403,11 +403,11 @@ async fn what_is_stored_comes_back(place: Place) {
         last_used_at: at(START),
     };
     assert_eq!(store.create_session(&session, 1, at(START - 1), at(START - 1)).await.unwrap(), []);
-    let snapshot = store.snapshot().await.unwrap();
-    let mut keys = snapshot.keys.concat();
+    let contents = store.contents().await.unwrap();
+    let mut keys = contents.keys.concat();
     keys.sort_by_key(|stored| stored.key.id);
     assert_eq!(keys, [one.clone(), two.clone()]);
-    assert_eq!(snapshot.sessions, std::slice::from_ref(&session));
+    assert_eq!(contents.sessions, std::slice::from_ref(&session));
 
     let rotated = store
         .rotate(two.key.id, digest_of("three"), at(START + 9), at(START), None, &|_| Ok(()))
@@ -419,11 +419,11 @@ async fn what_is_stored_comes_back(place: Place) {
     store.delete_session(&session.digest).await.unwrap();
     store.delete_session(&session.digest).await.unwrap();
 
-    let changes = store.changes(snapshot.revision).await.unwrap();
+    let changes = store.changes(contents.revision).await.unwrap();
     let Changes::Since { revision, keys, deleted_keys, sessions, deleted_sessions } = changes else {
         panic!("{changes:?}");
     };
-    assert!(revision > snapshot.revision);
+    assert!(revision > contents.revision);
     assert_eq!((keys, deleted_keys), (vec![rotated], vec![one.key.id]));
     assert_eq!((sessions, deleted_sessions), (vec![], vec![session.digest]));
 
@@ -911,7 +911,7 @@ async fn the_change_log_stays_short(place: Place) {
         }
     };
     place.sql(&insert).await;
-    let before = store.snapshot().await.unwrap();
+    let before = store.contents().await.unwrap();
     assert_eq!(before.keys.concat().len(), 201);
     let updates = "UPDATE api_keys SET created_by = created_by || 'x';".repeat(120);
     place.sql(&updates).await;
@@ -919,7 +919,7 @@ async fn the_change_log_stays_short(place: Place) {
     let logged = place.number("SELECT count(*) FROM api_changes").await;
     assert!((10_000..32_000).contains(&logged), "{logged}");
     assert!(matches!(store.changes(before.revision).await.unwrap(), Changes::Unknown));
-    let now = store.snapshot().await.unwrap().revision;
+    let now = store.contents().await.unwrap().revision;
     assert!(matches!(store.changes(Revision(now.0 - 1)).await.unwrap(), Changes::Since { .. }));
 
     place.sql("DELETE FROM api_keys WHERE name = 'first'").await;
@@ -1007,8 +1007,8 @@ struct Panicking {
 
 #[async_trait]
 impl Store for Panicking {
-    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        self.store.snapshot().await
+    async fn contents(&self) -> Result<Contents, StoreError> {
+        self.store.contents().await
     }
     async fn changes(&self, since: Revision) -> Result<Changes, StoreError> {
         assert!(!self.panics.load(Ordering::SeqCst), "this panic belongs to a test");

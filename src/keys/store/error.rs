@@ -77,7 +77,7 @@ pub enum StoreFailure {
     /// The operation took longer than this.
     #[error("no answer within {} s", .0.as_secs())]
     Timeout(Duration),
-    /// The index panicked while it took over a snapshot.
+    /// The index panicked while it took over the contents.
     #[error("what it holds could not be taken over")]
     Index(#[source] tokio::task::JoinError),
     /// The operating system has no randomness for a new secret.

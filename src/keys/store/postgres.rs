@@ -18,7 +18,7 @@ use super::rows::{self, ChangeRow, ChangedRows, KeyRow, SessionRow};
 use super::statements::{Dialect, Statements};
 use super::url::{postgres_files, postgres_options};
 use super::{
-    Changes, CreateError, NewKey, OpenError, OpenFailure, Revision, RotateError, Snapshot, Store, StoreError,
+    Changes, Contents, CreateError, NewKey, OpenError, OpenFailure, Revision, RotateError, Store, StoreError,
     StoreFailure, StoreUrl,
 };
 use crate::keys::{GrantCheck, Key, Status, StoredKey, StoredSession};
@@ -58,7 +58,7 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// Reaches the database and brings its schema up to date.
     ///
-    /// A server that does not answer is no error: [`Store::snapshot`] tries again.
+    /// A server that does not answer is no error: [`Store::contents`] tries again.
     ///
     /// # Errors
     /// [`OpenError`]: it answers with an error that a retry does not change, or a newer version made its schema.
@@ -208,7 +208,7 @@ fn is_final(error: &sqlx::Error) -> bool {
 
 #[async_trait]
 impl Store for PostgresStore {
-    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+    async fn contents(&self) -> Result<Contents, StoreError> {
         use futures_util::TryStreamExt;
 
         if !self.migrated.load(Ordering::Acquire) {
@@ -228,7 +228,7 @@ impl Store for PostgresStore {
         }
         let sessions: Vec<SessionRow> =
             sqlx::query_as(SQL.sessions.as_str()).fetch_all(&mut *transaction).await?;
-        Ok(Snapshot { revision: Revision(revision), keys, sessions: rows::sessions(sessions) })
+        Ok(Contents { revision: Revision(revision), keys, sessions: rows::sessions(sessions) })
     }
 
     async fn changes(&self, since: Revision) -> Result<Changes, StoreError> {

@@ -18,7 +18,7 @@ use super::migrations::{self, SchemaError};
 use super::rows::{self, ChangeRow, ChangedRows, KeyRow, SessionRow};
 use super::statements::{Dialect, Statements};
 use super::{
-    Changes, CreateError, NewKey, OpenError, OpenFailure, Revision, RotateError, Snapshot, Store, StoreError,
+    Changes, Contents, CreateError, NewKey, OpenError, OpenFailure, Revision, RotateError, Store, StoreError,
     StoreFailure, StoreUrl,
 };
 use crate::folder::FolderProblem;
@@ -133,7 +133,7 @@ fn is_busy(error: &sqlx::Error) -> bool {
 
 #[async_trait]
 impl Store for SqliteStore {
-    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+    async fn contents(&self) -> Result<Contents, StoreError> {
         let mut transaction = self.readers.begin().await?;
         let revision: i64 =
             sqlx::query_scalar("SELECT value FROM api_revision").fetch_one(&mut *transaction).await?;
@@ -151,7 +151,7 @@ impl Store for SqliteStore {
         }
         let sessions: Vec<SessionRow> =
             sqlx::query_as(SQL.sessions.as_str()).fetch_all(&mut *transaction).await?;
-        Ok(Snapshot { revision: Revision(revision), keys, sessions: rows::sessions(sessions) })
+        Ok(Contents { revision: Revision(revision), keys, sessions: rows::sessions(sessions) })
     }
 
     async fn changes(&self, since: Revision) -> Result<Changes, StoreError> {
