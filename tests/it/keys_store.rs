@@ -1,4 +1,4 @@
-//! Keys and sessions in both stores: the same stories, told on SQLite and on a real PostgreSQL.
+//! Keys and sessions in both stores: each scenario runs on SQLite and on a real PostgreSQL.
 
 use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt;
@@ -26,16 +26,16 @@ use tokio::task::JoinHandle;
 use crate::harness::PATIENCE;
 use crate::harness::postgres::{PASSWORD, Postgres};
 
-/// When every story begins.
+/// When every scenario begins.
 const START: i64 = 1_767_225_600;
 
-/// A store that nobody has used yet, and a way in that is not ours.
-enum Place {
+/// A new database, with a way in past the program.
+enum Database {
     Sqlite(tempfile::TempDir),
     Postgres { server: Arc<Postgres>, database: String },
 }
 
-impl Place {
+impl Database {
     fn sqlite() -> Self {
         Self::Sqlite(tempfile::tempdir().unwrap())
     }
@@ -53,7 +53,7 @@ impl Place {
         }
     }
 
-    /// Says something to the database behind our back, as psql and sqlite3 do.
+    /// Runs SQL past the program, as psql and sqlite3 do.
     async fn sql(&self, sql: &str) {
         match self {
             Self::Sqlite(_) => {
@@ -94,7 +94,7 @@ impl Place {
         replica
     }
 
-    /// A replica that follows the store only when the story ticks it.
+    /// A replica that follows the store only when it is ticked.
     async fn open_ticked(&self, time: &Time) -> (Replica, Ticked) {
         let keys = Keys::open(&self.url(), time.clock()).await.unwrap();
         let follower = Follower::new(Arc::clone(&keys));
@@ -119,7 +119,7 @@ impl Ticked {
     }
 }
 
-/// A clock that a story sets.
+/// A clock that a scenario sets.
 #[derive(Clone)]
 struct Time(Arc<AtomicI64>);
 
@@ -146,7 +146,7 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-/// One process of several: its keys, and whoever follows the store for it.
+/// One process of several: its keys and its follower.
 struct Replica {
     keys: Arc<Keys>,
     time: Time,
@@ -235,19 +235,19 @@ async fn becomes(replica: &Replica, secret: &Secret, expected: &str) -> Duration
     soon(&what, async || replica.find(secret) == expected).await
 }
 
-/// Tells each story on both stores.
+/// Runs each scenario on both stores.
 macro_rules! on_both_stores {
-    ($($story:ident)*) => {
+    ($($scenario:ident)*) => {
         mod on_sqlite {
             $(#[tokio::test(flavor = "multi_thread")]
-            async fn $story() {
-                super::$story(super::Place::sqlite()).await;
+            async fn $scenario() {
+                super::$scenario(super::Database::sqlite()).await;
             })*
         }
         mod on_postgres {
             $(#[tokio::test(flavor = "multi_thread")]
-            async fn $story() {
-                super::$story(super::Place::postgres()).await;
+            async fn $scenario() {
+                super::$scenario(super::Database::postgres()).await;
             })*
         }
     };
@@ -284,9 +284,9 @@ on_both_stores! {
     names_are_only_names
 }
 
-async fn a_key_is_live_then_expired_then_revoked_then_unknown(place: Place) {
+async fn a_key_is_live_then_expired_then_revoked_then_unknown(db: Database) {
     let time = Time::new();
-    let replica = place.open(&time).await;
+    let replica = db.open(&time).await;
     let (key, secret) = replica.keys.create(&settings(), until("reporting", START + 60)).await.unwrap();
     assert!(secret.expose().starts_with("eat_"));
     assert_eq!(replica.find(&secret), "live");
@@ -316,9 +316,9 @@ async fn a_key_is_live_then_expired_then_revoked_then_unknown(place: Place) {
     }
 }
 
-async fn what_a_key_stands_for(place: Place) {
+async fn what_a_key_stands_for(db: Database) {
     let time = Time::new();
-    let replica = place.open(&time).await;
+    let replica = db.open(&time).await;
     let own = json!({"zone": 1, "id": "forged", "team": {"b": [1, 2.5], "a": null}});
     let full = CreateKey {
         role: Role::Admin,
@@ -341,7 +341,7 @@ async fn what_a_key_stands_for(place: Place) {
     );
     assert_eq!(principal.expires_at, Some(at(START + 600)));
 
-    // What the door encodes for a key is kept as long as the key stays what it is.
+    // The principal, and the answer that is encoded for it, is kept as long as the key does not change.
     time.pass(1);
     replica.create("another").await;
     assert!(Arc::ptr_eq(&principal, &replica.principal(&secret)));
@@ -354,14 +354,14 @@ async fn what_a_key_stands_for(place: Place) {
     assert!(!replica.principal(&nowhere).counts_under("read"));
 
     // The same, read from the store by somebody else.
-    let other = place.open(&time).await;
+    let other = db.open(&time).await;
     assert_eq!(other.principal(&secret).actor.to_ascii_json(), expected);
     assert!(!other.principal(&secret).counts_under("default"));
     assert!(!other.principal(&nowhere).counts_under("read"));
 }
 
-async fn what_is_stored_comes_back(place: Place) {
-    let store = place.store().await;
+async fn what_is_stored_comes_back(db: Database) {
+    let store = db.store().await;
     let digest_of = |text: &str| PlainToken::new(text.as_bytes()).unwrap().digest();
     let own = json!({"z": "Zoë \u{1f980}", "a": [true, null], "big": 9_007_199_254_740_993_i64});
     let new = NewKey {
@@ -433,9 +433,9 @@ async fn what_is_stored_comes_back(place: Place) {
     assert!(matches!(store.changes(Revision(revision.0 + 1)).await.unwrap(), Changes::Unknown));
 }
 
-async fn a_replaced_secret_works_for_its_overlap_and_then_is_expired(place: Place) {
+async fn a_replaced_secret_works_for_its_overlap_and_then_is_expired(db: Database) {
     let time = Time::new();
-    let (here, there) = (place.open(&time).await, place.open(&time).await);
+    let (here, there) = (db.open(&time).await, db.open(&time).await);
     let (key, first) = here.keys.create(&settings(), until("rotated", START + 1000)).await.unwrap();
     let (same, second) = here.keys.rotate(&settings(), key.id, 100, &|_| Ok(())).await.unwrap();
     assert_eq!((same.id, &same.name, same.expires_at), (key.id, &key.name, key.expires_at));
@@ -465,9 +465,9 @@ async fn a_replaced_secret_works_for_its_overlap_and_then_is_expired(place: Plac
     assert_eq!((here.find(&fourth), here.find(&fifth)), ("expired", "expired"));
 }
 
-async fn a_dead_key_is_not_rotated(place: Place) {
+async fn a_dead_key_is_not_rotated(db: Database) {
     let time = Time::new();
-    let replica = place.open(&time).await;
+    let replica = db.open(&time).await;
     let (expired, _) = replica.keys.create(&settings(), until("expired", START + 10)).await.unwrap();
     let (revoked, secret) = replica.create("revoked").await;
     replica.keys.revoke(revoked.id, "admin").await.unwrap();
@@ -485,9 +485,9 @@ async fn a_dead_key_is_not_rotated(place: Place) {
     ));
 }
 
-async fn revoking_kills_the_replaced_secret_and_happens_once(place: Place) {
+async fn revoking_kills_the_replaced_secret_and_happens_once(db: Database) {
     let time = Time::new();
-    let (here, there) = (place.open(&time).await, place.open(&time).await);
+    let (here, there) = (db.open(&time).await, db.open(&time).await);
     let (key, first) = here.create("revoked").await;
     let (_, second) = here.keys.rotate(&settings(), key.id, 1000, &|_| Ok(())).await.unwrap();
     becomes(&there, &second, "live").await;
@@ -501,9 +501,9 @@ async fn revoking_kills_the_replaced_secret_and_happens_once(place: Place) {
     assert_eq!((again.revoked_at, again.revoked_by.as_deref()), (Some(at(START)), Some("zoë")));
 }
 
-async fn a_name_is_free_again_when_its_key_is_dead(place: Place) {
+async fn a_name_is_free_again_when_its_key_is_dead(db: Database) {
     let time = Time::new();
-    let replica = place.open(&time).await;
+    let replica = db.open(&time).await;
     let (first, _) = replica.keys.create(&settings(), until("name", START + 10)).await.unwrap();
     assert!(matches!(replica.keys.create(&settings(), ask("name")).await, Err(CreateError::NameTaken)));
     replica.create("Name").await;
@@ -520,9 +520,9 @@ async fn a_name_is_free_again_when_its_key_is_dead(place: Place) {
     assert_eq!(listed, expected);
 }
 
-async fn of_two_creations_of_one_name_one_wins(place: Place) {
+async fn of_two_creations_of_one_name_one_wins(db: Database) {
     let time = Time::new();
-    let (here, there) = (place.open(&time).await, place.open(&time).await);
+    let (here, there) = (db.open(&time).await, db.open(&time).await);
     for round in 0..20 {
         let name = format!("contested-{round}");
         let settings = settings();
@@ -535,9 +535,9 @@ async fn of_two_creations_of_one_name_one_wins(place: Place) {
     assert_eq!(here.keys.list().await.unwrap().len(), 20);
 }
 
-async fn a_hundred_creations_at_once_lose_nothing(place: Place) {
+async fn a_hundred_creations_at_once_lose_nothing(db: Database) {
     let time = Time::new();
-    let replicas = [place.open(&time).await, place.open(&time).await];
+    let replicas = [db.open(&time).await, db.open(&time).await];
     let creations = (0..100).map(|number| {
         let keys = Arc::clone(&replicas[number % 2].keys);
         tokio::spawn(async move { keys.create(&settings(), ask(&format!("key-{number}"))).await.unwrap() })
@@ -558,10 +558,10 @@ async fn a_hundred_creations_at_once_lose_nothing(place: Place) {
     }
 }
 
-async fn the_quota_counts_every_stored_key_and_holds_under_a_rush(place: Place) {
+async fn the_quota_counts_every_stored_key_and_holds_under_a_rush(db: Database) {
     let time = Time::new();
     let limited = || Settings { quota: Some(5), ..settings() };
-    let replicas = [place.open(&time).await, place.open(&time).await];
+    let replicas = [db.open(&time).await, db.open(&time).await];
     let creations = (0..20).map(|number| {
         let keys = Arc::clone(&replicas[number % 2].keys);
         tokio::spawn(async move { keys.create(&limited(), ask(&format!("key-{number}"))).await })
@@ -582,22 +582,22 @@ async fn the_quota_counts_every_stored_key_and_holds_under_a_rush(place: Place) 
     here.keys.create(&limited(), ask("another")).await.unwrap();
 }
 
-async fn an_id_is_never_used_again(place: Place) {
+async fn an_id_is_never_used_again(db: Database) {
     let time = Time::new();
-    let replica = place.open(&time).await;
+    let replica = db.open(&time).await;
     let (first, _) = replica.create("first").await;
     let (second, _) = replica.create("second").await;
     assert!(second.id > first.id);
     replica.keys.delete(second.id).await.unwrap();
     replica.keys.delete(first.id).await.unwrap();
     drop(replica);
-    let (third, _) = place.open(&time).await.create("third").await;
+    let (third, _) = db.open(&time).await.create("third").await;
     assert!(third.id > second.id);
 }
 
-async fn what_was_revoked_never_works_again_whatever_happens_at_once(place: Place) {
+async fn what_was_revoked_never_works_again_whatever_happens_at_once(db: Database) {
     let time = Time::new();
-    let (here, there) = (place.open(&time).await, place.open(&time).await);
+    let (here, there) = (db.open(&time).await, db.open(&time).await);
     for round in 0..15 {
         let (key, first) = here.create(&format!("key-{round}")).await;
         let rotate =
@@ -624,9 +624,9 @@ async fn what_was_revoked_never_works_again_whatever_happens_at_once(place: Plac
     }
 }
 
-async fn changes_arrive_elsewhere(place: Place) {
+async fn changes_arrive_elsewhere(db: Database) {
     let time = Time::new();
-    let (here, there) = (place.open(&time).await, place.open(&time).await);
+    let (here, there) = (db.open(&time).await, db.open(&time).await);
     let mut took = Vec::new();
     for round in 0..10 {
         let (key, secret) = here.create(&format!("key-{round}")).await;
@@ -640,73 +640,73 @@ async fn changes_arrive_elsewhere(place: Place) {
     println!("known elsewhere: median {:?}, worst {:?}", took[took.len() / 2], took[took.len() - 1]);
 }
 
-async fn changes_behind_our_back_arrive(place: Place) {
+async fn changes_behind_our_back_arrive(db: Database) {
     let time = Time::new();
-    let replica = place.open(&time).await;
+    let replica = db.open(&time).await;
     let (key, secret) = replica.create("key").await;
     let (_, other) = replica.create("other").await;
-    let now = match place {
-        Place::Sqlite(_) => "unixepoch()",
-        Place::Postgres { .. } => "now()",
+    let now = match db {
+        Database::Sqlite(_) => "unixepoch()",
+        Database::Postgres { .. } => "now()",
     };
     let (id, principal) = (key.id, replica.principal(&secret));
-    place.sql(&format!("UPDATE api_keys SET role = 'Viewer' WHERE id = {id}")).await;
+    db.sql(&format!("UPDATE api_keys SET role = 'Viewer' WHERE id = {id}")).await;
     let role = async || replica.principal(&secret).actor.member("role") == Some(&Value::from("Viewer"));
     soon("another role", role).await;
     assert!(!Arc::ptr_eq(&principal, &replica.principal(&secret)));
 
-    place.sql(&format!("UPDATE api_keys SET revoked_at = {now} WHERE id = {id}")).await;
+    db.sql(&format!("UPDATE api_keys SET revoked_at = {now} WHERE id = {id}")).await;
     becomes(&replica, &secret, "revoked").await;
-    place.sql(&format!("UPDATE api_keys SET revoked_at = NULL, expires_at = {now} WHERE id = {id}")).await;
+    db.sql(&format!("UPDATE api_keys SET revoked_at = NULL, expires_at = {now} WHERE id = {id}")).await;
     // Our clock is set to a time before the database's.
     becomes(&replica, &secret, "live").await;
-    place.sql(&format!("DELETE FROM api_keys WHERE id = {id}")).await;
+    db.sql(&format!("DELETE FROM api_keys WHERE id = {id}")).await;
     becomes(&replica, &secret, "unknown").await;
 
     let token = Secret::new("made-by-hand".to_owned());
-    let (bytes, created) = match place {
-        Place::Sqlite(_) => (format!("x'{}'", digest(&token).to_hex()), "0"),
-        Place::Postgres { .. } => (format!("'\\x{}'", digest(&token).to_hex()), "to_timestamp(0)"),
+    let (bytes, created) = match db {
+        Database::Sqlite(_) => (format!("x'{}'", digest(&token).to_hex()), "0"),
+        Database::Postgres { .. } => (format!("'\\x{}'", digest(&token).to_hex()), "to_timestamp(0)"),
     };
     let insert = "INSERT INTO api_keys (name, role, digest, created_at, created_by)";
-    place.sql(&format!("{insert} VALUES ('by hand', 'Admin', {bytes}, {created}, 'me')")).await;
+    db.sql(&format!("{insert} VALUES ('by hand', 'Admin', {bytes}, {created}, 'me')")).await;
     becomes(&replica, &token, "live").await;
 
     // A transaction that is taken back never happened, and takes nothing with it.
-    place.sql("BEGIN; DELETE FROM api_keys; ROLLBACK").await;
-    let everything = match place {
-        Place::Sqlite(_) => "DELETE FROM api_keys",
-        Place::Postgres { .. } => "TRUNCATE api_keys",
+    db.sql("BEGIN; DELETE FROM api_keys; ROLLBACK").await;
+    let everything = match db {
+        Database::Sqlite(_) => "DELETE FROM api_keys",
+        Database::Postgres { .. } => "TRUNCATE api_keys",
     };
     assert_eq!((replica.find(&token), replica.find(&other)), ("live", "live"));
-    place.sql(everything).await;
+    db.sql(everything).await;
     becomes(&replica, &token, "unknown").await;
     becomes(&replica, &other, "unknown").await;
     soon("nothing is held", async || replica.keys.held() == 0).await;
 }
 
-async fn a_row_that_cannot_be_read_does_not_count_and_harms_no_other(place: Place) {
+async fn a_row_that_cannot_be_read_does_not_count_and_harms_no_other(db: Database) {
     let time = Time::new();
-    let replica = place.open(&time).await;
+    let replica = db.open(&time).await;
     let (broken, broken_secret) = replica.create("broken").await;
     let (sound, sound_secret) = replica.create("sound").await;
     let policies = "UPDATE api_keys SET policies = '[1]' WHERE id =";
-    place.sql(&format!("{policies} {}", broken.id)).await;
+    db.sql(&format!("{policies} {}", broken.id)).await;
     becomes(&replica, &broken_secret, "unknown").await;
-    place.sql(&format!("UPDATE api_keys SET role = 'Admin' WHERE id = {}", sound.id)).await;
+    db.sql(&format!("UPDATE api_keys SET role = 'Admin' WHERE id = {}", sound.id)).await;
     let role = async || replica.principal(&sound_secret).actor.member("role") == Some(&Value::from("Admin"));
     soon("the other changes", role).await;
-    assert_eq!(place.open(&time).await.find(&broken_secret), "unknown");
+    assert_eq!(db.open(&time).await.find(&broken_secret), "unknown");
     assert_eq!(replica.keys.list().await.unwrap().len(), 1);
 }
 
-async fn the_last_use_is_written_once_a_minute(place: Place) {
+async fn the_last_use_is_written_once_a_minute(db: Database) {
     let time = Time::new();
-    let (here, mut at_here) = place.open_ticked(&time).await;
-    let (there, mut at_there) = place.open_ticked(&time).await;
+    let (here, mut at_here) = db.open_ticked(&time).await;
+    let (there, mut at_there) = db.open_ticked(&time).await;
     let (key, secret) = here.create("used").await;
     at_there.tick().await;
-    let revision = place.number("SELECT value FROM api_revision").await;
+    let revision = db.number("SELECT value FROM api_revision").await;
     let written = async |expected: i64| {
         let key = here.keys.get(key.id).await.unwrap().unwrap();
         key.last_used_at == Some(at(START + expected))
@@ -740,7 +740,7 @@ async fn the_last_use_is_written_once_a_minute(place: Place) {
     assert!(written(120).await, "a use two minutes later");
 
     // A use is no change, and a denied key is not used.
-    assert_eq!(place.number("SELECT value FROM api_revision").await, revision);
+    assert_eq!(db.number("SELECT value FROM api_revision").await, revision);
     here.keys.revoke(key.id, "admin").await.unwrap();
     time.pass(600);
     assert_eq!(here.find(&secret), "revoked");
@@ -748,10 +748,10 @@ async fn the_last_use_is_written_once_a_minute(place: Place) {
     assert!(written(120).await);
 }
 
-async fn sessions_live_by_use_and_end_in_time(place: Place) {
+async fn sessions_live_by_use_and_end_in_time(db: Database) {
     const HOUR: i64 = 3600;
     let time = Time::new();
-    let (here, there) = (place.open(&time).await, place.open(&time).await);
+    let (here, there) = (db.open(&time).await, db.open(&time).await);
     let password = digest(&Secret::new("a-password-hash".to_owned()));
     let cookie = here.keys.open_session("zoë", &password).await.unwrap().cookie;
     let session = here.keys.find_session(&digest(&cookie), time.now()).unwrap();
@@ -792,17 +792,17 @@ async fn sessions_live_by_use_and_end_in_time(place: Place) {
     soon("closed elsewhere", async || !here.has_session(&closed)).await;
 
     // Whoever begins to follow removes the dead ones.
-    let next = place.open(&time).await;
-    let stored = async || place.number("SELECT count(*) FROM api_sessions").await == 0;
+    let next = db.open(&time).await;
+    let stored = async || db.number("SELECT count(*) FROM api_sessions").await == 0;
     soon("the dead are removed", stored).await;
     assert_eq!(next.keys.store_errors(), 0);
 }
 
-async fn the_oldest_session_of_a_user_ends_when_there_are_too_many(place: Place) {
+async fn the_oldest_session_of_a_user_ends_when_there_are_too_many(db: Database) {
     const HOUR: i64 = 3600;
     let most = usize::try_from(MAX_SESSIONS_PER_USER).unwrap();
     let time = Time::new();
-    let (here, there) = (place.open(&time).await, place.open(&time).await);
+    let (here, there) = (db.open(&time).await, db.open(&time).await);
     let password = digest(&Secret::new("a-password-hash".to_owned()));
     let open = async |user: &str| here.keys.open_session(user, &password).await.unwrap().cookie;
 
@@ -818,12 +818,12 @@ async fn the_oldest_session_of_a_user_ends_when_there_are_too_many(place: Place)
     assert!(here.has_session(&old) && here.has_session(&other));
     let uses = format!(
         "SELECT count(*) FROM api_sessions WHERE last_used_at > {}",
-        match place {
-            Place::Sqlite(_) => START.to_string(),
-            Place::Postgres { .. } => format!("to_timestamp({START})"),
+        match db {
+            Database::Sqlite(_) => START.to_string(),
+            Database::Postgres { .. } => format!("to_timestamp({START})"),
         }
     );
-    soon("the uses are written", async || place.number(&uses).await == 2).await;
+    soon("the uses are written", async || db.number(&uses).await == 2).await;
     time.pass(2 * HOUR);
 
     // The dead ones take no place: all within one second, they end in the order in which they were opened.
@@ -844,13 +844,13 @@ async fn the_oldest_session_of_a_user_ends_when_there_are_too_many(place: Place)
     .await;
     let count = "SELECT count(*) FROM api_sessions WHERE user_name = 'zoë'";
     let dead = idle.len();
-    assert_eq!(place.number(count).await, i64::try_from(dead + most).unwrap());
+    assert_eq!(db.number(count).await, i64::try_from(dead + most).unwrap());
 }
 
-async fn log_ins_at_once_leave_no_session_too_many(place: Place) {
+async fn log_ins_at_once_leave_no_session_too_many(db: Database) {
     let most = usize::try_from(MAX_SESSIONS_PER_USER).unwrap();
     let time = Time::new();
-    let replicas = [place.open(&time).await, place.open(&time).await];
+    let replicas = [db.open(&time).await, db.open(&time).await];
     let password = digest(&Secret::new("a-password-hash".to_owned()));
     let opening = (0..most + 40).map(|number| {
         let keys = Arc::clone(&replicas[number % 2].keys);
@@ -861,7 +861,7 @@ async fn log_ins_at_once_leave_no_session_too_many(place: Place) {
     for session in opening {
         opened.push(session.await.unwrap());
     }
-    let stored = place.number("SELECT count(*) FROM api_sessions").await;
+    let stored = db.number("SELECT count(*) FROM api_sessions").await;
     assert_eq!(stored, i64::from(MAX_SESSIONS_PER_USER));
     for replica in &replicas {
         let live = async || opened.iter().filter(|session| replica.has_session(session)).count() == most;
@@ -869,13 +869,13 @@ async fn log_ins_at_once_leave_no_session_too_many(place: Place) {
     }
 }
 
-async fn sessions_of_an_older_schema_are_the_oldest(place: Place) {
+async fn sessions_of_an_older_schema_are_the_oldest(db: Database) {
     let time = Time::new();
-    let here = place.open(&time).await;
+    let here = db.open(&time).await;
     let password = digest(&Secret::new("a-password-hash".to_owned()));
     let open = async || here.keys.open_session("zoë", &password).await.unwrap().cookie;
     let old = [open().await, open().await];
-    place.sql("UPDATE api_sessions SET opened_after = 0").await;
+    db.sql("UPDATE api_sessions SET opened_after = 0").await;
     // The clock was set back meanwhile.
     time.pass(-60);
     let mut new = Vec::new();
@@ -886,60 +886,60 @@ async fn sessions_of_an_older_schema_are_the_oldest(place: Place) {
     assert!(new.iter().all(|session| here.has_session(session)));
 }
 
-async fn the_change_log_stays_short(place: Place) {
+async fn the_change_log_stays_short(db: Database) {
     let time = Time::new();
-    let replica = place.open(&time).await;
-    let store = place.store().await;
+    let replica = db.open(&time).await;
+    let store = db.store().await;
     let (_, secret) = replica.create("first").await;
-    let (random, series) = match place {
-        Place::Sqlite(_) => (
+    let (random, series) = match db {
+        Database::Sqlite(_) => (
             "randomblob(32)",
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200)",
         ),
-        Place::Postgres { .. } => {
+        Database::Postgres { .. } => {
             ("sha256(i::text::bytea)", "WITH n (i) AS (SELECT generate_series(1, 200))")
         }
     };
-    let zero = if matches!(place, Place::Sqlite(_)) { "0" } else { "to_timestamp(0)" };
+    let zero = if matches!(db, Database::Sqlite(_)) { "0" } else { "to_timestamp(0)" };
     let columns = "INSERT INTO api_keys (name, role, digest, created_at, created_by)";
-    let insert = match place {
-        Place::Sqlite(_) => {
+    let insert = match db {
+        Database::Sqlite(_) => {
             format!("{columns} {series} SELECT 'n' || i, 'Viewer', {random}, {zero}, '' FROM n")
         }
-        Place::Postgres { .. } => {
+        Database::Postgres { .. } => {
             format!("{series} {columns} SELECT 'n' || i, 'Viewer', {random}, {zero}, '' FROM n")
         }
     };
-    place.sql(&insert).await;
+    db.sql(&insert).await;
     let before = store.contents().await.unwrap();
     assert_eq!(before.keys.concat().len(), 201);
     let updates = "UPDATE api_keys SET created_by = created_by || 'x';".repeat(120);
-    place.sql(&updates).await;
+    db.sql(&updates).await;
     // Ten thousand, and what comes between two clearings.
-    let logged = place.number("SELECT count(*) FROM api_changes").await;
+    let logged = db.number("SELECT count(*) FROM api_changes").await;
     assert!((10_000..32_000).contains(&logged), "{logged}");
     assert!(matches!(store.changes(before.revision).await.unwrap(), Changes::Unknown));
     let now = store.contents().await.unwrap().revision;
     assert!(matches!(store.changes(Revision(now.0 - 1)).await.unwrap(), Changes::Since { .. }));
 
-    place.sql("DELETE FROM api_keys WHERE name = 'first'").await;
+    db.sql("DELETE FROM api_keys WHERE name = 'first'").await;
     becomes(&replica, &secret, "unknown").await;
     assert_eq!(replica.keys.held(), 200);
 }
 
-async fn a_restart_finds_everything(place: Place) {
+async fn a_restart_finds_everything(db: Database) {
     let time = Time::new();
     let (secret, revoked, cookie);
     let password = digest(&Secret::new("a-password-hash".to_owned()));
     {
-        let before = place.open(&time).await;
+        let before = db.open(&time).await;
         secret = before.create("live").await.1;
         let key;
         (key, revoked) = before.create("revoked").await;
         before.keys.revoke(key.id, "admin").await.unwrap();
         cookie = before.keys.open_session("zoë", &password).await.unwrap().cookie;
     }
-    let keys = Keys::open(&place.url(), time.clock()).await.unwrap();
+    let keys = Keys::open(&db.url(), time.clock()).await.unwrap();
     assert!(!keys.was_read() && keys.is_unknowable(time.now(), None) && keys.lag(time.now()).is_none());
     let after = Replica::of(keys, &time);
     after.keys.first_read().await;
@@ -948,29 +948,29 @@ async fn a_restart_finds_everything(place: Place) {
     assert!(after.has_session(&cookie));
 }
 
-async fn a_newer_store_is_refused(place: Place) {
-    place.store().await;
-    let (yes, checksum) = match place {
-        Place::Sqlite(_) => ("true", "x'00'"),
-        Place::Postgres { .. } => ("true", "'\\x00'"),
+async fn a_newer_store_is_refused(db: Database) {
+    db.store().await;
+    let (yes, checksum) = match db {
+        Database::Sqlite(_) => ("true", "x'00'"),
+        Database::Postgres { .. } => ("true", "'\\x00'"),
     };
     let columns = "INSERT INTO api_migrations (version, description, success, checksum, execution_time)";
-    place.sql(&format!("{columns} VALUES (7, 'of the future', {yes}, {checksum}, 0)")).await;
-    let error = Keys::open(&place.url(), Clock::system()).await.err().unwrap();
+    db.sql(&format!("{columns} VALUES (7, 'of the future', {yes}, {checksum}, 0)")).await;
+    let error = Keys::open(&db.url(), Clock::system()).await.err().unwrap();
     assert!(matches!(error, OpenError::Newer { found: 7, known: 2 }), "{error}");
     assert!(error.to_string().contains("newer version"), "{error}");
 }
 
-async fn a_store_of_somebody_else_is_refused(place: Place) {
-    place.store().await;
-    let other = if matches!(place, Place::Sqlite(_)) { "x'00'" } else { "'\\x00'" };
-    place.sql(&format!("UPDATE api_migrations SET checksum = {other} WHERE version = 1")).await;
-    let error = Keys::open(&place.url(), Clock::system()).await.err().unwrap();
+async fn a_store_of_somebody_else_is_refused(db: Database) {
+    db.store().await;
+    let other = if matches!(db, Database::Sqlite(_)) { "x'00'" } else { "'\\x00'" };
+    db.sql(&format!("UPDATE api_migrations SET checksum = {other} WHERE version = 1")).await;
+    let error = Keys::open(&db.url(), Clock::system()).await.err().unwrap();
     assert!(matches!(error, OpenError::Foreign(1)), "{error}");
 }
 
-async fn many_processes_open_a_new_store_at_once(place: Place) {
-    let url = place.url();
+async fn many_processes_open_a_new_store_at_once(db: Database) {
+    let url = db.url();
     let openings = (0..8).map(|number| {
         let url = url.clone();
         tokio::spawn(async move {
@@ -983,13 +983,13 @@ async fn many_processes_open_a_new_store_at_once(place: Place) {
     for opening in openings.collect::<Vec<_>>() {
         opening.await.unwrap();
     }
-    assert_eq!(place.open(&Time::new()).await.keys.held(), 8);
+    assert_eq!(db.open(&Time::new()).await.keys.held(), 8);
 }
 
-async fn keys_may_be_served_for_so_long_without_reading(place: Place) {
+async fn keys_may_be_served_for_so_long_without_reading(db: Database) {
     let time = Time::new();
     let limit = Some(Duration::from_secs(30));
-    let (replica, _) = place.open_ticked(&time).await;
+    let (replica, _) = db.open_ticked(&time).await;
     time.pass(30);
     assert_eq!(replica.keys.lag(time.now()), Some(Duration::from_secs(30)));
     assert!(!replica.keys.is_unknowable(time.now(), limit));
@@ -1069,20 +1069,20 @@ impl Store for Panicking {
     }
 }
 
-async fn a_panic_while_following_is_told_and_followed_by_a_new_start(place: Place) {
+async fn a_panic_while_following_is_told_and_followed_by_a_new_start(db: Database) {
     let time = Time::new();
     let panics = Arc::new(AtomicBool::new(false));
-    let store = Panicking { store: place.store().await, panics: Arc::clone(&panics) };
+    let store = Panicking { store: db.store().await, panics: Arc::clone(&panics) };
     let replica = Replica::of(Keys::with_store(Box::new(store), time.clock()), &time);
     replica.keys.first_read().await;
     let (key, secret) = replica.create("a").await;
 
     panics.store(true, Ordering::SeqCst);
     soon("a panic is counted", async || replica.keys.store_errors() > 0).await;
-    // Whoever checks is not concerned, and neither is whoever changes.
+    // Neither Checks nor changes are affected.
     assert_eq!(replica.find(&secret), "live");
     replica.create("b").await;
-    place.sql(&format!("UPDATE api_keys SET revoked_at = created_at WHERE id = {}", key.id)).await;
+    db.sql(&format!("UPDATE api_keys SET revoked_at = created_at WHERE id = {}", key.id)).await;
     let before = replica.keys.store_errors();
     soon("it panics again", async || replica.keys.store_errors() > before).await;
 
@@ -1096,9 +1096,9 @@ async fn a_panic_while_following_is_told_and_followed_by_a_new_start(place: Plac
     soon("its use is written", async || last_used_at().await.is_some()).await;
 }
 
-async fn names_are_only_names(place: Place) {
+async fn names_are_only_names(db: Database) {
     let time = Time::new();
-    let replica = place.open(&time).await;
+    let replica = db.open(&time).await;
     let long = "x".repeat(10_240);
     let names = ["'; DROP TABLE api_keys; --", "$1 ?1 %s {}", "\u{202e}שלום", "🦀🦀", "a\"b\\c", &long];
     for name in names {
@@ -1106,7 +1106,7 @@ async fn names_are_only_names(place: Place) {
         assert_eq!(replica.keys.get(key.id).await.unwrap().unwrap().name, name);
         assert_eq!(&*replica.principal(&secret).name, name);
     }
-    assert_eq!(place.open(&time).await.keys.held(), names.len());
+    assert_eq!(db.open(&time).await.keys.held(), names.len());
     // An actor's id may be any text, and PostgreSQL holds no NUL.
     let (key, _) = replica
         .keys
@@ -1119,9 +1119,9 @@ async fn names_are_only_names(place: Place) {
 
 #[tokio::test]
 async fn the_sqlite_file_is_ours_alone_and_holds_no_secret() {
-    let place = Place::sqlite();
-    let Place::Sqlite(folder) = &place else { unreachable!() };
-    let replica = place.open(&Time::new()).await;
+    let db = Database::sqlite();
+    let Database::Sqlite(folder) = &db else { unreachable!() };
+    let replica = db.open(&Time::new()).await;
     let (key, first) = replica.create("key").await;
     let (_, second) = replica.keys.rotate(&settings(), key.id, 60, &|_| Ok(())).await.unwrap();
     for name in ["keys.db", "keys.db-wal", "keys.db-shm"] {
