@@ -17,9 +17,10 @@ mod grafana;
 mod grant;
 mod host;
 pub mod keys;
-pub mod openapi;
+mod openapi;
 pub mod page;
 
+mod responses;
 pub mod session;
 
 use std::panic::AssertUnwindSafe;
@@ -284,13 +285,31 @@ mod tests {
 
     #[test]
     fn every_path_is_in_the_document() {
-        let document = openapi::document();
+        let document = serde_json::to_value(openapi::document()).unwrap();
         let mut documented: Vec<&str> =
             document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
         let mut served: Vec<&str> = api().into_iter().map(|(path, _)| path).chain(["/"]).collect();
         documented.sort_unstable();
         served.sort_unstable();
         assert_eq!(documented, served);
+        let operations = document["paths"]
+            .as_object()
+            .unwrap()
+            .values()
+            .flat_map(|item| item.as_object().unwrap().values());
+        let mut ids = std::collections::HashSet::new();
+        for operation in operations {
+            let id = operation["operationId"].as_str().unwrap();
+            assert!(ids.insert(id), "two operations are called {id}");
+            let tags = document["tags"].as_array().unwrap();
+            assert!(tags.iter().any(|tag| tag["name"] == operation["tags"][0]), "{operation}");
+            assert!(operation["summary"].is_string(), "{operation}");
+        }
+        let body = |path: &str| &document["paths"][path]["post"]["requestBody"]["required"];
+        assert_eq!(
+            (body("/api/auth/keys"), body("/api/auth/keys/{id}/rotate")),
+            (&json!(true), &json!(false))
+        );
     }
 
     const CONFIG: &str = r#"

@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 
 use super::Admin;
 use super::address::client_address;
-use super::auth::{self, Manager};
 use super::error::{ApiError, Failure};
 use crate::credential::Principal;
 use crate::keys::{Key, Role};
@@ -90,7 +89,7 @@ impl Attempt {
         };
         tracing::warn!(
             target: TARGET,
-            by = auth::actor_id(caller),
+            by = actor_id(caller),
             credential.kind = caller.kind.as_str(),
             address = &**address,
             key.id = key_id,
@@ -106,7 +105,7 @@ impl Attempt {
     pub(super) fn log_change(
         &self,
         message: &'static str,
-        manager: &Manager,
+        manager: &Principal,
         before: Option<&Key>,
         after: Option<&Key>,
     ) {
@@ -115,8 +114,8 @@ impl Attempt {
         };
         tracing::info!(
             target: TARGET,
-            by = manager.id(),
-            credential.kind = manager.principal().kind.as_str(),
+            by = actor_id(manager),
+            credential.kind = manager.kind.as_str(),
             address = &*self.0.address,
             key.id = key.id,
             key.name = key.name,
@@ -158,6 +157,15 @@ fn denial_message<'p>(method: &str, path: &'p str) -> Option<(&'static str, Opti
         ("POST", None) if path == "/logout" => ("log-out denied", None),
         _ => return None,
     })
+}
+
+/// The id of a principal's actor, for the record.
+pub(super) fn actor_id(principal: &Principal) -> String {
+    match principal.actor.member("id") {
+        Some(Value::String(id)) => id.clone(),
+        Some(Value::Number(id)) => id.to_string(),
+        _ => principal.name.to_string(),
+    }
 }
 
 /// What a key may do and for how long.

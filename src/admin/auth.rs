@@ -12,10 +12,11 @@ use axum::http::header::{HOST, HeaderValue, ORIGIN};
 use axum::http::request::Parts;
 use serde_json::{Map, Value};
 
-use super::audit::Attempt;
+use super::audit::{Attempt, actor_id};
 use super::body::Json;
 use super::error::ApiError;
 use super::grant::{self, Grant};
+use super::responses::CallerErrors;
 use super::{Admin, host};
 use crate::attributes::{Encoding, Header, Headers, Http};
 use crate::config::{PublicUrl, Rules, Transport, session_cookie};
@@ -263,15 +264,6 @@ fn denial_time<T>(result: &Result<T, DenyReason>, started: Instant) -> Option<In
     is_denied.then(|| started + MIN_DENIAL_TIME)
 }
 
-/// The id of a principal's actor, for the record.
-pub(super) fn actor_id(principal: &Principal) -> String {
-    match principal.actor.member("id") {
-        Some(Value::String(id)) => id.clone(),
-        Some(Value::Number(id)) => id.to_string(),
-        _ => principal.name.to_string(),
-    }
-}
-
 /// The headers in the form of a Check's attributes.
 pub(super) fn headers(map: &HeaderMap) -> Headers<'_> {
     let entries =
@@ -279,7 +271,19 @@ pub(super) fn headers(map: &HeaderMap) -> Headers<'_> {
     Headers::new(Encoding::Lines, entries.collect())
 }
 
-/// `GET /api/auth/actor`: the caller's own actor, also for a key that is restricted to policies.
+/// Who the caller is
+///
+/// Also for a key that is restricted to policies.
+#[utoipa::path(
+    get,
+    path = "/api/auth/actor",
+    operation_id = "getActor",
+    tag = "session",
+    responses(
+        (status = OK, description = "The caller's own actor", body = Object),
+        CallerErrors,
+    ),
+)]
 pub(super) async fn show_actor(caller: Caller) -> Json<Map<String, Value>> {
     Json(caller.principal().actor.members().clone())
 }

@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+use utoipa::ToSchema;
 
 use super::MAX_BODY_BYTES;
 use super::error::{ApiError, InvalidKind};
@@ -25,7 +26,7 @@ use super::error::{ApiError, InvalidKind};
 pub(super) struct Json<T>(pub T);
 
 /// A response that only says what was done.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Message {
     pub message: &'static str,
 }

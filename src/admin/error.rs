@@ -14,10 +14,11 @@
 
 use axum::Extension;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::body::Json;
 use crate::deny_reason::DenyReason;
 use crate::keys::ExceedsGrant;
 use crate::keys::store::{CreateError, RotateError, StoreError};
@@ -122,11 +123,11 @@ impl ApiError {
     }
 
     /// The member of the body that is at fault, and what is wrong with it.
-    fn details(&self) -> Option<Detail<'_>> {
+    fn details(&self) -> Option<Detail> {
         match self {
-            Self::Invalid(invalid) => Some(Detail { field: invalid.field, problem: &invalid.problem }),
+            Self::Invalid(invalid) => Some(Detail { field: invalid.field, problem: invalid.problem.clone() }),
             Self::NameTaken => {
-                let problem = "a key that is neither revoked nor expired has this name";
+                let problem = "a key that is neither revoked nor expired has this name".to_owned();
                 Some(Detail { field: "name", problem })
             }
             Self::Denied(_)
@@ -243,18 +244,20 @@ impl InvalidKind {
 }
 
 /// The body of every response that is not a success.
-#[derive(Serialize)]
-pub(super) struct ErrorBody<'e> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(super) struct ErrorBody {
     message: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<[Detail<'e>; 1]>,
+    /// The members of the body that are at fault; left out when none is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    details: Vec<Detail>,
 }
 
 /// A member of the request's body that is at fault.
-#[derive(Serialize)]
-struct Detail<'e> {
+#[derive(Serialize, ToSchema)]
+struct Detail {
     field: &'static str,
-    problem: &'e str,
+    problem: String,
 }
 
 /// What the audit log says of a failed request: the extension of every response that is made from an [`ApiError`].
@@ -270,9 +273,11 @@ impl IntoResponse for ApiError {
             tracing::warn!(%error, "a request to the key API fails");
         }
         let (status, reason) = self.answer();
-        let details = self.details().map(|detail| [detail]);
-        let body = Json(ErrorBody { message: self.to_string(), details });
-        (status, Extension(Failure { status, reason }), body).into_response()
+        let details = self.details().into_iter().collect();
+        let body = ErrorBody { message: self.to_string(), details };
+        let body = serde_json::to_string(&body).expect("strings are written as JSON");
+        let failure = Extension(Failure { status, reason });
+        (status, [(CONTENT_TYPE, "application/json")], failure, body).into_response()
     }
 }
 

@@ -7,11 +7,14 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::Admin;
-use super::auth::{self, Caller, TokenOrSession};
+use super::audit::actor_id;
+use super::auth::{Caller, TokenOrSession};
 use super::body::{Json, Message};
 use super::error::ApiError;
+use super::responses::{CallerErrors, PermissionErrors};
 use crate::keys::Role;
 
 /// The store counts as failing when it was last read longer ago than this.  It is read every half second.
@@ -24,33 +27,71 @@ const COMMIT: &str = match option_env!("ENVOY_AUTH_TOKENS_COMMIT") {
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The state of the key store.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Health {
-    database: &'static str,
+    #[schema(inline)]
+    database: Database,
     version: &'static str,
+    /// For callers with a token, a key or a session.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     commit: Option<&'static str>,
 }
 
-/// `GET /api/health`: from memory, without authentication.  It names the commit to callers with a credential only.
+/// Whether the store was read lately.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Database {
+    Ok,
+    Failing,
+}
+
+/// Whether the key store can be read
+///
+/// Answered from memory, without a credential.
+#[utoipa::path(
+    get,
+    path = "/api/health",
+    operation_id = "getHealth",
+    tag = "grafana",
+    security(()),
+    responses(
+        (status = OK, description = "It is up", body = Health),
+        (status = SERVICE_UNAVAILABLE, description = "It is down", body = Health),
+    ),
+)]
 pub(super) async fn health(
     State(admin): State<Arc<Admin>>,
     TokenOrSession(is_known): TokenOrSession,
 ) -> (StatusCode, Json<Health>) {
     let is_up = admin.keys.was_read() && admin.keys.lag(admin.clock.now()).is_some_and(|lag| lag <= MAX_LAG);
-    let (status, database) =
-        if is_up { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "failing") };
+    let (status, database) = if is_up {
+        (StatusCode::OK, Database::Ok)
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, Database::Failing)
+    };
     (status, Json(Health { database, version: VERSION, commit: is_known.then_some(COMMIT) }))
 }
 
-/// An organization: there is one.
-#[derive(Serialize)]
+/// The only organization.
+#[derive(Serialize, ToSchema)]
 pub(super) struct Organization {
     id: i64,
     name: String,
 }
 
-/// `GET /api/org`
+/// The organization, for clients of Grafana
+#[utoipa::path(
+    get,
+    path = "/api/org",
+    operation_id = "getOrganization",
+    tag = "grafana",
+    responses(
+        (status = OK, description = "The organization", body = Organization),
+        CallerErrors,
+        PermissionErrors,
+    ),
+)]
 pub(super) async fn org(
     State(admin): State<Arc<Admin>>,
     caller: Caller,
@@ -62,7 +103,7 @@ pub(super) async fn org(
 }
 
 /// The caller as a user of Grafana.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct User {
     id: i64,
@@ -76,12 +117,23 @@ pub(super) struct User {
     is_external: bool,
 }
 
-/// `GET /api/user`
+/// The caller, for clients of Grafana
+#[utoipa::path(
+    get,
+    path = "/api/user",
+    operation_id = "getUser",
+    tag = "grafana",
+    responses(
+        (status = OK, description = "The caller", body = User),
+        CallerErrors,
+        PermissionErrors,
+    ),
+)]
 pub(super) async fn user(caller: Caller) -> Result<Json<User>, ApiError> {
     caller.check_unrestricted()?;
     let principal = caller.principal();
     let member = |name| principal.actor.member(name).and_then(Value::as_str);
-    let id = auth::actor_id(principal);
+    let id = actor_id(principal);
     Ok(Json(User {
         id: 0,
         email: member("email").unwrap_or_default().to_owned(),
@@ -95,20 +147,32 @@ pub(super) async fn user(caller: Caller) -> Result<Json<User>, ApiError> {
     }))
 }
 
-/// `GET /api/login/ping`
+/// Whether the caller is logged in, for clients of Grafana
+#[utoipa::path(
+    get,
+    path = "/api/login/ping",
+    operation_id = "pingLogin",
+    tag = "grafana",
+    responses(
+        (status = OK, description = "The caller is logged in", body = Message),
+        CallerErrors,
+        PermissionErrors,
+    ),
+)]
 pub(super) async fn ping(caller: Caller) -> Result<Json<Message>, ApiError> {
     caller.check_unrestricted()?;
     Ok(Json(Message { message: "Logged in" }))
 }
 
 /// The part of Grafana's settings that clients read.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Settings {
+    #[schema(inline)]
     build_info: BuildInfo,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct BuildInfo {
     version: &'static str,
     commit: &'static str,
@@ -116,7 +180,18 @@ struct BuildInfo {
     env: &'static str,
 }
 
-/// `GET /api/frontend/settings`
+/// The build, for clients of Grafana
+#[utoipa::path(
+    get,
+    path = "/api/frontend/settings",
+    operation_id = "getFrontendSettings",
+    tag = "grafana",
+    responses(
+        (status = OK, description = "The build", body = Settings),
+        CallerErrors,
+        PermissionErrors,
+    ),
+)]
 pub(super) async fn settings(caller: Caller) -> Result<Json<Settings>, ApiError> {
     caller.check_unrestricted()?;
     let build_info =

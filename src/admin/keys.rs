@@ -10,12 +10,15 @@ use jiff::{SignedDuration, Timestamp};
 use percent_encoding::percent_decode_str;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
+use utoipa::openapi::schema::{ArrayBuilder, Object, ObjectBuilder, SchemaType, Type};
+use utoipa::{IntoParams, ToSchema};
 
 use super::audit::Attempt;
 use super::auth::Manager;
 use super::body::{Json, Members, Message, RequestBody};
 use super::error::{ApiError, InvalidKind};
 use super::grant::Grant;
+use super::responses::{BodyErrors, CallerErrors, ConflictErrors, NotFoundErrors, PermissionErrors};
 use super::{Admin, with_store_timeout};
 use crate::actor::{Actor, MAX_NESTING, nests_too_deep};
 use crate::config::Rules;
@@ -24,17 +27,26 @@ use crate::keys::{CreateKey, Key, MAX_ACTOR_BYTES, MAX_OVERLAP, MAX_POLICIES, Ro
 use crate::secret::Secret;
 
 /// A key as it is listed.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Key)]
 pub(super) struct ListedKey {
     id: i64,
+    #[schema(min_length = 1, max_length = 190)]
     name: String,
+    #[schema(schema_with = role_schema)]
     role: &'static str,
+    /// Left out when the key never expires.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
     expiration: Option<String>,
+    /// Left out when the key was never used; exact to a minute.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
     last_used_at: Option<String>,
+    #[schema(format = DateTime)]
     created: String,
+    /// Left out when it is not.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     is_revoked: bool,
 }
@@ -53,13 +65,22 @@ impl From<Key> for ListedKey {
     }
 }
 
-/// A key with its token.  No other response holds a token.
-#[derive(Serialize)]
+/// A key with its token, which no other response holds.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Created)]
 pub(super) struct IssuedKey {
     id: i64,
+    #[schema(min_length = 1, max_length = 190)]
     name: String,
+    /// The token.
     #[serde(serialize_with = "expose")]
+    #[schema(value_type = String)]
     key: Secret,
+}
+
+fn role_schema() -> Object {
+    let roles = [Role::Viewer, Role::Editor, Role::Admin].map(Role::as_str);
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(roles)).build()
 }
 
 fn expose<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
@@ -67,9 +88,17 @@ fn expose<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Err
 }
 
 /// The query of `GET /api/auth/keys`.  A value that cannot be read counts as missing, as in Grafana.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
+    /// The expired and the revoked ones, too.
+    #[param(rename = "includeExpired", required = false)]
     include_expired: bool,
+    /// So many at a time.
+    #[param(rename = "perpage", minimum = 1, nullable = false)]
     per_page: Option<usize>,
+    /// Which of the pages, from 1 on.
+    #[param(minimum = 1, nullable = false)]
     page: Option<usize>,
 }
 
@@ -122,7 +151,21 @@ impl<S: Send + Sync> FromRequestParts<S> for KeyId {
     }
 }
 
-/// `GET /api/auth/keys`
+/// The keys, by name
+///
+/// All live ones, or a page of them when perpage asks for one.
+#[utoipa::path(
+    get,
+    path = "/api/auth/keys",
+    operation_id = "listKeys",
+    tag = "keys",
+    params(ListQuery),
+    responses(
+        (status = OK, description = "The keys", body = Vec<ListedKey>),
+        CallerErrors,
+        PermissionErrors,
+    ),
+)]
 pub(super) async fn list(
     State(admin): State<Arc<Admin>>,
     _: Manager,
@@ -137,7 +180,20 @@ pub(super) async fn list(
     Ok(Json(keys.into_iter().skip(skip).take(take).map(ListedKey::from).collect()))
 }
 
-/// `GET /api/auth/keys/{id}`
+/// One key, live or dead
+#[utoipa::path(
+    get,
+    path = "/api/auth/keys/{id}",
+    operation_id = "getKey",
+    tag = "keys",
+    params(("id" = i64, Path, description = "The id of the key")),
+    responses(
+        (status = OK, description = "The key", body = ListedKey),
+        CallerErrors,
+        PermissionErrors,
+        NotFoundErrors,
+    ),
+)]
 pub(super) async fn show(
     State(admin): State<Arc<Admin>>,
     _: Manager,
@@ -146,13 +202,32 @@ pub(super) async fn show(
     Ok(Json(admin.key(id).await?.into()))
 }
 
-/// The body of `POST /api/auth/keys`.
+/// The key to create.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
 pub(super) struct NewKey {
+    /// Printable, of one script, without blanks at the ends, and no name of a live key, a user or a configured token.
+    #[schema(min_length = 1, max_length = 190)]
     name: String,
+    #[schema(schema_with = role_schema)]
     role: Role,
+    /// Without it, or with 0, the key never expires, where keys.max_seconds_to_live lets it.
+    #[schema(minimum = 0)]
     seconds_to_live: Option<i64>,
+    /// More members of the key's actor, of those that keys.actor_members lists.
+    #[schema(value_type = Option<Object>)]
     actor: Map<String, Value>,
+    #[schema(schema_with = policies_schema)]
     policies: Option<Vec<String>>,
+}
+
+fn policies_schema() -> ArrayBuilder {
+    ArrayBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Array, Type::Null]))
+        .items(ObjectBuilder::new().schema_type(Type::String))
+        .max_items(Some(MAX_POLICIES))
+        .unique_items(true)
+        .description(Some("The only policies under which the key counts."))
 }
 
 impl RequestBody for NewKey {
@@ -175,7 +250,21 @@ impl RequestBody for NewKey {
     }
 }
 
-/// `POST /api/auth/keys`
+/// Create a key
+#[utoipa::path(
+    post,
+    path = "/api/auth/keys",
+    operation_id = "createKey",
+    tag = "keys",
+    request_body = NewKey,
+    responses(
+        (status = OK, description = "The key, whose token is shown this once", body = IssuedKey),
+        CallerErrors,
+        PermissionErrors,
+        BodyErrors,
+        ConflictErrors,
+    ),
+)]
 pub(super) async fn create(
     State(admin): State<Arc<Admin>>,
     manager: Manager,
@@ -199,7 +288,7 @@ pub(super) async fn create(
     let created_by = manager.id();
     let new = CreateKey { name, role, expires_at, actor, policies, created_by };
     let (key, secret) = with_store_timeout(admin.keys.create(settings, new)).await??;
-    attempt.log_change("API key created", &manager, None, Some(&key));
+    attempt.log_change("API key created", manager.principal(), None, Some(&key));
     Ok(Json(IssuedKey { id: key.id, name: key.name, key: secret }))
 }
 
@@ -286,7 +375,20 @@ fn expiry(seconds_to_live: i64, settings: &Settings, now: Timestamp) -> Result<O
     }
 }
 
-/// `DELETE /api/auth/keys/{id}`
+/// Delete a key
+#[utoipa::path(
+    delete,
+    path = "/api/auth/keys/{id}",
+    operation_id = "deleteKey",
+    tag = "keys",
+    params(("id" = i64, Path, description = "The id of the key")),
+    responses(
+        (status = OK, description = "It is deleted", body = Message),
+        CallerErrors,
+        PermissionErrors,
+        NotFoundErrors,
+    ),
+)]
 pub(super) async fn delete(
     State(admin): State<Arc<Admin>>,
     manager: Manager,
@@ -297,11 +399,24 @@ pub(super) async fn delete(
     if !with_store_timeout(admin.keys.delete(key.id)).await?? {
         return Err(ApiError::KeyNotFound);
     }
-    attempt.log_change("API key deleted", &manager, Some(&key), None);
+    attempt.log_change("API key deleted", manager.principal(), Some(&key), None);
     Ok(Json(Message { message: "API key deleted" }))
 }
 
-/// `POST /api/auth/keys/{id}/revoke`
+/// Revoke a key, which stays in the list of the dead
+#[utoipa::path(
+    post,
+    path = "/api/auth/keys/{id}/revoke",
+    operation_id = "revokeKey",
+    tag = "keys",
+    params(("id" = i64, Path, description = "The id of the key")),
+    responses(
+        (status = OK, description = "It is revoked, now or before", body = Message),
+        CallerErrors,
+        PermissionErrors,
+        NotFoundErrors,
+    ),
+)]
 pub(super) async fn revoke(
     State(admin): State<Arc<Admin>>,
     manager: Manager,
@@ -311,13 +426,16 @@ pub(super) async fn revoke(
     let key = admin.managed_key(id, &manager, &attempt).await?;
     let revoked = with_store_timeout(admin.keys.revoke(key.id, &manager.id())).await??;
     let revoked = revoked.ok_or(ApiError::KeyNotFound)?;
-    attempt.log_change("API key revoked", &manager, Some(&key), Some(&revoked));
+    attempt.log_change("API key revoked", manager.principal(), Some(&key), Some(&revoked));
     Ok(Json(Message { message: "API key revoked" }))
 }
 
-/// The body of `POST /api/auth/keys/{id}/rotate`, which may be empty.
-#[derive(Default)]
+/// How a key is rotated; the body may be empty.
+#[derive(Default, ToSchema)]
+#[schema(rename_all = "camelCase")]
 pub(super) struct Rotation {
+    /// How long the replaced token goes on working.
+    #[schema(value_type = Option<i64>, minimum = 0, maximum = 604_800, default = 0)]
     overlap_seconds: i64,
 }
 
@@ -334,7 +452,26 @@ impl RequestBody for Rotation {
     }
 }
 
-/// `POST /api/auth/keys/{id}/rotate`
+/// Give a key another token
+///
+/// Its expiry stays, unless it is later than keys.max_seconds_to_live from now. The old token works for
+/// overlapSeconds more, and no longer than the key.
+#[utoipa::path(
+    post,
+    path = "/api/auth/keys/{id}/rotate",
+    operation_id = "rotateKey",
+    tag = "keys",
+    params(("id" = i64, Path, description = "The id of the key")),
+    request_body = Rotation,
+    responses(
+        (status = OK, description = "The key, whose new token is shown this once", body = IssuedKey),
+        CallerErrors,
+        PermissionErrors,
+        NotFoundErrors,
+        BodyErrors,
+        ConflictErrors,
+    ),
+)]
 pub(super) async fn rotate(
     State(admin): State<Arc<Admin>>,
     manager: Manager,
@@ -357,7 +494,7 @@ pub(super) async fn rotate(
     };
     let rotation = admin.keys.rotate(settings, key.id, overlap_seconds, &check_grant);
     let (rotated, secret) = with_store_timeout(rotation).await??;
-    attempt.log_change("API key rotated", &manager, Some(&key), Some(&rotated));
+    attempt.log_change("API key rotated", manager.principal(), Some(&key), Some(&rotated));
     Ok(Json(IssuedKey { id: rotated.id, name: rotated.name, key: secret }))
 }
 

@@ -29,7 +29,15 @@ pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
         .route("/page.js", get(|| async { file("text/javascript; charset=utf-8", SCRIPT) }))
 }
 
-/// `GET /`
+/// The page for people
+#[utoipa::path(
+    get,
+    path = "/",
+    operation_id = "getPage",
+    tag = "documents",
+    security(()),
+    responses((status = OK, description = "The page", body = String, content_type = "text/html")),
+)]
 pub(super) async fn show() -> impl IntoResponse {
     file("text/html; charset=utf-8", HTML)
 }

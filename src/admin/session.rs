@@ -8,11 +8,13 @@ use axum::http::header::SET_COOKIE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::audit::Attempt;
 use super::body::{Json, Members, Message, RequestBody};
 use super::error::ApiError;
+use super::responses::{BodyErrors, CallerErrors, LogOutErrors, PermissionErrors};
 use super::{Admin, auth, with_store_timeout};
 use crate::attributes::{Encoding, Header, Headers, Http};
 use crate::config::is_secure;
@@ -26,9 +28,11 @@ use crate::token::PlainToken;
 /// How long a browser keeps the cookie, in seconds: as long as a session can live.
 const MAX_COOKIE_AGE: u32 = 7 * 24 * 60 * 60;
 
-/// The body of `POST /login`.
+/// A user of the configuration and their password.
+#[derive(ToSchema)]
 pub(super) struct LogIn {
     user: String,
+    #[schema(value_type = String, format = Password)]
     password: Secret,
 }
 
@@ -44,7 +48,24 @@ impl RequestBody for LogIn {
 /// The header that sets or clears the session cookie.
 type SetCookie = [(HeaderName, HeaderValue); 1];
 
-/// `POST /login`
+/// Open a session
+#[utoipa::path(
+    post,
+    path = "/login",
+    operation_id = "logIn",
+    tag = "session",
+    request_body = LogIn,
+    security(()),
+    responses(
+        (
+            status = OK, description = "The session's cookie is set", body = Message,
+            headers(("Set-Cookie" = String, description = "The session"))
+        ),
+        CallerErrors,
+        PermissionErrors,
+        BodyErrors,
+    ),
+)]
 pub(super) async fn log_in(
     State(admin): State<Arc<Admin>>,
     attempt: Attempt,
@@ -64,7 +85,21 @@ pub(super) async fn log_in(
     Ok((cookie, Json(Message { message: "Logged in" })))
 }
 
-/// `POST /logout`
+/// Close the session
+#[utoipa::path(
+    post,
+    path = "/logout",
+    operation_id = "logOut",
+    tag = "session",
+    security(()),
+    responses(
+        (
+            status = OK, description = "The cookie is cleared", body = Message,
+            headers(("Set-Cookie" = String, description = "An expired cookie"))
+        ),
+        LogOutErrors,
+    ),
+)]
 pub(super) async fn log_out(
     State(admin): State<Arc<Admin>>,
     attempt: Attempt,

@@ -1,0 +1,94 @@
+//! The responses to failed requests, as the OpenAPI document describes them.
+
+use std::collections::BTreeMap;
+
+use axum::http::StatusCode;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
+
+use super::error::ErrorBody;
+
+/// The errors of a call that needs a credential.
+pub(super) struct CallerErrors;
+/// The errors of a call that also denies callers who are restricted, or not admitted.
+pub(super) struct PermissionErrors;
+/// The error of a call that names a key which does not exist.
+pub(super) struct NotFoundErrors;
+/// The errors of a call that has a body.
+pub(super) struct BodyErrors;
+/// The error of a call that another key, or the state of this one, stands against.
+pub(super) struct ConflictErrors;
+/// The errors of a log-out.
+pub(super) struct LogOutErrors;
+
+impl IntoResponses for CallerErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        errors(&[StatusCode::BAD_REQUEST, StatusCode::UNAUTHORIZED, StatusCode::SERVICE_UNAVAILABLE])
+    }
+}
+
+impl IntoResponses for PermissionErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        errors(&[StatusCode::FORBIDDEN])
+    }
+}
+
+impl IntoResponses for NotFoundErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        errors(&[StatusCode::NOT_FOUND])
+    }
+}
+
+impl IntoResponses for BodyErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        errors(&[
+            StatusCode::BAD_REQUEST,
+            StatusCode::REQUEST_TIMEOUT,
+            StatusCode::PAYLOAD_TOO_LARGE,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        ])
+    }
+}
+
+impl IntoResponses for ConflictErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        errors(&[StatusCode::CONFLICT])
+    }
+}
+
+impl IntoResponses for LogOutErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        errors(&[StatusCode::FORBIDDEN, StatusCode::SERVICE_UNAVAILABLE])
+    }
+}
+
+/// Responses of these statuses, each with the body of an error.
+fn errors(statuses: &[StatusCode]) -> BTreeMap<String, RefOr<Response>> {
+    let response = |&status: &StatusCode| {
+        let body = ContentBuilder::new().schema(Some(Ref::from_schema_name(ErrorBody::name()))).build();
+        let response = ResponseBuilder::new().description(describe(status));
+        (status.as_u16().to_string(), response.content("application/json", body).build().into())
+    };
+    statuses.iter().map(response).collect()
+}
+
+/// What an error of this status means.
+fn describe(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::BAD_REQUEST => {
+            "The request makes no sense: bad request data, an invalid role, a life that may not be, an id that is none, \
+             two credentials in one place"
+        }
+        StatusCode::UNAUTHORIZED => "No credential, or none that counts",
+        StatusCode::FORBIDDEN => "The caller may not; the quota is reached; another site caused the request",
+        StatusCode::NOT_FOUND => "There is no such key",
+        StatusCode::REQUEST_TIMEOUT => "The body did not arrive within 10 seconds",
+        StatusCode::CONFLICT => "The name is taken; the key is dead",
+        StatusCode::PAYLOAD_TOO_LARGE => "The body has more than 64 KiB",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "The body is not application/json",
+        StatusCode::SERVICE_UNAVAILABLE => {
+            "The key store or the audit log does not answer, or too many changes are under way"
+        }
+        _ => "An error",
+    }
+}
