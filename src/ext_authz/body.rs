@@ -10,13 +10,14 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame};
 use tokio::sync::Semaphore;
+use tonic::Code;
 
 use super::codec::frame::{self, FrameError};
 
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// How long the rest of a message may go on arriving that was denied unread.
+/// How long the rest of a message that was denied unread may take to arrive.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bodies that may be drained at a time.
 const MAX_DRAINED_BODIES: usize = 1024;
@@ -34,13 +35,13 @@ pub enum AnswerBody {
 }
 
 impl AnswerBody {
-    /// The gRPC status of a message that could not be read (gRPC's own choice of codes for each).
+    /// The gRPC status of a message that could not be read, with the code that gRPC prescribes.
     pub(super) fn from_error(error: FrameError) -> Self {
         let code = match error {
-            FrameError::Unreadable | FrameError::Misframed | FrameError::Empty => "13",
-            FrameError::Compressed => "12",
-            FrameError::TooLong | FrameError::OverBudget => "8",
-            FrameError::TimedOut => "4",
+            FrameError::Unreadable | FrameError::Misframed | FrameError::Empty => Code::Internal,
+            FrameError::Compressed => Code::Unimplemented,
+            FrameError::TooLong | FrameError::OverBudget => Code::ResourceExhausted,
+            FrameError::TimedOut => Code::DeadlineExceeded,
         };
         Self::Trailers(status_trailers(code, &error.to_string()))
     }
@@ -73,9 +74,9 @@ impl Body for AnswerBody {
 }
 
 /// Trailers with this gRPC status and message.
-pub(super) fn status_trailers(code: &'static str, message: &str) -> HeaderMap {
+pub(super) fn status_trailers(code: Code, message: &str) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(2);
-    trailers.insert(GRPC_STATUS, HeaderValue::from_static(code));
+    trailers.insert(GRPC_STATUS, HeaderValue::from(code as i32));
     if let Ok(message) = HeaderValue::from_str(message) {
         trailers.insert(GRPC_MESSAGE, message);
     }
@@ -90,7 +91,7 @@ pub(super) fn grpc_response(status: StatusCode, body: AnswerBody) -> Response<An
     response
 }
 
-/// A response for a client that speaks no gRPC: a sentence, and a status that nobody takes for a permission.
+/// A response for a client that speaks no gRPC: a text, and a status that Envoy does not take for a permission.
 pub(super) fn text_response(status: StatusCode, text: &'static str) -> Response<AnswerBody> {
     let body = match text {
         "" => AnswerBody::End,

@@ -84,7 +84,7 @@ mod tests {
         let queue = IncompleteQueue::new(2);
         let mut slots: Vec<_> = (0..2).map(|_| queue.push()).collect();
         assert!(!slots.iter_mut().any(is_evicted));
-        // One that leaves makes room.
+        // A slot that is dropped is free.
         drop(slots.remove(0));
         slots.push(queue.push());
         assert!(!slots.iter_mut().any(is_evicted));

@@ -6,8 +6,8 @@ use super::codec::frame;
 const MAX_CONCURRENT_STREAMS: u32 = 1024;
 /// The same, however little memory there is.
 const MIN_CONCURRENT_STREAMS: u32 = 128;
-/// The HTTP/2 library keeps room for as many streams as a connection has ever had open.  One stream for each part of
-/// this size leaves enough memory for 64 such connections.
+/// The HTTP/2 library keeps the memory of as many streams as a connection has ever had open.  One stream for each part
+/// of this size leaves enough for 64 such connections.
 const BYTES_PER_STREAM: u64 = 512 * 1024;
 /// Bytes that may arrive for one stream, and for one connection, before they are read, where memory allows.
 /// One connection's share is all that unread bytes can take.
@@ -25,13 +25,13 @@ const MIN_OPEN_CHECKS: u32 = MAX_CONCURRENT_STREAMS;
 const MAX_TONIC_CALLS: usize = 1024;
 /// The same, however little memory there is.
 const MIN_TONIC_CALLS: usize = 128;
-/// One such call for each part of this size leaves room for answers of reflection that the client does not read.
+/// One such call for each part of this size leaves enough for answers of reflection that the client does not read.
 const BYTES_PER_TONIC_CALL: u64 = 512 * 1024;
 
 /// What may be held over all connections, as shares of the memory limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryShares {
-    /// Bytes of messages that arrive in pieces: a quarter, which is room for one of the largest at least.
+    /// Bytes of messages that arrive in pieces: a quarter, and at least one of the largest.
     pub message_bytes: usize,
     /// Bytes of incomplete header blocks: an eighth.
     pub header_block_bytes: usize,

@@ -119,7 +119,7 @@ impl StreamHandler for Connection {
         let route = self.route(request);
         async move {
             let Services { checks, tonic, .. } = &*self.services;
-            // An answer is held until the client takes it: at some point there is room for no more.
+            // Answers are held until the client takes them: these, too, are limited.
             if in_flight.exceeds(checks.shares().open_checks.saturating_mul(2)) {
                 return Err(TooManyStreams);
             }

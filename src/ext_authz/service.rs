@@ -70,7 +70,7 @@ pub(super) struct CheckCall<B> {
     span: Option<Box<CheckSpan>>,
 }
 
-/// A request that is no Check: the answer, and the body that nobody reads.
+/// A request that is no Check: its answer, and its body, which is drained.
 ///
 /// Envoy's `http_service` takes status 200 for a permission: a client that speaks no gRPC gets another one.
 pub(super) struct RejectedCall<B> {
@@ -156,32 +156,13 @@ impl CheckService {
         B: Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
     {
         async move {
-            let State { handler, budget, .. } = &*self.0;
+            let handler = &self.0.handler;
             if in_flight.exceeds(self.0.shares.open_checks) {
                 let denial = handler.deny(DenyReason::Overloaded, span);
                 self.0.drain.drain(body);
                 return grpc_response(StatusCode::OK, AnswerBody::Message(denial));
             }
-            // The client does not wait beyond its deadline: neither is its message waited for.
-            let timeout = deadline.map_or(READ_TIMEOUT, |deadline| deadline.min(READ_TIMEOUT));
-            let message = {
-                // Not in a variable of its own: it would be held twice.
-                let mut reading = std::pin::pin!(tokio::time::timeout(
-                    timeout,
-                    frame::read(&mut body, self.0.max_request_bytes, budget),
-                ));
-                let mut slot = None;
-                std::future::poll_fn(|context| {
-                    if let Poll::Ready(message) = reading.as_mut().poll(context) {
-                        return Poll::Ready(message.unwrap_or(Err(FrameError::TimedOut)));
-                    }
-                    // Nearly all come with their message, and never wait.
-                    let slot = slot.get_or_insert_with(|| self.0.incomplete.push());
-                    slot.poll_evicted(context).map(|()| Err(FrameError::OverBudget))
-                })
-                .await
-            };
-            let error = match message {
+            let error = match self.receive(&mut body, deadline).await {
                 Ok(Message { bytes, held: _until_answered }) => {
                     in_flight.mark_received();
                     let answer = handler.check(&bytes, deadline, span).await;
@@ -190,7 +171,7 @@ impl CheckService {
                 Err(error) => error,
             };
             let response = match error {
-                // What a client of Envoy can cause is a denial: failure_mode_allow lets an error pass.
+                // A client of Envoy can cause these: they are denials, because failure_mode_allow lets an error pass.
                 FrameError::TooLong => {
                     let denial = handler.deny(DenyReason::RequestTooLarge, span);
                     grpc_response(StatusCode::OK, AnswerBody::Message(denial))
@@ -215,6 +196,30 @@ impl CheckService {
             self.0.drain.drain(body);
             response
         }
+    }
+
+    /// Reads the message of a Check within its time, unless too many others wait for theirs.
+    async fn receive<B>(&self, body: &mut B, deadline: Option<Duration>) -> Result<Message<'_>, FrameError>
+    where
+        B: Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
+    {
+        // The client does not wait beyond its deadline, nor does the server.
+        let timeout = deadline.map_or(READ_TIMEOUT, |deadline| deadline.min(READ_TIMEOUT));
+        // Not in a variable of its own: it would be held twice.
+        let mut reading = std::pin::pin!(tokio::time::timeout(
+            timeout,
+            frame::read(body, self.0.max_request_bytes, &self.0.budget),
+        ));
+        let mut slot = None;
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(message) = reading.as_mut().poll(context) {
+                return Poll::Ready(message.unwrap_or(Err(FrameError::TimedOut)));
+            }
+            // Nearly all messages come with the head, and never wait.
+            let slot = slot.get_or_insert_with(|| self.0.incomplete.push());
+            slot.poll_evicted(context).map(|()| Err(FrameError::OverBudget))
+        })
+        .await
     }
 
     pub(super) fn shares(&self) -> MemoryShares {

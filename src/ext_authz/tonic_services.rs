@@ -12,6 +12,7 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
+use tonic::Code;
 use tonic::service::Routes;
 use tower::ServiceExt;
 
@@ -25,7 +26,7 @@ use crate::server::activity::InFlightRequest;
 
 /// Calls that one connection may have open.
 pub(super) const MAX_CALLS_PER_CONNECTION: usize = 64;
-/// How long a call may last, `Watch` of health included.
+/// How long a call may last: `Watch` of health has no end of its own.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// The largest message of a client, in bytes.
 pub(super) const MAX_MESSAGE: usize = 16 * 1024;
@@ -73,8 +74,9 @@ impl TonicServices {
         let body = http_body_util::BodyExt::boxed(PrependedBody::new(first, body));
         let response = self.routes.clone().oneshot(Request::from_parts(head, body)).await;
         let mut response = response.unwrap_or_else(|never| match never {});
-        let code = response.headers().get(GRPC_STATUS).map(HeaderValue::as_bytes);
-        if code.is_some_and(|code| matches!(code, b"11" | b"12" | b"13")) {
+        // What tonic answers a malformed call with, beside a status 200.
+        let code = response.headers().get(GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()));
+        if matches!(code, Some(Code::OutOfRange | Code::Unimplemented | Code::Internal)) {
             *response.status_mut() = StatusCode::BAD_REQUEST;
         }
         response.map(|body| {
@@ -141,7 +143,10 @@ impl TonicBody {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         if frame.is_pending() && self.timeout.as_mut().poll(context).is_ready() {
             self.body = tonic::body::Body::empty();
-            return Poll::Ready(Some(Ok(Frame::trailers(status_trailers("14", CALL_TIMED_OUT)))));
+            return Poll::Ready(Some(Ok(Frame::trailers(status_trailers(
+                Code::Unavailable,
+                CALL_TIMED_OUT,
+            )))));
         }
         frame
     }
