@@ -46,9 +46,9 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
 use self::index::Index;
-use self::store::{
-    OpenError, OpenFailure, PostgresStore, Revision, SqliteStore, Store, StoreError, StoreFailure, StoreUrl,
-};
+#[cfg(feature = "postgres")]
+use self::store::PostgresStore;
+use self::store::{OpenError, OpenFailure, Revision, SqliteStore, Store, StoreError, StoreFailure, StoreUrl};
 use self::usage::Used;
 use crate::clock::Clock;
 use crate::secret::Secret;
@@ -115,6 +115,7 @@ impl Keys {
     pub async fn open(url: &StoreUrl, clock: Clock) -> Result<Arc<Self>, OpenError> {
         let store: Box<dyn Store> = match url {
             StoreUrl::Sqlite(path) => Box::new(SqliteStore::open(path).await?),
+            #[cfg(feature = "postgres")]
             StoreUrl::Postgres(url) => Box::new(PostgresStore::open(url).await?),
         };
         Ok(Self::with_store(store, clock))
@@ -127,6 +128,7 @@ impl Keys {
     pub async fn read_once(url: &StoreUrl, clock: Clock) -> Result<Arc<Self>, OpenError> {
         let store: Box<dyn Store> = match url {
             StoreUrl::Sqlite(path) => Box::new(SqliteStore::open_read_only(path)),
+            #[cfg(feature = "postgres")]
             StoreUrl::Postgres(url) => Box::new(PostgresStore::open_read_only(url)?),
         };
         let keys = Self::with_store(store, clock);

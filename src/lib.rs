@@ -114,19 +114,23 @@
 //! at the first request that needs it under the rules in force, and copied from then on.  `benches/` measures it.
 
 pub mod actor;
+#[cfg(feature = "server")]
 pub mod admin;
+#[cfg(feature = "server")]
 pub mod app;
 pub mod attributes;
 pub mod authorizer;
+#[cfg(feature = "server")]
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod credential;
 pub mod decision;
 pub mod deny_reason;
+#[cfg(feature = "server")]
 pub mod ext_authz;
 pub mod folder;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(feature = "server", any(test, fuzzing)))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod identity;
@@ -134,13 +138,21 @@ pub mod keys;
 pub mod memory;
 pub mod password;
 pub mod policy;
+#[cfg(feature = "server")]
 pub mod probes;
+#[cfg(feature = "server")]
 pub mod readiness;
+#[cfg(feature = "server")]
 pub mod reload;
 pub mod secret;
+#[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
 pub mod service_manager;
+#[cfg(feature = "server")]
 pub mod shutdown;
+#[cfg(feature = "server")]
 pub mod telemetry;
 pub mod token;
+#[cfg(feature = "server")]
 pub mod watch;

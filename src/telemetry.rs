@@ -6,6 +6,10 @@ pub mod h2_events;
 pub mod logging;
 pub mod metrics;
 mod traceparent;
+#[cfg(feature = "otel")]
+pub mod traces;
+#[cfg(not(feature = "otel"))]
+#[path = "telemetry/no_traces.rs"]
 pub mod traces;
 
 use std::sync::Arc;
@@ -46,7 +50,7 @@ impl Telemetry {
         self.traces.as_ref().map(|traces| Box::new(traces.begin(metadata)))
     }
 
-    /// Sends the spans that are still to be sent, for [`traces::FLUSH_TIMEOUT`] at most.
+    /// Sends the spans that are still to be sent, for a few seconds at most.
     pub async fn close(self: Arc<Self>) {
         if self.traces.is_some() {
             let flush = move || self.traces.as_ref().map(Traces::close);

@@ -72,6 +72,7 @@ fn read_store<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<StoreUrl> {
             reader.warn_of_folder(&node.at, &path);
             Some(StoreUrl::Sqlite(path))
         }
+        #[cfg(feature = "postgres")]
         Ok(store @ StoreUrl::Postgres(_)) => {
             if store.crosses_network_unverified() {
                 reader.warn(

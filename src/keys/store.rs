@@ -7,6 +7,7 @@
 
 mod error;
 mod migrations;
+#[cfg(feature = "postgres")]
 mod postgres;
 mod rows;
 mod sqlite;
@@ -22,6 +23,7 @@ use crate::token::TokenDigest;
 pub use error::{
     CreateError, DatabaseFailure, OpenError, OpenFailure, RotateError, StoreError, StoreFailure,
 };
+#[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
 pub use url::{StoreUrl, UrlError};

@@ -4,6 +4,7 @@
 //! [`harness`]: our server on ports of its own, an upstream that shows what reached it, and
 //! the Envoy that `tests/tools/fetch.py` fetched.  A piece that is missing is a failure.
 
+#![cfg(all(feature = "server", feature = "postgres", feature = "otel"))]
 #![allow(
     clippy::unwrap_used,
     clippy::needless_pass_by_value,

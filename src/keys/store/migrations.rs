@@ -14,6 +14,7 @@ pub(super) const SQLITE: &Numbered = &[
     (2, "the order of sessions", include_str!("sqlite_0002.sql")),
 ];
 /// PostgreSQL's.
+#[cfg(feature = "postgres")]
 pub(super) const POSTGRES: &Numbered = &[
     (1, "keys and sessions", include_str!("postgres_0001.sql")),
     (2, "the order of sessions", include_str!("postgres_0002.sql")),

@@ -16,7 +16,7 @@ use super::error::is_of_tls;
 use super::migrations::{self, SchemaError};
 use super::rows::{self, ChangeRow, ChangedRows, KeyRow, SessionRow};
 use super::statements::{Dialect, Statements};
-use super::url::{postgres_files, postgres_options};
+use super::url::postgres as postgres_url;
 use super::{
     Changes, Contents, CreateError, NewKey, OpenError, OpenFailure, Revision, RotateError, Store, StoreError,
     StoreFailure, StoreUrl,
@@ -65,7 +65,7 @@ impl PostgresStore {
     pub async fn open(url: &Secret) -> Result<Self, OpenError> {
         let store = Self::unmigrated(url)?;
         let rejected = |reason| OpenError::Rejected { store: StoreUrl::Postgres(url.clone()), reason };
-        for (parameter, path) in postgres_files(url.expose()) {
+        for (parameter, path) in postgres_url::files(url.expose()) {
             // The client reports a missing file like a server that is not up yet.
             if let Err(error) = tokio::fs::read(&path).await {
                 return Err(rejected(OpenFailure::UrlFile { parameter, path, error }));
@@ -101,7 +101,7 @@ impl PostgresStore {
     }
 
     fn unmigrated(url: &Secret) -> Result<Self, OpenError> {
-        let options = postgres_options(url.expose())?.disable_statement_logging();
+        let options = postgres_url::options(url.expose())?.disable_statement_logging();
         let options = match options.get_application_name() {
             Some(_) => options,
             None => options.application_name("envoy-auth-tokens"),

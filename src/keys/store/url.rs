@@ -1,12 +1,13 @@
 //! The URL of a store.
 
+#[cfg(feature = "postgres")]
+pub(super) mod postgres;
+
 use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
-
+#[cfg(feature = "postgres")]
 use crate::secret::Secret;
 
 /// The URL of a store.  `Display` and `Debug` show neither user nor password.
@@ -15,6 +16,7 @@ pub enum StoreUrl {
     /// A SQLite file.
     Sqlite(PathBuf),
     /// A whole `postgres://` URL; it may hold a password.
+    #[cfg(feature = "postgres")]
     Postgres(Secret),
 }
 
@@ -27,6 +29,10 @@ pub enum UrlError {
     /// `sqlite:` without a path, or with one that is no file's.
     #[error("expected the path of a file after sqlite:")]
     Path,
+    /// A `postgres://` URL, for a program that was built without the feature `postgres`.
+    #[cfg(not(feature = "postgres"))]
+    #[error("this program was built without PostgreSQL: expected sqlite:PATH")]
+    NoPostgres,
     /// What follows `postgres://` cannot be read.
     #[error("the postgres:// URL cannot be read: expected postgres://USER@HOST:PORT/DATABASE?sslmode=…")]
     Postgres,
@@ -45,33 +51,6 @@ pub enum UrlError {
     Unverified,
 }
 
-/// The parameters that the PostgreSQL client knows.  It ignores any other, which must not happen to `sslmode`.
-const PARAMETERS: [&str; 18] = [
-    "sslmode",
-    "ssl-mode",
-    "sslrootcert",
-    "ssl-root-cert",
-    "ssl-ca",
-    "sslcert",
-    "ssl-cert",
-    "sslkey",
-    "ssl-key",
-    "statement-cache-capacity",
-    "host",
-    "hostaddr",
-    "port",
-    "dbname",
-    "user",
-    "password",
-    "application_name",
-    "options",
-];
-
-/// The parameters that name the trusted authorities.
-const ROOT_CERT: [&str; 3] = ["sslrootcert", "ssl-root-cert", "ssl-ca"];
-/// The parameters that name the client's certificate and key.
-const CLIENT_CERT: [&str; 4] = ["sslcert", "ssl-cert", "sslkey", "ssl-key"];
-
 impl StoreUrl {
     /// Reads `sqlite:PATH`, `postgres://…` or `postgresql://…`.  A relative path stays relative.
     ///
@@ -89,26 +68,22 @@ impl StoreUrl {
         if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
             return Err(UrlError::Scheme);
         }
-        postgres_options(text)?;
-        Ok(Self::Postgres(Secret::new(text.to_owned())))
+        #[cfg(feature = "postgres")]
+        {
+            postgres::options(text)?;
+            Ok(Self::Postgres(Secret::new(text.to_owned())))
+        }
+        #[cfg(not(feature = "postgres"))]
+        Err(UrlError::NoPostgres)
     }
 
     /// Whether the connection to PostgreSQL crosses a network and the server's certificate is not verified.
     pub fn crosses_network_unverified(&self) -> bool {
-        let Self::Postgres(url) = self else {
-            return false;
-        };
-        let Ok(options) = postgres_options(url.expose()) else {
-            return false;
-        };
-        let host = options.get_host();
-        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        let is_loopback = address.is_ok_and(|address| address.to_canonical().is_loopback());
-        let is_here = options.get_socket().is_some()
-            || host.starts_with('/')
-            || host.eq_ignore_ascii_case("localhost")
-            || is_loopback;
-        !is_here && !matches!(options.get_ssl_mode(), PgSslMode::VerifyFull)
+        match self {
+            Self::Sqlite(_) => false,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(url) => postgres::crosses_network_unverified(url.expose()),
+        }
     }
 }
 
@@ -120,68 +95,12 @@ impl FromStr for StoreUrl {
     }
 }
 
-/// How to connect to the database of this URL.
-pub(super) fn postgres_options(url: &str) -> Result<PgConnectOptions, UrlError> {
-    for (name, _) in parameters(url) {
-        if !PARAMETERS.contains(&name.as_str()) && !name.starts_with("options[") {
-            // A name that is long or strange, or before an `@`, may be half a password with a `?` in it.
-            let plain = name.len() <= 32
-                && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-                && !url.split_once('?').is_some_and(|(_, rest)| rest.contains('@'));
-            return Err(if plain { UrlError::Parameter(name) } else { UrlError::Postgres });
-        }
-    }
-    let options = PgConnectOptions::from_str(url).map_err(|_| UrlError::Postgres)?;
-    match options.get_ssl_mode() {
-        PgSslMode::Allow | PgSslMode::VerifyCa => Err(UrlError::Mode),
-        PgSslMode::VerifyFull => Ok(options),
-        PgSslMode::Disable | PgSslMode::Prefer | PgSslMode::Require => {
-            let has_root = parameters(url).any(|(name, _)| ROOT_CERT.contains(&name.as_str()));
-            if has_root { Err(UrlError::Unverified) } else { Ok(options) }
-        }
-    }
-}
-
-/// The files that a URL names, each with its parameter.
-pub(super) fn postgres_files(url: &str) -> impl Iterator<Item = (String, PathBuf)> {
-    let files = parameters(url).filter(|(name, _)| {
-        let name = name.as_str();
-        ROOT_CERT.contains(&name) || CLIENT_CERT.contains(&name)
-    });
-    files.map(|(name, path)| (name, PathBuf::from(path)))
-}
-
-/// The parameters of a URL, decoded as the client decodes them.
-fn parameters(url: &str) -> impl Iterator<Item = (String, String)> {
-    let query = url.split_once('?').map_or("", |(_, query)| query);
-    let query = query.split_once('#').map_or(query, |(query, _)| query);
-    let decoded = |text: &str| {
-        let text = text.replace('+', " ");
-        percent_encoding::percent_decode_str(&text).decode_utf8_lossy().into_owned()
-    };
-    query.split('&').filter(|pair| !pair.is_empty()).map(move |pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (decoded(name), decoded(value))
-    })
-}
-
 impl fmt::Display for StoreUrl {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => write!(formatter, "sqlite:{}", path.display()),
-            Self::Postgres(url) => {
-                let Ok(options) = postgres_options(url.expose()) else {
-                    return formatter.write_str("postgres://…");
-                };
-                let database = options.get_database().unwrap_or_default();
-                match options.get_socket() {
-                    Some(socket) => write!(formatter, "postgres://{}/{database}", socket.display()),
-                    None => {
-                        let (host, port) = (options.get_host(), options.get_port());
-                        write!(formatter, "postgres://{host}:{port}/{database}")
-                    }
-                }
-            }
+            #[cfg(feature = "postgres")]
+            Self::Postgres(url) => postgres::write(url.expose(), formatter),
         }
     }
 }
