@@ -133,3 +133,23 @@ fn the_explanation_in_the_readme_is_what_explain_prints() {
     assert_eq!(ran.code(), Some(0), "{ran:?}");
     assert_eq!(ran.stdout, shown);
 }
+
+#[test]
+fn every_module_of_these_tests_stands_in_their_readme_once() {
+    let readme = include_str!("../README.md");
+    let modules = include_str!("main.rs").lines().filter_map(|line| line.strip_prefix("mod "));
+    let modules = modules.map(|line| line.trim_end_matches(';')).filter(|module| *module != "harness");
+    let (_, table) = readme.split_once("\n## Integration tests\n").unwrap();
+    let (table, _) = table.split_once("\n## ").unwrap();
+    let mut listed: Vec<_> =
+        table.lines().flat_map(|row| first_column(row).split('`').skip(1).step_by(2)).collect();
+    listed.sort_unstable();
+    let mut modules: Vec<_> = modules.collect();
+    modules.sort_unstable();
+    assert!(modules.len() > 50);
+    assert_eq!(listed, modules);
+}
+
+fn first_column(row: &str) -> &str {
+    row.strip_prefix("| ").and_then(|row| row.split(" |").next()).unwrap_or_default()
+}

@@ -1,5 +1,6 @@
 //! What comes into the binary, and what is told of it: `deny.toml`, `Cargo.lock`, the scripts of a release.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -74,6 +75,48 @@ fn the_rust_that_we_ask_for_is_new_enough_for_every_package() {
 }
 
 #[test]
+fn ci_the_image_and_contributors_build_with_one_version_of_rust() {
+    let toolchain = fs::read_to_string(tools::root().join("rust-toolchain.toml")).unwrap();
+    let channel =
+        toolchain.lines().find_map(|line| line.strip_prefix("channel = ")).unwrap().trim_matches('"');
+    let dockerfile = fs::read_to_string(tools::root().join("deploy/Dockerfile")).unwrap();
+    assert!(
+        dockerfile.contains(&format!("\nFROM rust:{channel}-")),
+        "the image is not built with Rust {channel}"
+    );
+}
+
+#[test]
+fn the_engine_alone_links_no_server_and_no_command_line() {
+    let linked = |features: &[&str]| -> BTreeSet<String> {
+        let mut command = Command::new(env!("CARGO"));
+        command
+            .args(["tree", "--locked", "--edges=normal", "--prefix=none", "--format={lib}"])
+            .args(features);
+        command.current_dir(tools::root());
+        let ran = run(command, "");
+        assert_eq!(ran.code(), Some(0), "{ran:?}");
+        ran.stdout.lines().map(str::to_owned).collect()
+    };
+    let (all, engine) = (linked(&[]), linked(&["--no-default-features"]));
+    for name in [
+        "axum",
+        "clap",
+        "h2",
+        "hyper",
+        "opentelemetry",
+        "prometheus_client",
+        "prost",
+        "sqlx_postgres",
+        "tonic",
+    ] {
+        assert!(all.contains(name), "{all:?}");
+        assert!(!engine.contains(name), "the library without features links {name}");
+    }
+    assert!(engine.contains("sqlx_sqlite") && engine.contains("regex"), "{engine:?}");
+}
+
+#[test]
 fn a_source_package_holds_what_builds_tests_and_ships_us() {
     let mut command = Command::new(env!("CARGO"));
     command.args(["package", "--list", "--allow-dirty", "--locked"]).current_dir(tools::root());
@@ -86,10 +129,12 @@ fn a_source_package_holds_what_builds_tests_and_ships_us() {
         "LICENSE",
         "README.md",
         "CHANGELOG.md",
+        "CONTRIBUTING.md",
         "SECURITY.md",
         "build.rs",
         "deny.toml",
         "proto/ext_authz.proto",
+        "rust-toolchain.toml",
         "src/admin/page.html",
         "deploy/dist.sh",
         "tests/corpus/check_request/envoy_raw",
