@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn types() {
+    fn a_member_of_another_type_is_named_in_the_error() {
         let members = || {
             let text = r#"{"name":5,"role":null,"secondsToLive":"1d","actor":[],"policies":["a",1]}"#;
             Members::parse(text.as_bytes(), &KNOWN).unwrap()

@@ -517,7 +517,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lives() {
+    fn seconds_to_live_become_an_expiry_or_an_error() {
         let settings = |max_seconds_to_live| Settings {
             max_seconds_to_live,
             prefix: "eat".into(),
@@ -547,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn pages() {
+    fn a_page_is_a_range_of_the_list() {
         for (query, expected) in [
             ("", (0, 250)),
             ("perpage=100", (0, 100)),

@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn public_urls() {
+    fn a_public_url_is_an_origin() {
         for (text, expected) in [
             ("https://keys.example.com", Some("https://keys.example.com")),
             ("https://keys.example.com/", Some("https://keys.example.com")),

@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
+    fn a_size_is_a_number_with_a_binary_unit() {
         for (text, expected) in [
             ("65536", Some(65536)),
             ("64KiB", Some(64 * KIB)),

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names() {
+    fn names_of_all_scripts_and_emoji_are_valid() {
         let longest = "é".repeat(MAX_NAME);
         for name in [
             "a",
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn no_names() {
+    fn names_that_a_reader_cannot_see_whole_are_invalid() {
         let too_long = "a".repeat(MAX_NAME + 1);
         for name in
             ["", " ", " a", "a ", "a\u{a0}", "\u{3000}a", "a\nb", "a\0", "\u{7f}", "\u{85}", &too_long]

@@ -19,9 +19,9 @@ routes: [{path_prefix: /open, allow: true}]
 default: {}
 ";
 
-fn each_encoding(config: &str, story: impl Fn(&Stack, Encoding)) {
+fn each_encoding(config: &str, test: impl Fn(&Stack, Encoding)) {
     for encoding in Encoding::BOTH {
-        story(&Stack::encoded(config, encoding), encoding);
+        test(&Stack::encoded(config, encoding), encoding);
     }
 }
 

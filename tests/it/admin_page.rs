@@ -108,7 +108,7 @@ impl Page {
     }
 
     /// What the page and the browser complained of.  That we were not logged in at first is no complaint,
-    /// and neither are the denials that a story asks for.
+    /// and neither are the denials that a test asks for.
     fn problems(&self) -> Vec<String> {
         let mut lines = self.browser.console();
         lines.retain(|line| !line.contains("the server responded with a status of 4"));

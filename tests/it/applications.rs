@@ -146,10 +146,10 @@ fn event(name: &str, text: &str) -> String {
 }
 
 /// Calendars that everybody may read and write who gets there: who gets there is ours to say.
-fn open_radicale(story: u8) -> Radicale {
+fn open_radicale(test: u8) -> Radicale {
     let file = "[server]\nhosts = 127.0.0.1:5232\n[auth]\ntype = none\n[rights]\ntype = from_file\n\
         file = rights\n[storage]\nfilesystem_folder = /var/lib/radicale/collections\n";
-    Radicale::configured(story, file, |storage| {
+    Radicale::configured(test, file, |storage| {
         let rights = "[all]\nuser: .*\ncollection: .*\npermissions: RrWw\n";
         std::fs::write(storage.parent().unwrap().join("rights"), rights).unwrap();
         for folder in ["admin/secret", "public/plans", "alice/plans"] {

@@ -192,7 +192,7 @@ fn a_hashed_password_lets_its_user_in() {
 }
 
 #[test]
-fn health_is_well_when_the_server_serves() {
+fn health_succeeds_when_the_server_serves() {
     let folder = tempfile::TempDir::new().unwrap();
     let listen = format!("unix:{}", folder.path().join("ext_authz.sock").display());
     let asking = Server::with(CONFIG).listen(&listen);

@@ -244,7 +244,7 @@ impl Stack {
     }
 
     /// What README promises of it.
-    fn story(&mut self) {
+    fn test(&mut self) {
         assert_eq!(self.health(), Some(0));
         let seen = self.get("/reports").bearer(BOT).send().seen();
         assert_eq!(seen.all("x-actor"), [r#"{"bot_id":"my-bot","role":"Viewer"}"#]);
@@ -271,7 +271,7 @@ fn they_work_together_with_keys_in_sqlite() {
     let mut stack = Stack::start(Resolved::with_sqlite(), |store, volumes| {
         replace(store, "/var/lib/envoy-auth-tokens", volumes.to_str().unwrap())
     });
-    stack.story();
+    stack.test();
     assert!(stack.volumes.path().join("keys.db").is_file(), "the volume keeps the keys");
 
     // It has gone: the container is unhealthy, and nobody passes.
@@ -296,7 +296,7 @@ fn they_work_together_with_keys_in_postgresql() {
         assert!(url.starts_with(&format!("postgres://{user}:")), "{url}");
         url
     });
-    stack.story();
+    stack.test();
     assert_eq!(postgres.psql(&database, "SELECT name FROM api_keys"), "mykey");
 }
 

@@ -29,9 +29,9 @@ fn every_place() -> String {
     format!("{TOKENS}\ncredentials: {places}\n")
 }
 
-fn each_encoding(config: &str, story: impl Fn(&Stack, Encoding)) {
+fn each_encoding(config: &str, test: impl Fn(&Stack, Encoding)) {
     for encoding in Encoding::BOTH {
-        story(&Stack::encoded(config, encoding), encoding);
+        test(&Stack::encoded(config, encoding), encoding);
     }
 }
 
@@ -189,7 +189,7 @@ fn a_scheme_of_others_carries_no_credential_and_ends_the_search() {
 }
 
 #[test]
-fn an_authorization_header_that_no_place_reads_is_left_alone() {
+fn an_authorization_header_that_no_location_reads_is_forwarded() {
     let config = format!("{TOKENS}\ncredentials: [{{header: x-api-key}}]\n");
     each_encoding(&config, |stack, _| {
         let request = stack.get("/").header("authorization", "Bearer for-the-upstream");
@@ -201,7 +201,7 @@ fn an_authorization_header_that_no_place_reads_is_left_alone() {
 }
 
 #[test]
-fn places_that_are_not_configured_carry_nothing() {
+fn locations_that_are_not_configured_carry_nothing() {
     each_encoding(&default_places(), |stack, _| {
         let answer = stack.get(&format!("/?_auth_token={ALICE}")).header("x-api-key", ALICE);
         let answer = answer.header("cookie", format!("auth_token={ALICE}")).send();
@@ -230,7 +230,7 @@ fn a_header_of_its_own_may_carry_the_token_once() {
 }
 
 #[test]
-fn the_first_place_that_carries_anything_decides_alone() {
+fn the_first_location_that_carries_anything_decides_alone() {
     each_encoding(&every_place(), |stack, encoding| {
         // Precedence, and every place is emptied.
         let request = stack.get(&format!("/?_auth_token={BOB}")).bearer(ALICE);
@@ -334,7 +334,7 @@ fn a_cookie_beside_bytes_that_are_not_utf8_takes_the_whole_header_along() {
 }
 
 #[test]
-fn cookie_lines_are_one_place_over_http_1_and_http_2() {
+fn cookie_lines_are_one_location_over_http_1_and_http_2() {
     each_encoding(&every_place(), |stack, encoding| {
         let token = format!("auth_token={ALICE}");
         let lines = [("cookie", "a=1"), ("cookie", token.as_str()), ("cookie", "b=2")];

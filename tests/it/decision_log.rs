@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use serde_json::Value;
 
-use crate::harness::server::{BINARY, Door, signal};
-use crate::harness::{PATIENCE, Server, Setup, Shape, Stack, grpc};
+use crate::harness::server::{BINARY, ListenAddress, signal};
+use crate::harness::{MAX_WAIT, Server, Setup, Shape, Stack, grpc};
 
 const ALICE: &str = "alice-token-0123456789";
 
@@ -110,13 +110,13 @@ fn one_of_n_allowed_decisions_is_logged_and_says_for_how_many_it_stands() {
 }
 
 #[test]
-fn a_sample_of_none_makes_no_sense() {
+fn a_sample_of_zero_is_rejected() {
     let ran = Server::with(CONFIG).arg("--log-sample=0").start_in_vain();
     assert_eq!(ran.code(), Some(2), "{ran:?}");
 }
 
 #[test]
-fn decisions_are_told_at_info_and_not_above() {
+fn decisions_are_logged_at_info() {
     let folder = tempfile::TempDir::new().unwrap();
     let socket = folder.path().join("a.sock");
     let listeners = "ext_authz: {listen: \"unix:a.sock\"}\nprobes: {listen: \"127.0.0.1:0\"}\n";
@@ -126,11 +126,11 @@ fn decisions_are_told_at_info_and_not_above() {
     command.args(["serve", "--drain=0s", "--log-level=warn", "--config"]).arg(&config);
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     // It says nothing of when it serves, so it is asked.
-    let door = Door::Unix(socket);
-    let deadline = Instant::now() + PATIENCE;
+    let listen_address = ListenAddress::Unix(socket);
+    let deadline = Instant::now() + MAX_WAIT;
     let answer = loop {
         let asked = grpc::block_on(async {
-            let channel = grpc::channel(&door).await.ok()?;
+            let channel = grpc::channel(&listen_address).await.ok()?;
             let answer = AuthorizationClient::new(channel).check(grpc::request("GET", "h", "/", &[])).await;
             answer.ok()
         });

@@ -6,7 +6,7 @@ use crate::harness::server::{BINARY, run};
 use crate::harness::tools;
 
 #[test]
-fn the_demo_plays_the_seeds_story_to_its_end() {
+fn the_demo_runs_to_its_end() {
     let mut command = Command::new("make");
     command.current_dir(tools::root()).args(["demo", "ONCE=1"]);
     // The binary under test is built already, and another port may be free.

@@ -20,7 +20,7 @@ fn after<'t>(text: &'t str, start: &str) -> &'t str {
 }
 
 #[test]
-fn the_linter_has_nothing_to_say() {
+fn hadolint_finds_nothing() {
     let ran = Command::new(tools::hadolint()).arg("deploy/Dockerfile").current_dir(tools::root()).output();
     let ran = ran.unwrap();
     let told = String::from_utf8([ran.stdout, ran.stderr].concat()).unwrap();

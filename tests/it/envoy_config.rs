@@ -8,7 +8,7 @@ use envoy_auth_tokens::policy::Override;
 
 use crate::harness::envoy::{self, Envoy};
 use crate::harness::http1::Request;
-use crate::harness::server::Door;
+use crate::harness::server::ListenAddress;
 use crate::harness::{Server, Upstream, tools};
 
 const ALICE: &str = "alice-token-0123456789";
@@ -50,11 +50,11 @@ impl Hardened {
         let upstream = Upstream::start();
         let text = replace(text, "port_value: 10000", "port_value: 0");
         let text = replace(&text, "port_value: 8080", &format!("port_value: {}", upstream.address().port()));
-        let text = match server.door() {
-            Door::Tcp(address) => {
+        let text = match server.listen_address() {
+            ListenAddress::Tcp(address) => {
                 replace(&text, "port_value: 9191", &format!("port_value: {}", address.port()))
             }
-            Door::Unix(_) | Door::Abstract(_) => text,
+            ListenAddress::Unix(_) | ListenAddress::Abstract(_) => text,
         };
         let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
         let envoy = Envoy::configured(&format!("{admin}{text}"));
@@ -69,7 +69,7 @@ impl Hardened {
         Request::new(self.envoy.address(), method, target).host("app.example")
     }
 
-    /// After any story but that of a dead server.
+    /// After any test but that of a dead server.
     fn assert_no_fault(&self) {
         self.envoy.assert_no_fault_of(&self.server);
     }

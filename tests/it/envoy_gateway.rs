@@ -8,7 +8,7 @@ use crate::harness::envoy::Envoy;
 use crate::harness::http1::Request;
 use crate::harness::manifests::{self, BOT, CI, Resource, replace};
 use crate::harness::pki::{Ca, Pair};
-use crate::harness::server::{Door, Setup};
+use crate::harness::server::{ListenAddress, Setup};
 use crate::harness::{Server, Upstream};
 
 const FOLDER: &str = "deploy/envoy-gateway";
@@ -82,8 +82,8 @@ impl Gateway {
 
     fn before(server: Server, mut fixture: Value, certificates: TempDir) -> Self {
         let upstream = Upstream::start();
-        manifests::lead(&mut fixture, "httproute/", &Door::Tcp(upstream.address()));
-        manifests::lead(&mut fixture, "securitypolicy/", server.door());
+        manifests::lead(&mut fixture, "httproute/", &ListenAddress::Tcp(upstream.address()));
+        manifests::lead(&mut fixture, "securitypolicy/", server.listen_address());
         Self { envoy: manifests::envoy(fixture), server, upstream, _certificates: certificates }
     }
 
@@ -91,7 +91,7 @@ impl Gateway {
         Request::new(self.envoy.address(), "GET", target).host("shop.example")
     }
 
-    /// After any story but that of a dead server.
+    /// After any test but that of a dead server.
     fn assert_no_fault(&self) {
         self.envoy.assert_no_fault_of(&self.server);
     }

@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use serde_json::{Map, Value, json};
 
 use crate::harness::server::{Ran, Server, Setup, run};
-use crate::harness::{PATIENCE, grpc};
+use crate::harness::{MAX_WAIT, grpc};
 
 const CONFIG: &str = "
 tokens:
@@ -225,7 +225,7 @@ fn explain_and_a_check_agree_about_every_request() {
             let begun = std::time::Instant::now();
             let checked = loop {
                 let answer = grpc::check(&server, check_request(asked, raw));
-                if grpc::code(&answer) != 14 || begun.elapsed() > PATIENCE {
+                if grpc::code(&answer) != 14 || begun.elapsed() > MAX_WAIT {
                     break answer;
                 }
             };

@@ -1,4 +1,4 @@
-//! What the stories stand on: processes that die with the test, and clients that send exact bytes.
+//! What the tests stand on: processes that die with the test, and clients that send exact bytes.
 
 pub mod browser;
 pub mod cgroup;
@@ -30,14 +30,14 @@ pub use http1::{Answer, Request};
 pub use server::{Server, Setup};
 pub use upstream::Upstream;
 
-/// The longest that anything is waited for.  Nothing takes this long: it is the end of patience,
+/// The longest that anything is waited for.  Nothing takes this long: it is an upper bound,
 /// not a duration that a test relies on.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// Waits until something is so, however long it takes on a busy machine.
 #[track_caller]
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + MAX_WAIT;
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}: in vain");
         std::thread::sleep(Duration::from_millis(20));
@@ -47,7 +47,7 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 /// An Envoy that asks our server about every request to an upstream.
 ///
 /// When it goes, it holds that Envoy never counted an error or an invalid answer of ours, unless
-/// the story is about one.
+/// the test is about one.
 pub struct Stack {
     pub envoy: Envoy,
     pub server: Server,
@@ -90,7 +90,7 @@ impl Stack {
         Self { envoy, server, upstream, errors_expected: false }
     }
 
-    /// This story is about a gRPC error or an answer that Envoy denies.
+    /// This test is about a gRPC error or an answer that Envoy denies.
     pub fn expecting_errors(mut self) -> Self {
         self.errors_expected = true;
         self

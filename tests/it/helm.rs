@@ -64,7 +64,7 @@ fn assert_same(released: &Manifests, form: &str) {
 }
 
 #[test]
-fn helm_finds_nothing_to_say_against_the_chart() {
+fn helm_lint_finds_nothing() {
     let ran = helm(&["lint", "--strict"], "");
     assert!(ran.status.success() && !ran.stdout.contains("WARNING"), "{ran:?}");
     let chart = std::fs::read_to_string(chart().join("Chart.yaml")).unwrap();

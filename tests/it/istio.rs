@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::harness::envoy::Envoy;
 use crate::harness::http1::Request;
 use crate::harness::manifests::{self, BOT, CI, Resource, replace};
-use crate::harness::server::Door;
+use crate::harness::server::ListenAddress;
 use crate::harness::upstream::Seen;
 use crate::harness::{Server, Upstream};
 
@@ -111,8 +111,8 @@ impl Mesh {
         let mut fixture = manifests::fixture(fixture);
         let server = manifests::deployed(&config(listen)).start();
         let upstream = Upstream::start();
-        manifests::lead(&mut fixture, "inbound|8080||", &Door::Tcp(upstream.address()));
-        manifests::lead(&mut fixture, "outbound|9191||", server.door());
+        manifests::lead(&mut fixture, "inbound|8080||", &ListenAddress::Tcp(upstream.address()));
+        manifests::lead(&mut fixture, "outbound|9191||", server.listen_address());
         Self { envoy: manifests::envoy(fixture), server, upstream }
     }
 
@@ -120,7 +120,7 @@ impl Mesh {
         Request::new(self.envoy.address(), "GET", target).host("shop.example")
     }
 
-    /// After any story but that of a dead server.
+    /// After any test but that of a dead server.
     fn assert_no_fault(&self) {
         self.envoy.assert_no_fault_of(&self.server);
     }

@@ -13,13 +13,13 @@ use sqlx::{Connection as _, Executor as _};
 use crate::harness::http1::{Answer, Request, basic};
 use crate::harness::postgres::Postgres;
 use crate::harness::server::Server;
-use crate::harness::{PATIENCE, grpc};
+use crate::harness::{MAX_WAIT, grpc};
 
 /// A token of the configuration with the role Admin.
 const ROOT: &str = "root-token-0123456789";
 /// The same, restricted to the policy `read`.
 const RESTRICTED: &str = "restricted-token-0123456789";
-/// A token whose actor has no role, and yet the team that one story lets in.
+/// A token whose actor has no role, and yet the team that one test lets in.
 const ROLELESS: &str = "roleless-token-0123456789";
 
 /// Users `admin`, `ed`, `vi` and `no` (without a role), each with their own name as password.
@@ -148,15 +148,15 @@ fn assert_told(answer: &Answer, status: u16, message: &str) {
     assert_eq!(told(answer), (status, message.to_owned()));
 }
 
-/// Tells the story on SQLite and on PostgreSQL.
-fn on_each_store(story: impl Fn(&str)) {
-    story("sqlite:keys.db");
+/// Runs the test on SQLite and on PostgreSQL.
+fn on_each_store(test: impl Fn(&str)) {
+    test("sqlite:keys.db");
     let postgres = Postgres::shared();
-    story(&postgres.url(&postgres.database()));
+    test(&postgres.url(&postgres.database()));
 }
 
 #[test]
-fn create_list_use_delete() {
+fn a_key_is_created_listed_used_and_deleted() {
     on_each_store(|store| {
         let api = Api::on(store);
         assert_eq!(api.get("/api/auth/keys").json(), json!([]));
@@ -241,7 +241,7 @@ fn all_keys_are_listed_unless_a_page_is_asked_for() {
 }
 
 #[test]
-fn what_a_creation_is_refused_for() {
+fn each_bad_creation_is_denied_with_its_own_message() {
     on_each_store(|store| {
         let keys = ", actor_members: [team]";
         let api = Api::start(&config(store, keys, "", ""));
@@ -431,7 +431,7 @@ fn an_error_names_the_member_at_fault_and_the_audit_line_the_reason() {
 }
 
 #[test]
-fn nobody_gives_a_power_that_they_have_not() {
+fn nobody_grants_more_than_they_may_do_themselves() {
     on_each_store(|store| {
         let rest = "routes:
 - {path: /a, allow: {id: 'key:deploy'}}
@@ -511,7 +511,7 @@ fn a_rotation_gives_no_longer_life_than_the_maximum() {
 }
 
 #[test]
-fn what_clients_of_grafana_ask_first() {
+fn the_endpoints_that_grafana_clients_call_first_answer() {
     let api = Api::start(&config("sqlite:keys.db", "", ", org_name: Ours", ""));
     let version = env!("CARGO_PKG_VERSION");
     let health = |request: Request| request.send().json();
@@ -533,7 +533,7 @@ fn what_clients_of_grafana_ask_first() {
 }
 
 #[test]
-fn the_type_of_a_body() {
+fn a_body_must_be_declared_as_json() {
     let api = Api::on("sqlite:keys.db");
     let send = |content_type: Option<&str>, body: &str| {
         let request = api.request("POST", "/api/auth/keys").basic("admin", "admin");
@@ -603,7 +603,7 @@ fn names_of_all_kinds_are_kept_as_they_are_and_their_headers_are_legal() {
 }
 
 #[test]
-fn ids_that_are_none_and_ids_of_nobody() {
+fn malformed_and_unknown_ids_have_answers_of_their_own() {
     on_each_store(|store| {
         let api = Api::on(store);
         api.create(&json!({"name": "a", "role": "Viewer"}));
@@ -632,7 +632,7 @@ fn ids_that_are_none_and_ids_of_nobody() {
 }
 
 #[test]
-fn a_longest_life() {
+fn no_key_lives_longer_than_max_seconds_to_live() {
     on_each_store(|store| {
         let api = Api::start(&config(store, ", max_seconds_to_live: 86400", "", ""));
         let create = |seconds: Value| {
@@ -861,7 +861,7 @@ fn credentials_of_the_configuration_do_not_matter_to_the_api() {
 }
 
 #[test]
-fn log_in_and_out() {
+fn a_user_logs_in_and_out() {
     on_each_store(|store| {
         let api = Api::start(&config(store, "", "", "credentials: [session]\n"));
         let log_in = |user: &str, password: &str| {
@@ -1158,7 +1158,7 @@ fn under_a_name_that_is_not_the_listeners_nobody_is_answered() {
     let none = "GET / HTTP/1.0\r\n\r\n";
     for raw in [forged, twice, none] {
         let mut stream = TcpStream::connect(api.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(MAX_WAIT)).unwrap();
         stream.write_all(raw.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -1299,7 +1299,7 @@ fn bodies_that_are_too_large_or_never_come() {
 /// What comes back for these bytes, until the server closes or has answered.
 fn send_raw(api: &Api, bytes: &str) -> String {
     let mut stream = TcpStream::connect(api.address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(MAX_WAIT)).unwrap();
     let _ = stream.write_all(bytes.as_bytes());
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
@@ -1314,7 +1314,7 @@ fn send_raw(api: &Api, bytes: &str) -> String {
 
 /// Waits for what time brings.
 fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + MAX_WAIT;
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}: in vain");
         thread::sleep(Duration::from_millis(20));

@@ -21,7 +21,7 @@ const WRONG_TOKEN: &str = "Kunknown-wrong-1Pw9aEuV7oC3";
 /// A name, which is no secret: wherever it is not found, nobody searched.
 const PLANTED: &str = "planted-name-5Tq8";
 
-/// What happened in a story: the secrets that were used, and what the server said to those who used them wrongly.
+/// What happened in a test: the secrets that were used, and what the server said to those who used them wrongly.
 struct Deeds {
     secrets: Vec<String>,
     refusals: String,

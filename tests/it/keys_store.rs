@@ -23,7 +23,7 @@ use serde_json::{Map, Value, json};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tokio::task::JoinHandle;
 
-use crate::harness::PATIENCE;
+use crate::harness::MAX_WAIT;
 use crate::harness::postgres::{PASSWORD, Postgres};
 
 /// When every scenario begins.
@@ -59,7 +59,7 @@ impl Database {
             Self::Sqlite(_) => {
                 let StoreUrl::Sqlite(path) = self.url() else { unreachable!() };
                 let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
-                let mut connection = options.busy_timeout(PATIENCE).connect().await.unwrap();
+                let mut connection = options.busy_timeout(MAX_WAIT).connect().await.unwrap();
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
                 connection.close().await.unwrap();
             }
@@ -73,7 +73,7 @@ impl Database {
             Self::Sqlite(_) => {
                 let StoreUrl::Sqlite(path) = self.url() else { unreachable!() };
                 let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
-                let mut connection = options.busy_timeout(PATIENCE).connect().await.unwrap();
+                let mut connection = options.busy_timeout(MAX_WAIT).connect().await.unwrap();
                 sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut connection).await.unwrap()
             }
             Self::Postgres { server, database } => server.psql(database, sql).parse().unwrap(),
@@ -223,7 +223,7 @@ fn digest(secret: &Secret) -> TokenDigest {
 async fn soon(what: &str, is_so: impl AsyncFn() -> bool) -> Duration {
     let start = Instant::now();
     while !is_so().await {
-        assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        assert!(start.elapsed() < MAX_WAIT, "{what}: not within {MAX_WAIT:?}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     start.elapsed()

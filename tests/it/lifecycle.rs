@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::harness::{PATIENCE, Server, Stack, grpc};
+use crate::harness::{MAX_WAIT, Server, Stack, grpc};
 
 const ALICE: &str = "alice-token-0123456789";
 
@@ -22,7 +22,7 @@ fn passes(server: &Server) -> bool {
 }
 
 #[test]
-fn a_server_that_serves_says_so_everywhere() {
+fn a_ready_server_says_so_by_grpc_health_and_probes() {
     let server = Server::with(CONFIG).start();
     for service in SERVICES {
         assert_eq!(grpc::health(&server, service).unwrap(), "SERVING", "{service:?}");
@@ -68,7 +68,7 @@ fn sigterm_lets_the_others_finish_before_the_server_leaves() {
     assert!(passes(&server));
     server.terminate();
     // As soon as the signal has arrived every probe says so, and Checks are answered.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + MAX_WAIT;
     while server.probe("/ready").status != 503 {
         assert!(Instant::now() < deadline, "{}", server.log().text());
     }
@@ -289,7 +289,7 @@ fn reflected(server: &Server) -> Result<Vec<String>, tonic::Status> {
     use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
     grpc::block_on(async {
-        let channel = grpc::channel(server.door()).await.expect("a connection");
+        let channel = grpc::channel(server.listen_address()).await.expect("a connection");
         let request = ServerReflectionRequest {
             host: String::new(),
             message_request: Some(MessageRequest::ListServices(String::new())),

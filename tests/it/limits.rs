@@ -8,11 +8,11 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use crate::harness::cgroup::Cgroup;
 use crate::harness::frames::{self, Connection, frame};
 use crate::harness::grpc::{self, Checks};
-use crate::harness::{PATIENCE, Request, Server, Setup, http1, http2, server, wait_until};
+use crate::harness::{MAX_WAIT, Request, Server, Setup, http1, http2, server, wait_until};
 
 const TOKEN: &str = "alice-token-0123456789";
 const CONFIG: &str = "tokens: [{token: alice-token-0123456789, actor: {id: alice, role: Admin}}]\n";
-/// What no attack may add to the process' memory, unless its story says more.
+/// What no attack may add to the process' memory, unless its test says more.
 const MEMORY: u64 = 96 * 1024 * 1024;
 
 fn with(ext_authz: &str, more: &str) -> Setup {
@@ -68,7 +68,7 @@ fn peak(server: &Server) -> u64 {
 }
 
 fn is_closed(stream: &mut TcpStream) -> bool {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(MAX_WAIT)).unwrap();
     match stream.read(&mut [0; 1024]) {
         Ok(length) => length == 0,
         Err(error) if error.kind() == ErrorKind::ConnectionReset => true,
@@ -102,7 +102,7 @@ impl Held {
     fn by(&self, to: SocketAddr) -> TcpStream {
         let raw = |bytes: &[u8]| {
             let mut stream = TcpStream::connect(to).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_read_timeout(Some(MAX_WAIT)).unwrap();
             stream.write_all(bytes).unwrap();
             stream
         };
@@ -135,7 +135,7 @@ impl Held {
 }
 
 #[test]
-fn whoever_comes_is_answered_while_as_many_as_may_be_have_not_finished() {
+fn a_new_client_is_answered_while_every_place_is_taken_by_a_slow_one() {
     let folder = tempfile::tempdir().unwrap();
     let keys = format!(
         "keys: {{store: \"sqlite:{}\"}}\nadmin: {{listen: \"127.0.0.1:0\"}}\n",
@@ -281,7 +281,7 @@ fn flood(connection: &mut Connection, turns: u32, mut bytes: impl FnMut(u32) -> 
 const WITHOUT_END: u32 = 20_000_000;
 
 #[test]
-fn streams_that_are_reset_at_once() {
+fn a_flood_of_reset_streams_harms_no_other_client() {
     let mut besieged = Besieged::new();
     let headers = frames::check_headers(&[]);
     let mut attacker = besieged.attacker();
@@ -294,7 +294,7 @@ fn streams_that_are_reset_at_once() {
 }
 
 #[test]
-fn headers_that_go_on_and_on() {
+fn a_header_block_without_an_end_ends_its_connection_alone() {
     let mut besieged = Besieged::new();
     for more in [Vec::new(), frames::check_headers(&[])] {
         let mut attacker = besieged.attacker();
@@ -332,7 +332,7 @@ fn a_header_list_beyond_the_limit_is_refused_and_the_connection_lives() {
 }
 
 #[test]
-fn pings_settings_and_empty_frames() {
+fn floods_of_pings_settings_and_empty_frames_harm_no_other_client() {
     let mut besieged = Besieged::new();
     flood(&mut besieged.attacker(), 100_000, |_| frame(frames::PING, frames::NONE, 0, &[1; 8]));
     besieged.stands();
@@ -410,7 +410,7 @@ fn windows_that_are_too_large_end_the_connection() {
 }
 
 #[test]
-fn whoever_never_reads_is_cut_off() {
+fn a_client_that_never_reads_is_disconnected() {
     let mut besieged = Besieged::new();
     let mut attacker = Connection::with_settings(besieged.server.tcp(), &[(4, 0x7fff_ffff)]);
     attacker.send(&frame(frames::WINDOW_UPDATE, frames::NONE, 0, &0x7000_0000_u32.to_be_bytes()));
@@ -617,7 +617,7 @@ fn open_streams(
 }
 
 #[test]
-fn memory_watches_with_long_headers() {
+fn memory_stays_bounded_under_watches_with_long_headers() {
     let value = "x".repeat(120);
     let more: Vec<(&str, &str)> = (0..80).map(|_| ("x-header", value.as_str())).collect();
     let path = (":path", "/grpc.health.v1.Health/Watch");
@@ -630,7 +630,7 @@ fn memory_watches_with_long_headers() {
 }
 
 #[test]
-fn memory_open_checks_without_a_body() {
+fn memory_stays_bounded_under_open_checks_without_a_body() {
     let block = frames::check_headers(&[]);
     for mebibytes in [128, 256] {
         within_memory("checks", mebibytes, |to| open_streams(to, 73, 1024, &block, &[]));
@@ -642,7 +642,7 @@ fn memory_open_checks_without_a_body() {
 }
 
 #[test]
-fn memory_answers_that_nobody_takes() {
+fn memory_stays_bounded_under_answers_that_nobody_reads() {
     let headers = frames::check_headers(&[]);
     for mebibytes in [128, 256] {
         within_memory("answers", mebibytes, |to| {
@@ -666,7 +666,7 @@ fn memory_answers_that_nobody_takes() {
 }
 
 #[test]
-fn memory_answers_of_reflection_that_nobody_takes() {
+fn memory_stays_bounded_under_reflection_that_nobody_reads() {
     let path = (":path", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo");
     let headers = frames::headers(&[path]);
     let symbol = b"envoy.service.auth.v3.Authorization";
@@ -692,7 +692,7 @@ fn memory_answers_of_reflection_that_nobody_takes() {
 }
 
 #[test]
-fn memory_long_messages_in_pieces() {
+fn memory_stays_bounded_under_long_messages_in_pieces() {
     for mebibytes in [128, 256] {
         within_memory("messages", mebibytes, |to| {
             let senders: Vec<_> = (0..16).map(|_| std::thread::spawn(move || hold_a_message(to))).collect();
@@ -702,7 +702,7 @@ fn memory_long_messages_in_pieces() {
 }
 
 #[test]
-fn memory_header_blocks_without_an_end() {
+fn memory_stays_bounded_under_header_blocks_without_an_end() {
     // One byte a header: `accept-charset` of the static table.
     let indexed = [&frames::check_headers(&[])[..], &[0x80 | 15; 15 * 1024]].concat();
     let value = "y".repeat(120);
@@ -730,7 +730,7 @@ fn memory_header_blocks_without_an_end() {
 }
 
 #[test]
-fn memory_connections_with_unread_bytes() {
+fn memory_stays_bounded_under_connections_with_unread_bytes() {
     within_memory("connections", 128, |to| {
         let begin = |_| {
             let mut connection = Connection::to(to);
@@ -784,7 +784,7 @@ fn slow_clients_of_the_probes_and_of_admin_are_cut_off() {
             // Requests whose answers are never read.
             scope.spawn(move || {
                 let mut stream = begin(b"");
-                stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                stream.set_write_timeout(Some(MAX_WAIT)).unwrap();
                 let request = b"GET /metrics HTTP/1.1\r\nhost: h\r\n\r\n".repeat(1000);
                 let error = loop {
                     if let Err(error) = stream.write_all(&request) {
@@ -804,7 +804,7 @@ fn slow_clients_of_the_probes_and_of_admin_are_cut_off() {
 
 /// Whether the other side closes, whatever it says before that.
 fn ends(mut stream: TcpStream) -> bool {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(MAX_WAIT)).unwrap();
     match stream.read_to_end(&mut Vec::new()) {
         Ok(_) => true,
         Err(error) => error.kind() == ErrorKind::ConnectionReset,

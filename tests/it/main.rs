@@ -1,6 +1,6 @@
 //! The whole product from outside: the real binary, a real Envoy, real sockets.
 //!
-//! Each test is a story whose name is a sentence.  What a story needs is started by
+//! The name of each test is a sentence that says what holds.  What a test needs is started by
 //! [`harness`]: our server on ports of its own, an upstream that shows what reached it, and
 //! the Envoy that `tests/tools/fetch.py` fetched.  A piece that is missing is a failure.
 
@@ -25,6 +25,7 @@ mod commands;
 mod compose;
 mod credentials;
 mod dashboards;
+mod datasette_plugin;
 mod decision_log;
 mod demo;
 mod dockerfile;
@@ -59,7 +60,6 @@ mod reload;
 mod robustness;
 mod schema;
 mod secrets_stay_secret;
-mod seed_story;
 mod shadow;
 mod shells;
 mod shipped;

@@ -271,7 +271,7 @@ fn an_ambiguous_path_is_refused_before_the_credential_is_looked_at() {
 }
 
 #[test]
-fn paths_are_nobodys_business_where_no_rule_reads_them() {
+fn paths_are_not_checked_where_no_rule_reads_them() {
     let by_method = with("routes: [{methods: [GET], allow: true}]\ndefault: {}\n");
     for config in [TOKENS, &by_method] {
         let stack = Stack::start(config);
@@ -421,7 +421,7 @@ default: {allow: false}
 }
 
 #[test]
-fn methods_are_nobodys_business_where_no_rule_reads_them() {
+fn methods_are_not_checked_where_no_rule_reads_them() {
     let stack = Stack::start(&with("routes: [{path_prefix: /r, allow: true}]\ndefault: {}\n"));
     let seen = stack.get("/r").header("x-http-method-override", "DELETE").send().seen();
     assert_eq!(seen.all("x-http-method-override"), ["DELETE"]);

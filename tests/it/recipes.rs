@@ -1,7 +1,7 @@
 //! `deploy/recipes`: each one with a real Envoy and our server, started by the commands of its README.
 //!
 //! A recipe is a folder with an `envoy.yaml` and a `config.yaml`.  They are run as they stand: only ports
-//! are others.  Each has a story of its own, named in [`STORIES`].
+//! are others.  Each has a test module of its own, named in [`RECIPES`].
 
 mod access_log;
 mod canary;
@@ -33,7 +33,7 @@ pub use self::radicale::Radicale;
 static README: LazyLock<String> = LazyLock::new(|| read(&folder().join("README.md")));
 
 /// Every recipe, with what its Envoy configuration says otherwise than `deploy/envoy.yaml`.
-const STORIES: [(&str, &[&str]); 10] = [
+const RECIPES: [(&str, &[&str]); 10] = [
     ("access-log", &[]),
     ("canary", &["clusters/canary", "filters/envoy.filters.http.ext_authz/clear_route_cache"]),
     (
@@ -209,21 +209,21 @@ impl Drop for Running {
 }
 
 #[test]
-fn every_recipe_has_a_story_and_a_place_in_the_readme() {
+fn every_recipe_has_a_test_and_a_section_in_the_readme() {
     let entries = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
     let found: BTreeSet<String> =
         entries.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
-    let told: BTreeSet<String> = STORIES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let told: BTreeSet<String> = RECIPES.iter().map(|(name, _)| (*name).to_owned()).collect();
     let told = &told | &BTreeSet::from(["README.md".to_owned()]);
-    assert_eq!(found, told, "what stands in deploy/recipes has a story in tests/it/recipes");
-    for (name, _) in STORIES {
+    assert_eq!(found, told, "what stands in deploy/recipes has a module in tests/it/recipes");
+    for (name, _) in RECIPES {
         assert!(!section(name).trim().is_empty(), "{name}");
         let module = format!("mod {};\n", name.replace('-', "_"));
-        assert!(include_str!("recipes.rs").contains(&module), "{name} has no story of its own");
+        assert!(include_str!("recipes.rs").contains(&module), "{name} has no module of its own");
         let files = std::fs::read_dir(folder().join(name)).unwrap();
         for file in files.map(|file| file.unwrap().file_name().into_string().unwrap()) {
             let known = ["envoy.yaml", "config.yaml", "grafana.ini", "radicale.ini"].contains(&file.as_str());
-            assert!(known, "{name}/{file} is run by no story");
+            assert!(known, "{name}/{file} is run by no test");
         }
     }
 }
@@ -235,14 +235,14 @@ fn the_readme_starts_what_is_there() {
     assert_eq!(envoy, "envoy --config-path envoy.yaml");
     let words: Vec<_> = application.split(' ').collect();
     let ["python3", file, "8080"] = words[..] else { panic!("{application}") };
-    for (name, _) in STORIES {
+    for (name, _) in RECIPES {
         assert!(folder().join(name).join(file).exists(), "{name}/{file}");
     }
 }
 
 #[test]
 fn envoy_and_check_accept_every_file() {
-    for (name, _) in STORIES {
+    for (name, _) in RECIPES {
         let folder = folder().join(name);
         envoy::validate(&folder.join("envoy.yaml")).unwrap_or_else(|told| panic!("{name}: {told}"));
         let exports = README.lines().filter_map(|line| line.strip_prefix("export ")?.split_once('='));
@@ -304,7 +304,7 @@ fn differences(ours: &Value, theirs: &Value, path: &[&str], found: &mut BTreeSet
 #[test]
 fn but_for_what_it_is_about_a_recipe_is_the_hardened_configuration() {
     let hardened = parts(&read(&tools::root().join("deploy/envoy.yaml")));
-    for (name, own) in STORIES {
+    for (name, own) in RECIPES {
         let mut found = BTreeSet::new();
         let recipe = parts(&read(&folder().join(name).join("envoy.yaml")));
         differences(&recipe, &hardened, &[], &mut found);

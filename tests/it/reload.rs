@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::harness::http1::{self, Answer, Request};
 use crate::harness::server::Setup;
-use crate::harness::{PATIENCE, Server, Shape, Stack, grpc};
+use crate::harness::{MAX_WAIT, Server, Shape, Stack, grpc};
 
 const LISTENERS: &str = "ext_authz: {listen: \"127.0.0.1:0\"}\nprobes: {listen: \"127.0.0.1:0\"}\n";
 
@@ -59,7 +59,7 @@ fn header(answer: &CheckResponse, name: &str) -> Option<String> {
 
 #[track_caller]
 fn until(server: &Server, what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + MAX_WAIT;
     while !is_so() {
         assert!(Instant::now() < deadline, "never {what}; our log:\n{}", server.log().text());
         std::thread::sleep(Duration::from_millis(10));
@@ -239,7 +239,7 @@ fn niceness(server: &Server, name: &str) -> Vec<i32> {
 }
 
 #[test]
-fn a_reload_gives_way_to_whoever_answers() {
+fn a_reload_runs_at_a_lower_priority_than_checks() {
     let server = setup(&one_token(OLD)).start();
     reloaded(&server, || write(&server, &one_token(NEW)));
     let answering = niceness(&server, "tokio-rt-worker");
@@ -250,7 +250,7 @@ fn a_reload_gives_way_to_whoever_answers() {
 }
 
 #[test]
-fn sighup_before_it_serves_kills_nobody() {
+fn sighup_before_it_serves_does_not_end_the_process() {
     // A database that does not answer is waited for.
     let keys = "keys: {store: \"postgres://nobody@127.0.0.1:1/none\"}\n";
     let server = setup(&format!("{}{keys}", one_token(OLD))).start_listening();
@@ -546,7 +546,7 @@ fn keys_are_made_by_the_settings_in_force() {
 }
 
 #[test]
-fn other_actor_headers_reach_everybody_who_was_known_before() {
+fn changed_actor_headers_apply_to_every_known_actor() {
     let folder = tempfile::tempdir().unwrap();
     let server = setup(&with_keys(folder.path(), "", USERS)).start();
     let key = format!("Bearer {}", new_key(&server, "k"));
@@ -614,7 +614,7 @@ fn remembered_passwords_and_locks_outlive_a_reload_that_does_not_change_the_user
     let server = setup(&whole(USERS)).start();
     let basic = |user: &str, password: &str| {
         let authorization = http1::basic(user, password);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         loop {
             let answer = asked(&server, &[("authorization", &authorization)]);
             // Not verified in time: Envoy's client comes again.
@@ -669,7 +669,7 @@ fn a_hundred_thousand_tokens_are_reloaded_under_load_and_every_check_sees_one_se
     let times: Mutex<[Vec<Duration>; 2]> = Mutex::default();
     let client = |number: usize| {
         grpc::block_on(async {
-            let channel = grpc::channel(server.door()).await.expect("a connection");
+            let channel = grpc::channel(server.listen_address()).await.expect("a connection");
             let mut client = AuthorizationClient::new(channel);
             let mut seen = 0;
             for turn in (0..).take_while(|_| !stop.load(Ordering::Relaxed)) {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 
-use crate::harness::server::{BINARY, Door};
-use crate::harness::{PATIENCE, Server, grpc};
+use crate::harness::server::{BINARY, ListenAddress};
+use crate::harness::{MAX_WAIT, Server, grpc};
 
 const CONFIG: &str = "tokens: [{token: alice-token-0123456789, actor: {id: alice}}]\n";
 const BEARER: (&str, &str) = ("authorization", "Bearer alice-token-0123456789");
@@ -38,13 +38,13 @@ fn a_log_that_nobody_reads_stops_nobody() {
     // The pipe holds a few hundred lines, and nobody takes one out of it.
     let mut server = Killed(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
 
-    let door = Door::Unix(socket);
+    let listen_address = ListenAddress::Unix(socket);
     let answered = grpc::block_on(async {
         let begun = Instant::now();
         let channel = loop {
-            match grpc::channel(&door).await {
+            match grpc::channel(&listen_address).await {
                 Ok(channel) => break channel,
-                Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+                Err(error) => assert!(begun.elapsed() < MAX_WAIT, "{error}"),
             }
         };
         let mut client = AuthorizationClient::new(channel);
@@ -77,7 +77,7 @@ fn a_message_that_does_not_arrive_is_not_waited_for_beyond_the_deadline() {
         let (answer, mut body) = client.send_request(request.body(()).unwrap(), false).unwrap();
         // The prefix announces four bytes, of which one comes and the stream stays open.
         body.send_data(bytes::Bytes::from_static(b"\0\0\0\0\x04a"), false).unwrap();
-        let mut answer = tokio::time::timeout(PATIENCE, answer).await.expect("an answer").unwrap();
+        let mut answer = tokio::time::timeout(MAX_WAIT, answer).await.expect("an answer").unwrap();
         let trailers = answer.body_mut().trailers().await.unwrap().expect("trailers");
         trailers["grpc-status"].to_str().unwrap().to_owned()
     });
@@ -103,8 +103,8 @@ fn a_connection_that_says_nothing_is_closed_and_holds_up_no_shutdown() {
 
     let server = Server::with(CONFIG).start();
     let mut silent = TcpStream::connect(server.tcp()).unwrap();
-    silent.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert_eq!(silent.read(&mut [0; 1]).expect("closed within the patience of this test"), 0);
+    silent.set_read_timeout(Some(MAX_WAIT)).unwrap();
+    assert_eq!(silent.read(&mut [0; 1]).expect("closed within the time-out of this test"), 0);
     assert!(passes(&server));
 }
 
@@ -131,7 +131,7 @@ fn bytes_that_are_no_http_2_end_a_connection_and_nothing_else() {
         &[0; 100],
     ] {
         let mut stream = TcpStream::connect(server.tcp()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(MAX_WAIT)).unwrap();
         stream.write_all(bytes).unwrap();
         let mut answer = Vec::new();
         // It is closed or reset; what it says before that does not matter.

@@ -137,7 +137,7 @@ fn a_password_of_ours_goes_no_further_even_when_it_is_wrong_and_one_of_somebody_
 }
 
 #[test]
-fn whom_the_policy_admits_passes_as_ever() {
+fn an_admitted_actor_passes_as_if_the_policy_were_enforced() {
     let stack = Stack::start(CONFIG);
     let seen = stack.get("/named/yes").bearer(ALICE).headers(&FORGED).send().seen();
     assert_eq!(seen.all("x-actor-id"), ["alice"]);
@@ -187,7 +187,7 @@ fn what_is_refused_before_a_policy_is_known_is_refused_and_so_are_other_policies
 }
 
 #[test]
-fn a_place_that_is_filled_twice_may_hold_one_of_ours_and_is_emptied() {
+fn a_location_with_two_values_may_hold_a_credential_of_ours_and_is_emptied() {
     let joined = format!("Bearer {STRANGER}, Bearer {BOB}");
     let cases = [
         ("authorization", vec![joined]),
@@ -265,7 +265,7 @@ fn what_passes_only_because_nothing_is_enforced_is_counted_and_logged_as_such() 
 }
 
 #[test]
-fn nobody_forgets_what_is_not_enforced() {
+fn check_and_log_warn_of_policies_that_are_not_enforced() {
     let setup = Server::with(CONFIG);
     let ran = setup.run(["check"]);
     assert_eq!(ran.code(), Some(0), "{ran:?}");

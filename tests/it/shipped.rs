@@ -1,6 +1,6 @@
 //! What we ship: the image and the package, made of the one static release binary that `make dist` builds.
 //!
-//! That build takes minutes, so these stories are `#[ignore]`d for `make test`; `make test-shipped` runs them.
+//! That build takes minutes, so these tests are `#[ignore]`d for `make test`; `make test-shipped` runs them.
 
 mod debian;
 mod image;

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 
 use crate::harness::http1::{self, Request};
-use crate::harness::{Encoding, Envoy, PATIENCE, Server, Shape, Upstream, grpc};
+use crate::harness::{Encoding, Envoy, MAX_WAIT, Server, Shape, Upstream, grpc};
 
 const ALICE: &str = "alice-token-0123456789";
 /// A token of every other configuration.
@@ -184,7 +184,7 @@ impl World {
                 true => (0, Expected::Passes),
                 false => (16, Expected::IsRefused),
             };
-            let deadline = Instant::now() + PATIENCE;
+            let deadline = Instant::now() + MAX_WAIT;
             while client.ask(Some(&even)) != Ok(code) && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -422,7 +422,7 @@ struct Straight {
 impl Straight {
     fn to(server: &Server) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let channel = runtime.block_on(grpc::channel(server.door())).unwrap();
+        let channel = runtime.block_on(grpc::channel(server.listen_address())).unwrap();
         Self { runtime, client: AuthorizationClient::new(channel) }
     }
 
@@ -437,7 +437,7 @@ impl Straight {
 /// One request with a connection of its own; an error is that Envoy is gone.
 fn through_envoy(address: SocketAddr, token: &str) -> io::Result<u16> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(MAX_WAIT))?;
     let request =
         format!("GET /x HTTP/1.1\r\nhost: h\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;

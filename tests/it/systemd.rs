@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 
-use crate::harness::{PATIENCE, Server, grpc};
+use crate::harness::{MAX_WAIT, Server, grpc};
 
 const CONFIG: &str = "tokens: [{token: alice-token-0123456789, actor: {id: alice}}]\n";
 
@@ -63,7 +63,7 @@ fn the_service_manager_hears_when_we_serve_when_we_live_and_when_we_leave() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    manager.set_read_timeout(Some(MAX_WAIT)).unwrap();
     let hears = |wanted: &str| {
         let mut buffer = [0; 4096];
         loop {

@@ -25,7 +25,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::harness::envoy::{self, Envoy};
 use crate::harness::pki::{Ca, Pair};
 use crate::harness::server::{BINARY, Ran, Setup, run};
-use crate::harness::{PATIENCE, Server, Shape, Stack, Upstream, grpc, tools, wait_until};
+use crate::harness::{MAX_WAIT, Server, Shape, Stack, Upstream, grpc, tools, wait_until};
 
 const ALICE: &str = "alice-token-0123456789";
 const ENVOY: &str = "spiffe://example.org/envoy";
@@ -151,7 +151,7 @@ impl Caller {
                 handshake(to, client).await.map(TokioIo::new)
             }
         });
-        let endpoint = Endpoint::from_static("http://ext-authz.local").timeout(PATIENCE);
+        let endpoint = Endpoint::from_static("http://ext-authz.local").timeout(MAX_WAIT);
         let channel = runtime.block_on(endpoint.connect_with_connector(connect));
         let channel = channel.map_err(|error| format!("{error:?}"))?;
         Ok(Self { runtime, client: AuthorizationClient::new(channel) })
@@ -186,8 +186,8 @@ fn a_client_need_not_name_its_protocol_and_must_not_name_another() {
 
 /// Reads until the connection is closed or reset.
 #[track_caller]
-fn is_closed(stream: &mut TcpStream, patience: Duration) -> Vec<u8> {
-    stream.set_read_timeout(Some(patience)).unwrap();
+fn is_closed(stream: &mut TcpStream, max_wait: Duration) -> Vec<u8> {
+    stream.set_read_timeout(Some(max_wait)).unwrap();
     let mut heard = Vec::new();
     match stream.read_to_end(&mut heard) {
         Ok(_) => heard,
@@ -214,19 +214,19 @@ fn who_speaks_no_tls_or_nothing_is_not_waited_for_by_anybody() {
         let mut stream = TcpStream::connect(server.tcp()).unwrap();
         // It may be closed before all is written.
         let _ = stream.write_all(bytes);
-        let heard = is_closed(&mut stream, PATIENCE);
+        let heard = is_closed(&mut stream, MAX_WAIT);
         assert!(!heard.windows(4).any(|window| window == b"HTTP"), "{}", heard.escape_ascii());
         assert_eq!(check(server.tcp(), &client), Ok(true));
     }
     server.log().wait_for("that it is no TLS", |line| line.contains("is no TLS").then_some(()));
-    is_closed(&mut slow, PATIENCE);
-    is_closed(&mut silent, PATIENCE);
+    is_closed(&mut slow, MAX_WAIT);
+    is_closed(&mut silent, MAX_WAIT);
     assert_eq!(check(server.tcp(), &client), Ok(true));
     // The log is not filled by whoever tries again and again.
     for _ in 0..100 {
         let mut stream = TcpStream::connect(server.tcp()).unwrap();
         let _ = stream.write_all(b"GET / HTTP/1.1\r\n\r\n");
-        is_closed(&mut stream, PATIENCE);
+        is_closed(&mut stream, MAX_WAIT);
     }
     let lines = server.log().lines();
     let problems = lines.iter().filter(|line| line.contains("TLS handshake failed")).count();
@@ -235,7 +235,7 @@ fn who_speaks_no_tls_or_nothing_is_not_waited_for_by_anybody() {
     let mut silent = TcpStream::connect(server.tcp()).unwrap();
     assert_eq!(check(server.tcp(), &client), Ok(true));
     server.terminate();
-    is_closed(&mut silent, PATIENCE);
+    is_closed(&mut silent, MAX_WAIT);
     assert!(server.wait().success());
 }
 
@@ -297,7 +297,7 @@ async fn a_new_certificate_and_another_client_ca_count_from_the_next_connection_
     let echo = async |stream: &mut TlsStream<tokio::net::TcpStream>| -> std::io::Result<u8> {
         stream.write_all(b"e").await?;
         stream.flush().await?;
-        tokio::time::timeout(PATIENCE, stream.read_u8()).await.expect("an echo, or the end")
+        tokio::time::timeout(MAX_WAIT, stream.read_u8()).await.expect("an echo, or the end")
     };
 
     // One client for all its connections, so that it could resume a session.

@@ -16,8 +16,8 @@ use envoy_auth_tokens::telemetry::decision_log::DecisionLog;
 use tonic::transport::server::TcpIncoming;
 
 use crate::harness::grpc::{self, CheckRequest, CheckResponse};
-use crate::harness::server::Door;
-use crate::harness::{PATIENCE, Server, http2};
+use crate::harness::server::ListenAddress;
+use crate::harness::{MAX_WAIT, Server, http2};
 
 const CONFIG: &str = "ext_authz: {listen: '127.0.0.1:0', max_request_bytes: 64KiB}
 probes: {listen: '127.0.0.1:0'}
@@ -54,10 +54,11 @@ fn serve_with_tonic(runtime: &tokio::runtime::Runtime) -> SocketAddr {
 /// The answers to these requests, on one connection.
 fn checks(server: SocketAddr, requests: &[CheckRequest]) -> Vec<CheckResponse> {
     grpc::block_on(async {
-        let mut client = grpc::client(grpc::channel(&Door::Tcp(server)).await.expect("a connection"));
+        let mut client =
+            grpc::client(grpc::channel(&ListenAddress::Tcp(server)).await.expect("a connection"));
         let mut answers = Vec::new();
         for request in requests {
-            let answer = tokio::time::timeout(PATIENCE, client.check(request.clone())).await;
+            let answer = tokio::time::timeout(MAX_WAIT, client.check(request.clone())).await;
             answers.push(answer.expect("an answer").expect("no gRPC error").into_inner());
         }
         answers

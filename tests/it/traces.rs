@@ -14,7 +14,7 @@ use crate::harness::collector::{Collector, Sent};
 use crate::harness::envoy::Tracer;
 use crate::harness::rotel::{Printed, Rotel};
 use crate::harness::server::Setup;
-use crate::harness::{PATIENCE, Server, Shape, Stack, grpc, http2};
+use crate::harness::{MAX_WAIT, Server, Shape, Stack, grpc, http2};
 
 const TOKEN: &str = "alice-token-0123456789";
 const BEARER: (&str, &str) = ("authorization", "Bearer alice-token-0123456789");
@@ -37,7 +37,7 @@ fn tracing_to(endpoint: &str) -> Setup {
 /// Asks Check with this gRPC metadata.
 fn check(server: &Server, metadata: &[(&'static str, &str)], request: CheckRequest) -> CheckResponse {
     let answer = grpc::block_on(async {
-        let channel = grpc::channel(server.door()).await.expect("a connection");
+        let channel = grpc::channel(server.listen_address()).await.expect("a connection");
         let mut request = tonic::Request::new(request);
         for (name, value) in metadata {
             request.metadata_mut().insert(*name, value.parse().expect("ASCII"));
@@ -299,7 +299,7 @@ fn dropped(server: &Server) -> u64 {
 
 /// Checks that pass, until this holds.
 fn check_until(server: &Server, holds: impl Fn() -> bool) {
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + MAX_WAIT;
     while !holds() {
         assert!(std::time::Instant::now() < deadline, "{}\n{}", server.metrics(), server.log().text());
         let answer = check(server, &[], grpc::request("GET", "h", "/reports", &[BEARER]));

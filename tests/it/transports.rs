@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, 
 use serde_json::json;
 
 use crate::harness::upstream::Seen;
-use crate::harness::{Encoding, PATIENCE, Server, Shape, Stack, grpc, http2};
+use crate::harness::{Encoding, MAX_WAIT, Server, Shape, Stack, grpc, http2};
 
 const ALICE: &str = "alice-token-0123456789";
 
@@ -253,7 +253,7 @@ fn the_tcp_filter_is_refused_because_it_shows_no_request() {
     let stack = Stack::shaped(Server::with(CONFIG), Shape::plain().tcp_filter());
     for _ in 0..2 {
         let mut stream = TcpStream::connect(stack.address()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(MAX_WAIT)).unwrap();
         // Envoy may close before or after it has read this.
         let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
         let mut answer = Vec::new();

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::harness::frames::{self, Connection, frame};
-use crate::harness::{PATIENCE, Server, Shape, Stack, grpc};
+use crate::harness::{MAX_WAIT, Server, Shape, Stack, grpc};
 
 const CONFIG: &str = "tokens: [{token: alice-token-0123456789, actor: {id: alice}}]\n";
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -35,7 +35,7 @@ fn call(
         for (index, piece) in body.iter().enumerate() {
             sender.send_data(Bytes::from_static(piece), index + 1 == body.len()).unwrap();
         }
-        let mut answer = tokio::time::timeout(PATIENCE, answer).await.expect("an answer").unwrap();
+        let mut answer = tokio::time::timeout(MAX_WAIT, answer).await.expect("an answer").unwrap();
         let content_type = answer.headers()["content-type"].to_str().unwrap().to_owned();
         let mut text = Vec::new();
         while let Some(data) = answer.body_mut().data().await {
@@ -210,7 +210,7 @@ fn other_protocols_are_named_and_counted() {
     ];
     for (bytes, kind, advice) in cases {
         let mut stream = TcpStream::connect(server.tcp()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(MAX_WAIT)).unwrap();
         stream.write_all(bytes).unwrap();
         // It is closed or reset.
         let _ = stream.read_to_end(&mut Vec::new());

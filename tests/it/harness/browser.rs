@@ -1,6 +1,6 @@
 //! A real Chromium without a screen, driven through WebDriver (<https://www.w3.org/TR/webdriver2/>).
 //!
-//! The client is a screenful of HTTP and JSON on the connections that the other stories use; an element is
+//! The client is a screenful of HTTP and JSON on the connections that the other tests use; an element is
 //! named by its CSS selector each time, because a page that draws itself anew has no lasting elements.
 
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::PATIENCE;
+use super::MAX_WAIT;
 use super::http1::{Answer, Request};
 use super::log::Log;
 use super::tools;
@@ -45,7 +45,7 @@ const FLAGS: [&str; 12] = [
     "--lang=en-US",
 ];
 
-/// A browser is heavy: one at a time is fast enough, and leaves the machine to the other stories.
+/// A browser is heavy: one at a time is fast enough, and leaves the machine to the other tests.
 static ONE: Mutex<()> = Mutex::new(());
 
 /// Chromium and its driver, installed where that was needed and possible.
@@ -181,7 +181,7 @@ impl Browser {
     /// Asks until the page has an answer that is neither null nor false.
     #[track_caller]
     pub fn wait(&self, what: &str, body: &str, arguments: Value) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         loop {
             let value = self.script(body, arguments.clone());
             if !matches!(value, Value::Null | Value::Bool(false)) {

@@ -21,7 +21,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
-use super::PATIENCE;
+use super::MAX_WAIT;
 
 /// A collector on a port of its own.  It lives as long as the value.
 pub struct Collector {
@@ -86,7 +86,7 @@ impl Collector {
                 router.serve_with_incoming_shutdown(incoming, until).await.expect("a collector that runs");
             });
         });
-        let address = address.recv_timeout(PATIENCE).expect("the collector starts");
+        let address = address.recv_timeout(MAX_WAIT).expect("the collector starts");
         Self { address, received, _stop: stop }
     }
 
@@ -107,7 +107,7 @@ impl Collector {
     /// The first span of which this is true, now or soon.
     #[track_caller]
     pub fn wait_for(&self, what: &str, is_it: impl Fn(&Sent) -> bool) -> Sent {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         let mut spans = self.received.spans.lock().unwrap();
         loop {
             if let Some(found) = spans.iter().find(|span| is_it(span)) {

@@ -1,4 +1,4 @@
-//! A real Envoy, of the shape that a story needs.
+//! A real Envoy, of the shape that a test needs.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -11,10 +11,10 @@ use regex::Regex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::PATIENCE;
+use super::MAX_WAIT;
 use super::http1::{Answer, Request};
 use super::log::Log;
-use super::server::{Door, Server, signal};
+use super::server::{ListenAddress, Server, signal};
 use super::tools;
 use super::upstream::Upstream;
 
@@ -61,7 +61,7 @@ pub enum Tracer {
 }
 
 impl Shape {
-    /// The filter's defaults, but for patience with a busy machine; nothing is stripped or normalised
+    /// The filter's defaults, but for time-outs that suit a busy machine; nothing is stripped or normalised
     /// before us.
     pub fn plain() -> Self {
         Self {
@@ -99,7 +99,7 @@ impl Shape {
                 },
             }),
         };
-        let mut cluster = cluster("collector", &Door::Tcp(collector));
+        let mut cluster = cluster("collector", &ListenAddress::Tcp(collector));
         cluster["typed_extension_protocol_options"] = http2();
         self.collector = Some(cluster);
         self.manager(json!({ "tracing": { "provider": provider } }))
@@ -220,12 +220,12 @@ impl Shape {
     }
 
     fn config(&self, server: &Server, upstream: &Upstream) -> Value {
-        let mut app = cluster("app", &Door::Tcp(upstream.address()));
+        let mut app = cluster("app", &ListenAddress::Tcp(upstream.address()));
         if self.grpc_upstream {
-            app = cluster("app", server.door());
+            app = cluster("app", server.listen_address());
             app["typed_extension_protocol_options"] = http2();
         }
-        let mut ext_authz = cluster(&self.cluster, server.door());
+        let mut ext_authz = cluster(&self.cluster, server.listen_address());
         ext_authz["typed_extension_protocol_options"] = http2();
         if let Some(context) = &self.tls {
             ext_authz["transport_socket"] = json!({
@@ -294,11 +294,11 @@ fn socket(host: &str, port: u16) -> Value {
     json!({ "socket_address": { "address": host, "port_value": port } })
 }
 
-fn cluster(name: &str, door: &Door) -> Value {
-    let address = match door {
-        Door::Tcp(address) => socket(&address.ip().to_string(), address.port()),
-        Door::Unix(path) => json!({ "pipe": { "path": path } }),
-        Door::Abstract(name) => json!({ "pipe": { "path": format!("@{name}") } }),
+fn cluster(name: &str, listen_address: &ListenAddress) -> Value {
+    let address = match listen_address {
+        ListenAddress::Tcp(address) => socket(&address.ip().to_string(), address.port()),
+        ListenAddress::Unix(path) => json!({ "pipe": { "path": path } }),
+        ListenAddress::Abstract(name) => json!({ "pipe": { "path": format!("@{name}") } }),
     };
     json!({
         "name": name,
@@ -390,7 +390,7 @@ impl Envoy {
 
     /// Asks Envoy's admin listener until it says LIVE: it has no other way of telling.
     fn wait_until_ready(&self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         loop {
             let answer = self.ask("GET", "/ready");
             if answer.status == 200 {

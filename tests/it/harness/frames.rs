@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use super::PATIENCE;
+use super::MAX_WAIT;
 
 /// The types of frames.
 pub const DATA: u8 = 0;
@@ -101,8 +101,8 @@ impl Connection {
     /// Connects, and says that these settings are its own.
     pub fn with_settings(to: SocketAddr, settings: &[(u16, u32)]) -> Self {
         let mut stream = TcpStream::connect(to).expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
+        stream.set_read_timeout(Some(MAX_WAIT)).expect("a read timeout");
+        stream.set_write_timeout(Some(MAX_WAIT)).expect("a write timeout");
         let settings: Vec<u8> = settings
             .iter()
             .flat_map(|(name, value)| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat())

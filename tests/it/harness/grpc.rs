@@ -13,8 +13,8 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::PATIENCE;
-use super::server::{Door, Server};
+use super::MAX_WAIT;
+use super::server::{ListenAddress, Server};
 
 /// Runs a future on a runtime of its own.
 pub fn block_on<F: Future>(future: F) -> F::Output {
@@ -22,24 +22,26 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     runtime.expect("a runtime").block_on(future)
 }
 
-/// A channel to this door.
-pub async fn channel(door: &Door) -> Result<Channel, tonic::transport::Error> {
-    let endpoint = match door {
-        Door::Tcp(address) => Endpoint::from_shared(format!("http://{address}"))?,
-        Door::Unix(_) | Door::Abstract(_) => Endpoint::from_static("http://ext-authz.local"),
+/// A channel to this address.
+pub async fn channel(listen_address: &ListenAddress) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = match listen_address {
+        ListenAddress::Tcp(address) => Endpoint::from_shared(format!("http://{address}"))?,
+        ListenAddress::Unix(_) | ListenAddress::Abstract(_) => {
+            Endpoint::from_static("http://ext-authz.local")
+        }
     };
-    let endpoint = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
-    let door = door.clone();
-    match door {
-        Door::Tcp(_) => endpoint.connect().await,
-        Door::Unix(path) => {
+    let endpoint = endpoint.connect_timeout(MAX_WAIT).timeout(MAX_WAIT);
+    let listen_address = listen_address.clone();
+    match listen_address {
+        ListenAddress::Tcp(_) => endpoint.connect().await,
+        ListenAddress::Unix(path) => {
             let connect = move |_: Uri| {
                 let path = path.clone();
                 async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
             };
             endpoint.connect_with_connector(tower::service_fn(connect)).await
         }
-        Door::Abstract(name) => {
+        ListenAddress::Abstract(name) => {
             let connect = move |_: Uri| {
                 let name = name.clone();
                 async move { connect_abstract(&name).map(TokioIo::new) }
@@ -74,7 +76,7 @@ impl Checks {
     pub fn of(server: &Server) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
-        let channel = runtime.block_on(channel(server.door())).expect("a connection");
+        let channel = runtime.block_on(channel(server.listen_address())).expect("a connection");
         Self { runtime, client: client(channel) }
     }
 
@@ -106,7 +108,7 @@ pub fn verdict(answer: &CheckResponse) -> String {
 #[track_caller]
 pub fn check(server: &Server, request: CheckRequest) -> CheckResponse {
     let answer = block_on(async {
-        let channel = channel(server.door()).await.expect("a connection");
+        let channel = channel(server.listen_address()).await.expect("a connection");
         client(channel).check(request).await
     });
     match answer {
@@ -118,7 +120,7 @@ pub fn check(server: &Server, request: CheckRequest) -> CheckResponse {
 /// Asks the health service about a name.
 pub fn health(server: &Server, service: &str) -> Result<&'static str, tonic::Status> {
     block_on(async {
-        let channel = channel(server.door()).await.expect("a connection");
+        let channel = channel(server.listen_address()).await.expect("a connection");
         let request = HealthCheckRequest { service: service.to_owned() };
         let answer = HealthClient::new(channel).check(request).await?;
         Ok(answer.into_inner().status().as_str_name())

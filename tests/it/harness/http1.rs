@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use serde_json::Value;
 
-use super::PATIENCE;
+use super::MAX_WAIT;
 use super::upstream::Seen;
 
 /// A request that is being written.
@@ -91,7 +91,7 @@ impl Request {
     /// Sends it to somebody who may die before the answer is whole: then there is none.
     pub fn try_send(self) -> Option<Answer> {
         let stream = TcpStream::connect(self.to).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        stream.set_read_timeout(Some(MAX_WAIT)).expect("a time limit");
         let mut connection = Connection { stream: BufReader::new(stream) };
         connection.stream.get_mut().write_all(&self.bytes()).ok()?;
         let head = read_head(&mut connection.stream)?;
@@ -123,7 +123,7 @@ impl Connection {
     pub fn to(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address);
         let stream = stream.unwrap_or_else(|error| panic!("no connection to {address}: {error}"));
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        stream.set_read_timeout(Some(MAX_WAIT)).expect("a time limit");
         Self { stream: BufReader::new(stream) }
     }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 
-use super::PATIENCE;
+use super::MAX_WAIT;
 
 /// An answer over HTTP/2.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl Answer {
 pub fn send(to: SocketAddr, request: Request<()>, body: Option<Bytes>) -> Result<Answer, h2::Error> {
     super::grpc::block_on(async {
         let exchange = exchange(to, request, body);
-        tokio::time::timeout(PATIENCE, exchange).await.expect("an answer over HTTP/2")
+        tokio::time::timeout(MAX_WAIT, exchange).await.expect("an answer over HTTP/2")
     })
 }
 
@@ -81,7 +81,7 @@ pub fn connect(to: SocketAddr, request: Request<()>) -> u16 {
             connection.abort();
             Ok::<u16, h2::Error>(status)
         };
-        tokio::time::timeout(PATIENCE, exchange).await.expect("an answer over HTTP/2").expect("an answer")
+        tokio::time::timeout(MAX_WAIT, exchange).await.expect("an answer over HTTP/2").expect("an answer")
     })
 }
 
@@ -105,7 +105,7 @@ pub fn send_with_trailers(to: SocketAddr, request: Request<()>, trailers: &[(&st
             connection.abort();
             Ok::<u16, h2::Error>(status)
         };
-        tokio::time::timeout(PATIENCE, exchange).await.expect("an answer over HTTP/2").expect("an answer")
+        tokio::time::timeout(MAX_WAIT, exchange).await.expect("an answer over HTTP/2").expect("an answer")
     })
 }
 
@@ -139,7 +139,7 @@ impl Trailers {
 
     /// The trailers of the next request, one `name: value` for each line.
     pub fn next(&self) -> Vec<String> {
-        self.seen.recv_timeout(PATIENCE).expect("a request reaches the application")
+        self.seen.recv_timeout(MAX_WAIT).expect("a request reaches the application")
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::PATIENCE;
+use super::MAX_WAIT;
 use super::grpc::{self, CheckResponse};
-use super::server::{Door, Server};
+use super::server::{ListenAddress, Server};
 
 /// How many connections ask at the same time.
 const CONNECTIONS: usize = 4;
@@ -21,7 +21,7 @@ pub struct Load {
 }
 
 struct Shared {
-    door: Door,
+    listen_address: ListenAddress,
     /// Tokens, and what a Check is to say of each.
     questions: Vec<(String, String)>,
     stopping: AtomicBool,
@@ -35,7 +35,7 @@ impl Load {
     pub fn on(server: &Server, questions: &[(&str, &str)]) -> Self {
         let questions = questions.iter().map(|(token, verdict)| ((*token).to_owned(), (*verdict).to_owned()));
         let shared = Arc::new(Shared {
-            door: server.door().clone(),
+            listen_address: server.listen_address().clone(),
             questions: questions.collect(),
             stopping: AtomicBool::new(false),
             answered: AtomicUsize::new(0),
@@ -55,7 +55,7 @@ impl Load {
     /// Waits until so many more Checks were answered.
     pub fn go_on_for(&self, checks: usize) {
         let until = self.shared.answered.load(Ordering::SeqCst) + checks;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         while self.shared.answered.load(Ordering::SeqCst) < until {
             assert!(Instant::now() < deadline, "the Checks stand still: {:?}", self.shared.wrong.lock());
             std::thread::sleep(Duration::from_millis(5));
@@ -94,7 +94,7 @@ impl Drop for Load {
 
 impl Shared {
     async fn ask(&self) {
-        let mut client = match grpc::channel(&self.door).await {
+        let mut client = match grpc::channel(&self.listen_address).await {
             Ok(channel) => grpc::client(channel),
             Err(error) => return self.wrong.lock().unwrap().push(error.to_string()),
         };

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Instant;
 
-use super::PATIENCE;
+use super::MAX_WAIT;
 
 /// What a child process printed to stdout and stderr.
 #[derive(Clone)]
@@ -71,7 +71,7 @@ impl Log {
 
     /// The first line in which `find` finds something, now or soon.
     pub fn wait_for<T>(&self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         let mut state = self.shared.state.lock().unwrap();
         let mut seen = 0;
         loop {
@@ -92,7 +92,7 @@ impl Log {
 
     /// Waits until the process has closed both streams, so that nothing it printed is missed.
     pub fn wait_for_the_end(&self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         let mut state = self.shared.state.lock().unwrap();
         while state.open > 0 {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -1,4 +1,4 @@
-//! A Debian that is booted for a story, with a real systemd: nothing of it stays when the story ends.
+//! A Debian that is booted for a test, with a real systemd: nothing of it stays when the test ends.
 //!
 //! It is a handful of Linux' namespaces: its processes, mounts, network and cgroups are its own.  Whoever is
 //! outside reaches its Unix sockets through [`Machine::path`].
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::log::Log;
 use super::server::{Ran, run};
-use super::{PATIENCE, tools, wait_until};
+use super::{MAX_WAIT, tools, wait_until};
 
 /// A running machine; it ends with this value, and so does everything in it.
 pub struct Machine {
@@ -106,7 +106,7 @@ impl Drop for Machine {
         let _ = self.outside.kill();
         let _ = self.outside.wait();
         // The kernel has removed the last process a moment later.
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         while let Err(error) = remove_cgroups(&self.cgroup) {
             if Instant::now() > deadline {
                 // A second panic would hide the first one.

@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::envoy::Envoy;
-use super::server::{Door, Server, Setup, run};
+use super::server::{ListenAddress, Server, Setup, run};
 use super::tools;
 
 /// One document of a file.
@@ -158,11 +158,13 @@ pub fn fixture(text: &str) -> Value {
 
 /// Every cluster whose name begins so is at this address.
 #[track_caller]
-pub fn lead(fixture: &mut Value, clusters: &str, door: &Door) {
-    let address = match door {
-        Door::Tcp(at) => json!({ "socket_address": { "address": at.ip(), "port_value": at.port() } }),
-        Door::Unix(path) => json!({ "pipe": { "path": path } }),
-        Door::Abstract(name) => json!({ "pipe": { "path": format!("@{name}") } }),
+pub fn lead(fixture: &mut Value, clusters: &str, listen_address: &ListenAddress) {
+    let address = match listen_address {
+        ListenAddress::Tcp(at) => {
+            json!({ "socket_address": { "address": at.ip(), "port_value": at.port() } })
+        }
+        ListenAddress::Unix(path) => json!({ "pipe": { "path": path } }),
+        ListenAddress::Abstract(name) => json!({ "pipe": { "path": format!("@{name}") } }),
     };
     let all = fixture["static_resources"]["clusters"].as_array_mut().expect("clusters");
     let mut led = 0;

@@ -1,4 +1,4 @@
-//! Certificates made for one story.
+//! Certificates made for one test.
 
 use std::sync::Arc;
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::PATIENCE;
+use super::MAX_WAIT;
 use super::server::signal;
 
 /// The password of the user `keys`, which must never show anywhere.
@@ -135,7 +135,7 @@ impl Postgres {
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         *self.guardian.lock().expect("nobody panicked here") = Some(command.spawn().expect("PostgreSQL"));
 
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         loop {
             let tried = self.psql_command("postgres").args(["-c", "SELECT 1"]).output().expect("psql");
             if tried.status.success() {

@@ -19,14 +19,14 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_envoy-auth-tokens");
 
 /// Where the server hears Envoy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Door {
+pub enum ListenAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
     /// An abstract socket of Linux, named without its `@`.
     Abstract(String),
 }
 
-impl Door {
+impl ListenAddress {
     fn parse(text: &str) -> Self {
         match text.strip_prefix("unix:") {
             Some(name) => match name.strip_prefix('@') {
@@ -51,7 +51,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Logs no more than an operator's server does: for stories that last.
+    /// Logs no more than an operator's server does: for tests that last.
     pub fn quiet(mut self) -> Self {
         self.log_level = "info";
         self
@@ -213,7 +213,7 @@ pub struct Server {
     /// Whether it comes with others, who go when it goes.
     leads_a_group: bool,
     log: Log,
-    ext_authz: Door,
+    ext_authz: ListenAddress,
     probes: SocketAddr,
     folder: TempDir,
 }
@@ -249,7 +249,7 @@ impl Server {
 
     /// Learns where it listens.
     fn heard(mut self) -> Self {
-        self.ext_authz = Door::parse(&self.listening("ext_authz"));
+        self.ext_authz = ListenAddress::parse(&self.listening("ext_authz"));
         let probes = self.listening("probes");
         self.probes = probes.parse().unwrap_or_else(|_| panic!("no address: {probes:?}"));
         self
@@ -258,7 +258,14 @@ impl Server {
     /// From here on the process dies with this value, even when a wait fails.
     fn unheard(child: Child, log: Log, folder: TempDir) -> Self {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { child, leads_a_group: false, log, ext_authz: Door::Tcp(nowhere), probes: nowhere, folder }
+        Self {
+            child,
+            leads_a_group: false,
+            log,
+            ext_authz: ListenAddress::Tcp(nowhere),
+            probes: nowhere,
+            folder,
+        }
     }
 
     pub fn wait_until_it_serves(&self) {
@@ -294,14 +301,14 @@ impl Server {
     }
 
     /// Where Envoy asks.
-    pub fn door(&self) -> &Door {
+    pub fn listen_address(&self) -> &ListenAddress {
         &self.ext_authz
     }
 
     /// The same, when it is a TCP address.
     pub fn tcp(&self) -> SocketAddr {
         match &self.ext_authz {
-            Door::Tcp(address) => *address,
+            ListenAddress::Tcp(address) => *address,
             other => panic!("the server listens at {other:?}"),
         }
     }

@@ -2,7 +2,7 @@
 //! environment, a user and a command for each container, and probes that are asked.
 //!
 //! What differs from a real Pod: volumes are in a temporary folder, and every path into one is written anew, in
-//! arguments and in files; the listeners that a story names get free ports of this machine; the root folder is this
+//! arguments and in files; the listeners that a test names get free ports of this machine; the root folder is this
 //! machine's, and nothing filters system calls.  Where the test is not root's, all containers run as its user.
 
 use std::cell::{Cell, RefCell};
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use super::manifests::{Manifests, containers};
 use crate::harness::log::Log;
 use crate::harness::server::{BINARY, signal};
-use crate::harness::{PATIENCE, Request, tools};
+use crate::harness::{MAX_WAIT, Request, tools};
 
 /// A Pod of a Deployment, whose volumes are laid out.
 pub struct Pod {
@@ -28,7 +28,7 @@ pub struct Pod {
     folder: TempDir,
     /// How often volumes were written.
     generation: Cell<u32>,
-    /// What the story writes instead of what the files say.
+    /// What the test writes instead of what the files say.
     instead: Vec<(String, String)>,
     /// Where a container port is on this machine.
     ports: RefCell<BTreeMap<u64, SocketAddr>>,
@@ -158,7 +158,7 @@ impl Pod {
     /// Waits for a probe of a running container as a kubelet does.
     #[track_caller]
     pub fn wait_for(&self, container: &str, probe: &str, running: &Running) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         while !self.probe(container, probe) {
             let log = running.log.text();
             assert!(Instant::now() < deadline, "the {probe} of {container}: in vain; its log:\n{log}");

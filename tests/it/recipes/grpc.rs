@@ -6,7 +6,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::{Recipe, Running, blocks, secret, section};
-use crate::harness::server::Door;
+use crate::harness::server::ListenAddress;
 use crate::harness::{Server, grpc, http2};
 
 /// A gRPC service that is not the server whom Envoy asks.
@@ -21,7 +21,7 @@ fn start(service: &Server) -> Running {
 /// Calls the service as a gRPC client does; of `Watch` the first message counts.
 fn call(to: SocketAddr, method: &str, token: &str) -> Result<String, tonic::Status> {
     grpc::block_on(async {
-        let channel = grpc::channel(&Door::Tcp(to)).await.expect("a connection");
+        let channel = grpc::channel(&ListenAddress::Tcp(to)).await.expect("a connection");
         let mut request = tonic::Request::new(HealthCheckRequest::default());
         if !token.is_empty() {
             let bearer = format!("Bearer {token}").parse().expect("a header's value");
@@ -65,7 +65,8 @@ fn a_stream_does_not_outlive_its_time() {
     let recipe = Recipe::named("grpc").envoy("max_stream_duration: 3600s", "max_stream_duration: 0.5s");
     let running = recipe.behind(50051, service.tcp()).start();
     let ended = grpc::block_on(async {
-        let channel = grpc::channel(&Door::Tcp(running.envoy.address())).await.expect("a connection");
+        let channel =
+            grpc::channel(&ListenAddress::Tcp(running.envoy.address())).await.expect("a connection");
         let mut request = tonic::Request::new(HealthCheckRequest::default());
         let bearer = format!("Bearer {}", secret("ADMIN_TOKEN")).parse().expect("a header's value");
         request.metadata_mut().insert("authorization", bearer);

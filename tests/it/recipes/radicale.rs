@@ -21,17 +21,17 @@ pub struct Radicale {
 
 impl Radicale {
     /// With the recipe's own file.
-    fn start(story: u8) -> Self {
-        Self::configured(story, &read(&super::folder().join("radicale/radicale.ini")), |_| {})
+    fn start(test: u8) -> Self {
+        Self::configured(test, &read(&super::folder().join("radicale/radicale.ini")), |_| {})
     }
 
     /// With this file, after `fill` has filled the folder of its collections.
-    pub fn configured(story: u8, text: &str, fill: impl FnOnce(&Path)) -> Self {
+    pub fn configured(test: u8, text: &str, fill: impl FnOnce(&Path)) -> Self {
         let folder = TempDir::new().unwrap();
         // It takes no port 0, so it keeps its port and gets a loopback address of its own: by the number of
-        // this process, which has 22 bits, and of the story.
+        // this process, which has 22 bits, and of the test.
         let [_, high, middle, low] = std::process::id().to_be_bytes();
-        let address = SocketAddr::from(([127, high | story << 6, middle, low], 5232));
+        let address = SocketAddr::from(([127, high | test << 6, middle, low], 5232));
         let storage = folder.path().join("collections");
         fill(&storage);
         let text = replace(text, "127.0.0.1:5232", &address.to_string());

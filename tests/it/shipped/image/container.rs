@@ -34,7 +34,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// Built once for all stories.
+    /// Built once for all tests.
     pub fn shared() -> &'static Self {
         static IMAGE: LazyLock<Image> = LazyLock::new(Image::build);
         &IMAGE
@@ -256,7 +256,7 @@ impl Run {
         run(self.command(arguments), "")
     }
 
-    /// `docker run --detach IMAGE`: its own command, and a log that the stories can read.
+    /// `docker run --detach IMAGE`: its own command, and a log that the tests can read.
     pub fn start(self) -> Container {
         let serve = self.image.words("Cmd");
         let serve: Vec<&str> = serve.iter().map(String::as_str).chain(["--log-format", "json"]).collect();

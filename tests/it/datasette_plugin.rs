@@ -1,11 +1,11 @@
-//! The story that this product began with: a bot, its token, and a real Datasette.
+//! The configuration of datasette-auth-tokens as it is, in front of a real Datasette.
 
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::harness::datasette::Datasette;
-use crate::harness::server::{Door, Ran, run};
+use crate::harness::server::{ListenAddress, Ran, run};
 use crate::harness::{Envoy, Server, Shape, Upstream};
 
 const BOT_TOKEN: &str = "this-is-the-bots-secret-token";
@@ -44,12 +44,12 @@ fn shell(line: &str) -> Ran {
 
 #[test]
 fn the_seeds_curl_gets_the_sqlite_version_with_the_token_and_401_without() {
-    assert!(shell("curl --version").status.success(), "the seed's story needs curl: install it");
+    assert!(shell("curl --version").status.success(), "this test needs curl: install it");
     let _ports = default_ports();
     let datasette = Datasette::start(METADATA);
     let server = Server::with(SEED).own_listeners().env("BOT_TOKEN", BOT_TOKEN).start();
-    let default = Door::Tcp(SocketAddr::from(([127, 0, 0, 1], 9191)));
-    assert_eq!(*server.door(), default, "the default");
+    let default = ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 9191)));
+    assert_eq!(*server.listen_address(), default, "the default");
     assert_eq!(server.probes(), SocketAddr::from(([127, 0, 0, 1], 9193)), "the default");
     let envoy = Envoy::start(&Shape::plain(), &server, &Upstream::at(datasette.address()));
 
