@@ -103,7 +103,8 @@ lint: need-rust need-lints
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --lib -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --features server --lib --bins -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' \
+		$(CARGO) doc --locked --no-deps --document-private-items
 
 need-rust:
 	@command -v $(CARGO) >/dev/null || { echo 'error: Rust is missing: install it with rustup (https://rustup.rs).' >&2; exit 1; }

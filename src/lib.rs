@@ -4,7 +4,8 @@
 //! request, the **actor** behind the token, and whether a policy's **allow** block admits that actor; it
 //! answers with actor headers for the upstream, or with a correct denial.
 //!
-//! This page is the map of the source.  How to run the program stands in `README.md`.
+//! This page is the map of the source, and [`walkthroughs`] are four ways through it, file by file.  How to run the
+//! program stands in `README.md`, how to change it in `CONTRIBUTING.md`.
 //!
 //! ## The path of a Check
 //!
@@ -156,3 +157,7 @@ pub mod telemetry;
 pub mod token;
 #[cfg(feature = "server")]
 pub mod watch;
+
+#[cfg(doc)]
+#[doc = include_str!("walkthroughs.md")]
+pub mod walkthroughs {}

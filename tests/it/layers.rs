@@ -441,12 +441,12 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     fn visit_visibility(&mut self, _: &'ast syn::Visibility) {}
 }
 
-/// Whether an item is compiled for tests or for fuzzing alone.
+/// Whether an item is compiled for tests, fuzzing or documentation alone.
 fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
     let mut conditions = attributes.iter().filter(|attribute| attribute.path().is_ident("cfg"));
     conditions.any(|condition| {
         let syn::Meta::List(list) = &condition.meta else { return false };
         let condition = list.tokens.to_string();
-        condition.contains("test") && !condition.contains("not")
+        condition == "doc" || condition.contains("test") && !condition.contains("not")
     })
 }
