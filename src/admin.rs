@@ -282,6 +282,7 @@ mod tests {
     use crate::config::{Config, ProcessEnvironment, Source};
     use crate::identity::Sources;
     use crate::identity::passwords::Passwords;
+    use crate::snapshot::{Snapshot, SnapshotStore};
 
     #[test]
     fn every_path_is_in_the_document() {
@@ -343,11 +344,12 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
             let file = folder.path().join("config.yaml");
             let source =
                 Source { file: Path::new(&file), environment: &ProcessEnvironment, now: clock.now() };
-            let Config { startup, rules, .. } = Config::parse(config, &source).unwrap();
-            let keys = Keys::open(&startup.keys.unwrap(), clock.clone()).await.unwrap();
+            let config = Config::parse(config, &source).unwrap();
+            let snapshot = Snapshot::build(&config, None).unwrap();
+            let keys = Keys::open(&config.startup.keys.unwrap(), clock.clone()).await.unwrap();
             let passwords = Passwords::new(1).unwrap();
             let sources = Sources { passwords, keys: Some(Arc::clone(&keys)), clock: clock.clone() };
-            let authorizer = Arc::new(Authorizer::new(rules, sources));
+            let authorizer = Arc::new(Authorizer::new(SnapshotStore::new(snapshot), sources));
             let (authorizer_, keys_) = (Arc::clone(&authorizer), Arc::clone(&keys));
             let admin = Admin::new(authorizer_, keys_, clock, Transport::Plain, AuditLog::silent());
             let admin = Arc::new(admin);

@@ -26,6 +26,7 @@ use crate::server::connection_limit::{LimitedListener, within_descriptors, withi
 use crate::server::tls::Acceptors;
 use crate::service_manager;
 use crate::shutdown::{SighupStream, Signals};
+use crate::snapshot::{Snapshot, SnapshotStore};
 use crate::telemetry::Telemetry;
 use crate::telemetry::audit_log::AuditLog;
 use crate::telemetry::decision_log::DecisionLog;
@@ -109,12 +110,13 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Builds a server from a configuration of this origin and binds every port.
+/// Builds a server from a configuration of this origin and its snapshot, and binds every port.
 ///
 /// # Errors
 /// [`ServeError`]; then nothing was served.
 pub async fn build(
     config: Config,
+    snapshot: Snapshot,
     origin: Origin,
     options: Options,
     clock: Clock,
@@ -123,14 +125,14 @@ pub async fn build(
     let telemetry = Telemetry::new(options.decision_log.clone(), options.log.clone());
     let traces = Traces::from_environment(telemetry.metrics().dropped_spans());
     let telemetry = Arc::new(telemetry.with_traces(traces));
-    telemetry.metrics().show_rules(&config.rules, clock.now());
+    telemetry.metrics().show_rules(&snapshot, clock.now());
     telemetry.metrics().show_configuration(&config.sha256);
     telemetry.metrics().show_certificates(&config.tls);
     telemetry.metrics().show_memory_limit(memory::limit());
     let in_force = InForce::of(config.restrictions, &config.tls);
     let acceptors = Acceptors::new(&config.tls);
     let passwords = Passwords::with_memory_limit(options.parallel_passwords, memory::limit())?;
-    passwords.warn_of_hashes_too_large(&config.rules.users);
+    passwords.warn_of_hashes_too_large(&snapshot.users);
     let keys = match &startup.keys {
         Some(url) => Some(Keys::open(url, clock.clone()).await?),
         None => None,
@@ -138,8 +140,9 @@ pub async fn build(
     if let Some(keys) = &keys {
         telemetry.metrics().show_keys(Arc::clone(keys), clock.clone());
     }
+    let snapshots = SnapshotStore::new(snapshot);
     let sources = Sources { passwords, keys: keys.clone(), clock: clock.clone() };
-    let authorizer = Arc::new(Authorizer::new(config.rules, sources));
+    let authorizer = Arc::new(Authorizer::new(snapshots.clone(), sources));
     let max_request_bytes = startup.ext_authz.max_request_bytes;
     let service = CheckService::new(Arc::clone(&authorizer), Arc::clone(&telemetry), max_request_bytes);
 
@@ -174,6 +177,7 @@ pub async fn build(
         in_force,
         startup.clone(),
         acceptors.clone(),
+        snapshots,
         authorizer,
         Arc::clone(&telemetry),
         clock,

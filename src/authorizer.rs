@@ -3,26 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-
 use crate::attributes::{Attributes, Http, count_comparison, trim_blanks};
-use crate::config::Rules;
 use crate::credential::{self, CredentialError, CredentialLocation, CredentialLocations, Principal};
 use crate::decision::{Decision, DecisionContext};
 use crate::deny_reason::DenyReason;
 use crate::identity::{Caller, Identity, Sources};
 use crate::policy::Permit;
+use crate::snapshot::{Snapshot, SnapshotStore};
 
 /// Decides about requests by the rules in force.
 pub struct Authorizer {
-    rules: ArcSwap<Rules>,
+    snapshots: SnapshotStore,
     sources: Sources,
 }
 
 impl Authorizer {
-    /// An authorizer that starts with these rules.
-    pub fn new(rules: Rules, sources: Sources) -> Self {
-        Self { rules: ArcSwap::from_pointee(rules), sources }
+    /// An authorizer that decides by the current snapshot of this store.
+    pub fn new(snapshots: SnapshotStore, sources: Sources) -> Self {
+        Self { snapshots, sources }
     }
 
     /// What is asked about credentials, beyond the rules.
@@ -40,7 +38,7 @@ impl Authorizer {
         http: &Http<'_>,
         locations: &CredentialLocations,
     ) -> Result<Option<Arc<Principal>>, DenyReason> {
-        let rules = self.rules.load_full();
+        let rules = self.snapshots.current();
         let Some(found) = credential::find(http, locations)? else {
             return Ok(None);
         };
@@ -52,14 +50,8 @@ impl Authorizer {
     }
 
     /// The rules in force.
-    pub fn rules(&self) -> Arc<Rules> {
-        self.rules.load_full()
-    }
-
-    /// Puts other rules into force, all at once, and gives back those that were.  Whoever decides by these
-    /// still holds them.
-    pub fn replace(&self, rules: Rules) -> Arc<Rules> {
-        self.rules.swap(Arc::new(rules))
+    pub fn rules(&self) -> Arc<Snapshot> {
+        self.snapshots.current()
     }
 
     /// Decides whether the request may pass, and as whom.
@@ -67,7 +59,7 @@ impl Authorizer {
     /// `deadline` is how long the asker will wait (`grpc-timeout`), where it says so.
     pub async fn authorize(&self, request: &Attributes<'_>, deadline: Option<Duration>) -> Decision {
         // One snapshot for the whole request, so that a reload cannot mix two sets of rules.
-        let rules = self.rules.load_full();
+        let rules = self.snapshots.current();
         let mut context = DecisionContext::default();
         let verdict = self.decide(request, deadline, &rules, &mut context).await;
         Decision { rules, verdict, context }
@@ -79,7 +71,7 @@ impl Authorizer {
         &self,
         request: &Attributes<'_>,
         deadline: Option<Duration>,
-        rules: &Rules,
+        rules: &Snapshot,
         context: &mut DecisionContext,
     ) -> Result<Permit, DenyReason> {
         let http = request.http.as_ref().ok_or(DenyReason::NoHttp)?;
@@ -145,7 +137,7 @@ impl Authorizer {
         &self,
         http: &Http<'_>,
         deadline: Option<Duration>,
-        rules: &Rules,
+        rules: &Snapshot,
         context: &mut DecisionContext,
     ) -> Result<(), DenyReason> {
         // What does the caller show us?
@@ -164,7 +156,7 @@ impl Authorizer {
 
     /// The location whose credential is none of ours, dead or alive, and stays in a request that is let pass
     /// although it was denied: it may be the upstream's own.
-    fn foreign_location(&self, http: &Http<'_>, rules: &Rules) -> Option<CredentialLocation> {
+    fn foreign_location(&self, http: &Http<'_>, rules: &Snapshot) -> Option<CredentialLocation> {
         let (location, carried) = credential::look_at_first(http, &rules.locations)?;
         let is_ours = match carried {
             Ok(credential) => self.sources.recognises(&credential, rules),
@@ -181,7 +173,7 @@ impl Authorizer {
 }
 
 /// A `connection` header makes Envoy drop the headers it names (RFC 9110 section 7.6.1), ours included.
-fn guard_actor_headers(http: &Http<'_>, rules: &Rules, permit: Permit) -> Result<Permit, DenyReason> {
+fn guard_actor_headers(http: &Http<'_>, rules: &Snapshot, permit: Permit) -> Result<Permit, DenyReason> {
     let mut named = http.headers.all("connection").flat_map(|value| value.split(|&byte| byte == b','));
     let names_actor_header = named.any(|name| {
         count_comparison();

@@ -1,9 +1,11 @@
-//! The configuration: what we were told, valid by construction.
+//! The configuration file as plain, valid values.
 //!
-//! It is read in two steps.  `raw` says what the file says, `secrets` puts values in the place of
-//! secret references, and from there on this module asks what it means: one function a section,
-//! each noting what is wrong and going on, so that everything that is wrong is told at once
-//! ([`Errors`]).  A [`Config`] that exists is one that can be served.
+//! A file is read in two steps.  `raw` parses the text and `secrets` replaces secret references by their
+//! values.  Then one function a section checks what the section means; it reports an error and goes on, so
+//! that one load reports all errors ([`Errors`]).  A [`Config`] that exists can be served.
+//!
+//! Nothing here knows of a running process: tables by digest or name, password hashes and versions are made
+//! from these values by [`crate::snapshot`].
 
 mod actors;
 mod admin;
@@ -40,7 +42,6 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -50,13 +51,12 @@ use crate::actor::Actor;
 use crate::actor::header::{ActorHeader, ActorHeaders};
 use crate::credential::{CredentialLocation, CredentialLocations};
 use crate::keys::Settings;
-use crate::keys::name::{folded, is_same};
 use crate::keys::store::StoreUrl;
 use crate::policy::{Policies, Policy};
 
 pub use self::admin::{AdminListen, AdminRules, NoPublicUrl, PublicUrl, is_secure, session_cookie};
 pub use self::error::{Diagnostic, Errors, Position, Severity, ShownLine};
-pub use self::files::Files;
+pub use self::files::{Files, Pipes};
 pub use self::listeners::{ExtAuthz, Listen, NoAddress, Probes, Transport, parse_size};
 pub use self::positions::Positions;
 pub use self::restrictions::{Outline, Restrictions};
@@ -64,18 +64,17 @@ pub use self::schema::json::json_schema;
 pub use self::secrets::{Environment, MAX_FILE_BYTES, ProcessEnvironment};
 pub use self::startup::NeedsRestart;
 pub use self::tls::{ClientCa, ServerTls, SubjectName, Tls};
-pub use self::tokens::Tokens;
-pub use self::users::{User, Users};
+pub use self::tokens::Token;
+pub use self::users::{Password, User};
 
 use self::admin::AdminSection;
 use self::credentials::Sessions;
-use self::files::{Noting, Pipes};
+use self::files::Noting;
 use self::keys::KeysSection;
 use self::raw::{Node, Text, Value};
 use self::reader::{Fields, Reader, alternatives, nearest};
 use self::routes::Policing;
 use self::syntax::SyntaxError;
-use self::users::PendingUsers;
 
 /// The longest configuration, in bytes: a million tokens, and an end to files that have none.
 pub const MAX_CONFIG_BYTES: usize = 256 * 1024 * 1024;
@@ -111,13 +110,12 @@ pub struct Startup {
     pub keys: Option<StoreUrl>,
 }
 
-/// Everything that a decision reads.
-#[derive(Clone)]
+/// The sections that a decision reads.
 pub struct Rules {
     /// `tokens`.
-    pub tokens: Tokens,
+    pub tokens: Vec<Token>,
     /// `users`.
-    pub users: Users,
+    pub users: Vec<User>,
     /// `credentials`: where a request may carry a credential.
     pub locations: CredentialLocations,
     /// `forward_credentials`: whether the upstream sees the credential.
@@ -138,19 +136,6 @@ pub struct Rules {
     pub admin: Option<Arc<AdminRules>>,
     /// `actor_headers`.
     pub actor_headers: ActorHeaders,
-    /// Another number for every set of rules that this process has loaded.
-    pub version: u64,
-}
-
-impl Rules {
-    /// These rules without the tokens and users that later ones do not have, or have with another password.
-    pub fn without_credentials_missing_in(&self, later: &Self) -> Self {
-        let mut rules = self.clone();
-        rules.tokens.keep_those_in(&later.tokens);
-        rules.users.keep_those_in(&later.users);
-        rules.version = next_version();
-        rules
-    }
 }
 
 /// What a well-formed token that nobody knows is (`unknown_credentials`).
@@ -197,15 +182,13 @@ impl Config {
     /// # Errors
     /// [`Errors`]: the file cannot be read, or everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, Errors> {
-        Self::load_after(path, None).outcome
+        Self::load_noting_files(path, Pipes::Read).outcome
     }
 
-    /// The same, and tells which files were read.  Users who stay as they are in the rules in force keep their
-    /// hashes, so that everything that is bound to these lives on.  Beside rules in force no pipe is read.
-    pub fn load_after(path: &Path, in_force: Option<&Rules>) -> Loaded {
-        let pipes = if in_force.is_some() { Pipes::Rejected } else { Pipes::Read };
+    /// The same, with the files that were read.  Beside a configuration in force no pipe may be read.
+    pub fn load_noting_files(path: &Path, pipes: Pipes) -> Loaded {
         let noting = Noting { environment: &ProcessEnvironment, pipes, files: RefCell::default() };
-        let outcome = Self::read_file(path, &noting, in_force);
+        let outcome = Self::read_file(path, &noting);
         let mut files = noting.files.into_inner();
         for file in outcome.iter().flat_map(|config| &config.files) {
             files.note_now(file);
@@ -213,14 +196,13 @@ impl Config {
         Loaded { outcome, files }
     }
 
-    fn read_file(path: &Path, noting: &Noting<'_>, in_force: Option<&Rules>) -> Result<Self, Errors> {
+    fn read_file(path: &Path, noting: &Noting<'_>) -> Result<Self, Errors> {
         let text = text_of(path, noting.read(path, MAX_CONFIG_BYTES + 1))?;
-        let source = Source { file: path, environment: noting, now: Timestamp::now() };
-        Self::parse_after(&text, &source, in_force)
+        Self::parse(&text, &Source { file: path, environment: noting, now: Timestamp::now() })
     }
 
-    /// Where a server with this file listens, whatever else is wrong with it.  It may be serving still under the
-    /// rules that it had before, and whoever asks only for its health waits for no password to be hashed.
+    /// Where a server with this file listens, whatever else is wrong with it: the server may still run with the
+    /// configuration that it had before.
     ///
     /// # Errors
     /// [`Errors`]: the file cannot be read, is no YAML, or does not say where.
@@ -245,11 +227,7 @@ impl Config {
     /// # Errors
     /// [`Errors`]: everything that is wrong with it; a syntax error alone.
     pub fn parse(text: &str, source: &Source<'_>) -> Result<Self, Errors> {
-        Self::parse_after(text, source, None)
-    }
-
-    fn parse_after(text: &str, source: &Source<'_>, in_force: Option<&Rules>) -> Result<Self, Errors> {
-        Attempt::at(text, source)?.finish(source.file, text, in_force)
+        Attempt::at(text, source)?.finish(text)
     }
 }
 
@@ -324,12 +302,11 @@ struct Attempt {
     files: Vec<PathBuf>,
 }
 
-/// A configuration whose passwords are not hashed yet: that takes long, and comes last.
+/// The sections, some of which may be wrong.
 struct Draft {
     startup: Startup,
     rules: Rules,
     tls: Tls,
-    users: PendingUsers,
     has_default: bool,
 }
 
@@ -374,15 +351,13 @@ impl Attempt {
         }
     }
 
-    fn finish(self, file: &Path, text: &str, in_force: Option<&Rules>) -> Result<Config, Errors> {
+    fn finish(self, text: &str) -> Result<Config, Errors> {
         let is_error = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error;
         let draft = match self.draft {
             Some(draft) if !self.diagnostics.iter().any(is_error) => draft,
             _ => return Err(Errors::new(self.diagnostics)),
         };
-        let Draft { startup, mut rules, tls, users, has_default } = draft;
-        let users = users.hash(in_force.map(|rules| &rules.users));
-        rules.users = users.map_err(|message| Errors::from(Diagnostic::about_file(file, message)))?;
+        let Draft { startup, rules, tls, has_default } = draft;
         let warnings = Errors::new(self.diagnostics).iter().cloned().collect();
         let restrictions = Restrictions {
             routes: rules.policies.routes().len(),
@@ -485,7 +460,8 @@ fn read_sections<'t>(
         let lists = [(tokens_written, tokens.len()), (users_written, users.len())];
         // What cannot be read may be who was meant.
         let all_read = lists.iter().all(|(list, read)| list.map_or(0, written_len) == *read);
-        if all_read && !admin.can_be_entered_by(tokens.live(reader.now).chain(users.iter())) {
+        let live = tokens.iter().map(|token| &*token.principal).filter(|token| !token.is_expired(reader.now));
+        if all_read && !admin.can_be_entered_by(live.chain(users.iter().map(|user| &*user.principal))) {
             reader.warn(
                 &entry.at,
                 "nobody of this configuration can enter here: `allow` ({role: Admin} where it is not written) admits no \
@@ -509,7 +485,7 @@ fn read_sections<'t>(
     };
     let rules = Rules {
         tokens,
-        users: Users::default(),
+        users,
         locations: credentials::locations(locations),
         forward_credentials: switch(reader, sections, "forward_credentials"),
         unknown_credentials: read_unknown_credentials(reader, sections.get("unknown_credentials")),
@@ -520,11 +496,10 @@ fn read_sections<'t>(
         unavailable,
         admin,
         actor_headers: actor_headers.into(),
-        version: next_version(),
     };
     let startup = Startup { ext_authz, probes, admin: admin_listen, keys: keys_store };
     let has_default = sections.get("default").is_some();
-    Draft { startup, rules, tls: Tls { ext_authz: ext_authz_tls, admin: admin_tls }, users, has_default }
+    Draft { startup, rules, tls: Tls { ext_authz: ext_authz_tls, admin: admin_tls }, has_default }
 }
 
 /// Whether every key of the document is the name of a section, or this is the seed's file.
@@ -558,11 +533,6 @@ const NOBODY: &str = "nobody could ever pass: there are no `tokens`, no `users`,
 struct Context<'c> {
     policing: &'c Policing,
     actor_headers: &'c [ActorHeader],
-}
-
-fn next_version() -> u64 {
-    static VERSION: AtomicU64 = AtomicU64::new(1);
-    VERSION.fetch_add(1, Ordering::Relaxed)
 }
 
 /// A section that is `true` or `false`, and false when it is not there.
@@ -614,35 +584,6 @@ fn is_label(text: &str) -> bool {
     (1..=190).contains(&length) && text.trim() == text && !text.chars().any(char::is_control)
 }
 
-impl Rules {
-    /// Whether `policies` has one of this name, which a key's restriction may then name.
-    pub fn has_named_policy(&self, name: &str) -> bool {
-        !policies::is_reserved(name) && self.policies.iter().any(|policy| policy.name().as_ref() == name)
-    }
-
-    /// Whether a token, a user or one of their actors has this name, so that no key may take it.  Names are compared as
-    /// those of keys are.
-    pub fn has_name(&self, name: &str) -> bool {
-        let users = self.users.iter().map(|(_, user)| &user.principal);
-        let name = folded(name);
-        self.tokens.iter().map(|(_, principal)| principal).chain(users).any(|principal| {
-            let is_actors = |member| {
-                principal
-                    .actor
-                    .member(member)
-                    .and_then(serde_json::Value::as_str)
-                    .is_some_and(|own| is_same(&name, own))
-            };
-            is_same(&name, &principal.name) || is_actors("name") || is_actors("id")
-        })
-    }
-
-    /// Whether the headers that an actor becomes fit into an answer.
-    pub fn headers_fit(&self, actor: &Actor) -> bool {
-        headers::too_large(&self.actor_headers, actor, usize::MAX / 1024).is_none()
-    }
-}
-
 impl fmt::Debug for Config {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -660,7 +601,6 @@ impl fmt::Debug for Rules {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Rules")
-            .field("version", &self.version)
             .field("tokens", &self.tokens.len())
             .field("users", &self.users.len())
             .finish_non_exhaustive()

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::config::Rules;
 use crate::credential::{CredentialLocation, Principal};
 use crate::deny_reason::DenyReason;
 use crate::policy::{Permit, Policy};
+use crate::snapshot::Snapshot;
 
 /// What was decided about one request.
 #[derive(Debug)]
 pub struct Decision {
     /// The rules that decided: one snapshot from start to end.
-    pub rules: Arc<Rules>,
+    pub rules: Arc<Snapshot>,
     /// The answer.
     pub verdict: Result<Permit, DenyReason>,
     /// What was learned on the way.

@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Environment, Source};
 use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
+use crate::snapshot::{Snapshot, SnapshotStore};
 
 /// Every target and the name of its corpus.
 pub const TARGETS: [(&str, fn(&[u8])); 6] = [
@@ -47,18 +48,25 @@ impl Environment for Empty {
     }
 }
 
-/// What a configuration of a target's own says.
-fn read_config(text: &str) -> Config {
-    try_config(text, &Empty).unwrap_or_else(|errors| panic!("{errors}"))
+/// The snapshot of a configuration that is a target's own.
+fn read_config(text: &str) -> Snapshot {
+    snapshot(&try_config(text, &Empty).unwrap_or_else(|errors| panic!("{errors}")))
+}
+
+fn snapshot(config: &Config) -> Snapshot {
+    Snapshot::build(config, None).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn try_config(text: &str, environment: &dyn Environment) -> Result<Config, crate::config::Errors> {
     Config::parse(text, &Source { file: Path::new("config.yaml"), environment, now: now() })
 }
 
-fn authorizer(config: Config) -> Authorizer {
+fn authorizer(snapshot: Snapshot) -> Authorizer {
     let passwords = Passwords::new(1).expect("the operating system has randomness");
-    Authorizer::new(config.rules, Sources { passwords, keys: None, clock: Clock::from_fn(now) })
+    Authorizer::new(
+        SnapshotStore::new(snapshot),
+        Sources { passwords, keys: None, clock: Clock::from_fn(now) },
+    )
 }
 
 fn now() -> Timestamp {

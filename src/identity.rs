@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::config::{Rules, UnknownCredentials};
+use crate::config::UnknownCredentials;
 use crate::credential::{Credential, Principal};
 use crate::deny_reason::DenyReason;
 use crate::keys::{KeyLookup, Keys};
 use crate::secret::Secret;
+use crate::snapshot::Snapshot;
 use crate::token::TokenDigest;
 use passwords::{PasswordResult, Passwords};
 
@@ -75,7 +76,7 @@ impl Sources {
     pub async fn identify(
         &self,
         credential: &Credential,
-        rules: &Rules,
+        rules: &Snapshot,
         caller: Caller,
     ) -> Result<Identity, DenyReason> {
         match credential {
@@ -89,7 +90,7 @@ impl Sources {
     }
 
     /// Whether the credential is one of ours, valid or not, or cannot be told from one.
-    pub fn recognises(&self, credential: &Credential, rules: &Rules) -> bool {
+    pub fn recognises(&self, credential: &Credential, rules: &Snapshot) -> bool {
         match credential {
             Credential::Token { digest, issued_format } => {
                 let identity = self.token(digest, *issued_format, rules);
@@ -106,7 +107,7 @@ impl Sources {
         &self,
         digest: &TokenDigest,
         issued_format: bool,
-        rules: &Rules,
+        rules: &Snapshot,
     ) -> Result<Identity, DenyReason> {
         if let Some(principal) = rules.tokens.get(digest) {
             let is_expired = principal.expires_at.is_some() && principal.is_expired(self.clock.now());
@@ -142,7 +143,7 @@ impl Sources {
         &self,
         user: &str,
         password: &Secret,
-        rules: &Rules,
+        rules: &Snapshot,
         caller: Caller,
     ) -> Result<Identity, DenyReason> {
         match self.passwords.verify(user, password, &rules.users, caller).await {
@@ -159,7 +160,7 @@ impl Sources {
         &self,
         digest: &TokenDigest,
         issued_format: bool,
-        rules: &Rules,
+        rules: &Snapshot,
     ) -> Result<Identity, DenyReason> {
         let Some(keys) = &self.keys else {
             return Ok(Identity::SessionOver);
@@ -179,6 +180,6 @@ impl Sources {
     }
 }
 
-fn max_staleness(rules: &Rules) -> Option<Duration> {
+fn max_staleness(rules: &Snapshot) -> Option<Duration> {
     rules.keys.as_ref().and_then(|settings| settings.max_staleness)
 }

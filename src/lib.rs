@@ -54,7 +54,7 @@
 //! | transport | [`server`] [`readiness`] [`service_manager`] [`shutdown`] [`watch`] | connections, TLS, limits, signals, files |
 //! | telemetry | [`telemetry`] | metrics, decision log, audit log, traces |
 //! | engine | [`authorizer`] [`decision`] [`identity`] | no I/O but the verification of passwords |
-//! | state | [`config`] [`clock`] [`keys`] [`memory`] | the configuration; the issued keys |
+//! | state | [`snapshot`] [`config`] [`clock`] [`keys`] [`memory`] | the configuration as a file and in force; the issued keys |
 //! | rules | [`credential`] [`deny_reason`] [`policy`] | pure functions, each with its own small error |
 //! | model | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] [`folder`] | no async, no clock, no environment |
 //!
@@ -70,8 +70,8 @@
 //!   error is an outage, which it may have been told to let pass.  A panic is caught and denies.
 //! - A token's plain text goes no further than the location that carried it: [`credential::find`] hands on a
 //!   digest.  Plain and digest are different types, and the `Debug` of secrets shows nothing.
-//! - One snapshot of the rules ([`config::Rules`]) serves one request from start to end.
-//! - What cannot change while the process runs ([`config::Startup`]) and what can ([`config::Rules`],
+//! - One [`snapshot::Snapshot`] serves one request from start to end.
+//! - What cannot change while the process runs ([`config::Startup`]) and what can ([`snapshot::Snapshot`],
 //!   [`config::Tls`]) are different types.  A reload puts all of the latter into force, or none ([`reload`]).
 //! - The engine does not call telemetry; the server does, with the finished decision.
 //! - Client text is bytes until a rule reads it: bytes that are not UTF-8 lead to a denial where they matter,
@@ -152,6 +152,7 @@ pub mod server;
 pub mod service_manager;
 #[cfg(feature = "server")]
 pub mod shutdown;
+pub mod snapshot;
 #[cfg(feature = "server")]
 pub mod telemetry;
 pub mod token;

@@ -420,6 +420,11 @@ impl Policies {
         names
     }
 
+    /// Whether a policy has this name of its own.
+    pub fn has_named(&self, name: &str) -> bool {
+        self.named.contains_key(name)
+    }
+
     /// How many policies have a name of their own.
     pub fn named_len(&self) -> usize {
         self.named.len()

@@ -15,9 +15,10 @@ use jiff::Timestamp;
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::{
-    Config, Diagnostic, Errors, Files, Loaded, Restrictions, Rules, ServerTls, Startup, Tls, session_cookie,
+    Config, Diagnostic, Errors, Files, Loaded, Pipes, Restrictions, ServerTls, Startup, Tls,
 };
 use crate::server::tls::Acceptors;
+use crate::snapshot::{Snapshot, SnapshotStore};
 use crate::telemetry::Telemetry;
 use crate::watch::{Caller, Cause, Watch};
 
@@ -91,6 +92,7 @@ pub struct Reloader {
     /// What holds until the process ends.
     startup: Startup,
     acceptors: Acceptors,
+    snapshots: SnapshotStore,
     authorizer: Arc<Authorizer>,
     telemetry: Arc<Telemetry>,
     clock: Clock,
@@ -98,16 +100,18 @@ pub struct Reloader {
 
 impl Reloader {
     /// A reloader of what is in force: loaded from this origin, and started with these settings.
+    #[expect(clippy::too_many_arguments, reason = "the wiring gives each of them once")]
     pub fn new(
         origin: Origin,
         in_force: InForce,
         startup: Startup,
         acceptors: Acceptors,
+        snapshots: SnapshotStore,
         authorizer: Arc<Authorizer>,
         telemetry: Arc<Telemetry>,
         clock: Clock,
     ) -> Self {
-        Self { origin, in_force, startup, acceptors, authorizer, telemetry, clock }
+        Self { origin, in_force, startup, acceptors, snapshots, authorizer, telemetry, clock }
     }
 
     /// Begins to watch the files, on a thread of its own, until the caller says stop.
@@ -134,33 +138,28 @@ impl Reloader {
         Ok(caller)
     }
 
-    /// Loads what the files say now, and puts it into force unless something is wrong with it.
+    /// Loads the files and puts the configuration into force, unless something is wrong with it.
     fn reload(&mut self, cause: Cause) {
-        let begun = Instant::now();
-        let Loaded { outcome, files } = Config::load_after(&self.origin.path, Some(&self.authorizer.rules()));
-        self.origin.files = files;
-        let outcome = outcome.and_then(|config| {
-            match self.in_force.dead_certificates(&self.origin, &config.tls, self.clock.now()) {
-                Some(errors) => Err(errors),
-                None => Ok(config),
-            }
+        let started = Instant::now();
+        let outcome = self.load().map(|(config, snapshot)| {
+            let lost = match cause {
+                Cause::Changed => self.in_force.restrictions.lost_in(&config.restrictions),
+                Cause::Forced | Cause::Stopped => None,
+            };
+            (config, snapshot, lost)
         });
-        let lost = |config: &Config| match cause {
-            Cause::Changed => self.in_force.restrictions.lost_in(&config.restrictions),
-            Cause::Forced | Cause::Stopped => None,
-        };
         let cause = match cause {
             Cause::Changed => "a file changed",
             Cause::Forced => "SIGHUP",
             Cause::Stopped => "the end",
         };
-        match outcome.map(|config| (lost(&config), config)) {
-            Ok((Some(lost), config)) => self.hold_back(&config, cause, &lost),
-            Ok((None, config)) => {
+        match outcome {
+            Ok((_, snapshot, Some(lost))) => self.hold_back(&snapshot, cause, &lost),
+            Ok((config, snapshot, None)) => {
                 let warnings = config.warnings.clone();
-                let old = self.apply(config);
-                self.tell_success(cause, begun.elapsed());
-                tell_warnings(&warnings);
+                let old = self.apply(config, snapshot);
+                self.log_success(cause, started.elapsed());
+                log_warnings(&warnings);
                 retire(old);
             }
             Err(errors) => {
@@ -174,19 +173,29 @@ impl Reloader {
         }
     }
 
-    /// Leaves in force what is, but for the credentials that the new configuration does not have any more.
-    fn hold_back(&self, config: &Config, cause: &'static str, lost: &str) {
-        let in_force = self.authorizer.rules();
-        let rules = in_force.without_credentials_missing_in(&config.rules);
-        let tokens = in_force.tokens.len() - rules.tokens.len();
-        let users = in_force.users.len() - rules.users.len();
-        let old = self.authorizer.replace(rules);
+    /// Reads the files, and builds a snapshot of what they say.
+    fn load(&mut self) -> Result<(Config, Snapshot), Errors> {
+        let path = &self.origin.path;
+        let Loaded { outcome, files } = Config::load_noting_files(path, Pipes::Rejected);
+        self.origin.files = files;
+        let config = outcome?;
+        if let Some(errors) = self.in_force.dead_certificates(&self.origin, &config.tls, self.clock.now()) {
+            return Err(errors);
+        }
+        let snapshot = Snapshot::build(&config, Some(&self.snapshots.current()));
+        let snapshot = snapshot.map_err(|error| error.about(&self.origin.path))?;
+        Ok((config, snapshot))
+    }
+
+    /// Keeps the configuration in force, less the credentials that the new one lacks.
+    fn hold_back(&self, later: &Snapshot, cause: &'static str, lost: &str) {
+        let in_force = self.snapshots.current();
+        let snapshot = in_force.without_credentials_missing_in(later);
+        let tokens = in_force.tokens.len() - snapshot.tokens.len();
+        let users = in_force.users.len() - snapshot.users.len();
         drop(in_force);
-        let rules = self.authorizer.rules();
-        self.authorizer.sources().passwords.forget_changed(&old.users, &rules.users);
-        self.telemetry.metrics().show_credentials(&rules, self.clock.now());
+        let old = self.publish(snapshot);
         self.telemetry.metrics().count_held_back_reload();
-        drop(rules);
         tracing::error!(
             cause,
             file = %self.origin.path.display(),
@@ -198,12 +207,10 @@ impl Reloader {
         retire(old);
     }
 
-    /// Puts a configuration into force: whatever can change while the process runs changes here.
-    /// What cannot is named.  Gives back the rules that were in force.
-    fn apply(&mut self, config: Config) -> Arc<Rules> {
-        let Config { startup, mut rules, tls, warnings: _, files: _, restrictions, sha256 } = config;
-        self.in_force = InForce::of(restrictions, &tls);
-        for difference in self.startup.differences(&startup) {
+    /// Puts a configuration into force.  What cannot change while the process runs is named in the log.
+    /// Gives back the snapshot that was in force.
+    fn apply(&mut self, config: Config, mut snapshot: Snapshot) -> Arc<Snapshot> {
+        for difference in self.startup.differences(&config.startup) {
             let (key, from, to) = (difference.key, difference.from, difference.to);
             tracing::warn!(
                 key,
@@ -212,45 +219,38 @@ impl Reloader {
                 "{key} changed: this needs a restart, and the old one stays in force"
             );
         }
-        let in_force = self.authorizer.rules();
-        // A section whose service runs on until the restart keeps its rules as well.
-        if rules.keys.is_none() {
-            rules.keys.clone_from(&in_force.keys);
-            rules.unavailable = in_force.unavailable;
-        }
-        if rules.admin.is_none() {
-            rules.admin.clone_from(&in_force.admin);
-        }
-        // So does the listener that sets the session cookie: Checks look for the one that it sets.
-        if let (Some(listener), Some(admin)) = (&self.startup.admin, &rules.admin) {
-            let cookie = session_cookie(listener.transport, admin.public_url.as_ref());
-            rules.locations.set_session_cookie(cookie);
-        }
-
-        let sources = self.authorizer.sources();
+        snapshot.keep_running_services(&self.snapshots.current(), &self.startup);
+        self.in_force = InForce::of(config.restrictions, &config.tls);
         // From here on handshakes are made with the new certificates; open connections live on.
-        self.acceptors.replace(&tls);
-        // From here on Checks are decided by the new rules, each by all of them.
-        let old = self.authorizer.replace(rules);
-        let rules = self.authorizer.rules();
-        sources.passwords.forget_changed(&old.users, &rules.users);
-        sources.passwords.warn_of_hashes_too_large(&rules.users);
-        self.telemetry.metrics().show_rules(&rules, self.clock.now());
-        self.telemetry.metrics().show_configuration(&sha256);
-        self.telemetry.metrics().show_certificates(&tls);
+        self.acceptors.replace(&config.tls);
+        let old = self.publish(snapshot);
+        let snapshot = self.snapshots.current();
+        self.authorizer.sources().passwords.warn_of_hashes_too_large(&snapshot.users);
+        self.telemetry.metrics().show_rules(&snapshot, self.clock.now());
+        self.telemetry.metrics().show_configuration(&config.sha256);
+        self.telemetry.metrics().show_certificates(&config.tls);
         self.telemetry.metrics().count_reload();
         old
     }
 
-    fn tell_success(&self, cause: &'static str, elapsed: Duration) {
-        let rules = self.authorizer.rules();
-        let policies: HashSet<_> = rules.policies.iter().map(|policy| policy.name()).collect();
+    /// Makes a snapshot the current one, and gives back the one before.
+    fn publish(&self, snapshot: Snapshot) -> Arc<Snapshot> {
+        let old = self.snapshots.replace(snapshot);
+        let current = self.snapshots.current();
+        self.authorizer.sources().passwords.forget_changed(&old.users, &current.users);
+        self.telemetry.metrics().show_credentials(&current, self.clock.now());
+        old
+    }
+
+    fn log_success(&self, cause: &'static str, elapsed: Duration) {
+        let snapshot = self.snapshots.current();
+        let policies: HashSet<_> = snapshot.policies.iter().map(|policy| policy.name()).collect();
         tracing::info!(
             cause,
-            tokens = rules.tokens.len(),
-            users = rules.users.len(),
+            tokens = snapshot.tokens.len(),
+            users = snapshot.users.len(),
             policies = policies.len(),
-            routes = rules.policies.routes().len(),
+            routes = snapshot.policies.routes().len(),
             milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             "the configuration was reloaded"
         );
@@ -267,17 +267,17 @@ fn give_way() {
 }
 
 /// Logs what looks wrong and is served all the same.
-pub fn tell_warnings(warnings: &[Diagnostic]) {
+pub fn log_warnings(warnings: &[Diagnostic]) {
     for warning in warnings {
         tracing::warn!(place = %warning.place(), key = warning.key, "{}", warning.message);
     }
 }
 
 /// Drops rules on this thread, once nobody decides by them any more.
-fn retire(rules: Arc<Rules>) {
+fn retire(snapshot: Arc<Snapshot>) {
     let begun = Instant::now();
-    while Arc::strong_count(&rules) > 1 && begun.elapsed() < DECISION_TIMEOUT {
+    while Arc::strong_count(&snapshot) > 1 && begun.elapsed() < DECISION_TIMEOUT {
         thread::sleep(RETIRE);
     }
-    drop(rules);
+    drop(snapshot);
 }

@@ -19,12 +19,13 @@ use super::grant::{self, Grant};
 use super::responses::CallerErrors;
 use super::{Admin, host};
 use crate::attributes::{Encoding, Header, Headers, Http};
-use crate::config::{PublicUrl, Rules, Transport, session_cookie};
+use crate::config::{PublicUrl, Transport, session_cookie};
 use crate::credential::{
     CredentialLocation, CredentialLocations, CrossSite, Principal, carries_bearer, cross_site,
 };
 use crate::deny_reason::DenyReason;
 use crate::keys::{ExceedsGrant, Role};
+use crate::snapshot::Snapshot;
 
 /// How long a password's verification may take.  In a Check it may take a tenth of this, because Envoy's client tries
 /// again; a person who logs in here does not.
@@ -105,7 +106,7 @@ impl Manager {
     ///
     /// # Errors
     /// [`ExceedsGrant`]: the part of the grant that they do not have.
-    pub fn check_grant(&self, grant: &Grant<'_>, rules: &Rules) -> Result<(), ExceedsGrant> {
+    pub fn check_grant(&self, grant: &Grant<'_>, rules: &Snapshot) -> Result<(), ExceedsGrant> {
         grant::check(&self.principal().actor, self.role(), grant, rules)
     }
 

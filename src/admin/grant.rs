@@ -6,11 +6,11 @@
 use serde_json::{Map, Value};
 
 use crate::actor::Actor;
-use crate::config::Rules;
 use crate::keys::name::folded;
 use crate::keys::{ExceedsGrant, Role};
 use crate::policy::Allow;
 use crate::policy::allow::Requirement;
+use crate::snapshot::Snapshot;
 
 /// The members of a key's actor that the server sets: a key's own members of these names are ignored.
 const RESERVED_MEMBERS: [&str; 4] = ["id", "name", "role", "key_id"];
@@ -37,7 +37,7 @@ pub(super) fn check(
     manager: &Actor,
     role: Option<Role>,
     grant: &Grant<'_>,
-    rules: &Rules,
+    rules: &Snapshot,
 ) -> Result<(), ExceedsGrant> {
     if role == Some(Role::Admin) {
         return Ok(());

@@ -21,10 +21,10 @@ use super::grant::Grant;
 use super::responses::{BodyErrors, CallerErrors, ConflictErrors, NotFoundErrors, PermissionErrors};
 use super::{Admin, with_store_timeout};
 use crate::actor::{Actor, MAX_NESTING, nests_too_deep};
-use crate::config::Rules;
 use crate::keys::name::is_name;
 use crate::keys::{CreateKey, Key, MAX_ACTOR_BYTES, MAX_OVERLAP, MAX_POLICIES, Role, Settings, Status};
 use crate::secret::Secret;
+use crate::snapshot::Snapshot;
 
 /// A key as it is listed.
 #[derive(Serialize, ToSchema)]
@@ -313,7 +313,7 @@ fn check_actor(actor: &Map<String, Value>, settings: &Settings) -> Result<(), Ap
 }
 
 /// Checks that `policies` names policies of the configuration, each once.
-fn check_policies(policies: &[String], rules: &Rules) -> Result<(), ApiError> {
+fn check_policies(policies: &[String], rules: &Snapshot) -> Result<(), ApiError> {
     if policies.len() > MAX_POLICIES {
         let problem = format!("has {} names, and {MAX_POLICIES} is the most", policies.len());
         return Err(ApiError::invalid(InvalidKind::Policies, "policies", problem));
@@ -330,7 +330,12 @@ fn check_policies(policies: &[String], rules: &Rules) -> Result<(), ApiError> {
 }
 
 /// Checks that the key's actor headers fit into the answer to a Check: otherwise every Check would be denied.
-fn check_headers(name: &str, role: Role, actor: &Map<String, Value>, rules: &Rules) -> Result<(), ApiError> {
+fn check_headers(
+    name: &str,
+    role: Role,
+    actor: &Map<String, Value>,
+    rules: &Snapshot,
+) -> Result<(), ApiError> {
     let key = Actor::of_key(name, role.as_str(), i64::MAX, actor);
     if rules.headers_fit(&key) {
         return Ok(());

@@ -18,13 +18,14 @@ use self::steps::{Explained, KeysAsked};
 use super::{Complaint, ConfigFile, print, read_secret};
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
-use crate::config::{Config, Positions};
+use crate::config::{Config, Positions, Startup};
 use crate::deny_reason::DenyReason;
 use crate::ext_authz::codec::frame;
 use crate::ext_authz::codec::response::{self, Answers};
 use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
 use crate::keys::Keys;
+use crate::snapshot::{Snapshot, SnapshotStore};
 
 /// How often a password is asked about again: a verification may outlast one Check.
 const TRIES: usize = 100;
@@ -86,22 +87,23 @@ impl Explain {
 
     async fn explanation(self) -> Result<Explanation, Complaint> {
         let path = self.config.path;
-        let (mut config, positions) =
-            Config::load_with_positions(&path).map_err(|errors| errors.to_string())?;
-        let keys = if self.keys { Some(read_keys(&config).await?) } else { None };
+        let (config, positions) = Config::load_with_positions(&path).map_err(|errors| errors.to_string())?;
+        let mut snapshot = Snapshot::build(&config, None).map_err(|error| error.about(&path).to_string())?;
+        let keys = if self.keys { Some(read_keys(&config.startup).await?) } else { None };
         let line = self.log_line.as_deref().map(Line::read).transpose()?;
         let mut asked = match (&line, &self.request) {
             (Some(line), _) => line.asked()?,
             (None, Some(path)) => Asked::from_json(read_secret("request", path)?.expose())?,
-            (None, None) => Asked::from_flags(self.flags, &config.rules)?,
+            (None, None) => Asked::from_flags(self.flags, &snapshot)?,
         };
         match &line {
             Some(line) if self.secrets.are_none() => {
-                line.add_credential(&mut asked, &mut config.rules, keys.as_deref()).await?;
+                line.add_credential(&mut asked, &mut snapshot, keys.as_deref()).await?;
             }
             Some(_) | None => self.secrets.add_to(&mut asked)?,
         }
-        let mut explanation = decide(config, &positions, path.display().to_string(), &asked, keys).await?;
+        let mut explanation =
+            decide(&config.startup, snapshot, &positions, path.display().to_string(), &asked, keys).await?;
         if let Some(line) = line {
             explanation.notes.extend(line.notes());
             let policy = explanation.policy.as_deref();
@@ -111,8 +113,8 @@ impl Explain {
     }
 }
 
-async fn read_keys(config: &Config) -> Result<std::sync::Arc<Keys>, Complaint> {
-    let Some(store) = &config.startup.keys else {
+async fn read_keys(startup: &Startup) -> Result<std::sync::Arc<Keys>, Complaint> {
+    let Some(store) = &startup.keys else {
         return Err("error: --keys: the configuration has no section `keys`".to_owned());
     };
     let keys = Keys::read_once(store, Clock::system()).await;
@@ -121,7 +123,8 @@ async fn read_keys(config: &Config) -> Result<std::sync::Arc<Keys>, Complaint> {
 
 /// Decides with the very engine and encoder that answer Envoy.
 async fn decide(
-    config: Config,
+    startup: &Startup,
+    snapshot: Snapshot,
     positions: &Positions,
     file: String,
     asked: &Asked,
@@ -129,13 +132,14 @@ async fn decide(
 ) -> Result<Explanation, Complaint> {
     let passwords = Passwords::new(1)
         .map_err(|error| format!("error: the operating system gives no randomness: {error}"))?;
-    let keys_asked = match (&config.startup.keys, &keys) {
+    let keys_asked = match (&startup.keys, &keys) {
         (None, _) => KeysAsked::NoStore,
         (Some(_), Some(_)) => KeysAsked::Yes,
         (Some(_), None) => KeysAsked::No,
     };
-    let answers = Answers::new(&config.rules);
-    let authorizer = Authorizer::new(config.rules, Sources { passwords, keys, clock: Clock::system() });
+    let answers = Answers::new(&snapshot);
+    let sources = Sources { passwords, keys, clock: Clock::system() };
+    let authorizer = Authorizer::new(SnapshotStore::new(snapshot), sources);
     let request = asked.attributes();
     let mut decision = authorizer.authorize(&request, None).await;
     for _ in 1..TRIES {

@@ -11,10 +11,11 @@ use tracing::level_filters::LevelFilter;
 use super::{Complaint, ConfigFile};
 use crate::app::{self, Options, ServeError};
 use crate::clock::Clock;
-use crate::config::{Config, Errors, Loaded, Severity, parse_size};
+use crate::config::{Config, Errors, Loaded, Pipes, Severity, parse_size};
 use crate::memory;
 use crate::reload::{self, Origin};
 use crate::shutdown::{SighupStream, Signals};
+use crate::snapshot::Snapshot;
 use crate::telemetry::decision_log::{DecisionLog, LogDecisions};
 use crate::telemetry::logging::{self, LogFormat, Logging};
 
@@ -91,9 +92,10 @@ impl Serve {
             let _runtime = runtime.enter();
             SighupStream::listen().map_err(|error| format!("error: cannot listen for signals: {error}"))?
         };
-        let Loaded { outcome, files } = Config::load_after(&self.config.path, None);
+        let Loaded { outcome, files } = Config::load_noting_files(&self.config.path, Pipes::Read);
         let config = outcome?;
-        reload::tell_warnings(&config.warnings);
+        let snapshot = Snapshot::build(&config, None).map_err(|error| error.about(&self.config.path))?;
+        reload::log_warnings(&config.warnings);
         let origin = Origin { path: self.config.path, files };
         let options = Options {
             decision_log: DecisionLog::new(self.log_decisions, self.log_sample, logging.lines()),
@@ -108,7 +110,7 @@ impl Serve {
             // A store that does not answer holds `build` up for seconds, and a signal is heard in these, too.
             let mut signals = Signals::listen().map_err(ServeError::Signals)?;
             let bound = tokio::select! {
-                bound = app::build(config, origin, options, Clock::system()) => bound?,
+                bound = app::build(config, snapshot, origin, options, Clock::system()) => bound?,
                 signal = signals.next() => {
                     tracing::info!(signal, "stopped before anything was served");
                     return Ok(());

@@ -114,7 +114,7 @@ impl fmt::Debug for Files {
 
 /// What becomes of a path that leads to no file: to a pipe, a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pipes {
+pub enum Pipes {
     /// They are read like files, as the shell's `<(…)` wants it.
     Read,
     /// They are not: opening one may wait for ever, and whoever wrote the first time has gone.

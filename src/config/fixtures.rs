@@ -290,18 +290,22 @@ ext_authz: {listen: "unix:run/a.sock", max_request_bytes: 64KiB, max_connections
 
     let rules = &config.rules;
     let digest = PlainToken::new(BOT_TOKEN.as_bytes()).unwrap().digest();
-    let bot = rules.tokens.get(&digest).unwrap();
+    let [bot, reporting] = &rules.tokens[..] else { panic!("{}", rules.tokens.len()) };
+    assert!(bot.digest == digest);
+    let (bot, reporting) = (&bot.principal, &reporting.principal);
     assert_eq!(
         (bot.name.as_ref(), bot.actor.to_ascii_json().as_str()),
         ("token-1", r#"{"bot_id":"my-bot"}"#)
     );
-    assert_eq!(rules.tokens.len(), 2);
-    let (_, reporting) = rules.tokens.iter().find(|(_, known)| known.name.as_ref() == "reporting").unwrap();
+    assert_eq!(reporting.name.as_ref(), "reporting");
     assert_eq!(reporting.policies.as_deref(), Some(&["read".into()][..]));
     assert_eq!(reporting.expires_at, Some("2027-06-30T00:00:00Z".parse().unwrap()));
 
-    let admin = rules.users.get("admin").unwrap();
-    assert!(admin.hash.verify(b"correct horse battery staple") && !admin.hash.verify(b"wrong"));
+    let [admin] = &rules.users[..] else { panic!("{}", rules.users.len()) };
+    assert_eq!(admin.principal.name.as_ref(), "admin");
+    assert!(
+        matches!(&admin.password, Password::Plain(plain) if plain.expose() == "correct horse battery staple")
+    );
     assert_eq!(admin.principal.actor.to_ascii_json(), r#"{"id":"admin"}"#);
 
     use crate::credential::{CredentialLocation, CrossSite};
@@ -316,9 +320,6 @@ ext_authz: {listen: "unix:run/a.sock", max_request_bytes: 64KiB, max_connections
     );
     assert_eq!(rules.actor_headers.len(), 4);
     assert_eq!((rules.realm.as_ref(), rules.unknown_credentials), ("api", UnknownCredentials::Deny));
-
-    let again = parse("/etc/app/config.yaml", text).unwrap();
-    assert_ne!(again.rules.version, rules.version);
 }
 
 #[test]
@@ -355,14 +356,6 @@ fn what_keys_and_admin_mean() {
     let public_url = rules.admin.as_ref().unwrap().public_url.as_ref().unwrap();
     assert_eq!((public_url.to_string().as_str(), public_url.is_https()), ("https://keys.example.com", true));
     assert_eq!(rules.locations.order(), [CredentialLocation::Session { cookie: "__Host-eat_session" }]);
-    assert!(
-        ["token-1", "the-bot", "Bot"].iter().all(|name| rules.has_name(name))
-            && rules.has_name("bot")
-            && !rules.has_name("bots")
-    );
-    assert!(
-        rules.has_named_policy("read") && !rules.has_named_policy("default") && !rules.has_named_policy("x")
-    );
 }
 
 #[test]

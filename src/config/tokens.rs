@@ -1,11 +1,8 @@
 //! The section `tokens`: who stands behind which token.
 
-use std::collections::HashSet;
-use std::fmt;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
 use jiff::{SignedDuration, Timestamp};
 
 use super::plain;
@@ -16,71 +13,17 @@ use crate::actor::Actor;
 use crate::credential::{Kind, Principal};
 use crate::token::{PlainToken, TokenDigest};
 
-/// The configured tokens by their digests.  No plain token is kept.
-#[derive(Default, Clone)]
-pub struct Tokens {
-    by_digest: HashMap<TokenDigest, Arc<Principal>, foldhash::fast::RandomState>,
+/// One entry of the section.  No two have the same digest.
+#[derive(Debug, Clone)]
+pub struct Token {
+    /// The digest: no plain token is kept.
+    pub digest: TokenDigest,
+    /// Who it stands for.
+    pub principal: Arc<Principal>,
 }
 
-impl Tokens {
-    /// What is known of the token with this digest.
-    pub fn get(&self, digest: &TokenDigest) -> Option<&Arc<Principal>> {
-        self.by_digest.get(digest)
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.by_digest.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.by_digest.is_empty()
-    }
-
-    /// Lets a token stand for somebody who is known already.
-    pub fn add(&mut self, digest: TokenDigest, principal: Arc<Principal>) {
-        self.by_digest.insert(digest, principal);
-    }
-
-    /// Forgets the tokens that the others do not have, and lets none live longer than there.
-    pub fn keep_those_in(&mut self, others: &Self) {
-        self.by_digest.retain(|digest, principal| {
-            let Some(other) = others.get(digest) else {
-                return false;
-            };
-            let ends_sooner =
-                other.expires_at.is_some_and(|end| principal.expires_at.is_none_or(|own| end < own));
-            if ends_sooner {
-                let mut shortened =
-                    Principal::new(principal.kind, Arc::clone(&principal.name), principal.actor.clone());
-                shortened.policies.clone_from(&principal.policies);
-                shortened.expires_at = other.expires_at;
-                *principal = Arc::new(shortened);
-            }
-            true
-        });
-    }
-
-    /// Those that are not expired at this instant.
-    pub fn live(&self, now: Timestamp) -> impl Iterator<Item = &Principal> {
-        self.by_digest
-            .values()
-            .map(AsRef::as_ref)
-            .filter(move |principal: &&Principal| !principal.is_expired(now))
-    }
-
-    /// Every token, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&TokenDigest, &Arc<Principal>)> {
-        self.by_digest.iter()
-    }
-}
-
-impl fmt::Debug for Tokens {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Tokens({})", self.len())
-    }
-}
+/// The digests so far, each with the index of its token; `None` where the entry is given up for another reason.
+type Digests = HashMap<TokenDigest, Option<usize>>;
 
 const TOKEN: [&str; 6] = ["name", "token", "sha256", "actor", "expires", "policies"];
 
@@ -94,16 +37,15 @@ const LOW_VARIETY: usize = 6;
 const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// Reads the section.
-pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Context<'_>) -> Tokens {
-    let mut tokens = Tokens::default();
+pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Context<'_>) -> Vec<Token> {
+    let mut tokens = Vec::new();
     let what = "a list of tokens such as [{token: {$env: BOT_TOKEN}, actor: {id: my-bot}}]";
     let Some(list) = section.and_then(|node| reader.list(node, what)) else {
         return tokens;
     };
-    tokens.by_digest.reserve(list.len());
+    tokens.reserve_exact(list.len());
     let mut names = HashSet::with_capacity(list.len());
-    // Those of entries that are given up for another reason, too.
-    let mut digests = HashSet::with_capacity(list.len());
+    let mut digests = Digests::with_capacity(list.len());
     for (index, node) in list.iter().enumerate() {
         let what = "a token such as {token: {$env: BOT_TOKEN}, actor: {id: my-bot}}";
         let Some(fields) = reader.fields(node, what, &TOKEN) else {
@@ -112,10 +54,12 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Co
         let name = read_name(reader, fields, index + 1, &mut names);
         // Both are read before either is given up, so that everything that is wrong is told.
         let digest = read_digest(reader, fields);
-        digests.extend(digest.map(|(_, digest)| digest));
+        if let Some((_, digest)) = digest {
+            digests.entry(digest).or_default();
+        }
         let principal = read_known(reader, fields, name, context);
         if let (Some((node, digest)), Some(principal)) = (digest, principal) {
-            insert(reader, &mut tokens, node, digest, principal);
+            add(reader, &mut tokens, &mut digests, node, Token { digest, principal: Arc::new(principal) });
         }
     }
     reject_tokens_as_names(reader, list, &digests);
@@ -123,7 +67,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Co
 }
 
 /// A name stands in logs and metrics, so it cannot be a token, whichever entry's.
-fn reject_tokens_as_names<'t>(reader: &mut Reader<'t>, list: &'t [Node], tokens: &HashSet<TokenDigest>) {
+fn reject_tokens_as_names<'t>(reader: &mut Reader<'t>, list: &'t [Node], tokens: &Digests) {
     for entry in list {
         let Value::Map(members) = &entry.value else {
             continue;
@@ -132,8 +76,8 @@ fn reject_tokens_as_names<'t>(reader: &mut Reader<'t>, list: &'t [Node], tokens:
             let Value::Text(text) = &member.value.value else {
                 continue;
             };
-            let is_token =
-                PlainToken::new(text.as_str().as_bytes()).is_ok_and(|token| tokens.contains(&token.digest()));
+            let is_token = PlainToken::new(text.as_str().as_bytes())
+                .is_ok_and(|token| tokens.contains_key(&token.digest()));
             if is_token {
                 let message = "a token's name stands in logs and metrics: it cannot be a token";
                 reader.error(&member.value.at, message);
@@ -294,19 +238,21 @@ fn parse_time(text: &str) -> Option<Timestamp> {
     text.parse().ok()
 }
 
-fn insert<'t>(
+fn add<'t>(
     reader: &mut Reader<'t>,
-    tokens: &mut Tokens,
+    tokens: &mut Vec<Token>,
+    digests: &mut Digests,
     node: &'t Node,
-    digest: TokenDigest,
-    principal: Principal,
+    token: Token,
 ) {
-    match tokens.by_digest.entry(digest) {
-        Entry::Vacant(vacant) => {
-            vacant.insert(Arc::new(principal));
+    let index = digests.entry(token.digest).or_default();
+    match index.and_then(|index| tokens.get(index)) {
+        None => {
+            *index = Some(tokens.len());
+            tokens.push(token);
         }
-        Entry::Occupied(occupied) => {
-            let earlier = reader.quote_name(&occupied.get().name);
+        Some(earlier) => {
+            let earlier = reader.quote_name(&earlier.principal.name);
             reader.error(
                 &node.at,
                 format!(

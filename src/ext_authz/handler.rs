@@ -13,9 +13,9 @@ use super::codec::request;
 use super::codec::response::Answers;
 use crate::attributes::Attributes;
 use crate::authorizer::Authorizer;
-use crate::config::Rules;
 use crate::decision::{Decision, DecisionContext};
 use crate::deny_reason::DenyReason;
+use crate::snapshot::Snapshot;
 use crate::telemetry::Telemetry;
 use crate::telemetry::traces::CheckSpan;
 
@@ -106,7 +106,7 @@ impl CheckHandler {
     }
 
     /// The answers encoded ahead for these rules.
-    fn answers(&self, rules: &Rules) -> arc_swap::Guard<Arc<Answers>> {
+    fn answers(&self, rules: &Snapshot) -> arc_swap::Guard<Arc<Answers>> {
         let answers = self.answers.load();
         if answers.rules_version == rules.version {
             return answers;

@@ -10,7 +10,6 @@ use super::read_config;
 use crate::actor::{Actor, nests_too_deep};
 use crate::admin::body::Members;
 use crate::attributes::{Encoding, Headers, Http};
-use crate::config::Rules;
 use crate::credential::{Kind, Principal};
 use crate::decision::{Decision, DecisionContext, Outcome};
 use crate::deny_reason::DenyReason;
@@ -19,6 +18,7 @@ use crate::ext_authz::codec::response::{self, Answers};
 use crate::ext_authz::wire::check_response::HttpResponse;
 use crate::keys::name::{folded, is_name, is_same};
 use crate::policy::Policy;
+use crate::snapshot::Snapshot;
 
 /// Headers of all that a key's actor holds, and of what it may hold.
 const CONFIG: &str = r#"
@@ -26,7 +26,7 @@ tokens: [{token: good-token-alice-1, actor: {id: alice}}]
 actor_headers: {x-actor: "*", x-actor-id: id, x-actor-name: name, x-actor-teams: teams, x-actor-deep: a.b}
 "#;
 
-static RULES: LazyLock<Arc<Rules>> = LazyLock::new(|| Arc::new(read_config(CONFIG).rules));
+static RULES: LazyLock<Arc<Snapshot>> = LazyLock::new(|| Arc::new(read_config(CONFIG)));
 static ANSWERS: LazyLock<Answers> = LazyLock::new(|| Answers::new(&RULES));
 
 /// What the calls of the API read.

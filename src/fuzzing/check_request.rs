@@ -9,13 +9,14 @@ use prost::Message;
 use super::{authorizer, holds, read_config, wait_for};
 use crate::attributes::{Attributes, COMPARISONS, Encoding, Http};
 use crate::authorizer::Authorizer;
-use crate::config::{Rules, Unavailable};
+use crate::config::Unavailable;
 use crate::credential::stripping::SESSION_COOKIES;
 use crate::decision::{Decision, Outcome};
 use crate::deny_reason::DenyReason;
 use crate::ext_authz::codec::response::{self, Answers};
 use crate::ext_authz::codec::{frame, request};
 use crate::ext_authz::wire::{self, check_response::HttpResponse};
+use crate::snapshot::Snapshot;
 
 /// All that rules can look at, and every place.
 const EVERYTHING: &str = r#"
@@ -231,7 +232,7 @@ pub(super) fn check_header(option: &wire::HeaderValueOption) {
 
 /// What becomes of a request that passes.
 fn check_changes(setting: &str, http: &Http<'_>, decision: &Decision, ok: &wire::OkHttpResponse) {
-    let rules: &Rules = &decision.rules;
+    let rules: &Snapshot = &decision.rules;
     ok.headers.iter().for_each(check_header);
     let set: Vec<&str> =
         ok.headers.iter().filter_map(|option| option.header.as_ref()).map(|header| &*header.key).collect();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Empty, authorizer, try_config, wait_for};
+use super::{Empty, authorizer, snapshot, try_config, wait_for};
 use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
 use crate::config::{Diagnostic, parse_foreign};
 use crate::ext_authz::codec::response::Answers;
@@ -26,8 +26,9 @@ pub fn run(data: &[u8]) {
             let is_open = config.rules.policies.iter().any(|policy| {
                 policy.allow().is_some_and(Allow::admits_anonymous) || policy.shadow().is_some()
             });
-            let answers = Answers::new(&config.rules);
-            let authorizer = authorizer(config);
+            let snapshot = snapshot(&config);
+            let answers = Answers::new(&snapshot);
+            let authorizer = authorizer(snapshot);
             let headers = Headers::new(
                 Encoding::Lines,
                 vec![

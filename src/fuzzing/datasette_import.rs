@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{Empty, authorizer, try_config, wait_for};
+use super::{Empty, authorizer, snapshot, try_config, wait_for};
 use crate::attributes::{Attributes, Encoding, Headers, Http};
 use crate::authorizer::Authorizer;
 use crate::cli::import::datasette::{Imported, Sql, import};
@@ -28,7 +28,7 @@ pub fn run(data: &[u8]) {
         let Some(root) = document.as_object() else { panic!("imported although it is no mapping") };
         // A token that is read from elsewhere is not there, and has no part in who is anonymous.
         let Ok(config) = try_config(&config, &Empty) else { continue };
-        check_what_is_open(&authorizer(config), root, sql, version);
+        check_what_is_open(&authorizer(snapshot(&config)), root, sql, version);
     }
 }
 

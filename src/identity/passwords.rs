@@ -17,9 +17,9 @@ use std::time::Instant;
 
 use self::verifier::{HashMemory, Verifier};
 use super::Caller;
-use crate::config::Users;
 use crate::credential::Principal;
 use crate::secret::Secret;
+use crate::snapshot::Users;
 
 /// Verifications that the admin listener runs at the same time.
 const ADMIN_PARALLEL: usize = 1;
@@ -121,9 +121,9 @@ impl Passwords {
 mod tests {
     use super::*;
     use crate::actor::Actor;
-    use crate::config::User;
     use crate::credential::Kind;
     use crate::password::PasswordHash;
+    use crate::snapshot::User;
 
     pub(super) fn principal(name: &str) -> Principal {
         Principal::new(Kind::User, name.into(), Actor::configured(serde_json::Map::new()).unwrap())

@@ -22,9 +22,10 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::logging::LogCounters;
 use crate::clock::Clock;
-use crate::config::{Rules, Tls};
+use crate::config::Tls;
 use crate::decision::{Decision, Outcome};
 use crate::keys::Keys;
+use crate::snapshot::Snapshot;
 use resolved::{Allowed, Credentials};
 
 pub use format::Format;
@@ -212,7 +213,7 @@ impl Metrics {
     }
 
     /// The counters of these rules.
-    fn allowed(&self, rules: &Rules) -> arc_swap::Guard<Arc<Allowed>> {
+    fn allowed(&self, rules: &Snapshot) -> arc_swap::Guard<Arc<Allowed>> {
         let allowed = self.allowed.load();
         if allowed.rules_version == rules.version {
             return allowed;
@@ -266,7 +267,7 @@ impl Metrics {
     }
 
     /// Shows what is in force, loaded at this instant.
-    pub fn show_rules(&self, rules: &Rules, now: jiff::Timestamp) {
+    pub fn show_rules(&self, rules: &Snapshot, now: jiff::Timestamp) {
         self.show_credentials(rules, now);
         let not_enforced = rules.policies.not_enforced();
         self.policies_not_enforced.set(i64::try_from(not_enforced).unwrap_or(i64::MAX));
@@ -280,7 +281,7 @@ impl Metrics {
     }
 
     /// Shows which tokens and users are in force.
-    pub fn show_credentials(&self, rules: &Rules, now: jiff::Timestamp) {
+    pub fn show_credentials(&self, rules: &Snapshot, now: jiff::Timestamp) {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.tokens.set(count(rules.tokens.len()));
         self.users.set(count(rules.users.len()));

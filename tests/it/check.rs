@@ -13,6 +13,7 @@ use envoy_auth_tokens::ext_authz::CheckService;
 use envoy_auth_tokens::ext_authz::codec::frame;
 use envoy_auth_tokens::identity::Sources;
 use envoy_auth_tokens::identity::passwords::Passwords;
+use envoy_auth_tokens::snapshot::{Snapshot, SnapshotStore};
 use envoy_auth_tokens::telemetry::Telemetry;
 use envoy_auth_tokens::telemetry::decision_log::DecisionLog;
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -59,7 +60,7 @@ fn service(config: &str) -> CheckService {
     let source = Source { file: Path::new("config.yaml"), environment: &ProcessEnvironment, now };
     let config = Config::parse(config, &source).unwrap_or_else(|errors| panic!("{errors}"));
     let authorizer = Authorizer::new(
-        config.rules,
+        SnapshotStore::new(Snapshot::build(&config, None).unwrap()),
         Sources { passwords: Passwords::new(1).unwrap(), keys: None, clock: Clock::from_fn(move || now) },
     );
     CheckService::new(Arc::new(authorizer), Arc::new(Telemetry::new(DecisionLog::silent(), None)), usize::MAX)

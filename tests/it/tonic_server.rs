@@ -11,6 +11,7 @@ use envoy_auth_tokens::config::{Config, ProcessEnvironment, Source};
 use envoy_auth_tokens::ext_authz::CheckService;
 use envoy_auth_tokens::identity::Sources;
 use envoy_auth_tokens::identity::passwords::Passwords;
+use envoy_auth_tokens::snapshot::{Snapshot, SnapshotStore};
 use envoy_auth_tokens::telemetry::Telemetry;
 use envoy_auth_tokens::telemetry::decision_log::DecisionLog;
 use tonic::transport::server::TcpIncoming;
@@ -36,7 +37,8 @@ fn service() -> CheckService {
     let config = Config::parse(CONFIG, &source).unwrap_or_else(|errors| panic!("{errors}"));
     let sources =
         Sources { passwords: Passwords::new(1).unwrap(), keys: None, clock: Clock::from_fn(move || now) };
-    let authorizer = Arc::new(Authorizer::new(config.rules, sources));
+    let authorizer =
+        Arc::new(Authorizer::new(SnapshotStore::new(Snapshot::build(&config, None).unwrap()), sources));
     CheckService::new(authorizer, Arc::new(Telemetry::new(DecisionLog::silent(), None)), MAX_REQUEST_BYTES)
 }
 

@@ -11,10 +11,10 @@ use zeroize::Zeroizing;
 
 use super::super::{Complaint, read_secret};
 use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
-use crate::config::Rules;
 use crate::credential::{CredentialLocation, query};
 use crate::ext_authz::codec::request::is_nearly_policy;
 use crate::secret::Secret;
+use crate::snapshot::Snapshot;
 
 /// A request, and what Envoy's route says about it.
 pub(super) struct Asked {
@@ -104,7 +104,7 @@ impl Asked {
     }
 
     /// Reads the request that flags tell.
-    pub(super) fn from_flags(flags: Flags, rules: &Rules) -> Result<Self, Complaint> {
+    pub(super) fn from_flags(flags: Flags, rules: &Snapshot) -> Result<Self, Complaint> {
         let mut asked = Self {
             method: flags.method,
             host: flags.host,
@@ -130,7 +130,7 @@ impl Asked {
         Ok(asked)
     }
 
-    fn reject_credentials_in_path(&self, rules: &Rules) -> Result<(), Complaint> {
+    fn reject_credentials_in_path(&self, rules: &Snapshot) -> Result<(), Complaint> {
         let attributes = self.attributes();
         let http = attributes.http.as_ref();
         let is_filled =
@@ -349,7 +349,7 @@ fn header_name(written: &str) -> Result<String, Complaint> {
         .map_err(|_| "error: that is no header's name: it has letters, digits and - in it".to_owned())
 }
 
-fn is_credential_header(name: &str, rules: &Rules) -> bool {
+fn is_credential_header(name: &str, rules: &Snapshot) -> bool {
     let is_location = |location: &CredentialLocation| match location {
         CredentialLocation::Header { name: location } => location.as_ref() == name,
         CredentialLocation::Bearer

@@ -10,11 +10,11 @@ use serde_json::{Map, Value};
 use super::super::{Complaint, read_secret};
 use super::asked::Asked;
 use crate::attributes::Encoding;
-use crate::config::Rules;
 use crate::credential::{CredentialLocation, CredentialLocations, Kind};
 use crate::deny_reason::DenyReason;
 use crate::keys::Keys;
 use crate::secret::Secret;
+use crate::snapshot::Snapshot;
 use crate::telemetry::decision_log::{LONGEST_VALUE, POLICY_BY_ENVOY};
 use crate::token::{self, PlainToken};
 
@@ -134,7 +134,7 @@ impl Line {
     pub(super) async fn add_credential(
         &self,
         asked: &mut Asked,
-        rules: &mut Rules,
+        rules: &mut Snapshot,
         keys: Option<&Keys>,
     ) -> Result<(), Complaint> {
         if self.credential.is_none() && self.reason != DenyReason::UnknownToken.as_str() {

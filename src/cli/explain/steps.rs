@@ -9,13 +9,14 @@ use super::explanation::{
 };
 use super::log_line::STAND_IN;
 use crate::attributes::{Attributes, Http};
-use crate::config::{Positions, Rules};
+use crate::config::Positions;
 use crate::credential::{self, CredentialError, CredentialLocation, Kind, Look, Principal};
 use crate::decision::{Decision, Outcome};
 use crate::deny_reason::DenyReason;
 use crate::ext_authz::wire::check_response::HttpResponse;
 use crate::ext_authz::wire::{CheckResponse, HeaderValueOption};
 use crate::policy::{Allow, Mismatch, Policy, Question};
+use crate::snapshot::Snapshot;
 
 /// What is explained.
 pub(super) struct Explained<'e> {
@@ -89,7 +90,7 @@ impl Explained<'_> {
         (self.outcome.as_str(), self.outcome.reason(), passes_as)
     }
 
-    fn rules(&self) -> &Rules {
+    fn rules(&self) -> &Snapshot {
         &self.decision.rules
     }
 

@@ -21,7 +21,7 @@ use super::frame;
 use crate::actor::MAX_NESTING;
 use crate::actor::header::{ActorHeader, ActorHeaders, MAX_BYTES, folds_onto};
 use crate::attributes::{Headers, Http, NameLengthFilter};
-use crate::config::{Rules, Unavailable};
+use crate::config::Unavailable;
 use crate::credential::stripping::{CookieChange, CredentialStripping, Forward};
 use crate::credential::{Encoded, Principal};
 use crate::decision::{Decision, Outcome};
@@ -31,6 +31,7 @@ use crate::ext_authz::wire::{
     OkHttpResponse, Status, check_response::HttpResponse, header_value_option::AppendAction,
 };
 use crate::policy::Permit;
+use crate::snapshot::Snapshot;
 
 /// The header by which Envoy tells an upstream that it let a request pass without asking us.
 /// A client must not be able to claim that.
@@ -47,7 +48,7 @@ enum Reader {
 
 /// Answers encoded ahead for one snapshot of the rules.
 pub struct Answers {
-    /// [`Rules::version`] of the snapshot.
+    /// [`Snapshot::version`] of the snapshot.
     pub rules_version: u64,
     anonymous: Box<[u8]>,
     deny_reasons: Vec<EncodedDenial>,
@@ -67,7 +68,7 @@ pub struct AnswerTooLarge;
 
 impl Answers {
     /// Encodes what depends on the rules alone.
-    pub fn new(rules: &Rules) -> Self {
+    pub fn new(rules: &Snapshot) -> Self {
         let deny_reasons = DenyReason::ALL.iter().map(|&deny_reason| EncodedDenial {
             deny_reason,
             http: denial(deny_reason, Reader::Http, rules).encode_to_vec().into(),
@@ -170,7 +171,10 @@ const PARAMETERS_TO_REMOVE: u32 = 8;
 
 /// The encoded part of an answer that depends on the actor alone, made at the first request that needs it under
 /// these rules.
-fn actor_answer(principal: &Principal, rules: &Rules) -> Result<Guard<Option<Arc<Encoded>>>, AnswerTooLarge> {
+fn actor_answer(
+    principal: &Principal,
+    rules: &Snapshot,
+) -> Result<Guard<Option<Arc<Encoded>>>, AnswerTooLarge> {
     let held = principal.encoded.load();
     if held.as_ref().is_some_and(|held| held.rules_version == rules.version) {
         return Ok(held);
@@ -290,7 +294,7 @@ fn reader(http: Option<&Http<'_>>) -> Reader {
 }
 
 /// The answer to a denial, but for its metadata.
-fn denial(deny_reason: DenyReason, reader: Reader, rules: &Rules) -> CheckResponse {
+fn denial(deny_reason: DenyReason, reader: Reader, rules: &Snapshot) -> CheckResponse {
     let DenialDetails { status, code, error, message, challenge, is_outage, .. } = *deny_reason.details();
     let mut headers = vec![set_header("cache-control", "no-store".to_owned())];
     let body = match reader {

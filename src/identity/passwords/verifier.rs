@@ -10,9 +10,9 @@ use super::PasswordResult;
 use super::cache::{CacheKey, CacheKeys, VerifiedCache};
 use super::lockout::{AttemptResult, Lockout};
 use super::timing::{ExtraWork, HashTime};
-use crate::config::{User, Users};
 use crate::password::PasswordHash;
 use crate::secret::Secret;
+use crate::snapshot::{User, Users};
 
 /// Verifications of one verifier that run or wait for their turn.  One more is not started.
 pub(super) const MAX_PENDING: usize = 64;

@@ -10,15 +10,15 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use super::DecisionLabels;
-use crate::config::Rules;
 use crate::credential::Kind;
 use crate::decision::Outcome;
 use crate::policy::Policy;
+use crate::snapshot::Snapshot;
 
 /// What is allowed under each policy of one snapshot of the rules.
 #[derive(Debug, Default)]
 pub(super) struct Allowed {
-    /// [`Rules::version`] of the snapshot; 0 is that of none.
+    /// [`Snapshot::version`] of the snapshot; 0 is that of none.
     pub(super) rules_version: u64,
     /// By the policy's address, which is its own for as long as the snapshot lives.
     by_policy: HashMap<usize, Counter, RandomState>,
@@ -26,7 +26,7 @@ pub(super) struct Allowed {
 
 impl Allowed {
     /// The counters of these rules.
-    pub(super) fn under(rules: &Rules, decisions: &Family<DecisionLabels, Counter>) -> Self {
+    pub(super) fn under(rules: &Snapshot, decisions: &Family<DecisionLabels, Counter>) -> Self {
         let counter = |policy: &Arc<Policy>| {
             let labels = DecisionLabels::new(Outcome::Allowed, Arc::clone(policy.name()));
             (address(policy), decisions.get_or_create_owned(&labels))

@@ -1,0 +1,279 @@
+//! What a Check needs, built from the configuration: one value that is replaced whole.
+//!
+//! [`Snapshot::build`] makes tables from the plain values of [`crate::config`]: tokens by digest, users by
+//! name with the hashes of their passwords.  Everything that can be wrong with a file is checked there, before
+//! a snapshot is built.
+//!
+//! The process has one [`SnapshotStore`].  Every request takes the current snapshot once and uses it to its
+//! end, so that no request sees old rules with new settings.  A reload is one [`SnapshotStore::replace`].
+
+mod tokens;
+mod users;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+
+use crate::actor::Actor;
+use crate::actor::header::{ActorHeaders, MAX_BYTES};
+use crate::config::{
+    AdminRules, Config, Diagnostic, Errors, Rules, Startup, Unavailable, UnknownCredentials, session_cookie,
+};
+use crate::credential::CredentialLocations;
+use crate::keys::Settings;
+use crate::keys::name::{folded, is_same};
+use crate::password::PasswordError;
+use crate::policy::Policies;
+
+pub use self::tokens::Tokens;
+pub use self::users::{User, Users};
+
+/// The configuration in force, in the form in which requests use it.
+#[derive(Clone)]
+pub struct Snapshot {
+    /// `tokens`.
+    pub tokens: Tokens,
+    /// `users`.
+    pub users: Users,
+    /// `credentials`: where a request may carry a credential.
+    pub locations: CredentialLocations,
+    /// `forward_credentials`: whether the upstream sees the credential.
+    pub forward_credentials: bool,
+    /// `unknown_credentials`.
+    pub unknown_credentials: UnknownCredentials,
+    /// `allow_cors_preflight`: whether a preflight passes as anonymous.
+    pub allow_cors_preflight: bool,
+    /// `realm`: printable ASCII without quotes and backslash, fit for `WWW-Authenticate`.
+    pub realm: Box<str>,
+    /// `policies`, `routes`, `default` and `paths`.
+    pub policies: Policies,
+    /// `keys`, less what cannot change while the process runs.
+    pub keys: Option<Settings>,
+    /// `keys.unavailable`.
+    pub unavailable: Unavailable,
+    /// `admin`, less where it listens.
+    pub admin: Option<Arc<AdminRules>>,
+    /// `actor_headers`.
+    pub actor_headers: ActorHeaders,
+    /// A number that no other snapshot of this process has.
+    pub version: u64,
+}
+
+/// A valid configuration does not become a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// A user's password cannot be hashed.
+    #[error("users: {0}")]
+    Password(#[from] PasswordError),
+}
+
+impl BuildError {
+    /// The same as an error about the configuration's file.
+    pub fn about(self, file: &Path) -> Errors {
+        Diagnostic::about_file(file, self.to_string()).into()
+    }
+}
+
+impl Snapshot {
+    /// Builds a snapshot.  The plain passwords are hashed, which takes tens of milliseconds each; a user of
+    /// `previous` who has the same password keeps the hash, and with it every session.
+    ///
+    /// # Errors
+    /// [`BuildError`]: a password cannot be hashed.
+    pub fn build(config: &Config, previous: Option<&Self>) -> Result<Self, BuildError> {
+        // Every field by name: a new section must be taken over, or left out on purpose.
+        let Rules {
+            tokens,
+            users,
+            locations,
+            forward_credentials,
+            unknown_credentials,
+            allow_cors_preflight,
+            realm,
+            policies,
+            keys,
+            unavailable,
+            admin,
+            actor_headers,
+        } = &config.rules;
+        Ok(Self {
+            tokens: Tokens::build(tokens),
+            users: Users::build(users, previous.map(|previous| &previous.users))?,
+            locations: locations.clone(),
+            forward_credentials: *forward_credentials,
+            unknown_credentials: *unknown_credentials,
+            allow_cors_preflight: *allow_cors_preflight,
+            realm: realm.clone(),
+            policies: policies.clone(),
+            keys: keys.clone(),
+            unavailable: *unavailable,
+            admin: admin.clone(),
+            actor_headers: actor_headers.clone(),
+            version: next_version(),
+        })
+    }
+
+    /// Keeps what belongs to services that run until a restart, although the new configuration lacks their
+    /// section or has moved their listener.  `startup` is what the process was started with.
+    pub fn keep_running_services(&mut self, previous: &Self, startup: &Startup) {
+        if self.keys.is_none() {
+            self.keys.clone_from(&previous.keys);
+            self.unavailable = previous.unavailable;
+        }
+        if self.admin.is_none() {
+            self.admin.clone_from(&previous.admin);
+        }
+        // Checks look for the session cookie that the running admin listener sets.
+        if let (Some(listener), Some(admin)) = (&startup.admin, &self.admin) {
+            let cookie = session_cookie(listener.transport, admin.public_url.as_ref());
+            self.locations.set_session_cookie(cookie);
+        }
+    }
+
+    /// This snapshot without the tokens and users that a later one lacks, or has with another password.
+    pub fn without_credentials_missing_in(&self, later: &Self) -> Self {
+        let mut snapshot = self.clone();
+        snapshot.tokens.keep_those_in(&later.tokens);
+        snapshot.users.keep_those_in(&later.users);
+        snapshot.version = next_version();
+        snapshot
+    }
+
+    /// Whether `policies` has one of this name, which a key's restriction may then name.
+    pub fn has_named_policy(&self, name: &str) -> bool {
+        self.policies.has_named(name)
+    }
+
+    /// Whether a token, a user or one of their actors has this name, so that no key may take it.  Names are
+    /// compared as those of keys are.
+    pub fn has_name(&self, name: &str) -> bool {
+        let users = self.users.iter().map(|(_, user)| &user.principal);
+        let name = folded(name);
+        self.tokens.iter().map(|(_, principal)| principal).chain(users).any(|principal| {
+            let is_actors = |member| {
+                principal
+                    .actor
+                    .member(member)
+                    .and_then(serde_json::Value::as_str)
+                    .is_some_and(|own| is_same(&name, own))
+            };
+            is_same(&name, &principal.name) || is_actors("name") || is_actors("id")
+        })
+    }
+
+    /// Whether the headers that an actor becomes fit into an answer.
+    pub fn headers_fit(&self, actor: &Actor) -> bool {
+        let headers = self.actor_headers.iter();
+        let bytes =
+            headers.map(|header| header.name.len() + header.value(actor).map_or(0, |value| value.len()));
+        bytes.sum::<usize>() <= MAX_BYTES
+    }
+}
+
+fn next_version() -> u64 {
+    static VERSION: AtomicU64 = AtomicU64::new(1);
+    VERSION.fetch_add(1, Ordering::Relaxed)
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Snapshot")
+            .field("version", &self.version)
+            .field("tokens", &self.tokens.len())
+            .field("users", &self.users.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A handle to the current snapshot.  Clones share it.
+#[derive(Debug, Clone)]
+pub struct SnapshotStore(Arc<ArcSwap<Snapshot>>);
+
+impl SnapshotStore {
+    /// A store whose current snapshot is this one.
+    pub fn new(snapshot: Snapshot) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(snapshot)))
+    }
+
+    /// The current snapshot.  A request takes it once.
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+
+    /// Makes another snapshot the current one, at once for every reader, and gives back the one before.
+    /// Requests that took that one still hold it.
+    pub fn replace(&self, snapshot: Snapshot) -> Arc<Snapshot> {
+        self.0.swap(Arc::new(snapshot))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::config::{ProcessEnvironment, Source};
+    use crate::token::PlainToken;
+
+    const CONFIG: &str = r#"
+tokens:
+- {token: the-token-0123456789, actor: {id: the-bot, name: Bot}}
+- {name: reporting, token: another-token-0123456789, actor: {id: reporting}, expires: 2027-06-30T00:00:00Z}
+users:
+- {username: admin, password: correct horse battery staple}
+policies: {read: {allow: {role: Viewer}}}
+routes: [{path: "/x", allow: {role: Admin}}]
+default: {}
+"#;
+
+    fn config(text: &str) -> Config {
+        let source = Source {
+            file: Path::new("config.yaml"),
+            environment: &ProcessEnvironment,
+            now: Timestamp::UNIX_EPOCH,
+        };
+        Config::parse(text, &source).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    #[test]
+    fn tokens_are_found_by_digest_and_users_have_hashes() {
+        let snapshot = Snapshot::build(&config(CONFIG), None).unwrap();
+        let digest = PlainToken::new(b"the-token-0123456789").unwrap().digest();
+        assert_eq!(snapshot.tokens.get(&digest).unwrap().name.as_ref(), "token-1");
+        assert_eq!(snapshot.tokens.len(), 2);
+        let admin = snapshot.users.get("admin").unwrap();
+        assert!(admin.hash.verify(b"correct horse battery staple") && !admin.hash.verify(b"wrong"));
+        assert_eq!(admin.principal.actor.to_ascii_json(), r#"{"id":"admin"}"#);
+    }
+
+    #[test]
+    fn every_snapshot_has_a_version_of_its_own() {
+        let config = config(CONFIG);
+        let [one, other] = [(); 2].map(|()| Snapshot::build(&config, None).unwrap());
+        assert_ne!(one.version, other.version);
+        assert_ne!(one.without_credentials_missing_in(&other).version, one.version);
+    }
+
+    #[test]
+    fn an_unchanged_password_keeps_its_hash_and_another_one_does_not() {
+        let first = Snapshot::build(&config(CONFIG), None).unwrap();
+        let hash = |snapshot: &Snapshot| snapshot.users.get("admin").unwrap().hash.as_str().to_owned();
+        let same = Snapshot::build(&config(CONFIG), Some(&first)).unwrap();
+        assert_eq!(hash(&same), hash(&first));
+        let changed = CONFIG.replace("battery", "buttery");
+        assert_ne!(hash(&Snapshot::build(&config(&changed), Some(&first)).unwrap()), hash(&first));
+    }
+
+    #[test]
+    fn names_of_the_configuration_are_taken_and_only_named_policies_can_be_named() {
+        let snapshot = Snapshot::build(&config(CONFIG), None).unwrap();
+        let is_taken = ["token-1", "the-bot", "Bot", "bot", "bots"].map(|name| snapshot.has_name(name));
+        assert_eq!(is_taken, [true, true, true, true, false]);
+        let is_named = ["read", "default", "route-1", "x"].map(|name| snapshot.has_named_policy(name));
+        assert_eq!(is_named, [true, false, false, false]);
+    }
+}

@@ -1,0 +1,236 @@
+//! Users and their passwords' hashes.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+
+use crate::config::{self, Password};
+use crate::credential::{Kind, Principal};
+use crate::memory;
+use crate::password::{self, PasswordError, PasswordHash};
+use crate::secret::Secret;
+use crate::token::TokenDigest;
+
+/// The configured users by their names.
+#[derive(Default, Clone)]
+pub struct Users {
+    by_name: HashMap<Arc<str>, User>,
+    /// One user of each kind of hash, the dearest first.
+    kinds: Vec<HashKind>,
+}
+
+/// Hashes that cost the same.
+#[derive(Clone)]
+struct HashKind {
+    cost: u64,
+    memory_kib: u32,
+    /// A user who has one.
+    user: Arc<str>,
+}
+
+/// One user.
+#[derive(Clone)]
+pub struct User {
+    /// The password's hash.
+    pub hash: PasswordHash,
+    /// The memory that verifying it takes, in KiB.
+    pub hash_kib: u32,
+    /// The actor, and the policies that restrict it.
+    pub principal: Arc<Principal>,
+    /// The same in a session.
+    pub in_session: Arc<Principal>,
+    /// What the user's sessions are bound to: another password, another digest.
+    pub password_digest: TokenDigest,
+    /// Tells a reload that a plain password is still the same; `None` where the configuration has its hash.
+    mark: Option<Mark>,
+}
+
+/// A digest of a plain password under its own stored hash, salt included: nothing without that hash.
+type Mark = [u8; 32];
+
+impl User {
+    /// A user of this actor.
+    pub fn new(
+        hash: PasswordHash,
+        password_digest: TokenDigest,
+        principal: impl Into<Arc<Principal>>,
+    ) -> Self {
+        let principal = principal.into();
+        let mut in_session =
+            Principal::new(Kind::Session, Arc::clone(&principal.name), principal.actor.clone());
+        in_session.policies = principal.policies.clone();
+        let in_session = Arc::new(in_session);
+        let hash_kib = hash.memory_kib();
+        Self { hash, hash_kib, principal, in_session, password_digest, mark: None }
+    }
+
+    /// Whether this is the plain password that the configuration had when it was hashed.
+    fn had(&self, password: &Secret) -> bool {
+        self.mark.is_some_and(|had| mark(&self.hash, password).as_slice().ct_eq(&had).into())
+    }
+}
+
+impl Users {
+    /// Hashes the plain passwords of the configuration, each of which takes tens of milliseconds.  A user of
+    /// `previous` who has the same password keeps the hash, and with it everything that is bound to it.
+    ///
+    /// At a start every processor takes part, at a reload every other one, because Checks are being answered.
+    /// The hashes at work together stay below a quarter of the memory limit; one alone may need more.
+    ///
+    /// # Errors
+    /// A password cannot be hashed.
+    pub(super) fn build(users: &[config::User], previous: Option<&Self>) -> Result<Self, PasswordError> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = hashing_threads(processors, previous.is_some(), memory::limit());
+        let mut parts: Vec<Vec<&config::User>> = (0..threads).map(|_| Vec::new()).collect();
+        for (index, user) in users.iter().enumerate() {
+            parts[index % threads].push(user);
+        }
+        parts.retain(|part| !part.is_empty());
+        let hashed: Vec<_> = std::thread::scope(|scope| {
+            let workers = parts.into_iter().map(|part| scope.spawn(move || hash_all(part, previous)));
+            let workers: Vec<_> = workers.collect();
+            workers.into_iter().map(|worker| worker.join().unwrap_or(Err(PasswordError::NotHashed))).collect()
+        });
+        let mut users = Vec::new();
+        for part in hashed {
+            users.extend(part?);
+        }
+        Ok(Self::new(users))
+    }
+
+    /// Users, each under the name of its credential.
+    pub fn new(users: impl IntoIterator<Item = User>) -> Self {
+        let by_name: HashMap<Arc<str>, User> =
+            users.into_iter().map(|user| (Arc::clone(&user.principal.name), user)).collect();
+        let kind = |(name, user): (&Arc<str>, &User)| HashKind {
+            cost: user.hash.cost(),
+            memory_kib: user.hash_kib,
+            user: Arc::clone(name),
+        };
+        let mut kinds: Vec<_> = by_name.iter().map(kind).collect();
+        kinds.sort_unstable_by_key(|kind| Reverse((kind.cost, kind.memory_kib)));
+        kinds.dedup_by_key(|kind| (kind.cost, kind.memory_kib));
+        Self { by_name, kinds }
+    }
+
+    /// The hash that takes longest to verify, of those that take this much memory at most: an unknown user must not
+    /// be answered sooner.
+    pub fn dearest_hash(&self, most_kib: u32) -> Option<&PasswordHash> {
+        let kind = self.kinds.iter().find(|kind| kind.memory_kib <= most_kib)?;
+        self.get(&kind.user).map(|user| &user.hash)
+    }
+
+    /// The most memory that verifying one of these passwords takes, of those that take this much at most, in KiB.
+    pub fn most_memory_kib(&self, most_kib: u32) -> u32 {
+        let fitting = self.kinds.iter().map(|kind| kind.memory_kib).filter(|&kib| kib <= most_kib);
+        fitting.max().unwrap_or(0)
+    }
+
+    /// The user of this name.
+    pub fn get(&self, name: &str) -> Option<&User> {
+        self.by_name.get(name)
+    }
+
+    /// Forgets the users whom the others do not have, or have with another password.
+    pub fn keep_those_in(&mut self, others: &Self) {
+        let is_kept = |name: &str, user: &User| {
+            others.get(name).is_some_and(|other| other.password_digest == user.password_digest)
+        };
+        let kept = self.by_name.drain().filter(|(name, user)| is_kept(name, user));
+        *self = Self::new(kept.map(|(_, user)| user).collect::<Vec<_>>());
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    /// Every user, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &User)> {
+        self.by_name.iter()
+    }
+}
+
+impl fmt::Debug for Users {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Users({})", self.len())
+    }
+}
+
+fn hashing_threads(processors: usize, is_reload: bool, memory_limit: u64) -> usize {
+    let threads = if is_reload { processors.div_ceil(2) } else { processors };
+    let quarter_kib = (memory_limit / 4).saturating_sub(1) / 1024;
+    let fitting = usize::try_from(quarter_kib / u64::from(password::NEW_HASH_KIB)).unwrap_or(usize::MAX);
+    threads.min(fitting).max(1)
+}
+
+fn hash_all(users: Vec<&config::User>, previous: Option<&Users>) -> Result<Vec<User>, PasswordError> {
+    let hashed = users.into_iter().map(|config::User { password, principal }| match password {
+        Password::Plain(password) => {
+            let before = previous.and_then(|users| users.get(&principal.name));
+            let (hash, password_digest) = match before.filter(|before| before.had(password)) {
+                Some(before) => (before.hash.clone(), before.password_digest),
+                None => (PasswordHash::of(password)?, password::fingerprint(&principal.name, password)?),
+            };
+            let mark = Some(mark(&hash, password));
+            Ok(User { mark, ..User::new(hash, password_digest, Arc::clone(principal)) })
+        }
+        Password::Hashed(hash) => {
+            let password_digest = hash.fingerprint();
+            Ok(User::new(hash.clone(), password_digest, Arc::clone(principal)))
+        }
+    });
+    hashed.collect()
+}
+
+fn mark(hash: &PasswordHash, password: &Secret) -> Mark {
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(hash.as_str().as_bytes()).expect("HMAC takes keys of every length");
+    mac.update(password.expose().as_bytes());
+    mac.finalize().into_bytes().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashing_at_load_stays_below_a_quarter_of_the_memory_limit() {
+        const MIB: u64 = 1024 * 1024;
+        for (processors, is_reload, limit, threads) in [
+            (1, false, u64::MAX, 1),
+            (16, false, u64::MAX, 16),
+            (16, true, u64::MAX, 8),
+            (3, true, u64::MAX, 2),
+            // 19 MiB each.
+            (16, false, 256 * MIB, 3),
+            (16, true, 256 * MIB, 3),
+            (2, false, 256 * MIB, 2),
+            (16, false, 128 * MIB, 1),
+            (16, false, 4 * 38 * MIB, 1),
+            (16, false, 4 * 38 * MIB + 4, 2),
+            (16, true, 0, 1),
+        ] {
+            assert_eq!(
+                hashing_threads(processors, is_reload, limit),
+                threads,
+                "{processors} {is_reload} {limit}"
+            );
+        }
+        assert_eq!(
+            PasswordHash::of(&Secret::new("x".to_owned())).unwrap().memory_kib(),
+            password::NEW_HASH_KIB
+        );
+    }
+}
