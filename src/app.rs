@@ -1,4 +1,4 @@
-//! The only wiring: from a configuration to bound listeners to a served life.
+//! The wiring of the server: [`build`] binds every listener, [`Bound::serve`] serves until a signal.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Admin};
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
-use crate::config::{Config, Listen};
+use crate::config::{Listen, Startup};
 use crate::ext_authz::{self, CheckService};
 use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
@@ -19,7 +19,7 @@ use crate::keys::store::OpenError;
 use crate::memory;
 use crate::probes;
 use crate::readiness::ReadinessHandle;
-use crate::reload::{InForce, Origin, Reloader};
+use crate::reload::{Origin, Reloader};
 use crate::server::BindError;
 use crate::server::activation::{ActivationError, InheritedSockets};
 use crate::server::connection_limit::{LimitedListener, within_descriptors, within_memory};
@@ -33,31 +33,31 @@ use crate::telemetry::decision_log::DecisionLog;
 use crate::telemetry::logging::LogCounters;
 use crate::telemetry::traces::Traces;
 
-/// How long connections may take to finish what is in flight, once nothing new is accepted.
-const FINISH: Duration = Duration::from_secs(10);
+/// How long open connections may take to finish their requests during a shutdown.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait for the first reading of the key store before serving without it.
-const FIRST_READ: Duration = Duration::from_secs(5);
-/// How long the key store may take to be closed.
-const CLOSE_STORE: Duration = Duration::from_secs(5);
+const FIRST_READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long closing the key store may take.
+const CLOSE_STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the command line says beyond the configuration.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where decisions are logged, and which.
     pub decision_log: DecisionLog,
-    /// How long to go on answering after the first signal.
+    /// How long to continue to answer after the first signal.
     pub drain: Duration,
     /// Passwords that are verified at the same time.
     pub parallel_passwords: usize,
     /// Whether to serve gRPC reflection.
     pub reflection: bool,
-    /// What the log counts of itself; `None` where nothing is logged.
+    /// The log's counters; `None` where nothing is logged.
     pub log: Option<LogCounters>,
-    /// Where changes, log-ins and locks are told.
+    /// Where changes, log-ins and locks are recorded.
     pub audit_log: AuditLog,
 }
 
-/// A server whose every port is bound, and that answers nobody yet.
+/// A server whose ports are all bound, and that does not answer yet.
 pub struct Bound {
     /// The address of ext_authz, with the port that the operating system chose.
     pub ext_authz: Listen,
@@ -81,22 +81,22 @@ struct BoundAdmin {
     admin: Arc<Admin>,
 }
 
-/// Why a server cannot start, or cannot go on.
+/// Why a server cannot start, or stops by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// A port is taken, or not to be had.
+    /// A port cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// What the service manager opened for us does not fit.
+    /// The sockets that the service manager passes do not fit the configuration.
     #[error(transparent)]
     Activation(#[from] ActivationError),
-    /// The key store cannot be opened, and waiting would not help.
+    /// The key store cannot be opened, and a retry would not help.
     #[error(transparent)]
     Keys(#[from] OpenError),
-    /// The operating system has no randomness to give.
+    /// The operating system gives no randomness.
     #[error("the operating system gives no randomness: {0}")]
     Randomness(#[from] getrandom::Error),
-    /// The operating system lets us hear no signals.
+    /// Signals cannot be received.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
     /// The operating system gives no thread.
@@ -104,33 +104,31 @@ pub enum ServeError {
     Reload(std::io::Error),
     /// A listener stopped by itself.
     #[error("the listener {0} stopped by itself: please report this")]
-    DoorClosed(&'static str),
+    ListenerStopped(&'static str),
     /// The reflection service cannot be built.
     #[error("cannot serve reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Builds a server from a configuration of this origin and its snapshot, and binds every port.
+/// Builds a server from a configuration (its startup settings, its snapshot and its origin), and binds every
+/// port.
 ///
 /// # Errors
-/// [`ServeError`]; then nothing was served.
+/// [`ServeError`]: then no request was answered.
 pub async fn build(
-    config: Config,
+    startup: Startup,
     snapshot: Snapshot,
     origin: Origin,
     options: Options,
     clock: Clock,
 ) -> Result<Bound, ServeError> {
-    let startup = config.startup;
     let telemetry = Telemetry::new(options.decision_log.clone(), options.log.clone());
     let traces = Traces::from_environment(telemetry.metrics().dropped_spans());
     let telemetry = Arc::new(telemetry.with_traces(traces));
-    telemetry.metrics().show_rules(&snapshot, clock.now());
-    telemetry.metrics().show_configuration(&config.sha256);
-    telemetry.metrics().show_certificates(&config.tls);
+    telemetry.metrics().show_snapshot(&snapshot, clock.now());
+    telemetry.metrics().show_loaded(clock.now());
     telemetry.metrics().show_memory_limit(memory::limit());
-    let in_force = InForce::of(config.restrictions, &config.tls);
-    let acceptors = Acceptors::new(&config.tls);
+    let acceptors = Acceptors::new(&snapshot.tls);
     let passwords = Passwords::with_memory_limit(options.parallel_passwords, memory::limit())?;
     passwords.warn_of_hashes_too_large(&snapshot.users);
     let keys = match &startup.keys {
@@ -168,16 +166,15 @@ pub async fn build(
                 )),
             })
         }
-        // The configuration is checked: there is no admin without keys.
+        // A valid configuration has no `admin` without `keys`.
         (Some(_), None) | (None, Some(_)) | (None, None) => None,
     };
     inherited.finish()?;
     let reloader = Reloader::new(
         origin,
-        in_force,
         startup.clone(),
-        acceptors.clone(),
         snapshots,
+        acceptors.clone(),
         authorizer,
         Arc::clone(&telemetry),
         clock,
@@ -200,8 +197,8 @@ pub async fn build(
 }
 
 impl Bound {
-    /// Serves until SIGTERM or SIGINT, drains, and finishes what is in flight.  A second signal cuts the drain short.
-    /// SIGHUP forces a reload, and opens the audit log anew.
+    /// Serves until SIGTERM or SIGINT, drains, and finishes the requests in flight.  A second signal cuts the drain
+    /// short.  SIGHUP forces a reload and reopens the audit log.
     ///
     /// # Errors
     /// [`ServeError`]: a listener stopped by itself, files cannot be watched, or reflection cannot be served.
@@ -239,34 +236,34 @@ impl Bound {
         let mut admin = tokio::spawn(admin);
         let reloads = self.reloader.start().map_err(ServeError::Reload)?;
         let follower = self.keys.as_ref().map(|keys| tokio::spawn(Arc::clone(keys).follow()));
-        // Keys that are not known yet are answered with 503; after a while that is better than no answer.
-        let told_early = match &self.keys {
+        // A key that was not read yet is answered with 503; after a while that is better than no answer.
+        let early_signal = match &self.keys {
             Some(keys) => first_reading(keys, &mut signals).await,
             None => None,
         };
-        // Until then connections wait, so that a restart is no 503 to whoever comes with a key.
+        // Until then connections wait, so that clients with a key see no 503 at a restart.
         let mut checks = tokio::spawn(checks);
         let audit_log = self.options.audit_log;
         let at_hangup = || {
             audit_log.reopen();
             reloads.force();
         };
-        let (signal, drain) = match told_early {
-            // Nobody was told that we serve: there is nobody to wait for.
+        let (signal, drain) = match early_signal {
+            // The server was never reported ready, so there is no traffic to drain.
             Some(signal) => (signal, Duration::ZERO),
             None => {
-                // Whoever reads the line below finds everybody else told.
+                // The log line comes last: who waits for it finds the probes ready.
                 health.set_ready();
                 grpc_health.set_serving().await;
                 tracing::info!("serving");
                 service_manager::ready();
                 service_manager::start_watchdog();
-                // A door that closes by itself is our own fault, and whoever restarts us must hear of it.
+                // A listener that stops by itself is a bug: the process ends, so that it is restarted.
                 let signal = tokio::select! {
-                    signal = next_end(&mut signals, &mut hangups, at_hangup) => signal,
-                    _ = &mut checks => return Err(ServeError::DoorClosed("ext_authz")),
-                    _ = &mut probes => return Err(ServeError::DoorClosed("probes")),
-                    _ = &mut admin => return Err(ServeError::DoorClosed("admin")),
+                    signal = next_shutdown_signal(&mut signals, &mut hangups, at_hangup) => signal,
+                    _ = &mut checks => return Err(ServeError::ListenerStopped("ext_authz")),
+                    _ = &mut probes => return Err(ServeError::ListenerStopped("probes")),
+                    _ = &mut admin => return Err(ServeError::ListenerStopped("admin")),
                 };
                 (signal, drain)
             }
@@ -282,25 +279,31 @@ impl Bound {
         };
         tokio::select! {
             () = tokio::time::sleep(drain) => {}
-            signal = next_end(&mut signals, &mut hangups, ignore) => tracing::info!(signal, "drain cut short"),
+            signal = next_shutdown_signal(&mut signals, &mut hangups, ignore) => tracing::info!(signal, "drain cut short"),
         }
         shutdown.cancel();
         let finished =
-            tokio::time::timeout(FINISH, async { (checks.await, probes.await, admin.await) }).await;
+            tokio::time::timeout(SHUTDOWN_TIMEOUT, async { (checks.await, probes.await, admin.await) }).await;
         if let (Some(keys), Some(follower)) = (&self.keys, follower) {
             close_store(keys, follower).await;
         }
         telemetry.close().await;
         match finished {
             Ok(_) => tracing::info!("stopped"),
-            Err(_) => tracing::warn!(seconds = FINISH.as_secs(), "stopped with connections still open"),
+            Err(_) => {
+                tracing::warn!(seconds = SHUTDOWN_TIMEOUT.as_secs(), "stopped with connections still open");
+            }
         }
         Ok(())
     }
 }
 
-/// Waits for the next signal that ends the process, and does this at each SIGHUP meanwhile.
-async fn next_end(signals: &mut Signals, hangups: &mut SighupStream, at_hangup: impl Fn()) -> &'static str {
+/// Waits for the next signal that ends the process, and calls `at_hangup` at each SIGHUP meanwhile.
+async fn next_shutdown_signal(
+    signals: &mut Signals,
+    hangups: &mut SighupStream,
+    at_hangup: impl Fn(),
+) -> &'static str {
     loop {
         tokio::select! {
             signal = signals.next() => return signal,
@@ -309,23 +312,26 @@ async fn next_end(signals: &mut Signals, hangups: &mut SighupStream, at_hangup: 
     }
 }
 
-/// Stops following the key store, and closes it: a SQLite store is one whole file afterwards.
+/// Stops the follower and closes the key store.  A SQLite store is one complete file afterwards.
 async fn close_store(keys: &Keys, follower: JoinHandle<Infallible>) {
     follower.abort();
-    let closed = tokio::time::timeout(CLOSE_STORE, async {
-        // It ends as one that was aborted.
+    let closed = tokio::time::timeout(CLOSE_STORE_TIMEOUT, async {
+        // The result is that of an aborted task.
         let _ = follower.await;
         keys.close().await;
     });
     if closed.await.is_err() {
-        tracing::warn!(seconds = CLOSE_STORE.as_secs(), "the key store is still busy: it is left as it is");
+        tracing::warn!(
+            seconds = CLOSE_STORE_TIMEOUT.as_secs(),
+            "the key store is still busy: it is left as it is"
+        );
     }
 }
 
-/// Waits for the first reading of the key store, though not for ever.  The signal, if one comes meanwhile.
+/// Waits for the first reading of the key store until a timeout.  Gives back the signal that came meanwhile.
 async fn first_reading(keys: &Keys, signals: &mut Signals) -> Option<&'static str> {
     tokio::select! {
-        read = tokio::time::timeout(FIRST_READ, keys.first_read()) => {
+        read = tokio::time::timeout(FIRST_READ_TIMEOUT, keys.first_read()) => {
             if read.is_err() {
                 tracing::warn!("serving although the key store was not read yet");
             }

@@ -1,7 +1,9 @@
-//! Reloading: other rules while the process runs, whole or not at all, and without a Check that fails.
+//! Reloading: the file's configuration is put into force while the process runs, as a whole or not at all, and
+//! no Check fails meanwhile.
 //!
-//! A thread of its own reads the files, checks what they say, puts it into force and drops what was in force
-//! before: a hundred thousand tokens are nothing that a thread which answers Checks should make or drop.
+//! One thread waits for changes of the files ([`crate::watch`]), loads them, builds a [`Snapshot`] and publishes
+//! it.  The same thread drops the snapshot before: building and dropping a hundred thousand tokens would hold up
+//! a thread that answers Checks.
 
 use std::collections::HashSet;
 use std::panic::{self, AssertUnwindSafe};
@@ -20,122 +22,109 @@ use crate::config::{
 use crate::server::tls::Acceptors;
 use crate::snapshot::{Snapshot, SnapshotStore};
 use crate::telemetry::Telemetry;
-use crate::watch::{Caller, Cause, Watch};
+use crate::watch::{Cause, Watch, WatchHandle};
 
-/// How often it is asked whether rules that were replaced are still needed.
-const RETIRE: Duration = Duration::from_millis(20);
-/// Nobody decides for longer than this: whoever still holds old rules drops them himself.
+/// How often the reloader checks whether a replaced snapshot is still in use.
+const RETIRE_INTERVAL: Duration = Duration::from_millis(20);
+/// No decision takes longer than this.  A snapshot that is still in use is dropped by its last user.
 const DECISION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// By how much a reload is nicer than whoever answers Checks (nice(2)): of a processor that they keep busy it gets about
-/// a tenth.
+/// The nice value of the reloader (nice(2)) above that of the threads that answer Checks: of a processor that
+/// they keep busy it gets about a tenth.
 const NICENESS: i32 = 10;
 
-/// How long to rest when a reload panicked: the files may be the same still.
-const AFTER_PANIC: Duration = Duration::from_secs(10);
+/// The pause after a reload that panicked: the files may still be the same.
+const PANIC_BACKOFF: Duration = Duration::from_secs(10);
 
-/// Where the configuration in force comes from.
+/// The files of the configuration in force, and what the next configuration is compared with.
 #[derive(Debug)]
 pub struct Origin {
     /// The configuration's file.
     pub path: PathBuf,
     /// The files that were read for it.
     pub files: Files,
+    /// What narrows access in it.
+    pub restrictions: Restrictions,
 }
 
-/// What of the configuration in force a later one is compared with.
-#[derive(Debug)]
-pub struct InForce {
-    restrictions: Restrictions,
-    /// From when until when each listener's certificate is valid: of `ext_authz` and `admin`.
-    certificates: [Option<(Timestamp, Timestamp)>; 2],
-}
-
-impl InForce {
-    /// That of a configuration that is put into force.
-    pub fn of(restrictions: Restrictions, tls: &Tls) -> Self {
-        let certificates = [&tls.ext_authz, &tls.admin];
-        let certificates = certificates.map(|tls| tls.as_ref().and_then(ServerTls::own_validity));
-        Self { restrictions, certificates }
-    }
-
-    /// An error for each certificate that nobody accepts at this instant, and that would replace one that is valid.
-    fn dead_certificates(&self, origin: &Origin, tls: &Tls, now: Timestamp) -> Option<Errors> {
-        let later = [("ext_authz.tls.cert", &tls.ext_authz), ("admin.tls.cert", &tls.admin)];
-        let dead = later.into_iter().zip(&self.certificates).filter_map(|((key, tls), live)| {
-            let live = live.filter(|live| is_valid(*live, now))?;
-            let dead = tls.as_ref()?.own_validity().filter(|dead| !is_valid(*dead, now))?;
-            let (fault, until) = if dead.1 <= now {
-                (format!("expired at {}", dead.1), live.1)
-            } else {
-                (format!("is not valid before {}", dead.0), live.1)
-            };
-            let message = format!(
-                "the certificate {fault}, and the one in force is valid until {until}: \
-                 put a valid certificate and its key in place"
-            );
-            Some(Diagnostic { key: key.to_owned(), ..Diagnostic::about_file(&origin.path, message) })
-        });
-        let dead: Vec<_> = dead.collect();
-        (!dead.is_empty()).then(|| Errors::new(dead))
-    }
+/// An error for each listener's certificate that is not valid now and would replace one that is.
+fn dead_certificates(origin: &Origin, current: &Tls, later: &Tls, now: Timestamp) -> Option<Errors> {
+    let listeners = [
+        ("ext_authz.tls.cert", &current.ext_authz, &later.ext_authz),
+        ("admin.tls.cert", &current.admin, &later.admin),
+    ];
+    let validity = |tls: &Option<ServerTls>| tls.as_ref().and_then(ServerTls::own_validity);
+    let dead = listeners.into_iter().filter_map(|(key, current, later)| {
+        let live = validity(current).filter(|live| is_valid(*live, now))?;
+        let dead = validity(later).filter(|dead| !is_valid(*dead, now))?;
+        let fault = if dead.1 <= now {
+            format!("expired at {}", dead.1)
+        } else {
+            format!("is not valid before {}", dead.0)
+        };
+        let message = format!(
+            "the certificate {fault}, and the one in force is valid until {}: \
+             put a valid certificate and its key in place",
+            live.1
+        );
+        Some(Diagnostic { key: key.to_owned(), ..Diagnostic::about_file(&origin.path, message) })
+    });
+    let dead: Vec<_> = dead.collect();
+    (!dead.is_empty()).then(|| Errors::new(dead))
 }
 
 fn is_valid((from, until): (Timestamp, Timestamp), now: Timestamp) -> bool {
     from <= now && now < until
 }
 
-/// Puts into force what the files say, whenever they say something else.
+/// Puts the configuration into force whenever its files change.
 pub struct Reloader {
     origin: Origin,
-    in_force: InForce,
-    /// What holds until the process ends.
+    /// The settings that hold until the process ends.
     startup: Startup,
-    acceptors: Acceptors,
     snapshots: SnapshotStore,
+    acceptors: Acceptors,
     authorizer: Arc<Authorizer>,
     telemetry: Arc<Telemetry>,
     clock: Clock,
 }
 
 impl Reloader {
-    /// A reloader of what is in force: loaded from this origin, and started with these settings.
-    #[expect(clippy::too_many_arguments, reason = "the wiring gives each of them once")]
+    /// A reloader of the configuration of this origin, in a process that was started with these settings.
     pub fn new(
         origin: Origin,
-        in_force: InForce,
         startup: Startup,
-        acceptors: Acceptors,
         snapshots: SnapshotStore,
+        acceptors: Acceptors,
         authorizer: Arc<Authorizer>,
         telemetry: Arc<Telemetry>,
         clock: Clock,
     ) -> Self {
-        Self { origin, in_force, startup, acceptors, snapshots, authorizer, telemetry, clock }
+        Self { origin, startup, snapshots, acceptors, authorizer, telemetry, clock }
     }
 
-    /// Begins to watch the files, on a thread of its own, until the caller says stop.
+    /// Watches the files on a thread of its own until the handle stops it.
     ///
     /// # Errors
     /// The operating system gives no thread.
-    pub fn start(mut self) -> std::io::Result<Caller> {
-        let (mut watch, caller) = Watch::new();
+    pub fn start(mut self) -> std::io::Result<WatchHandle> {
+        let (mut watch, handle) = Watch::new();
         let run = move || {
-            give_way();
+            lower_priority();
             loop {
                 let cause = watch.wait(&self.origin.files);
                 if cause == Cause::Stopped {
                     break;
                 }
-                // Whatever happens to one reload, the next one may mend it.
+                // A reload that panics must not be the last one.
                 if panic::catch_unwind(AssertUnwindSafe(|| self.reload(cause))).is_err() {
                     self.telemetry.metrics().count_failed_reload();
-                    thread::sleep(AFTER_PANIC);
+                    thread::sleep(PANIC_BACKOFF);
                 }
             }
         };
         thread::Builder::new().name("reload".to_owned()).spawn(run)?;
-        Ok(caller)
+        Ok(handle)
     }
 
     /// Loads the files and puts the configuration into force, unless something is wrong with it.
@@ -143,7 +132,7 @@ impl Reloader {
         let started = Instant::now();
         let outcome = self.load().map(|(config, snapshot)| {
             let lost = match cause {
-                Cause::Changed => self.in_force.restrictions.lost_in(&config.restrictions),
+                Cause::Changed => self.origin.restrictions.lost_in(&config.restrictions),
                 Cause::Forced | Cause::Stopped => None,
             };
             (config, snapshot, lost)
@@ -157,10 +146,10 @@ impl Reloader {
             Ok((_, snapshot, Some(lost))) => self.hold_back(&snapshot, cause, &lost),
             Ok((config, snapshot, None)) => {
                 let warnings = config.warnings.clone();
-                let old = self.apply(config, snapshot);
+                let previous = self.apply(config, snapshot);
                 self.log_success(cause, started.elapsed());
                 log_warnings(&warnings);
-                retire(old);
+                retire(previous);
             }
             Err(errors) => {
                 self.telemetry.metrics().count_failed_reload();
@@ -173,28 +162,28 @@ impl Reloader {
         }
     }
 
-    /// Reads the files, and builds a snapshot of what they say.
+    /// Reads the files and builds a snapshot.
     fn load(&mut self) -> Result<(Config, Snapshot), Errors> {
-        let path = &self.origin.path;
-        let Loaded { outcome, files } = Config::load_noting_files(path, Pipes::Rejected);
+        let Loaded { outcome, files } = Config::load_noting_files(&self.origin.path, Pipes::Rejected);
         self.origin.files = files;
         let config = outcome?;
-        if let Some(errors) = self.in_force.dead_certificates(&self.origin, &config.tls, self.clock.now()) {
+        let current = self.snapshots.current();
+        if let Some(errors) = dead_certificates(&self.origin, &current.tls, &config.tls, self.clock.now()) {
             return Err(errors);
         }
-        let snapshot = Snapshot::build(&config, Some(&self.snapshots.current()));
+        let snapshot = Snapshot::build(&config, Some(&current));
         let snapshot = snapshot.map_err(|error| error.about(&self.origin.path))?;
         Ok((config, snapshot))
     }
 
-    /// Keeps the configuration in force, less the credentials that the new one lacks.
+    /// Keeps the configuration in force, but removes the credentials that the later one lacks.
     fn hold_back(&self, later: &Snapshot, cause: &'static str, lost: &str) {
-        let in_force = self.snapshots.current();
-        let snapshot = in_force.without_credentials_missing_in(later);
-        let tokens = in_force.tokens.len() - snapshot.tokens.len();
-        let users = in_force.users.len() - snapshot.users.len();
-        drop(in_force);
-        let old = self.publish(snapshot);
+        let current = self.snapshots.current();
+        let snapshot = current.without_credentials_missing_in(later);
+        let tokens = current.tokens.len() - snapshot.tokens.len();
+        let users = current.users.len() - snapshot.users.len();
+        drop(current);
+        let previous = self.publish(snapshot);
         self.telemetry.metrics().count_held_back_reload();
         tracing::error!(
             cause,
@@ -204,11 +193,10 @@ impl Reloader {
             "the reload was held back, and the rules in force stay: {lost}; tokens and users that the file does not \
              have any more are removed; send SIGHUP to put the file into force as it is, or write it again with what it has lost"
         );
-        retire(old);
+        retire(previous);
     }
 
-    /// Puts a configuration into force.  What cannot change while the process runs is named in the log.
-    /// Gives back the snapshot that was in force.
+    /// Puts a configuration into force, and logs what needs a restart.  Gives back the snapshot before.
     fn apply(&mut self, config: Config, mut snapshot: Snapshot) -> Arc<Snapshot> {
         for difference in self.startup.differences(&config.startup) {
             let (key, from, to) = (difference.key, difference.from, difference.to);
@@ -219,27 +207,24 @@ impl Reloader {
                 "{key} changed: this needs a restart, and the old one stays in force"
             );
         }
+        self.origin.restrictions = config.restrictions;
         snapshot.keep_running_services(&self.snapshots.current(), &self.startup);
-        self.in_force = InForce::of(config.restrictions, &config.tls);
-        // From here on handshakes are made with the new certificates; open connections live on.
-        self.acceptors.replace(&config.tls);
-        let old = self.publish(snapshot);
-        let snapshot = self.snapshots.current();
-        self.authorizer.sources().passwords.warn_of_hashes_too_large(&snapshot.users);
-        self.telemetry.metrics().show_rules(&snapshot, self.clock.now());
-        self.telemetry.metrics().show_configuration(&config.sha256);
-        self.telemetry.metrics().show_certificates(&config.tls);
-        self.telemetry.metrics().count_reload();
-        old
+        let previous = self.publish(snapshot);
+        let passwords = &self.authorizer.sources().passwords;
+        passwords.warn_of_hashes_too_large(&self.snapshots.current().users);
+        self.telemetry.metrics().count_reload(self.clock.now());
+        previous
     }
 
-    /// Makes a snapshot the current one, and gives back the one before.
+    /// Makes a snapshot the current one, for Checks, handshakes and metrics.  Gives back the one before.
     fn publish(&self, snapshot: Snapshot) -> Arc<Snapshot> {
-        let old = self.snapshots.replace(snapshot);
+        // Handshakes that have started and open connections keep the certificate that they began with.
+        self.acceptors.replace(&snapshot.tls);
+        let previous = self.snapshots.replace(snapshot);
         let current = self.snapshots.current();
-        self.authorizer.sources().passwords.forget_changed(&old.users, &current.users);
-        self.telemetry.metrics().show_credentials(&current, self.clock.now());
-        old
+        self.authorizer.sources().passwords.forget_changed(&previous.users, &current.users);
+        self.telemetry.metrics().show_snapshot(&current, self.clock.now());
+        previous
     }
 
     fn log_success(&self, cause: &'static str, elapsed: Duration) {
@@ -257,27 +242,27 @@ impl Reloader {
     }
 }
 
-/// Lets this thread, and those that it starts, have what others leave of a processor: a sidecar often has one alone,
-/// and Checks would wait for a reload by whole slices of time, milliseconds each.
-fn give_way() {
-    // Without it everything works, more slowly; some sandboxes do not want anybody to set priorities.
+/// Lowers the priority of this thread and of the threads that it starts.  A sidecar often has one processor, on
+/// which a reload would hold up Checks for whole time slices of several milliseconds.
+fn lower_priority() {
+    // Some sandboxes allow nobody to set priorities.  Reloads then cost Checks more time.
     if let Err(error) = rustix::process::nice(NICENESS) {
         tracing::debug!(%error, "reloads do not give way to Checks");
     }
 }
 
-/// Logs what looks wrong and is served all the same.
+/// Logs the warnings of a configuration.
 pub fn log_warnings(warnings: &[Diagnostic]) {
     for warning in warnings {
         tracing::warn!(place = %warning.place(), key = warning.key, "{}", warning.message);
     }
 }
 
-/// Drops rules on this thread, once nobody decides by them any more.
+/// Drops a snapshot on this thread, once no request uses it any more.
 fn retire(snapshot: Arc<Snapshot>) {
-    let begun = Instant::now();
-    while Arc::strong_count(&snapshot) > 1 && begun.elapsed() < DECISION_TIMEOUT {
-        thread::sleep(RETIRE);
+    let started = Instant::now();
+    while Arc::strong_count(&snapshot) > 1 && started.elapsed() < DECISION_TIMEOUT {
+        thread::sleep(RETIRE_INTERVAL);
     }
     drop(snapshot);
 }

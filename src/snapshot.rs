@@ -20,7 +20,8 @@ use arc_swap::ArcSwap;
 use crate::actor::Actor;
 use crate::actor::header::{ActorHeaders, MAX_BYTES};
 use crate::config::{
-    AdminRules, Config, Diagnostic, Errors, Rules, Startup, Unavailable, UnknownCredentials, session_cookie,
+    AdminRules, Config, Diagnostic, Errors, Rules, Startup, Tls, Unavailable, UnknownCredentials,
+    session_cookie,
 };
 use crate::credential::CredentialLocations;
 use crate::keys::Settings;
@@ -58,6 +59,10 @@ pub struct Snapshot {
     pub admin: Option<Arc<AdminRules>>,
     /// `actor_headers`.
     pub actor_headers: ActorHeaders,
+    /// `ext_authz.tls` and `admin.tls`: what handshakes are made with.
+    pub tls: Tls,
+    /// The SHA-256 of the configuration's file, in hexadecimal digits.
+    pub sha256: String,
     /// A number that no other snapshot of this process has.
     pub version: u64,
 }
@@ -112,6 +117,8 @@ impl Snapshot {
             unavailable: *unavailable,
             admin: admin.clone(),
             actor_headers: actor_headers.clone(),
+            tls: config.tls.clone(),
+            sha256: config.sha256.clone(),
             version: next_version(),
         })
     }
@@ -125,6 +132,14 @@ impl Snapshot {
         }
         if self.admin.is_none() {
             self.admin.clone_from(&previous.admin);
+        }
+        // Whether a listener speaks TLS does not change: without a new certificate it keeps the one that it has.
+        for (tls, previous) in
+            [(&mut self.tls.ext_authz, &previous.tls.ext_authz), (&mut self.tls.admin, &previous.tls.admin)]
+        {
+            if tls.is_none() {
+                tls.clone_from(previous);
+            }
         }
         // Checks look for the session cookie that the running admin listener sets.
         if let (Some(listener), Some(admin)) = (&startup.admin, &self.admin) {
@@ -266,6 +281,18 @@ default: {}
         assert_eq!(hash(&same), hash(&first));
         let changed = CONFIG.replace("battery", "buttery");
         assert_ne!(hash(&Snapshot::build(&config(&changed), Some(&first)).unwrap()), hash(&first));
+    }
+
+    #[test]
+    fn a_running_service_keeps_its_section_until_a_restart() {
+        let keys = "keys: {store: 'sqlite:keys.db', unavailable: error}\nadmin: {public_url: 'https://keys.example'}\n";
+        let with = config(&format!("{CONFIG}credentials: [session]\n{keys}"));
+        let previous = Snapshot::build(&with, None).unwrap();
+        let mut snapshot = Snapshot::build(&config(CONFIG), Some(&previous)).unwrap();
+        assert!(snapshot.keys.is_none() && snapshot.admin.is_none());
+        snapshot.keep_running_services(&previous, &with.startup);
+        assert!(snapshot.keys.is_some() && snapshot.unavailable == Unavailable::Error);
+        assert!(snapshot.admin.is_some_and(|admin| admin.public_url.is_some()));
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! Hears of changed files.
+//! A watcher that waits until files change.
 //!
-//! Events say that something may have happened; whether it has is decided by the files' content.  Watched are
-//! folders, never files: a file that is replaced (an editor's or `mv`'s rename, Kubernetes' swap of the link
-//! `..data`) leaves a watch on the old one behind.  A slow look at the content finds what events did not tell,
-//! as on a network's file system.
+//! An event means that a file may have changed; the content decides whether it has.  Folders are watched, not
+//! files: when a file is replaced (by an editor's or `mv`'s rename, or by Kubernetes' swap of the link `..data`),
+//! a watch on the file stays with the old one.  The content is also read at a long interval, because some file
+//! systems, such as those of a network, send no events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -17,43 +17,42 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use crate::config::Files;
 
-/// Whoever writes files is done when nothing has happened for so long …
-const QUIET: Duration = Duration::from_millis(100);
-/// … and somebody who is never done is not waited for any longer than this.
-const LONGEST_UNREST: Duration = Duration::from_secs(2);
-/// A file is read once nothing has been written to it for so long …
-const STILL: Duration = Duration::from_millis(100);
-/// … but at the latest after this.
-const MAX_SETTLING: Duration = Duration::from_secs(30);
-/// How often the content is looked at when there are events …
-const LOOK: Duration = Duration::from_secs(30);
-/// … and when there are none to be had.
-const LOOK_WITHOUT_EVENTS: Duration = Duration::from_secs(10);
-/// As many links as Linux follows in one path (path_resolution(7)).
-const MOST_LINKS: usize = 40;
+/// Events that follow each other within this time belong together …
+const QUIET_INTERVAL: Duration = Duration::from_millis(100);
+/// … until this long after the first one.
+const MAX_UNREST: Duration = Duration::from_secs(2);
+/// A file is read when it was not written to for this long …
+const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
+/// … and after this long in any case.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often the content is compared when there are events …
+const POLL_INTERVAL: Duration = Duration::from_secs(30);
+/// … and when the system gives none.
+const POLL_INTERVAL_WITHOUT_EVENTS: Duration = Duration::from_secs(10);
+/// The number of links that Linux follows in one path (path_resolution(7)).
+const MAX_LINKS: usize = 40;
 
 /// Waits for changes of files.
 pub struct Watch {
     /// `None`: the operating system gives no events.
     watcher: Option<RecommendedWatcher>,
-    /// The folders that are watched, each with what it was when that began.
+    /// The folders that are watched, each with its identity when the watch was set.
     watched: BTreeMap<PathBuf, FolderIdentity>,
-    /// Folders that cannot be watched, so that it is said once.
+    /// Folders that cannot be watched, so that each is logged once.
     unwatched: BTreeSet<PathBuf>,
-    /// How often the content is looked at when there are no events.
-    look_without_events: Duration,
+    /// How often the content is compared when there are no events.
+    poll_interval_without_events: Duration,
     calls: Arc<Calls>,
 }
 
-/// Device and inode: which folder it is, whatever its name.
+/// Device and inode, which identify a folder whatever its name.
 type FolderIdentity = (u64, u64);
 
-/// Calls whoever waits at a [`Watch`].
-/// Dropped, it ends every wait.
+/// Ends the waits of a [`Watch`] from another thread.  When it is dropped, every wait ends.
 #[derive(Debug)]
-pub struct Caller(Arc<Calls>);
+pub struct WatchHandle(Arc<Calls>);
 
-/// The most urgent one first.
+/// Why a wait may end, the most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Call {
     Stop,
@@ -61,91 +60,92 @@ enum Call {
     Event,
 }
 
-/// Why a wait is over.
+/// Why a wait has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// A file's content is another one.
+    /// The content of a file has changed.
     Changed,
-    /// Somebody asked, whatever the files say.
+    /// The caller forced it.
     Forced,
-    /// Nobody wants to know any more.
+    /// The caller stopped the watch, or was dropped.
     Stopped,
 }
 
-impl Caller {
-    /// Ends the present wait, or the next one, as if a file had changed.
+impl WatchHandle {
+    /// Ends the current wait, or the next one, with [`Cause::Forced`].
     pub fn force(&self) {
         self.0.send(Call::Force);
     }
 
-    /// Ends every wait.
+    /// Ends every wait with [`Cause::Stopped`].
     pub fn stop(&self) {
         self.0.send(Call::Stop);
     }
 }
 
-impl Drop for Caller {
+impl Drop for WatchHandle {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-/// Calls that were not heard yet.  No queue: however many come while nobody listens, each is one.
+/// Pending calls.  They are a set, so that calls which nobody waits for do not pile up.
 #[derive(Debug, Default)]
 struct Calls {
-    unheard: Mutex<BTreeSet<Call>>,
+    pending: Mutex<BTreeSet<Call>>,
     called: Condvar,
 }
 
 impl Calls {
     fn send(&self, call: Call) {
         // Nothing that holds the lock can panic.
-        self.unheard.lock().unwrap_or_else(PoisonError::into_inner).insert(call);
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(call);
         self.called.notify_one();
     }
 
-    /// The most urgent call; `None` when there was none for so long.
+    /// The most urgent call; `None` after this wait without one.
     fn next(&self, wait: Duration) -> Option<Call> {
-        let unheard = self.unheard.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.called.wait_timeout_while(unheard, wait, |unheard| unheard.is_empty());
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.called.wait_timeout_while(pending, wait, |pending| pending.is_empty());
         waited.unwrap_or_else(PoisonError::into_inner).0.pop_first()
     }
 }
 
 impl Watch {
-    /// A watch that watches nothing yet, and what calls whoever waits at it.
-    pub fn new() -> (Self, Caller) {
+    /// A watch without folders yet, and the handle that ends its waits.
+    pub fn new() -> (Self, WatchHandle) {
         let calls = Arc::new(Calls::default());
         let events = Arc::clone(&calls);
-        let tell = move |event: notify::Result<Event>| {
+        let on_event = move |event: notify::Result<Event>| {
             // An error may hide an event.
             if event.as_ref().map_or(true, may_be_a_change) {
                 events.send(Call::Event);
             }
         };
-        let watcher = notify::recommended_watcher(tell).inspect_err(|error| {
-            let every = LOOK_WITHOUT_EVENTS.as_secs();
+        let watcher = notify::recommended_watcher(on_event).inspect_err(|error| {
+            let every = POLL_INTERVAL_WITHOUT_EVENTS.as_secs();
             tracing::warn!(%error, "no events of files are to be had: they are read every {every} s instead");
         });
         let (watched, unwatched) = (BTreeMap::new(), BTreeSet::new());
-        let (watcher, look_without_events) = (watcher.ok(), LOOK_WITHOUT_EVENTS);
-        let watch = Self { watcher, watched, unwatched, look_without_events, calls: Arc::clone(&calls) };
-        (watch, Caller(calls))
+        let (watcher, poll_interval_without_events) = (watcher.ok(), POLL_INTERVAL_WITHOUT_EVENTS);
+        let watch =
+            Self { watcher, watched, unwatched, poll_interval_without_events, calls: Arc::clone(&calls) };
+        (watch, WatchHandle(calls))
     }
 
-    /// Waits, on this thread, until the files say something else than what was read of them.
+    /// Blocks this thread until the content of a file differs from what was read of it, or the handle ends the wait.
     pub fn wait(&mut self, files: &Files) -> Cause {
         loop {
-            if let Some(cause) = self.look(files) {
+            if let Some(cause) = self.poll(files) {
                 return cause;
             }
         }
     }
 
-    /// Looks at the files once and, where they are as they were, waits for a call or the time of the next look.
+    /// Compares the files once and, if they are unchanged, waits for a call or for the time of the next comparison.
     /// `None`: there is no cause to end the wait.
-    fn look(&mut self, files: &Files) -> Option<Cause> {
-        // In this order no change is lost: what comes after the look is an event.
+    fn poll(&mut self, files: &Files) -> Option<Cause> {
+        // The folders are watched before the content is compared, so that no change in between is lost.
         self.follow(files);
         let called = if files.have_changed() { Some(Cause::Changed) } else { self.next_call() };
         let cause = self.settle(called?, files);
@@ -153,12 +153,12 @@ impl Watch {
         (cause != Cause::Changed || files.have_changed()).then_some(cause)
     }
 
-    /// Waits until nobody writes to the files any more.  Gives back the most urgent cause by then.
+    /// Waits until nobody writes to the files any more.  Gives back the most urgent cause up to then.
     fn settle(&self, mut cause: Cause, files: &Files) -> Cause {
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut stamps = files.stamps();
-        while cause != Cause::Stopped && begun.elapsed() < MAX_SETTLING {
-            let until = Instant::now() + STILL;
+        while cause != Cause::Stopped && started.elapsed() < SETTLE_TIMEOUT {
+            let until = Instant::now() + SETTLE_INTERVAL;
             loop {
                 match self.calls.next(until.saturating_duration_since(Instant::now())) {
                     Some(Call::Stop) => return Cause::Stopped,
@@ -176,10 +176,10 @@ impl Watch {
         cause
     }
 
-    /// The next call that is more than an event; `None` when it is time to look.
+    /// Waits for the next call that is more than an event; `None` when it is time to compare the content.
     fn next_call(&self) -> Option<Cause> {
         let has_events = self.watcher.is_some() && self.unwatched.is_empty();
-        let mut wait = if has_events { LOOK } else { self.look_without_events };
+        let mut wait = if has_events { POLL_INTERVAL } else { self.poll_interval_without_events };
         let mut unrest = None;
         loop {
             match self.calls.next(wait) {
@@ -187,18 +187,18 @@ impl Watch {
                 Some(Call::Stop) => return Some(Cause::Stopped),
                 None => return None,
                 Some(Call::Event) => {
-                    let until = *unrest.get_or_insert_with(|| Instant::now() + LONGEST_UNREST);
+                    let until = *unrest.get_or_insert_with(|| Instant::now() + MAX_UNREST);
                     let left = until.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         return None;
                     }
-                    wait = QUIET.min(left);
+                    wait = QUIET_INTERVAL.min(left);
                 }
             }
         }
     }
 
-    /// Watches the folders on whose entries these files depend now, and no others.
+    /// Watches the folders whose entries lead to these files now, and no others.
     fn follow(&mut self, files: &Files) {
         let Some(watcher) = &mut self.watcher else {
             return;
@@ -215,7 +215,7 @@ impl Watch {
         });
         unwatched.retain(|folder| wanted.contains(folder));
         for folder in wanted {
-            // It may go at any time: then its parent tells of that.
+            // The folder may be removed at any time: its parent is watched, too, and reports that.
             let Some(identity) = identity_of(&folder).filter(|_| !watched.contains_key(&folder)) else {
                 continue;
             };
@@ -226,7 +226,7 @@ impl Watch {
                 }
                 Err(error) => {
                     if unwatched.insert(folder.clone()) {
-                        let every = LOOK_WITHOUT_EVENTS.as_secs();
+                        let every = POLL_INTERVAL_WITHOUT_EVENTS.as_secs();
                         tracing::warn!(
                             folder = %folder.display(),
                             %error,
@@ -239,7 +239,7 @@ impl Watch {
     }
 }
 
-/// Whether a file may say something else after this.  Our own reading is an event, too.
+/// Whether the content of a file may have changed.  Our own reading is an event, too, and changes nothing.
 fn may_be_a_change(event: &Event) -> bool {
     match event.kind {
         EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
@@ -256,23 +256,23 @@ fn identity_of(folder: &Path) -> Option<FolderIdentity> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-/// The folders in which an entry decides what this path leads to: that of the file, that of every link on the way,
-/// and where the way ends, that in which the next step is missing.
+/// The folders whose entries decide where this path leads: that of the file, that of every link on the way, and
+/// where the path breaks off, that in which the next component is missing.
 fn folders(path: &Path) -> BTreeSet<PathBuf> {
     let mut folders = BTreeSet::new();
     let Ok(path) = std::path::absolute(path) else {
         return folders;
     };
     let mut here = PathBuf::from("/");
-    let mut steps = steps_of(&path);
+    let mut rest = components_of(&path);
     let mut links = 0;
-    while let Some(step) = steps.pop() {
-        if step == ".." {
+    while let Some(component) = rest.pop() {
+        if component == ".." {
             here.pop();
             continue;
         }
-        let next = here.join(&step);
-        let target = std::fs::read_link(&next).ok().filter(|_| links < MOST_LINKS);
+        let next = here.join(&component);
+        let target = std::fs::read_link(&next).ok().filter(|_| links < MAX_LINKS);
         match target {
             Some(target) => {
                 links += 1;
@@ -280,9 +280,9 @@ fn folders(path: &Path) -> BTreeSet<PathBuf> {
                 if target.is_absolute() {
                     here = PathBuf::from("/");
                 }
-                steps.extend(steps_of(&target));
+                rest.extend(components_of(&target));
             }
-            None if steps.is_empty() || !next.exists() => {
+            None if rest.is_empty() || !next.exists() => {
                 folders.insert(here);
                 return folders;
             }
@@ -292,8 +292,8 @@ fn folders(path: &Path) -> BTreeSet<PathBuf> {
     folders
 }
 
-/// The names on a path, the first one last.
-fn steps_of(path: &Path) -> Vec<OsString> {
+/// The components of a path, the first one last.
+fn components_of(path: &Path) -> Vec<OsString> {
     let steps = path.components().rev().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),
         Component::ParentDir => Some("..".into()),
@@ -322,23 +322,23 @@ mod tests {
         std::fs::write(&path, "tokens: [{token: a-token-0123456789, actor: {id: a}}]").unwrap();
         let files = crate::config::Config::load_noting_files(&path, crate::config::Pipes::Read).files;
         let (watched, unwatched) = (BTreeMap::new(), BTreeSet::new());
-        let look_without_events = Duration::from_millis(1);
+        let poll_interval_without_events = Duration::from_millis(1);
         let mut watch =
-            Watch { watcher: None, watched, unwatched, look_without_events, calls: Arc::default() };
-        assert_eq!(watch.look(&files), None, "the files are as they were read");
+            Watch { watcher: None, watched, unwatched, poll_interval_without_events, calls: Arc::default() };
+        assert_eq!(watch.poll(&files), None, "the files are as they were read");
         std::fs::write(&path, "tokens: []").unwrap();
-        assert_eq!(watch.look(&files), Some(Cause::Changed));
+        assert_eq!(watch.poll(&files), Some(Cause::Changed));
     }
 
     #[test]
     fn calls_that_nobody_hears_do_not_pile_up_and_the_most_urgent_is_heard_first() {
         let calls = Arc::new(Calls::default());
-        let caller = Caller(Arc::clone(&calls));
+        let handle = WatchHandle(Arc::clone(&calls));
         for _ in 0..1_000 {
             calls.send(Call::Event);
-            caller.force();
+            handle.force();
         }
-        drop(caller);
+        drop(handle);
         let heard: Vec<_> = std::iter::from_fn(|| calls.next(Duration::ZERO)).collect();
         assert_eq!(heard, [Call::Stop, Call::Force, Call::Event]);
     }

@@ -93,10 +93,14 @@ impl Serve {
             SighupStream::listen().map_err(|error| format!("error: cannot listen for signals: {error}"))?
         };
         let Loaded { outcome, files } = Config::load_noting_files(&self.config.path, Pipes::Read);
-        let config = outcome?;
-        let snapshot = Snapshot::build(&config, None).map_err(|error| error.about(&self.config.path))?;
-        reload::log_warnings(&config.warnings);
-        let origin = Origin { path: self.config.path, files };
+        let (startup, snapshot, restrictions) = {
+            // It holds plain passwords: it is dropped as soon as they are hashed.
+            let config = outcome?;
+            let snapshot = Snapshot::build(&config, None).map_err(|error| error.about(&self.config.path))?;
+            reload::log_warnings(&config.warnings);
+            (config.startup, snapshot, config.restrictions)
+        };
+        let origin = Origin { path: self.config.path, files, restrictions };
         let options = Options {
             decision_log: DecisionLog::new(self.log_decisions, self.log_sample, logging.lines()),
             drain: self.drain,
@@ -110,7 +114,7 @@ impl Serve {
             // A store that does not answer holds `build` up for seconds, and a signal is heard in these, too.
             let mut signals = Signals::listen().map_err(ServeError::Signals)?;
             let bound = tokio::select! {
-                bound = app::build(config, snapshot, origin, options, Clock::system()) => bound?,
+                bound = app::build(startup, snapshot, origin, options, Clock::system()) => bound?,
                 signal = signals.next() => {
                     tracing::info!(signal, "stopped before anything was served");
                     return Ok(());

@@ -25,7 +25,7 @@ use super::reader::{Fields, Reader};
 const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// What the listeners that speak TLS speak it with.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Tls {
     /// `ext_authz.tls`
     pub ext_authz: Option<ServerTls>,
@@ -34,6 +34,7 @@ pub struct Tls {
 }
 
 /// What a listener shows, and whom it asks to show something.
+#[derive(Clone)]
 pub struct ServerTls {
     /// `cert` and `key`, which fit together.
     pub certified_key: Arc<CertifiedKey>,
@@ -44,6 +45,7 @@ pub struct ServerTls {
 }
 
 /// Which clients are let in.
+#[derive(Clone)]
 pub struct ClientCa {
     /// `client_ca`: at least one certificate, by which a client's own must be signed.
     pub roots: Arc<RootCertStore>,

@@ -22,7 +22,6 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::logging::LogCounters;
 use crate::clock::Clock;
-use crate::config::Tls;
 use crate::decision::{Decision, Outcome};
 use crate::keys::Keys;
 use crate::snapshot::Snapshot;
@@ -249,9 +248,16 @@ impl Metrics {
         self.wrong_wirings.get_or_create(&KindLabels { kind }).clone()
     }
 
-    /// Counts a reload that put other rules into force.
-    pub fn count_reload(&self) {
+    /// Counts a reload that put the file's configuration into force at this instant.
+    pub fn count_reload(&self, now: jiff::Timestamp) {
         self.reloads.get_or_create(&ReloadLabels { result: SUCCESS }).inc();
+        self.show_loaded(now);
+    }
+
+    /// Shows that the configuration in force was loaded at this instant, and is what the file says.
+    pub fn show_loaded(&self, now: jiff::Timestamp) {
+        self.last_reload_successful.set(1);
+        self.last_reload_success.set(now.as_second());
     }
 
     /// Counts a reload that was denied.
@@ -266,34 +272,18 @@ impl Metrics {
         self.last_reload_successful.set(0);
     }
 
-    /// Shows what is in force, loaded at this instant.
-    pub fn show_rules(&self, rules: &Snapshot, now: jiff::Timestamp) {
-        self.show_credentials(rules, now);
-        let not_enforced = rules.policies.not_enforced();
-        self.policies_not_enforced.set(i64::try_from(not_enforced).unwrap_or(i64::MAX));
-        self.last_reload_successful.set(1);
-        self.last_reload_success.set(now.as_second());
-    }
-
-    /// Shows which text of the configuration is in force, by its SHA-256 in hexadecimal digits.
-    pub fn show_configuration(&self, sha256: &str) {
-        self.configuration.0.store(Arc::new(sha256.to_owned()));
-    }
-
-    /// Shows which tokens and users are in force.
-    pub fn show_credentials(&self, rules: &Snapshot, now: jiff::Timestamp) {
+    /// Shows the configuration in force.
+    pub fn show_snapshot(&self, snapshot: &Snapshot, now: jiff::Timestamp) {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        self.tokens.set(count(rules.tokens.len()));
-        self.users.set(count(rules.users.len()));
-        let expiries = rules.tokens.iter().filter_map(|(_, principal)| principal.expires_at);
+        self.tokens.set(count(snapshot.tokens.len()));
+        self.users.set(count(snapshot.users.len()));
+        self.policies_not_enforced.set(count(snapshot.policies.not_enforced()));
+        let expiries = snapshot.tokens.iter().filter_map(|(_, principal)| principal.expires_at);
         let mut expiries: Vec<_> = expiries.filter(|&expires_at| expires_at > now).collect();
         expiries.sort_unstable();
         self.token_expiries.0.store(Arc::new(expiries));
-    }
-
-    /// Shows until when the certificates in force are good.
-    pub fn show_certificates(&self, tls: &Tls) {
-        for (listener, tls) in [("ext_authz", &tls.ext_authz), ("admin", &tls.admin)] {
+        self.configuration.0.store(Arc::new(snapshot.sha256.clone()));
+        for (listener, tls) in [("ext_authz", &snapshot.tls.ext_authz), ("admin", &snapshot.tls.admin)] {
             if let Some(tls) = tls {
                 let gauge = self.certificate_expiry.get_or_create(&ListenerLabels { listener });
                 gauge.set(tls.expires_at.as_second());
