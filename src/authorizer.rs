@@ -62,7 +62,7 @@ impl Authorizer {
         let rules = self.snapshots.current();
         let mut context = DecisionContext::default();
         let verdict = self.decide(request, deadline, &rules, &mut context).await;
-        Decision { rules, verdict, context }
+        Decision::new(rules, verdict, context)
     }
 
     /// The steps run in the order in which a reader would ask them.

@@ -9,7 +9,7 @@ pub mod query;
 pub mod stripping;
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use base64::Engine;
@@ -156,8 +156,8 @@ pub struct Principal {
     pub policies: Option<PolicyNames>,
     /// The instant from which on the credential is dead.
     pub expires_at: Option<jiff::Timestamp>,
-    /// The actor as the server encodes it into answers, made once under each set of rules.
-    pub encoded: ArcSwapOption<Encoded>,
+    /// The actor's part of an answer, made once under each set of rules.
+    pub answer: ArcSwapOption<CachedAnswer>,
 }
 
 /// Names of policies, each once and in order, so that finding one takes a few comparisons however many there are.
@@ -188,33 +188,41 @@ impl PolicyNames {
     }
 }
 
-/// The actor as a server encodes it into answers.
-pub struct Encoded {
-    /// The version of the rules under which it was made.  A key outlives them, and others have other headers.
-    pub rules_version: u64,
-    /// Bytes that only the server understands.
-    pub bytes: Box<[u8]>,
+/// The actor's part of an answer under one set of rules: it was checked that it can be built.
+pub struct CachedAnswer {
+    rules_version: u64,
+    encoded: OnceLock<Box<[u8]>>,
 }
 
-/// The bytes hold the actor, which has no location in a debug line: only their number is shown.
-impl std::fmt::Debug for Encoded {
+impl CachedAnswer {
+    /// A part that is not encoded yet.
+    pub fn new(rules_version: u64) -> Self {
+        Self { rules_version, encoded: OnceLock::new() }
+    }
+
+    /// The version of the rules under which it was checked.  A key outlives them, and others have other headers.
+    pub fn rules_version(&self) -> u64 {
+        self.rules_version
+    }
+
+    /// The part as the server of this process encodes it, which the first call does.
+    pub fn encoded(&self, encode: impl FnOnce() -> Box<[u8]>) -> &[u8] {
+        self.encoded.get_or_init(encode)
+    }
+}
+
+/// The bytes hold the actor, which has no place in a debug line: only their number is shown.
+impl std::fmt::Debug for CachedAnswer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "Encoded({} bytes, rules {})", self.bytes.len(), self.rules_version)
+        let bytes = self.encoded.get().map_or(0, |bytes| bytes.len());
+        write!(formatter, "CachedAnswer({bytes} bytes, rules {})", self.rules_version)
     }
 }
 
 impl Principal {
     /// A credential without restriction and expiry.
     pub fn new(kind: Kind, name: Arc<str>, actor: Actor) -> Self {
-        Self {
-            kind,
-            name,
-            id: None,
-            actor,
-            policies: None,
-            expires_at: None,
-            encoded: ArcSwapOption::empty(),
-        }
+        Self { kind, name, id: None, actor, policies: None, expires_at: None, answer: ArcSwapOption::empty() }
     }
 
     /// Whether the actor counts under the policy of this name.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::credential::{CredentialLocation, Principal};
+use arc_swap::Guard;
+
+use crate::credential::{CachedAnswer, CredentialLocation, Principal};
 use crate::deny_reason::DenyReason;
 use crate::policy::{Permit, Policy};
 use crate::snapshot::Snapshot;
@@ -12,39 +14,62 @@ use crate::snapshot::Snapshot;
 pub struct Decision {
     /// The rules that decided: one snapshot from start to end.
     pub rules: Arc<Snapshot>,
-    /// The answer.
+    /// The permit, or why there is none.
     pub verdict: Result<Permit, DenyReason>,
-    /// What was learned on the way.
+    /// What led to it.
     pub context: DecisionContext,
+    /// Of the permit's actor: its part of the answer can be built.
+    actor_answer: Option<ActorAnswer>,
 }
 
-/// What was learned of a request before it was decided: for the log, the metadata and the answer.
+/// A guard costs less than a clone, and most decisions are over at once.
+type ActorAnswer = Guard<Option<Arc<CachedAnswer>>>;
+
+/// What the engine finds out about a request, whatever it decides: for the log, the metadata and the answer.
 #[derive(Debug, Default)]
 pub struct DecisionContext {
     /// The policy that governs, when one could be selected.
     pub policy: Option<Arc<Policy>>,
-    /// The credential that was recognised, even when it did not suffice.
+    /// The credential that was authenticated, even when its actor is not admitted.
     pub principal: Option<Arc<Principal>>,
-    /// Where a credential stood that nobody here knows and that is left to the upstream
+    /// The location of a credential that is not ours and is left to the upstream
     /// (`unknown_credentials: anonymous`, or a policy that is not enforced).
     pub passed_through: Option<CredentialLocation>,
-    /// The denial that would have been, when the policy is not enforced and the request passes all the same.
+    /// The denial of a policy that is not enforced: the request passes all the same.
     pub shadowed: Option<DenyReason>,
 }
 
-/// What a decision comes to, once there is an answer.
+/// What a decision comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The policy admits the request.
     Allowed,
-    /// The policy is not enforced: the request passes, and this is why it would not.
+    /// The policy does not admit the request for this reason, is not enforced, and lets it pass.
     Shadowed(DenyReason),
     /// The request is denied.
     Denied(DenyReason),
 }
 
 impl Decision {
-    /// What it comes to, unless the answer cannot be built.
+    /// A decision.  A permit whose answer cannot be built is a denial.
+    pub fn new(rules: Arc<Snapshot>, verdict: Result<Permit, DenyReason>, context: DecisionContext) -> Self {
+        let checked = verdict.and_then(|permit| {
+            let actor_answer = check_answer(&permit, &context, &rules)?;
+            Ok((permit, actor_answer))
+        });
+        let (verdict, actor_answer) = match checked {
+            Ok((permit, actor_answer)) => (Ok(permit), actor_answer),
+            Err(deny_reason) => (Err(deny_reason), None),
+        };
+        Self { rules, verdict, context, actor_answer }
+    }
+
+    /// A denial before anything is known of the request.
+    pub fn deny(rules: Arc<Snapshot>, deny_reason: DenyReason) -> Self {
+        Self { rules, verdict: Err(deny_reason), context: DecisionContext::default(), actor_answer: None }
+    }
+
+    /// What it comes to.
     pub fn outcome(&self) -> Outcome {
         match (&self.verdict, self.context.shadowed) {
             (Err(deny_reason), _) => Outcome::Denied(*deny_reason),
@@ -52,6 +77,42 @@ impl Decision {
             (Ok(_), None) => Outcome::Allowed,
         }
     }
+
+    /// Where a server keeps what it encodes for the permit's actor; `None` for a permit without an actor.
+    pub fn actor_answer(&self) -> Option<&CachedAnswer> {
+        self.actor_answer.as_ref().and_then(|guard| guard.as_deref())
+    }
+}
+
+/// Checks that the answer can be built: an actor's headers together have a limit, and an answer that nests deeper than
+/// protobuf lets a reader go is an error to Envoy, which it may let pass.
+///
+/// The check is done once for an actor under the same rules.
+fn check_answer(
+    permit: &Permit,
+    context: &DecisionContext,
+    rules: &Snapshot,
+) -> Result<Option<ActorAnswer>, DenyReason> {
+    // The metadata of a denial that is not enforced shows the actor, too.
+    if context.shadowed.is_some()
+        && context.principal.as_ref().is_some_and(|principal| principal.actor.nests_too_deep())
+    {
+        return Err(DenyReason::AnswerTooLarge);
+    }
+    let Some(principal) = permit.principal() else {
+        return Ok(None);
+    };
+    let cached = principal.answer.load();
+    if cached.as_ref().is_some_and(|cached| cached.rules_version() == rules.version) {
+        return Ok(Some(cached));
+    }
+    if principal.actor.nests_too_deep() || !rules.actor_headers.fit(&principal.actor) {
+        return Err(DenyReason::AnswerTooLarge);
+    }
+    let checked = Some(Arc::new(CachedAnswer::new(rules.version)));
+    principal.answer.store(checked.clone());
+    // This very one is returned: a Check under other rules may store its own meanwhile.
+    Ok(Some(Guard::from_inner(checked)))
 }
 
 impl Outcome {

@@ -49,7 +49,7 @@ impl Environment for Empty {
 }
 
 /// The snapshot of a configuration that is a target's own.
-fn read_config(text: &str) -> Snapshot {
+pub(crate) fn read_config(text: &str) -> Snapshot {
     snapshot(&try_config(text, &Empty).unwrap_or_else(|errors| panic!("{errors}")))
 }
 
@@ -61,7 +61,7 @@ fn try_config(text: &str, environment: &dyn Environment) -> Result<Config, crate
     Config::parse(text, &Source { file: Path::new("config.yaml"), environment, now: now() })
 }
 
-fn authorizer(snapshot: Snapshot) -> Authorizer {
+pub(crate) fn authorizer(snapshot: Snapshot) -> Authorizer {
     let passwords = Passwords::new(1).expect("the operating system has randomness");
     Authorizer::new(
         SnapshotStore::new(snapshot),
@@ -74,7 +74,7 @@ fn now() -> Timestamp {
 }
 
 /// Waits on a runtime of this thread's own.
-fn wait_for<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn wait_for<T>(future: impl Future<Output = T>) -> T {
     thread_local! {
         static RUNTIME: tokio::runtime::Runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()

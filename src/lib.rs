@@ -19,7 +19,9 @@
 //!                              identity::identify    ──▶ Principal
 //!                              policy.admit          ──▶ Permit        (each step may deny instead)
 //!                                                            │
-//!   CheckResponse bytes ◀── ext_authz::codec::response ◀─────┘     telemetry.record(&decision, …)
+//!                            Answer::new(&Decision, …) ──▶ Answer
+//!                                                            │
+//!   CheckResponse bytes ◀── ext_authz::codec::response ◀─────┘     telemetry.record(&CheckRecord)
 //! ```
 //!
 //! [`authorizer`] is the file to read first: it is that picture as code.
@@ -40,6 +42,7 @@
 //! | denial | a no, with its reason ([`deny_reason::DenyReason`]) |
 //! | decision | a permit or a denial, with its context ([`decision::Decision`]) |
 //! | outcome | what a decision comes to: allowed, denied, or shadowed ([`decision::Outcome`]) |
+//! | answer | what becomes of the request: headers to set and to remove, or a status and a body ([`answer::Answer`]) |
 //! | shadowed | denied by a policy that is not enforced: the request passes, without an actor ([`policy::Policy::shadow`]) |
 //!
 //! ## Layers, top to bottom
@@ -53,7 +56,7 @@
 //! | servers | [`ext_authz`] [`probes`] [`admin`] | gRPC and HTTP; only here are wire types, tonic and axum |
 //! | transport | [`server`] [`readiness`] [`service_manager`] [`shutdown`] [`watch`] | connections, TLS, limits, signals, files |
 //! | telemetry | [`telemetry`] | metrics, decision log, audit log, traces |
-//! | engine | [`authorizer`] [`decision`] [`identity`] | no I/O but the verification of passwords |
+//! | engine | [`authorizer`] [`answer`] [`decision`] [`identity`] | no I/O but the verification of passwords |
 //! | state | [`snapshot`] [`config`] [`clock`] [`keys`] [`memory`] | the configuration as a file and in force; the issued keys |
 //! | rules | [`credential`] [`deny_reason`] [`policy`] | pure functions, each with its own small error |
 //! | model | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] [`folder`] | no async, no clock, no environment |
@@ -117,6 +120,7 @@
 pub mod actor;
 #[cfg(feature = "server")]
 pub mod admin;
+pub mod answer;
 #[cfg(feature = "server")]
 pub mod app;
 pub mod attributes;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use crate::attributes::Attributes;
+use crate::attributes::{Attributes, Http};
 use crate::decision::{Decision, Outcome};
 use crate::deny_reason::DenyReason;
 use decision_log::DecisionLog;
@@ -25,7 +25,25 @@ use logging::LogCounters;
 use metrics::Metrics;
 use traces::{CheckSpan, Traces};
 
-/// Hears of every decision.
+/// One answered Check, for metrics, decision log and span.
+pub struct CheckRecord<'a> {
+    /// What was decided.
+    pub decision: &'a Decision,
+    /// The request; none when its message was not read.
+    pub request: Option<&'a Attributes<'a>>,
+    /// The time from the message's last byte to the answer.
+    pub elapsed: Duration,
+    /// The span that ends with this answer, where traces are sent.
+    pub span: Option<&'a CheckSpan>,
+}
+
+impl CheckRecord<'_> {
+    fn http(&self) -> Option<&Http<'_>> {
+        self.request.and_then(|request| request.http.as_ref())
+    }
+}
+
+/// Records what the server does.
 #[derive(Debug)]
 pub struct Telemetry {
     metrics: Metrics,
@@ -64,26 +82,28 @@ impl Telemetry {
         &self.metrics
     }
 
-    /// Takes note of an answered Check: the decision, what it came to, and how long it took.
-    pub fn record(
-        &self,
-        decision: &Decision,
-        outcome: Outcome,
-        request: Option<&Attributes<'_>>,
-        elapsed: Duration,
-    ) {
-        self.metrics.count(decision, outcome, elapsed);
-        self.decisions.note(decision, outcome, request, elapsed);
-        // Only an operator can name a policy: the mistake is told whatever is logged of decisions.
+    /// Records an answered Check in metrics, decision log and span.
+    pub fn record(&self, check: &CheckRecord<'_>) {
+        self.metrics.count(check.decision, check.elapsed);
+        self.decisions.write(check);
+        if let Some(span) = check.span {
+            span.end(check);
+        }
+        self.log_wrong_context(check);
+    }
+
+    /// Logs a mistake in Envoy's configuration, whichever decisions are logged: no client can cause it.
+    fn log_wrong_context(&self, check: &CheckRecord<'_>) {
+        let outcome = check.decision.outcome();
         if outcome == Outcome::Denied(DenyReason::UnknownPolicy) {
-            let policy = request.and_then(|request| request.policy).map(decision_log::shown);
+            let policy = check.request.and_then(|request| request.policy).map(decision_log::shown);
             tracing::error!(
                 policy = policy.as_deref(),
                 "Envoy's context_extensions name a policy that the configuration does not have"
             );
         }
         if outcome == Outcome::Denied(DenyReason::ContextKey) {
-            let key = request.and_then(|request| request.misspelled_policy).map(decision_log::shown);
+            let key = check.request.and_then(|request| request.misspelled_policy).map(decision_log::shown);
             tracing::error!(
                 key = key.as_deref(),
                 "Envoy's context_extensions have a key that is nearly `policy` and names none: write `policy`"

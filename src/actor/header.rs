@@ -84,6 +84,17 @@ impl std::ops::Deref for ActorHeaders {
 }
 
 impl ActorHeaders {
+    /// Each header with its value for this actor; `None` removes it, as every one is without an actor.
+    pub fn values(&self, actor: Option<&Actor>) -> impl Iterator<Item = (&str, Option<String>)> {
+        self.headers.iter().map(move |header| (&*header.name, actor.and_then(|actor| header.value(actor))))
+    }
+
+    /// Whether those that are set take no more than [`MAX_BYTES`].
+    pub fn fit(&self, actor: &Actor) -> bool {
+        let size = |(name, value): (&str, Option<String>)| value.map_or(0, |value| name.len() + value.len());
+        self.values(Some(actor)).map(size).sum::<usize>() <= MAX_BYTES
+    }
+
     /// The lengths of their names.
     pub fn lengths(&self) -> NameLengthFilter {
         self.lengths

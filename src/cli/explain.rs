@@ -16,12 +16,13 @@ use self::explanation::Explanation;
 use self::log_line::Line;
 use self::steps::{Explained, KeysAsked};
 use super::{Complaint, ConfigFile, print, read_secret};
+use crate::answer::Answer;
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::{Config, Positions, Startup};
 use crate::deny_reason::DenyReason;
 use crate::ext_authz::codec::frame;
-use crate::ext_authz::codec::response::{self, Answers};
+use crate::ext_authz::codec::response::{self, ResponseEncoder};
 use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
 use crate::keys::Keys;
@@ -137,7 +138,7 @@ async fn decide(
         (Some(_), Some(_)) => KeysAsked::Yes,
         (Some(_), None) => KeysAsked::No,
     };
-    let answers = Answers::new(&snapshot);
+    let encoder = ResponseEncoder::new(&snapshot);
     let sources = Sources { passwords, keys, clock: Clock::system() };
     let authorizer = Authorizer::new(SnapshotStore::new(snapshot), sources);
     let request = asked.attributes();
@@ -149,7 +150,7 @@ async fn decide(
         decision = authorizer.authorize(&request, None).await;
     }
     let http = request.http.as_ref().ok_or_else(|| "error: there is no HTTP request".to_owned())?;
-    let (answer, outcome) = answers.encode(&decision, Some(http));
+    let answer = encoder.encode(&Answer::new(&decision, Some(http)));
     let answer = response::decode(frame::message(&answer)).map_err(|error| format!("error: {error}"))?;
     let explained = Explained {
         file,
@@ -157,7 +158,6 @@ async fn decide(
         request: &request,
         http,
         decision: &decision,
-        outcome,
         answer: &answer,
         keys: keys_asked,
     };

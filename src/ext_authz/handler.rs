@@ -10,21 +10,22 @@ use futures_util::FutureExt;
 
 use super::codec::frame::FrameError;
 use super::codec::request;
-use super::codec::response::Answers;
+use super::codec::response::ResponseEncoder;
+use crate::answer::Answer;
 use crate::attributes::Attributes;
 use crate::authorizer::Authorizer;
-use crate::decision::{Decision, DecisionContext};
+use crate::decision::Decision;
 use crate::deny_reason::DenyReason;
 use crate::snapshot::Snapshot;
-use crate::telemetry::Telemetry;
 use crate::telemetry::traces::CheckSpan;
+use crate::telemetry::{CheckRecord, Telemetry};
 
 /// Answers Checks, whatever carries them.
 pub struct CheckHandler {
     authorizer: Arc<Authorizer>,
     telemetry: Arc<Telemetry>,
     /// Of the snapshot last seen: rebuilt by the first Check under another.
-    answers: ArcSwap<Answers>,
+    encoder: ArcSwap<ResponseEncoder>,
 }
 
 /// A Check that is being answered.
@@ -42,8 +43,8 @@ impl StartedCheck {
 impl CheckHandler {
     /// A handler that decides by this authorizer and records every decision in this telemetry.
     pub fn new(authorizer: Arc<Authorizer>, telemetry: Arc<Telemetry>) -> Self {
-        let answers = ArcSwap::from_pointee(Answers::new(&authorizer.rules()));
-        Self { authorizer, telemetry, answers }
+        let encoder = ArcSwap::from_pointee(ResponseEncoder::new(&authorizer.rules()));
+        Self { authorizer, telemetry, encoder }
     }
 
     /// Where decisions are recorded.
@@ -89,31 +90,25 @@ impl CheckHandler {
     /// Encodes the answer, and records what the decision came to.
     fn finish(&self, decision: &Decision, request: Option<&Attributes<'_>>, started: &StartedCheck) -> Bytes {
         let http = request.and_then(|request| request.http.as_ref());
-        let (answer, outcome) = self.answers(&decision.rules).encode(decision, http);
-        self.telemetry.record(decision, outcome, request, started.at.elapsed());
-        if let Some(span) = &started.span {
-            span.answered(decision, outcome, request);
-        }
-        answer
+        let response = self.encoder(&decision.rules).encode(&Answer::new(decision, http));
+        let (elapsed, span) = (started.at.elapsed(), started.span.as_deref());
+        self.telemetry.record(&CheckRecord { decision, request, elapsed, span });
+        response
     }
 
     fn denied(&self, deny_reason: DenyReason) -> Decision {
-        Decision {
-            rules: self.authorizer.rules(),
-            verdict: Err(deny_reason),
-            context: DecisionContext::default(),
-        }
+        Decision::deny(self.authorizer.rules(), deny_reason)
     }
 
-    /// The answers encoded ahead for these rules.
-    fn answers(&self, rules: &Snapshot) -> arc_swap::Guard<Arc<Answers>> {
-        let answers = self.answers.load();
-        if answers.rules_version == rules.version {
-            return answers;
+    /// The encoder of answers under these rules.
+    fn encoder(&self, rules: &Snapshot) -> arc_swap::Guard<Arc<ResponseEncoder>> {
+        let encoder = self.encoder.load();
+        if encoder.rules_version == rules.version {
+            return encoder;
         }
-        // These very answers are returned: another Check may store those of other rules meanwhile.
-        let answers = Arc::new(Answers::new(rules));
-        self.answers.store(Arc::clone(&answers));
-        arc_swap::Guard::from_inner(answers)
+        // This very encoder is returned: another Check may store that of other rules meanwhile.
+        let encoder = Arc::new(ResponseEncoder::new(rules));
+        self.encoder.store(Arc::clone(&encoder));
+        arc_swap::Guard::from_inner(encoder)
     }
 }

@@ -9,12 +9,13 @@ use super::check_request::check_header;
 use super::read_config;
 use crate::actor::{Actor, nests_too_deep};
 use crate::admin::body::Members;
+use crate::answer::Answer;
 use crate::attributes::{Encoding, Headers, Http};
 use crate::credential::{Kind, Principal};
 use crate::decision::{Decision, DecisionContext, Outcome};
 use crate::deny_reason::DenyReason;
 use crate::ext_authz::codec::frame;
-use crate::ext_authz::codec::response::{self, Answers};
+use crate::ext_authz::codec::response::{self, ResponseEncoder};
 use crate::ext_authz::wire::check_response::HttpResponse;
 use crate::keys::name::{folded, is_name, is_same};
 use crate::policy::Policy;
@@ -27,7 +28,7 @@ actor_headers: {x-actor: "*", x-actor-id: id, x-actor-name: name, x-actor-teams:
 "#;
 
 static RULES: LazyLock<Arc<Snapshot>> = LazyLock::new(|| Arc::new(read_config(CONFIG)));
-static ANSWERS: LazyLock<Answers> = LazyLock::new(|| Answers::new(&RULES));
+static ENCODER: LazyLock<ResponseEncoder> = LazyLock::new(|| ResponseEncoder::new(&RULES));
 
 /// What the calls of the API read.
 const BODIES: [&[&str]; 3] =
@@ -80,8 +81,8 @@ fn check_actor(name: &str, members: &Map<String, Value>) {
             ..DecisionContext::default()
         };
         let verdict = policy.admit(Some(Arc::clone(&principal))).map_err(DenyReason::from);
-        let decision = Decision { rules: Arc::clone(&RULES), verdict, context };
-        let (framed, outcome) = ANSWERS.encode(&decision, Some(&http));
+        let decision = Decision::new(Arc::clone(&RULES), verdict, context);
+        let framed = ENCODER.encode(&Answer::new(&decision, Some(&http)));
         // Deeper than 100 levels the generated reader does not go.
         let answer = response::decode(frame::message(&framed)).expect("a CheckResponse");
         match answer.http_response {
@@ -91,7 +92,7 @@ fn check_actor(name: &str, members: &Map<String, Value>) {
                 assert_eq!(ok.headers.len() + ok.headers_to_remove.len(), 5);
             }
             Some(HttpResponse::DeniedResponse(_)) => {
-                assert_eq!(outcome, Outcome::Denied(DenyReason::AnswerTooLarge));
+                assert_eq!(decision.outcome(), Outcome::Denied(DenyReason::AnswerTooLarge));
             }
             Some(HttpResponse::ErrorResponse(_)) | None => panic!("an actor makes an error"),
         }

@@ -7,13 +7,14 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{authorizer, holds, read_config, wait_for};
+use crate::answer::Answer;
 use crate::attributes::{Attributes, COMPARISONS, Encoding, Http};
 use crate::authorizer::Authorizer;
 use crate::config::Unavailable;
 use crate::credential::stripping::SESSION_COOKIES;
 use crate::decision::{Decision, Outcome};
 use crate::deny_reason::DenyReason;
-use crate::ext_authz::codec::response::{self, Answers};
+use crate::ext_authz::codec::response::{self, ResponseEncoder};
 use crate::ext_authz::codec::{frame, request};
 use crate::ext_authz::wire::{self, check_response::HttpResponse};
 use crate::snapshot::Snapshot;
@@ -69,15 +70,15 @@ default: {allow: {role: Admin}, enforce: false}
 struct Setting {
     name: &'static str,
     authorizer: Authorizer,
-    answers: Answers,
+    encoder: ResponseEncoder,
 }
 
 static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(|| {
     let texts = [("everything", EVERYTHING), ("closed", CLOSED), ("open", OPEN), ("shadowed", SHADOWED)];
     let setting = |(name, text)| {
         let authorizer = authorizer(read_config(text));
-        let answers = Answers::new(&authorizer.rules());
-        Setting { name, authorizer, answers }
+        let encoder = ResponseEncoder::new(&authorizer.rules());
+        Setting { name, authorizer, encoder }
     };
     texts.into_iter().map(setting).collect()
 });
@@ -92,8 +93,8 @@ pub fn run(data: &[u8]) {
             Err(_) => denied(setting, DenyReason::Undecodable),
         };
         let http = decoded.as_ref().ok().and_then(|attributes| attributes.http.as_ref());
-        let (framed, outcome) = setting.answers.encode(&decision, http);
-        check_answer(setting.name, data, http, &decision, outcome, &framed);
+        let framed = setting.encoder.encode(&Answer::new(&decision, http));
+        check_answer(setting.name, data, http, &decision, &framed);
     }
     if let Ok(Attributes { http: Some(http), .. }) = &decoded {
         SETTINGS.iter().for_each(|setting| check_work(setting, http));
@@ -101,8 +102,7 @@ pub fn run(data: &[u8]) {
 }
 
 fn denied(setting: &Setting, deny_reason: DenyReason) -> Decision {
-    let context = crate::decision::DecisionContext::default();
-    Decision { rules: setting.authorizer.rules(), verdict: Err(deny_reason), context }
+    Decision::deny(setting.authorizer.rules(), deny_reason)
 }
 
 /// What a decision reads of a request.
@@ -174,14 +174,8 @@ fn each_key_once(encoding: Encoding, headers: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<(V
         .collect()
 }
 
-fn check_answer(
-    setting: &str,
-    data: &[u8],
-    http: Option<&Http<'_>>,
-    decision: &Decision,
-    outcome: Outcome,
-    framed: &Bytes,
-) {
+fn check_answer(setting: &str, data: &[u8], http: Option<&Http<'_>>, decision: &Decision, framed: &Bytes) {
+    let outcome = decision.outcome();
     // Deeper than 100 levels the generated reader does not go.
     let answer = response::decode(frame::message(framed)).expect("a CheckResponse");
     let code = answer.status.expect("every answer has a status").code;
@@ -201,10 +195,7 @@ fn check_answer(
         HttpResponse::DeniedResponse(denied) => {
             check_denial(setting, code, &denied);
             assert!(is_denied, "{setting}: {outcome:?} is denied");
-            assert!(
-                decision.verdict.is_err() || outcome == Outcome::Denied(DenyReason::AnswerTooLarge),
-                "{setting}: a permit is denied: {outcome:?}"
-            );
+            assert!(decision.verdict.is_err(), "{setting}: a permit is denied: {outcome:?}");
         }
         HttpResponse::ErrorResponse(denied) => {
             check_denial(setting, code, &denied);
@@ -304,7 +295,7 @@ fn work(setting: &Setting, http: &Http<'_>, growth: Growth, copies: usize) -> us
     let before = COMPARISONS.get();
     let attributes = request::decode(&message).expect("what was just encoded");
     let decision = wait_for(setting.authorizer.authorize(&attributes, None));
-    let _ = setting.answers.encode(&decision, attributes.http.as_ref());
+    let _ = setting.encoder.encode(&Answer::new(&decision, attributes.http.as_ref()));
     COMPARISONS.get() - before
 }
 

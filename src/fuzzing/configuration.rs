@@ -5,9 +5,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{Empty, authorizer, snapshot, try_config, wait_for};
+use crate::answer::Answer;
 use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
 use crate::config::{Diagnostic, parse_foreign};
-use crate::ext_authz::codec::response::Answers;
+use crate::ext_authz::codec::response::ResponseEncoder;
 use crate::policy::Allow;
 
 /// The target.
@@ -27,7 +28,7 @@ pub fn run(data: &[u8]) {
                 policy.allow().is_some_and(Allow::admits_anonymous) || policy.shadow().is_some()
             });
             let snapshot = snapshot(&config);
-            let answers = Answers::new(&snapshot);
+            let encoder = ResponseEncoder::new(&snapshot);
             let authorizer = authorizer(snapshot);
             let headers = Headers::new(
                 Encoding::Lines,
@@ -40,7 +41,7 @@ pub fn run(data: &[u8]) {
                 let http = Http { method: b"GET", host: b"example.com", path: b"/a/b?c=d", headers };
                 let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
                 let decision = wait_for(authorizer.authorize(&request, None));
-                let _ = answers.encode(&decision, request.http.as_ref());
+                let _ = encoder.encode(&Answer::new(&decision, request.http.as_ref()));
                 assert!(decision.verdict.is_err() || is_open, "a request without a known credential passes");
             }
         }

@@ -10,14 +10,13 @@ use std::borrow::Cow;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use jiff::Timestamp;
 
 use self::line::Line;
+use super::CheckRecord;
 use super::logging::Lines;
-use crate::attributes::Attributes;
-use crate::decision::{Decision, Outcome};
+use crate::decision::Outcome;
 
 /// The longest value that a client sent, in bytes of the line.
 pub const LONGEST_VALUE: usize = 256;
@@ -67,13 +66,8 @@ impl DecisionLog {
     }
 
     /// Writes the decision's line, if it is one that is logged.
-    pub fn note(
-        &self,
-        decision: &Decision,
-        outcome: Outcome,
-        request: Option<&Attributes<'_>>,
-        elapsed: Duration,
-    ) {
+    pub fn write(&self, check: &CheckRecord<'_>) {
+        let outcome = check.decision.outcome();
         let Some(lines) = self.lines.as_ref().filter(|_| self.which.includes(outcome)) else {
             return;
         };
@@ -87,19 +81,14 @@ impl DecisionLog {
             Outcome::Shadowed(_) | Outcome::Denied(_) => 1,
         };
         let line = Line::begin(lines.format, Timestamp::now(), "decision", outcome.as_str());
-        lines.write(&written(line, decision, outcome, request, elapsed, sample));
+        lines.write(&written(line, check, sample));
     }
 }
 
 /// The whole line.  It never holds a token, a password, a cookie or a query.
-fn written(
-    mut line: Line,
-    decision: &Decision,
-    outcome: Outcome,
-    request: Option<&Attributes<'_>>,
-    elapsed: Duration,
-    sample: u64,
-) -> Vec<u8> {
+fn written(mut line: Line, check: &CheckRecord<'_>, sample: u64) -> Vec<u8> {
+    let CheckRecord { decision, request, elapsed, .. } = check;
+    let outcome = decision.outcome();
     line.text("decision", outcome.as_str());
     line.text("reason", outcome.reason());
     if let Some(policy) = &decision.context.policy {
@@ -116,7 +105,7 @@ fn written(
             line.number("credential.id", id);
         }
     }
-    if let Some(http) = request.and_then(|request| request.http.as_ref()) {
+    if let Some(http) = check.http() {
         line.text("method", &shown(http.method));
         line.text("host", &shown(without_user_info(http.host)));
         line.text("path", &shown(http.path_without_query()));

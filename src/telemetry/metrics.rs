@@ -195,8 +195,8 @@ impl Metrics {
     }
 
     /// Counts a decision.
-    pub fn count(&self, decision: &Decision, outcome: Outcome, elapsed: Duration) {
-        match (&decision.context.policy, outcome) {
+    pub fn count(&self, decision: &Decision, elapsed: Duration) {
+        match (&decision.context.policy, decision.outcome()) {
             (Some(policy), Outcome::Allowed) => {
                 self.allowed(&decision.rules).of(policy).inc();
             }

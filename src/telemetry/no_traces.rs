@@ -5,8 +5,7 @@ use std::convert::Infallible;
 use http::HeaderMap;
 use prometheus_client::metrics::counter::Counter;
 
-use crate::attributes::Attributes;
-use crate::decision::{Decision, Outcome};
+use super::CheckRecord;
 
 /// What would send spans; there is none.
 #[derive(Debug)]
@@ -40,7 +39,7 @@ impl Traces {
 
 impl CheckSpan {
     /// Never called.
-    pub fn answered(&self, _: &Decision, _: Outcome, _: Option<&Attributes<'_>>) {
+    pub fn end(&self, _check: &CheckRecord<'_>) {
         match self.0 {}
     }
 

@@ -20,8 +20,9 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
 use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::{Builder, Runtime};
 
+use super::CheckRecord;
 use super::decision_log::{shown, without_user_info};
-use crate::attributes::{Attributes, Http};
+use crate::attributes::Http;
 use crate::decision::{Decision, Outcome};
 use export::Queue;
 use propagation::Parent;
@@ -157,18 +158,17 @@ pub struct CheckSpan {
 
 impl CheckSpan {
     /// Ends with an answer.
-    pub fn answered(&self, decision: &Decision, outcome: Outcome, request: Option<&Attributes<'_>>) {
-        let http = request.and_then(|request| request.http.as_ref());
-        let Some(mut span) = self.sampled(http) else {
+    pub fn end(&self, check: &CheckRecord<'_>) {
+        let Some(mut span) = self.sampled(check.http()) else {
             return;
         };
         span.set_attribute(KeyValue::new("rpc.response.status_code", "OK"));
-        if let Some(http) = http {
+        if let Some(http) = check.http() {
             describe_request(&mut span, http);
         }
-        describe_decision(&mut span, decision, outcome);
+        describe_decision(&mut span, check.decision);
         // A denial is an answer; only what is our own fault is an error.
-        if let Outcome::Denied(deny_reason) = outcome
+        if let Outcome::Denied(deny_reason) = check.decision.outcome()
             && deny_reason.details().status >= 500
         {
             fail(&mut span, deny_reason.as_str());
@@ -222,7 +222,8 @@ fn describe_request(span: &mut Span, http: &Http<'_>) {
     span.set_attribute(KeyValue::new("url.path", owned(shown(http.path_without_query()))));
 }
 
-fn describe_decision(span: &mut Span, decision: &Decision, outcome: Outcome) {
+fn describe_decision(span: &mut Span, decision: &Decision) {
+    let outcome = decision.outcome();
     span.set_attribute(KeyValue::new("envoy_auth_tokens.decision", outcome.as_str()));
     span.set_attribute(KeyValue::new("envoy_auth_tokens.reason", outcome.reason()));
     if let Some(policy) = &decision.context.policy {

@@ -25,8 +25,6 @@ pub(super) struct Explained<'e> {
     pub request: &'e Attributes<'e>,
     pub http: &'e Http<'e>,
     pub decision: &'e Decision,
-    /// What it came to in the end.
-    pub outcome: Outcome,
     pub answer: &'e CheckResponse,
     pub keys: KeysAsked,
 }
@@ -81,13 +79,13 @@ impl Explained<'_> {
 
     /// The one location where a verdict becomes words.
     fn verdict(&self) -> (&'static str, &'static str, Option<Value>) {
-        let passes_as = match (&self.decision.verdict, self.outcome) {
+        let passes_as = match (&self.decision.verdict, self.decision.outcome()) {
             (Err(_), _) | (Ok(_), Outcome::Denied(_)) => None,
             (Ok(permit), Outcome::Allowed | Outcome::Shadowed(_)) => Some(
                 permit.principal().map_or(json!("anonymous"), |principal| json!(principal.actor.members())),
             ),
         };
-        (self.outcome.as_str(), self.outcome.reason(), passes_as)
+        (self.decision.outcome().as_str(), self.decision.outcome().reason(), passes_as)
     }
 
     fn rules(&self) -> &Snapshot {
@@ -263,7 +261,7 @@ impl Explained<'_> {
         let form =
             if issued_format { ", in the form of those we issue and with a right checksum" } else { "" };
         let token = format!("a token that the configuration does not have{form}");
-        let says = match (self.outcome.deny_reason(), self.keys) {
+        let says = match (self.decision.outcome().deny_reason(), self.keys) {
             (Some(DenyReason::ExpiredToken), _) => "an API key that has expired, or was replaced".to_owned(),
             (Some(DenyReason::RevokedToken), _) => "an API key that was revoked".to_owned(),
             (_, KeysAsked::No) => format!("{token}; the key store was not asked"),

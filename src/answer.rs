@@ -1,0 +1,354 @@
+//! Answers: what becomes of a request, free of any wire format.
+//!
+//! An [`Answer`] says everything that a data plane has to do: headers to set and to remove, or status, headers and
+//! body of a denial, and dynamic metadata.  A server encodes it ([`crate::ext_authz::codec::response`] for Envoy's
+//! gRPC) and decides nothing.
+//!
+//! Answers borrow from the decision and the request.  What is the same in many of them is apart, so that a server
+//! can encode it once: the actor's part ([`ActorPart`]), and denials ([`Denial`]).
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+
+use crate::actor::header::{ActorHeaders, folds_onto};
+use crate::attributes::{Http, NameLengthFilter};
+use crate::config::Unavailable;
+use crate::credential::stripping::{CookieChange, CredentialStripping, Forward};
+use crate::credential::{CachedAnswer, Principal};
+use crate::decision::Decision;
+use crate::deny_reason::{Challenge, DenialDetails, DenyReason, GrpcCode};
+use crate::snapshot::Snapshot;
+
+/// The header by which Envoy tells an upstream that it let a request pass without a decision of ours.
+/// A client must not be able to claim that.
+const FAILURE_MODE_ALLOWED: &str = "x-envoy-auth-failure-mode-allowed";
+
+/// What becomes of a request.
+pub enum Answer<'a> {
+    /// It passes, changed.
+    Allow(Allow<'a>),
+    /// It is denied.
+    Deny(Deny<'a>),
+}
+
+/// How a request that passes is changed, and what is said of it.
+pub struct Allow<'a> {
+    /// The actor headers.
+    pub actor: ActorPart<'a>,
+    /// What is taken out of this request.
+    pub request: RequestChanges<'a>,
+    /// The policy that admits it; none for a CORS preflight.
+    pub policy: Option<&'a str>,
+    /// The denial that is not enforced.
+    pub shadow: Option<Shadow<'a>>,
+}
+
+/// A denial of this request: [`Denial`] is what the client reads.
+pub struct Deny<'a> {
+    /// Why.
+    pub reason: DenyReason,
+    /// The form that the client reads.
+    pub form: DenialForm,
+    /// The policy under which it is denied, when one was selected.
+    pub policy: Option<&'a str>,
+}
+
+/// The denial of a policy that is not enforced.
+#[derive(Clone, Copy)]
+pub struct Shadow<'a> {
+    /// Why the request would be denied.
+    pub reason: DenyReason,
+    /// The credential that was authenticated.
+    pub principal: Option<&'a Principal>,
+}
+
+impl<'a> Answer<'a> {
+    /// The answer to a request that was decided.
+    pub fn new(decision: &'a Decision, http: Option<&'a Http<'a>>) -> Self {
+        let policy = decision.context.policy.as_ref().map(|policy| policy.name().as_ref());
+        match (&decision.verdict, http) {
+            (Ok(permit), Some(http)) => Self::Allow(Allow {
+                actor: ActorPart {
+                    principal: permit.principal().map(AsRef::as_ref),
+                    headers: &decision.rules.actor_headers,
+                    cache: decision.actor_answer(),
+                },
+                request: RequestChanges::new(decision, http),
+                policy,
+                shadow: decision
+                    .context
+                    .shadowed
+                    .map(|reason| Shadow { reason, principal: decision.context.principal.as_deref() }),
+            }),
+            // A permit is for an HTTP request, and the authorizer gives none without.
+            (Ok(_), None) => Self::Deny(Deny { reason: DenyReason::NoHttp, form: DenialForm::Json, policy }),
+            (Err(reason), http) => {
+                Self::Deny(Deny { reason: *reason, form: DenialForm::of_client(http), policy })
+            }
+        }
+    }
+
+    /// The dynamic metadata: for Envoy's access log, RBAC and rate limits.  It never holds a secret.
+    pub fn metadata(&self) -> Vec<(&'static str, MetadataValue<'a>)> {
+        let (mut fields, policy) = match self {
+            Self::Allow(allow) => {
+                let mut fields: Vec<_> = allow.actor.metadata().into_iter().flatten().collect();
+                fields.extend(allow.shadow.map(Shadow::metadata));
+                (fields, allow.policy)
+            }
+            Self::Deny(deny) => (vec![("reason", MetadataValue::Text(deny.reason.as_str()))], deny.policy),
+        };
+        fields.extend(policy.map(|policy| ("policy", MetadataValue::Text(policy))));
+        fields
+    }
+}
+
+impl Allow<'_> {
+    /// Headers that replace those of the same name.
+    pub fn set_headers(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+        let actor = self.actor.headers().filter_map(|(name, value)| Some((name, Cow::Owned(value?))));
+        actor.chain(self.request.set_headers().map(|(name, value)| (name, Cow::Borrowed(value))))
+    }
+
+    /// Names of headers to remove.
+    pub fn remove_headers(&self) -> impl Iterator<Item = &str> {
+        let actor = self.actor.headers().filter_map(|(name, value)| value.is_none().then_some(name));
+        actor.chain(self.request.remove_headers())
+    }
+
+    /// Query parameters to remove, by the raw names they were sent under.
+    pub fn remove_query_parameters(&self) -> impl Iterator<Item = &str> {
+        self.request.remove_query_parameters()
+    }
+}
+
+/// The part of an answer that depends on the actor alone: it is the same in each answer under one set of rules.
+pub struct ActorPart<'a> {
+    principal: Option<&'a Principal>,
+    headers: &'a ActorHeaders,
+    cache: Option<&'a CachedAnswer>,
+}
+
+impl<'a> ActorPart<'a> {
+    /// The part of answers to requests that pass without an actor: every actor header is removed.
+    pub fn anonymous(headers: &'a ActorHeaders) -> Self {
+        Self { principal: None, headers, cache: None }
+    }
+
+    /// Each actor header with its value; `None` removes it.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, Option<String>)> {
+        self.headers.values(self.principal.map(|principal| &principal.actor))
+    }
+
+    /// `actor` and `credential`; nothing for anonymous requests.
+    pub fn metadata(&self) -> Option<[(&'static str, MetadataValue<'a>); 2]> {
+        self.principal.map(principal_metadata)
+    }
+
+    /// Where a server keeps the encoded part; `None` for anonymous requests, whose part is the same for all.
+    pub fn cache(&self) -> Option<&'a CachedAnswer> {
+        self.cache
+    }
+}
+
+/// What is taken out of a request that passes: credentials of ours, and headers that claim what only we may say.
+///
+/// Nothing is named here that the request did not show: an Envoy with strict mutation rules would answer 500.
+pub struct RequestChanges<'a> {
+    stripping: CredentialStripping<'a>,
+    http: &'a Http<'a>,
+    actor_headers: &'a ActorHeaders,
+}
+
+impl<'a> RequestChanges<'a> {
+    fn new(decision: &'a Decision, http: &'a Http<'a>) -> Self {
+        let rules = &decision.rules;
+        let forward = match &decision.context.passed_through {
+            _ if rules.forward_credentials => Forward::Everything,
+            Some(location) => Forward::Only(location),
+            None => Forward::Nothing,
+        };
+        let stripping = CredentialStripping::of(http, &rules.locations, forward);
+        Self { stripping, http, actor_headers: &rules.actor_headers }
+    }
+
+    /// Headers that replace those of the same name: what is left of `cookie`.
+    pub fn set_headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        match &self.stripping.cookie {
+            CookieChange::Set(rest) => Some(("cookie", rest.as_str())),
+            CookieChange::None | CookieChange::Remove => None,
+        }
+        .into_iter()
+    }
+
+    /// Names of headers to remove.
+    pub fn remove_headers(&self) -> impl Iterator<Item = &'a str> {
+        let cookie = match &self.stripping.cookie {
+            CookieChange::Remove => Some("cookie"),
+            CookieChange::None | CookieChange::Set(_) => None,
+        };
+        cookie.into_iter().chain(self.stripping.headers.iter().copied()).chain(self.look_alikes())
+    }
+
+    /// Query parameters to remove, by the raw names they were sent under.
+    pub fn remove_query_parameters(&self) -> impl Iterator<Item = &'a str> {
+        // A name that is not UTF-8 cannot be ours: names are compared decoded, and raw ones are ASCII in a URL.
+        self.stripping.parameters.iter().filter_map(|name| std::str::from_utf8(name).ok())
+    }
+
+    /// Headers that a careless upstream would take for an actor header, and the failure-mode claim.
+    fn look_alikes(&self) -> impl Iterator<Item = &'a str> {
+        let actor_headers = self.actor_headers;
+        let lengths = actor_headers.lengths().and(NameLengthFilter::of([FAILURE_MODE_ALLOWED.as_bytes()]));
+        let look_alikes = self.http.headers.with_name_lengths(lengths).filter(move |header| {
+            // Pseudo headers are no headers that an upstream could take for one of ours, and cannot be removed.
+            if header.name.first() == Some(&b':') {
+                return false;
+            }
+            // The actor header itself is set or removed whatever the request shows.
+            folds_onto(header.name, FAILURE_MODE_ALLOWED)
+                || actor_headers.folded_onto_by(header.name).is_some_and(|actor_header| {
+                    !header.name.eq_ignore_ascii_case(actor_header.name.as_bytes())
+                })
+        });
+        look_alikes.filter_map(|header| std::str::from_utf8(header.name).ok())
+    }
+}
+
+/// A value of dynamic metadata.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MetadataValue<'a> {
+    /// Text.
+    Text(&'a str),
+    /// A whole number.
+    Integer(i64),
+    /// The members of an actor.
+    Members(&'a Map<String, Value>),
+    /// Named values.
+    Object(Vec<(&'static str, MetadataValue<'a>)>),
+}
+
+impl MetadataValue<'_> {
+    /// The same as JSON.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Text(text) => Value::from(*text),
+            Self::Integer(number) => Value::from(*number),
+            Self::Members(members) => Value::Object((*members).clone()),
+            Self::Object(fields) => {
+                fields.iter().map(|(name, value)| ((*name).to_owned(), value.to_json())).collect()
+            }
+        }
+    }
+}
+
+fn principal_metadata(principal: &Principal) -> [(&'static str, MetadataValue<'_>); 2] {
+    let mut credential = vec![
+        ("kind", MetadataValue::Text(principal.kind.as_str())),
+        ("name", MetadataValue::Text(&principal.name)),
+    ];
+    credential.extend(principal.id.map(|id| ("id", MetadataValue::Integer(id))));
+    [
+        ("actor", MetadataValue::Members(principal.actor.members())),
+        ("credential", MetadataValue::Object(credential)),
+    ]
+}
+
+impl<'a> Shadow<'a> {
+    /// `shadow`: why the request would have been denied, and whose credential it carried.
+    ///
+    /// An actor that the policy does not admit stands in here alone: rules that read `actor` must not meet it.
+    pub fn metadata(self) -> (&'static str, MetadataValue<'a>) {
+        let mut fields = vec![("reason", MetadataValue::Text(self.reason.as_str()))];
+        fields.extend(self.principal.into_iter().flat_map(principal_metadata));
+        ("shadow", MetadataValue::Object(fields))
+    }
+}
+
+/// The form of a denial that a client reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DenialForm {
+    /// A JSON body.
+    Json,
+    /// A gRPC status, and the message alone as body: Envoy passes it on as `grpc-message`.
+    Grpc,
+}
+
+impl DenialForm {
+    fn of_client(http: Option<&Http<'_>>) -> Self {
+        let content_type = http.and_then(|http| http.headers.first("content-type")).unwrap_or_default();
+        let begins_with = |prefix: &[u8]| {
+            content_type.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix))
+        };
+        if begins_with(b"application/grpc") && !begins_with(b"application/grpc-web") {
+            Self::Grpc
+        } else {
+            Self::Json
+        }
+    }
+}
+
+/// A denial as its client reads it.  It depends on the reason, the form and the rules alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// The HTTP status.
+    pub status: u16,
+    /// The gRPC status.
+    pub code: GrpcCode,
+    /// Whether Envoy's `failure_mode_allow` decides instead.
+    pub is_error: bool,
+    /// Headers, each of another name.
+    pub headers: Vec<(&'static str, String)>,
+    /// Values of `www-authenticate`, each in a header of its own.
+    pub challenges: Vec<String>,
+    /// The body.
+    pub body: String,
+}
+
+impl Denial {
+    /// The denial for this reason under these rules.
+    pub fn new(reason: DenyReason, form: DenialForm, rules: &Snapshot) -> Self {
+        let DenialDetails { status, code, error, message, challenge, is_outage, .. } = *reason.details();
+        let mut headers = vec![("cache-control", "no-store".to_owned())];
+        let body = match form {
+            DenialForm::Json => {
+                headers.push(("content-type", "application/json".to_owned()));
+                format!(r#"{{"error": "{error}", "message": "{message}"}}"#)
+            }
+            DenialForm::Grpc => {
+                // Envoy derives a status from ours of HTTP where we name none, and 400 becomes INTERNAL.
+                headers.push(("grpc-status", (code as i32).to_string()));
+                message.to_owned()
+            }
+        };
+        if status == 503 {
+            headers.push(("retry-after", "1".to_owned()));
+        }
+        let realm = &rules.realm;
+        let with_error = || Some(format!(r#"Bearer realm="{realm}", error="{error}""#));
+        let bearer_alone = || Some(format!(r#"Bearer realm="{realm}""#));
+        let takes_basic = rules.locations.reads_basic() && !rules.users.is_empty();
+        let basic = || takes_basic.then(|| format!(r#"Basic realm="{realm}""#));
+        let challenges = match challenge {
+            Challenge::None => [None, None],
+            Challenge::BearerError => [with_error(), None],
+            Challenge::BearerErrorAndBasic => [with_error(), basic()],
+            Challenge::BearerAndBasic => [bearer_alone(), basic()],
+        };
+        Self {
+            status,
+            code,
+            is_error: is_outage && rules.unavailable == Unavailable::Error,
+            headers,
+            challenges: challenges.into_iter().flatten().collect(),
+            body,
+        }
+    }
+
+    /// Every header.  Those of one name, `www-authenticate`, stand beside each other.
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let headers = self.headers.iter().map(|(name, value)| (*name, value.as_str()));
+        headers.chain(self.challenges.iter().map(|value| ("www-authenticate", value.as_str())))
+    }
+}
