@@ -1,15 +1,41 @@
 //! The one way through: from the attributes of a request to a decision.
+//!
+//! [`Authorizer::authorize`] selects the policies, extracts the credential, authenticates it, and lets the policies
+//! admit.  A [`Trace`] records what each step found: `explain` shows that record, so that it cannot differ from
+//! what a Check does.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::attributes::{Attributes, Http, count_comparison, trim_blanks};
-use crate::credential::{self, CredentialError, CredentialLocation, CredentialLocations, Principal};
+use crate::credential::{
+    self, Credential, CredentialError, CredentialLocation, CredentialLocations, ExtractionTrace, Principal,
+};
 use crate::decision::{Decision, DecisionContext};
 use crate::deny_reason::DenyReason;
 use crate::identity::{Caller, Identity, Sources};
-use crate::policy::Permit;
+use crate::policy::{NotAdmitted, Permit, Policy, Selected, SelectionTrace};
 use crate::snapshot::{Snapshot, SnapshotStore};
+
+/// Records what each step finds.  `()` records nothing and costs nothing.
+pub trait Trace: SelectionTrace + ExtractionTrace {
+    /// The request is a CORS preflight, which needs neither policy nor credential.
+    fn preflight(&mut self) {}
+
+    /// These policies govern the request.
+    fn selected(&mut self, _selected: &Selected<'_>) {}
+
+    /// The request carries this credential.
+    fn presented(&mut self, _credential: &Credential) {}
+
+    /// The credential was looked up or verified.
+    fn identified(&mut self, _identity: &Result<Identity, DenyReason>) {}
+
+    /// Whether this policy admits the actor, or the lack of one.
+    fn admission(&mut self, _policy: &Policy, _admission: &Result<Permit, NotAdmitted>) {}
+}
+
+impl Trace for () {}
 
 /// Decides about requests by the rules in force.
 pub struct Authorizer {
@@ -23,13 +49,13 @@ impl Authorizer {
         Self { snapshots, sources }
     }
 
-    /// What is asked about credentials, beyond the rules.
+    /// Where credentials are looked up and verified, beyond the rules.
     pub fn sources(&self) -> &Sources {
         &self.sources
     }
 
-    /// Who a request to ourselves comes from: its credential in one of these locations, by the same code that
-    /// decides Checks.  A token that nobody here knows is denied, whatever the rules leave to upstreams.
+    /// The principal of a request to ourselves, whose credential is in one of these locations: by the same code that
+    /// decides Checks.  An unknown token is denied, whatever the rules leave to upstreams.
     ///
     /// # Errors
     /// The denial that a Check would meet.
@@ -39,10 +65,10 @@ impl Authorizer {
         locations: &CredentialLocations,
     ) -> Result<Option<Arc<Principal>>, DenyReason> {
         let rules = self.snapshots.current();
-        let Some(found) = credential::find(http, locations)? else {
+        let Some(presented) = credential::extract(http, locations, &mut ())? else {
             return Ok(None);
         };
-        match self.sources.identify(&found.credential, &rules, Caller::Admin).await? {
+        match self.sources.identify(&presented.credential, &rules, Caller::Admin).await? {
             Identity::Authenticated(principal) => Ok(Some(principal)),
             Identity::NotOurs => Err(DenyReason::UnknownToken),
             Identity::SessionOver => Ok(None),
@@ -56,52 +82,73 @@ impl Authorizer {
 
     /// Decides whether the request may pass, and as whom.
     ///
-    /// `deadline` is how long the asker will wait (`grpc-timeout`), where it says so.
-    pub async fn authorize(&self, request: &Attributes<'_>, deadline: Option<Duration>) -> Decision {
+    /// `deadline` is how long the client waits for the answer (`grpc-timeout`), where it says so.
+    pub fn authorize(
+        &self,
+        request: &Attributes<'_>,
+        deadline: Option<Duration>,
+    ) -> impl Future<Output = Decision> {
+        self.authorize_traced(request, deadline, ())
+    }
+
+    /// The same, with a record of each step.
+    pub async fn authorize_traced(
+        &self,
+        request: &Attributes<'_>,
+        deadline: Option<Duration>,
+        mut trace: impl Trace,
+    ) -> Decision {
         // One snapshot for the whole request, so that a reload cannot mix two sets of rules.
         let rules = self.snapshots.current();
         let mut context = DecisionContext::default();
-        let verdict = self.decide(request, deadline, &rules, &mut context).await;
+        let verdict = self.decide(request, deadline, &rules, &mut context, &mut trace).await;
         Decision::new(rules, verdict, context)
     }
 
-    /// The steps run in the order in which a reader would ask them.
-    /// Each hands a better-known value to the next, or denies with its reason.
+    /// The steps, in the order in which they depend on each other.  Each denies with its reason, or hands on what it
+    /// found.
     async fn decide(
         &self,
         request: &Attributes<'_>,
         deadline: Option<Duration>,
         rules: &Snapshot,
         context: &mut DecisionContext,
+        trace: &mut impl Trace,
     ) -> Result<Permit, DenyReason> {
         let http = request.http.as_ref().ok_or(DenyReason::NoHttp)?;
 
-        // A browser asks without credentials whether it may send a request with them.
+        // A browser sends a preflight without credentials before a request that has some.
         if rules.allow_cors_preflight
             && let Some(permit) = Permit::for_preflight(http)
         {
+            trace.preflight();
             return guard_actor_headers(http, rules, permit);
         }
 
-        // Envoy's route was meant to name a policy, and nobody knows which.
+        // Envoy's route was meant to name a policy, and does not say which.
         if request.misspelled_policy.is_some() {
             return Err(DenyReason::ContextKey);
         }
 
         // Which policies govern this?  A path that can be read in two ways is denied here.
-        let selected = rules.policies.select(request, http)?;
+        let selected = rules.policies.select(request, http, trace)?;
+        trace.selected(&selected);
         context.policy = Some(Arc::clone(selected.policy));
 
         // What is denied about the credential is denied under every policy.
-        let recognised = self.recognise(http, deadline, rules, context).await;
+        let authenticated = self.authenticate(http, deadline, rules, context, trace).await;
 
-        // May they?  Only a policy can turn an actor, or the lack of one, into a permit; all of them must,
-        // and the request passes by its own one's permit.
+        // Only a policy can turn an actor, or the lack of one, into a permit.  All of the selected ones must; the
+        // request passes by the permit of its own, which is the first.
         let mut own_permit = None;
         let mut shadow: Option<(DenyReason, Permit)> = None;
         for policy in selected.iter() {
-            let admitted = match &recognised {
-                Ok(()) => policy.admit(context.principal.clone()).map_err(DenyReason::from),
+            let admitted = match &authenticated {
+                Ok(()) => {
+                    let admission = policy.admit(context.principal.clone());
+                    trace.admission(policy, &admission);
+                    admission.map_err(DenyReason::from)
+                }
                 Err(deny_reason) => Err(*deny_reason),
             };
             match admitted {
@@ -132,32 +179,36 @@ impl Authorizer {
         guard_actor_headers(http, rules, own_permit.ok_or(DenyReason::NotAdmitted)?)
     }
 
-    /// The steps from the credential to the actor behind it.
-    async fn recognise(
+    /// Extracts the credential and authenticates it; without one there is nothing to do.
+    async fn authenticate(
         &self,
         http: &Http<'_>,
         deadline: Option<Duration>,
         rules: &Snapshot,
         context: &mut DecisionContext,
+        trace: &mut impl Trace,
     ) -> Result<(), DenyReason> {
-        // What does the caller show us?
-        let found = credential::find(http, &rules.locations)?;
+        let Some(presented) = credential::extract(http, &rules.locations, trace)? else {
+            return Ok(());
+        };
+        trace.presented(&presented.credential);
 
-        // Who is that?  A credential that we do not know is denied here, whatever the policies say.
-        if let Some(found) = &found {
-            match self.sources.identify(&found.credential, rules, Caller::Check { deadline }).await? {
-                Identity::Authenticated(principal) => context.principal = Some(principal),
-                Identity::NotOurs => context.passed_through = Some(found.location.clone()),
-                Identity::SessionOver => {}
-            }
+        // A credential that is not ours is denied here, whatever the policies say.
+        let caller = Caller::Check { deadline };
+        let identity = self.sources.identify(&presented.credential, rules, caller).await;
+        trace.identified(&identity);
+        match identity? {
+            Identity::Authenticated(principal) => context.principal = Some(principal),
+            Identity::NotOurs => context.passed_through = Some(presented.location.clone()),
+            Identity::SessionOver => {}
         }
         Ok(())
     }
 
-    /// The location whose credential is none of ours, dead or alive, and stays in a request that is let pass
-    /// although it was denied: it may be the upstream's own.
+    /// The location of a credential that is not ours, and stays in a request that passes although it is denied: it
+    /// may be the upstream's own.
     fn foreign_location(&self, http: &Http<'_>, rules: &Snapshot) -> Option<CredentialLocation> {
-        let (location, carried) = credential::look_at_first(http, &rules.locations)?;
+        let (location, carried) = credential::extract_cross_site(http, &rules.locations)?;
         let is_ours = match carried {
             Ok(credential) => self.sources.recognises(&credential, rules),
             // Either of the two may be ours.

@@ -279,20 +279,48 @@ impl CredentialLocations {
     }
 }
 
-/// Finds the request's credential: that of the first location that carries anything.
+/// Records what each location carries, in order, until one decides.
+pub trait ExtractionTrace {
+    /// This location was read.
+    fn extracted(&mut self, _extraction: &Result<Extraction, CredentialError>) {}
+}
+
+impl ExtractionTrace for () {}
+
+/// Extracts the request's credential: that of the first location that carries anything.
 ///
 /// # Errors
 /// [`CredentialError`]: a location carries something, and it is no credential or must not count.
-pub fn find<'p>(
+pub fn extract<'p>(
     http: &Http<'_>,
     locations: &'p CredentialLocations,
+    trace: &mut impl ExtractionTrace,
 ) -> Result<Option<PresentedCredential<'p>>, CredentialError> {
-    let Some((location, credential)) = look_at_first(http, locations) else {
-        return Ok(None);
-    };
-    let credential = credential?;
-    cross_site::check(http, location)?;
-    Ok(Some(PresentedCredential { credential, location }))
+    for location in &locations.order {
+        let extraction = extract_same_site(http, location, locations);
+        trace.extracted(&extraction);
+        match extraction? {
+            Extraction::Nothing => {}
+            Extraction::NotOurs => return Ok(None),
+            Extraction::Credential(credential) => {
+                return Ok(Some(PresentedCredential { credential, location }));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// What a location carries, once it may count in this request.
+fn extract_same_site(
+    http: &Http<'_>,
+    location: &CredentialLocation,
+    locations: &CredentialLocations,
+) -> Result<Extraction, CredentialError> {
+    let extraction = extract_from(http, location, locations)?;
+    if matches!(extraction, Extraction::Credential(_)) {
+        cross_site::check(http, location)?;
+    }
+    Ok(extraction)
 }
 
 /// Whether a Bearer is among what `authorization` holds, well-formed or not.
@@ -302,78 +330,51 @@ pub fn carries_bearer(http: &Http<'_>) -> bool {
 }
 
 /// The first location that carries anything, and what it carries, whichever site caused the request.
-pub fn look_at_first<'p>(
+pub fn extract_cross_site<'p>(
     http: &Http<'_>,
     locations: &'p CredentialLocations,
 ) -> Option<(&'p CredentialLocation, Result<Credential, CredentialError>)> {
     for location in &locations.order {
-        match look(http, location, locations) {
-            Ok(Look::Nothing) => {}
-            Ok(Look::NotOurs) => return None,
-            Ok(Look::Found(credential)) => return Some((location, Ok(credential))),
+        match extract_from(http, location, locations) {
+            Ok(Extraction::Nothing) => {}
+            Ok(Extraction::NotOurs) => return None,
+            Ok(Extraction::Credential(credential)) => return Some((location, Ok(credential))),
             Err(error) => return Some((location, Err(error))),
         }
     }
     None
 }
 
-/// What each location shows that [`find`] asks, in order: the last of them is the one that decides.
-pub fn look_at_each(http: &Http<'_>, locations: &CredentialLocations) -> Vec<Result<Look, CredentialError>> {
-    let mut looks = Vec::new();
-    for location in &locations.order {
-        let look = examine(http, location, locations);
-        let is_last = !matches!(look, Ok(Look::Nothing));
-        looks.push(look);
-        if is_last {
-            break;
-        }
-    }
-    looks
-}
-
-/// What a location shows, once it may count in this request.
-fn examine(
-    http: &Http<'_>,
-    location: &CredentialLocation,
-    locations: &CredentialLocations,
-) -> Result<Look, CredentialError> {
-    let look = look(http, location, locations)?;
-    if matches!(look, Look::Found(_)) {
-        cross_site::check(http, location)?;
-    }
-    Ok(look)
-}
-
-/// What a location shows.
-pub enum Look {
+/// What a location carries.
+pub enum Extraction {
     /// It is absent or empty: the next location is read.
     Nothing,
     /// A scheme that is none of ours: there is no credential, and no later location is read.
     NotOurs,
     /// A credential.
-    Found(Credential),
+    Credential(Credential),
 }
 
-fn look(
+fn extract_from(
     http: &Http<'_>,
     location: &CredentialLocation,
     locations: &CredentialLocations,
-) -> Result<Look, CredentialError> {
+) -> Result<Extraction, CredentialError> {
     match location {
         CredentialLocation::Bearer => match authorization(http, locations)? {
-            Authorization::Absent | Authorization::Basic(_) => Ok(Look::Nothing),
-            Authorization::NotOurs => Ok(Look::NotOurs),
-            Authorization::Bearer(token) => Ok(Look::Found(token_credential(token)?)),
+            Authorization::Absent | Authorization::Basic(_) => Ok(Extraction::Nothing),
+            Authorization::NotOurs => Ok(Extraction::NotOurs),
+            Authorization::Bearer(token) => Ok(Extraction::Credential(token_credential(token)?)),
         },
         CredentialLocation::Basic { .. } => match authorization(http, locations)? {
-            Authorization::Absent | Authorization::Bearer(_) => Ok(Look::Nothing),
-            Authorization::NotOurs => Ok(Look::NotOurs),
-            Authorization::Basic(encoded) => Ok(Look::Found(basic_credential(encoded)?)),
+            Authorization::Absent | Authorization::Bearer(_) => Ok(Extraction::Nothing),
+            Authorization::NotOurs => Ok(Extraction::NotOurs),
+            Authorization::Basic(encoded) => Ok(Extraction::Credential(basic_credential(encoded)?)),
         },
-        CredentialLocation::Session { cookie } => look_at_session(http, cookie),
-        CredentialLocation::Header { name } => look_at_header(http, name),
-        CredentialLocation::Query { name } => look_at_query(http, name),
-        CredentialLocation::Cookie { name, .. } => look_at_cookie(http, name),
+        CredentialLocation::Session { cookie } => extract_session(http, cookie),
+        CredentialLocation::Header { name } => extract_header(http, name),
+        CredentialLocation::Query { name } => extract_query(http, name),
+        CredentialLocation::Cookie { name, .. } => extract_cookie(http, name),
     }
 }
 
@@ -461,64 +462,64 @@ fn basic_credential(encoded: &[u8]) -> Result<Credential, CredentialError> {
     Ok(Credential::Password { user: user.to_owned(), password: Secret::new(password.to_owned()) })
 }
 
-fn look_at_header(http: &Http<'_>, name: &str) -> Result<Look, CredentialError> {
+fn extract_header(http: &Http<'_>, name: &str) -> Result<Extraction, CredentialError> {
     let mut values = http.headers.all(name);
     let Some(value) = values.next() else {
-        return Ok(Look::Nothing);
+        return Ok(Extraction::Nothing);
     };
     // A token has no comma, so a comma is where two lines were joined.
     if values.next().is_some() || value.contains(&b',') {
         return Err(CredentialError::Duplicate);
     }
     match trim_blanks(value) {
-        [] => Ok(Look::Nothing),
-        value => token_credential(value).map(Look::Found),
+        [] => Ok(Extraction::Nothing),
+        value => token_credential(value).map(Extraction::Credential),
     }
 }
 
-fn look_at_query(http: &Http<'_>, name: &str) -> Result<Look, CredentialError> {
+fn extract_query(http: &Http<'_>, name: &str) -> Result<Extraction, CredentialError> {
     let mut values = query::values(http, name);
     let Some(value) = values.next() else {
-        return Ok(Look::Nothing);
+        return Ok(Extraction::Nothing);
     };
     if values.next().is_some() {
         return Err(CredentialError::Duplicate);
     }
     match query::decode(value) {
-        value if value.is_empty() => Ok(Look::Nothing),
-        value => token_credential(&value).map(Look::Found),
+        value if value.is_empty() => Ok(Extraction::Nothing),
+        value => token_credential(&value).map(Extraction::Credential),
     }
 }
 
 /// A cookie without the form of ours counts as absent: it may be an old one or another program's.
-fn look_at_session(http: &Http<'_>, name: &str) -> Result<Look, CredentialError> {
+fn extract_session(http: &Http<'_>, name: &str) -> Result<Extraction, CredentialError> {
     let mut values = cookie::values(&http.headers, name);
     let Some(value) = values.next() else {
-        return Ok(Look::Nothing);
+        return Ok(Extraction::Nothing);
     };
     if values.next().is_some() {
         return Err(CredentialError::Duplicate);
     }
     Ok(match PlainToken::new(value) {
-        Ok(token) => Look::Found(Credential::Session {
+        Ok(token) => Extraction::Credential(Credential::Session {
             digest: token.digest(),
             issued_format: token.has_issued_format(),
         }),
-        Err(_) => Look::Nothing,
+        Err(_) => Extraction::Nothing,
     })
 }
 
-fn look_at_cookie(http: &Http<'_>, name: &str) -> Result<Look, CredentialError> {
+fn extract_cookie(http: &Http<'_>, name: &str) -> Result<Extraction, CredentialError> {
     let mut values = cookie::values(&http.headers, name);
     let Some(value) = values.next() else {
-        return Ok(Look::Nothing);
+        return Ok(Extraction::Nothing);
     };
     if values.next().is_some() {
         return Err(CredentialError::Duplicate);
     }
     match value {
-        [] => Ok(Look::Nothing),
-        value => token_credential(value).map(Look::Found),
+        [] => Ok(Extraction::Nothing),
+        value => token_credential(value).map(Extraction::Credential),
     }
 }
 
@@ -548,7 +549,7 @@ mod tests {
         let headers = Headers::new(encoding, entries.collect());
         let http = Http { method: b"GET", host: b"h", path, headers };
         let locations = CredentialLocations::new(locations);
-        match find(&http, &locations) {
+        match extract(&http, &locations, &mut ()) {
             Ok(None) => "none".to_owned(),
             Ok(Some(PresentedCredential { credential: Credential::Session { .. }, .. })) => {
                 "session".to_owned()

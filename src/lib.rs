@@ -15,7 +15,7 @@
 //!                                                            │
 //!                            authorizer::authorize(&Attributes) ──▶ Decision
 //!                              policies.select       ──▶ &Policy
-//!                              credential::find      ──▶ Option<PresentedCredential>
+//!                              credential::extract   ──▶ Option<PresentedCredential>
 //!                              identity::identify    ──▶ Principal
 //!                              policy.admit          ──▶ Permit        (each step may deny instead)
 //!                                                            │
@@ -71,7 +71,7 @@
 //!   ([`ext_authz::wiring`]).
 //! - Every CheckRequest gets an answer with gRPC status OK; a denial is a `denied_response`.  To Envoy a gRPC
 //!   error is an outage, which it may have been told to let pass.  A panic is caught and denies.
-//! - A token's plain text goes no further than the location that carried it: [`credential::find`] hands on a
+//! - A token's plain text goes no further than the location that carried it: [`credential::extract`] hands on a
 //!   digest.  Plain and digest are different types, and the `Debug` of secrets shows nothing.
 //! - One [`snapshot::Snapshot`] serves one request from start to end.
 //! - What cannot change while the process runs ([`config::Startup`]) and what can ([`snapshot::Snapshot`],

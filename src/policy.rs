@@ -194,18 +194,31 @@ impl<'p> Selected<'p> {
 }
 
 /// What of a request decides which policy governs it.
-#[derive(Debug)]
-pub enum Question<'p, 'a> {
+enum SelectedBy<'p, 'a> {
     /// Envoy's route names the policy.
-    Named(&'p Arc<Policy>),
-    /// Routes are matched by these and by the method.
-    Routed {
+    Name(&'p Arc<Policy>),
+    /// Each route is compared with these, and with the method.
+    Routes {
         /// The host as routes compare it; empty when none of them does.
         host: Cow<'a, str>,
         /// The decoded path; empty when no route looks at it, or the request has none.
         path: DecodedPath<'a>,
     },
 }
+
+/// Records how the request's own policy is selected.
+pub trait SelectionTrace {
+    /// Envoy's route names this policy.
+    fn named(&mut self, _policy: &Policy) {}
+
+    /// Routes are compared with this host and this path, each empty where no route reads it.
+    fn compared(&mut self, _host: &str, _path: &str) {}
+
+    /// The next route was compared; the first without a mismatch is the last one.
+    fn route(&mut self, _mismatch: Option<Mismatch>) {}
+}
+
+impl SelectionTrace for () {}
 
 /// Why no policy could be selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,9 +275,15 @@ impl Policies {
     ///
     /// # Errors
     /// [`SelectError`]: what a rule would read can be read in two ways, or names what does not exist.
-    pub fn select(&self, request: &Attributes<'_>, http: &Http<'_>) -> Result<Selected<'_>, SelectError> {
-        match self.question(request, http)? {
-            Question::Named(policy) => {
+    pub fn select(
+        &self,
+        request: &Attributes<'_>,
+        http: &Http<'_>,
+        trace: &mut impl SelectionTrace,
+    ) -> Result<Selected<'_>, SelectError> {
+        match self.selected_by(request, http)? {
+            SelectedBy::Name(policy) => {
+                trace.named(policy);
                 let destination = Override::position("destination");
                 let is_permitted = destination.is_some_and(|at| self.options.overrides.contains(at));
                 if destination::Operation::of(http.method).is_some() && !is_permitted {
@@ -272,8 +291,9 @@ impl Policies {
                 }
                 Ok(Selected::only(policy))
             }
-            Question::Routed { host, path } => {
-                let mut selected = self.select_unambiguous(&host, &path, http.method)?;
+            SelectedBy::Routes { host, path } => {
+                trace.compared(&host, &path.text);
+                let mut selected = self.select_unambiguous(&host, &path, http.method, trace)?;
                 if let Some(operation) = destination::Operation::of(http.method)
                     && (self.routed_parts.host || self.routed_parts.path || self.routed_parts.method)
                 {
@@ -303,12 +323,12 @@ impl Policies {
             }
         };
         for method in [&b"PUT"[..], b"DELETE"] {
-            let further = self.select_unambiguous(&target_host, &target_path, method);
+            let further = self.select_unambiguous(&target_host, &target_path, method, &mut ());
             let further = further.map_err(|_| SelectError::Destination)?;
             further.iter().for_each(|policy| selected.add(policy));
         }
         if operation == destination::Operation::Move {
-            let source = self.select_unambiguous(host, path, b"DELETE")?;
+            let source = self.select_unambiguous(host, path, b"DELETE", &mut ())?;
             source.iter().for_each(|policy| selected.add(policy));
         }
         Ok(())
@@ -320,9 +340,11 @@ impl Policies {
         host: &str,
         path: &DecodedPath<'_>,
         method: &[u8],
+        trace: &mut impl SelectionTrace,
     ) -> Result<Selected<'_>, SelectError> {
-        let selected = self.select_by_routes(host, &path.text, method);
-        let differs = |other: &String| !self.select_by_routes(host, other, method).is_same(&selected);
+        let selected = self.select_by_routes(host, &path.text, method, trace);
+        let differs =
+            |other: &String| !self.select_by_routes(host, other, method, &mut ()).is_same(&selected);
         if path.readings.iter().any(differs) {
             return Err(SelectError::AmbiguousPath(path::kind_of(&path.text)));
         }
@@ -331,8 +353,18 @@ impl Policies {
 
     /// The first route that matches governs.  Where none of them names this very path, that of another spelling
     /// must admit as well: a slash at the end more or less, another case where `paths.case` is `ignore`.
-    fn select_by_routes(&self, host: &str, path: &str, method: &[u8]) -> Selected<'_> {
-        let matching = self.routes.iter().find(|route| route.matches(host, path, method));
+    fn select_by_routes(
+        &self,
+        host: &str,
+        path: &str,
+        method: &[u8],
+        trace: &mut impl SelectionTrace,
+    ) -> Selected<'_> {
+        let matching = self.routes.iter().find(|route| {
+            let mismatch = route.mismatch(host, path, method);
+            trace.route(mismatch);
+            mismatch.is_none()
+        });
         let mut selected = Selected::only(matching.map_or(&self.default, |route| &route.policy));
         if matching.is_some_and(|route| route.is_exactly(path)) || path.is_empty() {
             return selected;
@@ -359,11 +391,11 @@ impl Policies {
     ///
     /// # Errors
     /// As [`Policies::select`].
-    pub fn question<'p, 'a>(
+    fn selected_by<'p, 'a>(
         &'p self,
         request: &Attributes<'a>,
         http: &Http<'a>,
-    ) -> Result<Question<'p, 'a>, SelectError> {
+    ) -> Result<SelectedBy<'p, 'a>, SelectError> {
         let raw_path = http.path_without_query();
         // CONNECT has no path (RFC 9110 section 9.3.6).
         let has_path = !(http.method == b"CONNECT" && raw_path.is_empty());
@@ -377,7 +409,7 @@ impl Policies {
             // Envoy may have matched the route by all three.
             let read = RoutedParts { host: true, path: true, method: true };
             overrides::check(http, read, self.options.overrides)?;
-            return Ok(Question::Named(policy));
+            return Ok(SelectedBy::Name(policy));
         }
         let host = if self.routed_parts.host {
             route::normalize_host(http.host).ok_or(SelectError::IllegalHost)?
@@ -392,7 +424,7 @@ impl Policies {
         if self.routed_parts != (RoutedParts { host: false, path: false, method: false }) {
             overrides::check(http, self.routed_parts, self.options.overrides)?;
         }
-        Ok(Question::Routed { host, path })
+        Ok(SelectedBy::Routes { host, path })
     }
 
     /// Which overrides are let through.
@@ -520,7 +552,7 @@ mod tests {
         };
         let policy = extension.map(str::as_bytes);
         let request = Attributes { http: Some(http.clone()), policy, misspelled_policy: None };
-        match policies.select(&request, &http) {
+        match policies.select(&request, &http, &mut ()) {
             Ok(selected) => {
                 let names: Vec<_> = selected.iter().map(|policy| policy.name().to_string()).collect();
                 names.join(" and ")

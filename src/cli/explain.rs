@@ -1,20 +1,22 @@
 //! `explain`
 
-mod asked;
 mod explanation;
 mod log_line;
+mod request;
 mod steps;
 mod text;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use self::asked::{Asked, Flags, Secrets};
 use self::explanation::Explanation;
 use self::log_line::Line;
-use self::steps::{Explained, KeysAsked};
+use self::request::{Flags, RequestInput, Secrets};
+use self::steps::{Explained, KeyStoreUse};
+use self::trace::DecisionTrace;
 use super::{Complaint, ConfigFile, print, read_secret};
 use crate::answer::Answer;
 use crate::authorizer::Authorizer;
@@ -28,8 +30,8 @@ use crate::identity::passwords::Passwords;
 use crate::keys::Keys;
 use crate::snapshot::{Snapshot, SnapshotStore};
 
-/// How often a password is asked about again: a verification may outlast one Check.
-const TRIES: usize = 100;
+/// How often a Check with a password is tried: a verification may outlast one.
+const MAX_TRIES: usize = 100;
 
 /// The exit code of a denial, where the exit code is to tell: 1 and 2 are failures.
 const DENIED: u8 = 3;
@@ -92,19 +94,19 @@ impl Explain {
         let mut snapshot = Snapshot::build(&config, None).map_err(|error| error.about(&path).to_string())?;
         let keys = if self.keys { Some(read_keys(&config.startup).await?) } else { None };
         let line = self.log_line.as_deref().map(Line::read).transpose()?;
-        let mut asked = match (&line, &self.request) {
-            (Some(line), _) => line.asked()?,
-            (None, Some(path)) => Asked::from_json(read_secret("request", path)?.expose())?,
-            (None, None) => Asked::from_flags(self.flags, &snapshot)?,
+        let mut input = match (&line, &self.request) {
+            (Some(line), _) => line.request()?,
+            (None, Some(path)) => RequestInput::from_json(read_secret("request", path)?.expose())?,
+            (None, None) => RequestInput::from_flags(self.flags, &snapshot)?,
         };
         match &line {
             Some(line) if self.secrets.are_none() => {
-                line.add_credential(&mut asked, &mut snapshot, keys.as_deref()).await?;
+                line.add_credential(&mut input, &mut snapshot, keys.as_deref()).await?;
             }
-            Some(_) | None => self.secrets.add_to(&mut asked)?,
+            Some(_) | None => self.secrets.add_to(&mut input)?,
         }
         let mut explanation =
-            decide(&config.startup, snapshot, &positions, path.display().to_string(), &asked, keys).await?;
+            decide(&config.startup, snapshot, &positions, path.display().to_string(), &input, keys).await?;
         if let Some(line) = line {
             explanation.notes.extend(line.notes());
             let policy = explanation.policy.as_deref();
@@ -128,26 +130,28 @@ async fn decide(
     snapshot: Snapshot,
     positions: &Positions,
     file: String,
-    asked: &Asked,
+    input: &RequestInput,
     keys: Option<std::sync::Arc<Keys>>,
 ) -> Result<Explanation, Complaint> {
     let passwords = Passwords::new(1)
         .map_err(|error| format!("error: the operating system gives no randomness: {error}"))?;
-    let keys_asked = match (&startup.keys, &keys) {
-        (None, _) => KeysAsked::NoStore,
-        (Some(_), Some(_)) => KeysAsked::Yes,
-        (Some(_), None) => KeysAsked::No,
+    let key_store = match (&startup.keys, &keys) {
+        (None, _) => KeyStoreUse::None,
+        (Some(_), Some(_)) => KeyStoreUse::Read,
+        (Some(_), None) => KeyStoreUse::NotRead,
     };
     let encoder = ResponseEncoder::new(&snapshot);
     let sources = Sources { passwords, keys, clock: Clock::system() };
     let authorizer = Authorizer::new(SnapshotStore::new(snapshot), sources);
-    let request = asked.attributes();
-    let mut decision = authorizer.authorize(&request, None).await;
-    for _ in 1..TRIES {
+    let request = input.attributes();
+    let mut trace = DecisionTrace::default();
+    let mut decision = authorizer.authorize_traced(&request, None, &mut trace).await;
+    for _ in 1..MAX_TRIES {
         if decision.outcome().deny_reason() != Some(DenyReason::PasswordUnverified) {
             break;
         }
-        decision = authorizer.authorize(&request, None).await;
+        trace = DecisionTrace::default();
+        decision = authorizer.authorize_traced(&request, None, &mut trace).await;
     }
     let http = request.http.as_ref().ok_or_else(|| "error: there is no HTTP request".to_owned())?;
     let answer = encoder.encode(&Answer::new(&decision, Some(http)));
@@ -158,8 +162,9 @@ async fn decide(
         request: &request,
         http,
         decision: &decision,
+        trace: &trace,
         answer: &answer,
-        keys: keys_asked,
+        keys: key_store,
     };
-    Ok(explained.tell())
+    Ok(explained.explanation())
 }

@@ -52,7 +52,7 @@ fn shown(encoding: Encoding, lines: &[&[u8]]) -> Shown {
     };
     let http = Http { method: b"GET", host: b"h", path: b"/", headers };
     let locations = locations();
-    let found = match credential::find(&http, &locations) {
+    let found = match credential::extract(&http, &locations, &mut ()) {
         Ok(None) => Shown::Nothing,
         Err(_) => Shown::Error,
         Ok(Some(found)) => match found.credential {

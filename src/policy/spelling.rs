@@ -87,7 +87,8 @@ impl Policies {
         };
         let is_governed =
             |policies: &super::Selected<'_>| policies.iter().any(|policy| Arc::ptr_eq(policy, &route.policy));
-        if !self.select_unambiguous(host, &own, method).is_ok_and(|selected| is_governed(&selected)) {
+        if !self.select_unambiguous(host, &own, method, &mut ()).is_ok_and(|selected| is_governed(&selected))
+        {
             return Vec::new();
         }
         let falls_through = |spelling: Spelling| {
@@ -100,7 +101,7 @@ impl Policies {
             if matching.is_some_and(|route| route.is_exactly(&other.text)) {
                 return None;
             }
-            let selected = self.select_unambiguous(host, &other, method).ok()?;
+            let selected = self.select_unambiguous(host, &other, method, &mut ()).ok()?;
             (!is_governed(&selected)).then(|| (spelling, selected.iter().collect()))
         };
         Spelling::ALL.into_iter().filter_map(falls_through).collect()

@@ -1,11 +1,11 @@
-//! What is told of a decision, step by step.  As JSON its members are a promise: scripts read them.
+//! A decision step by step.  As JSON its members are a promise: scripts read them.
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::log_line::Logged;
 
-/// Everything that is told.
+/// Everything that `explain` prints.
 #[derive(Debug, Serialize)]
 pub(super) struct Explanation {
     /// The configuration's file.
@@ -14,11 +14,11 @@ pub(super) struct Explanation {
     pub request: Request,
     /// How its policy was selected.
     pub selection: Selection,
-    /// What each location of a credential carried.
-    pub locations: Vec<PlaceAsked>,
-    /// Who that is.
+    /// What each location of a credential carries.
+    pub locations: Vec<LocationRead>,
+    /// Who the credential stands for.
     pub identity: Step,
-    /// Whether the policy admits them; `null` when nobody was asked.
+    /// Whether the policy admits them; `null` when the request was denied before.
     pub admission: Option<Step>,
     /// `allowed`, `shadowed` or `denied`.
     pub decision: &'static str,
@@ -26,7 +26,7 @@ pub(super) struct Explanation {
     pub reason: &'static str,
     /// The policy that governs.
     pub policy: Option<String>,
-    /// The credential that was recognised.
+    /// The credential that was authenticated.
     pub credential: Option<Credential>,
     /// The actor behind it.
     pub actor: Option<Value>,
@@ -34,9 +34,9 @@ pub(super) struct Explanation {
     pub allow: Option<Value>,
     /// The actor as whom the request passes, or `anonymous`.
     pub passes_as: Option<Value>,
-    /// What Envoy is told.
+    /// The answer to Envoy.
     pub answer: Answer,
-    /// What has to be known beside.
+    /// What else has to be known.
     pub notes: Vec<String>,
     /// The line of the decision log that was read.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,7 +54,7 @@ pub(super) struct Request {
     pub policy: Option<String>,
 }
 
-/// A location in the configuration.
+/// A position in the configuration.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct At {
     /// Such as `routes[2]`.
@@ -72,8 +72,8 @@ pub(super) struct Selection {
     pub host: Option<String>,
     /// The path as routes compare it.
     pub path: Option<String>,
-    /// Every route that was asked, in order; the last one may match.
-    pub routes: Vec<RouteAsked>,
+    /// Every route that was compared, in order; the last one may match.
+    pub routes: Vec<RouteCompared>,
     /// Where the policy stands.
     pub at: Option<At>,
 }
@@ -94,9 +94,9 @@ pub(super) enum SelectedBy {
     Nothing,
 }
 
-/// A route that was asked.
+/// A route that was compared.
 #[derive(Debug, Serialize)]
-pub(super) struct RouteAsked {
+pub(super) struct RouteCompared {
     #[serde(flatten)]
     pub at: At,
     pub matches: bool,
@@ -104,9 +104,9 @@ pub(super) struct RouteAsked {
     pub differs: Option<&'static str>,
 }
 
-/// A location that was asked for a credential.
+/// A location, and what it carries.
 #[derive(Debug, Serialize)]
-pub(super) struct PlaceAsked {
+pub(super) struct LocationRead {
     /// Such as `bearer` or `header x-api-key`.
     pub location: String,
     /// `nothing`, `not_ours`, `token`, `password`, `session`, `not_asked`, or the reason of a denial.
@@ -115,14 +115,14 @@ pub(super) struct PlaceAsked {
     pub at: At,
 }
 
-/// A step as a sentence, and the location in the configuration that it is about.
+/// A step as a sentence, and the position in the configuration that it is about.
 #[derive(Debug, Serialize)]
 pub(super) struct Step {
     pub says: String,
     pub at: Option<At>,
 }
 
-/// A credential that was recognised.
+/// A credential that was authenticated.
 #[derive(Debug, Serialize)]
 pub(super) struct Credential {
     pub kind: &'static str,
@@ -135,7 +135,7 @@ pub(super) struct Credential {
     pub at: Option<At>,
 }
 
-/// What Envoy is told.
+/// The answer to Envoy.
 #[derive(Debug, Serialize)]
 pub(super) struct Answer {
     /// The status code of the CheckResponse: 0 lets the request pass.

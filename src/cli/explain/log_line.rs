@@ -1,6 +1,6 @@
 //! A line of the decision log, decided again.
 //!
-//! The line holds no secret, so a token made for this one occasion stands for whoever it names.
+//! The line holds no secret: a token made for this one occasion stands for the credential that it names.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::super::{Complaint, read_secret};
-use super::asked::Asked;
+use super::request::RequestInput;
 use crate::attributes::Encoding;
 use crate::credential::{CredentialLocation, CredentialLocations, Kind};
 use crate::deny_reason::DenyReason;
@@ -40,7 +40,7 @@ struct Named {
     id: Option<i64>,
 }
 
-/// What was logged, held against what is decided now.
+/// What was logged, compared with what is decided now.
 #[derive(Debug, Serialize)]
 pub(super) struct Logged {
     /// `allowed` or `denied`.
@@ -88,9 +88,9 @@ impl Line {
         })
     }
 
-    /// The request as far as the line tells it.
-    pub(super) fn asked(&self) -> Result<Asked, Complaint> {
-        let mut asked = Asked {
+    /// The request as far as the line holds it.
+    pub(super) fn request(&self) -> Result<RequestInput, Complaint> {
+        let mut input = RequestInput {
             method: self.method.clone(),
             host: self.host.clone(),
             path: Secret::new(self.path.clone()),
@@ -104,17 +104,17 @@ impl Line {
                 "error: Envoy named a policy that did not exist, and the line does not hold its name: \
                  it stands in the error that was logged beside the line",
             )?;
-            asked.policy = Some(policy);
+            input.policy = Some(policy);
         }
-        // Nothing passes without a policy but a preflight, which is told by headers that the line does not hold.
+        // Nothing passes without a policy but a preflight, whose headers the line does not hold.
         if self.decision == "allowed" && self.policy.is_none() {
-            asked.add("origin", "null");
-            asked.add("access-control-request-method", "GET");
+            input.add("origin", "null");
+            input.add("access-control-request-method", "GET");
         }
-        Ok(asked)
+        Ok(input)
     }
 
-    /// What the line does not tell.
+    /// What the line does not hold.
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = vec![
             "the line holds no header, no query and no secret: where the credential stood, cross-site requests, \
@@ -123,17 +123,15 @@ impl Line {
         ];
         let is_cut = |value: &String| value.ends_with("...") && value.len() >= LONGEST_VALUE - 6;
         if [&self.method, &self.host, &self.path].into_iter().any(is_cut) {
-            notes.push(format!(
-                "a value of the line was cut at {LONGEST_VALUE} bytes; what followed is unknown"
-            ));
+            notes.push(format!("a value of the line was cut at {LONGEST_VALUE} bytes; what followed is unknown"));
         }
         notes
     }
 
-    /// Lets a stand-in present itself as whoever the line names.
+    /// Adds a stand-in for the credential that the line names.
     pub(super) async fn add_credential(
         &self,
-        asked: &mut Asked,
+        input: &mut RequestInput,
         rules: &mut Snapshot,
         keys: Option<&Keys>,
     ) -> Result<(), Complaint> {
@@ -163,15 +161,15 @@ impl Line {
                 rules.tokens.add(digest, principal);
             }
         }
-        // It stands before all other locations, and these are empty: what is asked of them stays as it is.
+        // It stands before all other locations, and these are empty: what is input of them stays as it is.
         let location = CredentialLocation::Header { name: STAND_IN.into() };
         let order = std::iter::once(location).chain(rules.locations.order().iter().cloned());
         rules.locations = CredentialLocations::new(order.collect());
-        asked.add(STAND_IN, secret.expose());
+        input.add(STAND_IN, secret.expose());
         Ok(())
     }
 
-    /// Holds the line against what is decided now.
+    /// Compares the line with what is decided now.
     pub(super) fn compare(&self, decision: &str, reason: &str, policy: Option<&str>) -> Logged {
         let (was, is) = (
             outcome(&self.decision, &self.reason, self.policy.as_deref()),

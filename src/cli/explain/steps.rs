@@ -1,21 +1,20 @@
-//! From a decision to what is told of it.
-//!
-//! The decision is the engine's.  What led to it is asked once more of the functions that the engine asked.
+//! From a decision and the engine's record of its steps to an explanation.
 
 use serde_json::{Value, json};
 
 use super::explanation::{
-    Answer, At, Credential, Explanation, PlaceAsked, Request, RouteAsked, SelectedBy, Selection, Step,
+    Answer, At, Credential, Explanation, LocationRead, Request, RouteCompared, SelectedBy, Selection, Step,
 };
 use super::log_line::STAND_IN;
+use super::trace::{DecisionTrace, Presented};
 use crate::attributes::{Attributes, Http};
 use crate::config::Positions;
-use crate::credential::{self, CredentialError, CredentialLocation, Kind, Look, Principal};
-use crate::decision::{Decision, Outcome};
+use crate::credential::{CredentialLocation, Kind, Principal};
+use crate::decision::Decision;
 use crate::deny_reason::DenyReason;
 use crate::ext_authz::wire::check_response::HttpResponse;
 use crate::ext_authz::wire::{CheckResponse, HeaderValueOption};
-use crate::policy::{Allow, Mismatch, Policy, Question};
+use crate::policy::{Allow, Mismatch};
 use crate::snapshot::Snapshot;
 
 /// What is explained.
@@ -25,38 +24,31 @@ pub(super) struct Explained<'e> {
     pub request: &'e Attributes<'e>,
     pub http: &'e Http<'e>,
     pub decision: &'e Decision,
+    /// What the engine found on the way.
+    pub trace: &'e DecisionTrace,
     pub answer: &'e CheckResponse,
-    pub keys: KeysAsked,
+    pub keys: KeyStoreUse,
 }
 
-/// Whether the key store was asked.
+/// Whether the key store was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum KeysAsked {
+pub(super) enum KeyStoreUse {
     /// There is none.
-    NoStore,
+    None,
     /// There is one, and it was read.
-    Yes,
-    /// There is one, and it was left alone.
-    No,
-}
-
-/// How far the request came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
-    Request,
-    Credential,
-    Identity,
-    Admission,
+    Read,
+    /// There is one, and it was not read.
+    NotRead,
 }
 
 impl Explained<'_> {
-    pub(super) fn tell(&self) -> Explanation {
+    pub(super) fn explanation(&self) -> Explanation {
         let context = &self.decision.context;
         let principal = context.principal.as_deref();
         let (decision, reason, passes_as) = self.verdict();
         Explanation {
             configuration: self.file.clone(),
-            request: self.told_request(),
+            request: self.request_shown(),
             selection: self.selection(),
             locations: self.locations(),
             identity: self.identity(),
@@ -71,33 +63,27 @@ impl Explained<'_> {
                 None => json!("any actor"),
             }),
             passes_as,
-            answer: told_answer(self.answer),
+            answer: answer_shown(self.answer),
             notes: self.notes(),
             logged: None,
         }
     }
 
-    /// The one location where a verdict becomes words.
+    /// The words for the verdict.
     fn verdict(&self) -> (&'static str, &'static str, Option<Value>) {
-        let passes_as = match (&self.decision.verdict, self.decision.outcome()) {
-            (Err(_), _) | (Ok(_), Outcome::Denied(_)) => None,
-            (Ok(permit), Outcome::Allowed | Outcome::Shadowed(_)) => Some(
-                permit.principal().map_or(json!("anonymous"), |principal| json!(principal.actor.members())),
-            ),
-        };
-        (self.decision.outcome().as_str(), self.decision.outcome().reason(), passes_as)
+        let outcome = self.decision.outcome();
+        let passes_as = self.decision.verdict.as_ref().ok().map(|permit| match permit.principal() {
+            Some(principal) => json!(principal.actor.members()),
+            None => json!("anonymous"),
+        });
+        (outcome.as_str(), outcome.reason(), passes_as)
     }
 
     fn rules(&self) -> &Snapshot {
         &self.decision.rules
     }
 
-    fn stage(&self) -> Stage {
-        // Under a policy that is not enforced the request came no further, and passes all the same.
-        self.decision.outcome().deny_reason().map_or(Stage::Admission, stage)
-    }
-
-    fn told_request(&self) -> Request {
+    fn request_shown(&self) -> Request {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let names = self.http.headers.iter().map(|header| text(header.name));
         Request {
@@ -121,76 +107,52 @@ impl Explained<'_> {
 
     fn selection(&self) -> Selection {
         let nothing = Selection { by: SelectedBy::Nothing, host: None, path: None, routes: vec![], at: None };
-        if self.is_preflight() {
-            return Selection {
-                by: SelectedBy::Preflight,
-                at: Some(self.at("allow_cors_preflight")),
-                ..nothing
-            };
+        if self.trace.preflight {
+            let at = Some(self.at("allow_cors_preflight"));
+            return Selection { by: SelectedBy::Preflight, at, ..nothing };
         }
-        if self.request.misspelled_policy.is_some() {
+        if let Some(named) = &self.trace.named {
+            let at = Some(self.at(format!("policies.{named}")));
+            return Selection { by: SelectedBy::ContextExtensions, at, ..nothing };
+        }
+        let Some((host, path)) = &self.trace.compared else {
             return nothing;
-        }
-        let policies = &self.rules().policies;
-        let (host, path) = match policies.question(self.request, self.http) {
-            Err(_) => return nothing,
-            Ok(Question::Named(policy)) => {
-                let at = Some(self.at(format!("policies.{}", policy.name())));
-                return Selection { by: SelectedBy::ContextExtensions, at, ..nothing };
-            }
-            Ok(Question::Routed { host, path }) => (host, path),
         };
-        let mut routes = Vec::new();
-        let mut by = SelectedBy::Default;
-        for (index, route) in policies.routes().iter().enumerate() {
-            let mismatch = route.mismatch(&host, &path.text, self.http.method);
-            let at = self.at(format!("routes[{index}]"));
-            routes.push(RouteAsked { at, matches: mismatch.is_none(), differs: mismatch.map(differs) });
-            if mismatch.is_none() {
-                by = SelectedBy::Route;
-                break;
-            }
-        }
-        let selected = policies.select(self.request, self.http).ok();
-        let policy = selected.map(|selected| selected.policy.as_ref());
-        let shown = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        let at = policy.map(|policy| self.policy_at(policy));
-        Selection { by, host: shown(&host), path: shown(&path.text), routes, at }
+        let routes = self.trace.routes.iter().enumerate().map(|(index, mismatch)| RouteCompared {
+            at: self.at(format!("routes[{index}]")),
+            matches: mismatch.is_none(),
+            differs: mismatch.map(differs),
+        });
+        let by = match self.trace.routes.last() {
+            Some(None) => SelectedBy::Route,
+            Some(Some(_)) | None => SelectedBy::Default,
+        };
+        let shown = |text: &String| (!text.is_empty()).then(|| text.clone());
+        let at = self.trace.selected.first().map(|policy| self.policy_at(policy));
+        Selection { by, host: shown(host), path: shown(path), routes: routes.collect(), at }
     }
 
-    /// Only a preflight comes past the selection of a policy without one.
-    fn is_preflight(&self) -> bool {
-        self.decision.context.policy.is_none() && self.stage() == Stage::Admission
-    }
-
-    fn policy_at(&self, policy: &Policy) -> At {
-        let name = policy.name();
+    fn policy_at(&self, name: &str) -> At {
         let number = name.strip_prefix("route-").and_then(|number| number.parse::<usize>().ok());
         match number.and_then(|number| number.checked_sub(1)) {
             Some(index) => self.at(format!("routes[{index}]")),
-            None if **name == *"default" => self.at("default"),
+            None if name == "default" => self.at("default"),
             None => self.at(format!("policies.{name}")),
         }
     }
 
-    fn locations(&self) -> Vec<PlaceAsked> {
-        let rules = self.rules();
-        let looks = match self.is_preflight() || self.stage() == Stage::Request {
-            true => Vec::new(),
-            false => credential::look_at_each(self.http, &rules.locations),
-        };
-        let mut looks = looks.iter();
-        let order = rules.locations.order().iter();
-        let asked = order.map(|location| (location, looks.next().map_or("not_asked", carries)));
+    fn locations(&self) -> Vec<LocationRead> {
+        let mut read = self.trace.locations.iter();
+        let order = self.rules().locations.order().iter();
+        let read = order.map(|location| (location, *read.next().unwrap_or(&"not_asked")));
         // The stand-in is no location of the configuration, and stands before all of them.
-        let asked = asked.filter(|(location, _)| !is_stand_in(location)).enumerate();
-        asked
-            .map(|(index, (location, carries))| {
-                let written = self.at(format!("credentials[{index}]"));
-                let at = if written.line.is_some() { written } else { self.at("credentials") };
-                PlaceAsked { location: location_name(location), carries, at }
-            })
-            .collect()
+        let read = read.filter(|(location, _)| !is_stand_in(location)).enumerate();
+        read.map(|(index, (location, carries))| {
+            let written = self.at(format!("credentials[{index}]"));
+            let at = if written.line.is_some() { written } else { self.at("credentials") };
+            LocationRead { location: location_name(location), carries, at }
+        })
+        .collect()
     }
 
     fn credential(&self, principal: &Principal) -> Credential {
@@ -201,11 +163,11 @@ impl Explained<'_> {
             id: principal.id,
             policies: policies.map(|names| names.iter().map(ToString::to_string).collect()),
             expires: principal.expires_at.map(|expires_at| expires_at.to_string()),
-            at: self.known_at(principal),
+            at: self.principal_at(principal),
         }
     }
 
-    fn known_at(&self, principal: &Principal) -> Option<At> {
+    fn principal_at(&self, principal: &Principal) -> Option<At> {
         let key = match principal.kind {
             Kind::Token => self.positions.token(&principal.name),
             Kind::User | Kind::Session => self.positions.user(&principal.name),
@@ -217,38 +179,35 @@ impl Explained<'_> {
     fn identity(&self) -> Step {
         let step = |says: String, at| Step { says, at };
         if let Some(principal) = self.decision.context.principal.as_deref() {
-            return step(known_as(principal), self.known_at(principal));
+            return step(principal_shown(principal), self.principal_at(principal));
         }
-        if self.is_preflight() || self.stage() == Stage::Request {
+        if self.trace.selected.is_empty() {
             return step("nobody was asked for a credential".to_owned(), None);
         }
-        let found = match credential::find(self.http, &self.rules().locations) {
-            Ok(found) => found.map(|found| found.credential),
-            Err(_) => {
-                return step("what the place carries is denied before anybody is looked up".to_owned(), None);
+        match &self.trace.presented {
+            None if self.trace.denied.is_some() => {
+                step("what the place carries is denied before anybody is looked up".to_owned(), None)
             }
-        };
-        match found {
             None => step("anonymous: no credential of ours".to_owned(), None),
-            Some(credential::Credential::Token { digest, issued_format }) => {
-                if let Some(principal) = self.rules().tokens.get(&digest) {
-                    return step(known_as(principal), self.known_at(principal));
+            Some(Presented::Token { digest, issued_format }) => {
+                if let Some(principal) = self.rules().tokens.get(digest) {
+                    return step(principal_shown(principal), self.principal_at(principal));
                 }
-                self.unknown_token(issued_format)
+                self.unknown_token(*issued_format)
             }
-            Some(credential::Credential::Password { user, .. }) => match self.rules().users.get(&user) {
+            Some(Presented::Password { user }) => match self.rules().users.get(user) {
                 Some(user) => step(
-                    format!("{}, with a wrong password", known_as(&user.principal)),
-                    self.known_at(&user.principal),
+                    format!("{}, with a wrong password", principal_shown(&user.principal)),
+                    self.principal_at(&user.principal),
                 ),
                 None => step("a user whom the configuration does not have".to_owned(), None),
             },
-            Some(credential::Credential::Session { .. }) => step(
+            Some(Presented::Session) => step(
                 match self.keys {
-                    KeysAsked::No => {
+                    KeyStoreUse::NotRead => {
                         "a session: sessions are in the key store, which was not asked".to_owned()
                     }
-                    KeysAsked::Yes | KeysAsked::NoStore => {
+                    KeyStoreUse::Read | KeyStoreUse::None => {
                         "anonymous: a session that is over, or that nobody opened".to_owned()
                     }
                 },
@@ -261,12 +220,12 @@ impl Explained<'_> {
         let form =
             if issued_format { ", in the form of those we issue and with a right checksum" } else { "" };
         let token = format!("a token that the configuration does not have{form}");
-        let says = match (self.decision.outcome().deny_reason(), self.keys) {
+        let says = match (self.trace.denied, self.keys) {
             (Some(DenyReason::ExpiredToken), _) => "an API key that has expired, or was replaced".to_owned(),
             (Some(DenyReason::RevokedToken), _) => "an API key that was revoked".to_owned(),
-            (_, KeysAsked::No) => format!("{token}; the key store was not asked"),
-            (_, KeysAsked::Yes) => format!("{token}, and neither has the key store"),
-            (_, KeysAsked::NoStore) => token,
+            (_, KeyStoreUse::NotRead) => format!("{token}; the key store was not asked"),
+            (_, KeyStoreUse::Read) => format!("{token}, and neither has the key store"),
+            (_, KeyStoreUse::None) => token,
         };
         let context = &self.decision.context;
         let passed_through = context.passed_through.is_some() && context.shadowed.is_none();
@@ -277,7 +236,7 @@ impl Explained<'_> {
 
     fn admission(&self) -> Option<Step> {
         let policy = self.decision.context.policy.as_deref()?;
-        if self.stage() != Stage::Admission {
+        if !self.trace.admissions.iter().any(|name| **name == **policy.name()) {
             return None;
         }
         let principal = self.decision.context.principal.as_deref();
@@ -304,7 +263,7 @@ impl Explained<'_> {
             }
             false => says,
         };
-        let at = self.policy_at(policy);
+        let at = self.policy_at(policy.name());
         let allow = self.at(format!("{}.allow", at.key));
         let member = member.map(|member| self.at(format!("{}.{member}", allow.key)));
         let written = |at: &At| at.line.is_some();
@@ -327,27 +286,21 @@ impl Explained<'_> {
                  and the default cannot be named"
             ));
         }
-        if !self.is_preflight()
-            && let Ok(selected) = self.rules().policies.select(self.request, self.http)
-        {
-            notes.extend(selected.further.iter().map(|policy| {
-                let at = self.policy_at(policy).key;
-                format!(
-                    "policy `{}` ({at}) must admit as well: another spelling of the path, or the target of COPY \
-                     or MOVE, is its own",
-                    policy.name()
-                )
-            }));
-        }
-        // A stand-in is nobody's key.
+        notes.extend(self.trace.selected.iter().skip(1).map(|policy| {
+            let at = self.policy_at(policy).key;
+            format!(
+                "policy `{policy}` ({at}) must admit as well: another spelling of the path, or the target of COPY \
+                 or MOVE, is its own"
+            )
+        }));
+        // The stand-in for a logged credential is no key.
         let is_stand_in = self.http.headers.has(STAND_IN);
-        let found = credential::find(self.http, &self.rules().locations).ok().flatten();
-        let may_be_key = match found.map(|found| found.credential) {
-            Some(credential::Credential::Token { digest, .. }) => self.rules().tokens.get(&digest).is_none(),
-            Some(credential::Credential::Session { .. }) => true,
-            Some(credential::Credential::Password { .. }) | None => false,
+        let may_be_key = match &self.trace.presented {
+            Some(Presented::Token { digest, .. }) => self.rules().tokens.get(digest).is_none(),
+            Some(Presented::Session) => true,
+            Some(Presented::Password { .. }) | None => false,
         };
-        if self.keys == KeysAsked::No && may_be_key && !is_stand_in && self.stage() > Stage::Request {
+        if self.keys == KeyStoreUse::NotRead && may_be_key && !is_stand_in {
             notes.push(
                 "a running server may decide otherwise: it knows the keys and the sessions of the store. \
                  --keys reads the store, without changing anything there"
@@ -358,56 +311,11 @@ impl Explained<'_> {
     }
 }
 
-fn stage(deny_reason: DenyReason) -> Stage {
-    match deny_reason {
-        DenyReason::Undecodable
-        | DenyReason::RequestTooLarge
-        | DenyReason::Overloaded
-        | DenyReason::NoHttp
-        | DenyReason::AmbiguousPath(_)
-        | DenyReason::IllegalHost
-        | DenyReason::IllegalMethod
-        | DenyReason::MethodOverride
-        | DenyReason::PathOverride
-        | DenyReason::HostOverride
-        | DenyReason::Destination
-        | DenyReason::UnknownPolicy
-        | DenyReason::ContextKey
-        | DenyReason::Panicked => Stage::Request,
-        DenyReason::DuplicateCredential
-        | DenyReason::MalformedToken
-        | DenyReason::MalformedBasic
-        | DenyReason::CrossSite => Stage::Credential,
-        DenyReason::UnknownToken
-        | DenyReason::ExpiredToken
-        | DenyReason::RevokedToken
-        | DenyReason::WrongPassword
-        | DenyReason::UserLocked
-        | DenyReason::PasswordUnverified
-        | DenyReason::KeysUnavailable => Stage::Identity,
-        DenyReason::NoCredential
-        | DenyReason::NotAdmitted
-        | DenyReason::ConnectionNamesActorHeader
-        | DenyReason::AnswerTooLarge => Stage::Admission,
-    }
-}
-
 fn differs(mismatch: Mismatch) -> &'static str {
     match mismatch {
         Mismatch::Host => "host",
         Mismatch::Path => "path",
         Mismatch::Method => "method",
-    }
-}
-
-fn carries(look: &Result<Look, CredentialError>) -> &'static str {
-    match look {
-        Ok(Look::Nothing) => "nothing",
-        Ok(Look::NotOurs) => "not_ours",
-        Ok(Look::Found(credential::Credential::Token { .. })) => "token",
-        Ok(Look::Found(credential::Credential::Password { .. })) => "password",
-        Ok(Look::Found(credential::Credential::Session { .. })) => "session",
-        Err(error) => DenyReason::from(*error).as_str(),
     }
 }
 
@@ -427,7 +335,7 @@ fn location_name(location: &CredentialLocation) -> String {
 }
 
 /// Such as "token `reporting`, dead since …".
-fn known_as(principal: &Principal) -> String {
+fn principal_shown(principal: &Principal) -> String {
     let kind = match principal.kind {
         Kind::Token => "token",
         Kind::User => "user",
@@ -444,10 +352,10 @@ fn known_as(principal: &Principal) -> String {
     format!("{kind} `{}`{expiry}", principal.name)
 }
 
-fn told_answer(answer: &CheckResponse) -> Answer {
+fn answer_shown(answer: &CheckResponse) -> Answer {
     let code = answer.status.as_ref().map_or(0, |status| status.code);
     let metadata = answer.dynamic_metadata.as_ref().map_or(Value::Null, metadata);
-    let mut told = Answer {
+    let mut shown = Answer {
         code,
         status: None,
         headers: Vec::new(),
@@ -459,28 +367,28 @@ fn told_answer(answer: &CheckResponse) -> Answer {
     };
     match &answer.http_response {
         Some(HttpResponse::OkResponse(ok)) => {
-            told.set_headers = told_headers(&ok.headers);
-            told.remove_headers = ok.headers_to_remove.clone();
-            told.remove_headers.retain(|name| name != STAND_IN);
-            told.remove_query_parameters = ok.query_parameters_to_remove.clone();
+            shown.set_headers = headers_shown(&ok.headers);
+            shown.remove_headers = ok.headers_to_remove.clone();
+            shown.remove_headers.retain(|name| name != STAND_IN);
+            shown.remove_query_parameters = ok.query_parameters_to_remove.clone();
         }
         Some(HttpResponse::DeniedResponse(denied) | HttpResponse::ErrorResponse(denied)) => {
-            told.status = denied.status.as_ref().map(|status| status.code);
-            told.headers = told_headers(&denied.headers);
-            told.body = Some(denied.body.clone());
+            shown.status = denied.status.as_ref().map(|status| status.code);
+            shown.headers = headers_shown(&denied.headers);
+            shown.body = Some(denied.body.clone());
         }
         None => {}
     }
-    told
+    shown
 }
 
-fn told_headers(headers: &[HeaderValueOption]) -> Vec<String> {
+fn headers_shown(headers: &[HeaderValueOption]) -> Vec<String> {
     let headers = headers.iter().filter_map(|option| option.header.as_ref());
-    headers.map(|header| told_header(&header.key, &header.value)).collect()
+    headers.map(|header| header_shown(&header.key, &header.value)).collect()
 }
 
 /// What remains of a `cookie` header may hold other secrets of the caller.
-fn told_header(name: &str, value: &str) -> String {
+fn header_shown(name: &str, value: &str) -> String {
     if name == "cookie" { format!("{name}: (the rest of it)") } else { format!("{name}: {value}") }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 
 use serde_json::Value;
 
-use super::explanation::{At, Explanation, RouteAsked, SelectedBy, Step};
+use super::explanation::{At, Explanation, RouteCompared, SelectedBy, Step};
 
 /// Of the routes that do not match, so many are shown.
 const MOST_ROUTES: usize = 20;
@@ -118,7 +118,7 @@ impl Lines<'_, '_> {
         if hidden > 0 {
             self.line("route", &format!("the first {hidden} routes do not match"), None)?;
         }
-        for RouteAsked { at, differs, .. } in &selection.routes[hidden..] {
+        for RouteCompared { at, differs, .. } in &selection.routes[hidden..] {
             let says = match differs {
                 Some(what) => format!("{} does not match: another {what}", at.key),
                 None => format!("{} matches", at.key),

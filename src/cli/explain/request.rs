@@ -1,4 +1,4 @@
-//! The request that is asked about, wherever it was read from.
+//! The request to explain: from flags, JSON, or a line of the decision log.
 
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::secret::Secret;
 use crate::snapshot::Snapshot;
 
 /// A request, and what Envoy's route says about it.
-pub(super) struct Asked {
+pub(super) struct RequestInput {
     /// The method as sent.
     pub method: String,
     /// The host as sent.
@@ -34,7 +34,7 @@ pub(super) struct Asked {
     pub misspelled_policy: Option<String>,
 }
 
-/// The request as flags tell it.
+/// The request as flags.
 #[derive(Args)]
 pub(super) struct Flags {
     /// The request's method
@@ -54,7 +54,7 @@ pub(super) struct Flags {
     policy: Option<String>,
 }
 
-/// Whoever mistakes a flag writes a credential there.
+/// A user may write a credential into the wrong flag.
 impl fmt::Debug for Flags {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Flags").field("headers", &self.headers.len()).finish_non_exhaustive()
@@ -81,8 +81,8 @@ pub(super) struct Secrets {
     password_file: Option<PathBuf>,
 }
 
-impl Asked {
-    /// The request's words, as every rule reads them.
+impl RequestInput {
+    /// The request as rules read it.
     pub(super) fn attributes(&self) -> Attributes<'_> {
         let headers = self.headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value });
         let http = Http {
@@ -103,9 +103,9 @@ impl Asked {
         self.headers.push((name.to_owned(), Zeroizing::new(value.as_bytes().to_vec())));
     }
 
-    /// Reads the request that flags tell.
+    /// Reads the request from flags.
     pub(super) fn from_flags(flags: Flags, rules: &Snapshot) -> Result<Self, Complaint> {
-        let mut asked = Self {
+        let mut input = Self {
             method: flags.method,
             host: flags.host,
             path: Secret::new(flags.path.unwrap_or_default()),
@@ -124,10 +124,10 @@ impl Asked {
                      use --token-file, --user, or --header-file {name}=FILE"
                 ));
             }
-            asked.add(&name, value.trim());
+            input.add(&name, value.trim());
         }
-        asked.reject_credentials_in_path(rules)?;
-        Ok(asked)
+        input.reject_credentials_in_path(rules)?;
+        Ok(input)
     }
 
     fn reject_credentials_in_path(&self, rules: &Snapshot) -> Result<(), Complaint> {
@@ -154,7 +154,7 @@ impl Asked {
 
     /// Reads a request from a JSON text: our own shape, or a CheckRequest as protobuf writes JSON.
     pub(super) fn from_json(text: &str) -> Result<Self, Complaint> {
-        // The log_throttle of the JSON library quote nothing of the text.
+        // The errors of the JSON library quote nothing of the text.
         let value: Value =
             serde_json::from_str(text).map_err(|error| wrong(&format!("it is no JSON: {error}")))?;
         let Value::Object(members) = &value else {
@@ -206,7 +206,7 @@ impl Asked {
         let http = member(member(attributes, "request"), "http");
         if http.is_null() {
             return Err(wrong(
-                "it has no attributes.request.http: the TCP filter asked, and is denied with no_http",
+                "it has no attributes.request.http: the TCP filter input, and is denied with no_http",
             ));
         }
         // What has its default value may be left out.
@@ -244,24 +244,24 @@ impl Secrets {
     }
 
     /// Reads them and puts them into the request.
-    pub(super) fn add_to(&self, asked: &mut Asked) -> Result<(), Complaint> {
+    pub(super) fn add_to(&self, input: &mut RequestInput) -> Result<(), Complaint> {
         for argument in &self.header_files {
             let (name, path) = argument
                 .split_once('=')
                 .ok_or_else(|| "error: --header-file is written name=FILE".to_owned())?;
             let name = header_name(name)?;
-            asked.add(&name, read_secret("header", Path::new(path))?.expose());
+            input.add(&name, read_secret("header", Path::new(path))?.expose());
         }
         if let Some(path) = &self.token_file {
             let token = read_secret("token", path)?;
             let value = Secret::new(format!("Bearer {}", token.expose()));
-            asked.add("authorization", value.expose());
+            input.add("authorization", value.expose());
         }
         if let (Some(user), Some(path)) = (&self.user, &self.password_file) {
             let password = read_secret("password", path)?;
             let pair = Secret::new(format!("{user}:{}", password.expose()));
             let value = Secret::new(format!("Basic {}", STANDARD.encode(pair.expose())));
-            asked.add("authorization", value.expose());
+            input.add("authorization", value.expose());
         }
         for argument in &self.query_files {
             let (name, file) = argument
@@ -270,11 +270,11 @@ impl Secrets {
             let value = read_secret("query parameter", Path::new(file))?;
             let encode =
                 |text| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC);
-            let mut path = Zeroizing::new(asked.path.expose().to_owned());
+            let mut path = Zeroizing::new(input.path.expose().to_owned());
             let separator = if path.contains('?') { '&' } else { '?' };
             write!(path, "{separator}{}={}", encode(name), encode(value.expose()))
                 .expect("a String takes every character");
-            asked.path = Secret::new(path.to_string());
+            input.path = Secret::new(path.to_string());
         }
         Ok(())
     }
