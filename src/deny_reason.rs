@@ -1,4 +1,4 @@
-//! Why a request is denied, and what every front end tells its client about it: one table.
+//! Why a request is denied, and what every front end answers then: one table.
 //!
 //! A new reason is a variant of [`DenyReason`] and a row of the table below.
 

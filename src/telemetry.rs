@@ -1,4 +1,4 @@
-//! Telling the operator: metrics, the decision log, the log, traces.
+//! What operators see: metrics, the decision log, the audit log, the log, traces.
 
 pub mod audit_log;
 pub mod decision_log;
@@ -77,7 +77,7 @@ impl Telemetry {
         }
     }
 
-    /// The metrics, to be shown.
+    /// The metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -96,14 +96,15 @@ impl Telemetry {
     fn log_wrong_context(&self, check: &CheckRecord<'_>) {
         let outcome = check.decision.outcome();
         if outcome == Outcome::Denied(DenyReason::UnknownPolicy) {
-            let policy = check.request.and_then(|request| request.policy).map(decision_log::shown);
+            let policy = check.request.and_then(|request| request.policy).map(decision_log::printable);
             tracing::error!(
                 policy = policy.as_deref(),
                 "Envoy's context_extensions name a policy that the configuration does not have"
             );
         }
         if outcome == Outcome::Denied(DenyReason::ContextKey) {
-            let key = check.request.and_then(|request| request.misspelled_policy).map(decision_log::shown);
+            let key =
+                check.request.and_then(|request| request.misspelled_policy).map(decision_log::printable);
             tracing::error!(
                 key = key.as_deref(),
                 "Envoy's context_extensions have a key that is nearly `policy` and names none: write `policy`"
@@ -111,7 +112,7 @@ impl Telemetry {
         }
     }
 
-    /// Takes note of a request whose message could not be read: the answer was a gRPC error.
+    /// Records a Check whose message could not be read: the answer was a gRPC error.
     pub fn record_unreadable(&self, error: impl std::error::Error) {
         self.metrics.count_unreadable();
         tracing::warn!(%error, "a Check could not be read");

@@ -18,8 +18,8 @@ use super::CheckRecord;
 use super::logging::Lines;
 use crate::decision::Outcome;
 
-/// The longest value that a client sent, in bytes of the line.
-pub const LONGEST_VALUE: usize = 256;
+/// The longest value of a field that a client chose, in bytes of the line.
+pub const MAX_VALUE: usize = 256;
 
 /// `policy_source` where Envoy's route names the policy; there is none where our routes choose it.
 pub const POLICY_BY_ENVOY: &str = "context_extensions";
@@ -100,24 +100,24 @@ fn written(mut line: Line, check: &CheckRecord<'_>, sample: u64) -> Vec<u8> {
     }
     if let Some(principal) = &decision.context.principal {
         line.text("credential.kind", principal.kind.as_str());
-        line.text("credential.name", &shown(principal.name.as_bytes()));
+        line.text("credential.name", &printable(principal.name.as_bytes()));
         if let Some(id) = principal.id {
             line.number("credential.id", id);
         }
     }
     if let Some(http) = check.http() {
-        line.text("method", &shown(http.method));
-        line.text("host", &shown(without_user_info(http.host)));
-        line.text("path", &shown(http.path_without_query()));
+        line.text("method", &printable(http.method));
+        line.text("host", &printable(without_user_info(http.host)));
+        line.text("path", &printable(http.path_without_query()));
         if let Some(id) = http.headers.first("x-request-id") {
-            line.text("request_id", &shown(id));
+            line.text("request_id", &printable(id));
         }
         if let Some(id) = trace_id::of(&http.headers) {
             line.text("trace_id", id);
         }
     }
     line.number("duration_us", i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX));
-    // Whoever adds up lines multiplies by this.
+    // To estimate a number of Checks, multiply by this.
     if sample > 1 {
         line.number("sample", i64::try_from(sample).unwrap_or(i64::MAX));
     }
@@ -139,8 +139,8 @@ impl Sample {
             return true;
         }
         let seen = self.seen.fetch_add(1, Ordering::Relaxed);
-        let (run, place) = (seen / self.of, seen % self.of);
-        place == scattered(run) % self.of
+        let (run, position) = (seen / self.of, seen % self.of);
+        position == scattered(run) % self.of
     }
 }
 
@@ -157,19 +157,19 @@ pub(super) fn without_user_info(host: &[u8]) -> &[u8] {
     host.rsplit(|&byte| byte == b'@').next().unwrap_or_default()
 }
 
-/// What somebody sent, as printable ASCII that ends within [`LONGEST_VALUE`] bytes.
-pub(super) fn shown(value: &[u8]) -> Cow<'_, str> {
+/// What a client sent, as printable ASCII of at most [`MAX_VALUE`] bytes.
+pub(super) fn printable(value: &[u8]) -> Cow<'_, str> {
     let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\'' | b'\\');
-    if value.len() <= LONGEST_VALUE
+    if value.len() <= MAX_VALUE
         && value.iter().all(is_plain)
         && let Ok(text) = std::str::from_utf8(value)
     {
         return Cow::Borrowed(text);
     }
-    let mut text = String::with_capacity(LONGEST_VALUE);
+    let mut text = String::with_capacity(MAX_VALUE);
     for &byte in value {
         let escaped = byte.escape_ascii();
-        if text.len() + escaped.len() > LONGEST_VALUE - "...".len() {
+        if text.len() + escaped.len() > MAX_VALUE - "...".len() {
             text.push_str("...");
             break;
         }
@@ -185,10 +185,10 @@ mod tests {
 
     #[test]
     fn what_a_client_sent_cannot_break_the_line() {
-        assert_eq!(shown(b"/a\r\n\x1b[31m\xff\"\\"), r#"/a\r\n\x1b[31m\xff\"\\"#);
-        let long = shown(&[b'\n'; 1000]);
-        assert!(long.len() <= LONGEST_VALUE && long.ends_with("\\n..."), "{long}");
-        assert_eq!(shown(&[b'a'; 200]), "a".repeat(200));
+        assert_eq!(printable(b"/a\r\n\x1b[31m\xff\"\\"), r#"/a\r\n\x1b[31m\xff\"\\"#);
+        let long = printable(&[b'\n'; 1000]);
+        assert!(long.len() <= MAX_VALUE && long.ends_with("\\n..."), "{long}");
+        assert_eq!(printable(&[b'a'; 200]), "a".repeat(200));
     }
 
     #[test]
@@ -218,13 +218,13 @@ mod tests {
         let every = sample(1);
         assert!((0..10).all(|_| every.takes_next()));
         let tenth = sample(10);
-        let places: Vec<_> = (0..100)
+        let positions: Vec<_> = (0..100)
             .map(|run| {
                 let taken: Vec<_> = (0..10).filter(|_| tenth.takes_next()).collect();
                 assert_eq!(taken.len(), 1, "run {run}");
                 taken[0]
             })
             .collect();
-        assert!((0..10).all(|place| places.contains(&place)), "{places:?}");
+        assert!((0..10).all(|position| positions.contains(&position)), "{positions:?}");
     }
 }

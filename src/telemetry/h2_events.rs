@@ -1,8 +1,8 @@
-//! What the HTTP/2 library tells nobody but its debug log.
+//! Malformed authorities, which the HTTP/2 library reports in its debug log alone.
 //!
 //! A request whose authority no URI may have, such as Envoy sends for a cluster named `outbound|9000||host`, is reset by
-//! the library before anybody here hears of it.  It writes a line about that, in the task of the connection: a layer
-//! that reads that library's lines alone counts it, and the connection asks for the count after every turn.
+//! the library before it reaches us.  The library writes a line about that, in the task of the connection: a layer
+//! that reads that library's lines alone counts it, and the connection takes the count after every poll.
 
 use std::cell::Cell;
 use std::fmt::{self, Write};
@@ -23,7 +23,7 @@ thread_local! {
     static MALFORMED_AUTHORITIES: Cell<u32> = const { Cell::new(0) };
 }
 
-/// How many requests on this thread had such an authority since this was last asked.
+/// How many requests on this thread had such an authority since the last call.
 pub fn take_malformed_authorities() -> u32 {
     MALFORMED_AUTHORITIES.take()
 }
@@ -37,18 +37,18 @@ struct AuthorityCounter;
 
 impl<S: Subscriber> Layer<S> for AuthorityCounter {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut told = Told(false);
-        event.record(&mut told);
-        if told.0 {
+        let mut reports = ReportsMalformedAuthority(false);
+        event.record(&mut reports);
+        if reports.0 {
             MALFORMED_AUTHORITIES.set(MALFORMED_AUTHORITIES.get().saturating_add(1));
         }
     }
 }
 
-/// Whether an event tells of a malformed authority.
-struct Told(bool);
+/// Whether an event reports a malformed authority.
+struct ReportsMalformedAuthority(bool);
 
-impl Visit for Told {
+impl Visit for ReportsMalformedAuthority {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
             let mut rest = Rest(BEGINNING);

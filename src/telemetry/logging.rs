@@ -16,8 +16,8 @@ use tracing_subscriber::{Layer, fmt};
 use super::audit_log::{self, AuditLog, AuditLogError};
 use super::h2_events;
 
-/// Lines that wait to be written.
-const MOST_LINES: usize = 16 * 1024;
+/// Lines that may wait to be written.
+const MAX_LINES: usize = 16 * 1024;
 
 /// How a line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -44,7 +44,7 @@ pub struct LogCounters {
 }
 
 impl LogCounters {
-    /// Lines that nobody will read: there was no room for them, or they could not be written.
+    /// Lines that were lost: there was no room for them, or they could not be written.
     pub fn lost_lines(&self) -> u64 {
         let dropped = u64::try_from(self.dropped.dropped_lines()).unwrap_or(u64::MAX);
         let unwritten = self.unwritten.load(Ordering::Relaxed);
@@ -63,7 +63,7 @@ impl Logging {
         self.counters.clone()
     }
 
-    /// Where changes, log-ins and locks are told.
+    /// Where changes, log-ins and locks are recorded.
     pub fn audit_log(&self) -> AuditLog {
         self.counters.audit_log.clone()
     }
@@ -74,7 +74,7 @@ impl Logging {
     }
 }
 
-/// The log, for whoever writes whole lines.
+/// The log, for callers that write whole lines.
 #[derive(Debug, Clone)]
 pub struct Lines {
     writer: NonBlocking,
@@ -85,7 +85,7 @@ pub struct Lines {
 impl Lines {
     /// Hands one whole line, its end included, to the thread that writes; dropped and counted like any other.
     pub fn write(&self, line: &[u8]) {
-        // A lossy writer has no error to tell.
+        // A lossy writer returns no error.
         let _ = self.writer.clone().write_all(line);
     }
 }
@@ -115,13 +115,13 @@ impl Write for StandardError {
     }
 }
 
-/// Begins to log, at this level and above; and the audit log, whatever the level, to a file of its own where one is named.
+/// Starts the log, at this level and above; and the audit log, at any level, to a file of its own where one is named.
 ///
-/// A thread of its own writes the lines.  When whoever reads them falls behind, lines are dropped and counted:
-/// a log that nobody reads must not stop a gateway.
+/// A thread of its own writes the lines.  When the reader falls behind, lines are dropped and counted:
+/// a log that is not read must not stop a gateway.
 ///
-/// The level is ours alone.  Libraries never log below warnings: at their finest
-/// they write down what they read, and a token may be in it.
+/// The level is that of our own lines.  Libraries never log below warnings: at their finest levels they write what
+/// they read, and a token may be in it.
 ///
 /// # Errors
 /// [`AuditLogError`]: the audit log's file cannot be opened.
@@ -135,7 +135,7 @@ pub fn init(
     let unwritten = Arc::new(AtomicU64::new(0));
     let stderr = StandardError { unwritten: Arc::clone(&unwritten) };
     let (writer, worker) =
-        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MOST_LINES).finish(stderr);
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_LINES).finish(stderr);
     let counters = LogCounters { dropped: writer.error_counter(), unwritten, audit_log: audit_log.clone() };
     let ours = [("envoy_auth_tokens", level), (audit_log::TARGET, LevelFilter::OFF)];
     let filter = Targets::new().with_default(level.min(LevelFilter::WARN)).with_targets(ours);

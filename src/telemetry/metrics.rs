@@ -1,4 +1,4 @@
-//! Metrics for Prometheus and whoever reads its formats.  No label holds anything that a client sent.
+//! Metrics in the formats of Prometheus.  No label holds anything that a client sent.
 
 mod format;
 mod process;
@@ -291,7 +291,7 @@ impl Metrics {
         }
     }
 
-    /// Shows what is held of issued keys, asked for whenever the metrics are.
+    /// Shows what is held of issued keys, read whenever the metrics are.
     pub fn show_keys(&self, keys: Arc<Keys>, clock: Clock) {
         // Only the first store counts: there is one in a process.
         let _ = self.keys.0.set((keys, clock));
@@ -329,7 +329,7 @@ impl fmt::Debug for HeldKeys {
 
 impl Collector for HeldKeys {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        // Without the section `keys` there is nothing to tell, and no alert on it.
+        // Without the section `keys` there is nothing to show, and no alert on it.
         let Some((keys, clock)) = self.0.get() else {
             return Ok(());
         };

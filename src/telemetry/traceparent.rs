@@ -7,7 +7,7 @@ pub(super) struct Traceparent<'a> {
     pub trace_id: &'a str,
     /// `parent-id`: 16 of them.
     pub parent_id: &'a str,
-    /// The one flag that every version knows.
+    /// The one flag that every version has.
     pub sampled: bool,
 }
 
@@ -15,8 +15,8 @@ pub(super) struct Traceparent<'a> {
 /// `None` for what is not valid.
 pub(super) fn parse(value: &[u8]) -> Option<Traceparent<'_>> {
     const VERSION_0: usize = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".len();
-    let (known, rest) = std::str::from_utf8(value).ok()?.split_at_checked(VERSION_0)?;
-    let mut fields = known.split('-');
+    let (version_0, rest) = std::str::from_utf8(value).ok()?.split_at_checked(VERSION_0)?;
+    let mut fields = version_0.split('-');
     let mut field = |digits| fields.next().filter(|field| field.len() == digits && is_lower_hex(field));
     let (version, trace_id, parent_id, flags) = (field(2)?, field(32)?, field(16)?, field(2)?);
     let is_valid = match version {

@@ -21,7 +21,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::{Builder, Runtime};
 
 use super::CheckRecord;
-use super::decision_log::{shown, without_user_info};
+use super::decision_log::{printable, without_user_info};
 use crate::attributes::Http;
 use crate::decision::{Decision, Outcome};
 use export::Queue;
@@ -65,11 +65,11 @@ impl Traces {
     /// gateway from starting.  Spans that are lost count as `dropped`.
     pub fn from_environment(dropped: Counter) -> Option<Self> {
         let variable = |name: &str| std::env::var(name).ok();
-        let begun = match Settings::read(variable) {
+        let traces = match Settings::read(variable) {
             Ok(settings) => settings.map(|settings| Self::new(settings, dropped)).transpose(),
             Err(error) => Err(error.into()),
         };
-        begun.unwrap_or_else(|error| {
+        traces.unwrap_or_else(|error| {
             tracing::warn!(%error, "no traces are sent");
             None
         })
@@ -101,7 +101,7 @@ impl Traces {
     /// The span of a Check that begins now, with its gRPC metadata.
     pub fn begin(&self, metadata: &HeaderMap) -> CheckSpan {
         let parent = propagation::parent(|name| metadata.get(name).map(HeaderValue::as_bytes));
-        CheckSpan { tracer: self.tracer.clone(), begun: SystemTime::now(), parent }
+        CheckSpan { tracer: self.tracer.clone(), started: SystemTime::now(), parent }
     }
 
     /// Sends what is still to be sent, for [`FLUSH_TIMEOUT`] at most, and sends nothing more.
@@ -114,7 +114,7 @@ impl Traces {
 }
 
 /// A runtime on a thread of its own, away from those that answer.  Dropped, it ends without being waited for,
-/// for where futures run nobody may wait.
+/// because code that runs in a future must not block.
 #[derive(Debug)]
 struct OwnThread(Option<Runtime>);
 
@@ -147,12 +147,12 @@ fn resource(names_itself: bool) -> Resource {
     ours.with_attributes(theirs).build()
 }
 
-/// A Check that is being answered.  Its span is made when it ends, for only then is anything known of it.
+/// A Check that is being answered.  Its span is made when it ends: only then is its trace known.
 #[derive(Debug)]
 pub struct CheckSpan {
     tracer: SdkTracer,
-    begun: SystemTime,
-    /// What the gRPC metadata names; else the request's own headers are asked.
+    started: SystemTime,
+    /// The parent that the gRPC metadata names; without one the request's own headers are read.
     parent: Option<Parent>,
 }
 
@@ -193,7 +193,7 @@ impl CheckSpan {
             None => Context::new(),
         };
         let builder =
-            self.tracer.span_builder(METHOD).with_kind(SpanKind::Server).with_start_time(self.begun);
+            self.tracer.span_builder(METHOD).with_kind(SpanKind::Server).with_start_time(self.started);
         let mut span = self.tracer.build_with_context(builder, &context);
         if !span.is_recording() {
             return None;
@@ -209,17 +209,17 @@ fn fail(span: &mut Span, reason: &'static str) {
     span.set_status(Status::error(reason));
 }
 
-/// What was asked about.  No header and no query, for a secret may be there.
+/// The request, without headers and query: they may hold a secret.
 fn describe_request(span: &mut Span, http: &Http<'_>) {
-    let method = shown(http.method);
-    if is_known_method(&method) {
+    let method = printable(http.method);
+    if is_standard_method(&method) {
         span.set_attribute(KeyValue::new("http.request.method", method.into_owned()));
     } else {
         span.set_attribute(KeyValue::new("http.request.method", "_OTHER"));
         span.set_attribute(KeyValue::new("http.request.method_original", method.into_owned()));
     }
-    span.set_attribute(KeyValue::new("url.domain", owned(shown(domain(http.host)))));
-    span.set_attribute(KeyValue::new("url.path", owned(shown(http.path_without_query()))));
+    span.set_attribute(KeyValue::new("url.domain", owned(printable(domain(http.host)))));
+    span.set_attribute(KeyValue::new("url.path", owned(printable(http.path_without_query()))));
 }
 
 fn describe_decision(span: &mut Span, decision: &Decision) {
@@ -231,7 +231,7 @@ fn describe_decision(span: &mut Span, decision: &Decision) {
     }
     if let Some(principal) = &decision.context.principal {
         span.set_attribute(KeyValue::new("envoy_auth_tokens.credential.kind", principal.kind.as_str()));
-        let name = owned(shown(principal.name.as_bytes()));
+        let name = owned(printable(principal.name.as_bytes()));
         span.set_attribute(KeyValue::new("envoy_auth_tokens.credential.name", name));
         if let Some(id) = principal.id {
             span.set_attribute(KeyValue::new("envoy_auth_tokens.key_id", id));
@@ -243,11 +243,11 @@ fn owned(text: Cow<'_, str>) -> String {
     text.into_owned()
 }
 
-/// The methods that the semantic conventions know.
-fn is_known_method(method: &str) -> bool {
-    const KNOWN: [&str; 10] =
+/// The methods that the semantic conventions list.
+fn is_standard_method(method: &str) -> bool {
+    const STANDARD: [&str; 10] =
         ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"];
-    KNOWN.contains(&method)
+    STANDARD.contains(&method)
 }
 
 /// A host without its port.

@@ -15,7 +15,7 @@ use crate::deny_reason::DenyReason;
 use crate::keys::Keys;
 use crate::secret::Secret;
 use crate::snapshot::Snapshot;
-use crate::telemetry::decision_log::{LONGEST_VALUE, POLICY_BY_ENVOY};
+use crate::telemetry::decision_log::{MAX_VALUE, POLICY_BY_ENVOY};
 use crate::token::{self, PlainToken};
 
 /// The header that carries the stand-in.  No client can know what it holds.
@@ -121,9 +121,9 @@ impl Line {
              method overrides and what would be removed from the request cannot be told from it"
                 .to_owned(),
         ];
-        let is_cut = |value: &String| value.ends_with("...") && value.len() >= LONGEST_VALUE - 6;
+        let is_cut = |value: &String| value.ends_with("...") && value.len() >= MAX_VALUE - 6;
         if [&self.method, &self.host, &self.path].into_iter().any(is_cut) {
-            notes.push(format!("a value of the line was cut at {LONGEST_VALUE} bytes; what followed is unknown"));
+            notes.push(format!("a value of the line was cut at {MAX_VALUE} bytes; what followed is unknown"));
         }
         notes
     }

@@ -5,7 +5,7 @@ use http::HeaderValue;
 /// How metrics are written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// OpenMetrics 1.0, for whoever asks for it, as Prometheus does.
+    /// OpenMetrics 1.0, for clients that accept it, as Prometheus does.
     OpenMetrics,
     /// Prometheus' own text format 0.0.4, which everybody reads.
     Text,
@@ -42,7 +42,7 @@ fn names_openmetrics(range: &str) -> bool {
 /// The same metrics in the text format.
 ///
 /// There a counter's family bears the name of its samples, `…_total`, an info is a gauge called `…_info`,
-/// and neither units nor the end are told.  The samples are the same.
+/// and neither units nor the end are written.  The samples are the same.
 pub(super) fn text_from_openmetrics(openmetrics: &str) -> String {
     let mut text = String::with_capacity(openmetrics.len());
     let mut help = None;
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn openmetrics_is_for_whoever_asks_for_it() {
+    fn openmetrics_is_for_clients_that_accept_it() {
         let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
             application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.4,*/*;q=0.1";
         for (accept, expected) in [

@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use rustix::process::{Resource, getrlimit};
 
-/// Asks whenever the metrics are asked for.  What cannot be told is left out.
+/// Reads the process' state whenever the metrics are read.  What cannot be read is left out.
 #[derive(Debug)]
 pub(super) struct Process;
 
@@ -58,7 +58,7 @@ impl Collector for Process {
     }
 }
 
-/// The soft limit; the largest number of 64 bits where there is none, as others tell it.
+/// The soft limit; the largest number of 64 bits where there is none, as other clients have it.
 fn limit(resource: Resource) -> f64 {
     as_float(getrlimit(resource).current.unwrap_or(u64::MAX))
 }

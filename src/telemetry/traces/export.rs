@@ -1,6 +1,6 @@
-//! The way of a finished span to the collector: a bounded queue, and a count of what got lost.
+//! Exports finished spans to the collector: a bounded queue, and a count of dropped spans.
 //!
-//! The queue and its thread are the SDK's.  It tells nobody what it drops and whether an export failed, so
+//! The queue and its thread are the SDK's.  It does not report what it drops and whether an export failed, so
 //! spans are counted on their way in and on their way out.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,21 +15,21 @@ use opentelemetry_sdk::trace::{
 };
 use prometheus_client::metrics::counter::Counter;
 
-/// How often the log tells that spans are being dropped.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+/// How often dropped spans are logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Spans on their way, and those that got lost.
+/// Spans that wait, and those that were dropped.
 #[derive(Debug)]
 struct Traffic {
     /// Spans in the queue.
     waiting: AtomicUsize,
     dropped: Counter,
-    /// When the log last told of dropped spans, and how many there were until then.
-    told: Mutex<Told>,
+    /// When dropped spans were last logged, and how many there were.
+    last_logged: Mutex<LastLogged>,
 }
 
 #[derive(Debug, Default)]
-struct Told {
+struct LastLogged {
     at: Option<Instant>,
     dropped: u64,
 }
@@ -49,7 +49,8 @@ impl Queue {
     where
         E: SpanExporter + 'static,
     {
-        let traffic = Arc::new(Traffic { waiting: AtomicUsize::new(0), dropped, told: Mutex::default() });
+        let traffic =
+            Arc::new(Traffic { waiting: AtomicUsize::new(0), dropped, last_logged: Mutex::default() });
         let counted = Counted { exporter, traffic: Arc::clone(&traffic) };
         // What we let in always has room there: the SDK's own dropping never begins.
         let config = BatchConfigBuilder::default().with_max_queue_size(capacity).build();
@@ -85,7 +86,7 @@ impl SpanProcessor for Queue {
     }
 }
 
-/// An exporter whose losses are counted, and told once in a while.
+/// An exporter that counts and logs what it loses.
 #[derive(Debug)]
 struct Counted<E> {
     exporter: E,
@@ -100,7 +101,7 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
         if exported.is_err() {
             self.traffic.dropped.inc_by(u64::try_from(spans).unwrap_or(u64::MAX));
         }
-        self.traffic.tell(&exported);
+        self.traffic.log_dropped(&exported);
         exported
     }
 
@@ -118,21 +119,21 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
 }
 
 impl Traffic {
-    fn tell(&self, exported: &OTelSdkResult) {
-        let Ok(mut told) = self.told.lock() else {
+    fn log_dropped(&self, exported: &OTelSdkResult) {
+        let Ok(mut last) = self.last_logged.lock() else {
             return;
         };
         let dropped = self.dropped.get();
-        let is_time = told.at.is_none_or(|at| at.elapsed() >= TELL_EVERY);
-        if dropped == told.dropped || !is_time {
+        let is_time = last.at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
+        if dropped == last.dropped || !is_time {
             return;
         }
-        let spans = dropped - told.dropped;
+        let spans = dropped - last.dropped;
         match exported {
             // The library's text holds nothing that the collector said.
             Err(error) => tracing::warn!(spans, %error, "spans dropped: the collector cannot be reached"),
             Ok(()) => tracing::warn!(spans, "spans dropped: the collector takes them too slowly"),
         }
-        *told = Told { at: Some(Instant::now()), dropped };
+        *last = LastLogged { at: Some(Instant::now()), dropped };
     }
 }

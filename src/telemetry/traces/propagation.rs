@@ -1,4 +1,4 @@
-//! The span that caused a request, as its headers tell: W3C Trace Context, else B3.
+//! The span that caused a request, by its headers: W3C Trace Context, else B3.
 
 use std::str::FromStr;
 
@@ -104,7 +104,7 @@ mod tests {
     }
 
     /// The trace, the span and whether it is sampled.
-    fn told(headers: &[(&'static str, &str)]) -> Option<(String, String, bool)> {
+    fn parsed(headers: &[(&'static str, &str)]) -> Option<(String, String, bool)> {
         match parent_of(headers)? {
             Parent::Span(context) => {
                 assert!(context.is_valid() && context.is_remote());
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn w3c_names_the_parent_and_counts_as_absent_when_it_breaks_its_format() {
-        let w3c = |value: &str| told(&[("traceparent", value)]);
+        let w3c = |value: &str| parsed(&[("traceparent", value)]);
         assert_eq!(w3c(&format!("00-{TRACE}-{SPAN}-01")), this(true));
         assert_eq!(w3c(&format!("00-{TRACE}-{SPAN}-00")), this(false));
         assert_eq!(parent_of(&[("traceparent", &format!("00-{TRACE}-{SPAN}-1"))]), None);
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn b3_in_one_header_names_the_parent() {
-        let b3 = |value: &str| told(&[("b3", value)]);
+        let b3 = |value: &str| parsed(&[("b3", value)]);
         assert_eq!(b3(&format!("{TRACE}-{SPAN}-1")), this(true));
         assert_eq!(b3(&format!("{TRACE}-{SPAN}-d")), this(true));
         assert_eq!(b3(&format!("{TRACE}-{SPAN}-0")), this(false));
@@ -173,8 +173,8 @@ mod tests {
     #[test]
     fn b3_in_several_headers_names_the_parent() {
         let ids = [("x-b3-traceid", TRACE), ("x-b3-spanid", SPAN)];
-        let with = |more: (&'static str, &'static str)| told(&[ids[0], ids[1], more]);
-        assert_eq!(told(&ids), this(true), "it is left to us");
+        let with = |more: (&'static str, &'static str)| parsed(&[ids[0], ids[1], more]);
+        assert_eq!(parsed(&ids), this(true), "it is left to us");
         assert_eq!(with(("x-b3-sampled", "1")), this(true));
         assert_eq!(with(("x-b3-sampled", "true")), this(true));
         assert_eq!(with(("x-b3-sampled", "0")), this(false));
@@ -198,8 +198,8 @@ mod tests {
         let w3c = ("traceparent", &*format!("00-{TRACE}-{SPAN}-01"));
         let single = ("b3", &*format!("{TRACE}-{SPAN}-1"));
         let multiple = [("x-b3-traceid", other), ("x-b3-spanid", SPAN)];
-        assert_eq!(told(&[w3c, ("b3", "0"), multiple[0], multiple[1]]), this(true));
-        assert_eq!(told(&[("traceparent", "broken"), single, multiple[0], multiple[1]]), this(true));
-        assert_eq!(told(&[multiple[0], multiple[1]]).unwrap().0, other);
+        assert_eq!(parsed(&[w3c, ("b3", "0"), multiple[0], multiple[1]]), this(true));
+        assert_eq!(parsed(&[("traceparent", "broken"), single, multiple[0], multiple[1]]), this(true));
+        assert_eq!(parsed(&[multiple[0], multiple[1]]).unwrap().0, other);
     }
 }

@@ -24,9 +24,9 @@ pub(super) struct Settings {
     pub tls: Option<ClientTlsConfig>,
     /// Spans that may wait to be sent.
     pub queue: usize,
-    /// Nobody names the service, so its own name stands.
+    /// The environment names no service: the program's own name stands.
     pub names_itself: bool,
-    /// What is to be told although traces are sent.
+    /// A mistake that does not keep traces from being sent.
     pub warning: Option<String>,
 }
 
@@ -119,8 +119,8 @@ impl Settings {
             queue: queue.unwrap_or(DEFAULT_QUEUE).max(1),
             names_itself: !named,
             warning: sampler.map(|name| {
-                let known = SAMPLERS.join(", ");
-                format!("OTEL_TRACES_SAMPLER is {name:?}, not one of {known}: parentbased_always_on it is")
+                let samplers = SAMPLERS.join(", ");
+                format!("OTEL_TRACES_SAMPLER is {name:?}, not one of {samplers}: parentbased_always_on it is")
             }),
         }))
     }
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_service_has_its_own_name_unless_somebody_gives_it_one() {
+    fn the_service_has_its_own_name_unless_the_environment_has_one() {
         let names_itself = |variable| read(&[HERE, variable]).unwrap().unwrap().names_itself;
         assert!(names_itself(("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=prod")));
         assert!(!names_itself(("OTEL_RESOURCE_ATTRIBUTES", "a=b, service.name = gateway")));
@@ -201,10 +201,12 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_said_with_the_variables_name() {
-        let told = |variable| read(&[HERE, variable]).unwrap_err().to_string();
-        let protocol = told(("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"));
+        let error_of = |variable| read(&[HERE, variable]).unwrap_err().to_string();
+        let protocol = error_of(("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"));
         assert!(protocol.starts_with("OTEL_EXPORTER_OTLP_PROTOCOL is \"http/protobuf\""), "{protocol}");
-        assert!(told(("OTEL_TRACES_EXPORTER", "zipkin")).starts_with("OTEL_TRACES_EXPORTER is \"zipkin\""));
+        assert!(
+            error_of(("OTEL_TRACES_EXPORTER", "zipkin")).starts_with("OTEL_TRACES_EXPORTER is \"zipkin\"")
+        );
         let secret = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://me:secret@there")]).unwrap_err();
         assert!(!secret.to_string().contains("secret@"), "{secret}");
         let https = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://there");
@@ -215,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sampler_that_nobody_knows_is_told() {
+    fn an_unknown_sampler_is_a_warning() {
         let warning = |name| read(&[HERE, ("OTEL_TRACES_SAMPLER", name)]).unwrap().unwrap().warning;
         assert_eq!(warning("parentbased_traceidratio"), None);
         assert!(warning("xray").unwrap().starts_with("OTEL_TRACES_SAMPLER is \"xray\""));
