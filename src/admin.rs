@@ -5,23 +5,23 @@
 //! headers.  There is no CORS, because only the page itself calls the API from a browser.
 //!
 //! A handler's parameters are extractors, which run in their order: the authenticated caller
-//! ([`Manager`](auth::Manager) or [`Caller`](auth::Caller)), the attempted change for the audit log, the key's id, the
-//! query, and a typed body ([`Json`](body::Json)).  A handler returns what the response holds, or an [`ApiError`].
+//! (`Manager` or `Caller`), the attempted change for the audit log, the key's id, the
+//! query, and a typed body (`Json`).  A handler returns what the response holds, or an `ApiError`.
 
 mod address;
 mod audit;
-pub mod auth;
+mod auth;
 pub(crate) mod body;
-pub mod error;
+mod error;
 mod grafana;
 mod grant;
 mod host;
-pub mod keys;
+mod keys;
 mod openapi;
-pub mod page;
+mod page;
 
 mod responses;
-pub mod session;
+mod session;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

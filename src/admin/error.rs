@@ -118,7 +118,8 @@ impl ApiError {
     }
 
     /// The reason for the audit log, one word.
-    pub fn reason(&self) -> &'static str {
+    #[cfg(test)]
+    pub(super) fn reason(&self) -> &'static str {
         self.answer().1
     }
 

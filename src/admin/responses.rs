@@ -10,13 +10,13 @@ use super::error::ErrorBody;
 
 /// The errors of a call that needs a credential.
 pub(super) struct CallerErrors;
-/// The errors of a call that also denies callers who are restricted, or not admitted.
+/// The error of a call that denies callers who are restricted or not admitted.
 pub(super) struct PermissionErrors;
 /// The error of a call that names a key which does not exist.
 pub(super) struct NotFoundErrors;
 /// The errors of a call that has a body.
 pub(super) struct BodyErrors;
-/// The error of a call that another key, or the state of this one, stands against.
+/// The error of a call that conflicts with another key, or with the state of this one.
 pub(super) struct ConflictErrors;
 /// The errors of a log-out.
 pub(super) struct LogOutErrors;
@@ -76,11 +76,12 @@ fn errors(statuses: &[StatusCode]) -> BTreeMap<String, RefOr<Response>> {
 fn describe(status: StatusCode) -> &'static str {
     match status {
         StatusCode::BAD_REQUEST => {
-            "The request makes no sense: bad request data, an invalid role, a life that may not be, an id that is none, \
-             two credentials in one place"
+            "The request is invalid: its body, a role, a time to live or an id; or it has two credentials in one location"
         }
-        StatusCode::UNAUTHORIZED => "No credential, or none that counts",
-        StatusCode::FORBIDDEN => "The caller may not; the quota is reached; another site caused the request",
+        StatusCode::UNAUTHORIZED => "There is no credential, or none that is valid",
+        StatusCode::FORBIDDEN => {
+            "The caller may not do this; the quota is reached; another site caused the request"
+        }
         StatusCode::NOT_FOUND => "There is no such key",
         StatusCode::REQUEST_TIMEOUT => "The body did not arrive within 10 seconds",
         StatusCode::CONFLICT => "The name is taken; the key is dead",
