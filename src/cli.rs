@@ -3,6 +3,7 @@
 mod check;
 mod completions;
 mod envoy;
+mod error;
 mod explain;
 mod health;
 pub(crate) mod import;
@@ -15,10 +16,10 @@ mod token;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use self::error::{CliError, Input, InputError};
 use crate::config::{Config, MAX_FILE_BYTES, Startup};
 use crate::secret::Secret;
 
@@ -61,7 +62,7 @@ enum Command {
     Man(man::Man),
 }
 
-/// Where the configuration is.
+/// The argument that names the configuration.
 #[derive(Debug, Args)]
 struct ConfigFile {
     /// The configuration file
@@ -75,16 +76,30 @@ struct ConfigFile {
     path: PathBuf,
 }
 
-/// What a person is told instead of a result.
+/// An error of `explain`, as it is printed.
 type Complaint = String;
 
-/// Parses the command line, runs the command, and picks the exit code:
-/// 0 for success, 1 for failure, 2 for a command line that makes no sense, 3 for a denial where asked for.
-pub fn run() -> ExitCode {
+/// How a command ends that has printed all there is to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It succeeded.
+    Success,
+    /// It failed, and has reported why in the format that its arguments ask for.
+    Failure,
+    /// `explain --exit-code`: the request is denied.
+    Denied,
+}
+
+/// Parses the command line and runs the command.  A command line that cannot be parsed ends the process with exit
+/// code 2.
+///
+/// # Errors
+/// [`CliError`]: the command failed, and the reason is yet to be printed.
+pub fn run() -> Result<Outcome, CliError> {
     let done = match Cli::parse().command {
-        Command::Serve(serve) => return exit_code(serve.run()),
-        Command::Check(check) => return exit_code(check.run()),
-        Command::Explain(explain) => return exit_code(explain.run()),
+        Command::Serve(serve) => return serve.run(),
+        Command::Check(check) => return check.run(),
+        Command::Explain(explain) => return explain.run().map_err(CliError::Explain),
         Command::Token(token) => token.run(),
         Command::Password(password) => password.run(),
         Command::Keys(keys) => keys.run(),
@@ -95,60 +110,54 @@ pub fn run() -> ExitCode {
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
     };
-    exit_code(done.map(|()| ExitCode::SUCCESS))
-}
-
-fn exit_code(done: Result<ExitCode, Complaint>) -> ExitCode {
-    match done {
-        Ok(code) => code,
-        Err(complaint) => {
-            // Standard error may be closed: the exit code still tells.
-            let _ = writeln!(std::io::stderr(), "{}", complaint.trim_end());
-            ExitCode::FAILURE
-        }
-    }
+    done.map(|()| Outcome::Success)
 }
 
 impl ConfigFile {
-    fn load(&self) -> Result<Config, Complaint> {
-        Config::load(&self.path).map_err(|errors| errors.to_string())
+    fn load(&self) -> Result<Config, CliError> {
+        Ok(Config::load(&self.path)?)
     }
 
-    fn load_listeners(&self) -> Result<Startup, Complaint> {
-        Config::load_listeners(&self.path).map_err(|errors| errors.to_string())
+    fn load_listeners(&self) -> Result<Startup, CliError> {
+        Ok(Config::load_listeners(&self.path)?)
     }
 }
 
-/// Prints to standard output.  A closed pipe is the reader's choice and no error.
-fn print(text: &str) -> Result<(), Complaint> {
+/// Prints to standard output.  A closed pipe is not an error: the reader has seen enough.
+fn print(text: &str) -> Result<(), CliError> {
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(format!("error: cannot write to standard output: {error}"))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CliError::Output(error)),
         Ok(()) | Err(_) => Ok(()),
     }
 }
 
-/// Reads a secret from a file, or from standard input for `-`, less one line ending.
-fn read_secret(what: &str, path: &Path) -> Result<Secret, Complaint> {
+/// Reads a secret from a file, or from standard input for `-`, without one trailing line ending.
+///
+/// # Errors
+/// [`InputError`]: it cannot be read, or is empty, too large, or not UTF-8.
+fn read_secret(what: &'static str, path: &Path) -> Result<Secret, InputError> {
+    let from = Input::from_argument(path);
     let mut bytes = zeroize::Zeroizing::new(Vec::new());
-    // One byte more tells what is too long from what is just as long.
-    let longest = MAX_FILE_BYTES as u64 + 1;
-    let read = if path == Path::new("-") {
-        std::io::stdin().take(longest).read_to_end(&mut bytes)
-    } else {
-        std::fs::File::open(path).and_then(|file| file.take(longest).read_to_end(&mut bytes))
+    // One byte above the limit tells a secret that is too long from one that just fits.
+    let limit = MAX_FILE_BYTES as u64 + 1;
+    let read = match &from {
+        Input::Stdin => std::io::stdin().take(limit).read_to_end(&mut bytes),
+        Input::File(path) => {
+            std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
+        }
     };
-    let from = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
-    read.map_err(|error| format!("error: cannot read the {what} from {from}: {error}"))?;
-    if bytes.len() > MAX_FILE_BYTES {
-        return Err(format!("error: the {what} from {from} is larger than {MAX_FILE_BYTES} bytes"));
+    match read {
+        Err(source) => return Err(InputError::Unreadable { what, from, source }),
+        Ok(_) if bytes.len() > MAX_FILE_BYTES => return Err(InputError::TooLarge { what, from }),
+        Ok(_) => {}
     }
-    let text =
-        std::str::from_utf8(&bytes).map_err(|_| format!("error: the {what} from {from} is not UTF-8"))?;
+    let text = match std::str::from_utf8(&bytes) {
+        Ok(text) => text,
+        Err(source) => return Err(InputError::NotUtf8 { what, from, source }),
+    };
     let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
     if line.is_empty() {
-        return Err(format!("error: the {what} from {from} is empty"));
+        return Err(InputError::Empty { what, from });
     }
     Ok(Secret::new(line.to_owned()))
 }

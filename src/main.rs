@@ -1,11 +1,26 @@
-//! The program: it picks the exit code, everything else is the library's.
+//! The program: it reports an error and picks the exit code; everything else is the library's.
 
+use std::io::Write;
 use std::process::ExitCode;
+
+use envoy_auth_tokens::cli::{self, Outcome};
 
 /// glibc's allocator costs a sidecar about as much again per Check.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The exit code of a denial, where `explain` reports one by it.  2 is clap's, for a command line that cannot be parsed.
+const DENIED: u8 = 3;
+
 fn main() -> ExitCode {
-    envoy_auth_tokens::cli::run()
+    match cli::run() {
+        Ok(Outcome::Success) => ExitCode::SUCCESS,
+        Ok(Outcome::Failure) => ExitCode::FAILURE,
+        Ok(Outcome::Denied) => ExitCode::from(DENIED),
+        Err(error) => {
+            // Standard error may be closed: the exit code still tells.
+            let _ = writeln!(std::io::stderr(), "{}", error.report());
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -2,12 +2,11 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Complaint, ConfigFile, print};
+use super::{CliError, ConfigFile, Outcome, print};
 use crate::config::{Config, Diagnostic, Severity};
 
 #[derive(Debug, Args)]
@@ -23,32 +22,29 @@ pub(super) struct Check {
 }
 
 impl Check {
-    pub(super) fn run(self) -> Result<ExitCode, Complaint> {
+    pub(super) fn run(self) -> Result<Outcome, CliError> {
         let loaded = Config::load(&self.config.path);
         let diagnostics: Vec<&Diagnostic> = match &loaded {
             Ok(config) => config.warnings.iter().collect(),
             Err(errors) => errors.iter().collect(),
         };
         let passes = loaded.is_ok() && (diagnostics.is_empty() || !self.strict);
-        let exit_code = if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        let outcome = if passes { Outcome::Success } else { Outcome::Failure };
         if self.json {
             let report = report(&self.config.path, loaded.as_ref().ok(), &diagnostics);
-            return print(&format!("{report:#}\n")).map(|()| exit_code);
+            return print(&format!("{report:#}\n")).map(|()| outcome);
         }
-        let config = match &loaded {
-            Ok(config) => config,
-            Err(errors) => return Err(errors.to_string()),
-        };
-        let shown: Vec<_> = diagnostics.iter().map(ToString::to_string).collect();
-        if !shown.is_empty() {
+        let config = loaded?;
+        let diagnostics: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+        if !diagnostics.is_empty() {
             // Standard error may be closed: the exit code still tells.
-            let _ = writeln!(std::io::stderr(), "{}", shown.join("\n\n"));
+            let _ = writeln!(std::io::stderr(), "{}", diagnostics.join("\n\n"));
         }
-        print(&summary(&self.config.path, config))?;
+        print(&summary(&self.config.path, &config))?;
         if !passes {
-            return Err("error: --strict: the warnings above are errors".to_owned());
+            return Err(CliError::Warnings);
         }
-        Ok(exit_code)
+        Ok(outcome)
     }
 }
 
@@ -68,7 +64,7 @@ fn summary(path: &Path, config: &Config) -> String {
     )
 }
 
-/// The outcome for a program.  Its members are a promise.
+/// The outcome as JSON, for programs: its members do not change.
 fn report(path: &Path, config: Option<&Config>, diagnostics: &[&Diagnostic]) -> Value {
     let counts = config.map(|config| {
         json!({

@@ -3,7 +3,7 @@
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::{Cli, Complaint, print};
+use super::{Cli, CliError, print};
 
 #[derive(Debug, Args)]
 pub(super) struct Completions {
@@ -13,12 +13,12 @@ pub(super) struct Completions {
 }
 
 impl Completions {
-    pub(super) fn run(self) -> Result<(), Complaint> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), PROGRAM, &mut script);
         let script = String::from_utf8_lossy(&script);
         match self.shell {
-            Shell::Bash => print(&with_one_spelling(&script)),
+            Shell::Bash => print(&with_consistent_names(&script)),
             _ => print(&script),
         }
     }
@@ -26,8 +26,10 @@ impl Completions {
 
 const PROGRAM: &str = env!("CARGO_PKG_NAME");
 
-/// clap_complete 4.6 writes a hyphen of the program's name in two ways, so that bash would find no command
-/// within another: `__` where it notes which command was typed, `__subcmd__` where it looks for that.
-fn with_one_spelling(script: &str) -> String {
+/// Mends the completion of subcommands in bash.
+///
+/// clap_complete 4.6 escapes a hyphen of the program's name as `__` where it records the typed command, and as
+/// `__subcmd__` where it looks that command up.
+fn with_consistent_names(script: &str) -> String {
     script.replace(&PROGRAM.replace('-', "__subcmd__"), &PROGRAM.replace('-', "__"))
 }

@@ -1,22 +1,22 @@
-//! `envoy`: the Envoy configuration that fits ours.
+//! `envoy`: prints the Envoy configuration that fits ours.
 
 mod parts;
-mod surroundings;
+mod settings;
 mod tls;
 
 use clap::{Args, ValueEnum};
 
-use self::surroundings::{Endpoint, Surroundings};
+use self::settings::{Endpoint, EnvoySettings};
 use self::tls::TlsFiles;
-use super::{Complaint, ConfigFile, print};
+use super::{CliError, ConfigFile, print};
 
 #[derive(Debug, Args)]
 pub(super) struct Envoy {
     #[command(flatten)]
     config: ConfigFile,
     /// What to print
-    #[arg(long, value_enum, default_value_t = Part::Bootstrap)]
-    part: Part,
+    #[arg(long, value_enum, default_value_t = ConfigPart::Bootstrap)]
+    part: ConfigPart,
     /// Where Envoy reaches us, when that is not where we listen: HOST:PORT, unix:/path or unix:@name
     #[arg(long, value_name = "ADDRESS")]
     address: Option<Endpoint>,
@@ -32,7 +32,7 @@ pub(super) struct Envoy {
 
 /// A part of Envoy's configuration.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Part {
+enum ConfigPart {
     /// A whole configuration that runs: a listener, an application, and all of the below
     Bootstrap,
     /// The entry of `http_filters`
@@ -43,15 +43,44 @@ enum Part {
     Cluster,
 }
 
+/// Why no Envoy configuration can be printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EnvoyError {
+    /// The listener's port is known only at run time.
+    #[error(
+        "`ext_authz.listen` has port 0, which is any free one: say with --address where Envoy reaches us"
+    )]
+    AnyPort,
+    /// The listener's socket has a path that Envoy's configuration cannot hold.
+    #[error("the path of `ext_authz.listen` is not UTF-8, and Envoy wants it to be")]
+    SocketPath,
+    /// TLS files for a listener without TLS.
+    #[error(
+        "--tls-ca, --tls-cert and --tls-key are for `ext_authz.tls`, which this configuration does not have"
+    )]
+    NoTls,
+    /// A client certificate for a listener that asks for none.
+    #[error(
+        "--tls-cert and --tls-key are what Envoy shows where it is asked to, and `ext_authz.tls` has no `client_ca`"
+    )]
+    NoClientCa,
+    /// Envoy could not tell our certificate from another one of the same CA.
+    #[error(
+        "the certificate in `ext_authz.tls.cert` has no name (subjectAltName) by which Envoy could know it: \
+         whoever has any certificate of the same CA could answer in our place"
+    )]
+    NoCertificateName,
+}
+
 impl Envoy {
-    pub(super) fn run(self) -> Result<(), Complaint> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.config.load()?;
-        let surroundings = Surroundings::of(&config, self.address, self.listen, self.upstream, self.tls)?;
+        let settings = EnvoySettings::new(&config, self.address, self.listen, self.upstream, self.tls)?;
         print(&match self.part {
-            Part::Bootstrap => parts::bootstrap(&surroundings, &self.config.path),
-            Part::Filter => parts::filter(&surroundings),
-            Part::Hcm => parts::manager(&surroundings),
-            Part::Cluster => parts::cluster(&surroundings),
+            ConfigPart::Bootstrap => parts::bootstrap(&settings, &self.config.path),
+            ConfigPart::Filter => parts::filter(&settings),
+            ConfigPart::Hcm => parts::manager(&settings),
+            ConfigPart::Cluster => parts::cluster(&settings),
         })
     }
 }

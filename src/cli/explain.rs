@@ -8,7 +8,6 @@ mod text;
 mod trace;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::Args;
 
@@ -17,7 +16,7 @@ use self::log_line::Line;
 use self::request::{Flags, RequestInput, Secrets};
 use self::steps::{Explained, KeyStoreUse};
 use self::trace::DecisionTrace;
-use super::{Complaint, ConfigFile, print, read_secret};
+use super::{Complaint, ConfigFile, Outcome, print, read_secret};
 use crate::answer::Answer;
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
@@ -32,9 +31,6 @@ use crate::snapshot::{Snapshot, SnapshotStore};
 
 /// How often a Check with a password is tried: a verification may outlast one.
 const MAX_TRIES: usize = 100;
-
-/// The exit code of a denial, where the exit code is to tell: 1 and 2 are failures.
-const DENIED: u8 = 3;
 
 /// Decides one request as a Check would, with the same code, and prints each step.
 ///
@@ -70,7 +66,7 @@ pub(super) struct Explain {
 }
 
 impl Explain {
-    pub(super) fn run(self) -> Result<ExitCode, Complaint> {
+    pub(super) fn run(self) -> Result<Outcome, Complaint> {
         let (json, exit_code) = (self.json, self.exit_code);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -85,7 +81,7 @@ impl Explain {
             print(&explanation.to_string())?;
         }
         let is_denied = explanation.decision == "denied";
-        Ok(if exit_code && is_denied { ExitCode::from(DENIED) } else { ExitCode::SUCCESS })
+        Ok(if exit_code && is_denied { Outcome::Denied } else { Outcome::Success })
     }
 
     async fn explanation(self) -> Result<Explanation, Complaint> {

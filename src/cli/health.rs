@@ -13,18 +13,18 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::{Complaint, ConfigFile};
+use super::{CliError, ConfigFile};
 use crate::config::{Listen, Startup, Transport};
 use crate::ext_authz::SERVICE_NAME;
 use crate::server;
 
-/// How long to wait for the answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the whole exchange may take.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks for the gRPC health of the ext_authz listener that the configuration names.
 ///
-/// Where that one speaks TLS, the probes are asked instead: they say the same to whoever has no certificate.
-/// Of the configuration nothing else matters: a server whose file is being mended serves on under its old rules.
+/// Where that listener speaks TLS, the probes are asked instead: they answer without a certificate.
+/// Nothing else of the configuration matters: a server whose file is being edited serves on under its old rules.
 #[derive(Debug, Args)]
 pub(super) struct Health {
     #[command(flatten)]
@@ -36,87 +36,119 @@ pub(super) struct Health {
 }
 
 impl Health {
-    pub(super) fn run(self) -> Result<(), Complaint> {
-        let (address, way) = match self.address {
-            Some(address) => (address, Way::Grpc),
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let (address, protocol) = match self.address {
+            Some(address) => (address, HealthProtocol::Grpc),
             None => choose(self.config.load_listeners()?),
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| format!("error: cannot start: {error}"))?;
-        runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, way.ask(&address))
-                .await
-                .unwrap_or_else(|_| Err(format!("error: no answer from {address} within {PATIENCE:?}")))
-        })
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
+        let checked =
+            runtime.block_on(async { tokio::time::timeout(TIMEOUT, protocol.check(&address)).await });
+        Ok(checked.unwrap_or(Err(HealthError::Timeout(address)))?)
     }
 }
 
-/// How a listener is asked.
+/// Why a server does not count as healthy.
+#[derive(Debug, thiserror::Error)]
+pub enum HealthError {
+    /// No connection can be made.
+    #[error("nobody answers at {address}: is the server running?")]
+    Unreachable {
+        /// The listener's address.
+        address: Listen,
+        /// Why there is no connection.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// There was no answer in time.
+    #[error("no answer from {0} within {TIMEOUT:?}")]
+    Timeout(Listen),
+    /// The connection broke before there was an answer.
+    #[error("{address} gives no health: {source}")]
+    Http {
+        /// The listener's address.
+        address: Listen,
+        /// What HTTP says.
+        source: hyper::Error,
+    },
+    /// The health service answered with an error.
+    #[error("{address} gives no health: {}", status.message())]
+    Grpc {
+        /// The listener's address.
+        address: Listen,
+        /// What gRPC says.
+        #[source]
+        status: Box<tonic::Status>,
+    },
+    /// The server answers that it does not serve.
+    #[error("{0} is not serving")]
+    NotServing(Listen),
+}
+
+/// The protocol by which a listener tells its health.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+enum HealthProtocol {
     /// `grpc.health.v1.Health`
     Grpc,
     /// `GET /ready`
     Probe,
 }
 
-fn choose(startup: Startup) -> (Listen, Way) {
+fn choose(startup: Startup) -> (Listen, HealthProtocol) {
     match startup.ext_authz.transport {
-        Transport::Plain => (startup.ext_authz.listen, Way::Grpc),
-        Transport::Tls => (startup.probes.listen, Way::Probe),
+        Transport::Plain => (startup.ext_authz.listen, HealthProtocol::Grpc),
+        Transport::Tls => (startup.probes.listen, HealthProtocol::Probe),
     }
 }
 
-impl Way {
-    async fn ask(self, address: &Listen) -> Result<(), Complaint> {
+impl HealthProtocol {
+    async fn check(self, address: &Listen) -> Result<(), HealthError> {
         match self {
-            Self::Grpc => ask_for_health(address).await,
-            Self::Probe => ask_whether_ready(address).await,
+            Self::Grpc => check_grpc(address).await,
+            Self::Probe => check_probe(address).await,
         }
     }
 }
 
-fn nobody_answers(address: &Listen) -> Complaint {
-    format!("error: nobody answers at {address}: is the server running?")
+fn unreachable(address: &Listen, source: impl std::error::Error + Send + Sync + 'static) -> HealthError {
+    HealthError::Unreachable { address: address.clone(), source: source.into() }
 }
 
-async fn ask_whether_ready(address: &Listen) -> Result<(), Complaint> {
-    let stream = server::connect(address).await.map_err(|_| nobody_answers(address))?;
-    let broken = |error: hyper::Error| format!("error: {address} gives no health: {error}");
+async fn check_probe(address: &Listen) -> Result<(), HealthError> {
+    let stream = server::connect(address).await.map_err(|error| unreachable(address, error))?;
+    let broken = |source: hyper::Error| HealthError::Http { address: address.clone(), source };
     let (mut client, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    // It ends with the runtime.
+    // This task ends with the runtime.
     tokio::spawn(connection);
     let request = Request::get("/ready").header(HOST, "probes.local").body(Empty::<Bytes>::new());
-    let request = request.map_err(|error| format!("error: {error}"))?;
+    let request = request.expect("a constant path and header are valid");
     match client.send_request(request).await.map_err(broken)?.status() {
         StatusCode::OK => Ok(()),
-        _ => Err(format!("error: {address} is not serving")),
+        _ => Err(HealthError::NotServing(address.clone())),
     }
 }
 
-async fn ask_for_health(address: &Listen) -> Result<(), Complaint> {
+async fn check_grpc(address: &Listen) -> Result<(), HealthError> {
     let target = address.clone();
     let connect = tower::service_fn(move |_| {
         let target = target.clone();
         async move { server::connect(&target).await.map(TokioIo::new) }
     });
-    // The connector knows the address; this one is a formality.
+    // The connector has the address: this URL only names the host.
     let channel = Endpoint::from_static("http://ext-authz.local")
         .connect_with_connector(connect)
         .await
-        .map_err(|_| nobody_answers(address))?;
+        .map_err(|error| unreachable(address, error))?;
     let request = HealthCheckRequest { service: SERVICE_NAME.to_owned() };
     let answer = HealthClient::new(channel)
         .check(request)
         .await
-        .map_err(|status| format!("error: {address} gives no health: {}", status.message()))?;
+        .map_err(|status| HealthError::Grpc { address: address.clone(), status: Box::new(status) })?;
     match answer.into_inner().status() {
         ServingStatus::Serving => Ok(()),
         ServingStatus::NotServing | ServingStatus::Unknown | ServingStatus::ServiceUnknown => {
-            Err(format!("error: {address} is not serving"))
+            Err(HealthError::NotServing(address.clone()))
         }
     }
 }

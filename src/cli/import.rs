@@ -6,15 +6,15 @@ mod paths;
 pub(crate) mod rules;
 mod tokens;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use self::datasette::{Imported, Sql};
+use self::datasette::{DatasetteError, Imported, Sql};
 use self::rules::Version;
-use super::{Complaint, print};
-use crate::config::load_foreign;
+use super::{CliError, print};
+use crate::config::{Errors, load_foreign};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Import {
@@ -37,8 +37,35 @@ pub(super) struct Datasette {
     datasette_version: Option<Version>,
 }
 
+/// Why a configuration of another program cannot be imported.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The file cannot be read, or is not valid.
+    #[error("{0}")]
+    Unreadable(#[source] Errors),
+    /// The file is not valid, and looks like a template of one that is.
+    #[error("{0}\nhelp: it looks like a template: render it first, and import what comes out")]
+    Template(#[source] Errors),
+    /// The file is valid, but has no translation.
+    #[error("{} cannot be imported: {source}", file.display())]
+    Datasette {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        source: DatasetteError,
+    },
+    /// The result cannot be written.
+    #[error("cannot write {}: {source}", file.display())]
+    Output {
+        /// The new file.
+        file: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+}
+
 impl Import {
-    pub(super) fn run(self) -> Result<(), Complaint> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         match self {
             Self::Datasette(datasette) => datasette.run(),
         }
@@ -46,41 +73,34 @@ impl Import {
 }
 
 impl Datasette {
-    fn run(self) -> Result<(), Complaint> {
-        let shown = self.file.display();
-        let document = load_foreign(&self.file).map_err(|errors| self.explained(&errors.to_string()))?;
+    fn run(self) -> Result<(), CliError> {
+        let document = load_foreign(&self.file).map_err(|errors| self.unreadable(errors))?;
         let sql = if self.datasette_guards_sql { Sql::GuardedByDatasette } else { Sql::NotGuarded };
-        let Imported { config, report } = datasette::import(&document, sql, self.datasette_version)
-            .map_err(|complaint| format!("error: {shown} cannot be imported: {complaint}"))?;
+        let Imported { config, notes } = datasette::import(&document, sql, self.datasette_version)
+            .map_err(|source| ImportError::Datasette { file: self.file.clone(), source })?;
         match &self.output {
             Some(path) => write_new(path, &config)?,
             None => print(&config)?,
         }
-        // Standard error may be closed: the configuration is written all the same.
+        // Standard error may be closed: the configuration is written by now.
         let mut stderr = std::io::stderr();
-        let _ = writeln!(stderr, "{shown} is imported.  What you should know:");
-        for line in &report {
-            let _ = writeln!(stderr, "- {line}");
+        let _ = writeln!(stderr, "{} is imported.  What you should know:", self.file.display());
+        for note in &notes {
+            let _ = writeln!(stderr, "- {note}");
         }
         Ok(())
     }
-}
 
-impl Datasette {
-    /// What is wrong with the file, and a word more where it is no YAML because it is yet to become some.
-    fn explained(&self, errors: &str) -> String {
+    /// The error for a file that is not valid.
+    fn unreadable(&self, errors: Errors) -> ImportError {
         let text = std::fs::read_to_string(&self.file).unwrap_or_default();
-        if ["{{", "{%"].iter().any(|sign| text.contains(sign)) {
-            return format!(
-                "{errors}\nhelp: it looks like a template: render it first, and import what comes out"
-            );
-        }
-        errors.to_owned()
+        let is_template = ["{{", "{%"].iter().any(|delimiter| text.contains(delimiter));
+        if is_template { ImportError::Template(errors) } else { ImportError::Unreadable(errors) }
     }
 }
 
-fn write_new(path: &Path, text: &str) -> Result<(), Complaint> {
+fn write_new(path: &Path, text: &str) -> Result<(), ImportError> {
     std::fs::File::create_new(path)
         .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|error| format!("error: cannot write {}: {error}", path.display()))
+        .map_err(|source| ImportError::Output { file: path.to_owned(), source })
 }

@@ -1,5 +1,6 @@
 //! `keys list`, `create`, `rotate`, `revoke` and `delete`, against the admin API of a running server.
 
+mod error;
 mod tls;
 
 use std::fmt;
@@ -26,14 +27,14 @@ use serde_json::{Map, Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::{Complaint, print, read_secret};
+pub use self::error::KeysError;
+use super::{CliError, print, read_secret};
 use crate::config::Transport;
 use crate::secret::Secret;
 
-/// How long one call may take, from the connection to the end of the answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one call may take, from the connection to the end of the response.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What may be done with keys.
 #[derive(Debug, Subcommand)]
 pub(super) enum Keys {
     /// Show the keys
@@ -51,7 +52,7 @@ pub(super) enum Keys {
 #[derive(Debug, Args)]
 pub(super) struct List {
     #[command(flatten)]
-    server: Server,
+    server: ServerArgs,
     /// Show expired and revoked keys too
     #[arg(long)]
     expired: bool,
@@ -60,38 +61,38 @@ pub(super) struct List {
 #[derive(Debug, Args)]
 pub(super) struct Create {
     #[command(flatten)]
-    server: Server,
+    server: ServerArgs,
     /// The key's name
     name: String,
     /// What it may do at most
     #[arg(long, value_parser = PossibleValuesParser::new(["Viewer", "Editor", "Admin"]))]
     role: String,
     /// How long it works: one whole number and one of s m h d w M y, such as 12h; for ever when not given
-    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     ttl: Option<i64>,
     /// A policy under which it counts, and no other; may be given several times
     #[arg(long = "policy", value_name = "NAME")]
     policies: Vec<String>,
     /// Members of its actor, a JSON object, as far as `keys.actor_members` allows them
-    #[arg(long, value_name = "JSON", value_parser = object)]
+    #[arg(long, value_name = "JSON", value_parser = json_object)]
     actor: Option<Map<String, Value>>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Rotate {
     #[command(flatten)]
-    server: Server,
+    server: ServerArgs,
     /// The key's id, as `list` shows it
     id: i64,
     /// How long the present token goes on working, such as 1h, seven days at most; not at all when not given
-    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     overlap: Option<i64>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Revoke {
     #[command(flatten)]
-    server: Server,
+    server: ServerArgs,
     /// The key's id, as `list` shows it
     id: i64,
 }
@@ -99,18 +100,18 @@ pub(super) struct Revoke {
 #[derive(Debug, Args)]
 pub(super) struct Delete {
     #[command(flatten)]
-    server: Server,
+    server: ServerArgs,
     /// The key's id, as `list` shows it
     id: i64,
 }
 
-/// Whom to ask, as whom, and how to print the answer.
+/// The server to call, the credential to present, and how to print the response.
 ///
-/// The credential is read from a file or standard input: arguments can be seen by every process.
+/// The credential is read from a file or standard input: every process can see arguments.
 #[derive(Debug, Args)]
-struct Server {
+struct ServerArgs {
     /// Where the admin listener is
-    // A text at first: clap would show what it cannot parse, and somebody may have put a password into it.
+    // Not parsed by clap: its errors show the value, and somebody may have put a password into it.
     #[arg(
         long,
         env = "ENVOY_AUTH_TOKENS_ADMIN_URL",
@@ -142,36 +143,36 @@ struct Server {
 }
 
 impl Keys {
-    pub(super) fn run(self) -> Result<(), Complaint> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         match self {
             Self::List(list) => list.run(),
             Self::Create(create) => create.run(),
             Self::Rotate(rotate) => rotate.run(),
             Self::Revoke(revoke) => {
                 let path = format!("/{}/revoke", revoke.id);
-                revoke.server.do_and_tell(Method::POST, &path, Some(&json!({})))
+                revoke.server.call_and_print_message(Method::POST, &path, Some(&json!({})))
             }
             Self::Delete(delete) => {
-                delete.server.do_and_tell(Method::DELETE, &format!("/{}", delete.id), None)
+                delete.server.call_and_print_message(Method::DELETE, &format!("/{}", delete.id), None)
             }
         }
     }
 }
 
 impl List {
-    fn run(self) -> Result<(), Complaint> {
+    fn run(self) -> Result<(), CliError> {
         let query = if self.expired { "?includeExpired=true" } else { "" };
-        let answer = self.server.call(Method::GET, query, None)?;
+        let response = self.server.call(Method::GET, query, None)?;
         if self.server.json {
-            return print(&answer.line());
+            return print(&response.to_line());
         }
-        let keys: Vec<Item> = answer.read()?;
+        let keys: Vec<ListedKey> = response.parse()?;
         print(&table(&keys, Timestamp::now()))
     }
 }
 
 impl Create {
-    fn run(self) -> Result<(), Complaint> {
+    fn run(self) -> Result<(), CliError> {
         let mut body = json!({ "name": self.name, "role": self.role });
         if let Some(seconds) = self.ttl {
             body["secondsToLive"] = json!(seconds);
@@ -182,16 +183,16 @@ impl Create {
         if let Some(actor) = self.actor {
             body["actor"] = Value::Object(actor);
         }
-        let answer = self.server.call(Method::POST, "", Some(&body))?;
-        self.server.hand_over(&answer, "created")
+        let response = self.server.call(Method::POST, "", Some(&body))?;
+        self.server.print_token(&response, "created")
     }
 }
 
 impl Rotate {
-    fn run(self) -> Result<(), Complaint> {
+    fn run(self) -> Result<(), CliError> {
         let body = self.overlap.map_or_else(|| json!({}), |seconds| json!({ "overlapSeconds": seconds }));
-        let answer = self.server.call(Method::POST, &format!("/{}/rotate", self.id), Some(&body))?;
-        self.server.hand_over(&answer, "rotated")
+        let response = self.server.call(Method::POST, &format!("/{}/rotate", self.id), Some(&body))?;
+        self.server.print_token(&response, "rotated")
     }
 }
 
@@ -200,33 +201,33 @@ impl Rotate {
 /// A key as the API lists it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Item {
+struct ListedKey {
     id: i64,
     name: String,
     role: String,
-    #[serde(default, deserialize_with = "instant")]
+    #[serde(default, deserialize_with = "timestamp")]
     expiration: Option<Timestamp>,
-    #[serde(default, deserialize_with = "instant")]
+    #[serde(default, deserialize_with = "timestamp")]
     last_used_at: Option<Timestamp>,
-    #[serde(default, deserialize_with = "instant")]
+    #[serde(default, deserialize_with = "timestamp")]
     created: Option<Timestamp>,
     #[serde(default)]
     is_revoked: bool,
 }
 
-/// The answer to whoever makes or rotates a key.
+/// The response to the creation or the rotation of a key.
 #[derive(Deserialize)]
-struct Issued {
+struct IssuedKey {
     id: i64,
     name: String,
     key: String,
 }
 
-/// The answer of what has nothing else to say.
+/// The response to everything else, errors included.
 #[derive(Deserialize)]
 struct Message {
     message: String,
-    /// The members at fault, of an error.
+    /// Of an error: the members at fault.
     #[serde(default)]
     details: Vec<Detail>,
 }
@@ -237,18 +238,18 @@ struct Detail {
     problem: String,
 }
 
-/// An instant as the API writes it, which is RFC 3339.
-fn instant<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+/// A time as the API writes it: RFC 3339.
+fn timestamp<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
     let text: Option<String> = Option::deserialize(from)?;
     text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
 }
 
-fn table(keys: &[Item], now: Timestamp) -> String {
+fn table(keys: &[ListedKey], now: Timestamp) -> String {
     if keys.is_empty() {
         return "No keys.\n".to_owned();
     }
     let mut table = Table::new();
-    // No lines around anything, and a line for each key: such a table can be searched and cut.
+    // No borders and one line a key, so that grep and cut work on it.
     table.load_style(presets::NOTHING);
     table.set_header(["ID", "NAME", "ROLE", "STATUS", "EXPIRES", "LAST USED", "CREATED"]);
     for key in keys {
@@ -259,16 +260,16 @@ fn table(keys: &[Item], now: Timestamp) -> String {
         };
         let expires = key.expiration.map_or_else(
             || "No expiration date".to_owned(),
-            |expiration| format!("{} ({})", moment(expiration), distance(now, expiration)),
+            |expiration| format!("{} ({})", absolute_time(expiration), relative_time(now, expiration)),
         );
         table.add_row([
             key.id.to_string(),
-            shown(&key.name),
-            shown(&key.role),
+            escape_controls(&key.name),
+            escape_controls(&key.role),
             status.to_owned(),
             expires,
-            key.last_used_at.map_or_else(|| "never".to_owned(), |used| distance(now, used)),
-            key.created.map(moment).unwrap_or_default(),
+            key.last_used_at.map_or_else(|| "never".to_owned(), |used| relative_time(now, used)),
+            key.created.map(absolute_time).unwrap_or_default(),
         ]);
     }
     let mut text = String::new();
@@ -279,13 +280,13 @@ fn table(keys: &[Item], now: Timestamp) -> String {
     text
 }
 
-/// An instant for people; the times of a server are in UTC.
-fn moment(at: Timestamp) -> String {
+/// A time for people, in UTC.
+fn absolute_time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }
 
-/// `in 3 days`, `2 minutes ago`: the greatest unit of which there is one, rounded.
-fn distance(now: Timestamp, at: Timestamp) -> String {
+/// `in 3 days`, `2 minutes ago`: rounded to the largest unit of which there is at least one.
+fn relative_time(now: Timestamp, at: Timestamp) -> String {
     const UNITS: [(&str, u64, u64); 6] = [
         ("second", 1, 60),
         ("minute", 60, 60),
@@ -306,32 +307,32 @@ fn distance(now: Timestamp, at: Timestamp) -> String {
     if seconds > 0 { format!("in {count} {unit}{plural}") } else { format!("{count} {unit}{plural} ago") }
 }
 
-/// Text from elsewhere, with whatever could steer a terminal made visible.
-fn shown(text: &str) -> String {
-    let steers = |char: char| {
+/// Escapes the control characters of a text from the server: a terminal would obey them.
+fn escape_controls(text: &str) -> String {
+    let is_control = |char: char| {
         char.is_control()
             || matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
-    let mut shown = String::with_capacity(text.len());
+    let mut escaped = String::with_capacity(text.len());
     for char in text.chars() {
-        if steers(char) {
-            shown.extend(char.escape_unicode());
+        if is_control(char) {
+            escaped.extend(char.escape_unicode());
         } else {
-            shown.push(char);
+            escaped.push(char);
         }
     }
-    shown
+    escaped
 }
 
-/// Says something that is no result.  Standard error may be closed: the exit code still tells.
-fn remark(text: &str) {
+/// Prints to standard error what is not the command's result.  Standard error may be closed.
+fn print_note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 // ---------------------------------------------------------------------------------------------- arguments
 
-/// The seconds of a time such as `12h`, written as on the page.
-fn seconds(text: &str) -> Result<i64, &'static str> {
+/// Parses a time such as `12h` into seconds, by the syntax of the admin page.
+fn parse_seconds(text: &str) -> Result<i64, &'static str> {
     const SYNTAX: &str = "write one whole number and one of s m h d w M y, such as 12h";
     let unit = text.chars().next_back().ok_or(SYNTAX)?;
     let length = match unit {
@@ -356,14 +357,14 @@ fn seconds(text: &str) -> Result<i64, &'static str> {
     }
 }
 
-fn object(text: &str) -> Result<Map<String, Value>, String> {
+fn json_object(text: &str) -> Result<Map<String, Value>, String> {
     serde_json::from_str(text).map_err(|error| format!("not a JSON object: {error}"))
 }
 
-/// Where an admin listener is: `https://host:port` or `http://host:port`, and a path where a proxy put it
+/// The URL of an admin listener: `https://host:port` or `http://host:port`, with a path where a proxy serves it
 /// below one.
 #[derive(Debug, Clone)]
-struct AdminUrl {
+pub struct AdminUrl {
     transport: Transport,
     authority: Authority,
     host: String,
@@ -388,23 +389,36 @@ impl fmt::Display for AdminUrl {
     }
 }
 
-impl FromStr for AdminUrl {
-    type Err = &'static str;
+/// A text is not the URL of an admin listener.  No variant holds the text: a password may stand in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AdminUrlError {
+    /// It is not an `http` or `https` URL.
+    #[error("write it like http://127.0.0.1:9192")]
+    Syntax,
+    /// It has user info.
+    #[error("a URL carries no user and no password here: use --user and --password-file")]
+    UserInfo,
+    /// It has a query.
+    #[error("an admin listener's URL has no query")]
+    Query,
+}
 
-    // No error repeats what was given.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let uri: Uri = text.parse().map_err(|_| "write it like http://127.0.0.1:9192")?;
+impl FromStr for AdminUrl {
+    type Err = AdminUrlError;
+
+    fn from_str(text: &str) -> Result<Self, AdminUrlError> {
+        let uri: Uri = text.parse().map_err(|_| AdminUrlError::Syntax)?;
         let (transport, default_port) = match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTP => (Transport::Plain, 80),
             Some(scheme) if *scheme == Scheme::HTTPS => (Transport::Tls, 443),
-            Some(_) | None => return Err("write it like http://127.0.0.1:9192"),
+            Some(_) | None => return Err(AdminUrlError::Syntax),
         };
-        let authority = uri.authority().ok_or("write it like http://127.0.0.1:9192")?.clone();
+        let authority = uri.authority().ok_or(AdminUrlError::Syntax)?.clone();
         if authority.as_str().contains('@') {
-            return Err("a URL carries no user and no password here: use --user and --password-file");
+            return Err(AdminUrlError::UserInfo);
         }
         if uri.query().is_some() {
-            return Err("an admin listener's URL has no query");
+            return Err(AdminUrlError::Query);
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = authority.port_u16().unwrap_or(default_port);
@@ -413,54 +427,57 @@ impl FromStr for AdminUrl {
     }
 }
 
-// ------------------------------------------------------------------------------------------------- asking
+// ------------------------------------------------------------------------------------------------- calling
 
-/// A good answer.
-struct Answer {
+/// A response with status 200.
+struct Response {
     body: Bytes,
-    from: String,
+    url: AdminUrl,
 }
 
-impl Answer {
-    fn read<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Complaint> {
-        // The body may hold a token: an error says nothing of it.
-        serde_json::from_slice(&self.body).map_err(|_| {
-            format!(
-                "error: {} answers something else than the admin API does: is this the right URL?",
-                self.from
-            )
-        })
+impl Response {
+    fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, KeysError> {
+        // The body may hold a token, and the parser's error could quote it.
+        serde_json::from_slice(&self.body).map_err(|_| KeysError::UnexpectedBody(self.url.clone()))
     }
 
-    /// The answer as it came, as one line.
-    fn line(&self) -> String {
+    /// The body as it came, as one line.
+    fn to_line(&self) -> String {
         format!("{}\n", String::from_utf8_lossy(&self.body).trim_end())
     }
 }
 
-impl Server {
-    /// Revokes or deletes, and says what the API says.
-    fn do_and_tell(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(), Complaint> {
-        let answer = self.call(method, path, body)?;
+impl ServerArgs {
+    /// Makes one call and prints the message of the response.
+    fn call_and_print_message(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(), CliError> {
+        let response = self.call(method, path, body)?;
         if self.json {
-            return print(&answer.line());
+            return print(&response.to_line());
         }
-        let Message { message, .. } = answer.read()?;
-        print(&format!("{}\n", shown(&message)))
+        let Message { message, .. } = response.parse()?;
+        print(&format!("{}\n", escape_controls(&message)))
     }
 
-    /// The token alone to standard output, so that it can be piped; for people, the rest to standard error.
-    fn hand_over(&self, answer: &Answer, done: &str) -> Result<(), Complaint> {
+    /// Prints the token alone to standard output, so that it can be piped, and the rest to standard error.
+    fn print_token(&self, response: &Response, done: &str) -> Result<(), CliError> {
         if self.json {
-            return print(&answer.line());
+            return print(&response.to_line());
         }
-        let Issued { id, name, key } = answer.read()?;
+        let IssuedKey { id, name, key } = response.parse()?;
         let key = Secret::new(key);
-        remark(&format!("Key {id}, {}, is {done}.  Its token is shown this once:", shown(&name)));
+        print_note(&format!(
+            "Key {id}, {}, is {done}.  Its token is shown this once:",
+            escape_controls(&name)
+        ));
         print(&format!("{}\n", key.expose()))
     }
 
-    fn authorization(&self) -> Result<HeaderValue, Complaint> {
+    fn authorization(&self) -> Result<HeaderValue, KeysError> {
         let value = match (&self.token_file, &self.user, &self.password_file) {
             (Some(path), None, None) => {
                 Secret::new(format!("Bearer {}", read_secret("token", path)?.expose()))
@@ -470,20 +487,19 @@ impl Server {
                 let pair = Secret::new(format!("{user}:{}", password.expose()));
                 Secret::new(format!("Basic {}", STANDARD.encode(pair.expose())))
             }
-            _ => return Err("error: give either --token-file, or --user and --password-file".to_owned()),
+            _ => return Err(KeysError::NoCredential),
         };
-        let mut value = HeaderValue::from_str(value.expose())
-            .map_err(|_| "error: the token holds characters that no token has".to_owned())?;
+        let mut value = HeaderValue::from_str(value.expose()).map_err(KeysError::CredentialCharacters)?;
         value.set_sensitive(true);
         Ok(value)
     }
 
-    /// One call below `/api/auth/keys`; anything but 200 is a complaint in the API's words.
-    fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, Complaint> {
-        let url: AdminUrl = self.url.parse().map_err(|error| format!("error: --url: {error}"))?;
+    /// Makes one call below `/api/auth/keys`.  Any status but 200 is an error, in the API's own words.
+    fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response, KeysError> {
+        let url: AdminUrl = self.url.parse()?;
         let authorization = self.authorization()?;
         if url.transport == Transport::Plain && !url.is_local() {
-            remark(&format!("warning: the credential goes to {} without TLS", url.authority));
+            print_note(&format!("warning: the credential goes to {} without TLS", url.authority));
         }
         let mut request = Request::builder()
             .method(method)
@@ -495,64 +511,58 @@ impl Server {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         let body = body.map(Value::to_string).unwrap_or_default();
-        let request =
-            request.body(Full::new(Bytes::from(body))).map_err(|error| format!("error: {error}"))?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| format!("error: cannot start: {error}"))?;
-        let asked = runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, self.ask(&url, request))
-                .await
-                .unwrap_or_else(|_| Err(format!("error: no answer from {url} within {PATIENCE:?}")))
-        });
-        // A name that is still being looked up must not hold the process up.
+        let request = request.body(Full::new(Bytes::from(body))).map_err(KeysError::Request)?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(KeysError::Runtime)?;
+        let sent =
+            runtime.block_on(async { tokio::time::timeout(REQUEST_TIMEOUT, self.send(&url, request)).await });
+        // The process does not wait for a name that is still being resolved.
         runtime.shutdown_background();
-        let (status, body) = asked?;
+        let (status, body) = sent.unwrap_or_else(|_| Err(KeysError::Timeout(url.clone())))?;
         if status == StatusCode::OK {
-            return Ok(Answer { body, from: url.to_string() });
+            return Ok(Response { body, url });
         }
         Err(match serde_json::from_slice(&body) {
             Ok(Message { message, details }) => {
                 let details = details.iter().map(|Detail { field, problem }| format!("; {field}: {problem}"));
                 let message = format!("{message}{}", details.collect::<String>());
-                format!("error: {} ({})", shown(&message), status.as_u16())
+                KeysError::Api { message: escape_controls(&message), status }
             }
-            Err(_) => format!("error: {url} answers {status}: is this the admin listener?"),
+            Err(_) => KeysError::UnexpectedStatus { url, status },
         })
     }
 }
 
-impl Server {
-    async fn ask(
+impl ServerArgs {
+    async fn send(
         &self,
         url: &AdminUrl,
         request: Request<Full<Bytes>>,
-    ) -> Result<(StatusCode, Bytes), Complaint> {
+    ) -> Result<(StatusCode, Bytes), KeysError> {
         let client = match url.transport {
             Transport::Plain => None,
-            // Before anybody is asked: a file that cannot be read is nobody else's fault.
+            // Before the connection: a file that cannot be read is not the server's fault.
             Transport::Tls => Some(tls::Client::new(self)?),
         };
-        let stream = TcpStream::connect((url.host.as_str(), url.port)).await.map_err(|error| {
-            format!("error: nobody answers at {url}: {error}: is the server running, with `admin`?")
-        })?;
+        let stream = TcpStream::connect((url.host.as_str(), url.port))
+            .await
+            .map_err(|source| KeysError::Unreachable { url: url.clone(), source })?;
         match client {
-            None => exchange(url, stream, request).await,
-            Some(client) => exchange(url, client.secure(url, stream).await?, request).await,
+            None => send_over(url, stream, request).await,
+            Some(client) => send_over(url, client.handshake(url, stream).await?, request).await,
         }
     }
 }
 
-async fn exchange(
+async fn send_over(
     url: &AdminUrl,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
-) -> Result<(StatusCode, Bytes), Complaint> {
-    let broken = |error: hyper::Error| format!("error: the connection to {url} broke: {error}");
+) -> Result<(StatusCode, Bytes), KeysError> {
+    let broken = |source: hyper::Error| KeysError::Connection { url: url.clone(), source };
     let (mut client, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    // It ends with the runtime.
+    // This task ends with the runtime.
     tokio::spawn(connection);
     let (head, body) = client.send_request(request).await.map_err(broken)?.into_parts();
     let body = body.collect().await.map_err(broken)?.to_bytes();
@@ -561,7 +571,10 @@ async fn exchange(
 
 #[cfg(test)]
 mod tests {
-    use super::{AdminUrl, Item, Timestamp, Transport, distance, object, seconds, shown, table};
+    use super::{
+        AdminUrl, ListedKey, Timestamp, Transport, escape_controls, json_object, parse_seconds,
+        relative_time, table,
+    };
 
     #[test]
     fn a_time_is_one_whole_number_and_one_unit() {
@@ -575,7 +588,7 @@ mod tests {
             ("1y", 31_536_000),
             ("007d", 604_800),
         ] {
-            assert_eq!(seconds(text), Ok(expected), "{text}");
+            assert_eq!(parse_seconds(text), Ok(expected), "{text}");
         }
         for text in [
             "",
@@ -597,7 +610,7 @@ mod tests {
             "99999999999999999999s",
             "9223372036854775807y",
         ] {
-            assert!(seconds(text).is_err(), "{text}");
+            assert!(parse_seconds(text).is_err(), "{text}");
         }
     }
 
@@ -617,7 +630,7 @@ mod tests {
             (31_557_600 * 7_000, "in 7000 years"),
         ] {
             let at = Timestamp::from_second(now.as_second() + away).expect("a time before the year 10,000");
-            assert_eq!(distance(now, at), expected, "{away}");
+            assert_eq!(relative_time(now, at), expected, "{away}");
         }
     }
 
@@ -638,28 +651,28 @@ mod tests {
         for text in
             ["", "127.0.0.1:9192", "/", "ftp://x", "http://me:hunter2@x", "http://x/?a=hunter2", "http://"]
         {
-            let error = text.parse::<AdminUrl>().expect_err(text);
+            let error = text.parse::<AdminUrl>().expect_err(text).to_string();
             assert!(!error.contains("hunter2"), "{error}");
         }
     }
 
     #[test]
     fn nothing_that_is_shown_steers_the_terminal() {
-        assert_eq!(shown("a\u{1b}[31mb\u{202e}c\n"), "a\\u{1b}[31mb\\u{202e}c\\u{a}");
-        assert_eq!(shown("שלום 🔑"), "שלום 🔑");
+        assert_eq!(escape_controls("a\u{1b}[31mb\u{202e}c\n"), "a\\u{1b}[31mb\\u{202e}c\\u{a}");
+        assert_eq!(escape_controls("שלום 🔑"), "שלום 🔑");
     }
 
     #[test]
     fn an_actor_is_a_json_object() {
-        assert!(object(r#"{"team": "a"}"#).is_ok());
+        assert!(json_object(r#"{"team": "a"}"#).is_ok());
         for text in ["", "[]", "1", "{", "{} {}"] {
-            assert!(object(text).is_err(), "{text}");
+            assert!(json_object(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_table_has_a_line_for_each_key() {
-        let keys: Vec<Item> = serde_json::from_str(
+        let keys: Vec<ListedKey> = serde_json::from_str(
             r#"[
                 {"id": 1, "name": "ci deploys", "role": "Editor", "created": "2025-12-01T00:00:00Z",
                  "expiration": "2026-01-04T00:00:00Z", "lastUsedAt": "2025-12-31T23:58:00Z"},

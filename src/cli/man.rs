@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Command, CommandFactory};
 use clap_mangen::Man as Page;
 
-use super::{Cli, Complaint, print};
+use super::{Cli, CliError, print};
 
 #[derive(Debug, Args)]
 pub(super) struct Man {
@@ -16,21 +16,21 @@ pub(super) struct Man {
 }
 
 impl Man {
-    pub(super) fn run(self) -> Result<(), Complaint> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let Some(folder) = self.out_dir else {
-            let page = one_page().map_err(|error| format!("error: {error}"))?;
+            let page = one_page().map_err(CliError::Render)?;
             return print(&String::from_utf8_lossy(&page));
         };
         std::fs::create_dir_all(&folder)
             .and_then(|()| clap_mangen::generate_to(Cli::command(), &folder))
-            .map_err(|error| format!("error: cannot write into {}: {error}", folder.display()))
+            .map_err(|source| CliError::WriteInto { path: folder, source })
     }
 }
 
-/// The program's own page, and on it every command with its options.
+/// The program's page, with every command and its options.
 fn one_page() -> io::Result<Vec<u8>> {
     let mut program = Cli::command().disable_help_subcommand(true);
-    // From here on every command knows the words that lead to it.
+    // Fills in every command's full name, such as `envoy-auth-tokens keys list`.
     program.build();
     let mut page = Vec::new();
     let own = Page::new(program.clone());
@@ -58,8 +58,8 @@ fn write_command(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     let words = command.get_bin_name().unwrap_or(command.get_name());
     let words = words.strip_prefix(concat!(env!("CARGO_PKG_NAME"), " ")).unwrap_or(words);
     writeln!(page, ".SS \"{words}\"")?;
-    // Sections of a page of its own are paragraphs here; their headings say nothing that does not show.
-    // What an apostrophe is, is said at the top.
+    // The sections of a command are paragraphs here: their headings say nothing that their text does not show.
+    // The definition of the apostrophe stands at the top of the page already.
     let preamble = |line: &&str| line.starts_with(".ie ") || line.starts_with(".el ");
     for line in String::from_utf8_lossy(&sections).lines().filter(|line| !preamble(line)) {
         writeln!(page, "{}", if line.starts_with(".SH ") { ".PP" } else { line })?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::Args;
 
-use super::{Complaint, print, read_secret};
+use super::{CliError, print, read_secret};
 use crate::password::PasswordHash;
 
 /// Prints a `password_hash` for the configuration.
@@ -12,9 +12,9 @@ use crate::password::PasswordHash;
 pub(super) struct Password {}
 
 impl Password {
-    pub(super) fn run(self) -> Result<(), Complaint> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let password = read_secret("password", Path::new("-"))?;
-        let hash = PasswordHash::of(&password).map_err(|error| format!("error: {error}"))?;
+        let hash = PasswordHash::of(&password)?;
         print(&format!("{}\n", hash.as_str()))
     }
 }

@@ -2,15 +2,15 @@
 
 use clap::Args;
 
-use super::{Complaint, print};
+use super::{CliError, print};
 use crate::config::json_schema;
 
-/// Prints what a configuration can say, for editors.
+/// Prints the JSON Schema of a configuration, for editors.
 #[derive(Debug, Args)]
 pub(super) struct Schema {}
 
 impl Schema {
-    pub(super) fn run(self) -> Result<(), Complaint> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         // The alternate form of a JSON value is indented.
         print(&format!("{:#}\n", json_schema()))
     }

@@ -2,16 +2,15 @@
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use tracing::level_filters::LevelFilter;
 
-use super::{Complaint, ConfigFile};
+use super::{CliError, ConfigFile, Outcome};
 use crate::app::{self, Options, ServeError};
 use crate::clock::Clock;
-use crate::config::{Config, Errors, Loaded, Pipes, Severity, parse_size};
+use crate::config::{Config, Loaded, Pipes, Severity, parse_size};
 use crate::memory;
 use crate::reload::{self, Origin};
 use crate::shutdown::{SighupStream, Signals};
@@ -52,7 +51,7 @@ pub(super) struct Serve {
     reflection: bool,
 }
 
-/// The least memory that the budgets are made for.
+/// Below this the memory budgets are too small to serve requests.
 const MIN_MEMORY: u64 = 32 * 1024 * 1024;
 
 fn memory_size(text: &str) -> Result<u64, &'static str> {
@@ -62,21 +61,20 @@ fn memory_size(text: &str) -> Result<u64, &'static str> {
 }
 
 impl Serve {
-    pub(super) fn run(self) -> Result<ExitCode, Complaint> {
-        let logging = logging::init(self.log_format, self.log_level, self.audit_log.as_deref())
-            .map_err(|error| format!("error: {error}"))?;
+    pub(super) fn run(self) -> Result<Outcome, CliError> {
+        let logging = logging::init(self.log_format, self.log_level, self.audit_log.as_deref())?;
         match (self.log_format, self.serve(&logging)) {
-            (_, Ok(())) => Ok(ExitCode::SUCCESS),
-            (LogFormat::Text, Err(failure)) => Err(failure.into()),
-            // Whoever collects the log reads one JSON object a line, and nothing else.
-            (LogFormat::Json, Err(failure)) => {
-                failure.log();
-                Ok(ExitCode::FAILURE)
+            (_, Ok(())) => Ok(Outcome::Success),
+            (LogFormat::Text, Err(error)) => Err(error),
+            // A log collector reads one JSON object a line, and nothing else.
+            (LogFormat::Json, Err(error)) => {
+                log(&error);
+                Ok(Outcome::Failure)
             }
         }
     }
 
-    fn serve(self, logging: &Logging) -> Result<(), Failure> {
+    fn serve(self, logging: &Logging) -> Result<(), CliError> {
         if let Some(bytes) = self.memory_limit {
             memory::set_limit(bytes);
         }
@@ -86,11 +84,11 @@ impl Serve {
             .worker_threads(workers)
             .enable_all()
             .build()
-            .map_err(|error| format!("error: cannot start {workers} threads: {error}"))?;
-        // First of all: a SIGHUP while the configuration is read must not kill the process.
+            .map_err(|source| CliError::Workers { workers, source })?;
+        // Before anything else: a SIGHUP while the configuration is read must not kill the process.
         let hangups = {
             let _runtime = runtime.enter();
-            SighupStream::listen().map_err(|error| format!("error: cannot listen for signals: {error}"))?
+            SighupStream::listen().map_err(CliError::Signals)?
         };
         let Loaded { outcome, files } = Config::load_noting_files(&self.config.path, Pipes::Read);
         let (startup, snapshot, restrictions) = {
@@ -104,14 +102,14 @@ impl Serve {
         let options = Options {
             decision_log: DecisionLog::new(self.log_decisions, self.log_sample, logging.lines()),
             drain: self.drain,
-            // The other half of the processors goes on answering Checks during a flood of passwords.
+            // The other half of the processors answers Checks during a flood of passwords.
             parallel_passwords: workers.div_ceil(2),
             reflection: self.reflection,
             log: Some(logging.counters()),
             audit_log: logging.audit_log(),
         };
         let served = runtime.block_on(async {
-            // A store that does not answer holds `build` up for seconds, and a signal is heard in these, too.
+            // A store that does not answer delays `build` for seconds, during which signals count, too.
             let mut signals = Signals::listen().map_err(ServeError::Signals)?;
             let bound = tokio::select! {
                 bound = app::build(startup, snapshot, origin, options, Clock::system()) => bound?,
@@ -122,54 +120,23 @@ impl Serve {
             };
             bound.serve(signals, hangups).await
         });
-        // A password that is still being verified must not hold the process up.
+        // The process does not wait for a password that is still being verified.
         runtime.shutdown_background();
-        Ok(served.map_err(|error| format!("error: {error}"))?)
+        Ok(served?)
     }
 }
 
-/// Why nobody is served.
-enum Failure {
-    Configuration(Errors),
-    Other(Complaint),
-}
-
-impl Failure {
-    /// One line a diagnostic.
-    fn log(&self) {
-        match self {
-            Self::Configuration(errors) => errors.iter().for_each(|diagnostic| match diagnostic.severity {
-                Severity::Error => {
-                    tracing::error!(place = %diagnostic.place(), key = diagnostic.key, "{}", diagnostic.message);
-                }
-                Severity::Warning => {
-                    tracing::warn!(place = %diagnostic.place(), key = diagnostic.key, "{}", diagnostic.message);
-                }
-            }),
-            Self::Other(complaint) => {
-                tracing::error!("{}", complaint.strip_prefix("error: ").unwrap_or(complaint));
-            }
+/// Writes an error to the log, an invalid configuration as one line a diagnostic.
+fn log(error: &CliError) {
+    let CliError::Configuration(errors) = error else {
+        return tracing::error!("{error}");
+    };
+    errors.iter().for_each(|diagnostic| match diagnostic.severity {
+        Severity::Error => {
+            tracing::error!(place = %diagnostic.place(), key = diagnostic.key, "{}", diagnostic.message);
         }
-    }
-}
-
-impl From<Failure> for Complaint {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Configuration(errors) => errors.to_string(),
-            Failure::Other(complaint) => complaint,
+        Severity::Warning => {
+            tracing::warn!(place = %diagnostic.place(), key = diagnostic.key, "{}", diagnostic.message);
         }
-    }
-}
-
-impl From<Errors> for Failure {
-    fn from(errors: Errors) -> Self {
-        Self::Configuration(errors)
-    }
-}
-
-impl From<Complaint> for Failure {
-    fn from(complaint: Complaint) -> Self {
-        Self::Other(complaint)
-    }
+    });
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
-use super::{Complaint, print, read_secret};
+use super::{CliError, print, read_secret};
 use crate::actor::ascii_json;
 use crate::token::{self, PlainToken};
 
@@ -34,7 +34,7 @@ pub(super) struct Hash {
 }
 
 impl Token {
-    pub(super) fn run(self) -> Result<(), Complaint> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         match self {
             Self::New(new) => new.run(),
             Self::Hash(hash) => hash.run(),
@@ -43,14 +43,13 @@ impl Token {
 }
 
 impl New {
-    fn run(self) -> Result<(), Complaint> {
+    fn run(self) -> Result<(), CliError> {
         let is_prefix = (1..=32).contains(&self.prefix.len())
             && self.prefix.bytes().all(|byte| byte.is_ascii_alphanumeric());
         if !is_prefix {
-            return Err("error: a prefix is 1 to 32 letters and digits".to_owned());
+            return Err(CliError::TokenPrefix);
         }
-        let token = token::generate(&self.prefix)
-            .map_err(|error| format!("error: the operating system gives no randomness: {error}"))?;
+        let token = token::generate(&self.prefix).map_err(CliError::Randomness)?;
         let entry = entry(token.expose(), self.name.as_deref())?;
         print(&format!(
             "# The token.  It is shown this once and kept nowhere:\n{}\n\n\
@@ -61,15 +60,14 @@ impl New {
 }
 
 impl Hash {
-    fn run(self) -> Result<(), Complaint> {
+    fn run(self) -> Result<(), CliError> {
         let token = read_secret("token", Path::new("-"))?;
         print(&entry(token.expose(), self.name.as_deref())?)
     }
 }
 
-fn entry(token: &str, name: Option<&str>) -> Result<String, Complaint> {
-    let digest =
-        PlainToken::new(token.as_bytes()).map_err(|error| format!("error: {error}"))?.digest().to_hex();
+fn entry(token: &str, name: Option<&str>) -> Result<String, CliError> {
+    let digest = PlainToken::new(token.as_bytes())?.digest().to_hex();
     // JSON is YAML: quoted like this, a name can hold anything.
     let name = name.map(|name| format!("name: {}\n  ", ascii_json(&name))).unwrap_or_default();
     Ok(format!("- {name}sha256: {digest}\n  actor: {{id: CHANGE-ME}}\n"))

@@ -23,8 +23,8 @@ pub fn run(data: &[u8]) {
         (Sql::GuardedByDatasette, Some(Version::Before1)),
     ];
     for (sql, version) in cases {
-        let Ok(Imported { config, report }) = import(&document, sql, version) else { continue };
-        assert!(report.iter().all(|line| !line.is_empty() && !line.contains('\n')), "{report:?}");
+        let Ok(Imported { config, notes }) = import(&document, sql, version) else { continue };
+        assert!(notes.iter().all(|note| !note.is_empty() && !note.contains('\n')), "{notes:?}");
         let Some(root) = document.as_object() else { panic!("imported although it is no mapping") };
         // A token that is read from elsewhere is not there, and has no part in who is anonymous.
         let Ok(config) = try_config(&config, &Empty) else { continue };

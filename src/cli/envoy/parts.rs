@@ -1,15 +1,15 @@
-//! Envoy's configuration, part by part.  All that we know about Envoy's settings stands here.
+//! Renders the parts of an Envoy configuration.  Everything about Envoy's own settings stands here.
 //!
-//! The text is written by hand, because its comments are half of what a reader wants.  `deploy/envoy.yaml`
-//! is the same thing for `deploy/config.yaml`, and a test holds the two against each other.
+//! The text is a template and not serialised, because its comments matter as much as its values.
+//! `deploy/envoy.yaml` is its output for `deploy/config.yaml`; a test compares the two.
 
 use std::path::Path;
 
-use super::surroundings::{Endpoint, Surroundings};
+use super::settings::{Endpoint, EnvoySettings};
 use crate::policy::{Override, OverrideKind};
 
-/// Headers that decisions read beside the credentials, each group with its reason.
-const READ: [(&str, &[&str]); 5] = [
+/// Headers that decisions read beside the credentials, each group with the reason.
+const DECISION_HEADERS: [(&str, &[&str]); 5] = [
     (
         "For logs and traces.",
         &[
@@ -32,47 +32,49 @@ const READ: [(&str, &[&str]); 5] = [
     ("The target of COPY and MOVE.", &["destination"]),
 ];
 
-/// Headers by which a request names another path, host or method: those at the wanted positions of [`Override::ALL`].
-/// `destination` is none of them: WebDAV needs it, and it is decided.
-fn override_headers(wanted: impl Fn(usize) -> bool) -> Vec<&'static str> {
-    let known = Override::ALL.iter().enumerate();
-    let headers = known.filter(|(position, known)| {
-        known.is_header() && known.kind != OverrideKind::Destination && wanted(*position)
+/// Headers by which a request names another path, host or method: those of [`Override::ALL`] whose positions `filter`
+/// takes.  `destination` is not among them: WebDAV needs it, and a decision reads it.
+fn override_headers(filter: impl Fn(usize) -> bool) -> Vec<&'static str> {
+    let all = Override::ALL.iter().enumerate();
+    let headers = all.filter(|(position, one)| {
+        one.is_header() && one.kind != OverrideKind::Destination && filter(*position)
     });
-    headers.map(|(_, known)| known.name).collect()
+    headers.map(|(_, one)| one.name).collect()
 }
 
-/// Names in one expression: Envoy takes none whose program has more than 100 steps (`re2.max_program_size`).
-const NAMES_TOGETHER: usize = 4;
+/// How many names one expression matches: Envoy rejects a program of more than 100 steps (`re2.max_program_size`).
+const NAMES_PER_EXPRESSION: usize = 4;
 
-/// Expressions for these names and whatever an application might fold onto one of them, quoted.
-fn folded(names: &[&str]) -> Vec<String> {
+/// Quoted expressions that match these names and every name that an application might fold onto one of them.
+fn folded_expressions(names: &[&str]) -> Vec<String> {
     let fold = |name: &&str| name.replace('-', "[^a-z0-9]");
-    let together = names.chunks(NAMES_TOGETHER);
-    together.map(|names| quoted(&names.iter().map(fold).collect::<Vec<_>>().join("|"))).collect()
+    let chunks = names.chunks(NAMES_PER_EXPRESSION);
+    chunks.map(|names| quoted(&names.iter().map(fold).collect::<Vec<_>>().join("|"))).collect()
 }
 
-/// What Envoy sets when it let a request pass without us; never a client's to send.
+/// The header that Envoy sets when it lets a request pass without a Check.  Clients must not send it.
 const FAILURE_MODE_ALLOWED: &str = "x-envoy-auth-failure-mode-allowed";
 
 /// The entry of `http_filters`.
-pub fn filter(surroundings: &Surroundings) -> String {
+pub fn filter(settings: &EnvoySettings) -> String {
     let mut text = FILTER.to_owned();
     text.push_str("    allowed_headers:\n      patterns:\n");
-    let credentials = surroundings.credentials.iter().map(String::as_str);
+    let credentials = settings.credentials.iter().map(String::as_str);
     add_patterns(&mut text, "Where a request may carry a credential.", credentials);
-    for (reason, names) in READ {
-        let new =
-            names.iter().copied().filter(|name| !surroundings.credentials.iter().any(|seen| seen == name));
+    for (reason, names) in DECISION_HEADERS {
+        let new = names
+            .iter()
+            .copied()
+            .filter(|name| !settings.credentials.iter().any(|credential| credential == name));
         add_patterns(&mut text, reason, new);
     }
     text.push_str(
         "      # Whether the upstream is asked for another path, host or method, in every spelling.\n",
     );
-    for expression in folded(&override_headers(|_| true)) {
+    for expression in folded_expressions(&override_headers(|_| true)) {
         text.push_str(&format!("      - {{ safe_regex: {{ regex: {expression} }} }}\n"));
     }
-    let changed = surroundings.actor_headers.iter().chain(&surroundings.emptied);
+    let changed = settings.actor_headers.iter().chain(&settings.emptied);
     let changed: Vec<_> = changed.map(|name| regex::escape(name).replace(r"\-", "-")).collect();
     let expression = quoted(&changed.join("|"));
     text.push_str(&format!(
@@ -128,9 +130,9 @@ const GRPC_SERVICE: &str = "    grpc_service:
 ";
 
 /// Members of the HTTP connection manager.
-pub fn manager(surroundings: &Surroundings) -> String {
+pub fn manager(settings: &EnvoySettings) -> String {
     let mut text = MANAGER.to_owned();
-    if surroundings.credentials.iter().any(|name| name.contains('_')) {
+    if settings.credentials.iter().any(|name| name.contains('_')) {
         text.push_str(
             "  # A credential comes in a header with an underscore, so such names are let in.  What folds onto an actor
   # header (`x_actor_id`) is removed below.
@@ -155,13 +157,12 @@ early_header_mutation_extensions:
     mutations:
 ",
     );
-    for name in &surroundings.actor_headers {
+    for name in &settings.actor_headers {
         text.push_str(&format!("    - remove: {}\n", scalar(name)));
     }
     // A name without a `-` has no other spelling.
-    let several_words =
-        surroundings.actor_headers.iter().map(String::as_str).filter(|name| name.contains('-'));
-    for expression in folded(&several_words.collect::<Vec<_>>()) {
+    let several_words = settings.actor_headers.iter().map(String::as_str).filter(|name| name.contains('-'));
+    for expression in folded_expressions(&several_words.collect::<Vec<_>>()) {
         text.push_str(&remove_on_match(&expression));
     }
     text.push_str("    # Set by Envoy when ext_authz could not be asked; never a client's to send.\n");
@@ -171,9 +172,9 @@ early_header_mutation_extensions:
     # decided about, and spellings of the line above.  What a proxy before Envoy sets belongs into overrides.permit.
 ",
     );
-    let permitted = surroundings.permitted_overrides;
+    let permitted = settings.permitted_overrides;
     let removed = override_headers(|position| !permitted.contains(position));
-    for expression in folded(&[removed, vec![FAILURE_MODE_ALLOWED]].concat()) {
+    for expression in folded_expressions(&[removed, vec![FAILURE_MODE_ALLOWED]].concat()) {
         text.push_str(&remove_on_match(&expression));
     }
     text.push_str(ACCESS_LOG);
@@ -224,11 +225,11 @@ const ACCESS_LOG: &str = r#"access_log:
 "#;
 
 /// The entry of `clusters` by which Envoy reaches us.
-pub fn cluster(surroundings: &Surroundings) -> String {
-    let mut text = cluster_head("ext_authz", &surroundings.server, "0.25s");
+pub fn cluster(settings: &EnvoySettings) -> String {
+    let mut text = cluster_head("ext_authz", &settings.server, "0.25s");
     text.push_str(CLUSTER);
-    text.push_str(&endpoints("ext_authz", &surroundings.server));
-    if let Some(tls) = &surroundings.tls {
+    text.push_str(&endpoints("ext_authz", &settings.server));
+    if let Some(tls) = &settings.tls {
         text.push_str(&indent(2, &tls.transport_socket()));
     }
     text
@@ -283,12 +284,11 @@ fn address(endpoint: &Endpoint) -> String {
 }
 
 /// A whole configuration that runs.
-pub fn bootstrap(surroundings: &Surroundings, config: &Path) -> String {
-    let listener = address(&surroundings.listener);
-    let (manager, filter) = (indent(10, &manager(surroundings)), indent(10, &filter(surroundings)));
-    let application =
-        cluster_head("app", &surroundings.upstream, "1s") + &endpoints("app", &surroundings.upstream);
-    let clusters = indent(2, &(application + &cluster(surroundings)));
+pub fn bootstrap(settings: &EnvoySettings, config: &Path) -> String {
+    let listener = address(&settings.listener);
+    let (manager, filter) = (indent(10, &manager(settings)), indent(10, &filter(settings)));
+    let application = cluster_head("app", &settings.upstream, "1s") + &endpoints("app", &settings.upstream);
+    let clusters = indent(2, &(application + &cluster(settings)));
     let config = config.display().to_string();
     let config = config.escape_debug();
     format!(
@@ -336,7 +336,7 @@ fn indent(blanks: usize, text: &str) -> String {
     text.lines().map(|line| format!("{:blanks$}{line}\n", "")).collect()
 }
 
-/// A header's name as YAML: in quotes when it could be read as anything but text.
+/// A header's name as YAML, in quotes where it could be read as anything but text.
 fn scalar(name: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let words = [
@@ -355,7 +355,7 @@ fn scalar(name: &str) -> String {
     if is_text && name.bytes().all(is_plain) { name.to_owned() } else { quoted(name) }
 }
 
-/// JSON is YAML: quoted like this, a text can hold anything.
+/// A text as YAML in quotes.  JSON is YAML, and its escapes fit every text.
 pub fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

@@ -2,12 +2,12 @@
 
 use clap::Args;
 
-use super::super::Complaint;
+use super::EnvoyError;
 use super::parts::quoted;
-use super::surroundings::Endpoint;
+use super::settings::Endpoint;
 use crate::config::{ServerTls, SubjectName};
 
-/// Where Envoy, on its own machine, finds what it needs for TLS.
+/// The files for TLS on Envoy's machine.
 #[derive(Debug, Args)]
 pub struct TlsFiles {
     /// Where Envoy finds the CA of our certificate (`ext_authz.tls.cert`), in PEM [default: /etc/envoy/ca.crt]
@@ -21,65 +21,58 @@ pub struct TlsFiles {
     key: Option<String>,
 }
 
-/// What Envoy needs to know for a connection to us.
+/// Envoy's side of TLS.
 #[derive(Debug)]
 pub struct UpstreamTls {
-    /// The name that our certificate must have.
+    /// The name that must stand in our certificate.
     name: SubjectName,
-    /// The host's name that Envoy asks for (RFC 6066 section 3).
+    /// The host that Envoy names in its handshake (RFC 6066 section 3).
     sni: Option<String>,
     /// The file of the CAs that may have signed our certificate.
     ca: String,
-    /// What Envoy shows, where we ask for it.
-    client: Option<Client>,
+    /// Envoy's own certificate, where we ask for one.
+    client: Option<ClientFiles>,
 }
 
 /// The files of Envoy's own certificate.
 #[derive(Debug)]
-struct Client {
+struct ClientFiles {
     cert: String,
     key: String,
 }
 
 impl UpstreamTls {
-    /// What our side means for Envoy's.
+    /// Envoy's side of a listener's TLS; `None` without one.
     ///
     /// # Errors
-    /// Our certificate has no name, or files are given for which there is no use.
-    pub fn of(
+    /// Our certificate has no name, or `files` names files that would not be used.
+    pub fn new(
         server: Option<&ServerTls>,
         address: &Endpoint,
         files: TlsFiles,
-    ) -> Result<Option<Self>, Complaint> {
+    ) -> Result<Option<Self>, EnvoyError> {
         let TlsFiles { ca, cert, key } = files;
         let Some(server) = server else {
             return match ca.or(cert).or(key) {
-                Some(_) => Err("error: --tls-ca, --tls-cert and --tls-key are for `ext_authz.tls`, \
-                     which this configuration does not have"
-                    .to_owned()),
+                Some(_) => Err(EnvoyError::NoTls),
                 None => Ok(None),
             };
         };
         let client = match &server.client_ca {
-            Some(_) => Some(Client {
+            Some(_) => Some(ClientFiles {
                 cert: cert.unwrap_or_else(|| "/etc/envoy/client.crt".to_owned()),
                 key: key.unwrap_or_else(|| "/etc/envoy/client.key".to_owned()),
             }),
             None if cert.is_some() || key.is_some() => {
-                return Err("error: --tls-cert and --tls-key are what Envoy shows where it is asked to, \
-                     and `ext_authz.tls` has no `client_ca`"
-                    .to_owned());
+                return Err(EnvoyError::NoClientCa);
             }
             None => None,
         };
         let names = server.names();
-        let name = choose(&names, address).ok_or(
-            "error: the certificate in `ext_authz.tls.cert` has no name (subjectAltName) by which Envoy could \
-             know it: whoever has any certificate of the same CA could answer in our place",
-        )?;
+        let name = expected_name(&names, address).ok_or(EnvoyError::NoCertificateName)?;
         let sni = match &name {
             SubjectName::Dns(host) if !host.contains('*') => Some(host.clone()),
-            SubjectName::Dns(_) | SubjectName::Uri(_) | SubjectName::Ip(_) => hosts(&names).next(),
+            SubjectName::Dns(_) | SubjectName::Uri(_) | SubjectName::Ip(_) => host_names(&names).next(),
         };
         let ca = ca.unwrap_or_else(|| "/etc/envoy/ca.crt".to_owned());
         Ok(Some(Self { name, sni, ca, client }))
@@ -92,7 +85,7 @@ impl UpstreamTls {
             text.push_str(&format!("    sni: {}\n", quoted(sni)));
         }
         text.push_str("    common_tls_context:\n      alpn_protocols: [h2]\n");
-        if let Some(Client { cert, key }) = &self.client {
+        if let Some(ClientFiles { cert, key }) = &self.client {
             text.push_str(&format!(
                 "      # We ask for it: `client_ca` must have signed it, and `client_names`, if any, name it.
       tls_certificates:
@@ -128,31 +121,32 @@ transport_socket:
     "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
 "#;
 
-/// The name to hold us to: the host that Envoy asks for where the certificate has it, else the one that says most.
-fn choose(names: &[SubjectName], address: &Endpoint) -> Option<SubjectName> {
-    let asked = match address {
+/// The name that Envoy is to verify: the host that it connects to where the certificate has it, else the most
+/// specific one.
+fn expected_name(names: &[SubjectName], address: &Endpoint) -> Option<SubjectName> {
+    let connected = match address {
         Endpoint::Socket { host, .. } => names.iter().find_map(|name| match name {
-            SubjectName::Dns(pattern) => covers(pattern, host).then(|| SubjectName::Dns(host.clone())),
+            SubjectName::Dns(pattern) => matches_host(pattern, host).then(|| SubjectName::Dns(host.clone())),
             SubjectName::Uri(_) | SubjectName::Ip(_) => None,
         }),
         Endpoint::Pipe(_) => None,
     };
     let uri = || names.iter().find(|name| matches!(name, SubjectName::Uri(_))).cloned();
-    let host = || hosts(names).next().map(SubjectName::Dns);
+    let host = || host_names(names).next().map(SubjectName::Dns);
     let wildcard = || names.iter().find(|name| matches!(name, SubjectName::Dns(_))).cloned();
-    asked.or_else(uri).or_else(host).or_else(wildcard).or_else(|| names.first().cloned())
+    connected.or_else(uri).or_else(host).or_else(wildcard).or_else(|| names.first().cloned())
 }
 
-/// The names of hosts, less those that stand for several.
-fn hosts(names: &[SubjectName]) -> impl Iterator<Item = String> {
+/// The DNS names without a wildcard.
+fn host_names(names: &[SubjectName]) -> impl Iterator<Item = String> {
     names.iter().filter_map(|name| match name {
         SubjectName::Dns(host) if !host.contains('*') => Some(host.clone()),
         SubjectName::Dns(_) | SubjectName::Uri(_) | SubjectName::Ip(_) => None,
     })
 }
 
-/// Whether a certificate for this name is one for this host (RFC 6125 section 6.4.3).
-fn covers(pattern: &str, host: &str) -> bool {
+/// Whether a certificate's DNS name, which may begin with a wildcard, matches a host (RFC 6125 section 6.4.3).
+fn matches_host(pattern: &str, host: &str) -> bool {
     match (pattern.strip_prefix("*."), host.split_once('.')) {
         (Some(parent), Some((label, rest))) => !label.is_empty() && parent.eq_ignore_ascii_case(rest),
         (Some(_), None) => false,
@@ -183,7 +177,11 @@ mod tests {
             (&[], "127.0.0.1:9191", None),
         ] {
             let names: Vec<_> = names.iter().map(|name| read(name)).collect();
-            assert_eq!(choose(&names, &address.parse().unwrap()), expected.map(read), "{names:?} {address}");
+            assert_eq!(
+                expected_name(&names, &address.parse().unwrap()),
+                expected.map(read),
+                "{names:?} {address}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Datasette's allow blocks as ours.  They mean the same; what ours cannot say becomes "no one".
+//! Translates Datasette's allow blocks into ours.  They mean the same; a block that ours cannot express becomes "no
+//! one".
 
 use serde_json::{Value, json};
 
@@ -7,7 +8,7 @@ use crate::policy::Allow;
 /// A block of Datasette's as one of ours.
 ///
 /// # Errors
-/// Why it cannot be said.
+/// Why it cannot be expressed.
 pub fn translate(block: &Value) -> Result<Value, &'static str> {
     if holds_reference(block) {
         return Err("Datasette follows no reference in an allow block, and here it would be one");
@@ -18,7 +19,7 @@ pub fn translate(block: &Value) -> Result<Value, &'static str> {
     Ok(block.clone())
 }
 
-/// Who passes both; `None` when no single block can say it.
+/// The block that admits whom both admit; `None` when no single block can express it.
 pub fn both(one: &Value, other: &Value) -> Option<Value> {
     let nobody = |block: &Value| {
         *block == Value::Bool(false) || block.as_object().is_some_and(serde_json::Map::is_empty)
@@ -33,8 +34,8 @@ pub fn both(one: &Value, other: &Value) -> Option<Value> {
     }
 }
 
-/// Whether whoever passes one block passes the other: each member of the one admits no more than the
-/// other's member of the same name.
+/// Whether the other block admits everybody whom this one admits: each of its members admits no more than the other's
+/// member of the same name.
 fn implies(one: &Value, other: &Value) -> bool {
     let (Some(one), Some(other)) = (one.as_object(), other.as_object()) else {
         return one == other;
@@ -50,7 +51,7 @@ fn implies(one: &Value, other: &Value) -> bool {
     })
 }
 
-/// The same for blocks of one and the same member.
+/// As [`both`], for blocks that have one member each, of the same name.
 fn both_members(one: &Value, other: &Value) -> Option<Value> {
     let only = |block: &Value| {
         let members = block.as_object().filter(|members| members.len() == 1)?;
@@ -79,7 +80,7 @@ fn elements(wanted: &Value) -> &[Value] {
     wanted.as_array().map_or(std::slice::from_ref(wanted), Vec::as_slice)
 }
 
-/// Whether a mapping in it would be read as a secret reference.
+/// Whether it holds a mapping that we would read as a secret reference.
 fn holds_reference(value: &Value) -> bool {
     match value {
         Value::Object(members) => {

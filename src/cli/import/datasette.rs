@@ -1,95 +1,147 @@
-//! A Datasette configuration as one of ours.
+//! Translates a Datasette configuration into one of ours.
 //!
-//! Who may do what in Datasette is decided in [`super::rules`].  A route sees no query, and a page of a table can
-//! be asked for SQL of one's own (`?sql=`, `?_where=`), so that it is open to those alone who may run SQL, too.
+//! [`super::rules`] says who may do what in Datasette.  Routes do not see the query of a request, and a client can ask
+//! the page of a table for SQL of its own (`?sql=`, `?_where=`).  So such a page is open only to actors who may run
+//! SQL, too.
 //!
-//! Here nothing is opened that no block speaks of, and what cannot be expressed is closed and reported.
+//! Nothing is opened without an allow block.  What cannot be expressed is closed, and a note says so.
 
 use serde_json::{Map, Value, json};
 
-use super::super::Complaint;
 use super::paths::{Name, OTHER_SPELLINGS, STATISTICS};
-use super::rules::{Level, Place, Rule, Version, action};
+use super::rules::{Blocks, Resource, Rule, Version, action};
 use super::{allow, tokens};
 
 const PLUGIN: &str = "datasette-auth-tokens";
 
-/// Who holds the line where a request brings SQL of its own.
+/// Who checks permissions where a request brings SQL of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sql {
-    /// We do: a page that could be asked for SQL is closed to whoever may not.
+    /// We do: a page that runs SQL is closed to actors who may not run it.
     NotGuarded,
-    /// Datasette goes on doing so.
+    /// Datasette does.
     GuardedByDatasette,
 }
 
-/// A configuration, and what somebody must know who uses it.
+/// The result of an import.
 pub struct Imported {
     /// Our configuration as YAML.
     pub config: String,
-    /// What could not be expressed, and what else is different.
-    pub report: Vec<String>,
+    /// What could not be expressed, and what else is different; one line each.
+    pub notes: Vec<String>,
+}
+
+/// Why a file has no translation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DatasetteError {
+    /// The document is not a mapping.
+    #[error("it is {0}; expected {SHAPE}")]
+    Shape(&'static str),
+    /// A key is a comment or a template.
+    #[error(
+        "{0}: this key begins like a comment or a template; take the comments out (YAML's begin with `#`), or render \
+         the template first"
+    )]
+    CommentKey(String),
+    /// The result would have neither a token nor a route.
+    #[error("nobody could pass: {missing}; {advice}")]
+    Empty {
+        /// What the file lacks.
+        missing: &'static str,
+        /// What to do instead.
+        advice: &'static str,
+    },
+    /// `plugins` is not a mapping.
+    #[error("`plugins` is not a mapping from the names of plugins to their settings")]
+    Plugins,
+    /// `plugins` is a reference of this kind.
+    #[error("plugins: it is a reference ({0}); write the plugins out here")]
+    PluginsReference(String),
+    /// The plugin's own configuration is not a list or a mapping.
+    #[error("plugins.{PLUGIN} is neither a list nor a mapping")]
+    Plugin,
+    /// The plugin's tokens are not a list.
+    #[error(
+        "plugins.{PLUGIN}.tokens is not a list; write it out as [{{token: {{$env: NAME}}, actor: {{id: NAME}}}}, …]; a \
+         `token` alone may be a reference"
+    )]
+    Tokens,
+    /// `settings` is not a mapping.
+    #[error("`settings` is not a mapping")]
+    Settings,
+    /// Every path has a prefix.
+    #[error("settings.base_url is not `/`: take it out, and let Envoy take the prefix off")]
+    BaseUrl,
+    /// Permissions of every database.
+    #[error(
+        "`{0}` with permissions stands at the top of the file, where Datasette 0.65 takes it for every database without \
+         `{0}` of its own; move it into `databases`"
+    )]
+    GlobalPermissions(&'static str),
+    /// `databases` is not a mapping.
+    #[error("`databases` is not a mapping from their names to what they hold")]
+    Databases,
+    /// Our own reader rejects the result.
+    #[error("what comes out is no valid configuration: {0}")]
+    Invalid(String),
 }
 
 /// Translates a Datasette configuration; without a version, for every Datasette that may read it.
 ///
 /// # Errors
-/// It is none, or nothing would be left of it.
-pub fn import(document: &Value, sql: Sql, version: Option<Version>) -> Result<Imported, Complaint> {
+/// [`DatasetteError`]: it is not a Datasette configuration, or nothing would be left of it.
+pub fn import(document: &Value, sql: Sql, version: Option<Version>) -> Result<Imported, DatasetteError> {
     let root = match document {
         Value::Object(root) => root,
-        Value::Null => return Err(format!("it is empty; expected {SHAPE}")),
-        Value::Array(_) => return Err(format!("it is a list; expected {SHAPE}")),
+        Value::Null => return Err(DatasetteError::Shape("empty")),
+        Value::Array(_) => return Err(DatasetteError::Shape("a list")),
         Value::Bool(_) | Value::Number(_) | Value::String(_) => {
-            return Err(format!("it is no mapping; expected {SHAPE}"));
+            return Err(DatasetteError::Shape("no mapping"));
         }
     };
     check_comments(root, "")?;
-    let mut report = Vec::new();
-    let plugin = read_plugin(root, &mut report)?;
+    let mut notes = Vec::new();
+    let plugin = read_plugin(root, &mut notes)?;
     let mut import = Import {
         sql,
         version,
-        instance: Level::default(),
+        instance: Blocks::default(),
         no_sql_by_default: false,
         downloads_are_off: false,
         routes: Vec::new(),
-        report,
+        notes,
     };
     import.read_settings(root)?;
     import.read_instance(root)?;
-    let Import { routes, mut report, .. } = import;
+    let Import { routes, mut notes, .. } = import;
     if plugin.tokens.is_empty() && routes.is_empty() {
-        return Err(why_nothing_is_left(root));
+        return Err(empty_error(root));
     }
-    add_what_is_different(root, &plugin, &routes, &mut report);
-    let config = write(&plugin, &routes);
-    tokens::check(&config).map_err(|why| format!("what comes out is no valid configuration: {why}"))?;
-    Ok(Imported { config, report })
+    add_differences(root, &plugin, &routes, &mut notes);
+    let config = render(&plugin, &routes);
+    tokens::check(&config).map_err(DatasetteError::Invalid)?;
+    Ok(Imported { config, notes })
 }
 
 const SHAPE: &str =
     "Datasette's datasette.yaml, metadata.yaml or metadata.json, a mapping with `plugins` and `databases`";
 
-/// JSON knows no comments, and YAML reads one as part of the next key, whose block would then be lost.
-fn check_comments(mapping: &Map<String, Value>, place: &str) -> Result<(), Complaint> {
+/// JSON has no comments, and YAML reads one as part of the next key, whose block would then be lost.
+fn check_comments(mapping: &Map<String, Value>, path: &str) -> Result<(), DatasetteError> {
     for (key, value) in mapping {
-        let place = if place.is_empty() { shown(key) } else { format!("{place}.{}", shown(key)) };
-        if ["//", "/*", "{{", "{%"].iter().any(|sign| key.trim_start().starts_with(sign)) {
-            return Err(format!(
-                "{place}: this key begins like a comment or a template; take the comments out (YAML's begin with \
-                 `#`), or render the template first"
-            ));
+        let path = if path.is_empty() { escaped(key) } else { format!("{path}.{}", escaped(key)) };
+        if ["//", "/*", "{{", "{%"].iter().any(|start| key.trim_start().starts_with(start)) {
+            return Err(DatasetteError::CommentKey(path));
         }
-        if let Value::Object(below) = value {
-            check_comments(below, &place)?;
+        if let Value::Object(inner) = value {
+            check_comments(inner, &path)?;
         }
     }
     Ok(())
 }
 
 /// Why there is neither a token nor a route, and what to do.
-fn why_nothing_is_left(root: &Map<String, Value>) -> Complaint {
+fn empty_error(root: &Map<String, Value>) -> DatasetteError {
     let plugins = root.get("plugins").and_then(Value::as_object);
     let (missing, advice) = match plugins.and_then(|plugins| plugins.get(PLUGIN)) {
         _ if root.keys().any(|key| SETTINGS.contains(&key.as_str())) => (
@@ -114,10 +166,10 @@ fn why_nothing_is_left(root: &Map<String, Value>) -> Complaint {
             "begin with a configuration of your own (README, `The shortest configuration`)",
         ),
     };
-    format!("nobody could pass: {missing}; {advice}")
+    DatasetteError::Empty { missing, advice }
 }
 
-/// Settings by which Datasette's settings.json is known.
+/// Settings by which a settings.json of Datasette is recognised.
 const SETTINGS: [&str; 8] = [
     "default_page_size",
     "max_returned_rows",
@@ -129,50 +181,45 @@ const SETTINGS: [&str; 8] = [
     "num_sql_threads",
 ];
 
-/// What the plugin's configuration says.
+/// The plugin's configuration, translated.
 struct Plugin {
     tokens: Vec<Value>,
     query: Option<String>,
 }
 
-fn read_plugin(root: &Map<String, Value>, report: &mut Vec<String>) -> Result<Plugin, Complaint> {
+fn read_plugin(root: &Map<String, Value>, notes: &mut Vec<String>) -> Result<Plugin, DatasetteError> {
     let plugins = match root.get("plugins") {
         None | Some(Value::Null) => None,
         Some(Value::Object(plugins)) => Some(plugins),
-        Some(_) => {
-            return Err("`plugins` is not a mapping from the names of plugins to their settings".to_owned());
-        }
+        Some(_) => return Err(DatasetteError::Plugins),
     };
     for name in plugins.into_iter().flat_map(Map::keys).filter(|name| *name != PLUGIN) {
         if name == "$env" || name == "$file" {
-            return Err(format!("plugins: it is a reference ({name}); write the plugins out here"));
+            return Err(DatasetteError::PluginsReference(name.clone()));
         }
-        report
-            .push(format!("plugins.{}: what this plugin permits or forbids is not known here", shown(name)));
+        notes.push(format!(
+            "plugins.{}: what this plugin permits or forbids is not known here",
+            escaped(name)
+        ));
     }
     let (list, param) = match plugins.and_then(|plugins| plugins.get(PLUGIN)) {
         None | Some(Value::Null) => (&[][..], None),
         Some(Value::Array(list)) => (&list[..], None),
         Some(Value::Object(plugin)) => {
             for key in plugin.keys().filter(|key| !["tokens", "param"].contains(&key.as_str())) {
-                report.push(format!(
+                notes.push(format!(
                     "plugins.{PLUGIN}.{}: left out; tokens that Datasette keeps in a database are unknown here",
-                    shown(key)
+                    escaped(key)
                 ));
             }
             let list = match plugin.get("tokens") {
                 None | Some(Value::Null) => &[][..],
                 Some(Value::Array(list)) => &list[..],
-                Some(_) => {
-                    return Err(format!(
-                        "plugins.{PLUGIN}.tokens is not a list; write it out as [{{token: {{$env: NAME}}, actor: \
-                         {{id: NAME}}}}, …]; a `token` alone may be a reference"
-                    ));
-                }
+                Some(_) => return Err(DatasetteError::Tokens),
             };
             (list, plugin.get("param"))
         }
-        Some(_) => return Err(format!("plugins.{PLUGIN} is neither a list nor a mapping")),
+        Some(_) => return Err(DatasetteError::Plugin),
     };
     let query = match param {
         None | Some(Value::Null) => None,
@@ -180,18 +227,18 @@ fn read_plugin(root: &Map<String, Value>, report: &mut Vec<String>) -> Result<Pl
             Some(name.clone())
         }
         Some(_) => {
-            report.push(format!(
+            notes.push(format!(
                 "plugins.{PLUGIN}.param: left out, because it is no name of a query parameter"
             ));
             None
         }
     };
-    Ok(Plugin { tokens: tokens::translate(list, report), query })
+    Ok(Plugin { tokens: tokens::translate(list, notes), query })
 }
 
-/// A route of ours.
+/// A route of the result.
 struct Route {
-    /// Where it comes from.
+    /// The part of the file that it comes from.
     comment: String,
     path_regex: String,
     methods: &'static [&'static str],
@@ -201,22 +248,22 @@ struct Route {
 struct Import {
     sql: Sql,
     version: Option<Version>,
-    instance: Level,
+    instance: Blocks,
     no_sql_by_default: bool,
     downloads_are_off: bool,
     routes: Vec<Route>,
-    report: Vec<String>,
+    notes: Vec<String>,
 }
 
-/// A table or a query, and what the file says of it.
+/// A table or a query, and what the file says about it.
 struct Member<'f> {
     name: &'f str,
-    level: Level,
+    blocks: Blocks,
     /// The query as it is written.
     query: Option<&'f Value>,
 }
 
-/// How 1.0 writes to a table: what the path ends in, and the actions that all must be permitted.
+/// How 1.0 writes to a table: the end of the path, and the actions, all of which must be permitted.
 const TABLE_WRITES: [(&str, &[&str]); 5] = [
     ("insert", &[action::INSERT_ROW]),
     ("upsert", &[action::INSERT_ROW, action::UPDATE_ROW]),
@@ -234,51 +281,41 @@ const READ_AND_POST: &[&str] = &["GET", "POST"];
 const POST: &[&str] = &["POST"];
 
 impl Import {
-    fn read_settings(&mut self, root: &Map<String, Value>) -> Result<(), Complaint> {
+    fn read_settings(&mut self, root: &Map<String, Value>) -> Result<(), DatasetteError> {
         let settings = match root.get("settings") {
             None | Some(Value::Null) => return Ok(()),
             Some(Value::Object(settings)) => settings,
-            Some(_) => return Err("`settings` is not a mapping".to_owned()),
+            Some(_) => return Err(DatasetteError::Settings),
         };
         for (key, value) in settings {
             match (key.as_str(), value) {
                 ("default_allow_sql", value) => self.no_sql_by_default = *value != Value::Bool(true),
                 ("allow_download", value) => self.downloads_are_off = *value != Value::Bool(true),
                 // Datasette then shows the same page under two paths.
-                ("base_url", base) if base != "/" => {
-                    return Err(
-                        "settings.base_url is not `/`: take it out, and let Envoy take the prefix off"
-                            .to_owned(),
-                    );
-                }
+                ("base_url", base) if base != "/" => return Err(DatasetteError::BaseUrl),
                 _ => {}
             }
         }
         Ok(())
     }
 
-    fn read_instance(&mut self, root: &Map<String, Value>) -> Result<(), Complaint> {
+    fn read_instance(&mut self, root: &Map<String, Value>) -> Result<(), DatasetteError> {
         for key in ["tables", "queries"] {
-            if root.get(key).is_some_and(|value| speaks_of_permissions(key, value)) {
-                return Err(format!(
-                    "`{key}` with permissions stands at the top of the file, where Datasette 0.65 takes it for every \
-                     database without `{key}` of its own; move it into `databases`"
-                ));
+            if root.get(key).is_some_and(|value| has_permissions(key, value)) {
+                return Err(DatasetteError::GlobalPermissions(key));
             }
         }
         let known = ["databases", "allow", "allow_sql", "permissions", "plugins", "settings"];
-        self.instance = self.level(root, &known, "");
+        self.instance = self.blocks(root, &known, "");
         let databases = match root.get("databases") {
             None | Some(Value::Null) => &Map::new(),
             Some(Value::Object(databases)) => databases,
-            Some(_) => {
-                return Err("`databases` is not a mapping from their names to what they hold".to_owned());
-            }
+            Some(_) => return Err(DatasetteError::Databases),
         };
         for (name, database) in databases {
             self.read_database(name, database);
         }
-        let instance = Place {
+        let instance = Resource {
             instance: &self.instance,
             no_sql_by_default: self.no_sql_by_default,
             database: None,
@@ -293,7 +330,7 @@ impl Import {
                 .iter()
                 .any(|action| instance.rule(self.version, action).is_some())
         {
-            self.report.push(
+            self.notes.push(
                 "the file names no database, so that none is open: name each, as in `databases: {NAME: {}}`, and \
                  import again"
                     .to_owned(),
@@ -311,43 +348,43 @@ impl Import {
     }
 
     fn read_database(&mut self, name: &str, database: &Value) {
-        let place = format!("databases.{}", shown(name));
+        let place = format!("databases.{}", escaped(name));
         let nothing = Map::new();
         let Some(database) = as_mapping(database, &nothing) else {
-            return self.report.push(format!("{place}: closed: it is not a mapping"));
+            return self.notes.push(format!("{place}: closed: it is not a mapping"));
         };
         if name == "_internal" {
-            return self.report.push(format!("{place}: closed: Datasette keeps secrets in this database"));
+            return self.notes.push(format!("{place}: closed: Datasette keeps secrets in this database"));
         }
         if name == "-" {
             return self
-                .report
+                .notes
                 .push(format!("{place}: closed: Datasette has pages of its own under this name; rename it"));
         }
         if name == ":memory:" {
-            self.report
+            self.notes
                 .push(format!("{place}: Datasette calls this database `_memory` since 0.55: rename it"));
         }
         let known = ["allow", "allow_sql", "permissions", "plugins", "tables", "queries"];
-        let level = self.level(database, &known, &place);
+        let blocks = self.blocks(database, &known, &place);
         let Some(tables) = self.read_members(database, "tables", &place) else {
-            return self.report.push(format!("{place}: closed: `tables` or one of them is no mapping"));
+            return self.notes.push(format!("{place}: closed: `tables` or one of them is no mapping"));
         };
         let Some(queries) = self.read_members(database, "queries", &place) else {
-            return self.report.push(format!("{place}: closed: `queries` is no mapping"));
+            return self.notes.push(format!("{place}: closed: `queries` is no mapping"));
         };
         let names: Option<Vec<Name>> =
             tables.iter().chain(&queries).map(|member| Name::new(member.name)).collect();
         let (Some(name), Some(names)) = (Name::new(name), names) else {
             // One of its tables could be read as another.
-            return self.report.push(format!("{place}: closed: {UNCLEAR_NAME}"));
+            return self.notes.push(format!("{place}: closed: {UNCLEAR_NAME}"));
         };
         let (table_names, query_names) = names.split_at(tables.len());
         let instance = std::mem::take(&mut self.instance);
-        let whole = Place {
+        let whole = Resource {
             instance: &instance,
             no_sql_by_default: self.no_sql_by_default,
-            database: Some(&level),
+            database: Some(&blocks),
             tables: &[],
             query: None,
         };
@@ -378,13 +415,13 @@ impl Import {
         };
         let nothing = Map::new();
         let read = |(name, value): (&'f String, &'f Value)| {
-            let place = format!("{place}.{key}.{}", shown(name));
+            let place = format!("{place}.{key}.{}", escaped(name));
             let is_query = key == "queries";
             let (known, query) = if is_query { (&QUERY[..], Some(value)) } else { (&TABLE[..], None) };
             // A query without a block of its own may be no more than a text.
             let mapping =
                 if is_query { value.as_object().or(Some(&nothing)) } else { as_mapping(value, &nothing) };
-            Some(Member { name, level: self.level(mapping?, known, &place), query })
+            Some(Member { name, blocks: self.blocks(mapping?, known, &place), query })
         };
         members.iter().map(read).collect()
     }
@@ -393,23 +430,23 @@ impl Import {
         &mut self,
         place: &str,
         database: &Name,
-        whole: Place<'_>,
+        whole: Resource<'_>,
         tables: &[Member<'_>],
         query: &Member<'_>,
         name: &Name,
     ) {
-        let place = format!("{place}.queries.{}", shown(query.name));
+        let place = format!("{place}.queries.{}", escaped(query.name));
         let says = |key: &str| query.query.and_then(|query| query.get(key));
         let is_on = |key: &str| says(key).is_some_and(is_true);
-        let same_name = levels_of(tables, query.name);
-        let here = Place { tables: &same_name, query: Some(&query.level), ..whole };
+        let same_name = blocks_of(tables, query.name);
+        let here = Resource { tables: &same_name, query: Some(&query.blocks), ..whole };
         let mut rule = here.rule(self.version, action::VIEW_QUERY);
         if !same_name.is_empty() {
             // 0.65 shows the query under this path, 1.0 the table.
             let table = here.rule(self.version, action::VIEW_TABLE);
             let table = table.map(|rule| self.with_sql(rule, here, &place));
             rule = Rule::both(rule, table);
-            self.report.push(format!(
+            self.notes.push(format!(
                 "{place}: a table has this name, too, and 1.0 shows that instead; open to those alone who may see both"
             ));
         }
@@ -419,7 +456,7 @@ impl Import {
             // 1.0 asks for the rights that its SQL needs.
             let needed =
                 if writes { Some(Rule::no_one()) } else { here.rule(self.version, action::EXECUTE_SQL) };
-            self.report.push(format!(
+            self.notes.push(format!(
                 "{place}: it is not trusted, so that 1.0 asks for the rights that its SQL needs: {}",
                 if writes { "closed" } else { "open to those alone who may run SQL" }
             ));
@@ -437,21 +474,21 @@ impl Import {
         &mut self,
         place: &str,
         database: &Name,
-        whole: Place<'_>,
+        whole: Resource<'_>,
         (tables, queries): (&[Member<'_>], &[Member<'_>]),
         written: &str,
         name: &Name,
     ) {
-        let place = format!("{place}.tables.{}", shown(written));
+        let place = format!("{place}.tables.{}", escaped(written));
         if written == "-" {
             return self
-                .report
+                .notes
                 .push(format!("{place}: closed: 1.0 has pages of its own where its rows are; rename it"));
         }
-        let levels = levels_of(tables, written);
+        let blocks = blocks_of(tables, written);
         // The query of this very name, whose `permissions` count for the table.
         let query = queries.iter().find(|query| query.name.eq_ignore_ascii_case(written));
-        let here = Place { tables: &levels, query: query.map(|query| &query.level), ..whole };
+        let here = Resource { tables: &blocks, query: query.map(|query| &query.blocks), ..whole };
         let rule = here.rule(self.version, action::VIEW_TABLE);
         // Otherwise the pages of the database are those of this table, too.
         if let Some(rule) =
@@ -474,16 +511,16 @@ impl Import {
         }
     }
 
-    /// Who may write; `None` where nothing is to be said beside what is said of the database.
+    /// Who may write; `None` where the rule of the database holds.
     fn write_rule(
         &mut self,
-        here: Place<'_>,
-        whole: Option<Place<'_>>,
+        here: Resource<'_>,
+        whole: Option<Resource<'_>>,
         actions: &[&str],
         place: &str,
     ) -> Option<Value> {
-        let of = |place: Place<'_>| {
-            // What no block speaks of nobody may do.
+        let of = |place: Resource<'_>| {
+            // Without a block nobody may write.
             let rules = actions.iter().map(|action| place.rule(self.version, action));
             let all = rules.collect::<Option<Vec<Rule>>>()?;
             all.into_iter().map(Some).reduce(Rule::both).flatten()
@@ -496,7 +533,7 @@ impl Import {
         Some(self.single(&rule, place))
     }
 
-    fn add_database(&mut self, place: &str, name: &Name, whole: Place<'_>, tables: &[Member<'_>]) {
+    fn add_database(&mut self, place: &str, name: &Name, whole: Resource<'_>, tables: &[Member<'_>]) {
         let page = whole.rule(self.version, action::VIEW_DATABASE);
         let sql = whole.rule(self.version, action::EXECUTE_SQL);
         let of_tables = whole.rule(self.version, action::VIEW_TABLE);
@@ -505,7 +542,7 @@ impl Import {
         if let (Some(tables), Some(queries)) = (&of_tables, &of_queries)
             && tables != queries
         {
-            self.report.push(format!(
+            self.notes.push(format!(
                 "{place}: view-query: queries that are stored in Datasette have the paths of tables, so that tables without \
                  blocks of their own are open to those alone who may see both"
             ));
@@ -518,7 +555,7 @@ impl Import {
         if self.version != Some(Version::Before1) {
             let has_dash = tables.iter().any(|table| table.name == "-");
             if has_dash {
-                self.report.push(format!("{place}: /-/query is closed, because a table is called `-`"));
+                self.notes.push(format!("{place}: /-/query is closed, because a table is called `-`"));
             } else if let Some(rule) = Rule::both(page.clone(), sql) {
                 let allow = self.single(&rule, &format!("{place}: /-/query"));
                 self.add(&format!("{place}: SQL"), name.sql(), READ, allow);
@@ -566,7 +603,7 @@ impl Import {
             (false, false) => None,
         };
         if let Some(pages) = closed {
-            self.report.push(format!(
+            self.notes.push(format!(
                 "{place}: closed but for what is listed: no allow block speaks of it, so that Datasette shows it to \
                  everybody; if that is right, add {{path_regex: {}, methods: [GET], allow: true}}",
                 quoted(&pages)
@@ -574,18 +611,18 @@ impl Import {
         }
     }
 
-    /// A download holds every table, and Datasette denies it of databases that can change, which the file does
-    /// not tell.
-    fn add_download(&mut self, place: &str, name: &Name, whole: Place<'_>) {
-        let levels = [Some(whole.instance), whole.database];
-        let mut permissions = levels.into_iter().flatten().flat_map(|level| &level.permissions);
+    /// A download holds every table.  Datasette denies it for databases that can change, and the file does not say which
+    /// these are.
+    fn add_download(&mut self, place: &str, name: &Name, whole: Resource<'_>) {
+        let blocks = [Some(whole.instance), whole.database];
+        let mut permissions = blocks.into_iter().flatten().flat_map(|blocks| &blocks.permissions);
         let is_said = permissions.any(|(action, _)| action == action::DOWNLOAD);
         let path = name.download();
         if let Some(rule) =
             whole.rule(self.version, action::DOWNLOAD).filter(|_| is_said && !self.downloads_are_off)
         {
             let allow = self.single(&rule, &format!("{place}: {}", action::DOWNLOAD));
-            self.report.push(format!(
+            self.notes.push(format!(
                 "{place}: {}: closed, because Datasette denies it of databases that can change; if this one is immutable \
                  (-i), set `allow: {allow}` at the route {}",
                 action::DOWNLOAD,
@@ -595,10 +632,10 @@ impl Import {
         self.add(&format!("{place}: download"), path, READ, Value::Bool(false));
     }
 
-    /// What the file says at one level.  What cannot be expressed is "no one".
-    fn level(&mut self, mapping: &Map<String, Value>, known: &[&str], place: &str) -> Level {
+    /// The blocks of one mapping.  A block that cannot be expressed becomes "no one".
+    fn blocks(&mut self, mapping: &Map<String, Value>, known: &[&str], place: &str) -> Blocks {
         let dot = if place.is_empty() { "" } else { "." };
-        let mut level = Level::default();
+        let mut blocks = Blocks::default();
         let mut problems = Vec::new();
         let mut read = |key: &str, block: &Value| match allow::translate(block) {
             Ok(allow) => allow,
@@ -608,13 +645,13 @@ impl Import {
             }
         };
         let block = |key: &str| mapping.get(key).filter(|block| !block.is_null());
-        level.allow = block("allow").map(|block| read("allow", block));
+        blocks.allow = block("allow").map(|block| read("allow", block));
         if known.contains(&"allow_sql") {
-            level.allow_sql = block("allow_sql").map(|block| read("allow_sql", block));
+            blocks.allow_sql = block("allow_sql").map(|block| read("allow_sql", block));
         }
         for (action, block) in members(mapping, "permissions").filter(|(_, block)| !block.is_null()) {
-            let allow = read(&format!("permissions.{}", shown(action)), block);
-            level.permissions.push((action.clone(), allow));
+            let allow = read(&format!("permissions.{}", escaped(action)), block);
+            blocks.permissions.push((action.clone(), allow));
         }
         if mapping
             .get("permissions")
@@ -623,33 +660,32 @@ impl Import {
             problems.push(format!(
                 "{place}{dot}permissions: it is not a mapping from actions to allow blocks; closed"
             ));
-            level.is_unclear = true;
+            blocks.is_unclear = true;
         }
         for (key, value) in mapping.iter().filter(|(key, _)| !known.contains(&key.as_str())) {
-            if speaks_of_permissions(key, value) {
-                let key = shown(key);
+            if has_permissions(key, value) {
+                let key = escaped(key);
                 problems.push(format!(
                     "{place}{dot}{key}: a permission where Datasette has none that is known here; closed"
                 ));
-                level.is_unclear = true;
+                blocks.is_unclear = true;
             }
         }
-        self.report.extend(problems);
-        for (action, _) in &level.permissions {
+        self.notes.extend(problems);
+        for (action, _) in &blocks.permissions {
             let is_known = action::ALL.contains(&action.as_str());
-            let action = shown(action);
+            let action = escaped(action);
             if self.version == Some(Version::Before1) {
-                self.report
-                    .push(format!("{place}{dot}permissions.{action}: left out; 0.65 does not read it"));
+                self.notes.push(format!("{place}{dot}permissions.{action}: left out; 0.65 does not read it"));
             } else if !is_known {
-                self.report.push(format!("{place}{dot}permissions.{action}: left out; no route leads there"));
+                self.notes.push(format!("{place}{dot}permissions.{action}: left out; no route leads there"));
             }
         }
-        level
+        blocks
     }
 
     /// Who may see the pages and also run SQL on them.
-    fn with_sql(&mut self, rule: Rule, here: Place<'_>, place: &str) -> Rule {
+    fn with_sql(&mut self, rule: Rule, here: Resource<'_>, place: &str) -> Rule {
         let sql = here.rule(self.version, action::EXECUTE_SQL);
         let (Some(sql), Sql::NotGuarded) = (sql, self.sql) else {
             return rule;
@@ -668,34 +704,34 @@ impl Import {
                     "; no single allow block can say who that is, so they are closed"
                 }
             );
-            if !self.report.contains(&line) {
-                self.report.push(line);
+            if !self.notes.contains(&line) {
+                self.notes.push(line);
             }
         }
         both
     }
 
-    /// The rule as one allow block of ours; "no one" where there is none that says it.
+    /// The rule as one allow block of ours; "no one" where no single block can express it.
     fn single(&mut self, rule: &Rule, place: &str) -> Value {
         rule.to_allow().unwrap_or_else(|| {
             let line =
                 format!("{place}: closed: no single allow block can say who passes all that is asked for");
-            if !self.report.contains(&line) {
-                self.report.push(line);
+            if !self.notes.contains(&line) {
+                self.notes.push(line);
             }
             Value::Bool(false)
         })
     }
 
-    /// Reports where 1.0 lets somebody pass whom 0.65 does not.
-    fn note_versions(&mut self, here: Place<'_>, action: &str, place: &str) {
+    /// Notes where 1.0 admits actors that 0.65 does not.
+    fn note_versions(&mut self, here: Resource<'_>, action: &str, place: &str) {
         if self.version.is_some() {
             return;
         }
         let both = here.rule(None, action).and_then(|rule| rule.to_allow());
         let since_1 = here.rule(Some(Version::Since1), action).and_then(|rule| rule.to_allow());
         if both != since_1 {
-            self.report.push(format!(
+            self.notes.push(format!(
                 "{place}: {action}: Datasette 0.65 and 1.0 decide differently, and only whom both let in passes; \
                  --datasette-version says which one it is"
             ));
@@ -710,16 +746,16 @@ impl Import {
 const UNCLEAR_NAME: &str =
     "its name or one of a table or a query in it has spellings that a route cannot tell apart; rename it";
 
-/// What a query can say beside its permissions.  `params` may well be called "allow".
+/// The keys of a query.  A parameter in `params` may be called "allow".
 const QUERY: [&str; 5] = ["allow", "permissions", "plugins", "sql", "params"];
 
-/// What a table can say beside its permissions.  Columns may well be called "allow".
+/// The keys of a table.  A column may be called "allow".
 const TABLE: [&str; 6] = ["allow", "permissions", "plugins", "columns", "units", "column_types"];
 
-/// The levels of the tables of this name, whatever its case.
-fn levels_of<'f>(tables: &'f [Member<'f>], name: &str) -> Vec<&'f Level> {
+/// The blocks of the tables of this name, whatever its case.
+fn blocks_of<'f>(tables: &'f [Member<'f>], name: &str) -> Vec<&'f Blocks> {
     let same = tables.iter().filter(|table| table.name.eq_ignore_ascii_case(name));
-    same.map(|table| &table.level).collect()
+    same.map(|table| &table.blocks).collect()
 }
 
 /// Whether Python takes a value for true.
@@ -743,75 +779,70 @@ fn members<'v>(mapping: &'v Map<String, Value>, key: &str) -> impl Iterator<Item
     mapping.get(key).and_then(Value::as_object).into_iter().flatten()
 }
 
-/// Whether an allow block or the like stands here or below.
-fn speaks_of_permissions(key: &str, value: &Value) -> bool {
+/// Whether there is an allow block or the like under this key, at any depth.
+fn has_permissions(key: &str, value: &Value) -> bool {
     if TABLE.contains(&key) && key != "allow" && key != "permissions" {
         return false;
     }
     let below = match value {
-        Value::Object(members) => members.iter().any(|(key, value)| speaks_of_permissions(key, value)),
-        Value::Array(list) => list.iter().any(|element| speaks_of_permissions("", element)),
+        Value::Object(members) => members.iter().any(|(key, value)| has_permissions(key, value)),
+        Value::Array(list) => list.iter().any(|element| has_permissions("", element)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     };
     let key = key.to_ascii_lowercase();
     below || key.starts_with("allow") || key.starts_with("permission")
 }
 
-fn add_what_is_different(
-    root: &Map<String, Value>,
-    plugin: &Plugin,
-    routes: &[Route],
-    report: &mut Vec<String>,
-) {
+fn add_differences(root: &Map<String, Value>, plugin: &Plugin, routes: &[Route], notes: &mut Vec<String>) {
     if plugin.tokens.is_empty() {
-        let others = members(root, "plugins").map(|(name, _)| shown(name));
+        let others = members(root, "plugins").map(|(name, _)| escaped(name));
         let others: Vec<_> = others.filter(|name| name.contains("auth") && name != PLUGIN).collect();
         let others = if others.is_empty() {
             String::new()
         } else {
             format!("; whoever logs in by {}", others.join(" or "))
         };
-        report.push(format!(
+        notes.push(format!(
             "no token came out of the file, so that only the anonymous pass{others}: add `tokens`, `users` or `keys` with the \
              actors that the allow blocks speak of"
         ));
     } else {
-        report
+        notes
             .push("a token that nobody knows is denied; Datasette takes its bearer for anonymous".to_owned());
     }
     if routes.is_empty() {
-        report.push(
+        notes.push(
             "no allow block, no route: everything is closed; `default: {}` admits any token, `default: {allow: true}` everybody"
                 .to_owned(),
         );
         return;
     }
     if routes.iter().any(|route| route.methods == POST) {
-        report.push(
+        notes.push(
             "the write API: what the body of a request asks for besides (`replace`, `alter`, `return`) Datasette goes on \
              deciding"
                 .to_owned(),
         );
     }
-    report.push(
+    notes.push(
         "closed: databases that the file does not name, downloads of databases, pages under \
          /-/ but the static ones, /-/actor and /-/query, methods but GET, HEAD and the POST of writable queries and of the \
          write API, spellings of names that Datasette itself never writes"
             .to_owned(),
     );
-    report.push(
+    notes.push(
         "not in the file: what Datasette's command line says, such as --setting default_allow_sql off or --default-deny"
             .to_owned(),
     );
-    report.push(
+    notes.push(
         "Datasette should keep its file: its lists, labels and SQL go by these permissions, and it is shown the \
          credential for that (forward_credentials).  Whoever logs in to Datasette itself is anonymous here"
             .to_owned(),
     );
 }
 
-/// The configuration as YAML, for people.
-fn write(plugin: &Plugin, routes: &[Route]) -> String {
+/// Renders the configuration as YAML with comments.
+fn render(plugin: &Plugin, routes: &[Route]) -> String {
     let mut text =
         "# Made from a Datasette configuration by `envoy-auth-tokens import datasette`.\n".to_owned();
     if plugin.tokens.is_empty() {
@@ -861,12 +892,12 @@ routes:
     text
 }
 
-/// A text in single quotes, in which YAML knows no escapes; names with control characters do not get here.
+/// A text in single quotes, in which YAML has no escapes.  Names with control characters are rejected before.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// A name for a message or a comment.
-fn shown(name: &str) -> String {
+/// A name for a message or a comment, its control characters escaped.
+fn escaped(name: &str) -> String {
     name.escape_debug().to_string()
 }

@@ -1,9 +1,10 @@
-//! The paths under which Datasette shows a database, a table, a query.
+//! The paths of Datasette's databases, tables and queries, as regular expressions.
 //!
 //! Datasette writes names in its own "tilde encoding": letters, digits, `_` and `-` as they are, a blank as
-//! `+`, every other byte as `~` and two hexadecimal digits.  It reads more than it writes: `s~65cret` is
-//! `secret` too.  [`OTHER_SPELLINGS`] matches those, so that a name has one spelling wherever a rule looks
-//! at it.  SQLite takes names of tables that differ in the case of ASCII letters for one, and so do the routes.
+//! `+`, every other byte as `~` and two hexadecimal digits.  It reads more spellings than it writes:
+//! `s~65cret` is `secret`, too.  [`OTHER_SPELLINGS`] matches those, so that a name has one spelling in every other
+//! rule.  To SQLite names of tables that differ only in the case of ASCII letters are the same, and so the routes ignore
+//! case there.
 
 use std::fmt::Write;
 
@@ -12,16 +13,16 @@ use std::fmt::Write;
 pub const OTHER_SPELLINGS: &str = ".*~(?:.?|[^0-9A-F].*|.[^0-9A-F].*|2[0D].*|3[0-9].*|4[1-9A-F].*|5[0-9AF].*\
     |6[1-9A-F].*|7[0-9A].*)";
 
-/// SQLite's own statistics, which Datasette 1.0 shows to nobody.
+/// SQLite's own statistics, which Datasette 1.0 serves to nobody.
 pub const STATISTICS: &str = r"/[^/]+/(?i-u:sqlite_stat[1-4])(?:\.\w+|/.*)?";
 
-/// Behind a name: a format such as `.json`, `.csv`, of a database also `.db`.
+/// The end of a path: a format such as `.json` or `.csv`, for a database also `.db`.
 const FORMAT: &str = r"\.\w+";
 
-/// A table or a view, whatever its name.  What stands below `/-/` is none.
+/// A table or a view of any name.  Paths below `/-/` are not tables.
 const ANY_TABLE: &str = "(?:[^-/][^/]*|-[^/]+)";
 
-/// Pages of 1.0 below a table, which ask for nothing but `view-table`.
+/// Pages of 1.0 below a table that need `view-table` alone.
 const TABLE_PAGES: &str = r"/-/(?:autocomplete|fragment|schema(?:\.\w+)?)";
 
 /// A name in a path.
@@ -35,10 +36,10 @@ pub struct Name {
 impl Name {
     /// The name of a database, a table or a query; `None` when it has spellings that cannot be told apart.
     pub fn new(name: &str) -> Option<Self> {
-        // A raw `%41` is a name of three characters to Datasette and `A` to everybody else; what is not UTF-8
-        // becomes the replacement character.
-        let is_doubtful = |c: char| c == '%' || c == '\u{fffd}' || c.is_control();
-        let is_legal = !name.is_empty() && !name.contains(is_doubtful);
+        // Datasette reads a raw `%41` as three characters, everybody else as `A`; bytes that are not UTF-8 become the
+        // replacement character.
+        let is_ambiguous = |c: char| c == '%' || c == '\u{fffd}' || c.is_control();
+        let is_legal = !name.is_empty() && !name.contains(is_ambiguous);
         is_legal.then(|| Self { text: spellings(name, false), with_dots: spellings(name, true) })
     }
 
@@ -124,7 +125,7 @@ fn spellings(name: &str, raw_dots: bool) -> String {
             'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '-' => pattern.push(character),
             ' ' => pattern.push_str(r"\+"),
             '.' if raw_dots => pattern.push_str(r"(?:~2E|\.)"),
-            // These cannot stand for themselves, or mean something else where they do.
+            // Unescaped, these are not possible or mean something else.
             '.' | '+' | '~' | '/' | '\\' => pattern.push_str(&escaped),
             '!'..='}' => {
                 let _ = write!(pattern, "(?:{escaped}|{})", regex::escape(&character.to_string()));

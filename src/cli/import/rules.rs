@@ -1,15 +1,15 @@
-//! Who may do what in Datasette, as its two lines of versions decide it.
+//! Who may do what in Datasette, by the rules of 0.65 and of 1.0.
 //!
-//! Measured with 0.65.5 and 1.0a41, against which `tests/it/import_datasette.rs` holds it:
+//! Observed in 0.65.5 and 1.0a41, with which `tests/it/import_datasette.rs` compares it:
 //!
 //! - 0.65 reads `allow` and `allow_sql`.  Of the allow blocks of a table or a query, of its database and of the
-//!   instance the nearest one decides alone.  It knows nothing of `permissions`.
+//!   instance the nearest one decides alone.  It ignores `permissions`.
 //! - 1.0 reads `permissions` as well: allow blocks by the name of the action.  The nearest level that says
 //!   anything about an action decides; of several blocks of one level all must pass.  Running SQL and
-//!   downloading take `view-database` besides.  What writes is closed unless a block opens it.
-//! - Both take names of tables that differ in the case of ASCII letters for one.
+//!   downloading take `view-database` besides.  Actions that write are closed unless a block opens them.
+//! - In both, names of tables that differ only in the case of ASCII letters are the same.
 //!
-//! The file does not say which Datasette reads it, so that by default both must let somebody pass.
+//! The file does not say which version reads it, so by default both must admit an actor.
 
 use serde_json::Value;
 
@@ -26,7 +26,7 @@ pub enum Version {
     Since1,
 }
 
-/// What somebody wants to do, by Datasette's own name for it.
+/// The names of Datasette's actions.
 pub mod action {
     pub const VIEW_INSTANCE: &str = "view-instance";
     pub const VIEW_DATABASE: &str = "view-database";
@@ -42,7 +42,7 @@ pub mod action {
     pub const DROP_TABLE: &str = "drop-table";
     pub const SET_COLUMN_TYPE: &str = "set-column-type";
 
-    /// Those that have routes.
+    /// The actions that have routes.
     pub const ALL: [&str; 13] = [
         VIEW_INSTANCE,
         VIEW_DATABASE,
@@ -61,7 +61,7 @@ pub mod action {
 }
 use action::{CREATE_TABLE, DOWNLOAD, EXECUTE_SQL, VIEW_DATABASE, VIEW_INSTANCE, VIEW_QUERY, VIEW_TABLE};
 
-/// Who may: whoever passes every one of these allow blocks.
+/// Who may do something: the actors that every one of these allow blocks admits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule(Vec<Value>);
 
@@ -82,7 +82,7 @@ impl Rule {
         (!all.is_empty()).then_some(Self(all))
     }
 
-    /// Who passes both; a rule that is missing lets everybody pass.
+    /// The rule that admits whom both admit.  A missing rule admits everybody.
     pub fn both(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         match (one, other) {
             (Some(Self(one)), Some(Self(other))) => Self::of(one.iter().chain(&other).collect()),
@@ -90,30 +90,30 @@ impl Rule {
         }
     }
 
-    /// The rule as a single allow block; `None` when there is none that says it.
+    /// The rule as a single allow block; `None` when no single block can express it.
     pub fn to_allow(&self) -> Option<Value> {
         self.0.iter().try_fold(Value::Bool(true), |all, block| allow::both(&all, block))
     }
 }
 
-/// What the file says at one level: of the instance, of a database, of a table or of a query.
+/// The allow blocks of one mapping: of the instance, of a database, of a table or of a query.
 #[derive(Debug, Default)]
-pub struct Level {
+pub struct Blocks {
     /// `allow`
     pub allow: Option<Value>,
     /// `allow_sql`
     pub allow_sql: Option<Value>,
-    /// `permissions`: an action and who may do it.
+    /// `permissions`: actions, and who may do them.
     pub permissions: Vec<(String, Value)>,
-    /// Something there that may close a door was not understood, so that nobody may do anything.
+    /// A block that may deny something could not be read, so nobody may do anything.
     pub is_unclear: bool,
 }
 
 const NO_ONE: &Value = &Value::Bool(false);
 
-impl Level {
-    /// What 1.0 reads here about an action.
-    fn blocks(&self, action: &str, shorthand: Option<&'static str>) -> Vec<&Value> {
+impl Blocks {
+    /// The blocks that 1.0 reads about an action.
+    fn of_action(&self, action: &str, shorthand: Option<&'static str>) -> Vec<&Value> {
         let mut blocks: Vec<_> =
             self.permissions.iter().filter(|(name, _)| name == action).map(|(_, block)| block).collect();
         blocks.extend(shorthand.and_then(|shorthand| match shorthand {
@@ -133,23 +133,23 @@ impl Level {
     }
 }
 
-/// What is asked about, with what the file says on the way to it.
+/// A resource of Datasette, with the blocks of everything above it.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'f> {
+pub struct Resource<'f> {
     /// The instance.
-    pub instance: &'f Level,
+    pub instance: &'f Blocks,
     /// `default_allow_sql` is not `true`.
     pub no_sql_by_default: bool,
     /// The database.
-    pub database: Option<&'f Level>,
+    pub database: Option<&'f Blocks>,
     /// The tables and views of this name: several when they differ in case.
-    pub tables: &'f [&'f Level],
+    pub tables: &'f [&'f Blocks],
     /// The query of this name.
-    pub query: Option<&'f Level>,
+    pub query: Option<&'f Blocks>,
 }
 
-impl Place<'_> {
-    /// Who may do something here; `None` where the file says nothing about it.
+impl Resource<'_> {
+    /// Who may do this; `None` where the file says nothing about it.
     pub fn rule(&self, version: Option<Version>, action: &str) -> Option<Rule> {
         match version {
             Some(Version::Before1) => self.before_1(action),
@@ -160,7 +160,7 @@ impl Place<'_> {
 
     fn before_1(&self, action: &str) -> Option<Rule> {
         let instance = || self.instance.allow();
-        let database = || self.database.and_then(Level::allow).or_else(instance);
+        let database = || self.database.and_then(Blocks::allow).or_else(instance);
         let block = match action {
             VIEW_INSTANCE => instance(),
             VIEW_DATABASE | DOWNLOAD => database(),
@@ -171,13 +171,13 @@ impl Place<'_> {
                 }
                 database()
             }
-            VIEW_QUERY => self.query.and_then(Level::allow).or_else(database),
+            VIEW_QUERY => self.query.and_then(Blocks::allow).or_else(database),
             EXECUTE_SQL => self
                 .database
-                .and_then(Level::allow_sql)
+                .and_then(Blocks::allow_sql)
                 .or_else(|| self.instance.allow_sql())
                 .or(self.no_sql_by_default.then_some(NO_ONE)),
-            // What writes came with 1.0.
+            // 0.65 has no actions that write.
             _ => None,
         };
         Rule::of(block.into_iter().collect())
@@ -190,19 +190,20 @@ impl Place<'_> {
             EXECUTE_SQL => Some("allow_sql"),
             _ => None,
         };
-        // The `permissions` of a table count for the query of its name, and the other way round; but not for what is
-        // done to a whole database.
+        // The `permissions` of a table hold for the query of its name, and the other way round, but not for actions on a
+        // whole database.
         let mut nearest = Vec::new();
         if ![VIEW_INSTANCE, VIEW_DATABASE, EXECUTE_SQL, DOWNLOAD, CREATE_TABLE].contains(&action) {
             for table in self.tables {
-                nearest.extend(table.blocks(action, of_children(VIEW_TABLE)));
+                nearest.extend(table.of_action(action, of_children(VIEW_TABLE)));
             }
             if let Some(query) = self.query {
-                nearest.extend(query.blocks(action, of_children(VIEW_QUERY)));
+                nearest.extend(query.of_action(action, of_children(VIEW_QUERY)));
             }
         }
-        let database = self.database.map(|database| database.blocks(action, shorthand)).unwrap_or_default();
-        let mut instance = self.instance.blocks(action, shorthand);
+        let database =
+            self.database.map(|database| database.of_action(action, shorthand)).unwrap_or_default();
+        let mut instance = self.instance.of_action(action, shorthand);
         instance.extend((action == EXECUTE_SQL && self.no_sql_by_default).then_some(NO_ONE));
         let rule = [nearest, database, instance].into_iter().find_map(Rule::of);
         match action {
@@ -217,10 +218,10 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn level(value: &Value) -> Level {
+    fn blocks(value: &Value) -> Blocks {
         let member = |key: &str| value.get(key).filter(|block| !block.is_null()).cloned();
         let permissions = value.get("permissions").and_then(Value::as_object);
-        Level {
+        Blocks {
             allow: member("allow"),
             allow_sql: member("allow_sql"),
             permissions: permissions.into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
@@ -228,7 +229,7 @@ mod tests {
         }
     }
 
-    /// In 0.65, in 1.0, in both: instance, database, table and query, and what is asked.
+    /// The blocks of instance, database, table and query, an action, and who may do it in 0.65 and in 1.0.
     #[test]
     fn the_nearest_level_decides() {
         let (root, no) = (json!({"id": "root"}), json!(false));
@@ -275,8 +276,8 @@ mod tests {
             (json!([{}, {"allow": true}, {}, {}]), "insert-row", none(), none()),
         ];
         for (levels, action, before, since) in cases {
-            let levels: Vec<_> = levels.as_array().unwrap().iter().map(level).collect();
-            let place = Place {
+            let levels: Vec<_> = levels.as_array().unwrap().iter().map(blocks).collect();
+            let resource = Resource {
                 instance: &levels[0],
                 no_sql_by_default: false,
                 database: Some(&levels[1]),
@@ -284,27 +285,27 @@ mod tests {
                 query: Some(&levels[3]),
             };
             let allow = |version| {
-                place.rule(Some(version), action).map_or(Value::Null, |rule| rule.to_allow().unwrap())
+                resource.rule(Some(version), action).map_or(Value::Null, |rule| rule.to_allow().unwrap())
             };
             assert_eq!(allow(Version::Before1), before, "0.65 {action} {levels:?}");
             assert_eq!(allow(Version::Since1), since, "1.0 {action} {levels:?}");
             if (&before, &since) == (&no, &root) {
-                assert_eq!(place.rule(None, action).unwrap().to_allow(), Some(no.clone()));
+                assert_eq!(resource.rule(None, action).unwrap().to_allow(), Some(no.clone()));
             }
         }
     }
 
     #[test]
     fn sql_that_is_off_by_default_stays_off_for_the_whole_instance_in_1_0() {
-        let (instance, database) = (level(&json!({"allow_sql": {"id": "root"}})), level(&json!({})));
-        let place = Place {
+        let (instance, database) = (blocks(&json!({"allow_sql": {"id": "root"}})), blocks(&json!({})));
+        let resource = Resource {
             instance: &instance,
             no_sql_by_default: true,
             database: Some(&database),
             tables: &[],
             query: None,
         };
-        let allow = |version| place.rule(version, EXECUTE_SQL).and_then(|rule| rule.to_allow());
+        let allow = |version| resource.rule(version, EXECUTE_SQL).and_then(|rule| rule.to_allow());
         assert_eq!(allow(Some(Version::Before1)), Some(json!({"id": "root"})));
         assert_eq!(allow(Some(Version::Since1)), Some(json!(false)));
         assert_eq!(allow(None), Some(json!(false)));

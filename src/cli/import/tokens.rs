@@ -1,4 +1,4 @@
-//! The tokens of the plugin datasette-auth-tokens as ours.
+//! Translates the tokens of the plugin datasette-auth-tokens.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -11,21 +11,21 @@ use serde_json::{Value, json};
 use crate::config::{Config, Environment, Source};
 use crate::token::{PlainToken, TokenDigest};
 
-/// Translates the plugin's list of tokens; what is left out goes to the report.
-pub fn translate(tokens: &[Value], report: &mut Vec<String>) -> Vec<Value> {
+/// Translates the plugin's list of tokens, and notes those that it leaves out.
+pub fn translate(tokens: &[Value], notes: &mut Vec<String>) -> Vec<Value> {
     let mut seen = HashSet::new();
     let mut entries = Vec::with_capacity(tokens.len());
     for (index, token) in tokens.iter().enumerate() {
         match entry(token) {
             Ok(Entry { entry, secret, note }) => {
                 if !seen.insert(secret.to_string()) {
-                    report.push(format!("tokens[{index}]: left out, because an earlier token is the same"));
+                    notes.push(format!("tokens[{index}]: left out, because an earlier token is the same"));
                     continue;
                 }
-                report.extend(note.map(|note| format!("tokens[{index}]: {note}")));
+                notes.extend(note.map(|note| format!("tokens[{index}]: {note}")));
                 entries.push(entry);
             }
-            Err(why) => report.push(format!("tokens[{index}]: left out: {why}")),
+            Err(why) => notes.push(format!("tokens[{index}]: left out: {why}")),
         }
     }
     entries
@@ -33,7 +33,7 @@ pub fn translate(tokens: &[Value], report: &mut Vec<String>) -> Vec<Value> {
 
 struct Entry {
     entry: Value,
-    /// What of the entry tells it from others.
+    /// The value that tells the entry from others: its digest or its reference.
     secret: Value,
     note: Option<&'static str>,
 }
@@ -69,7 +69,7 @@ fn entry(token: &Value) -> Result<Entry, String> {
         note => note,
     };
     let entry = json!({key: secret, "actor": actor});
-    // Our own reader has the last word on what an entry can be.
+    // Our own reader decides what a valid entry is.
     check(&json!({"tokens": [entry]}).to_string())?;
     Ok(Entry { entry, secret, note })
 }
@@ -81,13 +81,13 @@ fn is_reference(value: &Value) -> bool {
     })
 }
 
-/// Whether our own reader takes a configuration, wherever its references lead.
+/// Checks a configuration with our own reader, whatever its references lead to.
 ///
 /// # Errors
-/// What it says.
+/// The messages of its diagnostics.
 pub fn check(config: &str) -> Result<(), String> {
     let source =
-        Source { file: Path::new("config.yaml"), environment: &Anything, now: Timestamp::UNIX_EPOCH };
+        Source { file: Path::new("config.yaml"), environment: &StubEnvironment, now: Timestamp::UNIX_EPOCH };
     match Config::parse(config, &source) {
         Ok(_) => Ok(()),
         Err(errors) => {
@@ -97,10 +97,10 @@ pub fn check(config: &str) -> Result<(), String> {
     }
 }
 
-/// An environment in which every variable is set and every file is there, each with a value of its own.
-struct Anything;
+/// An environment in which every variable and every file exists, each with a value of its own.
+struct StubEnvironment;
 
-impl Environment for Anything {
+impl Environment for StubEnvironment {
     fn variable(&self, name: &str) -> Option<OsString> {
         Some(TokenDigest::of(name.as_bytes()).to_hex().into())
     }

@@ -1,4 +1,4 @@
-//! The client's side of https.
+//! The client side of https.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{AdminUrl, Complaint, Server};
+use super::{AdminUrl, KeysError, ServerArgs};
 
 /// Where systems keep the CAs that they trust, in one file: Debian, Red Hat, Alpine, SUSE.
 const SYSTEM_CAS: [&str; 4] = [
@@ -21,12 +21,12 @@ const SYSTEM_CAS: [&str; 4] = [
     "/etc/ssl/ca-bundle.pem",
 ];
 
-/// Makes handshakes with servers.
+/// A client that makes TLS handshakes.
 pub(super) struct Client(TlsConnector);
 
 impl Client {
-    /// A client that trusts and shows what the arguments say.
-    pub(super) fn new(arguments: &Server) -> Result<Self, Complaint> {
+    /// A client with the CAs and the certificate that the arguments name.
+    pub(super) fn new(arguments: &ServerArgs) -> Result<Self, KeysError> {
         let roots = match &arguments.ca_file {
             Some(path) => roots(path)?,
             None => roots(&system_cas()?)?,
@@ -38,9 +38,8 @@ impl Client {
         let mut config = match (&arguments.cert_file, &arguments.key_file) {
             (Some(cert), Some(key)) => {
                 let (chain, signing_key) = (certificates(cert)?, private_key(key)?);
-                builder.with_client_auth_cert(chain, signing_key).map_err(|error| {
-                    let (cert, key) = (cert.display(), key.display());
-                    format!("error: the certificate in {cert} and the key in {key} cannot be used: {error}")
+                builder.with_client_auth_cert(chain, signing_key).map_err(|source| {
+                    KeysError::ClientCertificate { cert: cert.clone(), key: key.clone(), source }
                 })?
             }
             (Some(_), None) | (None, Some(_)) | (None, None) => builder.with_no_client_auth(),
@@ -50,55 +49,54 @@ impl Client {
     }
 
     /// Makes the handshake with the server of this URL.
-    pub(super) async fn secure(
+    ///
+    /// # Errors
+    /// The URL's host cannot be in a certificate, or the handshake fails.
+    pub(super) async fn handshake(
         &self,
         url: &AdminUrl,
         stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, Complaint> {
+    ) -> Result<TlsStream<TcpStream>, KeysError> {
         let name = ServerName::try_from(url.host.clone())
-            .map_err(|_| format!("error: --url: no certificate can be for the host {}", url.host))?;
-        self.0.connect(name, stream).await.map_err(|error| {
-            let why = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
-            let advice = match why {
+            .map_err(|source| KeysError::ServerName { host: url.host.clone(), source })?;
+        self.0.connect(name, stream).await.map_err(|source| {
+            let cause = source.get_ref().and_then(|error| error.downcast_ref::<Error>());
+            let advice = match cause {
                 Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
                     ": name the CA of its certificate with --ca-file"
                 }
                 Some(Error::InvalidMessage(_)) => ": does it speak plain http?",
                 Some(_) | None => "",
             };
-            format!("error: no TLS with {url}: {error}{advice}")
+            KeysError::Handshake { url: url.clone(), source, advice }
         })
     }
 }
 
-/// The file that `$SSL_CERT_FILE` names, as OpenSSL has it, or the system's.
-fn system_cas() -> Result<PathBuf, Complaint> {
+/// The file that `$SSL_CERT_FILE` names, as for OpenSSL, or the first of [`SYSTEM_CAS`] that exists.
+fn system_cas() -> Result<PathBuf, KeysError> {
     let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     let found = named.or_else(|| SYSTEM_CAS.iter().map(PathBuf::from).find(|path| path.exists()));
-    found.ok_or_else(|| {
-        "error: this system has no file of CAs where we know to look: name one with --ca-file".to_owned()
-    })
+    found.ok_or(KeysError::NoSystemCas)
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, Complaint> {
+fn roots(path: &Path) -> Result<RootCertStore, KeysError> {
     let mut roots = RootCertStore::empty();
-    // A system's file may hold what we cannot use beside what we can.
+    // A system's file may hold certificates that rustls cannot use beside those that it can.
     let (added, _) = roots.add_parsable_certificates(certificates(path)?);
     if added == 0 {
-        return Err(format!("error: there is no CA in {} that can be used", path.display()));
+        return Err(KeysError::NoUsableCa(path.to_owned()));
     }
     Ok(roots)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Complaint> {
-    let cannot = |error| format!("error: cannot read the certificates in {}: {error}", path.display());
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(cannot)?.collect();
-    certificates.map_err(cannot)
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, KeysError> {
+    let unreadable = |source| KeysError::Certificates { path: path.to_owned(), source };
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect();
+    certificates.map_err(unreadable)
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Complaint> {
-    // What is wrong with the text of a key could show a part of it.
-    PrivateKeyDer::from_pem_file(path).map_err(|_| {
-        format!("error: no private key in PEM, without a password, can be read from {}", path.display())
-    })
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, KeysError> {
+    // The cause is dropped: an error about the text of a key could quote a part of it.
+    PrivateKeyDer::from_pem_file(path).map_err(|_| KeysError::PrivateKey(path.to_owned()))
 }

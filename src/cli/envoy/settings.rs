@@ -1,35 +1,35 @@
-//! What of our configuration Envoy has to know.
+//! The values of our configuration that Envoy's depends on.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use super::super::Complaint;
+use super::EnvoyError;
 use super::tls::{TlsFiles, UpstreamTls};
 use crate::config::{Config, Listen};
 use crate::credential::CredentialLocation;
 use crate::policy::PermittedOverrides;
 
-/// What Envoy's configuration is made of.
-pub struct Surroundings {
-    /// The headers that tell of the actor.
+/// The values that Envoy's configuration is rendered from.
+pub struct EnvoySettings {
+    /// The actor headers.
     pub actor_headers: Vec<String>,
     /// The headers that may carry a credential.
     pub credentials: Vec<String>,
-    /// Those of them that we may empty.
+    /// Those of them that the server may empty.
     pub emptied: Vec<String>,
     /// The overrides that a trusted proxy before Envoy sets.
     pub permitted_overrides: PermittedOverrides,
-    /// Where Envoy reaches us.
+    /// The address by which Envoy reaches us.
     pub server: Endpoint,
-    /// How Envoy speaks TLS to us; `None` where we speak none.
+    /// How Envoy speaks TLS to us; `None` without `ext_authz.tls`.
     pub tls: Option<UpstreamTls>,
-    /// Where Envoy's listener listens.
+    /// The address on which Envoy listens.
     pub listener: Endpoint,
-    /// The application.
+    /// The address of the application.
     pub upstream: Endpoint,
 }
 
-/// An address as Envoy knows them.
+/// An address in an Envoy configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
     /// A host, by name or by IP address, and a port.
@@ -43,20 +43,20 @@ pub enum Endpoint {
     Pipe(String),
 }
 
-/// A text is no address.
+/// A text is not an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected HOST:PORT, unix:/path or unix:@name")]
-pub struct NoEndpoint;
+pub struct EndpointError;
 
 impl FromStr for Endpoint {
-    type Err = NoEndpoint;
+    type Err = EndpointError;
 
-    fn from_str(text: &str) -> Result<Self, NoEndpoint> {
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
         if let Some(path) = text.strip_prefix("unix:") {
             let is_path = path.starts_with(['/', '@']) && path.len() > 1;
-            return is_path.then(|| Self::Pipe(path.to_owned())).ok_or(NoEndpoint);
+            return is_path.then(|| Self::Pipe(path.to_owned())).ok_or(EndpointError);
         }
-        let (host, port) = text.rsplit_once(':').ok_or(NoEndpoint)?;
+        let (host, port) = text.rsplit_once(':').ok_or(EndpointError)?;
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let is_host = |host: &str| {
             !host.is_empty()
@@ -66,13 +66,13 @@ impl FromStr for Endpoint {
             Some(bare) => bare.parse::<Ipv6Addr>().is_ok(),
             None => is_host(host),
         };
-        let port = port.parse().map_err(|_| NoEndpoint)?;
-        is_legal.then(|| Self::Socket { host: bare.unwrap_or(host).to_owned(), port }).ok_or(NoEndpoint)
+        let port = port.parse().map_err(|_| EndpointError)?;
+        is_legal.then(|| Self::Socket { host: bare.unwrap_or(host).to_owned(), port }).ok_or(EndpointError)
     }
 }
 
 impl Endpoint {
-    /// Whether somebody must be asked for the address first.
+    /// Whether it is a host name, which DNS must resolve.
     pub fn is_name(&self) -> bool {
         match self {
             Self::Socket { host, .. } => host.parse::<IpAddr>().is_err(),
@@ -80,14 +80,13 @@ impl Endpoint {
         }
     }
 
-    /// Where others find what listens here.
-    fn of_listener(listen: &Listen) -> Result<Self, Complaint> {
+    /// The address by which this machine reaches a listener.
+    ///
+    /// # Errors
+    /// The port is not fixed, or the path of the socket is not UTF-8.
+    fn from_listen(listen: &Listen) -> Result<Self, EnvoyError> {
         match listen {
-            Listen::Tcp(address) if address.port() == 0 => {
-                Err("error: `ext_authz.listen` has port 0, which is any free one: \
-                 say with --address where Envoy reaches us"
-                    .to_owned())
-            }
+            Listen::Tcp(address) if address.port() == 0 => Err(EnvoyError::AnyPort),
             Listen::Tcp(address) => {
                 let ip = match address.ip() {
                     IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -98,9 +97,7 @@ impl Endpoint {
             }
             Listen::Unix(path) => {
                 let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-                let text = path.to_str().ok_or_else(|| {
-                    "error: the path of `ext_authz.listen` is not UTF-8, and Envoy wants it to be".to_owned()
-                })?;
+                let text = path.to_str().ok_or(EnvoyError::SocketPath)?;
                 Ok(Self::Pipe(text.to_owned()))
             }
             Listen::Abstract(name) => Ok(Self::Pipe(format!("@{name}"))),
@@ -108,18 +105,18 @@ impl Endpoint {
     }
 }
 
-impl Surroundings {
-    /// What a configuration means for Envoy.
+impl EnvoySettings {
+    /// The settings for a configuration of ours; without `address` Envoy reaches us where we listen.
     ///
     /// # Errors
-    /// It does not say where Envoy reaches us, or how Envoy would know our certificate, or the files do not fit it.
-    pub fn of(
+    /// [`EnvoyError`]: Envoy cannot reach us, cannot verify our certificate, or `tls_files` do not fit the configuration.
+    pub fn new(
         config: &Config,
         address: Option<Endpoint>,
         listener: Endpoint,
         upstream: Endpoint,
         tls_files: TlsFiles,
-    ) -> Result<Self, Complaint> {
+    ) -> Result<Self, EnvoyError> {
         let rules = &config.rules;
         let mut credentials: Vec<String> = Vec::new();
         let cookie = "cookie".to_owned();
@@ -128,7 +125,7 @@ impl Surroundings {
                 CredentialLocation::Bearer | CredentialLocation::Basic { .. } => "authorization".to_owned(),
                 CredentialLocation::Header { name } => name.to_string(),
                 CredentialLocation::Session { .. } | CredentialLocation::Cookie { .. } => cookie.clone(),
-                // Envoy shows the path with its query in any case.
+                // Envoy sends the path with its query in any case.
                 CredentialLocation::Query { .. } => continue,
             };
             if !credentials.contains(&header) {
@@ -136,19 +133,19 @@ impl Surroundings {
             }
         }
         let mut emptied = if rules.forward_credentials { Vec::new() } else { credentials.clone() };
-        // Sessions of our own exist where keys do.
+        // There are sessions of our own where there are keys.
         if config.startup.keys.is_some() && !credentials.contains(&cookie) {
             credentials.push(cookie.clone());
         }
-        // Our own session cookie is always cut, also where credentials are forwarded.
+        // The session cookie is removed even where credentials are forwarded.
         if credentials.contains(&cookie) && !emptied.contains(&cookie) {
             emptied.push(cookie);
         }
         let server = match address {
             Some(address) => address,
-            None => Endpoint::of_listener(&config.startup.ext_authz.listen)?,
+            None => Endpoint::from_listen(&config.startup.ext_authz.listen)?,
         };
-        let tls = UpstreamTls::of(config.tls.ext_authz.as_ref(), &server, tls_files)?;
+        let tls = UpstreamTls::new(config.tls.ext_authz.as_ref(), &server, tls_files)?;
         let actor_headers = rules.actor_headers.iter().map(|header| header.name.to_string()).collect();
         let permitted_overrides = rules.policies.permitted_overrides();
         Ok(Self { actor_headers, credentials, emptied, permitted_overrides, server, tls, listener, upstream })
@@ -195,7 +192,7 @@ mod tests {
             ("unix:@name", Some("unix:@name")),
             ("127.0.0.1:0", None),
         ] {
-            let found = Endpoint::of_listener(&listen.parse().unwrap()).ok();
+            let found = Endpoint::from_listen(&listen.parse().unwrap()).ok();
             assert_eq!(found, expected.map(|text| text.parse().unwrap()), "{listen}");
         }
     }
