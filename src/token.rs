@@ -96,15 +96,7 @@ impl TokenDigest {
     /// Reads 64 hexadecimal digits of either case; `None` for anything else.
     pub fn from_hex(text: &str) -> Option<Self> {
         let mut digest = [0; 32];
-        let digits = text.as_bytes();
-        if digits.len() != 64 {
-            return None;
-        }
-        for (byte, pair) in digest.iter_mut().zip(digits.chunks_exact(2)) {
-            let high = char::from(pair[0]).to_digit(16)?;
-            let low = char::from(pair[1]).to_digit(16)?;
-            *byte = u8::try_from(high * 16 + low).expect("two hexadecimal digits make one byte");
-        }
+        hex::decode_to_slice(text, &mut digest).ok()?;
         Some(Self(digest))
     }
 
@@ -125,7 +117,7 @@ impl TokenDigest {
 
     /// 64 lower-case hexadecimal digits.
     pub fn to_hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(self.0)
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use strsim::osa_distance;
 use zeroize::Zeroizing;
 
 use super::error::{Diagnostic, Position, Severity};
@@ -324,41 +325,18 @@ pub fn alternatives(words: &[&str]) -> String {
     }
 }
 
-/// The word that was probably meant: at most a third of its letters are wrong.
+/// The closest of these words, if at most a third of its letters differ: added, removed, replaced, or swapped with a
+/// neighbour (optimal string alignment).
 pub fn nearest<'w>(written: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     if written.len() > 64 {
         return None;
     }
     let written = written.to_lowercase().replace('-', "_");
     words
-        .map(|word| (distance(&written, &word.to_lowercase().replace('-', "_")), word))
+        .map(|word| (osa_distance(&written, &word.to_lowercase().replace('-', "_")), word))
         .filter(|(distance, word)| distance * 3 <= word.chars().count().max(3))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, word)| word)
-}
-
-/// How many letters must be added, removed, replaced (Levenshtein) or swapped with a neighbour.
-fn distance(from: &str, to: &str) -> usize {
-    let from: Vec<char> = from.chars().collect();
-    let to: Vec<char> = to.chars().collect();
-    let mut before_last = Vec::new();
-    let mut last: Vec<usize> = (0..=to.len()).collect();
-    for i in 1..=from.len() {
-        let mut row = vec![i; to.len() + 1];
-        for j in 1..=to.len() {
-            let replaced = last[j - 1] + usize::from(from[i - 1] != to[j - 1]);
-            row[j] = replaced.min(last[j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1] {
-                row[j] = row[j].min(before_last_at(&before_last, j - 2) + 1);
-            }
-        }
-        before_last = std::mem::replace(&mut last, row);
-    }
-    last[to.len()]
-}
-
-fn before_last_at(row: &[usize], index: usize) -> usize {
-    row.get(index).copied().unwrap_or(usize::MAX - 1)
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ pub enum KeysError {
     UnexpectedBody(AdminUrl),
     /// The system's CAs cannot be found.
     #[error("this system has no file of CAs where we know to look: name one with --ca-file")]
-    NoSystemCas,
+    NoSystemCas(#[source] Option<rustls_native_certs::Error>),
     /// No certificate in a file can be used as a CA.
     #[error("there is no CA in {} that can be used", .0.display())]
     NoUsableCa(PathBuf),

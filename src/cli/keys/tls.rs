@@ -1,6 +1,6 @@
 //! The client side of https.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs;
@@ -13,14 +13,6 @@ use tokio_rustls::client::TlsStream;
 
 use super::{AdminUrl, KeysError, ServerArgs};
 
-/// Where systems keep the CAs that they trust, in one file: Debian, Red Hat, Alpine, SUSE.
-const SYSTEM_CAS: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-    "/etc/ssl/ca-bundle.pem",
-];
-
 /// A client that makes TLS handshakes.
 pub(super) struct Client(TlsConnector);
 
@@ -29,7 +21,10 @@ impl Client {
     pub(super) fn new(arguments: &ServerArgs) -> Result<Self, KeysError> {
         let roots = match &arguments.ca_file {
             Some(path) => roots(path)?,
-            None => roots(&system_cas()?)?,
+            None => match std::env::var_os("SSL_CERT_FILE") {
+                Some(path) => roots(Path::new(&path))?,
+                None => system_roots()?,
+            },
         };
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
@@ -73,11 +68,15 @@ impl Client {
     }
 }
 
-/// The file that `$SSL_CERT_FILE` names, as for OpenSSL, or the first of [`SYSTEM_CAS`] that exists.
-fn system_cas() -> Result<PathBuf, KeysError> {
-    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let found = named.or_else(|| SYSTEM_CAS.iter().map(PathBuf::from).find(|path| path.exists()));
-    found.ok_or(KeysError::NoSystemCas)
+/// The CAs that this system trusts.
+fn system_roots() -> Result<RootCertStore, KeysError> {
+    let loaded = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(loaded.certs);
+    if added == 0 {
+        return Err(KeysError::NoSystemCas(loaded.errors.into_iter().next()));
+    }
+    Ok(roots)
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, KeysError> {
