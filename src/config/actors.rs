@@ -1,4 +1,4 @@
-//! What tokens and users have in common: an `actor`, and the `policies` that restrict it.
+//! The keys that tokens and users share: `actor`, and `policies`, which restricts it.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, node: &'t Node, context: &Context<'_>) 
     Some(actor)
 }
 
-/// The members of an actor are not shown: they may be whatever somebody wrote in the wrong place.
+/// The message for an actor that is not valid.  It names no member: a secret may stand there by mistake.
 fn actor_error(error: &crate::actor::ActorError) -> &'static str {
     match error {
         crate::actor::ActorError::MembersDifferOnlyInCase(..) => {
@@ -42,7 +42,7 @@ fn actor_error(error: &crate::actor::ActorError) -> &'static str {
     }
 }
 
-/// A bound of the bytes that a value's JSON has before anything in it is escaped.
+/// An upper bound of the size of a value as JSON without escapes, in bytes.
 fn bound(node: &Node) -> usize {
     match &node.value {
         Value::Null | Value::Bool(_) | Value::Unresolved { .. } => 6,

@@ -1,7 +1,7 @@
-//! Scalars that another reader of YAML takes for something else.
+//! Finds the scalars of a Datasette configuration that YAML 1.1 and YAML 1.2 read differently.
 //!
-//! Datasette reads YAML 1.1, in which a bare `2020`, `on` or `2024-01-01` is no text, `012` is ten and `1e3` is no
-//! number.  A block whose key or value is read in two ways would let somebody pass here whom it does not there.
+//! Datasette reads YAML 1.1, in which a bare `2020`, `on` or `2024-01-01` is not text, `012` is ten and `1e3` is not a
+//! number.  An allow block that is read in two ways could admit an actor here whom it denies there.
 
 use std::sync::LazyLock;
 
@@ -10,13 +10,13 @@ use regex::Regex;
 use super::raw::{Node, Value};
 use super::reader::Reader;
 
-/// Mappings from names to what they name.
+/// Keys whose mappings have names as keys.
 const NAMED: [&str; 4] = ["databases", "tables", "queries", "permissions"];
 
-/// What is compared with actors, and the actors.
+/// Keys whose values are compared with actors, and actors themselves.
 const COMPARED: [&str; 4] = ["allow", "allow_sql", "permissions", "actor"];
 
-/// What YAML 1.1 takes a bare scalar for.
+/// What a bare scalar is in YAML 1.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Text,
@@ -24,9 +24,9 @@ enum Kind {
     Number,
     /// `true` or `false`, which YAML 1.2 reads alike.
     Bool,
-    /// Nothing, which YAML 1.2 reads alike.
+    /// Null, which YAML 1.2 reads alike.
     Null,
-    /// What only YAML 1.1 knows: `yes`, a date, `0x1F`, `1_000`, `1:30`.
+    /// What only YAML 1.1 has: `yes`, a date, `0x1F`, `1_000`, `1:30`.
     Other(&'static str),
 }
 
@@ -59,7 +59,7 @@ fn kind(text: &str) -> Kind {
     }
 }
 
-/// Notes the scalars that decide who may, and that YAML 1.1 reads otherwise.
+/// Records an error for every scalar that decides about access and that YAML 1.1 reads differently.
 pub fn check<'t>(reader: &mut Reader<'t>, node: &'t Node, source: &str) {
     walk(reader, node, source, false, false);
 }
@@ -92,7 +92,7 @@ fn walk<'t>(reader: &mut Reader<'t>, node: &'t Node, source: &str, is_named: boo
                 return;
             };
             let differs = match (&node.value, kind(written)) {
-                // A text in quotes, or of several lines, stands otherwise in the file than it is read.
+                // The source of a text in quotes or of several lines differs from its value.
                 (Value::Text(text), kind) => (text.as_str() == written).then_some(kind).and_then(as_what),
                 (Value::Number(_), Kind::Number) => None,
                 (Value::Number(_), Kind::Text) => Some("text"),
@@ -111,7 +111,7 @@ fn walk<'t>(reader: &mut Reader<'t>, node: &'t Node, source: &str, is_named: boo
     }
 }
 
-/// What YAML 1.1 makes of a bare scalar that is text here; `None` when it is text there, too.
+/// What a bare scalar that is text in YAML 1.2 is in YAML 1.1; `None` when it is text there, too.
 fn as_what(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::Text => None,

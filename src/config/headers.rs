@@ -1,4 +1,4 @@
-//! The section `actor_headers`: how the upstream hears of the actor.
+//! The section `actor_headers`: the headers that tell the upstream of the actor.
 
 use super::raw::{Entry, Node};
 use super::reader::Reader;
@@ -6,10 +6,10 @@ use crate::actor::Actor;
 use crate::actor::header::{ActorHeader, MAX_BYTES, Selector, folds_onto};
 use crate::credential::CredentialLocation;
 
-/// The largest number of actor headers.
-pub const MOST_HEADERS: usize = 32;
+/// The maximum number of actor headers.
+pub const MAX_HEADERS: usize = 32;
 
-/// Headers that mean something to Envoy, to HTTP or to us.
+/// Headers that have a meaning to Envoy, to HTTP or to us.
 const RESERVED: [&str; 10] = [
     "host",
     "connection",
@@ -35,8 +35,8 @@ pub fn read<'t>(
         return default();
     };
     let (node, entries) = entries;
-    if entries.len() > MOST_HEADERS {
-        reader.error(&node.at, format!("at most {MOST_HEADERS} actor headers, found {}", entries.len()));
+    if entries.len() > MAX_HEADERS {
+        reader.error(&node.at, format!("at most {MAX_HEADERS} actor headers, found {}", entries.len()));
     }
     entries.iter().filter_map(|entry| read_header(reader, entry, locations)).collect()
 }
@@ -75,14 +75,15 @@ fn read_header<'t>(
     Some(ActorHeader { name: name.into(), selector })
 }
 
-/// What is wrong with a header's name.  Two names of legal characters fold onto each other only when
-/// they are equal, and those are duplicate keys.
+/// What is wrong with a header's name.
+///
+/// Two names of legal characters fold onto each other only if they are equal, and then they are duplicate keys.
 fn problem_with(name: &str, locations: &[CredentialLocation]) -> Option<String> {
     let is_legal = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     if name.is_empty() || !name.bytes().all(is_legal) {
         return Some("an actor header's name consists of lower-case letters, digits and `-`".to_owned());
     }
-    // Whatever is shown from here on is a name of our own list.
+    // The names in the messages below are constants, not text of the file.
     if let Some(reserved) = RESERVED.into_iter().find(|reserved| *reserved == name) {
         return Some(format!("the header `{reserved}` is not ours to set"));
     }
@@ -102,12 +103,12 @@ fn problem_with(name: &str, locations: &[CredentialLocation]) -> Option<String> 
     })
 }
 
-/// How many bytes an actor's headers have together.
+/// The total size of an actor's headers in bytes, if it exceeds [`MAX_BYTES`].
 ///
-/// `members_bytes` is a bound of the actor's size, so that nobody has to write the headers of 100,000
-/// small actors to know that they fit.
+/// `members_bytes` is an upper bound of the actor's size as JSON: with it, the headers of 100,000 small actors need not
+/// be rendered to know that they fit.
 pub fn too_large(headers: &[ActorHeader], actor: &Actor, members_bytes: usize) -> Option<usize> {
-    // A byte of the actor takes at most six in a header: \u00ff.
+    // One byte of the actor takes at most six in a header: \u00ff.
     let names: usize = headers.iter().map(|header| header.name.len()).sum();
     if names + headers.len() * members_bytes * 6 <= MAX_BYTES {
         return None;

@@ -1,15 +1,16 @@
-//! Secrets that stand in the file itself: whether one is what its writer meant.
+//! Checks of secrets that are written in the file itself: references of other programs, placeholders, short passwords.
 //!
-//! What a secret reference gave is not looked at.
+//! The values of secret references are not checked.
 
 use super::raw::{Node, Text};
 use super::reader::Reader;
 
-/// A plain password below this is a warning.
-const FEW_CHARACTERS: usize = 12;
+/// A shorter password is a warning.
+const MIN_PASSWORD_CHARACTERS: usize = 12;
 
-/// Reports a text that is written like the reference of another program, which would itself be the secret.  Gives back
-/// whether it is one.
+/// Rejects a text that is written like another program's reference: the text itself would be the secret.
+///
+/// Returns whether it is one.
 pub fn rejects_reference<'t>(reader: &mut Reader<'t>, node: &'t Node, text: &Text) -> bool {
     let is_reference = text.reference().is_none() && is_foreign_reference(text.as_str());
     if is_reference {
@@ -22,7 +23,7 @@ pub fn rejects_reference<'t>(reader: &mut Reader<'t>, node: &'t Node, text: &Tex
     is_reference
 }
 
-/// Warns of a text that examples hold in the place of a secret.  `own` are names beside it, such as the user's.
+/// Warns of a text that examples use as a placeholder.  `own` are names beside it, such as the user's.
 pub fn warn_of_placeholder<'t>(reader: &mut Reader<'t>, node: &'t Node, text: &Text, own: &[&str]) {
     if text.reference().is_none() && is_placeholder(text.as_str(), own) {
         reader.warn(
@@ -34,12 +35,15 @@ pub fn warn_of_placeholder<'t>(reader: &mut Reader<'t>, node: &'t Node, text: &T
 
 /// Warns of a short password.
 pub fn warn_of_short_password<'t>(reader: &mut Reader<'t>, node: &'t Node, text: &Text) {
-    if text.reference().is_none() && text.as_str().chars().count() < FEW_CHARACTERS {
-        reader.warn(&node.at, format!("a password of fewer than {FEW_CHARACTERS} characters can be guessed"));
+    if text.reference().is_none() && text.as_str().chars().count() < MIN_PASSWORD_CHARACTERS {
+        reader.warn(
+            &node.at,
+            format!("a password of fewer than {MIN_PASSWORD_CHARACTERS} characters can be guessed"),
+        );
     }
 }
 
-/// Whether a whole text is a reference as shells, Compose, Kubernetes, Helm, Vault and others write it.
+/// Whether the whole text is a reference in the syntax of shells, Compose, Kubernetes, Helm, Vault and others.
 fn is_foreign_reference(text: &str) -> bool {
     let text = text.trim();
     let enclosed = [("${", "}"), ("$(", ")"), ("{{", "}}"), ("%(", ")s"), ("<%", "%>")];

@@ -1,6 +1,6 @@
-//! Where in the file everything stands, for whoever explains a decision.
+//! The positions of keys in the file, for `explain`.
 //!
-//! It is read from the text on demand: a running server has no use for it and keeps none of it.
+//! They are read from the text on demand: a running server does not keep them.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -9,7 +9,7 @@ use std::path::Path;
 use super::raw::{Entry, Location, Node, Value};
 use super::{Position, Source, datasette, raw, secrets};
 
-/// The places of keys such as `routes[2]` and `policies.read.allow`, and of tokens and users by their names.
+/// The positions of keys such as `routes[2]` and `policies.read.allow`, and the keys of tokens and users by name.
 #[derive(Debug, Default)]
 pub struct Positions {
     by_key: HashMap<String, Position>,
@@ -18,21 +18,20 @@ pub struct Positions {
 }
 
 impl Positions {
-    /// Reads the places from a configuration that is known to be good.
-    /// What is JSON and yet no YAML has none.
+    /// Reads the positions from a valid configuration.  JSON that is not YAML has none.
     pub fn of(text: &str, source: &Source<'_>) -> Self {
         let mut positions = Self::default();
         let Ok(mut tree) = raw::from_yaml(text) else {
             return positions;
         };
-        // A name may be a reference, too.
+        // A name may be a secret reference.
         secrets::resolve(&mut tree, source.file.parent().unwrap_or(Path::new("")), source.environment);
         positions.walk(&tree, &mut String::new());
-        let seed = datasette::find(&tree).map(|plugin| match &plugin.value {
+        let plugin = datasette::find(&tree).map(|plugin| match &plugin.value {
             Value::List(_) => (plugin, "plugins.datasette-auth-tokens"),
             _ => (get(plugin, "tokens").unwrap_or(plugin), "plugins.datasette-auth-tokens.tokens"),
         });
-        if let Some((list, key)) = seed.or_else(|| Some((get(&tree, "tokens")?, "tokens"))) {
+        if let Some((list, key)) = plugin.or_else(|| Some((get(&tree, "tokens")?, "tokens"))) {
             positions.tokens = named(list, key, "name", |number| Some(format!("token-{number}")));
         }
         if let Some(list) = get(&tree, "users") {
@@ -41,7 +40,7 @@ impl Positions {
         positions
     }
 
-    /// Where this key stands; `None` when it does not, because a default holds.
+    /// The position of this key; `None` when it is not in the file.
     pub fn at(&self, key: &str) -> Option<Position> {
         self.by_key.get(key).copied()
     }
@@ -96,7 +95,7 @@ fn get<'t>(node: &'t Node, key: &str) -> Option<&'t Node> {
     entries.iter().find(|entry: &&Entry| &*entry.key == key).map(|entry| &entry.value)
 }
 
-/// The elements of a list by what stands under `member`, or by the name that their number gives them.
+/// The keys of a list's elements by their names: the value of `member`, or else `unnamed` of their number.
 fn named(
     list: &Node,
     key: &str,

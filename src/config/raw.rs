@@ -1,7 +1,7 @@
-//! What the file says: a tree of values, each with its place in the file.
+//! The syntax tree of a file: values with their locations.
 //!
-//! Nothing is understood here.  Duplicate keys reach the tree, so that they are reported with
-//! everything else that is wrong; only what is no YAML at all is an error of this module.
+//! Nothing is interpreted here.  Duplicate keys reach the tree, so that they are reported with all other problems.  Only
+//! a text that is neither YAML nor JSON is an error of this module.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -16,15 +16,15 @@ use zeroize::Zeroizing;
 
 use super::syntax::SyntaxError;
 
-/// A value and where it stands.
+/// A value and its location.
 pub struct Node {
-    /// Its place.
+    /// The location.
     pub at: Location,
-    /// What it is.
+    /// The value.
     pub value: Value,
 }
 
-/// One of the kinds of value that JSON knows, and what has become of a secret reference.
+/// A value of JSON, or a secret reference that cannot be resolved.
 pub enum Value {
     /// `null`, `~` or nothing at all.
     Null,
@@ -32,17 +32,17 @@ pub enum Value {
     Bool(bool),
     /// A finite number.
     Number(Number),
-    /// A text, written or referred to.
+    /// A text, from the file or from a secret reference.
     Text(Text),
     /// A list.
     List(Vec<Node>),
     /// A mapping, its entries in their order, duplicates included.
     Map(Vec<Entry>),
-    /// A secret reference that leads nowhere.
+    /// A secret reference that cannot be resolved.
     Unresolved {
-        /// Why.
+        /// The reason.
         why: String,
-        /// The mapping that was written.
+        /// The mapping in the file.
         written: Box<[Entry]>,
     },
 }
@@ -51,7 +51,7 @@ pub enum Value {
 pub struct Entry {
     /// The key.
     pub key: Box<str>,
-    /// The key's place.
+    /// The key's location.
     pub at: Location,
     /// The value.
     pub value: Node,
@@ -64,29 +64,29 @@ pub struct Text {
 }
 
 impl Text {
-    /// A text that stands in the file.
+    /// A text of the file.
     pub fn written(text: String) -> Self {
         Self { text: Zeroizing::new(text), reference: None }
     }
 
-    /// A text that a secret reference led to, with the mapping that was written.
+    /// The text that a secret reference resolved to, with the mapping in the file.
     pub fn referred(text: Zeroizing<String>, reference: Box<[Entry]>) -> Self {
         Self { text, reference: Some(reference) }
     }
 
-    /// The text itself.  It may be a secret: whoever calls this answers for where it goes.
+    /// The text itself.  It may be a secret: the caller must not show it.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The mapping that refers to it; `None` for a text that stands in the file.
+    /// The mapping of the secret reference; `None` for a text of the file.
     pub fn reference(&self) -> Option<&[Entry]> {
         self.reference.as_deref()
     }
 }
 
 impl Value {
-    /// The kind of value, for "found …".
+    /// The kind of value, for messages such as "found a list".
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Null => "nothing (null)",
@@ -101,7 +101,7 @@ impl Value {
 }
 
 impl Node {
-    /// The value as JSON; a reference that leads nowhere is null (it is reported elsewhere).
+    /// The value as JSON.  An unresolved reference, which is an error already, is null.
     pub fn to_json(&self) -> serde_json::Value {
         match &self.value {
             Value::Null | Value::Unresolved { .. } => serde_json::Value::Null,
@@ -119,24 +119,24 @@ pub fn to_members(entries: &[Entry]) -> serde_json::Map<String, serde_json::Valu
     entries.iter().map(|entry| (entry.key.to_string(), entry.value.to_json())).collect()
 }
 
-/// A place in the file.
+/// A location in the file.
 #[derive(Clone, Copy)]
 pub struct Location {
-    /// The line, from 1; 0 when the place is not known.
+    /// The line, from 1; 0 when it is not known.
     pub line: u32,
     /// The column, in characters from 1.
     pub column: u32,
-    /// Where it is used: the byte offset of the value, or of the alias that stands for it.
+    /// The byte offset of the value, or of the alias in its place.
     pub offset: u32,
     start: u32,
     end: u32,
 }
 
 impl Location {
-    /// The place of everything that was read without positions.
+    /// The location of everything that is read without positions.
     const UNKNOWN: Self = Self { line: 0, column: 0, offset: 0, start: 0, end: 0 };
 
-    /// The bytes of the scalar itself, where it is defined.
+    /// The byte range of the scalar itself, at its anchor if it has one.
     pub fn span(&self) -> Range<usize> {
         self.start as usize..self.end as usize
     }
@@ -156,7 +156,7 @@ impl Location {
     }
 }
 
-/// Whether the text looks like JSON: its first character that is no blank is `{` or `[`.
+/// Whether the text looks like JSON: its first character that is not a blank is `{` or `[`.
 pub fn looks_like_json(text: &str) -> bool {
     text.trim_start().starts_with(['{', '['])
 }
@@ -164,7 +164,7 @@ pub fn looks_like_json(text: &str) -> bool {
 /// Reads JSON, several times faster than YAML, without positions.
 ///
 /// # Errors
-/// It is no JSON.  It may be YAML all the same, so there is nothing to say about it yet.
+/// It is not JSON.  It may be YAML.
 pub fn from_json(text: &str) -> Result<Node, serde_json::Error> {
     serde_json::from_str::<Content<Plain>>(text).map(Node::from)
 }
@@ -172,7 +172,7 @@ pub fn from_json(text: &str) -> Result<Node, serde_json::Error> {
 /// Reads one YAML 1.2 document without positions, which takes half the time of [`from_yaml`].
 ///
 /// # Errors
-/// As [`from_yaml`]; a syntax error has its position all the same.
+/// As [`from_yaml`]; a syntax error has its position here, too.
 pub fn from_yaml_without_positions(text: &str) -> Result<Node, SyntaxError> {
     parse_yaml::<Plain>(text)
 }
@@ -180,22 +180,22 @@ pub fn from_yaml_without_positions(text: &str) -> Result<Node, SyntaxError> {
 /// Reads one YAML 1.2 document with positions.
 ///
 /// # Errors
-/// [`SyntaxError`]: it is no YAML, or uses a part of YAML that a configuration has no use for
-/// (application tags, several documents, keys that are no text, more than [`MAX_VALUES`] values).
+/// [`SyntaxError`]: it is not YAML, or uses a part of YAML that configurations do not support: application tags, several
+/// documents, keys that are not text, more than [`MAX_VALUES`] values.
 pub fn from_yaml(text: &str) -> Result<Node, SyntaxError> {
     parse_yaml::<Positioned>(text)
 }
 
 fn parse_yaml<M: Mode>(text: &str) -> Result<Node, SyntaxError> {
     let options = serde_saphyr::options! {
-        // Its snippets print neighbouring lines, secrets among them.
+        // Its snippets show neighbouring lines, in which secrets may stand.
         with_snippet: false,
         emit_comments: false,
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         merge_keys: MergeKeyPolicy::AsOrdinary,
         strict_booleans: true,
         reject_unsupported_tags: true,
-        // What YAML 1.2 calls a number, but a reader takes for a name, stays as it is written.
+        // YAML 1.2 calls these numbers, but people take them for names: they stay text.
         leading_zero_numbers_as_strings: true,
         underscored_numbers_as_strings: true,
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPEATED },
@@ -211,13 +211,13 @@ fn parse_yaml<M: Mode>(text: &str) -> Result<Node, SyntaxError> {
         .map_err(|error| SyntaxError::new(&error))
 }
 
-/// The largest number of values in a file: lists, mappings and scalars, keys included.
+/// The maximum number of values in a file: lists, mappings and scalars, keys included.
 pub const MAX_VALUES: usize = 10_000_000;
 
-/// The largest number of values that aliases may repeat.
+/// The maximum number of values that aliases may repeat.
 pub const MAX_REPEATED: usize = 100_000;
 
-/// The deepest nesting of lists and mappings.  The parser recurses, and a thread's stack is short.
+/// The maximum nesting of lists and mappings.  The parser recurses, and a thread's stack is small.
 pub const MAX_DEPTH: usize = 32;
 
 /// Whether values are read with their positions.

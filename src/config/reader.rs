@@ -1,5 +1,4 @@
-//! Reading the tree, one question at a time.  What is wrong is noted, and reading goes on,
-//! so that everything that is wrong is told at once.
+//! Reads values from the tree.  Every problem is recorded and reading goes on, so that one run reports them all.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -17,7 +16,7 @@ use super::redact::Redactor;
 use super::schema::{MERGE_KEY, is_boolean_word};
 use super::secrets::{Environment, MAX_FILE_BYTES};
 
-/// Reads a tree and remembers what is wrong with it.
+/// Reads a tree and records the problems in it.
 pub struct Reader<'t> {
     root: &'t Node,
     /// The folder at which relative paths start.
@@ -25,10 +24,10 @@ pub struct Reader<'t> {
     /// The time against which expiries are checked.
     pub now: Timestamp,
     environment: &'t dyn Environment,
-    /// Every file that was asked for.
+    /// Every file that was read, or could not be.
     pub files: BTreeSet<PathBuf>,
     problems: Vec<Problem<'t>>,
-    shower: OnceCell<Redactor<'t>>,
+    redactor: OnceCell<Redactor<'t>>,
 }
 
 struct Problem<'t> {
@@ -37,7 +36,7 @@ struct Problem<'t> {
     message: String,
 }
 
-/// What is said of a file that everybody can write.
+/// The message about a file that everybody can write.
 pub const OPEN_TO_EVERYBODY: &str =
     "everybody on this machine can write this file, and so can say who passes; take that away (chmod o-w)";
 
@@ -47,12 +46,12 @@ pub struct Fields<'t> {
     /// The place of the mapping.
     pub at: &'t Location,
     entries: &'t [Entry],
-    /// The keys that count, where not all do.
+    /// The keys that are read, where the others are not ours.
     only: Option<&'static [&'static str]>,
 }
 
 impl<'t> Fields<'t> {
-    /// The value under this key.  Of duplicates, which are reported elsewhere, it is the first.
+    /// The value of this key.  Of duplicates, which are errors already, the first.
     pub fn get(&self, key: &str) -> Option<&'t Node> {
         self.entry(key).map(|entry| &entry.value)
     }
@@ -63,18 +62,18 @@ impl<'t> Fields<'t> {
         self.entries.iter().find(|entry| counts && &*entry.key == key)
     }
 
-    /// Those of these keys that are there.
+    /// Those of these keys that are present.
     pub fn present(&self, keys: &[&'static str]) -> Vec<&'static str> {
         keys.iter().copied().filter(|key| self.get(key).is_some()).collect()
     }
 }
 
 impl<'t> Reader<'t> {
-    /// A reader of this tree, which notes at once what is wrong wherever it stands:
-    /// duplicate keys, merge keys, references that lead nowhere, numbers that lose digits.
+    /// A reader of this tree.  It records what is wrong anywhere in it: duplicate keys, merge keys, unresolved
+    /// references, numbers that lose digits.
     pub fn new(root: &'t Node, folder: &'t Path, environment: &'t dyn Environment, now: Timestamp) -> Self {
-        let (files, problems, shower) = (BTreeSet::new(), Vec::new(), OnceCell::new());
-        let mut reader = Self { root, folder, now, environment, files, problems, shower };
+        let (files, problems, redactor) = (BTreeSet::new(), Vec::new(), OnceCell::new());
+        let mut reader = Self { root, folder, now, environment, files, problems, redactor };
         reader.check_everywhere(root, 1);
         reader
     }
@@ -114,7 +113,7 @@ impl<'t> Reader<'t> {
     fn check_duplicates(&mut self, entries: &'t [Entry]) {
         let mut seen = HashSet::new();
         for (index, entry) in entries.iter().enumerate() {
-            // Most mappings are small, and for those looking back is cheaper than a set.
+            // Most mappings are small; for them a scan is cheaper than a set.
             let is_duplicate = if entries.len() <= 16 {
                 entries[..index].iter().any(|earlier| earlier.key == entry.key)
             } else {
@@ -129,31 +128,31 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Warns of a file that others than its owner and group can change.
+    /// Warns of a file that everybody can write.
     pub fn warn_of_open_file(&mut self, at: &'t Location, path: &str) {
         if self.environment.is_open_to_everybody(&self.folder.join(path)) {
             self.warn(at, OPEN_TO_EVERYBODY);
         }
     }
 
-    /// Warns where a file cannot be made.
+    /// Warns of a directory in which this file cannot be created.
     pub fn warn_of_folder(&mut self, at: &'t Location, file: &Path) {
         if let Some(problem) = self.environment.folder_problem(file) {
             self.warn(at, problem.to_string());
         }
     }
 
-    /// Notes an error.
+    /// Records an error.
     pub fn error(&mut self, at: &'t Location, message: impl Into<String>) {
         self.problems.push(Problem { severity: Severity::Error, at, message: message.into() });
     }
 
-    /// Notes a warning.
+    /// Records a warning.
     pub fn warn(&mut self, at: &'t Location, message: impl Into<String>) {
         self.problems.push(Problem { severity: Severity::Warning, at, message: message.into() });
     }
 
-    /// Notes that something else was expected here.  A reference that leads nowhere is reported already.
+    /// Records that another kind of value is expected here.  An unresolved reference is an error already.
     pub fn expected(&mut self, node: &'t Node, what: &str) {
         if matches!(node.value, Value::Unresolved { .. }) {
             return;
@@ -169,7 +168,7 @@ impl<'t> Reader<'t> {
     pub fn fields(&mut self, node: &'t Node, what: &str, known: &[&str]) -> Option<Fields<'t>> {
         let entries = self.entries(node, what)?;
         for entry in entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
-            // A merge key is reported wherever it stands.
+            // A merge key is an error already.
             if &*entry.key == MERGE_KEY {
                 continue;
             }
@@ -183,12 +182,12 @@ impl<'t> Reader<'t> {
         Some(Fields { at: &node.at, entries, only: None })
     }
 
-    /// A mapping in whose place nothing is read.
+    /// An empty mapping at this place.
     pub fn no_fields(node: &'t Node) -> Fields<'t> {
         Fields { at: &node.at, entries: &[], only: None }
     }
 
-    /// A mapping of which these keys alone are read.
+    /// A mapping of which only these keys are read.
     pub fn only_fields(node: &'t Node, only: &'static [&'static str]) -> Fields<'t> {
         match &node.value {
             Value::Map(entries) => Fields { at: &node.at, entries, only: Some(only) },
@@ -247,10 +246,10 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// A file that the configuration names, which is wiped from memory when it is dropped.
+    /// Reads a file that the configuration names.  The bytes are wiped from memory when they are dropped.
     ///
     /// # Errors
-    /// It cannot be read, or is larger than any file of ours.
+    /// The file cannot be read, or is larger than [`MAX_FILE_BYTES`].
     pub fn read_file(&mut self, path: &str) -> io::Result<Zeroizing<Vec<u8>>> {
         let path = self.folder.join(path);
         let bytes = self.environment.read(&path, MAX_FILE_BYTES + 1).map(Zeroizing::new);
@@ -264,24 +263,24 @@ impl<'t> Reader<'t> {
 
     /// The name of a policy, token or header in backquotes, or `***`.
     pub fn quote_name(&self, name: &str) -> String {
-        self.shower().quote_name(name)
+        self.redactor().quote_name(name)
     }
 
     fn quote_key(&self, key: &str) -> String {
-        self.shower().quote_key(key)
+        self.redactor().quote_key(key)
     }
 
-    fn shower(&self) -> &Redactor<'t> {
-        self.shower.get_or_init(|| Redactor::new(self.root))
+    fn redactor(&self) -> &Redactor<'t> {
+        self.redactor.get_or_init(|| Redactor::new(self.root))
     }
 
-    /// What was noted, each with its path and its line.
+    /// The diagnostics of all recorded problems, each with its key and its line.
     pub fn finish(self, file: &Arc<Path>, source: &str) -> Vec<Diagnostic> {
         if self.problems.is_empty() {
             return Vec::new();
         }
         let keys = self.keys();
-        let spans = self.shower().spans(self.root);
+        let spans = self.redactor().spans(self.root);
         let diagnostic = |problem: Problem<'t>| {
             let Location { line, column, offset, .. } = *problem.at;
             let position = (line > 0).then_some(Position { line, column });
@@ -297,11 +296,11 @@ impl<'t> Reader<'t> {
         self.problems.into_iter().map(diagnostic).collect()
     }
 
-    /// The paths of the places at fault.
+    /// The paths of the keys of all problems, by the addresses of their locations.
     fn keys(&self) -> HashMap<usize, String> {
         let wanted: HashSet<usize> = self.problems.iter().map(|problem| address(problem.at)).collect();
         let mut keys = HashMap::with_capacity(wanted.len());
-        self.shower().walk(self.root, &mut |at, path| {
+        self.redactor().walk(self.root, &mut |at, path| {
             if wanted.contains(&address(at)) {
                 keys.insert(address(at), path.to_owned());
             }
@@ -310,7 +309,7 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// Each place in the tree has an address of its own, even where positions were not read.
+/// Identifies a location in the tree, also where positions were not read.
 fn address(at: &Location) -> usize {
     std::ptr::from_ref(at).addr()
 }

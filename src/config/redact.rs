@@ -1,8 +1,8 @@
-//! What of a configuration may be shown: the masked line of a diagnostic, and the path of its key.
+//! Redaction: the masked line of a diagnostic, and the path of its key.
 //!
-//! Everything is masked but punctuation, keys that are ours or look like a plain word, and scalars
-//! that stand where the [`SCHEMA`] says that nothing secret stands.  Whatever stands anywhere else is
-//! masked: a token in the wrong place is still a token.
+//! Three things are shown: punctuation, keys that are in the [`SCHEMA`] or look like a plain word, and scalars under
+//! keys whose values the schema says are not secret.  Everything else is masked, because a token in the wrong place is
+//! still a token.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -10,38 +10,39 @@ use std::fmt::Write;
 use super::error::ShownLine;
 use super::raw::{Entry, Location, Node, Value};
 use super::schema::{
-    REFERENCE, SCHEMA, Schema, Show, is_configuration_key, is_name, is_plain_word, secrets_of_url,
+    REFERENCE, SCHEMA, Schema, Visibility, is_configuration_key, is_name, is_plain_word, secrets_of_url,
     url_without_secrets,
 };
 
-/// What a diagnostic may show of one configuration.
+/// Decides what diagnostics may show of one configuration.
 pub struct Redactor<'t> {
     secrets: Secrets<'t>,
 }
 
-/// The texts that are known to be secret, by their first bytes.
+/// The texts that are known to be secret, by their first [`Secrets::PREFIX_BYTES`] bytes.
 #[derive(Default)]
 struct Secrets<'t>(HashMap<&'t [u8], Vec<&'t [u8]>>);
 
 impl<'t> Secrets<'t> {
-    /// Shorter texts than this stand in innocent ones by chance; they are masked where they stand alone.
-    const SHORTEST_WITHIN: usize = 4;
-    const HEAD: usize = 8;
+    /// Shorter secrets occur in other texts by chance: they are masked only where they are the whole text.
+    const MIN_SUBSTRING_BYTES: usize = 4;
+    /// Secrets are indexed by so many bytes, or by all if they are shorter.
+    const PREFIX_BYTES: usize = 8;
 
     fn insert(&mut self, secret: &'t str) {
         let secret = secret.as_bytes();
-        self.0.entry(&secret[..secret.len().min(Self::HEAD)]).or_default().push(secret);
+        self.0.entry(&secret[..secret.len().min(Self::PREFIX_BYTES)]).or_default().push(secret);
     }
 
     /// Whether the text is a secret.
-    fn is(&self, text: &str) -> bool {
-        let secrets = self.0.get(&text.as_bytes()[..text.len().min(Self::HEAD)]);
+    fn contains(&self, text: &str) -> bool {
+        let secrets = self.0.get(&text.as_bytes()[..text.len().min(Self::PREFIX_BYTES)]);
         secrets.is_some_and(|secrets| secrets.contains(&text.as_bytes()))
     }
 
-    /// Whether the text is a secret, or holds one: a URL with a token in it is as secret as the token.
-    fn stand_in(&self, text: &str) -> bool {
-        let is_whole = self.is(text);
+    /// Whether the text is a secret or holds one: a URL with a token in it is as secret as the token.
+    fn occur_in(&self, text: &str) -> bool {
+        let is_whole = self.contains(text);
         let text = text.as_bytes();
         let is_secret = |rest: &[u8], length: usize| {
             let secrets = rest.get(..length).and_then(|head| self.0.get(head));
@@ -49,18 +50,18 @@ impl<'t> Secrets<'t> {
         };
         is_whole
             || (0..text.len()).any(|start| {
-                (Self::SHORTEST_WITHIN..=Self::HEAD).any(|length| is_secret(&text[start..], length))
+                (Self::MIN_SUBSTRING_BYTES..=Self::PREFIX_BYTES)
+                    .any(|length| is_secret(&text[start..], length))
             })
     }
 }
 
 impl<'t> Redactor<'t> {
-    /// Looks through the tree for everything that is known to be secret, so that it is masked
-    /// in other places too.
+    /// Collects all secrets of the tree, so that they are masked in other places, too.
     pub fn new(root: &'t Node) -> Self {
-        let mut shower = Self { secrets: Secrets::default() };
-        shower.collect(root, &SCHEMA);
-        shower
+        let mut redactor = Self { secrets: Secrets::default() };
+        redactor.collect(root, &SCHEMA);
+        redactor
     }
 
     fn collect(&mut self, node: &'t Node, schema: &Schema) {
@@ -87,15 +88,15 @@ impl<'t> Redactor<'t> {
     /// A key in backquotes, or `***`.
     pub fn quote_key(&self, key: &str) -> String {
         let shown = is_plain_word(key) || is_configuration_key(key);
-        if shown && !self.secrets.stand_in(key) { format!("`{key}`") } else { "***".to_owned() }
+        if shown && !self.secrets.occur_in(key) { format!("`{key}`") } else { "***".to_owned() }
     }
 
     /// A name in backquotes, or `***`.
     pub fn quote_name(&self, name: &str) -> String {
-        if is_name(name) && !self.secrets.stand_in(name) { format!("`{name}`") } else { "***".to_owned() }
+        if is_name(name) && !self.secrets.occur_in(name) { format!("`{name}`") } else { "***".to_owned() }
     }
 
-    /// Calls `visit` with every place in the tree and the path of its key.
+    /// Calls `visit` with the location of every node and every key, and the path of its key.
     pub fn walk(&self, root: &'t Node, visit: &mut dyn FnMut(&'t Location, &str)) {
         self.walk_node(root, &SCHEMA, &mut String::new(), visit);
     }
@@ -134,25 +135,24 @@ impl<'t> Redactor<'t> {
     }
 
     fn shows_key(&self, entry: &Entry, schema: &Schema) -> bool {
-        schema.shows_key(&entry.key) && !self.secrets.stand_in(&entry.key)
+        schema.shows_key(&entry.key) && !self.secrets.occur_in(&entry.key)
     }
 
-    /// Where every scalar of the file stands, and which of them may be shown.
-    pub fn spans(&self, root: &Node) -> Spans {
+    /// The spans of all scalars of the file, with their visibility.
+    pub fn spans(&self, root: &Node) -> ScalarSpans {
         let mut spans = Vec::new();
         self.collect_spans(root, &SCHEMA, &mut spans);
         spans.sort_by_key(|span| (span.start, span.end));
-        // An anchored scalar stands once in the file and several times in the tree:
-        // it is shown if it may be shown in all its places.
+        // An anchored scalar is once in the file and several times in the tree: its lowest visibility counts.
         spans.dedup_by(|next, kept| {
             let overlaps = next.start < kept.end;
             if overlaps {
-                kept.show = kept.show.min(next.show);
+                kept.visibility = kept.visibility.min(next.visibility);
                 kept.end = kept.end.max(next.end);
             }
             overlaps
         });
-        Spans(spans)
+        ScalarSpans(spans)
     }
 
     fn collect_spans(&self, node: &Node, schema: &Schema, spans: &mut Vec<Span>) {
@@ -166,58 +166,60 @@ impl<'t> Redactor<'t> {
                 self.collect_entries(text.reference().unwrap_or_default(), &REFERENCE, spans);
             }
             Value::Null | Value::Bool(_) | Value::Number(_) => {
-                spans.push(Span::new(&node.at, schema.shows_value(&node.value)));
+                spans.push(Span::new(&node.at, schema.visibility(&node.value)));
             }
             Value::Text(text) => {
-                let show = schema.shows_value(&node.value);
-                let is_secret = match show {
-                    Show::Nothing | Show::All => self.secrets.stand_in(text.as_str()),
-                    // Its own secrets are cut out of it; those of other places may stand in the rest.
-                    Show::Url => url_without_secrets(text.as_str())
-                        .is_none_or(|rest| self.secrets.stand_in(&rest) || self.secrets.is(text.as_str())),
+                let visibility = schema.visibility(&node.value);
+                let is_secret = match visibility {
+                    Visibility::Hidden | Visibility::Full => self.secrets.occur_in(text.as_str()),
+                    // Its own secrets are removed; the rest may hold secrets of other keys.
+                    Visibility::UrlWithoutSecrets => url_without_secrets(text.as_str()).is_none_or(|rest| {
+                        self.secrets.occur_in(&rest) || self.secrets.contains(text.as_str())
+                    }),
                 };
-                let show = if is_secret { Show::Nothing } else { show };
-                spans.push(Span::new(&node.at, show));
+                let visibility = if is_secret { Visibility::Hidden } else { visibility };
+                spans.push(Span::new(&node.at, visibility));
             }
         }
     }
 
     fn collect_entries(&self, entries: &[Entry], schema: &Schema, spans: &mut Vec<Span>) {
         for entry in entries {
-            let show = if self.shows_key(entry, schema) { Show::All } else { Show::Nothing };
-            spans.push(Span::new(&entry.at, show));
+            let visibility =
+                if self.shows_key(entry, schema) { Visibility::Full } else { Visibility::Hidden };
+            spans.push(Span::new(&entry.at, visibility));
             self.collect_spans(&entry.value, schema.under_key(&entry.key), spans);
         }
     }
 }
 
-/// Where the scalars of a file stand, by their bytes, and how much of them may be shown.
-pub struct Spans(Vec<Span>);
+/// The scalars of a file: their byte ranges, in ascending order, and their visibility.
+pub struct ScalarSpans(Vec<Span>);
 
 struct Span {
     start: usize,
     end: usize,
-    show: Show,
+    visibility: Visibility,
 }
 
 impl Span {
-    fn new(at: &Location, show: Show) -> Self {
+    fn new(at: &Location, visibility: Visibility) -> Self {
         let bytes = at.span();
-        Self { start: bytes.start, end: bytes.end, show }
+        Self { start: bytes.start, end: bytes.end, visibility }
     }
 }
 
-/// How many bytes of a line stand around the place at fault: a JSON file may be one line.
-const WINDOW: usize = 120;
+/// How many bytes of a line are shown on each side of the error: a JSON file may be one line.
+const CONTEXT_BYTES: usize = 120;
 
-impl Spans {
+impl ScalarSpans {
     /// The line at this byte offset, masked.
     pub fn line(&self, source: &str, offset: usize) -> Option<ShownLine> {
         let offset = floor_boundary(source, offset.min(source.len()));
         let line_start = source[..offset].rfind('\n').map_or(0, |newline| newline + 1);
         let line_end = source[offset..].find('\n').map_or(source.len(), |newline| offset + newline);
-        let start = floor_boundary(source, line_start.max(offset.saturating_sub(WINDOW)));
-        let end = floor_boundary(source, line_end.min(offset + WINDOW));
+        let start = floor_boundary(source, line_start.max(offset.saturating_sub(CONTEXT_BYTES)));
+        let end = floor_boundary(source, line_end.min(offset + CONTEXT_BYTES));
 
         let mut line = MaskedLine { text: String::new(), caret: None, offset };
         if start > line_start {
@@ -226,14 +228,16 @@ impl Spans {
         let mut position = start;
         let first = self.0.partition_point(|span| span.end <= start);
         for span in self.0[first..].iter().take_while(|span| span.start < end) {
-            if span.start > position && line.gap(&source[position..span.start], position) == Gap::Comment {
+            if span.start > position
+                && line.push_separator(&source[position..span.start], position) == Separator::Comment
+            {
                 return Some(line.finish(false));
             }
-            line.scalar(source, span);
+            line.push_scalar(source, span);
             position = span.end.max(position);
         }
         if position < end {
-            line.gap(&source[position..end], position);
+            line.push_separator(&source[position..end], position);
         }
         Some(line.finish(end < line_end))
     }
@@ -245,42 +249,44 @@ struct MaskedLine {
     offset: usize,
 }
 
-/// What stood between two scalars.
+/// What separates two scalars of a line.
 #[derive(PartialEq)]
-enum Gap {
+enum Separator {
     Punctuation,
     Comment,
 }
 
 impl MaskedLine {
-    fn scalar(&mut self, source: &str, span: &Span) {
+    fn push_scalar(&mut self, source: &str, span: &Span) {
         if (span.start..span.end.max(span.start + 1)).contains(&self.offset) {
-            self.mark();
+            self.set_caret();
         }
-        // The lines of a scalar that has several cannot be told from one another, and YAML ends lines at a carriage
-        // return as well.  A terminal takes other control characters for orders.
+        // A scalar of several lines is masked, since its lines cannot be told from one another; YAML ends lines at a
+        // carriage return as well.  Other control characters would control a terminal.
         match source.get(span.start..span.end) {
             Some("") => {}
-            Some(text) if !text.contains(char::is_control) => match (span.show, url_without_secrets(text)) {
-                (Show::All, _) => self.text.push_str(text),
-                (Show::Url, Some(url)) => self.text.push_str(&url),
-                (Show::Url, None) | (Show::Nothing, _) => self.mask(),
-            },
+            Some(text) if !text.contains(char::is_control) => {
+                match (span.visibility, url_without_secrets(text)) {
+                    (Visibility::Full, _) => self.text.push_str(text),
+                    (Visibility::UrlWithoutSecrets, Some(url)) => self.text.push_str(&url),
+                    (Visibility::UrlWithoutSecrets, None) | (Visibility::Hidden, _) => self.mask(),
+                }
+            }
             _ => self.mask(),
         }
     }
 
-    /// What stands between scalars: punctuation is shown, the rest (anchors, aliases, tags, comments) is not.
-    fn gap(&mut self, text: &str, start: usize) -> Gap {
+    /// Adds the text between two scalars.  Punctuation is shown; anchors, aliases, tags and comments are masked.
+    fn push_separator(&mut self, text: &str, start: usize) -> Separator {
         let mut before = None;
         for (index, character) in text.char_indices() {
             if start + index == self.offset {
-                self.mark();
+                self.set_caret();
             }
             let begins_comment = character == '#' && before.is_none_or(|before: char| before.is_whitespace());
             if begins_comment {
                 self.text.push_str("# ***");
-                return Gap::Comment;
+                return Separator::Comment;
             }
             match character {
                 '\r' => {}
@@ -290,7 +296,7 @@ impl MaskedLine {
             }
             before = Some(character);
         }
-        Gap::Punctuation
+        Separator::Punctuation
     }
 
     fn mask(&mut self) {
@@ -299,7 +305,7 @@ impl MaskedLine {
         }
     }
 
-    fn mark(&mut self) {
+    fn set_caret(&mut self) {
         self.caret.get_or_insert(self.text.chars().count());
     }
 
@@ -312,15 +318,15 @@ impl MaskedLine {
     }
 }
 
-/// A line of a file that is no YAML: nothing is certain about it but its blanks, the punctuation
-/// before its first word, and that word when it is one of our keys.
+/// The masked line of a file that is not YAML.  It shows blanks, the punctuation before the first word, and that word if
+/// it is one of our keys.
 pub fn line_without_tree(source: &str, number: u32) -> Option<ShownLine> {
     let index = usize::try_from(number.checked_sub(1)?).ok()?;
     let line = source.lines().nth(index)?;
     let start =
         line.find(|character: char| !matches!(character, ' ' | '-' | '{' | '[' | '"')).unwrap_or(line.len());
     let (lead, rest) = line.split_at(start);
-    let lead: String = lead.chars().take(WINDOW).collect();
+    let lead: String = lead.chars().take(CONTEXT_BYTES).collect();
     let word = rest.split([':', '"']).next().unwrap_or_default();
     let is_key = is_configuration_key(word) && rest[word.len()..].starts_with([':', '"']);
     let text = match (is_key, rest.is_empty()) {

@@ -1,40 +1,41 @@
-//! The keys of a configuration: what of each may be shown, what it can be, and what it is for.
+//! The table of all keys of a configuration.
 //!
-//! One line a key.  [`json`] prints the table for editors.  A place that is not named here is unknown, and
-//! what stands there is masked.
+//! Each key has one row: its name, how much of its value messages may show, the form of its value, and a description.
+//! The reader takes the keys of each mapping from the table, [`redact`](super::redact) what may be shown, and [`json`]
+//! the JSON Schema.  Values of keys that are not in the table are masked.
 
 pub mod json;
 
 use self::json::Form;
 use super::raw::Value;
 
-/// Which values of a configuration may be shown.
+/// The schema of a value: which keys it has, and how much of it may be shown.
 pub enum Schema {
-    /// Nothing: it is a secret.
+    /// A secret: nothing is shown.
     Secret,
-    /// Nothing but true, false and null: it could be a secret.
+    /// A value that could be a secret: only true, false and null are shown.
     Unknown,
-    /// A scalar or a list of scalars, shown.
+    /// A scalar or a list of scalars, shown whole.
     Shown,
-    /// A URL, shown less its user info and its query: a password may stand in either.
+    /// A URL, shown without its user info and its query, since both may hold a password.
     Url,
-    /// A mapping with these keys.  What stands under any other is unknown.
+    /// A mapping with these keys.  The value of any other key is unknown.
     Fields(&'static [Key]),
     /// A mapping from names to values of this kind.
     Named(&'static Schema),
     /// A list of values of this kind.
     Each(&'static Schema),
     /// A list of words and mappings.
-    Places(&'static Schema),
-    /// The seed's plugin: a list of tokens, or a mapping that holds it.
-    SeedPlugin,
+    Locations(&'static Schema),
+    /// The configuration of the plugin datasette-auth-tokens: a list of tokens, or a mapping that holds it.
+    DatasettePlugin,
 }
 
-/// A key: its name, what of its value may be shown, what it can be, and what it is for.
+/// A row of the table: name, schema, form and description.
 pub type Key = (&'static str, Schema, Form, &'static str);
 
 use Form::{Actor, AllowBlock, Bool, Either, Integer, Nested, Required, Size, Text, Texts, Word, Words};
-use Schema::{Each, Fields, Named, Places, Secret, SeedPlugin, Shown, Unknown, Url};
+use Schema::{DatasettePlugin, Each, Fields, Locations, Named, Secret, Shown, Unknown, Url};
 
 /// The document.
 pub static SCHEMA: Schema = Fields(&[
@@ -51,7 +52,7 @@ pub static SCHEMA: Schema = Fields(&[
     ("keys", KEYS, Nested, "API keys that are issued while the server runs.  Without it there are none."),
     (
         "credentials",
-        Places(&PLACE),
+        Locations(&LOCATION),
         Nested,
         "Where a request may carry a credential; the first place that carries anything decides alone.  \
          By default [bearer, basic].",
@@ -120,7 +121,7 @@ const EXT_AUTHZ: Schema = Fields(&[
     ),
 ]);
 
-/// The path of the key is not shown: somebody may have written the key itself in its place.
+/// The value of `key` is not shown: instead of the path somebody may have written the key itself.
 const TLS: Schema = Fields(&[
     ("cert", Shown, Required(&Text), "A PEM file: the server's certificate, then what leads to its CA."),
     ("key", Unknown, Required(&Text), "A PEM file: the certificate's private key, without a password."),
@@ -193,7 +194,7 @@ const OVERRIDES: Schema = Fields(&[(
 
 const PLUGINS: Schema = Fields(&[(
     "datasette-auth-tokens",
-    SeedPlugin,
+    DatasettePlugin,
     Required(&Nested),
     "The plugin's own configuration: a list of tokens, or {tokens: [...], param: NAME}.",
 )]);
@@ -276,7 +277,7 @@ const POLICY: Schema = Fields(&[("allow", ALLOW, AllowBlock, WHO), ("enforce", U
 
 const CROSS_SITE: &str = "Whether requests that another site caused may use it to change something.";
 
-static PLACE: Schema = Fields(&[
+static LOCATION: Schema = Fields(&[
     ("header", Shown, Either(&Text), "A header whose whole value is the token."),
     ("query", Shown, Either(&Text), "A query parameter."),
     ("cookie", Shown, Either(&Text), "A cookie."),
@@ -297,11 +298,11 @@ static ROUTE: Schema = Fields(&[
     ("enforce", Unknown, Bool, ENFORCE),
 ]);
 
-static SEED_PLUGIN: Schema = Fields(&[
+static DATASETTE_PLUGIN: Schema = Fields(&[
     ("tokens", Each(&TOKEN), Nested, "Who stands behind which token."),
     ("param", Shown, Text, "The query parameter that may carry a token."),
 ]);
-static SEED_TOKENS: Schema = Each(&TOKEN);
+static DATASETTE_TOKENS: Schema = Each(&TOKEN);
 /// A secret reference.
 pub static REFERENCE: Schema = Fields(&[
     ("$env", Shown, Text, "The value of this environment variable."),
@@ -310,25 +311,25 @@ pub static REFERENCE: Schema = Fields(&[
 static UNKNOWN: Schema = Unknown;
 
 impl Schema {
-    /// What stands under this key of a mapping.
+    /// The schema of the value under this key of a mapping.
     pub fn under_key(&self, key: &str) -> &Schema {
         match self {
             Fields(fields) => {
                 fields.iter().find(|(name, ..)| *name == key).map_or(&UNKNOWN, |(_, schema, ..)| schema)
             }
             Named(schema) => schema,
-            SeedPlugin => SEED_PLUGIN.under_key(key),
-            // A secret that is split over a mapping stays one.
+            DatasettePlugin => DATASETTE_PLUGIN.under_key(key),
+            // A mapping in the place of a secret is as secret.
             Secret => self,
-            Unknown | Shown | Url | Each(_) | Places(_) => &UNKNOWN,
+            Unknown | Shown | Url | Each(_) | Locations(_) => &UNKNOWN,
         }
     }
 
-    /// What an element of a list is.
+    /// The schema of an element of a list.
     pub fn of_element(&self) -> &Schema {
         match self {
-            Each(schema) | Places(schema) => schema,
-            SeedPlugin => SEED_TOKENS.of_element(),
+            Each(schema) | Locations(schema) => schema,
+            DatasettePlugin => DATASETTE_TOKENS.of_element(),
             Shown | Secret => self,
             Unknown | Url | Fields(_) | Named(_) => &UNKNOWN,
         }
@@ -337,44 +338,46 @@ impl Schema {
     /// Whether this key of a mapping may be shown.
     pub fn shows_key(&self, key: &str) -> bool {
         match self {
-            // A secret that looks like a mapping, because of a colon in it, begins with what looks like a key.
+            // YAML reads a secret with a colon in it as a mapping, whose key is the first part of the secret.
             Secret => false,
             Named(_) => is_name(key) || is_plain_word(key),
-            Unknown | Shown | Url | Fields(_) | Each(_) | Places(_) | SeedPlugin => {
+            Unknown | Shown | Url | Fields(_) | Each(_) | Locations(_) | DatasettePlugin => {
                 is_plain_word(key) || is_configuration_key(key) || key == MERGE_KEY
             }
         }
     }
 
     /// How much of this scalar may be shown.
-    pub fn shows_value(&self, value: &Value) -> Show {
-        let all = |shown| if shown { Show::All } else { Show::Nothing };
+    pub fn visibility(&self, value: &Value) -> Visibility {
+        let all = |shown| if shown { Visibility::Full } else { Visibility::Hidden };
         match value {
             Value::Null | Value::Bool(_) => all(!matches!(self, Secret)),
             Value::Number(_) => all(matches!(self, Shown)),
-            Value::Text(text) if matches!(self, Url) && is_printable(text.as_str()) => Show::Url,
+            Value::Text(text) if matches!(self, Url) && is_printable(text.as_str()) => {
+                Visibility::UrlWithoutSecrets
+            }
             Value::Text(text) => {
                 let is_word = matches!(self, Unknown | Fields(_)) && is_configuration_word(text.as_str());
                 all((matches!(self, Shown) || is_word) && is_printable(text.as_str()))
             }
-            Value::List(_) | Value::Map(_) | Value::Unresolved { .. } => Show::Nothing,
+            Value::List(_) | Value::Map(_) | Value::Unresolved { .. } => Visibility::Hidden,
         }
     }
 }
 
-/// How much of a scalar may be shown, least first.
+/// How much of a scalar may be shown, in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Show {
-    /// Nothing of it.
-    Nothing,
-    /// What [`url_without_secrets`] leaves.
-    Url,
-    /// All of it.
-    All,
+pub enum Visibility {
+    /// Nothing.
+    Hidden,
+    /// The result of [`url_without_secrets`].
+    UrlWithoutSecrets,
+    /// The whole value.
+    Full,
 }
 
-/// A URL as it stands in the file, less everything that may be a password: what stands before the last `@`
-/// and what stands behind `?`.  `None` when nothing is certain about it.
+/// A URL as written in the file, without everything that may be a password: the part before the last `@` and the part
+/// behind `?`.  `None` when these parts cannot be told apart for certain.
 pub fn url_without_secrets(written: &str) -> Option<String> {
     let (quote, url) = match written.as_bytes() {
         [quote @ (b'"' | b'\''), .., end] if quote == end => (&written[..1], &written[1..written.len() - 1]),
@@ -383,18 +386,18 @@ pub fn url_without_secrets(written: &str) -> Option<String> {
     let schemes = ["https://", "http://", "postgres://", "postgresql://", "sqlite:"];
     let scheme = schemes.into_iter().find(|scheme| url.starts_with(scheme))?;
     let (rest, user) = match url[scheme.len()..].rsplit_once('@') {
-        // An @ behind the first ? may be part of a password, and then so is what follows it.
+        // An @ behind the first ? may be part of a password that goes on behind it.
         Some((before, _)) if before.contains(['?', '#']) => return None,
         Some((_, rest)) => (rest, "***@"),
         None => (&url[scheme.len()..], ""),
     };
     let end = rest.find(['?', '#']).unwrap_or(rest.len());
-    let (place, options) = (&rest[..end], if end < rest.len() { "?***" } else { "" });
+    let (location, query) = (&rest[..end], if end < rest.len() { "?***" } else { "" });
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/:[]%".contains(&byte);
-    place.bytes().all(is_plain).then(|| format!("{quote}{scheme}{user}{place}{options}{quote}"))
+    location.bytes().all(is_plain).then(|| format!("{quote}{scheme}{user}{location}{query}{quote}"))
 }
 
-/// The user info of a URL, which may stand elsewhere too: its password, and the whole.
+/// The secrets in a URL, to be masked elsewhere, too: its user info, and the password in that.
 pub fn secrets_of_url(url: &str) -> Vec<&str> {
     let user_info =
         url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')).map(|(before, _)| before);
@@ -402,7 +405,7 @@ pub fn secrets_of_url(url: &str) -> Vec<&str> {
     [user_info, password].into_iter().flatten().filter(|secret| !secret.is_empty()).collect()
 }
 
-/// Words that stand as values and mean something to us: no secret is one of them.
+/// Whether a text is one of the words that values can be.  No secret is one of them.
 fn is_configuration_word(text: &str) -> bool {
     let words = [
         "bearer",
@@ -422,7 +425,7 @@ fn is_configuration_word(text: &str) -> bool {
     words.contains(&text) || is_boolean_word(text)
 }
 
-/// Whether a text is a word that YAML 1.1 took for true or false, or one of these in quotes.
+/// Whether a text is a word that YAML 1.1 reads as true or false.
 pub fn is_boolean_word(text: &str) -> bool {
     let words = ["true", "false", "yes", "no", "on", "off", "y", "n"];
     words.iter().any(|word| text.eq_ignore_ascii_case(word))
@@ -433,18 +436,18 @@ pub fn is_configuration_key(key: &str) -> bool {
     fn has(schema: &Schema, key: &str) -> bool {
         match schema {
             Fields(fields) => fields.iter().any(|(name, schema, ..)| *name == key || has(schema, key)),
-            Named(schema) | Each(schema) | Places(schema) => has(schema, key),
-            SeedPlugin => has(&SEED_PLUGIN, key),
+            Named(schema) | Each(schema) | Locations(schema) => has(schema, key),
+            DatasettePlugin => has(&DATASETTE_PLUGIN, key),
             Secret | Unknown | Shown | Url => false,
         }
     }
     has(&SCHEMA, key) || has(&REFERENCE, key)
 }
 
-/// YAML 1.1's merge key, which is no word and no secret.
+/// YAML 1.1's merge key.
 pub const MERGE_KEY: &str = "<<";
 
-/// Whether a key looks like a plain word, which secrets hardly ever do.
+/// Whether a key looks like a plain word, as secrets hardly ever do.
 pub fn is_plain_word(key: &str) -> bool {
     (1..=32).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
@@ -456,13 +459,13 @@ pub fn is_name(text: &str) -> bool {
     (1..=40).contains(&text.len()) && text.bytes().all(legal) && digits <= 3
 }
 
-/// Whether a text can be shown at all: not too long, and nothing in it that would move a terminal's cursor.
+/// Whether a text may be printed: not too long, and without characters that control a terminal.
 fn is_printable(text: &str) -> bool {
-    let moves = |character: char| character.is_control() || !is_visible(character);
-    (1..=200).contains(&text.len()) && !text.chars().any(moves)
+    let is_unsafe = |character: char| character.is_control() || !is_visible(character);
+    (1..=200).contains(&text.len()) && !text.chars().any(is_unsafe)
 }
 
-/// Not a mark, a direction or an invisible character: those are what `escape_debug` escapes.
+/// Whether it is not a combining mark, a direction mark or an invisible character: `escape_debug` escapes those.
 fn is_visible(character: char) -> bool {
     character.is_ascii() || character.escape_debug().len() == 1
 }

@@ -1,7 +1,7 @@
 //! Secret references: `{$env: NAME}` and `{$file: PATH}`, anywhere in the document.
 //!
-//! They are replaced before anybody asks what the document means, so that every key can hold one.
-//! The world outside comes in through [`Environment`], so that a test needs no process environment.
+//! They are resolved before anything of the document is interpreted, so that every key can hold one.  Variables and
+//! files come from an [`Environment`], so that tests need no process environment.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -18,7 +18,7 @@ use crate::folder::FolderProblem;
 /// The longest text that a `$file` may hold, in bytes.
 pub const MAX_FILE_BYTES: usize = 1024 * 1024;
 
-/// Where secret references lead.
+/// The source of variables and files.
 pub trait Environment {
     /// The value of an environment variable; `None` when it is not set.
     fn variable(&self, name: &str) -> Option<OsString>;
@@ -29,7 +29,7 @@ pub trait Environment {
     /// The file cannot be read.
     fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>>;
 
-    /// What keeps this file from being made, as far as that can be told.
+    /// What keeps this file from being created, as far as that can be known.
     fn folder_problem(&self, _file: &Path) -> Option<FolderProblem> {
         None
     }
@@ -61,16 +61,15 @@ impl Environment for ProcessEnvironment {
     }
 
     fn is_open_to_everybody(&self, path: &Path) -> bool {
-        // A pipe or a device holds nothing that a later write could change.
+        // A later write cannot change what was read from a pipe or a device.
         std::fs::metadata(path)
             .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o002 != 0)
     }
 }
 
-/// Replaces every reference in the tree by what it leads to.
+/// Replaces every reference in the tree by its value, or by [`Value::Unresolved`].
 ///
-/// Returns the files that were asked for, in alphabetical order, whether or not they could be read.
-/// A reference that leads nowhere becomes [`Value::Unresolved`].
+/// Returns the files that the references name, in alphabetical order, readable or not.
 pub fn resolve(root: &mut Node, folder: &Path, environment: &dyn Environment) -> Vec<PathBuf> {
     let mut resolver = Resolver { folder, environment, files: BTreeSet::new() };
     resolver.resolve(root);
@@ -90,7 +89,7 @@ impl Resolver<'_> {
             Value::List(list) => list.iter_mut().for_each(|element| self.resolve(element)),
             Value::Map(entries) if entries.iter().any(is_reference) => {
                 let written = std::mem::take(entries).into_boxed_slice();
-                // What a reference leads to is never looked at again: it is text, whatever it looks like.
+                // The value of a reference is always text, even if it looks like a reference itself.
                 node.value = match self.follow(&written) {
                     Ok(text) => Value::Text(Text::referred(text, written)),
                     Err(why) => Value::Unresolved { why, written },
@@ -166,18 +165,18 @@ fn is_reference(entry: &Entry) -> bool {
     matches!(&*entry.key, "$env" | "$file")
 }
 
-/// `{$env:NAME}` is a mapping with one odd key.
+/// YAML reads `{$env:NAME}` as a mapping with the key `$env:NAME`.
 fn lacks_blank(entry: &Entry) -> bool {
     let has_scheme = ["$env:", "$file:"].iter().any(|scheme| entry.key.starts_with(scheme));
     has_scheme && matches!(entry.value.value, Value::Null)
 }
 
-/// The text less one trailing line ending, `\n` or `\r\n`.
+/// The text without one trailing line ending, `\n` or `\r\n`.
 fn without_line_ending(text: &str) -> &str {
     text.strip_suffix("\r\n").or_else(|| text.strip_suffix('\n')).unwrap_or(text)
 }
 
-/// The name of a variable or a file for a message; masked when somebody wrote something else in its place.
+/// The name of a variable or a file for a message, masked where it may be something else, such as a secret.
 fn shown_name(name: &str) -> &str {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./ ~+@:\\".contains(&byte);
     if !name.is_empty() && name.len() <= 256 && name.bytes().all(is_plain) { name } else { "***" }
@@ -246,7 +245,7 @@ pub(super) mod tests {
         (tree, files)
     }
 
-    /// Why the first reference that leads nowhere does so.
+    /// The reason of the first unresolved reference.
     fn why(node: &Node) -> Option<String> {
         match &node.value {
             Value::Unresolved { why, .. } => Some(why.clone()),

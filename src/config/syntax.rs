@@ -1,4 +1,4 @@
-//! What is said of a file that is no YAML: in words of our own, since the parser's may quote the file.
+//! Syntax errors in words of our own: the parser's may quote the file.
 
 use std::borrow::Cow;
 
@@ -6,11 +6,11 @@ use serde_saphyr::Error;
 
 use super::raw::{MAX_DEPTH, MAX_REPEATED, MAX_VALUES};
 
-/// Why a text is no YAML.
+/// Why a text is not YAML.
 pub struct SyntaxError {
     /// What is wrong, in words of our own: the parser's might quote the file.
     pub message: Cow<'static, str>,
-    /// The line, from 1; 0 when the place is not known.
+    /// The line, from 1; 0 when it is not known.
     pub line: u32,
     /// The column, in characters from 1.
     pub column: u32,
@@ -47,7 +47,7 @@ impl SyntaxError {
                 "too large or too deep: at most {MAX_VALUES} values, {MAX_DEPTH} levels and {MAX_REPEATED} values repeated by aliases"
             )
             .into(),
-            // The parser's own errors arrive as text.
+            // The parser's own errors are texts.
             other => syntax_message(&other.to_string()).into(),
         };
         let at = error.location().unwrap_or(serde_saphyr::Location::UNKNOWN);
@@ -58,8 +58,8 @@ impl SyntaxError {
 
 const NOT_YAML: &str = "this is not valid YAML";
 
-/// The parser's complaint in words of our own.  Its text is compared and never passed on.
-fn syntax_message(complaint: &str) -> &'static str {
+/// A message of our own for the parser's, which is compared and never passed on.
+fn syntax_message(parser_message: &str) -> &'static str {
     let table = [
         (
             "mapping values are not allowed",
@@ -99,7 +99,7 @@ fn syntax_message(complaint: &str) -> &'static str {
         ("tag", "a malformed tag; put text that begins with `!` in quotes"),
         ("anchor", "a malformed anchor or alias; put text that begins with `&` or `*` in quotes"),
     ];
-    let complaint = complaint.to_ascii_lowercase();
-    let found = table.iter().find(|(part, _)| complaint.contains(part));
+    let parser_message = parser_message.to_ascii_lowercase();
+    let found = table.iter().find(|(part, _)| parser_message.contains(part));
     found.map_or(NOT_YAML, |(_, message)| message)
 }

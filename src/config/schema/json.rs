@@ -1,18 +1,18 @@
 //! The table of keys as a JSON Schema (draft 2020-12), so that editors complete and check a configuration.
 //!
-//! It says what `check` would say of a file's form.  What needs more than a look at one place (two tokens
-//! that are the same, a policy that does not exist) is left to `check`.
+//! It describes the form of each value.  What depends on several values (equal tokens, a policy that does not exist) is
+//! left to `check`.
 
 use serde_json::{Map, Value, json};
 
 use super::super::datasette::SECTIONS_BESIDE;
-use super::{Key, REFERENCE, SCHEMA, SEED_PLUGIN, Schema};
+use super::{DATASETTE_PLUGIN, Key, REFERENCE, SCHEMA, Schema};
 
-/// What the value of a key can be.
+/// The form of a key's value.
 pub enum Form {
-    /// What its [`Schema`] says: a mapping with keys of its own, a list of such, or names with values.
+    /// The form that its [`Schema`] gives: a mapping with keys of its own, a list of such, or names with values.
     Nested,
-    /// A text, or a secret reference, which is one.
+    /// A text, or a secret reference.
     Text,
     /// `true` or `false`.
     Bool,
@@ -30,9 +30,9 @@ pub enum Form {
     Actor,
     /// An allow block.
     AllowBlock,
-    /// The key must be there.
+    /// The key is required.
     Required(&'static Form),
-    /// Of all keys of this form in a mapping exactly one must be there.
+    /// Exactly one key of this form is required in a mapping.
     Either(&'static Form),
 }
 
@@ -50,7 +50,7 @@ pub fn json_schema() -> Value {
         "if": {"required": ["plugins"]},
         "then": {
             "properties": properties(&beside),
-            // The rest is Datasette's.
+            // Everything else is Datasette's.
             "propertyNames": {"not": {"enum": denied}},
         },
         "else": mapping(&sections),
@@ -59,7 +59,7 @@ pub fn json_schema() -> Value {
             "text": {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/reference"}]},
             "actor": {
                 "type": "object",
-                // A mapping with one of these keys is a reference, and that is a text.
+                // A mapping with one of these keys is a reference, which is a text.
                 "propertyNames": {"not": {"enum": ["$env", "$file"]}},
             },
             "scalar": {"anyOf": [{"type": ["string", "number", "boolean", "null"]}, {"$ref": "#/$defs/reference"}]},
@@ -91,8 +91,8 @@ fn keys(schema: &'static Schema) -> &'static [Key] {
         | Schema::Url
         | Schema::Named(_)
         | Schema::Each(_)
-        | Schema::Places(_)
-        | Schema::SeedPlugin => &[],
+        | Schema::Locations(_)
+        | Schema::DatasettePlugin => &[],
     }
 }
 
@@ -145,11 +145,13 @@ fn nested(schema: &'static Schema) -> Value {
         Schema::Fields(keys) => mapping(&keys.iter().collect::<Vec<_>>()),
         Schema::Named(schema) => json!({"type": "object", "additionalProperties": nested(schema)}),
         Schema::Each(schema) => json!({"type": "array", "items": nested(schema)}),
-        Schema::Places(schema) => {
+        Schema::Locations(schema) => {
             let words = word(&["bearer", "basic", "session"]);
             json!({"type": "array", "minItems": 1, "items": {"anyOf": [words, nested(schema)]}})
         }
-        Schema::SeedPlugin => json!({"anyOf": [nested(&super::SEED_TOKENS), nested(&SEED_PLUGIN)]}),
+        Schema::DatasettePlugin => {
+            json!({"anyOf": [nested(&super::DATASETTE_TOKENS), nested(&DATASETTE_PLUGIN)]})
+        }
         Schema::Secret | Schema::Unknown | Schema::Shown | Schema::Url => text(),
     }
 }
@@ -186,8 +188,8 @@ mod tests {
         jsonschema::draft202012::new(&schema).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// What the schema says of a configuration text; `None` where it is no YAML at all.
-    fn log_throttle(validator: &jsonschema::Validator, text: &str) -> Option<Vec<String>> {
+    /// The violations of the schema in a configuration; `None` where the text is not YAML.
+    fn violations(validator: &jsonschema::Validator, text: &str) -> Option<Vec<String>> {
         let document = raw::from_yaml(text).ok()?.to_json();
         Some(validator.iter_errors(&document).map(|error| error.to_string()).collect())
     }
@@ -198,8 +200,8 @@ mod tests {
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/config.yaml");
         let example = (example.clone(), std::fs::read_to_string(example).unwrap());
         for (path, text) in fixtures::fixtures("good").into_iter().chain([example]) {
-            let log_throttle = log_throttle(&validator, &text).unwrap();
-            assert!(log_throttle.is_empty(), "{}\n{}", path.display(), log_throttle.join("\n"));
+            let violations = violations(&validator, &text).unwrap();
+            assert!(violations.is_empty(), "{}\n{}", path.display(), violations.join("\n"));
         }
     }
 
@@ -228,7 +230,7 @@ mod tests {
         let mut found = Vec::new();
         for (path, text) in fixtures::fixtures("bad") {
             let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-            if log_throttle(&validator, &text).is_some_and(|log_throttle| !log_throttle.is_empty()) {
+            if violations(&validator, &text).is_some_and(|violations| !violations.is_empty()) {
                 found.push(name);
             }
         }
@@ -258,7 +260,7 @@ mod tests {
             "plugins: {other: {}}",
             "{plugins: {datasette-auth-tokens: []}, tokens: []}",
         ] {
-            assert!(!log_throttle(&validator, text).unwrap().is_empty(), "{text}");
+            assert!(!violations(&validator, text).unwrap().is_empty(), "{text}");
         }
         for text in [
             "tokens: [{token: {$file: a}, actor: {id: {$env: ID}}}]",
@@ -266,11 +268,11 @@ mod tests {
             "credentials: [bearer, {$env: PLACE}, {basic: {allow_cross_site: true}}]",
             "ext_authz: {max_request_bytes: 65536}",
         ] {
-            assert_eq!(log_throttle(&validator, text).unwrap(), [] as [String; 0], "{text}");
+            assert_eq!(violations(&validator, text).unwrap(), [] as [String; 0], "{text}");
         }
     }
 
-    /// The keys that the reader accepts at one place, as it names them to somebody who wrote another.
+    /// The keys that the reader accepts at one place, from its message about an unknown key.
     fn accepted(document: &Value) -> Vec<String> {
         let source = Source {
             file: Path::new("config.yaml"),
@@ -288,10 +290,10 @@ mod tests {
         keys
     }
 
-    /// Nothing like it is a key, so that the reader proposes no other.
+    /// No key resembles it, so the reader suggests none.
     const NO_KEY: &str = "zzzzzzzzzzzzzzzzzzzzzzzz";
 
-    /// Compares each mapping below this place with what the reader accepts there.
+    /// Compares the keys of each mapping below this place with those that the reader accepts there.
     fn compare(
         schema: &'static Schema,
         form: &'static Form,
@@ -314,10 +316,12 @@ mod tests {
             (Form::Nested, Schema::Named(schema)) => {
                 compare(schema, &Form::Nested, &|inner| document(json!({"x": inner})), seen);
             }
-            (Form::Nested, Schema::Each(schema) | Schema::Places(schema)) => {
+            (Form::Nested, Schema::Each(schema) | Schema::Locations(schema)) => {
                 compare(schema, &Form::Nested, &|inner| document(json!([inner])), seen);
             }
-            (Form::Nested, Schema::SeedPlugin) => compare(&SEED_PLUGIN, &Form::Nested, document, seen),
+            (Form::Nested, Schema::DatasettePlugin) => {
+                compare(&DATASETTE_PLUGIN, &Form::Nested, document, seen)
+            }
             // These have no keys of their own.
             (_, _) => {}
         }
@@ -328,7 +332,7 @@ mod tests {
         let mut seen = Vec::new();
         compare(&SCHEMA, &Form::Nested, &|inner| inner, &mut seen);
         let plugin = |inner: Value| json!({"plugins": {"datasette-auth-tokens": inner}});
-        compare(&Schema::SeedPlugin, &Form::Nested, &plugin, &mut seen);
+        compare(&Schema::DatasettePlugin, &Form::Nested, &plugin, &mut seen);
         assert!(seen.len() > 60, "{}", seen.len());
     }
 }
