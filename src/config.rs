@@ -371,27 +371,6 @@ impl Attempt {
     }
 }
 
-/// The sections that a configuration can have.
-const SECTIONS: [&str; 17] = [
-    "ext_authz",
-    "probes",
-    "admin",
-    "tokens",
-    "users",
-    "keys",
-    "credentials",
-    "forward_credentials",
-    "unknown_credentials",
-    "allow_cors_preflight",
-    "realm",
-    "policies",
-    "routes",
-    "default",
-    "paths",
-    "overrides",
-    "actor_headers",
-];
-
 fn read_document<'t>(reader: &mut Reader<'t>, root: &'t Node) -> Option<Draft> {
     if matches!(root.value, Value::Null) {
         reader.error(&root.at, format!("the file is empty; {NOBODY}"));
@@ -403,7 +382,7 @@ fn read_document<'t>(reader: &mut Reader<'t>, root: &'t Node) -> Option<Draft> {
         let sections = Reader::only_fields(root, datasette::SECTIONS_BESIDE);
         return Some(read_sections(reader, root, sections, seed.tokens, seed.query));
     }
-    let sections = reader.fields(root, "a mapping with sections such as `tokens`", &SECTIONS)?;
+    let sections = reader.fields(root, "a mapping with sections such as `tokens`", &schema::SECTIONS)?;
     Some(read_sections(reader, root, sections, sections.get("tokens"), None))
 }
 
@@ -506,7 +485,8 @@ fn read_sections<'t>(
 fn has_only_sections(root: &Node) -> bool {
     match &root.value {
         Value::Map(entries) => {
-            datasette::find(root).is_some() || entries.iter().all(|entry| SECTIONS.contains(&&*entry.key))
+            datasette::find(root).is_some()
+                || entries.iter().all(|entry| schema::SECTIONS.has_key(&entry.key))
         }
         _ => false,
     }

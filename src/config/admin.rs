@@ -11,6 +11,7 @@ use super::listeners::{Listen, Transport, read_listen};
 use super::policies::read_allow;
 use super::raw::Node;
 use super::reader::Reader;
+use super::schema;
 use super::tls::{self, ServerTls, SubjectName};
 use crate::credential::Principal;
 use crate::credential::stripping::SESSION_COOKIES;
@@ -139,8 +140,7 @@ const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Add
 pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<AdminSection<'t>> {
     let node = section?;
     let what = "a mapping such as {listen: \"127.0.0.1:9192\"}";
-    let keys = ["listen", "tls", "public_url", "hosts", "trusted_proxies", "allow", "org_name"];
-    let fields = reader.fields(node, what, &keys).unwrap_or_else(|| Reader::no_fields(node));
+    let fields = reader.fields(node, what, &schema::ADMIN).unwrap_or_else(|| Reader::no_fields(node));
     let listen_node = fields.get("listen");
     let tls = tls::read(reader, fields.get("tls"));
     let danger = "try to log in and to manage keys";

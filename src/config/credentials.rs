@@ -4,6 +4,7 @@ use super::admin::session_cookie;
 use super::listeners::Transport;
 use super::raw::{Entry, Location, Node, Text, Value};
 use super::reader::{Fields, Reader, nearest};
+use super::schema;
 use crate::credential::{CredentialLocation, CredentialLocations, CrossSite};
 
 const PLACES: &str = "`bearer`, `basic`, `session`, {header: NAME}, {query: NAME} or {cookie: NAME}";
@@ -208,8 +209,7 @@ fn read_session<'t>(
 
 fn read_mapping<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<CredentialLocation> {
     let kinds = ["header", "query", "cookie", "basic"];
-    let keys = ["header", "query", "cookie", "basic", "allow_cross_site"];
-    let fields = reader.fields(node, PLACES, &keys)?;
+    let fields = reader.fields(node, PLACES, &schema::LOCATION)?;
     let [kind] = fields.present(&kinds)[..] else {
         reader.error(&node.at, format!("a place is one of {PLACES}"));
         return None;
@@ -305,7 +305,7 @@ fn read_basic<'t>(
         reader.error(&option.at, "for basic the option stands inside: {basic: {allow_cross_site: true}}");
     }
     let fields: Fields<'t> =
-        reader.fields(node, "a mapping such as {allow_cross_site: true}", &["allow_cross_site"])?;
+        reader.fields(node, "a mapping such as {allow_cross_site: true}", &schema::BASIC)?;
     let cross_site = read_cross_site(reader, fields.get("allow_cross_site"));
     Some(CredentialLocation::Basic { cross_site })
 }

@@ -3,10 +3,10 @@
 //! Only the tokens count in it.  Whatever else stands there is Datasette's, and is passed over: unless it is
 //! an allow block, since passing over that would open a door.
 
-use super::SECTIONS;
 use super::credentials::check_query;
 use super::raw::{Entry, Node, Text, Value};
 use super::reader::Reader;
+use super::schema::{DATASETTE_PLUGIN, SECTIONS};
 
 const PLUGIN: &str = "datasette-auth-tokens";
 
@@ -40,7 +40,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, root: &'t Node, plugin: &'t Node) -> Op
         return Some(Seed { tokens: Some(plugin), query: None });
     }
     let what = "a list of tokens, or a mapping such as {tokens: [], param: _auth_token}";
-    let fields = reader.fields(plugin, what, &["tokens", "param"])?;
+    let fields = reader.fields(plugin, what, &DATASETTE_PLUGIN)?;
     let query = fields.get("param").and_then(|node| {
         let text = reader.text(node, "text: the name of a query parameter")?;
         check_query(reader, node, text).then_some(text)
@@ -55,7 +55,7 @@ fn check_the_rest<'t>(reader: &mut Reader<'t>, root: &'t Node, plugin: &'t Node)
     for section in sections {
         if SECTIONS_BESIDE.contains(&&*section.key) {
             // They are read as in a file of ours.
-        } else if SECTIONS.contains(&&*section.key) {
+        } else if SECTIONS.has_key(&section.key) {
             let message = format!(
                 "a file with `plugins` is Datasette's and has no section `{}`: only `ext_authz`, `probes`, `admin` and \
                  `keys` may stand in it; move the tokens under `tokens` to write a configuration of your own",

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::plain;
 use super::raw::{Node, Value};
 use super::reader::{Fields, Reader};
+use super::schema;
 use super::{Unavailable, one_of};
 use crate::keys::Settings;
 use crate::keys::store::{StoreUrl, UrlError};
@@ -19,9 +20,6 @@ pub struct KeysSection {
     pub unavailable: Unavailable,
 }
 
-const KEYS: [&str; 7] =
-    ["store", "max_seconds_to_live", "prefix", "max", "actor_members", "max_staleness", "unavailable"];
-
 /// The members of every key's actor, which no other may replace.
 const OWN_MEMBERS: [&str; 4] = ["id", "name", "role", "key_id"];
 
@@ -34,7 +32,7 @@ const LOW_STALENESS: Duration = Duration::from_secs(5);
 pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<KeysSection> {
     let what = "a mapping such as {store: \"sqlite:/var/lib/envoy-auth-tokens/keys.db\"}";
     let node = section?;
-    let fields = reader.fields(node, what, &KEYS).unwrap_or_else(|| Reader::no_fields(node));
+    let fields = reader.fields(node, what, &schema::KEYS).unwrap_or_else(|| Reader::no_fields(node));
     let has_store = fields.get("store").is_some() || !matches!(node.value, Value::Map(_));
     if !has_store {
         reader.error(

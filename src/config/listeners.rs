@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use super::admin::AdminSection;
 use super::raw::{Node, Value};
 use super::reader::{Fields, Reader};
+use super::schema;
 use super::tls::{self, Protection, ServerTls};
 
 /// `ext_authz`: the listener that Envoy asks.
@@ -96,13 +97,12 @@ pub fn read<'t>(
     sections: Fields<'t>,
     admin: Option<&AdminSection<'t>>,
 ) -> (ExtAuthz, Probes, Option<ServerTls>) {
-    let keys = ["listen", "tls", "max_request_bytes", "max_connections"];
-    let ext_authz = sections
-        .get("ext_authz")
-        .and_then(|node| reader.fields(node, "a mapping such as {listen: \"127.0.0.1:9191\"}", &keys));
-    let probes = sections
-        .get("probes")
-        .and_then(|node| reader.fields(node, "a mapping such as {listen: \"127.0.0.1:9193\"}", &["listen"]));
+    let ext_authz = sections.get("ext_authz").and_then(|node| {
+        reader.fields(node, "a mapping such as {listen: \"127.0.0.1:9191\"}", &schema::EXT_AUTHZ)
+    });
+    let probes = sections.get("probes").and_then(|node| {
+        reader.fields(node, "a mapping such as {listen: \"127.0.0.1:9193\"}", &schema::PROBES)
+    });
     let ext_authz_node = ext_authz.and_then(|fields| fields.get("listen"));
     let probes_node = probes.and_then(|fields| fields.get("listen"));
 

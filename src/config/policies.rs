@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::is_label;
 use super::raw::{Entry, Location, Node, Value};
 use super::reader::{Reader, nearest};
-use super::schema::is_boolean_word;
+use super::schema::{self, is_boolean_word};
 use crate::policy::{Allow, Enforcement, Policy};
 
 /// The policies that have a name of their own.
@@ -90,7 +90,7 @@ fn check_name<'t>(reader: &mut Reader<'t>, name: &'t str, at: &'t Location) {
 /// Reads `{}`, `{allow: …}` or `{allow: …, enforce: false}`.
 pub fn read_policy<'t>(reader: &mut Reader<'t>, node: &'t Node, name: Arc<str>) -> Policy {
     let what = "a policy such as {allow: {role: Viewer}}, or {} to admit any actor";
-    let fields = reader.fields(node, what, &["allow", "enforce"]);
+    let fields = reader.fields(node, what, &schema::POLICY);
     let allow = fields.and_then(|fields| fields.get("allow")).map(|node| read_allow(reader, node));
     let enforcement = read_enforcement(reader, fields.and_then(|fields| fields.get("enforce")), &name);
     Policy::new(name, allow).with(enforcement)

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::error::{Diagnostic, Position, Severity};
 use super::raw::{Entry, Location, MAX_DEPTH, Node, Text, Value};
 use super::redact::Redactor;
-use super::schema::{MERGE_KEY, is_boolean_word};
+use super::schema::{MERGE_KEY, Schema, is_boolean_word};
 use super::secrets::{Environment, MAX_FILE_BYTES};
 
 /// Reads a tree and records the problems in it.
@@ -164,18 +164,18 @@ impl<'t> Reader<'t> {
         self.error(&node.at, format!("expected {what}, found {}{quotes}", node.value.kind()));
     }
 
-    /// A mapping with no keys but these.
-    pub fn fields(&mut self, node: &'t Node, what: &str, known: &[&str]) -> Option<Fields<'t>> {
+    /// A mapping with the keys of this schema.  Every other key is an error.
+    pub fn fields(&mut self, node: &'t Node, what: &str, schema: &Schema) -> Option<Fields<'t>> {
         let entries = self.entries(node, what)?;
-        for entry in entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
+        for entry in entries.iter().filter(|entry| !schema.has_key(&entry.key)) {
             // A merge key is an error already.
             if &*entry.key == MERGE_KEY {
                 continue;
             }
             let key = self.quote_key(&entry.key);
-            let advice = match nearest(&entry.key, known.iter().copied()) {
+            let advice = match nearest(&entry.key, schema.keys()) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("expected {}", alternatives(known)),
+                None => format!("expected {}", alternatives(&schema.keys().collect::<Vec<_>>())),
             };
             self.error(&entry.at, format!("unknown key {key}; {advice}"));
         }

@@ -6,6 +6,7 @@ use super::one_of;
 use super::policies::{self, Named, read_allow, read_enforcement, read_policy};
 use super::raw::{Node, Text, Value};
 use super::reader::{Fields, Reader, alternatives};
+use super::schema;
 use crate::keys::Role;
 use crate::policy::allow::Requirement;
 use crate::policy::{
@@ -63,7 +64,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, sections: Fields<'t>) -> Policing {
 fn read_paths<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> (PermittedPaths, bool) {
     let mut permitted = PermittedPaths::default();
     let what = "a mapping such as {permit: [], case: sensitive}";
-    let fields = section.and_then(|node| reader.fields(node, what, &["permit", "case"]));
+    let fields = section.and_then(|node| reader.fields(node, what, &schema::PATHS));
     let kinds = ["empty_segment", "encoded_slash", "parameters", "encoded_delimiter"];
     let what = format!("a list of {}", alternatives(&kinds));
     let permit = fields.and_then(|fields| fields.get("permit")).and_then(|node| reader.list(node, &what));
@@ -96,7 +97,8 @@ fn read_paths<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> (Permit
 /// The overrides that a trusted proxy before Envoy sets.
 fn read_overrides<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> PermittedOverrides {
     let mut permitted = PermittedOverrides::default();
-    let fields = section.and_then(|node| reader.fields(node, "a mapping such as {permit: []}", &["permit"]));
+    let fields =
+        section.and_then(|node| reader.fields(node, "a mapping such as {permit: []}", &schema::OVERRIDES));
     let names = Override::ALL.map(|known| known.name);
     let what = "a list of headers such as x-forwarded-host";
     let permit = fields.and_then(|fields| fields.get("permit")).and_then(|node| reader.list(node, what));
@@ -112,9 +114,6 @@ fn read_overrides<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Per
     permitted
 }
 
-const ROUTE: [&str; 8] =
-    ["host", "path", "path_prefix", "path_regex", "methods", "policy", "allow", "enforce"];
-
 fn read_route<'t>(
     reader: &mut Reader<'t>,
     node: &'t Node,
@@ -122,7 +121,8 @@ fn read_route<'t>(
     named: &Named,
     ignore_case: bool,
 ) -> Option<Route> {
-    let fields = reader.fields(node, "a route such as {path_prefix: /public, allow: true}", &ROUTE)?;
+    let fields =
+        reader.fields(node, "a route such as {path_prefix: /public, allow: true}", &schema::ROUTE)?;
     // Each is asked before any is given up, so that everything that is wrong is told.
     let host = optional(fields.get("host"), |node| {
         pattern(reader, node, "text: a host such as api.example or *.example", HostPattern::parse)

@@ -38,7 +38,15 @@ use Form::{Actor, AllowBlock, Bool, Either, Integer, Nested, Required, Size, Tex
 use Schema::{DatasettePlugin, Each, Fields, Locations, Named, Secret, Shown, Unknown, Url};
 
 /// The document.
-pub static SCHEMA: Schema = Fields(&[
+pub static SCHEMA: Schema = Fields(DOCUMENT);
+
+/// The sections of a configuration of our own: every key but the last one, `plugins`, which makes it Datasette's.
+pub static SECTIONS: Schema = Fields(match DOCUMENT.split_last() {
+    Some((_, sections)) => sections,
+    None => &[],
+});
+
+const DOCUMENT: &[Key] = &[
     ("ext_authz", EXT_AUTHZ, Nested, "Where Envoy asks us."),
     (
         "probes",
@@ -105,11 +113,11 @@ pub static SCHEMA: Schema = Fields(&[
         Nested,
         "A Datasette configuration: its tokens are read.  Beside it ext_authz, probes, admin and keys may stand.",
     ),
-]);
+];
 
 const LISTEN: &str = "An IP address and port, unix:/path (mode 0660), or unix:@name (abstract).";
 
-const EXT_AUTHZ: Schema = Fields(&[
+pub const EXT_AUTHZ: Schema = Fields(&[
     ("listen", Shown, Text, LISTEN),
     ("tls", TLS, Nested, "TLS on this listener; with client_ca, mutual TLS."),
     ("max_request_bytes", Shown, Size, "The largest request message: 1KiB to 256MiB.  By default 16MiB."),
@@ -122,16 +130,16 @@ const EXT_AUTHZ: Schema = Fields(&[
 ]);
 
 /// The value of `key` is not shown: instead of the path somebody may have written the key itself.
-const TLS: Schema = Fields(&[
+pub const TLS: Schema = Fields(&[
     ("cert", Shown, Required(&Text), "A PEM file: the server's certificate, then what leads to its CA."),
     ("key", Unknown, Required(&Text), "A PEM file: the certificate's private key, without a password."),
     ("client_ca", Shown, Text, "A PEM file: clients must show a certificate that one of these has signed."),
     ("client_names", Shown, Texts, "A client's certificate must have one of these URI or DNS names."),
 ]);
 
-const PROBES: Schema = Fields(&[("listen", Shown, Text, LISTEN)]);
+pub const PROBES: Schema = Fields(&[("listen", Shown, Text, LISTEN)]);
 
-const ADMIN: Schema = Fields(&[
+pub const ADMIN: Schema = Fields(&[
     ("listen", Shown, Text, LISTEN),
     ("tls", TLS, Nested, "TLS on this listener; with client_ca, mutual TLS."),
     ("public_url", Url, Text, "Where browsers find the page, such as https://keys.example.com."),
@@ -147,11 +155,11 @@ const ADMIN: Schema = Fields(&[
         Texts,
         "Addresses and networks of proxies before this listener: the audit log believes their X-Forwarded-For.",
     ),
-    ("org_name", Shown, Text, "What GET /api/org says; by default Main Org."),
     ("allow", ALLOW, AllowBlock, "Who may manage keys.  By default {role: Admin}."),
+    ("org_name", Shown, Text, "What GET /api/org says; by default Main Org."),
 ]);
 
-const PATHS: Schema = Fields(&[
+pub const PATHS: Schema = Fields(&[
     (
         "permit",
         Unknown,
@@ -166,7 +174,7 @@ const PATHS: Schema = Fields(&[
     ),
 ]);
 
-const OVERRIDES: Schema = Fields(&[(
+pub const OVERRIDES: Schema = Fields(&[(
     "permit",
     Unknown,
     Words(&[
@@ -199,7 +207,7 @@ const PLUGINS: Schema = Fields(&[(
     "The plugin's own configuration: a list of tokens, or {tokens: [...], param: NAME}.",
 )]);
 
-const KEYS: Schema = Fields(&[
+pub const KEYS: Schema = Fields(&[
     ("store", Url, Required(&Text), "sqlite:/path/to/keys.db, or postgres://user:password@host/database."),
     (
         "max_seconds_to_live",
@@ -231,10 +239,10 @@ const KEYS: Schema = Fields(&[
 
 const RESTRICTION: &str = "The only policies under which the actor counts.";
 
-static TOKEN: Schema = Fields(&[
+pub static TOKEN: Schema = Fields(&[
+    ("name", Shown, Text, "A name for logs and metrics.  By default token-1, token-2 by position."),
     ("token", Secret, Either(&Text), "The token itself, best by {$env: NAME} or {$file: PATH}."),
     ("sha256", Secret, Either(&Text), "The token's SHA-256 in hexadecimal: `envoy-auth-tokens token hash`."),
-    ("name", Shown, Text, "A name for logs and metrics.  By default token-1, token-2 by position."),
     ("actor", ACTOR, Required(&Actor), "Who the token stands for: any object."),
     (
         "expires",
@@ -245,7 +253,7 @@ static TOKEN: Schema = Fields(&[
     ("policies", Shown, Texts, RESTRICTION),
 ]);
 
-static USER: Schema = Fields(&[
+pub static USER: Schema = Fields(&[
     ("username", Shown, Required(&Text), "The name; api_key is taken."),
     ("password", Secret, Either(&Text), "The password, best by {$env: NAME} or {$file: PATH}."),
     (
@@ -273,11 +281,11 @@ const WHO: &str = "true (everyone), false (no one), or members of which one must
 const ENFORCE: &str =
     "With false the policy denies nobody and tells whom it would have denied.  By default true.";
 
-const POLICY: Schema = Fields(&[("allow", ALLOW, AllowBlock, WHO), ("enforce", Unknown, Bool, ENFORCE)]);
+pub const POLICY: Schema = Fields(&[("allow", ALLOW, AllowBlock, WHO), ("enforce", Unknown, Bool, ENFORCE)]);
 
 const CROSS_SITE: &str = "Whether requests that another site caused may use it to change something.";
 
-static LOCATION: Schema = Fields(&[
+pub static LOCATION: Schema = Fields(&[
     ("header", Shown, Either(&Text), "A header whose whole value is the token."),
     ("query", Shown, Either(&Text), "A query parameter."),
     ("cookie", Shown, Either(&Text), "A cookie."),
@@ -285,9 +293,9 @@ static LOCATION: Schema = Fields(&[
     ("allow_cross_site", Unknown, Bool, CROSS_SITE),
 ]);
 
-const BASIC: Schema = Fields(&[("allow_cross_site", Unknown, Bool, CROSS_SITE)]);
+pub const BASIC: Schema = Fields(&[("allow_cross_site", Unknown, Bool, CROSS_SITE)]);
 
-static ROUTE: Schema = Fields(&[
+pub static ROUTE: Schema = Fields(&[
     ("host", Shown, Text, "A host, or *.suffix; the port does not count."),
     ("path", Shown, Text, "Exactly this path, percent-decoded."),
     ("path_prefix", Shown, Text, "This path and everything below it, by whole segments."),
@@ -298,10 +306,11 @@ static ROUTE: Schema = Fields(&[
     ("enforce", Unknown, Bool, ENFORCE),
 ]);
 
-static DATASETTE_PLUGIN: Schema = Fields(&[
+const DATASETTE_PLUGIN_KEYS: &[Key] = &[
     ("tokens", Each(&TOKEN), Nested, "Who stands behind which token."),
     ("param", Shown, Text, "The query parameter that may carry a token."),
-]);
+];
+pub static DATASETTE_PLUGIN: Schema = Fields(DATASETTE_PLUGIN_KEYS);
 static DATASETTE_TOKENS: Schema = Each(&TOKEN);
 /// A secret reference.
 pub static REFERENCE: Schema = Fields(&[
@@ -311,6 +320,21 @@ pub static REFERENCE: Schema = Fields(&[
 static UNKNOWN: Schema = Unknown;
 
 impl Schema {
+    /// Whether a mapping of this kind has this key.
+    pub fn has_key(&self, key: &str) -> bool {
+        self.keys().any(|known| known == key)
+    }
+
+    /// The keys of a mapping of this kind, in the order of the table.
+    pub fn keys(&self) -> impl Iterator<Item = &'static str> {
+        let rows: &[Key] = match self {
+            Fields(rows) => rows,
+            DatasettePlugin => DATASETTE_PLUGIN_KEYS,
+            Secret | Unknown | Shown | Url | Named(_) | Each(_) | Locations(_) => &[],
+        };
+        rows.iter().map(|(name, ..)| *name)
+    }
+
     /// The schema of the value under this key of a mapping.
     pub fn under_key(&self, key: &str) -> &Schema {
         match self {

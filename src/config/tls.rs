@@ -20,6 +20,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::listeners::Transport;
 use super::raw::Node;
 use super::reader::{Fields, Reader};
+use super::schema;
 
 /// A certificate that ends within this time is warned of.
 const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -141,7 +142,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> TlsSection {
         return TlsSection { transport: Transport::Plain, protection: Protection::None, tls: None };
     };
     let what = "a mapping such as {cert: tls.crt, key: tls.key}";
-    let fields = reader.fields(node, what, &["cert", "key", "client_ca", "client_names"]);
+    let fields = reader.fields(node, what, &schema::TLS);
     let protection = match fields.and_then(|fields| fields.get("client_ca")) {
         Some(_) => Protection::ClientCertificates,
         None => Protection::None,

@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::plain;
 use super::raw::{Node, Text, Value};
 use super::reader::{Fields, Reader};
+use super::schema;
 use super::{Context, actors, is_label};
 use crate::actor::Actor;
 use crate::credential::{Kind, Principal};
@@ -24,8 +25,6 @@ pub struct Token {
 
 /// The digests so far, each with the index of its token; `None` where the entry is given up for another reason.
 type Digests = HashMap<TokenDigest, Option<usize>>;
-
-const TOKEN: [&str; 6] = ["name", "token", "sha256", "actor", "expires", "policies"];
 
 /// A token shorter than this can be guessed.
 const FEW_CHARACTERS: usize = 16;
@@ -48,7 +47,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Co
     let mut digests = Digests::with_capacity(list.len());
     for (index, node) in list.iter().enumerate() {
         let what = "a token such as {token: {$env: BOT_TOKEN}, actor: {id: my-bot}}";
-        let Some(fields) = reader.fields(node, what, &TOKEN) else {
+        let Some(fields) = reader.fields(node, what, &schema::TOKEN) else {
             continue;
         };
         let name = read_name(reader, fields, index + 1, &mut names);

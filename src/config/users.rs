@@ -8,6 +8,7 @@ use serde_json::Map;
 use super::plain;
 use super::raw::{Node, Value};
 use super::reader::{Fields, Reader};
+use super::schema;
 use super::{Context, actors, is_label};
 use crate::actor::Actor;
 use crate::credential::{API_KEY_USER, Kind, Principal};
@@ -37,8 +38,6 @@ struct Names {
     lower_case: HashSet<String>,
 }
 
-const USER: [&str; 5] = ["username", "password", "password_hash", "actor", "policies"];
-
 /// Reads the section.  `is_tried` says of an Admin's actor whether strangers can try its password.
 pub fn read<'t>(
     reader: &mut Reader<'t>,
@@ -52,7 +51,7 @@ pub fn read<'t>(
     let mut users = Vec::with_capacity(list.len());
     for node in list {
         let what = "a user such as {username: admin, password: {$env: ADMIN_PASSWORD}}";
-        let Some(fields) = reader.fields(node, what, &USER) else {
+        let Some(fields) = reader.fields(node, what, &schema::USER) else {
             continue;
         };
         let name = read_name(reader, fields, &mut names);
