@@ -55,11 +55,11 @@ use crate::keys::store::StoreUrl;
 use crate::policy::{Policies, Policy};
 
 pub use self::admin::{AdminListen, AdminRules, NoPublicUrl, PublicUrl, is_secure, session_cookie};
-pub use self::error::{Diagnostic, Errors, Position, Severity, ShownLine};
+pub use self::error::{Diagnostic, Errors, Position, RedactedLine, Severity};
 pub use self::files::{Files, Pipes};
 pub use self::listeners::{ExtAuthz, Listen, NoAddress, Probes, Transport, parse_size};
 pub use self::positions::Positions;
-pub use self::restrictions::{Outline, Restrictions};
+pub use self::restrictions::{Restrictions, TextDigest};
 pub use self::schema::json::json_schema;
 pub use self::secrets::{Environment, MAX_FILE_BYTES, ProcessEnvironment};
 pub use self::startup::NeedsRestart;
@@ -69,11 +69,11 @@ pub use self::users::{Password, User};
 
 use self::admin::AdminSection;
 use self::credentials::Sessions;
-use self::files::Noting;
+use self::files::RecordingEnvironment;
 use self::keys::KeysSection;
 use self::raw::{Node, Text, Value};
 use self::reader::{Fields, Reader, alternatives, nearest};
-use self::routes::Policing;
+use self::routes::PolicySections;
 use self::syntax::SyntaxError;
 
 /// The longest configuration, in bytes: a million tokens, and an end to files that have none.
@@ -182,23 +182,24 @@ impl Config {
     /// # Errors
     /// [`Errors`]: the file cannot be read, or everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, Errors> {
-        Self::load_noting_files(path, Pipes::Read).outcome
+        Self::load_recording_files(path, Pipes::Read).outcome
     }
 
     /// The same, with the files that were read.  Beside a configuration in force no pipe may be read.
-    pub fn load_noting_files(path: &Path, pipes: Pipes) -> Loaded {
-        let noting = Noting { environment: &ProcessEnvironment, pipes, files: RefCell::default() };
-        let outcome = Self::read_file(path, &noting);
-        let mut files = noting.files.into_inner();
+    pub fn load_recording_files(path: &Path, pipes: Pipes) -> Loaded {
+        let recording =
+            RecordingEnvironment { environment: &ProcessEnvironment, pipes, files: RefCell::default() };
+        let outcome = Self::read_file(path, &recording);
+        let mut files = recording.files.into_inner();
         for file in outcome.iter().flat_map(|config| &config.files) {
-            files.note_now(file);
+            files.record_now(file);
         }
         Loaded { outcome, files }
     }
 
-    fn read_file(path: &Path, noting: &Noting<'_>) -> Result<Self, Errors> {
-        let text = text_of(path, noting.read(path, MAX_CONFIG_BYTES + 1))?;
-        Self::parse(&text, &Source { file: path, environment: noting, now: Timestamp::now() })
+    fn read_file(path: &Path, recording: &RecordingEnvironment<'_>) -> Result<Self, Errors> {
+        let text = text_of(path, recording.read(path, MAX_CONFIG_BYTES + 1))?;
+        Self::parse(&text, &Source { file: path, environment: recording, now: Timestamp::now() })
     }
 
     /// Where a server with this file listens, whatever else is wrong with it: the server may still run with the
@@ -291,7 +292,7 @@ fn syntax_error(error: &SyntaxError, text: &str, file: &Arc<Path>) -> Diagnostic
         position: (line > 0).then_some(Position { line, column }),
         key: String::new(),
         message: error.message.clone().into_owned(),
-        shown: redact::line_without_tree(text, line),
+        line: redact::line_without_tree(text, line),
     }
 }
 
@@ -364,7 +365,7 @@ impl Attempt {
             policies: rules.policies.named_len(),
             users: rules.users.len(),
             has_default,
-            text: Outline::of(text),
+            text: TextDigest::of(text),
         };
         let sha256 = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Config { startup, rules, tls, warnings, files: self.files, restrictions, sha256 })
@@ -413,7 +414,7 @@ fn read_sections<'t>(
     let context = Context { policing: &policing, actor_headers: &actor_headers };
     let users_written = sections.get("users");
     let written = |list: Option<&'t Node>| list.filter(|_| is_written(list)).map(|node| &node.at);
-    let callers = credentials::Callers {
+    let callers = credentials::CredentialSections {
         tokens: written(tokens),
         users: written(users_written),
         keys: sections.entry("keys").map(|entry| &entry.at),
@@ -511,7 +512,7 @@ const NOBODY: &str = "nobody could ever pass: there are no `tokens`, no `users`,
 
 /// What a token or a user is checked against.
 struct Context<'c> {
-    policing: &'c Policing,
+    policing: &'c PolicySections,
     actor_headers: &'c [ActorHeader],
 }
 

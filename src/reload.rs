@@ -164,7 +164,7 @@ impl Reloader {
 
     /// Reads the files and builds a snapshot.
     fn load(&mut self) -> Result<(Config, Snapshot), Errors> {
-        let Loaded { outcome, files } = Config::load_noting_files(&self.origin.path, Pipes::Rejected);
+        let Loaded { outcome, files } = Config::load_recording_files(&self.origin.path, Pipes::Rejected);
         self.origin.files = files;
         let config = outcome?;
         let current = self.snapshots.current();

@@ -90,7 +90,7 @@ impl Serve {
             let _runtime = runtime.enter();
             SighupStream::listen().map_err(CliError::Signals)?
         };
-        let Loaded { outcome, files } = Config::load_noting_files(&self.config.path, Pipes::Read);
+        let Loaded { outcome, files } = Config::load_recording_files(&self.config.path, Pipes::Read);
         let (startup, snapshot, restrictions) = {
             // It holds plain passwords: it is dropped as soon as they are hashed.
             let config = outcome?;

@@ -7,10 +7,10 @@ use super::reader::{Fields, Reader, nearest};
 use super::schema;
 use crate::credential::{CredentialLocation, CredentialLocations, CrossSite};
 
-const PLACES: &str = "`bearer`, `basic`, `session`, {header: NAME}, {query: NAME} or {cookie: NAME}";
+const LOCATIONS: &str = "`bearer`, `basic`, `session`, {header: NAME}, {query: NAME} or {cookie: NAME}";
 
-/// Headers that are not the client's to fill, or whose removal would break the request.
-const NO_PLACES: [&str; 9] = [
+/// Headers that clients do not set, or whose removal would break the request.
+const FORBIDDEN_HEADERS: [&str; 9] = [
     "host",
     "cookie",
     "connection",
@@ -22,18 +22,18 @@ const NO_PLACES: [&str; 9] = [
     "upgrade",
 ];
 
-/// What the location `session` leads to.
+/// The meaning of the location `session`.
 #[derive(Clone, Copy)]
 pub enum Sessions {
-    /// Nowhere: there is no section `keys`, and sessions are kept where keys are.
+    /// An error: sessions are stored beside keys, and there is no section `keys`.
     NeedKeys,
-    /// Nobody can log in here, but others who share the store may have let somebody in.
+    /// Nobody can log in here, but servers with the same store may have opened sessions.
     OpenedElsewhere,
-    /// To the cookie of this name.
+    /// The cookie of this name.
     InCookie(&'static str),
 }
 
-/// Reads the section; `query` is a location that the seed's file adds behind bearer.
+/// Reads the section; `query` is a location that a Datasette configuration adds behind bearer.
 pub fn read<'t>(
     reader: &mut Reader<'t>,
     section: Option<&'t Entry>,
@@ -51,7 +51,7 @@ pub fn read<'t>(
     let Some(Entry { value: node, .. }) = section else {
         return default();
     };
-    let Some(list) = reader.list(node, &format!("a list of {PLACES}")) else {
+    let Some(list) = reader.list(node, &format!("a list of {LOCATIONS}")) else {
         return default();
     };
     if list.is_empty() {
@@ -73,8 +73,8 @@ pub fn read<'t>(
     locations
 }
 
-/// Where those who can show a credential stand, of those that there are.
-pub struct Callers<'t> {
+/// The locations of the sections that give out credentials; `None` for one that is not there or empty.
+pub struct CredentialSections<'t> {
     /// `tokens`.
     pub tokens: Option<&'t Location>,
     /// `users`.
@@ -83,18 +83,19 @@ pub struct Callers<'t> {
     pub keys: Option<&'t Location>,
 }
 
-/// Warns of credentials that no location takes, and of a location that takes none of those that there are.
+/// Warns of credentials that no location accepts, and of a location that accepts none of the credentials.
 ///
-/// With an admin listener they may be meant for that: it takes every kind, whatever `credentials` says.
+/// With an admin listener they may be meant for that: it accepts every kind, whatever `credentials` says.
 pub fn warn_of_useless<'t>(
     reader: &mut Reader<'t>,
     section: Option<&'t Entry>,
     locations: &[CredentialLocation],
-    callers: &Callers<'t>,
+    sections: &CredentialSections<'t>,
     has_admin: bool,
 ) {
     let is_session = |location: &CredentialLocation| matches!(location, CredentialLocation::Session { .. });
-    if let (Some(Entry { value: Node { value: Value::List(list), .. }, .. }), None) = (section, callers.users)
+    if let (Some(Entry { value: Node { value: Value::List(list), .. }, .. }), None) =
+        (section, sections.users)
     {
         let is_word = |node: &&Node| matches!(&node.value, Value::Text(text) if text.as_str() == "session");
         if let Some(node) = list.iter().find(is_word) {
@@ -106,26 +107,26 @@ pub fn warn_of_useless<'t>(
         return;
     }
     if locations.iter().all(is_session) {
-        for at in [callers.tokens, callers.keys].into_iter().flatten() {
+        for at in [sections.tokens, sections.keys].into_iter().flatten() {
             reader.warn(at, "none of these ever counts: no place in `credentials` takes a token");
         }
     }
     let takes_users = |location: &CredentialLocation| {
         matches!(location, CredentialLocation::Basic { .. } | CredentialLocation::Session { .. })
     };
-    if let Some(at) = callers.users
+    if let Some(at) = sections.users
         && !locations.iter().any(takes_users)
     {
         reader.warn(at, "none of these can ever log in: `basic` is not among `credentials`");
     }
 }
 
-/// The locations as a decision reads them.
+/// The locations in the form that the engine reads.
 pub fn locations(order: Vec<CredentialLocation>) -> CredentialLocations {
     CredentialLocations::new(order)
 }
 
-/// The same location, whatever its options.
+/// Whether two locations are the same but for their options.
 fn is_same(one: &CredentialLocation, other: &CredentialLocation) -> bool {
     match (one, other) {
         (CredentialLocation::Bearer, CredentialLocation::Bearer)
@@ -157,7 +158,7 @@ fn read_location<'t>(
         Value::Text(text) => read_word(reader, node, text.as_str(), sessions),
         Value::Map(_) => read_mapping(reader, node),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::List(_) | Value::Unresolved { .. } => {
-            reader.expected(node, PLACES);
+            reader.expected(node, LOCATIONS);
             None
         }
     }
@@ -180,7 +181,7 @@ fn read_word<'t>(
         other => {
             let near = nearest(other, ["bearer", "basic", "session"].into_iter());
             let advice = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-            reader.error(&node.at, format!("expected {PLACES}, found another word{advice}"));
+            reader.error(&node.at, format!("expected {LOCATIONS}, found another word{advice}"));
             None
         }
     }
@@ -209,9 +210,9 @@ fn read_session<'t>(
 
 fn read_mapping<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<CredentialLocation> {
     let kinds = ["header", "query", "cookie", "basic"];
-    let fields = reader.fields(node, PLACES, &schema::LOCATION)?;
+    let fields = reader.fields(node, LOCATIONS, &schema::LOCATION)?;
     let [kind] = fields.present(&kinds)[..] else {
-        reader.error(&node.at, format!("a place is one of {PLACES}"));
+        reader.error(&node.at, format!("a place is one of {LOCATIONS}"));
         return None;
     };
     let beside = fields.get("allow_cross_site");
@@ -250,8 +251,8 @@ fn read_header<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Credential
              before Envoy routes the request (RFC 9110 section 11.7); use `bearer`, or a header such as x-api-key"
                 .to_owned(),
         )
-    } else if NO_PLACES.contains(&name.as_str()) {
-        // The name is one of our own list, so it can be shown.
+    } else if FORBIDDEN_HEADERS.contains(&name.as_str()) {
+        // The name is in our own list, so it may be shown.
         Some(format!("the header `{name}` cannot carry a token"))
     } else {
         None

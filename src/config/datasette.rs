@@ -1,7 +1,7 @@
-//! The seed's own file: `{"plugins": {"datasette-auth-tokens": …}}`.
+//! A Datasette configuration: `{"plugins": {"datasette-auth-tokens": …}}`.
 //!
-//! Only the tokens count in it.  Whatever else stands there is Datasette's, and is passed over: unless it is
-//! an allow block, since passing over that would open a door.
+//! Only the plugin's tokens are read.  Everything else is Datasette's and ignored, but for allow blocks: to ignore one
+//! would give access to everybody.
 
 use super::credentials::check_query;
 use super::raw::{Entry, Node, Text, Value};
@@ -10,18 +10,18 @@ use super::schema::{DATASETTE_PLUGIN, SECTIONS};
 
 const PLUGIN: &str = "datasette-auth-tokens";
 
-/// Our own sections that may stand beside it: none of them says who may do what at Check.
+/// Our own sections that may stand beside `plugins`: none of them decides a Check.
 pub const SECTIONS_BESIDE: &[&str] = &["ext_authz", "probes", "admin", "keys"];
 
-/// What the seed's file gives us.
-pub struct Seed<'t> {
+/// What the plugin's configuration holds.
+pub struct PluginConfig<'t> {
     /// The list of tokens.
     pub tokens: Option<&'t Node>,
     /// `param`: the query parameter that may carry a token.
     pub query: Option<&'t Text>,
 }
 
-/// The plugin's entry, when this is the seed's file.
+/// The plugin's configuration, if this is a Datasette configuration.
 pub fn find(root: &Node) -> Option<&Node> {
     get(get(root, "plugins")?, PLUGIN)
 }
@@ -33,11 +33,11 @@ fn get<'t>(node: &'t Node, key: &str) -> Option<&'t Node> {
     entries.iter().find(|entry| &*entry.key == key).map(|entry| &entry.value)
 }
 
-/// Reads the seed's file: the bare list of version 0.1.1, and the later `{tokens: […], param: NAME}`.
-pub fn read<'t>(reader: &mut Reader<'t>, root: &'t Node, plugin: &'t Node) -> Option<Seed<'t>> {
+/// Reads the plugin's configuration: the bare list of its version 0.1.1, or the later `{tokens: […], param: NAME}`.
+pub fn read<'t>(reader: &mut Reader<'t>, root: &'t Node, plugin: &'t Node) -> Option<PluginConfig<'t>> {
     check_the_rest(reader, root, plugin);
     if matches!(plugin.value, Value::List(_)) {
-        return Some(Seed { tokens: Some(plugin), query: None });
+        return Some(PluginConfig { tokens: Some(plugin), query: None });
     }
     let what = "a list of tokens, or a mapping such as {tokens: [], param: _auth_token}";
     let fields = reader.fields(plugin, what, &DATASETTE_PLUGIN)?;
@@ -45,7 +45,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, root: &'t Node, plugin: &'t Node) -> Op
         let text = reader.text(node, "text: the name of a query parameter")?;
         check_query(reader, node, text).then_some(text)
     });
-    Some(Seed { tokens: fields.get("tokens"), query })
+    Some(PluginConfig { tokens: fields.get("tokens"), query })
 }
 
 fn check_the_rest<'t>(reader: &mut Reader<'t>, root: &'t Node, plugin: &'t Node) {
@@ -54,7 +54,7 @@ fn check_the_rest<'t>(reader: &mut Reader<'t>, root: &'t Node, plugin: &'t Node)
     };
     for section in sections {
         if SECTIONS_BESIDE.contains(&&*section.key) {
-            // They are read as in a file of ours.
+            // It is read as in a configuration of our own.
         } else if SECTIONS.has_key(&section.key) {
             let message = format!(
                 "a file with `plugins` is Datasette's and has no section `{}`: only `ext_authz`, `probes`, `admin` and \
@@ -69,7 +69,7 @@ fn check_the_rest<'t>(reader: &mut Reader<'t>, root: &'t Node, plugin: &'t Node)
 }
 
 fn check_entry<'t>(reader: &mut Reader<'t>, entry: &'t Entry, plugin: &'t Node) {
-    // An allow block is `allow`, `allow_sql` and the like; Datasette 1.0 keeps them under `permissions` too.
+    // Allow blocks are `allow`, `allow_sql` and the like; in Datasette 1.0 also those under `permissions`.
     if entry.key.starts_with("allow") || &*entry.key == "permissions" {
         reader.error(
             &entry.at,
@@ -83,7 +83,7 @@ fn check_entry<'t>(reader: &mut Reader<'t>, entry: &'t Entry, plugin: &'t Node) 
 
 fn check_node<'t>(reader: &mut Reader<'t>, node: &'t Node, plugin: &'t Node) {
     match &node.value {
-        // An actor may well have a member that is called so.
+        // An actor in it may have a member of such a name.
         _ if std::ptr::eq(node, plugin) => {}
         Value::List(list) => list.iter().for_each(|element| check_node(reader, element, plugin)),
         Value::Map(entries) => entries.iter().for_each(|entry| check_entry(reader, entry, plugin)),

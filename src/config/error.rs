@@ -1,7 +1,7 @@
-//! What is wrong with a configuration, told so that somebody at three in the morning can act on it.
+//! Diagnostics: what is wrong with a configuration, where, and what to write instead.
 //!
-//! A [`Diagnostic`] names the file, the line, the key and what was expected, and shows the line.
-//! What it shows has been through [`redact`](super::redact): no secret's value stands in it.
+//! A [`Diagnostic`] names the file, the line and the key, and shows the line after [`redact`](super::redact) has masked
+//! the secrets in it.
 
 use std::fmt;
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub enum Severity {
     /// The configuration is denied.
     Error,
-    /// The configuration is loaded; somebody should look all the same.
+    /// The configuration is loaded, but may not mean what its author wants.
     Warning,
 }
 
@@ -25,7 +25,7 @@ impl fmt::Display for Severity {
     }
 }
 
-/// Where in the file: both count from 1, columns in characters.
+/// A position in the file: both count from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// The line.
@@ -34,12 +34,12 @@ pub struct Position {
     pub column: u32,
 }
 
-/// The line at fault, with everything masked that could be secret.
+/// The line of an error, with everything masked that could be secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShownLine {
+pub struct RedactedLine {
     /// The masked text, without a line ending.
     pub text: String,
-    /// How many characters of it stand before the place at fault.
+    /// The number of characters before the error.
     pub caret: usize,
 }
 
@@ -48,18 +48,18 @@ pub struct ShownLine {
 /// `Display` renders it the way rustc does.  No part of it holds a secret's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Whether the configuration is denied for it.
+    /// Whether it keeps the configuration from being loaded.
     pub severity: Severity,
     /// The configuration's file.
     pub file: Arc<Path>,
-    /// Where in the file; `None` when the file as a whole is meant.
+    /// The position in the file; `None` when it is about the file as a whole.
     pub position: Option<Position>,
     /// The path of the key, such as `tokens[0].actor.role`; empty for the file as a whole.
     pub key: String,
     /// What was found and what was expected.
     pub message: String,
-    /// The line at fault.
-    pub shown: Option<ShownLine>,
+    /// The line of the error.
+    pub line: Option<RedactedLine>,
 }
 
 impl Diagnostic {
@@ -71,7 +71,7 @@ impl Diagnostic {
             position: None,
             key: String::new(),
             message,
-            shown: None,
+            line: None,
         }
     }
 
@@ -98,24 +98,24 @@ impl fmt::Display for Diagnostic {
         let number = line.to_string();
         let margin = " ".repeat(number.len());
         write!(formatter, "\n{margin}--> {file}:{line}:{column}")?;
-        let Some(shown) = self.shown.as_ref().filter(|shown| !shown.text.is_empty()) else {
+        let Some(redacted) = self.line.as_ref().filter(|line| !line.text.is_empty()) else {
             return Ok(());
         };
-        let indent = " ".repeat(shown.caret);
-        write!(formatter, "\n{margin} |\n{number} | {}\n{margin} | {indent}^", shown.text)
+        let indent = " ".repeat(redacted.caret);
+        write!(formatter, "\n{margin} |\n{number} | {}\n{margin} | {indent}^", redacted.text)
     }
 }
 
-/// Everything that is wrong with a configuration, in the order of its lines.
+/// All diagnostics of a configuration that is not valid, in the order of its lines.
 ///
-/// There is at least one error in it.  Warnings stand among the errors, so that one look shows all there is to do.
+/// At least one is an error.  Warnings are among them, so that one look shows everything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Errors(Vec<Diagnostic>);
 
 impl Errors {
     /// Sorts the diagnostics by line.
     pub fn new(mut diagnostics: Vec<Diagnostic>) -> Self {
-        // The sort is stable: what shares a place stays in the order in which it was found.
+        // The sort is stable: diagnostics of one position keep their order.
         diagnostics.sort_by_key(|diagnostic| diagnostic.position);
         Self(diagnostics)
     }

@@ -1,4 +1,4 @@
-//! Which files a load has read, and whether they still say the same.
+//! The files of a configuration, and whether their contents have changed since.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -15,28 +15,28 @@ use zeroize::Zeroizing;
 use super::secrets::Environment;
 use crate::folder::FolderProblem;
 
-/// The files that a load asked for, each with the digest of what it read: a change that comes between the
-/// reading and the first look at [`Files::have_changed`] is one, too.
+/// The files of a configuration, each with the digest of the bytes that were read.  So a change between the reading and
+/// the first call of [`Files::have_changed`] is found, too.
 ///
-/// Whatever else a file is by then (a pipe, a device) cannot be read twice and is left out.
+/// Pipes and devices cannot be read twice, and are not recorded.
 #[derive(Default, Clone)]
 pub struct Files(BTreeMap<Reading, Option<ContentDigest>>);
 
-/// A path, and how many bytes of the file were asked for.
+/// A path, and the limit of bytes to read.
 type Reading = (PathBuf, usize);
 
-/// `None` in its place is that the file could not be read.
+/// SHA-256 of what was read; `None` in its place: the file could not be read.
 type ContentDigest = [u8; 32];
 
-/// Which file it is, how long it is, and when it was changed.
+/// The metadata that changes with every write to a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stamp {
+pub struct FileStamp {
     file: (u64, u64),
     length: u64,
     changed: [(i64, i64); 2],
 }
 
-impl Stamp {
+impl FileStamp {
     fn of(metadata: &Metadata) -> Self {
         let modified = (metadata.mtime(), metadata.mtime_nsec());
         let changed = [modified, (metadata.ctime(), metadata.ctime_nsec())];
@@ -44,52 +44,54 @@ impl Stamp {
     }
 }
 
-/// No content's: it was another one each time.
-const UNSTEADY: Option<ContentDigest> = Some([0; 32]);
+/// The digest of no content, for a file that changed between two readings.
+const CHANGED_WHILE_READ: Option<ContentDigest> = Some([0; 32]);
 
 impl Files {
-    /// Their paths as they were asked for, in alphabetical order.
+    /// The paths, in alphabetical order.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.0.keys().map(|(path, _)| path.as_path())
     }
 
-    /// Whether one of them has other bytes than those that were read, has gone, or has come.
+    /// Whether one of them has other bytes than those that were read, was removed, or was created.
     pub fn have_changed(&self) -> bool {
         self.0.iter().any(|((path, limit), digest)| digest_of(path, *limit) != *digest)
     }
 
-    /// What the file system says of each: as long as it says the same, nobody writes to one.
-    pub fn stamps(&self) -> Vec<Option<Stamp>> {
-        self.paths().map(|path| std::fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata))).collect()
+    /// The metadata of each: while it stays the same, no file is being written.
+    pub fn stamps(&self) -> Vec<Option<FileStamp>> {
+        self.paths()
+            .map(|path| std::fs::metadata(path).ok().map(|metadata| FileStamp::of(&metadata)))
+            .collect()
     }
 
-    /// These bytes were read of a file, or it could not be read.
-    pub(super) fn note(&mut self, path: &Path, limit: usize, bytes: Option<&[u8]>) {
-        if std::fs::metadata(path).is_ok_and(|metadata| !is_steady(&metadata)) {
+    /// Records the bytes that were read from a file, or that it could not be read.
+    pub(super) fn record(&mut self, path: &Path, limit: usize, bytes: Option<&[u8]>) {
+        if std::fs::metadata(path).is_ok_and(|metadata| !can_be_read_twice(&metadata)) {
             return;
         }
         let digest = bytes.map(|bytes| ContentDigest::from(Sha256::digest(bytes)));
-        let noted = self.0.entry((path.to_owned(), limit)).or_insert(digest);
-        // It was read twice and changed in between: whatever it says now, it is to be read again.
-        if *noted != digest {
-            *noted = UNSTEADY;
+        let recorded = self.0.entry((path.to_owned(), limit)).or_insert(digest);
+        // It changed between two readings, so it must be read again in any case.
+        if *recorded != digest {
+            *recorded = CHANGED_WHILE_READ;
         }
     }
 
-    /// A file that somebody else has read by now.
-    pub(super) fn note_now(&mut self, path: &Path) {
-        if !self.paths().any(|noted| noted == path) {
+    /// Records a file by its present content, unless it is recorded already.
+    pub(super) fn record_now(&mut self, path: &Path) {
+        if !self.paths().any(|recorded| recorded == path) {
             self.0.insert((path.to_owned(), usize::MAX), digest_of(path, usize::MAX));
         }
     }
 }
 
-fn is_steady(metadata: &Metadata) -> bool {
+fn can_be_read_twice(metadata: &Metadata) -> bool {
     metadata.is_file() || metadata.is_dir()
 }
 
 fn digest_of(path: &Path, limit: usize) -> Option<ContentDigest> {
-    // Opening a pipe would wait for whoever writes to it.
+    // Opening a pipe would wait for a writer.
     if !std::fs::metadata(path).ok()?.is_file() {
         return None;
     }
@@ -112,37 +114,37 @@ impl fmt::Debug for Files {
     }
 }
 
-/// What becomes of a path that leads to no file: to a pipe, a device.
+/// How pipes and devices are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pipes {
-    /// They are read like files, as the shell's `<(…)` wants it.
+    /// They are read like files, for the shell's `<(…)`.
     Read,
-    /// They are not: opening one may wait for ever, and whoever wrote the first time has gone.
+    /// They cannot be read: opening one may block for ever, since its writer has gone.
     Rejected,
 }
 
-/// An environment whose files are noted as they are read.
-pub(super) struct Noting<'e> {
+/// An environment that records the files that are read.
+pub(super) struct RecordingEnvironment<'e> {
     pub(super) environment: &'e dyn Environment,
     pub(super) pipes: Pipes,
     pub(super) files: RefCell<Files>,
 }
 
-impl Environment for Noting<'_> {
+impl Environment for RecordingEnvironment<'_> {
     fn variable(&self, name: &str) -> Option<OsString> {
         self.environment.variable(name)
     }
 
     fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
-        let is_pipe = || std::fs::metadata(path).is_ok_and(|metadata| !is_steady(&metadata));
+        let is_pipe = || std::fs::metadata(path).is_ok_and(|metadata| !can_be_read_twice(&metadata));
         if self.pipes == Pipes::Rejected && is_pipe() {
-            // Like a file that cannot be read: the one that comes in its place is a change.
+            // Like a file that cannot be read: a file in its place is a change.
             self.files.borrow_mut().0.insert((path.to_owned(), limit), None);
             let why = "it is a pipe or a device, and no reload reads one";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let bytes = self.environment.read(path, limit);
-        self.files.borrow_mut().note(path, limit, bytes.as_deref().ok());
+        self.files.borrow_mut().record(path, limit, bytes.as_deref().ok());
         bytes
     }
 
@@ -165,10 +167,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         let read = || {
-            let noting =
-                Noting { environment: &ProcessEnvironment, pipes: Pipes::Read, files: RefCell::default() };
-            let _ = noting.read(&path, 8);
-            noting.files.into_inner()
+            let recording = RecordingEnvironment {
+                environment: &ProcessEnvironment,
+                pipes: Pipes::Read,
+                files: RefCell::default(),
+            };
+            let _ = recording.read(&path, 8);
+            recording.files.into_inner()
         };
         let missing = read();
         assert!(!missing.have_changed());
@@ -194,13 +199,16 @@ mod tests {
     fn a_file_that_changes_between_two_readings_has_changed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
-        let noting =
-            Noting { environment: &ProcessEnvironment, pipes: Pipes::Read, files: RefCell::default() };
+        let recording = RecordingEnvironment {
+            environment: &ProcessEnvironment,
+            pipes: Pipes::Read,
+            files: RefCell::default(),
+        };
         for text in ["one", "two"] {
             std::fs::write(&path, text).unwrap();
-            noting.read(&path, 8).unwrap();
+            recording.read(&path, 8).unwrap();
         }
-        assert!(noting.files.borrow().have_changed());
+        assert!(recording.files.borrow().have_changed());
     }
 
     #[test]
@@ -208,18 +216,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "12345678 and more").unwrap();
-        let noting =
-            Noting { environment: &ProcessEnvironment, pipes: Pipes::Read, files: RefCell::default() };
+        let recording = RecordingEnvironment {
+            environment: &ProcessEnvironment,
+            pipes: Pipes::Read,
+            files: RefCell::default(),
+        };
         for limit in [8, 100] {
-            noting.read(&path, limit).unwrap();
+            recording.read(&path, limit).unwrap();
         }
-        assert!(!noting.files.borrow().have_changed());
+        assert!(!recording.files.borrow().have_changed());
     }
 
     #[test]
     fn what_cannot_be_read_twice_is_left_out() {
         let mut files = Files::default();
-        files.note(Path::new("/dev/null"), 8, Some(b""));
+        files.record(Path::new("/dev/null"), 8, Some(b""));
         assert_eq!(files.paths().count(), 0);
         assert!(!files.have_changed());
     }

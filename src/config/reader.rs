@@ -290,7 +290,7 @@ impl<'t> Reader<'t> {
                 position,
                 key: keys.get(&address(problem.at)).cloned().unwrap_or_default(),
                 message: problem.message,
-                shown: position.and_then(|_| spans.line(source, offset as usize)),
+                line: position.and_then(|_| spans.line(source, offset as usize)),
             }
         };
         self.problems.into_iter().map(diagnostic).collect()

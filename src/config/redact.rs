@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use super::error::ShownLine;
+use super::error::RedactedLine;
 use super::raw::{Entry, Location, Node, Value};
 use super::schema::{
     REFERENCE, SCHEMA, Schema, Visibility, is_configuration_key, is_name, is_plain_word, secrets_of_url,
@@ -214,7 +214,7 @@ const CONTEXT_BYTES: usize = 120;
 
 impl ScalarSpans {
     /// The line at this byte offset, masked.
-    pub fn line(&self, source: &str, offset: usize) -> Option<ShownLine> {
+    pub fn line(&self, source: &str, offset: usize) -> Option<RedactedLine> {
         let offset = floor_boundary(source, offset.min(source.len()));
         let line_start = source[..offset].rfind('\n').map_or(0, |newline| newline + 1);
         let line_end = source[offset..].find('\n').map_or(source.len(), |newline| offset + newline);
@@ -309,18 +309,18 @@ impl MaskedLine {
         self.caret.get_or_insert(self.text.chars().count());
     }
 
-    fn finish(mut self, cut: bool) -> ShownLine {
+    fn finish(mut self, cut: bool) -> RedactedLine {
         let caret = self.caret.unwrap_or_else(|| self.text.chars().count());
         if cut {
             self.text.push('…');
         }
-        ShownLine { text: self.text.trim_end().to_owned(), caret }
+        RedactedLine { text: self.text.trim_end().to_owned(), caret }
     }
 }
 
 /// The masked line of a file that is not YAML.  It shows blanks, the punctuation before the first word, and that word if
 /// it is one of our keys.
-pub fn line_without_tree(source: &str, number: u32) -> Option<ShownLine> {
+pub fn line_without_tree(source: &str, number: u32) -> Option<RedactedLine> {
     let index = usize::try_from(number.checked_sub(1)?).ok()?;
     let line = source.lines().nth(index)?;
     let start =
@@ -338,7 +338,7 @@ pub fn line_without_tree(source: &str, number: u32) -> Option<ShownLine> {
         (false, true) => lead.clone(),
         (false, false) => format!("{lead}***"),
     };
-    Some(ShownLine { text: text.trim_end().to_owned(), caret: lead.chars().count() })
+    Some(RedactedLine { text: text.trim_end().to_owned(), caret: lead.chars().count() })
 }
 
 fn floor_boundary(text: &str, mut index: usize) -> usize {

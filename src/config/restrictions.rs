@@ -1,18 +1,18 @@
-//! What of a configuration narrows access, remembered to compare a later one with it.
+//! Detects a configuration that has lost restrictions of the one before it.
 //!
-//! A file that was cut while it was being written can be a valid configuration: without the routes that stood at
-//! its end everything falls to a policy that admits any actor.
+//! A truncated file can be a valid configuration: without the routes at its end, every request falls to a policy that
+//! admits any actor.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
 
-/// The hashes of this process.  They stand for lines of which no text is kept: tokens may stand in them.
+/// The hash function of this process.  Hashes are kept and not the lines, which may hold tokens.
 static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
-/// The longest last line of which every beginning is known.
-const MAX_LAST_LINE: usize = 64 * 1024;
+/// How many prefixes of the last line are kept.
+const MAX_PREFIXES: usize = 64 * 1024;
 
-/// What narrows access, and the text that says so.
+/// The parts of a configuration that narrow access, and its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restrictions {
     /// How many `routes` there are.
@@ -23,18 +23,18 @@ pub struct Restrictions {
     pub users: usize,
     /// Whether there is a `default`.
     pub has_default: bool,
-    /// Its text.
-    pub text: Outline,
+    /// The text.
+    pub text: TextDigest,
 }
 
-/// The lines of a text, as hashes.  Blank lines and comments do not count.
+/// The lines of a text as hashes, without blank lines and comments.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Outline {
+pub struct TextDigest {
     lines: Vec<Line>,
-    /// Of every beginning of the last line.
-    beginnings: Vec<u32>,
-    /// Whether the last line has its end.
-    is_ended: bool,
+    /// The hashes of the prefixes of the last line, in ascending length.
+    prefixes: Vec<u32>,
+    /// Whether the text ends with a line ending.
+    ends_with_newline: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ struct Line {
 }
 
 impl Restrictions {
-    /// What a later configuration has lost of these, as the end of a sentence; `None` when nothing was lost.
+    /// What a later configuration has lost of these, as the end of a sentence; `None` when nothing is lost.
     pub fn lost_in(&self, later: &Self) -> Option<String> {
         let sections = [
             ("routes", self.routes > 0 && later.routes == 0),
@@ -57,13 +57,13 @@ impl Restrictions {
         if !lost.is_empty() {
             return Some(format!("it has lost {}", lost.join(", ")));
         }
-        let is_beginning = later.text.is_beginning_of(&self.text);
-        is_beginning.then(|| "it is only the beginning of the file in force".to_owned())
+        let is_prefix = later.text.is_prefix_of(&self.text);
+        is_prefix.then(|| "it is only the beginning of the file in force".to_owned())
     }
 }
 
-impl Outline {
-    /// The outline of a text.
+impl TextDigest {
+    /// The digest of a text.
     pub fn of(text: &str) -> Self {
         let counts = |line: &&str| !line.trim_start().is_empty() && !line.trim_start().starts_with('#');
         let significant = || text.lines().map(str::trim_end).filter(counts);
@@ -72,15 +72,15 @@ impl Outline {
             length: u32::try_from(line.len()).unwrap_or(u32::MAX),
         });
         let last = significant().next_back().unwrap_or_default().as_bytes();
-        let beginnings = (1..=last.len().min(MAX_LAST_LINE)).scan(0_u32, |rolling, length| {
+        let prefixes = (1..=last.len().min(MAX_PREFIXES)).scan(0_u32, |rolling, length| {
             *rolling = rolled(*rolling, last[length - 1]);
             Some(*rolling)
         });
-        Self { lines: lines.collect(), beginnings: beginnings.collect(), is_ended: text.ends_with('\n') }
+        Self { lines: lines.collect(), prefixes: prefixes.collect(), ends_with_newline: text.ends_with('\n') }
     }
 
-    /// Whether this text is a beginning of the other one, and not all of it.
-    fn is_beginning_of(&self, whole: &Self) -> bool {
+    /// Whether this text is a proper prefix of the other one.
+    fn is_prefix_of(&self, whole: &Self) -> bool {
         let (Some((last, before)), true) = (self.lines.split_last(), self.lines.len() <= whole.lines.len())
         else {
             return false;
@@ -93,26 +93,26 @@ impl Outline {
         if *last == line {
             return goes_on;
         }
-        // The last line itself may be cut.
-        if self.is_ended || last.length >= line.length {
+        // The last line itself may be truncated.
+        if self.ends_with_newline || last.length >= line.length {
             return false;
         }
         let length = last.length as usize;
-        match whole.beginnings.get(length - 1) {
-            Some(beginning) if !goes_on => self.beginnings.last() == Some(beginning),
-            // Of an earlier line no beginning is known: whatever is shorter may be one.
+        match whole.prefixes.get(length - 1) {
+            Some(prefix) if !goes_on => self.prefixes.last() == Some(prefix),
+            // Prefixes of earlier lines are not kept: every shorter line may be one.
             Some(_) | None => true,
         }
     }
 }
 
-/// Half of a hash is enough: nobody gains anything by two lines of one.
+/// Half of a hash is enough: nobody gains anything from a collision.
 fn hash(bytes: &[u8]) -> u32 {
     let [.., a, b, c, d] = HASHES.hash_one(bytes).to_be_bytes();
     u32::from_be_bytes([a, b, c, d])
 }
 
-/// The hash of a text that goes on with one more byte.  Its factor is odd, so that no bit is lost, and this process' own.
+/// The hash of a text with one more byte.  The factor is odd, so that no bit is lost, and random for each process.
 fn rolled(rolling: u32, byte: u8) -> u32 {
     static FACTOR: LazyLock<u32> = LazyLock::new(|| hash(b"a factor") | 1);
     (rolling ^ u32::from(byte)).wrapping_add(1).wrapping_mul(*FACTOR).rotate_left(15)
@@ -135,7 +135,7 @@ realm: internal
 ";
 
     fn is_beginning(text: &str, whole: &str) -> bool {
-        Outline::of(text).is_beginning_of(&Outline::of(whole))
+        TextDigest::of(text).is_prefix_of(&TextDigest::of(whole))
     }
 
     #[test]
@@ -185,7 +185,7 @@ realm: internal
     #[test]
     fn what_was_lost_is_named() {
         let of = |routes, policies, users, has_default, text: &str| {
-            let text = Outline::of(text);
+            let text = TextDigest::of(text);
             Restrictions { routes, policies, users, has_default, text }
         };
         let whole = of(3, 2, 1, true, "a: 1\nb: 2\n");

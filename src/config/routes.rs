@@ -14,16 +14,16 @@ use crate::policy::{
     PermittedPaths, Policies, Policy, Route, RouteError, Spelling,
 };
 
-/// Everything that chooses and holds policies.
-pub struct Policing {
-    /// For a decision.
+/// The policies of a configuration.
+pub struct PolicySections {
+    /// All policies, with the routes that select them.
     pub policies: Policies,
-    /// For a restriction, which may only name these.
+    /// Those of the section `policies`: a restriction may name only these.
     pub named: Named,
 }
 
 /// Reads the sections, `policies` among them.
-pub fn read<'t>(reader: &mut Reader<'t>, sections: Fields<'t>) -> Policing {
+pub fn read<'t>(reader: &mut Reader<'t>, sections: Fields<'t>) -> PolicySections {
     let named = policies::read(reader, sections.get("policies"));
     let (permitted, ignore_case) = read_paths(reader, sections.get("paths"));
     let overrides = read_overrides(reader, sections.get("overrides"));
@@ -35,7 +35,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, sections: Fields<'t>) -> Policing {
         .enumerate()
         .map(|(index, node)| read_route(reader, node, index + 1, &named, ignore_case))
         .collect();
-    // A route that cannot be read would make all that is said about its neighbours doubtful.
+    // Without all routes no warning about their order is certain.
     let routes: Option<Vec<Route>> = routes.into_iter().collect();
 
     let default = sections.get("default");
@@ -57,10 +57,10 @@ pub fn read<'t>(reader: &mut Reader<'t>, sections: Fields<'t>) -> Policing {
     }
     let policies = Policies::new(named.to_vec(), routes.unwrap_or_default(), Arc::new(default), reading);
     warn_of_other_spellings(reader, list, &policies);
-    Policing { policies, named }
+    PolicySections { policies, named }
 }
 
-/// What `paths` permits, and whether case is ignored.
+/// The ambiguous paths that `paths` permits, and whether case is ignored.
 fn read_paths<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> (PermittedPaths, bool) {
     let mut permitted = PermittedPaths::default();
     let what = "a mapping such as {permit: [], case: sensitive}";
@@ -94,7 +94,7 @@ fn read_paths<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> (Permit
     (permitted, ignore_case)
 }
 
-/// The overrides that a trusted proxy before Envoy sets.
+/// The override headers that a trusted proxy before Envoy sets.
 fn read_overrides<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> PermittedOverrides {
     let mut permitted = PermittedOverrides::default();
     let fields =
@@ -123,7 +123,7 @@ fn read_route<'t>(
 ) -> Option<Route> {
     let fields =
         reader.fields(node, "a route such as {path_prefix: /public, allow: true}", &schema::ROUTE)?;
-    // Each is asked before any is given up, so that everything that is wrong is told.
+    // All are read before any error returns, so that every problem is reported.
     let host = optional(fields.get("host"), |node| {
         pattern(reader, node, "text: a host such as api.example or *.example", HostPattern::parse)
     });
@@ -133,7 +133,7 @@ fn read_route<'t>(
     Some(Route { host: host?, paths: paths?, methods: methods?, policy: policy? })
 }
 
-/// What a key that need not be there holds: `None` when it is there and wrong.
+/// The value of an optional key: `Some(None)` without it, `None` when it is not valid.
 fn optional<'t, T>(node: Option<&'t Node>, read: impl FnOnce(&'t Node) -> Option<T>) -> Option<Option<T>> {
     match node {
         None => Some(None),
@@ -159,7 +159,7 @@ fn pattern<'t, T>(
 
 fn route_error(error: &RouteError, text: &Text) -> String {
     match error {
-        // The complaint about an expression may quote it.
+        // The parser's message may quote the expression.
         RouteError::Regex(_) if text.reference().is_some() => {
             "the regular expression does not compile".to_owned()
         }
@@ -177,7 +177,7 @@ fn read_paths_of_route<'t>(
     ignore_case: bool,
 ) -> Option<Box<[PathPattern]>> {
     let a_path = "text: a path such as /api";
-    // Each is asked before any is given up, so that everything that is wrong is told.
+    // All are read before any error returns, so that every problem is reported.
     let exact = optional(fields.get("path"), |node| pattern(reader, node, a_path, PathPattern::exact));
     let prefix =
         optional(fields.get("path_prefix"), |node| pattern(reader, node, a_path, PathPattern::prefix));
@@ -194,7 +194,7 @@ fn read_paths_of_route<'t>(
     Some([exact?, prefix?, regex?].into_iter().flatten().collect())
 }
 
-/// A `*` stands for itself in a path, which hardly anybody means.
+/// Warns of a `*` in a path: it stands for itself, which hardly anybody means.
 fn warn_of_glob<'t>(reader: &mut Reader<'t>, node: &'t Node) {
     if matches!(&node.value, Value::Text(text) if text.as_str().contains('*')) {
         reader.warn(
@@ -252,8 +252,8 @@ fn read_route_policy<'t>(
     }
 }
 
-/// Looking back from every route takes time by the square of their number: so many are looked at.
-const MOST_COMPARED: usize = 2000;
+/// How many routes are compared with those before them: the time grows with the square of their number.
+const MAX_COMPARED_ROUTES: usize = 2000;
 
 fn warn_of_unreachable<'t>(
     reader: &mut Reader<'t>,
@@ -261,7 +261,7 @@ fn warn_of_unreachable<'t>(
     routes: &[Route],
     permitted: &PermittedPaths,
 ) {
-    for (index, (node, route)) in nodes.iter().zip(routes).take(MOST_COMPARED).enumerate() {
+    for (index, (node, route)) in nodes.iter().zip(routes).take(MAX_COMPARED_ROUTES).enumerate() {
         if let Some(earlier) = routes[..index].iter().position(|earlier| earlier.covers(route)) {
             reader.warn(&node.at, format!("no request reaches this route: routes[{earlier}] takes them all"));
         } else if route.paths.iter().any(|path| path.is_unreachable(permitted)) {
@@ -273,18 +273,18 @@ fn warn_of_unreachable<'t>(
     }
 }
 
-/// Warns of a route whose `methods` leave a door open: another method on the same path falls to a later
-/// route, or to the default, that admits more.
+/// Warns of a route with `methods` whose path is governed by a policy that admits more when the method is another one:
+/// that of a later route, or the default.
 ///
-/// Only what is certain is told: the later route must take every host and path of this one, and all methods,
-/// and the two policies must be of different openness (nobody, some actors, any actor, everyone).
+/// It warns only where this is certain: the later route matches every host and path of this one and all methods, and the
+/// two policies differ in their [`Breadth`].
 fn warn_of_falling_through<'t>(
     reader: &mut Reader<'t>,
     nodes: &'t [Node],
     routes: &[Route],
     default: &Policy,
 ) {
-    for (index, (node, route)) in nodes.iter().zip(routes).take(MOST_COMPARED).enumerate() {
+    for (index, (node, route)) in nodes.iter().zip(routes).take(MAX_COMPARED_ROUTES).enumerate() {
         if route.methods.is_none() {
             continue;
         }
@@ -292,7 +292,7 @@ fn warn_of_falling_through<'t>(
             |later: &&Route| later.methods.is_none() && later.covers_host(route) && later.covers_path(route);
         let later = routes[index + 1..].iter().find(takes_the_rest);
         let fallback = later.map_or(default, |later| &later.policy);
-        if openness(fallback) > openness(&route.policy) {
+        if breadth(fallback) > breadth(&route.policy) {
             let name = reader.quote_name(fallback.name());
             reader.warn(
                 &node.at,
@@ -305,15 +305,15 @@ fn warn_of_falling_through<'t>(
     }
 }
 
-/// So many routes in all are asked whether they match another spelling of a path.
-const MOST_ASKED: usize = 2_000_000;
+/// How often routes are matched against other spellings of a path, in all.
+const MAX_SPELLING_MATCHES: usize = 2_000_000;
 
-/// Warns of a route that an upstream's reading of another spelling goes around: that spelling falls to policies
-/// which all admit more.
+/// Warns of a route that can be bypassed by another spelling of its path, which the upstream reads as the same: all
+/// policies to which that spelling falls admit more.
 fn warn_of_other_spellings<'t>(reader: &mut Reader<'t>, nodes: &'t [Node], policies: &Policies) {
     let routes = policies.routes();
-    let most = (MOST_ASKED / routes.len().max(1)).min(MOST_COMPARED);
-    for (node, route) in nodes.iter().zip(routes).take(most) {
+    let limit = (MAX_SPELLING_MATCHES / routes.len().max(1)).min(MAX_COMPARED_ROUTES);
+    for (node, route) in nodes.iter().zip(routes).take(limit) {
         let mut open = policies.other_spellings(route);
         open.retain(|(_, fallbacks)| fallbacks.iter().all(|fallback| admits_more(fallback, &route.policy)));
         while let Some((_, fallbacks)) = open.first() {
@@ -347,14 +347,14 @@ fn one_or_other(words: &[&str]) -> String {
     }
 }
 
-/// Whether one policy admits actors that the other does not, and all that the other admits, as far as can be told.
+/// Whether a policy certainly admits all actors that the other one admits, and more.
 fn admits_more(one: &Policy, other: &Policy) -> bool {
     let (
         Some(Allow::Members { members, anonymous }),
         Some(Allow::Members { members: others, anonymous: open }),
     ) = (one.allow(), other.allow())
     else {
-        return openness(one) > openness(other);
+        return breadth(one) > breadth(other);
     };
     if anonymous != open {
         return *anonymous;
@@ -371,7 +371,7 @@ fn admits_more(one: &Policy, other: &Policy) -> bool {
 
 type Member = (Box<str>, Requirement);
 
-/// Whether each of the other alternatives is among these.
+/// Whether these alternatives include each of the others.
 fn includes(members: &[Member], others: &[Member]) -> bool {
     let is_within = |wanted: &Requirement, other: &Requirement| match (wanted, other) {
         (Requirement::Present, _) => true,
@@ -385,23 +385,23 @@ fn includes(members: &[Member], others: &[Member]) -> bool {
     })
 }
 
-/// How many a policy lets in, as far as it can be compared without knowing the actors.
+/// How many actors a policy admits, as far as it can be compared without knowing the actors.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Openness {
+enum Breadth {
     Nobody,
     SomeActors,
     AnyActor,
     Everyone,
 }
 
-fn openness(policy: &Policy) -> Openness {
+fn breadth(policy: &Policy) -> Breadth {
     match policy.allow() {
-        None => Openness::AnyActor,
-        Some(Allow::Everyone) => Openness::Everyone,
-        Some(Allow::NoOne) => Openness::Nobody,
-        Some(Allow::Members { anonymous: true, .. }) => Openness::Everyone,
-        Some(Allow::Members { members, anonymous: false }) if members.is_empty() => Openness::Nobody,
-        Some(Allow::Members { anonymous: false, .. }) => Openness::SomeActors,
+        None => Breadth::AnyActor,
+        Some(Allow::Everyone) => Breadth::Everyone,
+        Some(Allow::NoOne) => Breadth::Nobody,
+        Some(Allow::Members { anonymous: true, .. }) => Breadth::Everyone,
+        Some(Allow::Members { members, anonymous: false }) if members.is_empty() => Breadth::Nobody,
+        Some(Allow::Members { anonymous: false, .. }) => Breadth::SomeActors,
     }
 }
 
