@@ -3,10 +3,10 @@
 mod check;
 mod completions;
 mod envoy;
-mod error;
 mod explain;
 mod health;
 pub(crate) mod import;
+mod input;
 mod keys;
 mod man;
 mod password;
@@ -14,14 +14,22 @@ mod schema;
 mod serve;
 mod token;
 
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use self::error::{CliError, Input, InputError};
-use crate::config::{Config, MAX_FILE_BYTES, Startup};
-use crate::secret::Secret;
+use self::envoy::EnvoyError;
+use self::health::HealthError;
+use self::import::ImportError;
+use self::input::read_secret;
+pub use self::input::{Input, InputError};
+use self::keys::KeysError;
+use crate::app::ServeError;
+use crate::config::{Config, Errors, Startup};
+use crate::password::PasswordError;
+use crate::telemetry::audit_log::AuditLogError;
+use crate::token::TokenError;
 
 /// Envoy asks, this answers: an ext_authz gRPC server for API tokens.
 #[derive(Debug, Parser)]
@@ -74,6 +82,110 @@ struct ConfigFile {
         default_value = "/etc/envoy-auth-tokens/config.yaml"
     )]
     path: PathBuf,
+}
+
+/// Why a command failed.
+///
+/// A text includes that of the cause; `source` gives the cause itself.  Commands with failures of their own have an error
+/// type beside them.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The configuration is not valid, or cannot be read.
+    #[error("{0}")]
+    Configuration(#[from] Errors),
+    /// `check --strict`: the configuration is valid, but has warnings.
+    #[error("--strict: the warnings above are errors")]
+    Warnings,
+    /// Standard output cannot be written to.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[source] io::Error),
+    /// Files cannot be written into a directory.
+    #[error("cannot write into {}: {source}", path.display())]
+    WriteInto {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// A manual page cannot be rendered.
+    #[error("{0}")]
+    Render(#[source] io::Error),
+    /// A secret cannot be read.
+    #[error("{0}")]
+    Input(#[from] InputError),
+    /// The runtime of a command cannot be started.
+    #[error("cannot start: {0}")]
+    Runtime(#[source] io::Error),
+    /// The worker threads of the server cannot be started.
+    #[error("cannot start {workers} threads: {source}")]
+    Workers {
+        /// How many there should be.
+        workers: usize,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[source] io::Error),
+    /// The audit log cannot be written.
+    #[error("{0}")]
+    AuditLog(#[from] AuditLogError),
+    /// The server cannot start, or has stopped by itself.
+    #[error("{0}")]
+    Serve(#[from] ServeError),
+    /// The operating system has no randomness to give.
+    #[error("the operating system gives no randomness: {0}")]
+    Randomness(#[source] getrandom::Error),
+    /// `token new --prefix`: this is not a prefix.
+    #[error("a prefix is 1 to 32 letters and digits")]
+    TokenPrefix,
+    /// A text is not a token.
+    #[error("{0}")]
+    Token(#[from] TokenError),
+    /// A password cannot be hashed.
+    #[error("{0}")]
+    Password(#[from] PasswordError),
+    /// `health` fails.
+    #[error("{0}")]
+    Health(#[from] HealthError),
+    /// `envoy` fails.
+    #[error("{0}")]
+    Envoy(#[from] EnvoyError),
+    /// `import` fails.
+    #[error("{0}")]
+    Import(#[from] ImportError),
+    /// `keys` fails.
+    #[error("{0}")]
+    Keys(#[from] KeysError),
+    /// `explain` fails.
+    #[error("{0}")]
+    Explain(String),
+}
+
+impl CliError {
+    /// The text for standard error, without a line ending.
+    ///
+    /// Diagnostics of a configuration begin with their own severity.
+    pub fn report(&self) -> String {
+        match self {
+            Self::Configuration(_)
+            | Self::Import(ImportError::Unreadable(_) | ImportError::Template(_))
+            | Self::Explain(_) => self.to_string(),
+            other => format!("error: {other}"),
+        }
+    }
+}
+
+impl From<CliError> for String {
+    fn from(error: CliError) -> Self {
+        error.report()
+    }
+}
+
+impl From<InputError> for String {
+    fn from(error: InputError) -> Self {
+        CliError::from(error).report()
+    }
 }
 
 /// An error of `explain`, as it is printed.
@@ -129,35 +241,4 @@ fn print(text: &str) -> Result<(), CliError> {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CliError::Output(error)),
         Ok(()) | Err(_) => Ok(()),
     }
-}
-
-/// Reads a secret from a file, or from standard input for `-`, without one trailing line ending.
-///
-/// # Errors
-/// [`InputError`]: it cannot be read, or is empty, too large, or not UTF-8.
-fn read_secret(what: &'static str, path: &Path) -> Result<Secret, InputError> {
-    let from = Input::from_argument(path);
-    let mut bytes = zeroize::Zeroizing::new(Vec::new());
-    // One byte above the limit tells a secret that is too long from one that just fits.
-    let limit = MAX_FILE_BYTES as u64 + 1;
-    let read = match &from {
-        Input::Stdin => std::io::stdin().take(limit).read_to_end(&mut bytes),
-        Input::File(path) => {
-            std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
-        }
-    };
-    match read {
-        Err(source) => return Err(InputError::Unreadable { what, from, source }),
-        Ok(_) if bytes.len() > MAX_FILE_BYTES => return Err(InputError::TooLarge { what, from }),
-        Ok(_) => {}
-    }
-    let text = match std::str::from_utf8(&bytes) {
-        Ok(text) => text,
-        Err(source) => return Err(InputError::NotUtf8 { what, from, source }),
-    };
-    let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
-    if line.is_empty() {
-        return Err(InputError::Empty { what, from });
-    }
-    Ok(Secret::new(line.to_owned()))
 }

@@ -57,13 +57,13 @@ use crate::policy::{Policies, Policy};
 pub use self::admin::{AdminListen, AdminRules, NoPublicUrl, PublicUrl, is_secure, session_cookie};
 pub use self::error::{Diagnostic, Errors, Position, RedactedLine, Severity};
 pub use self::files::{Files, Pipes};
-pub use self::listeners::{ExtAuthz, Listen, NoAddress, Probes, Transport, parse_size};
+pub use self::listeners::{ExtAuthz, Listen, NoAddress, Probes, parse_size};
 pub use self::positions::Positions;
 pub use self::restrictions::{Restrictions, TextDigest};
 pub use self::schema::json::json_schema;
 pub use self::secrets::{Environment, MAX_FILE_BYTES, ProcessEnvironment};
 pub use self::startup::NeedsRestart;
-pub use self::tls::{ClientCa, ServerTls, SubjectName, Tls};
+pub use self::tls::{ClientCa, ServerTls, SubjectName, Tls, Transport};
 pub use self::tokens::Token;
 pub use self::users::{Password, User};
 
@@ -380,7 +380,7 @@ fn read_document<'t>(reader: &mut Reader<'t>, root: &'t Node) -> Option<Draft> {
     if let Some(seed) = datasette::find(root) {
         let seed = datasette::read(reader, root, seed)?;
         // Nothing else counts there.
-        let sections = Reader::only_fields(root, datasette::SECTIONS_BESIDE);
+        let sections = Reader::only_fields(root, schema::SECTIONS_BESIDE_PLUGINS);
         return Some(read_sections(reader, root, sections, seed.tokens, seed.query));
     }
     let sections = reader.fields(root, "a mapping with sections such as `tokens`", &schema::SECTIONS)?;

@@ -1,12 +1,15 @@
 //! `envoy`: prints the Envoy configuration that fits ours.
 
+mod endpoint;
 mod parts;
 mod settings;
 mod tls;
+mod yaml;
 
 use clap::{Args, ValueEnum};
 
-use self::settings::{Endpoint, EnvoySettings};
+use self::endpoint::Endpoint;
+use self::settings::EnvoySettings;
 use self::tls::TlsFiles;
 use super::{CliError, ConfigFile, print};
 

@@ -7,12 +7,12 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde_json::json;
 
-use super::listeners::{Listen, Transport, read_listen};
+use super::listeners::{Listen, read_listen};
 use super::policies::read_allow;
 use super::raw::Node;
 use super::reader::Reader;
 use super::schema;
-use super::tls::{self, ServerTls, SubjectName};
+use super::tls::{self, ServerTls, SubjectName, Transport};
 use crate::credential::Principal;
 use crate::credential::stripping::SESSION_COOKIES;
 use crate::policy::{Allow, HostPattern, Policy};

@@ -1,10 +1,10 @@
 //! The section `credentials`: the locations where a request may carry a credential.
 
 use super::admin::session_cookie;
-use super::listeners::Transport;
 use super::raw::{Entry, Location, Node, Text, Value};
 use super::reader::{Fields, Reader, nearest};
 use super::schema;
+use super::tls::Transport;
 use crate::credential::{CredentialLocation, CredentialLocations, CrossSite};
 
 const LOCATIONS: &str = "`bearer`, `basic`, `session`, {header: NAME}, {query: NAME} or {cookie: NAME}";

@@ -6,12 +6,9 @@
 use super::credentials::check_query;
 use super::raw::{Entry, Node, Text, Value};
 use super::reader::Reader;
-use super::schema::{DATASETTE_PLUGIN, SECTIONS};
+use super::schema::{DATASETTE_PLUGIN, SECTIONS, SECTIONS_BESIDE_PLUGINS};
 
 const PLUGIN: &str = "datasette-auth-tokens";
-
-/// Our own sections that may stand beside `plugins`: none of them decides a Check.
-pub const SECTIONS_BESIDE: &[&str] = &["ext_authz", "probes", "admin", "keys"];
 
 /// What the plugin's configuration holds.
 pub struct PluginConfig<'t> {
@@ -53,7 +50,7 @@ fn check_the_rest<'t>(reader: &mut Reader<'t>, root: &'t Node, plugin: &'t Node)
         return;
     };
     for section in sections {
-        if SECTIONS_BESIDE.contains(&&*section.key) {
+        if SECTIONS_BESIDE_PLUGINS.contains(&&*section.key) {
             // It is read as in a configuration of our own.
         } else if SECTIONS.has_key(&section.key) {
             let message = format!(

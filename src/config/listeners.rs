@@ -8,7 +8,7 @@ use super::admin::AdminSection;
 use super::raw::{Node, Value};
 use super::reader::{Fields, Reader};
 use super::schema;
-use super::tls::{self, Protection, ServerTls};
+use super::tls::{self, Protection, ServerTls, Transport};
 
 /// `ext_authz`: the listener that Envoy asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,15 +28,6 @@ pub struct ExtAuthz {
 pub struct Probes {
     /// `probes.listen`, by default `127.0.0.1:9193`.
     pub listen: Listen,
-}
-
-/// What a listener's connections begin with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    /// HTTP at once.
-    Plain,
-    /// A TLS handshake.
-    Tls,
 }
 
 /// Where a listener listens.

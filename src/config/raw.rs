@@ -14,7 +14,7 @@ use serde_saphyr::Spanned;
 use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy};
 use zeroize::Zeroizing;
 
-use super::syntax::SyntaxError;
+use super::syntax::{MAX_DEPTH, MAX_REPEATED, MAX_VALUES, SyntaxError};
 
 /// A value and its location.
 pub struct Node {
@@ -210,15 +210,6 @@ fn parse_yaml<M: Mode>(text: &str) -> Result<Node, SyntaxError> {
         .map(Into::into)
         .map_err(|error| SyntaxError::new(&error))
 }
-
-/// The maximum number of values in a file: lists, mappings and scalars, keys included.
-pub const MAX_VALUES: usize = 10_000_000;
-
-/// The maximum number of values that aliases may repeat.
-pub const MAX_REPEATED: usize = 100_000;
-
-/// The maximum nesting of lists and mappings.  The parser recurses, and a thread's stack is small.
-pub const MAX_DEPTH: usize = 32;
 
 /// Whether values are read with their positions.
 trait Mode {

@@ -11,10 +11,11 @@ use strsim::osa_distance;
 use zeroize::Zeroizing;
 
 use super::error::{Diagnostic, Position, Severity};
-use super::raw::{Entry, Location, MAX_DEPTH, Node, Text, Value};
+use super::raw::{Entry, Location, Node, Text, Value};
 use super::redact::Redactor;
 use super::schema::{MERGE_KEY, Schema, is_boolean_word};
 use super::secrets::{Environment, MAX_FILE_BYTES};
+use super::syntax::MAX_DEPTH;
 
 /// Reads a tree and records the problems in it.
 pub struct Reader<'t> {

@@ -115,6 +115,9 @@ const DOCUMENT: &[Key] = &[
     ),
 ];
 
+/// Our own sections that may stand beside `plugins`: none of them decides a Check.
+pub const SECTIONS_BESIDE_PLUGINS: &[&str] = &["ext_authz", "probes", "admin", "keys"];
+
 const LISTEN: &str = "An IP address and port, unix:/path (mode 0660), or unix:@name (abstract).";
 
 pub const EXT_AUTHZ: Schema = Fields(&[

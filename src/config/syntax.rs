@@ -4,7 +4,14 @@ use std::borrow::Cow;
 
 use serde_saphyr::Error;
 
-use super::raw::{MAX_DEPTH, MAX_REPEATED, MAX_VALUES};
+/// The maximum number of values in a file: lists, mappings and scalars, keys included.
+pub const MAX_VALUES: usize = 10_000_000;
+
+/// The maximum number of values that aliases may repeat.
+pub const MAX_REPEATED: usize = 100_000;
+
+/// The maximum nesting of lists and mappings.  The parser recurses, and a thread's stack is small.
+pub const MAX_DEPTH: usize = 32;
 
 /// Why a text is not YAML.
 pub struct SyntaxError {

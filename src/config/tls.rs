@@ -17,13 +17,21 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::listeners::Transport;
 use super::raw::Node;
 use super::reader::{Fields, Reader};
 use super::schema;
 
 /// A certificate that ends within this time is warned of.
 const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// What a listener's connections begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// HTTP at once.
+    Plain,
+    /// A TLS handshake.
+    Tls,
+}
 
 /// What the listeners that speak TLS speak it with.
 #[derive(Debug, Clone, Default)]

@@ -5,7 +5,9 @@
 
 use std::path::Path;
 
-use super::settings::{Endpoint, EnvoySettings};
+use super::endpoint::Endpoint;
+use super::settings::EnvoySettings;
+use super::yaml::quoted;
 use crate::policy::{Override, OverrideKind};
 
 /// Headers that decisions read beside the credentials, each group with the reason.
@@ -353,9 +355,4 @@ fn scalar(name: &str) -> String {
     let is_text =
         words.contains(&name) || (name.starts_with(|c: char| c.is_ascii_lowercase()) && name.contains('-'));
     if is_text && name.bytes().all(is_plain) { name.to_owned() } else { quoted(name) }
-}
-
-/// A text as YAML in quotes.  JSON is YAML, and its escapes fit every text.
-pub fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }

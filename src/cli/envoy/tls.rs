@@ -3,8 +3,8 @@
 use clap::Args;
 
 use super::EnvoyError;
-use super::parts::quoted;
-use super::settings::Endpoint;
+use super::endpoint::Endpoint;
+use super::yaml::quoted;
 use crate::config::{ServerTls, SubjectName};
 
 /// The files for TLS on Envoy's machine.

@@ -5,8 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::super::datasette::SECTIONS_BESIDE;
-use super::{DATASETTE_PLUGIN, Key, REFERENCE, SCHEMA, Schema};
+use super::{DATASETTE_PLUGIN, Key, REFERENCE, SCHEMA, SECTIONS_BESIDE_PLUGINS, Schema};
 
 /// The form of a key's value.
 pub enum Form {
@@ -40,7 +39,7 @@ pub enum Form {
 pub fn json_schema() -> Value {
     let (plugins, sections): (Vec<&'static Key>, Vec<&'static Key>) =
         keys(&SCHEMA).iter().partition(|(name, ..)| *name == "plugins");
-    let is_beside = |key: &&&Key| SECTIONS_BESIDE.contains(&key.0);
+    let is_beside = |key: &&&Key| SECTIONS_BESIDE_PLUGINS.contains(&key.0);
     let denied: Vec<_> = sections.iter().filter(|key| !is_beside(key)).map(|(name, ..)| *name).collect();
     let beside: Vec<_> = plugins.iter().chain(sections.iter().filter(is_beside)).copied().collect();
     json!({
@@ -320,7 +319,7 @@ mod tests {
                 compare(schema, &Form::Nested, &|inner| document(json!([inner])), seen);
             }
             (Form::Nested, Schema::DatasettePlugin) => {
-                compare(&DATASETTE_PLUGIN, &Form::Nested, document, seen)
+                compare(&DATASETTE_PLUGIN, &Form::Nested, document, seen);
             }
             // These have no keys of their own.
             (_, _) => {}
