@@ -54,10 +54,10 @@ use crate::keys::Settings;
 use crate::keys::store::StoreUrl;
 use crate::policy::{Policies, Policy};
 
-pub use self::admin::{AdminListen, AdminRules, NoPublicUrl, PublicUrl, is_secure, session_cookie};
+pub use self::admin::{AdminListen, AdminRules, PublicUrl, PublicUrlError, is_secure, session_cookie};
 pub use self::error::{Diagnostic, Errors, Position, RedactedLine, Severity};
 pub use self::files::{Files, Pipes};
-pub use self::listeners::{ExtAuthz, Listen, NoAddress, Probes, parse_size};
+pub use self::listeners::{ExtAuthz, Listen, ListenError, Probes, parse_size};
 pub use self::positions::Positions;
 pub use self::restrictions::{Restrictions, TextDigest};
 pub use self::schema::json::json_schema;

@@ -1,23 +1,23 @@
-//! Folders in which files of ours are made: what is wrong with one, told so that somebody can mend it.
+//! Checks of the folder in which a file is to be created, with messages that say what to do.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-/// What keeps a file from being made.
+/// Why a file cannot be created in its folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FolderProblem {
-    /// There is none at this path.
+    /// The folder does not exist.
     Missing(PathBuf),
-    /// What stands at this path is no folder.
+    /// The path is not a folder.
     NotAFolder(PathBuf),
-    /// This process may make nothing in it.
+    /// This process may not create files in it.
     NotWritable(PathBuf),
 }
 
 impl FolderProblem {
-    /// What is wrong with the folder in which this file is to be made; `None` where nothing is.
+    /// The problem with the folder in which this file is to be created, if there is one.
     pub fn of_file(file: &Path) -> Option<Self> {
         let folder = match file.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -83,7 +83,7 @@ mod tests {
         let may_write = std::fs::write(path("closed/probe"), "").is_ok();
         let expected = (!may_write).then(|| FolderProblem::NotWritable(path("closed")));
         assert_eq!(FolderProblem::of_file(&path("closed/new")), expected);
-        let told = FolderProblem::NotWritable(path("closed")).to_string();
-        assert!(told.contains(path("closed").to_str().unwrap()), "{told}");
+        let message = FolderProblem::NotWritable(path("closed")).to_string();
+        assert!(message.contains(path("closed").to_str().unwrap()), "{message}");
     }
 }

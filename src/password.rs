@@ -1,4 +1,4 @@
-//! Password hashes: argon2id (a PHC string) and bcrypt, what htpasswd and Grafana's importers write.
+//! Password hashes: argon2id as a PHC string, and bcrypt, which htpasswd and Grafana's importers write.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,22 +9,22 @@ use argon2::{Argon2, PasswordHasher, PasswordVerifier};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
 
-/// What verifying a hash of our own takes, and making one, in KiB.
+/// The memory for making or verifying a hash of our own, in KiB.
 pub const NEW_HASH_KIB: u32 = argon2::Params::DEFAULT_M_COST;
-/// What bcrypt takes, whatever its cost, in KiB: Blowfish's boxes are four of them.
+/// The memory of bcrypt at any cost, in KiB: Blowfish's S-boxes are 4 KiB.
 const BCRYPT_KIB: u32 = 8;
-/// The most memory of a verification, in KiB: 256 MiB.
+/// The maximum memory of a verification, in KiB: 256 MiB.
 const MAX_ARGON2_KIB: u32 = 256 * 1024;
-/// The most passes over it.
+/// The maximum number of passes over that memory.
 const MAX_ARGON2_PASSES: u32 = 10;
-/// The highest cost of bcrypt: some seconds.
+/// The maximum cost of bcrypt: a few seconds.
 const MAX_BCRYPT_COST: u32 = 15;
-/// More than this is a warning, in KiB: 64 MiB.
-const DEAR_ARGON2_KIB: u32 = 64 * 1024;
-/// A higher cost of bcrypt is a warning.
-const DEAR_BCRYPT_COST: u32 = 13;
+/// A hash that needs more memory is a warning, in KiB: 64 MiB.
+const EXPENSIVE_ARGON2_KIB: u32 = 64 * 1024;
+/// A hash of a higher cost is a warning.
+const EXPENSIVE_BCRYPT_COST: u32 = 13;
 
-/// The stored hash of a password, checked when it is read: verifying cannot fail for its form.
+/// The stored hash of a password.  Its form is checked when it is parsed, so that verification cannot fail for it.
 #[derive(Clone)]
 pub enum PasswordHash {
     /// A PHC string `$argon2id$v=19$m=…,t=…,p=…$salt$hash`.
@@ -33,20 +33,19 @@ pub enum PasswordHash {
     Bcrypt(Box<str>),
 }
 
-/// Why a text is no password hash that we can verify, or a password cannot be hashed.
-/// It never holds the text.
+/// Why a text is not a password hash that we can verify, or a password cannot be hashed.  It never holds the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PasswordError {
-    /// It begins with none of the known identifiers.
+    /// It begins with no known identifier.
     #[error("a password hash begins with $argon2id$, $2a$, $2b$ or $2y$")]
     UnknownScheme,
-    /// It begins well but cannot be read to the end.
+    /// It begins with a known identifier, but cannot be parsed.
     #[error("the password hash is damaged: it cannot be read to its end")]
     Damaged,
-    /// Strangers could make the server spend too much on it.
+    /// Its verification takes so much that strangers could exhaust the server.
     #[error("the password hash is too dear to verify: at most 256 MiB and 10 passes, or bcrypt's cost 15")]
-    TooDear,
-    /// Nobody can prove an empty password.
+    TooExpensive,
+    /// The password is empty.
     #[error("a password has at least one character")]
     Empty,
     /// The operating system has no randomness to give for a salt.
@@ -55,8 +54,8 @@ pub enum PasswordError {
 }
 
 impl PasswordHash {
-    /// Hashes a password with argon2id, its parameters those that OWASP recommends
-    /// (19 MiB of memory, two passes), and a salt of its own.
+    /// Hashes a password with argon2id and a random salt, with the parameters that OWASP recommends: 19 MiB of memory, two
+    /// passes.
     ///
     /// # Errors
     /// The password is empty, or the operating system has no randomness to give.
@@ -70,17 +69,17 @@ impl PasswordHash {
         Ok(Self::Argon2id(hash.to_string().into()))
     }
 
-    /// Reads a stored hash.
+    /// Parses a stored hash.
     ///
     /// # Errors
-    /// The scheme is not one of ours (htpasswd's `{SHA}` and `$apr1$` are too weak to take),
-    /// or the text is damaged.
+    /// The scheme is not supported (htpasswd's `{SHA}` and `$apr1$` are too weak), the text is damaged, or its verification
+    /// is too expensive.
     pub fn parse(text: &str) -> Result<Self, PasswordError> {
         if text.starts_with("$argon2id$") {
             let hash = phc::PasswordHash::new(text).map_err(|_| PasswordError::Damaged)?;
             let params = argon2::Params::try_from(&hash).map_err(|_| PasswordError::Damaged)?;
             if params.m_cost() > MAX_ARGON2_KIB || params.t_cost() > MAX_ARGON2_PASSES {
-                return Err(PasswordError::TooDear);
+                return Err(PasswordError::TooExpensive);
             }
             if hash.salt.is_none() || hash.hash.is_none() {
                 return Err(PasswordError::Damaged);
@@ -89,23 +88,23 @@ impl PasswordHash {
         }
         if ["$2a$", "$2b$", "$2y$"].iter().any(|scheme| text.starts_with(scheme)) {
             bcrypt::HashParts::from_str(text).map_err(|_| PasswordError::Damaged)?;
-            // The parts may parse and still not verify, for instance with a cost out of range.
+            // The parts may be parsed and yet not verify, for instance with a cost out of range.
             let cost =
                 bcrypt_cost(text).filter(|cost| (4..=31).contains(cost)).ok_or(PasswordError::Damaged)?;
             if cost > MAX_BCRYPT_COST {
-                return Err(PasswordError::TooDear);
+                return Err(PasswordError::TooExpensive);
             }
             return Ok(Self::Bcrypt(text.into()));
         }
         Err(PasswordError::UnknownScheme)
     }
 
-    /// What a session is bound to: the same for the same stored hash, another for another one.
+    /// A digest of the stored hash.  A session is bound to it, and ends when the hash changes.
     pub fn fingerprint(&self) -> TokenDigest {
         TokenDigest::of(self.as_str().as_bytes())
     }
 
-    /// Whether this is the password.  It takes tens of milliseconds, on purpose.
+    /// Whether this is the password.  Takes tens of milliseconds, on purpose.
     pub fn verify(&self, password: &[u8]) -> bool {
         match self {
             Self::Argon2id(text) => phc::PasswordHash::new(text)
@@ -114,7 +113,7 @@ impl PasswordHash {
         }
     }
 
-    /// Roughly how dear a verification is, in KiB written: enough to tell the dearest of several.
+    /// A rough cost of a verification, in KiB written, to find the most expensive of several hashes.
     pub fn cost(&self) -> u64 {
         match self {
             Self::Argon2id(text) => phc::PasswordHash::new(text)
@@ -126,7 +125,7 @@ impl PasswordHash {
         }
     }
 
-    /// The memory that a verification takes, in KiB.
+    /// The memory of a verification, in KiB.
     pub fn memory_kib(&self) -> u32 {
         match self {
             Self::Argon2id(text) => phc::PasswordHash::new(text)
@@ -137,18 +136,18 @@ impl PasswordHash {
         }
     }
 
-    /// Whether a verification takes more than most hashes want: above 64 MiB, or bcrypt's cost 13.
-    pub fn is_dear(&self) -> bool {
+    /// Whether a verification takes more than is usual: above 64 MiB, or above bcrypt's cost 13.
+    pub fn is_expensive(&self) -> bool {
         match self {
             Self::Argon2id(text) => phc::PasswordHash::new(text)
                 .ok()
                 .and_then(|hash| argon2::Params::try_from(&hash).ok())
-                .is_some_and(|params| params.m_cost() > DEAR_ARGON2_KIB),
-            Self::Bcrypt(text) => bcrypt_cost(text).is_some_and(|cost| cost > DEAR_BCRYPT_COST),
+                .is_some_and(|params| params.m_cost() > EXPENSIVE_ARGON2_KIB),
+            Self::Bcrypt(text) => bcrypt_cost(text).is_some_and(|cost| cost > EXPENSIVE_BCRYPT_COST),
         }
     }
 
-    /// The hash as stored, for whoever binds something else to it.
+    /// The hash as stored.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Argon2id(text) | Self::Bcrypt(text) => text,
@@ -156,10 +155,10 @@ impl PasswordHash {
     }
 }
 
-/// What a session is bound to when the configuration has the password itself: the same for the same user and
-/// password, in every process.  A [`PasswordHash`] of it has a salt of its own each time.
+/// A digest to which a session is bound when the configuration has the password itself.
 ///
-/// It is kept in a store, so guessing from it is made as dear as from a hash.
+/// It is the same for the same user and password in every process, where a [`PasswordHash`] has another salt each time.
+/// It is kept in a store, so it is derived by argon2, which makes guessing as expensive as from a hash.
 ///
 /// # Errors
 /// The password cannot be hashed.

@@ -1,20 +1,20 @@
-//! Text that must never be shown: passwords and plain tokens on their way to a digest.
+//! Secret text: passwords and plain tokens, before they are hashed.
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// A secret text.  Its memory is wiped when it is dropped, and `Debug` shows nothing of it.
+/// A secret text.  Its memory is wiped on drop, and `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes the text over.
+    /// Wraps a text.
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
 
-    /// The text itself.  Whoever calls this answers for where it goes.
+    /// The text itself.  The caller must not show it.
     pub fn expose(&self) -> &str {
         &self.0
     }

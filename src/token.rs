@@ -1,6 +1,6 @@
-//! Tokens: the plain text that a caller presents, the digest that we keep, and the format of those we make.
+//! Tokens: the plain text that a client presents, the digest that we keep, and the format of tokens that we issue.
 //!
-//! Plain and digest are different types, so that a store, a table or a log line cannot hold the wrong one.
+//! Plain text and digest are different types, so that a store, a table or a log line cannot hold the wrong one.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -10,31 +10,31 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::secret::Secret;
 
-/// The longest token, in bytes.
+/// The maximum length of a token, in bytes.
 pub const MAX_LENGTH: usize = 4096;
 
 /// A well-formed token as presented: 1 to 4096 visible ASCII characters without comma and semicolon.
 ///
-/// A comma would make a joined header ambiguous, a semicolon a cookie.
+/// A comma would be ambiguous in a joined header, a semicolon in a cookie.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PlainToken<'a>(&'a [u8]);
 
-/// Why a text is no token.
+/// Why a text is not a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// No character at all.
+    /// It is empty.
     #[error("a token has at least one character")]
     Empty,
-    /// Longer than [`MAX_LENGTH`].
+    /// It is longer than [`MAX_LENGTH`].
     #[error("a token has at most {MAX_LENGTH} characters")]
     TooLong,
-    /// A blank, a comma, a semicolon, a control character or something outside ASCII.
+    /// It has a blank, a comma, a semicolon, a control character or a character outside ASCII.
     #[error("a token consists of visible ASCII characters without comma and semicolon")]
     IllegalCharacter,
 }
 
 impl<'a> PlainToken<'a> {
-    /// Checks the text's form.
+    /// Checks the form of a token.
     ///
     /// # Errors
     /// [`TokenError`] says what is wrong with it; it never holds the text.
@@ -56,8 +56,8 @@ impl<'a> PlainToken<'a> {
         TokenDigest(Sha256::digest(self.0).into())
     }
 
-    /// Whether the token has the format of those that we make, checksum included (see [`generate`]).
-    /// The prefix does not matter: it may have been changed since.
+    /// Whether the token has the format of issued tokens, checksum included (see [`generate`]).
+    /// Any prefix is accepted: the configured one may have changed since.
     pub fn has_issued_format(&self) -> bool {
         let Some(([prefix @ .., b'_'], body)) =
             self.0.split_last_chunk::<{ RANDOM_CHARACTERS + CHECKSUM_CHARACTERS }>()
@@ -77,23 +77,23 @@ impl fmt::Debug for PlainToken<'_> {
     }
 }
 
-/// Whether every byte is one of these.  It never stops early: a processor looks at many bytes at once when it need not.
-fn every(bytes: &[u8], is_one: impl Fn(u8) -> bool) -> bool {
-    bytes.iter().fold(true, |all, &byte| all & is_one(byte))
+/// Whether the predicate holds for every byte.  Without an early exit the compiler can vectorise the loop.
+fn every(bytes: &[u8], predicate: impl Fn(u8) -> bool) -> bool {
+    bytes.iter().fold(true, |all, &byte| all & predicate(byte))
 }
 
 fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b',' && byte != b';'
 }
 
-/// The SHA-256 of a token: what is kept in its place.
+/// The SHA-256 of a token, which is kept in its place.
 ///
 /// Equality takes the same time wherever two digests differ.
 #[derive(Clone, Copy)]
 pub struct TokenDigest([u8; 32]);
 
 impl TokenDigest {
-    /// Reads 64 hexadecimal digits of either case; `None` for anything else.
+    /// Parses 64 hexadecimal digits of either case; `None` for anything else.
     pub fn from_hex(text: &str) -> Option<Self> {
         let mut digest = [0; 32];
         hex::decode_to_slice(text, &mut digest).ok()?;
@@ -123,7 +123,7 @@ impl TokenDigest {
 
 impl PartialEq for TokenDigest {
     fn eq(&self, other: &Self) -> bool {
-        // Eight bytes at a time: as constant as one by one, and an eighth of the work.
+        // Compares eight bytes at a time, in constant time as well.
         let words = |digest: &[u8; 32]| {
             let (words, _) = digest.as_chunks::<8>();
             [words[0], words[1], words[2], words[3]].map(u64::from_ne_bytes)
@@ -138,7 +138,7 @@ impl Eq for TokenDigest {}
 
 impl Hash for TokenDigest {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // A digest is uniformly random already: eight of its bytes are as good as all of them.
+        // A digest is uniformly random: eight of its bytes are as good as all.
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         state.write_u64(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
     }
@@ -146,7 +146,7 @@ impl Hash for TokenDigest {
 
 impl fmt::Debug for TokenDigest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A digest of a weak token can be guessed from: it is no more for logs than the token.
+        // A weak token can be guessed from its digest, so that is redacted, too.
         formatter.write_str("TokenDigest([REDACTED])")
     }
 }
@@ -155,11 +155,11 @@ const RANDOM_CHARACTERS: usize = 32;
 const CHECKSUM_CHARACTERS: usize = 6;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// Makes a token: `<prefix>_<32 base62 characters><6 base62 characters of CRC-32>`.
+/// Generates a token: `<prefix>_<32 base62 characters><6 base62 characters of CRC-32>`.
 ///
-/// The 32 characters hold about 190 bits from the operating system.
-/// The checksum is the CRC-32 (IEEE) of everything before it, as a number in base 62 with leading zeros:
-/// a secret scanner can tell a token from a look-alike, and a mistyped one is recognised as such.
+/// The 32 characters hold about 190 random bits from the operating system.  The checksum is the CRC-32 (IEEE) of
+/// everything before it, in base 62 with leading zeros: by it secret scanners tell a token from other texts, and a
+/// mistyped token is recognised.
 ///
 /// # Errors
 /// The operating system has no randomness to give.
@@ -168,9 +168,9 @@ pub fn generate(prefix: &str) -> Result<Secret, getrandom::Error> {
     while random.len() < RANDOM_CHARACTERS {
         let mut bytes = [0; 2 * RANDOM_CHARACTERS];
         getrandom::fill(&mut bytes)?;
-        let fair = bytes.iter().map(|byte| byte & 0x3f);
-        // 62 and 63 are thrown away: a modulo would prefer two characters.
-        let characters = fair.filter_map(|index| BASE62.get(usize::from(index)));
+        let indices = bytes.iter().map(|byte| byte & 0x3f);
+        // 62 and 63 are dropped: with a modulo two characters would be more likely than the others.
+        let characters = indices.filter_map(|index| BASE62.get(usize::from(index)));
         random.extend(characters.take(RANDOM_CHARACTERS - random.len()).map(|&byte| char::from(byte)));
     }
     random.extend(checksum(prefix.as_bytes(), random.as_bytes()).map(char::from));

@@ -1,4 +1,4 @@
-//! The section `admin`: where keys are managed, and who may.
+//! The section `admin`: the listener of the admin API, and who may use it.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -17,20 +17,20 @@ use crate::credential::Principal;
 use crate::credential::stripping::SESSION_COOKIES;
 use crate::policy::{Allow, HostPattern, Policy};
 
-/// What the section says.
+/// The content of the section.
 pub struct AdminSection<'t> {
-    /// For the listener.
+    /// The listener.
     pub listen: AdminListen,
-    /// Where its address is written.
+    /// The node of the listener's address.
     pub listen_node: Option<&'t Node>,
-    /// For the requests.
+    /// The rules for requests.
     pub rules: AdminRules,
-    /// For the connections.
+    /// The TLS settings of connections.
     pub tls: Option<ServerTls>,
 }
 
 impl AdminSection<'_> {
-    /// Whether one of them is let in.
+    /// Whether one of these principals may log in.
     pub fn can_be_entered_by<'k>(&self, mut principal: impl Iterator<Item = &'k Principal>) -> bool {
         let admits = |principal: &Principal| {
             let allow = self.rules.allow.allow();
@@ -50,12 +50,12 @@ pub struct AdminListen {
     pub transport: Transport,
 }
 
-/// Who may manage keys, and from where.
+/// Who may manage keys, and by which host names.
 #[derive(Debug)]
 pub struct AdminRules {
     /// `admin.allow`, by default `{role: Admin}`.  It never admits the anonymous.
     pub allow: Policy,
-    /// `admin.public_url`: where browsers find the page, when that is not where we listen.
+    /// `admin.public_url`: the URL of the page in browsers, if it differs from the listener's address.
     pub public_url: Option<PublicUrl>,
     /// `admin.hosts`: further names of the listener, in lower case, without ports.
     pub hosts: Box<[Box<str>]>,
@@ -74,13 +74,13 @@ pub struct PublicUrl {
     authority: Box<str>,
 }
 
-/// A text is no origin.
+/// A text is not an origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected https://host or https://host:port, without a path")]
-pub struct NoPublicUrl;
+pub struct PublicUrlError;
 
 impl PublicUrl {
-    /// Whether browsers come over TLS.
+    /// Whether browsers connect over TLS.
     pub fn is_https(&self) -> bool {
         self.is_https
     }
@@ -99,42 +99,42 @@ impl fmt::Display for PublicUrl {
 }
 
 impl FromStr for PublicUrl {
-    type Err = NoPublicUrl;
+    type Err = PublicUrlError;
 
-    /// Reads an origin; one slash at its end is let pass.
-    fn from_str(text: &str) -> Result<Self, NoPublicUrl> {
+    /// Parses an origin; one trailing slash is accepted.
+    fn from_str(text: &str) -> Result<Self, PublicUrlError> {
         let text = text.strip_suffix('/').unwrap_or(text).to_ascii_lowercase();
         let (is_https, authority) = match text.split_once("://") {
             Some(("https", authority)) => (true, authority),
             Some(("http", authority)) => (false, authority),
-            Some(_) | None => return Err(NoPublicUrl),
+            Some(_) | None => return Err(PublicUrlError),
         };
         let default_port = if is_https { ":443" } else { ":80" };
         let authority = authority.strip_suffix(default_port).unwrap_or(authority);
-        let parsed: http::uri::Authority = authority.parse().map_err(|_| NoPublicUrl)?;
+        let parsed: http::uri::Authority = authority.parse().map_err(|_| PublicUrlError)?;
         let has_port = authority
             .strip_prefix(parsed.host())
             .is_some_and(|port| port.is_empty() || parsed.port_u16().is_some());
         if parsed.host().is_empty() || authority.contains('@') || !has_port {
-            return Err(NoPublicUrl);
+            return Err(PublicUrlError);
         }
         Ok(Self { is_https, authority: authority.into() })
     }
 }
 
-/// The name of our session cookie.  `__Host-` makes the browser hold that it came from this very host over TLS
-/// (RFC 6265bis section 4.1.3.2).
+/// The name of the session cookie.  With the prefix `__Host-` browsers accept it from this very host over TLS alone (RFC
+/// 6265bis section 4.1.3.2).
 pub fn session_cookie(transport: Transport, public_url: Option<&PublicUrl>) -> &'static str {
     let [plain, host] = SESSION_COOKIES;
     if is_secure(transport, public_url) { host } else { plain }
 }
 
-/// Whether browsers reach us over TLS: ours, or that of a proxy before us.
+/// Whether browsers connect over TLS, to us or to a proxy before us.
 pub fn is_secure(transport: Transport, public_url: Option<&PublicUrl>) -> bool {
     transport == Transport::Tls || public_url.is_some_and(PublicUrl::is_https)
 }
 
-const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9192);
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9192);
 
 /// Reads the section; `None` when it is not there.
 pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<AdminSection<'t>> {
@@ -144,7 +144,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
     let listen_node = fields.get("listen");
     let tls = tls::read(reader, fields.get("tls"));
     let danger = "try to log in and to manage keys";
-    let listen = read_listen(reader, listen_node, danger, tls.protection, ADMIN);
+    let listen = read_listen(reader, listen_node, danger, tls.protection, DEFAULT_LISTEN);
     let allow = match fields.get("allow") {
         Some(node) => read_admin_allow(reader, node),
         None => default_allow(),
@@ -152,8 +152,8 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
     let public_url = fields.get("public_url").and_then(|node| {
         let text = reader.text(node, "text such as https://keys.example.com")?;
         let url = text.as_str().parse();
-        if let Err(NoPublicUrl) = url {
-            reader.error(&node.at, format!("{NoPublicUrl}, found other text"));
+        if let Err(PublicUrlError) = url {
+            reader.error(&node.at, format!("{PublicUrlError}, found other text"));
         }
         if tls.transport == Transport::Tls && url.as_ref().is_ok_and(|url: &PublicUrl| !url.is_https()) {
             reader.warn(
@@ -177,7 +177,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
     })
 }
 
-/// Names by which clients reach the listener beside those that it knows by itself.
+/// Further host names by which clients reach the listener.
 fn read_hosts<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Box<[Box<str>]> {
     let what = "a list of host names such as [keys.example.com]";
     let list = node.and_then(|node| reader.list(node, what)).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The section `keys`: where issued keys are kept, and what they may be.
+//! The section `keys`: the store of issued keys, and the limits of keys.
 
 use std::time::Duration;
 
@@ -10,23 +10,23 @@ use super::{Unavailable, one_of};
 use crate::keys::Settings;
 use crate::keys::store::{StoreUrl, UrlError};
 
-/// What the section says.
+/// The content of the section.
 pub struct KeysSection {
-    /// `keys.store`; `None` when it cannot be read.
+    /// `keys.store`; `None` when it is not valid.
     pub store: Option<StoreUrl>,
-    /// What holds of every key.
+    /// The settings of every key.
     pub settings: Settings,
     /// `keys.unavailable`.
     pub unavailable: Unavailable,
 }
 
-/// The members of every key's actor, which no other may replace.
+/// The members that every key's actor has, and that `actor_members` cannot replace.
 const OWN_MEMBERS: [&str; 4] = ["id", "name", "role", "key_id"];
 
-/// The store is read every second: staleness below that would deny good keys every time.
-const LEAST_STALENESS: Duration = Duration::from_secs(1);
-/// One read that takes long should not deny good keys.
-const LOW_STALENESS: Duration = Duration::from_secs(5);
+/// The store is read once a second: a shorter staleness would deny valid keys all the time.
+const MIN_STALENESS: Duration = Duration::from_secs(1);
+/// A shorter staleness is a warning: one slow read of the store would deny valid keys.
+const RECOMMENDED_STALENESS: Duration = Duration::from_secs(5);
 
 /// Reads the section; `None` when it is not there.
 pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<KeysSection> {
@@ -83,7 +83,7 @@ fn read_store<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<StoreUrl> {
             Some(store)
         }
         Err(UrlError::Parameter(name)) => {
-            // It may be half a password with a question mark in it.
+            // The name may be a part of a password with a question mark in it.
             let name = reader.quote_name(&name);
             reader.error(&node.at, format!("the postgres:// URL has a parameter that is unknown: {name}"));
             None
@@ -95,7 +95,7 @@ fn read_store<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<StoreUrl> {
     }
 }
 
-/// A whole number from -1 up; -1, which is no limit, when it is not there.
+/// A whole number from -1 up; by default -1, which means no limit.
 fn read_count<'t>(reader: &mut Reader<'t>, fields: Fields<'t>, key: &str, meaning: &str) -> i64 {
     let Some(node) = fields.get(key) else {
         return -1;
@@ -166,8 +166,8 @@ fn read_staleness<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Duratio
         return None;
     }
     match humantime::parse_duration(text.as_str()) {
-        Ok(duration) if duration >= LEAST_STALENESS => {
-            if duration < LOW_STALENESS {
+        Ok(duration) if duration >= MIN_STALENESS => {
+            if duration < RECOMMENDED_STALENESS {
                 reader.warn(
                     &node.at,
                     "the store is read once a second: below 5s one slow read denies keys that are good",

@@ -1,4 +1,4 @@
-//! The sections `ext_authz` and `probes`: where we listen.  `admin` has a file of its own.
+//! The sections `ext_authz` and `probes`, and the addresses of all listeners.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use super::reader::{Fields, Reader};
 use super::schema;
 use super::tls::{self, Protection, ServerTls, Transport};
 
-/// `ext_authz`: the listener that Envoy asks.
+/// `ext_authz`: the listener for Envoy's Checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExtAuthz {
     /// `ext_authz.listen`, by default `127.0.0.1:9191`.
@@ -30,7 +30,7 @@ pub struct Probes {
     pub listen: Listen,
 }
 
-/// Where a listener listens.
+/// The address of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
     /// `127.0.0.1:9191`, `[::1]:9191`
@@ -51,22 +51,22 @@ impl fmt::Display for Listen {
     }
 }
 
-/// A text is no address to listen on.
+/// A text is not the address of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected an IP address with a port such as 127.0.0.1:9191, or unix:/run/app.sock, or unix:@name")]
-pub struct NoAddress;
+pub struct ListenError;
 
 impl std::str::FromStr for Listen {
-    type Err = NoAddress;
+    type Err = ListenError;
 
-    /// Reads what the configuration's `listen` says; a relative path starts at the working folder.
-    fn from_str(text: &str) -> Result<Self, NoAddress> {
-        parse_listen(text, std::path::Path::new("")).ok_or(NoAddress)
+    /// Parses the value of a key `listen`; a relative path starts at the working directory.
+    fn from_str(text: &str) -> Result<Self, ListenError> {
+        parse_listen(text, std::path::Path::new("")).ok_or(ListenError)
     }
 }
 
-const EXT_AUTHZ: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9191);
-const PROBES: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9193);
+const DEFAULT_EXT_AUTHZ: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9191);
+const DEFAULT_PROBES: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9193);
 
 /// A Unix socket's address holds 108 bytes, one of them the closing or the leading zero (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
@@ -75,14 +75,14 @@ const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
 
-/// A smaller message could not hold a request's headers, a larger one only a mistake.
+/// A smaller message cannot hold the headers of a request; a larger limit is a mistake.
 const REQUEST_BYTES: std::ops::RangeInclusive<u64> = KIB..=256 * MIB;
 /// Envoy opens one connection for each of its workers; a process has at most as many as Linux lets it open files
 /// (`fs.nr_open`).
 const CONNECTIONS: std::ops::RangeInclusive<usize> = 1..=1_048_576;
 const DEFAULT_CONNECTIONS: usize = 4096;
 
-/// Reads both sections, and holds that no two listeners are at one address.
+/// Reads both sections, and checks that no two listeners have the same address.
 pub fn read<'t>(
     reader: &mut Reader<'t>,
     sections: Fields<'t>,
@@ -99,8 +99,9 @@ pub fn read<'t>(
 
     let tls = tls::read(reader, ext_authz.and_then(|fields| fields.get("tls")));
     let danger = "ask whether a token is good";
-    let listen = read_listen(reader, ext_authz_node, danger, tls.protection, EXT_AUTHZ);
-    let probes_listen = read_listen(reader, probes_node, "read the metrics", Protection::None, PROBES);
+    let listen = read_listen(reader, ext_authz_node, danger, tls.protection, DEFAULT_EXT_AUTHZ);
+    let probes_listen =
+        read_listen(reader, probes_node, "read the metrics", Protection::None, DEFAULT_PROBES);
     if let Some(node) = probes_node.or(ext_authz_node)
         && overlap(&listen, &probes_listen)
     {
@@ -131,7 +132,7 @@ pub fn read<'t>(
     (ext_authz, Probes { listen: probes_listen }, tls.tls)
 }
 
-/// Reads a `listen`, and warns when others than this machine's users reach it and nothing else keeps them out.
+/// Reads a `listen`, and warns of an address that other machines reach and that has no other protection.
 pub fn read_listen<'t>(
     reader: &mut Reader<'t>,
     node: Option<&'t Node>,
@@ -183,7 +184,7 @@ pub fn read_listen<'t>(
     listen
 }
 
-/// What to write in the place of a text that is no address.
+/// The message for a text that is not an address: what to write instead.
 fn address_advice(text: &str, default: SocketAddr) -> String {
     let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
     let has_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
@@ -228,7 +229,7 @@ fn parse_listen(text: &str, folder: &std::path::Path) -> Option<Listen> {
     (path.as_os_str().len() <= MAX_SOCKET_PATH).then_some(Listen::Unix(path))
 }
 
-/// Whether two listeners could not both be bound.
+/// Whether two listeners cannot both be bound.
 fn overlap(one: &Listen, other: &Listen) -> bool {
     match (one, other) {
         // Port 0 asks for any free port.
@@ -343,7 +344,7 @@ mod tests {
             ("hunter2", "found other text"),
             ("127.0.0.1:http", "found other text"),
         ] {
-            let advice = address_advice(text, PROBES);
+            let advice = address_advice(text, DEFAULT_PROBES);
             assert!(advice.contains(expected) && !advice.contains("hunter2"), "{text}: {advice}");
         }
     }

@@ -1,4 +1,4 @@
-//! The section `policies`, and allow blocks wherever they stand.
+//! The section `policies`, and allow blocks anywhere in the configuration.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::reader::{Reader, nearest};
 use super::schema::{self, is_boolean_word};
 use crate::policy::{Allow, Enforcement, Policy};
 
-/// The policies that have a name of their own.
+/// The policies of the section, by name.
 #[derive(Default)]
 pub struct Named {
     in_order: Vec<Arc<Policy>>,
@@ -22,12 +22,12 @@ impl Named {
         self.by_name.get(name).map(|&index| &self.in_order[index])
     }
 
-    /// Every policy in its order.
+    /// All policies, in the order of the file.
     pub fn to_vec(&self) -> Vec<Arc<Policy>> {
         self.in_order.clone()
     }
 
-    /// The policy that a key such as `policy` names.  An unknown name is noted.
+    /// The policy that a key such as `policy` names.  An unknown name is an error.
     pub fn find<'t>(&self, reader: &mut Reader<'t>, node: &'t Node) -> Option<Arc<Policy>> {
         let text = reader.text(node, "text: the name of a policy")?;
         if let Some(policy) = self.get(text.as_str()) {
@@ -52,7 +52,7 @@ impl Named {
     }
 }
 
-/// Whether the name belongs to an inline policy (`route-1` …) or to the default one.
+/// Whether the name is that of an inline policy (`route-1` …) or of the default policy.
 pub fn is_reserved(name: &str) -> bool {
     let number = name.strip_prefix("route-");
     name == "default" || number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
@@ -67,7 +67,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Named {
         check_name(reader, key, at);
         let name: Arc<str> = key.as_ref().into();
         let policy = Arc::new(read_policy(reader, value, Arc::clone(&name)));
-        // Of a duplicate, which is reported as such, the first one stays.
+        // Of duplicates, which are errors already, the first counts.
         let next = named.in_order.len();
         if *named.by_name.entry(name).or_insert(next) == next {
             named.in_order.push(policy);
@@ -96,7 +96,7 @@ pub fn read_policy<'t>(reader: &mut Reader<'t>, node: &'t Node, name: Arc<str>) 
     Policy::new(name, allow).with(enforcement)
 }
 
-/// Reads `enforce` of the policy with this name.  Whoever turns it off is reminded of it.
+/// Reads `enforce` of the policy with this name, and warns where it is off.
 pub fn read_enforcement<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>, policy: &str) -> Enforcement {
     let Some(node) = node else {
         return Enforcement::Enforced;
@@ -140,7 +140,7 @@ fn locate<'t>(block: &'t Node, member: Option<&str>, index: Option<usize>) -> &'
     let Value::Map(entries) = &block.value else {
         return block;
     };
-    // Of duplicates JSON's object keeps the last.
+    // Of duplicates a JSON object keeps the last.
     let Some(entry) = entries.iter().rev().find(|entry| Some(&*entry.key) == member) else {
         return block;
     };

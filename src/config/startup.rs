@@ -1,4 +1,4 @@
-//! What a reload would have to change and cannot: it is named, and stays until a restart.
+//! Differences that a reload cannot apply: they are reported, and take effect at a restart.
 
 use super::{ExtAuthz, Probes, Startup, Transport};
 
@@ -7,15 +7,15 @@ use super::{ExtAuthz, Probes, Startup, Transport};
 pub struct NeedsRestart {
     /// The path of the key, such as `ext_authz.listen`.
     pub key: &'static str,
-    /// What is in force.  Neither text ever holds a user name or a password.
+    /// The value in force.  Neither text holds a user name or a password.
     pub from: String,
-    /// What the file says now; the same text where what differs is not shown.
+    /// The value in the file; the same text where only a part differs that is not shown.
     pub to: String,
 }
 
 const ABSENT: &str = "absent";
 
-/// Whether a listener speaks TLS; with which certificates is for a reload to change.
+/// Whether a listener speaks TLS.  A reload can change its certificates.
 fn presence(transport: Transport) -> Option<String> {
     match transport {
         Transport::Plain => None,
@@ -24,9 +24,9 @@ fn presence(transport: Transport) -> Option<String> {
 }
 
 impl Startup {
-    /// What of another configuration's start-up settings differs from these.
+    /// The keys whose values differ between these start-up settings and others.
     pub fn differences(&self, other: &Self) -> Vec<NeedsRestart> {
-        // Every member is named, so that no new one is forgotten here.
+        // The patterns name every member, so that a new one cannot be forgotten here.
         let Self { ext_authz, probes, admin: _, keys } = self;
         let ExtAuthz { listen, transport, max_request_bytes, max_connections } = ext_authz;
         let Probes { listen: probes_listen } = probes;
@@ -34,49 +34,49 @@ impl Startup {
         let admin_transport = |startup: &Self| startup.admin.as_ref().map(|admin| admin.transport);
         let store = |startup: &Self| startup.keys.as_ref().map(ToString::to_string);
         let mut differences = Vec::new();
-        let mut note = |differs: bool, key, from: Option<String>, to: Option<String>| {
+        let mut record = |differs: bool, key, from: Option<String>, to: Option<String>| {
             if differs {
                 let shown = |value: Option<String>| value.unwrap_or_else(|| ABSENT.to_owned());
                 differences.push(NeedsRestart { key, from: shown(from), to: shown(to) });
             }
         };
-        note(
+        record(
             *listen != other.ext_authz.listen,
             "ext_authz.listen",
             Some(listen.to_string()),
             Some(other.ext_authz.listen.to_string()),
         );
-        note(
+        record(
             *transport != other.ext_authz.transport,
             "ext_authz.tls",
             presence(*transport),
             presence(other.ext_authz.transport),
         );
-        note(
+        record(
             *max_request_bytes != other.ext_authz.max_request_bytes,
             "ext_authz.max_request_bytes",
             Some(max_request_bytes.to_string()),
             Some(other.ext_authz.max_request_bytes.to_string()),
         );
-        note(
+        record(
             *max_connections != other.ext_authz.max_connections,
             "ext_authz.max_connections",
             Some(max_connections.to_string()),
             Some(other.ext_authz.max_connections.to_string()),
         );
-        note(
+        record(
             *probes_listen != other.probes.listen,
             "probes.listen",
             Some(probes_listen.to_string()),
             Some(other.probes.listen.to_string()),
         );
         let (old, new) = (admin_listen(self), admin_listen(other));
-        note(old != new, "admin.listen", old, new);
-        // A section that appears or goes is named by its address already.
+        record(old != new, "admin.listen", old, new);
+        // A section that is added or removed is reported by its address already.
         if let (Some(old), Some(new)) = (admin_transport(self), admin_transport(other)) {
-            note(old != new, "admin.tls", presence(old), presence(new));
+            record(old != new, "admin.tls", presence(old), presence(new));
         }
-        note(*keys != other.keys, "keys.store", store(self), store(other));
+        record(*keys != other.keys, "keys.store", store(self), store(other));
         differences
     }
 }

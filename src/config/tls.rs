@@ -1,7 +1,7 @@
-//! The section `tls` of a listener: its certificate, and whose certificates it asks for.
+//! The section `tls` of a listener: its certificate, and the CAs and names of client certificates.
 //!
-//! Files are read and checked here, so that what does not fit together is told with everything else that is
-//! wrong, and a reload with a bad certificate changes nothing.  No message holds anything of a key.
+//! The files are read and checked with the configuration, so that a reload with a bad certificate changes nothing.  No
+//! message holds a part of a private key.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -21,19 +21,19 @@ use super::raw::Node;
 use super::reader::{Fields, Reader};
 use super::schema;
 
-/// A certificate that ends within this time is warned of.
-const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// A certificate that expires within this time is a warning.
+const EXPIRY_WARNING: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// What a listener's connections begin with.
+/// The transport of a listener's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// HTTP at once.
+    /// HTTP without TLS.
     Plain,
-    /// A TLS handshake.
+    /// HTTP over TLS.
     Tls,
 }
 
-/// What the listeners that speak TLS speak it with.
+/// The TLS settings of all listeners; `None` for a listener without TLS.
 #[derive(Debug, Clone, Default)]
 pub struct Tls {
     /// `ext_authz.tls`
@@ -42,27 +42,27 @@ pub struct Tls {
     pub admin: Option<ServerTls>,
 }
 
-/// What a listener shows, and whom it asks to show something.
+/// The TLS settings of one listener.
 #[derive(Clone)]
 pub struct ServerTls {
-    /// `cert` and `key`, which fit together.
+    /// `cert` and `key`, which match.
     pub certified_key: Arc<CertifiedKey>,
     /// When the first certificate of the chain expires.
     pub expires_at: Timestamp,
-    /// `client_ca`: `None` lets in whoever connects.
+    /// `client_ca`; with `None` clients need no certificate.
     pub client_ca: Option<ClientCa>,
 }
 
-/// Which clients are let in.
+/// Which client certificates are accepted.
 #[derive(Clone)]
 pub struct ClientCa {
-    /// `client_ca`: at least one certificate, by which a client's own must be signed.
+    /// `client_ca`: at least one CA; one of them must have signed the client's certificate.
     pub roots: Arc<RootCertStore>,
-    /// `client_names`: of these at least one stands in a client's certificate.  `None` limits nothing.
+    /// `client_names`: the client's certificate must have one of them.  With `None` any name is accepted.
     pub names: Option<Box<[Box<str>]>>,
 }
 
-/// A name by which a server is known, from its certificate (RFC 5280 section 4.2.1.6).
+/// A subject alternative name of a certificate (RFC 5280 section 4.2.1.6).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubjectName {
     /// A URI, such as a SPIFFE ID.
@@ -74,7 +74,7 @@ pub enum SubjectName {
 }
 
 impl ServerTls {
-    /// From when until when the listener's own certificate is valid: the first one of the chain.
+    /// The validity of the listener's own certificate, the first one of the chain: from, and until.
     pub fn own_validity(&self) -> Option<(Timestamp, Timestamp)> {
         self.certified_key.cert.first().and_then(validity)
     }
@@ -125,22 +125,22 @@ impl fmt::Debug for ClientCa {
     }
 }
 
-/// Whether a listener asks its clients who they are before they can ask anything.
+/// Whether a listener authenticates clients in the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protection {
     /// It does not.
     None,
-    /// They show a certificate.
+    /// By client certificates.
     ClientCertificates,
 }
 
-/// What the section says, as far as it could be read.
+/// The content of the section, as far as it is valid.
 pub struct TlsSection {
     /// Whether the section is there.
     pub transport: Transport,
-    /// Whether it means to ask for certificates: who wrote that wrongly need not be warned as if they had not.
+    /// Whether `client_ca` is there, valid or not: an error in it is enough, without a warning that it is missing.
     pub protection: Protection,
-    /// `None` when the section is not there, or wrong.
+    /// `None` when the section is missing or not valid.
     pub tls: Option<ServerTls>,
 }
 
@@ -166,14 +166,14 @@ fn read_server<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Server
     }
     let chain = cert.and_then(|node| Some((read_chain(reader, node)?, node)));
     let signing_key = key.and_then(|node| Some((read_key(reader, node)?, node)));
-    // Each is read even when another one is wrong, so that everything is told at once.
+    // All keys are read even if one is not valid, so that every problem is reported.
     let client_ca = read_client_ca(reader, fields);
     let (chain, cert) = chain?;
     let (signing_key, key) = signing_key?;
     let expires_at = chain.expires_at;
     let certified_key = CertifiedKey::new(chain.certificates, signing_key);
     match certified_key.keys_match() {
-        // Some kinds of key do not know their public half; then nobody can say that they do not fit.
+        // Some kinds of key cannot give their public key, so a mismatch cannot be detected.
         Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
         Err(Error::InconsistentKeys(_)) => {
             reader.error(
@@ -190,7 +190,7 @@ fn read_server<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Server
     Some(ServerTls { certified_key: Arc::new(certified_key), expires_at, client_ca: client_ca.ok()? })
 }
 
-/// A server's certificate, and those that lead from it to its CA.
+/// A server's certificate, then the certificates of its issuers.
 struct Chain {
     certificates: Vec<CertificateDer<'static>>,
     expires_at: Timestamp,
@@ -202,7 +202,7 @@ fn read_chain<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Chain> {
     Some(Chain { certificates, expires_at })
 }
 
-/// The client CAs; `Ok(None)` when none are asked for.
+/// The client CAs; `Ok(None)` without `client_ca`.
 fn read_client_ca<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Result<Option<ClientCa>, ()> {
     let names = fields.get("client_names").map(|node| read_names(reader, node).ok_or(())).transpose();
     let Some(node) = fields.get("client_ca") else {
@@ -253,7 +253,7 @@ fn read_names<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<[Box<st
     Some(names.into())
 }
 
-/// All certificates of a file: at least one, and of each it is known how long it is valid.
+/// All certificates of a file: at least one, each with a valid period.
 fn read_certificates<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Vec<CertificateDer<'static>>> {
     let pem = read_pem(reader, node)?;
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
@@ -281,7 +281,7 @@ fn read_certificates<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Vec<
                 &node.at,
                 format!("a certificate in this file has expired: it was valid until {until}"),
             );
-        } else if until.duration_since(reader.now) <= SOON {
+        } else if until.duration_since(reader.now) <= EXPIRY_WARNING {
             reader.warn(
                 &node.at,
                 format!("a certificate in this file expires within 30 days: it is valid until {until}"),
@@ -296,7 +296,7 @@ fn read_certificates<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Vec<
     Some(certificates)
 }
 
-/// The first and the last moment of a certificate; `None` when it is none.
+/// The first and the last moment of a certificate's validity; `None` when it cannot be parsed.
 fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
     let (_, certificate) = parse_x509_certificate(certificate).ok()?;
     let validity = certificate.validity();
@@ -306,7 +306,7 @@ fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> 
 
 fn read_key<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Arc<dyn SigningKey>> {
     let pem = read_pem(reader, node)?;
-    // What is wrong with the text of a key could show a part of it.
+    // The parser's error is dropped: it may quote a part of the key.
     let Ok(mut der) = PrivateKeyDer::from_pem_slice(&pem) else {
         let is_encrypted = pem.windows(9).any(|window| window == b"ENCRYPTED");
         let message = if is_encrypted {
@@ -330,7 +330,7 @@ fn read_key<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Arc<dyn Signi
     key.ok()
 }
 
-/// Reads the file that a key of the section names.
+/// Reads the PEM file that a key of the section names.
 fn read_pem<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Zeroizing<Vec<u8>>> {
     let path = reader.text(node, "text: the path of a PEM file")?.as_str();
     if path.contains("-----BEGIN") {

@@ -144,7 +144,7 @@ fn read_password<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Pass
             }
             match PasswordHash::parse(text.as_str()) {
                 Ok(hash) => {
-                    if hash.is_dear() {
+                    if hash.is_expensive() {
                         reader.warn(
                             &node.at,
                             "each log-in with this hash takes more than 64 MiB, or longer than bcrypt's cost 13: \
