@@ -76,22 +76,22 @@ use self::reader::{Fields, Reader, alternatives, nearest};
 use self::routes::PolicySections;
 use self::syntax::SyntaxError;
 
-/// The longest configuration, in bytes: a million tokens, and an end to files that have none.
+/// The maximum size of a configuration, in bytes: a million tokens fit.  It bounds the reading of endless files.
 pub const MAX_CONFIG_BYTES: usize = 256 * 1024 * 1024;
 
-/// A whole configuration.
+/// A valid configuration.
 pub struct Config {
-    /// What holds until the process ends.
+    /// The settings that need a restart.
     pub startup: Startup,
-    /// What a reload replaces.
+    /// The sections that a reload replaces.
     pub rules: Rules,
-    /// What the listeners that speak TLS speak it with: a reload replaces it too.
+    /// The TLS settings of the listeners, which a reload replaces, too.
     pub tls: Tls,
-    /// What looks wrong and is served all the same.
+    /// The warnings, in the order of the lines.
     pub warnings: Vec<Diagnostic>,
     /// Every file that a `$file` or a `tls` section names, in alphabetical order.
     pub files: Vec<PathBuf>,
-    /// What narrows access: a reload that loses it is held back.
+    /// The parts that narrow access.  A reload that loses them is held back.
     pub restrictions: Restrictions,
     /// The SHA-256 of the file, in hexadecimal digits, as `sha256sum` prints it.
     pub sha256: String,
@@ -100,13 +100,13 @@ pub struct Config {
 /// Settings that cannot change while the process runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Startup {
-    /// `ext_authz`: where Envoy asks us.
+    /// `ext_authz`: the listener for Checks.
     pub ext_authz: ExtAuthz,
-    /// `probes`: where the orchestrator and the metrics' collector ask us.
+    /// `probes`: the listener for health and metrics.
     pub probes: Probes,
-    /// `admin`: where keys are managed; `None` is nowhere.
+    /// `admin`: the listener of the admin API, if there is one.
     pub admin: Option<AdminListen>,
-    /// `keys.store`: where issued keys and sessions are kept; `None` is that there are none.
+    /// `keys.store`: the store of issued keys and sessions, if there is one.
     pub keys: Option<StoreUrl>,
 }
 
@@ -128,49 +128,49 @@ pub struct Rules {
     pub realm: Box<str>,
     /// `policies`, `routes`, `default` and `paths`.
     pub policies: Policies,
-    /// `keys`, less what cannot change while the process runs.
+    /// `keys`, without the settings that need a restart.
     pub keys: Option<Settings>,
     /// `keys.unavailable`.
     pub unavailable: Unavailable,
-    /// `admin`, less where it listens.
+    /// `admin`, without its listener.
     pub admin: Option<Arc<AdminRules>>,
     /// `actor_headers`.
     pub actor_headers: ActorHeaders,
 }
 
-/// What a well-formed token that nobody knows is (`unknown_credentials`).
+/// What becomes of a well-formed token that is unknown (`unknown_credentials`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownCredentials {
     /// Denied.
     Deny,
-    /// Somebody else's: the request is anonymous, and the token stays in it.
+    /// It may be the upstream's: the request is anonymous, and keeps the token.
     Anonymous,
 }
 
-/// What the answer is when a token may be an API key, and nobody can know (`keys.unavailable`).
+/// The answer when a token may be an API key and the store cannot be read (`keys.unavailable`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unavailable {
-    /// A denial: 503, whatever Envoy was told to do when we fail.
+    /// A denial with status 503, whatever Envoy's `failure_mode_allow` says.
     Deny,
     /// An error, so that Envoy's `failure_mode_allow` decides.
     Error,
 }
 
-/// What a load led to.
+/// The result of a load.
 pub struct Loaded {
-    /// The configuration, or what is wrong with it.
+    /// The configuration, or its errors.
     pub outcome: Result<Config, Errors>,
-    /// Every file that was asked for, those of a configuration that is denied as well: one of them may be
-    /// what mends it.
+    /// Every file that was read or could not be, those of an invalid configuration included: a change to one of them may
+    /// make it valid.
     pub files: Files,
 }
 
-/// Where a configuration comes from.
+/// The source of a configuration.
 #[derive(Clone, Copy)]
 pub struct Source<'s> {
     /// The file's path, for messages.  Relative paths in the configuration start at its folder.
     pub file: &'s Path,
-    /// Where secret references lead.
+    /// The source of secret references' values.
     pub environment: &'s dyn Environment,
     /// The time against which expiries are checked.
     pub now: Timestamp,
@@ -180,12 +180,12 @@ impl Config {
     /// Reads and checks a configuration file.
     ///
     /// # Errors
-    /// [`Errors`]: the file cannot be read, or everything that is wrong with it.
+    /// [`Errors`]: the file cannot be read, or every problem in it.
     pub fn load(path: &Path) -> Result<Self, Errors> {
         Self::load_recording_files(path, Pipes::Read).outcome
     }
 
-    /// The same, with the files that were read.  Beside a configuration in force no pipe may be read.
+    /// As [`Config::load`], with the files that were read.  A reload must not read pipes.
     pub fn load_recording_files(path: &Path, pipes: Pipes) -> Loaded {
         let recording =
             RecordingEnvironment { environment: &ProcessEnvironment, pipes, files: RefCell::default() };
@@ -202,18 +202,18 @@ impl Config {
         Self::parse(&text, &Source { file: path, environment: recording, now: Timestamp::now() })
     }
 
-    /// Where a server with this file listens, whatever else is wrong with it: the server may still run with the
-    /// configuration that it had before.
+    /// The listeners of a configuration, whatever else is wrong with it: a server may still run with the configuration that
+    /// it had before.
     ///
     /// # Errors
-    /// [`Errors`]: the file cannot be read, is no YAML, or does not say where.
+    /// [`Errors`]: the file cannot be read, is not YAML, or its listeners are not valid.
     pub fn load_listeners(path: &Path) -> Result<Startup, Errors> {
         let text = text_of(path, ProcessEnvironment.read(path, MAX_CONFIG_BYTES + 1))?;
         let source = Source { file: path, environment: &ProcessEnvironment, now: Timestamp::now() };
         Attempt::at(&text, &source)?.listeners()
     }
 
-    /// A configuration, and where in its file everything stands.  Nothing that serves has a use for the latter.
+    /// A configuration with the positions of its keys, which a running server does not need.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -226,21 +226,21 @@ impl Config {
     /// Checks a configuration text.
     ///
     /// # Errors
-    /// [`Errors`]: everything that is wrong with it; a syntax error alone.
+    /// [`Errors`]: every problem in it, or one syntax error.
     pub fn parse(text: &str, source: &Source<'_>) -> Result<Self, Errors> {
         Attempt::at(text, source)?.finish(text)
     }
 }
 
-/// Reads a YAML or JSON file that is another program's, as it is written: no reference is followed.
+/// Reads a YAML or JSON file of another program.  Secret references are not resolved.
 ///
 /// # Errors
-/// [`Errors`]: it cannot be read, is no YAML, or could be read in two ways (duplicate keys, merge keys).
+/// [`Errors`]: it cannot be read, is not YAML, or is ambiguous (duplicate keys, merge keys).
 pub fn load_foreign(path: &Path) -> Result<serde_json::Value, Errors> {
     parse_foreign(&text_of(path, ProcessEnvironment.read(path, MAX_CONFIG_BYTES + 1))?, path)
 }
 
-/// The same of a text.
+/// As [`load_foreign`], for a text.
 ///
 /// # Errors
 /// As [`load_foreign`].
@@ -248,11 +248,11 @@ pub(crate) fn parse_foreign(text: &str, path: &Path) -> Result<serde_json::Value
     let file: Arc<Path> = path.into();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let tree = raw::from_yaml(text).or_else(|error| {
-        // What is JSON and yet no YAML (a key of a thousand characters) does without positions.
+        // JSON that is not YAML (with a key of a thousand characters) has no positions.
         raw::from_json(text).map_err(|_| syntax_error(&error, text, &file))
     })?;
     let mut reader = Reader::new(&tree, Path::new(""), &ProcessEnvironment, Timestamp::UNIX_EPOCH);
-    // Datasette tries JSON before YAML, and JSON is read alike by everybody.
+    // Datasette tries JSON before YAML, and both programs read JSON alike.
     if raw::from_json(text).is_err() {
         foreign::check(&mut reader, &tree, text);
     }
@@ -260,7 +260,7 @@ pub(crate) fn parse_foreign(text: &str, path: &Path) -> Result<serde_json::Value
     if diagnostics.is_empty() { Ok(tree.to_json()) } else { Err(Errors::new(diagnostics)) }
 }
 
-/// What a file says, once it was read.
+/// The text of a file.
 fn text_of(path: &Path, read: io::Result<Vec<u8>>) -> Result<Zeroizing<String>, Errors> {
     let rejected = |message| Errors::from(Diagnostic::about_file(path, message));
     let bytes = read.map_err(|error| rejected(format!("cannot be read: {error}")))?;
@@ -296,14 +296,14 @@ fn syntax_error(error: &SyntaxError, text: &str, file: &Arc<Path>) -> Diagnostic
     }
 }
 
-/// What a tree was understood to mean, and what is wrong with it.
+/// The meaning of a tree, and its problems.
 struct Attempt {
     draft: Option<Draft>,
     diagnostics: Vec<Diagnostic>,
     files: Vec<PathBuf>,
 }
 
-/// The sections, some of which may be wrong.
+/// The sections, some of which may not be valid.
 struct Draft {
     startup: Startup,
     rules: Rules,
@@ -331,8 +331,8 @@ impl Attempt {
         let file: Arc<Path> = source.file.into();
         let tree = read_tree(text).map_err(|error| syntax_error(&error, text, &file))?;
         let mut attempt = understand(tree, text, &file, source);
-        // Somebody must be told something, and wants to know where: only now are positions worth their time.
-        // What is JSON and yet no YAML (a key of a thousand characters) does without.
+        // Positions double the time of reading, so they are read only for diagnostics.  JSON that is not YAML (with a key of
+        // a thousand characters) has none.
         if !attempt.diagnostics.is_empty()
             && let Ok(tree) = raw::from_yaml(text)
         {
@@ -379,7 +379,7 @@ fn read_document<'t>(reader: &mut Reader<'t>, root: &'t Node) -> Option<Draft> {
     }
     if let Some(seed) = datasette::find(root) {
         let seed = datasette::read(reader, root, seed)?;
-        // Nothing else counts there.
+        // Every other key is Datasette's.
         let sections = Reader::only_fields(root, schema::SECTIONS_BESIDE_PLUGINS);
         return Some(read_sections(reader, root, sections, seed.tokens, seed.query));
     }
@@ -387,7 +387,7 @@ fn read_document<'t>(reader: &mut Reader<'t>, root: &'t Node) -> Option<Draft> {
     Some(read_sections(reader, root, sections, sections.get("tokens"), None))
 }
 
-/// Reads every section; `query` is a place that the seed's file adds.
+/// Reads every section; `query` is a location that a Datasette configuration adds.
 fn read_sections<'t>(
     reader: &mut Reader<'t>,
     root: &'t Node,
@@ -401,7 +401,7 @@ fn read_sections<'t>(
         reader.error(&entry.at, "`admin` manages issued keys: it needs the section `keys`");
     }
     let (ext_authz, probes, ext_authz_tls) = listeners::read(reader, sections, admin.as_ref());
-    let policing = routes::read(reader, sections);
+    let policy_sections = routes::read(reader, sections);
     let sessions = match (&keys, &admin) {
         (None, _) => Sessions::NeedKeys,
         (Some(_), None) => Sessions::OpenedElsewhere,
@@ -411,7 +411,7 @@ fn read_sections<'t>(
     };
     let locations = credentials::read(reader, sections.entry("credentials"), query, sessions);
     let actor_headers = headers::read(reader, sections.get("actor_headers"), &locations);
-    let context = Context { policing: &policing, actor_headers: &actor_headers };
+    let context = Context { policies: &policy_sections, actor_headers: &actor_headers };
     let users_written = sections.get("users");
     let written = |list: Option<&'t Node>| list.filter(|_| is_written(list)).map(|node| &node.at);
     let callers = credentials::CredentialSections {
@@ -438,7 +438,7 @@ fn read_sections<'t>(
     let users = users::read(reader, users_written, &context, &is_tried);
     if let (Some(entry), Some(admin)) = (sections.entry("admin"), &admin) {
         let lists = [(tokens_written, tokens.len()), (users_written, users.len())];
-        // What cannot be read may be who was meant.
+        // An entry that is not valid may be the one that is meant.
         let all_read = lists.iter().all(|(list, read)| list.map_or(0, written_len) == *read);
         let live = tokens.iter().map(|token| &*token.principal).filter(|token| !token.is_expired(reader.now));
         if all_read && !admin.can_be_entered_by(live.chain(users.iter().map(|user| &*user.principal))) {
@@ -450,9 +450,9 @@ fn read_sections<'t>(
         }
     }
 
-    // A section of another name could be the one that was meant to say who may pass.
+    // An unknown section may be a misspelt one that admits somebody.
     let lets_anybody = |policy: &Arc<Policy>| policy.admits_anonymous() || policy.shadow().is_some();
-    if nobody && has_only_sections(root) && !policing.policies.iter().any(lets_anybody) {
+    if nobody && has_only_sections(root) && !policy_sections.policies.iter().any(lets_anybody) {
         reader.error(&root.at, NOBODY);
     }
     let (keys_store, keys, unavailable) = match keys {
@@ -471,7 +471,7 @@ fn read_sections<'t>(
         unknown_credentials: read_unknown_credentials(reader, sections.get("unknown_credentials")),
         allow_cors_preflight: switch(reader, sections, "allow_cors_preflight"),
         realm: read_realm(reader, sections.get("realm")),
-        policies: policing.policies,
+        policies: policy_sections.policies,
         keys,
         unavailable,
         admin,
@@ -482,7 +482,7 @@ fn read_sections<'t>(
     Draft { startup, rules, tls: Tls { ext_authz: ext_authz_tls, admin: admin_tls }, has_default }
 }
 
-/// Whether every key of the document is the name of a section, or this is the seed's file.
+/// Whether every key of the document is a section, or this is a Datasette configuration.
 fn has_only_sections(root: &Node) -> bool {
     match &root.value {
         Value::Map(entries) => {
@@ -493,16 +493,16 @@ fn has_only_sections(root: &Node) -> bool {
     }
 }
 
-/// Whether somebody stands in the list, rightly or wrongly.
+/// Whether the list has entries, valid or not.
 fn is_written(list: Option<&Node>) -> bool {
     list.is_some_and(|node| !matches!(&node.value, Value::List(list) if list.is_empty()))
 }
 
-/// How many stand in the list, rightly or wrongly.
+/// The number of entries of a list, valid or not.
 fn written_len(list: &Node) -> usize {
     match &list.value {
         Value::List(list) => list.len(),
-        // Something else in its place is an error.
+        // Another kind of value is an error.
         _ => usize::MAX,
     }
 }
@@ -510,13 +510,13 @@ fn written_len(list: &Node) -> usize {
 const NOBODY: &str = "nobody could ever pass: there are no `tokens`, no `users`, no `keys`, \
     and no policy admits the anonymous";
 
-/// What a token or a user is checked against.
+/// The sections that tokens and users depend on.
 struct Context<'c> {
-    policing: &'c PolicySections,
+    policies: &'c PolicySections,
     actor_headers: &'c [ActorHeader],
 }
 
-/// A section that is `true` or `false`, and false when it is not there.
+/// A section that is `true` or `false`; false when it is missing.
 fn switch<'t>(reader: &mut Reader<'t>, sections: Fields<'t>, key: &str) -> bool {
     sections.get(key).and_then(|node| reader.boolean(node)).unwrap_or(false)
 }
@@ -534,7 +534,7 @@ fn read_unknown_credentials<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>)
     }
 }
 
-/// "`a` or `b`, found another word", with the one that was probably meant.
+/// "`a` or `b`, found another word", with a suggestion.
 fn one_of(written: &str, words: &[&str]) -> String {
     let all = alternatives(words);
     match nearest(written, words.iter().copied()) {
@@ -548,7 +548,7 @@ fn read_realm<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Box<str> {
     let Some((node, text)) = text else {
         return "api".into();
     };
-    // RFC 9110 section 11.5: the realm is a quoted string; nothing in ours ever needs an escape.
+    // RFC 9110 section 11.5: the realm is a quoted string.  These characters need no escape in one.
     let is_legal = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
     if text.as_str().is_empty() || !text.as_str().bytes().all(is_legal) {
         reader.error(
@@ -559,7 +559,7 @@ fn read_realm<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Box<str> {
     text.as_str().into()
 }
 
-/// Whether a text is 1 to 190 printable characters without blanks at its ends: what a name is.
+/// Whether a text can be a name: 1 to 190 printable characters without blanks at its ends.
 fn is_label(text: &str) -> bool {
     let length = text.chars().count();
     (1..=190).contains(&length) && text.trim() == text && !text.chars().any(char::is_control)

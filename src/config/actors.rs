@@ -62,6 +62,6 @@ pub fn read_restriction<'t>(
     context: &Context<'_>,
 ) -> Option<PolicyNames> {
     let list = reader.list(node?, "a list of names of policies")?;
-    let names = list.iter().filter_map(|node| context.policing.named.find(reader, node));
+    let names = list.iter().filter_map(|node| context.policies.named.find(reader, node));
     Some(names.map(|policy| Arc::clone(policy.name())).collect())
 }

@@ -1,4 +1,4 @@
-//! The section `tokens`: who stands behind which token.
+//! The section `tokens`: static tokens and their actors.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,21 +19,21 @@ use crate::token::{PlainToken, TokenDigest};
 pub struct Token {
     /// The digest: no plain token is kept.
     pub digest: TokenDigest,
-    /// Who it stands for.
+    /// The principal behind it.
     pub principal: Arc<Principal>,
 }
 
-/// The digests so far, each with the index of its token; `None` where the entry is given up for another reason.
+/// The digests so far, each with the index of its token; `None` for an entry that is not valid for another reason.
 type Digests = HashMap<TokenDigest, Option<usize>>;
 
-/// A token shorter than this can be guessed.
-const FEW_CHARACTERS: usize = 16;
+/// A shorter token can be guessed.
+const MIN_CHARACTERS: usize = 16;
 
-/// A token of fewer different characters than this can be guessed.
-const LOW_VARIETY: usize = 6;
+/// A token of fewer different characters can be guessed.
+const MIN_DISTINCT_CHARACTERS: usize = 6;
 
-/// How long before an expiry somebody should be told.
-const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// A token that expires within this time is a warning.
+const EXPIRY_WARNING: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// Reads the section.
 pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Context<'_>) -> Vec<Token> {
@@ -51,7 +51,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Co
             continue;
         };
         let name = read_name(reader, fields, index + 1, &mut names);
-        // Both are read before either is given up, so that everything that is wrong is told.
+        // Both are read before an error returns, so that every problem is reported.
         let digest = read_digest(reader, fields);
         if let Some((_, digest)) = digest {
             digests.entry(digest).or_default();
@@ -65,7 +65,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Co
     tokens
 }
 
-/// A name stands in logs and metrics, so it cannot be a token, whichever entry's.
+/// Rejects a name that is a token of any entry: names stand in logs and metrics.
 fn reject_tokens_as_names<'t>(reader: &mut Reader<'t>, list: &'t [Node], tokens: &Digests) {
     for entry in list {
         let Value::Map(members) = &entry.value else {
@@ -166,23 +166,23 @@ fn read_plain<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<TokenDigest
 }
 
 fn warn_of_weakness<'t>(reader: &mut Reader<'t>, node: &'t Node, token: &str) {
-    if token.len() < FEW_CHARACTERS {
+    if token.len() < MIN_CHARACTERS {
         reader.warn(
             &node.at,
-            format!("a token of fewer than {FEW_CHARACTERS} characters can be guessed; `envoy-auth-tokens token new` makes a better one"),
+            format!("a token of fewer than {MIN_CHARACTERS} characters can be guessed; `envoy-auth-tokens token new` makes a better one"),
         );
     } else if is_monotonous(token) {
         reader.warn(
             &node.at,
-            format!("a token of fewer than {LOW_VARIETY} different characters can be guessed; `envoy-auth-tokens token new` makes a better one"),
+            format!("a token of fewer than {MIN_DISTINCT_CHARACTERS} different characters can be guessed; `envoy-auth-tokens token new` makes a better one"),
         );
     }
 }
 
 fn is_monotonous(token: &str) -> bool {
-    // One bit for each of ASCII's characters.
+    // One bit for each character of ASCII.
     let seen = token.bytes().fold(0_u128, |seen, byte| seen | 1 << (byte & 0x7f));
-    (seen.count_ones() as usize) < LOW_VARIETY
+    (seen.count_ones() as usize) < MIN_DISTINCT_CHARACTERS
 }
 
 fn read_known<'t>(
@@ -213,13 +213,13 @@ fn read_expiry<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Timestamp>
     };
     if expiry <= reader.now {
         reader.warn(&node.at, "this token has expired: every request with it is denied");
-    } else if expiry.duration_since(reader.now) <= SOON {
+    } else if expiry.duration_since(reader.now) <= EXPIRY_WARNING {
         reader.warn(&node.at, "this token expires within 30 days");
     }
     Some(expiry)
 }
 
-/// RFC 3339 section 5.6 to the letter: a date, `T`, a time with seconds, `Z` or an offset.
+/// Parses RFC 3339 section 5.6 strictly: a date, `T`, a time with seconds, `Z` or an offset.
 fn parse_time(text: &str) -> Option<Timestamp> {
     let shape: String = text
         .chars()

@@ -1,4 +1,4 @@
-//! The section `users`: who logs in with HTTP Basic.
+//! The section `users`: names, passwords and actors of users.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -23,9 +23,9 @@ pub struct User {
     pub principal: Arc<Principal>,
 }
 
-/// What the configuration has of a password.
+/// A password in the configuration.
 pub enum Password {
-    /// The password itself: it is hashed before anybody logs in.
+    /// The password itself, which is hashed when the configuration is loaded.
     Plain(Secret),
     /// A hash, which is used as it is.
     Hashed(PasswordHash),
@@ -38,7 +38,7 @@ struct Names {
     lower_case: HashSet<String>,
 }
 
-/// Reads the section.  `is_tried` says of an Admin's actor whether strangers can try its password.
+/// Reads the section.  `is_tried` says whether strangers can try the password of this admin.
 pub fn read<'t>(
     reader: &mut Reader<'t>,
     section: Option<&'t Node>,
@@ -55,7 +55,7 @@ pub fn read<'t>(
             continue;
         };
         let name = read_name(reader, fields, &mut names);
-        // Each is read before any is given up, so that everything that is wrong is told.
+        // All are read before an error returns, so that every problem is reported.
         let password = read_password(reader, fields);
         let policies = actors::read_restriction(reader, fields.get("policies"), context);
         let actor = match (fields.get("actor"), &name) {
