@@ -7,6 +7,7 @@
 //! The process has one [`SnapshotStore`].  Every request takes the current snapshot once and uses it to its
 //! end, so that no request sees old rules with new settings.  A reload is one [`SnapshotStore::replace`].
 
+mod slot;
 mod tokens;
 mod users;
 
@@ -29,6 +30,7 @@ use crate::keys::name::{folded, is_same};
 use crate::password::PasswordError;
 use crate::policy::Policies;
 
+pub use self::slot::Slot;
 pub use self::tokens::Tokens;
 pub use self::users::{User, Users};
 
@@ -63,6 +65,8 @@ pub struct Snapshot {
     pub tls: Tls,
     /// The SHA-256 of the configuration's file, in hexadecimal digits.
     pub sha256: String,
+    /// What the gRPC codec encodes ahead.
+    pub grpc_encoder: Slot,
     /// A number that no other snapshot of this process has.
     pub version: u64,
 }
@@ -119,6 +123,7 @@ impl Snapshot {
             actor_headers: actor_headers.clone(),
             tls: config.tls.clone(),
             sha256: config.sha256.clone(),
+            grpc_encoder: Slot::default(),
             version: next_version(),
         })
     }

@@ -4,7 +4,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
 
@@ -16,7 +15,6 @@ use crate::attributes::Attributes;
 use crate::authorizer::Authorizer;
 use crate::decision::Decision;
 use crate::deny_reason::DenyReason;
-use crate::snapshot::Snapshot;
 use crate::telemetry::traces::CheckSpan;
 use crate::telemetry::{CheckRecord, Telemetry};
 
@@ -24,8 +22,6 @@ use crate::telemetry::{CheckRecord, Telemetry};
 pub struct CheckHandler {
     authorizer: Arc<Authorizer>,
     telemetry: Arc<Telemetry>,
-    /// Of the snapshot last seen: rebuilt by the first Check under another.
-    encoder: ArcSwap<ResponseEncoder>,
 }
 
 /// A Check that is being answered.
@@ -43,8 +39,7 @@ impl StartedCheck {
 impl CheckHandler {
     /// A handler that decides by this authorizer and records every decision in this telemetry.
     pub fn new(authorizer: Arc<Authorizer>, telemetry: Arc<Telemetry>) -> Self {
-        let encoder = ArcSwap::from_pointee(ResponseEncoder::new(&authorizer.rules()));
-        Self { authorizer, telemetry, encoder }
+        Self { authorizer, telemetry }
     }
 
     /// Where decisions are recorded.
@@ -90,7 +85,9 @@ impl CheckHandler {
     /// Encodes the answer, and records what the decision came to.
     fn finish(&self, decision: &Decision, request: Option<&Attributes<'_>>, started: &StartedCheck) -> Bytes {
         let http = request.and_then(|request| request.http.as_ref());
-        let response = self.encoder(&decision.rules).encode(&Answer::new(decision, http));
+        let snapshot = &decision.rules;
+        let encoder = snapshot.grpc_encoder.get_or_init(|| ResponseEncoder::new(snapshot));
+        let response = encoder.encode(&Answer::new(decision, http));
         let (elapsed, span) = (started.at.elapsed(), started.span.as_deref());
         self.telemetry.record(&CheckRecord { decision, request, elapsed, span });
         response
@@ -98,17 +95,5 @@ impl CheckHandler {
 
     fn denied(&self, deny_reason: DenyReason) -> Decision {
         Decision::deny(self.authorizer.rules(), deny_reason)
-    }
-
-    /// The encoder of answers under these rules.
-    fn encoder(&self, rules: &Snapshot) -> arc_swap::Guard<Arc<ResponseEncoder>> {
-        let encoder = self.encoder.load();
-        if encoder.rules_version == rules.version {
-            return encoder;
-        }
-        // This very encoder is returned: another Check may store that of other rules meanwhile.
-        let encoder = Arc::new(ResponseEncoder::new(rules));
-        self.encoder.store(Arc::clone(&encoder));
-        arc_swap::Guard::from_inner(encoder)
     }
 }

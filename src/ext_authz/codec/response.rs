@@ -22,8 +22,6 @@ use crate::snapshot::Snapshot;
 
 /// Encodes answers of one snapshot of the rules.
 pub struct ResponseEncoder {
-    /// [`Snapshot::version`] of the snapshot.
-    pub rules_version: u64,
     anonymous: Box<[u8]>,
     denials: Vec<EncodedDenial>,
 }
@@ -45,7 +43,6 @@ impl ResponseEncoder {
             grpc: encode(reason, DenialForm::Grpc),
         });
         Self {
-            rules_version: rules.version,
             anonymous: encode_actor(&ActorPart::anonymous(&rules.actor_headers)),
             denials: denials.collect(),
         }

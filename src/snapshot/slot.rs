@@ -1,0 +1,24 @@
+//! A place for what a user of the snapshot derives from it.
+
+use std::any::Any;
+use std::sync::OnceLock;
+
+/// Holds one value that depends on the snapshot alone, such as answers that a front end encodes ahead.  The snapshot
+/// knows nothing of its type.  The value lives as long as the snapshot, so that nobody compares versions.
+#[derive(Default)]
+pub struct Slot(OnceLock<Box<dyn Any + Send + Sync>>);
+
+impl Slot {
+    /// The value, which the first caller makes.  Every caller of one slot names the same type.
+    pub fn get_or_init<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> &T {
+        let value = self.0.get_or_init(|| Box::new(make()));
+        value.downcast_ref().expect("every caller of a slot names the same type")
+    }
+}
+
+impl Clone for Slot {
+    /// An empty slot: another snapshot has other values.
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
