@@ -3,7 +3,7 @@
 
 CARGO ?= cargo
 PYTHON ?= python3
-# make demo: Envoy's port (0 for a free one), and ONCE=1 to end when the story is told.
+# make demo: Envoy's port (0 for a free one), and ONCE=1 to end after the last answer.
 PORT ?= 10000
 ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
@@ -12,7 +12,7 @@ BINARY ?=
 .PHONY: help demo test soak test-bodies fuzz dist deb image test-shipped release-check bench bench-keys fmt lint tools need-rust need-lints need-python need-curl
 
 help:
-	@echo 'make demo    a real Envoy, this server and an application; plays the story with curl,'
+	@echo 'make demo    a real Envoy, this server and an application; sends its requests with curl,'
 	@echo '             then runs until Ctrl-C (ONCE=1: ends; PORT=10100: another port)'
 	@echo 'make test    all tests, with a real Envoy and a real Datasette'
 	@echo 'make soak    a busy life of MINUTES=2: nothing may go wrong'
@@ -38,7 +38,7 @@ TARGET = $(or $(CARGO_TARGET_DIR),target)
 build: need-rust
 	@$(CARGO) build --locked --bin envoy-auth-tokens
 
-# A story waits more than it works: there may be two for each core.
+# A test waits more than it computes: there may be two for each core.
 export RUST_TEST_THREADS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))' 2>/dev/null)
 
 test: need-rust need-curl tools

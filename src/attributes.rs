@@ -112,14 +112,14 @@ pub enum Encoding {
 #[derive(Clone)]
 pub struct Headers<'a> {
     encoding: Encoding,
-    /// Of a map with more than [`FEW`] entries, each key once.
+    /// Of a map with more than [`MAX_WITHOUT_TABLE`] entries, each key once.
     entries: Vec<Header<'a>>,
     lengths: NameLengthFilter,
 }
 
-/// Up to so many entries it costs less to compare those of one name with all that follow than to make a table.
+/// Up to this many entries, comparing those of one name with all that follow costs less than building a table.
 /// Envoy sends no more unless it is configured to (`max_headers_count`).
-const FEW: usize = 128;
+const MAX_WITHOUT_TABLE: usize = 128;
 
 impl fmt::Debug for Headers<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -144,7 +144,7 @@ impl NameLengthFilter {
     }
 
     /// Whether none of them is among the others.
-    fn are_apart_from(self, others: Self) -> bool {
+    fn is_disjoint_from(self, others: Self) -> bool {
         self.0 & others.0 == 0
     }
 
@@ -162,7 +162,7 @@ impl NameLengthFilter {
 impl<'a> Headers<'a> {
     /// Headers in the order in which they were decoded.
     pub fn new(encoding: Encoding, mut entries: Vec<Header<'a>>) -> Self {
-        if encoding == Encoding::Joined && entries.len() > FEW {
+        if encoding == Encoding::Joined && entries.len() > MAX_WITHOUT_TABLE {
             keep_last_of_each_key(&mut entries);
         }
         let lengths = NameLengthFilter::of(entries.iter().map(|header| header.name));
@@ -182,7 +182,7 @@ impl<'a> Headers<'a> {
     /// The entries whose names may have one of these lengths, in order.
     pub fn with_name_lengths(&self, lengths: NameLengthFilter) -> impl Iterator<Item = Header<'a>> + '_ {
         let none: &[Header<'a>] = &[];
-        let entries = if self.lengths.are_apart_from(lengths) { none } else { &self.entries };
+        let entries = if self.lengths.is_disjoint_from(lengths) { none } else { &self.entries };
         entries.iter().copied().filter(move |header| lengths.may_contain(header.name.len()))
     }
 
@@ -218,7 +218,7 @@ impl<'a> Headers<'a> {
         match self.encoding {
             Encoding::Lines => false,
             // Each key is here once.
-            Encoding::Joined if self.entries.len() > FEW => false,
+            Encoding::Joined if self.entries.len() > MAX_WITHOUT_TABLE => false,
             Encoding::Joined => {
                 let name = self.entries[index].name;
                 self.entries[index + 1..].iter().any(|later| {
@@ -308,15 +308,20 @@ mod tests {
                 };
                 assert!(work(16_384) <= 2 * work(8_192) + 1, "{encoding:?}, {distinct}");
                 assert!(work(16_384) <= 16_384 * 4, "{encoding:?}, {distinct}");
-                // The dearest map that makes no table.
-                assert!(work(FEW) <= FEW * FEW, "{encoding:?}, {distinct}");
+                // The costliest map that makes no table.
+                assert!(
+                    work(MAX_WITHOUT_TABLE) <= MAX_WITHOUT_TABLE * MAX_WITHOUT_TABLE,
+                    "{encoding:?}, {distinct}"
+                );
             }
         }
     }
 
     #[test]
     fn of_many_entries_with_one_key_the_last_counts_as_of_few() {
-        for filler in [0, FEW - 4, FEW - 3, FEW, 3 * FEW] {
+        for filler in
+            [0, MAX_WITHOUT_TABLE - 4, MAX_WITHOUT_TABLE - 3, MAX_WITHOUT_TABLE, 3 * MAX_WITHOUT_TABLE]
+        {
             let others: Vec<_> = (0..filler).map(|index| format!("x-{index}")).collect();
             let mut entries: Vec<_> =
                 others.iter().map(|name| Header { name: name.as_bytes(), value: b"f" }).collect();

@@ -59,7 +59,7 @@ impl Authorizer {
     ///
     /// # Errors
     /// The denial that a Check would meet.
-    pub async fn who(
+    pub async fn authenticate_at(
         &self,
         http: &Http<'_>,
         locations: &CredentialLocations,
@@ -70,8 +70,8 @@ impl Authorizer {
         };
         match self.sources.identify(&presented.credential, &rules, Caller::Admin).await? {
             Identity::Authenticated(principal) => Ok(Some(principal)),
-            Identity::NotOurs => Err(DenyReason::UnknownToken),
-            Identity::SessionOver => Ok(None),
+            Identity::Unrecognized => Err(DenyReason::UnknownToken),
+            Identity::NoSession => Ok(None),
         }
     }
 
@@ -199,8 +199,8 @@ impl Authorizer {
         trace.identified(&identity);
         match identity? {
             Identity::Authenticated(principal) => context.principal = Some(principal),
-            Identity::NotOurs => context.passed_through = Some(presented.location.clone()),
-            Identity::SessionOver => {}
+            Identity::Unrecognized => context.passed_through = Some(presented.location.clone()),
+            Identity::NoSession => {}
         }
         Ok(())
     }

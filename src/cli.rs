@@ -159,7 +159,7 @@ pub enum CliError {
     Keys(#[from] KeysError),
     /// `explain` fails.
     #[error("{0}")]
-    Explain(String),
+    Explain(#[from] ExplainError),
 }
 
 impl CliError {
@@ -176,20 +176,34 @@ impl CliError {
     }
 }
 
-impl From<CliError> for String {
+/// Why a request cannot be explained.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ExplainError(String);
+
+impl From<String> for ExplainError {
+    fn from(message: String) -> Self {
+        Self(message)
+    }
+}
+
+impl From<&str> for ExplainError {
+    fn from(message: &str) -> Self {
+        Self(message.to_owned())
+    }
+}
+
+impl From<CliError> for ExplainError {
     fn from(error: CliError) -> Self {
-        error.report()
+        Self(error.report())
     }
 }
 
-impl From<InputError> for String {
+impl From<InputError> for ExplainError {
     fn from(error: InputError) -> Self {
-        CliError::from(error).report()
+        CliError::from(error).into()
     }
 }
-
-/// An error of `explain`, as it is printed.
-type Complaint = String;
 
 /// How a command ends that has printed all there is to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,7 +225,7 @@ pub fn run() -> Result<Outcome, CliError> {
     let done = match Cli::parse().command {
         Command::Serve(serve) => return serve.run(),
         Command::Check(check) => return check.run(),
-        Command::Explain(explain) => return explain.run().map_err(CliError::Explain),
+        Command::Explain(explain) => return Ok(explain.run()?),
         Command::Token(token) => token.run(),
         Command::Password(password) => password.run(),
         Command::Keys(keys) => keys.run(),

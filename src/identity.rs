@@ -29,9 +29,9 @@ pub enum Identity {
     /// This principal.
     Authenticated(Arc<Principal>),
     /// Unknown, and the rules leave unknown tokens to the upstream: the request is anonymous.
-    NotOurs,
+    Unrecognized,
     /// A session that has ended: it is no credential, and the request is anonymous.
-    SessionOver,
+    NoSession,
 }
 
 /// On whose behalf a credential is authenticated.  The two share no limits.
@@ -94,7 +94,7 @@ impl Sources {
         match credential {
             Credential::Token { digest, issued_format } => {
                 let identity = self.token(digest, *issued_format, rules);
-                !matches!(identity, Ok(Identity::NotOurs) | Err(DenyReason::UnknownToken))
+                !matches!(identity, Ok(Identity::Unrecognized) | Err(DenyReason::UnknownToken))
             }
             // Whatever the password: a mistyped one is not for the upstream either.
             Credential::Password { user, .. } => rules.users.get(user).is_some(),
@@ -135,7 +135,7 @@ impl Sources {
         }
         match rules.unknown_credentials {
             UnknownCredentials::Deny => Err(DenyReason::UnknownToken),
-            UnknownCredentials::Anonymous => Ok(Identity::NotOurs),
+            UnknownCredentials::Anonymous => Ok(Identity::Unrecognized),
         }
     }
 
@@ -163,17 +163,17 @@ impl Sources {
         rules: &Snapshot,
     ) -> Result<Identity, DenyReason> {
         let Some(keys) = &self.keys else {
-            return Ok(Identity::SessionOver);
+            return Ok(Identity::NoSession);
         };
         let now = self.clock.now();
         let Some(session) = keys.find_session(digest, now) else {
             // It may have been opened, or used, since the store was last read.
             let may_be_one = issued_format && keys.is_unknowable(now, max_staleness(rules));
-            return if may_be_one { Err(DenyReason::KeysUnavailable) } else { Ok(Identity::SessionOver) };
+            return if may_be_one { Err(DenyReason::KeysUnavailable) } else { Ok(Identity::NoSession) };
         };
         let user = rules.users.get(&session.user);
         match user.filter(|user| user.password_digest == session.password_digest) {
-            None => Ok(Identity::SessionOver),
+            None => Ok(Identity::NoSession),
             Some(_) if keys.is_stale(now, max_staleness(rules)) => Err(DenyReason::KeysUnavailable),
             Some(user) => Ok(Identity::Authenticated(Arc::clone(&user.in_session))),
         }

@@ -53,7 +53,7 @@
 //! | layer | modules | |
 //! | --- | --- | --- |
 //! | process | [`app`] [`cli`] [`reload`] `main` | wiring, commands, reloading, the exit code |
-//! | servers | [`ext_authz`] [`probes`] [`admin`] | gRPC and HTTP; only here are wire types, tonic and axum |
+//! | servers | [`ext_authz`] [`probes`] [`admin`] | gRPC and HTTP; only here are wire types, tonic and axum (but for the client of `cli health`) |
 //! | transport | [`server`] [`readiness`] [`service_manager`] [`shutdown`] [`watch`] | connections, TLS, limits, signals, files |
 //! | telemetry | [`telemetry`] | metrics, decision log, audit log, traces |
 //! | engine | [`authorizer`] [`answer`] [`decision`] [`identity`] | no I/O but the verification of passwords |
@@ -69,8 +69,9 @@
 //! - What a denial says, in logs and to every client, stands in one table ([`deny_reason`]).
 //! - Whoever speaks no gRPC gets no status 200, which Envoy's `http_service` takes for a permission
 //!   ([`ext_authz::wiring`]).
-//! - Every CheckRequest gets an answer with gRPC status OK; a denial is a `denied_response`.  To Envoy a gRPC
-//!   error is an outage, which it may have been told to let pass.  A panic is caught and denies.
+//! - Every CheckRequest that arrives whole and in time gets an answer with gRPC status OK; a denial is a
+//!   `denied_response` (an `error_response` with `keys.unavailable: error`).  To Envoy a gRPC error is an outage,
+//!   which it may be configured to let pass.  A panic is caught and denies.
 //! - A token's plain text goes no further than the location that carried it: [`credential::extract`] hands on a
 //!   digest.  Plain and digest are different types, and the `Debug` of secrets shows nothing.
 //! - One [`snapshot::Snapshot`] serves one request from start to end.
@@ -87,8 +88,9 @@
 //!
 //! | what may grow | bounded by |
 //! | --- | --- |
-//! | connections, a task each | a limit ([`server::connection_limit`]): for one more, the one that waited longest is closed |
-//! | streams, a task each | a share of [`memory::limit`] ([`ext_authz::limits`]), 30 s of life ([`ext_authz::listener`]) |
+//! | connections, a task each | a limit ([`server::connection_limit`]): for one more, the one that waited longest without a request is closed, or the new one when all are in use |
+//! | streams, a task each | a share of [`memory::limit`] ([`ext_authz::limits`]); a Check lives 30 s, another call 31 minutes ([`ext_authz::listener`]) |
+//! | metadata of a call | `MAX_HEADER_LIST`, 1 MiB ([`server::http2`]) |
 //! | streams that are reset, or break the rules | `MAX_PENDING_RESETS`, `MAX_BROKEN_STREAMS`: then the connection ends ([`server::http2`]) |
 //! | messages that arrive in pieces | their size and [`ext_authz::codec::frame::Budget`], a share of [`memory::limit`] |
 //! | Checks that are open, or lack their message | shares of the same: [`server::activity`], [`ext_authz::incomplete`] |
@@ -104,7 +106,7 @@
 //! | log lines | a bounded channel that drops and counts ([`telemetry::logging`]) |
 //! | spans | a bounded queue that drops and counts ([`telemetry::traces`]) |
 //! | label values of metrics | names of our own and of policies, never a client's text ([`telemetry::metrics`]) |
-//! | answers encoded ahead | one for each known actor ([`ext_authz::codec::response`]) |
+//! | answers encoded ahead | one for each principal ([`credential::CachedAnswer`]), two for each deny reason |
 //! | TLS sessions | none is stored: every handshake is whole ([`server::tls`]) |
 //! | events of files, calls to reload | a set of three flags ([`watch`]) |
 //! | lines about clients that misbehave | one in five seconds of each kind |

@@ -156,8 +156,8 @@ impl Snapshot {
     /// This snapshot without the tokens and users that a later one lacks, or has with another password.
     pub fn without_credentials_missing_in(&self, later: &Self) -> Self {
         let mut snapshot = self.clone();
-        snapshot.tokens.keep_those_in(&later.tokens);
-        snapshot.users.keep_those_in(&later.users);
+        snapshot.tokens.retain_present_in(&later.tokens);
+        snapshot.users.retain_present_in(&later.users);
         snapshot.version = next_version();
         snapshot
     }

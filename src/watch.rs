@@ -20,7 +20,7 @@ use crate::config::Files;
 /// Events that follow each other within this time belong together …
 const QUIET_INTERVAL: Duration = Duration::from_millis(100);
 /// … until this long after the first one.
-const MAX_UNREST: Duration = Duration::from_secs(2);
+const MAX_SETTLING_TIME: Duration = Duration::from_secs(2);
 /// A file is read when it was not written to for this long …
 const SETTLE_INTERVAL: Duration = Duration::from_millis(100);
 /// … and after this long in any case.
@@ -187,7 +187,7 @@ impl Watch {
                 Some(Call::Stop) => return Some(Cause::Stopped),
                 None => return None,
                 Some(Call::Event) => {
-                    let until = *unrest.get_or_insert_with(|| Instant::now() + MAX_UNREST);
+                    let until = *unrest.get_or_insert_with(|| Instant::now() + MAX_SETTLING_TIME);
                     let left = until.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         return None;

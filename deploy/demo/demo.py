@@ -4,9 +4,9 @@
     python3 deploy/demo/demo.py --binary target/debug/envoy-auth-tokens [--port 10000] [--once]
 
 Starts an application that shows the headers it got (upstream.py), envoy-auth-tokens with
-deploy/demo/config.yaml and a real Envoy with deploy/envoy.yaml on free ports, plays the story
+deploy/demo/config.yaml and a real Envoy with deploy/envoy.yaml on free ports, sends its requests
 with curl, and leaves all of it running until Ctrl-C (with --once: ends it).  Exit code 1 when an
-answer is not the one that the story tells.
+answer is not the expected one.
 """
 
 import argparse
@@ -174,7 +174,7 @@ def play(title, command, token, expected, environment):
     return True
 
 
-def story(url, token, environment):
+def scenario(url, token, environment):
     path = "/:memory:/show_version.json?_shape=array"
     show = "curl -sS -w '\\n[HTTP %{http_code}]\\n' -L"
     bearer = "-H \"Authorization: Bearer $BOT_TOKEN\""
@@ -292,11 +292,11 @@ def demo(arguments, processes):
     else:
         say(f"$ export BOT_TOKEN={token}")
     say()
-    right = all(story(url, token, environment))
+    right = all(scenario(url, token, environment))
     if not right:
-        raise Broken("An answer was not as the story tells.")
+        raise Broken("An answer was not the expected one.")
     if arguments.once:
-        say("All answers are as the story tells.")
+        say("All answers are the expected ones.")
         return
     say("All of it keeps running for you to try; Ctrl-C ends it.")
     while True:
@@ -327,10 +327,10 @@ def interrupted(*_):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="plays the seed's story with a real Envoy")
+    parser = argparse.ArgumentParser(description="sends requests through a real Envoy")
     parser.add_argument("--binary", required=True, help="the envoy-auth-tokens to show")
     parser.add_argument("--port", type=int, default=10000, help="Envoy's port; 0 for a free one")
-    parser.add_argument("--once", action="store_true", help="end when the story is told")
+    parser.add_argument("--once", action="store_true", help="end after the last answer")
     arguments = parser.parse_args()
     # Whoever ends the demo politely must not leave its children behind.
     signal.signal(signal.SIGTERM, interrupted)

@@ -10,8 +10,8 @@ use crate::attributes::NameLengthFilter;
 /// What an actor's headers may take together, names and values, in bytes.
 pub const MAX_BYTES: usize = 8 * 1024;
 
-/// Up to so many names it costs less to compare each than to hash the one that is looked for.
-const FEW: usize = 8;
+/// Up to this many names, comparing each costs less than hashing the one that is searched for.
+const MAX_WITHOUT_HASHES: usize = 8;
 
 /// One header that tells the upstream about the actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl ActorHeaders {
         if !self.lengths.may_contain(name.len()) {
             return None;
         }
-        if self.headers.len() <= FEW {
+        if self.headers.len() <= MAX_WITHOUT_HASHES {
             return self.headers.iter().find(|header| folds_onto(name, &header.name));
         }
         let hash = folded_hash(name);

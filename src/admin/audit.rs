@@ -16,7 +16,7 @@ use super::address::client_address;
 use super::error::{ApiError, Failure};
 use crate::credential::Principal;
 use crate::keys::{Key, Role};
-use crate::telemetry::audit_log::{AuditLog, Denial, TARGET};
+use crate::telemetry::audit_log::{AuditLog, TARGET, UnauthenticatedAttempt};
 
 /// A change that is attempted, and what is known of it so far.  The middleware puts it into the request's extensions;
 /// as an extractor it gives a handler access to it.
@@ -84,7 +84,7 @@ impl Attempt {
         let Details { log, denial_message: message, address, key_id, caller, user, key } = &*self.0;
         let status = status.as_u16();
         let Some(caller) = caller.get() else {
-            let denial = Denial { message, status, reason, user: user.get().cloned() };
+            let denial = UnauthenticatedAttempt { message, status, reason, user: user.get().cloned() };
             return log.log_unauthenticated(&denial, address);
         };
         tracing::warn!(

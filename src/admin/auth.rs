@@ -131,7 +131,8 @@ impl FromRequestParts<Arc<Admin>> for TokenOrSession {
         let http = admin.http(parts, headers(&parts.headers));
         let location =
             if carries_bearer(&http) { CredentialLocation::Bearer } else { admin.session_location() };
-        let principal = admin.authorizer.who(&http, &CredentialLocations::new(vec![location])).await;
+        let principal =
+            admin.authorizer.authenticate_at(&http, &CredentialLocations::new(vec![location])).await;
         Ok(Self(matches!(principal, Ok(Some(_)))))
     }
 }
@@ -161,7 +162,7 @@ impl Admin {
         if carries_bearer(http) {
             return Ok(None);
         }
-        self.authorizer.who(http, &CredentialLocations::new(vec![self.session_location()])).await
+        self.authorizer.authenticate_at(http, &CredentialLocations::new(vec![self.session_location()])).await
     }
 
     /// Authenticates by a credential in one of these locations; waits for the verification of a password.
@@ -176,7 +177,7 @@ impl Admin {
         let started = Instant::now();
         loop {
             let call_started = Instant::now();
-            match self.authorizer.who(http, locations).await {
+            match self.authorizer.authenticate_at(http, locations).await {
                 // The verification goes on in the background, and the next call waits for the same one.
                 Err(DenyReason::PasswordUnverified) if started.elapsed() < VERIFICATION_TIMEOUT => {
                     if call_started.elapsed() < RETRY_INTERVAL {

@@ -16,7 +16,7 @@ use self::log_line::Line;
 use self::request::{Flags, RequestInput, Secrets};
 use self::steps::{Explained, KeyStoreUse};
 use self::trace::DecisionTrace;
-use super::{Complaint, ConfigFile, Outcome, print, read_secret};
+use super::{ConfigFile, ExplainError, Outcome, print, read_secret};
 use crate::answer::Answer;
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
@@ -66,7 +66,7 @@ pub(super) struct Explain {
 }
 
 impl Explain {
-    pub(super) fn run(self) -> Result<Outcome, Complaint> {
+    pub(super) fn run(self) -> Result<Outcome, ExplainError> {
         let (json, exit_code) = (self.json, self.exit_code);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -84,7 +84,7 @@ impl Explain {
         Ok(if exit_code && is_denied { Outcome::Denied } else { Outcome::Success })
     }
 
-    async fn explanation(self) -> Result<Explanation, Complaint> {
+    async fn explanation(self) -> Result<Explanation, ExplainError> {
         let path = self.config.path;
         let (config, positions) = Config::load_with_positions(&path).map_err(|errors| errors.to_string())?;
         let mut snapshot = Snapshot::build(&config, None).map_err(|error| error.about(&path).to_string())?;
@@ -112,12 +112,12 @@ impl Explain {
     }
 }
 
-async fn read_keys(startup: &Startup) -> Result<std::sync::Arc<Keys>, Complaint> {
+async fn read_keys(startup: &Startup) -> Result<std::sync::Arc<Keys>, ExplainError> {
     let Some(store) = &startup.keys else {
-        return Err("error: --keys: the configuration has no section `keys`".to_owned());
+        return Err("error: --keys: the configuration has no section `keys`".into());
     };
     let keys = Keys::read_once(store, Clock::system()).await;
-    keys.map_err(|error| format!("error: {error}"))
+    Ok(keys.map_err(|error| format!("error: {error}"))?)
 }
 
 /// Decides with the very engine and encoder that answer Envoy.
@@ -128,7 +128,7 @@ async fn decide(
     file: String,
     input: &RequestInput,
     keys: Option<std::sync::Arc<Keys>>,
-) -> Result<Explanation, Complaint> {
+) -> Result<Explanation, ExplainError> {
     let passwords = Passwords::new(1)
         .map_err(|error| format!("error: the operating system gives no randomness: {error}"))?;
     let key_store = match (&startup.keys, &keys) {
@@ -149,7 +149,7 @@ async fn decide(
         trace = DecisionTrace::default();
         decision = authorizer.authorize_traced(&request, None, &mut trace).await;
     }
-    let http = request.http.as_ref().ok_or_else(|| "error: there is no HTTP request".to_owned())?;
+    let http = request.http.as_ref().ok_or("error: there is no HTTP request")?;
     let answer = encoder.encode(&Answer::new(&decision, Some(http)));
     let answer = response::decode(frame::message(&answer)).map_err(|error| format!("error: {error}"))?;
     let explained = Explained {

@@ -146,7 +146,10 @@ impl CheckService {
     }
 
     /// Receives the message of a Check, and answers it.
-    #[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "the future of an async fn holds its arguments twice, which makes the task of each Check larger"
+    )]
     pub(super) fn respond<'a, B>(
         &'a self,
         CheckCall { mut body, deadline, span }: CheckCall<B>,
@@ -205,7 +208,7 @@ impl CheckService {
     {
         // The client does not wait beyond its deadline, nor does the server.
         let timeout = deadline.map_or(READ_TIMEOUT, |deadline| deadline.min(READ_TIMEOUT));
-        // Not in a variable of its own: it would be held twice.
+        // Without a variable of its own: the future would hold the message twice.
         let mut reading = std::pin::pin!(tokio::time::timeout(
             timeout,
             frame::read(body, self.0.max_request_bytes, &self.0.budget),

@@ -11,11 +11,11 @@ use crate::attributes::{Http, trim_blanks};
 pub struct Override {
     /// The name: lower-case letters and `-`; of the parameter, `_method`.
     pub name: &'static str,
-    /// What of the request it names anew.
+    /// The part of the request that it overrides.
     pub kind: OverrideKind,
 }
 
-/// What an override names anew.
+/// The part of a request that a header overrides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OverrideKind {
     /// The path, or a part of it.
@@ -154,7 +154,7 @@ pub fn overrides_method(http: &Http<'_>) -> bool {
 /// A permitted name counts as written alone, not what folds onto it.  An empty value says nothing.
 ///
 /// # Errors
-/// What is named anew.
+/// The part of the request that is overridden.
 pub fn check(http: &Http<'_>, read: RoutedParts, permitted: PermittedOverrides) -> Result<(), Overridden> {
     let (mut method, mut destination) = (false, false);
     for header in http.headers.iter() {

@@ -19,9 +19,9 @@ use super::log_throttle::LogThrottle;
 const READ_QUOTA: usize = 64 * 1024;
 /// How long a header block may take to arrive.
 const HEADER_BLOCK_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a byte of an incomplete header block is counted as: one byte can stand for a header, and the library keeps
-/// about so many bytes of each.
-const BYTES_PER_BYTE: usize = 100;
+/// The memory that one byte of an incomplete header block is counted as.  In HPACK one byte can stand for a whole
+/// header, for which the HTTP/2 library keeps about 100 bytes.
+const MEMORY_PER_BYTE: usize = 100;
 /// What an incomplete block is counted as at most: a header list has a limit, too.
 const MAX_BLOCK_BYTES: usize = 2 * 1024 * 1024;
 
@@ -181,7 +181,7 @@ impl FrameScanner {
     }
 
     fn reserve(&mut self, budget: &HeaderBlockBudget) -> Result<(), OverBudget> {
-        let wanted = self.block.saturating_mul(BYTES_PER_BYTE).min(MAX_BLOCK_BYTES);
+        let wanted = self.block.saturating_mul(MEMORY_PER_BYTE).min(MAX_BLOCK_BYTES);
         let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let more = u32::try_from(wanted.saturating_sub(held)).map_err(|_| OverBudget)?;
         if more == 0 {
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn incomplete_header_blocks_are_held_however_they_arrive() {
         const DATA: u8 = 0;
-        const COUNTED: usize = BYTES_PER_BYTE;
+        const COUNTED: usize = MEMORY_PER_BYTE;
         let cases: &[(&[Vec<u8>], usize)] = &[
             (&[frame(HEADERS, END_HEADERS, 100)], 0),
             (&[frame(HEADERS, 0, 100)], 109 * COUNTED),

@@ -42,7 +42,7 @@ impl Tokens {
     }
 
     /// Forgets the tokens that the others do not have, and lets none live longer than there.
-    pub fn keep_those_in(&mut self, others: &Self) {
+    pub fn retain_present_in(&mut self, others: &Self) {
         self.by_digest.retain(|digest, principal| {
             let Some(other) = others.get(digest) else {
                 return false;

@@ -20,7 +20,7 @@ use crate::token::TokenDigest;
 #[derive(Default, Clone)]
 pub struct Users {
     by_name: HashMap<Arc<str>, User>,
-    /// One user of each kind of hash, the dearest first.
+    /// One user of each kind of hash, the costliest first.
     kinds: Vec<HashKind>,
 }
 
@@ -47,11 +47,11 @@ pub struct User {
     /// What the user's sessions are bound to: another password, another digest.
     pub password_digest: TokenDigest,
     /// Tells a reload that a plain password is still the same; `None` where the configuration has its hash.
-    mark: Option<Mark>,
+    keyed_digest: Option<PasswordDigest>,
 }
 
 /// A digest of a plain password under its own stored hash, salt included: nothing without that hash.
-type Mark = [u8; 32];
+type PasswordDigest = [u8; 32];
 
 impl User {
     /// A user of this actor.
@@ -66,12 +66,12 @@ impl User {
         in_session.policies = principal.policies.clone();
         let in_session = Arc::new(in_session);
         let hash_kib = hash.memory_kib();
-        Self { hash, hash_kib, principal, in_session, password_digest, mark: None }
+        Self { hash, hash_kib, principal, in_session, password_digest, keyed_digest: None }
     }
 
     /// Whether this is the plain password that the configuration had when it was hashed.
     fn had(&self, password: &Secret) -> bool {
-        self.mark.is_some_and(|had| mark(&self.hash, password).as_slice().ct_eq(&had).into())
+        self.keyed_digest.is_some_and(|had| keyed_digest(&self.hash, password).as_slice().ct_eq(&had).into())
     }
 }
 
@@ -121,7 +121,7 @@ impl Users {
 
     /// The hash that takes longest to verify, of those that take this much memory at most: an unknown user must not
     /// be answered sooner.
-    pub fn dearest_hash(&self, most_kib: u32) -> Option<&PasswordHash> {
+    pub fn costliest_hash(&self, most_kib: u32) -> Option<&PasswordHash> {
         let kind = self.kinds.iter().find(|kind| kind.memory_kib <= most_kib)?;
         self.get(&kind.user).map(|user| &user.hash)
     }
@@ -138,7 +138,7 @@ impl Users {
     }
 
     /// Forgets the users whom the others do not have, or have with another password.
-    pub fn keep_those_in(&mut self, others: &Self) {
+    pub fn retain_present_in(&mut self, others: &Self) {
         let is_kept = |name: &str, user: &User| {
             others.get(name).is_some_and(|other| other.password_digest == user.password_digest)
         };
@@ -183,8 +183,8 @@ fn hash_all(users: Vec<&config::User>, previous: Option<&Users>) -> Result<Vec<U
                 Some(before) => (before.hash.clone(), before.password_digest),
                 None => (PasswordHash::of(password)?, password::fingerprint(&principal.name, password)?),
             };
-            let mark = Some(mark(&hash, password));
-            Ok(User { mark, ..User::new(hash, password_digest, Arc::clone(principal)) })
+            let keyed_digest = Some(keyed_digest(&hash, password));
+            Ok(User { keyed_digest, ..User::new(hash, password_digest, Arc::clone(principal)) })
         }
         Password::Hashed(hash) => {
             let password_digest = hash.fingerprint();
@@ -194,7 +194,7 @@ fn hash_all(users: Vec<&config::User>, previous: Option<&Users>) -> Result<Vec<U
     hashed.collect()
 }
 
-fn mark(hash: &PasswordHash, password: &Secret) -> Mark {
+fn keyed_digest(hash: &PasswordHash, password: &Secret) -> PasswordDigest {
     let mut mac =
         Hmac::<Sha256>::new_from_slice(hash.as_str().as_bytes()).expect("HMAC takes keys of every length");
     mac.update(password.expose().as_bytes());

@@ -60,7 +60,7 @@ struct Queue {
     pushed: u64,
     /// The number of lines dropped so far.
     lost: u64,
-    unauthenticated: HashMap<Denial, Merged>,
+    unauthenticated: HashMap<UnauthenticatedAttempt, Merged>,
     /// Whether the writer is to reopen the file.
     reopen: bool,
     /// Until when the writer retries after [`AuditLog::close`].
@@ -71,7 +71,7 @@ struct Queue {
 
 /// A denial of an unauthenticated caller.  Equal denials are merged.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Denial {
+pub struct UnauthenticatedAttempt {
     /// The message of the line.
     pub message: &'static str,
     /// The HTTP status.
@@ -176,7 +176,7 @@ impl AuditLog {
     }
 
     /// Logs the denial of an unauthenticated caller, at once or merged with equal ones.
-    pub fn log_unauthenticated(&self, denial: &Denial, address: &Arc<str>) {
+    pub fn log_unauthenticated(&self, denial: &UnauthenticatedAttempt, address: &Arc<str>) {
         let is_first = self.queue().merge(denial, address, Instant::now());
         if is_first {
             denial.log(1, address);
@@ -235,7 +235,7 @@ impl AuditLog {
 
 impl Queue {
     /// Counts a denial.  Whether it is the first of its kind, which is logged at once.
-    fn merge(&mut self, denial: &Denial, address: &Arc<str>, now: Instant) -> bool {
+    fn merge(&mut self, denial: &UnauthenticatedAttempt, address: &Arc<str>, now: Instant) -> bool {
         if let Some(merged) = self.unauthenticated.get_mut(denial) {
             merged.count += 1;
             merged.address = Arc::clone(address);
@@ -247,7 +247,7 @@ impl Queue {
     }
 
     /// The merged denials whose minute is over, with their counts.  A kind without a new denial is removed.
-    fn due(&mut self, now: Instant) -> Vec<(Denial, u64, Arc<str>)> {
+    fn due(&mut self, now: Instant) -> Vec<(UnauthenticatedAttempt, u64, Arc<str>)> {
         let mut due = Vec::new();
         self.unauthenticated.retain(|denial, merged| {
             if now.duration_since(merged.logged_at) < MERGE_INTERVAL {
@@ -264,7 +264,7 @@ impl Queue {
     }
 }
 
-impl Denial {
+impl UnauthenticatedAttempt {
     fn log(&self, count: u64, address: &str) {
         let Self { message, status, reason, user } = self;
         tracing::warn!(
@@ -503,8 +503,8 @@ fn open(path: &Path) -> Result<File, AuditLogError> {
 mod tests {
     use super::*;
 
-    fn denial(reason: &'static str, user: Option<&str>) -> Denial {
-        Denial { message: "log-in denied", status: 401, reason, user: user.map(Arc::from) }
+    fn denial(reason: &'static str, user: Option<&str>) -> UnauthenticatedAttempt {
+        UnauthenticatedAttempt { message: "log-in denied", status: 401, reason, user: user.map(Arc::from) }
     }
 
     #[test]

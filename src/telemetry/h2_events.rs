@@ -51,18 +51,19 @@ struct ReportsMalformedAuthority(bool);
 impl Visit for ReportsMalformedAuthority {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
-            let mut rest = Rest(BEGINNING);
-            // It fails at the first byte that matters no more.
+            let mut rest = PrefixMatcher(BEGINNING);
+            // Writing stops with an error as soon as the result is known.
             let _ = write!(rest, "{value:?}");
             self.0 = rest.0.is_empty();
         }
     }
 }
 
-/// What of a text has not been written yet.  The line is never made: a client chose the rest of it.
-struct Rest(&'static str);
+/// Compares what is written with a prefix, whose unmatched rest it holds.  The text itself is never built: a client
+/// chooses how long it is.
+struct PrefixMatcher(&'static str);
 
-impl Write for Rest {
+impl Write for PrefixMatcher {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let length = text.len().min(self.0.len());
         let (expected, rest) = self.0.split_at_checked(length).ok_or(fmt::Error)?;

@@ -62,7 +62,7 @@ pub struct Metrics {
     certificate_expiry: Family<ListenerLabels, Gauge>,
     closed_connections: Family<ListenerLabels, Counter>,
     wrong_wirings: Family<KindLabels, Counter>,
-    keys: HeldKeys,
+    keys: KeyGauges,
     dropped_spans: Counter,
     memory_limit: Gauge,
 }
@@ -110,7 +110,7 @@ impl Metrics {
             certificate_expiry: Family::default(),
             closed_connections: Family::default(),
             wrong_wirings: Family::default(),
-            keys: HeldKeys::default(),
+            keys: KeyGauges::default(),
             dropped_spans: Counter::default(),
             memory_limit: Gauge::default(),
             registry,
@@ -319,15 +319,15 @@ impl DecisionLabels {
 
 /// The keys count themselves, too, once there are any.
 #[derive(Clone, Default)]
-struct HeldKeys(Arc<OnceLock<(Arc<Keys>, Clock)>>);
+struct KeyGauges(Arc<OnceLock<(Arc<Keys>, Clock)>>);
 
-impl fmt::Debug for HeldKeys {
+impl fmt::Debug for KeyGauges {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("HeldKeys")
     }
 }
 
-impl Collector for HeldKeys {
+impl Collector for KeyGauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         // Without the section `keys` there is nothing to show, and no alert on it.
         let Some((keys, clock)) = self.0.get() else {

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::super::{Complaint, read_secret};
+use super::super::{ExplainError, read_secret};
 use super::request::RequestInput;
 use crate::attributes::Encoding;
 use crate::credential::{CredentialLocation, CredentialLocations, Kind};
@@ -56,7 +56,7 @@ pub(super) struct Logged {
 }
 
 impl Line {
-    pub(super) fn read(path: &Path) -> Result<Self, Complaint> {
+    pub(super) fn read(path: &Path) -> Result<Self, ExplainError> {
         let text = read_secret("line of the decision log", path)?;
         let not_one = || {
             "error: that is no line of the decision log: it is one line as `serve` writes it, text or JSON, with \
@@ -89,7 +89,7 @@ impl Line {
     }
 
     /// The request as far as the line holds it.
-    pub(super) fn request(&self) -> Result<RequestInput, Complaint> {
+    pub(super) fn request(&self) -> Result<RequestInput, ExplainError> {
         let mut input = RequestInput {
             method: self.method.clone(),
             host: self.host.clone(),
@@ -134,7 +134,7 @@ impl Line {
         input: &mut RequestInput,
         rules: &mut Snapshot,
         keys: Option<&Keys>,
-    ) -> Result<(), Complaint> {
+    ) -> Result<(), ExplainError> {
         if self.credential.is_none() && self.reason != DenyReason::UnknownToken.as_str() {
             return Ok(());
         }
@@ -204,13 +204,14 @@ async fn lend_key(
     id: Option<i64>,
     digest: token::TokenDigest,
     keys: Option<&Keys>,
-) -> Result<(), Complaint> {
+) -> Result<(), ExplainError> {
     let (Some(keys), Some(id)) = (keys, id) else {
         return Err(format!(
             "error: the line's credential is the API key `{}`, which is not in the configuration: \
              --keys looks it up in the key store, without changing anything there",
             name.escape_debug()
-        ));
+        )
+        .into());
     };
     let key = keys.get(id).await.map_err(|error| format!("error: {error}"))?;
     if let Some(key) = key {
@@ -280,10 +281,10 @@ fn quoted_text(quoted: &str) -> Option<(String, &str)> {
 }
 
 /// The value before it was made fit for a line: the other way round of [`u8::escape_ascii`].
-fn unescape(shown: &str) -> Result<String, Complaint> {
+fn unescape(shown: &str) -> Result<String, ExplainError> {
     let mut bytes = Vec::with_capacity(shown.len());
     let mut rest = shown.bytes();
-    let broken = || "error: a value of the line has an escape that is none".to_owned();
+    let broken = || "error: a value of the line has an escape that is none";
     while let Some(byte) = rest.next() {
         if byte != b'\\' {
             bytes.push(byte);
@@ -299,11 +300,11 @@ fn unescape(shown: &str) -> Result<String, Complaint> {
                 u8::try_from(value).map_err(|_| broken())?
             }
             itself @ (b'\\' | b'"' | b'\'') => itself,
-            _ => return Err(broken()),
+            _ => return Err(broken().into()),
         };
         bytes.push(escaped);
     }
-    String::from_utf8(bytes).map_err(|_| "error: a value of the line is not UTF-8".to_owned())
+    Ok(String::from_utf8(bytes).map_err(|_| "error: a value of the line is not UTF-8")?)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::super::{Complaint, read_secret};
+use super::super::{ExplainError, read_secret};
 use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
 use crate::credential::{CredentialLocation, query};
 use crate::ext_authz::codec::request::is_nearly_policy;
@@ -104,7 +104,7 @@ impl RequestInput {
     }
 
     /// Reads the request from flags.
-    pub(super) fn from_flags(flags: Flags, rules: &Snapshot) -> Result<Self, Complaint> {
+    pub(super) fn from_flags(flags: Flags, rules: &Snapshot) -> Result<Self, ExplainError> {
         let mut input = Self {
             method: flags.method,
             host: flags.host,
@@ -115,14 +115,14 @@ impl RequestInput {
             misspelled_policy: None,
         };
         for line in &flags.headers {
-            let (name, value) =
-                line.split_once(':').ok_or_else(|| "error: --header is written 'name: value'".to_owned())?;
+            let (name, value) = line.split_once(':').ok_or("error: --header is written 'name: value'")?;
             let name = header_name(name)?;
             if is_credential_header(&name, rules) {
                 return Err(format!(
                     "error: the header {name} carries a credential, and arguments can be seen by every process: \
                      use --token-file, --user, or --header-file {name}=FILE"
-                ));
+                )
+                .into());
             }
             input.add(&name, value.trim());
         }
@@ -130,7 +130,7 @@ impl RequestInput {
         Ok(input)
     }
 
-    fn reject_credentials_in_path(&self, rules: &Snapshot) -> Result<(), Complaint> {
+    fn reject_credentials_in_path(&self, rules: &Snapshot) -> Result<(), ExplainError> {
         let attributes = self.attributes();
         let http = attributes.http.as_ref();
         let is_filled =
@@ -148,12 +148,13 @@ impl RequestInput {
             Some(name) => Err(format!(
                 "error: the query parameter {name} carries a credential, and arguments can be seen by every \
                  process: leave it out of --path and use --query-file {name}=FILE"
-            )),
+            )
+            .into()),
         }
     }
 
     /// Reads a request from a JSON text: our own shape, or a CheckRequest as protobuf writes JSON.
-    pub(super) fn from_json(text: &str) -> Result<Self, Complaint> {
+    pub(super) fn from_json(text: &str) -> Result<Self, ExplainError> {
         // The errors of the JSON library quote nothing of the text.
         let value: Value =
             serde_json::from_str(text).map_err(|error| wrong(&format!("it is no JSON: {error}")))?;
@@ -166,7 +167,7 @@ impl RequestInput {
         }
     }
 
-    fn from_members(members: &Map<String, Value>) -> Result<Self, Complaint> {
+    fn from_members(members: &Map<String, Value>) -> Result<Self, ExplainError> {
         let known = ["method", "host", "path", "headers", "policy"];
         if members.keys().any(|name| !known.contains(&name.as_str())) {
             return Err(wrong("it has a member that is none of method, host, path, headers, policy"));
@@ -202,7 +203,7 @@ impl RequestInput {
     }
 
     /// `envoy.service.auth.v3.CheckRequest` in protobuf's JSON, whose names are written in either way.
-    fn from_check_request(attributes: &Value) -> Result<Self, Complaint> {
+    fn from_check_request(attributes: &Value) -> Result<Self, ExplainError> {
         let http = member(member(attributes, "request"), "http");
         if http.is_null() {
             return Err(wrong(
@@ -244,11 +245,9 @@ impl Secrets {
     }
 
     /// Reads them and puts them into the request.
-    pub(super) fn add_to(&self, input: &mut RequestInput) -> Result<(), Complaint> {
+    pub(super) fn add_to(&self, input: &mut RequestInput) -> Result<(), ExplainError> {
         for argument in &self.header_files {
-            let (name, path) = argument
-                .split_once('=')
-                .ok_or_else(|| "error: --header-file is written name=FILE".to_owned())?;
+            let (name, path) = argument.split_once('=').ok_or("error: --header-file is written name=FILE")?;
             let name = header_name(name)?;
             input.add(&name, read_secret("header", Path::new(path))?.expose());
         }
@@ -264,9 +263,7 @@ impl Secrets {
             input.add("authorization", value.expose());
         }
         for argument in &self.query_files {
-            let (name, file) = argument
-                .split_once('=')
-                .ok_or_else(|| "error: --query-file is written name=FILE".to_owned())?;
+            let (name, file) = argument.split_once('=').ok_or("error: --query-file is written name=FILE")?;
             let value = read_secret("query parameter", Path::new(file))?;
             let encode =
                 |text| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC);
@@ -280,23 +277,24 @@ impl Secrets {
     }
 }
 
-fn wrong(why: &str) -> Complaint {
+fn wrong(why: &str) -> ExplainError {
     format!(
         "error: the request cannot be read: {why}. It is JSON such as \
          {{\"method\": \"GET\", \"host\": \"api.example\", \"path\": \"/x\", \"headers\": {{\"authorization\": \"…\"}}, \
          \"policy\": \"read\"}}, or Envoy's CheckRequest"
     )
+    .into()
 }
 
 /// Which member is wrong may be said; what stands there may be a secret.
-fn text<'v>(value: Option<&'v Value>, name: &str) -> Result<&'v str, Complaint> {
+fn text<'v>(value: Option<&'v Value>, name: &str) -> Result<&'v str, ExplainError> {
     value.and_then(Value::as_str).ok_or_else(|| wrong(&format!("{name} is missing or no text")))
 }
 
 fn object<'v>(
     value: Option<&'v Value>,
     name: &str,
-) -> Result<impl Iterator<Item = (&'v String, &'v Value)>, Complaint> {
+) -> Result<impl Iterator<Item = (&'v String, &'v Value)>, ExplainError> {
     let members = match value {
         None | Some(Value::Null) => None,
         Some(Value::Object(members)) => Some(members),
@@ -319,14 +317,14 @@ fn member<'v>(value: &'v Value, name: &str) -> &'v Value {
     value.get(name).or_else(|| value.get(snake)).unwrap_or(&Value::Null)
 }
 
-fn joined_headers(headers: &Value) -> Result<Vec<(String, Zeroizing<Vec<u8>>)>, Complaint> {
+fn joined_headers(headers: &Value) -> Result<Vec<(String, Zeroizing<Vec<u8>>)>, ExplainError> {
     object(Some(headers), "headers")?
         .map(|(name, value)| Ok((name.clone(), Zeroizing::new(text(Some(value), "headers")?.into()))))
         .collect()
 }
 
 /// Envoy fills one of `value` and `rawValue`.
-fn raw_header(header: &Value) -> Result<(String, Zeroizing<Vec<u8>>), Complaint> {
+fn raw_header(header: &Value) -> Result<(String, Zeroizing<Vec<u8>>), ExplainError> {
     let name = text(header.get("key"), "headerMap.headers.key")?.to_owned();
     let raw = match member(header, "rawValue") {
         Value::Null => Vec::new(),
@@ -343,10 +341,10 @@ fn raw_header(header: &Value) -> Result<(String, Zeroizing<Vec<u8>>), Complaint>
     Ok((name, Zeroizing::new(value)))
 }
 
-fn header_name(written: &str) -> Result<String, Complaint> {
+fn header_name(written: &str) -> Result<String, ExplainError> {
     let name = http::HeaderName::from_bytes(written.trim().as_bytes());
-    name.map(|name| name.as_str().to_owned())
-        .map_err(|_| "error: that is no header's name: it has letters, digits and - in it".to_owned())
+    let name = name.map_err(|_| "error: that is no header's name: it has letters, digits and - in it")?;
+    Ok(name.as_str().to_owned())
 }
 
 fn is_credential_header(name: &str, rules: &Snapshot) -> bool {

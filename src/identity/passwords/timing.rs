@@ -1,7 +1,7 @@
 //! Response times that tell nothing.
 //!
 //! A rejection is answered when the caller has waited as long as it ever waits, whatever the cause.  A verification
-//! that ends in one goes on for as long as that of the dearest hash, so that load does not tell users apart either.
+//! that ends in one goes on for as long as that of the costliest hash, so that load does not tell users apart either.
 
 use std::time::{Duration, Instant};
 
@@ -15,25 +15,25 @@ pub(super) struct HashTime {
     pub took: Duration,
 }
 
-/// What a verification does after its own hash, so that a rejection takes as long as that of the dearest hash.
+/// What a verification does after its own hash, so that a rejection takes as long as that of the costliest hash.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ExtraWork {
     None,
-    /// Wait until it has taken as long as the dearest hash took the last time.
+    /// Wait until it has taken as long as the costliest hash took the last time.
     WaitFor(Duration),
-    /// Verify the dearest hash as well, because its time is not known.
-    VerifyDearest,
+    /// Verify the costliest hash as well, because its time is not known.
+    VerifyCostliest,
 }
 
 impl ExtraWork {
-    pub fn new(result: AttemptResult, cost: u64, dearest_cost: u64, dearest: Option<HashTime>) -> Self {
-        match (result, dearest) {
+    pub fn new(result: AttemptResult, cost: u64, costliest_cost: u64, costliest: Option<HashTime>) -> Self {
+        match (result, costliest) {
             (AttemptResult::Right, _) => Self::None,
-            (AttemptResult::Wrong | AttemptResult::Locked, _) if cost == dearest_cost => Self::None,
-            (AttemptResult::Wrong | AttemptResult::Locked, Some(time)) if time.cost == dearest_cost => {
+            (AttemptResult::Wrong | AttemptResult::Locked, _) if cost == costliest_cost => Self::None,
+            (AttemptResult::Wrong | AttemptResult::Locked, Some(time)) if time.cost == costliest_cost => {
                 Self::WaitFor(time.took)
             }
-            (AttemptResult::Wrong | AttemptResult::Locked, _) => Self::VerifyDearest,
+            (AttemptResult::Wrong | AttemptResult::Locked, _) => Self::VerifyCostliest,
         }
     }
 }
@@ -84,16 +84,16 @@ mod tests {
         let took = Duration::from_millis(70);
         let time = |cost| Some(HashTime { cost, took });
         for rejection in [AttemptResult::Wrong, AttemptResult::Locked] {
-            // Own cost, the dearest one's, what is known of that.
+            // Own cost, the costliest one's, what is known of that.
             assert_eq!(ExtraWork::new(rejection, 10, 30, time(30)), ExtraWork::WaitFor(took));
-            assert_eq!(ExtraWork::new(rejection, 10, 30, None), ExtraWork::VerifyDearest);
+            assert_eq!(ExtraWork::new(rejection, 10, 30, None), ExtraWork::VerifyCostliest);
             let of_another = ExtraWork::new(rejection, 10, 30, time(10));
-            assert_eq!(of_another, ExtraWork::VerifyDearest, "known of another hash");
+            assert_eq!(of_another, ExtraWork::VerifyCostliest, "known of another hash");
             assert_eq!(ExtraWork::new(rejection, 30, 30, time(30)), ExtraWork::None);
             assert_eq!(ExtraWork::new(rejection, 30, 30, None), ExtraWork::None);
         }
-        for dearest in [None, time(30)] {
-            let right = ExtraWork::new(AttemptResult::Right, 10, 30, dearest);
+        for costliest in [None, time(30)] {
+            let right = ExtraWork::new(AttemptResult::Right, 10, 30, costliest);
             assert_eq!(right, ExtraWork::None, "a right password waits for nothing");
         }
     }

@@ -55,8 +55,8 @@ struct State {
     /// The verifications that run or wait: twenty requests of one page cost one verification.
     in_flight: HashMap<CacheKey, watch::Receiver<Option<AttemptResult>>>,
     lockout: Lockout,
-    /// How long the dearest hash took the last time.
-    dearest: Option<HashTime>,
+    /// How long the costliest hash took the last time.
+    costliest: Option<HashTime>,
 }
 
 /// What the state knows of a pair of user and password.
@@ -117,10 +117,10 @@ impl Verifier {
     /// The result for a user and password, at `end` at the latest.
     pub async fn verify(&self, name: &str, password: &Secret, users: &Users, end: Instant) -> PasswordResult {
         let user = users.get(name);
-        // An unknown user costs as much as the dearest hash of a known one.
+        // An unknown user costs as much as the costliest hash of a known one.
         let hash = match user {
             Some(user) => Some(&user.hash).filter(|_| user.hash_kib <= self.memory.kib),
-            None => users.dearest_hash(self.memory.kib),
+            None => users.costliest_hash(self.memory.kib),
         };
         let Some(hash) = hash else {
             // There is not enough memory for it.
@@ -157,13 +157,13 @@ impl Verifier {
         password: &Secret,
         users: &Users,
     ) -> Option<watch::Receiver<Option<AttemptResult>>> {
-        let dearest = users.dearest_hash(self.memory.kib)?;
+        let costliest = users.costliest_hash(self.memory.kib)?;
         let pending = Arc::clone(&self.pending).try_acquire_owned().ok()?;
         let (sender, receiver) = watch::channel(None);
         let verification = Verification {
             key,
             hash: hash.clone(),
-            dearest: dearest.clone(),
+            costliest: costliest.clone(),
             kib: users.most_memory_kib(self.memory.kib),
             password: password.clone(),
             user: user.map(|user| Arc::clone(&user.principal.name)),
@@ -208,7 +208,7 @@ fn right(user: Option<&User>) -> PasswordResult {
 struct Verification {
     key: CacheKey,
     hash: PasswordHash,
-    dearest: PasswordHash,
+    costliest: PasswordHash,
     /// The memory that it acquires: that of the largest hash, so that all wait alike.
     kib: u32,
     password: Secret,
@@ -226,24 +226,24 @@ impl Verification {
         let _memory = self.memory.free.acquire_many(self.kib).await.ok()?;
         let start = Instant::now();
         let matches = verify(&self.hash, &self.password).await?;
-        let (cost, dearest_cost) = (self.hash.cost(), self.dearest.cost());
+        let (cost, costliest_cost) = (self.hash.cost(), self.costliest.cost());
         let (result, extra_work) = {
             let mut state = lock(&self.state);
             let now = Instant::now();
-            if cost == dearest_cost {
-                state.dearest = Some(HashTime { cost, took: now.duration_since(start) });
+            if cost == costliest_cost {
+                state.costliest = Some(HashTime { cost, took: now.duration_since(start) });
             }
             let result = state.record(self.key, self.user.as_ref(), matches, now);
-            (result, ExtraWork::new(result, cost, dearest_cost, state.dearest))
+            (result, ExtraWork::new(result, cost, costliest_cost, state.costliest))
         };
         match extra_work {
             ExtraWork::None => {}
             ExtraWork::WaitFor(took) => tokio::time::sleep_until((start + took).into()).await,
-            ExtraWork::VerifyDearest => {
+            ExtraWork::VerifyCostliest => {
                 let start = Instant::now();
-                verify(&self.dearest, &self.password).await?;
-                let time = HashTime { cost: dearest_cost, took: start.elapsed() };
-                lock(&self.state).dearest = Some(time);
+                verify(&self.costliest, &self.password).await?;
+                let time = HashTime { cost: costliest_cost, took: start.elapsed() };
+                lock(&self.state).costliest = Some(time);
             }
         }
         Some(result)
@@ -326,7 +326,7 @@ mod tests {
         let hash = |cost: u32| PasswordHash::parse(&bcrypt::hash("hunter2", cost).unwrap()).unwrap();
         let user = |name: &str, cost| User::new(hash(cost), hash(cost).fingerprint(), principal(name));
         let users = Users::new([user("cheap", 4), user("dear", 5)]);
-        let dearest = hash(5).cost();
+        let costliest = hash(5).cost();
         // A wrong password of the cheap hash, of the dear one, and an unknown user; then a right one of each.
         for (name, password, is_measured) in [
             ("cheap", "guess", true),
@@ -337,8 +337,8 @@ mod tests {
         ] {
             let passwords = Passwords::new(1).unwrap();
             verify(&passwords, &users, name, password).await;
-            let measured = passwords.checks.state().dearest.map(|time| time.cost);
-            assert_eq!(measured, is_measured.then_some(dearest), "{name} {password}");
+            let measured = passwords.checks.state().costliest.map(|time| time.cost);
+            assert_eq!(measured, is_measured.then_some(costliest), "{name} {password}");
         }
     }
 
@@ -394,8 +394,8 @@ mod tests {
             assert_eq!(verify_for(caller, &passwords, &both, "nobody", "guess").await, "wrong");
         }
         assert_eq!((both.most_memory_kib(1023), both.most_memory_kib(2048)), (bcrypt.memory_kib(), 2048));
-        assert_eq!(both.dearest_hash(1023).unwrap().as_str(), bcrypt.as_str());
-        assert!(alone.dearest_hash(2047).is_none() && alone.dearest_hash(2048).is_some());
+        assert_eq!(both.costliest_hash(1023).unwrap().as_str(), bcrypt.as_str());
+        assert!(alone.costliest_hash(2047).is_none() && alone.costliest_hash(2048).is_some());
     }
 
     #[tokio::test]
