@@ -188,9 +188,13 @@ fn a_key_is_added_copied_used_rotated_revoked_and_deleted() {
     // Shown once: when the dialog is gone, nothing of the key is on the page.
     browser.click("#created-done");
     browser.miss("#created-dialog");
-    let somewhere = "return document.documentElement.outerHTML.includes(arguments[0])
-        || [...document.querySelectorAll('input, textarea')].some((field) => field.value.includes(arguments[0]))";
-    assert_eq!(browser.script(somewhere, json!([key])), json!(false));
+    // A dialog's close event comes in a task of its own, after the dialog has gone from the screen.
+    browser.wait(
+        "losing the key",
+        "return !document.documentElement.outerHTML.includes(arguments[0])
+            && ![...document.querySelectorAll('input, textarea')].some((field) => field.value.includes(arguments[0]))",
+        json!([key]),
+    );
     browser.read("#rows", "in 3 days");
 
     // Used through Check, and seen to be used.
