@@ -4,12 +4,10 @@
 CARGO ?= cargo
 PYTHON ?= python3
 
-# rust-toolchain.toml names a version.  A machine that has it under another name alone, and fetches none, uses that one.
-ifeq ($(shell rustc --version 2>/dev/null),)
-WANTED_RUST := $(shell sed -n 's/^channel = "\(.*\)"$$/\1/p' rust-toolchain.toml)
-ifeq ($(word 2,$(shell cd / && rustc --version 2>/dev/null)),$(WANTED_RUST))
-export RUSTUP_TOOLCHAIN := $(firstword $(shell cd / && rustup show active-toolchain 2>/dev/null))
-endif
+# Set only where the Rust of rust-toolchain.toml has another name on this machine.
+MACHINE_TOOLCHAIN := $(shell deploy/toolchain.sh)
+ifneq ($(MACHINE_TOOLCHAIN),)
+export RUSTUP_TOOLCHAIN := $(MACHINE_TOOLCHAIN)
 endif
 
 # make demo: Envoy's port (0 for a free one), and ONCE=1 to end after the last answer.
