@@ -232,8 +232,13 @@ impl Principal {
 
     /// Whether it is dead at this instant.
     pub fn is_expired(&self, now: jiff::Timestamp) -> bool {
-        self.expires_at.is_some_and(|expires_at| now >= expires_at)
+        has_expired(self.expires_at, now)
     }
+}
+
+/// Whether what expires at an instant, if at all, is dead: it is from that instant on.
+pub fn has_expired(expires_at: Option<jiff::Timestamp>, now: jiff::Timestamp) -> bool {
+    expires_at.is_some_and(|expires_at| now >= expires_at)
 }
 
 impl CredentialLocations {

@@ -106,16 +106,6 @@ impl CheckService {
         }))
     }
 
-    /// Answers one message: [`CheckHandler::check`].
-    pub async fn check(
-        &self,
-        message: &[u8],
-        deadline: Option<Duration>,
-        span: Option<Box<CheckSpan>>,
-    ) -> Bytes {
-        self.0.handler.check(message, deadline, span).await
-    }
-
     /// Reads the head of a request that has the path of Check.
     pub(super) fn read_head<B>(
         &self,

@@ -15,7 +15,7 @@ use super::store::Contents;
 use super::usage::{LastUse, Used};
 use super::{Role, StoredKey, StoredSession};
 use crate::actor::Actor;
-use crate::credential::{Kind, PolicyNames, Principal};
+use crate::credential::{Kind, PolicyNames, Principal, has_expired};
 use crate::token::TokenDigest;
 
 type ById = HashMap<i64, Arc<IndexEntry>, foldhash::fast::RandomState>;
@@ -116,10 +116,9 @@ impl IndexEntry {
             // A writer replaced the entry under this digest in the meantime.
             _ => return None,
         };
-        let is_past = |instant: Option<Timestamp>| instant.is_some_and(|instant| now >= instant);
         Some(if self.revoked {
             KeyLookup::Revoked
-        } else if is_past(self.expires_at) || is_past(until) {
+        } else if has_expired(self.expires_at, now) || has_expired(until, now) {
             KeyLookup::Expired
         } else {
             KeyLookup::Live(Arc::clone(self.principal()))

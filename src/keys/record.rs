@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use crate::credential::has_expired;
 use crate::token::TokenDigest;
 
 /// The role of a key, as in Grafana.  Nobody manages a key above their own role.
@@ -109,7 +110,7 @@ impl Key {
     pub fn status(&self, now: Timestamp) -> Status {
         if self.revoked_at.is_some() {
             Status::Revoked
-        } else if self.expires_at.is_some_and(|expires_at| now >= expires_at) {
+        } else if has_expired(self.expires_at, now) {
             Status::Expired
         } else {
             Status::Live

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use envoy_auth_tokens::authorizer::Authorizer;
 use envoy_auth_tokens::clock::Clock;
 use envoy_auth_tokens::config::{Config, ProcessEnvironment, Source};
-use envoy_auth_tokens::ext_authz::CheckService;
 use envoy_auth_tokens::ext_authz::codec::frame;
+use envoy_auth_tokens::ext_authz::handler::CheckHandler;
 use envoy_auth_tokens::identity::Sources;
 use envoy_auth_tokens::identity::passwords::Passwords;
 use envoy_auth_tokens::snapshot::{Snapshot, SnapshotStore};
@@ -55,7 +55,7 @@ default: {}
 /// Nobody anonymous passes: whatever does not carry a good token is denied.
 const CLOSED: &str = "tokens: [{token: good-token-alice-1, actor: {id: alice}}]";
 
-fn service(config: &str) -> CheckService {
+fn service(config: &str) -> CheckHandler {
     let now = "2026-11-21T00:00:00Z".parse().unwrap();
     let source = Source { file: Path::new("config.yaml"), environment: &ProcessEnvironment, now };
     let config = Config::parse(config, &source).unwrap_or_else(|errors| panic!("{errors}"));
@@ -63,10 +63,10 @@ fn service(config: &str) -> CheckService {
         SnapshotStore::new(Snapshot::build(&config, None).unwrap()),
         Sources { passwords: Passwords::new(1).unwrap(), keys: None, clock: Clock::from_fn(move || now) },
     );
-    CheckService::new(Arc::new(authorizer), Arc::new(Telemetry::new(DecisionLog::silent(), None)), usize::MAX)
+    CheckHandler::new(Arc::new(authorizer), Arc::new(Telemetry::new(DecisionLog::silent(), None)))
 }
 
-fn answer(service: &CheckService, message: Vec<u8>) -> full::CheckResponse {
+fn answer(service: &CheckHandler, message: Vec<u8>) -> full::CheckResponse {
     let framed = block_on(service.check(&message, None, None));
     assert!(framed.len() > 5, "an empty message would let the request pass");
     full::CheckResponse::decode(frame::message(&framed)).expect("a CheckResponse")
@@ -297,7 +297,7 @@ proptest! {
 
     #[test]
     fn every_answer_is_well_formed_and_both_encodings_agree(asked in asked()) {
-        thread_local!(static SERVICE: CheckService = service(CONFIG));
+        thread_local!(static SERVICE: CheckHandler = service(CONFIG));
         SERVICE.with(|service| {
             let raw = answer(service, asked.message(true));
             let joined = answer(service, asked.message(false));
@@ -314,8 +314,8 @@ proptest! {
 
     #[test]
     fn a_policy_that_is_not_enforced_makes_nobody_an_actor_who_would_not_be_one(asked in asked(), raw in any::<bool>()) {
-        thread_local!(static ENFORCED: CheckService = service(CONFIG));
-        thread_local!(static SHADOW: CheckService = service(&not_enforced(CONFIG)));
+        thread_local!(static ENFORCED: CheckHandler = service(CONFIG));
+        thread_local!(static SHADOW: CheckHandler = service(&not_enforced(CONFIG)));
         let message = asked.message(raw);
         let enforced = ENFORCED.with(|service| answer(service, message.clone()));
         let shadow = SHADOW.with(|service| answer(service, message));
@@ -325,7 +325,7 @@ proptest! {
 
     #[test]
     fn no_bytes_make_a_check_fail_or_pass(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        thread_local!(static SERVICE: CheckService = service(CLOSED));
+        thread_local!(static SERVICE: CheckHandler = service(CLOSED));
         SERVICE.with(|service| {
             let answer = answer(service, bytes);
             assert_ne!(answer.status.expect("a status").code, 0);
@@ -340,7 +340,7 @@ proptest! {
         byte in any::<u8>(),
         cut in any::<bool>(),
     ) {
-        thread_local!(static SERVICE: CheckService = service(CONFIG));
+        thread_local!(static SERVICE: CheckHandler = service(CONFIG));
         let mut message = asked.message(raw);
         let index = at.index(message.len());
         if cut { message.truncate(index) } else { message[index] = byte }

@@ -80,7 +80,7 @@ impl Statements {
         let change = dialect.select(ChangeRow::COLUMNS);
         let name = match dialect {
             Dialect::Sqlite => "name",
-            // SQLite compares bytes.  PostgreSQL compares by the database's locale, unless it is told otherwise.
+            // SQLite compares bytes.  PostgreSQL compares by the database's locale, unless a statement says otherwise.
             Dialect::Postgres => "name COLLATE \"C\"",
         };
         let values = NEW_KEY_COLUMNS.iter().zip(1..).map(|(name, number)| {
