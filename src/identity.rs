@@ -89,7 +89,7 @@ impl Sources {
         }
     }
 
-    /// Whether the credential is one of ours, valid or not, or cannot be told from one.
+    /// Whether the credential is one of ours, valid or not, or cannot be distinguished from one.
     pub fn recognises(&self, credential: &Credential, rules: &Snapshot) -> bool {
         match credential {
             Credential::Token { digest, issued_format } => {

@@ -67,7 +67,7 @@
 //!   policy that is not enforced): its fields are private there.  Neither it nor
 //!   a [`Decision`](decision::Decision) has a `Default`, and no `bool` means "allowed".
 //! - What a denial says, in logs and to every client, stands in one table ([`deny_reason`]).
-//! - Whoever speaks no gRPC gets no status 200, which Envoy's `http_service` takes for a permission
+//! - A client that speaks no gRPC gets no status 200, which Envoy's `http_service` takes for a permission
 //!   ([`ext_authz::wiring`]).
 //! - Every CheckRequest that arrives whole and in time gets an answer with gRPC status OK; a denial is a
 //!   `denied_response` (an `error_response` with `keys.unavailable: error`).  To Envoy a gRPC error is an outage,

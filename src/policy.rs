@@ -598,13 +598,13 @@ mod tests {
             Permit::for_preflight(&Http { method: method.as_bytes(), host: b"h", path: b"/", headers })
                 .is_some()
         };
-        let (origin, asked) = (("origin", "https://o.example"), ("access-control-request-method", "PUT"));
-        assert!(permit("OPTIONS", &[origin, asked]));
-        assert!(!permit("PUT", &[origin, asked]));
+        let (origin, requested) = (("origin", "https://o.example"), ("access-control-request-method", "PUT"));
+        assert!(permit("OPTIONS", &[origin, requested]));
+        assert!(!permit("PUT", &[origin, requested]));
         assert!(!permit("OPTIONS", &[origin]));
-        assert!(!permit("OPTIONS", &[asked]));
-        assert!(!permit("OPTIONS", &[("origin", ""), asked]));
-        assert!(!permit("OPTIONS", &[origin, asked, ("x-http-method-override", "DELETE")]));
+        assert!(!permit("OPTIONS", &[requested]));
+        assert!(!permit("OPTIONS", &[("origin", ""), requested]));
+        assert!(!permit("OPTIONS", &[origin, requested, ("x-http-method-override", "DELETE")]));
     }
 
     #[test]

@@ -35,14 +35,14 @@ async function call(method, path, body) {
   } catch {
     throw new Denied(0, 'The server does not answer.  Try again.');
   }
-  let told = null;
+  let reply = null;
   try {
-    told = await answer.json();
+    reply = await answer.json();
   } catch {
     // A proxy may answer with something other than JSON.
   }
-  if (answer.ok && told !== null) return told;
-  throw new Denied(answer.status, told?.message ?? `The server answers ${answer.status}.`, told?.details);
+  if (answer.ok && reply !== null) return reply;
+  throw new Denied(answer.status, reply?.message ?? `The server answers ${answer.status}.`, reply?.details);
 }
 
 const keyPath = (id, act = '') => `api/auth/keys/${encodeURIComponent(id)}${act}`;
@@ -388,8 +388,8 @@ const inTime = (total) => time(new Date(Date.now() + total * 1000).toISOString()
 
 // ---------------------------------------------------------------- add
 
-const LONGEST_NAME = 190;
-const NAMES = `A name is 1 to ${LONGEST_NAME} printable characters.`;
+const MAX_NAME_LENGTH = 190;
+const NAMES = `A name is 1 to ${MAX_NAME_LENGTH} printable characters.`;
 const addForm = $('add-form');
 const lives = (total) => (total === null ? ['No expiration date'] : ['Expires ', ...inTime(total)]);
 
@@ -413,7 +413,7 @@ addForm.addEventListener('submit', (event) => {
   say(error, null);
   const life = judge(ttl);
   const length = [...name.value.trim()].length;
-  const misnamed = length === 0 ? 'Give the key a name.' : length > LONGEST_NAME ? NAMES : null;
+  const misnamed = length === 0 ? 'Give the key a name.' : length > MAX_NAME_LENGTH ? NAMES : null;
   sayWrong(name, misnamed);
   if (misnamed || !life) {
     (misnamed ? name : ttl).focus();
@@ -576,9 +576,9 @@ $('confirm-form').addEventListener('submit', (event) => {
   const error = event.target.querySelector('[data-error]');
   busy($('confirm-yes'), async () => {
     say(error, null);
-    let told;
+    let notice;
     try {
-      told = await confirmed();
+      notice = await confirmed();
     } catch (denied) {
       if (isOver(denied)) return;
       // Somebody else changed the key meanwhile: the list will show it.
@@ -586,12 +586,12 @@ $('confirm-form').addEventListener('submit', (event) => {
         say(error, denied.message);
         return;
       }
-      told = [denied.message];
+      notice = [denied.message];
     }
     const place = returnTo;
     await load();
     $('confirm-dialog').close();
-    toast(...told);
+    toast(...notice);
     restore(place);
   });
 });

@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks for the gRPC health of the ext_authz listener that the configuration names.
 ///
-/// Where that listener speaks TLS, the probes are asked instead: they answer without a certificate.
+/// Where that listener speaks TLS, the command uses the probes instead: they need no certificate.
 /// Nothing else of the configuration matters: a server whose file is being edited serves on under its old rules.
 #[derive(Debug, Args)]
 pub(super) struct Health {

@@ -261,7 +261,7 @@ impl MaskedLine {
         if (span.start..span.end.max(span.start + 1)).contains(&self.offset) {
             self.set_caret();
         }
-        // A scalar of several lines is masked, since its lines cannot be told from one another; YAML ends lines at a
+        // A scalar of several lines is masked, since its lines cannot be distinguished; YAML ends lines at a
         // carriage return as well.  Other control characters would control a terminal.
         match source.get(span.start..span.end) {
             Some("") => {}

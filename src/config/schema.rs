@@ -404,7 +404,7 @@ pub enum Visibility {
 }
 
 /// A URL as written in the file, without everything that may be a password: the part before the last `@` and the part
-/// behind `?`.  `None` when these parts cannot be told apart for certain.
+/// behind `?`.  `None` when these parts cannot be separated for certain.
 pub fn url_without_secrets(written: &str) -> Option<String> {
     let (quote, url) = match written.as_bytes() {
         [quote @ (b'"' | b'\''), .., end] if quote == end => (&written[..1], &written[1..written.len() - 1]),

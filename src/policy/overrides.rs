@@ -340,9 +340,9 @@ mod tests {
         let target = ("Destination", "/admin/x");
         for read in [path, host, ALL_READ] {
             for name in ["x-http-method-override", "X_HTTP_Method", "x.method.override"] {
-                let asked = |permit: &[&str]| checked("POST", "/a", &[(name, "MOVE"), target], read, permit);
-                assert_eq!(asked(&[]), "Method", "{name} {read:?}");
-                assert_eq!(asked(&["_method"]), "Method", "{name} {read:?}");
+                let result = |permit: &[&str]| checked("POST", "/a", &[(name, "MOVE"), target], read, permit);
+                assert_eq!(result(&[]), "Method", "{name} {read:?}");
+                assert_eq!(result(&["_method"]), "Method", "{name} {read:?}");
                 assert_eq!(checked("POST", "/a", &[target, (name, "COPY")], read, &[]), "Method", "{name}");
                 assert_eq!(
                     checked("POST", "/a", &[target, (name, "")], read, &["x-http-method"]),

@@ -44,7 +44,7 @@ pub struct LogCounters {
 }
 
 impl LogCounters {
-    /// Lines that were lost: there was no room for them, or they could not be written.
+    /// Lines that were lost: the queue was full, or they could not be written.
     pub fn lost_lines(&self) -> u64 {
         let dropped = u64::try_from(self.dropped.dropped_lines()).unwrap_or(u64::MAX);
         let unwritten = self.unwritten.load(Ordering::Relaxed);

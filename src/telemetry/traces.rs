@@ -1,8 +1,8 @@
 //! Traces: one span per Check, joined to Envoy's, sent to a collector over OTLP/gRPC.
 //!
 //! They are configured by OpenTelemetry's own environment variables and begin when an endpoint is set.
-//! A trace that cannot be sent costs no Check anything: whatever is wrong with it is a warning, and spans for
-//! which there is no room are dropped and counted.
+//! A trace that cannot be sent costs no Check anything: a fault is a warning, and spans that the full queue
+//! cannot take are dropped and counted.
 
 mod export;
 pub mod propagation;

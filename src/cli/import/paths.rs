@@ -34,7 +34,7 @@ pub struct Name {
 }
 
 impl Name {
-    /// The name of a database, a table or a query; `None` when it has spellings that cannot be told apart.
+    /// The name of a database, a table or a query; `None` when it has spellings that cannot be distinguished.
     pub fn new(name: &str) -> Option<Self> {
         // Datasette reads a raw `%41` as three characters, everybody else as `A`; bytes that are not UTF-8 become the
         // replacement character.

@@ -52,7 +52,7 @@ impl Queue {
         let traffic =
             Arc::new(Traffic { waiting: AtomicUsize::new(0), dropped, last_logged: Mutex::default() });
         let counted = Counted { exporter, traffic: Arc::clone(&traffic) };
-        // What we let in always has room there: the SDK's own dropping never begins.
+        // The SDK's queue always takes what passes here, so that the SDK drops nothing by itself.
         let config = BatchConfigBuilder::default().with_max_queue_size(capacity).build();
         let batches = BatchSpanProcessor::builder(counted).with_batch_config(config).build();
         Self { batches, capacity, traffic }
