@@ -82,7 +82,7 @@ pub struct Admin {
 
 impl Admin {
     /// The state of an admin server for these keys, whose listener speaks `transport`.  Who may manage keys, and from
-    /// which origins, stands in the authorizer's rules.
+    /// which origins, stands in the authorizer's snapshot.
     pub fn new(
         authorizer: Arc<Authorizer>,
         keys: Arc<Keys>,
@@ -230,7 +230,7 @@ impl Admin {
         if status == StatusCode::UNAUTHORIZED {
             // RFC 9110 section 11.6.1 requires a challenge.  It does not offer `Basic`, which is accepted all the
             // same: a browser would open a password dialog of its own above the page's.
-            let challenge = format!("Bearer realm=\"{}\"", self.authorizer.rules().realm);
+            let challenge = format!("Bearer realm=\"{}\"", self.authorizer.snapshot().realm);
             if let Ok(challenge) = HeaderValue::from_str(&challenge) {
                 headers.insert(WWW_AUTHENTICATE, challenge);
             }
@@ -473,7 +473,7 @@ credentials: [bearer, session]
         let mut follower = tokio::spawn(Arc::clone(keys).follow());
         keys.first_read().await;
         let (_, key) = server.create(json!({"name": "k", "role": "Viewer"})).await;
-        let password = server.authorizer.rules().users.get("ada").unwrap().password_digest;
+        let password = server.authorizer.snapshot().users.get("ada").unwrap().password_digest;
         let session = keys.open_session("ada", &password).await.unwrap().cookie;
         let gone = keys.open_session("ada", &password).await.unwrap().cookie;
         keys.close_session(&crate::token::PlainToken::new(gone.expose().as_bytes()).unwrap().digest())

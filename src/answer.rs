@@ -71,7 +71,7 @@ impl<'a> Answer<'a> {
             (Ok(permit), Some(http)) => Self::Allow(Allow {
                 actor: ActorPart {
                     principal: permit.principal().map(AsRef::as_ref),
-                    headers: &decision.rules.actor_headers,
+                    headers: &decision.snapshot.actor_headers,
                     cache: decision.actor_answer(),
                 },
                 request: RequestChanges::new(decision, http),
@@ -123,7 +123,7 @@ impl Allow<'_> {
     }
 }
 
-/// The part of an answer that depends on the actor alone: it is the same in each answer under one set of rules.
+/// The part of an answer that depends on the actor alone: it is the same in each answer under one snapshot.
 pub struct ActorPart<'a> {
     principal: Option<&'a Principal>,
     headers: &'a ActorHeaders,
@@ -163,14 +163,14 @@ pub struct RequestChanges<'a> {
 
 impl<'a> RequestChanges<'a> {
     fn new(decision: &'a Decision, http: &'a Http<'a>) -> Self {
-        let rules = &decision.rules;
+        let snapshot = &decision.snapshot;
         let forward = match &decision.context.passed_through {
-            _ if rules.forward_credentials => Forward::Everything,
+            _ if snapshot.forward_credentials => Forward::Everything,
             Some(location) => Forward::Only(location),
             None => Forward::Nothing,
         };
-        let stripping = CredentialStripping::of(http, &rules.locations, forward);
-        Self { stripping, http, actor_headers: &rules.actor_headers }
+        let stripping = CredentialStripping::of(http, &snapshot.locations, forward);
+        Self { stripping, http, actor_headers: &snapshot.actor_headers }
     }
 
     /// Headers that replace those of the same name: what is left of `cookie`.
@@ -289,7 +289,7 @@ impl DenialForm {
     }
 }
 
-/// A denial as its client reads it.  It depends on the reason, the form and the rules alone.
+/// A denial as its client reads it.  It depends on the reason, the form and the snapshot alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
     /// The HTTP status.
@@ -307,8 +307,8 @@ pub struct Denial {
 }
 
 impl Denial {
-    /// The denial for this reason under these rules.
-    pub fn new(reason: DenyReason, form: DenialForm, rules: &Snapshot) -> Self {
+    /// The denial for this reason under this snapshot.
+    pub fn new(reason: DenyReason, form: DenialForm, snapshot: &Snapshot) -> Self {
         let DenialDetails { status, code, error, message, challenge, is_outage, .. } = *reason.details();
         let mut headers = vec![("cache-control", "no-store".to_owned())];
         let body = match form {
@@ -325,10 +325,10 @@ impl Denial {
         if status == 503 {
             headers.push(("retry-after", "1".to_owned()));
         }
-        let realm = &rules.realm;
+        let realm = &snapshot.realm;
         let with_error = || Some(format!(r#"Bearer realm="{realm}", error="{error}""#));
         let bearer_alone = || Some(format!(r#"Bearer realm="{realm}""#));
-        let takes_basic = rules.locations.reads_basic() && !rules.users.is_empty();
+        let takes_basic = snapshot.locations.reads_basic() && !snapshot.users.is_empty();
         let basic = || takes_basic.then(|| format!(r#"Basic realm="{realm}""#));
         let challenges = match challenge {
             Challenge::None => [None, None],
@@ -339,7 +339,7 @@ impl Denial {
         Self {
             status,
             code,
-            is_error: is_outage && rules.unavailable == Unavailable::Error,
+            is_error: is_outage && snapshot.unavailable == Unavailable::Error,
             headers,
             challenges: challenges.into_iter().flatten().collect(),
             body,

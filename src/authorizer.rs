@@ -37,7 +37,7 @@ pub trait Trace: SelectionTrace + ExtractionTrace {
 
 impl Trace for () {}
 
-/// Decides about requests by the rules in force.
+/// Decides about requests by the snapshot in force.
 pub struct Authorizer {
     snapshots: SnapshotStore,
     sources: Sources,
@@ -49,7 +49,7 @@ impl Authorizer {
         Self { snapshots, sources }
     }
 
-    /// Where credentials are looked up and verified, beyond the rules.
+    /// Where credentials are looked up and verified, beyond the snapshot.
     pub fn sources(&self) -> &Sources {
         &self.sources
     }
@@ -64,19 +64,19 @@ impl Authorizer {
         http: &Http<'_>,
         locations: &CredentialLocations,
     ) -> Result<Option<Arc<Principal>>, DenyReason> {
-        let rules = self.snapshots.current();
+        let snapshot = self.snapshots.current();
         let Some(presented) = credential::extract(http, locations, &mut ())? else {
             return Ok(None);
         };
-        match self.sources.identify(&presented.credential, &rules, Caller::Admin).await? {
+        match self.sources.identify(&presented.credential, &snapshot, Caller::Admin).await? {
             Identity::Authenticated(principal) => Ok(Some(principal)),
             Identity::Unrecognized => Err(DenyReason::UnknownToken),
             Identity::NoSession => Ok(None),
         }
     }
 
-    /// The rules in force.
-    pub fn rules(&self) -> Arc<Snapshot> {
+    /// The snapshot in force.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.current()
     }
 
@@ -99,10 +99,10 @@ impl Authorizer {
         mut trace: impl Trace,
     ) -> Decision {
         // One snapshot for the whole request, so that a reload cannot mix two sets of rules.
-        let rules = self.snapshots.current();
+        let snapshot = self.snapshots.current();
         let mut context = DecisionContext::default();
-        let verdict = self.decide(request, deadline, &rules, &mut context, &mut trace).await;
-        Decision::new(rules, verdict, context)
+        let verdict = self.decide(request, deadline, &snapshot, &mut context, &mut trace).await;
+        Decision::new(snapshot, verdict, context)
     }
 
     /// The steps, in the order in which they depend on each other.  Each denies with its reason, or hands on what it
@@ -111,18 +111,18 @@ impl Authorizer {
         &self,
         request: &Attributes<'_>,
         deadline: Option<Duration>,
-        rules: &Snapshot,
+        snapshot: &Snapshot,
         context: &mut DecisionContext,
         trace: &mut impl Trace,
     ) -> Result<Permit, DenyReason> {
         let http = request.http.as_ref().ok_or(DenyReason::NoHttp)?;
 
         // A browser sends a preflight without credentials before a request that has some.
-        if rules.allow_cors_preflight
+        if snapshot.allow_cors_preflight
             && let Some(permit) = Permit::for_preflight(http)
         {
             trace.preflight();
-            return guard_actor_headers(http, rules, permit);
+            return guard_actor_headers(http, snapshot, permit);
         }
 
         // Envoy's route was meant to name a policy, and does not say which.
@@ -131,12 +131,12 @@ impl Authorizer {
         }
 
         // Which policies govern this?  A path that can be read in two ways is denied here.
-        let selected = rules.policies.select(request, http, trace)?;
+        let selected = snapshot.policies.select(request, http, trace)?;
         trace.selected(&selected);
         context.policy = Some(Arc::clone(selected.policy));
 
         // What is denied about the credential is denied under every policy.
-        let authenticated = self.authenticate(http, deadline, rules, context, trace).await;
+        let authenticated = self.authenticate(http, deadline, snapshot, context, trace).await;
 
         // Only a policy can turn an actor, or the lack of one, into a permit.  All of the selected ones must; the
         // request passes by the permit of its own, which is the first.
@@ -170,13 +170,13 @@ impl Authorizer {
             }
         }
         if let Some((deny_reason, permit)) = shadow {
-            let permit = guard_actor_headers(http, rules, permit)?;
+            let permit = guard_actor_headers(http, snapshot, permit)?;
             context.shadowed = Some(deny_reason);
-            context.passed_through = self.foreign_location(http, rules);
+            context.passed_through = self.foreign_location(http, snapshot);
             return Ok(permit);
         }
         // The request's own policy stands first, and denies above where it does not admit.
-        guard_actor_headers(http, rules, own_permit.ok_or(DenyReason::NotAdmitted)?)
+        guard_actor_headers(http, snapshot, own_permit.ok_or(DenyReason::NotAdmitted)?)
     }
 
     /// Extracts the credential and authenticates it; without one there is nothing to do.
@@ -184,18 +184,18 @@ impl Authorizer {
         &self,
         http: &Http<'_>,
         deadline: Option<Duration>,
-        rules: &Snapshot,
+        snapshot: &Snapshot,
         context: &mut DecisionContext,
         trace: &mut impl Trace,
     ) -> Result<(), DenyReason> {
-        let Some(presented) = credential::extract(http, &rules.locations, trace)? else {
+        let Some(presented) = credential::extract(http, &snapshot.locations, trace)? else {
             return Ok(());
         };
         trace.presented(&presented.credential);
 
         // A credential that is not ours is denied here, whatever the policies say.
         let caller = Caller::Check { deadline };
-        let identity = self.sources.identify(&presented.credential, rules, caller).await;
+        let identity = self.sources.identify(&presented.credential, snapshot, caller).await;
         trace.identified(&identity);
         match identity? {
             Identity::Authenticated(principal) => context.principal = Some(principal),
@@ -207,10 +207,10 @@ impl Authorizer {
 
     /// The location of a credential that is not ours, and stays in a request that passes although it is denied: it
     /// may be the upstream's own.
-    fn foreign_location(&self, http: &Http<'_>, rules: &Snapshot) -> Option<CredentialLocation> {
-        let (location, carried) = credential::extract_cross_site(http, &rules.locations)?;
+    fn foreign_location(&self, http: &Http<'_>, snapshot: &Snapshot) -> Option<CredentialLocation> {
+        let (location, carried) = credential::extract_cross_site(http, &snapshot.locations)?;
         let is_ours = match carried {
-            Ok(credential) => self.sources.recognises(&credential, rules),
+            Ok(credential) => self.sources.recognises(&credential, snapshot),
             // Either of the two may be ours.
             Err(CredentialError::Duplicate) => true,
             Err(
@@ -224,12 +224,12 @@ impl Authorizer {
 }
 
 /// A `connection` header makes Envoy drop the headers it names (RFC 9110 section 7.6.1), ours included.
-fn guard_actor_headers(http: &Http<'_>, rules: &Snapshot, permit: Permit) -> Result<Permit, DenyReason> {
+fn guard_actor_headers(http: &Http<'_>, snapshot: &Snapshot, permit: Permit) -> Result<Permit, DenyReason> {
     let mut named = http.headers.all("connection").flat_map(|value| value.split(|&byte| byte == b','));
     let names_actor_header = named.any(|name| {
         count_comparison();
         let name = trim_blanks(name);
-        rules.actor_headers.folded_onto_by(name).is_some()
+        snapshot.actor_headers.folded_onto_by(name).is_some()
     });
     if names_actor_header {
         return Err(DenyReason::ConnectionNamesActorHeader);

@@ -156,7 +156,7 @@ pub struct Principal {
     pub policies: Option<PolicyNames>,
     /// The instant from which on the credential is dead.
     pub expires_at: Option<jiff::Timestamp>,
-    /// The actor's part of an answer, made once under each set of rules.
+    /// The actor's part of an answer, made once under each snapshot.
     pub answer: ArcSwapOption<CachedAnswer>,
 }
 
@@ -188,21 +188,21 @@ impl PolicyNames {
     }
 }
 
-/// The actor's part of an answer under one set of rules: it was checked that it can be built.
+/// The actor's part of an answer under one snapshot: it was checked that it can be built.
 pub struct CachedAnswer {
-    rules_version: u64,
+    snapshot_version: u64,
     encoded: OnceLock<Box<[u8]>>,
 }
 
 impl CachedAnswer {
     /// A part that is not encoded yet.
-    pub fn new(rules_version: u64) -> Self {
-        Self { rules_version, encoded: OnceLock::new() }
+    pub fn new(snapshot_version: u64) -> Self {
+        Self { snapshot_version, encoded: OnceLock::new() }
     }
 
-    /// The version of the rules under which it was checked.  A key outlives them, and others have other headers.
-    pub fn rules_version(&self) -> u64 {
-        self.rules_version
+    /// The version of the snapshot under which it was checked.  A key outlives it, and others have other headers.
+    pub fn snapshot_version(&self) -> u64 {
+        self.snapshot_version
     }
 
     /// The part as the server of this process encodes it, which the first call does.
@@ -215,7 +215,7 @@ impl CachedAnswer {
 impl std::fmt::Debug for CachedAnswer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bytes = self.encoded.get().map_or(0, |bytes| bytes.len());
-        write!(formatter, "CachedAnswer({bytes} bytes, rules {})", self.rules_version)
+        write!(formatter, "CachedAnswer({bytes} bytes, snapshot {})", self.snapshot_version)
     }
 }
 

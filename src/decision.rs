@@ -12,8 +12,8 @@ use crate::snapshot::Snapshot;
 /// What was decided about one request.
 #[derive(Debug)]
 pub struct Decision {
-    /// The rules that decided: one snapshot from start to end.
-    pub rules: Arc<Snapshot>,
+    /// The snapshot that decided, from start to end.
+    pub snapshot: Arc<Snapshot>,
     /// The permit, or why there is none.
     pub verdict: Result<Permit, DenyReason>,
     /// What led to it.
@@ -52,21 +52,25 @@ pub enum Outcome {
 
 impl Decision {
     /// A decision.  A permit whose answer cannot be built is a denial.
-    pub fn new(rules: Arc<Snapshot>, verdict: Result<Permit, DenyReason>, context: DecisionContext) -> Self {
+    pub fn new(
+        snapshot: Arc<Snapshot>,
+        verdict: Result<Permit, DenyReason>,
+        context: DecisionContext,
+    ) -> Self {
         let checked = verdict.and_then(|permit| {
-            let actor_answer = check_answer(&permit, &context, &rules)?;
+            let actor_answer = check_answer(&permit, &context, &snapshot)?;
             Ok((permit, actor_answer))
         });
         let (verdict, actor_answer) = match checked {
             Ok((permit, actor_answer)) => (Ok(permit), actor_answer),
             Err(deny_reason) => (Err(deny_reason), None),
         };
-        Self { rules, verdict, context, actor_answer }
+        Self { snapshot, verdict, context, actor_answer }
     }
 
     /// A denial before anything is known of the request.
-    pub fn deny(rules: Arc<Snapshot>, deny_reason: DenyReason) -> Self {
-        Self { rules, verdict: Err(deny_reason), context: DecisionContext::default(), actor_answer: None }
+    pub fn deny(snapshot: Arc<Snapshot>, deny_reason: DenyReason) -> Self {
+        Self { snapshot, verdict: Err(deny_reason), context: DecisionContext::default(), actor_answer: None }
     }
 
     /// What it comes to.
@@ -87,11 +91,11 @@ impl Decision {
 /// Checks that the answer can be built: an actor's headers together have a limit, and an answer that nests deeper than
 /// protobuf lets a reader go is an error to Envoy, which it may let pass.
 ///
-/// The check is done once for an actor under the same rules.
+/// The check is done once for an actor under the same snapshot.
 fn check_answer(
     permit: &Permit,
     context: &DecisionContext,
-    rules: &Snapshot,
+    snapshot: &Snapshot,
 ) -> Result<Option<ActorAnswer>, DenyReason> {
     // The metadata of a denial that is not enforced shows the actor, too.
     if context.shadowed.is_some()
@@ -103,15 +107,15 @@ fn check_answer(
         return Ok(None);
     };
     let cached = principal.answer.load();
-    if cached.as_ref().is_some_and(|cached| cached.rules_version() == rules.version) {
+    if cached.as_ref().is_some_and(|cached| cached.snapshot_version() == snapshot.version) {
         return Ok(Some(cached));
     }
-    if principal.actor.nests_too_deep() || !rules.actor_headers.fit(&principal.actor) {
+    if principal.actor.nests_too_deep() || !snapshot.actor_headers.fit(&principal.actor) {
         return Err(DenyReason::AnswerTooLarge);
     }
-    let checked = Some(Arc::new(CachedAnswer::new(rules.version)));
+    let checked = Some(Arc::new(CachedAnswer::new(snapshot.version)));
     principal.answer.store(checked.clone());
-    // This very one is returned: a Check under other rules may store its own meanwhile.
+    // This very one is returned: a Check under another snapshot may store its own meanwhile.
     Ok(Some(Guard::from_inner(checked)))
 }
 

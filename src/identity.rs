@@ -58,7 +58,7 @@ impl Caller {
     }
 }
 
-/// The sources of identities beyond the rules, and the clock that decides what has expired.
+/// The sources of identities beyond the snapshot, and the clock that decides what has expired.
 pub struct Sources {
     /// Verifies passwords.
     pub passwords: Passwords,
@@ -76,28 +76,28 @@ impl Sources {
     pub async fn identify(
         &self,
         credential: &Credential,
-        rules: &Snapshot,
+        snapshot: &Snapshot,
         caller: Caller,
     ) -> Result<Identity, DenyReason> {
         match credential {
-            Credential::Token { digest, issued_format } => self.token(digest, *issued_format, rules),
+            Credential::Token { digest, issued_format } => self.token(digest, *issued_format, snapshot),
             // Boxed, so that the future of every Check is not as large as that of the few that wait.
             Credential::Password { user, password } => {
-                Box::pin(self.password(user, password, rules, caller)).await
+                Box::pin(self.password(user, password, snapshot, caller)).await
             }
-            Credential::Session { digest, issued_format } => self.session(digest, *issued_format, rules),
+            Credential::Session { digest, issued_format } => self.session(digest, *issued_format, snapshot),
         }
     }
 
     /// Whether the credential is one of ours, valid or not, or cannot be distinguished from one.
-    pub fn recognises(&self, credential: &Credential, rules: &Snapshot) -> bool {
+    pub fn recognises(&self, credential: &Credential, snapshot: &Snapshot) -> bool {
         match credential {
             Credential::Token { digest, issued_format } => {
-                let identity = self.token(digest, *issued_format, rules);
+                let identity = self.token(digest, *issued_format, snapshot);
                 !matches!(identity, Ok(Identity::Unrecognized) | Err(DenyReason::UnknownToken))
             }
             // Whatever the password: a mistyped one is not for the upstream either.
-            Credential::Password { user, .. } => rules.users.get(user).is_some(),
+            Credential::Password { user, .. } => snapshot.users.get(user).is_some(),
             Credential::Session { .. } => true,
         }
     }
@@ -107,9 +107,9 @@ impl Sources {
         &self,
         digest: &TokenDigest,
         issued_format: bool,
-        rules: &Snapshot,
+        snapshot: &Snapshot,
     ) -> Result<Identity, DenyReason> {
-        if let Some(principal) = rules.tokens.get(digest) {
+        if let Some(principal) = snapshot.tokens.get(digest) {
             let is_expired = principal.expires_at.is_some() && principal.is_expired(self.clock.now());
             return if is_expired {
                 Err(DenyReason::ExpiredToken)
@@ -121,19 +121,19 @@ impl Sources {
             let now = self.clock.now();
             match keys.find(digest, now) {
                 // It may have been revoked since the store was last read, which is longer ago than `max_staleness`.
-                KeyLookup::Live(_) if keys.is_stale(now, max_staleness(rules)) => {
+                KeyLookup::Live(_) if keys.is_stale(now, max_staleness(snapshot)) => {
                     return Err(DenyReason::KeysUnavailable);
                 }
                 KeyLookup::Live(principal) => return Ok(Identity::Authenticated(principal)),
                 KeyLookup::Expired => return Err(DenyReason::ExpiredToken),
                 KeyLookup::Revoked => return Err(DenyReason::RevokedToken),
-                KeyLookup::Unknown if issued_format && keys.is_unknowable(now, max_staleness(rules)) => {
+                KeyLookup::Unknown if issued_format && keys.is_unknowable(now, max_staleness(snapshot)) => {
                     return Err(DenyReason::KeysUnavailable);
                 }
                 KeyLookup::Unknown => {}
             }
         }
-        match rules.unknown_credentials {
+        match snapshot.unknown_credentials {
             UnknownCredentials::Deny => Err(DenyReason::UnknownToken),
             UnknownCredentials::Anonymous => Ok(Identity::Unrecognized),
         }
@@ -143,10 +143,10 @@ impl Sources {
         &self,
         user: &str,
         password: &Secret,
-        rules: &Snapshot,
+        snapshot: &Snapshot,
         caller: Caller,
     ) -> Result<Identity, DenyReason> {
-        match self.passwords.verify(user, password, &rules.users, caller).await {
+        match self.passwords.verify(user, password, &snapshot.users, caller).await {
             PasswordResult::Right(principal) => Ok(Identity::Authenticated(principal)),
             PasswordResult::Locked => Err(DenyReason::UserLocked),
             PasswordResult::Wrong => Err(DenyReason::WrongPassword),
@@ -154,13 +154,13 @@ impl Sources {
         }
     }
 
-    /// A session is authenticated as its user by the rules in force now: it ends when the user is removed or the
+    /// A session is authenticated as its user by the snapshot in force now: it ends when the user is removed or the
     /// password changes.  A log-out elsewhere ends it in the store, so a session is subject to staleness, as keys are.
     fn session(
         &self,
         digest: &TokenDigest,
         issued_format: bool,
-        rules: &Snapshot,
+        snapshot: &Snapshot,
     ) -> Result<Identity, DenyReason> {
         let Some(keys) = &self.keys else {
             return Ok(Identity::NoSession);
@@ -168,18 +168,18 @@ impl Sources {
         let now = self.clock.now();
         let Some(session) = keys.find_session(digest, now) else {
             // It may have been opened, or used, since the store was last read.
-            let may_be_one = issued_format && keys.is_unknowable(now, max_staleness(rules));
+            let may_be_one = issued_format && keys.is_unknowable(now, max_staleness(snapshot));
             return if may_be_one { Err(DenyReason::KeysUnavailable) } else { Ok(Identity::NoSession) };
         };
-        let user = rules.users.get(&session.user);
+        let user = snapshot.users.get(&session.user);
         match user.filter(|user| user.password_digest == session.password_digest) {
             None => Ok(Identity::NoSession),
-            Some(_) if keys.is_stale(now, max_staleness(rules)) => Err(DenyReason::KeysUnavailable),
+            Some(_) if keys.is_stale(now, max_staleness(snapshot)) => Err(DenyReason::KeysUnavailable),
             Some(user) => Ok(Identity::Authenticated(Arc::clone(&user.in_session))),
         }
     }
 }
 
-fn max_staleness(rules: &Snapshot) -> Option<Duration> {
-    rules.keys.as_ref().and_then(|settings| settings.max_staleness)
+fn max_staleness(snapshot: &Snapshot) -> Option<Duration> {
+    snapshot.keys.as_ref().and_then(|settings| settings.max_staleness)
 }

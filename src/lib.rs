@@ -117,7 +117,7 @@
 //! on hyper's HTTP/2 ([`server::http2`]), and tonic's health and reflection beside it.  Requests are read by a slice of the protocol
 //! (`proto/ext_authz.proto`) that walks over what no decision reads and borrows the rest from the message.  A token is
 //! hashed once and looked up by digest.  The part of an answer that depends on the actor alone is encoded
-//! at the first request that needs it under the rules in force, and copied from then on.  `benches/` measures it.
+//! at the first request that needs it under the snapshot in force, and copied from then on.  `benches/` measures it.
 
 pub mod actor;
 #[cfg(feature = "server")]

@@ -67,6 +67,8 @@ pub struct Snapshot {
     pub sha256: String,
     /// What the gRPC codec encodes ahead.
     pub grpc_encoder: Slot,
+    /// The metrics' counters of what each policy allows.
+    pub allowed_counters: Slot,
     /// A number that no other snapshot of this process has.
     pub version: u64,
 }
@@ -124,6 +126,7 @@ impl Snapshot {
             tls: config.tls.clone(),
             sha256: config.sha256.clone(),
             grpc_encoder: Slot::default(),
+            allowed_counters: Slot::default(),
             version: next_version(),
         })
     }

@@ -51,7 +51,7 @@ impl Attempt {
         let attempt = Self(Arc::new(Details {
             log: admin.audit_log.clone(),
             denial_message,
-            address: client_address(parts, admin.authorizer.rules().admin.as_deref()),
+            address: client_address(parts, admin.authorizer.snapshot().admin.as_deref()),
             key_id: id.and_then(|id| id.parse().ok()),
             caller: OnceLock::new(),
             user: OnceLock::new(),

@@ -76,8 +76,8 @@ impl FromRequestParts<Arc<Admin>> for Manager {
         let caller = Caller::from_request_parts(parts, admin).await?;
         // Managing keys is under no policy, and a manager could create a key without the restriction.
         caller.check_unrestricted()?;
-        let rules = admin.authorizer.rules();
-        let allow = rules.admin.as_ref().map(|admin| &admin.allow).ok_or(DenyReason::NotAdmitted)?;
+        let snapshot = admin.authorizer.snapshot();
+        let allow = snapshot.admin.as_ref().map(|admin| &admin.allow).ok_or(DenyReason::NotAdmitted)?;
         allow.admit(Some(Arc::clone(&caller.0))).map_err(DenyReason::from)?;
         Ok(Self(caller))
     }
@@ -106,8 +106,8 @@ impl Manager {
     ///
     /// # Errors
     /// [`ExceedsGrant`]: the part of the grant that they do not have.
-    pub fn check_grant(&self, grant: &Grant<'_>, rules: &Snapshot) -> Result<(), ExceedsGrant> {
-        grant::check(&self.principal().actor, self.role(), grant, rules)
+    pub fn check_grant(&self, grant: &Grant<'_>, snapshot: &Snapshot) -> Result<(), ExceedsGrant> {
+        grant::check(&self.principal().actor, self.role(), grant, snapshot)
     }
 
     /// The manager's role, the highest one if there are several.  `None` is below every role.
@@ -199,14 +199,14 @@ impl Admin {
         CredentialLocation::Session { cookie: self.session_cookie() }
     }
 
-    /// The name of the session cookie under the current rules.
+    /// The name of the session cookie under the current snapshot.
     pub(super) fn session_cookie(&self) -> &'static str {
         session_cookie(self.transport, self.public_url().as_ref())
     }
 
     /// The URL that browsers use, when it is not the listener's own address.
     pub(super) fn public_url(&self) -> Option<PublicUrl> {
-        self.authorizer.rules().admin.as_ref().and_then(|admin| admin.public_url.clone())
+        self.authorizer.snapshot().admin.as_ref().and_then(|admin| admin.public_url.clone())
     }
 
     /// Denies a request whose host is not one of the listener's names.
@@ -214,8 +214,8 @@ impl Admin {
     /// # Errors
     /// 421.
     pub(super) fn check_host(&self, parts: &Parts) -> Result<(), ApiError> {
-        let rules = self.authorizer.rules();
-        let is_ours = rules.admin.as_ref().is_some_and(|admin| host::is_ours(parts, admin));
+        let snapshot = self.authorizer.snapshot();
+        let is_ours = snapshot.admin.as_ref().is_some_and(|admin| host::is_ours(parts, admin));
         if is_ours { Ok(()) } else { Err(ApiError::WrongHost) }
     }
 

@@ -97,8 +97,8 @@ pub(super) async fn org(
     caller: Caller,
 ) -> Result<Json<Organization>, ApiError> {
     caller.check_unrestricted()?;
-    let rules = admin.authorizer.rules();
-    let name = rules.admin.as_ref().map_or("Main Org.", |admin| &*admin.org_name);
+    let snapshot = admin.authorizer.snapshot();
+    let name = snapshot.admin.as_ref().map_or("Main Org.", |admin| &*admin.org_name);
     Ok(Json(Organization { id: 1, name: name.to_owned() }))
 }
 

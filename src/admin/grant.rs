@@ -37,7 +37,7 @@ pub(super) fn check(
     manager: &Actor,
     role: Option<Role>,
     grant: &Grant<'_>,
-    rules: &Snapshot,
+    snapshot: &Snapshot,
 ) -> Result<(), ExceedsGrant> {
     if role == Some(Role::Admin) {
         return Ok(());
@@ -51,8 +51,8 @@ pub(super) fn check(
             return Err(ExceedsGrant::Member);
         }
     }
-    let policies = rules.policies.iter().filter_map(|policy| policy.allow());
-    let admin = rules.admin.as_ref().and_then(|admin| admin.allow.allow());
+    let policies = snapshot.policies.iter().filter_map(|policy| policy.allow());
+    let admin = snapshot.admin.as_ref().and_then(|admin| admin.allow.allow());
     if policies.chain(admin).any(|allow| names_key(allow, grant)) {
         return Err(ExceedsGrant::Name);
     }

@@ -271,17 +271,17 @@ pub(super) async fn create(
     attempt: Attempt,
     Json(new): Json<NewKey>,
 ) -> Result<Json<IssuedKey>, ApiError> {
-    let rules = admin.authorizer.rules();
-    let settings = rules.keys.as_ref().ok_or(ApiError::Internal)?;
+    let snapshot = admin.authorizer.snapshot();
+    let settings = snapshot.keys.as_ref().ok_or(ApiError::Internal)?;
     let NewKey { name, role, seconds_to_live, actor, policies } = new;
     check_actor(&actor, settings)?;
-    check_policies(policies.as_deref().unwrap_or_default(), &rules)?;
+    check_policies(policies.as_deref().unwrap_or_default(), &snapshot)?;
     attempt.set_key(&name, role);
     manager.check_role(role)?;
-    manager.check_grant(&Grant { id: None, name: &name, role, actor: &actor }, &rules)?;
-    check_headers(&name, role, &actor, &rules)?;
+    manager.check_grant(&Grant { id: None, name: &name, role, actor: &actor }, &snapshot)?;
+    check_headers(&name, role, &actor, &snapshot)?;
     let expires_at = expiry(seconds_to_live.unwrap_or(0), settings, admin.clock.now())?;
-    if rules.has_name(&name) {
+    if snapshot.has_name(&name) {
         let problem = "a user or a token of the configuration, or one of their actors, has this name";
         return Err(ApiError::invalid(InvalidKind::NameReserved, "name", problem));
     }
@@ -313,12 +313,12 @@ fn check_actor(actor: &Map<String, Value>, settings: &Settings) -> Result<(), Ap
 }
 
 /// Checks that `policies` names policies of the configuration, each once.
-fn check_policies(policies: &[String], rules: &Snapshot) -> Result<(), ApiError> {
+fn check_policies(policies: &[String], snapshot: &Snapshot) -> Result<(), ApiError> {
     if policies.len() > MAX_POLICIES {
         let problem = format!("has {} names, and {MAX_POLICIES} is the most", policies.len());
         return Err(ApiError::invalid(InvalidKind::Policies, "policies", problem));
     }
-    if !policies.iter().all(|policy| rules.has_named_policy(policy)) {
+    if !policies.iter().all(|policy| snapshot.has_named_policy(policy)) {
         let problem = "expected names that stand under policies in the configuration";
         return Err(ApiError::invalid(InvalidKind::UnknownPolicy, "policies", problem));
     }
@@ -334,10 +334,10 @@ fn check_headers(
     name: &str,
     role: Role,
     actor: &Map<String, Value>,
-    rules: &Snapshot,
+    snapshot: &Snapshot,
 ) -> Result<(), ApiError> {
     let key = Actor::of_key(name, role.as_str(), i64::MAX, actor);
-    if rules.headers_fit(&key) {
+    if snapshot.headers_fit(&key) {
         return Ok(());
     }
     let field = if actor.is_empty() { "name" } else { "actor" };
@@ -486,8 +486,8 @@ pub(super) async fn rotate(
 ) -> Result<Json<IssuedKey>, ApiError> {
     let Rotation { overlap_seconds } = body.map(|Json(body)| body).unwrap_or_default();
     let key = admin.managed_key(id, &manager, &attempt).await?;
-    let rules = admin.authorizer.rules();
-    let settings = rules.keys.as_ref().ok_or(ApiError::Internal)?;
+    let snapshot = admin.authorizer.snapshot();
+    let settings = snapshot.keys.as_ref().ok_or(ApiError::Internal)?;
     if settings.max_seconds_to_live == 0 {
         let problem = "keys.max_seconds_to_live is 0: no keys are made here";
         return Err(ApiError::invalid(InvalidKind::LifeTooLong, "secondsToLive", problem));
@@ -495,7 +495,7 @@ pub(super) async fn rotate(
     // In the store's transaction: the key's row and the rules as they are then.
     let check_grant = |key: &Key| {
         let grant = Grant { id: Some(key.id), name: &key.name, role: key.role, actor: &key.actor };
-        manager.check_grant(&grant, &admin.authorizer.rules())
+        manager.check_grant(&grant, &admin.authorizer.snapshot())
     };
     let rotation = admin.keys.rotate(settings, key.id, overlap_seconds, &check_grant);
     let (rotated, secret) = with_store_timeout(rotation).await??;

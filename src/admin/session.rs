@@ -71,13 +71,13 @@ pub(super) async fn log_in(
     attempt: Attempt,
     Json(LogIn { user, password }): Json<LogIn>,
 ) -> Result<(SetCookie, Json<Message>), ApiError> {
-    let rules = admin.authorizer.rules();
+    let snapshot = admin.authorizer.snapshot();
     // An unknown name is not logged: it may be a password that was typed into the wrong field.
-    if let Some(user) = rules.users.get(&user) {
+    if let Some(user) = snapshot.users.get(&user) {
         attempt.set_user(&user.principal.name);
     }
     let principal = admin.verify(&user, &password).await?;
-    let user = rules.users.get(&principal.name).ok_or(DenyReason::WrongPassword)?;
+    let user = snapshot.users.get(&principal.name).ok_or(DenyReason::WrongPassword)?;
     let session = admin.keys.open_session(&principal.name, &user.password_digest);
     let session = with_store_timeout(session).await??;
     attempt.log_login(&principal.name, session.ended);

@@ -85,7 +85,7 @@ impl CheckHandler {
     /// Encodes the answer, and records what the decision came to.
     fn finish(&self, decision: &Decision, request: Option<&Attributes<'_>>, started: &StartedCheck) -> Bytes {
         let http = request.and_then(|request| request.http.as_ref());
-        let snapshot = &decision.rules;
+        let snapshot = &decision.snapshot;
         let encoder = snapshot.grpc_encoder.get_or_init(|| ResponseEncoder::new(snapshot));
         let response = encoder.encode(&Answer::new(decision, http));
         let (elapsed, span) = (started.at.elapsed(), started.span.as_deref());
@@ -94,6 +94,6 @@ impl CheckHandler {
     }
 
     fn denied(&self, deny_reason: DenyReason) -> Decision {
-        Decision::deny(self.authorizer.rules(), deny_reason)
+        Decision::deny(self.authorizer.snapshot(), deny_reason)
     }
 }

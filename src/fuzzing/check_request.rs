@@ -77,7 +77,7 @@ static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(|| {
     let texts = [("everything", EVERYTHING), ("closed", CLOSED), ("open", OPEN), ("shadowed", SHADOWED)];
     let setting = |(name, text)| {
         let authorizer = authorizer(read_config(text));
-        let encoder = ResponseEncoder::new(&authorizer.rules());
+        let encoder = ResponseEncoder::new(&authorizer.snapshot());
         Setting { name, authorizer, encoder }
     };
     texts.into_iter().map(setting).collect()
@@ -102,7 +102,7 @@ pub fn run(data: &[u8]) {
 }
 
 fn denied(setting: &Setting, deny_reason: DenyReason) -> Decision {
-    Decision::deny(setting.authorizer.rules(), deny_reason)
+    Decision::deny(setting.authorizer.snapshot(), deny_reason)
 }
 
 /// What a decision reads of a request.
@@ -200,7 +200,7 @@ fn check_answer(setting: &str, data: &[u8], http: Option<&Http<'_>>, decision: &
         HttpResponse::ErrorResponse(denied) => {
             check_denial(setting, code, &denied);
             assert!(
-                decision.rules.unavailable == Unavailable::Error,
+                decision.snapshot.unavailable == Unavailable::Error,
                 "{setting}: an error of the client's making"
             );
         }
@@ -223,12 +223,12 @@ pub(super) fn check_header(option: &wire::HeaderValueOption) {
 
 /// What becomes of a request that passes.
 fn check_changes(setting: &str, http: &Http<'_>, decision: &Decision, ok: &wire::OkHttpResponse) {
-    let rules: &Snapshot = &decision.rules;
+    let snapshot: &Snapshot = &decision.snapshot;
     ok.headers.iter().for_each(check_header);
     let set: Vec<&str> =
         ok.headers.iter().filter_map(|option| option.header.as_ref()).map(|header| &*header.key).collect();
     let removed: BTreeSet<&str> = ok.headers_to_remove.iter().map(String::as_str).collect();
-    for actor_header in rules.actor_headers.iter() {
+    for actor_header in snapshot.actor_headers.iter() {
         let name = &*actor_header.name;
         let times_set = set.iter().filter(|set| **set == name).count();
         let is_removed = removed.contains(name);
@@ -238,7 +238,7 @@ fn check_changes(setting: &str, http: &Http<'_>, decision: &Decision, ok: &wire:
         );
     }
     for name in &set {
-        let is_actor_header = rules.actor_headers.iter().any(|actor_header| *actor_header.name == **name);
+        let is_actor_header = snapshot.actor_headers.iter().any(|actor_header| *actor_header.name == **name);
         assert!(is_actor_header || *name == "cookie", "{setting}: {name} is set");
     }
     if decision.context.principal.is_none() || decision.context.shadowed.is_some() {
@@ -250,7 +250,7 @@ fn check_changes(setting: &str, http: &Http<'_>, decision: &Decision, ok: &wire:
             !name.is_empty() && !name.starts_with(':') && *name != "host",
             "{setting}: {name} is removed"
         );
-        let is_actor_header = rules.actor_headers.iter().any(|actor_header| *actor_header.name == **name);
+        let is_actor_header = snapshot.actor_headers.iter().any(|actor_header| *actor_header.name == **name);
         assert!(is_actor_header || http.headers.has(name), "{setting}: {name} is removed and was not shown");
     }
     let cookies =

@@ -46,8 +46,6 @@ pub struct Metrics {
     /// What bears no prefix of ours.
     process: Registry,
     decisions: Family<DecisionLabels, Counter>,
-    /// Of the snapshot last seen: looked up again by the first decision under another.
-    allowed: ArcSwap<Allowed>,
     credentials: Credentials,
     duration: Histogram,
     unreadable: Counter,
@@ -95,7 +93,6 @@ impl Metrics {
         let mut registry = Registry::with_prefix("envoy_auth_tokens");
         let mut metrics = Self {
             decisions: Family::default(),
-            allowed: ArcSwap::default(),
             credentials: Credentials::registered(&mut registry),
             duration: Histogram::new(BUCKETS),
             unreadable: Counter::default(),
@@ -198,7 +195,11 @@ impl Metrics {
     pub fn count(&self, decision: &Decision, elapsed: Duration) {
         match (&decision.context.policy, decision.outcome()) {
             (Some(policy), Outcome::Allowed) => {
-                self.allowed(&decision.rules).of(policy).inc();
+                let counters = &decision.snapshot.allowed_counters;
+                counters
+                    .get_or_init(|| Allowed::new(&decision.snapshot.policies, &self.decisions))
+                    .of(policy)
+                    .inc();
             }
             (policy, outcome) => {
                 let policy = policy.as_ref().map_or_else(Arc::default, |policy| Arc::clone(policy.name()));
@@ -209,18 +210,6 @@ impl Metrics {
             self.credentials.of(principal.kind).inc();
         }
         self.duration.observe(elapsed.as_secs_f64());
-    }
-
-    /// The counters of these rules.
-    fn allowed(&self, rules: &Snapshot) -> arc_swap::Guard<Arc<Allowed>> {
-        let allowed = self.allowed.load();
-        if allowed.rules_version == rules.version {
-            return allowed;
-        }
-        // These very counters are returned: another Check may store those of other rules meanwhile.
-        let allowed = Arc::new(Allowed::under(rules, &self.decisions));
-        self.allowed.store(Arc::clone(&allowed));
-        arc_swap::Guard::from_inner(allowed)
     }
 
     /// Counts a Check that was answered with a gRPC error.

@@ -132,7 +132,7 @@ impl Line {
     pub(super) async fn add_credential(
         &self,
         input: &mut RequestInput,
-        rules: &mut Snapshot,
+        snapshot: &mut Snapshot,
         keys: Option<&Keys>,
     ) -> Result<(), ExplainError> {
         if self.credential.is_none() && self.reason != DenyReason::UnknownToken.as_str() {
@@ -143,28 +143,28 @@ impl Line {
         let digest = PlainToken::new(secret.expose().as_bytes()).expect("it was made as a token").digest();
         if let Some(Named { kind, name, id }) = &self.credential {
             let principal = if kind == Kind::Token.as_str() {
-                rules
+                snapshot
                     .tokens
                     .iter()
                     .map(|(_, principal)| principal)
                     .find(|principal| *principal.name == **name)
                     .cloned()
             } else if kind == Kind::User.as_str() {
-                rules.users.get(name).map(|user| user.principal.clone())
+                snapshot.users.get(name).map(|user| user.principal.clone())
             } else if kind == Kind::Session.as_str() {
-                rules.users.get(name).map(|user| user.in_session.clone())
+                snapshot.users.get(name).map(|user| user.in_session.clone())
             } else {
                 lend_key(name, *id, digest, keys).await?;
                 None
             };
             if let Some(principal) = principal {
-                rules.tokens.add(digest, principal);
+                snapshot.tokens.add(digest, principal);
             }
         }
         // It stands before all other locations, and these are empty: what is input of them stays as it is.
         let location = CredentialLocation::Header { name: STAND_IN.into() };
-        let order = std::iter::once(location).chain(rules.locations.order().iter().cloned());
-        rules.locations = CredentialLocations::new(order.collect());
+        let order = std::iter::once(location).chain(snapshot.locations.order().iter().cloned());
+        snapshot.locations = CredentialLocations::new(order.collect());
         input.add(STAND_IN, secret.expose());
         Ok(())
     }

@@ -104,7 +104,7 @@ impl RequestInput {
     }
 
     /// Reads the request from flags.
-    pub(super) fn from_flags(flags: Flags, rules: &Snapshot) -> Result<Self, ExplainError> {
+    pub(super) fn from_flags(flags: Flags, snapshot: &Snapshot) -> Result<Self, ExplainError> {
         let mut input = Self {
             method: flags.method,
             host: flags.host,
@@ -117,7 +117,7 @@ impl RequestInput {
         for line in &flags.headers {
             let (name, value) = line.split_once(':').ok_or("error: --header is written 'name: value'")?;
             let name = header_name(name)?;
-            if is_credential_header(&name, rules) {
+            if is_credential_header(&name, snapshot) {
                 return Err(format!(
                     "error: the header {name} carries a credential, and arguments can be seen by every process: \
                      use --token-file, --user, or --header-file {name}=FILE"
@@ -126,16 +126,16 @@ impl RequestInput {
             }
             input.add(&name, value.trim());
         }
-        input.reject_credentials_in_path(rules)?;
+        input.reject_credentials_in_path(snapshot)?;
         Ok(input)
     }
 
-    fn reject_credentials_in_path(&self, rules: &Snapshot) -> Result<(), ExplainError> {
+    fn reject_credentials_in_path(&self, snapshot: &Snapshot) -> Result<(), ExplainError> {
         let attributes = self.attributes();
         let http = attributes.http.as_ref();
         let is_filled =
             |name: &str| http.is_some_and(|http| query::values(http, name).any(|value| !value.is_empty()));
-        let carried = rules.locations.order().iter().find_map(|location| match location {
+        let carried = snapshot.locations.order().iter().find_map(|location| match location {
             CredentialLocation::Query { name } => is_filled(name).then_some(name),
             CredentialLocation::Bearer
             | CredentialLocation::Basic { .. }
@@ -347,7 +347,7 @@ fn header_name(written: &str) -> Result<String, ExplainError> {
     Ok(name.as_str().to_owned())
 }
 
-fn is_credential_header(name: &str, rules: &Snapshot) -> bool {
+fn is_credential_header(name: &str, snapshot: &Snapshot) -> bool {
     let is_location = |location: &CredentialLocation| match location {
         CredentialLocation::Header { name: location } => location.as_ref() == name,
         CredentialLocation::Bearer
@@ -356,7 +356,7 @@ fn is_credential_header(name: &str, rules: &Snapshot) -> bool {
         | CredentialLocation::Query { .. }
         | CredentialLocation::Cookie { .. } => false,
     };
-    matches!(name, "authorization" | "cookie") || rules.locations.order().iter().any(is_location)
+    matches!(name, "authorization" | "cookie") || snapshot.locations.order().iter().any(is_location)
 }
 
 #[cfg(test)]

@@ -79,8 +79,8 @@ impl Explained<'_> {
         (outcome.as_str(), outcome.reason(), passes_as)
     }
 
-    fn rules(&self) -> &Snapshot {
-        &self.decision.rules
+    fn snapshot(&self) -> &Snapshot {
+        &self.decision.snapshot
     }
 
     fn request_shown(&self) -> Request {
@@ -143,7 +143,7 @@ impl Explained<'_> {
 
     fn locations(&self) -> Vec<LocationRead> {
         let mut read = self.trace.locations.iter();
-        let order = self.rules().locations.order().iter();
+        let order = self.snapshot().locations.order().iter();
         let read = order.map(|location| (location, *read.next().unwrap_or(&"not_asked")));
         // The stand-in is no location of the configuration, and stands before all of them.
         let read = read.filter(|(location, _)| !is_stand_in(location)).enumerate();
@@ -190,12 +190,12 @@ impl Explained<'_> {
             }
             None => step("anonymous: no credential of ours".to_owned(), None),
             Some(Presented::Token { digest, issued_format }) => {
-                if let Some(principal) = self.rules().tokens.get(digest) {
+                if let Some(principal) = self.snapshot().tokens.get(digest) {
                     return step(principal_shown(principal), self.principal_at(principal));
                 }
                 self.unknown_token(*issued_format)
             }
-            Some(Presented::Password { user }) => match self.rules().users.get(user) {
+            Some(Presented::Password { user }) => match self.snapshot().users.get(user) {
                 Some(user) => step(
                     format!("{}, with a wrong password", principal_shown(&user.principal)),
                     self.principal_at(&user.principal),
@@ -276,7 +276,7 @@ impl Explained<'_> {
             && self.decision.outcome().deny_reason() == Some(DenyReason::UnknownPolicy)
         {
             let named = String::from_utf8_lossy(named);
-            let names = self.rules().policies.names();
+            let names = self.snapshot().policies.names();
             let known = match &names[..] {
                 [] => "there is no section `policies`, or it is empty".to_owned(),
                 names => format!("those of `policies` are {}", names.join(", ")),
@@ -296,7 +296,7 @@ impl Explained<'_> {
         // The stand-in for a logged credential is no key.
         let is_stand_in = self.http.headers.has(STAND_IN);
         let may_be_key = match &self.trace.presented {
-            Some(Presented::Token { digest, .. }) => self.rules().tokens.get(digest).is_none(),
+            Some(Presented::Token { digest, .. }) => self.snapshot().tokens.get(digest).is_none(),
             Some(Presented::Session) => true,
             Some(Presented::Password { .. }) | None => false,
         };

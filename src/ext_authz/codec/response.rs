@@ -1,6 +1,6 @@
 //! From an answer to the bytes of a CheckResponse.
 //!
-//! Nothing is decided here.  What is the same in many answers is encoded once: denials for each snapshot of the rules
+//! Nothing is decided here.  What is the same in many answers is encoded once: denials for each snapshot
 //! ([`ResponseEncoder`]), the actor's part for each principal ([`CachedAnswer`](crate::credential::CachedAnswer)).
 //! An answer is then a few copies: protobuf lets the parts of a message stand one after the other.
 
@@ -20,7 +20,7 @@ use crate::ext_authz::wire::{
 };
 use crate::snapshot::Snapshot;
 
-/// Encodes answers of one snapshot of the rules.
+/// Encodes answers of one snapshot.
 pub struct ResponseEncoder {
     anonymous: Box<[u8]>,
     denials: Vec<EncodedDenial>,
@@ -34,16 +34,17 @@ struct EncodedDenial {
 }
 
 impl ResponseEncoder {
-    /// Encodes what depends on the rules alone.
-    pub fn new(rules: &Snapshot) -> Self {
-        let encode = |reason, form| denied_response(Denial::new(reason, form, rules)).encode_to_vec().into();
+    /// Encodes what depends on the snapshot alone.
+    pub fn new(snapshot: &Snapshot) -> Self {
+        let encode =
+            |reason, form| denied_response(Denial::new(reason, form, snapshot)).encode_to_vec().into();
         let denials = DenyReason::ALL.into_iter().map(|reason| EncodedDenial {
             reason,
             json: encode(reason, DenialForm::Json),
             grpc: encode(reason, DenialForm::Grpc),
         });
         Self {
-            anonymous: encode_actor(&ActorPart::anonymous(&rules.actor_headers)),
+            anonymous: encode_actor(&ActorPart::anonymous(&snapshot.actor_headers)),
             denials: denials.collect(),
         }
     }
@@ -329,7 +330,7 @@ default: {allow: {id: alice, unauthenticated: true}}
     #[test]
     fn a_response_says_what_the_answer_says() {
         let authorizer = authorizer(read_config(CONFIG));
-        let encoder = ResponseEncoder::new(&authorizer.rules());
+        let encoder = ResponseEncoder::new(&authorizer.snapshot());
         let requests: [(&str, &[(&str, &str)]); 9] = [
             ("/", &[]),
             ("/?a=1&_auth_token=good-token-alice-1", &[("x_actor_id", "eve"), ("X-Actor", "eve")]),
@@ -376,7 +377,7 @@ default: {allow: {id: alice, unauthenticated: true}}
                         assert_eq!(ok.query_parameters_to_remove, parameters, "{path}");
                     }
                     (Answer::Deny(deny), HttpResponse::DeniedResponse(denied)) => {
-                        let denial = Denial::new(deny.reason, deny.form, &decision.rules);
+                        let denial = Denial::new(deny.reason, deny.form, &decision.snapshot);
                         assert_eq!(response.status.unwrap().code, denial.code as i32, "{path}");
                         assert_eq!(denied.status.unwrap().code, i32::from(denial.status), "{path}");
                         assert_eq!(pairs(&denied.headers), owned(denial.headers()), "{path}");

@@ -12,31 +12,28 @@ use prometheus_client::registry::Registry;
 use super::DecisionLabels;
 use crate::credential::Kind;
 use crate::decision::Outcome;
-use crate::policy::Policy;
-use crate::snapshot::Snapshot;
+use crate::policy::{Policies, Policy};
 
-/// What is allowed under each policy of one snapshot of the rules.
-#[derive(Debug, Default)]
+/// What is allowed under each policy of one snapshot.
+#[derive(Debug)]
 pub(super) struct Allowed {
-    /// [`Snapshot::version`] of the snapshot; 0 is that of none.
-    pub(super) rules_version: u64,
     /// By the policy's address, which is its own for as long as the snapshot lives.
     by_policy: HashMap<usize, Counter, RandomState>,
 }
 
 impl Allowed {
-    /// The counters of these rules.
-    pub(super) fn under(rules: &Snapshot, decisions: &Family<DecisionLabels, Counter>) -> Self {
+    /// The counters of these policies.
+    pub(super) fn new(policies: &Policies, decisions: &Family<DecisionLabels, Counter>) -> Self {
         let counter = |policy: &Arc<Policy>| {
             let labels = DecisionLabels::new(Outcome::Allowed, Arc::clone(policy.name()));
             (address(policy), decisions.get_or_create_owned(&labels))
         };
-        Self { rules_version: rules.version, by_policy: rules.policies.iter().map(counter).collect() }
+        Self { by_policy: policies.iter().map(counter).collect() }
     }
 
-    /// The counter of a policy of these rules.
+    /// The counter of one of these policies.
     pub(super) fn of(&self, policy: &Arc<Policy>) -> &Counter {
-        self.by_policy.get(&address(policy)).expect("every policy of the rules has its counter")
+        self.by_policy.get(&address(policy)).expect("every policy of the snapshot has its counter")
     }
 }
 
