@@ -53,7 +53,7 @@ use crate::server::connection_limit::LimitedListener;
 use crate::server::http1;
 use crate::server::tls::Acceptor;
 use crate::telemetry::audit_log::{AuditLog, Reservation};
-use audit::Attempt;
+use audit::ChangeAttempt;
 use error::ApiError;
 
 /// The largest body of a request, in bytes.
@@ -139,7 +139,7 @@ fn router(admin: Arc<Admin>) -> Router {
 /// The middleware that every request passes.
 async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    let attempt = Attempt::from_request(&admin, &mut parts);
+    let attempt = ChangeAttempt::from_request(&admin, &mut parts);
     let request = match admin.receive(parts, body).await {
         Ok(request) => request,
         Err(error) => {
@@ -170,7 +170,7 @@ impl Admin {
     ///
     /// A change does not start without a place in the audit log for its line; the response waits a little for the
     /// line to be written.
-    async fn run_change(&self, attempt: Attempt, request: Request, next: Next) -> Response {
+    async fn run_change(&self, attempt: ChangeAttempt, request: Request, next: Next) -> Response {
         let (permit, reservation) = match self.reserve_change() {
             Ok(reserved) => reserved,
             Err(error) => {

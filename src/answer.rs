@@ -27,13 +27,13 @@ const FAILURE_MODE_ALLOWED: &str = "x-envoy-auth-failure-mode-allowed";
 /// What becomes of a request.
 pub enum Answer<'a> {
     /// It passes, changed.
-    Allow(Allow<'a>),
+    Allow(AllowAnswer<'a>),
     /// It is denied.
-    Deny(Deny<'a>),
+    Deny(DenyAnswer<'a>),
 }
 
 /// How a request that passes is changed, and what is said of it.
-pub struct Allow<'a> {
+pub struct AllowAnswer<'a> {
     /// The actor headers.
     pub actor: ActorPart<'a>,
     /// What is taken out of this request.
@@ -45,7 +45,7 @@ pub struct Allow<'a> {
 }
 
 /// A denial of this request: [`Denial`] is what the client reads.
-pub struct Deny<'a> {
+pub struct DenyAnswer<'a> {
     /// Why.
     pub reason: DenyReason,
     /// The form that the client reads.
@@ -68,7 +68,7 @@ impl<'a> Answer<'a> {
     pub fn new(decision: &'a Decision, http: Option<&'a Http<'a>>) -> Self {
         let policy = decision.context.policy.as_ref().map(|policy| policy.name().as_ref());
         match (&decision.verdict, http) {
-            (Ok(permit), Some(http)) => Self::Allow(Allow {
+            (Ok(permit), Some(http)) => Self::Allow(AllowAnswer {
                 actor: ActorPart {
                     principal: permit.principal().map(AsRef::as_ref),
                     headers: &decision.snapshot.actor_headers,
@@ -82,9 +82,11 @@ impl<'a> Answer<'a> {
                     .map(|reason| Shadow { reason, principal: decision.context.principal.as_deref() }),
             }),
             // A permit is for an HTTP request, and the authorizer gives none without.
-            (Ok(_), None) => Self::Deny(Deny { reason: DenyReason::NoHttp, form: DenialForm::Json, policy }),
+            (Ok(_), None) => {
+                Self::Deny(DenyAnswer { reason: DenyReason::NoHttp, form: DenialForm::Json, policy })
+            }
             (Err(reason), http) => {
-                Self::Deny(Deny { reason: *reason, form: DenialForm::of_client(http), policy })
+                Self::Deny(DenyAnswer { reason: *reason, form: DenialForm::of_client(http), policy })
             }
         }
     }
@@ -104,7 +106,7 @@ impl<'a> Answer<'a> {
     }
 }
 
-impl Allow<'_> {
+impl AllowAnswer<'_> {
     /// Headers that replace those of the same name.
     pub fn set_headers(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
         let actor = self.actor.headers().filter_map(|(name, value)| Some((name, Cow::Owned(value?))));

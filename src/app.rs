@@ -19,7 +19,7 @@ use crate::keys::store::OpenError;
 use crate::memory;
 use crate::probes;
 use crate::readiness::ReadinessHandle;
-use crate::reload::{Origin, Reloader};
+use crate::reload::{ConfigBaseline, Reloader};
 use crate::server::BindError;
 use crate::server::activation::{ActivationError, InheritedSockets};
 use crate::server::connection_limit::{LimitedListener, within_descriptors, within_memory};
@@ -110,7 +110,7 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Builds a server from a configuration (its startup settings, its snapshot and its origin), and binds every
+/// Builds a server from a configuration (its startup settings, its snapshot and its baseline), and binds every
 /// port.
 ///
 /// # Errors
@@ -118,7 +118,7 @@ pub enum ServeError {
 pub async fn build(
     startup: Startup,
     snapshot: Snapshot,
-    origin: Origin,
+    baseline: ConfigBaseline,
     options: Options,
     clock: Clock,
 ) -> Result<Bound, ServeError> {
@@ -171,7 +171,7 @@ pub async fn build(
     };
     inherited.finish()?;
     let reloader = Reloader::new(
-        origin,
+        baseline,
         startup.clone(),
         snapshots,
         acceptors.clone(),

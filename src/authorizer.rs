@@ -13,7 +13,7 @@ use crate::credential::{
 };
 use crate::decision::{Decision, DecisionContext};
 use crate::deny_reason::DenyReason;
-use crate::identity::{Caller, Identity, Sources};
+use crate::identity::{Identity, Purpose, Sources};
 use crate::policy::{NotAdmitted, Permit, Policy, Selected, SelectionTrace};
 use crate::snapshot::{Snapshot, SnapshotStore};
 
@@ -68,7 +68,7 @@ impl Authorizer {
         let Some(presented) = credential::extract(http, locations, &mut ())? else {
             return Ok(None);
         };
-        match self.sources.identify(&presented.credential, &snapshot, Caller::Admin).await? {
+        match self.sources.identify(&presented.credential, &snapshot, Purpose::Admin).await? {
             Identity::Authenticated(principal) => Ok(Some(principal)),
             Identity::Unrecognized => Err(DenyReason::UnknownToken),
             Identity::NoSession => Ok(None),
@@ -194,8 +194,8 @@ impl Authorizer {
         trace.presented(&presented.credential);
 
         // A credential that is not ours is denied here, whatever the policies say.
-        let caller = Caller::Check { deadline };
-        let identity = self.sources.identify(&presented.credential, snapshot, caller).await;
+        let purpose = Purpose::Check { deadline };
+        let identity = self.sources.identify(&presented.credential, snapshot, purpose).await;
         trace.identified(&identity);
         match identity? {
             Identity::Authenticated(principal) => context.principal = Some(principal),

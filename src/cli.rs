@@ -42,32 +42,32 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Answer Envoy's Checks
-    Serve(serve::Serve),
+    Serve(serve::ServeArgs),
     /// Validate the configuration: exit 1 with every error
-    Check(check::Check),
+    Check(check::CheckArgs),
     /// Tell what would be decided about one request, and why
-    Explain(Box<explain::Explain>),
+    Explain(Box<explain::ExplainArgs>),
     /// Make a token, or the digest of one
     #[command(subcommand)]
-    Token(token::Token),
+    Token(token::TokenCommand),
     /// Hash a password from standard input with argon2id
-    Password(password::Password),
+    Password(password::PasswordArgs),
     /// Manage API keys through a running server's admin listener
     #[command(subcommand)]
-    Keys(Box<keys::Keys>),
+    Keys(Box<keys::KeysCommand>),
     /// Ask a running server whether it serves: exit 0 if so
-    Health(health::Health),
+    Health(health::HealthArgs),
     /// Print the Envoy configuration that fits this one
-    Envoy(envoy::Envoy),
+    Envoy(envoy::EnvoyArgs),
     /// Turn another program's configuration into one of ours
     #[command(subcommand)]
-    Import(import::Import),
+    Import(import::ImportCommand),
     /// Print the JSON Schema of the configuration, for editors
-    Schema(schema::Schema),
+    Schema(schema::SchemaArgs),
     /// Print a script by which a shell completes our commands
-    Completions(completions::Completions),
+    Completions(completions::CompletionsArgs),
     /// Print a manual page
-    Man(man::Man),
+    Man(man::ManArgs),
 }
 
 /// The argument that names the configuration.
@@ -207,7 +207,7 @@ impl From<InputError> for ExplainError {
 
 /// How a command ends that has printed all there is to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CommandOutcome {
     /// It succeeded.
     Success,
     /// It failed, and has reported why in the format that its arguments ask for.
@@ -221,7 +221,7 @@ pub enum Outcome {
 ///
 /// # Errors
 /// [`CliError`]: the command failed, and the reason is yet to be printed.
-pub fn run() -> Result<Outcome, CliError> {
+pub fn run() -> Result<CommandOutcome, CliError> {
     let done = match Cli::parse().command {
         Command::Serve(serve) => return serve.run(),
         Command::Check(check) => return check.run(),
@@ -236,7 +236,7 @@ pub fn run() -> Result<Outcome, CliError> {
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
     };
-    done.map(|()| Outcome::Success)
+    done.map(|()| CommandOutcome::Success)
 }
 
 impl ConfigFile {

@@ -50,7 +50,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::actor::Actor;
 use crate::actor::header::{ActorHeader, ActorHeaders};
 use crate::credential::{CredentialLocation, CredentialLocations};
-use crate::keys::Settings;
+use crate::keys::KeySettings;
 use crate::keys::store::StoreUrl;
 use crate::policy::{Policies, Policy};
 
@@ -64,8 +64,8 @@ pub use self::schema::json::json_schema;
 pub use self::secrets::{Environment, MAX_FILE_BYTES, ProcessEnvironment};
 pub use self::startup::NeedsRestart;
 pub use self::tls::{ClientCa, ServerTls, SubjectName, Tls, Transport};
-pub use self::tokens::Token;
-pub use self::users::{Password, User};
+pub use self::tokens::ConfiguredToken;
+pub use self::users::{ConfiguredPassword, ConfiguredUser};
 
 use self::admin::AdminSection;
 use self::credentials::Sessions;
@@ -113,9 +113,9 @@ pub struct Startup {
 /// The sections that a decision reads.
 pub struct Rules {
     /// `tokens`.
-    pub tokens: Vec<Token>,
+    pub tokens: Vec<ConfiguredToken>,
     /// `users`.
-    pub users: Vec<User>,
+    pub users: Vec<ConfiguredUser>,
     /// `credentials`: where a request may carry a credential.
     pub locations: CredentialLocations,
     /// `forward_credentials`: whether the upstream sees the credential.
@@ -129,7 +129,7 @@ pub struct Rules {
     /// `policies`, `routes`, `default` and `paths`.
     pub policies: Policies,
     /// `keys`, without the settings that need a restart.
-    pub keys: Option<Settings>,
+    pub keys: Option<KeySettings>,
     /// `keys.unavailable`.
     pub unavailable: Unavailable,
     /// `admin`, without its listener.

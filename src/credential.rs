@@ -306,7 +306,7 @@ pub fn extract<'p>(
         trace.extracted(&extraction);
         match extraction? {
             Extraction::Nothing => {}
-            Extraction::NotOurs => return Ok(None),
+            Extraction::OtherScheme => return Ok(None),
             Extraction::Credential(credential) => {
                 return Ok(Some(PresentedCredential { credential, location }));
             }
@@ -342,7 +342,7 @@ pub fn extract_cross_site<'p>(
     for location in &locations.order {
         match extract_from(http, location, locations) {
             Ok(Extraction::Nothing) => {}
-            Ok(Extraction::NotOurs) => return None,
+            Ok(Extraction::OtherScheme) => return None,
             Ok(Extraction::Credential(credential)) => return Some((location, Ok(credential))),
             Err(error) => return Some((location, Err(error))),
         }
@@ -355,7 +355,7 @@ pub enum Extraction {
     /// It is absent or empty: the next location is read.
     Nothing,
     /// A scheme that is none of ours: there is no credential, and no later location is read.
-    NotOurs,
+    OtherScheme,
     /// A credential.
     Credential(Credential),
 }
@@ -368,12 +368,12 @@ fn extract_from(
     match location {
         CredentialLocation::Bearer => match authorization(http, locations)? {
             Authorization::Absent | Authorization::Basic(_) => Ok(Extraction::Nothing),
-            Authorization::NotOurs => Ok(Extraction::NotOurs),
+            Authorization::OtherScheme => Ok(Extraction::OtherScheme),
             Authorization::Bearer(token) => Ok(Extraction::Credential(token_credential(token)?)),
         },
         CredentialLocation::Basic { .. } => match authorization(http, locations)? {
             Authorization::Absent | Authorization::Bearer(_) => Ok(Extraction::Nothing),
-            Authorization::NotOurs => Ok(Extraction::NotOurs),
+            Authorization::OtherScheme => Ok(Extraction::OtherScheme),
             Authorization::Basic(encoded) => Ok(Extraction::Credential(basic_credential(encoded)?)),
         },
         CredentialLocation::Session { cookie } => extract_session(http, cookie),
@@ -386,7 +386,7 @@ fn extract_from(
 /// What the `authorization` header holds, of the schemes that are on.
 enum Authorization<'a> {
     Absent,
-    NotOurs,
+    OtherScheme,
     /// What follows `Bearer` and its blanks.
     Bearer(&'a [u8]),
     /// What follows `Basic` and its blanks.
@@ -397,7 +397,7 @@ fn authorization<'a>(
     http: &Http<'a>,
     locations: &CredentialLocations,
 ) -> Result<Authorization<'a>, CredentialError> {
-    let ours = |part| !matches!(scheme(part, locations), Authorization::NotOurs | Authorization::Absent);
+    let ours = |part| !matches!(scheme(part, locations), Authorization::OtherScheme | Authorization::Absent);
     let mut values = http.headers.all("authorization");
     let Some(value) = values.next() else {
         return Ok(Authorization::Absent);
@@ -405,7 +405,11 @@ fn authorization<'a>(
     // Two lines are malformed if one of them is ours; else they are others' business, as when Envoy joins them.
     if values.next().is_some() {
         let mut parts = http.headers.all("authorization").flat_map(parts_of);
-        return if parts.any(ours) { Err(CredentialError::Duplicate) } else { Ok(Authorization::NotOurs) };
+        return if parts.any(ours) {
+            Err(CredentialError::Duplicate)
+        } else {
+            Ok(Authorization::OtherScheme)
+        };
     }
     let value = trim_blanks(value);
     if value.is_empty() {
@@ -420,7 +424,7 @@ fn authorization<'a>(
         return if parts_of(value).any(ours) {
             Err(CredentialError::Duplicate)
         } else {
-            Ok(Authorization::NotOurs)
+            Ok(Authorization::OtherScheme)
         };
     }
     Ok(scheme(value, locations))
@@ -446,7 +450,7 @@ fn scheme<'a>(value: &'a [u8], locations: &CredentialLocations) -> Authorization
     } else if locations.basic && scheme.eq_ignore_ascii_case(b"basic") {
         Authorization::Basic(rest)
     } else {
-        Authorization::NotOurs
+        Authorization::OtherScheme
     }
 }
 

@@ -34,9 +34,9 @@ pub enum Identity {
     NoSession,
 }
 
-/// On whose behalf a credential is authenticated.  The two share no limits.
+/// What a credential is authenticated for.  The two share no limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Caller {
+pub enum Purpose {
     /// A Check.
     Check {
         /// The deadline of the RPC, from its beginning; `None` where the client sends none.
@@ -46,7 +46,7 @@ pub enum Caller {
     Admin,
 }
 
-impl Caller {
+impl Purpose {
     /// How long it waits for the verification of a password: half of a Check's deadline, at most 100 ms.
     pub fn timeout(self) -> Duration {
         match self {
@@ -77,13 +77,13 @@ impl Sources {
         &self,
         credential: &Credential,
         snapshot: &Snapshot,
-        caller: Caller,
+        purpose: Purpose,
     ) -> Result<Identity, DenyReason> {
         match credential {
             Credential::Token { digest, issued_format } => self.token(digest, *issued_format, snapshot),
             // Boxed, so that the future of every Check is not as large as that of the few that wait.
             Credential::Password { user, password } => {
-                Box::pin(self.password(user, password, snapshot, caller)).await
+                Box::pin(self.password(user, password, snapshot, purpose)).await
             }
             Credential::Session { digest, issued_format } => self.session(digest, *issued_format, snapshot),
         }
@@ -144,9 +144,9 @@ impl Sources {
         user: &str,
         password: &Secret,
         snapshot: &Snapshot,
-        caller: Caller,
+        purpose: Purpose,
     ) -> Result<Identity, DenyReason> {
-        match self.passwords.verify(user, password, &snapshot.users, caller).await {
+        match self.passwords.verify(user, password, &snapshot.users, purpose).await {
             PasswordResult::Right(principal) => Ok(Identity::Authenticated(principal)),
             PasswordResult::Locked => Err(DenyReason::UserLocked),
             PasswordResult::Wrong => Err(DenyReason::WrongPassword),

@@ -71,7 +71,7 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How keys are made and served.  A call that needs them takes those of its snapshot.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct KeySettings {
     /// The longest life of a key in seconds; -1 is no limit, 0 is no keys at all.
     pub max_seconds_to_live: i64,
     /// The prefix of a key's token.

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use envoy_auth_tokens::cli::{self, Outcome};
+use envoy_auth_tokens::cli::{self, CommandOutcome};
 
 /// glibc's allocator costs a sidecar about as much again per Check.
 #[global_allocator]
@@ -14,9 +14,9 @@ const DENIED: u8 = 3;
 
 fn main() -> ExitCode {
     match cli::run() {
-        Ok(Outcome::Success) => ExitCode::SUCCESS,
-        Ok(Outcome::Failure) => ExitCode::FAILURE,
-        Ok(Outcome::Denied) => ExitCode::from(DENIED),
+        Ok(CommandOutcome::Success) => ExitCode::SUCCESS,
+        Ok(CommandOutcome::Failure) => ExitCode::FAILURE,
+        Ok(CommandOutcome::Denied) => ExitCode::from(DENIED),
         Err(error) => {
             // Standard error may be closed: the exit code still tells.
             let _ = writeln!(std::io::stderr(), "{}", error.report());

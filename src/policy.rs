@@ -194,7 +194,7 @@ impl<'p> Selected<'p> {
 }
 
 /// What of a request decides which policy governs it.
-enum SelectedBy<'p, 'a> {
+enum SelectionInput<'p, 'a> {
     /// Envoy's route names the policy.
     Name(&'p Arc<Policy>),
     /// Each route is compared with these, and with the method.
@@ -282,7 +282,7 @@ impl Policies {
         trace: &mut impl SelectionTrace,
     ) -> Result<Selected<'_>, SelectError> {
         match self.selected_by(request, http)? {
-            SelectedBy::Name(policy) => {
+            SelectionInput::Name(policy) => {
                 trace.named(policy);
                 let destination = Override::position("destination");
                 let is_permitted = destination.is_some_and(|at| self.options.overrides.contains(at));
@@ -291,7 +291,7 @@ impl Policies {
                 }
                 Ok(Selected::only(policy))
             }
-            SelectedBy::Routes { host, path } => {
+            SelectionInput::Routes { host, path } => {
                 trace.compared(&host, &path.text);
                 let mut selected = self.select_unambiguous(&host, &path, http.method, trace)?;
                 if let Some(operation) = destination::Operation::of(http.method)
@@ -395,7 +395,7 @@ impl Policies {
         &'p self,
         request: &Attributes<'a>,
         http: &Http<'a>,
-    ) -> Result<SelectedBy<'p, 'a>, SelectError> {
+    ) -> Result<SelectionInput<'p, 'a>, SelectError> {
         let raw_path = http.path_without_query();
         // CONNECT has no path (RFC 9110 section 9.3.6).
         let has_path = !(http.method == b"CONNECT" && raw_path.is_empty());
@@ -409,7 +409,7 @@ impl Policies {
             // Envoy may have matched the route by all three.
             let read = RoutedParts { host: true, path: true, method: true };
             overrides::check(http, read, self.options.overrides)?;
-            return Ok(SelectedBy::Name(policy));
+            return Ok(SelectionInput::Name(policy));
         }
         let host = if self.routed_parts.host {
             route::normalize_host(http.host).ok_or(SelectError::IllegalHost)?
@@ -424,7 +424,7 @@ impl Policies {
         if self.routed_parts != (RoutedParts { host: false, path: false, method: false }) {
             overrides::check(http, self.routed_parts, self.options.overrides)?;
         }
-        Ok(SelectedBy::Routes { host, path })
+        Ok(SelectionInput::Routes { host, path })
     }
 
     /// Which overrides are let through.

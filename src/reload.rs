@@ -38,7 +38,7 @@ const PANIC_BACKOFF: Duration = Duration::from_secs(10);
 
 /// The files of the configuration in force, and what the next configuration is compared with.
 #[derive(Debug)]
-pub struct Origin {
+pub struct ConfigBaseline {
     /// The configuration's file.
     pub path: PathBuf,
     /// The files that were read for it.
@@ -48,7 +48,12 @@ pub struct Origin {
 }
 
 /// An error for each listener's certificate that is not valid now and would replace one that is.
-fn dead_certificates(origin: &Origin, current: &Tls, later: &Tls, now: Timestamp) -> Option<Errors> {
+fn dead_certificates(
+    baseline: &ConfigBaseline,
+    current: &Tls,
+    later: &Tls,
+    now: Timestamp,
+) -> Option<Errors> {
     let listeners = [
         ("ext_authz.tls.cert", &current.ext_authz, &later.ext_authz),
         ("admin.tls.cert", &current.admin, &later.admin),
@@ -67,7 +72,7 @@ fn dead_certificates(origin: &Origin, current: &Tls, later: &Tls, now: Timestamp
              put a valid certificate and its key in place",
             live.1
         );
-        Some(Diagnostic { key: key.to_owned(), ..Diagnostic::about_file(&origin.path, message) })
+        Some(Diagnostic { key: key.to_owned(), ..Diagnostic::about_file(&baseline.path, message) })
     });
     let dead: Vec<_> = dead.collect();
     (!dead.is_empty()).then(|| Errors::new(dead))
@@ -79,7 +84,7 @@ fn is_valid((from, until): (Timestamp, Timestamp), now: Timestamp) -> bool {
 
 /// Puts the configuration into force whenever its files change.
 pub struct Reloader {
-    origin: Origin,
+    baseline: ConfigBaseline,
     /// The settings that hold until the process ends.
     startup: Startup,
     snapshots: SnapshotStore,
@@ -90,9 +95,9 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// A reloader of the configuration of this origin, in a process that was started with these settings.
+    /// A reloader of the configuration of this baseline, in a process that was started with these settings.
     pub fn new(
-        origin: Origin,
+        baseline: ConfigBaseline,
         startup: Startup,
         snapshots: SnapshotStore,
         acceptors: Acceptors,
@@ -100,7 +105,7 @@ impl Reloader {
         telemetry: Arc<Telemetry>,
         clock: Clock,
     ) -> Self {
-        Self { origin, startup, snapshots, acceptors, authorizer, telemetry, clock }
+        Self { baseline, startup, snapshots, acceptors, authorizer, telemetry, clock }
     }
 
     /// Watches the files on a thread of its own until the handle stops it.
@@ -112,7 +117,7 @@ impl Reloader {
         let run = move || {
             lower_priority();
             loop {
-                let cause = watch.wait(&self.origin.files);
+                let cause = watch.wait(&self.baseline.files);
                 if cause == Cause::Stopped {
                     break;
                 }
@@ -132,7 +137,7 @@ impl Reloader {
         let started = Instant::now();
         let outcome = self.load().map(|(config, snapshot)| {
             let lost = match cause {
-                Cause::Changed => self.origin.restrictions.lost_in(&config.restrictions),
+                Cause::Changed => self.baseline.restrictions.lost_in(&config.restrictions),
                 Cause::Forced | Cause::Stopped => None,
             };
             (config, snapshot, lost)
@@ -164,15 +169,15 @@ impl Reloader {
 
     /// Reads the files and builds a snapshot.
     fn load(&mut self) -> Result<(Config, Snapshot), Errors> {
-        let Loaded { outcome, files } = Config::load_recording_files(&self.origin.path, Pipes::Rejected);
-        self.origin.files = files;
+        let Loaded { outcome, files } = Config::load_recording_files(&self.baseline.path, Pipes::Rejected);
+        self.baseline.files = files;
         let config = outcome?;
         let current = self.snapshots.current();
-        if let Some(errors) = dead_certificates(&self.origin, &current.tls, &config.tls, self.clock.now()) {
+        if let Some(errors) = dead_certificates(&self.baseline, &current.tls, &config.tls, self.clock.now()) {
             return Err(errors);
         }
         let snapshot = Snapshot::build(&config, Some(&current));
-        let snapshot = snapshot.map_err(|error| error.about(&self.origin.path))?;
+        let snapshot = snapshot.map_err(|error| error.about(&self.baseline.path))?;
         Ok((config, snapshot))
     }
 
@@ -187,7 +192,7 @@ impl Reloader {
         self.telemetry.metrics().count_held_back_reload();
         tracing::error!(
             cause,
-            file = %self.origin.path.display(),
+            file = %self.baseline.path.display(),
             removed_tokens = tokens,
             removed_users = users,
             "the reload was held back, and the rules in force stay: {lost}; tokens and users that the file does not \
@@ -207,7 +212,7 @@ impl Reloader {
                 "{key} changed: this needs a restart, and the old one stays in force"
             );
         }
-        self.origin.restrictions = config.restrictions;
+        self.baseline.restrictions = config.restrictions;
         snapshot.keep_running_services(&self.snapshots.current(), &self.startup);
         let previous = self.publish(snapshot);
         let passwords = &self.authorizer.sources().passwords;

@@ -25,7 +25,7 @@ use crate::config::{
     session_cookie,
 };
 use crate::credential::CredentialLocations;
-use crate::keys::Settings;
+use crate::keys::KeySettings;
 use crate::keys::name::{folded, is_same};
 use crate::password::PasswordError;
 use crate::policy::Policies;
@@ -54,7 +54,7 @@ pub struct Snapshot {
     /// `policies`, `routes`, `default` and `paths`.
     pub policies: Policies,
     /// `keys`, less what cannot change while the process runs.
-    pub keys: Option<Settings>,
+    pub keys: Option<KeySettings>,
     /// `keys.unavailable`.
     pub unavailable: Unavailable,
     /// `admin`, less where it listens.

@@ -1,7 +1,7 @@
 //! The lines of the audit log: one for every change, log-in and log-out, and one for every denied one.
 //!
 //! A line says who did what, from which address, to which key, and how it ended.  It never holds a secret.  What is
-//! known of a change is collected in its [`Attempt`], so that the middleware can log every denial, whatever its cause.
+//! known of a change is collected in its [`ChangeAttempt`], so that the middleware can log every denial, whatever its cause.
 
 use std::sync::{Arc, OnceLock};
 
@@ -21,7 +21,7 @@ use crate::telemetry::audit_log::{AuditLog, TARGET, UnauthenticatedAttempt};
 /// A change that is attempted, and what is known of it so far.  The middleware puts it into the request's extensions;
 /// as an extractor it gives a handler access to it.
 #[derive(Clone)]
-pub(super) struct Attempt(Arc<Details>);
+pub(super) struct ChangeAttempt(Arc<Details>);
 
 struct Details {
     log: AuditLog,
@@ -34,7 +34,7 @@ struct Details {
     key: OnceLock<(String, Role)>,
 }
 
-impl<S: Sync> FromRequestParts<S> for Attempt {
+impl<S: Sync> FromRequestParts<S> for ChangeAttempt {
     type Rejection = ApiError;
 
     /// # Errors
@@ -44,7 +44,7 @@ impl<S: Sync> FromRequestParts<S> for Attempt {
     }
 }
 
-impl Attempt {
+impl ChangeAttempt {
     /// The attempt of this request, which is put into its extensions too; `None` when the request changes nothing.
     pub(super) fn from_request(admin: &Admin, parts: &mut Parts) -> Option<Self> {
         let (denial_message, id) = denial_message(parts.method.as_str(), parts.uri.path())?;

@@ -12,7 +12,7 @@ use axum::http::header::{HOST, HeaderValue, ORIGIN};
 use axum::http::request::Parts;
 use serde_json::{Map, Value};
 
-use super::audit::{Attempt, actor_id};
+use super::audit::{ChangeAttempt, actor_id};
 use super::body::Json;
 use super::error::ApiError;
 use super::grant::{self, Grant};
@@ -58,7 +58,7 @@ impl FromRequestParts<Arc<Admin>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, admin: &Arc<Admin>) -> Result<Self, ApiError> {
         let principal = admin.authenticate(parts).await?;
-        if let Some(attempt) = parts.extensions.get::<Attempt>() {
+        if let Some(attempt) = parts.extensions.get::<ChangeAttempt>() {
             attempt.set_caller(&principal);
         }
         Ok(Self(principal))

@@ -28,7 +28,8 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The state of the key store.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Health {
+#[schema(as = Health)]
+pub(super) struct GrafanaHealth {
     #[schema(inline)]
     database: Database,
     version: &'static str,
@@ -56,21 +57,21 @@ enum Database {
     tag = "grafana",
     security(()),
     responses(
-        (status = OK, description = "It is up", body = Health),
-        (status = SERVICE_UNAVAILABLE, description = "It is down", body = Health),
+        (status = OK, description = "It is up", body = GrafanaHealth),
+        (status = SERVICE_UNAVAILABLE, description = "It is down", body = GrafanaHealth),
     ),
 )]
 pub(super) async fn health(
     State(admin): State<Arc<Admin>>,
     TokenOrSession(is_known): TokenOrSession,
-) -> (StatusCode, Json<Health>) {
+) -> (StatusCode, Json<GrafanaHealth>) {
     let is_up = admin.keys.was_read() && admin.keys.lag(admin.clock.now()).is_some_and(|lag| lag <= MAX_LAG);
     let (status, database) = if is_up {
         (StatusCode::OK, Database::Ok)
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, Database::Failing)
     };
-    (status, Json(Health { database, version: VERSION, commit: is_known.then_some(COMMIT) }))
+    (status, Json(GrafanaHealth { database, version: VERSION, commit: is_known.then_some(COMMIT) }))
 }
 
 /// The only organization.
@@ -105,7 +106,8 @@ pub(super) async fn org(
 /// The caller as a user of Grafana.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct User {
+#[schema(as = User)]
+pub(super) struct GrafanaUser {
     id: i64,
     uid: String,
     email: String,
@@ -124,17 +126,17 @@ pub(super) struct User {
     operation_id = "getUser",
     tag = "grafana",
     responses(
-        (status = OK, description = "The caller", body = User),
+        (status = OK, description = "The caller", body = GrafanaUser),
         CallerErrors,
         PermissionErrors,
     ),
 )]
-pub(super) async fn user(caller: Caller) -> Result<Json<User>, ApiError> {
+pub(super) async fn user(caller: Caller) -> Result<Json<GrafanaUser>, ApiError> {
     caller.check_unrestricted()?;
     let principal = caller.principal();
     let member = |name| principal.actor.member(name).and_then(Value::as_str);
     let id = actor_id(principal);
-    Ok(Json(User {
+    Ok(Json(GrafanaUser {
         id: 0,
         email: member("email").unwrap_or_default().to_owned(),
         name: member("name").unwrap_or(&id).to_owned(),
@@ -167,7 +169,8 @@ pub(super) async fn ping(caller: Caller) -> Result<Json<Message>, ApiError> {
 /// The part of Grafana's settings that clients read.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Settings {
+#[schema(as = Settings)]
+pub(super) struct GrafanaSettings {
     #[schema(inline)]
     build_info: BuildInfo,
 }
@@ -187,14 +190,14 @@ struct BuildInfo {
     operation_id = "getFrontendSettings",
     tag = "grafana",
     responses(
-        (status = OK, description = "The build", body = Settings),
+        (status = OK, description = "The build", body = GrafanaSettings),
         CallerErrors,
         PermissionErrors,
     ),
 )]
-pub(super) async fn settings(caller: Caller) -> Result<Json<Settings>, ApiError> {
+pub(super) async fn settings(caller: Caller) -> Result<Json<GrafanaSettings>, ApiError> {
     caller.check_unrestricted()?;
     let build_info =
         BuildInfo { version: VERSION, commit: COMMIT, edition: "Open Source", env: "production" };
-    Ok(Json(Settings { build_info }))
+    Ok(Json(GrafanaSettings { build_info }))
 }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use utoipa::openapi::schema::{ArrayBuilder, Object, ObjectBuilder, SchemaType, Type};
 use utoipa::{IntoParams, ToSchema};
 
-use super::audit::Attempt;
+use super::audit::ChangeAttempt;
 use super::auth::Manager;
 use super::body::{Json, Members, Message, RequestBody};
 use super::error::{ApiError, InvalidKind};
@@ -22,7 +22,7 @@ use super::responses::{BodyErrors, CallerErrors, ConflictErrors, NotFoundErrors,
 use super::{Admin, with_store_timeout};
 use crate::actor::{Actor, MAX_NESTING, nests_too_deep};
 use crate::keys::name::is_name;
-use crate::keys::{CreateKey, Key, MAX_ACTOR_BYTES, MAX_OVERLAP, MAX_POLICIES, Role, Settings, Status};
+use crate::keys::{CreateKey, Key, KeySettings, MAX_ACTOR_BYTES, MAX_OVERLAP, MAX_POLICIES, Role, Status};
 use crate::secret::Secret;
 use crate::snapshot::Snapshot;
 
@@ -204,8 +204,8 @@ pub(super) async fn show(
 
 /// The key to create.
 #[derive(ToSchema)]
-#[schema(rename_all = "camelCase")]
-pub(super) struct NewKey {
+#[schema(as = NewKey, rename_all = "camelCase")]
+pub(super) struct NewKeyBody {
     /// Printable, of one script, without blanks at the ends, and no name of a live key, a user or a configured token.
     #[schema(min_length = 1, max_length = 190)]
     name: String,
@@ -230,7 +230,7 @@ fn policies_schema() -> ArrayBuilder {
         .description(Some("The only policies under which the key counts."))
 }
 
-impl RequestBody for NewKey {
+impl RequestBody for NewKeyBody {
     const MEMBERS: &'static [&'static str] = &["name", "role", "secondsToLive", "actor", "policies"];
 
     fn read(members: &mut Members) -> Result<Self, ApiError> {
@@ -256,7 +256,7 @@ impl RequestBody for NewKey {
     path = "/api/auth/keys",
     operation_id = "createKey",
     tag = "keys",
-    request_body = NewKey,
+    request_body = NewKeyBody,
     responses(
         (status = OK, description = "The key, whose token is shown this once", body = IssuedKey),
         CallerErrors,
@@ -268,12 +268,12 @@ impl RequestBody for NewKey {
 pub(super) async fn create(
     State(admin): State<Arc<Admin>>,
     manager: Manager,
-    attempt: Attempt,
-    Json(new): Json<NewKey>,
+    attempt: ChangeAttempt,
+    Json(new): Json<NewKeyBody>,
 ) -> Result<Json<IssuedKey>, ApiError> {
     let snapshot = admin.authorizer.snapshot();
     let settings = snapshot.keys.as_ref().ok_or(ApiError::Internal)?;
-    let NewKey { name, role, seconds_to_live, actor, policies } = new;
+    let NewKeyBody { name, role, seconds_to_live, actor, policies } = new;
     check_actor(&actor, settings)?;
     check_policies(policies.as_deref().unwrap_or_default(), &snapshot)?;
     attempt.set_key(&name, role);
@@ -293,7 +293,7 @@ pub(super) async fn create(
 }
 
 /// Checks that `actor` has only members that the configuration lists, and is not too large.
-fn check_actor(actor: &Map<String, Value>, settings: &Settings) -> Result<(), ApiError> {
+fn check_actor(actor: &Map<String, Value>, settings: &KeySettings) -> Result<(), ApiError> {
     let invalid = |problem| Err(ApiError::invalid(InvalidKind::Actor, "actor", problem));
     let listed = &settings.actor_members;
     if !actor.keys().all(|name| listed.iter().any(|listed| **listed == **name)) {
@@ -346,7 +346,11 @@ fn check_headers(
 }
 
 /// The instant at which the key expires; `None` is never.  In whole seconds, as Grafana counts.
-fn expiry(seconds_to_live: i64, settings: &Settings, now: Timestamp) -> Result<Option<Timestamp>, ApiError> {
+fn expiry(
+    seconds_to_live: i64,
+    settings: &KeySettings,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, ApiError> {
     let invalid = |kind, problem: String| Err(ApiError::invalid(kind, "secondsToLive", problem));
     if seconds_to_live < 0 {
         return invalid(InvalidKind::NegativeLife, "expected a number of seconds above zero".into());
@@ -397,7 +401,7 @@ fn expiry(seconds_to_live: i64, settings: &Settings, now: Timestamp) -> Result<O
 pub(super) async fn delete(
     State(admin): State<Arc<Admin>>,
     manager: Manager,
-    attempt: Attempt,
+    attempt: ChangeAttempt,
     id: KeyId,
 ) -> Result<Json<Message>, ApiError> {
     let key = admin.managed_key(id, &manager, &attempt).await?;
@@ -425,7 +429,7 @@ pub(super) async fn delete(
 pub(super) async fn revoke(
     State(admin): State<Arc<Admin>>,
     manager: Manager,
-    attempt: Attempt,
+    attempt: ChangeAttempt,
     id: KeyId,
 ) -> Result<Json<Message>, ApiError> {
     let key = admin.managed_key(id, &manager, &attempt).await?;
@@ -480,7 +484,7 @@ impl RequestBody for Rotation {
 pub(super) async fn rotate(
     State(admin): State<Arc<Admin>>,
     manager: Manager,
-    attempt: Attempt,
+    attempt: ChangeAttempt,
     id: KeyId,
     body: Option<Json<Rotation>>,
 ) -> Result<Json<IssuedKey>, ApiError> {
@@ -509,7 +513,12 @@ impl Admin {
     }
 
     /// The key that a manager is about to change.  Its role never changes, and its id is never used again.
-    async fn managed_key(&self, id: KeyId, manager: &Manager, attempt: &Attempt) -> Result<Key, ApiError> {
+    async fn managed_key(
+        &self,
+        id: KeyId,
+        manager: &Manager,
+        attempt: &ChangeAttempt,
+    ) -> Result<Key, ApiError> {
         let key = self.key(id).await?;
         attempt.set_key(&key.name, key.role);
         manager.check_role(key.role)?;
@@ -523,7 +532,7 @@ mod tests {
 
     #[test]
     fn seconds_to_live_become_an_expiry_or_an_error() {
-        let settings = |max_seconds_to_live| Settings {
+        let settings = |max_seconds_to_live| KeySettings {
             max_seconds_to_live,
             prefix: "eat".into(),
             quota: None,

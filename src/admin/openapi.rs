@@ -73,14 +73,14 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
         page::show,
     ),
     components(schemas(ErrorBody)),
-    modifiers(&Credentials, &OptionalBody),
+    modifiers(&SecuritySchemes, &OptionalBody),
 )]
 struct Document;
 
 /// Adds the ways in which a caller is authenticated.
-struct Credentials;
+struct SecuritySchemes;
 
-impl Modify for Credentials {
+impl Modify for SecuritySchemes {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let bearer = Http::builder().scheme(HttpAuthScheme::Bearer);
         let bearer = bearer.description(Some("A configured token or an API key."));

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
-use super::audit::Attempt;
+use super::audit::ChangeAttempt;
 use super::body::{Json, Members, Message, RequestBody};
 use super::error::ApiError;
 use super::responses::{BodyErrors, CallerErrors, LogOutErrors, PermissionErrors};
@@ -68,7 +68,7 @@ type SetCookie = [(HeaderName, HeaderValue); 1];
 )]
 pub(super) async fn log_in(
     State(admin): State<Arc<Admin>>,
-    attempt: Attempt,
+    attempt: ChangeAttempt,
     Json(LogIn { user, password }): Json<LogIn>,
 ) -> Result<(SetCookie, Json<Message>), ApiError> {
     let snapshot = admin.authorizer.snapshot();
@@ -102,7 +102,7 @@ pub(super) async fn log_in(
 )]
 pub(super) async fn log_out(
     State(admin): State<Arc<Admin>>,
-    attempt: Attempt,
+    attempt: ChangeAttempt,
     headers: HeaderMap,
 ) -> Result<(SetCookie, Json<Message>), ApiError> {
     let headers = auth::headers(&headers);

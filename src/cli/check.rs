@@ -6,11 +6,11 @@ use std::path::Path;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{CliError, ConfigFile, Outcome, print};
+use super::{CliError, CommandOutcome, ConfigFile, print};
 use crate::config::{Config, Diagnostic, Severity};
 
 #[derive(Debug, Args)]
-pub(super) struct Check {
+pub(super) struct CheckArgs {
     #[command(flatten)]
     config: ConfigFile,
     /// Warnings are errors: exit 1 when there is any
@@ -21,15 +21,15 @@ pub(super) struct Check {
     json: bool,
 }
 
-impl Check {
-    pub(super) fn run(self) -> Result<Outcome, CliError> {
+impl CheckArgs {
+    pub(super) fn run(self) -> Result<CommandOutcome, CliError> {
         let loaded = Config::load(&self.config.path);
         let diagnostics: Vec<&Diagnostic> = match &loaded {
             Ok(config) => config.warnings.iter().collect(),
             Err(errors) => errors.iter().collect(),
         };
         let passes = loaded.is_ok() && (diagnostics.is_empty() || !self.strict);
-        let outcome = if passes { Outcome::Success } else { Outcome::Failure };
+        let outcome = if passes { CommandOutcome::Success } else { CommandOutcome::Failure };
         if self.json {
             let report = report(&self.config.path, loaded.as_ref().ok(), &diagnostics);
             return print(&format!("{report:#}\n")).map(|()| outcome);

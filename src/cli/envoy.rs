@@ -14,7 +14,7 @@ use self::tls::TlsFiles;
 use super::{CliError, ConfigFile, print};
 
 #[derive(Debug, Args)]
-pub(super) struct Envoy {
+pub(super) struct EnvoyArgs {
     #[command(flatten)]
     config: ConfigFile,
     /// What to print
@@ -75,7 +75,7 @@ pub enum EnvoyError {
     NoCertificateName,
 }
 
-impl Envoy {
+impl EnvoyArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = self.config.load()?;
         let settings = EnvoySettings::new(&config, self.address, self.listen, self.upstream, self.tls)?;

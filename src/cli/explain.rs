@@ -12,11 +12,11 @@ use std::path::PathBuf;
 use clap::Args;
 
 use self::explanation::Explanation;
-use self::log_line::Line;
-use self::request::{Flags, RequestInput, Secrets};
+use self::log_line::LoggedDecision;
+use self::request::{RequestArgs, RequestInput, SecretArgs};
 use self::steps::{Explained, KeyStoreUse};
 use self::trace::DecisionTrace;
-use super::{ConfigFile, ExplainError, Outcome, print, read_secret};
+use super::{CommandOutcome, ConfigFile, ExplainError, print, read_secret};
 use crate::answer::Answer;
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
@@ -36,11 +36,11 @@ const MAX_TRIES: usize = 100;
 ///
 /// A credential is read from a file or standard input: arguments can be seen by every process.
 #[derive(Debug, Args)]
-pub(super) struct Explain {
+pub(super) struct ExplainArgs {
     #[command(flatten)]
     config: ConfigFile,
     #[command(flatten)]
-    flags: Flags,
+    request_args: RequestArgs,
     /// Read the request from this file, or from standard input for `-`: JSON with method, host, path, headers and
     /// policy, or Envoy's CheckRequest as JSON
     #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "host", "path", "headers", "policy"])]
@@ -53,7 +53,7 @@ pub(super) struct Explain {
     )]
     log_line: Option<PathBuf>,
     #[command(flatten)]
-    secrets: Secrets,
+    secrets: SecretArgs,
     /// Look API keys and sessions up in the key store, without changing anything there
     #[arg(long)]
     keys: bool,
@@ -65,8 +65,8 @@ pub(super) struct Explain {
     json: bool,
 }
 
-impl Explain {
-    pub(super) fn run(self) -> Result<Outcome, ExplainError> {
+impl ExplainArgs {
+    pub(super) fn run(self) -> Result<CommandOutcome, ExplainError> {
         let (json, exit_code) = (self.json, self.exit_code);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -81,7 +81,7 @@ impl Explain {
             print(&explanation.to_string())?;
         }
         let is_denied = explanation.decision == "denied";
-        Ok(if exit_code && is_denied { Outcome::Denied } else { Outcome::Success })
+        Ok(if exit_code && is_denied { CommandOutcome::Denied } else { CommandOutcome::Success })
     }
 
     async fn explanation(self) -> Result<Explanation, ExplainError> {
@@ -89,11 +89,11 @@ impl Explain {
         let (config, positions) = Config::load_with_positions(&path).map_err(|errors| errors.to_string())?;
         let mut snapshot = Snapshot::build(&config, None).map_err(|error| error.about(&path).to_string())?;
         let keys = if self.keys { Some(read_keys(&config.startup).await?) } else { None };
-        let line = self.log_line.as_deref().map(Line::read).transpose()?;
+        let line = self.log_line.as_deref().map(LoggedDecision::read).transpose()?;
         let mut input = match (&line, &self.request) {
             (Some(line), _) => line.request()?,
             (None, Some(path)) => RequestInput::from_json(read_secret("request", path)?.expose())?,
-            (None, None) => RequestInput::from_flags(self.flags, &snapshot)?,
+            (None, None) => RequestInput::from_args(self.request_args, &snapshot)?,
         };
         match &line {
             Some(line) if self.secrets.are_none() => {

@@ -26,7 +26,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Where that listener speaks TLS, the command uses the probes instead: they need no certificate.
 /// Nothing else of the configuration matters: a server whose file is being edited serves on under its old rules.
 #[derive(Debug, Args)]
-pub(super) struct Health {
+pub(super) struct HealthArgs {
     #[command(flatten)]
     config: ConfigFile,
     /// The listener's address, as `ext_authz.listen` has it: then the configuration is not read, and it must
@@ -35,7 +35,7 @@ pub(super) struct Health {
     address: Option<Listen>,
 }
 
-impl Health {
+impl HealthArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
         let (address, protocol) = match self.address {
             Some(address) => (address, HealthProtocol::Grpc),

@@ -17,7 +17,7 @@ use super::{CliError, print};
 use crate::config::{Errors, load_foreign};
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Import {
+pub(super) enum ImportCommand {
     /// Turn a Datasette configuration (datasette.yaml, metadata.yaml or .json) into one of ours
     Datasette(Datasette),
 }
@@ -64,7 +64,7 @@ pub enum ImportError {
     },
 }
 
-impl Import {
+impl ImportCommand {
     pub(super) fn run(self) -> Result<(), CliError> {
         match self {
             Self::Datasette(datasette) => datasette.run(),

@@ -36,21 +36,21 @@ use crate::secret::Secret;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Keys {
+pub(super) enum KeysCommand {
     /// Show the keys
-    List(List),
+    List(ListKeysArgs),
     /// Make a key: its token alone goes to standard output, this once
-    Create(Create),
+    Create(CreateKeyArgs),
     /// Give a key a new token, which alone goes to standard output, this once
-    Rotate(Rotate),
+    Rotate(RotateKeyArgs),
     /// End a key for good, and keep it in the list of expired and revoked ones
-    Revoke(Revoke),
+    Revoke(RevokeKeyArgs),
     /// End a key for good, and forget it
     Delete(Delete),
 }
 
 #[derive(Debug, Args)]
-pub(super) struct List {
+pub(super) struct ListKeysArgs {
     #[command(flatten)]
     server: ServerArgs,
     /// Show expired and revoked keys too
@@ -59,7 +59,7 @@ pub(super) struct List {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Create {
+pub(super) struct CreateKeyArgs {
     #[command(flatten)]
     server: ServerArgs,
     /// The key's name
@@ -79,7 +79,7 @@ pub(super) struct Create {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Rotate {
+pub(super) struct RotateKeyArgs {
     #[command(flatten)]
     server: ServerArgs,
     /// The key's id, as `list` shows it
@@ -90,7 +90,7 @@ pub(super) struct Rotate {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Revoke {
+pub(super) struct RevokeKeyArgs {
     #[command(flatten)]
     server: ServerArgs,
     /// The key's id, as `list` shows it
@@ -142,7 +142,7 @@ struct ServerArgs {
     json: bool,
 }
 
-impl Keys {
+impl KeysCommand {
     pub(super) fn run(self) -> Result<(), CliError> {
         match self {
             Self::List(list) => list.run(),
@@ -159,7 +159,7 @@ impl Keys {
     }
 }
 
-impl List {
+impl ListKeysArgs {
     fn run(self) -> Result<(), CliError> {
         let query = if self.expired { "?includeExpired=true" } else { "" };
         let response = self.server.call(Method::GET, query, None)?;
@@ -171,7 +171,7 @@ impl List {
     }
 }
 
-impl Create {
+impl CreateKeyArgs {
     fn run(self) -> Result<(), CliError> {
         let mut body = json!({ "name": self.name, "role": self.role });
         if let Some(seconds) = self.ttl {
@@ -188,7 +188,7 @@ impl Create {
     }
 }
 
-impl Rotate {
+impl RotateKeyArgs {
     fn run(self) -> Result<(), CliError> {
         let body = self.overlap.map_or_else(|| json!({}), |seconds| json!({ "overlapSeconds": seconds }));
         let response = self.server.call(Method::POST, &format!("/{}/rotate", self.id), Some(&body))?;

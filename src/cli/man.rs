@@ -9,13 +9,13 @@ use clap_mangen::Man as Page;
 use super::{Cli, CliError, print};
 
 #[derive(Debug, Args)]
-pub(super) struct Man {
+pub(super) struct ManArgs {
     /// Write one page a command into this folder instead, such as envoy-auth-tokens-check.1
     #[arg(long, value_name = "DIR")]
     out_dir: Option<PathBuf>,
 }
 
-impl Man {
+impl ManArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
         let Some(folder) = self.out_dir else {
             let page = one_page().map_err(CliError::Render)?;

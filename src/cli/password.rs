@@ -9,9 +9,9 @@ use crate::password::PasswordHash;
 
 /// Prints a `password_hash` for the configuration.
 #[derive(Debug, Args)]
-pub(super) struct Password {}
+pub(super) struct PasswordArgs {}
 
-impl Password {
+impl PasswordArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
         let password = read_secret("password", Path::new("-"))?;
         let hash = PasswordHash::of(&password)?;

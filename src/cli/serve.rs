@@ -7,19 +7,19 @@ use std::time::Duration;
 use clap::Args;
 use tracing::level_filters::LevelFilter;
 
-use super::{CliError, ConfigFile, Outcome};
+use super::{CliError, CommandOutcome, ConfigFile};
 use crate::app::{self, Options, ServeError};
 use crate::clock::Clock;
 use crate::config::{Config, Loaded, Pipes, Severity, parse_size};
 use crate::memory;
-use crate::reload::{self, Origin};
+use crate::reload::{self, ConfigBaseline};
 use crate::shutdown::{SighupStream, Signals};
 use crate::snapshot::Snapshot;
 use crate::telemetry::decision_log::{DecisionLog, LogDecisions};
 use crate::telemetry::logging::{self, LogFormat, Logging};
 
 #[derive(Debug, Args)]
-pub(super) struct Serve {
+pub(super) struct ServeArgs {
     #[command(flatten)]
     config: ConfigFile,
     /// How long to go on answering after SIGTERM
@@ -60,16 +60,16 @@ fn memory_size(text: &str) -> Result<u64, &'static str> {
         .ok_or("expected a size of 32MiB or more, such as 128MiB or 1GiB")
 }
 
-impl Serve {
-    pub(super) fn run(self) -> Result<Outcome, CliError> {
+impl ServeArgs {
+    pub(super) fn run(self) -> Result<CommandOutcome, CliError> {
         let logging = logging::init(self.log_format, self.log_level, self.audit_log.as_deref())?;
         match (self.log_format, self.serve(&logging)) {
-            (_, Ok(())) => Ok(Outcome::Success),
+            (_, Ok(())) => Ok(CommandOutcome::Success),
             (LogFormat::Text, Err(error)) => Err(error),
             // A log collector reads one JSON object a line, and nothing else.
             (LogFormat::Json, Err(error)) => {
                 log(&error);
-                Ok(Outcome::Failure)
+                Ok(CommandOutcome::Failure)
             }
         }
     }
@@ -98,7 +98,7 @@ impl Serve {
             reload::log_warnings(&config.warnings);
             (config.startup, snapshot, config.restrictions)
         };
-        let origin = Origin { path: self.config.path, files, restrictions };
+        let baseline = ConfigBaseline { path: self.config.path, files, restrictions };
         let options = Options {
             decision_log: DecisionLog::new(self.log_decisions, self.log_sample, logging.lines()),
             drain: self.drain,
@@ -112,7 +112,7 @@ impl Serve {
             // A store that does not answer delays `build` for seconds, during which signals count, too.
             let mut signals = Signals::listen().map_err(ServeError::Signals)?;
             let bound = tokio::select! {
-                bound = app::build(startup, snapshot, origin, options, Clock::system()) => bound?,
+                bound = app::build(startup, snapshot, baseline, options, Clock::system()) => bound?,
                 signal = signals.next() => {
                     tracing::info!(signal, "stopped before anything was served");
                     return Ok(());

@@ -9,15 +9,15 @@ use crate::actor::ascii_json;
 use crate::token::{self, PlainToken};
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Token {
+pub(super) enum TokenCommand {
     /// Make a token: print it once, and the entry for the configuration that knows its digest alone
-    New(New),
+    New(NewTokenArgs),
     /// Read a token from standard input and print the entry for the configuration
-    Hash(Hash),
+    Hash(HashTokenArgs),
 }
 
 #[derive(Debug, Args)]
-pub(super) struct New {
+pub(super) struct NewTokenArgs {
     /// What the token begins with: 1 to 32 letters and digits
     #[arg(long, default_value = "eat")]
     prefix: String,
@@ -27,13 +27,13 @@ pub(super) struct New {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Hash {
+pub(super) struct HashTokenArgs {
     /// The entry's name, for logs and metrics
     #[arg(long)]
     name: Option<String>,
 }
 
-impl Token {
+impl TokenCommand {
     pub(super) fn run(self) -> Result<(), CliError> {
         match self {
             Self::New(new) => new.run(),
@@ -42,7 +42,7 @@ impl Token {
     }
 }
 
-impl New {
+impl NewTokenArgs {
     fn run(self) -> Result<(), CliError> {
         let is_prefix = (1..=32).contains(&self.prefix.len())
             && self.prefix.bytes().all(|byte| byte.is_ascii_alphanumeric());
@@ -59,7 +59,7 @@ impl New {
     }
 }
 
-impl Hash {
+impl HashTokenArgs {
     fn run(self) -> Result<(), CliError> {
         let token = read_secret("token", Path::new("-"))?;
         print(&entry(token.expose(), self.name.as_deref())?)

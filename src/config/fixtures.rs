@@ -304,7 +304,7 @@ ext_authz: {listen: "unix:run/a.sock", max_request_bytes: 64KiB, max_connections
     let [admin] = &rules.users[..] else { panic!("{}", rules.users.len()) };
     assert_eq!(admin.principal.name.as_ref(), "admin");
     assert!(
-        matches!(&admin.password, Password::Plain(plain) if plain.expose() == "correct horse battery staple")
+        matches!(&admin.password, ConfiguredPassword::Plain(plain) if plain.expose() == "correct horse battery staple")
     );
     assert_eq!(admin.principal.actor.to_ascii_json(), r#"{"id":"admin"}"#);
 

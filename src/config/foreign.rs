@@ -18,7 +18,7 @@ const COMPARED: [&str; 4] = ["allow", "allow_sql", "permissions", "actor"];
 
 /// What a bare scalar is in YAML 1.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum ScalarKind {
     Text,
     /// A number that YAML 1.2 reads alike.
     Number,
@@ -30,7 +30,7 @@ enum Kind {
     Other(&'static str),
 }
 
-fn kind(text: &str) -> Kind {
+fn kind(text: &str) -> ScalarKind {
     static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+(?:[eE][-+][0-9]+)?)?$")
             .expect("a regular expression of our own")
@@ -48,14 +48,14 @@ fn kind(text: &str) -> Kind {
             .expect("a regular expression of our own")
     });
     match text {
-        "true" | "false" => Kind::Bool,
+        "true" | "false" => ScalarKind::Bool,
         "True" | "TRUE" | "False" | "FALSE" | "yes" | "Yes" | "YES" | "no" | "No" | "NO" | "on" | "On"
-        | "ON" | "off" | "Off" | "OFF" => Kind::Other("true or false"),
-        "" | "~" | "null" | "Null" | "NULL" => Kind::Null,
-        _ if NUMBER.is_match(text) => Kind::Number,
-        _ if OLD_NUMBER.is_match(text) => Kind::Other("a number"),
-        _ if DATE.is_match(text) => Kind::Other("a date"),
-        _ => Kind::Text,
+        | "ON" | "off" | "Off" | "OFF" => ScalarKind::Other("true or false"),
+        "" | "~" | "null" | "Null" | "NULL" => ScalarKind::Null,
+        _ if NUMBER.is_match(text) => ScalarKind::Number,
+        _ if OLD_NUMBER.is_match(text) => ScalarKind::Other("a number"),
+        _ if DATE.is_match(text) => ScalarKind::Other("a date"),
+        _ => ScalarKind::Text,
     }
 }
 
@@ -94,9 +94,9 @@ fn walk<'t>(reader: &mut Reader<'t>, node: &'t Node, source: &str, is_named: boo
             let differs = match (&node.value, kind(written)) {
                 // The source of a text in quotes or of several lines differs from its value.
                 (Value::Text(text), kind) => (text.as_str() == written).then_some(kind).and_then(as_what),
-                (Value::Number(_), Kind::Number) => None,
-                (Value::Number(_), Kind::Text) => Some("text"),
-                (Value::Number(_) | Value::Bool(_), Kind::Other(what)) => Some(what),
+                (Value::Number(_), ScalarKind::Number) => None,
+                (Value::Number(_), ScalarKind::Text) => Some("text"),
+                (Value::Number(_) | Value::Bool(_), ScalarKind::Other(what)) => Some(what),
                 (Value::Number(_) | Value::Bool(_) | Value::Null, _) => None,
                 (Value::List(_) | Value::Map(_) | Value::Unresolved { .. }, _) => None,
             };
@@ -112,13 +112,13 @@ fn walk<'t>(reader: &mut Reader<'t>, node: &'t Node, source: &str, is_named: boo
 }
 
 /// What a bare scalar that is text in YAML 1.2 is in YAML 1.1; `None` when it is text there, too.
-fn as_what(kind: Kind) -> Option<&'static str> {
+fn as_what(kind: ScalarKind) -> Option<&'static str> {
     match kind {
-        Kind::Text => None,
-        Kind::Number => Some("a number"),
-        Kind::Bool => Some("true or false"),
-        Kind::Null => Some("nothing"),
-        Kind::Other(what) => Some(what),
+        ScalarKind::Text => None,
+        ScalarKind::Number => Some("a number"),
+        ScalarKind::Bool => Some("true or false"),
+        ScalarKind::Null => Some("nothing"),
+        ScalarKind::Other(what) => Some(what),
     }
 }
 

@@ -7,7 +7,7 @@ use super::raw::{Node, Value};
 use super::reader::{Fields, Reader};
 use super::schema;
 use super::{Unavailable, one_of};
-use crate::keys::Settings;
+use crate::keys::KeySettings;
 use crate::keys::store::{StoreUrl, UrlError};
 
 /// The content of the section.
@@ -15,7 +15,7 @@ pub struct KeysSection {
     /// `keys.store`; `None` when it is not valid.
     pub store: Option<StoreUrl>,
     /// The settings of every key.
-    pub settings: Settings,
+    pub settings: KeySettings,
     /// `keys.unavailable`.
     pub unavailable: Unavailable,
 }
@@ -42,7 +42,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ke
     }
     Some(KeysSection {
         store: fields.get("store").and_then(|node| read_store(reader, node)),
-        settings: Settings {
+        settings: KeySettings {
             max_seconds_to_live: read_count(
                 reader,
                 fields,

@@ -11,12 +11,12 @@ use crate::policy::{Allow, Enforcement, Policy};
 
 /// The policies of the section, by name.
 #[derive(Default)]
-pub struct Named {
+pub struct NamedPolicies {
     in_order: Vec<Arc<Policy>>,
     by_name: HashMap<Arc<str>, usize>,
 }
 
-impl Named {
+impl NamedPolicies {
     /// The policy of this name.
     pub fn get(&self, name: &str) -> Option<&Arc<Policy>> {
         self.by_name.get(name).map(|&index| &self.in_order[index])
@@ -59,8 +59,8 @@ pub fn is_reserved(name: &str) -> bool {
 }
 
 /// Reads the section.
-pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Named {
-    let mut named = Named::default();
+pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> NamedPolicies {
+    let mut named = NamedPolicies::default();
     let what = "a mapping from names to policies, such as {read: {allow: {role: Viewer}}}";
     let entries = section.and_then(|node| reader.entries(node, what)).unwrap_or_default();
     for Entry { key, at, value } in entries {

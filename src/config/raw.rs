@@ -214,7 +214,7 @@ fn parse_yaml<M: Mode>(text: &str) -> Result<Node, SyntaxError> {
 /// Whether values are read with their positions.
 trait Mode {
     type Value: DeserializeOwned + Into<Node>;
-    type Key: DeserializeOwned + Into<Key>;
+    type Key: DeserializeOwned + Into<EntryKey>;
 }
 
 /// JSON: no positions.
@@ -235,15 +235,15 @@ impl Mode for Positioned {
 
 struct Content<M>(Value, PhantomData<M>);
 
-struct Key(String, Location);
+struct EntryKey(String, Location);
 
-impl From<String> for Key {
+impl From<String> for EntryKey {
     fn from(text: String) -> Self {
         Self(text, Location::UNKNOWN)
     }
 }
 
-impl From<Spanned<String>> for Key {
+impl From<Spanned<String>> for EntryKey {
     fn from(spanned: Spanned<String>) -> Self {
         let at = Location::of(&spanned);
         Self(spanned.value, at)
@@ -323,7 +323,7 @@ impl<'de, M: Mode> Visitor<'de> for ContentVisitor<M> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
         let mut entries = Vec::new();
         while let Some(key) = members.next_key::<M::Key>()? {
-            let Key(key, at) = key.into();
+            let EntryKey(key, at) = key.into();
             let value = members.next_value::<M::Value>()?.into();
             entries.push(Entry { key: key.into(), at, value });
         }

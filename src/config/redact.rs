@@ -16,14 +16,14 @@ use super::schema::{
 
 /// Decides what diagnostics may show of one configuration.
 pub struct Redactor<'t> {
-    secrets: Secrets<'t>,
+    secrets: KnownSecrets<'t>,
 }
 
-/// The texts that are known to be secret, by their first [`Secrets::PREFIX_BYTES`] bytes.
+/// The texts that are known to be secret, by their first [`KnownSecrets::PREFIX_BYTES`] bytes.
 #[derive(Default)]
-struct Secrets<'t>(HashMap<&'t [u8], Vec<&'t [u8]>>);
+struct KnownSecrets<'t>(HashMap<&'t [u8], Vec<&'t [u8]>>);
 
-impl<'t> Secrets<'t> {
+impl<'t> KnownSecrets<'t> {
     /// Shorter secrets occur in other texts by chance: they are masked only where they are the whole text.
     const MIN_SUBSTRING_BYTES: usize = 4;
     /// Secrets are indexed by so many bytes, or by all if they are shorter.
@@ -59,7 +59,7 @@ impl<'t> Secrets<'t> {
 impl<'t> Redactor<'t> {
     /// Collects all secrets of the tree, so that they are masked in other places, too.
     pub fn new(root: &'t Node) -> Self {
-        let mut redactor = Self { secrets: Secrets::default() };
+        let mut redactor = Self { secrets: KnownSecrets::default() };
         redactor.collect(root, &SCHEMA);
         redactor
     }

@@ -30,7 +30,7 @@ pub struct Restrictions {
 /// The lines of a text as hashes, without blank lines and comments.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TextDigest {
-    lines: Vec<Line>,
+    lines: Vec<HashedLine>,
     /// The hashes of the prefixes of the last line, in ascending length.
     prefixes: Vec<u32>,
     /// Whether the text ends with a line ending.
@@ -38,7 +38,7 @@ pub struct TextDigest {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Line {
+struct HashedLine {
     hash: u32,
     length: u32,
 }
@@ -67,7 +67,7 @@ impl TextDigest {
     pub fn of(text: &str) -> Self {
         let counts = |line: &&str| !line.trim_start().is_empty() && !line.trim_start().starts_with('#');
         let significant = || text.lines().map(str::trim_end).filter(counts);
-        let lines = significant().map(|line| Line {
+        let lines = significant().map(|line| HashedLine {
             hash: hash(line.as_bytes()),
             length: u32::try_from(line.len()).unwrap_or(u32::MAX),
         });

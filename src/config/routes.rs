@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::one_of;
-use super::policies::{self, Named, read_allow, read_enforcement, read_policy};
+use super::policies::{self, NamedPolicies, read_allow, read_enforcement, read_policy};
 use super::raw::{Node, Text, Value};
 use super::reader::{Fields, Reader, alternatives};
 use super::schema;
@@ -19,7 +19,7 @@ pub struct PolicySections {
     /// All policies, with the routes that select them.
     pub policies: Policies,
     /// Those of the section `policies`: a restriction may name only these.
-    pub named: Named,
+    pub named: NamedPolicies,
 }
 
 /// Reads the sections, `policies` among them.
@@ -118,7 +118,7 @@ fn read_route<'t>(
     reader: &mut Reader<'t>,
     node: &'t Node,
     number: usize,
-    named: &Named,
+    named: &NamedPolicies,
     ignore_case: bool,
 ) -> Option<Route> {
     let fields =
@@ -223,7 +223,7 @@ fn read_route_policy<'t>(
     reader: &mut Reader<'t>,
     fields: Fields<'t>,
     number: usize,
-    named: &Named,
+    named: &NamedPolicies,
 ) -> Option<Arc<Policy>> {
     match (fields.get("policy"), fields.get("allow")) {
         (Some(node), None) => {

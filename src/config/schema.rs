@@ -20,7 +20,7 @@ pub enum Schema {
     /// A URL, shown without its user info and its query, since both may hold a password.
     Url,
     /// A mapping with these keys.  The value of any other key is unknown.
-    Fields(&'static [Key]),
+    Fields(&'static [KeySchema]),
     /// A mapping from names to values of this kind.
     Named(&'static Schema),
     /// A list of values of this kind.
@@ -32,7 +32,7 @@ pub enum Schema {
 }
 
 /// A row of the table: name, schema, form and description.
-pub type Key = (&'static str, Schema, Form, &'static str);
+pub type KeySchema = (&'static str, Schema, Form, &'static str);
 
 use Form::{Actor, AllowBlock, Bool, Either, Integer, Nested, Required, Size, Text, Texts, Word, Words};
 use Schema::{DatasettePlugin, Each, Fields, Locations, Named, Secret, Shown, Unknown, Url};
@@ -46,7 +46,7 @@ pub static SECTIONS: Schema = Fields(match DOCUMENT.split_last() {
     None => &[],
 });
 
-const DOCUMENT: &[Key] = &[
+const DOCUMENT: &[KeySchema] = &[
     ("ext_authz", EXT_AUTHZ, Nested, "Where Envoy asks us."),
     (
         "probes",
@@ -309,7 +309,7 @@ pub static ROUTE: Schema = Fields(&[
     ("enforce", Unknown, Bool, ENFORCE),
 ]);
 
-const DATASETTE_PLUGIN_KEYS: &[Key] = &[
+const DATASETTE_PLUGIN_KEYS: &[KeySchema] = &[
     ("tokens", Each(&TOKEN), Nested, "Who stands behind which token."),
     ("param", Shown, Text, "The query parameter that may carry a token."),
 ];
@@ -330,7 +330,7 @@ impl Schema {
 
     /// The keys of a mapping of this kind, in the order of the table.
     pub fn keys(&self) -> impl Iterator<Item = &'static str> {
-        let rows: &[Key] = match self {
+        let rows: &[KeySchema] = match self {
             Fields(rows) => rows,
             DatasettePlugin => DATASETTE_PLUGIN_KEYS,
             Secret | Unknown | Shown | Url | Named(_) | Each(_) | Locations(_) => &[],

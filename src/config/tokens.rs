@@ -16,7 +16,7 @@ use crate::token::{PlainToken, TokenDigest};
 
 /// One entry of the section.  No two have the same digest.
 #[derive(Debug, Clone)]
-pub struct Token {
+pub struct ConfiguredToken {
     /// The digest: no plain token is kept.
     pub digest: TokenDigest,
     /// The principal behind it.
@@ -36,7 +36,11 @@ const MIN_DISTINCT_CHARACTERS: usize = 6;
 const EXPIRY_WARNING: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// Reads the section.
-pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Context<'_>) -> Vec<Token> {
+pub fn read<'t>(
+    reader: &mut Reader<'t>,
+    section: Option<&'t Node>,
+    context: &Context<'_>,
+) -> Vec<ConfiguredToken> {
     let mut tokens = Vec::new();
     let what = "a list of tokens such as [{token: {$env: BOT_TOKEN}, actor: {id: my-bot}}]";
     let Some(list) = section.and_then(|node| reader.list(node, what)) else {
@@ -58,7 +62,13 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>, context: &Co
         }
         let principal = read_known(reader, fields, name, context);
         if let (Some((node, digest)), Some(principal)) = (digest, principal) {
-            add(reader, &mut tokens, &mut digests, node, Token { digest, principal: Arc::new(principal) });
+            add(
+                reader,
+                &mut tokens,
+                &mut digests,
+                node,
+                ConfiguredToken { digest, principal: Arc::new(principal) },
+            );
         }
     }
     reject_tokens_as_names(reader, list, &digests);
@@ -239,10 +249,10 @@ fn parse_time(text: &str) -> Option<Timestamp> {
 
 fn add<'t>(
     reader: &mut Reader<'t>,
-    tokens: &mut Vec<Token>,
+    tokens: &mut Vec<ConfiguredToken>,
     digests: &mut Digests,
     node: &'t Node,
-    token: Token,
+    token: ConfiguredToken,
 ) {
     let index = digests.entry(token.digest).or_default();
     match index.and_then(|index| tokens.get(index)) {

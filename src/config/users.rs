@@ -16,15 +16,15 @@ use crate::password::PasswordHash;
 use crate::secret::Secret;
 
 /// One entry of the section.
-pub struct User {
+pub struct ConfiguredUser {
     /// The password, or its hash.
-    pub password: Password,
+    pub password: ConfiguredPassword,
     /// The actor, and the policies that restrict it, under the user's name.
     pub principal: Arc<Principal>,
 }
 
 /// A password in the configuration.
-pub enum Password {
+pub enum ConfiguredPassword {
     /// The password itself, which is hashed when the configuration is loaded.
     Plain(Secret),
     /// A hash, which is used as it is.
@@ -44,7 +44,7 @@ pub fn read<'t>(
     section: Option<&'t Node>,
     context: &Context<'_>,
     is_tried: &dyn Fn(&Actor) -> bool,
-) -> Vec<User> {
+) -> Vec<ConfiguredUser> {
     let what = "a list of users such as [{username: admin, password: {$env: ADMIN_PASSWORD}}]";
     let list = section.and_then(|node| reader.list(node, what)).unwrap_or_default();
     let mut names = Names::default();
@@ -75,7 +75,7 @@ pub fn read<'t>(
         if let (Some(name), Some(password), Some(actor)) = (name, password, actor) {
             let mut principal = Principal::new(Kind::User, Arc::clone(&name), actor);
             principal.policies = policies;
-            users.push(User { password, principal: Arc::new(principal) });
+            users.push(ConfiguredUser { password, principal: Arc::new(principal) });
         }
     }
     users
@@ -113,7 +113,7 @@ fn read_name<'t>(reader: &mut Reader<'t>, fields: Fields<'t>, names: &mut Names)
     Some(name)
 }
 
-fn read_password<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Password> {
+fn read_password<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<ConfiguredPassword> {
     match (fields.get("password"), fields.get("password_hash")) {
         (Some(node), None) => {
             let text = reader.text(node, "text: a password, best by {$env: NAME} or {$file: PATH}")?;
@@ -135,7 +135,7 @@ fn read_password<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Pass
             });
             plain::warn_of_placeholder(reader, node, text, user.as_slice());
             plain::warn_of_short_password(reader, node, text);
-            Some(Password::Plain(Secret::new(text.as_str().to_owned())))
+            Some(ConfiguredPassword::Plain(Secret::new(text.as_str().to_owned())))
         }
         (None, Some(node)) => {
             let text = reader.text(node, "text: a password hash of argon2id (a PHC string) or bcrypt")?;
@@ -151,7 +151,7 @@ fn read_password<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Pass
                              strangers can make the server verify passwords",
                         );
                     }
-                    Some(Password::Hashed(hash))
+                    Some(ConfiguredPassword::Hashed(hash))
                 }
                 Err(error) => {
                     reader.error(&node.at, format!("{error}; `envoy-auth-tokens password` makes one"));

@@ -20,7 +20,7 @@ use super::{health, reflection};
 use crate::server::activity::{ConnectionActivity, InFlightBody, InFlightRequest};
 use crate::server::connection_limit::LimitedListener;
 use crate::server::header_block_limit::HeaderBlockBudget;
-use crate::server::http2::{self, PREFACE_LENGTH, Settings, StreamHandler};
+use crate::server::http2::{self, Http2Settings, PREFACE_LENGTH, StreamHandler};
 use crate::server::tls::Acceptor;
 
 /// How long the stream of a Check may live, its answer taken by the client included.  No Envoy waits that long.
@@ -39,7 +39,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let shares = checks.shares();
-    let settings = Settings { max_concurrent_streams: shares.streams, window: shares.window };
+    let settings = Http2Settings { max_concurrent_streams: shares.streams, window: shares.window };
     let closed = checks.telemetry().metrics().closed_connections("ext_authz");
     let header_blocks = HeaderBlockBudget::new(shares.header_block_bytes, closed);
     let tonic = TonicServices::new(routes, shares.tonic_calls, checks.drain().clone());
@@ -70,7 +70,7 @@ struct Connection {
 }
 
 /// Which service a request goes to.
-enum Route {
+enum Dispatch {
     Check(CheckCall<Incoming>),
     /// Boxed, so that the rare request does not make the task of every Check larger.
     Tonic(Box<Request<Incoming>>),
@@ -84,19 +84,19 @@ struct TooManyStreams;
 
 impl Connection {
     /// Reads the head of a request.
-    fn route(&self, request: Request<Incoming>) -> Route {
+    fn dispatch(&self, request: Request<Incoming>) -> Dispatch {
         let (checks, peer) = (&self.services.checks, &self.peer);
         let path = request.uri().path();
         if path == CHECK_PATH {
-            return checks.read_head(request, peer).map_or_else(Route::Rejected, Route::Check);
+            return checks.read_head(request, peer).map_or_else(Dispatch::Rejected, Dispatch::Check);
         }
         if !health::PATHS.contains(&path) && !reflection::PATHS.contains(&path) {
             let kind = WrongWiring::of_path(path);
-            return Route::Rejected(checks.reject(StatusCode::NOT_FOUND, kind, request, peer));
+            return Dispatch::Rejected(checks.reject(StatusCode::NOT_FOUND, kind, request, peer));
         }
         match Metadata::from_request(&request) {
-            Ok(_) => Route::Tonic(Box::new(without_metadata(request))),
-            Err(status) => Route::Rejected(checks.reject(status, WrongWiring::NotGrpc, request, peer)),
+            Ok(_) => Dispatch::Tonic(Box::new(without_metadata(request))),
+            Err(status) => Dispatch::Rejected(checks.reject(status, WrongWiring::NotGrpc, request, peer)),
         }
     }
 }
@@ -116,19 +116,19 @@ impl StreamHandler for Connection {
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Self::Body>, TooManyStreams>> + Send + 'static {
         let in_flight = InFlightRequest::new(Arc::clone(&self.activity));
-        let route = self.route(request);
+        let dispatch = self.dispatch(request);
         async move {
             let Services { checks, tonic, .. } = &*self.services;
             // Answers are held until the client takes them: these, too, are limited.
             if in_flight.exceeds(checks.shares().open_checks.saturating_mul(2)) {
                 return Err(TooManyStreams);
             }
-            let response = match route {
-                Route::Check(call) => checks.respond(call, &in_flight).await.map(ListenerBody::Answer),
-                Route::Tonic(request) => {
+            let response = match dispatch {
+                Dispatch::Check(call) => checks.respond(call, &in_flight).await.map(ListenerBody::Answer),
+                Dispatch::Tonic(request) => {
                     Box::pin(tonic.call(*request, &self.tonic_permits, &in_flight)).await
                 }
-                Route::Rejected(RejectedCall { status, text, body }) => {
+                Dispatch::Rejected(RejectedCall { status, text, body }) => {
                     checks.drain().drain(body);
                     text_response(status, text).map(ListenerBody::Answer)
                 }

@@ -20,7 +20,7 @@ use tonic::server::NamedService;
 use tower::Service;
 
 use super::body::{AnswerBody, BodyDrain, grpc_response, text_response};
-use super::codec::frame::{self, Budget, FrameError, Message};
+use super::codec::frame::{self, Budget, FrameError, FramedMessage};
 use super::handler::CheckHandler;
 use super::incomplete::IncompleteQueue;
 use super::limits::MemoryShares;
@@ -46,9 +46,9 @@ pub(super) const NO_MESSAGE: &str = "A gRPC call carries a message, and this one
 
 /// The service.  Clones share its limits.
 #[derive(Clone)]
-pub struct CheckService(Arc<State>);
+pub struct CheckService(Arc<ServiceState>);
 
-struct State {
+struct ServiceState {
     handler: CheckHandler,
     max_request_bytes: usize,
     shares: MemoryShares,
@@ -94,7 +94,7 @@ impl CheckService {
         }
         let shares = MemoryShares::new(memory_limit, max_request_bytes);
         let wrong_wirings = WrongWirings::new(telemetry.metrics());
-        Self(Arc::new(State {
+        Self(Arc::new(ServiceState {
             handler: CheckHandler::new(authorizer, telemetry),
             max_request_bytes,
             shares,
@@ -156,7 +156,7 @@ impl CheckService {
                 return grpc_response(StatusCode::OK, AnswerBody::Message(denial));
             }
             let error = match self.receive(&mut body, deadline).await {
-                Ok(Message { bytes, held: _until_answered }) => {
+                Ok(FramedMessage { bytes, held: _until_answered }) => {
                     in_flight.mark_received();
                     let answer = handler.check(&bytes, deadline, span).await;
                     return grpc_response(StatusCode::OK, AnswerBody::Message(answer));
@@ -192,7 +192,11 @@ impl CheckService {
     }
 
     /// Reads the message of a Check within its time, unless too many others wait for theirs.
-    async fn receive<B>(&self, body: &mut B, deadline: Option<Duration>) -> Result<Message<'_>, FrameError>
+    async fn receive<B>(
+        &self,
+        body: &mut B,
+        deadline: Option<Duration>,
+    ) -> Result<FramedMessage<'_>, FrameError>
     where
         B: Body<Data = Bytes, Error: Send> + Send + Unpin + 'static,
     {

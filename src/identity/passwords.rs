@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::verifier::{HashMemory, Verifier};
-use super::Caller;
+use super::Purpose;
 use crate::credential::Principal;
 use crate::secret::Secret;
 use crate::snapshot::Users;
@@ -64,22 +64,22 @@ impl Passwords {
 
     /// Verifies a user's password.
     ///
-    /// The result comes within the caller's [timeout](Caller::timeout), and a rejection at the end of it.
+    /// The result comes within the [timeout](Purpose::timeout) of its purpose, and a rejection at the end of it.
     pub async fn verify(
         &self,
         user: &str,
         password: &Secret,
         users: &Users,
-        caller: Caller,
+        purpose: Purpose,
     ) -> PasswordResult {
         // Without users, the time cannot tell one from others.
         if users.is_empty() {
             return PasswordResult::Wrong;
         }
-        let end = Instant::now() + caller.timeout();
-        let verifier = match caller {
-            Caller::Check { .. } => &self.checks,
-            Caller::Admin => &self.admin,
+        let end = Instant::now() + purpose.timeout();
+        let verifier = match purpose {
+            Purpose::Check { .. } => &self.checks,
+            Purpose::Admin => &self.admin,
         };
         let result = verifier.verify(user, password, users, end).await;
         if let Some(at) = timing::answer_at(&result, end) {
@@ -138,7 +138,7 @@ mod tests {
         Users::new(names.iter().map(user))
     }
 
-    pub(super) const CHECK: Caller = Caller::Check { deadline: None };
+    pub(super) const CHECK: Purpose = Purpose::Check { deadline: None };
 
     pub(super) async fn verify(
         passwords: &Passwords,
@@ -150,7 +150,7 @@ mod tests {
     }
 
     pub(super) async fn verify_for(
-        caller: Caller,
+        purpose: Purpose,
         passwords: &Passwords,
         users: &Users,
         user: &str,
@@ -159,7 +159,7 @@ mod tests {
         let secret = Secret::new(password.to_owned());
         // A verification may take longer than a Check waits: then the caller comes back, as Envoy does.
         for _ in 0..600 {
-            match passwords.verify(user, &secret, users, caller).await {
+            match passwords.verify(user, &secret, users, purpose).await {
                 PasswordResult::Right(_) => return "right",
                 PasswordResult::Wrong => return "wrong",
                 PasswordResult::Locked => return "locked",
@@ -203,12 +203,12 @@ mod tests {
     async fn failures_at_checks_and_at_admin_are_counted_apart() {
         let passwords = Passwords::new(2).unwrap();
         let users = users(&[("alice", "hunter2"), ("bob", "hunter3")]);
-        let verify = async |caller, user: &str, password: &str| {
-            verify_for(caller, &passwords, &users, user, password).await
+        let verify = async |purpose, user: &str, password: &str| {
+            verify_for(purpose, &passwords, &users, user, password).await
         };
         for guess in ["a", "b", "c", "d", "e"] {
             assert_eq!(verify(CHECK, "alice", guess).await, "wrong");
-            assert_eq!(verify(Caller::Admin, "bob", guess).await, "wrong");
+            assert_eq!(verify(Purpose::Admin, "bob", guess).await, "wrong");
         }
         for (user, password, at_checks, at_admin) in [
             ("alice", "hunter2", "locked", "right"),
@@ -218,7 +218,7 @@ mod tests {
             ("carol", "hunter2", "wrong", "wrong"),
         ] {
             assert_eq!(verify(CHECK, user, password).await, at_checks, "{user} {password}");
-            assert_eq!(verify(Caller::Admin, user, password).await, at_admin, "{user} {password}");
+            assert_eq!(verify(Purpose::Admin, user, password).await, at_admin, "{user} {password}");
         }
     }
 }

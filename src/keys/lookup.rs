@@ -27,7 +27,7 @@ impl Keys {
         self.lag(now).is_none() || self.is_stale(now, max_staleness)
     }
 
-    /// Whether the store was last read longer ago than `max_staleness` ([`Settings`](super::Settings)).
+    /// Whether the store was last read longer ago than `max_staleness` ([`KeySettings`](super::KeySettings)).
     /// False before the first reading: what the index holds then was made by this process.
     pub fn is_stale(&self, now: Timestamp, max_staleness: Option<Duration>) -> bool {
         max_staleness.is_some_and(|limit| self.lag(now).is_some_and(|lag| lag > limit))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::store::{CreateError, NewKey, RotateError, StoreError};
-use super::{CreateKey, GrantCheck, Key, Keys, OPERATION_TIMEOUT, Settings, generate, with_timeout};
+use super::{CreateKey, GrantCheck, Key, KeySettings, Keys, OPERATION_TIMEOUT, generate, with_timeout};
 use crate::secret::Secret;
 
 /// How long listing all keys may take: a million of them take longer than one.
@@ -20,7 +20,7 @@ impl Keys {
     /// [`CreateError`]: the name is taken, the quota is reached, or the store failed.
     pub async fn create(
         &self,
-        settings: &Settings,
+        settings: &KeySettings,
         request: CreateKey,
     ) -> Result<(Key, Secret), CreateError> {
         let (secret, digest) = generate(&settings.prefix)?;
@@ -45,7 +45,7 @@ impl Keys {
     /// [`RotateError`]: there is no such key, it is dead, `grant_check` fails, or the store failed.
     pub async fn rotate(
         &self,
-        settings: &Settings,
+        settings: &KeySettings,
         id: i64,
         overlap_seconds: i64,
         grant_check: &GrantCheck<'_>,

@@ -40,7 +40,7 @@ pub async fn serve<S, B>(
     service: S,
     shutdown: CancellationToken,
 ) where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
+    S: Service<Request<TrackedBody>, Response = Response<B>, Error = Infallible>
         + Clone
         + Send
         + Sync
@@ -68,7 +68,7 @@ pub async fn serve<S, B>(
 
 async fn serve_connection<S, B>(stream: Stream, service: S, slot: ConnectionSlot)
 where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
+    S: Service<Request<TrackedBody>, Response = Response<B>, Error = Infallible>
         + Clone
         + Send
         + Sync
@@ -87,7 +87,7 @@ where
         }
         let (service, token) = (service.clone(), tracker.token());
         let in_flight = Arc::new(InFlightRequest::new(Arc::clone(&activity)));
-        let request = request.map(|body| RequestBody::new(body, Arc::clone(&in_flight)));
+        let request = request.map(|body| TrackedBody::new(body, Arc::clone(&in_flight)));
         async move {
             let response = service.oneshot(request).await;
             drop(token);
@@ -115,12 +115,12 @@ where
 
 /// The body of a request, which marks its request as received when it has arrived whole.
 #[derive(Debug)]
-pub struct RequestBody {
+pub struct TrackedBody {
     body: Incoming,
     request: Arc<InFlightRequest>,
 }
 
-impl RequestBody {
+impl TrackedBody {
     fn new(body: Incoming, request: Arc<InFlightRequest>) -> Self {
         if body.is_end_stream() {
             request.mark_received();
@@ -129,7 +129,7 @@ impl RequestBody {
     }
 }
 
-impl Body for RequestBody {
+impl Body for TrackedBody {
     type Data = Bytes;
     type Error = hyper::Error;
 

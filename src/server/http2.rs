@@ -50,7 +50,7 @@ pub const PREFACE: &[u8; PREFACE_LENGTH] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What depends on the memory limit.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub struct Http2Settings {
     /// Streams that one connection may have open.
     pub max_concurrent_streams: u32,
     /// Unread bytes of one stream, and of one connection.
@@ -81,9 +81,9 @@ pub trait StreamHandler: Send + Sync + 'static {
 }
 
 /// What the connections of a listener share.
-struct Shared<N> {
+struct ListenerContext<N> {
     tls: Option<Arc<Acceptor>>,
-    settings: Settings,
+    settings: Http2Settings,
     header_blocks: Arc<HeaderBlockBudget>,
     new_handler: N,
 }
@@ -93,7 +93,7 @@ struct Shared<N> {
 pub async fn serve<N, H>(
     listener: LimitedListener,
     tls: Option<Arc<Acceptor>>,
-    settings: Settings,
+    settings: Http2Settings,
     header_blocks: HeaderBlockBudget,
     new_handler: N,
     shutdown: CancellationToken,
@@ -101,11 +101,12 @@ pub async fn serve<N, H>(
     N: Fn(String, Arc<ConnectionActivity>) -> H + Send + Sync + 'static,
     H: StreamHandler,
 {
-    let shared = Arc::new(Shared { tls, settings, header_blocks: Arc::new(header_blocks), new_handler });
-    listener.serve(shutdown, |stream, slot| serve_connection(stream, Arc::clone(&shared), slot)).await;
+    let context =
+        Arc::new(ListenerContext { tls, settings, header_blocks: Arc::new(header_blocks), new_handler });
+    listener.serve(shutdown, |stream, slot| serve_connection(stream, Arc::clone(&context), slot)).await;
 }
 
-async fn serve_connection<N, H>(stream: Stream, shared: Arc<Shared<N>>, slot: ConnectionSlot)
+async fn serve_connection<N, H>(stream: Stream, context: Arc<ListenerContext<N>>, slot: ConnectionSlot)
 where
     N: Fn(String, Arc<ConnectionActivity>) -> H + Send + Sync + 'static,
     H: StreamHandler,
@@ -113,21 +114,21 @@ where
     let ConnectionSlot { activity, mut close } = slot;
     // A client that connects and sends nothing keeps neither a descriptor nor the end of the process waiting.
     let handshake = tokio::select! {
-        handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, shared.tls.as_deref())) => handshake,
+        handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, context.tls.as_deref())) => handshake,
         _ = &mut close => return,
     };
     let Ok(Ok(stream)) = handshake else {
         return;
     };
-    let handler = Arc::new((shared.new_handler)(stream.stream.client(), Arc::clone(&activity)));
+    let handler = Arc::new((context.new_handler)(stream.stream.client(), Arc::clone(&activity)));
     if stream.preface != *PREFACE {
         handler.report_preface(&stream.preface);
         return;
     }
-    let stream = HeaderBlockLimiter::new(stream, PREFACE_LENGTH, Arc::clone(&shared.header_blocks));
+    let stream = HeaderBlockLimiter::new(stream, PREFACE_LENGTH, Arc::clone(&context.header_blocks));
     let stream = TokioIo::new(WriteTimeout::new(stream, activity));
     let executor = StreamExecutor::default();
-    let builder = builder(executor.clone(), shared.settings);
+    let builder = builder(executor.clone(), context.settings);
     let requests = Arc::clone(&handler);
     let service = service_fn(move |request: Request<Incoming>| {
         executor.set_timeout(requests.stream_timeout(&request));
@@ -146,7 +147,7 @@ where
     }
 }
 
-fn builder(executor: StreamExecutor, settings: Settings) -> http2::Builder<StreamExecutor> {
+fn builder(executor: StreamExecutor, settings: Http2Settings) -> http2::Builder<StreamExecutor> {
     let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())

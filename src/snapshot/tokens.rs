@@ -16,8 +16,8 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    pub(super) fn build(tokens: &[config::Token]) -> Self {
-        let entry = |token: &config::Token| (token.digest, Arc::clone(&token.principal));
+    pub(super) fn build(tokens: &[config::ConfiguredToken]) -> Self {
+        let entry = |token: &config::ConfiguredToken| (token.digest, Arc::clone(&token.principal));
         Self { by_digest: tokens.iter().map(entry).collect() }
     }
 

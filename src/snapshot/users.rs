@@ -9,7 +9,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use crate::config::{self, Password};
+use crate::config::{self, ConfiguredPassword};
 use crate::credential::{Kind, Principal};
 use crate::memory;
 use crate::password::{self, PasswordError, PasswordHash};
@@ -84,10 +84,13 @@ impl Users {
     ///
     /// # Errors
     /// A password cannot be hashed.
-    pub(super) fn build(users: &[config::User], previous: Option<&Self>) -> Result<Self, PasswordError> {
+    pub(super) fn build(
+        users: &[config::ConfiguredUser],
+        previous: Option<&Self>,
+    ) -> Result<Self, PasswordError> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = hashing_threads(processors, previous.is_some(), memory::limit());
-        let mut parts: Vec<Vec<&config::User>> = (0..threads).map(|_| Vec::new()).collect();
+        let mut parts: Vec<Vec<&config::ConfiguredUser>> = (0..threads).map(|_| Vec::new()).collect();
         for (index, user) in users.iter().enumerate() {
             parts[index % threads].push(user);
         }
@@ -175,9 +178,12 @@ fn hashing_threads(processors: usize, is_reload: bool, memory_limit: u64) -> usi
     threads.min(fitting).max(1)
 }
 
-fn hash_all(users: Vec<&config::User>, previous: Option<&Users>) -> Result<Vec<User>, PasswordError> {
-    let hashed = users.into_iter().map(|config::User { password, principal }| match password {
-        Password::Plain(password) => {
+fn hash_all(
+    users: Vec<&config::ConfiguredUser>,
+    previous: Option<&Users>,
+) -> Result<Vec<User>, PasswordError> {
+    let hashed = users.into_iter().map(|config::ConfiguredUser { password, principal }| match password {
+        ConfiguredPassword::Plain(password) => {
             let before = previous.and_then(|users| users.get(&principal.name));
             let (hash, password_digest) = match before.filter(|before| before.had(password)) {
                 Some(before) => (before.hash.clone(), before.password_digest),
@@ -186,7 +192,7 @@ fn hash_all(users: Vec<&config::User>, previous: Option<&Users>) -> Result<Vec<U
             let keyed_digest = Some(keyed_digest(&hash, password));
             Ok(User { keyed_digest, ..User::new(hash, password_digest, Arc::clone(principal)) })
         }
-        Password::Hashed(hash) => {
+        ConfiguredPassword::Hashed(hash) => {
             let password_digest = hash.fingerprint();
             Ok(User::new(hash.clone(), password_digest, Arc::clone(principal)))
         }

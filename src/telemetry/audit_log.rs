@@ -44,7 +44,7 @@ pub struct AuditLog(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    queue: Mutex<Queue>,
+    queue: Mutex<LineQueue>,
     /// Wakes the writer thread.
     wake: Condvar,
     /// The number of lines written so far.
@@ -52,7 +52,7 @@ struct Shared {
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct LineQueue {
     lines: VecDeque<Vec<u8>>,
     /// Reservations that are held.
     reserved: usize,
@@ -228,12 +228,12 @@ impl AuditLog {
     }
 
     /// A poisoned lock is used all the same: no holder can panic in the middle of a change to the queue.
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, LineQueue> {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Queue {
+impl LineQueue {
     /// Counts a denial.  Whether it is the first of its kind, which is logged at once.
     fn merge(&mut self, denial: &UnauthenticatedAttempt, address: &Arc<str>, now: Instant) -> bool {
         if let Some(merged) = self.unauthenticated.get_mut(denial) {
@@ -509,7 +509,7 @@ mod tests {
 
     #[test]
     fn denials_of_one_kind_are_one_line_a_minute() {
-        let mut queue = Queue::default();
+        let mut queue = LineQueue::default();
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let unknown = denial("wrong_password", None);

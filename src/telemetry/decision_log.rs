@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 
-use self::line::Line;
+use self::line::LogLine;
 use super::CheckRecord;
-use super::logging::Lines;
+use super::logging::LogWriter;
 use crate::decision::Outcome;
 
 /// The longest value of a field that a client chose, in bytes of the line.
@@ -51,12 +51,12 @@ impl LogDecisions {
 pub struct DecisionLog {
     which: LogDecisions,
     sample: Arc<Sample>,
-    lines: Option<Lines>,
+    lines: Option<LogWriter>,
 }
 
 impl DecisionLog {
     /// A log of these decisions, and of one in `sample` that were allowed; without lines it is silent.
-    pub fn new(which: LogDecisions, sample: NonZeroU64, lines: Option<Lines>) -> Self {
+    pub fn new(which: LogDecisions, sample: NonZeroU64, lines: Option<LogWriter>) -> Self {
         Self { which, sample: Arc::new(Sample { of: sample, seen: AtomicU64::new(0) }), lines }
     }
 
@@ -80,13 +80,13 @@ impl DecisionLog {
             }
             Outcome::Shadowed(_) | Outcome::Denied(_) => 1,
         };
-        let line = Line::begin(lines.format, Timestamp::now(), "decision", outcome.as_str());
+        let line = LogLine::begin(lines.format, Timestamp::now(), "decision", outcome.as_str());
         lines.write(&written(line, check, sample));
     }
 }
 
 /// The whole line.  It never holds a token, a password, a cookie or a query.
-fn written(mut line: Line, check: &CheckRecord<'_>, sample: u64) -> Vec<u8> {
+fn written(mut line: LogLine, check: &CheckRecord<'_>, sample: u64) -> Vec<u8> {
     let CheckRecord { decision, request, elapsed, .. } = check;
     let outcome = decision.outcome();
     line.text("decision", outcome.as_str());

@@ -32,7 +32,7 @@ pub enum LogFormat {
 pub struct Logging {
     _worker: WorkerGuard,
     counters: LogCounters,
-    lines: Option<Lines>,
+    lines: Option<LogWriter>,
 }
 
 /// What the log counts of itself.
@@ -69,20 +69,20 @@ impl Logging {
     }
 
     /// Where lines at info go that are not written through `tracing`; `None` when the level is above info.
-    pub fn lines(&self) -> Option<Lines> {
+    pub fn lines(&self) -> Option<LogWriter> {
         self.lines.clone()
     }
 }
 
 /// The log, for callers that write whole lines.
 #[derive(Debug, Clone)]
-pub struct Lines {
+pub struct LogWriter {
     writer: NonBlocking,
     /// How a line is written.
     pub format: LogFormat,
 }
 
-impl Lines {
+impl LogWriter {
     /// Hands one whole line, its end included, to the thread that writes; dropped and counted like any other.
     pub fn write(&self, line: &[u8]) {
         // A lossy writer returns no error.
@@ -139,7 +139,7 @@ pub fn init(
     let counters = LogCounters { dropped: writer.error_counter(), unwritten, audit_log: audit_log.clone() };
     let ours = [("envoy_auth_tokens", level), (audit_log::TARGET, LevelFilter::OFF)];
     let filter = Targets::new().with_default(level.min(LevelFilter::WARN)).with_targets(ours);
-    let lines = (level >= LevelFilter::INFO).then(|| Lines { writer: writer.clone(), format });
+    let lines = (level >= LevelFilter::INFO).then(|| LogWriter { writer: writer.clone(), format });
     let audit_filter = Targets::new().with_target(audit_log::TARGET, LevelFilter::INFO);
     let layer = layer(format, writer).with_filter(filter);
     let audit_layer = self::layer(audit_format, audit_log).with_filter(audit_filter);

@@ -24,10 +24,10 @@ use super::CheckRecord;
 use super::decision_log::{printable, without_user_info};
 use crate::attributes::Http;
 use crate::decision::{Decision, Outcome};
-use export::Queue;
+use export::SpanQueue;
 use propagation::Parent;
-use settings::Settings;
 pub use settings::SettingsError;
+use settings::TraceSettings;
 
 /// The longest that the end of the process waits for spans to be sent.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,7 +65,7 @@ impl Traces {
     /// gateway from starting.  Spans that are lost count as `dropped`.
     pub fn from_environment(dropped: Counter) -> Option<Self> {
         let variable = |name: &str| std::env::var(name).ok();
-        let traces = match Settings::read(variable) {
+        let traces = match TraceSettings::read(variable) {
             Ok(settings) => settings.map(|settings| Self::new(settings, dropped)).transpose(),
             Err(error) => Err(error.into()),
         };
@@ -75,7 +75,7 @@ impl Traces {
         })
     }
 
-    fn new(settings: Settings, dropped: Counter) -> Result<Self, TracesError> {
+    fn new(settings: TraceSettings, dropped: Counter) -> Result<Self, TracesError> {
         if let Some(warning) = settings.warning {
             tracing::warn!("{warning}");
         }
@@ -89,7 +89,7 @@ impl Traces {
             }
         };
         let provider = SdkTracerProvider::builder()
-            .with_span_processor(Queue::before(exporter, settings.queue, dropped))
+            .with_span_processor(SpanQueue::before(exporter, settings.queue, dropped))
             .with_resource(resource(settings.names_itself))
             .build();
         let scope = InstrumentationScope::builder(env!("CARGO_PKG_NAME"));

@@ -15,7 +15,7 @@ use envoy_auth_tokens::keys::store::{
     Changes, Contents, CreateError, NewKey, OpenError, PostgresStore, Revision, RotateError, SqliteStore,
     Store, StoreError, StoreUrl,
 };
-use envoy_auth_tokens::keys::{CreateKey, Key, KeyLookup, Keys, Role, Settings, StoredKey, StoredSession};
+use envoy_auth_tokens::keys::{CreateKey, Key, KeyLookup, KeySettings, Keys, Role, StoredKey, StoredSession};
 use envoy_auth_tokens::secret::Secret;
 use envoy_auth_tokens::token::{PlainToken, TokenDigest};
 use jiff::Timestamp;
@@ -190,8 +190,8 @@ impl Drop for Replica {
     }
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> KeySettings {
+    KeySettings {
         max_seconds_to_live: -1,
         prefix: "eat".into(),
         quota: None,
@@ -560,7 +560,7 @@ async fn a_hundred_creations_at_once_lose_nothing(db: Database) {
 
 async fn the_quota_counts_every_stored_key_and_holds_under_a_rush(db: Database) {
     let time = Time::new();
-    let limited = || Settings { quota: Some(5), ..settings() };
+    let limited = || KeySettings { quota: Some(5), ..settings() };
     let replicas = [db.open(&time).await, db.open(&time).await];
     let creations = (0..20).map(|number| {
         let keys = Arc::clone(&replicas[number % 2].keys);

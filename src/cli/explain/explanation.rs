@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::log_line::Logged;
+use super::log_line::LoggedComparison;
 
 /// Everything that `explain` prints.
 #[derive(Debug, Serialize)]
@@ -11,7 +11,7 @@ pub(super) struct Explanation {
     /// The configuration's file.
     pub configuration: String,
     /// The request as it was understood.
-    pub request: Request,
+    pub request: ExplainedRequest,
     /// How its policy was selected.
     pub selection: Selection,
     /// What each location of a credential carries.
@@ -27,7 +27,7 @@ pub(super) struct Explanation {
     /// The policy that governs.
     pub policy: Option<String>,
     /// The credential that was authenticated.
-    pub credential: Option<Credential>,
+    pub credential: Option<ExplainedCredential>,
     /// The actor behind it.
     pub actor: Option<Value>,
     /// The policy's allow block.
@@ -35,17 +35,17 @@ pub(super) struct Explanation {
     /// The actor as whom the request passes, or `anonymous`.
     pub passes_as: Option<Value>,
     /// The answer to Envoy.
-    pub answer: Answer,
+    pub answer: ExplainedAnswer,
     /// What else has to be known.
     pub notes: Vec<String>,
     /// The line of the decision log that was read.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub logged: Option<Logged>,
+    pub logged: Option<LoggedComparison>,
 }
 
 /// The request.  Values of headers and the query stay out of it.
 #[derive(Debug, Serialize)]
-pub(super) struct Request {
+pub(super) struct ExplainedRequest {
     pub method: String,
     pub host: String,
     pub path: String,
@@ -124,7 +124,7 @@ pub(super) struct Step {
 
 /// A credential that was authenticated.
 #[derive(Debug, Serialize)]
-pub(super) struct Credential {
+pub(super) struct ExplainedCredential {
     pub kind: &'static str,
     pub name: String,
     /// The number of an API key.
@@ -137,7 +137,7 @@ pub(super) struct Credential {
 
 /// The answer to Envoy.
 #[derive(Debug, Serialize)]
-pub(super) struct Answer {
+pub(super) struct ExplainedAnswer {
     /// The status code of the CheckResponse: 0 lets the request pass.
     pub code: i32,
     /// The HTTP status of a denial.

@@ -22,19 +22,19 @@ use crate::token::{self, PlainToken};
 pub(super) const STAND_IN: &str = "x-envoy-auth-tokens-stand-in";
 
 /// What the line says.
-pub(super) struct Line {
+pub(super) struct LoggedDecision {
     decision: String,
     reason: String,
     policy: Option<String>,
     policy_by_envoy: bool,
-    credential: Option<Named>,
+    credential: Option<LoggedCredential>,
     method: String,
     host: String,
     path: String,
 }
 
 /// The credential that the line names.
-struct Named {
+struct LoggedCredential {
     kind: String,
     name: String,
     id: Option<i64>,
@@ -42,7 +42,7 @@ struct Named {
 
 /// What was logged, compared with what is decided now.
 #[derive(Debug, Serialize)]
-pub(super) struct Logged {
+pub(super) struct LoggedComparison {
     /// `allowed` or `denied`.
     pub decision: String,
     /// The reason of the line.
@@ -55,7 +55,7 @@ pub(super) struct Logged {
     pub says: String,
 }
 
-impl Line {
+impl LoggedDecision {
     pub(super) fn read(path: &Path) -> Result<Self, ExplainError> {
         let text = read_secret("line of the decision log", path)?;
         let not_one = || {
@@ -71,7 +71,7 @@ impl Line {
         let text = |name: &str| value.get(name).and_then(Value::as_str);
         let sent = |name: &str| text(name).map(unescape).ok_or_else(not_one);
         let name = text("credential.name").map(unescape).transpose()?;
-        let credential = text("credential.kind").zip(name).map(|(kind, name)| Named {
+        let credential = text("credential.kind").zip(name).map(|(kind, name)| LoggedCredential {
             kind: kind.to_owned(),
             name,
             id: value.get("credential.id").and_then(Value::as_i64),
@@ -141,7 +141,7 @@ impl Line {
         let secret = token::generate("eat")
             .map_err(|error| format!("error: the operating system gives no randomness: {error}"))?;
         let digest = PlainToken::new(secret.expose().as_bytes()).expect("it was made as a token").digest();
-        if let Some(Named { kind, name, id }) = &self.credential {
+        if let Some(LoggedCredential { kind, name, id }) = &self.credential {
             let principal = if kind == Kind::Token.as_str() {
                 snapshot
                     .tokens
@@ -170,7 +170,7 @@ impl Line {
     }
 
     /// Compares the line with what is decided now.
-    pub(super) fn compare(&self, decision: &str, reason: &str, policy: Option<&str>) -> Logged {
+    pub(super) fn compare(&self, decision: &str, reason: &str, policy: Option<&str>) -> LoggedComparison {
         let (was, is) = (
             outcome(&self.decision, &self.reason, self.policy.as_deref()),
             outcome(decision, reason, policy),
@@ -189,7 +189,7 @@ impl Line {
                  without it: {is}"
             ),
         };
-        Logged {
+        LoggedComparison {
             decision: self.decision.clone(),
             reason: self.reason.clone(),
             policy: self.policy.clone(),

@@ -36,7 +36,7 @@ pub(super) struct RequestInput {
 
 /// The request as flags.
 #[derive(Args)]
-pub(super) struct Flags {
+pub(super) struct RequestArgs {
     /// The request's method
     #[arg(long, default_value = "GET")]
     method: String,
@@ -55,15 +55,15 @@ pub(super) struct Flags {
 }
 
 /// A user may write a credential into the wrong flag.
-impl fmt::Debug for Flags {
+impl fmt::Debug for RequestArgs {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Flags").field("headers", &self.headers.len()).finish_non_exhaustive()
+        formatter.debug_struct("RequestArgs").field("headers", &self.headers.len()).finish_non_exhaustive()
     }
 }
 
 /// The secrets of the request, each in a file or on standard input.
 #[derive(Debug, Args)]
-pub(super) struct Secrets {
+pub(super) struct SecretArgs {
     /// A header whose value is in a file, or on standard input for `-`, such as x-api-key=FILE
     #[arg(long = "header-file", value_name = "NAME=FILE")]
     header_files: Vec<String>,
@@ -104,17 +104,17 @@ impl RequestInput {
     }
 
     /// Reads the request from flags.
-    pub(super) fn from_flags(flags: Flags, snapshot: &Snapshot) -> Result<Self, ExplainError> {
+    pub(super) fn from_args(args: RequestArgs, snapshot: &Snapshot) -> Result<Self, ExplainError> {
         let mut input = Self {
-            method: flags.method,
-            host: flags.host,
-            path: Secret::new(flags.path.unwrap_or_default()),
+            method: args.method,
+            host: args.host,
+            path: Secret::new(args.path.unwrap_or_default()),
             headers: Vec::new(),
             encoding: Encoding::Lines,
-            policy: flags.policy,
+            policy: args.policy,
             misspelled_policy: None,
         };
-        for line in &flags.headers {
+        for line in &args.headers {
             let (name, value) = line.split_once(':').ok_or("error: --header is written 'name: value'")?;
             let name = header_name(name)?;
             if is_credential_header(&name, snapshot) {
@@ -235,7 +235,7 @@ impl RequestInput {
     }
 }
 
-impl Secrets {
+impl SecretArgs {
     /// Whether there is none.
     pub(super) fn are_none(&self) -> bool {
         self.header_files.is_empty()
@@ -365,13 +365,13 @@ mod tests {
 
     #[test]
     fn the_flags_show_nothing_that_may_be_a_credential() {
-        let flags = Flags {
+        let args = RequestArgs {
             method: "hunter2".to_owned(),
             host: "hunter2".to_owned(),
             path: Some("/?_auth_token=hunter2".to_owned()),
             headers: vec!["x-api-key: hunter2".to_owned()],
             policy: Some("hunter2".to_owned()),
         };
-        assert_eq!(format!("{flags:?}"), "Flags { headers: 1, .. }");
+        assert_eq!(format!("{args:?}"), "RequestArgs { headers: 1, .. }");
     }
 }

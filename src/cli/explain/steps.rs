@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::explanation::{
-    Answer, At, Credential, Explanation, LocationRead, Request, RouteCompared, SelectedBy, Selection, Step,
+    At, ExplainedAnswer, ExplainedCredential, ExplainedRequest, Explanation, LocationRead, RouteCompared,
+    SelectedBy, Selection, Step,
 };
 use super::log_line::STAND_IN;
 use super::trace::{DecisionTrace, Presented};
@@ -83,10 +84,10 @@ impl Explained<'_> {
         &self.decision.snapshot
     }
 
-    fn request_shown(&self) -> Request {
+    fn request_shown(&self) -> ExplainedRequest {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let names = self.http.headers.iter().map(|header| text(header.name));
-        Request {
+        ExplainedRequest {
             method: text(self.http.method),
             host: text(self.http.host),
             path: text(self.http.path_without_query()),
@@ -155,9 +156,9 @@ impl Explained<'_> {
         .collect()
     }
 
-    fn credential(&self, principal: &Principal) -> Credential {
+    fn credential(&self, principal: &Principal) -> ExplainedCredential {
         let policies = principal.policies.as_ref();
-        Credential {
+        ExplainedCredential {
             kind: principal.kind.as_str(),
             name: principal.name.to_string(),
             id: principal.id,
@@ -352,10 +353,10 @@ fn principal_shown(principal: &Principal) -> String {
     format!("{kind} `{}`{expiry}", principal.name)
 }
 
-fn answer_shown(answer: &CheckResponse) -> Answer {
+fn answer_shown(answer: &CheckResponse) -> ExplainedAnswer {
     let code = answer.status.as_ref().map_or(0, |status| status.code);
     let metadata = answer.dynamic_metadata.as_ref().map_or(Value::Null, metadata);
-    let mut shown = Answer {
+    let mut shown = ExplainedAnswer {
         code,
         status: None,
         headers: Vec::new(),

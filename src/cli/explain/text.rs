@@ -12,7 +12,7 @@ const MOST_ROUTES: usize = 20;
 
 impl Display for Explanation {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-        let mut lines = Lines { formatter, file: &self.configuration };
+        let mut lines = RowWriter { formatter, file: &self.configuration };
         lines.request(self)?;
         lines.selection(self)?;
         for location in self.locations.iter().filter(|location| location.carries != "not_asked") {
@@ -67,12 +67,12 @@ fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(written)
 }
 
-struct Lines<'f, 'b> {
+struct RowWriter<'f, 'b> {
     formatter: &'f mut Formatter<'b>,
     file: &'f str,
 }
 
-impl Lines<'_, '_> {
+impl RowWriter<'_, '_> {
     fn line(&mut self, title: &str, text: &str, at: Option<&At>) -> fmt::Result {
         write!(self.formatter, "{title:<12} {}", printable(text))?;
         match at {

@@ -55,7 +55,7 @@ impl ExtractionTrace for &mut DecisionTrace {
     fn extracted(&mut self, extraction: &Result<Extraction, CredentialError>) {
         self.locations.push(match extraction {
             Ok(Extraction::Nothing) => "nothing",
-            Ok(Extraction::NotOurs) => "not_ours",
+            Ok(Extraction::OtherScheme) => "not_ours",
             Ok(Extraction::Credential(Credential::Token { .. })) => "token",
             Ok(Extraction::Credential(Credential::Password { .. })) => "password",
             Ok(Extraction::Credential(Credential::Session { .. })) => "session",

@@ -102,7 +102,7 @@ pub fn import(document: &Value, sql: Sql, version: Option<Version>) -> Result<Im
     check_comments(root, "")?;
     let mut notes = Vec::new();
     let plugin = read_plugin(root, &mut notes)?;
-    let mut import = Import {
+    let mut import = Importer {
         sql,
         version,
         instance: Blocks::default(),
@@ -113,7 +113,7 @@ pub fn import(document: &Value, sql: Sql, version: Option<Version>) -> Result<Im
     };
     import.read_settings(root)?;
     import.read_instance(root)?;
-    let Import { routes, mut notes, .. } = import;
+    let Importer { routes, mut notes, .. } = import;
     if plugin.tokens.is_empty() && routes.is_empty() {
         return Err(empty_error(root));
     }
@@ -237,7 +237,7 @@ fn read_plugin(root: &Map<String, Value>, notes: &mut Vec<String>) -> Result<Plu
 }
 
 /// A route of the result.
-struct Route {
+struct TranslatedRoute {
     /// The part of the file that it comes from.
     comment: String,
     path_regex: String,
@@ -245,13 +245,13 @@ struct Route {
     allow: Value,
 }
 
-struct Import {
+struct Importer {
     sql: Sql,
     version: Option<Version>,
     instance: Blocks,
     no_sql_by_default: bool,
     downloads_are_off: bool,
-    routes: Vec<Route>,
+    routes: Vec<TranslatedRoute>,
     notes: Vec<String>,
 }
 
@@ -280,7 +280,7 @@ const READ: &[&str] = &["GET"];
 const READ_AND_POST: &[&str] = &["GET", "POST"];
 const POST: &[&str] = &["POST"];
 
-impl Import {
+impl Importer {
     fn read_settings(&mut self, root: &Map<String, Value>) -> Result<(), DatasetteError> {
         let settings = match root.get("settings") {
             None | Some(Value::Null) => return Ok(()),
@@ -739,7 +739,7 @@ impl Import {
     }
 
     fn add(&mut self, comment: &str, path_regex: String, methods: &'static [&'static str], allow: Value) {
-        self.routes.push(Route { comment: comment.to_owned(), path_regex, methods, allow });
+        self.routes.push(TranslatedRoute { comment: comment.to_owned(), path_regex, methods, allow });
     }
 }
 
@@ -793,7 +793,12 @@ fn has_permissions(key: &str, value: &Value) -> bool {
     below || key.starts_with("allow") || key.starts_with("permission")
 }
 
-fn add_differences(root: &Map<String, Value>, plugin: &Plugin, routes: &[Route], notes: &mut Vec<String>) {
+fn add_differences(
+    root: &Map<String, Value>,
+    plugin: &Plugin,
+    routes: &[TranslatedRoute],
+    notes: &mut Vec<String>,
+) {
     if plugin.tokens.is_empty() {
         let others = members(root, "plugins").map(|(name, _)| escaped(name));
         let others: Vec<_> = others.filter(|name| name.contains("auth") && name != PLUGIN).collect();
@@ -842,7 +847,7 @@ fn add_differences(root: &Map<String, Value>, plugin: &Plugin, routes: &[Route],
 }
 
 /// Renders the configuration as YAML with comments.
-fn render(plugin: &Plugin, routes: &[Route]) -> String {
+fn render(plugin: &Plugin, routes: &[TranslatedRoute]) -> String {
     let mut text =
         "# Made from a Datasette configuration by `envoy-auth-tokens import datasette`.\n".to_owned();
     if plugin.tokens.is_empty() {
@@ -874,7 +879,7 @@ routes:
         text.push_str("# SQLite's own statistics, which 1.0 shows to nobody.\n");
         text.push_str(&format!("- {{path_regex: {}, allow: false}}\n", quoted(STATISTICS)));
     }
-    for Route { comment, path_regex, methods, allow } in routes {
+    for TranslatedRoute { comment, path_regex, methods, allow } in routes {
         let (regex, methods) = (quoted(path_regex), methods.join(", "));
         text.push_str(&format!(
             "# {comment}\n- {{path_regex: {regex}, methods: [{methods}], allow: {allow}}}\n"

@@ -17,7 +17,7 @@ pub fn translate(tokens: &[Value], notes: &mut Vec<String>) -> Vec<Value> {
     let mut entries = Vec::with_capacity(tokens.len());
     for (index, token) in tokens.iter().enumerate() {
         match entry(token) {
-            Ok(Entry { entry, secret, note }) => {
+            Ok(TranslatedToken { entry, secret, note }) => {
                 if !seen.insert(secret.to_string()) {
                     notes.push(format!("tokens[{index}]: left out, because an earlier token is the same"));
                     continue;
@@ -31,14 +31,14 @@ pub fn translate(tokens: &[Value], notes: &mut Vec<String>) -> Vec<Value> {
     entries
 }
 
-struct Entry {
+struct TranslatedToken {
     entry: Value,
     /// The value that tells the entry from others: its digest or its reference.
     secret: Value,
     note: Option<&'static str>,
 }
 
-fn entry(token: &Value) -> Result<Entry, String> {
+fn entry(token: &Value) -> Result<TranslatedToken, String> {
     let actor = token.get("actor").filter(|actor| actor.is_object());
     let actor = actor.ok_or("it has no actor that is a mapping")?;
     if actor.get("_r").is_some() {
@@ -71,7 +71,7 @@ fn entry(token: &Value) -> Result<Entry, String> {
     let entry = json!({key: secret, "actor": actor});
     // Our own reader decides what a valid entry is.
     check(&json!({"tokens": [entry]}).to_string())?;
-    Ok(Entry { entry, secret, note })
+    Ok(TranslatedToken { entry, secret, note })
 }
 
 fn is_reference(value: &Value) -> bool {

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{DATASETTE_PLUGIN, Key, REFERENCE, SCHEMA, SECTIONS_BESIDE_PLUGINS, Schema};
+use super::{DATASETTE_PLUGIN, KeySchema, REFERENCE, SCHEMA, SECTIONS_BESIDE_PLUGINS, Schema};
 
 /// The form of a key's value.
 pub enum Form {
@@ -37,9 +37,9 @@ pub enum Form {
 
 /// The JSON Schema of a configuration.
 pub fn json_schema() -> Value {
-    let (plugins, sections): (Vec<&'static Key>, Vec<&'static Key>) =
+    let (plugins, sections): (Vec<&'static KeySchema>, Vec<&'static KeySchema>) =
         keys(&SCHEMA).iter().partition(|(name, ..)| *name == "plugins");
-    let is_beside = |key: &&&Key| SECTIONS_BESIDE_PLUGINS.contains(&key.0);
+    let is_beside = |key: &&&KeySchema| SECTIONS_BESIDE_PLUGINS.contains(&key.0);
     let denied: Vec<_> = sections.iter().filter(|key| !is_beside(key)).map(|(name, ..)| *name).collect();
     let beside: Vec<_> = plugins.iter().chain(sections.iter().filter(is_beside)).copied().collect();
     json!({
@@ -81,7 +81,7 @@ pub fn json_schema() -> Value {
     })
 }
 
-fn keys(schema: &'static Schema) -> &'static [Key] {
+fn keys(schema: &'static Schema) -> &'static [KeySchema] {
     match schema {
         Schema::Fields(keys) => keys,
         Schema::Secret
@@ -95,7 +95,7 @@ fn keys(schema: &'static Schema) -> &'static [Key] {
     }
 }
 
-fn mapping(keys: &[&'static Key]) -> Value {
+fn mapping(keys: &[&'static KeySchema]) -> Value {
     let mut mapping = json!({
         "type": "object",
         "properties": properties(keys),
@@ -114,7 +114,7 @@ fn mapping(keys: &[&'static Key]) -> Value {
     mapping
 }
 
-fn properties(keys: &[&'static Key]) -> Value {
+fn properties(keys: &[&'static KeySchema]) -> Value {
     let described = keys.iter().map(|(name, schema, form, about)| {
         let mut value = value(schema, form);
         value["description"] = json!(about);
@@ -165,7 +165,7 @@ fn word(words: &[&str]) -> Value {
 
 /// `{$env: NAME}` or `{$file: PATH}`, whose name and path are written out.
 fn reference() -> Value {
-    let one = |(name, _, _, about): &Key| {
+    let one = |(name, _, _, about): &KeySchema| {
         let property = json!({"type": "string", "minLength": 1, "description": about});
         let properties: Map<String, Value> = std::iter::once(((*name).to_owned(), property)).collect();
         json!({"type": "object", "properties": properties, "required": [name], "additionalProperties": false})

@@ -48,7 +48,7 @@ impl Budget {
 }
 
 /// A message, and its part of the budget until it is answered.
-pub struct Message<'b> {
+pub struct FramedMessage<'b> {
     /// The message without its prefix.
     pub bytes: Bytes,
     /// Its part of the budget.
@@ -56,9 +56,9 @@ pub struct Message<'b> {
 }
 
 /// Its bytes hold credentials.
-impl fmt::Debug for Message<'_> {
+impl fmt::Debug for FramedMessage<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Message({} bytes)", self.bytes.len())
+        write!(formatter, "FramedMessage({} bytes)", self.bytes.len())
     }
 }
 
@@ -69,7 +69,11 @@ impl fmt::Debug for Message<'_> {
 ///
 /// # Errors
 /// [`FrameError`].
-pub async fn read<'b, B>(body: &mut B, limit: usize, budget: &'b Budget) -> Result<Message<'b>, FrameError>
+pub async fn read<'b, B>(
+    body: &mut B,
+    limit: usize,
+    budget: &'b Budget,
+) -> Result<FramedMessage<'b>, FrameError>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -98,7 +102,7 @@ where
     if whole.len() != length {
         return Err(FrameError::Misframed);
     }
-    Ok(Message { bytes: whole, held })
+    Ok(FramedMessage { bytes: whole, held })
 }
 
 /// The pieces of a message as they arrive, in one buffer whose whole capacity is taken from the budget.

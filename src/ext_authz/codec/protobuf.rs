@@ -10,7 +10,7 @@
 pub struct Malformed;
 
 /// The fields of one message, in the order in which they were sent.  After an error there are no more.
-pub struct Fields<'m> {
+pub struct FieldIter<'m> {
     rest: &'m [u8],
 }
 
@@ -18,11 +18,11 @@ pub struct Fields<'m> {
 pub struct Field<'m> {
     /// The field's number.
     pub number: u32,
-    value: Value<'m>,
+    value: FieldValue<'m>,
 }
 
 /// What a field holds, as far as this reader distinguishes values.
-enum Value<'m> {
+enum FieldValue<'m> {
     /// Text, bytes, or a message.
     Bytes(&'m [u8]),
     /// A number, or a group, which no decision reads.
@@ -36,8 +36,8 @@ impl<'m> Field<'m> {
     /// [`Malformed`]: it was sent as something else.
     pub fn bytes(&self) -> Result<&'m [u8], Malformed> {
         match self.value {
-            Value::Bytes(bytes) => Ok(bytes),
-            Value::Other => Err(Malformed),
+            FieldValue::Bytes(bytes) => Ok(bytes),
+            FieldValue::Other => Err(Malformed),
         }
     }
 }
@@ -53,7 +53,7 @@ const GROUP: u32 = 3;
 const END_OF_GROUP: u32 = 4;
 const FIXED_32: u32 = 5;
 
-impl<'m> Iterator for Fields<'m> {
+impl<'m> Iterator for FieldIter<'m> {
     type Item = Result<Field<'m>, Malformed>;
 
     /// The next field, or an error: the message ends within a field, or the bytes are none.
@@ -73,7 +73,7 @@ impl<'m> Iterator for Fields<'m> {
     }
 }
 
-impl<'m> Fields<'m> {
+impl<'m> FieldIter<'m> {
     /// The fields of a message.
     pub fn new(message: &'m [u8]) -> Self {
         Self { rest: message }
@@ -100,7 +100,7 @@ impl<'m> Fields<'m> {
         let (tag, bytes, rest) = self.short()?;
         (tag & 7 == BYTES).then(|| {
             self.rest = rest;
-            Field { number: tag >> 3, value: Value::Bytes(bytes) }
+            Field { number: tag >> 3, value: FieldValue::Bytes(bytes) }
         })
     }
 
@@ -118,10 +118,10 @@ impl<'m> Fields<'m> {
     fn field(&mut self) -> Result<Field<'m>, Malformed> {
         let (number, wire_type) = self.tag()?;
         let value = if wire_type == BYTES {
-            Value::Bytes(self.bytes()?)
+            FieldValue::Bytes(self.bytes()?)
         } else {
             self.skip(number, wire_type, MAX_GROUP_DEPTH)?;
-            Value::Other
+            FieldValue::Other
         };
         Ok(Field { number, value })
     }
@@ -195,7 +195,7 @@ mod tests {
 
     fn walk(message: &[u8]) -> Result<Vec<(u32, Option<Vec<u8>>)>, Malformed> {
         let shown = |field: Field<'_>| (field.number, field.bytes().ok().map(<[u8]>::to_vec));
-        Fields::new(message).map(|field| field.map(shown)).collect()
+        FieldIter::new(message).map(|field| field.map(shown)).collect()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The numbers below are those of `proto/ext_authz.proto`, which is the slice of Envoy's protocol that
 //! a decision reads; the other fields are skipped.
 
-use super::protobuf::{Fields, Malformed};
+use super::protobuf::{FieldIter, Malformed};
 use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
 
 /// Headers that a request usually has: the vector starts with this capacity.
@@ -20,7 +20,7 @@ const MAX_HEADERS: usize = 16 * 1024;
 /// The bytes are no protobuf message of this shape, or it has more than 16,384 headers.
 /// Text that is not UTF-8 is no error.
 pub fn decode(message: &[u8]) -> Result<Attributes<'_>, Malformed> {
-    let mut request = Request::default();
+    let mut request = RequestFields::default();
     each(message, |number, bytes| match number {
         1 => request.read_attributes(bytes?),
         _ => Ok(()),
@@ -30,7 +30,7 @@ pub fn decode(message: &[u8]) -> Result<Attributes<'_>, Malformed> {
 
 /// A CheckRequest, as far as it has been read.
 #[derive(Default)]
-struct Request<'m> {
+struct RequestFields<'m> {
     policy: Option<&'m [u8]>,
     misspelled_policy: Option<&'m [u8]>,
     http: Option<HttpRequest<'m>>,
@@ -56,13 +56,13 @@ fn each<'m>(
     message: &'m [u8],
     mut read: impl FnMut(u32, FieldBytes<'m>) -> Result<(), Malformed>,
 ) -> Result<(), Malformed> {
-    Fields::new(message).try_for_each(|field| {
+    FieldIter::new(message).try_for_each(|field| {
         let field = field?;
         read(field.number, field.bytes())
     })
 }
 
-impl<'m> Request<'m> {
+impl<'m> RequestFields<'m> {
     /// `envoy.service.auth.v3.AttributeContext`
     fn read_attributes(&mut self, message: &'m [u8]) -> Result<(), Malformed> {
         each(message, |number, bytes| match number {
@@ -206,7 +206,7 @@ fn read_raw_header(message: &[u8]) -> Result<Header<'_>, Malformed> {
 
 /// A short name and a short value, one after the other and nothing else, as nearly all are.
 fn read_short_entry(message: &[u8], value_number: u32) -> Option<Header<'_>> {
-    let mut fields = Fields::new(message);
+    let mut fields = FieldIter::new(message);
     let (name, value) = (fields.short_text(1)?, fields.short_text(value_number)?);
     fields.is_empty().then_some(Header { name, value })
 }

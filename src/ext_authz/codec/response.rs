@@ -12,7 +12,9 @@ use prost_types::{Struct, Value as ProtoValue};
 use serde_json::Value;
 
 use super::frame;
-use crate::answer::{ActorPart, Allow, Answer, Denial, DenialForm, Deny, MetadataValue, RequestChanges};
+use crate::answer::{
+    ActorPart, AllowAnswer, Answer, Denial, DenialForm, DenyAnswer, MetadataValue, RequestChanges,
+};
 use crate::deny_reason::DenyReason;
 use crate::ext_authz::wire::{
     self, BoolValue, CheckResponse, DeniedHttpResponse, HeaderValue, HeaderValueOption, HttpStatus,
@@ -57,7 +59,7 @@ impl ResponseEncoder {
         }
     }
 
-    fn encode_deny(&self, deny: &Deny<'_>) -> Bytes {
+    fn encode_deny(&self, deny: &DenyAnswer<'_>) -> Bytes {
         let denial = self.denials.iter().find(|denial| denial.reason == deny.reason);
         let denial = denial.expect("every denial is encoded ahead");
         let denied = match deny.form {
@@ -77,7 +79,7 @@ impl ResponseEncoder {
         frame::finish(message)
     }
 
-    fn encode_allow(&self, allow: &Allow<'_>) -> Bytes {
+    fn encode_allow(&self, allow: &AllowAnswer<'_>) -> Bytes {
         let actor = match allow.actor.cache() {
             Some(cache) => cache.encoded(|| encode_actor(&allow.actor)),
             None => &self.anonymous,

@@ -53,15 +53,15 @@ mod tests {
     use super::super::PasswordResult;
     use super::super::tests::principal;
     use super::*;
-    use crate::identity::{Caller, PASSWORD_TIMEOUT};
+    use crate::identity::{PASSWORD_TIMEOUT, Purpose};
 
     #[test]
     fn every_rejection_is_answered_at_the_end_of_the_wait_and_nothing_else() {
         let start = Instant::now();
         let right = PasswordResult::Right(Arc::new(principal("alice")));
         for deadline in [None, Some(0), Some(50), Some(200), Some(10_000)] {
-            let caller = Caller::Check { deadline: deadline.map(Duration::from_millis) };
-            let end = start + caller.timeout();
+            let purpose = Purpose::Check { deadline: deadline.map(Duration::from_millis) };
+            let end = start + purpose.timeout();
             for rejection in [PasswordResult::Wrong, PasswordResult::Locked] {
                 assert_eq!(answer_at(&rejection, end), Some(end), "{rejection:?}");
             }
@@ -70,13 +70,13 @@ mod tests {
             }
         }
         let wait =
-            |milliseconds| Caller::Check { deadline: Some(Duration::from_millis(milliseconds)) }.timeout();
+            |milliseconds| Purpose::Check { deadline: Some(Duration::from_millis(milliseconds)) }.timeout();
         assert_eq!(
             [wait(0), wait(50), wait(200), wait(9999)].map(|wait| wait.as_millis()),
             [0, 25, 100, 100]
         );
-        let check = Caller::Check { deadline: None };
-        assert_eq!((check.timeout(), Caller::Admin.timeout()), (PASSWORD_TIMEOUT, PASSWORD_TIMEOUT));
+        let check = Purpose::Check { deadline: None };
+        assert_eq!((check.timeout(), Purpose::Admin.timeout()), (PASSWORD_TIMEOUT, PASSWORD_TIMEOUT));
     }
 
     #[test]

@@ -46,11 +46,11 @@ pub(super) struct Verifier {
     pending: Arc<Semaphore>,
     /// A verification waits for memory after its turn has come, so few of each listener wait here.
     pub memory: HashMemory,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<VerifierState>>,
 }
 
 #[derive(Default)]
-struct State {
+struct VerifierState {
     verified: VerifiedCache,
     /// The verifications that run or wait: twenty requests of one page cost one verification.
     in_flight: HashMap<CacheKey, watch::Receiver<Option<AttemptResult>>>,
@@ -67,7 +67,7 @@ enum Lookup {
     Full,
 }
 
-impl State {
+impl VerifierState {
     /// Looks a pair up, and starts its verification when nothing is known of it.
     fn get_or_start(
         &mut self,
@@ -194,7 +194,7 @@ impl Verifier {
         state.lockout.retain(|name| now.get(name).is_some());
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, VerifierState> {
         lock(&self.state)
     }
 }
@@ -216,7 +216,7 @@ struct Verification {
     user: Option<Arc<str>>,
     running: Arc<Semaphore>,
     memory: HashMemory,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<VerifierState>>,
 }
 
 impl Verification {
@@ -256,7 +256,7 @@ async fn verify(hash: &PasswordHash, password: &Secret) -> Option<bool> {
 }
 
 /// Nothing that holds the lock can panic half way through a change, so a poisoned state is sound.
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+fn lock(state: &Mutex<VerifierState>) -> MutexGuard<'_, VerifierState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -265,7 +265,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::identity::Caller;
+    use crate::identity::Purpose;
     use crate::identity::passwords::Passwords;
     use crate::identity::passwords::tests::{CHECK, principal, users, verify, verify_for};
 
@@ -283,8 +283,8 @@ mod tests {
         let bob = changed.get("bob").unwrap();
         let bob = User::new(bob.hash.clone(), bob.password_digest, principal("bob"));
         for (name, password) in [("alice", "hunter2"), ("bob", "hunter3"), ("carol", "hunter4")] {
-            assert_eq!(verify_for(Caller::Admin, &passwords, &before, name, password).await, "right");
-            assert_eq!(verify_for(Caller::Admin, &passwords, &before, name, "guess").await, "wrong");
+            assert_eq!(verify_for(Purpose::Admin, &passwords, &before, name, password).await, "right");
+            assert_eq!(verify_for(Purpose::Admin, &passwords, &before, name, "guess").await, "wrong");
         }
         passwords.forget_changed(&before, &Users::new([bob, carol]));
         for verifier in [&passwords.checks, &passwords.admin] {
@@ -378,20 +378,20 @@ mod tests {
         let alone = Users::new([user("large", argon2(2048))]);
         // 1 MiB less a KiB for hashes.
         let passwords = Passwords::with_memory_limit(2, 4 * 1024 * 1024).unwrap();
-        let ask = async |users: &Users, caller, name: &str, password: &str| {
+        let ask = async |users: &Users, purpose, name: &str, password: &str| {
             let password = Secret::new(password.to_owned());
-            passwords.verify(name, &password, users, caller).await
+            passwords.verify(name, &password, users, purpose).await
         };
-        for caller in [CHECK, Caller::Admin] {
+        for purpose in [CHECK, Purpose::Admin] {
             for (users, name) in [(&both, "large"), (&alone, "large"), (&alone, "nobody")] {
                 assert!(
-                    matches!(ask(users, caller, name, "hunter2").await, PasswordResult::Unverified),
+                    matches!(ask(users, purpose, name, "hunter2").await, PasswordResult::Unverified),
                     "{name}"
                 );
             }
-            assert_eq!(verify_for(caller, &passwords, &both, "small", "hunter2").await, "right");
-            assert_eq!(verify_for(caller, &passwords, &both, "small", "guess").await, "wrong");
-            assert_eq!(verify_for(caller, &passwords, &both, "nobody", "guess").await, "wrong");
+            assert_eq!(verify_for(purpose, &passwords, &both, "small", "hunter2").await, "right");
+            assert_eq!(verify_for(purpose, &passwords, &both, "small", "guess").await, "wrong");
+            assert_eq!(verify_for(purpose, &passwords, &both, "nobody", "guess").await, "wrong");
         }
         assert_eq!((both.most_memory_kib(1023), both.most_memory_kib(2048)), (bcrypt.memory_kib(), 2048));
         assert_eq!(both.costliest_hash(1023).unwrap().as_str(), bcrypt.as_str());
@@ -427,7 +427,7 @@ mod tests {
         let guess = async |number: usize| {
             let password = Secret::new(format!("guess-{number}"));
             passwords
-                .verify("alice", &password, &users, Caller::Check { deadline: Some(Duration::ZERO) })
+                .verify("alice", &password, &users, Purpose::Check { deadline: Some(Duration::ZERO) })
                 .await
         };
         for number in 0..MAX_PENDING {

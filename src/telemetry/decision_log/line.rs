@@ -11,13 +11,13 @@ const USUAL_LENGTH: usize = 512;
 
 /// A line at info that is being written.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct LogLine {
     format: LogFormat,
     target: &'static str,
     bytes: Vec<u8>,
 }
 
-impl Line {
+impl LogLine {
     /// Begins with the time and the message.  Message and target, by which lines are found, are plain words.
     pub(super) fn begin(
         format: LogFormat,
@@ -86,7 +86,7 @@ mod tests {
 
     fn written(format: LogFormat) -> String {
         let now = "2026-11-21T23:04:05.000607Z".parse().unwrap();
-        let mut line = Line::begin(format, now, "decision", "allowed");
+        let mut line = LogLine::begin(format, now, "decision", "allowed");
         line.text("policy", "Zoë's \"own\"\\");
         line.text("path", "/a\n\u{202e}");
         line.number("duration_us", 12);

@@ -36,13 +36,13 @@ struct LastLogged {
 
 /// Takes finished spans without waiting: beyond `capacity` they are dropped and counted.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct SpanQueue {
     batches: BatchSpanProcessor,
     capacity: usize,
     traffic: Arc<Traffic>,
 }
 
-impl Queue {
+impl SpanQueue {
     /// A queue before this exporter for at most so many spans.
     /// `OTEL_BSP_SCHEDULE_DELAY` and `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` say how it is emptied.
     pub(super) fn before<E>(exporter: E, capacity: usize, dropped: Counter) -> Self
@@ -59,7 +59,7 @@ impl Queue {
     }
 }
 
-impl SpanProcessor for Queue {
+impl SpanProcessor for SpanQueue {
     fn on_start(&self, span: &mut Span, context: &Context) {
         self.batches.on_start(span, context);
     }

@@ -17,7 +17,7 @@ const SAMPLERS: [&str; 6] = [
 
 /// How traces are sent.
 #[derive(Debug)]
-pub(super) struct Settings {
+pub(super) struct TraceSettings {
     /// With a scheme.
     pub endpoint: String,
     /// How an `https` endpoint is trusted.
@@ -73,7 +73,7 @@ const CLIENT_CERTIFICATE: Pair =
     ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE");
 const CLIENT_KEY: Pair = ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "OTEL_EXPORTER_OTLP_CLIENT_KEY");
 
-impl Settings {
+impl TraceSettings {
     /// What these variables say; `None` when they want no traces.  An empty variable counts as unset
     /// (OpenTelemetry, "Environment Variable Specification").
     ///
@@ -148,9 +148,9 @@ fn read(variable: &'static str, path: String) -> Result<Vec<u8>, SettingsError> 
 mod tests {
     use super::*;
 
-    fn read(variables: &[(&str, &str)]) -> Result<Option<Settings>, SettingsError> {
+    fn read(variables: &[(&str, &str)]) -> Result<Option<TraceSettings>, SettingsError> {
         let find = |name: &str| variables.iter().find(|(key, _)| *key == name);
-        Settings::read(|name| find(name).map(|(_, value)| (*value).to_owned()))
+        TraceSettings::read(|name| find(name).map(|(_, value)| (*value).to_owned()))
     }
 
     const HERE: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317");
