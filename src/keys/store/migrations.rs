@@ -12,12 +12,14 @@ pub(super) type Numbered = [(i64, &'static str, &'static str)];
 pub(super) const SQLITE: &Numbered = &[
     (1, "keys and sessions", include_str!("sqlite_0001.sql")),
     (2, "the order of sessions", include_str!("sqlite_0002.sql")),
+    (3, "the history of the store", include_str!("sqlite_0003.sql")),
 ];
 /// PostgreSQL's.
 #[cfg(feature = "postgres")]
 pub(super) const POSTGRES: &Numbered = &[
     (1, "keys and sessions", include_str!("postgres_0001.sql")),
     (2, "the order of sessions", include_str!("postgres_0002.sql")),
+    (3, "the history of the store", include_str!("postgres_0003.sql")),
 ];
 
 /// Why a store's schema is not up to date.

@@ -187,7 +187,8 @@ async fn is_alive(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     Ok(matches!(timeout(PING_TIMEOUT, connection.ping()).await, Ok(Ok(()))))
 }
 
-/// Takes the lock that every change takes, before the transaction reads anything.
+/// Takes the lock that every change takes at its COMMIT, at once.  Rows that exist are locked before it, never after:
+/// two transactions that each hold what the other waits for would end in an error.
 async fn lock(transaction: &mut Transaction<'static, Postgres>) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT value FROM api_revision FOR UPDATE").execute(&mut **transaction).await?;
     Ok(())
@@ -325,7 +326,8 @@ impl Store for PostgresStore {
         grant_check: &GrantCheck<'_>,
     ) -> Result<StoredKey, RotateError> {
         let mut transaction = self.write().await?;
-        lock(&mut transaction).await?;
+        let query = sqlx::query("SELECT id FROM api_keys WHERE id = $1 FOR UPDATE").bind(id);
+        query.execute(&mut *transaction).await?;
         let stored = Self::key_by_id(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
         if stored.key.status(now) != Status::Live {
             return Err(RotateError::Dead);
@@ -392,6 +394,8 @@ impl Store for PostgresStore {
         opened_after: Timestamp,
     ) -> Result<Vec<TokenDigest>, StoreError> {
         let mut transaction = self.write().await?;
+        let sql = "SELECT digest FROM api_sessions WHERE user_name = $1 ORDER BY digest FOR UPDATE";
+        sqlx::query(sql).bind(&session.user).execute(&mut *transaction).await?;
         lock(&mut transaction).await?;
         let sql = "SELECT digest FROM api_sessions WHERE user_name = $1 \
                    AND last_used_at > to_timestamp($2) AND created_at > to_timestamp($3) \
@@ -422,12 +426,15 @@ impl Store for PostgresStore {
     }
 
     async fn touch_sessions(&self, used: &[(TokenDigest, Timestamp)]) -> Result<(), StoreError> {
-        // The statement's trigger takes the lock of all changes before any row's, so there is no deadlock.
+        // Rows are locked in the order of digests, as everywhere.
         let (digests, times): (Vec<&[u8]>, Vec<i64>) =
             used.iter().map(|(digest, at)| (digest.as_bytes().as_slice(), at.as_second())).unzip();
-        let sql = "UPDATE api_sessions s SET last_used_at = to_timestamp(u.at) \
-                   FROM unnest($1::bytea[], $2::bigint[]) AS u (digest, at) \
-                   WHERE s.digest = u.digest AND s.last_used_at <= to_timestamp(u.at) - interval '60 seconds'";
+        let sql = "WITH due AS ( \
+                       SELECT s.digest, to_timestamp(u.at) AS at FROM api_sessions s \
+                       JOIN unnest($1::bytea[], $2::bigint[]) AS u (digest, at) ON u.digest = s.digest \
+                       WHERE s.last_used_at <= to_timestamp(u.at) - interval '60 seconds' \
+                       ORDER BY s.digest FOR UPDATE OF s \
+                   ) UPDATE api_sessions SET last_used_at = due.at FROM due WHERE api_sessions.digest = due.digest";
         sqlx::query(sql).bind(digests).bind(times).execute(self.pool()?).await?;
         Ok(())
     }
@@ -439,8 +446,10 @@ impl Store for PostgresStore {
     }
 
     async fn purge_sessions(&self, used_until: Timestamp, opened_until: Timestamp) -> Result<(), StoreError> {
-        let sql = "DELETE FROM api_sessions \
-                   WHERE last_used_at <= to_timestamp($1) OR created_at <= to_timestamp($2)";
+        let sql = "DELETE FROM api_sessions WHERE digest IN ( \
+                       SELECT digest FROM api_sessions \
+                       WHERE last_used_at <= to_timestamp($1) OR created_at <= to_timestamp($2) \
+                       ORDER BY digest FOR UPDATE)";
         let query = sqlx::query(sql).bind(used_until.as_second()).bind(opened_until.as_second());
         query.execute(self.pool()?).await?;
         Ok(())
