@@ -1,10 +1,8 @@
 //! The wiring of the server: [`build`] binds every listener, [`Bound::serve`] serves until a signal.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
@@ -15,6 +13,7 @@ use crate::ext_authz::{self, CheckService};
 use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
 use crate::keys::Keys;
+use crate::keys::follower::FollowerThread;
 use crate::keys::store::OpenError;
 use crate::memory;
 use crate::probes;
@@ -102,6 +101,9 @@ pub enum ServeError {
     /// The operating system gives no thread.
     #[error("cannot start the thread that reloads the configuration: {0}")]
     Reload(std::io::Error),
+    /// The operating system gives no thread.
+    #[error("cannot start the thread that follows the key store: {0}")]
+    Follower(std::io::Error),
     /// A listener stopped by itself.
     #[error("the listener {0} stopped by itself: please report this")]
     ListenerStopped(&'static str),
@@ -235,7 +237,10 @@ impl Bound {
             ext_authz::serve(self.ext_authz_listener, ext_authz_tls, self.service, routes, shutdown.clone());
         let mut admin = tokio::spawn(admin);
         let reloads = self.reloader.start().map_err(ServeError::Reload)?;
-        let follower = self.keys.as_ref().map(|keys| tokio::spawn(Arc::clone(keys).follow()));
+        let follower = match &self.keys {
+            Some(keys) => Some(FollowerThread::start(Arc::clone(keys)).map_err(ServeError::Follower)?),
+            None => None,
+        };
         // A key that was not read yet is answered with 503; after a while that is better than no answer.
         let early_signal = match &self.keys {
             Some(keys) => first_reading(keys, &mut signals).await,
@@ -313,11 +318,9 @@ async fn next_shutdown_signal(
 }
 
 /// Stops the follower and closes the key store.  A SQLite store is one complete file afterwards.
-async fn close_store(keys: &Keys, follower: JoinHandle<Infallible>) {
-    follower.abort();
+async fn close_store(keys: &Keys, follower: FollowerThread) {
     let closed = tokio::time::timeout(CLOSE_STORE_TIMEOUT, async {
-        // The result is that of an aborted task.
-        let _ = follower.await;
+        follower.stop().await;
         keys.close().await;
     });
     if closed.await.is_err() {

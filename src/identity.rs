@@ -121,13 +121,13 @@ impl Sources {
             let now = self.clock.now();
             match keys.find(digest, now) {
                 // It may have been revoked since the store was last read, which is longer ago than `max_staleness`.
-                KeyLookup::Live(_) if keys.is_stale(now, max_staleness(snapshot)) => {
+                KeyLookup::Live(_) if keys.is_stale(max_staleness(snapshot)) => {
                     return Err(DenyReason::KeysUnavailable);
                 }
                 KeyLookup::Live(principal) => return Ok(Identity::Authenticated(principal)),
                 KeyLookup::Expired => return Err(DenyReason::ExpiredToken),
                 KeyLookup::Revoked => return Err(DenyReason::RevokedToken),
-                KeyLookup::Unknown if issued_format && keys.is_unknowable(now, max_staleness(snapshot)) => {
+                KeyLookup::Unknown if issued_format && keys.is_unknowable(max_staleness(snapshot)) => {
                     return Err(DenyReason::KeysUnavailable);
                 }
                 KeyLookup::Unknown => {}
@@ -168,13 +168,13 @@ impl Sources {
         let now = self.clock.now();
         let Some(session) = keys.find_session(digest, now) else {
             // It may have been opened, or used, since the store was last read.
-            let may_be_one = issued_format && keys.is_unknowable(now, max_staleness(snapshot));
+            let may_be_one = issued_format && keys.is_unknowable(max_staleness(snapshot));
             return if may_be_one { Err(DenyReason::KeysUnavailable) } else { Ok(Identity::NoSession) };
         };
         let user = snapshot.users.get(&session.user);
         match user.filter(|user| user.password_digest == session.password_digest) {
             None => Ok(Identity::NoSession),
-            Some(_) if keys.is_stale(now, max_staleness(snapshot)) => Err(DenyReason::KeysUnavailable),
+            Some(_) if keys.is_stale(max_staleness(snapshot)) => Err(DenyReason::KeysUnavailable),
             Some(user) => Ok(Identity::Authenticated(Arc::clone(&user.in_session))),
         }
     }

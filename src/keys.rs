@@ -16,7 +16,7 @@
 //! 3. The row comes back as a [`StoredKey`] (`keys/store/rows.rs`) and goes into this replica's index
 //!    (`keys/index.rs`).  Then the API replies: the key works here.
 //! 4. Another replica's [`Follower`](follower::Follower) hears the notification, or polls.  It reads the changes
-//!    since its own revision ([`Store::changes`]) and puts them into its index.
+//!    since its own cursor ([`Source`](source::Source)) and puts them into its index.
 //! 5. A Check there finds the digest ([`Keys::find`], called by `identity.rs`) and gets the key's principal.  That
 //!    was a use: the index sends the entry to the follower, which writes `last_used_at`.
 //!
@@ -27,17 +27,19 @@
 //! creator gives it (`record.rs`).
 
 pub mod follower;
+mod history;
 pub mod index;
 pub mod lookup;
 pub mod manage;
 pub mod name;
 mod record;
 pub mod sessions;
+pub mod source;
 pub mod store;
 pub mod usage;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -48,7 +50,9 @@ use tokio::time::timeout;
 use self::index::Index;
 #[cfg(feature = "postgres")]
 use self::store::PostgresStore;
-use self::store::{OpenError, OpenFailure, Revision, SqliteStore, Store, StoreError, StoreFailure, StoreUrl};
+use self::store::{
+    Committed, Gate, OpenError, OpenFailure, SqliteStore, Store, StoreError, StoreFailure, StoreUrl,
+};
 use self::usage::Used;
 use crate::clock::Clock;
 use crate::secret::Secret;
@@ -84,17 +88,23 @@ pub struct KeySettings {
     pub max_staleness: Option<Duration>,
 }
 
+/// [`Keys::read_at`] before the first reading.
+const NEVER: i64 = i64::MIN;
+
 /// The issued keys and the sessions: found in memory, changed in the store.
 pub struct Keys {
     store: Box<dyn Store>,
     index: Arc<Index>,
     clock: Clock,
-    /// The revision that the index shows; `None` before the first reading, and when the whole contents are to be read.
-    /// Every change and every reading holds this lock until the index shows it, so that the index never goes back
-    /// in time.
-    index_revision: Mutex<Option<Revision>>,
-    /// When the store was last read, in milliseconds since 1970.
+    /// Every change and every reading of a page holds it until the index shows it.
+    gate: Gate,
+    /// When the index last showed all that the store said, in milliseconds of the clock that nobody sets; [`NEVER`].
     read_at: AtomicI64,
+    /// The revision that it showed then.
+    revision: AtomicI64,
+    /// The store's schema is for newer programs alone.
+    is_outdated: AtomicBool,
+    history_rewrites: AtomicU64,
     was_read: watch::Sender<bool>,
     store_errors: AtomicU64,
     /// The keys and sessions whose use is to be written down, from the index to the follower.
@@ -132,7 +142,7 @@ impl Keys {
             StoreUrl::Postgres(url) => Box::new(PostgresStore::open_read_only(url)?),
         };
         let keys = Self::with_store(store, clock);
-        let read = keys.read().await;
+        let read = follower::read_once(&keys).await;
         read.map_err(|error| OpenError::Rejected {
             store: url.clone(),
             reason: OpenFailure::Store(error.0),
@@ -147,8 +157,11 @@ impl Keys {
             store,
             index: Arc::new(Index::new(sender)),
             clock,
-            index_revision: Mutex::new(None),
-            read_at: AtomicI64::new(0),
+            gate: Gate::default(),
+            read_at: AtomicI64::new(NEVER),
+            revision: AtomicI64::new(0),
+            is_outdated: AtomicBool::new(false),
+            history_rewrites: AtomicU64::new(0),
             was_read: watch::Sender::new(false),
             store_errors: AtomicU64::new(0),
             used: Mutex::new(receiver),
@@ -175,20 +188,16 @@ impl Keys {
         tracing::warn!(reason = error.0.to_string(), "could not {operation}: the key store failed");
     }
 
-    /// Changes the store and then the index, and lets nobody read the store in between: a reading from before the
-    /// change would undo it in the index.
+    /// Changes the store, and the index before anybody else reads or changes it.
     async fn change<T, E: From<StoreError>>(
         &self,
-        change: impl Future<Output = Result<T, E>>,
+        change: impl Future<Output = Result<Committed<T>, E>>,
         update_index: impl FnOnce(&T),
     ) -> Result<T, E> {
-        with_timeout(OPERATION_TIMEOUT, async {
-            let _revision = self.index_revision.lock().await;
-            let changed = change.await?;
-            update_index(&changed);
-            Ok(changed)
-        })
-        .await
+        let Committed { value, guard } = with_timeout(OPERATION_TIMEOUT, change).await?;
+        update_index(&value);
+        drop(guard);
+        Ok(value)
     }
 
     /// The present time minus this.

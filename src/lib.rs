@@ -57,7 +57,7 @@
 //! | transport | [`server`] [`readiness`] [`service_manager`] [`shutdown`] [`watch`] | connections, TLS, limits, signals, files |
 //! | telemetry | [`telemetry`] | metrics, decision log, audit log, traces |
 //! | engine | [`authorizer`] [`answer`] [`decision`] [`identity`] | no I/O but the verification of passwords |
-//! | state | [`snapshot`] [`config`] [`clock`] [`keys`] [`memory`] | the configuration as a file and in force; the issued keys |
+//! | state | [`snapshot`] [`config`] [`clock`] [`keys`] [`priority`] [`memory`] | the configuration as a file and in force; the issued keys |
 //! | rules | [`credential`] [`deny_reason`] [`policy`] | pure functions, each with its own small error |
 //! | model | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] [`folder`] | no async, no clock, no environment |
 //!
@@ -145,6 +145,7 @@ pub mod keys;
 pub mod memory;
 pub mod password;
 pub mod policy;
+pub mod priority;
 #[cfg(feature = "server")]
 pub mod probes;
 #[cfg(feature = "server")]

@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::{
     Config, Diagnostic, Errors, Files, Loaded, Pipes, Restrictions, ServerTls, Startup, Tls,
 };
+use crate::priority;
 use crate::server::tls::Acceptors;
 use crate::snapshot::{Snapshot, SnapshotStore};
 use crate::telemetry::Telemetry;
@@ -28,10 +29,6 @@ use crate::watch::{Cause, Watch, WatchHandle};
 const RETIRE_INTERVAL: Duration = Duration::from_millis(20);
 /// No decision takes longer than this.  A snapshot that is still in use is dropped by its last user.
 const DECISION_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The nice value of the reloader (nice(2)) above that of the threads that answer Checks: of a processor that
-/// they keep busy it gets about a tenth.
-const NICENESS: i32 = 10;
 
 /// The pause after a reload that panicked: the files may still be the same.
 const PANIC_BACKOFF: Duration = Duration::from_secs(10);
@@ -115,7 +112,7 @@ impl Reloader {
     pub fn start(mut self) -> std::io::Result<WatchHandle> {
         let (mut watch, handle) = Watch::new();
         let run = move || {
-            lower_priority();
+            priority::lower();
             loop {
                 let cause = watch.wait(&self.baseline.files);
                 if cause == Cause::Stopped {
@@ -244,15 +241,6 @@ impl Reloader {
             milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             "the configuration was reloaded"
         );
-    }
-}
-
-/// Lowers the priority of this thread and of the threads that it starts.  A sidecar often has one processor, on
-/// which a reload would hold up Checks for whole time slices of several milliseconds.
-fn lower_priority() {
-    // Some sandboxes allow nobody to set priorities.  Reloads then cost Checks more time.
-    if let Err(error) = rustix::process::nice(NICENESS) {
-        tracing::debug!(%error, "reloads do not give way to Checks");
     }
 }
 

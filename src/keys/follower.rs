@@ -1,119 +1,402 @@
 //! Following the store: reading what others changed, and writing down what was used.
 //!
-//! The follower reads the changes since the revision that the index shows, twice a second and whenever the store
-//! notifies of one.  After an error it reads the whole contents, since the changes in between may be lost.
+//! The follower has a thread of its own, of lower priority than those that answer Checks, and connections of its own.
+//! It looks where the store stands, twice a second and whenever the store notifies of a change, and reads in steps of at
+//! most a thousand rows.  After an error it goes on from its cursor.  It reads everything only where the store cannot
+//! tell what changed: at the start, when the change log no longer reaches back, and when the store's history was
+//! rewritten.  Between any two steps it looks again, so that a revocation waits for one step at most.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
-use super::store::{Changes, Revision, StoreError, StoreFailure};
+use super::source::{Continuity, Cursor, LogPosition, Look, Revision, Source};
+use super::store::{FollowerStore, SCHEMA, StoreError, StoreFailure, Upkeep};
 use super::usage::PendingUses;
 use super::{Keys, with_timeout};
+use crate::priority;
+use crate::token::TokenDigest;
 
-/// How long reading the changes may take.
-const CHANGES_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long reading the whole contents may take.
-const CONTENTS_TIMEOUT: Duration = Duration::from_secs(180);
+/// How long one reading of the store may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the store is read, with or without a notification.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// After a failure the store is read again after this long, then after twice as long, and so on …
+/// After a failure the store is read again after at most this long, then after at most twice as long, and so on …
 const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// … up to this.
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// Before reading everything anew a replica waits for a random part of this: what made it necessary for one made it
+/// necessary for all.
+const MAX_READING_DELAY: Duration = Duration::from_secs(1);
 /// How often uses are written.
 const WRITE_USES_INTERVAL: Duration = Duration::from_secs(1);
 /// How often ended sessions are deleted.
 const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
+/// How often a writer shows copies of the store that it is there.
+const STAMP_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the last uses may take to be written when the follower stops.
+const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The most keys that one line of the log names.
+const MAX_NAMES: usize = 100;
 
 /// Follows the store for one process.
 pub struct Follower {
     keys: Arc<Keys>,
+    store: FollowerStore,
+    reader: Reader,
     uses: PendingUses,
     backoff: Backoff,
     write_uses_at: Instant,
     purge_at: Instant,
+    stamp_at: Instant,
+}
+
+/// How far the store was read.
+#[derive(Default)]
+struct Reader {
+    /// Every change up to here is in the index, or in one of the windows; `None` before the first look.
+    cursor: Option<Cursor>,
+    /// The parts of the change log that are still to be read.  The newest, at the end, is read first.
+    windows: Vec<Window>,
+    /// How far a reading of everything has come.
+    reading: Option<Reading>,
+    /// The number by which somebody accepts a history that was rewritten, as the last look saw it.
+    accepted: Option<i64>,
+    /// The history was rewritten, and what is live again has not been told yet.
+    is_rewritten: bool,
+    /// The copy that is read is behind the cursor, and that was told.
+    is_behind: bool,
+}
+
+/// A part of the change log.
+struct Window {
+    from: LogPosition,
+    until: Revision,
+}
+
+/// How far a reading of everything has come.
+enum Reading {
+    /// To the key of this id.
+    Keys(i64),
+    /// To the session of this digest; with those that were found.
+    Sessions(Option<TokenDigest>, HashSet<TokenDigest>),
+}
+
+impl Reading {
+    const START: Self = Self::Keys(i64::MIN);
+}
+
+/// Whether there is more to read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    More,
+    Done,
+}
+
+/// Reads the whole store once.
+pub(super) async fn read_once(keys: &Arc<Keys>) -> Result<(), StoreError> {
+    let mut follower = Follower::new(Arc::clone(keys));
+    let read = follower.read().await;
+    follower.store.source.close().await;
+    read
+}
+
+/// The follower's thread.
+pub struct FollowerThread {
+    stop: CancellationToken,
+    thread: thread::JoinHandle<()>,
+}
+
+impl FollowerThread {
+    /// Starts to follow the store.
+    ///
+    /// # Errors
+    /// The operating system gives no thread, or no event queue.
+    pub fn start(keys: Arc<Keys>) -> std::io::Result<Self> {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let follow = move || {
+            priority::lower();
+            runtime.block_on(async {
+                let mut follower = Follower::new(keys);
+                stopped.run_until_cancelled(follower.run()).await;
+                follower.finish().await;
+            });
+        };
+        let thread = thread::Builder::new().name("keys".to_owned()).spawn(follow)?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Stops the follower, which writes the last uses, and waits for its end.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        // A panic outside of the loop that catches them has nothing left to stop.
+        let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
+    }
 }
 
 impl Keys {
-    /// Follows the store until the future is dropped.
+    /// Follows the store until the future is dropped, in the runtime of the caller.
     pub async fn follow(self: Arc<Self>) -> Infallible {
         Follower::new(self).run().await
     }
 }
 
 impl Follower {
-    /// A follower whose first tick reads the store, writes uses and deletes ended sessions.
+    /// A follower whose first tick reads the store, writes uses and deletes ended sessions.  Its connections belong to
+    /// the runtime of the caller.
     pub fn new(keys: Arc<Keys>) -> Self {
+        let store = keys.store.for_follower();
+        Self::with_store(keys, store)
+    }
+
+    /// The same, of what is handed in.
+    pub fn with_store(keys: Arc<Keys>, store: FollowerStore) -> Self {
         let now = Instant::now();
         Self {
             keys,
+            store,
+            reader: Reader::default(),
             uses: PendingUses::default(),
             backoff: Backoff::default(),
             write_uses_at: now,
             purge_at: now,
+            stamp_at: now,
         }
     }
 
-    /// Reads the store once and, where they are due at `now` and the store could be read, writes the uses and
-    /// deletes ended sessions.  Returns how long to wait for a notification before the next tick.
+    /// Reads the store until the index shows all that it said and, where they are due at `now` and the store could be
+    /// read, writes the uses and deletes ended sessions.  Returns how long to wait for a notification before the next
+    /// tick.
     pub async fn tick(&mut self, now: Instant) -> Duration {
-        let read = self.keys.read().await;
+        let read = self.read().await;
         self.report(&read);
         self.uses.receive(&mut *self.keys.used.lock().await);
-        if read.is_ok() && now >= self.write_uses_at {
+        if let (Ok(()), Some(upkeep)) = (read, self.store.upkeep.clone()) {
+            self.write(&*upkeep, now).await;
+        }
+        self.backoff.interval(random_part())
+    }
+
+    /// Writes what is due at this instant.
+    async fn write(&mut self, upkeep: &dyn Upkeep, now: Instant) {
+        if now >= self.write_uses_at {
             self.write_uses_at = now + WRITE_USES_INTERVAL;
-            self.keys.write_uses(&mut self.uses).await;
+            self.keys.write_uses(upkeep, &mut self.uses).await;
         }
-        if read.is_ok() && now >= self.purge_at {
+        if now >= self.purge_at {
             self.purge_at = now + PURGE_INTERVAL;
-            self.keys.purge_sessions().await;
+            self.keys.purge_sessions(upkeep).await;
         }
-        self.backoff.interval()
+        if now >= self.stamp_at {
+            self.stamp_at = now + STAMP_INTERVAL;
+            if let Err(error) = with_timeout(READ_TIMEOUT, upkeep.stamp()).await {
+                self.keys.operation_failed("write that this process is there", &error);
+            }
+        }
     }
 
     /// Ticks for ever.
     ///
     /// A panic does not end it: a replica that hears of no revocation is worse than one that starts again.  A panic
     /// is logged and counted as an error of the store, and the follower starts again with the whole contents.
-    pub async fn run(mut self) -> Infallible {
+    pub async fn run(&mut self) -> Infallible {
         loop {
             let ended = AssertUnwindSafe(self.run_until_panic()).catch_unwind().await;
             let Err(_panic) = ended;
             self.keys.count_store_error();
             self.backoff.failed();
-            let pause = self.backoff.interval();
+            let pause = self.backoff.interval(1.0);
             tracing::error!(
                 seconds = pause.as_secs_f64(),
                 "a panic while following the key store: please report this; it begins again"
             );
             sleep(pause).await;
-            self.keys.require_full_read().await;
+            self.reader.read_everything();
         }
     }
 
     async fn run_until_panic(&mut self) -> Infallible {
-        let keys = Arc::clone(&self.keys);
-        let mut notified = Box::pin(keys.notified_after(Duration::ZERO));
+        let source = Arc::clone(&self.store.source);
+        let mut notified = Box::pin(notified_after(&*source, Duration::ZERO));
         loop {
             let interval = self.tick(Instant::now()).await;
             tokio::select! {
                 result = &mut notified => {
-                    if result.is_err() {
-                        // Notifications may have been missed.
-                        keys.require_full_read().await;
-                    }
                     let pause = if result.is_ok() { Duration::ZERO } else { interval };
-                    notified.set(keys.notified_after(pause));
+                    notified.set(notified_after(&*source, pause));
                 }
                 () = sleep(interval) => {}
             }
         }
+    }
+
+    /// Writes the last uses and closes the connections.
+    async fn finish(mut self) {
+        if let Some(upkeep) = self.store.upkeep.clone() {
+            self.uses.receive(&mut *self.keys.used.lock().await);
+            let written = self.keys.write_uses(&*upkeep, &mut self.uses);
+            // Late uses are a loss of minutes in `last_used_at`.
+            let _ = tokio::time::timeout(LAST_WRITE_TIMEOUT, written).await;
+        }
+        self.store.source.close().await;
+    }
+
+    /// Reads until the index shows all that the store said.
+    async fn read(&mut self) -> Result<(), StoreError> {
+        loop {
+            let started = self.keys.clock.elapsed();
+            let age = self.look().await?;
+            if self.step().await? == Step::Done {
+                self.complete(started, age);
+                return Ok(());
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Looks where the store stands, and notes what is to be read.  Returns how old the store's newest write is.
+    async fn look(&mut self) -> Result<Duration, StoreError> {
+        let look = with_timeout(READ_TIMEOUT, self.store.source.look(self.reader.cursor.as_ref())).await?;
+        self.check_schema(look.oldest_reader)?;
+        if let Some(accepted) = self.reader.accepted.replace(look.accepted)
+            && accepted != look.accepted
+        {
+            let denied = self.keys.index.denied_len();
+            self.keys.index.accept_history();
+            tracing::info!(
+                denied,
+                "the history of the key store was accepted: what was held back works again"
+            );
+        }
+        let Look { cursor, continuity, age, .. } = look;
+        match (&self.reader.cursor, continuity) {
+            (None, _) => self.reader.read_everything(),
+            (Some(_), Continuity::Behind) => {
+                if !std::mem::replace(&mut self.reader.is_behind, true) {
+                    tracing::warn!(
+                        "the copy of the key store that is read now is behind the one that was read before"
+                    );
+                }
+                return Err(StoreError(StoreFailure::Behind));
+            }
+            (Some(since), Continuity::Continues) => {
+                if since.revision != cursor.revision {
+                    let from = LogPosition::after(since.revision);
+                    self.reader.windows.push(Window { from, until: cursor.revision });
+                }
+            }
+            (Some(_), Continuity::Pruned) => {
+                tracing::info!(
+                    "the change log of the key store no longer reaches back: all keys are read again"
+                );
+                sleep(MAX_READING_DELAY.mul_f64(random_part())).await;
+                self.reader.read_everything();
+            }
+            (Some(since), Continuity::Rewritten) => {
+                self.keys.history_rewrites.fetch_add(1, Ordering::Relaxed);
+                self.keys.index.deny_dead(self.keys.clock.now());
+                tracing::error!(
+                    known_revision = since.revision.0,
+                    revision = cursor.revision.0,
+                    known_store = &*since.store,
+                    store = &*cursor.store,
+                    "the history of the key store was rewritten (restored from a backup, replaced, or failed over \
+                     without its last changes): all keys are read again, and what this process knows as dead stays denied"
+                );
+                self.reader.is_rewritten = true;
+                self.reader.read_everything();
+            }
+        }
+        self.reader.is_behind = false;
+        self.reader.cursor = Some(cursor);
+        Ok(age.unwrap_or_default())
+    }
+
+    /// A schema that narrows access may hold what this program does not know of.
+    fn check_schema(&self, oldest_reader: i64) -> Result<(), StoreError> {
+        let is_outdated = oldest_reader > SCHEMA;
+        self.keys.is_outdated.store(is_outdated, Ordering::Relaxed);
+        if is_outdated {
+            return Err(StoreError(StoreFailure::Outdated { oldest_reader, known: SCHEMA }));
+        }
+        Ok(())
+    }
+
+    /// Reads the next page, if there is one, into the index.
+    async fn step(&mut self) -> Result<Step, StoreError> {
+        let (source, index) = (&*self.store.source, &self.keys.index);
+        if let Some(window) = self.reader.windows.last_mut() {
+            let gate = self.keys.gate.enter().await;
+            let page = with_timeout(READ_TIMEOUT, source.changes(window.from, window.until)).await?;
+            if page.pruned > window.from.complete_revision() {
+                tracing::info!(
+                    "the change log of the key store was cut while it was read: all keys are read again"
+                );
+                self.reader.read_everything();
+                return Ok(Step::More);
+            }
+            match page.next {
+                Some(next) => window.from = next,
+                None => drop(self.reader.windows.pop()),
+            }
+            index.apply_changes(page);
+            drop(gate);
+        } else if let Some(reading) = &mut self.reader.reading {
+            let gate = self.keys.gate.enter().await;
+            match reading {
+                Reading::Keys(after) => {
+                    let after = *after;
+                    let page = with_timeout(READ_TIMEOUT, source.keys(after)).await?;
+                    *reading = match page.next {
+                        Some(next) => Reading::Keys(next),
+                        None => Reading::Sessions(None, HashSet::new()),
+                    };
+                    index.apply_keys(after, page);
+                }
+                Reading::Sessions(after, found) => {
+                    let page = with_timeout(READ_TIMEOUT, source.sessions(*after)).await?;
+                    found.extend(page.sessions.iter().map(|session| session.digest));
+                    page.sessions.into_iter().for_each(|session| index.put_session(session));
+                    *after = page.next;
+                    if after.is_none() {
+                        index.retain_sessions(found);
+                        self.reader.reading = None;
+                    }
+                }
+            }
+            drop(gate);
+        }
+        let is_done = self.reader.windows.is_empty() && self.reader.reading.is_none();
+        Ok(if is_done { Step::Done } else { Step::More })
+    }
+
+    /// The index shows all that the store said when the last look began.
+    fn complete(&mut self, started: Duration, age: Duration) {
+        if std::mem::take(&mut self.reader.is_rewritten) {
+            let (names, number) = self.keys.index.denied_but_live(self.keys.clock.now(), MAX_NAMES);
+            if number > 0 {
+                tracing::error!(
+                    denied = number,
+                    keys = names.join(", "),
+                    "keys or sessions that were dead are live again in the rewritten key store: this process denies them \
+                     until somebody runs `envoy-auth-tokens keys accept-history`, or it restarts"
+                );
+            }
+        }
+        if let Some(cursor) = &self.reader.cursor {
+            self.keys.revision.store(cursor.revision.0, Ordering::Relaxed);
+        }
+        self.keys.was_read_at(started, age);
     }
 
     /// Logs the beginning and the end of an outage, and counts the errors in between.
@@ -141,50 +424,25 @@ impl Follower {
     }
 }
 
-impl Keys {
-    /// Waits this long, and then for a notification of the store.
-    async fn notified_after(&self, pause: Duration) -> Result<(), StoreError> {
-        sleep(pause).await;
-        self.store.changed().await
+impl Reader {
+    /// Begins to read everything, from the start.
+    fn read_everything(&mut self) {
+        self.windows.clear();
+        self.reading = Some(Reading::START);
     }
+}
 
-    /// Lets the next reading be of the whole contents.
-    async fn require_full_read(&self) {
-        *self.index_revision.lock().await = None;
-    }
+/// Waits this long, and then for a notification of the store.
+async fn notified_after(source: &dyn Source, pause: Duration) -> Result<(), StoreError> {
+    sleep(pause).await;
+    source.changed().await
+}
 
-    /// Brings the index up to the store's present revision.
-    pub(super) async fn read(&self) -> Result<(), StoreError> {
-        let mut revision = self.index_revision.lock().await;
-        let read_at = self.clock.now();
-        // An error leaves `None`: the next reading is of the whole contents.
-        *revision = Some(match revision.take() {
-            Some(since) => match with_timeout(CHANGES_TIMEOUT, self.store.changes(since)).await? {
-                Changes::Unknown => self.read_contents().await?,
-                Changes::Since { revision, keys, deleted_keys, sessions, deleted_sessions } => {
-                    keys.into_iter().for_each(|key| self.index.put(key));
-                    deleted_keys.into_iter().for_each(|id| self.index.remove(id));
-                    sessions.into_iter().for_each(|session| self.index.put_session(session));
-                    deleted_sessions.iter().for_each(|digest| self.index.remove_session(digest));
-                    revision
-                }
-            },
-            None => self.read_contents().await?,
-        });
-        self.read_at.store(read_at.as_millisecond(), Ordering::Release);
-        self.was_read.send_if_modified(|was_read| !std::mem::replace(was_read, true));
-        Ok(())
-    }
-
-    async fn read_contents(&self) -> Result<Revision, StoreError> {
-        let contents = with_timeout(CONTENTS_TIMEOUT, self.store.contents()).await?;
-        let revision = contents.revision;
-        // A million entries take a moment, in which this thread has other tasks.
-        let index = Arc::clone(&self.index);
-        let replaced = tokio::task::spawn_blocking(move || index.replace(contents)).await;
-        replaced.map_err(StoreFailure::Index)?;
-        Ok(revision)
-    }
+/// A random number from one half to one, so that replicas that failed together do not come back together.
+fn random_part() -> f64 {
+    // Without randomness replicas come back together, which is slower and not wrong.
+    let random = getrandom::u32().unwrap_or(u32::MAX);
+    0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0
 }
 
 /// How often the store is read: less often while it fails.
@@ -209,13 +467,13 @@ impl Backoff {
         self.failing_since.take()
     }
 
-    /// How long to wait before the next reading.
-    fn interval(&self) -> Duration {
+    /// How long to wait before the next reading: after a failure, this part of what is due.
+    fn interval(&self, part: f64) -> Duration {
         match self.failures {
             0 => POLL_INTERVAL,
             failures => {
                 let doubled = MIN_RETRY_INTERVAL.saturating_mul(1 << (failures - 1).min(8));
-                doubled.min(MAX_RETRY_INTERVAL)
+                doubled.min(MAX_RETRY_INTERVAL).mul_f64(part)
             }
         }
     }
@@ -228,16 +486,23 @@ mod tests {
     #[test]
     fn a_store_that_fails_is_read_less_often_and_one_that_is_back_as_before() {
         let mut backoff = Backoff::default();
-        assert_eq!(backoff.interval(), POLL_INTERVAL);
+        assert_eq!(backoff.interval(1.0), POLL_INTERVAL);
         let mut intervals = Vec::new();
         for number in 0..40 {
             assert_eq!(backoff.failed(), number == 0);
-            intervals.push(backoff.interval().as_millis());
+            intervals.push(backoff.interval(1.0).as_millis());
         }
         assert_eq!(intervals[..5], [250, 500, 1000, 2000, 2000]);
         assert_eq!(intervals[39], 2000);
         assert!(backoff.succeeded().is_some());
         assert!(backoff.succeeded().is_none());
-        assert_eq!(backoff.interval(), POLL_INTERVAL);
+        assert_eq!(backoff.interval(1.0), POLL_INTERVAL);
+    }
+
+    #[test]
+    fn replicas_that_failed_together_come_back_apart() {
+        let parts: Vec<f64> = (0..100).map(|_| random_part()).collect();
+        assert!(parts.iter().all(|part| (0.5..=1.0).contains(part)));
+        assert!(parts.iter().any(|part| *part < 0.7) && parts.iter().any(|part| *part > 0.8), "{parts:?}");
     }
 }

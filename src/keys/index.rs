@@ -2,7 +2,8 @@
 //!
 //! Readers never wait.  One writer at a time changes the entries of what changed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -10,15 +11,17 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::history::KnownDead;
 use super::sessions::Session;
-use super::store::Contents;
+use super::source::{ChangePage, KeyPage};
 use super::usage::{LastUse, Used};
 use super::{Role, StoredKey, StoredSession};
 use crate::actor::Actor;
 use crate::credential::{Kind, PolicyNames, Principal, has_expired};
 use crate::token::TokenDigest;
 
-type ById = HashMap<i64, Arc<IndexEntry>, foldhash::fast::RandomState>;
+/// In order, so that a page of keys shows which of them are gone; and a tree, which never moves all entries at once.
+type ById = BTreeMap<i64, Arc<IndexEntry>>;
 type Digests<T> = papaya::HashMap<TokenDigest, Arc<T>, foldhash::fast::RandomState>;
 
 /// What the index knows of a token's digest.
@@ -109,7 +112,7 @@ impl IndexEntry {
     }
 
     /// What this digest of the key is now; `None` when it is no digest of it.
-    fn find(&self, digest: &TokenDigest, now: Timestamp) -> Option<KeyLookup> {
+    fn status(&self, digest: &TokenDigest, now: Timestamp) -> Option<EntryStatus> {
         let until = match self.previous() {
             _ if self.digest == *digest => None,
             Some((previous, until)) if previous == *digest => Some(until),
@@ -117,13 +120,31 @@ impl IndexEntry {
             _ => return None,
         };
         Some(if self.revoked {
-            KeyLookup::Revoked
+            EntryStatus::Revoked
         } else if has_expired(self.expires_at, now) || has_expired(until, now) {
-            KeyLookup::Expired
+            EntryStatus::Expired
         } else {
-            KeyLookup::Live(Arc::clone(self.principal()))
+            EntryStatus::Live
         })
     }
+
+    /// The same, with the principal of a live key.
+    fn find(&self, digest: &TokenDigest, now: Timestamp) -> KeyLookup {
+        match self.status(digest, now) {
+            None => KeyLookup::Unknown,
+            Some(EntryStatus::Revoked) => KeyLookup::Revoked,
+            Some(EntryStatus::Expired) => KeyLookup::Expired,
+            Some(EntryStatus::Live) => KeyLookup::Live(Arc::clone(self.principal())),
+        }
+    }
+}
+
+/// What a digest of an entry is.
+#[derive(Clone, Copy)]
+enum EntryStatus {
+    Expired,
+    Revoked,
+    Live,
 }
 
 /// Every stored digest.
@@ -133,14 +154,25 @@ pub struct Index {
     /// The entry of each key, for writers.  Its lock is the writers' lock.
     by_id: Mutex<ById>,
     held: AtomicUsize,
+    known_dead: KnownDead,
     used: UnboundedSender<Used>,
+}
+
+/// Why an entry changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// Somebody changed the key: what it loses is dead.
+    Change,
+    /// A reading of everything found it so.
+    Reading,
 }
 
 impl Index {
     /// An empty index that sends the entries whose use is to be written.
     pub fn new(used: UnboundedSender<Used>) -> Self {
         let (keys, sessions) = (Digests::default(), Digests::default());
-        Self { keys, sessions, by_id: Mutex::default(), held: AtomicUsize::new(0), used }
+        let (by_id, held, known_dead) = (Mutex::default(), AtomicUsize::new(0), KnownDead::default());
+        Self { keys, sessions, by_id, held, known_dead, used }
     }
 
     /// What is known of a digest at this instant.  A live key counts as used.
@@ -149,7 +181,10 @@ impl Index {
         let Some(entry) = keys.get(digest) else {
             return KeyLookup::Unknown;
         };
-        let lookup = entry.find(digest, now).unwrap_or(KeyLookup::Unknown);
+        let mut lookup = entry.find(digest, now);
+        if matches!(lookup, KeyLookup::Live(_)) && self.known_dead.is_denied(digest) {
+            lookup = KeyLookup::Revoked;
+        }
         if matches!(lookup, KeyLookup::Live(_)) && entry.last_use.record(now.as_second()) {
             // The receiver lives as long as the index does: there is no error.
             let _ = self.used.send(Used::Key(entry.id, Arc::clone(&entry.last_use)));
@@ -160,7 +195,7 @@ impl Index {
     /// The live session of a digest.  It counts as used.
     pub fn find_session(&self, digest: &TokenDigest, now: Timestamp) -> Option<Arc<Session>> {
         let session = Arc::clone(self.sessions.pin().get(digest)?);
-        if !session.is_live(now) {
+        if !session.is_live(now) || self.known_dead.is_denied(digest) {
             return None;
         }
         if session.last_use().record(now.as_second()) {
@@ -181,14 +216,14 @@ impl Index {
         not_revoked.filter_map(|entry| entry.expires_at).filter(|&expires_at| expires_at > now).min()
     }
 
-    /// Inserts a key, or replaces it.
+    /// Inserts a key that somebody created or changed, or replaces it.
     pub fn put(&self, stored: StoredKey) {
-        self.put_locked(&mut self.lock(), stored);
+        self.put_locked(&mut self.lock(), stored, Cause::Change);
     }
 
-    /// Removes a key.
+    /// Removes a key that somebody deleted.
     pub fn remove(&self, id: i64) {
-        self.remove_locked(&mut self.lock(), id);
+        self.remove_locked(&mut self.lock(), id, Cause::Change);
     }
 
     /// Inserts a session, or replaces it.
@@ -203,36 +238,86 @@ impl Index {
         sessions.insert(stored.digest, Arc::new(stored.into()));
     }
 
-    /// Removes a session.
+    /// Removes a session that ended.
     pub fn remove_session(&self, digest: &TokenDigest) {
-        self.sessions.pin().remove(digest);
+        if self.sessions.pin().remove(digest).is_some() {
+            self.known_dead.remember(*digest);
+        }
     }
 
-    /// Replaces everything.  Entries that stay the same are kept.
-    pub fn replace(&self, contents: Contents) {
-        let mut by_id = self.lock();
-        if by_id.is_empty() {
-            let count = contents.keys.iter().map(Vec::len).sum();
-            by_id.reserve(count);
-            self.keys.pin().reserve(count);
-        } else {
-            let existing: HashSet<i64, foldhash::fast::RandomState> =
-                contents.keys.iter().flatten().map(|stored| stored.key.id).collect();
-            let gone: Vec<i64> = by_id.keys().copied().filter(|id| !existing.contains(id)).collect();
-            for id in gone {
-                self.remove_locked(&mut by_id, id);
-            }
+    /// Takes over a page of changes.
+    pub fn apply_changes(&self, page: ChangePage) {
+        for stored in page.keys {
+            self.put(stored);
         }
-        for stored in contents.keys.into_iter().flatten() {
-            self.put_locked(&mut by_id, stored);
+        for id in page.deleted_keys {
+            self.remove(id);
         }
-        drop(by_id);
-
-        let existing: HashSet<TokenDigest> = contents.sessions.iter().map(|session| session.digest).collect();
-        self.sessions.pin().retain(|digest, _| existing.contains(digest));
-        for session in contents.sessions {
+        for session in page.sessions {
             self.put_session(session);
         }
+        for digest in page.deleted_sessions {
+            self.remove_session(&digest);
+        }
+    }
+
+    /// Takes over a page of all keys: those with an id above `after`, up to where the page ends.  Entries that stay the
+    /// same are kept.
+    pub fn apply_keys(&self, after: i64, page: KeyPage) {
+        let mut by_id = self.lock();
+        let covered = (Bound::Excluded(after), page.next.map_or(Bound::Unbounded, Bound::Included));
+        let existing: HashSet<i64> = page.keys.iter().map(|stored| stored.key.id).collect();
+        let gone: Vec<i64> =
+            by_id.range(covered).map(|(id, _)| *id).filter(|id| !existing.contains(id)).collect();
+        for id in gone {
+            self.remove_locked(&mut by_id, id, Cause::Reading);
+        }
+        for stored in page.keys {
+            self.put_locked(&mut by_id, stored, Cause::Reading);
+        }
+    }
+
+    /// Removes the sessions that a reading of all did not find.
+    pub fn retain_sessions(&self, existing: &HashSet<TokenDigest>) {
+        self.sessions.pin().retain(|digest, _| existing.contains(digest));
+    }
+
+    /// Denies from now on, whatever the store says, what is dead at this instant.
+    pub fn deny_dead(&self, now: Timestamp) {
+        let keys = self.keys.pin();
+        let is_dead = |digest: &TokenDigest, entry: &IndexEntry| {
+            !matches!(entry.status(digest, now), Some(EntryStatus::Live))
+        };
+        let dead = keys.iter().filter(|(digest, entry)| is_dead(digest, entry)).map(|(digest, _)| *digest);
+        self.known_dead.deny(dead);
+    }
+
+    /// Of what is denied whatever the store says, denies only what the store takes for live.  Returns the names of at
+    /// most `max_names` such keys, and the number of all.
+    pub fn denied_but_live(&self, now: Timestamp, max_names: usize) -> (Vec<Box<str>>, usize) {
+        let (keys, sessions) = (self.keys.pin(), self.sessions.pin());
+        let mut names = Vec::new();
+        self.known_dead.retain(|digest| match keys.get(digest) {
+            Some(entry) if matches!(entry.status(digest, now), Some(EntryStatus::Live)) => {
+                if names.len() < max_names {
+                    names.push(entry.name.clone());
+                }
+                true
+            }
+            Some(_) => false,
+            None => sessions.get(digest).is_some_and(|session| session.is_live(now)),
+        });
+        (names, self.known_dead.denied_len())
+    }
+
+    /// Denies nothing any more that the store takes for live.
+    pub fn accept_history(&self) {
+        self.known_dead.retain(|_| false);
+    }
+
+    /// The number of digests that are denied although the store takes them for live.
+    pub fn denied_len(&self) -> usize {
+        self.known_dead.denied_len()
     }
 
     fn lock(&self) -> MutexGuard<'_, ById> {
@@ -240,7 +325,7 @@ impl Index {
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put_locked(&self, by_id: &mut ById, stored: StoredKey) {
+    fn put_locked(&self, by_id: &mut ById, stored: StoredKey, cause: Cause) {
         let id = stored.key.id;
         let before = by_id.get(&id).map(Arc::clone);
         let last_use = match &before {
@@ -258,20 +343,26 @@ impl Index {
         }
         // After the insertion, so that a secret that goes on working is never unknown in between.
         for digest in before.iter().flat_map(|before| before.digests()) {
-            let _ = keys.remove_if(&digest, |_, entry| entry.id == id && !Arc::ptr_eq(entry, &after));
+            let removed = keys.remove_if(&digest, |_, entry| entry.id == id && !Arc::ptr_eq(entry, &after));
+            if cause == Cause::Change && matches!(removed, Ok(Some(_))) {
+                self.known_dead.remember(digest);
+            }
         }
         by_id.insert(id, after);
         self.held.store(by_id.len(), Ordering::Relaxed);
     }
 
-    fn remove_locked(&self, by_id: &mut ById, id: i64) {
+    fn remove_locked(&self, by_id: &mut ById, id: i64, cause: Cause) {
         let Some(before) = by_id.remove(&id) else {
             return;
         };
         self.held.store(by_id.len(), Ordering::Relaxed);
         let keys = self.keys.pin();
         for digest in before.digests() {
-            let _ = keys.remove_if(&digest, |_, entry| entry.id == id);
+            let removed = keys.remove_if(&digest, |_, entry| entry.id == id);
+            if cause == Cause::Change && matches!(removed, Ok(Some(_))) {
+                self.known_dead.remember(digest);
+            }
         }
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::sessions::Session;
-use super::{Key, KeyLookup, Keys, StoredKey};
+use super::source::Revision;
+use super::{Key, KeyLookup, Keys, NEVER, StoredKey};
 use crate::token::TokenDigest;
 
 impl Keys {
@@ -23,14 +24,16 @@ impl Keys {
 
     /// Whether the index may lack a key that exists: the store was never read, or the index is
     /// [stale](Self::is_stale).
-    pub fn is_unknowable(&self, now: Timestamp, max_staleness: Option<Duration>) -> bool {
-        self.lag(now).is_none() || self.is_stale(now, max_staleness)
+    pub fn is_unknowable(&self, max_staleness: Option<Duration>) -> bool {
+        self.read_at.load(Ordering::Acquire) == NEVER || self.is_stale(max_staleness)
     }
 
-    /// Whether the store was last read longer ago than `max_staleness` ([`KeySettings`](super::KeySettings)).
+    /// Whether the index may not be answered from: the store was last read longer ago than `max_staleness`
+    /// ([`KeySettings`](super::KeySettings)), or its schema is for newer programs alone.
     /// False before the first reading: what the index holds then was made by this process.
-    pub fn is_stale(&self, now: Timestamp, max_staleness: Option<Duration>) -> bool {
-        max_staleness.is_some_and(|limit| self.lag(now).is_some_and(|lag| lag > limit))
+    pub fn is_stale(&self, max_staleness: Option<Duration>) -> bool {
+        self.is_outdated.load(Ordering::Relaxed)
+            || max_staleness.is_some_and(|limit| self.lag().is_some_and(|lag| lag > limit))
     }
 
     /// Whether the store was read at least once.
@@ -44,11 +47,33 @@ impl Keys {
         let _ = self.was_read.subscribe().wait_for(|was_read| *was_read).await;
     }
 
-    /// How long ago the store was last read; `None` when it never was.
-    pub fn lag(&self, now: Timestamp) -> Option<Duration> {
+    /// How old what the index holds is: the time since it last showed all that the store said, by a clock that nobody
+    /// sets, and where the store is a copy how far that one was behind.  `None` before the first reading.
+    pub fn lag(&self) -> Option<Duration> {
         let read_at = self.read_at.load(Ordering::Acquire);
-        let lag = now.as_millisecond().saturating_sub(read_at).max(0);
-        (read_at != 0).then(|| Duration::from_millis(lag.unsigned_abs()))
+        let now = milliseconds(self.clock.elapsed());
+        (read_at != NEVER).then(|| Duration::from_millis(u64::try_from(now - read_at).unwrap_or(0)))
+    }
+
+    /// The index showed all that the store said at this reading of the clock, which was `age` old.
+    pub(super) fn was_read_at(&self, elapsed: Duration, age: Duration) {
+        self.read_at.store(milliseconds(elapsed) - milliseconds(age), Ordering::Release);
+        self.was_read.send_if_modified(|was_read| !std::mem::replace(was_read, true));
+    }
+
+    /// The store's newest change that the index shows; `None` before the first reading.
+    pub fn revision(&self) -> Option<Revision> {
+        self.was_read().then(|| Revision(self.revision.load(Ordering::Relaxed)))
+    }
+
+    /// How often the store's history was found rewritten.
+    pub fn history_rewrites(&self) -> u64 {
+        self.history_rewrites.load(Ordering::Relaxed)
+    }
+
+    /// The keys and sessions that are denied although the store takes them for live, since its history was rewritten.
+    pub fn denied_by_history(&self) -> usize {
+        self.index.denied_len()
     }
 
     /// The number of keys in the index, dead ones included.
@@ -65,4 +90,9 @@ impl Keys {
     pub fn override_digest(&self, key: Key, digest: TokenDigest) {
         self.index.put(StoredKey { key, digest, previous: None });
     }
+}
+
+/// A reading of the clock, or an age.
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 2)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::store::{CreateError, NewKey, RotateError, StoreError};
+use super::store::{CreateError, NewKey, RotateError, Rotation, StoreError};
 use super::{CreateKey, GrantCheck, Key, KeySettings, Keys, OPERATION_TIMEOUT, generate, with_timeout};
 use crate::secret::Secret;
 
@@ -31,7 +31,8 @@ impl Keys {
             created_at: self.clock.now(),
             quota: settings.quota,
         };
-        let created = self.change(self.store.create(&new), |stored| self.index.put(stored.clone())).await;
+        let create = self.store.create(&self.gate, &new);
+        let created = self.change(create, |stored| self.index.put(stored.clone())).await;
         if let Err(CreateError::Store(error)) = &created {
             self.operation_failed("create a key", error);
         }
@@ -59,7 +60,8 @@ impl Keys {
             let second = Timestamp::from_second(now.as_second()).unwrap_or(now);
             second.checked_add(SignedDuration::from_secs(max_life)).unwrap_or(Timestamp::MAX)
         });
-        let rotate = self.store.rotate(id, digest, previous_until, now, expires_by, grant_check);
+        let rotation = Rotation { id, digest, previous_until, now, expires_by };
+        let rotate = self.store.rotate(&self.gate, &rotation, grant_check);
         let rotated = self.change(rotate, |stored| self.index.put(stored.clone())).await;
         if let Err(RotateError::Store(error)) = &rotated {
             self.operation_failed("rotate a key", error);
@@ -74,7 +76,7 @@ impl Keys {
     /// The store failed.
     pub async fn revoke(&self, id: i64, by: &str) -> Result<Option<Key>, StoreError> {
         let by = without_nul(by);
-        let revoke = self.store.revoke(id, &by, self.clock.now());
+        let revoke = self.store.revoke(&self.gate, id, &by, self.clock.now());
         let revoked = self.change(revoke, |stored| {
             if let Some(stored) = stored {
                 self.index.put(stored.clone());
@@ -89,7 +91,7 @@ impl Keys {
     /// # Errors
     /// The store failed.
     pub async fn delete(&self, id: i64) -> Result<bool, StoreError> {
-        let deleted = self.change(self.store.delete(id), |_| self.index.remove(id));
+        let deleted = self.change(self.store.delete(&self.gate, id), |_| self.index.remove(id));
         deleted.await.inspect_err(|error| self.operation_failed("delete a key", error))
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::store::StoreError;
+use super::store::{StoreError, Upkeep};
 use super::usage::LastUse;
 use super::{Keys, OPERATION_TIMEOUT, StoredSession, generate, with_timeout};
 use crate::secret::Secret;
@@ -100,7 +100,8 @@ impl Keys {
         };
         let used_after = self.time_ago(SESSION_IDLE_TIMEOUT);
         let opened_after = self.time_ago(SESSION_TTL);
-        let create = self.store.create_session(&session, MAX_SESSIONS_PER_USER, used_after, opened_after);
+        let create =
+            self.store.create_session(&self.gate, &session, MAX_SESSIONS_PER_USER, used_after, opened_after);
         let created = self.change(create, |ended| {
             ended.iter().for_each(|digest| self.index.remove_session(digest));
             self.index.put_session(session.clone());
@@ -114,14 +115,14 @@ impl Keys {
     /// # Errors
     /// The store failed.
     pub async fn close_session(&self, digest: &TokenDigest) -> Result<(), StoreError> {
-        let closed = self.change(self.store.delete_session(digest), |()| self.index.remove_session(digest));
+        let close = self.store.delete_session(&self.gate, digest);
+        let closed = self.change(close, |()| self.index.remove_session(digest));
         closed.await.inspect_err(|error| self.operation_failed("close a session", error))
     }
 
     /// Deletes the sessions that have ended from the store.
-    pub(super) async fn purge_sessions(&self) {
-        let purge =
-            self.store.purge_sessions(self.time_ago(SESSION_IDLE_TIMEOUT), self.time_ago(SESSION_TTL));
+    pub(super) async fn purge_sessions(&self, upkeep: &dyn Upkeep) {
+        let purge = upkeep.purge_sessions(self.time_ago(SESSION_IDLE_TIMEOUT), self.time_ago(SESSION_TTL));
         if let Err(error) = with_timeout(OPERATION_TIMEOUT, purge).await {
             self.operation_failed("remove dead sessions", &error);
         }

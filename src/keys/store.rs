@@ -4,6 +4,7 @@
 //! triggers raise the number in one locked row, append to a change log (deletions too) and, in PostgreSQL, NOTIFY.
 //! So a change made with psql counts, and no change is skipped because transactions commit out of order.
 //! An update of a key's `last_used_at` alone is no change.  A session's is one, because use keeps a session alive.
+//! Each revision has a random mark, by which a history that was rewritten is noticed ([`super::source`]).
 
 mod error;
 mod migrations;
@@ -14,53 +15,38 @@ mod sqlite;
 mod statements;
 mod url;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use super::source::Source;
 use super::{CreateKey, GrantCheck, Key, StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
 pub use error::{
     CreateError, DatabaseFailure, OpenError, OpenFailure, RotateError, StoreError, StoreFailure,
 };
+pub use migrations::SCHEMA;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
 pub use url::{StoreUrl, UrlError};
 
-/// The number of a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Revision(pub i64);
-
-/// Everything in the store at one revision.
-#[derive(Debug, Clone, Default)]
-pub struct Contents {
-    /// The revision that this is.
-    pub revision: Revision,
-    /// Every key, in batches: each batch is freed when the index has it, and no list of a million is copied.
-    pub keys: Vec<Vec<StoredKey>>,
-    /// Every session.
-    pub sessions: Vec<StoredSession>,
-}
-
-/// What changed since a revision.
+/// A secret to be replaced.
 #[derive(Debug, Clone)]
-pub enum Changes {
-    /// These.  A key or session that is not listed is unchanged.
-    Since {
-        /// The revision after them.
-        revision: Revision,
-        /// New and changed keys.
-        keys: Vec<StoredKey>,
-        /// Ids of deleted keys.
-        deleted_keys: Vec<i64>,
-        /// New and changed sessions.
-        sessions: Vec<StoredSession>,
-        /// Digests of deleted sessions.
-        deleted_sessions: Vec<TokenDigest>,
-    },
-    /// The change log no longer reaches back so far: read the contents.
-    Unknown,
+pub struct Rotation {
+    /// The key.
+    pub id: i64,
+    /// The digest of its new secret.
+    pub digest: TokenDigest,
+    /// Until when the present secret works, at most.
+    pub previous_until: Timestamp,
+    /// The present time.
+    pub now: Timestamp,
+    /// The latest expiry that the key may have; `None` is no limit.
+    pub expires_by: Option<Timestamp>,
 }
 
 /// A key to be created.
@@ -76,41 +62,92 @@ pub struct NewKey {
     pub quota: Option<u64>,
 }
 
-/// A store of keys and sessions.  A change that a method acknowledges survives a kill of the process.
+/// The order in which changes and readings reach the index.
+///
+/// Whoever commits a change holds it from before the COMMIT until the index shows the change; whoever reads holds it
+/// from before the reading until the index shows what was read.  So the index never goes back in time.  A store takes
+/// it when it holds every row that it changes and waits for the lock of all changes at most: no open transaction of
+/// somebody else holds up the follower.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<Mutex<()>>);
+
+/// Holds a [`Gate`].
+#[derive(Debug)]
+pub struct GateGuard(#[expect(dead_code, reason = "it is held, not read")] OwnedMutexGuard<()>);
+
+impl Gate {
+    /// Waits for the gate.
+    pub async fn enter(&self) -> GateGuard {
+        GateGuard(Arc::clone(&self.0).lock_owned().await)
+    }
+}
+
+/// A value that was committed.  The index shows it before the guard is dropped.
+#[derive(Debug)]
+pub struct Committed<T> {
+    /// What was committed.
+    pub value: T,
+    /// The gate, held since before the COMMIT.
+    pub guard: GateGuard,
+}
+
+/// What the follower uses of a store, over connections of its own.
+pub struct FollowerStore {
+    /// What it reads.
+    pub source: Arc<dyn Source>,
+    /// What it writes; `None` where nothing is written.
+    pub upkeep: Option<Arc<dyn Upkeep>>,
+}
+
+/// What the follower writes into a store.
+#[async_trait]
+pub trait Upkeep: Send + Sync {
+    /// Writes when keys were last used.  An earlier time never replaces a later one.
+    async fn touch_keys(&self, used: &[(i64, Timestamp)]) -> Result<(), StoreError>;
+
+    /// Writes when sessions were last used.
+    async fn touch_sessions(&self, used: &[(TokenDigest, Timestamp)]) -> Result<(), StoreError>;
+
+    /// Deletes sessions last used, or opened, at these instants or before.
+    async fn purge_sessions(&self, used_until: Timestamp, opened_until: Timestamp) -> Result<(), StoreError>;
+
+    /// Writes that a writer is there, so that copies of the store can say how old they are.  At most once in a few
+    /// seconds, however many processes call it.
+    async fn stamp(&self) -> Result<(), StoreError>;
+}
+
+/// A store of keys and sessions, for the operations of the API.  A change that a method acknowledges survives a kill
+/// of the process.  Each takes the [`Gate`] before it commits.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Every key and session, read in one transaction.
-    async fn contents(&self) -> Result<Contents, StoreError>;
-
-    /// The changes since a revision, read in one transaction.
-    async fn changes(&self, since: Revision) -> Result<Changes, StoreError>;
-
-    /// Waits for a notification that something changed.  An error means that the connection for notifications is
-    /// lost.  SQLite has no notifications and waits for ever: the follower polls it.
-    async fn changed(&self) -> Result<(), StoreError>;
+    /// The same store for the follower.  The connections are made in the runtime of the caller.
+    fn for_follower(&self) -> FollowerStore;
 
     /// Creates a key.  Name and quota are checked in the same transaction, under one lock.
-    async fn create(&self, new: &NewKey) -> Result<StoredKey, CreateError>;
+    async fn create(&self, gate: &Gate, new: &NewKey) -> Result<Committed<StoredKey>, CreateError>;
 
     /// Replaces a key's secret.  The present secret works until `previous_until`, and never beyond the key's expiry;
     /// a secret that was replaced earlier is dead.  An expiry later than `expires_by` becomes `expires_by`.
     /// `grant_check` sees the key in the same transaction, and its error takes the change back.
     async fn rotate(
         &self,
-        id: i64,
-        digest: TokenDigest,
-        previous_until: Timestamp,
-        now: Timestamp,
-        expires_by: Option<Timestamp>,
+        gate: &Gate,
+        rotation: &Rotation,
         grant_check: &GrantCheck<'_>,
-    ) -> Result<StoredKey, RotateError>;
+    ) -> Result<Committed<StoredKey>, RotateError>;
 
     /// Revokes a key and deletes its previous secret.  A revoked key stays as it is.
     /// `None` when there is no such key.
-    async fn revoke(&self, id: i64, by: &str, now: Timestamp) -> Result<Option<StoredKey>, StoreError>;
+    async fn revoke(
+        &self,
+        gate: &Gate,
+        id: i64,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<Committed<Option<StoredKey>>, StoreError>;
 
     /// Deletes a key; false when there is no such key.
-    async fn delete(&self, id: i64) -> Result<bool, StoreError>;
+    async fn delete(&self, gate: &Gate, id: i64) -> Result<Committed<bool>, StoreError>;
 
     /// Every key, by name and then by id, with its last use.
     async fn list(&self) -> Result<Vec<Key>, StoreError>;
@@ -118,28 +155,20 @@ pub trait Store: Send + Sync {
     /// One key with its last use.
     async fn get(&self, id: i64) -> Result<Option<Key>, StoreError>;
 
-    /// Writes when keys were last used.  An earlier time never replaces a later one.
-    async fn touch_keys(&self, used: &[(i64, Timestamp)]) -> Result<(), StoreError>;
-
     /// Creates a session, and deletes the oldest live ones of its user so that at most `max_sessions` are left, this
     /// one included.  A session is live when it was last used, and opened, after these instants.  Returns the
     /// digests of the deleted ones.  They are counted in the same transaction, under the lock of all changes.
     async fn create_session(
         &self,
+        gate: &Gate,
         session: &StoredSession,
         max_sessions: u32,
         used_after: Timestamp,
         opened_after: Timestamp,
-    ) -> Result<Vec<TokenDigest>, StoreError>;
-
-    /// Writes when sessions were last used.
-    async fn touch_sessions(&self, used: &[(TokenDigest, Timestamp)]) -> Result<(), StoreError>;
+    ) -> Result<Committed<Vec<TokenDigest>>, StoreError>;
 
     /// Deletes a session; no error when there is none.
-    async fn delete_session(&self, digest: &TokenDigest) -> Result<(), StoreError>;
-
-    /// Deletes sessions last used, or opened, at these instants or before.
-    async fn purge_sessions(&self, used_until: Timestamp, opened_until: Timestamp) -> Result<(), StoreError>;
+    async fn delete_session(&self, gate: &Gate, digest: &TokenDigest) -> Result<Committed<()>, StoreError>;
 
     /// Closes every connection as soon as it is idle.  From then on every method fails.
     /// Afterwards no `-wal` stands beside a SQLite file, unless another process has it open.

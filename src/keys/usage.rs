@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::store::StoreError;
+use super::store::{StoreError, Upkeep};
 use super::{Keys, OPERATION_TIMEOUT, with_timeout};
 use crate::token::TokenDigest;
 
@@ -96,8 +96,8 @@ impl PendingUses {
 
 impl Keys {
     /// Writes the pending uses.  What could not be written stays pending.
-    pub(super) async fn write_uses(&self, uses: &mut PendingUses) {
-        match self.try_write_uses(uses).await {
+    pub(super) async fn write_uses(&self, upkeep: &dyn Upkeep, uses: &mut PendingUses) {
+        match try_write_uses(upkeep, uses).await {
             Ok(()) => uses.is_failing = false,
             Err(error) => {
                 self.count_store_error();
@@ -110,29 +110,29 @@ impl Keys {
             }
         }
     }
+}
 
-    async fn try_write_uses(&self, uses: &mut PendingUses) -> Result<(), StoreError> {
-        let keys = uses.keys.iter().map(|(id, last_use)| (*id, last_use.at()));
-        let mut keys: Vec<(i64, Timestamp)> = keys.collect();
-        keys.sort_unstable_by_key(|(id, _)| *id);
-        for batch in keys.chunks(MAX_BATCH) {
-            with_timeout(OPERATION_TIMEOUT, self.store.touch_keys(batch)).await?;
-            for (id, at) in batch {
-                if let Some(last_use) = uses.keys.remove(id) {
-                    last_use.written(*at);
-                }
+async fn try_write_uses(upkeep: &dyn Upkeep, uses: &mut PendingUses) -> Result<(), StoreError> {
+    let keys = uses.keys.iter().map(|(id, last_use)| (*id, last_use.at()));
+    let mut keys: Vec<(i64, Timestamp)> = keys.collect();
+    keys.sort_unstable_by_key(|(id, _)| *id);
+    for batch in keys.chunks(MAX_BATCH) {
+        with_timeout(OPERATION_TIMEOUT, upkeep.touch_keys(batch)).await?;
+        for (id, at) in batch {
+            if let Some(last_use) = uses.keys.remove(id) {
+                last_use.written(*at);
             }
         }
-        let sessions = uses.sessions.iter().map(|(digest, last_use)| (*digest, last_use.at()));
-        let sessions: Vec<(TokenDigest, Timestamp)> = sessions.collect();
-        for batch in sessions.chunks(MAX_BATCH) {
-            with_timeout(OPERATION_TIMEOUT, self.store.touch_sessions(batch)).await?;
-            for (digest, at) in batch {
-                if let Some(last_use) = uses.sessions.remove(digest) {
-                    last_use.written(*at);
-                }
-            }
-        }
-        Ok(())
     }
+    let sessions = uses.sessions.iter().map(|(digest, last_use)| (*digest, last_use.at()));
+    let sessions: Vec<(TokenDigest, Timestamp)> = sessions.collect();
+    for batch in sessions.chunks(MAX_BATCH) {
+        with_timeout(OPERATION_TIMEOUT, upkeep.touch_sessions(batch)).await?;
+        for (digest, at) in batch {
+            if let Some(last_use) = uses.sessions.remove(digest) {
+                last_use.written(*at);
+            }
+        }
+    }
+    Ok(())
 }

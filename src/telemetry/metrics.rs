@@ -323,7 +323,7 @@ impl Collector for KeyGauges {
             return Ok(());
         };
         let now = clock.now();
-        let (held, lag, errors) = (keys.held(), keys.lag(now), keys.store_errors());
+        let (held, lag, errors) = (keys.held(), keys.lag(), keys.store_errors());
         let help = "API keys in memory, dead ones too.";
         let held = ConstGauge::new(i64::try_from(held).unwrap_or(i64::MAX));
         held.encode(encoder.encode_descriptor("keys_held", help, None, MetricType::Gauge)?)?;

@@ -11,11 +11,14 @@ use envoy_auth_tokens::clock::Clock;
 use envoy_auth_tokens::credential::Principal;
 use envoy_auth_tokens::keys::follower::Follower;
 use envoy_auth_tokens::keys::sessions::MAX_SESSIONS_PER_USER;
+use envoy_auth_tokens::keys::source::{
+    ChangePage, Continuity, Cursor, KeyPage, LogPosition, Look, Revision, SessionPage, Source,
+};
 use envoy_auth_tokens::keys::store::{
-    Changes, Contents, CreateError, NewKey, OpenError, PostgresStore, Revision, RotateError, SqliteStore,
+    CreateError, FollowerStore, Gate, NewKey, OpenError, PostgresStore, RotateError, Rotation, SqliteStore,
     Store, StoreError, StoreUrl,
 };
-use envoy_auth_tokens::keys::{CreateKey, Key, KeyLookup, KeySettings, Keys, Role, StoredKey, StoredSession};
+use envoy_auth_tokens::keys::{CreateKey, Key, KeyLookup, KeySettings, Keys, Role, StoredSession};
 use envoy_auth_tokens::secret::Secret;
 use envoy_auth_tokens::token::{PlainToken, TokenDigest};
 use jiff::Timestamp;
@@ -378,7 +381,8 @@ async fn what_is_stored_comes_back(db: Database) {
         created_at: Timestamp::from_millisecond(START * 1000 + 999).unwrap(),
         quota: None,
     };
-    let one = store.create(&new).await.unwrap();
+    let gate = Gate::default();
+    let one = store.create(&gate, &new).await.unwrap().value;
     assert_eq!(one.key.created_at, at(START));
     let plain = CreateKey {
         name: "a".to_owned(),
@@ -388,7 +392,7 @@ async fn what_is_stored_comes_back(db: Database) {
         ..new.request.clone()
     };
     let plain = NewKey { request: plain, digest: digest_of("two"), ..new.clone() };
-    let two = store.create(&plain).await.unwrap();
+    let two = store.create(&gate, &plain).await.unwrap().value;
 
     assert_eq!(store.get(one.key.id).await.unwrap().as_ref(), Some(&one.key));
     let members: Vec<&String> = one.key.actor.keys().collect();
@@ -402,35 +406,54 @@ async fn what_is_stored_comes_back(db: Database) {
         created_at: at(START),
         last_used_at: at(START),
     };
-    assert_eq!(store.create_session(&session, 1, at(START - 1), at(START - 1)).await.unwrap(), []);
-    let contents = store.contents().await.unwrap();
-    let mut keys = contents.keys.concat();
-    keys.sort_by_key(|stored| stored.key.id);
-    assert_eq!(keys, [one.clone(), two.clone()]);
-    assert_eq!(contents.sessions, std::slice::from_ref(&session));
+    let created = store.create_session(&gate, &session, 1, at(START - 1), at(START - 1)).await.unwrap();
+    assert_eq!(created.value, []);
+    drop(created);
+    let source = store.for_follower().source;
+    let before = source.look(None).await.unwrap().cursor;
+    let page = source.keys(i64::MIN).await.unwrap();
+    assert_eq!((page.keys, page.next), (vec![one.clone(), two.clone()], None));
+    assert_eq!(source.keys(one.key.id).await.unwrap().keys, std::slice::from_ref(&two));
+    let page = source.sessions(None).await.unwrap();
+    assert_eq!((page.sessions, page.next), (vec![session.clone()], None));
+    assert_eq!(source.sessions(Some(session.digest)).await.unwrap().sessions, []);
 
-    let rotated = store
-        .rotate(two.key.id, digest_of("three"), at(START + 9), at(START), None, &|_| Ok(()))
-        .await
-        .unwrap();
+    let rotation = Rotation {
+        id: two.key.id,
+        digest: digest_of("three"),
+        previous_until: at(START + 9),
+        now: at(START),
+        expires_by: None,
+    };
+    let rotated = store.rotate(&gate, &rotation, &|_| Ok(())).await.unwrap().value;
     assert_eq!(rotated.digest, digest_of("three"));
     assert_eq!(rotated.previous, Some((digest_of("two"), at(START + 9))));
-    assert!(store.delete(one.key.id).await.unwrap());
-    store.delete_session(&session.digest).await.unwrap();
-    store.delete_session(&session.digest).await.unwrap();
+    assert!(store.delete(&gate, one.key.id).await.unwrap().value);
+    store.delete_session(&gate, &session.digest).await.unwrap();
+    store.delete_session(&gate, &session.digest).await.unwrap();
 
-    let changes = store.changes(contents.revision).await.unwrap();
-    let Changes::Since { revision, keys, deleted_keys, sessions, deleted_sessions } = changes else {
-        panic!("{changes:?}");
-    };
-    assert!(revision > contents.revision);
-    assert_eq!((keys, deleted_keys), (vec![rotated], vec![one.key.id]));
-    assert_eq!((sessions, deleted_sessions), (vec![], vec![session.digest]));
+    let look = source.look(Some(&before)).await.unwrap();
+    assert_eq!(look.continuity, Continuity::Continues);
+    assert!(look.cursor.revision > before.revision);
+    let from = LogPosition::after(before.revision);
+    let page = source.changes(from, look.cursor.revision).await.unwrap();
+    assert_eq!((page.keys, page.deleted_keys), (vec![rotated], vec![one.key.id]));
+    assert_eq!((page.sessions, page.deleted_sessions), (vec![], vec![session.digest]));
+    assert_eq!(page.next, None);
 
-    let nothing = store.changes(revision).await.unwrap();
-    assert!(matches!(nothing, Changes::Since { ref keys, .. } if keys.is_empty()), "{nothing:?}");
+    let now = look.cursor;
+    let nothing = source.changes(LogPosition::after(now.revision), now.revision).await.unwrap();
+    assert!(nothing.keys.is_empty() && nothing.deleted_keys.is_empty(), "{nothing:?}");
     // A store that was put back to an older state has other changes under the same numbers.
-    assert!(matches!(store.changes(Revision(revision.0 + 1)).await.unwrap(), Changes::Unknown));
+    let continuity = async |cursor: Cursor| source.look(Some(&cursor)).await.unwrap().continuity;
+    assert_eq!(continuity(now.clone()).await, Continuity::Continues);
+    let later = Revision(now.revision.0 + 1);
+    assert_eq!(continuity(Cursor { revision: later, ..now.clone() }).await, Continuity::Rewritten);
+    let mark = now.mark.wrapping_add(1);
+    assert_eq!(continuity(Cursor { mark, ..now.clone() }).await, Continuity::Rewritten);
+    let mark = before.mark.wrapping_add(1);
+    assert_eq!(continuity(Cursor { mark, ..before.clone() }).await, Continuity::Rewritten);
+    assert_eq!(continuity(Cursor { store: "another".into(), ..now }).await, Continuity::Rewritten);
 }
 
 async fn a_replaced_secret_works_for_its_overlap_and_then_is_expired(db: Database) {
@@ -911,8 +934,9 @@ async fn the_change_log_stays_short(db: Database) {
         }
     };
     db.sql(&insert).await;
-    let before = store.contents().await.unwrap();
-    assert_eq!(before.keys.concat().len(), 201);
+    let source = store.for_follower().source;
+    let before = source.look(None).await.unwrap().cursor;
+    assert_eq!(source.keys(i64::MIN).await.unwrap().keys.len(), 201);
     // A hundred and twenty thousand entries, in more than a thousand transactions.
     let update_all = "UPDATE api_keys SET created_by = 'x' WHERE id <= 120;";
     let update_one = "UPDATE api_keys SET created_by = 'y' WHERE id = 1;";
@@ -936,9 +960,11 @@ async fn the_change_log_stays_short(db: Database) {
     db.sql(&repeat(update_one)).await;
     let logged = db.number(entries).await;
     assert!((100_000..102_000).contains(&logged), "{logged}");
-    assert!(matches!(store.changes(before.revision).await.unwrap(), Changes::Unknown));
-    let now = store.contents().await.unwrap().revision;
-    assert!(matches!(store.changes(Revision(now.0 - 1)).await.unwrap(), Changes::Since { .. }));
+    let look = source.look(Some(&before)).await.unwrap();
+    assert_eq!(look.continuity, Continuity::Pruned);
+    db.sql(update_one).await;
+    let look = source.look(Some(&look.cursor)).await.unwrap();
+    assert_eq!(look.continuity, Continuity::Continues);
 
     db.sql("DELETE FROM api_keys WHERE name = 'first'").await;
     becomes(&replica, &secret, "unknown").await;
@@ -958,10 +984,10 @@ async fn a_restart_finds_everything(db: Database) {
         cookie = before.keys.open_session("zoë", &password).await.unwrap().cookie;
     }
     let keys = Keys::open(&db.url(), time.clock()).await.unwrap();
-    assert!(!keys.was_read() && keys.is_unknowable(time.now(), None) && keys.lag(time.now()).is_none());
+    assert!(!keys.was_read() && keys.is_unknowable(None) && keys.lag().is_none());
     let after = Replica::of(keys, &time);
     after.keys.first_read().await;
-    assert!(after.keys.was_read() && !after.keys.is_unknowable(time.now(), None));
+    assert!(after.keys.was_read() && !after.keys.is_unknowable(None));
     assert_eq!((after.find(&secret), after.find(&revoked)), ("live", "revoked"));
     assert!(after.has_session(&cookie));
 }
@@ -1009,89 +1035,52 @@ async fn keys_may_be_served_for_so_long_without_reading(db: Database) {
     let limit = Some(Duration::from_secs(30));
     let (replica, _) = db.open_ticked(&time).await;
     time.pass(30);
-    assert_eq!(replica.keys.lag(time.now()), Some(Duration::from_secs(30)));
-    assert!(!replica.keys.is_unknowable(time.now(), limit));
+    assert_eq!(replica.keys.lag(), Some(Duration::from_secs(30)));
+    assert!(!replica.keys.is_unknowable(limit));
     time.pass(1);
-    assert!(replica.keys.is_unknowable(time.now(), limit));
+    assert!(replica.keys.is_unknowable(limit));
     let again = Replica::of(Arc::clone(&replica.keys), &time);
-    soon("read again", async || !again.keys.is_unknowable(time.now(), limit)).await;
+    soon("read again", async || !again.keys.is_unknowable(limit)).await;
 }
 
-/// The store in which a reading panics as long as somebody wants it to.
+/// A source in which a look panics as long as somebody wants it to.
 struct Panicking {
-    store: Box<dyn Store>,
+    source: Arc<dyn Source>,
     panics: Arc<AtomicBool>,
 }
 
 #[async_trait]
-impl Store for Panicking {
-    async fn contents(&self) -> Result<Contents, StoreError> {
-        self.store.contents().await
-    }
-    async fn changes(&self, since: Revision) -> Result<Changes, StoreError> {
+impl Source for Panicking {
+    async fn look(&self, since: Option<&Cursor>) -> Result<Look, StoreError> {
         assert!(!self.panics.load(Ordering::SeqCst), "this panic belongs to a test");
-        self.store.changes(since).await
+        self.source.look(since).await
+    }
+    async fn changes(&self, from: LogPosition, until: Revision) -> Result<ChangePage, StoreError> {
+        self.source.changes(from, until).await
+    }
+    async fn keys(&self, after: i64) -> Result<KeyPage, StoreError> {
+        self.source.keys(after).await
+    }
+    async fn sessions(&self, after: Option<TokenDigest>) -> Result<SessionPage, StoreError> {
+        self.source.sessions(after).await
     }
     async fn changed(&self) -> Result<(), StoreError> {
-        self.store.changed().await
-    }
-    async fn create(&self, new: &NewKey) -> Result<StoredKey, CreateError> {
-        self.store.create(new).await
-    }
-    async fn rotate(
-        &self,
-        id: i64,
-        digest: TokenDigest,
-        until: Timestamp,
-        now: Timestamp,
-        expires_by: Option<Timestamp>,
-        may_give: &envoy_auth_tokens::keys::GrantCheck<'_>,
-    ) -> Result<StoredKey, RotateError> {
-        self.store.rotate(id, digest, until, now, expires_by, may_give).await
-    }
-    async fn revoke(&self, id: i64, by: &str, now: Timestamp) -> Result<Option<StoredKey>, StoreError> {
-        self.store.revoke(id, by, now).await
-    }
-    async fn delete(&self, id: i64) -> Result<bool, StoreError> {
-        self.store.delete(id).await
-    }
-    async fn list(&self) -> Result<Vec<Key>, StoreError> {
-        self.store.list().await
-    }
-    async fn get(&self, id: i64) -> Result<Option<Key>, StoreError> {
-        self.store.get(id).await
-    }
-    async fn touch_keys(&self, used: &[(i64, Timestamp)]) -> Result<(), StoreError> {
-        self.store.touch_keys(used).await
-    }
-    async fn create_session(
-        &self,
-        session: &StoredSession,
-        most: u32,
-        used_after: Timestamp,
-        opened_after: Timestamp,
-    ) -> Result<Vec<TokenDigest>, StoreError> {
-        self.store.create_session(session, most, used_after, opened_after).await
-    }
-    async fn touch_sessions(&self, used: &[(TokenDigest, Timestamp)]) -> Result<(), StoreError> {
-        self.store.touch_sessions(used).await
-    }
-    async fn delete_session(&self, digest: &TokenDigest) -> Result<(), StoreError> {
-        self.store.delete_session(digest).await
-    }
-    async fn purge_sessions(&self, used_until: Timestamp, opened_until: Timestamp) -> Result<(), StoreError> {
-        self.store.purge_sessions(used_until, opened_until).await
+        self.source.changed().await
     }
     async fn close(&self) {
-        self.store.close().await;
+        self.source.close().await;
     }
 }
 
 async fn a_panic_while_following_is_told_and_followed_by_a_new_start(db: Database) {
     let time = Time::new();
     let panics = Arc::new(AtomicBool::new(false));
-    let store = Panicking { store: db.store().await, panics: Arc::clone(&panics) };
-    let replica = Replica::of(Keys::with_store(Box::new(store), time.clock()), &time);
+    let keys = Keys::open(&db.url(), time.clock()).await.unwrap();
+    let FollowerStore { source, upkeep } = db.store().await.for_follower();
+    let source = Arc::new(Panicking { source, panics: Arc::clone(&panics) });
+    let mut follower = Follower::with_store(Arc::clone(&keys), FollowerStore { source, upkeep });
+    let follower = tokio::spawn(async move { follower.run().await });
+    let replica = Replica { keys, time: time.clone(), follower };
     replica.keys.first_read().await;
     let (key, secret) = replica.create("a").await;
 
@@ -1204,7 +1193,7 @@ async fn while_postgresql_is_down_keys_go_on_from_memory_and_what_happened_arriv
     server.stop();
     soon("the outage is noticed", async || replica.keys.store_errors() > 0).await;
     assert_eq!((replica.find(&secret), replica.find(&revoked_secret)), ("live", "live"));
-    assert!(!replica.keys.is_unknowable(time.now(), None));
+    assert!(!replica.keys.is_unknowable(None));
     let errors = [
         replica.keys.create(&settings(), ask("new")).await.err().unwrap().to_string(),
         replica.keys.rotate(&settings(), kept.id, 0, &|_| Ok(())).await.err().unwrap().to_string(),
@@ -1240,10 +1229,10 @@ async fn a_postgresql_that_comes_later_is_waited_for() {
     let time = Time::new();
     let url = StoreUrl::parse(&server.url(&database)).unwrap();
     let replica = Replica::of(Keys::open(&url, time.clock()).await.unwrap(), &time);
-    assert!(!replica.keys.was_read() && replica.keys.is_unknowable(time.now(), None));
+    assert!(!replica.keys.was_read() && replica.keys.is_unknowable(None));
     assert!(matches!(replica.keys.create(&settings(), ask("early")).await, Err(CreateError::Store(_))));
     server.resume();
     replica.keys.first_read().await;
-    assert!(!replica.keys.is_unknowable(time.now(), None));
+    assert!(!replica.keys.is_unknowable(None));
     replica.create("late").await;
 }

@@ -77,9 +77,20 @@ pub enum StoreFailure {
     /// The operation took longer than this.
     #[error("no answer within {} s", .0.as_secs())]
     Timeout(Duration),
-    /// The index panicked while it took over the contents.
-    #[error("what it holds could not be taken over")]
-    Index(#[source] tokio::task::JoinError),
+    /// The copy that is read has not come as far as the one that was read before.
+    #[error("the copy of the database that answers is behind the one that answered before")]
+    Behind,
+    /// Its schema is for newer programs alone.
+    #[error(
+        "its schema says that programs below schema {oldest_reader} must not answer by it, and this one knows {known}: \
+         run the newer version"
+    )]
+    Outdated {
+        /// The oldest schema whose programs may answer.
+        oldest_reader: i64,
+        /// The newest schema of this program.
+        known: i64,
+    },
     /// The operating system has no randomness for a new secret.
     #[error("no token could be made")]
     Randomness(#[source] getrandom::Error),

@@ -22,6 +22,9 @@ pub(super) const POSTGRES: &Numbered = &[
     (3, "the history of the store", include_str!("postgres_0003.sql")),
 ];
 
+/// The number of the newest migration: that of the schema which this program knows.
+pub const SCHEMA: i64 = SQLITE[SQLITE.len() - 1].0;
+
 /// Why a store's schema is not up to date.
 #[derive(Debug)]
 pub(super) enum SchemaError {

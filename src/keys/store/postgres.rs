@@ -1,7 +1,7 @@
 //! The store in PostgreSQL: for several replicas.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,21 +14,24 @@ use tokio::time::timeout;
 
 use super::error::is_of_tls;
 use super::migrations::{self, SchemaError};
-use super::rows::{self, ChangeRow, ChangedRows, KeyRow, SessionRow};
+use super::rows::{self, ChangedRows, KeyRow, LookRow};
 use super::statements::{Dialect, Statements};
 use super::url::postgres as postgres_url;
 use super::{
-    Changes, Contents, CreateError, NewKey, OpenError, OpenFailure, Revision, RotateError, Store, StoreError,
-    StoreFailure, StoreUrl,
+    Committed, CreateError, FollowerStore, Gate, GateGuard, NewKey, OpenError, OpenFailure, RotateError,
+    Rotation, Store, StoreError, StoreFailure, StoreUrl, Upkeep,
 };
+use crate::keys::source::{ChangePage, Cursor, KeyPage, LogPosition, Look, Revision, SessionPage, Source};
 use crate::keys::{GrantCheck, Key, Status, StoredKey, StoredSession};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
 
 /// The channel that the triggers notify of changes.
 const CHANNEL: &str = "envoy_auth_tokens";
-/// The connections of one process, besides the one that listens for notifications.
+/// The connections of one process for the operations of the API.
 const MAX_CONNECTIONS: u32 = 8;
+/// Those of the follower, besides the one that listens for notifications.
+const FOLLOWER_CONNECTIONS: u32 = 2;
 /// How long an operation waits for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long the first attempt to reach the server may take.  Later ones happen in the background.
@@ -52,7 +55,8 @@ pub struct PostgresStore {
     listener: Mutex<Option<PgListener>>,
     options: PgConnectOptions,
     /// The schema is up to date.
-    migrated: AtomicBool,
+    migrated: Arc<AtomicBool>,
+    is_read_only: bool,
 }
 
 impl PostgresStore {
@@ -97,7 +101,7 @@ impl PostgresStore {
     pub fn open_read_only(url: &Secret) -> Result<Self, OpenError> {
         let store = Self::unmigrated(url)?;
         store.migrated.store(true, Ordering::Release);
-        Ok(store)
+        Ok(Self { is_read_only: true, ..store })
     }
 
     fn unmigrated(url: &Secret) -> Result<Self, OpenError> {
@@ -106,8 +110,8 @@ impl PostgresStore {
             Some(_) => options,
             None => options.application_name("envoy-auth-tokens"),
         };
-        let pool = pool_options().connect_lazy_with(options.clone());
-        Ok(Self { pool, listener: Mutex::default(), options, migrated: AtomicBool::new(false) })
+        let pool = pool_options(MAX_CONNECTIONS).connect_lazy_with(options.clone());
+        Ok(Self { pool, listener: Mutex::default(), options, migrated: Arc::default(), is_read_only: false })
     }
 
     /// Brings the schema up to date, on a connection of its own.
@@ -170,9 +174,9 @@ impl PostgresStore {
 ///
 /// A connection whose peer vanished never answers again, and the library's own ping has no timeout: ours has one,
 /// before and after use.
-fn pool_options() -> PgPoolOptions {
+fn pool_options(max_connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()
-        .max_connections(MAX_CONNECTIONS)
+        .max_connections(max_connections)
         .acquire_timeout(CONNECT_TIMEOUT)
         .after_connect(|connection, _| {
             Box::pin(async move { sqlx::raw_sql(SESSION_SETTINGS).execute(connection).await.map(drop) })
@@ -188,10 +192,15 @@ async fn is_alive(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
 }
 
 /// Takes the lock that every change takes at its COMMIT, at once.  Rows that exist are locked before it, never after:
-/// two transactions that each hold what the other waits for would end in an error.
-async fn lock(transaction: &mut Transaction<'static, Postgres>) -> Result<(), sqlx::Error> {
+/// two transactions that each hold what the other waits for would end in an error.  The gate comes before it for the
+/// same reason: whoever commits holds the gate and waits for the lock.
+async fn lock(
+    gate: &Gate,
+    transaction: &mut Transaction<'static, Postgres>,
+) -> Result<GateGuard, sqlx::Error> {
+    let guard = gate.enter().await;
     sqlx::query("SELECT value FROM api_revision FOR UPDATE").execute(&mut **transaction).await?;
-    Ok(())
+    Ok(guard)
 }
 
 /// Whether the server answered with an error that a retry does not change: wrong user or password, no such database or schema, no permission (SQLSTATE classes 28, 3D, 3F, 42), or
@@ -207,51 +216,229 @@ fn is_final(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Commits a transaction under the gate.
+async fn commit<T>(
+    gate: &Gate,
+    transaction: Transaction<'static, Postgres>,
+    value: T,
+) -> Result<Committed<T>, sqlx::Error> {
+    commit_under(gate.enter().await, transaction, value).await
+}
+
+/// The same, by who holds the gate.
+async fn commit_under<T>(
+    guard: GateGuard,
+    transaction: Transaction<'static, Postgres>,
+    value: T,
+) -> Result<Committed<T>, sqlx::Error> {
+    transaction.commit().await?;
+    Ok(Committed { value, guard })
+}
+
 #[async_trait]
 impl Store for PostgresStore {
-    async fn contents(&self) -> Result<Contents, StoreError> {
-        use futures_util::TryStreamExt;
+    fn for_follower(&self) -> FollowerStore {
+        let store = Arc::new(Self {
+            pool: pool_options(FOLLOWER_CONNECTIONS).connect_lazy_with(self.options.clone()),
+            listener: Mutex::default(),
+            options: self.options.clone(),
+            migrated: Arc::clone(&self.migrated),
+            is_read_only: self.is_read_only,
+        });
+        let upkeep: Option<Arc<dyn Upkeep>> =
+            if self.is_read_only { None } else { Some(Arc::clone(&store) as _) };
+        FollowerStore { source: store, upkeep }
+    }
 
+    async fn create(&self, gate: &Gate, new: &NewKey) -> Result<Committed<StoredKey>, CreateError> {
+        let mut transaction = self.write().await?;
+        let guard = lock(gate, &mut transaction).await?;
+        let sql = "SELECT EXISTS (SELECT 1 FROM api_keys WHERE name = $1 AND revoked_at IS NULL \
+                   AND (expires_at IS NULL OR expires_at >= to_timestamp($2) + interval '1 second'))";
+        let taken: bool = sqlx::query_scalar(sql)
+            .bind(&new.request.name)
+            .bind(new.created_at.as_second())
+            .fetch_one(&mut *transaction)
+            .await?;
+        if taken {
+            return Err(CreateError::NameTaken);
+        }
+        if let Some(quota) = new.quota {
+            let stored: i64 =
+                sqlx::query_scalar("SELECT count(*) FROM api_keys").fetch_one(&mut *transaction).await?;
+            if u64::try_from(stored).is_ok_and(|stored| stored >= quota) {
+                return Err(CreateError::QuotaReached);
+            }
+        }
+        let query = rows::bind_new_key(sqlx::query_as(SQL.insert_key.as_str()), new);
+        let row: KeyRow = query.fetch_one(&mut *transaction).await?;
+        let stored = rows::key(row).ok_or(StoreError(StoreFailure::UnreadableRow))?;
+        Ok(commit_under(guard, transaction, stored).await?)
+    }
+
+    async fn rotate(
+        &self,
+        gate: &Gate,
+        rotation: &Rotation,
+        grant_check: &GrantCheck<'_>,
+    ) -> Result<Committed<StoredKey>, RotateError> {
+        let &Rotation { id, digest, previous_until, now, expires_by } = rotation;
+        let mut transaction = self.write().await?;
+        let query = sqlx::query("SELECT id FROM api_keys WHERE id = $1 FOR UPDATE").bind(id);
+        query.execute(&mut *transaction).await?;
+        let stored = Self::key_by_id(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
+        if stored.key.status(now) != Status::Live {
+            return Err(RotateError::Dead);
+        }
+        grant_check(&stored.key)?;
+        let expires_at = stored.key.expires_at.into_iter().chain(expires_by).min();
+        let until = expires_at.map_or(previous_until, |expires_at| expires_at.min(previous_until));
+        let sql = "UPDATE api_keys SET previous_digest = digest, previous_until = to_timestamp($2), digest = $3, \
+                   expires_at = to_timestamp($4) WHERE id = $1";
+        let query = sqlx::query(sql).bind(id).bind(until.as_second()).bind(digest.as_bytes().as_slice());
+        let query = query.bind(expires_at.map(Timestamp::as_second));
+        query.execute(&mut *transaction).await?;
+        let stored = Self::key_by_id(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
+        Ok(commit(gate, transaction, stored).await?)
+    }
+
+    async fn revoke(
+        &self,
+        gate: &Gate,
+        id: i64,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<Committed<Option<StoredKey>>, StoreError> {
+        let mut transaction = self.write().await?;
+        let sql = "UPDATE api_keys SET revoked_at = to_timestamp($2), revoked_by = $3, previous_digest = NULL, \
+                   previous_until = NULL WHERE id = $1 AND revoked_at IS NULL";
+        let query = sqlx::query(sql).bind(id).bind(now.as_second()).bind(by);
+        query.execute(&mut *transaction).await?;
+        let stored = Self::key_by_id(&mut transaction, id).await?;
+        Ok(commit(gate, transaction, stored).await?)
+    }
+
+    async fn delete(&self, gate: &Gate, id: i64) -> Result<Committed<bool>, StoreError> {
+        let mut transaction = self.write().await?;
+        let query = sqlx::query("DELETE FROM api_keys WHERE id = $1").bind(id);
+        let is_deleted = query.execute(&mut *transaction).await?.rows_affected() > 0;
+        Ok(commit(gate, transaction, is_deleted).await?)
+    }
+
+    async fn list(&self) -> Result<Vec<Key>, StoreError> {
+        let rows: Vec<KeyRow> = sqlx::query_as(SQL.keys_by_name.as_str()).fetch_all(self.pool()?).await?;
+        Ok(rows.into_iter().filter_map(rows::key).map(|stored| stored.key).collect())
+    }
+
+    async fn get(&self, id: i64) -> Result<Option<Key>, StoreError> {
+        let query = sqlx::query_as(SQL.key_by_id.as_str()).bind(id);
+        let row: Option<KeyRow> = query.fetch_optional(self.pool()?).await?;
+        Ok(row.and_then(rows::key).map(|stored| stored.key))
+    }
+
+    async fn create_session(
+        &self,
+        gate: &Gate,
+        session: &StoredSession,
+        max_sessions: u32,
+        used_after: Timestamp,
+        opened_after: Timestamp,
+    ) -> Result<Committed<Vec<TokenDigest>>, StoreError> {
+        let mut transaction = self.write().await?;
+        let sql = "SELECT digest FROM api_sessions WHERE user_name = $1 ORDER BY digest FOR UPDATE";
+        sqlx::query(sql).bind(&session.user).execute(&mut *transaction).await?;
+        let guard = lock(gate, &mut transaction).await?;
+        let sql = "SELECT digest FROM api_sessions WHERE user_name = $1 \
+                   AND last_used_at > to_timestamp($2) AND created_at > to_timestamp($3) \
+                   ORDER BY opened_after DESC, created_at DESC, digest OFFSET $4";
+        let ended: Vec<Vec<u8>> = sqlx::query_scalar(sql)
+            .bind(&session.user)
+            .bind(used_after.as_second())
+            .bind(opened_after.as_second())
+            .bind(i64::from(max_sessions.saturating_sub(1)))
+            .fetch_all(&mut *transaction)
+            .await?;
+        if !ended.is_empty() {
+            let query = sqlx::query("DELETE FROM api_sessions WHERE digest = ANY($1)").bind(&ended);
+            query.execute(&mut *transaction).await?;
+        }
+        let sql = "INSERT INTO api_sessions \
+                   (digest, user_name, password_digest, created_at, last_used_at, opened_after) \
+                   SELECT $1, $2, $3, to_timestamp($4), to_timestamp($5), value FROM api_revision";
+        let query = sqlx::query(sql)
+            .bind(session.digest.as_bytes().as_slice())
+            .bind(&session.user)
+            .bind(session.password_digest.as_bytes().as_slice())
+            .bind(session.created_at.as_second())
+            .bind(session.last_used_at.as_second());
+        query.execute(&mut *transaction).await?;
+        Ok(commit_under(guard, transaction, rows::digests(&ended)).await?)
+    }
+
+    async fn delete_session(&self, gate: &Gate, digest: &TokenDigest) -> Result<Committed<()>, StoreError> {
+        let mut transaction = self.write().await?;
+        let query = sqlx::query("DELETE FROM api_sessions WHERE digest = $1");
+        query.bind(digest.as_bytes().as_slice()).execute(&mut *transaction).await?;
+        Ok(commit(gate, transaction, ()).await?)
+    }
+
+    async fn close(&self) {
+        drop(self.listener.lock().await.take());
+        self.pool.close().await;
+    }
+}
+
+#[async_trait]
+impl Source for PostgresStore {
+    async fn look(&self, since: Option<&Cursor>) -> Result<Look, StoreError> {
         if !self.migrated.load(Ordering::Acquire) {
             let late = |_| StoreError(StoreFailure::MigrationTimeout);
             timeout(MIGRATION_TIMEOUT, self.migrate()).await.map_err(late)??;
         }
         let mut transaction = self.read().await?;
-        let revision: i64 =
-            sqlx::query_scalar("SELECT value FROM api_revision").fetch_one(&mut *transaction).await?;
-        let mut keys = Vec::new();
-        {
-            let rows = sqlx::query_as::<_, KeyRow>(SQL.keys.as_str()).fetch(&mut *transaction);
-            let mut pages = rows.try_chunks(1000);
-            while let Some(page) = pages.try_next().await.map_err(|error| error.1)? {
-                keys.push(page.into_iter().filter_map(rows::key).collect());
-            }
-        }
-        let sessions: Vec<SessionRow> =
-            sqlx::query_as(SQL.sessions.as_str()).fetch_all(&mut *transaction).await?;
-        Ok(Contents { revision: Revision(revision), keys, sessions: rows::sessions(sessions) })
+        let revision = since.map_or(0, |since| since.revision.0);
+        let query = sqlx::query_as(SQL.look.as_str()).bind(revision);
+        let row: LookRow = query.fetch_one(&mut *transaction).await?;
+        Ok(row.into_look(since))
     }
 
-    async fn changes(&self, since: Revision) -> Result<Changes, StoreError> {
-        // As a rule nothing changed, and one query is enough.
-        let revision: i64 =
-            sqlx::query_scalar("SELECT value FROM api_revision").fetch_one(self.pool()?).await?;
-        if revision == since.0 {
-            return Ok(ChangedRows::default().into_changes(revision));
-        }
+    async fn changes(&self, from: LogPosition, until: Revision) -> Result<ChangePage, StoreError> {
         let mut transaction = self.read().await?;
-        let (revision, pruned): (i64, i64) =
-            sqlx::query_as("SELECT value, pruned FROM api_revision").fetch_one(&mut *transaction).await?;
-        if since.0 < pruned || since.0 > revision {
-            return Ok(Changes::Unknown);
+        let pruned: i64 =
+            sqlx::query_scalar("SELECT pruned FROM api_revision").fetch_one(&mut *transaction).await?;
+        let query = sqlx::query_as(SQL.changes.as_str());
+        let query = query.bind(from.revision.0).bind(from.entry).bind(until.0);
+        let mut changed =
+            ChangedRows { log: query.fetch_all(&mut *transaction).await?, ..Default::default() };
+        let Some(last) = rows::last_entry(&changed.log) else {
+            return Ok(changed.into_page(pruned));
+        };
+        let (has_keys, has_sessions) = rows::named(&changed.log);
+        if has_keys {
+            let query = sqlx::query_as(SQL.changed_keys.as_str()).bind(from.revision.0).bind(from.entry);
+            let query = query.bind(last.revision.0).bind(last.entry);
+            changed.keys = query.fetch_all(&mut *transaction).await?;
         }
-        let query = sqlx::query_as(SQL.changes.as_str()).bind(since.0);
-        let log: Vec<ChangeRow> = query.fetch_all(&mut *transaction).await?;
-        let query = sqlx::query_as(SQL.changed_keys.as_str()).bind(since.0);
-        let keys: Vec<KeyRow> = query.fetch_all(&mut *transaction).await?;
-        let query = sqlx::query_as(SQL.changed_sessions.as_str()).bind(since.0);
-        let sessions: Vec<SessionRow> = query.fetch_all(&mut *transaction).await?;
-        Ok(ChangedRows { log, keys, sessions }.into_changes(revision))
+        if has_sessions {
+            let query = sqlx::query_as(SQL.changed_sessions.as_str()).bind(from.revision.0).bind(from.entry);
+            let query = query.bind(last.revision.0).bind(last.entry);
+            changed.sessions = query.fetch_all(&mut *transaction).await?;
+        }
+        Ok(changed.into_page(pruned))
+    }
+
+    async fn keys(&self, after: i64) -> Result<KeyPage, StoreError> {
+        let mut transaction = self.read().await?;
+        let query = sqlx::query_as(SQL.keys.as_str()).bind(after);
+        let page: Vec<KeyRow> = query.fetch_all(&mut *transaction).await?;
+        Ok(rows::key_page(page))
+    }
+
+    async fn sessions(&self, after: Option<TokenDigest>) -> Result<SessionPage, StoreError> {
+        let mut transaction = self.read().await?;
+        let after = after.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec());
+        let query = sqlx::query_as(SQL.sessions.as_str()).bind(after);
+        Ok(rows::session_page(query.fetch_all(&mut *transaction).await?))
     }
 
     async fn changed(&self) -> Result<(), StoreError> {
@@ -289,89 +476,13 @@ impl Store for PostgresStore {
         }
     }
 
-    async fn create(&self, new: &NewKey) -> Result<StoredKey, CreateError> {
-        let mut transaction = self.write().await?;
-        lock(&mut transaction).await?;
-        let sql = "SELECT EXISTS (SELECT 1 FROM api_keys WHERE name = $1 AND revoked_at IS NULL \
-                   AND (expires_at IS NULL OR expires_at >= to_timestamp($2) + interval '1 second'))";
-        let taken: bool = sqlx::query_scalar(sql)
-            .bind(&new.request.name)
-            .bind(new.created_at.as_second())
-            .fetch_one(&mut *transaction)
-            .await?;
-        if taken {
-            return Err(CreateError::NameTaken);
-        }
-        if let Some(quota) = new.quota {
-            let stored: i64 =
-                sqlx::query_scalar("SELECT count(*) FROM api_keys").fetch_one(&mut *transaction).await?;
-            if u64::try_from(stored).is_ok_and(|stored| stored >= quota) {
-                return Err(CreateError::QuotaReached);
-            }
-        }
-        let query = rows::bind_new_key(sqlx::query_as(SQL.insert_key.as_str()), new);
-        let row: KeyRow = query.fetch_one(&mut *transaction).await?;
-        let stored = rows::key(row).ok_or(StoreError(StoreFailure::UnreadableRow))?;
-        transaction.commit().await?;
-        Ok(stored)
+    async fn close(&self) {
+        Store::close(self).await;
     }
+}
 
-    async fn rotate(
-        &self,
-        id: i64,
-        digest: TokenDigest,
-        previous_until: Timestamp,
-        now: Timestamp,
-        expires_by: Option<Timestamp>,
-        grant_check: &GrantCheck<'_>,
-    ) -> Result<StoredKey, RotateError> {
-        let mut transaction = self.write().await?;
-        let query = sqlx::query("SELECT id FROM api_keys WHERE id = $1 FOR UPDATE").bind(id);
-        query.execute(&mut *transaction).await?;
-        let stored = Self::key_by_id(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
-        if stored.key.status(now) != Status::Live {
-            return Err(RotateError::Dead);
-        }
-        grant_check(&stored.key)?;
-        let expires_at = stored.key.expires_at.into_iter().chain(expires_by).min();
-        let until = expires_at.map_or(previous_until, |expires_at| expires_at.min(previous_until));
-        let sql = "UPDATE api_keys SET previous_digest = digest, previous_until = to_timestamp($2), digest = $3, \
-                   expires_at = to_timestamp($4) WHERE id = $1";
-        let query = sqlx::query(sql).bind(id).bind(until.as_second()).bind(digest.as_bytes().as_slice());
-        let query = query.bind(expires_at.map(Timestamp::as_second));
-        query.execute(&mut *transaction).await?;
-        let stored = Self::key_by_id(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
-        transaction.commit().await?;
-        Ok(stored)
-    }
-
-    async fn revoke(&self, id: i64, by: &str, now: Timestamp) -> Result<Option<StoredKey>, StoreError> {
-        let mut transaction = self.write().await?;
-        let sql = "UPDATE api_keys SET revoked_at = to_timestamp($2), revoked_by = $3, previous_digest = NULL, \
-                   previous_until = NULL WHERE id = $1 AND revoked_at IS NULL";
-        let query = sqlx::query(sql).bind(id).bind(now.as_second()).bind(by);
-        query.execute(&mut *transaction).await?;
-        let stored = Self::key_by_id(&mut transaction, id).await?;
-        transaction.commit().await?;
-        Ok(stored)
-    }
-
-    async fn delete(&self, id: i64) -> Result<bool, StoreError> {
-        let query = sqlx::query("DELETE FROM api_keys WHERE id = $1").bind(id);
-        Ok(query.execute(self.pool()?).await?.rows_affected() > 0)
-    }
-
-    async fn list(&self) -> Result<Vec<Key>, StoreError> {
-        let rows: Vec<KeyRow> = sqlx::query_as(SQL.keys_by_name.as_str()).fetch_all(self.pool()?).await?;
-        Ok(rows.into_iter().filter_map(rows::key).map(|stored| stored.key).collect())
-    }
-
-    async fn get(&self, id: i64) -> Result<Option<Key>, StoreError> {
-        let query = sqlx::query_as(SQL.key_by_id.as_str()).bind(id);
-        let row: Option<KeyRow> = query.fetch_optional(self.pool()?).await?;
-        Ok(row.and_then(rows::key).map(|stored| stored.key))
-    }
-
+#[async_trait]
+impl Upkeep for PostgresStore {
     async fn touch_keys(&self, used: &[(i64, Timestamp)]) -> Result<(), StoreError> {
         let (ids, times): (Vec<i64>, Vec<i64>) = used.iter().map(|(id, at)| (*id, at.as_second())).unzip();
         // Other replicas write here too: all of them together write at most once a minute.
@@ -384,45 +495,6 @@ impl Store for PostgresStore {
                    ) UPDATE api_keys SET last_used_at = due.at FROM due WHERE api_keys.id = due.id";
         sqlx::query(sql).bind(ids).bind(times).execute(self.pool()?).await?;
         Ok(())
-    }
-
-    async fn create_session(
-        &self,
-        session: &StoredSession,
-        max_sessions: u32,
-        used_after: Timestamp,
-        opened_after: Timestamp,
-    ) -> Result<Vec<TokenDigest>, StoreError> {
-        let mut transaction = self.write().await?;
-        let sql = "SELECT digest FROM api_sessions WHERE user_name = $1 ORDER BY digest FOR UPDATE";
-        sqlx::query(sql).bind(&session.user).execute(&mut *transaction).await?;
-        lock(&mut transaction).await?;
-        let sql = "SELECT digest FROM api_sessions WHERE user_name = $1 \
-                   AND last_used_at > to_timestamp($2) AND created_at > to_timestamp($3) \
-                   ORDER BY opened_after DESC, created_at DESC, digest OFFSET $4";
-        let ended: Vec<Vec<u8>> = sqlx::query_scalar(sql)
-            .bind(&session.user)
-            .bind(used_after.as_second())
-            .bind(opened_after.as_second())
-            .bind(i64::from(max_sessions.saturating_sub(1)))
-            .fetch_all(&mut *transaction)
-            .await?;
-        if !ended.is_empty() {
-            let query = sqlx::query("DELETE FROM api_sessions WHERE digest = ANY($1)").bind(&ended);
-            query.execute(&mut *transaction).await?;
-        }
-        let sql = "INSERT INTO api_sessions \
-                   (digest, user_name, password_digest, created_at, last_used_at, opened_after) \
-                   SELECT $1, $2, $3, to_timestamp($4), to_timestamp($5), value FROM api_revision";
-        let query = sqlx::query(sql)
-            .bind(session.digest.as_bytes().as_slice())
-            .bind(&session.user)
-            .bind(session.password_digest.as_bytes().as_slice())
-            .bind(session.created_at.as_second())
-            .bind(session.last_used_at.as_second());
-        query.execute(&mut *transaction).await?;
-        transaction.commit().await?;
-        Ok(rows::digests(&ended))
     }
 
     async fn touch_sessions(&self, used: &[(TokenDigest, Timestamp)]) -> Result<(), StoreError> {
@@ -439,12 +511,6 @@ impl Store for PostgresStore {
         Ok(())
     }
 
-    async fn delete_session(&self, digest: &TokenDigest) -> Result<(), StoreError> {
-        let query = sqlx::query("DELETE FROM api_sessions WHERE digest = $1");
-        query.bind(digest.as_bytes().as_slice()).execute(self.pool()?).await?;
-        Ok(())
-    }
-
     async fn purge_sessions(&self, used_until: Timestamp, opened_until: Timestamp) -> Result<(), StoreError> {
         let sql = "DELETE FROM api_sessions WHERE digest IN ( \
                        SELECT digest FROM api_sessions \
@@ -455,8 +521,12 @@ impl Store for PostgresStore {
         Ok(())
     }
 
-    async fn close(&self) {
-        drop(self.listener.lock().await.take());
-        self.pool.close().await;
+    async fn stamp(&self) -> Result<(), StoreError> {
+        // Whoever holds the row is a writer, too.
+        let sql = "UPDATE api_revision SET stamped_at = clock_timestamp() WHERE only_row IN ( \
+                       SELECT only_row FROM api_revision \
+                       WHERE stamped_at < clock_timestamp() - interval '4 seconds' FOR UPDATE SKIP LOCKED)";
+        sqlx::query(sql).execute(self.pool()?).await?;
+        Ok(())
     }
 }

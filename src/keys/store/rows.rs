@@ -3,13 +3,17 @@
 //! A row's struct is the list of its columns: [`statements`](super::statements) selects what stands here.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Map;
 use sqlx::query::QueryAs;
 use sqlx::{ColumnIndex, Database, Decode, Encode, FromRow, Row, Type};
 
-use super::{Changes, NewKey, Revision, StoreFailure};
+use super::{NewKey, StoreFailure};
+use crate::keys::source::{
+    ChangePage, Continuity, Cursor, HistoryRow, KeyPage, LogPosition, Look, MAX_PAGE, Revision, SessionPage,
+};
 use crate::keys::{Key, Role, StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
@@ -99,8 +103,46 @@ row! {
 row! {
     /// A row of `api_changes`: a key or a session that was created, changed or deleted.
     ChangeRow {
+        revision: i64 = Plain,
+        seq: i64 = Plain,
         key_id: Option<i64> = Plain,
         session: Option<String> = Digest,
+    }
+}
+
+row! {
+    /// What `api_revision` says, seen from a revision; the statement names the columns.
+    LookRow {
+        identity: String = Plain,
+        value: i64 = Plain,
+        mark: i64 = Plain,
+        pruned: i64 = Plain,
+        pruned_mark: i64 = Plain,
+        accepted: i64 = Plain,
+        oldest_reader: i64 = Plain,
+        is_copy: i64 = Plain,
+        age_ms: Option<i64> = Plain,
+        logged_mark: Option<i64> = Plain,
+    }
+}
+
+impl LookRow {
+    /// Where the store stands, seen from the cursor whose revision the statement was given.
+    pub fn into_look(self, since: Option<&Cursor>) -> Look {
+        let age = self.age_ms.map(|age| Duration::from_millis(u64::try_from(age).unwrap_or(0)));
+        let (accepted, oldest_reader) = (self.accepted, self.oldest_reader);
+        let row = HistoryRow {
+            cursor: Cursor {
+                store: self.identity.into_boxed_str(),
+                revision: Revision(self.value),
+                mark: self.mark,
+            },
+            pruned: (self.pruned, self.pruned_mark),
+            logged_mark: self.logged_mark,
+            is_copy: self.is_copy != 0,
+        };
+        let continuity = since.map_or(Continuity::Continues, |since| row.continuity(since));
+        Look { cursor: row.cursor, continuity, accepted, age, oldest_reader }
     }
 }
 
@@ -177,19 +219,31 @@ pub(super) fn key(row: KeyRow) -> Option<StoredKey> {
 }
 
 /// The sessions of rows.  One that is unreadable counts as absent.
-pub(super) fn sessions(rows: Vec<SessionRow>) -> Vec<StoredSession> {
+fn sessions(rows: Vec<SessionRow>) -> Vec<StoredSession> {
     rows.into_iter().filter_map(|row| row.try_into().ok()).collect()
 }
 
-/// The keys of a page: a JSON array of rows, each an array of its columns.  With them the id of the last row;
-/// `None` when the page has no row.
-pub(super) fn page(page: &str) -> Result<(Vec<StoredKey>, Option<i64>), StoreFailure> {
-    let rows: Vec<KeyRow> = serde_json::from_str(page).map_err(|_| StoreFailure::UnreadableRow)?;
-    let last = rows.last().map(|row| row.id);
-    Ok((rows.into_iter().filter_map(key).collect(), last))
+/// A page of all sessions.
+pub(super) fn session_page(rows: Vec<SessionRow>) -> SessionPage {
+    let is_last = rows.len() < MAX_PAGE;
+    // A digest is 32 bytes by the schema: the page after one that is not would be the same page again.
+    let next = rows.last().and_then(|row| TokenDigest::from_hex(&row.digest)).filter(|_| !is_last);
+    SessionPage { sessions: sessions(rows), next }
 }
 
-/// The entries of the change log since a revision, and what is left of the keys and sessions that they name.
+/// A page of all keys.
+pub(super) fn key_page(rows: Vec<KeyRow>) -> KeyPage {
+    let next = rows.last().map(|row| row.id).filter(|_| rows.len() >= MAX_PAGE);
+    KeyPage { keys: rows.into_iter().filter_map(key).collect(), next }
+}
+
+/// A page of all keys from JSON: an array of rows, each an array of its columns.
+pub(super) fn key_page_of_json(page: &str) -> Result<KeyPage, StoreFailure> {
+    let rows: Vec<KeyRow> = serde_json::from_str(page).map_err(|_| StoreFailure::UnreadableRow)?;
+    Ok(key_page(rows))
+}
+
+/// A page of the change log, and what is left of the keys and sessions that it names.
 #[derive(Default)]
 pub(super) struct ChangedRows {
     /// The entries.
@@ -201,20 +255,32 @@ pub(super) struct ChangedRows {
 }
 
 impl ChangedRows {
-    /// The changes up to this revision.  A key or session in the log that has no readable row is deleted.
-    pub fn into_changes(self, revision: i64) -> Changes {
+    /// The changes.  A key or session in the log that has no readable row is deleted.
+    pub fn into_page(self, pruned: i64) -> ChangePage {
+        let next = last_entry(&self.log).filter(|_| self.log.len() >= MAX_PAGE);
         let keys: Vec<StoredKey> = self.keys.into_iter().filter_map(key).collect();
         let sessions = sessions(self.sessions);
         let existing_keys: HashSet<i64> = keys.iter().map(|stored| stored.key.id).collect();
         let existing_sessions: HashSet<TokenDigest> = sessions.iter().map(|stored| stored.digest).collect();
         let (mut deleted_keys, mut deleted_sessions) = (Vec::new(), Vec::new());
-        for ChangeRow { key_id, session } in self.log {
+        for ChangeRow { key_id, session, .. } in self.log {
             deleted_keys.extend(key_id.filter(|id| !existing_keys.contains(id)));
             let session = session.and_then(|hex| TokenDigest::from_hex(&hex));
             deleted_sessions.extend(session.filter(|digest| !existing_sessions.contains(digest)));
         }
-        Changes::Since { revision: Revision(revision), keys, deleted_keys, sessions, deleted_sessions }
+        let pruned = Revision(pruned);
+        ChangePage { keys, deleted_keys, sessions, deleted_sessions, next, pruned }
     }
+}
+
+/// Where the last of these entries stands.
+pub(super) fn last_entry(log: &[ChangeRow]) -> Option<LogPosition> {
+    log.last().map(|row| LogPosition { revision: Revision(row.revision), entry: row.seq })
+}
+
+/// Whether the entries name keys, and whether they name sessions.
+pub(super) fn named(log: &[ChangeRow]) -> (bool, bool) {
+    (log.iter().any(|row| row.key_id.is_some()), log.iter().any(|row| row.session.is_some()))
 }
 
 /// The columns of `api_keys` for which a new key has a value, in the order in which [`bind_new_key`] binds them.

@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,13 +15,16 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Sqlite, Transaction};
 
 use super::migrations::{self, SchemaError};
-use super::rows::{self, ChangeRow, ChangedRows, KeyRow, SessionRow};
+use super::rows::{self, ChangedRows, KeyRow, LookRow};
 use super::statements::{Dialect, Statements};
 use super::{
-    Changes, Contents, CreateError, NewKey, OpenError, OpenFailure, Revision, RotateError, Store, StoreError,
-    StoreFailure, StoreUrl,
+    Committed, CreateError, FollowerStore, Gate, NewKey, OpenError, OpenFailure, RotateError, Rotation,
+    Store, StoreError, StoreFailure, StoreUrl, Upkeep,
 };
 use crate::folder::FolderProblem;
+use crate::keys::source::{
+    ChangePage, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, Revision, SessionPage, Source,
+};
 use crate::keys::{GrantCheck, Key, Status, StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
@@ -38,7 +41,7 @@ static KEY_PAGE: LazyLock<String> = LazyLock::new(|| {
     let columns = Dialect::Sqlite.expressions(KeyRow::COLUMNS);
     format!(
         "SELECT json_group_array(json_array({columns})) \
-         FROM (SELECT * FROM api_keys WHERE id > $1 ORDER BY id LIMIT 1000)"
+         FROM (SELECT * FROM api_keys WHERE id > $1 ORDER BY id LIMIT {MAX_PAGE})"
     )
 });
 
@@ -48,6 +51,8 @@ pub struct SqliteStore {
     writer: SqlitePool,
     /// In WAL mode readers wait for no writer.
     readers: SqlitePool,
+    options: SqliteConnectOptions,
+    is_read_only: bool,
 }
 
 impl SqliteStore {
@@ -73,12 +78,7 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT)
             .disable_statement_logging();
-        let pool = |connections| {
-            let pool =
-                SqlitePoolOptions::new().max_connections(connections).max_lifetime(None).idle_timeout(None);
-            pool.acquire_timeout(OPEN_TIMEOUT).connect_lazy_with(options.clone())
-        };
-        let store = Self { writer: pool(1), readers: pool(2) };
+        let store = Self::with_options(&options, 2);
 
         let deadline = tokio::time::Instant::now() + OPEN_TIMEOUT;
         loop {
@@ -98,9 +98,16 @@ impl SqliteStore {
     /// Opens an existing file for reading alone: nothing is created, and the schema stays as it is.
     pub fn open_read_only(path: &Path) -> Self {
         let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY_TIMEOUT);
-        let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(OPEN_TIMEOUT);
-        let pool = pool.connect_lazy_with(options.disable_statement_logging());
-        Self { writer: pool.clone(), readers: pool }
+        Self { is_read_only: true, ..Self::with_options(&options.disable_statement_logging(), 1) }
+    }
+
+    fn with_options(options: &SqliteConnectOptions, readers: u32) -> Self {
+        let pool = |connections| {
+            let pool =
+                SqlitePoolOptions::new().max_connections(connections).max_lifetime(None).idle_timeout(None);
+            pool.acquire_timeout(OPEN_TIMEOUT).connect_lazy_with(options.clone())
+        };
+        Self { writer: pool(1), readers: pool(readers), options: options.clone(), is_read_only: false }
     }
 
     /// The library's SQLite migrations take no lock, so all of them run in one transaction that holds the file's.
@@ -131,54 +138,27 @@ fn is_busy(error: &sqlx::Error) -> bool {
     code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6))
 }
 
+/// Commits a transaction under the gate.
+async fn commit<T>(
+    gate: &Gate,
+    transaction: Transaction<'static, Sqlite>,
+    value: T,
+) -> Result<Committed<T>, sqlx::Error> {
+    let guard = gate.enter().await;
+    transaction.commit().await?;
+    Ok(Committed { value, guard })
+}
+
 #[async_trait]
 impl Store for SqliteStore {
-    async fn contents(&self) -> Result<Contents, StoreError> {
-        let mut transaction = self.readers.begin().await?;
-        let revision: i64 =
-            sqlx::query_scalar("SELECT value FROM api_revision").fetch_one(&mut *transaction).await?;
-        let mut keys = Vec::new();
-        let mut last = i64::MIN;
-        loop {
-            let page: String =
-                sqlx::query_scalar(KEY_PAGE.as_str()).bind(last).fetch_one(&mut *transaction).await?;
-            let (page, end) = rows::page(&page)?;
-            keys.push(page);
-            match end {
-                Some(id) => last = id,
-                None => break,
-            }
-        }
-        let sessions: Vec<SessionRow> =
-            sqlx::query_as(SQL.sessions.as_str()).fetch_all(&mut *transaction).await?;
-        Ok(Contents { revision: Revision(revision), keys, sessions: rows::sessions(sessions) })
+    fn for_follower(&self) -> FollowerStore {
+        let store = Arc::new(Self::with_options(&self.options, 1));
+        let upkeep: Option<Arc<dyn Upkeep>> =
+            if self.is_read_only { None } else { Some(Arc::clone(&store) as _) };
+        FollowerStore { source: store, upkeep }
     }
 
-    async fn changes(&self, since: Revision) -> Result<Changes, StoreError> {
-        let mut transaction = self.readers.begin().await?;
-        let (revision, pruned): (i64, i64) =
-            sqlx::query_as("SELECT value, pruned FROM api_revision").fetch_one(&mut *transaction).await?;
-        if since.0 < pruned || since.0 > revision {
-            return Ok(Changes::Unknown);
-        }
-        let mut changed = ChangedRows::default();
-        if since.0 < revision {
-            let query = sqlx::query_as(SQL.changes.as_str()).bind(since.0);
-            let log: Vec<ChangeRow> = query.fetch_all(&mut *transaction).await?;
-            let query = sqlx::query_as(SQL.changed_keys.as_str()).bind(since.0);
-            let keys: Vec<KeyRow> = query.fetch_all(&mut *transaction).await?;
-            let query = sqlx::query_as(SQL.changed_sessions.as_str()).bind(since.0);
-            let sessions: Vec<SessionRow> = query.fetch_all(&mut *transaction).await?;
-            changed = ChangedRows { log, keys, sessions };
-        }
-        Ok(changed.into_changes(revision))
-    }
-
-    async fn changed(&self) -> Result<(), StoreError> {
-        std::future::pending().await
-    }
-
-    async fn create(&self, new: &NewKey) -> Result<StoredKey, CreateError> {
+    async fn create(&self, gate: &Gate, new: &NewKey) -> Result<Committed<StoredKey>, CreateError> {
         let mut transaction = self.write().await?;
         let sql = "SELECT EXISTS (SELECT 1 FROM api_keys WHERE name = ?1 AND revoked_at IS NULL \
                    AND (expires_at IS NULL OR expires_at > ?2))";
@@ -200,19 +180,16 @@ impl Store for SqliteStore {
         let query = rows::bind_new_key(sqlx::query_as(SQL.insert_key.as_str()), new);
         let row: KeyRow = query.fetch_one(&mut *transaction).await?;
         let stored = rows::key(row).ok_or(StoreError(StoreFailure::UnreadableRow))?;
-        transaction.commit().await?;
-        Ok(stored)
+        Ok(commit(gate, transaction, stored).await?)
     }
 
     async fn rotate(
         &self,
-        id: i64,
-        digest: TokenDigest,
-        previous_until: Timestamp,
-        now: Timestamp,
-        expires_by: Option<Timestamp>,
+        gate: &Gate,
+        rotation: &Rotation,
         grant_check: &GrantCheck<'_>,
-    ) -> Result<StoredKey, RotateError> {
+    ) -> Result<Committed<StoredKey>, RotateError> {
+        let &Rotation { id, digest, previous_until, now, expires_by } = rotation;
         let mut transaction = self.write().await?;
         let stored = Self::key_by_id(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
         if stored.key.status(now) != Status::Live {
@@ -226,24 +203,30 @@ impl Store for SqliteStore {
         let query = query.bind(expires_at.map(Timestamp::as_second));
         query.execute(&mut *transaction).await?;
         let stored = Self::key_by_id(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
-        transaction.commit().await?;
-        Ok(stored)
+        Ok(commit(gate, transaction, stored).await?)
     }
 
-    async fn revoke(&self, id: i64, by: &str, now: Timestamp) -> Result<Option<StoredKey>, StoreError> {
+    async fn revoke(
+        &self,
+        gate: &Gate,
+        id: i64,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<Committed<Option<StoredKey>>, StoreError> {
         let mut transaction = self.write().await?;
         let sql = "UPDATE api_keys SET revoked_at = ?2, revoked_by = ?3, previous_digest = NULL, \
                    previous_until = NULL WHERE id = ?1 AND revoked_at IS NULL";
         let query = sqlx::query(sql).bind(id).bind(now.as_second()).bind(by);
         query.execute(&mut *transaction).await?;
         let stored = Self::key_by_id(&mut transaction, id).await?;
-        transaction.commit().await?;
-        Ok(stored)
+        Ok(commit(gate, transaction, stored).await?)
     }
 
-    async fn delete(&self, id: i64) -> Result<bool, StoreError> {
-        let query = sqlx::query("DELETE FROM api_keys WHERE id = ?1").bind(id);
-        Ok(query.execute(&self.writer).await?.rows_affected() > 0)
+    async fn delete(&self, gate: &Gate, id: i64) -> Result<Committed<bool>, StoreError> {
+        let mut transaction = self.write().await?;
+        let query = sqlx::query("DELETE FROM api_keys WHERE id = $1").bind(id);
+        let is_deleted = query.execute(&mut *transaction).await?.rows_affected() > 0;
+        Ok(commit(gate, transaction, is_deleted).await?)
     }
 
     async fn list(&self) -> Result<Vec<Key>, StoreError> {
@@ -257,24 +240,14 @@ impl Store for SqliteStore {
         Ok(row.and_then(rows::key).map(|stored| stored.key))
     }
 
-    async fn touch_keys(&self, used: &[(i64, Timestamp)]) -> Result<(), StoreError> {
-        let mut transaction = self.write().await?;
-        // Other processes write here too: all of them together write at most once a minute.
-        let sql = "UPDATE api_keys SET last_used_at = ?2 \
-                   WHERE id = ?1 AND (last_used_at IS NULL OR last_used_at <= ?2 - 60)";
-        for (id, at) in used {
-            sqlx::query(sql).bind(id).bind(at.as_second()).execute(&mut *transaction).await?;
-        }
-        Ok(transaction.commit().await?)
-    }
-
     async fn create_session(
         &self,
+        gate: &Gate,
         session: &StoredSession,
         max_sessions: u32,
         used_after: Timestamp,
         opened_after: Timestamp,
-    ) -> Result<Vec<TokenDigest>, StoreError> {
+    ) -> Result<Committed<Vec<TokenDigest>>, StoreError> {
         let mut transaction = self.write().await?;
         let sql = "SELECT digest FROM api_sessions WHERE user_name = ?1 AND last_used_at > ?2 AND created_at > ?3 \
                    ORDER BY opened_after DESC, created_at DESC, digest LIMIT -1 OFFSET ?4";
@@ -299,8 +272,89 @@ impl Store for SqliteStore {
             .bind(session.created_at.as_second())
             .bind(session.last_used_at.as_second());
         query.execute(&mut *transaction).await?;
-        transaction.commit().await?;
-        Ok(rows::digests(&ended))
+        Ok(commit(gate, transaction, rows::digests(&ended)).await?)
+    }
+
+    async fn delete_session(&self, gate: &Gate, digest: &TokenDigest) -> Result<Committed<()>, StoreError> {
+        let mut transaction = self.write().await?;
+        let query = sqlx::query("DELETE FROM api_sessions WHERE digest = $1");
+        query.bind(digest.as_bytes().as_slice()).execute(&mut *transaction).await?;
+        Ok(commit(gate, transaction, ()).await?)
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        // The last connection to close moves the -wal into the file, so it must be one that may write.
+        self.writer.close().await;
+    }
+}
+
+#[async_trait]
+impl Source for SqliteStore {
+    async fn look(&self, since: Option<&Cursor>) -> Result<Look, StoreError> {
+        let revision = since.map_or(0, |since| since.revision.0);
+        let query = sqlx::query_as(SQL.look.as_str()).bind(revision);
+        let row: LookRow = query.fetch_one(&self.readers).await?;
+        Ok(row.into_look(since))
+    }
+
+    async fn changes(&self, from: LogPosition, until: Revision) -> Result<ChangePage, StoreError> {
+        let mut transaction = self.readers.begin().await?;
+        let pruned: i64 =
+            sqlx::query_scalar("SELECT pruned FROM api_revision").fetch_one(&mut *transaction).await?;
+        let query = sqlx::query_as(SQL.changes.as_str());
+        let query = query.bind(from.revision.0).bind(from.entry).bind(until.0);
+        let mut changed =
+            ChangedRows { log: query.fetch_all(&mut *transaction).await?, ..Default::default() };
+        let Some(last) = rows::last_entry(&changed.log) else {
+            return Ok(changed.into_page(pruned));
+        };
+        let (has_keys, has_sessions) = rows::named(&changed.log);
+        if has_keys {
+            let query = sqlx::query_as(SQL.changed_keys.as_str()).bind(from.revision.0).bind(from.entry);
+            let query = query.bind(last.revision.0).bind(last.entry);
+            changed.keys = query.fetch_all(&mut *transaction).await?;
+        }
+        if has_sessions {
+            let query = sqlx::query_as(SQL.changed_sessions.as_str()).bind(from.revision.0).bind(from.entry);
+            let query = query.bind(last.revision.0).bind(last.entry);
+            changed.sessions = query.fetch_all(&mut *transaction).await?;
+        }
+        Ok(changed.into_page(pruned))
+    }
+
+    async fn keys(&self, after: i64) -> Result<KeyPage, StoreError> {
+        let query = sqlx::query_scalar(KEY_PAGE.as_str()).bind(after);
+        let page: String = query.fetch_one(&self.readers).await?;
+        Ok(rows::key_page_of_json(&page)?)
+    }
+
+    async fn sessions(&self, after: Option<TokenDigest>) -> Result<SessionPage, StoreError> {
+        let after = after.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec());
+        let query = sqlx::query_as(SQL.sessions.as_str()).bind(after);
+        Ok(rows::session_page(query.fetch_all(&self.readers).await?))
+    }
+
+    async fn changed(&self) -> Result<(), StoreError> {
+        std::future::pending().await
+    }
+
+    async fn close(&self) {
+        Store::close(self).await;
+    }
+}
+
+#[async_trait]
+impl Upkeep for SqliteStore {
+    async fn touch_keys(&self, used: &[(i64, Timestamp)]) -> Result<(), StoreError> {
+        let mut transaction = self.write().await?;
+        // Other processes write here too: all of them together write at most once a minute.
+        let sql = "UPDATE api_keys SET last_used_at = ?2 \
+                   WHERE id = ?1 AND (last_used_at IS NULL OR last_used_at <= ?2 - 60)";
+        for (id, at) in used {
+            sqlx::query(sql).bind(id).bind(at.as_second()).execute(&mut *transaction).await?;
+        }
+        Ok(transaction.commit().await?)
     }
 
     async fn touch_sessions(&self, used: &[(TokenDigest, Timestamp)]) -> Result<(), StoreError> {
@@ -313,21 +367,14 @@ impl Store for SqliteStore {
         Ok(transaction.commit().await?)
     }
 
-    async fn delete_session(&self, digest: &TokenDigest) -> Result<(), StoreError> {
-        let query = sqlx::query("DELETE FROM api_sessions WHERE digest = ?1");
-        query.bind(digest.as_bytes().as_slice()).execute(&self.writer).await?;
-        Ok(())
-    }
-
     async fn purge_sessions(&self, used_until: Timestamp, opened_until: Timestamp) -> Result<(), StoreError> {
         let query = sqlx::query("DELETE FROM api_sessions WHERE last_used_at <= ?1 OR created_at <= ?2");
         query.bind(used_until.as_second()).bind(opened_until.as_second()).execute(&self.writer).await?;
         Ok(())
     }
 
-    async fn close(&self) {
-        self.readers.close().await;
-        // The last connection to close moves the -wal into the file, so it must be one that may write.
-        self.writer.close().await;
+    async fn stamp(&self) -> Result<(), StoreError> {
+        // Who reads the file reads what was written last: no copy is behind.
+        Ok(())
     }
 }

@@ -15,6 +15,8 @@ ALTER TABLE api_revision ADD COLUMN oldest_reader INTEGER NOT NULL DEFAULT 2;
 ALTER TABLE api_changes ADD COLUMN mark INTEGER;
 -- When, in whole seconds since 1970.
 ALTER TABLE api_changes ADD COLUMN at INTEGER;
+-- The order within a revision, which is one entry here.
+ALTER TABLE api_changes ADD COLUMN seq INTEGER GENERATED ALWAYS AS (revision) VIRTUAL;
 
 UPDATE api_revision SET identity = lower(hex(randomblob(16))), mark = random(), pruned_mark = random();
 -- The present revision with its mark, for those who read it before the next change.

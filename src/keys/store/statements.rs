@@ -1,6 +1,7 @@
 //! The SQL that both databases share, written for each from the columns of [`rows`](super::rows).
 
-use super::rows::{ChangeRow, Column, KeyRow, Kind, NEW_KEY_COLUMNS, SessionRow};
+use super::rows::{ChangeRow, Column, KeyRow, Kind, LookRow, NEW_KEY_COLUMNS, SessionRow};
+use crate::keys::source::MAX_PAGE;
 
 /// One of the two databases.
 #[derive(Clone, Copy)]
@@ -54,23 +55,25 @@ impl Dialect {
 
 /// The statements that differ between the databases by their columns alone.
 pub(super) struct Statements {
-    /// Every key.
-    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "SQLite gives them in pages"))]
+    /// Where the store stands, seen from revision `$1`.
+    pub look: String,
+    /// The next keys with an id above `$1`.
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "SQLite gives them as JSON"))]
     pub keys: String,
     /// Every key, by the bytes of its name and then by id.
     pub keys_by_name: String,
     /// The key of id `$1`.
     pub key_by_id: String,
-    /// The keys that changed after revision `$1` and still exist.
+    /// The next entries of the change log behind entry `$2` of revision `$1`, up to revision `$3`.
+    pub changes: String,
+    /// The keys that entries name, from behind entry `$2` of revision `$1` up to entry `$4` of revision `$3`.
     pub changed_keys: String,
+    /// The sessions that they name.
+    pub changed_sessions: String,
     /// Inserts the values of `NEW_KEY_COLUMNS` and gives the key's row.
     pub insert_key: String,
-    /// Every session.
+    /// The next sessions with a digest above `$1`.
     pub sessions: String,
-    /// The sessions that changed after revision `$1` and still exist.
-    pub changed_sessions: String,
-    /// The keys and sessions that changed after revision `$1`.
-    pub changes: String,
 }
 
 impl Statements {
@@ -78,6 +81,25 @@ impl Statements {
         let key = dialect.select(KeyRow::COLUMNS);
         let session = dialect.select(SessionRow::COLUMNS);
         let change = dialect.select(ChangeRow::COLUMNS);
+        let look = dialect.expressions(LookRow::COLUMNS);
+        let logged_mark = "SELECT log.mark FROM api_changes log \
+                           WHERE log.revision = $1 AND log.mark IS NOT NULL LIMIT 1";
+        // Only a copy of another database may be behind.
+        let (identity, is_copy, age) = match dialect {
+            Dialect::Sqlite => ("identity", "0", "NULL"),
+            Dialect::Postgres => (
+                "identity::text",
+                "pg_is_in_recovery()::int::bigint",
+                "CASE WHEN pg_is_in_recovery() \
+                 THEN floor(extract(epoch FROM clock_timestamp() - stamped_at) * 1000)::bigint END",
+            ),
+        };
+        let state = format!(
+            "SELECT {identity} AS identity, value, mark, pruned, pruned_mark, accepted, oldest_reader, \
+             {is_copy} AS is_copy, {age} AS age_ms, ({logged_mark}) AS logged_mark FROM api_revision"
+        );
+        let named = "FROM api_changes WHERE revision >= $1 AND (revision, seq) > ($1, $2) \
+                     AND revision <= $3 AND (revision, seq) <= ($3, $4)";
         let name = match dialect {
             Dialect::Sqlite => "name",
             // SQLite compares bytes.  PostgreSQL compares by the database's locale, unless a statement says otherwise.
@@ -90,19 +112,22 @@ impl Statements {
         let values = values.collect::<Vec<_>>().join(", ");
         let new = NEW_KEY_COLUMNS.join(", ");
         Self {
-            keys: format!("SELECT {key} FROM api_keys"),
+            look: format!("SELECT {look} FROM ({state}) AS state"),
+            keys: format!("SELECT {key} FROM api_keys WHERE id > $1 ORDER BY id LIMIT {MAX_PAGE}"),
             keys_by_name: format!("SELECT {key} FROM api_keys ORDER BY {name}, id"),
             key_by_id: format!("SELECT {key} FROM api_keys WHERE id = $1"),
-            changed_keys: format!(
-                "SELECT {key} FROM api_keys WHERE id IN (SELECT key_id FROM api_changes WHERE revision > $1)"
+            changes: format!(
+                "SELECT {change} FROM api_changes WHERE revision >= $1 AND (revision, seq) > ($1, $2) \
+                 AND revision <= $3 ORDER BY revision, seq LIMIT {MAX_PAGE}"
+            ),
+            changed_keys: format!("SELECT {key} FROM api_keys WHERE id IN (SELECT key_id {named})"),
+            changed_sessions: format!(
+                "SELECT {session} FROM api_sessions WHERE digest IN (SELECT session {named})"
             ),
             insert_key: format!("INSERT INTO api_keys ({new}) VALUES ({values}) RETURNING {key}"),
-            sessions: format!("SELECT {session} FROM api_sessions"),
-            changed_sessions: format!(
-                "SELECT {session} FROM api_sessions \
-                 WHERE digest IN (SELECT session FROM api_changes WHERE revision > $1)"
+            sessions: format!(
+                "SELECT {session} FROM api_sessions WHERE digest > $1 ORDER BY digest LIMIT {MAX_PAGE}"
             ),
-            changes: format!("SELECT DISTINCT {change} FROM api_changes WHERE revision > $1"),
         }
     }
 }
@@ -115,14 +140,9 @@ mod tests {
     fn each_database_reads_and_writes_columns_in_its_own_way() {
         let sqlite = Statements::new(Dialect::Sqlite);
         let postgres = Statements::new(Dialect::Postgres);
-        assert_eq!(
-            sqlite.changes,
-            "SELECT DISTINCT key_id, nullif(hex(session), '') AS session FROM api_changes WHERE revision > $1"
-        );
-        assert_eq!(
-            postgres.changes,
-            "SELECT DISTINCT key_id, encode(session, 'hex') AS session FROM api_changes WHERE revision > $1"
-        );
+        let select = "SELECT revision, seq, key_id, ";
+        assert!(sqlite.changes.starts_with(&format!("{select}nullif(hex(session), '') AS session FROM")));
+        assert!(postgres.changes.starts_with(&format!("{select}encode(session, 'hex') AS session FROM")));
         let insert =
             "INSERT INTO api_keys (name, role, actor, policies, digest, created_at, created_by, expires_at)";
         for (statements, values) in [

@@ -1,0 +1,91 @@
+//! What this process knows to be dead, for the case that the store forgets it.
+//!
+//! A store that is restored from a backup, replaced by an older file, or failed over to a server that lacked the last
+//! commits has forgotten that keys were revoked, deleted or rotated.  The index remembers: such a digest stays denied
+//! until somebody accepts the store's history (`keys accept-history`) or the process ends.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::token::TokenDigest;
+
+/// The most digests that are remembered after they left the index; the oldest goes first.
+pub const MAX_REMEMBERED: usize = 100_000;
+
+/// Digests that are dead whatever the store says.
+#[derive(Default)]
+pub(super) struct KnownDead {
+    /// Those that left the index: of deleted keys, of replaced secrets, of ended sessions.
+    left: Mutex<VecDeque<TokenDigest>>,
+    /// Those that are denied, since the history was rewritten.
+    denied: papaya::HashSet<TokenDigest, foldhash::fast::RandomState>,
+    /// Their number, so that a lookup under an ordinary history costs one load.
+    denied_len: AtomicUsize,
+}
+
+impl KnownDead {
+    /// Remembers a digest that leaves the index.
+    pub fn remember(&self, digest: TokenDigest) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if left.len() == MAX_REMEMBERED {
+            left.pop_front();
+        }
+        left.push_back(digest);
+    }
+
+    /// Denies what left the index, and these.
+    pub fn deny(&self, digests: impl IntoIterator<Item = TokenDigest>) {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let denied = self.denied.pin();
+        for digest in left.into_iter().chain(digests) {
+            denied.insert(digest);
+        }
+        self.denied_len.store(denied.len(), Ordering::Release);
+    }
+
+    /// Whether a digest is denied whatever the store says.
+    pub fn is_denied(&self, digest: &TokenDigest) -> bool {
+        self.denied_len.load(Ordering::Acquire) != 0 && self.denied.pin().contains(digest)
+    }
+
+    /// Denies only those for which this is true.
+    pub fn retain(&self, mut is_needed: impl FnMut(&TokenDigest) -> bool) {
+        let denied = self.denied.pin();
+        denied.retain(|digest| is_needed(digest));
+        self.denied_len.store(denied.len(), Ordering::Release);
+    }
+
+    /// The number of denied digests.
+    pub fn denied_len(&self) -> usize {
+        self.denied_len.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(number: usize) -> TokenDigest {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&number.to_le_bytes());
+        TokenDigest::from_bytes(bytes)
+    }
+
+    #[test]
+    fn what_is_dead_is_denied_once_the_history_was_rewritten_and_never_without_bound() {
+        let known = KnownDead::default();
+        for number in 0..MAX_REMEMBERED + 2 {
+            known.remember(digest(number));
+        }
+        assert!(!known.is_denied(&digest(2)), "the store remembers by itself");
+        known.deny([digest(MAX_REMEMBERED + 7)]);
+        assert_eq!(known.denied_len(), MAX_REMEMBERED + 1);
+        assert!(known.is_denied(&digest(2)) && known.is_denied(&digest(MAX_REMEMBERED + 7)));
+        assert!(!known.is_denied(&digest(1)), "the oldest are forgotten");
+        known.retain(|kept| *kept == digest(5));
+        assert!(known.is_denied(&digest(5)) && !known.is_denied(&digest(6)));
+        known.retain(|_| false);
+        assert!(!known.is_denied(&digest(5)));
+    }
+}
