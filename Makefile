@@ -16,7 +16,7 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test soak test-bodies fuzz dist deb image test-shipped release-check bench bench-keys fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo test soak test-bodies fuzz dist deb image test-shipped release-check bench bench-keys bench-store fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; sends its requests with curl,'
@@ -31,6 +31,7 @@ help:
 	@echo 'make release-check  what must hold before a release: advisories, two equal builds, SBOM'
 	@echo 'make bench   this server beside an allow-all one'
 	@echo 'make bench-keys  a million stored keys: loading, memory, Checks'
+	@echo 'make bench-store  Checks while a store of KEYS=1000000 fails or says much; REPLICAS=10 at once'
 	@echo 'make lint    formatting, clippy and rustdoc, warnings are errors'
 	@echo 'make fmt     formats the sources'
 
@@ -101,6 +102,11 @@ bench: need-rust need-python
 
 bench-keys: need-rust need-python
 	benches/run.sh keys
+
+KEYS ?= 1000000
+REPLICAS ?= 10
+bench-store: need-rust need-python
+	benches/run.sh store --keys $(KEYS) --replicas $(REPLICAS)
 
 fmt: need-rust
 	$(CARGO) fmt

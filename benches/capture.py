@@ -99,15 +99,15 @@ def config(port, raw):
 
 
 @contextlib.contextmanager
-def envoy(port, raw):
-    """A running Envoy; gives the port that it listens on."""
+def envoy(port, raw, prefix=()):
+    """A running Envoy, perhaps under a tool; gives the port that it listens on."""
     told = subprocess.run([sys.executable, FETCH, "envoy"], check=True, capture_output=True, text=True)
     binary = re.search(r"^envoy=(.*)$", told.stdout, re.MULTILINE)[1]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "envoy.json")
         path.write_text(json.dumps(config(port, raw)))
         admin_path = pathlib.Path(folder, "admin")
-        command = [binary, "--config-path", str(path), "--admin-address-path", str(admin_path)]
+        command = [*prefix, binary, "--config-path", str(path), "--admin-address-path", str(admin_path)]
         command += ["--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]
         process = subprocess.Popen(command)
         try:

@@ -33,10 +33,22 @@ import urllib.request
 
 import capture
 import measure
-from measure import CLIENT_CORE, HERE, MISS, PATIENCE, SERVER_CORE, Case, Failed, cpu_model, progress, tool_version
+from measure import (
+    CLIENT_CORE,
+    DIES_WITH_US,
+    HERE,
+    MISS,
+    PATIENCE,
+    SERVER_CORE,
+    Case,
+    Failed,
+    cpu_model,
+    progress,
+    tool_version,
+    with_section,
+)
 
 FEW = 10
-HEADING = "## A million keys"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +83,12 @@ def rows(keys):
         yield f"service account {number}", "Editor", digest, far - 10**7, "admin", far if number % 4 else None
 
 
+def memory(process):
+    """The bytes that are resident, and the most that were."""
+    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+    return tuple(int(re.search(rf"^{name}:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024 for name in ("VmRSS", "VmHWM"))
+
+
 class Keys(measure.Bench):
     """Runs our server over a store."""
 
@@ -100,8 +118,7 @@ class Keys(measure.Bench):
             if process.poll() is not None:
                 raise Failed(f"the server over {store.kind} ended")
             with contextlib.suppress(OSError):
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.probes}/metrics", timeout=PATIENCE) as answer:
-                    metrics = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if line[0] != "#")
+                metrics = self.metrics()
                 if metrics["envoy_auth_tokens_keys_store_lag_seconds"] != "NaN":
                     held = int(metrics["envoy_auth_tokens_keys_held"])
                     if held != store.keys:
@@ -110,27 +127,21 @@ class Keys(measure.Bench):
             time.sleep(0.01)
         raise Failed(f"{store.kind} was not read within {PATIENCE} s")
 
+    def metrics(self):
+        """What /metrics says, by name and labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.probes}/metrics", timeout=PATIENCE) as answer:
+            return dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if line[0] != "#")
+
     def loaded(self, store):
         """Starts it over the store, on all cores, and reads what that took."""
         self.probes = free_port()
         begun = time.monotonic()
-        process = subprocess.Popen(
-            self.command(store, free_port()),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
+        with self.process(self.command(store, free_port())) as process:
             self.wait_for_keys(process, store)
             seconds = time.monotonic() - begun
             # What was needed for reading alone is given back in a moment.
             time.sleep(3)
-            status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-            size = lambda name: int(re.search(rf"^{name}:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024
-            return Loaded(seconds, size("VmRSS"), size("VmHWM"))
-        finally:
-            process.terminate()
-            process.wait(measure.STOPPING)
+            return Loaded(seconds, *memory(process))
 
     def latency(self, case, port):
         """Microseconds that half of all Checks, and 99 of 100, stay below."""
@@ -164,6 +175,8 @@ class Postgres:
         self.programs = versions[-1] if versions else found
         if not self.programs:
             raise Failed("PostgreSQL is missing: install it (Debian and Ubuntu: apt install postgresql).")
+        # What the server is started under.
+        self.prefix = []
         self.folder = folder / "postgres"
         self.folder.mkdir()
         self.port = free_port()
@@ -176,23 +189,28 @@ class Postgres:
             folder.chmod(0o711)
 
     def __enter__(self):
-        data = self.folder / "data"
-        initdb = [self.programs / "initdb", "-D", data, "-U", "bench", "--auth=trust", "--no-sync", "-E", "UTF8"]
+        initdb = [self.programs / "initdb", "-D", self.folder / "data", "-U", "bench", "--auth=trust", "--no-sync", "-E", "UTF8"]
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=self.folder, **self.user)
+        self.start()
+        return self
+
+    def start(self):
         settings = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": self.folder}
         settings |= {"fsync": "off", "max_wal_size": "4GB"}
-        command = [self.programs / "postgres", "-D", data]
+        command = [*DIES_WITH_US, *self.prefix, self.programs / "postgres", "-D", self.folder / "data"]
         command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        with open(self.folder.parent / "postgres.log", "w") as log:
+        with open(self.folder.parent / "postgres.log", "a") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, **self.user)
         deadline = time.monotonic() + PATIENCE
         while self.psql("postgres", "SELECT 1", check=False).returncode != 0:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise Failed("PostgreSQL did not start")
             time.sleep(0.1)
-        return self
 
     def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
         self.process.send_signal(signal.SIGINT)
         self.process.wait(measure.STOPPING)
 
@@ -219,7 +237,7 @@ class Postgres:
         return dataclasses.replace(store, keys=keys)
 
 
-RESULTS = """{heading}
+RESULTS = """## A million keys
 
 Written by `make bench-keys`, which also makes it anew.
 
@@ -241,11 +259,6 @@ peak while everything is read at once.
 A miss is a token that nobody knows: denied, and not logged.  The instructions include what following the store
 takes meanwhile, twice a second.
 """
-
-
-def with_section(text, section):
-    """The results with this section at their end, in place of an older one."""
-    return text.partition(f"\n{HEADING}\n")[0].rstrip("\n") + "\n\n" + section
 
 
 def main():
@@ -290,7 +303,6 @@ def main():
                 checks.append(f"| {case.name} | {p50:.1f} µs | {p99:.1f} µs | {instructions:,.0f} |")
                 progress(checks[-1])
     section = RESULTS.format(
-        heading=HEADING,
         date=datetime.date.today().isoformat(),
         commit=tool_version("git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude=*"),
         cores=os.cpu_count(),

@@ -1,10 +1,16 @@
-//! A load client: sends one CheckRequest over and over, as Envoy does, and checks every answer.
+//! A load client: sends one request over and over, and checks every answer.
 //!
-//! It goes to loopback only, sends a given number of requests, and gives up after a given time.
+//! The request is a CheckRequest, sent as Envoy sends it, or a GET for an Envoy that asks the server.  Without a rate
+//! each answer is followed by the next request, and a wrong answer is the end.  With one, requests are sent at fixed
+//! times, answered or not, so that a server that stops for a second is found out by every request of that second; wrong
+//! answers are counted.
+//!
+//! It goes to loopback only, sends a given number of requests at most, and gives up after a given time.
 //! `benches/run.sh` starts it.
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -14,22 +20,32 @@ use bytes::{BufMut, Bytes, BytesMut};
 use clap::Parser;
 use envoy_types::ext_authz::v3::pb::CheckResponse;
 use h2::client::SendRequest;
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use prost::Message;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::task::{JoinSet, LocalSet};
+use tokio::time::{MissedTickBehavior, interval};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Sends a CheckRequest over and over and checks every answer
+/// Sends one request over and over and checks every answer
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The server: a loopback address
+    /// The server, or the Envoy that asks it: a loopback address
     address: SocketAddr,
     /// The CheckRequest to send, without gRPC's prefix
-    request: PathBuf,
-    /// How many requests
+    #[arg(required_unless_present = "token")]
+    request: Option<PathBuf>,
+    /// Send a GET with this bearer token instead, which must be answered with 200
+    #[arg(long, conflicts_with = "request")]
+    token: Option<String>,
+    /// Print "ready", and send so many requests a second from the first byte of standard input to its end
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: Option<u32>,
+    /// How many requests; with a rate at most
     #[arg(short = 'n', default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     requests: u64,
     /// Connections
@@ -49,8 +65,9 @@ struct Arguments {
 /// What the streams share.
 struct Load {
     left: Cell<u64>,
-    head: (Uri, HeaderMap),
-    body: Bytes,
+    request: Request<()>,
+    /// The message of a Check; none for a GET.
+    body: Option<Bytes>,
     expect: i32,
     /// How long each request took, from sending to its answer's last byte.
     took: RefCell<Vec<Duration>>,
@@ -72,32 +89,22 @@ fn main() -> Result<(), Failure> {
         return Err("load goes to loopback only".into());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (elapsed, took) = LocalSet::new().block_on(&runtime, async {
-        let run = run(&arguments);
+    LocalSet::new().block_on(&runtime, async {
         let limit = Duration::from_secs(arguments.seconds);
+        let run = async {
+            match arguments.rate {
+                None => run(&arguments).await,
+                Some(rate) => run_at(rate, &arguments).await,
+            }
+        };
         tokio::time::timeout(limit, run).await.map_err(|_| format!("unfinished after {limit:?}"))?
-    })?;
-    let per_second = arguments.requests as f64 / elapsed.as_secs_f64();
-    let micros = |percent: usize| took[(took.len() * percent / 100).min(took.len() - 1)].as_secs_f64() * 1e6;
-    println!("{per_second:.0} requests/s, p50 {:.1} µs, p99 {:.1} µs", micros(50), micros(99));
-    Ok(())
+    })
 }
 
-/// Sends all requests; how long that took, connecting left out, and how long each of them took, in order.
-async fn run(arguments: &Arguments) -> Result<(Duration, Vec<Duration>), Failure> {
-    let message = std::fs::read(&arguments.request)?;
-    let load = Rc::new(Load {
-        left: Cell::new(arguments.requests),
-        head: head(),
-        body: framed(&message)?,
-        expect: arguments.expect,
-        took: RefCell::default(),
-        right: RefCell::default(),
-    });
-    let mut connections = Vec::new();
-    for _ in 0..arguments.connections {
-        connections.push(connect(arguments.address).await?);
-    }
+/// Sends all requests, and prints how many were answered in a second, connecting left out, and how soon.
+async fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let load = Rc::new(Load::new(arguments)?);
+    let connections = connections(arguments).await?;
     let begun = Instant::now();
     let mut streams = JoinSet::new();
     for connection in &connections {
@@ -108,10 +115,111 @@ async fn run(arguments: &Arguments) -> Result<(Duration, Vec<Duration>), Failure
     while let Some(ended) = streams.join_next().await {
         ended??;
     }
-    let elapsed = begun.elapsed();
-    let mut took = load.took.take();
-    took.sort_unstable();
-    Ok((elapsed, took))
+    let per_second = arguments.requests as f64 / begun.elapsed().as_secs_f64();
+    let took = Sorted::new(load.took.take());
+    println!(
+        "{per_second:.0} requests/s, p50 {:.1} µs, p99 {:.1} µs",
+        took.percentile(50),
+        took.percentile(99)
+    );
+    Ok(())
+}
+
+/// Sends requests at fixed times until standard input ends, waits for their answers, and prints how soon those came.
+///
+/// Everything is on one thread that waits for no answer: where a request is sent late, it was kept from running.  How
+/// late that was at most is printed too.
+async fn run_at(rate: u32, arguments: &Arguments) -> Result<(), Failure> {
+    let load = Rc::new(Load::new(arguments)?);
+    let connections = connections(arguments).await?;
+    for connection in &connections {
+        ask(connection.clone(), &load).await?;
+    }
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "ready")?;
+    stdout.flush()?;
+
+    let (begun, mut input_ended) = input();
+    begun.await?;
+    let mut ticks = interval(Duration::from_secs(1) / rate);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut late = Duration::ZERO;
+    let mut streams = JoinSet::new();
+    for (connection, _) in connections.iter().cycle().zip(0..arguments.requests) {
+        let planned = tokio::select! {
+            biased;
+            _ = &mut input_ended => break,
+            planned = ticks.tick() => planned,
+        };
+        late = late.max(planned.elapsed());
+        let (connection, load) = (connection.clone(), Rc::clone(&load));
+        streams.spawn_local(async move {
+            let begun = Instant::now();
+            let answer = ask(connection, &load).await.map_err(|error| error.to_string());
+            (begun.elapsed(), answer.map(drop))
+        });
+    }
+    let (mut took, mut failed) = (Vec::new(), 0);
+    while let Some(ended) = streams.join_next().await {
+        let (elapsed, answer) = ended?;
+        took.push(elapsed);
+        if let Err(error) = answer {
+            if failed == 0 {
+                eprintln!("the first that failed: {error}");
+            }
+            failed += 1;
+        }
+    }
+    let took = Sorted::new(took);
+    println!(
+        "{} requests, {failed} failed, p50 {:.1} µs, p99 {:.1} µs, longest {:.1} µs, sent {:.1} µs late at most",
+        took.0.len(),
+        took.percentile(50),
+        took.percentile(99),
+        took.percentile(100),
+        late.as_secs_f64() * 1e6
+    );
+    Ok(())
+}
+
+/// Durations, the shortest first.
+struct Sorted(Vec<Duration>);
+
+impl Sorted {
+    fn new(mut durations: Vec<Duration>) -> Self {
+        durations.sort_unstable();
+        Self(durations)
+    }
+
+    /// In microseconds; not a number where there is none at all.
+    fn percentile(&self, percent: usize) -> f64 {
+        let last = self.0.len().saturating_sub(1);
+        self.0.get((self.0.len() * percent / 100).min(last)).map_or(f64::NAN, |one| one.as_secs_f64() * 1e6)
+    }
+}
+
+/// Resolve when standard input says something, and when it ends, as it does when whoever started this ends.
+fn input() -> (oneshot::Receiver<()>, oneshot::Receiver<()>) {
+    let (begin, begun) = oneshot::channel();
+    let (end, ended) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        let mut is_open = || matches!(std::io::stdin().read(&mut buffer), Ok(1..));
+        if is_open() {
+            let _ = begin.send(());
+            while is_open() {}
+        }
+        let _ = end.send(());
+    });
+    (begun, ended)
+}
+
+async fn connections(arguments: &Arguments) -> Result<Vec<SendRequest<Bytes>>, Failure> {
+    let mut connections = Vec::new();
+    for _ in 0..arguments.connections {
+        connections.push(connect(arguments.address).await?);
+    }
+    Ok(connections)
 }
 
 /// A connection with the settings of Envoy 1.40.
@@ -129,8 +237,8 @@ async fn connect(address: SocketAddr) -> Result<SendRequest<Bytes>, Failure> {
     Ok(sender)
 }
 
-/// Path and metadata as Envoy 1.40 sends them, but for its patience: of ours no busy machine may make an end.
-fn head() -> (Uri, HeaderMap) {
+/// A Check with path and metadata as Envoy 1.40 sends them, but for its patience: of ours no busy machine may make an end.
+fn check() -> Request<()> {
     let metadata = [
         ("te", "trailers"),
         ("grpc-timeout", "20S"),
@@ -142,7 +250,20 @@ fn head() -> (Uri, HeaderMap) {
     let metadata =
         metadata.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
     let uri = Uri::from_static("http://ext_authz/envoy.service.auth.v3.Authorization/Check");
-    (uri, metadata.into_iter().collect())
+    request(Method::POST, uri, metadata.into_iter().collect())
+}
+
+/// A GET of what the CheckRequests ask about.
+fn get(token: &str) -> Result<Request<()>, Failure> {
+    let uri = Uri::from_static("http://app.example.com/fixtures/facetable.json?_shape=array&_size=20");
+    let token = HeaderValue::try_from(format!("Bearer {token}"))?;
+    Ok(request(Method::GET, uri, HeaderMap::from_iter([(AUTHORIZATION, token)])))
+}
+
+fn request(method: Method, uri: Uri, headers: HeaderMap) -> Request<()> {
+    let mut request = Request::new(());
+    (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (method, uri, headers);
+    request
 }
 
 /// The message behind gRPC's prefix: not compressed, its length.
@@ -167,11 +288,10 @@ async fn ask_until_done(mut sender: SendRequest<Bytes>, load: Rc<Load>) -> Resul
 /// One request, its answer read and checked.
 async fn ask(sender: SendRequest<Bytes>, load: &Load) -> Result<SendRequest<Bytes>, Failure> {
     let mut sender = sender.ready().await?;
-    let mut request = Request::new(());
-    *request.method_mut() = Method::POST;
-    (*request.uri_mut(), *request.headers_mut()) = load.head.clone();
-    let (response, mut sending) = sender.send_request(request, false)?;
-    sending.send_data(load.body.clone(), true)?;
+    let (response, mut sending) = sender.send_request(load.request.clone(), load.body.is_none())?;
+    if let Some(body) = &load.body {
+        sending.send_data(body.clone(), true)?;
+    }
 
     let response = response.await?;
     if response.status() != StatusCode::OK {
@@ -185,6 +305,9 @@ async fn ask(sender: SendRequest<Bytes>, load: &Load) -> Result<SendRequest<Byte
         answer = if answer.is_empty() { piece } else { [answer, piece].concat().into() };
     }
     let trailers = body.trailers().await?.unwrap_or_default();
+    if load.body.is_none() {
+        return Ok(sender);
+    }
     if trailers.get("grpc-status").is_none_or(|status| status != "0") {
         return Err(format!("gRPC status {:?}", trailers.get("grpc-status")).into());
     }
@@ -193,6 +316,22 @@ async fn ask(sender: SendRequest<Bytes>, load: &Load) -> Result<SendRequest<Byte
 }
 
 impl Load {
+    fn new(arguments: &Arguments) -> Result<Self, Failure> {
+        let (request, body) = match (&arguments.request, &arguments.token) {
+            (Some(path), _) => (check(), Some(framed(&std::fs::read(path)?)?)),
+            (None, Some(token)) => (get(token)?, None),
+            (None, None) => return Err("neither a CheckRequest nor a token".into()),
+        };
+        Ok(Self {
+            left: Cell::new(arguments.requests),
+            request,
+            body,
+            expect: arguments.expect,
+            took: RefCell::default(),
+            right: RefCell::default(),
+        })
+    }
+
     fn check(&self, answer: Bytes) -> Result<(), Failure> {
         if self.right.borrow().contains(&answer) {
             return Ok(());

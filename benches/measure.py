@@ -34,6 +34,8 @@ SERVER_CORE, CLIENT_CORE = "0", "1"
 PATIENCE = 600
 # Seconds that a server may take to end.
 STOPPING = 30
+# In front of a command: it ends with us, even where we are killed.
+DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL", "--"]
 UNAUTHENTICATED = 16
 
 
@@ -126,12 +128,21 @@ class Bench:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         command = ["taskset", "-c", SERVER_CORE, *prefix, *self.command(server, port)]
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
+        with self.process(command) as process:
             self.wait(process, port, command)
             yield process, port
+
+    @contextlib.contextmanager
+    def process(self, command):
+        """A process for as long as this is entered."""
+        process = subprocess.Popen(
+            [*DIES_WITH_US, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield process
         finally:
             process.terminate()
             try:
@@ -269,6 +280,14 @@ def table(found, counts):
     return "\n".join(f"| {line} |" for line in lines)
 
 
+def with_section(text, section):
+    """The results with this section in place of an older one of the same heading, or at their end."""
+    heading = section.partition("\n")[0]
+    before, found, after = text.partition(f"\n{heading}\n")
+    _, other, rest = after.partition("\n## ")
+    return before.rstrip("\n") + "\n\n" + section.rstrip("\n") + "\n" + other + rest
+
+
 def cpu_model():
     for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -340,10 +359,10 @@ def main():
         table=shown,
         **{name: getattr(arguments, name) for name in ("rounds", "requests", "connections", "in_flight", "few", "many")},
     )
-    # What `make bench-keys` wrote stays.
+    # What `make bench-keys` and `make bench-store` wrote stays.
     text = arguments.output.read_text() if arguments.output.exists() else ""
-    _, heading, keys = text.partition("\n## A million keys\n")
-    arguments.output.write_text(results + heading + keys)
+    _, heading, others = text.partition("\n## ")
+    arguments.output.write_text(results + heading + others)
 
 
 if __name__ == "__main__":

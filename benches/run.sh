@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures what a Check costs, beside a server that does nothing; writes benches/RESULTS.md.
-# With `keys` as its first argument: what a million stored keys cost.
-# Options go to measure.py or keys.py (--help lists them).  Everything stays on loopback and ends by itself.
+# With `keys` as its first argument: what a million stored keys cost.  With `store`: what a key store that fails costs.
+# Options go to measure.py, keys.py or store.py (--help lists them).  Everything stays on loopback and ends by itself.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,17 +11,22 @@ fail() {
 }
 
 script=measure.py with_baseline=yes
-if [ "${1-}" = keys ]; then
-    script=keys.py with_baseline=
+case ${1-} in
+keys | store)
+    script=$1.py with_baseline=
     shift
-fi
+    ;;
+esac
 cargo=${CARGO:-cargo}
 python=${PYTHON:-python3}
 command -v "$cargo" >/dev/null || fail 'Rust is missing: install it with rustup (https://rustup.rs).'
 command -v "$python" >/dev/null || fail 'Python 3.10 or newer is missing: install python3.'
 command -v taskset >/dev/null || fail 'taskset is missing: install it (Debian and Ubuntu: apt install util-linux).'
-command -v valgrind >/dev/null || fail 'valgrind is missing: install it (Debian and Ubuntu: apt install valgrind).'
-command -v callgrind_control >/dev/null || fail 'callgrind_control is missing: it belongs to valgrind.'
+command -v setpriv >/dev/null || fail 'setpriv is missing: install it (Debian and Ubuntu: apt install util-linux).'
+if [ "$script" != store.py ]; then
+    command -v valgrind >/dev/null || fail 'valgrind is missing: install it (Debian and Ubuntu: apt install valgrind).'
+    command -v callgrind_control >/dev/null || fail 'callgrind_control is missing: it belongs to valgrind.'
+fi
 [ -r /proc/self/stat ] || fail 'there is no /proc to read CPU times from: the comparison needs Linux.'
 taskset -c 0,1 true 2>/dev/null || fail 'cores 0 and 1 are not both ours: the comparison needs one for the server and one for the client.'
 
