@@ -33,23 +33,23 @@ use crate::harness::postgres::{PASSWORD, Postgres};
 const START: i64 = 1_767_225_600;
 
 /// A new database, with a way in past the program.
-enum Database {
+pub(crate) enum Database {
     Sqlite(tempfile::TempDir),
     Postgres { server: Arc<Postgres>, database: String },
 }
 
 impl Database {
-    fn sqlite() -> Self {
+    pub(crate) fn sqlite() -> Self {
         Self::Sqlite(tempfile::tempdir().unwrap())
     }
 
-    fn postgres() -> Self {
+    pub(crate) fn postgres() -> Self {
         let server = Postgres::shared();
         let database = server.database();
         Self::Postgres { server, database }
     }
 
-    fn url(&self) -> StoreUrl {
+    pub(crate) fn url(&self) -> StoreUrl {
         match self {
             Self::Sqlite(folder) => StoreUrl::Sqlite(folder.path().join("keys.db")),
             Self::Postgres { server, database } => StoreUrl::parse(&server.url(database)).unwrap(),
@@ -57,7 +57,7 @@ impl Database {
     }
 
     /// Runs SQL past the program, as psql and sqlite3 do.
-    async fn sql(&self, sql: &str) {
+    pub(crate) async fn sql(&self, sql: &str) {
         match self {
             Self::Sqlite(_) => {
                 let StoreUrl::Sqlite(path) = self.url() else { unreachable!() };
@@ -71,7 +71,7 @@ impl Database {
     }
 
     /// A number that the database knows.
-    async fn number(&self, sql: &str) -> i64 {
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
         match self {
             Self::Sqlite(_) => {
                 let StoreUrl::Sqlite(path) = self.url() else { unreachable!() };
@@ -83,14 +83,14 @@ impl Database {
         }
     }
 
-    async fn store(&self) -> Box<dyn Store> {
+    pub(crate) async fn store(&self) -> Box<dyn Store> {
         match self.url() {
             StoreUrl::Sqlite(path) => Box::new(SqliteStore::open(&path).await.unwrap()),
             StoreUrl::Postgres(url) => Box::new(PostgresStore::open(&url).await.unwrap()),
         }
     }
 
-    async fn open(&self, time: &Time) -> Replica {
+    pub(crate) async fn open(&self, time: &Time) -> Replica {
         let keys = Keys::open(&self.url(), time.clock()).await.unwrap();
         let replica = Replica::of(keys, time);
         replica.keys.first_read().await;
@@ -98,7 +98,7 @@ impl Database {
     }
 
     /// A replica that follows the store only when it is ticked.
-    async fn open_ticked(&self, time: &Time) -> (Replica, Ticked) {
+    pub(crate) async fn open_ticked(&self, time: &Time) -> (Replica, Ticked) {
         let keys = Keys::open(&self.url(), time.clock()).await.unwrap();
         let follower = Follower::new(Arc::clone(&keys));
         let mut ticked = Ticked { follower, now: tokio::time::Instant::now() };
@@ -109,14 +109,14 @@ impl Database {
 }
 
 /// A follower for which time passes only when it is ticked.
-struct Ticked {
-    follower: Follower,
-    now: tokio::time::Instant,
+pub(crate) struct Ticked {
+    pub(crate) follower: Follower,
+    pub(crate) now: tokio::time::Instant,
 }
 
 impl Ticked {
     /// A second later, the follower reads the store and writes the uses that it knows of.
-    async fn tick(&mut self) {
+    pub(crate) async fn tick(&mut self) {
         self.now += Duration::from_secs(1);
         self.follower.tick(self.now).await;
     }
@@ -124,49 +124,49 @@ impl Ticked {
 
 /// A clock that a scenario sets.
 #[derive(Clone)]
-struct Time(Arc<AtomicI64>);
+pub(crate) struct Time(Arc<AtomicI64>);
 
 impl Time {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::new(AtomicI64::new(START)))
     }
 
-    fn clock(&self) -> Clock {
+    pub(crate) fn clock(&self) -> Clock {
         let time = self.clone();
         Clock::from_fn(move || time.now())
     }
 
-    fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         at(self.0.load(Ordering::SeqCst))
     }
 
-    fn pass(&self, seconds: i64) {
+    pub(crate) fn pass(&self, seconds: i64) {
         self.0.fetch_add(seconds, Ordering::SeqCst);
     }
 }
 
-fn at(second: i64) -> Timestamp {
+pub(crate) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
 /// One process of several: its keys and its follower.
-struct Replica {
-    keys: Arc<Keys>,
-    time: Time,
-    follower: JoinHandle<Infallible>,
+pub(crate) struct Replica {
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) time: Time,
+    pub(crate) follower: JoinHandle<Infallible>,
 }
 
 impl Replica {
-    fn of(keys: Arc<Keys>, time: &Time) -> Self {
+    pub(crate) fn of(keys: Arc<Keys>, time: &Time) -> Self {
         let follower = tokio::spawn(Arc::clone(&keys).follow());
         Self { keys, time: time.clone(), follower }
     }
 
-    async fn create(&self, name: &str) -> (Key, Secret) {
+    pub(crate) async fn create(&self, name: &str) -> (Key, Secret) {
         self.keys.create(&settings(), ask(name)).await.unwrap()
     }
 
-    fn find(&self, secret: &Secret) -> &'static str {
+    pub(crate) fn find(&self, secret: &Secret) -> &'static str {
         match self.keys.find(&digest(secret), self.time.now()) {
             KeyLookup::Unknown => "unknown",
             KeyLookup::Expired => "expired",
@@ -175,14 +175,14 @@ impl Replica {
         }
     }
 
-    fn principal(&self, secret: &Secret) -> Arc<Principal> {
+    pub(crate) fn principal(&self, secret: &Secret) -> Arc<Principal> {
         match self.keys.find(&digest(secret), self.time.now()) {
             KeyLookup::Live(principal) => principal,
             other => panic!("{other:?}"),
         }
     }
 
-    fn has_session(&self, secret: &Secret) -> bool {
+    pub(crate) fn has_session(&self, secret: &Secret) -> bool {
         self.keys.find_session(&digest(secret), self.time.now()).is_some()
     }
 }
@@ -193,7 +193,7 @@ impl Drop for Replica {
     }
 }
 
-fn settings() -> KeySettings {
+pub(crate) fn settings() -> KeySettings {
     KeySettings {
         max_seconds_to_live: -1,
         prefix: "eat".into(),
@@ -203,7 +203,7 @@ fn settings() -> KeySettings {
     }
 }
 
-fn ask(name: &str) -> CreateKey {
+pub(crate) fn ask(name: &str) -> CreateKey {
     CreateKey {
         name: name.to_owned(),
         role: Role::Editor,
@@ -218,12 +218,12 @@ fn until(name: &str, expires_at: i64) -> CreateKey {
     CreateKey { expires_at: Some(at(expires_at)), ..ask(name) }
 }
 
-fn digest(secret: &Secret) -> TokenDigest {
+pub(crate) fn digest(secret: &Secret) -> TokenDigest {
     PlainToken::new(secret.expose().as_bytes()).unwrap().digest()
 }
 
 /// Waits until something is so, and says how long it took.
-async fn soon(what: &str, is_so: impl AsyncFn() -> bool) -> Duration {
+pub(crate) async fn soon(what: &str, is_so: impl AsyncFn() -> bool) -> Duration {
     let start = Instant::now();
     while !is_so().await {
         assert!(start.elapsed() < MAX_WAIT, "{what}: not within {MAX_WAIT:?}");
@@ -232,7 +232,7 @@ async fn soon(what: &str, is_so: impl AsyncFn() -> bool) -> Duration {
     start.elapsed()
 }
 
-async fn becomes(replica: &Replica, secret: &Secret, expected: &str) -> Duration {
+pub(crate) async fn becomes(replica: &Replica, secret: &Secret, expected: &str) -> Duration {
     // A busy machine that runs a hundred tests beside this one is given more than the promise.
     let what = format!("a secret that is {} becomes {expected}", replica.find(secret));
     soon(&what, async || replica.find(secret) == expected).await

@@ -42,6 +42,7 @@ mod istio;
 mod keys_api;
 mod keys_at_rest;
 mod keys_commands;
+mod keys_history;
 mod keys_replicas;
 mod keys_store;
 mod keys_survival;

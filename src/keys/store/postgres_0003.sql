@@ -30,7 +30,8 @@ CREATE FUNCTION api_random() RETURNS BIGINT LANGUAGE sql VOLATILE AS $$
     SELECT ('x' || right(replace(gen_random_uuid()::text, '-', ''), 16))::bit(64)::bigint
 $$;
 
-UPDATE api_revision SET mark = api_random(), pruned_mark = api_random();
+UPDATE api_revision SET mark = api_random();
+UPDATE api_revision SET pruned_mark = CASE WHEN pruned = value THEN mark ELSE api_random() END;
 -- The present revision with its mark, for those who read it before the next change.
 INSERT INTO api_changes (revision, mark, at) SELECT value, mark, clock_timestamp() FROM api_revision;
 

@@ -1,6 +1,7 @@
 //! The store in a SQLite file: the default.
 
 use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -8,6 +9,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use rustix::fs::Access;
+use rustix::io::Errno;
 use sqlx::error::DatabaseError;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -66,10 +69,7 @@ impl SqliteStore {
             let reason = FolderProblem::of_file(path).map_or(reason, OpenFailure::Folder);
             OpenError::Rejected { store: StoreUrl::Sqlite(path.to_owned()), reason }
         };
-        // SQLite gives its -wal and -shm files the mode of the file itself.
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        file.map_err(|error| rejected(OpenFailure::File(error)))?;
+        make_file(path).map_err(|error| rejected(OpenFailure::File(error)))?;
 
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -130,6 +130,27 @@ impl SqliteStore {
         let row: Option<KeyRow> = query.fetch_optional(&mut **transaction).await?;
         Ok(row.and_then(rows::key))
     }
+}
+
+/// Makes the file unless it is there, and says whether it can be read and written.
+///
+/// A file that is there is not opened: closing it would take away every lock that SQLite holds on it in this process.
+fn make_file(path: &Path) -> std::io::Result<()> {
+    // SQLite gives its -wal and -shm files the mode of the file itself.
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    if let Err(error) = options.create_new(true).open(path) {
+        match rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK) {
+            Ok(()) => {}
+            // A link to a file that is not there yet.
+            Err(Errno::NOENT) if error.kind() == ErrorKind::AlreadyExists => {
+                options.create_new(false).create(true).open(path)?;
+            }
+            Err(_) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            Err(denied) => return Err(denied.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Whether this is SQLITE_BUSY or SQLITE_LOCKED, with any extended code.

@@ -18,7 +18,8 @@ ALTER TABLE api_changes ADD COLUMN at INTEGER;
 -- The order within a revision, which is one entry here.
 ALTER TABLE api_changes ADD COLUMN seq INTEGER GENERATED ALWAYS AS (revision) VIRTUAL;
 
-UPDATE api_revision SET identity = lower(hex(randomblob(16))), mark = random(), pruned_mark = random();
+UPDATE api_revision SET identity = lower(hex(randomblob(16))), mark = random();
+UPDATE api_revision SET pruned_mark = CASE WHEN pruned = value THEN mark ELSE random() END;
 -- The present revision with its mark, for those who read it before the next change.
 INSERT OR IGNORE INTO api_changes (revision) SELECT value FROM api_revision;
 UPDATE api_changes SET mark = (SELECT mark FROM api_revision), at = unixepoch()

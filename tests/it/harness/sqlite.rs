@@ -28,6 +28,12 @@ pub fn online_backup(file: &Path, to: &Path) {
     python(file, "with sqlite3.connect(sys.argv[2]) as copy: database.backup(copy)", &[to]);
 }
 
+/// Puts the contents of a copy back into the database, whoever has it open, by SQLite's online backup.
+#[track_caller]
+pub fn online_restore(file: &Path, from: &Path) {
+    python(file, "with sqlite3.connect(sys.argv[2]) as copy: copy.backup(database)", &[from]);
+}
+
 /// Copies the database, whoever has it open, by `VACUUM INTO`.
 #[track_caller]
 pub fn vacuum_into(file: &Path, to: &Path) {
