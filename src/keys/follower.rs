@@ -42,8 +42,8 @@ const WRITE_USES_INTERVAL: Duration = Duration::from_secs(1);
 const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
 /// How often a writer shows copies of the store that it is there.
 const STAMP_INTERVAL: Duration = Duration::from_secs(5);
-/// How long the last uses may take to be written when the follower stops.
-const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the last uses may take to be written when the follower stops, and how long closing may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The most keys that one line of the log names.
 const MAX_NAMES: usize = 100;
 
@@ -246,9 +246,10 @@ impl Follower {
             self.uses.receive(&mut *self.keys.used.lock().await);
             let written = self.keys.write_uses(&*upkeep, &mut self.uses);
             // Late uses are a loss of minutes in `last_used_at`.
-            let _ = tokio::time::timeout(LAST_WRITE_TIMEOUT, written).await;
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, written).await;
         }
-        self.store.source.close().await;
+        // Connections that do not close in time are cut when the process ends.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.store.source.close()).await;
     }
 
     /// Reads until the index shows all that the store said.
