@@ -5,7 +5,7 @@
 //! gRPC) and decides nothing.
 //!
 //! Answers borrow from the decision and the request.  What is the same in many of them is apart, so that a server
-//! can encode it once: the actor's part ([`ActorPart`]), and denials ([`Denial`]).
+//! can encode it once: the part that depends on the actor ([`ActorAnswer`]), and denials ([`Denial`]).
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ use crate::actor::header::{ActorHeaders, folds_onto};
 use crate::attributes::{Http, NameLengthFilter};
 use crate::config::Unavailable;
 use crate::credential::stripping::{CookieChange, CredentialStripping, Forward};
-use crate::credential::{CachedAnswer, Principal};
+use crate::credential::{CachedActorAnswer, Principal};
 use crate::decision::Decision;
 use crate::deny_reason::{Challenge, DenialDetails, DenyReason, GrpcCode};
 use crate::snapshot::Snapshot;
@@ -35,7 +35,7 @@ pub enum Answer<'a> {
 /// How a request that passes is changed, and what is said of it.
 pub struct AllowAnswer<'a> {
     /// The actor headers.
-    pub actor: ActorPart<'a>,
+    pub actor: ActorAnswer<'a>,
     /// What is taken out of this request.
     pub request: RequestChanges<'a>,
     /// The policy that admits it; none for a CORS preflight.
@@ -69,10 +69,10 @@ impl<'a> Answer<'a> {
         let policy = decision.context.policy.as_ref().map(|policy| policy.name().as_ref());
         match (&decision.verdict, http) {
             (Ok(permit), Some(http)) => Self::Allow(AllowAnswer {
-                actor: ActorPart {
+                actor: ActorAnswer {
                     principal: permit.principal().map(AsRef::as_ref),
                     headers: &decision.snapshot.actor_headers,
-                    cache: decision.actor_answer(),
+                    cache: decision.cached_actor_answer(),
                 },
                 request: RequestChanges::new(decision, http),
                 policy,
@@ -126,13 +126,13 @@ impl AllowAnswer<'_> {
 }
 
 /// The part of an answer that depends on the actor alone: it is the same in each answer under one snapshot.
-pub struct ActorPart<'a> {
+pub struct ActorAnswer<'a> {
     principal: Option<&'a Principal>,
     headers: &'a ActorHeaders,
-    cache: Option<&'a CachedAnswer>,
+    cache: Option<&'a CachedActorAnswer>,
 }
 
-impl<'a> ActorPart<'a> {
+impl<'a> ActorAnswer<'a> {
     /// The part of answers to requests that pass without an actor: every actor header is removed.
     pub fn anonymous(headers: &'a ActorHeaders) -> Self {
         Self { principal: None, headers, cache: None }
@@ -149,7 +149,7 @@ impl<'a> ActorPart<'a> {
     }
 
     /// Where a server keeps the encoded part; `None` for anonymous requests, whose part is the same for all.
-    pub fn cache(&self) -> Option<&'a CachedAnswer> {
+    pub fn cache(&self) -> Option<&'a CachedActorAnswer> {
         self.cache
     }
 }
@@ -190,7 +190,7 @@ impl<'a> RequestChanges<'a> {
             CookieChange::Remove => Some("cookie"),
             CookieChange::None | CookieChange::Set(_) => None,
         };
-        cookie.into_iter().chain(self.stripping.headers.iter().copied()).chain(self.look_alikes())
+        cookie.into_iter().chain(self.stripping.headers.iter().copied()).chain(self.spoofed_headers())
     }
 
     /// Query parameters to remove, by the raw names they were sent under.
@@ -200,21 +200,21 @@ impl<'a> RequestChanges<'a> {
     }
 
     /// Headers that a careless upstream would take for an actor header, and the failure-mode claim.
-    fn look_alikes(&self) -> impl Iterator<Item = &'a str> {
+    fn spoofed_headers(&self) -> impl Iterator<Item = &'a str> {
         let actor_headers = self.actor_headers;
         let lengths = actor_headers.lengths().and(NameLengthFilter::of([FAILURE_MODE_ALLOWED.as_bytes()]));
-        let look_alikes = self.http.headers.with_name_lengths(lengths).filter(move |header| {
+        let spoofed_headers = self.http.headers.with_name_lengths(lengths).filter(move |header| {
             // Pseudo headers are no headers that an upstream could take for one of ours, and cannot be removed.
             if header.name.first() == Some(&b':') {
                 return false;
             }
             // The actor header itself is set or removed whatever the request shows.
             folds_onto(header.name, FAILURE_MODE_ALLOWED)
-                || actor_headers.folded_onto_by(header.name).is_some_and(|actor_header| {
+                || actor_headers.find_folded(header.name).is_some_and(|actor_header| {
                     !header.name.eq_ignore_ascii_case(actor_header.name.as_bytes())
                 })
         });
-        look_alikes.filter_map(|header| std::str::from_utf8(header.name).ok())
+        spoofed_headers.filter_map(|header| std::str::from_utf8(header.name).ok())
     }
 }
 

@@ -229,7 +229,7 @@ fn guard_actor_headers(http: &Http<'_>, snapshot: &Snapshot, permit: Permit) -> 
     let names_actor_header = named.any(|name| {
         count_comparison();
         let name = trim_blanks(name);
-        snapshot.actor_headers.folded_onto_by(name).is_some()
+        snapshot.actor_headers.find_folded(name).is_some()
     });
     if names_actor_header {
         return Err(DenyReason::ConnectionNamesActorHeader);

@@ -56,7 +56,7 @@ use crate::policy::{Policies, Policy};
 
 pub use self::admin::{AdminListen, AdminRules, PublicUrl, PublicUrlError, is_secure, session_cookie};
 pub use self::error::{Diagnostic, Errors, Position, RedactedLine, Severity};
-pub use self::files::{Files, Pipes};
+pub use self::files::{Files, PipeHandling};
 pub use self::listeners::{ExtAuthz, Listen, ListenError, Probes, parse_size};
 pub use self::positions::Positions;
 pub use self::restrictions::{Restrictions, TextDigest};
@@ -182,11 +182,11 @@ impl Config {
     /// # Errors
     /// [`Errors`]: the file cannot be read, or every problem in it.
     pub fn load(path: &Path) -> Result<Self, Errors> {
-        Self::load_recording_files(path, Pipes::Read).outcome
+        Self::load_recording_files(path, PipeHandling::Read).outcome
     }
 
     /// As [`Config::load`], with the files that were read.  A reload must not read pipes.
-    pub fn load_recording_files(path: &Path, pipes: Pipes) -> Loaded {
+    pub fn load_recording_files(path: &Path, pipes: PipeHandling) -> Loaded {
         let recording =
             RecordingEnvironment { environment: &ProcessEnvironment, pipes, files: RefCell::default() };
         let outcome = Self::read_file(path, &recording);
@@ -210,7 +210,7 @@ impl Config {
     pub fn load_listeners(path: &Path) -> Result<Startup, Errors> {
         let text = text_of(path, ProcessEnvironment.read(path, MAX_CONFIG_BYTES + 1))?;
         let source = Source { file: path, environment: &ProcessEnvironment, now: Timestamp::now() };
-        Attempt::at(&text, &source)?.listeners()
+        ParsedDocument::parse(&text, &source)?.into_startup()
     }
 
     /// A configuration with the positions of its keys, which a running server does not need.
@@ -228,7 +228,7 @@ impl Config {
     /// # Errors
     /// [`Errors`]: every problem in it, or one syntax error.
     pub fn parse(text: &str, source: &Source<'_>) -> Result<Self, Errors> {
-        Attempt::at(text, source)?.finish(text)
+        ParsedDocument::parse(text, source)?.into_config(text)
     }
 }
 
@@ -297,68 +297,68 @@ fn syntax_error(error: &SyntaxError, text: &str, file: &Arc<Path>) -> Diagnostic
 }
 
 /// The meaning of a tree, and its problems.
-struct Attempt {
-    draft: Option<Draft>,
+struct ParsedDocument {
+    sections: Option<Sections>,
     diagnostics: Vec<Diagnostic>,
     files: Vec<PathBuf>,
 }
 
-/// The sections, some of which may not be valid.
-struct Draft {
+/// What the sections say, some of which may not be valid.
+struct Sections {
     startup: Startup,
     rules: Rules,
     tls: Tls,
     has_default: bool,
 }
 
-fn understand(mut tree: Node, text: &str, file: &Arc<Path>, source: &Source<'_>) -> Attempt {
+fn interpret(mut tree: Node, text: &str, file: &Arc<Path>, source: &Source<'_>) -> ParsedDocument {
     let folder = source.file.parent().unwrap_or(Path::new(""));
     let mut files: BTreeSet<_> =
         secrets::resolve(&mut tree, folder, source.environment).into_iter().collect();
     let mut reader = Reader::new(&tree, folder, source.environment, source.now);
-    let draft = read_document(&mut reader, &tree);
+    let sections = read_document(&mut reader, &tree);
     files.append(&mut reader.files);
     let mut diagnostics = reader.finish(file, text);
     if source.environment.is_open_to_everybody(source.file) {
         let about = Diagnostic::about_file(source.file, reader::OPEN_TO_EVERYBODY.to_owned());
         diagnostics.push(Diagnostic { severity: Severity::Warning, ..about });
     }
-    Attempt { draft, diagnostics, files: files.into_iter().collect() }
+    ParsedDocument { sections, diagnostics, files: files.into_iter().collect() }
 }
 
-impl Attempt {
-    fn at(text: &str, source: &Source<'_>) -> Result<Self, Errors> {
+impl ParsedDocument {
+    fn parse(text: &str, source: &Source<'_>) -> Result<Self, Errors> {
         let file: Arc<Path> = source.file.into();
         let tree = read_tree(text).map_err(|error| syntax_error(&error, text, &file))?;
-        let mut attempt = understand(tree, text, &file, source);
+        let mut document = interpret(tree, text, &file, source);
         // Positions double the time of reading, so they are read only for diagnostics.  JSON that is not YAML (with a key of
         // a thousand characters) has none.
-        if !attempt.diagnostics.is_empty()
+        if !document.diagnostics.is_empty()
             && let Ok(tree) = raw::from_yaml(text)
         {
-            attempt = understand(tree, text, &file, source);
+            document = interpret(tree, text, &file, source);
         }
-        Ok(attempt)
+        Ok(document)
     }
 
-    fn listeners(self) -> Result<Startup, Errors> {
-        let sections = ["ext_authz", "ext_authz.listen", "probes", "probes.listen"];
+    fn into_startup(self) -> Result<Startup, Errors> {
+        let listener_keys = ["ext_authz", "ext_authz.listen", "probes", "probes.listen"];
         let unknown = |diagnostic: &Diagnostic| {
-            diagnostic.severity == Severity::Error && sections.contains(&diagnostic.key.as_str())
+            diagnostic.severity == Severity::Error && listener_keys.contains(&diagnostic.key.as_str())
         };
-        match self.draft {
-            Some(draft) if !self.diagnostics.iter().any(unknown) => Ok(draft.startup),
+        match self.sections {
+            Some(sections) if !self.diagnostics.iter().any(unknown) => Ok(sections.startup),
             _ => Err(Errors::new(self.diagnostics)),
         }
     }
 
-    fn finish(self, text: &str) -> Result<Config, Errors> {
+    fn into_config(self, text: &str) -> Result<Config, Errors> {
         let is_error = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error;
-        let draft = match self.draft {
-            Some(draft) if !self.diagnostics.iter().any(is_error) => draft,
+        let sections = match self.sections {
+            Some(sections) if !self.diagnostics.iter().any(is_error) => sections,
             _ => return Err(Errors::new(self.diagnostics)),
         };
-        let Draft { startup, rules, tls, has_default } = draft;
+        let Sections { startup, rules, tls, has_default } = sections;
         let warnings = Errors::new(self.diagnostics).iter().cloned().collect();
         let restrictions = Restrictions {
             routes: rules.policies.routes().len(),
@@ -372,7 +372,7 @@ impl Attempt {
     }
 }
 
-fn read_document<'t>(reader: &mut Reader<'t>, root: &'t Node) -> Option<Draft> {
+fn read_document<'t>(reader: &mut Reader<'t>, root: &'t Node) -> Option<Sections> {
     if matches!(root.value, Value::Null) {
         reader.error(&root.at, format!("the file is empty; {NOBODY}"));
         return None;
@@ -394,7 +394,7 @@ fn read_sections<'t>(
     sections: Fields<'t>,
     tokens: Option<&'t Node>,
     query: Option<&'t Text>,
-) -> Draft {
+) -> Sections {
     let keys = keys::read(reader, sections.get("keys"));
     let admin = admin::read(reader, sections.get("admin"));
     if let (Some(entry), None) = (sections.entry("admin"), &keys) {
@@ -479,7 +479,7 @@ fn read_sections<'t>(
     };
     let startup = Startup { ext_authz, probes, admin: admin_listen, keys: keys_store };
     let has_default = sections.get("default").is_some();
-    Draft { startup, rules, tls: Tls { ext_authz: ext_authz_tls, admin: admin_tls }, has_default }
+    Sections { startup, rules, tls: Tls { ext_authz: ext_authz_tls, admin: admin_tls }, has_default }
 }
 
 /// Whether every key of the document is a section, or this is a Datasette configuration.

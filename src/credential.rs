@@ -156,8 +156,8 @@ pub struct Principal {
     pub policies: Option<PolicyNames>,
     /// The instant from which on the credential is dead.
     pub expires_at: Option<jiff::Timestamp>,
-    /// The actor's part of an answer, made once under each snapshot.
-    pub answer: ArcSwapOption<CachedAnswer>,
+    /// The part of an answer that depends on the actor alone, made once under each snapshot.
+    pub actor_answer: ArcSwapOption<CachedActorAnswer>,
 }
 
 /// Names of policies, each once and in order, so that finding one takes a few comparisons however many there are.
@@ -188,13 +188,13 @@ impl PolicyNames {
     }
 }
 
-/// The actor's part of an answer under one snapshot: it was checked that it can be built.
-pub struct CachedAnswer {
+/// The part of an answer that depends on the actor alone, under one snapshot: it was checked that it can be built.
+pub struct CachedActorAnswer {
     snapshot_version: u64,
     encoded: OnceLock<Box<[u8]>>,
 }
 
-impl CachedAnswer {
+impl CachedActorAnswer {
     /// A part that is not encoded yet.
     pub fn new(snapshot_version: u64) -> Self {
         Self { snapshot_version, encoded: OnceLock::new() }
@@ -212,17 +212,25 @@ impl CachedAnswer {
 }
 
 /// The bytes hold the actor, which has no place in a debug line: only their number is shown.
-impl std::fmt::Debug for CachedAnswer {
+impl std::fmt::Debug for CachedActorAnswer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bytes = self.encoded.get().map_or(0, |bytes| bytes.len());
-        write!(formatter, "CachedAnswer({bytes} bytes, snapshot {})", self.snapshot_version)
+        write!(formatter, "CachedActorAnswer({bytes} bytes, snapshot {})", self.snapshot_version)
     }
 }
 
 impl Principal {
     /// A credential without restriction and expiry.
     pub fn new(kind: Kind, name: Arc<str>, actor: Actor) -> Self {
-        Self { kind, name, id: None, actor, policies: None, expires_at: None, answer: ArcSwapOption::empty() }
+        Self {
+            kind,
+            name,
+            id: None,
+            actor,
+            policies: None,
+            expires_at: None,
+            actor_answer: ArcSwapOption::empty(),
+        }
     }
 
     /// Whether the actor counts under the policy of this name.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::Guard;
 
-use crate::credential::{CachedAnswer, CredentialLocation, Principal};
+use crate::credential::{CachedActorAnswer, CredentialLocation, Principal};
 use crate::deny_reason::DenyReason;
 use crate::policy::{Permit, Policy};
 use crate::snapshot::Snapshot;
@@ -18,12 +18,12 @@ pub struct Decision {
     pub verdict: Result<Permit, DenyReason>,
     /// What led to it.
     pub context: DecisionContext,
-    /// Of the permit's actor: its part of the answer can be built.
-    actor_answer: Option<ActorAnswer>,
+    /// Of the permit's actor: its answer was checked.
+    actor_answer: Option<CachedActorAnswerGuard>,
 }
 
 /// A guard costs less than a clone, and most decisions are over at once.
-type ActorAnswer = Guard<Option<Arc<CachedAnswer>>>;
+type CachedActorAnswerGuard = Guard<Option<Arc<CachedActorAnswer>>>;
 
 /// What the engine finds out about a request, whatever it decides: for the log, the metadata and the answer.
 #[derive(Debug, Default)]
@@ -58,7 +58,7 @@ impl Decision {
         context: DecisionContext,
     ) -> Self {
         let checked = verdict.and_then(|permit| {
-            let actor_answer = check_answer(&permit, &context, &snapshot)?;
+            let actor_answer = check_actor_answer(&permit, &context, &snapshot)?;
             Ok((permit, actor_answer))
         });
         let (verdict, actor_answer) = match checked {
@@ -83,7 +83,7 @@ impl Decision {
     }
 
     /// Where a server keeps what it encodes for the permit's actor; `None` for a permit without an actor.
-    pub fn actor_answer(&self) -> Option<&CachedAnswer> {
+    pub fn cached_actor_answer(&self) -> Option<&CachedActorAnswer> {
         self.actor_answer.as_ref().and_then(|guard| guard.as_deref())
     }
 }
@@ -92,11 +92,11 @@ impl Decision {
 /// protobuf lets a reader go is an error to Envoy, which it may let pass.
 ///
 /// The check is done once for an actor under the same snapshot.
-fn check_answer(
+fn check_actor_answer(
     permit: &Permit,
     context: &DecisionContext,
     snapshot: &Snapshot,
-) -> Result<Option<ActorAnswer>, DenyReason> {
+) -> Result<Option<CachedActorAnswerGuard>, DenyReason> {
     // The metadata of a denial that is not enforced shows the actor, too.
     if context.shadowed.is_some()
         && context.principal.as_ref().is_some_and(|principal| principal.actor.nests_too_deep())
@@ -106,15 +106,15 @@ fn check_answer(
     let Some(principal) = permit.principal() else {
         return Ok(None);
     };
-    let cached = principal.answer.load();
+    let cached = principal.actor_answer.load();
     if cached.as_ref().is_some_and(|cached| cached.snapshot_version() == snapshot.version) {
         return Ok(Some(cached));
     }
     if principal.actor.nests_too_deep() || !snapshot.actor_headers.fit(&principal.actor) {
         return Err(DenyReason::AnswerTooLarge);
     }
-    let checked = Some(Arc::new(CachedAnswer::new(snapshot.version)));
-    principal.answer.store(checked.clone());
+    let checked = Some(Arc::new(CachedActorAnswer::new(snapshot.version)));
+    principal.actor_answer.store(checked.clone());
     // This very one is returned: a Check under another snapshot may store its own meanwhile.
     Ok(Some(Guard::from_inner(checked)))
 }

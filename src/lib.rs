@@ -106,7 +106,7 @@
 //! | log lines | a bounded channel that drops and counts ([`telemetry::logging`]) |
 //! | spans | a bounded queue that drops and counts ([`telemetry::traces`]) |
 //! | label values of metrics | names of our own and of policies, never a client's text ([`telemetry::metrics`]) |
-//! | answers encoded ahead | one for each principal ([`credential::CachedAnswer`]), two for each deny reason |
+//! | answers encoded ahead | one for each principal ([`credential::CachedActorAnswer`]), two for each deny reason |
 //! | TLS sessions | none is stored: every handshake is whole ([`server::tls`]) |
 //! | events of files, calls to reload | a set of three flags ([`watch`]) |
 //! | lines about clients that misbehave | one in five seconds of each kind |

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::{
-    Config, Diagnostic, Errors, Files, Loaded, Pipes, Restrictions, ServerTls, Startup, Tls,
+    Config, Diagnostic, Errors, Files, Loaded, PipeHandling, Restrictions, ServerTls, Startup, Tls,
 };
 use crate::priority;
 use crate::server::tls::Acceptors;
@@ -166,7 +166,8 @@ impl Reloader {
 
     /// Reads the files and builds a snapshot.
     fn load(&mut self) -> Result<(Config, Snapshot), Errors> {
-        let Loaded { outcome, files } = Config::load_recording_files(&self.baseline.path, Pipes::Rejected);
+        let Loaded { outcome, files } =
+            Config::load_recording_files(&self.baseline.path, PipeHandling::Rejected);
         self.baseline.files = files;
         let config = outcome?;
         let current = self.snapshots.current();

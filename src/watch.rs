@@ -320,7 +320,8 @@ mod tests {
         let (_folder, root) = folder();
         let path = root.join("config.yaml");
         std::fs::write(&path, "tokens: [{token: a-token-0123456789, actor: {id: a}}]").unwrap();
-        let files = crate::config::Config::load_recording_files(&path, crate::config::Pipes::Read).files;
+        let files =
+            crate::config::Config::load_recording_files(&path, crate::config::PipeHandling::Read).files;
         let (watched, unwatched) = (BTreeMap::new(), BTreeSet::new());
         let poll_interval_without_events = Duration::from_millis(1);
         let mut watch =

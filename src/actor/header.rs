@@ -101,7 +101,7 @@ impl ActorHeaders {
     }
 
     /// The one that a name folds onto ([`folds_onto`]): of many, by its length and one hash.
-    pub fn folded_onto_by(&self, name: &[u8]) -> Option<&ActorHeader> {
+    pub fn find_folded(&self, name: &[u8]) -> Option<&ActorHeader> {
         if !self.lengths.may_contain(name.len()) {
             return None;
         }
@@ -228,11 +228,11 @@ mod tests {
             ActorHeaders::from((0..32).map(|index| member(format!("x-actor-{index}"))).collect::<Vec<_>>());
         for header in headers.iter() {
             for name in [header.name.to_uppercase(), header.name.replace('-', "_"), header.name.to_string()] {
-                assert_eq!(headers.folded_onto_by(name.as_bytes()), Some(header), "{name}");
+                assert_eq!(headers.find_folded(name.as_bytes()), Some(header), "{name}");
             }
         }
         for name in ["", "x-actor-32", "x-actor-0x", "x--ctor-0"] {
-            assert_eq!(headers.folded_onto_by(name.as_bytes()), None, "{name}");
+            assert_eq!(headers.find_folded(name.as_bytes()), None, "{name}");
         }
     }
 }

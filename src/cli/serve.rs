@@ -10,7 +10,7 @@ use tracing::level_filters::LevelFilter;
 use super::{CliError, CommandOutcome, ConfigFile};
 use crate::app::{self, Options, ServeError};
 use crate::clock::Clock;
-use crate::config::{Config, Loaded, Pipes, Severity, parse_size};
+use crate::config::{Config, Loaded, PipeHandling, Severity, parse_size};
 use crate::memory;
 use crate::reload::{self, ConfigBaseline};
 use crate::shutdown::{SighupStream, Signals};
@@ -90,7 +90,7 @@ impl ServeArgs {
             let _runtime = runtime.enter();
             SighupStream::listen().map_err(CliError::Signals)?
         };
-        let Loaded { outcome, files } = Config::load_recording_files(&self.config.path, Pipes::Read);
+        let Loaded { outcome, files } = Config::load_recording_files(&self.config.path, PipeHandling::Read);
         let (startup, snapshot, restrictions) = {
             // It holds plain passwords: it is dropped as soon as they are hashed.
             let config = outcome?;

@@ -116,7 +116,7 @@ impl fmt::Debug for Files {
 
 /// How pipes and devices are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pipes {
+pub enum PipeHandling {
     /// They are read like files, for the shell's `<(…)`.
     Read,
     /// They cannot be read: opening one may block for ever, since its writer has gone.
@@ -126,7 +126,7 @@ pub enum Pipes {
 /// An environment that records the files that are read.
 pub(super) struct RecordingEnvironment<'e> {
     pub(super) environment: &'e dyn Environment,
-    pub(super) pipes: Pipes,
+    pub(super) pipes: PipeHandling,
     pub(super) files: RefCell<Files>,
 }
 
@@ -137,7 +137,7 @@ impl Environment for RecordingEnvironment<'_> {
 
     fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
         let is_pipe = || std::fs::metadata(path).is_ok_and(|metadata| !can_be_read_twice(&metadata));
-        if self.pipes == Pipes::Rejected && is_pipe() {
+        if self.pipes == PipeHandling::Rejected && is_pipe() {
             // Like a file that cannot be read: a file in its place is a change.
             self.files.borrow_mut().0.insert((path.to_owned(), limit), None);
             let why = "it is a pipe or a device, and no reload reads one";
@@ -169,7 +169,7 @@ mod tests {
         let read = || {
             let recording = RecordingEnvironment {
                 environment: &ProcessEnvironment,
-                pipes: Pipes::Read,
+                pipes: PipeHandling::Read,
                 files: RefCell::default(),
             };
             let _ = recording.read(&path, 8);
@@ -201,7 +201,7 @@ mod tests {
         let path = folder.path().join("token");
         let recording = RecordingEnvironment {
             environment: &ProcessEnvironment,
-            pipes: Pipes::Read,
+            pipes: PipeHandling::Read,
             files: RefCell::default(),
         };
         for text in ["one", "two"] {
@@ -218,7 +218,7 @@ mod tests {
         std::fs::write(&path, "12345678 and more").unwrap();
         let recording = RecordingEnvironment {
             environment: &ProcessEnvironment,
-            pipes: Pipes::Read,
+            pipes: PipeHandling::Read,
             files: RefCell::default(),
         };
         for limit in [8, 100] {

@@ -277,7 +277,7 @@ fn warn_of_unreachable<'t>(
 /// that of a later route, or the default.
 ///
 /// It warns only where this is certain: the later route matches every host and path of this one and all methods, and the
-/// two policies differ in their [`Breadth`].
+/// two policies differ in their [`AdmittedActors`].
 fn warn_of_falling_through<'t>(
     reader: &mut Reader<'t>,
     nodes: &'t [Node],
@@ -292,7 +292,7 @@ fn warn_of_falling_through<'t>(
             |later: &&Route| later.methods.is_none() && later.covers_host(route) && later.covers_path(route);
         let later = routes[index + 1..].iter().find(takes_the_rest);
         let fallback = later.map_or(default, |later| &later.policy);
-        if breadth(fallback) > breadth(&route.policy) {
+        if admitted_actors(fallback) > admitted_actors(&route.policy) {
             let name = reader.quote_name(fallback.name());
             reader.warn(
                 &node.at,
@@ -354,7 +354,7 @@ fn admits_more(one: &Policy, other: &Policy) -> bool {
         Some(Allow::Members { members: others, anonymous: open }),
     ) = (one.allow(), other.allow())
     else {
-        return breadth(one) > breadth(other);
+        return admitted_actors(one) > admitted_actors(other);
     };
     if anonymous != open {
         return *anonymous;
@@ -387,21 +387,21 @@ fn includes(members: &[Member], others: &[Member]) -> bool {
 
 /// How many actors a policy admits, as far as it can be compared without knowing the actors.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Breadth {
+enum AdmittedActors {
     Nobody,
     SomeActors,
     AnyActor,
     Everyone,
 }
 
-fn breadth(policy: &Policy) -> Breadth {
+fn admitted_actors(policy: &Policy) -> AdmittedActors {
     match policy.allow() {
-        None => Breadth::AnyActor,
-        Some(Allow::Everyone) => Breadth::Everyone,
-        Some(Allow::NoOne) => Breadth::Nobody,
-        Some(Allow::Members { anonymous: true, .. }) => Breadth::Everyone,
-        Some(Allow::Members { members, anonymous: false }) if members.is_empty() => Breadth::Nobody,
-        Some(Allow::Members { anonymous: false, .. }) => Breadth::SomeActors,
+        None => AdmittedActors::AnyActor,
+        Some(Allow::Everyone) => AdmittedActors::Everyone,
+        Some(Allow::NoOne) => AdmittedActors::Nobody,
+        Some(Allow::Members { anonymous: true, .. }) => AdmittedActors::Everyone,
+        Some(Allow::Members { members, anonymous: false }) if members.is_empty() => AdmittedActors::Nobody,
+        Some(Allow::Members { anonymous: false, .. }) => AdmittedActors::SomeActors,
     }
 }
 

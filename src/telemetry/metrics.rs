@@ -1,8 +1,8 @@
 //! Metrics in the formats of Prometheus.  No label holds anything that a client sent.
 
+mod counters;
 mod format;
 mod process;
-mod resolved;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -25,7 +25,7 @@ use crate::clock::Clock;
 use crate::decision::{Decision, Outcome};
 use crate::keys::Keys;
 use crate::snapshot::Snapshot;
-use resolved::{Allowed, Credentials};
+use counters::{AllowedCounters, CredentialCounters};
 
 pub use format::Format;
 
@@ -46,7 +46,7 @@ pub struct Metrics {
     /// What bears no prefix of ours.
     process: Registry,
     decisions: Family<DecisionLabels, Counter>,
-    credentials: Credentials,
+    credentials: CredentialCounters,
     duration: Histogram,
     unreadable: Counter,
     tokens: Gauge,
@@ -62,7 +62,7 @@ pub struct Metrics {
     wrong_wirings: Family<KindLabels, Counter>,
     keys: KeyGauges,
     dropped_spans: Counter,
-    memory_limit: Gauge,
+    memory_limit: process::MemoryLimit,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -93,7 +93,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("envoy_auth_tokens");
         let mut metrics = Self {
             decisions: Family::default(),
-            credentials: Credentials::registered(&mut registry),
+            credentials: CredentialCounters::registered(&mut registry),
             duration: Histogram::new(BUCKETS),
             unreadable: Counter::default(),
             tokens: Gauge::default(),
@@ -109,7 +109,7 @@ impl Metrics {
             wrong_wirings: Family::default(),
             keys: KeyGauges::default(),
             dropped_spans: Counter::default(),
-            memory_limit: Gauge::default(),
+            memory_limit: process::MemoryLimit::registered(&mut registry),
             registry,
             process: Registry::default(),
         };
@@ -178,12 +178,6 @@ impl Metrics {
         );
         registry.register_collector(Box::new(self.keys.clone()));
         registry.register("dropped_spans", "Spans that no collector took", self.dropped_spans.clone());
-        registry.register_with_unit(
-            "memory_limit",
-            "What the process may use of memory by its cgroup, the machine, or serve --memory-limit",
-            Unit::Bytes,
-            self.memory_limit.clone(),
-        );
         registry.register(
             "build",
             "The running program",
@@ -197,7 +191,7 @@ impl Metrics {
             (Some(policy), Outcome::Allowed) => {
                 let counters = &decision.snapshot.allowed_counters;
                 counters
-                    .get_or_init(|| Allowed::new(&decision.snapshot.policies, &self.decisions))
+                    .get_or_init(|| AllowedCounters::new(&decision.snapshot.policies, &self.decisions))
                     .of(policy)
                     .inc();
             }
@@ -219,7 +213,7 @@ impl Metrics {
 
     /// Shows how much memory the process may use.
     pub fn show_memory_limit(&self, bytes: u64) {
-        self.memory_limit.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.memory_limit.set(bytes);
     }
 
     /// Where spans are counted that no collector took.
@@ -312,7 +306,7 @@ struct KeyGauges(Arc<OnceLock<(Arc<Keys>, Clock)>>);
 
 impl fmt::Debug for KeyGauges {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("HeldKeys")
+        formatter.write_str("KeyGauges")
     }
 }
 

@@ -41,7 +41,7 @@ pub struct Traces {
     tracer: SdkTracer,
     provider: SdkTracerProvider,
     /// Lives as long as the connection to the collector.
-    _thread: OwnThread,
+    _runtime: ExportRuntime,
 }
 
 /// Why no traces are sent although an endpoint is set.
@@ -79,9 +79,9 @@ impl Traces {
         if let Some(warning) = settings.warning {
             tracing::warn!("{warning}");
         }
-        let thread = OwnThread::start()?;
+        let runtime = ExportRuntime::start()?;
         let exporter = {
-            let _there = thread.0.as_ref().map(Runtime::enter);
+            let _entered = runtime.0.as_ref().map(Runtime::enter);
             let exporter = SpanExporter::builder().with_tonic().with_endpoint(settings.endpoint);
             match settings.tls {
                 Some(tls) => exporter.with_tls_config(tls).build()?,
@@ -95,7 +95,7 @@ impl Traces {
         let scope = InstrumentationScope::builder(env!("CARGO_PKG_NAME"));
         let scope = scope.with_version(env!("CARGO_PKG_VERSION")).build();
         tracing::info!("sending traces");
-        Ok(Self { tracer: provider.tracer_with_scope(scope), provider, _thread: thread })
+        Ok(Self { tracer: provider.tracer_with_scope(scope), provider, _runtime: runtime })
     }
 
     /// The span of a Check that begins now, with its gRPC metadata.
@@ -116,9 +116,9 @@ impl Traces {
 /// A runtime on a thread of its own, away from those that answer.  Dropped, it ends without being waited for,
 /// because code that runs in a future must not block.
 #[derive(Debug)]
-struct OwnThread(Option<Runtime>);
+struct ExportRuntime(Option<Runtime>);
 
-impl OwnThread {
+impl ExportRuntime {
     fn start() -> std::io::Result<Self> {
         let mut runtime = Builder::new_multi_thread();
         runtime.worker_threads(1).thread_name("traces").enable_all();
@@ -126,7 +126,7 @@ impl OwnThread {
     }
 }
 
-impl Drop for OwnThread {
+impl Drop for ExportRuntime {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();

@@ -1,7 +1,7 @@
 //! From an answer to the bytes of a CheckResponse.
 //!
 //! Nothing is decided here.  What is the same in many answers is encoded once: denials for each snapshot
-//! ([`ResponseEncoder`]), the actor's part for each principal ([`CachedAnswer`](crate::credential::CachedAnswer)).
+//! ([`ResponseEncoder`]), actor answers for each principal ([`CachedActorAnswer`](crate::credential::CachedActorAnswer)).
 //! An answer is then a few copies: protobuf lets the parts of a message stand one after the other.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::frame;
 use crate::answer::{
-    ActorPart, AllowAnswer, Answer, Denial, DenialForm, DenyAnswer, MetadataValue, RequestChanges,
+    ActorAnswer, AllowAnswer, Answer, Denial, DenialForm, DenyAnswer, MetadataValue, RequestChanges,
 };
 use crate::deny_reason::DenyReason;
 use crate::ext_authz::wire::{
@@ -46,7 +46,7 @@ impl ResponseEncoder {
             grpc: encode(reason, DenialForm::Grpc),
         });
         Self {
-            anonymous: encode_actor(&ActorPart::anonymous(&snapshot.actor_headers)),
+            anonymous: encode_actor_answer(&ActorAnswer::anonymous(&snapshot.actor_headers)),
             denials: denials.collect(),
         }
     }
@@ -81,7 +81,7 @@ impl ResponseEncoder {
 
     fn encode_allow(&self, allow: &AllowAnswer<'_>) -> Bytes {
         let actor = match allow.actor.cache() {
-            Some(cache) => cache.encoded(|| encode_actor(&allow.actor)),
+            Some(cache) => cache.encoded(|| encode_actor_answer(&allow.actor)),
             None => &self.anonymous,
         };
         let (ok, metadata) = split_parts(actor);
@@ -123,7 +123,7 @@ const PARAMETERS_TO_REMOVE: u32 = 8;
 
 /// OkHttpResponse and dynamic metadata as far as they depend on the actor, one after the other,
 /// with the length of the first in front.
-fn encode_actor(actor: &ActorPart<'_>) -> Box<[u8]> {
+fn encode_actor_answer(actor: &ActorAnswer<'_>) -> Box<[u8]> {
     let mut ok = OkHttpResponse::default();
     for (name, value) in actor.headers() {
         match value {

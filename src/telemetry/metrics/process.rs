@@ -1,4 +1,5 @@
-//! What the operating system says of the process, by the names that Prometheus' client libraries use.
+//! What the operating system says of the process, by the names that Prometheus' client libraries use, and how much
+//! memory it may use.
 
 use std::fmt;
 use std::fs;
@@ -7,8 +8,8 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Unit;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::{Registry, Unit};
 use rustix::process::{Resource, getrlimit};
 
 /// Reads the process' state whenever the metrics are read.  What cannot be read is left out.
@@ -55,6 +56,28 @@ impl Collector for Process {
             "The most file descriptors that may be open.",
             Some(limit(Resource::Nofile)),
         )
+    }
+}
+
+/// How much memory the process may use.
+#[derive(Debug)]
+pub(super) struct MemoryLimit(Gauge);
+
+impl MemoryLimit {
+    /// The gauge, shown by this registry.
+    pub(super) fn registered(registry: &mut Registry) -> Self {
+        let gauge = Gauge::default();
+        registry.register_with_unit(
+            "memory_limit",
+            "What the process may use of memory by its cgroup, the machine, or serve --memory-limit",
+            Unit::Bytes,
+            gauge.clone(),
+        );
+        Self(gauge)
+    }
+
+    pub(super) fn set(&self, bytes: u64) {
+        self.0.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 }
 

@@ -16,12 +16,12 @@ use crate::policy::{Policies, Policy};
 
 /// What is allowed under each policy of one snapshot.
 #[derive(Debug)]
-pub(super) struct Allowed {
+pub(super) struct AllowedCounters {
     /// By the policy's address, which is its own for as long as the snapshot lives.
     by_policy: HashMap<usize, Counter, RandomState>,
 }
 
-impl Allowed {
+impl AllowedCounters {
     /// The counters of these policies.
     pub(super) fn new(policies: &Policies, decisions: &Family<DecisionLabels, Counter>) -> Self {
         let counter = |policy: &Arc<Policy>| {
@@ -43,7 +43,7 @@ fn address(policy: &Arc<Policy>) -> usize {
 
 /// Credentials recognised, a counter for each kind.
 #[derive(Debug)]
-pub(super) struct Credentials {
+pub(super) struct CredentialCounters {
     token: Counter,
     user: Counter,
     key: Counter,
@@ -55,7 +55,7 @@ struct CredentialLabels {
     kind: &'static str,
 }
 
-impl Credentials {
+impl CredentialCounters {
     /// The counters, shown by this registry.
     pub(super) fn registered(registry: &mut Registry) -> Self {
         let family = Family::<CredentialLabels, Counter>::default();
