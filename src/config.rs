@@ -429,7 +429,8 @@ fn read_sections<'t>(
     let nobody = !is_written(tokens) && !is_written(users_written) && keys.is_none();
     let tokens_written = tokens;
     let tokens = tokens::read(reader, tokens, &context);
-    let takes_passwords = locations.iter().any(|place| matches!(place, CredentialLocation::Basic { .. }));
+    let takes_passwords =
+        locations.iter().any(|location| matches!(location, CredentialLocation::Basic { .. }));
     let admits = |actor: &Actor| {
         let allow = admin.as_ref().and_then(|admin| admin.rules.allow.allow());
         allow.is_some_and(|allow| allow.admits(actor))

@@ -105,9 +105,9 @@ function time(text) {
   ];
 }
 
-function say(place, message) {
-  place.textContent = message ?? '';
-  place.hidden = !message;
+function say(element, message) {
+  element.textContent = message ?? '';
+  element.hidden = !message;
 }
 
 // Shows the problem with a field beside it.
@@ -588,11 +588,11 @@ $('confirm-form').addEventListener('submit', (event) => {
       }
       notice = [denied.message];
     }
-    const place = returnTo;
+    const focus = returnTo;
     await load();
     $('confirm-dialog').close();
     toast(...notice);
-    restore(place);
+    restore(focus);
   });
 });
 

@@ -70,7 +70,7 @@ pub enum EnvoyError {
     /// Envoy could not tell our certificate from another one of the same CA.
     #[error(
         "the certificate in `ext_authz.tls.cert` has no name (subjectAltName) by which Envoy could know it: \
-         whoever has any certificate of the same CA could answer in our place"
+         anybody with a certificate of the same CA could answer instead of us"
     )]
     NoCertificateName,
 }

@@ -231,7 +231,7 @@ fn read_admin_allow<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {
     if allow.admits_anonymous() {
         reader.error(
             &node.at,
-            "this admits the anonymous, and whoever manages keys can be anybody; name a role, such as {role: Admin}",
+            "this admits the anonymous, and somebody who manages keys can act as anybody; name a role, such as {role: Admin}",
         );
     }
     allow

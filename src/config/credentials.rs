@@ -66,7 +66,7 @@ pub fn read<'t>(
             continue;
         };
         if locations.iter().any(|earlier| is_same(earlier, &location)) {
-            reader.error(&node.at, "this place stands in the list already");
+            reader.error(&node.at, "this location is in the list already");
         }
         locations.push(location);
     }
@@ -108,7 +108,7 @@ pub fn warn_of_useless<'t>(
     }
     if locations.iter().all(is_session) {
         for at in [sections.tokens, sections.keys].into_iter().flatten() {
-            reader.warn(at, "none of these ever counts: no place in `credentials` takes a token");
+            reader.warn(at, "none of these ever counts: no location in `credentials` takes a token");
         }
     }
     let takes_users = |location: &CredentialLocation| {
@@ -212,7 +212,7 @@ fn read_mapping<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Credentia
     let kinds = ["header", "query", "cookie", "basic"];
     let fields = reader.fields(node, LOCATIONS, &schema::LOCATION)?;
     let [kind] = fields.present(&kinds)[..] else {
-        reader.error(&node.at, format!("a place is one of {LOCATIONS}"));
+        reader.error(&node.at, format!("a location is one of {LOCATIONS}"));
         return None;
     };
     let beside = fields.get("allow_cross_site");

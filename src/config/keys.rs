@@ -75,7 +75,7 @@ fn read_store<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<StoreUrl> {
             if store.crosses_network_unverified() {
                 reader.warn(
                     &node.at,
-                    "the store is reached over a network, and nothing proves that it is the store: whoever stands \
+                    "the store is reached over a network, and nothing proves that it is the store: somebody \
                      between can read and make keys; add sslmode=verify-full, with sslrootcert for an authority of \
                      your own",
                 );

@@ -169,7 +169,7 @@ pub fn read_listen<'t>(
     {
         reader.warn(
             &node.at,
-            format!("whoever reaches this address can {danger}; use a loopback address or a Unix socket if you can"),
+            format!("anybody who reaches this address can {danger}; use a loopback address or a Unix socket if you can"),
         );
     }
     if let Listen::Abstract(_) = &listen {

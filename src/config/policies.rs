@@ -121,8 +121,8 @@ pub fn read_allow<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {
     match Allow::new(&node.to_json()) {
         Ok(allow) => allow,
         Err(error) => {
-            let place = locate(node, error.member.as_deref(), error.index);
-            let found = match &place.value {
+            let node_at_fault = locate(node, error.member.as_deref(), error.index);
+            let found = match &node_at_fault.value {
                 Value::Null => String::new(),
                 Value::Text(text) if error.member.is_none() && is_boolean_word(text.as_str()) => {
                     "; found text: write true or false, which `yes`, `no` and words in quotes are not"
@@ -130,7 +130,7 @@ pub fn read_allow<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {
                 }
                 other => format!("; found {}", other.kind()),
             };
-            reader.error(&place.at, format!("{error}{found}"));
+            reader.error(&node_at_fault.at, format!("{error}{found}"));
             Allow::NoOne
         }
     }

@@ -44,7 +44,7 @@ pub const OPEN_TO_EVERYBODY: &str =
 /// The entries of a mapping whose keys have been checked.
 #[derive(Clone, Copy)]
 pub struct Fields<'t> {
-    /// The place of the mapping.
+    /// The position of the mapping.
     pub at: &'t Location,
     entries: &'t [Entry],
     /// The keys that are read, where the others are not ours.

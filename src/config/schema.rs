@@ -62,7 +62,7 @@ const DOCUMENT: &[KeySchema] = &[
         "credentials",
         Locations(&LOCATION),
         Nested,
-        "Where a request may carry a credential; the first place that carries anything decides alone.  \
+        "Where a request may carry a credential; the first location that carries anything decides alone.  \
          By default [bearer, basic].",
     ),
     ("forward_credentials", Unknown, Bool, "Whether the upstream sees the credential.  By default false."),
@@ -224,7 +224,7 @@ pub const KEYS: Schema = Fields(&[
         "actor_members",
         Shown,
         Texts,
-        "Members that whoever makes a key may add to its actor.  By default none.",
+        "Members that the creator of a key may add to its actor.  By default none.",
     ),
     (
         "max_staleness",

@@ -68,7 +68,7 @@ pub fn read<'t>(
         {
             reader.warn(
                 &node.at,
-                "whoever reaches the gateway can try this Admin's password: leave `basic` out of `credentials`, \
+                "anybody who reaches the gateway can try this Admin's password: leave `basic` out of `credentials`, \
                  which the admin listener does not need",
             );
         }

@@ -293,16 +293,16 @@ default: {}
 ",
     );
     assert_eq!(stack.get("/r/1").bearer(ALICE).send().status, 200);
-    let told = &stack.envoy.accessed("/r/1")["ext_authz"];
-    assert_eq!(told["actor"], json!({ "id": "alice", "groups": ["a", "b"] }));
-    assert_eq!(told["credential"]["kind"], "token");
-    assert_eq!(told["credential"]["name"], "reporting");
-    assert_eq!(told["policy"], "readers");
+    let metadata = &stack.envoy.accessed("/r/1")["ext_authz"];
+    assert_eq!(metadata["actor"], json!({ "id": "alice", "groups": ["a", "b"] }));
+    assert_eq!(metadata["credential"]["kind"], "token");
+    assert_eq!(metadata["credential"]["name"], "reporting");
+    assert_eq!(metadata["policy"], "readers");
 
     assert_eq!(stack.get("/open/1").send().status, 200);
-    let told = &stack.envoy.accessed("/open/1")["ext_authz"];
-    assert!(told["actor"].is_null() && told["credential"].is_null(), "{told}");
-    assert_eq!(told["policy"], "route-1");
+    let metadata = &stack.envoy.accessed("/open/1")["ext_authz"];
+    assert!(metadata["actor"].is_null() && metadata["credential"].is_null(), "{metadata}");
+    assert_eq!(metadata["policy"], "route-1");
 
     assert_eq!(stack.get("/r/2").bearer("nobody-token-012345678").send().status, 401);
     let entry = stack.envoy.accessed("/r/2");

@@ -364,7 +364,7 @@ fn a_time_to_live_that_is_none_is_refused_in_place_without_a_request() {
     browser.fill("#add-name", "  ");
     browser.press(&[ENTER]);
     browser.read("#add-name-error", "Give the key a name.");
-    for (wrong, told) in [
+    for (wrong, message) in [
         ("x".repeat(191), "A name is 1 to 190 printable characters."),
         (
             "bell\u{7}".to_owned(),
@@ -373,7 +373,7 @@ fn a_time_to_live_that_is_none_is_refused_in_place_without_a_request() {
     ] {
         browser.fill("#add-name", &wrong);
         browser.press(&[ENTER]);
-        browser.read("#add-name-error", told);
+        browser.read("#add-name-error", message);
     }
     assert_eq!(page.keys().len(), 1);
 }
@@ -620,7 +620,7 @@ fn it_fits_a_phone_a_laptop_day_and_night() {
 }
 
 #[test]
-fn names_are_text_whatever_they_look_like_and_nobody_else_is_asked() {
+fn names_are_text_whatever_they_look_like_and_no_other_host_is_contacted() {
     let page = Page::logged_in();
     let browser = &page.browser;
     page.issue("decoy", "Viewer", None);
@@ -682,17 +682,17 @@ fn names_are_text_whatever_they_look_like_and_nobody_else_is_asked() {
     }
     assert_eq!(page.problems(), Vec::<String>::new());
     let tried = browser.script(
-        "const told = [];
-         document.addEventListener('securitypolicyviolation', (event) => told.push(event.effectiveDirective));
+        "const violations = [];
+         document.addEventListener('securitypolicyviolation', (event) => violations.push(event.effectiveDirective));
          try { await fetch('http://127.0.0.1:9/'); } catch {}
          const image = new Image();
          image.src = 'http://127.0.0.1:9/i.png';
          const style = document.createElement('style');
          style.textContent = 'body { display: none }';
          document.body.append(style);
-         try { document.body.innerHTML = '<b>markup</b>'; } catch { told.push('innerHTML'); }
+         try { document.body.innerHTML = '<b>markup</b>'; } catch { violations.push('innerHTML'); }
          await new Promise((resolve) => setTimeout(resolve, 200));
-         return [...new Set(told)].sort()",
+         return [...new Set(violations)].sort()",
         json!([]),
     );
     let tried: Vec<&str> = tried.as_array().expect("a list").iter().filter_map(Value::as_str).collect();
@@ -702,7 +702,7 @@ fn names_are_text_whatever_they_look_like_and_nobody_else_is_asked() {
 }
 
 #[test]
-fn times_are_the_readers_own_and_dead_keys_show_when_asked_for() {
+fn times_are_the_readers_own_and_dead_keys_show_on_request() {
     let page = Page::start();
     issue_many(&page);
     let browser = &page.browser;
@@ -758,7 +758,7 @@ fn times_are_the_readers_own_and_dead_keys_show_when_asked_for() {
 }
 
 #[test]
-fn a_long_list_is_shown_in_part_until_it_is_asked_for() {
+fn a_long_list_is_shown_in_part_until_all_is_requested() {
     let page = Page::start();
     for number in 0..303 {
         page.issue(&format!("key {number:03}"), "Viewer", None);
@@ -781,7 +781,7 @@ fn a_long_list_is_shown_in_part_until_it_is_asked_for() {
 }
 
 #[test]
-fn a_session_that_is_over_and_an_actor_who_may_not_are_told_so() {
+fn an_ended_session_and_an_actor_without_permission_get_a_message() {
     let page = Page::logged_in();
     let browser = &page.browser;
     browser.devtools("Network.clearBrowserCookies", json!({}));

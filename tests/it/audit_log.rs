@@ -116,9 +116,9 @@ fn a_file_of_its_own_holds_every_line_and_the_log_holds_none() {
 
     // What was merged is told at the end.
     server.terminate();
-    let told = || audit_lines(&std::fs::read_to_string(&path).unwrap());
-    wait_until("the merged line", || !told().is_empty());
-    assert_eq!((&told()[0]["message"], &told()[0]["count"]), (&json!("log-in denied"), &json!(19)));
+    let written = || audit_lines(&std::fs::read_to_string(&path).unwrap());
+    wait_until("the merged line", || !written().is_empty());
+    assert_eq!((&written()[0]["message"], &written()[0]["count"]), (&json!("log-in denied"), &json!(19)));
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn on_a_full_disk_its_lines_wait_until_there_is_room() {
     let full = std::iter::repeat_with(|| file.write(&[b'x'; 512])).find_map(Result::err).unwrap();
     assert_eq!(full.kind(), ErrorKind::StorageFull);
     // A page may have some room left: lines come until it has none.
-    let told = || audit_lines(&std::fs::read_to_string(seen.join("audit.log")).unwrap()).len();
+    let written = || audit_lines(&std::fs::read_to_string(seen.join("audit.log")).unwrap()).len();
     let mut made = 0;
     let waiting = || sample(&server.metrics(), "audit_lines_waiting");
     while waiting() == 0 {
@@ -271,11 +271,11 @@ fn on_a_full_disk_its_lines_wait_until_there_is_room() {
         assert!(made < 100, "the disk is not full");
     }
     server.log().wait_for("saying so", |line| line.contains("the audit log cannot be written").then_some(()));
-    assert!(told() < made);
+    assert!(written() < made);
     // Its room comes back when nobody has it open any more.
     drop(file);
     std::fs::remove_file(&filler).unwrap();
-    wait_until("every line", || told() == made);
+    wait_until("every line", || written() == made);
     assert_eq!(waiting(), 0);
     server.log().wait_for("saying so", |line| line.contains("the audit log is written again").then_some(()));
 }

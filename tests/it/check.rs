@@ -73,7 +73,7 @@ fn answer(service: &CheckHandler, message: Vec<u8>) -> full::CheckResponse {
 }
 
 #[derive(Debug, Clone)]
-struct Asked {
+struct GeneratedRequest {
     method: String,
     host: String,
     path: String,
@@ -82,7 +82,7 @@ struct Asked {
     lines: Vec<(String, Vec<u8>)>,
 }
 
-impl Asked {
+impl GeneratedRequest {
     /// The lines as Envoy hands them over: those of `authorization` are always joined.
     fn raw_lines(&self) -> Vec<(String, Vec<u8>)> {
         let joined: Vec<&[u8]> = self.all("authorization").collect();
@@ -137,7 +137,7 @@ impl Asked {
 }
 
 /// Requests made of what matters, in every mixture.
-fn asked() -> impl Strategy<Value = Asked> {
+fn generated_request() -> impl Strategy<Value = GeneratedRequest> {
     let of = |texts: &[&str]| {
         proptest::sample::select(texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>())
     };
@@ -197,7 +197,7 @@ fn asked() -> impl Strategy<Value = Asked> {
         1 => proptest::collection::vec(any::<u8>(), 0..12),
     ];
     let lines = proptest::collection::vec((name, value), 0..6);
-    (method, host, path, policy, lines).prop_map(|(method, host, path, policy, lines)| Asked {
+    (method, host, path, policy, lines).prop_map(|(method, host, path, policy, lines)| GeneratedRequest {
         method,
         host,
         path,
@@ -207,10 +207,10 @@ fn asked() -> impl Strategy<Value = Asked> {
 }
 
 /// A credential that could make an actor stands somewhere in the request.
-fn shows_a_good_token(asked: &Asked) -> bool {
-    let everything = [asked.path.as_bytes().to_vec()]
+fn shows_a_good_token(generated: &GeneratedRequest) -> bool {
+    let everything = [generated.path.as_bytes().to_vec()]
         .into_iter()
-        .chain(asked.lines.iter().map(|(_, value)| value.clone()));
+        .chain(generated.lines.iter().map(|(_, value)| value.clone()));
     let mut texts = everything.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     texts.any(|text| {
         ["good-token-alice-1", "good-token-bot-22", "YXBpX2tleTpnb29kLXRva2VuLWFsaWNlLTE="]
@@ -227,7 +227,7 @@ fn assert_legal(name: &str, value: &str) {
     assert!(!value.is_empty(), "{name}");
 }
 
-fn assert_well_formed(asked: &Asked, answer: &full::CheckResponse) {
+fn assert_well_formed(generated: &GeneratedRequest, answer: &full::CheckResponse) {
     let code = answer.status.as_ref().expect("a status").code;
     match answer.http_response.as_ref().expect("a response") {
         HttpResponse::OkResponse(ok) => {
@@ -254,7 +254,7 @@ fn assert_well_formed(asked: &Asked, answer: &full::CheckResponse) {
                     option.append_action,
                     core::header_value_option::HeaderAppendAction::OverwriteIfExistsOrAdd as i32
                 );
-                let shown = asked.lines.iter().any(|(name, _)| *name == header.key);
+                let shown = generated.lines.iter().any(|(name, _)| *name == header.key);
                 assert!(
                     ACTOR_HEADERS.contains(&header.key.as_str()) || shown,
                     "{} was not asked for",
@@ -262,11 +262,11 @@ fn assert_well_formed(asked: &Asked, answer: &full::CheckResponse) {
                 );
             }
             for name in &ok.headers_to_remove {
-                let shown = asked.lines.iter().any(|(found, _)| found == name);
+                let shown = generated.lines.iter().any(|(found, _)| found == name);
                 assert!(ACTOR_HEADERS.contains(&name.as_str()) || shown, "{name} was not in the request");
             }
             if set.contains(&"x-actor") {
-                assert!(shows_a_good_token(asked), "an actor out of nothing");
+                assert!(shows_a_good_token(generated), "an actor out of nothing");
             }
         }
         HttpResponse::DeniedResponse(denied) => {
@@ -296,30 +296,30 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
     #[test]
-    fn every_answer_is_well_formed_and_both_encodings_agree(asked in asked()) {
+    fn every_answer_is_well_formed_and_both_encodings_agree(generated in generated_request()) {
         thread_local!(static SERVICE: CheckHandler = service(CONFIG));
         SERVICE.with(|service| {
-            let raw = answer(service, asked.message(true));
-            let joined = answer(service, asked.message(false));
-            assert_well_formed(&asked, &raw);
-            assert_well_formed(&asked, &joined);
+            let raw = answer(service, generated.message(true));
+            let joined = answer(service, generated.message(false));
+            assert_well_formed(&generated, &raw);
+            assert_well_formed(&generated, &joined);
             // Bytes that are not UTF-8 have become others in the map, so only the rest must agree;
             // and a password that is being verified for one may be known to be wrong for the other, or lock its user.
             let unverified = |answer: &full::CheckResponse| answer.status.as_ref().unwrap().code == 14;
-            if asked.is_utf8() && !unverified(&raw) && !unverified(&joined) {
+            if generated.is_utf8() && !unverified(&raw) && !unverified(&joined) {
                 assert_eq!(without_order(before_a_lock(raw)), without_order(before_a_lock(joined)));
             }
         });
     }
 
     #[test]
-    fn a_policy_that_is_not_enforced_makes_nobody_an_actor_who_would_not_be_one(asked in asked(), raw in any::<bool>()) {
+    fn a_policy_that_is_not_enforced_makes_nobody_an_actor_who_would_not_be_one(generated in generated_request(), raw in any::<bool>()) {
         thread_local!(static ENFORCED: CheckHandler = service(CONFIG));
         thread_local!(static SHADOW: CheckHandler = service(&not_enforced(CONFIG)));
-        let message = asked.message(raw);
+        let message = generated.message(raw);
         let enforced = ENFORCED.with(|service| answer(service, message.clone()));
         let shadow = SHADOW.with(|service| answer(service, message));
-        assert_well_formed(&asked, &shadow);
+        assert_well_formed(&generated, &shadow);
         assert_shadow_of(&enforced, &shadow);
     }
 
@@ -334,14 +334,14 @@ proptest! {
 
     #[test]
     fn no_damage_to_a_message_makes_a_check_fail(
-        asked in asked(),
+        generated in generated_request(),
         raw in any::<bool>(),
         at in any::<prop::sample::Index>(),
         byte in any::<u8>(),
         cut in any::<bool>(),
     ) {
         thread_local!(static SERVICE: CheckHandler = service(CONFIG));
-        let mut message = asked.message(raw);
+        let mut message = generated.message(raw);
         let index = at.index(message.len());
         if cut { message.truncate(index) } else { message[index] = byte }
         SERVICE.with(|service| {
@@ -378,12 +378,13 @@ const ALWAYS_ENFORCED: [&str; 7] = [
 ];
 
 fn assert_shadow_of(enforced: &full::CheckResponse, shadow: &full::CheckResponse) {
-    let told = |answer: &full::CheckResponse| answer.dynamic_metadata.clone().unwrap_or_default().fields;
+    let metadata_of =
+        |answer: &full::CheckResponse| answer.dynamic_metadata.clone().unwrap_or_default().fields;
     let text = |value: Option<&protobuf::Value>| match value.and_then(|value| value.kind.clone()) {
         Some(protobuf::value::Kind::StringValue(text)) => text,
         other => panic!("no text: {other:?}"),
     };
-    let (enforced_told, shadow_told) = (told(enforced), told(shadow));
+    let (enforced_metadata, shadow_metadata) = (metadata_of(enforced), metadata_of(shadow));
     match (&enforced.http_response, &shadow.http_response) {
         (Some(HttpResponse::OkResponse(_)), _) => {
             assert_eq!(without_order(enforced.clone()), without_order(shadow.clone()));
@@ -392,18 +393,18 @@ fn assert_shadow_of(enforced: &full::CheckResponse, shadow: &full::CheckResponse
             let set = ok.headers.iter().filter_map(|option| option.header.as_ref());
             let set: Vec<_> = set.map(|header| header.key.as_str()).filter(|key| *key != "cookie").collect();
             assert_eq!(set, [""; 0], "nobody has earned a header");
-            assert!(!shadow_told.contains_key("actor") && !shadow_told.contains_key("credential"));
-            let Some(protobuf::value::Kind::StructValue(would_be)) = &shadow_told["shadow"].kind else {
+            assert!(!shadow_metadata.contains_key("actor") && !shadow_metadata.contains_key("credential"));
+            let Some(protobuf::value::Kind::StructValue(would_be)) = &shadow_metadata["shadow"].kind else {
                 panic!("{shadow:?}");
             };
-            let reasons = [text(enforced_told.get("reason")), text(would_be.fields.get("reason"))];
+            let reasons = [text(enforced_metadata.get("reason")), text(would_be.fields.get("reason"))];
             // A password that is being verified for one may be known to be wrong for the other.
             if !reasons.contains(&"password_unverified".to_owned()) {
                 assert_eq!(reasons[0], reasons[1]);
             }
         }
         (_, _) => {
-            let reason = text(shadow_told.get("reason"));
+            let reason = text(shadow_metadata.get("reason"));
             assert!(ALWAYS_ENFORCED.iter().any(|enforced| reason.starts_with(enforced)), "{reason}");
         }
     }

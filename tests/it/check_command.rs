@@ -31,7 +31,7 @@ fn check_counts_what_it_found() {
 }
 
 #[test]
-fn warnings_are_errors_where_they_are_asked_to_be() {
+fn warnings_are_errors_with_strict() {
     let setup = Server::with(WEAK);
     assert_eq!(setup.run(["check"]).code(), Some(0));
     let ran = setup.run(["check", "--strict"]);
@@ -106,20 +106,20 @@ fn a_server_that_cannot_start_says_so_in_the_logs_own_format() {
 fn a_folder_that_is_missing_is_named_by_check_and_by_serve() {
     let folder = tempfile::TempDir::new().unwrap();
     let missing = folder.path().join("not/made");
-    let told = format!("the folder {} does not exist; make it", missing.display());
+    let message = format!("the folder {} does not exist; make it", missing.display());
     let store = format!("keys: {{store: \"sqlite:{}/keys.db\"}}\n", missing.display());
     let ran = Server::with(&store).run(["check"]);
     assert_eq!(ran.code(), Some(0), "{ran:?}");
-    assert!(ran.stderr.contains("warning: keys.store: ") && ran.stderr.contains(&told), "{ran:?}");
+    assert!(ran.stderr.contains("warning: keys.store: ") && ran.stderr.contains(&message), "{ran:?}");
     let ran = Server::with(&store).start_in_vain();
-    assert!(ran.stderr.contains(&told) && ran.stderr.contains("cannot be opened"), "{ran:?}");
+    assert!(ran.stderr.contains(&message) && ran.stderr.contains("cannot be opened"), "{ran:?}");
 
     let setup = || Server::with(GOOD).listen(format!("unix:{}/a.sock", missing.display()));
     let ran = setup().run(["check"]);
     assert_eq!(ran.code(), Some(0), "{ran:?}");
-    assert!(ran.stderr.contains("warning: ext_authz.listen: ") && ran.stderr.contains(&told), "{ran:?}");
+    assert!(ran.stderr.contains("warning: ext_authz.listen: ") && ran.stderr.contains(&message), "{ran:?}");
     let ran = setup().start_in_vain();
-    assert!(ran.stderr.contains(&told) && ran.stderr.contains("cannot listen on unix:"), "{ran:?}");
+    assert!(ran.stderr.contains(&message) && ran.stderr.contains("cannot listen on unix:"), "{ran:?}");
 
     std::fs::create_dir_all(&missing).unwrap();
     assert_eq!(setup().run(["check", "--strict"]).code(), Some(0));
@@ -132,7 +132,7 @@ fn a_folder_that_is_missing_is_named_by_check_and_by_serve() {
 }
 
 #[test]
-fn files_that_everybody_can_write_are_told() {
+fn files_that_everybody_can_write_are_reported() {
     use std::os::unix::fs::PermissionsExt;
     let setup = Server::with("tokens: [{token: {$file: token}, actor: {id: a}}]\n");
     let setup = setup.file("token", "a-token-0123456789\n").own_listeners();

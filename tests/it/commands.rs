@@ -110,18 +110,18 @@ fn explain_tells_the_same_as_a_running_server() {
     ];
     for (arguments, status, policy) in cases {
         let ran = setup.run(["explain", "--json"].iter().chain(*arguments));
-        let told: Value =
+        let explanation: Value =
             serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
         let decision = if *status == 200 { "allowed" } else { "denied" };
-        assert_eq!(told["decision"], decision, "{arguments:?}: {told}");
-        assert_eq!(told["policy"], *policy, "{arguments:?}: {told}");
+        assert_eq!(explanation["decision"], decision, "{arguments:?}: {explanation}");
+        assert_eq!(explanation["policy"], *policy, "{arguments:?}: {explanation}");
         if *status != 200 {
-            assert!(ran.stdout.contains(&status.to_string()), "{arguments:?}: {told}");
+            assert!(ran.stdout.contains(&status.to_string()), "{arguments:?}: {explanation}");
         }
         let ran = setup.run(["explain"].iter().chain(*arguments));
         assert!(ran.stdout.contains(policy), "{arguments:?}: {ran:?}");
         for secret in [TOKEN, "late-token", "a-long-password", "another-password"] {
-            assert!(!format!("{ran:?}{told}").contains(secret), "{arguments:?}: {ran:?}");
+            assert!(!format!("{ran:?}{explanation}").contains(secret), "{arguments:?}: {ran:?}");
         }
     }
 }
@@ -130,8 +130,9 @@ fn explain_tells_the_same_as_a_running_server() {
 fn explain_reads_a_token_from_its_input_and_refuses_what_it_cannot_read() {
     let setup = Server::with(CONFIG);
     let ran = run(setup.command(["explain", "--path", "/x", "--json", "--token-file", "-"]), TOKEN);
-    let told: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
-    assert_eq!(told["decision"], "allowed");
+    let explanation: Value =
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+    assert_eq!(explanation["decision"], "allowed");
     assert!(ran.stdout.contains("alice"), "{ran:?}");
     let ran = setup.run(["explain", "--path", "/x", "--token-file", "/nowhere/token"]);
     assert_ne!(ran.code(), Some(0));
@@ -314,7 +315,7 @@ fn the_log_has_no_colours_where_nobody_wants_them() {
     let setup = setup.own_listeners();
     let config = setup.write();
     // It warns, and ends: there is no such folder.
-    let told = |no_color: &str| {
+    let run_with = |no_color: &str| {
         let mut command = Command::new("python3");
         command
             .args(["-c", "import pty, sys; pty.spawn(sys.argv[1:])", BINARY, "serve", "--config"])
@@ -323,8 +324,8 @@ fn the_log_has_no_colours_where_nobody_wants_them() {
         assert!(ran.contains("WARN") && ran.contains("can be guessed"), "{ran}");
         ran
     };
-    assert!(told("").contains("\u{1b}["), "a terminal has colours");
-    let plain = told("1");
+    assert!(run_with("").contains("\u{1b}["), "a terminal has colours");
+    let plain = run_with("1");
     assert!(!plain.contains("\u{1b}["), "{plain}");
 }
 

@@ -32,10 +32,10 @@ fn queries() -> Vec<String> {
 
 fn promtool(arguments: &[&str], folder: &std::path::Path) -> String {
     let ran = Command::new(tools::promtool()).args(arguments).current_dir(folder).output().unwrap();
-    let told = [ran.stdout, ran.stderr].concat();
-    let told = String::from_utf8(told).unwrap();
-    assert!(ran.status.success(), "promtool {arguments:?}: {told}");
-    told
+    let output = [ran.stdout, ran.stderr].concat();
+    let output = String::from_utf8(output).unwrap();
+    assert!(ran.status.success(), "promtool {arguments:?}: {output}");
+    output
 }
 
 #[test]
@@ -104,8 +104,8 @@ fn every_metric_and_label_of_dashboard_and_alerts_exists() {
             let name = &captures[1];
             let family = ["_total", "_bucket", "_info"].iter().find_map(|end| name.strip_suffix(end));
             let kind = if name.ends_with("_total") { "counter" } else { "" };
-            let is_told = |name: &str| metrics.contains(&format!("# TYPE {name} {kind}"));
-            if !is_told(name) && !family.is_some_and(is_told) {
+            let is_exported = |name: &str| metrics.contains(&format!("# TYPE {name} {kind}"));
+            if !is_exported(name) && !family.is_some_and(is_exported) {
                 unknown.insert(name.to_owned());
             }
             found.insert(name.to_owned());

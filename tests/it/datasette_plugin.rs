@@ -57,9 +57,9 @@ fn the_seeds_curl_gets_the_sqlite_version_with_the_token_and_401_without() {
     let version = shell("python3 -c 'import sqlite3; print(sqlite3.sqlite_version)'");
     let ran = shell(&format!("curl -L -H \"Authorization: Bearer $BOT_TOKEN\" '{url}'"));
     assert!(ran.status.success(), "{ran:?}");
-    let told: serde_json::Value =
+    let rows: serde_json::Value =
         serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
-    assert_eq!(told, serde_json::json!([{ "sqlite_version()": version.stdout.trim() }]));
+    assert_eq!(rows, serde_json::json!([{ "sqlite_version()": version.stdout.trim() }]));
 
     let status = "curl -s -o /dev/null -w '%{http_code}' -L";
     assert_eq!(shell(&format!("{status} '{url}'")).stdout, "401");

@@ -129,12 +129,12 @@ fn decisions_are_logged_at_info() {
     let listen_address = ListenAddress::Unix(socket);
     let deadline = Instant::now() + MAX_WAIT;
     let answer = loop {
-        let asked = grpc::block_on(async {
+        let checked = grpc::block_on(async {
             let channel = grpc::channel(&listen_address).await.ok()?;
             let answer = AuthorizationClient::new(channel).check(grpc::request("GET", "h", "/", &[])).await;
             answer.ok()
         });
-        if let Some(answer) = asked {
+        if let Some(answer) = checked {
             break answer.into_inner();
         }
         if Instant::now() > deadline {

@@ -38,6 +38,6 @@ fn the_demo_says_so_when_its_port_is_taken() {
     command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL");
     let ran = run(command, "");
     assert!(!ran.status.success(), "{}", ran.stdout);
-    let told = format!("{}{}", ran.stdout, ran.stderr);
-    assert!(told.contains(&port.to_string()) && told.contains("in use"), "{told}");
+    let output = format!("{}{}", ran.stdout, ran.stderr);
+    assert!(output.contains(&port.to_string()) && output.contains("in use"), "{output}");
 }

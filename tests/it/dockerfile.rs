@@ -23,8 +23,8 @@ fn after<'t>(text: &'t str, start: &str) -> &'t str {
 fn hadolint_finds_nothing() {
     let ran = Command::new(tools::hadolint()).arg("deploy/Dockerfile").current_dir(tools::root()).output();
     let ran = ran.unwrap();
-    let told = String::from_utf8([ran.stdout, ran.stderr].concat()).unwrap();
-    assert!(ran.status.success() && told.is_empty(), "hadolint: {told}");
+    let output = String::from_utf8([ran.stdout, ran.stderr].concat()).unwrap();
+    assert!(ran.status.success() && output.is_empty(), "hadolint: {output}");
 }
 
 #[test]

@@ -60,7 +60,7 @@ impl Printed {
         };
         let file = folder.path().join("envoy.yaml");
         std::fs::write(&file, &text).unwrap();
-        envoy::validate(&file).unwrap_or_else(|told| panic!("{told}\n{text}"));
+        envoy::validate(&file).unwrap_or_else(|error| panic!("{error}\n{text}"));
         let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
         let envoy = Envoy::configured(&format!("{admin}{text}"));
         Self { envoy, server, upstream, _folder: folder }

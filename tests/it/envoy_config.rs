@@ -82,7 +82,7 @@ fn start() -> Hardened {
 #[test]
 fn envoy_accepts_the_file() {
     let file = tools::root().join("deploy/envoy.yaml");
-    envoy::validate(&file).unwrap_or_else(|told| panic!("{told}"));
+    envoy::validate(&file).unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn a_token_passes_through_every_place_and_no_client_says_who_it_is() {
 }
 
 #[test]
-fn nobody_is_asked_about_the_health_probe_and_yet_no_actor_header_gets_in() {
+fn the_health_probe_needs_no_check_and_yet_no_actor_header_gets_in() {
     let stack = start();
     let spoofed =
         [("x-actor", "{}"), ("X-Actor-Id", "root"), ("x.actor.id", "root"), ("x~actor~role", "Admin")];
@@ -251,7 +251,7 @@ fn the_unix_socket_of_the_comment_works() {
 }
 
 #[test]
-fn when_the_server_is_gone_nobody_passes_and_the_client_is_told_to_come_back() {
+fn when_the_server_is_gone_nobody_passes_and_the_client_may_retry() {
     let mut stack = start();
     assert_eq!(stack.get("/x").bearer(ALICE).send().status, 200);
     stack.server.kill();

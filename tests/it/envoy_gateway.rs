@@ -345,7 +345,7 @@ fn many_and_large_headers_pass_by_us() {
 }
 
 #[test]
-fn when_we_are_gone_nobody_passes_and_since_1_8_the_client_can_be_told_to_come_back() {
+fn when_we_are_gone_nobody_passes_and_since_1_8_the_client_may_retry() {
     let mut gateway = Gateway::start();
     assert_eq!(gateway.get("/orders").bearer(BOT).send().status, 200);
     gateway.server.kill();

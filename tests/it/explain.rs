@@ -35,9 +35,9 @@ default: {}
 
 const SECRETS: [&str; 4] = ["alice-token-0123", "report-token-0123", "old-token-0123", "a-long-password"];
 
-/// What `explain --json` tells with this on its standard input.
+/// What `explain --json` prints with this on its standard input.
 #[track_caller]
-fn told(setup: &Setup, arguments: &[&str], input: &str) -> Value {
+fn explain(setup: &Setup, arguments: &[&str], input: &str) -> Value {
     let ran = run(setup.command(["explain", "--json"].iter().chain(arguments)), input);
     assert_eq!(ran.code(), Some(0), "{arguments:?} {ran:?}");
     assert_secretless(&ran);
@@ -50,7 +50,7 @@ fn assert_secretless(ran: &Ran) {
     }
 }
 
-/// The parts of an answer that matter to Envoy, whoever tells them.
+/// The parts of an answer that matter to Envoy, from `explain` or from a Check.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     code: i64,
@@ -62,10 +62,10 @@ struct Outcome {
     metadata: Value,
 }
 
-fn outcome_told(told: &Value) -> Outcome {
-    let answer = &told["answer"];
+fn explained_outcome(explanation: &Value) -> Outcome {
+    let answer = &explanation["answer"];
     let texts = |name: &str| -> BTreeSet<String> {
-        let list = answer[name].as_array().unwrap_or_else(|| panic!("{name}: {told}"));
+        let list = answer[name].as_array().unwrap_or_else(|| panic!("{name}: {explanation}"));
         list.iter().map(|item| item.as_str().unwrap().to_owned()).collect()
     };
     Outcome {
@@ -132,13 +132,13 @@ fn json_of(fields: &BTreeMap<&String, &envoy_types::pb::google::protobuf::Value>
 }
 
 /// One request: method, host, path, header lines, Envoy's policy.
-type Asked =
+type SentRequest =
     (&'static str, &'static str, &'static str, &'static [(&'static str, &'static str)], Option<&'static str>);
 
 const ALICE: (&str, &str) = ("authorization", "Bearer alice-token-0123456789");
 const REPORTING: (&str, &str) = ("x-api-key", "report-token-0123456789");
 
-const REQUESTS: &[Asked] = &[
+const REQUESTS: &[SentRequest] = &[
     ("GET", "h", "/", &[ALICE], None),
     ("GET", "h", "/", &[], None),
     ("GET", "h", "/open/x", &[], None),
@@ -176,8 +176,8 @@ const REQUESTS: &[Asked] = &[
     ("GET", "h", "/", &[("content-type", "application/grpc")], None),
 ];
 
-fn check_request(asked: &Asked, raw: bool) -> CheckRequest {
-    let (method, host, path, headers, policy) = asked;
+fn check_request(sent: &SentRequest, raw: bool) -> CheckRequest {
+    let (method, host, path, headers, policy) = sent;
     let mut request = grpc::request(method, host, path, if raw { &[] } else { headers });
     let attributes = request.attributes.as_mut().unwrap();
     if let Some(policy) = policy {
@@ -196,9 +196,9 @@ fn check_request(asked: &Asked, raw: bool) -> CheckRequest {
 }
 
 /// The same as protobuf writes JSON.
-fn check_request_json(asked: &Asked, raw: bool) -> Value {
+fn check_request_json(sent: &SentRequest, raw: bool) -> Value {
     use base64::Engine as _;
-    let (method, host, path, headers, policy) = asked;
+    let (method, host, path, headers, policy) = sent;
     let mut http = json!({"method": method, "host": host, "path": path});
     if raw {
         let encode = |value: &str| base64::engine::general_purpose::STANDARD.encode(value);
@@ -219,35 +219,43 @@ fn check_request_json(asked: &Asked, raw: bool) -> Value {
 fn explain_and_a_check_agree_about_every_request() {
     let setup = Server::with(CONFIG);
     let server = Server::with(CONFIG).start();
-    for asked in REQUESTS {
+    for sent in REQUESTS {
         for raw in [true, false] {
             // A password may take longer than one Check.
             let begun = std::time::Instant::now();
             let checked = loop {
-                let answer = grpc::check(&server, check_request(asked, raw));
+                let answer = grpc::check(&server, check_request(sent, raw));
                 if grpc::code(&answer) != 14 || begun.elapsed() > MAX_WAIT {
                     break answer;
                 }
             };
-            let told = told(&setup, &["--request", "-"], &check_request_json(asked, raw).to_string());
-            assert_eq!(outcome_told(&told), outcome_of(&checked), "{asked:?} raw {raw}: {told}");
-            let reason = &told["answer"]["metadata"]["reason"];
-            assert_eq!(told["reason"], if reason.is_null() { json!("admitted") } else { reason.clone() });
+            let explanation =
+                explain(&setup, &["--request", "-"], &check_request_json(sent, raw).to_string());
+            assert_eq!(
+                explained_outcome(&explanation),
+                outcome_of(&checked),
+                "{sent:?} raw {raw}: {explanation}"
+            );
+            let reason = &explanation["answer"]["metadata"]["reason"];
+            assert_eq!(
+                explanation["reason"],
+                if reason.is_null() { json!("admitted") } else { reason.clone() }
+            );
         }
     }
 }
 
 #[test]
-fn each_step_is_told_with_its_line() {
+fn each_step_is_shown_with_its_line() {
     let setup = Server::with(CONFIG).file("alice", "alice-token-0123456789");
     let alice = setup.folder().join("alice");
     let path = setup.write();
     let text = std::fs::read_to_string(&path).unwrap();
     let line_of = |part: &str| text.lines().position(|line| line.contains(part)).unwrap() + 1;
-    let told = told(&setup, &["--path", "/admin/x", "--token-file", alice.to_str().unwrap()], "");
+    let explanation = explain(&setup, &["--path", "/admin/x", "--token-file", alice.to_str().unwrap()], "");
 
-    assert_eq!(told["selection"]["by"], "route");
-    let routes = told["selection"]["routes"].as_array().unwrap();
+    assert_eq!(explanation["selection"]["by"], "route");
+    let routes = explanation["selection"]["routes"].as_array().unwrap();
     let seen: Vec<_> =
         routes.iter().map(|route| (&route["key"], &route["matches"], &route["differs"])).collect();
     assert_eq!(
@@ -256,27 +264,27 @@ fn each_step_is_told_with_its_line() {
         "the later ones were not asked"
     );
     assert_eq!(routes[1]["line"], line_of("[GET, POST]"));
-    assert_eq!(told["selection"]["at"]["key"], "policies.admin");
-    assert_eq!(told["selection"]["at"]["line"], line_of("admin: {allow"));
-    assert_eq!(told["locations"][0]["carries"], "token");
-    assert_eq!(told["locations"][0]["line"], line_of("credentials:"));
-    assert_eq!(told["locations"][1]["carries"], "not_asked");
-    assert_eq!(told["credential"]["name"], "token-1");
-    assert_eq!(told["credential"]["at"]["key"], "tokens[0]");
-    assert_eq!(told["credential"]["at"]["line"], line_of("id: alice"));
-    assert_eq!(told["admission"]["at"]["key"], "policies.admin.allow");
-    assert!(told["admission"]["says"].as_str().unwrap().contains("no member"), "{told}");
+    assert_eq!(explanation["selection"]["at"]["key"], "policies.admin");
+    assert_eq!(explanation["selection"]["at"]["line"], line_of("admin: {allow"));
+    assert_eq!(explanation["locations"][0]["carries"], "token");
+    assert_eq!(explanation["locations"][0]["line"], line_of("credentials:"));
+    assert_eq!(explanation["locations"][1]["carries"], "not_asked");
+    assert_eq!(explanation["credential"]["name"], "token-1");
+    assert_eq!(explanation["credential"]["at"]["key"], "tokens[0]");
+    assert_eq!(explanation["credential"]["at"]["line"], line_of("id: alice"));
+    assert_eq!(explanation["admission"]["at"]["key"], "policies.admin.allow");
+    assert!(explanation["admission"]["says"].as_str().unwrap().contains("no member"), "{explanation}");
 
     let ran = setup.run(["explain", "--path", "/read", "--token-file", alice.to_str().unwrap()]);
     assert_secretless(&ran);
-    let place = |part: &str, column: usize| format!("({}:{}:{column})", path.display(), line_of(part));
+    let position = |part: &str, column: usize| format!("({}:{}:{column})", path.display(), line_of(part));
     for found in [
         "routes[3] does not match: another path",
         "routes[4] matches",
         "the allow block's `role` admits the actor",
         "decision     allowed",
-        &place("id: alice", 3),
-        &place("read: {allow", 18),
+        &position("id: alice", 3),
+        &position("read: {allow", 18),
     ] {
         assert!(ran.stdout.contains(found), "no {found}:\n{}", ran.stdout);
     }
@@ -285,17 +293,17 @@ fn each_step_is_told_with_its_line() {
 #[test]
 fn an_expired_token_is_named_and_a_wrong_password_too() {
     let setup = Server::with(CONFIG);
-    let expired = told(&setup, &["--path", "/", "--token-file", "-"], "old-token-0123456789ab");
+    let expired = explain(&setup, &["--path", "/", "--token-file", "-"], "old-token-0123456789ab");
     assert_eq!(expired["reason"], "expired_token");
     assert_eq!(expired["identity"]["at"]["key"], "tokens[2]");
     assert!(expired["identity"]["says"].as_str().unwrap().contains("dead since 2020-01-01"), "{expired}");
-    let wrong = told(&setup, &["--path", "/", "--user", "rob", "--password-file", "-"], "another");
+    let wrong = explain(&setup, &["--path", "/", "--user", "rob", "--password-file", "-"], "another");
     assert_eq!(wrong["reason"], "wrong_password");
     assert_eq!(wrong["identity"]["at"]["key"], "users[0]");
 }
 
 #[test]
-fn the_exit_code_tells_a_refusal_where_it_is_asked_to() {
+fn with_exit_code_a_denial_ends_with_3() {
     let setup = Server::with(CONFIG);
     assert_eq!(setup.run(["explain", "--path", "/", "--exit-code"]).code(), Some(3));
     assert_eq!(setup.run(["explain", "--path", "/open", "--exit-code"]).code(), Some(0));
@@ -309,7 +317,7 @@ fn a_request_is_read_from_json_and_what_is_none_is_refused_without_being_shown()
         "method": "POST", "host": "h", "path": "/read/x?y=z", "policy": "admin",
         "headers": {"Cookie": ["a=1", "auth_token=alice-token-0123456789"]},
     });
-    let read = told(&setup, &["--request", "-"], &request.to_string());
+    let read = explain(&setup, &["--request", "-"], &request.to_string());
     assert_eq!(read["selection"]["by"], "context_extensions");
     assert_eq!(read["reason"], "not_admitted");
     assert_eq!(read["request"]["path"], "/read/x", "no query");
@@ -318,7 +326,7 @@ fn a_request_is_read_from_json_and_what_is_none_is_refused_without_being_shown()
     let file = setup.folder().join("request.json");
     std::fs::write(&file, r#"{"path": "/"}"#).unwrap();
     let file = file.to_str().unwrap();
-    let read = told(&setup, &["--request", file, "--token-file", "-"], "alice-token-0123456789");
+    let read = explain(&setup, &["--request", file, "--token-file", "-"], "alice-token-0123456789");
     assert_eq!(read["decision"], "allowed");
 
     for wrong in [
@@ -346,9 +354,9 @@ fn a_line_of_the_decision_log_is_decided_again() {
     let setup = Server::with(CONFIG);
     let server = Server::with(CONFIG).start();
     let mut agreeing = 0;
-    for (number, asked) in REQUESTS.iter().enumerate() {
+    for (number, sent) in REQUESTS.iter().enumerate() {
         let id = format!("request-{number}");
-        let mut request = check_request(asked, false);
+        let mut request = check_request(sent, false);
         let http = request.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap();
         http.headers.insert("x-request-id".to_owned(), id.clone());
         grpc::check(&server, request);
@@ -359,10 +367,10 @@ fn a_line_of_the_decision_log_is_decided_again() {
             assert!(ran.stderr.contains("does not hold its name"), "{ran:?}");
             continue;
         }
-        let told = told(&setup, &["--log-line", "-"], &line.to_string());
-        let logged = &told["logged"];
+        let explanation = explain(&setup, &["--log-line", "-"], &line.to_string());
+        let logged = &explanation["logged"];
         assert_eq!((&logged["reason"], &logged["decision"]), (&line["reason"], &line["decision"]));
-        let untold = [
+        let not_in_the_line = [
             "method_override",
             "connection_names_actor_header",
             "duplicate_credential",
@@ -371,15 +379,19 @@ fn a_line_of_the_decision_log_is_decided_again() {
             "cross_site",
             "password_unverified",
         ];
-        if untold.contains(&line["reason"].as_str().unwrap()) {
-            assert_eq!(logged["agrees"], Value::Null, "{asked:?} {line} {told}");
+        if not_in_the_line.contains(&line["reason"].as_str().unwrap()) {
+            assert_eq!(logged["agrees"], Value::Null, "{sent:?} {line} {explanation}");
             continue;
         }
-        assert_eq!(logged["agrees"], true, "{asked:?} {line} {told}");
-        assert_eq!((&told["decision"], &told["reason"]), (&line["decision"], &line["reason"]), "{asked:?}");
-        assert_eq!(told["policy"], line["policy"], "{asked:?}");
-        assert_eq!(told["credential"]["name"], line["credential.name"], "{asked:?}");
-        assert!(!told.to_string().contains("stand-in"), "{told}");
+        assert_eq!(logged["agrees"], true, "{sent:?} {line} {explanation}");
+        assert_eq!(
+            (&explanation["decision"], &explanation["reason"]),
+            (&line["decision"], &line["reason"]),
+            "{sent:?}"
+        );
+        assert_eq!(explanation["policy"], line["policy"], "{sent:?}");
+        assert_eq!(explanation["credential"]["name"], line["credential.name"], "{sent:?}");
+        assert!(!explanation.to_string().contains("stand-in"), "{explanation}");
         agreeing += 1;
     }
     // The others are of the reasons above, one or two of each.
@@ -396,10 +408,10 @@ fn a_line_of_the_text_log_is_read_as_well() {
         .log()
         .wait_for("the decision", |line| line.contains("request_id=\"r\"").then(|| line.to_owned()));
     assert!(!line.starts_with('{'), "{line}");
-    let told = told(&setup, &["--log-line", "-"], &line);
-    assert_eq!(told["logged"]["agrees"], true, "{line}\n{told}");
+    let explanation = explain(&setup, &["--log-line", "-"], &line);
+    assert_eq!(explanation["logged"]["agrees"], true, "{line}\n{explanation}");
     assert_eq!(
-        (&told["reason"], &told["request"]["path"]),
+        (&explanation["reason"], &explanation["request"]["path"]),
         (&json!("not_admitted"), &json!("/admin/a b\"c"))
     );
 }
@@ -407,9 +419,9 @@ fn a_line_of_the_text_log_is_read_as_well() {
 #[test]
 fn an_unknown_policy_is_named_as_one() {
     let setup = Server::with(CONFIG);
-    let told = told(&setup, &["--path", "/", "--policy", "nope"], "");
-    assert_eq!(told["reason"], "unknown_policy");
-    let notes = told["notes"].to_string();
+    let explanation = explain(&setup, &["--path", "/", "--policy", "nope"], "");
+    assert_eq!(explanation["reason"], "unknown_policy");
+    let notes = explanation["notes"].to_string();
     assert!(notes.contains("nope") && notes.contains("is unknown") && notes.contains("admin"), "{notes}");
     let ran = run(setup.command(["explain", "--path", "/", "--policy", "nope"]), "");
     assert!(ran.stdout.contains("\"nope\"") && ran.stdout.contains("is unknown"), "{ran:?}");
@@ -425,16 +437,16 @@ fn a_line_that_would_be_decided_otherwise_now_says_so() {
     grpc::check(&server, grpc::request("GET", "h", "/admin", &headers));
     let line = server.decision("r").to_string();
     let now = Server::with(&CONFIG.replace("admin: {allow: {role: Admin,", "admin: {allow: {role: Viewer,"));
-    let told_now = told(&now, &["--log-line", "-"], &line);
-    assert_eq!(told_now["logged"]["agrees"], false);
-    let says = told_now["logged"]["says"].as_str().unwrap();
+    let explanation_now = explain(&now, &["--log-line", "-"], &line);
+    assert_eq!(explanation_now["logged"]["agrees"], false);
+    let says = explanation_now["logged"]["says"].as_str().unwrap();
     assert!(
         says.starts_with("logged: denied not_admitted under admin; now: allowed admitted under admin"),
         "{says}"
     );
     // Whoever is no longer configured is nobody.
     let without = Server::with("tokens: [{token: other-token-0123456789, name: o, actor: {id: o}}]\n");
-    assert_eq!(told(&without, &["--log-line", "-"], &line)["reason"], "unknown_token");
+    assert_eq!(explain(&without, &["--log-line", "-"], &line)["reason"], "unknown_token");
     for wrong in ["allowed GET /", "{}", r#"{"decision": "allowed"}"#] {
         let ran = run(now.command(["explain", "--log-line", "-"]), wrong);
         assert_eq!(ran.code(), Some(1), "{ran:?}");
@@ -443,7 +455,7 @@ fn a_line_that_would_be_decided_otherwise_now_says_so() {
 }
 
 #[test]
-fn issued_keys_are_looked_up_where_asked_for_and_the_store_is_not_changed() {
+fn issued_keys_are_looked_up_with_keys_and_the_store_is_not_changed() {
     let folder = tempfile::TempDir::new().unwrap();
     let store = folder.path().join("keys.db");
     let config = format!(
@@ -468,15 +480,15 @@ fn issued_keys_are_looked_up_where_asked_for_and_the_store_is_not_changed() {
     };
     let key = keys(&["create", "deploys", "--role", "Viewer"]);
 
-    let blind = told(&setup, &["--path", "/", "--token-file", "-"], &key);
+    let blind = explain(&setup, &["--path", "/", "--token-file", "-"], &key);
     assert_eq!(blind["reason"], "unknown_token");
     assert!(blind["notes"][0].as_str().unwrap().contains("--keys"), "{blind}");
     assert!(blind["identity"]["says"].as_str().unwrap().contains("right checksum"), "{blind}");
-    let seeing = told(&setup, &["--path", "/", "--keys", "--token-file", "-"], &key);
+    let seeing = explain(&setup, &["--path", "/", "--keys", "--token-file", "-"], &key);
     assert_eq!((&seeing["decision"], &seeing["notes"]), (&json!("allowed"), &json!([])), "{seeing}");
     assert_eq!(seeing["credential"]["kind"], "key");
     let mistyped = format!("{key}x");
-    let unknown = told(&setup, &["--path", "/", "--keys", "--token-file", "-"], &mistyped);
+    let unknown = explain(&setup, &["--path", "/", "--keys", "--token-file", "-"], &mistyped);
     assert!(
         unknown["identity"]["says"].as_str().unwrap().ends_with("neither has the key store"),
         "{unknown}"
@@ -490,7 +502,7 @@ fn issued_keys_are_looked_up_where_asked_for_and_the_store_is_not_changed() {
     let ran = run(setup.command(["explain", "--log-line", "-"]), &line);
     assert_eq!(ran.code(), Some(1), "{ran:?}");
     assert!(ran.stderr.contains("`deploys`") && ran.stderr.contains("--keys"), "{ran:?}");
-    let again = told(&setup, &["--log-line", "-", "--keys"], &line);
+    let again = explain(&setup, &["--log-line", "-", "--keys"], &line);
     assert_eq!(
         (&again["logged"]["agrees"], &again["reason"]),
         (&json!(true), &json!("not_admitted")),
@@ -498,9 +510,9 @@ fn issued_keys_are_looked_up_where_asked_for_and_the_store_is_not_changed() {
     );
 
     keys(&["revoke", &seeing["credential"]["id"].to_string()]);
-    let revoked = told(&setup, &["--path", "/", "--keys", "--token-file", "-"], &key);
+    let revoked = explain(&setup, &["--path", "/", "--keys", "--token-file", "-"], &key);
     assert_eq!(revoked["reason"], "revoked_token");
-    let since = told(&setup, &["--log-line", "-", "--keys"], &line);
+    let since = explain(&setup, &["--log-line", "-", "--keys"], &line);
     assert_eq!(
         (&since["logged"]["agrees"], &since["reason"]),
         (&json!(false), &json!("revoked_token")),

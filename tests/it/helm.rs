@@ -216,7 +216,7 @@ database: {existingSecret: '', caSecret: ''}
 #[test]
 fn values_that_make_no_sense_are_refused_in_a_sentence() {
     let tls = "config: 'ext_authz: {listen: \"0.0.0.0:9191\", tls: {cert: c, key: k}}\n\n  probes: {listen: \"0.0.0.0:9193\"}'";
-    for (values, told) in [
+    for (values, message) in [
         ("image: {tga: 1.0.0}", "additional properties 'tga' not allowed"),
         ("workers: 0", "/workers"),
         ("workers: null", "missing property 'workers'"),
@@ -238,7 +238,7 @@ fn values_that_make_no_sense_are_refused_in_a_sentence() {
         ("extraArgs: [serve]", "/extraArgs/0"),
     ] {
         let ran = helm(&["template", OURS], values);
-        assert!(!ran.status.success() && ran.stderr.contains(told), "{values}: {told}\n{}", ran.stderr);
+        assert!(!ran.status.success() && ran.stderr.contains(message), "{values}: {message}\n{}", ran.stderr);
     }
 }
 

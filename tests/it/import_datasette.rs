@@ -650,7 +650,7 @@ fn every_kind_of_file_gets_a_useful_word() {
             "allow: {gh_login: octo}\nplugins: {datasette-auth-github: {client_id: {$env: ID}, client_secret: {$file: x}}}\n"
                 .into(),
             0,
-            "whoever logs in by datasette-auth-github: add `tokens`, `users` or `keys`",
+            "people who log in by datasette-auth-github: add `tokens`, `users` or `keys`",
         ),
         ("an instance without names of databases", with("allow: {id: root}"), 0, "name each, as in `databases:"),
         ("the list of tokens as a reference", "plugins: {datasette-auth-tokens: {tokens: {$env: T}}}\n".into(), 1, "write it out"),

@@ -167,8 +167,8 @@ fn the_files_speak_of_each_other_by_their_right_names() {
     assert_eq!(ingress["defaultEndpoint"], listen["ext_authz"]["listen"]);
 
     let policy = manifests::find(&resources, "AuthorizationPolicy", "tokens");
-    let asked = policy["spec"]["provider"]["name"].as_str().unwrap();
-    assert!(!provider(asked).fail_open && !shared.fail_open);
+    let extension = policy["spec"]["provider"]["name"].as_str().unwrap();
+    assert!(!provider(extension).fail_open && !shared.fail_open);
     let labels = &manifests::find(&resources, "Deployment", "shop")["spec"]["template"]["metadata"]["labels"];
     assert_eq!(&policy["spec"]["selector"]["matchLabels"], labels);
     let filter = manifests::find(&resources, "EnvoyFilter", "strip-actor-headers");
@@ -343,7 +343,7 @@ fn where_istio_does_not_ask_the_envoy_filter_takes_away_what_the_client_says_of_
 }
 
 #[test]
-fn when_we_are_gone_nobody_passes_and_the_client_is_told_to_come_back() {
+fn when_we_are_gone_nobody_passes_and_the_client_may_retry() {
     let mut mesh = Mesh::start();
     assert_eq!(mesh.get("/orders").bearer(BOT).send().status, 200);
     mesh.server.kill();
@@ -372,7 +372,7 @@ fn the_unix_socket_of_the_comment_works() {
 }
 
 #[test]
-fn the_shared_form_is_asked_under_its_service_name() {
+fn the_shared_form_is_called_by_its_service_name() {
     let shared = provider("envoy-auth-tokens-shared");
     let (_, host) = shared.namespace_and_host();
     let fixture = manifests::text(FIXTURE).replace("ext-authz.local", host);

@@ -138,14 +138,14 @@ fn created(answer: &Answer) -> (i64, String) {
 
 /// Status and message.
 #[track_caller]
-fn told(answer: &Answer) -> (u16, String) {
+fn status_and_message(answer: &Answer) -> (u16, String) {
     let body = answer.json();
     (answer.status, body["message"].as_str().unwrap_or_else(|| panic!("no message in {body}")).to_owned())
 }
 
 #[track_caller]
-fn assert_told(answer: &Answer, status: u16, message: &str) {
-    assert_eq!(told(answer), (status, message.to_owned()));
+fn assert_message(answer: &Answer, status: u16, message: &str) {
+    assert_eq!(status_and_message(answer), (status, message.to_owned()));
 }
 
 /// Runs the test on SQLite and on PostgreSQL.
@@ -189,16 +189,16 @@ fn a_key_is_created_listed_used_and_deleted() {
         );
 
         let deleted = api.request("DELETE", &format!("/api/auth/keys/{id}")).bearer(&token).send();
-        assert_told(&deleted, 200, "API key deleted");
+        assert_message(&deleted, 200, "API key deleted");
         assert_eq!(api.check(&token), "401 Invalid API key");
-        assert_told(&api.request("GET", "/api/auth/keys").bearer(&token).send(), 401, "Invalid API key");
-        assert_told(&api.get(&format!("/api/auth/keys/{id}")), 404, "API key not found");
+        assert_message(&api.request("GET", "/api/auth/keys").bearer(&token).send(), 401, "Invalid API key");
+        assert_message(&api.get(&format!("/api/auth/keys/{id}")), 404, "API key not found");
         assert_eq!(api.get("/api/auth/keys").json(), json!([]));
     });
 }
 
 #[test]
-fn the_list_is_by_name_and_hides_the_dead_unless_asked() {
+fn the_list_is_by_name_and_hides_the_dead_by_default() {
     on_each_store(|store| {
         let api = Api::on(store);
         for name in ["b", "a", "C", "é", "a b", "_"] {
@@ -228,7 +228,7 @@ fn the_list_is_by_name_and_hides_the_dead_unless_asked() {
 }
 
 #[test]
-fn all_keys_are_listed_unless_a_page_is_asked_for() {
+fn all_keys_are_listed_unless_a_page_is_requested() {
     let api = Api::on("sqlite:keys.db");
     for number in 0..120 {
         api.create(&json!({"name": format!("key-{number:03}"), "role": "Viewer"}));
@@ -320,7 +320,7 @@ fn each_bad_creation_is_denied_with_its_own_message() {
         ];
         for (body, (status, message)) in cases {
             let answer = api.post("/api/auth/keys", &body);
-            assert_eq!(told(&answer), (status, message.to_owned()), "{body}");
+            assert_eq!(status_and_message(&answer), (status, message.to_owned()), "{body}");
         }
         for body in [
             "",
@@ -331,17 +331,17 @@ fn each_bad_creation_is_denied_with_its_own_message() {
         ] {
             let request = api.request("POST", "/api/auth/keys").basic("admin", "admin");
             let answer = request.header("content-type", "application/json").body(body.into()).send();
-            assert_eq!(told(&answer), (400, "bad request data".to_owned()), "{body}");
+            assert_eq!(status_and_message(&answer), (400, "bad request data".to_owned()), "{body}");
         }
         let not_utf8 = b"{\"name\": \"\xff\", \"role\": \"Admin\"}".to_vec();
         let request = api.request("POST", "/api/auth/keys").basic("admin", "admin");
-        assert_told(
+        assert_message(
             &request.header("content-type", "application/json").body(not_utf8).send(),
             400,
             "bad request data",
         );
         let nothing = api.request("POST", "/api/auth/keys").basic("admin", "admin").send();
-        assert_told(&nothing, 400, "bad request data");
+        assert_message(&nothing, 400, "bad request data");
         assert_eq!(api.get("/api/auth/keys?includeExpired=true").json(), json!([]));
 
         // What none of these is.
@@ -352,7 +352,7 @@ fn each_bad_creation_is_denied_with_its_own_message() {
         let actor = api.request("GET", "/api/auth/actor").bearer(&token).send().json();
         assert_eq!((&actor["team"], &actor["id"]), (&json!("ops"), &json!("key:a")));
         assert_eq!(api.check(&token), "403 Permission denied", "it counts under its policies alone");
-        assert_told(
+        assert_message(
             &api.post("/api/auth/keys", &json!({"name": "a", "role": "Viewer"})),
             409,
             "API key name already exists",
@@ -417,8 +417,8 @@ fn an_error_names_the_member_at_fault_and_the_audit_line_the_reason() {
         let details = &answer.json()["details"][0];
         assert_eq!(details["field"], field, "{body}");
         assert!(details["problem"].as_str().unwrap().contains(problem), "{details}");
-        let told = || api.audit().iter().any(|line| line["reason"] == reason);
-        wait_until(reason, told);
+        let is_logged = || api.audit().iter().any(|line| line["reason"] == reason);
+        wait_until(reason, is_logged);
     }
     let answer = api.post("/login", &json!({"USER": "vi", "pass": "vi"}));
     assert_eq!(answer.json()["details"][0]["field"], "password");
@@ -458,7 +458,7 @@ fn nobody_grants_more_than_they_may_do_themselves() {
             (json!({"name": "ci", "role": "Viewer"}), "name"),
         ] {
             let answer = make(&body);
-            assert_told(&answer, 403, "Permission denied");
+            assert_message(&answer, 403, "Permission denied");
             assert_eq!(answer.json()["details"][0]["field"], field, "{body}");
         }
         for body in
@@ -470,7 +470,7 @@ fn nobody_grants_more_than_they_may_do_themselves() {
         for body in [new("strong", json!(["ops"])), json!({"name": "deploy", "role": "Viewer"})] {
             let (id, old) = api.create(&body);
             let path = format!("/api/auth/keys/{id}/rotate");
-            assert_told(
+            assert_message(
                 &post(api.request("POST", &path).bearer(token), &json!({})),
                 403,
                 "Permission denied",
@@ -543,12 +543,12 @@ fn a_body_must_be_declared_as_json() {
     };
     let key = |name: &str| json!({"name": name, "role": "Viewer"}).to_string();
     let wrong = "Content-Type must be application/json";
-    assert_told(&send(Some("text/plain"), &key("a")), 415, wrong);
-    assert_told(&send(Some("application/x-www-form-urlencoded"), &key("a")), 415, wrong);
-    assert_told(&send(Some("application/x-www-form-urlencoded"), ""), 415, wrong);
-    assert_told(&send(Some("application/jsonx"), &key("a")), 415, wrong);
-    assert_told(&send(None, &key("a")), 415, wrong);
-    assert_told(&send(None, ""), 400, "bad request data");
+    assert_message(&send(Some("text/plain"), &key("a")), 415, wrong);
+    assert_message(&send(Some("application/x-www-form-urlencoded"), &key("a")), 415, wrong);
+    assert_message(&send(Some("application/x-www-form-urlencoded"), ""), 415, wrong);
+    assert_message(&send(Some("application/jsonx"), &key("a")), 415, wrong);
+    assert_message(&send(None, &key("a")), 415, wrong);
+    assert_message(&send(None, ""), 400, "bad request data");
     for (index, right) in
         ["application/json", "Application/JSON; charset=utf-8", "application/json;"].iter().enumerate()
     {
@@ -622,10 +622,10 @@ fn malformed_and_unknown_ids_have_answers_of_their_own() {
             ("1;drop", 400, "id is invalid"),
         ] {
             let path = format!("/api/auth/keys/{id}");
-            assert_told(&api.get(&path), status, message);
-            assert_told(&api.delete(&path), status, message);
-            assert_told(&api.post(&format!("{path}/revoke"), &json!({})), status, message);
-            assert_told(&api.post(&format!("{path}/rotate"), &json!({})), status, message);
+            assert_message(&api.get(&path), status, message);
+            assert_message(&api.delete(&path), status, message);
+            assert_message(&api.post(&format!("{path}/revoke"), &json!({})), status, message);
+            assert_message(&api.post(&format!("{path}/rotate"), &json!({})), status, message);
         }
         assert_eq!(api.names("/api/auth/keys"), ["a"]);
     });
@@ -640,16 +640,16 @@ fn no_key_lives_longer_than_max_seconds_to_live() {
         };
         let unset = "Number of seconds before expiration should be set";
         let greater = "Number of seconds before expiration is greater than the global limit";
-        assert_told(&create(json!(null)), 400, unset);
-        assert_told(&create(json!(0)), 400, unset);
-        assert_told(&api.post("/api/auth/keys", &json!({"name": "n", "role": "Viewer"})), 400, unset);
-        assert_told(&create(json!(86401)), 400, greater);
-        assert_told(&create(json!(1_000_000_000_000_000_000_i64)), 400, greater);
-        assert_told(&create(json!(-1)), 400, "Negative value for secondsToLive");
+        assert_message(&create(json!(null)), 400, unset);
+        assert_message(&create(json!(0)), 400, unset);
+        assert_message(&api.post("/api/auth/keys", &json!({"name": "n", "role": "Viewer"})), 400, unset);
+        assert_message(&create(json!(86401)), 400, greater);
+        assert_message(&create(json!(1_000_000_000_000_000_000_i64)), 400, greater);
+        assert_message(&create(json!(-1)), 400, "Negative value for secondsToLive");
         assert_eq!(create(json!(86400)).status, 200, "equal is fine");
         // The limit comes before the name.
-        assert_told(&create(json!(86401)), 400, greater);
-        assert_told(&create(json!(1)), 409, "API key name already exists");
+        assert_message(&create(json!(86401)), 400, greater);
+        assert_message(&create(json!(1)), 409, "API key name already exists");
     });
     let none = Api::start(&config("sqlite:keys.db", ", max_seconds_to_live: 0", "", ""));
     let create = |seconds: i64| {
@@ -665,15 +665,19 @@ fn a_quota_counts_the_dead_too_and_comes_last() {
         let (first, _) = api.create(&json!({"name": "a", "role": "Viewer"}));
         let (second, _) = api.create(&json!({"name": "b", "role": "Viewer"}));
         let third = json!({"name": "c", "role": "Viewer"});
-        assert_told(&api.post("/api/auth/keys", &third), 403, "api_key Quota reached");
-        assert_told(
+        assert_message(&api.post("/api/auth/keys", &third), 403, "api_key Quota reached");
+        assert_message(
             &api.post("/api/auth/keys", &json!({"name": "a", "role": "Viewer"})),
             409,
             "API key name already exists",
         );
-        assert_told(&api.post(&format!("/api/auth/keys/{first}/revoke"), &json!({})), 200, "API key revoked");
-        assert_told(&api.post("/api/auth/keys", &third), 403, "api_key Quota reached");
-        assert_told(&api.delete(&format!("/api/auth/keys/{second}")), 200, "API key deleted");
+        assert_message(
+            &api.post(&format!("/api/auth/keys/{first}/revoke"), &json!({})),
+            200,
+            "API key revoked",
+        );
+        assert_message(&api.post("/api/auth/keys", &third), 403, "api_key Quota reached");
+        assert_message(&api.delete(&format!("/api/auth/keys/{second}")), 200, "API key deleted");
         let (id, _) = api.create(&third);
         assert!(id > second, "an id is never used again");
     });
@@ -690,13 +694,17 @@ fn a_revoked_key_is_dead_at_once_with_its_old_secret() {
         assert_eq!((api.check(&old), api.check(&new)), (String::new(), String::new()));
         for _ in 0..2 {
             let revoked = api.request("POST", &format!("{path}/revoke")).basic("admin", "admin").send();
-            assert_told(&revoked, 200, "API key revoked");
+            assert_message(&revoked, 200, "API key revoked");
             assert_eq!(api.check(&new), "401 Revoked API key");
             assert!(api.check(&old).starts_with("401 "));
         }
-        assert_told(&api.request("GET", "/api/auth/keys").bearer(&new).send(), 401, "Revoked API key");
+        assert_message(&api.request("GET", "/api/auth/keys").bearer(&new).send(), 401, "Revoked API key");
         assert_eq!(api.get(&path).json()["isRevoked"], json!(true));
-        assert_told(&api.post(&format!("{path}/rotate"), &json!({})), 409, "API key is revoked or expired");
+        assert_message(
+            &api.post(&format!("{path}/rotate"), &json!({})),
+            409,
+            "API key is revoked or expired",
+        );
     });
 }
 
@@ -728,12 +736,12 @@ fn a_rotation_gives_another_secret_and_keeps_the_expiry() {
 
         for wrong in [json!(-1), json!(604_801), json!("1"), json!(1.5), json!(1e18), json!([])] {
             let answer = api.post(&format!("{path}/rotate"), &json!({"overlapSeconds": wrong}));
-            assert_told(&answer, 400, "bad request data");
+            assert_message(&answer, 400, "bad request data");
         }
-        assert_told(&api.post(&format!("{path}/rotate"), &json!([1])), 400, "bad request data");
+        assert_message(&api.post(&format!("{path}/rotate"), &json!([1])), 400, "bad request data");
         let text = api.request("POST", &format!("{path}/rotate")).basic("admin", "admin");
         let answer = text.header("content-type", "text/plain").body(b"{}".to_vec()).send();
-        assert_told(&answer, 415, "Content-Type must be application/json");
+        assert_message(&answer, 415, "Content-Type must be application/json");
         assert_eq!(api.check(&fourth), "", "nothing of that rotated it");
         assert_eq!(api.post(&format!("{path}/rotate"), &json!({"overlapSeconds": 604_800})).status, 200);
     });
@@ -755,22 +763,30 @@ fn who_may_manage_and_who_may_not() {
         ];
         for (method, path) in &calls {
             let ask = || api.request(method, path);
-            assert_told(&ask().send(), 401, "Unauthorized");
+            assert_message(&ask().send(), 401, "Unauthorized");
             assert_eq!(ask().send().all("www-authenticate"), [r#"Bearer realm="api""#]);
-            assert_told(&ask().bearer("unknown-token").send(), 401, "Invalid API key");
-            assert_told(&ask().bearer("a b").send(), 401, "Malformed credential");
-            assert_told(&ask().header("authorization", "Basic !").send(), 401, "Invalid Basic Auth Header");
-            assert_told(&ask().header("authorization", "Negotiate x").send(), 401, "Unauthorized");
-            assert_told(&ask().bearer(ROOT).bearer(ROOT).send(), 400, "Malformed request");
-            assert_told(&ask().basic("admin", "wrong").send(), 401, "Invalid username or password");
-            assert_told(&ask().basic("nobody", "admin").send(), 401, "Invalid username or password");
-            assert_told(&ask().header("cookie", "eat_session=unknown").send(), 401, "Unauthorized");
-            assert_told(&ask().basic("ed", "ed").send(), 403, "Permission denied");
-            assert_told(&ask().basic("vi", "vi").send(), 403, "Permission denied");
-            assert_told(&ask().bearer(RESTRICTED).send(), 403, "Permission denied");
-            assert_told(&ask().bearer(ROLELESS).send(), 403, "Permission denied");
+            assert_message(&ask().bearer("unknown-token").send(), 401, "Invalid API key");
+            assert_message(&ask().bearer("a b").send(), 401, "Malformed credential");
+            assert_message(
+                &ask().header("authorization", "Basic !").send(),
+                401,
+                "Invalid Basic Auth Header",
+            );
+            assert_message(&ask().header("authorization", "Negotiate x").send(), 401, "Unauthorized");
+            assert_message(&ask().bearer(ROOT).bearer(ROOT).send(), 400, "Malformed request");
+            assert_message(&ask().basic("admin", "wrong").send(), 401, "Invalid username or password");
+            assert_message(&ask().basic("nobody", "admin").send(), 401, "Invalid username or password");
+            assert_message(&ask().header("cookie", "eat_session=unknown").send(), 401, "Unauthorized");
+            assert_message(&ask().basic("ed", "ed").send(), 403, "Permission denied");
+            assert_message(&ask().basic("vi", "vi").send(), 403, "Permission denied");
+            assert_message(&ask().bearer(RESTRICTED).send(), 403, "Permission denied");
+            assert_message(&ask().bearer(ROLELESS).send(), 403, "Permission denied");
             // A key in the query or in another header is read nowhere.
-            assert_told(&api.request(method, &format!("{path}?api_key={ROOT}")).send(), 401, "Unauthorized");
+            assert_message(
+                &api.request(method, &format!("{path}?api_key={ROOT}")).send(),
+                401,
+                "Unauthorized",
+            );
         }
         // Everybody may know who they are.
         let actor = |request: Request| request.send().json();
@@ -781,7 +797,7 @@ fn who_may_manage_and_who_may_not() {
             actor(ask().basic("api_key", ROOT)),
             json!({"id": "root-actor", "name": "Rooty", "role": "Admin"})
         );
-        assert_told(&ask().send(), 401, "Unauthorized");
+        assert_message(&ask().send(), 401, "Unauthorized");
         assert_eq!(api.get(&key).status, 200, "nothing happened to it");
     });
 }
@@ -807,13 +823,13 @@ fn nobody_manages_a_key_above_their_own_role() {
             let answer = as_user(user, "POST", "/api/auth/keys", new(&format!("{user}'s {role}"), role));
             assert_eq!(answer.status, status, "{user} {role}");
             if status == 403 {
-                assert_told(&answer, 403, "Permission denied");
+                assert_message(&answer, 403, "Permission denied");
             }
         }
         // No role is below Viewer; a wrong role is wrong for everybody.
         let roleless = post(api.request("POST", "/api/auth/keys").bearer(ROLELESS), &new("x", "Viewer"));
-        assert_told(&roleless, 403, "Permission denied");
-        assert_told(
+        assert_message(&roleless, 403, "Permission denied");
+        assert_message(
             &as_user("vi", "POST", "/api/auth/keys", new("x", "Owner")),
             400,
             "Invalid role specified",
@@ -823,9 +839,9 @@ fn nobody_manages_a_key_above_their_own_role() {
         for (method, path) in [("DELETE", ""), ("POST", "/revoke"), ("POST", "/rotate")] {
             let path = format!("/api/auth/keys/{id}{path}");
             for user in ["vi", "ed"] {
-                assert_told(&as_user(user, method, &path, json!({})), 403, "Permission denied");
+                assert_message(&as_user(user, method, &path, json!({})), 403, "Permission denied");
             }
-            assert_told(&api.request(method, &path).bearer(ROLELESS).send(), 403, "Permission denied");
+            assert_message(&api.request(method, &path).bearer(ROLELESS).send(), 403, "Permission denied");
         }
         assert_eq!(api.check(&token), "");
         // A key manages by its own role, whoever made it.
@@ -837,7 +853,7 @@ fn nobody_manages_a_key_above_their_own_role() {
         // A restricted one manages none.
         let (_, restricted) = api.create(&json!({"name": "restricted key", "role": "Admin", "policies": []}));
         let mint = post(api.request("POST", "/api/auth/keys").bearer(&restricted), &new("minted", "Viewer"));
-        assert_told(&mint, 403, "Permission denied");
+        assert_message(&mint, 403, "Permission denied");
         assert_eq!(api.request("GET", "/api/auth/actor").bearer(&restricted).send().status, 200);
     });
 }
@@ -852,8 +868,12 @@ fn credentials_of_the_configuration_do_not_matter_to_the_api() {
     ));
     assert_eq!(api.get("/api/auth/keys").status, 200);
     assert_eq!(api.request("GET", "/api/auth/keys").bearer(ROOT).send().status, 200);
-    assert_told(&api.request("GET", "/api/auth/keys").header("x-api-key", ROOT).send(), 401, "Unauthorized");
-    assert_told(
+    assert_message(
+        &api.request("GET", "/api/auth/keys").header("x-api-key", ROOT).send(),
+        401,
+        "Unauthorized",
+    );
+    assert_message(
         &api.request("GET", "/api/auth/actor").bearer("unknown-token").send(),
         401,
         "Invalid API key",
@@ -868,7 +888,7 @@ fn a_user_logs_in_and_out() {
             post(api.request("POST", "/login"), &json!({"user": user, "password": password}))
         };
         let answer = log_in("admin", "admin");
-        assert_told(&answer, 200, "Logged in");
+        assert_message(&answer, 200, "Logged in");
         let [cookie] = answer.all("set-cookie")[..] else { panic!("{answer:?}") };
         let (pair, attributes) = cookie.split_once("; ").unwrap();
         assert_eq!(attributes, "Path=/; Max-Age=604800; HttpOnly; SameSite=Strict");
@@ -886,15 +906,15 @@ fn a_user_logs_in_and_out() {
             &json!({"name": "a", "role": "Admin"}),
         );
         assert_eq!(made.status, 200);
-        assert_told(&with(&format!("{pair}; {pair}")), 400, "Malformed request");
-        assert_told(&with(&format!("{pair}x")), 401, "Unauthorized");
+        assert_message(&with(&format!("{pair}; {pair}")), 400, "Malformed request");
+        assert_message(&with(&format!("{pair}x")), 401, "Unauthorized");
 
         let wrong = log_in("admin", "wrong");
         let unknown = log_in("nobody", "admin");
         for answer in
             [&wrong, &unknown, &log_in("api_key", ROOT), &log_in("admin:admin", ""), &log_in("", "")]
         {
-            assert_told(answer, 401, "Invalid username or password");
+            assert_message(answer, 401, "Invalid username or password");
             assert!(answer.all("set-cookie").is_empty());
         }
         assert_eq!(wrong.body, unknown.body);
@@ -904,21 +924,21 @@ fn a_user_logs_in_and_out() {
             json!({"user": 1, "password": "x"}),
             json!(["admin", "admin"]),
         ] {
-            assert_told(&post(api.request("POST", "/login"), &body), 400, "bad request data");
+            assert_message(&post(api.request("POST", "/login"), &body), 400, "bad request data");
         }
         let form = api.request("POST", "/login").header("content-type", "application/x-www-form-urlencoded");
         let form = form.body(b"user=admin&password=admin".to_vec()).send();
-        assert_told(&form, 415, "Content-Type must be application/json");
+        assert_message(&form, 415, "Content-Type must be application/json");
 
         let another = log_in("admin", "admin");
         let another = another.all("set-cookie")[0].split(';').next().unwrap().to_owned();
         let gone = api.request("POST", "/logout").header("cookie", pair).send();
-        assert_told(&gone, 200, "Logged out");
+        assert_message(&gone, 200, "Logged out");
         assert_eq!(gone.all("set-cookie"), ["eat_session=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"]);
-        assert_told(&with(pair), 401, "Unauthorized");
+        assert_message(&with(pair), 401, "Unauthorized");
         assert_eq!(api.check_with(&[("cookie", pair)]), "401 Unauthorized");
         assert_eq!(with(&another).status, 200, "the other session goes on");
-        assert_told(&api.request("POST", "/logout").send(), 200, "Logged out");
+        assert_message(&api.request("POST", "/logout").send(), 200, "Logged out");
     });
 }
 
@@ -1038,7 +1058,7 @@ fn five_wrong_passwords_lock_the_log_in_too() {
     for guess in 0..5 {
         assert_eq!(log_in(&format!("guess {guess}")).status, 401);
     }
-    assert_told(&log_in("vi"), 401, "Invalid username or password");
+    assert_message(&log_in("vi"), 401, "Invalid username or password");
     api.server.log().wait_for("a line about the lock", |line| {
         (line.contains("lock") && line.contains("vi")).then_some(())
     });
@@ -1049,7 +1069,7 @@ fn five_wrong_passwords_lock_the_log_in_too() {
 fn guesses_at_the_gateway_lock_nobody_out_here_nor_the_other_way_round() {
     let api = Api::on("sqlite:keys.db");
     let log_in = |user: &str, password: &str| {
-        told(&post(api.request("POST", "/login"), &json!({"user": user, "password": password})))
+        status_and_message(&post(api.request("POST", "/login"), &json!({"user": user, "password": password})))
     };
     let check = |user: &str, password: &str| {
         let mut verdict = String::new();
@@ -1133,7 +1153,7 @@ fn another_sites_request_changes_nothing_whatever_its_credential() {
             if *passes {
                 assert_eq!(answer.status, 200, "{headers:?}");
             } else {
-                assert_told(&answer, 403, "Permission denied");
+                assert_message(&answer, 403, "Permission denied");
             }
         }
         assert_eq!(request("GET", "/api/auth/keys").headers(headers).bearer(ROOT).send().status, 200);
@@ -1150,7 +1170,7 @@ fn under_a_name_that_is_not_the_listeners_nobody_is_answered() {
             [("GET", "/"), ("GET", "/api/health"), ("GET", "/api/auth/keys"), ("POST", "/login")]
         {
             let request = api.request(method, path).host(host).header("origin", format!("http://{host}"));
-            assert_told(&request.bearer(ROOT).send(), 421, message);
+            assert_message(&request.bearer(ROOT).send(), 421, message);
         }
     }
     let forged = "GET http://evil.example/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
@@ -1209,7 +1229,7 @@ fn every_answer_has_its_security_headers_and_none_lets_another_origin_in() {
         assert_eq!(answer.headers.iter().find(cors), None);
         if answer.status >= 400 {
             assert_eq!(answer.all("content-type"), ["application/json"]);
-            assert!(!told(&answer).1.is_empty());
+            assert!(!status_and_message(&answer).1.is_empty());
         }
     }
 }
@@ -1220,8 +1240,8 @@ fn unknown_paths_and_wrong_methods() {
     for path in
         ["/nothing", "/api", "/api/auth", "/api/auth/keys/1/2/3", "/metrics", "/login/x", "//", "/page.html"]
     {
-        assert_told(&api.get(path), 404, "Not found");
-        assert_told(&api.post(path, &json!({})), 404, "Not found");
+        assert_message(&api.get(path), 404, "Not found");
+        assert_message(&api.post(path, &json!({})), 404, "Not found");
     }
     for (method, path, allowed) in [
         ("PUT", "/api/auth/keys", "GET,HEAD,POST"),
@@ -1238,7 +1258,7 @@ fn unknown_paths_and_wrong_methods() {
         ("patch", "/", "GET,HEAD"),
     ] {
         let answer = api.request(method, path).basic("admin", "admin").send();
-        assert_told(&answer, 405, "Method not allowed");
+        assert_message(&answer, 405, "Method not allowed");
         let mut methods: Vec<_> = answer.all("allow")[0].split(',').map(str::trim).collect();
         methods.sort_unstable();
         assert_eq!(methods.join(","), allowed, "{method} {path}");
@@ -1257,10 +1277,10 @@ fn bodies_that_are_too_large_or_never_come() {
         json!({"name": format!("key {bytes}"), "role": "Viewer", "pad": padding})
     };
     assert_eq!(api.post("/api/auth/keys", &padded(64 * 1024)).status, 200);
-    assert_told(&api.post("/api/auth/keys", &padded(64 * 1024 + 1)), 413, too_large);
-    assert_told(&api.post("/api/auth/keys", &padded(10 * 1024 * 1024)), 413, too_large);
-    assert_told(&post(api.request("POST", "/login"), &padded(10 * 1024 * 1024)), 413, too_large);
-    assert_told(&api.post("/api/auth/keys/1/rotate", &padded(10 * 1024 * 1024)), 413, too_large);
+    assert_message(&api.post("/api/auth/keys", &padded(64 * 1024 + 1)), 413, too_large);
+    assert_message(&api.post("/api/auth/keys", &padded(10 * 1024 * 1024)), 413, too_large);
+    assert_message(&post(api.request("POST", "/login"), &padded(10 * 1024 * 1024)), 413, too_large);
+    assert_message(&api.post("/api/auth/keys/1/rotate", &padded(10 * 1024 * 1024)), 413, too_large);
 
     // Whoever asks before sending need not send.
     let announced = send_raw(
@@ -1428,7 +1448,7 @@ fn hang_up(api: &Api, turn: u32, method: &str, path: &str, body: &str) {
 }
 
 #[test]
-fn whoever_hangs_up_leaves_no_change_without_its_audit_line() {
+fn a_client_that_hangs_up_leaves_no_change_without_its_audit_line() {
     const TURNS: u32 = 200;
     on_each_store(|store| {
         let api = Api::on(store);
@@ -1531,7 +1551,7 @@ fn every_refused_change_is_an_audit_line_without_secrets() {
 
     let refused = || api.audit().into_iter().filter(|line| line.get("reason").is_some());
     wait_until("the last line", || refused().count() >= 22);
-    let told = |line: &Value| {
+    let summary = |line: &Value| {
         let members = [
             "message",
             "by",
@@ -1546,7 +1566,7 @@ fn every_refused_change_is_an_audit_line_without_secrets() {
         let text = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
         members.iter().filter_map(|name| line.get(name).map(text)).collect::<Vec<_>>().join(" | ")
     };
-    let lines: Vec<_> = refused().map(|line| told(&line)).collect();
+    let lines: Vec<_> = refused().map(|line| summary(&line)).collect();
     assert_eq!(
         lines,
         [
@@ -1729,7 +1749,7 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
         meet("POST", "/login", "", &json, r#"{"user": "vi", "password": "vi"}"#);
         meet("POST", "/logout", "", &session, "");
         let down = api.request("GET", keys).bearer(ROOT).send();
-        assert_told(&down, 503, "Keys are unavailable");
+        assert_message(&down, 503, "Keys are unavailable");
         assert_eq!(down.all("retry-after"), ["1"]);
         // What the configuration and the memory know goes on.
         assert_eq!(api.check(ROOT), "");
@@ -1738,7 +1758,7 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
         wait_until("the store is back", || api.get(keys).status == 200);
 
         let slow: Vec<_> = thread::scope(|scope| {
-            let asked =
+            let requests =
                 [("/api/auth/keys", ""), (rotate, live.as_str()), ("/login", "")].map(|(path, id)| {
                     let api = &api;
                     scope.spawn(move || {
@@ -1752,7 +1772,7 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
                         format!("POST {path} {}", answer.split(' ').nth(1).unwrap_or("nothing"))
                     })
                 });
-            asked.into_iter().map(|thread| thread.join().unwrap()).collect()
+            requests.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         met.extend(slow);
         let missing: Vec<_> = documented.difference(&met).collect();
@@ -1770,13 +1790,13 @@ fn a_dead_store_says_so_and_checks_go_on() {
         let api = Api::on(&store);
         let (_, token) = api.create(&json!({"name": "a", "role": "Admin"}));
         rename_tables(&store, "api", "lost");
-        assert_told(&api.get("/api/auth/keys"), 503, "Keys are unavailable");
+        assert_message(&api.get("/api/auth/keys"), 503, "Keys are unavailable");
         let metrics = api.server.metrics();
         assert!(metrics.contains("# TYPE envoy_auth_tokens_keys_store_errors_total counter"), "{metrics}");
         let counted =
             metrics.lines().find_map(|line| line.strip_prefix("envoy_auth_tokens_keys_store_errors_total "));
         assert!(counted.unwrap().parse::<u64>().unwrap() > 0, "{metrics}");
-        assert_told(
+        assert_message(
             &api.post("/api/auth/keys", &json!({"name": "b", "role": "Admin"})),
             503,
             "Keys are unavailable",
@@ -1784,8 +1804,8 @@ fn a_dead_store_says_so_and_checks_go_on() {
         assert_eq!(api.check(&token), "");
         // Nothing but memory is needed for these.
         assert_eq!(api.request("GET", "/api/auth/actor").bearer(&token).send().status, 200);
-        assert_told(&api.request("GET", "/api/auth/keys").send(), 401, "Unauthorized");
-        assert_told(&api.post("/api/auth/keys", &json!({})), 400, "bad request data");
+        assert_message(&api.request("GET", "/api/auth/keys").send(), 401, "Unauthorized");
+        assert_message(&api.post("/api/auth/keys", &json!({})), 400, "bad request data");
         rename_tables(&store, "lost", "api");
         wait_until("the store is back", || api.get("/api/auth/keys").status == 200);
     }

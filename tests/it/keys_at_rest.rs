@@ -24,7 +24,7 @@ const PLANTED: &str = "planted-name-5Tq8";
 /// What happened in a test: the secrets that were used, and what the server said to those who used them wrongly.
 struct Deeds {
     secrets: Vec<String>,
-    refusals: String,
+    denials: String,
 }
 
 fn start(store: &str) -> Issuer {
@@ -40,7 +40,7 @@ fn start(store: &str) -> Issuer {
 fn be_busy(issuer: &Issuer) -> Deeds {
     let admin = issuer.admin;
     let ask = |path: &str| Request::new(admin, "GET", path);
-    let mut refusals = Vec::new();
+    let mut denials = Vec::new();
     let mut secrets = [PASSWORD, WRONG_PASSWORD, WRONG_TOKEN, ROOT].map(str::to_owned).to_vec();
     let mut checks = issuer.checks();
     for number in 0..20 {
@@ -52,13 +52,13 @@ fn be_busy(issuer: &Issuer) -> Deeds {
         }
         if number % 2 == 0 {
             issuer.revoke(id);
-            refusals.push(ask("/api/auth/actor").bearer(&second).send());
+            denials.push(ask("/api/auth/actor").bearer(&second).send());
             checks.verdict(&first);
         }
         secrets.extend([first, second]);
     }
-    refusals.push(issuer::create(admin, &format!("{PLANTED}-1")).send());
-    refusals.push(ask("/api/auth/keys").bearer(WRONG_TOKEN).send());
+    denials.push(issuer::create(admin, &format!("{PLANTED}-1")).send());
+    denials.push(ask("/api/auth/keys").bearer(WRONG_TOKEN).send());
     checks.verdict(WRONG_TOKEN);
 
     let log_in = |password: &str| {
@@ -84,16 +84,16 @@ fn be_busy(issuer: &Issuer) -> Deeds {
         if number % 2 == 0 {
             let out = Request::new(admin, "POST", "/logout").header("cookie", &cookie).send();
             assert_eq!(out.status, 200, "{}", out.text());
-            refusals.push(ask("/api/auth/actor").header("cookie", &cookie).send());
+            denials.push(ask("/api/auth/actor").header("cookie", &cookie).send());
         }
     }
     assert_eq!(crate::users::settle(|| ask("/api/auth/actor").basic("ann", PASSWORD).send()).status, 200);
-    refusals.push(crate::users::settle(|| ask("/api/auth/actor").basic("ann", WRONG_PASSWORD).send()));
-    refusals.push(log_in(WRONG_PASSWORD));
-    let told = |answer: &Answer| format!("{answer:?}\n{}\n", answer.text());
-    assert!(refusals.iter().all(|answer| answer.status >= 400), "{refusals:?}");
-    let refusals = refusals.iter().map(told).collect();
-    Deeds { secrets, refusals }
+    denials.push(crate::users::settle(|| ask("/api/auth/actor").basic("ann", WRONG_PASSWORD).send()));
+    denials.push(log_in(WRONG_PASSWORD));
+    let described = |answer: &Answer| format!("{answer:?}\n{}\n", answer.text());
+    assert!(denials.iter().all(|answer| answer.status >= 400), "{denials:?}");
+    let denials = denials.iter().map(described).collect();
+    Deeds { secrets, denials }
 }
 
 /// Every form in which a secret could have been written down.
@@ -137,14 +137,14 @@ fn tell(issuer: &mut Issuer, deeds: &Deeds, folder: &Path) {
     let metrics = issuer.server.metrics();
     assert!(metrics.contains("envoy_auth_tokens_keys_store_lag_seconds"), "{metrics}");
     fs::write(folder.join("metrics"), metrics).unwrap();
-    fs::write(folder.join("denials"), &deeds.refusals).unwrap();
+    fs::write(folder.join("denials"), &deeds.denials).unwrap();
     issuer.server.terminate();
     assert_eq!(issuer.server.wait().code(), Some(0));
     fs::write(folder.join("our-log"), issuer.server.log().text()).unwrap();
 }
 
 #[test]
-fn sqlite_and_what_is_told_of_it_hold_no_secret() {
+fn sqlite_its_logs_and_its_metrics_hold_no_secret() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
     fs::create_dir(&store).unwrap();

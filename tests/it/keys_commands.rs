@@ -127,7 +127,7 @@ fn every_command_prints_the_answer_as_json_for_programs() {
 }
 
 #[test]
-fn refusals_are_told_in_the_words_of_the_api_with_exit_code_1() {
+fn denials_are_printed_in_the_words_of_the_api_with_exit_code_1() {
     let (_server, admin) = start();
     assert_eq!(keys(admin, &["create", "taken", "--role", "Viewer"]).code(), Some(0));
     for (arguments, message) in [
@@ -160,7 +160,7 @@ fn refusals_are_told_in_the_words_of_the_api_with_exit_code_1() {
 }
 
 #[test]
-fn a_command_line_that_makes_no_sense_is_refused_before_anything_is_asked() {
+fn a_command_line_that_makes_no_sense_is_rejected_before_any_request() {
     // Nobody listens there, so whoever asked would say so.
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
     for (arguments, found) in [

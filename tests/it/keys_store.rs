@@ -283,7 +283,7 @@ on_both_stores! {
     a_store_of_somebody_else_is_refused
     many_processes_open_a_new_store_at_once
     keys_may_be_served_for_so_long_without_reading
-    a_panic_while_following_is_told_and_followed_by_a_new_start
+    a_panic_while_following_is_logged_and_followed_by_a_new_start
     names_are_only_names
 }
 
@@ -1072,7 +1072,7 @@ impl Source for Panicking {
     }
 }
 
-async fn a_panic_while_following_is_told_and_followed_by_a_new_start(db: Database) {
+async fn a_panic_while_following_is_logged_and_followed_by_a_new_start(db: Database) {
     let time = Time::new();
     let panics = Arc::new(AtomicBool::new(false));
     let keys = Keys::open(&db.url(), time.clock()).await.unwrap();

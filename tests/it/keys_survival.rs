@@ -76,9 +76,9 @@ fn integrity(file: &Path) -> String {
         let keys: i64 =
             sqlx::query_scalar("SELECT count(*) FROM api_keys").fetch_one(&mut connection).await.unwrap();
         assert!(keys > 0);
-        let told = sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&mut connection).await.unwrap();
+        let result = sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&mut connection).await.unwrap();
         connection.close().await.unwrap();
-        told
+        result
     })
 }
 
@@ -257,15 +257,15 @@ impl Trial {
         let admin = self.issuer.admin;
         let start = Instant::now();
         let answers = thread::scope(|scope| {
-            let asked = [
+            let responses = [
                 issuer::create(admin, "meanwhile"),
                 issuer::rotate(admin, self.doomed.0, 0),
                 issuer::revoke(admin, self.doomed.0),
                 issuer::get(admin, "/api/auth/keys"),
                 issuer::get(admin, &format!("/api/auth/keys/{}", self.doomed.0)),
             ];
-            let asked = asked.map(|request| scope.spawn(move || (request.send(), start.elapsed())));
-            asked.map(|answer| answer.join().unwrap())
+            let responses = responses.map(|request| scope.spawn(move || (request.send(), start.elapsed())));
+            responses.map(|answer| answer.join().unwrap())
         });
         for (answer, took) in &answers {
             assert_eq!(answer.status, 503, "{}", answer.text());
@@ -416,10 +416,10 @@ fn who_vanishes_in_the_middle_of_a_write_holds_up_nobody() {
     let held = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                 AND state = 'idle in transaction'";
     thread::scope(|scope| {
-        let asked = scope.spawn(|| issuer::create(vanishing.admin, "half").send().status);
+        let responses = scope.spawn(|| issuer::create(vanishing.admin, "half").send().status);
         wait_until("the line is cut", || relay.is_silent());
         assert_eq!(server.psql(&database, held), "1", "nobody holds the lock");
-        assert_eq!(asked.join().unwrap(), 503);
+        assert_eq!(responses.join().unwrap(), 503);
     });
 
     let start = Instant::now();

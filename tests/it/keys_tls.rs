@@ -11,13 +11,13 @@ use crate::harness::postgres::{PASSWORD, Postgres};
 use crate::harness::server::Server;
 
 /// A PostgreSQL for `localhost` that speaks over TCP with TLS alone.
-struct Place {
+struct TlsPostgres {
     postgres: Postgres,
     database: String,
     folder: tempfile::TempDir,
 }
 
-impl Place {
+impl TlsPostgres {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (ca, authority) = authority("ours");
@@ -72,44 +72,44 @@ fn verified(root: &Path) -> String {
 
 #[test]
 fn the_url_says_how_postgresql_is_reached_and_whom_to_trust() {
-    let place = Place::start();
+    let postgres = TlsPostgres::start();
     // Verified; encrypted; and without a word encrypted as well, because the server offers it.
-    let works = [verified(&place.pem("ca.pem")), "?sslmode=require".to_owned(), String::new()];
+    let works = [verified(&postgres.pem("ca.pem")), "?sslmode=require".to_owned(), String::new()];
     for (number, parameters) in works.iter().enumerate() {
-        let issuer = Issuer::start(&place.url("localhost", parameters));
+        let issuer = Issuer::start(&postgres.url("localhost", parameters));
         let (_, token) = issuer.create(&format!("key-{number}"));
         assert_eq!(issuer.checks().verdict(&token), "", "{parameters}");
-        assert!(place.is_encrypted(), "{parameters}");
+        assert!(postgres.is_encrypted(), "{parameters}");
     }
 
-    let nowhere = place.pem("nowhere.pem");
+    let nowhere = postgres.pem("nowhere.pem");
     let refused = [
         // An authority that did not sign it.
         (
-            place.url("localhost", &verified(&place.pem("other.pem"))),
+            postgres.url("localhost", &verified(&postgres.pem("other.pem"))),
             "TLS: invalid peer certificate: UnknownIssuer",
         ),
         // Only public authorities are trusted when none is named.
-        (place.url("localhost", "?sslmode=verify-full"), "TLS: invalid peer certificate: UnknownIssuer"),
+        (postgres.url("localhost", "?sslmode=verify-full"), "TLS: invalid peer certificate: UnknownIssuer"),
         // A name that is not the certificate's.
-        (place.url("127.0.0.1", &verified(&place.pem("ca.pem"))), "certificate not valid for name"),
-        (place.url("localhost", "?sslmode=disable"), "no encryption"),
-        (place.url("localhost", &verified(&nowhere)), &*format!("sslrootcert {}: ", nowhere.display())),
+        (postgres.url("127.0.0.1", &verified(&postgres.pem("ca.pem"))), "certificate not valid for name"),
+        (postgres.url("localhost", "?sslmode=disable"), "no encryption"),
+        (postgres.url("localhost", &verified(&nowhere)), &*format!("sslrootcert {}: ", nowhere.display())),
     ];
     for (url, reason) in refused {
         let ran = Server::with(&config(&url)).start_in_vain();
         assert_ne!(ran.code(), Some(0));
         assert!(ran.stderr.contains(reason), "{reason}:\n{}", ran.stderr);
-        let (_, place) = url.split_once('@').unwrap();
-        let (place, _) = place.split_once('?').unwrap();
-        let told = format!("the key store postgres://{place} cannot be opened: ");
-        assert!(ran.stderr.contains(&told), "{told}\n{}", ran.stderr);
+        let (_, address) = url.split_once('@').unwrap();
+        let (address, _) = address.split_once('?').unwrap();
+        let message = format!("the key store postgres://{address} cannot be opened: ");
+        assert!(ran.stderr.contains(&message), "{message}\n{}", ran.stderr);
         assert!(!ran.stderr.contains(PASSWORD) && !ran.stderr.contains("keys:"), "{}", ran.stderr);
     }
 }
 
 #[test]
-fn a_postgresql_without_tls_is_refused_when_tls_is_asked_for() {
+fn a_postgresql_without_tls_is_rejected_when_tls_is_required() {
     let postgres = Postgres::shared();
     let url = postgres.url(&postgres.database());
     for mode in ["require", "verify-full"] {

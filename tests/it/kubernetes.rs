@@ -257,9 +257,9 @@ pub fn warnings(objects: &Manifests, deployment: &str) -> Vec<String> {
         pod.environment(ours(&objects.get("Deployment", deployment)["spec"]["template"]["spec"]), objects),
     );
     let ran = run(command, "");
-    let told: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
-    assert_eq!((&told["valid"], &told["errors"]), (&json!(true), &json!(0)), "{told}");
-    let found = told["diagnostics"].as_array().unwrap();
+    let output: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+    assert_eq!((&output["valid"], &output["errors"]), (&json!(true), &json!(0)), "{output}");
+    let found = output["diagnostics"].as_array().unwrap();
     // The folders of the container are not this machine's.
     let is_ours = |warning: &&Value| !warning["message"].as_str().unwrap().starts_with("the folder /run/");
     found.iter().filter(is_ours).map(|warning| warning["key"].as_str().unwrap().to_owned()).collect()
@@ -347,7 +347,7 @@ fn the_sidecars_envoy_has_what_we_print_for_its_configuration() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("envoy.yaml");
     std::fs::write(&path, file).unwrap();
-    envoy::validate(&path).unwrap_or_else(|told| panic!("{told}"));
+    envoy::validate(&path).unwrap_or_else(|output| panic!("{output}"));
     let mut command = Command::new(tools::envoy());
     command.args(["--mode", "validate"]);
     let arguments =
@@ -588,8 +588,8 @@ fn a_rolling_update_of_the_shared_form_fails_no_check() {
 
     // As the README's last command prints it in a Pod.
     let script = scripts()[1];
-    let told = std::fs::read_to_string(cluster::after(script).folder.path().join("envoy.yaml")).unwrap();
-    let (_, command) = told.split_once(" -- /usr/bin/envoy-auth-tokens envoy ").expect("it runs in a Pod");
+    let output = std::fs::read_to_string(cluster::after(script).folder.path().join("envoy.yaml")).unwrap();
+    let (_, command) = output.split_once(" -- /usr/bin/envoy-auth-tokens envoy ").expect("it runs in a Pod");
     let arguments: Vec<_> = command.split_whitespace().collect();
     let printed = printed(&old.pod, &objects, OURS, &arguments);
     let envoy = envoy_before(&[&old, &other, &new], &printed, &upstream);

@@ -307,7 +307,7 @@ fn reflected(server: &Server) -> Result<Vec<String>, tonic::Status> {
 }
 
 #[test]
-fn reflection_is_there_when_it_is_asked_for() {
+fn reflection_is_there_when_it_is_enabled() {
     let server = Server::with(CONFIG).arg("--reflection").start();
     let services = reflected(&server).unwrap();
     assert!(services.iter().any(|name| name == "envoy.service.auth.v3.Authorization"), "{services:?}");

@@ -187,15 +187,15 @@ fn a_new_client_is_answered_while_every_place_is_taken_by_a_slow_one() {
             drop(held);
         }
         assert!(metric(&server, &format!("{REFUSED}{{listener=\"{listener}\"}}")) > 0, "{listener}");
-        let told = format!("\"listener\":\"{listener}\"");
+        let logged = format!("\"listener\":\"{listener}\"");
         server.log().wait_for("the limit", |line| {
-            (line.contains("as many connections as may be are open") && line.contains(&told)).then_some(())
+            (line.contains("as many connections as may be are open") && line.contains(&logged)).then_some(())
         });
     }
 }
 
 #[test]
-fn the_longest_without_a_head_goes_first_then_idle_ones_which_are_told() {
+fn the_longest_without_a_head_goes_first_then_idle_ones_which_get_a_goaway() {
     let server = with("max_connections: 3", "").start();
     let closed = format!("{REFUSED}{{listener=\"ext_authz\"}}");
     assert_eq!(metric(&server, &closed), 0);
@@ -234,14 +234,14 @@ fn the_longest_without_a_head_goes_first_then_idle_ones_which_are_told() {
 }
 
 #[test]
-fn a_flood_of_connections_is_told_once_in_a_while() {
+fn a_flood_of_connections_is_logged_once_in_a_while() {
     let server = with("max_connections: 3", "").start();
     let flood: Vec<_> = (0..200).map(|_| TcpStream::connect(server.tcp()).unwrap()).collect();
     let closed = format!("{REFUSED}{{listener=\"ext_authz\"}}");
     wait_until("all but three to be closed", || metric(&server, &closed) == 197);
     let lines = server.log().lines();
-    let told = lines.iter().filter(|line| line.contains("as many connections as may be are open"));
-    assert!(told.count() < 20, "{lines:#?}");
+    let logged = lines.iter().filter(|line| line.contains("as many connections as may be are open"));
+    assert!(logged.count() < 20, "{lines:#?}");
     assert_eq!(Checks::of(&server).verdict(TOKEN), "");
     for mut stream in flood.into_iter().take(197) {
         assert!(is_closed(&mut stream));
@@ -671,8 +671,8 @@ fn memory_stays_bounded_under_reflection_that_nobody_reads() {
     let headers = frames::headers(&[path]);
     let symbol = b"envoy.service.auth.v3.Authorization";
     // ServerReflectionRequest.file_containing_symbol = 4
-    let asked = [&[0x22, u8::try_from(symbol.len()).unwrap()][..], symbol].concat();
-    let message = [&[0, 0, 0, 0, u8::try_from(asked.len()).unwrap()][..], &asked].concat();
+    let field = [&[0x22, u8::try_from(symbol.len()).unwrap()][..], symbol].concat();
+    let message = [&[0, 0, 0, 0, u8::try_from(field.len()).unwrap()][..], &field].concat();
     within_memory_with("reflection", 128, &["--reflection"], |to| {
         let ask = |_| {
             // SETTINGS_INITIAL_WINDOW_SIZE is 0.

@@ -76,13 +76,13 @@ fn what_happens_on_every_check_is_there_before_the_first() {
 }
 
 #[test]
-fn without_a_key_store_nothing_is_told_of_one() {
+fn without_a_key_store_there_are_no_metrics_of_one() {
     let metrics = Server::with(CONFIG).start().metrics();
     assert!(!metrics.contains("_keys_") && !metrics.contains("NaN"), "{metrics}");
 }
 
 #[test]
-fn the_next_expiry_of_issued_keys_is_told() {
+fn the_next_expiry_of_issued_keys_is_shown() {
     const PASSWORD: &str = "correct horse battery staple";
     let server = Server::with(&format!(
         "keys: {{store: \"sqlite:keys.db\"}}\nadmin: {{listen: 127.0.0.1:0}}\ncredentials: [bearer]\n\
@@ -115,7 +115,7 @@ fn value(metrics: &str, name: &str) -> f64 {
 }
 
 #[test]
-fn the_process_is_told_as_client_libraries_tell_it() {
+fn the_process_is_shown_as_client_libraries_show_it() {
     let server = Server::with(CONFIG).start();
     let metrics = server.metrics();
     let now = jiff::Timestamp::now().as_second() as f64;
@@ -133,7 +133,7 @@ fn the_process_is_told_as_client_libraries_tell_it() {
 }
 
 #[test]
-fn the_configuration_in_force_is_told_by_its_digest() {
+fn the_configuration_in_force_is_shown_by_its_digest() {
     use sha2::{Digest, Sha256};
     let server = Server::with(CONFIG).start();
     let digest = |bytes: &[u8]| {
@@ -156,7 +156,7 @@ fn the_configuration_in_force_is_told_by_its_digest() {
 }
 
 #[test]
-fn the_memory_limit_is_told_as_it_is_given_or_found() {
+fn the_memory_limit_is_shown_as_it_is_given_or_found() {
     let limit = |server: &Server| -> u64 {
         let metrics = server.metrics();
         let line =

@@ -91,13 +91,13 @@ fn a_key_that_is_nearly_policy_is_denied_and_logged_as_a_mistake_of_the_configur
     let server = Server::with(&config).start();
     let check = |key: &str, also: bool| {
         let bearer = format!("Bearer {ADMIN}");
-        let mut asked = grpc::request("GET", "app.example", "/", &[("authorization", &bearer)]);
-        let extensions = &mut asked.attributes.as_mut().unwrap().context_extensions;
+        let mut request = grpc::request("GET", "app.example", "/", &[("authorization", &bearer)]);
+        let extensions = &mut request.attributes.as_mut().unwrap().context_extensions;
         extensions.insert(key.to_owned(), "admin".to_owned());
         if also {
             extensions.insert("policy".to_owned(), "admin".to_owned());
         }
-        grpc::check(&server, asked)
+        grpc::check(&server, request)
     };
     for (key, denied) in [
         ("Policy", true),

@@ -213,9 +213,9 @@ fn every_recipe_has_a_test_and_a_section_in_the_readme() {
     let entries = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
     let found: BTreeSet<String> =
         entries.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
-    let told: BTreeSet<String> = RECIPES.iter().map(|(name, _)| (*name).to_owned()).collect();
-    let told = &told | &BTreeSet::from(["README.md".to_owned()]);
-    assert_eq!(found, told, "what stands in deploy/recipes has a module in tests/it/recipes");
+    let expected: BTreeSet<String> = RECIPES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let expected = &expected | &BTreeSet::from(["README.md".to_owned()]);
+    assert_eq!(found, expected, "what stands in deploy/recipes has a module in tests/it/recipes");
     for (name, _) in RECIPES {
         assert!(!section(name).trim().is_empty(), "{name}");
         let module = format!("mod {};\n", name.replace('-', "_"));
@@ -244,7 +244,7 @@ fn the_readme_starts_what_is_there() {
 fn envoy_and_check_accept_every_file() {
     for (name, _) in RECIPES {
         let folder = folder().join(name);
-        envoy::validate(&folder.join("envoy.yaml")).unwrap_or_else(|told| panic!("{name}: {told}"));
+        envoy::validate(&folder.join("envoy.yaml")).unwrap_or_else(|expected| panic!("{name}: {expected}"));
         let exports = README.lines().filter_map(|line| line.strip_prefix("export ")?.split_once('='));
         let setup = exports.fold(Server::with(""), |setup, (name, value)| setup.env(name, value));
         let config = folder.join("config.yaml");

@@ -43,12 +43,12 @@ fn rename_into(folder: &Path, name: &str, text: &str) {
     std::fs::rename(new, folder.join(name)).unwrap();
 }
 
-fn asked(server: &Server, headers: &[(&str, &str)]) -> CheckResponse {
+fn check_with(server: &Server, headers: &[(&str, &str)]) -> CheckResponse {
     grpc::check(server, grpc::request("GET", "app.example", "/", headers))
 }
 
 fn passes(server: &Server, token: &str) -> bool {
-    grpc::code(&asked(server, &[("authorization", &format!("Bearer {token}"))])) == 0
+    grpc::code(&check_with(server, &[("authorization", &format!("Bearer {token}"))])) == 0
 }
 
 /// What the answer sets of this header.
@@ -87,13 +87,13 @@ fn reloaded(server: &Server, change: impl FnOnce()) {
     let before = reloads(server);
     change();
     until(server, "reloaded", || reloads(server) > before);
-    until_told(server, "the configuration was reloaded", reloads(server));
+    until_logged(server, "the configuration was reloaded", reloads(server));
 }
 
 /// Waits for the lines that stand in the log up to the end of the last reload.
-fn until_told(server: &Server, ending: &str, times: u64) {
-    let told = || server.log().lines().iter().filter(|line| line.contains(ending)).count() as u64;
-    until(server, ending, || told() >= times);
+fn until_logged(server: &Server, ending: &str, times: u64) {
+    let times_logged = || server.log().lines().iter().filter(|line| line.contains(ending)).count() as u64;
+    until(server, ending, || times_logged() >= times);
 }
 
 /// Does something after which a reload must have been denied.
@@ -102,7 +102,7 @@ fn refused(server: &Server, change: impl FnOnce()) {
     let before = refused_reloads(server);
     change();
     until(server, "refused to reload", || refused_reloads(server) > before);
-    until_told(server, "the configuration was not reloaded", refused_reloads(server));
+    until_logged(server, "the configuration was not reloaded", refused_reloads(server));
 }
 
 /// The log lines with this level and text in their message.
@@ -168,7 +168,7 @@ fn kubernetes_swaps_a_link_two_steps_away() {
         std::fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
         std::fs::remove_dir_all(volume.join(format!("..{}", number - 1))).unwrap();
         until(&server, "reloaded", || reloads(&server) > before);
-        let answer = asked(&server, &[("authorization", &format!("Bearer {token}"))]);
+        let answer = check_with(&server, &[("authorization", &format!("Bearer {token}"))]);
         assert_eq!(header(&answer, "x-actor-id").unwrap(), format!("at-{number}"));
     }
     assert!(!passes(&server, OLD));
@@ -301,7 +301,7 @@ fn held_back(server: &Server, change: impl FnOnce()) {
     let before = held_back_reloads(server);
     change();
     until(server, "held back", || held_back_reloads(server) > before);
-    until_told(server, "the reload was held back", held_back_reloads(server));
+    until_logged(server, "the reload was held back", held_back_reloads(server));
 }
 
 const GUARDED: &str = "\
@@ -326,7 +326,7 @@ fn a_reload_that_loses_what_narrows_access_is_held_back_until_sighup() {
     let server = setup(&whole(GUARDED)).start();
     let viewer = [("authorization", "Bearer old-token-0123456789")];
     let basic = [("authorization", "Basic Y2Fyb2w6Y2Fyb2xzLWxvbmctcGFzc3dvcmQ=")];
-    assert!(passes(&server, OLD) && grpc::code(&asked(&server, &basic)) == 0);
+    assert!(passes(&server, OLD) && grpc::code(&check_with(&server, &basic)) == 0);
     assert_ne!(code_of_admin(&server, &viewer), 0);
     let cut = |at: &str| whole(&GUARDED[..GUARDED.find(at).unwrap()]);
     let without = |from: &str, to: &str| {
@@ -354,7 +354,7 @@ fn a_reload_that_loses_what_narrows_access_is_held_back_until_sighup() {
     // So is a user, and one with another password.
     let changed = cut("policies:").replace("carols-long-password", "carols-other-password");
     held_back(&server, || write(&server, &changed));
-    assert_ne!(grpc::code(&asked(&server, &basic)), 0);
+    assert_ne!(grpc::code(&check_with(&server, &basic)), 0);
     held_back(&server, || write(&server, &cut("users:")));
     let line = lines(&server, "ERROR", "was held back").pop().unwrap();
     assert!(line["message"].as_str().unwrap().contains("`users`"), "judged by what was in force: {line}");
@@ -362,7 +362,7 @@ fn a_reload_that_loses_what_narrows_access_is_held_back_until_sighup() {
     // The whole file again.
     reloaded(&server, || write(&server, &whole(GUARDED)));
     assert_eq!(metric(&server, "config_last_reload_successful"), 1.0);
-    assert!(passes(&server, NEW) && grpc::code(&asked(&server, &basic)) == 0);
+    assert!(passes(&server, NEW) && grpc::code(&check_with(&server, &basic)) == 0);
     // Whoever means it says so.
     held_back(&server, || write(&server, &cut("routes:")));
     reloaded(&server, || server.hang_up());
@@ -464,7 +464,7 @@ fn what_needs_a_restart_is_named_and_the_rest_is_taken_over() {
 }
 
 #[test]
-fn what_looks_wrong_is_told_at_a_reload_too() {
+fn what_looks_wrong_is_logged_at_a_reload_too() {
     let server = setup(&one_token(OLD)).start();
     let soon = "tokens: [{token: new-token-0123456789, actor: {id: a}, expires: 2020-01-01T00:00:00Z}]\n";
     assert!(lines(&server, "WARN", "expire").is_empty());
@@ -555,7 +555,7 @@ fn changed_actor_headers_apply_to_every_known_actor() {
     let callers =
         [("authorization", &*key, "key:k"), ("cookie", &*cookie, "ann"), ("authorization", &*token, "root")];
     for (name, value, id) in callers {
-        let answer = asked(&server, &[(name, value)]);
+        let answer = check_with(&server, &[(name, value)]);
         assert_eq!(header(&answer, "x-actor-id").as_deref(), Some(id));
     }
     for (headers, there, gone) in
@@ -564,7 +564,7 @@ fn changed_actor_headers_apply_to_every_known_actor() {
         let rest = format!("{USERS}actor_headers: {headers}\n");
         reloaded(&server, || write(&server, &with_keys(folder.path(), "", &rest)));
         for (name, value, id) in callers {
-            let answer = asked(&server, &[(name, value)]);
+            let answer = check_with(&server, &[(name, value)]);
             assert_eq!(header(&answer, there).as_deref(), Some(id), "{headers}");
             assert_eq!(header(&answer, gone), None, "{headers} {id}");
         }
@@ -578,7 +578,7 @@ fn a_session_lives_and_dies_with_its_user() {
     let ann = log_in(&server, "ann", "password-of-ann");
     let bob = log_in(&server, "bob", "password-of-bob");
     let who = |cookie: &str| {
-        let answer = asked(&server, &[("cookie", cookie)]);
+        let answer = check_with(&server, &[("cookie", cookie)]);
         if grpc::code(&answer) == 0 { header(&answer, "x-actor-id") } else { None }
     };
     assert_eq!((who(&ann).as_deref(), who(&bob).as_deref()), (Some("ann"), Some("bob")));
@@ -603,7 +603,7 @@ fn sessions_live_on_when_the_file_says_no_more_of_the_listener_that_made_them() 
     let server = setup(&config.replace(admin, public)).start();
     let cookie = log_in(&server, "ann", "password-of-ann");
     assert!(cookie.starts_with("__Host-"), "{cookie}");
-    let who = || header(&asked(&server, &[("cookie", &cookie)]), "x-actor-id");
+    let who = || header(&check_with(&server, &[("cookie", &cookie)]), "x-actor-id");
     assert_eq!(who().as_deref(), Some("ann"));
     reloaded(&server, || write(&server, &config.replace(admin, "")));
     assert_eq!(who().as_deref(), Some("ann"));
@@ -616,7 +616,7 @@ fn remembered_passwords_and_locks_outlive_a_reload_that_does_not_change_the_user
         let authorization = http1::basic(user, password);
         let deadline = Instant::now() + MAX_WAIT;
         loop {
-            let answer = asked(&server, &[("authorization", &authorization)]);
+            let answer = check_with(&server, &[("authorization", &authorization)]);
             // Not verified in time: Envoy's client comes again.
             if grpc::code(&answer) != 14 {
                 return grpc::code(&answer) == 0;

@@ -84,7 +84,7 @@ fn no_secret_is_ever_printed() {
         let shape = Shape::plain().encoding(encoding).manager(upgrades);
         // Both processes are gone at the end: there are no counters left to ask for.
         let mut stack = Stack::shaped(setup().arg("--drain=0s"), shape).expecting_errors();
-        let mut told = String::new();
+        let mut answers = String::new();
         for secret in SECRETS {
             for path in ["/", "/open", "/admin", "/open//x", "/open/%zz"] {
                 let get = |suffix: &str| stack.get(&format!("{path}{suffix}"));
@@ -110,7 +110,7 @@ fn no_secret_is_ever_printed() {
                 for request in requests {
                     let answer = request.send();
                     if answer.status != 200 {
-                        told.push_str(&format!("{answer:?}{}\n", answer.text()));
+                        answers.push_str(&format!("{answer:?}{}\n", answer.text()));
                     }
                 }
             }
@@ -124,7 +124,7 @@ fn no_secret_is_ever_printed() {
         ] {
             let answer = crate::users::settle(|| stack.get("/").basic(user, password).send());
             if answer.status != 200 {
-                told.push_str(&format!("{answer:?}{}\n", answer.text()));
+                answers.push_str(&format!("{answer:?}{}\n", answer.text()));
             }
         }
         // The right ones are right: the rest of this test means something.
@@ -133,7 +133,7 @@ fn no_secret_is_ever_printed() {
         }
         assert_eq!(stack.get("/").bearer(EXPIRED).send().json()["message"], "Expired API key");
 
-        assert_no_secret("an answer", &told);
+        assert_no_secret("an answer", &answers);
         assert_no_secret("/metrics", &stack.server.metrics());
         stack.server.terminate();
         assert_eq!(stack.server.wait().code(), Some(0));

@@ -46,11 +46,11 @@ fn assert_no_actor(seen: &Seen, what: &str) {
 }
 
 /// What stands in Envoy's access log of our dynamic metadata.
-fn told(stack: &Stack, path: &str) -> Value {
-    let mut told = stack.envoy.accessed(path)["ext_authz"].clone();
+fn envoy_metadata(stack: &Stack, path: &str) -> Value {
+    let mut metadata = stack.envoy.accessed(path)["ext_authz"].clone();
     // That is Envoy's own.
-    told.as_object_mut().expect("dynamic metadata").remove("ext_authz_duration");
-    told
+    metadata.as_object_mut().expect("dynamic metadata").remove("ext_authz_duration");
+    metadata
 }
 
 #[test]
@@ -93,14 +93,14 @@ fn what_would_be_refused_passes_as_nobody_and_only_our_own_credentials_are_taken
             let is_slow = line["reason"] == "password_unverified";
             if !is_slow {
                 assert_eq!(decided, ["shadowed", reason, "editors"], "{what}");
-                assert_eq!(told(&stack, &path)["shadow"]["reason"], **reason, "{what}");
+                assert_eq!(envoy_metadata(&stack, &path)["shadow"]["reason"], **reason, "{what}");
             }
         }
         // Nothing at all, under a route's own policy and under the default one.
         for (path, policy) in [("/inline/x", "route-2"), ("/x", "default")] {
             assert_no_actor(&stack.get(path).headers(&FORGED).send().seen(), path);
             let expected = json!({ "policy": policy, "shadow": { "reason": "no_credential" } });
-            assert_eq!(told(&stack, path), expected, "{encoding:?} {path}");
+            assert_eq!(envoy_metadata(&stack, path), expected, "{encoding:?} {path}");
         }
         assert_eq!(stack.envoy.stat("denied"), 0);
     }
@@ -142,9 +142,9 @@ fn an_admitted_actor_passes_as_if_the_policy_were_enforced() {
     let seen = stack.get("/named/yes").bearer(ALICE).headers(&FORGED).send().seen();
     assert_eq!(seen.all("x-actor-id"), ["alice"]);
     assert!(seen.all("authorization").is_empty() && seen.all("x-actor-name").is_empty());
-    let told = told(&stack, "/named/yes");
-    assert_eq!((&told["actor"]["id"], &told["policy"]), (&json!("alice"), &json!("editors")));
-    assert!(told["shadow"].is_null(), "{told}");
+    let metadata = envoy_metadata(&stack, "/named/yes");
+    assert_eq!((&metadata["actor"]["id"], &metadata["policy"]), (&json!("alice"), &json!("editors")));
+    assert!(metadata["shadow"].is_null(), "{metadata}");
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn rules_that_read_the_actor_never_meet_one_that_was_not_admitted() {
             "credential": { "kind": "token", "name": "bobs" },
         },
     });
-    assert_eq!(told(&stack, "/named/bob"), expected);
+    assert_eq!(envoy_metadata(&stack, "/named/bob"), expected);
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn keys_that_cannot_be_looked_up_stop_nothing_that_is_not_enforced() {
     let seen = stack.get("/named/key").bearer(issued.expose()).headers(&FORGED).send().seen();
     assert_no_actor(&seen, "a key");
     assert!(seen.all("authorization").is_empty(), "it may be one of ours");
-    assert_eq!(told(&stack, "/named/key")["shadow"]["reason"], "keys_unavailable");
+    assert_eq!(envoy_metadata(&stack, "/named/key")["shadow"]["reason"], "keys_unavailable");
     assert_eq!(stack.envoy.stat("error"), 0);
     // Where the policy is enforced, it is an error.
     assert_eq!(stack.get("/closed/key").bearer(issued.expose()).send().status, 503);
@@ -287,9 +287,9 @@ fn explain_says_that_the_request_would_pass_and_why_it_should_not() {
     let arguments = ["explain", "--path", "/named/x", "--token-file", token.to_str().unwrap()];
     let ran = setup.run(arguments.into_iter().chain(["--json"]));
     assert_eq!(ran.code(), Some(0), "{ran:?}");
-    let told: Value = serde_json::from_str(&ran.stdout).unwrap();
-    let told = ["decision", "reason", "passes_as"].map(|member| told[member].clone());
-    assert_eq!(told, ["shadowed", "not_admitted", "anonymous"]);
+    let explanation: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let explanation = ["decision", "reason", "passes_as"].map(|member| explanation[member].clone());
+    assert_eq!(explanation, ["shadowed", "not_admitted", "anonymous"]);
     let ran = setup.run(arguments);
     assert!(ran.stdout.contains("passes as    anonymous"), "{ran:?}");
 }

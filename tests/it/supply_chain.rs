@@ -184,8 +184,8 @@ fn the_bill_of_materials_and_the_notices_name_what_is_linked_and_nothing_else() 
     let notices = tempfile::NamedTempFile::new().unwrap();
     let mut command = Command::new("python3");
     command.args(["deploy/notices.py", "--output"]).arg(notices.path()).current_dir(tools::root());
-    let told = run(command, "");
-    assert_eq!(told.code(), Some(0), "{told:?}");
+    let ran = run(command, "");
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
     let notices = fs::read_to_string(notices.path()).unwrap();
     for component in components.iter().filter(|it| it["purl"].as_str().unwrap().starts_with("pkg:cargo/")) {
         let package =

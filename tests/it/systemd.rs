@@ -69,9 +69,9 @@ fn the_service_manager_hears_when_we_serve_when_we_live_and_when_we_leave() {
         loop {
             let length =
                 manager.recv(&mut buffer).unwrap_or_else(|error| panic!("waiting for {wanted}: {error}"));
-            let told = std::str::from_utf8(&buffer[..length]).unwrap().to_owned();
-            if told.lines().any(|line| line == wanted) {
-                return told;
+            let message = std::str::from_utf8(&buffer[..length]).unwrap().to_owned();
+            if message.lines().any(|line| line == wanted) {
+                return message;
             }
         }
     };

@@ -126,16 +126,16 @@ async fn handshake(
 
 /// Asks whether Alice may pass; `Err` is that no answer came.
 fn check(to: SocketAddr, client: &Arc<ClientConfig>) -> Result<bool, String> {
-    Caller::connect(to, client)?.check()
+    CheckConnection::connect(to, client)?.check()
 }
 
 /// A client on a connection that it keeps.
-struct Caller {
+struct CheckConnection {
     runtime: tokio::runtime::Runtime,
     client: AuthorizationClient<Channel>,
 }
 
-impl Caller {
+impl CheckConnection {
     fn connect(to: SocketAddr, client: &Arc<ClientConfig>) -> Result<Self, String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let client = Arc::clone(client);
@@ -275,9 +275,9 @@ async fn a_new_certificate_and_another_client_ca_count_from_the_next_connection_
     let (old, new) = (first.issue(&[HOST]), first.issue(&[HOST]));
 
     let acceptors = Acceptors::new(&load(folder.path(), &old, &first).tls);
-    let asked: Listen = "127.0.0.1:0".parse().unwrap();
-    let listener = Listener::bind(&asked).await.unwrap();
-    let Listen::Tcp(address) = listener.address(&asked) else { panic!("a TCP address was asked for") };
+    let listen: Listen = "127.0.0.1:0".parse().unwrap();
+    let listener = Listener::bind(&listen).await.unwrap();
+    let Listen::Tcp(address) = listener.address(&listen) else { panic!("a TCP address was given") };
     let acceptor = Arc::clone(acceptors.ext_authz.as_ref().unwrap());
     tokio::spawn(async move {
         loop {
@@ -372,7 +372,7 @@ fn a_new_certificate_is_served_after_a_reload() {
     let server = setup.file("ca.crt", &first.pem()).start();
     let known_to_first = first.client(Some(&first.issue(&[ENVOY])), &["h2"]);
     let known_to_second = first.client(Some(&second.issue(&[ENVOY])), &["h2"]);
-    let mut open = Caller::connect(server.tcp(), &known_to_first).unwrap();
+    let mut open = CheckConnection::connect(server.tcp(), &known_to_first).unwrap();
     assert_eq!(open.check(), Ok(true));
     assert_eq!(presented(&server, &known_to_first), der(&old));
     assert_expires(&server, 2101);
@@ -451,7 +451,7 @@ fn certificates_of_a_kubernetes_secret_are_swapped_together() {
     }
     let server = setup.start();
     let client = ca.client(Some(&ca.issue(&[ENVOY])), &["h2"]);
-    let mut open = Caller::connect(server.tcp(), &client).unwrap();
+    let mut open = CheckConnection::connect(server.tcp(), &client).unwrap();
     assert_expires(&server, 2101);
     for (number, year) in [(1, 2102), (2, 2103)] {
         let pair = &pairs[usize::from(number)];
@@ -466,7 +466,7 @@ fn certificates_of_a_kubernetes_secret_are_swapped_together() {
 }
 
 #[test]
-fn health_is_told_to_whoever_has_no_certificate_by_the_probes() {
+fn the_probes_show_health_to_clients_without_a_certificate() {
     let ca = Ca::new("the CA");
     let setup = mutual(&ca);
     let down = setup.run(["health"]);
@@ -608,7 +608,7 @@ fn keys(url: &str, arguments: &[&str]) -> Ran {
 }
 
 #[test]
-fn our_own_commands_speak_https_and_show_a_certificate_where_one_is_asked_for() {
+fn our_own_commands_speak_https_and_show_a_certificate_where_one_is_required() {
     let ca = Ca::new("the CA");
     let mutual = ADMIN.replace("server.key}", "server.key, client_ca: ca.crt}");
     for (config, asks) in [(ADMIN, false), (mutual.as_str(), true)] {
@@ -657,7 +657,7 @@ fn the_mtls_of_the_deployed_envoy_works_when_it_is_uncommented() {
     let text = format!("{before}{comment}").replace("/etc/envoy", &folder);
     let path = setup.folder().join("envoy.yaml");
     std::fs::write(&path, &text).unwrap();
-    envoy::validate(&path).unwrap_or_else(|told| panic!("{told}"));
+    envoy::validate(&path).unwrap_or_else(|message| panic!("{message}"));
 
     let server = setup.start();
     let upstream = Upstream::start();
@@ -687,13 +687,13 @@ fn envoy_as_printed(server: &Server, upstream: &Upstream, arguments: &[&str]) ->
     assert_eq!((ran.code(), ran.stderr.as_str()), (Some(0), ""));
     let file = server.folder().join("envoy.yaml");
     std::fs::write(&file, &ran.stdout).unwrap();
-    envoy::validate(&file).unwrap_or_else(|told| panic!("{told}\n{}", ran.stdout));
+    envoy::validate(&file).unwrap_or_else(|message| panic!("{message}\n{}", ran.stdout));
     let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
     Envoy::configured(&format!("{admin}{}", ran.stdout))
 }
 
 #[test]
-fn the_printed_envoy_speaks_tls_and_shows_its_certificate_where_it_is_asked_for() {
+fn the_printed_envoy_speaks_tls_and_shows_its_certificate_where_it_is_required() {
     let ca = Ca::new("the CA");
     let shows = ca.issue(&[ENVOY]);
     let upstream = Upstream::start();
@@ -753,7 +753,7 @@ fn what_the_printed_envoy_cannot_speak_is_said() {
     let plain = "tokens: [{token: alice-token-0123456789, actor: {id: alice}}]\n";
     let nameless = ca.issue(&[]);
     let named = || configured(MUTUAL, &ca);
-    for (setup, arguments, told) in [
+    for (setup, arguments, message) in [
         (
             Server::with(plain),
             &["--tls-ca", "/ca.crt"][..],
@@ -768,7 +768,7 @@ fn what_the_printed_envoy_cannot_speak_is_said() {
     ] {
         let ran = setup.run(["envoy", "--address", "127.0.0.1:9191"].iter().chain(arguments));
         assert_eq!((ran.code(), ran.stdout.as_str()), (Some(1), ""));
-        assert!(ran.stderr.contains(told), "{ran:?}");
+        assert!(ran.stderr.contains(message), "{ran:?}");
     }
     // Where nobody says where Envoy's files are.
     let ran = named().run(["envoy", "--address", "127.0.0.1:9191", "--part", "cluster"]);

@@ -273,7 +273,7 @@ fn the_last_spans_are_sent_before_the_process_ends() {
 #[test]
 fn nothing_is_sent_where_the_environment_wants_nothing() {
     let collector = Collector::start();
-    for (name, value, told) in [
+    for (name, value, warning) in [
         ("OTEL_SDK_DISABLED", "true", ""),
         ("OTEL_TRACES_EXPORTER", "none", ""),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "only grpc is supported"),
@@ -284,8 +284,8 @@ fn nothing_is_sent_where_the_environment_wants_nothing() {
         server.terminate();
         assert!(server.wait().success(), "{name}={value}");
         let warned = server.log().text().contains("no traces are sent");
-        assert_eq!(warned, !told.is_empty(), "{name}={value}: {}", server.log().text());
-        assert!(server.log().text().contains(told), "{name}={value}: {}", server.log().text());
+        assert_eq!(warned, !warning.is_empty(), "{name}={value}: {}", server.log().text());
+        assert!(server.log().text().contains(warning), "{name}={value}: {}", server.log().text());
     }
     assert!(collector.spans().is_empty(), "{:#?}", collector.spans());
 }
@@ -308,7 +308,7 @@ fn check_until(server: &Server, holds: impl Fn() -> bool) {
 }
 
 #[test]
-fn a_collector_that_is_away_stops_nobody_and_is_told_once() {
+fn a_collector_that_is_away_stops_nobody_and_is_logged_once() {
     let nowhere = {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         listener.local_addr().unwrap()

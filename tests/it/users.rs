@@ -115,7 +115,7 @@ fn a_users_password_is_no_bearer_token_and_a_token_no_users_password() {
 }
 
 #[test]
-fn five_wrong_passwords_lock_a_name_but_not_whoever_is_remembered() {
+fn five_wrong_passwords_lock_a_name_but_not_a_remembered_user() {
     let stack = Stack::start(&config());
     // Remembered before the guesses begin.
     let right = || stack.get("/").basic("admin", PASSWORD).send();

@@ -46,7 +46,7 @@ fn call(
 }
 
 #[test]
-fn whoever_speaks_no_grpc_gets_no_200_and_a_sentence() {
+fn a_client_that_speaks_no_grpc_gets_no_200_and_a_sentence() {
     let grpc: &[(&str, &str)] = &[("content-type", "application/grpc"), ("te", "trailers")];
     let proto: &[(&str, &str)] = &[("content-type", "application/grpc+proto"), ("te", "trailers")];
     let one: &[&'static [u8]] = &[b"\0\0\0\0\0"];
@@ -215,8 +215,8 @@ fn other_protocols_are_named_and_counted() {
         // It is closed or reset.
         let _ = stream.read_to_end(&mut Vec::new());
         server.log().wait_for(kind, |line| {
-            let told = line.contains(&format!("\"kind\":\"{kind}\"")) && line.contains(advice);
-            told.then_some(())
+            let is_logged = line.contains(&format!("\"kind\":\"{kind}\"")) && line.contains(advice);
+            is_logged.then_some(())
         });
         let counted = format!("envoy_auth_tokens_wrong_wiring_total{{kind=\"{kind}\"}} 1");
         assert!(server.metrics().contains(&counted), "{kind}");

@@ -188,7 +188,7 @@ fn remove_on_match(expression: &str) -> String {
 }
 
 const MANAGER: &str = "\
-# The client is whoever is connected to us; x-forwarded-for and x-envoy-* from outside are not believed.
+# The client is the peer of the connection; x-forwarded-for and x-envoy-* from outside are not believed.
 # Behind another trusted proxy set xff_num_trusted_hops as well.
 use_remote_address: true
 # One path, one meaning: what the rules read is what the application gets.  The server denies ambiguous

@@ -102,7 +102,7 @@ impl UpstreamTls {
             SubjectName::Ip(address) => ("IP_ADDRESS", address.to_string()),
         };
         text.push_str(&format!(
-            "      # Answers count from a server of this name alone, not from whoever the CA knows.
+            "      # Answers count from a server of this name alone, not from every server that the CA knows.
       validation_context:
         trusted_ca: {{ filename: {} }}
         match_typed_subject_alt_names: [{{ san_type: {kind}, matcher: {{ exact: {} }} }}]

@@ -187,7 +187,7 @@ impl Explained<'_> {
         }
         match &self.trace.presented {
             None if self.trace.denied.is_some() => {
-                step("what the place carries is denied before anybody is looked up".to_owned(), None)
+                step("what the location carries is denied before anybody is looked up".to_owned(), None)
             }
             None => step("anonymous: no credential of ours".to_owned(), None),
             Some(Presented::Token { digest, issued_format }) => {

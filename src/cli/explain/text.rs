@@ -17,7 +17,7 @@ impl Display for Explanation {
         lines.selection(self)?;
         for location in self.locations.iter().filter(|location| location.carries != "not_asked") {
             lines.line(
-                "place",
+                "location",
                 &format!("{}: {}", location.location, location.carries.replace('_', " ")),
                 Some(&location.at),
             )?;

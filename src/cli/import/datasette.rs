@@ -348,36 +348,36 @@ impl Importer {
     }
 
     fn read_database(&mut self, name: &str, database: &Value) {
-        let place = format!("databases.{}", escaped(name));
+        let key_path = format!("databases.{}", escaped(name));
         let nothing = Map::new();
         let Some(database) = as_mapping(database, &nothing) else {
-            return self.notes.push(format!("{place}: closed: it is not a mapping"));
+            return self.notes.push(format!("{key_path}: closed: it is not a mapping"));
         };
         if name == "_internal" {
-            return self.notes.push(format!("{place}: closed: Datasette keeps secrets in this database"));
+            return self.notes.push(format!("{key_path}: closed: Datasette keeps secrets in this database"));
         }
         if name == "-" {
-            return self
-                .notes
-                .push(format!("{place}: closed: Datasette has pages of its own under this name; rename it"));
+            return self.notes.push(format!(
+                "{key_path}: closed: Datasette has pages of its own under this name; rename it"
+            ));
         }
         if name == ":memory:" {
             self.notes
-                .push(format!("{place}: Datasette calls this database `_memory` since 0.55: rename it"));
+                .push(format!("{key_path}: Datasette calls this database `_memory` since 0.55: rename it"));
         }
         let known = ["allow", "allow_sql", "permissions", "plugins", "tables", "queries"];
-        let blocks = self.blocks(database, &known, &place);
-        let Some(tables) = self.read_members(database, "tables", &place) else {
-            return self.notes.push(format!("{place}: closed: `tables` or one of them is no mapping"));
+        let blocks = self.blocks(database, &known, &key_path);
+        let Some(tables) = self.read_members(database, "tables", &key_path) else {
+            return self.notes.push(format!("{key_path}: closed: `tables` or one of them is no mapping"));
         };
-        let Some(queries) = self.read_members(database, "queries", &place) else {
-            return self.notes.push(format!("{place}: closed: `queries` is no mapping"));
+        let Some(queries) = self.read_members(database, "queries", &key_path) else {
+            return self.notes.push(format!("{key_path}: closed: `queries` is no mapping"));
         };
         let names: Option<Vec<Name>> =
             tables.iter().chain(&queries).map(|member| Name::new(member.name)).collect();
         let (Some(name), Some(names)) = (Name::new(name), names) else {
             // One of its tables could be read as another.
-            return self.notes.push(format!("{place}: closed: {UNCLEAR_NAME}"));
+            return self.notes.push(format!("{key_path}: closed: {UNCLEAR_NAME}"));
         };
         let (table_names, query_names) = names.split_at(tables.len());
         let instance = std::mem::take(&mut self.instance);
@@ -389,15 +389,15 @@ impl Importer {
             query: None,
         };
         for (query, query_name) in queries.iter().zip(query_names) {
-            self.add_query(&place, &name, whole, &tables, query, query_name);
+            self.add_query(&key_path, &name, whole, &tables, query, query_name);
         }
         for (index, (table, table_name)) in tables.iter().zip(table_names).enumerate() {
             let is_first = !tables[..index].iter().any(|other| other.name.eq_ignore_ascii_case(table.name));
             if is_first {
-                self.add_table(&place, &name, whole, (&tables, &queries), table.name, table_name);
+                self.add_table(&key_path, &name, whole, (&tables, &queries), table.name, table_name);
             }
         }
-        self.add_database(&place, &name, whole, &tables);
+        self.add_database(&key_path, &name, whole, &tables);
         self.instance = instance;
     }
 
@@ -406,7 +406,7 @@ impl Importer {
         &mut self,
         database: &'f Map<String, Value>,
         key: &str,
-        place: &str,
+        key_path: &str,
     ) -> Option<Vec<Member<'f>>> {
         let members = match database.get(key) {
             None | Some(Value::Null) => return Some(Vec::new()),
@@ -415,27 +415,27 @@ impl Importer {
         };
         let nothing = Map::new();
         let read = |(name, value): (&'f String, &'f Value)| {
-            let place = format!("{place}.{key}.{}", escaped(name));
+            let key_path = format!("{key_path}.{key}.{}", escaped(name));
             let is_query = key == "queries";
             let (known, query) = if is_query { (&QUERY[..], Some(value)) } else { (&TABLE[..], None) };
             // A query without a block of its own may be no more than a text.
             let mapping =
                 if is_query { value.as_object().or(Some(&nothing)) } else { as_mapping(value, &nothing) };
-            Some(Member { name, blocks: self.blocks(mapping?, known, &place), query })
+            Some(Member { name, blocks: self.blocks(mapping?, known, &key_path), query })
         };
         members.iter().map(read).collect()
     }
 
     fn add_query(
         &mut self,
-        place: &str,
+        key_path: &str,
         database: &Name,
         whole: Resource<'_>,
         tables: &[Member<'_>],
         query: &Member<'_>,
         name: &Name,
     ) {
-        let place = format!("{place}.queries.{}", escaped(query.name));
+        let key_path = format!("{key_path}.queries.{}", escaped(query.name));
         let says = |key: &str| query.query.and_then(|query| query.get(key));
         let is_on = |key: &str| says(key).is_some_and(is_true);
         let same_name = blocks_of(tables, query.name);
@@ -444,10 +444,10 @@ impl Importer {
         if !same_name.is_empty() {
             // 0.65 shows the query under this path, 1.0 the table.
             let table = here.rule(self.version, action::VIEW_TABLE);
-            let table = table.map(|rule| self.with_sql(rule, here, &place));
+            let table = table.map(|rule| self.with_sql(rule, here, &key_path));
             rule = Rule::both(rule, table);
             self.notes.push(format!(
-                "{place}: a table has this name, too, and 1.0 shows that instead; open to those alone who may see both"
+                "{key_path}: a table has this name, too, and 1.0 shows that instead; open to those alone who may see both"
             ));
         }
         let is_trusted = says("is_trusted").is_none_or(is_true);
@@ -457,33 +457,33 @@ impl Importer {
             let needed =
                 if writes { Some(Rule::no_one()) } else { here.rule(self.version, action::EXECUTE_SQL) };
             self.notes.push(format!(
-                "{place}: it is not trusted, so that 1.0 asks for the rights that its SQL needs: {}",
+                "{key_path}: it is not trusted, so that 1.0 asks for the rights that its SQL needs: {}",
                 if writes { "closed" } else { "open to those alone who may run SQL" }
             ));
             rule = Rule::both(rule, needed);
         }
-        self.note_versions(here, action::VIEW_QUERY, &place);
+        self.note_versions(here, action::VIEW_QUERY, &key_path);
         if let Some(rule) = rule {
-            let allow = self.single(&rule, &place);
+            let allow = self.single(&rule, &key_path);
             let methods = if writes { READ_AND_POST } else { READ };
-            self.add(&place, name.query(database), methods, allow);
+            self.add(&key_path, name.query(database), methods, allow);
         }
     }
 
     fn add_table(
         &mut self,
-        place: &str,
+        key_path: &str,
         database: &Name,
         whole: Resource<'_>,
         (tables, queries): (&[Member<'_>], &[Member<'_>]),
         written: &str,
         name: &Name,
     ) {
-        let place = format!("{place}.tables.{}", escaped(written));
+        let key_path = format!("{key_path}.tables.{}", escaped(written));
         if written == "-" {
             return self
                 .notes
-                .push(format!("{place}: closed: 1.0 has pages of its own where its rows are; rename it"));
+                .push(format!("{key_path}: closed: 1.0 has pages of its own where its rows are; rename it"));
         }
         let blocks = blocks_of(tables, written);
         // The query of this very name, whose `permissions` count for the table.
@@ -494,19 +494,19 @@ impl Importer {
         if let Some(rule) =
             rule.filter(|rule| whole.rule(self.version, action::VIEW_TABLE).as_ref() != Some(rule))
         {
-            self.note_versions(here, action::VIEW_TABLE, &place);
-            let rule = self.with_sql(rule, here, &place);
-            let allow = self.single(&rule, &place);
-            self.add(&place, name.table(database), READ, allow);
+            self.note_versions(here, action::VIEW_TABLE, &key_path);
+            let rule = self.with_sql(rule, here, &key_path);
+            let allow = self.single(&rule, &key_path);
+            self.add(&key_path, name.table(database), READ, allow);
         }
         for (what, actions) in TABLE_WRITES {
-            if let Some(allow) = self.write_rule(here, Some(whole), actions, &place) {
-                self.add(&format!("{place}: {what}"), name.table_write(database, what), POST, allow);
+            if let Some(allow) = self.write_rule(here, Some(whole), actions, &key_path) {
+                self.add(&format!("{key_path}: {what}"), name.table_write(database, what), POST, allow);
             }
         }
         for (what, actions) in ROW_WRITES {
-            if let Some(allow) = self.write_rule(here, Some(whole), actions, &place) {
-                self.add(&format!("{place}: {what} a row"), name.row_write(database, what), POST, allow);
+            if let Some(allow) = self.write_rule(here, Some(whole), actions, &key_path) {
+                self.add(&format!("{key_path}: {what} a row"), name.row_write(database, what), POST, allow);
             }
         }
     }
@@ -517,11 +517,11 @@ impl Importer {
         here: Resource<'_>,
         whole: Option<Resource<'_>>,
         actions: &[&str],
-        place: &str,
+        key_path: &str,
     ) -> Option<Value> {
-        let of = |place: Resource<'_>| {
+        let of = |resource: Resource<'_>| {
             // Without a block nobody may write.
-            let rules = actions.iter().map(|action| place.rule(self.version, action));
+            let rules = actions.iter().map(|action| resource.rule(self.version, action));
             let all = rules.collect::<Option<Vec<Rule>>>()?;
             all.into_iter().map(Some).reduce(Rule::both).flatten()
         };
@@ -530,10 +530,10 @@ impl Importer {
             return None;
         }
         let rule = rule?;
-        Some(self.single(&rule, place))
+        Some(self.single(&rule, key_path))
     }
 
-    fn add_database(&mut self, place: &str, name: &Name, whole: Resource<'_>, tables: &[Member<'_>]) {
+    fn add_database(&mut self, key_path: &str, name: &Name, whole: Resource<'_>, tables: &[Member<'_>]) {
         let page = whole.rule(self.version, action::VIEW_DATABASE);
         let sql = whole.rule(self.version, action::EXECUTE_SQL);
         let of_tables = whole.rule(self.version, action::VIEW_TABLE);
@@ -543,56 +543,56 @@ impl Importer {
             && tables != queries
         {
             self.notes.push(format!(
-                "{place}: view-query: queries that are stored in Datasette have the paths of tables, so that tables without \
+                "{key_path}: view-query: queries that are stored in Datasette have the paths of tables, so that tables without \
                  blocks of their own are open to those alone who may see both"
             ));
         }
         let of_tables = of_tables.and_then(|rule| Rule::both(Some(rule), of_queries));
         for action in [action::VIEW_DATABASE, action::VIEW_TABLE] {
-            self.note_versions(whole, action, place);
+            self.note_versions(whole, action, key_path);
         }
 
         if self.version != Some(Version::Before1) {
             let has_dash = tables.iter().any(|table| table.name == "-");
             if has_dash {
-                self.notes.push(format!("{place}: /-/query is closed, because a table is called `-`"));
+                self.notes.push(format!("{key_path}: /-/query is closed, because a table is called `-`"));
             } else if let Some(rule) = Rule::both(page.clone(), sql) {
-                let allow = self.single(&rule, &format!("{place}: /-/query"));
-                self.add(&format!("{place}: SQL"), name.sql(), READ, allow);
+                let allow = self.single(&rule, &format!("{key_path}: /-/query"));
+                self.add(&format!("{key_path}: SQL"), name.sql(), READ, allow);
             }
-            if let Some(allow) = self.write_rule(whole, None, &[action::CREATE_TABLE], place) {
-                self.add(&format!("{place}: create"), name.create(), POST, allow);
+            if let Some(allow) = self.write_rule(whole, None, &[action::CREATE_TABLE], key_path) {
+                self.add(&format!("{key_path}: create"), name.create(), POST, allow);
             }
             for (what, actions) in TABLE_WRITES {
-                if let Some(allow) = self.write_rule(whole, None, actions, place) {
-                    self.add(&format!("{place}: {what}"), name.any_table_write(what), POST, allow);
+                if let Some(allow) = self.write_rule(whole, None, actions, key_path) {
+                    self.add(&format!("{key_path}: {what}"), name.any_table_write(what), POST, allow);
                 }
             }
             for (what, actions) in ROW_WRITES {
-                if let Some(allow) = self.write_rule(whole, None, actions, place) {
-                    self.add(&format!("{place}: {what} a row"), name.any_row_write(what), POST, allow);
+                if let Some(allow) = self.write_rule(whole, None, actions, key_path) {
+                    self.add(&format!("{key_path}: {what} a row"), name.any_row_write(what), POST, allow);
                 }
             }
         }
 
         if page.is_some() {
-            self.add_download(place, name, whole);
+            self.add_download(key_path, name, whole);
         }
-        let page = page.map(|rule| self.with_sql(rule, whole, place));
-        let of_tables = of_tables.map(|rule| self.with_sql(rule, whole, place));
+        let page = page.map(|rule| self.with_sql(rule, whole, key_path));
+        let of_tables = of_tables.map(|rule| self.with_sql(rule, whole, key_path));
         match (&page, &of_tables) {
             (Some(page), Some(tables)) if page == tables => {
-                let allow = self.single(page, place);
-                self.add(place, name.database(), READ, allow);
+                let allow = self.single(page, key_path);
+                self.add(key_path, name.database(), READ, allow);
             }
             (page, tables) => {
                 if let Some(rule) = page {
-                    let allow = self.single(rule, place);
-                    self.add(place, name.page(), READ, allow);
+                    let allow = self.single(rule, key_path);
+                    self.add(key_path, name.page(), READ, allow);
                 }
                 if let Some(rule) = tables {
-                    let allow = self.single(rule, place);
-                    self.add(&format!("{place}: its tables"), name.tables(), READ, allow);
+                    let allow = self.single(rule, key_path);
+                    self.add(&format!("{key_path}: its tables"), name.tables(), READ, allow);
                 }
             }
         }
@@ -604,7 +604,7 @@ impl Importer {
         };
         if let Some(pages) = closed {
             self.notes.push(format!(
-                "{place}: closed but for what is listed: no allow block speaks of it, so that Datasette shows it to \
+                "{key_path}: closed but for what is listed: no allow block speaks of it, so that Datasette shows it to \
                  everybody; if that is right, add {{path_regex: {}, methods: [GET], allow: true}}",
                 quoted(&pages)
             ));
@@ -613,7 +613,7 @@ impl Importer {
 
     /// A download holds every table.  Datasette denies it for databases that can change, and the file does not say which
     /// these are.
-    fn add_download(&mut self, place: &str, name: &Name, whole: Resource<'_>) {
+    fn add_download(&mut self, key_path: &str, name: &Name, whole: Resource<'_>) {
         let blocks = [Some(whole.instance), whole.database];
         let mut permissions = blocks.into_iter().flatten().flat_map(|blocks| &blocks.permissions);
         let is_said = permissions.any(|(action, _)| action == action::DOWNLOAD);
@@ -621,26 +621,26 @@ impl Importer {
         if let Some(rule) =
             whole.rule(self.version, action::DOWNLOAD).filter(|_| is_said && !self.downloads_are_off)
         {
-            let allow = self.single(&rule, &format!("{place}: {}", action::DOWNLOAD));
+            let allow = self.single(&rule, &format!("{key_path}: {}", action::DOWNLOAD));
             self.notes.push(format!(
-                "{place}: {}: closed, because Datasette denies it of databases that can change; if this one is immutable \
+                "{key_path}: {}: closed, because Datasette denies it of databases that can change; if this one is immutable \
                  (-i), set `allow: {allow}` at the route {}",
                 action::DOWNLOAD,
                 quoted(&path)
             ));
         }
-        self.add(&format!("{place}: download"), path, READ, Value::Bool(false));
+        self.add(&format!("{key_path}: download"), path, READ, Value::Bool(false));
     }
 
     /// The blocks of one mapping.  A block that cannot be expressed becomes "no one".
-    fn blocks(&mut self, mapping: &Map<String, Value>, known: &[&str], place: &str) -> Blocks {
-        let dot = if place.is_empty() { "" } else { "." };
+    fn blocks(&mut self, mapping: &Map<String, Value>, known: &[&str], key_path: &str) -> Blocks {
+        let dot = if key_path.is_empty() { "" } else { "." };
         let mut blocks = Blocks::default();
         let mut problems = Vec::new();
         let mut read = |key: &str, block: &Value| match allow::translate(block) {
             Ok(allow) => allow,
             Err(why) => {
-                problems.push(format!("{place}{dot}{key}: {why}; closed"));
+                problems.push(format!("{key_path}{dot}{key}: {why}; closed"));
                 Value::Bool(false)
             }
         };
@@ -658,7 +658,7 @@ impl Importer {
             .is_some_and(|permissions| !permissions.is_object() && !permissions.is_null())
         {
             problems.push(format!(
-                "{place}{dot}permissions: it is not a mapping from actions to allow blocks; closed"
+                "{key_path}{dot}permissions: it is not a mapping from actions to allow blocks; closed"
             ));
             blocks.is_unclear = true;
         }
@@ -666,7 +666,7 @@ impl Importer {
             if has_permissions(key, value) {
                 let key = escaped(key);
                 problems.push(format!(
-                    "{place}{dot}{key}: a permission where Datasette has none that is known here; closed"
+                    "{key_path}{dot}{key}: a permission where Datasette has none that is known here; closed"
                 ));
                 blocks.is_unclear = true;
             }
@@ -676,16 +676,18 @@ impl Importer {
             let is_known = action::ALL.contains(&action.as_str());
             let action = escaped(action);
             if self.version == Some(Version::Before1) {
-                self.notes.push(format!("{place}{dot}permissions.{action}: left out; 0.65 does not read it"));
+                self.notes
+                    .push(format!("{key_path}{dot}permissions.{action}: left out; 0.65 does not read it"));
             } else if !is_known {
-                self.notes.push(format!("{place}{dot}permissions.{action}: left out; no route leads there"));
+                self.notes
+                    .push(format!("{key_path}{dot}permissions.{action}: left out; no route leads there"));
             }
         }
         blocks
     }
 
     /// Who may see the pages and also run SQL on them.
-    fn with_sql(&mut self, rule: Rule, here: Resource<'_>, place: &str) -> Rule {
+    fn with_sql(&mut self, rule: Rule, here: Resource<'_>, key_path: &str) -> Rule {
         let sql = here.rule(self.version, action::EXECUTE_SQL);
         let (Some(sql), Sql::NotGuarded) = (sql, self.sql) else {
             return rule;
@@ -696,7 +698,7 @@ impl Importer {
         let allow = both.to_allow();
         if allow.is_none() || allow != rule.to_allow() {
             let line = format!(
-                "{place}: allow_sql: pages under which SQL could be run (`?sql=`, `?_where=`) are open to those alone who \
+                "{key_path}: allow_sql: pages under which SQL could be run (`?sql=`, `?_where=`) are open to those alone who \
                  may run SQL, which in 1.0 takes view-database{}; --datasette-guards-sql leaves that to Datasette",
                 if allow.is_some() {
                     ""
@@ -712,10 +714,10 @@ impl Importer {
     }
 
     /// The rule as one allow block of ours; "no one" where no single block can express it.
-    fn single(&mut self, rule: &Rule, place: &str) -> Value {
+    fn single(&mut self, rule: &Rule, key_path: &str) -> Value {
         rule.to_allow().unwrap_or_else(|| {
             let line =
-                format!("{place}: closed: no single allow block can say who passes all that is asked for");
+                format!("{key_path}: closed: no single allow block can say who passes all that is asked for");
             if !self.notes.contains(&line) {
                 self.notes.push(line);
             }
@@ -724,7 +726,7 @@ impl Importer {
     }
 
     /// Notes where 1.0 admits actors that 0.65 does not.
-    fn note_versions(&mut self, here: Resource<'_>, action: &str, place: &str) {
+    fn note_versions(&mut self, here: Resource<'_>, action: &str, key_path: &str) {
         if self.version.is_some() {
             return;
         }
@@ -732,7 +734,7 @@ impl Importer {
         let since_1 = here.rule(Some(Version::Since1), action).and_then(|rule| rule.to_allow());
         if both != since_1 {
             self.notes.push(format!(
-                "{place}: {action}: Datasette 0.65 and 1.0 decide differently, and only whom both let in passes; \
+                "{key_path}: {action}: Datasette 0.65 and 1.0 decide differently, and only whom both let in passes; \
                  --datasette-version says which one it is"
             ));
         }
@@ -805,7 +807,7 @@ fn add_differences(
         let others = if others.is_empty() {
             String::new()
         } else {
-            format!("; whoever logs in by {}", others.join(" or "))
+            format!("; people who log in by {}", others.join(" or "))
         };
         notes.push(format!(
             "no token came out of the file, so that only the anonymous pass{others}: add `tokens`, `users` or `keys` with the \
@@ -841,7 +843,7 @@ fn add_differences(
     );
     notes.push(
         "Datasette should keep its file: its lists, labels and SQL go by these permissions, and it is shown the \
-         credential for that (forward_credentials).  Whoever logs in to Datasette itself is anonymous here"
+         credential for that (forward_credentials).  A user who logs in to Datasette itself is anonymous here"
             .to_owned(),
     );
 }

@@ -54,10 +54,10 @@ static PROGRAMS: LazyLock<(PathBuf, PathBuf)> = LazyLock::new(|| {
     let run = Command::new("python3").arg(script).arg("chromium").output();
     let run = run.unwrap_or_else(|error| panic!("the tests need python3, which did not start: {error}"));
     assert!(run.status.success(), "Chromium is missing: {}", String::from_utf8_lossy(&run.stderr));
-    let told = String::from_utf8(run.stdout).expect("paths are UTF-8");
+    let output = String::from_utf8(run.stdout).expect("paths are UTF-8");
     let path = |name: &str| {
-        let path = told.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
-        PathBuf::from(path.unwrap_or_else(|| panic!("fetch.py did not say where {name} is: {told:?}")))
+        let path = output.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
+        PathBuf::from(path.unwrap_or_else(|| panic!("fetch.py did not say where {name} is: {output:?}")))
     };
     (path("chromium"), path("chromedriver"))
 });

@@ -482,6 +482,6 @@ pub fn validate(config: &Path) -> Result<(), String> {
     let mut command = Command::new(tools::envoy());
     command.args(["--mode", "validate", "--log-level", "warning", "--config-path"]).arg(config);
     let run = command.output().expect("Envoy starts");
-    let told = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
-    if run.status.success() { Ok(()) } else { Err(told) }
+    let output = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    if run.status.success() { Ok(()) } else { Err(output) }
 }

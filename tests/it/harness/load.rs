@@ -81,7 +81,7 @@ impl Load {
     fn stop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         if let Some(asking) = self.asking.take() {
-            asking.join().expect("whoever asks does not panic");
+            asking.join().expect("the thread that sends does not panic");
         }
     }
 }

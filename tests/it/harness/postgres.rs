@@ -363,8 +363,8 @@ pub(super) fn own(user: &str, path: &Path) {
 /// Whoever may run the server when we are root.
 pub(super) fn unprivileged() -> &'static str {
     let known = |user: &&str| {
-        let asked = Command::new("id").arg("-u").arg(user).output();
-        asked.is_ok_and(|output| output.status.success())
+        let found = Command::new("id").arg("-u").arg(user).output();
+        found.is_ok_and(|output| output.status.success())
     };
     ["postgres", "nobody"].into_iter().find(known).expect(
         "PostgreSQL refuses to run as root, and there is neither a user `postgres` nor `nobody` to run it",

@@ -175,7 +175,7 @@ fn fetch_from(name: &str, tool: &str) -> PathBuf {
     let run = run.unwrap_or_else(|error| panic!("the tests need python3, which did not start: {error}"));
     let complaint = String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success(), "{name} is missing: {complaint}");
-    let told = String::from_utf8(run.stdout).expect("paths are UTF-8");
-    let path = told.lines().find_map(|line| line.strip_prefix(&format!("{tool}=")));
-    PathBuf::from(path.unwrap_or_else(|| panic!("fetch.py did not say where {tool} is: {told:?}")))
+    let output = String::from_utf8(run.stdout).expect("paths are UTF-8");
+    let path = output.lines().find_map(|line| line.strip_prefix(&format!("{tool}=")));
+    PathBuf::from(path.unwrap_or_else(|| panic!("fetch.py did not say where {tool} is: {output:?}")))
 }

@@ -16,7 +16,7 @@ fn entries(running: &Running, path: &str) -> Vec<Value> {
 }
 
 #[test]
-fn it_says_who_and_why_not_and_refusals_stand_in_a_place_of_their_own() {
+fn it_says_who_and_why_not_and_denials_have_a_log_of_their_own() {
     let upstream = Upstream::start();
     let mut running = Recipe::named("access-log").start_before(&upstream);
     let shown: Value = serde_json::from_str(blocks(section("access-log"), "json")[0]).unwrap();
@@ -81,8 +81,8 @@ fn what_a_rule_on_trial_would_refuse_stands_there_too() {
     running.errors_expected = true;
     let [entry, again] = &entries(&running, "/admin/1")[..] else { panic!("in both logs") };
     assert_eq!(entry, again);
-    let told = ["shadow_reason", "shadow_actor", "actor", "status"].map(|field| entry[field].clone());
-    assert_eq!(told, [json!("not_admitted"), json!("alice"), Value::Null, json!(200)]);
+    let fields = ["shadow_reason", "shadow_actor", "actor", "status"].map(|field| entry[field].clone());
+    assert_eq!(fields, [json!("not_admitted"), json!("alice"), Value::Null, json!(200)]);
     assert_eq!(entries(&running, "/admin/2").len(), 1, "in one log");
 }
 

@@ -22,7 +22,7 @@ fn one_actor_gets_the_new_version_and_nobody_else_can() {
 }
 
 #[test]
-fn a_policy_of_the_second_route_alone_is_never_asked_as_the_recipe_warns() {
+fn a_policy_of_the_second_route_alone_is_never_checked_as_the_recipe_warns() {
     let (app, canary) = (Upstream::start(), Upstream::start());
     let policy = "route: { cluster: canary }
                 typed_per_filter_config:

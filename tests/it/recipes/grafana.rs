@@ -79,10 +79,10 @@ fn nobody_forges_a_login() {
     };
     // The bot has neither name nor address, and gets none from its own request.
     let seen = forge(running.get("/")).bearer(secret("BOT_TOKEN")).send().seen();
-    let told: Vec<_> = seen.headers.iter().filter(|(name, _)| name.contains("webauth")).collect();
+    let headers: Vec<_> = seen.headers.iter().filter(|(name, _)| name.contains("webauth")).collect();
     assert_eq!(seen.all("x-webauth-user"), ["my-bot"]);
     assert_eq!(seen.all("x-webauth-role"), ["Viewer"]);
-    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(headers.len(), 2, "{headers:?}");
     // Nobody is asked about the probe, and yet nobody logs in by it.
     let seen = forge(running.get("/api/health")).send().seen();
     assert!(!seen.headers.iter().any(|(name, _)| name.contains("webauth")), "{seen:?}");

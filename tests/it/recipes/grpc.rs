@@ -38,7 +38,7 @@ fn call(to: SocketAddr, method: &str, token: &str) -> Result<String, tonic::Stat
 }
 
 #[test]
-fn methods_are_paths_and_refusals_are_grpcs_own() {
+fn methods_are_paths_and_denials_are_grpcs_own() {
     let service = service();
     let running = start(&service);
     let call = |method: &str, token: &str| match call(running.envoy.address(), method, token) {
@@ -79,11 +79,11 @@ fn a_stream_does_not_outlive_its_time() {
 }
 
 #[test]
-fn the_readme_says_what_a_client_is_told() {
+fn the_readme_says_what_a_client_gets() {
     let service = service();
     let running = start(&service);
     let lines = blocks(section("grpc"), "text")[0].lines();
-    let mut told = 0;
+    let mut rows = 0;
     for line in lines {
         let (who, expected) = line.split_once("  ").unwrap_or_else(|| panic!("{line:?}"));
         let (method, who) = who.split_once(' ').unwrap_or_else(|| panic!("{line:?}"));
@@ -93,9 +93,9 @@ fn the_readme_says_what_a_client_is_told() {
             Err(status) => format!("{}: {}", status.code() as i32, status.message()),
         };
         assert_eq!(answer, expected.trim(), "{line}");
-        told += 1;
+        rows += 1;
     }
-    assert_eq!(told, 4);
+    assert_eq!(rows, 4);
 }
 
 /// The trailers of a call with these, by the time they reach the service.

@@ -73,7 +73,7 @@ fn who_is_refused_or_anonymous_takes_nothing_from_an_actor() {
 }
 
 #[test]
-fn whoever_has_no_bucket_of_their_own_shares_a_small_one() {
+fn clients_without_a_bucket_of_their_own_share_a_small_one() {
     let upstream = Upstream::start();
     let recipe = Recipe::named("rate-limit")
         .config("actor: {id: my-bot}", "actor: {bot_id: my-bot}")
@@ -100,7 +100,7 @@ fn too_few_buckets_forget_which_is_why_the_recipe_has_many() {
 }
 
 #[test]
-fn a_grpc_client_is_told_that_its_share_is_used_up() {
+fn a_grpc_client_gets_a_status_when_its_share_is_used_up() {
     let upstream = Upstream::start();
     let running = Recipe::named("rate-limit").start_before(&upstream);
     assert_eq!(passed(|| ask(&running, "BOB_TOKEN", "/")), STANDARD);

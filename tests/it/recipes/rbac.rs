@@ -5,8 +5,8 @@ use crate::harness::Upstream;
 
 fn ask(running: &Running, token: &str, method: &str, target: &str) -> (u16, String) {
     let answer = running.request(method, target).bearer(secret(token)).send();
-    let told = if answer.status == 200 { String::new() } else { answer.text() };
-    (answer.status, told)
+    let text = if answer.status == 200 { String::new() } else { answer.text() };
+    (answer.status, text)
 }
 
 const BY_RBAC: &str = "RBAC: access denied";
@@ -61,7 +61,7 @@ fn an_admin_from_elsewhere_changes_nothing() {
 }
 
 #[test]
-fn a_log_tells_its_refusals_from_ours() {
+fn a_log_tells_its_denials_from_ours() {
     let upstream = Upstream::start();
     let log = "codec_type: AUTO
           access_log:

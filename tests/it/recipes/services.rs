@@ -5,7 +5,7 @@ use crate::harness::Upstream;
 use crate::harness::upstream::Seen;
 
 /// What a service saw of the actor: its headers that speak of one.
-fn told(seen: &Seen) -> Vec<&str> {
+fn actor_headers(seen: &Seen) -> Vec<&str> {
     let names = seen.headers.iter().map(|(name, _)| name.as_str());
     names.filter(|name| name.contains("actor")).collect()
 }
@@ -42,7 +42,7 @@ fn the_route_names_the_policy() {
 }
 
 #[test]
-fn each_service_is_told_what_it_is_to_know() {
+fn each_service_gets_the_headers_that_it_needs() {
     let (app, reports) = (Upstream::start(), Upstream::start());
     let running = start(&app, &reports);
     let forged = [("x-actor", "{}"), ("x-actor-id", "root"), ("x.actor.role", "Admin")];
@@ -52,12 +52,12 @@ fn each_service_is_told_what_it_is_to_know() {
     };
     let alice = r#"{"id":"alice","name":"Alice Liddell","role":"Viewer"}"#;
     let by_json = seen("/reports/x");
-    assert_eq!((told(&by_json), by_json.all("x-actor")), (vec!["x-actor"], vec![alice]));
+    assert_eq!((actor_headers(&by_json), by_json.all("x-actor")), (vec!["x-actor"], vec![alice]));
     let whole = seen("/x");
-    assert_eq!(told(&whole).len(), 4, "{whole:?}");
+    assert_eq!(actor_headers(&whole).len(), 4, "{whole:?}");
     assert_eq!(whole.all("x-actor-name"), ["Alice Liddell"]);
     for path in ["/fonts/x", "/healthz"] {
-        assert!(told(&seen(path)).is_empty(), "{path}");
+        assert!(actor_headers(&seen(path)).is_empty(), "{path}");
     }
 }
 

@@ -407,10 +407,10 @@ fn the_service_does_all_it_should_in_its_cage() {
 
     // The cage is there.
     let process = debian.property("MainPID");
-    let told = machine.read(&format!("/proc/{process}/status"));
-    let has = |line: &str| told.lines().any(|found| found.split_whitespace().eq(line.split_whitespace()));
+    let output = machine.read(&format!("/proc/{process}/status"));
+    let has = |line: &str| output.lines().any(|found| found.split_whitespace().eq(line.split_whitespace()));
     for line in ["Seccomp: 2", "NoNewPrivs: 1", "CapPrm: 0000000000000000", "CapBnd: 0000000000000000"] {
-        assert!(has(line), "no {line:?} in {told}");
+        assert!(has(line), "no {line:?} in {output}");
     }
     let limits = machine.read(&format!("/proc/{process}/limits"));
     assert!(limits.lines().any(|line| line.starts_with("Max open files            8192 ")), "{limits}");
@@ -506,9 +506,9 @@ fn a_mistake_that_is_mended_needs_nobody_else() {
 
 /// How exposed systemd thinks that the service is, from 0 to 10.
 fn exposure(machine: &Machine) -> f64 {
-    let told = machine.run(&format!("systemd-analyze security --no-pager {SERVICE} | tail -n 1"));
-    let (_, number) = told.split_once("service: ").unwrap_or_else(|| panic!("{told}"));
-    number.split(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{told}"))
+    let output = machine.run(&format!("systemd-analyze security --no-pager {SERVICE} | tail -n 1"));
+    let (_, number) = output.split_once("service: ").unwrap_or_else(|| panic!("{output}"));
+    number.split(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{output}"))
 }
 
 #[test]

@@ -217,13 +217,13 @@ server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 server.bind(("127.0.0.1", 53))
 print("ready", flush=True)
 while True:
-    asked, client = server.recvfrom(512)
-    end = asked.index(0, 12) + 5
-    name, kind = asked[12:end - 4].lower(), asked[end - 4:end - 2]
+    query, client = server.recvfrom(512)
+    end = query.index(0, 12) + 5
+    name, kind = query[12:end - 4].lower(), query[end - 4:end - 2]
     known = name == b"\4keys\3svc\7cluster\4test\0"
     answer = b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4\x7f\0\0\1" if known and kind == b"\0\1" else b""
-    head = asked[:2] + (b"\x81\x80" if known else b"\x81\x83") + b"\0\1" + (b"\0\1" if answer else b"\0\0") + b"\0" * 4
-    server.sendto(head + asked[12:end] + answer, client)
+    head = query[:2] + (b"\x81\x80" if known else b"\x81\x83") + b"\0\1" + (b"\0\1" if answer else b"\0\0") + b"\0" * 4
+    server.sendto(head + query[12:end] + answer, client)
 "#;
 
 /// The nameserver in a container's network.

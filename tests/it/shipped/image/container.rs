@@ -66,8 +66,8 @@ impl Image {
         let built = run(build, "");
         assert_eq!(built.code(), Some(0), "{}{}", built.stdout, built.stderr);
 
-        let told = buildah(&storage, &["inspect", "--type", "image", NAME]);
-        let mut told: Value = serde_json::from_str(&told).unwrap();
+        let inspected = buildah(&storage, &["inspect", "--type", "image", NAME]);
+        let mut inspected: Value = serde_json::from_str(&inspected).unwrap();
         let container = buildah(&storage, &["from", "--pull-never", NAME]);
         let root = PathBuf::from(buildah(&storage, &["mount", container.trim()]).trim());
         let mut find = Command::new("find");
@@ -82,7 +82,7 @@ impl Image {
         for file in FILES {
             fs::write(root.join(file), "").unwrap();
         }
-        Self { root, files, config: told["Docker"]["config"].take(), storage }
+        Self { root, files, config: inspected["Docker"]["config"].take(), storage }
     }
 
     /// What a registry would hold of it, in bytes.
@@ -287,8 +287,8 @@ impl Container {
     /// Its first process, as this machine numbers it.
     fn first_process(&self) -> u32 {
         let mut ps = Command::new("ps");
-        let told = output(ps.args(["-o", "pid=", "--ppid", &self.server.process().to_string()]));
-        told.trim().parse().unwrap_or_else(|_| panic!("one process, not {told:?}"))
+        let listed = output(ps.args(["-o", "pid=", "--ppid", &self.server.process().to_string()]));
+        listed.trim().parse().unwrap_or_else(|_| panic!("one process, not {listed:?}"))
     }
 
     /// SIGTERM to its first process.

@@ -62,7 +62,7 @@ fn every_refusal_says_what_the_table_says() {
 }
 
 #[test]
-fn users_are_asked_for_their_password() {
+fn users_are_challenged_for_their_password() {
     let stack = Stack::start(&format!("{CONFIG}{USERS}"));
     let basic_challenge = r#"Basic realm="api""#;
     let answer = stack.get("/").send();
@@ -127,17 +127,17 @@ fn a_grpc_client_is_refused_in_its_own_terms() {
         let alice = format!("Bearer {ALICE}");
         for content_type in ["application/grpc", "application/grpc+proto"] {
             let answer = call("/grpc.health.v1.Health/Check", content_type, None);
-            let told = (answer.status, answer.grpc_status(), answer.grpc_message());
-            assert_eq!(told, (200, Some("16"), Some("Unauthorized")), "{encoding:?}");
+            let response = (answer.status, answer.grpc_status(), answer.grpc_message());
+            assert_eq!(response, (200, Some("16"), Some("Unauthorized")), "{encoding:?}");
             let answer = call("/admin", content_type, Some(&alice));
-            let told = (answer.status, answer.grpc_status(), answer.grpc_message());
-            assert_eq!(told, (200, Some("7"), Some("Permission denied")), "{encoding:?}");
+            let response = (answer.status, answer.grpc_status(), answer.grpc_message());
+            assert_eq!(response, (200, Some("7"), Some("Permission denied")), "{encoding:?}");
             assert!(answer.body.is_empty());
             // Envoy makes INTERNAL (13) of 400 by itself.
             let twice = format!("{alice}, {alice}");
             let answer = call("/grpc.health.v1.Health/Check", content_type, Some(&twice));
-            let told = (answer.status, answer.grpc_status(), answer.grpc_message());
-            assert_eq!(told, (200, Some("3"), Some("Malformed request")), "{encoding:?}");
+            let response = (answer.status, answer.grpc_status(), answer.grpc_message());
+            assert_eq!(response, (200, Some("3"), Some("Malformed request")), "{encoding:?}");
         }
         let answer = call("/grpc.health.v1.Health/Check", "application/grpc", Some(&alice));
         assert_eq!((answer.status, answer.grpc_status()), (200, Some("0")), "{encoding:?}: {answer:?}");
