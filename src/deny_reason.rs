@@ -1,6 +1,6 @@
 //! Why a request is denied, and what every front end answers then: one table.
 //!
-//! A new reason is a variant of [`DenyReason`] and a row of the table below.
+//! A new reason is a variant of [`DenyReason`], or of an error that it holds, and a row of the table below.
 
 use crate::credential::CredentialError;
 use crate::policy::{AmbiguousPath, NotAdmitted, SelectError};
@@ -16,20 +16,8 @@ pub enum DenyReason {
     Overloaded,
     /// The message describes no HTTP request: Envoy's TCP filter sent it.
     NoHttp,
-    /// The path can be read in two ways.
-    AmbiguousPath(AmbiguousPath),
-    /// The host is not one.
-    IllegalHost,
-    /// The method is not in upper case.
-    IllegalMethod,
-    /// A header tells the upstream to use another method.
-    MethodOverride,
-    /// A header tells the upstream to use another path.
-    PathOverride,
-    /// A header tells the upstream to use another host.
-    HostOverride,
-    /// The target of COPY or MOVE cannot be decided about.
-    Destination,
+    /// No policy can be selected.
+    Selection(SelectError),
     /// A `connection` header tells Envoy to drop an actor header.
     ConnectionNamesActorHeader,
     /// A location carries two credentials.
@@ -52,8 +40,6 @@ pub enum DenyReason {
     UserLocked,
     /// The actor is authenticated, and the policy does not admit it.
     NotAdmitted,
-    /// `context_extensions` names a policy that does not exist.
-    UnknownPolicy,
     /// `context_extensions` has a key that is nearly `policy`: the operator meant to name one.
     ContextKey,
     /// Another site caused the request.
@@ -118,15 +104,15 @@ pub enum GrpcCode {
 
 /// Makes [`DenyReason::ALL`] and [`DenyReason::details`] of one table.  The `match` is exhaustive, hence so is the list.
 macro_rules! table {
-    ($($variant:ident $(($inner:path))? => $details:expr,)+) => {
+    ($($variant:ident $(($($inner:tt)+))? => $details:expr,)+) => {
         impl DenyReason {
             /// Every reason, one of each.
-            pub const ALL: [Self; [$(stringify!($variant)),+].len()] = [$(Self::$variant $(($inner))?),+];
+            pub const ALL: [Self; [$(stringify!($variant)),+].len()] = [$(Self::$variant $(($($inner)+))?),+];
 
             /// What is said about the denial, in logs and to the client.
             pub const fn details(self) -> &'static DenialDetails {
                 match self {
-                    $(Self::$variant $(($inner))? => const { &$details },)+
+                    $(Self::$variant $(($($inner)+))? => const { &$details },)+
                 }
             }
         }
@@ -136,23 +122,23 @@ macro_rules! table {
 table! {
     Undecodable => malformed("undecodable_request"),
     NoHttp => malformed("no_http"),
-    AmbiguousPath(AmbiguousPath::NotAbsolute) => malformed("path_not_absolute").logged_whole(),
-    AmbiguousPath(AmbiguousPath::EmptySegment) => malformed("path_empty_segment").logged_whole(),
-    AmbiguousPath(AmbiguousPath::DotSegment) => malformed("path_dot_segment").logged_whole(),
-    AmbiguousPath(AmbiguousPath::Parameters) => malformed("path_parameters").logged_whole(),
-    AmbiguousPath(AmbiguousPath::EncodedSlash) => malformed("path_encoded_slash").logged_whole(),
-    AmbiguousPath(AmbiguousPath::DoubleEncoding) => malformed("path_double_encoding").logged_whole(),
-    AmbiguousPath(AmbiguousPath::InvalidEscape) => malformed("path_invalid_escape").logged_whole(),
-    AmbiguousPath(AmbiguousPath::ControlCharacter) => malformed("path_control_character").logged_whole(),
-    AmbiguousPath(AmbiguousPath::NotUtf8) => malformed("path_not_utf8").logged_whole(),
-    AmbiguousPath(AmbiguousPath::Fragment) => malformed("path_fragment").logged_whole(),
-    AmbiguousPath(AmbiguousPath::EncodedDelimiter) => malformed("path_encoded_delimiter").logged_whole(),
-    IllegalHost => malformed("illegal_host").logged_whole(),
-    IllegalMethod => malformed("illegal_method").logged_whole(),
-    MethodOverride => malformed("method_override"),
-    PathOverride => malformed("path_override"),
-    HostOverride => malformed("host_override"),
-    Destination => malformed("destination"),
+    Selection(SelectError::AmbiguousPath(AmbiguousPath::NotAbsolute)) => malformed("path_not_absolute").logged_whole(),
+    Selection(SelectError::AmbiguousPath(AmbiguousPath::EmptySegment)) => malformed("path_empty_segment").logged_whole(),
+    Selection(SelectError::AmbiguousPath(AmbiguousPath::DotSegment)) => malformed("path_dot_segment").logged_whole(),
+    Selection(SelectError::AmbiguousPath(AmbiguousPath::Parameters)) => malformed("path_parameters").logged_whole(),
+    Selection(SelectError::AmbiguousPath(AmbiguousPath::EncodedSlash)) => malformed("path_encoded_slash").logged_whole(),
+    Selection(SelectError::AmbiguousPath(AmbiguousPath::DoubleEncoding)) => malformed("path_double_encoding").logged_whole(),
+    Selection(SelectError::AmbiguousPath(AmbiguousPath::InvalidEscape)) => malformed("path_invalid_escape").logged_whole(),
+    Selection(SelectError::AmbiguousPath(AmbiguousPath::ControlCharacter)) => malformed("path_control_character").logged_whole(),
+    Selection(SelectError::AmbiguousPath(AmbiguousPath::NotUtf8)) => malformed("path_not_utf8").logged_whole(),
+    Selection(SelectError::AmbiguousPath(AmbiguousPath::Fragment)) => malformed("path_fragment").logged_whole(),
+    Selection(SelectError::AmbiguousPath(AmbiguousPath::EncodedDelimiter)) => malformed("path_encoded_delimiter").logged_whole(),
+    Selection(SelectError::IllegalHost) => malformed("illegal_host").logged_whole(),
+    Selection(SelectError::IllegalMethod) => malformed("illegal_method").logged_whole(),
+    Selection(SelectError::MethodOverride) => malformed("method_override"),
+    Selection(SelectError::PathOverride) => malformed("path_override"),
+    Selection(SelectError::HostOverride) => malformed("host_override"),
+    Selection(SelectError::Destination) => malformed("destination"),
     ConnectionNamesActorHeader => malformed("connection_names_actor_header"),
     DuplicateCredential => malformed("duplicate_credential"),
     RequestTooLarge => DenialDetails {
@@ -173,7 +159,7 @@ table! {
     WrongPassword => wrong_password("wrong_password"),
     UserLocked => wrong_password("user_locked"),
     NotAdmitted => forbidden("not_admitted").logged_whole(),
-    UnknownPolicy => forbidden("unknown_policy").logged_whole(),
+    Selection(SelectError::UnknownPolicy) => forbidden("unknown_policy").logged_whole(),
     ContextKey => forbidden("context_key"),
     CrossSite => forbidden("cross_site"),
     Panicked => answer("panicked", GrpcCode::Internal, "internal_error", "Internal error"),
@@ -258,16 +244,7 @@ impl DenyReason {
 
 impl From<SelectError> for DenyReason {
     fn from(error: SelectError) -> Self {
-        match error {
-            SelectError::AmbiguousPath(why) => Self::AmbiguousPath(why),
-            SelectError::IllegalHost => Self::IllegalHost,
-            SelectError::IllegalMethod => Self::IllegalMethod,
-            SelectError::MethodOverride => Self::MethodOverride,
-            SelectError::PathOverride => Self::PathOverride,
-            SelectError::HostOverride => Self::HostOverride,
-            SelectError::Destination => Self::Destination,
-            SelectError::UnknownPolicy => Self::UnknownPolicy,
-        }
+        Self::Selection(error)
     }
 }
 
@@ -294,6 +271,11 @@ impl From<NotAdmitted> for DenyReason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_takes_one_byte() {
+        assert_eq!(size_of::<DenyReason>(), 1);
+    }
 
     #[test]
     fn each_reason_has_a_word_of_its_own_and_a_status_that_denies() {

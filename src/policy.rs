@@ -221,7 +221,7 @@ pub trait SelectionTrace {
 impl SelectionTrace for () {}
 
 /// Why no policy could be selected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SelectError {
     /// The path can be read in two ways.
     AmbiguousPath(AmbiguousPath),

@@ -20,6 +20,7 @@ use http::HeaderMap;
 use crate::attributes::{Attributes, Http};
 use crate::decision::{Decision, Outcome};
 use crate::deny_reason::DenyReason;
+use crate::policy::SelectError;
 use decision_log::DecisionLog;
 use logging::LogCounters;
 use metrics::Metrics;
@@ -95,7 +96,7 @@ impl Telemetry {
     /// Logs a mistake in Envoy's configuration, whichever decisions are logged: no client can cause it.
     fn log_wrong_context(&self, check: &CheckRecord<'_>) {
         let outcome = check.decision.outcome();
-        if outcome == Outcome::Denied(DenyReason::UnknownPolicy) {
+        if outcome == Outcome::Denied(DenyReason::Selection(SelectError::UnknownPolicy)) {
             let policy = check.request.and_then(|request| request.policy).map(decision_log::printable);
             tracing::error!(
                 policy = policy.as_deref(),

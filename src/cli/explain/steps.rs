@@ -15,7 +15,7 @@ use crate::decision::Decision;
 use crate::deny_reason::DenyReason;
 use crate::ext_authz::wire::check_response::HttpResponse;
 use crate::ext_authz::wire::{CheckResponse, HeaderValueOption};
-use crate::policy::{Allow, Mismatch};
+use crate::policy::{Allow, Mismatch, SelectError};
 use crate::snapshot::Snapshot;
 
 /// What is explained.
@@ -274,7 +274,8 @@ impl Explained<'_> {
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(named) = self.request.policy
-            && self.decision.outcome().deny_reason() == Some(DenyReason::UnknownPolicy)
+            && self.decision.outcome().deny_reason()
+                == Some(DenyReason::Selection(SelectError::UnknownPolicy))
         {
             let named = String::from_utf8_lossy(named);
             let names = self.snapshot().policies.names();
