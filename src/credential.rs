@@ -60,6 +60,51 @@ pub enum CredentialLocation {
     },
 }
 
+impl CredentialLocation {
+    /// The words of the locations that need no name.
+    pub const UNNAMED: [&str; 3] = ["bearer", "basic", "session"];
+    /// The words of the locations that have a name.
+    pub const NAMED: [&str; 3] = ["header", "query", "cookie"];
+
+    /// The word of the configuration: one of [`Self::UNNAMED`] or [`Self::NAMED`].
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Bearer => "bearer",
+            Self::Basic { .. } => "basic",
+            Self::Session { .. } => "session",
+            Self::Header { .. } => "header",
+            Self::Query { .. } => "query",
+            Self::Cookie { .. } => "cookie",
+        }
+    }
+
+    /// The name of the header, query parameter or cookie where the configuration gives one.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Bearer | Self::Basic { .. } | Self::Session { .. } => None,
+            Self::Header { name } | Self::Query { name } | Self::Cookie { name, .. } => Some(name),
+        }
+    }
+
+    /// The name of the header that carries it; `None` when the path does.
+    pub fn header(&self) -> Option<&str> {
+        match self {
+            Self::Bearer | Self::Basic { .. } => Some("authorization"),
+            Self::Session { .. } | Self::Cookie { .. } => Some("cookie"),
+            Self::Header { name } => Some(name),
+            Self::Query { .. } => None,
+        }
+    }
+}
+
+/// Such as `bearer` or `header x-api-key`.
+impl std::fmt::Display for CredentialLocation {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.kind())?;
+        self.name().map_or(Ok(()), |name| write!(formatter, " {name}"))
+    }
+}
+
 /// The locations to read, in order.
 #[derive(Debug, Clone)]
 pub struct CredentialLocations {
@@ -580,6 +625,27 @@ mod tests {
                 format!("password {user}:{}", password.expose())
             }
             Err(error) => format!("{error:?}"),
+        }
+    }
+
+    #[test]
+    fn a_location_says_what_it_is_called_and_which_header_carries_it() {
+        let cross_site = CrossSite::Deny;
+        for (location, text, header) in [
+            (CredentialLocation::Bearer, "bearer", Some("authorization")),
+            (CredentialLocation::Basic { cross_site }, "basic", Some("authorization")),
+            (CredentialLocation::Session { cookie: "eat_session" }, "session", Some("cookie")),
+            (CredentialLocation::Header { name: "x-api-key".into() }, "header x-api-key", Some("x-api-key")),
+            (CredentialLocation::Query { name: "t".into() }, "query t", None),
+            (CredentialLocation::Cookie { name: "c".into(), cross_site }, "cookie c", Some("cookie")),
+        ] {
+            assert_eq!((&*location.to_string(), location.header()), (text, header));
+            let words = if location.name().is_some() {
+                CredentialLocation::NAMED
+            } else {
+                CredentialLocation::UNNAMED
+            };
+            assert!(words.contains(&location.kind()), "{text}");
         }
     }
 

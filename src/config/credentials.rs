@@ -128,25 +128,7 @@ pub fn locations(order: Vec<CredentialLocation>) -> CredentialLocations {
 
 /// Whether two locations are the same but for their options.
 fn is_same(one: &CredentialLocation, other: &CredentialLocation) -> bool {
-    match (one, other) {
-        (CredentialLocation::Bearer, CredentialLocation::Bearer)
-        | (CredentialLocation::Basic { .. }, CredentialLocation::Basic { .. })
-        | (CredentialLocation::Session { .. }, CredentialLocation::Session { .. }) => true,
-        (CredentialLocation::Header { name: one }, CredentialLocation::Header { name: other })
-        | (CredentialLocation::Query { name: one }, CredentialLocation::Query { name: other })
-        | (CredentialLocation::Cookie { name: one, .. }, CredentialLocation::Cookie { name: other, .. }) => {
-            one == other
-        }
-        (
-            CredentialLocation::Bearer
-            | CredentialLocation::Basic { .. }
-            | CredentialLocation::Session { .. }
-            | CredentialLocation::Header { .. }
-            | CredentialLocation::Query { .. }
-            | CredentialLocation::Cookie { .. },
-            _,
-        ) => false,
-    }
+    (one.kind(), one.name()) == (other.kind(), other.name())
 }
 
 fn read_location<'t>(
@@ -174,12 +156,12 @@ fn read_word<'t>(
         "bearer" => Some(CredentialLocation::Bearer),
         "basic" => Some(CredentialLocation::Basic { cross_site: CrossSite::Deny }),
         "session" => read_session(reader, node, sessions),
-        "header" | "query" | "cookie" => {
-            reader.error(&node.at, format!("`{word}` needs a name: {{{word}: NAME}}"));
+        named if CredentialLocation::NAMED.contains(&named) => {
+            reader.error(&node.at, format!("`{named}` needs a name: {{{named}: NAME}}"));
             None
         }
         other => {
-            let near = nearest(other, ["bearer", "basic", "session"].into_iter());
+            let near = nearest(other, CredentialLocation::UNNAMED.into_iter());
             let advice = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
             reader.error(&node.at, format!("expected {LOCATIONS}, found another word{advice}"));
             None

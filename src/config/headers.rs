@@ -90,14 +90,10 @@ fn problem_with(name: &str, locations: &[CredentialLocation]) -> Option<String> 
     if let Some(prefix) = RESERVED_PREFIXES.into_iter().find(|prefix| name.starts_with(prefix)) {
         return Some(format!("headers that begin with `{prefix}` are not ours to set"));
     }
-    let is_location = locations.iter().any(|location| match location {
-        CredentialLocation::Header { name: location } => folds_onto(location.as_bytes(), name),
-        CredentialLocation::Bearer
-        | CredentialLocation::Basic { .. }
-        | CredentialLocation::Session { .. }
-        | CredentialLocation::Query { .. }
-        | CredentialLocation::Cookie { .. } => false,
-    });
+    let is_location = locations
+        .iter()
+        .filter_map(CredentialLocation::header)
+        .any(|location| folds_onto(location.as_bytes(), name));
     is_location.then(|| {
         "`credentials` reads a token from this header; an actor header would take its place".to_owned()
     })

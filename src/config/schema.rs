@@ -8,6 +8,7 @@ pub mod json;
 
 use self::json::Form;
 use super::raw::Value;
+use crate::credential::CredentialLocation;
 
 /// The schema of a value: which keys it has, and how much of it may be shown.
 pub enum Schema {
@@ -434,22 +435,11 @@ pub fn secrets_of_url(url: &str) -> Vec<&str> {
 
 /// Whether a text is one of the words that values can be.  No secret is one of them.
 fn is_configuration_word(text: &str) -> bool {
-    let words = [
-        "bearer",
-        "basic",
-        "session",
-        "header",
-        "query",
-        "cookie",
-        "deny",
-        "error",
-        "off",
-        "anonymous",
-        "empty_segment",
-        "encoded_slash",
-        "parameters",
-    ];
-    words.contains(&text) || is_boolean_word(text)
+    let words = ["deny", "error", "off", "anonymous", "empty_segment", "encoded_slash", "parameters"];
+    CredentialLocation::UNNAMED.contains(&text)
+        || CredentialLocation::NAMED.contains(&text)
+        || words.contains(&text)
+        || is_boolean_word(text)
 }
 
 /// Whether a text is a word that YAML 1.1 reads as true or false.

@@ -4,7 +4,6 @@ use super::EnvoyError;
 use super::endpoint::Endpoint;
 use super::tls::{TlsFiles, UpstreamTls};
 use crate::config::Config;
-use crate::credential::CredentialLocation;
 use crate::policy::PermittedOverrides;
 
 /// The values that Envoy's configuration is rendered from.
@@ -43,15 +42,11 @@ impl EnvoySettings {
         let mut credentials: Vec<String> = Vec::new();
         let cookie = "cookie".to_owned();
         for location in rules.locations.order() {
-            let header = match location {
-                CredentialLocation::Bearer | CredentialLocation::Basic { .. } => "authorization".to_owned(),
-                CredentialLocation::Header { name } => name.to_string(),
-                CredentialLocation::Session { .. } | CredentialLocation::Cookie { .. } => cookie.clone(),
-                // Envoy sends the path with its query in any case.
-                CredentialLocation::Query { .. } => continue,
-            };
-            if !credentials.contains(&header) {
-                credentials.push(header);
+            // Envoy sends the path with its query in any case.
+            if let Some(header) = location.header()
+                && !credentials.iter().any(|earlier| earlier == header)
+            {
+                credentials.push(header.to_owned());
             }
         }
         let mut emptied = if rules.forward_credentials { Vec::new() } else { credentials.clone() };

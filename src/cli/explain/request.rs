@@ -135,13 +135,9 @@ impl RequestInput {
         let http = attributes.http.as_ref();
         let is_filled =
             |name: &str| http.is_some_and(|http| query::values(http, name).any(|value| !value.is_empty()));
-        let carried = snapshot.locations.order().iter().find_map(|location| match location {
-            CredentialLocation::Query { name } => is_filled(name).then_some(name),
-            CredentialLocation::Bearer
-            | CredentialLocation::Basic { .. }
-            | CredentialLocation::Session { .. }
-            | CredentialLocation::Header { .. }
-            | CredentialLocation::Cookie { .. } => None,
+        let carried = snapshot.locations.order().iter().find_map(|location| {
+            let CredentialLocation::Query { name } = location else { return None };
+            is_filled(name).then_some(name)
         });
         match carried {
             None => Ok(()),
@@ -348,14 +344,7 @@ fn header_name(written: &str) -> Result<String, ExplainError> {
 }
 
 fn is_credential_header(name: &str, snapshot: &Snapshot) -> bool {
-    let is_location = |location: &CredentialLocation| match location {
-        CredentialLocation::Header { name: location } => location.as_ref() == name,
-        CredentialLocation::Bearer
-        | CredentialLocation::Basic { .. }
-        | CredentialLocation::Session { .. }
-        | CredentialLocation::Query { .. }
-        | CredentialLocation::Cookie { .. } => false,
-    };
+    let is_location = |location: &CredentialLocation| location.header() == Some(name);
     matches!(name, "authorization" | "cookie") || snapshot.locations.order().iter().any(is_location)
 }
 

@@ -151,7 +151,7 @@ impl Explained<'_> {
         read.map(|(index, (location, carries))| {
             let written = self.at(format!("credentials[{index}]"));
             let at = if written.line.is_some() { written } else { self.at("credentials") };
-            LocationRead { location: location_name(location), carries, at }
+            LocationRead { location: location.to_string(), carries, at }
         })
         .collect()
     }
@@ -323,17 +323,6 @@ fn differs(mismatch: Mismatch) -> &'static str {
 
 fn is_stand_in(location: &CredentialLocation) -> bool {
     matches!(location, CredentialLocation::Header { name } if **name == *STAND_IN)
-}
-
-fn location_name(location: &CredentialLocation) -> String {
-    match location {
-        CredentialLocation::Bearer => "bearer".to_owned(),
-        CredentialLocation::Basic { .. } => "basic".to_owned(),
-        CredentialLocation::Session { .. } => "session".to_owned(),
-        CredentialLocation::Header { name } => format!("header {name}"),
-        CredentialLocation::Query { name } => format!("query {name}"),
-        CredentialLocation::Cookie { name, .. } => format!("cookie {name}"),
-    }
 }
 
 /// Such as "token `reporting`, dead since …".

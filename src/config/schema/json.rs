@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{DATASETTE_PLUGIN, KeySchema, REFERENCE, SCHEMA, SECTIONS_BESIDE_PLUGINS, Schema};
+use crate::credential::CredentialLocation;
 
 /// The form of a key's value.
 pub enum Form {
@@ -145,7 +146,7 @@ fn nested(schema: &'static Schema) -> Value {
         Schema::Named(schema) => json!({"type": "object", "additionalProperties": nested(schema)}),
         Schema::Each(schema) => json!({"type": "array", "items": nested(schema)}),
         Schema::Locations(schema) => {
-            let words = word(&["bearer", "basic", "session"]);
+            let words = word(&CredentialLocation::UNNAMED);
             json!({"type": "array", "minItems": 1, "items": {"anyOf": [words, nested(schema)]}})
         }
         Schema::DatasettePlugin => {
