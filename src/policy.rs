@@ -16,7 +16,7 @@ use crate::attributes::{Attributes, Http};
 use crate::credential::Principal;
 
 pub use allow::{Allow, AllowError};
-use overrides::{Overridden, RoutedParts, overrides_method};
+use overrides::{OverrideError, RoutedParts, overrides_method};
 use route::SpellingTolerance;
 
 pub use overrides::{Override, OverrideKind, PermittedOverrides};
@@ -241,12 +241,12 @@ pub enum SelectError {
     UnknownPolicy,
 }
 
-impl From<Overridden> for SelectError {
-    fn from(overridden: Overridden) -> Self {
+impl From<OverrideError> for SelectError {
+    fn from(overridden: OverrideError) -> Self {
         match overridden {
-            Overridden::Path => Self::PathOverride,
-            Overridden::Host => Self::HostOverride,
-            Overridden::Method => Self::MethodOverride,
+            OverrideError::Path => Self::PathOverride,
+            OverrideError::Host => Self::HostOverride,
+            OverrideError::Method => Self::MethodOverride,
         }
     }
 }

@@ -21,9 +21,9 @@ use crate::telemetry::audit_log::{AuditLog, TARGET, UnauthenticatedAttempt};
 /// A change that is attempted, and what is known of it so far.  The middleware puts it into the request's extensions;
 /// as an extractor it gives a handler access to it.
 #[derive(Clone)]
-pub(super) struct ChangeAttempt(Arc<Details>);
+pub(super) struct ChangeAttempt(Arc<AttemptDetails>);
 
-struct Details {
+struct AttemptDetails {
     log: AuditLog,
     /// The message of the line when the change is denied.
     denial_message: &'static str,
@@ -48,7 +48,7 @@ impl ChangeAttempt {
     /// The attempt of this request, which is put into its extensions too; `None` when the request changes nothing.
     pub(super) fn from_request(admin: &Admin, parts: &mut Parts) -> Option<Self> {
         let (denial_message, id) = denial_message(parts.method.as_str(), parts.uri.path())?;
-        let attempt = Self(Arc::new(Details {
+        let attempt = Self(Arc::new(AttemptDetails {
             log: admin.audit_log.clone(),
             denial_message,
             address: client_address(parts, admin.authorizer.snapshot().admin.as_deref()),
@@ -81,7 +81,7 @@ impl ChangeAttempt {
         let Some(Failure { status, reason }) = response.extensions().get::<Failure>() else {
             return;
         };
-        let Details { log, denial_message: message, address, key_id, caller, user, key } = &*self.0;
+        let AttemptDetails { log, denial_message: message, address, key_id, caller, user, key } = &*self.0;
         let status = status.as_u16();
         let Some(caller) = caller.get() else {
             let denial = UnauthenticatedAttempt { message, status, reason, user: user.get().cloned() };

@@ -113,7 +113,7 @@ impl Members {
     }
 
     fn parse(bytes: &[u8], known: &[&'static str]) -> Result<Self, ApiError> {
-        let Ok(Tree::Object(written)) = serde_json::from_slice(bytes) else {
+        let Ok(JsonTree::Object(written)) = serde_json::from_slice(bytes) else {
             return Err(ApiError::Malformed);
         };
         let mut members = Map::new();
@@ -209,16 +209,16 @@ fn fold(name: &str) -> String {
 }
 
 /// A JSON value with every member that was written; a map would keep one of two members with one name.
-enum Tree {
+enum JsonTree {
     Scalar(Value),
-    Array(Vec<Tree>),
-    Object(Vec<(String, Tree)>),
+    Array(Vec<JsonTree>),
+    Object(Vec<(String, JsonTree)>),
 }
 
 /// An object has two members with one name.
 struct DuplicateName;
 
-impl Tree {
+impl JsonTree {
     fn into_value(self) -> Result<Value, DuplicateName> {
         Ok(match self {
             Self::Scalar(value) => value,
@@ -240,63 +240,63 @@ impl Tree {
     }
 }
 
-impl<'de> Deserialize<'de> for Tree {
+impl<'de> Deserialize<'de> for JsonTree {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TreeVisitor)
+        deserializer.deserialize_any(JsonTreeVisitor)
     }
 }
 
-struct TreeVisitor;
+struct JsonTreeVisitor;
 
-impl<'de> Visitor<'de> for TreeVisitor {
-    type Value = Tree;
+impl<'de> Visitor<'de> for JsonTreeVisitor {
+    type Value = JsonTree;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("JSON")
     }
 
-    fn visit_unit<E>(self) -> Result<Tree, E> {
-        Ok(Tree::Scalar(Value::Null))
+    fn visit_unit<E>(self) -> Result<JsonTree, E> {
+        Ok(JsonTree::Scalar(Value::Null))
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Tree, E> {
-        Ok(Tree::Scalar(value.into()))
+    fn visit_bool<E>(self, value: bool) -> Result<JsonTree, E> {
+        Ok(JsonTree::Scalar(value.into()))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Tree, E> {
-        Ok(Tree::Scalar(value.into()))
+    fn visit_i64<E>(self, value: i64) -> Result<JsonTree, E> {
+        Ok(JsonTree::Scalar(value.into()))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Tree, E> {
-        Ok(Tree::Scalar(value.into()))
+    fn visit_u64<E>(self, value: u64) -> Result<JsonTree, E> {
+        Ok(JsonTree::Scalar(value.into()))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Tree, E> {
-        Ok(Tree::Scalar(Number::from_f64(value).map_or(Value::Null, Value::Number)))
+    fn visit_f64<E>(self, value: f64) -> Result<JsonTree, E> {
+        Ok(JsonTree::Scalar(Number::from_f64(value).map_or(Value::Null, Value::Number)))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Tree, E> {
-        Ok(Tree::Scalar(value.into()))
+    fn visit_str<E>(self, value: &str) -> Result<JsonTree, E> {
+        Ok(JsonTree::Scalar(value.into()))
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Tree, E> {
-        Ok(Tree::Scalar(value.into()))
+    fn visit_string<E>(self, value: String) -> Result<JsonTree, E> {
+        Ok(JsonTree::Scalar(value.into()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Tree, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<JsonTree, A::Error> {
         let mut elements = Vec::new();
         while let Some(element) = access.next_element()? {
             elements.push(element);
         }
-        Ok(Tree::Array(elements))
+        Ok(JsonTree::Array(elements))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Tree, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<JsonTree, A::Error> {
         let mut members = Vec::new();
         while let Some(member) = access.next_entry()? {
             members.push(member);
         }
-        Ok(Tree::Object(members))
+        Ok(JsonTree::Object(members))
     }
 }
 

@@ -14,7 +14,7 @@ use clap::Args;
 use self::explanation::Explanation;
 use self::log_line::LoggedDecision;
 use self::request::{RequestArgs, RequestInput, SecretArgs};
-use self::steps::{Explained, KeyStoreUse};
+use self::steps::{ExplainedDecision, KeyStoreUse};
 use self::trace::DecisionTrace;
 use super::{CommandOutcome, ConfigFile, ExplainError, print, read_secret};
 use crate::answer::Answer;
@@ -152,7 +152,7 @@ async fn decide(
     let http = request.http.as_ref().ok_or("error: there is no HTTP request")?;
     let answer = encoder.encode(&Answer::new(&decision, Some(http)));
     let answer = response::decode(frame::message(&answer)).map_err(|error| format!("error: {error}"))?;
-    let explained = Explained {
+    let explained = ExplainedDecision {
         file,
         positions,
         request: &request,

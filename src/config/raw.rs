@@ -166,7 +166,7 @@ pub fn looks_like_json(text: &str) -> bool {
 /// # Errors
 /// It is not JSON.  It may be YAML.
 pub fn from_json(text: &str) -> Result<Node, serde_json::Error> {
-    serde_json::from_str::<Content<Plain>>(text).map(Node::from)
+    serde_json::from_str::<Content<WithoutPositions>>(text).map(Node::from)
 }
 
 /// Reads one YAML 1.2 document without positions, which takes half the time of [`from_yaml`].
@@ -174,7 +174,7 @@ pub fn from_json(text: &str) -> Result<Node, serde_json::Error> {
 /// # Errors
 /// As [`from_yaml`]; a syntax error has its position here, too.
 pub fn from_yaml_without_positions(text: &str) -> Result<Node, SyntaxError> {
-    parse_yaml::<Plain>(text)
+    parse_yaml::<WithoutPositions>(text)
 }
 
 /// Reads one YAML 1.2 document with positions.
@@ -183,10 +183,10 @@ pub fn from_yaml_without_positions(text: &str) -> Result<Node, SyntaxError> {
 /// [`SyntaxError`]: it is not YAML, or uses a part of YAML that configurations do not support: application tags, several
 /// documents, keys that are not text, more than [`MAX_VALUES`] values.
 pub fn from_yaml(text: &str) -> Result<Node, SyntaxError> {
-    parse_yaml::<Positioned>(text)
+    parse_yaml::<WithPositions>(text)
 }
 
-fn parse_yaml<M: Mode>(text: &str) -> Result<Node, SyntaxError> {
+fn parse_yaml<M: PositionMode>(text: &str) -> Result<Node, SyntaxError> {
     let options = serde_saphyr::options! {
         // Its snippets show neighbouring lines, in which secrets may stand.
         with_snippet: false,
@@ -212,23 +212,23 @@ fn parse_yaml<M: Mode>(text: &str) -> Result<Node, SyntaxError> {
 }
 
 /// Whether values are read with their positions.
-trait Mode {
+trait PositionMode {
     type Value: DeserializeOwned + Into<Node>;
     type Key: DeserializeOwned + Into<EntryKey>;
 }
 
 /// JSON: no positions.
-struct Plain;
+struct WithoutPositions;
 
-impl Mode for Plain {
+impl PositionMode for WithoutPositions {
     type Value = Content<Self>;
     type Key = String;
 }
 
 /// YAML: every value and every key with its position.
-struct Positioned;
+struct WithPositions;
 
-impl Mode for Positioned {
+impl PositionMode for WithPositions {
     type Value = Spanned<Content<Self>>;
     type Key = Spanned<String>;
 }
@@ -250,19 +250,19 @@ impl From<Spanned<String>> for EntryKey {
     }
 }
 
-impl From<Content<Plain>> for Node {
-    fn from(content: Content<Plain>) -> Self {
+impl From<Content<WithoutPositions>> for Node {
+    fn from(content: Content<WithoutPositions>) -> Self {
         Self { at: Location::UNKNOWN, value: content.0 }
     }
 }
 
-impl From<Spanned<Content<Positioned>>> for Node {
-    fn from(spanned: Spanned<Content<Positioned>>) -> Self {
+impl From<Spanned<Content<WithPositions>>> for Node {
+    fn from(spanned: Spanned<Content<WithPositions>>) -> Self {
         Self { at: Location::of(&spanned), value: spanned.value.0 }
     }
 }
 
-impl<'de, M: Mode> Deserialize<'de> for Content<M> {
+impl<'de, M: PositionMode> Deserialize<'de> for Content<M> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ContentVisitor(PhantomData))
     }
@@ -276,7 +276,7 @@ impl<M> ContentVisitor<M> {
     }
 }
 
-impl<'de, M: Mode> Visitor<'de> for ContentVisitor<M> {
+impl<'de, M: PositionMode> Visitor<'de> for ContentVisitor<M> {
     type Value = Content<M>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

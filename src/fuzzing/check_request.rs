@@ -107,7 +107,7 @@ fn denied(setting: &Setting, deny_reason: DenyReason) -> Decision {
 
 /// What a decision reads of a request.
 #[derive(Debug, PartialEq, Eq)]
-struct Seen {
+struct DecisionInputs {
     policy: Option<Vec<u8>>,
     http: Option<(Vec<u8>, Vec<u8>, Vec<u8>, Encoding, Vec<(Vec<u8>, Vec<u8>)>)>,
 }
@@ -134,11 +134,11 @@ fn check_reading(data: &[u8], decoded: Option<&Attributes<'_>>) {
         let headers = each_key_once(http.headers.encoding(), headers.collect());
         (http.method.to_vec(), http.host.to_vec(), http.path.to_vec(), http.headers.encoding(), headers)
     });
-    let ours = Seen { policy: decoded.policy.map(<[u8]>::to_vec), http };
+    let ours = DecisionInputs { policy: decoded.policy.map(<[u8]>::to_vec), http };
     assert_eq!(ours, seen_by_generated(generated));
 }
 
-fn seen_by_generated(request: wire::CheckRequest) -> Seen {
+fn seen_by_generated(request: wire::CheckRequest) -> DecisionInputs {
     let attributes = request.attributes.unwrap_or_default();
     let policies = attributes.context_extensions.iter().filter(|entry| entry.key == b"policy"[..]);
     let policy = policies.last().map(|entry| entry.value.to_vec());
@@ -157,7 +157,7 @@ fn seen_by_generated(request: wire::CheckRequest) -> Seen {
         let headers = each_key_once(encoding, headers);
         (http.method.to_vec(), http.host.to_vec(), http.path.to_vec(), encoding, headers)
     });
-    Seen { policy, http }
+    DecisionInputs { policy, http }
 }
 
 /// Of a map's entries with one key the last one counts.

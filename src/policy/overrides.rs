@@ -100,7 +100,7 @@ pub struct RoutedParts {
 
 /// A request names something else than what was routed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Overridden {
+pub enum OverrideError {
     /// Another path.
     Path,
     /// Another host.
@@ -155,7 +155,7 @@ pub fn overrides_method(http: &Http<'_>) -> bool {
 ///
 /// # Errors
 /// The part of the request that is overridden.
-pub fn check(http: &Http<'_>, read: RoutedParts, permitted: PermittedOverrides) -> Result<(), Overridden> {
+pub fn check(http: &Http<'_>, read: RoutedParts, permitted: PermittedOverrides) -> Result<(), OverrideError> {
     let (mut method, mut destination) = (false, false);
     for header in http.headers.iter() {
         let Some(position) = find(header.name) else { continue };
@@ -166,12 +166,12 @@ pub fn check(http: &Http<'_>, read: RoutedParts, permitted: PermittedOverrides) 
             continue;
         }
         match known.kind {
-            OverrideKind::Path if read.path => return Err(Overridden::Path),
+            OverrideKind::Path if read.path => return Err(OverrideError::Path),
             OverrideKind::Host if read.host && !names_host(header.value, http.host) => {
-                return Err(Overridden::Host);
+                return Err(OverrideError::Host);
             }
             OverrideKind::Forwarded if read.host && !forwarded_names_host(header.value, http.host) => {
-                return Err(Overridden::Host);
+                return Err(OverrideError::Host);
             }
             OverrideKind::Method => method = true,
             OverrideKind::Destination => destination = true,
@@ -191,7 +191,7 @@ pub fn check(http: &Http<'_>, read: RoutedParts, permitted: PermittedOverrides) 
             && http.query().is_some_and(has_method_parameter)
             && !parameter_permitted()
     {
-        return Err(Overridden::Method);
+        return Err(OverrideError::Method);
     }
     Ok(())
 }

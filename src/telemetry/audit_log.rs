@@ -60,7 +60,7 @@ struct LineQueue {
     pushed: u64,
     /// The number of lines dropped so far.
     lost: u64,
-    unauthenticated: HashMap<UnauthenticatedAttempt, Merged>,
+    unauthenticated: HashMap<UnauthenticatedAttempt, MergedDenials>,
     /// Whether the writer is to reopen the file.
     reopen: bool,
     /// Until when the writer retries after [`AuditLog::close`].
@@ -83,7 +83,7 @@ pub struct UnauthenticatedAttempt {
 }
 
 #[derive(Debug)]
-struct Merged {
+struct MergedDenials {
     count: u64,
     /// The address of the last denial.
     address: Arc<str>,
@@ -241,7 +241,7 @@ impl LineQueue {
             merged.address = Arc::clone(address);
             return false;
         }
-        let merged = Merged { count: 0, address: Arc::clone(address), logged_at: now };
+        let merged = MergedDenials { count: 0, address: Arc::clone(address), logged_at: now };
         self.unauthenticated.insert(denial.clone(), merged);
         true
     }

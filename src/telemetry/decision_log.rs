@@ -50,14 +50,14 @@ impl LogDecisions {
 #[derive(Debug, Clone)]
 pub struct DecisionLog {
     which: LogDecisions,
-    sample: Arc<Sample>,
+    sample: Arc<Sampler>,
     lines: Option<LogWriter>,
 }
 
 impl DecisionLog {
     /// A log of these decisions, and of one in `sample` that were allowed; without lines it is silent.
     pub fn new(which: LogDecisions, sample: NonZeroU64, lines: Option<LogWriter>) -> Self {
-        Self { which, sample: Arc::new(Sample { of: sample, seen: AtomicU64::new(0) }), lines }
+        Self { which, sample: Arc::new(Sampler { of: sample, seen: AtomicU64::new(0) }), lines }
     }
 
     /// A log in which nothing is written.
@@ -126,12 +126,12 @@ fn written(mut line: LogLine, check: &CheckRecord<'_>, sample: u64) -> Vec<u8> {
 
 /// Takes one of so many.
 #[derive(Debug)]
-struct Sample {
+struct Sampler {
     of: NonZeroU64,
     seen: AtomicU64,
 }
 
-impl Sample {
+impl Sampler {
     /// Whether the next one is taken: exactly one in each run of as many, and not always the same of a run,
     /// so that traffic that comes in a rhythm is seen as a whole.
     fn takes_next(&self) -> bool {
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn one_of_each_run_is_taken_and_not_always_the_same() {
-        let sample = |of| Sample { of: NonZeroU64::new(of).unwrap(), seen: AtomicU64::new(0) };
+        let sample = |of| Sampler { of: NonZeroU64::new(of).unwrap(), seen: AtomicU64::new(0) };
         let every = sample(1);
         assert!((0..10).all(|_| every.takes_next()));
         let tenth = sample(10);

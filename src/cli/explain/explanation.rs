@@ -15,7 +15,7 @@ pub(super) struct Explanation {
     /// How its policy was selected.
     pub selection: Selection,
     /// What each location of a credential carries.
-    pub locations: Vec<LocationRead>,
+    pub locations: Vec<LocationContent>,
     /// Who the credential stands for.
     pub identity: Step,
     /// Whether the policy admits them; `null` when the request was denied before.
@@ -56,7 +56,7 @@ pub(super) struct ExplainedRequest {
 
 /// A position in the configuration.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct At {
+pub(super) struct KeyPosition {
     /// Such as `routes[2]`.
     pub key: String,
     /// `null` where a default holds.
@@ -73,9 +73,9 @@ pub(super) struct Selection {
     /// The path as routes compare it.
     pub path: Option<String>,
     /// Every route that was compared, in order; the last one may match.
-    pub routes: Vec<RouteCompared>,
+    pub routes: Vec<ComparedRoute>,
     /// Where the policy stands.
-    pub at: Option<At>,
+    pub at: Option<KeyPosition>,
 }
 
 /// What selected the policy.
@@ -96,9 +96,9 @@ pub(super) enum SelectedBy {
 
 /// A route that was compared.
 #[derive(Debug, Serialize)]
-pub(super) struct RouteCompared {
+pub(super) struct ComparedRoute {
     #[serde(flatten)]
-    pub at: At,
+    pub at: KeyPosition,
     pub matches: bool,
     /// `host`, `path` or `method`: the first that is another.
     pub differs: Option<&'static str>,
@@ -106,20 +106,20 @@ pub(super) struct RouteCompared {
 
 /// A location, and what it carries.
 #[derive(Debug, Serialize)]
-pub(super) struct LocationRead {
+pub(super) struct LocationContent {
     /// Such as `bearer` or `header x-api-key`.
     pub location: String,
     /// `nothing`, `not_ours`, `token`, `password`, `session`, `not_asked`, or the reason of a denial.
     pub carries: &'static str,
     #[serde(flatten)]
-    pub at: At,
+    pub at: KeyPosition,
 }
 
 /// A step as a sentence, and the position in the configuration that it is about.
 #[derive(Debug, Serialize)]
 pub(super) struct Step {
     pub says: String,
-    pub at: Option<At>,
+    pub at: Option<KeyPosition>,
 }
 
 /// A credential that was authenticated.
@@ -132,7 +132,7 @@ pub(super) struct ExplainedCredential {
     /// The only policies under which it counts.
     pub policies: Option<Vec<String>>,
     pub expires: Option<String>,
-    pub at: Option<At>,
+    pub at: Option<KeyPosition>,
 }
 
 /// The answer to Envoy.

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::explanation::{
-    At, ExplainedAnswer, ExplainedCredential, ExplainedRequest, Explanation, LocationRead, RouteCompared,
-    SelectedBy, Selection, Step,
+    ComparedRoute, ExplainedAnswer, ExplainedCredential, ExplainedRequest, Explanation, KeyPosition,
+    LocationContent, SelectedBy, Selection, Step,
 };
 use super::log_line::STAND_IN;
 use super::trace::{DecisionTrace, Presented};
@@ -19,7 +19,7 @@ use crate::policy::{Allow, Mismatch, SelectError};
 use crate::snapshot::Snapshot;
 
 /// What is explained.
-pub(super) struct Explained<'e> {
+pub(super) struct ExplainedDecision<'e> {
     pub file: String,
     pub positions: &'e Positions,
     pub request: &'e Attributes<'e>,
@@ -42,7 +42,7 @@ pub(super) enum KeyStoreUse {
     NotRead,
 }
 
-impl Explained<'_> {
+impl ExplainedDecision<'_> {
     pub(super) fn explanation(&self) -> Explanation {
         let context = &self.decision.context;
         let principal = context.principal.as_deref();
@@ -96,10 +96,10 @@ impl Explained<'_> {
         }
     }
 
-    fn at(&self, key: impl Into<String>) -> At {
+    fn at(&self, key: impl Into<String>) -> KeyPosition {
         let key = key.into();
         let position = self.positions.at(&key);
-        At {
+        KeyPosition {
             line: position.map(|position| position.line),
             column: position.map(|position| position.column),
             key,
@@ -119,7 +119,7 @@ impl Explained<'_> {
         let Some((host, path)) = &self.trace.compared else {
             return nothing;
         };
-        let routes = self.trace.routes.iter().enumerate().map(|(index, mismatch)| RouteCompared {
+        let routes = self.trace.routes.iter().enumerate().map(|(index, mismatch)| ComparedRoute {
             at: self.at(format!("routes[{index}]")),
             matches: mismatch.is_none(),
             differs: mismatch.map(differs),
@@ -133,7 +133,7 @@ impl Explained<'_> {
         Selection { by, host: shown(host), path: shown(path), routes: routes.collect(), at }
     }
 
-    fn policy_at(&self, name: &str) -> At {
+    fn policy_at(&self, name: &str) -> KeyPosition {
         let number = name.strip_prefix("route-").and_then(|number| number.parse::<usize>().ok());
         match number.and_then(|number| number.checked_sub(1)) {
             Some(index) => self.at(format!("routes[{index}]")),
@@ -142,7 +142,7 @@ impl Explained<'_> {
         }
     }
 
-    fn locations(&self) -> Vec<LocationRead> {
+    fn locations(&self) -> Vec<LocationContent> {
         let mut read = self.trace.locations.iter();
         let order = self.snapshot().locations.order().iter();
         let read = order.map(|location| (location, *read.next().unwrap_or(&"not_asked")));
@@ -151,7 +151,7 @@ impl Explained<'_> {
         read.map(|(index, (location, carries))| {
             let written = self.at(format!("credentials[{index}]"));
             let at = if written.line.is_some() { written } else { self.at("credentials") };
-            LocationRead { location: location.to_string(), carries, at }
+            LocationContent { location: location.to_string(), carries, at }
         })
         .collect()
     }
@@ -168,7 +168,7 @@ impl Explained<'_> {
         }
     }
 
-    fn principal_at(&self, principal: &Principal) -> Option<At> {
+    fn principal_at(&self, principal: &Principal) -> Option<KeyPosition> {
         let key = match principal.kind {
             Kind::Token => self.positions.token(&principal.name),
             Kind::User | Kind::Session => self.positions.user(&principal.name),
@@ -267,7 +267,7 @@ impl Explained<'_> {
         let at = self.policy_at(policy.name());
         let allow = self.at(format!("{}.allow", at.key));
         let member = member.map(|member| self.at(format!("{}.{member}", allow.key)));
-        let written = |at: &At| at.line.is_some();
+        let written = |at: &KeyPosition| at.line.is_some();
         Some(Step { says, at: Some(member.filter(written).or(Some(allow).filter(written)).unwrap_or(at)) })
     }
 

@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 
 use serde_json::Value;
 
-use super::explanation::{At, Explanation, RouteCompared, SelectedBy, Step};
+use super::explanation::{ComparedRoute, Explanation, KeyPosition, SelectedBy, Step};
 
 /// Of the routes that do not match, so many are shown.
 const MOST_ROUTES: usize = 20;
@@ -73,13 +73,13 @@ struct RowWriter<'f, 'b> {
 }
 
 impl RowWriter<'_, '_> {
-    fn line(&mut self, title: &str, text: &str, at: Option<&At>) -> fmt::Result {
+    fn line(&mut self, title: &str, text: &str, at: Option<&KeyPosition>) -> fmt::Result {
         write!(self.formatter, "{title:<12} {}", printable(text))?;
         match at {
-            Some(At { line: Some(line), column: Some(column), .. }) => {
+            Some(KeyPosition { line: Some(line), column: Some(column), .. }) => {
                 writeln!(self.formatter, "  ({}:{line}:{column})", self.file)
             }
-            Some(At { key, .. }) => writeln!(self.formatter, "  (the default of `{key}`)"),
+            Some(KeyPosition { key, .. }) => writeln!(self.formatter, "  (the default of `{key}`)"),
             None => writeln!(self.formatter),
         }
     }
@@ -118,7 +118,7 @@ impl RowWriter<'_, '_> {
         if hidden > 0 {
             self.line("route", &format!("the first {hidden} routes do not match"), None)?;
         }
-        for RouteCompared { at, differs, .. } in &selection.routes[hidden..] {
+        for ComparedRoute { at, differs, .. } in &selection.routes[hidden..] {
             let says = match differs {
                 Some(what) => format!("{} does not match: another {what}", at.key),
                 None => format!("{} matches", at.key),

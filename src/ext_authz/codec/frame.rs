@@ -78,7 +78,7 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     let mut whole = Bytes::new();
-    let mut pieces = Pieces::new(budget);
+    let mut pieces = MessageBuffer::new(budget);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| FrameError::Unreadable)?.into_data() else {
             continue;
@@ -106,7 +106,7 @@ where
 }
 
 /// The pieces of a message as they arrive, in one buffer whose whole capacity is taken from the budget.
-struct Pieces<'b> {
+struct MessageBuffer<'b> {
     budget: &'b Budget,
     bytes: Vec<u8>,
     /// The length that the prefix announces.
@@ -114,7 +114,7 @@ struct Pieces<'b> {
     held: Option<SemaphorePermit<'b>>,
 }
 
-impl<'b> Pieces<'b> {
+impl<'b> MessageBuffer<'b> {
     fn new(budget: &'b Budget) -> Self {
         Self { budget, bytes: Vec::new(), announced: None, held: None }
     }

@@ -20,7 +20,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Spans that wait, and those that were dropped.
 #[derive(Debug)]
-struct Traffic {
+struct SpanCounts {
     /// Spans in the queue.
     waiting: AtomicUsize,
     dropped: Counter,
@@ -39,7 +39,7 @@ struct LastLogged {
 pub(super) struct SpanQueue {
     batches: BatchSpanProcessor,
     capacity: usize,
-    traffic: Arc<Traffic>,
+    counts: Arc<SpanCounts>,
 }
 
 impl SpanQueue {
@@ -49,13 +49,13 @@ impl SpanQueue {
     where
         E: SpanExporter + 'static,
     {
-        let traffic =
-            Arc::new(Traffic { waiting: AtomicUsize::new(0), dropped, last_logged: Mutex::default() });
-        let counted = Counted { exporter, traffic: Arc::clone(&traffic) };
+        let counts =
+            Arc::new(SpanCounts { waiting: AtomicUsize::new(0), dropped, last_logged: Mutex::default() });
+        let counted = CountingExporter { exporter, counts: Arc::clone(&counts) };
         // The SDK's queue always takes what passes here, so that the SDK drops nothing by itself.
         let config = BatchConfigBuilder::default().with_max_queue_size(capacity).build();
         let batches = BatchSpanProcessor::builder(counted).with_batch_config(config).build();
-        Self { batches, capacity, traffic }
+        Self { batches, capacity, counts }
     }
 }
 
@@ -65,11 +65,11 @@ impl SpanProcessor for SpanQueue {
     }
 
     fn on_end(&self, span: SpanData) {
-        if self.traffic.waiting.fetch_add(1, Ordering::Relaxed) < self.capacity {
+        if self.counts.waiting.fetch_add(1, Ordering::Relaxed) < self.capacity {
             self.batches.on_end(span);
         } else {
-            self.traffic.waiting.fetch_sub(1, Ordering::Relaxed);
-            self.traffic.dropped.inc();
+            self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.counts.dropped.inc();
         }
     }
 
@@ -88,20 +88,20 @@ impl SpanProcessor for SpanQueue {
 
 /// An exporter that counts and logs what it loses.
 #[derive(Debug)]
-struct Counted<E> {
+struct CountingExporter<E> {
     exporter: E,
-    traffic: Arc<Traffic>,
+    counts: Arc<SpanCounts>,
 }
 
-impl<E: SpanExporter> SpanExporter for Counted<E> {
+impl<E: SpanExporter> SpanExporter for CountingExporter<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
-        self.traffic.waiting.fetch_sub(spans, Ordering::Relaxed);
+        self.counts.waiting.fetch_sub(spans, Ordering::Relaxed);
         let exported = self.exporter.export(batch).await;
         if exported.is_err() {
-            self.traffic.dropped.inc_by(u64::try_from(spans).unwrap_or(u64::MAX));
+            self.counts.dropped.inc_by(u64::try_from(spans).unwrap_or(u64::MAX));
         }
-        self.traffic.log_dropped(&exported);
+        self.counts.log_dropped(&exported);
         exported
     }
 
@@ -118,7 +118,7 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
     }
 }
 
-impl Traffic {
+impl SpanCounts {
     fn log_dropped(&self, exported: &OTelSdkResult) {
         let Ok(mut last) = self.last_logged.lock() else {
             return;
