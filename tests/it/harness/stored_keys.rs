@@ -1,4 +1,4 @@
-//! Many keys, which come into a database past the program, in one statement.
+//! Many keys, which come into a database past the program.
 
 use std::path::PathBuf;
 
