@@ -1,7 +1,8 @@
 //! The wiring of the server: [`build`] binds every listener, [`Bound::serve`] serves until a signal.
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +35,10 @@ use crate::telemetry::traces::Traces;
 
 /// How long open connections may take to finish their requests during a shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to wait for the first reading of the key store before serving without it.
+/// How long to wait for the first reading of the key store before Checks are answered without it.
 const FIRST_READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often `keys.ready_without_store` of the configuration in force is looked at, while the store was not read.
+const READY_WITHOUT_STORE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long closing the key store may take.
 const CLOSE_STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -67,6 +70,7 @@ pub struct Bound {
     admin: Option<BoundAdmin>,
     acceptors: Acceptors,
     keys: Option<Arc<Keys>>,
+    snapshots: SnapshotStore,
     service: CheckService,
     telemetry: Arc<Telemetry>,
     reloader: Reloader,
@@ -175,7 +179,7 @@ pub async fn build(
     let reloader = Reloader::new(
         baseline,
         startup.clone(),
-        snapshots,
+        snapshots.clone(),
         acceptors.clone(),
         authorizer,
         Arc::clone(&telemetry),
@@ -191,6 +195,7 @@ pub async fn build(
         admin,
         acceptors,
         keys,
+        snapshots,
         service,
         telemetry,
         reloader,
@@ -205,6 +210,7 @@ impl Bound {
     /// # Errors
     /// [`ServeError`]: a listener stopped by itself, files cannot be watched, or reflection cannot be served.
     pub async fn serve(self, mut signals: Signals, mut hangups: SighupStream) -> Result<(), ServeError> {
+        let started = Instant::now();
         let shutdown = CancellationToken::new();
         // The listeners close however this function ends.
         let _closes_listeners = shutdown.clone().drop_guard();
@@ -254,17 +260,26 @@ impl Bound {
             reloads.force();
         };
         let (signal, drain) = match early_signal {
-            // The server was never reported ready, so there is no traffic to drain.
+            // No Check was answered, so there is no traffic to drain.
             Some(signal) => (signal, Duration::ZERO),
             None => {
-                // The log line comes last: who waits for it finds the probes ready.
-                health.set_ready();
-                grpc_health.set_serving().await;
-                tracing::info!("serving");
-                service_manager::ready();
+                let (keys, snapshots) = (self.keys.as_deref(), &self.snapshots);
+                let serve = async {
+                    if let Some(keys) = keys.filter(|keys| !keys.was_read()) {
+                        service_manager::waiting_for_key_store();
+                        until_ready(keys, snapshots, started).await;
+                    }
+                    // The log line comes last: who waits for it finds the probes ready.
+                    health.set_ready();
+                    grpc_health.set_serving().await;
+                    tracing::info!("serving");
+                    service_manager::ready();
+                    std::future::pending::<Infallible>().await
+                };
                 service_manager::start_watchdog();
                 // A listener that stops by itself is a bug: the process ends, so that it is restarted.
                 let signal = tokio::select! {
+                    never = serve => match never {},
                     signal = next_shutdown_signal(&mut signals, &mut hangups, at_hangup) => signal,
                     _ = &mut checks => return Err(ServeError::ListenerStopped("ext_authz")),
                     _ = &mut probes => return Err(ServeError::ListenerStopped("probes")),
@@ -336,10 +351,30 @@ async fn first_reading(keys: &Keys, signals: &mut Signals) -> Option<&'static st
     tokio::select! {
         read = tokio::time::timeout(FIRST_READ_TIMEOUT, keys.first_read()) => {
             if read.is_err() {
-                tracing::warn!("serving although the key store was not read yet");
+                tracing::warn!("answering, but not ready: the key store was not read yet");
             }
             None
         }
         signal = signals.next() => Some(signal),
+    }
+}
+
+/// Waits until the key store was read, or until `keys.ready_without_store` has passed since `started`.
+///
+/// A reload may change that setting, so that of the configuration in force counts.
+async fn until_ready(keys: &Keys, snapshots: &SnapshotStore, started: Instant) {
+    let mut interval = tokio::time::interval(READY_WITHOUT_STORE_INTERVAL);
+    loop {
+        tokio::select! {
+            () = keys.first_read() => return,
+            _ = interval.tick() => {
+                let snapshot = snapshots.current();
+                let limit = snapshot.keys.as_ref().and_then(|settings| settings.ready_without_store);
+                if limit.is_some_and(|limit| started.elapsed() >= limit) {
+                    tracing::warn!("ready although the key store was not read yet: keys.ready_without_store is over");
+                    return;
+                }
+            }
+        }
     }
 }

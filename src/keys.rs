@@ -86,6 +86,8 @@ pub struct KeySettings {
     pub actor_members: Box<[Box<str>]>,
     /// How long keys are served while the store cannot be read; `None` is for ever.
     pub max_staleness: Option<Duration>,
+    /// How long a process that has never read the store is not ready; `None` is until it has read it.
+    pub ready_without_store: Option<Duration>,
 }
 
 /// [`Keys::read_at`] before the first reading.

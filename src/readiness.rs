@@ -1,4 +1,7 @@
-//! Whether the server is ready to decide.
+//! Whether the server is ready: whether others should ask it.
+//!
+//! A server that is not ready may answer.  Before it has read the key store it decides about tokens and users, and
+//! says of keys that it cannot know (`app.rs`).  A warm replica knows the keys, so it should go on being asked.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +21,7 @@ impl ReadinessHandle {
         (Self(Arc::clone(&is_ready)), Readiness(is_ready))
     }
 
-    /// From now on the server decides.
+    /// From now on requests may go to this server.
     pub fn set_ready(&self) {
         self.0.store(true, Ordering::Release);
     }

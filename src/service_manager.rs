@@ -6,9 +6,15 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// The server serves.
+/// The server answers, and is ready.
 pub fn ready() {
     notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
+}
+
+/// The server answers, and is not ready before it has read the key store.  What is ordered after it may start: tokens
+/// and users pass.
+pub fn waiting_for_key_store() {
+    notify(&[NotifyState::Ready, NotifyState::Status("waiting for the key store")]);
 }
 
 /// The server answers for a while longer, and ends.

@@ -538,6 +538,7 @@ mod tests {
             quota: None,
             actor_members: [].into(),
             max_staleness: None,
+            ready_without_store: None,
         };
         let now: Timestamp = "2026-11-21T00:00:00.75Z".parse().unwrap();
         let cases = [

@@ -188,6 +188,7 @@ fn is_public(before: &str) -> bool {
         "max",
         "actor_members",
         "max_staleness",
+        "ready_without_store",
         "actor_headers",
     ];
     let tail = before.rsplit(['\n', '{']).next().unwrap_or_default();
@@ -331,14 +332,14 @@ fn what_keys_and_admin_mean() {
     assert_eq!(config.startup.admin.unwrap().listen.to_string(), "127.0.0.1:9192");
     let (keys, admin) = (config.rules.keys.unwrap(), config.rules.admin.unwrap());
     assert_eq!((keys.max_seconds_to_live, &*keys.prefix, keys.quota), (-1, "eat", None));
-    assert_eq!((keys.actor_members.len(), keys.max_staleness), (0, None));
+    assert_eq!((keys.actor_members.len(), keys.max_staleness, keys.ready_without_store), (0, None, None));
     assert_eq!(config.rules.unavailable, Unavailable::Deny);
     assert!(!admin.allow.admits_anonymous() && admin.public_url.is_none());
     assert_eq!(config.rules.locations.order(), [CredentialLocation::Session { cookie: "eat_session" }]);
 
     let config = load(
         "keys: {store: {$env: STORE}, max_seconds_to_live: 86400, prefix: key, max: 5, actor_members: [team],\n\
-         \x20 max_staleness: 5m, unavailable: error}\n\
+         \x20 max_staleness: 5m, ready_without_store: 10s, unavailable: error}\n\
          admin: {listen: \"unix:a.sock\", public_url: \"https://keys.example.com/\", allow: {role: Editor}}\n\
          credentials: [session]\ntokens: [{token: {$env: BOT_TOKEN}, actor: {id: the-bot, name: Bot}}]\n\
          policies: {read: {}}\n",
@@ -349,8 +350,12 @@ fn what_keys_and_admin_mean() {
     let keys = rules.keys.as_ref().unwrap();
     assert_eq!((keys.max_seconds_to_live, &*keys.prefix, keys.quota), (86400, "key", Some(5)));
     assert_eq!(
-        (&*keys.actor_members[0], keys.max_staleness),
-        ("team", Some(std::time::Duration::from_secs(300)))
+        (&*keys.actor_members[0], keys.max_staleness, keys.ready_without_store),
+        (
+            "team",
+            Some(std::time::Duration::from_secs(300)),
+            Some(std::time::Duration::from_secs(10))
+        )
     );
     assert_eq!(rules.unavailable, Unavailable::Error);
     let public_url = rules.admin.as_ref().unwrap().public_url.as_ref().unwrap();

@@ -53,6 +53,9 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ke
             quota: u64::try_from(read_count(reader, fields, "max", "the most keys that may be stored")).ok(),
             actor_members: read_members(reader, fields.get("actor_members")),
             max_staleness: fields.get("max_staleness").and_then(|node| read_staleness(reader, node)),
+            ready_without_store: fields
+                .get("ready_without_store")
+                .and_then(|node| read_ready_without_store(reader, node)),
         },
         unavailable: read_unavailable(reader, fields.get("unavailable")),
     })
@@ -184,6 +187,18 @@ fn read_staleness<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Duratio
             None
         }
     }
+}
+
+fn read_ready_without_store<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Duration> {
+    let text = reader.text(node, "`never` or a duration such as 10s")?;
+    if text.as_str() == "never" {
+        return None;
+    }
+    let duration = humantime::parse_duration(text.as_str()).ok();
+    if duration.is_none() {
+        reader.error(&node.at, "expected `never` or a duration such as 0s, 10s or 1m, found other text");
+    }
+    duration
 }
 
 fn read_unavailable<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Unavailable {

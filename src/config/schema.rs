@@ -234,6 +234,12 @@ pub const KEYS: Schema = Fields(&[
         "How long keys count while the store cannot be read: off, or a duration such as 5m.",
     ),
     (
+        "ready_without_store",
+        Shown,
+        Text,
+        "When a process that has never read the store is ready all the same: never (the default), or a duration such as 10s.",
+    ),
+    (
         "unavailable",
         Unknown,
         Word(&["deny", "error"]),

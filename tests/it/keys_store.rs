@@ -200,6 +200,7 @@ pub(crate) fn settings() -> KeySettings {
         quota: None,
         actor_members: Box::new([]),
         max_staleness: None,
+        ready_without_store: None,
     }
 }
 

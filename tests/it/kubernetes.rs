@@ -17,7 +17,7 @@ use crate::harness::envoy::{self, Envoy};
 use crate::harness::pki::Ca;
 use crate::harness::postgres::Postgres;
 use crate::harness::server::{BINARY, run};
-use crate::harness::{Request, Upstream, tools, wait_until};
+use crate::harness::{Request, Server, Upstream, tools, wait_until};
 use manifests::{Manifests, containers, not_restricted};
 use pod::{Pod, Running, is_root};
 
@@ -245,6 +245,30 @@ fn whatever_names_another_object_names_one_that_is_there() {
         ["HorizontalPodAutoscaler", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount"]
     {
         assert!(kinds.contains(looked_at), "no form has a {looked_at}: {kinds:?}");
+    }
+}
+
+#[test]
+fn sidecars_are_ready_without_their_store_and_shared_servers_are_not() {
+    let text = |file: &str| crate::harness::manifests::text(&format!("deploy/{file}"));
+    let shared = ["kubernetes/shared/config.yaml", "kubernetes/shared-mtls/config.yaml"];
+    for file in shared.into_iter().chain(["helm/envoy-auth-tokens/values.yaml"]) {
+        let text = text(file);
+        assert!(text.contains("keys: {store:") && !text.contains("ready_without_store"), "{file}");
+    }
+    for file in ["compose/envoy-auth-tokens/config.yaml", "debian/config.yaml"] {
+        let config: Value = serde_saphyr::from_str(&text(file)).unwrap();
+        assert_eq!(config["keys"]["ready_without_store"], "10s", "{file}");
+    }
+    // What may be written there instead of the comment.
+    for file in ["kubernetes/example/config.yaml", "istio/config.yaml", "envoy-gateway/config.yaml"] {
+        let text = text(file);
+        let keys = text.lines().find_map(|line| line.strip_prefix("# keys:").map(|rest| format!("keys:{rest}")));
+        let keys = keys.unwrap_or_else(|| panic!("{file} has no line about keys"));
+        let setup = Server::with(&keys).env("DATABASE_URL", "postgres://keys@localhost/keys");
+        setup.write();
+        let ran = setup.run(["check"]);
+        assert_eq!((ran.code(), keys.contains("ready_without_store: 10s")), (Some(0), true), "{file}: {ran:?}");
     }
 }
 

@@ -7,11 +7,19 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use crate::harness::postgres::Postgres;
 use crate::harness::{MAX_WAIT, Server, Stack, grpc};
 
 const ALICE: &str = "alice-token-0123456789";
 
 const CONFIG: &str = "tokens: [{token: alice-token-0123456789, actor: {id: alice}}]\n";
+
+/// What the log says of a server that answers and has not read its store.
+const NOT_READY: &str = "answering, but not ready";
+
+/// Codes of google.rpc.Code.
+const UNAVAILABLE: i32 = 14;
+const UNAUTHENTICATED: i32 = 16;
 
 const SERVICES: [&str; 2] = ["", "envoy.service.auth.v3.Authorization"];
 
@@ -123,7 +131,38 @@ fn sigterm_is_heard_while_the_first_reading_of_the_store_is_waited_for() {
     let status = server.wait();
     let log = server.log().text();
     assert_eq!(status.code(), Some(0), "{status} {log}");
-    assert!(log.contains("stopped") && !log.contains("serving although"), "{log}");
+    assert!(log.contains("stopped") && !log.contains(NOT_READY), "{log}");
+}
+
+/// A text that an issued key may have.
+fn may_be_a_key() -> String {
+    envoy_auth_tokens::token::generate("eat").unwrap().expose().to_owned()
+}
+
+/// The gRPC code of the answer to this token.
+fn code(server: &Server, token: &str) -> i32 {
+    let bearer = format!("Bearer {token}");
+    grpc::code(&grpc::check(server, grpc::request("GET", "h", "/", &[("authorization", &bearer)])))
+}
+
+/// It answers as far as it can without the store, and others are told to ask elsewhere.
+#[track_caller]
+fn assert_answers_and_is_not_ready(server: &Server) {
+    assert!(passes(server));
+    assert_eq!(code(server, &may_be_a_key()), UNAVAILABLE);
+    assert_eq!((server.probe("/live").status, server.probe("/ready").status), (200, 503));
+    for service in SERVICES {
+        assert_eq!(grpc::health(server, service).unwrap(), "NOT_SERVING", "{service:?}");
+    }
+}
+
+#[track_caller]
+fn assert_ready(server: &Server) {
+    server.wait_until_it_serves();
+    assert_eq!(server.probe("/ready").status, 200);
+    for service in SERVICES {
+        assert_eq!(grpc::health(server, service).unwrap(), "SERVING", "{service:?}");
+    }
 }
 
 #[test]
@@ -135,9 +174,45 @@ fn nobody_is_answered_before_the_store_was_read_or_waited_for() {
     let is = |what: &'static str| move |line: &String| line.contains(what);
     server.log().wait_for("the decision", |line| line.contains("allowed").then_some(()));
     let lines = server.log().lines();
-    let (waited, answered) =
-        (lines.iter().position(is("serving although")), lines.iter().position(is("allowed")));
+    let (waited, answered) = (lines.iter().position(is(NOT_READY)), lines.iter().position(is("allowed")));
     assert!(waited.is_some() && waited < answered, "{}", server.log().text());
+}
+
+#[test]
+fn a_server_is_not_ready_before_it_has_read_the_store_once_and_ready_from_then_on() {
+    let store = Postgres::start();
+    let database = store.database();
+    store.stop();
+    let config = format!("{CONFIG}keys: {{store: '{}'}}\n", store.url(&database));
+    let mut server = Server::with(&config).arg("--drain=0s").start_listening();
+    assert_answers_and_is_not_ready(&server);
+
+    store.resume();
+    assert_ready(&server);
+    assert_eq!(code(&server, &may_be_a_key()), UNAUTHENTICATED);
+    store.stop();
+    server.log().wait_for("the outage", |line| line.contains("known keys go on from memory").then_some(()));
+    assert_ready(&server);
+    server.terminate();
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_server_that_may_be_ready_without_its_store_is_so_after_that_time() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let listeners = "ext_authz: {listen: '127.0.0.1:0'}\nprobes: {listen: '127.0.0.1:0'}\n";
+    let config = |ready: &str| {
+        format!("{listeners}{}", with_store_at(port).replace("/keys'}", &format!("/keys'{ready}}}")))
+    };
+    // It is not over when the test is, and a reload is heard by who waits.
+    let server =
+        Server::with(&config(", ready_without_store: 1h")).own_listeners().arg("--drain=0s").start_listening();
+    assert_answers_and_is_not_ready(&server);
+    std::fs::write(server.folder().join("config.yaml"), config(", ready_without_store: 1s")).unwrap();
+    assert_ready(&server);
+    server.log().wait_for("why", |line| line.contains("keys.ready_without_store is over").then_some(()));
+    assert!(passes(&server));
+    assert_eq!(code(&server, &may_be_a_key()), UNAVAILABLE);
 }
 
 #[test]

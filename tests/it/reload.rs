@@ -252,7 +252,7 @@ fn a_reload_runs_at_a_lower_priority_than_checks() {
 #[test]
 fn sighup_before_it_serves_does_not_end_the_process() {
     // A database that does not answer is waited for.
-    let keys = "keys: {store: \"postgres://nobody@127.0.0.1:1/none\"}\n";
+    let keys = "keys: {store: \"postgres://nobody@127.0.0.1:1/none\", ready_without_store: 0s}\n";
     let server = setup(&format!("{}{keys}", one_token(OLD))).start_listening();
     server.hang_up();
     server.wait_until_it_serves();

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 
+use crate::harness::server::Setup;
 use crate::harness::{MAX_WAIT, Server, grpc};
 
 const CONFIG: &str = "tokens: [{token: alice-token-0123456789, actor: {id: alice}}]\n";
@@ -58,30 +59,64 @@ fn a_socket_that_no_section_listens_on_is_named() {
     assert!(ran.stderr.contains("socket 1 of the service manager cannot be used"), "{}", ran.stderr);
 }
 
-#[test]
-fn the_service_manager_hears_when_we_serve_when_we_live_and_when_we_leave() {
-    let folder = tempfile::TempDir::new().unwrap();
-    let path = folder.path().join("notify");
-    let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(MAX_WAIT)).unwrap();
-    let hears = |wanted: &str| {
+/// What the service manager of a server hears.
+struct Manager {
+    folder: tempfile::TempDir,
+    socket: UnixDatagram,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let folder = tempfile::TempDir::new().unwrap();
+        let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+        socket.set_read_timeout(Some(MAX_WAIT)).unwrap();
+        Self { folder, socket }
+    }
+
+    fn of(&self, setup: Setup) -> Setup {
+        setup.env("NOTIFY_SOCKET", self.folder.path().join("notify").to_str().unwrap())
+    }
+
+    /// The first message from now on that has this line.
+    fn hears(&self, wanted: &str) -> String {
         let mut buffer = [0; 4096];
         loop {
-            let length =
-                manager.recv(&mut buffer).unwrap_or_else(|error| panic!("waiting for {wanted}: {error}"));
+            let received = self.socket.recv(&mut buffer);
+            let length = received.unwrap_or_else(|error| panic!("waiting for {wanted}: {error}"));
             let message = std::str::from_utf8(&buffer[..length]).unwrap().to_owned();
             if message.lines().any(|line| line == wanted) {
                 return message;
             }
         }
-    };
+    }
+}
+
+#[test]
+fn the_service_manager_hears_when_we_serve_when_we_live_and_when_we_leave() {
+    let manager = Manager::new();
     let setup = Server::with(CONFIG).arg("--drain=0s").env("WATCHDOG_USEC", "200000");
-    let mut server = setup.env("NOTIFY_SOCKET", path.to_str().unwrap()).start();
-    assert!(hears("READY=1").contains("STATUS=serving"));
-    hears("WATCHDOG=1");
-    hears("WATCHDOG=1");
+    let mut server = manager.of(setup).start();
+    assert!(manager.hears("READY=1").contains("STATUS=serving"));
+    manager.hears("WATCHDOG=1");
+    manager.hears("WATCHDOG=1");
     server.terminate();
-    assert!(hears("STOPPING=1").contains("STATUS=draining"));
+    assert!(manager.hears("STOPPING=1").contains("STATUS=draining"));
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn the_service_manager_hears_that_we_answer_and_wait_for_the_key_store() {
+    let manager = Manager::new();
+    // Nobody listens there.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = format!("{CONFIG}keys: {{store: 'postgres://keys:keys@127.0.0.1:{port}/keys'}}\n");
+    let setup = Server::with(&config).arg("--drain=0s").env("WATCHDOG_USEC", "200000");
+    let mut server = manager.of(setup).start_listening();
+    assert!(manager.hears("READY=1").contains("STATUS=waiting for the key store"));
+    manager.hears("WATCHDOG=1");
+    assert!(passes(&server));
+    server.terminate();
+    assert!(manager.hears("STOPPING=1").contains("STATUS=draining"));
     assert_eq!(server.wait().code(), Some(0));
 }
 
