@@ -351,11 +351,7 @@ fn what_keys_and_admin_mean() {
     assert_eq!((keys.max_seconds_to_live, &*keys.prefix, keys.quota), (86400, "key", Some(5)));
     assert_eq!(
         (&*keys.actor_members[0], keys.max_staleness, keys.ready_without_store),
-        (
-            "team",
-            Some(std::time::Duration::from_secs(300)),
-            Some(std::time::Duration::from_secs(10))
-        )
+        ("team", Some(std::time::Duration::from_secs(300)), Some(std::time::Duration::from_secs(10)))
     );
     assert_eq!(rules.unavailable, Unavailable::Error);
     let public_url = rules.admin.as_ref().unwrap().public_url.as_ref().unwrap();

@@ -105,6 +105,37 @@ fn every_metric_stands_in_the_readme_and_the_other_way_round() {
 }
 
 #[test]
+fn the_memory_that_the_readme_and_the_manifests_give_follows_from_the_number_of_keys() {
+    const MIB: u64 = 1024 * 1024;
+    let number = |text: &str| -> u64 { text.replace([',', ' '], "").parse().unwrap() };
+    let (_, table) = README.split_once("| keys | request | limit |\n| --- | --- | --- |\n").unwrap();
+    let rows = table.lines().take_while(|line| line.starts_with("| "));
+    let rows: Vec<[u64; 3]> = rows
+        .map(|line| {
+            let cells = line.trim_matches('|').split('|').map(|cell| cell.trim().trim_end_matches(" MiB"));
+            let numbers: Vec<_> = cells.map(number).collect();
+            numbers.try_into().unwrap_or_else(|_| panic!("{line}"))
+        })
+        .collect();
+    assert!(rows.len() >= 4, "{rows:?}");
+    for [keys, request, limit] in &rows {
+        assert!(request * MIB >= 64 * MIB + 600 * keys, "{keys} keys, request {request}");
+        assert!(*limit >= 128 && limit * MIB >= 64 * MIB + 1200 * keys, "{keys} keys, limit {limit}");
+    }
+    // What the manifests have is a row of the table, and they say of which.
+    for (keys, limit, file) in [
+        (160_000, 256, "kubernetes/shared/deployment.yaml"),
+        (160_000, 256, "helm/envoy-auth-tokens/values.yaml"),
+        (50_000, 128, "kubernetes/sidecar/patch.yaml"),
+    ] {
+        assert!(rows.iter().any(|row| (row[0], row[2]) == (keys, limit)), "{file}");
+        let text = std::fs::read_to_string(tools::root().join("deploy").join(file)).unwrap();
+        assert!(text.contains(&format!("limits: {{ memory: {limit}Mi }}")), "{file}");
+        assert!(text.contains(&format!("{},000", keys / 1000)), "{file}");
+    }
+}
+
+#[test]
 fn the_diagnostic_in_the_readme_is_what_check_prints() {
     let (_, after) = README.split_once("$ envoy-auth-tokens check --config config.yaml\n").unwrap();
     let (shown, _) = after.split_once("```").unwrap();

@@ -263,12 +263,17 @@ fn sidecars_are_ready_without_their_store_and_shared_servers_are_not() {
     // What may be written there instead of the comment.
     for file in ["kubernetes/example/config.yaml", "istio/config.yaml", "envoy-gateway/config.yaml"] {
         let text = text(file);
-        let keys = text.lines().find_map(|line| line.strip_prefix("# keys:").map(|rest| format!("keys:{rest}")));
+        let keys =
+            text.lines().find_map(|line| line.strip_prefix("# keys:").map(|rest| format!("keys:{rest}")));
         let keys = keys.unwrap_or_else(|| panic!("{file} has no line about keys"));
         let setup = Server::with(&keys).env("DATABASE_URL", "postgres://keys@localhost/keys");
         setup.write();
         let ran = setup.run(["check"]);
-        assert_eq!((ran.code(), keys.contains("ready_without_store: 10s")), (Some(0), true), "{file}: {ran:?}");
+        assert_eq!(
+            (ran.code(), keys.contains("ready_without_store: 10s")),
+            (Some(0), true),
+            "{file}: {ran:?}"
+        );
     }
 }
 

@@ -205,8 +205,10 @@ fn a_server_that_may_be_ready_without_its_store_is_so_after_that_time() {
         format!("{listeners}{}", with_store_at(port).replace("/keys'}", &format!("/keys'{ready}}}")))
     };
     // It is not over when the test is, and a reload is heard by who waits.
-    let server =
-        Server::with(&config(", ready_without_store: 1h")).own_listeners().arg("--drain=0s").start_listening();
+    let server = Server::with(&config(", ready_without_store: 1h"))
+        .own_listeners()
+        .arg("--drain=0s")
+        .start_listening();
     assert_answers_and_is_not_ready(&server);
     std::fs::write(server.folder().join("config.yaml"), config(", ready_without_store: 1s")).unwrap();
     assert_ready(&server);

@@ -225,8 +225,9 @@ fn another_sites_request_passes_without_our_cookie() {
 #[test]
 fn keys_that_cannot_be_looked_up_stop_nothing_that_is_not_enforced() {
     // Nobody listens at port 1, and `error` would leave the decision to Envoy.
-    let config =
-        format!("keys: {{store: 'postgres://eat:none@127.0.0.1:1/keys', ready_without_store: 0s, unavailable: error}}\n{CONFIG}");
+    let config = format!(
+        "keys: {{store: 'postgres://eat:none@127.0.0.1:1/keys', ready_without_store: 0s, unavailable: error}}\n{CONFIG}"
+    );
     let stack = Stack::start(&config).expecting_errors();
     // In the format of our own keys.
     let issued = envoy_auth_tokens::token::generate("eat").unwrap();
