@@ -5,7 +5,7 @@ mod format;
 mod process;
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -33,6 +33,11 @@ pub use format::Format;
 /// to what a password may take.  A no to one takes a tenth of a second and a little more.
 const BUCKETS: [f64; 13] =
     [0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5];
+
+/// Up to so many keys, the next expiry of one is looked for at every scrape …
+const FEW_KEYS: usize = 10_000;
+/// … and else so often, since that looks at every key.
+const NEXT_EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The results of a reload.
 const SUCCESS: &str = "success";
@@ -277,7 +282,7 @@ impl Metrics {
     /// Shows what is held of issued keys, read whenever the metrics are.
     pub fn show_keys(&self, keys: Arc<Keys>, clock: Clock) {
         // Only the first store counts: there is one in a process.
-        let _ = self.keys.0.set((keys, clock));
+        let _ = self.keys.0.set(MeasuredKeys { keys, clock, next_expiry: Mutex::default() });
     }
 
     /// All metrics in this format.
@@ -302,7 +307,41 @@ impl DecisionLabels {
 
 /// The keys count themselves, too, once there are any.
 #[derive(Clone, Default)]
-struct KeyGauges(Arc<OnceLock<(Arc<Keys>, Clock)>>);
+struct KeyGauges(Arc<OnceLock<MeasuredKeys>>);
+
+/// The keys of the process, and what of them is not looked up at every scrape.
+struct MeasuredKeys {
+    keys: Arc<Keys>,
+    clock: Clock,
+    next_expiry: Mutex<Option<NextExpiry>>,
+}
+
+/// When the next key expires.
+#[derive(Clone, Copy)]
+struct NextExpiry {
+    /// `None`: none does.
+    expires_at: Option<jiff::Timestamp>,
+    /// When that was found out, by the clock that nobody sets.
+    found_at: Duration,
+}
+
+impl MeasuredKeys {
+    /// When the next key expires.  That looks at every key, so with many of them the answer may be as old as
+    /// [`NEXT_EXPIRY_INTERVAL`].
+    fn next_expiry(&self) -> Option<jiff::Timestamp> {
+        let mut latest = self.next_expiry.lock().unwrap_or_else(PoisonError::into_inner);
+        let elapsed = self.clock.elapsed();
+        let is_fresh = |found: &NextExpiry| elapsed.saturating_sub(found.found_at) < NEXT_EXPIRY_INTERVAL;
+        if self.keys.held() > FEW_KEYS
+            && let Some(found) = latest.filter(is_fresh)
+        {
+            return found.expires_at;
+        }
+        let expires_at = self.keys.next_expiry(self.clock.now());
+        *latest = Some(NextExpiry { expires_at, found_at: elapsed });
+        expires_at
+    }
+}
 
 impl fmt::Debug for KeyGauges {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -313,28 +352,57 @@ impl fmt::Debug for KeyGauges {
 impl Collector for KeyGauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         // Without the section `keys` there is nothing to show, and no alert on it.
-        let Some((keys, clock)) = self.0.get() else {
+        let Some(measured) = self.0.get() else {
             return Ok(());
         };
-        let now = clock.now();
-        let (held, lag, errors) = (keys.held(), keys.lag(), keys.store_errors());
-        let help = "API keys in memory, dead ones too.";
-        let held = ConstGauge::new(i64::try_from(held).unwrap_or(i64::MAX));
-        held.encode(encoder.encode_descriptor("keys_held", help, None, MetricType::Gauge)?)?;
+        let keys = &measured.keys;
+        let count = |number: usize| ConstGauge::new(i64::try_from(number).unwrap_or(i64::MAX));
+        let seconds = Some(&Unit::Seconds);
 
-        let help = "Time since the key store was last read; NaN before the first time.";
-        let lag = ConstGauge::new(lag.map_or(f64::NAN, |lag| lag.as_secs_f64()));
-        let unit = Some(&Unit::Seconds);
-        lag.encode(encoder.encode_descriptor("keys_store_lag", help, unit, MetricType::Gauge)?)?;
+        let help = "API keys in memory, dead ones too.";
+        count(keys.held()).encode(encoder.encode_descriptor(
+            "keys_held",
+            help,
+            None,
+            MetricType::Gauge,
+        )?)?;
+
+        let help = "How old what is known of the key store is; NaN before it was read for the first time.";
+        let lag = ConstGauge::new(keys.lag().map_or(f64::NAN, |lag| lag.as_secs_f64()));
+        lag.encode(encoder.encode_descriptor("keys_store_lag", help, seconds, MetricType::Gauge)?)?;
+
+        let help =
+            "The newest change of the key store that is known here; 0 before it was read for the first time.";
+        let revision = ConstGauge::new(keys.revision().map_or(0, |revision| revision.0));
+        revision.encode(encoder.encode_descriptor(
+            "keys_store_revision",
+            help,
+            None,
+            MetricType::Gauge,
+        )?)?;
 
         let help = "When the next API key expires that is still alive, as Unix time; 0 when none does.";
-        let next = ConstGauge::new(keys.next_expiry(now).map_or(0, jiff::Timestamp::as_second));
+        let next = ConstGauge::new(measured.next_expiry().map_or(0, jiff::Timestamp::as_second));
         let name = "keys_next_expiry_timestamp";
-        next.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
+        next.encode(encoder.encode_descriptor(name, help, seconds, MetricType::Gauge)?)?;
 
         let help = "Times that the key store could not be read or written.";
-        let errors = ConstCounter::new(errors);
-        errors.encode(encoder.encode_descriptor("keys_store_errors", help, None, MetricType::Counter)?)
+        let errors = ConstCounter::new(keys.store_errors());
+        errors.encode(encoder.encode_descriptor("keys_store_errors", help, None, MetricType::Counter)?)?;
+
+        let help = "Times that the key store was found to have lost changes, or to be another one.";
+        let rewrites = ConstCounter::new(keys.history_rewrites());
+        let name = "keys_history_rewrites";
+        rewrites.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+
+        let help = "Keys and sessions that were dead before such a loss, and are denied although the store has them.";
+        let name = "keys_denied_by_history";
+        count(keys.denied_by_history()).encode(encoder.encode_descriptor(
+            name,
+            help,
+            None,
+            MetricType::Gauge,
+        )?)
     }
 }
 
