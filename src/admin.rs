@@ -66,6 +66,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many changes, log-ins and log-outs run at a time, those included whose client has disconnected.
 const MAX_CHANGES: usize = 256;
+/// How many lists of all keys are written at a time: each holds a page of them in memory.
+const MAX_LISTS: usize = 16;
 /// How many connections are open at a time.
 pub const MAX_CONNECTIONS: usize = 256;
 
@@ -77,6 +79,7 @@ pub struct Admin {
     transport: Transport,
     changes: TaskTracker,
     change_permits: Arc<Semaphore>,
+    list_permits: Arc<Semaphore>,
     audit_log: AuditLog,
 }
 
@@ -91,7 +94,8 @@ impl Admin {
         audit_log: AuditLog,
     ) -> Self {
         let (changes, change_permits) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CHANGES)));
-        Self { authorizer, keys, clock, transport, changes, change_permits, audit_log }
+        let list_permits = Arc::new(Semaphore::new(MAX_LISTS));
+        Self { authorizer, keys, clock, transport, changes, change_permits, list_permits, audit_log }
     }
 }
 

@@ -145,6 +145,10 @@ pub async fn build(
         telemetry.metrics().show_keys(Arc::clone(keys), clock.clone());
     }
     let snapshots = SnapshotStore::new(snapshot);
+    if let Some(keys) = &keys {
+        let snapshots = snapshots.clone();
+        keys.follow_settings(move || snapshots.current().keys.clone());
+    }
     let sources = Sources { passwords, keys: keys.clone(), clock: clock.clone() };
     let authorizer = Arc::new(Authorizer::new(snapshots.clone(), sources));
     let max_request_bytes = startup.ext_authz.max_request_bytes;

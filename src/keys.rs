@@ -4,7 +4,7 @@
 //! all digests in memory ([`index`]) and answers Checks from there ([`lookup`]).  A change goes to the database
 //! ([`store`]) and then, before the call returns, to the replica's own index ([`manage`], [`sessions`]).  Other
 //! replicas learn of it by following the store ([`follower`]).  When keys and sessions were last used is written
-//! in the background ([`usage`]).
+//! in the background ([`usage`]), and so are dead and unused keys looked through (`retention`).
 //!
 //! ## One key, from the API to another replica
 //!
@@ -33,13 +33,14 @@ pub mod lookup;
 pub mod manage;
 pub mod name;
 mod record;
+mod retention;
 pub mod sessions;
 pub mod source;
 pub mod store;
 pub mod usage;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -88,6 +89,10 @@ pub struct KeySettings {
     pub max_staleness: Option<Duration>,
     /// How long a process that has never read the store is not ready; `None` is until it has read it.
     pub ready_without_store: Option<Duration>,
+    /// How long after its end a key is deleted; `None` is never.
+    pub forget_after: Option<Duration>,
+    /// A key that was not used for this long expires; `None` is never.
+    pub max_idle: Option<Duration>,
 }
 
 /// [`Keys::read_at`] before the first reading.
@@ -111,7 +116,11 @@ pub struct Keys {
     store_errors: AtomicU64,
     /// The keys and sessions whose use is to be written down, from the index to the follower.
     used: Mutex<UnboundedReceiver<Used>>,
+    /// Gives the settings in force; see [`Keys::follow_settings`].
+    settings: OnceLock<Box<PresentSettings>>,
 }
+
+type PresentSettings = dyn Fn() -> Option<KeySettings> + Send + Sync;
 
 impl std::fmt::Debug for Keys {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -167,6 +176,7 @@ impl Keys {
             was_read: watch::Sender::new(false),
             store_errors: AtomicU64::new(0),
             used: Mutex::new(receiver),
+            settings: OnceLock::new(),
         })
     }
 

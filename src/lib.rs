@@ -98,6 +98,7 @@
 //! | headers of a request | `MAX_HEADERS` ([`ext_authz::codec::request`]) |
 //! | bytes that nobody reads: theirs, ours | HTTP/2's windows; [`server::write_timeout`] |
 //! | heads and bodies of admin and probes | [`server::http1`], `MAX_BODY_BYTES` ([`admin`]) |
+//! | lists of all keys that are being written | `MAX_LISTS` ([`admin`]), a page of each in memory |
 //! | changes by the admin API whose client may have gone | `MAX_CHANGES` ([`admin`]) |
 //! | passwords that run or wait, their threads, their memory | semaphores: two for each of Checks and admin, one for both ([`identity::passwords`]) |
 //! | passwords remembered; failures | a count, the oldest goes first; five of each configured user |

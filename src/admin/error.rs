@@ -200,6 +200,8 @@ pub enum InvalidKind {
     LifeOverflow,
     /// `overlapSeconds` is out of range.
     Overlap,
+    /// `perpage` is more than a page holds.
+    PerPage,
     /// `actor` has a value that the manager's own actor does not have.
     MemberNotOwn,
     /// An allow block names the key.
@@ -238,6 +240,7 @@ impl InvalidKind {
             }
             Self::LifeOverflow => (BAD_REQUEST, BAD_DATA, "life_overflow"),
             Self::Overlap => (BAD_REQUEST, BAD_DATA, "invalid_overlap"),
+            Self::PerPage => (BAD_REQUEST, BAD_DATA, "invalid_perpage"),
             Self::MemberNotOwn => (StatusCode::FORBIDDEN, DENIED, "member_not_own"),
             Self::NameInPolicy => (StatusCode::FORBIDDEN, DENIED, "name_in_policy"),
         }

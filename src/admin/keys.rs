@@ -1,15 +1,20 @@
 //! The key API: list, show, create, revoke, rotate, delete.  Paths, bodies and messages are Grafana's.
 
 use std::collections::HashSet;
-use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, State};
+use axum::http::HeaderName;
+use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use percent_encoding::percent_decode_str;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::openapi::schema::{ArrayBuilder, Object, ObjectBuilder, SchemaType, Type};
 use utoipa::{IntoParams, ToSchema};
 
@@ -21,10 +26,16 @@ use super::grant::Grant;
 use super::responses::{BodyErrors, CallerErrors, ConflictErrors, NotFoundErrors, PermissionErrors};
 use super::{Admin, with_store_timeout};
 use crate::actor::{Actor, MAX_NESTING, nests_too_deep};
+use crate::deny_reason::DenyReason;
 use crate::keys::name::is_name;
-use crate::keys::{CreateKey, Key, KeySettings, MAX_ACTOR_BYTES, MAX_OVERLAP, MAX_POLICIES, Role, Status};
+use crate::keys::source::MAX_PAGE;
+use crate::keys::store::{ListFilter, ListPosition};
+use crate::keys::{CreateKey, Key, KeySettings, MAX_ACTOR_BYTES, MAX_OVERLAP, MAX_POLICIES, Role};
 use crate::secret::Secret;
 use crate::snapshot::Snapshot;
+
+/// How many keys a list has of which the response is one page.
+const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 /// A key as it is listed.
 #[derive(Serialize, ToSchema)]
@@ -88,45 +99,57 @@ fn expose<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Err
 }
 
 /// The query of `GET /api/auth/keys`.  A value that cannot be read counts as missing, as in Grafana.
-#[derive(IntoParams)]
+#[derive(Debug, PartialEq, Eq, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
     /// The expired and the revoked ones, too.
     #[param(rename = "includeExpired", required = false)]
     include_expired: bool,
     /// So many at a time.
-    #[param(rename = "perpage", minimum = 1, nullable = false)]
-    per_page: Option<usize>,
+    #[param(rename = "perpage", minimum = 1, maximum = 1000, nullable = false)]
+    per_page: Option<u32>,
     /// Which of the pages, from 1 on.
     #[param(minimum = 1, nullable = false)]
-    page: Option<usize>,
+    page: Option<u64>,
 }
 
 impl ListQuery {
-    fn parse(query: &str) -> Self {
+    /// # Errors
+    /// 400: `perpage` is more than a page holds.
+    fn parse(query: &str) -> Result<Self, ApiError> {
         let number = |name| {
-            parameter(query, name).and_then(|value| value.parse::<usize>().ok()).filter(|&number| number > 0)
+            parameter(query, name).and_then(|value| value.parse::<u64>().ok()).filter(|&number| number > 0)
         };
         // The values that Go's ParseBool takes for true, as Grafana does.
         let include_expired = parameter(query, "includeExpired")
             .is_some_and(|value| matches!(&*value, "1" | "t" | "T" | "true" | "True" | "TRUE"));
-        Self { include_expired, per_page: number("perpage"), page: number("page") }
+        let per_page = match number("perpage").map(u32::try_from) {
+            None => None,
+            Some(Ok(per_page)) if per_page as usize <= MAX_PAGE => Some(per_page),
+            Some(Ok(_) | Err(_)) => {
+                let problem = format!("expected 1 to {MAX_PAGE}; without it the list is whole");
+                return Err(ApiError::invalid(InvalidKind::PerPage, "perpage", problem));
+            }
+        };
+        Ok(Self { include_expired, per_page, page: number("page") })
     }
 
-    /// How many of `total` keys to skip, and how many to list then.
-    fn range(&self, total: usize) -> (usize, usize) {
-        match self.per_page {
-            Some(per_page) => ((self.page.unwrap_or(1) - 1).saturating_mul(per_page), per_page),
-            None => (0, total),
-        }
+    /// The page that is asked for: how many keys come before it, and how many it has at most.  `None` is the whole list.
+    fn page(&self) -> Option<(u64, u32)> {
+        let per_page = self.per_page?;
+        Some(((self.page.unwrap_or(1) - 1).saturating_mul(per_page.into()), per_page))
+    }
+
+    fn filter(&self, now: Timestamp) -> ListFilter {
+        if self.include_expired { ListFilter::All } else { ListFilter::LiveAt(now) }
     }
 }
 
 impl<S: Sync> FromRequestParts<S> for ListQuery {
-    type Rejection = Infallible;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self::parse(parts.uri.query().unwrap_or_default()))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Self::parse(parts.uri.query().unwrap_or_default())
     }
 }
 
@@ -153,7 +176,8 @@ impl<S: Send + Sync> FromRequestParts<S> for KeyId {
 
 /// The keys, by name
 ///
-/// All live ones, or a page of them when perpage asks for one.
+/// All live ones, or a page of them when perpage asks for one. Names are compared by their bytes. A list that breaks
+/// off on the way ends without its closing bracket and last chunk.
 #[utoipa::path(
     get,
     path = "/api/auth/keys",
@@ -161,7 +185,10 @@ impl<S: Send + Sync> FromRequestParts<S> for KeyId {
     tag = "keys",
     params(ListQuery),
     responses(
-        (status = OK, description = "The keys", body = Vec<ListedKey>),
+        (
+            status = OK, description = "The keys", body = Vec<ListedKey>,
+            headers(("X-Total-Count" = u64, description = "With perpage: how many keys the whole list has"))
+        ),
         CallerErrors,
         PermissionErrors,
     ),
@@ -170,14 +197,69 @@ pub(super) async fn list(
     State(admin): State<Arc<Admin>>,
     _: Manager,
     query: ListQuery,
-) -> Result<Json<Vec<ListedKey>>, ApiError> {
-    let mut keys = with_store_timeout(admin.keys.list()).await??;
-    let now = admin.clock.now();
-    keys.retain(|key| query.include_expired || key.status(now) == Status::Live);
-    // The stores collate text differently.
-    keys.sort_by(|one, other| (&one.name, one.id).cmp(&(&other.name, other.id)));
-    let (skip, take) = query.range(keys.len());
-    Ok(Json(keys.into_iter().skip(skip).take(take).map(ListedKey::from).collect()))
+) -> Result<Response, ApiError> {
+    let filter = query.filter(admin.clock.now());
+    let Some((offset, limit)) = query.page() else {
+        return list_all(admin, filter).await;
+    };
+    let page = with_store_timeout(admin.keys.list_page(filter, offset, limit)).await??;
+    let keys: Vec<ListedKey> = page.keys.into_iter().map(ListedKey::from).collect();
+    Ok(([(TOTAL_COUNT, page.total)], Json(keys)).into_response())
+}
+
+/// The whole list.  It is read and written page by page, the next page once the client has taken the one before, so
+/// that no list takes more memory than a page.  Its status is sent once the first page was read.
+async fn list_all(admin: Arc<Admin>, filter: ListFilter) -> Result<Response, ApiError> {
+    let permit = Arc::clone(&admin.list_permits).acquire_owned();
+    let permit = with_store_timeout(permit).await.map_err(|_| DenyReason::Overloaded)?;
+    let list = ListStream {
+        admin,
+        filter,
+        next: Some(ListPosition::START),
+        is_first: true,
+        _permit: permit.map_err(|_| ApiError::Internal)?,
+    };
+    let Some((first, list)) = list.next_page().await? else {
+        return Err(ApiError::Internal);
+    };
+    if list.next.is_none() {
+        return Ok(([(CONTENT_TYPE, "application/json")], first).into_response());
+    }
+    let rest = stream::try_unfold(list, ListStream::next_page);
+    let body = Body::from_stream(stream::iter([Ok(first)]).chain(rest));
+    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// A list of all keys that is being written.
+struct ListStream {
+    admin: Arc<Admin>,
+    filter: ListFilter,
+    /// Where the next page begins; `None` after the last one.
+    next: Option<ListPosition>,
+    /// No page was written yet.
+    is_first: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl ListStream {
+    /// The next page as a part of a JSON array, and what is left.
+    async fn next_page(mut self) -> Result<Option<(Vec<u8>, Self)>, ApiError> {
+        let Some(position) = &self.next else {
+            return Ok(None);
+        };
+        let page = with_store_timeout(self.admin.keys.list_after(self.filter, position)).await??;
+        let mut text = Vec::new();
+        for key in page.keys {
+            text.push(if self.is_first { b'[' } else { b',' });
+            self.is_first = false;
+            serde_json::to_writer(&mut text, &ListedKey::from(key)).map_err(|_| ApiError::Internal)?;
+        }
+        self.next = page.next;
+        if self.next.is_none() {
+            text.extend_from_slice(if self.is_first { b"[]" } else { b"]" });
+        }
+        Ok(Some((text, self)))
+    }
 }
 
 /// One key, live or dead
@@ -539,6 +621,8 @@ mod tests {
             actor_members: [].into(),
             max_staleness: None,
             ready_without_store: None,
+            forget_after: None,
+            max_idle: None,
         };
         let now: Timestamp = "2026-11-21T00:00:00.75Z".parse().unwrap();
         let cases = [
@@ -564,15 +648,20 @@ mod tests {
     #[test]
     fn a_page_is_a_range_of_the_list() {
         for (query, expected) in [
-            ("", (0, 250)),
-            ("perpage=100", (0, 100)),
-            ("perpage=100&page=3", (200, 100)),
-            ("page=3", (0, 250)),
-            ("perpage=0&page=2", (0, 250)),
-            ("perpage=x", (0, 250)),
-            ("perpage=2&page=18446744073709551615", (usize::MAX, 2)),
+            ("", None),
+            ("perpage=100", Some((0, 100))),
+            ("perpage=100&page=3", Some((200, 100))),
+            ("page=3", None),
+            ("perpage=0&page=2", None),
+            ("perpage=x", None),
+            ("perpage=1000", Some((0, 1000))),
+            ("perpage=2&page=18446744073709551615", Some((u64::MAX, 2))),
         ] {
-            assert_eq!(ListQuery::parse(query).range(250), expected, "{query}");
+            let query_ = ListQuery::parse(query).unwrap();
+            assert_eq!(query_.page(), expected, "{query}");
+        }
+        for query in ["perpage=1001", "perpage=18446744073709551615"] {
+            assert_eq!(ListQuery::parse(query).unwrap_err().reason(), "invalid_perpage", "{query}");
         }
     }
 }

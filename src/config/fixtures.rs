@@ -189,6 +189,8 @@ fn is_public(before: &str) -> bool {
         "actor_members",
         "max_staleness",
         "ready_without_store",
+        "forget_after",
+        "max_idle",
         "actor_headers",
     ];
     let tail = before.rsplit(['\n', '{']).next().unwrap_or_default();
@@ -333,13 +335,15 @@ fn what_keys_and_admin_mean() {
     let (keys, admin) = (config.rules.keys.unwrap(), config.rules.admin.unwrap());
     assert_eq!((keys.max_seconds_to_live, &*keys.prefix, keys.quota), (-1, "eat", None));
     assert_eq!((keys.actor_members.len(), keys.max_staleness, keys.ready_without_store), (0, None, None));
+    let days = |days: u64| Some(std::time::Duration::from_secs(days * 86_400));
+    assert_eq!((keys.forget_after, keys.max_idle), (days(90), None));
     assert_eq!(config.rules.unavailable, Unavailable::Deny);
     assert!(!admin.allow.admits_anonymous() && admin.public_url.is_none());
     assert_eq!(config.rules.locations.order(), [CredentialLocation::Session { cookie: "eat_session" }]);
 
     let config = load(
         "keys: {store: {$env: STORE}, max_seconds_to_live: 86400, prefix: key, max: 5, actor_members: [team],\n\
-         \x20 max_staleness: 5m, ready_without_store: 10s, unavailable: error}\n\
+         \x20 max_staleness: 5m, ready_without_store: 10s, forget_after: never, max_idle: 180d, unavailable: error}\n\
          admin: {listen: \"unix:a.sock\", public_url: \"https://keys.example.com/\", allow: {role: Editor}}\n\
          credentials: [session]\ntokens: [{token: {$env: BOT_TOKEN}, actor: {id: the-bot, name: Bot}}]\n\
          policies: {read: {}}\n",
@@ -353,6 +357,7 @@ fn what_keys_and_admin_mean() {
         (&*keys.actor_members[0], keys.max_staleness, keys.ready_without_store),
         ("team", Some(std::time::Duration::from_secs(300)), Some(std::time::Duration::from_secs(10)))
     );
+    assert_eq!((keys.forget_after, keys.max_idle), (None, days(180)));
     assert_eq!(rules.unavailable, Unavailable::Error);
     let public_url = rules.admin.as_ref().unwrap().public_url.as_ref().unwrap();
     assert_eq!((public_url.to_string().as_str(), public_url.is_https()), ("https://keys.example.com", true));

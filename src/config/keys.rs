@@ -28,6 +28,27 @@ const MIN_STALENESS: Duration = Duration::from_secs(1);
 /// A shorter staleness is a warning: one slow read of the store would deny valid keys.
 const RECOMMENDED_STALENESS: Duration = Duration::from_secs(5);
 
+/// Without `keys.forget_after` a dead key is deleted after this long.
+const DEFAULT_FORGET_AFTER: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// A length of time after which something happens to keys, or `never`.
+struct Age {
+    /// The shortest one.
+    min: Duration,
+    /// The error about a shorter one.
+    too_short: &'static str,
+}
+
+const FORGET_AFTER: Age = Age {
+    min: Duration::from_secs(3600),
+    too_short: "dead keys are deleted once an hour: at least 1h is needed, or `never`",
+};
+
+const MAX_IDLE: Age = Age {
+    min: Duration::from_secs(24 * 3600),
+    too_short: "a key that a job uses every night would expire by day: at least 1d is needed, or `never`",
+};
+
 /// Reads the section; `None` when it is not there.
 pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<KeysSection> {
     let what = "a mapping such as {store: \"sqlite:/var/lib/envoy-auth-tokens/keys.db\"}";
@@ -56,6 +77,11 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ke
             ready_without_store: fields
                 .get("ready_without_store")
                 .and_then(|node| read_ready_without_store(reader, node)),
+            forget_after: match fields.get("forget_after") {
+                Some(node) => read_age(reader, node, &FORGET_AFTER),
+                None => Some(DEFAULT_FORGET_AFTER),
+            },
+            max_idle: fields.get("max_idle").and_then(|node| read_age(reader, node, &MAX_IDLE)),
         },
         unavailable: read_unavailable(reader, fields.get("unavailable")),
     })
@@ -199,6 +225,25 @@ fn read_ready_without_store<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Opti
         reader.error(&node.at, "expected `never` or a duration such as 0s, 10s or 1m, found other text");
     }
     duration
+}
+
+/// `None` is never, and what is not valid.
+fn read_age<'t>(reader: &mut Reader<'t>, node: &'t Node, age: &Age) -> Option<Duration> {
+    let text = reader.text(node, "`never` or a duration such as 90d")?;
+    if text.as_str() == "never" {
+        return None;
+    }
+    match humantime::parse_duration(text.as_str()) {
+        Ok(duration) if duration >= age.min => Some(duration),
+        Ok(_) => {
+            reader.error(&node.at, age.too_short);
+            None
+        }
+        Err(_) => {
+            reader.error(&node.at, "expected `never` or a duration such as 90d or 12h, found other text");
+            None
+        }
+    }
 }
 
 fn read_unavailable<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Unavailable {

@@ -240,6 +240,18 @@ pub const KEYS: Schema = Fields(&[
         "When a process that has never read the store is ready all the same: never (the default), or a duration such as 10s.",
     ),
     (
+        "forget_after",
+        Shown,
+        Text,
+        "How long after their end expired and revoked keys are deleted: a duration, or never.  By default 90d.",
+    ),
+    (
+        "max_idle",
+        Shown,
+        Text,
+        "A key that was not used for so long expires: a duration such as 180d.  By default never.",
+    ),
+    (
         "unavailable",
         Unknown,
         Word(&["deny", "error"]),

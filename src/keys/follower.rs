@@ -18,6 +18,7 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::retention::Retention;
 use super::source::{Continuity, Cursor, LogPosition, Look, Revision, Source};
 use super::store::{FollowerStore, SCHEMA, StoreError, StoreFailure, Upkeep};
 use super::usage::PendingUses;
@@ -57,6 +58,7 @@ pub struct Follower {
     write_uses_at: Instant,
     purge_at: Instant,
     stamp_at: Instant,
+    retention: Retention,
 }
 
 /// How far the store was read.
@@ -171,6 +173,7 @@ impl Follower {
             write_uses_at: now,
             purge_at: now,
             stamp_at: now,
+            retention: Retention::new(now),
         }
     }
 
@@ -203,6 +206,7 @@ impl Follower {
                 self.keys.operation_failed("write that this process is there", &error);
             }
         }
+        self.retention.run(&self.keys, upkeep, now).await;
     }
 
     /// Ticks for ever.

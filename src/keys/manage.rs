@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::store::{CreateError, NewKey, RotateError, Rotation, StoreError};
+use super::store::{
+    CreateError, ListFilter, ListPage, ListPosition, NewKey, NumberedPage, RotateError, Rotation, StoreError,
+};
 use super::{CreateKey, GrantCheck, Key, KeySettings, Keys, OPERATION_TIMEOUT, generate, with_timeout};
 use crate::secret::Secret;
 
-/// How long listing all keys may take: a million of them take longer than one.
+/// How long reading one page of a list may take: the store may have to look through a million keys for it.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Keys {
@@ -95,12 +97,26 @@ impl Keys {
         deleted.await.inspect_err(|error| self.operation_failed("delete a key", error))
     }
 
-    /// Every key, by name and then by id.
+    /// The first keys after a position, at most [`MAX_PAGE`](super::source::MAX_PAGE).
     ///
     /// # Errors
     /// The store failed.
-    pub async fn list(&self) -> Result<Vec<Key>, StoreError> {
-        let listed = with_timeout(LIST_TIMEOUT, self.store.list()).await;
+    pub async fn list_after(&self, filter: ListFilter, after: &ListPosition) -> Result<ListPage, StoreError> {
+        let listed = with_timeout(LIST_TIMEOUT, self.store.list_after(filter, after)).await;
+        listed.inspect_err(|error| self.operation_failed("list the keys", error))
+    }
+
+    /// At most `limit` keys after the first `offset` ones, and the number of all.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn list_page(
+        &self,
+        filter: ListFilter,
+        offset: u64,
+        limit: u32,
+    ) -> Result<NumberedPage, StoreError> {
+        let listed = with_timeout(LIST_TIMEOUT, self.store.list_page(filter, offset, limit)).await;
         listed.inspect_err(|error| self.operation_failed("list the keys", error))
     }
 

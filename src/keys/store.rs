@@ -7,6 +7,7 @@
 //! Each revision has a random mark, by which a history that was rewritten is noticed ([`super::source`]).
 
 mod error;
+mod list;
 mod migrations;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -28,6 +29,7 @@ use crate::token::TokenDigest;
 pub use error::{
     CreateError, DatabaseFailure, OpenError, OpenFailure, RotateError, StoreError, StoreFailure,
 };
+pub use list::{ForgottenKeys, ListFilter, ListPage, ListPosition, NumberedPage};
 pub use migrations::SCHEMA;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
@@ -111,6 +113,19 @@ pub trait Upkeep: Send + Sync {
     /// Deletes sessions last used, or opened, at these instants or before.
     async fn purge_sessions(&self, used_until: Timestamp, opened_until: Timestamp) -> Result<(), StoreError>;
 
+    /// Deletes at most `limit` keys that expired, or were revoked, at this instant or before.  Those that another
+    /// transaction holds are left for the next call.
+    async fn forget_keys(&self, ended_until: Timestamp, limit: u32) -> Result<ForgottenKeys, StoreError>;
+
+    /// Lets at most `limit` live keys expire at `now` that were last used at `used_until` or before; of one that was
+    /// never used its creation counts.  Returns them as they are then.  Of several callers at once each gets others.
+    async fn expire_idle(
+        &self,
+        now: Timestamp,
+        used_until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Key>, StoreError>;
+
     /// Writes that a writer is there, so that copies of the store can say how old they are.  At most once in a few
     /// seconds, however many processes call it.
     async fn stamp(&self) -> Result<(), StoreError>;
@@ -149,8 +164,16 @@ pub trait Store: Send + Sync {
     /// Deletes a key; false when there is no such key.
     async fn delete(&self, gate: &Gate, id: i64) -> Result<Committed<bool>, StoreError>;
 
-    /// Every key, by name and then by id, with its last use.
-    async fn list(&self) -> Result<Vec<Key>, StoreError>;
+    /// The first keys after a position, at most [`MAX_PAGE`](super::source::MAX_PAGE), with their last use.
+    async fn list_after(&self, filter: ListFilter, after: &ListPosition) -> Result<ListPage, StoreError>;
+
+    /// At most `limit` keys after the first `offset` ones, with their last use, and the number of all.
+    async fn list_page(
+        &self,
+        filter: ListFilter,
+        offset: u64,
+        limit: u32,
+    ) -> Result<NumberedPage, StoreError>;
 
     /// One key with its last use.
     async fn get(&self, id: i64) -> Result<Option<Key>, StoreError>;

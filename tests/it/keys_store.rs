@@ -15,8 +15,8 @@ use envoy_auth_tokens::keys::source::{
     ChangePage, Continuity, Cursor, KeyPage, LogPosition, Look, Revision, SessionPage, Source,
 };
 use envoy_auth_tokens::keys::store::{
-    CreateError, FollowerStore, Gate, NewKey, OpenError, PostgresStore, RotateError, Rotation, SqliteStore,
-    Store, StoreError, StoreUrl,
+    CreateError, FollowerStore, Gate, ListFilter, ListPage, ListPosition, NewKey, OpenError, PostgresStore,
+    RotateError, Rotation, SqliteStore, Store, StoreError, StoreUrl,
 };
 use envoy_auth_tokens::keys::{CreateKey, Key, KeyLookup, KeySettings, Keys, Role, StoredSession};
 use envoy_auth_tokens::secret::Secret;
@@ -83,6 +83,27 @@ impl Database {
         }
     }
 
+    /// Inserts keys past the program, numbered `i` from 1 on: each with this name and this instant of its revocation.
+    async fn insert_keys(&self, count: u32, name: &str, revoked_at: &str) {
+        let (digest, time, numbers) = match self {
+            Self::Sqlite(_) => (
+                "randomblob(32)",
+                "",
+                format!("RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"),
+            ),
+            Self::Postgres { .. } => (
+                "sha256(gen_random_uuid()::text::bytea)",
+                "to_timestamp",
+                format!("n (i) AS (SELECT generate_series(1, {count}))"),
+            ),
+        };
+        self.sql(&format!(
+            "WITH {numbers} INSERT INTO api_keys (name, role, digest, created_at, created_by, revoked_at) \
+             SELECT {name}, 'Viewer', {digest}, {time}({START}), 'somebody', {time}({revoked_at}) FROM n"
+        ))
+        .await;
+    }
+
     pub(crate) async fn store(&self) -> Box<dyn Store> {
         match self.url() {
             StoreUrl::Sqlite(path) => Box::new(SqliteStore::open(&path).await.unwrap()),
@@ -108,6 +129,18 @@ impl Database {
     }
 }
 
+/// Every key of a list, page by page.
+async fn list(keys: &Keys, filter: ListFilter) -> Vec<Key> {
+    let (mut listed, mut next) = (Vec::new(), Some(ListPosition::START));
+    while let Some(position) = next {
+        let page = keys.list_after(filter, &position).await.unwrap();
+        assert!(page.keys.len() <= 1000);
+        listed.extend(page.keys);
+        next = page.next;
+    }
+    listed
+}
+
 /// A follower for which time passes only when it is ticked.
 pub(crate) struct Ticked {
     pub(crate) follower: Follower,
@@ -119,6 +152,15 @@ impl Ticked {
     pub(crate) async fn tick(&mut self) {
         self.now += Duration::from_secs(1);
         self.follower.tick(self.now).await;
+    }
+
+    /// So much later, with a reading every half minute.
+    async fn read_for(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.now < end {
+            self.now = end.min(self.now + Duration::from_secs(30));
+            self.follower.tick(self.now).await;
+        }
     }
 }
 
@@ -201,6 +243,8 @@ pub(crate) fn settings() -> KeySettings {
         actor_members: Box::new([]),
         max_staleness: None,
         ready_without_store: None,
+        forget_after: None,
+        max_idle: None,
     }
 }
 
@@ -274,6 +318,10 @@ on_both_stores! {
     changes_behind_our_back_arrive
     a_row_that_cannot_be_read_does_not_count_and_harms_no_other
     the_last_use_is_written_once_a_minute
+    a_list_is_read_in_pages_in_the_order_of_bytes
+    dead_keys_are_deleted_when_they_are_dead_for_long_enough
+    two_who_delete_dead_keys_delete_different_ones
+    unused_keys_expire_once_the_uses_of_an_outage_are_written
     sessions_live_by_use_and_end_in_time
     the_oldest_session_of_a_user_ends_when_there_are_too_many
     log_ins_at_once_leave_no_session_too_many
@@ -398,7 +446,8 @@ async fn what_is_stored_comes_back(db: Database) {
     assert_eq!(store.get(one.key.id).await.unwrap().as_ref(), Some(&one.key));
     let members: Vec<&String> = one.key.actor.keys().collect();
     assert_eq!(members, ["z", "a", "big"]);
-    assert_eq!(store.list().await.unwrap(), [two.key.clone(), one.key.clone()]);
+    let listed = store.list_after(ListFilter::All, &ListPosition::START).await.unwrap();
+    assert_eq!(listed, ListPage { keys: vec![two.key.clone(), one.key.clone()], next: None });
 
     let session = StoredSession {
         digest: digest_of("cookie"),
@@ -538,7 +587,7 @@ async fn a_name_is_free_again_when_its_key_is_dead(db: Database) {
     replica.keys.revoke(second.id, "admin").await.unwrap();
     let (third, live) = replica.create("name").await;
     assert_eq!((replica.find(&secret), replica.find(&live)), ("revoked", "live"));
-    let listed = replica.keys.list().await.unwrap();
+    let listed = list(&replica.keys, ListFilter::All).await;
     let listed: Vec<(&str, i64)> = listed.iter().map(|key| (key.name.as_str(), key.id)).collect();
     let expected = [("Name", second.id - 1), ("name", first.id), ("name", second.id), ("name", third.id)];
     assert_eq!(listed, expected);
@@ -556,7 +605,7 @@ async fn of_two_creations_of_one_name_one_wins(db: Database) {
         assert!(won.is_ok(), "{won:?}");
         assert!(matches!(lost, Err(CreateError::NameTaken)), "{lost:?}");
     }
-    assert_eq!(here.keys.list().await.unwrap().len(), 20);
+    assert_eq!(list(&here.keys, ListFilter::All).await.len(), 20);
 }
 
 async fn a_hundred_creations_at_once_lose_nothing(db: Database) {
@@ -575,7 +624,7 @@ async fn a_hundred_creations_at_once_lose_nothing(db: Database) {
     ids.dedup();
     assert_eq!(ids.len(), 100);
     for replica in &replicas {
-        assert_eq!(replica.keys.list().await.unwrap().len(), 100);
+        assert_eq!(list(&replica.keys, ListFilter::All).await.len(), 100);
         soon("all are held", async || replica.keys.held() == 100).await;
         assert!(made.iter().all(|(_, secret)| replica.find(secret) == "live"));
         assert_eq!(replica.keys.store_errors(), 0);
@@ -721,7 +770,7 @@ async fn a_row_that_cannot_be_read_does_not_count_and_harms_no_other(db: Databas
     let role = async || replica.principal(&sound_secret).actor.member("role") == Some(&Value::from("Admin"));
     soon("the other changes", role).await;
     assert_eq!(db.open(&time).await.find(&broken_secret), "unknown");
-    assert_eq!(replica.keys.list().await.unwrap().len(), 1);
+    assert_eq!(list(&replica.keys, ListFilter::All).await.len(), 1);
 }
 
 async fn the_last_use_is_written_once_a_minute(db: Database) {
@@ -1042,6 +1091,140 @@ async fn keys_may_be_served_for_so_long_without_reading(db: Database) {
     assert!(replica.keys.is_unknowable(limit));
     let again = Replica::of(Arc::clone(&replica.keys), &time);
     soon("read again", async || !again.keys.is_unknowable(limit)).await;
+}
+
+async fn a_list_is_read_in_pages_in_the_order_of_bytes(db: Database) {
+    let time = Time::new();
+    let replica = db.open(&time).await;
+    let keys = &replica.keys;
+    // Pages end between keys of one name.
+    let name = "CASE i % 4 WHEN 0 THEN 'b' WHEN 1 THEN 'A' WHEN 2 THEN 'ä' ELSE 'Z' END";
+    let revoked_at = format!("CASE WHEN i % 10 = 0 THEN {START} END");
+    db.insert_keys(2500, name, &revoked_at).await;
+    let (expired, _) = keys.create(&settings(), until("c", START + 10)).await.unwrap();
+    time.pass(10);
+
+    let all = list(keys, ListFilter::All).await;
+    assert_eq!(all.len(), 2501);
+    assert!(all.is_sorted_by(|one, other| (&one.name, one.id) < (&other.name, other.id)));
+    let live = list(keys, ListFilter::LiveAt(time.now())).await;
+    assert_eq!(live.len(), 2250);
+    assert!(live.iter().all(|key| key.revoked_at.is_none() && key.id != expired.id));
+    assert_eq!(list(keys, ListFilter::LiveAt(at(START + 9))).await.len(), 2251);
+
+    for (offset, limit) in [(0, 1), (990, 20), (2000, 1000), (2501, 1), (u64::MAX, 1000)] {
+        let page = keys.list_page(ListFilter::All, offset, limit).await.unwrap();
+        let expected: Vec<&Key> =
+            all.iter().skip(usize::try_from(offset).unwrap()).take(limit as usize).collect();
+        assert_eq!((page.keys.iter().collect(), page.total), (expected, 2501), "{offset} {limit}");
+    }
+    let page = keys.list_page(ListFilter::LiveAt(time.now()), 1500, 1000).await.unwrap();
+    assert_eq!((&page.keys[..], page.total), (&live[1500..], 2250));
+}
+
+const DAY: i64 = 86_400;
+
+async fn dead_keys_are_deleted_when_they_are_dead_for_long_enough(db: Database) {
+    let time = Time::new();
+    let (replica, mut follower) = db.open_ticked(&time).await;
+    let keys = &replica.keys;
+    let forget_after = Arc::new(std::sync::Mutex::new(None));
+    let present = Arc::clone(&forget_after);
+    keys.follow_settings(move || Some(KeySettings { forget_after: *present.lock().unwrap(), ..settings() }));
+    let (expired, expired_secret) = keys.create(&settings(), until("expired", START + 10)).await.unwrap();
+    let (revoked, _) = replica.create("revoked").await;
+    keys.revoke(revoked.id, "admin").await.unwrap();
+    // Dead since it expired, not since it was revoked.
+    let (both, _) = keys.create(&settings(), until("both", START + 20)).await.unwrap();
+    let (late, _) = keys.create(&settings(), until("late", START + 40 * DAY)).await.unwrap();
+    let (unlimited, _) = replica.create("unlimited").await;
+    time.pass(30);
+    keys.revoke(both.id, "admin").await.unwrap();
+    let ids =
+        async || -> Vec<i64> { list(keys, ListFilter::All).await.into_iter().map(|key| key.id).collect() };
+    let rest = [late.id, unlimited.id];
+
+    time.pass(30 * DAY - 30);
+    follower.tick().await;
+    assert_eq!(ids().await.len(), 5, "nothing is deleted without the setting");
+    *forget_after.lock().unwrap() = Some(Duration::from_secs(30 * 86_400));
+    follower.read_for(Duration::from_secs(3590)).await;
+    assert_eq!(ids().await.len(), 5, "it is looked at once an hour");
+    follower.read_for(Duration::from_secs(10)).await;
+    assert_eq!(ids().await, [both.id, expired.id, rest[0], rest[1]]);
+    time.pass(10);
+    follower.read_for(Duration::from_secs(3600)).await;
+    assert_eq!(ids().await, [both.id, rest[0], rest[1]]);
+    follower.tick().await;
+    assert_eq!(replica.find(&expired_secret), "unknown");
+    time.pass(9);
+    follower.read_for(Duration::from_secs(3600)).await;
+    assert_eq!(ids().await, [both.id, rest[0], rest[1]], "to the second");
+    time.pass(1);
+    follower.read_for(Duration::from_secs(3600)).await;
+    assert_eq!(ids().await, rest);
+
+    // A thousand at a time, and the store is read in between.
+    db.insert_keys(2500, "'dead'", &START.to_string()).await;
+    follower.read_for(Duration::from_secs(3600 - 1)).await;
+    for left in [1502, 502, 2] {
+        follower.tick().await;
+        assert_eq!(ids().await.len(), left);
+    }
+    follower.tick().await;
+    assert_eq!((ids().await, keys.held()), (rest.to_vec(), 2));
+    assert_eq!(keys.store_errors(), 0);
+}
+
+async fn two_who_delete_dead_keys_delete_different_ones(db: Database) {
+    let store = async || db.store().await.for_follower().upkeep.unwrap();
+    let (one, other) = (store().await, store().await);
+    db.insert_keys(1500, "'dead'", &START.to_string()).await;
+    let (one, other) = tokio::join!(one.forget_keys(at(START), 1000), other.forget_keys(at(START), 1000));
+    let deleted = one.unwrap().total() + other.unwrap().total();
+    let left = db.number("SELECT count(*) FROM api_keys").await;
+    assert_eq!(deleted, 1500 - u64::try_from(left).unwrap());
+    assert!(deleted >= 1000, "{deleted}");
+}
+
+async fn unused_keys_expire_once_the_uses_of_an_outage_are_written(db: Database) {
+    let time = Time::new();
+    let (replica, mut follower) = db.open_ticked(&time).await;
+    let keys = &replica.keys;
+    let max_idle = Some(Duration::from_secs(86_400));
+    keys.follow_settings(move || Some(KeySettings { max_idle, ..settings() }));
+    let (used, used_secret) = replica.create("used").await;
+    let (unused, _) = replica.create("unused").await;
+    let (_, replaced) = replica.create("rotated").await;
+    let (dead, _) = keys.create(&settings(), until("dead", START + 5)).await.unwrap();
+    time.pass(3600);
+    assert_eq!(replica.find(&used_secret), "live");
+    follower.tick().await;
+    let expiry = async |id: i64| keys.get(id).await.unwrap().unwrap().expires_at;
+
+    // A use is written down within a minute: so much later than a day.
+    time.pass(DAY + 59 - 3600);
+    follower.read_for(Duration::from_secs(7200)).await;
+    assert_eq!(expiry(unused.id).await, None);
+    let rotated = list(keys, ListFilter::All).await.into_iter().find(|key| key.name == "rotated").unwrap();
+    keys.rotate(&settings(), rotated.id, 7200, &|_| Ok(())).await.unwrap();
+    time.pass(1);
+    // The store did not answer for a while: other processes may still have uses to write.
+    follower.now += Duration::from_secs(61);
+    follower.read_for(Duration::from_secs(599)).await;
+    assert_eq!(expiry(unused.id).await, None);
+    follower.read_for(Duration::from_secs(3600)).await;
+    let now = time.now();
+    assert_eq!((expiry(unused.id).await, expiry(rotated.id).await), (Some(now), Some(now)));
+    assert_eq!((expiry(used.id).await, expiry(dead.id).await), (None, Some(at(START + 5))));
+    follower.tick().await;
+    assert_eq!((replica.find(&replaced), replica.find(&used_secret)), ("expired", "live"));
+    // The use just now is the last one.
+    time.pass(DAY + 60);
+    follower.tick().await;
+    follower.read_for(Duration::from_secs(3600)).await;
+    assert_eq!(expiry(used.id).await, Some(time.now()));
+    assert_eq!(keys.store_errors(), 0);
 }
 
 /// A source in which a look panics as long as somebody wants it to.

@@ -18,8 +18,9 @@ use super::rows::{self, ChangedRows, KeyRow, LookRow};
 use super::statements::{Dialect, Statements};
 use super::url::postgres as postgres_url;
 use super::{
-    Committed, CreateError, FollowerStore, Gate, GateGuard, NewKey, OpenError, OpenFailure, RotateError,
-    Rotation, Store, StoreError, StoreFailure, StoreUrl, Upkeep,
+    Committed, CreateError, FollowerStore, ForgottenKeys, Gate, GateGuard, ListFilter, ListPage,
+    ListPosition, NewKey, NumberedPage, OpenError, OpenFailure, RotateError, Rotation, Store, StoreError,
+    StoreFailure, StoreUrl, Upkeep,
 };
 use crate::keys::source::{ChangePage, Cursor, KeyPage, LogPosition, Look, Revision, SessionPage, Source};
 use crate::keys::{GrantCheck, Key, Status, StoredKey, StoredSession};
@@ -325,9 +326,28 @@ impl Store for PostgresStore {
         Ok(commit(gate, transaction, is_deleted).await?)
     }
 
-    async fn list(&self) -> Result<Vec<Key>, StoreError> {
-        let rows: Vec<KeyRow> = sqlx::query_as(SQL.keys_by_name.as_str()).fetch_all(self.pool()?).await?;
-        Ok(rows.into_iter().filter_map(rows::key).map(|stored| stored.key).collect())
+    async fn list_after(&self, filter: ListFilter, after: &ListPosition) -> Result<ListPage, StoreError> {
+        let mut transaction = self.read().await?;
+        let query = sqlx::query_as(SQL.list_after.as_str()).bind(filter.live_at());
+        let query = query.bind(&after.name).bind(after.id);
+        let rows: Vec<KeyRow> = query.fetch_all(&mut *transaction).await?;
+        Ok(rows::list_page(rows))
+    }
+
+    async fn list_page(
+        &self,
+        filter: ListFilter,
+        offset: u64,
+        limit: u32,
+    ) -> Result<NumberedPage, StoreError> {
+        let mut transaction = self.read().await?;
+        let query = sqlx::query_scalar(SQL.list_count.as_str()).bind(filter.live_at());
+        let total: i64 = query.fetch_one(&mut *transaction).await?;
+        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+        let query = sqlx::query_as(SQL.list_page.as_str()).bind(filter.live_at());
+        let query = query.bind(i64::from(limit)).bind(offset);
+        let rows: Vec<KeyRow> = query.fetch_all(&mut *transaction).await?;
+        Ok(NumberedPage { keys: rows::keys(rows), total: total.unsigned_abs() })
     }
 
     async fn get(&self, id: i64) -> Result<Option<Key>, StoreError> {
@@ -519,6 +539,34 @@ impl Upkeep for PostgresStore {
         let query = sqlx::query(sql).bind(used_until.as_second()).bind(opened_until.as_second());
         query.execute(self.pool()?).await?;
         Ok(())
+    }
+
+    async fn forget_keys(&self, ended_until: Timestamp, limit: u32) -> Result<ForgottenKeys, StoreError> {
+        // Another process may do the same at this moment: each deletes other keys.
+        let sql = "WITH dead AS ( \
+                       SELECT id FROM api_keys \
+                       WHERE revoked_at <= to_timestamp($1) OR expires_at <= to_timestamp($1) \
+                       ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED \
+                   ) DELETE FROM api_keys USING dead WHERE api_keys.id = dead.id RETURNING revoked_at IS NOT NULL";
+        let mut transaction = self.write().await?;
+        let query = sqlx::query_scalar(sql).bind(ended_until.as_second()).bind(i64::from(limit));
+        let were_revoked: Vec<bool> = query.fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(were_revoked.into_iter().collect())
+    }
+
+    async fn expire_idle(
+        &self,
+        now: Timestamp,
+        used_until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Key>, StoreError> {
+        let mut transaction = self.write().await?;
+        let query = sqlx::query_as(SQL.expire_idle.as_str()).bind(now.as_second());
+        let query = query.bind(used_until.as_second()).bind(i64::from(limit));
+        let rows: Vec<KeyRow> = query.fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(rows::keys(rows))
     }
 
     async fn stamp(&self) -> Result<(), StoreError> {

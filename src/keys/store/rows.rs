@@ -10,7 +10,7 @@ use serde_json::Map;
 use sqlx::query::QueryAs;
 use sqlx::{ColumnIndex, Database, Decode, Encode, FromRow, Row, Type};
 
-use super::{NewKey, StoreFailure};
+use super::{ListPage, ListPosition, NewKey, StoreFailure};
 use crate::keys::source::{
     ChangePage, Continuity, Cursor, HistoryRow, KeyPage, LogPosition, Look, MAX_PAGE, Revision, SessionPage,
 };
@@ -216,6 +216,18 @@ pub(super) fn key(row: KeyRow) -> Option<StoredKey> {
         tracing::error!(key_id = id, "the key store has a row that cannot be read: this key does not count");
     }
     key
+}
+
+/// The keys of rows.
+pub(super) fn keys(rows: Vec<KeyRow>) -> Vec<Key> {
+    rows.into_iter().filter_map(key).map(|stored| stored.key).collect()
+}
+
+/// A page of the list.  The next one begins after the last row, readable or not.
+pub(super) fn list_page(rows: Vec<KeyRow>) -> ListPage {
+    let last = rows.last().filter(|_| rows.len() >= MAX_PAGE);
+    let next = last.map(|row| ListPosition { name: row.name.clone(), id: row.id });
+    ListPage { keys: keys(rows), next }
 }
 
 /// The sessions of rows.  One that is unreadable counts as absent.

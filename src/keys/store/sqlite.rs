@@ -21,8 +21,9 @@ use super::migrations::{self, SchemaError};
 use super::rows::{self, ChangedRows, KeyRow, LookRow};
 use super::statements::{Dialect, Statements};
 use super::{
-    Committed, CreateError, FollowerStore, Gate, NewKey, OpenError, OpenFailure, RotateError, Rotation,
-    Store, StoreError, StoreFailure, StoreUrl, Upkeep,
+    Committed, CreateError, FollowerStore, ForgottenKeys, Gate, ListFilter, ListPage, ListPosition, NewKey,
+    NumberedPage, OpenError, OpenFailure, RotateError, Rotation, Store, StoreError, StoreFailure, StoreUrl,
+    Upkeep,
 };
 use crate::folder::FolderProblem;
 use crate::keys::source::{
@@ -250,9 +251,26 @@ impl Store for SqliteStore {
         Ok(commit(gate, transaction, is_deleted).await?)
     }
 
-    async fn list(&self) -> Result<Vec<Key>, StoreError> {
-        let rows: Vec<KeyRow> = sqlx::query_as(SQL.keys_by_name.as_str()).fetch_all(&self.readers).await?;
-        Ok(rows.into_iter().filter_map(rows::key).map(|stored| stored.key).collect())
+    async fn list_after(&self, filter: ListFilter, after: &ListPosition) -> Result<ListPage, StoreError> {
+        let query = sqlx::query_as(SQL.list_after.as_str()).bind(filter.live_at());
+        let query = query.bind(&after.name).bind(after.id);
+        let rows: Vec<KeyRow> = query.fetch_all(&self.readers).await?;
+        Ok(rows::list_page(rows))
+    }
+
+    async fn list_page(
+        &self,
+        filter: ListFilter,
+        offset: u64,
+        limit: u32,
+    ) -> Result<NumberedPage, StoreError> {
+        let mut transaction = self.readers.begin().await?;
+        let query = sqlx::query_scalar(SQL.list_count.as_str()).bind(filter.live_at());
+        let total: i64 = query.fetch_one(&mut *transaction).await?;
+        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+        let query = sqlx::query_as(SQL.list_page.as_str()).bind(filter.live_at());
+        let rows: Vec<KeyRow> = query.bind(limit).bind(offset).fetch_all(&mut *transaction).await?;
+        Ok(NumberedPage { keys: rows::keys(rows), total: total.unsigned_abs() })
     }
 
     async fn get(&self, id: i64) -> Result<Option<Key>, StoreError> {
@@ -392,6 +410,31 @@ impl Upkeep for SqliteStore {
         let query = sqlx::query("DELETE FROM api_sessions WHERE last_used_at <= ?1 OR created_at <= ?2");
         query.bind(used_until.as_second()).bind(opened_until.as_second()).execute(&self.writer).await?;
         Ok(())
+    }
+
+    async fn forget_keys(&self, ended_until: Timestamp, limit: u32) -> Result<ForgottenKeys, StoreError> {
+        let sql = "DELETE FROM api_keys WHERE id IN ( \
+                       SELECT id FROM api_keys WHERE revoked_at <= ?1 OR expires_at <= ?1 ORDER BY id LIMIT ?2) \
+                   RETURNING revoked_at IS NOT NULL";
+        let mut transaction = self.write().await?;
+        let query = sqlx::query_scalar(sql).bind(ended_until.as_second()).bind(limit);
+        let were_revoked: Vec<bool> = query.fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(were_revoked.into_iter().collect())
+    }
+
+    async fn expire_idle(
+        &self,
+        now: Timestamp,
+        used_until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Key>, StoreError> {
+        let mut transaction = self.write().await?;
+        let query = sqlx::query_as(SQL.expire_idle.as_str()).bind(now.as_second());
+        let query = query.bind(used_until.as_second()).bind(limit);
+        let rows: Vec<KeyRow> = query.fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(rows::keys(rows))
     }
 
     async fn stamp(&self) -> Result<(), StoreError> {

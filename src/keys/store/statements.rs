@@ -51,6 +51,16 @@ impl Dialect {
             (Kind::Time, Self::Postgres) => format!("to_timestamp(${number})"),
         }
     }
+
+    /// The condition that a key is live at the instant of this parameter.  Instants are whole seconds: a fraction, which
+    /// only somebody else can have written, does not count.
+    fn is_live(self, number: usize) -> String {
+        let expires_later = match self {
+            Self::Sqlite => format!("expires_at > ${number}"),
+            Self::Postgres => format!("expires_at >= to_timestamp(${number}) + interval '1 second'"),
+        };
+        format!("revoked_at IS NULL AND (expires_at IS NULL OR {expires_later})")
+    }
 }
 
 /// The statements that differ between the databases by their columns alone.
@@ -60,8 +70,16 @@ pub(super) struct Statements {
     /// The next keys with an id above `$1`.
     #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "SQLite gives them as JSON"))]
     pub keys: String,
-    /// Every key, by the bytes of its name and then by id.
-    pub keys_by_name: String,
+    /// The next keys after that of name `$2` and id `$3`, by the bytes of names and then by id: those that are live at
+    /// `$1`, or every one where that is NULL.
+    pub list_after: String,
+    /// `$2` such keys after the first `$3`.
+    pub list_page: String,
+    /// The number of such keys.
+    pub list_count: String,
+    /// Lets the first `$3` keys expire at `$1` that are live then and were last used, or else created, at `$2` or
+    /// before, and gives their rows.
+    pub expire_idle: String,
     /// The key of id `$1`.
     pub key_by_id: String,
     /// The next entries of the change log behind entry `$2` of revision `$1`, up to revision `$3`.
@@ -105,6 +123,19 @@ impl Statements {
             // SQLite compares bytes.  PostgreSQL compares by the database's locale, unless a statement says otherwise.
             Dialect::Postgres => "name COLLATE \"C\"",
         };
+        let listed = format!("(CAST($1 AS BIGINT) IS NULL OR {})", dialect.is_live(1));
+        let is_idle = {
+            let used_until = dialect.parameter(Kind::Time, 2);
+            format!("{} AND coalesce(last_used_at, created_at) <= {used_until}", dialect.is_live(1))
+        };
+        let expire = {
+            let now = dialect.parameter(Kind::Time, 1);
+            // A replaced secret never works longer than its key.
+            format!(
+                "UPDATE api_keys SET expires_at = {now}, \
+                 previous_until = CASE WHEN previous_until > {now} THEN {now} ELSE previous_until END"
+            )
+        };
         let values = NEW_KEY_COLUMNS.iter().zip(1..).map(|(name, number)| {
             let column = KeyRow::COLUMNS.iter().find(|column| column.name == *name);
             dialect.parameter(column.map_or(Kind::Plain, |column| column.kind), number)
@@ -114,7 +145,27 @@ impl Statements {
         Self {
             look: format!("SELECT {look} FROM ({state}) AS state"),
             keys: format!("SELECT {key} FROM api_keys WHERE id > $1 ORDER BY id LIMIT {MAX_PAGE}"),
-            keys_by_name: format!("SELECT {key} FROM api_keys ORDER BY {name}, id"),
+            list_after: format!(
+                "SELECT {key} FROM api_keys WHERE {listed} AND ({name}, id) > ($2, $3) \
+                 ORDER BY {name}, id LIMIT {MAX_PAGE}"
+            ),
+            list_page: format!(
+                "SELECT {key} FROM api_keys WHERE {listed} ORDER BY {name}, id LIMIT $2 OFFSET $3"
+            ),
+            list_count: format!("SELECT count(*) FROM api_keys WHERE {listed}"),
+            expire_idle: match dialect {
+                Dialect::Sqlite => format!(
+                    "{expire} WHERE id IN (SELECT id FROM api_keys WHERE {is_idle} ORDER BY id LIMIT $3) \
+                     RETURNING {key}"
+                ),
+                // Another process may do the same at this moment: each lets other keys expire.
+                Dialect::Postgres => format!(
+                    "WITH idle AS ( \
+                         SELECT id AS idle_id FROM api_keys WHERE {is_idle} \
+                         ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED \
+                     ) {expire} FROM idle WHERE id = idle_id RETURNING {key}"
+                ),
+            },
             key_by_id: format!("SELECT {key} FROM api_keys WHERE id = $1"),
             changes: format!(
                 "SELECT {change} FROM api_changes WHERE revision >= $1 AND (revision, seq) > ($1, $2) \

@@ -1,0 +1,176 @@
+//! What becomes of stored keys in time: unused ones expire (`keys.max_idle`), dead ones are deleted
+//! (`keys.forget_after`).
+//!
+//! Both are done once an hour, by every process that may write to the store: the store gives each of them other keys.
+//! One call changes a thousand keys at most, and the follower reads the store between two calls.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use tokio::time::Instant;
+
+use super::store::{ForgottenKeys, Upkeep};
+use super::{KeySettings, Keys, OPERATION_TIMEOUT, with_timeout};
+
+/// How often to look for keys that are dead for long enough, and for unused ones.
+const INTERVAL: Duration = Duration::from_secs(3600);
+/// How many keys are deleted at once.
+const FORGET_BATCH: u32 = 1000;
+/// How many keys expire at once: each has a line in the audit log.
+const EXPIRE_BATCH: u32 = 100;
+/// How long the store must have been readable before a missing use means that there was none: after an outage every
+/// process writes down the uses from it.
+const USES_ARRIVE_WITHIN: Duration = Duration::from_secs(600);
+/// A longer pause between two readings was an outage.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// A use is written down within this time.
+const USE_IS_WRITTEN_WITHIN: Duration = Duration::from_secs(60);
+
+/// When the keys of one store are looked through, and how far that is.
+#[derive(Debug)]
+pub(super) struct Retention {
+    expire_at: Instant,
+    forget_at: Instant,
+    readable_since: Instant,
+    readable_at: Instant,
+    /// The keys that were deleted since this round began.
+    forgotten: ForgottenKeys,
+}
+
+/// Whether a round of batches is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Round {
+    Unfinished,
+    Over,
+}
+
+impl Round {
+    /// When the next batch is due.
+    fn next_at(self, now: Instant) -> Instant {
+        match self {
+            Self::Unfinished => now,
+            Self::Over => now + INTERVAL,
+        }
+    }
+}
+
+impl Retention {
+    /// A first round is due at once, but for unused keys.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            expire_at: now,
+            forget_at: now,
+            readable_since: now,
+            readable_at: now,
+            forgotten: ForgottenKeys::default(),
+        }
+    }
+
+    /// Does what is due.  To be called at each successful reading of the store.
+    pub async fn run(&mut self, keys: &Keys, upkeep: &dyn Upkeep, now: Instant) {
+        if now.duration_since(self.readable_at) > MAX_PAUSE {
+            self.readable_since = now;
+        }
+        self.readable_at = now;
+        let may_expire = now.duration_since(self.readable_since) >= USES_ARRIVE_WITHIN;
+        let (expire, forget) = (may_expire && now >= self.expire_at, now >= self.forget_at);
+        if !expire && !forget {
+            return;
+        }
+        let Some(settings) = keys.present_settings() else {
+            return;
+        };
+        if expire {
+            self.expire_at = keys.expire_idle(upkeep, &settings).await.next_at(now);
+        }
+        if forget {
+            let round = keys.forget_dead(upkeep, &settings, &mut self.forgotten).await;
+            self.forget_at = round.next_at(now);
+            if round == Round::Over {
+                let ForgottenKeys { expired, revoked } = std::mem::take(&mut self.forgotten);
+                if expired + revoked > 0 {
+                    tracing::info!(expired, revoked, "dead keys were deleted from the store");
+                }
+            }
+        }
+    }
+}
+
+impl Keys {
+    /// Gives the settings in force to what is done in the background.  Until then no key is deleted or expires for want
+    /// of use.  Later calls have no effect.
+    pub fn follow_settings(&self, present: impl Fn() -> Option<KeySettings> + Send + Sync + 'static) {
+        let _ = self.settings.set(Box::new(present));
+    }
+
+    fn present_settings(&self) -> Option<KeySettings> {
+        self.settings.get().and_then(|present| present())
+    }
+
+    /// Lets unused keys expire.
+    async fn expire_idle(&self, upkeep: &dyn Upkeep, settings: &KeySettings) -> Round {
+        let Some(max_idle) = settings.max_idle else {
+            return Round::Over;
+        };
+        let used_until = self.time_ago(signed(max_idle.saturating_add(USE_IS_WRITTEN_WITHIN)));
+        let expire = upkeep.expire_idle(self.clock.now(), used_until, EXPIRE_BATCH);
+        match with_timeout(OPERATION_TIMEOUT, expire).await {
+            Ok(expired) => {
+                for key in &expired {
+                    tracing::info!(
+                        target: "audit",
+                        max_idle = %humantime::format_duration(max_idle),
+                        key.id = key.id,
+                        key.name = key.name,
+                        key.role = key.role.as_str(),
+                        key.expires = key.expires_at.map(|at| at.to_string()),
+                        last_used = key.last_used_at.map(|at| at.to_string()),
+                        "API key expired because nobody used it"
+                    );
+                }
+                if expired.len() < EXPIRE_BATCH as usize { Round::Over } else { Round::Unfinished }
+            }
+            Err(error) => {
+                self.operation_failed("let unused keys expire", &error);
+                Round::Over
+            }
+        }
+    }
+
+    /// Deletes keys that are dead for long enough, and adds their number to `forgotten`.
+    async fn forget_dead(
+        &self,
+        upkeep: &dyn Upkeep,
+        settings: &KeySettings,
+        forgotten: &mut ForgottenKeys,
+    ) -> Round {
+        let Some(forget_after) = settings.forget_after else {
+            return Round::Over;
+        };
+        let forget = upkeep.forget_keys(self.time_ago(signed(forget_after)), FORGET_BATCH);
+        match with_timeout(OPERATION_TIMEOUT, forget).await {
+            Ok(batch) => {
+                *forgotten += batch;
+                let ForgottenKeys { expired, revoked } = batch;
+                if batch.total() > 0 {
+                    tracing::info!(
+                        target: "audit",
+                        expired,
+                        revoked,
+                        forget_after = %humantime::format_duration(forget_after),
+                        "dead API keys deleted"
+                    );
+                }
+                if batch.total() < u64::from(FORGET_BATCH) { Round::Over } else { Round::Unfinished }
+            }
+            Err(error) => {
+                self.operation_failed("delete dead keys", &error);
+                Round::Over
+            }
+        }
+    }
+}
+
+fn signed(duration: Duration) -> SignedDuration {
+    SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
+}
