@@ -240,7 +240,7 @@ fn all_keys_are_listed_unless_a_page_is_requested() {
     assert_eq!(api.names("/api/auth/keys?perpage=50&page=4"), [""; 0]);
     let page = api.get("/api/auth/keys?perpage=50&page=3");
     assert_eq!(page.all("x-total-count"), ["120"]);
-    assert_told(&api.get("/api/auth/keys?perpage=1001"), 400, "bad request data");
+    assert_message(&api.get("/api/auth/keys?perpage=1001"), 400, "bad request data");
 }
 
 #[test]

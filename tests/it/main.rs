@@ -45,6 +45,7 @@ mod keys_at_rest;
 mod keys_commands;
 mod keys_history;
 mod keys_replicas;
+mod keys_sqlite;
 mod keys_store;
 mod keys_survival;
 mod keys_tls;

@@ -8,7 +8,11 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use sqlx::error::DatabaseError;
+use sqlx::sqlite::SqliteError;
 
 use super::url::{StoreUrl, UrlError};
 use crate::folder::FolderProblem;
@@ -38,6 +42,21 @@ pub enum StoreFailure {
     /// The database answered with an error.
     #[error(transparent)]
     Database(DatabaseFailure),
+    /// A change does not fit on the disk of a SQLite file.
+    #[error("the disk is full: make room where its file is, and changes work again")]
+    DiskFull,
+    /// There is no SQLite file at the path any more.
+    #[error("its file was removed: nothing can be changed until there is one again")]
+    FileRemoved,
+    /// There is another SQLite file at the path.
+    #[error("its file was replaced by another one, which is not open yet")]
+    FileReplaced,
+    /// The SQLite file that took the place of another one is empty, or still being copied.
+    #[error("the file is not whole: is it still being copied?")]
+    FileNotWhole,
+    /// The SQLite file that took the place of another one cannot be opened.
+    #[error("its file was replaced: {0}")]
+    FileRejected(#[source] Arc<OpenError>),
     /// The file or the connection failed.
     #[error(transparent)]
     Io(io::Error),
@@ -123,6 +142,7 @@ impl Error for DatabaseFailure {}
 impl From<sqlx::Error> for StoreFailure {
     fn from(error: sqlx::Error) -> Self {
         match error {
+            sqlx::Error::Database(error) if is_full_disk(error.as_ref()) => Self::DiskFull,
             sqlx::Error::Database(error) => Self::Database(DatabaseFailure(error)),
             sqlx::Error::Io(error) if is_of_tls(&error) => Self::Tls(Box::new(error)),
             sqlx::Error::Io(error) => Self::Io(error),
@@ -130,10 +150,18 @@ impl From<sqlx::Error> for StoreFailure {
             sqlx::Error::PoolTimedOut => Self::ConnectTimeout,
             sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => Self::Closed,
             sqlx::Error::Configuration(_) => Self::Configuration,
-            sqlx::Error::Protocol(_) => Self::Protocol,
+            sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed | sqlx::Error::InvalidSavePointStatement => {
+                Self::Protocol
+            }
             _ => Self::UnreadableRow,
         }
     }
+}
+
+/// Whether SQLite says SQLITE_FULL, or SQLITE_IOERR_SHMSIZE: then its -shm does not fit on the disk.
+fn is_full_disk(error: &dyn DatabaseError) -> bool {
+    let code = error.try_downcast_ref::<SqliteError>().and_then(DatabaseError::code);
+    code.is_some_and(|code| matches!(&*code, "13" | "4874"))
 }
 
 /// Whether TLS was reached and failed, such as by a certificate that is not trusted.

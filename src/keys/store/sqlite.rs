@@ -1,41 +1,27 @@
 //! The store in a SQLite file: the default.
 
-use std::fs::OpenOptions;
-use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt;
+mod connections;
+mod file;
+
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use rustix::fs::Access;
-use rustix::io::Errno;
-use sqlx::error::DatabaseError;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{ConnectOptions, Sqlite, Transaction};
+use sqlx::sqlite::SqliteConnection;
 
-use super::migrations::{self, SchemaError};
+use self::connections::{Connections, ReadTransaction, Reader, WriteTransaction};
 use super::rows::{self, ChangedRows, KeyRow, LookRow};
 use super::statements::{Dialect, Statements};
 use super::{
     Committed, CreateError, FollowerStore, ForgottenKeys, Gate, ListFilter, ListPage, ListPosition, NewKey,
-    NumberedPage, OpenError, OpenFailure, RotateError, Rotation, Store, StoreError, StoreFailure, StoreUrl,
-    Upkeep,
+    NumberedPage, OpenError, RotateError, Rotation, Store, StoreError, StoreFailure, Upkeep,
 };
-use crate::folder::FolderProblem;
 use crate::keys::source::{
     ChangePage, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, Revision, SessionPage, Source,
 };
 use crate::keys::{GrantCheck, Key, Status, StoredKey, StoredSession};
 use crate::token::TokenDigest;
-
-/// How long an operation waits for another process's lock on the file.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long opening may take: processes that open a new file at once lock each other out for a moment.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 static SQL: LazyLock<Statements> = LazyLock::new(|| Statements::new(Dialect::Sqlite));
 
@@ -51,12 +37,8 @@ static KEY_PAGE: LazyLock<String> = LazyLock::new(|| {
 
 /// A SQLite file in WAL mode, synced at every commit.
 pub struct SqliteStore {
-    /// One connection: SQLite has one writer at a time, and ours queue for it.
-    writer: SqlitePool,
-    /// In WAL mode readers wait for no writer.
-    readers: SqlitePool,
-    options: SqliteConnectOptions,
-    is_read_only: bool,
+    connections: Arc<Connections>,
+    reader: Reader,
 }
 
 impl SqliteStore {
@@ -65,107 +47,31 @@ impl SqliteStore {
     /// # Errors
     /// [`OpenError`]: it cannot be opened, is no database, or was written by a newer version.
     pub async fn open(path: &Path) -> Result<Self, OpenError> {
-        let rejected = |reason: OpenFailure| {
-            // The errors of SQLite and of the operating system name no folder.
-            let reason = FolderProblem::of_file(path).map_or(reason, OpenFailure::Folder);
-            OpenError::Rejected { store: StoreUrl::Sqlite(path.to_owned()), reason }
-        };
-        make_file(path).map_err(|error| rejected(OpenFailure::File(error)))?;
-
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .journal_mode(SqliteJournalMode::Wal)
-            // An acknowledged write is on the disk, not only in the operating system's cache.
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY_TIMEOUT)
-            .disable_statement_logging();
-        let store = Self::with_options(&options, 2);
-
-        let deadline = tokio::time::Instant::now() + OPEN_TIMEOUT;
-        loop {
-            match store.migrate().await {
-                Ok(()) => return Ok(store),
-                Err(SchemaError::Database(error))
-                    if is_busy(&error) && tokio::time::Instant::now() < deadline =>
-                {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                Err(SchemaError::Database(error)) => return Err(rejected(OpenFailure::Store(error.into()))),
-                Err(SchemaError::Mismatch(error)) => return Err(error),
-            }
-        }
+        Ok(Self { connections: Connections::open(path).await?, reader: Reader::Operations })
     }
 
     /// Opens an existing file for reading alone: nothing is created, and the schema stays as it is.
     pub fn open_read_only(path: &Path) -> Self {
-        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY_TIMEOUT);
-        Self { is_read_only: true, ..Self::with_options(&options.disable_statement_logging(), 1) }
+        Self { connections: Connections::open_read_only(path), reader: Reader::Operations }
     }
 
-    fn with_options(options: &SqliteConnectOptions, readers: u32) -> Self {
-        let pool = |connections| {
-            let pool =
-                SqlitePoolOptions::new().max_connections(connections).max_lifetime(None).idle_timeout(None);
-            pool.acquire_timeout(OPEN_TIMEOUT).connect_lazy_with(options.clone())
-        };
-        Self { writer: pool(1), readers: pool(readers), options: options.clone(), is_read_only: false }
+    async fn read(&self) -> Result<ReadTransaction, StoreError> {
+        self.connections.read(self.reader).await
     }
 
-    /// The library's SQLite migrations take no lock, so all of them run in one transaction that holds the file's.
-    async fn migrate(&self) -> Result<(), SchemaError> {
-        let mut transaction = self.write().await.map_err(SchemaError::Database)?;
-        migrations::run(migrations::SQLITE, &mut *transaction).await?;
-        transaction.commit().await.map_err(SchemaError::Database)
+    async fn write(&self) -> Result<WriteTransaction, StoreError> {
+        self.connections.write().await
     }
 
-    /// A transaction that holds the write lock from its beginning.
-    async fn write(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await
-    }
-
-    async fn key_by_id(
-        transaction: &mut Transaction<'static, Sqlite>,
-        id: i64,
-    ) -> Result<Option<StoredKey>, sqlx::Error> {
+    async fn key_by_id(connection: &mut SqliteConnection, id: i64) -> Result<Option<StoredKey>, sqlx::Error> {
         let query = sqlx::query_as(SQL.key_by_id.as_str()).bind(id);
-        let row: Option<KeyRow> = query.fetch_optional(&mut **transaction).await?;
+        let row: Option<KeyRow> = query.fetch_optional(connection).await?;
         Ok(row.and_then(rows::key))
     }
 }
 
-/// Makes the file unless it is there, and says whether it can be read and written.
-///
-/// A file that is there is not opened: closing it would take away every lock that SQLite holds on it in this process.
-fn make_file(path: &Path) -> std::io::Result<()> {
-    // SQLite gives its -wal and -shm files the mode of the file itself.
-    let mut options = OpenOptions::new();
-    options.write(true).mode(0o600);
-    if let Err(error) = options.create_new(true).open(path) {
-        match rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK) {
-            Ok(()) => {}
-            // A link to a file that is not there yet.
-            Err(Errno::NOENT) if error.kind() == ErrorKind::AlreadyExists => {
-                options.create_new(false).create(true).open(path)?;
-            }
-            Err(_) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-            Err(denied) => return Err(denied.into()),
-        }
-    }
-    Ok(())
-}
-
-/// Whether this is SQLITE_BUSY or SQLITE_LOCKED, with any extended code.
-fn is_busy(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(DatabaseError::code);
-    code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6))
-}
-
 /// Commits a transaction under the gate.
-async fn commit<T>(
-    gate: &Gate,
-    transaction: Transaction<'static, Sqlite>,
-    value: T,
-) -> Result<Committed<T>, sqlx::Error> {
+async fn commit<T>(gate: &Gate, transaction: WriteTransaction, value: T) -> Result<Committed<T>, StoreError> {
     let guard = gate.enter().await;
     transaction.commit().await?;
     Ok(Committed { value, guard })
@@ -174,9 +80,9 @@ async fn commit<T>(
 #[async_trait]
 impl Store for SqliteStore {
     fn for_follower(&self) -> FollowerStore {
-        let store = Arc::new(Self::with_options(&self.options, 1));
-        let upkeep: Option<Arc<dyn Upkeep>> =
-            if self.is_read_only { None } else { Some(Arc::clone(&store) as _) };
+        // Its connections are closed together with the others when the file is replaced.
+        let store = Arc::new(Self { connections: Arc::clone(&self.connections), reader: Reader::Follower });
+        let upkeep = (!self.connections.is_read_only()).then(|| Arc::clone(&store) as Arc<dyn Upkeep>);
         FollowerStore { source: store, upkeep }
     }
 
@@ -252,9 +158,11 @@ impl Store for SqliteStore {
     }
 
     async fn list_after(&self, filter: ListFilter, after: &ListPosition) -> Result<ListPage, StoreError> {
+        let mut transaction = self.read().await?;
         let query = sqlx::query_as(SQL.list_after.as_str()).bind(filter.live_at());
         let query = query.bind(&after.name).bind(after.id);
-        let rows: Vec<KeyRow> = query.fetch_all(&self.readers).await?;
+        let rows: Vec<KeyRow> = query.fetch_all(&mut *transaction).await?;
+        transaction.end().await?;
         Ok(rows::list_page(rows))
     }
 
@@ -264,19 +172,21 @@ impl Store for SqliteStore {
         offset: u64,
         limit: u32,
     ) -> Result<NumberedPage, StoreError> {
-        let mut transaction = self.readers.begin().await?;
+        let mut transaction = self.read().await?;
         let query = sqlx::query_scalar(SQL.list_count.as_str()).bind(filter.live_at());
         let total: i64 = query.fetch_one(&mut *transaction).await?;
         let offset = i64::try_from(offset).unwrap_or(i64::MAX);
         let query = sqlx::query_as(SQL.list_page.as_str()).bind(filter.live_at());
         let rows: Vec<KeyRow> = query.bind(limit).bind(offset).fetch_all(&mut *transaction).await?;
+        transaction.end().await?;
         Ok(NumberedPage { keys: rows::keys(rows), total: total.unsigned_abs() })
     }
 
     async fn get(&self, id: i64) -> Result<Option<Key>, StoreError> {
-        let query = sqlx::query_as(SQL.key_by_id.as_str()).bind(id);
-        let row: Option<KeyRow> = query.fetch_optional(&self.readers).await?;
-        Ok(row.and_then(rows::key).map(|stored| stored.key))
+        let mut transaction = self.read().await?;
+        let stored = Self::key_by_id(&mut transaction, id).await?;
+        transaction.end().await?;
+        Ok(stored.map(|stored| stored.key))
     }
 
     async fn create_session(
@@ -322,23 +232,24 @@ impl Store for SqliteStore {
     }
 
     async fn close(&self) {
-        self.readers.close().await;
-        // The last connection to close moves the -wal into the file, so it must be one that may write.
-        self.writer.close().await;
+        self.connections.close().await;
     }
 }
 
 #[async_trait]
 impl Source for SqliteStore {
     async fn look(&self, since: Option<&Cursor>) -> Result<Look, StoreError> {
+        self.connections.check_file().await?;
+        let mut transaction = self.read().await?;
         let revision = since.map_or(0, |since| since.revision.0);
         let query = sqlx::query_as(SQL.look.as_str()).bind(revision);
-        let row: LookRow = query.fetch_one(&self.readers).await?;
+        let row: LookRow = query.fetch_one(&mut *transaction).await?;
+        transaction.end().await?;
         Ok(row.into_look(since))
     }
 
     async fn changes(&self, from: LogPosition, until: Revision) -> Result<ChangePage, StoreError> {
-        let mut transaction = self.readers.begin().await?;
+        let mut transaction = self.read().await?;
         let pruned: i64 =
             sqlx::query_scalar("SELECT pruned FROM api_revision").fetch_one(&mut *transaction).await?;
         let query = sqlx::query_as(SQL.changes.as_str());
@@ -346,6 +257,7 @@ impl Source for SqliteStore {
         let mut changed =
             ChangedRows { log: query.fetch_all(&mut *transaction).await?, ..Default::default() };
         let Some(last) = rows::last_entry(&changed.log) else {
+            transaction.end().await?;
             return Ok(changed.into_page(pruned));
         };
         let (has_keys, has_sessions) = rows::named(&changed.log);
@@ -359,19 +271,25 @@ impl Source for SqliteStore {
             let query = query.bind(last.revision.0).bind(last.entry);
             changed.sessions = query.fetch_all(&mut *transaction).await?;
         }
+        transaction.end().await?;
         Ok(changed.into_page(pruned))
     }
 
     async fn keys(&self, after: i64) -> Result<KeyPage, StoreError> {
         let query = sqlx::query_scalar(KEY_PAGE.as_str()).bind(after);
-        let page: String = query.fetch_one(&self.readers).await?;
+        let mut transaction = self.read().await?;
+        let page: String = query.fetch_one(&mut *transaction).await?;
+        transaction.end().await?;
         Ok(rows::key_page_of_json(&page)?)
     }
 
     async fn sessions(&self, after: Option<TokenDigest>) -> Result<SessionPage, StoreError> {
         let after = after.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec());
         let query = sqlx::query_as(SQL.sessions.as_str()).bind(after);
-        Ok(rows::session_page(query.fetch_all(&self.readers).await?))
+        let mut transaction = self.read().await?;
+        let page = query.fetch_all(&mut *transaction).await?;
+        transaction.end().await?;
+        Ok(rows::session_page(page))
     }
 
     async fn changed(&self) -> Result<(), StoreError> {
@@ -379,7 +297,7 @@ impl Source for SqliteStore {
     }
 
     async fn close(&self) {
-        Store::close(self).await;
+        self.connections.close_reader(self.reader).await;
     }
 }
 
@@ -393,7 +311,7 @@ impl Upkeep for SqliteStore {
         for (id, at) in used {
             sqlx::query(sql).bind(id).bind(at.as_second()).execute(&mut *transaction).await?;
         }
-        Ok(transaction.commit().await?)
+        transaction.commit().await
     }
 
     async fn touch_sessions(&self, used: &[(TokenDigest, Timestamp)]) -> Result<(), StoreError> {
@@ -403,13 +321,15 @@ impl Upkeep for SqliteStore {
             let query = sqlx::query(sql).bind(digest.as_bytes().as_slice()).bind(at.as_second());
             query.execute(&mut *transaction).await?;
         }
-        Ok(transaction.commit().await?)
+        transaction.commit().await
     }
 
     async fn purge_sessions(&self, used_until: Timestamp, opened_until: Timestamp) -> Result<(), StoreError> {
         let query = sqlx::query("DELETE FROM api_sessions WHERE last_used_at <= ?1 OR created_at <= ?2");
-        query.bind(used_until.as_second()).bind(opened_until.as_second()).execute(&self.writer).await?;
-        Ok(())
+        let mut transaction = self.write().await?;
+        let query = query.bind(used_until.as_second()).bind(opened_until.as_second());
+        query.execute(&mut *transaction).await?;
+        transaction.commit().await
     }
 
     async fn forget_keys(&self, ended_until: Timestamp, limit: u32) -> Result<ForgottenKeys, StoreError> {

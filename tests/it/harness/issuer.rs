@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use super::grpc::Checks;
-use super::http1::{Answer, Request};
+use super::http1::Answer;
+pub use super::http1::Request;
 use super::server::Server;
 
 /// The token that manages keys.
