@@ -16,7 +16,7 @@
 //! 3. The row comes back as a [`StoredKey`] (`keys/store/rows.rs`) and goes into this replica's index
 //!    (`keys/index.rs`).  Then the API replies: the key works here.
 //! 4. Another replica's [`Follower`](follower::Follower) hears the notification, or polls.  It reads the changes
-//!    since its own cursor ([`Source`](source::Source)) and puts them into its index.
+//!    since its own cursor ([`Source`](store::source::Source)) and puts them into its index.
 //! 5. A Check there finds the digest ([`Keys::find`], called by `identity.rs`) and gets the key's principal.  That
 //!    was a use: the index sends the entry to the follower, which writes `last_used_at`.
 //!
@@ -35,7 +35,6 @@ pub mod name;
 mod record;
 mod retention;
 pub mod sessions;
-pub mod source;
 pub mod store;
 pub mod usage;
 

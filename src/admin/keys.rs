@@ -28,7 +28,7 @@ use super::{Admin, with_store_timeout};
 use crate::actor::{Actor, MAX_NESTING, nests_too_deep};
 use crate::deny_reason::DenyReason;
 use crate::keys::name::is_name;
-use crate::keys::source::MAX_PAGE;
+use crate::keys::store::source::MAX_PAGE;
 use crate::keys::store::{ListFilter, ListPosition};
 use crate::keys::{CreateKey, Key, KeySettings, MAX_ACTOR_BYTES, MAX_OVERLAP, MAX_POLICIES, Role};
 use crate::secret::Secret;

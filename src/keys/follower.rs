@@ -15,11 +15,11 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 
 use super::retention::Retention;
-use super::source::{Continuity, Cursor, LogPosition, Look, Revision, Source};
+use super::store::source::{Continuity, Cursor, LogPosition, Look, Revision, Source};
 use super::store::{FollowerStore, SCHEMA, StoreError, StoreFailure, Upkeep};
 use super::usage::PendingUses;
 use super::{Keys, with_timeout};
@@ -113,7 +113,7 @@ pub(super) async fn read_once(keys: &Arc<Keys>) -> Result<(), StoreError> {
 
 /// The follower's thread.
 pub struct FollowerThread {
-    stop: CancellationToken,
+    stop: oneshot::Sender<()>,
     thread: thread::JoinHandle<()>,
 }
 
@@ -123,14 +123,17 @@ impl FollowerThread {
     /// # Errors
     /// The operating system gives no thread, or no event queue.
     pub fn start(keys: Arc<Keys>) -> std::io::Result<Self> {
-        let stop = CancellationToken::new();
-        let stopped = stop.clone();
+        let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let follow = move || {
             priority::lower();
             runtime.block_on(async {
                 let mut follower = Follower::new(keys);
-                stopped.run_until_cancelled(follower.run()).await;
+                tokio::select! {
+                    // Also when the other end is dropped.
+                    _ = stopped => {}
+                    never = follower.run() => match never {},
+                }
                 follower.finish().await;
             });
         };
@@ -140,7 +143,8 @@ impl FollowerThread {
 
     /// Stops the follower, which writes the last uses, and waits for its end.
     pub async fn stop(self) {
-        self.stop.cancel();
+        // A thread that has ended already has nothing left to stop.
+        let _ = self.stop.send(());
         // A panic outside of the loop that catches them has nothing left to stop.
         let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
     }

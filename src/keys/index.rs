@@ -13,7 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::history::KnownDead;
 use super::sessions::Session;
-use super::source::{ChangePage, KeyPage};
+use super::store::source::{ChangePage, KeyPage};
 use super::usage::{LastUse, Used};
 use super::{Role, StoredKey, StoredSession};
 use crate::actor::Actor;

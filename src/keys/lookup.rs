@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::sessions::Session;
-use super::source::Revision;
+use super::store::source::Revision;
 use super::{Key, KeyLookup, Keys, NEVER, StoredKey};
 use crate::token::TokenDigest;
 

@@ -97,7 +97,7 @@ impl Keys {
         deleted.await.inspect_err(|error| self.operation_failed("delete a key", error))
     }
 
-    /// The first keys after a position, at most [`MAX_PAGE`](super::source::MAX_PAGE).
+    /// The first keys after a position, at most [`MAX_PAGE`](super::store::source::MAX_PAGE).
     ///
     /// # Errors
     /// The store failed.

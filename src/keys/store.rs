@@ -4,7 +4,7 @@
 //! triggers raise the number in one locked row, append to a change log (deletions too) and, in PostgreSQL, NOTIFY.
 //! So a change made with psql counts, and no change is skipped because transactions commit out of order.
 //! An update of a key's `last_used_at` alone is no change.  A session's is one, because use keeps a session alive.
-//! Each revision has a random mark, by which a history that was rewritten is noticed ([`super::source`]).
+//! Each revision has a random mark, by which a history that was rewritten is noticed ([`super::store::source`]).
 
 mod error;
 mod list;
@@ -12,6 +12,7 @@ mod migrations;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod rows;
+pub mod source;
 mod sqlite;
 mod statements;
 mod url;
@@ -22,7 +23,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::source::Source;
+use self::source::Source;
 use super::{CreateKey, GrantCheck, Key, StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
@@ -164,7 +165,7 @@ pub trait Store: Send + Sync {
     /// Deletes a key; false when there is no such key.
     async fn delete(&self, gate: &Gate, id: i64) -> Result<Committed<bool>, StoreError>;
 
-    /// The first keys after a position, at most [`MAX_PAGE`](super::source::MAX_PAGE), with their last use.
+    /// The first keys after a position, at most [`MAX_PAGE`](super::store::source::MAX_PAGE), with their last use.
     async fn list_after(&self, filter: ListFilter, after: &ListPosition) -> Result<ListPage, StoreError>;
 
     /// At most `limit` keys after the first `offset` ones, with their last use, and the number of all.

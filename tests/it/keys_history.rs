@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use envoy_auth_tokens::keys::Keys;
 use envoy_auth_tokens::keys::follower::Follower;
-use envoy_auth_tokens::keys::source::{
+use envoy_auth_tokens::keys::store::source::{
     ChangePage, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, Revision, SessionPage, Source,
 };
 use envoy_auth_tokens::keys::store::{FollowerStore, StoreError, StoreUrl};

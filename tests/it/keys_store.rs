@@ -11,7 +11,7 @@ use envoy_auth_tokens::clock::Clock;
 use envoy_auth_tokens::credential::Principal;
 use envoy_auth_tokens::keys::follower::Follower;
 use envoy_auth_tokens::keys::sessions::MAX_SESSIONS_PER_USER;
-use envoy_auth_tokens::keys::source::{
+use envoy_auth_tokens::keys::store::source::{
     ChangePage, Continuity, Cursor, KeyPage, LogPosition, Look, Revision, SessionPage, Source,
 };
 use envoy_auth_tokens::keys::store::{

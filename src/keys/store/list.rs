@@ -40,7 +40,7 @@ impl ListPosition {
 /// A page of the list, by the bytes of names and then by id.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ListPage {
-    /// At most [`MAX_PAGE`](crate::keys::source::MAX_PAGE) keys.
+    /// At most [`MAX_PAGE`](crate::keys::store::source::MAX_PAGE) keys.
     pub keys: Vec<Key>,
     /// After which key the next page begins; `None` when this one is the last.
     pub next: Option<ListPosition>,

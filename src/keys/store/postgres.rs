@@ -22,7 +22,9 @@ use super::{
     ListPosition, NewKey, NumberedPage, OpenError, OpenFailure, RotateError, Rotation, Store, StoreError,
     StoreFailure, StoreUrl, Upkeep,
 };
-use crate::keys::source::{ChangePage, Cursor, KeyPage, LogPosition, Look, Revision, SessionPage, Source};
+use crate::keys::store::source::{
+    ChangePage, Cursor, KeyPage, LogPosition, Look, Revision, SessionPage, Source,
+};
 use crate::keys::{GrantCheck, Key, Status, StoredKey, StoredSession};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
@@ -63,7 +65,7 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// Reaches the database and brings its schema up to date.
     ///
-    /// A server that does not answer is no error: [`Store::contents`] tries again.
+    /// A server that does not answer is no error: [`Source::look`] tries again.
     ///
     /// # Errors
     /// [`OpenError`]: it answers with an error that a retry does not change, or a newer version made its schema.

@@ -11,7 +11,7 @@ use sqlx::query::QueryAs;
 use sqlx::{ColumnIndex, Database, Decode, Encode, FromRow, Row, Type};
 
 use super::{ListPage, ListPosition, NewKey, StoreFailure};
-use crate::keys::source::{
+use crate::keys::store::source::{
     ChangePage, Continuity, Cursor, HistoryRow, KeyPage, LogPosition, Look, MAX_PAGE, Revision, SessionPage,
 };
 use crate::keys::{Key, Role, StoredKey, StoredSession};

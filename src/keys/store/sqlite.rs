@@ -17,7 +17,7 @@ use super::{
     Committed, CreateError, FollowerStore, ForgottenKeys, Gate, ListFilter, ListPage, ListPosition, NewKey,
     NumberedPage, OpenError, RotateError, Rotation, Store, StoreError, StoreFailure, Upkeep,
 };
-use crate::keys::source::{
+use crate::keys::store::source::{
     ChangePage, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, Revision, SessionPage, Source,
 };
 use crate::keys::{GrantCheck, Key, Status, StoredKey, StoredSession};

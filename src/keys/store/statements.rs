@@ -1,7 +1,7 @@
 //! The SQL that both databases share, written for each from the columns of [`rows`](super::rows).
 
 use super::rows::{ChangeRow, Column, KeyRow, Kind, LookRow, NEW_KEY_COLUMNS, SessionRow};
-use crate::keys::source::MAX_PAGE;
+use crate::keys::store::source::MAX_PAGE;
 
 /// One of the two databases.
 #[derive(Clone, Copy)]

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::Access;
+use rustix::io::Errno;
 use sqlx::error::DatabaseError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection};
@@ -584,6 +585,9 @@ fn look_into(path: &Path, expect: Expect) -> Result<Option<FileId>, OpenFailure>
     if expect == Expect::Any
         && let Some(file) = FileId::of(path).map_err(OpenFailure::File)?
     {
+        if path.is_dir() {
+            return Err(OpenFailure::File(Errno::ISDIR.into()));
+        }
         let access = rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK);
         return access.map(|()| Some(file)).map_err(|error| OpenFailure::File(error.into()));
     }

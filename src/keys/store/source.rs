@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::store::StoreError;
-use super::{StoredKey, StoredSession};
+use super::StoreError;
+use crate::keys::{StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
 /// The most rows of one page.
