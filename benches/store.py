@@ -108,8 +108,10 @@ def connections_ended(_, database):
 
 def read_anew(_, database):
     """Nothing tells any more what changed: only reading everything does."""
-    forget = "DELETE FROM api_changes; UPDATE api_revision SET pruned = value"
-    database.sql(f"BEGIN; {database.another_key()}; {forget}; COMMIT")
+    # At once and not with the COMMIT: the revision of this key is forgotten, too.
+    add = f"SET CONSTRAINTS ALL IMMEDIATE; {database.another_key()}"
+    forget = "DELETE FROM api_changes; UPDATE api_revision SET pruned = value, pruned_mark = mark"
+    database.sql(f"BEGIN; {add}; {forget}; COMMIT")
     database.end_connections()
 
 
