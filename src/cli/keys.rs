@@ -1,5 +1,6 @@
-//! `keys list`, `create`, `rotate`, `revoke` and `delete`, against the admin API of a running server.
+//! `keys list`, `create`, `rotate`, `revoke` and `delete`, against the admin API of a running server; and `backup`.
 
+mod backup;
 mod error;
 mod tls;
 
@@ -47,6 +48,8 @@ pub(super) enum KeysCommand {
     Revoke(RevokeKeyArgs),
     /// End a key for good, and forget it
     Delete(Delete),
+    /// Copy the store of a SQLite file, which a server may have open
+    Backup(backup::BackupArgs),
 }
 
 #[derive(Debug, Args)]
@@ -148,6 +151,7 @@ impl KeysCommand {
             Self::List(list) => list.run(),
             Self::Create(create) => create.run(),
             Self::Rotate(rotate) => rotate.run(),
+            Self::Backup(backup) => backup.run(),
             Self::Revoke(revoke) => {
                 let path = format!("/{}/revoke", revoke.id);
                 revoke.server.call_and_print_message(Method::POST, &path, Some(&json!({})))

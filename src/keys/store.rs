@@ -34,7 +34,7 @@ pub use list::{ForgottenKeys, ListFilter, ListPage, ListPosition, NumberedPage};
 pub use migrations::SCHEMA;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
-pub use sqlite::SqliteStore;
+pub use sqlite::{Backup, BackupError, SqliteStore, back_up};
 pub use url::{StoreUrl, UrlError};
 
 /// A secret to be replaced.

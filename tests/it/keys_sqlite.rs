@@ -2,15 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::harness::issuer::{self, Issuer, config};
-use crate::harness::server::Server;
+use crate::harness::server::{BINARY, Ran, Server, run};
 use crate::harness::small_disk::SmallDisk;
 use crate::harness::{sqlite, wait_until};
+use crate::readme;
 
 /// A folder with a store in it.
 struct Folder(tempfile::TempDir);
@@ -65,7 +68,7 @@ fn said(issuer: &Issuer, text: &str) {
 }
 
 /// Writes keys from several threads while something happens, and returns those that were acknowledged.
-fn write_meanwhile(issuers: &[&Issuer], happens: impl FnOnce()) -> BTreeSet<String> {
+fn write_meanwhile(issuers: &[&Issuer], happens: impl FnOnce(BTreeSet<String>)) -> BTreeSet<String> {
     let (ended, acknowledged) = (AtomicBool::new(false), Mutex::new(BTreeSet::new()));
     thread::scope(|scope| {
         for (client, issuer) in issuers.iter().cycle().take(4).enumerate() {
@@ -85,7 +88,7 @@ fn write_meanwhile(issuers: &[&Issuer], happens: impl FnOnce()) -> BTreeSet<Stri
         }
         let so_far = || acknowledged.lock().unwrap().len();
         wait_until("keys are made", || so_far() >= 20);
-        happens();
+        happens(acknowledged.lock().unwrap().clone());
         let before = so_far();
         wait_until("keys are made again", || so_far() >= before + 20);
         ended.store(true, Ordering::SeqCst);
@@ -219,7 +222,7 @@ fn a_file_that_takes_anothers_place_is_read_and_no_acknowledged_key_is_lost() {
     let (_, later) = issuers[1].create("later");
 
     let both = [&issuers[0], &issuers[1]];
-    let acknowledged = write_meanwhile(&both, || {
+    let acknowledged = write_meanwhile(&both, |_| {
         // The former file keeps a name, so that it can be looked into.
         fs::hard_link(&file, folder.path("former.db")).unwrap();
         sqlite::replace(&file, &backup);
@@ -266,4 +269,167 @@ fn a_file_that_is_replaced_just_before_the_end_keeps_nothing_of_the_former_one()
     assert!(issuer.server.wait().success());
     assert_eq!(folder.names(), BTreeSet::from(["backup.db".to_owned(), "keys.db".to_owned()]));
     assert_eq!(names_of_keys(&file), BTreeSet::from(["kept".to_owned()]));
+}
+
+// ---- Backup and restore.
+
+/// Runs `keys backup` with the configuration of this store.
+fn back_up(store: &str, to: &Path) -> Ran {
+    Server::with(&config(store)).run([Path::new("keys"), Path::new("backup"), to])
+}
+
+#[test]
+fn a_backup_under_writes_has_every_key_that_was_acknowledged_before() {
+    let (folder, elsewhere) = (Folder::new(), Folder::new());
+    let issuer = folder.start();
+    let (_, token) = issuer.create("kept");
+    let backup = folder.path("backup.db");
+    let before = Mutex::new(BTreeSet::new());
+    write_meanwhile(&[&issuer], |so_far| {
+        *before.lock().unwrap() = so_far;
+        let ran = back_up(&folder.store(), &backup);
+        assert_eq!(ran.code(), Some(0), "{ran:?}");
+        assert!(ran.stdout.starts_with(&format!("{}: ", backup.display())), "{ran:?}");
+        assert!(ran.stdout.contains(" keys, as of revision "), "{ran:?}");
+    });
+    assert_eq!(fs::metadata(&backup).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!folder.names().iter().any(|name| name.contains("unfinished")), "{:?}", folder.names());
+    let held = names_of_keys(&backup);
+    let missing: Vec<_> = before.lock().unwrap().difference(&held).cloned().collect();
+    assert!(missing.is_empty(), "{missing:?}");
+
+    fs::copy(&backup, elsewhere.file()).unwrap();
+    let restored = elsewhere.start();
+    assert_eq!(restored.checks().verdict(&token), "");
+    assert_eq!(restored.list().len(), held.len());
+    assert_eq!(create(&restored, "another"), 200);
+}
+
+#[test]
+fn a_backup_that_cannot_be_made_says_why_and_writes_over_nothing() {
+    let folder = Folder::new();
+    let (store, to) = (folder.store(), folder.path("backup.db"));
+    let fails = |store: &str, to: &Path, reason: &str| {
+        let before = folder.names();
+        let ran = back_up(store, to);
+        assert_eq!(ran.code(), Some(1), "{ran:?}");
+        assert!(ran.stderr.starts_with("error: ") && ran.stderr.contains(reason), "{reason}: {ran:?}");
+        assert_eq!(folder.names(), before);
+    };
+    fails(&store, &to, "there is no key store at");
+    folder.start().create("kept");
+    fs::write(&to, "something else").unwrap();
+    fails(&store, &to, "is there already: a backup is written over nothing");
+    assert_eq!(fs::read(&to).unwrap(), b"something else");
+    fails(&store, &folder.path("no such folder/backup.db"), "does not exist");
+    let postgres = "postgres://user@127.0.0.1:1/keys?sslmode=disable";
+    fails(postgres, &folder.path("new.db"), "copy it with pg_dump");
+    let without =
+        Server::with("users: [{username: a, password: correct-horse-battery-staple, actor: {id: a}}]").run([
+            Path::new("keys"),
+            Path::new("backup"),
+            &to,
+        ]);
+    assert!(without.stderr.contains("no section `keys`"), "{without:?}");
+
+    let disk = SmallDisk::with(2 << 20);
+    let mut command = disk.command(BINARY);
+    let setup = Server::with(&config(&store));
+    command.env("ENVOY_AUTH_TOKENS_CONFIG", setup.write());
+    command.args(["keys", "backup"]).arg(disk.path().join("backup.db"));
+    disk.fill();
+    let ran = run(command, "");
+    assert_eq!(ran.code(), Some(1), "{ran:?}");
+    let path = disk.path().join("backup.db").display().to_string();
+    assert!(ran.stderr.contains(&format!("error: the backup {path} cannot be written: ")), "{ran:?}");
+    assert!(!disk.outside("backup.db").exists());
+}
+
+#[test]
+fn a_wal_that_a_killed_server_left_is_not_applied_to_the_file_in_its_place() {
+    let folder = Folder::new();
+    let (file, wal, backup) = (folder.file(), folder.path("keys.db-wal"), folder.path("backup.db"));
+    let mut issuer = folder.start();
+    let (_, token) = issuer.create("kept");
+    assert_eq!(back_up(&folder.store(), &backup).code(), Some(0));
+    let (_, later) = issuer.create("later");
+    issuer.server.kill();
+    assert!(fs::metadata(&wal).unwrap().len() > 0);
+    let aside = folder.path("aside");
+    fs::create_dir(&aside).unwrap();
+    for name in ["keys.db", "keys.db-wal"] {
+        fs::copy(folder.path(name), aside.join(name)).unwrap();
+    }
+
+    // Written over the file in place, and renamed into it.
+    let over = |file: &Path, by: &Path| assert!(fs::copy(by, file).unwrap() > 0);
+    for put in [over, sqlite::replace] {
+        put(&file, &backup);
+        let ran = Server::with(&config(&folder.store())).start_in_vain();
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(said.contains("keys.db-wal may hold the changes of another file"), "{said}");
+        let ran = back_up(&folder.store(), &folder.path("another.db"));
+        assert!(ran.stderr.contains("may hold the changes of another file"), "{ran:?}");
+        assert_eq!(fs::read(&wal).unwrap(), fs::read(aside.join("keys.db-wal")).unwrap(), "it is kept");
+    }
+    fs::remove_file(&wal).unwrap();
+    let _ = fs::remove_file(folder.path("keys.db-shm"));
+    let issuer = folder.start();
+    let mut checks = issuer.checks();
+    assert_eq!(
+        (checks.verdict(&token), checks.verdict(&later)),
+        (String::new(), "401 Invalid API key".to_owned())
+    );
+
+    // Both of them, copied by an operator, are whole once SQLite has joined them.
+    let copied = aside.join("keys.db");
+    let store = format!("sqlite:{}", copied.display());
+    let ran = Server::with(&config(&store)).start_in_vain();
+    assert!(format!("{}{}", ran.stdout, ran.stderr).contains("PRAGMA wal_checkpoint"), "{ran:?}");
+    sqlite::sql(&copied, "PRAGMA wal_checkpoint(TRUNCATE)");
+    let issuer = Issuer::start(&store);
+    assert_eq!(issuer.checks().verdict(&later), "");
+}
+
+#[test]
+fn the_lines_about_backup_and_restore_run() {
+    let folder = Folder::new();
+    let mut issuer = folder.start();
+    let (_, token) = issuer.create("kept");
+    let (id, revoked) = issuer.create("revoked");
+    let blocks = readme::blocks("### Backup and restore");
+    let [("sh", back_up), ("sh", restore), ("sh", restore_stopped)] = blocks[..] else {
+        panic!("{blocks:#?}")
+    };
+    let setup = Server::with(&config(&folder.store()));
+    let terminal = |script: &str| {
+        let script =
+            script.replace("/var/lib/envoy-auth-tokens/", &format!("{}/", folder.0.path().display()));
+        let script = script.replace("/var/backups/", &format!("{}/backup-", folder.0.path().display()));
+        let mut command = Command::new("sh");
+        let path = format!("{}:/usr/bin:/bin", Path::new(BINARY).parent().unwrap().display());
+        command.args(["-euc", &script]).env("PATH", path).env("ENVOY_AUTH_TOKENS_CONFIG", setup.write());
+        let ran = run(command, "");
+        assert_eq!(ran.code(), Some(0), "{ran:?}");
+    };
+    terminal(back_up);
+    // The follower knows of neither before the file is another one.
+    issuer.revoke(id);
+    let (_, later) = issuer.create("later");
+    terminal(restore);
+    let mut checks = issuer.checks();
+    wait_until("the backup is read", || checks.verdict(&later) == "401 Invalid API key");
+    let verdict = checks.verdict(&revoked);
+    assert!(verdict.starts_with("401 "), "what was revoked since the backup stays so: {verdict:?}");
+    assert!(issuer.list().iter().any(|key| key["name"] == "revoked" && key["isRevoked"] != true));
+    assert_eq!(checks.verdict(&token), "");
+    let (_, later) = issuer.create("later");
+    issuer.server.kill();
+    terminal(restore_stopped);
+    let issuer = folder.start();
+    let mut checks = issuer.checks();
+    assert_eq!(
+        (checks.verdict(&token), checks.verdict(&later)),
+        (String::new(), "401 Invalid API key".to_owned())
+    );
 }

@@ -98,6 +98,7 @@ fn the_manual_has_every_command_on_one_page_or_on_pages_of_their_own() {
         "explain",
         "token new",
         "keys rotate",
+        "keys backup",
         "envoy",
         "import datasette",
         "schema",

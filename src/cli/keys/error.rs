@@ -9,6 +9,7 @@ use rustls::pki_types::{InvalidDnsNameError, pem};
 
 use super::super::InputError;
 use super::{AdminUrl, AdminUrlError, REQUEST_TIMEOUT};
+use crate::keys::store::BackupError;
 
 /// Why a command of `keys` failed.  No text holds a token, a password or a part of a private key.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,15 @@ pub enum KeysError {
     /// The request cannot be built.
     #[error("{0}")]
     Request(#[source] http::Error),
+    /// The configuration names no store to copy.
+    #[error("the configuration {} has no section `keys`", .0.display())]
+    NoStore(PathBuf),
+    /// The store to copy is a PostgreSQL database.
+    #[error("the key store is a PostgreSQL database: copy it with pg_dump")]
+    BackupOfPostgres,
+    /// No backup was made.
+    #[error("{0}")]
+    Backup(#[from] BackupError),
     /// The runtime cannot be started.
     #[error("cannot start: {0}")]
     Runtime(#[source] io::Error),

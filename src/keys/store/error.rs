@@ -224,6 +224,14 @@ pub enum OpenFailure {
     /// The SQLite file itself.
     #[error(transparent)]
     File(io::Error),
+    /// The `-wal` beside a SQLite file may be that of a file that was there before.
+    #[error(
+        "{} may hold the changes of another file: this file was put here since a server had it open. If it is a backup, \
+         remove that -wal and the -shm beside it, and start again. If both were copied together, let SQLite join \
+         them: sqlite3 FILE 'PRAGMA wal_checkpoint(TRUNCATE)'",
+        .0.display()
+    )]
+    FormerWal(PathBuf),
     /// A file that a parameter of a PostgreSQL URL names.
     #[error("{parameter} {}: {error}", path.display())]
     UrlFile {

@@ -1,7 +1,9 @@
 //! The store in a SQLite file: the default.
 
+mod backup;
 mod connections;
 mod file;
+mod origin;
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -10,6 +12,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnection;
 
+pub use self::backup::{Backup, BackupError, back_up};
 use self::connections::{Connections, ReadTransaction, Reader, WriteTransaction};
 use super::rows::{self, ChangedRows, KeyRow, LookRow};
 use super::statements::{Dialect, Statements};
@@ -18,7 +21,7 @@ use super::{
     NumberedPage, OpenError, RotateError, Rotation, Store, StoreError, StoreFailure, Upkeep,
 };
 use crate::keys::store::source::{
-    ChangePage, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, Revision, SessionPage, Source,
+    ChangePage, Continuity, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, Revision, SessionPage, Source,
 };
 use crate::keys::{GrantCheck, Key, Status, StoredKey, StoredSession};
 use crate::token::TokenDigest;
@@ -245,7 +248,12 @@ impl Source for SqliteStore {
         let query = sqlx::query_as(SQL.look.as_str()).bind(revision);
         let row: LookRow = query.fetch_one(&mut *transaction).await?;
         transaction.end().await?;
-        Ok(row.into_look(since))
+        let mut look = row.into_look(since);
+        // Even where the new file goes on from the cursor: what this process wrote since the cursor is not in it.
+        if self.connections.take_is_another() && since.is_some() {
+            look.continuity = Continuity::Rewritten;
+        }
+        Ok(look)
     }
 
     async fn changes(&self, from: LogPosition, until: Revision) -> Result<ChangePage, StoreError> {

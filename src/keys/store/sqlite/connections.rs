@@ -14,6 +14,7 @@ use std::io::{self, Read};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use tokio::time::{Instant, timeout};
 use super::super::migrations::{self, SchemaError};
 use super::super::{OpenError, OpenFailure, StoreError, StoreFailure, StoreUrl};
 use super::file::{FileId, HEADER_BYTES, beside, is_whole};
+use super::origin;
 use crate::folder::FolderProblem;
 
 /// How long an operation waits for another process's lock on the file.
@@ -58,6 +60,8 @@ pub struct Connections {
     readers: Arc<Slots>,
     follower: Arc<Slots>,
     state: Mutex<State>,
+    /// Another file was opened, and the follower does not know of it yet.
+    is_another: AtomicBool,
     /// Held while the file is compared and replaced.
     check: tokio::sync::Mutex<()>,
 }
@@ -275,6 +279,7 @@ impl Connections {
             readers: Slots::new(OPERATION_READERS),
             follower: Slots::new(1),
             state: Mutex::new(State::NotOpened),
+            is_another: AtomicBool::new(false),
             check: tokio::sync::Mutex::default(),
         })
     }
@@ -327,6 +332,10 @@ impl Connections {
     async fn connect(&self) -> Result<SqliteConnection, StoreError> {
         if self.is_read_only && matches!(*lock(&self.state), State::NotOpened) {
             let file = FileId::of(&self.path).map_err(StoreFailure::Io)?.ok_or(StoreFailure::FileRemoved)?;
+            if let Err(reason) = origin::check_wal(&self.path, file).await {
+                let error = OpenError::Rejected { store: StoreUrl::Sqlite(self.path.clone()), reason };
+                return Err(StoreFailure::Schema(Box::new(error)).into());
+            }
             *lock(&self.state) = State::Open(Opened::at(&self.path, file));
         }
         // Before, since connections to two files must not be open at once, and after, since the path is looked up twice.
@@ -408,6 +417,7 @@ impl Connections {
         }
         if self.is_read_only {
             self.set(State::NotOpened);
+            self.is_another.store(true, Ordering::Release);
             return Ok(());
         }
         let _nobody_else = self.everybody_out().await?;
@@ -420,6 +430,7 @@ impl Connections {
             }
             StoreFailure::FileRejected(error)
         })?;
+        self.is_another.store(true, Ordering::Release);
         tracing::info!(path = %self.path.display(), "the key store's new file is open");
         Ok(())
     }
@@ -429,6 +440,11 @@ impl Connections {
         let everybody =
             async { Ok([self.follower.all().await?, self.readers.all().await?, self.writer.all().await?]) };
         timeout(OPEN_TIMEOUT, everybody).await.map_err(|_| StoreFailure::Timeout(OPEN_TIMEOUT))?
+    }
+
+    /// Whether another file was opened since the last call.
+    pub fn take_is_another(&self) -> bool {
+        self.is_another.swap(false, Ordering::AcqRel)
     }
 
     fn take_idle(&self) -> Vec<SqliteConnection> {
@@ -502,9 +518,10 @@ impl Connections {
         let failed = |failure| rejected(OpenFailure::Store(failure));
         let file =
             look_into(path, expect).map_err(rejected)?.ok_or_else(|| failed(StoreFailure::FileNotWhole))?;
+        origin::check_wal(path, file).await.map_err(rejected)?;
         let deadline = Instant::now() + OPEN_TIMEOUT;
         let connection = loop {
-            match self.connect_and_migrate().await {
+            match self.connect_and_migrate(file).await {
                 Ok(connection) => break connection,
                 Err(SchemaError::Database(error)) if is_busy(&error) && Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -523,13 +540,19 @@ impl Connections {
     }
 
     /// The library's SQLite migrations take no lock, so all of them run in one transaction that holds the file's.
-    async fn connect_and_migrate(&self) -> Result<SqliteConnection, SchemaError> {
+    async fn connect_and_migrate(&self, file: FileId) -> Result<SqliteConnection, SchemaError> {
         let mut connection = self.options.connect().await.map_err(SchemaError::Database)?;
         let migrated = async {
             let begun = connection.begin_with("BEGIN IMMEDIATE").await;
             let mut transaction = begun.map_err(SchemaError::Database)?;
             migrations::run(migrations::SQLITE, &mut *transaction).await?;
-            transaction.commit().await.map_err(SchemaError::Database)
+            let is_new = origin::note(&mut transaction, file).await.map_err(SchemaError::Database)?;
+            transaction.commit().await.map_err(SchemaError::Database)?;
+            if is_new {
+                // Into the file itself.  Where another process reads, it gets there later.
+                let _ = empty_wal(&mut connection).await;
+            }
+            Ok(())
         };
         match migrated.await {
             Ok(()) => Ok(connection),

@@ -4,11 +4,12 @@
 //! a file that takes the place of another one must not find the other's.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What the first 16 bytes of a SQLite file are.
 const MAGIC: &[u8] = b"SQLite format 3\0";
@@ -32,6 +33,15 @@ impl FileId {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+impl fmt::Display for FileId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the device, whose number may be another one after the machine started anew.
+        let born =
+            self.born.and_then(|born| born.duration_since(UNIX_EPOCH).ok()).map_or(0, |born| born.as_nanos());
+        write!(formatter, "{} {born}", self.inode)
     }
 }
 
