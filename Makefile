@@ -16,13 +16,14 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test soak test-bodies fuzz dist deb image test-shipped release-check bench bench-keys bench-store fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo test soak kill-store test-bodies fuzz dist deb image test-shipped release-check bench bench-keys bench-store fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; sends its requests with curl,'
 	@echo '             then runs until Ctrl-C (ONCE=1: ends; PORT=10100: another port)'
 	@echo 'make test    all tests, with a real Envoy and a real Datasette'
 	@echo 'make soak    a busy life of MINUTES=2: nothing may go wrong'
+	@echo 'make kill-store  KILLS=1000 of the server and of PostgreSQL in the middle of writes'
 	@echo 'make fuzz    looks for inputs that break what INPUTS=check_request goes through, for SECONDS=600'
 	@echo 'make dist    the static release binary that we ship, in target/dist'
 	@echo 'make image   the container image of that binary, by docker, podman or buildah'
@@ -62,6 +63,12 @@ MINUTES ?= 2
 soak: need-rust tools
 	SOAK_MINUTES=$(MINUTES) $(CARGO) test --locked --test it -- --ignored --nocapture --exact \
 		soak::nothing_goes_wrong_however_long_it_lasts
+
+# Kills of the server and of PostgreSQL in the middle of writes: nothing that was acknowledged may be lost.
+KILLS ?= 1000
+kill-store: need-rust tools
+	KILLS=$(KILLS) $(CARGO) test --locked --test it -- --ignored --nocapture --exact \
+		keys_survival::what_was_acknowledged_survives_a_thousand_kills
 
 # Inputs that break something; fuzz/README.md tells more.
 INPUTS ?= check_request

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use sqlx::{ConnectOptions as _, Connection as _};
 
+use crate::harness::http1::Answer;
 use crate::harness::issuer::{self, Issuer, ROOT, made};
 use crate::harness::load::Load;
 use crate::harness::postgres::Postgres;
@@ -22,11 +23,53 @@ const OUTAGE: Duration = Duration::from_secs(30);
 
 // ---- kill -9 in the middle of writes.
 
+/// What is killed.
+#[derive(Clone, Copy)]
+enum Victim<'p> {
+    Server,
+    Postgres(&'p Postgres),
+}
+
+/// A kill after so many answers.
+struct Kill<'p> {
+    victim: Victim<'p>,
+    answers: usize,
+}
+
+/// So many kills, of one victim after the other.
+fn kills<'p>(number: usize, victims: &[Victim<'p>]) -> Vec<Kill<'p>> {
+    let answers = |round: usize| 20 + round * 37 % 70;
+    (0..number)
+        .map(|round| Kill { victim: victims[round % victims.len()], answers: answers(round) })
+        .collect()
+}
+
 #[test]
 fn what_sqlite_acknowledged_survives_a_kill() {
+    survive_on_sqlite(4);
+}
+
+#[test]
+fn what_postgresql_acknowledged_survives_a_kill() {
+    let server = Postgres::start();
+    let victims = [Victim::Server, Victim::Postgres(&server)];
+    survive(&server.url(&server.database()), &kills(6, &victims), || {});
+}
+
+#[test]
+#[ignore = "takes minutes, as many kills as KILLS says: make kill-store"]
+fn what_was_acknowledged_survives_a_thousand_kills() {
+    let number: usize = std::env::var("KILLS").map_or(1000, |kills| kills.parse().unwrap());
+    let server = Postgres::start();
+    let victims = [Victim::Server, Victim::Postgres(&server)];
+    survive(&server.url(&server.database()), &kills(number.div_ceil(2), &victims), || {});
+    survive_on_sqlite(number / 2);
+}
+
+fn survive_on_sqlite(number: usize) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys.db");
-    survive(&format!("sqlite:{}", file.display()), || {
+    survive(&format!("sqlite:{}", file.display()), &kills(number, &[Victim::Server]), || {
         // As the crash left it: a copy, so that whoever starts next finds it so, too.
         let copy = tempfile::tempdir().unwrap();
         for name in ["keys.db", "keys.db-wal"] {
@@ -35,12 +78,6 @@ fn what_sqlite_acknowledged_survives_a_kill() {
         assert_eq!(integrity(&copy.path().join("keys.db")), "ok");
     });
     assert_eq!(integrity(&file), "ok");
-}
-
-#[test]
-fn what_postgresql_acknowledged_survives_a_kill() {
-    let server = Postgres::shared();
-    survive(&server.url(&server.database()), || {});
 }
 
 #[test]
@@ -95,14 +132,13 @@ struct Entry {
     unanswered: bool,
 }
 
-/// Several rounds: clients make, rotate and revoke keys at once until the server is killed after so many
-/// answers; started again, it must know all that it had acknowledged.
-fn survive(store: &str, after_each_kill: impl Fn()) {
+/// Several rounds: clients make, rotate and revoke keys at once until the server, or its PostgreSQL, is killed after so
+/// many answers; started again, it must know all that it had acknowledged.
+fn survive(store: &str, kills: &[Kill<'_>], after_each_kill: impl Fn()) {
     let mut book: Vec<Entry> = Vec::new();
     let (mut acknowledged, mut lost) = (0, 0);
-    for (round, answers) in [23, 60, 37, 81].into_iter().enumerate() {
-        let mut issuer = Issuer::start(store);
-        check_book(&issuer, &mut book);
+    let mut issuer = Issuer::start(store);
+    for (round, kill) in kills.iter().enumerate() {
         let answered = AtomicUsize::new(0);
         let (admin, answered) = (issuer.admin, &answered);
         let written = thread::scope(|scope| {
@@ -110,22 +146,36 @@ fn survive(store: &str, after_each_kill: impl Fn()) {
                 .map(|client| scope.spawn(move || write(admin, &format!("{round}-{client}"), answered)))
                 .collect();
             // Not by the clock: in the middle of what the other clients are doing.
-            while answered.load(Ordering::SeqCst) < answers {
+            while answered.load(Ordering::SeqCst) < kill.answers {
                 assert!(!clients.iter().all(thread::ScopedJoinHandle::is_finished), "all clients failed");
                 thread::yield_now();
             }
-            issuer.server.kill();
+            match kill.victim {
+                Victim::Server => issuer.server.kill(),
+                Victim::Postgres(postgres) => postgres.kill(),
+            }
             clients.into_iter().flat_map(|client| client.join().unwrap()).collect::<Vec<_>>()
         });
         acknowledged += answered.load(Ordering::SeqCst);
         lost += written.iter().filter(|entry| entry.unanswered).count();
+        let first = book.len();
         book.extend(written);
         after_each_kill();
+        match kill.victim {
+            Victim::Server => issuer = Issuer::start(store),
+            Victim::Postgres(postgres) => {
+                postgres.resume();
+                wait_until("the server reads it again", || {
+                    issuer::get(issuer.admin, "/api/auth/keys?perpage=1&page=1").send().status == 200
+                });
+            }
+        }
+        check_book(&issuer, &mut book, first);
     }
-    check_book(&Issuer::start(store), &mut book);
+    check_book(&Issuer::start(store), &mut book, 0);
     assert!(lost > 0, "no kill hit a request that was under way");
-    let keys = book.len();
-    eprintln!("killed 4 times: {keys} keys, {acknowledged} acknowledged writes kept, {lost} in flight");
+    let (kills, keys) = (kills.len(), book.len());
+    eprintln!("killed {kills} times: {keys} keys, {acknowledged} acknowledged writes kept, {lost} in flight");
 }
 
 /// Makes keys and changes them, until nobody answers.
@@ -143,7 +193,7 @@ fn write(admin: SocketAddr, who: &str, answered: &AtomicUsize) -> Vec<Entry> {
 }
 
 fn write_one(admin: SocketAddr, entry: &mut Entry, number: usize, answered: &AtomicUsize) -> Option<()> {
-    let answer = issuer::create(admin, &entry.name).try_send()?;
+    let answer = acknowledged(issuer::create(admin, &entry.name))?;
     answered.fetch_add(1, Ordering::SeqCst);
     let (id, token) = made(&answer);
     entry.id = Some(id);
@@ -151,7 +201,7 @@ fn write_one(admin: SocketAddr, entry: &mut Entry, number: usize, answered: &Ato
     // Every other key is rotated, half of them with both secrets working for a while.
     if number % 2 == 1 {
         let overlap = if number % 4 == 1 { 600 } else { 0 };
-        let answer = issuer::rotate(admin, id, overlap).try_send()?;
+        let answer = acknowledged(issuer::rotate(admin, id, overlap))?;
         answered.fetch_add(1, Ordering::SeqCst);
         let (same, token) = made(&answer);
         assert_eq!(same, id);
@@ -161,22 +211,28 @@ fn write_one(admin: SocketAddr, entry: &mut Entry, number: usize, answered: &Ato
         entry.works.push(token);
     }
     if !number.is_multiple_of(3) {
-        let answer = issuer::revoke(admin, id).try_send()?;
+        acknowledged(issuer::revoke(admin, id))?;
         answered.fetch_add(1, Ordering::SeqCst);
-        assert_eq!(answer.status, 200, "{}", answer.text());
         entry.dead.append(&mut entry.works);
     }
     entry.unanswered = false;
     Some(())
 }
 
+/// The answer that it was done; `None` when the server, or its store, was gone.
+fn acknowledged(request: issuer::Request) -> Option<Answer> {
+    let answer = request.try_send()?;
+    assert!([200, 503].contains(&answer.status), "{}", answer.text());
+    (answer.status == 200).then_some(answer)
+}
+
 /// The server knows exactly what it acknowledged, but for what it was asked for and never answered:
-/// that happened or did not, and there is no half of it.
-fn check_book(issuer: &Issuer, book: &mut [Entry]) {
+/// that happened or did not, and there is no half of it.  Checks are made of the keys from `first` on.
+fn check_book(issuer: &Issuer, book: &mut [Entry], first: usize) {
     let mut checks = issuer.checks();
     let mut listed: BTreeMap<i64, Value> =
         issuer.list().into_iter().map(|key| (key["id"].as_i64().unwrap(), key)).collect();
-    for entry in book {
+    for (number, entry) in book.iter_mut().enumerate() {
         let found = match entry.id {
             Some(id) => listed.remove(&id),
             None => {
@@ -199,6 +255,9 @@ fn check_book(issuer: &Issuer, book: &mut [Entry]) {
         } else {
             let revoked = entry.works.is_empty();
             assert_eq!(found["isRevoked"] == true, revoked, "{found}");
+        }
+        if number < first {
+            continue;
         }
         for token in &entry.works {
             assert_eq!(checks.verdict(token), "", "key {} was acknowledged", entry.name);
