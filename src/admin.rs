@@ -350,7 +350,7 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
                 Source { file: Path::new(&file), environment: &ProcessEnvironment, now: clock.now() };
             let config = Config::parse(config, &source).unwrap();
             let snapshot = Snapshot::build(&config, None).unwrap();
-            let keys = Keys::open(&config.startup.keys.unwrap(), clock.clone()).await.unwrap();
+            let keys = Keys::open(&config.startup.keys.unwrap().url, clock.clone()).await.unwrap();
             let passwords = Passwords::new(1).unwrap();
             let sources = Sources { passwords, keys: Some(Arc::clone(&keys)), clock: clock.clone() };
             let authorizer = Arc::new(Authorizer::new(SnapshotStore::new(snapshot), sources));

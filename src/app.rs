@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Admin};
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
-use crate::config::{Listen, Startup};
+use crate::config::{KeyStore, Listen, Startup};
 use crate::ext_authz::{self, CheckService};
 use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
@@ -138,7 +138,8 @@ pub async fn build(
     let passwords = Passwords::with_memory_limit(options.parallel_passwords, memory::limit())?;
     passwords.warn_of_hashes_too_large(&snapshot.users);
     let keys = match &startup.keys {
-        Some(url) => Some(Keys::open(url, clock.clone()).await?),
+        Some(KeyStore { url, read_only: false }) => Some(Keys::open(url, clock.clone()).await?),
+        Some(KeyStore { url, read_only: true }) => Some(Keys::open_read_only(url, clock.clone()).await?),
         None => None,
     };
     if let Some(keys) = &keys {

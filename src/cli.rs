@@ -52,7 +52,7 @@ enum Command {
     Token(token::TokenCommand),
     /// Hash a password from standard input with argon2id
     Password(password::PasswordArgs),
-    /// Manage API keys through a running server's admin listener, or copy their store
+    /// Manage API keys through a running server's admin listener, and their store
     #[command(subcommand)]
     Keys(Box<keys::KeysCommand>),
     /// Ask a running server whether it serves: exit 0 if so

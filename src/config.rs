@@ -106,8 +106,17 @@ pub struct Startup {
     pub probes: Probes,
     /// `admin`: the listener of the admin API, if there is one.
     pub admin: Option<AdminListen>,
-    /// `keys.store`: the store of issued keys and sessions, if there is one.
-    pub keys: Option<StoreUrl>,
+    /// `keys`: the store of issued keys and sessions, if there is one.
+    pub keys: Option<KeyStore>,
+}
+
+/// The store of issued keys and sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyStore {
+    /// `keys.store`.
+    pub url: StoreUrl,
+    /// `keys.read_only`: nothing is ever written to it.
+    pub read_only: bool,
 }
 
 /// The sections that a decision reads.

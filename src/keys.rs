@@ -51,7 +51,8 @@ use self::index::Index;
 #[cfg(feature = "postgres")]
 use self::store::PostgresStore;
 use self::store::{
-    Committed, Gate, OpenError, OpenFailure, SqliteStore, Store, StoreError, StoreFailure, StoreUrl,
+    Committed, Gate, OpenError, OpenFailure, SCHEMA, SqliteStore, Store, StoreError, StoreFailure, StoreUrl,
+    UrlError,
 };
 use self::usage::Used;
 use crate::clock::Clock;
@@ -100,6 +101,8 @@ const NEVER: i64 = i64::MIN;
 /// The issued keys and the sessions: found in memory, changed in the store.
 pub struct Keys {
     store: Box<dyn Store>,
+    /// Nothing is written to the store.
+    read_only: bool,
     index: Arc<Index>,
     clock: Clock,
     /// Every change and every reading of a page holds it until the index shows it.
@@ -141,6 +144,19 @@ impl Keys {
         Ok(Self::with_store(store, clock))
     }
 
+    /// Opens the store for reading alone: its schema stays as it is, and nothing is ever written.
+    ///
+    /// # Errors
+    /// [`OpenError`]: what a retry does not mend.
+    pub async fn open_read_only(url: &StoreUrl, clock: Clock) -> Result<Arc<Self>, OpenError> {
+        let store: Box<dyn Store> = match url {
+            StoreUrl::Sqlite(path) => Box::new(SqliteStore::open_read_only(path)),
+            #[cfg(feature = "postgres")]
+            StoreUrl::Postgres(url) => Box::new(PostgresStore::open_read_only(url).await?),
+        };
+        Ok(Self::new(store, true, clock))
+    }
+
     /// Reads a store once and changes nothing in it, not even its schema: a server may be running on it.
     ///
     /// # Errors
@@ -149,9 +165,9 @@ impl Keys {
         let store: Box<dyn Store> = match url {
             StoreUrl::Sqlite(path) => Box::new(SqliteStore::open_read_only(path)),
             #[cfg(feature = "postgres")]
-            StoreUrl::Postgres(url) => Box::new(PostgresStore::open_read_only(url)?),
+            StoreUrl::Postgres(url) => Box::new(PostgresStore::open_read_only_later(url)?),
         };
-        let keys = Self::with_store(store, clock);
+        let keys = Self::new(store, true, clock);
         let read = follower::read_once(&keys).await;
         read.map_err(|error| OpenError::Rejected {
             store: url.clone(),
@@ -162,9 +178,14 @@ impl Keys {
 
     /// The keys of an open store.  The index is empty until the store is read.
     pub fn with_store(store: Box<dyn Store>, clock: Clock) -> Arc<Self> {
+        Self::new(store, false, clock)
+    }
+
+    fn new(store: Box<dyn Store>, read_only: bool, clock: Clock) -> Arc<Self> {
         let (sender, receiver) = unbounded_channel();
         Arc::new(Self {
             store,
+            read_only,
             index: Arc::new(Index::new(sender)),
             clock,
             gate: Gate::default(),
@@ -182,6 +203,35 @@ impl Keys {
     /// Closes the store once the operations under way have ended; later ones fail.  Stop the follower before.
     pub async fn close(&self) {
         self.store.close().await;
+    }
+
+    /// Brings the schema of a store up to date.  Gives back its number.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the store does not answer, has a schema that this version cannot use, or may not be changed.
+    pub async fn migrate(url: &StoreUrl) -> Result<i64, OpenError> {
+        match url {
+            StoreUrl::Sqlite(path) => {
+                SqliteStore::open(path).await?.close().await;
+                Ok(SCHEMA)
+            }
+            #[cfg(feature = "postgres")]
+            StoreUrl::Postgres(url) => PostgresStore::migrate_once(url).await,
+        }
+    }
+
+    /// Takes over a URL of the same database, which may have another user, password or options: connections are made
+    /// by it from now on.
+    ///
+    /// # Errors
+    /// The URL cannot be used.
+    pub fn take_over(&self, url: &StoreUrl) -> Result<(), UrlError> {
+        self.store.take_over(url)
+    }
+
+    /// Whether the store is only read (`keys.read_only`).
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     /// How often the store failed.
@@ -205,6 +255,9 @@ impl Keys {
         change: impl Future<Output = Result<Committed<T>, E>>,
         update_index: impl FnOnce(&T),
     ) -> Result<T, E> {
+        if self.read_only {
+            return Err(StoreError(StoreFailure::ReadOnly).into());
+        }
         let Committed { value, guard } = with_timeout(OPERATION_TIMEOUT, change).await?;
         update_index(&value);
         drop(guard);

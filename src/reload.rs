@@ -210,6 +210,7 @@ impl Reloader {
                 "{key} changed: this needs a restart, and the old one stays in force"
             );
         }
+        self.take_over_store(&config.startup);
         self.baseline.restrictions = config.restrictions;
         snapshot.keep_running_services(&self.snapshots.current(), &self.startup);
         let previous = self.publish(snapshot);
@@ -217,6 +218,28 @@ impl Reloader {
         passwords.warn_of_hashes_too_large(&self.snapshots.current().users);
         self.telemetry.metrics().count_reload(self.clock.now());
         previous
+    }
+
+    /// Takes over another user, password or options for the same database.
+    fn take_over_store(&mut self, later: &Startup) {
+        let keys = &self.authorizer.sources().keys;
+        let (Some(current), Some(later), Some(keys)) = (&mut self.startup.keys, &later.keys, keys) else {
+            return;
+        };
+        if current.url == later.url || !current.url.is_same_database(&later.url) {
+            return;
+        }
+        let store = later.url.to_string();
+        match keys.take_over(&later.url) {
+            Ok(()) => {
+                current.url = later.url.clone();
+                tracing::info!(
+                    store,
+                    "the URL of the key store was taken over: connections are made by it from now on"
+                );
+            }
+            Err(error) => tracing::error!(store, %error, "the URL of the key store cannot be taken over"),
+        }
     }
 
     /// Makes a snapshot the current one, for Checks, handshakes and metrics.  Gives back the one before.

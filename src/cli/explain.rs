@@ -116,7 +116,7 @@ async fn read_keys(startup: &Startup) -> Result<std::sync::Arc<Keys>, ExplainErr
     let Some(store) = &startup.keys else {
         return Err("error: --keys: the configuration has no section `keys`".into());
     };
-    let keys = Keys::read_once(store, Clock::system()).await;
+    let keys = Keys::read_once(&store.url, Clock::system()).await;
     Ok(keys.map_err(|error| format!("error: {error}"))?)
 }
 

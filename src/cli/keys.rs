@@ -1,7 +1,9 @@
-//! `keys list`, `create`, `rotate`, `revoke` and `delete`, against the admin API of a running server; and `backup`.
+//! `keys list`, `create`, `rotate`, `revoke` and `delete`, against the admin API of a running server; `migrate`, on the
+//! store itself.
 
 mod backup;
 mod error;
+mod migrate;
 mod tls;
 
 use std::fmt;
@@ -48,8 +50,8 @@ pub(super) enum KeysCommand {
     Revoke(RevokeKeyArgs),
     /// End a key for good, and forget it
     Delete(Delete),
-    /// Copy the store of a SQLite file, which a server may have open
-    Backup(backup::BackupArgs),
+    /// Bring the schema of the store up to date, for a server whose role may not
+    Migrate(migrate::MigrateArgs),
 }
 
 #[derive(Debug, Args)]
@@ -159,6 +161,7 @@ impl KeysCommand {
             Self::Delete(delete) => {
                 delete.server.call_and_print_message(Method::DELETE, &format!("/{}", delete.id), None)
             }
+            Self::Migrate(migrate) => migrate.run(),
         }
     }
 }

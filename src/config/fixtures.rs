@@ -330,7 +330,8 @@ fn what_keys_and_admin_mean() {
     use crate::credential::CredentialLocation;
     let load = |text: &str| parse("/etc/app/config.yaml", text).unwrap_or_else(|errors| panic!("{errors}"));
     let config = load("keys: {store: \"sqlite:keys.db\"}\nadmin: {}\ncredentials: [session]\n");
-    assert_eq!(config.startup.keys, Some(StoreUrl::Sqlite("/etc/app/keys.db".into())));
+    let url = StoreUrl::Sqlite("/etc/app/keys.db".into());
+    assert_eq!(config.startup.keys, Some(KeyStore { url, read_only: false }));
     assert_eq!(config.startup.admin.unwrap().listen.to_string(), "127.0.0.1:9192");
     let (keys, admin) = (config.rules.keys.unwrap(), config.rules.admin.unwrap());
     assert_eq!((keys.max_seconds_to_live, &*keys.prefix, keys.quota), (-1, "eat", None));
@@ -343,12 +344,12 @@ fn what_keys_and_admin_mean() {
 
     let config = load(
         "keys: {store: {$env: STORE}, max_seconds_to_live: 86400, prefix: key, max: 5, actor_members: [team],\n\
-         \x20 max_staleness: 5m, ready_without_store: 10s, forget_after: never, max_idle: 180d, unavailable: error}\n\
+         \x20 max_staleness: 5m, ready_without_store: 10s, forget_after: never, max_idle: 180d, unavailable: error, read_only: true}\n\
          admin: {listen: \"unix:a.sock\", public_url: \"https://keys.example.com/\", allow: {role: Editor}}\n\
          credentials: [session]\ntokens: [{token: {$env: BOT_TOKEN}, actor: {id: the-bot, name: Bot}}]\n\
          policies: {read: {}}\n",
     );
-    assert!(matches!(config.startup.keys, Some(StoreUrl::Postgres(_))));
+    assert!(matches!(config.startup.keys, Some(KeyStore { url: StoreUrl::Postgres(_), read_only: true })));
     assert_eq!(config.startup.admin.unwrap().listen.to_string(), "unix:/etc/app/a.sock");
     let rules = &config.rules;
     let keys = rules.keys.as_ref().unwrap();

@@ -6,14 +6,14 @@ use super::plain;
 use super::raw::{Node, Value};
 use super::reader::{Fields, Reader};
 use super::schema;
-use super::{Unavailable, one_of};
+use super::{KeyStore, Unavailable, one_of};
 use crate::keys::KeySettings;
 use crate::keys::store::{StoreUrl, UrlError};
 
 /// The content of the section.
 pub struct KeysSection {
-    /// `keys.store`; `None` when it is not valid.
-    pub store: Option<StoreUrl>,
+    /// `keys.store` and `keys.read_only`; `None` when the URL is not valid.
+    pub store: Option<KeyStore>,
     /// The settings of every key.
     pub settings: KeySettings,
     /// `keys.unavailable`.
@@ -61,8 +61,9 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ke
             "keys need a `store`: sqlite:/path/to/keys.db or postgres://user@host/database",
         );
     }
-    Some(KeysSection {
-        store: fields.get("store").and_then(|node| read_store(reader, node)),
+    let url = fields.get("store").and_then(|node| read_store(reader, node));
+    let mut section = KeysSection {
+        store: url.map(|url| KeyStore { url, read_only: false }),
         settings: KeySettings {
             max_seconds_to_live: read_count(
                 reader,
@@ -84,7 +85,12 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ke
             max_idle: fields.get("max_idle").and_then(|node| read_age(reader, node, &MAX_IDLE)),
         },
         unavailable: read_unavailable(reader, fields.get("unavailable")),
-    })
+    };
+    let read_only = fields.get("read_only").and_then(|node| reader.boolean(node)).unwrap_or_default();
+    if let Some(store) = &mut section.store {
+        store.read_only = read_only;
+    }
+    Some(section)
 }
 
 fn read_store<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<StoreUrl> {

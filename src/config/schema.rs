@@ -257,6 +257,12 @@ pub const KEYS: Schema = Fields(&[
         Word(&["deny", "error"]),
         "The answer when nobody can know whether a token is a key: a denial, or an error for failure_mode_allow.",
     ),
+    (
+        "read_only",
+        Unknown,
+        Bool,
+        "Whether the store is only read: a standby of PostgreSQL, or a role that may only SELECT.  By default false.",
+    ),
 ]);
 
 const RESTRICTION: &str = "The only policies under which the actor counts.";

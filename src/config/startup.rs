@@ -1,6 +1,7 @@
 //! Differences that a reload cannot apply: they are reported, and take effect at a restart.
 
 use super::{ExtAuthz, Probes, Startup, Transport};
+use crate::keys::store::StoreUrl;
 
 /// A key whose new value needs a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,12 +28,14 @@ impl Startup {
     /// The keys whose values differ between these start-up settings and others.
     pub fn differences(&self, other: &Self) -> Vec<NeedsRestart> {
         // The patterns name every member, so that a new one cannot be forgotten here.
-        let Self { ext_authz, probes, admin: _, keys } = self;
+        let Self { ext_authz, probes, admin: _, keys: _ } = self;
         let ExtAuthz { listen, transport, max_request_bytes, max_connections } = ext_authz;
         let Probes { listen: probes_listen } = probes;
         let admin_listen = |startup: &Self| startup.admin.as_ref().map(|admin| admin.listen.to_string());
         let admin_transport = |startup: &Self| startup.admin.as_ref().map(|admin| admin.transport);
-        let store = |startup: &Self| startup.keys.as_ref().map(ToString::to_string);
+        let store = |startup: &Self| startup.keys.as_ref().map(|keys| keys.url.clone());
+        let shown = |url: Option<StoreUrl>| url.map(|url| url.to_string());
+        let read_only = |startup: &Self| startup.keys.as_ref().map(|keys| keys.read_only);
         let mut differences = Vec::new();
         let mut record = |differs: bool, key, from: Option<String>, to: Option<String>| {
             if differs {
@@ -76,16 +79,24 @@ impl Startup {
         if let (Some(old), Some(new)) = (admin_transport(self), admin_transport(other)) {
             record(old != new, "admin.tls", presence(old), presence(new));
         }
-        record(*keys != other.keys, "keys.store", store(self), store(other));
+        let (old, new) = (store(self), store(other));
+        let is_same = match (&old, &new) {
+            (Some(old), Some(new)) => old.is_same_database(new),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        record(!is_same, "keys.store", shown(old), shown(new));
+        if let (Some(old), Some(new)) = (read_only(self), read_only(other)) {
+            record(old != new, "keys.read_only", Some(old.to_string()), Some(new.to_string()));
+        }
         differences
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::AdminListen;
+    use super::super::{AdminListen, KeyStore};
     use super::*;
-    use crate::keys::store::StoreUrl;
 
     fn startup(listen: &str, admin: Option<&str>, store: Option<&str>) -> Startup {
         Startup {
@@ -98,7 +109,7 @@ mod tests {
             probes: Probes { listen: "127.0.0.1:3".parse().unwrap() },
             admin: admin
                 .map(|listen| AdminListen { listen: listen.parse().unwrap(), transport: Transport::Plain }),
-            keys: store.map(|url| StoreUrl::parse(url).unwrap()),
+            keys: store.map(|url| KeyStore { url: StoreUrl::parse(url).unwrap(), read_only: false }),
         }
     }
 
@@ -107,10 +118,15 @@ mod tests {
         let old =
             startup("127.0.0.1:1", Some("127.0.0.1:2"), Some("postgres://u:old-password@db.example/keys"));
         assert_eq!(old.differences(&old.clone()), []);
-        let mut new = startup("unix:/run/x", None, Some("postgres://u:new-password@db.example/keys"));
+        // Another password for the same database is taken over.
+        let rotated = "postgres://u:new-password@db.example/keys?connect_timeout=1";
+        let rotated = startup("127.0.0.1:1", Some("127.0.0.1:2"), Some(rotated));
+        assert_eq!(old.differences(&rotated), []);
+        let mut new = startup("unix:/run/x", None, Some("postgres://u:new-password@db.example/other"));
         new.ext_authz.max_request_bytes = 2048;
         new.ext_authz.max_connections = 10;
         new.ext_authz.transport = Transport::Tls;
+        new.keys.as_mut().unwrap().read_only = true;
         let found: Vec<_> = old.differences(&new);
         let found: Vec<_> = found.iter().map(|one| (one.key, one.from.as_str(), one.to.as_str())).collect();
         assert_eq!(
@@ -121,7 +137,8 @@ mod tests {
                 ("ext_authz.max_request_bytes", "1024", "2048"),
                 ("ext_authz.max_connections", "4096", "10"),
                 ("admin.listen", "127.0.0.1:2", "absent"),
-                ("keys.store", "postgres://db.example:5432/keys", "postgres://db.example:5432/keys"),
+                ("keys.store", "postgres://db.example:5432/keys", "postgres://db.example:5432/other"),
+                ("keys.read_only", "false", "true"),
             ]
         );
     }

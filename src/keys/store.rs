@@ -28,7 +28,7 @@ use super::{CreateKey, GrantCheck, Key, StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
 pub use error::{
-    CreateError, DatabaseFailure, OpenError, OpenFailure, RotateError, StoreError, StoreFailure,
+    CreateError, DatabaseFailure, HostFailure, OpenError, OpenFailure, RotateError, StoreError, StoreFailure,
 };
 pub use list::{ForgottenKeys, ListFilter, ListPage, ListPosition, NumberedPage};
 pub use migrations::SCHEMA;
@@ -193,6 +193,15 @@ pub trait Store: Send + Sync {
 
     /// Deletes a session; no error when there is none.
     async fn delete_session(&self, gate: &Gate, digest: &TokenDigest) -> Result<Committed<()>, StoreError>;
+
+    /// Makes further connections by this URL, which leads to the same database
+    /// ([`StoreUrl::is_same_database`]) and may have another user, password or options.
+    ///
+    /// # Errors
+    /// The URL cannot be used.
+    fn take_over(&self, _url: &StoreUrl) -> Result<(), UrlError> {
+        Ok(())
+    }
 
     /// Closes every connection as soon as it is idle.  From then on every method fails.
     /// Afterwards no `-wal` stands beside a SQLite file, unless another process has it open.

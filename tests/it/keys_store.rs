@@ -329,6 +329,7 @@ on_both_stores! {
     the_change_log_stays_short
     a_restart_finds_everything
     a_newer_store_is_refused
+    a_newer_store_that_older_programs_may_read_is_used
     a_store_of_somebody_else_is_refused
     many_processes_open_a_new_store_at_once
     keys_may_be_served_for_so_long_without_reading
@@ -1050,9 +1051,30 @@ async fn a_newer_store_is_refused(db: Database) {
     };
     let columns = "INSERT INTO api_migrations (version, description, success, checksum, execution_time)";
     db.sql(&format!("{columns} VALUES (7, 'of the future', {yes}, {checksum}, 0)")).await;
+    db.sql("UPDATE api_revision SET oldest_reader = 7").await;
     let error = Keys::open(&db.url(), Clock::system()).await.err().unwrap();
     assert!(matches!(error, OpenError::Newer { found: 7, known: 3 }), "{error}");
     assert!(error.to_string().contains("newer version"), "{error}");
+}
+
+async fn a_newer_store_that_older_programs_may_read_is_used(db: Database) {
+    let time = Time::new();
+    let (_, secret) = db.open(&time).await.keys.create(&settings(), ask("old")).await.unwrap();
+    let (yes, checksum) = match db {
+        Database::Sqlite(_) => ("true", "x'00'"),
+        Database::Postgres { .. } => ("true", "'\\x00'"),
+    };
+    let columns = "INSERT INTO api_migrations (version, description, success, checksum, execution_time)";
+    db.sql(&format!("{columns} VALUES (7, 'of the future', {yes}, {checksum}, 0)")).await;
+    for table in ["api_keys", "api_sessions", "api_revision", "api_changes"] {
+        db.sql(&format!("ALTER TABLE {table} ADD COLUMN of_the_future INTEGER NOT NULL DEFAULT 7")).await;
+    }
+    let replica = db.open(&time).await;
+    assert_eq!(replica.find(&secret), "live");
+    let (key, secret) = replica.keys.create(&settings(), ask("new")).await.unwrap();
+    assert_eq!(replica.find(&secret), "live");
+    replica.keys.revoke(key.id, "somebody").await.unwrap();
+    assert_eq!(db.open(&time).await.find(&secret), "revoked");
 }
 
 async fn a_store_of_somebody_else_is_refused(db: Database) {

@@ -8,6 +8,8 @@ use http::header::InvalidHeaderValue;
 use rustls::pki_types::{InvalidDnsNameError, pem};
 
 use super::super::InputError;
+use crate::keys::store::{OpenError, UrlError};
+
 use super::{AdminUrl, AdminUrlError, REQUEST_TIMEOUT};
 use crate::keys::store::BackupError;
 
@@ -17,6 +19,15 @@ pub enum KeysError {
     /// The credential cannot be read.
     #[error("{0}")]
     Input(#[from] InputError),
+    /// `migrate`: the configuration has no store.
+    #[error("the configuration has no section `keys`, and so no store")]
+    NoStore,
+    /// `migrate`: the text is not the URL of a store.
+    #[error("--store-file: {0}")]
+    StoreUrl(#[source] UrlError),
+    /// `migrate`: the store cannot be opened or brought up to date.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The arguments name no credential.
     #[error("give either --token-file, or --user and --password-file")]
     NoCredential,

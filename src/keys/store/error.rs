@@ -78,9 +78,18 @@ pub enum StoreFailure {
     /// A row is not as the schema says.  The cause is not kept: it may quote the row.
     #[error("a row cannot be read")]
     UnreadableRow,
+    /// None of the URL's hosts can be used.
+    #[error("{}", list(.0))]
+    Hosts(Vec<HostFailure>),
+    /// The host is not as the URL wants it.
+    #[error("it is not {0}, as the URL's target_session_attrs wants it")]
+    SessionAttributes(&'static str),
     /// The database was never reached, so its schema is unknown.
     #[error("it has not been reached yet")]
     NotReached,
+    /// It was opened for reading alone.
+    #[error("it is read only here")]
+    ReadOnly,
     /// The migrations took too long.
     #[error("its schema did not come up to date in time")]
     MigrationTimeout,
@@ -116,6 +125,37 @@ pub enum StoreFailure {
     /// A new secret, with its prefix, is no token.
     #[error("no token could be made")]
     Token(#[source] TokenError),
+}
+
+impl StoreFailure {
+    /// Whether a retry does not change it: wrong user or password, no such database or schema, no permission (SQLSTATE
+    /// classes 28, 3D, 3F, 42), or TLS that we do not trust or the database does not have.
+    pub(super) fn is_final(&self) -> bool {
+        if let Self::Hosts(hosts) = self {
+            return hosts.iter().all(|host| host.failure.is_final());
+        }
+        if let Self::Database(DatabaseFailure(error)) = self {
+            let code = error.code();
+            return code
+                .is_some_and(|code| ["28", "3D", "3F", "42"].iter().any(|class| code.starts_with(class)));
+        }
+        matches!(self, Self::Configuration | Self::Tls(_))
+    }
+}
+
+/// Why a host cannot be used.
+#[derive(Debug)]
+pub struct HostFailure {
+    /// The host with its port.
+    pub host: String,
+    /// The cause.
+    pub failure: StoreFailure,
+}
+
+fn list(hosts: &[HostFailure]) -> String {
+    let texts: Vec<_> =
+        hosts.iter().map(|HostFailure { host, failure }| format!("{host}: {failure}")).collect();
+    texts.join("; ")
 }
 
 /// An error with which the database answered.  Neither `Display` nor `Debug` shows its details, which quote rows.
@@ -197,6 +237,39 @@ pub enum OpenError {
         found: i64,
         /// The newest one of this version.
         known: i64,
+    },
+    /// An older version made it, and it is only read here.
+    #[error(
+        "the key store's schema is number {found}, and this version needs number {known}; with `read_only` it is not \
+         changed here: start a server that writes, or run `envoy-auth-tokens keys migrate`"
+    )]
+    Older {
+        /// The newest migration that was applied.
+        found: i64,
+        /// The newest one of this version.
+        known: i64,
+    },
+    /// It is to be changed, and the role may not do that.
+    #[error(
+        "the key store's schema is number {found}, and this version needs number {known}, but the role in its URL may not \
+         change it: run `envoy-auth-tokens keys migrate` with a role that may, and start again"
+    )]
+    MayNotMigrate {
+        /// The newest migration that was applied.
+        found: i64,
+        /// The newest one of this version.
+        known: i64,
+    },
+    /// It is to be changed, and somebody else has the lock of those who change it.
+    #[error(
+        "the key store's schema is to be changed, and process {pid} of the role {role} holds the lock for that: wait for \
+         its end, or end it by SELECT pg_terminate_backend({pid})"
+    )]
+    MigrationLock {
+        /// The process of PostgreSQL.
+        pid: i32,
+        /// Its role.
+        role: String,
     },
     /// A migration was applied that differs from ours of the same number.
     #[error("the key store's schema number {0} is not the one that this program makes: is it its store?")]

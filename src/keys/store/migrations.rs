@@ -2,6 +2,7 @@
 
 use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
+use sqlx::sqlite::SqliteConnection;
 
 use super::{OpenError, StoreError, StoreFailure};
 
@@ -25,38 +26,87 @@ pub(super) const POSTGRES: &Numbered = &[
 /// The number of the newest migration: that of the schema which this program knows.
 pub const SCHEMA: i64 = SQLITE[SQLITE.len() - 1].0;
 
+/// The table of the migrations that were applied.  The database may be shared with a program that uses the same
+/// library, so it is not the library's own.
+const TABLE: &str = "api_migrations";
+
 /// Why a store's schema is not up to date.
 #[derive(Debug)]
 pub(super) enum SchemaError {
-    /// It is not a schema of this version: [`OpenError::Newer`] or [`OpenError::Foreign`].
+    /// It cannot be used, or not be brought up to date.
     Mismatch(OpenError),
     /// The store did not answer, or answered with an error.
     Database(sqlx::Error),
 }
 
-/// Brings a store's schema up to date.
-///
-/// After an error the connection may still hold the lock of migrations: close it.
-pub(super) async fn run<C: Migrate>(numbered: &Numbered, connection: &mut C) -> Result<(), SchemaError> {
+/// The migrations, each with its checksum.
+pub(super) fn all(numbered: &Numbered) -> Vec<Migration> {
     let migrations = numbered.iter().map(|&(number, name, sql)| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
-    let mut migrator = Migrator::with_migrations(migrations.collect());
-    // The database may be shared with a program that uses the same library.
-    migrator.dangerous_set_table_name("api_migrations");
-    let known = numbered.last().map_or(0, |&(number, ..)| number);
-    migrator.run_direct(None, connection, false).await.map_err(|error| match error {
-        MigrateError::VersionMissing(found) if found > known => {
-            SchemaError::Mismatch(OpenError::Newer { found, known })
+    migrations.collect()
+}
+
+/// The newest of the migrations that were applied (number and checksum, in order); 0 before the first.
+///
+/// # Errors
+/// [`OpenError::Foreign`]: they are not ours.
+pub(super) fn compare(numbered: &Numbered, applied: &[(i64, Vec<u8>)]) -> Result<i64, SchemaError> {
+    let known = all(numbered);
+    let newest = applied.last().map_or(0, |&(number, _)| number);
+    let foreign = |number| Err(SchemaError::Mismatch(OpenError::Foreign(number)));
+    for (number, checksum) in applied.iter().filter(|(number, _)| *number <= SCHEMA) {
+        if !known.iter().any(|ours| ours.version == *number && *ours.checksum == **checksum) {
+            return foreign(*number);
         }
-        MigrateError::VersionMissing(number) | MigrateError::VersionMismatch(number) => {
-            SchemaError::Mismatch(OpenError::Foreign(number))
-        }
+    }
+    // They are applied in their order, none is left out.
+    let missing = known
+        .iter()
+        .find(|ours| ours.version < newest && !applied.iter().any(|(number, _)| *number == ours.version));
+    missing.map_or(Ok(newest), |ours| foreign(ours.version))
+}
+
+/// Whether this version may use a schema that a newer one made.
+///
+/// # Errors
+/// [`OpenError::Newer`].
+pub(super) fn may_read(newest: i64, oldest_reader: i64) -> Result<(), SchemaError> {
+    if oldest_reader > SCHEMA {
+        return Err(SchemaError::Mismatch(OpenError::Newer { found: newest, known: SCHEMA }));
+    }
+    tracing::warn!(
+        schema = newest,
+        known = SCHEMA,
+        "a newer version has changed the key store's schema; this one goes on with what it knows of it"
+    );
+    Ok(())
+}
+
+/// Brings the schema of a SQLite file up to date.
+pub(super) async fn run(numbered: &Numbered, connection: &mut SqliteConnection) -> Result<(), SchemaError> {
+    connection.ensure_migrations_table(TABLE).await.map_err(failure)?;
+    let applied = connection.list_applied_migrations(TABLE).await.map_err(failure)?;
+    let applied: Vec<_> = applied.into_iter().map(|one| (one.version, one.checksum.into_owned())).collect();
+    let newest = compare(numbered, &applied)?;
+    if newest > SCHEMA {
+        let sql = "SELECT oldest_reader FROM api_revision";
+        let oldest_reader: i64 =
+            sqlx::query_scalar(sql).fetch_one(&mut *connection).await.map_err(SchemaError::Database)?;
+        return may_read(newest, oldest_reader);
+    }
+    let mut migrator = Migrator::with_migrations(all(numbered));
+    migrator.dangerous_set_table_name(TABLE);
+    migrator.run_direct(None, connection, false).await.map_err(failure)
+}
+
+fn failure(error: MigrateError) -> SchemaError {
+    match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
             SchemaError::Database(error)
         }
         other => SchemaError::Database(sqlx::Error::Migrate(Box::new(other))),
-    })
+    }
 }
 
 impl From<SchemaError> for StoreError {
@@ -64,6 +114,34 @@ impl From<SchemaError> for StoreError {
         match error {
             SchemaError::Mismatch(error) => Self(StoreFailure::Schema(Box::new(error))),
             SchemaError::Database(error) => error.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_migrations_were_applied_and_whether_they_are_ours() {
+        let ours: Vec<_> =
+            all(SQLITE).iter().map(|one| (one.version, one.checksum.clone().into_owned())).collect();
+        let other = |number| (number, vec![7]);
+        let cases: [(Vec<(i64, Vec<u8>)>, Result<i64, i64>); 7] = [
+            (vec![], Ok(0)),
+            (ours[..2].to_vec(), Ok(2)),
+            (ours.clone(), Ok(SCHEMA)),
+            ([ours.clone(), vec![other(SCHEMA + 1)]].concat(), Ok(SCHEMA + 1)),
+            (vec![ours[0].clone(), other(2)], Err(2)),
+            (vec![other(0), ours[0].clone()], Err(0)),
+            (vec![ours[0].clone(), other(SCHEMA + 1)], Err(2)),
+        ];
+        for (applied, expected) in cases {
+            let found = compare(SQLITE, &applied).map_err(|error| match error {
+                SchemaError::Mismatch(OpenError::Foreign(number)) => number,
+                error => panic!("{error:?}"),
+            });
+            assert_eq!(found, expected, "{:?}", applied.iter().map(|(number, _)| number).collect::<Vec<_>>());
         }
     }
 }

@@ -39,6 +39,20 @@ pub enum UrlError {
     /// A parameter that the client would ignore, such as a misspelt `sslmode`.
     #[error("the postgres:// URL has a parameter that is unknown: {0}")]
     Parameter(String),
+    /// `target_session_attrs` has a value that PostgreSQL's own clients do not know.
+    #[error(
+        "the postgres:// URL's target_session_attrs can be any, read-write, read-only, primary, standby or \
+         prefer-standby"
+    )]
+    SessionAttributes,
+    /// A parameter that is a number of seconds is none, or is too small or too large.
+    #[error("the postgres:// URL's {parameter} is a number of seconds from 1 to {max}")]
+    Seconds {
+        /// The parameter.
+        parameter: &'static str,
+        /// The largest value.
+        max: u64,
+    },
     /// A mode that is weaker in the client than its name says: with `allow` it never encrypts, and with `verify-ca` it
     /// takes a certificate of any public authority for any name.
     #[error(
@@ -70,11 +84,25 @@ impl StoreUrl {
         }
         #[cfg(feature = "postgres")]
         {
-            postgres::options(text)?;
+            postgres::Target::parse(text, false)?;
             Ok(Self::Postgres(Secret::new(text.to_owned())))
         }
         #[cfg(not(feature = "postgres"))]
         Err(UrlError::NoPostgres)
+    }
+
+    /// Whether this leads to the same database: the same file, or the same hosts and ports, in any order, with the same
+    /// name of the database.
+    pub fn is_same_database(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Sqlite(one), Self::Sqlite(other)) => one == other,
+            #[cfg(feature = "postgres")]
+            (Self::Postgres(one), Self::Postgres(other)) => {
+                postgres::is_same_database(one.expose(), other.expose())
+            }
+            #[cfg(feature = "postgres")]
+            (Self::Sqlite(_), Self::Postgres(_)) | (Self::Postgres(_), Self::Sqlite(_)) => false,
+        }
     }
 
     /// Whether the connection to PostgreSQL crosses a network and the server's certificate is not verified.
@@ -132,9 +160,33 @@ mod tests {
             ("postgres:///keys?host=/run/postgresql", false),
             ("postgres://localhost.example/keys", true),
             ("postgres:///keys?host=db.example", true),
+            ("postgres://127.0.0.1:5433,db.example/keys", true),
+            ("postgres://127.0.0.1:5433,[::1]:5434/keys", false),
         ] {
             assert_eq!(StoreUrl::parse(url).unwrap().crosses_network_unverified(), expected, "{url}");
         }
+    }
+
+    #[test]
+    fn which_urls_lead_to_the_same_database() {
+        let of = "postgres://u:p@h1:5432,h2:5433/keys";
+        for (other, expected) in [
+            ("postgres://other:secret@h1:5432,h2:5433/keys", true),
+            ("postgres://u:p@h2:5433,h1/keys?sslmode=require&application_name=x", true),
+            ("postgres:///keys?host=h1,h2&port=5432,5433&user=u", true),
+            ("postgres://u:p@h1:5432/keys", false),
+            ("postgres://u:p@h1:5432,h2:5432/keys", false),
+            ("postgres://u:p@h1:5432,h2:5433/other", false),
+            ("sqlite:keys.db", false),
+        ] {
+            let (one, other) = (StoreUrl::parse(of).unwrap(), StoreUrl::parse(other).unwrap());
+            assert_eq!(one.is_same_database(&other), expected, "{other}");
+        }
+        let [one, other] = ["sqlite:keys.db", "sqlite:///keys.db"].map(|url| StoreUrl::parse(url).unwrap());
+        assert!(one.is_same_database(&one) && !one.is_same_database(&other));
+        // Without a name it is the user's.
+        let [one, other] = ["postgres://u@h/", "postgres://v@h/"].map(|url| StoreUrl::parse(url).unwrap());
+        assert!(one.is_same_database(&one) && !one.is_same_database(&other));
     }
 
     #[test]
@@ -168,6 +220,24 @@ mod tests {
             ("postgres://u:pass?hunter2@db/keys", Err(UrlError::Postgres)),
             ("postgres://u:pass?hunter&b@db/keys", Err(UrlError::Postgres)),
             ("postgres://u:pass?hunter#b@db/keys", Err(UrlError::Postgres)),
+            ("postgres://u:hunter2@h1:5432,h2:5433/db", Ok("postgres://h1:5432,h2:5433/db")),
+            ("postgres://u:hunter2@[::1]:5433,h2/db", Ok("postgres://[::1]:5433,h2:5432/db")),
+            ("postgres://u:hunter2@/db?host=h1,h2&port=6432", Ok("postgres://h1:6432,h2:6432/db")),
+            ("postgres://u:hunter2@/db?host=h1,h2&port=1,2,3", Err(UrlError::Postgres)),
+            ("postgres://u:hunter2@h1,h2:port/db", Err(UrlError::Postgres)),
+            ("postgres://u:hunter2@db/keys?target_session_attrs=hunter2", Err(UrlError::SessionAttributes)),
+            (
+                "postgres://db/keys?target_session_attrs=standby&connect_timeout=3&keepalives_idle=5",
+                Ok("postgres://db:5432/keys"),
+            ),
+            (
+                "postgres://db/keys?connect_timeout=0",
+                Err(UrlError::Seconds { parameter: "connect_timeout", max: 60 }),
+            ),
+            (
+                "postgres://db/keys?keepalives_idle=hunter2",
+                Err(UrlError::Seconds { parameter: "keepalives_idle", max: 7200 }),
+            ),
             ("postgres://db/keys?ssl=require", Err(UrlError::Parameter("ssl".to_owned()))),
         ];
         for (text, expected) in cases {

@@ -1,0 +1,57 @@
+//! `keys migrate`: brings the schema of the store up to date, for a server whose role may not.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tracing::level_filters::LevelFilter;
+
+use super::super::{CliError, ConfigFile, print, read_secret};
+use super::KeysError;
+use crate::config::KeyStore;
+use crate::keys::Keys;
+use crate::keys::store::StoreUrl;
+use crate::telemetry::audit_log;
+use crate::telemetry::logging::{self, LogFormat};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct MigrateArgs {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Migrate the store whose URL is in this file, or on standard input for `-`, instead of the configuration's
+    #[arg(long, value_name = "FILE")]
+    store_file: Option<PathBuf>,
+    /// Record it in this file, as JSON, instead of on standard error
+    #[arg(long, value_name = "PATH")]
+    audit_log: Option<PathBuf>,
+}
+
+impl MigrateArgs {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let url = self.url()?;
+        let logging = logging::init(LogFormat::Text, LevelFilter::WARN, self.audit_log.as_deref())?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let migrated = runtime.map_err(CliError::Runtime)?.block_on(Keys::migrate(&url));
+        let (store, reason) = (url.to_string(), migrated.as_ref().err().map(ToString::to_string));
+        match &migrated {
+            Ok(schema) => {
+                tracing::info!(target: audit_log::TARGET, action = "migrate", store, schema, "audit: migrated");
+            }
+            Err(_) => {
+                tracing::info!(target: audit_log::TARGET, action = "migrate", store, reason, "audit: not migrated");
+            }
+        }
+        logging.audit_log().close();
+        let schema = migrated.map_err(KeysError::from)?;
+        print(&format!("The schema of {url} is number {schema}.\n"))
+    }
+
+    fn url(&self) -> Result<StoreUrl, CliError> {
+        let Some(path) = &self.store_file else {
+            let keys = self.config.load()?.startup.keys.ok_or(KeysError::NoStore)?;
+            let KeyStore { url, read_only: _ } = keys;
+            return Ok(url);
+        };
+        let text = read_secret("URL", path)?;
+        Ok(StoreUrl::parse(text.expose()).map_err(KeysError::StoreUrl)?)
+    }
+}

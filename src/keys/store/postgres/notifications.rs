@@ -1,0 +1,175 @@
+//! Notifications of changes, on a connection of their own.
+//!
+//! They are believed once one that we sent ourselves came back.  Behind a pooler that gives each transaction another
+//! connection to the server none does, and a standby has none: then the store is polled alone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Executor, Row};
+use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
+
+use super::super::url::postgres::Target;
+use super::super::{StoreError, StoreFailure};
+use super::connections::{self, Database};
+
+/// The channel that the triggers notify of changes.
+const CHANNEL: &str = "envoy_auth_tokens";
+/// How long a connection that listens may take to be made.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long a notification of our own may take to come back.
+const ECHO_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a connection that listens may take to answer a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The notifications of a database.
+pub struct Notifications {
+    database: Arc<Database>,
+    state: Mutex<State>,
+    /// That there are none was told.
+    is_told: AtomicBool,
+}
+
+enum State {
+    NotListening,
+    Listening(PgListener, watch::Receiver<Arc<Target>>),
+    /// Notifications do not come back.  A connection that is lost may lead elsewhere when it is made anew.
+    Unavailable(watch::Receiver<u64>),
+}
+
+impl Notifications {
+    pub fn new(database: Arc<Database>) -> Self {
+        Self { database, state: Mutex::new(State::NotListening), is_told: AtomicBool::new(false) }
+    }
+
+    /// Waits for the next notification.  An error means that some may have been lost.  Where there are none it waits
+    /// until a connection was lost, and then tries again.
+    pub async fn next(&self) -> Result<(), StoreError> {
+        let mut state = self.state.lock().await;
+        loop {
+            match &mut *state {
+                State::NotListening => {
+                    let (lost, mut replaced) = (self.database.lost(), self.database.replaced());
+                    let target = Arc::clone(&replaced.borrow_and_update());
+                    if let Some(listener) = self.listen(&target).await? {
+                        *state = State::Listening(listener, replaced);
+                        // Changes before this moment came without a notification.
+                        return Ok(());
+                    }
+                    if !self.is_told.swap(true, Ordering::Relaxed) {
+                        tracing::info!(
+                            "the key store passes no notifications on (a standby, or a pooler of transactions before \
+                             it): changes are found by polling alone"
+                        );
+                    }
+                    *state = State::Unavailable(lost);
+                }
+                State::Unavailable(lost) => {
+                    // The database lives as long as this value does.
+                    let _ = lost.changed().await;
+                    *state = State::NotListening;
+                }
+                State::Listening(listener, replaced) => {
+                    let received = tokio::select! {
+                        received = receive(listener, self.database.target().idle_interval) => received,
+                        _ = replaced.changed() => {
+                            *state = State::NotListening;
+                            continue;
+                        }
+                    };
+                    if received.is_err() {
+                        *state = State::NotListening;
+                    }
+                    return received;
+                }
+            }
+        }
+    }
+
+    /// Stops to listen.
+    pub async fn close(&self) {
+        *self.state.lock().await = State::NotListening;
+    }
+
+    /// Listens; `None` when notifications do not come back.
+    async fn listen(&self, target: &Target) -> Result<Option<PgListener>, StoreError> {
+        let (mut other, host) = connections::connect(target).await?;
+        let listening = timeout(LISTEN_TIMEOUT, listen_at(host, &mut other)).await;
+        connections::close(other).await;
+        Ok(listening.map_err(|_| StoreFailure::ConnectTimeout)?.map_err(StoreFailure::from)?)
+    }
+}
+
+/// Waits for a notification, and asks for a sign of life whenever none came for this long.
+async fn receive(listener: &mut PgListener, idle_interval: Duration) -> Result<(), StoreError> {
+    loop {
+        match timeout(idle_interval, listener.try_recv()).await {
+            Ok(Ok(Some(_))) => {
+                // Ten notifications at once are one reason to read.
+                while listener.next_buffered().is_some() {}
+                return Ok(());
+            }
+            Ok(Ok(None)) => return Err(StoreError(StoreFailure::NotificationsLost)),
+            Ok(Err(error)) => return Err(error.into()),
+            // A ping finds a peer that vanished.
+            Err(_) => {
+                let answer = timeout(PING_TIMEOUT, listener.execute(sqlx::raw_sql("SELECT 1"))).await;
+                if !matches!(answer, Ok(Ok(_))) {
+                    return Err(StoreError(StoreFailure::NotificationsDead));
+                }
+            }
+        }
+    }
+}
+
+async fn listen_at(
+    host: &PgConnectOptions,
+    other: &mut PgConnection,
+) -> Result<Option<PgListener>, sqlx::Error> {
+    // A new pool each time: the previous listener may never return a connection whose peer vanished.
+    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(LISTEN_TIMEOUT);
+    let pool = pool.connect_lazy_with(host.clone());
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.eager_reconnect(false);
+    let sql = "SELECT pg_backend_pid(), pg_is_in_recovery()";
+    let row = listener.fetch_one(sqlx::raw_sql(sql)).await?;
+    let (own, is_standby): (i32, bool) = (row.try_get(0)?, row.try_get(1)?);
+    // A pooler that lends out the same process twice would hand our notifications to whoever has it next.
+    if is_standby || backend(other).await? == own {
+        return Ok(None);
+    }
+    // A channel of our own, to which nobody sends anything afterwards.
+    let echo = format!("{CHANNEL}_{:016x}", getrandom::u64().map_err(std::io::Error::from)?);
+    let sql = format!("LISTEN {CHANNEL}; LISTEN {echo}; SELECT pg_backend_pid()");
+    let row = listener.fetch_one(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+    let own: i32 = row.try_get(0)?;
+    let sql = format!("SELECT pg_notify('{echo}', '')");
+    other.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+    let came_back = async {
+        while let Some(notification) = listener.try_recv().await? {
+            if notification.channel() == echo {
+                return Ok(true);
+            }
+        }
+        Ok::<bool, sqlx::Error>(false)
+    };
+    if timeout(ECHO_TIMEOUT, came_back).await.unwrap_or(Ok(false))? {
+        return Ok(Some(listener));
+    }
+    // The process that listens now may be anybody's next one, who does not expect notifications.
+    let sql = if backend(other).await? == own {
+        "UNLISTEN *".to_owned()
+    } else {
+        format!("SELECT pg_terminate_backend({own})")
+    };
+    other.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+    Ok(None)
+}
+
+/// The process of the server that serves a connection at this moment.
+async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    connection.fetch_one(sqlx::raw_sql("SELECT pg_backend_pid()")).await?.try_get(0)
+}
