@@ -1,5 +1,5 @@
-//! `keys list`, `create`, `rotate`, `revoke` and `delete`, against the admin API of a running server; `migrate`, on the
-//! store itself.
+//! `keys list`, `create`, `rotate`, `revoke` and `delete`, against the admin API of a running server; `migrate` and
+//! `backup`, on the store itself.
 
 mod backup;
 mod error;
@@ -52,6 +52,8 @@ pub(super) enum KeysCommand {
     Delete(Delete),
     /// Bring the schema of the store up to date, for a server whose role may not
     Migrate(migrate::MigrateArgs),
+    /// Copy the store of a SQLite file, which a server may have open
+    Backup(backup::BackupArgs),
 }
 
 #[derive(Debug, Args)]
