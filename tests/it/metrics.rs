@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::harness::server::run;
-use crate::harness::{Answer, Request, Server, grpc, tools};
+use crate::harness::{Answer, Request, Server, grpc, tools, wait_until};
 
 const CONFIG: &str = "
 tokens: [{token: a-token-0123456789, actor: {id: a}, expires: '2100-01-01T00:00:00Z'}]
@@ -82,7 +82,7 @@ fn without_a_key_store_there_are_no_metrics_of_one() {
 }
 
 #[test]
-fn the_next_expiry_of_issued_keys_is_shown() {
+fn the_next_expiry_of_issued_keys_and_the_revision_of_their_store_are_shown() {
     const PASSWORD: &str = "correct horse battery staple";
     let server = Server::with(&format!(
         "keys: {{store: \"sqlite:keys.db\"}}\nadmin: {{listen: 127.0.0.1:0}}\ncredentials: [bearer]\n\
@@ -106,6 +106,11 @@ fn the_next_expiry_of_issued_keys_is_shown() {
     assert!((now + 3600..now + 3660).contains(&next()), "{}", next());
     ask("DELETE", &format!("/api/auth/keys/{}", id["id"]), "");
     assert!((now + 7200..now + 7260).contains(&next()), "{}", next());
+
+    // Four changes of a fresh store, which has lost none.
+    let told = |name: &str| value(&server.metrics(), &format!("envoy_auth_tokens_keys_{name}"));
+    wait_until("its own changes are read", || told("store_revision") == 4.0);
+    assert_eq!((told("held"), told("history_rewrites_total"), told("denied_by_history")), (2.0, 0.0, 0.0));
 }
 
 /// The value of a sample without labels.

@@ -21,7 +21,7 @@ pub(in super::super) struct BackupArgs {
 impl BackupArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
         let config = Config::load(&self.config.path)?;
-        let store = match config.startup.keys {
+        let store = match config.startup.keys.map(|keys| keys.url) {
             Some(StoreUrl::Sqlite(path)) => path,
             #[cfg(feature = "postgres")]
             Some(StoreUrl::Postgres(_)) => return Err(KeysError::BackupOfPostgres.into()),

@@ -8,10 +8,9 @@ use http::header::InvalidHeaderValue;
 use rustls::pki_types::{InvalidDnsNameError, pem};
 
 use super::super::InputError;
-use crate::keys::store::{OpenError, UrlError};
+use crate::keys::store::{BackupError, OpenError, UrlError};
 
 use super::{AdminUrl, AdminUrlError, REQUEST_TIMEOUT};
-use crate::keys::store::BackupError;
 
 /// Why a command of `keys` failed.  No text holds a token, a password or a part of a private key.
 #[derive(Debug, thiserror::Error)]
@@ -19,9 +18,6 @@ pub enum KeysError {
     /// The credential cannot be read.
     #[error("{0}")]
     Input(#[from] InputError),
-    /// `migrate`: the configuration has no store.
-    #[error("the configuration has no section `keys`, and so no store")]
-    NoStore,
     /// `migrate`: the text is not the URL of a store.
     #[error("--store-file: {0}")]
     StoreUrl(#[source] UrlError),
@@ -48,8 +44,8 @@ pub enum KeysError {
     /// The request cannot be built.
     #[error("{0}")]
     Request(#[source] http::Error),
-    /// The configuration names no store to copy.
-    #[error("the configuration {} has no section `keys`", .0.display())]
+    /// `migrate` and `backup`: the configuration names no store.
+    #[error("the configuration {} has no section `keys`, and so no store", .0.display())]
     NoStore(PathBuf),
     /// The store to copy is a PostgreSQL database.
     #[error("the key store is a PostgreSQL database: copy it with pg_dump")]

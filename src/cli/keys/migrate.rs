@@ -47,7 +47,12 @@ impl MigrateArgs {
 
     fn url(&self) -> Result<StoreUrl, CliError> {
         let Some(path) = &self.store_file else {
-            let keys = self.config.load()?.startup.keys.ok_or(KeysError::NoStore)?;
+            let keys = self
+                .config
+                .load()?
+                .startup
+                .keys
+                .ok_or_else(|| KeysError::NoStore(self.config.path.clone()))?;
             let KeyStore { url, read_only: _ } = keys;
             return Ok(url);
         };

@@ -74,7 +74,7 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<i64, SchemaError> 
     let lock = 0x3d32_ad9e * i64::from(crc32fast::hash(database.as_bytes()));
     match apply_all(connection, lock).await {
         Err(SchemaError::Database(error)) => {
-            let code = error.as_database_error().and_then(|error| error.code());
+            let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
             match code.as_deref() {
                 // lock_not_available
                 Some("55P03") => Err(holder(connection, lock).await?.unwrap_or(SchemaError::Database(error))),

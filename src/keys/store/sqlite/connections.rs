@@ -545,7 +545,7 @@ impl Connections {
         let migrated = async {
             let begun = connection.begin_with("BEGIN IMMEDIATE").await;
             let mut transaction = begun.map_err(SchemaError::Database)?;
-            migrations::run(migrations::SQLITE, &mut *transaction).await?;
+            migrations::run(migrations::SQLITE, &mut transaction).await?;
             let is_new = origin::note(&mut transaction, file).await.map_err(SchemaError::Database)?;
             transaction.commit().await.map_err(SchemaError::Database)?;
             if is_new {
