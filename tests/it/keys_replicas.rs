@@ -1,21 +1,50 @@
-//! Two replicas on one PostgreSQL, under load: a revocation on one is a revocation on the other.
+//! Two replicas, under load: a revocation on one is a revocation on the other.
 
 use std::time::{Duration, Instant};
 
 use crate::harness::MAX_WAIT;
-use crate::harness::issuer::{Issuer, ROOT};
+use crate::harness::issuer::{Issuer, ROOT, config};
 use crate::harness::load::Load;
+use crate::harness::pgbouncer::{PgBouncer, Pooling};
 use crate::harness::postgres::Postgres;
+use crate::harness::server::Server;
 use crate::harness::wait_until;
 
+/// Where notifications arrive.
 const REVOCATIONS: usize = 100;
+/// Where changes are found twice a second.
+const POLLED_REVOCATIONS: usize = 30;
 
 #[test]
 fn what_one_replica_revokes_the_other_refuses() {
     let postgres = Postgres::shared();
     let store = postgres.url(&postgres.database());
-    let (here, there) = (Issuer::start(&store), Issuer::start(&store));
-    let keys: Vec<_> = (0..REVOCATIONS).map(|number| here.create(&format!("key-{number}"))).collect();
+    revoke("on one PostgreSQL", &Issuer::start(&store), &Issuer::start(&store), REVOCATIONS);
+}
+
+#[test]
+fn what_one_replica_revokes_another_behind_pgbouncer_refuses() {
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let bouncer = PgBouncer::start(&postgres, Pooling::Transaction);
+    let store = bouncer.url(&database);
+    revoke("behind PgBouncer", &Issuer::start(&store), &Issuer::start(&store), POLLED_REVOCATIONS);
+}
+
+#[test]
+fn what_one_replica_revokes_another_on_a_standby_refuses() {
+    let primary = Postgres::start();
+    let database = primary.database();
+    let here = Issuer::start(&primary.url(&database));
+    let standby = primary.standby();
+    let read_only = config(&standby.url(&database)).replacen("\"}", "\", read_only: true}", 1);
+    let there = Issuer::of(Server::with(&read_only).start());
+    revoke("on a standby", &here, &there, POLLED_REVOCATIONS);
+}
+
+/// Revokes so many keys here, and waits until each is dead there.
+fn revoke(place: &str, here: &Issuer, there: &Issuer, revocations: usize) {
+    let keys: Vec<_> = (0..revocations).map(|number| here.create(&format!("key-{number}"))).collect();
     let (_, kept) = here.create("kept");
     let mut checks = there.checks();
     for token in keys.iter().map(|(_, token)| token).chain([&kept]) {
@@ -39,7 +68,7 @@ fn what_one_replica_revokes_the_other_refuses() {
     times.sort_unstable();
     let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
     eprintln!(
-        "{REVOCATIONS} revocations reached the other replica, median {median:.1?}, worst {worst:.1?}; \
+        "{revocations} revocations reached the other replica {place}, median {median:.1?}, worst {worst:.1?}; \
          its load meanwhile: {}",
         load.so_far()
     );

@@ -180,10 +180,11 @@ async fn lock(gate: &Gate, transaction: &mut Transaction) -> Result<GateGuard, s
     Ok(guard)
 }
 
-/// Whether a column or a table is missing (undefined_column, undefined_table).
+/// Whether a column is missing (undefined_column).  Where a table is missing, somebody may be restoring a backup, and
+/// would find ours in the way.
 fn is_of_schema(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
-    matches!(code.as_deref(), Some("42703" | "42P01"))
+    code.as_deref() == Some("42703")
 }
 
 fn rejected(url: &Secret, reason: OpenFailure) -> OpenError {
