@@ -127,6 +127,7 @@ pub enum StoreFailure {
     Token(#[source] TokenError),
 }
 
+#[cfg(feature = "postgres")]
 impl StoreFailure {
     /// Whether a retry does not change it: wrong user or password, no such database or schema, no permission (SQLSTATE
     /// classes 28, 3D, 3F, 42), or TLS that we do not trust or the database does not have.
