@@ -15,6 +15,7 @@ pub(crate) mod body;
 mod error;
 mod grafana;
 mod grant;
+mod history;
 mod host;
 mod keys;
 mod openapi;
@@ -116,6 +117,7 @@ pub async fn serve(
 fn api() -> Vec<(&'static str, MethodRouter<Arc<Admin>>)> {
     vec![
         ("/api/auth/keys", get(keys::list).post(keys::create)),
+        ("/api/auth/keys/accept-history", post(history::accept)),
         ("/api/auth/keys/{id}", get(keys::show).delete(keys::delete)),
         ("/api/auth/keys/{id}/revoke", post(keys::revoke)),
         ("/api/auth/keys/{id}/rotate", post(keys::rotate)),

@@ -127,6 +127,17 @@ impl ChangeAttempt {
         );
     }
 
+    /// Logs that the history of the store was accepted.
+    pub(super) fn log_accepted_history(&self, manager: &Principal) {
+        tracing::info!(
+            target: TARGET,
+            by = actor_id(manager),
+            credential.kind = manager.kind.as_str(),
+            address = &*self.0.address,
+            "history of the key store accepted"
+        );
+    }
+
     /// Logs a log-in, and how many older sessions of the user it ended.
     pub(super) fn log_login(&self, user: &str, ended: usize) {
         let ended_sessions = (ended > 0).then_some(ended);
@@ -143,6 +154,7 @@ impl ChangeAttempt {
 fn denial_message<'p>(method: &str, path: &'p str) -> Option<(&'static str, Option<&'p str>)> {
     Some(match (method, path.strip_prefix("/api/auth/keys")) {
         ("POST", Some("")) => ("API key not created", None),
+        ("POST", Some("/accept-history")) => ("history of the key store not accepted", None),
         (_, Some(rest)) => {
             let mut segments = rest.strip_prefix('/')?.split('/');
             let id = segments.next();

@@ -1,7 +1,7 @@
 //! Authentication and authorization of the API's callers, by the code that decides Checks.
 //!
-//! Three extractors: [`Manager`] (may manage keys), [`Caller`] (has a credential that counts), [`TokenOrSession`]
-//! (whether there is one that is cheap to check).
+//! Extractors: [`Manager`] (may manage keys), [`Caller`] (has a credential that counts), [`TokenOrSession`] (whether there
+//! is one that is cheap to check), and [`Writable`] (the store may be changed).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -117,6 +117,17 @@ impl Manager {
             Value::Array(roles) => roles.iter().filter_map(Value::as_str).filter_map(Role::parse).max(),
             _ => None,
         }
+    }
+}
+
+/// A store that may be changed.  As an extractor it denies with 403 where the store is only read.
+pub(super) struct Writable;
+
+impl FromRequestParts<Arc<Admin>> for Writable {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(_: &mut Parts, admin: &Arc<Admin>) -> Result<Self, ApiError> {
+        if admin.keys.is_read_only() { Err(ApiError::ReadOnly) } else { Ok(Self) }
     }
 }
 

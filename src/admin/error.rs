@@ -68,6 +68,9 @@ pub enum ApiError {
     /// `Content-Type` is not `application/json`.
     #[error("Content-Type must be application/json")]
     NotJson,
+    /// The key store is only read (`keys.read_only`), so nothing can be changed.
+    #[error("The key store is read only here")]
+    ReadOnly,
     /// The key store failed.
     #[error("Keys are unavailable")]
     Store(#[source] StoreError),
@@ -111,6 +114,7 @@ impl ApiError {
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "too_slow"),
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),
+            Self::ReadOnly => (StatusCode::FORBIDDEN, "read_only"),
             Self::Store(_) | Self::StoreTimeout => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::AuditUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
@@ -143,6 +147,7 @@ impl ApiError {
             | Self::BodyTimeout
             | Self::BodyTooLarge
             | Self::NotJson
+            | Self::ReadOnly
             | Self::Store(_)
             | Self::StoreTimeout
             | Self::AuditUnavailable

@@ -19,7 +19,7 @@ use utoipa::openapi::schema::{ArrayBuilder, Object, ObjectBuilder, SchemaType, T
 use utoipa::{IntoParams, ToSchema};
 
 use super::audit::ChangeAttempt;
-use super::auth::Manager;
+use super::auth::{Manager, Writable};
 use super::body::{Json, Members, Message, RequestBody};
 use super::error::{ApiError, InvalidKind};
 use super::grant::Grant;
@@ -350,6 +350,7 @@ impl RequestBody for NewKeyBody {
 pub(super) async fn create(
     State(admin): State<Arc<Admin>>,
     manager: Manager,
+    _: Writable,
     attempt: ChangeAttempt,
     Json(new): Json<NewKeyBody>,
 ) -> Result<Json<IssuedKey>, ApiError> {
@@ -483,6 +484,7 @@ fn expiry(
 pub(super) async fn delete(
     State(admin): State<Arc<Admin>>,
     manager: Manager,
+    _: Writable,
     attempt: ChangeAttempt,
     id: KeyId,
 ) -> Result<Json<Message>, ApiError> {
@@ -511,6 +513,7 @@ pub(super) async fn delete(
 pub(super) async fn revoke(
     State(admin): State<Arc<Admin>>,
     manager: Manager,
+    _: Writable,
     attempt: ChangeAttempt,
     id: KeyId,
 ) -> Result<Json<Message>, ApiError> {
@@ -566,6 +569,7 @@ impl RequestBody for Rotation {
 pub(super) async fn rotate(
     State(admin): State<Arc<Admin>>,
     manager: Manager,
+    _: Writable,
     attempt: ChangeAttempt,
     id: KeyId,
     body: Option<Json<Rotation>>,

@@ -11,7 +11,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::body::Json;
 use super::error::ErrorBody;
-use super::{Admin, auth, grafana, keys, page, session};
+use super::{Admin, auth, grafana, history, keys, page, session};
 
 /// This document
 ///
@@ -61,6 +61,7 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
         keys::delete,
         keys::revoke,
         keys::rotate,
+        history::accept,
         auth::show_actor,
         grafana::health,
         grafana::org,

@@ -5,6 +5,9 @@ const $ = (id) => document.getElementById(id);
 
 // ---------------------------------------------------------------- the API
 
+// What a server says that reads a copy of the key store.
+const READ_ONLY = 'The key store is read only here';
+
 // A response other than 200, or no response.
 class Denied extends Error {
   constructor(status, message, details) {
@@ -22,8 +25,8 @@ class Denied extends Error {
   }
 }
 
-// URLs are relative, so that the page also works below a path prefix.
-async function call(method, path, body) {
+// The whole response.  URLs are relative, so that the page also works below a path prefix.
+async function request(method, path, body) {
   const init = { method, headers: { accept: 'application/json' }, cache: 'no-store', credentials: 'same-origin' };
   if (body !== undefined) {
     init.headers['content-type'] = 'application/json';
@@ -41,9 +44,13 @@ async function call(method, path, body) {
   } catch {
     // A proxy may answer with something other than JSON.
   }
-  if (answer.ok && reply !== null) return reply;
-  throw new Denied(answer.status, reply?.message ?? `The server answers ${answer.status}.`, reply?.details);
+  if (answer.ok && reply !== null) return { reply, headers: answer.headers };
+  const message = reply?.message ?? `The server answers ${answer.status}.`;
+  const advice = message === READ_ONLY ? '.  Log in and change keys at a server that writes to it.' : '';
+  throw new Denied(answer.status, message + advice, reply?.details);
 }
+
+const call = async (method, path, body) => (await request(method, path, body)).reply;
 
 const keyPath = (id, act = '') => `api/auth/keys/${encodeURIComponent(id)}${act}`;
 
@@ -221,14 +228,33 @@ let loads = 0;
 
 const isDead = (key) => Boolean(key.isRevoked) || (key.expiration && Date.parse(key.expiration) <= Date.now());
 
+// The most keys that the API gives at a time.
+const PAGE = 1000;
+
+// All keys, page by page.
+async function list(query) {
+  for (let attempt = 1; ; attempt += 1) {
+    const listed = new Map();
+    const totals = new Set();
+    for (let page = 1, isLast = false; !isLast; page += 1) {
+      const { reply, headers } = await request('GET', `api/auth/keys?perpage=${PAGE}&page=${page}${query}`);
+      for (const key of reply) listed.set(key.id, key);
+      totals.add(headers.get('x-total-count'));
+      isLast = reply.length < PAGE;
+    }
+    // A key that came or went meanwhile moves others from one page to the next.
+    if (totals.size === 1 || attempt === 3) return [...listed.values()];
+  }
+}
+
 async function load() {
   const mine = ++loads;
-  const query = $('show-expired').checked ? '?includeExpired=true' : '';
+  const query = $('show-expired').checked ? '&includeExpired=true' : '';
   try {
-    const list = await call('GET', `api/auth/keys${query}`);
+    const read = await list(query);
     // A response that a later one has overtaken is outdated.
     if (mine !== loads || actor === null) return;
-    keys = list;
+    keys = read;
     $('tools').hidden = false;
     say($('list-error'), null);
   } catch (denied) {

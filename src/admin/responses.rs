@@ -80,7 +80,7 @@ fn describe(status: StatusCode) -> &'static str {
         }
         StatusCode::UNAUTHORIZED => "There is no credential, or none that is valid",
         StatusCode::FORBIDDEN => {
-            "The caller may not do this; the quota is reached; another site caused the request"
+            "The caller may not do this; the quota is reached; another site caused the request; the key store is read only here"
         }
         StatusCode::NOT_FOUND => "There is no such key",
         StatusCode::REQUEST_TIMEOUT => "The body did not arrive within 10 seconds",

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::audit::ChangeAttempt;
+use super::auth::Writable;
 use super::body::{Json, Members, Message, RequestBody};
 use super::error::ApiError;
 use super::responses::{BodyErrors, CallerErrors, LogOutErrors, PermissionErrors};
@@ -68,6 +69,7 @@ type SetCookie = [(HeaderName, HeaderValue); 1];
 )]
 pub(super) async fn log_in(
     State(admin): State<Arc<Admin>>,
+    _: Writable,
     attempt: ChangeAttempt,
     Json(LogIn { user, password }): Json<LogIn>,
 ) -> Result<(SetCookie, Json<Message>), ApiError> {
@@ -105,6 +107,10 @@ pub(super) async fn log_out(
     attempt: ChangeAttempt,
     headers: HeaderMap,
 ) -> Result<(SetCookie, Json<Message>), ApiError> {
+    if admin.keys.is_read_only() {
+        // The session lives on in the store, which this process does not write.
+        return Ok((admin.set_cookie("", 0)?, Json(Message { message: "Logged out" })));
+    }
     let headers = auth::headers(&headers);
     let digests: Vec<_> = cookie::values(&headers, admin.session_cookie())
         .filter_map(|value| PlainToken::new(value).ok())

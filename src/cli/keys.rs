@@ -1,8 +1,10 @@
-//! `keys list`, `create`, `rotate`, `revoke` and `delete`, against the admin API of a running server; `migrate` and
-//! `backup`, on the store itself.
+//! `keys list`, `create`, `rotate`, `revoke`, `delete` and `accept-history`, against the admin API of a running server;
+//! `migrate` and `backup`, on the store itself.
 
 mod backup;
+mod call;
 mod error;
+mod list;
 mod migrate;
 mod tls;
 
@@ -12,30 +14,19 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::uri::{Authority, Scheme};
-use http::{HeaderValue, Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
-use jiff::Timestamp;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use http::{Method, Uri};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 pub use self::error::KeysError;
+use self::list::ListKeysArgs;
 use super::{CliError, print, read_secret};
 use crate::config::Transport;
-use crate::secret::Secret;
 
-/// How long one call may take, from the connection to the end of the response.
+/// How long a call may take until the response begins, and then each part of it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Subcommand)]
@@ -50,19 +41,12 @@ pub(super) enum KeysCommand {
     Revoke(RevokeKeyArgs),
     /// End a key for good, and forget it
     Delete(Delete),
+    /// Let what the store says count again after its history was rewritten, as by the restore of a backup
+    AcceptHistory(AcceptHistoryArgs),
     /// Bring the schema of the store up to date, for a server whose role may not
     Migrate(migrate::MigrateArgs),
     /// Copy the store of a SQLite file, which a server may have open
     Backup(backup::BackupArgs),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ListKeysArgs {
-    #[command(flatten)]
-    server: ServerArgs,
-    /// Show expired and revoked keys too
-    #[arg(long)]
-    expired: bool,
 }
 
 #[derive(Debug, Args)]
@@ -110,6 +94,12 @@ pub(super) struct Delete {
     server: ServerArgs,
     /// The key's id, as `list` shows it
     id: i64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AcceptHistoryArgs {
+    #[command(flatten)]
+    server: ServerArgs,
 }
 
 /// The server to call, the credential to present, and how to print the response.
@@ -164,19 +154,10 @@ impl KeysCommand {
                 delete.server.call_and_print_message(Method::DELETE, &format!("/{}", delete.id), None)
             }
             Self::Migrate(migrate) => migrate.run(),
+            Self::AcceptHistory(AcceptHistoryArgs { server }) => {
+                server.call_and_print_message(Method::POST, "/accept-history", Some(&json!({})))
+            }
         }
-    }
-}
-
-impl ListKeysArgs {
-    fn run(self) -> Result<(), CliError> {
-        let query = if self.expired { "?includeExpired=true" } else { "" };
-        let response = self.server.call(Method::GET, query, None)?;
-        if self.server.json {
-            return print(&response.to_line());
-        }
-        let keys: Vec<ListedKey> = response.parse()?;
-        print(&table(&keys, Timestamp::now()))
     }
 }
 
@@ -207,23 +188,6 @@ impl RotateKeyArgs {
 
 // ------------------------------------------------------------------------------------------------ printing
 
-/// A key as the API lists it.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ListedKey {
-    id: i64,
-    name: String,
-    role: String,
-    #[serde(default, deserialize_with = "timestamp")]
-    expiration: Option<Timestamp>,
-    #[serde(default, deserialize_with = "timestamp")]
-    last_used_at: Option<Timestamp>,
-    #[serde(default, deserialize_with = "timestamp")]
-    created: Option<Timestamp>,
-    #[serde(default)]
-    is_revoked: bool,
-}
-
 /// The response to the creation or the rotation of a key.
 #[derive(Deserialize)]
 struct IssuedKey {
@@ -245,75 +209,6 @@ struct Message {
 struct Detail {
     field: String,
     problem: String,
-}
-
-/// A time as the API writes it: RFC 3339.
-fn timestamp<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
-    let text: Option<String> = Option::deserialize(from)?;
-    text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
-}
-
-fn table(keys: &[ListedKey], now: Timestamp) -> String {
-    if keys.is_empty() {
-        return "No keys.\n".to_owned();
-    }
-    let mut table = Table::new();
-    // No borders and one line a key, so that grep and cut work on it.
-    table.load_style(presets::NOTHING);
-    table.set_header(["ID", "NAME", "ROLE", "STATUS", "EXPIRES", "LAST USED", "CREATED"]);
-    for key in keys {
-        let status = match key.expiration {
-            _ if key.is_revoked => "revoked",
-            Some(expiration) if now >= expiration => "expired",
-            Some(_) | None => "live",
-        };
-        let expires = key.expiration.map_or_else(
-            || "No expiration date".to_owned(),
-            |expiration| format!("{} ({})", absolute_time(expiration), relative_time(now, expiration)),
-        );
-        table.add_row([
-            key.id.to_string(),
-            escape_controls(&key.name),
-            escape_controls(&key.role),
-            status.to_owned(),
-            expires,
-            key.last_used_at.map_or_else(|| "never".to_owned(), |used| relative_time(now, used)),
-            key.created.map(absolute_time).unwrap_or_default(),
-        ]);
-    }
-    let mut text = String::new();
-    for line in table.lines() {
-        text.push_str(line.trim());
-        text.push('\n');
-    }
-    text
-}
-
-/// A time for people, in UTC.
-fn absolute_time(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%d %H:%M UTC").to_string()
-}
-
-/// `in 3 days`, `2 minutes ago`: rounded to the largest unit of which there is at least one.
-fn relative_time(now: Timestamp, at: Timestamp) -> String {
-    const UNITS: [(&str, u64, u64); 6] = [
-        ("second", 1, 60),
-        ("minute", 60, 60),
-        ("hour", 3_600, 24),
-        ("day", 86_400, 30),
-        ("month", 2_629_800, 12),
-        ("year", 31_557_600, u64::MAX),
-    ];
-    let seconds = at.as_second() - now.as_second();
-    let away = seconds.unsigned_abs();
-    if away == 0 {
-        return "now".to_owned();
-    }
-    let counts = UNITS.map(|(unit, length, limit)| (unit, (away + length / 2) / length, limit));
-    let (unit, count, _) =
-        counts.into_iter().find(|(_, count, limit)| count < limit).unwrap_or(("year", 0, 0));
-    let plural = if count == 1 { "" } else { "s" };
-    if seconds > 0 { format!("in {count} {unit}{plural}") } else { format!("{count} {unit}{plural} ago") }
 }
 
 /// Escapes the control characters of a text from the server: a terminal would obey them.
@@ -436,154 +331,9 @@ impl FromStr for AdminUrl {
     }
 }
 
-// ------------------------------------------------------------------------------------------------- calling
-
-/// A response with status 200.
-struct Response {
-    body: Bytes,
-    url: AdminUrl,
-}
-
-impl Response {
-    fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, KeysError> {
-        // The body may hold a token, and the parser's error could quote it.
-        serde_json::from_slice(&self.body).map_err(|_| KeysError::UnexpectedBody(self.url.clone()))
-    }
-
-    /// The body as it came, as one line.
-    fn to_line(&self) -> String {
-        format!("{}\n", String::from_utf8_lossy(&self.body).trim_end())
-    }
-}
-
-impl ServerArgs {
-    /// Makes one call and prints the message of the response.
-    fn call_and_print_message(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<(), CliError> {
-        let response = self.call(method, path, body)?;
-        if self.json {
-            return print(&response.to_line());
-        }
-        let Message { message, .. } = response.parse()?;
-        print(&format!("{}\n", escape_controls(&message)))
-    }
-
-    /// Prints the token alone to standard output, so that it can be piped, and the rest to standard error.
-    fn print_token(&self, response: &Response, done: &str) -> Result<(), CliError> {
-        if self.json {
-            return print(&response.to_line());
-        }
-        let IssuedKey { id, name, key } = response.parse()?;
-        let key = Secret::new(key);
-        print_note(&format!(
-            "Key {id}, {}, is {done}.  Its token is shown this once:",
-            escape_controls(&name)
-        ));
-        print(&format!("{}\n", key.expose()))
-    }
-
-    fn authorization(&self) -> Result<HeaderValue, KeysError> {
-        let value = match (&self.token_file, &self.user, &self.password_file) {
-            (Some(path), None, None) => {
-                Secret::new(format!("Bearer {}", read_secret("token", path)?.expose()))
-            }
-            (None, Some(user), Some(path)) => {
-                let password = read_secret("password", path)?;
-                let pair = Secret::new(format!("{user}:{}", password.expose()));
-                Secret::new(format!("Basic {}", STANDARD.encode(pair.expose())))
-            }
-            _ => return Err(KeysError::NoCredential),
-        };
-        let mut value = HeaderValue::from_str(value.expose()).map_err(KeysError::CredentialCharacters)?;
-        value.set_sensitive(true);
-        Ok(value)
-    }
-
-    /// Makes one call below `/api/auth/keys`.  Any status but 200 is an error, in the API's own words.
-    fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response, KeysError> {
-        let url: AdminUrl = self.url.parse()?;
-        let authorization = self.authorization()?;
-        if url.transport == Transport::Plain && !url.is_local() {
-            print_note(&format!("warning: the credential goes to {} without TLS", url.authority));
-        }
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}/api/auth/keys{path}", url.path))
-            .header(HOST, url.authority.as_str())
-            .header(ACCEPT, "application/json")
-            .header(AUTHORIZATION, authorization);
-        if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
-        }
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let request = request.body(Full::new(Bytes::from(body))).map_err(KeysError::Request)?;
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(KeysError::Runtime)?;
-        let sent =
-            runtime.block_on(async { tokio::time::timeout(REQUEST_TIMEOUT, self.send(&url, request)).await });
-        // The process does not wait for a name that is still being resolved.
-        runtime.shutdown_background();
-        let (status, body) = sent.unwrap_or_else(|_| Err(KeysError::Timeout(url.clone())))?;
-        if status == StatusCode::OK {
-            return Ok(Response { body, url });
-        }
-        Err(match serde_json::from_slice(&body) {
-            Ok(Message { message, details }) => {
-                let details = details.iter().map(|Detail { field, problem }| format!("; {field}: {problem}"));
-                let message = format!("{message}{}", details.collect::<String>());
-                KeysError::Api { message: escape_controls(&message), status }
-            }
-            Err(_) => KeysError::UnexpectedStatus { url, status },
-        })
-    }
-}
-
-impl ServerArgs {
-    async fn send(
-        &self,
-        url: &AdminUrl,
-        request: Request<Full<Bytes>>,
-    ) -> Result<(StatusCode, Bytes), KeysError> {
-        let client = match url.transport {
-            Transport::Plain => None,
-            // Before the connection: a file that cannot be read is not the server's fault.
-            Transport::Tls => Some(tls::Client::new(self)?),
-        };
-        let stream = TcpStream::connect((url.host.as_str(), url.port))
-            .await
-            .map_err(|source| KeysError::Unreachable { url: url.clone(), source })?;
-        match client {
-            None => send_over(url, stream, request).await,
-            Some(client) => send_over(url, client.handshake(url, stream).await?, request).await,
-        }
-    }
-}
-
-async fn send_over(
-    url: &AdminUrl,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    request: Request<Full<Bytes>>,
-) -> Result<(StatusCode, Bytes), KeysError> {
-    let broken = |source: hyper::Error| KeysError::Connection { url: url.clone(), source };
-    let (mut client, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    // This task ends with the runtime.
-    tokio::spawn(connection);
-    let (head, body) = client.send_request(request).await.map_err(broken)?.into_parts();
-    let body = body.collect().await.map_err(broken)?.to_bytes();
-    Ok((head.status, body))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{
-        AdminUrl, ListedKey, Timestamp, Transport, escape_controls, json_object, parse_seconds,
-        relative_time, table,
-    };
+    use super::{AdminUrl, Transport, escape_controls, json_object, parse_seconds};
 
     #[test]
     fn a_time_is_one_whole_number_and_one_unit() {
@@ -624,26 +374,6 @@ mod tests {
     }
 
     #[test]
-    fn distances_are_rounded_to_the_greatest_unit() {
-        let now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
-        for (away, expected) in [
-            (0, "now"),
-            (1, "in 1 second"),
-            (59, "in 59 seconds"),
-            (60, "in 1 minute"),
-            (-3_599, "1 hour ago"),
-            (259_199, "in 3 days"),
-            (-86_400, "1 day ago"),
-            (86_400 * 90, "in 3 months"),
-            (31_536_000, "in 1 year"),
-            (31_557_600 * 7_000, "in 7000 years"),
-        ] {
-            let at = Timestamp::from_second(now.as_second() + away).expect("a time before the year 10,000");
-            assert_eq!(relative_time(now, at), expected, "{away}");
-        }
-    }
-
-    #[test]
     fn urls_are_http_or_https_and_errors_repeat_nothing() {
         use Transport::{Plain, Tls};
         for (text, transport, host, port, path) in [
@@ -677,29 +407,5 @@ mod tests {
         for text in ["", "[]", "1", "{", "{} {}"] {
             assert!(json_object(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn a_table_has_a_line_for_each_key() {
-        let keys: Vec<ListedKey> = serde_json::from_str(
-            r#"[
-                {"id": 1, "name": "ci deploys", "role": "Editor", "created": "2025-12-01T00:00:00Z",
-                 "expiration": "2026-01-04T00:00:00Z", "lastUsedAt": "2025-12-31T23:58:00Z"},
-                {"id": 12, "name": "for ever", "role": "Viewer", "created": "2025-12-01T00:00:00Z"},
-                {"id": 3, "name": "gone", "role": "Admin", "created": "2025-12-01T00:00:00Z", "isRevoked": true}
-            ]"#,
-        )
-        .expect("keys");
-        let now = "2026-01-01T00:00:00Z".parse().expect("a time");
-        assert_eq!(
-            table(&keys, now),
-            "\
-ID  NAME        ROLE    STATUS   EXPIRES                           LAST USED      CREATED
-1   ci deploys  Editor  live     2026-01-04 00:00 UTC (in 3 days)  2 minutes ago  2025-12-01 00:00 UTC
-12  for ever    Viewer  live     No expiration date                never          2025-12-01 00:00 UTC
-3   gone        Admin   revoked  No expiration date                never          2025-12-01 00:00 UTC
-"
-        );
-        assert_eq!(table(&[], now), "No keys.\n");
     }
 }

@@ -87,6 +87,14 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ke
         unavailable: read_unavailable(reader, fields.get("unavailable")),
     };
     let read_only = fields.get("read_only").and_then(|node| reader.boolean(node)).unwrap_or_default();
+    if let (true, Some(max_idle)) = (read_only, fields.get("max_idle"))
+        && section.settings.max_idle.is_some()
+    {
+        reader.error(
+            &max_idle.at,
+            "with `read_only` no use is written and no key expires: put it where the store is written, or leave it out",
+        );
+    }
     if let Some(store) = &mut section.store {
         store.read_only = read_only;
     }

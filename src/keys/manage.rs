@@ -97,6 +97,16 @@ impl Keys {
         deleted.await.inspect_err(|error| self.operation_failed("delete a key", error))
     }
 
+    /// Accepts the store's history after it was rewritten: what this and other processes held back since, because they
+    /// knew it to be dead, counts as the store says.  It takes effect at the next look at the store.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn accept_history(&self) -> Result<(), StoreError> {
+        let accepted = self.change(self.store.accept_history(&self.gate), |()| {});
+        accepted.await.inspect_err(|error| self.operation_failed("accept the history of the store", error))
+    }
+
     /// The first keys after a position, at most [`MAX_PAGE`](super::store::source::MAX_PAGE).
     ///
     /// # Errors

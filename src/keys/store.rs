@@ -203,6 +203,9 @@ pub trait Store: Send + Sync {
         Ok(())
     }
 
+    /// Accepts the store's history as it is: every process learns of it at its next look.
+    async fn accept_history(&self, gate: &Gate) -> Result<Committed<()>, StoreError>;
+
     /// Closes every connection as soon as it is idle.  From then on every method fails.
     /// Afterwards no `-wal` stands beside a SQLite file, unless another process has it open.
     async fn close(&self);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::browser::{Browser, CONTROL, DOWN, ENTER, ESCAPE, SHIFT, SPACE, TAB};
 use crate::harness::pki::{Ca, Pair};
-use crate::harness::{Request, Server, grpc};
+use crate::harness::{Request, Server, grpc, sqlite};
 
 const PASSWORD: &str = "correct-horse-battery-staple";
 const ROOT: &str = "root-token-0123456789";
@@ -778,6 +778,19 @@ fn a_long_list_is_shown_in_part_until_all_is_requested() {
     assert_eq!(rows(), json!(303));
     browser.see_focus("key 300");
     browser.miss("#show-all");
+}
+
+#[test]
+fn ten_thousand_keys_are_read_page_by_page() {
+    let page = Page::start();
+    sqlite::insert_keys(&page.server.folder().join("keys.db"), 10_000);
+    let browser = &page.browser;
+    browser.go(&page.url());
+    page.log_in("admin");
+    browser.read("#count", "10000 keys");
+    browser.read("#show-all", "Show all 10000 keys");
+    browser.fill("#search", "stored key 9999");
+    browser.read("#count", "1 of 10000 keys");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::harness::server::{BINARY, Ran, run};
-use crate::harness::{Server, grpc};
+use crate::harness::{Server, grpc, sqlite};
 
 const ROOT: &str = "root-token-0123456789";
 const PASSWORD: &str = "correct-horse-battery-staple";
@@ -188,4 +188,47 @@ fn a_command_line_that_makes_no_sense_is_rejected_before_any_request() {
     let down = keys(nowhere, &["list"]);
     assert_eq!(down.code(), Some(1), "{down:?}");
     assert!(down.stderr.contains("nobody answers at http://127.0.0.1:1"), "{down:?}");
+}
+
+#[test]
+fn a_list_of_many_keys_is_printed_whole() {
+    let (server, admin) = start();
+    sqlite::insert_keys(&server.folder().join("keys.db"), 2500);
+    let list = keys(admin, &["list"]);
+    assert_eq!(list.code(), Some(0), "{}", list.stderr);
+    let lines: Vec<&str> = list.stdout.lines().collect();
+    assert_eq!(lines.len(), 2501);
+    assert!(lines[0].starts_with("ID") && lines[1..].iter().all(|line| line.contains("stored key ")));
+    let json = keys(admin, &["list", "--json"]);
+    let listed: Vec<Value> = serde_json::from_str(&json.stdout).expect("JSON");
+    assert!(listed.len() == 2500 && json.stdout.ends_with("]\n"));
+    // Where standard output is closed early, nothing is wrong.
+    let mut command = Command::new("sh");
+    command.env("ENVOY_AUTH_TOKENS_ADMIN_URL", format!("http://{admin}"));
+    command.args(["-c", "\"$0\" keys list --token-file - | head -n 1", BINARY]);
+    assert!(run(command, ROOT).stdout.starts_with("ID"));
+}
+
+#[test]
+fn an_admin_accepts_the_history_of_the_store() {
+    let (server, admin) = start();
+    let store = server.folder().join("keys.db");
+    let accepted = || sqlite::sql(&store, "SELECT accepted FROM api_revision");
+    let before = accepted();
+    let ran = keys(admin, &["accept-history"]);
+    assert_eq!((ran.code(), ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
+    assert!(ran.stdout.starts_with("History accepted: "), "{ran:?}");
+    let first = accepted();
+    assert_ne!(first, before);
+    let line = server.log().wait_for("the audit line", |line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        (line["message"] == "history of the key store accepted").then_some(line)
+    });
+    assert_eq!((&line["target"], &line["by"]), (&"audit".into(), &"root".into()), "{line}");
+
+    let editor = keys(admin, &["create", "editor", "--role", "Editor"]);
+    let as_editor = keys_as(admin, &["accept-history"], &["--token-file", "-"], &editor.stdout);
+    assert_eq!(as_editor.code(), Some(1), "{as_editor:?}");
+    assert!(as_editor.stderr.contains("Permission denied (403)"), "{as_editor:?}");
+    assert_eq!(accepted(), first);
 }

@@ -44,6 +44,7 @@ mod keys_api;
 mod keys_at_rest;
 mod keys_commands;
 mod keys_history;
+mod keys_lists;
 mod keys_postgres;
 mod keys_replicas;
 mod keys_sqlite;
