@@ -129,7 +129,7 @@ impl TablePrinter {
             Some(widths) => table.set_header(widths.iter().map(|width| "-".repeat(usize::from(*width)))),
         };
         for key in self.keys.drain(..) {
-            table.add_row(row(key, self.now));
+            table.add_row(row(&key, self.now));
         }
         let is_first = self.widths.replace(table.column_max_content_widths()).is_none();
         let mut text = String::new();
@@ -141,7 +141,7 @@ impl TablePrinter {
     }
 }
 
-fn row(key: ListedKey, now: Timestamp) -> [String; 7] {
+fn row(key: &ListedKey, now: Timestamp) -> [String; 7] {
     let status = match key.expiration {
         _ if key.is_revoked => "revoked",
         Some(expiration) if now >= expiration => "expired",

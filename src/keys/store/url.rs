@@ -222,8 +222,12 @@ mod tests {
             ("postgres://u:pass?hunter#b@db/keys", Err(UrlError::Postgres)),
             ("postgres://u:hunter2@h1:5432,h2:5433/db", Ok("postgres://h1:5432,h2:5433/db")),
             ("postgres://u:hunter2@[::1]:5433,h2/db", Ok("postgres://[::1]:5433,h2:5432/db")),
-            ("postgres://u:hunter2@/db?host=h1,h2&port=6432", Ok("postgres://h1:6432,h2:6432/db")),
-            ("postgres://u:hunter2@/db?host=h1,h2&port=1,2,3", Err(UrlError::Postgres)),
+            (
+                "postgres:///db?user=u&password=hunter2&host=h1,h2&port=6432",
+                Ok("postgres://h1:6432,h2:6432/db"),
+            ),
+            ("postgres://u:hunter2@/db?host=h1,h2&port=6432", Err(UrlError::Postgres)),
+            ("postgres:///db?password=hunter2&host=h1,h2&port=1,2,3", Err(UrlError::Postgres)),
             ("postgres://u:hunter2@h1,h2:port/db", Err(UrlError::Postgres)),
             ("postgres://u:hunter2@db/keys?target_session_attrs=hunter2", Err(UrlError::SessionAttributes)),
             (
