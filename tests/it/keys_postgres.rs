@@ -147,6 +147,8 @@ fn a_role_of_few_connections_is_enough() {
     let role = server.role(&database, Rights::Rows);
     server.limit_connections(&role, 7);
     let issuer = Issuer::start(&server.url_as(&role, server.address(), &database));
+    // One is read by, and one listens.
+    wait_until("two are left at rest", || server.backends(&database).len() == 2);
     let mut most = 0;
     thread::scope(|scope| {
         let clients: Vec<_> = (0..12)

@@ -301,6 +301,7 @@ impl Store for PostgresStore {
         let query = unnamed_as(SQL.list_after.as_str()).bind(filter.live_at());
         let query = query.bind(&after.name).bind(after.id);
         let rows: Vec<KeyRow> = query.fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
         Ok(rows::list_page(rows))
     }
 
@@ -317,6 +318,7 @@ impl Store for PostgresStore {
         let query = unnamed_as(SQL.list_page.as_str()).bind(filter.live_at());
         let query = query.bind(i64::from(limit)).bind(offset);
         let rows: Vec<KeyRow> = query.fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
         Ok(NumberedPage { keys: rows::keys(rows), total: total.unsigned_abs() })
     }
 
@@ -409,7 +411,9 @@ impl Source for PostgresStore {
             // A backup of an older version was restored under this process.
             self.migrated.store(false, Ordering::Release);
         }
-        Ok(row?.into_look(since))
+        let row = row?;
+        transaction.commit().await?;
+        Ok(row.into_look(since))
     }
 
     async fn changes(&self, from: LogPosition, until: Revision) -> Result<ChangePage, StoreError> {
@@ -421,6 +425,7 @@ impl Source for PostgresStore {
         let mut changed =
             ChangedRows { log: query.fetch_all(&mut *transaction).await?, ..Default::default() };
         let Some(last) = rows::last_entry(&changed.log) else {
+            transaction.commit().await?;
             return Ok(changed.into_page(pruned));
         };
         let (has_keys, has_sessions) = rows::named(&changed.log);
@@ -434,6 +439,7 @@ impl Source for PostgresStore {
             let query = query.bind(last.revision.0).bind(last.entry);
             changed.sessions = query.fetch_all(&mut *transaction).await?;
         }
+        transaction.commit().await?;
         Ok(changed.into_page(pruned))
     }
 
@@ -441,6 +447,7 @@ impl Source for PostgresStore {
         let mut transaction = self.read().await?;
         let query = unnamed_as(SQL.keys.as_str()).bind(after);
         let page: Vec<KeyRow> = query.fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
         Ok(rows::key_page(page))
     }
 
@@ -448,7 +455,9 @@ impl Source for PostgresStore {
         let mut transaction = self.read().await?;
         let after = after.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec());
         let query = unnamed_as(SQL.sessions.as_str()).bind(after);
-        Ok(rows::session_page(query.fetch_all(&mut *transaction).await?))
+        let page = query.fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(rows::session_page(page))
     }
 
     async fn changed(&self) -> Result<(), StoreError> {
