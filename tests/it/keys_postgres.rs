@@ -271,6 +271,18 @@ fn behind_pgbouncer(pooling: Pooling) {
 }
 
 #[test]
+fn no_statement_has_a_name() {
+    // The name of one would be known, or taken, on whichever connection PgBouncer lends next.
+    for source in [
+        include_str!("../../src/keys/store/postgres.rs"),
+        include_str!("../../src/keys/store/postgres/notifications.rs"),
+        include_str!("../../src/keys/store/postgres/schema.rs"),
+    ] {
+        assert!(!source.contains("sqlx::query"), "use `unnamed`, `unnamed_as` or `unnamed_scalar`");
+    }
+}
+
+#[test]
 fn pgbouncer_may_lend_connections_for_a_session() {
     behind_pgbouncer(Pooling::Session);
 }

@@ -385,7 +385,7 @@ impl Store for PostgresStore {
 
     async fn accept_history(&self, gate: &Gate) -> Result<Committed<()>, StoreError> {
         let mut transaction = self.write().await?;
-        let query = sqlx::query("UPDATE api_revision SET accepted = api_random()");
+        let query = unnamed("UPDATE api_revision SET accepted = api_random()");
         query.execute(&mut *transaction).await?;
         Ok(commit(gate, transaction, ()).await?)
     }
