@@ -1715,6 +1715,11 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
         meet("POST", "/api/auth/keys/{id}/revoke", &dead, &root, "");
         meet("POST", rotate, &dead, &root, "");
         meet("DELETE", "/api/auth/keys/{id}", &dead, &root, "");
+        let history = "/api/auth/keys/accept-history";
+        meet("POST", history, "", &root, "");
+        meet("POST", history, "", &twice, "");
+        meet("POST", history, "", &nobody, "");
+        meet("POST", history, "", &restricted, "");
         meet("GET", "/api/auth/actor", "", &root, "");
         meet("GET", "/api/auth/actor", "", &twice, "");
         meet("GET", "/api/auth/actor", "", &nobody, "");
@@ -1758,6 +1763,7 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
         for (method, path) in [("GET", ""), ("POST", "/revoke"), ("POST", "/rotate"), ("DELETE", "")] {
             meet(method, &format!("/api/auth/keys/{{id}}{path}"), &live, &root, "");
         }
+        meet("POST", history, "", &root, "");
         meet("POST", "/login", "", &json, r#"{"user": "vi", "password": "vi"}"#);
         meet("POST", "/logout", "", &session, "");
         let down = api.request("GET", keys).bearer(ROOT).send();
