@@ -333,6 +333,7 @@ on_both_stores! {
     a_store_of_somebody_else_is_refused
     many_processes_open_a_new_store_at_once
     keys_may_be_served_for_so_long_without_reading
+    setting_the_time_of_day_changes_nothing_about_how_long_keys_are_served
     a_panic_while_following_is_logged_and_followed_by_a_new_start
     names_are_only_names
 }
@@ -1113,6 +1114,24 @@ async fn keys_may_be_served_for_so_long_without_reading(db: Database) {
     assert!(replica.keys.is_unknowable(limit));
     let again = Replica::of(Arc::clone(&replica.keys), &time);
     soon("read again", async || !again.keys.is_unknowable(limit)).await;
+}
+
+async fn setting_the_time_of_day_changes_nothing_about_how_long_keys_are_served(db: Database) {
+    let (day, elapsed) = (Time::new(), Arc::new(AtomicI64::new(0)));
+    let (now, seconds) = (day.clone(), Arc::clone(&elapsed));
+    let since_boot = move || Duration::from_secs(seconds.load(Ordering::SeqCst).unsigned_abs());
+    let keys = Keys::open(&db.url(), Clock::from_fns(move || now.now(), since_boot)).await.unwrap();
+    Follower::new(Arc::clone(&keys)).tick(tokio::time::Instant::now()).await;
+    let limit = Some(Duration::from_secs(30));
+    elapsed.store(1, Ordering::SeqCst);
+    // Forwards by an hour, and to ten minutes before the beginning.
+    for set_by in [3600, -4200] {
+        day.pass(set_by);
+        assert_eq!(keys.lag(), Some(Duration::from_secs(1)));
+        assert!(!keys.is_stale(limit) && !keys.is_unknowable(limit));
+    }
+    elapsed.store(31, Ordering::SeqCst);
+    assert!(keys.is_stale(limit) && keys.is_unknowable(limit));
 }
 
 async fn a_list_is_read_in_pages_in_the_order_of_bytes(db: Database) {
