@@ -26,6 +26,10 @@ ALTER TABLE api_changes
 DROP INDEX api_changes_by_revision;
 CREATE INDEX api_changes_by_revision ON api_changes (revision, seq);
 
+-- Lists go by the bytes of names, a page at a time, whatever the database's locale is.  47 MB for a million keys; without it
+-- each page reads the whole table.
+CREATE INDEX api_keys_by_name_bytes ON api_keys (name COLLATE "C", id);
+
 CREATE FUNCTION api_random() RETURNS BIGINT LANGUAGE sql VOLATILE AS $$
     SELECT ('x' || right(replace(gen_random_uuid()::text, '-', ''), 16))::bit(64)::bigint
 $$;
