@@ -255,9 +255,9 @@ impl Postgres {
     }
 
     fn load(&self, database: &str, sql: &str) {
-        let path = self.folder.path().join("load.sql");
-        fs::write(&path, sql).expect("a file in the server's folder");
-        run(self.psql_command(database).args(["--single-transaction", "-f"]).arg(path));
+        let file = tempfile::NamedTempFile::new_in(self.folder.path()).expect("a file in the server's folder");
+        fs::write(file.path(), sql).expect("a file of ours");
+        run(self.psql_command(database).args(["--single-transaction", "-f"]).arg(file.path()));
     }
 
     /// A file in the server's folder, for the server alone to read.
