@@ -396,6 +396,7 @@ fn the_lines_about_backup_and_restore_run() {
     let folder = Folder::new();
     let mut issuer = folder.start();
     let (_, token) = issuer.create("kept");
+    let (id, revoked) = issuer.create("revoked");
     let blocks = readme::blocks("### Backup and restore");
     let [("sh", back_up), ("sh", restore), ("sh", restore_stopped)] = blocks[..] else {
         panic!("{blocks:#?}")
@@ -412,10 +413,15 @@ fn the_lines_about_backup_and_restore_run() {
         assert_eq!(ran.code(), Some(0), "{ran:?}");
     };
     terminal(back_up);
+    // The follower knows of neither before the file is another one.
+    issuer.revoke(id);
     let (_, later) = issuer.create("later");
     terminal(restore);
     let mut checks = issuer.checks();
     wait_until("the backup is read", || checks.verdict(&later) == "401 Invalid API key");
+    let verdict = checks.verdict(&revoked);
+    assert!(verdict.starts_with("401 "), "what was revoked since the backup stays so: {verdict:?}");
+    assert!(issuer.list().iter().any(|key| key["name"] == "revoked" && key["isRevoked"] != true));
     assert_eq!(checks.verdict(&token), "");
     let (_, later) = issuer.create("later");
     issuer.server.kill();
