@@ -156,7 +156,7 @@ impl Authorizer {
                     own_permit.get_or_insert(permit);
                 }
                 // Only a policy that is not enforced lets pass what is denied under it.
-                Err(deny_reason) => match policy.shadow() {
+                Err(deny_reason) => match policy.shadow_permit() {
                     Some(permit) if shadow.is_none() => {
                         context.policy = Some(Arc::clone(policy));
                         shadow = Some((deny_reason, permit));
@@ -208,7 +208,7 @@ impl Authorizer {
     /// The location of a credential that is not ours, and stays in a request that passes although it is denied: it
     /// may be the upstream's own.
     fn foreign_location(&self, http: &Http<'_>, snapshot: &Snapshot) -> Option<CredentialLocation> {
-        let (location, carried) = credential::extract_cross_site(http, &snapshot.locations)?;
+        let (location, carried) = credential::extract_unchecked(http, &snapshot.locations)?;
         let is_ours = match carried {
             Ok(credential) => self.sources.recognises(&credential, snapshot),
             // Either of the two may be ours.

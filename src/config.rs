@@ -461,7 +461,7 @@ fn read_sections<'t>(
     }
 
     // An unknown section may be a misspelt one that admits somebody.
-    let lets_anybody = |policy: &Arc<Policy>| policy.admits_anonymous() || policy.shadow().is_some();
+    let lets_anybody = |policy: &Arc<Policy>| policy.admits_anonymous() || policy.shadow_permit().is_some();
     if nobody && has_only_sections(root) && !policy_sections.policies.iter().any(lets_anybody) {
         reader.error(&root.at, NOBODY);
     }

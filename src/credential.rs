@@ -355,7 +355,7 @@ pub fn extract<'p>(
     trace: &mut impl ExtractionTrace,
 ) -> Result<Option<PresentedCredential<'p>>, CredentialError> {
     for location in &locations.order {
-        let extraction = extract_same_site(http, location, locations);
+        let extraction = extract_checked(http, location, locations);
         trace.extracted(&extraction);
         match extraction? {
             Extraction::Nothing => {}
@@ -368,8 +368,8 @@ pub fn extract<'p>(
     Ok(None)
 }
 
-/// What a location carries, once it may count in this request.
-fn extract_same_site(
+/// What a location carries, once the site that caused the request was checked.
+fn extract_checked(
     http: &Http<'_>,
     location: &CredentialLocation,
     locations: &CredentialLocations,
@@ -387,8 +387,8 @@ pub fn carries_bearer(http: &Http<'_>) -> bool {
     parts.any(|part| split_scheme(part).0.eq_ignore_ascii_case(b"bearer"))
 }
 
-/// The first location that carries anything, and what it carries, whichever site caused the request.
-pub fn extract_cross_site<'p>(
+/// The first location that carries anything, and what it carries.  The site that caused the request is not checked.
+pub fn extract_unchecked<'p>(
     http: &Http<'_>,
     locations: &'p CredentialLocations,
 ) -> Option<(&'p CredentialLocation, Result<Credential, CredentialError>)> {

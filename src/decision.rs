@@ -18,7 +18,7 @@ pub struct Decision {
     pub verdict: Result<Permit, DenyReason>,
     /// What led to it.
     pub context: DecisionContext,
-    /// Of the permit's actor: its answer was checked.
+    /// The encoded part of the answer that depends on the permit's actor, which was checked to be possible.
     actor_answer: Option<CachedActorAnswerGuard>,
 }
 
@@ -28,7 +28,7 @@ type CachedActorAnswerGuard = Guard<Option<Arc<CachedActorAnswer>>>;
 /// What the engine finds out about a request, whatever it decides: for the log, the metadata and the answer.
 #[derive(Debug, Default)]
 pub struct DecisionContext {
-    /// The policy that governs, when one could be selected.
+    /// The policy that decides, when one could be selected: of several the one that denies, else the request's own.
     pub policy: Option<Arc<Policy>>,
     /// The credential that was authenticated, even when its actor is not admitted.
     pub principal: Option<Arc<Principal>>,

@@ -32,7 +32,7 @@ pub enum DenyReason {
     UnknownToken,
     /// A token that has expired.
     ExpiredToken,
-    /// The token of an API key that was revoked.
+    /// The token of an API key that was revoked, or whose death the key store has forgotten.
     RevokedToken,
     /// An unknown user or a wrong password: the client does not learn which.
     WrongPassword,

@@ -9,9 +9,9 @@
 //! 5. [`codec`]: bytes to attributes, and decisions to bytes
 //! 6. [`body`]: the answer as the body of an HTTP response
 //!
-//! Every CheckRequest gets an answer with gRPC status OK, denials included: to Envoy a gRPC error is an outage, which
-//! it may be configured to let pass (`failure_mode_allow`).  Only a body that is no gRPC message, or that does not
-//! arrive in time, is a gRPC error.
+//! Every CheckRequest that arrives whole and in time gets an answer with gRPC status OK, denials included: to Envoy a
+//! gRPC error is an outage, which it may be configured to let pass (`failure_mode_allow`).  A body that is no gRPC
+//! message, or that does not arrive in time, is a gRPC error; a stream beyond the limits is denied or reset.
 //!
 //! Health and reflection are tonic's ([`health`], [`reflection`]).  Connections are served by [`crate::server`].
 

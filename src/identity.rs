@@ -20,8 +20,8 @@ use crate::snapshot::Snapshot;
 use crate::token::TokenDigest;
 use passwords::{PasswordResult, Passwords};
 
-/// The longest that a caller waits for the verification of a password, whatever its deadline.
-const PASSWORD_TIMEOUT: Duration = Duration::from_millis(100);
+/// The longest that one attempt waits for the verification of a password, whatever the deadline.
+const PASSWORD_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Who a credential stands for.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub enum Identity {
     NoSession,
 }
 
-/// What a credential is authenticated for.  The two share no limits.
+/// What a credential is authenticated for.  Of the limits the two share the memory of hashes alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// A Check.
@@ -50,10 +50,9 @@ impl Purpose {
     /// How long it waits for the verification of a password: half of a Check's deadline, at most 100 ms.
     pub fn timeout(self) -> Duration {
         match self {
-            Self::Check { deadline } => {
-                deadline.map_or(PASSWORD_TIMEOUT, |deadline| (deadline / 2).min(PASSWORD_TIMEOUT))
-            }
-            Self::Admin => PASSWORD_TIMEOUT,
+            Self::Check { deadline } => deadline
+                .map_or(PASSWORD_ATTEMPT_TIMEOUT, |deadline| (deadline / 2).min(PASSWORD_ATTEMPT_TIMEOUT)),
+            Self::Admin => PASSWORD_ATTEMPT_TIMEOUT,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! API keys and sessions.
 //!
 //! A key is a stored record whose secret is a token; only the digest of the token is stored.  Every replica holds
-//! all digests in memory ([`index`]) and answers Checks from there ([`lookup`]).  A change goes to the database
+//! all digests in memory ([`index`]) and answers Checks from there ([`Keys::find`]).  A change goes to the database
 //! ([`store`]) and then, before the call returns, to the replica's own index ([`manage`], [`sessions`]).  Other
 //! replicas learn of it by following the store ([`follower`]).  When keys and sessions were last used is written
 //! in the background ([`usage`]), and so are dead and unused keys looked through (`retention`).
@@ -27,14 +27,14 @@
 //! creator gives it (`record.rs`).
 
 pub mod follower;
-mod history;
 pub mod index;
-pub mod lookup;
+mod known_dead;
 pub mod manage;
 pub mod name;
 mod record;
 mod retention;
 pub mod sessions;
+pub mod state;
 pub mod store;
 pub mod usage;
 
@@ -112,7 +112,7 @@ pub struct Keys {
     /// The revision that it showed then.
     revision: AtomicI64,
     /// The store's schema is for newer programs alone.
-    is_outdated: AtomicBool,
+    schema_is_too_new: AtomicBool,
     history_rewrites: AtomicU64,
     was_read: watch::Sender<bool>,
     store_errors: AtomicU64,
@@ -191,7 +191,7 @@ impl Keys {
             gate: Gate::default(),
             read_at: AtomicI64::new(NEVER),
             revision: AtomicI64::new(0),
-            is_outdated: AtomicBool::new(false),
+            schema_is_too_new: AtomicBool::new(false),
             history_rewrites: AtomicU64::new(0),
             was_read: watch::Sender::new(false),
             store_errors: AtomicU64::new(0),

@@ -43,7 +43,12 @@
 //! | decision | a permit or a denial, with its context ([`decision::Decision`]) |
 //! | outcome | what a decision comes to: allowed, denied, or shadowed ([`decision::Outcome`]) |
 //! | answer | what becomes of the request: headers to set and to remove, or a status and a body ([`answer::Answer`]) |
-//! | shadowed | denied by a policy that is not enforced: the request passes, without an actor ([`policy::Policy::shadow`]) |
+//! | snapshot | the configuration in force, in the form in which requests use it ([`snapshot::Snapshot`]) |
+//! | user | somebody with a name and a password in the configuration ([`snapshot::User`]) |
+//! | session | a log-in of a user, carried by a cookie ([`keys::sessions`]) |
+//! | store, revision | the database of keys and sessions, and the number of its newest change ([`keys::store`]) |
+//! | index | every key and session in memory, for Checks ([`keys::index`]) |
+//! | shadowed | denied by a policy that is not enforced: the request passes, without an actor ([`policy::Policy::shadow_permit`]) |
 //!
 //! ## Layers, top to bottom
 //!

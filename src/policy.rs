@@ -103,7 +103,7 @@ impl Policy {
 
     /// The permit for a request that was denied under this policy and passes all the same, without an actor.
     /// `None` where the policy is enforced.
-    pub fn shadow(&self) -> Option<Permit> {
+    pub fn shadow_permit(&self) -> Option<Permit> {
         match self.enforcement {
             Enforcement::Enforced => None,
             Enforcement::Shadow => Some(Permit { principal: None }),
@@ -281,7 +281,7 @@ impl Policies {
         http: &Http<'_>,
         trace: &mut impl SelectionTrace,
     ) -> Result<Selected<'_>, SelectError> {
-        match self.selected_by(request, http)? {
+        match self.selection_input(request, http)? {
             SelectionInput::Name(policy) => {
                 trace.named(policy);
                 let destination = Override::position("destination");
@@ -391,7 +391,7 @@ impl Policies {
     ///
     /// # Errors
     /// As [`Policies::select`].
-    fn selected_by<'p, 'a>(
+    fn selection_input<'p, 'a>(
         &'p self,
         request: &Attributes<'a>,
         http: &Http<'a>,
@@ -516,9 +516,9 @@ mod tests {
     #[test]
     fn only_a_policy_that_is_not_enforced_lets_pass_what_it_does_not_admit_and_nobody_is_its_actor() {
         let closed = |enforcement| Policy::new("p".into(), Some(Allow::NoOne)).with(enforcement);
-        assert!(closed(Enforcement::Enforced).shadow().is_none());
+        assert!(closed(Enforcement::Enforced).shadow_permit().is_none());
         let shadow = closed(Enforcement::Shadow);
-        assert!(shadow.shadow().unwrap().principal().is_none());
+        assert!(shadow.shadow_permit().unwrap().principal().is_none());
         // What it does not admit it does not admit: passing all the same is another question.
         assert_eq!(shadow.admit(Some(principal(&json!({"id": "a"}), None))).unwrap_err(), NotAdmitted::Actor);
 

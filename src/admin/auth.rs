@@ -27,7 +27,7 @@ use crate::deny_reason::DenyReason;
 use crate::keys::{ExceedsGrant, Role};
 use crate::snapshot::Snapshot;
 
-/// How long a password's verification may take.  In a Check it may take a tenth of this, because Envoy's client tries
+/// How long a password's verification may take, in several attempts.  A Check makes one, because Envoy's client tries
 /// again; a person who logs in here does not.
 const VERIFICATION_TIMEOUT: Duration = Duration::from_secs(8);
 /// The shortest time after which a wrong password is denied.

@@ -25,7 +25,7 @@ pub fn run(data: &[u8]) {
             config.warnings.iter().for_each(|diagnostic| check_diagnostic(diagnostic, text));
             // Without a token, a user and a key there is no actor, and nothing is open unless the text says so.
             let is_open = config.rules.policies.iter().any(|policy| {
-                policy.allow().is_some_and(Allow::admits_anonymous) || policy.shadow().is_some()
+                policy.allow().is_some_and(Allow::admits_anonymous) || policy.shadow_permit().is_some()
             });
             let snapshot = snapshot(&config);
             let encoder = ResponseEncoder::new(&snapshot);

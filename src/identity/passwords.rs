@@ -5,7 +5,7 @@
 //! time of an answer tells nothing (`timing.rs`).
 //!
 //! Checks and the admin listener have a verifier each: what strangers try at the gateway neither locks an
-//! administrator out nor makes one wait.
+//! administrator out nor takes the administrators' turn.  They share the memory of hashes.
 
 mod cache;
 mod lockout;
@@ -31,7 +31,7 @@ pub enum PasswordResult {
     Right(Arc<Principal>),
     /// The user is unknown or the password wrong.
     Wrong,
-    /// The user is locked out, whatever the password.
+    /// The user is locked out, whatever password is tried, but for one that is cached as right.
     Locked,
     /// It could not be verified in time.  The verification goes on in the background, and its result is cached.
     Unverified,
@@ -109,7 +109,7 @@ impl Passwords {
         tracing::error!(
             users = names.join(", "),
             needed_kib = largest,
-            most_kib = max_kib,
+            max_kib,
             "the password hashes of these users need a quarter or more of the memory that the process may use: their \
              passwords are not verified, and are answered with 503; give them a hash that needs less (bcrypt needs 8 KiB), or \
              raise the memory limit"

@@ -333,9 +333,9 @@ impl Follower {
 
     /// A schema that narrows access may hold what this program does not know of.
     fn check_schema(&self, oldest_reader: i64) -> Result<(), StoreError> {
-        let is_outdated = oldest_reader > SCHEMA;
-        self.keys.is_outdated.store(is_outdated, Ordering::Relaxed);
-        if is_outdated {
+        let schema_is_too_new = oldest_reader > SCHEMA;
+        self.keys.schema_is_too_new.store(schema_is_too_new, Ordering::Relaxed);
+        if schema_is_too_new {
             return Err(StoreError(StoreFailure::Outdated { oldest_reader, known: SCHEMA }));
         }
         Ok(())
@@ -392,10 +392,10 @@ impl Follower {
     /// The index shows all that the store said when the last look began.
     fn complete(&mut self, started: Duration, age: Duration) {
         if std::mem::take(&mut self.reader.is_rewritten) {
-            let (names, number) = self.keys.index.denied_but_live(self.keys.clock.now(), MAX_NAMES);
+            let (names, number) = self.keys.index.retain_denied_but_live(self.keys.clock.now(), MAX_NAMES);
             if number > 0 {
                 tracing::error!(
-                    denied = number,
+                    denied_digests = number,
                     keys = names.join(", "),
                     "keys or sessions that were dead are live again in the rewritten key store: this process denies them \
                      until somebody runs `envoy-auth-tokens keys accept-history`, or it restarts"
@@ -405,7 +405,7 @@ impl Follower {
         if let Some(cursor) = &self.reader.cursor {
             self.keys.revision.store(cursor.revision.0, Ordering::Relaxed);
         }
-        self.keys.was_read_at(started, age);
+        self.keys.mark_read(started, age);
     }
 
     /// Logs the beginning and the end of an outage, and counts the errors in between.

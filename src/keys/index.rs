@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::history::KnownDead;
+use super::known_dead::KnownDead;
 use super::sessions::Session;
 use super::store::source::{ChangePage, KeyPage};
 use super::usage::{LastUse, Used};
@@ -294,7 +294,7 @@ impl Index {
 
     /// Of what is denied whatever the store says, denies only what the store takes for live.  Returns the names of at
     /// most `max_names` such keys, and the number of all.
-    pub fn denied_but_live(&self, now: Timestamp, max_names: usize) -> (Vec<Box<str>>, usize) {
+    pub fn retain_denied_but_live(&self, now: Timestamp, max_names: usize) -> (Vec<Box<str>>, usize) {
         let (keys, sessions) = (self.keys.pin(), self.sessions.pin());
         let mut names = Vec::new();
         self.known_dead.retain(|digest| match keys.get(digest) {

@@ -114,13 +114,18 @@ impl LimitedListener {
 
     fn log_limit_reached(&self, was_evicted: bool) {
         if let Some(suppressed) = self.log_throttle.next_line() {
-            let (listener, most) = (self.name, self.max_connections);
+            let (listener, max_connections) = (self.name, self.max_connections);
             let which = if was_evicted {
                 "the one that waited longest without a request makes room"
             } else {
                 "all are being answered, and the new one is closed"
             };
-            tracing::warn!(listener, most, suppressed, "as many connections as may be are open: {which}");
+            tracing::warn!(
+                listener,
+                max_connections,
+                suppressed,
+                "as many connections as may be are open: {which}"
+            );
         }
     }
 }

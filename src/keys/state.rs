@@ -1,4 +1,5 @@
-//! What a Check asks: neither a lock nor the store.
+//! What the process knows of its keys and of the store, in memory: neither a lock nor the store is asked.  The lookup
+//! itself is in [`index`](super::index).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -32,7 +33,7 @@ impl Keys {
     /// ([`KeySettings`](super::KeySettings)), or its schema is for newer programs alone.
     /// False before the first reading: what the index holds then was made by this process.
     pub fn is_stale(&self, max_staleness: Option<Duration>) -> bool {
-        self.is_outdated.load(Ordering::Relaxed)
+        self.schema_is_too_new.load(Ordering::Relaxed)
             || max_staleness.is_some_and(|limit| self.lag().is_some_and(|lag| lag > limit))
     }
 
@@ -56,7 +57,7 @@ impl Keys {
     }
 
     /// The index showed all that the store said at this reading of the clock, which was `age` old.
-    pub(super) fn was_read_at(&self, elapsed: Duration, age: Duration) {
+    pub(super) fn mark_read(&self, elapsed: Duration, age: Duration) {
         self.read_at.store(milliseconds(elapsed) - milliseconds(age), Ordering::Release);
         self.was_read.send_if_modified(|was_read| !std::mem::replace(was_read, true));
     }

@@ -17,7 +17,7 @@ pub const MAX_REMEMBERED: usize = 100_000;
 #[derive(Default)]
 pub(super) struct KnownDead {
     /// Those that left the index: of deleted keys, of replaced secrets, of ended sessions.
-    left: Mutex<VecDeque<TokenDigest>>,
+    departed: Mutex<VecDeque<TokenDigest>>,
     /// Those that are denied, since the history was rewritten.
     denied: papaya::HashSet<TokenDigest, foldhash::fast::RandomState>,
     /// Their number, so that a lookup under an ordinary history costs one load.
@@ -27,18 +27,18 @@ pub(super) struct KnownDead {
 impl KnownDead {
     /// Remembers a digest that leaves the index.
     pub fn remember(&self, digest: TokenDigest) {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        if left.len() == MAX_REMEMBERED {
-            left.pop_front();
+        let mut departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
+        if departed.len() == MAX_REMEMBERED {
+            departed.pop_front();
         }
-        left.push_back(digest);
+        departed.push_back(digest);
     }
 
     /// Denies what left the index, and these.
     pub fn deny(&self, digests: impl IntoIterator<Item = TokenDigest>) {
-        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let denied = self.denied.pin();
-        for digest in left.into_iter().chain(digests) {
+        for digest in departed.into_iter().chain(digests) {
             denied.insert(digest);
         }
         self.denied_len.store(denied.len(), Ordering::Release);
