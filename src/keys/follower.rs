@@ -275,7 +275,7 @@ impl Follower {
 
     /// Looks where the store stands, and notes what is to be read.  Returns how old the store's newest write is.
     async fn look(&mut self) -> Result<Duration, StoreError> {
-        let look = with_timeout(READ_TIMEOUT, self.store.source.look(self.reader.cursor.as_ref())).await?;
+        let look = self.look_under_gate().await?;
         self.check_schema(look.oldest_reader)?;
         if let Some(accepted) = self.reader.accepted.replace(look.accepted)
             && accepted != look.accepted
@@ -329,6 +329,22 @@ impl Follower {
         self.reader.is_behind = false;
         self.reader.cursor = Some(cursor);
         Ok(age.unwrap_or_default())
+    }
+
+    /// A store that lacks what this process has committed was rewritten, even where it stands at the cursor.
+    async fn look_under_gate(&self) -> Result<Look, StoreError> {
+        let since = self.reader.cursor.as_ref();
+        let gate = self.keys.gate.enter().await;
+        let mut look = with_timeout(READ_TIMEOUT, self.store.source.look(since)).await?;
+        let has_committed = self.keys.has_committed.swap(false, Ordering::AcqRel);
+        drop(gate);
+        if has_committed
+            && look.continuity == Continuity::Continues
+            && since.is_some_and(|since| since.revision == look.cursor.revision)
+        {
+            look.continuity = Continuity::Rewritten;
+        }
+        Ok(look)
     }
 
     /// A schema that narrows access may hold what this program does not know of.

@@ -90,6 +90,8 @@ impl Gate {
 pub struct Committed<T> {
     /// What was committed.
     pub value: T,
+    /// Whether it is a change, which raised the store's revision.
+    pub is_change: bool,
     /// The gate, held since before the COMMIT.
     pub guard: GateGuard,
 }

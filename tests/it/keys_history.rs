@@ -15,7 +15,7 @@ use envoy_auth_tokens::token::{PlainToken, TokenDigest};
 
 use crate::harness::postgres::Postgres;
 use crate::harness::{sqlite, stored_keys};
-use crate::keys_store::{Database, Replica, Time, becomes, settings, soon};
+use crate::keys_store::{Database, Replica, Time, ask, becomes, settings, soon};
 
 /// What the follower asked for, and something that happens in between.
 #[derive(Default)]
@@ -184,6 +184,7 @@ on_both_stores! {
     many_changes_are_read_in_pages_and_the_newest_first
     what_was_dead_stays_dead_when_the_store_is_restored
     the_same_revision_of_another_history_is_noticed
+    a_store_without_what_this_process_committed_is_noticed
     nothing_is_told_of_a_store_that_goes_on
     a_schema_for_newer_programs_answers_no_key
 }
@@ -338,6 +339,31 @@ async fn the_same_revision_of_another_history_is_noticed(db: Database) {
     for (secret, expected) in [(&first, true), (&second, false), (&third, true), (&fourth, true)] {
         assert_eq!(is_live(&replica.keys, &time, &digest(secret)), expected);
     }
+}
+
+async fn a_store_without_what_this_process_committed_is_noticed(db: Database) {
+    let time = Time::new();
+    let mut replica = Manual::of(&db, &time).await;
+    let create = async |keys: &Keys, name: &str| keys.create(&settings(), ask(name)).await.unwrap();
+    let (kept, secret) = create(&replica.keys, "kept").await;
+    replica.tick().await;
+    let backup = Backup::of(&db);
+    // The follower does not look between the changes and the restore: the store stands where it stood then.
+    replica.keys.revoke(kept.id, "admin").await.unwrap();
+    let (_, lost) = create(&replica.keys, "lost").await;
+    backup.restore();
+    replica.tick().await;
+    let digest = |secret: &Secret| PlainToken::new(secret.expose().as_bytes()).unwrap().digest();
+    assert_eq!(replica.keys.history_rewrites(), 1);
+    assert!(!is_live(&replica.keys, &time, &digest(&lost)), "nobody else knows it");
+    assert!(!is_live(&replica.keys, &time, &digest(&secret)), "its revocation was acknowledged");
+
+    // What changes nothing is no reason.
+    assert!(!replica.keys.delete(i64::MAX).await.unwrap());
+    assert!(replica.keys.revoke(i64::MAX, "admin").await.unwrap().is_none());
+    replica.keys.close_session(&digest(&secret)).await.unwrap();
+    replica.tick().await;
+    assert_eq!(replica.keys.history_rewrites(), 1);
 }
 
 async fn nothing_is_told_of_a_store_that_goes_on(db: Database) {

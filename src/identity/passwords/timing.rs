@@ -53,7 +53,7 @@ mod tests {
     use super::super::PasswordResult;
     use super::super::tests::principal;
     use super::*;
-    use crate::identity::{PASSWORD_TIMEOUT, Purpose};
+    use crate::identity::{PASSWORD_ATTEMPT_TIMEOUT, Purpose};
 
     #[test]
     fn every_rejection_is_answered_at_the_end_of_the_wait_and_nothing_else() {
@@ -76,7 +76,10 @@ mod tests {
             [0, 25, 100, 100]
         );
         let check = Purpose::Check { deadline: None };
-        assert_eq!((check.timeout(), Purpose::Admin.timeout()), (PASSWORD_TIMEOUT, PASSWORD_TIMEOUT));
+        assert_eq!(
+            (check.timeout(), Purpose::Admin.timeout()),
+            (PASSWORD_ATTEMPT_TIMEOUT, PASSWORD_ATTEMPT_TIMEOUT)
+        );
     }
 
     #[test]

@@ -191,9 +191,14 @@ fn rejected(url: &Secret, reason: OpenFailure) -> OpenError {
     OpenError::Rejected { store: StoreUrl::Postgres(url.clone()), reason }
 }
 
-/// Commits a transaction under the gate.
-async fn commit<T>(gate: &Gate, transaction: Transaction, value: T) -> Result<Committed<T>, sqlx::Error> {
-    commit_under(gate.enter().await, transaction, value).await
+/// Commits a transaction, which changed this number of rows, under the gate.
+async fn commit<T>(
+    gate: &Gate,
+    transaction: Transaction,
+    value: T,
+    rows: u64,
+) -> Result<Committed<T>, sqlx::Error> {
+    commit_under(gate.enter().await, transaction, value, rows).await
 }
 
 /// The same, by who holds the gate.
@@ -201,9 +206,10 @@ async fn commit_under<T>(
     guard: GateGuard,
     transaction: Transaction,
     value: T,
+    rows: u64,
 ) -> Result<Committed<T>, sqlx::Error> {
     transaction.commit().await?;
-    Ok(Committed { value, guard })
+    Ok(Committed { value, is_change: rows > 0, guard })
 }
 
 #[async_trait]
@@ -244,7 +250,7 @@ impl Store for PostgresStore {
         let query = rows::bind_new_key(unnamed_as(SQL.insert_key.as_str()), new);
         let row: KeyRow = query.fetch_one(&mut *transaction).await?;
         let stored = rows::key(row).ok_or(StoreError(StoreFailure::UnreadableRow))?;
-        Ok(commit_under(guard, transaction, stored).await?)
+        Ok(commit_under(guard, transaction, stored, 1).await?)
     }
 
     async fn rotate(
@@ -270,7 +276,7 @@ impl Store for PostgresStore {
         let query = query.bind(expires_at.map(Timestamp::as_second));
         query.execute(&mut *transaction).await?;
         let stored = Self::key_by_id(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
-        Ok(commit(gate, transaction, stored).await?)
+        Ok(commit(gate, transaction, stored, 1).await?)
     }
 
     async fn revoke(
@@ -284,16 +290,16 @@ impl Store for PostgresStore {
         let sql = "UPDATE api_keys SET revoked_at = to_timestamp($2), revoked_by = $3, previous_digest = NULL, \
                    previous_until = NULL WHERE id = $1 AND revoked_at IS NULL";
         let query = unnamed(sql).bind(id).bind(now.as_second()).bind(by);
-        query.execute(&mut *transaction).await?;
+        let rows = query.execute(&mut *transaction).await?.rows_affected();
         let stored = Self::key_by_id(&mut transaction, id).await?;
-        Ok(commit(gate, transaction, stored).await?)
+        Ok(commit(gate, transaction, stored, rows).await?)
     }
 
     async fn delete(&self, gate: &Gate, id: i64) -> Result<Committed<bool>, StoreError> {
         let mut transaction = self.write().await?;
         let query = unnamed("DELETE FROM api_keys WHERE id = $1").bind(id);
         let is_deleted = query.execute(&mut *transaction).await?.rows_affected() > 0;
-        Ok(commit(gate, transaction, is_deleted).await?)
+        Ok(commit(gate, transaction, is_deleted, u64::from(is_deleted)).await?)
     }
 
     async fn list_after(&self, filter: ListFilter, after: &ListPosition) -> Result<ListPage, StoreError> {
@@ -363,14 +369,14 @@ impl Store for PostgresStore {
             .bind(session.created_at.as_second())
             .bind(session.last_used_at.as_second());
         query.execute(&mut *transaction).await?;
-        Ok(commit_under(guard, transaction, rows::digests(&ended)).await?)
+        Ok(commit_under(guard, transaction, rows::digests(&ended), 1).await?)
     }
 
     async fn delete_session(&self, gate: &Gate, digest: &TokenDigest) -> Result<Committed<()>, StoreError> {
         let mut transaction = self.write().await?;
         let query = unnamed("DELETE FROM api_sessions WHERE digest = $1");
-        query.bind(digest.as_bytes().as_slice()).execute(&mut *transaction).await?;
-        Ok(commit(gate, transaction, ()).await?)
+        let deleted = query.bind(digest.as_bytes().as_slice()).execute(&mut *transaction).await?;
+        Ok(commit(gate, transaction, (), deleted.rows_affected()).await?)
     }
 
     fn take_over(&self, url: &StoreUrl) -> Result<(), UrlError> {
@@ -387,7 +393,7 @@ impl Store for PostgresStore {
         let mut transaction = self.write().await?;
         let query = unnamed("UPDATE api_revision SET accepted = api_random()");
         query.execute(&mut *transaction).await?;
-        Ok(commit(gate, transaction, ()).await?)
+        Ok(commit(gate, transaction, (), 0).await?)
     }
 
     async fn close(&self) {

@@ -73,11 +73,16 @@ impl SqliteStore {
     }
 }
 
-/// Commits a transaction under the gate.
-async fn commit<T>(gate: &Gate, transaction: WriteTransaction, value: T) -> Result<Committed<T>, StoreError> {
+/// Commits a transaction, which changed this number of rows, under the gate.
+async fn commit<T>(
+    gate: &Gate,
+    transaction: WriteTransaction,
+    value: T,
+    rows: u64,
+) -> Result<Committed<T>, StoreError> {
     let guard = gate.enter().await;
     transaction.commit().await?;
-    Ok(Committed { value, guard })
+    Ok(Committed { value, is_change: rows > 0, guard })
 }
 
 #[async_trait]
@@ -111,7 +116,7 @@ impl Store for SqliteStore {
         let query = rows::bind_new_key(sqlx::query_as(SQL.insert_key.as_str()), new);
         let row: KeyRow = query.fetch_one(&mut *transaction).await?;
         let stored = rows::key(row).ok_or(StoreError(StoreFailure::UnreadableRow))?;
-        Ok(commit(gate, transaction, stored).await?)
+        Ok(commit(gate, transaction, stored, 1).await?)
     }
 
     async fn rotate(
@@ -134,7 +139,7 @@ impl Store for SqliteStore {
         let query = query.bind(expires_at.map(Timestamp::as_second));
         query.execute(&mut *transaction).await?;
         let stored = Self::key_by_id(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
-        Ok(commit(gate, transaction, stored).await?)
+        Ok(commit(gate, transaction, stored, 1).await?)
     }
 
     async fn revoke(
@@ -148,16 +153,16 @@ impl Store for SqliteStore {
         let sql = "UPDATE api_keys SET revoked_at = ?2, revoked_by = ?3, previous_digest = NULL, \
                    previous_until = NULL WHERE id = ?1 AND revoked_at IS NULL";
         let query = sqlx::query(sql).bind(id).bind(now.as_second()).bind(by);
-        query.execute(&mut *transaction).await?;
+        let rows = query.execute(&mut *transaction).await?.rows_affected();
         let stored = Self::key_by_id(&mut transaction, id).await?;
-        Ok(commit(gate, transaction, stored).await?)
+        Ok(commit(gate, transaction, stored, rows).await?)
     }
 
     async fn delete(&self, gate: &Gate, id: i64) -> Result<Committed<bool>, StoreError> {
         let mut transaction = self.write().await?;
         let query = sqlx::query("DELETE FROM api_keys WHERE id = $1").bind(id);
         let is_deleted = query.execute(&mut *transaction).await?.rows_affected() > 0;
-        Ok(commit(gate, transaction, is_deleted).await?)
+        Ok(commit(gate, transaction, is_deleted, u64::from(is_deleted)).await?)
     }
 
     async fn list_after(&self, filter: ListFilter, after: &ListPosition) -> Result<ListPage, StoreError> {
@@ -224,21 +229,21 @@ impl Store for SqliteStore {
             .bind(session.created_at.as_second())
             .bind(session.last_used_at.as_second());
         query.execute(&mut *transaction).await?;
-        Ok(commit(gate, transaction, rows::digests(&ended)).await?)
+        Ok(commit(gate, transaction, rows::digests(&ended), 1).await?)
     }
 
     async fn delete_session(&self, gate: &Gate, digest: &TokenDigest) -> Result<Committed<()>, StoreError> {
         let mut transaction = self.write().await?;
         let query = sqlx::query("DELETE FROM api_sessions WHERE digest = $1");
-        query.bind(digest.as_bytes().as_slice()).execute(&mut *transaction).await?;
-        Ok(commit(gate, transaction, ()).await?)
+        let deleted = query.bind(digest.as_bytes().as_slice()).execute(&mut *transaction).await?;
+        Ok(commit(gate, transaction, (), deleted.rows_affected()).await?)
     }
 
     async fn accept_history(&self, gate: &Gate) -> Result<Committed<()>, StoreError> {
         let mut transaction = self.write().await?;
         let query = sqlx::query("UPDATE api_revision SET accepted = random()");
         query.execute(&mut *transaction).await?;
-        Ok(commit(gate, transaction, ()).await?)
+        Ok(commit(gate, transaction, (), 0).await?)
     }
 
     async fn close(&self) {

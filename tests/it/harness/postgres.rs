@@ -255,7 +255,8 @@ impl Postgres {
     }
 
     fn load(&self, database: &str, sql: &str) {
-        let file = tempfile::NamedTempFile::new_in(self.folder.path()).expect("a file in the server's folder");
+        let file =
+            tempfile::NamedTempFile::new_in(self.folder.path()).expect("a file in the server's folder");
         fs::write(file.path(), sql).expect("a file of ours");
         run(self.psql_command(database).args(["--single-transaction", "-f"]).arg(file.path()));
     }
