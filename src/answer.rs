@@ -156,7 +156,8 @@ impl<'a> ActorAnswer<'a> {
 
 /// What is taken out of a request that passes: credentials of ours, and headers that claim what only we may say.
 ///
-/// Nothing is named here that the request did not show: an Envoy with strict mutation rules would answer 500.
+/// Besides the actor headers, which every configuration of Envoy lets us set, nothing is named here that the request did
+/// not show: an Envoy with strict mutation rules would answer 500.
 pub struct RequestChanges<'a> {
     stripping: CredentialStripping<'a>,
     http: &'a Http<'a>,

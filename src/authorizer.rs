@@ -135,7 +135,7 @@ impl Authorizer {
         trace.selected(&selected);
         context.policy = Some(Arc::clone(selected.policy));
 
-        // What is denied about the credential is denied under every policy.
+        // An error here is the denial of every selected policy; one that is not enforced lets the request pass still.
         let authenticated = self.authenticate(http, deadline, snapshot, context, trace).await;
 
         // Only a policy can turn an actor, or the lack of one, into a permit.  All of the selected ones must; the
@@ -193,7 +193,7 @@ impl Authorizer {
         };
         trace.presented(&presented.credential);
 
-        // A credential that is not ours is denied here, whatever the policies say.
+        // A credential that does not count is an error here, unless the rules leave unknown ones to the upstream.
         let purpose = Purpose::Check { deadline };
         let identity = self.sources.identify(&presented.credential, snapshot, purpose).await;
         trace.identified(&identity);

@@ -1,7 +1,7 @@
 //! Credentials: where a request carries one, what it is, and the principal of one that was authenticated.
 //!
-//! The first location that carries anything decides alone.  A bad credential never falls through
-//! to the next location or to anonymous.
+//! The first location that carries anything decides alone.  A bad credential never falls through to the next location
+//! or to anonymous; but a session's cookie that is malformed or whose session has ended counts as absent.
 
 pub mod cookie;
 pub mod cross_site;

@@ -27,6 +27,7 @@
 //! creator gives it (`record.rs`).
 
 pub mod follower;
+mod freshness;
 pub mod index;
 mod known_dead;
 pub mod manage;
@@ -34,7 +35,6 @@ pub mod name;
 mod record;
 mod retention;
 pub mod sessions;
-pub mod state;
 pub mod store;
 pub mod usage;
 

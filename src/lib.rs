@@ -13,11 +13,11 @@
 //! socket ── server (connections) ── ext_authz (the gRPC service)
 //!   CheckRequest bytes ──▶ ext_authz::codec::request ──▶ Attributes
 //!                                                            │
-//!                            authorizer::authorize(&Attributes) ──▶ Decision
-//!                              policies.select       ──▶ &Policy
+//!                            Authorizer::authorize(&Attributes) ──▶ Decision
+//!                              Policies::select      ──▶ Selected: one policy, or several that must all admit
 //!                              credential::extract   ──▶ Option<PresentedCredential>
-//!                              identity::identify    ──▶ Principal
-//!                              policy.admit          ──▶ Permit        (each step may deny instead)
+//!                              Sources::identify     ──▶ Identity, with a Principal
+//!                              Policy::admit         ──▶ Permit        (each step may deny instead)
 //!                                                            │
 //!                            Answer::new(&Decision, …) ──▶ Answer
 //!                                                            │
@@ -71,7 +71,8 @@
 //! - A [`Permit`](policy::Permit) is made in [`policy`] alone (by admission, for an allowed preflight, for a
 //!   policy that is not enforced): its fields are private there.  Neither it nor
 //!   a [`Decision`](decision::Decision) has a `Default`, and no `bool` means "allowed".
-//! - What a denial says, in logs and to every client, stands in one table ([`deny_reason`]).
+//! - Status, code, texts and kind of challenge of each denial stand in one table ([`deny_reason`]);
+//!   [`answer::Denial`] makes headers and a body of them.
 //! - A client that speaks no gRPC gets no status 200, which Envoy's `http_service` takes for a permission
 //!   ([`ext_authz::wiring`]).
 //! - Every CheckRequest that arrives whole and in time gets an answer with gRPC status OK; a denial is a

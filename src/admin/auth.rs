@@ -94,7 +94,8 @@ impl Manager {
         self.0.principal()
     }
 
-    /// Checks that the manager's role is not below that of a key.
+    /// Checks that the manager's role is not below that of a key: whether they may manage it at all.  [`grant`] asks again
+    /// in the transaction that changes it.
     ///
     /// # Errors
     /// 403: it is below, or the manager has no role.

@@ -19,7 +19,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::retention::Retention;
-use super::store::source::{Continuity, Cursor, LogPosition, Look, Revision, Source};
+use super::store::history::Continuity;
+use super::store::source::{Cursor, LogPosition, Look, Revision, Source};
 use super::store::{FollowerStore, SCHEMA, StoreError, StoreFailure, Upkeep};
 use super::usage::PendingUses;
 use super::{Keys, with_timeout};

@@ -1,4 +1,5 @@
-//! The index: every stored digest, for the Check path to look up without a lock.
+//! The index: every stored digest, for the Check path to look up without a lock; and whether a digest is live, expired
+//! (a replaced secret: its overlap is over) or revoked.
 //!
 //! Readers never wait.  One writer at a time changes the entries of what changed.
 

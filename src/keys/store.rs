@@ -7,6 +7,7 @@
 //! Each revision has a random mark, by which a history that was rewritten is noticed ([`super::store::source`]).
 
 mod error;
+pub mod history;
 mod list;
 mod migrations;
 #[cfg(feature = "postgres")]

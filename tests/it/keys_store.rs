@@ -11,8 +11,9 @@ use envoy_auth_tokens::clock::Clock;
 use envoy_auth_tokens::credential::Principal;
 use envoy_auth_tokens::keys::follower::Follower;
 use envoy_auth_tokens::keys::sessions::MAX_SESSIONS_PER_USER;
+use envoy_auth_tokens::keys::store::history::Continuity;
 use envoy_auth_tokens::keys::store::source::{
-    ChangePage, Continuity, Cursor, KeyPage, LogPosition, Look, Revision, SessionPage, Source,
+    ChangePage, Cursor, KeyPage, LogPosition, Look, Revision, SessionPage, Source,
 };
 use envoy_auth_tokens::keys::store::{
     CreateError, FollowerStore, Gate, ListFilter, ListPage, ListPosition, NewKey, OpenError, PostgresStore,

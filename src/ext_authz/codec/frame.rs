@@ -30,13 +30,14 @@ pub enum FrameError {
     /// Longer than `ext_authz.max_request_bytes`.
     #[error("the message is longer than max_request_bytes")]
     TooLong,
-    /// The messages that arrive at the same time are too long together.
-    #[error("too many long messages are arriving at once")]
+    /// The messages that arrive at the same time are too many, or too long together.
+    #[error("too many messages are arriving at once")]
     OverBudget,
 }
 
 /// How many bytes of messages that arrive in pieces may be held over all connections, from their first piece until they
-/// are answered.
+/// are answered.  What a message holds is given back when it is dropped: after the answer, an error, a timeout or an
+/// eviction.
 #[derive(Debug)]
 pub struct Budget(Semaphore);
 

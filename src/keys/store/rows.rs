@@ -11,8 +11,9 @@ use sqlx::query::QueryAs;
 use sqlx::{ColumnIndex, Database, Decode, Encode, FromRow, Row, Type};
 
 use super::{ListPage, ListPosition, NewKey, StoreFailure};
+use crate::keys::store::history::{Continuity, HistoryRow};
 use crate::keys::store::source::{
-    ChangePage, Continuity, Cursor, HistoryRow, KeyPage, LogPosition, Look, MAX_PAGE, Revision, SessionPage,
+    ChangePage, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, Revision, SessionPage,
 };
 use crate::keys::{Key, Role, StoredKey, StoredSession};
 use crate::token::TokenDigest;

@@ -20,8 +20,9 @@ use super::{
     Committed, CreateError, FollowerStore, ForgottenKeys, Gate, ListFilter, ListPage, ListPosition, NewKey,
     NumberedPage, OpenError, RotateError, Rotation, Store, StoreError, StoreFailure, Upkeep,
 };
+use crate::keys::store::history::Continuity;
 use crate::keys::store::source::{
-    ChangePage, Continuity, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, Revision, SessionPage, Source,
+    ChangePage, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, Revision, SessionPage, Source,
 };
 use crate::keys::{GrantCheck, Key, Status, StoredKey, StoredSession};
 use crate::token::TokenDigest;

@@ -1,5 +1,5 @@
-//! What the process knows of its keys and of the store, in memory: neither a lock nor the store is asked.  The lookup
-//! itself is in [`index`](super::index).
+//! How fresh the index is: when the store was last read, what of it is known, and how many keys there are.  Neither a
+//! lock nor the store is asked.  Whether a key is live is decided in [`index`](super::index).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
