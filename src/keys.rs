@@ -114,8 +114,8 @@ pub struct Keys {
     /// The store's schema is for newer programs alone.
     schema_is_too_new: AtomicBool,
     history_rewrites: AtomicU64,
-    /// This process has committed a change since the follower last looked, under the gate.
-    has_committed: AtomicBool,
+    /// The changes that this process has committed since the follower last looked, counted under the gate.
+    commits: AtomicU64,
     was_read: watch::Sender<bool>,
     store_errors: AtomicU64,
     /// The keys and sessions whose use is to be written down, from the index to the follower.
@@ -195,7 +195,7 @@ impl Keys {
             revision: AtomicI64::new(0),
             schema_is_too_new: AtomicBool::new(false),
             history_rewrites: AtomicU64::new(0),
-            has_committed: AtomicBool::new(false),
+            commits: AtomicU64::new(0),
             was_read: watch::Sender::new(false),
             store_errors: AtomicU64::new(0),
             used: Mutex::new(receiver),
@@ -263,7 +263,7 @@ impl Keys {
         }
         let Committed { value, is_change, guard } = with_timeout(OPERATION_TIMEOUT, change).await?;
         if is_change {
-            self.has_committed.store(true, Ordering::Release);
+            self.commits.fetch_add(1, Ordering::AcqRel);
         }
         update_index(&value);
         drop(guard);

@@ -1,4 +1,4 @@
-//! Threads that give way to those that answer Checks.
+//! Threads of lower priority than those that answer Checks.
 //!
 //! A sidecar often has one processor.  A thread of the same priority would hold up Checks for whole time slices of
 //! several milliseconds.
@@ -11,6 +11,6 @@ const NICENESS: i32 = 10;
 pub fn lower() {
     // Some sandboxes allow nobody to set priorities.  The thread then costs Checks more time.
     if let Err(error) = rustix::process::nice(NICENESS) {
-        tracing::debug!(%error, "a background thread does not give way to Checks");
+        tracing::debug!(%error, "a background thread has the priority of those that answer Checks");
     }
 }

@@ -73,9 +73,9 @@ struct Reader {
     reading: Option<Reading>,
     /// The number by which somebody accepts a history that was rewritten, as the last look saw it.
     accepted: Option<i64>,
-    /// The history was rewritten, and what is live again has not been told yet.
+    /// The history was rewritten, and the log does not say yet what is live again.
     is_rewritten: bool,
-    /// The copy that is read is behind the cursor, and that was told.
+    /// The copy that is read is behind the cursor, and the log says so.
     is_behind: bool,
 }
 
@@ -332,16 +332,16 @@ impl Follower {
         Ok(age.unwrap_or_default())
     }
 
-    /// A store that lacks what this process has committed was rewritten, even where it stands at the cursor.
+    /// A store that lacks what this process has committed was rewritten, even where it goes on from the cursor: each
+    /// commit raises the revision.
     async fn look_under_gate(&self) -> Result<Look, StoreError> {
         let since = self.reader.cursor.as_ref();
         let gate = self.keys.gate.enter().await;
         let mut look = with_timeout(READ_TIMEOUT, self.store.source.look(since)).await?;
-        let has_committed = self.keys.has_committed.swap(false, Ordering::AcqRel);
+        let commits = self.keys.commits.swap(0, Ordering::AcqRel);
         drop(gate);
-        if has_committed
-            && look.continuity == Continuity::Continues
-            && since.is_some_and(|since| since.revision == look.cursor.revision)
+        if look.continuity == Continuity::Continues
+            && since.is_some_and(|since| look.cursor.revision.0.abs_diff(since.revision.0) < commits)
         {
             look.continuity = Continuity::Rewritten;
         }

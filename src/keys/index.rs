@@ -16,7 +16,7 @@ use super::known_dead::KnownDead;
 use super::sessions::Session;
 use super::store::source::{ChangePage, KeyPage};
 use super::usage::{LastUse, Used};
-use super::{Role, StoredKey, StoredSession};
+use super::{Role, Status, StoredKey, StoredSession};
 use crate::actor::Actor;
 use crate::credential::{Kind, PolicyNames, Principal, has_expired};
 use crate::token::TokenDigest;
@@ -113,7 +113,7 @@ impl IndexEntry {
     }
 
     /// What this digest of the key is now; `None` when it is no digest of it.
-    fn status(&self, digest: &TokenDigest, now: Timestamp) -> Option<EntryStatus> {
+    fn status(&self, digest: &TokenDigest, now: Timestamp) -> Option<Status> {
         let until = match self.previous() {
             _ if self.digest == *digest => None,
             Some((previous, until)) if previous == *digest => Some(until),
@@ -121,11 +121,11 @@ impl IndexEntry {
             _ => return None,
         };
         Some(if self.revoked {
-            EntryStatus::Revoked
+            Status::Revoked
         } else if has_expired(self.expires_at, now) || has_expired(until, now) {
-            EntryStatus::Expired
+            Status::Expired
         } else {
-            EntryStatus::Live
+            Status::Live
         })
     }
 
@@ -133,19 +133,11 @@ impl IndexEntry {
     fn find(&self, digest: &TokenDigest, now: Timestamp) -> KeyLookup {
         match self.status(digest, now) {
             None => KeyLookup::Unknown,
-            Some(EntryStatus::Revoked) => KeyLookup::Revoked,
-            Some(EntryStatus::Expired) => KeyLookup::Expired,
-            Some(EntryStatus::Live) => KeyLookup::Live(Arc::clone(self.principal())),
+            Some(Status::Revoked) => KeyLookup::Revoked,
+            Some(Status::Expired) => KeyLookup::Expired,
+            Some(Status::Live) => KeyLookup::Live(Arc::clone(self.principal())),
         }
     }
-}
-
-/// What a digest of an entry is.
-#[derive(Clone, Copy)]
-enum EntryStatus {
-    Expired,
-    Revoked,
-    Live,
 }
 
 /// Every stored digest.
@@ -286,9 +278,8 @@ impl Index {
     /// Denies from now on, whatever the store says, what is dead at this instant.
     pub fn deny_dead(&self, now: Timestamp) {
         let keys = self.keys.pin();
-        let is_dead = |digest: &TokenDigest, entry: &IndexEntry| {
-            !matches!(entry.status(digest, now), Some(EntryStatus::Live))
-        };
+        let is_dead =
+            |digest: &TokenDigest, entry: &IndexEntry| entry.status(digest, now) != Some(Status::Live);
         let dead = keys.iter().filter(|(digest, entry)| is_dead(digest, entry)).map(|(digest, _)| *digest);
         self.known_dead.deny(dead);
     }
@@ -299,7 +290,7 @@ impl Index {
         let (keys, sessions) = (self.keys.pin(), self.sessions.pin());
         let mut names = Vec::new();
         self.known_dead.retain(|digest| match keys.get(digest) {
-            Some(entry) if matches!(entry.status(digest, now), Some(EntryStatus::Live)) => {
+            Some(entry) if entry.status(digest, now) == Some(Status::Live) => {
                 if names.len() < max_names {
                     names.push(entry.name.clone());
                 }

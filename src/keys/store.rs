@@ -25,7 +25,7 @@ use jiff::Timestamp;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use self::source::Source;
-use super::{CreateKey, GrantCheck, Key, StoredKey, StoredSession};
+use super::{CreateKey, GrantCheck, Key, Status, StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
 pub use error::{
@@ -53,6 +53,23 @@ pub struct Rotation {
     pub expires_by: Option<Timestamp>,
 }
 
+impl Rotation {
+    /// Checks that a key may be rotated.  Returns when it expires then, and until when its present secret works.
+    fn check(
+        &self,
+        key: &Key,
+        grant_check: &GrantCheck<'_>,
+    ) -> Result<(Option<Timestamp>, Timestamp), RotateError> {
+        if key.status(self.now) != Status::Live {
+            return Err(RotateError::Dead);
+        }
+        grant_check(key)?;
+        let expires_at = key.expires_at.into_iter().chain(self.expires_by).min();
+        let until = self.previous_until;
+        Ok((expires_at, expires_at.map_or(until, |expires_at| expires_at.min(until))))
+    }
+}
+
 /// A key to be created.
 #[derive(Debug, Clone)]
 pub struct NewKey {
@@ -68,7 +85,7 @@ pub struct NewKey {
 
 /// The order in which changes and readings reach the index.
 ///
-/// Whoever commits a change holds it from before the COMMIT until the index shows the change; whoever reads holds it
+/// The writer of a change holds it from before the COMMIT until the index shows the change; a reader holds it
 /// from before the reading until the index shows what was read.  So the index never goes back in time.  A store takes
 /// it when it holds every row that it changes and waits for the lock of all changes at most: no open transaction of
 /// somebody else holds up the follower.

@@ -290,17 +290,18 @@ macro_rules! on_both_stores {
         mod on_sqlite {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $scenario() {
-                super::$scenario(super::Database::sqlite()).await;
+                super::$scenario($crate::keys_store::Database::sqlite()).await;
             })*
         }
         mod on_postgres {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $scenario() {
-                super::$scenario(super::Database::postgres()).await;
+                super::$scenario($crate::keys_store::Database::postgres()).await;
             })*
         }
     };
 }
+pub(crate) use on_both_stores;
 
 on_both_stores! {
     a_key_is_live_then_expired_then_revoked_then_unknown

@@ -1,8 +1,8 @@
 //! Whether a store's history goes on from where it was last read, or was rewritten by a restore, a replaced file or a
 //! fail-over.
 //!
-//! [`HistoryRow::continuity`] decides by what the database says.  Two more cases count as rewritten: a SQLite file that
-//! was replaced (`sqlite.rs`), and a store that lacks what this process has committed (the follower).
+//! [`HistoryRow::continuity`] decides by what the database says.  One more case counts as rewritten: a store that stands
+//! at the cursor and lacks what this process has committed since (the follower).
 
 /// The number of a change.  Numbers become visible in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]

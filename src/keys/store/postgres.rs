@@ -27,7 +27,7 @@ use super::{
 use crate::keys::store::source::{
     ChangePage, Cursor, KeyPage, LogPosition, Look, Revision, SessionPage, Source,
 };
-use crate::keys::{GrantCheck, Key, Status, StoredKey, StoredSession};
+use crate::keys::{GrantCheck, Key, StoredKey, StoredSession};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
 
@@ -173,7 +173,7 @@ impl PostgresStore {
 
 /// Takes the lock that every change takes at its COMMIT, at once.  Rows that exist are locked before it, never after:
 /// two transactions that each hold what the other waits for would end in an error.  The gate comes before it for the
-/// same reason: whoever commits holds the gate and waits for the lock.
+/// same reason: a writer that commits holds the gate and waits for the lock.
 async fn lock(gate: &Gate, transaction: &mut Transaction) -> Result<GateGuard, sqlx::Error> {
     let guard = gate.enter().await;
     sqlx::raw_sql("SELECT value FROM api_revision FOR UPDATE").execute(&mut **transaction).await?;
@@ -259,17 +259,12 @@ impl Store for PostgresStore {
         rotation: &Rotation,
         grant_check: &GrantCheck<'_>,
     ) -> Result<Committed<StoredKey>, RotateError> {
-        let &Rotation { id, digest, previous_until, now, expires_by } = rotation;
+        let &Rotation { id, digest, .. } = rotation;
         let mut transaction = self.write().await?;
         let query = unnamed("SELECT id FROM api_keys WHERE id = $1 FOR UPDATE").bind(id);
         query.execute(&mut *transaction).await?;
         let stored = Self::key_by_id(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
-        if stored.key.status(now) != Status::Live {
-            return Err(RotateError::Dead);
-        }
-        grant_check(&stored.key)?;
-        let expires_at = stored.key.expires_at.into_iter().chain(expires_by).min();
-        let until = expires_at.map_or(previous_until, |expires_at| expires_at.min(previous_until));
+        let (expires_at, until) = rotation.check(&stored.key, grant_check)?;
         let sql = "UPDATE api_keys SET previous_digest = digest, previous_until = to_timestamp($2), digest = $3, \
                    expires_at = to_timestamp($4) WHERE id = $1";
         let query = unnamed(sql).bind(id).bind(until.as_second()).bind(digest.as_bytes().as_slice());
@@ -547,7 +542,7 @@ impl Upkeep for PostgresStore {
     }
 
     async fn stamp(&self) -> Result<(), StoreError> {
-        // Whoever holds the row is a writer, too.
+        // The one that holds the row is a writer, too.
         let sql = "UPDATE api_revision SET stamped_at = clock_timestamp() WHERE only_row IN ( \
                        SELECT only_row FROM api_revision \
                        WHERE stamped_at < clock_timestamp() - interval '4 seconds' FOR UPDATE SKIP LOCKED)";

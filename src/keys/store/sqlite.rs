@@ -20,11 +20,10 @@ use super::{
     Committed, CreateError, FollowerStore, ForgottenKeys, Gate, ListFilter, ListPage, ListPosition, NewKey,
     NumberedPage, OpenError, RotateError, Rotation, Store, StoreError, StoreFailure, Upkeep,
 };
-use crate::keys::store::history::Continuity;
 use crate::keys::store::source::{
     ChangePage, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, Revision, SessionPage, Source,
 };
-use crate::keys::{GrantCheck, Key, Status, StoredKey, StoredSession};
+use crate::keys::{GrantCheck, Key, StoredKey, StoredSession};
 use crate::token::TokenDigest;
 
 static SQL: LazyLock<Statements> = LazyLock::new(|| Statements::new(Dialect::Sqlite));
@@ -126,15 +125,10 @@ impl Store for SqliteStore {
         rotation: &Rotation,
         grant_check: &GrantCheck<'_>,
     ) -> Result<Committed<StoredKey>, RotateError> {
-        let &Rotation { id, digest, previous_until, now, expires_by } = rotation;
+        let &Rotation { id, digest, .. } = rotation;
         let mut transaction = self.write().await?;
         let stored = Self::key_by_id(&mut transaction, id).await?.ok_or(RotateError::NotFound)?;
-        if stored.key.status(now) != Status::Live {
-            return Err(RotateError::Dead);
-        }
-        grant_check(&stored.key)?;
-        let expires_at = stored.key.expires_at.into_iter().chain(expires_by).min();
-        let until = expires_at.map_or(previous_until, |expires_at| expires_at.min(previous_until));
+        let (expires_at, until) = rotation.check(&stored.key, grant_check)?;
         let sql = "UPDATE api_keys SET previous_digest = digest, previous_until = ?2, digest = ?3, expires_at = ?4 WHERE id = ?1";
         let query = sqlx::query(sql).bind(id).bind(until.as_second()).bind(digest.as_bytes().as_slice());
         let query = query.bind(expires_at.map(Timestamp::as_second));
@@ -261,12 +255,7 @@ impl Source for SqliteStore {
         let query = sqlx::query_as(SQL.look.as_str()).bind(revision);
         let row: LookRow = query.fetch_one(&mut *transaction).await?;
         transaction.end().await?;
-        let mut look = row.into_look(since);
-        // Even where the new file goes on from the cursor: what this process wrote since the cursor is not in it.
-        if self.connections.take_is_another() && since.is_some() {
-            look.continuity = Continuity::Rewritten;
-        }
-        Ok(look)
+        Ok(row.into_look(since))
     }
 
     async fn changes(&self, from: LogPosition, until: Revision) -> Result<ChangePage, StoreError> {

@@ -40,7 +40,7 @@ CREATE TRIGGER api_keys_inserted AFTER INSERT ON api_keys BEGIN
     INSERT INTO api_changes (revision, mark, at, key_id) SELECT value, mark, unixepoch(), NEW.id FROM api_revision;
 END;
 
--- Not last_used_at: that a key was used changes nothing for whoever checks it.
+-- Not last_used_at: that a key was used changes nothing for those that check it.
 CREATE TRIGGER api_keys_updated
 AFTER UPDATE OF id, name, role, actor, policies, digest, previous_digest, previous_until, created_at,
     created_by, expires_at, revoked_at, revoked_by

@@ -236,8 +236,8 @@ async fn begin_on(
         Access::Read => BEGIN_READING,
         Access::Write => BEGIN_WRITING,
     };
-    let begun = timeout(limit, sqlx::raw_sql(sql).execute(&mut connection)).await;
-    begun.map_err(|_| StoreFailure::ConnectTimeout)??;
+    let started = timeout(limit, sqlx::raw_sql(sql).execute(&mut connection)).await;
+    started.map_err(|_| StoreFailure::ConnectTimeout)??;
     Ok(connection)
 }
 

@@ -29,7 +29,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(4);
 pub struct Notifications {
     database: Arc<Database>,
     state: Mutex<State>,
-    /// That there are none was told.
+    /// The log says that there are none.
     is_told: AtomicBool,
 }
 
@@ -137,7 +137,7 @@ async fn listen_at(
     let sql = "SELECT pg_backend_pid(), pg_is_in_recovery()";
     let row = listener.fetch_one(sqlx::raw_sql(sql)).await?;
     let (own, is_standby): (i32, bool) = (row.try_get(0)?, row.try_get(1)?);
-    // A pooler that lends out the same process twice would hand our notifications to whoever has it next.
+    // A pooler that lends out the same process twice would hand our notifications to the next client that has it.
     if is_standby || backend(other).await? == own {
         return Ok(None);
     }

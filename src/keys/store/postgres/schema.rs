@@ -1,6 +1,6 @@
 //! The schema of a database: which it is, and how it comes up to date.
 //!
-//! Whoever finds it up to date takes no lock and needs no right but to the rows.
+//! A process that finds it up to date takes no lock and needs no right but to the rows.
 
 use std::time::{Duration, Instant};
 

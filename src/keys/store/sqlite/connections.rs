@@ -14,7 +14,6 @@ use std::io::{self, Read};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -60,8 +59,6 @@ pub struct Connections {
     readers: Arc<Slots>,
     follower: Arc<Slots>,
     state: Mutex<State>,
-    /// Another file was opened, and the follower does not know of it yet.
-    is_another: AtomicBool,
     /// Held while the file is compared and replaced.
     check: tokio::sync::Mutex<()>,
 }
@@ -279,7 +276,6 @@ impl Connections {
             readers: Slots::new(OPERATION_READERS),
             follower: Slots::new(1),
             state: Mutex::new(State::NotOpened),
-            is_another: AtomicBool::new(false),
             check: tokio::sync::Mutex::default(),
         })
     }
@@ -417,7 +413,6 @@ impl Connections {
         }
         if self.is_read_only {
             self.set(State::NotOpened);
-            self.is_another.store(true, Ordering::Release);
             return Ok(());
         }
         let _nobody_else = self.everybody_out().await?;
@@ -430,7 +425,6 @@ impl Connections {
             }
             StoreFailure::FileRejected(error)
         })?;
-        self.is_another.store(true, Ordering::Release);
         tracing::info!(path = %self.path.display(), "the key store's new file is open");
         Ok(())
     }
@@ -440,11 +434,6 @@ impl Connections {
         let everybody =
             async { Ok([self.follower.all().await?, self.readers.all().await?, self.writer.all().await?]) };
         timeout(OPEN_TIMEOUT, everybody).await.map_err(|_| StoreFailure::Timeout(OPEN_TIMEOUT))?
-    }
-
-    /// Whether another file was opened since the last call.
-    pub fn take_is_another(&self) -> bool {
-        self.is_another.swap(false, Ordering::AcqRel)
     }
 
     fn take_idle(&self) -> Vec<SqliteConnection> {
@@ -458,7 +447,7 @@ impl Connections {
     /// Closes every connection to a file that is no longer at its path, and leaves nothing of it beside another one:
     /// what stands in the `-wal` goes into the file, wherever that is now, and `-wal` and `-shm` go.
     ///
-    /// SQLite would leave them, since it sees that its file was moved; and whoever opens the path next would apply
+    /// SQLite would leave them, since it sees that its file was moved; and the next program that opens the path would apply
     /// them to another file.
     async fn retire(&self, opened: Opened) {
         let mut idle = self.take_idle();
@@ -543,8 +532,8 @@ impl Connections {
     async fn connect_and_migrate(&self, file: FileId) -> Result<SqliteConnection, SchemaError> {
         let mut connection = self.options.connect().await.map_err(SchemaError::Database)?;
         let migrated = async {
-            let begun = connection.begin_with("BEGIN IMMEDIATE").await;
-            let mut transaction = begun.map_err(SchemaError::Database)?;
+            let started = connection.begin_with("BEGIN IMMEDIATE").await;
+            let mut transaction = started.map_err(SchemaError::Database)?;
             migrations::run(migrations::SQLITE, &mut transaction).await?;
             let is_new = origin::note(&mut transaction, file).await.map_err(SchemaError::Database)?;
             transaction.commit().await.map_err(SchemaError::Database)?;
@@ -566,7 +555,7 @@ impl Connections {
     /// Closes every connection as soon as it is idle.  From then on nothing can be read or written.
     pub async fn close(&self) {
         let _check = self.check.lock().await;
-        // Whoever uses one for longer than that is not waited for.
+        // An operation that uses one for longer is not waited for.
         let _nobody_else = self.everybody_out().await;
         let opened = match &*lock(&self.state) {
             State::Open(opened) => Some(*opened),
@@ -602,7 +591,7 @@ impl Connections {
 /// Creates the file with mode 0600, where it may be created, and says which one it is; `None` for one that is not
 /// whole.
 ///
-/// Whoever closes a file gives up every lock of the process on it.  So this must be a whole file while no connection is
+/// A process that closes a file gives up every lock of the process on it.  So this must be a whole file while no connection is
 /// open; any other one that is there is not opened.
 fn look_into(path: &Path, expect: Expect) -> Result<Option<FileId>, OpenFailure> {
     if expect == Expect::Any

@@ -1,6 +1,6 @@
 //! The file of a SQLite store, and the `-wal` and `-shm` beside it, as the file system knows them.
 //!
-//! SQLite ties a `-wal` to no file but by its path: whoever opens a file applies the `-wal` that stands beside it.  So
+//! SQLite ties a `-wal` to no file but by its path: a program that opens a file applies the `-wal` that stands beside it.  So
 //! a file that takes the place of another one must not find the other's.
 
 use std::ffi::OsString;
