@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Executor, Row};
+use sqlx::{AssertSqlSafe, Executor, Postgres, Row};
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
@@ -22,6 +22,11 @@ const CHANNEL: &str = "envoy_auth_tokens";
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long a notification of our own may take to come back.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often it is compared which processes serve two connections: of a pooler that is in use, one comparison in four
+/// shows nothing at worst.
+const COMPARISONS: u32 = 10;
+/// How long a connection with a process of its own may take to name it.
+const PROCESS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a connection that listens may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -134,11 +139,8 @@ async fn listen_at(
     let pool = pool.connect_lazy_with(host.clone());
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.eager_reconnect(false);
-    let sql = "SELECT pg_backend_pid(), pg_is_in_recovery()";
-    let row = listener.fetch_one(sqlx::raw_sql(sql)).await?;
-    let (own, is_standby): (i32, bool) = (row.try_get(0)?, row.try_get(1)?);
-    // A pooler that lends out the same process twice would hand our notifications to the next client that has it.
-    if is_standby || backend(other).await? == own {
+    let is_standby = listener.fetch_one(sqlx::raw_sql("SELECT pg_is_in_recovery()")).await?.try_get(0)?;
+    if is_standby || is_pooled_by_transaction(&mut listener, other).await? {
         return Ok(None);
     }
     // A channel of our own, to which nobody sends anything afterwards.
@@ -159,17 +161,44 @@ async fn listen_at(
     if timeout(ECHO_TIMEOUT, came_back).await.unwrap_or(Ok(false))? {
         return Ok(Some(listener));
     }
-    // The process that listens now may be anybody's next one, who does not expect notifications.
-    let sql = if backend(other).await? == own {
-        "UNLISTEN *".to_owned()
-    } else {
-        format!("SELECT pg_terminate_backend({own})")
-    };
-    other.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+    // The process that listens now may serve other clients next, which do not expect notifications.  One message of the
+    // simple protocol is one transaction, and so of one process.
+    let row = other.fetch_one(sqlx::raw_sql("UNLISTEN *; SELECT pg_backend_pid()")).await?;
+    if row.try_get::<i32, _>(0)? != own {
+        let sql = format!("SELECT pg_terminate_backend({own})");
+        other.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+    }
     Ok(None)
 }
 
+/// Whether a pooler lends out processes of the server for one transaction each.  It would hand our notifications to the
+/// next client that has the process, and a client that does not listen takes them for an error.
+///
+/// While another connection holds a transaction, a connection with a process of its own goes on with that process.
+/// One without gets the same again only if other clients take it and return it just in time, each time anew.
+async fn is_pooled_by_transaction(
+    listener: &mut PgListener,
+    other: &mut PgConnection,
+) -> Result<bool, sqlx::Error> {
+    let own = backend(&mut *listener).await?;
+    for _ in 0..COMPARISONS {
+        let sql = sqlx::raw_sql("BEGIN; SELECT pg_backend_pid()");
+        let held: i32 = other.fetch_one(sql).await?.try_get(0)?;
+        // Where the pooler has no further process, there is no answer while the transaction is open.
+        let is_same = held != own
+            && match timeout(PROCESS_TIMEOUT, backend(&mut *listener)).await {
+                Ok(process) => process? == own,
+                Err(_) => false,
+            };
+        other.execute(sqlx::raw_sql("COMMIT")).await?;
+        if !is_same {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The process of the server that serves a connection at this moment.
-async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+async fn backend<'c>(connection: impl Executor<'c, Database = Postgres>) -> Result<i32, sqlx::Error> {
     connection.fetch_one(sqlx::raw_sql("SELECT pg_backend_pid()")).await?.try_get(0)
 }
