@@ -15,6 +15,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import random
 import os
 import pathlib
 import platform
@@ -70,8 +71,16 @@ class Loaded:
 
 
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
+    """A port that nobody listens on, below those that the system gives to connections: none of these takes it first."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        if port not in GIVEN_PORTS:
+            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+                GIVEN_PORTS.add(port)
+                return port
+
+
+GIVEN_PORTS = set()
 
 
 def rows(keys):
