@@ -15,11 +15,11 @@ import dataclasses
 import datetime
 import hashlib
 import json
-import random
 import os
 import pathlib
 import platform
 import pwd
+import random
 import re
 import shutil
 import signal
