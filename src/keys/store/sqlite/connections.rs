@@ -359,10 +359,19 @@ impl Connections {
     }
 
     /// The same; and where it does, notes which `-wal` and `-shm` are its own.
+    ///
+    /// They are looked up before the comparison: a file that took the path while they were may have brought them, and is
+    /// still there when the path is compared.  The other way round, the `-wal` of another store would be taken for ours,
+    /// and removed with it.
     fn compare_and_note(&self) -> Result<(), StoreError> {
+        let opened = match &*lock(&self.state) {
+            State::Open(opened) => Some(opened.file),
+            State::NotOpened | State::Shut(_) => None,
+        };
+        let found = opened.map(|file| Opened::at(&self.path, file));
         self.compare()?;
-        if let State::Open(opened) = &mut *lock(&self.state) {
-            *opened = Opened::at(&self.path, opened.file);
+        if let (State::Open(opened), Some(found)) = (&mut *lock(&self.state), found) {
+            *opened = found;
         }
         Ok(())
     }
@@ -519,11 +528,12 @@ impl Connections {
                 Err(SchemaError::Mismatch(error)) => return Err(error),
             }
         };
+        let opened = Opened::at(path, file);
         if FileId::of(path).map_err(|error| rejected(OpenFailure::File(error)))? != Some(file) {
             close(connection).await;
             return Err(failed(StoreFailure::FileReplaced));
         }
-        self.set(State::Open(Opened::at(path, file)));
+        self.set(State::Open(opened));
         lock(&self.writer.idle).push(connection);
         Ok(())
     }
@@ -637,4 +647,46 @@ async fn close(connection: SqliteConnection) {
 fn is_busy(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
     code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::thread;
+
+    use super::*;
+
+    /// Two folders change places behind a link, so that the file and its `-wal` are others at the same moment.
+    #[test]
+    fn the_wal_of_a_file_that_took_the_place_of_ours_is_never_taken_for_ours() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        for folder in ["ours", "other"] {
+            fs::create_dir(at(folder)).unwrap();
+            fs::write(at(folder).join("keys.db"), "").unwrap();
+            fs::write(at(folder).join("keys.db-wal"), "").unwrap();
+        }
+        let path = at("link").join("keys.db");
+        let ours = FileId::of(&at("ours").join("keys.db")).unwrap().unwrap();
+        let wal = FileId::of(&at("ours").join("keys.db-wal")).unwrap();
+        // The moment is between two calls of the operating system: most rounds miss it.
+        for _ in 0..500 {
+            for (folder, link) in [("ours", "link"), ("other", "next link")] {
+                let _ = fs::remove_file(at(link));
+                symlink(at(folder), at(link)).unwrap();
+            }
+            let connections = Connections::new(&path, SqliteConnectOptions::new(), false);
+            connections.set(State::Open(Opened::at(&path, ours)));
+            thread::scope(|scope| {
+                scope.spawn(|| fs::rename(at("next link"), at("link")).unwrap());
+                while connections.compare_and_note().is_ok() {}
+            });
+            let noted = match &*lock(&connections.state) {
+                State::Open(opened) => opened.wal,
+                State::NotOpened | State::Shut(_) => None,
+            };
+            assert_eq!(noted, wal);
+        }
+    }
 }
