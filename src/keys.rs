@@ -95,6 +95,22 @@ pub struct KeySettings {
     pub max_idle: Option<Duration>,
 }
 
+/// How often the store failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoreErrors {
+    /// When it was read.
+    pub read: u64,
+    /// When it was written.
+    pub write: u64,
+}
+
+/// What is done with the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StoreOperation {
+    Read,
+    Write,
+}
+
 /// [`Keys::read_at`] before the first reading.
 const NEVER: i64 = i64::MIN;
 
@@ -117,7 +133,8 @@ pub struct Keys {
     /// The changes that this process has committed since the follower last looked, counted under the gate.
     commits: AtomicU64,
     was_read: watch::Sender<bool>,
-    store_errors: AtomicU64,
+    read_errors: AtomicU64,
+    write_errors: AtomicU64,
     /// The keys and sessions whose use is to be written down, from the index to the follower.
     used: Mutex<UnboundedReceiver<Used>>,
     /// Gives the settings in force; see [`Keys::follow_settings`].
@@ -197,7 +214,8 @@ impl Keys {
             history_rewrites: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             was_read: watch::Sender::new(false),
-            store_errors: AtomicU64::new(0),
+            read_errors: AtomicU64::new(0),
+            write_errors: AtomicU64::new(0),
             used: Mutex::new(receiver),
             settings: OnceLock::new(),
         })
@@ -238,18 +256,32 @@ impl Keys {
     }
 
     /// How often the store failed.
-    pub fn store_errors(&self) -> u64 {
-        self.store_errors.load(Ordering::Relaxed)
+    pub fn store_errors(&self) -> StoreErrors {
+        let count = |errors: &AtomicU64| errors.load(Ordering::Relaxed);
+        StoreErrors { read: count(&self.read_errors), write: count(&self.write_errors) }
     }
 
-    fn count_store_error(&self) {
-        self.store_errors.fetch_add(1, Ordering::Relaxed);
+    fn count_store_error(&self, operation: StoreOperation) {
+        let errors = match operation {
+            StoreOperation::Read => &self.read_errors,
+            StoreOperation::Write => &self.write_errors,
+        };
+        errors.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts and logs an operation that failed.
-    fn operation_failed(&self, operation: &str, error: &StoreError) {
-        self.count_store_error();
-        tracing::warn!(reason = error.0.to_string(), "could not {operation}: the key store failed");
+    /// Counts and logs a reading of the store that failed.
+    fn read_failed(&self, what: &str, error: &StoreError) {
+        self.operation_failed(StoreOperation::Read, what, error);
+    }
+
+    /// Counts and logs a change to the store that failed.
+    fn write_failed(&self, what: &str, error: &StoreError) {
+        self.operation_failed(StoreOperation::Write, what, error);
+    }
+
+    fn operation_failed(&self, operation: StoreOperation, what: &str, error: &StoreError) {
+        self.count_store_error(operation);
+        tracing::warn!(reason = error.0.to_string(), "could not {what}: the key store failed");
     }
 
     /// Changes the store, and the index before anybody else reads or changes it.

@@ -23,7 +23,7 @@ use super::store::history::Continuity;
 use super::store::source::{Cursor, LogPosition, Look, Revision, Source};
 use super::store::{FollowerStore, SCHEMA, StoreError, StoreFailure, Upkeep};
 use super::usage::PendingUses;
-use super::{Keys, with_timeout};
+use super::{Keys, StoreOperation, with_timeout};
 use crate::priority;
 use crate::token::TokenDigest;
 
@@ -208,7 +208,7 @@ impl Follower {
         if now >= self.stamp_at {
             self.stamp_at = now + STAMP_INTERVAL;
             if let Err(error) = with_timeout(READ_TIMEOUT, upkeep.stamp()).await {
-                self.keys.operation_failed("write that this process is there", &error);
+                self.keys.write_failed("write that this process is there", &error);
             }
         }
         self.retention.run(&self.keys, upkeep, now).await;
@@ -222,7 +222,7 @@ impl Follower {
         loop {
             let ended = AssertUnwindSafe(self.run_until_panic()).catch_unwind().await;
             let Err(_panic) = ended;
-            self.keys.count_store_error();
+            self.keys.count_store_error(StoreOperation::Read);
             self.backoff.failed();
             let pause = self.backoff.interval(1.0);
             tracing::error!(
@@ -435,7 +435,7 @@ impl Follower {
                 }
             }
             Err(error) => {
-                self.keys.count_store_error();
+                self.keys.count_store_error(StoreOperation::Read);
                 let is_first = self.backoff.failed();
                 if is_first {
                     let (keys, reason) = (self.keys.held(), error.0.to_string());

@@ -36,7 +36,7 @@ impl Keys {
         let create = self.store.create(&self.gate, &new);
         let created = self.change(create, |stored| self.index.put(stored.clone())).await;
         if let Err(CreateError::Store(error)) = &created {
-            self.operation_failed("create a key", error);
+            self.write_failed("create a key", error);
         }
         Ok((created?.key, secret))
     }
@@ -66,7 +66,7 @@ impl Keys {
         let rotate = self.store.rotate(&self.gate, &rotation, grant_check);
         let rotated = self.change(rotate, |stored| self.index.put(stored.clone())).await;
         if let Err(RotateError::Store(error)) = &rotated {
-            self.operation_failed("rotate a key", error);
+            self.write_failed("rotate a key", error);
         }
         Ok((rotated?.key, secret))
     }
@@ -84,7 +84,7 @@ impl Keys {
                 self.index.put(stored.clone());
             }
         });
-        let revoked = revoked.await.inspect_err(|error| self.operation_failed("revoke a key", error))?;
+        let revoked = revoked.await.inspect_err(|error| self.write_failed("revoke a key", error))?;
         Ok(revoked.map(|stored| stored.key))
     }
 
@@ -94,7 +94,7 @@ impl Keys {
     /// The store failed.
     pub async fn delete(&self, id: i64) -> Result<bool, StoreError> {
         let deleted = self.change(self.store.delete(&self.gate, id), |_| self.index.remove(id));
-        deleted.await.inspect_err(|error| self.operation_failed("delete a key", error))
+        deleted.await.inspect_err(|error| self.write_failed("delete a key", error))
     }
 
     /// Accepts the store's history after it was rewritten: what this and other processes held back since, because they
@@ -104,7 +104,7 @@ impl Keys {
     /// The store failed.
     pub async fn accept_history(&self) -> Result<(), StoreError> {
         let accepted = self.change(self.store.accept_history(&self.gate), |()| {});
-        accepted.await.inspect_err(|error| self.operation_failed("accept the history of the store", error))
+        accepted.await.inspect_err(|error| self.write_failed("accept the history of the store", error))
     }
 
     /// The first keys after a position, at most [`MAX_PAGE`](super::store::source::MAX_PAGE).
@@ -113,7 +113,7 @@ impl Keys {
     /// The store failed.
     pub async fn list_after(&self, filter: ListFilter, after: &ListPosition) -> Result<ListPage, StoreError> {
         let listed = with_timeout(LIST_TIMEOUT, self.store.list_after(filter, after)).await;
-        listed.inspect_err(|error| self.operation_failed("list the keys", error))
+        listed.inspect_err(|error| self.read_failed("list the keys", error))
     }
 
     /// At most `limit` keys after the first `offset` ones, and the number of all.
@@ -127,7 +127,7 @@ impl Keys {
         limit: u32,
     ) -> Result<NumberedPage, StoreError> {
         let listed = with_timeout(LIST_TIMEOUT, self.store.list_page(filter, offset, limit)).await;
-        listed.inspect_err(|error| self.operation_failed("list the keys", error))
+        listed.inspect_err(|error| self.read_failed("list the keys", error))
     }
 
     /// A key; `None` when there is no such key.
@@ -136,7 +136,7 @@ impl Keys {
     /// The store failed.
     pub async fn get(&self, id: i64) -> Result<Option<Key>, StoreError> {
         let key = with_timeout(OPERATION_TIMEOUT, self.store.get(id)).await;
-        key.inspect_err(|error| self.operation_failed("read a key", error))
+        key.inspect_err(|error| self.read_failed("read a key", error))
     }
 }
 

@@ -131,7 +131,7 @@ impl Keys {
                 if expired.len() < EXPIRE_BATCH as usize { Round::Over } else { Round::Unfinished }
             }
             Err(error) => {
-                self.operation_failed("let unused keys expire", &error);
+                self.write_failed("let unused keys expire", &error);
                 Round::Over
             }
         }
@@ -164,7 +164,7 @@ impl Keys {
                 if batch.total() < u64::from(FORGET_BATCH) { Round::Over } else { Round::Unfinished }
             }
             Err(error) => {
-                self.operation_failed("delete dead keys", &error);
+                self.write_failed("delete dead keys", &error);
                 Round::Over
             }
         }

@@ -106,7 +106,7 @@ impl Keys {
             ended.iter().for_each(|digest| self.index.remove_session(digest));
             self.index.put_session(session.clone());
         });
-        let ended = created.await.inspect_err(|error| self.operation_failed("open a session", error))?;
+        let ended = created.await.inspect_err(|error| self.write_failed("open a session", error))?;
         Ok(OpenedSession { cookie, ended: ended.len() })
     }
 
@@ -117,14 +117,14 @@ impl Keys {
     pub async fn close_session(&self, digest: &TokenDigest) -> Result<(), StoreError> {
         let close = self.store.delete_session(&self.gate, digest);
         let closed = self.change(close, |()| self.index.remove_session(digest));
-        closed.await.inspect_err(|error| self.operation_failed("close a session", error))
+        closed.await.inspect_err(|error| self.write_failed("close a session", error))
     }
 
     /// Deletes the sessions that have ended from the store.
     pub(super) async fn purge_sessions(&self, upkeep: &dyn Upkeep) {
         let purge = upkeep.purge_sessions(self.time_ago(SESSION_IDLE_TIMEOUT), self.time_ago(SESSION_TTL));
         if let Err(error) = with_timeout(OPERATION_TIMEOUT, purge).await {
-            self.operation_failed("remove dead sessions", &error);
+            self.write_failed("remove dead sessions", &error);
         }
     }
 }

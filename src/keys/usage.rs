@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::store::{StoreError, Upkeep};
-use super::{Keys, OPERATION_TIMEOUT, with_timeout};
+use super::{Keys, OPERATION_TIMEOUT, StoreOperation, with_timeout};
 use crate::token::TokenDigest;
 
 /// A use is written at most this often, in seconds.
@@ -100,7 +100,7 @@ impl Keys {
         match try_write_uses(upkeep, uses).await {
             Ok(()) => uses.is_failing = false,
             Err(error) => {
-                self.count_store_error();
+                self.count_store_error(StoreOperation::Write);
                 if !std::mem::replace(&mut uses.is_failing, true) {
                     tracing::warn!(
                         reason = error.0.to_string(),

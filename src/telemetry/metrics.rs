@@ -23,7 +23,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::logging::LogCounters;
 use crate::clock::Clock;
 use crate::decision::{Decision, Outcome};
-use crate::keys::Keys;
+use crate::keys::{Keys, StoreErrors};
 use crate::snapshot::Snapshot;
 use counters::{AllowedCounters, CredentialCounters};
 
@@ -387,8 +387,11 @@ impl Collector for KeyGauges {
         next.encode(encoder.encode_descriptor(name, help, seconds, MetricType::Gauge)?)?;
 
         let help = "Times that the key store could not be read or written.";
-        let errors = ConstCounter::new(keys.store_errors());
-        errors.encode(encoder.encode_descriptor("keys_store_errors", help, None, MetricType::Counter)?)?;
+        let StoreErrors { read, write } = keys.store_errors();
+        let mut errors = encoder.encode_descriptor("keys_store_errors", help, None, MetricType::Counter)?;
+        for (operation, number) in [("read", read), ("write", write)] {
+            ConstCounter::new(number).encode(errors.encode_family(&[("operation", operation)])?)?;
+        }
 
         let help = "Times that the key store was found to have lost changes, or to be another one.";
         let rewrites = ConstCounter::new(keys.history_rewrites());

@@ -1809,16 +1809,18 @@ fn a_dead_store_says_so_and_checks_go_on() {
         let (_, token) = api.create(&json!({"name": "a", "role": "Admin"}));
         rename_tables(&store, "api", "lost");
         assert_message(&api.get("/api/auth/keys"), 503, "Keys are unavailable");
-        let metrics = api.server.metrics();
-        assert!(metrics.contains("# TYPE envoy_auth_tokens_keys_store_errors_total counter"), "{metrics}");
-        let counted =
-            metrics.lines().find_map(|line| line.strip_prefix("envoy_auth_tokens_keys_store_errors_total "));
-        assert!(counted.unwrap().parse::<u64>().unwrap() > 0, "{metrics}");
         assert_message(
             &api.post("/api/auth/keys", &json!({"name": "b", "role": "Admin"})),
             503,
             "Keys are unavailable",
         );
+        let metrics = api.server.metrics();
+        assert!(metrics.contains("# TYPE envoy_auth_tokens_keys_store_errors_total counter"), "{metrics}");
+        for operation in ["read", "write"] {
+            let sample = format!("envoy_auth_tokens_keys_store_errors_total{{operation=\"{operation}\"}} ");
+            let counted = metrics.lines().find_map(|line| line.strip_prefix(&sample));
+            assert!(counted.unwrap().parse::<u64>().unwrap() > 0, "{operation} {metrics}");
+        }
         assert_eq!(api.check(&token), "");
         // Nothing but memory is needed for these.
         assert_eq!(api.request("GET", "/api/auth/actor").bearer(&token).send().status, 200);

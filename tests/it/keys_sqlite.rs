@@ -50,10 +50,11 @@ fn create(issuer: &Issuer, name: &str) -> u16 {
     issuer::create(issuer.admin, name).send().status
 }
 
-fn store_errors(issuer: &Issuer) -> u64 {
+/// How often the store failed where this was done: `read` or `write`.
+fn store_errors(issuer: &Issuer, operation: &str) -> u64 {
     let metrics = issuer.server.metrics();
-    let found =
-        metrics.lines().find_map(|line| line.strip_prefix("envoy_auth_tokens_keys_store_errors_total "));
+    let sample = format!("envoy_auth_tokens_keys_store_errors_total{{operation=\"{operation}\"}} ");
+    let found = metrics.lines().find_map(|line| line.strip_prefix(&sample));
     found.unwrap_or_else(|| panic!("no count of errors in\n{metrics}")).parse().unwrap()
 }
 
@@ -111,7 +112,7 @@ fn on_a_full_disk_changes_fail_and_work_again_as_soon_as_there_is_space() {
         let acknowledged =
             (0..10_000).find(|number| create(&issuer, &format!("full-{round}-{number}")) == 503);
         assert!(acknowledged.is_some(), "the disk is never full");
-        let errors = store_errors(&issuer);
+        let errors = store_errors(&issuer, "write");
         for _ in 0..3 {
             let answers = [
                 issuer::create(issuer.admin, "meanwhile"),
@@ -123,7 +124,7 @@ fn on_a_full_disk_changes_fail_and_work_again_as_soon_as_there_is_space() {
                 assert_eq!(answer.json()["message"], "Keys are unavailable");
             }
         }
-        assert!(store_errors(&issuer) >= errors + 9);
+        assert!(store_errors(&issuer, "write") >= errors + 9);
         // The disk is full for whoever writes, and for nobody who reads.
         assert_eq!(checks.verdict(&token), "");
         assert!(issuer.list().iter().any(|key| key["name"] == "before"));
@@ -159,7 +160,7 @@ fn a_removed_file_takes_no_change_and_one_that_appears_is_opened() {
     assert_eq!(create(&issuer, "lost"), 503);
     assert_eq!(issuer::revoke(issuer.admin, id).send().status, 503);
     said(&issuer, "its file was removed");
-    wait_until("errors are counted", || store_errors(&issuer) > 4);
+    wait_until("errors are counted", || store_errors(&issuer, "read") > 4);
     for token in [&token, &later] {
         assert_eq!(checks.verdict(token), "", "known keys go on from memory");
     }
@@ -171,8 +172,8 @@ fn a_removed_file_takes_no_change_and_one_that_appears_is_opened() {
     said(&issuer, "the file is not whole");
     let whole = fs::read(&backup).unwrap();
     fs::write(&file, &whole[..whole.len() - 1]).unwrap();
-    let errors = store_errors(&issuer);
-    wait_until("it was tried", || store_errors(&issuer) > errors + 1);
+    let errors = store_errors(&issuer, "read");
+    wait_until("it was tried", || store_errors(&issuer, "read") > errors + 1);
     assert_eq!(create(&issuer, "lost"), 503);
     fs::remove_file(&file).unwrap();
     fs::write(
@@ -181,7 +182,7 @@ fn a_removed_file_takes_no_change_and_one_that_appears_is_opened() {
             .repeat(60),
     )
     .unwrap();
-    wait_until("it was tried", || store_errors(&issuer) > errors + 4);
+    wait_until("it was tried", || store_errors(&issuer, "read") > errors + 4);
     assert_eq!(create(&issuer, "lost"), 503);
 
     sqlite::replace(&file, &backup);

@@ -19,7 +19,9 @@ use envoy_auth_tokens::keys::store::{
     CreateError, FollowerStore, Gate, ListFilter, ListPage, ListPosition, NewKey, OpenError, PostgresStore,
     RotateError, Rotation, SqliteStore, Store, StoreError, StoreUrl,
 };
-use envoy_auth_tokens::keys::{CreateKey, Key, KeyLookup, KeySettings, Keys, Role, StoredSession};
+use envoy_auth_tokens::keys::{
+    CreateKey, Key, KeyLookup, KeySettings, Keys, Role, StoreErrors, StoredSession,
+};
 use envoy_auth_tokens::secret::Secret;
 use envoy_auth_tokens::token::{PlainToken, TokenDigest};
 use jiff::Timestamp;
@@ -631,7 +633,7 @@ async fn a_hundred_creations_at_once_lose_nothing(db: Database) {
         assert_eq!(list(&replica.keys, ListFilter::All).await.len(), 100);
         soon("all are held", async || replica.keys.held() == 100).await;
         assert!(made.iter().all(|(_, secret)| replica.find(secret) == "live"));
-        assert_eq!(replica.keys.store_errors(), 0);
+        assert_eq!(replica.keys.store_errors(), StoreErrors::default());
     }
 }
 
@@ -872,7 +874,7 @@ async fn sessions_live_by_use_and_end_in_time(db: Database) {
     let next = db.open(&time).await;
     let stored = async || db.number("SELECT count(*) FROM api_sessions").await == 0;
     soon("the dead are removed", stored).await;
-    assert_eq!(next.keys.store_errors(), 0);
+    assert_eq!(next.keys.store_errors(), StoreErrors::default());
 }
 
 async fn the_oldest_session_of_a_user_ends_when_there_are_too_many(db: Database) {
@@ -1216,7 +1218,7 @@ async fn dead_keys_are_deleted_when_they_are_dead_for_long_enough(db: Database) 
     }
     follower.tick().await;
     assert_eq!((ids().await, keys.held()), (rest.to_vec(), 2));
-    assert_eq!(keys.store_errors(), 0);
+    assert_eq!(keys.store_errors(), StoreErrors::default());
 }
 
 async fn two_who_delete_dead_keys_delete_different_ones(db: Database) {
@@ -1267,7 +1269,7 @@ async fn unused_keys_expire_once_the_uses_of_an_outage_are_written(db: Database)
     follower.tick().await;
     follower.read_for(Duration::from_secs(3600)).await;
     assert_eq!(expiry(used.id).await, Some(time.now()));
-    assert_eq!(keys.store_errors(), 0);
+    assert_eq!(keys.store_errors(), StoreErrors::default());
 }
 
 /// A source in which a look panics as long as somebody wants it to.
@@ -1312,13 +1314,13 @@ async fn a_panic_while_following_is_logged_and_followed_by_a_new_start(db: Datab
     let (key, secret) = replica.create("a").await;
 
     panics.store(true, Ordering::SeqCst);
-    soon("a panic is counted", async || replica.keys.store_errors() > 0).await;
+    soon("a panic is counted", async || replica.keys.store_errors().read > 0).await;
     // Neither Checks nor changes are affected.
     assert_eq!(replica.find(&secret), "live");
     replica.create("b").await;
     db.sql(&format!("UPDATE api_keys SET revoked_at = created_at WHERE id = {}", key.id)).await;
-    let before = replica.keys.store_errors();
-    soon("it panics again", async || replica.keys.store_errors() > before).await;
+    let before = replica.keys.store_errors().read;
+    soon("it panics again", async || replica.keys.store_errors().read > before).await;
 
     panics.store(false, Ordering::SeqCst);
     soon("what happened meanwhile is known", async || replica.find(&secret) == "revoked").await;
@@ -1418,7 +1420,7 @@ async fn while_postgresql_is_down_keys_go_on_from_memory_and_what_happened_arriv
     let (kept, secret) = replica.create("kept").await;
 
     server.stop();
-    soon("the outage is noticed", async || replica.keys.store_errors() > 0).await;
+    soon("the outage is noticed", async || replica.keys.store_errors().read > 0).await;
     assert_eq!((replica.find(&secret), replica.find(&revoked_secret)), ("live", "live"));
     assert!(!replica.keys.is_unknowable(None));
     let errors = [

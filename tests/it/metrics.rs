@@ -89,7 +89,11 @@ fn the_next_expiry_of_issued_keys_and_the_revision_of_their_store_are_shown() {
          users: [{{username: admin, password: \"{PASSWORD}\", actor: {{id: admin, role: Admin}}}}]\n"
     ));
     let server = server.start();
-    let next = || value(&server.metrics(), "envoy_auth_tokens_keys_next_expiry_timestamp_seconds") as i64;
+    let told = |name: &str| value(&server.metrics(), &format!("envoy_auth_tokens_keys_{name}"));
+    for operation in ["read", "write"] {
+        assert_eq!(told(&format!("store_errors_total{{operation=\"{operation}\"}}")), 0.0);
+    }
+    let next = || told("next_expiry_timestamp_seconds") as i64;
     let ask = |method: &str, path: &str, body: &str| {
         let request = Request::new(server.admin(), method, path).basic("admin", PASSWORD);
         let request = request.header("content-type", "application/json").header("connection", "close");
@@ -108,12 +112,11 @@ fn the_next_expiry_of_issued_keys_and_the_revision_of_their_store_are_shown() {
     assert!((now + 7200..now + 7260).contains(&next()), "{}", next());
 
     // Four changes of a fresh store, which has lost none.
-    let told = |name: &str| value(&server.metrics(), &format!("envoy_auth_tokens_keys_{name}"));
     wait_until("its own changes are read", || told("store_revision") == 4.0);
     assert_eq!((told("held"), told("history_rewrites_total"), told("denied_by_history")), (2.0, 0.0, 0.0));
 }
 
-/// The value of a sample without labels.
+/// The value of the sample with this name and these labels.
 fn value(metrics: &str, name: &str) -> f64 {
     let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
     line.unwrap_or_else(|| panic!("{name}\n{metrics}")).parse().expect("a number")
