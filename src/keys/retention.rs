@@ -119,7 +119,7 @@ impl Keys {
                 for key in &expired {
                     tracing::info!(
                         target: "audit",
-                        max_idle = %humantime::format_duration(max_idle),
+                        max_idle = as_configured(max_idle),
                         key.id = key.id,
                         key.name = key.name,
                         key.role = key.role.as_str(),
@@ -157,7 +157,7 @@ impl Keys {
                         target: "audit",
                         expired,
                         revoked,
-                        forget_after = %humantime::format_duration(forget_after),
+                        forget_after = as_configured(forget_after),
                         "dead API keys deleted"
                     );
                 }
@@ -171,6 +171,28 @@ impl Keys {
     }
 }
 
+/// A duration as the configuration says it, such as `90d`.  humantime would write months, which it takes to be 30.44 days.
+fn as_configured(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let units = [(86_400, "d"), (3600, "h"), (60, "m")];
+    let (unit, name) = units.into_iter().find(|(unit, _)| seconds.is_multiple_of(*unit)).unwrap_or((1, "s"));
+    format!("{}{name}", seconds / unit)
+}
+
 fn signed(duration: Duration) -> SignedDuration {
     SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_written_as_operators_write_them() {
+        for (seconds, expected) in
+            [(90 * 86_400, "90d"), (86_400, "1d"), (36 * 3600, "36h"), (86_460, "1441m"), (86_401, "86401s")]
+        {
+            assert_eq!(as_configured(Duration::from_secs(seconds)), expected);
+        }
+    }
 }

@@ -141,7 +141,7 @@ fn dead_keys_leave_the_store_and_the_audit_log_says_how_many() {
     assert_eq!(line["target"], "audit");
     assert_eq!(
         (&line["expired"], &line["revoked"], &line["forget_after"]),
-        (&json!(2), &json!(1), &json!("1day"))
+        (&json!(2), &json!(1), &json!("1d"))
     );
     let told = |line: &str| line.contains("dead keys were deleted from the store").then_some(());
     server.log().wait_for("saying so in the log", told);

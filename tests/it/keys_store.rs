@@ -2,12 +2,14 @@
 
 use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use envoy_auth_tokens::clock::Clock;
+use envoy_auth_tokens::config::{Config, ProcessEnvironment, Source as ConfigSource};
 use envoy_auth_tokens::credential::Principal;
 use envoy_auth_tokens::keys::follower::Follower;
 use envoy_auth_tokens::keys::sessions::MAX_SESSIONS_PER_USER;
@@ -23,6 +25,7 @@ use envoy_auth_tokens::keys::{
     CreateKey, Key, KeyLookup, KeySettings, Keys, Role, StoreErrors, StoredSession,
 };
 use envoy_auth_tokens::secret::Secret;
+use envoy_auth_tokens::snapshot::{Snapshot, SnapshotStore};
 use envoy_auth_tokens::token::{PlainToken, TokenDigest};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -326,6 +329,7 @@ on_both_stores! {
     dead_keys_are_deleted_when_they_are_dead_for_long_enough
     two_who_delete_dead_keys_delete_different_ones
     unused_keys_expire_once_the_uses_of_an_outage_are_written
+    each_key_that_expires_unused_has_a_line_in_the_audit_log
     sessions_live_by_use_and_end_in_time
     the_oldest_session_of_a_user_ends_when_there_are_too_many
     log_ins_at_once_leave_no_session_too_many
@@ -1173,7 +1177,7 @@ async fn dead_keys_are_deleted_when_they_are_dead_for_long_enough(db: Database) 
     let time = Time::new();
     let (replica, mut follower) = db.open_ticked(&time).await;
     let keys = &replica.keys;
-    let forget_after = Arc::new(std::sync::Mutex::new(None));
+    let forget_after = Arc::new(Mutex::new(None));
     let present = Arc::clone(&forget_after);
     keys.follow_settings(move || Some(KeySettings { forget_after: *present.lock().unwrap(), ..settings() }));
     let (expired, expired_secret) = keys.create(&settings(), until("expired", START + 10)).await.unwrap();
@@ -1270,6 +1274,76 @@ async fn unused_keys_expire_once_the_uses_of_an_outage_are_written(db: Database)
     follower.read_for(Duration::from_secs(3600)).await;
     assert_eq!(expiry(used.id).await, Some(time.now()));
     assert_eq!(keys.store_errors(), StoreErrors::default());
+}
+
+/// What is written of events.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    /// The lines of the audit log.
+    fn audit(&self) -> Vec<Value> {
+        let bytes = self.0.lock().unwrap();
+        let lines = std::str::from_utf8(&bytes).unwrap().lines();
+        let lines = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["target"] == "audit").collect()
+    }
+}
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A process lets unused keys expire once it could read the store for ten minutes, by a clock that nobody sets, so no test
+/// of the binary sees it.  This one has what the binary has, the text of a configuration and the events of the log, and a
+/// follower for which time passes.
+async fn each_key_that_expires_unused_has_a_line_in_the_audit_log(db: Database) {
+    let time = Time::new();
+    let (replica, mut follower) = db.open_ticked(&time).await;
+    let source =
+        ConfigSource { file: Path::new("config.yaml"), environment: &ProcessEnvironment, now: time.now() };
+    let config = Config::parse("keys: {store: \"sqlite:keys.db\", max_idle: 90d}", &source);
+    let config = config.unwrap_or_else(|errors| panic!("{errors}"));
+    let snapshots = SnapshotStore::new(Snapshot::build(&config, None).unwrap());
+    replica.keys.follow_settings(move || snapshots.current().keys.clone());
+
+    let (unused, unused_secret) = replica.create("unused").await;
+    let (_, secret) = replica.create("in use").await;
+    let last_use = match db {
+        Database::Sqlite(_) => format!("{}", START - 91 * DAY),
+        Database::Postgres { .. } => format!("to_timestamp({})", START - 91 * DAY),
+    };
+    let set = |column: &str| format!("UPDATE api_keys SET {column} = {last_use} WHERE id = {};", unused.id);
+    db.sql(&(set("created_at") + &set("last_used_at"))).await;
+
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().json().flatten_event(true);
+    let capture = tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish());
+    follower.read_for(Duration::from_secs(590)).await;
+    assert_eq!(lines.audit(), Vec::<Value>::new());
+    follower.read_for(Duration::from_secs(3700)).await;
+    drop(capture);
+    assert_eq!((replica.find(&unused_secret), replica.find(&secret)), ("expired", "live"));
+    let lines = lines.audit();
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    let told = ["message", "max_idle", "key.name", "key.role", "key.expires", "last_used"];
+    let expected = [
+        "API key expired because nobody used it",
+        "90d",
+        "unused",
+        "Editor",
+        "2026-01-01T00:00:00Z",
+        "2025-10-02T00:00:00Z",
+    ];
+    assert_eq!(told.map(|field| line[field].as_str().unwrap()), expected, "{line}");
+    assert_eq!(line["key.id"], unused.id);
 }
 
 /// A source in which a look panics as long as somebody wants it to.
