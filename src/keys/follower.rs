@@ -48,6 +48,8 @@ const STAMP_INTERVAL: Duration = Duration::from_secs(5);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The most keys that one line of the log names.
 const MAX_NAMES: usize = 100;
+/// The most reasons that the log gives for one outage.
+const MAX_REASONS: usize = 10;
 
 /// Follows the store for one process.
 pub struct Follower {
@@ -56,6 +58,8 @@ pub struct Follower {
     reader: Reader,
     uses: PendingUses,
     backoff: Backoff,
+    /// What the log has said of the outage that lasts.
+    logged_reasons: Vec<String>,
     write_uses_at: Instant,
     purge_at: Instant,
     stamp_at: Instant,
@@ -175,6 +179,7 @@ impl Follower {
             reader: Reader::default(),
             uses: PendingUses::default(),
             backoff: Backoff::default(),
+            logged_reasons: Vec::new(),
             write_uses_at: now,
             purge_at: now,
             stamp_at: now,
@@ -276,6 +281,8 @@ impl Follower {
 
     /// Looks where the store stands, and notes what is to be read.  Returns how old the store's newest write is.
     async fn look(&mut self) -> Result<Duration, StoreError> {
+        // Not under the gate, and it has a limit of its own.
+        self.store.source.prepare().await?;
         let look = self.look_under_gate().await?;
         self.check_schema(look.oldest_reader)?;
         if let Some(accepted) = self.reader.accepted.replace(look.accepted)
@@ -425,25 +432,27 @@ impl Follower {
         self.keys.mark_read(started, age);
     }
 
-    /// Logs the beginning and the end of an outage, and counts the errors in between.
+    /// Logs each reason of an outage once, and its end, and counts the errors in between.
     fn report(&mut self, read: &Result<(), StoreError>) {
         match read {
             Ok(()) => {
                 if let Some(since) = self.backoff.succeeded() {
+                    self.logged_reasons.clear();
                     let seconds = since.elapsed().as_secs();
                     tracing::info!(seconds, keys = self.keys.held(), "the key store is back");
                 }
             }
             Err(error) => {
                 self.keys.count_store_error(StoreOperation::Read);
-                let is_first = self.backoff.failed();
-                if is_first {
-                    let (keys, reason) = (self.keys.held(), error.0.to_string());
+                self.backoff.failed();
+                let (keys, reason) = (self.keys.held(), error.0.to_string());
+                if self.logged_reasons.len() < MAX_REASONS && !self.logged_reasons.contains(&reason) {
                     tracing::error!(
                         keys,
                         reason,
                         "the key store cannot be read: known keys go on from memory"
                     );
+                    self.logged_reasons.push(reason);
                 }
             }
         }
@@ -479,12 +488,10 @@ struct Backoff {
 }
 
 impl Backoff {
-    /// Counts a failure; true for the first one of an outage.
-    fn failed(&mut self) -> bool {
-        let is_first = self.failing_since.is_none();
+    /// Counts a failure.
+    fn failed(&mut self) {
         self.failures = self.failures.saturating_add(1);
         self.failing_since.get_or_insert_with(Instant::now);
-        is_first
     }
 
     /// Ends an outage, and returns when it began.
@@ -514,8 +521,8 @@ mod tests {
         let mut backoff = Backoff::default();
         assert_eq!(backoff.interval(1.0), POLL_INTERVAL);
         let mut intervals = Vec::new();
-        for number in 0..40 {
-            assert_eq!(backoff.failed(), number == 0);
+        for _ in 0..40 {
+            backoff.failed();
             intervals.push(backoff.interval(1.0).as_millis());
         }
         assert_eq!(intervals[..5], [250, 500, 1000, 2000, 2000]);

@@ -53,6 +53,9 @@ impl Watched {
 
 #[async_trait]
 impl Source for Watched {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.source.prepare().await
+    }
     async fn look(&self, since: Option<&Cursor>) -> Result<Look, StoreError> {
         self.watch.looks.fetch_add(1, Ordering::SeqCst);
         self.source.look(since).await

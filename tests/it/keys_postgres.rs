@@ -9,12 +9,13 @@ use crate::harness::pgbouncer::{PgBouncer, Pooling};
 use crate::harness::postgres::{PASSWORD, Postgres, Rights, Session};
 use crate::harness::server::{BINARY, Ran, Server, run};
 use crate::harness::wait_until;
+use crate::keys_lost_changes::make_schema_2;
 
 /// What the log says once of a store that passes no notifications on.
 const POLLED: &str = "the key store passes no notifications on";
 
 /// The configuration of a server that only reads this store.
-fn read_only(store: &str) -> String {
+pub(crate) fn read_only(store: &str) -> String {
     config(store).replacen("\"}", "\", read_only: true}", 1)
 }
 
@@ -23,7 +24,7 @@ fn lines(issuer: &Issuer, what: &str) -> usize {
 }
 
 /// `keys migrate` of the store of this URL.
-fn migrate(url: &str) -> Ran {
+pub(crate) fn migrate(url: &str) -> Ran {
     let mut command = Command::new(BINARY);
     command.args(["keys", "migrate", "--store-file", "-"]);
     run(command, url)
@@ -337,4 +338,21 @@ fn whoever_holds_the_lock_of_migrations_holds_up_no_server_and_is_named() {
     let issuer = Issuer::start(&server.url(&database));
     let (_, token) = issuer.create("mine");
     assert_eq!(issuer.checks().verdict(&token), "");
+}
+
+#[test]
+fn a_server_whose_schema_is_to_be_changed_waits_for_the_lock_and_names_who_holds_it() {
+    let server = Postgres::shared();
+    let database = server.database();
+    make_schema_2(&server, &database);
+    let mut session = server.session(&database);
+    session.run(&format!("SELECT pg_advisory_lock({})", lock_of_migrations(&database)));
+    let told = format!("process {} of the role keys holds the lock", session.backend());
+    let issuer = Issuer::of(Server::with(&config(&server.url(&database))).start_listening());
+    // It waits for half a minute, longer than a reading of the store may take.
+    issuer.server.log().wait_for(&told, |line| line.contains(&told).then_some(()));
+    assert_eq!(issuer.server.probe("/ready").status, 503);
+    drop(session);
+    wait_until("it is ready", || issuer.server.probe("/ready").status == 200);
+    issuer.create("mine");
 }

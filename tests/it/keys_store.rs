@@ -1354,6 +1354,9 @@ struct Panicking {
 
 #[async_trait]
 impl Source for Panicking {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.source.prepare().await
+    }
     async fn look(&self, since: Option<&Cursor>) -> Result<Look, StoreError> {
         assert!(!self.panics.load(Ordering::SeqCst), "this panic belongs to a test");
         self.source.look(since).await

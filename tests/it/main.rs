@@ -45,6 +45,7 @@ mod keys_at_rest;
 mod keys_commands;
 mod keys_history;
 mod keys_lists;
+mod keys_lost_changes;
 mod keys_postgres;
 mod keys_replicas;
 mod keys_sqlite;

@@ -84,8 +84,8 @@ pub enum StoreFailure {
     /// The host is not as the URL wants it.
     #[error("it is not {0}, as the URL's target_session_attrs wants it")]
     SessionAttributes(&'static str),
-    /// The database was never reached, so its schema is unknown.
-    #[error("it has not been reached yet")]
+    /// The database was never reached, or its schema is not up to date.
+    #[error("it has not been reached yet, or its schema is not up to date")]
     NotReached,
     /// It was opened for reading alone.
     #[error("it is read only here")]
@@ -108,6 +108,11 @@ pub enum StoreFailure {
     /// The copy that is read has not come as far as the one that was read before.
     #[error("the copy of the database that answers is behind the one that answered before")]
     Behind,
+    /// Its schema has become one of an older version: a dump from then was restored.
+    #[error(
+        "its schema is that of an older version, as when a dump from then was restored: it is to be brought up to date"
+    )]
+    OlderSchema,
     /// Its schema is for newer programs alone.
     #[error(
         "its schema says that programs below schema {oldest_reader} must not answer by it, and this one knows {known}: \
@@ -253,7 +258,8 @@ pub enum OpenError {
     /// It is to be changed, and the role may not do that.
     #[error(
         "the key store's schema is number {found}, and this version needs number {known}, but the role in its URL may not \
-         change it: run `envoy-auth-tokens keys migrate` with a role that may, and start again"
+         change it: run `envoy-auth-tokens keys migrate` with a role that may. A server that runs goes on by itself then; \
+         start one that did not"
     )]
     MayNotMigrate {
         /// The newest migration that was applied.

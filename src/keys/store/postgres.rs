@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::error::DatabaseError;
+use sqlx::postgres::PgConnection;
 use tokio::time::timeout;
 
 use self::connections::{Access, Connections, Database, Transaction, unnamed, unnamed_as, unnamed_scalar};
@@ -37,6 +38,8 @@ const MAX_CONNECTIONS: u32 = 4;
 const FOLLOWER_CONNECTIONS: u32 = 2;
 /// How long the first attempt to reach the server may take.  Later ones happen in the background.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the database may take to say which schema it has.
+const SCHEMA_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the migrations may take, those of another process before ours included.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -115,7 +118,7 @@ impl PostgresStore {
         }
         let late = Err(StoreError(StoreFailure::ConnectTimeout));
         match timeout(OPEN_TIMEOUT, self.migrate()).await.unwrap_or(late) {
-            Ok(_) => {}
+            Ok(before) => log_migration(before),
             Err(StoreError(StoreFailure::Schema(error))) => return Err(*error),
             Err(StoreError(failure)) if failure.is_final() => {
                 return Err(rejected(url, OpenFailure::Store(failure)));
@@ -135,18 +138,23 @@ impl PostgresStore {
     async fn migrate(&self) -> Result<i64, StoreError> {
         let target = self.database.target();
         let (mut connection, _) = connections::connect(&target).await?;
-        let outcome = if self.is_read_only {
-            schema::look(&mut connection).await.and_then(|found| {
-                let older = OpenError::Older { found, known: SCHEMA };
-                if found < SCHEMA { Err(SchemaError::Mismatch(older)) } else { Ok(found) }
-            })
-        } else {
-            schema::migrate(&mut connection).await
-        };
+        let outcome = self.migrate_over(&mut connection).await;
         connections::close(connection).await;
         let before = outcome?;
         self.migrated.store(true, Ordering::Release);
         Ok(before)
+    }
+
+    async fn migrate_over(&self, connection: &mut PgConnection) -> Result<i64, StoreError> {
+        let late = |_| StoreError(StoreFailure::Timeout(SCHEMA_TIMEOUT));
+        let found = timeout(SCHEMA_TIMEOUT, schema::look(connection)).await.map_err(late)??;
+        if found < SCHEMA {
+            if self.is_read_only {
+                return Err(SchemaError::Mismatch(OpenError::Older { found, known: SCHEMA }).into());
+            }
+            schema::migrate(connection, found).await?;
+        }
+        Ok(found)
     }
 
     async fn begin(&self, access: Access) -> Result<Transaction, StoreError> {
@@ -185,6 +193,13 @@ async fn lock(gate: &Gate, transaction: &mut Transaction) -> Result<GateGuard, s
 fn is_of_schema(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
     code.as_deref() == Some("42703")
+}
+
+/// Logs that the schema was brought up to date, where it was an older one.
+fn log_migration(before: i64) {
+    if (1..SCHEMA).contains(&before) {
+        tracing::info!(before, schema = SCHEMA, "the key store's schema was brought up to date");
+    }
 }
 
 fn rejected(url: &Secret, reason: OpenFailure) -> OpenError {
@@ -399,18 +414,22 @@ impl Store for PostgresStore {
 
 #[async_trait]
 impl Source for PostgresStore {
-    async fn look(&self, since: Option<&Cursor>) -> Result<Look, StoreError> {
+    async fn prepare(&self) -> Result<(), StoreError> {
         if !self.migrated.load(Ordering::Acquire) {
             let late = |_| StoreError(StoreFailure::MigrationTimeout);
-            timeout(MIGRATION_TIMEOUT, self.migrate()).await.map_err(late)??;
+            log_migration(timeout(MIGRATION_TIMEOUT, self.migrate()).await.map_err(late)??);
         }
+        Ok(())
+    }
+
+    async fn look(&self, since: Option<&Cursor>) -> Result<Look, StoreError> {
         let mut transaction = self.read().await?;
         let revision = since.map_or(0, |since| since.revision.0);
         let query = unnamed_as(SQL.look.as_str()).bind(revision);
         let row: Result<LookRow, sqlx::Error> = query.fetch_one(&mut *transaction).await;
         if row.as_ref().is_err_and(is_of_schema) {
-            // A backup of an older version was restored under this process.
             self.migrated.store(false, Ordering::Release);
+            return Err(StoreError(StoreFailure::OlderSchema));
         }
         let row = row?;
         transaction.commit().await?;

@@ -30,7 +30,8 @@ CREATE INDEX api_changes_by_revision ON api_changes (revision, seq);
 -- each page reads the whole table.
 CREATE INDEX api_keys_by_name_bytes ON api_keys (name COLLATE "C", id);
 
-CREATE FUNCTION api_random() RETURNS BIGINT LANGUAGE sql VOLATILE AS $$
+-- Where a dump of an older schema took the place of this one, pg_restore has left the functions that it does not know.
+CREATE OR REPLACE FUNCTION api_random() RETURNS BIGINT LANGUAGE sql VOLATILE AS $$
     SELECT ('x' || right(replace(gen_random_uuid()::text, '-', ''), 16))::bit(64)::bigint
 $$;
 
@@ -69,7 +70,7 @@ $$;
 
 -- Raises the number, once in a transaction, and takes the lock that is held until the transaction ends.
 -- So numbers become visible in their order, and none can be skipped.
-CREATE FUNCTION api_next_revision() RETURNS void LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION api_next_revision() RETURNS void LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     UPDATE api_revision
         SET value = value + 1, mark = api_random(), raised_by = pg_current_xact_id(), stamped_at = clock_timestamp()

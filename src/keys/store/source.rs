@@ -91,6 +91,12 @@ pub struct SessionPage {
 /// What keys and sessions are read from.
 #[async_trait]
 pub trait Source: Send + Sync {
+    /// Makes the store ready for [`Source::look`], which may take minutes: a database whose schema is not the one that
+    /// this program knows is brought up to date.
+    async fn prepare(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Where the store stands, seen from this cursor; without one its continuity is [`Continuity::Continues`].
     async fn look(&self, since: Option<&Cursor>) -> Result<Look, StoreError>;
 

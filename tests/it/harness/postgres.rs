@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 pub use self::role::{Rights, Role};
 pub use self::session::Session;
@@ -233,10 +233,25 @@ impl Postgres {
 
     /// What a backup holds: pg_dump's text of a database.
     pub fn dump(&self, database: &str) -> String {
-        let mut command = Command::new(self.programs.join("pg_dump"));
-        command.env("PGHOST", self.folder.path()).env("PGPORT", self.port.to_string());
-        let output = run(command.args(["-U", "keys", "-d", database]));
+        let output = run(self.client_command("pg_dump").args(["-d", database]));
         String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// The same as pg_dump's archive, in a file.
+    pub fn archive(&self, database: &str) -> NamedTempFile {
+        let file = NamedTempFile::new().expect("a file of our own");
+        let mut command = self.client_command("pg_dump");
+        command.args(["--format=custom", "-d", database, "--file"]).arg(file.path());
+        run(&mut command);
+        file
+    }
+
+    /// Puts an archive back as README tells operators: in one transaction that ends no connection.  Objects that it
+    /// does not know stay.
+    pub fn restore_archive(&self, database: &str, archive: &NamedTempFile) {
+        let mut command = self.client_command("pg_restore");
+        command.args(["--clean", "--if-exists", "--single-transaction", "-d", database]).arg(archive.path());
+        run(&mut command);
     }
 
     /// Replaces a database by what its dump holds, as an operator does: it is dropped, whoever is connected, made
@@ -255,8 +270,7 @@ impl Postgres {
     }
 
     fn load(&self, database: &str, sql: &str) {
-        let file =
-            tempfile::NamedTempFile::new_in(self.folder.path()).expect("a file in the server's folder");
+        let file = NamedTempFile::new_in(self.folder.path()).expect("a file in the server's folder");
         fs::write(file.path(), sql).expect("a file of ours");
         run(self.psql_command(database).args(["--single-transaction", "-f"]).arg(file.path()));
     }
@@ -293,9 +307,15 @@ impl Postgres {
     }
 
     fn psql_command(&self, database: &str) -> Command {
-        let mut command = Command::new(self.programs.join("psql"));
-        command.env("PGHOST", self.folder.path()).env("PGPORT", self.port.to_string());
-        command.args(["--no-psqlrc", "-qAt", "-v", "ON_ERROR_STOP=1", "-U", "keys", "-d", database]);
+        let mut command = self.client_command("psql");
+        command.args(["--no-psqlrc", "-qAt", "-v", "ON_ERROR_STOP=1", "-d", database]);
+        command
+    }
+
+    /// A client of this server's, as its administrator.
+    fn client_command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        command.env("PGHOST", self.folder.path()).env("PGPORT", self.port.to_string()).env("PGUSER", "keys");
         command
     }
 

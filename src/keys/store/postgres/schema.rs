@@ -55,18 +55,14 @@ pub async fn look(connection: &mut PgConnection) -> Result<i64, SchemaError> {
     Ok(newest)
 }
 
-/// Brings the schema up to date, in one transaction.  Gives back the newest migration that was applied before.
+/// Brings a schema up to date whose newest migration is this one, in one transaction.
 ///
 /// After an error the transaction is still open: close the connection.
 ///
 /// # Errors
 /// The schema is not one that this version can use, another process holds the lock of migrations, the role may not
 /// migrate, or the database failed.
-pub async fn migrate(connection: &mut PgConnection) -> Result<i64, SchemaError> {
-    let newest = look(connection).await?;
-    if newest >= SCHEMA {
-        return Ok(newest);
-    }
+pub async fn migrate(connection: &mut PgConnection, newest: i64) -> Result<(), SchemaError> {
     // One message of the simple protocol is a transaction of its own.
     let row = connection.fetch_one(sqlx::raw_sql("SELECT current_database()")).await;
     let database: String = row.and_then(|row| row.try_get(0)).map_err(SchemaError::Database)?;
@@ -89,7 +85,7 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<i64, SchemaError> 
     }
 }
 
-async fn apply_all(connection: &mut PgConnection, lock: i64) -> Result<i64, SchemaError> {
+async fn apply_all(connection: &mut PgConnection, lock: i64) -> Result<(), SchemaError> {
     let seconds = LOCK_TIMEOUT.as_secs();
     let begin = format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL idle_in_transaction_session_timeout = '5s'; \
@@ -110,7 +106,7 @@ async fn apply_all(connection: &mut PgConnection, lock: i64) -> Result<i64, Sche
         apply(connection, migration).await.map_err(SchemaError::Database)?;
     }
     connection.execute(sqlx::raw_sql("COMMIT")).await.map_err(SchemaError::Database)?;
-    Ok(newest)
+    Ok(())
 }
 
 async fn apply(connection: &mut PgConnection, migration: Migration) -> Result<(), sqlx::Error> {
