@@ -1,5 +1,5 @@
-//! Servers whose PostgreSQL loses changes under them, by a dump that is restored: what one of them knows as revoked stays
-//! denied, and it says so.
+//! Servers whose PostgreSQL loses changes under them, by a dump that is restored or by a fail-over: what one of them knows
+//! as revoked stays denied, and it says so.
 
 use std::fmt::Write as _;
 
@@ -10,6 +10,7 @@ use tempfile::NamedTempFile;
 
 use crate::harness::issuer::{self, Issuer, ROOT};
 use crate::harness::load::Load;
+use crate::harness::pgbouncer::{PgBouncer, Pooling};
 use crate::harness::postgres::{Postgres, Rights};
 use crate::harness::server::{BINARY, Ran, Server, run};
 use crate::harness::{stored_keys, wait_until};
@@ -180,4 +181,74 @@ fn a_dump_of_an_older_version_is_named_by_servers_that_may_not_migrate_and_that_
         load.go_on_for(50);
         load.end();
     }
+}
+
+// ---- A fail-over that loses commits.
+
+/// Two servers on a primary with a hot standby, and a revocation that the standby has not received when the primary is
+/// lost.  `lead` brings the servers to the standby, which was promoted.
+fn fail_over(primary: &Postgres, standby: &Postgres, database: &str, url: &str, lead: impl FnOnce()) {
+    let (here, there) = (Issuer::start(url), Issuer::start(url));
+    let both = [&here, &there];
+    let (_, kept) = here.create("kept");
+    let (id, revoked) = here.create("revoked");
+    standby.catch_up_with(primary);
+    standby.stop_receiving();
+    here.revoke(id);
+    let known = revision(primary, database);
+    both.iter().for_each(|issuer| issuer.has_read(known));
+    let loads = both.map(|issuer| Load::on(&issuer.server, &[(&*kept, ""), (&*revoked, REVOKED)]));
+
+    primary.kill();
+    standby.promote();
+    lead();
+    let live = "SELECT count(*) FROM api_keys WHERE name = 'revoked' AND revoked_at IS NULL";
+    assert_eq!(standby.psql(database, live), "1", "the revocation is lost");
+    let promoted = revision(standby, database);
+    for issuer in both {
+        issuer.has_told_of_the_loss(known, promoted, "revoked");
+    }
+    for load in loads {
+        load.go_on_for(50);
+        load.end();
+    }
+
+    wait_until("the history is accepted", || here.accept_history().code() == Some(0));
+    for issuer in both {
+        let mut checks = issuer.checks();
+        wait_until("the store's word counts", || checks.verdict(&revoked).is_empty());
+        assert_eq!(checks.verdict(&kept), "");
+        assert_eq!((issuer.metric("history_rewrites_total"), issuer.metric("denied_by_history")), (1, 0));
+    }
+    // What is revoked now is revoked there, too.
+    here.revoke(id);
+    let mut checks = there.checks();
+    wait_until("the revocation arrives", || checks.verdict(&revoked) == REVOKED);
+}
+
+#[test]
+fn a_fail_over_between_the_hosts_of_the_url_brings_no_revoked_key_back() {
+    let primary = Postgres::start();
+    let database = primary.database();
+    let standby = primary.standby();
+    let hosts = format!("{},{}", primary.address(), standby.address());
+    let url = format!("{}?target_session_attrs=read-write", primary.url_at(hosts, &database));
+    fail_over(&primary, &standby, &database, &url, || ());
+}
+
+#[test]
+fn a_fail_over_behind_pgbouncer_brings_no_revoked_key_back_though_the_new_primary_went_on() {
+    let primary = Postgres::start();
+    let database = primary.database();
+    let standby = primary.standby();
+    let bouncer = PgBouncer::start(&primary, Pooling::Transaction);
+    fail_over(&primary, &standby, &database, &bouncer.url(&database), || {
+        // The servers find a revision that is as new as theirs, and newer.
+        let other = Issuer::start(&standby.url(&database));
+        for name in ["first", "second", "third"] {
+            other.create(name);
+        }
+        drop(other);
+        bouncer.lead_to(&standby);
+    });
 }
