@@ -4,7 +4,8 @@
 //! It looks where the store stands, twice a second and whenever the store notifies of a change, and reads in steps of at
 //! most a thousand rows.  After an error it goes on from its cursor.  It reads everything only where the store cannot
 //! tell what changed: at the start, when the change log no longer reaches back, and when the store's history was
-//! rewritten.  Between any two steps it looks again, so that a revocation waits for one step at most.
+//! rewritten.  After each step it looks again, so that a revocation waits for one step at most, and so that what a restore
+//! brings in the middle of a reading is not taken for the history that was read before.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -20,7 +21,7 @@ use tokio::time::{Instant, sleep};
 
 use super::retention::Retention;
 use super::store::history::Continuity;
-use super::store::source::{Cursor, LogPosition, Look, Revision, Source};
+use super::store::source::{ChangePage, Cursor, KeyPage, LogPosition, Look, Revision, SessionPage, Source};
 use super::store::{FollowerStore, SCHEMA, StoreError, StoreFailure, Upkeep};
 use super::usage::PendingUses;
 use super::{Keys, StoreOperation, with_timeout};
@@ -101,11 +102,12 @@ impl Reading {
     const START: Self = Self::Keys(i64::MIN);
 }
 
-/// Whether there is more to read.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
-    More,
-    Done,
+/// What was read and does not count yet.
+enum Page {
+    Changes(ChangePage),
+    /// The keys with an id above this.
+    Keys(i64, KeyPage),
+    Sessions(SessionPage),
 }
 
 /// Reads the whole store once.
@@ -268,10 +270,25 @@ impl Follower {
 
     /// Reads until the index shows all that the store said.
     async fn read(&mut self) -> Result<(), StoreError> {
+        // At first it looks alone.  A page that another store does not have would fail for ever, and a look notices that.
+        let mut is_page_due = false;
         loop {
+            // Not under the gate: a writer that waits for it may use what is to be made ready.
+            self.store.source.prepare().await?;
+            let gate = self.keys.gate.enter().await;
+            let page = if is_page_due { self.read_page().await? } else { None };
+            is_page_due = true;
             let started = self.keys.clock.elapsed();
-            let age = self.look().await?;
-            if self.step().await? == Step::Done {
+            let look = self.look().await?;
+            self.check_schema(look.oldest_reader)?;
+            // Of another history the page may show a key as live that was revoked in this one: it counts when it is read
+            // anew, after what is dead was noted.
+            if let (Some(page), Continuity::Continues) = (page, look.continuity) {
+                self.apply(page);
+            }
+            drop(gate);
+            let age = self.note(look).await?;
+            if self.reader.windows.is_empty() && self.reader.reading.is_none() {
                 self.complete(started, age);
                 return Ok(());
             }
@@ -279,12 +296,8 @@ impl Follower {
         }
     }
 
-    /// Looks where the store stands, and notes what is to be read.  Returns how old the store's newest write is.
-    async fn look(&mut self) -> Result<Duration, StoreError> {
-        // Not under the gate, and it has a limit of its own.
-        self.store.source.prepare().await?;
-        let look = self.look_under_gate().await?;
-        self.check_schema(look.oldest_reader)?;
+    /// Notes what is to be read, now that the store stands there.  Returns how old the store's newest write is.
+    async fn note(&mut self, look: Look) -> Result<Duration, StoreError> {
         if let Some(accepted) = self.reader.accepted.replace(look.accepted)
             && accepted != look.accepted
         {
@@ -339,14 +352,14 @@ impl Follower {
         Ok(age.unwrap_or_default())
     }
 
+    /// Looks where the store stands, under the gate.
+    ///
     /// A store that lacks what this process has committed was rewritten, even where it goes on from the cursor: each
     /// commit raises the revision.
-    async fn look_under_gate(&self) -> Result<Look, StoreError> {
+    async fn look(&self) -> Result<Look, StoreError> {
         let since = self.reader.cursor.as_ref();
-        let gate = self.keys.gate.enter().await;
         let mut look = with_timeout(READ_TIMEOUT, self.store.source.look(since)).await?;
         let commits = self.keys.commits.swap(0, Ordering::AcqRel);
-        drop(gate);
         if look.continuity == Continuity::Continues
             && since.is_some_and(|since| look.cursor.revision.0.abs_diff(since.revision.0) < commits)
         {
@@ -365,52 +378,61 @@ impl Follower {
         Ok(())
     }
 
-    /// Reads the next page, if there is one, into the index.
-    async fn step(&mut self) -> Result<Step, StoreError> {
-        let (source, index) = (&*self.store.source, &self.keys.index);
-        if let Some(window) = self.reader.windows.last_mut() {
-            let gate = self.keys.gate.enter().await;
-            let page = with_timeout(READ_TIMEOUT, source.changes(window.from, window.until)).await?;
-            if page.pruned > window.from.complete_revision() {
-                tracing::info!(
-                    "the change log of the key store was cut while it was read: all keys are read again"
-                );
-                self.reader.read_everything();
-                return Ok(Step::More);
-            }
-            match page.next {
-                Some(next) => window.from = next,
-                None => drop(self.reader.windows.pop()),
-            }
-            index.apply_changes(page);
-            drop(gate);
-        } else if let Some(reading) = &mut self.reader.reading {
-            let gate = self.keys.gate.enter().await;
-            match reading {
-                Reading::Keys(after) => {
-                    let after = *after;
-                    let page = with_timeout(READ_TIMEOUT, source.keys(after)).await?;
-                    *reading = match page.next {
-                        Some(next) => Reading::Keys(next),
-                        None => Reading::Sessions(None, HashSet::new()),
-                    };
-                    index.apply_keys(after, page);
-                }
-                Reading::Sessions(after, found) => {
-                    let page = with_timeout(READ_TIMEOUT, source.sessions(*after)).await?;
-                    found.extend(page.sessions.iter().map(|session| session.digest));
-                    page.sessions.into_iter().for_each(|session| index.put_session(session));
-                    *after = page.next;
-                    if after.is_none() {
-                        index.retain_sessions(found);
-                        self.reader.reading = None;
-                    }
-                }
-            }
-            drop(gate);
+    /// Reads the next page, if there is one.
+    async fn read_page(&self) -> Result<Option<Page>, StoreError> {
+        let source = &*self.store.source;
+        if let Some(window) = self.reader.windows.last() {
+            let page = source.changes(window.from, window.until);
+            return Ok(Some(Page::Changes(with_timeout(READ_TIMEOUT, page).await?)));
         }
-        let is_done = self.reader.windows.is_empty() && self.reader.reading.is_none();
-        Ok(if is_done { Step::Done } else { Step::More })
+        Ok(match &self.reader.reading {
+            Some(Reading::Keys(after)) => {
+                Some(Page::Keys(*after, with_timeout(READ_TIMEOUT, source.keys(*after)).await?))
+            }
+            Some(Reading::Sessions(after, _)) => {
+                Some(Page::Sessions(with_timeout(READ_TIMEOUT, source.sessions(*after)).await?))
+            }
+            None => None,
+        })
+    }
+
+    /// Takes a page over into the index, and notes where the next one begins.
+    fn apply(&mut self, page: Page) {
+        let index = &self.keys.index;
+        match page {
+            Page::Changes(page) => {
+                let Some(window) = self.reader.windows.last_mut() else { return };
+                if page.pruned > window.from.complete_revision() {
+                    tracing::info!(
+                        "the change log of the key store was cut while it was read: all keys are read again"
+                    );
+                    self.reader.read_everything();
+                    return;
+                }
+                match page.next {
+                    Some(next) => window.from = next,
+                    None => drop(self.reader.windows.pop()),
+                }
+                index.apply_changes(page);
+            }
+            Page::Keys(after, page) => {
+                self.reader.reading = Some(match page.next {
+                    Some(next) => Reading::Keys(next),
+                    None => Reading::Sessions(None, HashSet::new()),
+                });
+                index.apply_keys(after, page);
+            }
+            Page::Sessions(page) => {
+                let Some(Reading::Sessions(after, found)) = &mut self.reader.reading else { return };
+                found.extend(page.sessions.iter().map(|session| session.digest));
+                page.sessions.into_iter().for_each(|session| index.put_session(session));
+                *after = page.next;
+                if after.is_none() {
+                    index.retain_sessions(found);
+                    self.reader.reading = None;
+                }
+            }
+        }
     }
 
     /// The index shows all that the store said when the last look began.

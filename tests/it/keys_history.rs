@@ -15,6 +15,7 @@ use envoy_auth_tokens::token::{PlainToken, TokenDigest};
 
 use crate::harness::postgres::Postgres;
 use crate::harness::{sqlite, stored_keys};
+use crate::keys_lost_changes::make_schema_2;
 use crate::keys_store::{Database, Replica, Time, ask, becomes, on_both_stores, settings, soon};
 
 /// What the follower asked for, and something that happens in between.
@@ -134,6 +135,7 @@ fn is_live(keys: &Keys, time: &Time, digest: &TokenDigest) -> bool {
 }
 
 /// A copy of the database, to be put back under whoever has it open.
+#[derive(Clone)]
 enum Backup {
     Sqlite { file: std::path::PathBuf, copy: std::path::PathBuf },
     Postgres { server: Arc<Postgres>, database: String, dump: String },
@@ -170,6 +172,7 @@ on_both_stores! {
     many_changes_are_read_in_pages_and_the_newest_first
     what_was_dead_stays_dead_when_the_store_is_restored
     the_same_revision_of_another_history_is_noticed
+    a_restore_in_the_middle_of_a_reading_brings_no_revoked_key_back
     a_store_without_what_this_process_committed_is_noticed
     nothing_is_told_of_a_store_that_goes_on
     a_schema_for_newer_programs_answers_no_key
@@ -327,6 +330,45 @@ async fn the_same_revision_of_another_history_is_noticed(db: Database) {
     }
 }
 
+async fn a_restore_in_the_middle_of_a_reading_brings_no_revoked_key_back(db: Database) {
+    insert_keys(&db, 2500).await;
+    let time = Time::new();
+    let mut replica = Manual::of(&db, &time).await;
+    replica.tick().await;
+    let backup = Backup::of(&db);
+    let (db, runtime) = (Arc::new(db), tokio::runtime::Handle::current());
+    let update =
+        |what: &str, number: usize| format!("UPDATE api_keys SET {what} WHERE name = 'stored key {number}'");
+    for ((is_pruned, number), rewrites) in [(true, 1), (false, 2)].into_iter().zip(1..) {
+        db.sql(&update("revoked_at = created_at", number)).await;
+        replica.tick().await;
+        assert!(!is_live(&replica.keys, &time, &stored(number)));
+        db.sql("UPDATE api_keys SET created_by = 'somebody'").await;
+        if is_pruned {
+            db.sql("UPDATE api_revision SET pruned = value, pruned_mark = mark; DELETE FROM api_changes")
+                .await;
+        }
+        // Before the first page, of keys or of changes, the backup takes the store's place and has changes of its own
+        // under the numbers that are read.
+        let (backup, changing, runtime) = (backup.clone(), Arc::clone(&db), runtime.clone());
+        let touch = update("created_by = 'another'", number);
+        let restore = move || {
+            tokio::task::block_in_place(|| {
+                backup.restore();
+                (0..5 * rewrites).for_each(|_| runtime.block_on(changing.sql(&touch)));
+            });
+        };
+        drop(replica.pages());
+        *replica.watch.before_page.lock().unwrap() = Some((0, Box::new(restore)));
+        replica.tick().await;
+        let pages = replica.pages();
+        assert_eq!((pages.0.is_empty(), pages.1.len() > 3), (is_pruned, is_pruned), "{pages:?}");
+        assert_eq!(replica.keys.history_rewrites(), rewrites);
+        assert!(!is_live(&replica.keys, &time, &stored(number)), "{is_pruned}");
+        assert!(is_live(&replica.keys, &time, &stored(2500)));
+    }
+}
+
 async fn a_store_without_what_this_process_committed_is_noticed(db: Database) {
     let time = Time::new();
     let mut replica = Manual::of(&db, &time).await;
@@ -417,6 +459,31 @@ async fn lost_connections_make_nothing_be_read_again() {
     }
     let (changes, everything) = replica.pages();
     assert_eq!((changes.iter().sum::<usize>(), everything.len()), (3, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_schema_in_the_middle_of_a_reading_is_brought_up_to_date() {
+    let db = Database::postgres();
+    insert_keys(&db, 1500).await;
+    let time = Time::new();
+    let mut replica = Manual::of(&db, &time).await;
+    replica.tick().await;
+    db.sql("UPDATE api_keys SET created_by = 'somebody'").await;
+    let Database::Postgres { server, database } = &db else { unreachable!() };
+    let (server, database) = (Arc::clone(server), database.clone());
+    let restore = move || {
+        tokio::task::block_in_place(|| {
+            server.psql(&database, "DROP SCHEMA public CASCADE; CREATE SCHEMA public");
+            make_schema_2(&server, &database);
+            server.insert_keys(&database, 3);
+        });
+    };
+    *replica.watch.before_page.lock().unwrap() = Some((1, Box::new(restore)));
+    // The page cannot be read, a look says why, and the next one finds the schema brought up to date.
+    for (held, rewrites) in [(1500, 0), (1500, 0), (3, 1)] {
+        replica.tick().await;
+        assert_eq!((replica.keys.held(), replica.keys.history_rewrites()), (held, rewrites));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
