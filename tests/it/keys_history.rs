@@ -21,6 +21,8 @@ use crate::keys_store::{Database, Replica, Time, ask, becomes, on_both_stores, s
 /// What the follower asked for, and something that happens in between.
 #[derive(Default)]
 struct Watch {
+    /// Runs once, while the store is made ready.
+    at_prepare: Mutex<Option<Hook>>,
     looks: AtomicUsize,
     /// The number of rows of each page.
     change_pages: Mutex<Vec<usize>>,
@@ -55,6 +57,10 @@ impl Watched {
 #[async_trait]
 impl Source for Watched {
     async fn prepare(&self) -> Result<(), StoreError> {
+        let hook = self.watch.at_prepare.lock().unwrap().take();
+        if let Some(mut hook) = hook {
+            hook();
+        }
         self.source.prepare().await
     }
     async fn look(&self, since: Option<&Cursor>) -> Result<Look, StoreError> {
@@ -168,6 +174,7 @@ impl Backup {
 
 on_both_stores! {
     everything_is_read_in_pages_and_once
+    keys_are_made_while_the_store_is_made_ready
     a_change_during_a_reading_of_everything_counts
     many_changes_are_read_in_pages_and_the_newest_first
     what_was_dead_stays_dead_when_the_store_is_restored
@@ -192,6 +199,22 @@ async fn everything_is_read_in_pages_and_once(db: Database) {
     replica.tick().await;
     assert_eq!(replica.pages(), (vec![], vec![]));
     assert_eq!(replica.watch.looks.load(Ordering::SeqCst), looks + 1);
+}
+
+async fn keys_are_made_while_the_store_is_made_ready(db: Database) {
+    let time = Time::new();
+    let mut replica = Manual::of(&db, &time).await;
+    let (keys, runtime) = (Arc::clone(&replica.keys), tokio::runtime::Handle::current());
+    // A writer uses what a file that is opened anew waits for: neither may wait for the other.
+    let create = move || {
+        let settings = settings();
+        let created = keys.create(&settings, ask("meanwhile"));
+        tokio::task::block_in_place(|| drop(runtime.block_on(created).unwrap()));
+    };
+    *replica.watch.at_prepare.lock().unwrap() = Some(Box::new(create));
+    replica.tick().await;
+    assert_eq!(replica.keys.held(), 1);
+    assert!(replica.watch.at_prepare.lock().unwrap().is_none(), "it never happened");
 }
 
 async fn a_change_during_a_reading_of_everything_counts(db: Database) {

@@ -91,8 +91,8 @@ pub struct SessionPage {
 /// What keys and sessions are read from.
 #[async_trait]
 pub trait Source: Send + Sync {
-    /// Makes the store ready for [`Source::look`], which may take minutes: a database whose schema is not the one that
-    /// this program knows is brought up to date.
+    /// Makes the store ready to be read, which may take minutes: a schema is brought up to date, a file that was replaced
+    /// is opened.  To be called before each reading.
     async fn prepare(&self) -> Result<(), StoreError> {
         Ok(())
     }

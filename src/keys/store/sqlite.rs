@@ -248,8 +248,11 @@ impl Store for SqliteStore {
 
 #[async_trait]
 impl Source for SqliteStore {
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.connections.check_file().await
+    }
+
     async fn look(&self, since: Option<&Cursor>) -> Result<Look, StoreError> {
-        self.connections.check_file().await?;
         let mut transaction = self.read().await?;
         let revision = since.map_or(0, |since| since.revision.0);
         let query = sqlx::query_as(SQL.look.as_str()).bind(revision);
