@@ -54,7 +54,7 @@ test: need-rust need-curl tools
 	$(CARGO) test --locked
 
 # The programs that the tests need but that are not ours: Envoy, Datasette, Chromium,
-# PostgreSQL, PgBouncer, promtool, kubectl, Helm and others; fetch.py lists them.
+# PostgreSQL, PgBouncer, OpenLDAP, promtool, kubectl, Helm and others; fetch.py lists them.
 tools: need-python
 	@$(PYTHON) tests/tools/fetch.py >/dev/null
 

@@ -39,7 +39,7 @@ use axum::http::header::{
 use axum::http::request::Parts;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -121,6 +121,7 @@ fn api() -> Vec<(&'static str, MethodRouter<Arc<Admin>>)> {
         ("/api/auth/keys/{id}", get(keys::show).delete(keys::delete)),
         ("/api/auth/keys/{id}/revoke", post(keys::revoke)),
         ("/api/auth/keys/{id}/rotate", post(keys::rotate)),
+        ("/api/auth/sessions", delete(session::end)),
         ("/api/auth/actor", get(auth::show_actor)),
         ("/api/health", get(grafana::health)),
         ("/api/org", get(grafana::org)),
@@ -288,7 +289,12 @@ mod tests {
     use crate::config::{Config, ProcessEnvironment, Source};
     use crate::identity::Sources;
     use crate::identity::passwords::Passwords;
+    use crate::identity::people::People;
+    use crate::keys::sessions::NewSessions;
+    use crate::keys::{SessionScope, scoped_binding};
+    use crate::person::{PersonId, PersonSource};
     use crate::snapshot::{Snapshot, SnapshotStore};
+    use crate::token::TokenDigest;
 
     #[test]
     fn every_path_is_in_the_document() {
@@ -354,7 +360,8 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
             let snapshot = Snapshot::build(&config, None).unwrap();
             let keys = Keys::open(&config.startup.keys.unwrap().url, clock.clone()).await.unwrap();
             let passwords = Passwords::new(1).unwrap();
-            let sources = Sources { passwords, keys: Some(Arc::clone(&keys)), clock: clock.clone() };
+            let people = People::new(clock.clone()).unwrap();
+            let sources = Sources { passwords, people, keys: Some(Arc::clone(&keys)), clock: clock.clone() };
             let authorizer = Arc::new(Authorizer::new(SnapshotStore::new(snapshot), sources));
             let (authorizer_, keys_) = (Arc::clone(&authorizer), Arc::clone(&keys));
             let admin = Admin::new(authorizer_, keys_, clock, Transport::Plain, AuditLog::silent());
@@ -480,14 +487,19 @@ credentials: [bearer, session]
         keys.first_read().await;
         let (_, key) = server.create(json!({"name": "k", "role": "Viewer"})).await;
         let password = server.authorizer.snapshot().users.get("ada").unwrap().password_digest;
-        let session = keys.open_session("ada", &password).await.unwrap().cookie;
-        let gone = keys.open_session("ada", &password).await.unwrap().cookie;
-        keys.close_session(&crate::token::PlainToken::new(gone.expose().as_bytes()).unwrap().digest())
-            .await
-            .unwrap();
-        let outdated =
-            keys.open_session("ada", &crate::token::TokenDigest::of(b"another")).await.unwrap().cookie;
-        let cookie = async |value: &str| server.check_with("cookie", &format!("eat_session={value}")).await;
+        let open = async |binding: TokenDigest| {
+            let person = PersonId { source: PersonSource::Config, subject: "ada".into() };
+            let scope = SessionScope::Application;
+            let bindings = vec![(scope, scoped_binding(&binding, scope))];
+            let opened =
+                keys.open_sessions(&NewSessions { person, bindings, claims: None, checked_at: None }).await;
+            opened.unwrap().cookies.remove(0).1
+        };
+        let session = open(password).await;
+        let gone = open(password).await;
+        keys.close_session(&TokenDigest::of(gone.expose().as_bytes())).await.unwrap();
+        let outdated = open(TokenDigest::of(b"another")).await;
+        let cookie = async |value: &str| server.check_with("cookie", &format!("eat_app={value}")).await;
         let unavailable = Err(DenyReason::KeysUnavailable);
         let none = Err(DenyReason::NoCredential);
 

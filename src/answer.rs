@@ -252,6 +252,7 @@ fn principal_metadata(principal: &Principal) -> [(&'static str, MetadataValue<'_
         ("name", MetadataValue::Text(&principal.name)),
     ];
     credential.extend(principal.id.map(|id| ("id", MetadataValue::Integer(id))));
+    credential.extend(principal.source().map(|source| ("source", MetadataValue::Text(source.as_str()))));
     [
         ("actor", MetadataValue::Members(principal.actor.members())),
         ("credential", MetadataValue::Object(credential)),
@@ -331,7 +332,9 @@ impl Denial {
         let realm = &snapshot.realm;
         let with_error = || Some(format!(r#"Bearer realm="{realm}", error="{error}""#));
         let bearer_alone = || Some(format!(r#"Bearer realm="{realm}""#));
-        let takes_basic = snapshot.locations.reads_basic() && !snapshot.users.is_empty();
+        let asks_directory = || snapshot.ldap.as_ref().is_some_and(|settings| settings.at_check);
+        let has_passwords = || !snapshot.users.is_empty() || asks_directory();
+        let takes_basic = snapshot.locations.reads_basic() && has_passwords();
         let basic = || takes_basic.then(|| format!(r#"Basic realm="{realm}""#));
         let challenges = match challenge {
             Challenge::None => [None, None],

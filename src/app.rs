@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
@@ -13,6 +14,7 @@ use crate::config::{KeyStore, Listen, Startup};
 use crate::ext_authz::{self, CheckService};
 use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
+use crate::identity::people::{People, records};
 use crate::keys::Keys;
 use crate::keys::follower::FollowerThread;
 use crate::keys::store::OpenError;
@@ -70,11 +72,13 @@ pub struct Bound {
     admin: Option<BoundAdmin>,
     acceptors: Acceptors,
     keys: Option<Arc<Keys>>,
+    people: People,
     snapshots: SnapshotStore,
     service: CheckService,
     telemetry: Arc<Telemetry>,
     reloader: Reloader,
     options: Options,
+    clock: Clock,
 }
 
 /// The admin listener, bound.
@@ -150,8 +154,10 @@ pub async fn build(
         let snapshots = snapshots.clone();
         keys.follow_settings(move || snapshots.current().keys.clone());
     }
-    let sources = Sources { passwords, keys: keys.clone(), clock: clock.clone() };
+    let people = People::new(clock.clone())?;
+    let sources = Sources { passwords, people: people.clone(), keys: keys.clone(), clock: clock.clone() };
     let authorizer = Arc::new(Authorizer::new(snapshots.clone(), sources));
+    telemetry.metrics().show_directory(Arc::clone(&authorizer));
     let max_request_bytes = startup.ext_authz.max_request_bytes;
     let service = CheckService::new(Arc::clone(&authorizer), Arc::clone(&telemetry), max_request_bytes);
 
@@ -188,7 +194,7 @@ pub async fn build(
         acceptors.clone(),
         authorizer,
         Arc::clone(&telemetry),
-        clock,
+        clock.clone(),
     );
     let max_connections =
         within_memory(within_descriptors(startup.ext_authz.max_connections), memory::limit());
@@ -200,11 +206,13 @@ pub async fn build(
         admin,
         acceptors,
         keys,
+        people,
         snapshots,
         service,
         telemetry,
         reloader,
         options,
+        clock,
     })
 }
 
@@ -230,6 +238,7 @@ impl Bound {
         let admin_shutdown = shutdown.clone();
         let Acceptors { ext_authz: ext_authz_tls, admin: admin_tls } = self.acceptors;
         let bound_admin = self.admin;
+        let has_admin = bound_admin.is_some();
         if let Some(BoundAdmin { address, .. }) = &bound_admin {
             tracing::info!(listener = "admin", %address, "listening");
         }
@@ -252,6 +261,12 @@ impl Bound {
             Some(keys) => Some(FollowerThread::start(Arc::clone(keys)).map_err(ServeError::Follower)?),
             None => None,
         };
+        let mut tasks = JoinSet::new();
+        if let (Some(keys), true) = (&self.keys, has_admin)
+            && !keys.is_read_only()
+        {
+            tasks.spawn(records::keep(self.snapshots.clone(), Arc::clone(keys), self.people, self.clock));
+        }
         // A key that was not read yet is answered with 503; after a while that is better than no answer.
         let early_signal = match &self.keys {
             Some(keys) => first_reading(keys, &mut signals).await,
@@ -309,6 +324,7 @@ impl Bound {
         shutdown.cancel();
         let finished =
             tokio::time::timeout(SHUTDOWN_TIMEOUT, async { (checks.await, probes.await, admin.await) }).await;
+        tasks.shutdown().await;
         if let (Some(keys), Some(follower)) = (&self.keys, follower) {
             close_store(keys, follower).await;
         }

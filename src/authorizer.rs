@@ -111,7 +111,7 @@ impl Authorizer {
         &self,
         request: &Attributes<'_>,
         deadline: Option<Duration>,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         context: &mut DecisionContext,
         trace: &mut impl Trace,
     ) -> Result<Permit, DenyReason> {
@@ -184,7 +184,7 @@ impl Authorizer {
         &self,
         http: &Http<'_>,
         deadline: Option<Duration>,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         context: &mut DecisionContext,
         trace: &mut impl Trace,
     ) -> Result<(), DenyReason> {

@@ -96,6 +96,14 @@ pub enum CliError {
     /// `check --strict`: the configuration is valid, but has warnings.
     #[error("--strict: the warnings above are errors")]
     Warnings,
+    /// `check --connect`: the configuration is valid, but not all that it names answers.
+    #[error("--connect: {silent} of {all} do not answer")]
+    Connections {
+        /// How many do not.
+        silent: usize,
+        /// How many were tried.
+        all: usize,
+    },
     /// Standard output cannot be written to.
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),

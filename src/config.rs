@@ -16,6 +16,7 @@ mod files;
 mod foreign;
 mod headers;
 mod keys;
+mod ldap;
 mod listeners;
 mod plain;
 mod policies;
@@ -50,13 +51,14 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::actor::Actor;
 use crate::actor::header::{ActorHeader, ActorHeaders};
 use crate::credential::{CredentialLocation, CredentialLocations};
-use crate::keys::KeySettings;
 use crate::keys::store::StoreUrl;
+use crate::keys::{KeySettings, SessionScope};
 use crate::policy::{Policies, Policy};
 
 pub use self::admin::{AdminListen, AdminRules, PublicUrl, PublicUrlError, is_secure, session_cookie};
 pub use self::error::{Diagnostic, Errors, Position, RedactedLine, Severity};
 pub use self::files::{Files, PipeHandling};
+pub use self::ldap::{Bind, GroupRole, GroupSearch, LdapServer, LdapServerError, LdapSettings};
 pub use self::listeners::{ExtAuthz, Listen, ListenError, Probes, parse_size};
 pub use self::positions::Positions;
 pub use self::restrictions::{Restrictions, TextDigest};
@@ -71,6 +73,7 @@ use self::admin::AdminSection;
 use self::credentials::Sessions;
 use self::files::RecordingEnvironment;
 use self::keys::KeysSection;
+use self::ldap::LdapSection;
 use self::raw::{Node, Text, Value};
 use self::reader::{Fields, Reader, alternatives, nearest};
 use self::routes::PolicySections;
@@ -145,6 +148,8 @@ pub struct Rules {
     pub admin: Option<Arc<AdminRules>>,
     /// `actor_headers`.
     pub actor_headers: ActorHeaders,
+    /// `ldap`.
+    pub ldap: Option<Arc<LdapSettings>>,
 }
 
 /// What becomes of a well-formed token that is unknown (`unknown_credentials`).
@@ -414,18 +419,32 @@ fn read_sections<'t>(
     let sessions = match (&keys, &admin) {
         (None, _) => Sessions::NeedKeys,
         (Some(_), None) => Sessions::OpenedElsewhere,
-        (Some(_), Some(admin)) => {
-            Sessions::InCookie(session_cookie(admin.listen.transport, admin.rules.public_url.as_ref()))
-        }
+        (Some(_), Some(admin)) => Sessions::InCookie(session_cookie(
+            SessionScope::Application,
+            admin.listen.transport,
+            admin.rules.public_url.as_ref(),
+        )),
     };
     let locations = credentials::read(reader, sections.entry("credentials"), query, sessions);
     let actor_headers = headers::read(reader, sections.get("actor_headers"), &locations);
     let context = Context { policies: &policy_sections, actor_headers: &actor_headers };
+    let takes_passwords =
+        locations.iter().any(|location| matches!(location, CredentialLocation::Basic { .. }));
+    let ldap_entry = sections.entry("ldap");
+    let ldap = ldap::read(reader, ldap_entry, takes_passwords, admin.is_some());
+    if let (Some(entry), Some(LdapSection { at_check: false, .. }), None) = (ldap_entry, &ldap, &admin) {
+        reader.warn(
+            &entry.at,
+            "nobody asks this directory: Checks do not (`at_check`), and there is no `admin`",
+        );
+    }
     let users_written = sections.get("users");
     let written = |list: Option<&'t Node>| list.filter(|_| is_written(list)).map(|node| &node.at);
     let callers = credentials::CredentialSections {
         tokens: written(tokens),
         users: written(users_written),
+        ldap: ldap_entry.map(|entry| &entry.at),
+        asks_ldap: ldap.as_ref().is_some_and(|section| section.at_check),
         keys: sections.entry("keys").map(|entry| &entry.at),
     };
     credentials::warn_of_useless(
@@ -435,27 +454,34 @@ fn read_sections<'t>(
         &callers,
         admin.is_some(),
     );
-    let nobody = !is_written(tokens) && !is_written(users_written) && keys.is_none();
+    let nobody = !is_written(tokens) && !is_written(users_written) && ldap.is_none() && keys.is_none();
     let tokens_written = tokens;
     let tokens = tokens::read(reader, tokens, &context);
-    let takes_passwords =
-        locations.iter().any(|location| matches!(location, CredentialLocation::Basic { .. }));
     let admits = |actor: &Actor| {
         let allow = admin.as_ref().and_then(|admin| admin.rules.allow.allow());
         allow.is_some_and(|allow| allow.admits(actor))
     };
     let is_tried = |actor: &Actor| takes_passwords && admits(actor);
-    let users = users::read(reader, users_written, &context, &is_tried);
+    let users = users::read(reader, users_written, &context, &is_tried, ldap.is_some());
     if let (Some(entry), Some(admin)) = (sections.entry("admin"), &admin) {
         let lists = [(tokens_written, tokens.len()), (users_written, users.len())];
         // An entry that is not valid may be the one that is meant.
         let all_read = lists.iter().all(|(list, read)| list.map_or(0, written_len) == *read);
         let live = tokens.iter().map(|token| &*token.principal).filter(|token| !token.is_expired(reader.now));
-        if all_read && !admin.can_be_entered_by(live.chain(users.iter().map(|user| &*user.principal))) {
+        let from_directory = match &ldap {
+            Some(LdapSection { settings: Some(settings), .. }) => admin.can_be_entered_from(settings),
+            // A section that is not valid may admit somebody.
+            Some(LdapSection { settings: None, .. }) => true,
+            None => false,
+        };
+        if all_read
+            && !from_directory
+            && !admin.can_be_entered_by(live.chain(users.iter().map(|user| &*user.principal)))
+        {
             reader.warn(
                 &entry.at,
                 "nobody of this configuration can enter here: `allow` ({role: Admin} where it is not written) admits no \
-                 user and no token; give one of `users` an actor such as {id: admin, role: Admin}",
+                 user, no token and no role of `ldap`; give one of `users` an actor such as {id: admin, role: Admin}",
             );
         }
     }
@@ -486,6 +512,7 @@ fn read_sections<'t>(
         unavailable,
         admin,
         actor_headers: actor_headers.into(),
+        ldap: ldap.and_then(|section| section.settings).map(Arc::new),
     };
     let startup = Startup { ext_authz, probes, admin: admin_listen, keys: keys_store };
     let has_default = sections.get("default").is_some();
@@ -517,7 +544,7 @@ fn written_len(list: &Node) -> usize {
     }
 }
 
-const NOBODY: &str = "nobody could ever pass: there are no `tokens`, no `users`, no `keys`, \
+const NOBODY: &str = "nobody could ever pass: there are no `tokens`, no `users`, no `ldap`, no `keys`, \
     and no policy admits the anonymous";
 
 /// The sections that tokens and users depend on.

@@ -17,7 +17,8 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use crate::actor::Actor;
-use crate::attributes::{Http, NameLengthFilter, trim_blanks};
+use crate::attributes::{Headers, Http, NameLengthFilter, trim_blanks};
+use crate::person::{Person, PersonSource};
 use crate::secret::Secret;
 use crate::token::{PlainToken, TokenDigest};
 
@@ -25,6 +26,9 @@ pub use cross_site::CrossSite;
 
 /// The user name under which a Basic password is a token, as in Grafana.
 pub const API_KEY_USER: &str = "api_key";
+
+/// Session cookies of one request that are looked at.  A browser has one for each domain and path that set it.
+pub const MAX_SESSION_COOKIES: usize = 8;
 
 /// Where a request may carry a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +40,7 @@ pub enum CredentialLocation {
         /// Whether requests that another site caused may use it.
         cross_site: CrossSite,
     },
-    /// Our own session cookie: a user who logged in.
+    /// Our own session cookie: a person who logged in.
     Session {
         /// Its name: one of [`stripping::SESSION_COOKIES`].
         cookie: &'static str,
@@ -124,13 +128,9 @@ pub enum Credential {
         /// Whether it has the format of the tokens that we issue, checksum included.
         issued_format: bool,
     },
-    /// A session of a user who logged in.
-    Session {
-        /// The SHA-256 of its cookie's value.
-        digest: TokenDigest,
-        /// Whether the value has the format of those that we make, checksum included.
-        issued_format: bool,
-    },
+    /// Sessions of people who logged in: more than one where a browser holds several cookies of the name, of several
+    /// domains or paths.  The only live one counts.
+    Sessions(Box<[SessionCookie]>),
     /// A user's name and password.
     Password {
         /// The name as sent.
@@ -138,6 +138,15 @@ pub enum Credential {
         /// The password as sent.
         password: Secret,
     },
+}
+
+/// The value of a session's cookie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionCookie {
+    /// The SHA-256 of the value.
+    pub digest: TokenDigest,
+    /// Whether the value has the format of those that we make, checksum included.
+    pub issued_format: bool,
 }
 
 /// A credential and the location that carried it.
@@ -199,6 +208,8 @@ pub struct Principal {
     pub actor: Actor,
     /// The only policies under which the actor counts; `None` is no restriction.
     pub policies: Option<PolicyNames>,
+    /// The person behind a user or a session; nothing else has one.
+    pub person: Option<Arc<Person>>,
     /// The instant from which on the credential is dead.
     pub expires_at: Option<jiff::Timestamp>,
     /// The part of an answer that depends on the actor alone, made once under each snapshot.
@@ -273,6 +284,7 @@ impl Principal {
             id: None,
             actor,
             policies: None,
+            person: None,
             expires_at: None,
             actor_answer: ArcSwapOption::empty(),
         }
@@ -281,6 +293,11 @@ impl Principal {
     /// Whether the actor counts under the policy of this name.
     pub fn counts_under(&self, policy: &str) -> bool {
         self.policies.as_ref().is_none_or(|names| names.contains(policy))
+    }
+
+    /// Where the person behind it comes from.
+    pub fn source(&self) -> Option<PersonSource> {
+        self.person.as_ref().map(|person| person.id.source)
     }
 
     /// Whether it is dead at this instant.
@@ -329,6 +346,11 @@ impl CredentialLocations {
                 *cookie = name;
             }
         }
+    }
+
+    /// Whether sessions are taken.
+    pub fn reads_sessions(&self) -> bool {
+        self.order.iter().any(|location| matches!(location, CredentialLocation::Session { .. }))
     }
 
     /// Whether Basic credentials are taken.
@@ -429,7 +451,7 @@ fn extract_from(
             Authorization::OtherScheme => Ok(Extraction::OtherScheme),
             Authorization::Basic(encoded) => Ok(Extraction::Credential(basic_credential(encoded)?)),
         },
-        CredentialLocation::Session { cookie } => extract_session(http, cookie),
+        CredentialLocation::Session { cookie } => Ok(extract_session(http, cookie)),
         CredentialLocation::Header { name } => extract_header(http, name),
         CredentialLocation::Query { name } => extract_query(http, name),
         CredentialLocation::Cookie { name, .. } => extract_cookie(http, name),
@@ -554,21 +576,24 @@ fn extract_query(http: &Http<'_>, name: &str) -> Result<Extraction, CredentialEr
 }
 
 /// A cookie without the form of ours counts as absent: it may be an old one or another program's.
-fn extract_session(http: &Http<'_>, name: &str) -> Result<Extraction, CredentialError> {
-    let mut values = cookie::values(&http.headers, name);
-    let Some(value) = values.next() else {
-        return Ok(Extraction::Nothing);
-    };
-    if values.next().is_some() {
-        return Err(CredentialError::Duplicate);
+fn extract_session(http: &Http<'_>, name: &str) -> Extraction {
+    let cookies: Box<[SessionCookie]> = session_cookies(&http.headers, name).collect();
+    if cookies.is_empty() {
+        Extraction::Nothing
+    } else {
+        Extraction::Credential(Credential::Sessions(cookies))
     }
-    Ok(match PlainToken::new(value) {
-        Ok(token) => Extraction::Credential(Credential::Session {
-            digest: token.digest(),
-            issued_format: token.has_issued_format(),
-        }),
-        Err(_) => Extraction::Nothing,
-    })
+}
+
+/// The first [`MAX_SESSION_COOKIES`] cookies of this name that have the form of ours.
+pub fn session_cookies<'s, 'a: 's>(
+    headers: &'s Headers<'a>,
+    name: &'s str,
+) -> impl Iterator<Item = SessionCookie> + 's {
+    let tokens = cookie::values(headers, name).filter_map(|value| PlainToken::new(value).ok());
+    tokens
+        .map(|token| SessionCookie { digest: token.digest(), issued_format: token.has_issued_format() })
+        .take(MAX_SESSION_COOKIES)
 }
 
 fn extract_cookie(http: &Http<'_>, name: &str) -> Result<Extraction, CredentialError> {
@@ -613,9 +638,7 @@ mod tests {
         let locations = CredentialLocations::new(locations);
         match extract(&http, &locations, &mut ()) {
             Ok(None) => "none".to_owned(),
-            Ok(Some(PresentedCredential { credential: Credential::Session { .. }, .. })) => {
-                "session".to_owned()
-            }
+            Ok(Some(PresentedCredential { credential: Credential::Sessions(_), .. })) => "session".to_owned(),
             Ok(Some(PresentedCredential { credential: Credential::Token { digest, .. }, .. })) => {
                 let candidates = ["T", "U", "b=c==", "a/b+c"];
                 let digest_of = |text: &&&str| PlainToken::new(text.as_bytes()).unwrap().digest() == digest;

@@ -50,6 +50,10 @@ pub enum DenyReason {
     AnswerTooLarge,
     /// The password could not be verified in time.
     PasswordUnverified,
+    /// The directory has not answered about the password yet.
+    DirectoryPending,
+    /// The directory does not answer, or may not be asked more often.
+    DirectoryUnavailable,
     /// The token may be an API key, and the key store cannot be read.
     KeysUnavailable,
 }
@@ -169,6 +173,9 @@ table! {
         is_outage: true,
         ..unavailable("password_unverified", "unavailable", "Keys are unavailable")
     },
+    // No outage: anybody can bring these about by a name that nobody has.
+    DirectoryPending => unavailable("directory_pending", "unavailable", "Keys are unavailable"),
+    DirectoryUnavailable => unavailable("directory_unavailable", "unavailable", "Keys are unavailable"),
     KeysUnavailable => DenialDetails {
         is_outage: true,
         ..unavailable("keys_unavailable", "unavailable", "Keys are unavailable")

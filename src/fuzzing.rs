@@ -22,7 +22,6 @@ use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::{Config, Environment, Source};
 use crate::identity::Sources;
-use crate::identity::passwords::Passwords;
 use crate::snapshot::{Snapshot, SnapshotStore};
 
 /// Every target and the name of its corpus.
@@ -62,11 +61,8 @@ fn try_config(text: &str, environment: &dyn Environment) -> Result<Config, crate
 }
 
 pub(crate) fn authorizer(snapshot: Snapshot) -> Authorizer {
-    let passwords = Passwords::new(1).expect("the operating system has randomness");
-    Authorizer::new(
-        SnapshotStore::new(snapshot),
-        Sources { passwords, keys: None, clock: Clock::from_fn(now) },
-    )
+    let sources = Sources::without_keys(Clock::from_fn(now)).expect("the operating system has randomness");
+    Authorizer::new(SnapshotStore::new(snapshot), sources)
 }
 
 fn now() -> Timestamp {

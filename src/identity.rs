@@ -1,24 +1,28 @@
 //! Authenticating credentials: who is behind one.
 //!
 //! A token is looked up among those of the configuration and then among the issued keys; a session among those of
-//! the store; a password is verified against the hash of a configured user ([`passwords`]).  A further source of
-//! people, such as a directory, is a module beside [`passwords`] with a field in [`Sources`]: `Sources::password`
-//! consults it about the names that the configuration does not have.
+//! the store; a password is verified against the hash of a configured user ([`passwords`]), and where the
+//! configuration does not have the name, by the directory ([`people`]).
 
 pub mod passwords;
+pub mod people;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::config::UnknownCredentials;
-use crate::credential::{Credential, Principal};
+use crate::config::{LdapSettings, UnknownCredentials};
+use crate::credential::{Credential, Principal, SessionCookie};
 use crate::deny_reason::DenyReason;
-use crate::keys::{KeyLookup, Keys};
+use crate::keys::sessions::Session;
+use crate::keys::{KeyLookup, Keys, SessionScope};
+use crate::person::{PersonSource, normalized_name};
 use crate::secret::Secret;
 use crate::snapshot::Snapshot;
 use crate::token::TokenDigest;
 use passwords::{PasswordResult, Passwords};
+use people::People;
 
 /// The longest that one attempt waits for the verification of a password, whatever the deadline.
 const PASSWORD_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(100);
@@ -55,12 +59,22 @@ impl Purpose {
             Self::Admin => PASSWORD_ATTEMPT_TIMEOUT,
         }
     }
+
+    /// The sessions that count.
+    fn session_scope(self) -> SessionScope {
+        match self {
+            Self::Check { .. } => SessionScope::Application,
+            Self::Admin => SessionScope::Admin,
+        }
+    }
 }
 
 /// The sources of identities beyond the snapshot, and the clock that decides what has expired.
 pub struct Sources {
     /// Verifies passwords.
     pub passwords: Passwords,
+    /// The people of the directory.
+    pub people: People,
     /// The issued keys and the sessions; `None` when the configuration has no store of them.
     pub keys: Option<Arc<Keys>>,
     /// The time.
@@ -68,6 +82,14 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// Sources without keys and sessions, which verify one password at a time.
+    ///
+    /// # Errors
+    /// The operating system has no randomness.
+    pub fn without_keys(clock: Clock) -> Result<Self, getrandom::Error> {
+        Ok(Self { passwords: Passwords::new(1)?, people: People::new(clock.clone())?, keys: None, clock })
+    }
+
     /// Authenticates a credential: a lookup or two by digest, or the verification of a password.
     ///
     /// # Errors
@@ -75,17 +97,25 @@ impl Sources {
     pub async fn identify(
         &self,
         credential: &Credential,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         purpose: Purpose,
     ) -> Result<Identity, DenyReason> {
-        match credential {
-            Credential::Token { digest, issued_format } => self.token(digest, *issued_format, snapshot),
-            // Boxed, so that the future of every Check is not as large as that of the few that wait.
-            Credential::Password { user, password } => {
-                Box::pin(self.password(user, password, snapshot, purpose)).await
+        // Boxed, so that the future of every Check is not as large as that of the few that wait.
+        let wait: Wait<'_> = match credential {
+            Credential::Token { digest, issued_format } => {
+                return self.token(digest, *issued_format, snapshot);
             }
-            Credential::Session { digest, issued_format } => self.session(digest, *issued_format, snapshot),
-        }
+            Credential::Password { user, password } => {
+                Box::pin(self.password(user, password, snapshot, purpose))
+            }
+            Credential::Sessions(cookies) => match self.session(cookies, snapshot, purpose)? {
+                LiveSession::Known(identity) => return Ok(identity),
+                LiveSession::OfDirectory(session) => {
+                    Box::pin(self.directory_session(session, snapshot, purpose))
+                }
+            },
+        };
+        wait.await
     }
 
     /// Whether the credential is one of ours, valid or not, or cannot be distinguished from one.
@@ -96,8 +126,11 @@ impl Sources {
                 !matches!(identity, Ok(Identity::Unrecognized) | Err(DenyReason::UnknownToken))
             }
             // Whatever the password: a mistyped one is not for the upstream either.
-            Credential::Password { user, .. } => snapshot.users.get(user).is_some(),
-            Credential::Session { .. } => true,
+            Credential::Password { user, .. } => {
+                let is_directory_asked = snapshot.ldap.as_ref().is_some_and(|settings| settings.at_check);
+                is_directory_asked || snapshot.users.get(user).is_some()
+            }
+            Credential::Sessions(_) => true,
         }
     }
 
@@ -145,6 +178,10 @@ impl Sources {
         snapshot: &Snapshot,
         purpose: Purpose,
     ) -> Result<Identity, DenyReason> {
+        if let Some((name, settings)) = person_to_ask_about(user, snapshot, purpose) {
+            let verified = self.people.verify(&name, password, settings, snapshot, purpose).await;
+            return verified.map(Identity::Authenticated);
+        }
         match self.passwords.verify(user, password, &snapshot.users, purpose).await {
             PasswordResult::Right(principal) => Ok(Identity::Authenticated(principal)),
             PasswordResult::Locked => Err(DenyReason::UserLocked),
@@ -153,30 +190,103 @@ impl Sources {
         }
     }
 
-    /// A session is authenticated as its user by the snapshot in force now: it ends when the user is removed or the
+    /// A configured user's session is authenticated by the snapshot in force now: it ends when the user is removed or the
     /// password changes.  A log-out elsewhere ends it in the store, so a session is subject to staleness, as keys are.
     fn session(
         &self,
-        digest: &TokenDigest,
-        issued_format: bool,
+        cookies: &[SessionCookie],
         snapshot: &Snapshot,
-    ) -> Result<Identity, DenyReason> {
+        purpose: Purpose,
+    ) -> Result<LiveSession, DenyReason> {
+        let none = Ok(LiveSession::Known(Identity::NoSession));
         let Some(keys) = &self.keys else {
-            return Ok(Identity::NoSession);
+            return none;
         };
         let now = self.clock.now();
-        let Some(session) = keys.find_session(digest, now) else {
-            // It may have been opened, or used, since the store was last read.
-            let may_be_one = issued_format && keys.is_unknowable(max_staleness(snapshot));
-            return if may_be_one { Err(DenyReason::KeysUnavailable) } else { Ok(Identity::NoSession) };
+        let live = |cookie: &SessionCookie| {
+            let session = keys.find_session(&cookie.digest, now)?;
+            (session.scope == purpose.session_scope()).then_some((session, cookie.digest))
         };
-        let user = snapshot.users.get(&session.user);
-        match user.filter(|user| user.password_digest == session.password_digest) {
-            None => Ok(Identity::NoSession),
+        let mut sessions = cookies.iter().filter_map(live);
+        // Of two that live, nobody knows which one is meant.
+        let only_one = sessions.next().filter(|(_, digest)| sessions.all(|(_, other)| other == *digest));
+        let Some((session, _)) = only_one else {
+            // It may have been opened, or used, since the store was last read.
+            let may_be_one = cookies.iter().any(|cookie| cookie.issued_format)
+                && keys.is_unknowable(max_staleness(snapshot));
+            return if may_be_one { Err(DenyReason::KeysUnavailable) } else { none };
+        };
+        let principal = match (session.person.source, &snapshot.ldap) {
+            (PersonSource::Config, _) => match snapshot.users.get(&session.person.subject) {
+                Some(user) if *user.binding(session.scope) == session.binding => {
+                    Some(Arc::clone(&user.in_session))
+                }
+                None if !self.decides_people(snapshot) => keys.recorded_principal(&session),
+                Some(_) | None => None,
+            },
+            (PersonSource::Ldap, _) if !self.decides_people(snapshot) => keys.recorded_principal(&session),
+            (PersonSource::Ldap, Some(_)) if keys.is_stale(max_staleness(snapshot)) => {
+                return Err(DenyReason::KeysUnavailable);
+            }
+            (PersonSource::Ldap, Some(_)) => return Ok(LiveSession::OfDirectory(session)),
+            // The directory left the configuration.
+            (PersonSource::Ldap, None) => None,
+        };
+        match principal {
+            None => none,
             Some(_) if keys.is_stale(max_staleness(snapshot)) => Err(DenyReason::KeysUnavailable),
-            Some(user) => Ok(Identity::Authenticated(Arc::clone(&user.in_session))),
+            Some(principal) => Ok(LiveSession::Known(Identity::Authenticated(principal))),
         }
     }
+
+    /// A session of the directory, whose people this process decides about.
+    async fn directory_session(
+        &self,
+        session: Arc<Session>,
+        snapshot: &Arc<Snapshot>,
+        purpose: Purpose,
+    ) -> Result<Identity, DenyReason> {
+        let (Some(settings), Some(keys)) = (&snapshot.ldap, &self.keys) else {
+            return Ok(Identity::NoSession);
+        };
+        let principal = self.people.in_session(&session, settings, snapshot, keys, purpose).await?;
+        Ok(principal.map_or(Identity::NoSession, Identity::Authenticated))
+    }
+
+    /// Whether this process knows who people are, or goes by what one that does has written down: one with an admin
+    /// listener does, unless it only reads the store.
+    fn decides_people(&self, snapshot: &Snapshot) -> bool {
+        snapshot.admin.is_some() && self.keys.as_ref().is_some_and(|keys| !keys.is_read_only())
+    }
+}
+
+/// An authentication that takes a while.
+type Wait<'w> = Pin<Box<dyn Future<Output = Result<Identity, DenyReason>> + Send + 'w>>;
+
+/// What the sessions of a request are.
+enum LiveSession {
+    /// Whose it is, or that there is none, is known.
+    Known(Identity),
+    /// The directory may have to be asked.
+    OfDirectory(Arc<Session>),
+}
+
+/// The name, normalised, and the directory to ask about it: of names that no configured user has in any spelling.
+fn person_to_ask_about<'s>(
+    user: &str,
+    snapshot: &'s Snapshot,
+    purpose: Purpose,
+) -> Option<(String, &'s Arc<LdapSettings>)> {
+    let settings = snapshot.ldap.as_ref()?;
+    let may_ask = match purpose {
+        Purpose::Check { .. } => settings.at_check,
+        Purpose::Admin => true,
+    };
+    if !may_ask || snapshot.users.get(user).is_some() {
+        return None;
+    }
+    let name = normalized_name(user).filter(|name| !snapshot.users.has_normalized(name))?;
+    Some((name, settings))
 }
 
 fn max_staleness(snapshot: &Snapshot) -> Option<Duration> {

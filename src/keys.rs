@@ -1,9 +1,9 @@
-//! API keys and sessions.
+//! API keys, sessions and people.
 //!
 //! A key is a stored record whose secret is a token; only the digest of the token is stored.  Every replica holds
 //! all digests in memory ([`index`]) and answers Checks from there ([`Keys::find`]).  A change goes to the database
-//! ([`store`]) and then, before the call returns, to the replica's own index ([`manage`], [`sessions`]).  Other
-//! replicas learn of it by following the store ([`follower`]).  When keys and sessions were last used is written
+//! ([`store`]) and then, before the call returns, to the replica's own index ([`manage`], [`sessions`], [`people`]).
+//! Other replicas learn of it by following the store ([`follower`]).  When keys and sessions were last used is written
 //! in the background ([`usage`]), and so are dead and unused keys looked through (`retention`).
 //!
 //! ## One key, from the API to another replica
@@ -32,6 +32,7 @@ pub mod index;
 mod known_dead;
 pub mod manage;
 pub mod name;
+pub mod people;
 mod record;
 mod retention;
 pub mod sessions;
@@ -60,7 +61,11 @@ use crate::secret::Secret;
 use crate::token::{self, PlainToken, TokenDigest};
 
 pub use self::index::KeyLookup;
-pub use self::record::{CreateKey, ExceedsGrant, GrantCheck, Key, Role, Status, StoredKey, StoredSession};
+pub use self::record::{
+    CreateKey, ExceedsGrant, GrantCheck, Key, Role, SessionScope, Status, StoredKey, StoredPerson,
+    StoredSession,
+};
+pub use self::sessions::{NewSessions, OpenedSessions, scoped_binding};
 
 /// The longest name of a key, in characters.
 pub const MAX_NAME: usize = 190;
@@ -114,7 +119,7 @@ enum StoreOperation {
 /// [`Keys::read_at`] before the first reading.
 const NEVER: i64 = i64::MIN;
 
-/// The issued keys and the sessions: found in memory, changed in the store.
+/// The issued keys, the sessions and the people: found in memory, changed in the store.
 pub struct Keys {
     store: Box<dyn Store>,
     /// Nothing is written to the store.
@@ -306,6 +311,11 @@ impl Keys {
     fn time_ago(&self, age: SignedDuration) -> Timestamp {
         self.clock.now().checked_sub(age).unwrap_or(Timestamp::MIN)
     }
+}
+
+/// The second of an instant: stores hold whole ones.
+fn whole_second(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 /// The result of an operation, or [`StoreFailure::Timeout`].

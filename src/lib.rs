@@ -62,9 +62,9 @@
 //! | transport | [`server`] [`readiness`] [`service_manager`] [`shutdown`] [`watch`] | connections, TLS, limits, signals, files |
 //! | telemetry | [`telemetry`] | metrics, decision log, audit log, traces |
 //! | engine | [`authorizer`] [`answer`] [`decision`] [`identity`] | no I/O but the verification of passwords |
-//! | state | [`snapshot`] [`config`] [`clock`] [`keys`] [`priority`] [`memory`] | the configuration as a file and in force; the issued keys |
+//! | state | [`snapshot`] [`config`] [`clock`] [`keys`] [`directory`] [`priority`] [`memory`] | the configuration as a file and in force; the issued keys; a directory's client |
 //! | rules | [`credential`] [`deny_reason`] [`policy`] | pure functions, each with its own small error |
-//! | model | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] [`folder`] | no async, no clock, no environment |
+//! | model | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] [`person`] [`distinguished_name`] [`folder`] | no async, no clock, no environment |
 //!
 //! ## What must stay true
 //!
@@ -108,8 +108,11 @@
 //! | changes by the admin API whose client may have gone | `MAX_CHANGES` ([`admin`]) |
 //! | passwords that run or wait, their threads, their memory | semaphores: two for each of Checks and admin, one for both ([`identity::passwords`]) |
 //! | passwords remembered; failures | a count, the oldest goes first; five of each configured user |
+//! | questions to a directory; connections to it | `MAX_QUESTIONS`, each with an end in time ([`directory`]); `MAX_CONNECTIONS` of each kind for each server |
+//! | what a directory answers | `MAX_ANSWER_BYTES`, `MAX_GROUPS` ([`directory`]) |
 //! | uses of keys and sessions to be written down | a flag at each: one message is on its way to the follower ([`keys::usage`]) |
-//! | keys, sessions | `keys.max`; [`MAX_SESSIONS_PER_USER`](keys::sessions::MAX_SESSIONS_PER_USER), and dead ones for an hour |
+//! | keys, sessions | `keys.max`; [`MAX_SESSIONS_PER_PERSON`](keys::sessions::MAX_SESSIONS_PER_PERSON) of each scope, and dead ones for an hour |
+//! | records of people | [`MAX_PEOPLE`](keys::people::MAX_PEOPLE): the one that ended, or was seen, longest ago makes room; ended ones are deleted after 400 days |
 //! | log lines | a bounded channel that drops and counts ([`telemetry::logging`]) |
 //! | spans | a bounded queue that drops and counts ([`telemetry::traces`]) |
 //! | label values of metrics | names of our own and of policies, never a client's text ([`telemetry::metrics`]) |
@@ -141,6 +144,8 @@ pub mod config;
 pub mod credential;
 pub mod decision;
 pub mod deny_reason;
+pub mod directory;
+pub mod distinguished_name;
 #[cfg(feature = "server")]
 pub mod ext_authz;
 pub mod folder;
@@ -151,6 +156,7 @@ pub mod identity;
 pub mod keys;
 pub mod memory;
 pub mod password;
+pub mod person;
 pub mod policy;
 pub mod priority;
 #[cfg(feature = "server")]

@@ -17,16 +17,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use crate::actor::Actor;
 use crate::actor::header::{ActorHeaders, MAX_BYTES};
 use crate::config::{
-    AdminRules, Config, Diagnostic, Errors, Rules, Startup, Tls, Unavailable, UnknownCredentials,
-    session_cookie,
+    AdminRules, Config, Diagnostic, Errors, LdapSettings, Rules, Startup, Tls, Unavailable,
+    UnknownCredentials, session_cookie,
 };
 use crate::credential::CredentialLocations;
-use crate::keys::KeySettings;
 use crate::keys::name::{folded, is_same};
+use crate::keys::{KeySettings, SessionScope};
 use crate::password::PasswordError;
 use crate::policy::Policies;
 
@@ -61,6 +62,8 @@ pub struct Snapshot {
     pub admin: Option<Arc<AdminRules>>,
     /// `actor_headers`.
     pub actor_headers: ActorHeaders,
+    /// `ldap`: the directory whose people may log in.
+    pub ldap: Option<Arc<LdapSettings>>,
     /// `ext_authz.tls` and `admin.tls`: what handshakes are made with.
     pub tls: Tls,
     /// The SHA-256 of the configuration's file, in hexadecimal digits.
@@ -109,6 +112,7 @@ impl Snapshot {
             unavailable,
             admin,
             actor_headers,
+            ldap,
         } = &config.rules;
         Ok(Self {
             tokens: Tokens::build(tokens),
@@ -123,6 +127,7 @@ impl Snapshot {
             unavailable: *unavailable,
             admin: admin.clone(),
             actor_headers: actor_headers.clone(),
+            ldap: ldap.clone(),
             tls: config.tls.clone(),
             sha256: config.sha256.clone(),
             grpc_encoder: Slot::default(),
@@ -149,9 +154,10 @@ impl Snapshot {
                 tls.clone_from(previous);
             }
         }
-        // Checks look for the session cookie that the running admin listener sets.
+        // Checks look for the cookie that the running admin listener sets for them.
         if let (Some(listener), Some(admin)) = (&startup.admin, &self.admin) {
-            let cookie = session_cookie(listener.transport, admin.public_url.as_ref());
+            let cookie =
+                session_cookie(SessionScope::Application, listener.transport, admin.public_url.as_ref());
             self.locations.set_session_cookie(cookie);
         }
     }
@@ -187,6 +193,14 @@ impl Snapshot {
         })
     }
 
+    /// Whether a token or a user has an actor of this id.
+    pub fn has_actor_id(&self, id: &str) -> bool {
+        let users = self.users.iter().map(|(_, user)| &user.principal);
+        let mut principals = self.tokens.iter().map(|(_, principal)| principal).chain(users);
+        principals
+            .any(|principal| principal.actor.member("id").and_then(serde_json::Value::as_str) == Some(id))
+    }
+
     /// Whether the headers that an actor becomes fit into an answer.
     pub fn headers_fit(&self, actor: &Actor) -> bool {
         let headers = self.actor_headers.iter();
@@ -214,23 +228,37 @@ impl fmt::Debug for Snapshot {
 
 /// A handle to the current snapshot.  Clones share it.
 #[derive(Debug, Clone)]
-pub struct SnapshotStore(Arc<ArcSwap<Snapshot>>);
+pub struct SnapshotStore(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    current: ArcSwap<Snapshot>,
+    replaced: watch::Sender<()>,
+}
 
 impl SnapshotStore {
     /// A store whose current snapshot is this one.
     pub fn new(snapshot: Snapshot) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(snapshot)))
+        let replaced = watch::Sender::new(());
+        Self(Arc::new(Shared { current: ArcSwap::from_pointee(snapshot), replaced }))
     }
 
     /// The current snapshot.  A request takes it once.
     pub fn current(&self) -> Arc<Snapshot> {
-        self.0.load_full()
+        self.0.current.load_full()
+    }
+
+    /// Tells of each replacement from now on.
+    pub fn replacements(&self) -> watch::Receiver<()> {
+        self.0.replaced.subscribe()
     }
 
     /// Makes another snapshot the current one, at once for every reader, and gives back the one before.
     /// Requests that took that one still hold it.
     pub fn replace(&self, snapshot: Snapshot) -> Arc<Snapshot> {
-        self.0.swap(Arc::new(snapshot))
+        let previous = self.0.current.swap(Arc::new(snapshot));
+        self.0.replaced.send_replace(());
+        previous
     }
 }
 

@@ -16,6 +16,7 @@ use super::address::client_address;
 use super::error::{ApiError, Failure};
 use crate::credential::Principal;
 use crate::keys::{Key, Role};
+use crate::person::PersonId;
 use crate::telemetry::audit_log::{AuditLog, TARGET, UnauthenticatedAttempt};
 
 /// A change that is attempted, and what is known of it so far.  The middleware puts it into the request's extensions;
@@ -66,7 +67,8 @@ impl ChangeAttempt {
         let _ = self.0.caller.set(Arc::clone(principal));
     }
 
-    /// Sets the user who logs in: a name of the configuration, never another text that was typed.
+    /// Sets the user who logs in: a name of the configuration, or of a person whose password was right; never another text
+    /// that was typed.
     pub(super) fn set_user(&self, user: &Arc<str>) {
         let _ = self.0.user.set(Arc::clone(user));
     }
@@ -138,15 +140,42 @@ impl ChangeAttempt {
         );
     }
 
-    /// Logs a log-in, and how many older sessions of the user it ended.
-    pub(super) fn log_login(&self, user: &str, ended: usize) {
+    /// Logs a log-in, and how many older ones of the person it ended.
+    pub(super) fn log_login(&self, PersonId { source, subject }: &PersonId, ended: usize) {
         let ended_sessions = (ended > 0).then_some(ended);
-        tracing::info!(target: TARGET, user, address = &*self.0.address, ended_sessions, "logged in");
+        tracing::info!(
+            target: TARGET,
+            user = &**subject,
+            source = source.as_str(),
+            address = &*self.0.address,
+            ended_sessions,
+            "logged in"
+        );
     }
 
     /// Logs a log-out.
-    pub(super) fn log_logout(&self, user: &str) {
-        tracing::info!(target: TARGET, user, address = &*self.0.address, "logged out");
+    pub(super) fn log_logout(&self, PersonId { source, subject }: &PersonId) {
+        tracing::info!(
+            target: TARGET,
+            user = &**subject,
+            source = source.as_str(),
+            address = &*self.0.address,
+            "logged out"
+        );
+    }
+
+    /// Logs that the sessions of a person ended.
+    pub(super) fn log_ended_sessions(&self, manager: &Principal, person: &PersonId, ended: usize) {
+        tracing::info!(
+            target: TARGET,
+            by = actor_id(manager),
+            credential.kind = manager.kind.as_str(),
+            address = &*self.0.address,
+            user = &*person.subject,
+            source = person.source.as_str(),
+            ended_sessions = ended,
+            "sessions ended"
+        );
     }
 }
 
@@ -165,6 +194,7 @@ fn denial_message<'p>(method: &str, path: &'p str) -> Option<(&'static str, Opti
                 _ => return None,
             }
         }
+        ("DELETE", None) if path == "/api/auth/sessions" => ("sessions not ended", None),
         ("POST", None) if path == "/login" => ("log-in denied", None),
         ("POST", None) if path == "/logout" => ("log-out denied", None),
         _ => return None,

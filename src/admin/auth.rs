@@ -24,7 +24,7 @@ use crate::credential::{
     CredentialLocation, CredentialLocations, CrossSite, Principal, carries_bearer, cross_site,
 };
 use crate::deny_reason::DenyReason;
-use crate::keys::{ExceedsGrant, Role};
+use crate::keys::{ExceedsGrant, Role, SessionScope};
 use crate::snapshot::Snapshot;
 
 /// How long a password's verification may take, in several attempts.  A Check makes one, because Envoy's client tries
@@ -191,7 +191,9 @@ impl Admin {
             let call_started = Instant::now();
             match self.authorizer.authenticate_at(http, locations).await {
                 // The verification goes on in the background, and the next call waits for the same one.
-                Err(DenyReason::PasswordUnverified) if started.elapsed() < VERIFICATION_TIMEOUT => {
+                Err(DenyReason::PasswordUnverified | DenyReason::DirectoryPending)
+                    if started.elapsed() < VERIFICATION_TIMEOUT =>
+                {
                     if call_started.elapsed() < RETRY_INTERVAL {
                         tokio::time::sleep(RETRY_INTERVAL).await;
                     }
@@ -208,12 +210,12 @@ impl Admin {
 
     /// The location of the session cookie.
     fn session_location(&self) -> CredentialLocation {
-        CredentialLocation::Session { cookie: self.session_cookie() }
+        CredentialLocation::Session { cookie: self.session_cookie(SessionScope::Admin) }
     }
 
-    /// The name of the session cookie under the current snapshot.
-    pub(super) fn session_cookie(&self) -> &'static str {
-        session_cookie(self.transport, self.public_url().as_ref())
+    /// The name of the cookie of a session's scope under the current snapshot.
+    pub(super) fn session_cookie(&self, scope: SessionScope) -> &'static str {
+        session_cookie(scope, self.transport, self.public_url().as_ref())
     }
 
     /// The URL that browsers use, when it is not the listener's own address.

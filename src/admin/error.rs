@@ -185,6 +185,8 @@ pub enum InvalidKind {
     Name,
     /// A user or a token of the configuration, or one of their actors, has this name.
     NameReserved,
+    /// `source` is none of the sources of people.
+    Source,
     /// `role` is none of the three roles.
     Role,
     /// `actor` has a member that `keys.actor_members` does not list, or is too large.
@@ -229,6 +231,7 @@ impl InvalidKind {
                 let message = "API key name belongs to a configured user or token";
                 (StatusCode::CONFLICT, message, "name_reserved")
             }
+            Self::Source => (BAD_REQUEST, BAD_DATA, "invalid_source"),
             Self::Role => (BAD_REQUEST, "Invalid role specified", "invalid_role"),
             Self::Actor => (BAD_REQUEST, BAD_DATA, "invalid_actor"),
             Self::HeadersTooLarge => (BAD_REQUEST, BAD_DATA, "headers_too_large"),

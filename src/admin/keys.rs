@@ -11,7 +11,6 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
-use percent_encoding::percent_decode_str;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 use tokio::sync::OwnedSemaphorePermit;
@@ -20,7 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::audit::ChangeAttempt;
 use super::auth::{Manager, Writable};
-use super::body::{Json, Members, Message, RequestBody};
+use super::body::{Json, Members, Message, RequestBody, parameter};
 use super::error::{ApiError, InvalidKind};
 use super::grant::Grant;
 use super::responses::{BodyErrors, CallerErrors, ConflictErrors, NotFoundErrors, PermissionErrors};
@@ -151,13 +150,6 @@ impl<S: Sync> FromRequestParts<S> for ListQuery {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         Self::parse(parts.uri.query().unwrap_or_default())
     }
-}
-
-/// The first value of this name in a query.
-fn parameter(query: &str, name: &str) -> Option<String> {
-    let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let (_, value) = pairs.find(|(key, _)| *key == name)?;
-    Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
 }
 
 /// The id in the path.

@@ -70,6 +70,7 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
         grafana::settings,
         session::log_in,
         session::log_out,
+        session::end,
         show,
         page::show,
     ),

@@ -1,35 +1,41 @@
-//! Log-in and log-out.  A session is a cookie whose digest is stored; Checks accept it too, where `credentials` lists
-//! the location `session`.
+//! Log-in and log-out.  A session is a cookie whose digest is stored.  A log-in gives two with a secret each: the one that
+//! this listener reads, and where `credentials` lists the location `session`, the one that Checks read.  Whoever takes
+//! the application's from the application manages no key.
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::http::header::SET_COOKIE;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::AppendHeaders;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use utoipa::ToSchema;
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
 use zeroize::Zeroizing;
 
 use super::audit::ChangeAttempt;
-use super::auth::Writable;
-use super::body::{Json, Members, Message, RequestBody};
-use super::error::ApiError;
+use super::auth::{Manager, Writable};
+use super::body::{Json, Members, Message, RequestBody, parameter};
+use super::error::{ApiError, InvalidKind};
 use super::responses::{BodyErrors, CallerErrors, LogOutErrors, PermissionErrors};
 use super::{Admin, auth, with_store_timeout};
 use crate::attributes::{Encoding, Header, Headers, Http};
 use crate::config::is_secure;
 use crate::credential::{
-    API_KEY_USER, CredentialLocation, CredentialLocations, CrossSite, Principal, cookie,
+    API_KEY_USER, CredentialLocation, CredentialLocations, CrossSite, Principal, session_cookies,
 };
 use crate::deny_reason::DenyReason;
+use crate::identity::people::record_of;
+use crate::keys::{NewSessions, Role, SessionScope, scoped_binding};
+use crate::person::{PersonId, PersonSource};
 use crate::secret::Secret;
-use crate::token::PlainToken;
 
 /// How long a browser keeps the cookie, in seconds: as long as a session can live.
 const MAX_COOKIE_AGE: u32 = 7 * 24 * 60 * 60;
 
-/// A user of the configuration and their password.
+/// A person and their password.
 #[derive(ToSchema)]
 pub(super) struct LogIn {
     user: String,
@@ -46,10 +52,12 @@ impl RequestBody for LogIn {
     }
 }
 
-/// The header that sets or clears the session cookie.
-type SetCookie = [(HeaderName, HeaderValue); 1];
+/// The headers that set or clear the session cookies.
+type SetCookies = AppendHeaders<Vec<(HeaderName, HeaderValue)>>;
 
 /// Open a session
+///
+/// It is two, with a secret each: one for this API, and one for Checks where `credentials` lists `session`.
 #[utoipa::path(
     post,
     path = "/login",
@@ -59,8 +67,8 @@ type SetCookie = [(HeaderName, HeaderValue); 1];
     security(()),
     responses(
         (
-            status = OK, description = "The session's cookie is set", body = Message,
-            headers(("Set-Cookie" = String, description = "The session"))
+            status = OK, description = "The cookies of the session are set", body = Message,
+            headers(("Set-Cookie" = String, description = "The session, once for each cookie"))
         ),
         CallerErrors,
         PermissionErrors,
@@ -72,19 +80,39 @@ pub(super) async fn log_in(
     _: Writable,
     attempt: ChangeAttempt,
     Json(LogIn { user, password }): Json<LogIn>,
-) -> Result<(SetCookie, Json<Message>), ApiError> {
+) -> Result<(SetCookies, Json<Message>), ApiError> {
     let snapshot = admin.authorizer.snapshot();
     // An unknown name is not logged: it may be a password that was typed into the wrong field.
     if let Some(user) = snapshot.users.get(&user) {
         attempt.set_user(&user.principal.name);
     }
     let principal = admin.verify(&user, &password).await?;
-    let user = snapshot.users.get(&principal.name).ok_or(DenyReason::WrongPassword)?;
-    let session = admin.keys.open_session(&principal.name, &user.password_digest);
-    let session = with_store_timeout(session).await??;
-    attempt.log_login(&principal.name, session.ended);
-    let cookie = admin.set_cookie(session.cookie.expose(), MAX_COOKIE_AGE)?;
-    Ok((cookie, Json(Message { message: "Logged in" })))
+    attempt.set_user(&principal.name);
+    let person = principal.person.as_ref().ok_or(DenyReason::WrongPassword)?;
+    let mut bindings = vec![(SessionScope::Admin, person.binding)];
+    if snapshot.locations.reads_sessions() {
+        let scope = SessionScope::Application;
+        bindings.push((scope, scoped_binding(&person.binding, scope)));
+    }
+    // Processes without an admin listener know the person by this record alone, so it comes first.
+    if let Some(record) = record_of(&principal, admin.clock.now()) {
+        with_store_timeout(admin.keys.record_person(&record)).await??;
+    }
+    // What is remembered of a password was said a while ago.
+    let claims = person.claims.as_ref();
+    let new = NewSessions {
+        person: person.id.clone(),
+        bindings,
+        claims: claims.map(|claims| claims.members.clone()),
+        checked_at: claims.map(|claims| claims.checked_at),
+    };
+    let opened = with_store_timeout(admin.keys.open_sessions(&new)).await??;
+    attempt.log_login(&person.id, opened.ended);
+    let cookies = opened.cookies.iter().map(|(scope, secret)| {
+        let name = admin.session_cookie(*scope);
+        admin.cookie_header(*scope, name, secret.expose(), MAX_COOKIE_AGE)
+    });
+    Ok((AppendHeaders(cookies.collect::<Result<_, _>>()?), Json(Message { message: "Logged in" })))
 }
 
 /// Close the session
@@ -96,8 +124,8 @@ pub(super) async fn log_in(
     security(()),
     responses(
         (
-            status = OK, description = "The cookie is cleared", body = Message,
-            headers(("Set-Cookie" = String, description = "An expired cookie"))
+            status = OK, description = "The cookies are cleared", body = Message,
+            headers(("Set-Cookie" = String, description = "An expired cookie, once for each"))
         ),
         LogOutErrors,
     ),
@@ -106,26 +134,86 @@ pub(super) async fn log_out(
     State(admin): State<Arc<Admin>>,
     attempt: ChangeAttempt,
     headers: HeaderMap,
-) -> Result<(SetCookie, Json<Message>), ApiError> {
-    if admin.keys.is_read_only() {
-        // The session lives on in the store, which this process does not write.
-        return Ok((admin.set_cookie("", 0)?, Json(Message { message: "Logged out" })));
-    }
-    let headers = auth::headers(&headers);
-    let digests: Vec<_> = cookie::values(&headers, admin.session_cookie())
-        .filter_map(|value| PlainToken::new(value).ok())
-        .map(|token| token.digest())
-        .take(2)
-        .collect();
-    for digest in digests {
-        // The session is closed in the store even when it is not in memory: another replica may have just opened it.
-        let session = admin.keys.find_session(&digest, admin.clock.now());
-        with_store_timeout(admin.keys.close_session(&digest)).await??;
-        if let Some(session) = session {
-            attempt.log_logout(&session.user);
+) -> Result<(SetCookies, Json<Message>), ApiError> {
+    let cleared = SessionScope::ALL.map(|scope| (scope, admin.session_cookie(scope)));
+    // Where the store is only read, the session lives on in it.
+    if !admin.keys.is_read_only() {
+        let headers = auth::headers(&headers);
+        for cookie in cleared.iter().flat_map(|(_, name)| session_cookies(&headers, name)) {
+            // The session is closed in the store even when it is not in memory: another replica may have just opened it.
+            let session = admin.keys.find_session(&cookie.digest, admin.clock.now());
+            with_store_timeout(admin.keys.close_session(&cookie.digest)).await??;
+            // The one of the other scope is closed with it.
+            if let Some(session) = session {
+                attempt.log_logout(&session.person);
+            }
         }
     }
-    Ok((admin.set_cookie("", 0)?, Json(Message { message: "Logged out" })))
+    let cookies = cleared.into_iter().map(|(scope, name)| admin.cookie_header(scope, name, "", 0));
+    Ok((AppendHeaders(cookies.collect::<Result<_, _>>()?), Json(Message { message: "Logged out" })))
+}
+
+/// The query of `DELETE /api/auth/sessions`.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PersonQuery {
+    /// The name of a user, or the id that the directory has for somebody
+    user: String,
+    /// Where the person comes from: config or ldap
+    #[param(value_type = String)]
+    source: PersonSource,
+}
+
+impl<S: Sync> FromRequestParts<S> for PersonQuery {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let query = parts.uri.query().unwrap_or_default();
+        let required = |field| {
+            let value = parameter(query, field).filter(|value| !value.is_empty());
+            value.ok_or_else(|| ApiError::invalid(InvalidKind::MissingMember, field, "it is required"))
+        };
+        let (user, source) = (required("user")?, required("source")?);
+        let source = PersonSource::parse(&source)
+            .ok_or_else(|| ApiError::invalid(InvalidKind::Source, "source", "expected `config` or `ldap`"))?;
+        Ok(Self { user, source })
+    }
+}
+
+/// How many sessions ended.
+#[derive(Serialize, ToSchema)]
+pub(super) struct EndedSessions {
+    /// Log-ins that are over
+    ended: usize,
+}
+
+/// End the sessions of a person
+///
+/// For an Admin: every log-in of the person ends, on every replica.
+#[utoipa::path(
+    delete,
+    path = "/api/auth/sessions",
+    operation_id = "endSessions",
+    tag = "session",
+    params(PersonQuery),
+    responses(
+        (status = OK, description = "They are over", body = EndedSessions),
+        CallerErrors,
+        PermissionErrors,
+    ),
+)]
+pub(super) async fn end(
+    State(admin): State<Arc<Admin>>,
+    manager: Manager,
+    _: Writable,
+    attempt: ChangeAttempt,
+    PersonQuery { user, source }: PersonQuery,
+) -> Result<Json<EndedSessions>, ApiError> {
+    manager.check_role(Role::Admin)?;
+    let person = PersonId { source, subject: user.into() };
+    let ended = with_store_timeout(admin.keys.end_sessions(&person)).await??;
+    attempt.log_ended_sessions(manager.principal(), &person, ended);
+    Ok(Json(EndedSessions { ended }))
 }
 
 impl Admin {
@@ -148,14 +236,26 @@ impl Admin {
         self.authenticate_in(&http, &locations).await?.ok_or(DenyReason::WrongPassword)
     }
 
-    /// `HttpOnly`: no script reads the cookie.  `SameSite=Strict`: no request from another site carries it.
-    fn set_cookie(&self, value: &str, max_age: u32) -> Result<SetCookie, ApiError> {
-        let name = self.session_cookie();
+    /// `HttpOnly`: no script reads the cookie.  `SameSite=Strict`: no request from another site carries the one that
+    /// manages keys.  `Lax`: a link from another site leads into the application; what else such a request may do,
+    /// [`cross_site`](crate::credential::cross_site) decides at Check.
+    fn cookie_header(
+        &self,
+        scope: SessionScope,
+        name: &str,
+        value: &str,
+        max_age: u32,
+    ) -> Result<(HeaderName, HeaderValue), ApiError> {
+        let same_site = match scope {
+            SessionScope::Admin => "Strict",
+            SessionScope::Application => "Lax",
+        };
         let is_secure = is_secure(self.transport, self.public_url().as_ref());
         let secure = if is_secure { "; Secure" } else { "" };
-        let cookie = format!("{name}={value}; Path=/; Max-Age={max_age}; HttpOnly; SameSite=Strict{secure}");
+        let cookie =
+            format!("{name}={value}; Path=/; Max-Age={max_age}; HttpOnly; SameSite={same_site}{secure}");
         let mut cookie = HeaderValue::from_str(&cookie).map_err(|_| ApiError::Internal)?;
         cookie.set_sensitive(true);
-        Ok([(SET_COOKIE, cookie)])
+        Ok((SET_COOKIE, cookie))
     }
 }

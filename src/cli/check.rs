@@ -1,11 +1,14 @@
 //! `check`
 
+mod connect;
+
 use std::io::Write;
 use std::path::Path;
 
 use clap::Args;
 use serde_json::{Value, json};
 
+use self::connect::Connection;
 use super::{CliError, CommandOutcome, ConfigFile, print};
 use crate::config::{Config, Diagnostic, Severity};
 
@@ -19,6 +22,9 @@ pub(super) struct CheckArgs {
     /// Print the outcome and every diagnostic as JSON
     #[arg(long)]
     json: bool,
+    /// Try the folders of sockets, the key store and each server of the directory, too: exit 1 when one does not answer
+    #[arg(long)]
+    connect: bool,
 }
 
 impl CheckArgs {
@@ -28,10 +34,19 @@ impl CheckArgs {
             Ok(config) => config.warnings.iter().collect(),
             Err(errors) => errors.iter().collect(),
         };
-        let passes = loaded.is_ok() && (diagnostics.is_empty() || !self.strict);
+        let connections = match &loaded {
+            Ok(config) if self.connect => Some(try_connections(config)?),
+            Ok(_) | Err(_) => None,
+        };
+        let silent = connections.iter().flatten().filter(|connection| !connection.answers()).count();
+        let is_accepted = loaded.is_ok() && (diagnostics.is_empty() || !self.strict);
+        let passes = is_accepted && silent == 0;
         let outcome = if passes { CommandOutcome::Success } else { CommandOutcome::Failure };
         if self.json {
-            let report = report(&self.config.path, loaded.as_ref().ok(), &diagnostics);
+            let mut report = report(&self.config.path, loaded.as_ref().ok(), &diagnostics);
+            if let Some(connections) = &connections {
+                report["connections"] = connections.iter().map(Connection::to_json).collect();
+            }
             return print(&format!("{report:#}\n")).map(|()| outcome);
         }
         let config = loaded?;
@@ -40,12 +55,21 @@ impl CheckArgs {
             // Standard error may be closed: the exit code still tells.
             let _ = writeln!(std::io::stderr(), "{}", diagnostics.join("\n\n"));
         }
-        print(&summary(&self.config.path, &config))?;
-        if !passes {
+        let lines: String = connections.iter().flatten().map(Connection::line).collect();
+        print(&(summary(&self.config.path, &config) + &lines))?;
+        if !is_accepted {
             return Err(CliError::Warnings);
         }
-        Ok(outcome)
+        match (silent, &connections) {
+            (1.., Some(connections)) => Err(CliError::Connections { silent, all: connections.len() }),
+            _ => Ok(outcome),
+        }
     }
+}
+
+fn try_connections(config: &Config) -> Result<Vec<Connection>, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.map_err(CliError::Runtime)?.block_on(connect::try_all(config)))
 }
 
 fn summary(path: &Path, config: &Config) -> String {

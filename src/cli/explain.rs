@@ -1,7 +1,11 @@
 //! `explain`
 
+#[cfg(feature = "ldap")]
+mod directory;
 mod explanation;
 mod log_line;
+#[cfg(feature = "ldap")]
+mod person;
 mod request;
 mod steps;
 mod text;
@@ -13,8 +17,10 @@ use clap::Args;
 
 use self::explanation::Explanation;
 use self::log_line::LoggedDecision;
+#[cfg(feature = "ldap")]
+use self::person::ExplainedPerson;
 use self::request::{RequestArgs, RequestInput, SecretArgs};
-use self::steps::{ExplainedDecision, KeyStoreUse};
+use self::steps::{DirectoryUse, ExplainedDecision, KeyStoreUse};
 use self::trace::DecisionTrace;
 use super::{CommandOutcome, ConfigFile, ExplainError, print, read_secret};
 use crate::answer::Answer;
@@ -26,6 +32,7 @@ use crate::ext_authz::codec::frame;
 use crate::ext_authz::codec::response::{self, ResponseEncoder};
 use crate::identity::Sources;
 use crate::identity::passwords::Passwords;
+use crate::identity::people::People;
 use crate::keys::Keys;
 use crate::snapshot::{Snapshot, SnapshotStore};
 
@@ -57,7 +64,11 @@ pub(super) struct ExplainArgs {
     /// Look API keys and sessions up in the key store, without changing anything there
     #[arg(long)]
     keys: bool,
-    /// Exit with 3 when the request is denied
+    /// Ask the directory, too; with --user and without a request: show that person's entry, groups and role, for which no
+    /// password is needed
+    #[arg(long)]
+    connect: bool,
+    /// Exit with 3 when the request is denied, or the person is nobody
     #[arg(long)]
     exit_code: bool,
     /// Print JSON
@@ -72,16 +83,38 @@ impl ExplainArgs {
             .enable_all()
             .build()
             .map_err(|error| format!("error: cannot start: {error}"))?;
+        #[cfg(feature = "ldap")]
+        if let Some(user) = self.person_alone() {
+            let person = runtime.block_on(self.person(user))?;
+            let text = if json { pretty(&person)? } else { person.to_string() };
+            print(&text)?;
+            let is_nobody = person.is_nobody();
+            return Ok(if exit_code && is_nobody { CommandOutcome::Denied } else { CommandOutcome::Success });
+        }
         let explanation = runtime.block_on(self.explanation())?;
         if json {
-            let json =
-                serde_json::to_string_pretty(&explanation).map_err(|error| format!("error: {error}"))?;
-            print(&format!("{json}\n"))?;
+            print(&pretty(&explanation)?)?;
         } else {
             print(&explanation.to_string())?;
         }
         let is_denied = explanation.decision == "denied";
         Ok(if exit_code && is_denied { CommandOutcome::Denied } else { CommandOutcome::Success })
+    }
+
+    /// The person who is to be shown, where no request is.
+    #[cfg(feature = "ldap")]
+    fn person_alone(&self) -> Option<&str> {
+        let is_alone =
+            self.connect && self.request_args.are_none() && self.request.is_none() && self.log_line.is_none();
+        self.secrets.user_alone().filter(|_| is_alone)
+    }
+
+    #[cfg(feature = "ldap")]
+    async fn person(&self, user: &str) -> Result<ExplainedPerson, ExplainError> {
+        let path = &self.config.path;
+        let (config, positions) = Config::load_with_positions(path).map_err(|errors| errors.to_string())?;
+        let snapshot = Snapshot::build(&config, None).map_err(|error| error.about(path).to_string())?;
+        ExplainedPerson::look_up(user, &snapshot, &positions, path.display().to_string()).await
     }
 
     async fn explanation(self) -> Result<Explanation, ExplainError> {
@@ -97,12 +130,13 @@ impl ExplainArgs {
         };
         match &line {
             Some(line) if self.secrets.are_none() => {
-                line.add_credential(&mut input, &mut snapshot, keys.as_deref()).await?;
+                line.add_credential(&mut input, &mut snapshot, keys.as_deref(), self.connect).await?;
             }
             Some(_) | None => self.secrets.add_to(&mut input)?,
         }
+        let file = path.display().to_string();
         let mut explanation =
-            decide(&config.startup, snapshot, &positions, path.display().to_string(), &input, keys).await?;
+            decide(&config.startup, snapshot, &positions, file, &input, keys, self.connect).await?;
         if let Some(line) = line {
             explanation.notes.extend(line.notes());
             let policy = explanation.policy.as_deref();
@@ -110,6 +144,11 @@ impl ExplainArgs {
         }
         Ok(explanation)
     }
+}
+
+fn pretty(value: &impl serde::Serialize) -> Result<String, ExplainError> {
+    let json = serde_json::to_string_pretty(value).map_err(|error| format!("error: {error}"))?;
+    Ok(format!("{json}\n"))
 }
 
 async fn read_keys(startup: &Startup) -> Result<std::sync::Arc<Keys>, ExplainError> {
@@ -128,6 +167,7 @@ async fn decide(
     file: String,
     input: &RequestInput,
     keys: Option<std::sync::Arc<Keys>>,
+    connect: bool,
 ) -> Result<Explanation, ExplainError> {
     let passwords = Passwords::new(1)
         .map_err(|error| format!("error: the operating system gives no randomness: {error}"))?;
@@ -136,14 +176,25 @@ async fn decide(
         (Some(_), Some(_)) => KeyStoreUse::Read,
         (Some(_), None) => KeyStoreUse::NotRead,
     };
+    let directory = match &snapshot.ldap {
+        Some(settings) if settings.at_check && connect => DirectoryUse::Asked,
+        Some(settings) if settings.at_check => DirectoryUse::NotAsked,
+        Some(_) | None => DirectoryUse::None,
+    };
     let encoder = ResponseEncoder::new(&snapshot);
-    let sources = Sources { passwords, keys, clock: Clock::system() };
+    let people = if connect { People::new(Clock::system()) } else { People::unasked(Clock::system()) }
+        .map_err(|error| format!("error: the operating system gives no randomness: {error}"))?;
+    let sources = Sources { passwords, people, keys, clock: Clock::system() };
     let authorizer = Authorizer::new(SnapshotStore::new(snapshot), sources);
     let request = input.attributes();
     let mut trace = DecisionTrace::default();
     let mut decision = authorizer.authorize_traced(&request, None, &mut trace).await;
     for _ in 1..MAX_TRIES {
-        if decision.outcome().deny_reason() != Some(DenyReason::PasswordUnverified) {
+        let is_pending = matches!(
+            decision.outcome().deny_reason(),
+            Some(DenyReason::PasswordUnverified | DenyReason::DirectoryPending)
+        );
+        if !is_pending {
             break;
         }
         trace = DecisionTrace::default();
@@ -161,6 +212,7 @@ async fn decide(
         trace: &trace,
         answer: &answer,
         keys: key_store,
+        directory,
     };
     Ok(explained.explanation())
 }

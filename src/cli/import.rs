@@ -1,7 +1,8 @@
-//! `import datasette`
+//! `import datasette` and `import grafana`
 
 mod allow;
 pub(crate) mod datasette;
+mod grafana;
 mod paths;
 pub(crate) mod rules;
 mod tokens;
@@ -10,8 +11,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use zeroize::Zeroizing;
 
-use self::datasette::{DatasetteError, Imported, Sql};
+use self::datasette::{DatasetteError, Sql};
+use self::grafana::GrafanaError;
 use self::rules::Version;
 use super::{CliError, print};
 use crate::config::{Errors, load_foreign};
@@ -20,21 +23,46 @@ use crate::config::{Errors, load_foreign};
 pub(super) enum ImportCommand {
     /// Turn a Datasette configuration (datasette.yaml, metadata.yaml or .json) into one of ours
     Datasette(Datasette),
+    /// Turn Grafana's ldap.toml into our section `ldap`
+    Grafana(Grafana),
+}
+
+/// The argument that says where the configuration is written.
+#[derive(Debug, Args)]
+struct Output {
+    /// Write the configuration into this file, which must not exist, instead of standard output
+    #[arg(id = "output", long, value_name = "FILE")]
+    path: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Grafana {
+    /// The file
+    file: PathBuf,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Datasette {
     /// The file
     file: PathBuf,
-    /// Write the configuration into this file, which must not exist, instead of standard output
-    #[arg(long, value_name = "FILE")]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
     /// Datasette goes on enforcing its `allow_sql`, so leave open what would be closed for its sake
     #[arg(long)]
     datasette_guards_sql: bool,
     /// The Datasette that reads the file; without it nothing is opened that either of them denies
     #[arg(long, value_name = "VERSION")]
     datasette_version: Option<Version>,
+}
+
+/// The result of an import.
+pub struct Imported {
+    /// Our configuration as YAML.
+    pub config: String,
+    /// What could not be expressed, and what else is different; one line each.
+    pub notes: Vec<String>,
 }
 
 /// Why a configuration of another program cannot be imported.
@@ -54,6 +82,14 @@ pub enum ImportError {
         /// Why not.
         source: DatasetteError,
     },
+    /// The file of Grafana's cannot be read, or has no translation.
+    #[error("{} cannot be imported: {source}", file.display())]
+    Grafana {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        source: GrafanaError,
+    },
     /// The result cannot be written.
     #[error("cannot write {}: {source}", file.display())]
     Output {
@@ -68,6 +104,7 @@ impl ImportCommand {
     pub(super) fn run(self) -> Result<(), CliError> {
         match self {
             Self::Datasette(datasette) => datasette.run(),
+            Self::Grafana(grafana) => grafana.run(),
         }
     }
 }
@@ -76,19 +113,9 @@ impl Datasette {
     fn run(self) -> Result<(), CliError> {
         let document = load_foreign(&self.file).map_err(|errors| self.unreadable(errors))?;
         let sql = if self.datasette_guards_sql { Sql::GuardedByDatasette } else { Sql::NotGuarded };
-        let Imported { config, notes } = datasette::import(&document, sql, self.datasette_version)
+        let imported = datasette::import(&document, sql, self.datasette_version)
             .map_err(|source| ImportError::Datasette { file: self.file.clone(), source })?;
-        match &self.output {
-            Some(path) => write_new(path, &config)?,
-            None => print(&config)?,
-        }
-        // Standard error may be closed: the configuration is written by now.
-        let mut stderr = std::io::stderr();
-        let _ = writeln!(stderr, "{} is imported.  What you should know:", self.file.display());
-        for note in &notes {
-            let _ = writeln!(stderr, "- {note}");
-        }
-        Ok(())
+        self.output.write(&self.file, &imported)
     }
 
     /// The error for a file that is not valid.
@@ -96,6 +123,34 @@ impl Datasette {
         let text = std::fs::read_to_string(&self.file).unwrap_or_default();
         let is_template = ["{{", "{%"].iter().any(|delimiter| text.contains(delimiter));
         if is_template { ImportError::Template(errors) } else { ImportError::Unreadable(errors) }
+    }
+}
+
+impl Grafana {
+    fn run(self) -> Result<(), CliError> {
+        // The password of the directory's reader may stand in it.
+        let imported = std::fs::read_to_string(&self.file)
+            .map_err(GrafanaError::from)
+            .and_then(|text| grafana::import(&Zeroizing::new(text)))
+            .map_err(|source| ImportError::Grafana { file: self.file.clone(), source })?;
+        self.output.write(&self.file, &imported)
+    }
+}
+
+impl Output {
+    /// Writes the configuration, and the notes to standard error.
+    fn write(&self, imported_file: &Path, imported: &Imported) -> Result<(), CliError> {
+        match &self.path {
+            Some(path) => write_new(path, &imported.config)?,
+            None => print(&imported.config)?,
+        }
+        // Standard error may be closed: the configuration is written by now.
+        let mut stderr = std::io::stderr();
+        let _ = writeln!(stderr, "{} is imported.  What you should know:", imported_file.display());
+        for note in &imported.notes {
+            let _ = writeln!(stderr, "- {note}");
+        }
+        Ok(())
     }
 }
 

@@ -5,16 +5,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
-use serde_json::json;
+use serde_json::{Map, json};
 
+use super::ldap::LdapSettings;
 use super::listeners::{Listen, read_listen};
 use super::policies::read_allow;
 use super::raw::Node;
 use super::reader::Reader;
 use super::schema;
 use super::tls::{self, ServerTls, SubjectName, Transport};
+use crate::actor::Actor;
 use crate::credential::Principal;
 use crate::credential::stripping::SESSION_COOKIES;
+use crate::keys::SessionScope;
 use crate::policy::{Allow, HostPattern, Policy};
 
 /// The content of the section.
@@ -38,6 +41,24 @@ impl AdminSection<'_> {
                 && allow.is_none_or(|allow| allow.admits(&principal.actor))
         };
         principal.any(admits)
+    }
+
+    /// Whether somebody of this directory may log in.
+    pub fn can_be_entered_from(&self, directory: &LdapSettings) -> bool {
+        let members = match self.rules.allow.allow() {
+            None | Some(Allow::Everyone) => return true,
+            Some(Allow::NoOne) => return false,
+            Some(Allow::Members { members, .. }) => members,
+        };
+        // What the directory says of people is not known here.
+        let is_given =
+            |name: &str| name == "id" || directory.members.iter().any(|(given, _)| **given == *name);
+        let has_role = |role: &str| {
+            let actor = Actor::configured(Map::from_iter([("role".to_owned(), role.into())]));
+            actor.is_ok_and(|actor| self.rules.allow.allow().is_some_and(|allow| allow.admits(&actor)))
+        };
+        members.iter().any(|(name, _)| is_given(name))
+            || directory.roles.iter().any(|entry| has_role(entry.role.as_str()))
     }
 }
 
@@ -122,11 +143,20 @@ impl FromStr for PublicUrl {
     }
 }
 
-/// The name of the session cookie.  With the prefix `__Host-` browsers accept it from this very host over TLS alone (RFC
-/// 6265bis section 4.1.3.2).
-pub fn session_cookie(transport: Transport, public_url: Option<&PublicUrl>) -> &'static str {
-    let [plain, host] = SESSION_COOKIES;
-    if is_secure(transport, public_url) { host } else { plain }
+/// The name of the cookie of a session's scope.  With the prefix `__Host-` browsers accept it from this very host over
+/// TLS alone (RFC 6265bis section 4.1.3.2).
+pub fn session_cookie(
+    scope: SessionScope,
+    transport: Transport,
+    public_url: Option<&PublicUrl>,
+) -> &'static str {
+    let [plain, host, plain_application, host_application] = SESSION_COOKIES;
+    match (scope, is_secure(transport, public_url)) {
+        (SessionScope::Admin, false) => plain,
+        (SessionScope::Admin, true) => host,
+        (SessionScope::Application, false) => plain_application,
+        (SessionScope::Application, true) => host_application,
+    }
 }
 
 /// Whether browsers connect over TLS, to us or to a proxy before us.
@@ -275,7 +305,7 @@ mod tests {
             matches!(default_allow(), Allow::Members { members, anonymous: false } if members.len() == 1)
         );
         let cookie = |transport, url: Option<&str>| {
-            session_cookie(transport, url.map(|url| url.parse().unwrap()).as_ref())
+            session_cookie(SessionScope::Admin, transport, url.map(|url| url.parse().unwrap()).as_ref())
         };
         assert!(cookie(Transport::Plain, Some("https://h")).starts_with("__Host-"));
         assert!(cookie(Transport::Tls, None).starts_with("__Host-"));

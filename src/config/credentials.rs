@@ -6,6 +6,7 @@ use super::reader::{Fields, Reader, nearest};
 use super::schema;
 use super::tls::Transport;
 use crate::credential::{CredentialLocation, CredentialLocations, CrossSite};
+use crate::keys::SessionScope;
 
 const LOCATIONS: &str = "`bearer`, `basic`, `session`, {header: NAME}, {query: NAME} or {cookie: NAME}";
 
@@ -79,6 +80,10 @@ pub struct CredentialSections<'t> {
     pub tokens: Option<&'t Location>,
     /// `users`.
     pub users: Option<&'t Location>,
+    /// `ldap`.
+    pub ldap: Option<&'t Location>,
+    /// Whether Checks ask about its people.
+    pub asks_ldap: bool,
     /// `keys`.
     pub keys: Option<&'t Location>,
 }
@@ -94,12 +99,16 @@ pub fn warn_of_useless<'t>(
     has_admin: bool,
 ) {
     let is_session = |location: &CredentialLocation| matches!(location, CredentialLocation::Session { .. });
-    if let (Some(Entry { value: Node { value: Value::List(list), .. }, .. }), None) =
-        (section, sections.users)
+    // Without the section `admin` people may have logged in elsewhere, whom nothing here knows.
+    if let (Some(Entry { value: Node { value: Value::List(list), .. }, .. }), None, None, true) =
+        (section, sections.users, sections.ldap, has_admin)
     {
         let is_word = |node: &&Node| matches!(&node.value, Value::Text(text) if text.as_str() == "session");
         if let Some(node) = list.iter().find(is_word) {
-            reader.warn(&node.at, "no session ever counts: it is a user's, and there are no `users`");
+            reader.warn(
+                &node.at,
+                "no session ever counts: it is a person's, and there are no `users` and no `ldap`",
+            );
         }
     }
     // An empty list is an error already.
@@ -114,9 +123,10 @@ pub fn warn_of_useless<'t>(
     let takes_users = |location: &CredentialLocation| {
         matches!(location, CredentialLocation::Basic { .. } | CredentialLocation::Session { .. })
     };
-    if let Some(at) = sections.users
-        && !locations.iter().any(takes_users)
-    {
+    if locations.iter().any(takes_users) {
+        return;
+    }
+    for at in [sections.users, sections.ldap.filter(|_| sections.asks_ldap)].into_iter().flatten() {
         reader.warn(at, "none of these can ever log in: `basic` is not among `credentials`");
     }
 }
@@ -184,7 +194,9 @@ fn read_session<'t>(
                 &node.at,
                 "without the section `admin` nobody can log in here: only sessions of others who share the store count",
             );
-            Some(CredentialLocation::Session { cookie: session_cookie(Transport::Plain, None) })
+            Some(CredentialLocation::Session {
+                cookie: session_cookie(SessionScope::Application, Transport::Plain, None),
+            })
         }
         Sessions::InCookie(cookie) => Some(CredentialLocation::Session { cookie }),
     }

@@ -40,6 +40,7 @@ fn given() -> Given {
         ("BOT_TOKEN", BOT_TOKEN),
         ("OTHER_TOKEN", "eat_VUTSRQPONMLKJIHGFEDCBA98765432100mtEjX"),
         ("ADMIN_PASSWORD", "correct horse battery staple"),
+        ("LDAP_PASSWORD", "a password of the directory's reader"),
         ("ROLE", "Viewer"),
         ("PRICE_OF_TEA", "two; and three, thanks"),
         ("EMPTY", ""),
@@ -192,6 +193,18 @@ fn is_public(before: &str) -> bool {
         "forget_after",
         "max_idle",
         "actor_headers",
+        "url",
+        "ca",
+        "bind_dn",
+        "search_base",
+        "search_filter",
+        "base",
+        "filter",
+        "user_attribute",
+        "group",
+        "max_wrong",
+        "remember",
+        "timeout",
     ];
     let tail = before.rsplit(['\n', '{']).next().unwrap_or_default();
     let is_in_section = |section: &str| {
@@ -206,6 +219,15 @@ fn is_public(before: &str) -> bool {
             || tail.contains(&format!("{key}:"))
     }) || is_in_section("actor_headers")
         || is_in_section("policies")
+        || (is_in_section("ldap") && is_in_members(before))
+}
+
+/// Whether the last key on the second level is `members`.
+fn is_in_members(before: &str) -> bool {
+    let is_second =
+        |line: &&str| line.starts_with("  ") && !line.starts_with("   ") && !line.starts_with("  -");
+    let second_level = before.rsplit('\n').find(is_second);
+    second_level.is_some_and(|line| line.trim_start().starts_with("members:"))
 }
 
 #[test]
@@ -223,9 +245,13 @@ fn the_annotated_example_loads() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/config.yaml");
     let text = fs::read_to_string(path).unwrap();
     let environment = Given {
-        variables: [("BOT_TOKEN", BOT_TOKEN), ("ADMIN_PASSWORD", "correct horse battery staple")]
-            .map(|(name, value)| (name, OsString::from(value)))
-            .into(),
+        variables: [
+            ("BOT_TOKEN", BOT_TOKEN),
+            ("ADMIN_PASSWORD", "correct horse battery staple"),
+            ("LDAP_PASSWORD", "a password of the directory's reader"),
+        ]
+        .map(|(name, value)| (name, OsString::from(value)))
+        .into(),
         files: HashMap::from([(
             "/etc/envoy-auth-tokens/secrets/ci-token",
             b"eat_abcdefghijklmnopqrstuvwxyz0123451QdVyK\n".to_vec(),
@@ -340,7 +366,7 @@ fn what_keys_and_admin_mean() {
     assert_eq!((keys.forget_after, keys.max_idle), (days(90), None));
     assert_eq!(config.rules.unavailable, Unavailable::Deny);
     assert!(!admin.allow.admits_anonymous() && admin.public_url.is_none());
-    assert_eq!(config.rules.locations.order(), [CredentialLocation::Session { cookie: "eat_session" }]);
+    assert_eq!(config.rules.locations.order(), [CredentialLocation::Session { cookie: "eat_app" }]);
 
     let config = load(
         "keys: {store: {$env: STORE}, max_seconds_to_live: 86400, prefix: key, max: 5, actor_members: [team],\n\
@@ -364,7 +390,78 @@ fn what_keys_and_admin_mean() {
     assert_eq!(rules.unavailable, Unavailable::Error);
     let public_url = rules.admin.as_ref().unwrap().public_url.as_ref().unwrap();
     assert_eq!((public_url.to_string().as_str(), public_url.is_https()), ("https://keys.example.com", true));
-    assert_eq!(rules.locations.order(), [CredentialLocation::Session { cookie: "__Host-eat_session" }]);
+    assert_eq!(rules.locations.order(), [CredentialLocation::Session { cookie: "__Host-eat_app" }]);
+}
+
+#[cfg(feature = "ldap")]
+#[test]
+fn what_ldap_means() {
+    use std::time::Duration;
+
+    use crate::keys::Role;
+    let load = |text: &str| parse("/etc/app/config.yaml", text).unwrap_or_else(|errors| panic!("{errors}"));
+    let shortest = fs::read_to_string(folder("good").join("ldap_shortest.yaml")).unwrap();
+    let ldap = load(&shortest).rules.ldap.unwrap();
+    assert_eq!(*ldap.servers, [LdapServer::Plain { host: "127.0.0.1".into(), port: 389 }]);
+    assert!(!ldap.start_tls && ldap.ca.is_empty() && matches!(ldap.bind, Bind::Anonymous));
+    assert_eq!(*ldap.search_base, ["ou=people,dc=example,dc=org".into()]);
+    assert_eq!((&*ldap.search_filter, &*ldap.id_attribute), ("(uid=%s)", "uid"));
+    let members = [("name", "cn"), ("email", "mail"), ("groups", "memberOf")];
+    assert_eq!(*ldap.members, members.map(|(member, attribute)| (member.into(), attribute.into())));
+    assert_eq!((&*ldap.groups_attribute, ldap.group_search.is_none()), ("memberOf", true));
+    assert!(matches!(&*ldap.roles, [GroupRole { group: None, role: Role::Viewer }]));
+    assert_eq!((ldap.plain_ids, ldap.at_check, ldap.max_wrong), (false, true, 3));
+    assert_eq!((ldap.remember, ldap.timeout), (Duration::from_secs(300), Duration::from_secs(5)));
+
+    let whole = fs::read_to_string(folder("good").join("ldap.yaml")).unwrap();
+    let config = parse("ldap.yaml", &whole).unwrap();
+    assert_eq!(config.files, [PathBuf::from("tls/ca.crt")], "it is watched");
+    let ldap = config.rules.ldap.unwrap();
+    let servers = ldap.servers.iter().map(ToString::to_string);
+    assert_eq!(
+        servers.collect::<Vec<_>>(),
+        ["ldaps://ldap1.example.com:636", "ldap://ldap2.example.com:1389", "ldapi://%2Frun%2Fslapd%2Fldapi"]
+    );
+    assert!(ldap.start_tls && ldap.ca.len() == 1);
+    let Bind::Reader { dn, password } = &ldap.bind else { panic!("not a reader") };
+    assert_eq!(
+        (&**dn, password.expose()),
+        ("cn=reader,dc=example,dc=org", "a password of the directory's reader")
+    );
+    let groups = ldap.group_search.as_ref().unwrap();
+    assert_eq!((&*groups.filter, &*groups.user_attribute), ("(member=%s)", "dn"));
+    let group = "CN=doe\\2C jane,ou=Groups,dc=example,dc=org".parse().unwrap();
+    assert_eq!((&ldap.roles[0].group, ldap.roles[0].role), (&Some(group), Role::Admin));
+    assert_eq!((ldap.plain_ids, ldap.at_check, ldap.max_wrong), (true, false, 5));
+    assert_eq!((ldap.remember, ldap.timeout), (Duration::ZERO, Duration::from_millis(1500)));
+
+    // Whatever says who people are ends sessions when it changes, and nothing else does.
+    let binding = |text: &str| load(text).rules.ldap.unwrap().binding;
+    let first = binding(&shortest);
+    for (from, to, is_other) in [
+        ("127.0.0.1", "127.0.0.2", true),
+        ("ou=people", "ou=guests", true),
+        ("(uid=%s)", "(cn=%s)", true),
+        ("  roles", "  members: {id: cn}\n  roles", true),
+        ("  roles", "  ids: plain\n  roles", true),
+        ("  roles", "  bind_dn: \"uid=%s,dc=example\"\n  roles", true),
+        ("  roles", "  group_search: {base: dc=example, filter: (memberUid=%s)}\n  roles", true),
+        ("  roles", "  bind_dn: cn=a\n  bind_password: {$env: LDAP_PASSWORD}\n  roles", false),
+        ("  roles", "  timeout: 1s\n  remember: 1m\n  roles", false),
+        ("Viewer", "Editor", false),
+        ("ldap://127.0.0.1", "ldap://127.0.0.1:389/", false),
+    ] {
+        let changed = shortest.replace(from, to);
+        assert!(changed != shortest && (binding(&changed) != first) == is_other, "{changed}");
+    }
+}
+
+#[cfg(not(feature = "ldap"))]
+#[test]
+fn without_the_feature_the_section_is_an_error() {
+    let shortest = fs::read_to_string(folder("good").join("ldap_shortest.yaml")).unwrap();
+    let said = parse("ldap.yaml", &shortest).map(|_| ()).unwrap_err().to_string();
+    assert!(said.contains("without the feature `ldap`"), "{said}");
 }
 
 #[test]

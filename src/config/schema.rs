@@ -35,7 +35,10 @@ pub enum Schema {
 /// A row of the table: name, schema, form and description.
 pub type KeySchema = (&'static str, Schema, Form, &'static str);
 
-use Form::{Actor, AllowBlock, Bool, Either, Integer, Nested, Required, Size, Text, Texts, Word, Words};
+use Form::{
+    Actor, AllowBlock, Bool, Duration, Either, Integer, Nested, OneOrMore, Required, Size, Text, Texts, Word,
+    Words,
+};
 use Schema::{DatasettePlugin, Each, Fields, Locations, Named, Secret, Shown, Unknown, Url};
 
 /// The document.
@@ -58,6 +61,7 @@ const DOCUMENT: &[KeySchema] = &[
     ("admin", ADMIN, Nested, "Where API keys are managed: the HTTP API and the page.  Without it: nowhere."),
     ("tokens", Each(&TOKEN), Nested, "Who stands behind which token."),
     ("users", Each(&USER), Nested, "Who logs in with HTTP Basic."),
+    ("ldap", LDAP, Nested, "A directory whose people log in as `users` do.  Without it there is none."),
     ("keys", KEYS, Nested, "API keys that are issued while the server runs.  Without it there are none."),
     (
         "credentials",
@@ -294,6 +298,80 @@ pub static USER: Schema = Fields(&[
     ("policies", Shown, Texts, RESTRICTION),
 ]);
 
+pub const LDAP: Schema = Fields(&[
+    (
+        "url",
+        Url,
+        Required(&OneOrMore),
+        "ldaps://host, ldap://host with start_tls, or ldapi://%2Fpath%2Fto%2Fsocket.  A list is tried in order.",
+    ),
+    (
+        "start_tls",
+        Unknown,
+        Bool,
+        "Whether connections of ldap:// go on with TLS before anything else is sent.  By default false.",
+    ),
+    ("ca", Shown, Text, "A PEM file: CAs that are trusted beside the system's."),
+    (
+        "bind_dn",
+        Shown,
+        Text,
+        "Who searches.  With %s people bind directly, without a search.  By default searches are anonymous.",
+    ),
+    ("bind_password", Secret, Text, "The password of bind_dn, best by {$env: NAME} or {$file: PATH}."),
+    ("search_base", Shown, Required(&OneOrMore), "The entries below which people stand."),
+    ("search_filter", Shown, Required(&Text), "Who has the name that stands for %s, such as (uid=%s)."),
+    (
+        "members",
+        Named(&Shown),
+        Nested,
+        "The actor's members, each with its attribute.  By default {id: uid, name: cn, email: mail, groups: memberOf}.",
+    ),
+    ("group_search", GROUP_SEARCH, Nested, "How groups are found where entries do not name them."),
+    (
+        "roles",
+        Each(&GROUP_ROLE),
+        Required(&Nested),
+        "Which role whose people have: the first entry that fits.",
+    ),
+    (
+        "ids",
+        Unknown,
+        Word(&["prefixed", "plain"]),
+        "Whether ids of actors begin with ldap: or are the directory's own.  By default prefixed.",
+    ),
+    ("at_check", Unknown, Bool, "Whether Basic passwords of Checks are asked about.  By default true."),
+    (
+        "max_wrong",
+        Shown,
+        Integer,
+        "After so many wrong passwords for one entry in half an hour the directory is not asked.  By default 3.",
+    ),
+    (
+        "remember",
+        Shown,
+        Duration,
+        "How long a right password counts without another question: up to 1h, or 0.  By default 5m.",
+    ),
+    ("timeout", Shown, Text, "How long one server may take: 100ms to 60s.  By default 5s."),
+]);
+
+pub const GROUP_SEARCH: Schema = Fields(&[
+    ("base", Shown, Required(&OneOrMore), "The entries below which groups stand."),
+    ("filter", Shown, Required(&Text), "Which groups a person is in, such as (memberUid=%s)."),
+    (
+        "user_attribute",
+        Shown,
+        Text,
+        "The person's attribute that stands for %s, or dn for the entry's name.  By default that of members.id.",
+    ),
+]);
+
+pub static GROUP_ROLE: Schema = Fields(&[
+    ("group", Shown, Required(&Text), "The group's DN, or \"*\" for everybody."),
+    ("role", Shown, Required(&Word(&["Viewer", "Editor", "Admin"])), "The role of its people."),
+]);
+
 const ACTOR: Schema = Fields(&[
     ("role", Shown, Text, "A role; Viewer, Editor and Admin mean something to API keys."),
     ("name", Shown, Text, "A name."),
@@ -382,8 +460,8 @@ impl Schema {
         match self {
             Each(schema) | Locations(schema) => schema,
             DatasettePlugin => DATASETTE_TOKENS.of_element(),
-            Shown | Secret => self,
-            Unknown | Url | Fields(_) | Named(_) => &UNKNOWN,
+            Shown | Secret | Url => self,
+            Unknown | Fields(_) | Named(_) => &UNKNOWN,
         }
     }
 
@@ -435,7 +513,8 @@ pub fn url_without_secrets(written: &str) -> Option<String> {
         [quote @ (b'"' | b'\''), .., end] if quote == end => (&written[..1], &written[1..written.len() - 1]),
         _ => ("", written),
     };
-    let schemes = ["https://", "http://", "postgres://", "postgresql://", "sqlite:"];
+    let schemes =
+        ["https://", "http://", "postgres://", "postgresql://", "sqlite:", "ldaps://", "ldap://", "ldapi://"];
     let scheme = schemes.into_iter().find(|scheme| url.starts_with(scheme))?;
     let (rest, user) = match url[scheme.len()..].rsplit_once('@') {
         // An @ behind the first ? may be part of a password that goes on behind it.
@@ -459,7 +538,17 @@ pub fn secrets_of_url(url: &str) -> Vec<&str> {
 
 /// Whether a text is one of the words that values can be.  No secret is one of them.
 fn is_configuration_word(text: &str) -> bool {
-    let words = ["deny", "error", "off", "anonymous", "empty_segment", "encoded_slash", "parameters"];
+    let words = [
+        "deny",
+        "error",
+        "off",
+        "anonymous",
+        "empty_segment",
+        "encoded_slash",
+        "parameters",
+        "prefixed",
+        "plain",
+    ];
     CredentialLocation::UNNAMED.contains(&text)
         || CredentialLocation::NAMED.contains(&text)
         || words.contains(&text)

@@ -214,15 +214,22 @@ fn read_client_ca<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Result<Opt
         }
         return Ok(None);
     };
-    let certificates = read_certificates(reader, node).ok_or(())?;
     let mut roots = RootCertStore::empty();
-    for certificate in certificates {
-        if let Err(error) = roots.add(certificate) {
+    roots.add_parsable_certificates(read_authorities(reader, node).ok_or(())?);
+    Ok(Some(ClientCa { roots: Arc::new(roots), names: names? }))
+}
+
+/// The CAs of a PEM file: at least one, each of which a [`RootCertStore`] takes.
+pub fn read_authorities<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Vec<CertificateDer<'static>>> {
+    let certificates = read_certificates(reader, node)?;
+    let mut roots = RootCertStore::empty();
+    for certificate in &certificates {
+        if let Err(error) = roots.add(certificate.clone()) {
             reader.error(&node.at, format!("a certificate in this file cannot be a CA's: {error}"));
-            return Err(());
+            return None;
         }
     }
-    Ok(Some(ClientCa { roots: Arc::new(roots), names: names? }))
+    Some(certificates)
 }
 
 fn read_names<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<[Box<str>]>> {

@@ -13,6 +13,7 @@ use super::{Context, actors, is_label};
 use crate::actor::Actor;
 use crate::credential::{API_KEY_USER, Kind, Principal};
 use crate::password::PasswordHash;
+use crate::person::normalized_name;
 use crate::secret::Secret;
 
 /// One entry of the section.
@@ -32,22 +33,29 @@ pub enum ConfiguredPassword {
 }
 
 /// The names of users so far.
-#[derive(Default)]
 struct Names {
     written: HashSet<Arc<str>>,
     lower_case: HashSet<String>,
+    /// As the people of a directory type them; `None` without a directory.
+    normalized: Option<HashSet<String>>,
 }
 
-/// Reads the section.  `is_tried` says whether strangers can try the password of this admin.
+/// Reads the section.  `is_tried` says whether strangers can try the password of this admin, `has_directory` whether
+/// there are people beside these.
 pub fn read<'t>(
     reader: &mut Reader<'t>,
     section: Option<&'t Node>,
     context: &Context<'_>,
     is_tried: &dyn Fn(&Actor) -> bool,
+    has_directory: bool,
 ) -> Vec<ConfiguredUser> {
     let what = "a list of users such as [{username: admin, password: {$env: ADMIN_PASSWORD}}]";
     let list = section.and_then(|node| reader.list(node, what)).unwrap_or_default();
-    let mut names = Names::default();
+    let mut names = Names {
+        written: HashSet::new(),
+        lower_case: HashSet::new(),
+        normalized: has_directory.then(HashSet::new),
+    };
     let mut users = Vec::with_capacity(list.len());
     for node in list {
         let what = "a user such as {username: admin, password: {$env: ADMIN_PASSWORD}}";
@@ -103,11 +111,23 @@ fn read_name<'t>(reader: &mut Reader<'t>, fields: Fields<'t>, names: &mut Names)
         reader.error(&node.at, "an earlier user has this name; user names are unique");
         return None;
     }
-    if !names.lower_case.insert(name.to_lowercase()) {
+    let is_new = names.lower_case.insert(name.to_lowercase());
+    // Where there is a directory, names are compared as people type them.
+    let is_another = match (&mut names.normalized, normalized_name(&name)) {
+        (Some(normalized), Some(name)) => normalized.insert(name),
+        (Some(_), None) | (None, _) => true,
+    };
+    if !is_new {
         reader.warn(
             &node.at,
             "an earlier user's name differs from this one in case only: these are two users, and people will take \
              one for the other",
+        );
+    } else if !is_another {
+        reader.warn(
+            &node.at,
+            "an earlier user's name is this one in another spelling (NFKC, lower case), by which names of people of \
+             `ldap` are compared: people will take one for the other",
         );
     }
     Some(name)

@@ -6,8 +6,9 @@ use std::fmt;
 use super::{CredentialLocation, CredentialLocations, cookie, parts_of, query, split_scheme};
 use crate::attributes::{Http, trim_blanks};
 
-/// Our own session cookie, plain and under TLS.  It is always cut: no upstream has a use for it.
-pub const SESSION_COOKIES: [&str; 2] = ["eat_session", "__Host-eat_session"];
+/// Our own session cookies: of the admin listener, plain and under TLS, and of Checks, plain and under TLS.  They are
+/// always cut: no upstream has a use for them.
+pub const SESSION_COOKIES: [&str; 4] = ["eat_session", "__Host-eat_session", "eat_app", "__Host-eat_app"];
 
 /// What to take out of a request.  Nothing is named here that the request did not show.
 #[derive(Debug, Default, PartialEq, Eq)]

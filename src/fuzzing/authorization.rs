@@ -60,7 +60,7 @@ fn shown(encoding: Encoding, lines: &[&[u8]]) -> Shown {
             Credential::Password { user, password } => {
                 Shown::Password(user, password.expose().as_bytes().to_vec())
             }
-            Credential::Session { .. } => panic!("a session in `authorization`"),
+            Credential::Sessions(_) => panic!("a session in `authorization`"),
         },
     };
     let removal = CredentialStripping::of(&http, &locations, Forward::Nothing);

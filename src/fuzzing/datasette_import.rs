@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use super::{Empty, authorizer, snapshot, try_config, wait_for};
 use crate::attributes::{Attributes, Encoding, Headers, Http};
 use crate::authorizer::Authorizer;
-use crate::cli::import::datasette::{Imported, Sql, import};
+use crate::cli::import::Imported;
+use crate::cli::import::datasette::{Sql, import};
 use crate::cli::import::rules::Version;
 use crate::config::parse_foreign;
 

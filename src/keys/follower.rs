@@ -21,7 +21,9 @@ use tokio::time::{Instant, sleep};
 
 use super::retention::Retention;
 use super::store::history::Continuity;
-use super::store::source::{ChangePage, Cursor, KeyPage, LogPosition, Look, Revision, SessionPage, Source};
+use super::store::source::{
+    ChangePage, Cursor, KeyPage, LogPosition, Look, PersonPage, Revision, SessionPage, Source,
+};
 use super::store::{FollowerStore, SCHEMA, StoreError, StoreFailure, Upkeep};
 use super::usage::PendingUses;
 use super::{Keys, StoreOperation, with_timeout};
@@ -96,6 +98,8 @@ enum Reading {
     Keys(i64),
     /// To the session of this digest; with those that were found.
     Sessions(Option<TokenDigest>, HashSet<TokenDigest>),
+    /// To the person whose record has this id.
+    People(i64),
 }
 
 impl Reading {
@@ -108,6 +112,8 @@ enum Page {
     /// The keys with an id above this.
     Keys(i64, KeyPage),
     Sessions(SessionPage),
+    /// The people with an id above this.
+    People(i64, PersonPage),
 }
 
 /// Reads the whole store once.
@@ -392,6 +398,9 @@ impl Follower {
             Some(Reading::Sessions(after, _)) => {
                 Some(Page::Sessions(with_timeout(READ_TIMEOUT, source.sessions(*after)).await?))
             }
+            Some(Reading::People(after)) => {
+                Some(Page::People(*after, with_timeout(READ_TIMEOUT, source.people(*after)).await?))
+            }
             None => None,
         })
     }
@@ -429,8 +438,12 @@ impl Follower {
                 *after = page.next;
                 if after.is_none() {
                     index.retain_sessions(found);
-                    self.reader.reading = None;
+                    self.reader.reading = Some(Reading::People(i64::MIN));
                 }
+            }
+            Page::People(after, page) => {
+                self.reader.reading = page.next.map(Reading::People);
+                index.apply_people(after, page);
             }
         }
     }

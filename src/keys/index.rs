@@ -1,7 +1,9 @@
 //! The index: every stored digest, for the Check path to look up without a lock; and whether a digest is live, expired
-//! (a replaced secret: its overlap is over) or revoked.
+//! (a replaced secret: its overlap is over) or revoked; and every record of a person.
 //!
 //! Readers never wait.  One writer at a time changes the entries of what changed.
+
+mod people;
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
@@ -12,13 +14,16 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::UnboundedSender;
 
+use self::people::People;
 use super::known_dead::KnownDead;
+use super::people::Person;
 use super::sessions::Session;
-use super::store::source::{ChangePage, KeyPage};
+use super::store::source::{ChangePage, KeyPage, PersonPage};
 use super::usage::{LastUse, Used};
-use super::{Role, Status, StoredKey, StoredSession};
+use super::{Role, Status, StoredKey, StoredPerson, StoredSession};
 use crate::actor::Actor;
 use crate::credential::{Kind, PolicyNames, Principal, has_expired};
+use crate::person::{PersonId, PersonSource};
 use crate::token::TokenDigest;
 
 /// In order, so that a page of keys shows which of them are gone; and a tree, which never moves all entries at once.
@@ -140,10 +145,11 @@ impl IndexEntry {
     }
 }
 
-/// Every stored digest.
+/// Every stored digest, and every record of a person.
 pub struct Index {
     keys: Digests<IndexEntry>,
     sessions: Digests<Session>,
+    people: People,
     /// The entry of each key, for writers.  Its lock is the writers' lock.
     by_id: Mutex<ById>,
     held: AtomicUsize,
@@ -163,9 +169,9 @@ enum Cause {
 impl Index {
     /// An empty index that sends the entries whose use is to be written.
     pub fn new(used: UnboundedSender<Used>) -> Self {
-        let (keys, sessions) = (Digests::default(), Digests::default());
+        let (keys, sessions, people) = (Digests::default(), Digests::default(), People::default());
         let (by_id, held, known_dead) = (Mutex::default(), AtomicUsize::new(0), KnownDead::default());
-        Self { keys, sessions, by_id, held, known_dead, used }
+        Self { keys, sessions, people, by_id, held, known_dead, used }
     }
 
     /// What is known of a digest at this instant.  A live key counts as used.
@@ -222,13 +228,15 @@ impl Index {
     /// Inserts a session, or replaces it.
     pub fn put_session(&self, stored: StoredSession) {
         let sessions = self.sessions.pin();
-        if let Some(session) = sessions.get(&stored.digest)
+        let before = sessions.get(&stored.digest);
+        if let Some(session) = before
             && session.is_same(&stored)
         {
             session.last_use().written_elsewhere(stored.last_used_at);
             return;
         }
-        sessions.insert(stored.digest, Arc::new(stored.into()));
+        let digest = stored.digest;
+        sessions.insert(digest, Arc::new(Session::new(stored, before.map(|before| &**before))));
     }
 
     /// Removes a session that ended.
@@ -236,6 +244,38 @@ impl Index {
         if self.sessions.pin().remove(digest).is_some() {
             self.known_dead.remember(*digest);
         }
+    }
+
+    /// The record of a person.
+    pub fn find_person(&self, person: &PersonId) -> Option<Arc<Person>> {
+        self.people.find(person)
+    }
+
+    /// The people of a source who have not ended.
+    pub fn people(&self, source: PersonSource) -> Vec<PersonId> {
+        self.people.not_ended(source)
+    }
+
+    /// The session of a digest, dead or alive.  It does not count as used.
+    pub fn session(&self, digest: &TokenDigest) -> Option<Arc<Session>> {
+        self.sessions.pin().get(digest).map(Arc::clone)
+    }
+
+    /// The sessions of a source, dead or alive.  Looks at every session.
+    pub fn sessions_of(&self, source: PersonSource) -> Vec<(TokenDigest, Arc<Session>)> {
+        let sessions = self.sessions.pin();
+        let of_source = sessions.iter().filter(|(_, session)| session.person.source == source);
+        of_source.map(|(digest, session)| (*digest, Arc::clone(session))).collect()
+    }
+
+    /// Inserts the record of a person, or replaces it.
+    pub fn put_person(&self, id: i64, stored: StoredPerson) {
+        self.people.put(id, stored);
+    }
+
+    /// Removes the record of a person.
+    pub fn remove_person(&self, id: i64) {
+        self.people.remove(id);
     }
 
     /// Takes over a page of changes.
@@ -252,6 +292,17 @@ impl Index {
         for digest in page.deleted_sessions {
             self.remove_session(&digest);
         }
+        for (id, person) in page.people {
+            self.put_person(id, person);
+        }
+        for id in page.deleted_people {
+            self.remove_person(id);
+        }
+    }
+
+    /// Takes over a page of all people: those whose records have an id above `after`, up to where the page ends.
+    pub fn apply_people(&self, after: i64, page: PersonPage) {
+        self.people.apply(after, page);
     }
 
     /// Takes over a page of all keys: those with an id above `after`, up to where the page ends.  Entries that stay the

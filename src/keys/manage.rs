@@ -9,7 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use super::store::{
     CreateError, ListFilter, ListPage, ListPosition, NewKey, NumberedPage, RotateError, Rotation, StoreError,
 };
-use super::{CreateKey, GrantCheck, Key, KeySettings, Keys, OPERATION_TIMEOUT, generate, with_timeout};
+use super::{
+    CreateKey, GrantCheck, Key, KeySettings, Keys, OPERATION_TIMEOUT, generate, whole_second, with_timeout,
+};
 use crate::secret::Secret;
 
 /// How long reading one page of a list may take: the store may have to look through a million keys for it.
@@ -59,8 +61,7 @@ impl Keys {
             now.checked_add(SignedDuration::from_secs(overlap_seconds)).unwrap_or(Timestamp::MAX);
         let max_life = settings.max_seconds_to_live;
         let expires_by = (max_life >= 0).then(|| {
-            let second = Timestamp::from_second(now.as_second()).unwrap_or(now);
-            second.checked_add(SignedDuration::from_secs(max_life)).unwrap_or(Timestamp::MAX)
+            whole_second(now).checked_add(SignedDuration::from_secs(max_life)).unwrap_or(Timestamp::MAX)
         });
         let rotation = Rotation { id, digest, previous_until, now, expires_by };
         let rotate = self.store.rotate(&self.gate, &rotation, grant_check);
@@ -107,7 +108,7 @@ impl Keys {
         accepted.await.inspect_err(|error| self.write_failed("accept the history of the store", error))
     }
 
-    /// The first keys after a position, at most [`MAX_PAGE`](super::store::source::MAX_PAGE).
+    /// The first keys after a position, at most [`LIST_PAGE`](super::store::LIST_PAGE).
     ///
     /// # Errors
     /// The store failed.

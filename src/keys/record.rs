@@ -1,9 +1,10 @@
-//! The records: a key, its status, a session.
+//! The records: a key, its status, a session, a person.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::credential::has_expired;
+use crate::person::PersonId;
 use crate::token::TokenDigest;
 
 /// The role of a key, as in Grafana.  Nobody manages a key above their own role.
@@ -129,17 +130,82 @@ pub struct StoredKey {
     pub previous: Option<(TokenDigest, Timestamp)>,
 }
 
-/// A session as it is stored: a user who logged in.
+/// What a session is good for.  A log-in may open one of each, with secrets of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SessionScope {
+    /// The admin listener.
+    Admin,
+    /// The application: Checks.
+    Application,
+}
+
+impl SessionScope {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Admin, Self::Application];
+
+    /// The scope's word in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Application => "application",
+        }
+    }
+
+    /// The scope of this word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == word)
+    }
+}
+
+/// A session as it is stored: a person who logged in.  Times are whole seconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredSession {
     /// The digest of the cookie's value, which is its secret.
     pub digest: TokenDigest,
-    /// The user's name in the configuration.
-    pub user: String,
-    /// The digest of the password hash that opened it.  When the user's hash changes, the session has ended.
-    pub password_digest: TokenDigest,
+    /// Who logged in.
+    pub person: PersonId,
+    /// What it is good for.
+    pub scope: SessionScope,
+    /// The session of [`SessionScope::Admin`] that the same log-in opened; `None` for that one itself, and where it
+    /// opened none.
+    pub parent: Option<TokenDigest>,
+    /// The digest of whatever must stay the same for the session to live, such as the hash of the password that opened
+    /// it.
+    pub binding: TokenDigest,
+    /// What the person's source said of them when it was asked last; `None` where it says nothing.
+    pub claims: Option<Map<String, Value>>,
+    /// When it was asked last.
+    pub checked_at: Timestamp,
     /// When it was opened ([`SESSION_TTL`](super::sessions::SESSION_TTL)).
     pub created_at: Timestamp,
     /// When it was last used, to a minute ([`SESSION_IDLE_TIMEOUT`](super::sessions::SESSION_IDLE_TIMEOUT)).
     pub last_used_at: Timestamp,
+}
+
+/// A person as the process that decides people recorded them, for those that decide none.  Times are whole seconds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredPerson {
+    /// Who it is.
+    pub person: PersonId,
+    /// The actor.
+    pub actor: Map<String, Value>,
+    /// The role; `None` for none.
+    pub role: Option<Role>,
+    /// The digest of whatever must stay the same for this record to hold.
+    pub binding: TokenDigest,
+    /// When the person was last seen, to a minute.
+    pub seen_at: Timestamp,
+    /// When the person ended: left, was disabled, or had no role any more.  `None` while they have not.
+    pub ended_at: Option<Timestamp>,
+}
+
+impl StoredPerson {
+    /// Whether the two differ in nothing but when the person was seen.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.person == other.person
+            && self.actor == other.actor
+            && self.role == other.role
+            && self.binding == other.binding
+            && self.ended_at == other.ended_at
+    }
 }

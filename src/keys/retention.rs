@@ -1,20 +1,21 @@
-//! What becomes of stored keys in time: unused ones expire (`keys.max_idle`), dead ones are deleted
-//! (`keys.forget_after`).
+//! What becomes of what is stored in time: unused keys expire (`keys.max_idle`), dead ones are deleted
+//! (`keys.forget_after`), and so are the records of people who ended long ago.
 //!
-//! Both are done once an hour, by every process that may write to the store: the store gives each of them other keys.
-//! One call changes a thousand keys at most, and the follower reads the store between two calls.
+//! All of it is done once an hour, by every process that may write to the store: the store gives each of them other rows.
+//! One call changes a thousand rows at most, and the follower reads the store between two calls.
 
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use tokio::time::Instant;
 
+use super::people::ENDED_PERSON_RETENTION;
 use super::store::{ForgottenKeys, Upkeep};
 use super::{KeySettings, Keys, OPERATION_TIMEOUT, with_timeout};
 
 /// How often to look for keys that are dead for long enough, and for unused ones.
 const INTERVAL: Duration = Duration::from_secs(3600);
-/// How many keys are deleted at once.
+/// How many keys, or records of people, are deleted at once.
 const FORGET_BATCH: u32 = 1000;
 /// How many keys expire at once: each has a line in the audit log.
 const EXPIRE_BATCH: u32 = 100;
@@ -31,6 +32,7 @@ const USE_IS_WRITTEN_WITHIN: Duration = Duration::from_secs(60);
 pub(super) struct Retention {
     expire_at: Instant,
     forget_at: Instant,
+    forget_people_at: Instant,
     readable_since: Instant,
     readable_at: Instant,
     /// The keys that were deleted since this round began.
@@ -60,6 +62,7 @@ impl Retention {
         Self {
             expire_at: now,
             forget_at: now,
+            forget_people_at: now,
             readable_since: now,
             readable_at: now,
             forgotten: ForgottenKeys::default(),
@@ -72,6 +75,9 @@ impl Retention {
             self.readable_since = now;
         }
         self.readable_at = now;
+        if now >= self.forget_people_at {
+            self.forget_people_at = keys.forget_people(upkeep).await.next_at(now);
+        }
         let may_expire = now.duration_since(self.readable_since) >= USES_ARRIVE_WITHIN;
         let (expire, forget) = (may_expire && now >= self.expire_at, now >= self.forget_at);
         if !expire && !forget {
@@ -105,6 +111,26 @@ impl Keys {
 
     fn present_settings(&self) -> Option<KeySettings> {
         self.settings.get().and_then(|present| present())
+    }
+
+    /// Deletes the records of people who ended long ago.
+    async fn forget_people(&self, upkeep: &dyn Upkeep) -> Round {
+        let forget = upkeep.forget_people(self.time_ago(ENDED_PERSON_RETENTION), FORGET_BATCH);
+        match with_timeout(OPERATION_TIMEOUT, forget).await {
+            Ok(people) => {
+                if people > 0 {
+                    tracing::info!(
+                        people,
+                        "records of people who ended long ago were deleted from the store"
+                    );
+                }
+                if people < u64::from(FORGET_BATCH) { Round::Over } else { Round::Unfinished }
+            }
+            Err(error) => {
+                self.write_failed("delete the records of people who ended long ago", &error);
+                Round::Over
+            }
+        }
     }
 
     /// Lets unused keys expire.

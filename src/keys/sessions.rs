@@ -1,15 +1,21 @@
-//! Sessions of users who logged in.
+//! Sessions of people who logged in.
 //!
-//! A session's secret is the value of a cookie.  It is bound to the password that opened it, and ends when the user
-//! logs out, when nobody uses it for a day, and after a week.
+//! A session's secret is the value of a cookie.  One log-in may open two sessions, each with a secret of its own: one for
+//! the admin listener and one for the application ([`SessionScope`]).  A session is bound to what must stay the same for
+//! it to live, such as the password that opened it.  It ends with the other one of its log-in when the person logs out,
+//! by itself when nobody uses it for a day, and after a week.
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value};
 
-use super::store::{StoreError, Upkeep};
+use super::store::{SessionLimit, StoreError, Upkeep};
 use super::usage::LastUse;
-use super::{Keys, OPERATION_TIMEOUT, StoredSession, generate, with_timeout};
+use super::{Keys, OPERATION_TIMEOUT, SessionScope, StoredSession, generate, whole_second, with_timeout};
+use crate::credential::Principal;
+use crate::person::{PersonId, PersonSource};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
 
@@ -17,35 +23,64 @@ use crate::token::TokenDigest;
 pub const SESSION_IDLE_TIMEOUT: SignedDuration = SignedDuration::from_hours(24);
 /// A session ends after this long, however much it is used.
 pub const SESSION_TTL: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// Live sessions of one user.  One more ends the oldest.
-pub const MAX_SESSIONS_PER_USER: u32 = 100;
+/// Live sessions of one person and one scope.  One more ends the oldest log-in.
+pub const MAX_SESSIONS_PER_PERSON: u32 = 100;
 /// The prefix of a session's secret.
 const SESSION_PREFIX: &str = "session";
 
 /// A session, as the index holds it.
 #[derive(Debug)]
 pub struct Session {
-    /// The user's name in the configuration.
-    pub user: Box<str>,
-    /// Binds it to the password that opened it: the SHA-256 of the stored password hash.
-    pub password_digest: TokenDigest,
+    /// Who logged in.
+    pub person: PersonId,
+    /// What it is good for.
+    pub scope: SessionScope,
+    /// Binds it to what must stay the same for it to live.
+    pub binding: TokenDigest,
+    /// What the person's source said of them when it was asked last.
+    pub claims: Option<Map<String, Value>>,
+    /// When it was asked last.
+    pub checked_at: Timestamp,
     /// When it was opened.
     pub created_at: Timestamp,
+    /// The principal that was made of it last.
+    pub principal: ArcSwapOption<CachedPrincipal>,
     last_use: Arc<LastUse>,
 }
 
-impl From<StoredSession> for Session {
-    fn from(stored: StoredSession) -> Self {
-        Self {
-            user: stored.user.into_boxed_str(),
-            password_digest: stored.password_digest,
-            created_at: stored.created_at,
-            last_use: Arc::new(LastUse::new(Some(stored.last_used_at))),
-        }
-    }
+/// A principal, and the snapshot under which it was made: another one may have other rules of who has which role.
+#[derive(Debug)]
+pub struct CachedPrincipal {
+    /// The version of the snapshot.
+    pub snapshot_version: u64,
+    /// The principal.
+    pub principal: Arc<Principal>,
 }
 
 impl Session {
+    /// A session as it is stored, in the place of one of the same digest.
+    pub(super) fn new(stored: StoredSession, before: Option<&Self>) -> Self {
+        let last_use = match before {
+            Some(before) => {
+                before.last_use.written_elsewhere(stored.last_used_at);
+                Arc::clone(&before.last_use)
+            }
+            None => Arc::new(LastUse::new(Some(stored.last_used_at))),
+        };
+        // Nothing that a principal is made of changed: it stays, and with it the answer that is encoded for it.
+        let same = before.filter(|before| before.binding == stored.binding && before.claims == stored.claims);
+        Self {
+            person: stored.person,
+            scope: stored.scope,
+            binding: stored.binding,
+            claims: stored.claims,
+            checked_at: stored.checked_at,
+            created_at: stored.created_at,
+            principal: ArcSwapOption::new(same.and_then(|before| before.principal.load_full())),
+            last_use,
+        }
+    }
+
     /// When it was last used, as far as this replica knows.
     pub fn last_used_at(&self) -> Timestamp {
         self.last_use.at()
@@ -58,8 +93,11 @@ impl Session {
 
     /// Whether this is the stored session, apart from its last use.
     pub(super) fn is_same(&self, stored: &StoredSession) -> bool {
-        *self.user == *stored.user
-            && self.password_digest == stored.password_digest
+        self.person == stored.person
+            && self.scope == stored.scope
+            && self.binding == stored.binding
+            && self.claims == stored.claims
+            && self.checked_at == stored.checked_at
             && self.created_at == stored.created_at
     }
 
@@ -70,61 +108,219 @@ impl Session {
     }
 }
 
-/// A session that was just opened.
-pub struct OpenedSession {
-    /// The cookie's value.
-    pub cookie: Secret,
-    /// How many older sessions of the user ended because there were too many.
+/// The sessions that a log-in opens.
+#[derive(Debug, Clone)]
+pub struct NewSessions {
+    /// Who logged in.
+    pub person: PersonId,
+    /// A session for each scope, with what binds it.  That of [`SessionScope::Admin`] stands first where there is one.
+    pub bindings: Vec<(SessionScope, TokenDigest)>,
+    /// What the person's source said of them; `None` where it says nothing.
+    pub claims: Option<Map<String, Value>>,
+    /// When it was asked; `None` is now.
+    pub checked_at: Option<Timestamp>,
+}
+
+/// Sessions that were just opened.
+pub struct OpenedSessions {
+    /// The values of the cookies, in the order of the bindings.
+    pub cookies: Vec<(SessionScope, Secret)>,
+    /// How many older log-ins of the person ended because there were too many.
     pub ended: usize,
 }
 
+/// What a session of a scope is bound to.  Each scope has its own: a program that knows no scopes takes no session of
+/// the application for one that may manage keys.
+pub fn scoped_binding(binding: &TokenDigest, scope: SessionScope) -> TokenDigest {
+    match scope {
+        SessionScope::Admin => *binding,
+        SessionScope::Application => {
+            TokenDigest::of(&[b"application ".as_slice(), binding.as_bytes()].concat())
+        }
+    }
+}
+
 impl Keys {
-    /// Opens a session for a user, bound to the digest of the stored password hash.
-    /// Where the user has [`MAX_SESSIONS_PER_USER`] live ones, the oldest ends.
+    /// Opens the sessions of one log-in.
+    /// Where the person has [`MAX_SESSIONS_PER_PERSON`] live ones of a scope, the log-in of the oldest ends.
     ///
     /// # Errors
     /// The store failed.
-    pub async fn open_session(
-        &self,
-        user: &str,
-        password_digest: &TokenDigest,
-    ) -> Result<OpenedSession, StoreError> {
-        let (cookie, digest) = generate(SESSION_PREFIX)?;
-        let now = self.clock.now();
-        let session = StoredSession {
-            digest,
-            user: user.to_owned(),
-            password_digest: *password_digest,
-            created_at: now,
-            last_used_at: now,
-        };
-        let used_after = self.time_ago(SESSION_IDLE_TIMEOUT);
-        let opened_after = self.time_ago(SESSION_TTL);
-        let create =
-            self.store.create_session(&self.gate, &session, MAX_SESSIONS_PER_USER, used_after, opened_after);
+    pub async fn open_sessions(&self, new: &NewSessions) -> Result<OpenedSessions, StoreError> {
+        let now = whole_second(self.clock.now());
+        let (mut cookies, mut sessions) = (Vec::new(), Vec::<StoredSession>::new());
+        let checked_at = new.checked_at.map_or(now, whole_second);
+        for &(scope, binding) in &new.bindings {
+            let (cookie, digest) = generate(SESSION_PREFIX)?;
+            let parent = sessions.iter().find(|session| session.scope == SessionScope::Admin);
+            sessions.push(StoredSession {
+                digest,
+                person: new.person.clone(),
+                scope,
+                parent: parent.map(|parent| parent.digest),
+                binding,
+                claims: new.claims.clone(),
+                checked_at,
+                created_at: now,
+                last_used_at: now,
+            });
+            cookies.push((scope, cookie));
+        }
+        let (used_after, opened_after) = self.live_sessions_after();
+        let limit = SessionLimit { max_sessions: MAX_SESSIONS_PER_PERSON, used_after, opened_after };
+        let create = self.store.create_sessions(&self.gate, &sessions, limit);
         let created = self.change(create, |ended| {
-            ended.iter().for_each(|digest| self.index.remove_session(digest));
-            self.index.put_session(session.clone());
+            ended.digests.iter().for_each(|digest| self.index.remove_session(digest));
+            sessions.iter().for_each(|session| self.index.put_session(session.clone()));
         });
         let ended = created.await.inspect_err(|error| self.write_failed("open a session", error))?;
-        Ok(OpenedSession { cookie, ended: ended.len() })
+        Ok(OpenedSessions { cookies, ended: ended.log_ins })
     }
 
-    /// Closes a session; no error when there is none.
+    /// A session, dead or alive.  Unlike [`find_session`](Self::find_session) this is no use of it.
+    pub fn session(&self, digest: &TokenDigest) -> Option<Arc<Session>> {
+        self.index.session(digest)
+    }
+
+    /// The sessions of the people of a source that are not too old to live, used of late or not.  Takes time in proportion
+    /// to the number of all sessions.
+    pub fn sessions_of(&self, source: PersonSource) -> Vec<(TokenDigest, Arc<Session>)> {
+        let opened_after = self.time_ago(SESSION_TTL);
+        let mut sessions = self.index.sessions_of(source);
+        sessions.retain(|(_, session)| session.created_at > opened_after);
+        sessions
+    }
+
+    /// Closes a session and the other one of its log-in; no error when there is none.
     ///
     /// # Errors
     /// The store failed.
     pub async fn close_session(&self, digest: &TokenDigest) -> Result<(), StoreError> {
-        let close = self.store.delete_session(&self.gate, digest);
-        let closed = self.change(close, |()| self.index.remove_session(digest));
-        closed.await.inspect_err(|error| self.write_failed("close a session", error))
+        let close = self.store.close_session(&self.gate, digest);
+        let closed = self.change(close, |closed| {
+            closed.iter().chain([digest]).for_each(|digest| self.index.remove_session(digest));
+        });
+        closed.await.inspect_err(|error| self.write_failed("close a session", error))?;
+        Ok(())
+    }
+
+    /// Ends all sessions of a person.  Returns the number of log-ins that were live.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn end_sessions(&self, person: &PersonId) -> Result<usize, StoreError> {
+        let (used_after, opened_after) = self.live_sessions_after();
+        let end = self.store.end_sessions(&self.gate, person, used_after, opened_after);
+        let ended = self.change(end, |ended| {
+            ended.digests.iter().for_each(|digest| self.index.remove_session(digest));
+        });
+        let ended = ended.await.inspect_err(|error| self.write_failed("end sessions", error))?;
+        Ok(ended.log_ins)
+    }
+
+    /// Writes what a person's source said of them, and when, into a session and the other one of its log-in.  What it
+    /// said later, and a session that has ended, stay as they are.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn update_claims(
+        &self,
+        digest: &TokenDigest,
+        claims: &Map<String, Value>,
+        checked_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let update = self.store.update_claims(&self.gate, digest, claims, checked_at);
+        let updated = self.change(update, |updated| {
+            updated.iter().for_each(|session| self.index.put_session(session.clone()));
+        });
+        updated.await.inspect_err(|error| self.write_failed("write the claims of a session", error))?;
+        Ok(())
+    }
+
+    /// The same for every log-in of a person.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn update_claims_of(
+        &self,
+        person: &PersonId,
+        claims: &Map<String, Value>,
+        checked_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        for (digest, session) in self.sessions_of(person.source) {
+            // The other one of its log-in may have brought them along.
+            let is_older = || {
+                let session = self.index.session(&digest);
+                session.is_some_and(|session| session.checked_at < whole_second(checked_at))
+            };
+            if session.person == *person && is_older() {
+                self.update_claims(&digest, claims, checked_at).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A live session was last used after the first of these instants, and opened after the second.
+    fn live_sessions_after(&self) -> (Timestamp, Timestamp) {
+        (self.time_ago(SESSION_IDLE_TIMEOUT), self.time_ago(SESSION_TTL))
     }
 
     /// Deletes the sessions that have ended from the store.
     pub(super) async fn purge_sessions(&self, upkeep: &dyn Upkeep) {
-        let purge = upkeep.purge_sessions(self.time_ago(SESSION_IDLE_TIMEOUT), self.time_ago(SESSION_TTL));
+        let (used_after, opened_after) = self.live_sessions_after();
+        let purge = upkeep.purge_sessions(used_after, opened_after);
         if let Err(error) = with_timeout(OPERATION_TIMEOUT, purge).await {
             self.write_failed("remove dead sessions", &error);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actor::Actor;
+    use crate::credential::Kind;
+    use crate::person::PersonSource;
+
+    fn stored() -> StoredSession {
+        let at = Timestamp::from_second(1_000_000).unwrap();
+        StoredSession {
+            digest: TokenDigest::of(b"cookie"),
+            person: PersonId { source: PersonSource::Ldap, subject: "ann".into() },
+            scope: SessionScope::Application,
+            parent: None,
+            binding: TokenDigest::of(b"settings"),
+            claims: Some(Map::from_iter([("name".to_owned(), Value::from("ann"))])),
+            checked_at: at,
+            created_at: at,
+            last_used_at: at,
+        }
+    }
+
+    #[test]
+    fn a_use_that_is_not_written_yet_outlives_a_change_and_so_does_the_principal_of_the_same_claims() {
+        let before = Session::new(stored(), None);
+        let used_at = Timestamp::from_second(1_000_900).unwrap();
+        assert!(before.last_use().record(used_at.as_second()));
+        let principal = Arc::new(Principal::new(
+            Kind::Session,
+            "ann".into(),
+            Actor::configured(Map::new()).expect("an actor without members"),
+        ));
+        before.principal.store(Some(Arc::new(CachedPrincipal { snapshot_version: 1, principal })));
+
+        let checked = StoredSession { checked_at: used_at, ..stored() };
+        assert!(!before.is_same(&checked));
+        let after = Session::new(checked, Some(&before));
+        assert_eq!((after.last_used_at(), after.checked_at), (used_at, used_at));
+        assert!(!after.last_use().record(used_at.as_second() + 600), "it is on its way already");
+        assert!(after.principal.load().is_some());
+
+        let others = Some(Map::from_iter([("name".to_owned(), Value::from("bob"))]));
+        let after = Session::new(StoredSession { claims: others, ..stored() }, Some(&before));
+        assert!(after.principal.load().is_none(), "made of other claims");
+        let binding = TokenDigest::of(b"other settings");
+        let after = Session::new(StoredSession { binding, ..stored() }, Some(&before));
+        assert!(after.principal.load().is_none(), "bound to other settings");
     }
 }

@@ -1,9 +1,10 @@
-//! The stores of keys and sessions: one trait, implemented for SQLite and PostgreSQL.
+//! The stores of keys, sessions and people: one trait, implemented for SQLite and PostgreSQL.
 //!
-//! The database itself numbers every change to keys and sessions.  In the transaction that makes the change,
+//! The database itself numbers every change to keys, sessions and people.  In the transaction that makes the change,
 //! triggers raise the number in one locked row, append to a change log (deletions too) and, in PostgreSQL, NOTIFY.
 //! So a change made with psql counts, and no change is skipped because transactions commit out of order.
-//! An update of a key's `last_used_at` alone is no change.  A session's is one, because use keeps a session alive.
+//! An update of a key's `last_used_at` alone is no change, nor is one of a person's `seen_at`.  That of a session's
+//! `last_used_at` is one, because use keeps a session alive.
 //! Each revision has a random mark, by which a history that was rewritten is noticed ([`super::store::source`]).
 
 mod error;
@@ -22,16 +23,18 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use serde_json::{Map, Value};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use self::source::Source;
-use super::{CreateKey, GrantCheck, Key, Status, StoredKey, StoredSession};
+use super::{CreateKey, GrantCheck, Key, Status, StoredKey, StoredPerson, StoredSession};
+use crate::person::PersonId;
 use crate::token::TokenDigest;
 
 pub use error::{
     CreateError, DatabaseFailure, HostFailure, OpenError, OpenFailure, RotateError, StoreError, StoreFailure,
 };
-pub use list::{ForgottenKeys, ListFilter, ListPage, ListPosition, NumberedPage};
+pub use list::{ForgottenKeys, LIST_PAGE, ListFilter, ListPage, ListPosition, NumberedPage};
 pub use migrations::SCHEMA;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
@@ -81,6 +84,37 @@ pub struct NewKey {
     pub created_at: Timestamp,
     /// The maximum number of stored keys, dead ones included; `None` is no limit.
     pub quota: Option<u64>,
+}
+
+/// How many live sessions a person may have of each scope, and what is live.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionLimit {
+    /// The most, those included that are about to be opened.
+    pub max_sessions: u32,
+    /// A live session was last used after this.
+    pub used_after: Timestamp,
+    /// A live session was opened after this.
+    pub opened_after: Timestamp,
+}
+
+/// Sessions that were deleted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EndedSessions {
+    /// Their digests.
+    pub digests: Vec<TokenDigest>,
+    /// The number of log-ins that ended with them.
+    pub log_ins: usize,
+}
+
+/// A person as recorded, with what made room for them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecordedPerson {
+    /// The id of the record.
+    pub id: i64,
+    /// The record.
+    pub person: StoredPerson,
+    /// The ids of the records that were deleted because there were too many.
+    pub deleted: Vec<i64>,
 }
 
 /// The order in which changes and readings reach the index.
@@ -147,12 +181,16 @@ pub trait Upkeep: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Key>, StoreError>;
 
+    /// Deletes at most `limit` people that ended at this instant or before, and returns their number.  Those that another
+    /// transaction holds are left for the next call.
+    async fn forget_people(&self, ended_until: Timestamp, limit: u32) -> Result<u64, StoreError>;
+
     /// Writes that a writer is there, so that copies of the store can say how old they are.  At most once in a few
     /// seconds, however many processes call it.
     async fn stamp(&self) -> Result<(), StoreError>;
 }
 
-/// A store of keys and sessions, for the operations of the API.  A change that a method acknowledges survives a kill
+/// A store of keys, sessions and people, for the operations of the API.  A change that a method acknowledges survives a kill
 /// of the process.  Each takes the [`Gate`] before it commits.
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -185,7 +223,7 @@ pub trait Store: Send + Sync {
     /// Deletes a key; false when there is no such key.
     async fn delete(&self, gate: &Gate, id: i64) -> Result<Committed<bool>, StoreError>;
 
-    /// The first keys after a position, at most [`MAX_PAGE`](super::store::source::MAX_PAGE), with their last use.
+    /// The first keys after a position, at most [`LIST_PAGE`], with their last use.
     async fn list_after(&self, filter: ListFilter, after: &ListPosition) -> Result<ListPage, StoreError>;
 
     /// At most `limit` keys after the first `offset` ones, with their last use, and the number of all.
@@ -199,20 +237,61 @@ pub trait Store: Send + Sync {
     /// One key with its last use.
     async fn get(&self, id: i64) -> Result<Option<Key>, StoreError>;
 
-    /// Creates a session, and deletes the oldest live ones of its user so that at most `max_sessions` are left, this
-    /// one included.  A session is live when it was last used, and opened, after these instants.  Returns the
-    /// digests of the deleted ones.  They are counted in the same transaction, under the lock of all changes.
-    async fn create_session(
+    /// Creates the sessions of one log-in, all of one person.  Before that it ends that person's oldest log-ins so that
+    /// of each scope no more live sessions are left than the limit says, the new ones included.  They are counted in the
+    /// same transaction, under the lock of all changes.  Returns what it ended.
+    async fn create_sessions(
         &self,
         gate: &Gate,
-        session: &StoredSession,
-        max_sessions: u32,
-        used_after: Timestamp,
-        opened_after: Timestamp,
+        sessions: &[StoredSession],
+        limit: SessionLimit,
+    ) -> Result<Committed<EndedSessions>, StoreError>;
+
+    /// Deletes a session and the others of its log-in, and returns their digests; no error when there is none.
+    async fn close_session(
+        &self,
+        gate: &Gate,
+        digest: &TokenDigest,
     ) -> Result<Committed<Vec<TokenDigest>>, StoreError>;
 
-    /// Deletes a session; no error when there is none.
-    async fn delete_session(&self, gate: &Gate, digest: &TokenDigest) -> Result<Committed<()>, StoreError>;
+    /// Deletes all sessions of a person.  Of the log-ins it counts those with a live session: one last used, and opened,
+    /// after these instants.
+    async fn end_sessions(
+        &self,
+        gate: &Gate,
+        person: &PersonId,
+        used_after: Timestamp,
+        opened_after: Timestamp,
+    ) -> Result<Committed<EndedSessions>, StoreError>;
+
+    /// Writes what a person's source said of them, and when, into a session and the others of its log-in, unless what it
+    /// said later is there already.  Returns those that it changed, as they are then.
+    async fn update_claims(
+        &self,
+        gate: &Gate,
+        digest: &TokenDigest,
+        claims: &Map<String, Value>,
+        checked_at: Timestamp,
+    ) -> Result<Committed<Vec<StoredSession>>, StoreError>;
+
+    /// Records a person, whether there is a record of them or not.  Where only `seen_at` differs, that is written at most
+    /// once a minute, and is no change.  For a new one people make room so that at most `max_people` are left, this one
+    /// included: of those that ended, and then of the others, those that did, or were seen, longest ago.
+    async fn record_person(
+        &self,
+        gate: &Gate,
+        person: &StoredPerson,
+        max_people: u32,
+    ) -> Result<Committed<RecordedPerson>, StoreError>;
+
+    /// Writes that a person ended at this instant, unless they have ended; returns the record and its id.  `None` when
+    /// there is none, or they have.
+    async fn end_person(
+        &self,
+        gate: &Gate,
+        person: &PersonId,
+        now: Timestamp,
+    ) -> Result<Committed<Option<(i64, StoredPerson)>>, StoreError>;
 
     /// Makes further connections by this URL, which leads to the same database
     /// ([`StoreUrl::is_same_database`]) and may have another user, password or options.

@@ -1,7 +1,7 @@
 //! Users and their passwords' hashes.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,8 +11,10 @@ use subtle::ConstantTimeEq;
 
 use crate::config::{self, ConfiguredPassword};
 use crate::credential::{Kind, Principal};
+use crate::keys::{SessionScope, scoped_binding};
 use crate::memory;
 use crate::password::{self, PasswordError, PasswordHash};
+use crate::person::{Person, PersonId, PersonSource, normalized_name};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
 
@@ -20,6 +22,8 @@ use crate::token::TokenDigest;
 #[derive(Default, Clone)]
 pub struct Users {
     by_name: HashMap<Arc<str>, User>,
+    /// The names in the spelling by which people of a directory are compared with them.
+    normalized: HashSet<String>,
     /// One user of each kind of hash, the costliest first.
     kinds: Vec<HashKind>,
 }
@@ -44,8 +48,10 @@ pub struct User {
     pub principal: Arc<Principal>,
     /// The same in a session.
     pub in_session: Arc<Principal>,
-    /// What the user's sessions are bound to: another password, another digest.
+    /// What the user's sessions at the admin listener are bound to: another password, another digest.
     pub password_digest: TokenDigest,
+    /// What the user's sessions at Check are bound to.
+    application_binding: TokenDigest,
     /// Tells a reload that a plain password is still the same; `None` where the configuration has its hash.
     keyed_digest: Option<PasswordDigest>,
 }
@@ -60,13 +66,35 @@ impl User {
         password_digest: TokenDigest,
         principal: impl Into<Arc<Principal>>,
     ) -> Self {
-        let principal = principal.into();
-        let mut in_session =
-            Principal::new(Kind::Session, Arc::clone(&principal.name), principal.actor.clone());
-        in_session.policies = principal.policies.clone();
-        let in_session = Arc::new(in_session);
+        let configured = principal.into();
+        let id = PersonId { source: PersonSource::Config, subject: (&*configured.name).into() };
+        let person = Arc::new(Person { id, binding: password_digest, claims: None });
+        let of_kind = |kind| {
+            let mut principal = Principal::new(kind, Arc::clone(&configured.name), configured.actor.clone());
+            principal.policies = configured.policies.clone();
+            principal.person = Some(Arc::clone(&person));
+            Arc::new(principal)
+        };
+        let (principal, in_session) = (of_kind(Kind::User), of_kind(Kind::Session));
         let hash_kib = hash.memory_kib();
-        Self { hash, hash_kib, principal, in_session, password_digest, keyed_digest: None }
+        let application_binding = scoped_binding(&password_digest, SessionScope::Application);
+        Self {
+            hash,
+            hash_kib,
+            principal,
+            in_session,
+            password_digest,
+            application_binding,
+            keyed_digest: None,
+        }
+    }
+
+    /// What the user's sessions of a scope are bound to.
+    pub fn binding(&self, scope: SessionScope) -> &TokenDigest {
+        match scope {
+            SessionScope::Admin => &self.password_digest,
+            SessionScope::Application => &self.application_binding,
+        }
     }
 
     /// Whether this is the plain password that the configuration had when it was hashed.
@@ -119,7 +147,8 @@ impl Users {
         let mut kinds: Vec<_> = by_name.iter().map(kind).collect();
         kinds.sort_unstable_by_key(|kind| Reverse((kind.cost, kind.memory_kib)));
         kinds.dedup_by_key(|kind| (kind.cost, kind.memory_kib));
-        Self { by_name, kinds }
+        let normalized = by_name.keys().filter_map(|name| normalized_name(name)).collect();
+        Self { by_name, normalized, kinds }
     }
 
     /// The hash that takes longest to verify, of those that take this much memory at most: an unknown user must not
@@ -138,6 +167,11 @@ impl Users {
     /// The user of this name.
     pub fn get(&self, name: &str) -> Option<&User> {
         self.by_name.get(name)
+    }
+
+    /// Whether somebody has this name, normalised, in whatever spelling.
+    pub fn has_normalized(&self, name: &str) -> bool {
+        self.normalized.contains(name)
     }
 
     /// Forgets the users whom the others do not have, or have with another password.

@@ -104,6 +104,9 @@ fn written(mut line: LogLine, check: &CheckRecord<'_>, sample: u64) -> Vec<u8> {
         if let Some(id) = principal.id {
             line.number("credential.id", id);
         }
+        if let Some(source) = principal.source() {
+            line.text("credential.source", source.as_str());
+        }
     }
     if let Some(http) = check.http() {
         line.text("method", &printable(http.method));

@@ -21,6 +21,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::logging::LogCounters;
+use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::decision::{Decision, Outcome};
 use crate::keys::{Keys, StoreErrors};
@@ -66,6 +67,7 @@ pub struct Metrics {
     closed_connections: Family<ListenerLabels, Counter>,
     wrong_wirings: Family<KindLabels, Counter>,
     keys: KeyGauges,
+    directory: DirectoryCounters,
     dropped_spans: Counter,
     memory_limit: process::MemoryLimit,
 }
@@ -113,6 +115,7 @@ impl Metrics {
             closed_connections: Family::default(),
             wrong_wirings: Family::default(),
             keys: KeyGauges::default(),
+            directory: DirectoryCounters::default(),
             dropped_spans: Counter::default(),
             memory_limit: process::MemoryLimit::registered(&mut registry),
             registry,
@@ -182,6 +185,7 @@ impl Metrics {
             self.wrong_wirings.clone(),
         );
         registry.register_collector(Box::new(self.keys.clone()));
+        registry.register_collector(Box::new(self.directory.clone()));
         registry.register("dropped_spans", "Spans that no collector took", self.dropped_spans.clone());
         registry.register(
             "build",
@@ -206,7 +210,7 @@ impl Metrics {
             }
         }
         if let Some(principal) = &decision.context.principal {
-            self.credentials.of(principal.kind).inc();
+            self.credentials.of(principal).inc();
         }
         self.duration.observe(elapsed.as_secs_f64());
     }
@@ -277,6 +281,12 @@ impl Metrics {
                 gauge.set(tls.expires_at.as_second());
             }
         }
+    }
+
+    /// Shows what comes of this authorizer's questions to the directory.
+    pub fn show_directory(&self, authorizer: Arc<Authorizer>) {
+        // The first one stays: a process has one.
+        let _ = self.directory.0.set(authorizer);
     }
 
     /// Shows what is held of issued keys, read whenever the metrics are.
@@ -406,6 +416,40 @@ impl Collector for KeyGauges {
             None,
             MetricType::Gauge,
         )?)
+    }
+}
+
+/// What came of questions to the directory, once there is somebody who asks.
+#[derive(Clone, Default)]
+struct DirectoryCounters(Arc<OnceLock<Arc<Authorizer>>>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QuestionLabels {
+    listener: &'static str,
+    result: &'static str,
+}
+
+impl fmt::Debug for DirectoryCounters {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("DirectoryCounters")
+    }
+}
+
+impl Collector for DirectoryCounters {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        // Without the section `ldap` there is nothing to show.
+        let Some(authorizer) = self.0.get().filter(|authorizer| authorizer.snapshot().ldap.is_some()) else {
+            return Ok(());
+        };
+        let help =
+            "Questions to the directory about passwords that were not remembered, by listener and result.";
+        let name = "directory_questions";
+        let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (listener, result, count) in authorizer.sources().people.questions() {
+            let labels = QuestionLabels { listener, result: result.as_str() };
+            ConstCounter::new(count).encode(encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
     }
 }
 

@@ -274,10 +274,16 @@ fn over_https_the_session_is_this_hosts_alone_and_never_leaves_it_in_the_clear()
     page.log_in("admin");
     browser.read("#who", "Ada");
     let cookies = browser.cookies();
-    let [cookie] = &cookies[..] else { panic!("one cookie: {cookies:?}") };
-    assert_eq!(cookie["name"], "__Host-eat_session");
-    let attributes = ["secure", "httpOnly", "sameSite", "path"].map(|attribute| cookie[attribute].clone());
-    assert_eq!(attributes, [json!(true), json!(true), json!("Strict"), json!("/")]);
+    let cookie = |name: &str| {
+        let named = cookies.iter().find(|cookie| cookie["name"] == name);
+        named.unwrap_or_else(|| panic!("no {name}: {cookies:?}"))
+    };
+    assert_eq!(cookies.len(), 2, "{cookies:?}");
+    for (name, same_site) in [("__Host-eat_session", "Strict"), ("__Host-eat_app", "Lax")] {
+        let attributes =
+            ["secure", "httpOnly", "sameSite", "path"].map(|attribute| cookie(name)[attribute].clone());
+        assert_eq!(attributes, [json!(true), json!(true), json!(same_site), json!("/")], "{name}");
+    }
     assert_eq!(browser.script("return document.cookie", json!([])), json!(""));
 
     // A key is made, works, and is in the list, also of who comes back.
@@ -287,8 +293,8 @@ fn over_https_the_session_is_this_hosts_alone_and_never_leaves_it_in_the_clear()
     browser.go(&url);
     browser.read("#rows", "over-https");
 
-    // The session counts in Checks as well, until its user logs out.
-    let session = format!("__Host-eat_session={}", cookie["value"].as_str().unwrap());
+    // The application's session counts in Checks, until its user logs out.
+    let session = format!("__Host-eat_app={}", cookie("__Host-eat_app")["value"].as_str().unwrap());
     let passes = || {
         let request = grpc::request("GET", "app.example", "/", &[("cookie", &session)]);
         grpc::code(&grpc::check(&page.server, request)) == 0

@@ -252,17 +252,17 @@ routes: [{path: /anybody, allow: true}]
 default: {}
 ";
     let cookies: [&[u8]; 24] = [
-        b"eat_session",
-        b"eat_session=",
-        b"eat_session=%ff",
-        b"eat_session=\"",
-        b"eat_session=\"a",
-        b"eat_session=a; eat_session=b",
-        b"eat_session=\xff\xfe",
-        b"eat_session=a,b",
-        b"eat_session=..",
-        b"eat_session = a",
-        b"=eat_session",
+        b"eat_app",
+        b"eat_app=",
+        b"eat_app=%ff",
+        b"eat_app=\"",
+        b"eat_app=\"a",
+        b"eat_app=a; eat_app=b",
+        b"eat_app=\xff\xfe",
+        b"eat_app=a,b",
+        b"eat_app=..",
+        b"eat_app = a",
+        b"=eat_app",
         b"=",
         b";;;",
         b"; ; =; ,",
@@ -277,7 +277,7 @@ default: {}
         b"AUTH_TOKEN=alice-token-0123456789",
         b"auth_token=%61lice-token-0123456789",
     ];
-    let long = [b"eat_session=".as_slice(), &[b'a'; 9000]].concat();
+    let long = [b"eat_app=".as_slice(), &[b'a'; 9000]].concat();
     let stacks = [lenient(config, Encoding::Raw), lenient(config, Encoding::Joined), hardened(config)];
     for stack in &stacks {
         for cookie in cookies.iter().copied().chain([long.as_slice()]) {

@@ -12,7 +12,6 @@ use envoy_auth_tokens::config::{Config, ProcessEnvironment, Source};
 use envoy_auth_tokens::ext_authz::codec::frame;
 use envoy_auth_tokens::ext_authz::handler::CheckHandler;
 use envoy_auth_tokens::identity::Sources;
-use envoy_auth_tokens::identity::passwords::Passwords;
 use envoy_auth_tokens::snapshot::{Snapshot, SnapshotStore};
 use envoy_auth_tokens::telemetry::Telemetry;
 use envoy_auth_tokens::telemetry::decision_log::DecisionLog;
@@ -61,7 +60,7 @@ fn service(config: &str) -> CheckHandler {
     let config = Config::parse(config, &source).unwrap_or_else(|errors| panic!("{errors}"));
     let authorizer = Authorizer::new(
         SnapshotStore::new(Snapshot::build(&config, None).unwrap()),
-        Sources { passwords: Passwords::new(1).unwrap(), keys: None, clock: Clock::from_fn(move || now) },
+        Sources::without_keys(Clock::from_fn(move || now)).unwrap(),
     );
     CheckHandler::new(Arc::new(authorizer), Arc::new(Telemetry::new(DecisionLog::silent(), None)))
 }

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::server::{Ran, Server, run};
+use crate::harness::server::{BINARY, Ran, Server, run};
+use crate::harness::slapd::{PEOPLE, READER, READER_PASSWORD, Slapd};
 
 const GOOD: &str = "
 tokens: [{token: a-token-of-good-length, actor: {id: a}}]
@@ -67,6 +68,98 @@ fn check_reports_to_programs() {
     let found = report(&ran);
     assert_eq!((&found["valid"], &found["diagnostics"]), (&json!(true), &json!([])));
     assert_eq!(found["configured"], json!({"tokens": 1, "users": 0, "policies": 2, "routes": 0}));
+}
+
+#[test]
+fn check_tries_what_the_configuration_names() {
+    // Port 1 is nobody's.
+    let directory = "
+ldap:
+  url: ldap://127.0.0.1:1
+  search_base: dc=example
+  search_filter: (uid=%s)
+  roles: [{group: \"*\", role: Viewer}]
+  at_check: false
+keys: {store: \"sqlite:keys.db\"}
+admin: {listen: \"unix:none/admin.sock\"}
+users: [{username: ann, password: \"correct horse battery staple\", actor: {id: ann, role: Admin}}]
+";
+    let setup = Server::with(directory);
+    assert_eq!(setup.run(["check"]).code(), Some(0), "nothing is tried");
+    let ran = setup.run(["check", "--connect"]);
+    assert_eq!(ran.code(), Some(1), "{ran:?}");
+    let lines: Vec<_> = ran.stdout.lines().collect();
+    let [summary, socket, store, ldap] = lines[..] else { panic!("{ran:?}") };
+    assert!(summary.contains(" is valid: "), "{summary}");
+    assert!(socket.starts_with("admin.listen: unix:") && socket.contains("error: the folder"), "{socket}");
+    assert!(
+        store.starts_with("keys.store: sqlite:")
+            && store.ends_with(": is not there yet: the server makes it"),
+        "{store}"
+    );
+    assert!(ldap.starts_with("ldap.url: ldap://127.0.0.1:1: error: cannot be reached: "), "{ldap}");
+    assert!(ran.stderr.ends_with("error: --connect: 2 of 3 do not answer\n"), "{ran:?}");
+
+    let ran = setup.run(["check", "--connect", "--json"]);
+    assert_eq!(ran.code(), Some(1), "{ran:?}");
+    let found = report(&ran);
+    let connections = found["connections"].as_array().unwrap();
+    let answers: Vec<_> =
+        connections.iter().map(|one| (one["key"].as_str().unwrap(), &one["answers"])).collect();
+    let (yes, no) = (json!(true), json!(false));
+    assert_eq!(answers, [("admin.listen", &no), ("keys.store", &yes), ("ldap.url", &no)]);
+    assert_eq!(connections[2]["target"], "ldap://127.0.0.1:1");
+
+    // A store that a server made, and one that is none.
+    let setup = Server::with("keys: {store: \"sqlite:keys.db\"}\n");
+    let server = setup.start();
+    let mut command = std::process::Command::new(BINARY);
+    command.args(["check", "--connect", "--config"]).arg(server.folder().join("config.yaml"));
+    let ran = run(command, "");
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+    assert!(ran.stdout.contains("keys.store: ") && ran.stdout.ends_with(": can be read\n"), "{ran:?}");
+    let setup = Server::with("keys: {store: \"sqlite:keys.db\"}\n").file("keys.db", "no database at all");
+    let ran = setup.run(["check", "--connect"]);
+    assert_eq!(ran.code(), Some(1), "{ran:?}");
+    assert!(ran.stdout.contains("keys.store: ") && ran.stdout.contains(": error: "), "{ran:?}");
+
+    // What is not valid is not tried.
+    let ran = Server::with(BAD).run(["check", "--connect", "--json"]);
+    assert_eq!((ran.code(), &report(&ran)["connections"]), (Some(1), &Value::Null));
+}
+
+#[test]
+fn check_says_what_a_directory_answers() {
+    let slapd = Slapd::start();
+    let section = |url: &str, password: &str| {
+        format!(
+            "ldap:
+  url: {url}
+  ca: {}
+  bind_dn: {READER}
+  bind_password: {password}
+  search_base: {PEOPLE}
+  search_filter: (uid=%s)
+  roles: [{{group: \"*\", role: Viewer}}]
+",
+            slapd.ca_file().display()
+        )
+    };
+    let ran = Server::with(&section(&slapd.tls_url(), READER_PASSWORD)).run(["check", "--connect"]);
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+    let answer = format!("ldap.url: {}: answers (", slapd.tls_url());
+    assert!(ran.stdout.contains(&answer) && ran.stdout.contains("1 search base can be read"), "{ran:?}");
+
+    let ran = Server::with(&section(&slapd.tls_url(), "wrong-password")).run(["check", "--connect"]);
+    assert_eq!(ran.code(), Some(1), "{ran:?}");
+    assert!(ran.stdout.contains(": error: ") && ran.stdout.contains("invalid credentials (49)"), "{ran:?}");
+    assert!(!format!("{ran:?}").contains("wrong-password"), "{ran:?}");
+
+    // One of two that does not answer is told, too.
+    let both = format!("[ldap://127.0.0.1:1, {}]", slapd.tls_url());
+    let ran = Server::with(&section(&both, READER_PASSWORD)).run(["check", "--connect"]);
+    assert_eq!(ran.code(), Some(1), "{ran:?}");
+    assert!(ran.stderr.ends_with("--connect: 1 of 2 do not answer\n"), "{ran:?}");
 }
 
 /// Every line as the JSON object that a collector expects.

@@ -73,6 +73,7 @@ pub fn server_with_every_metric() -> Server {
     let setup = Server::with(&format!(
         "tokens: [{{token: a-token-0123456789, actor: {{id: a}}}}]
 keys: {{store: \"sqlite:keys.db\"}}
+ldap: {{url: 'ldapi://%2Fnowhere', search_base: 'dc=example', search_filter: '(uid=%s)', roles: [{{group: '*', role: Viewer}}]}}
 admin: {{listen: 127.0.0.1:0, tls: {{cert: {0}/server.crt, key: {0}/server.key}}}}
 ",
         certificates.display()
@@ -163,6 +164,35 @@ fn the_explanation_in_the_readme_is_what_explain_prints() {
     let ran = run(command, "");
     assert_eq!(ran.code(), Some(0), "{ran:?}");
     assert_eq!(ran.stdout, shown);
+}
+
+#[test]
+fn every_section_in_the_documents_about_directories_is_valid() {
+    const SECTION: &str = "ldap:\n  url: ldaps://ldap.example.com\n  search_base: dc=example\n  search_filter: (uid=%s)\n  \
+                           roles: [{group: \"*\", role: Viewer}]\n";
+    let certificate =
+        std::fs::read_to_string(tools::root().join("tests/fixtures/config/tls/ca.crt")).unwrap();
+    let document = include_str!("../../docs/ldap.md");
+    let mut found = 0;
+    for text in [README, document] {
+        for block in text.split("\n```yaml\n").skip(1) {
+            let (block, _) = block.split_once("\n```").unwrap();
+            let config = if block.starts_with("ldap:") {
+                format!("{block}\n")
+            } else if block.starts_with("  group_search:") || block.starts_with("  bind_dn:") {
+                // A part of the section, with the indentation that it has there.
+                format!("{SECTION}{block}\n")
+            } else {
+                continue;
+            };
+            let setup = Server::with(&config.replace("/run/secrets/", "")).own_listeners();
+            let setup = setup.file("ldap-password", "a-long-password").file("corp-ca.pem", &certificate);
+            let ran = setup.env("LDAP_PASSWORD", "a-long-password").run(["check"]);
+            assert_eq!(ran.code(), Some(0), "{config}\n{ran:?}");
+            found += 1;
+        }
+    }
+    assert!(found >= 7, "{found}");
 }
 
 #[test]

@@ -212,7 +212,10 @@ fn the_printed_configuration_agrees_with_the_deployed_one() {
     let setup = Server::with(&read("config.yaml")).own_listeners();
     std::fs::create_dir(setup.folder().join("secrets")).unwrap();
     let setup = setup.file("secrets/ci-token", "ci-token-0123456789abc\n");
-    let setup = setup.env("BOT_TOKEN", "bot-token-01234567890").env("ADMIN_PASSWORD", "a-long-password");
+    let setup = setup
+        .env("BOT_TOKEN", "bot-token-01234567890")
+        .env("ADMIN_PASSWORD", "a-long-password")
+        .env("LDAP_PASSWORD", "another-password");
     let ours = yaml(&printed(&setup, &[]));
     let (mut filter, mut manager, cluster) = parts(&ours);
     let (mut deployed_filter, mut deployed_manager, deployed_cluster) = parts(&yaml(&read("envoy.yaml")));

@@ -308,7 +308,10 @@ fn the_two_deployed_files_fit_each_other() {
     let setup = Server::with(&config).own_listeners();
     std::fs::create_dir(setup.folder().join("secrets")).unwrap();
     let setup = setup.file("secrets/ci-token", "ci-token-0123456789abc\n");
-    let setup = setup.env("BOT_TOKEN", "bot-token-01234567890").env("ADMIN_PASSWORD", "a-long-password");
+    let setup = setup
+        .env("BOT_TOKEN", "bot-token-01234567890")
+        .env("ADMIN_PASSWORD", "a-long-password")
+        .env("LDAP_PASSWORD", "another-password");
     let stack = Hardened::start(&hardened(), setup.start());
     let bot = || stack.get("/_memory/show_version.json");
     let seen = bot().bearer("bot-token-01234567890").send().seen();

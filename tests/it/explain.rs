@@ -8,6 +8,9 @@ use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use serde_json::{Map, Value, json};
 
 use crate::harness::server::{Ran, Server, Setup, run};
+use crate::harness::slapd::{
+    GROUPS_OF_ANN, PASSWORDS, PEOPLE, READER, READER_PASSWORD, Slapd, password, person,
+};
 use crate::harness::{MAX_WAIT, grpc};
 
 const CONFIG: &str = "
@@ -519,4 +522,153 @@ fn issued_keys_are_looked_up_with_keys_and_the_store_is_not_changed() {
         "{since}"
     );
     assert!(!format!("{blind}{seeing}{again}{since}").contains(&key));
+}
+
+#[test]
+fn people_of_a_directory_are_shown_without_a_password_and_decided_with_one() {
+    let slapd = Slapd::start();
+    let config = |more: &str| {
+        format!(
+            "ldap:
+  url: {}
+  ca: {}
+  bind_dn: {READER}
+  bind_password: {READER_PASSWORD}
+  search_base: {PEOPLE}
+  search_filter: (uid=%s)
+  roles:
+  - {{group: \"{}\", role: Admin}}
+  - {{group: \"cn=staff,ou=groups,dc=example,dc=org\", role: Viewer}}
+{more}users: [{{username: rob, password: a-long-password, actor: {{id: rob, role: Admin}}}}]
+default: {{}}
+",
+            slapd.tls_url(),
+            slapd.ca_file().display(),
+            GROUPS_OF_ANN[0],
+        )
+    };
+    let setup = Server::with(&config(""));
+    let show = |name: &str| {
+        let ran = run(setup.command(["explain", "--user", name, "--connect", "--json"]), "");
+        assert_eq!(ran.code(), Some(0), "{ran:?}");
+        assert!(!format!("{ran:?}").contains(PASSWORDS), "{ran:?}");
+        serde_json::from_str::<Value>(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"))
+    };
+    let ann = show("ANN ");
+    assert_eq!((&ann["name"], &ann["source"], &ann["id"]), (&json!("ann"), &json!("ldap"), &json!("ann")));
+    assert_eq!(ann["entry"], json!(person("ann")));
+    assert_eq!(ann["groups"].as_array().map(Vec::len), Some(GROUPS_OF_ANN.len()), "{ann}");
+    assert_eq!((&ann["role"]["role"], &ann["role"]["at"]["key"]), (&json!("Admin"), &json!("ldap.roles[0]")));
+    assert!(ann["role"]["at"]["line"].is_u64(), "{ann}");
+    assert_eq!((&ann["actor"]["id"], &ann["actor"]["role"]), (&json!("ldap:ann"), &json!("Admin")));
+    assert_eq!(ann["nobody"], Value::Null);
+    assert_eq!(show("bob")["role"]["at"]["key"], json!("ldap.roles[1]"));
+    for (name, reason) in [
+        ("nobody", "unknown"),
+        ("*", "unknown"),
+        ("carol", "no_role"),
+        ("dora", "disabled"),
+        ("frida", "several_ids"),
+        ("sa:deploy", "reserved_id"),
+        ("double", "several_entries"),
+        ("Rob", "configured_name"),
+        ("an\u{ad}n", "invalid_name"),
+    ] {
+        assert_eq!(show(name)["nobody"]["reason"], json!(reason), "{name}");
+    }
+    let rob = show("rob");
+    assert_eq!((&rob["source"], &rob["actor"]["role"]), (&json!("config"), &json!("Admin")));
+    assert_eq!(slapd.binds_of_people(), 0, "no password was needed");
+
+    // As text, and with an exit code for scripts.
+    let ran = setup.run(["explain", "--user", "ann", "--connect", "--exit-code"]);
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+    let row = |title: &str, text: &str| format!("{title:<12} {text}");
+    for line in [row("entry", &person("ann")), row("group", GROUPS_OF_ANN[1]), row("role", "Admin  (")] {
+        assert!(ran.stdout.lines().any(|shown| shown.starts_with(&line)), "{line}\n{}", ran.stdout);
+    }
+    assert_eq!(setup.run(["explain", "--user", "carol", "--connect", "--exit-code"]).code(), Some(3));
+
+    // A decision: asked alone when it may be.
+    let decide = |arguments: &[&str], password: &str| {
+        let given = ["--path", "/", "--user", "ann", "--password-file", "-"];
+        let given: Vec<_> = given.iter().chain(arguments).copied().collect();
+        explain(&setup, &given, password)
+    };
+    let searches = slapd.searches();
+    let unasked = decide(&[], &password("ann"));
+    assert_eq!(
+        (&unasked["decision"], &unasked["reason"]),
+        (&json!("denied"), &json!("directory_unavailable"))
+    );
+    assert!(unasked["notes"].to_string().contains("--connect"), "{unasked}");
+    assert_eq!(slapd.searches(), searches, "nobody was asked");
+    let asked = decide(&["--connect"], &password("ann"));
+    assert_eq!(
+        (&asked["decision"], &asked["actor"]["id"]),
+        (&json!("allowed"), &json!("ldap:ann")),
+        "{asked}"
+    );
+    let wrong = decide(&["--connect"], "wrong");
+    assert_eq!(
+        (&wrong["decision"], &wrong["reason"]),
+        (&json!("denied"), &json!("wrong_password")),
+        "{wrong}"
+    );
+
+    // What cannot be asked.
+    for (arguments, part) in [
+        (&["--user", "ann"][..], "--path"),
+        (&["--connect"], "--path is missing"),
+        (&["--path", "/", "--user", "ann"], "--user needs --password-file"),
+        (&["--path", "/", "--user", "ann", "--connect"], "--user needs --password-file"),
+    ] {
+        let ran = run(setup.command(["explain"].iter().chain(arguments)), "");
+        assert!(ran.code() != Some(0) && ran.stderr.contains(part), "{arguments:?} {ran:?}");
+    }
+    slapd.stop();
+    let ran = setup.run(["explain", "--user", "ann", "--connect"]);
+    assert_eq!(ran.code(), Some(1), "{ran:?}");
+    assert!(ran.stderr.starts_with("error: ldaps://") && !ran.stderr.contains("uid="), "{ran:?}");
+}
+
+#[test]
+fn a_line_about_somebody_of_a_directory_is_decided_again() {
+    let slapd = Slapd::start();
+    let config = format!(
+        "ldap:
+  url: {}
+  ca: {}
+  bind_dn: {READER}
+  bind_password: {READER_PASSWORD}
+  search_base: {PEOPLE}
+  search_filter: (uid=%s)
+  roles: [{{group: \"cn=staff,ou=groups,dc=example,dc=org\", role: Viewer}}]
+default: {{allow: {{role: Viewer}}}}
+",
+        slapd.tls_url(),
+        slapd.ca_file().display(),
+    );
+    let server = Server::with(&config).start();
+    let basic = crate::harness::http1::basic("bob", &password("bob"));
+    let headers = [("authorization", basic.as_str())];
+    // The first answer may come before the directory's.
+    crate::harness::wait_until("bob passes", || {
+        grpc::code(&grpc::check(&server, grpc::request("GET", "h", "/", &headers))) == 0
+    });
+    let line = server
+        .log()
+        .wait_for("a decision", |line| line.contains("\"decision\":\"allowed\"").then(|| line.to_owned()));
+    let setup = Server::with(&config);
+    let ran = run(setup.command(["explain", "--log-line", "-"]), &line);
+    assert!(ran.code() == Some(1) && ran.stderr.contains("--connect"), "{ran:?}");
+    let again = explain(&setup, &["--log-line", "-", "--connect"], &line);
+    assert_eq!(
+        (&again["logged"]["agrees"], &again["actor"]["id"]),
+        (&json!(true), &json!("ldap:bob")),
+        "{again}"
+    );
+    slapd.administrator().leave("cn=staff,ou=groups,dc=example,dc=org", &person("bob"));
+    let again = explain(&setup, &["--log-line", "-", "--connect"], &line);
+    assert_eq!(again["logged"]["agrees"], json!(false), "{again}");
 }

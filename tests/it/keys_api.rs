@@ -892,24 +892,36 @@ fn a_user_logs_in_and_out() {
         };
         let answer = log_in("admin", "admin");
         assert_message(&answer, 200, "Logged in");
-        let [cookie] = answer.all("set-cookie")[..] else { panic!("{answer:?}") };
+        let [cookie, application] = answer.all("set-cookie")[..] else { panic!("{answer:?}") };
         let (pair, attributes) = cookie.split_once("; ").unwrap();
         assert_eq!(attributes, "Path=/; Max-Age=604800; HttpOnly; SameSite=Strict");
         let (name, value) = pair.split_once('=').unwrap();
         assert!(name == "eat_session" && value.len() > 32, "{name}");
+        let (application, attributes) = application.split_once("; ").unwrap();
+        assert_eq!(attributes, "Path=/; Max-Age=604800; HttpOnly; SameSite=Lax");
+        let (name, secret) = application.split_once('=').unwrap();
+        assert!(name == "eat_app" && secret.len() > 32 && secret != value, "{name}");
 
-        // It counts here and in a Check, as the user.
+        // One counts here, the other in a Check, as the user; neither does the other's work, under either name.
         let with = |pair: &str| {
             api.request("GET", "/api/auth/keys").header("cookie", format!("other=1; {pair}")).send()
         };
         assert_eq!(with(pair).status, 200);
-        assert_eq!(api.check_with(&[("cookie", pair)]), "");
+        assert_eq!(api.check_with(&[("cookie", application)]), "");
+        for other in [pair.to_owned(), format!("eat_app={value}")] {
+            assert_eq!(api.check_with(&[("cookie", &other)]), "401 Unauthorized", "{other}");
+        }
+        for other in [application.to_owned(), format!("eat_session={secret}")] {
+            assert_message(&with(&other), 401, "Unauthorized");
+        }
         let made = post(
             api.request("POST", "/api/auth/keys").header("cookie", pair),
             &json!({"name": "a", "role": "Admin"}),
         );
         assert_eq!(made.status, 200);
-        assert_message(&with(&format!("{pair}; {pair}")), 400, "Malformed request");
+        for twice in [format!("{pair}; {pair}"), format!("eat_session=x; {pair}; {pair}x")] {
+            assert_eq!(with(&twice).status, 200, "{twice}");
+        }
         assert_message(&with(&format!("{pair}x")), 401, "Unauthorized");
 
         let wrong = log_in("admin", "wrong");
@@ -934,13 +946,29 @@ fn a_user_logs_in_and_out() {
         assert_message(&form, 415, "Content-Type must be application/json");
 
         let another = log_in("admin", "admin");
-        let another = another.all("set-cookie")[0].split(';').next().unwrap().to_owned();
+        let [another, another_application] =
+            [0, 1].map(|index| another.all("set-cookie")[index].split(';').next().unwrap().to_owned());
+        assert_message(&with(&format!("{pair}; {another}")), 401, "Unauthorized");
+        let both = format!("{application}; {another_application}");
+        assert_eq!(api.check_with(&[("cookie", &both)]), "401 Unauthorized", "nobody knows which is meant");
         let gone = api.request("POST", "/logout").header("cookie", pair).send();
         assert_message(&gone, 200, "Logged out");
-        assert_eq!(gone.all("set-cookie"), ["eat_session=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"]);
+        assert_eq!(
+            gone.all("set-cookie"),
+            [
+                "eat_session=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict",
+                "eat_app=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax"
+            ]
+        );
         assert_message(&with(pair), 401, "Unauthorized");
-        assert_eq!(api.check_with(&[("cookie", pair)]), "401 Unauthorized");
-        assert_eq!(with(&another).status, 200, "the other session goes on");
+        assert_eq!(api.check_with(&[("cookie", application)]), "401 Unauthorized", "it ended with the other");
+        assert_eq!(with(&another).status, 200, "the other log-in goes on");
+        assert_eq!(api.check_with(&[("cookie", &another_application)]), "");
+        // Whoever has the application's cookie alone can end both.
+        let gone = api.request("POST", "/logout").header("cookie", &another_application).send();
+        assert_message(&gone, 200, "Logged out");
+        assert_message(&with(&another), 401, "Unauthorized");
+        assert_eq!(api.check_with(&[("cookie", &another_application)]), "401 Unauthorized");
         assert_message(&api.request("POST", "/logout").send(), 200, "Logged out");
     });
 }
@@ -1000,7 +1028,9 @@ fn a_live_session_goes_before_all_of_authorization_but_a_bearer() {
         assert_eq!(ask(&dead, authorization), with_dead, "{authorization:?}, dead");
     }
     let twice = format!("{live}; {dead}");
-    assert_eq!(ask(&twice, &[&basic("vi:vi")]), malformed, "nobody knows which of two sessions is meant");
+    assert_eq!(ask(&twice, &[&basic("vi:vi")]), "the-admin", "the only one that lives counts");
+    let twice = format!("{live}; {}", log_in());
+    assert_eq!(ask(&twice, &[]), "Unauthorized", "nobody knows which of two sessions is meant");
 
     // A change is made, and is told of, as the session's user, whoever the proxy is.
     let body = json!({"name": "a", "role": "Admin"});
@@ -1032,20 +1062,20 @@ fn no_user_has_more_than_a_hundred_live_sessions() {
         let api = Api::start(&config(store, "", "", "credentials: [session]\n"));
         let log_in = |user: &str| {
             let answer = post(api.request("POST", "/login"), &json!({"user": user, "password": user}));
-            answer.all("set-cookie")[0].split(';').next().unwrap().to_owned()
+            [0, 1].map(|index| answer.all("set-cookie")[index].split(';').next().unwrap().to_owned())
         };
-        let is_live = |pair: &str| {
-            let here = api.request("GET", "/api/auth/actor").header("cookie", pair).send().status == 200;
+        let is_live = |[admin, application]: &[String; 2]| {
+            let here = api.request("GET", "/api/auth/actor").header("cookie", admin).send().status == 200;
             assert_eq!(
-                api.check_with(&[("cookie", pair)]).is_empty(),
+                api.check_with(&[("cookie", application)]).is_empty(),
                 here,
                 "a Check and this listener agree"
             );
             here
         };
         let other = log_in("ed");
-        let sessions: Vec<String> = (0..103).map(|_| log_in("vi")).collect();
-        let live: Vec<bool> = sessions.iter().map(|pair| is_live(pair)).collect();
+        let sessions: Vec<[String; 2]> = (0..103).map(|_| log_in("vi")).collect();
+        let live: Vec<bool> = sessions.iter().map(is_live).collect();
         assert_eq!(live.iter().position(|live| *live), Some(3));
         assert!(live[3..].iter().all(|live| *live) && is_live(&other));
         let ended = api.audit().into_iter().filter_map(|line| line["ended_sessions"].as_u64()).sum::<u64>();
@@ -1109,12 +1139,15 @@ fn under_a_public_url_of_https_the_cookie_is_the_hosts_own() {
     let admin = ", public_url: \"https://keys.example.com\", hosts: [behind-a-proxy]";
     let api = Api::start(&config("sqlite:keys.db", "", admin, "credentials: [session]\n"));
     let answer = post(api.request("POST", "/login"), &json!({"user": "admin", "password": "admin"}));
-    let [cookie] = answer.all("set-cookie")[..] else { panic!("{answer:?}") };
+    let [cookie, application] = answer.all("set-cookie")[..] else { panic!("{answer:?}") };
     let (pair, attributes) = cookie.split_once("; ").unwrap();
     assert!(pair.starts_with("__Host-eat_session="));
     assert_eq!(attributes, "Path=/; Max-Age=604800; HttpOnly; SameSite=Strict; Secure");
-    assert_eq!(api.check_with(&[("cookie", pair)]), "");
-    let plain = pair.trim_start_matches("__Host-");
+    let (application, attributes) = application.split_once("; ").unwrap();
+    assert!(application.starts_with("__Host-eat_app="));
+    assert_eq!(attributes, "Path=/; Max-Age=604800; HttpOnly; SameSite=Lax; Secure");
+    assert_eq!(api.check_with(&[("cookie", application)]), "");
+    let plain = application.trim_start_matches("__Host-");
     assert_eq!(api.check_with(&[("cookie", plain)]), "401 Unauthorized");
     let create = |origin: &str| {
         let request = api.request("POST", "/api/auth/keys").header("cookie", pair).header("origin", origin);
@@ -1674,6 +1707,7 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
                         body: &str| {
             let ask = request(api.request(method, &path.replace("{id}", id)));
             let answer = if body.is_empty() { ask.send() } else { ask.body(body.as_bytes().to_vec()).send() };
+            let path = path.split('?').next().unwrap_or_default();
             let occurrence = format!("{method} {path} {}", answer.status);
             assert!(documented.contains(&occurrence), "{occurrence} is not documented: {}", answer.text());
             met.insert(occurrence);
@@ -1720,6 +1754,11 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
         meet("POST", history, "", &twice, "");
         meet("POST", history, "", &nobody, "");
         meet("POST", history, "", &restricted, "");
+        let sessions = "/api/auth/sessions?user=vi&source=config";
+        meet("DELETE", sessions, "", &root, "");
+        meet("DELETE", "/api/auth/sessions?user=vi", "", &root, "");
+        meet("DELETE", sessions, "", &nobody, "");
+        meet("DELETE", sessions, "", &restricted, "");
         meet("GET", "/api/auth/actor", "", &root, "");
         meet("GET", "/api/auth/actor", "", &twice, "");
         meet("GET", "/api/auth/actor", "", &nobody, "");
@@ -1764,6 +1803,7 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
             meet(method, &format!("/api/auth/keys/{{id}}{path}"), &live, &root, "");
         }
         meet("POST", history, "", &root, "");
+        meet("DELETE", sessions, "", &root, "");
         meet("POST", "/login", "", &json, r#"{"user": "vi", "password": "vi"}"#);
         meet("POST", "/logout", "", &session, "");
         let down = api.request("GET", keys).bearer(ROOT).send();

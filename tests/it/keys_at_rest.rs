@@ -76,10 +76,13 @@ fn be_busy(issuer: &Issuer) -> Deeds {
             }
             is_in
         });
-        let cookie = answer.all("set-cookie")[0].split(';').next().expect("a cookie").to_owned();
-        let (_, value) = cookie.split_once('=').expect("a name and a value");
-        assert!(value.len() > 32);
-        secrets.push(value.to_owned());
+        let [cookie, application] = [0, 1]
+            .map(|index| answer.all("set-cookie")[index].split(';').next().expect("a cookie").to_owned());
+        for cookie in [&cookie, &application] {
+            let (_, value) = cookie.split_once('=').expect("a name and a value");
+            assert!(value.len() > 32);
+            secrets.push(value.to_owned());
+        }
         assert_eq!(ask("/api/auth/actor").header("cookie", &cookie).send().status, 200);
         if number % 2 == 0 {
             let out = Request::new(admin, "POST", "/logout").header("cookie", &cookie).send();
@@ -97,7 +100,7 @@ fn be_busy(issuer: &Issuer) -> Deeds {
 }
 
 /// Every form in which a secret could have been written down.
-fn forms(secrets: &[String]) -> Vec<String> {
+pub(crate) fn forms(secrets: &[String]) -> Vec<String> {
     let hex = |text: &str| {
         let digits: Vec<String> = text.bytes().map(|byte| format!("{byte:02x}")).collect();
         digits.concat()
@@ -114,7 +117,7 @@ fn forms(secrets: &[String]) -> Vec<String> {
 }
 
 /// The files below a folder that hold one of these texts.
-fn holding(folder: &Path, texts: &[String]) -> Vec<PathBuf> {
+pub(crate) fn holding(folder: &Path, texts: &[String]) -> Vec<PathBuf> {
     let patterns = tempfile::NamedTempFile::new().unwrap();
     fs::write(&patterns, texts.join("\n")).unwrap();
     let mut grep = Command::new("grep");
@@ -127,7 +130,7 @@ fn holding(folder: &Path, texts: &[String]) -> Vec<PathBuf> {
 }
 
 #[track_caller]
-fn assert_no_secret(folder: &Path, secrets: &[String]) {
+pub(crate) fn assert_no_secret(folder: &Path, secrets: &[String]) {
     let found = holding(folder, &forms(secrets));
     assert!(found.is_empty(), "secrets are in {found:?}");
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use envoy_auth_tokens::keys::follower::Follower;
 use envoy_auth_tokens::keys::store::source::{
-    ChangePage, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, Revision, SessionPage, Source,
+    ChangePage, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, PersonPage, Revision, SessionPage, Source,
 };
 use envoy_auth_tokens::keys::store::{FollowerStore, StoreError, StoreUrl};
 use envoy_auth_tokens::keys::{Keys, StoreErrors};
@@ -16,7 +16,7 @@ use envoy_auth_tokens::token::{PlainToken, TokenDigest};
 use crate::harness::postgres::Postgres;
 use crate::harness::{sqlite, stored_keys};
 use crate::keys_lost_changes::make_schema_2;
-use crate::keys_store::{Database, Replica, Time, ask, becomes, on_both_stores, settings, soon};
+use crate::keys_store::{Database, Replica, Time, ask, becomes, log_in, on_both_stores, settings, soon};
 
 /// What the follower asked for, and something that happens in between.
 #[derive(Default)]
@@ -83,6 +83,9 @@ impl Source for Watched {
     async fn sessions(&self, after: Option<TokenDigest>) -> Result<SessionPage, StoreError> {
         self.source.sessions(after).await
     }
+    async fn people(&self, after: i64) -> Result<PersonPage, StoreError> {
+        self.source.people(after).await
+    }
     async fn changed(&self) -> Result<(), StoreError> {
         self.source.changed().await
     }
@@ -142,13 +145,13 @@ fn is_live(keys: &Keys, time: &Time, digest: &TokenDigest) -> bool {
 
 /// A copy of the database, to be put back under whoever has it open.
 #[derive(Clone)]
-enum Backup {
+pub(crate) enum Backup {
     Sqlite { file: std::path::PathBuf, copy: std::path::PathBuf },
     Postgres { server: Arc<Postgres>, database: String, dump: String },
 }
 
 impl Backup {
-    fn of(db: &Database) -> Self {
+    pub(crate) fn of(db: &Database) -> Self {
         match db {
             Database::Sqlite(folder) => {
                 let file = folder.path().join("keys.db");
@@ -164,7 +167,7 @@ impl Backup {
         }
     }
 
-    fn restore(&self) {
+    pub(crate) fn restore(&self) {
         match self {
             Self::Sqlite { file, copy } => sqlite::online_restore(file, copy),
             Self::Postgres { server, database, dump } => server.restore_in_place(database, dump),
@@ -284,7 +287,7 @@ async fn what_was_dead_stays_dead_when_the_store_is_restored(db: Database) {
     let (rotated, replaced_secret) = replica.create("rotated").await;
     let (_, kept_secret) = replica.create("kept").await;
     let password = PlainToken::new(b"hash").unwrap().digest();
-    let closed = replica.keys.open_session("zoë", &password).await.unwrap().cookie;
+    let closed = log_in(&replica.keys, "zoë", &password).await;
     let backup = Backup::of(&db);
 
     replica.keys.revoke(revoked.id, "admin").await.unwrap();

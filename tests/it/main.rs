@@ -4,7 +4,7 @@
 //! [`harness`]: our server on ports of its own, an upstream that shows what reached it, and
 //! the Envoy that `tests/tools/fetch.py` fetched.  A piece that is missing is a failure.
 
-#![cfg(all(feature = "server", feature = "postgres", feature = "otel"))]
+#![cfg(all(feature = "server", feature = "postgres", feature = "ldap", feature = "otel"))]
 #![allow(
     clippy::unwrap_used,
     clippy::needless_pass_by_value,
@@ -29,6 +29,7 @@ mod datasette_plugin;
 mod decision_log;
 mod demo;
 mod denials;
+mod directory;
 mod dockerfile;
 mod docs;
 mod envoy_command;
@@ -39,6 +40,7 @@ mod gateway_api;
 mod grafana_clients;
 mod helm;
 mod import_datasette;
+mod import_grafana;
 mod istio;
 mod keys_api;
 mod keys_at_rest;
@@ -46,6 +48,7 @@ mod keys_commands;
 mod keys_history;
 mod keys_lists;
 mod keys_lost_changes;
+mod keys_people;
 mod keys_postgres;
 mod keys_replicas;
 mod keys_sqlite;
@@ -57,6 +60,9 @@ mod layers;
 mod lifecycle;
 mod limits;
 mod metrics;
+mod people;
+mod people_log_in;
+mod people_sessions;
 mod policies;
 mod proto;
 mod readme;

@@ -69,8 +69,15 @@ fn each_reader_gets_the_format_it_asks_for_with_the_same_samples() {
 #[test]
 fn what_happens_on_every_check_is_there_before_the_first() {
     let metrics = Server::with(CONFIG).start().metrics();
-    for kind in ["token", "user", "key", "session"] {
-        let sample = format!("envoy_auth_tokens_credentials_total{{kind=\"{kind}\"}} 0");
+    for (kind, source) in [
+        ("token", "config"),
+        ("key", "keys"),
+        ("user", "config"),
+        ("user", "ldap"),
+        ("session", "config"),
+        ("session", "ldap"),
+    ] {
+        let sample = format!("envoy_auth_tokens_credentials_total{{kind=\"{kind}\",source=\"{source}\"}} 0");
         assert!(metrics.contains(&sample), "{sample}\n{metrics}");
     }
 }
@@ -111,8 +118,8 @@ fn the_next_expiry_of_issued_keys_and_the_revision_of_their_store_are_shown() {
     ask("DELETE", &format!("/api/auth/keys/{}", id["id"]), "");
     assert!((now + 7200..now + 7260).contains(&next()), "{}", next());
 
-    // Four changes of a fresh store, which has lost none.
-    wait_until("its own changes are read", || told("store_revision") == 4.0);
+    // Four changes of keys in a fresh store, which has lost none, and the record of the user.
+    wait_until("its own changes are read", || told("store_revision") == 5.0);
     assert_eq!((told("held"), told("history_rewrites_total"), told("denied_by_history")), (2.0, 0.0, 0.0));
 }
 

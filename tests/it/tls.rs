@@ -564,7 +564,8 @@ fn keys_are_managed_over_https_by_curl() {
 fn log_in(folder: &Path, url: &str) -> String {
     let body = r#"{"user": "admin", "password": "correct-horse-battery"}"#;
     let ran = curl(folder, &["-H", "content-type: application/json", "-d", body, &format!("{url}/login")]);
-    let cookie = ran.stdout.lines().find_map(|line| line.strip_prefix("set-cookie: "));
+    // The last one is that of Checks, where they take sessions.
+    let cookie = ran.stdout.lines().rev().find_map(|line| line.strip_prefix("set-cookie: "));
     let cookie = cookie.unwrap_or_else(|| panic!("nobody is logged in: {ran:?}"));
     cookie.split(';').next().unwrap().to_owned()
 }
@@ -576,10 +577,10 @@ fn sessions_count_while_the_admin_listener_waits_for_the_restart_that_gives_or_t
     let secure = sessions.replace("admin: {listen", "admin: {public_url: 'https://keys.example', listen");
     let tls = ", tls: {cert: server.crt, key: server.key}";
     for (before, after, scheme, name, renamed) in [
-        (sessions.replace(tls, ""), sessions.clone(), "http", "eat_session=", None),
-        (sessions.clone(), sessions.replace(tls, ""), "https", "__Host-eat_session=", None),
+        (sessions.replace(tls, ""), sessions.clone(), "http", "eat_app=", None),
+        (sessions.clone(), sessions.replace(tls, ""), "https", "__Host-eat_app=", None),
         // Only the listener waits: what its section says beside it counts at once, on both sides.
-        (sessions.replace(tls, ""), secure, "http", "eat_session=", Some("__Host-eat_session=")),
+        (sessions.replace(tls, ""), secure, "http", "eat_app=", Some("__Host-eat_app=")),
     ] {
         let setup = configured(&before, &ca);
         let folder = setup.folder().to_owned();

@@ -10,7 +10,6 @@ use envoy_auth_tokens::clock::Clock;
 use envoy_auth_tokens::config::{Config, ProcessEnvironment, Source};
 use envoy_auth_tokens::ext_authz::CheckService;
 use envoy_auth_tokens::identity::Sources;
-use envoy_auth_tokens::identity::passwords::Passwords;
 use envoy_auth_tokens::snapshot::{Snapshot, SnapshotStore};
 use envoy_auth_tokens::telemetry::Telemetry;
 use envoy_auth_tokens::telemetry::decision_log::DecisionLog;
@@ -35,8 +34,7 @@ fn service() -> CheckService {
     let now = "2026-11-21T00:00:00Z".parse().unwrap();
     let source = Source { file: Path::new("config.yaml"), environment: &ProcessEnvironment, now };
     let config = Config::parse(CONFIG, &source).unwrap_or_else(|errors| panic!("{errors}"));
-    let sources =
-        Sources { passwords: Passwords::new(1).unwrap(), keys: None, clock: Clock::from_fn(move || now) };
+    let sources = Sources::without_keys(Clock::from_fn(move || now)).unwrap();
     let authorizer =
         Arc::new(Authorizer::new(SnapshotStore::new(Snapshot::build(&config, None).unwrap()), sources));
     CheckService::new(authorizer, Arc::new(Telemetry::new(DecisionLog::silent(), None)), MAX_REQUEST_BYTES)

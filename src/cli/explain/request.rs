@@ -44,7 +44,7 @@ pub(super) struct RequestArgs {
     #[arg(long, default_value = "localhost")]
     host: String,
     /// The request's path with its query
-    #[arg(long, required_unless_present_any = ["request", "log_line"])]
+    #[arg(long, required_unless_present_any = ["request", "log_line", "connect"])]
     path: Option<String>,
     /// A header that is no credential, such as 'upgrade: websocket'
     #[arg(long = "header", value_name = "NAME: VALUE")]
@@ -73,12 +73,20 @@ pub(super) struct SecretArgs {
     /// Send `Authorization: Bearer` with the token in this file, or on standard input for `-`
     #[arg(long, value_name = "FILE", conflicts_with = "user")]
     token_file: Option<PathBuf>,
-    /// Send `Authorization: Basic` with this user name
-    #[arg(long, value_name = "NAME", requires = "password_file")]
+    /// Send `Authorization: Basic` with this user name; with --connect and without a request: show who that is
+    #[arg(long, value_name = "NAME")]
     user: Option<String>,
     /// The password is in this file, or on standard input for `-`
     #[arg(long, value_name = "FILE", requires = "user")]
     password_file: Option<PathBuf>,
+}
+
+#[cfg(feature = "ldap")]
+impl RequestArgs {
+    /// Whether they describe no request.
+    pub(super) fn are_none(&self) -> bool {
+        self.path.is_none()
+    }
 }
 
 impl RequestInput {
@@ -105,10 +113,11 @@ impl RequestInput {
 
     /// Reads the request from flags.
     pub(super) fn from_args(args: RequestArgs, snapshot: &Snapshot) -> Result<Self, ExplainError> {
+        let path = args.path.ok_or("error: --path is missing, or --user for who that is in the directory")?;
         let mut input = Self {
             method: args.method,
             host: args.host,
-            path: Secret::new(args.path.unwrap_or_default()),
+            path: Secret::new(path),
             headers: Vec::new(),
             encoding: Encoding::Lines,
             policy: args.policy,
@@ -240,8 +249,16 @@ impl SecretArgs {
             && self.user.is_none()
     }
 
+    /// The name that is alone: without a password.
+    pub(super) fn user_alone(&self) -> Option<&str> {
+        self.user.as_deref().filter(|_| self.password_file.is_none())
+    }
+
     /// Reads them and puts them into the request.
     pub(super) fn add_to(&self, input: &mut RequestInput) -> Result<(), ExplainError> {
+        if self.user_alone().is_some() {
+            return Err("error: --user needs --password-file; with --connect and without a request it shows who that is".into());
+        }
         for argument in &self.header_files {
             let (name, path) = argument.split_once('=').ok_or("error: --header-file is written name=FILE")?;
             let name = header_name(name)?;

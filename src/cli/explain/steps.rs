@@ -29,6 +29,7 @@ pub(super) struct ExplainedDecision<'e> {
     pub trace: &'e DecisionTrace,
     pub answer: &'e CheckResponse,
     pub keys: KeyStoreUse,
+    pub directory: DirectoryUse,
 }
 
 /// Whether the key store was read.
@@ -40,6 +41,27 @@ pub(super) enum KeyStoreUse {
     Read,
     /// There is one, and it was not read.
     NotRead,
+}
+
+/// Whether the directory was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DirectoryUse {
+    /// There is none, or Checks do not ask it.
+    None,
+    /// It was asked about whoever came.
+    Asked,
+    /// It was not asked.
+    NotAsked,
+}
+
+/// Where a key stands.
+pub(super) fn key_position(positions: &Positions, key: String) -> KeyPosition {
+    let position = positions.at(&key);
+    KeyPosition {
+        line: position.map(|position| position.line),
+        column: position.map(|position| position.column),
+        key,
+    }
 }
 
 impl ExplainedDecision<'_> {
@@ -97,13 +119,7 @@ impl ExplainedDecision<'_> {
     }
 
     fn at(&self, key: impl Into<String>) -> KeyPosition {
-        let key = key.into();
-        let position = self.positions.at(&key);
-        KeyPosition {
-            line: position.map(|position| position.line),
-            column: position.map(|position| position.column),
-            key,
-        }
+        key_position(self.positions, key.into())
     }
 
     fn selection(&self) -> Selection {
@@ -201,7 +217,7 @@ impl ExplainedDecision<'_> {
                     format!("{}, with a wrong password", principal_shown(&user.principal)),
                     self.principal_at(&user.principal),
                 ),
-                None => step("a user whom the configuration does not have".to_owned(), None),
+                None => step(self.unknown_user().to_owned(), None),
             },
             Some(Presented::Session) => step(
                 match self.keys {
@@ -214,6 +230,23 @@ impl ExplainedDecision<'_> {
                 },
                 None,
             ),
+        }
+    }
+
+    /// Somebody with a password whom the configuration does not have.
+    fn unknown_user(&self) -> &'static str {
+        match (self.directory, self.trace.denied) {
+            (DirectoryUse::None, _) => "a user whom the configuration does not have",
+            (DirectoryUse::NotAsked, _) => {
+                "a user whom the configuration does not have; the directory was not asked"
+            }
+            (DirectoryUse::Asked, Some(DenyReason::DirectoryUnavailable | DenyReason::DirectoryPending)) => {
+                "a user whom the configuration does not have; the directory did not answer"
+            }
+            (DirectoryUse::Asked, _) => {
+                "a user whom the configuration does not have, and neither has the directory with this password, or not \
+                 with a role"
+            }
         }
     }
 
@@ -302,6 +335,16 @@ impl ExplainedDecision<'_> {
             Some(Presented::Session) => true,
             Some(Presented::Password { .. }) | None => false,
         };
+        let is_unknown_user = match &self.trace.presented {
+            Some(Presented::Password { user }) => self.snapshot().users.get(user).is_none(),
+            Some(Presented::Token { .. } | Presented::Session) | None => false,
+        };
+        if self.directory == DirectoryUse::NotAsked && is_unknown_user {
+            notes.push(
+                "a running server may decide otherwise: it asks the directory.  --connect asks it here"
+                    .to_owned(),
+            );
+        }
         if self.keys == KeyStoreUse::NotRead && may_be_key && !is_stand_in {
             notes.push(
                 "a running server may decide otherwise: it knows the keys and the sessions of the store. \

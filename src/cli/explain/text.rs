@@ -67,13 +67,13 @@ fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(written)
 }
 
-struct RowWriter<'f, 'b> {
-    formatter: &'f mut Formatter<'b>,
-    file: &'f str,
+pub(super) struct RowWriter<'f, 'b> {
+    pub(super) formatter: &'f mut Formatter<'b>,
+    pub(super) file: &'f str,
 }
 
 impl RowWriter<'_, '_> {
-    fn line(&mut self, title: &str, text: &str, at: Option<&KeyPosition>) -> fmt::Result {
+    pub(super) fn line(&mut self, title: &str, text: &str, at: Option<&KeyPosition>) -> fmt::Result {
         write!(self.formatter, "{title:<12} {}", printable(text))?;
         match at {
             Some(KeyPosition { line: Some(line), column: Some(column), .. }) => {
@@ -84,7 +84,7 @@ impl RowWriter<'_, '_> {
         }
     }
 
-    fn value(&mut self, title: &str, value: Option<&Value>) -> fmt::Result {
+    pub(super) fn value(&mut self, title: &str, value: Option<&Value>) -> fmt::Result {
         match value {
             None => Ok(()),
             Some(Value::String(text)) => self.line(title, text, None),

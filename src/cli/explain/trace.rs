@@ -58,7 +58,7 @@ impl ExtractionTrace for &mut DecisionTrace {
             Ok(Extraction::OtherScheme) => "not_ours",
             Ok(Extraction::Credential(Credential::Token { .. })) => "token",
             Ok(Extraction::Credential(Credential::Password { .. })) => "password",
-            Ok(Extraction::Credential(Credential::Session { .. })) => "session",
+            Ok(Extraction::Credential(Credential::Sessions(_))) => "session",
             Err(error) => DenyReason::from(*error).as_str(),
         });
         self.denied = extraction.as_ref().err().map(|error| DenyReason::from(*error));
@@ -80,7 +80,7 @@ impl Trace for &mut DecisionTrace {
                 Presented::Token { digest: *digest, issued_format: *issued_format }
             }
             Credential::Password { user, .. } => Presented::Password { user: user.clone() },
-            Credential::Session { .. } => Presented::Session,
+            Credential::Sessions(_) => Presented::Session,
         });
     }
 

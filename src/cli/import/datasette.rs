@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::paths::{Name, OTHER_SPELLINGS, STATISTICS};
 use super::rules::{Blocks, Resource, Rule, Version, action};
-use super::{allow, tokens};
+use super::{Imported, allow, tokens};
 
 const PLUGIN: &str = "datasette-auth-tokens";
 
@@ -21,14 +21,6 @@ pub enum Sql {
     NotGuarded,
     /// Datasette does.
     GuardedByDatasette,
-}
-
-/// The result of an import.
-pub struct Imported {
-    /// Our configuration as YAML.
-    pub config: String,
-    /// What could not be expressed, and what else is different; one line each.
-    pub notes: Vec<String>,
 }
 
 /// Why a file has no translation.

@@ -22,6 +22,10 @@ pub enum Form {
     Size,
     /// One of these words.
     Word(&'static [&'static str]),
+    /// A duration such as 5m, or 0.
+    Duration,
+    /// A text, or a list of at least one.
+    OneOrMore,
     /// A list of texts.
     Texts,
     /// A list of these words.
@@ -131,6 +135,10 @@ fn value(schema: &'static Schema, form: &Form) -> Value {
         Form::Bool => json!({"type": "boolean"}),
         Form::Integer => json!({"type": "integer"}),
         Form::Size => json!({"anyOf": [{"type": "integer"}, text()]}),
+        Form::Duration => json!({"anyOf": [{"const": 0}, text()]}),
+        Form::OneOrMore => {
+            json!({"anyOf": [text(), {"type": "array", "minItems": 1, "items": text()}]})
+        }
         Form::Word(words) => word(words),
         Form::Texts => json!({"type": "array", "items": text()}),
         Form::Words(words) => json!({"type": "array", "items": word(words)}),
@@ -257,6 +265,9 @@ mod tests {
             "credentials: [barer]",
             "forward_credentials: {$env: YES}",
             "keys: {}",
+            "ldap: {url: [], search_base: a, search_filter: b, roles: []}",
+            "ldap: {url: a, search_base: b, search_filter: c, roles: [{group: d, role: Owner}]}",
+            "ldap: {url: a, search_base: b, search_filter: c}",
             "plugins: {other: {}}",
             "{plugins: {datasette-auth-tokens: []}, tokens: []}",
         ] {

@@ -32,6 +32,10 @@ pub struct ListPosition {
     pub id: i64,
 }
 
+/// The most keys of a page of the whole list.  A page is read and written on the threads that answer Checks, and this many
+/// keep one of them for a fraction of a millisecond.
+pub const LIST_PAGE: usize = 200;
+
 impl ListPosition {
     /// Before every key.
     pub const START: Self = Self { name: String::new(), id: i64::MIN };
@@ -40,7 +44,7 @@ impl ListPosition {
 /// A page of the list, by the bytes of names and then by id.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ListPage {
-    /// At most [`MAX_PAGE`](crate::keys::store::source::MAX_PAGE) keys.
+    /// At most [`LIST_PAGE`] keys.
     pub keys: Vec<Key>,
     /// After which key the next page begins; `None` when this one is the last.
     pub next: Option<ListPosition>,

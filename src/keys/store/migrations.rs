@@ -14,6 +14,7 @@ pub(super) const SQLITE: &Numbered = &[
     (1, "keys and sessions", include_str!("sqlite_0001.sql")),
     (2, "the order of sessions", include_str!("sqlite_0002.sql")),
     (3, "the history of the store", include_str!("sqlite_0003.sql")),
+    (4, "people", include_str!("sqlite_0004.sql")),
 ];
 /// PostgreSQL's.
 #[cfg(feature = "postgres")]
@@ -21,6 +22,7 @@ pub(super) const POSTGRES: &Numbered = &[
     (1, "keys and sessions", include_str!("postgres_0001.sql")),
     (2, "the order of sessions", include_str!("postgres_0002.sql")),
     (3, "the history of the store", include_str!("postgres_0003.sql")),
+    (4, "people", include_str!("postgres_0004.sql")),
 ];
 
 /// The number of the newest migration: that of the schema which this program knows.

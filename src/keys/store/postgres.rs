@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use serde_json::{Map, Value};
 use sqlx::error::DatabaseError;
 use sqlx::postgres::PgConnection;
 use tokio::time::timeout;
@@ -17,18 +18,19 @@ use tokio::time::timeout;
 use self::connections::{Access, Connections, Database, Transaction, unnamed, unnamed_as, unnamed_scalar};
 use self::notifications::Notifications;
 use super::migrations::{SCHEMA, SchemaError};
-use super::rows::{self, ChangedRows, KeyRow, LookRow};
+use super::rows::{self, ChangedRows, DeletedSession, KeyRow, LookRow, PersonRow, SessionRow};
 use super::statements::{Dialect, Statements};
 use super::url::postgres as postgres_url;
 use super::{
-    Committed, CreateError, FollowerStore, ForgottenKeys, Gate, GateGuard, ListFilter, ListPage,
-    ListPosition, NewKey, NumberedPage, OpenError, OpenFailure, RotateError, Rotation, Store, StoreError,
-    StoreFailure, StoreUrl, Upkeep, UrlError,
+    Committed, CreateError, EndedSessions, FollowerStore, ForgottenKeys, Gate, GateGuard, ListFilter,
+    ListPage, ListPosition, NewKey, NumberedPage, OpenError, OpenFailure, RecordedPerson, RotateError,
+    Rotation, SessionLimit, Store, StoreError, StoreFailure, StoreUrl, Upkeep, UrlError,
 };
 use crate::keys::store::source::{
-    ChangePage, Cursor, KeyPage, LogPosition, Look, Revision, SessionPage, Source,
+    ChangePage, Cursor, KeyPage, LogPosition, Look, PersonPage, Revision, SessionPage, Source,
 };
-use crate::keys::{GrantCheck, Key, StoredKey, StoredSession};
+use crate::keys::{GrantCheck, Key, StoredKey, StoredPerson, StoredSession};
+use crate::person::PersonId;
 use crate::secret::Secret;
 use crate::token::TokenDigest;
 
@@ -188,7 +190,8 @@ async fn lock(gate: &Gate, transaction: &mut Transaction) -> Result<GateGuard, s
     Ok(guard)
 }
 
-/// Whether a column is missing (undefined_column).  Where a table is missing, somebody may be restoring a backup, and
+/// Whether a column is missing (undefined_column): a backup of an older version was restored under this process, and is
+/// to be brought up to date.  Where a table is missing, somebody may be restoring a backup, and
 /// would find ours in the way.
 fn is_of_schema(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
@@ -345,48 +348,134 @@ impl Store for PostgresStore {
         Ok(stored.map(|stored| stored.key))
     }
 
-    async fn create_session(
+    async fn create_sessions(
         &self,
         gate: &Gate,
-        session: &StoredSession,
-        max_sessions: u32,
-        used_after: Timestamp,
-        opened_after: Timestamp,
-    ) -> Result<Committed<Vec<TokenDigest>>, StoreError> {
+        sessions: &[StoredSession],
+        limit: SessionLimit,
+    ) -> Result<Committed<EndedSessions>, StoreError> {
         let mut transaction = self.write().await?;
-        let sql = "SELECT count(*) FROM ( \
-                       SELECT 1 FROM api_sessions WHERE user_name = $1 ORDER BY digest FOR UPDATE) AS locked";
-        unnamed(sql).bind(&session.user).execute(&mut *transaction).await?;
+        if let Some(StoredSession { person, .. }) = sessions.first() {
+            let sql = "SELECT count(*) FROM ( \
+                           SELECT 1 FROM api_sessions WHERE user_name = $1 AND source = $2 \
+                           ORDER BY digest FOR UPDATE) AS locked";
+            let query = unnamed(sql).bind(&*person.subject).bind(person.source.as_str());
+            query.execute(&mut *transaction).await?;
+        }
         let guard = lock(gate, &mut transaction).await?;
-        let sql = "DELETE FROM api_sessions WHERE digest IN ( \
-                       SELECT digest FROM api_sessions WHERE user_name = $1 \
-                       AND last_used_at > to_timestamp($2) AND created_at > to_timestamp($3) \
-                       ORDER BY opened_after DESC, created_at DESC, digest OFFSET $4) RETURNING digest";
-        let ended: Vec<Vec<u8>> = unnamed_scalar(sql)
-            .bind(&session.user)
-            .bind(used_after.as_second())
-            .bind(opened_after.as_second())
-            .bind(i64::from(max_sessions.saturating_sub(1)))
-            .fetch_all(&mut *transaction)
-            .await?;
-        let sql = "INSERT INTO api_sessions \
-                   (digest, user_name, password_digest, created_at, last_used_at, opened_after) \
-                   SELECT $1, $2, $3, to_timestamp($4), to_timestamp($5), value FROM api_revision";
-        let query = unnamed(sql)
-            .bind(session.digest.as_bytes().as_slice())
-            .bind(&session.user)
-            .bind(session.password_digest.as_bytes().as_slice())
-            .bind(session.created_at.as_second())
-            .bind(session.last_used_at.as_second());
-        query.execute(&mut *transaction).await?;
-        Ok(commit_under(guard, transaction, rows::digests(&ended), 1).await?)
+        let mut ended = EndedSessions::default();
+        for StoredSession { person, scope, .. } in sessions {
+            let deleted: Vec<DeletedSession> = unnamed_as(SQL.sessions.end_oldest.as_str())
+                .bind(&*person.subject)
+                .bind(person.source.as_str())
+                .bind(scope.as_str())
+                .bind(limit.used_after.as_second())
+                .bind(limit.opened_after.as_second())
+                .bind(i64::from(limit.max_sessions.saturating_sub(1)))
+                .fetch_all(&mut *transaction)
+                .await?;
+            let of_scope = rows::ended_sessions(&deleted);
+            ended.digests.extend(of_scope.digests);
+            ended.log_ins += of_scope.log_ins;
+        }
+        for session in sessions {
+            let query = rows::bind_session(unnamed(SQL.sessions.insert.as_str()), session);
+            query.execute(&mut *transaction).await?;
+        }
+        Ok(commit_under(guard, transaction, ended, sessions.len() as u64).await?)
     }
 
-    async fn delete_session(&self, gate: &Gate, digest: &TokenDigest) -> Result<Committed<()>, StoreError> {
+    async fn close_session(
+        &self,
+        gate: &Gate,
+        digest: &TokenDigest,
+    ) -> Result<Committed<Vec<TokenDigest>>, StoreError> {
         let mut transaction = self.write().await?;
-        let query = unnamed("DELETE FROM api_sessions WHERE digest = $1");
-        let deleted = query.bind(digest.as_bytes().as_slice()).execute(&mut *transaction).await?;
-        Ok(commit(gate, transaction, (), deleted.rows_affected()).await?)
+        let query = unnamed_scalar(SQL.sessions.close.as_str()).bind(digest.as_bytes().as_slice());
+        let closed: Vec<Vec<u8>> = query.fetch_all(&mut *transaction).await?;
+        Ok(commit(gate, transaction, rows::digests(&closed), closed.len() as u64).await?)
+    }
+
+    async fn end_sessions(
+        &self,
+        gate: &Gate,
+        person: &PersonId,
+        used_after: Timestamp,
+        opened_after: Timestamp,
+    ) -> Result<Committed<EndedSessions>, StoreError> {
+        let mut transaction = self.write().await?;
+        let deleted: Vec<DeletedSession> = unnamed_as(SQL.sessions.end_all.as_str())
+            .bind(&*person.subject)
+            .bind(person.source.as_str())
+            .bind(used_after.as_second())
+            .bind(opened_after.as_second())
+            .fetch_all(&mut *transaction)
+            .await?;
+        let rows = deleted.len() as u64;
+        Ok(commit(gate, transaction, rows::ended_sessions(&deleted), rows).await?)
+    }
+
+    async fn update_claims(
+        &self,
+        gate: &Gate,
+        digest: &TokenDigest,
+        claims: &Map<String, Value>,
+        checked_at: Timestamp,
+    ) -> Result<Committed<Vec<StoredSession>>, StoreError> {
+        let mut transaction = self.write().await?;
+        let query = unnamed_as(SQL.sessions.update_claims.as_str()).bind(digest.as_bytes().as_slice());
+        let query = query.bind(rows::object_text(claims)).bind(checked_at.as_second());
+        let updated: Vec<SessionRow> = query.fetch_all(&mut *transaction).await?;
+        let rows = updated.len() as u64;
+        Ok(commit(gate, transaction, rows::sessions(updated), rows).await?)
+    }
+
+    async fn record_person(
+        &self,
+        gate: &Gate,
+        person: &StoredPerson,
+        max_people: u32,
+    ) -> Result<Committed<RecordedPerson>, StoreError> {
+        let mut transaction = self.write().await?;
+        let PersonId { source, subject } = &person.person;
+        let query = unnamed_as(SQL.people.find.as_str()).bind(source.as_str()).bind(&**subject);
+        let before: Option<PersonRow> = query.fetch_optional(&mut *transaction).await?;
+        let is_new = before.is_none();
+        if let Some((id, before)) = before.and_then(rows::person).filter(|(_, before)| before.is_same(person))
+        {
+            let query = unnamed(SQL.people.see.as_str()).bind(id).bind(person.seen_at.as_second());
+            query.execute(&mut *transaction).await?;
+            let recorded = RecordedPerson { id, person: before, deleted: Vec::new() };
+            return Ok(commit(gate, transaction, recorded, 0).await?);
+        }
+        let query = rows::bind_person(unnamed_as(SQL.people.record.as_str()), person);
+        let row: PersonRow = query.fetch_one(&mut *transaction).await?;
+        let (id, person) = rows::person(row).ok_or(StoreFailure::UnreadableRow)?;
+        let mut deleted = Vec::new();
+        if is_new {
+            let query = unnamed_scalar("SELECT count(*) FROM api_people");
+            let stored: i64 = query.fetch_one(&mut *transaction).await?;
+            let too_many = stored - i64::from(max_people);
+            if too_many > 0 {
+                let query = unnamed_scalar(SQL.people.make_room.as_str()).bind(too_many).bind(id);
+                deleted = query.fetch_all(&mut *transaction).await?;
+            }
+        }
+        Ok(commit(gate, transaction, RecordedPerson { id, person, deleted }, 1).await?)
+    }
+
+    async fn end_person(
+        &self,
+        gate: &Gate,
+        person: &PersonId,
+        now: Timestamp,
+    ) -> Result<Committed<Option<(i64, StoredPerson)>>, StoreError> {
+        let mut transaction = self.write().await?;
+        let query = unnamed_as(SQL.people.end.as_str()).bind(person.source.as_str());
+        let query = query.bind(&*person.subject).bind(now.as_second());
+        let ended: Option<PersonRow> = query.fetch_optional(&mut *transaction).await?;
+        let rows = u64::from(ended.is_some());
+        Ok(commit(gate, transaction, ended.and_then(rows::person), rows).await?)
     }
 
     fn take_over(&self, url: &StoreUrl) -> Result<(), UrlError> {
@@ -448,16 +537,21 @@ impl Source for PostgresStore {
             transaction.commit().await?;
             return Ok(changed.into_page(pruned));
         };
-        let (has_keys, has_sessions) = rows::named(&changed.log);
+        let (has_keys, has_sessions, has_people) = rows::named(&changed.log);
         if has_keys {
             let query = unnamed_as(SQL.changed_keys.as_str()).bind(from.revision.0).bind(from.entry);
             let query = query.bind(last.revision.0).bind(last.entry);
             changed.keys = query.fetch_all(&mut *transaction).await?;
         }
         if has_sessions {
-            let query = unnamed_as(SQL.changed_sessions.as_str()).bind(from.revision.0).bind(from.entry);
+            let query = unnamed_as(SQL.sessions.changed.as_str()).bind(from.revision.0).bind(from.entry);
             let query = query.bind(last.revision.0).bind(last.entry);
             changed.sessions = query.fetch_all(&mut *transaction).await?;
+        }
+        if has_people {
+            let query = unnamed_as(SQL.people.changed.as_str()).bind(from.revision.0).bind(from.entry);
+            let query = query.bind(last.revision.0).bind(last.entry);
+            changed.people = query.fetch_all(&mut *transaction).await?;
         }
         transaction.commit().await?;
         Ok(changed.into_page(pruned))
@@ -474,10 +568,22 @@ impl Source for PostgresStore {
     async fn sessions(&self, after: Option<TokenDigest>) -> Result<SessionPage, StoreError> {
         let mut transaction = self.read().await?;
         let after = after.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec());
-        let query = unnamed_as(SQL.sessions.as_str()).bind(after);
-        let page = query.fetch_all(&mut *transaction).await?;
+        let query = unnamed_as(SQL.sessions.page.as_str()).bind(after);
+        let page: Result<Vec<SessionRow>, sqlx::Error> = query.fetch_all(&mut *transaction).await;
+        if page.as_ref().is_err_and(is_of_schema) {
+            self.migrated.store(false, Ordering::Release);
+        }
+        let page = page?;
         transaction.commit().await?;
         Ok(rows::session_page(page))
+    }
+
+    async fn people(&self, after: i64) -> Result<PersonPage, StoreError> {
+        let mut transaction = self.read().await?;
+        let query = unnamed_as(SQL.people.page.as_str()).bind(after);
+        let page = query.fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(rows::person_page(page))
     }
 
     async fn changed(&self) -> Result<(), StoreError> {
@@ -544,6 +650,14 @@ impl Upkeep for PostgresStore {
         let were_revoked: Vec<bool> = query.fetch_all(&mut *transaction).await?;
         transaction.commit().await?;
         Ok(were_revoked.into_iter().collect())
+    }
+
+    async fn forget_people(&self, ended_until: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let mut transaction = self.write().await?;
+        let query = unnamed(SQL.people.forget.as_str()).bind(ended_until.as_second()).bind(i64::from(limit));
+        let deleted = query.execute(&mut *transaction).await?.rows_affected();
+        transaction.commit().await?;
+        Ok(deleted)
     }
 
     async fn expire_idle(

@@ -6,16 +6,18 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::Map;
-use sqlx::query::QueryAs;
+use serde_json::{Map, Value};
+use sqlx::query::{Query, QueryAs};
 use sqlx::{ColumnIndex, Database, Decode, Encode, FromRow, Row, Type};
 
-use super::{ListPage, ListPosition, NewKey, StoreFailure};
+use super::{EndedSessions, ListPage, ListPosition, NewKey, StoreFailure};
 use crate::keys::store::history::{Continuity, HistoryRow};
+use crate::keys::store::list::LIST_PAGE;
 use crate::keys::store::source::{
-    ChangePage, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, Revision, SessionPage,
+    ChangePage, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, PersonPage, Revision, SessionPage,
 };
-use crate::keys::{Key, Role, StoredKey, StoredSession};
+use crate::keys::{Key, Role, SessionScope, StoredKey, StoredPerson, StoredSession};
+use crate::person::{PersonId, PersonSource};
 use crate::token::TokenDigest;
 
 /// A column of a table.
@@ -94,20 +96,40 @@ row! {
     /// A row of `api_sessions`.
     SessionRow {
         digest: String = Digest,
+        source: String = Plain,
         user_name: String = Plain,
+        scope: String = Plain,
+        parent: Option<String> = Digest,
         password_digest: String = Digest,
+        claims: Option<String> = Json,
+        checked_at: i64 = Time,
         created_at: i64 = Time,
         last_used_at: i64 = Time,
     }
 }
 
 row! {
-    /// A row of `api_changes`: a key or a session that was created, changed or deleted.
+    /// A row of `api_people`.
+    PersonRow {
+        id: i64 = Plain,
+        source: String = Plain,
+        subject: String = Plain,
+        actor: String = Json,
+        role: Option<String> = Plain,
+        binding: String = Digest,
+        seen_at: i64 = Time,
+        ended_at: Option<i64> = Time,
+    }
+}
+
+row! {
+    /// A row of `api_changes`: a key, a session or a person that was created, changed or deleted.
     ChangeRow {
         revision: i64 = Plain,
         seq: i64 = Plain,
         key_id: Option<i64> = Plain,
         session: Option<String> = Digest,
+        person_id: Option<i64> = Plain,
     }
 }
 
@@ -186,12 +208,38 @@ impl TryFrom<SessionRow> for StoredSession {
     fn try_from(row: SessionRow) -> Result<Self, UnreadableRow> {
         Ok(Self {
             digest: read_digest(&row.digest)?,
-            user: row.user_name,
-            password_digest: read_digest(&row.password_digest)?,
+            person: person_id(&row.source, row.user_name)?,
+            scope: SessionScope::parse(&row.scope).ok_or(UnreadableRow)?,
+            parent: row.parent.as_deref().map(read_digest).transpose()?,
+            binding: read_digest(&row.password_digest)?,
+            claims: row.claims.as_deref().map(json).transpose()?,
+            checked_at: instant(row.checked_at)?,
             created_at: instant(row.created_at)?,
             last_used_at: instant(row.last_used_at)?,
         })
     }
+}
+
+impl TryFrom<PersonRow> for StoredPerson {
+    type Error = UnreadableRow;
+
+    fn try_from(row: PersonRow) -> Result<Self, UnreadableRow> {
+        let role = row.role.as_deref().map(|role| Role::parse(role).ok_or(UnreadableRow));
+        Ok(Self {
+            person: person_id(&row.source, row.subject)?,
+            actor: json(&row.actor)?,
+            role: role.transpose()?,
+            binding: read_digest(&row.binding)?,
+            seen_at: instant(row.seen_at)?,
+            ended_at: row.ended_at.map(instant).transpose()?,
+        })
+    }
+}
+
+/// A newer version may know more sources.
+fn person_id(source: &str, subject: String) -> Result<PersonId, UnreadableRow> {
+    let source = PersonSource::parse(source).ok_or(UnreadableRow)?;
+    Ok(PersonId { source, subject: subject.into_boxed_str() })
 }
 
 fn json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, UnreadableRow> {
@@ -226,13 +274,13 @@ pub(super) fn keys(rows: Vec<KeyRow>) -> Vec<Key> {
 
 /// A page of the list.  The next one begins after the last row, readable or not.
 pub(super) fn list_page(rows: Vec<KeyRow>) -> ListPage {
-    let last = rows.last().filter(|_| rows.len() >= MAX_PAGE);
+    let last = rows.last().filter(|_| rows.len() >= LIST_PAGE);
     let next = last.map(|row| ListPosition { name: row.name.clone(), id: row.id });
     ListPage { keys: keys(rows), next }
 }
 
 /// The sessions of rows.  One that is unreadable counts as absent.
-fn sessions(rows: Vec<SessionRow>) -> Vec<StoredSession> {
+pub(super) fn sessions(rows: Vec<SessionRow>) -> Vec<StoredSession> {
     rows.into_iter().filter_map(|row| row.try_into().ok()).collect()
 }
 
@@ -242,6 +290,17 @@ pub(super) fn session_page(rows: Vec<SessionRow>) -> SessionPage {
     // A digest is 32 bytes by the schema: the page after one that is not would be the same page again.
     let next = rows.last().and_then(|row| TokenDigest::from_hex(&row.digest)).filter(|_| !is_last);
     SessionPage { sessions: sessions(rows), next }
+}
+
+/// The person of a row, with its id.  One that is unreadable counts as absent.
+pub(super) fn person(row: PersonRow) -> Option<(i64, StoredPerson)> {
+    Some((row.id, row.try_into().ok()?))
+}
+
+/// A page of all people.
+pub(super) fn person_page(rows: Vec<PersonRow>) -> PersonPage {
+    let next = rows.last().map(|row| row.id).filter(|_| rows.len() >= MAX_PAGE);
+    PersonPage { people: rows.into_iter().filter_map(person).collect(), next }
 }
 
 /// A page of all keys.
@@ -256,7 +315,7 @@ pub(super) fn key_page_of_json(page: &str) -> Result<KeyPage, StoreFailure> {
     Ok(key_page(rows))
 }
 
-/// A page of the change log, and what is left of the keys and sessions that it names.
+/// A page of the change log, and what is left of the keys, sessions and people that it names.
 #[derive(Default)]
 pub(super) struct ChangedRows {
     /// The entries.
@@ -265,24 +324,38 @@ pub(super) struct ChangedRows {
     pub keys: Vec<KeyRow>,
     /// The sessions that still exist.
     pub sessions: Vec<SessionRow>,
+    /// The people that still exist.
+    pub people: Vec<PersonRow>,
 }
 
 impl ChangedRows {
-    /// The changes.  A key or session in the log that has no readable row is deleted.
+    /// The changes.  What the log names and has no readable row is deleted.
     pub fn into_page(self, pruned: i64) -> ChangePage {
         let next = last_entry(&self.log).filter(|_| self.log.len() >= MAX_PAGE);
         let keys: Vec<StoredKey> = self.keys.into_iter().filter_map(key).collect();
         let sessions = sessions(self.sessions);
+        let people: Vec<(i64, StoredPerson)> = self.people.into_iter().filter_map(person).collect();
         let existing_keys: HashSet<i64> = keys.iter().map(|stored| stored.key.id).collect();
         let existing_sessions: HashSet<TokenDigest> = sessions.iter().map(|stored| stored.digest).collect();
+        let existing_people: HashSet<i64> = people.iter().map(|(id, _)| *id).collect();
         let (mut deleted_keys, mut deleted_sessions) = (Vec::new(), Vec::new());
-        for ChangeRow { key_id, session, .. } in self.log {
+        let mut deleted_people = Vec::new();
+        for ChangeRow { key_id, session, person_id, .. } in self.log {
             deleted_keys.extend(key_id.filter(|id| !existing_keys.contains(id)));
             let session = session.and_then(|hex| TokenDigest::from_hex(&hex));
             deleted_sessions.extend(session.filter(|digest| !existing_sessions.contains(digest)));
+            deleted_people.extend(person_id.filter(|id| !existing_people.contains(id)));
         }
-        let pruned = Revision(pruned);
-        ChangePage { keys, deleted_keys, sessions, deleted_sessions, next, pruned }
+        ChangePage {
+            keys,
+            deleted_keys,
+            sessions,
+            deleted_sessions,
+            people,
+            deleted_people,
+            next,
+            pruned: Revision(pruned),
+        }
     }
 }
 
@@ -291,9 +364,13 @@ pub(super) fn last_entry(log: &[ChangeRow]) -> Option<LogPosition> {
     log.last().map(|row| LogPosition { revision: Revision(row.revision), entry: row.seq })
 }
 
-/// Whether the entries name keys, and whether they name sessions.
-pub(super) fn named(log: &[ChangeRow]) -> (bool, bool) {
-    (log.iter().any(|row| row.key_id.is_some()), log.iter().any(|row| row.session.is_some()))
+/// Whether the entries name keys, sessions and people.
+pub(super) fn named(log: &[ChangeRow]) -> (bool, bool, bool) {
+    (
+        log.iter().any(|row| row.key_id.is_some()),
+        log.iter().any(|row| row.session.is_some()),
+        log.iter().any(|row| row.person_id.is_some()),
+    )
 }
 
 /// The columns of `api_keys` for which a new key has a value, in the order in which [`bind_new_key`] binds them.
@@ -315,7 +392,7 @@ where
     Option<String>: Encode<'q, DB>,
 {
     let NewKey { request, digest, created_at, quota: _ } = new;
-    let actor = serde_json::to_string(&request.actor).expect("a JSON object serializes");
+    let actor = object_text(&request.actor);
     let policies = request.policies.as_ref();
     let policies = policies.map(|names| serde_json::to_string(names).expect("a list of strings serializes"));
     query
@@ -329,8 +406,135 @@ where
         .bind(request.expires_at.map(Timestamp::as_second))
 }
 
+/// The columns of `api_sessions` of a new session, in the order in which [`bind_session`] binds them.
+pub(super) const NEW_SESSION_COLUMNS: [&str; 10] = [
+    "digest",
+    "source",
+    "user_name",
+    "scope",
+    "parent",
+    "password_digest",
+    "claims",
+    "checked_at",
+    "created_at",
+    "last_used_at",
+];
+
+/// Binds the values of [`NEW_SESSION_COLUMNS`].
+pub(super) fn bind_session<'q, DB>(
+    query: Query<'q, DB, DB::Arguments>,
+    session: &StoredSession,
+) -> Query<'q, DB, DB::Arguments>
+where
+    DB: Database,
+    i64: Encode<'q, DB> + Type<DB>,
+    String: Encode<'q, DB> + Type<DB>,
+    Vec<u8>: Encode<'q, DB> + Type<DB>,
+    Option<String>: Encode<'q, DB>,
+    Option<Vec<u8>>: Encode<'q, DB>,
+{
+    query
+        .bind(session.digest.as_bytes().to_vec())
+        .bind(session.person.source.as_str().to_owned())
+        .bind(session.person.subject.to_string())
+        .bind(session.scope.as_str().to_owned())
+        .bind(session.parent.map(|parent| parent.as_bytes().to_vec()))
+        .bind(session.binding.as_bytes().to_vec())
+        .bind(session.claims.as_ref().map(object_text))
+        .bind(session.checked_at.as_second())
+        .bind(session.created_at.as_second())
+        .bind(session.last_used_at.as_second())
+}
+
+/// The columns of `api_people` of a person, in the order in which [`bind_person`] binds them.
+pub(super) const PERSON_COLUMNS: [&str; 7] =
+    ["source", "subject", "actor", "role", "binding", "seen_at", "ended_at"];
+
+/// Binds the values of [`PERSON_COLUMNS`].
+pub(super) fn bind_person<'q, DB, O>(
+    query: QueryAs<'q, DB, O, DB::Arguments>,
+    stored: &StoredPerson,
+) -> QueryAs<'q, DB, O, DB::Arguments>
+where
+    DB: Database,
+    i64: Encode<'q, DB> + Type<DB>,
+    String: Encode<'q, DB> + Type<DB>,
+    Vec<u8>: Encode<'q, DB> + Type<DB>,
+    Option<i64>: Encode<'q, DB>,
+    Option<String>: Encode<'q, DB>,
+{
+    query
+        .bind(stored.person.source.as_str().to_owned())
+        .bind(stored.person.subject.to_string())
+        .bind(object_text(&stored.actor))
+        .bind(stored.role.map(|role| role.as_str().to_owned()))
+        .bind(stored.binding.as_bytes().to_vec())
+        .bind(stored.seen_at.as_second())
+        .bind(stored.ended_at.map(Timestamp::as_second))
+}
+
+/// The text of a JSON object.
+pub(super) fn object_text(object: &Map<String, Value>) -> String {
+    serde_json::to_string(object).expect("a JSON object serializes")
+}
+
+/// A deleted session: its digest, that of its log-in, and whether it was live.
+pub(super) type DeletedSession = (Vec<u8>, Vec<u8>, bool);
+
+/// The sessions of deleted rows, and the number of log-ins of which one was live.
+pub(super) fn ended_sessions(rows: &[DeletedSession]) -> EndedSessions {
+    let live: HashSet<&[u8]> =
+        rows.iter().filter(|(_, _, is_live)| *is_live).map(|(_, log_in, _)| log_in.as_slice()).collect();
+    EndedSessions { digests: digests(rows.iter().map(|(digest, ..)| digest)), log_ins: live.len() }
+}
+
 /// The digests of these columns, each of 32 bytes.
-pub(super) fn digests(columns: &[Vec<u8>]) -> Vec<TokenDigest> {
-    let bytes = columns.iter().filter_map(|column| column.as_slice().try_into().ok());
+pub(super) fn digests<'c>(columns: impl IntoIterator<Item = &'c Vec<u8>>) -> Vec<TokenDigest> {
+    let bytes = columns.into_iter().filter_map(|column| column.as_slice().try_into().ok());
     bytes.map(TokenDigest::from_bytes).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_with_a_word_that_only_newer_versions_know_counts_as_absent() {
+        let session = |source: &str, scope: &str| SessionRow {
+            digest: "00".repeat(32),
+            source: source.to_owned(),
+            user_name: "ann".to_owned(),
+            scope: scope.to_owned(),
+            parent: None,
+            password_digest: "01".repeat(32),
+            claims: None,
+            checked_at: 0,
+            created_at: 0,
+            last_used_at: 0,
+        };
+        let readable = |row| sessions(vec![row]).len() == 1;
+        assert!(readable(session("config", "admin")) && readable(session("ldap", "application")));
+        assert!(!readable(session("corporate", "admin")) && !readable(session("config", "everything")));
+        let person = |source: &str, role: &str| PersonRow {
+            id: 1,
+            source: source.to_owned(),
+            subject: "ann".to_owned(),
+            actor: "{}".to_owned(),
+            role: Some(role.to_owned()),
+            binding: "01".repeat(32),
+            seen_at: 0,
+            ended_at: None,
+        };
+        let readable = |row| super::person(row).is_some();
+        assert!(readable(person("ldap", "Viewer")));
+        assert!(!readable(person("corporate", "Viewer")) && !readable(person("ldap", "Owner")));
+    }
+
+    #[test]
+    fn log_ins_are_counted_once_and_only_live_ones() {
+        let row = |digest: u8, log_in: u8, is_live| (vec![digest; 32], vec![log_in; 32], is_live);
+        let ended = ended_sessions(&[row(1, 1, false), row(2, 1, true), row(3, 3, true), row(4, 4, false)]);
+        assert_eq!((ended.digests.len(), ended.log_ins), (4, 2));
+        assert_eq!(ended_sessions(&[]), EndedSessions::default());
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::StoreError;
-use crate::keys::{StoredKey, StoredSession};
+use crate::keys::{StoredKey, StoredPerson, StoredSession};
 use crate::token::TokenDigest;
 
 pub use super::history::{Continuity, Cursor, Revision};
@@ -64,6 +64,10 @@ pub struct ChangePage {
     pub sessions: Vec<StoredSession>,
     /// Digests of deleted sessions.
     pub deleted_sessions: Vec<TokenDigest>,
+    /// New and changed people, as they are now, by the ids of their records.
+    pub people: Vec<(i64, StoredPerson)>,
+    /// Ids of deleted records of people.
+    pub deleted_people: Vec<i64>,
     /// Where the next page begins; `None` after the last.
     pub next: Option<LogPosition>,
     /// The newest revision that is no longer in the log.
@@ -88,7 +92,16 @@ pub struct SessionPage {
     pub next: Option<TokenDigest>,
 }
 
-/// What keys and sessions are read from.
+/// The next people by the ids of their records.
+#[derive(Debug, Clone, Default)]
+pub struct PersonPage {
+    /// The people.  A record with an id up to `next` that is not here does not exist.
+    pub people: Vec<(i64, StoredPerson)>,
+    /// The greatest id that the page covers; `None`: it covers all that are left.
+    pub next: Option<i64>,
+}
+
+/// What keys, sessions and people are read from.
 #[async_trait]
 pub trait Source: Send + Sync {
     /// Makes the store ready to be read, which may take minutes: a schema is brought up to date, a file that was replaced
@@ -108,6 +121,9 @@ pub trait Source: Send + Sync {
 
     /// The sessions with a digest above this.
     async fn sessions(&self, after: Option<TokenDigest>) -> Result<SessionPage, StoreError>;
+
+    /// The people whose records have an id above this.
+    async fn people(&self, after: i64) -> Result<PersonPage, StoreError>;
 
     /// Waits for a notification that something changed.  An error means that notifications are lost.  A source
     /// without notifications waits for ever: the follower polls it.

@@ -10,20 +10,23 @@ use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use serde_json::{Map, Value};
 use sqlx::sqlite::SqliteConnection;
 
 pub use self::backup::{Backup, BackupError, back_up};
 use self::connections::{Connections, ReadTransaction, Reader, WriteTransaction};
-use super::rows::{self, ChangedRows, KeyRow, LookRow};
+use super::rows::{self, ChangedRows, DeletedSession, KeyRow, LookRow, PersonRow, SessionRow};
 use super::statements::{Dialect, Statements};
 use super::{
-    Committed, CreateError, FollowerStore, ForgottenKeys, Gate, ListFilter, ListPage, ListPosition, NewKey,
-    NumberedPage, OpenError, RotateError, Rotation, Store, StoreError, StoreFailure, Upkeep,
+    Committed, CreateError, EndedSessions, FollowerStore, ForgottenKeys, Gate, ListFilter, ListPage,
+    ListPosition, NewKey, NumberedPage, OpenError, RecordedPerson, RotateError, Rotation, SessionLimit,
+    Store, StoreError, StoreFailure, Upkeep,
 };
 use crate::keys::store::source::{
-    ChangePage, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, Revision, SessionPage, Source,
+    ChangePage, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, PersonPage, Revision, SessionPage, Source,
 };
-use crate::keys::{GrantCheck, Key, StoredKey, StoredSession};
+use crate::keys::{GrantCheck, Key, StoredKey, StoredPerson, StoredSession};
+use crate::person::PersonId;
 use crate::token::TokenDigest;
 
 static SQL: LazyLock<Statements> = LazyLock::new(|| Statements::new(Dialect::Sqlite));
@@ -192,46 +195,125 @@ impl Store for SqliteStore {
         Ok(stored.map(|stored| stored.key))
     }
 
-    async fn create_session(
+    async fn create_sessions(
         &self,
         gate: &Gate,
-        session: &StoredSession,
-        max_sessions: u32,
-        used_after: Timestamp,
-        opened_after: Timestamp,
-    ) -> Result<Committed<Vec<TokenDigest>>, StoreError> {
+        sessions: &[StoredSession],
+        limit: SessionLimit,
+    ) -> Result<Committed<EndedSessions>, StoreError> {
         let mut transaction = self.write().await?;
-        let sql = "SELECT digest FROM api_sessions WHERE user_name = ?1 AND last_used_at > ?2 AND created_at > ?3 \
-                   ORDER BY opened_after DESC, created_at DESC, digest LIMIT -1 OFFSET ?4";
-        let ended: Vec<Vec<u8>> = sqlx::query_scalar(sql)
-            .bind(&session.user)
-            .bind(used_after.as_second())
-            .bind(opened_after.as_second())
-            .bind(max_sessions.saturating_sub(1))
-            .fetch_all(&mut *transaction)
-            .await?;
-        for digest in &ended {
-            let query = sqlx::query("DELETE FROM api_sessions WHERE digest = ?1").bind(digest);
+        let mut ended = EndedSessions::default();
+        for StoredSession { person, scope, .. } in sessions {
+            let deleted: Vec<DeletedSession> = sqlx::query_as(SQL.sessions.end_oldest.as_str())
+                .bind(&*person.subject)
+                .bind(person.source.as_str())
+                .bind(scope.as_str())
+                .bind(limit.used_after.as_second())
+                .bind(limit.opened_after.as_second())
+                .bind(limit.max_sessions.saturating_sub(1))
+                .fetch_all(&mut *transaction)
+                .await?;
+            let of_scope = rows::ended_sessions(&deleted);
+            ended.digests.extend(of_scope.digests);
+            ended.log_ins += of_scope.log_ins;
+        }
+        for session in sessions {
+            let query = rows::bind_session(sqlx::query(SQL.sessions.insert.as_str()), session);
             query.execute(&mut *transaction).await?;
         }
-        let sql = "INSERT INTO api_sessions \
-                   (digest, user_name, password_digest, created_at, last_used_at, opened_after) \
-                   SELECT ?1, ?2, ?3, ?4, ?5, value FROM api_revision";
-        let query = sqlx::query(sql)
-            .bind(session.digest.as_bytes().as_slice())
-            .bind(&session.user)
-            .bind(session.password_digest.as_bytes().as_slice())
-            .bind(session.created_at.as_second())
-            .bind(session.last_used_at.as_second());
-        query.execute(&mut *transaction).await?;
-        Ok(commit(gate, transaction, rows::digests(&ended), 1).await?)
+        commit(gate, transaction, ended, sessions.len() as u64).await
     }
 
-    async fn delete_session(&self, gate: &Gate, digest: &TokenDigest) -> Result<Committed<()>, StoreError> {
+    async fn close_session(
+        &self,
+        gate: &Gate,
+        digest: &TokenDigest,
+    ) -> Result<Committed<Vec<TokenDigest>>, StoreError> {
         let mut transaction = self.write().await?;
-        let query = sqlx::query("DELETE FROM api_sessions WHERE digest = $1");
-        let deleted = query.bind(digest.as_bytes().as_slice()).execute(&mut *transaction).await?;
-        Ok(commit(gate, transaction, (), deleted.rows_affected()).await?)
+        let query = sqlx::query_scalar(SQL.sessions.close.as_str()).bind(digest.as_bytes().as_slice());
+        let closed: Vec<Vec<u8>> = query.fetch_all(&mut *transaction).await?;
+        commit(gate, transaction, rows::digests(&closed), closed.len() as u64).await
+    }
+
+    async fn end_sessions(
+        &self,
+        gate: &Gate,
+        person: &PersonId,
+        used_after: Timestamp,
+        opened_after: Timestamp,
+    ) -> Result<Committed<EndedSessions>, StoreError> {
+        let mut transaction = self.write().await?;
+        let deleted: Vec<DeletedSession> = sqlx::query_as(SQL.sessions.end_all.as_str())
+            .bind(&*person.subject)
+            .bind(person.source.as_str())
+            .bind(used_after.as_second())
+            .bind(opened_after.as_second())
+            .fetch_all(&mut *transaction)
+            .await?;
+        commit(gate, transaction, rows::ended_sessions(&deleted), deleted.len() as u64).await
+    }
+
+    async fn update_claims(
+        &self,
+        gate: &Gate,
+        digest: &TokenDigest,
+        claims: &Map<String, Value>,
+        checked_at: Timestamp,
+    ) -> Result<Committed<Vec<StoredSession>>, StoreError> {
+        let mut transaction = self.write().await?;
+        let query = sqlx::query_as(SQL.sessions.update_claims.as_str()).bind(digest.as_bytes().as_slice());
+        let query = query.bind(rows::object_text(claims)).bind(checked_at.as_second());
+        let updated: Vec<SessionRow> = query.fetch_all(&mut *transaction).await?;
+        let rows = updated.len() as u64;
+        commit(gate, transaction, rows::sessions(updated), rows).await
+    }
+
+    async fn record_person(
+        &self,
+        gate: &Gate,
+        person: &StoredPerson,
+        max_people: u32,
+    ) -> Result<Committed<RecordedPerson>, StoreError> {
+        let mut transaction = self.write().await?;
+        let PersonId { source, subject } = &person.person;
+        let query = sqlx::query_as(SQL.people.find.as_str()).bind(source.as_str()).bind(&**subject);
+        let before: Option<PersonRow> = query.fetch_optional(&mut *transaction).await?;
+        let is_new = before.is_none();
+        if let Some((id, before)) = before.and_then(rows::person).filter(|(_, before)| before.is_same(person))
+        {
+            let query = sqlx::query(SQL.people.see.as_str()).bind(id).bind(person.seen_at.as_second());
+            query.execute(&mut *transaction).await?;
+            let recorded = RecordedPerson { id, person: before, deleted: Vec::new() };
+            return commit(gate, transaction, recorded, 0).await;
+        }
+        let query = rows::bind_person(sqlx::query_as(SQL.people.record.as_str()), person);
+        let row: PersonRow = query.fetch_one(&mut *transaction).await?;
+        let (id, person) = rows::person(row).ok_or(StoreFailure::UnreadableRow)?;
+        let mut deleted = Vec::new();
+        if is_new {
+            let stored: i64 =
+                sqlx::query_scalar("SELECT count(*) FROM api_people").fetch_one(&mut *transaction).await?;
+            let too_many = stored - i64::from(max_people);
+            if too_many > 0 {
+                let query = sqlx::query_scalar(SQL.people.make_room.as_str()).bind(too_many).bind(id);
+                deleted = query.fetch_all(&mut *transaction).await?;
+            }
+        }
+        commit(gate, transaction, RecordedPerson { id, person, deleted }, 1).await
+    }
+
+    async fn end_person(
+        &self,
+        gate: &Gate,
+        person: &PersonId,
+        now: Timestamp,
+    ) -> Result<Committed<Option<(i64, StoredPerson)>>, StoreError> {
+        let mut transaction = self.write().await?;
+        let query = sqlx::query_as(SQL.people.end.as_str()).bind(person.source.as_str());
+        let query = query.bind(&*person.subject).bind(now.as_second());
+        let ended: Option<PersonRow> = query.fetch_optional(&mut *transaction).await?;
+        let rows = u64::from(ended.is_some());
+        commit(gate, transaction, ended.and_then(rows::person), rows).await
     }
 
     async fn accept_history(&self, gate: &Gate) -> Result<Committed<()>, StoreError> {
@@ -273,16 +355,21 @@ impl Source for SqliteStore {
             transaction.end().await?;
             return Ok(changed.into_page(pruned));
         };
-        let (has_keys, has_sessions) = rows::named(&changed.log);
+        let (has_keys, has_sessions, has_people) = rows::named(&changed.log);
         if has_keys {
             let query = sqlx::query_as(SQL.changed_keys.as_str()).bind(from.revision.0).bind(from.entry);
             let query = query.bind(last.revision.0).bind(last.entry);
             changed.keys = query.fetch_all(&mut *transaction).await?;
         }
         if has_sessions {
-            let query = sqlx::query_as(SQL.changed_sessions.as_str()).bind(from.revision.0).bind(from.entry);
+            let query = sqlx::query_as(SQL.sessions.changed.as_str()).bind(from.revision.0).bind(from.entry);
             let query = query.bind(last.revision.0).bind(last.entry);
             changed.sessions = query.fetch_all(&mut *transaction).await?;
+        }
+        if has_people {
+            let query = sqlx::query_as(SQL.people.changed.as_str()).bind(from.revision.0).bind(from.entry);
+            let query = query.bind(last.revision.0).bind(last.entry);
+            changed.people = query.fetch_all(&mut *transaction).await?;
         }
         transaction.end().await?;
         Ok(changed.into_page(pruned))
@@ -298,11 +385,19 @@ impl Source for SqliteStore {
 
     async fn sessions(&self, after: Option<TokenDigest>) -> Result<SessionPage, StoreError> {
         let after = after.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec());
-        let query = sqlx::query_as(SQL.sessions.as_str()).bind(after);
+        let query = sqlx::query_as(SQL.sessions.page.as_str()).bind(after);
         let mut transaction = self.read().await?;
         let page = query.fetch_all(&mut *transaction).await?;
         transaction.end().await?;
         Ok(rows::session_page(page))
+    }
+
+    async fn people(&self, after: i64) -> Result<PersonPage, StoreError> {
+        let query = sqlx::query_as(SQL.people.page.as_str()).bind(after);
+        let mut transaction = self.read().await?;
+        let page = query.fetch_all(&mut *transaction).await?;
+        transaction.end().await?;
+        Ok(rows::person_page(page))
     }
 
     async fn changed(&self) -> Result<(), StoreError> {
@@ -354,6 +449,14 @@ impl Upkeep for SqliteStore {
         let were_revoked: Vec<bool> = query.fetch_all(&mut *transaction).await?;
         transaction.commit().await?;
         Ok(were_revoked.into_iter().collect())
+    }
+
+    async fn forget_people(&self, ended_until: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let mut transaction = self.write().await?;
+        let query = sqlx::query(SQL.people.forget.as_str()).bind(ended_until.as_second()).bind(limit);
+        let deleted = query.execute(&mut *transaction).await?.rows_affected();
+        transaction.commit().await?;
+        Ok(deleted)
     }
 
     async fn expire_idle(

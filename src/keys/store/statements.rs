@@ -1,6 +1,10 @@
 //! The SQL that both databases share, written for each from the columns of [`rows`](super::rows).
 
-use super::rows::{ChangeRow, Column, KeyRow, Kind, LookRow, NEW_KEY_COLUMNS, SessionRow};
+use super::rows::{
+    ChangeRow, Column, KeyRow, Kind, LookRow, NEW_KEY_COLUMNS, NEW_SESSION_COLUMNS, PERSON_COLUMNS,
+    PersonRow, SessionRow,
+};
+use crate::keys::store::list::LIST_PAGE;
 use crate::keys::store::source::MAX_PAGE;
 
 /// One of the two databases.
@@ -52,6 +56,31 @@ impl Dialect {
         }
     }
 
+    /// The parameters for a row's columns of these names, numbered from 1 and separated by commas.
+    fn parameters(self, columns: &[Column], names: &[&str]) -> String {
+        let parameters = names.iter().zip(1..).map(|(name, number)| {
+            let column = columns.iter().find(|column| column.name == *name);
+            self.parameter(column.map_or(Kind::Plain, |column| column.kind), number)
+        });
+        parameters.collect::<Vec<_>>().join(", ")
+    }
+
+    /// What locks the rows of a SELECT.  SQLite locks the whole file.
+    fn for_update(self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::Postgres => " FOR UPDATE",
+        }
+    }
+
+    /// The same, and leaves out those that another transaction holds.
+    fn for_update_skip_locked(self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::Postgres => " FOR UPDATE SKIP LOCKED",
+        }
+    }
+
     /// The condition that a key is live at the instant of this parameter.  Instants are whole seconds: a fraction, which
     /// only somebody else can have written, does not count.
     fn is_live(self, number: usize) -> String {
@@ -86,18 +115,22 @@ pub(super) struct Statements {
     pub changes: String,
     /// The keys that entries name, from behind entry `$2` of revision `$1` up to entry `$4` of revision `$3`.
     pub changed_keys: String,
-    /// The sessions that they name.
-    pub changed_sessions: String,
     /// Inserts the values of `NEW_KEY_COLUMNS` and gives the key's row.
     pub insert_key: String,
-    /// The next sessions with a digest above `$1`.
-    pub sessions: String,
+    /// Those of sessions.
+    pub sessions: SessionStatements,
+    /// Those of people.
+    pub people: PersonStatements,
 }
+
+/// The rows of a table that a part of the change log names: from behind entry `$2` of revision `$1` up to entry `$4` of
+/// revision `$3`.
+const NAMED: &str = "FROM api_changes WHERE revision >= $1 AND (revision, seq) > ($1, $2) \
+                     AND revision <= $3 AND (revision, seq) <= ($3, $4)";
 
 impl Statements {
     pub fn new(dialect: Dialect) -> Self {
         let key = dialect.select(KeyRow::COLUMNS);
-        let session = dialect.select(SessionRow::COLUMNS);
         let change = dialect.select(ChangeRow::COLUMNS);
         let look = dialect.expressions(LookRow::COLUMNS);
         let logged_mark = "SELECT log.mark FROM api_changes log \
@@ -116,8 +149,6 @@ impl Statements {
             "SELECT {identity} AS identity, value, mark, pruned, pruned_mark, accepted, oldest_reader, \
              {is_copy} AS is_copy, {age} AS age_ms, ({logged_mark}) AS logged_mark FROM api_revision"
         );
-        let named = "FROM api_changes WHERE revision >= $1 AND (revision, seq) > ($1, $2) \
-                     AND revision <= $3 AND (revision, seq) <= ($3, $4)";
         let name = match dialect {
             Dialect::Sqlite => "name",
             // SQLite compares bytes.  PostgreSQL compares by the database's locale, unless a statement says otherwise.
@@ -136,18 +167,14 @@ impl Statements {
                  previous_until = CASE WHEN previous_until > {now} THEN {now} ELSE previous_until END"
             )
         };
-        let values = NEW_KEY_COLUMNS.iter().zip(1..).map(|(name, number)| {
-            let column = KeyRow::COLUMNS.iter().find(|column| column.name == *name);
-            dialect.parameter(column.map_or(Kind::Plain, |column| column.kind), number)
-        });
-        let values = values.collect::<Vec<_>>().join(", ");
+        let values = dialect.parameters(KeyRow::COLUMNS, &NEW_KEY_COLUMNS);
         let new = NEW_KEY_COLUMNS.join(", ");
         Self {
             look: format!("SELECT {look} FROM ({state}) AS state"),
             keys: format!("SELECT {key} FROM api_keys WHERE id > $1 ORDER BY id LIMIT {MAX_PAGE}"),
             list_after: format!(
                 "SELECT {key} FROM api_keys WHERE {listed} AND ({name}, id) > ($2, $3) \
-                 ORDER BY {name}, id LIMIT {MAX_PAGE}"
+                 ORDER BY {name}, id LIMIT {LIST_PAGE}"
             ),
             list_page: format!(
                 "SELECT {key} FROM api_keys WHERE {listed} ORDER BY {name}, id LIMIT $2 OFFSET $3"
@@ -171,13 +198,151 @@ impl Statements {
                 "SELECT {change} FROM api_changes WHERE revision >= $1 AND (revision, seq) > ($1, $2) \
                  AND revision <= $3 ORDER BY revision, seq LIMIT {MAX_PAGE}"
             ),
-            changed_keys: format!("SELECT {key} FROM api_keys WHERE id IN (SELECT key_id {named})"),
-            changed_sessions: format!(
-                "SELECT {session} FROM api_sessions WHERE digest IN (SELECT session {named})"
-            ),
+            changed_keys: format!("SELECT {key} FROM api_keys WHERE id IN (SELECT key_id {NAMED})"),
             insert_key: format!("INSERT INTO api_keys ({new}) VALUES ({values}) RETURNING {key}"),
-            sessions: format!(
+            sessions: SessionStatements::new(dialect),
+            people: PersonStatements::new(dialect),
+        }
+    }
+}
+
+/// Those of sessions.  Where rows are locked, it is in the order of digests, as everywhere.
+pub(super) struct SessionStatements {
+    /// The next sessions with a digest above `$1`.
+    pub page: String,
+    /// The sessions that entries of the change log name.
+    pub changed: String,
+    /// Inserts the values of `NEW_SESSION_COLUMNS`.
+    pub insert: String,
+    /// Deletes the log-ins of a person's live sessions beyond the newest `$6`: of the person `$1` in the source `$2`,
+    /// with the scope `$3`, last used after `$4` and opened after `$5`.  Gives of each session what `end_all` gives.
+    pub end_oldest: String,
+    /// Deletes the session of digest `$1` and the others of its log-in, and gives their digests.
+    pub close: String,
+    /// Deletes the sessions of the person `$1` in the source `$2`.  Gives of each its digest, that of its log-in, and
+    /// whether it was last used after `$3` and opened after `$4`.
+    pub end_all: String,
+    /// Writes the claims `$2` and the instant `$3` of the check into the session of digest `$1` and the others of its
+    /// log-in, unless a later check is written there, and gives their rows.
+    pub update_claims: String,
+}
+
+impl SessionStatements {
+    fn new(dialect: Dialect) -> Self {
+        let session = dialect.select(SessionRow::COLUMNS);
+        let for_update = dialect.for_update();
+        let new = NEW_SESSION_COLUMNS.join(", ");
+        let values = dialect.parameters(SessionRow::COLUMNS, &NEW_SESSION_COLUMNS);
+        let offset = match dialect {
+            Dialect::Sqlite => "LIMIT -1 OFFSET $6",
+            Dialect::Postgres => "OFFSET $6",
+        };
+        let is_live = |used: usize, opened: usize| {
+            let (used, opened) = (dialect.parameter(Kind::Time, used), dialect.parameter(Kind::Time, opened));
+            format!("last_used_at > {used} AND created_at > {opened}")
+        };
+        let (live, was_live) = (is_live(4, 5), is_live(3, 4));
+        // The digest of the administrator's session stands for a log-in, whether that session is still there or not.
+        let log_in = "SELECT coalesce(parent, digest) FROM api_sessions WHERE digest = $1";
+        let of_log_in = format!(
+            "SELECT digest FROM api_sessions WHERE digest = ({log_in}) OR parent = ({log_in}) \
+             ORDER BY digest{for_update}"
+        );
+        let (claims, checked_at) = (dialect.parameter(Kind::Json, 2), dialect.parameter(Kind::Time, 3));
+        Self {
+            page: format!(
                 "SELECT {session} FROM api_sessions WHERE digest > $1 ORDER BY digest LIMIT {MAX_PAGE}"
+            ),
+            changed: format!("SELECT {session} FROM api_sessions WHERE digest IN (SELECT session {NAMED})"),
+            insert: format!(
+                "INSERT INTO api_sessions ({new}, opened_after) SELECT {values}, value FROM api_revision"
+            ),
+            end_oldest: format!(
+                "DELETE FROM api_sessions WHERE user_name = $1 AND source = $2 AND coalesce(parent, digest) IN ( \
+                     SELECT coalesce(parent, digest) FROM api_sessions \
+                     WHERE user_name = $1 AND source = $2 AND scope = $3 AND {live} \
+                     ORDER BY opened_after DESC, created_at DESC, digest {offset}) \
+                 RETURNING digest, coalesce(parent, digest), true"
+            ),
+            close: format!("DELETE FROM api_sessions WHERE digest IN ({of_log_in}) RETURNING digest"),
+            end_all: format!(
+                "DELETE FROM api_sessions WHERE digest IN ( \
+                     SELECT digest FROM api_sessions WHERE user_name = $1 AND source = $2 \
+                     ORDER BY digest{for_update}) \
+                 RETURNING digest, coalesce(parent, digest), {was_live}"
+            ),
+            update_claims: format!(
+                "UPDATE api_sessions SET claims = {claims}, checked_at = {checked_at} \
+                 WHERE digest IN ({of_log_in}) AND checked_at <= {checked_at} RETURNING {session}"
+            ),
+        }
+    }
+}
+
+/// Those of people.
+pub(super) struct PersonStatements {
+    /// The next people with an id above `$1`.
+    pub page: String,
+    /// The people that entries of the change log name.
+    pub changed: String,
+    /// The row of the person `$2` in the source `$1`, locked.
+    pub find: String,
+    /// Inserts the values of `PERSON_COLUMNS`, or writes them into the row of the same person, and gives the row.
+    pub record: String,
+    /// Writes that the person of id `$1` was seen at `$2`, unless that was within the last minute.
+    pub see: String,
+    /// Writes that the person `$2` in the source `$1` ended at `$3`, unless they have ended, and gives the row.
+    pub end: String,
+    /// Deletes `$1` people: of those that ended, and then of the others, those that did, or were seen, longest ago.
+    /// Never the one of id `$2`.  Gives their ids.
+    pub make_room: String,
+    /// Deletes the first `$2` people that ended at `$1` or before.
+    pub forget: String,
+}
+
+impl PersonStatements {
+    fn new(dialect: Dialect) -> Self {
+        let person = dialect.select(PersonRow::COLUMNS);
+        let for_update = dialect.for_update();
+        let skip_locked = dialect.for_update_skip_locked();
+        let columns = PERSON_COLUMNS.join(", ");
+        let values = dialect.parameters(PersonRow::COLUMNS, &PERSON_COLUMNS);
+        let time = |number| dialect.parameter(Kind::Time, number);
+        let (later, minute_before) = match dialect {
+            Dialect::Sqlite => ("max", "$2 - 60"),
+            Dialect::Postgres => ("greatest", "to_timestamp($2 - 60)"),
+        };
+        Self {
+            page: format!("SELECT {person} FROM api_people WHERE id > $1 ORDER BY id LIMIT {MAX_PAGE}"),
+            changed: format!("SELECT {person} FROM api_people WHERE id IN (SELECT person_id {NAMED})"),
+            find: format!("SELECT {person} FROM api_people WHERE source = $1 AND subject = $2{for_update}"),
+            record: format!(
+                "INSERT INTO api_people ({columns}) VALUES ({values}) \
+                 ON CONFLICT (source, subject) DO UPDATE SET actor = excluded.actor, role = excluded.role, \
+                 binding = excluded.binding, ended_at = excluded.ended_at, \
+                 seen_at = {later}(api_people.seen_at, excluded.seen_at) RETURNING {person}"
+            ),
+            see: format!(
+                "UPDATE api_people SET seen_at = {} WHERE id = $1 AND seen_at <= {minute_before}",
+                time(2)
+            ),
+            end: format!(
+                "UPDATE api_people SET ended_at = {} WHERE source = $1 AND subject = $2 AND ended_at IS NULL \
+                 RETURNING {person}",
+                time(3)
+            ),
+            // In a subquery of the WHERE, PostgreSQL may run it more than once, and a LIMIT holds for each time.
+            make_room: format!(
+                "WITH gone AS ( \
+                     SELECT id FROM api_people WHERE id <> $2 \
+                     ORDER BY ended_at IS NULL, ended_at, seen_at, id LIMIT $1{skip_locked} \
+                 ) DELETE FROM api_people WHERE id IN (SELECT id FROM gone) RETURNING id"
+            ),
+            forget: format!(
+                "WITH gone AS ( \
+                     SELECT id FROM api_people WHERE ended_at <= {} ORDER BY id LIMIT $2{skip_locked} \
+                 ) DELETE FROM api_people WHERE id IN (SELECT id FROM gone)",
+                time(1)
             ),
         }
     }
@@ -192,8 +357,12 @@ mod tests {
         let sqlite = Statements::new(Dialect::Sqlite);
         let postgres = Statements::new(Dialect::Postgres);
         let select = "SELECT revision, seq, key_id, ";
-        assert!(sqlite.changes.starts_with(&format!("{select}nullif(hex(session), '') AS session FROM")));
-        assert!(postgres.changes.starts_with(&format!("{select}encode(session, 'hex') AS session FROM")));
+        assert!(
+            sqlite.changes.starts_with(&format!("{select}nullif(hex(session), '') AS session, person_id"))
+        );
+        assert!(
+            postgres.changes.starts_with(&format!("{select}encode(session, 'hex') AS session, person_id"))
+        );
         let insert =
             "INSERT INTO api_keys (name, role, actor, policies, digest, created_at, created_by, expires_at)";
         for (statements, values) in [
@@ -206,9 +375,16 @@ mod tests {
     }
 
     #[test]
-    fn every_column_of_a_new_key_is_a_column_of_keys() {
-        for name in NEW_KEY_COLUMNS {
-            assert!(KeyRow::COLUMNS.iter().any(|column| column.name == name), "{name}");
+    fn every_column_of_a_new_row_is_a_column_of_its_table() {
+        let tables: [(&[&str], &[Column]); 3] = [
+            (&NEW_KEY_COLUMNS, KeyRow::COLUMNS),
+            (&NEW_SESSION_COLUMNS, SessionRow::COLUMNS),
+            (&PERSON_COLUMNS, PersonRow::COLUMNS),
+        ];
+        for (names, columns) in tables {
+            for name in names {
+                assert!(columns.iter().any(|column| column.name == *name), "{name}");
+            }
         }
     }
 }

@@ -10,8 +10,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use super::DecisionLabels;
-use crate::credential::Kind;
+use crate::credential::{Kind, Principal};
 use crate::decision::Outcome;
+use crate::person::PersonSource;
 use crate::policy::{Policies, Policy};
 
 /// What is allowed under each policy of one snapshot.
@@ -41,42 +42,60 @@ fn address(policy: &Arc<Policy>) -> usize {
     Arc::as_ptr(policy).addr()
 }
 
-/// Credentials recognised, a counter for each kind.
+/// Credentials recognised, a counter for each kind and source.
 #[derive(Debug)]
 pub(super) struct CredentialCounters {
     token: Counter,
-    user: Counter,
     key: Counter,
-    session: Counter,
+    user: PersonCounters,
+    session: PersonCounters,
+}
+
+/// A counter for each source of people.
+#[derive(Debug)]
+struct PersonCounters {
+    config: Counter,
+    ldap: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CredentialLabels {
     kind: &'static str,
+    source: &'static str,
 }
 
 impl CredentialCounters {
     /// The counters, shown by this registry.
     pub(super) fn registered(registry: &mut Registry) -> Self {
         let family = Family::<CredentialLabels, Counter>::default();
-        let counter = |kind: Kind| family.get_or_create_owned(&CredentialLabels { kind: kind.as_str() });
-        let credentials = Self {
-            token: counter(Kind::Token),
-            user: counter(Kind::User),
-            key: counter(Kind::Key),
-            session: counter(Kind::Session),
+        let counter = |kind: Kind, source| {
+            family.get_or_create_owned(&CredentialLabels { kind: kind.as_str(), source })
         };
-        registry.register("credentials", "Credentials recognised, by kind", family);
+        let of_people = |kind| PersonCounters {
+            config: counter(kind, PersonSource::Config.as_str()),
+            ldap: counter(kind, PersonSource::Ldap.as_str()),
+        };
+        let credentials = Self {
+            token: counter(Kind::Token, "config"),
+            key: counter(Kind::Key, "keys"),
+            user: of_people(Kind::User),
+            session: of_people(Kind::Session),
+        };
+        registry.register("credentials", "Credentials recognised, by kind and source", family);
         credentials
     }
 
-    /// The counter of this kind.
-    pub(super) fn of(&self, kind: Kind) -> &Counter {
-        match kind {
-            Kind::Token => &self.token,
+    /// The counter of a credential.
+    pub(super) fn of(&self, principal: &Principal) -> &Counter {
+        let people = match principal.kind {
+            Kind::Token => return &self.token,
+            Kind::Key => return &self.key,
             Kind::User => &self.user,
-            Kind::Key => &self.key,
             Kind::Session => &self.session,
+        };
+        match principal.source() {
+            Some(PersonSource::Config) | None => &people.config,
+            Some(PersonSource::Ldap) => &people.ldap,
         }
     }
 }

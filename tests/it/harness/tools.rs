@@ -85,6 +85,18 @@ pub fn pgbouncer() -> &'static Path {
     &PGBOUNCER
 }
 
+/// OpenLDAP's server; `schema` and `modules` stand beside it.
+pub fn slapd() -> &'static Path {
+    static SLAPD: LazyLock<PathBuf> = LazyLock::new(|| fetch("slapd"));
+    &SLAPD
+}
+
+/// 389 Directory Server; `data`, `schema`, `config` and `plugins` stand beside it.
+pub fn ns_slapd() -> &'static Path {
+    static NS_SLAPD: LazyLock<PathBuf> = LazyLock::new(|| fetch("ns-slapd"));
+    &NS_SLAPD
+}
+
 /// Rotel, a collector of OpenTelemetry.
 pub fn rotel() -> &'static Path {
     static ROTEL: LazyLock<PathBuf> = LazyLock::new(|| fetch("rotel"));

@@ -1,0 +1,213 @@
+//! Search filters of directories (RFC 4515), and where the person's name goes in them.
+
+/// The text that stands for the name, or for an attribute's value.
+pub const NAME: &str = "%s";
+
+/// How deep filters may be nested.
+const MAX_NESTING: usize = 32;
+
+/// A filter that is well-formed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Filter<'f> {
+    /// The attributes that are compared with [`NAME`], in their order; one stands here as often as it is compared.
+    pub compared: Vec<&'f str>,
+}
+
+/// Why a text is no search filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FilterError {
+    /// Parentheses do not fit.
+    #[error("a filter begins with `(` and ends with the `)` that closes it, and so does each of its parts")]
+    Parentheses,
+    /// What stands before the operator is no attribute.
+    #[error("before the operator stands an attribute, such as uid: letters, digits and `-`")]
+    Attribute,
+    /// There is no operator.
+    #[error("behind an attribute stands `=`, `~=`, `<=`, `>=` or `:=`")]
+    Operator,
+    /// A value holds what must be escaped.
+    #[error(r"in a value `(`, `)`, `*`, `\` and NUL are written \28, \29, \2a, \5c and \00")]
+    Value,
+    /// A part of a name would stand for the whole.
+    #[error("`*` beside `%s` lets a part of a name stand for the whole of it: compare with `%s` alone")]
+    PartOfName,
+    /// It is nested too deep.
+    #[error("a filter is nested {MAX_NESTING} levels at most")]
+    TooDeep,
+}
+
+impl<'f> Filter<'f> {
+    /// Reads a filter.
+    ///
+    /// # Errors
+    /// [`FilterError`]: it is none, or compares with a part of the name.
+    pub fn parse(text: &'f str) -> Result<Self, FilterError> {
+        let mut compared = Vec::new();
+        match read_filter(text, &mut compared, MAX_NESTING)? {
+            "" => Ok(Self { compared }),
+            _ => Err(FilterError::Parentheses),
+        }
+    }
+}
+
+/// Reads one filter, and returns what follows it.
+fn read_filter<'f>(
+    text: &'f str,
+    compared: &mut Vec<&'f str>,
+    levels: usize,
+) -> Result<&'f str, FilterError> {
+    let levels = levels.checked_sub(1).ok_or(FilterError::TooDeep)?;
+    let inner = text.strip_prefix('(').ok_or(FilterError::Parentheses)?;
+    let rest = match inner.as_bytes().first() {
+        Some(b'&' | b'|') => {
+            let mut rest = &inner[1..];
+            // RFC 4526: an empty list is true, or false.
+            while rest.starts_with('(') {
+                rest = read_filter(rest, compared, levels)?;
+            }
+            rest
+        }
+        Some(b'!') => read_filter(&inner[1..], compared, levels)?,
+        Some(_) | None => read_item(inner, compared)?,
+    };
+    rest.strip_prefix(')').ok_or(FilterError::Parentheses)
+}
+
+/// Reads a comparison without its parentheses, and returns what follows it.
+fn read_item<'f>(text: &'f str, compared: &mut Vec<&'f str>) -> Result<&'f str, FilterError> {
+    let end = text.find([')', '(']).ok_or(FilterError::Parentheses)?;
+    let (left, value) = text[..end].split_once('=').ok_or(FilterError::Operator)?;
+    let (attribute, takes_parts) = match left.as_bytes().last() {
+        Some(b':') => (read_extensible(&left[..left.len() - 1])?, false),
+        Some(b'~' | b'<' | b'>') => (&left[..left.len() - 1], false),
+        Some(_) | None => (left, true),
+    };
+    // An extensible comparison may be of every attribute.
+    let is_every = attribute.is_empty() && left.ends_with(':');
+    if !is_attribute(attribute) && !is_every {
+        return Err(FilterError::Attribute);
+    }
+    // A value ends at the first parenthesis, since those in it are escaped.
+    if text[end..].starts_with('(') || !is_value(value, takes_parts) {
+        return Err(FilterError::Value);
+    }
+    if value.contains(NAME) {
+        if value.contains('*') {
+            return Err(FilterError::PartOfName);
+        }
+        compared.push(attribute);
+    }
+    Ok(&text[end..])
+}
+
+/// The attribute of `attribute:dn:rule`.
+fn read_extensible(text: &str) -> Result<&str, FilterError> {
+    let mut parts = text.split(':');
+    let attribute = parts.next().unwrap_or_default();
+    let rules: Vec<_> = parts.collect();
+    let is_legal = match rules[..] {
+        [] => !attribute.is_empty(),
+        ["dn"] => !attribute.is_empty(),
+        ["dn", rule] | [rule] => is_attribute(rule),
+        _ => false,
+    };
+    if is_legal { Ok(attribute) } else { Err(FilterError::Attribute) }
+}
+
+/// Whether a value holds nothing that must be escaped.
+fn is_value(value: &str, takes_parts: bool) -> bool {
+    let mut rest = value.as_bytes();
+    while let [byte, after @ ..] = rest {
+        rest = match (byte, after) {
+            (b'\\', [high, low, after @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => after,
+            (b'\\' | 0, _) => return false,
+            (b'*', _) if !takes_parts => return false,
+            (_, after) => after,
+        };
+    }
+    true
+}
+
+/// Whether a text is an attribute's name or number (RFC 4512 section 2.5), perhaps with options.
+pub fn is_attribute(text: &str) -> bool {
+    let is_word = |word: &str| {
+        !word.is_empty()
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    let is_number = |text: &str| {
+        text.split('.').all(|arc| !arc.is_empty() && arc.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let mut parts = text.split(';');
+    let name = parts.next().unwrap_or_default();
+    let is_name = name.starts_with(|first: char| first.is_ascii_alphabetic()) && is_word(name);
+    (is_name || is_number(name)) && parts.all(is_word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_and_the_attributes_that_are_compared_with_the_name() {
+        let cases: [(&str, &[&str]); 12] = [
+            ("(uid=%s)", &["uid"]),
+            ("(&(objectClass=person)(|(uid=%s)(mail=%s)))", &["uid", "mail"]),
+            ("(&(objectClass=*)(!(nsAccountLock=TRUE))(uid=%s))", &["uid"]),
+            ("(&(uid=%s)(memberOf:1.2.840.113556.1.4.1941:=cn=a,dc=example))", &["uid"]),
+            ("(member:1.2.840.113556.1.4.1941:=%s)", &["member"]),
+            ("(cn:dn:caseExactMatch:=%s)", &["cn"]),
+            ("(:caseExactMatch:=%s)", &[""]),
+            ("(userPrincipalName=%s@corp.example)", &["userPrincipalName"]),
+            ("(2.5.4.3=%s)", &["2.5.4.3"]),
+            ("(cn;lang-de=%s)", &["cn;lang-de"]),
+            (r"(cn=\28%s\29 and a=b)", &["cn"]),
+            ("(&)", &[]),
+        ];
+        for (text, compared) in cases {
+            assert_eq!(Filter::parse(text), Ok(Filter { compared: compared.to_vec() }), "{text}");
+            // Whoever asks the directory reads it, too.
+            #[cfg(feature = "ldap")]
+            assert!(ldap3::parse_filter(text.replace(NAME, "ann")).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_filter() {
+        for (text, error) in [
+            ("", FilterError::Parentheses),
+            ("uid=%s", FilterError::Parentheses),
+            ("(uid=%s", FilterError::Parentheses),
+            ("(uid=%s))", FilterError::Parentheses),
+            ("(&(uid=%s)", FilterError::Parentheses),
+            ("(& (uid=%s))", FilterError::Parentheses),
+            ("(uid=%s)(mail=%s)", FilterError::Parentheses),
+            ("()", FilterError::Operator),
+            ("(uid)", FilterError::Operator),
+            ("(=%s)", FilterError::Attribute),
+            ("(%s=ann)", FilterError::Attribute),
+            ("( uid=%s)", FilterError::Attribute),
+            ("(:=%s)", FilterError::Attribute),
+            ("(uid:dn:a:b:=%s)", FilterError::Attribute),
+            ("(uid=a(b)", FilterError::Value),
+            (r"(uid=\zz)", FilterError::Value),
+            (r"(uid=\2)", FilterError::Value),
+            ("(uid>=*)", FilterError::Value),
+            ("(uid=a\0b)", FilterError::Value),
+            ("(uid=%s*)", FilterError::PartOfName),
+            ("(cn=*%s*)", FilterError::PartOfName),
+            (&"(!".repeat(40), FilterError::TooDeep),
+        ] {
+            assert_eq!(Filter::parse(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn attributes() {
+        for text in ["uid", "sAMAccountName", "x-a1", "2.5.4.3", "cn;lang-en;binary", "my_attribute"] {
+            assert!(is_attribute(text), "{text}");
+        }
+        for text in ["", "1a", "-a", "a b", "a.b", "2..5", "cn;", "cn=", "ä"] {
+            assert!(!is_attribute(text), "{text}");
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! What an entry says of a person.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::message::FoundEntry;
+use super::{Entry, NobodyReason};
+use crate::config::LdapSettings;
+use crate::distinguished_name::DistinguishedName;
+
+/// The most groups of a person.  With more the entry is nobody's: who is judged by some of the groups may get a role
+/// that the others deny.
+pub(super) const MAX_GROUPS: usize = 1000;
+
+/// The member of an actor that lists the groups, those that were searched for, too.
+const GROUPS_MEMBER: &str = "groups";
+/// The attribute that says what kind of entry it is.
+const OBJECT_CLASS: &str = "objectClass";
+/// The day, counted from 1970, on which an account expires (RFC 2307); negative for never.
+const SHADOW_EXPIRE: &str = "shadowExpire";
+/// `TRUE` where 389 Directory Server has deactivated an account.
+const NS_ACCOUNT_LOCK: &str = "nsAccountLock";
+/// Active Directory's flags, of which 2 says that an account is disabled.
+const USER_ACCOUNT_CONTROL: &str = "userAccountControl";
+/// When an account of Active Directory expires, in units of 100 ns since 1601; 0 or the greatest number for never.
+const ACCOUNT_EXPIRES: &str = "accountExpires";
+/// Since when an account is locked (draft-behera-ldap-password-policy).  Another time than [`LOCKED_FOR_EVER`] ends by
+/// itself, and the server heeds it.
+const LOCKED_TIME: &str = "pwdAccountLockedTime";
+const LOCKED_FOR_EVER: &str = "000001010000Z";
+
+const DISABLING: [&str; 5] =
+    [SHADOW_EXPIRE, NS_ACCOUNT_LOCK, USER_ACCOUNT_CONTROL, ACCOUNT_EXPIRES, LOCKED_TIME];
+
+/// The attributes that questions about people ask for.
+pub(super) fn attributes(settings: &LdapSettings) -> Vec<&str> {
+    let mut attributes = vec![OBJECT_CLASS, &*settings.id_attribute, &*settings.groups_attribute];
+    attributes.extend(settings.members.iter().map(|(_, attribute)| &**attribute));
+    if let Some(search) = &settings.group_search
+        && !is_dn(&search.user_attribute)
+    {
+        attributes.push(&search.user_attribute);
+    }
+    attributes.extend(DISABLING);
+    let mut seen = HashSet::new();
+    attributes.retain(|attribute| seen.insert(attribute.to_ascii_lowercase()));
+    attributes
+}
+
+/// Whether `group_search.user_attribute` means the name of the entry, which is no attribute.
+fn is_dn(attribute: &str) -> bool {
+    attribute.eq_ignore_ascii_case("dn")
+}
+
+/// A person's entry before the groups are searched for.
+#[derive(Debug)]
+pub(super) struct Person {
+    pub(super) dn: DistinguishedName,
+    found: FoundEntry,
+    subject: String,
+}
+
+impl Person {
+    /// Reads an entry.
+    ///
+    /// # Errors
+    /// Why it is nobody's.
+    pub(super) fn read(
+        found: FoundEntry,
+        settings: &LdapSettings,
+        now: Timestamp,
+    ) -> Result<Self, NobodyReason> {
+        let dn = found.dn.parse().map_err(|_| NobodyReason::InvalidEntry)?;
+        if found.texts(OBJECT_CLASS).any(|class| class.eq_ignore_ascii_case("alias")) {
+            return Err(NobodyReason::Alias);
+        }
+        if is_disabled(&found, now) {
+            return Err(NobodyReason::Disabled);
+        }
+        let ids: Vec<_> = found.values(&settings.id_attribute).collect();
+        let id = match *ids {
+            [id] => std::str::from_utf8(id).map_err(|_| NobodyReason::NoId)?,
+            [] => return Err(NobodyReason::NoId),
+            [..] => return Err(NobodyReason::SeveralIds),
+        };
+        if id.trim().is_empty() {
+            return Err(NobodyReason::NoId);
+        }
+        let subject = id.to_owned();
+        if found.is_cut_off(&settings.groups_attribute) {
+            return Err(NobodyReason::TooManyGroups);
+        }
+        Ok(Self { dn, found, subject })
+    }
+
+    /// The texts by which `group_search` finds the groups of this person.
+    pub(super) fn group_keys<'a>(&'a self, user_attribute: &'a str) -> Vec<&'a str> {
+        if is_dn(user_attribute) { vec![&*self.found.dn] } else { self.found.texts(user_attribute).collect() }
+    }
+
+    /// The whole entry, with the groups that were searched for.
+    ///
+    /// # Errors
+    /// [`NobodyReason::TooManyGroups`].
+    pub(super) fn with_groups(
+        self,
+        name: &str,
+        settings: &LdapSettings,
+        searched: Vec<String>,
+    ) -> Result<Entry, NobodyReason> {
+        let own = self.found.texts(&settings.groups_attribute).map(str::to_owned);
+        let mut groups: Vec<_> = own.chain(searched).collect();
+        // By their texts, so that the same groups make the same list whatever the order in which they come.
+        groups.sort_unstable();
+        let mut seen = HashSet::new();
+        groups.retain(|group| {
+            // A group that is no distinguished name is compared with nothing but itself.
+            let name = group.parse::<DistinguishedName>().map_err(|_| group.clone());
+            seen.insert(name)
+        });
+        if groups.len() > MAX_GROUPS {
+            return Err(NobodyReason::TooManyGroups);
+        }
+        let mut members = Map::new();
+        for (member, attribute) in &settings.members {
+            let value = if **member == *GROUPS_MEMBER {
+                Some(Value::from(groups.clone()))
+            } else {
+                self.found.member(attribute)
+            };
+            if let Some(value) = value {
+                members.insert(member.to_string(), value);
+            }
+        }
+        Ok(Entry { name: name.to_owned(), dn: self.found.dn, subject: self.subject, groups, members })
+    }
+}
+
+/// Whether nobody may log in with this entry.  What cannot be read disables it.
+fn is_disabled(found: &FoundEntry, now: Timestamp) -> bool {
+    const ACCOUNT_DISABLED: i64 = 2;
+    const SECONDS_A_DAY: i64 = 24 * 60 * 60;
+    /// From 1601 to 1970.
+    const SECONDS_BEFORE_1970: i64 = 11_644_473_600;
+    let is_number = |attribute: &str, disables: &dyn Fn(i64) -> bool| {
+        found.values(attribute).any(|value| {
+            let number = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
+            number.is_none_or(disables)
+        })
+    };
+    let today = now.as_second().div_euclid(SECONDS_A_DAY);
+    is_number(SHADOW_EXPIRE, &|day| day >= 0 && day <= today)
+        || is_number(USER_ACCOUNT_CONTROL, &|flags| flags & ACCOUNT_DISABLED != 0)
+        || is_number(ACCOUNT_EXPIRES, &|time| {
+            let never = time == 0 || time == i64::MAX;
+            !never && time / 10_000_000 - SECONDS_BEFORE_1970 <= now.as_second()
+        })
+        || found.values(NS_ACCOUNT_LOCK).any(|value| !value.eq_ignore_ascii_case(b"false"))
+        || found.values(LOCKED_TIME).any(|value| value == LOCKED_FOR_EVER.as_bytes())
+}
+
+impl FoundEntry {
+    /// The values of an attribute, of which no option makes it another one: `cn;lang-fr` is not `cn`.
+    fn values<'e>(&'e self, attribute: &str) -> impl Iterator<Item = &'e [u8]> {
+        self.attributes
+            .iter()
+            .filter(move |(name, _)| name.eq_ignore_ascii_case(attribute))
+            .flat_map(|(_, values)| values.iter().map(Vec::as_slice))
+    }
+
+    /// Those that are texts.
+    fn texts<'e>(&'e self, attribute: &str) -> impl Iterator<Item = &'e str> {
+        self.values(attribute).filter_map(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// Whether the server sent the first values of an attribute alone, as Active Directory does with thousands of them:
+    /// `memberOf;range=0-1499`.
+    fn is_cut_off(&self, attribute: &str) -> bool {
+        self.attributes.iter().any(|(name, _)| {
+            let Some((name, option)) = name.split_once(';') else { return false };
+            name.eq_ignore_ascii_case(attribute) && option.to_ascii_lowercase().starts_with("range=")
+        })
+    }
+
+    /// What an attribute is in an actor: a text, or the list of several.
+    fn member(&self, attribute: &str) -> Option<Value> {
+        let mut texts: Vec<_> = self.texts(attribute).collect();
+        // The values of an attribute are a set, which comes in any order.
+        texts.sort_unstable();
+        match &*texts {
+            [] => None,
+            [text] => Some(Value::from(*text)),
+            [..] => Some(Value::from(texts)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::{Bind, GroupSearch};
+
+    fn settings() -> LdapSettings {
+        let members = [("name", "cn"), ("mail", "mail"), ("groups", "memberOf"), ("photo", "jpegPhoto")];
+        LdapSettings {
+            servers: [].into(),
+            start_tls: false,
+            ca: [].into(),
+            bind: Bind::Anonymous,
+            search_base: ["dc=org".into()].into(),
+            search_filter: "(uid=%s)".into(),
+            id_attribute: "uid".into(),
+            members: members.map(|(member, attribute)| (member.into(), attribute.into())).into(),
+            groups_attribute: "memberOf".into(),
+            group_search: Some(GroupSearch {
+                base: ["dc=org".into()].into(),
+                filter: "(memberUid=%s)".into(),
+                user_attribute: "uid".into(),
+            }),
+            roles: [].into(),
+            plain_ids: false,
+            at_check: true,
+            max_wrong: 3,
+            remember: Duration::ZERO,
+            timeout: Duration::from_secs(5),
+            binding: [0; 32],
+        }
+    }
+
+    fn found(attributes: &[(&str, &[&[u8]])]) -> FoundEntry {
+        let owned = |values: &[&[u8]]| values.iter().map(|value| value.to_vec()).collect();
+        let attributes = attributes.iter().map(|(name, values)| ((*name).to_owned(), owned(values)));
+        FoundEntry { dn: "uid=ann,dc=org".to_owned(), attributes: attributes.collect() }
+    }
+
+    /// 2024-03-01T00:00:00Z, day 19,783.
+    fn now() -> Timestamp {
+        Timestamp::from_second(19_783 * 24 * 60 * 60).unwrap()
+    }
+
+    #[test]
+    fn an_entry_becomes_a_person_with_members() {
+        let ann = found(&[
+            ("UID", &[b"ann"]),
+            ("cn", &[b"Ann"]),
+            ("cn;lang-fr", &[b"Anne"]),
+            ("mail", &[b"b@x", b"a@x"]),
+            ("memberOf", &[b"cn=b,dc=org", b"cn=a,dc=org", b"\xff"]),
+            ("jpegPhoto", &[b"\xff\xd8"]),
+        ]);
+        let person = Person::read(ann, &settings(), now()).unwrap();
+        assert_eq!(person.group_keys("uid"), ["ann"]);
+        assert_eq!(person.group_keys("DN"), ["uid=ann,dc=org"]);
+        let searched = vec!["CN=A,DC=org".to_owned(), "cn=c,dc=org".to_owned(), "odd".to_owned()];
+        let entry = person.with_groups("ann", &settings(), searched).unwrap();
+        assert_eq!(entry.subject, "ann");
+        assert_eq!(entry.dn, "uid=ann,dc=org");
+        assert_eq!(entry.groups, ["CN=A,DC=org", "cn=b,dc=org", "cn=c,dc=org", "odd"]);
+        let members = json!({"name": "Ann", "mail": ["a@x", "b@x"], "groups": entry.groups});
+        assert_eq!(Value::from(entry.members), members);
+
+        let poor = Person::read(found(&[("uid", &[b"ann"])]), &settings(), now()).unwrap();
+        let entry = poor.with_groups("ann", &settings(), Vec::new()).unwrap();
+        assert_eq!(Value::from(entry.members), json!({"groups": []}));
+    }
+
+    #[test]
+    fn an_entry_that_does_not_say_who_it_is_is_nobodys() {
+        for (attributes, reason) in [
+            (&[][..], NobodyReason::NoId),
+            (&[("uid", &[][..])], NobodyReason::NoId),
+            (&[("uid", &[&b" "[..]])], NobodyReason::NoId),
+            (&[("uid", &[&b"\xff"[..]])], NobodyReason::NoId),
+            (&[("uid;lang-fr", &[&b"ann"[..]])], NobodyReason::NoId),
+            (&[("uid", &[&b"ann"[..], b"anna"])], NobodyReason::SeveralIds),
+            (&[("uid", &[&b"ann"[..]]), ("UID", &[b"anna"])], NobodyReason::SeveralIds),
+            (&[("uid", &[&b"ann"[..]]), ("objectclass", &[b"top", b"ALIAS"])], NobodyReason::Alias),
+            (&[("uid", &[&b"ann"[..]]), ("memberOf;Range=0-1", &[b"a"])], NobodyReason::TooManyGroups),
+        ] {
+            let read = Person::read(found(attributes), &settings(), now());
+            assert_eq!(read.map(|person| person.subject), Err(reason), "{attributes:?}");
+        }
+        let odd = FoundEntry { dn: "ann".to_owned(), ..found(&[("uid", &[b"ann"])]) };
+        assert_eq!(Person::read(odd, &settings(), now()).err(), Some(NobodyReason::InvalidEntry));
+        let many = (0..=MAX_GROUPS).map(|number| format!("cn={number}")).collect::<Vec<_>>();
+        let read = || Person::read(found(&[("uid", &[b"ann"])]), &settings(), now()).unwrap();
+        assert!(read().with_groups("ann", &settings(), many[1..].to_vec()).is_ok());
+        let reason = read().with_groups("ann", &settings(), many).map(|entry| entry.subject);
+        assert_eq!(reason, Err(NobodyReason::TooManyGroups));
+    }
+
+    #[test]
+    fn attributes_of_several_kinds_of_directories_disable_an_entry() {
+        for (attribute, value, disables) in [
+            ("shadowExpire", "-1", false),
+            ("shadowExpire", "19784", false),
+            ("shadowExpire", "19783", true),
+            ("shadowExpire", "1", true),
+            ("shadowExpire", "0", true),
+            ("shadowexpire", "soon", true),
+            ("userAccountControl", "512", false),
+            ("userAccountControl", "514", true),
+            ("userAccountControl", "66050", true),
+            ("accountExpires", "0", false),
+            ("accountExpires", "9223372036854775807", false),
+            // 2024-03-01T00:00:00Z, and a second later.
+            ("accountExpires", "133537248000000000", true),
+            ("accountExpires", "133537248010000000", false),
+            ("nsAccountLock", "false", false),
+            ("nsAccountLock", "TRUE", true),
+            ("pwdAccountLockedTime", "000001010000Z", true),
+            ("pwdAccountLockedTime", "20240229120000Z", false),
+        ] {
+            let entry = found(&[("uid", &[b"ann"]), (attribute, &[value.as_bytes()])]);
+            let read = Person::read(entry, &settings(), now());
+            assert_eq!(read.err() == Some(NobodyReason::Disabled), disables, "{attribute} {value}");
+        }
+    }
+
+    #[test]
+    fn every_attribute_that_counts_is_asked_for_once() {
+        let settings = settings();
+        let attributes = attributes(&settings);
+        for attribute in ["objectClass", "uid", "memberOf", "cn", "mail", "jpegPhoto", "shadowExpire"] {
+            assert_eq!(attributes.iter().filter(|name| **name == attribute).count(), 1, "{attribute}");
+        }
+        assert_eq!(attributes.len(), 11);
+    }
+}

@@ -1,0 +1,147 @@
+//! Records of people.
+//!
+//! A process that decides people (it has `admin`, and asks the directory) records of each who they are: at log-in, when the
+//! directory is asked again, at its start and reload.  Processes that decide none take actors from the records.  A person
+//! who left is not deleted at once: the record says when they ended.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::sessions::{Session, scoped_binding};
+use super::store::StoreError;
+use super::{Keys, Role, SessionScope, StoredPerson, whole_second};
+use crate::actor::Actor;
+use crate::credential::{Kind, Principal};
+use crate::person::{self, PersonId, PersonSource};
+use crate::token::TokenDigest;
+
+/// The most people of whom there are records.  For one more the one makes room that ended longest ago or, where none
+/// has, that was seen longest ago.
+pub const MAX_PEOPLE: u32 = 100_000;
+/// The record of a person who ended is deleted after this long.
+pub const ENDED_PERSON_RETENTION: SignedDuration = SignedDuration::from_hours(400 * 24);
+
+/// A person, as the index holds them.
+#[derive(Debug)]
+pub struct Person {
+    /// The role; `None` for none.
+    pub role: Option<Role>,
+    /// Binds the record to what must stay the same for it to hold.
+    pub binding: TokenDigest,
+    /// When the person ended; `None` while they have not.
+    pub ended_at: Option<Timestamp>,
+    /// Binds the person's sessions at Check.
+    application_binding: TokenDigest,
+    id: i64,
+    principal: Arc<Principal>,
+}
+
+impl Person {
+    /// A person as they are recorded under this id; `None` when the actor cannot be one.
+    pub(super) fn new(id: i64, stored: StoredPerson) -> Option<Self> {
+        let actor = Actor::configured(stored.actor).ok()?;
+        let mut principal = Principal::new(Kind::Session, Arc::from(&*stored.person.subject), actor);
+        let person = person::Person { id: stored.person, binding: stored.binding, claims: None };
+        principal.person = Some(Arc::new(person));
+        Some(Self {
+            role: stored.role,
+            binding: stored.binding,
+            ended_at: stored.ended_at,
+            application_binding: scoped_binding(&stored.binding, SessionScope::Application),
+            id,
+            principal: Arc::new(principal),
+        })
+    }
+
+    /// The id of the record.
+    pub(super) fn id(&self) -> i64 {
+        self.id
+    }
+
+    /// The actor.
+    pub fn actor(&self) -> &Actor {
+        &self.principal.actor
+    }
+
+    /// The principal of the person's sessions.  It is the same one as long as the record does not change, and with it
+    /// the answer that is encoded for it.
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.principal
+    }
+
+    /// Whether a session of the person still counts.
+    fn holds(&self, session: &Session) -> bool {
+        let binding = match session.scope {
+            SessionScope::Admin => &self.binding,
+            SessionScope::Application => &self.application_binding,
+        };
+        self.ended_at.is_none() && session.binding == *binding
+    }
+
+    /// Whether the record says the same, apart from when the person was seen.
+    pub fn says_the_same(&self, record: &StoredPerson) -> bool {
+        self.is_same(self.id, record)
+    }
+
+    /// Whether this is what is stored under this id of the same person, apart from when they were seen.
+    pub(super) fn is_same(&self, id: i64, stored: &StoredPerson) -> bool {
+        self.id == id
+            && *self.actor().members() == stored.actor
+            && self.role == stored.role
+            && self.binding == stored.binding
+            && self.ended_at == stored.ended_at
+    }
+}
+
+impl Keys {
+    /// Records a person.  That they were seen is written once a minute, and told to nobody; all else takes effect on
+    /// every replica.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn record_person(&self, person: &StoredPerson) -> Result<(), StoreError> {
+        let (seen_at, ended_at) = (whole_second(person.seen_at), person.ended_at.map(whole_second));
+        let person = StoredPerson { seen_at, ended_at, ..person.clone() };
+        let record = self.store.record_person(&self.gate, &person, MAX_PEOPLE);
+        let recorded = self.change(record, |recorded| {
+            self.index.put_person(recorded.id, recorded.person.clone());
+            recorded.deleted.iter().for_each(|id| self.index.remove_person(*id));
+        });
+        recorded.await.inspect_err(|error| self.write_failed("record a person", error))?;
+        Ok(())
+    }
+
+    /// Writes that a person has ended by now.  False when they had, or when there is no record of them.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn end_person(&self, person: &PersonId) -> Result<bool, StoreError> {
+        let end = self.store.end_person(&self.gate, person, whole_second(self.clock.now()));
+        let ended = self.change(end, |ended| {
+            if let Some((id, person)) = ended {
+                self.index.put_person(*id, person.clone());
+            }
+        });
+        let ended = ended.await.inspect_err(|error| self.write_failed("end a person", error))?;
+        Ok(ended.is_some())
+    }
+
+    /// The record of a person, ended or not.
+    pub fn find_person(&self, person: &PersonId) -> Option<Arc<Person>> {
+        self.index.find_person(person)
+    }
+
+    /// The principal of a session by the record of its person, for processes that decide no people; `None` when there is
+    /// none, or the session is over.
+    pub fn recorded_principal(&self, session: &Session) -> Option<Arc<Principal>> {
+        let person = self.find_person(&session.person).filter(|person| person.holds(session))?;
+        Some(Arc::clone(person.principal()))
+    }
+
+    /// The people of a source of whom there is a record and who have not ended.  Takes time in proportion to the number
+    /// of all records.
+    pub fn people(&self, source: PersonSource) -> Vec<PersonId> {
+        self.index.people(source)
+    }
+}

@@ -1,0 +1,87 @@
+//! `import grafana`: Grafana's `ldap.toml` becomes a configuration that our own `check` takes.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::server::{BINARY, Ran, run};
+use crate::harness::{Server, tools};
+
+const PASSWORD: &str = "hunter2-7Xq9ZvKw3Lm5";
+
+fn import(file: &Path, more: &[&str]) -> Ran {
+    let mut command = Command::new(BINARY);
+    command.args(["import", "grafana"]).arg(file).args(more);
+    run(command, "")
+}
+
+fn fixtures() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(tools::root().join("tests/fixtures/grafana")).unwrap();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    paths.sort();
+    assert!(paths.len() >= 4, "{paths:?}");
+    paths
+}
+
+/// Compares a text with the file; `UPDATE_FIXTURES=1` writes the file anew.
+fn compare(found: &str, expected: &Path) {
+    if std::env::var_os("UPDATE_FIXTURES").is_some() {
+        std::fs::write(expected, found).unwrap();
+    }
+    let text = std::fs::read_to_string(expected).unwrap_or_default();
+    assert!(text == found, "{}\nexpected:\n{text}\nfound:\n{found}", expected.display());
+}
+
+#[test]
+fn every_file_becomes_what_stands_beside_it_and_check_takes_it() {
+    for path in fixtures() {
+        let ran = import(&path, &[]);
+        assert_eq!(ran.code(), Some(0), "{ran:?}");
+        assert!(!ran.stdout.contains(PASSWORD) && !ran.stderr.contains(PASSWORD), "{ran:?}");
+        compare(&ran.stdout, &path.with_extension("yaml"));
+        let (name, report) = ran.stderr.split_once('\n').unwrap();
+        assert!(name.ends_with(".toml is imported.  What you should know:"), "{name}");
+        compare(report, &path.with_extension("report"));
+
+        let certificate = std::fs::read(tools::root().join("tests/fixtures/config/tls/ca.crt")).unwrap();
+        let secret = tools::root().join("tests/fixtures/grafana/sample.toml");
+        // The file of a secret need not be there while this is tried.
+        let config = ran.stdout.replace("/run/secrets/ldap", secret.to_str().unwrap());
+        let setup = Server::with(&config).own_listeners();
+        std::fs::write(setup.folder().join("ca.pem"), certificate).unwrap();
+        let setup =
+            setup.env("LDAP_BIND_PASSWORD", "a-long-password").env("LDAP_BIND_DN", "cn=reader,dc=corp");
+        let checked = setup.run(["check"]);
+        assert_eq!(checked.code(), Some(0), "{}\n{checked:?}", ran.stdout);
+    }
+}
+
+#[test]
+fn what_cannot_be_imported_is_told_in_words_and_nothing_is_written() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("ldap.toml");
+    let output = folder.path().join("config.yaml");
+    let write = |text: &str| std::fs::write(&file, text).unwrap();
+    let into = ["--output", output.to_str().unwrap()];
+    for (text, part) in [
+        (format!("[[servers]]\nbind_password = '{PASSWORD}\n"), "line 2, column "),
+        ("title = 'x'\n".to_owned(), "it has no [[servers]]"),
+        ("[[servers]]\nport = 389\n".to_owned(), "servers[0].host: it is missing"),
+    ] {
+        write(&text);
+        let ran = import(&file, &into);
+        assert_eq!((ran.code(), output.exists()), (Some(1), false), "{ran:?}");
+        let begins = format!("error: {} cannot be imported: ", file.display());
+        assert!(ran.stderr.starts_with(&begins) && ran.stderr.contains(part), "{ran:?}");
+        assert!(!ran.stderr.contains(PASSWORD) && ran.stdout.is_empty(), "{ran:?}");
+    }
+    let ran = import(&folder.path().join("none.toml"), &[]);
+    assert!(ran.code() == Some(1) && ran.stderr.contains("No such file"), "{ran:?}");
+
+    // A file that is there is not overwritten.
+    let sample = &fixtures()[0];
+    let ran = import(sample, &into);
+    assert_eq!((ran.code(), ran.stdout.as_str()), (Some(0), ""), "{ran:?}");
+    assert!(std::fs::read_to_string(&output).unwrap().contains("\nldap:\n"));
+    assert_eq!(import(sample, &into).code(), Some(1));
+}
