@@ -55,7 +55,7 @@ use crate::keys::store::StoreUrl;
 use crate::keys::{KeySettings, SessionScope};
 use crate::policy::{Policies, Policy};
 
-pub use self::admin::{AdminListen, AdminRules, PublicUrl, PublicUrlError, is_secure, session_cookie};
+pub use self::admin::{AdminListen, AdminRules, PublicUrl, PublicUrlError, is_secure, session_cookies};
 pub use self::error::{Diagnostic, Errors, Position, RedactedLine, Severity};
 pub use self::files::{Files, PipeHandling};
 pub use self::ldap::{Bind, GroupRole, GroupSearch, LdapServer, LdapServerError, LdapSettings};
@@ -419,7 +419,7 @@ fn read_sections<'t>(
     let sessions = match (&keys, &admin) {
         (None, _) => Sessions::NeedKeys,
         (Some(_), None) => Sessions::OpenedElsewhere,
-        (Some(_), Some(admin)) => Sessions::InCookie(session_cookie(
+        (Some(_), Some(admin)) => Sessions::InCookies(session_cookies(
             SessionScope::Application,
             admin.listen.transport,
             admin.rules.public_url.as_ref(),

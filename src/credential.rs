@@ -42,8 +42,8 @@ pub enum CredentialLocation {
     },
     /// Our own session cookie: a person who logged in.
     Session {
-        /// Its name: one of [`stripping::SESSION_COOKIES`].
-        cookie: &'static str,
+        /// Its names, of [`stripping::SESSION_COOKIES`]: more than one where another process sets it.
+        cookies: &'static [&'static str],
     },
     /// A header whose whole value is the token.
     Header {
@@ -339,11 +339,11 @@ impl CredentialLocations {
         &self.order
     }
 
-    /// From now on sessions are looked for in the cookie of this name, if they are looked for at all.
-    pub fn set_session_cookie(&mut self, name: &'static str) {
+    /// From now on sessions are looked for in cookies of these names, if they are looked for at all.
+    pub fn set_session_cookies(&mut self, names: &'static [&'static str]) {
         for location in &mut self.order {
-            if let CredentialLocation::Session { cookie } = location {
-                *cookie = name;
+            if let CredentialLocation::Session { cookies } = location {
+                *cookies = names;
             }
         }
     }
@@ -451,7 +451,7 @@ fn extract_from(
             Authorization::OtherScheme => Ok(Extraction::OtherScheme),
             Authorization::Basic(encoded) => Ok(Extraction::Credential(basic_credential(encoded)?)),
         },
-        CredentialLocation::Session { cookie } => Ok(extract_session(http, cookie)),
+        CredentialLocation::Session { cookies } => Ok(extract_session(http, cookies)),
         CredentialLocation::Header { name } => extract_header(http, name),
         CredentialLocation::Query { name } => extract_query(http, name),
         CredentialLocation::Cookie { name, .. } => extract_cookie(http, name),
@@ -576,8 +576,9 @@ fn extract_query(http: &Http<'_>, name: &str) -> Result<Extraction, CredentialEr
 }
 
 /// A cookie without the form of ours counts as absent: it may be an old one or another program's.
-fn extract_session(http: &Http<'_>, name: &str) -> Extraction {
-    let cookies: Box<[SessionCookie]> = session_cookies(&http.headers, name).collect();
+fn extract_session(http: &Http<'_>, names: &[&str]) -> Extraction {
+    let cookies = names.iter().flat_map(|name| session_cookies(&http.headers, name));
+    let cookies: Box<[SessionCookie]> = cookies.collect();
     if cookies.is_empty() {
         Extraction::Nothing
     } else {
@@ -585,7 +586,7 @@ fn extract_session(http: &Http<'_>, name: &str) -> Extraction {
     }
 }
 
-/// The first [`MAX_SESSION_COOKIES`] cookies of this name that have the form of ours.
+/// The first [`MAX_SESSION_COOKIES`] cookies of a name that have the form of ours.
 pub fn session_cookies<'s, 'a: 's>(
     headers: &'s Headers<'a>,
     name: &'s str,
@@ -657,7 +658,7 @@ mod tests {
         for (location, text, header) in [
             (CredentialLocation::Bearer, "bearer", Some("authorization")),
             (CredentialLocation::Basic { cross_site }, "basic", Some("authorization")),
-            (CredentialLocation::Session { cookie: "eat_session" }, "session", Some("cookie")),
+            (CredentialLocation::Session { cookies: &["eat_session"] }, "session", Some("cookie")),
             (CredentialLocation::Header { name: "x-api-key".into() }, "header x-api-key", Some("x-api-key")),
             (CredentialLocation::Query { name: "t".into() }, "query t", None),
             (CredentialLocation::Cookie { name: "c".into(), cross_site }, "cookie c", Some("cookie")),

@@ -23,7 +23,7 @@ use crate::actor::Actor;
 use crate::actor::header::{ActorHeaders, MAX_BYTES};
 use crate::config::{
     AdminRules, Config, Diagnostic, Errors, LdapSettings, Rules, Startup, Tls, Unavailable,
-    UnknownCredentials, session_cookie,
+    UnknownCredentials, session_cookies,
 };
 use crate::credential::CredentialLocations;
 use crate::keys::name::{folded, is_same};
@@ -156,9 +156,9 @@ impl Snapshot {
         }
         // Checks look for the cookie that the running admin listener sets for them.
         if let (Some(listener), Some(admin)) = (&startup.admin, &self.admin) {
-            let cookie =
-                session_cookie(SessionScope::Application, listener.transport, admin.public_url.as_ref());
-            self.locations.set_session_cookie(cookie);
+            let cookies =
+                session_cookies(SessionScope::Application, listener.transport, admin.public_url.as_ref());
+            self.locations.set_session_cookies(cookies);
         }
     }
 

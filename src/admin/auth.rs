@@ -19,7 +19,7 @@ use super::grant::{self, Grant};
 use super::responses::CallerErrors;
 use super::{Admin, host};
 use crate::attributes::{Encoding, Header, Headers, Http};
-use crate::config::{PublicUrl, Transport, session_cookie};
+use crate::config::{PublicUrl, Transport, session_cookies};
 use crate::credential::{
     CredentialLocation, CredentialLocations, CrossSite, Principal, carries_bearer, cross_site,
 };
@@ -210,12 +210,13 @@ impl Admin {
 
     /// The location of the session cookie.
     fn session_location(&self) -> CredentialLocation {
-        CredentialLocation::Session { cookie: self.session_cookie(SessionScope::Admin) }
+        let cookies = session_cookies(SessionScope::Admin, self.transport, self.public_url().as_ref());
+        CredentialLocation::Session { cookies }
     }
 
     /// The name of the cookie of a session's scope under the current snapshot.
     pub(super) fn session_cookie(&self, scope: SessionScope) -> &'static str {
-        session_cookie(scope, self.transport, self.public_url().as_ref())
+        session_cookies(scope, self.transport, self.public_url().as_ref())[0]
     }
 
     /// The URL that browsers use, when it is not the listener's own address.

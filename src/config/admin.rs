@@ -16,7 +16,7 @@ use super::schema;
 use super::tls::{self, ServerTls, SubjectName, Transport};
 use crate::actor::Actor;
 use crate::credential::Principal;
-use crate::credential::stripping::SESSION_COOKIES;
+use crate::credential::stripping::{ADMIN_COOKIES, APPLICATION_COOKIES};
 use crate::keys::SessionScope;
 use crate::policy::{Allow, HostPattern, Policy};
 
@@ -143,20 +143,19 @@ impl FromStr for PublicUrl {
     }
 }
 
-/// The name of the cookie of a session's scope.  With the prefix `__Host-` browsers accept it from this very host over
+/// The name of the cookie of a session's scope, in a list of one.  With the prefix `__Host-` browsers accept it from this very host over
 /// TLS alone (RFC 6265bis section 4.1.3.2).
-pub fn session_cookie(
+pub fn session_cookies(
     scope: SessionScope,
     transport: Transport,
     public_url: Option<&PublicUrl>,
-) -> &'static str {
-    let [plain, host, plain_application, host_application] = SESSION_COOKIES;
-    match (scope, is_secure(transport, public_url)) {
-        (SessionScope::Admin, false) => plain,
-        (SessionScope::Admin, true) => host,
-        (SessionScope::Application, false) => plain_application,
-        (SessionScope::Application, true) => host_application,
-    }
+) -> &'static [&'static str] {
+    let names = match scope {
+        SessionScope::Admin => ADMIN_COOKIES,
+        SessionScope::Application => APPLICATION_COOKIES,
+    };
+    let (plain, host) = names.split_at(1);
+    if is_secure(transport, public_url) { host } else { plain }
 }
 
 /// Whether browsers connect over TLS, to us or to a proxy before us.
@@ -305,7 +304,7 @@ mod tests {
             matches!(default_allow(), Allow::Members { members, anonymous: false } if members.len() == 1)
         );
         let cookie = |transport, url: Option<&str>| {
-            session_cookie(SessionScope::Admin, transport, url.map(|url| url.parse().unwrap()).as_ref())
+            session_cookies(SessionScope::Admin, transport, url.map(|url| url.parse().unwrap()).as_ref())[0]
         };
         assert!(cookie(Transport::Plain, Some("https://h")).starts_with("__Host-"));
         assert!(cookie(Transport::Tls, None).starts_with("__Host-"));

@@ -1,12 +1,10 @@
 //! The section `credentials`: the locations where a request may carry a credential.
 
-use super::admin::session_cookie;
 use super::raw::{Entry, Location, Node, Text, Value};
 use super::reader::{Fields, Reader, nearest};
 use super::schema;
-use super::tls::Transport;
+use crate::credential::stripping::APPLICATION_COOKIES;
 use crate::credential::{CredentialLocation, CredentialLocations, CrossSite};
-use crate::keys::SessionScope;
 
 const LOCATIONS: &str = "`bearer`, `basic`, `session`, {header: NAME}, {query: NAME} or {cookie: NAME}";
 
@@ -30,8 +28,8 @@ pub enum Sessions {
     NeedKeys,
     /// Nobody can log in here, but servers with the same store may have opened sessions.
     OpenedElsewhere,
-    /// The cookie of this name.
-    InCookie(&'static str),
+    /// Cookies of these names.
+    InCookies(&'static [&'static str]),
 }
 
 /// Reads the section; `query` is a location that a Datasette configuration adds behind bearer.
@@ -195,10 +193,11 @@ fn read_session<'t>(
                 "without the section `admin` nobody can log in here: only sessions of others who share the store count",
             );
             Some(CredentialLocation::Session {
-                cookie: session_cookie(SessionScope::Application, Transport::Plain, None),
+                // Whether browsers reach those by TLS is not known here.
+                cookies: APPLICATION_COOKIES,
             })
         }
-        Sessions::InCookie(cookie) => Some(CredentialLocation::Session { cookie }),
+        Sessions::InCookies(cookies) => Some(CredentialLocation::Session { cookies }),
     }
 }
 

@@ -366,7 +366,7 @@ fn what_keys_and_admin_mean() {
     assert_eq!((keys.forget_after, keys.max_idle), (days(90), None));
     assert_eq!(config.rules.unavailable, Unavailable::Deny);
     assert!(!admin.allow.admits_anonymous() && admin.public_url.is_none());
-    assert_eq!(config.rules.locations.order(), [CredentialLocation::Session { cookie: "eat_app" }]);
+    assert_eq!(config.rules.locations.order(), [CredentialLocation::Session { cookies: &["eat_app"] }]);
 
     let config = load(
         "keys: {store: {$env: STORE}, max_seconds_to_live: 86400, prefix: key, max: 5, actor_members: [team],\n\
@@ -390,7 +390,11 @@ fn what_keys_and_admin_mean() {
     assert_eq!(rules.unavailable, Unavailable::Error);
     let public_url = rules.admin.as_ref().unwrap().public_url.as_ref().unwrap();
     assert_eq!((public_url.to_string().as_str(), public_url.is_https()), ("https://keys.example.com", true));
-    assert_eq!(rules.locations.order(), [CredentialLocation::Session { cookie: "__Host-eat_app" }]);
+    assert_eq!(rules.locations.order(), [CredentialLocation::Session { cookies: &["__Host-eat_app"] }]);
+    // Without an admin listener nobody knows here how browsers reach the one that there is.
+    let rules = load("keys: {store: \"sqlite:keys.db\"}\ncredentials: [session]\n").rules;
+    let either = CredentialLocation::Session { cookies: &["eat_app", "__Host-eat_app"] };
+    assert_eq!(rules.locations.order(), [either]);
 }
 
 #[cfg(feature = "ldap")]

@@ -119,7 +119,7 @@ mod tests {
             );
             assert_eq!(check(&http, &cookie(CrossSite::Allow)), Ok(()));
             assert_eq!(check(&http, &CredentialLocation::Bearer), Ok(()));
-            let session = CredentialLocation::Session { cookie: "eat_session" };
+            let session = CredentialLocation::Session { cookies: &["eat_session"] };
             let from_neighbour = http.headers.first("sec-fetch-site") == Some(b"same-site");
             assert_eq!(
                 check(&http, &session).is_ok(),

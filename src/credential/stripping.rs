@@ -8,7 +8,12 @@ use crate::attributes::{Http, trim_blanks};
 
 /// Our own session cookies: of the admin listener, plain and under TLS, and of Checks, plain and under TLS.  They are
 /// always cut: no upstream has a use for them.
-pub const SESSION_COOKIES: [&str; 4] = ["eat_session", "__Host-eat_session", "eat_app", "__Host-eat_app"];
+pub const SESSION_COOKIES: [&str; 4] =
+    [ADMIN_COOKIES[0], ADMIN_COOKIES[1], APPLICATION_COOKIES[0], APPLICATION_COOKIES[1]];
+/// Those of the admin listener, plain and under TLS.
+pub const ADMIN_COOKIES: &[&str] = &["eat_session", "__Host-eat_session"];
+/// Those of Checks, plain and under TLS.
+pub const APPLICATION_COOKIES: &[&str] = &["eat_app", "__Host-eat_app"];
 
 /// What to take out of a request.  Nothing is named here that the request did not show.
 #[derive(Debug, Default, PartialEq, Eq)]

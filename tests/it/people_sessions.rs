@@ -99,7 +99,7 @@ impl Process {
         let http = Http { method: b"GET", host: b"h", path: b"/", headers };
         let locations = CredentialLocations::new(vec![
             CredentialLocation::Basic { cross_site: CrossSite::Deny },
-            CredentialLocation::Session { cookie: "eat_session" },
+            CredentialLocation::Session { cookies: &["eat_session"] },
         ]);
         loop {
             match self.authorizer.authenticate_at(&http, &locations).await {
