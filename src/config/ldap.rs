@@ -454,6 +454,13 @@ fn read_filter<'t>(reader: &mut Reader<'t>, node: &'t Node, example: &str) -> Op
             );
             None
         }
+        Ok(filter) if !filter.needs_name => {
+            reader.error(
+                &node.at,
+                format!("this fits entries whatever name is typed: each way through it must equal `%s`, as {example} does"),
+            );
+            None
+        }
         Ok(filter) => Some((filter, text.into())),
         Err(error) => {
             reader.error(&node.at, format!("expected a search filter such as {example} (RFC 4515): {error}"));

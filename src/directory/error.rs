@@ -114,6 +114,13 @@ fn tls_advice(error: &io::Error) -> &'static str {
         Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)) => {
             ".  Name the CA of its certificate with `ldap.ca`"
         }
+        Some(TlsError::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => ".  Write a name that its certificate has into `ldap.url`, or have the certificate made anew",
+        // As `openssl req -x509` makes it.
+        Some(TlsError::InvalidCertificate(CertificateError::Other(_))) => {
+            ".  A certificate that is its own CA is none of a server: let a CA sign one, and name the CA with `ldap.ca`"
+        }
         Some(TlsError::InvalidMessage(_)) => ".  Does it speak plain LDAP at this port?",
         Some(_) | None => "",
     }

@@ -11,6 +11,8 @@ const MAX_NESTING: usize = 32;
 pub struct Filter<'f> {
     /// The attributes that are compared with [`NAME`], in their order; one stands here as often as it is compared.
     pub compared: Vec<&'f str>,
+    /// Whether it fits nothing that does not equal the name somewhere: no entry fits whatever is typed.
+    pub needs_name: bool,
 }
 
 /// Why a text is no search filter.
@@ -44,37 +46,42 @@ impl<'f> Filter<'f> {
     pub fn parse(text: &'f str) -> Result<Self, FilterError> {
         let mut compared = Vec::new();
         match read_filter(text, &mut compared, MAX_NESTING)? {
-            "" => Ok(Self { compared }),
+            ("", needs_name) => Ok(Self { compared, needs_name }),
             _ => Err(FilterError::Parentheses),
         }
     }
 }
 
-/// Reads one filter, and returns what follows it.
+/// Reads one filter, and returns what follows it, and whether it needs the name.
 fn read_filter<'f>(
     text: &'f str,
     compared: &mut Vec<&'f str>,
     levels: usize,
-) -> Result<&'f str, FilterError> {
+) -> Result<(&'f str, bool), FilterError> {
     let levels = levels.checked_sub(1).ok_or(FilterError::TooDeep)?;
     let inner = text.strip_prefix('(').ok_or(FilterError::Parentheses)?;
-    let rest = match inner.as_bytes().first() {
-        Some(b'&' | b'|') => {
+    let (rest, needs_name) = match inner.as_bytes().first() {
+        Some(operator @ (b'&' | b'|')) => {
             let mut rest = &inner[1..];
+            let mut parts = Vec::new();
             // RFC 4526: an empty list is true, or false.
             while rest.starts_with('(') {
-                rest = read_filter(rest, compared, levels)?;
+                let (after, needs_name) = read_filter(rest, compared, levels)?;
+                parts.push(needs_name);
+                rest = after;
             }
-            rest
+            let needs_name = if *operator == b'&' { parts.contains(&true) } else { !parts.contains(&false) };
+            (rest, needs_name)
         }
-        Some(b'!') => read_filter(&inner[1..], compared, levels)?,
+        Some(b'!') => (read_filter(&inner[1..], compared, levels)?.0, false),
         Some(_) | None => read_item(inner, compared)?,
     };
-    rest.strip_prefix(')').ok_or(FilterError::Parentheses)
+    let rest = rest.strip_prefix(')').ok_or(FilterError::Parentheses)?;
+    Ok((rest, needs_name))
 }
 
-/// Reads a comparison without its parentheses, and returns what follows it.
-fn read_item<'f>(text: &'f str, compared: &mut Vec<&'f str>) -> Result<&'f str, FilterError> {
+/// Reads a comparison without its parentheses, and returns what follows it, and whether it needs the name.
+fn read_item<'f>(text: &'f str, compared: &mut Vec<&'f str>) -> Result<(&'f str, bool), FilterError> {
     let end = text.find([')', '(']).ok_or(FilterError::Parentheses)?;
     let (left, value) = text[..end].split_once('=').ok_or(FilterError::Operator)?;
     let (attribute, takes_parts) = match left.as_bytes().last() {
@@ -91,13 +98,16 @@ fn read_item<'f>(text: &'f str, compared: &mut Vec<&'f str>) -> Result<&'f str, 
     if text[end..].starts_with('(') || !is_value(value, takes_parts) {
         return Err(FilterError::Value);
     }
-    if value.contains(NAME) {
+    let has_name = value.contains(NAME);
+    if has_name {
         if value.contains('*') {
             return Err(FilterError::PartOfName);
         }
         compared.push(attribute);
     }
-    Ok(&text[end..])
+    // `~=`, `<=` and `>=` fit other names, too.
+    let is_equality = !matches!(left.as_bytes().last(), Some(b'~' | b'<' | b'>'));
+    Ok((&text[end..], has_name && is_equality))
 }
 
 /// The attribute of `attribute:dn:rule`.
@@ -164,7 +174,8 @@ mod tests {
             ("(&)", &[]),
         ];
         for (text, compared) in cases {
-            assert_eq!(Filter::parse(text), Ok(Filter { compared: compared.to_vec() }), "{text}");
+            let filter = Filter::parse(text);
+            assert_eq!(filter.map(|filter| filter.compared), Ok(compared.to_vec()), "{text}");
             // Whoever asks the directory reads it, too.
             #[cfg(feature = "ldap")]
             assert!(ldap3::parse_filter(text.replace(NAME, "ann")).is_ok(), "{text}");
@@ -198,6 +209,26 @@ mod tests {
             (&"(!".repeat(40), FilterError::TooDeep),
         ] {
             assert_eq!(Filter::parse(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_filter_that_fits_whatever_is_typed_does_not_need_the_name() {
+        for (text, needs_name) in [
+            ("(uid=%s)", true),
+            ("(&(objectClass=person)(uid=%s))", true),
+            ("(|(uid=%s)(mail=%s))", true),
+            ("(member:1.2.840.113556.1.4.1941:=%s)", true),
+            ("(&(!(disabled=TRUE))(|(uid=%s)(&(a=b)(mail=%s))))", true),
+            ("(|(uid=%s)(objectClass=*))", false),
+            ("(|(uid=%s)(!(uid=zz)))", false),
+            ("(!(uid=%s))", false),
+            ("(uid>=%s)", false),
+            ("(uid<=%s)", false),
+            ("(uid~=%s)", false),
+            ("(&(a=b)(|(uid=%s)(c=d)))", false),
+        ] {
+            assert_eq!(Filter::parse(text).unwrap().needs_name, needs_name, "{text}");
         }
     }
 
