@@ -162,11 +162,16 @@ impl Snapshot {
         }
     }
 
-    /// This snapshot without the tokens and users that a later one lacks, or has with another password.
+    /// This snapshot without the tokens and users that a later one lacks, or has with another password, and without the
+    /// directory if the later one has none or searches it otherwise.
     pub fn without_credentials_missing_in(&self, later: &Self) -> Self {
         let mut snapshot = self.clone();
         snapshot.tokens.retain_present_in(&later.tokens);
         snapshot.users.retain_present_in(&later.users);
+        let binding = |ldap: &Option<Arc<LdapSettings>>| ldap.as_ref().map(|settings| settings.binding);
+        if binding(&later.ldap) != binding(&snapshot.ldap) {
+            snapshot.ldap = None;
+        }
         snapshot.version = next_version();
         snapshot
     }

@@ -42,8 +42,8 @@ pub const RECHECK_GRACE: Duration = Duration::from_secs(60 * 60);
 pub const DIRECT_SESSION_TTL: Duration = Duration::from_secs(60 * 60);
 /// How long nobody asks about a person again after the directory did not answer.
 const RECHECK_PAUSE: Duration = Duration::from_secs(10);
-/// How long [`People::check_used_sessions`] waits for what the directory says of one person.
-const SWEEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long [`People::check_used_sessions`] asks; about whom is left it asks the next time.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(20);
 /// People about whom the directory is asked at the same time.
 const MAX_RECHECKS: usize = 64;
 /// People of whom is remembered what the directory said of late, or that it said nothing.
@@ -283,28 +283,42 @@ impl People {
         snapshot: &Arc<Snapshot>,
         keys: &Arc<Keys>,
     ) {
-        let is_direct = matches!(settings.bind, Bind::Direct { .. });
-        for (digest, session) in keys.sessions_of(PersonSource::Ldap) {
-            if is_direct {
+        let sessions = keys.sessions_of(PersonSource::Ldap);
+        if matches!(settings.bind, Bind::Direct { .. }) {
+            for (digest, session) in sessions {
                 if self.age(session.created_at) >= DIRECT_SESSION_TTL {
                     // The store has logged an error; the next time it is tried again.
                     let _ = keys.close_session(&digest).await;
                 }
+            }
+            return;
+        }
+        // Of each person the session that knows most, and the last use of any.
+        let mut people: HashMap<PersonId, (Arc<Session>, Timestamp)> = HashMap::new();
+        for (_, session) in sessions.into_iter().filter(|(_, session)| claims(session).is_some()) {
+            let used_at = session.last_used_at();
+            let person = people.entry(session.person.clone());
+            let (newest, last_used_at) = person.or_insert_with(|| (Arc::clone(&session), used_at));
+            *last_used_at = used_at.max(*last_used_at);
+            if newest.checked_at < session.checked_at {
+                *newest = session;
+            }
+        }
+        let end = Instant::now() + SWEEP_TIMEOUT;
+        let mut has_answered = true;
+        for (person, (session, last_used_at)) in people {
+            let used_for = Duration::try_from(last_used_at.duration_since(session.checked_at));
+            if used_for.unwrap_or_default() < RECHECK_INTERVAL {
                 continue;
             }
-            // What was asked about another session of the person counts for this one.
-            let is_due = keys.session(&digest).is_some_and(|session| {
-                let used = Duration::try_from(session.last_used_at().duration_since(session.checked_at));
-                used.unwrap_or_default() >= RECHECK_INTERVAL
-            });
-            if !is_due {
-                continue;
+            // Whoever did not answer about one does not about the next; the time left is for what needs none.
+            if has_answered && Instant::now() < end {
+                let directory = || self.admin.directory();
+                let recheck = self.recheck(&session, directory, settings, snapshot, keys, end);
+                has_answered = Box::pin(recheck).await.is_some();
             }
-            let end = Instant::now() + SWEEP_TIMEOUT;
-            let directory = || self.admin.directory();
-            let finding = Box::pin(self.recheck(&session, directory, settings, snapshot, keys, end)).await;
-            if finding.is_none() && self.age(session.checked_at) >= RECHECK_INTERVAL + RECHECK_GRACE {
-                let _ = keys.end_person(&session.person).await;
+            if !has_answered && self.age(session.checked_at) >= RECHECK_INTERVAL + RECHECK_GRACE {
+                let _ = keys.end_person(&person).await;
             }
         }
     }

@@ -177,11 +177,6 @@ impl Keys {
         Ok(OpenedSessions { cookies, ended: ended.log_ins })
     }
 
-    /// A session, dead or alive.  Unlike [`find_session`](Self::find_session) this is no use of it.
-    pub fn session(&self, digest: &TokenDigest) -> Option<Arc<Session>> {
-        self.index.session(digest)
-    }
-
     /// The sessions of the people of a source that are not too old to live, used of late or not.  Takes time in proportion
     /// to the number of all sessions.
     pub fn sessions_of(&self, source: PersonSource) -> Vec<(TokenDigest, Arc<Session>)> {

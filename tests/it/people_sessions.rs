@@ -21,7 +21,7 @@ use envoy_auth_tokens::snapshot::{Snapshot, SnapshotStore};
 use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 
-use crate::harness::slapd::{PASSWORDS, PEOPLE, READER_PASSWORD, Slapd, password, person};
+use crate::harness::slapd::{PASSWORDS, PEOPLE, READER, READER_PASSWORD, Slapd, password, person};
 use crate::keys_people::ldap as ldap_person;
 use crate::keys_store::{Database, Time, soon};
 use crate::people::{ADMINS, STAFF, ldap, with_admin};
@@ -668,6 +668,32 @@ async fn sessions_are_decided_by_the_rules_in_force() {
         process.reload(&all).await;
         assert_eq!(process.session(&again).await, OVER);
         assert_eq!(process.has_ended("ann"), Some(true));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_is_held_back_keeps_nobody_of_a_directory_that_it_lost() {
+    let slapd = Slapd::start();
+    let (time, db, all) = (Time::new(), Database::sqlite(), rules(&slapd, ""));
+    let process = Process::start(&db, &time, &all).await;
+    let sent = password("ann");
+    let current = process.snapshots.current();
+    // With another reader it is the same directory.
+    let other_reader = all.replace(READER, "cn=other,dc=example,dc=org");
+    let (head, rest) = all.split_once("ldap:\n").unwrap();
+    let nowhere = format!("{head}{}", &rest[rest.find("tokens:").unwrap()..]);
+    for (later, is_kept) in
+        [(other_reader, true), (all.replace("(uid=%s)", "(cn=%s)"), false), (nowhere, false)]
+    {
+        let ann = process.log_in("ann", &sent).await;
+        let later = snapshot(&later, &time, Some(&current));
+        process.snapshots.replace(current.without_credentials_missing_in(&later));
+        process.write_records().await;
+        let (expected, basic) = if is_kept { (LIVE, "ldap:ann Admin") } else { (OVER, "wrong_password") };
+        assert_eq!(process.session(&ann).await, expected);
+        assert_eq!(process.basic("ann", &sent).await, basic);
+        assert_eq!(process.has_ended("ann"), Some(!is_kept));
+        process.reload(&all).await;
     }
 }
 
