@@ -1,6 +1,7 @@
 //! A load client: sends one request over and over, and checks every answer.
 //!
-//! The request is a CheckRequest, sent as Envoy sends it, or a GET for an Envoy that asks the server.  Without a rate
+//! The request is a CheckRequest, sent as Envoy sends it, the same with a password that is guessed, another one each time, or
+//! a GET for an Envoy that asks the server.  Without a rate
 //! each answer is followed by the next request, and a wrong answer is the end.  With one, requests are sent at fixed
 //! times, answered or not, so that a server that stops for a second is found out by every request of that second; wrong
 //! answers are counted.
@@ -16,13 +17,15 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 use clap::Parser;
-use envoy_types::ext_authz::v3::pb::CheckResponse;
+use envoy_types::ext_authz::v3::pb::{CheckRequest, CheckResponse};
 use h2::client::SendRequest;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
-use prost::Message;
+use prost::Message as _;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, LocalSet};
@@ -42,6 +45,13 @@ struct Arguments {
     /// Send a GET with this bearer token instead, which must be answered with 200
     #[arg(long, conflicts_with = "request")]
     token: Option<String>,
+    /// Send a guessed password with the CheckRequest, another one each time, for this user name, in which `#` stands for a
+    /// number that counts; each must be denied
+    #[arg(long, conflicts_with = "token")]
+    guess: Option<String>,
+    /// Count to so many in the user names
+    #[arg(long, default_value_t = u64::MAX, value_parser = clap::value_parser!(u64).range(1..), requires = "guess")]
+    names: u64,
     /// Print "ready", and send so many requests a second from the first byte of standard input to its end
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: Option<u32>,
@@ -66,13 +76,22 @@ struct Arguments {
 struct Load {
     left: Cell<u64>,
     request: Request<()>,
-    /// The message of a Check; none for a GET.
-    body: Option<Bytes>,
+    message: Message,
     expect: i32,
     /// How long each request took, from sending to its answer's last byte.
     took: RefCell<Vec<Duration>>,
     /// Answers that were decoded and found right; another one like it need not be decoded again.
     right: RefCell<Vec<Bytes>>,
+}
+
+/// What a request carries.
+enum Message {
+    /// Nothing: it is a GET.
+    None,
+    /// Always the same Check.
+    Check(Bytes),
+    /// A Check with another password each time.
+    Guess { check: Box<CheckRequest>, name: String, names: u64, number: Cell<u64> },
 }
 
 type Failure = Box<dyn Error>;
@@ -288,9 +307,10 @@ async fn ask_until_done(mut sender: SendRequest<Bytes>, load: Rc<Load>) -> Resul
 /// One request, its answer read and checked.
 async fn ask(sender: SendRequest<Bytes>, load: &Load) -> Result<SendRequest<Bytes>, Failure> {
     let mut sender = sender.ready().await?;
-    let (response, mut sending) = sender.send_request(load.request.clone(), load.body.is_none())?;
-    if let Some(body) = &load.body {
-        sending.send_data(body.clone(), true)?;
+    let body = load.message.next()?;
+    let (response, mut sending) = sender.send_request(load.request.clone(), body.is_none())?;
+    if let Some(body) = body {
+        sending.send_data(body, true)?;
     }
 
     let response = response.await?;
@@ -305,7 +325,7 @@ async fn ask(sender: SendRequest<Bytes>, load: &Load) -> Result<SendRequest<Byte
         answer = if answer.is_empty() { piece } else { [answer, piece].concat().into() };
     }
     let trailers = body.trailers().await?.unwrap_or_default();
-    if load.body.is_none() {
+    if matches!(load.message, Message::None) {
         return Ok(sender);
     }
     if trailers.get("grpc-status").is_none_or(|status| status != "0") {
@@ -315,17 +335,46 @@ async fn ask(sender: SendRequest<Bytes>, load: &Load) -> Result<SendRequest<Byte
     Ok(sender)
 }
 
+impl Message {
+    fn of(request: &[u8], arguments: &Arguments) -> Result<Self, Failure> {
+        let Some(name) = arguments.guess.clone() else {
+            return Ok(Self::Check(framed(request)?));
+        };
+        let check = Box::new(CheckRequest::decode(request)?);
+        Ok(Self::Guess { check, name, names: arguments.names, number: Cell::new(0) })
+    }
+
+    /// The next request's, with gRPC's prefix; none for a GET.
+    fn next(&self) -> Result<Option<Bytes>, Failure> {
+        match self {
+            Self::None => Ok(None),
+            Self::Check(body) => Ok(Some(body.clone())),
+            Self::Guess { check, name, names, number } => {
+                let next = number.get();
+                number.set(next + 1);
+                let pair = format!("{}:guess {next}", name.replace('#', &(next % names).to_string()));
+                let mut check = check.clone();
+                let attributes = check.attributes.as_mut().and_then(|attributes| attributes.request.as_mut());
+                let http = attributes.and_then(|request| request.http.as_mut());
+                let headers = &mut http.ok_or("the CheckRequest has no `http`")?.headers;
+                headers.insert(AUTHORIZATION.to_string(), format!("Basic {}", STANDARD.encode(pair)));
+                Ok(Some(framed(&check.encode_to_vec())?))
+            }
+        }
+    }
+}
+
 impl Load {
     fn new(arguments: &Arguments) -> Result<Self, Failure> {
-        let (request, body) = match (&arguments.request, &arguments.token) {
-            (Some(path), _) => (check(), Some(framed(&std::fs::read(path)?)?)),
-            (None, Some(token)) => (get(token)?, None),
+        let (request, message) = match (&arguments.request, &arguments.token) {
+            (Some(path), _) => (check(), Message::of(&std::fs::read(path)?, arguments)?),
+            (None, Some(token)) => (get(token)?, Message::None),
             (None, None) => return Err("neither a CheckRequest nor a token".into()),
         };
         Ok(Self {
             left: Cell::new(arguments.requests),
             request,
-            body,
+            message,
             expect: arguments.expect,
             took: RefCell::default(),
             right: RefCell::default(),
@@ -338,6 +387,9 @@ impl Load {
         }
         let message = answer.get(5..).ok_or("an answer without a message")?;
         let status = CheckResponse::decode(message)?.status.ok_or("an answer without status")?;
+        if matches!(self.message, Message::Guess { .. }) {
+            return if status.code == 0 { Err("a guess was right".into()) } else { Ok(()) };
+        }
         if status.code != self.expect {
             return Err(format!("status code {}, expected {}", status.code, self.expect).into());
         }

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures what a Check costs, beside a server that does nothing; writes benches/RESULTS.md.
 # With `keys` as its first argument: what a million stored keys cost.  With `store`: what a key store that fails costs.
-# Options go to measure.py, keys.py or store.py (--help lists them).  Everything stays on loopback and ends by itself.
+# With `directory`: what guesses at a directory's passwords cost.
+# Options go to measure.py, keys.py, store.py or directory.py (--help lists them).  Everything stays on loopback and ends by itself.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +13,7 @@ fail() {
 
 script=measure.py with_baseline=yes
 case ${1-} in
-keys | store)
+keys | store | directory)
     script=$1.py with_baseline=
     shift
     ;;
@@ -23,7 +24,7 @@ command -v "$cargo" >/dev/null || fail 'Rust is missing: install it with rustup 
 command -v "$python" >/dev/null || fail 'Python 3.10 or newer is missing: install python3.'
 command -v taskset >/dev/null || fail 'taskset is missing: install it (Debian and Ubuntu: apt install util-linux).'
 command -v setpriv >/dev/null || fail 'setpriv is missing: install it (Debian and Ubuntu: apt install util-linux).'
-if [ "$script" != store.py ]; then
+if [ "$script" != store.py ] && [ "$script" != directory.py ]; then
     command -v valgrind >/dev/null || fail 'valgrind is missing: install it (Debian and Ubuntu: apt install valgrind).'
     command -v callgrind_control >/dev/null || fail 'callgrind_control is missing: it belongs to valgrind.'
 fi
