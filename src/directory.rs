@@ -21,8 +21,10 @@
 //! - Referrals are not followed and aliases not dereferenced: what is behind them is nobody.
 //!
 //! Errors: [`DirectoryError`] means that nothing is known; everything that a server says of a person is a
-//! [`Verification`] or a [`Lookup`].  Passwords are [`Secret`]s, wiped with the message that carries them, and in no
+//! [`Verification`] or a [`Lookup`].  Passwords are wiped with the message that carries them ([`Secret`]), and in no
 //! error or log.  The names of people are in no error or log of this module either.
+//!
+//! [`Secret`]: crate::secret::Secret
 
 #[cfg(feature = "ldap")]
 mod ber;
@@ -82,7 +84,7 @@ pub enum Lookup {
 /// Why a name stands for nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NobodyReason {
-    /// No person has such a name ([`normalized_name`]).
+    /// No person has such a name ([`normalized_name`](crate::person::normalized_name)).
     InvalidName,
     /// The password is empty or holds a NUL.
     UnusablePassword,
