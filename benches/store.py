@@ -133,7 +133,7 @@ class Server(keys.Keys):
     def __init__(self, arguments, folder, workers=None):
         super().__init__(arguments, folder)
         self.workers = workers
-        self.running = None
+        self.server_process = None
 
     def command(self, store, port):
         command = super().command(store, port)
@@ -150,12 +150,12 @@ class Server(keys.Keys):
         """The server on all cores, not waited for."""
         self.probes = free_port()
         with self.process(self.command(store, free_port())) as process:
-            self.running = process
+            self.server_process = process
             yield process
 
     def is_current(self, database):
-        if self.running is not None and self.running.poll() is not None:
-            raise Failed(f"a server ended by itself, with {self.running.returncode}")
+        if self.server_process is not None and self.server_process.poll() is not None:
+            raise Failed(f"a server ended by itself, with {self.server_process.returncode}")
         with contextlib.suppress(OSError, http.client.HTTPException):
             return int(self.metrics()["envoy_auth_tokens_keys_held"]) == database.keys
         return False
