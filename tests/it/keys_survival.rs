@@ -200,7 +200,8 @@ fn write_one(admin: SocketAddr, entry: &mut Entry, number: usize, answered: &Ato
     entry.works.push(token);
     // Every other key is rotated, half of them with both secrets working for a while.
     if number % 2 == 1 {
-        let overlap = if number % 4 == 1 { 600 } else { 0 };
+        // A day: the last look is long after the first rotation.
+        let overlap = if number % 4 == 1 { 86_400 } else { 0 };
         let answer = acknowledged(issuer::rotate(admin, id, overlap))?;
         answered.fetch_add(1, Ordering::SeqCst);
         let (same, token) = made(&answer);
