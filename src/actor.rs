@@ -114,7 +114,8 @@ fn nests_deeper_than(value: &Value, levels: usize) -> bool {
     }
 }
 
-fn reach<'a>(object: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+/// The value that a path such as `team.name` reaches in an object.  A literal member `team.name` comes first.
+pub fn reach<'a>(object: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
     if let Some(value) = object.get(path) {
         return Some(value);
     }

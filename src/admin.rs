@@ -18,6 +18,7 @@ mod grant;
 mod history;
 mod host;
 mod keys;
+mod login;
 mod openapi;
 mod page;
 
@@ -31,25 +32,27 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, EXPECT, HeaderValue, REFERRER_POLICY, RETRY_AFTER,
     WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::request::Parts;
+use axum::http::{HeaderName, StatusCode, Uri};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::Transport;
 use crate::deny_reason::DenyReason;
 use crate::keys::Keys;
+use crate::provider::Providers;
 use crate::server::connection_limit::LimitedListener;
 use crate::server::http1;
 use crate::server::tls::Acceptor;
@@ -67,6 +70,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many changes, log-ins and log-outs run at a time, those included whose client has disconnected.
 const MAX_CHANGES: usize = 256;
+/// How many of them are log-ins at providers: the rest is left for people who need no provider.
+const MAX_PROVIDER_LOG_INS: usize = 64;
 /// How many lists of all keys are written at a time: each holds a page of them in memory.
 const MAX_LISTS: usize = 16;
 /// How many connections are open at a time.
@@ -82,6 +87,9 @@ pub struct Admin {
     change_permits: Arc<Semaphore>,
     list_permits: Arc<Semaphore>,
     audit_log: AuditLog,
+    providers: Providers,
+    log_in_limiter: login::Limiter,
+    log_in_permits: Semaphore,
 }
 
 impl Admin {
@@ -96,7 +104,21 @@ impl Admin {
     ) -> Self {
         let (changes, change_permits) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_CHANGES)));
         let list_permits = Arc::new(Semaphore::new(MAX_LISTS));
-        Self { authorizer, keys, clock, transport, changes, change_permits, list_permits, audit_log }
+        let providers = Providers::new(clock.clone());
+        let log_in_limiter = login::Limiter::new(clock.clone());
+        Self {
+            authorizer,
+            keys,
+            clock,
+            transport,
+            changes,
+            change_permits,
+            list_permits,
+            audit_log,
+            providers,
+            log_in_limiter,
+            log_in_permits: Semaphore::new(MAX_PROVIDER_LOG_INS),
+        }
     }
 }
 
@@ -128,14 +150,65 @@ fn api() -> Vec<(&'static str, MethodRouter<Arc<Admin>>)> {
         ("/api/user", get(grafana::user)),
         ("/api/login/ping", get(grafana::ping)),
         ("/api/frontend/settings", get(grafana::settings)),
-        ("/login", post(session::log_in)),
-        ("/logout", post(session::log_out)),
+        ("/login", get(login::log_in_page).post(session::log_in)),
+        ("/login/options", get(login::options)),
+        ("/login/{name}", get(login::begin)),
+        ("/login/{name}/callback", get(login::callback)),
+        ("/logout", get(login::log_out_page).post(session::log_out)),
         ("/openapi.json", get(openapi::show)),
     ]
 }
 
+/// Everything, also below the path of `admin.public_url`: the proxy before this listener need not cut it off.
 fn router(admin: Arc<Admin>) -> Router {
+    let routes = routes(Arc::clone(&admin));
+    Router::new().fallback(move |mut request: Request| {
+        let (routes, admin) = (routes.clone(), Arc::clone(&admin));
+        let prefix = admin.path_prefix();
+        async move {
+            match below(&prefix, request.uri()) {
+                BelowPrefix::Not => {}
+                // Relative addresses of the page need the slash.
+                BelowPrefix::WithoutSlash => {
+                    let mut response = Redirect::permanent(&format!("{prefix}/")).into_response();
+                    admin.add_headers(&mut response);
+                    return response;
+                }
+                BelowPrefix::Path(uri) => *request.uri_mut() = uri,
+            }
+            routes.oneshot(request).await.into_response()
+        }
+    })
+}
+
+/// Where a path stands.
+enum BelowPrefix {
+    /// Not below the prefix.
+    Not,
+    /// It is the prefix itself.
+    WithoutSlash,
+    /// Below it: the rest.
+    Path(Uri),
+}
+
+fn below(prefix: &str, uri: &Uri) -> BelowPrefix {
+    let rest = uri.path().strip_prefix(prefix).filter(|_| !prefix.is_empty());
+    match rest {
+        Some("") => BelowPrefix::WithoutSlash,
+        Some(path) if path.starts_with('/') => {
+            let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+            let mut parts = uri.clone().into_parts();
+            parts.path_and_query = format!("{path}{query}").parse().ok();
+            Uri::from_parts(parts).map_or(BelowPrefix::Not, BelowPrefix::Path)
+        }
+        Some(_) | None => BelowPrefix::Not,
+    }
+}
+
+fn routes(admin: Arc<Admin>) -> Router {
     let api = api().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+    let files = [("/login/page.css", get(login::style)), ("/login/page.js", get(login::script))];
+    let api = files.into_iter().fold(api, |router, (path, methods)| router.route(path, methods));
     api.merge(page::routes())
         .fallback(|| async { ApiError::NoSuchPath })
         .method_not_allowed_fallback(|| async { ApiError::WrongMethod })
@@ -206,8 +279,8 @@ impl Admin {
     }
 
     /// Checks host and origin, and reads the body whole.
-    async fn receive(&self, parts: Parts, body: Body) -> Result<Request, ApiError> {
-        self.check_host(&parts)?;
+    async fn receive(&self, mut parts: Parts, body: Body) -> Result<Request, ApiError> {
+        self.check_host(&mut parts)?;
         self.check_origin(&parts)?;
         let expects_continue = parts.headers.contains_key(EXPECT);
         let body = tokio::time::timeout(BODY_TIMEOUT, read_body(body, expects_continue)).await;
@@ -228,6 +301,8 @@ impl Admin {
             (REFERRER_POLICY, "no-referrer"),
             (CACHE_CONTROL, "no-store"),
             (X_FRAME_OPTIONS, "DENY"),
+            // No page that opened this one reads its address, which may hold a code of a provider.
+            (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
@@ -280,11 +355,6 @@ mod tests {
     use std::path::Path;
     use std::sync::atomic::{AtomicI64, Ordering};
 
-    use axum::http::header::AUTHORIZATION;
-    use jiff::Timestamp;
-    use serde_json::{Value, json};
-    use tower::ServiceExt;
-
     use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
     use crate::config::{Config, ProcessEnvironment, Source};
     use crate::identity::Sources;
@@ -295,6 +365,9 @@ mod tests {
     use crate::person::{PersonId, PersonSource};
     use crate::snapshot::{Snapshot, SnapshotStore};
     use crate::token::TokenDigest;
+    use axum::http::header::AUTHORIZATION;
+    use jiff::Timestamp;
+    use serde_json::{Value, json};
 
     #[test]
     fn every_path_is_in_the_document() {

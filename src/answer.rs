@@ -5,13 +5,14 @@
 //! gRPC) and decides nothing.
 //!
 //! Answers borrow from the decision and the request.  What is the same in many of them is apart, so that a server
-//! can encode it once: the part that depends on the actor ([`ActorAnswer`]), and denials ([`Denial`]).
+//! can encode it once: the part that depends on the actor ([`ActorAnswer`]), and denials ([`Denial`]) but for redirects.
 
 use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
 use crate::actor::header::{ActorHeaders, folds_onto};
+use crate::attributes::browser::FetchMode;
 use crate::attributes::{Http, NameLengthFilter};
 use crate::config::Unavailable;
 use crate::credential::stripping::{CookieChange, CredentialStripping, Forward};
@@ -50,6 +51,8 @@ pub struct DenyAnswer<'a> {
     pub reason: DenyReason,
     /// The form that the client reads.
     pub form: DenialForm,
+    /// Where a browser is sent instead: the `location` of a redirect.
+    pub redirect: Option<&'a str>,
     /// The policy under which it is denied, when one was selected.
     pub policy: Option<&'a str>,
 }
@@ -83,11 +86,15 @@ impl<'a> Answer<'a> {
             }),
             // A permit is for an HTTP request, and the authorizer gives none without.
             (Ok(_), None) => {
-                Self::Deny(DenyAnswer { reason: DenyReason::NoHttp, form: DenialForm::Json, policy })
+                let (reason, form) = (DenyReason::NoHttp, DenialForm::Json);
+                Self::Deny(DenyAnswer { reason, form, redirect: None, policy })
             }
-            (Err(reason), http) => {
-                Self::Deny(DenyAnswer { reason: *reason, form: DenialForm::of_client(http), policy })
-            }
+            (Err(reason), http) => Self::Deny(DenyAnswer {
+                reason: *reason,
+                form: DenialForm::of_client(*reason, http, &decision.snapshot),
+                redirect: decision.context.redirect.as_ref().map(|redirect| redirect.location.as_str()),
+                policy,
+            }),
         }
     }
 
@@ -275,25 +282,31 @@ impl<'a> Shadow<'a> {
 pub enum DenialForm {
     /// A JSON body.
     Json,
+    /// The same without the challenge `Basic`: a script in a browser reads it, whose user must not meet the browser's
+    /// dialog for passwords.
+    JsonForScript,
     /// A gRPC status, and the message alone as body: Envoy passes it on as `grpc-message`.
     Grpc,
 }
 
 impl DenialForm {
-    fn of_client(http: Option<&Http<'_>>) -> Self {
-        let content_type = http.and_then(|http| http.headers.first("content-type")).unwrap_or_default();
-        let begins_with = |prefix: &[u8]| {
-            content_type.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix))
-        };
-        if begins_with(b"application/grpc") && !begins_with(b"application/grpc-web") {
-            Self::Grpc
-        } else {
-            Self::Json
+    fn of_client(reason: DenyReason, http: Option<&Http<'_>>, snapshot: &Snapshot) -> Self {
+        match http {
+            Some(http) if http.is_grpc() => Self::Grpc,
+            // Only of the denials that have the challenge there are two forms.
+            Some(http)
+                if reason.details().challenge.may_be_basic()
+                    && snapshot.locations.reads_basic()
+                    && FetchMode::of(&http.headers) == FetchMode::Other =>
+            {
+                Self::JsonForScript
+            }
+            Some(_) | None => Self::Json,
         }
     }
 }
 
-/// A denial as its client reads it.  It depends on the reason, the form and the snapshot alone.
+/// A denial as its client reads it.  But for a redirect it depends on the reason, the form and the snapshot alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
     /// The HTTP status.
@@ -316,7 +329,7 @@ impl Denial {
         let DenialDetails { status, code, error, message, challenge, is_outage, .. } = *reason.details();
         let mut headers = vec![("cache-control", "no-store".to_owned())];
         let body = match form {
-            DenialForm::Json => {
+            DenialForm::Json | DenialForm::JsonForScript => {
                 headers.push(("content-type", "application/json".to_owned()));
                 format!(r#"{{"error": "{error}", "message": "{message}"}}"#)
             }
@@ -334,7 +347,8 @@ impl Denial {
         let bearer_alone = || Some(format!(r#"Bearer realm="{realm}""#));
         let asks_directory = || snapshot.ldap.as_ref().is_some_and(|settings| settings.at_check);
         let has_passwords = || !snapshot.users.is_empty() || asks_directory();
-        let takes_basic = snapshot.locations.reads_basic() && has_passwords();
+        let takes_basic =
+            form != DenialForm::JsonForScript && snapshot.locations.reads_basic() && has_passwords();
         let basic = || takes_basic.then(|| format!(r#"Basic realm="{realm}""#));
         let challenges = match challenge {
             Challenge::None => [None, None],
@@ -349,6 +363,18 @@ impl Denial {
             headers,
             challenges: challenges.into_iter().flatten().collect(),
             body,
+        }
+    }
+
+    /// The redirect that a browser without a credential gets instead: to this location, with nothing to read.
+    pub fn redirect(reason: DenyReason, location: &str) -> Self {
+        Self {
+            status: 302,
+            code: reason.details().code,
+            is_error: false,
+            headers: vec![("cache-control", "no-store".to_owned()), ("location", location.to_owned())],
+            challenges: Vec::new(),
+            body: String::new(),
         }
     }
 

@@ -5,6 +5,8 @@
 //!
 //! Any of it may be a credential, so the `Debug` of these types shows names and lengths alone.
 
+pub mod browser;
+
 use std::collections::HashMap;
 use std::fmt;
 
@@ -80,6 +82,15 @@ impl<'a> Http<'a> {
     pub fn query(&self) -> Option<&'a [u8]> {
         let mark = self.path.iter().position(|&byte| byte == b'?')?;
         Some(&self.path[mark + 1..])
+    }
+
+    /// Whether a gRPC client sent it.  gRPC-Web is HTTP for browsers.
+    pub fn is_grpc(&self) -> bool {
+        let content_type = self.headers.first("content-type").unwrap_or_default();
+        let begins_with = |prefix: &[u8]| {
+            content_type.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix))
+        };
+        begins_with(b"application/grpc") && !begins_with(b"application/grpc-web")
     }
 }
 

@@ -11,7 +11,7 @@ use crate::attributes::{Attributes, Http, count_comparison, trim_blanks};
 use crate::credential::{
     self, Credential, CredentialError, CredentialLocation, CredentialLocations, ExtractionTrace, Principal,
 };
-use crate::decision::{Decision, DecisionContext};
+use crate::decision::{Decision, DecisionContext, Redirect};
 use crate::deny_reason::DenyReason;
 use crate::identity::{Identity, Purpose, Sources};
 use crate::policy::{NotAdmitted, Permit, Policy, Selected, SelectionTrace};
@@ -46,6 +46,7 @@ pub struct Authorizer {
 impl Authorizer {
     /// An authorizer that decides by the current snapshot of this store.
     pub fn new(snapshots: SnapshotStore, sources: Sources) -> Self {
+        sources.people.follow(snapshots.clone());
         Self { snapshots, sources }
     }
 
@@ -64,11 +65,24 @@ impl Authorizer {
         http: &Http<'_>,
         locations: &CredentialLocations,
     ) -> Result<Option<Arc<Principal>>, DenyReason> {
+        self.authenticate_for(Purpose::Admin, http, locations).await
+    }
+
+    /// The same for another purpose: sessions of an application count where Checks are asked.
+    ///
+    /// # Errors
+    /// As [`authenticate_at`](Self::authenticate_at).
+    pub async fn authenticate_for(
+        &self,
+        purpose: Purpose,
+        http: &Http<'_>,
+        locations: &CredentialLocations,
+    ) -> Result<Option<Arc<Principal>>, DenyReason> {
         let snapshot = self.snapshots.current();
         let Some(presented) = credential::extract(http, locations, &mut ())? else {
             return Ok(None);
         };
-        match self.sources.identify(&presented.credential, &snapshot, Purpose::Admin).await? {
+        match self.sources.identify(&presented.credential, &snapshot, purpose).await? {
             Identity::Authenticated(principal) => Ok(Some(principal)),
             Identity::Unrecognized => Err(DenyReason::UnknownToken),
             Identity::NoSession => Ok(None),
@@ -102,6 +116,12 @@ impl Authorizer {
         let snapshot = self.snapshots.current();
         let mut context = DecisionContext::default();
         let verdict = self.decide(request, deadline, &snapshot, &mut context, &mut trace).await;
+        if let (Err(DenyReason::NoCredential), Some(redirect), Some(http)) =
+            (&verdict, &snapshot.log_in_redirect, &request.http)
+        {
+            let location = redirect.location(http, &snapshot.locations);
+            context.redirect = location.map(|location| Box::new(Redirect { location }));
+        }
         Decision::new(snapshot, verdict, context)
     }
 

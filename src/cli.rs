@@ -96,11 +96,11 @@ pub enum CliError {
     /// `check --strict`: the configuration is valid, but has warnings.
     #[error("--strict: the warnings above are errors")]
     Warnings,
-    /// `check --connect`: the configuration is valid, but not all that it names answers.
-    #[error("--connect: {silent} of {all} do not answer")]
+    /// `check --connect`: the configuration is valid, but not all that it names can be used.
+    #[error("--connect: {failed} of {all} cannot be used")]
     Connections {
-        /// How many do not.
-        silent: usize,
+        /// How many cannot.
+        failed: usize,
         /// How many were tried.
         all: usize,
     },
@@ -188,6 +188,13 @@ impl CliError {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ExplainError(String);
+
+impl ExplainError {
+    /// The text for programs: without the severity at its beginning.
+    fn message(&self) -> &str {
+        self.0.strip_prefix("error: ").unwrap_or(&self.0)
+    }
+}
 
 impl From<String> for ExplainError {
     fn from(message: String) -> Self {

@@ -18,6 +18,7 @@ mod headers;
 mod keys;
 mod ldap;
 mod listeners;
+mod oauth;
 mod plain;
 mod policies;
 mod positions;
@@ -28,10 +29,12 @@ mod restrictions;
 mod routes;
 mod schema;
 mod secrets;
+mod session;
 mod startup;
 mod syntax;
 mod tls;
 mod tokens;
+mod url;
 mod users;
 
 #[cfg(test)]
@@ -55,11 +58,15 @@ use crate::keys::store::StoreUrl;
 use crate::keys::{KeySettings, SessionScope};
 use crate::policy::{Policies, Policy};
 
-pub use self::admin::{AdminListen, AdminRules, PublicUrl, PublicUrlError, is_secure, session_cookies};
+pub use self::admin::{
+    AdminListen, AdminRules, LoginHost, PublicUrl, PublicUrlError, SessionRules, is_secure, session_cookies,
+    session_cookies_of_others,
+};
 pub use self::error::{Diagnostic, Errors, Position, RedactedLine, Severity};
 pub use self::files::{Files, PipeHandling};
 pub use self::ldap::{Bind, GroupRole, GroupSearch, LdapServer, LdapServerError, LdapSettings};
 pub use self::listeners::{ExtAuthz, Listen, ListenError, Probes, parse_size};
+pub use self::oauth::{ClaimPath, ClaimPathError, ClaimRole, Endpoints, ProviderSettings};
 pub use self::positions::Positions;
 pub use self::restrictions::{Restrictions, TextDigest};
 pub use self::schema::json::json_schema;
@@ -150,6 +157,10 @@ pub struct Rules {
     pub actor_headers: ActorHeaders,
     /// `ldap`.
     pub ldap: Option<Arc<LdapSettings>>,
+    /// `oauth`.
+    pub providers: Arc<[Arc<ProviderSettings>]>,
+    /// `session`.
+    pub session: Arc<SessionRules>,
 }
 
 /// What becomes of a well-formed token that is unknown (`unknown_credentials`).
@@ -416,13 +427,15 @@ fn read_sections<'t>(
     }
     let (ext_authz, probes, ext_authz_tls) = listeners::read(reader, sections, admin.as_ref());
     let policy_sections = routes::read(reader, sections);
+    let session = session::read(reader, sections.entry("session"), admin.as_ref());
     let sessions = match (&keys, &admin) {
         (None, _) => Sessions::NeedKeys,
-        (Some(_), None) => Sessions::OpenedElsewhere,
+        (Some(_), None) => Sessions::OpenedElsewhere(session_cookies_of_others(&session.rules)),
         (Some(_), Some(admin)) => Sessions::InCookies(session_cookies(
             SessionScope::Application,
             admin.listen.transport,
             admin.rules.public_url.as_ref(),
+            &session.rules,
         )),
     };
     let locations = credentials::read(reader, sections.entry("credentials"), query, sessions);
@@ -432,19 +445,37 @@ fn read_sections<'t>(
         locations.iter().any(|location| matches!(location, CredentialLocation::Basic { .. }));
     let ldap_entry = sections.entry("ldap");
     let ldap = ldap::read(reader, ldap_entry, takes_passwords, admin.is_some());
-    if let (Some(entry), Some(LdapSection { at_check: false, .. }), None) = (ldap_entry, &ldap, &admin) {
+    if let (Some(entry), Some(LdapSection { at_check: Some(false), .. }), None) = (ldap_entry, &ldap, &admin)
+    {
         reader.warn(
             &entry.at,
             "nobody asks this directory: Checks do not (`at_check`), and there is no `admin`",
         );
     }
+    let takes_sessions = credentials::has_session(sections.entry("credentials"));
+    session::check(reader, &session, takes_sessions);
+    if let Some(admin) = &admin {
+        admin::check_log_in(reader, admin, takes_sessions);
+    }
+    let oauth_entry = sections.entry("oauth");
+    let beside = oauth::Beside {
+        has_keys: keys.is_some(),
+        admin: admin.as_ref(),
+        takes_sessions,
+        has_plain_ids: ldap
+            .as_ref()
+            .and_then(|section| section.settings.as_ref())
+            .is_some_and(|settings| settings.plain_ids),
+    };
+    let oauth = oauth::read(reader, oauth_entry, &beside);
     let users_written = sections.get("users");
     let written = |list: Option<&'t Node>| list.filter(|_| is_written(list)).map(|node| &node.at);
     let callers = credentials::CredentialSections {
         tokens: written(tokens),
         users: written(users_written),
         ldap: ldap_entry.map(|entry| &entry.at),
-        asks_ldap: ldap.as_ref().is_some_and(|section| section.at_check),
+        asks_ldap: ldap.as_ref().is_some_and(|section| section.at_check == Some(true)),
+        oauth: written(sections.get("oauth")),
         keys: sections.entry("keys").map(|entry| &entry.at),
     };
     credentials::warn_of_useless(
@@ -454,7 +485,11 @@ fn read_sections<'t>(
         &callers,
         admin.is_some(),
     );
-    let nobody = !is_written(tokens) && !is_written(users_written) && ldap.is_none() && keys.is_none();
+    let nobody = !is_written(tokens)
+        && !is_written(users_written)
+        && ldap.is_none()
+        && !is_written(sections.get("oauth"))
+        && keys.is_none();
     let tokens_written = tokens;
     let tokens = tokens::read(reader, tokens, &context);
     let admits = |actor: &Actor| {
@@ -469,19 +504,26 @@ fn read_sections<'t>(
         let all_read = lists.iter().all(|(list, read)| list.map_or(0, written_len) == *read);
         let live = tokens.iter().map(|token| &*token.principal).filter(|token| !token.is_expired(reader.now));
         let from_directory = match &ldap {
-            Some(LdapSection { settings: Some(settings), .. }) => admin.can_be_entered_from(settings),
+            Some(LdapSection { settings: Some(settings), .. }) => {
+                let members: Vec<&str> = settings.members.iter().map(|(member, _)| &**member).collect();
+                admin.can_be_entered_with(&members, settings.roles.iter().map(|entry| entry.role))
+            }
             // A section that is not valid may admit somebody.
             Some(LdapSection { settings: None, .. }) => true,
             None => false,
         };
+        let from_provider = oauth.as_ref().is_some_and(|section| {
+            !section.all_valid || section.providers.iter().any(|settings| settings.may_enter(admin))
+        });
         if all_read
             && !from_directory
+            && !from_provider
             && !admin.can_be_entered_by(live.chain(users.iter().map(|user| &*user.principal)))
         {
             reader.warn(
                 &entry.at,
                 "nobody of this configuration can enter here: `allow` ({role: Admin} where it is not written) admits no \
-                 user, no token and no role of `ldap`; give one of `users` an actor such as {id: admin, role: Admin}",
+                 user, no token and no role of `ldap` or `oauth`; give one of `users` an actor such as {id: admin, role: Admin}",
             );
         }
     }
@@ -513,6 +555,8 @@ fn read_sections<'t>(
         admin,
         actor_headers: actor_headers.into(),
         ldap: ldap.and_then(|section| section.settings).map(Arc::new),
+        providers: oauth.map(|section| section.providers).unwrap_or_default().into(),
+        session: Arc::new(session.rules),
     };
     let startup = Startup { ext_authz, probes, admin: admin_listen, keys: keys_store };
     let has_default = sections.get("default").is_some();
@@ -544,7 +588,8 @@ fn written_len(list: &Node) -> usize {
     }
 }
 
-const NOBODY: &str = "nobody could ever pass: there are no `tokens`, no `users`, no `ldap`, no `keys`, \
+const NOBODY: &str = "nobody could ever pass: there are no `tokens`, no `users`, no `ldap`, no `oauth`, \
+    no `keys`, \
     and no policy admits the anonymous";
 
 /// The sections that tokens and users depend on.

@@ -129,7 +129,7 @@ pub enum Credential {
         issued_format: bool,
     },
     /// Sessions of people who logged in: more than one where a browser holds several cookies of the name, of several
-    /// domains or paths.  The only live one counts.
+    /// domains or paths; a host beside ours may have set one.  The only live one counts.
     Sessions(Box<[SessionCookie]>),
     /// A user's name and password.
     Password {
@@ -296,8 +296,8 @@ impl Principal {
     }
 
     /// Where the person behind it comes from.
-    pub fn source(&self) -> Option<PersonSource> {
-        self.person.as_ref().map(|person| person.id.source)
+    pub fn source(&self) -> Option<&PersonSource> {
+        self.person.as_ref().map(|person| &person.id.source)
     }
 
     /// Whether it is dead at this instant.
@@ -423,6 +423,19 @@ pub fn extract_unchecked<'p>(
         }
     }
     None
+}
+
+/// Whether sessions are looked for in this request: no location before theirs carries anything.
+pub fn reaches_sessions(http: &Http<'_>, locations: &CredentialLocations) -> bool {
+    for location in &locations.order {
+        if matches!(location, CredentialLocation::Session { .. }) {
+            return true;
+        }
+        if !matches!(extract_from(http, location, locations), Ok(Extraction::Nothing)) {
+            return false;
+        }
+    }
+    false
 }
 
 /// What a location carries.

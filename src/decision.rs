@@ -37,6 +37,15 @@ pub struct DecisionContext {
     pub passed_through: Option<CredentialLocation>,
     /// The denial of a policy that is not enforced: the request passes all the same.
     pub shadowed: Option<DenyReason>,
+    /// Where a browser is sent that is denied for want of a credential: the log-in page, with the address to come back to.
+    pub redirect: Option<Box<Redirect>>,
+}
+
+/// Where a browser is sent.  It is boxed, so that the few Checks that have one make the others no larger.
+#[derive(Debug)]
+pub struct Redirect {
+    /// The value of `location`.
+    pub location: String,
 }
 
 /// What a decision comes to.

@@ -34,7 +34,8 @@ pub enum DenyReason {
     ExpiredToken,
     /// The token of an API key that was revoked, or whose death the key store has forgotten.
     RevokedToken,
-    /// An unknown user or a wrong password: the client does not learn which.
+    /// An unknown user or a wrong password: the answer does not say which.  What can be told of a directory's names by the
+    /// time of answers stands in SECURITY.md.
     WrongPassword,
     /// A user who is locked after wrong passwords: to the client it is a wrong password.
     UserLocked,
@@ -52,7 +53,8 @@ pub enum DenyReason {
     PasswordUnverified,
     /// The directory has not answered about the password yet.
     DirectoryPending,
-    /// The directory does not answer, or may not be asked more often.
+    /// The directory does not answer, or may not be asked more often; or nobody has asked it about the person of a session
+    /// for too long.
     DirectoryUnavailable,
     /// The token may be an API key, and the key store cannot be read.
     KeysUnavailable,
@@ -91,6 +93,16 @@ pub enum Challenge {
     BearerErrorAndBasic,
     /// `Bearer` without an error, and `Basic` where it is on: the request carried no credential.
     BearerAndBasic,
+}
+
+impl Challenge {
+    /// Whether `Basic` is among them where it is on.
+    pub const fn may_be_basic(self) -> bool {
+        match self {
+            Self::None | Self::BearerError => false,
+            Self::BearerErrorAndBasic | Self::BearerAndBasic => true,
+        }
+    }
 }
 
 /// The status codes of google.rpc.Code that we use.

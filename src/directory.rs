@@ -52,12 +52,12 @@ use crate::distinguished_name::DistinguishedName;
 
 #[cfg(feature = "ldap")]
 pub use self::client::Directory;
-pub use self::error::{DirectoryError, Outcome, Problem, ServerError};
+pub use self::error::{DirectoryError, Outcome, Problem, Searcher, ServerError};
 #[cfg(not(feature = "ldap"))]
 pub use self::no_client::Directory;
 
-/// Says whether a bind with the entry of this name may be tried.
-pub type MayBind = Box<dyn FnOnce(&DistinguishedName) -> bool + Send>;
+/// Says whether a bind with the entry of this name may be sent to a server.
+pub type MayBind = Box<dyn FnMut(&DistinguishedName) -> bool + Send>;
 
 /// What the directory says of a name with a password.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,7 +66,7 @@ pub enum Verification {
     Right(Entry),
     /// The server denies this entry a bind: the password is wrong, or the account is locked, expired or disabled.
     Wrong(DistinguishedName),
-    /// The caller did not let the bind with this entry be tried.
+    /// The caller did not let the bind with this entry be sent.
     NotTried(DistinguishedName),
     /// The name stands for nobody, whatever the password.
     Nobody(NobodyReason),

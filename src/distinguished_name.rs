@@ -61,6 +61,11 @@ impl DistinguishedName {
     pub fn as_str(&self) -> &str {
         &self.text
     }
+
+    /// Whether this is the name of an entry in the subtree of the other one: that very entry, or one below it.
+    pub fn is_at_or_below(&self, base: &Self) -> bool {
+        self.rdns.ends_with(&base.rdns)
+    }
 }
 
 impl FromStr for DistinguishedName {
@@ -296,6 +301,23 @@ mod tests {
 
     fn parse(text: &str) -> DistinguishedName {
         text.parse().unwrap_or_else(|error| panic!("{text:?}: {error}"))
+    }
+
+    #[test]
+    fn an_entry_is_at_or_below_the_entries_that_its_name_ends_with() {
+        let ann = parse("uid=ann,ou=people,dc=example,dc=org");
+        for base in ["UID=Ann,ou=people,dc=example,dc=org", "OU=People, DC=example,DC=org", "dc=org"] {
+            assert!(ann.is_at_or_below(&parse(base)), "{base}");
+        }
+        for base in [
+            "ou=groups,dc=example,dc=org",
+            "uid=ann",
+            "ou=people",
+            "cn=a,uid=ann,ou=people,dc=example,dc=org",
+            "dc=rg",
+        ] {
+            assert!(!ann.is_at_or_below(&parse(base)), "{base}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::secret::Secret;
 use crate::snapshot::Snapshot;
 use crate::token::TokenDigest;
 use passwords::{PasswordResult, Passwords};
-use people::People;
+use people::{People, providers, sessions};
 
 /// The longest that one attempt waits for the verification of a password, whatever the deadline.
 const PASSWORD_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(100);
@@ -46,7 +46,7 @@ pub enum Purpose {
         /// The deadline of the RPC, from its beginning; `None` where the client sends none.
         deadline: Option<Duration>,
     },
-    /// The admin listener, whose client retries.
+    /// The admin listener, which asks again until the answer is there: a person does not retry.
     Admin,
 }
 
@@ -216,7 +216,7 @@ impl Sources {
                 && keys.is_unknowable(max_staleness(snapshot));
             return if may_be_one { Err(DenyReason::KeysUnavailable) } else { none };
         };
-        let principal = match (session.person.source, &snapshot.ldap) {
+        let principal = match (&session.person.source, &snapshot.ldap) {
             (PersonSource::Config, _) => match snapshot.users.get(&session.person.subject) {
                 Some(user) if *user.binding(session.scope) == session.binding => {
                     Some(Arc::clone(&user.in_session))
@@ -224,13 +224,23 @@ impl Sources {
                 None if !self.decides_people(snapshot) => keys.recorded_principal(&session),
                 Some(_) | None => None,
             },
-            (PersonSource::Ldap, _) if !self.decides_people(snapshot) => keys.recorded_principal(&session),
+            (PersonSource::Ldap, _) if !self.decides_people(snapshot) => {
+                let principal = keys.recorded_principal(&session);
+                if principal.is_some() && sessions::is_overdue(&session, &self.clock, now) {
+                    return Err(DenyReason::DirectoryUnavailable);
+                }
+                principal
+            }
             (PersonSource::Ldap, Some(_)) if keys.is_stale(max_staleness(snapshot)) => {
                 return Err(DenyReason::KeysUnavailable);
             }
             (PersonSource::Ldap, Some(_)) => return Ok(LiveSession::OfDirectory(session)),
             // The directory left the configuration.
             (PersonSource::Ldap, None) => None,
+            (PersonSource::Provider(_), _) if !self.decides_people(snapshot) => {
+                keys.recorded_principal(&session)
+            }
+            (PersonSource::Provider(_), _) => providers::principal_of_session(&session, snapshot),
         };
         match principal {
             None => none,

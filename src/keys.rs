@@ -3,6 +3,7 @@
 //! A key is a stored record whose secret is a token; only the digest of the token is stored.  Every replica holds
 //! all digests in memory ([`index`]) and answers Checks from there ([`Keys::find`]).  A change goes to the database
 //! ([`store`]) and then, before the call returns, to the replica's own index ([`manage`], [`sessions`], [`people`]).
+//! What log-ins at providers share between replicas is in the store alone ([`attempts`]).
 //! Other replicas learn of it by following the store ([`follower`]).  When keys and sessions were last used is written
 //! in the background ([`usage`]), and so are dead and unused keys looked through (`retention`).
 //!
@@ -26,6 +27,7 @@
 //! conversion (`rows.rs`, which also binds what a new key brings); a field of [`Key`], and of [`CreateKey`] where the
 //! creator gives it (`record.rs`).
 
+pub mod attempts;
 pub mod follower;
 mod freshness;
 pub mod index;
@@ -43,11 +45,13 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
+use self::attempts::KnownKey;
 use self::index::Index;
 #[cfg(feature = "postgres")]
 use self::store::PostgresStore;
@@ -60,6 +64,7 @@ use crate::clock::Clock;
 use crate::secret::Secret;
 use crate::token::{self, PlainToken, TokenDigest};
 
+pub use self::attempts::SealingKey;
 pub use self::index::KeyLookup;
 pub use self::record::{
     CreateKey, ExceedsGrant, GrantCheck, Key, Role, SessionScope, Status, StoredKey, StoredPerson,
@@ -144,6 +149,7 @@ pub struct Keys {
     used: Mutex<UnboundedReceiver<Used>>,
     /// Gives the settings in force; see [`Keys::follow_settings`].
     settings: OnceLock<Box<PresentSettings>>,
+    sealing_key: ArcSwapOption<KnownKey>,
 }
 
 type PresentSettings = dyn Fn() -> Option<KeySettings> + Send + Sync;
@@ -223,6 +229,7 @@ impl Keys {
             write_errors: AtomicU64::new(0),
             used: Mutex::new(receiver),
             settings: OnceLock::new(),
+            sealing_key: ArcSwapOption::empty(),
         })
     }
 
@@ -295,9 +302,7 @@ impl Keys {
         change: impl Future<Output = Result<Committed<T>, E>>,
         update_index: impl FnOnce(&T),
     ) -> Result<T, E> {
-        if self.read_only {
-            return Err(StoreError(StoreFailure::ReadOnly).into());
-        }
+        self.check_writable()?;
         let Committed { value, is_change, guard } = with_timeout(OPERATION_TIMEOUT, change).await?;
         if is_change {
             self.commits.fetch_add(1, Ordering::AcqRel);
@@ -305,6 +310,10 @@ impl Keys {
         update_index(&value);
         drop(guard);
         Ok(value)
+    }
+
+    fn check_writable(&self) -> Result<(), StoreError> {
+        if self.read_only { Err(StoreError(StoreFailure::ReadOnly)) } else { Ok(()) }
     }
 
     /// The present time minus this.

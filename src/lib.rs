@@ -45,7 +45,14 @@
 //! | answer | what becomes of the request: headers to set and to remove, or a status and a body ([`answer::Answer`]) |
 //! | snapshot | the configuration in force, in the form in which requests use it ([`snapshot::Snapshot`]) |
 //! | user | somebody with a name and a password in the configuration ([`snapshot::User`]) |
-//! | session | a log-in of a user, carried by a cookie ([`keys::sessions`]) |
+//! | person | a user of the configuration, or somebody whom a directory or a provider knows ([`person`]) |
+//! | subject | which person of a source: the name of a user, the id that a directory or a provider has ([`person::PersonId`]) |
+//! | session | a log-in of a person, carried by a cookie ([`keys::sessions`]) |
+//! | claims | what a directory or a provider said of a person when it was asked last ([`person::Claims`]) |
+//! | binding | the digest of what must stay the same for a session to live ([`keys::scoped_binding`]) |
+//! | record | what the store holds of a person, for processes that decide about none ([`keys::people`]) |
+//! | finding | what a directory says of somebody who has a session ([`identity::people::sessions`]) |
+//! | return address | where a browser goes on after log-in ([`return_to`]) |
 //! | store, revision | the database of keys and sessions, and the number of its newest change ([`keys::store`]) |
 //! | index | every key and session in memory, for Checks ([`keys::index`]) |
 //! | shadowed | denied by a policy that is not enforced: the request passes, without an actor ([`policy::Policy::shadow_permit`]) |
@@ -61,8 +68,8 @@
 //! | servers | [`ext_authz`] [`probes`] [`admin`] | gRPC and HTTP; only here are wire types, tonic and axum (but for the client of `cli health`) |
 //! | transport | [`server`] [`readiness`] [`service_manager`] [`shutdown`] [`watch`] | connections, TLS, limits, signals, files |
 //! | telemetry | [`telemetry`] | metrics, decision log, audit log, traces |
-//! | engine | [`authorizer`] [`answer`] [`decision`] [`identity`] | no I/O but the verification of passwords |
-//! | state | [`snapshot`] [`config`] [`clock`] [`keys`] [`directory`] [`priority`] [`memory`] | the configuration as a file and in force; the issued keys; a directory's client |
+//! | engine | [`authorizer`] [`answer`] [`decision`] [`identity`] | no I/O but for people: passwords are verified, a directory is asked, and what it says is written into the store |
+//! | state | [`snapshot`] [`return_to`] [`config`] [`clock`] [`keys`] [`directory`] [`provider`] [`priority`] [`memory`] | the configuration as a file and in force; the issued keys; the clients of a directory and of providers |
 //! | rules | [`credential`] [`deny_reason`] [`policy`] | pure functions, each with its own small error |
 //! | model | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] [`person`] [`distinguished_name`] [`folder`] | no async, no clock, no environment |
 //!
@@ -105,18 +112,24 @@
 //! | bytes that nobody reads: theirs, ours | HTTP/2's windows; [`server::write_timeout`] |
 //! | heads and bodies of admin and probes | [`server::http1`], `MAX_BODY_BYTES` ([`admin`]) |
 //! | lists of all keys that are being written | `MAX_LISTS` ([`admin`]), a page of each in memory |
-//! | changes by the admin API whose client may have gone | `MAX_CHANGES` ([`admin`]) |
+//! | changes by the admin API whose client may have gone | `MAX_CHANGES` ([`admin`]), `MAX_PROVIDER_LOG_INS` of which are log-ins at providers |
+//! | log-ins at providers that begin | ten a second; nothing of them is kept but their used states, for 20 minutes ([`keys::attempts`]) |
 //! | passwords that run or wait, their threads, their memory | semaphores: two for each of Checks and admin, one for both ([`identity::passwords`]) |
 //! | passwords remembered; failures | a count, the oldest goes first; five of each configured user |
 //! | questions to a directory; connections to it | `MAX_QUESTIONS`, each with an end in time ([`directory`]); `MAX_CONNECTIONS` of each kind for each server |
+//! | questions about passwords and about people with sessions | `MAX_PENDING` and, from Checks, `MAX_QUESTIONS_PER_SECOND`; `MAX_RECHECKS` ([`identity::people`]) |
+//! | what is remembered of a directory's people | `MAX_PAIRS`, `MAX_COUNTED_ENTRIES`, `MAX_REMEMBERED` ([`identity::people`]): the oldest goes first, but no count of wrong passwords |
 //! | what a directory answers | `MAX_ANSWER_BYTES`, `MAX_GROUPS` ([`directory`]) |
+//! | requests to a provider | `MAX_REQUESTS` to each at a time, each with an end in time ([`provider`]) |
+//! | what a provider answers; its keys | `MAX_ANSWER_BYTES`, `MAX_KEYS` ([`provider`]) |
 //! | uses of keys and sessions to be written down | a flag at each: one message is on its way to the follower ([`keys::usage`]) |
 //! | keys, sessions | `keys.max`; [`MAX_SESSIONS_PER_PERSON`](keys::sessions::MAX_SESSIONS_PER_PERSON) of each scope, and dead ones for an hour |
 //! | records of people | [`MAX_PEOPLE`](keys::people::MAX_PEOPLE): the one that ended, or was seen, longest ago makes room; ended ones are deleted after 400 days |
 //! | log lines | a bounded channel that drops and counts ([`telemetry::logging`]) |
 //! | spans | a bounded queue that drops and counts ([`telemetry::traces`]) |
 //! | label values of metrics | names of our own and of policies, never a client's text ([`telemetry::metrics`]) |
-//! | answers encoded ahead | one for each principal ([`credential::CachedActorAnswer`]), two for each deny reason |
+//! | answers encoded ahead | one for each principal ([`credential::CachedActorAnswer`]), three for each deny reason |
+//! | addresses that browsers are sent back to | [`MAX_RETURN_TO`](return_to::MAX_RETURN_TO) |
 //! | TLS sessions | none is stored: every handshake is whole ([`server::tls`]) |
 //! | events of files, calls to reload | a set of three flags ([`watch`]) |
 //! | lines about clients that misbehave | one in five seconds of each kind |
@@ -162,9 +175,12 @@ pub mod priority;
 #[cfg(feature = "server")]
 pub mod probes;
 #[cfg(feature = "server")]
+pub mod provider;
+#[cfg(feature = "server")]
 pub mod readiness;
 #[cfg(feature = "server")]
 pub mod reload;
+pub mod return_to;
 pub mod secret;
 #[cfg(feature = "server")]
 pub mod server;

@@ -1,4 +1,8 @@
-//! People: users of the configuration, and those whom a directory knows.
+//! People: users of the configuration, and those whom a directory or a provider knows.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -10,30 +14,76 @@ use crate::token::TokenDigest;
 /// The longest name of a person, in characters.
 const MAX_NAME: usize = 190;
 
+/// The longest name of a provider.
+const MAX_PROVIDER_NAME: usize = 32;
+
 /// Where a person comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PersonSource {
     /// `users` of the configuration.
     Config,
     /// The directory of the section `ldap`.
     Ldap,
+    /// A provider of the section `oauth`.
+    Provider(ProviderName),
 }
 
 impl PersonSource {
-    /// Every source.
-    pub const ALL: [Self; 2] = [Self::Config, Self::Ldap];
-
     /// The word for the store, logs, metrics and metadata.
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
         match self {
             Self::Config => "config",
             Self::Ldap => "ldap",
+            Self::Provider(name) => name.as_str(),
         }
     }
 
-    /// The source of this word.
+    /// The source of this word; `None` when no source can have it.
     pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|source| source.as_str() == word)
+        match word {
+            "config" => Some(Self::Config),
+            "ldap" => Some(Self::Ldap),
+            other => other.parse().ok().map(Self::Provider),
+        }
+    }
+}
+
+/// The name of a provider: it stands in paths, logs, metrics and before the ids of actors.  1 to 32 of a-z, 0-9 and
+/// `-`, beginning with a letter, and none of the words of other sources.  A clone is cheap.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProviderName(Arc<str>);
+
+/// A text is not the name of a provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected 1 to 32 of a-z, 0-9 and `-`, beginning with a letter, and none of {}", RESERVED_PROVIDER_NAMES.join(", "))]
+pub struct ProviderNameError;
+
+/// Sources of other people, the beginnings of the ids of keys and service accounts, and a path below `/login`.
+const RESERVED_PROVIDER_NAMES: [&str; 5] = ["config", "ldap", "key", "sa", "options"];
+
+impl ProviderName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ProviderName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl FromStr for ProviderName {
+    type Err = ProviderNameError;
+
+    fn from_str(text: &str) -> Result<Self, ProviderNameError> {
+        let is_legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let is_name = text.starts_with(|first: char| first.is_ascii_lowercase())
+            && text.len() <= MAX_PROVIDER_NAME
+            && text.bytes().all(is_legal)
+            && !RESERVED_PROVIDER_NAMES.contains(&text);
+        if is_name { Ok(Self(text.into())) } else { Err(ProviderNameError) }
     }
 }
 
@@ -42,7 +92,7 @@ impl PersonSource {
 pub struct PersonId {
     /// Where the person comes from.
     pub source: PersonSource,
-    /// Which one there: the name of a configured user, or the id that the directory has for the person.
+    /// Which one there: the name of a configured user, or the id that the directory or the provider has for the person.
     pub subject: Box<str>,
 }
 
@@ -67,29 +117,79 @@ pub struct Claims {
     pub checked_at: Timestamp,
 }
 
-/// A name as people type it, in the one spelling by which names are compared: NFKC, without blanks at the ends, in
-/// lower case.  `None` for one that no person has: empty, longer than 190 characters, or with characters that nobody
-/// sees or that mean nothing (control, format, private use, unassigned).
+/// A name as people type it, in the spelling in which the directory is asked about it: NFKC, without blanks at the ends, one
+/// for each run of blanks within, in lower case.  `None` for one that no person has: empty, longer than 190 characters, or
+/// with characters that nobody sees or that mean nothing (control, format, private use, unassigned, variation selectors,
+/// fillers).
 pub fn normalized_name(name: &str) -> Option<String> {
     // A longer one is not worth the work: NFKC makes 18 characters of one at most.
     if name.len() > MAX_NAME * 4 {
         return None;
     }
-    let compatible: String = name.nfkc().collect();
-    // Lower case may bring forth what NFKC takes apart.
-    let folded: String = compatible.trim().to_lowercase().nfkc().collect();
-    let is_visible = |character: char| {
-        !matches!(
-            character.general_category(),
-            GeneralCategory::Control
-                | GeneralCategory::Format
-                | GeneralCategory::PrivateUse
-                | GeneralCategory::Surrogate
-                | GeneralCategory::Unassigned
-        )
+    let lower: String = if name.is_ascii() {
+        name.to_ascii_lowercase()
+    } else {
+        let compatible: String = name.nfkc().collect();
+        // Lower case may bring forth what NFKC takes apart.
+        compatible.to_lowercase().nfkc().collect()
     };
-    let is_name = !folded.is_empty() && folded.chars().count() <= MAX_NAME && folded.chars().all(is_visible);
-    is_name.then_some(folded)
+    // Before blanks become one: a line break is a control character, and a blank.
+    if !lower.chars().all(is_visible) {
+        return None;
+    }
+    let name = with_single_blanks(&lower);
+    (!name.is_empty() && name.chars().count() <= MAX_NAME).then_some(name)
+}
+
+/// The spelling by which names are compared, whatever is in them.  Names that directories take for one (`caseIgnoreMatch`,
+/// RFC 4518) have the same: case is folded, which makes `ss` of `ß`, and what nobody sees is left out.
+pub fn comparable_name(name: &str) -> String {
+    let compatible: String = name.nfkc().collect();
+    // Lower case alone leaves several letters that are one in upper case, and that of `ẞ` is `ß`.
+    let folded: String = compatible.to_lowercase().to_uppercase().to_lowercase().nfkc().collect();
+    // RFC 4518, section 2.2: line breaks are blanks, other controls nothing.
+    let is_kept = |character: &char| is_visible(*character) || character.is_whitespace();
+    with_single_blanks(&folded.chars().filter(is_kept).collect::<String>())
+}
+
+/// Without blanks at the ends, and with one for each run of blanks within (RFC 4518, section 2.6.1).
+fn with_single_blanks(text: &str) -> String {
+    let mut single = String::with_capacity(text.len());
+    for word in text.split_whitespace() {
+        if !single.is_empty() {
+            single.push(' ');
+        }
+        single.push_str(word);
+    }
+    single
+}
+
+/// Whether a character is seen, or is a blank.
+fn is_visible(character: char) -> bool {
+    let is_meaningless = matches!(
+        character.general_category(),
+        GeneralCategory::Control
+            | GeneralCategory::Format
+            | GeneralCategory::PrivateUse
+            | GeneralCategory::Surrogate
+            | GeneralCategory::Unassigned
+    );
+    // What else Unicode's `Default_Ignorable_Code_Point` holds, which RFC 4518, section 2.2, maps to nothing in part, and
+    // the character that stands for an object.
+    let is_ignorable = matches!(
+        character,
+        '\u{34f}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{1806}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{ffa0}'
+            | '\u{fffc}'
+            | '\u{e0000}'..='\u{e0fff}'
+    );
+    !is_meaningless && !is_ignorable
 }
 
 #[cfg(test)]
@@ -97,7 +197,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spellings_of_one_name_are_one_and_invisible_characters_are_none() {
+    fn every_source_has_a_word_and_a_provider_none_of_another() {
+        for word in ["config", "ldap", "corporate", "a", "idp-2"] {
+            assert_eq!(PersonSource::parse(word).unwrap().as_str(), word);
+        }
+        let long = "p".repeat(MAX_PROVIDER_NAME + 1);
+        for word in
+            ["", "Corporate", "2nd", "-a", "a_b", "a.b", "a b", "a/b", "key", "sa", "options", "zoë", &long]
+        {
+            assert_eq!(PersonSource::parse(word), None, "{word}");
+        }
+    }
+
+    #[test]
+    fn spellings_of_one_name_are_one_and_a_name_with_an_invisible_character_is_nobodys() {
         for (typed, name) in [
             ("ann", Some("ann")),
             (" Ann ", Some("ann")),
@@ -112,9 +225,33 @@ mod tests {
             ("", None),
             (" \u{3000}", None),
             ("K", Some("k")),
+            ("Ann\u{a0}  \u{2003}Example", Some("ann example")),
+            ("ann\u{2028}example", Some("ann example")),
+            ("ann\u{fe0f}", None),
+            ("an\u{34f}n", None),
+            ("ann\u{e0101}", None),
+            ("an\u{180b}n", None),
+            ("\u{ffa0}ann", None),
+            ("\u{3164}ann", None),
+            ("ann\u{fffc}", None),
+            ("straße", Some("straße")),
         ] {
             assert_eq!(normalized_name(typed).as_deref(), name, "{typed:?}");
         }
+        for (one, other) in [
+            ("Ann  Example ", "\u{3000}ann example"),
+            ("ann\u{fe0f}", "ANN"),
+            ("an\u{34f}n", "ann"),
+            ("an\u{ad}n", "ann"),
+            ("ann\texample", "ann example"),
+            ("STRASSE", "straße"),
+            ("STRAẞE", "strasse"),
+            ("ΟΔΟΣ", "οδος"),
+            ("οδοσ", "οδος"),
+        ] {
+            assert_eq!(comparable_name(one), comparable_name(other), "{one:?} {other:?}");
+        }
+        assert_ne!(comparable_name("ann"), comparable_name("anna"));
         assert!(normalized_name(&"n".repeat(MAX_NAME)).is_some());
         assert!(normalized_name(&"n".repeat(MAX_NAME + 1)).is_none());
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::attributes::{Attributes, Http};
 use crate::credential::Principal;
 
-pub use allow::{Allow, AllowError};
+pub use allow::{Allow, AllowError, Requirement};
 use overrides::{OverrideError, RoutedParts, overrides_method};
 use route::SpellingTolerance;
 

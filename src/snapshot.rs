@@ -22,14 +22,16 @@ use tokio::sync::watch;
 use crate::actor::Actor;
 use crate::actor::header::{ActorHeaders, MAX_BYTES};
 use crate::config::{
-    AdminRules, Config, Diagnostic, Errors, LdapSettings, Rules, Startup, Tls, Unavailable,
-    UnknownCredentials, session_cookies,
+    AdminRules, Config, Diagnostic, Errors, LdapSettings, ProviderSettings, Rules, SessionRules, Startup,
+    Tls, Unavailable, UnknownCredentials, session_cookies,
 };
 use crate::credential::CredentialLocations;
 use crate::keys::name::{folded, is_same};
 use crate::keys::{KeySettings, SessionScope};
 use crate::password::PasswordError;
+use crate::person::ProviderName;
 use crate::policy::Policies;
+use crate::return_to::LogInRedirect;
 
 pub use self::slot::Slot;
 pub use self::tokens::Tokens;
@@ -64,6 +66,12 @@ pub struct Snapshot {
     pub actor_headers: ActorHeaders,
     /// `ldap`: the directory whose people may log in.
     pub ldap: Option<Arc<LdapSettings>>,
+    /// `oauth`: the providers at which people may log in.
+    pub providers: Arc<[Arc<ProviderSettings>]>,
+    /// `session`.
+    pub session: Arc<SessionRules>,
+    /// Where browsers without a credential are sent, if anywhere.
+    pub log_in_redirect: Option<Arc<LogInRedirect>>,
     /// `ext_authz.tls` and `admin.tls`: what handshakes are made with.
     pub tls: Tls,
     /// The SHA-256 of the configuration's file, in hexadecimal digits.
@@ -113,7 +121,10 @@ impl Snapshot {
             admin,
             actor_headers,
             ldap,
+            providers,
+            session,
         } = &config.rules;
+        let log_in_redirect = LogInRedirect::new(admin.as_deref(), session, locations).map(Arc::new);
         Ok(Self {
             tokens: Tokens::build(tokens),
             users: Users::build(users, previous.map(|previous| &previous.users))?,
@@ -128,6 +139,9 @@ impl Snapshot {
             admin: admin.clone(),
             actor_headers: actor_headers.clone(),
             ldap: ldap.clone(),
+            providers: Arc::clone(providers),
+            session: Arc::clone(session),
+            log_in_redirect,
             tls: config.tls.clone(),
             sha256: config.sha256.clone(),
             grpc_encoder: Slot::default(),
@@ -156,14 +170,18 @@ impl Snapshot {
         }
         // Checks look for the cookie that the running admin listener sets for them.
         if let (Some(listener), Some(admin)) = (&startup.admin, &self.admin) {
+            let scope = SessionScope::Application;
             let cookies =
-                session_cookies(SessionScope::Application, listener.transport, admin.public_url.as_ref());
+                session_cookies(scope, listener.transport, admin.public_url.as_ref(), &self.session);
             self.locations.set_session_cookies(cookies);
         }
+        // Browsers are sent to the page that is still served.
+        self.log_in_redirect =
+            LogInRedirect::new(self.admin.as_deref(), &self.session, &self.locations).map(Arc::new);
     }
 
     /// This snapshot without the tokens and users that a later one lacks, or has with another password, and without the
-    /// directory if the later one has none or searches it otherwise.
+    /// directory and the providers that the later one lacks or asks otherwise.
     pub fn without_credentials_missing_in(&self, later: &Self) -> Self {
         let mut snapshot = self.clone();
         snapshot.tokens.retain_present_in(&later.tokens);
@@ -172,8 +190,17 @@ impl Snapshot {
         if binding(&later.ldap) != binding(&snapshot.ldap) {
             snapshot.ldap = None;
         }
+        let is_kept = |settings: &&Arc<ProviderSettings>| {
+            later.provider(&settings.name).is_some_and(|later| later.binding == settings.binding)
+        };
+        snapshot.providers = snapshot.providers.iter().filter(is_kept).cloned().collect();
         snapshot.version = next_version();
         snapshot
+    }
+
+    /// The provider of this name.
+    pub fn provider(&self, name: &ProviderName) -> Option<&Arc<ProviderSettings>> {
+        self.providers.iter().find(|settings| settings.name == *name)
     }
 
     /// Whether `policies` has one of this name, which a key's restriction may then name.
@@ -196,6 +223,14 @@ impl Snapshot {
             };
             is_same(&name, &principal.name) || is_actors("name") || is_actors("id")
         })
+    }
+
+    /// Whether an id begins as those of a directory's or a provider's people do.
+    pub fn begins_as_of_a_source(&self, id: &str) -> bool {
+        let Some((source, _)) = id.split_once(':') else {
+            return false;
+        };
+        source == "ldap" || self.providers.iter().any(|settings| settings.name.as_str() == source)
     }
 
     /// Whether a token or a user has an actor of this id.
@@ -334,6 +369,24 @@ default: {}
         snapshot.keep_running_services(&previous, &with.startup);
         assert!(snapshot.keys.is_some() && snapshot.unavailable == Unavailable::Error);
         assert!(snapshot.admin.is_some_and(|admin| admin.public_url.is_some()));
+    }
+
+    #[test]
+    fn browsers_are_sent_to_the_page_that_is_still_served() {
+        let rest = "credentials: [session]\nkeys: {store: 'sqlite:keys.db'}\n";
+        let admin = "admin: {public_url: 'https://keys.example', login_redirect: true}\n";
+        let with = config(&format!("{CONFIG}{rest}{admin}"));
+        let previous = Snapshot::build(&with, None).unwrap();
+        assert!(previous.log_in_redirect.is_some());
+        let mut snapshot = Snapshot::build(&config(&format!("{CONFIG}{rest}")), Some(&previous)).unwrap();
+        assert!(snapshot.log_in_redirect.is_none());
+        snapshot.keep_running_services(&previous, &with.startup);
+        assert!(snapshot.log_in_redirect.is_some());
+        let off = admin.replace("true", "false");
+        let mut snapshot =
+            Snapshot::build(&config(&format!("{CONFIG}{rest}{off}")), Some(&previous)).unwrap();
+        snapshot.keep_running_services(&previous, &with.startup);
+        assert!(snapshot.log_in_redirect.is_none());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::address::client_address;
 use super::error::{ApiError, Failure};
 use crate::credential::Principal;
 use crate::keys::{Key, Role};
-use crate::person::PersonId;
+use crate::person::{PersonId, ProviderName};
 use crate::telemetry::audit_log::{AuditLog, TARGET, UnauthenticatedAttempt};
 
 /// A change that is attempted, and what is known of it so far.  The middleware puts it into the request's extensions;
@@ -32,6 +32,7 @@ struct AttemptDetails {
     key_id: Option<i64>,
     caller: OnceLock<Arc<Principal>>,
     user: OnceLock<Arc<str>>,
+    source: OnceLock<ProviderName>,
     key: OnceLock<(String, Role)>,
 }
 
@@ -56,6 +57,7 @@ impl ChangeAttempt {
             key_id: id.and_then(|id| id.parse().ok()),
             caller: OnceLock::new(),
             user: OnceLock::new(),
+            source: OnceLock::new(),
             key: OnceLock::new(),
         }));
         parts.extensions.insert(attempt.clone());
@@ -73,6 +75,11 @@ impl ChangeAttempt {
         let _ = self.0.user.set(Arc::clone(user));
     }
 
+    /// Sets the provider at which somebody logs in.
+    pub(super) fn set_source(&self, provider: &ProviderName) {
+        let _ = self.0.source.set(provider.clone());
+    }
+
     /// Sets the name, which is a valid one, and the role of the key.
     pub(super) fn set_key(&self, name: &str, role: Role) {
         let _ = self.0.key.set((name.to_owned(), role));
@@ -83,10 +90,17 @@ impl ChangeAttempt {
         let Some(Failure { status, reason }) = response.extensions().get::<Failure>() else {
             return;
         };
-        let AttemptDetails { log, denial_message: message, address, key_id, caller, user, key } = &*self.0;
+        let AttemptDetails { log, denial_message: message, address, key_id, caller, user, source, key } =
+            &*self.0;
         let status = status.as_u16();
         let Some(caller) = caller.get() else {
-            let denial = UnauthenticatedAttempt { message, status, reason, user: user.get().cloned() };
+            let denial = UnauthenticatedAttempt {
+                message,
+                status,
+                reason,
+                user: user.get().cloned(),
+                source: source.get().cloned(),
+            };
             return log.log_unauthenticated(&denial, address);
         };
         tracing::warn!(
@@ -197,6 +211,13 @@ fn denial_message<'p>(method: &str, path: &'p str) -> Option<(&'static str, Opti
         ("DELETE", None) if path == "/api/auth/sessions" => ("sessions not ended", None),
         ("POST", None) if path == "/login" => ("log-in denied", None),
         ("POST", None) if path == "/logout" => ("log-out denied", None),
+        // A log-in at a provider.  What stands there else begins none.
+        ("GET" | "HEAD", None)
+            if path.starts_with("/login/")
+                && !["/login/options", "/login/page.css", "/login/page.js"].contains(&path) =>
+        {
+            ("log-in denied", None)
+        }
         _ => return None,
     })
 }

@@ -16,15 +16,18 @@ use super::audit::{ChangeAttempt, actor_id};
 use super::body::Json;
 use super::error::ApiError;
 use super::grant::{self, Grant};
+use super::host::HostKind;
 use super::responses::CallerErrors;
 use super::{Admin, host};
 use crate::attributes::{Encoding, Header, Headers, Http};
-use crate::config::{PublicUrl, Transport, session_cookies};
+use crate::config::{LoginHost, PublicUrl, Transport, is_secure, session_cookies};
 use crate::credential::{
     CredentialLocation, CredentialLocations, CrossSite, Principal, carries_bearer, cross_site,
 };
 use crate::deny_reason::DenyReason;
+use crate::identity::Purpose;
 use crate::keys::{ExceedsGrant, Role, SessionScope};
+use crate::return_to::ReturnHosts;
 use crate::snapshot::Snapshot;
 
 /// How long a password's verification may take, in several attempts.  A Check makes one, because Envoy's client tries
@@ -210,13 +213,52 @@ impl Admin {
 
     /// The location of the session cookie.
     fn session_location(&self) -> CredentialLocation {
-        let cookies = session_cookies(SessionScope::Admin, self.transport, self.public_url().as_ref());
-        CredentialLocation::Session { cookies }
+        CredentialLocation::Session { cookies: self.session_cookies(SessionScope::Admin) }
     }
 
     /// The name of the cookie of a session's scope under the current snapshot.
     pub(super) fn session_cookie(&self, scope: SessionScope) -> &'static str {
-        session_cookies(scope, self.transport, self.public_url().as_ref())[0]
+        self.session_cookies(scope)[0]
+    }
+
+    fn session_cookies(&self, scope: SessionScope) -> &'static [&'static str] {
+        let snapshot = self.authorizer.snapshot();
+        session_cookies(scope, self.transport, self.public_url().as_ref(), &snapshot.session)
+    }
+
+    /// Whoever is logged in under this host: by the session of the page, or under a log-in host by the application's.
+    ///
+    /// # Errors
+    /// It cannot be known.
+    pub(super) async fn logged_in(
+        &self,
+        parts: &Parts,
+        host: Option<&LoginHost>,
+    ) -> Result<Option<Arc<Principal>>, DenyReason> {
+        let http = self.http(parts, headers(&parts.headers));
+        let (scope, purpose) = match host {
+            None => (SessionScope::Admin, Purpose::Admin),
+            Some(_) => (SessionScope::Application, Purpose::Check { deadline: None }),
+        };
+        let location = CredentialLocation::Session { cookies: self.session_cookies(scope) };
+        self.authorizer.authenticate_for(purpose, &http, &CredentialLocations::new(vec![location])).await
+    }
+
+    /// The hosts that browsers are sent back to.
+    pub(super) fn return_hosts(&self) -> ReturnHosts {
+        let snapshot = self.authorizer.snapshot();
+        let login_hosts = snapshot.admin.as_ref().map_or(&[][..], |admin| &admin.login_hosts);
+        ReturnHosts::new(self.public_url().as_ref(), login_hosts, &snapshot.session)
+    }
+
+    /// The path of `admin.public_url`, empty or such as `/keys`.
+    pub(super) fn path_prefix(&self) -> String {
+        self.public_url().map(|url| url.path().to_owned()).unwrap_or_default()
+    }
+
+    /// Whether browsers connect over TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        is_secure(self.transport, self.public_url().as_ref())
     }
 
     /// The URL that browsers use, when it is not the listener's own address.
@@ -224,14 +266,21 @@ impl Admin {
         self.authorizer.snapshot().admin.as_ref().and_then(|admin| admin.public_url.clone())
     }
 
-    /// Denies a request whose host is not one of the listener's names.
+    /// Denies a request whose host is not one of the listener's names, or is a log-in host and the request no log-in.
     ///
     /// # Errors
     /// 421.
-    pub(super) fn check_host(&self, parts: &Parts) -> Result<(), ApiError> {
+    pub(super) fn check_host(&self, parts: &mut Parts) -> Result<(), ApiError> {
         let snapshot = self.authorizer.snapshot();
-        let is_ours = snapshot.admin.as_ref().is_some_and(|admin| host::is_ours(parts, admin));
-        if is_ours { Ok(()) } else { Err(ApiError::WrongHost) }
+        match snapshot.admin.as_ref().and_then(|admin| host::kind_of(parts, admin)) {
+            Some(HostKind::Listener) => Ok(()),
+            Some(HostKind::LogIn(login_host)) if host::is_log_in_path(parts.uri.path()) => {
+                parts.extensions.insert(login_host);
+                Ok(())
+            }
+            Some(HostKind::LogIn(_)) => Err(ApiError::LogInHost),
+            None => Err(ApiError::WrongHost),
+        }
     }
 
     /// Denies a request that may change something and was caused by another site, whatever its credential.
@@ -251,7 +300,7 @@ impl Admin {
     fn is_from_insecure_page(&self, http: &Http<'_>) -> bool {
         let is_insecure = |origin: &[u8]| {
             origin.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http://"))
-                && self.public_url().is_none_or(|url| url.to_string().as_bytes() != origin)
+                && self.public_url().is_none_or(|url| url.origin().as_bytes() != origin)
         };
         !matches!(http.method, b"GET" | b"HEAD" | b"OPTIONS") && http.headers.all("origin").any(is_insecure)
     }
@@ -263,9 +312,9 @@ impl Admin {
         let mut host = authority.or(host_header).unwrap_or_default();
         // A proxy may have replaced the host.  A request from the public URL's origin is same-origin all the same.
         if let Some(origin) = parts.headers.get(ORIGIN).and_then(|origin| origin.to_str().ok())
-            && self
-                .public_url()
-                .is_some_and(|url| origin.parse().is_ok_and(|origin: PublicUrl| origin == url))
+            && self.public_url().is_some_and(|url| {
+                origin.parse().is_ok_and(|origin: PublicUrl| origin.origin() == url.origin())
+            })
             && let Some((_, authority)) = origin.split_once("://")
         {
             host = authority.as_bytes();

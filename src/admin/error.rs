@@ -59,6 +59,9 @@ pub enum ApiError {
     /// `Host` is none of the listener's names.
     #[error("Host is no name of this listener: add it to admin.hosts, or set admin.public_url")]
     WrongHost,
+    /// `Host` is an application's, under which log-in and log-out alone are answered.
+    #[error("Under this host log-in and log-out alone are answered (admin.login_hosts)")]
+    LogInHost,
     /// The client took too long to send the body.
     #[error("Request took too long")]
     BodyTimeout,
@@ -111,6 +114,7 @@ impl ApiError {
             Self::NoSuchPath => (StatusCode::NOT_FOUND, "no_such_path"),
             Self::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, "wrong_method"),
             Self::WrongHost => (StatusCode::MISDIRECTED_REQUEST, "wrong_host"),
+            Self::LogInHost => (StatusCode::MISDIRECTED_REQUEST, "log_in_host"),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "too_slow"),
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),
@@ -119,6 +123,12 @@ impl ApiError {
             Self::AuditUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }
+    }
+
+    /// What the audit log says of it.
+    pub(super) fn failure(&self) -> Failure {
+        let (status, reason) = self.answer();
+        Failure { status, reason }
     }
 
     /// The reason for the audit log, one word.
@@ -144,6 +154,7 @@ impl ApiError {
             | Self::NoSuchPath
             | Self::WrongMethod
             | Self::WrongHost
+            | Self::LogInHost
             | Self::BodyTimeout
             | Self::BodyTooLarge
             | Self::NotJson

@@ -3,22 +3,65 @@
 //! A site can make its own name resolve to this listener's address (DNS rebinding).  The browser then takes the API
 //! for the same origin as the site's page, and only `Host` shows the difference.  Hence only the listener's own names
 //! and IP addresses, which nobody can rebind, are accepted.
+//!
+//! Log-in hosts are hosts of applications, whose scripts must reach neither the API nor the page: under them log-in and
+//! log-out alone are answered.
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use axum::extract::FromRequestParts;
 use axum::http::header::HOST;
 use axum::http::request::Parts;
 
-use crate::config::AdminRules;
+use crate::config::{AdminRules, LoginHost};
 use crate::policy::normalize_host;
 
-/// Whether every host name of the request is one of the listener's.  False when the request has none.
-pub(super) fn is_ours(parts: &Parts, rules: &AdminRules) -> bool {
+/// What the host names of a request stand for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum HostKind {
+    /// The listener: all is answered.
+    Listener,
+    /// An application.
+    LogIn(LoginHost),
+}
+
+/// The log-in host of the request, as an extractor; `None` where the listener's own name is asked.
+pub(super) struct RequestHost(pub Option<LoginHost>);
+
+impl<S: Sync> FromRequestParts<S> for RequestHost {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self(parts.extensions.get::<LoginHost>().cloned()))
+    }
+}
+
+/// What every host name of the request stands for; `None` when one is nobody's, they differ, or there is none.
+pub(super) fn kind_of(parts: &Parts, rules: &AdminRules) -> Option<HostKind> {
     let sent = parts.headers.get_all(HOST).iter().map(axum::http::HeaderValue::as_bytes);
     let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
-    let mut names = sent.chain(authority).peekable();
-    names.peek().is_some()
-        && names.all(|name| normalize_host(name).is_some_and(|name| is_name_of(&name, rules)))
+    let mut kinds = sent.chain(authority).map(|name| kind_of_name(name, rules));
+    let first = kinds.next()??;
+    kinds.all(|kind| kind.as_ref() == Some(&first)).then_some(first)
+}
+
+fn kind_of_name(name: &[u8], rules: &AdminRules) -> Option<HostKind> {
+    let host = normalize_host(name)?;
+    // Of several entries of one host the one with the port that was sent.
+    let with_port = |login_host: &&LoginHost| name.eq_ignore_ascii_case(login_host.authority().as_bytes());
+    let same_host = |login_host: &&LoginHost| {
+        normalize_host(login_host.authority().as_bytes()).is_some_and(|own| own == host)
+    };
+    let mut login_hosts = rules.login_hosts.iter();
+    if let Some(login_host) = login_hosts.clone().find(with_port).or_else(|| login_hosts.find(same_host)) {
+        return Some(HostKind::LogIn(login_host.clone()));
+    }
+    is_name_of(&host, rules).then_some(HostKind::Listener)
+}
+
+/// Whether this path is answered under log-in hosts.
+pub(super) fn is_log_in_path(path: &str) -> bool {
+    path == "/logout" || path == "/login" || path.starts_with("/login/")
 }
 
 /// Whether a host without port, in lower case, is one of the listener's.
@@ -98,7 +141,7 @@ mod tests {
             let request = Request::get(*uri);
             let request = hosts.iter().fold(request, |request, host| request.header("host", *host));
             let (parts, ()) = request.body(()).unwrap().into_parts();
-            assert_eq!(is_ours(&parts, inner), *expected, "{uri} {hosts:?}");
+            assert_eq!(kind_of(&parts, inner) == Some(HostKind::Listener), *expected, "{uri} {hosts:?}");
         }
     }
 }

@@ -11,7 +11,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::body::Json;
 use super::error::ErrorBody;
-use super::{Admin, auth, grafana, history, keys, page, session};
+use super::{Admin, auth, grafana, history, keys, login, page, session};
 
 /// This document
 ///
@@ -68,6 +68,11 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
         grafana::user,
         grafana::ping,
         grafana::settings,
+        login::log_in_page,
+        login::options,
+        login::begin,
+        login::callback,
+        login::log_out_page,
         session::log_in,
         session::log_out,
         session::end,

@@ -162,7 +162,22 @@ function showLogin(message) {
   $('login').hidden = false;
   say($('login-form').querySelector('[data-error]'), message);
   $('login-password').value = '';
+  void showProviders();
   ($('login-user').value === '' ? $('login-user') : $('login-password')).focus();
+}
+
+// The buttons of providers.  Without an answer people log in with their password.
+async function showProviders() {
+  let options;
+  try {
+    options = await call('GET', 'login/options');
+  } catch {
+    return;
+  }
+  const link = ({ name, label }) =>
+    make('a', { class: 'button plain wide', href: `login/${encodeURIComponent(name)}` }, `Log in with ${label}`);
+  $('login-providers').replaceChildren(...options.providers.map((provider) => make('li', {}, link(provider))));
+  $('login-providers').hidden = options.providers.length === 0;
 }
 
 async function enter() {
@@ -201,8 +216,9 @@ $('login-form').addEventListener('submit', (event) => {
 
 $('logout').addEventListener('click', () => busy($('logout'), async () => {
   try {
-    await call('POST', 'logout');
-    showLogin(null);
+    const { redirect } = await call('POST', 'logout');
+    if (redirect) location.assign(redirect);
+    else showLogin(null);
   } catch (denied) {
     if (denied.status === 401) showLogin(null);
     else say($('list-error'), `You are still logged in: ${denied.message}`);

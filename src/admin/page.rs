@@ -18,7 +18,7 @@ const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src
                       require-trusted-types-for 'script'; trusted-types 'none'";
 
 const HTML: &str = include_str!("page.html");
-const STYLE: &str = include_str!("page.css");
+pub(super) const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
 /// The routes of the page.  They need no credential: the page holds no data, and the API that it calls checks one.

@@ -17,20 +17,22 @@ use zeroize::Zeroizing;
 
 use super::audit::ChangeAttempt;
 use super::auth::{Manager, Writable};
-use super::body::{Json, Members, Message, RequestBody, parameter};
+use super::body::{Json, Members, RequestBody, parameter};
 use super::error::{ApiError, InvalidKind};
+use super::host::RequestHost;
 use super::responses::{BodyErrors, CallerErrors, LogOutErrors, PermissionErrors};
 use super::{Admin, auth, with_store_timeout};
 use crate::attributes::{Encoding, Header, Headers, Http};
-use crate::config::is_secure;
+use crate::config::LoginHost;
 use crate::credential::{
     API_KEY_USER, CredentialLocation, CredentialLocations, CrossSite, Principal, session_cookies,
 };
 use crate::deny_reason::DenyReason;
-use crate::identity::people::record_of;
+use crate::identity::people::{record_of, records};
 use crate::keys::{NewSessions, Role, SessionScope, scoped_binding};
 use crate::person::{PersonId, PersonSource};
 use crate::secret::Secret;
+use crate::snapshot::Snapshot;
 
 /// How long a browser keeps the cookie, in seconds: as long as a session can live.
 const MAX_COOKIE_AGE: u32 = 7 * 24 * 60 * 60;
@@ -39,21 +41,33 @@ const MAX_COOKIE_AGE: u32 = 7 * 24 * 60 * 60;
 #[derive(ToSchema)]
 pub(super) struct LogIn {
     user: String,
+    /// Where the browser wants to go on to
+    return_to: Option<String>,
     #[schema(value_type = String, format = Password)]
     password: Secret,
 }
 
 impl RequestBody for LogIn {
-    const MEMBERS: &'static [&'static str] = &["user", "password"];
+    const MEMBERS: &'static [&'static str] = &["user", "password", "return_to"];
 
     fn read(members: &mut Members) -> Result<Self, ApiError> {
         let user = members.required_string("user")?;
-        Ok(Self { user, password: Secret::new(members.required_string("password")?) })
+        let password = Secret::new(members.required_string("password")?);
+        Ok(Self { user, password, return_to: members.string("return_to")? })
     }
 }
 
 /// The headers that set or clear the session cookies.
-type SetCookies = AppendHeaders<Vec<(HeaderName, HeaderValue)>>;
+pub(super) type SetCookies = AppendHeaders<Vec<(HeaderName, HeaderValue)>>;
+
+/// What was done, and where a browser goes on to.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SessionMessage {
+    message: &'static str,
+    /// Left out when it stays where it is
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redirect: Option<String>,
+}
 
 /// Open a session
 ///
@@ -67,7 +81,7 @@ type SetCookies = AppendHeaders<Vec<(HeaderName, HeaderValue)>>;
     security(()),
     responses(
         (
-            status = OK, description = "The cookies of the session are set", body = Message,
+            status = OK, description = "The cookies of the session are set", body = SessionMessage,
             headers(("Set-Cookie" = String, description = "The session, once for each cookie"))
         ),
         CallerErrors,
@@ -78,9 +92,11 @@ type SetCookies = AppendHeaders<Vec<(HeaderName, HeaderValue)>>;
 pub(super) async fn log_in(
     State(admin): State<Arc<Admin>>,
     _: Writable,
+    RequestHost(host): RequestHost,
     attempt: ChangeAttempt,
-    Json(LogIn { user, password }): Json<LogIn>,
-) -> Result<(SetCookies, Json<Message>), ApiError> {
+    headers: HeaderMap,
+    Json(LogIn { user, password, return_to }): Json<LogIn>,
+) -> Result<(SetCookies, Json<SessionMessage>), ApiError> {
     let snapshot = admin.authorizer.snapshot();
     // An unknown name is not logged: it may be a password that was typed into the wrong field.
     if let Some(user) = snapshot.users.get(&user) {
@@ -88,31 +104,11 @@ pub(super) async fn log_in(
     }
     let principal = admin.verify(&user, &password).await?;
     attempt.set_user(&principal.name);
-    let person = principal.person.as_ref().ok_or(DenyReason::WrongPassword)?;
-    let mut bindings = vec![(SessionScope::Admin, person.binding)];
-    if snapshot.locations.reads_sessions() {
-        let scope = SessionScope::Application;
-        bindings.push((scope, scoped_binding(&person.binding, scope)));
-    }
-    // Processes without an admin listener know the person by this record alone, so it comes first.
-    if let Some(record) = record_of(&principal, admin.clock.now()) {
-        with_store_timeout(admin.keys.record_person(&record)).await??;
-    }
-    // What is remembered of a password was said a while ago.
-    let claims = person.claims.as_ref();
-    let new = NewSessions {
-        person: person.id.clone(),
-        bindings,
-        claims: claims.map(|claims| claims.members.clone()),
-        checked_at: claims.map(|claims| claims.checked_at),
-    };
-    let opened = with_store_timeout(admin.keys.open_sessions(&new)).await??;
-    attempt.log_login(&person.id, opened.ended);
-    let cookies = opened.cookies.iter().map(|(scope, secret)| {
-        let name = admin.session_cookie(*scope);
-        admin.cookie_header(*scope, name, secret.expose(), MAX_COOKIE_AGE)
-    });
-    Ok((AppendHeaders(cookies.collect::<Result<_, _>>()?), Json(Message { message: "Logged in" })))
+    let cookies = admin.open_sessions(&principal, &snapshot, host.as_ref(), &headers, &attempt).await?;
+    let hosts = admin.return_hosts();
+    let return_to = return_to.and_then(|address| hosts.parse(&address, host.as_ref()));
+    let redirect = return_to.filter(|address| hosts.receives_cookie(address, host.as_ref()));
+    Ok((cookies, Json(SessionMessage { message: "Logged in", redirect })))
 }
 
 /// Close the session
@@ -124,7 +120,7 @@ pub(super) async fn log_in(
     security(()),
     responses(
         (
-            status = OK, description = "The cookies are cleared", body = Message,
+            status = OK, description = "The cookies are cleared", body = SessionMessage,
             headers(("Set-Cookie" = String, description = "An expired cookie, once for each"))
         ),
         LogOutErrors,
@@ -134,7 +130,8 @@ pub(super) async fn log_out(
     State(admin): State<Arc<Admin>>,
     attempt: ChangeAttempt,
     headers: HeaderMap,
-) -> Result<(SetCookies, Json<Message>), ApiError> {
+) -> Result<(SetCookies, Json<SessionMessage>), ApiError> {
+    let mut redirect = None;
     let cleared = SessionScope::ALL.map(|scope| (scope, admin.session_cookie(scope)));
     // Where the store is only read, the session lives on in it.
     if !admin.keys.is_read_only() {
@@ -146,20 +143,24 @@ pub(super) async fn log_out(
             // The one of the other scope is closed with it.
             if let Some(session) = session {
                 attempt.log_logout(&session.person);
+                redirect = redirect.or_else(|| admin.log_out_url(&session.person.source));
             }
         }
     }
     let cookies = cleared.into_iter().map(|(scope, name)| admin.cookie_header(scope, name, "", 0));
-    Ok((AppendHeaders(cookies.collect::<Result<_, _>>()?), Json(Message { message: "Logged out" })))
+    Ok((
+        AppendHeaders(cookies.collect::<Result<_, _>>()?),
+        Json(SessionMessage { message: "Logged out", redirect }),
+    ))
 }
 
 /// The query of `DELETE /api/auth/sessions`.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PersonQuery {
-    /// The name of a user, or the id that the directory has for somebody
+    /// The name of a user, or the id that the directory or a provider has for somebody
     user: String,
-    /// Where the person comes from: config or ldap
+    /// Where the person comes from: config, ldap, or a provider's name
     #[param(value_type = String)]
     source: PersonSource,
 }
@@ -217,8 +218,81 @@ pub(super) async fn end(
 }
 
 impl Admin {
-    /// Verifies a password by the code that authenticates Basic credentials, with its lock after wrong passwords and
-    /// its equal time for unknown users.
+    /// Opens the sessions of somebody who showed who they are: the page's and, where Checks take sessions, the
+    /// application's; under a log-in host the latter alone.  Returns their cookies.  `snapshot` has the rules by which the
+    /// principal was made.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub(super) async fn open_sessions(
+        &self,
+        principal: &Principal,
+        snapshot: &Snapshot,
+        host: Option<&LoginHost>,
+        headers: &HeaderMap,
+        attempt: &ChangeAttempt,
+    ) -> Result<SetCookies, ApiError> {
+        let person = principal.person.as_ref().ok_or(DenyReason::WrongPassword)?;
+        let mut scopes = Vec::new();
+        if host.is_none() {
+            scopes.push(SessionScope::Admin);
+        }
+        if snapshot.locations.reads_sessions() {
+            scopes.push(SessionScope::Application);
+        }
+        // Processes without an admin listener know the person by this record alone, so it comes first.
+        if let Some(record) = record_of(principal, self.clock.now()) {
+            with_store_timeout(self.keys.record_person(&record)).await??;
+        }
+        // What is remembered of a password was said a while ago.
+        let claims = person.claims.as_ref();
+        let new = NewSessions {
+            person: person.id.clone(),
+            bindings: scopes.iter().map(|scope| (*scope, scoped_binding(&person.binding, *scope))).collect(),
+            claims: claims.map(|claims| claims.members.clone()),
+            checked_at: claims.map(|claims| claims.checked_at),
+        };
+        let opened = with_store_timeout(self.keys.open_sessions(&new)).await??;
+        // A reload meanwhile wrote down what the new rules say of everybody, and then this log-in what the former ones do.
+        let mut version = snapshot.version;
+        loop {
+            let current = self.authorizer.snapshot();
+            if std::mem::replace(&mut version, current.version) == current.version {
+                break;
+            }
+            with_store_timeout(records::write_all(&current, &self.keys, &self.clock)).await??;
+        }
+        attempt.log_login(&person.id, opened.ended);
+        self.close_replaced(&auth::headers(headers), &scopes).await;
+        let cookies = opened.cookies.iter().map(|(scope, secret)| {
+            self.cookie_header(*scope, self.session_cookie(*scope), secret.expose(), MAX_COOKIE_AGE)
+        });
+        Ok(AppendHeaders(cookies.collect::<Result<_, _>>()?))
+    }
+
+    /// Closes the sessions whose cookies a log-in replaces in the browser: nobody could log out of them.
+    async fn close_replaced(&self, headers: &Headers<'_>, scopes: &[SessionScope]) {
+        for scope in scopes {
+            for cookie in session_cookies(headers, self.session_cookie(*scope)) {
+                if self.keys.find_session(&cookie.digest, self.clock.now()).is_some() {
+                    // The store has logged an error; the session ends by itself later.
+                    let _ = with_store_timeout(self.keys.close_session(&cookie.digest)).await;
+                }
+            }
+        }
+    }
+
+    /// Where a browser goes on to when somebody of this source logs out.
+    fn log_out_url(&self, source: &PersonSource) -> Option<String> {
+        let PersonSource::Provider(name) = source else {
+            return None;
+        };
+        let snapshot = self.authorizer.snapshot();
+        snapshot.provider(name)?.logout_url.as_deref().map(str::to_owned)
+    }
+
+    /// Verifies a password by the code that authenticates Basic credentials, with its lock after wrong passwords.  An unknown
+    /// name takes as long as a user of the configuration does; of a directory's names SECURITY.md says what can be told.
     async fn verify(&self, user: &str, password: &Secret) -> Result<Arc<Principal>, DenyReason> {
         // Basic credentials give these names another meaning.  No user can have them, nor the empty name.
         let user = if user == API_KEY_USER || user.contains(':') { "" } else { user };
@@ -236,6 +310,8 @@ impl Admin {
         self.authenticate_in(&http, &locations).await?.ok_or(DenyReason::WrongPassword)
     }
 
+    /// With `session.domain` the application's is for every host under the domain.
+    ///
     /// `HttpOnly`: no script reads the cookie.  `SameSite=Strict`: no request from another site carries the one that
     /// manages keys.  `Lax`: a link from another site leads into the application; what else such a request may do,
     /// [`cross_site`](crate::credential::cross_site) decides at Check.
@@ -250,10 +326,15 @@ impl Admin {
             SessionScope::Admin => "Strict",
             SessionScope::Application => "Lax",
         };
-        let is_secure = is_secure(self.transport, self.public_url().as_ref());
-        let secure = if is_secure { "; Secure" } else { "" };
-        let cookie =
-            format!("{name}={value}; Path=/; Max-Age={max_age}; HttpOnly; SameSite={same_site}{secure}");
+        let secure = if self.is_secure() { "; Secure" } else { "" };
+        let snapshot = self.authorizer.snapshot();
+        let domain = match (scope, &snapshot.session.domain) {
+            (SessionScope::Application, Some(domain)) if self.is_secure() => format!("; Domain={domain}"),
+            (SessionScope::Application, _) | (SessionScope::Admin, _) => String::new(),
+        };
+        let cookie = format!(
+            "{name}={value}; Path=/; Max-Age={max_age}; HttpOnly; SameSite={same_site}{secure}{domain}"
+        );
         let mut cookie = HeaderValue::from_str(&cookie).map_err(|_| ApiError::Internal)?;
         cookie.set_sensitive(true);
         Ok((SET_COOKIE, cookie))

@@ -22,7 +22,8 @@ pub(super) struct CheckArgs {
     /// Print the outcome and every diagnostic as JSON
     #[arg(long)]
     json: bool,
-    /// Try the folders of sockets, the key store and each server of the directory, too: exit 1 when one does not answer
+    /// Try the folders of sockets, the key store, each server of the directory and each provider, too: exit 1 when one
+    /// cannot be used
     #[arg(long)]
     connect: bool,
 }
@@ -38,9 +39,9 @@ impl CheckArgs {
             Ok(config) if self.connect => Some(try_connections(config)?),
             Ok(_) | Err(_) => None,
         };
-        let silent = connections.iter().flatten().filter(|connection| !connection.answers()).count();
+        let failed = connections.iter().flatten().filter(|connection| !connection.answers()).count();
         let is_accepted = loaded.is_ok() && (diagnostics.is_empty() || !self.strict);
-        let passes = is_accepted && silent == 0;
+        let passes = is_accepted && failed == 0;
         let outcome = if passes { CommandOutcome::Success } else { CommandOutcome::Failure };
         if self.json {
             let mut report = report(&self.config.path, loaded.as_ref().ok(), &diagnostics);
@@ -60,8 +61,8 @@ impl CheckArgs {
         if !is_accepted {
             return Err(CliError::Warnings);
         }
-        match (silent, &connections) {
-            (1.., Some(connections)) => Err(CliError::Connections { silent, all: connections.len() }),
+        match (failed, &connections) {
+            (1.., Some(connections)) => Err(CliError::Connections { failed, all: connections.len() }),
             _ => Ok(outcome),
         }
     }

@@ -14,6 +14,7 @@ mod trace;
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::json;
 
 use self::explanation::Explanation;
 use self::log_line::LoggedDecision;
@@ -26,7 +27,7 @@ use super::{CommandOutcome, ConfigFile, ExplainError, print, read_secret};
 use crate::answer::Answer;
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
-use crate::config::{Config, Positions, Startup};
+use crate::config::{Bind, Config, Positions, Startup};
 use crate::deny_reason::DenyReason;
 use crate::ext_authz::codec::frame;
 use crate::ext_authz::codec::response::{self, ResponseEncoder};
@@ -71,13 +72,24 @@ pub(super) struct ExplainArgs {
     /// Exit with 3 when the request is denied, or the person is nobody
     #[arg(long)]
     exit_code: bool,
-    /// Print JSON
+    /// Print JSON; of what cannot be explained it has the member `error`
     #[arg(long)]
     json: bool,
 }
 
 impl ExplainArgs {
     pub(super) fn run(self) -> Result<CommandOutcome, ExplainError> {
+        let json = self.json;
+        match self.explain() {
+            Err(error) if json => {
+                print(&pretty(&json!({"error": error.message()}))?)?;
+                Ok(CommandOutcome::Failure)
+            }
+            done => done,
+        }
+    }
+
+    fn explain(self) -> Result<CommandOutcome, ExplainError> {
         let (json, exit_code) = (self.json, self.exit_code);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -179,7 +191,10 @@ async fn decide(
     let directory = match &snapshot.ldap {
         Some(settings) if settings.at_check && connect => DirectoryUse::Asked,
         Some(settings) if settings.at_check => DirectoryUse::NotAsked,
-        Some(_) | None => DirectoryUse::None,
+        Some(settings) => {
+            DirectoryUse::NotAtCheck { can_be_asked: !matches!(settings.bind, Bind::Direct { .. }) }
+        }
+        None => DirectoryUse::None,
     };
     let encoder = ResponseEncoder::new(&snapshot);
     let people = if connect { People::new(Clock::system()) } else { People::unasked(Clock::system()) }

@@ -23,7 +23,7 @@ use crate::config::{Errors, load_foreign};
 pub(super) enum ImportCommand {
     /// Turn a Datasette configuration (datasette.yaml, metadata.yaml or .json) into one of ours
     Datasette(Datasette),
-    /// Turn Grafana's ldap.toml into our section `ldap`
+    /// Turn Grafana's ldap.toml into our section `ldap`, or the auth.* sections of its ini file into `oauth`
     Grafana(Grafana),
 }
 
@@ -37,7 +37,7 @@ struct Output {
 
 #[derive(Debug, Args)]
 pub(super) struct Grafana {
-    /// The file
+    /// The file: ldap.toml, grafana.ini or custom.ini
     file: PathBuf,
     #[command(flatten)]
     output: Output,
@@ -128,7 +128,7 @@ impl Datasette {
 
 impl Grafana {
     fn run(self) -> Result<(), CliError> {
-        // The password of the directory's reader may stand in it.
+        // The password of the directory's reader may stand in it, or secrets of clients.
         let imported = std::fs::read_to_string(&self.file)
             .map_err(GrafanaError::from)
             .and_then(|text| grafana::import(&Zeroizing::new(text)))

@@ -7,17 +7,17 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde_json::{Map, json};
 
-use super::ldap::LdapSettings;
 use super::listeners::{Listen, read_listen};
 use super::policies::read_allow;
-use super::raw::Node;
+use super::raw::{Node, Value};
 use super::reader::Reader;
 use super::schema;
 use super::tls::{self, ServerTls, SubjectName, Transport};
+use super::url::{Authority, is_loopback};
 use crate::actor::Actor;
 use crate::credential::Principal;
 use crate::credential::stripping::{ADMIN_COOKIES, APPLICATION_COOKIES};
-use crate::keys::SessionScope;
+use crate::keys::{Role, SessionScope};
 use crate::policy::{Allow, HostPattern, Policy};
 
 /// The content of the section.
@@ -30,6 +30,11 @@ pub struct AdminSection<'t> {
     pub rules: AdminRules,
     /// The TLS settings of connections.
     pub tls: Option<ServerTls>,
+    /// The node of `public_url`, be it valid or not.
+    pub public_url_node: Option<&'t Node>,
+    /// The nodes of what sends people of applications to log in: `login_redirect` where it is on, `login_hosts` where they
+    /// are not empty.
+    pub login_nodes: Vec<&'t Node>,
 }
 
 impl AdminSection<'_> {
@@ -43,22 +48,20 @@ impl AdminSection<'_> {
         principal.any(admits)
     }
 
-    /// Whether somebody of this directory may log in.
-    pub fn can_be_entered_from(&self, directory: &LdapSettings) -> bool {
+    /// Whether somebody may log in to whom a directory or a provider gives these members, and one of these roles.
+    pub fn can_be_entered_with(&self, given: &[&str], mut roles: impl Iterator<Item = Role>) -> bool {
         let members = match self.rules.allow.allow() {
             None | Some(Allow::Everyone) => return true,
             Some(Allow::NoOne) => return false,
             Some(Allow::Members { members, .. }) => members,
         };
-        // What the directory says of people is not known here.
-        let is_given =
-            |name: &str| name == "id" || directory.members.iter().any(|(given, _)| **given == *name);
-        let has_role = |role: &str| {
-            let actor = Actor::configured(Map::from_iter([("role".to_owned(), role.into())]));
+        // What is said of people is not known here.
+        let is_given = |name: &str| name == "id" || given.contains(&name);
+        let has_role = |role: Role| {
+            let actor = Actor::configured(Map::from_iter([("role".to_owned(), role.as_str().into())]));
             actor.is_ok_and(|actor| self.rules.allow.allow().is_some_and(|allow| allow.admits(&actor)))
         };
-        members.iter().any(|(name, _)| is_given(name))
-            || directory.roles.iter().any(|entry| has_role(entry.role.as_str()))
+        members.iter().any(|(name, _)| is_given(name)) || roles.any(has_role)
     }
 }
 
@@ -86,18 +89,59 @@ pub struct AdminRules {
     pub trusted_proxies: Box<[IpNet]>,
     /// `admin.org_name`: what `/api/org` says.
     pub org_name: Box<str>,
+    /// `admin.login_redirect`: whether browsers without a credential at Check are sent to the log-in page.
+    pub login_redirect: bool,
+    /// `admin.login_hosts`: hosts of applications, under which log-in and log-out alone are answered.
+    pub login_hosts: Box<[LoginHost]>,
 }
 
-/// An origin (RFC 6454): scheme, host and port.
+/// A host of an application under which its people log in and out: `host` or `host:port`, in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoginHost {
+    authority: Box<str>,
+}
+
+impl LoginHost {
+    /// Parses `host` or `host:port`; `is_https` says which port browsers leave out.  `None` when it is neither.
+    pub fn parse(text: &str, is_https: bool) -> Option<Self> {
+        Authority::parse(text)?;
+        Some(Self { authority: without_default_port(&text.to_ascii_lowercase(), is_https).into() })
+    }
+
+    /// Host and port, as browsers write them in an address.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// The host alone, IPv6 in brackets.
+    pub fn host(&self) -> &str {
+        without_port(&self.authority)
+    }
+}
+
+/// The section `session`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct SessionRules {
+    /// `domain`: the application's session counts on every host under it.  In lower case, without a dot before it.
+    pub domain: Option<Box<str>>,
+    /// `log_in_url`: the log-in page of the server that has `admin`, for processes that have none.
+    pub log_in_url: Option<PublicUrl>,
+}
+
+/// Where browsers find the page: scheme, host, port, and a path that does not end in a slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicUrl {
     is_https: bool,
     authority: Box<str>,
+    path: Box<str>,
 }
 
-/// A text is not an origin.
+/// A text is not the URL of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected https://host or https://host:port, without a path")]
+#[error(
+    "expected https://host or https://host:port, and behind it nothing or a path such as /keys, of letters, digits, `-`, \
+     `.`, `_` and `~`"
+)]
 pub struct PublicUrlError;
 
 impl PublicUrl {
@@ -110,58 +154,114 @@ impl PublicUrl {
     pub fn authority(&self) -> &str {
         &self.authority
     }
+
+    /// `https` or `http`.
+    pub fn scheme(&self) -> &'static str {
+        if self.is_https { "https" } else { "http" }
+    }
+
+    /// The host alone, in lower case, IPv6 in brackets.
+    pub fn host(&self) -> &str {
+        without_port(&self.authority)
+    }
+
+    /// Whether what is sent there crosses no network, or none in plain text: https, or a host that is this machine.
+    pub fn is_encrypted_or_loopback(&self) -> bool {
+        self.is_https || is_loopback(self.host())
+    }
+
+    /// The path below which everything is served: empty, or `/keys`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Scheme, host and port, as `Origin` writes them (RFC 6454).
+    pub fn origin(&self) -> String {
+        format!("{}://{}", self.scheme(), self.authority)
+    }
 }
 
 impl fmt::Display for PublicUrl {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.is_https { "https" } else { "http" };
-        write!(formatter, "{scheme}://{}", self.authority)
+        write!(formatter, "{}{}", self.origin(), self.path)
     }
 }
 
 impl FromStr for PublicUrl {
     type Err = PublicUrlError;
 
-    /// Parses an origin; one trailing slash is accepted.
+    /// Parses an origin and a path; one trailing slash is dropped.  Scheme and host compare without case, a path with.
     fn from_str(text: &str) -> Result<Self, PublicUrlError> {
-        let text = text.strip_suffix('/').unwrap_or(text).to_ascii_lowercase();
-        let (is_https, authority) = match text.split_once("://") {
-            Some(("https", authority)) => (true, authority),
-            Some(("http", authority)) => (false, authority),
-            Some(_) | None => return Err(PublicUrlError),
+        let (scheme, rest) = text.split_once("://").ok_or(PublicUrlError)?;
+        let is_https = match scheme.to_ascii_lowercase().as_str() {
+            "https" => true,
+            "http" => false,
+            _ => return Err(PublicUrlError),
         };
-        let default_port = if is_https { ":443" } else { ":80" };
-        let authority = authority.strip_suffix(default_port).unwrap_or(authority);
-        let parsed: http::uri::Authority = authority.parse().map_err(|_| PublicUrlError)?;
-        let has_port = authority
-            .strip_prefix(parsed.host())
-            .is_some_and(|port| port.is_empty() || parsed.port_u16().is_some());
-        if parsed.host().is_empty() || authority.contains('@') || !has_port {
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        Authority::parse(authority).ok_or(PublicUrlError)?;
+        // RFC 3986, section 2.3: nothing between a browser and here writes these in another way.
+        let is_unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        let is_segment =
+            |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(is_unreserved);
+        if !path.split('/').skip(1).all(is_segment) {
             return Err(PublicUrlError);
         }
-        Ok(Self { is_https, authority: authority.into() })
+        let authority = authority.to_ascii_lowercase();
+        Ok(Self { is_https, authority: without_default_port(&authority, is_https).into(), path: path.into() })
     }
 }
 
+fn without_default_port(authority: &str, is_https: bool) -> &str {
+    authority.strip_suffix(if is_https { ":443" } else { ":80" }).unwrap_or(authority)
+}
+
+fn without_port(authority: &str) -> &str {
+    Authority::parse(authority).map_or(authority, |parsed| parsed.host)
+}
+
 /// The name of the cookie of a session's scope, in a list of one.  With the prefix `__Host-` browsers accept it from this very host over
-/// TLS alone (RFC 6265bis section 4.1.3.2).
+/// TLS alone, with `__Secure-` over TLS (RFC 6265bis section 4.1.3): `session.domain` has the application's of the latter kind.
 pub fn session_cookies(
     scope: SessionScope,
     transport: Transport,
     public_url: Option<&PublicUrl>,
+    rules: &SessionRules,
 ) -> &'static [&'static str] {
-    let names = match scope {
-        SessionScope::Admin => ADMIN_COOKIES,
-        SessionScope::Application => APPLICATION_COOKIES,
+    let (names, of_domain) = match scope {
+        SessionScope::Admin => (ADMIN_COOKIES, false),
+        SessionScope::Application => (APPLICATION_COOKIES, rules.domain.is_some()),
     };
-    let (plain, host) = names.split_at(1);
-    if is_secure(transport, public_url) { host } else { plain }
+    let (plain, secure) = names.split_at(1);
+    let (host, domain) = secure.split_at(1);
+    match (is_secure(transport, public_url), of_domain) {
+        (false, _) => plain,
+        (true, false) => host,
+        (true, true) => domain,
+    }
+}
+
+/// The names of the cookie that Checks look for where another server opens the sessions: all, since that one's transport is
+/// not known here, but for what `session.domain` says.
+pub fn session_cookies_of_others(rules: &SessionRules) -> &'static [&'static str] {
+    let (of_a_host, of_domain) = APPLICATION_COOKIES.split_at(2);
+    let is_https = rules.log_in_url.as_ref().is_some_and(PublicUrl::is_https);
+    match (rules.domain.is_some(), is_https) {
+        (true, _) => of_domain,
+        // A sibling host could set the one without the prefix.
+        (false, true) => of_a_host.split_at(1).1,
+        (false, false) => APPLICATION_COOKIES,
+    }
 }
 
 /// Whether browsers connect over TLS, to us or to a proxy before us.
 pub fn is_secure(transport: Transport, public_url: Option<&PublicUrl>) -> bool {
     transport == Transport::Tls || public_url.is_some_and(PublicUrl::is_https)
 }
+
+/// What the listener's own paths begin with.
+const OWN_PATHS: [&str; 3] = ["api", "login", "logout"];
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9192);
 
@@ -178,19 +278,23 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
         Some(node) => read_admin_allow(reader, node),
         None => default_allow(),
     };
-    let public_url = fields.get("public_url").and_then(|node| {
-        let text = reader.text(node, "text such as https://keys.example.com")?;
-        let url = text.as_str().parse();
-        if let Err(PublicUrlError) = url {
-            reader.error(&node.at, format!("{PublicUrlError}, found other text"));
+    let public_url_node = fields.get("public_url");
+    let public_url = public_url_node.and_then(|node| {
+        let url = read_public_url(reader, node);
+        let hidden = url.as_ref().and_then(|url| url.path().split('/').nth(1));
+        if hidden.is_some_and(|first| OWN_PATHS.contains(&first)) {
+            reader.error(
+                &node.at,
+                "the path begins like one of this listener's own (api, login, logout), which it would hide: take another one",
+            );
         }
-        if tls.transport == Transport::Tls && url.as_ref().is_ok_and(|url: &PublicUrl| !url.is_https()) {
+        if tls.transport == Transport::Tls && url.as_ref().is_some_and(|url| !url.is_https()) {
             reader.warn(
                 &node.at,
                 "browsers that come by http keep no session: with `tls` the session cookie is for https alone",
             );
         }
-        url.ok()
+        url
     });
     let allow = Policy::new("admin".into(), Some(allow));
     let org_name = fields.get("org_name").and_then(|node| reader.text(node, "text such as Main Org."));
@@ -198,12 +302,97 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
     let hosts = read_hosts(reader, fields.get("hosts"));
     let trusted_proxies = read_networks(reader, fields.get("trusted_proxies"));
     let certificate_names = tls.tls.as_ref().map(dns_names).unwrap_or_default();
+    let redirect_node = fields.get("login_redirect");
+    let login_redirect = redirect_node.and_then(|node| reader.boolean(node)).unwrap_or(false);
+    let hosts_node = fields.get("login_hosts");
+    let login_hosts = read_login_hosts(reader, hosts_node, public_url.as_ref(), &hosts);
+    let login_nodes = [
+        redirect_node.filter(|_| login_redirect),
+        hosts_node.filter(|node| !matches!(&node.value, Value::List(list) if list.is_empty())),
+    ];
     Some(AdminSection {
         listen: AdminListen { listen, transport: tls.transport },
         listen_node,
-        rules: AdminRules { allow, public_url, hosts, certificate_names, trusted_proxies, org_name },
+        rules: AdminRules {
+            allow,
+            public_url,
+            hosts,
+            certificate_names,
+            trusted_proxies,
+            org_name,
+            login_redirect,
+            login_hosts,
+        },
         tls: tls.tls,
+        public_url_node,
+        login_nodes: login_nodes.into_iter().flatten().collect(),
     })
+}
+
+/// A URL of a page.
+pub fn read_public_url<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<PublicUrl> {
+    let text = reader.text(node, "text such as https://keys.example.com")?;
+    let url = text.as_str().parse();
+    if let Err(PublicUrlError) = url {
+        reader.error(&node.at, format!("{PublicUrlError}, found other text"));
+    }
+    url.ok()
+}
+
+/// Checks what `login_redirect` and `login_hosts` need.  `takes_sessions` says whether Checks take a session.
+pub fn check_log_in<'t>(reader: &mut Reader<'t>, admin: &AdminSection<'t>, takes_sessions: bool) {
+    for node in &admin.login_nodes {
+        if admin.public_url_node.is_none() {
+            reader.error(&node.at, "this needs `public_url`: by it browsers find the log-in page");
+        }
+        if !takes_sessions {
+            reader.error(
+                &node.at,
+                "this needs `session` among `credentials`: who has logged in would be sent to log in again and again",
+            );
+        }
+    }
+}
+
+/// `login_hosts`.
+fn read_login_hosts<'t>(
+    reader: &mut Reader<'t>,
+    node: Option<&'t Node>,
+    public_url: Option<&PublicUrl>,
+    hosts: &[Box<str>],
+) -> Box<[LoginHost]> {
+    let what = "a list of hosts such as [app.example.com, \"app.example.com:8443\"]";
+    let list = node.and_then(|node| reader.list(node, what)).unwrap_or_default();
+    let is_https = public_url.is_none_or(PublicUrl::is_https);
+    let mut login_hosts: Vec<LoginHost> = Vec::new();
+    for node in list {
+        let Some(text) = reader.text(node, "text: a host such as app.example.com, or app.example.com:8443")
+        else {
+            continue;
+        };
+        let Some(host) = LoginHost::parse(text.as_str(), is_https) else {
+            reader.error(
+                &node.at,
+                "expected a host such as app.example.com or app.example.com:8443: no scheme, no path, no `*`",
+            );
+            continue;
+        };
+        // Browsers keep cookies by host, whatever the port.
+        let serves_page = public_url.is_some_and(|url| url.host() == host.host())
+            || hosts.iter().any(|name| **name == *host.host());
+        if serves_page {
+            reader.error(
+                &node.at,
+                "the page is served under this host (`public_url`, `hosts`), and an application under the same one could act \
+                 as whoever opens the page: give the page a host of its own",
+            );
+        }
+        if login_hosts.contains(&host) {
+            reader.error(&node.at, "this host stands in the list already");
+        }
+        login_hosts.push(host);
+    }
+    login_hosts.into()
 }
 
 /// Further host names by which clients reach the listener.
@@ -275,7 +464,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_public_url_is_an_origin() {
+    fn a_public_url_is_an_origin_and_a_path() {
         for (text, expected) in [
             ("https://keys.example.com", Some("https://keys.example.com")),
             ("https://keys.example.com/", Some("https://keys.example.com")),
@@ -283,7 +472,21 @@ mod tests {
             ("https://keys.example.com:8443", Some("https://keys.example.com:8443")),
             ("http://localhost:9192", Some("http://localhost:9192")),
             ("http://[::1]:80", Some("http://[::1]")),
-            ("https://keys.example.com/keys", None),
+            ("https://keys.example.com/keys", Some("https://keys.example.com/keys")),
+            ("HTTPS://App.Example.com:443/Keys/a.b_c~d-1/", Some("https://app.example.com/Keys/a.b_c~d-1")),
+            ("https://keys.example.com//", None),
+            ("https://keys.example.com/keys//", None),
+            ("https://keys.example.com//keys", None),
+            ("https://keys.example.com/.", None),
+            ("https://keys.example.com/a/../b", None),
+            ("https://keys.example.com/a%2fb", None),
+            ("https://keys.example.com/a b", None),
+            ("https://keys.example.com/a;b", None),
+            ("https://keys.example.com/a\\b", None),
+            ("https://keys.example.com/keys?x", None),
+            ("https://keys.example.com/keys#x", None),
+            ("https://keys.example.com\\@evil.example", None),
+            ("https://keys..example.com", None),
             ("https://keys.example.com?x", None),
             ("https://user@keys.example.com", None),
             ("https://keys.example.com:", None),
@@ -299,17 +502,77 @@ mod tests {
     }
 
     #[test]
+    fn a_public_url_has_parts() {
+        let parts = |text: &str| {
+            let url: PublicUrl = text.parse().unwrap();
+            (url.origin(), url.host().to_owned(), url.path().to_owned(), url.is_encrypted_or_loopback())
+        };
+        let expected = |origin: &str, host: &str, path: &str, is_safe| {
+            (origin.to_owned(), host.to_owned(), path.to_owned(), is_safe)
+        };
+        for (text, found) in [
+            (
+                "https://Keys.example.com:8443/keys/",
+                expected("https://keys.example.com:8443", "keys.example.com", "/keys", true),
+            ),
+            ("http://[::1]:9192", expected("http://[::1]:9192", "[::1]", "", true)),
+            ("http://localhost", expected("http://localhost", "localhost", "", true)),
+            ("http://keys.example.com", expected("http://keys.example.com", "keys.example.com", "", false)),
+        ] {
+            assert_eq!(parts(text), found, "{text}");
+        }
+    }
+
+    #[test]
+    fn log_in_hosts() {
+        for (text, is_https, expected) in [
+            ("App.example.com", true, Some(("app.example.com", "app.example.com"))),
+            ("app.example.com:443", true, Some(("app.example.com", "app.example.com"))),
+            ("app.example.com:443", false, Some(("app.example.com:443", "app.example.com"))),
+            ("app.example.com:80", false, Some(("app.example.com", "app.example.com"))),
+            ("app.example.com:8443", true, Some(("app.example.com:8443", "app.example.com"))),
+            ("[::1]:8080", false, Some(("[::1]:8080", "[::1]"))),
+            ("https://app.example.com", true, None),
+            ("app.example.com/", true, None),
+            ("*.example.com", true, None),
+            ("user@app.example.com", true, None),
+            ("app.example.com:", true, None),
+            ("", true, None),
+        ] {
+            let found = LoginHost::parse(text, is_https);
+            let found = found.as_ref().map(|host| (host.authority(), host.host()));
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
     fn the_default_admits_admins_alone() {
         assert!(
             matches!(default_allow(), Allow::Members { members, anonymous: false } if members.len() == 1)
         );
         let cookie = |transport, url: Option<&str>| {
-            session_cookies(SessionScope::Admin, transport, url.map(|url| url.parse().unwrap()).as_ref())[0]
+            let (url, rules) = (url.map(|url| url.parse().unwrap()), SessionRules::default());
+            session_cookies(SessionScope::Admin, transport, url.as_ref(), &rules)[0]
         };
         assert!(cookie(Transport::Plain, Some("https://h")).starts_with("__Host-"));
         assert!(cookie(Transport::Tls, None).starts_with("__Host-"));
         assert!(cookie(Transport::Tls, Some("http://h")).starts_with("__Host-"));
         assert_eq!(cookie(Transport::Plain, Some("http://h")), "eat_session");
         assert_eq!(cookie(Transport::Plain, None), "eat_session");
+    }
+
+    #[test]
+    fn the_applications_cookie_is_that_of_a_host_or_of_a_domain() {
+        let of_domain =
+            |domain: Option<&str>| SessionRules { domain: domain.map(Into::into), log_in_url: None };
+        let url: PublicUrl = "https://keys.example.com".parse().unwrap();
+        let names = |scope, url, rules: &SessionRules| session_cookies(scope, Transport::Plain, url, rules);
+        let (none, example) = (of_domain(None), of_domain(Some("example.com")));
+        assert_eq!(names(SessionScope::Application, Some(&url), &none), ["__Host-eat_app"]);
+        assert_eq!(names(SessionScope::Application, Some(&url), &example), ["__Secure-eat_app"]);
+        assert_eq!(names(SessionScope::Application, None, &none), ["eat_app"]);
+        assert_eq!(names(SessionScope::Admin, Some(&url), &example), ["__Host-eat_session"]);
+        assert_eq!(session_cookies_of_others(&none), ["eat_app", "__Host-eat_app", "__Secure-eat_app"]);
+        assert_eq!(session_cookies_of_others(&example), ["__Secure-eat_app"]);
     }
 }

@@ -3,7 +3,6 @@
 use super::raw::{Entry, Location, Node, Text, Value};
 use super::reader::{Fields, Reader, nearest};
 use super::schema;
-use crate::credential::stripping::APPLICATION_COOKIES;
 use crate::credential::{CredentialLocation, CredentialLocations, CrossSite};
 
 const LOCATIONS: &str = "`bearer`, `basic`, `session`, {header: NAME}, {query: NAME} or {cookie: NAME}";
@@ -26,8 +25,8 @@ const FORBIDDEN_HEADERS: [&str; 9] = [
 pub enum Sessions {
     /// An error: sessions are stored beside keys, and there is no section `keys`.
     NeedKeys,
-    /// Nobody can log in here, but servers with the same store may have opened sessions.
-    OpenedElsewhere,
+    /// Nobody can log in here, but servers with the same store may have opened sessions, in cookies of these names.
+    OpenedElsewhere(&'static [&'static str]),
     /// Cookies of these names.
     InCookies(&'static [&'static str]),
 }
@@ -82,6 +81,8 @@ pub struct CredentialSections<'t> {
     pub ldap: Option<&'t Location>,
     /// Whether Checks ask about its people.
     pub asks_ldap: bool,
+    /// `oauth`.
+    pub oauth: Option<&'t Location>,
     /// `keys`.
     pub keys: Option<&'t Location>,
 }
@@ -98,16 +99,12 @@ pub fn warn_of_useless<'t>(
 ) {
     let is_session = |location: &CredentialLocation| matches!(location, CredentialLocation::Session { .. });
     // Without the section `admin` people may have logged in elsewhere, whom nothing here knows.
-    if let (Some(Entry { value: Node { value: Value::List(list), .. }, .. }), None, None, true) =
-        (section, sections.users, sections.ldap, has_admin)
-    {
-        let is_word = |node: &&Node| matches!(&node.value, Value::Text(text) if text.as_str() == "session");
-        if let Some(node) = list.iter().find(is_word) {
-            reader.warn(
-                &node.at,
-                "no session ever counts: it is a person's, and there are no `users` and no `ldap`",
-            );
-        }
+    let has_people = sections.users.is_some() || sections.ldap.is_some() || sections.oauth.is_some();
+    if let (Some(node), false, true) = (session_node(section), has_people, has_admin) {
+        reader.warn(
+            &node.at,
+            "no session ever counts: it is a person's, and there are no `users`, no `ldap` and no `oauth`",
+        );
     }
     // An empty list is an error already.
     if has_admin || locations.is_empty() {
@@ -125,8 +122,26 @@ pub fn warn_of_useless<'t>(
         return;
     }
     for at in [sections.users, sections.ldap.filter(|_| sections.asks_ldap)].into_iter().flatten() {
-        reader.warn(at, "none of these can ever log in: `basic` is not among `credentials`");
+        reader.warn(
+            at,
+            "none of these can ever log in: `basic` is not among `credentials`, and there is no section `admin`, on whose \
+             page people log in (with `session` among `credentials` Checks then go by that)",
+        );
     }
+}
+
+/// Whether `session` is in the list.
+pub fn has_session(section: Option<&Entry>) -> bool {
+    session_node(section).is_some()
+}
+
+/// The word `session` in the list.
+fn session_node(section: Option<&Entry>) -> Option<&Node> {
+    let Some(Entry { value: Node { value: Value::List(list), .. }, .. }) = section else {
+        return None;
+    };
+    let is_word = |node: &&Node| matches!(&node.value, Value::Text(text) if text.as_str() == "session");
+    list.iter().find(is_word)
 }
 
 /// The locations in the form that the engine reads.
@@ -187,15 +202,12 @@ fn read_session<'t>(
             reader.error(&node.at, "`session` needs the section `keys`: sessions are kept in its store");
             None
         }
-        Sessions::OpenedElsewhere => {
+        Sessions::OpenedElsewhere(cookies) => {
             reader.warn(
                 &node.at,
                 "without the section `admin` nobody can log in here: only sessions of others who share the store count",
             );
-            Some(CredentialLocation::Session {
-                // Whether browsers reach those by TLS is not known here.
-                cookies: APPLICATION_COOKIES,
-            })
+            Some(CredentialLocation::Session { cookies })
         }
         Sessions::InCookies(cookies) => Some(CredentialLocation::Session { cookies }),
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::secrets::tests::Given;
 use super::*;
+use crate::credential::stripping::APPLICATION_COOKIES;
 use crate::token::PlainToken;
 
 const BOT_TOKEN: &str = "eat_0123456789ABCDEFGHIJKLMNOPQRSTUVbWNrGg";
@@ -41,6 +42,7 @@ fn given() -> Given {
         ("OTHER_TOKEN", "eat_VUTSRQPONMLKJIHGFEDCBA98765432100mtEjX"),
         ("ADMIN_PASSWORD", "correct horse battery staple"),
         ("LDAP_PASSWORD", "a password of the directory's reader"),
+        ("OAUTH_SECRET", "a secret of the provider's client"),
         ("ROLE", "Viewer"),
         ("PRICE_OF_TEA", "two; and three, thanks"),
         ("EMPTY", ""),
@@ -205,6 +207,15 @@ fn is_public(before: &str) -> bool {
         "max_wrong",
         "remember",
         "timeout",
+        "label",
+        "issuer",
+        "client_id",
+        "scopes",
+        "claim",
+        "value",
+        "allowed_domains",
+        "domain",
+        "login_hosts",
     ];
     let tail = before.rsplit(['\n', '{']).next().unwrap_or_default();
     let is_in_section = |section: &str| {
@@ -219,7 +230,7 @@ fn is_public(before: &str) -> bool {
             || tail.contains(&format!("{key}:"))
     }) || is_in_section("actor_headers")
         || is_in_section("policies")
-        || (is_in_section("ldap") && is_in_members(before))
+        || ((is_in_section("ldap") || is_in_section("oauth")) && is_in_members(before))
 }
 
 /// Whether the last key on the second level is `members`.
@@ -249,6 +260,7 @@ fn the_annotated_example_loads() {
             ("BOT_TOKEN", BOT_TOKEN),
             ("ADMIN_PASSWORD", "correct horse battery staple"),
             ("LDAP_PASSWORD", "a password of the directory's reader"),
+            ("OAUTH_SECRET", "a secret of the provider's client"),
         ]
         .map(|(name, value)| (name, OsString::from(value)))
         .into(),
@@ -393,7 +405,7 @@ fn what_keys_and_admin_mean() {
     assert_eq!(rules.locations.order(), [CredentialLocation::Session { cookies: &["__Host-eat_app"] }]);
     // Without an admin listener nobody knows here how browsers reach the one that there is.
     let rules = load("keys: {store: \"sqlite:keys.db\"}\ncredentials: [session]\n").rules;
-    let either = CredentialLocation::Session { cookies: &["eat_app", "__Host-eat_app"] };
+    let either = CredentialLocation::Session { cookies: APPLICATION_COOKIES };
     assert_eq!(rules.locations.order(), [either]);
 }
 
@@ -454,6 +466,122 @@ fn what_ldap_means() {
         ("  roles", "  timeout: 1s\n  remember: 1m\n  roles", false),
         ("Viewer", "Editor", false),
         ("ldap://127.0.0.1", "ldap://127.0.0.1:389/", false),
+    ] {
+        let changed = shortest.replace(from, to);
+        assert!(changed != shortest && (binding(&changed) != first) == is_other, "{changed}");
+    }
+}
+
+#[test]
+fn what_oauth_means() {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use crate::keys::Role;
+    let load = |text: &str| parse("/etc/app/config.yaml", text).unwrap_or_else(|errors| panic!("{errors}"));
+    let members = |settings: &ProviderSettings| -> Vec<(String, String)> {
+        let others = settings.members.iter().map(|(member, path)| (member.to_string(), path.to_string()));
+        [("id".to_owned(), settings.id.to_string())].into_iter().chain(others).collect()
+    };
+    let texts = |list: &[Box<str>]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let shortest = fs::read_to_string(folder("good").join("oauth_shortest.yaml")).unwrap();
+    let rules = load(&shortest).rules;
+    assert_eq!(*rules.session, SessionRules::default());
+    let admin = rules.admin.unwrap();
+    assert!(!admin.login_redirect && admin.login_hosts.is_empty());
+    let [settings] = &*rules.providers else { panic!("{}", rules.providers.len()) };
+    assert_eq!((settings.name.as_str(), &*settings.label), ("corporate", "corporate"));
+    assert!(
+        matches!(&settings.endpoints, Endpoints::OpenIdConnect { issuer } if **issuer == *"https://id.example.com")
+    );
+    assert!(settings.client_secret.is_none() && &*settings.client_id == "envoy-auth-tokens");
+    assert_eq!(texts(&settings.scopes), ["openid", "profile", "email"]);
+    let default = [("id", "sub"), ("name", "name"), ("email", "email"), ("groups", "groups")];
+    assert_eq!(members(settings), default.map(|(member, claim)| (member.to_owned(), claim.to_owned())));
+    assert!(!settings.plain_ids && settings.allowed_domains.is_empty() && settings.logout_url.is_none());
+    assert_eq!((settings.ca.len(), settings.timeout), (0, Duration::from_secs(5)));
+
+    let whole = fs::read_to_string(folder("good").join("oauth.yaml")).unwrap();
+    let config = parse("oauth.yaml", &whole).unwrap();
+    assert_eq!(
+        config.files,
+        [PathBuf::from("secrets/token"), PathBuf::from("tls/ca.crt")],
+        "both are watched"
+    );
+    let rules = config.rules;
+    let admin = rules.admin.unwrap();
+    assert_eq!(admin.public_url.as_ref().unwrap().to_string(), "https://app.example.com/Keys");
+    let hosts: Vec<_> = admin.login_hosts.iter().map(LoginHost::authority).collect();
+    assert_eq!(
+        (admin.login_redirect, &hosts[..]),
+        (true, &["wiki.example.com", "wiki.example.com:8443", "old.example.com"][..])
+    );
+    assert_eq!(rules.session.domain.as_deref(), Some("example.com"));
+    let [corporate, forge] = &*rules.providers else { panic!("{}", rules.providers.len()) };
+    assert_eq!(&*corporate.label, "Corporate account");
+    assert!(
+        matches!(&corporate.endpoints, Endpoints::OpenIdConnect { issuer } if issuer.ends_with("/realms/staff/"))
+    );
+    assert_eq!(corporate.client_secret.as_ref().unwrap().expose(), "a secret of the provider's client");
+    assert_eq!(texts(&corporate.scopes), ["openid", "profile", "email", "groups"]);
+    assert_eq!(
+        members(corporate),
+        [
+            ("id", "sub"),
+            ("name", "name"),
+            ("email", "email"),
+            ("groups", "https://example.com/groups"),
+            ("team", "org.team")
+        ]
+        .map(|(member, claim)| (member.to_owned(), claim.to_owned()))
+    );
+    let role = |claims: serde_json::Value| {
+        let position = corporate.fitting_role(claims.as_object().unwrap())?;
+        Some(corporate.roles[position].role)
+    };
+    for (claims, expected) in [
+        (json!({"realm_access": {"roles": ["staff", "owners"]}}), Some(Role::Admin)),
+        (json!({"realm_access.roles": "admins"}), Some(Role::Admin)),
+        (json!({"realm_access": {"roles": ["staff"]}, "level": 3}), Some(Role::Editor)),
+        (json!({"level": "3"}), None),
+        (json!({"groups": []}), Some(Role::Viewer)),
+        (json!({"email_verified": true}), Some(Role::Viewer)),
+        (json!({"email_verified": "true"}), None),
+        (json!({}), None),
+    ] {
+        assert_eq!(role(claims.clone()), expected, "{claims}");
+    }
+    assert_eq!(texts(&corporate.allowed_domains), ["example.com", "example.org"]);
+    assert!(corporate.logout_url.as_ref().unwrap().ends_with("/logout?client=envoy-auth-tokens"));
+    assert_eq!((corporate.ca.len(), corporate.timeout), (1, Duration::from_millis(1500)));
+    let Endpoints::OAuth2 { auth_url, token_url, api_url } = &forge.endpoints else { panic!("not OAuth 2") };
+    assert!(auth_url.ends_with("?allow_signup=false"));
+    assert_eq!((&**token_url, &**api_url), ("http://127.0.0.1:8080/token", "http://[::1]/user"));
+    assert!(forge.plain_ids && forge.scopes.is_empty());
+
+    let elsewhere = fs::read_to_string(folder("good").join("session_elsewhere.yaml")).unwrap();
+    let session = load(&elsewhere).rules.session;
+    assert_eq!(session.log_in_url.as_ref().unwrap().to_string(), "https://keys.example.com/login");
+
+    // Whatever says who people are ends sessions when it changes, and nothing else does.
+    let binding = |text: &str| load(text).rules.providers[0].binding;
+    let first = binding(&shortest);
+    let other = "auth_url: https://id.example.com\n  token_url: https://id.example.com\n  \
+                 api_url: https://id.example.com\n  members: {id: sub}";
+    for (from, to, is_other) in [
+        ("id.example.com", "id.example.org", true),
+        ("id.example.com", "id.example.com/", true),
+        ("client_id: envoy", "client_id: my-envoy", true),
+        ("  roles", "  members: {id: oid}\n  roles", true),
+        ("  roles", "  ids: plain\n  roles", true),
+        ("issuer: https://id.example.com", other, true),
+        ("  roles", "  members: {id: sub, team: team}\n  roles", false),
+        ("  roles", "  client_secret: {$env: OAUTH_SECRET}\n  roles", false),
+        ("  roles", "  timeout: 1s\n  label: Log in\n  scopes: [openid]\n  roles", false),
+        ("  roles", "  allowed_domains: [example.com]\n  logout_url: https://example.com\n  roles", false),
+        ("Admin", "Editor", false),
+        ("name: corporate", "name: company", false),
     ] {
         let changed = shortest.replace(from, to);
         assert!(changed != shortest && (binding(&changed) != first) == is_other, "{changed}");

@@ -98,8 +98,8 @@ pub struct GroupRole {
 pub struct LdapSection {
     /// `None` when something in it is not valid.
     pub settings: Option<LdapSettings>,
-    /// `at_check`.
-    pub at_check: bool,
+    /// `at_check`; `None` when it is not valid.
+    pub at_check: Option<bool>,
 }
 
 /// Without `remember`.
@@ -144,12 +144,12 @@ pub fn read<'t>(
     let what =
         "a mapping such as {url: \"ldaps://ldap.example.com\", search_base: …, search_filter: …, roles: …}";
     let Some(fields) = reader.fields(&entry.value, what, &schema::LDAP) else {
-        return Some(LdapSection { settings: None, at_check: true });
+        return Some(LdapSection { settings: None, at_check: None });
     };
-    let at_check = fields.get("at_check").map(|node| (node, reader.boolean(node)));
-    let is_asked = at_check.and_then(|(_, value)| value).unwrap_or(true);
-    if is_asked && takes_basic {
-        let place = at_check.map_or(&entry.at, |(node, _)| &node.at);
+    let at_check_node = fields.get("at_check");
+    let at_check = at_check_node.map_or(Some(true), |node| reader.boolean(node));
+    if at_check == Some(true) && takes_basic {
+        let place = at_check_node.map_or(&entry.at, |node| &node.at);
         let advice = if has_admin {
             "with `at_check: false` Checks do not ask it, and people log in at `admin` alone"
         } else {
@@ -176,6 +176,11 @@ pub fn read<'t>(
         None => Some(None),
     };
     let roles = needed(reader, &entry.at, fields, "roles", read_roles);
+    if let (Some(node), Some(Bind::Direct { template }), Some(bases)) =
+        (fields.get("bind_dn"), &bind, &search_base)
+    {
+        warn_of_bind_outside(reader, node, template, bases);
+    }
     let plain_ids = read_ids(reader, fields.get("ids"));
     let max_wrong = read_max_wrong(reader, fields.get("max_wrong"));
     let remember = read_remember(reader, fields.get("remember"));
@@ -195,7 +200,7 @@ pub fn read<'t>(
             group_search: group_search?,
             roles: roles?,
             plain_ids,
-            at_check: is_asked,
+            at_check: at_check?,
             max_wrong,
             remember,
             timeout,
@@ -204,7 +209,7 @@ pub fn read<'t>(
         settings.binding = binding(&settings);
         Some(settings)
     };
-    Some(LdapSection { settings: settings(), at_check: is_asked })
+    Some(LdapSection { settings: settings(), at_check })
 }
 
 /// The keys that a directory cannot be asked without, each with an example.
@@ -391,6 +396,22 @@ fn read_bind<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Bind> {
     })
 }
 
+/// Warns of a `bind_dn` with `%s` that names entries in which nobody searches.
+fn warn_of_bind_outside<'t>(reader: &mut Reader<'t>, node: &'t Node, template: &str, bases: &[Box<str>]) {
+    let Ok(name) = template.parse::<DistinguishedName>() else {
+        return;
+    };
+    let is_within =
+        |base: &str| base.parse::<DistinguishedName>().is_ok_and(|base| name.is_at_or_below(&base));
+    if !bases.iter().any(|base| is_within(base)) {
+        reader.warn(
+            &node.at,
+            "nobody can be found: whoever binds under this name searches for their own entry, and it stands below none of \
+             `search_base`; write what follows the first comma here there, too",
+        );
+    }
+}
+
 fn not_a_name(error: &crate::distinguished_name::DistinguishedNameError) -> String {
     format!("expected the name of an entry (a DN): {error}")
 }
@@ -432,7 +453,8 @@ fn read_names<'t>(reader: &mut Reader<'t>, node: &'t Node, example: &str) -> Opt
 
 /// `search_filter`.
 fn read_search_filter<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<str>> {
-    let (filter, text) = read_filter(reader, node, "(uid=%s)")?;
+    let missing = "the name goes where `%s` stands, and it stands nowhere: write (uid=%s)";
+    let (filter, text) = read_filter(reader, node, "(uid=%s)", missing)?;
     if filter.compared.len() > 1 {
         reader.warn(
             &node.at,
@@ -443,15 +465,18 @@ fn read_search_filter<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box
     Some(text)
 }
 
-/// A filter that compares with the name.
-fn read_filter<'t>(reader: &mut Reader<'t>, node: &'t Node, example: &str) -> Option<(Filter<'t>, Box<str>)> {
+/// A filter that compares with the name, or with what stands for the person; `missing` says what to do when it compares
+/// with neither.
+fn read_filter<'t>(
+    reader: &mut Reader<'t>,
+    node: &'t Node,
+    example: &str,
+    missing: &str,
+) -> Option<(Filter<'t>, Box<str>)> {
     let text = reader.text(node, &format!("text such as {example}"))?.as_str();
     match Filter::parse(text) {
         Ok(filter) if filter.compared.is_empty() => {
-            reader.error(
-                &node.at,
-                format!("the name goes where `%s` stands, and it stands nowhere: write {example}"),
-            );
+            reader.error(&node.at, missing);
             None
         }
         Ok(filter) if !filter.needs_name => {
@@ -541,6 +566,10 @@ fn read_attribute<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<str
     Some(text.into())
 }
 
+/// Filters of groups, by what these list.
+const GROUP_FILTERS: &str = "(memberUid=%s) where groups list what `members.id` has, or (member=%s) with `user_attribute: \
+                             dn` where they list the names of entries";
+
 fn read_group_search<'t>(
     reader: &mut Reader<'t>,
     node: &'t Node,
@@ -548,15 +577,18 @@ fn read_group_search<'t>(
 ) -> Option<GroupSearch> {
     let what = "a mapping such as {base: \"ou=groups,dc=example,dc=org\", filter: \"(memberUid=%s)\"}";
     let fields = reader.fields(node, what, &schema::GROUP_SEARCH)?;
-    for (key, example) in
-        [("base", "the entry below which groups stand"), ("filter", "(memberUid=%s), or (member=%s)")]
-    {
+    for (key, example) in [("base", "the entry below which groups stand"), ("filter", GROUP_FILTERS)] {
         if fields.get(key).is_none() {
             reader.error(fields.at, format!("`group_search` needs `{key}`: {example}"));
         }
     }
     let base = fields.get("base").and_then(|node| read_names(reader, node, "ou=groups,dc=example,dc=org"));
-    let filter = fields.get("filter").map(|node| (node, read_filter(reader, node, "(memberUid=%s)")));
+    let missing = format!(
+        "`%s` stands nowhere, and so each group that fits would be everybody's; it stands for `user_attribute` of the \
+         person: write {GROUP_FILTERS}"
+    );
+    let filter =
+        fields.get("filter").map(|node| (node, read_filter(reader, node, "(memberUid=%s)", &missing)));
     let user_attribute = match fields.get("user_attribute") {
         Some(node) => match &node.value {
             Value::Text(text) if text.as_str().eq_ignore_ascii_case("dn") => Some("dn".into()),
@@ -630,11 +662,17 @@ fn read_role<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<GroupRole> {
             return Some(None);
         }
         let parsed = text.parse();
-        if let Err(error) = &parsed {
-            reader.error(
+        match &parsed {
+            Ok(_) if has_wildcard(text) => reader.warn(
+                &node.at,
+                "`*` stands for itself in the name of a group, which is compared whole: name each group by an entry of its \
+                 own, write \"*\" alone for everybody, or \\2a where the group is called so",
+            ),
+            Ok(_) => {}
+            Err(error) => reader.error(
                 &node.at,
                 format!("expected the whole name of a group (its DN), or \"*\" for everybody: {error}"),
-            );
+            ),
         }
         parsed.ok().map(Some)
     });
@@ -647,6 +685,16 @@ fn read_role<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<GroupRole> {
         role
     });
     Some(GroupRole { group: group?, role: role? })
+}
+
+/// Whether a name holds a `*` that no backslash goes before.
+fn has_wildcard(name: &str) -> bool {
+    let mut is_escaped = false;
+    name.chars().any(|character| {
+        let is_wildcard = character == '*' && !is_escaped;
+        is_escaped = character == '\\' && !is_escaped;
+        is_wildcard
+    })
 }
 
 /// Whether `ids` is `plain`.

@@ -1,8 +1,8 @@
 //! Redaction: the masked line of a diagnostic, and the path of its key.
 //!
-//! Three things are shown: punctuation, keys that are in the [`SCHEMA`] or look like a plain word, and scalars under
-//! keys whose values the schema says are not secret.  Everything else is masked, because a token in the wrong place is
-//! still a token.
+//! Three things are shown: punctuation, keys that are in the [`SCHEMA`], in whatever spelling, or look like a plain word,
+//! and scalars under keys whose values the schema says are not secret.  Everything else is masked, because a token in the
+//! wrong place is still a token.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -10,8 +10,8 @@ use std::fmt::Write;
 use super::error::RedactedLine;
 use super::raw::{Entry, Location, Node, Value};
 use super::schema::{
-    REFERENCE, SCHEMA, Schema, Visibility, is_configuration_key, is_name, is_plain_word, secrets_of_url,
-    url_without_secrets,
+    REFERENCE, SCHEMA, Schema, Visibility, is_configuration_key, is_name, is_plain_word,
+    resembles_configuration_key, secrets_of_url, url_without_secrets,
 };
 
 /// Decides what diagnostics may show of one configuration.
@@ -87,7 +87,7 @@ impl<'t> Redactor<'t> {
 
     /// A key in backquotes, or `***`.
     pub fn quote_key(&self, key: &str) -> String {
-        let shown = is_plain_word(key) || is_configuration_key(key);
+        let shown = is_plain_word(key) || resembles_configuration_key(key);
         if shown && !self.secrets.occur_in(key) { format!("`{key}`") } else { "***".to_owned() }
     }
 

@@ -36,8 +36,8 @@ pub enum Schema {
 pub type KeySchema = (&'static str, Schema, Form, &'static str);
 
 use Form::{
-    Actor, AllowBlock, Bool, Duration, Either, Integer, Nested, OneOrMore, Required, Size, Text, Texts, Word,
-    Words,
+    Actor, AllowBlock, Bool, Duration, Either, Integer, Nested, OneOrMore, Required, Scalars, Size, Text,
+    Texts, Word, Words,
 };
 use Schema::{DatasettePlugin, Each, Fields, Locations, Named, Secret, Shown, Unknown, Url};
 
@@ -62,6 +62,18 @@ const DOCUMENT: &[KeySchema] = &[
     ("tokens", Each(&TOKEN), Nested, "Who stands behind which token."),
     ("users", Each(&USER), Nested, "Who logs in with HTTP Basic."),
     ("ldap", LDAP, Nested, "A directory whose people log in as `users` do.  Without it there is none."),
+    (
+        "oauth",
+        Each(&PROVIDER),
+        Nested,
+        "Providers at which people log in, by OpenID Connect or by plain OAuth 2.  Without it there are none.",
+    ),
+    (
+        "session",
+        SESSION,
+        Nested,
+        "Under which hosts sessions of applications count, and where people log in for them.",
+    ),
     ("keys", KEYS, Nested, "API keys that are issued while the server runs.  Without it there are none."),
     (
         "credentials",
@@ -150,7 +162,12 @@ pub const PROBES: Schema = Fields(&[("listen", Shown, Text, LISTEN)]);
 pub const ADMIN: Schema = Fields(&[
     ("listen", Shown, Text, LISTEN),
     ("tls", TLS, Nested, "TLS on this listener; with client_ca, mutual TLS."),
-    ("public_url", Url, Text, "Where browsers find the page, such as https://keys.example.com."),
+    (
+        "public_url",
+        Url,
+        Text,
+        "Where browsers find the page, such as https://keys.example.com or https://app.example.com/keys.",
+    ),
     (
         "hosts",
         Shown,
@@ -165,6 +182,18 @@ pub const ADMIN: Schema = Fields(&[
     ),
     ("allow", ALLOW, AllowBlock, "Who may manage keys.  By default {role: Admin}."),
     ("org_name", Shown, Text, "What GET /api/org says; by default Main Org."),
+    (
+        "login_redirect",
+        Unknown,
+        Bool,
+        "Whether browsers without a credential at Checks are sent to the log-in page.  By default false.",
+    ),
+    (
+        "login_hosts",
+        Shown,
+        Texts,
+        "Hosts of applications, with a port or without, under which log-in and log-out alone are answered.",
+    ),
 ]);
 
 pub const PATHS: Schema = Fields(&[
@@ -372,6 +401,92 @@ pub static GROUP_ROLE: Schema = Fields(&[
     ("role", Shown, Required(&Word(&["Viewer", "Editor", "Admin"])), "The role of its people."),
 ]);
 
+pub static PROVIDER: Schema = Fields(&[
+    (
+        "name",
+        Shown,
+        Required(&Text),
+        "What it is called here: it stands in /login/NAME and before the ids of its people.",
+    ),
+    ("label", Shown, Text, "What stands on its button.  By default its name."),
+    (
+        "issuer",
+        Url,
+        Text,
+        "OpenID Connect: what the provider calls itself; its document is below /.well-known/openid-configuration.",
+    ),
+    ("auth_url", Url, Text, "Plain OAuth 2: where browsers are sent."),
+    ("token_url", Url, Text, "Plain OAuth 2: where a code is redeemed."),
+    ("api_url", Url, Text, "Plain OAuth 2: tells who somebody is, as a JSON object."),
+    ("client_id", Shown, Required(&Text), "What the provider calls us."),
+    (
+        "client_secret",
+        Secret,
+        Text,
+        "The client's secret, best by {$env: NAME} or {$file: PATH}.  Without it the client is public.",
+    ),
+    (
+        "scopes",
+        Shown,
+        Texts,
+        "What is asked for.  By default [openid, profile, email] with issuer, else nothing.",
+    ),
+    (
+        "members",
+        Named(&Shown),
+        Nested,
+        "The actor's members, each with its claim; a.b reaches into objects.  By default {id: sub, name: name, email: email, \
+         groups: groups} with issuer.",
+    ),
+    (
+        "roles",
+        Each(&CLAIM_ROLE),
+        Required(&Nested),
+        "Which role whose people have: the first entry that fits.  Who fits none is nobody.",
+    ),
+    (
+        "ids",
+        Unknown,
+        Word(&["prefixed", "plain"]),
+        "Whether ids of actors begin with the provider's name or are its own.  By default prefixed.",
+    ),
+    (
+        "allowed_domains",
+        Shown,
+        Texts,
+        "Domains of emails that the provider has verified; others are nobody.  By default all may come.",
+    ),
+    ("logout_url", Url, Text, "Where browsers go on to after log-out."),
+    ("ca", Shown, Text, "A PEM file: CAs that are trusted beside the system's."),
+    ("timeout", Shown, Text, "How long one request to it may take: 100ms to 60s.  By default 5s."),
+]);
+
+pub static CLAIM_ROLE: Schema = Fields(&[
+    ("claim", Shown, Required(&Text), "The claim, or \"*\" for everybody at the provider."),
+    (
+        "value",
+        Shown,
+        Scalars,
+        "What the claim must be or hold: a text, a number, true, false, a list of these, or \"*\" for anything.",
+    ),
+    ("role", Shown, Required(&Word(&["Viewer", "Editor", "Admin"])), "The role of its people."),
+]);
+
+pub const SESSION: Schema = Fields(&[
+    (
+        "domain",
+        Shown,
+        Text,
+        "Sessions of applications count on every host under it, such as example.com.  By default on their own host alone.",
+    ),
+    (
+        "log_in_url",
+        Url,
+        Text,
+        "Where there is no admin: the log-in page of the server that has it, such as https://keys.example.com/login.",
+    ),
+]);
+
 const ACTOR: Schema = Fields(&[
     ("role", Shown, Text, "A role; Viewer, Editor and Admin mean something to API keys."),
     ("name", Shown, Text, "A name."),
@@ -472,7 +587,7 @@ impl Schema {
             Secret => false,
             Named(_) => is_name(key) || is_plain_word(key),
             Unknown | Shown | Url | Fields(_) | Each(_) | Locations(_) | DatasettePlugin => {
-                is_plain_word(key) || is_configuration_key(key) || key == MERGE_KEY
+                is_plain_word(key) || resembles_configuration_key(key) || key == MERGE_KEY
             }
         }
     }
@@ -563,15 +678,27 @@ pub fn is_boolean_word(text: &str) -> bool {
 
 /// Whether the key is one of the configuration's own.
 pub fn is_configuration_key(key: &str) -> bool {
-    fn has(schema: &Schema, key: &str) -> bool {
-        match schema {
-            Fields(fields) => fields.iter().any(|(name, schema, ..)| *name == key || has(schema, key)),
-            Named(schema) | Each(schema) | Locations(schema) => has(schema, key),
-            DatasettePlugin => has(&DATASETTE_PLUGIN, key),
-            Secret | Unknown | Shown | Url => false,
-        }
+    has_key_like(&SCHEMA, &|name| name == key) || has_key_like(&REFERENCE, &|name| name == key)
+}
+
+/// Whether the key is one of the configuration's own, or one but for its case, its hyphens and its underscores, such as
+/// `bindDN` and `search-base`.  No secret is.
+pub fn resembles_configuration_key(key: &str) -> bool {
+    fn letters(text: &str) -> impl Iterator<Item = u8> {
+        text.bytes().filter(|byte| !matches!(byte, b'-' | b'_')).map(|byte| byte.to_ascii_lowercase())
     }
-    has(&SCHEMA, key) || has(&REFERENCE, key)
+    is_configuration_key(key) || has_key_like(&SCHEMA, &|name| letters(name).eq(letters(key)))
+}
+
+fn has_key_like(schema: &Schema, is_like: &dyn Fn(&str) -> bool) -> bool {
+    match schema {
+        Fields(fields) => {
+            fields.iter().any(|(name, schema, ..)| is_like(name) || has_key_like(schema, is_like))
+        }
+        Named(schema) | Each(schema) | Locations(schema) => has_key_like(schema, is_like),
+        DatasettePlugin => has_key_like(&DATASETTE_PLUGIN, is_like),
+        Secret | Unknown | Shown | Url => false,
+    }
 }
 
 /// YAML 1.1's merge key.

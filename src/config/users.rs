@@ -13,7 +13,7 @@ use super::{Context, actors, is_label};
 use crate::actor::Actor;
 use crate::credential::{API_KEY_USER, Kind, Principal};
 use crate::password::PasswordHash;
-use crate::person::normalized_name;
+use crate::person::comparable_name;
 use crate::secret::Secret;
 
 /// One entry of the section.
@@ -37,7 +37,7 @@ struct Names {
     written: HashSet<Arc<str>>,
     lower_case: HashSet<String>,
     /// As the people of a directory type them; `None` without a directory.
-    normalized: Option<HashSet<String>>,
+    comparable: Option<HashSet<String>>,
 }
 
 /// Reads the section.  `is_tried` says whether strangers can try the password of this admin, `has_directory` whether
@@ -54,7 +54,7 @@ pub fn read<'t>(
     let mut names = Names {
         written: HashSet::new(),
         lower_case: HashSet::new(),
-        normalized: has_directory.then(HashSet::new),
+        comparable: has_directory.then(HashSet::new),
     };
     let mut users = Vec::with_capacity(list.len());
     for node in list {
@@ -113,10 +113,8 @@ fn read_name<'t>(reader: &mut Reader<'t>, fields: Fields<'t>, names: &mut Names)
     }
     let is_new = names.lower_case.insert(name.to_lowercase());
     // Where there is a directory, names are compared as people type them.
-    let is_another = match (&mut names.normalized, normalized_name(&name)) {
-        (Some(normalized), Some(name)) => normalized.insert(name),
-        (Some(_), None) | (None, _) => true,
-    };
+    let is_another =
+        names.comparable.as_mut().is_none_or(|comparable| comparable.insert(comparable_name(&name)));
     if !is_new {
         reader.warn(
             &node.at,

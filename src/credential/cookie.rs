@@ -11,6 +11,16 @@ pub fn values<'s, 'a: 's>(headers: &'s Headers<'a>, name: &'s str) -> impl Itera
     })
 }
 
+/// Name and value of every cookie whose name begins with `prefix`, in all lines, in order.
+pub fn with_prefix<'s, 'a: 's>(
+    headers: &'s Headers<'a>,
+    prefix: &'s str,
+) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + 's {
+    let encoding = headers.encoding();
+    let all = headers.all("cookie").flat_map(move |line| pieces(line, encoding)).filter_map(split_pair);
+    all.filter(|(name, _)| name.starts_with(prefix.as_bytes()))
+}
+
 /// What remains of the request's cookies without those that `is_ours`; `None` when none of them is.
 ///
 /// The rest keeps its bytes.  A cut cookie takes the separator before it along, the first one that after it.

@@ -16,6 +16,13 @@ pub fn raw_names<'s, 'a: 's>(http: &Http<'a>, name: &'s str) -> impl Iterator<It
     named(http, name).map(|(raw, _)| raw)
 }
 
+/// Every parameter in order: its raw name, and the whole of it.
+pub fn parameters<'a>(http: &Http<'a>) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+    let query = http.query();
+    let parameters = query.into_iter().flat_map(|query| query.split(|&byte| byte == b'&'));
+    parameters.map(|parameter| (split_parameter(parameter).0, parameter))
+}
+
 /// Percent-decoding as forms do it: `+` is a blank.
 pub fn decode(raw: &[u8]) -> Cow<'_, [u8]> {
     if !raw.iter().any(|byte| matches!(byte, b'+' | b'%')) {

@@ -6,14 +6,30 @@ use std::fmt;
 use super::{CredentialLocation, CredentialLocations, cookie, parts_of, query, split_scheme};
 use crate::attributes::{Http, trim_blanks};
 
-/// Our own session cookies: of the admin listener, plain and under TLS, and of Checks, plain and under TLS.  They are
-/// always cut: no upstream has a use for them.
-pub const SESSION_COOKIES: [&str; 4] =
-    [ADMIN_COOKIES[0], ADMIN_COOKIES[1], APPLICATION_COOKIES[0], APPLICATION_COOKIES[1]];
+/// Our own session cookies: of the admin listener, plain and under TLS, and of Checks, plain, under TLS, and of a domain.
+/// They are always cut: no upstream has a use for them.
+pub const SESSION_COOKIES: [&str; 5] = [
+    ADMIN_COOKIES[0],
+    ADMIN_COOKIES[1],
+    APPLICATION_COOKIES[0],
+    APPLICATION_COOKIES[1],
+    APPLICATION_COOKIES[2],
+];
+/// What the names of cookies begin with that hold a log-in at a provider which has begun, under TLS and plain.  They are
+/// always cut, too.
+pub const LOG_IN_COOKIES: [&str; 2] = ["__Host-eat_login_", "eat_login_"];
 /// Those of the admin listener, plain and under TLS.
 pub const ADMIN_COOKIES: &[&str] = &["eat_session", "__Host-eat_session"];
-/// Those of Checks, plain and under TLS.
-pub const APPLICATION_COOKIES: &[&str] = &["eat_app", "__Host-eat_app"];
+/// Those of Checks, plain, under TLS, and of `session.domain`.
+pub const APPLICATION_COOKIES: &[&str] = &["eat_app", "__Host-eat_app", "__Secure-eat_app"];
+
+/// Whether a cookie of this name is our own, whatever the configuration reads.
+pub fn is_own_cookie(name: &[u8]) -> bool {
+    // Most cookies of others begin otherwise.
+    matches!(name.first(), Some(b'e' | b'_'))
+        && (SESSION_COOKIES.iter().any(|own| own.as_bytes() == name)
+            || LOG_IN_COOKIES.iter().any(|beginning| name.starts_with(beginning.as_bytes())))
+}
 
 /// What to take out of a request.  Nothing is named here that the request did not show.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -87,7 +103,7 @@ impl CredentialStripping<'_> {
                 CredentialLocation::Session { .. } | CredentialLocation::Cookie { .. } => {}
             }
         }
-        // Our own sessions are always cut.
+        // Our own are always cut.
         let is_ours = |cookie: &[u8]| {
             let is_kept = || match forward {
                 Forward::Nothing => false,
@@ -95,8 +111,7 @@ impl CredentialStripping<'_> {
                 Forward::Only(_) => false,
                 Forward::Everything => true,
             };
-            SESSION_COOKIES.iter().any(|name| name.as_bytes() == cookie)
-                || (locations.reads_cookie(cookie) && !is_kept())
+            is_own_cookie(cookie) || (locations.reads_cookie(cookie) && !is_kept())
         };
         removal.cookie = cut_cookies(http, is_ours);
         removal
@@ -205,6 +220,30 @@ mod tests {
             CredentialStripping::of(&request, &locations, Forward::Only(&CredentialLocation::Bearer));
         assert_eq!(only_bearer.headers, ["x-api-key"]);
         assert_eq!(only_bearer.cookie, CookieChange::Remove);
+    }
+
+    #[test]
+    fn our_own_cookies_are_cut_whatever_is_read_and_forwarded() {
+        let ours = [
+            "eat_session",
+            "__Host-eat_session",
+            "eat_app",
+            "__Host-eat_app",
+            "__Secure-eat_app",
+            "eat_login_0a1b2c3d",
+            "__Host-eat_login_0a1b2c3d",
+            "eat_login_",
+        ];
+        let others = ["eat", "eat_", "eat_appx", "x_eat_app", "__Secure-eat_session", "_", "e", "EAT_APP"];
+        let cookie: Vec<_> = others.iter().chain(&ours).map(|name| format!("{name}=1")).collect();
+        let cookie = cookie.join("; ");
+        let headers: &[(&str, &[u8])] = &[("cookie", cookie.as_bytes())];
+        let locations = locations();
+        let kept: Vec<_> = others.iter().map(|name| format!("{name}=1")).collect();
+        for forward in [Forward::Nothing, Forward::Everything] {
+            let removal = CredentialStripping::of(&http("/", headers), &locations, forward);
+            assert_eq!(removal.cookie, CookieChange::Set(kept.join("; ")), "{forward:?}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
 use super::ber;
-use super::error::{Outcome, Problem};
+use super::error::{Outcome, Problem, is_end, is_no_tls};
 use super::message::{self, FoundEntry, Response, Search};
 use super::tls::Client;
 
@@ -25,6 +25,8 @@ use super::tls::Client;
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 /// The most bytes of the answer to StartTLS.
 const MAX_START_TLS_BYTES: usize = 4096;
+/// With this byte begins what a server of TLS answers to what is none (RFC 8446, section 5.1).
+const TLS_ALERT: u8 = 21;
 /// How many bytes are asked for at a time.
 const READ_BYTES: usize = 4096;
 
@@ -77,7 +79,10 @@ impl Connection {
         tls: &Client,
         deadline: Instant,
     ) -> Result<Self, Problem> {
-        Self::encrypted(connect(addresses, deadline).await?, host, tls, 0).await
+        match Self::encrypted(connect(addresses, deadline).await?, host, tls, 0).await {
+            Err(Problem::Tls(error)) if is_no_tls(&error) => Err(Problem::PlainPort(error)),
+            done => done,
+        }
     }
 
     /// A connection that goes on with TLS before anything else is sent (RFC 4511, section 4.14).
@@ -91,7 +96,15 @@ impl Connection {
         let mut stream = connect(addresses, deadline).await?;
         stream.write_all(&message::start_tls(ID)).await.map_err(Problem::Lost)?;
         let mut buffer = BytesMut::new();
-        let answer = read_message(&mut stream, &mut buffer, MAX_START_TLS_BYTES).await?;
+        let answer = match read_message(&mut stream, &mut buffer, MAX_START_TLS_BYTES).await {
+            Err(Problem::Lost(error)) if buffer.is_empty() && is_end(&error) => {
+                return Err(Problem::TlsPort(error));
+            }
+            Err(Problem::Malformed) if buffer.first() == Some(&TLS_ALERT) => {
+                return Err(Problem::TlsPort(io::Error::other("sent an alert of TLS instead of an answer")));
+            }
+            answer => answer?,
+        };
         match Response::read(&answer, ID) {
             Ok(Response::Extended(outcome)) if outcome.is_success() => {}
             Ok(Response::Extended(outcome) | Response::Disconnection(outcome)) => {

@@ -56,13 +56,13 @@ fn is_dn(attribute: &str) -> bool {
 
 /// A person's entry before the groups are searched for.
 #[derive(Debug)]
-pub(super) struct Person {
+pub(super) struct FoundPerson {
     pub(super) dn: DistinguishedName,
     found: FoundEntry,
     subject: String,
 }
 
-impl Person {
+impl FoundPerson {
     /// Reads an entry.
     ///
     /// # Errors
@@ -144,16 +144,16 @@ fn is_disabled(found: &FoundEntry, now: Timestamp) -> bool {
     const SECONDS_A_DAY: i64 = 24 * 60 * 60;
     /// From 1601 to 1970.
     const SECONDS_BEFORE_1970: i64 = 11_644_473_600;
-    let is_number = |attribute: &str, disables: &dyn Fn(i64) -> bool| {
+    let has_disabling = |attribute: &str, disables: &dyn Fn(i64) -> bool| {
         found.values(attribute).any(|value| {
             let number = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
             number.is_none_or(disables)
         })
     };
     let today = now.as_second().div_euclid(SECONDS_A_DAY);
-    is_number(SHADOW_EXPIRE, &|day| day >= 0 && day <= today)
-        || is_number(USER_ACCOUNT_CONTROL, &|flags| flags & ACCOUNT_DISABLED != 0)
-        || is_number(ACCOUNT_EXPIRES, &|time| {
+    has_disabling(SHADOW_EXPIRE, &|day| day >= 0 && day <= today)
+        || has_disabling(USER_ACCOUNT_CONTROL, &|flags| flags & ACCOUNT_DISABLED != 0)
+        || has_disabling(ACCOUNT_EXPIRES, &|time| {
             let never = time == 0 || time == i64::MAX;
             !never && time / 10_000_000 - SECONDS_BEFORE_1970 <= now.as_second()
         })
@@ -254,7 +254,7 @@ mod tests {
             ("memberOf", &[b"cn=b,dc=org", b"cn=a,dc=org", b"\xff"]),
             ("jpegPhoto", &[b"\xff\xd8"]),
         ]);
-        let person = Person::read(ann, &settings(), now()).unwrap();
+        let person = FoundPerson::read(ann, &settings(), now()).unwrap();
         assert_eq!(person.group_keys("uid"), ["ann"]);
         assert_eq!(person.group_keys("DN"), ["uid=ann,dc=org"]);
         let searched = vec!["CN=A,DC=org".to_owned(), "cn=c,dc=org".to_owned(), "odd".to_owned()];
@@ -265,7 +265,7 @@ mod tests {
         let members = json!({"name": "Ann", "mail": ["a@x", "b@x"], "groups": entry.groups});
         assert_eq!(Value::from(entry.members), members);
 
-        let poor = Person::read(found(&[("uid", &[b"ann"])]), &settings(), now()).unwrap();
+        let poor = FoundPerson::read(found(&[("uid", &[b"ann"])]), &settings(), now()).unwrap();
         let entry = poor.with_groups("ann", &settings(), Vec::new()).unwrap();
         assert_eq!(Value::from(entry.members), json!({"groups": []}));
     }
@@ -283,13 +283,13 @@ mod tests {
             (&[("uid", &[&b"ann"[..]]), ("objectclass", &[b"top", b"ALIAS"])], NobodyReason::Alias),
             (&[("uid", &[&b"ann"[..]]), ("memberOf;Range=0-1", &[b"a"])], NobodyReason::TooManyGroups),
         ] {
-            let read = Person::read(found(attributes), &settings(), now());
+            let read = FoundPerson::read(found(attributes), &settings(), now());
             assert_eq!(read.map(|person| person.subject), Err(reason), "{attributes:?}");
         }
         let odd = FoundEntry { dn: "ann".to_owned(), ..found(&[("uid", &[b"ann"])]) };
-        assert_eq!(Person::read(odd, &settings(), now()).err(), Some(NobodyReason::InvalidEntry));
+        assert_eq!(FoundPerson::read(odd, &settings(), now()).err(), Some(NobodyReason::InvalidEntry));
         let many = (0..=MAX_GROUPS).map(|number| format!("cn={number}")).collect::<Vec<_>>();
-        let read = || Person::read(found(&[("uid", &[b"ann"])]), &settings(), now()).unwrap();
+        let read = || FoundPerson::read(found(&[("uid", &[b"ann"])]), &settings(), now()).unwrap();
         assert!(read().with_groups("ann", &settings(), many[1..].to_vec()).is_ok());
         let reason = read().with_groups("ann", &settings(), many).map(|entry| entry.subject);
         assert_eq!(reason, Err(NobodyReason::TooManyGroups));
@@ -318,7 +318,7 @@ mod tests {
             ("pwdAccountLockedTime", "20240229120000Z", false),
         ] {
             let entry = found(&[("uid", &[b"ann"]), (attribute, &[value.as_bytes()])]);
-            let read = Person::read(entry, &settings(), now());
+            let read = FoundPerson::read(entry, &settings(), now());
             assert_eq!(read.err() == Some(NobodyReason::Disabled), disables, "{attribute} {value}");
         }
     }

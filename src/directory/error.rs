@@ -1,4 +1,5 @@
-//! Why a directory could not be asked, in words for its operator.  They hold no password and no name of a person.
+//! Why a directory could not be asked, in words for its operator.  They hold no password and no name of a person: a
+//! server's own words are passed on where no person was asked about.
 
 use std::fmt;
 use std::io;
@@ -22,9 +23,20 @@ pub enum DirectoryError {
     /// Nobody may read an entry without that person's own password.
     #[error("with %s in `bind_dn` the directory can be asked about nobody without their password")]
     DirectBind,
-    /// The thread that asks has ended.
-    #[error("the directory is asked no longer: the process ends")]
+    /// The thread that asks has ended, or the question panicked.
+    #[error("the question ended without an answer: it panicked, or the thread that asks has ended")]
     Stopped,
+}
+
+impl DirectoryError {
+    /// Whether the directory would not answer another question either.  Otherwise the error may be about one name alone.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Servers(errors) => errors.iter().all(|error| error.problem.is_outage()),
+            Self::Busy(_) => true,
+            Self::DirectBind | Self::Stopped => false,
+        }
+    }
 }
 
 fn join(errors: &[ServerError]) -> String {
@@ -69,6 +81,17 @@ pub enum Problem {
     /// The handshake failed.
     #[error("TLS: {0}{advice}", advice = tls_advice(.0))]
     Tls(#[source] io::Error),
+    /// No handshake began at `ldaps://`.
+    #[error(
+        "TLS: {0}.  If it speaks plain LDAP at this port, as servers do at 389, write ldap:// and `ldap.start_tls: true`, \
+         or the port of its ldaps://, which is mostly 636"
+    )]
+    PlainPort(#[source] io::Error),
+    /// The connection ended, or brought TLS, where the answer to StartTLS was due.
+    #[error(
+        "StartTLS: {0}.  If it speaks TLS from the first byte at this port, as servers do at 636, write ldaps://"
+    )]
+    TlsPort(#[source] io::Error),
     /// The server does not go on with TLS.
     #[error("refused StartTLS: {0}.  Give it a certificate, or use ldaps://")]
     StartTls(Outcome),
@@ -94,10 +117,14 @@ pub enum Problem {
     #[error("could not check a password: {}", .0.name())]
     Bind(Outcome),
     /// A search failed.
-    #[error("searching {base}: {outcome}{advice}", advice = search_advice(outcome))]
+    #[error("searching {base} (`ldap.{key}`): {failure}", failure = search_failure(outcome, *searcher))]
     Search {
+        /// The key that names the base: `search_base` or `group_search.base`.
+        key: &'static str,
         /// Where it began.
         base: String,
+        /// As whom it was made.
+        searcher: Searcher,
         /// What the server says.
         outcome: Outcome,
     },
@@ -107,6 +134,34 @@ pub enum Problem {
     /// `bind_dn` with somebody's name in it is no distinguished name.
     #[error("`bind_dn` with a name in it is no distinguished name: {0}")]
     Template(#[source] crate::distinguished_name::DistinguishedNameError),
+}
+
+impl Problem {
+    /// Whether the server would not answer another question either: it cannot be reached, says nothing, or says that it
+    /// cannot work now.  All else may be about one name alone.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Unresolvable(_)
+            | Self::Unreachable(_)
+            | Self::NoAnswer(_)
+            | Self::Busy(_)
+            | Self::PlainText
+            | Self::NoCa
+            | Self::Host(_)
+            | Self::Tls(_)
+            | Self::PlainPort(_)
+            | Self::TlsPort(_)
+            | Self::StartTls(_)
+            | Self::EarlyBytes
+            | Self::Lost(_)
+            | Self::Disconnection(_)
+            | Self::Reader(_) => true,
+            Self::Bind(outcome) | Self::Search { outcome, .. } => {
+                matches!(outcome.code, Outcome::BUSY | Outcome::UNAVAILABLE)
+            }
+            Self::Malformed | Self::TooLong | Self::Filter(_) | Self::Template(_) => false,
+        }
+    }
 }
 
 fn tls_advice(error: &io::Error) -> &'static str {
@@ -121,9 +176,20 @@ fn tls_advice(error: &io::Error) -> &'static str {
         Some(TlsError::InvalidCertificate(CertificateError::Other(_))) => {
             ".  A certificate that is its own CA is none of a server: let a CA sign one, and name the CA with `ldap.ca`"
         }
-        Some(TlsError::InvalidMessage(_)) => ".  Does it speak plain LDAP at this port?",
         Some(_) | None => "",
     }
+}
+
+/// Whether a handshake failed as it does at a server that does not speak TLS.
+pub(super) fn is_no_tls(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<TlsError>());
+    matches!(cause, Some(TlsError::InvalidMessage(_))) || is_end(error)
+}
+
+/// Whether the other side ended the connection.
+pub(super) fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 fn bind_advice(outcome: &Outcome) -> &'static str {
@@ -136,17 +202,41 @@ fn bind_advice(outcome: &Outcome) -> &'static str {
     }
 }
 
-fn search_advice(outcome: &Outcome) -> &'static str {
+/// As whom a search is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Searcher {
+    /// Nobody: there is no `bind_dn`.
+    Anonymous,
+    /// `bind_dn`.
+    Reader,
+    /// The person who bound.
+    Person,
+}
+
+fn search_failure(outcome: &Outcome, searcher: Searcher) -> String {
     match outcome.code {
-        Outcome::NO_SUCH_OBJECT => ".  It does not exist, or `bind_dn` may not see it",
+        // What somebody may not see does not exist for them, to most servers.
+        Outcome::NO_SUCH_OBJECT => {
+            let (hidden, advice) = match searcher {
+                Searcher::Anonymous => ("may be seen without a bind", "or name a `bind_dn` that may read it"),
+                Searcher::Reader => ("`bind_dn` may see", "and the directory's access rules"),
+                Searcher::Person => ("the person who bound may see", "and the directory's access rules"),
+            };
+            format!("there is no such entry, or none that {hidden}: {outcome}.  Check the spelling, {advice}")
+        }
         // Active Directory's answer to who has not bound.
         Outcome::OPERATIONS_ERROR | Outcome::INSUFFICIENT_ACCESS | Outcome::INAPPROPRIATE_AUTHENTICATION => {
-            ".  Name a `bind_dn` that may search there"
+            let advice = match searcher {
+                Searcher::Anonymous => "Searches are anonymous: name a `bind_dn` that may search there",
+                Searcher::Reader => "Let `bind_dn` search there, or name another one",
+                Searcher::Person => "The person who bound may not search there",
+            };
+            format!("{outcome}.  {advice}")
         }
         Outcome::STRONGER_AUTH_REQUIRED | Outcome::CONFIDENTIALITY_REQUIRED => {
-            ".  Use ldaps://, or set `ldap.start_tls: true`"
+            format!("{outcome}.  Use ldaps://, or set `ldap.start_tls: true`")
         }
-        _ => "",
+        _ => outcome.to_string(),
     }
 }
 
@@ -173,11 +263,18 @@ impl Outcome {
     pub(super) const INAPPROPRIATE_AUTHENTICATION: u32 = 48;
     pub(super) const INVALID_CREDENTIALS: u32 = 49;
     pub(super) const INSUFFICIENT_ACCESS: u32 = 50;
+    pub(super) const BUSY: u32 = 51;
+    pub(super) const UNAVAILABLE: u32 = 52;
     pub(super) const UNWILLING_TO_PERFORM: u32 = 53;
 
     pub(super) fn new(code: u32, message: &str) -> Self {
         let shown = |character: &char| !character.is_control();
         Self { code, message: message.chars().filter(shown).take(MAX_MESSAGE).collect() }
+    }
+
+    /// The same without the server's own words.
+    pub(super) fn without_message(self) -> Self {
+        Self { code: self.code, message: "".into() }
     }
 
     pub(super) fn is_success(&self) -> bool {
@@ -207,8 +304,8 @@ impl Outcome {
             Self::INAPPROPRIATE_AUTHENTICATION => "inappropriate authentication",
             Self::INVALID_CREDENTIALS => "invalid credentials",
             Self::INSUFFICIENT_ACCESS => "insufficient access rights",
-            51 => "busy",
-            52 => "unavailable",
+            Self::BUSY => "busy",
+            Self::UNAVAILABLE => "unavailable",
             Self::UNWILLING_TO_PERFORM => "unwilling to perform",
             54 => "loop detected",
             80 => "other",
@@ -228,6 +325,75 @@ impl fmt::Display for Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_be_about_one_name_alone_is_no_outage() {
+        let search = |code| Problem::Search {
+            key: "search_base",
+            base: "dc=org".to_owned(),
+            searcher: Searcher::Reader,
+            outcome: Outcome::new(code, ""),
+        };
+        let lost = || Problem::Lost(io::ErrorKind::BrokenPipe.into());
+        let error = |problems: Vec<Problem>| {
+            let of = |problem| ServerError { server: "ldap://localhost".to_owned(), problem };
+            DirectoryError::Servers(problems.into_iter().map(of).collect())
+        };
+        for problems in [vec![lost()], vec![search(51)], vec![search(52), Problem::NoAnswer(Duration::ZERO)]]
+        {
+            assert!(error(problems).is_outage());
+        }
+        for problem in [
+            Problem::TooLong,
+            Problem::Malformed,
+            search(80),
+            search(11),
+            Problem::Bind(Outcome::new(34, "")),
+        ] {
+            assert!(!problem.is_outage(), "{problem}");
+            // Another server was away, and this one answers others.
+            assert!(!error(vec![lost(), problem]).is_outage());
+        }
+    }
+
+    #[test]
+    fn a_search_that_failed_says_what_to_check_by_who_searched() {
+        let told = |searcher, code| {
+            let (base, outcome) = ("ou=p,dc=org".to_owned(), Outcome::new(code, ""));
+            Problem::Search { key: "search_base", base, searcher, outcome }.to_string()
+        };
+        for (searcher, code, part) in [
+            (
+                Searcher::Anonymous,
+                32,
+                "may be seen without a bind: no such object (32).  Check the spelling, or name a",
+            ),
+            (
+                Searcher::Reader,
+                32,
+                "none that `bind_dn` may see: no such object (32).  Check the spelling, and",
+            ),
+            (Searcher::Person, 32, "none that the person who bound may see: no such object (32).  Check"),
+            (
+                Searcher::Anonymous,
+                50,
+                "insufficient access rights (50).  Searches are anonymous: name a `bind_dn`",
+            ),
+            (Searcher::Reader, 50, "insufficient access rights (50).  Let `bind_dn` search there"),
+            (
+                Searcher::Person,
+                50,
+                "insufficient access rights (50).  The person who bound may not search there",
+            ),
+            (Searcher::Person, 13, "confidentiality required (13).  Use ldaps://"),
+            (Searcher::Reader, 51, "busy (51)"),
+        ] {
+            let told = told(searcher, code);
+            assert!(told.starts_with("searching ou=p,dc=org (`ldap.search_base`): "), "{told}");
+            assert!(told.contains(part), "{searcher:?} {code}: {told}");
+        }
+        assert!(!told(Searcher::Anonymous, 32).contains("none that `bind_dn`"));
+    }
 
     #[test]
     fn an_outcome_shows_a_bounded_and_printable_text() {

@@ -59,6 +59,8 @@ struct Idle {
 /// A connection that one question has for itself.  It is closed unless it is given back.
 pub(super) struct Lease<'p> {
     pub(super) connection: Connection,
+    /// Whether it answered questions before: the server may have closed it since.
+    pub(super) is_reused: bool,
     pool: &'p Pool,
     _permit: OwnedSemaphorePermit,
 }
@@ -165,10 +167,11 @@ impl<'s> Attempts<'s> {
         self.order.next().ok_or_else(|| DirectoryError::Servers(std::mem::take(&mut self.failures)))
     }
 
-    /// The server did not answer.
+    /// The server did not answer.  It is asked after all others for a while, unless this may be about one name alone.
     pub(super) fn failed(&mut self, server: &Server, problem: Problem) {
         tracing::debug!(server = server.url, %problem, "a server of the directory did not answer");
-        if !matches!(problem, Problem::Busy(_)) {
+        // That all connections are in use says nothing about the server.
+        if problem.is_outage() && !matches!(problem, Problem::Busy(_)) {
             *server.lock_failed_at() = Some(self.servers.clock.elapsed());
         }
         self.failures.push(ServerError { server: server.url.clone(), problem });
@@ -192,9 +195,24 @@ impl Server {
     /// A connection that searches: bound as `bind_dn`, or by nobody where there is none.
     pub(super) async fn reader(&self, deadline: Instant) -> Result<Lease<'_>, Problem> {
         let permit = self.readers.permit(deadline).await?;
-        if let Some(connection) = self.readers.take_idle() {
-            return Ok(Lease { connection, pool: &self.readers, _permit: permit });
+        match self.readers.take_idle() {
+            Some(connection) => {
+                Ok(Lease { connection, is_reused: true, pool: &self.readers, _permit: permit })
+            }
+            None => self.open_reader(permit, deadline).await,
         }
+    }
+
+    /// The same over a new connection.
+    pub(super) async fn fresh_reader(&self, deadline: Instant) -> Result<Lease<'_>, Problem> {
+        self.open_reader(self.readers.permit(deadline).await?, deadline).await
+    }
+
+    async fn open_reader(
+        &self,
+        permit: OwnedSemaphorePermit,
+        deadline: Instant,
+    ) -> Result<Lease<'_>, Problem> {
         let mut lease = self.open(&self.readers, permit, deadline).await?;
         match &self.settings.bind {
             Bind::Reader { dn, password } => {
@@ -212,7 +230,7 @@ impl Server {
     pub(super) async fn bind_connection(&self, deadline: Instant) -> Result<Lease<'_>, Problem> {
         let permit = self.binds.permit(deadline).await?;
         match self.binds.take_idle() {
-            Some(connection) => Ok(Lease { connection, pool: &self.binds, _permit: permit }),
+            Some(connection) => Ok(Lease { connection, is_reused: true, pool: &self.binds, _permit: permit }),
             None => self.open(&self.binds, permit, deadline).await,
         }
     }
@@ -239,7 +257,7 @@ impl Server {
                 (Connection::tls(&addresses, host, self.tls()?, deadline).await?, permit)
             }
         };
-        Ok(Lease { connection, pool, _permit: permit })
+        Ok(Lease { connection, is_reused: false, pool, _permit: permit })
     }
 
     fn tls(&self) -> Result<&Client, Problem> {

@@ -5,18 +5,20 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use prost::Message;
+use url::{Position, Url};
 
 use super::{authorizer, holds, read_config, wait_for};
 use crate::answer::Answer;
 use crate::attributes::{Attributes, COMPARISONS, Encoding, Http};
 use crate::authorizer::Authorizer;
 use crate::config::Unavailable;
-use crate::credential::stripping::SESSION_COOKIES;
+use crate::credential::stripping::is_own_cookie;
 use crate::decision::{Decision, Outcome};
 use crate::deny_reason::DenyReason;
 use crate::ext_authz::codec::response::{self, ResponseEncoder};
 use crate::ext_authz::codec::{frame, request};
 use crate::ext_authz::wire::{self, check_response::HttpResponse};
+use crate::return_to::MAX_RETURN_TO;
 use crate::snapshot::Snapshot;
 
 /// All that rules can look at, and every place.
@@ -46,6 +48,8 @@ const CLOSED: &str = r#"
 tokens: [{token: good-token-alice-1, actor: {id: alice}}]
 credentials: [bearer, {header: x-api-key}, {cookie: tok}]
 "#;
+/// The only setting in which a denial may be a redirect.
+const REDIRECTS: &str = "redirecting";
 const ONLY_TOKEN: &[u8] = b"good-token-alice-1";
 
 /// Everybody passes who shows no bad credential, in every spelling.
@@ -67,6 +71,23 @@ forward_credentials: true
 default: {allow: {role: Admin}, enforce: false}
 "#;
 
+/// A browser without a credential is sent to the log-in page of one of two hosts.
+const REDIRECTING: &str = r#"
+tokens: [{token: good-token-alice-1, actor: {id: alice}}]
+users: [{username: carol, password_hash: "$2b$04$Bi8fSFGkjKURlEPwTA1t3.lgXFu29nQ8HDTfxxDJfUW.8jl9OUwIW"}]
+keys: {store: "sqlite:keys.db"}
+admin:
+  public_url: https://keys.example.com
+  login_redirect: true
+  login_hosts: ["in.example.com:8443"]
+session: {domain: example.com}
+credentials: [bearer, session, {query: _auth_token}]
+routes: [{path_prefix: /open, allow: true}]
+default: {}
+"#;
+const LOG_IN_HOST: &str = "in.example.com:8443";
+const DOMAIN: &str = "example.com";
+
 struct Setting {
     name: &'static str,
     authorizer: Authorizer,
@@ -74,7 +95,13 @@ struct Setting {
 }
 
 static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(|| {
-    let texts = [("everything", EVERYTHING), ("closed", CLOSED), ("open", OPEN), ("shadowed", SHADOWED)];
+    let texts = [
+        ("everything", EVERYTHING),
+        ("closed", CLOSED),
+        ("open", OPEN),
+        ("shadowed", SHADOWED),
+        (REDIRECTS, REDIRECTING),
+    ];
     let setting = |(name, text)| {
         let authorizer = authorizer(read_config(text));
         let encoder = ResponseEncoder::new(&authorizer.snapshot());
@@ -193,12 +220,12 @@ fn check_answer(setting: &str, data: &[u8], http: Option<&Http<'_>>, decision: &
             check_changes(setting, http, decision, &ok);
         }
         HttpResponse::DeniedResponse(denied) => {
-            check_denial(setting, code, &denied);
+            check_denial(setting, http, decision, code, &denied);
             assert!(is_denied, "{setting}: {outcome:?} is denied");
             assert!(decision.verdict.is_err(), "{setting}: a permit is denied: {outcome:?}");
         }
         HttpResponse::ErrorResponse(denied) => {
-            check_denial(setting, code, &denied);
+            check_denial(setting, http, decision, code, &denied);
             assert!(
                 decision.snapshot.unavailable == Unavailable::Error,
                 "{setting}: an error of the client's making"
@@ -207,11 +234,54 @@ fn check_answer(setting: &str, data: &[u8], http: Option<&Http<'_>>, decision: &
     }
 }
 
-fn check_denial(setting: &str, code: i32, denied: &wire::DeniedHttpResponse) {
+fn check_denial(
+    setting: &str,
+    http: Option<&Http<'_>>,
+    decision: &Decision,
+    code: i32,
+    denied: &wire::DeniedHttpResponse,
+) {
     assert_ne!(code, 0, "{setting}: a denial with the status of a permit");
     let status = denied.status.as_ref().map_or(0, |status| status.code);
-    assert!((400..600).contains(&status), "{setting}: a denial with status {status}");
     denied.headers.iter().for_each(check_header);
+    if status == 302 {
+        assert_eq!(setting, REDIRECTS, "a redirect where there are none");
+        assert_eq!(decision.outcome(), Outcome::Denied(DenyReason::NoCredential));
+        check_redirect(http.expect("a redirect is for an HTTP request"), denied);
+    } else {
+        assert!((400..600).contains(&status), "{setting}: a denial with status {status}");
+    }
+}
+
+/// A browser is sent to a page of ours alone, and back to where it came from alone, without a credential.
+fn check_redirect(http: &Http<'_>, denied: &wire::DeniedHttpResponse) {
+    assert_eq!(http.method, b"GET");
+    assert!(!http.is_grpc() && denied.body.is_empty());
+    let headers: Vec<_> = denied.headers.iter().filter_map(|option| option.header.as_ref()).collect();
+    let [cache, location] = headers[..] else { panic!("{headers:?}") };
+    assert_eq!((&*cache.key, &*cache.value), ("cache-control", "no-store"));
+    assert_eq!(location.key, "location");
+    let page = Url::parse(&location.value).expect("a URL");
+    let page_host = &page[Position::BeforeHost..Position::AfterPort];
+    assert!(["keys.example.com", LOG_IN_HOST].contains(&page_host), "{page}");
+    assert_eq!((page.scheme(), page.path(), page.fragment()), ("https", "/login", None));
+    let parameters: Vec<_> = page.query_pairs().collect();
+    let [(name, return_to)] = &parameters[..] else {
+        assert!(parameters.is_empty(), "{page}");
+        return;
+    };
+    assert_eq!(name, "return_to");
+    assert!(return_to.len() <= MAX_RETURN_TO && return_to.is_ascii());
+    // A name that is none in the DNS is no URL's; nobody can come from there.
+    let Ok(back) = Url::parse(return_to) else { return };
+    let host = back.host_str().expect("a host");
+    if page_host == LOG_IN_HOST {
+        assert_eq!(&back[Position::BeforeHost..Position::AfterPort], LOG_IN_HOST);
+    } else {
+        assert!(host == DOMAIN || host.ends_with(&format!(".{DOMAIN}")), "{back}");
+    }
+    assert_eq!((back.scheme(), back.username(), back.password()), ("https", "", None));
+    assert!(back.query_pairs().all(|(name, _)| name != "_auth_token"), "{back}");
 }
 
 /// What the header is set to can be sent.
@@ -258,7 +328,7 @@ fn check_changes(setting: &str, http: &Http<'_>, decision: &Decision, ok: &wire:
     for cookie in cookies {
         // A piece without `=` is no cookie of that name.
         let mut pairs = cookie.value.split(';').filter_map(|pair| pair.split_once('='));
-        assert!(pairs.all(|(name, _)| !SESSION_COOKIES.contains(&name.trim())), "{setting}: a session stays");
+        assert!(pairs.all(|(name, _)| !is_own_cookie(name.trim().as_bytes())), "{setting}: a session stays");
     }
 }
 

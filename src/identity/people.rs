@@ -1,111 +1,54 @@
-//! People of a directory: their passwords ([`asking`]), the actors that they are, and their sessions.
+//! People of a directory: their passwords ([`asking`]), their sessions ([`sessions`]), and the principals that they become
+//! ([`principal`]).  Those of providers have sessions alone ([`providers`]).
 //!
-//! A person's **claims** are what the directory said when it was asked last: its [`Entry`].  The rules in force make a
-//! principal of them: another role for a group counts at the next request, not at the next log-in.
+//! A person's **claims** are what the source said when it was asked last: the directory's `Entry`, the provider's ID
+//! token.  The rules in force make a principal of them: another role for a group counts at the next request, not at the
+//! next log-in.
 
 mod asking;
+mod in_flight;
 mod memory;
+mod principal;
+pub mod providers;
 pub mod records;
+pub mod sessions;
 
 pub use self::asking::QuestionResult;
+pub use self::principal::{NotAPerson, fitting_role, principal_of, record_of};
+pub use self::sessions::{DIRECT_SESSION_TTL, RECHECK_GRACE, RECHECK_INTERVAL};
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-
-use jiff::Timestamp;
-use serde_json::{Map, Value};
-use tokio::sync::watch;
 
 use self::asking::{Answer, Asker};
 use self::memory::BoundedMap;
+use self::principal::{Somebody, cached_principal, principal_of_session, user_of};
+use self::sessions::Rechecks;
 use super::Purpose;
-use crate::actor::Actor;
 use crate::clock::Clock;
-use crate::config::{Bind, LdapSettings};
-use crate::credential::{Kind, Principal};
+use crate::config::LdapSettings;
+use crate::credential::Principal;
 use crate::deny_reason::DenyReason;
-use crate::directory::{Directory, Entry, Lookup, NobodyReason};
-use crate::distinguished_name::DistinguishedName;
-use crate::keys::sessions::{CachedPrincipal, Session};
-use crate::keys::{Keys, Role, StoredPerson, scoped_binding};
-use crate::person::{Claims, Person, PersonId, PersonSource};
+use crate::directory::{Directory, NobodyReason};
+use crate::keys::sessions::CachedPrincipal;
 use crate::secret::Secret;
-use crate::snapshot::Snapshot;
-use crate::token::TokenDigest;
+use crate::snapshot::{Snapshot, SnapshotStore};
 
-/// How old the claims of a session may be before the directory is asked again.
-pub const RECHECK_INTERVAL: Duration = Duration::from_secs(10 * 60);
-/// How much longer a session lives on old claims while the directory does not answer.
-pub const RECHECK_GRACE: Duration = Duration::from_secs(60 * 60);
-/// How long after log-in a session ends whose person cannot be asked about without the password.
-pub const DIRECT_SESSION_TTL: Duration = Duration::from_secs(60 * 60);
-/// How long nobody asks about a person again after the directory did not answer.
-const RECHECK_PAUSE: Duration = Duration::from_secs(10);
-/// How long [`People::check_used_sessions`] asks; about whom is left it asks the next time.
-const SWEEP_TIMEOUT: Duration = Duration::from_secs(20);
-/// People about whom the directory is asked at the same time.
-const MAX_RECHECKS: usize = 64;
-/// People of whom is remembered what the directory said of late, or that it said nothing.
+/// People of whom is remembered what the directory said of late, that it said nothing, or that a line was logged.
 const MAX_REMEMBERED: usize = 10_000;
 /// How often a line says the same of the same person.
 const TELL_INTERVAL: Duration = Duration::from_secs(30 * 60);
-
-/// The longest id of a person, in characters.
-const MAX_ID: usize = 190;
-/// The most that is kept of what the directory says of a person, as JSON, in bytes.
-const MAX_CLAIMS_BYTES: usize = 64 * 1024;
-
-/// Beginnings of the ids of keys and of service accounts, which no person may have.
-const RESERVED_IDS: [&str; 2] = ["key:", "sa:"];
-
-/// Why somebody whom the directory has is nobody here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotAPerson {
-    /// No entry of `ldap.roles` fits.
-    NoRole,
-    /// The id begins like that of a key or a service account.
-    ReservedId,
-    /// A token or a user of the configuration has the id.
-    ConfiguredId,
-    /// The id is longer than 190 characters, or holds one that cannot be printed.
-    IllegalId,
-    /// The actor is not a legal one.
-    IllegalActor,
-    /// What the directory says of the person is longer than 64 KiB, as JSON.
-    TooLarge,
-}
-
-impl NotAPerson {
-    /// The word for the audit log.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NoRole => "no_role",
-            Self::ReservedId => "reserved_id",
-            Self::ConfiguredId => "configured_id",
-            Self::IllegalId => "illegal_id",
-            Self::IllegalActor => "illegal_actor",
-            Self::TooLarge => "too_large",
-        }
-    }
-}
-
-/// What the directory says of somebody who has a session.
-#[derive(Clone)]
-enum Finding {
-    Found(Arc<Entry>),
-    /// The person is gone.
-    Gone,
-}
 
 /// People of the directory.  A clone is the same.
 #[derive(Clone)]
 pub struct People {
     checks: Arc<Listener>,
     admin: Arc<Listener>,
-    rechecks: Arc<Mutex<Rechecks>>,
-    /// People who were right about their password and are nobody, so that a line says so once in a while.
+    rechecks: Arc<Rechecks>,
+    /// The reasons, with a name, that a line gave of late.
     told: Arc<Mutex<BoundedMap<String, ()>>>,
+    /// The rules in force; see [`People::follow`].
+    snapshots: Arc<OnceLock<SnapshotStore>>,
     clock: Clock,
 }
 
@@ -119,17 +62,6 @@ struct Listener {
     clock: Clock,
 }
 
-/// An answer that is waited for: `Some(None)` when the directory did not answer.
-type AwaitedFinding = watch::Receiver<Option<Option<Finding>>>;
-
-struct Rechecks {
-    in_flight: HashMap<PersonId, AwaitedFinding>,
-    /// What was said last and when it was asked, in case that the store cannot keep it.
-    findings: BoundedMap<PersonId, (Timestamp, Finding)>,
-    /// About whom it was asked in vain of late.
-    failures: BoundedMap<PersonId, ()>,
-}
-
 impl People {
     /// People of whom nothing is known yet.  Nobody is asked before somebody comes.
     ///
@@ -140,26 +72,33 @@ impl People {
     }
 
     fn with(clock: Clock, may_ask: bool) -> Result<Self, getrandom::Error> {
-        let rechecks = Rechecks {
-            in_flight: HashMap::new(),
-            findings: BoundedMap::new(MAX_REMEMBERED),
-            failures: BoundedMap::new(MAX_REMEMBERED),
-        };
         Ok(Self {
             checks: Arc::new(Listener::new(true, may_ask, &clock)?),
             admin: Arc::new(Listener::new(false, may_ask, &clock)?),
-            rechecks: Arc::new(Mutex::new(rechecks)),
+            rechecks: Arc::new(Rechecks::new()),
             told: Arc::new(Mutex::new(BoundedMap::new(MAX_REMEMBERED))),
+            snapshots: Arc::default(),
             clock,
         })
     }
 
-    /// The same, of whom nobody is ever asked: the directory does not answer.
+    /// The same where the directory is never asked: it counts as one that does not answer.
     ///
     /// # Errors
     /// As [`People::new`].
     pub fn unasked(clock: Clock) -> Result<Self, getrandom::Error> {
         Self::with(clock, false)
+    }
+
+    /// Decides from now on by the rules that are in force when something is written down, whatever they were when the
+    /// question began.  The first call counts.
+    pub fn follow(&self, snapshots: SnapshotStore) {
+        let _ = self.snapshots.set(snapshots);
+    }
+
+    /// The rules in force, or these where nothing is followed.
+    fn current(&self, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
+        self.snapshots.get().map_or_else(|| Arc::clone(snapshot), SnapshotStore::current)
     }
 
     /// How often questions of each listener, `check` and `admin`, had each result.
@@ -204,15 +143,17 @@ impl People {
                         return Ok(principal);
                     }
                     Err(reason) => {
-                        self.tell(&known.entry.subject, reason.as_str());
+                        self.tell(Some(&known.entry.subject), reason.as_str());
                         DenyReason::WrongPassword
                     }
                 }
             }
             Answer::Wrong => DenyReason::WrongPassword,
             Answer::Nobody(reason) => {
-                if is_worth_telling(reason) {
-                    self.tell(name, reason.as_str());
+                match telling(reason) {
+                    Telling::WithName => self.tell(Some(name), reason.as_str()),
+                    Telling::WithoutName => self.tell(None, reason.as_str()),
+                    Telling::Nothing => {}
                 }
                 DenyReason::WrongPassword
             }
@@ -227,156 +168,6 @@ impl People {
         Err(denial)
     }
 
-    /// The principal of a directory's session by the claims and the rules in force; `None` when the session is over.
-    ///
-    /// # Errors
-    /// The directory was not heard of for so long that the claims do not count any more.
-    pub async fn in_session(
-        &self,
-        session: &Arc<Session>,
-        settings: &Arc<LdapSettings>,
-        snapshot: &Arc<Snapshot>,
-        keys: &Arc<Keys>,
-        purpose: Purpose,
-    ) -> Result<Option<Arc<Principal>>, DenyReason> {
-        let Some(principal) = principal_of_session(session, settings, snapshot) else {
-            return Ok(None);
-        };
-        let age = self.age(session.checked_at);
-        if age < RECHECK_INTERVAL {
-            return Ok(Some(principal));
-        }
-        if matches!(settings.bind, Bind::Direct { .. }) {
-            let is_over = self.age(session.created_at) >= DIRECT_SESSION_TTL;
-            return Ok((!is_over).then_some(principal));
-        }
-        let end = Instant::now() + purpose.timeout();
-        let directory = || self.listener(purpose).directory();
-        let recheck = self.recheck(session, directory, settings, snapshot, keys, end);
-        // Without an answer the last one counts, which the store may not have been able to keep.
-        let (asked_at, finding) = match Box::pin(recheck).await {
-            Some(finding) => (self.clock.now(), Some(finding)),
-            None => match self.last_finding(session) {
-                Some((asked_at, finding)) => (asked_at, Some(finding)),
-                None => (session.checked_at, None),
-            },
-        };
-        if self.age(asked_at) >= RECHECK_INTERVAL + RECHECK_GRACE {
-            return Err(DenyReason::DirectoryUnavailable);
-        }
-        Ok(match finding {
-            // The rules may have changed since it was found.
-            Some(Finding::Found(entry)) => {
-                principal_of(&entry, settings, snapshot, Kind::Session).ok().map(Arc::new)
-            }
-            Some(Finding::Gone) => None,
-            None => Some(principal),
-        })
-    }
-
-    /// Asks again about people whose sessions were used, here or by processes that decide about no people, when what the
-    /// directory said of them is too old to go by.  Those processes go by the records in the store: where nothing was
-    /// heard for too long the record ends, and where people bind directly their sessions do, an hour after log-in.
-    pub async fn check_used_sessions(
-        &self,
-        settings: &Arc<LdapSettings>,
-        snapshot: &Arc<Snapshot>,
-        keys: &Arc<Keys>,
-    ) {
-        let sessions = keys.sessions_of(PersonSource::Ldap);
-        if matches!(settings.bind, Bind::Direct { .. }) {
-            for (digest, session) in sessions {
-                if self.age(session.created_at) >= DIRECT_SESSION_TTL {
-                    // The store has logged an error; the next time it is tried again.
-                    let _ = keys.close_session(&digest).await;
-                }
-            }
-            return;
-        }
-        // Of each person the session that knows most, and the last use of any.
-        let mut people: HashMap<PersonId, (Arc<Session>, Timestamp)> = HashMap::new();
-        for (_, session) in sessions.into_iter().filter(|(_, session)| claims(session).is_some()) {
-            let used_at = session.last_used_at();
-            let person = people.entry(session.person.clone());
-            let (newest, last_used_at) = person.or_insert_with(|| (Arc::clone(&session), used_at));
-            *last_used_at = used_at.max(*last_used_at);
-            if newest.checked_at < session.checked_at {
-                *newest = session;
-            }
-        }
-        let end = Instant::now() + SWEEP_TIMEOUT;
-        let mut has_answered = true;
-        for (person, (session, last_used_at)) in people {
-            let used_for = Duration::try_from(last_used_at.duration_since(session.checked_at));
-            if used_for.unwrap_or_default() < RECHECK_INTERVAL {
-                continue;
-            }
-            // Whoever did not answer about one does not about the next; the time left is for what needs none.
-            if has_answered && Instant::now() < end {
-                let directory = || self.admin.directory();
-                let recheck = self.recheck(&session, directory, settings, snapshot, keys, end);
-                has_answered = Box::pin(recheck).await.is_some();
-            }
-            if !has_answered && self.age(session.checked_at) >= RECHECK_INTERVAL + RECHECK_GRACE {
-                let _ = keys.end_person(&person).await;
-            }
-        }
-    }
-
-    /// What the directory says now, or said of late, of the person of a session; `None` when it did not answer in time.
-    async fn recheck(
-        &self,
-        session: &Arc<Session>,
-        directory: impl FnOnce() -> Option<Arc<Directory>>,
-        settings: &Arc<LdapSettings>,
-        snapshot: &Arc<Snapshot>,
-        keys: &Arc<Keys>,
-        end: Instant,
-    ) -> Option<Finding> {
-        let mut answer = {
-            let mut rechecks = lock(&self.rechecks);
-            let now = self.clock.elapsed();
-            if let Some((_, finding)) = rechecks.findings.get(&session.person, now, RECHECK_INTERVAL) {
-                return Some(finding.clone());
-            }
-            match rechecks.in_flight.get(&session.person) {
-                Some(answer) => answer.clone(),
-                None => {
-                    let has_failed = rechecks.failures.get(&session.person, now, RECHECK_PAUSE).is_some();
-                    if has_failed || rechecks.in_flight.len() >= MAX_RECHECKS {
-                        return None;
-                    }
-                    let question = Question {
-                        person: session.person.clone(),
-                        name: claims(session)?.name,
-                        directory: directory()?,
-                        settings: Arc::clone(settings),
-                        snapshot: Arc::clone(snapshot),
-                        keys: Arc::clone(keys),
-                        people: self.clone(),
-                    };
-                    let (sender, receiver) = watch::channel(None);
-                    rechecks.in_flight.insert(session.person.clone(), receiver.clone());
-                    tokio::spawn(question.ask(sender));
-                    receiver
-                }
-            }
-        };
-        match tokio::time::timeout_at(end.into(), answer.wait_for(Option::is_some)).await {
-            Ok(Ok(answer)) => answer.clone().flatten(),
-            // The task panicked, or it is not done.
-            Ok(Err(_)) | Err(_) => None,
-        }
-    }
-
-    /// What the directory said last of the person of a session, if that is newer than what the session knows.
-    fn last_finding(&self, session: &Session) -> Option<(Timestamp, Finding)> {
-        let rechecks = lock(&self.rechecks);
-        let max_age = RECHECK_INTERVAL + RECHECK_GRACE;
-        let last = rechecks.findings.get(&session.person, self.clock.elapsed(), max_age);
-        last.filter(|(asked_at, _)| *asked_at > session.checked_at).cloned()
-    }
-
     fn listener(&self, purpose: Purpose) -> &Listener {
         match purpose {
             Purpose::Check { .. } => &self.checks,
@@ -384,13 +175,9 @@ impl People {
         }
     }
 
-    fn age(&self, at: Timestamp) -> Duration {
-        Duration::try_from(self.clock.now().duration_since(at)).unwrap_or_default()
-    }
-
     /// Says once in a while why somebody is nobody.
-    fn tell(&self, user: &str, reason: &'static str) {
-        let (key, now) = (format!("{reason} {user}"), self.clock.elapsed());
+    fn tell(&self, user: Option<&str>, reason: &'static str) {
+        let (key, now) = (format!("{reason} {}", user.unwrap_or_default()), self.clock.elapsed());
         let mut told = lock(&self.told);
         if told.get(&key, now, TELL_INTERVAL).is_none() {
             told.insert(key, (), now);
@@ -424,90 +211,19 @@ impl Listener {
     }
 }
 
-/// A question about the person of a session, with all that it needs.
-struct Question {
-    person: PersonId,
-    name: String,
-    directory: Arc<Directory>,
-    settings: Arc<LdapSettings>,
-    snapshot: Arc<Snapshot>,
-    keys: Arc<Keys>,
-    people: People,
+/// What the log says of a name that is nobody's.
+enum Telling {
+    /// The reason and the name: it leads to an entry.
+    WithName,
+    /// The reason alone: it says something of the directory, whatever was typed.
+    WithoutName,
+    /// Nothing.
+    Nothing,
 }
 
-impl Question {
-    /// Asks, says what was found, and writes it down.
-    async fn ask(self, sender: watch::Sender<Option<Option<Finding>>>) {
-        let asked_at = self.people.clock.now();
-        let found = match self.directory.find(&self.settings, &self.name).await {
-            // Somebody else may have the name by now.
-            Ok(Lookup::Found(entry)) if *entry.subject == *self.person.subject => {
-                let principal = user_of(&entry, asked_at, &self.settings, &self.snapshot);
-                principal.map(|principal| (Arc::new(entry), principal)).map_err(NotAPerson::as_str)
-            }
-            Ok(Lookup::Found(_)) => Err("other_person"),
-            Ok(Lookup::Nobody(reason)) => Err(reason.as_str()),
-            Err(error) => {
-                tracing::warn!(reason = %error, "the directory did not answer about the person of a session");
-                let mut rechecks = lock(&self.people.rechecks);
-                rechecks.in_flight.remove(&self.person);
-                rechecks.failures.insert(self.person.clone(), (), self.people.clock.elapsed());
-                drop(rechecks);
-                // No receiver is left when every caller is gone.
-                let _ = sender.send(Some(None));
-                return;
-            }
-        };
-        let finding = match &found {
-            Ok((entry, _)) => Finding::Found(Arc::clone(entry)),
-            Err(_) => Finding::Gone,
-        };
-        // Before the store has it: nobody waits for that, and who asks meanwhile is told.
-        {
-            let mut rechecks = lock(&self.people.rechecks);
-            rechecks.in_flight.remove(&self.person);
-            let now = self.people.clock.elapsed();
-            rechecks.findings.insert(self.person.clone(), (asked_at, finding.clone()), now);
-        }
-        // What is remembered of a password may have the groups of before.
-        let still = found.as_ref().ok().map(|(entry, _)| &**entry);
-        for listener in [&self.people.checks, &self.people.admin] {
-            listener.asker.forget_others(&self.person.subject, still);
-        }
-        let _ = sender.send(Some(Some(finding)));
-        match found {
-            Ok((_, principal)) => self.write(&principal, asked_at).await,
-            Err(reason) => self.end(reason).await,
-        }
-    }
-
-    /// Writes down who the person is.  What the store cannot keep now is kept in memory, and the store logs it.
-    async fn write(&self, principal: &Principal, asked_at: Timestamp) {
-        if let Some(record) = record_of(principal, asked_at)
-            && self.keys.record_person(&record).await.is_ok()
-            && let Some(claims) = principal.person.as_ref().and_then(|person| person.claims.as_ref())
-        {
-            let _ = self.keys.update_claims_of(&self.person, &claims.members, asked_at).await;
-        }
-    }
-
-    async fn end(&self, reason: &'static str) {
-        let ended = self.keys.end_sessions(&self.person).await;
-        let _ = self.keys.end_person(&self.person).await;
-        tracing::info!(
-            target: "audit",
-            source = self.person.source.as_str(),
-            user = &*self.person.subject,
-            reason,
-            ended_sessions = ended.ok(),
-            "sessions ended: the directory has the person no longer, or with no role"
-        );
-    }
-}
-
-/// Whether an operator can do something about somebody who is nobody.  What anybody can bring about by a name of nobody
-/// is not told: it may be a password in the wrong field.
-fn is_worth_telling(reason: NobodyReason) -> bool {
+/// What the log says, as far as an operator can do something about it.  A name that leads to no entry is not logged: it may
+/// be a password that was typed into the wrong field.
+fn telling(reason: NobodyReason) -> Telling {
     match reason {
         NobodyReason::SeveralEntries
         | NobodyReason::Unreadable
@@ -517,119 +233,12 @@ fn is_worth_telling(reason: NobodyReason) -> bool {
         | NobodyReason::SeveralIds
         | NobodyReason::InvalidEntry
         | NobodyReason::TooManyGroups
-        | NobodyReason::Alias
-        | NobodyReason::Referral => true,
-        NobodyReason::InvalidName | NobodyReason::UnusablePassword | NobodyReason::Unknown => false,
+        | NobodyReason::Alias => Telling::WithName,
+        NobodyReason::Referral => Telling::WithoutName,
+        NobodyReason::InvalidName | NobodyReason::UnusablePassword | NobodyReason::Unknown => {
+            Telling::Nothing
+        }
     }
-}
-
-/// What the directory said of the person of a session; `None` when it cannot be read.
-fn claims(session: &Session) -> Option<Entry> {
-    serde_json::from_value(Value::Object(session.claims.clone()?)).ok()
-}
-
-/// The principal of a session by its claims, made once under each snapshot; `None` when it is over.
-fn principal_of_session(
-    session: &Session,
-    settings: &LdapSettings,
-    snapshot: &Snapshot,
-) -> Option<Arc<Principal>> {
-    if let Some(cached) = session.principal.load().as_ref()
-        && cached.snapshot_version == snapshot.version
-    {
-        return Some(Arc::clone(&cached.principal));
-    }
-    let binding = TokenDigest::from_bytes(settings.binding);
-    if session.binding != scoped_binding(&binding, session.scope) {
-        return None;
-    }
-    let principal = Arc::new(principal_of(&claims(session)?, settings, snapshot, Kind::Session).ok()?);
-    let cached = CachedPrincipal { snapshot_version: snapshot.version, principal: Arc::clone(&principal) };
-    session.principal.store(Some(Arc::new(cached)));
-    Some(principal)
-}
-
-/// The record of a person that other processes go by; `None` for a principal that is no person, or that counts under some
-/// policies alone: a record cannot say so, and without it they count under none elsewhere.
-pub fn record_of(principal: &Principal, now: Timestamp) -> Option<StoredPerson> {
-    let person = principal.person.as_ref().filter(|_| principal.policies.is_none())?;
-    let role = principal.actor.member("role").and_then(Value::as_str).and_then(Role::parse);
-    Some(StoredPerson {
-        person: person.id.clone(),
-        actor: principal.actor.members().clone(),
-        role,
-        binding: person.binding,
-        seen_at: now,
-        ended_at: None,
-    })
-}
-
-/// The principal that an entry becomes under the rules in force.
-///
-/// # Errors
-/// Why it is nobody's.
-pub fn principal_of(
-    entry: &Entry,
-    settings: &LdapSettings,
-    snapshot: &Snapshot,
-    kind: Kind,
-) -> Result<Principal, NotAPerson> {
-    let subject = &*entry.subject;
-    if RESERVED_IDS.iter().any(|reserved| subject.starts_with(reserved)) {
-        return Err(NotAPerson::ReservedId);
-    }
-    // What the store takes, and an index of PostgreSQL.
-    if subject.chars().count() > MAX_ID || subject.chars().any(char::is_control) {
-        return Err(NotAPerson::IllegalId);
-    }
-    let role = role(&entry.groups, settings).ok_or(NotAPerson::NoRole)?;
-    let id = if settings.plain_ids { subject.to_owned() } else { format!("ldap:{subject}") };
-    if snapshot.has_actor_id(&id) {
-        return Err(NotAPerson::ConfiguredId);
-    }
-    let mut members = Map::from_iter([("id".to_owned(), Value::String(id))]);
-    for (member, value) in &entry.members {
-        members.entry(member).or_insert_with(|| value.clone());
-    }
-    members.insert("role".to_owned(), Value::String(role.as_str().to_owned()));
-    let actor = Actor::configured(members).map_err(|_| NotAPerson::IllegalActor)?;
-    if serde_json::to_vec(entry).is_ok_and(|claims| claims.len() > MAX_CLAIMS_BYTES) {
-        return Err(NotAPerson::TooLarge);
-    }
-    let mut principal = Principal::new(kind, subject.into(), actor);
-    principal.person = Some(Arc::new(Person {
-        id: PersonId { source: PersonSource::Ldap, subject: subject.into() },
-        binding: TokenDigest::from_bytes(settings.binding),
-        claims: None,
-    }));
-    Ok(principal)
-}
-
-/// The principal of a user whose entry this was at `asked_at`, with what a session of theirs is made of.
-fn user_of(
-    entry: &Entry,
-    asked_at: Timestamp,
-    settings: &LdapSettings,
-    snapshot: &Snapshot,
-) -> Result<Principal, NotAPerson> {
-    let mut principal = principal_of(entry, settings, snapshot, Kind::User)?;
-    // An entry is an object.
-    if let (Some(person), Ok(Value::Object(members))) = (&principal.person, serde_json::to_value(entry)) {
-        let claims = Some(Claims { members, checked_at: asked_at });
-        principal.person = Some(Arc::new(Person { claims, ..(**person).clone() }));
-    }
-    Ok(principal)
-}
-
-/// The position of the first entry of `ldap.roles` that fits.
-pub fn fitting_role(groups: &[String], settings: &LdapSettings) -> Option<usize> {
-    let groups: Vec<DistinguishedName> = groups.iter().filter_map(|group| group.parse().ok()).collect();
-    let fits = |group: &Option<DistinguishedName>| group.as_ref().is_none_or(|group| groups.contains(group));
-    settings.roles.iter().position(|entry| fits(&entry.group))
-}
-
-fn role(groups: &[String], settings: &LdapSettings) -> Option<Role> {
-    settings.roles.get(fitting_role(groups, settings)?).map(|entry| entry.role)
 }
 
 /// Nothing that holds a lock can panic half way through a change, so a poisoned state is sound.

@@ -16,7 +16,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use self::people::People;
 use super::known_dead::KnownDead;
-use super::people::Person;
+use super::people::PersonRecord;
 use super::sessions::Session;
 use super::store::source::{ChangePage, KeyPage, PersonPage};
 use super::usage::{LastUse, Used};
@@ -247,13 +247,13 @@ impl Index {
     }
 
     /// The record of a person.
-    pub fn find_person(&self, person: &PersonId) -> Option<Arc<Person>> {
+    pub fn find_person(&self, person: &PersonId) -> Option<Arc<PersonRecord>> {
         self.people.find(person)
     }
 
-    /// The people of a source who have not ended.
-    pub fn people(&self, source: PersonSource) -> Vec<PersonId> {
-        self.people.not_ended(source)
+    /// The people of such sources who have not ended.
+    pub fn people(&self, is_source: impl Fn(&PersonSource) -> bool) -> Vec<PersonId> {
+        self.people.not_ended(is_source)
     }
 
     /// The session of a digest, dead or alive.  It does not count as used.
@@ -261,11 +261,18 @@ impl Index {
         self.sessions.pin().get(digest).map(Arc::clone)
     }
 
-    /// The sessions of a source, dead or alive.  Looks at every session.
-    pub fn sessions_of(&self, source: PersonSource) -> Vec<(TokenDigest, Arc<Session>)> {
+    /// The sessions of such sources, dead or alive.  Looks at every session.
+    pub fn sessions_of(&self, is_source: impl Fn(&PersonSource) -> bool) -> Vec<(TokenDigest, Arc<Session>)> {
         let sessions = self.sessions.pin();
-        let of_source = sessions.iter().filter(|(_, session)| session.person.source == source);
+        let of_source = sessions.iter().filter(|(_, session)| is_source(&session.person.source));
         of_source.map(|(digest, session)| (*digest, Arc::clone(session))).collect()
+    }
+
+    /// The digests of a person's sessions, dead or alive.  Looks at every session.
+    pub fn sessions_of_person(&self, person: &PersonId) -> Vec<TokenDigest> {
+        let sessions = self.sessions.pin();
+        let of_person = sessions.iter().filter(|(_, session)| session.person == *person);
+        of_person.map(|(digest, _)| *digest).collect()
     }
 
     /// Inserts the record of a person, or replaces it.

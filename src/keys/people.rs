@@ -22,9 +22,9 @@ pub const MAX_PEOPLE: u32 = 100_000;
 /// The record of a person who ended is deleted after this long.
 pub const ENDED_PERSON_RETENTION: SignedDuration = SignedDuration::from_hours(400 * 24);
 
-/// A person, as the index holds them.
+/// The record of a person, as the index holds it.
 #[derive(Debug)]
-pub struct Person {
+pub struct PersonRecord {
     /// The role; `None` for none.
     pub role: Option<Role>,
     /// Binds the record to what must stay the same for it to hold.
@@ -37,7 +37,7 @@ pub struct Person {
     principal: Arc<Principal>,
 }
 
-impl Person {
+impl PersonRecord {
     /// A person as they are recorded under this id; `None` when the actor cannot be one.
     pub(super) fn new(id: i64, stored: StoredPerson) -> Option<Self> {
         let actor = Actor::configured(stored.actor).ok()?;
@@ -117,7 +117,26 @@ impl Keys {
     /// # Errors
     /// The store failed.
     pub async fn end_person(&self, person: &PersonId) -> Result<bool, StoreError> {
-        let end = self.store.end_person(&self.gate, person, whole_second(self.clock.now()));
+        self.end_person_unless(person, None).await
+    }
+
+    /// The same, unless the store has a session of the person that is not too old to live, whether this process knows of it
+    /// yet or not.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn end_person_without_session(&self, person: &PersonId) -> Result<bool, StoreError> {
+        let (_, opened_after) = self.live_sessions_after(&person.source);
+        self.end_person_unless(person, Some(opened_after)).await
+    }
+
+    async fn end_person_unless(
+        &self,
+        person: &PersonId,
+        opened_after: Option<Timestamp>,
+    ) -> Result<bool, StoreError> {
+        let now = whole_second(self.clock.now());
+        let end = self.store.end_person(&self.gate, person, now, opened_after);
         let ended = self.change(end, |ended| {
             if let Some((id, person)) = ended {
                 self.index.put_person(*id, person.clone());
@@ -128,7 +147,7 @@ impl Keys {
     }
 
     /// The record of a person, ended or not.
-    pub fn find_person(&self, person: &PersonId) -> Option<Arc<Person>> {
+    pub fn find_person(&self, person: &PersonId) -> Option<Arc<PersonRecord>> {
         self.index.find_person(person)
     }
 
@@ -141,7 +160,12 @@ impl Keys {
 
     /// The people of a source of whom there is a record and who have not ended.  Takes time in proportion to the number
     /// of all records.
-    pub fn people(&self, source: PersonSource) -> Vec<PersonId> {
-        self.index.people(source)
+    pub fn people(&self, source: &PersonSource) -> Vec<PersonId> {
+        self.index.people(|other| other == source)
+    }
+
+    /// The same of every provider, whether the configuration has it or not.
+    pub fn people_of_providers(&self) -> Vec<PersonId> {
+        self.index.people(|source| matches!(source, PersonSource::Provider(_)))
     }
 }

@@ -1,7 +1,7 @@
 //! What becomes of what is stored in time: unused keys expire (`keys.max_idle`), dead ones are deleted
-//! (`keys.forget_after`), and so are the records of people who ended long ago.
+//! (`keys.forget_after`), and so are the records of people who ended long ago and the states of attempts to log in.
 //!
-//! All of it is done once an hour, by every process that may write to the store: the store gives each of them other rows.
+//! States are deleted every ten minutes, all else once an hour, by every process that may write to the store: the store gives each of them other rows.
 //! One call changes a thousand rows at most, and the follower reads the store between two calls.
 
 use std::time::Duration;
@@ -15,7 +15,10 @@ use super::{KeySettings, Keys, OPERATION_TIMEOUT, with_timeout};
 
 /// How often to look for keys that are dead for long enough, and for unused ones.
 const INTERVAL: Duration = Duration::from_secs(3600);
-/// How many keys, or records of people, are deleted at once.
+/// How often to look for states of attempts that are used for long enough.  No more are stored than attempts began in the
+/// time that an attempt lives, a state is remembered, and this: 10 a second and process in 40 minutes.
+const STATES_INTERVAL: Duration = Duration::from_secs(600);
+/// How many keys, records of people or states are deleted at once.
 const FORGET_BATCH: u32 = 1000;
 /// How many keys expire at once: each has a line in the audit log.
 const EXPIRE_BATCH: u32 = 100;
@@ -33,6 +36,7 @@ pub(super) struct Retention {
     expire_at: Instant,
     forget_at: Instant,
     forget_people_at: Instant,
+    forget_states_at: Instant,
     readable_since: Instant,
     readable_at: Instant,
     /// The keys that were deleted since this round began.
@@ -47,11 +51,16 @@ enum Round {
 }
 
 impl Round {
+    /// Whether fewer were deleted than a batch may be.
+    fn after(deleted: u64) -> Self {
+        if deleted < u64::from(FORGET_BATCH) { Self::Over } else { Self::Unfinished }
+    }
+
     /// When the next batch is due.
-    fn next_at(self, now: Instant) -> Instant {
+    fn next_at(self, now: Instant, interval: Duration) -> Instant {
         match self {
             Self::Unfinished => now,
-            Self::Over => now + INTERVAL,
+            Self::Over => now + interval,
         }
     }
 }
@@ -63,6 +72,7 @@ impl Retention {
             expire_at: now,
             forget_at: now,
             forget_people_at: now,
+            forget_states_at: now,
             readable_since: now,
             readable_at: now,
             forgotten: ForgottenKeys::default(),
@@ -76,7 +86,12 @@ impl Retention {
         }
         self.readable_at = now;
         if now >= self.forget_people_at {
-            self.forget_people_at = keys.forget_people(upkeep).await.next_at(now);
+            self.forget_people_at = keys.forget_people(upkeep).await.next_at(now, INTERVAL);
+        }
+        if now >= self.forget_states_at {
+            // The store has logged an error.
+            let forgotten = keys.forget_states(upkeep, FORGET_BATCH).await.unwrap_or_default();
+            self.forget_states_at = Round::after(forgotten).next_at(now, STATES_INTERVAL);
         }
         let may_expire = now.duration_since(self.readable_since) >= USES_ARRIVE_WITHIN;
         let (expire, forget) = (may_expire && now >= self.expire_at, now >= self.forget_at);
@@ -87,11 +102,11 @@ impl Retention {
             return;
         };
         if expire {
-            self.expire_at = keys.expire_idle(upkeep, &settings).await.next_at(now);
+            self.expire_at = keys.expire_idle(upkeep, &settings).await.next_at(now, INTERVAL);
         }
         if forget {
             let round = keys.forget_dead(upkeep, &settings, &mut self.forgotten).await;
-            self.forget_at = round.next_at(now);
+            self.forget_at = round.next_at(now, INTERVAL);
             if round == Round::Over {
                 let ForgottenKeys { expired, revoked } = std::mem::take(&mut self.forgotten);
                 if expired + revoked > 0 {
@@ -124,7 +139,7 @@ impl Keys {
                         "records of people who ended long ago were deleted from the store"
                     );
                 }
-                if people < u64::from(FORGET_BATCH) { Round::Over } else { Round::Unfinished }
+                Round::after(people)
             }
             Err(error) => {
                 self.write_failed("delete the records of people who ended long ago", &error);
@@ -187,7 +202,7 @@ impl Keys {
                         "dead API keys deleted"
                     );
                 }
-                if batch.total() < u64::from(FORGET_BATCH) { Round::Over } else { Round::Unfinished }
+                Round::after(batch.total())
             }
             Err(error) => {
                 self.write_failed("delete dead keys", &error);

@@ -3,9 +3,11 @@
 //! A session's secret is the value of a cookie.  One log-in may open two sessions, each with a secret of its own: one for
 //! the admin listener and one for the application ([`SessionScope`]).  A session is bound to what must stay the same for
 //! it to live, such as the password that opened it.  It ends with the other one of its log-in when the person logs out,
-//! by itself when nobody uses it for a day, and after a week.
+//! by itself when nobody uses it for a day, and after a week, or 12 hours where a provider told who the person is.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use jiff::{SignedDuration, Timestamp};
@@ -23,6 +25,8 @@ use crate::token::TokenDigest;
 pub const SESSION_IDLE_TIMEOUT: SignedDuration = SignedDuration::from_hours(24);
 /// A session ends after this long, however much it is used.
 pub const SESSION_TTL: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// A session of a provider ends after this long: the provider is not asked about the person again.
+pub const PROVIDER_SESSION_TTL: SignedDuration = SignedDuration::from_hours(12);
 /// Live sessions of one person and one scope.  One more ends the oldest log-in.
 pub const MAX_SESSIONS_PER_PERSON: u32 = 100;
 /// The prefix of a session's secret.
@@ -46,7 +50,12 @@ pub struct Session {
     /// The principal that was made of it last.
     pub principal: ArcSwapOption<CachedPrincipal>,
     last_use: Arc<LastUse>,
+    /// Since when it is used although its claims are due, in milliseconds of the clock that nobody sets; [`NEVER`].
+    overdue_since: AtomicU64,
 }
+
+/// [`Session::overdue_since`] of a session that was not used while its claims were due.
+const NEVER: u64 = u64::MAX;
 
 /// A principal, and the snapshot under which it was made: another one may have other rules of who has which role.
 #[derive(Debug)]
@@ -67,6 +76,8 @@ impl Session {
             }
             None => Arc::new(LastUse::new(Some(stored.last_used_at))),
         };
+        let as_old = before.filter(|before| before.checked_at == stored.checked_at);
+        let overdue_since = as_old.map_or(NEVER, |before| before.overdue_since.load(Ordering::Relaxed));
         // Nothing that a principal is made of changed: it stays, and with it the answer that is encoded for it.
         let same = before.filter(|before| before.binding == stored.binding && before.claims == stored.claims);
         Self {
@@ -78,7 +89,20 @@ impl Session {
             created_at: stored.created_at,
             principal: ArcSwapOption::new(same.and_then(|before| before.principal.load_full())),
             last_use,
+            overdue_since: AtomicU64::new(overdue_since),
         }
+    }
+
+    /// For how long it is used although its claims are due, at this reading of
+    /// [`Clock::elapsed`](crate::clock::Clock::elapsed).  The first call begins it, and newer claims end it.
+    pub fn overdue_for(&self, elapsed: Duration) -> Duration {
+        let now = u64::try_from(elapsed.as_millis()).unwrap_or(NEVER - 1);
+        let mut since = self.overdue_since.load(Ordering::Relaxed);
+        if since == NEVER {
+            let begun = self.overdue_since.compare_exchange(NEVER, now, Ordering::Relaxed, Ordering::Relaxed);
+            since = begun.map_or_else(|earlier| earlier, |_| now);
+        }
+        Duration::from_millis(now.saturating_sub(since))
     }
 
     /// When it was last used, as far as this replica knows.
@@ -104,7 +128,15 @@ impl Session {
     pub(super) fn is_live(&self, now: Timestamp) -> bool {
         let age = now.duration_since(self.created_at);
         let idle = now.duration_since(self.last_used_at());
-        age < SESSION_TTL && idle < SESSION_IDLE_TIMEOUT
+        age < session_ttl(&self.person.source) && idle < SESSION_IDLE_TIMEOUT
+    }
+}
+
+/// How long after log-in a session of a person of this source ends, however much it is used.
+fn session_ttl(source: &PersonSource) -> SignedDuration {
+    match source {
+        PersonSource::Config | PersonSource::Ldap => SESSION_TTL,
+        PersonSource::Provider(_) => PROVIDER_SESSION_TTL,
     }
 }
 
@@ -166,7 +198,7 @@ impl Keys {
             });
             cookies.push((scope, cookie));
         }
-        let (used_after, opened_after) = self.live_sessions_after();
+        let (used_after, opened_after) = self.live_sessions_after(&new.person.source);
         let limit = SessionLimit { max_sessions: MAX_SESSIONS_PER_PERSON, used_after, opened_after };
         let create = self.store.create_sessions(&self.gate, &sessions, limit);
         let created = self.change(create, |ended| {
@@ -177,13 +209,21 @@ impl Keys {
         Ok(OpenedSessions { cookies, ended: ended.log_ins })
     }
 
-    /// The sessions of the people of a source that are not too old to live, used of late or not.  Takes time in proportion
-    /// to the number of all sessions.
-    pub fn sessions_of(&self, source: PersonSource) -> Vec<(TokenDigest, Arc<Session>)> {
-        let opened_after = self.time_ago(SESSION_TTL);
-        let mut sessions = self.index.sessions_of(source);
-        sessions.retain(|(_, session)| session.created_at > opened_after);
+    /// The sessions of the people of such sources that are not too old to live, used of late or not.  Takes time in
+    /// proportion to the number of all sessions.
+    pub fn sessions_of(&self, is_source: impl Fn(&PersonSource) -> bool) -> Vec<(TokenDigest, Arc<Session>)> {
+        let mut sessions = self.index.sessions_of(is_source);
+        let now = self.clock.now();
+        sessions.retain(|(_, session)| {
+            now.duration_since(session.created_at) < session_ttl(&session.person.source)
+        });
         sessions
+    }
+
+    /// The sessions of a person, dead or alive.  Takes time in proportion to the number of all sessions.
+    pub fn sessions_of_person(&self, person: &PersonId) -> impl Iterator<Item = Arc<Session>> {
+        let digests = self.index.sessions_of_person(person);
+        digests.into_iter().filter_map(|digest| self.index.session(&digest))
     }
 
     /// Closes a session and the other one of its log-in; no error when there is none.
@@ -204,7 +244,7 @@ impl Keys {
     /// # Errors
     /// The store failed.
     pub async fn end_sessions(&self, person: &PersonId) -> Result<usize, StoreError> {
-        let (used_after, opened_after) = self.live_sessions_after();
+        let (used_after, opened_after) = self.live_sessions_after(&person.source);
         let end = self.store.end_sessions(&self.gate, person, used_after, opened_after);
         let ended = self.change(end, |ended| {
             ended.digests.iter().for_each(|digest| self.index.remove_session(digest));
@@ -242,28 +282,27 @@ impl Keys {
         claims: &Map<String, Value>,
         checked_at: Timestamp,
     ) -> Result<(), StoreError> {
-        for (digest, session) in self.sessions_of(person.source) {
+        for digest in self.index.sessions_of_person(person) {
             // The other one of its log-in may have brought them along.
-            let is_older = || {
-                let session = self.index.session(&digest);
-                session.is_some_and(|session| session.checked_at < whole_second(checked_at))
-            };
-            if session.person == *person && is_older() {
+            let session = self.index.session(&digest);
+            if session.is_some_and(|session| session.checked_at < whole_second(checked_at)) {
                 self.update_claims(&digest, claims, checked_at).await?;
             }
         }
         Ok(())
     }
 
-    /// A live session was last used after the first of these instants, and opened after the second.
-    fn live_sessions_after(&self) -> (Timestamp, Timestamp) {
-        (self.time_ago(SESSION_IDLE_TIMEOUT), self.time_ago(SESSION_TTL))
+    /// A live session of a person of this source was last used after the first of these instants, and opened after the
+    /// second.
+    pub(super) fn live_sessions_after(&self, source: &PersonSource) -> (Timestamp, Timestamp) {
+        (self.time_ago(SESSION_IDLE_TIMEOUT), self.time_ago(session_ttl(source)))
     }
 
-    /// Deletes the sessions that have ended from the store.
+    /// Deletes the sessions that have ended from the store.  Those of providers, which end earlier, nobody uses any more:
+    /// a day later they have ended for that.
     pub(super) async fn purge_sessions(&self, upkeep: &dyn Upkeep) {
-        let (used_after, opened_after) = self.live_sessions_after();
-        let purge = upkeep.purge_sessions(used_after, opened_after);
+        let (used_until, opened_until) = (self.time_ago(SESSION_IDLE_TIMEOUT), self.time_ago(SESSION_TTL));
+        let purge = upkeep.purge_sessions(used_until, opened_until);
         if let Err(error) = with_timeout(OPERATION_TIMEOUT, purge).await {
             self.write_failed("remove dead sessions", &error);
         }
@@ -304,9 +343,16 @@ mod tests {
         ));
         before.principal.store(Some(Arc::new(CachedPrincipal { snapshot_version: 1, principal })));
 
+        // Its claims are due for ten seconds, and then newer ones come.
+        let overdue = |session: &Session, second| session.overdue_for(Duration::from_secs(second)).as_secs();
+        assert_eq!([overdue(&before, 100), overdue(&before, 110)], [0, 10]);
+        let used = StoredSession { last_used_at: used_at, ..stored() };
+        assert_eq!(overdue(&Session::new(used, Some(&before)), 111), 11);
+
         let checked = StoredSession { checked_at: used_at, ..stored() };
         assert!(!before.is_same(&checked));
         let after = Session::new(checked, Some(&before));
+        assert_eq!([overdue(&after, 120), overdue(&after, 121)], [0, 1]);
         assert_eq!((after.last_used_at(), after.checked_at), (used_at, used_at));
         assert!(!after.last_use().record(used_at.as_second() + 600), "it is on its way already");
         assert!(after.principal.load().is_some());

@@ -5,6 +5,8 @@
 //! So a change made with psql counts, and no change is skipped because transactions commit out of order.
 //! An update of a key's `last_used_at` alone is no change, nor is one of a person's `seen_at`.  That of a session's
 //! `last_used_at` is one, because use keeps a session alive.
+//! The secrets of a store and the states of attempts to log in are not in the log: nobody holds them in memory but for a
+//! minute ([`super::attempts`]).
 //! Each revision has a random mark, by which a history that was rewritten is noticed ([`super::store::source`]).
 
 mod error;
@@ -25,6 +27,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio::sync::{Mutex, OwnedMutexGuard};
+use zeroize::Zeroizing;
 
 use self::source::Source;
 use super::{CreateKey, GrantCheck, Key, Status, StoredKey, StoredPerson, StoredSession};
@@ -40,6 +43,9 @@ pub use migrations::SCHEMA;
 pub use postgres::PostgresStore;
 pub use sqlite::{Backup, BackupError, SqliteStore, back_up};
 pub use url::{StoreUrl, UrlError};
+
+/// The length of a secret of the store.
+pub const SECRET_BYTES: usize = 32;
 
 /// A secret to be replaced.
 #[derive(Debug, Clone)]
@@ -185,13 +191,17 @@ pub trait Upkeep: Send + Sync {
     /// transaction holds are left for the next call.
     async fn forget_people(&self, ended_until: Timestamp, limit: u32) -> Result<u64, StoreError>;
 
+    /// Deletes at most `limit` states that were used at this instant or before, and returns their number.  Those that
+    /// another transaction holds are left for the next call.
+    async fn forget_states(&self, used_until: Timestamp, limit: u32) -> Result<u64, StoreError>;
+
     /// Writes that a writer is there, so that copies of the store can say how old they are.  At most once in a few
     /// seconds, however many processes call it.
     async fn stamp(&self) -> Result<(), StoreError>;
 }
 
 /// A store of keys, sessions and people, for the operations of the API.  A change that a method acknowledges survives a kill
-/// of the process.  Each takes the [`Gate`] before it commits.
+/// of the process.  Each that changes what the index shows takes the [`Gate`] before it commits.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// The same store for the follower.  The connections are made in the runtime of the caller.
@@ -284,14 +294,27 @@ pub trait Store: Send + Sync {
         max_people: u32,
     ) -> Result<Committed<RecordedPerson>, StoreError>;
 
-    /// Writes that a person ended at this instant, unless they have ended; returns the record and its id.  `None` when
-    /// there is none, or they have.
+    /// Writes that a person ended at this instant, unless they have ended, or have a session that was opened after
+    /// `unless_opened_after`; returns the record and its id.  `None` when there is none, or nothing was written.
     async fn end_person(
         &self,
         gate: &Gate,
         person: &PersonId,
         now: Timestamp,
+        unless_opened_after: Option<Timestamp>,
     ) -> Result<Committed<Option<(i64, StoredPerson)>>, StoreError>;
+
+    /// The secret of this name.  Where there is none it becomes `new`; of several callers at once one makes it, and all
+    /// get the same.
+    async fn secret(
+        &self,
+        name: &str,
+        new: &[u8; SECRET_BYTES],
+        now: Timestamp,
+    ) -> Result<Zeroizing<[u8; SECRET_BYTES]>, StoreError>;
+
+    /// Notes that a state was used at this instant; false when it had been.  Of several callers at once one gets true.
+    async fn use_state(&self, state: &TokenDigest, now: Timestamp) -> Result<bool, StoreError>;
 
     /// Makes further connections by this URL, which leads to the same database
     /// ([`StoreUrl::is_same_database`]) and may have another user, password or options.

@@ -128,7 +128,11 @@ impl Allow {
 }
 
 impl Requirement {
-    fn new(member: &str, value: &Value) -> Result<Self, AllowError> {
+    /// Reads what a member must be.
+    ///
+    /// # Errors
+    /// [`AllowProblem::NotAScalar`].
+    pub fn new(member: &str, value: &Value) -> Result<Self, AllowError> {
         let not_a_scalar =
             |index| AllowError { member: Some(member.to_owned()), index, problem: AllowProblem::NotAScalar };
         match value {
@@ -144,7 +148,8 @@ impl Requirement {
         }
     }
 
-    fn matches(&self, value: &Value) -> bool {
+    /// Whether a member's value is what it must be.
+    pub fn matches(&self, value: &Value) -> bool {
         match self {
             Self::Present => true,
             Self::AnyOf(requirement) => match value {

@@ -14,7 +14,7 @@ use crate::credential::{Kind, Principal};
 use crate::keys::{SessionScope, scoped_binding};
 use crate::memory;
 use crate::password::{self, PasswordError, PasswordHash};
-use crate::person::{Person, PersonId, PersonSource, normalized_name};
+use crate::person::{Person, PersonId, PersonSource, comparable_name};
 use crate::secret::Secret;
 use crate::token::TokenDigest;
 
@@ -23,7 +23,7 @@ use crate::token::TokenDigest;
 pub struct Users {
     by_name: HashMap<Arc<str>, User>,
     /// The names in the spelling by which people of a directory are compared with them.
-    normalized: HashSet<String>,
+    comparable: HashSet<String>,
     /// One user of each kind of hash, the costliest first.
     kinds: Vec<HashKind>,
 }
@@ -147,8 +147,8 @@ impl Users {
         let mut kinds: Vec<_> = by_name.iter().map(kind).collect();
         kinds.sort_unstable_by_key(|kind| Reverse((kind.cost, kind.memory_kib)));
         kinds.dedup_by_key(|kind| (kind.cost, kind.memory_kib));
-        let normalized = by_name.keys().filter_map(|name| normalized_name(name)).collect();
-        Self { by_name, normalized, kinds }
+        let comparable = by_name.keys().map(|name| comparable_name(name)).collect();
+        Self { by_name, comparable, kinds }
     }
 
     /// The hash that takes longest to verify, of those that take this much memory at most: an unknown user must not
@@ -169,9 +169,14 @@ impl Users {
         self.by_name.get(name)
     }
 
-    /// Whether somebody has this name, normalised, in whatever spelling.
+    /// Whether somebody has this name, normalised, in whatever spelling ([`comparable_name`]).
     pub fn has_normalized(&self, name: &str) -> bool {
-        self.normalized.contains(name)
+        // Of a normalised one in ASCII this is the same.
+        if name.is_ascii() {
+            self.comparable.contains(name)
+        } else {
+            self.comparable.contains(&comparable_name(name))
+        }
     }
 
     /// Forgets the users whom the others do not have, or have with another password.

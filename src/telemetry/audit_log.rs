@@ -22,6 +22,8 @@ use rustix::fs::OFlags;
 use tokio::sync::watch;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::person::ProviderName;
+
 /// The target of the audit log's events.
 pub const TARGET: &str = "audit";
 
@@ -78,8 +80,10 @@ pub struct UnauthenticatedAttempt {
     pub status: u16,
     /// The reason, one word.
     pub reason: &'static str,
-    /// The configured user whose password was tried.
+    /// The user whose password was tried, or whom a provider knows.
     pub user: Option<Arc<str>>,
+    /// The provider at which somebody wanted to log in.
+    pub source: Option<ProviderName>,
 }
 
 #[derive(Debug)]
@@ -266,10 +270,11 @@ impl LineQueue {
 
 impl UnauthenticatedAttempt {
     fn log(&self, count: u64, address: &str) {
-        let Self { message, status, reason, user } = self;
+        let Self { message, status, reason, user, source } = self;
         tracing::warn!(
             target: TARGET,
             user = user.as_deref(),
+            source = source.as_ref().map(ProviderName::as_str),
             address,
             status,
             reason,
@@ -504,7 +509,13 @@ mod tests {
     use super::*;
 
     fn denial(reason: &'static str, user: Option<&str>) -> UnauthenticatedAttempt {
-        UnauthenticatedAttempt { message: "log-in denied", status: 401, reason, user: user.map(Arc::from) }
+        UnauthenticatedAttempt {
+            message: "log-in denied",
+            status: 401,
+            reason,
+            user: user.map(Arc::from),
+            source: None,
+        }
     }
 
     #[test]

@@ -94,6 +94,10 @@ fn written(mut line: LogLine, check: &CheckRecord<'_>, sample: u64) -> Vec<u8> {
     if let Some(policy) = &decision.context.policy {
         line.text("policy", policy.name());
     }
+    // Where to is not said: the address to come back to has the query.
+    if decision.context.redirect.is_some() {
+        line.flag("redirected");
+    }
     // Routes did not choose the policy: without this `explain` could not decide the same again.
     if request.is_some_and(|request| request.policy.is_some()) {
         line.text("policy_source", POLICY_BY_ENVOY);

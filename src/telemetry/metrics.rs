@@ -210,7 +210,7 @@ impl Metrics {
             }
         }
         if let Some(principal) = &decision.context.principal {
-            self.credentials.of(principal).inc();
+            self.credentials.count(principal);
         }
         self.duration.observe(elapsed.as_secs_f64());
     }

@@ -98,7 +98,7 @@ users: [{username: ann, password: \"correct horse battery staple\", actor: {id: 
         "{store}"
     );
     assert!(ldap.starts_with("ldap.url: ldap://127.0.0.1:1: error: cannot be reached: "), "{ldap}");
-    assert!(ran.stderr.ends_with("error: --connect: 2 of 3 do not answer\n"), "{ran:?}");
+    assert!(ran.stderr.ends_with("error: --connect: 2 of 3 cannot be used\n"), "{ran:?}");
 
     let ran = setup.run(["check", "--connect", "--json"]);
     assert_eq!(ran.code(), Some(1), "{ran:?}");
@@ -153,13 +153,15 @@ fn check_says_what_a_directory_answers() {
     let ran = Server::with(&section(&slapd.tls_url(), "wrong-password")).run(["check", "--connect"]);
     assert_eq!(ran.code(), Some(1), "{ran:?}");
     assert!(ran.stdout.contains(": error: ") && ran.stdout.contains("invalid credentials (49)"), "{ran:?}");
+    // It answered, and that is no use.
+    assert!(ran.stderr.ends_with("error: --connect: 1 of 1 cannot be used\n"), "{ran:?}");
     assert!(!format!("{ran:?}").contains("wrong-password"), "{ran:?}");
 
     // One of two that does not answer is told, too.
     let both = format!("[ldap://127.0.0.1:1, {}]", slapd.tls_url());
     let ran = Server::with(&section(&both, READER_PASSWORD)).run(["check", "--connect"]);
     assert_eq!(ran.code(), Some(1), "{ran:?}");
-    assert!(ran.stderr.ends_with("--connect: 1 of 2 do not answer\n"), "{ran:?}");
+    assert!(ran.stderr.ends_with("--connect: 1 of 2 cannot be used\n"), "{ran:?}");
 }
 
 /// Every line as the JSON object that a collector expects.

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::slice::from_ref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -351,8 +351,17 @@ fn a_server_that_does_not_prove_who_it_is_learns_nothing() {
         ),
         (plain(&other), true, "TLS: invalid peer certificate: UnknownIssuer"),
         (plain(&without), true, "refused StartTLS: "),
-        (LdapServer::Tls { host: "localhost".into(), port: without.port() }, false, "TLS: "),
-        (LdapServer::Plain { host: "localhost".into(), port: slapd.tls_port() }, true, ""),
+        // TLS where plain LDAP is spoken, and the other way round.
+        (
+            LdapServer::Tls { host: "localhost".into(), port: without.port() },
+            false,
+            "If it speaks plain LDAP at this port, as servers do at 389, write ldap:// and `ldap.start_tls: true`",
+        ),
+        (
+            LdapServer::Plain { host: "localhost".into(), port: slapd.tls_port() },
+            true,
+            "If it speaks TLS from the first byte at this port, as servers do at 636, write ldaps://",
+        ),
         // Nobody is reached there, and nobody is tried.
         (
             LdapServer::Plain { host: "192.0.2.1".into(), port: 389 },
@@ -562,6 +571,38 @@ fn people_bind_directly_and_read_their_own_entry() {
 }
 
 #[test]
+fn the_access_that_the_document_gives_is_enough_and_no_less_is() {
+    let document = include_str!("../../docs/ldap.md");
+    let blocks: Vec<String> = document
+        .split("\n```\n")
+        .filter(|block| block.starts_with("olcAccess: "))
+        .map(|block| {
+            let rules = block.lines().map(|line| {
+                let (_, rule) = line.split_once('}').unwrap();
+                format!("access {}\n", rule.replace("cn=reader,ou=services,dc=example,dc=org", READER))
+            });
+            rules.collect()
+        })
+        .collect();
+    let [for_a_reader, for_people] = &blocks[..] else { panic!("{blocks:?}") };
+    let client = Client::start();
+    let ask = |rules: &str, bind: Option<Bind>| {
+        let slapd = Slapd::start_with_access(rules);
+        let mut settings = settings(&slapd, &[tls(&slapd)]);
+        settings.search_base = [PEOPLE.into()].into();
+        settings.bind = bind.unwrap_or(settings.bind);
+        client.try_verify(&Arc::new(settings), "ann", &password("ann"))
+    };
+    for (rules, bind) in [(for_a_reader, None), (for_people, Some(direct()))] {
+        let Ok(Verification::Right(entry)) = ask(rules, bind) else { panic!("{rules}") };
+        assert_eq!(entry.groups.len(), GROUPS_OF_ANN.len(), "{entry:?}");
+    }
+    let own_entry_alone = "access to * by self read by * none\n";
+    let error = ask(own_entry_alone, Some(direct())).unwrap_err().to_string();
+    assert!(error.contains("none that the person who bound may see: no such object (32)"), "{error}");
+}
+
+#[test]
 fn referrals_are_not_followed() {
     let slapd = Slapd::start();
     let client = Client::start();
@@ -662,7 +703,9 @@ fn a_reader_that_may_not_read_is_an_error_and_no_wrong_password() {
     let anonymous = |settings: &mut LdapSettings| settings.bind = Bind::Anonymous;
     assert_eq!(ask(&open, &anonymous), "right ann");
     let answer = ask(&slapd, &anonymous);
-    assert!(answer.contains("searching ou=people,dc=example,dc=org: no such object (32)"), "{answer}");
+    let missing = "searching ou=people,dc=example,dc=org (`ldap.search_base`): there is no such entry, or none that may be \
+                   seen without a bind: no such object (32).  Check the spelling, or name a `bind_dn`";
+    assert!(answer.contains(missing), "{answer}");
     let answer = ask(&slapd, &|settings| {
         let password = Secret::new("hunter2-of-nobody".to_owned());
         settings.bind = Bind::Reader { dn: READER.into(), password };
@@ -670,7 +713,9 @@ fn a_reader_that_may_not_read_is_an_error_and_no_wrong_password() {
     assert!(answer.contains("denied `bind_dn`: invalid credentials (49)"), "{answer}");
     let answer =
         ask(&slapd, &|settings| settings.search_base = ["ou=nowhere,dc=example,dc=org".into()].into());
-    assert!(answer.contains("searching ou=nowhere,dc=example,dc=org: no such object (32)"), "{answer}");
+    let missing = "searching ou=nowhere,dc=example,dc=org (`ldap.search_base`): there is no such entry, or none that \
+                   `bind_dn` may see: no such object (32)";
+    assert!(answer.contains(missing), "{answer}");
     let answer = ask(&slapd, &|settings| settings.search_filter = "(uid=%s".into());
     assert!(answer.contains("`search_filter` is no filter of RFC 4515"), "{answer}");
     // A connection that was bound by other settings is not used.
@@ -704,7 +749,8 @@ fn a_reader_that_may_not_read_is_an_error_and_no_wrong_password() {
             user_attribute: "uid".into(),
         });
     });
-    assert!(told[0].contains("searching ou=nowhere,dc=example,dc=org: no such object (32)"), "{told:?}");
+    let missing = "searching ou=nowhere,dc=example,dc=org (`ldap.group_search.base`): there is no such entry";
+    assert!(told[0].contains(missing), "{told:?}");
 }
 
 #[test]
@@ -813,4 +859,83 @@ fn questions_and_connections_are_bounded() {
     });
     slapd.thaw();
     wait_until("questions are answered again", || client.find(&short, "ann") == "found ann");
+}
+
+/// A way to a directory that can end: when it was told to, it closes the connection on which the next bytes come, and
+/// passes none of them on.
+struct Way {
+    port: u16,
+    ends: Arc<AtomicBool>,
+}
+
+impl Way {
+    fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let way = Self { port: listener.local_addr().unwrap().port(), ends: Arc::default() };
+        let ends = Arc::clone(&way.ends);
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let (client, ends) = (client.unwrap(), Arc::clone(&ends));
+                let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                let (mut answers, mut asker) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                std::thread::spawn(move || std::io::copy(&mut answers, &mut asker));
+                std::thread::spawn(move || {
+                    let (mut client, mut server, mut bytes) = (client, server, [0; 4096]);
+                    while let Ok(length @ 1..) = client.read(&mut bytes) {
+                        if ends.swap(false, Ordering::SeqCst) {
+                            break;
+                        }
+                        server.write_all(&bytes[..length]).unwrap();
+                    }
+                    let _ = client.shutdown(Shutdown::Both);
+                    let _ = server.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        way
+    }
+}
+
+#[test]
+fn a_connection_that_the_server_closes_when_it_is_used_again_is_no_outage() {
+    let slapd = Slapd::start();
+    let way = Way::to(slapd.port());
+    let client = Client::start();
+    let server = LdapServer::Plain { host: "127.0.0.1".into(), port: way.port };
+    let by_name = group_search("(memberUid=%s)", "uid");
+    let settings = LdapSettings { group_search: by_name, ..settings(&slapd, &[server]) };
+    let settings = Arc::new(settings);
+    let ann = password("ann");
+    assert_eq!(client.verify(&settings, "ann", &ann), "right ann");
+    for _ in 0..2 {
+        let before = slapd.connections();
+        way.ends.store(true, Ordering::SeqCst);
+        assert_eq!(client.find(&settings, "ann"), "found ann");
+        assert!(!way.ends.load(Ordering::SeqCst), "a connection was closed");
+        assert_eq!(slapd.connections() - before, 1);
+        way.ends.store(true, Ordering::SeqCst);
+        assert_eq!(client.verify(&settings, "ann", &ann), "right ann");
+        assert_eq!(slapd.connections() - before, 2);
+    }
+}
+
+#[test]
+fn an_answer_about_one_entry_that_is_none_says_nothing_of_the_server() {
+    let (first, second) = (Slapd::start(), Slapd::start());
+    let client = Client::start();
+    let members = [("name", "cn"), ("about", "description")];
+    let members = members.map(|(member, attribute)| (member.into(), attribute.into())).into();
+    let servers = [plain(&first), plain(&second)];
+    let settings = Arc::new(LdapSettings { members, ..settings(&first, &servers) });
+    let long = "x".repeat(1_200_000);
+    first.administrator().set(&person("gus"), "description", &[&long]);
+    assert_eq!(client.find(&settings, "gus"), "found gus", "at the second one");
+    // The first one is asked first, as before.
+    let before = (first.searches(), second.searches());
+    assert_eq!(client.find(&settings, "ann"), "found ann");
+    assert!(first.searches() > before.0);
+    assert_eq!(second.searches(), before.1);
+    second.administrator().set(&person("gus"), "description", &[&long]);
+    let told = client.find(&settings, "gus");
+    assert_eq!(told.matches("sent an answer that is too long").count(), 2, "{told}");
 }

@@ -167,17 +167,31 @@ fn the_explanation_in_the_readme_is_what_explain_prints() {
 }
 
 #[test]
-fn every_section_in_the_documents_about_directories_is_valid() {
+fn every_section_in_the_documents_about_people_is_valid() {
     const SECTION: &str = "ldap:\n  url: ldaps://ldap.example.com\n  search_base: dc=example\n  search_filter: (uid=%s)\n  \
                            roles: [{group: \"*\", role: Viewer}]\n";
     let certificate =
         std::fs::read_to_string(tools::root().join("tests/fixtures/config/tls/ca.crt")).unwrap();
-    let document = include_str!("../../docs/ldap.md");
+    // What a provider needs besides, where a block shows the provider alone.
+    const ADMIN: &str = "keys: {store: 'sqlite:keys.db'}\nadmin: {public_url: 'https://keys.example.com'}\ncredentials: [bearer, session]\n";
+    let documents = [
+        README,
+        include_str!("../../docs/ldap.md"),
+        include_str!("../../docs/openid-connect.md"),
+        include_str!("../../docs/sessions.md"),
+    ];
     let mut found = 0;
-    for text in [README, document] {
+    for text in documents {
         for block in text.split("\n```yaml\n").skip(1) {
             let (block, _) = block.split_once("\n```").unwrap();
-            let config = if block.starts_with("ldap:") {
+            let is_whole = block.contains("keys:");
+            let config = if block.starts_with("oauth:") && !is_whole {
+                format!("{ADMIN}{block}\n")
+            } else if block.starts_with("session:") {
+                format!("keys: {{store: 'sqlite:keys.db'}}\ncredentials: [bearer, session]\n{block}\n")
+            } else if is_whole && (block.contains("oauth:") || block.contains("login_redirect"))
+                || block.starts_with("ldap:")
+            {
                 format!("{block}\n")
             } else if block.starts_with("  group_search:") || block.starts_with("  bind_dn:") {
                 // A part of the section, with the indentation that it has there.
@@ -187,12 +201,14 @@ fn every_section_in_the_documents_about_directories_is_valid() {
             };
             let setup = Server::with(&config.replace("/run/secrets/", "")).own_listeners();
             let setup = setup.file("ldap-password", "a-long-password").file("corp-ca.pem", &certificate);
-            let ran = setup.env("LDAP_PASSWORD", "a-long-password").run(["check"]);
+            let setup = setup.env("LDAP_PASSWORD", "a-long-password").env("OAUTH_SECRET", "a-long-secret");
+            let setup = setup.env("ANN_PASSWORD", "a-long-password");
+            let ran = setup.run(["check"]);
             assert_eq!(ran.code(), Some(0), "{config}\n{ran:?}");
             found += 1;
         }
     }
-    assert!(found >= 7, "{found}");
+    assert!(found >= 16, "{found}");
 }
 
 #[test]

@@ -215,7 +215,8 @@ fn the_printed_configuration_agrees_with_the_deployed_one() {
     let setup = setup
         .env("BOT_TOKEN", "bot-token-01234567890")
         .env("ADMIN_PASSWORD", "a-long-password")
-        .env("LDAP_PASSWORD", "another-password");
+        .env("LDAP_PASSWORD", "another-password")
+        .env("OAUTH_SECRET", "a-client-secret");
     let ours = yaml(&printed(&setup, &[]));
     let (mut filter, mut manager, cluster) = parts(&ours);
     let (mut deployed_filter, mut deployed_manager, deployed_cluster) = parts(&yaml(&read("envoy.yaml")));

@@ -311,7 +311,8 @@ fn the_two_deployed_files_fit_each_other() {
     let setup = setup
         .env("BOT_TOKEN", "bot-token-01234567890")
         .env("ADMIN_PASSWORD", "a-long-password")
-        .env("LDAP_PASSWORD", "another-password");
+        .env("LDAP_PASSWORD", "another-password")
+        .env("OAUTH_SECRET", "a-client-secret");
     let stack = Hardened::start(&hardened(), setup.start());
     let bot = || stack.get("/_memory/show_version.json");
     let seen = bot().bearer("bot-token-01234567890").send().seen();

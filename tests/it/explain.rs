@@ -630,6 +630,70 @@ default: {{}}
     let ran = setup.run(["explain", "--user", "ann", "--connect"]);
     assert_eq!(ran.code(), Some(1), "{ran:?}");
     assert!(ran.stderr.starts_with("error: ldaps://") && !ran.stderr.contains("uid="), "{ran:?}");
+    // Programs read the same as JSON.
+    let ran = setup.run(["explain", "--user", "ann", "--connect", "--json", "--exit-code"]);
+    assert_eq!((ran.code(), ran.stderr.as_str()), (Some(1), ""), "{ran:?}");
+    let told: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+    let error = told["error"].as_str().unwrap();
+    assert!(error.starts_with("ldaps://") && error.contains("cannot be reached"), "{told}");
+    assert!(!error.contains("uid="), "{told}");
+}
+
+#[test]
+fn a_directory_that_checks_do_not_ask_is_named_and_so_is_the_way_to_ask_it() {
+    let slapd = Slapd::start_for_everybody();
+    let config = |more: &str| {
+        format!(
+            "ldap:
+  url: {}
+  search_base: {PEOPLE}
+  search_filter: (uid=%s)
+  roles: [{{group: \"*\", role: Viewer}}]
+  at_check: false
+{more}users: [{{username: rob, password: a-long-password, actor: {{id: rob, role: Admin}}}}]
+default: {{}}
+",
+            slapd.url(),
+        )
+    };
+    let setup = Server::with(&config(""));
+    let decide = |setup: &Setup, arguments: &[&str]| {
+        let given = ["--path", "/", "--user", "ann", "--password-file", "-"];
+        let given: Vec<_> = given.iter().chain(arguments).copied().collect();
+        explain(setup, &given, &password("ann"))
+    };
+    for arguments in [&[][..], &["--connect"]] {
+        let told = decide(&setup, arguments);
+        assert_eq!(
+            (&told["decision"], &told["reason"]),
+            (&json!("denied"), &json!("wrong_password")),
+            "{told}"
+        );
+        let identity = told["identity"]["says"].as_str().unwrap();
+        assert!(
+            identity.contains("the directory was not asked, since with `ldap.at_check: false`"),
+            "{told}"
+        );
+        let notes = told["notes"].to_string();
+        assert!(notes.contains("a running server decides the same") && notes.contains("--connect"), "{told}");
+    }
+    assert_eq!((slapd.searches(), slapd.binds_of_people()), (0, 0));
+    // Whom nobody can ask about is not offered.
+    let direct = Server::with(&config(&format!("  bind_dn: \"uid=%s,{PEOPLE}\"\n")));
+    let told = decide(&direct, &[]);
+    assert!(!told["notes"].to_string().contains("--connect"), "{told}");
+    // Of a user of the configuration nothing is said of the directory.
+    let rob = explain(&setup, &["--path", "/", "--user", "rob", "--password-file", "-"], "wrong");
+    assert!(!rob.to_string().contains("at_check"), "{rob}");
+
+    // As it is offered.  There is no `bind_dn`, and none is spoken of.
+    let shown = explain(&setup, &["--user", "ann", "--connect"], "");
+    assert_eq!(shown["entry"], json!(person("ann")));
+    let nobody = explain(&setup, &["--user", "nobody", "--connect"], "");
+    let says = nobody["nobody"]["says"].as_str().unwrap();
+    assert!(says.contains("without a bind") && says.contains("there is no `bind_dn`"), "{nobody}");
+    let ran = setup.run(["explain", "--user", "ann"]);
+    assert!(ran.code() == Some(1) && ran.stderr.contains("--user NAME --connect"), "{ran:?}");
 }
 
 #[test]

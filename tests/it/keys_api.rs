@@ -1273,9 +1273,16 @@ fn every_answer_has_its_security_headers_and_none_lets_another_origin_in() {
 #[test]
 fn unknown_paths_and_wrong_methods() {
     let api = Api::on("sqlite:keys.db");
-    for path in
-        ["/nothing", "/api", "/api/auth", "/api/auth/keys/1/2/3", "/metrics", "/login/x", "//", "/page.html"]
-    {
+    for path in [
+        "/nothing",
+        "/api",
+        "/api/auth",
+        "/api/auth/keys/1/2/3",
+        "/metrics",
+        "/login/x/y",
+        "//",
+        "/page.html",
+    ] {
         assert_message(&api.get(path), 404, "Not found");
         assert_message(&api.post(path, &json!({})), 404, "Not found");
     }
@@ -1286,8 +1293,11 @@ fn unknown_paths_and_wrong_methods() {
         ("GET", "/api/auth/keys/1/revoke", "POST"),
         ("GET", "/api/auth/keys/1/rotate", "POST"),
         ("POST", "/api/auth/actor", "GET,HEAD"),
-        ("GET", "/login", "POST"),
-        ("GET", "/logout", "POST"),
+        ("PUT", "/login", "GET,HEAD,POST"),
+        ("DELETE", "/logout", "GET,HEAD,POST"),
+        ("POST", "/login/options", "GET,HEAD"),
+        ("POST", "/login/x", "GET,HEAD"),
+        ("POST", "/login/x/callback", "GET,HEAD"),
         ("POST", "/openapi.json", "GET,HEAD"),
         ("POST", "/", "GET,HEAD"),
         ("TRACE", "/", "GET,HEAD"),
@@ -1778,8 +1788,9 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
         meet("POST", "/login", "", &json, &huge);
         meet("POST", "/logout", "", &nobody, "");
         meet("POST", "/logout", "", &strange, "");
-        meet("GET", "/openapi.json", "", &nobody, "");
-        meet("GET", "/", "", &nobody, "");
+        for path in ["/openapi.json", "/", "/login", "/login/options", "/logout"] {
+            meet("GET", path, "", &nobody, "");
+        }
 
         rename_tables(&store, "api", "lost");
         let session = |request: Request| {
@@ -1833,7 +1844,9 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
             requests.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         met.extend(slow);
-        let missing: Vec<_> = documented.difference(&met).collect();
+        // Log-in at a provider needs one: the tests in log_in.rs meet these.
+        let missing: Vec<_> =
+            documented.difference(&met).filter(|occurrence| !occurrence.contains("/login/{name}")).collect();
         assert!(missing.is_empty(), "documented, and never met: {missing:?}");
         assert_eq!(met.difference(&documented).next(), None);
     }

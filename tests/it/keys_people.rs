@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_auth_tokens::keys::people::Person;
+use envoy_auth_tokens::keys::people::PersonRecord;
 use envoy_auth_tokens::keys::sessions::{MAX_SESSIONS_PER_PERSON, NewSessions, OpenedSessions, Session};
 use envoy_auth_tokens::keys::store::source::Revision;
-use envoy_auth_tokens::keys::store::{Gate, StoreError, StoreFailure, StoreUrl, back_up};
+use envoy_auth_tokens::keys::store::{Gate, SCHEMA, StoreError, StoreFailure, StoreUrl, back_up};
 use envoy_auth_tokens::keys::{Keys, Role, SessionScope, StoreErrors, StoredPerson};
 use envoy_auth_tokens::person::{PersonId, PersonSource};
 use envoy_auth_tokens::secret::Secret;
@@ -69,7 +69,7 @@ fn record(person: PersonId, seen_at: Timestamp) -> StoredPerson {
     StoredPerson { person, actor, role: Some(Role::Editor), binding, seen_at, ended_at: None }
 }
 
-fn find(replica: &Replica, subject: &str) -> Option<Arc<Person>> {
+fn find(replica: &Replica, subject: &str) -> Option<Arc<PersonRecord>> {
     replica.keys.find_person(&ldap(subject))
 }
 
@@ -304,8 +304,8 @@ async fn a_person_is_known_to_every_replica(db: Database) {
     assert_eq!((principal.kind.as_str(), &*principal.name), ("session", "ann"));
     assert_eq!(here.keys.find_person(&configured("ann")).unwrap().role, None);
     soon("known elsewhere", async || there.keys.find_person(&configured("ann")).is_some()).await;
-    assert_eq!(there.keys.people(PersonSource::Ldap), [ldap("ann")]);
-    assert_eq!(there.keys.people(PersonSource::Config), [configured("ann")]);
+    assert_eq!(there.keys.people(&PersonSource::Ldap), [ldap("ann")]);
+    assert_eq!(there.keys.people(&PersonSource::Config), [configured("ann")]);
 
     // The principal stays as long as the record does, and with it the answer that is encoded for it.
     let before = find(&there, "ann").unwrap();
@@ -330,16 +330,16 @@ async fn a_person_is_known_to_every_replica(db: Database) {
     // To the second, once, and until they are back.
     assert!(there.keys.end_person(&ldap("ann")).await.unwrap());
     assert_eq!(find(&there, "ann").unwrap().ended_at, Some(time.now()));
-    assert_eq!(there.keys.people(PersonSource::Ldap), []);
-    soon("ended elsewhere", async || here.keys.people(PersonSource::Ldap).is_empty()).await;
+    assert_eq!(there.keys.people(&PersonSource::Ldap), []);
+    soon("ended elsewhere", async || here.keys.people(&PersonSource::Ldap).is_empty()).await;
     let ended_at = time.now();
     time.pass(60);
     assert!(!here.keys.end_person(&ldap("ann")).await.unwrap());
     assert!(!here.keys.end_person(&ldap("nobody")).await.unwrap());
     assert_eq!(find(&here, "ann").unwrap().ended_at, Some(ended_at));
     here.keys.record_person(&changed).await.unwrap();
-    assert_eq!(here.keys.people(PersonSource::Ldap), [ldap("ann")]);
-    soon("back elsewhere", async || there.keys.people(PersonSource::Ldap) == [ldap("ann")]).await;
+    assert_eq!(here.keys.people(&PersonSource::Ldap), [ldap("ann")]);
+    soon("back elsewhere", async || there.keys.people(&PersonSource::Ldap) == [ldap("ann")]).await;
     // A fraction of a second is not kept, so it is no change either.
     let ended_at = Some(Timestamp::from_millisecond(time.now().as_millisecond() + 999).unwrap());
     let gone = StoredPerson { ended_at, ..changed.clone() };
@@ -415,7 +415,7 @@ async fn people_changed_behind_our_back_arrive(db: Database) {
         Database::Postgres { .. } => "TRUNCATE api_people",
     })
     .await;
-    soon("all are gone", async || replica.keys.people(PersonSource::Ldap).is_empty()).await;
+    soon("all are gone", async || replica.keys.people(&PersonSource::Ldap).is_empty()).await;
     assert_eq!(replica.keys.store_errors(), StoreErrors::default());
 }
 
@@ -496,7 +496,7 @@ async fn people_who_ended_leave_after_four_hundred_days(db: Database) {
     }
     follower.tick().await;
     assert!(find(&replica, "n2500").is_none());
-    assert_eq!(keys.people(PersonSource::Ldap), [ldap("carol")]);
+    assert_eq!(keys.people(&PersonSource::Ldap), [ldap("carol")]);
     assert_eq!(keys.store_errors(), StoreErrors::default());
 }
 
@@ -551,7 +551,7 @@ async fn what_only_newer_versions_know_does_not_count_and_harms_nobody(db: Datab
         .await;
     for replica in [&replica, &db.open(&time).await] {
         assert_eq!((has(replica, &pair), has(replica, &other)), (vec![false; 2], vec![true; 2]));
-        assert_eq!(replica.keys.people(PersonSource::Ldap), [ldap("bob")]);
+        assert_eq!(replica.keys.people(&PersonSource::Ldap), [ldap("bob")]);
     }
     assert_eq!(replica.keys.store_errors(), StoreErrors::default());
 }
@@ -577,21 +577,30 @@ async fn a_process_that_only_reads_follows_people_and_writes_nothing(db: Databas
         keys.update_claims(&digest(&pair[0]), &Map::new(), time.now()).await.err(),
         keys.record_person(&ann).await.err(),
         keys.end_person(&ldap("ann")).await.err(),
+        keys.end_person_without_session(&ldap("ann")).await.err(),
+        keys.sealing_key().await.err(),
+        keys.use_state(&TokenDigest::of(b"state")).await.err(),
     ];
     for failure in failures {
         assert!(matches!(failure, Some(StoreError(StoreFailure::ReadOnly))), "{failure:?}");
     }
     assert_eq!((revision(&db).await, has(&reader, &pair)), (before, vec![true; 2]));
+    // Neither does it take what others have made.
+    writer.keys.sealing_key().await.unwrap();
+    let failure = keys.sealing_key().await.err();
+    assert!(matches!(failure, Some(StoreError(StoreFailure::ReadOnly))), "{failure:?}");
+    assert_eq!(db.number("SELECT count(*) FROM api_used_states").await, 0);
 }
 
-/// The migrations up to schema 3, as its programs applied them.
-pub(crate) async fn make_schema_3(db: &Database) {
-    let (numbered, table) = match db {
+/// The migrations up to a schema, as its programs applied them.
+pub(crate) async fn make_schema(db: &Database, schema: usize) {
+    let (migrations, table) = match db {
         Database::Sqlite(_) => (
             [
                 include_str!("../../src/keys/store/sqlite_0001.sql"),
                 include_str!("../../src/keys/store/sqlite_0002.sql"),
                 include_str!("../../src/keys/store/sqlite_0003.sql"),
+                include_str!("../../src/keys/store/sqlite_0004.sql"),
             ],
             "version BIGINT PRIMARY KEY, description TEXT NOT NULL, installed_on TIMESTAMP NOT NULL DEFAULT \
              CURRENT_TIMESTAMP, success BOOLEAN NOT NULL, checksum BLOB NOT NULL, execution_time BIGINT NOT NULL",
@@ -601,6 +610,7 @@ pub(crate) async fn make_schema_3(db: &Database) {
                 include_str!("../../src/keys/store/postgres_0001.sql"),
                 include_str!("../../src/keys/store/postgres_0002.sql"),
                 include_str!("../../src/keys/store/postgres_0003.sql"),
+                include_str!("../../src/keys/store/postgres_0004.sql"),
             ],
             "version BIGINT PRIMARY KEY, description TEXT NOT NULL, installed_on TIMESTAMPTZ NOT NULL DEFAULT now(), \
              success BOOLEAN NOT NULL, checksum BYTEA NOT NULL, execution_time BIGINT NOT NULL",
@@ -611,7 +621,7 @@ pub(crate) async fn make_schema_3(db: &Database) {
         db.sql("PRAGMA journal_mode = WAL").await;
     }
     db.sql(&format!("CREATE TABLE api_migrations ({table})")).await;
-    for (number, sql) in (1..).zip(numbered) {
+    for (number, sql) in (1..).zip(&migrations[..schema]) {
         db.sql(sql).await;
         let migration =
             Migration::new(number, "old".into(), MigrationType::Simple, sql.into_sql_str(), false);
@@ -651,13 +661,13 @@ fn insert_of_schema_3(
 async fn a_store_of_schema_3_keeps_its_sessions_and_its_programs(db: Database) {
     let time = Time::new();
     let now = time.now().as_second();
-    make_schema_3(&db).await;
+    make_schema(&db, 3).await;
     let password = TokenDigest::of(b"hash");
     let [before, after] = ["session_before", "session_after"].map(|cookie| Secret::new(cookie.to_owned()));
     db.sql(&insert_of_schema_3(&db, &before, "zoë", &password, now)).await;
 
     let replica = db.open(&time).await;
-    assert_eq!(db.number("SELECT max(version) FROM api_migrations").await, 4);
+    assert_eq!(db.number("SELECT max(version) FROM api_migrations").await, SCHEMA);
     assert_eq!(db.number("SELECT oldest_reader FROM api_revision").await, 2);
     // A program of schema 3 goes on beside this one.
     db.sql(&insert_of_schema_3(&db, &after, "zoë", &password, now)).await;
@@ -693,18 +703,22 @@ async fn a_store_of_schema_3_keeps_its_sessions_and_its_programs(db: Database) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_has_people_and_sessions() {
+async fn a_backup_has_people_sessions_and_what_attempts_need() {
     let time = Time::new();
     let db = Database::sqlite();
     let replica = db.open(&time).await;
     let pair = open_both(&replica.keys, &ldap("ann")).await;
     replica.keys.record_person(&record(ldap("ann"), time.now())).await.unwrap();
+    let (key, state) = (replica.keys.sealing_key().await.unwrap(), TokenDigest::of(b"state"));
+    assert!(replica.keys.use_state(&state).await.unwrap());
     let copy = Database::sqlite();
     let (StoreUrl::Sqlite(from), StoreUrl::Sqlite(to)) = (db.url(), copy.url()) else { unreachable!() };
     back_up(&from, &to).await.unwrap();
     let restored = copy.open(&time).await;
     assert_eq!(has(&restored, &pair), [true, true]);
     assert_eq!(*find(&restored, "ann").unwrap().actor().members(), record(ldap("ann"), time.now()).actor);
+    assert_eq!(restored.keys.sealing_key().await.unwrap(), key);
+    assert!(!restored.keys.use_state(&state).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -713,7 +727,7 @@ async fn rights_that_were_granted_table_by_table_hold_for_people() {
     let server = Postgres::shared();
     let db = Database::Postgres { database: server.database(), server: Arc::clone(&server) };
     let Database::Postgres { database, .. } = &db else { unreachable!() };
-    make_schema_3(&db).await;
+    make_schema(&db, 3).await;
     let (rows, reads) = (server.role(database, Rights::Login), server.role(database, Rights::Login));
     server.psql(
         database,
@@ -725,7 +739,7 @@ async fn rights_that_were_granted_table_by_table_hold_for_people() {
         ),
     );
     let url = |role| StoreUrl::parse(&server.url_as(role, server.address(), database)).unwrap();
-    assert_eq!(Keys::migrate(&db.url()).await.unwrap(), 4);
+    assert_eq!(Keys::migrate(&db.url()).await.unwrap(), SCHEMA);
     let writer = Replica::of(Keys::open(&url(&rows), time.clock()).await.unwrap(), &time);
     writer.keys.first_read().await;
     writer.keys.record_person(&record(ldap("ann"), time.now())).await.unwrap();
@@ -733,6 +747,8 @@ async fn rights_that_were_granted_table_by_table_hold_for_people() {
     let pair = open_both(&writer.keys, &ldap("ann")).await;
     writer.keys.update_claims(&digest(&pair[1]), &Map::new(), time.now()).await.unwrap();
     writer.keys.end_person(&ldap("ann")).await.unwrap();
+    writer.keys.sealing_key().await.unwrap();
+    assert!(writer.keys.use_state(&TokenDigest::of(b"state")).await.unwrap());
     let reader = Replica::of(Keys::open_read_only(&url(&reads), time.clock()).await.unwrap(), &time);
     reader.keys.first_read().await;
     assert!(find(&reader, "ann").unwrap().ended_at.is_some());
@@ -743,35 +759,47 @@ async fn rights_that_were_granted_table_by_table_hold_for_people() {
         (writer.keys.store_errors(), reader.keys.store_errors()),
         <(StoreErrors, StoreErrors)>::default()
     );
-    let rights = format!(
-        "SELECT string_agg(privilege_type, ' ' ORDER BY privilege_type) FROM information_schema.role_table_grants \
-         WHERE table_name = 'api_people' AND grantee = '{}'",
-        reads.name
-    );
-    assert_eq!(server.psql(database, &rights), "SELECT");
+    for table in ["api_people", "api_secrets", "api_used_states"] {
+        for (role, expected) in [(&reads, "SELECT"), (&rows, "DELETE INSERT SELECT UPDATE")] {
+            let rights = format!(
+                "SELECT string_agg(privilege_type, ' ' ORDER BY privilege_type) \
+                 FROM information_schema.role_table_grants WHERE table_name = '{table}' AND grantee = '{}'",
+                role.name
+            );
+            assert_eq!(server.psql(database, &rights), expected, "{table}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dump_of_schema_3_under_a_running_process_is_brought_up_to_date() {
-    let time = Time::new();
-    let server = Postgres::shared();
-    let old = Database::Postgres { database: server.database(), server: Arc::clone(&server) };
-    let db = Database::Postgres { database: server.database(), server: Arc::clone(&server) };
-    let (Database::Postgres { database: from, .. }, Database::Postgres { database: to, .. }) = (&old, &db)
-    else {
-        unreachable!()
-    };
-    make_schema_3(&old).await;
-    let (cookie, password) = (Secret::new("session_before".to_owned()), TokenDigest::of(b"hash"));
-    old.sql(&insert_of_schema_3(&old, &cookie, "zoë", &password, time.now().as_second())).await;
-    let replica = db.open(&time).await;
-    replica.keys.record_person(&record(ldap("ann"), time.now())).await.unwrap();
+async fn a_dump_of_an_older_schema_under_a_running_process_is_brought_up_to_date() {
+    for schema in [3, 4] {
+        let time = Time::new();
+        let server = Postgres::shared();
+        let old = Database::Postgres { database: server.database(), server: Arc::clone(&server) };
+        let db = Database::Postgres { database: server.database(), server: Arc::clone(&server) };
+        let (Database::Postgres { database: from, .. }, Database::Postgres { database: to, .. }) =
+            (&old, &db)
+        else {
+            unreachable!()
+        };
+        make_schema(&old, schema).await;
+        let (cookie, password) = (Secret::new("session_before".to_owned()), TokenDigest::of(b"hash"));
+        old.sql(&insert_of_schema_3(&old, &cookie, "zoë", &password, time.now().as_second())).await;
+        let replica = db.open(&time).await;
+        replica.keys.record_person(&record(ldap("ann"), time.now())).await.unwrap();
+        let key = replica.keys.sealing_key().await.unwrap();
 
-    server.restore_in_place(to, &server.dump(from));
-    soon("read anew", async || replica.has_session(&cookie)).await;
-    soon("of nobody there is a record", async || find(&replica, "ann").is_none()).await;
-    assert_eq!(db.number("SELECT max(version) FROM api_migrations").await, 4);
-    let recorded = async || replica.keys.record_person(&record(ldap("bob"), time.now())).await.is_ok();
-    soon("people are recorded again", recorded).await;
-    assert!(find(&replica, "bob").is_some());
+        server.restore_in_place(to, &server.dump(from));
+        soon("read anew", async || replica.has_session(&cookie)).await;
+        soon("of nobody there is a record", async || find(&replica, "ann").is_none()).await;
+        assert_eq!(db.number("SELECT max(version) FROM api_migrations").await, SCHEMA);
+        let recorded = async || replica.keys.record_person(&record(ldap("bob"), time.now())).await.is_ok();
+        soon("people are recorded again", recorded).await;
+        assert!(find(&replica, "bob").is_some());
+        let other = replica.keys.sealing_key().await.unwrap();
+        assert_ne!(other, key, "another store");
+        assert_eq!(db.open(&time).await.keys.sealing_key().await.unwrap(), other);
+        assert!(replica.keys.use_state(&TokenDigest::of(b"state")).await.unwrap());
+    }
 }

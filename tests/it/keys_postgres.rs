@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
+use envoy_auth_tokens::keys::store::SCHEMA;
+
 use crate::harness::issuer::{self, Issuer, config};
 use crate::harness::pgbouncer::{PgBouncer, Pooling};
 use crate::harness::postgres::{PASSWORD, Postgres, Rights, Session};
@@ -101,7 +103,7 @@ fn a_role_with_rows_alone_serves_once_another_has_migrated() {
         assert_eq!(ran.code(), Some(0), "{ran:?}");
         assert_eq!(
             ran.stdout,
-            format!("The schema of postgres://{}/{database} is number 4.\n", server.address())
+            format!("The schema of postgres://{}/{database} is number {SCHEMA}.\n", server.address())
         );
         assert!(ran.stderr.contains("audit") && !ran.stderr.contains(PASSWORD), "{ran:?}");
     }

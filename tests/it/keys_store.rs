@@ -19,8 +19,8 @@ use envoy_auth_tokens::keys::store::source::{
 };
 use envoy_auth_tokens::keys::store::{
     CreateError, EndedSessions, FollowerStore, Gate, ListFilter, ListPage, ListPosition, NewKey, OpenError,
-    PostgresStore, RecordedPerson, RotateError, Rotation, SessionLimit, SqliteStore, Store, StoreError,
-    StoreUrl,
+    PostgresStore, RecordedPerson, RotateError, Rotation, SCHEMA, SessionLimit, SqliteStore, Store,
+    StoreError, StoreUrl,
 };
 use envoy_auth_tokens::keys::{
     CreateKey, Key, KeyLookup, KeySettings, Keys, Role, SessionScope, StoreErrors, StoredPerson,
@@ -542,10 +542,10 @@ async fn what_is_stored_comes_back(db: Database) {
     assert!(store.delete(&gate, one.key.id).await.unwrap().value);
     let closed = async || store.close_session(&gate, &session.digest).await.unwrap().value;
     assert_eq!((closed().await, closed().await), (vec![session.digest], vec![]));
-    let ended = store.end_person(&gate, &zoe, at(START + 3)).await.unwrap().value;
+    let ended = store.end_person(&gate, &zoe, at(START + 3), None).await.unwrap().value;
     let person = StoredPerson { ended_at: Some(at(START + 3)), ..person };
     assert_eq!(ended, Some((ids[0], person.clone())));
-    assert_eq!(store.end_person(&gate, &zoe, at(START + 4)).await.unwrap().value, None);
+    assert_eq!(store.end_person(&gate, &zoe, at(START + 4), None).await.unwrap().value, None);
     // The one who ended makes room.
     let third = StoredPerson { person: configured("third"), ..plain.clone() };
     let recorded = store.record_person(&gate, &third, 2).await.unwrap().value;
@@ -1126,7 +1126,7 @@ async fn a_newer_store_is_refused(db: Database) {
     db.sql(&format!("{columns} VALUES (7, 'of the future', {yes}, {checksum}, 0)")).await;
     db.sql("UPDATE api_revision SET oldest_reader = 7").await;
     let error = Keys::open(&db.url(), Clock::system()).await.err().unwrap();
-    assert!(matches!(error, OpenError::Newer { found: 7, known: 4 }), "{error}");
+    assert!(matches!(error, OpenError::Newer { found: 7, known: SCHEMA }), "{error}");
     assert!(error.to_string().contains("newer version"), "{error}");
 }
 
@@ -1139,7 +1139,8 @@ async fn a_newer_store_that_older_programs_may_read_is_used(db: Database) {
     };
     let columns = "INSERT INTO api_migrations (version, description, success, checksum, execution_time)";
     db.sql(&format!("{columns} VALUES (7, 'of the future', {yes}, {checksum}, 0)")).await;
-    for table in ["api_keys", "api_sessions", "api_people", "api_revision", "api_changes"] {
+    let tables = ["api_keys", "api_sessions", "api_people", "api_revision", "api_changes"];
+    for table in tables.into_iter().chain(["api_secrets", "api_used_states"]) {
         db.sql(&format!("ALTER TABLE {table} ADD COLUMN of_the_future INTEGER NOT NULL DEFAULT 7")).await;
     }
     let replica = db.open(&time).await;
@@ -1148,6 +1149,8 @@ async fn a_newer_store_that_older_programs_may_read_is_used(db: Database) {
     assert_eq!(replica.find(&secret), "live");
     replica.keys.revoke(key.id, "somebody").await.unwrap();
     assert_eq!(db.open(&time).await.find(&secret), "revoked");
+    replica.keys.sealing_key().await.unwrap();
+    assert!(replica.keys.use_state(&TokenDigest::of(b"state")).await.unwrap());
 }
 
 async fn a_store_of_somebody_else_is_refused(db: Database) {
@@ -1342,11 +1345,11 @@ async fn unused_keys_expire_once_the_uses_of_an_outage_are_written(db: Database)
 
 /// What is written of events.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Lines {
     /// The lines of the audit log.
-    fn audit(&self) -> Vec<Value> {
+    pub(crate) fn audit(&self) -> Vec<Value> {
         let bytes = self.0.lock().unwrap();
         let lines = std::str::from_utf8(&bytes).unwrap().lines();
         let lines = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());

@@ -279,7 +279,11 @@ fn no_spelling_of_a_configured_name_reaches_the_directory() {
         ],
     );
     slapd.administrator().join(ADMINS, &person("admin"));
-    let config = with_admin("sqlite:keys.db", &ldap(&slapd, ""), "");
+    let hash = bcrypt::hash("another", 4).unwrap();
+    let user =
+        |name: &str| format!("- {{username: {name}, password_hash: '{hash}', actor: {{id: {name}}}}}\n");
+    let more = format!("users:\n{}{}", user("Two Words"), user("strasse"));
+    let config = with_admin("sqlite:keys.db", &ldap(&slapd, ""), "").replace("users:\n", &more);
     let mut stack = Stack::shaped(setup(&config), Shape::plain()).expecting_errors();
     let theirs = password("admin");
     let names = [
@@ -294,6 +298,15 @@ fn no_spelling_of_a_configured_name_reaches_the_directory() {
         "ad\0min",
         "adm\u{131}n\u{e000}",
         "\u{1d400}dmin",
+        "admin\u{fe0f}",
+        "ad\u{34f}min",
+        "\u{3164}admin",
+        "two words",
+        "Two  Words",
+        "two\u{2003}\u{a0}words",
+        "two\u{fe00} words",
+        "STRA\u{1e9e}E",
+        "stra\u{df}e",
         "V\u{2170}",
     ];
     for name in names {
@@ -605,4 +618,18 @@ fn thousands_of_guesses_at_check_keep_no_administrator_and_no_token_waiting() {
         assert!(slapd.binds(&person(uid)) <= 3 && slapd.failures(uid) <= 3, "{uid}");
     }
     assert!(slapd.connections() <= 16, "{}", slapd.connections());
+}
+
+#[test]
+fn a_referral_is_logged_without_the_name_that_may_be_a_password() {
+    let slapd = Slapd::start();
+    let base = format!("[\"{PEOPLE}\", \"{PARTNERS}\"]");
+    let ldap = ldap(&slapd, "").replace(&base, "\"ou=remote,dc=example,dc=org\"");
+    assert!(ldap.contains("ou=remote"));
+    let server = setup(&config(&ldap, "")).start();
+    let typed = "hunter2-in-the-wrong-field";
+    assert_eq!(settled(&server, typed, "any"), "401");
+    let line = audited(&server, &json!({"source": "ldap", "reason": "referral"}));
+    assert!(line.get("user").is_none(), "{line}");
+    assert!(!server.log().text().contains(typed));
 }

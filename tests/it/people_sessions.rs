@@ -17,33 +17,40 @@ use envoy_auth_tokens::identity::passwords::Passwords;
 use envoy_auth_tokens::identity::people::{People, record_of, records};
 use envoy_auth_tokens::keys::sessions::NewSessions;
 use envoy_auth_tokens::keys::{Keys, Role, SessionScope, scoped_binding};
+use envoy_auth_tokens::person::PersonSource;
 use envoy_auth_tokens::snapshot::{Snapshot, SnapshotStore};
 use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 
 use crate::harness::slapd::{PASSWORDS, PEOPLE, READER, READER_PASSWORD, Slapd, password, person};
+use crate::harness::wait_until;
 use crate::keys_people::ldap as ldap_person;
 use crate::keys_store::{Database, Time, soon};
 use crate::people::{ADMINS, STAFF, ldap, with_admin};
 
-const MINUTE: i64 = 60;
+pub(crate) const MINUTE: i64 = 60;
 
 /// A process without listeners: who asks is asked here.
-struct Process {
+pub(crate) struct Process {
     authorizer: Arc<Authorizer>,
-    snapshots: SnapshotStore,
+    pub(crate) snapshots: SnapshotStore,
     people: People,
-    keys: Arc<Keys>,
+    pub(crate) keys: Arc<Keys>,
     time: Time,
     follower: JoinHandle<Infallible>,
 }
 
 impl Process {
-    async fn start(db: &Database, time: &Time, config: &str) -> Self {
+    pub(crate) async fn start(db: &Database, time: &Time, config: &str) -> Self {
+        Self::of(db, time, snapshot(config, time, None)).await
+    }
+
+    /// One under these rules.
+    pub(crate) async fn of(db: &Database, time: &Time, snapshot: Snapshot) -> Self {
         let keys = Keys::open(&db.url(), time.clock()).await.unwrap();
         let follower = tokio::spawn(Arc::clone(&keys).follow());
         keys.first_read().await;
-        let snapshots = SnapshotStore::new(snapshot(config, time, None));
+        let snapshots = SnapshotStore::new(snapshot);
         let people = People::new(time.clock()).unwrap();
         let sources = Sources {
             passwords: Passwords::new(1).unwrap(),
@@ -60,26 +67,34 @@ impl Process {
     /// Other rules are in force, and written down.
     async fn reload(&self, config: &str) {
         let current = self.snapshots.current();
-        self.snapshots.replace(snapshot(config, &self.time, Some(&current)));
+        self.replace(snapshot(config, &self.time, Some(&current))).await;
+    }
+
+    /// The same, with rules that were read already.
+    pub(crate) async fn replace(&self, snapshot: Snapshot) {
+        self.snapshots.replace(snapshot);
         self.write_records().await;
     }
 
     /// What is done at the start and after a reload where people are decided about.
-    async fn write_records(&self) {
+    pub(crate) async fn write_records(&self) {
         let snapshot = self.snapshots.current();
         if snapshot.admin.is_some() {
             records::write_all(&snapshot, &self.keys, &self.time.clock()).await.unwrap();
+            if let Some(settings) = &snapshot.ldap {
+                self.people.end_again(settings, &self.keys).await;
+            }
         }
     }
 
     /// What is done once a minute there.
-    async fn sweep(&self) {
+    pub(crate) async fn sweep(&self) {
         let snapshot = self.snapshots.current();
-        self.people.check_used_sessions(snapshot.ldap.as_ref().unwrap(), &snapshot, &self.keys).await;
+        records::sweep(&snapshot, &self.keys, &self.people, &self.time.clock()).await;
     }
 
     /// Whom a Check takes a request with this header for: `<id> <role>`, or the reason of the denial.
-    async fn check(&self, name: &str, value: &str) -> String {
+    pub(crate) async fn check(&self, name: &str, value: &str) -> String {
         let header = Header { name: name.as_bytes(), value: value.as_bytes() };
         let headers = Headers::new(Encoding::Lines, vec![header]);
         let http = Http { method: b"GET", host: b"h", path: b"/", headers };
@@ -124,16 +139,20 @@ impl Process {
     }
 
     /// What becomes of the two cookies of a log-in: at the admin listener, and in a Check.
-    async fn session(&self, cookies: &[String; 2]) -> [String; 2] {
+    pub(crate) async fn session(&self, cookies: &[String; 2]) -> [String; 2] {
         [who(self.principal_at_admin("cookie", &cookies[0]).await), self.check("cookie", &cookies[1]).await]
     }
 
     /// Opens the sessions of a person as the admin listener does.
     async fn log_in(&self, user: &str, password: &str) -> [String; 2] {
         let principal = self.principal_at_admin("authorization", &basic(user, password)).await;
-        let principal = principal.unwrap().expect("the password is right");
+        self.open_sessions(&principal.unwrap().expect("the password is right")).await
+    }
+
+    /// The same for somebody who is known.
+    pub(crate) async fn open_sessions(&self, principal: &Principal) -> [String; 2] {
         let person = principal.person.as_ref().unwrap();
-        let record = record_of(&principal, self.time.now()).unwrap();
+        let record = record_of(principal, self.time.now()).unwrap();
         self.keys.record_person(&record).await.unwrap();
         let claims = person.claims.as_ref();
         let new = NewSessions {
@@ -169,7 +188,7 @@ impl Drop for Process {
     }
 }
 
-fn snapshot(config: &str, time: &Time, previous: Option<&Snapshot>) -> Snapshot {
+pub(crate) fn snapshot(config: &str, time: &Time, previous: Option<&Snapshot>) -> Snapshot {
     let config = config.replace("{$env: LDAP_PASSWORD}", READER_PASSWORD);
     let source = Source { file: Path::new("config.yaml"), environment: &ProcessEnvironment, now: time.now() };
     let config = Config::parse(&config, &source).unwrap_or_else(|errors| panic!("{errors}"));
@@ -197,7 +216,7 @@ fn rules(slapd: &Slapd, more: &str) -> String {
 }
 
 /// Rules of a process without an admin listener.
-fn sidecar() -> &'static str {
+pub(crate) fn sidecar() -> &'static str {
     "keys: {store: \"sqlite:keys.db\"}\ncredentials: [session]\n"
 }
 
@@ -207,7 +226,7 @@ async fn process(slapd: &Slapd, more: &str) -> (Process, Time, Database) {
 }
 
 const LIVE: [&str; 2] = ["ldap:ann Admin"; 2];
-const OVER: [&str; 2] = ["no_credential"; 2];
+pub(crate) const OVER: [&str; 2] = ["no_credential"; 2];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_password_is_dead_within_what_is_remembered() {
@@ -370,6 +389,10 @@ async fn strangers_at_check_bring_few_questions_to_the_directory_and_keep_no_adm
     assert_eq!(guess(20..35).await, (10, 5));
     assert_eq!(guess(35..40).await, (0, 5));
     assert_eq!(slapd.binds_of_people() - before, 30);
+    // A name that nobody has gets the same answer, and no search.
+    let searches = slapd.searches();
+    assert_eq!(process.basic("nobody-of-the-directory", "guess").await, "directory_unavailable");
+    assert_eq!(slapd.searches(), searches);
     // Whether a password is right cannot be known meanwhile, but where strangers do not come.
     assert_eq!(process.basic("bob", &password("bob")).await, "directory_unavailable");
     assert_eq!(process.basic_at_admin("bob", &password("bob")).await, "ldap:bob Viewer");
@@ -761,4 +784,277 @@ async fn sessions_that_only_sidecars_use_are_asked_about_too() {
         assert_eq!(slapd.searches(), searches, "once");
         slapd.administrator().leave(STAFF, &person("gus"));
     }
+}
+
+/// A password that no text has, and for which the directory calculates for a second or more.
+const SLOW_PASSWORD: &str = "{CRYPT}$6$rounds=3000000$saltsaltsalt$\
+     YYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYYY";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_slow_to_bind_is_slow_for_names_that_nobody_has() {
+    let slapd = Slapd::start();
+    let (process, ..) = process(&slapd, "  timeout: 60s\n").await;
+    slapd.set_password("bob", SLOW_PASSWORD);
+    let first = async |user: &str, sent: &str| process.check("authorization", &basic(user, sent)).await;
+    assert_eq!(first("bob", "wrong").await, "directory_pending");
+    assert_eq!(process.basic("bob", "wrong").await, "wrong_password");
+    for name in ["nobody-1", "twin"] {
+        assert_eq!(first(name, "wrong").await, "directory_pending", "{name}");
+        assert_eq!(process.basic(name, "wrong").await, "wrong_password", "{name}");
+    }
+    // Nor is an entry that is locked denied sooner.
+    for wrong in ["two", "three"] {
+        assert_eq!(process.basic("bob", wrong).await, "wrong_password");
+    }
+    let binds = slapd.binds(&person("bob"));
+    assert_eq!(first("bob", "four").await, "directory_pending");
+    assert_eq!(process.basic("bob", "four").await, "user_locked");
+    assert_eq!((slapd.binds(&person("bob")), binds), (3, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn binds_that_the_directory_does_not_answer_hold_back_further_ones_for_a_minute_and_lock_nobody() {
+    let slapd = Slapd::start();
+    let (time, db) = (Time::new(), Database::sqlite());
+    // Each bind is sent to two servers, neither of which answers.
+    let two = rules(&slapd, "  timeout: 500ms\n").replace(
+        &format!("  url: {}\n", slapd.tls_url()),
+        &format!("  url: [\"{}\", \"{}\"]\n", slapd.tls_url(), slapd.url()),
+    );
+    assert!(two.contains(&slapd.url()));
+    let process = Process::start(&db, &time, &two).await;
+    slapd.set_password("bob", SLOW_PASSWORD);
+    let mut attempts = 0..;
+    let mut try_for = async |seconds: i64| {
+        for _ in 0..seconds {
+            // Nobody is asked for a second after an outage.
+            time.pass(1);
+            let attempt = attempts.next().unwrap();
+            assert_eq!(process.basic("bob", &format!("wrong {attempt}")).await, "directory_unavailable");
+        }
+    };
+    try_for(10).await;
+    wait_until("each is logged", || slapd.binds(&person("bob")) >= 3);
+    assert_eq!(slapd.binds(&person("bob")), 3, "and no other was sent");
+    time.pass(60);
+    slapd.set_password("bob", &password("bob"));
+    assert_eq!(process.basic("bob", &password("bob")).await, "ldap:bob Viewer");
+}
+
+/// An entry of more than a mebibyte: a question about it fails, and says nothing of the directory.
+fn make_unreadable(slapd: &Slapd, uid: &str) {
+    slapd.administrator().set(&person(uid), "description", &[&"x".repeat(1_200_000)]);
+}
+
+/// Rules under which an entry's description is read.
+fn rules_with_descriptions(slapd: &Slapd) -> String {
+    let rules = rules(slapd, "").replace("groups: memberOf}", "groups: memberOf, about: description}");
+    assert!(rules.contains("about"));
+    rules
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_cannot_be_read_keeps_nobody_else_out() {
+    let slapd = Slapd::start();
+    let (time, db) = (Time::new(), Database::sqlite());
+    let process = Process::start(&db, &time, &rules_with_descriptions(&slapd)).await;
+    make_unreadable(&slapd, "gus");
+    assert_eq!(process.basic("gus", &password("gus")).await, "directory_unavailable");
+    assert_eq!(process.basic("bob", &password("bob")).await, "ldap:bob Viewer", "in the same second");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_who_cannot_be_asked_about_is_honoured_for_an_hour_and_others_go_on() {
+    let slapd = Slapd::start();
+    let (time, db) = (Time::new(), Database::sqlite());
+    let admin = Process::start(&db, &time, &rules_with_descriptions(&slapd)).await;
+    let other = Process::start(&db, &time, sidecar()).await;
+    let [ann, bob] =
+        [admin.log_in("ann", &password("ann")).await, admin.log_in("bob", &password("bob")).await];
+    let said = async |cookies: &[String; 2]| other.check("cookie", &cookies[1]).await;
+    soon("known there", async || said(&bob).await == "ldap:bob Viewer").await;
+    make_unreadable(&slapd, "bob");
+    // After a night both come again.
+    time.pass(15 * 60 * MINUTE);
+    let is_seen = |uid: &str| {
+        let sessions = admin.keys.sessions_of(|source| *source == PersonSource::Ldap);
+        let mut of_person = sessions.iter().filter(|(_, session)| *session.person.subject == *uid);
+        of_person.any(|(_, session)| session.last_used_at() >= time.now())
+    };
+    for round in 0..7 {
+        let is_over = round == 6;
+        assert_eq!(said(&ann).await, "ldap:ann Admin");
+        assert_eq!(said(&bob).await, if is_over { "directory_unavailable" } else { "ldap:bob Viewer" });
+        soon("the use is known", async || is_seen("ann") && is_seen("bob")).await;
+        let searches = slapd.searches();
+        admin.sweep().await;
+        assert!(slapd.searches() > searches);
+        assert_eq!((admin.has_ended("ann"), admin.has_ended("bob")), (Some(false), Some(is_over)));
+        let is_new = format!(
+            "SELECT count(*) FROM api_sessions WHERE user_name = 'ann' AND checked_at = {}",
+            time.now().as_second()
+        );
+        soon("what was said of Ann is written", async || db.number(&is_new).await == 2).await;
+        time.pass(10 * MINUTE);
+    }
+    // The entry can be read again.
+    slapd.administrator().set(&person("bob"), "description", &[]);
+    let back = async || {
+        let is_live = said(&bob).await == "ldap:bob Viewer";
+        admin.sweep().await;
+        is_live
+    };
+    soon("it lives again", back).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_whose_admin_server_died_honours_people_of_the_directory_for_an_hour_of_use() {
+    let slapd = Slapd::start();
+    let (time, db) = (Time::new(), Database::sqlite());
+    let admin = Process::start(&db, &time, &rules(&slapd, "")).await;
+    let other = Process::start(&db, &time, sidecar()).await;
+    let (ann, vi) = (admin.log_in("ann", &password("ann")).await, admin.log_in("vi", "vi").await);
+    let said = async |cookies: &[String; 2]| other.check("cookie", &cookies[1]).await;
+    soon("known there", async || said(&vi).await == "vi Viewer").await;
+    assert_eq!(said(&ann).await, "ldap:ann Admin");
+    drop(admin);
+    // She may not log in any more, and nobody says so.
+    slapd.administrator().set(&person("ann"), "pwdAccountLockedTime", &["000001010000Z"]);
+    // Hours without use are none of the hour.
+    time.pass(15 * 60 * MINUTE);
+    for _ in 0..6 {
+        assert_eq!(said(&ann).await, "ldap:ann Admin");
+        time.pass(10 * MINUTE - 1);
+    }
+    time.pass(5);
+    assert_eq!(said(&ann).await, "ldap:ann Admin", "a second before the end");
+    time.pass(1);
+    for _ in 0..2 {
+        assert_eq!(said(&ann).await, "directory_unavailable");
+        assert_eq!(said(&vi).await, "vi Viewer", "a user of the configuration");
+    }
+    // Another one takes its place.
+    let admin = Process::start(&db, &time, &rules(&slapd, "")).await;
+    let over = async || {
+        admin.sweep().await;
+        said(&ann).await == "no_credential"
+    };
+    soon("what the directory says is known", over).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_of_before_a_reload_is_answered_by_the_rules_after_it() {
+    let slapd = Slapd::start();
+    let (time, db, all) = (Time::new(), Database::sqlite(), rules(&slapd, "  timeout: 60s\n"));
+    let process = Process::start(&db, &time, &all).await;
+    let ann = process.log_in("ann", &password("ann")).await;
+    time.pass(10 * MINUTE);
+    slapd.freeze();
+    assert_eq!(process.session(&ann).await, LIVE);
+    process.reload(&all.replace("role: Admin}\n  - {group", "role: Editor}\n  - {group")).await;
+    let role = || process.keys.find_person(&ldap_person("ann")).unwrap().role.map(Role::as_str);
+    assert_eq!(role(), Some("Editor"));
+    slapd.thaw();
+    let is_written =
+        async || db.number("SELECT min(checked_at) FROM api_sessions").await == time.now().as_second();
+    soon("the answer is written", is_written).await;
+    assert_eq!(role(), Some("Editor"));
+    assert_eq!(process.session(&ann).await, ["ldap:ann Editor"; 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_answer_of_another_directory_says_nothing() {
+    let (slapd, second) = (Slapd::start(), Slapd::start());
+    let (time, db, all) = (Time::new(), Database::sqlite(), rules(&slapd, "  timeout: 60s\n"));
+    let process = Process::start(&db, &time, &all).await;
+    let bob = process.log_in("bob", &password("bob")).await;
+    // There he is disabled from now on.
+    slapd.administrator().set(&person("bob"), "pwdAccountLockedTime", &["000001010000Z"]);
+    time.pass(10 * MINUTE);
+    slapd.freeze();
+    assert_eq!(process.session(&bob).await, ["ldap:bob Viewer"; 2]);
+
+    process.reload(&rules(&second, "")).await;
+    assert_eq!(process.session(&bob).await, OVER);
+    let bob = process.log_in("bob", &password("bob")).await;
+    time.pass(10 * MINUTE);
+    let answers = || slapd.log().iter().filter(|line| line.contains(" SEARCH RESULT ")).count();
+    let before = answers();
+    slapd.thaw();
+    wait_until("it answers", || answers() > before);
+    for _ in 0..3 {
+        assert_eq!(process.session(&bob).await, ["ldap:bob Viewer"; 2]);
+        process.sweep().await;
+        assert_eq!(process.has_ended("bob"), Some(false));
+    }
+    assert_eq!(db.number("SELECT count(*) FROM api_sessions WHERE user_name = 'bob'").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_that_the_store_did_not_let_end_are_ended_later() {
+    let slapd = Slapd::start();
+    let (process, time, db) = process(&slapd, "").await;
+    let bob = process.log_in("bob", &password("bob")).await;
+    db.sql("CREATE TRIGGER none BEFORE DELETE ON api_sessions BEGIN SELECT RAISE(ABORT, 'full'); END").await;
+    slapd.administrator().delete(&person("bob"));
+    time.pass(10 * MINUTE);
+    soon("asked about", async || process.session(&bob).await == OVER).await;
+    soon("the record ends", async || process.has_ended("bob") == Some(true)).await;
+    let stored = async || db.number("SELECT count(*) FROM api_sessions WHERE user_name = 'bob'").await;
+    // A reload goes by the sessions, which are still there.
+    soon("it is tried again", async || {
+        process.write_records().await;
+        process.has_ended("bob") == Some(true)
+    })
+    .await;
+    process.sweep().await;
+    assert_eq!((process.has_ended("bob"), stored().await), (Some(true), 2));
+    db.sql("DROP TRIGGER none").await;
+    process.sweep().await;
+    assert_eq!((process.has_ended("bob"), stored().await), (Some(true), 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_max_wrong_counts_for_passwords_that_were_wrong_before() {
+    let slapd = Slapd::start();
+    let (process, _time, _db) = process(&slapd, "").await;
+    let max_wrong = |max: usize| rules(&slapd, &format!("  max_wrong: {max}\n"));
+    assert_eq!(process.basic("bob", "one").await, "wrong_password");
+    process.reload(&max_wrong(1)).await;
+    assert_eq!(process.basic("bob", "two").await, "user_locked");
+    process.reload(&max_wrong(2)).await;
+    assert_eq!(process.basic("bob", "three").await, "wrong_password");
+    assert_eq!(process.basic("bob", "four").await, "user_locked");
+    assert_eq!(slapd.binds(&person("bob")), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_of_a_clock_that_ran_ahead_are_due() {
+    let slapd = Slapd::start();
+    let (time, db) = (Time::new(), Database::sqlite());
+    let admin = Process::start(&db, &time, &rules(&slapd, "")).await;
+    let other = Process::start(&db, &time, sidecar()).await;
+    let ann = admin.log_in("ann", &password("ann")).await;
+    let bob = admin.log_in("bob", &password("bob")).await;
+    let at_sidecar = async |cookies: &[String; 2]| other.check("cookie", &cookies[1]).await;
+    soon("known there", async || at_sidecar(&bob).await == "ldap:bob Viewer").await;
+    db.sql("UPDATE api_sessions SET checked_at = checked_at + 86400").await;
+    let is_read = |process: &Process| {
+        let sessions = process.keys.sessions_of(|source| *source == PersonSource::Ldap);
+        sessions.iter().all(|(_, session)| session.checked_at > time.now())
+    };
+    soon("read by both", async || is_read(&admin) && is_read(&other)).await;
+    slapd.administrator().set(&person("ann"), "pwdAccountLockedTime", &["000001010000Z"]);
+    soon("asked about", async || admin.session(&ann).await == OVER).await;
+    // One of whom nothing changed lives on, where somebody can ask.
+    soon("asked about", async || admin.session(&bob).await == ["ldap:bob Viewer"; 2]).await;
+    assert_eq!(at_sidecar(&bob).await, "ldap:bob Viewer");
+    time.pass(60 * MINUTE);
+    assert_eq!(at_sidecar(&bob).await, "directory_unavailable");
+    slapd.administrator().delete(&person("bob"));
+    let over = async || {
+        admin.sweep().await;
+        at_sidecar(&bob).await == "no_credential"
+    };
+    soon("asked about without a use here", over).await;
 }

@@ -5,9 +5,11 @@
 
 mod access_log;
 mod canary;
+mod domain;
 mod grafana;
 mod grpc;
 mod jwt;
+mod log_in;
 mod radicale;
 mod rate_limit;
 mod rbac;
@@ -33,9 +35,10 @@ pub use self::radicale::Radicale;
 static README: LazyLock<String> = LazyLock::new(|| read(&folder().join("README.md")));
 
 /// Every recipe, with what its Envoy configuration says otherwise than `deploy/envoy.yaml`.
-const RECIPES: [(&str, &[&str]); 10] = [
+const RECIPES: [(&str, &[&str]); 12] = [
     ("access-log", &[]),
     ("canary", &["clusters/canary", "filters/envoy.filters.http.ext_authz/clear_route_cache"]),
+    ("domain", &["clusters/admin"]),
     (
         "grafana",
         &[
@@ -63,6 +66,7 @@ const RECIPES: [(&str, &[&str]); 10] = [
             "manager/early_header_mutation_extensions",
         ],
     ),
+    ("log-in", &["clusters/admin"]),
     (
         "radicale",
         &[
@@ -146,8 +150,18 @@ impl Recipe {
     /// Starts the server by the README's commands, and Envoy.
     #[track_caller]
     fn start(self) -> Running {
-        let server = Server::with(&self.config).start_by(blocks(&README, "sh")[0]);
-        let recipe = self.behind(9191, server.tcp()).envoy("port_value: 10000", "port_value: 0");
+        let recipe = if self.envoy.contains("port_value: 9192") {
+            self.config("admin:\n", "admin:\n  listen: 127.0.0.1:0\n")
+        } else {
+            self
+        };
+        let server = Server::with(&recipe.config).start_by(blocks(&README, "sh")[0]);
+        let recipe = if recipe.envoy.contains("port_value: 9192") {
+            recipe.behind(9192, server.admin())
+        } else {
+            recipe
+        };
+        let recipe = recipe.behind(9191, server.tcp()).envoy("port_value: 10000", "port_value: 0");
         let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
         let envoy = Envoy::configured(&format!("{admin}{}", recipe.envoy));
         Running { name: recipe.name, envoy, server, errors_expected: false }

@@ -23,7 +23,9 @@ program:
     grafana-api=/…/target/tools/grafana-api
     grafana-backup=/…/target/tools/grafana-backup
     hukudo=/…/target/tools/hukudo
+    oidc-provider-mock=/…/target/tools/oidc-provider-mock
     express=/…/target/tools/express
+    oidc-provider=/…/target/tools/oidc-provider
     chromium=/usr/bin/chromium
     chromedriver=/usr/bin/chromedriver
     postgresql=/usr/lib/postgresql/15/bin
@@ -79,6 +81,8 @@ PACKAGES = {
     "grafana-api": ("grafana-api==1.0.3", True, "grafana_api/__init__.py"),
     "grafana-backup": ("grafana-backup==1.4.2", True, "grafana_backup/__init__.py"),
     "hukudo": ("hukudo==3.7.1", True, "hukudo/__init__.py"),
+    # A provider of OpenID Connect, on Authlib.
+    "oidc-provider-mock": ("oidc-provider-mock==0.3.4", True, "oidc_provider_mock/__main__.py"),
     # A collector of OpenTelemetry.
     "rotel": ("rotel==0.0.1a15", False, "rotel/rotel-agent"),
     # From its makers' tag, built by Astral: compiling it here takes minutes.
@@ -110,6 +114,9 @@ IN_DEBIAN_ROOT = ["passwd", "systemd"]
 
 # An application's router, which takes `/Admin/` for `/admin`.
 EXPRESS = ["express@5.3.0"]
+
+# A provider of OpenID Connect, certified by the OpenID Foundation.
+OIDC_PROVIDER = ["oidc-provider@9.13.3"]
 
 # What tests/tools/crds.mjs holds resources against: types and validators that were made from the projects'
 # published CustomResourceDefinitions, and TypeScript, which reads the types.
@@ -444,6 +451,15 @@ def express():
     return home
 
 
+def oidc_provider():
+    """The folder whose node_modules hold oidc-provider; node itself must be there to run it."""
+    home = TOOLS / "oidc-provider"
+    with locked("oidc-provider"):
+        npm_install(OIDC_PROVIDER, home)
+    node()
+    return home
+
+
 def node():
     if not shutil.which("node"):
         raise Missing("node is missing: install it (Debian and Ubuntu: apt install nodejs).")
@@ -637,6 +653,7 @@ def package(name):
 def main(names):
     others = {
         "express": express,
+        "oidc-provider": oidc_provider,
         "postgresql": postgresql,
         "promtool": promtool,
         "pgbouncer": pgbouncer,

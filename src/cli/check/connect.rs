@@ -7,6 +7,7 @@ use crate::config::{Config, KeyStore, Listen};
 use crate::folder::FolderProblem;
 use crate::keys::Keys;
 use crate::keys::store::StoreUrl;
+use crate::provider::Providers;
 
 /// Something that a server needs, and what became of the attempt to reach it.
 pub(super) struct Connection {
@@ -19,7 +20,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Whether it answers.
+    /// Whether it answers, and not by an error.
     pub(super) fn answers(&self) -> bool {
         self.answer.is_ok()
     }
@@ -40,7 +41,7 @@ impl Connection {
     }
 }
 
-/// Tries the folders of sockets, the store and the directory, in this order.  Nothing is changed.
+/// Tries the folders of sockets, the store, the directory and the providers, in this order.  Nothing is changed.
 pub(super) async fn try_all(config: &Config) -> Vec<Connection> {
     let startup = &config.startup;
     let listeners = [
@@ -60,6 +61,14 @@ pub(super) async fn try_all(config: &Config) -> Vec<Connection> {
     #[cfg(feature = "ldap")]
     if let Some(settings) = &config.rules.ldap {
         connections.extend(try_directory(settings).await);
+    }
+    let providers = Providers::new(Clock::system());
+    for settings in &*config.rules.providers {
+        connections.push(Connection {
+            key: "oauth",
+            target: settings.name.to_string(),
+            answer: providers.probe(settings).await.map_err(|error| error.to_string()),
+        });
     }
     connections
 }

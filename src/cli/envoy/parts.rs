@@ -133,7 +133,8 @@ const GRPC_SERVICE: &str = "    grpc_service:
 
 /// Members of the HTTP connection manager.
 pub fn manager(settings: &EnvoySettings) -> String {
-    let mut text = MANAGER.to_owned();
+    let host_port = if settings.redirects { KEPT_HOST_PORT } else { STRIPPED_HOST_PORT };
+    let mut text = [MANAGER, host_port, MANAGER_TIMEOUTS].concat();
     if settings.credentials.iter().any(|name| name.contains('_')) {
         text.push_str(
             "  # A credential comes in a header with an underscore, so such names are let in.  What folds onto an actor
@@ -187,6 +188,16 @@ fn remove_on_match(expression: &str) -> String {
     format!("    - remove_on_match: {{ key_matcher: {{ safe_regex: {{ regex: {expression} }} }} }}\n")
 }
 
+const STRIPPED_HOST_PORT: &str = "\
+# Host rules and the application see `app.example`, not `app.example:10000`.
+strip_matching_host_port: true
+";
+
+const KEPT_HOST_PORT: &str = "\
+# The port stays in the host: a browser that is sent to the log-in page comes back to it.  Host rules do not mind it.
+strip_matching_host_port: false
+";
+
 const MANAGER: &str = "\
 # The client is the peer of the connection; x-forwarded-for and x-envoy-* from outside are not believed.
 # Behind another trusted proxy set xff_num_trusted_hops as well.
@@ -196,8 +207,9 @@ use_remote_address: true
 normalize_path: true
 merge_slashes: true
 path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT
-# Host rules and the application see `app.example`, not `app.example:10000`.
-strip_matching_host_port: true
+";
+
+const MANAGER_TIMEOUTS: &str = "\
 # Slow requests do not stay for ever.  Long polls and streams need a longer idle timeout.
 stream_idle_timeout: 300s
 request_headers_timeout: 10s

@@ -5,6 +5,7 @@ use super::endpoint::Endpoint;
 use super::tls::{TlsFiles, UpstreamTls};
 use crate::config::Config;
 use crate::policy::PermittedOverrides;
+use crate::return_to::LogInRedirect;
 
 /// The values that Envoy's configuration is rendered from.
 pub struct EnvoySettings {
@@ -14,6 +15,8 @@ pub struct EnvoySettings {
     pub credentials: Vec<String>,
     /// Those of them that the server may empty.
     pub emptied: Vec<String>,
+    /// Whether browsers are sent to the log-in page, with the address to come back to.
+    pub redirects: bool,
     /// The overrides that a trusted proxy before Envoy sets.
     pub permitted_overrides: PermittedOverrides,
     /// The address by which Envoy reaches us.
@@ -65,6 +68,17 @@ impl EnvoySettings {
         let tls = UpstreamTls::new(config.tls.ext_authz.as_ref(), &server, tls_files)?;
         let actor_headers = rules.actor_headers.iter().map(|header| header.name.to_string()).collect();
         let permitted_overrides = rules.policies.permitted_overrides();
-        Ok(Self { actor_headers, credentials, emptied, permitted_overrides, server, tls, listener, upstream })
+        let redirect = LogInRedirect::new(rules.admin.as_deref(), &rules.session, &rules.locations);
+        Ok(Self {
+            actor_headers,
+            credentials,
+            emptied,
+            redirects: redirect.is_some(),
+            permitted_overrides,
+            server,
+            tls,
+            listener,
+            upstream,
+        })
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Explanation {
     pub allow: Option<Value>,
     /// The actor as whom the request passes, or `anonymous`.
     pub passes_as: Option<Value>,
+    /// Whether the browser is sent to the log-in page, or why not; `null` where that is off, or no credential is missing.
+    pub redirect: Option<Step>,
     /// The answer to Envoy.
     pub answer: ExplainedAnswer,
     /// What else has to be known.

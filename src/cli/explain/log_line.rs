@@ -31,6 +31,7 @@ pub(super) struct LoggedDecision {
     reason: String,
     policy: Option<String>,
     policy_by_envoy: bool,
+    redirected: bool,
     credential: Option<LoggedCredential>,
     method: String,
     host: String,
@@ -88,6 +89,7 @@ impl LoggedDecision {
             reason: text("reason").ok_or_else(not_one)?.to_owned(),
             policy: text("policy").map(str::to_owned),
             policy_by_envoy: text("policy_source") == Some(POLICY_BY_ENVOY),
+            redirected: value.get("redirected").and_then(Value::as_bool) == Some(true),
             credential,
             method: sent("method")??,
             host: sent("host")??,
@@ -117,6 +119,10 @@ impl LoggedDecision {
         if self.decision == "allowed" && self.policy.is_none() {
             input.add("origin", "null");
             input.add("access-control-request-method", "GET");
+        }
+        // Only a browser that navigates is sent to the log-in page.
+        if self.redirected {
+            input.add("sec-fetch-mode", "navigate");
         }
         Ok(input)
     }
@@ -284,7 +290,11 @@ fn fields_of_text(line: &str) -> Option<Value> {
             }
             None => {
                 let end = value.find(' ').unwrap_or(value.len());
-                (Value::from(value[..end].parse::<i64>().ok()?), &value[end..])
+                let read = match &value[..end] {
+                    "true" => Value::from(true),
+                    number => Value::from(number.parse::<i64>().ok()?),
+                };
+                (read, &value[end..])
             }
         };
         fields.insert(name.to_owned(), value);
@@ -352,6 +362,13 @@ fn unescape(shown: &str) -> Result<String, ExplainError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_a_redirect_is_that_of_a_browser() {
+        let fields =
+            fields_of_text("x  INFO decision: denied reason=\"no_credential\" redirected=true n=1").unwrap();
+        assert_eq!(fields, serde_json::json!({"reason": "no_credential", "redirected": true, "n": 1}));
+    }
 
     #[test]
     fn the_fields_of_a_line_of_text() {

@@ -10,7 +10,7 @@ use super::directory::find;
 use super::explanation::KeyPosition;
 use super::steps::key_position;
 use super::text::RowWriter;
-use crate::config::Positions;
+use crate::config::{Bind, Positions};
 use crate::credential::Kind;
 use crate::directory::{Lookup, NobodyReason};
 use crate::identity::people::{NotAPerson, fitting_role, principal_of};
@@ -96,7 +96,8 @@ impl ExplainedPerson {
         person.source = Some(PersonSource::Ldap.as_str());
         match find(settings, user).await? {
             Lookup::Nobody(reason) => {
-                person.nobody = Some(Nobody { reason: reason.as_str(), says: why_nobody(reason) });
+                let says = why_nobody(reason, &settings.bind);
+                person.nobody = Some(Nobody { reason: reason.as_str(), says });
             }
             Lookup::Found(entry) => {
                 let role = fitting_role(&entry.groups, settings);
@@ -127,11 +128,19 @@ impl ExplainedPerson {
     }
 }
 
-fn why_nobody(reason: NobodyReason) -> &'static str {
+fn why_nobody(reason: NobodyReason, bind: &Bind) -> &'static str {
     match reason {
         NobodyReason::InvalidName => "no person has such a name",
         NobodyReason::UnusablePassword => "the password is empty or holds a NUL",
-        NobodyReason::Unknown => "`search_filter` finds no entry, or none that `bind_dn` may see",
+        NobodyReason::Unknown => match bind {
+            Bind::Reader { .. } => "`search_filter` finds no entry, or none that `bind_dn` may see",
+            Bind::Anonymous => {
+                "`search_filter` finds no entry, or none that may be seen without a bind (there is no `bind_dn`)"
+            }
+            Bind::Direct { .. } => {
+                "`search_filter` finds no entry, or none that the person who bound may see"
+            }
+        },
         NobodyReason::SeveralEntries => "`search_filter` finds more than one entry",
         NobodyReason::Unreadable => "the person may not read the own entry",
         NobodyReason::OtherEntry => "`search_filter` finds another entry than the one that was bound",
@@ -154,6 +163,12 @@ fn why_no_person(reason: NotAPerson) -> &'static str {
         NotAPerson::ConfiguredId => "a token or a user of the configuration has the id",
         NotAPerson::IllegalId => "the id is longer than 190 characters, or holds one that cannot be printed",
         NotAPerson::IllegalActor => "the members are no legal actor",
+        NotAPerson::NoId => "the provider tells no id",
+        NotAPerson::NotOneId => "the provider's id is neither a text nor a whole number",
+        NotAPerson::EmailNotVerified => {
+            "the provider has not verified the email, which `allowed_domains` needs"
+        }
+        NotAPerson::OtherDomain => "the domain of the email is none of `allowed_domains`",
         NotAPerson::TooLarge => "name, groups and members are longer than 64 KiB together",
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct RequestArgs {
     #[arg(long, default_value = "localhost")]
     host: String,
     /// The request's path with its query
-    #[arg(long, required_unless_present_any = ["request", "log_line", "connect"])]
+    #[arg(long, required_unless_present_any = ["request", "log_line", "connect", "user"])]
     path: Option<String>,
     /// A header that is no credential, such as 'upgrade: websocket'
     #[arg(long = "header", value_name = "NAME: VALUE")]
@@ -113,7 +113,9 @@ impl RequestInput {
 
     /// Reads the request from flags.
     pub(super) fn from_args(args: RequestArgs, snapshot: &Snapshot) -> Result<Self, ExplainError> {
-        let path = args.path.ok_or("error: --path is missing, or --user for who that is in the directory")?;
+        let path = args.path.ok_or(
+            "error: --path is missing; without a request --user NAME --connect shows who that is in the directory",
+        )?;
         let mut input = Self {
             method: args.method,
             host: args.host,

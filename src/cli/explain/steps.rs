@@ -11,7 +11,7 @@ use super::trace::{DecisionTrace, Presented};
 use crate::attributes::{Attributes, Http};
 use crate::config::Positions;
 use crate::credential::{CredentialLocation, Kind, Principal};
-use crate::decision::Decision;
+use crate::decision::{Decision, Outcome};
 use crate::deny_reason::DenyReason;
 use crate::ext_authz::wire::check_response::HttpResponse;
 use crate::ext_authz::wire::{CheckResponse, HeaderValueOption};
@@ -46,8 +46,13 @@ pub(super) enum KeyStoreUse {
 /// Whether the directory was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DirectoryUse {
-    /// There is none, or Checks do not ask it.
+    /// There is none.
     None,
+    /// There is one, and Checks do not ask it (`at_check`).
+    NotAtCheck {
+        /// Whether it can be asked who somebody is without their password.
+        can_be_asked: bool,
+    },
     /// It was asked about whoever came.
     Asked,
     /// It was not asked.
@@ -86,6 +91,7 @@ impl ExplainedDecision<'_> {
                 None => json!("any actor"),
             }),
             passes_as,
+            redirect: self.redirect(),
             answer: answer_shown(self.answer),
             notes: self.notes(),
             logged: None,
@@ -237,6 +243,10 @@ impl ExplainedDecision<'_> {
     fn unknown_user(&self) -> &'static str {
         match (self.directory, self.trace.denied) {
             (DirectoryUse::None, _) => "a user whom the configuration does not have",
+            (DirectoryUse::NotAtCheck { .. }, _) => {
+                "a user whom the configuration does not have; the directory was not asked, since with `ldap.at_check: \
+                 false` no Check asks it about a password"
+            }
             (DirectoryUse::NotAsked, _) => {
                 "a user whom the configuration does not have; the directory was not asked"
             }
@@ -304,6 +314,40 @@ impl ExplainedDecision<'_> {
         Some(Step { says, at: Some(member.filter(written).or(Some(allow).filter(written)).unwrap_or(at)) })
     }
 
+    /// What becomes of a browser that lacks a credential.
+    fn redirect(&self) -> Option<Step> {
+        let snapshot = self.snapshot();
+        let redirect = snapshot.log_in_redirect.as_ref()?;
+        if self.decision.outcome() != Outcome::Denied(DenyReason::NoCredential) {
+            return None;
+        }
+        let says = match redirect.try_location(self.http, &snapshot.locations) {
+            Ok(_) => "a browser that navigates: it is sent to the log-in page".to_owned(),
+            Err(reason) => format!("not sent to the log-in page: {reason}"),
+        };
+        let keys = ["admin.login_redirect", "session.log_in_url"];
+        let written = keys.into_iter().map(|key| self.at(key)).find(|at| at.line.is_some());
+        Some(Step { says, at: written })
+    }
+
+    /// What is not known of a user because nobody asked the directory.
+    fn directory_note(&self) -> Option<String> {
+        let note = match self.directory {
+            DirectoryUse::None | DirectoryUse::Asked => return None,
+            DirectoryUse::NotAsked => {
+                "a running server may decide otherwise: it asks the directory.  --connect asks it here"
+            }
+            DirectoryUse::NotAtCheck { can_be_asked: true } => {
+                "a running server decides the same: people of the directory log in at `admin`, and pass by their session.  \
+                 --user NAME --connect without a request asks the directory who somebody is"
+            }
+            DirectoryUse::NotAtCheck { can_be_asked: false } => {
+                "a running server decides the same: people of the directory log in at `admin`, and pass by their session"
+            }
+        };
+        Some(note.to_owned())
+    }
+
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(named) = self.request.policy
@@ -339,11 +383,8 @@ impl ExplainedDecision<'_> {
             Some(Presented::Password { user }) => self.snapshot().users.get(user).is_none(),
             Some(Presented::Token { .. } | Presented::Session) | None => false,
         };
-        if self.directory == DirectoryUse::NotAsked && is_unknown_user {
-            notes.push(
-                "a running server may decide otherwise: it asks the directory.  --connect asks it here"
-                    .to_owned(),
-            );
+        if is_unknown_user {
+            notes.extend(self.directory_note());
         }
         if self.keys == KeyStoreUse::NotRead && may_be_key && !is_stand_in {
             notes.push(

@@ -37,6 +37,9 @@ impl Display for Explanation {
         lines.line("decision", self.decision, None)?;
         lines.line("reason", self.reason, None)?;
         lines.value("passes as", self.passes_as.as_ref())?;
+        if let Some(redirect) = &self.redirect {
+            lines.step("redirect", redirect)?;
+        }
         lines.answer(self)?;
         if let Some(logged) = &self.logged {
             lines.line("log", &logged.says, None)?;
@@ -153,7 +156,7 @@ impl RowWriter<'_, '_> {
         for (title, items) in lists {
             items.iter().try_for_each(|item| self.line(title, item, None))?;
         }
-        if let Some(body) = &answer.body {
+        if let Some(body) = answer.body.as_ref().filter(|body| !body.is_empty()) {
             self.line("body", body, None)?;
         }
         self.value("metadata", Some(&answer.metadata))

@@ -1,11 +1,12 @@
 //! The URL of a directory's server (RFC 4516, as far as it names one).
 
 use std::fmt;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
+
+use super::super::url::is_loopback;
 
 /// What cannot stand in the host of a URL.
 const NOT_OF_A_HOST: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'/').add(b'?').add(b'#');
@@ -64,9 +65,7 @@ impl LdapServer {
     pub fn is_local(&self) -> bool {
         match self {
             Self::Socket(_) => true,
-            Self::Plain { host, .. } | Self::Tls { host, .. } => {
-                &**host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
-            }
+            Self::Plain { host, .. } | Self::Tls { host, .. } => is_loopback(host),
         }
     }
 }

@@ -28,6 +28,8 @@ pub enum Form {
     OneOrMore,
     /// A list of texts.
     Texts,
+    /// A text, a number, true or false, or a list of these.
+    Scalars,
     /// A list of these words.
     Words(&'static [&'static str]),
     /// An actor: a mapping with any members.
@@ -141,6 +143,10 @@ fn value(schema: &'static Schema, form: &Form) -> Value {
         }
         Form::Word(words) => word(words),
         Form::Texts => json!({"type": "array", "items": text()}),
+        Form::Scalars => {
+            let scalar = json!({"$ref": "#/$defs/scalar"});
+            json!({"anyOf": [scalar, {"type": "array", "items": scalar}]})
+        }
         Form::Words(words) => json!({"type": "array", "items": word(words)}),
         Form::Actor => json!({"$ref": "#/$defs/actor"}),
         Form::AllowBlock => json!({"$ref": "#/$defs/allow"}),
@@ -228,8 +234,13 @@ mod tests {
             "listeners_forms",
             "many_at_once",
             "not_a_mapping",
+            "oauth_empty",
+            "oauth_forms",
+            "oauth_incomplete",
             "references",
             "sections_without_content",
+            "session_as_text",
+            "session_forms",
             "switches",
             "token_forms",
             "unknown_sections",
@@ -268,6 +279,11 @@ mod tests {
             "ldap: {url: [], search_base: a, search_filter: b, roles: []}",
             "ldap: {url: a, search_base: b, search_filter: c, roles: [{group: d, role: Owner}]}",
             "ldap: {url: a, search_base: b, search_filter: c}",
+            "oauth: {name: a, issuer: b, client_id: c, roles: []}",
+            "oauth: [{name: a, issuer: b, client_id: c}]",
+            "oauth: [{name: a, issuer: b, client_id: c, roles: [{claim: d, value: {e: f}, role: Admin}]}]",
+            "oauth: [{name: a, issuer: b, client_id: c, roles: [{claim: d, value: e, role: Owner}]}]",
+            "session: [example.com]",
             "plugins: {other: {}}",
             "{plugins: {datasette-auth-tokens: []}, tokens: []}",
         ] {
@@ -278,6 +294,7 @@ mod tests {
             "{title: ours to ignore, plugins: {datasette-auth-tokens: {tokens: [], param: a}}}",
             "credentials: [bearer, {$env: PLACE}, {basic: {allow_cross_site: true}}]",
             "ext_authz: {max_request_bytes: 65536}",
+            "oauth: [{name: a, issuer: b, client_id: c, roles: [{claim: d, value: [true, 5, e, {$env: F}], role: Admin}]}]",
         ] {
             assert_eq!(violations(&validator, text).unwrap(), [] as [String; 0], "{text}");
         }

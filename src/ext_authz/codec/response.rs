@@ -1,6 +1,6 @@
 //! From an answer to the bytes of a CheckResponse.
 //!
-//! Nothing is decided here.  What is the same in many answers is encoded once: denials for each snapshot
+//! Nothing is decided here.  What is the same in many answers is encoded once: denials, but for redirects, for each snapshot
 //! ([`ResponseEncoder`]), actor answers for each principal ([`CachedActorAnswer`](crate::credential::CachedActorAnswer)).
 //! An answer is then a few copies: protobuf lets the parts of a message stand one after the other.
 
@@ -32,6 +32,7 @@ pub struct ResponseEncoder {
 struct EncodedDenial {
     reason: DenyReason,
     json: Box<[u8]>,
+    json_for_script: Box<[u8]>,
     grpc: Box<[u8]>,
 }
 
@@ -43,6 +44,7 @@ impl ResponseEncoder {
         let denials = DenyReason::ALL.into_iter().map(|reason| EncodedDenial {
             reason,
             json: encode(reason, DenialForm::Json),
+            json_for_script: encode(reason, DenialForm::JsonForScript),
             grpc: encode(reason, DenialForm::Grpc),
         });
         Self {
@@ -60,23 +62,19 @@ impl ResponseEncoder {
     }
 
     fn encode_deny(&self, deny: &DenyAnswer<'_>) -> Bytes {
+        // A redirect is made of the request.
+        if let Some(location) = deny.redirect {
+            let denied = denied_response(Denial::redirect(deny.reason, location)).encode_to_vec();
+            return add_deny_metadata(&denied, deny);
+        }
         let denial = self.denials.iter().find(|denial| denial.reason == deny.reason);
         let denial = denial.expect("every denial is encoded ahead");
         let denied = match deny.form {
             DenialForm::Json => &denial.json,
+            DenialForm::JsonForScript => &denial.json_for_script,
             DenialForm::Grpc => &denial.grpc,
         };
-        let reason = deny.reason.as_str();
-        let policy_len = deny.policy.map_or(0, |policy| text_field_len("policy", policy));
-        let metadata_len = text_field_len("reason", reason) + policy_len;
-        let mut message = frame::begin(denied.len() + message_len(METADATA, metadata_len));
-        message.put_slice(denied);
-        put_message_head(&mut message, METADATA, metadata_len);
-        put_text_field(&mut message, "reason", reason);
-        if let Some(policy) = deny.policy {
-            put_text_field(&mut message, "policy", policy);
-        }
-        frame::finish(message)
+        add_deny_metadata(denied, deny)
     }
 
     fn encode_allow(&self, allow: &AllowAnswer<'_>) -> Bytes {
@@ -109,6 +107,21 @@ impl ResponseEncoder {
         }
         frame::finish(message)
     }
+}
+
+/// The framed response that denies: what the client reads, and what is told of it.
+fn add_deny_metadata(denied: &[u8], deny: &DenyAnswer<'_>) -> Bytes {
+    let reason = deny.reason.as_str();
+    let policy_len = deny.policy.map_or(0, |policy| text_field_len("policy", policy));
+    let metadata_len = text_field_len("reason", reason) + policy_len;
+    let mut message = frame::begin(denied.len() + message_len(METADATA, metadata_len));
+    message.put_slice(denied);
+    put_message_head(&mut message, METADATA, metadata_len);
+    put_text_field(&mut message, "reason", reason);
+    if let Some(policy) = deny.policy {
+        put_text_field(&mut message, "policy", policy);
+    }
+    frame::finish(message)
 }
 
 /// `CheckResponse.status` with code 0, spelled out: no reader need guess what its absence means.
@@ -302,9 +315,14 @@ pub fn decode(message: &[u8]) -> Result<wire::CheckResponse, prost::DecodeError>
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
+    use crate::config::SessionRules;
+    use crate::deny_reason::GrpcCode;
     use crate::fuzzing::{authorizer, read_config, wait_for};
+    use crate::return_to::LogInRedirect;
 
     const CONFIG: &str = r#"
 tokens:
@@ -333,7 +351,7 @@ default: {allow: {id: alice, unauthenticated: true}}
     fn a_response_says_what_the_answer_says() {
         let authorizer = authorizer(read_config(CONFIG));
         let encoder = ResponseEncoder::new(&authorizer.snapshot());
-        let requests: [(&str, &[(&str, &str)]); 9] = [
+        let requests: [(&str, &[(&str, &str)]); 10] = [
             ("/", &[]),
             ("/?a=1&_auth_token=good-token-alice-1", &[("x_actor_id", "eve"), ("X-Actor", "eve")]),
             (
@@ -347,6 +365,7 @@ default: {allow: {id: alice, unauthenticated: true}}
                 &[("authorization", "Bearer good-token-alice-1"), ("content-type", "application/grpc")],
             ),
             ("/closed", &[]),
+            ("/closed", &[("sec-fetch-mode", "cors")]),
             ("/trial", &[("authorization", "Bearer good-token-bob-22")]),
             ("/trial", &[("authorization", "Bearer nobody-has-this-1")]),
         ];
@@ -390,6 +409,84 @@ default: {allow: {id: alice, unauthenticated: true}}
             }
         }
         assert_eq!(allowed, 12);
+    }
+
+    /// The response to a GET of this path with one header, under these rules.
+    fn response(snapshot: Snapshot, path: &str, header: (&str, &str)) -> CheckResponse {
+        let authorizer = authorizer(snapshot);
+        let encoder = ResponseEncoder::new(&authorizer.snapshot());
+        let entry = Header { name: header.0.as_bytes(), value: header.1.as_bytes() };
+        let headers = Headers::new(Encoding::Lines, vec![entry]);
+        let http = Http { method: b"GET", host: b"App.Example.com", path: path.as_bytes(), headers };
+        let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
+        let decision = wait_for(authorizer.authorize(&request, None));
+        decode(frame::message(&encoder.encode(&Answer::new(&decision, request.http.as_ref())))).unwrap()
+    }
+
+    fn denied(response: CheckResponse) -> (i32, Vec<(String, String)>, String) {
+        match response.http_response {
+            Some(HttpResponse::DeniedResponse(denied)) => {
+                assert_eq!(response.status.unwrap().code, GrpcCode::Unauthenticated as i32);
+                (denied.status.unwrap().code, pairs(&denied.headers), denied.body)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_script_is_not_asked_for_a_password() {
+        let challenges = |mode: &str| {
+            let response = response(read_config(CONFIG), "/closed", ("sec-fetch-mode", mode));
+            let (status, headers, body) = denied(response);
+            assert_eq!(status, 401);
+            assert!(body.contains("Unauthorized"), "{body}");
+            let challenges = headers.into_iter().filter(|(name, _)| name == "www-authenticate");
+            challenges.map(|(_, value)| value).collect::<Vec<_>>()
+        };
+        let [bearer, basic] = [r#"Bearer realm="api""#, r#"Basic realm="api""#];
+        assert_eq!(challenges("navigate"), [bearer, basic]);
+        for mode in ["cors", "no-cors", "same-origin", "websocket", ""] {
+            assert_eq!(challenges(mode), [bearer], "{mode}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_is_a_denial_with_a_place_to_go() {
+        let config = r#"
+tokens: [{token: good-token-alice-1, actor: {id: alice}}]
+keys: {store: "sqlite:keys.db"}
+credentials: [session, bearer, {query: t}]
+routes:
+- {path_prefix: /trial, enforce: false, allow: {id: alice}}
+default: {}
+"#;
+        let snapshot = || {
+            let mut snapshot = read_config(config);
+            let session = SessionRules {
+                domain: Some("example.com".into()),
+                log_in_url: Some("https://keys.example.com".parse().unwrap()),
+            };
+            let redirect = LogInRedirect::new(None, &session, &snapshot.locations);
+            snapshot.log_in_redirect = redirect.map(Arc::new);
+            snapshot
+        };
+        let navigate = ("sec-fetch-mode", "navigate");
+        let (status, headers, body) = denied(response(snapshot(), "/a?t=&b=1", navigate));
+        let location =
+            "https://keys.example.com/?return_to=https%3A%2F%2Fapp.example.com%2Fa%3Fb%3D1".to_owned();
+        let expected = [("cache-control", "no-store".to_owned()), ("location", location)];
+        assert_eq!(
+            (status, headers, body),
+            (302, expected.map(|(n, v)| (n.to_owned(), v)).to_vec(), String::new())
+        );
+        let metadata = response(snapshot(), "/", navigate).dynamic_metadata.unwrap();
+        let texts = [("reason", "no_credential"), ("policy", "default")];
+        assert_eq!(metadata, metadata_struct(texts.map(|(name, text)| (name, MetadataValue::Text(text)))));
+        // A script, a credential that is bad, and what is not enforced.
+        assert_eq!(denied(response(snapshot(), "/", ("sec-fetch-mode", "cors"))).0, 401);
+        assert_eq!(denied(response(snapshot(), "/?t=unknown-token", navigate)).0, 401);
+        let passes = response(snapshot(), "/trial", navigate);
+        assert_eq!(passes.status.unwrap().code, 0);
     }
 
     fn set_header_like(option: &HeaderValueOption) -> HeaderValueOption {

@@ -4,43 +4,49 @@
 //! administrator from logging in.  What is counted hangs on the entry that the directory found, not on the name that
 //! was typed.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use sha2::Sha256;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::memory::{BoundedMap, SlidingWindow};
+use super::in_flight::{InFlight, Waited};
+use super::lock;
+use super::memory::{BoundedMap, NoPlace, SlidingWindow, Windows};
 use crate::clock::Clock;
 use crate::config::{Bind, LdapSettings};
-use crate::directory::{Directory, Entry, NobodyReason, Verification};
+use crate::directory::{Directory, DirectoryError, Entry, NobodyReason, Verification};
 use crate::distinguished_name::DistinguishedName;
 use crate::keys::sessions::CachedPrincipal;
 use crate::secret::Secret;
 
 /// Questions of one listener that run or wait for an answer.  One more is not asked.
 const MAX_PENDING: usize = 64;
-/// Questions a second from Checks, over all names.
-const MAX_QUESTIONS: usize = 20;
-/// The time in which [`MAX_QUESTIONS`] counts.
+/// Questions from Checks within [`QUESTION_INTERVAL`], over all names.
+const MAX_QUESTIONS_PER_SECOND: usize = 20;
+/// The time in which [`MAX_QUESTIONS_PER_SECOND`] counts.
 const QUESTION_INTERVAL: Duration = Duration::from_secs(1);
-/// Wrong passwords a minute that Checks may bring to the directory, over all names.
-const MAX_FAILED_BINDS: usize = 30;
-/// The time in which [`MAX_FAILED_BINDS`] counts.
+/// Wrong passwords that Checks may bring to the directory within [`FAILED_BIND_INTERVAL`], over all names.
+const MAX_FAILED_BINDS_PER_MINUTE: usize = 30;
+/// The time in which [`MAX_FAILED_BINDS_PER_MINUTE`] counts.
 const FAILED_BIND_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a wrong password of an entry counts towards `ldap.max_wrong`.
 const WRONG_INTERVAL: Duration = Duration::from_secs(30 * 60);
+/// How long a bind that was not answered holds back further ones of its entry: the directory may have counted it as wrong,
+/// and nobody is locked out for an outage.
+const UNANSWERED_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a pair that was wrong is denied without another question.
 const WRONG_PAIR_TTL: Duration = Duration::from_secs(30);
 /// How long nobody is asked after the directory did not answer.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
-/// Pairs that are remembered, right ones and wrong ones; and entries whose wrong passwords are counted.
-const MAX_ENTRIES: usize = 10_000;
+/// Pairs that are remembered: so many right ones, and so many wrong ones.
+const MAX_PAIRS: usize = 10_000;
+/// Entries whose wrong passwords are counted.  A bind with one more is not sent.
+const MAX_COUNTED_ENTRIES: usize = 10_000;
 
 /// A pair of name and password under the settings that were asked by: its HMAC, so that memory holds no password and
 /// nothing to guess one from.
@@ -132,19 +138,27 @@ pub(super) struct Asker {
     /// Whether strangers can ask: then questions are limited.
     is_limited: bool,
     memory: Arc<Mutex<Memory>>,
+    in_flight: InFlight<PairKey, Answer>,
     clock: Clock,
 }
 
 struct Memory {
     right: BoundedMap<PairKey, Arc<KnownEntry>>,
     wrong: BoundedMap<PairKey, Answer>,
-    in_flight: HashMap<PairKey, watch::Receiver<Option<Answer>>>,
-    /// The wrong passwords of each entry.
-    failures: BoundedMap<DistinguishedName, SlidingWindow>,
+    /// The wrong passwords of each entry.  A bind takes a place before it is sent, and gives it back when the password was
+    /// right: so no number of questions at a time brings more wrong ones to the directory.
+    failures: Windows<DistinguishedName>,
+    /// The binds of each entry that the directory did not answer.
+    unanswered: Windows<DistinguishedName>,
     questions: SlidingWindow,
+    /// Those of all entries.  A question takes a place before it is asked, so that the limit says nothing of the name.
     failed_binds: SlidingWindow,
     /// When the directory last did not answer.
     failed_at: Option<Duration>,
+    /// When the log last said that an answer is missing.
+    told_at: Option<Duration>,
+    /// How long the directory took for the last bind that it answered.
+    bind_time: Duration,
 }
 
 impl Asker {
@@ -157,17 +171,19 @@ impl Asker {
         getrandom::fill(key.as_mut_slice())?;
         let keys = Hmac::new_from_slice(key.as_slice()).expect("HMAC takes keys of every length");
         let memory = Memory {
-            right: BoundedMap::new(MAX_ENTRIES),
-            wrong: BoundedMap::new(MAX_ENTRIES),
-            in_flight: HashMap::new(),
-            failures: BoundedMap::new(MAX_ENTRIES),
-            questions: SlidingWindow::new(MAX_QUESTIONS, QUESTION_INTERVAL),
-            failed_binds: SlidingWindow::new(MAX_FAILED_BINDS, FAILED_BIND_INTERVAL),
+            right: BoundedMap::new(MAX_PAIRS),
+            wrong: BoundedMap::new(MAX_PAIRS),
+            failures: Windows::new(MAX_COUNTED_ENTRIES, WRONG_INTERVAL),
+            unanswered: Windows::new(MAX_COUNTED_ENTRIES, UNANSWERED_INTERVAL),
+            questions: SlidingWindow::new(QUESTION_INTERVAL),
+            failed_binds: SlidingWindow::new(FAILED_BIND_INTERVAL),
             failed_at: None,
+            told_at: None,
+            bind_time: Duration::ZERO,
         };
         let pending = Arc::new(Semaphore::new(MAX_PENDING));
-        let memory = Arc::new(Mutex::new(memory));
-        Ok(Self { counts: Arc::default(), keys, pending, is_limited, memory, clock })
+        let (memory, in_flight) = (Arc::new(Mutex::new(memory)), InFlight::new());
+        Ok(Self { counts: Arc::default(), keys, pending, is_limited, memory, in_flight, clock })
     }
 
     /// What is known at `end` at the latest of a normalised name and a password.
@@ -184,24 +200,39 @@ impl Asker {
             return Answer::Wrong;
         }
         let key = self.pair_key(settings, name, password);
-        let mut answer = {
+        let answer = {
             let mut memory = self.memory();
             if let Some(known) = memory.known(&key, settings, self.clock.elapsed()) {
                 return known;
             }
-            match memory.in_flight.get(&key) {
-                Some(answer) => answer.clone(),
-                None => match self.ask(&mut memory, key, directory, settings, name, password) {
-                    Some(answer) => answer,
-                    None => return Answer::Unavailable,
+            match self.in_flight.get(&key) {
+                Some(answer) => answer,
+                None => match self.may_ask(&mut memory) {
+                    Ok(places) => {
+                        let question = PasswordQuestion {
+                            key,
+                            directory: Arc::clone(directory),
+                            settings: Arc::clone(settings),
+                            name: name.to_owned(),
+                            password: password.clone(),
+                            is_limited: self.is_limited,
+                            counts: Arc::clone(&self.counts),
+                            memory: Arc::clone(&self.memory),
+                            clock: self.clock.clone(),
+                        };
+                        self.in_flight.begin(key, question.ask(places))
+                    }
+                    Err(why) => {
+                        self.counts.add(why);
+                        return Answer::Unavailable;
+                    }
                 },
             }
         };
-        match tokio::time::timeout_at(end.into(), answer.wait_for(Option::is_some)).await {
-            Ok(Ok(answer)) => answer.clone().unwrap_or(Answer::Unavailable),
-            // The task panicked.
-            Ok(Err(_)) => Answer::Unavailable,
-            Err(_) => Answer::Pending,
+        match answer.until(end).await {
+            Waited::Answered(answer) => answer,
+            Waited::Failed => Answer::Unavailable,
+            Waited::Pending => Answer::Pending,
         }
     }
 
@@ -215,48 +246,26 @@ impl Asker {
         self.memory().right.retain(|_, known| known.entry.subject != subject || is_same(&known.entry));
     }
 
-    /// Asks in a task of its own, which outlives the request; `None` when too much is asked already.
-    fn ask(
-        &self,
-        memory: &mut Memory,
-        key: PairKey,
-        directory: &Arc<Directory>,
-        settings: &Arc<LdapSettings>,
-        name: &str,
-        password: &Secret,
-    ) -> Option<watch::Receiver<Option<Answer>>> {
+    /// Takes the places of one more question, whoever is asked about.
+    ///
+    /// # Errors
+    /// Too much is asked already, or the directory did not answer a moment ago.
+    fn may_ask(&self, memory: &mut Memory) -> Result<Places, QuestionResult> {
         let now = self.clock.elapsed();
         if memory.failed_at.is_some_and(|at| now.saturating_sub(at) < OUTAGE_PAUSE) {
-            self.counts.add(QuestionResult::Unavailable);
-            return None;
+            return Err(QuestionResult::Unavailable);
         }
-        let pending = Arc::clone(&self.pending).try_acquire_owned().ok();
-        let Some(pending) = pending.filter(|_| !self.is_limited || memory.questions.try_take(now)) else {
-            self.counts.add(QuestionResult::Limited);
-            return None;
-        };
-        let (sender, receiver) = watch::channel(None);
-        memory.in_flight.insert(key, receiver.clone());
-        let question = Question {
-            key,
-            directory: Arc::clone(directory),
-            settings: Arc::clone(settings),
-            name: name.to_owned(),
-            password: password.clone(),
-            is_limited: self.is_limited,
-            counts: Arc::clone(&self.counts),
-            memory: Arc::clone(&self.memory),
-            clock: self.clock.clone(),
-        };
-        tokio::spawn(async move {
-            let _pending = pending;
-            let ends = InFlight { key, memory: Arc::clone(&question.memory) };
-            let answer = question.ask().await;
-            drop(ends);
-            // No receiver is left when every caller is gone.
-            let _ = sender.send(Some(answer));
-        });
-        Some(receiver)
+        let pending = Arc::clone(&self.pending).try_acquire_owned().map_err(|_| QuestionResult::Limited)?;
+        let mut failed_binds = Vec::new();
+        if self.is_limited {
+            if !memory.questions.try_take(now, MAX_QUESTIONS_PER_SECOND)
+                || !memory.failed_binds.try_take(now, MAX_FAILED_BINDS_PER_MINUTE)
+            {
+                return Err(QuestionResult::Limited);
+            }
+            failed_binds.push(now);
+        }
+        Ok(Places { failed_binds, entries: Vec::new(), bind_began: None, refused: None, _pending: pending })
     }
 
     fn pair_key(&self, settings: &LdapSettings, name: &str, password: &Secret) -> PairKey {
@@ -282,43 +291,62 @@ impl Memory {
         self.wrong.get(key, now, WRONG_PAIR_TTL).cloned()
     }
 
-    /// Takes the place of a wrong password, which is given back if it is not one: so no number of questions at a time
-    /// brings more of them to the directory.
+    /// Takes the places of one more bind.
     fn may_bind(
         &mut self,
+        places: &mut Places,
         dn: &DistinguishedName,
         settings: &LdapSettings,
         is_limited: bool,
         now: Duration,
     ) -> Result<(), NotBound> {
-        if self.failures.get_mut(dn).is_none() {
-            self.failures.insert(dn.clone(), SlidingWindow::new(settings.max_wrong, WRONG_INTERVAL), now);
-        }
-        let Some(failures) = self.failures.get_mut(dn) else {
-            return Err(NotBound::Limited);
-        };
-        if !failures.try_take(now) {
-            return Err(NotBound::Locked);
-        }
-        if is_limited && !self.failed_binds.try_take(now) {
-            failures.give_back();
+        // The question's own binds before this one were not answered either.
+        if self.unanswered.taken(dn, now) + places.entries.len() >= settings.max_wrong {
             return Err(NotBound::Limited);
         }
-        Ok(())
+        // The question itself took one for the first bind.
+        let takes_another = is_limited && !places.entries.is_empty();
+        if takes_another && !self.failed_binds.try_take(now, MAX_FAILED_BINDS_PER_MINUTE) {
+            return Err(NotBound::Limited);
+        }
+        let taken = self.failures.try_take(dn, now, settings.max_wrong).map_err(|error| match error {
+            NoPlace::AllTaken => NotBound::Locked,
+            NoPlace::TooManyKeys => NotBound::Limited,
+        });
+        match taken {
+            Ok(()) => places.entries.push((dn.clone(), now)),
+            Err(_) if takes_another => self.failed_binds.give_back(now),
+            Err(_) => {}
+        }
+        if takes_another && taken.is_ok() {
+            places.failed_binds.push(now);
+        }
+        taken
     }
 
-    fn was_not_wrong(&mut self, dn: &DistinguishedName, is_limited: bool) {
-        if let Some(failures) = self.failures.get_mut(dn) {
-            failures.give_back();
+    /// The last bind of the question was not answered: for a while its entry is asked about no more often than if the
+    /// password had been wrong.
+    fn hold_back(&mut self, places: &Places, settings: &LdapSettings, now: Duration) {
+        for (dn, taken_at) in &places.entries {
+            self.failures.give_back(dn, *taken_at);
+            // Where there is no room, so many entries are held back that a further one changes nothing.
+            let _ = self.unanswered.try_take(dn, now, settings.max_wrong);
         }
-        if is_limited {
-            self.failed_binds.give_back();
+    }
+
+    /// No bind of the question was wrong.
+    fn give_back(&mut self, places: &Places) {
+        for (dn, taken_at) in &places.entries {
+            self.failures.give_back(dn, *taken_at);
+        }
+        for taken_at in &places.failed_binds {
+            self.failed_binds.give_back(*taken_at);
         }
     }
 }
 
-/// Why a password was not tried.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Why a bind was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NotBound {
     /// Too many of this entry were wrong.
     Locked,
@@ -326,20 +354,21 @@ enum NotBound {
     Limited,
 }
 
-/// Takes a question out of those in flight when it ends, however that is.
-struct InFlight {
-    key: PairKey,
-    memory: Arc<Mutex<Memory>>,
+/// What a question has taken of the limits.
+struct Places {
+    /// When it took each of its places among the failed binds of all entries.
+    failed_binds: Vec<Duration>,
+    /// The binds that were sent: with which entry, and when each took its place among the wrong passwords of the entry.
+    entries: Vec<(DistinguishedName, Duration)>,
+    /// When the last one was sent.
+    bind_began: Option<Instant>,
+    /// Why one was not sent.
+    refused: Option<NotBound>,
+    _pending: OwnedSemaphorePermit,
 }
 
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        lock(&self.memory).in_flight.remove(&self.key);
-    }
-}
-
-/// One question, with all that it needs.
-struct Question {
+/// A question about a password, with all that it needs.
+struct PasswordQuestion {
     key: PairKey,
     directory: Arc<Directory>,
     settings: Arc<LdapSettings>,
@@ -351,78 +380,103 @@ struct Question {
     clock: Clock,
 }
 
-impl Question {
-    async fn ask(self) -> Answer {
-        // The entry whose place among the wrong passwords is taken, or why none was.
-        let bound: Arc<Mutex<Option<Result<DistinguishedName, NotBound>>>> = Arc::default();
+impl PasswordQuestion {
+    async fn ask(self, places: Places) -> Answer {
+        let places = Arc::new(Mutex::new(places));
         let may_bind = {
-            let (memory, bound) = (Arc::clone(&self.memory), Arc::clone(&bound));
+            let (memory, places) = (Arc::clone(&self.memory), Arc::clone(&places));
             let (settings, clock, is_limited) =
                 (Arc::clone(&self.settings), self.clock.clone(), self.is_limited);
             Box::new(move |dn: &DistinguishedName| {
-                let may = lock(&memory).may_bind(dn, &settings, is_limited, clock.elapsed());
-                *lock(&bound) = Some(may.map(|()| dn.clone()));
+                let mut places = lock(&places);
+                let may = lock(&memory).may_bind(&mut places, dn, &settings, is_limited, clock.elapsed());
+                places.refused = may.err();
+                places.bind_began = Some(Instant::now());
                 may.is_ok()
             })
         };
         let asked_at = self.clock.now();
         let result = self.directory.verify(&self.settings, &self.name, &self.password, may_bind).await;
-        let bound = lock(&bound).take();
-        let mut memory = lock(&self.memory);
-        let now = self.clock.elapsed();
-        if let (Some(Ok(dn)), false) = (&bound, matches!(result, Ok(Verification::Wrong(_)))) {
-            memory.was_not_wrong(dn, self.is_limited);
-        }
-        self.counts.add(match &result {
-            Ok(Verification::Right(_)) => QuestionResult::Right,
-            Ok(Verification::Wrong(_)) => QuestionResult::Wrong,
-            Ok(Verification::Nobody(_)) => QuestionResult::Nobody,
-            Ok(Verification::NotTried(_)) => match bound {
-                Some(Err(NotBound::Locked)) => QuestionResult::Locked,
-                Some(Err(NotBound::Limited) | Ok(_)) | None => QuestionResult::Limited,
-            },
-            Err(_) => QuestionResult::Unavailable,
-        });
-        let answer = match result {
+        let (sent, refused, bind_time) = {
+            let places = lock(&places);
+            let mut memory = lock(&self.memory);
+            match &result {
+                Ok(Verification::Right(_) | Verification::Nobody(_)) => memory.give_back(&places),
+                Ok(Verification::Wrong(_)) => self.tell_of_lock(&mut memory, &places),
+                Ok(Verification::NotTried(_)) if places.entries.is_empty() => memory.give_back(&places),
+                // Other servers did not answer before.
+                Ok(Verification::NotTried(_)) | Err(_) => {
+                    memory.hold_back(&places, &self.settings, self.clock.elapsed());
+                }
+            }
+            // Groups that are searched for are no part of a bind.
+            let is_bind = match &result {
+                Ok(Verification::Wrong(_)) => true,
+                Ok(Verification::Right(_)) => self.settings.group_search.is_none(),
+                Ok(Verification::NotTried(_) | Verification::Nobody(_)) | Err(_) => false,
+            };
+            if let (true, Some(began)) = (is_bind, places.bind_began) {
+                memory.bind_time = began.elapsed();
+            }
+            (places.entries.len(), places.refused, memory.bind_time)
+        };
+        let (count, answer) = match result {
             Ok(Verification::Right(entry)) => {
                 let known = Arc::new(KnownEntry { entry, asked_at, principal: ArcSwapOption::empty() });
-                memory.right.insert(self.key, Arc::clone(&known), now);
-                return Answer::Right(known);
+                (QuestionResult::Right, Answer::Right(known))
             }
-            Ok(Verification::Wrong(dn)) => {
-                let taken = memory.failures.get_mut(&dn).map_or(0, |failures| failures.taken());
-                if taken == self.settings.max_wrong {
-                    // Where people bind directly, nobody may have the name: it may be a password in the wrong field.
-                    let is_found = !matches!(self.settings.bind, Bind::Direct { .. });
-                    tracing::warn!(
-                        target: "audit",
-                        source = "ldap",
-                        user = is_found.then_some(&*self.name),
-                        seconds = WRONG_INTERVAL.as_secs(),
-                        "user locked after wrong passwords: the directory is not asked"
-                    );
-                }
-                Answer::Wrong
-            }
-            Ok(Verification::NotTried(_)) => match bound {
-                Some(Err(NotBound::Locked)) => Answer::Locked,
-                Some(Err(NotBound::Limited) | Ok(_)) | None => return Answer::Unavailable,
+            Ok(Verification::Wrong(_)) => (QuestionResult::Wrong, Answer::Wrong),
+            Ok(Verification::NotTried(_)) => match refused {
+                Some(NotBound::Locked) => (QuestionResult::Locked, Answer::Locked),
+                Some(NotBound::Limited) | None => (QuestionResult::Limited, Answer::Unavailable),
             },
-            Ok(Verification::Nobody(reason)) => Answer::Nobody(reason),
+            Ok(Verification::Nobody(reason)) => (QuestionResult::Nobody, Answer::Nobody(reason)),
             Err(error) => {
-                if memory.failed_at.is_none_or(|at| now.saturating_sub(at) >= OUTAGE_PAUSE) {
-                    tracing::warn!(reason = %error, "the directory did not answer");
-                }
-                memory.failed_at = Some(now);
-                return Answer::Unavailable;
+                self.failed(&error);
+                (QuestionResult::Unavailable, Answer::Unavailable)
             }
         };
-        memory.wrong.insert(self.key, answer.clone(), now);
+        self.counts.add(count);
+        // A name without an entry, or whose entry is locked, is denied no sooner than one with a wrong password.
+        if sent == 0 && matches!(answer, Answer::Nobody(_) | Answer::Locked) {
+            tokio::time::sleep(bind_time.min(self.settings.timeout)).await;
+        }
+        let (mut memory, now) = (lock(&self.memory), self.clock.elapsed());
+        match &answer {
+            Answer::Right(known) => memory.right.insert(self.key, Arc::clone(known), now),
+            Answer::Wrong | Answer::Locked | Answer::Nobody(_) => {
+                memory.wrong.insert(self.key, answer.clone(), now);
+            }
+            Answer::Unavailable | Answer::Pending => {}
+        }
         answer
     }
-}
 
-/// Nothing that holds a lock can panic half way through a change, so a poisoned state is sound.
-fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Says that this was the last password that is tried of an entry.
+    fn tell_of_lock(&self, memory: &mut Memory, places: &Places) {
+        let Some((dn, _)) = places.entries.last() else { return };
+        if memory.failures.taken(dn, self.clock.elapsed()) != self.settings.max_wrong {
+            return;
+        }
+        // Where people bind directly, nobody may have the name: it may be a password in the wrong field.
+        let is_found = !matches!(self.settings.bind, Bind::Direct { .. });
+        tracing::warn!(
+            target: "audit",
+            source = "ldap",
+            user = is_found.then_some(&*self.name),
+            seconds = WRONG_INTERVAL.as_secs(),
+            "user locked after wrong passwords: the directory is not asked"
+        );
+    }
+
+    fn failed(&self, error: &DirectoryError) {
+        let (mut memory, now) = (lock(&self.memory), self.clock.elapsed());
+        if memory.told_at.is_none_or(|at| now.saturating_sub(at) >= OUTAGE_PAUSE) {
+            memory.told_at = Some(now);
+            tracing::warn!(reason = %error, "the directory did not answer");
+        }
+        if error.is_outage() {
+            memory.failed_at = Some(now);
+        }
+    }
 }

@@ -25,9 +25,9 @@ impl<K: Hash + Eq + Clone, V> BoundedMap<K, V> {
         (now.saturating_sub(*made_at) < max_age).then_some(value)
     }
 
-    /// The entry, whatever its age.
-    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        self.entries.get_mut(key).map(|(_, value)| value)
+    /// Removes an entry.
+    pub fn remove(&mut self, key: &K) {
+        self.entries.remove(key);
     }
 
     /// Inserts an entry, or makes it anew.
@@ -59,40 +59,107 @@ impl<K: Hash + Eq + Clone, V> BoundedMap<K, V> {
     }
 }
 
-/// How often something happened within a length of time: at most `max` times.
+/// How often something happened within a length of time.
 pub(super) struct SlidingWindow {
-    max: usize,
     length: Duration,
     times: VecDeque<Duration>,
 }
 
 impl SlidingWindow {
     /// A window in which nothing has happened.
-    pub fn new(max: usize, length: Duration) -> Self {
-        Self { max, length, times: VecDeque::new() }
+    pub fn new(length: Duration) -> Self {
+        Self { length, times: VecDeque::new() }
     }
 
-    /// Takes one of the places, if there is one.
-    pub fn try_take(&mut self, now: Duration) -> bool {
-        while self.times.front().is_some_and(|&time| now.saturating_sub(time) >= self.length) {
-            self.times.pop_front();
-        }
-        if self.times.len() >= self.max {
+    /// Takes one of `max` places, if one is free.
+    pub fn try_take(&mut self, now: Duration, max: usize) -> bool {
+        if self.taken(now) >= max {
             return false;
         }
         self.times.push_back(now);
         true
     }
 
-    /// Gives the place back that was taken last.
-    pub fn give_back(&mut self) {
-        self.times.pop_back();
+    /// Gives back the place that was taken at this time.
+    pub fn give_back(&mut self, taken_at: Duration) {
+        if let Some(place) = self.times.iter().rposition(|&time| time == taken_at) {
+            self.times.remove(place);
+        }
     }
 
     /// The places that are taken.
-    pub fn taken(&self) -> usize {
+    pub fn taken(&mut self, now: Duration) -> usize {
+        while self.times.front().is_some_and(|&time| now.saturating_sub(time) >= self.length) {
+            self.times.pop_front();
+        }
         self.times.len()
     }
+}
+
+/// A [`SlidingWindow`] for each of a bounded number of keys.  One in which a place is taken makes room for no other.
+pub(super) struct Windows<K> {
+    max_keys: usize,
+    length: Duration,
+    windows: HashMap<K, SlidingWindow>,
+    /// When the windows in which no place is taken were last looked for.
+    cleaned_at: Option<Duration>,
+}
+
+impl<K: Hash + Eq + Clone> Windows<K> {
+    /// How often empty windows are looked for while there is no room.
+    const CLEAN_INTERVAL: Duration = Duration::from_secs(1);
+
+    /// Windows of this length for at most this many keys.
+    pub fn new(max_keys: usize, length: Duration) -> Self {
+        Self { max_keys, length, windows: HashMap::new(), cleaned_at: None }
+    }
+
+    /// Takes one of the `max` places of a key.
+    ///
+    /// # Errors
+    /// None is free, or there is no room for one more key.
+    pub fn try_take(&mut self, key: &K, now: Duration, max: usize) -> Result<(), NoPlace> {
+        if let Some(window) = self.windows.get_mut(key) {
+            return if window.try_take(now, max) { Ok(()) } else { Err(NoPlace::AllTaken) };
+        }
+        let is_cleaned = |at: Duration| now.saturating_sub(at) < Self::CLEAN_INTERVAL;
+        if self.windows.len() >= self.max_keys && !self.cleaned_at.is_some_and(is_cleaned) {
+            self.cleaned_at = Some(now);
+            self.windows.retain(|_, window| window.taken(now) > 0);
+        }
+        if self.windows.len() >= self.max_keys {
+            return Err(NoPlace::TooManyKeys);
+        }
+        let mut window = SlidingWindow::new(self.length);
+        if !window.try_take(now, max) {
+            return Err(NoPlace::AllTaken);
+        }
+        self.windows.insert(key.clone(), window);
+        Ok(())
+    }
+
+    /// Gives back the place of a key that was taken at this time.
+    pub fn give_back(&mut self, key: &K, taken_at: Duration) {
+        let Some(window) = self.windows.get_mut(key) else { return };
+        window.give_back(taken_at);
+        if window.times.is_empty() {
+            self.windows.remove(key);
+        }
+    }
+
+    /// The places of a key that are taken.
+    pub fn taken(&mut self, key: &K, now: Duration) -> usize {
+        self.windows.get_mut(key).map_or(0, |window| window.taken(now))
+    }
+}
+
+/// Why no place is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoPlace {
+    /// All places of the key are.
+    AllTaken,
+    /// There is no room for one more key.
+    TooManyKeys,
 }
 
 #[cfg(test)]
@@ -134,15 +201,40 @@ mod tests {
     }
 
     #[test]
-    fn a_window_has_as_many_places_as_it_has_within_its_length() {
-        let mut window = SlidingWindow::new(2, SECOND * 10);
-        let mut take = |second| window.try_take(SECOND * second);
+    fn a_window_has_as_many_places_as_it_is_asked_for_within_its_length() {
+        let mut window = SlidingWindow::new(SECOND * 10);
+        let mut take = |second, max| window.try_take(SECOND * second, max);
         assert_eq!(
-            [take(0), take(1), take(9), take(10), take(10), take(11)],
+            [take(0, 2), take(1, 2), take(9, 2), take(10, 2), take(10, 2), take(11, 2)],
             [true, true, false, true, false, true]
         );
-        window.give_back();
-        assert!(window.try_take(SECOND * 12));
-        assert_eq!(window.taken(), 2);
+        // Another number counts for places that were taken before.
+        assert_eq!([take(11, 1), take(11, 3), take(11, 3)], [false, true, false]);
+        window.give_back(SECOND * 10);
+        window.give_back(SECOND * 10);
+        assert_eq!(window.taken(SECOND * 12), 2, "a place is given back once");
+        assert_eq!(window.taken(SECOND * 20), 2, "the one that was taken first was given back");
+        assert_eq!(window.taken(SECOND * 21), 0);
+    }
+
+    #[test]
+    fn a_window_with_a_place_that_is_taken_makes_room_for_no_other() {
+        let mut windows = Windows::new(2, SECOND * 10);
+        let mut take = |key, second| windows.try_take(&key, SECOND * second, 1);
+        assert_eq!([take("ann", 0), take("bob", 5)], [Ok(()); 2]);
+        for second in [5, 6, 9] {
+            assert_eq!(take("carol", second), Err(NoPlace::TooManyKeys));
+            assert_eq!([take("ann", second), take("bob", second)], [Err(NoPlace::AllTaken); 2]);
+        }
+        assert_eq!([take("carol", 10), take("dora", 14)], [Ok(()), Err(NoPlace::TooManyKeys)]);
+        assert_eq!(take("dora", 15), Ok(()));
+        windows.give_back(&"dora", SECOND * 15);
+        assert_eq!(
+            windows.try_take(&"emil", SECOND * 15, 1),
+            Ok(()),
+            "nothing is left of what was given back"
+        );
+        assert_eq!((windows.taken(&"emil", SECOND * 15), windows.taken(&"dora", SECOND * 15)), (1, 0));
+        assert_eq!(windows.try_take(&"carol", SECOND * 15, 2), Ok(()), "more places than before");
     }
 }

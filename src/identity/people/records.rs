@@ -1,15 +1,20 @@
 //! The records of people in the store, for processes without an admin listener.
 //!
-//! A record is written at log-in and whenever the directory was asked again (`people.rs`), and here: at the start and
+//! A record is written at log-in and whenever the directory was asked again ([`super::sessions`]), and here: at the start and
 //! after each reload, when the rules may make another actor of a person, or nobody.
+//!
+//! Of people of providers nobody can be asked about.  A record of theirs holds for as long as they have a session.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{People, RECHECK_GRACE, RECHECK_INTERVAL, principal_of_session, record_of};
+use super::{
+    NotAPerson, People, RECHECK_GRACE, RECHECK_INTERVAL, principal_of_session, providers, record_of,
+};
 use crate::clock::Clock;
 use crate::config::LdapSettings;
+use crate::credential::{Kind, Principal};
 use crate::keys::sessions::Session;
 use crate::keys::store::StoreError;
 use crate::keys::{Keys, StoredPerson, scoped_binding};
@@ -19,7 +24,7 @@ use crate::token::TokenDigest;
 
 /// The pause before records are written again that the store did not take.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
-/// How often it is looked whose sessions were used.
+/// How often it is looked whose sessions were used, and whose have ended.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Keeps the records of people in step with the rules in force and with the directory, for as long as it is polled.
@@ -30,8 +35,13 @@ pub async fn keep(snapshots: SnapshotStore, keys: Arc<Keys>, people: People, clo
     loop {
         if !is_written {
             replacements.mark_unchanged();
+            let snapshot = snapshots.current();
             // The store has logged why.
-            is_written = write_all(&snapshots.current(), &keys, &clock).await.is_ok();
+            is_written = write_all(&snapshot, &keys, &clock).await.is_ok();
+            // Whose sessions the store did not let end may have a record again.
+            if let Some(settings) = &snapshot.ldap {
+                people.end_again(settings, &keys).await;
+            }
         }
         let pause = if is_written { SWEEP_INTERVAL } else { RETRY_INTERVAL };
         tokio::select! {
@@ -40,12 +50,29 @@ pub async fn keep(snapshots: SnapshotStore, keys: Arc<Keys>, people: People, clo
                 Err(_) => return,
             },
             () = tokio::time::sleep(pause) => {
-                let snapshot = snapshots.current();
-                if let (true, Some(settings)) = (is_written, &snapshot.ldap) {
-                    people.check_used_sessions(settings, &snapshot, &keys).await;
+                if is_written {
+                    sweep(&snapshots.current(), &keys, &people, &clock).await;
                 }
             }
         }
+    }
+}
+
+/// Does what time makes necessary: asks the directory again about people whose sessions were used
+/// ([`People::check_used_sessions`]), and ends people of providers who have no session left.  The store has logged an
+/// error; the next time it is tried again.
+pub async fn sweep(snapshot: &Arc<Snapshot>, keys: &Arc<Keys>, people: &People, clock: &Clock) {
+    if snapshot.ldap.is_none() && snapshot.providers.is_empty() {
+        return;
+    }
+    let sessions = keys.sessions_of(|source| *source != PersonSource::Config);
+    let (of_directory, of_providers): (Vec<_>, Vec<_>) =
+        sessions.into_iter().partition(|(_, session)| session.person.source == PersonSource::Ldap);
+    let sessions = newest_of_each(of_providers);
+    let _ = end_absent(&sessions, keys).await;
+    let _ = write_ended(&sessions, snapshot, keys, clock).await;
+    if let Some(settings) = &snapshot.ldap {
+        people.check_used_sessions(of_directory, settings, snapshot, keys).await;
     }
 }
 
@@ -59,14 +86,17 @@ pub async fn write_all(snapshot: &Snapshot, keys: &Keys, clock: &Clock) -> Resul
             write(keys, &record).await?;
         }
     }
-    for person in keys.people(PersonSource::Config) {
+    for person in keys.people(&PersonSource::Config) {
         let user = snapshot.users.get(&person.subject);
         if user.is_none_or(|user| record_of(&user.principal, clock.now()).is_none()) {
             keys.end_person(&person).await?;
         }
     }
-    let mut sessions = newest_sessions(keys);
-    for person in keys.people(PersonSource::Ldap) {
+    let sessions = keys.sessions_of(|source| *source != PersonSource::Config);
+    let (of_directory, of_providers): (Vec<_>, Vec<_>) =
+        sessions.into_iter().partition(|(_, session)| session.person.source == PersonSource::Ldap);
+    let mut sessions = newest_of_each(of_directory);
+    for person in keys.people(&PersonSource::Ldap) {
         match &snapshot.ldap {
             // Somebody without a session is written down at the next log-in.
             Some(settings) => {
@@ -86,24 +116,28 @@ pub async fn write_all(snapshot: &Snapshot, keys: &Keys, clock: &Clock) -> Resul
             continue;
         };
         // Of somebody of whom nothing was heard for too long it ended for that.
-        let age = Duration::try_from(clock.now().duration_since(session.checked_at)).unwrap_or_default();
+        let age = clock.now().duration_since(session.checked_at).unsigned_abs();
         if age < RECHECK_INTERVAL + RECHECK_GRACE {
             write_person(&session, settings, snapshot, keys, clock).await?;
         }
     }
-    Ok(())
+    let sessions = newest_of_each(of_providers);
+    for session in sessions.values() {
+        write_person_of_provider(session, snapshot, keys, clock).await?;
+    }
+    end_absent(&sessions, keys).await
 }
 
-/// The session of each person of the directory that was checked last.
-fn newest_sessions(keys: &Keys) -> HashMap<PersonId, Arc<Session>> {
-    let mut sessions: HashMap<PersonId, Arc<Session>> = HashMap::new();
-    for (_, session) in keys.sessions_of(PersonSource::Ldap) {
+/// The session of each person that was checked last.
+fn newest_of_each(sessions: Vec<(TokenDigest, Arc<Session>)>) -> HashMap<PersonId, Arc<Session>> {
+    let mut newest: HashMap<PersonId, Arc<Session>> = HashMap::new();
+    for (_, session) in sessions {
         let is_newer = |known: &Arc<Session>| known.checked_at < session.checked_at;
-        if sessions.get(&session.person).is_none_or(is_newer) {
-            sessions.insert(session.person.clone(), session);
+        if newest.get(&session.person).is_none_or(is_newer) {
+            newest.insert(session.person.clone(), session);
         }
     }
-    sessions
+    newest
 }
 
 /// Writes a record unless the store has the same.
@@ -130,6 +164,84 @@ async fn write_person(
         Some(record) => write(keys, &record).await,
         None => keys.end_person(&session.person).await.map(drop),
     }
+}
+
+/// Writes down who somebody with a session of a provider is now.  The sessions of somebody who is nobody end.
+async fn write_person_of_provider(
+    session: &Session,
+    snapshot: &Snapshot,
+    keys: &Keys,
+    clock: &Clock,
+) -> Result<(), StoreError> {
+    match who_at_provider(session, snapshot) {
+        Ok(principal) => match record_of(&principal, clock.now()) {
+            Some(record) => write(keys, &record).await,
+            None => keys.end_person(&session.person).await.map(drop),
+        },
+        Err(reason) => {
+            let ended = keys.end_sessions(&session.person).await?;
+            keys.end_person(&session.person).await?;
+            tracing::info!(
+                target: "audit",
+                source = session.person.source.as_str(),
+                user = &*session.person.subject,
+                reason,
+                ended_sessions = ended,
+                "sessions ended: the configuration knows the provider no longer, or another one, or the person has no role"
+            );
+            Ok(())
+        }
+    }
+}
+
+/// The principal of a provider's session under the rules in force.
+///
+/// # Errors
+/// Why there is none: the word for the audit log.
+fn who_at_provider(session: &Session, snapshot: &Snapshot) -> Result<Arc<Principal>, &'static str> {
+    let settings = match &session.person.source {
+        PersonSource::Provider(name) => snapshot.provider(name).ok_or("not_configured")?,
+        PersonSource::Config | PersonSource::Ldap => return Err("not_configured"),
+    };
+    if let Some(principal) = providers::principal_of_session(session, snapshot) {
+        return Ok(principal);
+    }
+    if session.binding != scoped_binding(&TokenDigest::from_bytes(settings.binding), session.scope) {
+        return Err("other_settings");
+    }
+    let claims = session.claims.as_ref().ok_or(NotAPerson::NoId.as_str())?;
+    let principal = providers::principal_of(claims, settings, snapshot, Kind::Session);
+    principal.map(Arc::new).map_err(NotAPerson::as_str)
+}
+
+/// Ends the people of providers who have none of these sessions, which are all of providers.
+async fn end_absent(sessions: &HashMap<PersonId, Arc<Session>>, keys: &Keys) -> Result<(), StoreError> {
+    for person in keys.people_of_providers() {
+        if !sessions.contains_key(&person) {
+            // Another replica may have opened one by now.
+            keys.end_person_without_session(&person).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes anew the records that ended of people who have one of these sessions: the last one was over while they logged in.
+async fn write_ended(
+    sessions: &HashMap<PersonId, Arc<Session>>,
+    snapshot: &Snapshot,
+    keys: &Keys,
+    clock: &Clock,
+) -> Result<(), StoreError> {
+    for (person, session) in sessions {
+        let has_ended = keys.find_person(person).is_some_and(|person| person.ended_at.is_some());
+        if has_ended
+            && let Ok(principal) = who_at_provider(session, snapshot)
+            && let Some(record) = record_of(&principal, clock.now())
+        {
+            write(keys, &record).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Ends the sessions of somebody who is nobody under the rules in force.

@@ -5,28 +5,28 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::keys::StoredPerson;
-use crate::keys::people::Person;
+use crate::keys::people::PersonRecord;
 use crate::keys::store::source::PersonPage;
 use crate::person::{PersonId, PersonSource};
 
 /// All people of whom there is a record.
 #[derive(Default)]
 pub(super) struct People {
-    by_person: papaya::HashMap<PersonId, Arc<Person>, foldhash::fast::RandomState>,
+    by_person: papaya::HashMap<PersonId, Arc<PersonRecord>, foldhash::fast::RandomState>,
     /// Its lock is the writers' lock.
     by_id: Mutex<BTreeMap<i64, PersonId>>,
 }
 
 impl People {
     /// The record of a person.
-    pub fn find(&self, person: &PersonId) -> Option<Arc<Person>> {
+    pub fn find(&self, person: &PersonId) -> Option<Arc<PersonRecord>> {
         self.by_person.pin().get(person).map(Arc::clone)
     }
 
-    /// Those of a source that have not ended.
-    pub fn not_ended(&self, source: PersonSource) -> Vec<PersonId> {
+    /// Those of such sources that have not ended.
+    pub fn not_ended(&self, is_source: impl Fn(&PersonSource) -> bool) -> Vec<PersonId> {
         let people = self.by_person.pin();
-        let wanted = people.iter().filter(|(id, person)| id.source == source && person.ended_at.is_none());
+        let wanted = people.iter().filter(|(id, person)| is_source(&id.source) && person.ended_at.is_none());
         wanted.map(|(id, _)| id.clone()).collect()
     }
 
@@ -69,7 +69,7 @@ impl People {
         if by_id.get(&id).is_some_and(|before| *before != person) {
             self.remove_locked(by_id, id);
         }
-        let Some(after) = Person::new(id, stored) else {
+        let Some(after) = PersonRecord::new(id, stored) else {
             tracing::error!(
                 person_id = id,
                 "the key store has a record whose actor is none: this person does not count"
@@ -139,7 +139,7 @@ mod tests {
         people.put(2, record("bob", "c"));
         assert_eq!((id_of(&people, "ann"), id_of(&people, "bob")), (None, Some(Value::from("c"))));
         people.remove(2);
-        assert_eq!(people.not_ended(PersonSource::Ldap), []);
+        assert_eq!(people.not_ended(|_| true), []);
     }
 
     #[test]
@@ -160,7 +160,7 @@ mod tests {
         }
         let ended = StoredPerson { ended_at: Some(jiff::Timestamp::UNIX_EPOCH), ..record("eve", "eve") };
         people.apply(1, PersonPage { people: vec![(3, ended)], next: Some(3) });
-        let mut left = people.not_ended(PersonSource::Ldap);
+        let mut left = people.not_ended(|_| true);
         left.sort();
         assert_eq!(left, [ldap("ann"), ldap("dan")]);
         assert!(people.find(&ldap("eve")).is_some_and(|person| person.ended_at.is_some()));

@@ -15,6 +15,7 @@ pub(super) const SQLITE: &Numbered = &[
     (2, "the order of sessions", include_str!("sqlite_0002.sql")),
     (3, "the history of the store", include_str!("sqlite_0003.sql")),
     (4, "people", include_str!("sqlite_0004.sql")),
+    (5, "attempts to log in", include_str!("sqlite_0005.sql")),
 ];
 /// PostgreSQL's.
 #[cfg(feature = "postgres")]
@@ -23,6 +24,7 @@ pub(super) const POSTGRES: &Numbered = &[
     (2, "the order of sessions", include_str!("postgres_0002.sql")),
     (3, "the history of the store", include_str!("postgres_0003.sql")),
     (4, "people", include_str!("postgres_0004.sql")),
+    (5, "attempts to log in", include_str!("postgres_0005.sql")),
 ];
 
 /// The number of the newest migration: that of the schema which this program knows.

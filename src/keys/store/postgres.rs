@@ -4,6 +4,7 @@ mod connections;
 mod notifications;
 mod schema;
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use serde_json::{Map, Value};
 use sqlx::error::DatabaseError;
 use sqlx::postgres::PgConnection;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use self::connections::{Access, Connections, Database, Transaction, unnamed, unnamed_as, unnamed_scalar};
 use self::notifications::Notifications;
@@ -24,10 +26,10 @@ use super::url::postgres as postgres_url;
 use super::{
     Committed, CreateError, EndedSessions, FollowerStore, ForgottenKeys, Gate, GateGuard, ListFilter,
     ListPage, ListPosition, NewKey, NumberedPage, OpenError, OpenFailure, RecordedPerson, RotateError,
-    Rotation, SessionLimit, Store, StoreError, StoreFailure, StoreUrl, Upkeep, UrlError,
+    Rotation, SECRET_BYTES, SessionLimit, Store, StoreError, StoreFailure, StoreUrl, Upkeep, UrlError,
 };
 use crate::keys::store::source::{
-    ChangePage, Cursor, KeyPage, LogPosition, Look, PersonPage, Revision, SessionPage, Source,
+    ChangePage, Continuity, Cursor, KeyPage, LogPosition, Look, PersonPage, Revision, SessionPage, Source,
 };
 use crate::keys::{GrantCheck, Key, StoredKey, StoredPerson, StoredSession};
 use crate::person::PersonId;
@@ -54,6 +56,9 @@ pub struct PostgresStore {
     notifications: Notifications,
     /// The schema was found to be one that this program can use.
     migrated: Arc<AtomicBool>,
+    /// Something says that a backup was restored under this process.  It may be one of an older version, which the tables
+    /// that are read all the time do not show.
+    is_schema_in_doubt: Arc<AtomicBool>,
     is_read_only: bool,
 }
 
@@ -107,6 +112,7 @@ impl PostgresStore {
             notifications: Notifications::new(Arc::clone(&database)),
             database,
             migrated: Arc::default(),
+            is_schema_in_doubt: Arc::default(),
             is_read_only,
         })
     }
@@ -159,6 +165,32 @@ impl PostgresStore {
         Ok(found)
     }
 
+    /// Looks which schema there is where that is in doubt.
+    async fn check_schema(&self) -> Result<(), StoreError> {
+        if !self.is_schema_in_doubt.load(Ordering::Acquire) || !self.migrated.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut transaction = self.read().await?;
+        let query = unnamed_scalar("SELECT max(version) FROM api_migrations");
+        let found: Option<i64> = query.fetch_one(&mut *transaction).await?;
+        transaction.commit().await?;
+        // Without one, somebody is restoring a backup, and would find our tables in the way.
+        self.is_schema_in_doubt.store(found.is_none(), Ordering::Release);
+        if found.is_some_and(|found| found < SCHEMA) {
+            self.migrated.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// The error of a statement about a table that older schemas do not have.
+    fn schema_doubted(&self, error: sqlx::Error) -> StoreError {
+        // undefined_table
+        if code(&error).as_deref() == Some("42P01") {
+            self.is_schema_in_doubt.store(true, Ordering::Release);
+        }
+        error.into()
+    }
+
     async fn begin(&self, access: Access) -> Result<Transaction, StoreError> {
         if !self.migrated.load(Ordering::Acquire) {
             return Err(StoreError(StoreFailure::NotReached));
@@ -194,8 +226,12 @@ async fn lock(gate: &Gate, transaction: &mut Transaction) -> Result<GateGuard, s
 /// to be brought up to date.  Where a table is missing, somebody may be restoring a backup, and
 /// would find ours in the way.
 fn is_of_schema(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(DatabaseError::code);
-    code.as_deref() == Some("42703")
+    code(error).as_deref() == Some("42703")
+}
+
+/// The SQLSTATE of an error.
+fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error().and_then(DatabaseError::code)
 }
 
 /// Logs that the schema was brought up to date, where it was an older one.
@@ -238,6 +274,7 @@ impl Store for PostgresStore {
             notifications: Notifications::new(Arc::clone(&self.database)),
             database: Arc::clone(&self.database),
             migrated: Arc::clone(&self.migrated),
+            is_schema_in_doubt: Arc::clone(&self.is_schema_in_doubt),
             is_read_only: self.is_read_only,
         });
         let upkeep: Option<Arc<dyn Upkeep>> =
@@ -469,13 +506,50 @@ impl Store for PostgresStore {
         gate: &Gate,
         person: &PersonId,
         now: Timestamp,
+        unless_opened_after: Option<Timestamp>,
     ) -> Result<Committed<Option<(i64, StoredPerson)>>, StoreError> {
         let mut transaction = self.write().await?;
-        let query = unnamed_as(SQL.people.end.as_str()).bind(person.source.as_str());
-        let query = query.bind(&*person.subject).bind(now.as_second());
+        let sql = if unless_opened_after.is_some() { &SQL.people.end_absent } else { &SQL.people.end };
+        let query = unnamed_as(sql.as_str()).bind(person.source.as_str());
+        let mut query = query.bind(&*person.subject).bind(now.as_second());
+        if let Some(opened_after) = unless_opened_after {
+            query = query.bind(opened_after.as_second());
+        }
         let ended: Option<PersonRow> = query.fetch_optional(&mut *transaction).await?;
         let rows = u64::from(ended.is_some());
         Ok(commit(gate, transaction, ended.and_then(rows::person), rows).await?)
+    }
+
+    async fn secret(
+        &self,
+        name: &str,
+        new: &[u8; SECRET_BYTES],
+        now: Timestamp,
+    ) -> Result<Zeroizing<[u8; SECRET_BYTES]>, StoreError> {
+        // In a transaction that writes, each statement sees what others have committed before.
+        let mut transaction = self.write().await?;
+        let query = unnamed_scalar(SQL.attempts.secret).bind(name);
+        let known: Result<Option<Vec<u8>>, sqlx::Error> = query.fetch_optional(&mut *transaction).await;
+        let secret = match known.map_err(|error| self.schema_doubted(error))? {
+            Some(known) => known,
+            None => {
+                let query = unnamed(SQL.attempts.make_secret.as_str()).bind(name).bind(new.as_slice());
+                query.bind(now.as_second()).execute(&mut *transaction).await?;
+                let query = unnamed_scalar(SQL.attempts.secret).bind(name);
+                query.fetch_one(&mut *transaction).await?
+            }
+        };
+        transaction.commit().await?;
+        Ok(rows::secret(secret)?)
+    }
+
+    async fn use_state(&self, state: &TokenDigest, now: Timestamp) -> Result<bool, StoreError> {
+        let mut transaction = self.write().await?;
+        let query = unnamed(SQL.attempts.use_state.as_str()).bind(state.as_bytes().as_slice());
+        let inserted = query.bind(now.as_second()).execute(&mut *transaction).await;
+        let inserted = inserted.map_err(|error| self.schema_doubted(error))?;
+        transaction.commit().await?;
+        Ok(inserted.rows_affected() > 0)
     }
 
     fn take_over(&self, url: &StoreUrl) -> Result<(), UrlError> {
@@ -504,6 +578,7 @@ impl Store for PostgresStore {
 #[async_trait]
 impl Source for PostgresStore {
     async fn prepare(&self) -> Result<(), StoreError> {
+        self.check_schema().await?;
         if !self.migrated.load(Ordering::Acquire) {
             let late = |_| StoreError(StoreFailure::MigrationTimeout);
             log_migration(timeout(MIGRATION_TIMEOUT, self.migrate()).await.map_err(late)??);
@@ -522,7 +597,11 @@ impl Source for PostgresStore {
         }
         let row = row?;
         transaction.commit().await?;
-        Ok(row.into_look(since))
+        let look = row.into_look(since);
+        if look.continuity == Continuity::Rewritten {
+            self.is_schema_in_doubt.store(true, Ordering::Release);
+        }
+        Ok(look)
     }
 
     async fn changes(&self, from: LogPosition, until: Revision) -> Result<ChangePage, StoreError> {
@@ -672,6 +751,15 @@ impl Upkeep for PostgresStore {
         let rows: Vec<KeyRow> = query.fetch_all(&mut *transaction).await?;
         transaction.commit().await?;
         Ok(rows::keys(rows))
+    }
+
+    async fn forget_states(&self, used_until: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let mut transaction = self.write().await?;
+        let query = unnamed(SQL.attempts.forget_states.as_str()).bind(used_until.as_second());
+        let deleted = query.bind(i64::from(limit)).execute(&mut *transaction).await;
+        let deleted = deleted.map_err(|error| self.schema_doubted(error))?;
+        transaction.commit().await?;
+        Ok(deleted.rows_affected())
     }
 
     async fn stamp(&self) -> Result<(), StoreError> {

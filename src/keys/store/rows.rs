@@ -9,8 +9,9 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use sqlx::query::{Query, QueryAs};
 use sqlx::{ColumnIndex, Database, Decode, Encode, FromRow, Row, Type};
+use zeroize::Zeroizing;
 
-use super::{EndedSessions, ListPage, ListPosition, NewKey, StoreFailure};
+use super::{EndedSessions, ListPage, ListPosition, NewKey, SECRET_BYTES, StoreFailure};
 use crate::keys::store::history::{Continuity, HistoryRow};
 use crate::keys::store::list::LIST_PAGE;
 use crate::keys::store::source::{
@@ -167,6 +168,20 @@ impl LookRow {
         let continuity = since.map_or(Continuity::Continues, |since| row.continuity(since));
         Look { cursor: row.cursor, continuity, accepted, age, oldest_reader }
     }
+}
+
+/// The secret of a row.
+///
+/// # Errors
+/// It is not as long as the schema says.
+pub(super) fn secret(value: Vec<u8>) -> Result<Zeroizing<[u8; SECRET_BYTES]>, StoreFailure> {
+    let value = Zeroizing::new(value);
+    let mut secret = Zeroizing::new([0; SECRET_BYTES]);
+    if value.len() != secret.len() {
+        return Err(StoreFailure::UnreadableRow);
+    }
+    secret.copy_from_slice(&value);
+    Ok(secret)
 }
 
 /// A row holds a value that the schema does not allow.
@@ -514,7 +529,7 @@ mod tests {
         };
         let readable = |row| sessions(vec![row]).len() == 1;
         assert!(readable(session("config", "admin")) && readable(session("ldap", "application")));
-        assert!(!readable(session("corporate", "admin")) && !readable(session("config", "everything")));
+        assert!(!readable(session("Corporate", "admin")) && !readable(session("config", "everything")));
         let person = |source: &str, role: &str| PersonRow {
             id: 1,
             source: source.to_owned(),
@@ -527,7 +542,7 @@ mod tests {
         };
         let readable = |row| super::person(row).is_some();
         assert!(readable(person("ldap", "Viewer")));
-        assert!(!readable(person("corporate", "Viewer")) && !readable(person("ldap", "Owner")));
+        assert!(!readable(person("Corporate", "Viewer")) && !readable(person("ldap", "Owner")));
     }
 
     #[test]

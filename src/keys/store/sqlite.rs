@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use sqlx::sqlite::SqliteConnection;
+use zeroize::Zeroizing;
 
 pub use self::backup::{Backup, BackupError, back_up};
 use self::connections::{Connections, ReadTransaction, Reader, WriteTransaction};
@@ -19,8 +20,8 @@ use super::rows::{self, ChangedRows, DeletedSession, KeyRow, LookRow, PersonRow,
 use super::statements::{Dialect, Statements};
 use super::{
     Committed, CreateError, EndedSessions, FollowerStore, ForgottenKeys, Gate, ListFilter, ListPage,
-    ListPosition, NewKey, NumberedPage, OpenError, RecordedPerson, RotateError, Rotation, SessionLimit,
-    Store, StoreError, StoreFailure, Upkeep,
+    ListPosition, NewKey, NumberedPage, OpenError, RecordedPerson, RotateError, Rotation, SECRET_BYTES,
+    SessionLimit, Store, StoreError, StoreFailure, Upkeep,
 };
 use crate::keys::store::source::{
     ChangePage, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, PersonPage, Revision, SessionPage, Source,
@@ -307,13 +308,48 @@ impl Store for SqliteStore {
         gate: &Gate,
         person: &PersonId,
         now: Timestamp,
+        unless_opened_after: Option<Timestamp>,
     ) -> Result<Committed<Option<(i64, StoredPerson)>>, StoreError> {
         let mut transaction = self.write().await?;
-        let query = sqlx::query_as(SQL.people.end.as_str()).bind(person.source.as_str());
-        let query = query.bind(&*person.subject).bind(now.as_second());
+        let sql = if unless_opened_after.is_some() { &SQL.people.end_absent } else { &SQL.people.end };
+        let query = sqlx::query_as(sql.as_str()).bind(person.source.as_str());
+        let mut query = query.bind(&*person.subject).bind(now.as_second());
+        if let Some(opened_after) = unless_opened_after {
+            query = query.bind(opened_after.as_second());
+        }
         let ended: Option<PersonRow> = query.fetch_optional(&mut *transaction).await?;
         let rows = u64::from(ended.is_some());
         commit(gate, transaction, ended.and_then(rows::person), rows).await
+    }
+
+    async fn secret(
+        &self,
+        name: &str,
+        new: &[u8; SECRET_BYTES],
+        now: Timestamp,
+    ) -> Result<Zeroizing<[u8; SECRET_BYTES]>, StoreError> {
+        let mut transaction = self.read().await?;
+        let query = sqlx::query_scalar(SQL.attempts.secret).bind(name);
+        let known: Option<Vec<u8>> = query.fetch_optional(&mut *transaction).await?;
+        transaction.end().await?;
+        if let Some(known) = known {
+            return Ok(rows::secret(known)?);
+        }
+        let mut transaction = self.write().await?;
+        let query = sqlx::query(SQL.attempts.make_secret.as_str()).bind(name).bind(new.as_slice());
+        query.bind(now.as_second()).execute(&mut *transaction).await?;
+        let query = sqlx::query_scalar(SQL.attempts.secret).bind(name);
+        let made: Vec<u8> = query.fetch_one(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(rows::secret(made)?)
+    }
+
+    async fn use_state(&self, state: &TokenDigest, now: Timestamp) -> Result<bool, StoreError> {
+        let mut transaction = self.write().await?;
+        let query = sqlx::query(SQL.attempts.use_state.as_str()).bind(state.as_bytes().as_slice());
+        let rows = query.bind(now.as_second()).execute(&mut *transaction).await?.rows_affected();
+        transaction.commit().await?;
+        Ok(rows > 0)
     }
 
     async fn accept_history(&self, gate: &Gate) -> Result<Committed<()>, StoreError> {
@@ -471,6 +507,14 @@ impl Upkeep for SqliteStore {
         let rows: Vec<KeyRow> = query.fetch_all(&mut *transaction).await?;
         transaction.commit().await?;
         Ok(rows::keys(rows))
+    }
+
+    async fn forget_states(&self, used_until: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let mut transaction = self.write().await?;
+        let query = sqlx::query(SQL.attempts.forget_states.as_str()).bind(used_until.as_second());
+        let deleted = query.bind(limit).execute(&mut *transaction).await?.rows_affected();
+        transaction.commit().await?;
+        Ok(deleted)
     }
 
     async fn stamp(&self) -> Result<(), StoreError> {

@@ -121,6 +121,8 @@ pub(super) struct Statements {
     pub sessions: SessionStatements,
     /// Those of people.
     pub people: PersonStatements,
+    /// Those of attempts to log in.
+    pub attempts: AttemptStatements,
 }
 
 /// The rows of a table that a part of the change log names: from behind entry `$2` of revision `$1` up to entry `$4` of
@@ -202,6 +204,7 @@ impl Statements {
             insert_key: format!("INSERT INTO api_keys ({new}) VALUES ({values}) RETURNING {key}"),
             sessions: SessionStatements::new(dialect),
             people: PersonStatements::new(dialect),
+            attempts: AttemptStatements::new(dialect),
         }
     }
 }
@@ -293,6 +296,8 @@ pub(super) struct PersonStatements {
     pub see: String,
     /// Writes that the person `$2` in the source `$1` ended at `$3`, unless they have ended, and gives the row.
     pub end: String,
+    /// The same, unless they have a session that was opened after `$4`.
+    pub end_absent: String,
     /// Deletes `$1` people: of those that ended, and then of the others, those that did, or were seen, longest ago.
     /// Never the one of id `$2`.  Gives their ids.
     pub make_room: String,
@@ -308,6 +313,10 @@ impl PersonStatements {
         let columns = PERSON_COLUMNS.join(", ");
         let values = dialect.parameters(PersonRow::COLUMNS, &PERSON_COLUMNS);
         let time = |number| dialect.parameter(Kind::Time, number);
+        let end = format!(
+            "UPDATE api_people SET ended_at = {} WHERE source = $1 AND subject = $2 AND ended_at IS NULL",
+            time(3)
+        );
         let (later, minute_before) = match dialect {
             Dialect::Sqlite => ("max", "$2 - 60"),
             Dialect::Postgres => ("greatest", "to_timestamp($2 - 60)"),
@@ -326,10 +335,11 @@ impl PersonStatements {
                 "UPDATE api_people SET seen_at = {} WHERE id = $1 AND seen_at <= {minute_before}",
                 time(2)
             ),
-            end: format!(
-                "UPDATE api_people SET ended_at = {} WHERE source = $1 AND subject = $2 AND ended_at IS NULL \
-                 RETURNING {person}",
-                time(3)
+            end: format!("{end} RETURNING {person}"),
+            end_absent: format!(
+                "{end} AND NOT EXISTS (SELECT 1 FROM api_sessions s \
+                     WHERE s.user_name = $2 AND s.source = $1 AND s.created_at > {}) RETURNING {person}",
+                time(4)
             ),
             // In a subquery of the WHERE, PostgreSQL may run it more than once, and a LIMIT holds for each time.
             make_room: format!(
@@ -342,6 +352,42 @@ impl PersonStatements {
                 "WITH gone AS ( \
                      SELECT id FROM api_people WHERE ended_at <= {} ORDER BY id LIMIT $2{skip_locked} \
                  ) DELETE FROM api_people WHERE id IN (SELECT id FROM gone)",
+                time(1)
+            ),
+        }
+    }
+}
+
+/// Those of attempts to log in.
+pub(super) struct AttemptStatements {
+    /// The secret of the name `$1`.
+    pub secret: &'static str,
+    /// Inserts the secret `$2` of the name `$1`, made at `$3`, unless there is one of the name.
+    pub make_secret: String,
+    /// Inserts the state of the digest `$1`, used at `$2`, unless it is there.
+    pub use_state: String,
+    /// Deletes the first `$2` states that were used at `$1` or before.
+    pub forget_states: String,
+}
+
+impl AttemptStatements {
+    fn new(dialect: Dialect) -> Self {
+        let time = |number| dialect.parameter(Kind::Time, number);
+        let skip_locked = dialect.for_update_skip_locked();
+        Self {
+            secret: "SELECT value FROM api_secrets WHERE name = $1",
+            make_secret: format!(
+                "INSERT INTO api_secrets (name, value, created_at) VALUES ($1, $2, {}) ON CONFLICT (name) DO NOTHING",
+                time(3)
+            ),
+            use_state: format!(
+                "INSERT INTO api_used_states (digest, used_at) VALUES ($1, {}) ON CONFLICT (digest) DO NOTHING",
+                time(2)
+            ),
+            forget_states: format!(
+                "WITH gone AS ( \
+                     SELECT digest FROM api_used_states WHERE used_at <= {} ORDER BY used_at LIMIT $2{skip_locked} \
+                 ) DELETE FROM api_used_states WHERE digest IN (SELECT digest FROM gone)",
                 time(1)
             ),
         }

@@ -57,6 +57,17 @@ impl LogLine {
         }
     }
 
+    /// A field that is true; one that is false is left out.
+    pub(super) fn flag(&mut self, name: &'static str) {
+        match self.format {
+            LogFormat::Json => {
+                self.name(name);
+                self.print(format_args!("true"));
+            }
+            LogFormat::Text => self.print(format_args!(" {name}=true")),
+        }
+    }
+
     /// The whole line, its end included.
     pub(super) fn end(mut self) -> Vec<u8> {
         match self.format {
@@ -89,6 +100,7 @@ mod tests {
         let mut line = LogLine::begin(format, now, "decision", "allowed");
         line.text("policy", "Zoë's \"own\"\\");
         line.text("path", "/a\n\u{202e}");
+        line.flag("redirected");
         line.number("duration_us", 12);
         String::from_utf8(line.end()).unwrap()
     }
@@ -103,6 +115,7 @@ mod tests {
             "message": "allowed",
             "policy": "Zoë's \"own\"\\",
             "path": "/a\n\u{202e}",
+            "redirected": true,
             "duration_us": 12,
             "target": "decision",
         });
@@ -110,7 +123,7 @@ mod tests {
         assert_eq!(
             written(LogFormat::Text),
             "2026-11-21T23:04:05.000607Z  INFO decision: allowed policy=\"Zoë's \\\"own\\\"\\\\\" \
-             path=\"/a\\n\\u{202e}\" duration_us=12\n"
+             path=\"/a\\n\\u{202e}\" redirected=true duration_us=12\n"
         );
     }
 }

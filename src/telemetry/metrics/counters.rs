@@ -49,9 +49,10 @@ pub(super) struct CredentialCounters {
     key: Counter,
     user: PersonCounters,
     session: PersonCounters,
+    family: Family<CredentialLabels, Counter>,
 }
 
-/// A counter for each source of people.
+/// A counter for each source of people.  Those of providers stand in the table alone.
 #[derive(Debug)]
 struct PersonCounters {
     config: Counter,
@@ -61,16 +62,21 @@ struct PersonCounters {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CredentialLabels {
     kind: &'static str,
-    source: &'static str,
+    source: String,
+}
+
+impl CredentialLabels {
+    fn new(kind: Kind, source: &str) -> Self {
+        Self { kind: kind.as_str(), source: source.to_owned() }
+    }
 }
 
 impl CredentialCounters {
     /// The counters, shown by this registry.
     pub(super) fn registered(registry: &mut Registry) -> Self {
         let family = Family::<CredentialLabels, Counter>::default();
-        let counter = |kind: Kind, source| {
-            family.get_or_create_owned(&CredentialLabels { kind: kind.as_str(), source })
-        };
+        let counter =
+            |kind: Kind, source: &str| family.get_or_create_owned(&CredentialLabels::new(kind, source));
         let of_people = |kind| PersonCounters {
             config: counter(kind, PersonSource::Config.as_str()),
             ldap: counter(kind, PersonSource::Ldap.as_str()),
@@ -80,22 +86,32 @@ impl CredentialCounters {
             key: counter(Kind::Key, "keys"),
             user: of_people(Kind::User),
             session: of_people(Kind::Session),
+            family: family.clone(),
         };
         registry.register("credentials", "Credentials recognised, by kind and source", family);
         credentials
     }
 
-    /// The counter of a credential.
-    pub(super) fn of(&self, principal: &Principal) -> &Counter {
+    /// Counts a credential.
+    pub(super) fn count(&self, principal: &Principal) {
         let people = match principal.kind {
-            Kind::Token => return &self.token,
-            Kind::Key => return &self.key,
+            Kind::Token => {
+                self.token.inc();
+                return;
+            }
+            Kind::Key => {
+                self.key.inc();
+                return;
+            }
             Kind::User => &self.user,
             Kind::Session => &self.session,
         };
         match principal.source() {
-            Some(PersonSource::Config) | None => &people.config,
-            Some(PersonSource::Ldap) => &people.ldap,
-        }
+            Some(PersonSource::Config) | None => people.config.inc(),
+            Some(PersonSource::Ldap) => people.ldap.inc(),
+            Some(PersonSource::Provider(name)) => {
+                self.family.get_or_create(&CredentialLabels::new(principal.kind, name.as_str())).inc()
+            }
+        };
     }
 }

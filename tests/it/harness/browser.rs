@@ -83,6 +83,13 @@ impl Browser {
         Self::start_with(&["--ignore-certificate-errors"])
     }
 
+    /// The same, in which these hosts are at an address, whatever the port: `https://HOST` needs none.
+    pub fn start_with_hosts(hosts: &[&str], address: SocketAddr) -> Self {
+        let rules: Vec<_> = hosts.iter().map(|host| format!("MAP {host}:443 {address}")).collect();
+        let rules = format!("--host-resolver-rules={}", rules.join(","));
+        Self::start_with(&["--ignore-certificate-errors", &rules])
+    }
+
     fn start_with(more_flags: &[&str]) -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let (chromium, chromedriver) = &*PROGRAMS;

@@ -37,6 +37,8 @@ pub const GROUPS_OF_ANN: [&str; 5] = [
 /// The group (`posixGroup`) in which Ann and Bob are by their `uid`, without an attribute `memberOf`.
 pub const POSIX_GROUP: &str = "cn=developers,ou=groups,dc=example,dc=org";
 
+/// Whoever has bound reads everything but passwords.
+const FOR_USERS: &str = "access to * by users read by * none\n";
 const SUFFIX: &str = "dc=example,dc=org";
 const ROOT: &str = "cn=root,dc=example,dc=org";
 const ROOT_PASSWORD: &str = "hunter2-of-root";
@@ -63,20 +65,25 @@ impl Slapd {
 
     /// The same with a certificate for these names.
     pub fn start_certified(names: &[&str]) -> Self {
-        Self::new(Some(names), "by users read by * none")
+        Self::new(Some(names), FOR_USERS)
     }
 
     /// One without a certificate: it refuses StartTLS, and has no port for LDAPS.
     pub fn start_without_tls() -> Self {
-        Self::new(None, "by users read by * none")
+        Self::new(None, FOR_USERS)
     }
 
     /// One in which everybody may read everything but passwords.
     pub fn start_for_everybody() -> Self {
-        Self::new(Some(&["localhost"]), "by * read")
+        Self::new(Some(&["localhost"]), "access to * by * read\n")
     }
 
-    fn new(names: Option<&[&str]>, readers: &str) -> Self {
+    /// One with these rules of access (slapd.access(5)), a line each, behind that of passwords.
+    pub fn start_with_access(rules: &str) -> Self {
+        Self::new(Some(&["localhost"]), rules)
+    }
+
+    fn new(names: Option<&[&str]>, access: &str) -> Self {
         let folder = TempDir::new().expect("a folder for slapd");
         let port = free_port();
         // Each has its own name: a client looks for a CA by it.
@@ -100,7 +107,7 @@ impl Slapd {
             let file = |name| slapd.file(name).display().to_string();
             format!("TLSCertificateFile {}\nTLSCertificateKeyFile {}\n", file("cert.pem"), file("key.pem"))
         });
-        fs::write(slapd.file("slapd.conf"), slapd.config(&tls.unwrap_or_default(), readers))
+        fs::write(slapd.file("slapd.conf"), slapd.config(&tls.unwrap_or_default(), access))
             .expect("a file of ours");
         fs::write(slapd.file("people.ldif"), LDIF).expect("a file of ours");
         let mut load = Command::new(tools::slapd());
@@ -112,7 +119,7 @@ impl Slapd {
         slapd
     }
 
-    fn config(&self, tls: &str, readers: &str) -> String {
+    fn config(&self, tls: &str, access: &str) -> String {
         let home = tools::slapd().parent().expect("a folder");
         let schemas = ["core", "cosine", "inetorgperson", "nis"].map(|schema| {
             format!("include {}\n", home.join("schema").join(schema).with_extension("schema").display())
@@ -122,7 +129,7 @@ impl Slapd {
              pidfile {pid}\n{tls}database mdb\nsuffix {SUFFIX}\nrootdn {ROOT}\nrootpw {ROOT_PASSWORD}\n\
              directory {db}\ndbnosync\nindex objectClass,uid,member eq\n\
              overlay memberof\noverlay ppolicy\nppolicy_default cn=default,ou=policies,{SUFFIX}\n\
-             access to attrs=userPassword by anonymous auth by * none\naccess to * {readers}\n",
+             access to attrs=userPassword by anonymous auth by * none\n{access}",
             schemas = schemas.concat(),
             modules = home.join("modules").display(),
             pid = self.file("pid").display(),

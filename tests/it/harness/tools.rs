@@ -66,6 +66,12 @@ pub fn express() -> &'static Path {
     &EXPRESS
 }
 
+/// The folder whose `node_modules` hold oidc-provider, a provider of OpenID Connect.
+pub fn oidc_provider() -> &'static Path {
+    static OIDC_PROVIDER: LazyLock<PathBuf> = LazyLock::new(|| fetch("oidc-provider"));
+    &OIDC_PROVIDER
+}
+
 /// A Python that knows this package of `fetch.py`'s and what it needs, and nothing of the machine's own.
 pub fn python_with(package: &str) -> Command {
     let mut command = Command::new("python3");

@@ -1,0 +1,154 @@
+//! The section `session`: under which hosts sessions of applications count, and where people log in for them.
+
+use super::admin::{AdminSection, PublicUrl, SessionRules, read_public_url};
+use super::raw::{Entry, Node};
+use super::reader::Reader;
+use super::schema;
+use super::url::{is_host_name, is_ipv4};
+
+/// Second labels under which registries of countries give out names, as in `example.co.uk`.
+const REGISTRY_LABELS: [&str; 8] = ["ac", "co", "com", "edu", "gov", "net", "or", "org"];
+
+/// The content of the section.
+#[derive(Default)]
+pub struct SessionSection<'t> {
+    /// What it says.
+    pub rules: SessionRules,
+    domain_node: Option<&'t Node>,
+    log_in_url_node: Option<&'t Node>,
+}
+
+/// Reads the section.
+pub fn read<'t>(
+    reader: &mut Reader<'t>,
+    section: Option<&'t Entry>,
+    admin: Option<&AdminSection<'t>>,
+) -> SessionSection<'t> {
+    let Some(Entry { value: node, .. }) = section else {
+        return SessionSection::default();
+    };
+    let Some(fields) = reader.fields(node, "a mapping such as {domain: example.com}", &schema::SESSION)
+    else {
+        return SessionSection::default();
+    };
+    let log_in_url_node = fields.get("log_in_url");
+    let log_in_url = log_in_url_node.and_then(|node| {
+        if admin.is_some() {
+            reader.error(
+                &node.at,
+                "this is for processes without `admin`: here `admin.public_url` and `admin.login_redirect` say it",
+            );
+        }
+        let url = read_public_url(reader, node)?;
+        if !url.is_encrypted_or_loopback() {
+            reader.error(&node.at, "passwords would cross the network in plain text: write https://");
+        }
+        Some(url)
+    });
+    let domain_node = fields.get("domain");
+    let domain = domain_node.and_then(|node| read_domain(reader, node));
+    if let (Some(node), Some(domain)) = (domain_node, &domain) {
+        match admin {
+            Some(admin) if admin.public_url_node.is_none() => {
+                reader.error(&node.at, "this needs `admin.public_url`: people log in there for these hosts");
+            }
+            Some(admin) => {
+                check_page(reader, node, domain, "admin.public_url", admin.rules.public_url.as_ref());
+                for host in admin.rules.login_hosts.iter().filter(|host| !is_within(host.host(), domain)) {
+                    reader.error(
+                        &node.at,
+                        format!(
+                            "browsers take no cookie for this domain from {:?} of `admin.login_hosts`, which is not under it",
+                            host.host()
+                        ),
+                    );
+                }
+            }
+            None if log_in_url_node.is_none() => {
+                reader.error(
+                    &node.at,
+                    "this needs `admin.public_url`, or where there is no `admin` the `log_in_url` beside it: people log in \
+                     there for these hosts",
+                );
+            }
+            None => check_page(reader, node, domain, "log_in_url", log_in_url.as_ref()),
+        }
+    }
+    SessionSection { rules: SessionRules { domain, log_in_url }, domain_node, log_in_url_node }
+}
+
+/// Checks what the section needs.  `takes_sessions` says whether Checks take a session.
+pub fn check<'t>(reader: &mut Reader<'t>, section: &SessionSection<'t>, takes_sessions: bool) {
+    if takes_sessions {
+        return;
+    }
+    if let Some(node) = section.log_in_url_node {
+        reader.error(
+            &node.at,
+            "this needs `session` among `credentials`: who has logged in would be sent to log in again and again",
+        );
+    }
+    if let Some(node) = section.domain_node {
+        reader.warn(&node.at, "no session counts at Checks: `session` is not among `credentials`");
+    }
+}
+
+fn read_domain<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<str>> {
+    let text = reader.text(node, "text such as example.com")?.as_str();
+    let problem = if text.starts_with('.') {
+        "a domain begins without a dot: hosts under it are meant in any case"
+    } else if !is_host_name(text) {
+        "expected a domain such as example.com: no scheme, no port, no path, no `*`"
+    } else if is_ipv4(text) {
+        "an address has no hosts under it: expected a domain such as example.com"
+    } else if !text.contains('.') {
+        "browsers take no cookie for a domain of one label, under which everybody gets names: write one such as example.com"
+    } else {
+        ""
+    };
+    if !problem.is_empty() {
+        reader.error(&node.at, problem);
+        return None;
+    }
+    let domain = text.to_ascii_lowercase();
+    if domain.split_once('.').is_some_and(|(first, top)| top.len() == 2 && REGISTRY_LABELS.contains(&first)) {
+        reader.warn(
+            &node.at,
+            "this looks like a domain under which a registry gives names to everybody, for which browsers take no cookie",
+        );
+    }
+    Some(domain.into())
+}
+
+/// Checks that the cookie which the page gives counts under the domain.
+fn check_page<'t>(
+    reader: &mut Reader<'t>,
+    node: &'t Node,
+    domain: &str,
+    key: &str,
+    page: Option<&PublicUrl>,
+) {
+    // One that is not valid is an error already.
+    let Some(page) = page else {
+        return;
+    };
+    if !page.is_https() {
+        reader.error(
+            &node.at,
+            format!("the cookie of a domain is for https alone (`__Secure-`): `{key}` must be https"),
+        );
+    }
+    if !is_within(page.host(), domain) {
+        reader.error(
+            &node.at,
+            format!(
+                "browsers take no cookie for this domain from `{key}`: it must be the host of `{key}`, or a domain above it"
+            ),
+        );
+    }
+}
+
+/// Whether a host is this domain or stands below it.
+fn is_within(host: &str, domain: &str) -> bool {
+    host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}

@@ -1,0 +1,137 @@
+//! Questions that are under way: whoever asks the same waits for the same answer.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use super::lock;
+
+/// The questions under way, by what they ask.  A clone is the same.
+pub(super) struct InFlight<K, A>(Arc<Mutex<HashMap<K, Awaited<A>>>>);
+
+/// The answer to a question, perhaps not there yet.
+pub(super) struct Awaited<A>(watch::Receiver<Option<A>>);
+
+/// What came of waiting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Waited<A> {
+    /// The answer.
+    Answered(A),
+    /// The question is still under way.
+    Pending,
+    /// The question panicked.
+    Failed,
+}
+
+impl<K, A> InFlight<K, A>
+where
+    K: Hash + Eq + Clone + Send + 'static,
+    A: Clone + Send + Sync + 'static,
+{
+    /// None under way.
+    pub fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    /// How many are under way.
+    pub fn len(&self) -> usize {
+        lock(&self.0).len()
+    }
+
+    /// The answer to a question under way.
+    pub fn get(&self, key: &K) -> Option<Awaited<A>> {
+        lock(&self.0).get(key).cloned()
+    }
+
+    /// Begins a question in a task of its own, which outlives whoever asks.  It is under way until it ends, however that
+    /// is; what is to be found then has to be written down before.
+    pub fn begin(&self, key: K, question: impl Future<Output = A> + Send + 'static) -> Awaited<A> {
+        let (sender, receiver) = watch::channel(None);
+        let answer = Awaited(receiver);
+        lock(&self.0).insert(key.clone(), answer.clone());
+        let end = End { key, questions: self.clone() };
+        tokio::spawn(async move {
+            let end = end;
+            let answer = question.await;
+            drop(end);
+            // Nobody may wait any more.
+            let _ = sender.send(Some(answer));
+        });
+        answer
+    }
+}
+
+impl<K, A> Clone for InFlight<K, A> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<A> Clone for Awaited<A> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<A: Clone> Awaited<A> {
+    /// Waits for the answer until this instant.
+    pub async fn until(mut self, end: Instant) -> Waited<A> {
+        match tokio::time::timeout_at(end.into(), self.0.wait_for(Option::is_some)).await {
+            Ok(Ok(answer)) => answer.clone().map_or(Waited::Pending, Waited::Answered),
+            Ok(Err(_)) => Waited::Failed,
+            Err(_) => Waited::Pending,
+        }
+    }
+}
+
+/// Takes a question out of those under way when it ends, also by a panic.
+struct End<K: Hash + Eq, A> {
+    key: K,
+    questions: InFlight<K, A>,
+}
+
+impl<K: Hash + Eq, A> Drop for End<K, A> {
+    fn drop(&mut self) {
+        lock(&self.questions.0).remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_the_same_waits_for_the_same_answer() {
+        let questions = InFlight::<&str, u32>::new();
+        assert!(questions.get(&"ann").is_none());
+        let (answer, answered) = oneshot::channel();
+        let first = questions.begin("ann", async { answered.await.unwrap() });
+        let second = questions.get(&"ann").unwrap();
+        assert!(questions.get(&"bob").is_none());
+        assert_eq!(first.clone().until(Instant::now()).await, Waited::Pending);
+        answer.send(7).unwrap();
+        assert_eq!(first.until(soon()).await, Waited::Answered(7));
+        assert_eq!(second.until(soon()).await, Waited::Answered(7));
+        assert_eq!(questions.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_question_that_panics_is_over() {
+        let questions = InFlight::<&str, u32>::new();
+        let answer = questions.begin("ann", async { panic!("a panic of the test's") });
+        assert_eq!(answer.until(soon()).await, Waited::Failed);
+        assert_eq!(questions.len(), 0);
+        assert_eq!(questions.begin("ann", async { 7 }).until(soon()).await, Waited::Answered(7));
+    }
+}

@@ -1,0 +1,219 @@
+//! The principals that people of directories and providers become under the rules in force.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::actor::Actor;
+use crate::config::LdapSettings;
+use crate::credential::{Kind, Principal};
+use crate::directory::Entry;
+use crate::distinguished_name::DistinguishedName;
+use crate::keys::sessions::{CachedPrincipal, Session};
+use crate::keys::{Role, StoredPerson, scoped_binding};
+use crate::person::{Claims, Person, PersonId, PersonSource};
+use crate::snapshot::Snapshot;
+use crate::token::TokenDigest;
+
+/// The longest id of a person, in characters.
+const MAX_ID: usize = 190;
+/// The most that is kept of what a source says of a person, as JSON, in bytes.
+const MAX_CLAIMS_BYTES: usize = 64 * 1024;
+
+/// Beginnings of the ids of keys and of service accounts, which no person may have.
+const RESERVED_IDS: [&str; 2] = ["key:", "sa:"];
+
+/// Why somebody whom the directory or a provider has is nobody here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotAPerson {
+    /// No entry of `roles` fits.
+    NoRole,
+    /// The provider tells no id: the claim is missing, or is empty.
+    NoId,
+    /// The provider's id is neither a text nor a whole number.
+    NotOneId,
+    /// The provider has not verified the email, which `allowed_domains` needs.
+    EmailNotVerified,
+    /// The domain of the email is none of `allowed_domains`.
+    OtherDomain,
+    /// The id begins like that of a key or a service account.
+    ReservedId,
+    /// A token or a user of the configuration has the id.
+    ConfiguredId,
+    /// The id is longer than 190 characters, or holds one that cannot be printed.
+    IllegalId,
+    /// The actor is not a legal one.
+    IllegalActor,
+    /// What the source says of the person is longer than 64 KiB, as JSON.
+    TooLarge,
+}
+
+impl NotAPerson {
+    /// The word for the audit log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRole => "no_role",
+            Self::NoId => "no_id",
+            Self::NotOneId => "several_ids",
+            Self::EmailNotVerified => "email_not_verified",
+            Self::OtherDomain => "other_domain",
+            Self::ReservedId => "reserved_id",
+            Self::ConfiguredId => "configured_id",
+            Self::IllegalId => "illegal_id",
+            Self::IllegalActor => "illegal_actor",
+            Self::TooLarge => "too_large",
+        }
+    }
+}
+
+/// What the directory said of the person of a session; `None` when it cannot be read.
+pub(super) fn claims(session: &Session) -> Option<Entry> {
+    Entry::deserialize(session.claims.as_ref()?).ok()
+}
+
+/// The principal of a session by its claims, made once under each snapshot; `None` when it is over.
+pub(super) fn principal_of_session(
+    session: &Session,
+    settings: &LdapSettings,
+    snapshot: &Snapshot,
+) -> Option<Arc<Principal>> {
+    cached_principal(session, settings.binding, snapshot, || {
+        principal_of(&claims(session)?, settings, snapshot, Kind::Session).ok()
+    })
+}
+
+/// What `make` makes of a session, once under each snapshot; `None` when the session is bound to something else.
+pub(super) fn cached_principal(
+    session: &Session,
+    binding: [u8; 32],
+    snapshot: &Snapshot,
+    make: impl FnOnce() -> Option<Principal>,
+) -> Option<Arc<Principal>> {
+    if let Some(cached) = session.principal.load().as_ref()
+        && cached.snapshot_version == snapshot.version
+    {
+        return Some(Arc::clone(&cached.principal));
+    }
+    if session.binding != scoped_binding(&TokenDigest::from_bytes(binding), session.scope) {
+        return None;
+    }
+    let principal = Arc::new(make()?);
+    let cached = CachedPrincipal { snapshot_version: snapshot.version, principal: Arc::clone(&principal) };
+    session.principal.store(Some(Arc::new(cached)));
+    Some(principal)
+}
+
+/// The record of a person that other processes go by; `None` for a principal that is no person, or that counts under some
+/// policies alone: a record cannot say so, and without it they count under none elsewhere.
+pub fn record_of(principal: &Principal, now: Timestamp) -> Option<StoredPerson> {
+    let person = principal.person.as_ref().filter(|_| principal.policies.is_none())?;
+    let role = principal.actor.member("role").and_then(Value::as_str).and_then(Role::parse);
+    Some(StoredPerson {
+        person: person.id.clone(),
+        actor: principal.actor.members().clone(),
+        role,
+        binding: person.binding,
+        seen_at: now,
+        ended_at: None,
+    })
+}
+
+/// The principal that an entry becomes under the rules in force.
+///
+/// # Errors
+/// Why it is nobody's.
+pub fn principal_of(
+    entry: &Entry,
+    settings: &LdapSettings,
+    snapshot: &Snapshot,
+    kind: Kind,
+) -> Result<Principal, NotAPerson> {
+    let members = entry.members.iter().map(|(member, value)| (member.as_str(), value));
+    let somebody = Somebody {
+        source: PersonSource::Ldap,
+        subject: &entry.subject,
+        binding: settings.binding,
+        plain_ids: settings.plain_ids,
+        role: role(&entry.groups, settings),
+        members: &mut members.into_iter(),
+        claims_bytes: serde_json::to_vec(entry).map_or(0, |claims| claims.len()),
+    };
+    somebody.into_principal(snapshot, kind)
+}
+
+/// What is known of somebody before the rules that hold for people of every source made a person of them.
+pub(super) struct Somebody<'s> {
+    pub(super) source: PersonSource,
+    pub(super) subject: &'s str,
+    pub(super) binding: [u8; 32],
+    pub(super) plain_ids: bool,
+    pub(super) role: Option<Role>,
+    pub(super) members: &'s mut dyn Iterator<Item = (&'s str, &'s Value)>,
+    pub(super) claims_bytes: usize,
+}
+
+impl Somebody<'_> {
+    pub(super) fn into_principal(self, snapshot: &Snapshot, kind: Kind) -> Result<Principal, NotAPerson> {
+        let Self { source, subject, .. } = self;
+        if RESERVED_IDS.iter().any(|reserved| subject.starts_with(reserved)) {
+            return Err(NotAPerson::ReservedId);
+        }
+        // What the store takes, and an index of PostgreSQL.
+        if subject.chars().count() > MAX_ID || subject.chars().any(char::is_control) {
+            return Err(NotAPerson::IllegalId);
+        }
+        let role = self.role.ok_or(NotAPerson::NoRole)?;
+        if self.plain_ids && snapshot.begins_as_of_a_source(subject) {
+            return Err(NotAPerson::ReservedId);
+        }
+        let id = if self.plain_ids { subject.to_owned() } else { format!("{}:{subject}", source.as_str()) };
+        if snapshot.has_actor_id(&id) {
+            return Err(NotAPerson::ConfiguredId);
+        }
+        let mut members = Map::from_iter([("id".to_owned(), Value::String(id))]);
+        for (member, value) in self.members {
+            members.entry(member).or_insert_with(|| value.clone());
+        }
+        members.insert("role".to_owned(), Value::String(role.as_str().to_owned()));
+        let actor = Actor::configured(members).map_err(|_| NotAPerson::IllegalActor)?;
+        if self.claims_bytes > MAX_CLAIMS_BYTES {
+            return Err(NotAPerson::TooLarge);
+        }
+        let mut principal = Principal::new(kind, subject.into(), actor);
+        principal.person = Some(Arc::new(Person {
+            id: PersonId { source, subject: subject.into() },
+            binding: TokenDigest::from_bytes(self.binding),
+            claims: None,
+        }));
+        Ok(principal)
+    }
+}
+
+/// The principal of a user whose entry this was at `asked_at`, with what a session of theirs is made of.
+pub(super) fn user_of(
+    entry: &Entry,
+    asked_at: Timestamp,
+    settings: &LdapSettings,
+    snapshot: &Snapshot,
+) -> Result<Principal, NotAPerson> {
+    let mut principal = principal_of(entry, settings, snapshot, Kind::User)?;
+    // An entry is an object.
+    if let (Some(person), Ok(Value::Object(members))) = (&principal.person, serde_json::to_value(entry)) {
+        let claims = Some(Claims { members, checked_at: asked_at });
+        principal.person = Some(Arc::new(Person { claims, ..(**person).clone() }));
+    }
+    Ok(principal)
+}
+
+/// The position of the first entry of `ldap.roles` that fits.
+pub fn fitting_role(groups: &[String], settings: &LdapSettings) -> Option<usize> {
+    let groups: Vec<DistinguishedName> = groups.iter().filter_map(|group| group.parse().ok()).collect();
+    let fits = |group: &Option<DistinguishedName>| group.as_ref().is_none_or(|group| groups.contains(group));
+    settings.roles.iter().position(|entry| fits(&entry.group))
+}
+
+fn role(groups: &[String], settings: &LdapSettings) -> Option<Role> {
+    settings.roles.get(fitting_role(groups, settings)?).map(|entry| entry.role)
+}

@@ -1,0 +1,483 @@
+//! Sessions of a directory's people: how long their claims count, and asking the directory again.
+//!
+//! A process that decides about people asks again when a session is used whose claims are due
+//! ([`People::in_session`]), and once a minute about those that are used elsewhere ([`People::check_used_sessions`]).  What
+//! the directory says then is kept in memory, written into the person's sessions, and recorded for the processes that
+//! decide about nobody.  Those honour claims that are due for [`RECHECK_GRACE`] of use and no longer ([`is_overdue`]).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::in_flight::{InFlight, Waited};
+use super::memory::BoundedMap;
+use super::principal::{claims, principal_of, principal_of_session, record_of, user_of};
+use super::{MAX_REMEMBERED, People, lock};
+use crate::clock::Clock;
+use crate::config::{Bind, LdapSettings};
+use crate::credential::{Kind, Principal};
+use crate::deny_reason::DenyReason;
+use crate::directory::{Directory, Entry, Lookup};
+use crate::identity::Purpose;
+use crate::keys::Keys;
+use crate::keys::sessions::Session;
+use crate::person::PersonId;
+use crate::snapshot::Snapshot;
+use crate::token::TokenDigest;
+
+/// How old the claims of a session may be before they are due: the directory is asked again.
+pub const RECHECK_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// How much longer a session lives on claims that are due while the directory does not answer.
+pub const RECHECK_GRACE: Duration = Duration::from_secs(60 * 60);
+/// How long after log-in a session ends whose person cannot be asked about without the password.
+pub const DIRECT_SESSION_TTL: Duration = Duration::from_secs(60 * 60);
+/// How long nobody asks about a person again after the directory did not answer.
+const RECHECK_PAUSE: Duration = Duration::from_secs(10);
+/// How long [`People::check_used_sessions`] begins questions; about whom is left it asks the next time.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(20);
+/// People about whom the directory is asked at the same time.
+const MAX_RECHECKS: usize = 64;
+/// Sessions that are looked at before other tasks of the thread have their turn.
+const SESSIONS_AT_A_TIME: usize = 1000;
+
+/// A person of the directory that settings with this binding mean.
+type PersonThere = (PersonId, [u8; 32]);
+
+/// What the directory says of somebody who has a session.
+#[derive(Clone)]
+enum Finding {
+    /// The person's entry.
+    Found(Arc<Entry>),
+    /// The person is gone, or nobody under the rules in force: why.
+    Gone(&'static str),
+}
+
+/// The answer to a [`Recheck`].
+#[derive(Clone)]
+enum RecheckAnswer {
+    /// What the directory said.
+    Said(Finding),
+    /// It did not answer.
+    Nothing,
+}
+
+/// What is known of a person whose claims are due.
+enum Known {
+    /// What the directory says, or said within [`RECHECK_INTERVAL`].
+    Said(Finding),
+    /// It did not answer, now or within [`RECHECK_PAUSE`].
+    NoAnswer,
+    /// It has not answered yet.
+    Pending,
+    /// It is not asked: too much is asked already, or nobody may be asked.
+    NotAsked,
+}
+
+/// The rechecks under way, and what is remembered of those that ended.
+pub(super) struct Rechecks {
+    in_flight: InFlight<PersonThere, RecheckAnswer>,
+    memory: Mutex<Memory>,
+}
+
+struct Memory {
+    /// What the directory said last, and when it was asked, in case that the store cannot keep it.
+    findings: BoundedMap<PersonThere, (Timestamp, Finding)>,
+    /// About whom it was asked in vain since it last answered.
+    failures: BoundedMap<PersonThere, ()>,
+    /// The last question of all ended without an answer, and not because of its person.
+    is_silent: bool,
+    /// Of the people whose sessions are used although their claims are due: the time of the claims, and since when this
+    /// process knows.
+    overdue: HashMap<PersonThere, (Timestamp, Duration)>,
+    /// People who are gone, and whose sessions or record the store did not let end: when the directory said so, and why.
+    unended: HashMap<PersonThere, (Timestamp, &'static str)>,
+}
+
+impl Rechecks {
+    pub(super) fn new() -> Self {
+        let memory = Memory {
+            findings: BoundedMap::new(MAX_REMEMBERED),
+            failures: BoundedMap::new(MAX_REMEMBERED),
+            is_silent: false,
+            overdue: HashMap::new(),
+            unended: HashMap::new(),
+        };
+        Self { in_flight: InFlight::new(), memory: Mutex::new(memory) }
+    }
+}
+
+/// Whether claims of one instant are due at another.  Those of the future are, too, beyond what clocks may differ by: by
+/// which clock they were stamped nobody knows.
+fn is_due(checked_at: Timestamp, at: Timestamp) -> bool {
+    at.duration_since(checked_at).unsigned_abs() >= RECHECK_INTERVAL
+}
+
+/// Whether a session was used for [`RECHECK_GRACE`] although its claims are due.  A process that decides about people would
+/// have asked the directory again by then, and written down what it said: there is none, or it cannot write, or the
+/// directory does not answer.  Whoever comes after a night has the whole time.
+pub fn is_overdue(session: &Session, clock: &Clock, now: Timestamp) -> bool {
+    is_due(session.checked_at, now) && session.overdue_for(clock.elapsed()) >= RECHECK_GRACE
+}
+
+impl People {
+    /// The principal of a directory's session by the claims and the rules in force; `None` when the session is over.
+    ///
+    /// # Errors
+    /// The directory was not heard of for so long that the claims do not count any more.
+    pub async fn in_session(
+        &self,
+        session: &Arc<Session>,
+        settings: &Arc<LdapSettings>,
+        snapshot: &Arc<Snapshot>,
+        keys: &Arc<Keys>,
+        purpose: Purpose,
+    ) -> Result<Option<Arc<Principal>>, DenyReason> {
+        let Some(principal) = principal_of_session(session, settings, snapshot) else {
+            return Ok(None);
+        };
+        if !is_due(session.checked_at, self.clock.now()) {
+            return Ok(Some(principal));
+        }
+        if matches!(settings.bind, Bind::Direct { .. }) {
+            let is_over = self.age(session.created_at) >= DIRECT_SESSION_TTL;
+            return Ok((!is_over).then_some(principal));
+        }
+        let end = Instant::now() + purpose.timeout();
+        // Without an answer the last one counts, which the store may not have been able to keep.
+        let last = self.last_finding(session, settings);
+        let asked_at = last.as_ref().map_or(session.checked_at, |(asked_at, _)| *asked_at);
+        let has_grace = self.age(asked_at) < RECHECK_INTERVAL + RECHECK_GRACE;
+        let directory = || self.listener(purpose).directory();
+        // Who asks waits for the answer.  The others do not: a directory that hangs is no reason to be slow.
+        let recheck = self.recheck(session, directory, settings, snapshot, keys, end, !has_grace);
+        let finding = match Box::pin(recheck).await {
+            Known::Said(finding) => Some(finding),
+            Known::NoAnswer | Known::Pending | Known::NotAsked if has_grace => {
+                last.map(|(_, finding)| finding)
+            }
+            Known::NoAnswer | Known::Pending | Known::NotAsked => {
+                return Err(DenyReason::DirectoryUnavailable);
+            }
+        };
+        Ok(match finding {
+            // The rules may have changed since it was found.
+            Some(Finding::Found(entry)) => {
+                principal_of(&entry, settings, snapshot, Kind::Session).ok().map(Arc::new)
+            }
+            Some(Finding::Gone(_)) => None,
+            None => Some(principal),
+        })
+    }
+
+    /// Asks again about people whose sessions were used, here or by processes that decide about no people, and whose claims
+    /// are due.  Those processes go by the records in the store: the record of somebody of whom nothing was heard for
+    /// [`RECHECK_GRACE`] more ends, and where people bind directly their sessions do, an hour after log-in.  `sessions`
+    /// are all of the directory's.
+    pub async fn check_used_sessions(
+        &self,
+        sessions: Vec<(TokenDigest, Arc<Session>)>,
+        settings: &Arc<LdapSettings>,
+        snapshot: &Arc<Snapshot>,
+        keys: &Arc<Keys>,
+    ) {
+        self.end_again(settings, keys).await;
+        if matches!(settings.bind, Bind::Direct { .. }) {
+            for (digest, session) in sessions {
+                if self.age(session.created_at) >= DIRECT_SESSION_TTL {
+                    // The store has logged an error; the next time it is tried again.
+                    let _ = keys.close_session(&digest).await;
+                }
+            }
+            return;
+        }
+        let due = self.overdue(due_people(sessions, self.clock.now()).await, settings);
+        let end = Instant::now() + SWEEP_TIMEOUT;
+        let mut may_ask = true;
+        for (session, overdue_for) in due {
+            if may_ask && Instant::now() < end {
+                let directory = || self.admin.directory();
+                let recheck = self.recheck(&session, directory, settings, snapshot, keys, end, true);
+                match Box::pin(recheck).await {
+                    Known::Said(_) => continue,
+                    // Without the directory each question costs its whole timeout.
+                    Known::NoAnswer => may_ask = !self.is_silent(),
+                    Known::Pending => may_ask = false,
+                    Known::NotAsked => {}
+                }
+            }
+            // There was an hour to ask.  Whether it was done in vain is a question of the person, or of the directory.
+            if overdue_for >= RECHECK_GRACE && self.was_asked_in_vain(&session.person, settings) {
+                let _ = keys.end_person(&session.person).await;
+            }
+        }
+    }
+
+    /// Ends the sessions of people who are gone, where the store did not let them end before.
+    pub async fn end_again(&self, settings: &LdapSettings, keys: &Keys) {
+        let unended: Vec<_> = {
+            let memory = lock(&self.rechecks.memory);
+            memory
+                .unended
+                .iter()
+                .map(|(person, (said_at, reason))| (person.clone(), *said_at, *reason))
+                .collect()
+        };
+        for (person, said_at, reason) in unended {
+            let (id, binding) = &person;
+            let mut sessions = keys.sessions_of_person(id);
+            // Under other settings it may be somebody else, and whoever logged in since is there again.
+            let is_past =
+                *binding != settings.binding || sessions.any(|session| session.checked_at > said_at);
+            if is_past || end_everything(id, reason, keys).await {
+                lock(&self.rechecks.memory).unended.remove(&person);
+            }
+        }
+    }
+
+    /// Whose claims are due, each with how long this process has known.
+    fn overdue(
+        &self,
+        due: Vec<Arc<Session>>,
+        settings: &LdapSettings,
+    ) -> impl Iterator<Item = (Arc<Session>, Duration)> + use<> {
+        let now = self.clock.elapsed();
+        let mut memory = lock(&self.rechecks.memory);
+        let mut overdue = HashMap::with_capacity(due.len());
+        let since = due.iter().map(|session| {
+            let person = (session.person.clone(), settings.binding);
+            let known = memory.overdue.get(&person).filter(|(of, _)| *of == session.checked_at);
+            let since = known.map_or(now, |(_, since)| *since);
+            overdue.insert(person, (session.checked_at, since));
+            now.saturating_sub(since)
+        });
+        let since: Vec<_> = since.collect();
+        memory.overdue = overdue;
+        due.into_iter().zip(since)
+    }
+
+    fn is_silent(&self) -> bool {
+        lock(&self.rechecks.memory).is_silent
+    }
+
+    /// Whether the directory did not answer about the person, or answers nobody.
+    fn was_asked_in_vain(&self, person: &PersonId, settings: &LdapSettings) -> bool {
+        let memory = lock(&self.rechecks.memory);
+        let person = (person.clone(), settings.binding);
+        memory.is_silent || memory.failures.get(&person, self.clock.elapsed(), RECHECK_GRACE).is_some()
+    }
+
+    /// What the directory says of the person of a session; `waits_for_others` says whether an answer is waited for that
+    /// somebody else asked for.
+    #[expect(clippy::too_many_arguments, reason = "what a question needs, and how long to wait for it")]
+    async fn recheck(
+        &self,
+        session: &Arc<Session>,
+        directory: impl FnOnce() -> Option<Arc<Directory>>,
+        settings: &Arc<LdapSettings>,
+        snapshot: &Arc<Snapshot>,
+        keys: &Arc<Keys>,
+        end: Instant,
+        waits_for_others: bool,
+    ) -> Known {
+        let person = (session.person.clone(), settings.binding);
+        let answer = {
+            let memory = lock(&self.rechecks.memory);
+            let now = self.clock.elapsed();
+            if let Some((_, finding)) = memory.findings.get(&person, now, RECHECK_INTERVAL) {
+                return Known::Said(finding.clone());
+            }
+            match self.rechecks.in_flight.get(&person) {
+                Some(answer) if waits_for_others => answer,
+                Some(_) => return Known::Pending,
+                None => {
+                    if memory.failures.get(&person, now, RECHECK_PAUSE).is_some() {
+                        return Known::NoAnswer;
+                    }
+                    if self.rechecks.in_flight.len() >= MAX_RECHECKS {
+                        return Known::NotAsked;
+                    }
+                    let (Some(entry), Some(directory)) = (claims(session), directory()) else {
+                        return Known::NotAsked;
+                    };
+                    let recheck = Recheck {
+                        person: person.clone(),
+                        name: entry.name,
+                        directory,
+                        settings: Arc::clone(settings),
+                        snapshot: Arc::clone(snapshot),
+                        keys: Arc::clone(keys),
+                        people: self.clone(),
+                    };
+                    self.rechecks.in_flight.begin(person.clone(), recheck.ask())
+                }
+            }
+        };
+        match answer.until(end).await {
+            Waited::Answered(RecheckAnswer::Said(finding)) => Known::Said(finding),
+            Waited::Answered(RecheckAnswer::Nothing) => Known::NoAnswer,
+            Waited::Pending => Known::Pending,
+            Waited::Failed => {
+                lock(&self.rechecks.memory).failures.insert(person, (), self.clock.elapsed());
+                Known::NoAnswer
+            }
+        }
+    }
+
+    /// What the directory said last of the person of a session, if that is newer than the claims.
+    fn last_finding(&self, session: &Session, settings: &LdapSettings) -> Option<(Timestamp, Finding)> {
+        let memory = lock(&self.rechecks.memory);
+        let (person, max_age) =
+            ((session.person.clone(), settings.binding), RECHECK_INTERVAL + RECHECK_GRACE);
+        let last = memory.findings.get(&person, self.clock.elapsed(), max_age);
+        last.filter(|(asked_at, _)| *asked_at > session.checked_at).cloned()
+    }
+
+    /// How far an instant is away, in either direction.
+    fn age(&self, at: Timestamp) -> Duration {
+        self.clock.now().duration_since(at).unsigned_abs()
+    }
+}
+
+/// Of each person whose sessions were used while the claims were due, the session that was checked last.
+async fn due_people(sessions: Vec<(TokenDigest, Arc<Session>)>, now: Timestamp) -> Vec<Arc<Session>> {
+    let mut people: HashMap<PersonId, (Arc<Session>, Timestamp)> = HashMap::new();
+    for (number, (_, session)) in sessions.into_iter().enumerate() {
+        if number % SESSIONS_AT_A_TIME == SESSIONS_AT_A_TIME - 1 {
+            tokio::task::yield_now().await;
+        }
+        let used_at = session.last_used_at();
+        match people.get_mut(&session.person) {
+            Some((newest, last_used_at)) => {
+                *last_used_at = used_at.max(*last_used_at);
+                if newest.checked_at < session.checked_at {
+                    *newest = session;
+                }
+            }
+            None => {
+                people.insert(session.person.clone(), (session, used_at));
+            }
+        }
+    }
+    // Claims of the future are due whenever they are used: when that was they do not say.
+    let is_of_future = |checked_at: Timestamp| checked_at > now && is_due(checked_at, now);
+    let was_due = |checked_at: Timestamp, used_at: Timestamp| {
+        is_of_future(checked_at) || (used_at > checked_at && is_due(checked_at, used_at))
+    };
+    let due = people.into_values().filter(|(session, used_at)| was_due(session.checked_at, *used_at));
+    due.map(|(session, _)| session).collect()
+}
+
+/// A question about the person of a session, with all that it needs.
+struct Recheck {
+    person: PersonThere,
+    name: String,
+    directory: Arc<Directory>,
+    settings: Arc<LdapSettings>,
+    snapshot: Arc<Snapshot>,
+    keys: Arc<Keys>,
+    people: People,
+}
+
+impl Recheck {
+    async fn ask(self) -> RecheckAnswer {
+        let asked_at = self.people.clock.now();
+        let finding = match self.directory.find(&self.settings, &self.name).await {
+            // Somebody else may have the name by now.
+            Ok(Lookup::Found(entry)) if *entry.subject == *self.person.0.subject => {
+                let snapshot = self.people.current(&self.snapshot);
+                match user_of(&entry, asked_at, &self.settings, &snapshot) {
+                    Ok(_) => Finding::Found(Arc::new(entry)),
+                    Err(reason) => Finding::Gone(reason.as_str()),
+                }
+            }
+            Ok(Lookup::Found(_)) => Finding::Gone("other_person"),
+            Ok(Lookup::Nobody(reason)) => Finding::Gone(reason.as_str()),
+            Err(error) => {
+                tracing::warn!(reason = %error, "the directory did not answer about the person of a session");
+                let mut memory = lock(&self.people.rechecks.memory);
+                memory.is_silent = error.is_outage();
+                memory.failures.insert(self.person.clone(), (), self.people.clock.elapsed());
+                return RecheckAnswer::Nothing;
+            }
+        };
+        // Before the store has it: nobody waits for that, and who asks meanwhile is told.
+        {
+            let mut memory = lock(&self.people.rechecks.memory);
+            memory.is_silent = false;
+            memory.failures.remove(&self.person);
+            let now = self.people.clock.elapsed();
+            memory.findings.insert(self.person.clone(), (asked_at, finding.clone()), now);
+        }
+        // What is remembered of a password may have the groups of before.
+        let still = match &finding {
+            Finding::Found(entry) => Some(&**entry),
+            Finding::Gone(_) => None,
+        };
+        for listener in [&self.people.checks, &self.people.admin] {
+            listener.asker.forget_others(&self.person.0.subject, still);
+        }
+        let answer = RecheckAnswer::Said(finding.clone());
+        tokio::spawn(async move { self.write_down(&finding, asked_at).await });
+        answer
+    }
+
+    /// Writes down what was found, by the rules in force.  A reload writes down what they make of the claims of before, so
+    /// that what is written here under former rules is written again.
+    async fn write_down(&self, finding: &Finding, asked_at: Timestamp) {
+        loop {
+            let snapshot = self.people.current(&self.snapshot);
+            // Of another directory this says nothing.
+            let is_same = |settings: &&Arc<LdapSettings>| settings.binding == self.settings.binding;
+            let Some(settings) = snapshot.ldap.as_ref().filter(is_same) else { return };
+            match finding {
+                Finding::Found(entry) => match user_of(entry, asked_at, settings, &snapshot) {
+                    Ok(principal) => self.write(&principal, asked_at).await,
+                    Err(reason) => self.end(reason.as_str(), asked_at).await,
+                },
+                Finding::Gone(reason) => self.end(reason, asked_at).await,
+            }
+            if self.people.current(&self.snapshot).version == snapshot.version {
+                return;
+            }
+        }
+    }
+
+    /// Writes down who the person is.  What the store cannot keep now is kept in memory, and the store logs it.
+    async fn write(&self, principal: &Principal, asked_at: Timestamp) {
+        if let Some(record) = record_of(principal, asked_at)
+            && self.keys.record_person(&record).await.is_ok()
+            && let Some(claims) = principal.person.as_ref().and_then(|person| person.claims.as_ref())
+        {
+            let _ = self.keys.update_claims_of(&self.person.0, &claims.members, asked_at).await;
+        }
+    }
+
+    /// Ends all that the person has.  What the store does not do now it is told again.
+    async fn end(&self, reason: &'static str, said_at: Timestamp) {
+        if !end_everything(&self.person.0, reason, &self.keys).await {
+            let mut memory = lock(&self.people.rechecks.memory);
+            if memory.unended.len() < MAX_REMEMBERED {
+                memory.unended.insert(self.person.clone(), (said_at, reason));
+            }
+        }
+    }
+}
+
+/// Ends the record and the sessions of somebody who is gone.  False when the store did not let both end; it has logged why.
+async fn end_everything(person: &PersonId, reason: &'static str, keys: &Keys) -> bool {
+    let record = keys.end_person(person).await;
+    let (Ok(_), Ok(ended)) = (record, keys.end_sessions(person).await) else {
+        return false;
+    };
+    tracing::info!(
+        target: "audit",
+        source = person.source.as_str(),
+        user = &*person.subject,
+        reason,
+        ended_sessions = ended,
+        "sessions ended: the directory has the person no longer, or with no role"
+    );
+    true
+}

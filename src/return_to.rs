@@ -1,0 +1,25 @@
+//! Browsers and the log-in page: where one without a credential is sent ([`LogInRedirect`]), and where it goes on after
+//! log-in ([`ReturnHosts`]).
+//!
+//! A **return address** comes from whoever wrote the link to the log-in page, so it is believed only under hosts of the
+//! configuration.  What is compared is the host as a URL's parser reads it, and what is handed on is written anew from
+//! what was parsed: a browser cannot read another host in it.
+
+#[cfg(feature = "server")]
+mod hosts;
+mod redirect;
+
+#[cfg(feature = "server")]
+pub use hosts::ReturnHosts;
+pub use redirect::{LogInRedirect, NoRedirect};
+
+/// The maximum length of a return address, in bytes.
+pub const MAX_RETURN_TO: usize = 2048;
+
+/// The query parameter of the log-in page that holds the return address.
+pub const RETURN_TO: &str = "return_to";
+
+/// Whether a host in lower case is this domain or stands below it, by whole labels.
+fn is_under(host: &str, domain: &str) -> bool {
+    host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || (rest.len() > 1 && rest.ends_with('.')))
+}
