@@ -197,6 +197,9 @@ fn people_of_a_provider_log_in_on_the_way_to_the_application() {
     let (_provider, recipe) = with_provider("log-in", "app.example.com");
     let site = Site::of(recipe, &["app.example.com", "keys.example.com"]);
     log_in_at_the_provider(&site, "app.example.com");
+    // The page has the button, too.
+    site.browser.go("https://keys.example.com/");
+    site.browser.read("#login-providers", "Log in with Example Corp.");
 }
 
 #[test]
