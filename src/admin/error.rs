@@ -57,7 +57,10 @@ pub enum ApiError {
     #[error("Method not allowed")]
     WrongMethod,
     /// `Host` is none of the listener's names.
-    #[error("Host is no name of this listener: add it to admin.hosts, or set admin.public_url")]
+    #[error(
+        "Host is no name of this listener: add it to admin.hosts, set admin.public_url, or where it is an application's add it \
+         to admin.login_hosts"
+    )]
     WrongHost,
     /// `Host` is an application's, under which log-in and log-out alone are answered.
     #[error("Under this host log-in and log-out alone are answered (admin.login_hosts)")]

@@ -275,7 +275,11 @@ fn who_is_denied_reads_why_and_no_error_is_a_fault_of_the_server() {
         assert_denied(&server, &answer, 403, reason);
         assert!(answer.text().contains(words), "{}", answer.text());
         let line = audited(&server, &json!({"message": "log-in denied", "reason": reason}));
-        assert_eq!(line["source"], "idp", "{line}");
+        assert_eq!((&line["source"], &line["user"]), (&json!("idp"), &json!(name)), "{line}");
+        server.log().wait_for("the names of the claims", |line| {
+            (line.contains("nobody here") && line.contains("groups") && !line.contains("eve@example.org"))
+                .then_some(())
+        });
     }
     let begun = begin(admin, "/login/idp");
     let answer = call_back(admin, &provider.deny(&begun.url), &begun.cookie);

@@ -7,6 +7,7 @@ use axum::http::header::{LOCATION, SET_COOKIE};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse, Response};
+use serde_json::Value;
 
 use super::attempt::{ATTEMPT_TTL, Attempt, AttemptError};
 use super::html::{self, Depth};
@@ -337,7 +338,20 @@ impl<'r> LogIn<'r> {
         };
         let asked_at = admin.clock.now();
         let claims = admin.providers.redeem(self.settings, &redemption).await?;
+        if let Some(Value::String(subject)) = self.settings.id.find(&claims) {
+            audit.set_user(&subject.as_str().into());
+        }
+        let names = claims.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         let principal = providers::user_of(claims, asked_at, self.settings, self.snapshot);
+        if let Err(reason) = &principal {
+            let provider = self.settings.name.as_str();
+            tracing::warn!(
+                provider,
+                reason = reason.as_str(),
+                claims = names,
+                "a person of a provider is nobody here"
+            );
+        }
         let principal = Arc::new(principal.map_err(LogInError::NotAPerson)?);
         audit.set_user(&principal.name);
         let opened =
@@ -372,7 +386,7 @@ impl<'r> LogIn<'r> {
     fn failed(&self, error: &LogInError) -> Response {
         let failure = error.answer();
         // All else is a line of the audit log alone, which merges what strangers can bring about.
-        if let LogInError::Provider(error) = error {
+        if matches!(error, LogInError::Provider(_) | LogInError::Denied(_)) {
             tracing::warn!(provider = self.settings.name.as_str(), reason = %error, "a log-in at a provider does not go on");
         }
         let try_again = format!("{}login", self.depth.root());
