@@ -4,6 +4,8 @@
 //! logged.  An administrator or NTP may set it forwards and backwards.  [`Clock::elapsed`] only goes forwards, one
 //! second a second.  It measures how long ago something happened in this process: a lag, a lock, an interval.
 
+pub mod sliding_window;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -19,6 +19,7 @@ mod keys;
 mod ldap;
 mod listeners;
 mod oauth;
+mod people;
 mod plain;
 mod policies;
 mod positions;

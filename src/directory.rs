@@ -15,7 +15,7 @@
 //! What never happens:
 //! - An empty password, or one with a NUL, is not sent: to a server it may be an anonymous bind, which succeeds.
 //! - Nothing but the request for StartTLS goes over `ldap://` in plain text, except to this machine.  What comes before
-//!   TLS has begun ends the connection (RFC 4511, section 4.14; RFC 4513, section 3.1.5).  Certificates are verified
+//!   the TLS handshake ends the connection (RFC 4511, section 4.14; RFC 4513, section 3.1.5).  Certificates are verified
 //!   always.
 //! - A name changes neither a filter (RFC 4515, section 3) nor a distinguished name (RFC 4514, section 2.4).
 //! - Referrals are not followed and aliases not dereferenced: what is behind them is nobody.

@@ -124,7 +124,7 @@
 //! | what a provider answers; its keys | `MAX_ANSWER_BYTES`, `MAX_KEYS` ([`provider`]) |
 //! | uses of keys and sessions to be written down | a flag at each: one message is on its way to the follower ([`keys::usage`]) |
 //! | keys, sessions | `keys.max`; [`MAX_SESSIONS_PER_PERSON`](keys::sessions::MAX_SESSIONS_PER_PERSON) of each scope, and dead ones for an hour |
-//! | records of people | [`MAX_PEOPLE`](keys::people::MAX_PEOPLE): the one that ended, or was seen, longest ago makes room; ended ones are deleted after 400 days |
+//! | records of people | [`MAX_PEOPLE`](keys::people::MAX_PEOPLE): the one that ended, or was seen, longest ago is evicted; ended ones are deleted after 400 days |
 //! | log lines | a bounded channel that drops and counts ([`telemetry::logging`]) |
 //! | spans | a bounded queue that drops and counts ([`telemetry::traces`]) |
 //! | label values of metrics | names of our own and of policies, never a client's text ([`telemetry::metrics`]) |

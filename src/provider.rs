@@ -89,7 +89,7 @@ pub struct AuthorizationRequest<'a> {
     pub state: &'a str,
     /// What the ID token repeats.  Plain OAuth 2 has none, and is sent none.
     pub nonce: &'a str,
-    /// What proves later that the code is redeemed by whoever asked for it (RFC 7636): 43 to 128 of A-Z, a-z, 0-9 and
+    /// What proves later that the code is redeemed by the party that requested it (RFC 7636): 43 to 128 of A-Z, a-z, 0-9 and
     /// `-._~`.  Its digest is sent.
     pub verifier: &'a str,
 }

@@ -1,7 +1,7 @@
 //! Browsers and the log-in page: where one without a credential is sent ([`LogInRedirect`]), and where it goes on after
 //! log-in ([`ReturnHosts`]).
 //!
-//! A **return address** comes from whoever wrote the link to the log-in page, so it is believed only under hosts of the
+//! A **return address** comes from the author of the link to the log-in page, so it is believed only under hosts of the
 //! configuration.  What is compared is the host as a URL's parser reads it, and what is handed on is written anew from
 //! what was parsed: a browser cannot read another host in it.
 

@@ -226,7 +226,7 @@ impl Admin {
         session_cookies(scope, self.transport, self.public_url().as_ref(), &snapshot.session)
     }
 
-    /// Whoever is logged in under this host: by the session of the page, or under a log-in host by the application's.
+    /// The person who is logged in under this host: by the session of the page, or under a log-in host by the application's.
     ///
     /// # Errors
     /// It cannot be known.

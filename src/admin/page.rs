@@ -9,7 +9,7 @@ use axum::http::header::{
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-/// The `Content-Security-Policy` of the page.
+/// The `Content-Security-Policy` of the page, and of those of log-in and log-out.
 ///
 /// Scripts and styles come from the page's own files alone, so injected markup runs nothing.  The only image is the
 /// icon inside the page.  `form-action 'none'`: when the script fails, no form sends a password in a URL.
@@ -43,7 +43,7 @@ pub(super) async fn show() -> impl IntoResponse {
 }
 
 /// One file.  With `no-store` the Back button shows nothing of the page after a log-out.
-fn file(content_type: &'static str, text: &'static str) -> impl IntoResponse {
+pub(super) fn file(content_type: &'static str, text: &'static str) -> impl IntoResponse {
     let headers = [
         (CONTENT_TYPE, content_type),
         (CACHE_CONTROL, "no-store"),
@@ -56,11 +56,19 @@ fn file(content_type: &'static str, text: &'static str) -> impl IntoResponse {
 
 #[cfg(test)]
 mod tests {
+    use super::super::login;
     use super::{HTML, SCRIPT, STYLE};
 
     #[test]
     fn the_page_loads_nothing_from_elsewhere_and_makes_no_markup_of_data() {
-        for (name, text) in [("page.html", HTML), ("page.css", STYLE), ("page.js", SCRIPT)] {
+        for (name, text) in [
+            ("page.html", HTML),
+            ("page.css", STYLE),
+            ("page.js", SCRIPT),
+            ("login/log_in.html", login::LOG_IN),
+            ("login/log_out.html", login::LOG_OUT),
+            ("login/page.js", login::SCRIPT),
+        ] {
             // An XML namespace, which is not loaded.
             let text = text.replace("http://www.w3.org/2000/svg", "");
             for forbidden in [

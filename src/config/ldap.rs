@@ -9,9 +9,10 @@ use rustls::pki_types::CertificateDer;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::people::{OWN_MEMBERS, RoleWords, read_ids, read_role_name, read_timeout};
 use super::raw::{Entry, Location, Node, Value};
 use super::reader::{Fields, Reader};
-use super::{one_of, plain, schema, tls};
+use super::{people, plain, schema, tls};
 use crate::distinguished_name::DistinguishedName;
 use crate::keys::Role;
 use crate::secret::Secret;
@@ -109,22 +110,11 @@ const RECOMMENDED_REMEMBER: Duration = Duration::from_secs(15 * 60);
 /// The longest `remember`.
 const MAX_REMEMBER: Duration = Duration::from_secs(3600);
 
-/// Without `timeout`.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The shortest `timeout`.
-const MIN_TIMEOUT: Duration = Duration::from_millis(100);
-/// The longest `timeout`.
-const MAX_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// Without `max_wrong`.
 const DEFAULT_MAX_WRONG: usize = 3;
 
 /// Without `members`, or without `groups` in it.
 const GROUPS_ATTRIBUTE: &str = "memberOf";
-
-/// The members of an actor that no attribute gives.
-const OWN_MEMBERS: [(&str, &str); 2] =
-    [("role", "`role` is what `roles` says"), ("key_id", "`key_id` is an API key's")];
 
 /// Attributes that people take for an id and that are no text.
 const BINARY_ATTRIBUTES: [&str; 2] = ["objectGUID", "objectSid"];
@@ -184,7 +174,7 @@ pub fn read<'t>(
     let plain_ids = read_ids(reader, fields.get("ids"));
     let max_wrong = read_max_wrong(reader, fields.get("max_wrong"));
     let remember = read_remember(reader, fields.get("remember"));
-    let timeout = read_timeout(reader, fields.get("timeout"));
+    let timeout = read_timeout(reader, fields.get("timeout"), "a server");
     let settings = || {
         let (members, bind) = (members?, bind?);
         let mut settings = LdapSettings {
@@ -612,39 +602,17 @@ fn read_group_search<'t>(
 }
 
 fn read_roles<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<[GroupRole]>> {
-    let list = reader
-        .list(node, "a list such as [{group: \"cn=admins,ou=groups,dc=example,dc=org\", role: Admin}]")?;
-    if list.is_empty() {
-        reader.error(
-            &node.at,
-            "an empty list admits nobody of the directory; {group: \"*\", role: Viewer} is for everybody",
-        );
-        return None;
-    }
-    let mut roles: Vec<GroupRole> = Vec::with_capacity(list.len());
-    let mut all_valid = true;
-    for node in list {
-        let Some(role) = read_role(reader, node) else {
-            all_valid = false;
-            continue;
-        };
-        if roles.iter().any(|earlier| earlier.group.is_none()) {
-            reader.warn(
-                &node.at,
-                "nobody reaches this: an entry above is for everybody (`*`), and the first that fits counts",
-            );
-        } else if roles.iter().any(|earlier| earlier.group == role.group) {
-            reader.warn(
-                &node.at,
-                "nobody reaches this: an entry above is for the same group, and the first that fits counts",
-            );
-        }
+    let words = RoleWords {
+        example: "a list such as [{group: \"cn=admins,ou=groups,dc=example,dc=org\", role: Admin}]",
+        empty: "an empty list admits nobody of the directory; {group: \"*\", role: Viewer} is for everybody",
+        same: "the same group",
+    };
+    let examine = |reader: &mut Reader<'t>, node: &'t Node, role: &GroupRole| {
         if role.group.is_none() && role.role == Role::Admin {
             reader.warn(&node.at, "everybody of the directory becomes an Admin: name a group");
         }
-        roles.push(role);
-    }
-    all_valid.then(|| roles.into())
+    };
+    people::read_roles(reader, node, &words, read_role, |role| role.group.as_ref(), examine)
 }
 
 fn read_role<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<GroupRole> {
@@ -676,14 +644,7 @@ fn read_role<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<GroupRole> {
         }
         parsed.ok().map(Some)
     });
-    let role = fields.get("role").and_then(|node| {
-        let text = reader.text(node, "text: `Viewer`, `Editor` or `Admin`")?.as_str();
-        let role = Role::parse(text);
-        if role.is_none() {
-            reader.error(&node.at, format!("expected {}", one_of(text, &["Viewer", "Editor", "Admin"])));
-        }
-        role
-    });
+    let role = fields.get("role").and_then(|node| read_role_name(reader, node));
     Some(GroupRole { group: group?, role: role? })
 }
 
@@ -695,19 +656,6 @@ fn has_wildcard(name: &str) -> bool {
         is_escaped = character == '\\' && !is_escaped;
         is_wildcard
     })
-}
-
-/// Whether `ids` is `plain`.
-fn read_ids<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> bool {
-    let word = node.and_then(|node| Some((node, reader.text(node, "`prefixed` or `plain`")?)));
-    match word.map(|(node, text)| (node, text.as_str())) {
-        None | Some((_, "prefixed")) => false,
-        Some((_, "plain")) => true,
-        Some((node, other)) => {
-            reader.error(&node.at, format!("expected {}", one_of(other, &["prefixed", "plain"])));
-            false
-        }
-    }
 }
 
 fn read_max_wrong<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> usize {
@@ -768,22 +716,6 @@ fn read_remember<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Duratio
         Err(_) => reader.error(&node.at, format!("expected {what}, found other text")),
     }
     DEFAULT_REMEMBER
-}
-
-fn read_timeout<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Duration {
-    let Some(node) = node else {
-        return DEFAULT_TIMEOUT;
-    };
-    let what = "a duration such as 5s";
-    let Some(text) = reader.text(node, what) else {
-        return DEFAULT_TIMEOUT;
-    };
-    match humantime::parse_duration(text.as_str()) {
-        Ok(duration) if (MIN_TIMEOUT..=MAX_TIMEOUT).contains(&duration) => return duration,
-        Ok(_) => reader.error(&node.at, "a server gets between 100ms and 60s to answer"),
-        Err(_) => reader.error(&node.at, format!("expected {what}, found other text")),
-    }
-    DEFAULT_TIMEOUT
 }
 
 /// See [`LdapSettings::binding`].

@@ -10,10 +10,11 @@ use serde_json::{Map, Value as Json, json};
 use sha2::{Digest, Sha256};
 
 use super::admin::AdminSection;
+use super::people::{OWN_MEMBERS, RoleWords, read_ids, read_role_name, read_timeout};
 use super::raw::{Entry, Node, Text, Value};
 use super::reader::{Fields, Reader};
 use super::url::{HttpUrl, is_host_name};
-use super::{is_label, one_of, plain, schema, tls};
+use super::{is_label, people, plain, schema, tls};
 use crate::actor::reach;
 use crate::keys::Role;
 use crate::person::ProviderName;
@@ -161,13 +162,6 @@ pub struct Beside<'b, 't> {
     pub has_plain_ids: bool,
 }
 
-/// Without `timeout`.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The shortest `timeout`.
-const MIN_TIMEOUT: Duration = Duration::from_millis(100);
-/// The longest `timeout`.
-const MAX_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// The scope that makes a request one of OpenID Connect (OpenID Connect Core 1.0, section 3.1.2.1).
 const OPENID: &str = "openid";
 /// Without `scopes`, of a provider with `issuer`.
@@ -178,10 +172,6 @@ const EMAIL_SCOPE: &str = "email";
 /// Without `members`, of a provider with `issuer`; `id` also where `members` has none.
 const DEFAULT_MEMBERS: [(&str, &str); 4] =
     [("id", "sub"), ("name", "name"), ("email", "email"), ("groups", "groups")];
-
-/// The members of an actor that no claim gives.
-const OWN_MEMBERS: [(&str, &str); 2] =
-    [("role", "`role` is what `roles` says"), ("key_id", "`key_id` is an API key's")];
 
 /// Claims that providers give to another person when somebody leaves, or let people choose.
 const REUSED_CLAIMS: [&str; 4] = ["email", "preferred_username", "upn", "login"];
@@ -326,7 +316,7 @@ fn read_provider<'t>(
         Some(node) => read_ca(reader, node, endpoints.as_ref()),
         None => Some(Box::default()),
     };
-    let timeout = read_timeout(reader, fields.get("timeout"));
+    let timeout = read_timeout(reader, fields.get("timeout"), "a provider");
     let members = members?;
     let mut settings = ProviderSettings {
         name: name?,
@@ -653,32 +643,12 @@ fn read_domains<'t>(
 
 /// `roles`.  `is_limited` says whether `allowed_domains` keeps others out.
 fn read_roles<'t>(reader: &mut Reader<'t>, node: &'t Node, is_limited: bool) -> Option<Box<[ClaimRole]>> {
-    let list = reader.list(node, "a list such as [{claim: groups, value: admins, role: Admin}]")?;
-    if list.is_empty() {
-        reader.error(
-            &node.at,
-            "an empty list admits nobody of the provider; {claim: \"*\", role: Viewer} is for everybody",
-        );
-        return None;
-    }
-    let mut roles: Vec<ClaimRole> = Vec::with_capacity(list.len());
-    let mut all_valid = true;
-    for node in list {
-        let Some(role) = read_role(reader, node) else {
-            all_valid = false;
-            continue;
-        };
-        if roles.iter().any(|earlier| earlier.requirement.is_none()) {
-            reader.warn(
-                &node.at,
-                "nobody reaches this: an entry above is for everybody (`*`), and the first that fits counts",
-            );
-        } else if roles.iter().any(|earlier| earlier.requirement == role.requirement) {
-            reader.warn(
-                &node.at,
-                "nobody reaches this: an entry above is for the same claim, and the first that fits counts",
-            );
-        }
+    let words = RoleWords {
+        example: "a list such as [{claim: groups, value: admins, role: Admin}]",
+        empty: "an empty list admits nobody of the provider; {claim: \"*\", role: Viewer} is for everybody",
+        same: "the same claim",
+    };
+    let examine = |reader: &mut Reader<'t>, node: &'t Node, role: &ClaimRole| {
         if role.fits_all() && !is_limited {
             reader.warn(
                 &node.at,
@@ -690,9 +660,8 @@ fn read_roles<'t>(reader: &mut Reader<'t>, node: &'t Node, is_limited: bool) -> 
                 ),
             );
         }
-        roles.push(role);
-    }
-    all_valid.then(|| roles.into())
+    };
+    people::read_roles(reader, node, &words, read_role, |role| role.requirement.as_ref(), examine)
 }
 
 impl ClaimRole {
@@ -739,14 +708,7 @@ fn read_role<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<ClaimRole> {
             }
         }
     });
-    let role = fields.get("role").and_then(|node| {
-        let text = reader.text(node, "text: `Viewer`, `Editor` or `Admin`")?.as_str();
-        let role = Role::parse(text);
-        if role.is_none() {
-            reader.error(&node.at, format!("expected {}", one_of(text, &["Viewer", "Editor", "Admin"])));
-        }
-        role
-    });
+    let role = fields.get("role").and_then(|node| read_role_name(reader, node));
     Some(ClaimRole { requirement: requirement?, role: role? })
 }
 
@@ -780,19 +742,6 @@ fn read_value<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Requirement
     requirement.ok()
 }
 
-/// Whether `ids` is `plain`.
-fn read_ids<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> bool {
-    let word = node.and_then(|node| Some((node, reader.text(node, "`prefixed` or `plain`")?)));
-    match word.map(|(node, text)| (node, text.as_str())) {
-        None | Some((_, "prefixed")) => false,
-        Some((_, "plain")) => true,
-        Some((node, other)) => {
-            reader.error(&node.at, format!("expected {}", one_of(other, &["prefixed", "plain"])));
-            false
-        }
-    }
-}
-
 /// `ca`.  `None` when it is not valid.
 fn read_ca<'t>(
     reader: &mut Reader<'t>,
@@ -808,22 +757,6 @@ fn read_ca<'t>(
         reader.warn(&node.at, "nothing is verified by this: the provider is asked without TLS");
     }
     tls::read_authorities(reader, node).map(Into::into)
-}
-
-fn read_timeout<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Duration {
-    let Some(node) = node else {
-        return DEFAULT_TIMEOUT;
-    };
-    let what = "a duration such as 5s";
-    let Some(text) = reader.text(node, what) else {
-        return DEFAULT_TIMEOUT;
-    };
-    match humantime::parse_duration(text.as_str()) {
-        Ok(duration) if (MIN_TIMEOUT..=MAX_TIMEOUT).contains(&duration) => return duration,
-        Ok(_) => reader.error(&node.at, "a provider gets between 100ms and 60s to answer"),
-        Err(_) => reader.error(&node.at, format!("expected {what}, found other text")),
-    }
-    DEFAULT_TIMEOUT
 }
 
 /// See [`ProviderSettings::binding`].

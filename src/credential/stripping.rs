@@ -15,7 +15,7 @@ pub const SESSION_COOKIES: [&str; 5] = [
     APPLICATION_COOKIES[1],
     APPLICATION_COOKIES[2],
 ];
-/// What the names of cookies begin with that hold a log-in at a provider which has begun, under TLS and plain.  They are
+/// What the names of cookies begin with that hold a log-in at a provider which is under way, under TLS and plain.  They are
 /// always cut, too.
 pub const LOG_IN_COOKIES: [&str; 2] = ["__Host-eat_login_", "eat_login_"];
 /// Those of the admin listener, plain and under TLS.

@@ -1,7 +1,7 @@
 //! One connection to a server, and one operation on it at a time.
 //!
 //! What a server sends is read by our own code ([`super::ber`]): a client library's would be the first to touch what
-//! somebody on the way sends before TLS has begun.  ldap3's parser calls itself for each level of nesting, so that one
+//! somebody on the way sends before the TLS handshake.  ldap3's parser calls itself for each level of nesting, so that one
 //! message of some megabytes ends the process by a stack overflow, its reading knows no limit, it panics at messages of
 //! another shape than it expects, and on StartTLS it forgets what came too early instead of giving up.
 

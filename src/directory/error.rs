@@ -95,7 +95,7 @@ pub enum Problem {
     /// The server does not go on with TLS.
     #[error("refused StartTLS: {0}.  Give it a certificate, or use ldaps://")]
     StartTls(Outcome),
-    /// Something came before TLS had begun.
+    /// Something came before the TLS handshake.
     #[error("sent bytes before TLS had begun.  Somebody on the way may have added them")]
     EarlyBytes,
     /// The connection is gone.

@@ -63,7 +63,7 @@ pub(super) struct Search<'s> {
 
 /// A simple bind (RFC 4511, section 4.2), as the bytes of its message.
 pub(super) fn bind(id: u32, dn: &str, password: &str) -> Zeroizing<Vec<u8>> {
-    // Room for all, so that nothing is moved and left behind.
+    // Capacity for all, so that nothing is moved and left behind.
     let mut content = Zeroizing::new(Vec::with_capacity(dn.len() + password.len() + 32));
     ber::write_number(&mut content, INTEGER, 3);
     ber::write(&mut content, OCTET_STRING, dn.as_bytes());

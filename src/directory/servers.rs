@@ -226,7 +226,7 @@ impl Server {
         Ok(lease)
     }
 
-    /// A connection by which somebody binds.  Whoever bound on it last may still be bound.
+    /// A connection by which somebody binds.  The last person who bound on it may still be bound.
     pub(super) async fn bind_connection(&self, deadline: Instant) -> Result<Lease<'_>, Problem> {
         let permit = self.binds.permit(deadline).await?;
         match self.binds.take_idle() {

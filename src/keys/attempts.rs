@@ -3,7 +3,7 @@
 //! An attempt goes with the browser, in a cookie that is sealed by a key of the store: it may come back to another replica.
 //! Its **state** is good for once, on whichever replica it comes back.
 //!
-//! The key is made when it is first asked for, and stays as long as the store does.  Whoever can read the store can forge
+//! The key is made when it is first asked for, and stays as long as the store does.  A reader of the store can forge
 //! attempts by it, and no session.  A process keeps it in memory for a minute at most, and no longer than the history of the
 //! store goes on: after a restore all replicas soon have the same one again.  Attempts that were sealed by another key are
 //! void, and people begin anew.

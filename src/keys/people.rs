@@ -16,7 +16,7 @@ use crate::credential::{Kind, Principal};
 use crate::person::{self, PersonId, PersonSource};
 use crate::token::TokenDigest;
 
-/// The most people of whom there are records.  For one more the one makes room that ended longest ago or, where none
+/// The most people of whom there are records.  For one more the one is evicted that ended longest ago or, where none
 /// has, that was seen longest ago.
 pub const MAX_PEOPLE: u32 = 100_000;
 /// The record of a person who ended is deleted after this long.

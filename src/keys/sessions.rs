@@ -99,8 +99,8 @@ impl Session {
         let now = u64::try_from(elapsed.as_millis()).unwrap_or(NEVER - 1);
         let mut since = self.overdue_since.load(Ordering::Relaxed);
         if since == NEVER {
-            let begun = self.overdue_since.compare_exchange(NEVER, now, Ordering::Relaxed, Ordering::Relaxed);
-            since = begun.map_or_else(|earlier| earlier, |_| now);
+            let noted = self.overdue_since.compare_exchange(NEVER, now, Ordering::Relaxed, Ordering::Relaxed);
+            since = noted.map_or_else(|earlier| earlier, |_| now);
         }
         Duration::from_millis(now.saturating_sub(since))
     }

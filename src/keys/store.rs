@@ -112,7 +112,7 @@ pub struct EndedSessions {
     pub log_ins: usize,
 }
 
-/// A person as recorded, with what made room for them.
+/// A person as recorded, with what was evicted for them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RecordedPerson {
     /// The id of the record.
@@ -285,7 +285,7 @@ pub trait Store: Send + Sync {
     ) -> Result<Committed<Vec<StoredSession>>, StoreError>;
 
     /// Records a person, whether there is a record of them or not.  Where only `seen_at` differs, that is written at most
-    /// once a minute, and is no change.  For a new one people make room so that at most `max_people` are left, this one
+    /// once a minute, and is no change.  For a new one people are evicted so that at most `max_people` are left, this one
     /// included: of those that ended, and then of the others, those that did, or were seen, longest ago.
     async fn record_person(
         &self,

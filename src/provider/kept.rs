@@ -13,7 +13,7 @@ use super::error::ProviderError;
 /// A request that is on its way.
 type Fetch<T> = Pin<Box<dyn Future<Output = Result<Arc<T>, ProviderError>> + Send>>;
 
-/// The value, if it was fetched.  Whoever needs it while it is being fetched waits for that one request.
+/// The value, if it was fetched.  Callers that need it while it is being fetched wait for that one request.
 pub(super) struct Kept<T>(Mutex<State<T>>);
 
 struct State<T> {

@@ -1,4 +1,4 @@
-//! Attempts: log-ins at a provider that have begun.
+//! Attempts: log-ins at a provider that are under way.
 //!
 //! Nothing of an attempt is kept on the server.  The browser holds it in a cookie, sealed with AES-256-GCM by a key that
 //! the store keeps, so that any replica can read it and nobody else.  The cookie's name holds the beginning of the state, so
@@ -28,7 +28,7 @@ const RANDOM_BYTES: usize = 32;
 /// The longest value of a cookie that is looked at.
 const MAX_COOKIE_BYTES: usize = 4096;
 
-/// A log-in at a provider that has begun.
+/// A log-in at a provider that is under way.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Attempt {
     /// The provider: another one's answer is not taken.

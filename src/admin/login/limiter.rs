@@ -1,41 +1,32 @@
 //! How many log-ins at providers begin in a second.
 
-use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::clock::sliding_window::SlidingWindow;
 
-/// Attempts that may begin within [`WINDOW`].
-const MAX_BEGUN: usize = 10;
+/// Attempts that may start within [`WINDOW`].
+const MAX_STARTED: usize = 10;
 /// The time in which they are counted.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Counts attempts as they begin.
+/// Counts attempts as they start.
 pub(in crate::admin) struct Limiter {
-    /// When the last ones began, by [`Clock::elapsed`].
-    begun: Mutex<VecDeque<Duration>>,
+    started: Mutex<SlidingWindow>,
     clock: Clock,
 }
 
 impl Limiter {
     /// A limiter that has counted nothing.
     pub fn new(clock: Clock) -> Self {
-        Self { begun: Mutex::default(), clock }
+        Self { started: Mutex::new(SlidingWindow::new(WINDOW)), clock }
     }
 
     /// Counts one more; false when there were too many.
     pub fn admit(&self) -> bool {
-        let now = self.clock.elapsed();
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        while begun.front().is_some_and(|at| now.saturating_sub(*at) >= WINDOW) {
-            begun.pop_front();
-        }
-        let is_admitted = begun.len() < MAX_BEGUN;
-        if is_admitted {
-            begun.push_back(now);
-        }
-        is_admitted
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        started.try_take(self.clock.elapsed(), MAX_STARTED)
     }
 }
 

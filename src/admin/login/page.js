@@ -97,7 +97,7 @@ async function show() {
   $('logged-in').hidden = !isLoggedIn;
   if (isLoggedIn) {
     $('who').textContent = options.loggedIn;
-    // Whoever comes back from the application although they are logged in is not sent there again by itself.
+    // People who come back from the application although they are logged in are not redirected to it again.
     const address = isLost ? null : returnTo?.address ?? home();
     $('go-on').hidden = address === null;
     if (address !== null) $('go-on').setAttribute('href', address);

@@ -7,7 +7,6 @@ use axum::http::header::{LOCATION, SET_COOKIE};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse, Response};
-use serde_json::Value;
 
 use super::attempt::{ATTEMPT_TTL, Attempt, AttemptError};
 use super::html::{self, Depth};
@@ -137,8 +136,6 @@ enum LogInError {
     TooMany,
     #[error("the browser does not navigate")]
     NotNavigated,
-    #[error("the key store is only read here")]
-    ReadOnly,
     #[error("it belongs to no attempt of this browser")]
     Attempt(AttemptError),
     #[error("its state was used before")]
@@ -178,7 +175,6 @@ impl LogInError {
         let (status, reason) = match self {
             Self::TooMany => (StatusCode::SERVICE_UNAVAILABLE, "too_many_log_ins"),
             Self::NotNavigated => (StatusCode::FORBIDDEN, "not_navigated"),
-            Self::ReadOnly => (StatusCode::FORBIDDEN, "read_only"),
             Self::Attempt(AttemptError::Unknown) => (StatusCode::BAD_REQUEST, "unknown_attempt"),
             Self::Attempt(AttemptError::Expired) => (StatusCode::BAD_REQUEST, "expired_attempt"),
             Self::Attempt(AttemptError::Other) => (StatusCode::BAD_REQUEST, "other_attempt"),
@@ -201,7 +197,9 @@ impl LogInError {
         match self {
             Self::TooMany => "Too many people log in at once.  Try again in a moment.".to_owned(),
             Self::NotNavigated => "A log-in begins by a link.".to_owned(),
-            Self::ReadOnly => "Nobody can log in here: this server only reads the key store.".to_owned(),
+            Self::Api(ApiError::ReadOnly) => {
+                "Nobody can log in here: this server only reads the key store.".to_owned()
+            }
             Self::Attempt(_) | Self::Used => {
                 "This log-in is over, or it began in another browser.  Begin again.".to_owned()
             }
@@ -273,7 +271,7 @@ impl<'r> LogIn<'r> {
     ) -> Result<(String, AppendHeaders<Vec<(HeaderName, HeaderValue)>>), LogInError> {
         let admin = self.admin;
         if admin.keys.is_read_only() {
-            return Err(LogInError::ReadOnly);
+            return Err(ApiError::ReadOnly.into());
         }
         // A picture or a script on somebody's page begins no log-in.
         let mode = parts.headers.get("sec-fetch-mode");
@@ -338,8 +336,8 @@ impl<'r> LogIn<'r> {
         };
         let asked_at = admin.clock.now();
         let claims = admin.providers.redeem(self.settings, &redemption).await?;
-        if let Some(Value::String(subject)) = self.settings.id.find(&claims) {
-            audit.set_user(&subject.as_str().into());
+        if let Ok(subject) = providers::subject_of(&claims, self.settings) {
+            audit.set_user(&subject.into());
         }
         let names = claims.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         let principal = providers::user_of(claims, asked_at, self.settings, self.snapshot);
@@ -353,7 +351,6 @@ impl<'r> LogIn<'r> {
             );
         }
         let principal = Arc::new(principal.map_err(LogInError::NotAPerson)?);
-        audit.set_user(&principal.name);
         let opened =
             admin.open_sessions(&principal, self.snapshot, self.host.as_ref(), &parts.headers, audit);
         let cookies = opened.await?;
@@ -362,12 +359,11 @@ impl<'r> LogIn<'r> {
 
     /// The page after a log-in.
     fn going_on(&self, return_to: Option<&str>) -> Response {
-        let root = self.depth.root();
-        // The rules may have changed since it began.
-        let return_to =
-            return_to.and_then(|address| self.admin.return_hosts().parse(address, self.host.as_ref()));
+        let (root, hosts) = (self.depth.root(), self.admin.return_hosts());
+        // The rules may have changed since the attempt started.
+        let return_to = return_to.and_then(|address| hosts.parse(address, self.host.as_ref()));
         match return_to.as_deref() {
-            Some(address) if self.admin.return_hosts().receives_cookie(address, self.host.as_ref()) => {
+            Some(address) if hosts.receives_cookie(address, self.host.as_ref()) => {
                 html::going_on(self.depth, address)
             }
             // The log-in page says why the browser is not sent back.
@@ -400,7 +396,8 @@ impl<'r> LogIn<'r> {
 
     /// The address to which the provider sends the browser: it is fixed by the configuration, and registered there.
     fn redirect_uri(&self) -> Result<String, LogInError> {
-        let url = self.admin.public_url().ok_or(ApiError::Internal)?;
+        let admin = self.snapshot.admin.as_ref();
+        let url = admin.and_then(|admin| admin.public_url.as_ref()).ok_or(ApiError::Internal)?;
         let base = match &self.host {
             Some(host) => format!("{}://{}", url.scheme(), host.authority()),
             None => url.to_string(),

@@ -190,7 +190,7 @@ mod tests {
         for (text, compared) in cases {
             let filter = Filter::parse(text);
             assert_eq!(filter.map(|filter| filter.compared), Ok(compared.to_vec()), "{text}");
-            // Whoever asks the directory reads it, too.
+            // A reader of the directory reads it, too.
             #[cfg(feature = "ldap")]
             assert!(ldap3::parse_filter(text.replace(NAME, "ann")).is_ok(), "{text}");
         }

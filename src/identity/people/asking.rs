@@ -16,8 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::in_flight::{InFlight, Waited};
 use super::lock;
-use super::memory::{BoundedMap, NoPlace, SlidingWindow, Windows};
+use super::memory::{BoundedMap, NoPlace, Windows};
 use crate::clock::Clock;
+use crate::clock::sliding_window::SlidingWindow;
 use crate::config::{Bind, LdapSettings};
 use crate::directory::{Directory, DirectoryError, Entry, NobodyReason, Verification};
 use crate::distinguished_name::DistinguishedName;
@@ -246,7 +247,7 @@ impl Asker {
         self.memory().right.retain(|_, known| known.entry.subject != subject || is_same(&known.entry));
     }
 
-    /// Takes the places of one more question, whoever is asked about.
+    /// Takes the places of one more question, about any person.
     ///
     /// # Errors
     /// Too much is asked already, or the directory did not answer a moment ago.
@@ -329,7 +330,7 @@ impl Memory {
     fn hold_back(&mut self, places: &Places, settings: &LdapSettings, now: Duration) {
         for (dn, taken_at) in &places.entries {
             self.failures.give_back(dn, *taken_at);
-            // Where there is no room, so many entries are held back that a further one changes nothing.
+            // At the limit so many entries are held back that one more changes nothing.
             let _ = self.unanswered.try_take(dn, now, settings.max_wrong);
         }
     }

@@ -1,4 +1,4 @@
-//! Questions that are under way: whoever asks the same waits for the same answer.
+//! Questions that are under way: callers with the same question wait for the same answer.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -46,7 +46,7 @@ where
         lock(&self.0).get(key).cloned()
     }
 
-    /// Begins a question in a task of its own, which outlives whoever asks.  It is under way until it ends, however that
+    /// Begins a question in a task of its own, which outlives its callers.  It is under way until it ends, however that
     /// is; what is to be found then has to be written down before.
     pub fn begin(&self, key: K, question: impl Future<Output = A> + Send + 'static) -> Awaited<A> {
         let (sender, receiver) = watch::channel(None);

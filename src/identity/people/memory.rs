@@ -4,6 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
+use crate::clock::sliding_window::SlidingWindow;
+
 /// Entries with the time at which each was made.  One more than the limit drops the oldest.
 ///
 /// Times are readings of [`Clock::elapsed`](crate::clock::Clock::elapsed).
@@ -59,44 +61,7 @@ impl<K: Hash + Eq + Clone, V> BoundedMap<K, V> {
     }
 }
 
-/// How often something happened within a length of time.
-pub(super) struct SlidingWindow {
-    length: Duration,
-    times: VecDeque<Duration>,
-}
-
-impl SlidingWindow {
-    /// A window in which nothing has happened.
-    pub fn new(length: Duration) -> Self {
-        Self { length, times: VecDeque::new() }
-    }
-
-    /// Takes one of `max` places, if one is free.
-    pub fn try_take(&mut self, now: Duration, max: usize) -> bool {
-        if self.taken(now) >= max {
-            return false;
-        }
-        self.times.push_back(now);
-        true
-    }
-
-    /// Gives back the place that was taken at this time.
-    pub fn give_back(&mut self, taken_at: Duration) {
-        if let Some(place) = self.times.iter().rposition(|&time| time == taken_at) {
-            self.times.remove(place);
-        }
-    }
-
-    /// The places that are taken.
-    pub fn taken(&mut self, now: Duration) -> usize {
-        while self.times.front().is_some_and(|&time| now.saturating_sub(time) >= self.length) {
-            self.times.pop_front();
-        }
-        self.times.len()
-    }
-}
-
-/// A [`SlidingWindow`] for each of a bounded number of keys.  One in which a place is taken makes room for no other.
+/// A [`SlidingWindow`] for each of a bounded number of keys.  One in which a place is taken is not evicted.
 pub(super) struct Windows<K> {
     max_keys: usize,
     length: Duration,
@@ -106,7 +71,7 @@ pub(super) struct Windows<K> {
 }
 
 impl<K: Hash + Eq + Clone> Windows<K> {
-    /// How often empty windows are looked for while there is no room.
+    /// How often empty windows are looked for while the limit is reached.
     const CLEAN_INTERVAL: Duration = Duration::from_secs(1);
 
     /// Windows of this length for at most this many keys.
@@ -117,7 +82,7 @@ impl<K: Hash + Eq + Clone> Windows<K> {
     /// Takes one of the `max` places of a key.
     ///
     /// # Errors
-    /// None is free, or there is no room for one more key.
+    /// None is free, or there are as many keys as may be.
     pub fn try_take(&mut self, key: &K, now: Duration, max: usize) -> Result<(), NoPlace> {
         if let Some(window) = self.windows.get_mut(key) {
             return if window.try_take(now, max) { Ok(()) } else { Err(NoPlace::AllTaken) };
@@ -142,7 +107,7 @@ impl<K: Hash + Eq + Clone> Windows<K> {
     pub fn give_back(&mut self, key: &K, taken_at: Duration) {
         let Some(window) = self.windows.get_mut(key) else { return };
         window.give_back(taken_at);
-        if window.times.is_empty() {
+        if window.is_empty() {
             self.windows.remove(key);
         }
     }
@@ -158,7 +123,7 @@ impl<K: Hash + Eq + Clone> Windows<K> {
 pub(super) enum NoPlace {
     /// All places of the key are.
     AllTaken,
-    /// There is no room for one more key.
+    /// There are as many keys as may be.
     TooManyKeys,
 }
 
@@ -198,23 +163,6 @@ mod tests {
         assert!(map.oldest_first.len() <= 4);
         map.retain(|_, _| false);
         assert_eq!((map.len(), map.oldest_first.len()), (0, 0));
-    }
-
-    #[test]
-    fn a_window_has_as_many_places_as_it_is_asked_for_within_its_length() {
-        let mut window = SlidingWindow::new(SECOND * 10);
-        let mut take = |second, max| window.try_take(SECOND * second, max);
-        assert_eq!(
-            [take(0, 2), take(1, 2), take(9, 2), take(10, 2), take(10, 2), take(11, 2)],
-            [true, true, false, true, false, true]
-        );
-        // Another number counts for places that were taken before.
-        assert_eq!([take(11, 1), take(11, 3), take(11, 3)], [false, true, false]);
-        window.give_back(SECOND * 10);
-        window.give_back(SECOND * 10);
-        assert_eq!(window.taken(SECOND * 12), 2, "a place is given back once");
-        assert_eq!(window.taken(SECOND * 20), 2, "the one that was taken first was given back");
-        assert_eq!(window.taken(SECOND * 21), 0);
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub fn principal_of(
     snapshot: &Snapshot,
     kind: Kind,
 ) -> Result<Principal, NotAPerson> {
-    let subject = id(claims, settings)?;
+    let subject = subject_of(claims, settings)?;
     check_domain(claims, settings)?;
     let members = settings.members.iter().filter_map(|(member, path)| Some((&**member, path.find(claims)?)));
     let somebody = Somebody {
@@ -70,8 +70,11 @@ pub fn principal_of(
     somebody.into_principal(snapshot, kind)
 }
 
-/// The id: a text, or a whole number as some providers of plain OAuth 2 have it.
-fn id(claims: &Map<String, Value>, settings: &ProviderSettings) -> Result<String, NotAPerson> {
+/// The id of a person: a text, or a whole number as some providers of plain OAuth 2 have it.
+///
+/// # Errors
+/// There is none, or it is something else.
+pub fn subject_of(claims: &Map<String, Value>, settings: &ProviderSettings) -> Result<String, NotAPerson> {
     match settings.id.find(claims) {
         Some(Value::String(id)) if !id.is_empty() => Ok(id.clone()),
         Some(Value::Number(id)) if !id.is_f64() => Ok(id.to_string()),

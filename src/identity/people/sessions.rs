@@ -116,7 +116,7 @@ fn is_due(checked_at: Timestamp, at: Timestamp) -> bool {
 
 /// Whether a session was used for [`RECHECK_GRACE`] although its claims are due.  A process that decides about people would
 /// have asked the directory again by then, and written down what it said: there is none, or it cannot write, or the
-/// directory does not answer.  Whoever comes after a night has the whole time.
+/// directory does not answer.  A session that was idle overnight has the whole time.
 pub fn is_overdue(session: &Session, clock: &Clock, now: Timestamp) -> bool {
     is_due(session.checked_at, now) && session.overdue_for(clock.elapsed()) >= RECHECK_GRACE
 }
@@ -227,7 +227,7 @@ impl People {
         for (person, said_at, reason) in unended {
             let (id, binding) = &person;
             let mut sessions = keys.sessions_of_person(id);
-            // Under other settings it may be somebody else, and whoever logged in since is there again.
+            // Under other settings it may be somebody else, and a person who logged in since has a new session.
             let is_past =
                 *binding != settings.binding || sessions.any(|session| session.checked_at > said_at);
             if is_past || end_everything(id, reason, keys).await {

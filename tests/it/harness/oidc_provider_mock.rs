@@ -68,26 +68,13 @@ impl OidcProviderMock {
     /// that leads.
     #[track_caller]
     pub fn log_in(&self, authorization_url: &str, sub: &str) -> Url {
-        self.answer(authorization_url, &[("sub", sub)])
+        Visitor::fill_in(self.address, authorization_url, &[("sub", sub)])
     }
 
     /// The same for somebody who denies it.
     #[track_caller]
     pub fn deny(&self, authorization_url: &str) -> Url {
-        self.answer(authorization_url, &[("action", "deny")])
-    }
-
-    #[track_caller]
-    fn answer(&self, authorization_url: &str, fields: &[(&str, &str)]) -> Url {
-        let mut visitor = Visitor::of(self.address);
-        let (url, page) = visitor.open(authorization_url).page();
-        assert!(
-            page.status == 200 && page.text().contains("<form"),
-            "{url}: {} {}",
-            page.status,
-            page.text()
-        );
-        visitor.submit(&url, fields).elsewhere()
+        Visitor::fill_in(self.address, authorization_url, &[("action", "deny")])
     }
 }
 

@@ -48,6 +48,20 @@ impl Visitor {
         Self { server, cookies: BTreeMap::new() }
     }
 
+    /// Opens a page of the server that has a form, and sends these fields: the address elsewhere to which that leads.
+    #[track_caller]
+    pub fn fill_in(server: SocketAddr, url: &str, fields: &[(&str, &str)]) -> Url {
+        let mut visitor = Self::of(server);
+        let (url, page) = visitor.open(url).page();
+        assert!(
+            page.status == 200 && page.text().contains("<form"),
+            "{url}: {} {}",
+            page.status,
+            page.text()
+        );
+        visitor.submit(&url, fields).elsewhere()
+    }
+
     /// Goes there, and wherever that leads.
     pub fn open(&mut self, url: &str) -> End {
         self.follow(Url::parse(url).unwrap_or_else(|error| panic!("{url:?}: {error}")), None)
