@@ -4,7 +4,7 @@
 //! named by its CSS selector each time, because a page that draws itself anew has no lasting elements.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -64,7 +64,7 @@ static PROGRAMS: LazyLock<(PathBuf, PathBuf)> = LazyLock::new(|| {
 
 /// A running browser with one window; it dies with this value.
 pub struct Browser {
-    driver: Child,
+    _driver: Driver,
     log: Log,
     address: SocketAddr,
     session: Option<String>,
@@ -94,19 +94,11 @@ impl Browser {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let (chromium, chromedriver) = &*PROGRAMS;
         let profile = TempDir::new().expect("a fresh folder");
-        let mut command = Command::new(chromedriver);
-        command.arg("--port=0").env("LANGUAGE", "en_US").env("HOME", profile.path());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut driver = command.spawn().expect("chromedriver starts");
-        let log = Log::of("chromedriver", &mut driver);
-        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        // From here on the process dies with this value, even when a wait fails.
-        let mut browser = Self { driver, log, address: nowhere, session: None, _profile: profile, _one: one };
-        let port = browser.log.wait_for("saying on which port it listens", |line| {
-            let (_, port) = line.split_once("started successfully on port ")?;
-            port.trim_end_matches('.').parse().ok()
-        });
-        browser.address = SocketAddr::from(([127, 0, 0, 1], port));
+        // chromedriver lets ::1 give it a free port, and ends if another process has that port on 127.0.0.1.
+        let started = (0..10).find_map(|_| start_driver(chromedriver, &profile));
+        let (_driver, log, address) =
+            started.expect("one port of ten that is free on both loopback addresses");
+        let mut browser = Self { _driver, log, address, session: None, _profile: profile, _one: one };
         let flags = FLAGS.iter().chain(more_flags).map(|flag| (*flag).to_owned());
         let folder = format!("--user-data-dir={}", browser._profile.path().join("profile").display());
         let capabilities = json!({ "capabilities": { "alwaysMatch": {
@@ -385,7 +377,32 @@ impl Drop for Browser {
             let gone = || self.try_to("DELETE", &format!("/session/{session}"), &Value::Null);
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(gone));
         }
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
     }
+}
+
+/// A chromedriver; it dies with this value.
+struct Driver(Child);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The driver and where it listens; none if the port that it chose was taken.
+fn start_driver(chromedriver: &Path, profile: &TempDir) -> Option<(Driver, Log, SocketAddr)> {
+    let mut command = Command::new(chromedriver);
+    command.arg("--port=0").env("LANGUAGE", "en_US").env("HOME", profile.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut driver = Driver(command.spawn().expect("chromedriver starts"));
+    let log = Log::of("chromedriver", &mut driver.0);
+    let port = log.wait_for("saying on which port it listens", |line| {
+        if line.contains("port not available") {
+            return Some(None);
+        }
+        let (_, port) = line.split_once("started successfully on port ")?;
+        port.trim_end_matches('.').parse().ok().map(Some)
+    });
+    Some((driver, log, SocketAddr::from(([127, 0, 0, 1], port?))))
 }
