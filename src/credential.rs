@@ -210,6 +210,12 @@ pub struct Principal {
     pub policies: Option<PolicyNames>,
     /// The person behind a user or a session; nothing else has one.
     pub person: Option<Arc<Person>>,
+    /// The person whose API key it is, as they were when this was made of them.
+    pub owner: Option<Arc<Principal>>,
+    /// The name of the service account whose API key it is.
+    pub account: Option<Arc<str>>,
+    /// The version of that account of which this was made; 0 for everything else.
+    pub account_version: u64,
     /// The instant from which on the credential is dead.
     pub expires_at: Option<jiff::Timestamp>,
     /// The part of an answer that depends on the actor alone, made once under each snapshot.
@@ -285,6 +291,9 @@ impl Principal {
             actor,
             policies: None,
             person: None,
+            owner: None,
+            account: None,
+            account_version: 0,
             expires_at: None,
             actor_answer: ArcSwapOption::empty(),
         }

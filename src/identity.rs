@@ -156,7 +156,11 @@ impl Sources {
                 KeyLookup::Live(_) if keys.is_stale(max_staleness(snapshot)) => {
                     return Err(DenyReason::KeysUnavailable);
                 }
-                KeyLookup::Live(principal) => return Ok(Identity::Authenticated(principal)),
+                KeyLookup::Live(principal) => {
+                    keys.record_use(digest, now, None);
+                    return Ok(Identity::Authenticated(principal));
+                }
+                KeyLookup::Disabled | KeyLookup::OfPerson(_) => return Err(DenyReason::RevokedToken),
                 KeyLookup::Expired => return Err(DenyReason::ExpiredToken),
                 KeyLookup::Revoked => return Err(DenyReason::RevokedToken),
                 KeyLookup::Unknown if issued_format && keys.is_unknowable(max_staleness(snapshot)) => {

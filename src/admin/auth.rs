@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::audit::{ChangeAttempt, actor_id};
 use super::body::Json;
 use super::error::ApiError;
-use super::grant::{self, Grant};
+use super::grant;
 use super::host::HostKind;
 use super::responses::CallerErrors;
 use super::{Admin, host};
@@ -26,7 +26,7 @@ use crate::credential::{
 };
 use crate::deny_reason::DenyReason;
 use crate::identity::Purpose;
-use crate::keys::{ExceedsGrant, Role, SessionScope};
+use crate::keys::{Author, ExceedsGrant, Power, Role, SessionScope};
 use crate::return_to::ReturnHosts;
 use crate::snapshot::Snapshot;
 
@@ -87,9 +87,14 @@ impl FromRequestParts<Arc<Admin>> for Manager {
 }
 
 impl Manager {
-    /// The id of the manager's actor, for the record.
-    pub fn id(&self) -> String {
-        actor_id(self.principal())
+    /// The manager as the author of a change.
+    pub fn author(&self, attempt: &ChangeAttempt) -> Author {
+        Author {
+            id: actor_id(self.principal()),
+            credential: self.principal().kind.as_str(),
+            address: attempt.address().to_owned(),
+            sees_only: None,
+        }
     }
 
     /// The manager's principal.
@@ -110,8 +115,16 @@ impl Manager {
     ///
     /// # Errors
     /// [`ExceedsGrant`]: the part of the grant that they do not have.
-    pub fn check_grant(&self, grant: &Grant<'_>, snapshot: &Snapshot) -> Result<(), ExceedsGrant> {
-        grant::check(&self.principal().actor, self.role(), grant, snapshot)
+    pub fn check_grant(&self, power: &Power<'_>, snapshot: &Snapshot) -> Result<(), ExceedsGrant> {
+        grant::check(self.principal(), self.role(), power, snapshot)
+    }
+
+    /// Checks that the manager's role is not below what a key or an account can do: whether they may end it.
+    ///
+    /// # Errors
+    /// [`ExceedsGrant`].
+    pub fn check_end(&self, power: &Power<'_>) -> Result<(), ExceedsGrant> {
+        grant::check_end(self.principal(), self.role(), power)
     }
 
     /// The manager's role, the highest one if there are several.  `None` is below every role.

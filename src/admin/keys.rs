@@ -21,15 +21,16 @@ use super::audit::ChangeAttempt;
 use super::auth::{Manager, Writable};
 use super::body::{Json, Members, Message, RequestBody, parameter};
 use super::error::{ApiError, InvalidKind};
-use super::grant::Grant;
 use super::responses::{BodyErrors, CallerErrors, ConflictErrors, NotFoundErrors, PermissionErrors};
 use super::{Admin, with_store_timeout};
 use crate::actor::{Actor, MAX_NESTING, nests_too_deep};
 use crate::deny_reason::DenyReason;
 use crate::keys::name::is_name;
 use crate::keys::store::source::MAX_PAGE;
-use crate::keys::store::{ListFilter, ListPosition};
-use crate::keys::{CreateKey, Key, KeySettings, MAX_ACTOR_BYTES, MAX_OVERLAP, MAX_POLICIES, Role};
+use crate::keys::store::{KeyFilter, KeyOrder, ListPosition};
+use crate::keys::{
+    Changed, CreateKey, Key, KeyOwner, KeySettings, MAX_ACTOR_BYTES, MAX_OVERLAP, MAX_POLICIES, Power, Role,
+};
 use crate::secret::Secret;
 use crate::snapshot::Snapshot;
 
@@ -44,8 +45,10 @@ pub(super) struct ListedKey {
     id: i64,
     #[schema(min_length = 1, max_length = 190)]
     name: String,
+    /// Left out when it is its account's, or its owner's.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = role_schema)]
-    role: &'static str,
+    role: Option<&'static str>,
     /// Left out when the key never expires.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
@@ -66,7 +69,7 @@ impl From<Key> for ListedKey {
         Self {
             id: key.id,
             name: key.name,
-            role: key.role.as_str(),
+            role: key.role.map(Role::as_str),
             expiration: key.expires_at.map(|at| at.to_string()),
             last_used_at: key.last_used_at.map(|at| at.to_string()),
             created: key.created_at.to_string(),
@@ -139,8 +142,8 @@ impl ListQuery {
         Some(((self.page.unwrap_or(1) - 1).saturating_mul(per_page.into()), per_page))
     }
 
-    fn filter(&self, now: Timestamp) -> ListFilter {
-        if self.include_expired { ListFilter::All } else { ListFilter::LiveAt(now) }
+    fn filter(&self, now: Timestamp) -> KeyFilter {
+        KeyFilter { live_at: (!self.include_expired).then_some(now), ..KeyFilter::default() }
     }
 }
 
@@ -194,14 +197,15 @@ pub(super) async fn list(
     let Some((offset, limit)) = query.page() else {
         return list_all(admin, filter).await;
     };
-    let page = with_store_timeout(admin.keys.list_page(filter, offset, limit)).await??;
+    let page =
+        with_store_timeout(admin.keys.list_page(&filter, KeyOrder::default(), offset, limit)).await??;
     let keys: Vec<ListedKey> = page.keys.into_iter().map(ListedKey::from).collect();
     Ok(([(TOTAL_COUNT, page.total)], Json(keys)).into_response())
 }
 
 /// The whole list.  It is read and written page by page, the next page once the client has taken the one before, so
 /// that no list takes more memory than a page.  Its status is sent once the first page was read.
-async fn list_all(admin: Arc<Admin>, filter: ListFilter) -> Result<Response, ApiError> {
+async fn list_all(admin: Arc<Admin>, filter: KeyFilter) -> Result<Response, ApiError> {
     let permit = Arc::clone(&admin.list_permits).acquire_owned();
     let permit = with_store_timeout(permit).await.map_err(|_| DenyReason::Overloaded)?;
     let list = ListStream {
@@ -225,7 +229,7 @@ async fn list_all(admin: Arc<Admin>, filter: ListFilter) -> Result<Response, Api
 /// A list of all keys that is being written.
 struct ListStream {
     admin: Arc<Admin>,
-    filter: ListFilter,
+    filter: KeyFilter,
     /// Where the next page begins; `None` after the last one.
     next: Option<ListPosition>,
     /// No page was written yet.
@@ -239,7 +243,7 @@ impl ListStream {
         let Some(position) = &self.next else {
             return Ok(None);
         };
-        let page = with_store_timeout(self.admin.keys.list_after(self.filter, position)).await??;
+        let page = with_store_timeout(self.admin.keys.list_after(&self.filter, position)).await??;
         let mut text = Vec::new();
         for key in page.keys {
             text.push(if self.is_first { b'[' } else { b',' });
@@ -351,18 +355,26 @@ pub(super) async fn create(
     let NewKeyBody { name, role, seconds_to_live, actor, policies } = new;
     check_actor(&actor, settings)?;
     check_policies(policies.as_deref().unwrap_or_default(), &snapshot)?;
-    attempt.set_key(&name, role);
+    attempt.set_key(&name, Some(role));
     manager.check_role(role)?;
-    manager.check_grant(&Grant { id: None, name: &name, role, actor: &actor }, &snapshot)?;
     check_headers(&name, role, &actor, &snapshot)?;
     let expires_at = expiry(seconds_to_live.unwrap_or(0), settings, admin.clock.now())?;
     if snapshot.has_name(&name) {
         let problem = "a user or a token of the configuration, or one of their actors, has this name";
         return Err(ApiError::invalid(InvalidKind::NameReserved, "name", problem));
     }
-    let created_by = manager.id();
-    let new = CreateKey { name, role, expires_at, actor, policies, created_by };
-    let (key, secret) = with_store_timeout(admin.keys.create(settings, new)).await??;
+    let new = CreateKey {
+        name,
+        description: None,
+        owner: KeyOwner::Nobody,
+        role: Some(role),
+        expires_at,
+        actor,
+        policies,
+    };
+    let author = manager.author(&attempt);
+    let grant_check = |power: &Power<'_>| manager.check_grant(power, &snapshot);
+    let (key, secret) = with_store_timeout(admin.keys.create(settings, new, &author, &grant_check)).await??;
     attempt.log_change("API key created", manager.principal(), None, Some(&key));
     Ok(Json(IssuedKey { id: key.id, name: key.name, key: secret }))
 }
@@ -481,9 +493,9 @@ pub(super) async fn delete(
     id: KeyId,
 ) -> Result<Json<Message>, ApiError> {
     let key = admin.managed_key(id, &manager, &attempt).await?;
-    if !with_store_timeout(admin.keys.delete(key.id)).await?? {
-        return Err(ApiError::KeyNotFound);
-    }
+    let author = manager.author(&attempt);
+    let end_check = |power: &Power<'_>| manager.check_end(power);
+    let key = with_store_timeout(admin.keys.delete(key.id, &author, &end_check)).await??;
     attempt.log_change("API key deleted", manager.principal(), Some(&key), None);
     Ok(Json(Message { message: "API key deleted" }))
 }
@@ -510,9 +522,11 @@ pub(super) async fn revoke(
     id: KeyId,
 ) -> Result<Json<Message>, ApiError> {
     let key = admin.managed_key(id, &manager, &attempt).await?;
-    let revoked = with_store_timeout(admin.keys.revoke(key.id, &manager.id())).await??;
-    let revoked = revoked.ok_or(ApiError::KeyNotFound)?;
-    attempt.log_change("API key revoked", manager.principal(), Some(&key), Some(&revoked));
+    let author = manager.author(&attempt);
+    let end_check = |power: &Power<'_>| manager.check_end(power);
+    let Changed { before, after } =
+        with_store_timeout(admin.keys.revoke(key.id, &author, &end_check)).await??;
+    attempt.log_change("API key revoked", manager.principal(), before.as_ref(), after.as_ref());
     Ok(Json(Message { message: "API key revoked" }))
 }
 
@@ -575,13 +589,12 @@ pub(super) async fn rotate(
         return Err(ApiError::invalid(InvalidKind::LifeTooLong, "secondsToLive", problem));
     }
     // In the store's transaction: the key's row and the rules as they are then.
-    let check_grant = |key: &Key| {
-        let grant = Grant { id: Some(key.id), name: &key.name, role: key.role, actor: &key.actor };
-        manager.check_grant(&grant, &admin.authorizer.snapshot())
-    };
-    let rotation = admin.keys.rotate(settings, key.id, overlap_seconds, &check_grant);
-    let (rotated, secret) = with_store_timeout(rotation).await??;
-    attempt.log_change("API key rotated", manager.principal(), Some(&key), Some(&rotated));
+    let grant_check = |power: &Power<'_>| manager.check_grant(power, &admin.authorizer.snapshot());
+    let author = manager.author(&attempt);
+    let rotation = admin.keys.rotate(settings, key.id, overlap_seconds, &author, &grant_check);
+    let (Changed { before, after }, secret) = with_store_timeout(rotation).await??;
+    attempt.log_change("API key rotated", manager.principal(), before.as_ref(), after.as_ref());
+    let rotated = after.ok_or(ApiError::Internal)?;
     Ok(Json(IssuedKey { id: rotated.id, name: rotated.name, key: secret }))
 }
 
@@ -599,7 +612,9 @@ impl Admin {
     ) -> Result<Key, ApiError> {
         let key = self.key(id).await?;
         attempt.set_key(&key.name, key.role);
-        manager.check_role(key.role)?;
+        if let Some(role) = key.role {
+            manager.check_role(role)?;
+        }
         Ok(key)
     }
 }
@@ -607,6 +622,8 @@ impl Admin {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::time::Duration;
 
     #[test]
     fn seconds_to_live_become_an_expiry_or_an_error() {
@@ -619,6 +636,9 @@ mod tests {
             ready_without_store: None,
             forget_after: None,
             max_idle: None,
+            default_seconds_to_live: 0,
+            person_max_idle: Duration::from_secs(0),
+            tell_expiry: None,
         };
         let now: Timestamp = "2026-11-21T00:00:00.75Z".parse().unwrap();
         let cases = [

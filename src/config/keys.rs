@@ -31,6 +31,11 @@ const RECOMMENDED_STALENESS: Duration = Duration::from_secs(5);
 /// Without `keys.forget_after` a dead key is deleted after this long.
 const DEFAULT_FORGET_AFTER: Duration = Duration::from_secs(90 * 24 * 3600);
 
+/// Without `keys.default_seconds_to_live` people are proposed 90 days.
+const DEFAULT_SECONDS_TO_LIVE: i64 = 90 * 24 * 3600;
+/// Without `keys.person_max_idle` the keys of people of a directory or a provider work for this long after they were seen.
+const DEFAULT_PERSON_MAX_IDLE: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// A length of time after which something happens to keys, or `never`.
 struct Age {
     /// The shortest one.
@@ -83,6 +88,9 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ke
                 None => Some(DEFAULT_FORGET_AFTER),
             },
             max_idle: fields.get("max_idle").and_then(|node| read_age(reader, node, &MAX_IDLE)),
+            default_seconds_to_live: DEFAULT_SECONDS_TO_LIVE,
+            person_max_idle: DEFAULT_PERSON_MAX_IDLE,
+            tell_expiry: None,
         },
         unavailable: read_unavailable(reader, fields.get("unavailable")),
     };

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::people::ENDED_PERSON_RETENTION;
 use super::store::{ForgottenKeys, Upkeep};
-use super::{KeySettings, Keys, OPERATION_TIMEOUT, with_timeout};
+use super::{KeySettings, Keys, OPERATION_TIMEOUT, Role, with_timeout};
 
 /// How often to look for keys that are dead for long enough, and for unused ones.
 const INTERVAL: Duration = Duration::from_secs(3600);
@@ -163,7 +163,7 @@ impl Keys {
                         max_idle = as_configured(max_idle),
                         key.id = key.id,
                         key.name = key.name,
-                        key.role = key.role.as_str(),
+                        key.role = key.role.map(Role::as_str),
                         key.expires = key.expires_at.map(|at| at.to_string()),
                         last_used = key.last_used_at.map(|at| at.to_string()),
                         "API key expired because nobody used it"

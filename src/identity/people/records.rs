@@ -179,7 +179,7 @@ async fn write_person_of_provider(
             None => keys.end_person(&session.person).await.map(drop),
         },
         Err(reason) => {
-            let ended = keys.end_sessions(&session.person).await?;
+            let ended = keys.end_sessions_because(&session.person, reason).await?;
             keys.end_person(&session.person).await?;
             tracing::info!(
                 target: "audit",
@@ -246,7 +246,7 @@ async fn write_ended(
 
 /// Ends the sessions of somebody who is nobody under the rules in force.
 async fn end_sessions(person: &PersonId, reason: &'static str, keys: &Keys) -> Result<(), StoreError> {
-    let ended = keys.end_sessions(person).await?;
+    let ended = keys.end_sessions_because(person, reason).await?;
     tracing::info!(
         target: "audit",
         source = person.source.as_str(),

@@ -187,7 +187,7 @@ impl People {
             for (digest, session) in sessions {
                 if self.age(session.created_at) >= DIRECT_SESSION_TTL {
                     // The store has logged an error; the next time it is tried again.
-                    let _ = keys.close_session(&digest).await;
+                    let _ = keys.close_session(&digest, &[]).await;
                 }
             }
             return;
@@ -468,7 +468,7 @@ impl Recheck {
 /// Ends the record and the sessions of somebody who is gone.  False when the store did not let both end; it has logged why.
 async fn end_everything(person: &PersonId, reason: &'static str, keys: &Keys) -> bool {
     let record = keys.end_person(person).await;
-    let (Ok(_), Ok(ended)) = (record, keys.end_sessions(person).await) else {
+    let (Ok(_), Ok(ended)) = (record, keys.end_sessions_because(person, reason).await) else {
         return false;
     };
     tracing::info!(
