@@ -19,9 +19,9 @@ use envoy_auth_tokens::keys::store::source::{
     AccountPage, ChangePage, Cursor, KeyPage, LogPosition, Look, PersonPage, Revision, SessionPage, Source,
 };
 use envoy_auth_tokens::keys::store::{
-    ChangeError, EndedSessions, FollowerStore, Gate, KeyFilter, KeyOrder, ListPage, ListPosition, NewKey,
-    OpenError, PostgresStore, RecordedPerson, Rotation, SCHEMA, SessionLimit, SqliteStore, Store, StoreError,
-    StoreUrl,
+    ChangeError, EndedSessions, FollowerStore, Gate, KeyFilter, KeyOrder, KeyUse, ListPage, ListPosition,
+    NewKey, OpenError, PostgresStore, RecordedPerson, Rotation, SCHEMA, SessionLimit, SqliteStore, Store,
+    StoreError, StoreUrl,
 };
 use envoy_auth_tokens::keys::{
     Author, CreateKey, ExceedsGrant, Key, KeyLookup, KeyOwner, KeySettings, Keys, Power, Role, SessionScope,
@@ -363,7 +363,7 @@ on_both_stores! {
     changes_arrive_elsewhere
     changes_behind_our_back_arrive
     a_row_that_cannot_be_read_does_not_count_and_harms_no_other
-    the_last_use_is_written_once_a_minute
+    each_process_writes_the_uses_of_a_key_once_a_minute
     a_list_is_read_in_pages_in_the_order_of_bytes
     dead_keys_are_deleted_when_they_are_dead_for_long_enough
     two_who_delete_dead_keys_delete_different_ones
@@ -917,44 +917,48 @@ async fn a_row_that_cannot_be_read_does_not_count_and_harms_no_other(db: Databas
     assert_eq!(list(&replica.keys, &KeyFilter::default()).await.len(), 1);
 }
 
-async fn the_last_use_is_written_once_a_minute(db: Database) {
+async fn each_process_writes_the_uses_of_a_key_once_a_minute(db: Database) {
     let time = Time::new();
     let (here, mut at_here) = db.open_ticked(&time).await;
     let (there, mut at_there) = db.open_ticked(&time).await;
     let (key, secret) = here.create("used").await;
     at_there.tick().await;
     let revision = db.number("SELECT value FROM api_revision").await;
-    let written = async |expected: i64| {
+    let written = async || {
         let key = here.keys.get(key.id).await.unwrap().unwrap();
-        key.last_used_at == Some(at(START + expected))
+        (key.last_used_at.map(|last| last.as_second() - START), key.uses)
     };
     // Both replicas write what they know of.
     let mut tick = async || {
         at_here.tick().await;
         at_there.tick().await;
     };
+    assert_eq!(written().await, (None, 0));
     assert_eq!(there.find(&secret), "live");
     tick().await;
-    assert!(written(0).await, "the first use");
+    assert_eq!(written().await, (Some(0), 1), "the first use");
 
     time.pass(59);
-    assert_eq!((here.find(&secret), there.find(&secret)), ("live", "live"));
+    assert_eq!((there.find(&secret), there.find(&secret)), ("live", "live"));
     tick().await;
-    assert!(written(0).await);
-
+    assert_eq!(written().await, (Some(0), 1), "less than a minute later");
     time.pass(1);
     assert_eq!(there.find(&secret), "live");
     tick().await;
-    assert!(written(60).await, "a use a minute later");
-    // Both replicas together write it once a minute.
+    assert_eq!(written().await, (Some(60), 4), "a minute later, with those in between");
+
+    // The other one writes on its own, and an address where it knows one.
     time.pass(30);
-    assert_eq!(here.find(&secret), "live");
+    here.keys.record_use(&digest(&secret), time.now(), Some([192, 0, 2, 7].into()));
     tick().await;
-    assert!(written(60).await);
-    time.pass(30);
-    assert_eq!(here.find(&secret), "live");
-    tick().await;
-    assert!(written(120).await, "a use two minutes later");
+    assert_eq!(written().await, (Some(90), 5));
+    let last_address = async || here.keys.get(key.id).await.unwrap().unwrap().last_address;
+    assert_eq!(last_address().await.as_deref(), Some("192.0.2.7"));
+    // An earlier use, written later, takes neither time nor address back, and counts.
+    let earlier = KeyUse { id: key.id, at: at(START + 70), uses: 1, address: Some("192.0.2.8".to_owned()) };
+    db.store().await.for_follower().upkeep.unwrap().touch_keys(&[earlier]).await.unwrap();
+    assert_eq!(written().await, (Some(90), 6));
+    assert_eq!(last_address().await.as_deref(), Some("192.0.2.7"));
 
     // A use is no change, and a denied key is not used.
     assert_eq!(db.number("SELECT value FROM api_revision").await, revision);
@@ -962,7 +966,7 @@ async fn the_last_use_is_written_once_a_minute(db: Database) {
     time.pass(600);
     assert_eq!(here.find(&secret), "revoked");
     tick().await;
-    assert!(written(120).await);
+    assert_eq!(written().await, (Some(90), 6));
 }
 
 async fn sessions_live_by_use_and_end_in_time(db: Database) {
