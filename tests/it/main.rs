@@ -49,6 +49,7 @@ mod keys_commands;
 mod keys_history;
 mod keys_lists;
 mod keys_lost_changes;
+mod keys_owners;
 mod keys_people;
 mod keys_postgres;
 mod keys_replicas;
