@@ -576,13 +576,14 @@ credentials: [bearer, session]
             let person = PersonId { source: PersonSource::Config, subject: "ada".into() };
             let scope = SessionScope::Application;
             let bindings = vec![(scope, scoped_binding(&binding, scope))];
-            let opened =
-                keys.open_sessions(&NewSessions { person, bindings, claims: None, checked_at: None }).await;
+            let opened = keys
+                .open_sessions(&NewSessions { person, bindings, claims: None, checked_at: None }, &[])
+                .await;
             opened.unwrap().cookies.remove(0).1
         };
         let session = open(password).await;
         let gone = open(password).await;
-        keys.close_session(&TokenDigest::of(gone.expose().as_bytes())).await.unwrap();
+        keys.close_session(&TokenDigest::of(gone.expose().as_bytes()), &[]).await.unwrap();
         let outdated = open(TokenDigest::of(b"another")).await;
         let cookie = async |value: &str| server.check_with("cookie", &format!("eat_app={value}")).await;
         let unavailable = Err(DenyReason::KeysUnavailable);
