@@ -4,6 +4,7 @@ pub mod browser;
 pub mod cgroup;
 pub mod collector;
 pub mod datasette;
+pub mod documents;
 pub mod envoy;
 pub mod frames;
 pub mod grpc;

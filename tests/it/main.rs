@@ -61,6 +61,7 @@ mod kubernetes;
 mod layers;
 mod lifecycle;
 mod limits;
+mod links;
 mod log_in;
 mod log_in_redirect;
 mod metrics;
