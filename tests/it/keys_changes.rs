@@ -394,7 +394,7 @@ async fn lists_are_filtered_and_sorted(db: Database) {
     let (mine, _) = make(keys, of_person("mine", &ann)).await;
     let admin = CreateKey { role: Some(Role::Admin), expires_at: Some(at(START + 20)), ..ask("admin") };
     let (admin, _) = make(keys, admin).await;
-    keys.record_use(&digest(&viewer_secret), time.now(), None);
+    keys.record_use(&digest(&viewer_secret), time.now(), || None);
     soon("the use is written", async || keys.get(viewer.id).await.unwrap().unwrap().last_used_at.is_some())
         .await;
 
@@ -525,9 +525,9 @@ async fn the_audit_is_read_in_pages_and_forgets_what_is_old(db: Database) {
     assert_eq!(of(AuditFilter { to: Some(rows[4].at), ..Default::default() }).await, 4);
 
     let upkeep = db.store().await.for_follower().upkeep.unwrap();
-    assert_eq!(upkeep.forget_audit(1).await.unwrap(), 1);
-    assert_eq!(upkeep.forget_audit(10).await.unwrap(), 1);
-    assert_eq!(upkeep.forget_audit(10).await.unwrap(), 0);
+    assert_eq!(upkeep.forget_audit(1).await.unwrap().old, 1);
+    assert_eq!(upkeep.forget_audit(10).await.unwrap().old, 1);
+    assert_eq!(upkeep.forget_audit(10).await.unwrap().old, 0);
     assert_eq!(of(AuditFilter::default()).await, 4);
 }
 
