@@ -266,7 +266,7 @@ impl Sources {
     /// Whether this process knows who people are, or goes by what one that does has written down: one with an admin
     /// listener does, unless it only reads the store.
     fn decides_people(&self, snapshot: &Snapshot) -> bool {
-        snapshot.admin.is_some() && self.keys.as_ref().is_some_and(|keys| !keys.is_read_only())
+        snapshot.serves_admin && self.keys.as_ref().is_some_and(|keys| !keys.is_read_only())
     }
 }
 
