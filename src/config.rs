@@ -241,11 +241,7 @@ impl Config {
         Loaded { outcome, files }
     }
 
-    fn read_file(
-        path: &Path,
-        recording: &RecordingEnvironment<'_>,
-        serves: Serves,
-    ) -> Result<Self, Errors> {
+    fn read_file(path: &Path, recording: &RecordingEnvironment<'_>, serves: Serves) -> Result<Self, Errors> {
         let text = text_of(path, recording.read(path, MAX_CONFIG_BYTES + 1))?;
         Self::parse_for(&text, &Source { file: path, environment: recording, now: Timestamp::now() }, serves)
     }

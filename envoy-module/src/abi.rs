@@ -160,7 +160,10 @@ impl Stream<'_> {
             // mutably) or the hook ends (which `self` does not outlive).
             unsafe { std::slice::from_raw_parts(pointer, length) }
         };
-        pairs.iter().map(|pair| (lend(pair.key, pair.key_length), lend(pair.value, pair.value_length))).collect()
+        pairs
+            .iter()
+            .map(|pair| (lend(pair.key, pair.key_length), lend(pair.value, pair.value_length)))
+            .collect()
     }
 
     /// Replaces every value of a request header by this one.

@@ -105,8 +105,7 @@ impl DenyChanges {
             None => Denial::new(deny.reason, deny.form, &decision.snapshot),
         };
         let fields = [("reason", metadata_text(deny.reason.as_str()))];
-        let fields =
-            fields.into_iter().chain(deny.policy.map(|policy| ("policy", metadata_text(policy))));
+        let fields = fields.into_iter().chain(deny.policy.map(|policy| ("policy", metadata_text(policy))));
         let metadata = if abi::takes_metadata_structs() {
             let mut message = Vec::new();
             metadata::put_fields(&mut message, fields);

@@ -38,9 +38,10 @@ struct Stats {
 impl FilterConfig {
     /// The filter with this `filter_config`; what is wrong is written into Envoy's log, and Envoy rejects it.
     pub fn new(handle: &ConfigHandle<'_>, settings: Option<&str>) -> Option<Self> {
-        let instance = FilterSettings::read(settings)
-            .map_err(|error| error.to_string())
-            .and_then(|settings| Instance::of(settings, abi::is_validation()).map_err(|error| error.to_string()));
+        let instance =
+            FilterSettings::read(settings).map_err(|error| error.to_string()).and_then(|settings| {
+                Instance::of(settings, abi::is_validation()).map_err(|error| error.to_string())
+            });
         let instance = instance.inspect_err(|error| {
             for line in error.lines() {
                 abi::log(LogLevel::Error, &format!("envoy-auth-tokens: {line}"));
@@ -133,9 +134,9 @@ impl Filter {
     pub fn request_headers(&self, stream: &mut Stream<'_>) -> HeadersStatus {
         let step = catch_unwind(AssertUnwindSafe(|| self.decide(stream)));
         match step.unwrap_or_else(|_| Step::Decided(self.panicked())) {
-            Step::Decided(concluded) => {
-                self.conclude(stream, &concluded).map_or(HeadersStatus::StopAllIterationAndWatermark, Into::into)
-            }
+            Step::Decided(concluded) => self
+                .conclude(stream, &concluded)
+                .map_or(HeadersStatus::StopAllIterationAndWatermark, Into::into),
             Step::Waits => HeadersStatus::StopAllIterationAndWatermark,
         }
     }
@@ -187,7 +188,8 @@ impl Filter {
         let (instance, copy) = (Arc::clone(&self.instance), Arc::clone(&request));
         let mut decision = Box::pin(async move {
             let attributes = copy.attributes();
-            let decision = AssertUnwindSafe(instance.authorizer.authorize(&attributes, None)).catch_unwind().await;
+            let decision =
+                AssertUnwindSafe(instance.authorizer.authorize(&attributes, None)).catch_unwind().await;
             decision.unwrap_or_else(|_| instance.deny(DenyReason::Panicked))
         });
         // A remembered password is as fast as a token.
@@ -261,8 +263,11 @@ impl Filter {
         let denial = &changes.denial;
         if changes.is_grpc {
             // `send_response` would tell a gRPC client the status OK, whatever the denial.
-            let mut headers =
-                vec![(":status", "200"), ("content-type", "application/grpc"), ("grpc-message", &*denial.body)];
+            let mut headers = vec![
+                (":status", "200"),
+                ("content-type", "application/grpc"),
+                ("grpc-message", &*denial.body),
+            ];
             headers.extend(denial.headers());
             stream.send_response_headers(&headers);
         } else {

@@ -205,7 +205,9 @@ impl Instance {
         if let Some(keys) = &keys
             && timeout(FIRST_READ_TIMEOUT, keys.first_read()).await.is_err()
         {
-            tracing::warn!("the key store was not read yet: requests with a key are answered with 503 until it is");
+            tracing::warn!(
+                "the key store was not read yet: requests with a key are answered with 503 until it is"
+            );
         }
         if let (Ok(Some(address)), false) = (settings.probes(), is_validation) {
             let (handle, readiness) = ReadinessHandle::new();
@@ -224,13 +226,7 @@ impl Instance {
             authorizer,
             telemetry,
             runtime: runtime.handle().clone(),
-            services: Some(Services {
-                runtime,
-                reloads,
-                keys: keys.zip(follower),
-                shutdown,
-                _lines: guard,
-            }),
+            services: Some(Services { runtime, reloads, keys: keys.zip(follower), shutdown, _lines: guard }),
             _log: log,
         })
     }

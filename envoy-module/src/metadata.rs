@@ -134,10 +134,7 @@ mod tests {
     fn a_struct_has_the_bytes_of_protobuf() {
         let mut message = Vec::new();
         put_fields(&mut message, [("reason", MetadataValue::Text("no_credential"))]);
-        let expected = [
-            b"\x0a\x19\x0a\x06reason\x12\x0f\x1a\x0dno_credential".as_slice(),
-        ]
-        .concat();
+        let expected = [b"\x0a\x19\x0a\x06reason\x12\x0f\x1a\x0dno_credential".as_slice()].concat();
         assert_eq!(message, expected);
         let members = json!({"n": 1.5, "b": true, "z": null, "l": ["x"]});
         let mut message = Vec::new();

@@ -159,7 +159,8 @@ mod tests {
     fn a_route_names_a_policy_and_nothing_else() {
         let read = |text| serde_json::from_str::<RouteSettings>(text).map(|route| route.policy);
         assert_eq!(read(r#"{"policy": "read"}"#).unwrap(), "read");
-        for wrong in ["{}", "", "[]", r#"{"policy": 1}"#, r#"{"polciy": "read"}"#, r#"{"policy":"a","x":1}"#] {
+        for wrong in ["{}", "", "[]", r#"{"policy": 1}"#, r#"{"polciy": "read"}"#, r#"{"policy":"a","x":1}"#]
+        {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }

@@ -98,7 +98,8 @@ impl ServeArgs {
             reload::log_warnings(&config.warnings);
             (config.startup, snapshot, config.restrictions)
         };
-        let baseline = ConfigBaseline { path: self.config.path, files, restrictions, serves: Serves::Everything };
+        let baseline =
+            ConfigBaseline { path: self.config.path, files, restrictions, serves: Serves::Everything };
         let options = Options {
             decision_log: DecisionLog::new(self.log_decisions, self.log_sample, logging.lines()),
             drain: self.drain,

@@ -84,8 +84,7 @@ impl<'t> Reader<'t> {
     pub fn new(root: &'t Node, folder: &'t Path, environment: &'t dyn Environment, now: Timestamp) -> Self {
         let (files, problems, redactor) = (BTreeSet::new(), Vec::new(), OnceCell::new());
         let serves_listeners = true;
-        let mut reader =
-            Self { root, folder, now, environment, serves_listeners, files, problems, redactor };
+        let mut reader = Self { root, folder, now, environment, serves_listeners, files, problems, redactor };
         reader.check_everywhere(root, 1);
         reader
     }

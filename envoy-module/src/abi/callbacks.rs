@@ -4,7 +4,6 @@ use std::ffi::c_void;
 use std::ptr;
 use std::sync::OnceLock;
 
-
 /// `type_module_buffer` and `type_envoy_buffer`: bytes of ours, or of Envoy's.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -106,7 +105,8 @@ unsafe extern "C" {
 
     // "Misc Callbacks for HTTP Filters".
     pub fn envoy_dynamic_module_callback_http_filter_continue_decoding(filter: *mut c_void);
-    pub fn envoy_dynamic_module_callback_get_most_specific_route_config(filter: *mut c_void) -> *const c_void;
+    pub fn envoy_dynamic_module_callback_get_most_specific_route_config(filter: *mut c_void)
+    -> *const c_void;
     pub fn envoy_dynamic_module_callback_http_filter_scheduler_new(filter: *mut c_void) -> *mut c_void;
     pub fn envoy_dynamic_module_callback_http_filter_scheduler_commit(scheduler: *mut c_void, event: u64);
     pub fn envoy_dynamic_module_callback_http_filter_scheduler_delete(scheduler: *mut c_void);

@@ -168,7 +168,10 @@ extern "C" fn envoy_dynamic_module_on_http_filter_scheduled(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_stream_complete(_envoy: *mut c_void, filter: *const c_void) {
+extern "C" fn envoy_dynamic_module_on_http_filter_stream_complete(
+    _envoy: *mut c_void,
+    filter: *const c_void,
+) {
     caught((), || {
         // SAFETY: what `…_filter_new` gave, and has not got back.
         let filter: &Filter = unsafe { lend(filter) };
@@ -253,7 +256,11 @@ extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_trailers(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_complete(_: *mut c_void, _: *const c_void, _: u64) {
+extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_complete(
+    _: *mut c_void,
+    _: *const c_void,
+    _: u64,
+) {
 }
 
 #[unsafe(no_mangle)]
