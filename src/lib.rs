@@ -172,27 +172,27 @@ pub mod password;
 pub mod person;
 pub mod policy;
 pub mod priority;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod probes;
 #[cfg(feature = "server")]
 pub mod provider;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod readiness;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod reload;
 pub mod return_to;
 pub mod secret;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod server;
 #[cfg(feature = "server")]
 pub mod service_manager;
 #[cfg(feature = "server")]
 pub mod shutdown;
 pub mod snapshot;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod telemetry;
 pub mod token;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod watch;
 
 #[cfg(doc)]
