@@ -30,6 +30,8 @@ pub async fn create<T: StoreTransaction>(
     transaction.lock(gate).await?;
     check_quota(&mut transaction, quota, 1).await?;
     let stored = insert(&mut transaction, new, new.created_at).await?;
+    // An allow block may speak of the id that it got.
+    grant_check(&Power::of_key(&stored.key, account.as_ref()))?;
     let row = NewAuditRow::of(author, Action::KEY_CREATED, new.created_at)
         .key(&Changed::created(&stored.key), account.as_ref());
     audit::write(&mut transaction, &[row]).await?;
@@ -243,6 +245,18 @@ pub async fn list_page<T: StoreTransaction>(
     let rows: Vec<KeyRow> = transaction.rows(&sql, &values).await?;
     transaction.end().await?;
     Ok(NumberedPage { keys: rows::keys(rows), total: total.unsigned_abs() })
+}
+
+/// The first live keys of an id above `after`, with their digests.
+pub async fn export_after<T: StoreTransaction>(
+    mut transaction: T,
+    after: i64,
+    now: Timestamp,
+) -> Result<Vec<StoredKey>, StoreError> {
+    let sql = transaction.sql();
+    let rows: Vec<KeyRow> = transaction.rows(&sql.keys.export, &values![after, now]).await?;
+    transaction.end().await?;
+    Ok(rows.into_iter().filter_map(rows::key).collect())
 }
 
 /// One key.
