@@ -6,8 +6,9 @@ use std::sync::Arc;
 use envoy_auth_tokens::actor::Actor;
 use envoy_auth_tokens::credential::{Kind, Principal};
 use envoy_auth_tokens::keys::index::Index;
+use envoy_auth_tokens::keys::store::SCHEMA;
 use envoy_auth_tokens::keys::{
-    CreateAccount, CreateKey, EditAccount, EditKey, Key, KeyLookup, KeyOwner, Role, StoredKey,
+    CreateAccount, CreateKey, EditAccount, EditKey, Key, KeyLookup, KeyOwner, Role, SessionScope, StoredKey,
 };
 use envoy_auth_tokens::person::{Person, PersonId, PersonSource};
 use envoy_auth_tokens::policy::Allow;
@@ -18,8 +19,10 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::harness::slapd::{Slapd, password, person};
-use crate::keys_people::ldap as ldap_person;
-use crate::keys_store::{Database, Time, anything, ask, author, configured, on_both_stores, settings, soon};
+use crate::keys_people::{ldap as ldap_person, make_schema};
+use crate::keys_store::{
+    Database, Time, anything, ask, author, configured, digest, on_both_stores, settings, soon,
+};
 use crate::people::{ADMINS, STAFF, ldap, with_admin};
 use crate::people_of_providers::{
     corporate, log_in, person as of_provider, provider, rules as provider_rules,
@@ -83,6 +86,7 @@ on_both_stores! {
     of_policies_counts_what_both_have
     the_key_of_somebody_of_a_provider_outlives_their_session
     a_use_counts_where_a_check_authenticates
+    a_store_of_the_first_version_goes_on
 }
 
 async fn the_keys_of_an_account_are_one_actor_and_follow_it(db: Database) {
@@ -376,6 +380,74 @@ async fn a_use_counts_where_a_check_authenticates(db: Database) {
     soon("written", async || uses(&here, plain.id).await.0 > before).await;
     assert_eq!(uses(&here, plain.id).await.0, before + 1);
     assert_eq!((uses(&here, own.id).await.0, uses(&here, idle.id).await.0), (4, 0));
+}
+
+async fn a_store_of_the_first_version_goes_on(db: Database) {
+    let time = Time::new();
+    make_schema(&db, 1).await;
+    let snapshot = snapshot(&with_users(&user("ann", "{id: ann, role: Admin}", "")), &time, None);
+    let password = *snapshot.users.get("ann").unwrap().binding(SessionScope::Admin);
+    let (bytes, instant): (fn(&TokenDigest) -> String, fn(i64) -> String) = match &db {
+        Database::Sqlite(_) => (|digest| format!("x'{}'", digest.to_hex()), |second| second.to_string()),
+        Database::Postgres { .. } => {
+            (|digest| format!("'\\x{}'::bytea", digest.to_hex()), |second| format!("to_timestamp({second})"))
+        }
+    };
+    let now = time.now().as_second();
+    let [plain, dead, replaced, rotated, cookie] = ["plain", "dead", "replaced", "rotated", "session"]
+        .map(|name| Secret::new(format!("{name}-0123456789abcdef")));
+    let (made, later, ended) = (instant(now - DAY), instant(now + DAY), instant(now - HOUR));
+    let nothing = "NULL".to_owned();
+    for (name, actor, secret, previous, revoked) in [
+        ("plain", "{\"team\": \"ops\"}", &plain, None, &nothing),
+        ("dead", "{}", &dead, None, &ended),
+        ("rotated", "{}", &rotated, Some(&replaced), &nothing),
+    ] {
+        let (previous, until) = match previous {
+            Some(previous) => (bytes(&digest(previous)), later.clone()),
+            None => (nothing.clone(), nothing.clone()),
+        };
+        db.sql(&format!(
+            "INSERT INTO api_keys (name, role, actor, digest, previous_digest, previous_until, created_at, created_by, \
+             expires_at, revoked_at) VALUES ('{name}', 'Editor', '{actor}', {}, {previous}, {until}, {made}, 'ann', \
+             {later}, {revoked})",
+            bytes(&digest(secret))
+        ))
+        .await;
+    }
+    db.sql(&format!(
+        "INSERT INTO api_sessions (digest, user_name, password_digest, created_at, last_used_at) \
+         VALUES ({}, 'ann', {}, {made}, {ended})",
+        bytes(&digest(&cookie)),
+        bytes(&password)
+    ))
+    .await;
+
+    let process = Process::of(&db, &time, snapshot).await;
+    assert_eq!(db.number("SELECT max(version) FROM api_migrations").await, SCHEMA);
+    for (secret, expected) in [
+        (&plain, "key:plain Editor"),
+        (&dead, "revoked_token"),
+        (&replaced, "key:rotated Editor"),
+        (&rotated, "key:rotated Editor"),
+    ] {
+        assert_eq!(check(&process, secret).await, expected);
+    }
+    let cookies = [format!("eat_session={}", cookie.expose()), String::new()];
+    assert_eq!(process.session(&cookies).await[0], "ann Admin");
+    let principal = process.principal(&plain).await.unwrap();
+    assert_eq!((principal.actor.member("team"), principal.owner_name()), (Some(&json!("ops")), None));
+
+    // What came with later versions.
+    let id = principal.id.unwrap();
+    let description = Some(Some("the nightly backup".to_owned()));
+    let edit = EditKey { is_disabled: Some(true), description, ..EditKey::default() };
+    process.keys.edit(id, &edit, &author("ann"), &anything).await.unwrap();
+    assert_eq!(check(&process, &plain).await, DISABLED);
+    let own = key_of(&process, &configured("ann"), Some(Role::Viewer)).await;
+    assert_eq!(check(&process, &own).await, "ann Viewer");
+    time.pass(DAY);
+    assert_eq!(check(&process, &rotated).await, "expired_token");
 }
 
 #[tokio::test(flavor = "multi_thread")]

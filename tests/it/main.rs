@@ -55,6 +55,7 @@ mod keys_owners;
 mod keys_people;
 mod keys_postgres;
 mod keys_replicas;
+mod keys_retention;
 mod keys_sqlite;
 mod keys_store;
 mod keys_survival;
