@@ -2,6 +2,9 @@
 //!
 //! A line says who did what, from which address, to which key, and how it ended.  It never holds a secret.  What is
 //! known of a change is collected in its [`ChangeAttempt`], so that the middleware can log every denial, whatever its cause.
+//! Rows of the same stand in the store: a change's is written in its transaction, a denial's after it ([`denials`]).
+
+mod denials;
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,9 +14,11 @@ use axum::response::Response;
 use jiff::Timestamp;
 use serde_json::Value;
 
+pub(super) use self::denials::Denials;
 use super::Admin;
 use super::address::client_address;
 use super::error::{ApiError, Failure};
+use crate::clock::Clock;
 use crate::credential::Principal;
 use crate::keys::audit::{Action, NewAuditRow, key_state};
 use crate::keys::{Key, Role};
@@ -27,6 +32,9 @@ pub(super) struct ChangeAttempt(Arc<AttemptDetails>);
 
 struct AttemptDetails {
     log: AuditLog,
+    /// Where rows of denials go; `None` where the store is only read.
+    denials: Option<Arc<Denials>>,
+    clock: Clock,
     /// The message of the line when the change is denied.
     denial_message: &'static str,
     address: Arc<str>,
@@ -53,6 +61,8 @@ impl ChangeAttempt {
         let (denial_message, id) = denial_message(parts.method.as_str(), parts.uri.path())?;
         let attempt = Self(Arc::new(AttemptDetails {
             log: admin.audit_log.clone(),
+            denials: (!admin.keys.is_read_only()).then(|| Arc::clone(&admin.denials)),
+            clock: admin.clock.clone(),
             denial_message,
             address: client_address(parts, admin.authorizer.snapshot().admin.as_deref()),
             key_id: id.and_then(|id| id.parse().ok()),
@@ -96,9 +106,10 @@ impl ChangeAttempt {
         let Some(Failure { status, reason }) = response.extensions().get::<Failure>() else {
             return;
         };
-        let AttemptDetails { log, denial_message: message, address, key_id, caller, user, source, key } =
+        let AttemptDetails { log, denial_message: message, address, key_id, caller, user, source, key, .. } =
             &*self.0;
         let status = status.as_u16();
+        self.store_denial(status, reason);
         let Some(caller) = caller.get() else {
             let denial = UnauthenticatedAttempt {
                 message,
@@ -123,6 +134,32 @@ impl ChangeAttempt {
         );
     }
 
+    /// Has the denial written into the store.
+    fn store_denial(&self, status: u16, reason: &str) {
+        let details = &*self.0;
+        let Some(denials) = &details.denials else {
+            return;
+        };
+        let caller = details.caller.get();
+        // Neither a name nor an id from elsewhere may hold what PostgreSQL does not store.
+        let text = |text: &str| text.replace('\0', "\u{fffd}");
+        let row = NewAuditRow {
+            at: details.clock.now(),
+            action: details.denial_message.to_owned(),
+            by: caller.map(|caller| text(&actor_id(caller))),
+            credential: caller.map(|caller| caller.kind.as_str().to_owned()),
+            address: Some(details.address.to_string()),
+            key_id: details.key_id,
+            key_name: details.key.get().map(|(name, _)| text(name)),
+            user: details.user.get().map(|user| text(user)),
+            source: details.source.get().map(|source| source.as_str().to_owned()),
+            status: Some(status),
+            reason: Some(reason.to_owned()),
+            ..NewAuditRow::default()
+        };
+        denials.add(row, &details.log);
+    }
+
     /// Logs a change: the key as it was before, and as it is after it.
     pub(super) fn log_change(
         &self,
@@ -143,6 +180,9 @@ impl ChangeAttempt {
             key.name = key.name,
             key.role = key.role.map(Role::as_str),
             key.expires = key.expires_at.map(|at| at.to_string()),
+            account.id = key.owner.account(),
+            owner = key.owner.person().map(|person| &*person.subject),
+            owner_source = key.owner.person().map(|person| person.source.as_str()),
             before = before.map(|key| key_state(key).to_string()),
             after = after.map(|key| key_state(key).to_string()),
             "{message}"
