@@ -8,8 +8,10 @@
 //! (`Manager` or `Caller`), the attempted change for the audit log, the key's id, the
 //! query, and a typed body (`Json`).  A handler returns what the response holds, or an `ApiError`.
 
+mod accounts;
 mod address;
 mod audit;
+mod audit_list;
 mod auth;
 pub(crate) mod body;
 mod error;
@@ -144,6 +146,18 @@ fn api() -> Vec<(&'static str, MethodRouter<Arc<Admin>>)> {
         ("/api/auth/keys/{id}/revoke", post(keys::revoke)),
         ("/api/auth/keys/{id}/rotate", post(keys::rotate)),
         ("/api/auth/sessions", delete(session::end)),
+        ("/api/auth/audit", get(audit_list::list)),
+        ("/api/serviceaccounts", post(accounts::create)),
+        ("/api/serviceaccounts/search", get(accounts::search)),
+        (
+            "/api/serviceaccounts/{id}",
+            get(accounts::show).patch(accounts::update).delete(accounts::delete),
+        ),
+        (
+            "/api/serviceaccounts/{id}/tokens",
+            get(accounts::tokens::list).post(accounts::tokens::create),
+        ),
+        ("/api/serviceaccounts/{id}/tokens/{tokenId}", delete(accounts::tokens::delete)),
         ("/api/auth/actor", get(auth::show_actor)),
         ("/api/health", get(grafana::health)),
         ("/api/org", get(grafana::org)),
@@ -208,6 +222,8 @@ fn below(prefix: &str, uri: &Uri) -> BelowPrefix {
 fn routes(admin: Arc<Admin>) -> Router {
     let api = api().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
     let files = [("/login/page.css", get(login::style)), ("/login/page.js", get(login::script))];
+    // As clients of Grafana write it.
+    let api = api.route("/api/serviceaccounts/", post(accounts::create));
     let api = files.into_iter().fold(api, |router, (path, methods)| router.route(path, methods));
     api.merge(page::routes())
         .fallback(|| async { ApiError::NoSuchPath })

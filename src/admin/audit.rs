@@ -11,12 +11,12 @@ use axum::response::Response;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::Admin;
+use super::{Admin, accounts};
 use super::address::client_address;
 use super::error::{ApiError, Failure};
 use crate::credential::Principal;
-use crate::keys::audit::{Action, NewAuditRow, key_state};
-use crate::keys::{Key, Role};
+use crate::keys::audit::{Action, NewAuditRow, account_state, key_state};
+use crate::keys::{Account, Key, Role};
 use crate::person::{PersonId, ProviderName};
 use crate::telemetry::audit_log::{AuditLog, TARGET, UnauthenticatedAttempt};
 
@@ -35,6 +35,15 @@ struct AttemptDetails {
     user: OnceLock<Arc<str>>,
     source: OnceLock<ProviderName>,
     key: OnceLock<(String, Option<Role>)>,
+    account: OnceLock<AttemptedAccount>,
+}
+
+/// The service account that a change is about, or whose key it is about.
+struct AttemptedAccount {
+    /// `None` where it does not exist yet.
+    id: Option<i64>,
+    name: String,
+    role: Role,
 }
 
 impl<S: Sync> FromRequestParts<S> for ChangeAttempt {
@@ -50,7 +59,10 @@ impl<S: Sync> FromRequestParts<S> for ChangeAttempt {
 impl ChangeAttempt {
     /// The attempt of this request, which is put into its extensions too; `None` when the request changes nothing.
     pub(super) fn from_request(admin: &Admin, parts: &mut Parts) -> Option<Self> {
-        let (denial_message, id) = denial_message(parts.method.as_str(), parts.uri.path())?;
+        let (method, path) = (parts.method.as_str(), parts.uri.path());
+        let of_account = accounts::denial_message(method, path);
+        let of_account = of_account.map(|(message, _, key)| (message, key));
+        let (denial_message, id) = of_account.or_else(|| denial_message(method, path))?;
         let attempt = Self(Arc::new(AttemptDetails {
             log: admin.audit_log.clone(),
             denial_message,
@@ -60,6 +72,7 @@ impl ChangeAttempt {
             user: OnceLock::new(),
             source: OnceLock::new(),
             key: OnceLock::new(),
+            account: OnceLock::new(),
         }));
         parts.extensions.insert(attempt.clone());
         Some(attempt)
@@ -91,13 +104,27 @@ impl ChangeAttempt {
         let _ = self.0.key.set((name.to_owned(), role));
     }
 
+    /// Sets the service account: its id, where it exists, its name, which is a valid one, and its role.
+    pub(super) fn set_account(&self, id: Option<i64>, name: &str, role: Role) {
+        let _ = self.0.account.set(AttemptedAccount { id, name: name.to_owned(), role });
+    }
+
     /// Logs the denial when the response is one.  Denials of unauthenticated callers are merged.
     pub(super) fn log_denial(self, response: &Response) {
         let Some(Failure { status, reason }) = response.extensions().get::<Failure>() else {
             return;
         };
-        let AttemptDetails { log, denial_message: message, address, key_id, caller, user, source, key } =
-            &*self.0;
+        let AttemptDetails {
+            log,
+            denial_message: message,
+            address,
+            key_id,
+            caller,
+            user,
+            source,
+            key,
+            account,
+        } = &*self.0;
         let status = status.as_u16();
         let Some(caller) = caller.get() else {
             let denial = UnauthenticatedAttempt {
@@ -117,6 +144,9 @@ impl ChangeAttempt {
             key.id = key_id,
             key.name = key.get().map(|(name, _)| &**name),
             key.role = key.get().and_then(|(_, role)| role.map(Role::as_str)),
+            account.id = account.get().and_then(|account| account.id),
+            account.name = account.get().map(|account| &*account.name),
+            account.role = account.get().map(|account| account.role.as_str()),
             status,
             reason,
             "{message}"
@@ -134,6 +164,7 @@ impl ChangeAttempt {
         let Some(key) = after.or(before) else {
             return;
         };
+        let account = self.0.account.get();
         tracing::info!(
             target: TARGET,
             by = actor_id(manager),
@@ -142,9 +173,36 @@ impl ChangeAttempt {
             key.id = key.id,
             key.name = key.name,
             key.role = key.role.map(Role::as_str),
+            account.id = account.and_then(|account| account.id),
+            account.name = account.map(|account| &*account.name),
             key.expires = key.expires_at.map(|at| at.to_string()),
             before = before.map(|key| key_state(key).to_string()),
             after = after.map(|key| key_state(key).to_string()),
+            "{message}"
+        );
+    }
+
+    /// Logs a change of a service account: as it was before, and as it is after it.
+    pub(super) fn log_account_change(
+        &self,
+        message: &'static str,
+        manager: &Principal,
+        before: Option<&Account>,
+        after: Option<&Account>,
+    ) {
+        let Some(account) = after.or(before) else {
+            return;
+        };
+        tracing::info!(
+            target: TARGET,
+            by = actor_id(manager),
+            credential.kind = manager.kind.as_str(),
+            address = &*self.0.address,
+            account.id = account.id,
+            account.name = account.name,
+            account.role = account.role.as_str(),
+            before = before.map(|account| account_state(account).to_string()),
+            after = after.map(|account| account_state(account).to_string()),
             "{message}"
         );
     }

@@ -113,7 +113,7 @@ impl Members {
         Self::parse(bytes, known).map(|members| members.0)
     }
 
-    fn parse(bytes: &[u8], known: &[&'static str]) -> Result<Self, ApiError> {
+    pub(super) fn parse(bytes: &[u8], known: &[&'static str]) -> Result<Self, ApiError> {
         let Ok(JsonTree::Object(written)) = serde_json::from_slice(bytes) else {
             return Err(ApiError::Malformed);
         };
@@ -138,6 +138,20 @@ impl Members {
             }
         }
         Ok(Self(members))
+    }
+
+    /// Whether a member stands there, be it null.
+    pub(super) fn has(&self, field: &str) -> bool {
+        self.0.contains_key(field)
+    }
+
+    /// A boolean; `None` when it is null or missing.
+    pub(super) fn boolean(&mut self, field: &'static str) -> Result<Option<bool>, ApiError> {
+        match self.take(field) {
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(value)),
+            Some(_) => Err(wrong_type(field, "true or false")),
+        }
     }
 
     /// A string; `None` when it is null or missing.

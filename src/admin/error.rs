@@ -42,9 +42,18 @@ pub enum ApiError {
     /// There is no key with this id.
     #[error("API key not found")]
     KeyNotFound,
+    /// The id of a service account in the path is no 64-bit number.
+    #[error("Service Account ID is invalid")]
+    InvalidAccountId,
+    /// The id of a service account's token in the path is no 64-bit number.
+    #[error("Token ID is invalid")]
+    InvalidTokenId,
     /// There is no service account with this id or name.
     #[error("service account not found")]
     AccountNotFound,
+    /// The service account has no token with this id.
+    #[error("service account token not found")]
+    TokenNotFound,
     /// A live key of the same owner has this name.
     #[error("API key name already exists")]
     NameTaken,
@@ -122,9 +131,12 @@ impl ApiError {
                 let (status, _, reason) = invalid.kind.answer();
                 (status, reason)
             }
-            Self::InvalidId => (StatusCode::BAD_REQUEST, "invalid_id"),
+            Self::InvalidId | Self::InvalidAccountId | Self::InvalidTokenId => {
+                (StatusCode::BAD_REQUEST, "invalid_id")
+            }
             Self::KeyNotFound => (StatusCode::NOT_FOUND, "key_not_found"),
             Self::AccountNotFound => (StatusCode::NOT_FOUND, "account_not_found"),
+            Self::TokenNotFound => (StatusCode::NOT_FOUND, "key_not_found"),
             Self::NameTaken => (StatusCode::CONFLICT, "name_taken"),
             Self::QuotaReached => (StatusCode::FORBIDDEN, "quota_reached"),
             Self::DeadKey => (StatusCode::CONFLICT, "dead_key"),
@@ -169,7 +181,10 @@ impl ApiError {
             | Self::Malformed
             | Self::InvalidId
             | Self::KeyNotFound
+            | Self::InvalidAccountId
+            | Self::InvalidTokenId
             | Self::AccountNotFound
+            | Self::TokenNotFound
             | Self::QuotaReached
             | Self::DeadKey
             | Self::DisabledKey
@@ -258,6 +273,14 @@ pub enum InvalidKind {
     AccountNameTaken,
     /// A service account that was deleted or renamed had this name.
     AccountNameWasUsed,
+    /// A user or a token of the configuration, or one of their actors, has this name of a service account.
+    AccountNameReserved,
+    /// A live token of the same service account has this name.
+    TokenNameTaken,
+    /// A time of a query cannot be read.
+    Time,
+    /// `description` is too long, or has characters that cannot be printed.
+    Description,
     /// A member that an account's key takes from the account, or a person's from the person.
     NotOfKey,
     /// A key, a replaced secret, a session or a configured token has this digest.
@@ -306,6 +329,16 @@ impl InvalidKind {
             // As Grafana answers.
             Self::AccountNameTaken => (BAD_REQUEST, "service account already exists", "account_name_taken"),
             Self::AccountNameWasUsed => (BAD_REQUEST, BAD_DATA, "account_name_was_used"),
+            Self::AccountNameReserved => {
+                let message = "service account name belongs to a configured user or token";
+                (StatusCode::CONFLICT, message, "name_reserved")
+            }
+            Self::TokenNameTaken => {
+                let message = "service account token with given name already exists in the organization";
+                (BAD_REQUEST, message, "name_taken")
+            }
+            Self::Time => (BAD_REQUEST, BAD_DATA, "invalid_time"),
+            Self::Description => (BAD_REQUEST, BAD_DATA, "invalid_description"),
             Self::NotOfKey => (BAD_REQUEST, BAD_DATA, "not_of_key"),
             Self::KnownDigest => (StatusCode::CONFLICT, "the digest is known already", "known_digest"),
         }

@@ -35,7 +35,7 @@ use crate::secret::Secret;
 use crate::snapshot::Snapshot;
 
 /// How many keys a list has of which the response is one page.
-const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
+pub(super) const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 /// A key as it is listed.
 #[derive(Serialize, ToSchema)]
@@ -82,16 +82,16 @@ impl From<Key> for ListedKey {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Created)]
 pub(super) struct IssuedKey {
-    id: i64,
+    pub id: i64,
     #[schema(min_length = 1, max_length = 190)]
-    name: String,
+    pub name: String,
     /// The token.
     #[serde(serialize_with = "expose")]
     #[schema(value_type = String)]
-    key: Secret,
+    pub key: Secret,
 }
 
-fn role_schema() -> Object {
+pub(super) fn role_schema() -> Object {
     let roles = [Role::Viewer, Role::Editor, Role::Admin].map(Role::as_str);
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(roles)).build()
 }
@@ -195,7 +195,7 @@ pub(super) async fn list(
 ) -> Result<Response, ApiError> {
     let filter = query.filter(admin.clock.now());
     let Some((offset, limit)) = query.page() else {
-        return list_all(admin, filter).await;
+        return list_all(admin, filter, ListedKey::from).await;
     };
     let page =
         with_store_timeout(admin.keys.list_page(&filter, KeyOrder::default(), offset, limit)).await??;
@@ -203,14 +203,19 @@ pub(super) async fn list(
     Ok(([(TOTAL_COUNT, page.total)], Json(keys)).into_response())
 }
 
-/// The whole list.  It is read and written page by page, the next page once the client has taken the one before, so
-/// that no list takes more memory than a page.  Its status is sent once the first page was read.
-async fn list_all(admin: Arc<Admin>, filter: KeyFilter) -> Result<Response, ApiError> {
+/// The whole list, each key as `item` shows it.  It is read and written page by page, the next page once the client has
+/// taken the one before, so that no list takes more memory than a page.  Its status is sent once the first page was read.
+pub(super) async fn list_all<T: Serialize + 'static>(
+    admin: Arc<Admin>,
+    filter: KeyFilter,
+    item: impl Fn(Key) -> T + Send + 'static,
+) -> Result<Response, ApiError> {
     let permit = Arc::clone(&admin.list_permits).acquire_owned();
     let permit = with_store_timeout(permit).await.map_err(|_| DenyReason::Overloaded)?;
     let list = ListStream {
         admin,
         filter,
+        item,
         next: Some(ListPosition::START),
         is_first: true,
         _permit: permit.map_err(|_| ApiError::Internal)?,
@@ -227,9 +232,11 @@ async fn list_all(admin: Arc<Admin>, filter: KeyFilter) -> Result<Response, ApiE
 }
 
 /// A list of all keys that is being written.
-struct ListStream {
+struct ListStream<F> {
     admin: Arc<Admin>,
     filter: KeyFilter,
+    /// How a key is shown.
+    item: F,
     /// Where the next page begins; `None` after the last one.
     next: Option<ListPosition>,
     /// No page was written yet.
@@ -237,7 +244,7 @@ struct ListStream {
     _permit: OwnedSemaphorePermit,
 }
 
-impl ListStream {
+impl<T: Serialize, F: Fn(Key) -> T> ListStream<F> {
     /// The next page as a part of a JSON array, and what is left.
     async fn next_page(mut self) -> Result<Option<(Vec<u8>, Self)>, ApiError> {
         let Some(position) = &self.next else {
@@ -248,7 +255,7 @@ impl ListStream {
         for key in page.keys {
             text.push(if self.is_first { b'[' } else { b',' });
             self.is_first = false;
-            serde_json::to_writer(&mut text, &ListedKey::from(key)).map_err(|_| ApiError::Internal)?;
+            serde_json::to_writer(&mut text, &(self.item)(key)).map_err(|_| ApiError::Internal)?;
         }
         self.next = page.next;
         if self.next.is_none() {
@@ -299,7 +306,7 @@ pub(super) struct NewKeyBody {
     policies: Option<Vec<String>>,
 }
 
-fn policies_schema() -> ArrayBuilder {
+pub(super) fn policies_schema() -> ArrayBuilder {
     ArrayBuilder::new()
         .schema_type(SchemaType::from_iter([Type::Array, Type::Null]))
         .items(ObjectBuilder::new().schema_type(Type::String))
@@ -380,7 +387,7 @@ pub(super) async fn create(
 }
 
 /// Checks that `actor` has only members that the configuration lists, and is not too large.
-fn check_actor(actor: &Map<String, Value>, settings: &KeySettings) -> Result<(), ApiError> {
+pub(super) fn check_actor(actor: &Map<String, Value>, settings: &KeySettings) -> Result<(), ApiError> {
     let invalid = |problem| Err(ApiError::invalid(InvalidKind::Actor, "actor", problem));
     let listed = &settings.actor_members;
     if !actor.keys().all(|name| listed.iter().any(|listed| **listed == **name)) {
@@ -400,7 +407,7 @@ fn check_actor(actor: &Map<String, Value>, settings: &KeySettings) -> Result<(),
 }
 
 /// Checks that `policies` names policies of the configuration, each once.
-fn check_policies(policies: &[String], snapshot: &Snapshot) -> Result<(), ApiError> {
+pub(super) fn check_policies(policies: &[String], snapshot: &Snapshot) -> Result<(), ApiError> {
     if policies.len() > MAX_POLICIES {
         let problem = format!("has {} names, and {MAX_POLICIES} is the most", policies.len());
         return Err(ApiError::invalid(InvalidKind::Policies, "policies", problem));
@@ -433,7 +440,7 @@ fn check_headers(
 }
 
 /// The instant at which the key expires; `None` is never.  In whole seconds, as Grafana counts.
-fn expiry(
+pub(super) fn expiry(
     seconds_to_live: i64,
     settings: &KeySettings,
     now: Timestamp,

@@ -14,6 +14,8 @@ pub(super) struct CallerErrors;
 pub(super) struct PermissionErrors;
 /// The error of a call that names a key which does not exist.
 pub(super) struct NotFoundErrors;
+/// The error of a call that names a service account, or a key of one, which does not exist.
+pub(super) struct AccountNotFoundErrors;
 /// The errors of a call that has a body.
 pub(super) struct BodyErrors;
 /// The error of a call that conflicts with another key, or with the state of this one.
@@ -36,6 +38,18 @@ impl IntoResponses for PermissionErrors {
 impl IntoResponses for NotFoundErrors {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         errors(&[StatusCode::NOT_FOUND])
+    }
+}
+
+impl IntoResponses for AccountNotFoundErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let mut responses = errors(&[StatusCode::NOT_FOUND]);
+        for response in responses.values_mut() {
+            if let RefOr::T(response) = response {
+                response.description = "There is no such service account, or it has no such token".to_owned();
+            }
+        }
+        responses
     }
 }
 
