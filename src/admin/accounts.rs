@@ -20,14 +20,14 @@ use super::audit::ChangeAttempt;
 use super::auth::{Manager, Writable};
 use super::body::{Json, Message, parameter};
 use super::error::{ApiError, InvalidKind};
-use super::keys::{check_actor, check_policies, role_schema};
+use super::keys::rules::{self, check_actor, check_policies, role_schema};
 use super::responses::{AccountNotFoundErrors, BodyErrors, CallerErrors, PermissionErrors};
 use super::{Admin, with_store_timeout};
 use crate::actor::Actor;
 use crate::keys::store::source::MAX_PAGE;
 use crate::keys::store::{AccountFilter, AccountRef, KeyFilter, KeyOrder, ListedAccount};
 use crate::keys::{Account, Changed, CreateAccount, EditAccount, MAX_NAME, Power, Role};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{NameOwner, Snapshot};
 
 /// The only organization, whose service accounts all are.
 const ORGANIZATION: i64 = 1;
@@ -452,13 +452,15 @@ fn check_edit(
     }
 }
 
-/// Checks that no user, token or actor of the configuration has the name.  An Admin may give it.
+/// Checks that the name is nobody's in the configuration, as that of a key; an Admin may give that of a user.
 fn check_name(name: &str, manager: &Manager, snapshot: &Snapshot) -> Result<(), ApiError> {
-    if manager.check_role(Role::Admin).is_err() && snapshot.has_name(name) {
-        let problem = "a user or a token of the configuration, or one of their actors, has this name; an Admin may give it";
-        return Err(ApiError::invalid(InvalidKind::AccountNameReserved, "name", problem));
-    }
-    Ok(())
+    let problem = match snapshot.name_owner(name) {
+        None => return Ok(()),
+        Some(NameOwner::User) if manager.role() == Some(Role::Admin) => return Ok(()),
+        Some(NameOwner::User) => "a user of the configuration has this name, and an Admin alone may give it",
+        Some(NameOwner::Actor) => "a user or a token of the configuration, or one of their actors, has this name",
+    };
+    Err(ApiError::invalid(InvalidKind::AccountNameReserved, "name", problem))
 }
 
 /// Checks that the actor headers fit into the answer to a Check, whatever name a key of the account has: otherwise every
@@ -470,12 +472,9 @@ fn check_headers(
     snapshot: &Snapshot,
 ) -> Result<(), ApiError> {
     let longest = "\u{10ffff}".repeat(MAX_NAME);
-    if snapshot.headers_fit(&Actor::of_account_key(name, role.as_str(), &longest, i64::MAX, actor)) {
-        return Ok(());
-    }
     let field = if actor.is_empty() { "name" } else { "actor" };
-    let problem = "the actor headers of a key with a long name would be larger than an answer can hold: 8 KiB together";
-    Err(ApiError::invalid(InvalidKind::HeadersTooLarge, field, problem))
+    let key = Actor::of_account_key(name, role.as_str(), &longest, i64::MAX, actor);
+    rules::check_headers(&key, field, snapshot)
 }
 
 /// What an audit line says when a change below `/api/serviceaccounts` is denied, and the ids of the account and of its

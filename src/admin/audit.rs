@@ -272,12 +272,15 @@ impl ChangeAttempt {
 fn denial_message<'p>(method: &str, path: &'p str) -> Option<(&'static str, Option<&'p str>)> {
     Some(match (method, path.strip_prefix("/api/auth/keys")) {
         ("POST", Some("")) => ("API key not created", None),
+        ("POST", Some("/import")) => ("API keys not imported", None),
+        ("POST", Some("/revoke")) => ("API keys not revoked", None),
         ("POST", Some("/accept-history")) => ("history of the key store not accepted", None),
         (_, Some(rest)) => {
             let mut segments = rest.strip_prefix('/')?.split('/');
             let id = segments.next();
             match (method, segments.next(), segments.next()) {
                 ("DELETE", None, None) => ("API key not deleted", id),
+                ("PATCH", None, None) => ("API key not changed", id),
                 ("POST", Some("revoke"), None) => ("API key not revoked", id),
                 ("POST", Some("rotate"), None) => ("API key not rotated", id),
                 _ => return None,

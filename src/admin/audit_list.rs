@@ -14,7 +14,7 @@ use super::accounts::{offset, page_of};
 use super::auth::Manager;
 use super::body::{Json, parameter};
 use super::error::{ApiError, InvalidKind};
-use super::keys::TOTAL_COUNT;
+use super::keys::list::TOTAL_COUNT;
 use super::responses::{CallerErrors, PermissionErrors};
 use super::{Admin, with_store_timeout};
 use crate::keys::Role;

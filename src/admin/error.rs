@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 use crate::deny_reason::DenyReason;
 use crate::keys::ExceedsGrant;
 use crate::keys::edit::EditProblem;
-use crate::keys::store::{ChangeError, StoreError};
+use crate::keys::store::{ChangeError, ImportError, StoreError};
 
 /// Why a request fails.  The text is the response's `message`, which is Grafana's where Grafana has one.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +96,18 @@ pub enum ApiError {
     /// `Content-Type` is not `application/json`.
     #[error("Content-Type must be application/json")]
     NotJson,
+    /// `Content-Type` is not `application/x-ndjson`.
+    #[error("Content-Type must be application/x-ndjson")]
+    NotJsonLines,
+    /// A line of the body is at fault.
+    #[error("{error}")]
+    Line {
+        /// Its number, from 1 on.
+        number: usize,
+        /// What is wrong with it.
+        #[source]
+        error: Box<ApiError>,
+    },
     /// The key store is only read (`keys.read_only`), so nothing can be changed.
     #[error("The key store is read only here")]
     ReadOnly,
@@ -150,6 +162,8 @@ impl ApiError {
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "too_slow"),
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),
+            Self::NotJsonLines => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json_lines"),
+            Self::Line { error, .. } => error.answer(),
             Self::ReadOnly => (StatusCode::FORBIDDEN, "read_only"),
             Self::Store(_) | Self::StoreTimeout => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::AuditUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable"),
@@ -177,6 +191,12 @@ impl ApiError {
                 let problem = "a live key of the same owner has this name".to_owned();
                 Some(Detail { field: "name", problem })
             }
+            Self::Line { number, error } => {
+                let detail = error.details();
+                let field = detail.as_ref().map_or("line", |detail| detail.field);
+                let problem = detail.map_or_else(|| error.to_string(), |detail| detail.problem);
+                Some(Detail { field, problem: format!("line {number}: {problem}") })
+            }
             Self::Denied(_)
             | Self::Malformed
             | Self::InvalidId
@@ -197,6 +217,7 @@ impl ApiError {
             | Self::BodyTimeout
             | Self::BodyTooLarge
             | Self::NotJson
+            | Self::NotJsonLines
             | Self::ReadOnly
             | Self::Store(_)
             | Self::StoreTimeout
@@ -277,14 +298,32 @@ pub enum InvalidKind {
     AccountNameReserved,
     /// A live token of the same service account has this name.
     TokenNameTaken,
-    /// A time of a query cannot be read.
-    Time,
-    /// `description` is too long, or has characters that cannot be printed.
-    Description,
     /// A member that an account's key takes from the account, or a person's from the person.
     NotOfKey,
     /// A key, a replaced secret, a session or a configured token has this digest.
     KnownDigest,
+    /// `description` is too long, or has characters that nobody sees.
+    Description,
+    /// `owner` is none that a key can have here.
+    Owner,
+    /// The caller came by a key or a token, and those own no keys.
+    NotAPerson,
+    /// A parameter of the query cannot be read.
+    Parameter,
+    /// The body has a member that is none of this call.
+    UnknownMember,
+    /// No condition says which keys are meant.
+    NoCriterion,
+    /// A number of seconds is below zero.
+    NegativeSpan,
+    /// A text is no instant, or one that cannot be meant.
+    Time,
+    /// `sha256` is no digest.
+    Digest,
+    /// There is no service account of this name.
+    UnknownAccount,
+    /// The body has too many lines, or none.
+    Lines,
 }
 
 impl InvalidKind {
@@ -337,9 +376,18 @@ impl InvalidKind {
                 let message = "service account token with given name already exists in the organization";
                 (BAD_REQUEST, message, "name_taken")
             }
-            Self::Time => (BAD_REQUEST, BAD_DATA, "invalid_time"),
-            Self::Description => (BAD_REQUEST, BAD_DATA, "invalid_description"),
             Self::NotOfKey => (BAD_REQUEST, BAD_DATA, "not_of_key"),
+            Self::Description => (BAD_REQUEST, BAD_DATA, "invalid_description"),
+            Self::Owner => (BAD_REQUEST, BAD_DATA, "invalid_owner"),
+            Self::NotAPerson => (StatusCode::FORBIDDEN, DENIED, "not_a_person"),
+            Self::Parameter => (BAD_REQUEST, BAD_DATA, "invalid_parameter"),
+            Self::UnknownMember => (BAD_REQUEST, BAD_DATA, "unknown_member"),
+            Self::NoCriterion => (BAD_REQUEST, BAD_DATA, "no_criterion"),
+            Self::NegativeSpan => (BAD_REQUEST, BAD_DATA, "negative_span"),
+            Self::Time => (BAD_REQUEST, BAD_DATA, "invalid_time"),
+            Self::Digest => (BAD_REQUEST, BAD_DATA, "invalid_sha256"),
+            Self::UnknownAccount => (BAD_REQUEST, BAD_DATA, "unknown_account"),
+            Self::Lines => (BAD_REQUEST, BAD_DATA, "invalid_lines"),
             Self::KnownDigest => (StatusCode::CONFLICT, "the digest is known already", "known_digest"),
         }
     }
@@ -430,6 +478,17 @@ impl From<ChangeError> for ApiError {
             ChangeError::KnownDigest => Self::invalid(InvalidKind::KnownDigest, "sha256", text),
             ChangeError::TooManyKeys => Self::TooManyKeys(text),
             ChangeError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ImportError> for ApiError {
+    /// Keys and lines have the same numbers, from 0 and from 1 on.
+    fn from(ImportError { index, error }: ImportError) -> Self {
+        let error = error.into();
+        match index {
+            None => error,
+            Some(index) => Self::Line { number: index + 1, error: Box::new(error) },
         }
     }
 }

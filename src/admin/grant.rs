@@ -12,8 +12,8 @@ use crate::policy::Allow;
 use crate::policy::allow::Requirement;
 use crate::snapshot::Snapshot;
 
-/// The members of a key's actor that the server sets: a key's own members of these names are ignored.
-const RESERVED_MEMBERS: [&str; 5] = ["id", "name", "role", "key", "key_id"];
+/// The members of a key's actor that the server always sets: a key's own members of these names are ignored.
+const RESERVED_MEMBERS: [&str; 4] = ["id", "name", "role", "key_id"];
 /// The members of an actor by which an allow block can name one key or account.
 const NAMING_MEMBERS: [&str; 5] = ["id", "name", "key", "key_id", "account"];
 
@@ -31,22 +31,27 @@ pub(super) fn check(
     if role == Some(Role::Admin) {
         return Ok(());
     }
-    if let KeyOwner::Person(person) = power.owner {
-        // What a person's key can do that person can, whatever they may be next.
-        let is_own = manager.person.as_ref().is_some_and(|manager| manager.id == *person);
-        return if is_own { Ok(()) } else { Err(ExceedsGrant::Owner) };
-    }
-    if role < power.role {
-        return Err(ExceedsGrant::Role);
-    }
-    let granted = power.actor.iter().filter(|(name, _)| !RESERVED_MEMBERS.contains(&name.as_str()));
-    for (name, value) in granted {
-        if !manager.actor.member(name).is_some_and(|own| includes(own, value)) {
-            return Err(ExceedsGrant::Member);
+    match power.owner {
+        // What a person's key can do that person can, whatever they may be next: but for what its name gives.
+        KeyOwner::Person(person) => {
+            if !manager.person.as_ref().is_some_and(|manager| manager.id == *person) {
+                return Err(ExceedsGrant::Owner);
+            }
+        }
+        KeyOwner::Nobody | KeyOwner::Account(_) => {
+            if role < power.role {
+                return Err(ExceedsGrant::Role);
+            }
+            let granted = power.actor.iter().filter(|(name, _)| !RESERVED_MEMBERS.contains(&name.as_str()));
+            for (name, value) in granted {
+                if !manager.actor.member(name).is_some_and(|own| includes(own, value)) {
+                    return Err(ExceedsGrant::Member);
+                }
+            }
         }
     }
     let policies = snapshot.policies.iter().filter_map(|policy| policy.allow());
-    let admin = snapshot.admin.as_ref().and_then(|admin| admin.allow.allow());
+    let admin = snapshot.admin.iter().flat_map(|admin| admin.allow_blocks());
     if policies.chain(admin).any(|allow| names_key(allow, power)) {
         return Err(ExceedsGrant::Name);
     }

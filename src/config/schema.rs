@@ -181,6 +181,12 @@ pub const ADMIN: Schema = Fields(&[
         "Addresses and networks of proxies before this listener: the audit log believes their X-Forwarded-For.",
     ),
     ("allow", ALLOW, AllowBlock, "Who may manage keys.  By default {role: Admin}."),
+    (
+        "self_service",
+        ALLOW,
+        AllowBlock,
+        "Which people may have keys of their own: make, change, rotate and end them.  By default nobody.",
+    ),
     ("org_name", Shown, Text, "What GET /api/org says; by default Main Org."),
     (
         "login_redirect",

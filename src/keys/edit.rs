@@ -160,7 +160,7 @@ impl<T> Changed<T> {
     }
 
     /// What was changed.
-    pub fn changed(before: T, after: T) -> Self {
+    pub fn edited(before: T, after: T) -> Self {
         Self { before: Some(before), after: Some(after) }
     }
 

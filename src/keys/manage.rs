@@ -197,6 +197,16 @@ impl Keys {
         listed.inspect_err(|error| self.read_failed("list the keys", error))
     }
 
+    /// The first keys of an id above `after` that are neither revoked nor expired, with the digests of their secrets, at most
+    /// [`LIST_PAGE`](super::store::LIST_PAGE).
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn export_after(&self, after: i64) -> Result<Vec<StoredKey>, StoreError> {
+        let exported = with_timeout(LIST_TIMEOUT, self.store.export_after(after, self.clock.now())).await;
+        exported.inspect_err(|error| self.read_failed("export the keys", error))
+    }
+
     /// A key; `None` when there is no such key.
     ///
     /// # Errors

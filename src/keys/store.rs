@@ -313,6 +313,9 @@ pub trait Store: Send + Sync {
         limit: u32,
     ) -> Result<NumberedPage, StoreError>;
 
+    /// The first keys of an id above `after` that are neither revoked nor expired at this instant, at most [`LIST_PAGE`].
+    async fn export_after(&self, after: i64, now: Timestamp) -> Result<Vec<StoredKey>, StoreError>;
+
     /// One key with its last use.
     async fn get(&self, id: i64) -> Result<Option<Key>, StoreError>;
 

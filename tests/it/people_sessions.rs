@@ -164,7 +164,7 @@ impl Process {
             claims: claims.map(|claims| claims.members.clone()),
             checked_at: claims.map(|claims| claims.checked_at),
         };
-        let opened = self.keys.open_sessions(&new).await.unwrap();
+        let opened = self.keys.open_sessions(&new, &[]).await.unwrap();
         let name = |scope| match scope {
             SessionScope::Admin => "eat_session",
             SessionScope::Application => "eat_app",

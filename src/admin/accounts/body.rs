@@ -4,10 +4,11 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::admin::body::{Members, RequestBody};
-use crate::admin::error::{ApiError, InvalidKind};
-use crate::admin::keys::{policies_schema, role_schema};
-use crate::keys::name::is_name;
-use crate::keys::{EditAccount, MAX_DESCRIPTION, Role};
+use crate::admin::error::ApiError;
+use crate::admin::keys::rules::{
+    check_spelling, policies_schema, read_description, read_name, read_role, role_schema,
+};
+use crate::keys::{EditAccount, Role};
 
 /// The service account to create.
 #[derive(ToSchema)]
@@ -35,15 +36,13 @@ impl RequestBody for NewAccount {
         &["name", "role", "isDisabled", "actor", "policies", "description"];
 
     fn read(members: &mut Members) -> Result<Self, ApiError> {
-        let name = valid_name(members.required_string("name")?)?;
-        let role = members.string("role")?.map_or(Ok(Role::Viewer), |role| valid_role(&role))?;
         Ok(Self {
-            name,
-            role,
+            name: read_name(members)?,
+            role: read_role(members, "role")?.unwrap_or(Role::Viewer),
             is_disabled: members.boolean("isDisabled")?.unwrap_or(false),
             actor: members.object("actor")?.unwrap_or_default(),
             policies: members.strings("policies")?,
-            description: description(members)?,
+            description: read_description(members, "description")?,
         })
     }
 }
@@ -75,21 +74,15 @@ impl RequestBody for AccountEdit {
     const MEMBERS: &'static [&'static str] = NewAccount::MEMBERS;
 
     fn read(members: &mut Members) -> Result<Self, ApiError> {
-        let clears = ["actor", "policies", "description"].map(|field| members.has(field));
-        let [has_actor, has_policies, has_description] = clears;
-        let name = members.string("name")?.map(valid_name).transpose()?;
-        let role = members.string("role")?.map(|role| valid_role(&role)).transpose()?;
-        let is_disabled = members.boolean("isDisabled")?;
-        let actor = members.object("actor")?.unwrap_or_default();
-        let policies = members.strings("policies")?;
-        let description = description(members)?;
+        let name = members.string("name")?;
+        name.as_deref().map(check_spelling).transpose()?;
         Ok(Self {
             name,
-            role,
-            is_disabled,
-            actor: has_actor.then_some(actor),
-            policies: has_policies.then_some(policies),
-            description: has_description.then_some(description),
+            role: read_role(members, "role")?,
+            is_disabled: members.boolean("isDisabled")?,
+            actor: members.given("actor", Members::object)?.map(Option::unwrap_or_default),
+            policies: members.given("policies", Members::strings)?,
+            description: members.given("description", read_description)?,
         })
     }
 }
@@ -113,37 +106,11 @@ impl RequestBody for NewToken {
 
     fn read(members: &mut Members) -> Result<Self, ApiError> {
         Ok(Self {
-            name: valid_name(members.required_string("name")?)?,
+            name: read_name(members)?,
             seconds_to_live: members.integer("secondsToLive")?,
-            description: description(members)?,
+            description: read_description(members, "description")?,
         })
     }
-}
-
-fn valid_name(name: String) -> Result<String, ApiError> {
-    if is_name(&name) {
-        return Ok(name);
-    }
-    let problem = "a name is 1 to 190 printable characters of one script without blanks at the ends";
-    Err(ApiError::invalid(InvalidKind::Name, "name", problem))
-}
-
-fn valid_role(role: &str) -> Result<Role, ApiError> {
-    let invalid = || ApiError::invalid(InvalidKind::Role, "role", "expected Viewer, Editor or Admin");
-    Role::parse(role).ok_or_else(invalid)
-}
-
-/// A description: an empty one is none.
-fn description(members: &mut Members) -> Result<Option<String>, ApiError> {
-    let Some(text) = members.string("description")?.filter(|text| !text.is_empty()) else {
-        return Ok(None);
-    };
-    let is_printable = !text.chars().any(char::is_control);
-    if is_printable && text.chars().take(MAX_DESCRIPTION + 1).count() <= MAX_DESCRIPTION {
-        return Ok(Some(text));
-    }
-    let problem = format!("a description is at most {MAX_DESCRIPTION} printable characters");
-    Err(ApiError::invalid(InvalidKind::Description, "description", problem))
 }
 
 #[cfg(test)]
@@ -151,11 +118,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::admin::body::read_members;
 
     fn read<T: RequestBody>(body: &Value) -> Result<T, &'static str> {
-        let mut members =
-            Members::parse(body.to_string().as_bytes(), T::MEMBERS).map_err(|error| error.reason())?;
-        T::read(&mut members).map_err(|error| error.reason())
+        read_members(body.to_string().as_bytes()).map_err(|error| error.reason())
     }
 
     #[test]

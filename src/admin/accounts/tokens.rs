@@ -8,6 +8,7 @@ use axum::response::Response;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Map;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::AccountId;
@@ -16,10 +17,12 @@ use crate::admin::audit::ChangeAttempt;
 use crate::admin::auth::{Manager, Writable};
 use crate::admin::body::{Json, Message};
 use crate::admin::error::{ApiError, InvalidKind};
-use crate::admin::keys::{IssuedKey, expiry, list_all};
+use crate::admin::keys::IssuedKey;
+use crate::admin::keys::rules::{check_name, expiry};
+use crate::admin::keys::stream::{self, KeyWriter, Pages};
 use crate::admin::responses::{AccountNotFoundErrors, BodyErrors, CallerErrors, PermissionErrors};
 use crate::admin::{Admin, with_store_timeout};
-use crate::keys::store::{AccountRef, ChangeError, KeyFilter};
+use crate::keys::store::{AccountRef, ChangeError, KeyFilter, ListPosition};
 use crate::keys::{CreateKey, Key, KeyOwner, Power, Status};
 
 /// A token of a service account.
@@ -110,8 +113,47 @@ pub(in crate::admin) async fn list(
 ) -> Result<Response, ApiError> {
     let account = admin.account(id).await?;
     let filter = KeyFilter { account: Some(AccountRef::Id(account.id)), ..KeyFilter::default() };
-    let now = admin.clock.now();
-    list_all(admin, filter, move |key| AccountToken::new(key, now)).await
+    let (now, permit) = (admin.clock.now(), admin.list_permit().await?);
+    let next = Some(ListPosition::START);
+    stream::respond(TokenList { admin, filter, now, next, is_first: true, _permit: permit }).await
+}
+
+/// The list of all tokens of an account, a JSON array.
+struct TokenList {
+    admin: Arc<Admin>,
+    filter: KeyFilter,
+    /// What is expired was so then.
+    now: Timestamp,
+    /// Where the next page begins; `None` after the last one.
+    next: Option<ListPosition>,
+    /// No page was written yet.
+    is_first: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Pages for TokenList {
+    const MEDIA_TYPE: &'static str = "application/json";
+
+    fn is_done(&self) -> bool {
+        self.next.is_none()
+    }
+
+    async fn next_page(mut self) -> Result<Option<(Vec<u8>, Self)>, ApiError> {
+        let Some(position) = &self.next else {
+            return Ok(None);
+        };
+        let page = with_store_timeout(self.admin.keys.list_after(&self.filter, position)).await??;
+        let mut writer = KeyWriter::new();
+        for key in page.keys {
+            writer.punctuate(if std::mem::take(&mut self.is_first) { b"[" } else { b"," });
+            writer.write(&AccountToken::new(key, self.now)).await?;
+        }
+        self.next = page.next;
+        if self.next.is_none() {
+            writer.punctuate(if self.is_first { b"[]" } else { b"]" });
+        }
+        Ok(Some((writer.into_text(), self)))
+    }
 }
 
 /// Create a token of a service account
@@ -144,6 +186,7 @@ pub(in crate::admin) async fn create(
     let account = admin.managed_account(id, &manager, &attempt).await?;
     let snapshot = admin.authorizer.snapshot();
     let settings = snapshot.keys.as_ref().ok_or(ApiError::Internal)?;
+    check_name(&name, &manager, &snapshot)?;
     let expires_at = expiry(seconds_to_live.unwrap_or(0), settings, admin.clock.now())?;
     let new = CreateKey {
         name,
@@ -165,7 +208,7 @@ pub(in crate::admin) async fn create(
     }
     let (key, secret) = created?;
     attempt.log_change("API key created", manager.principal(), None, Some(&key));
-    Ok(Json(IssuedKey { id: key.id, name: key.name, key: secret }))
+    Ok(Json(IssuedKey::new(&key, secret)))
 }
 
 /// Delete a token of a service account

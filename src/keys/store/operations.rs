@@ -131,6 +131,10 @@ impl<D: Database> Store for D {
         keys::list_page(self.begin_reading().await?, filter, order, offset, limit).await
     }
 
+    async fn export_after(&self, after: i64, now: Timestamp) -> Result<Vec<StoredKey>, StoreError> {
+        keys::export_after(self.begin_reading().await?, after, now).await
+    }
+
     async fn get(&self, id: i64) -> Result<Option<Key>, StoreError> {
         keys::get(self.begin_reading().await?, id).await
     }

@@ -35,7 +35,7 @@ ALTER TABLE api_keys
     ADD CONSTRAINT api_keys_owner CHECK (
         (owner_source IS NULL) = (owner_subject IS NULL) AND (account_id IS NULL OR owner_source IS NULL));
 
-DROP INDEX api_keys_by_name;
+DROP INDEX IF EXISTS api_keys_by_name;
 CREATE INDEX api_keys_by_folded_name ON api_keys (coalesce(folded_name, lower(name)));
 CREATE INDEX api_keys_by_account ON api_keys (account_id) WHERE account_id IS NOT NULL;
 CREATE INDEX api_keys_by_owner ON api_keys (owner_subject, owner_source) WHERE owner_subject IS NOT NULL;
@@ -67,7 +67,7 @@ END
 $$;
 
 -- Not last_used_at, uses, last_address and description: they change nothing for those that check the key.
-DROP TRIGGER api_keys_log ON api_keys;
+DROP TRIGGER IF EXISTS api_keys_log ON api_keys;
 CREATE CONSTRAINT TRIGGER api_keys_log AFTER INSERT OR DELETE OR UPDATE OF id, name, role, actor, policies,
     digest, previous_digest, previous_until, created_at, created_by, expires_at, revoked_at, revoked_by,
     account_id, owner_source, owner_subject, disabled_at

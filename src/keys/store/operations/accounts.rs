@@ -63,12 +63,12 @@ pub async fn edit<T: StoreTransaction>(
     let sql = transaction.sql();
     transaction.execute(&sql.accounts.update, &rows::changed_account_values(&after)).await?;
     let after = read(&mut transaction, id).await?.ok_or(ChangeError::AccountNotFound)?;
-    let changed = Changed::changed(&before, &after);
+    let changed = Changed::edited(&before, &after);
     let row = NewAuditRow::of(author, Action::ACCOUNT_CHANGED, now).account(&changed);
     // The name that it had is not given again: policies may speak of it.
     let freed = (folded(&after.name) != folded(&before.name)).then(|| folded(&before.name));
     audit::write_about(&mut transaction, &[row], freed.as_deref()).await?;
-    Ok(transaction.commit(gate, Changed::changed(before, after), true).await?)
+    Ok(transaction.commit(gate, Changed::edited(before, after), true).await?)
 }
 
 /// Deletes an account and its keys.  Gives it, and the ids of the keys.

@@ -30,6 +30,8 @@ pub async fn create<T: StoreTransaction>(
     transaction.lock(gate).await?;
     check_quota(&mut transaction, quota, 1).await?;
     let stored = insert(&mut transaction, new, new.created_at).await?;
+    // An allow block may speak of the id that it got.
+    grant_check(&Power::of_key(&stored.key, account.as_ref()))?;
     let row = NewAuditRow::of(author, Action::KEY_CREATED, new.created_at)
         .key(&Changed::created(&stored.key), account.as_ref());
     audit::write(&mut transaction, &[row]).await?;
@@ -96,10 +98,10 @@ pub async fn edit<T: StoreTransaction>(
     let sql = transaction.sql();
     transaction.execute(&sql.keys.update, &rows::changed_key_values(&after)).await?;
     let after = read(&mut transaction, id).await?;
-    let changed = Changed::changed(&before.key, &after.key);
+    let changed = Changed::edited(&before.key, &after.key);
     let row = NewAuditRow::of(author, Action::KEY_CHANGED, now).key(&changed, account.as_ref());
     audit::write(&mut transaction, &[row]).await?;
-    Ok(transaction.commit(gate, Changed::changed(before, after), true).await?)
+    Ok(transaction.commit(gate, Changed::edited(before, after), true).await?)
 }
 
 /// Replaces a key's secret.
@@ -124,10 +126,10 @@ pub async fn rotate<T: StoreTransaction>(
     let values = values![id, until, digest, expires_at];
     transaction.execute(&sql.keys.rotate, &values).await?;
     let after = read(&mut transaction, id).await?;
-    let changed = Changed::changed(&before.key, &after.key);
+    let changed = Changed::edited(&before.key, &after.key);
     let row = NewAuditRow::of(author, Action::KEY_ROTATED, now).key(&changed, account.as_ref());
     audit::write(&mut transaction, &[row]).await?;
-    Ok(transaction.commit(gate, Changed::changed(before, after), true).await?)
+    Ok(transaction.commit(gate, Changed::edited(before, after), true).await?)
 }
 
 /// Revokes a key and deletes its previous secret.  A revoked key stays as it is.
@@ -142,17 +144,17 @@ pub async fn revoke<T: StoreTransaction>(
     let (before, account) = lock_key(&mut transaction, id, author).await?;
     grant_check(&Power::of_key(&before.key, account.as_ref()))?;
     if before.key.revoked_at.is_some() {
-        let unchanged = Changed::changed(before.clone(), before);
+        let unchanged = Changed::edited(before.clone(), before);
         return Ok(transaction.commit(gate, unchanged, false).await?);
     }
     let sql = transaction.sql();
     let values = values![rows::ids_text(&[id]), now, author.id.as_str()];
     transaction.execute(&sql.keys.revoke, &values).await?;
     let after = read(&mut transaction, id).await?;
-    let changed = Changed::changed(&before.key, &after.key);
+    let changed = Changed::edited(&before.key, &after.key);
     let row = NewAuditRow::of(author, Action::KEY_REVOKED, now).key(&changed, account.as_ref());
     audit::write(&mut transaction, &[row]).await?;
-    Ok(transaction.commit(gate, Changed::changed(before, after), true).await?)
+    Ok(transaction.commit(gate, Changed::edited(before, after), true).await?)
 }
 
 /// Revokes the keys that are wanted: all of them, or none.  Gives them as they are then.
@@ -192,7 +194,7 @@ pub async fn revoke_many<T: StoreTransaction>(
         .zip(&after)
         .map(|(before, after)| {
             NewAuditRow::of(author, Action::KEY_REVOKED, now)
-                .key(&Changed::changed(&before.key, &after.key), account_of(&after.key))
+                .key(&Changed::edited(&before.key, &after.key), account_of(&after.key))
         })
         .collect();
     audit::write(&mut transaction, &rows).await?;
@@ -243,6 +245,18 @@ pub async fn list_page<T: StoreTransaction>(
     let rows: Vec<KeyRow> = transaction.rows(&sql, &values).await?;
     transaction.end().await?;
     Ok(NumberedPage { keys: rows::keys(rows), total: total.unsigned_abs() })
+}
+
+/// The first live keys of an id above `after`, with their digests.
+pub async fn export_after<T: StoreTransaction>(
+    mut transaction: T,
+    after: i64,
+    now: Timestamp,
+) -> Result<Vec<StoredKey>, StoreError> {
+    let sql = transaction.sql();
+    let rows: Vec<KeyRow> = transaction.rows(&sql.keys.export, &values![after, now]).await?;
+    transaction.end().await?;
+    Ok(rows.into_iter().filter_map(rows::key).collect())
 }
 
 /// One key.

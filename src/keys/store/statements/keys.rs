@@ -20,6 +20,8 @@ pub struct KeyStatements {
     /// Lets the first `$3` keys expire at `$1` that are live then and were last used, or else created, at `$2` or
     /// before, and gives their rows.
     pub expire_idle: String,
+    /// The next keys with an id above `$1` that are live at `$2`.
+    pub export: String,
     /// The key of id `$1`.
     pub by_id: String,
     /// The same, locked.
@@ -78,6 +80,10 @@ impl KeyStatements {
                      ) {expire} FROM idle WHERE id = idle_id RETURNING {key}"
                 ),
             },
+            export: format!(
+                "SELECT {key} FROM api_keys WHERE id > $1 AND {} ORDER BY id LIMIT {LIST_PAGE}",
+                dialect.is_live(2)
+            ),
             by_id: format!("SELECT {key} FROM api_keys WHERE id = $1"),
             lock: format!("SELECT {key} FROM api_keys WHERE id = $1{}", dialect.for_update()),
             by_digest: format!(
