@@ -383,7 +383,7 @@ mod tests {
     use std::path::Path;
     use std::sync::atomic::{AtomicI64, Ordering};
 
-    use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
+    use crate::attributes::{Attributes, ClientAddress, Encoding, Header, Headers, Http};
     use crate::config::{Config, ProcessEnvironment, Source};
     use crate::identity::Sources;
     use crate::identity::passwords::Passwords;
@@ -492,7 +492,8 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
         async fn check_with(&self, name: &str, value: &str) -> Result<(), DenyReason> {
             let header = Header { name: name.as_bytes(), value: value.as_bytes() };
             let headers = Headers::new(Encoding::Lines, vec![header]);
-            let http = Http { method: b"GET", host: b"h", path: b"/", headers };
+            let http =
+                Http { method: b"GET", host: b"h", path: b"/", headers, client: ClientAddress::Unknown };
             let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
             self.authorizer.authorize(&request, None).await.verdict.map(|_| ())
         }

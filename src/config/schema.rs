@@ -291,6 +291,25 @@ pub const KEYS: Schema = Fields(&[
         "A key that was not used for so long expires: a duration such as 180d.  By default never.",
     ),
     (
+        "default_seconds_to_live",
+        Shown,
+        Integer,
+        "The life that the page and the command line propose for a key; 0: it never expires.  By default 7776000, 90 days.",
+    ),
+    (
+        "person_max_idle",
+        Shown,
+        Text,
+        "How long after they logged in last the keys of people of a directory or a provider work.  By default 30d.",
+    ),
+    (
+        "tell_expiry",
+        Shown,
+        Text,
+        "How long before a key or token expires answers say so, by the header x-token-expires: off, or a duration such as 14d.  \
+         By default off.",
+    ),
+    (
         "unavailable",
         Unknown,
         Word(&["deny", "error"]),

@@ -19,8 +19,9 @@ impl Keys {
         self.index.find(digest, now)
     }
 
-    /// The key of a digest was used at this instant, from this address where it is known.
-    pub fn record_use(&self, digest: &TokenDigest, now: Timestamp, address: Option<IpAddr>) {
+    /// The key of a digest was used at this instant, from this address where it is known.  The address is looked at where
+    /// the use is to be written: at most once a minute.
+    pub fn record_use(&self, digest: &TokenDigest, now: Timestamp, address: impl FnOnce() -> Option<IpAddr>) {
         self.index.record_use(digest, now, address);
     }
 

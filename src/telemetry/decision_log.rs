@@ -108,6 +108,9 @@ fn written(mut line: LogLine, check: &CheckRecord<'_>, sample: u64) -> Vec<u8> {
         if let Some(id) = principal.id {
             line.number("credential.id", id);
         }
+        if let Some(owner) = principal.owner_name() {
+            line.text("credential.owner", &printable(owner.as_bytes()));
+        }
         if let Some(source) = principal.source() {
             line.text("credential.source", source.as_str());
         }

@@ -104,6 +104,19 @@ impl IndexEntry {
             && self.optional == other.optional
     }
 
+    /// The person whose it is, unless it is revoked.
+    pub fn owner(&self) -> Option<&PersonId> {
+        self.person().filter(|_| !self.is_revoked)
+    }
+
+    /// The person whose it is.
+    pub fn person(&self) -> Option<&PersonId> {
+        match &self.owner {
+            Owner::Person(person, _) => Some(person),
+            Owner::Nobody(_) | Owner::Account(..) => None,
+        }
+    }
+
     /// Whether it is neither revoked nor disabled, and its account neither.
     pub fn is_usable(&self) -> bool {
         !self.is_revoked && !self.is_disabled && !self.is_account_disabled()
@@ -199,10 +212,7 @@ impl std::fmt::Debug for PersonKey {
 impl PersonKey {
     /// The person; `None` for a key that is nobody's or an account's, which this never is.
     pub fn person(&self) -> Option<&PersonId> {
-        match &self.0.owner {
-            Owner::Person(person, _) => Some(person),
-            Owner::Nobody(_) | Owner::Account(..) => None,
-        }
+        self.0.person()
     }
 
     /// The principal of the key while its person is this one: their actor with the lower one of the two roles, and of
