@@ -295,7 +295,7 @@ impl Sources {
     /// Who knows who people are: a process with an admin listener does, unless it only reads the store.
     fn people_decided_by(&self, snapshot: &Snapshot) -> DecidedBy {
         let may_write = self.keys.as_ref().is_some_and(|keys| !keys.is_read_only());
-        if snapshot.admin.is_some() && may_write { DecidedBy::Us } else { DecidedBy::Records }
+        if snapshot.serves_admin && may_write { DecidedBy::Us } else { DecidedBy::Records }
     }
 
     fn decides_people(&self, snapshot: &Snapshot) -> bool {

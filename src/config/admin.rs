@@ -286,8 +286,13 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
     let node = section?;
     let what = "a mapping such as {listen: \"127.0.0.1:9192\"}";
     let fields = reader.fields(node, what, &schema::ADMIN).unwrap_or_else(|| Reader::no_fields(node));
+    let over_tls = fields.get("tls").is_some();
+    let fields = if reader.serves_listeners { fields } else { fields.without(&["listen", "tls"]) };
     let listen_node = fields.get("listen");
-    let tls = tls::read(reader, fields.get("tls"));
+    let mut tls = tls::read(reader, fields.get("tls"));
+    if over_tls {
+        tls.transport = Transport::Tls;
+    }
     let danger = "try to log in and to manage keys";
     let listen = read_listen(reader, listen_node, danger, tls.protection, DEFAULT_LISTEN);
     let allow = match fields.get("allow") {

@@ -36,7 +36,7 @@ const TLS_FILES: [(&str, &[u8]); 11] = tls_files!(
     "cut.crt"
 );
 
-fn given() -> Given {
+pub(super) fn given() -> Given {
     let variables = [
         ("BOT_TOKEN", BOT_TOKEN),
         ("OTHER_TOKEN", "eat_VUTSRQPONMLKJIHGFEDCBA98765432100mtEjX"),

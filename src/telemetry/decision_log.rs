@@ -25,7 +25,9 @@ pub const MAX_VALUE: usize = 256;
 pub const POLICY_BY_ENVOY: &str = "context_extensions";
 
 /// Which decisions are logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(clap::ValueEnum))]
 pub enum LogDecisions {
     /// Each of them.
     All,

@@ -40,7 +40,7 @@ use crate::harness::MAX_WAIT;
 use crate::harness::postgres::{PASSWORD, Postgres};
 
 /// When every scenario begins.
-const START: i64 = 1_767_225_600;
+pub(crate) const START: i64 = 1_767_225_600;
 
 /// A new database, with a way in past the program.
 pub(crate) enum Database {

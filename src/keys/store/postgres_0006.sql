@@ -181,5 +181,13 @@ BEGIN
             EXECUTE format('GRANT EXECUTE ON FUNCTION api_forget_audit(BIGINT) TO %s', granted.grantee);
         END IF;
     END LOOP;
+    -- Default privileges may have granted more: nobody but the owner changes what the audit says.
+    FOR granted IN
+        SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS grantee
+        FROM pg_class, aclexplode(relacl)
+        WHERE oid = 'api_audit'::regclass AND grantee <> relowner
+    LOOP
+        EXECUTE format('REVOKE UPDATE, DELETE, TRUNCATE ON api_audit FROM %s', granted.grantee);
+    END LOOP;
 END
 $$;
