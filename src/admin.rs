@@ -19,6 +19,7 @@ mod grafana;
 mod grant;
 mod history;
 mod host;
+pub(crate) mod introspection;
 mod keys;
 mod login;
 mod openapi;
@@ -95,6 +96,7 @@ pub struct Admin {
     audit_log: AuditLog,
     providers: Providers,
     log_in_limiter: login::Limiter,
+    unknown_tokens: introspection::Limiter,
     log_in_permits: Semaphore,
 }
 
@@ -112,6 +114,7 @@ impl Admin {
         let list_permits = Arc::new(Semaphore::new(MAX_LISTS));
         let providers = Providers::new(clock.clone());
         let log_in_limiter = login::Limiter::new(clock.clone());
+        let unknown_tokens = introspection::Limiter::new(clock.clone());
         Self {
             authorizer,
             keys,
@@ -123,6 +126,7 @@ impl Admin {
             audit_log,
             providers,
             log_in_limiter,
+            unknown_tokens,
             log_in_permits: Semaphore::new(MAX_PROVIDER_LOG_INS),
         }
     }
@@ -158,6 +162,7 @@ fn api() -> Vec<(&'static str, MethodRouter<Arc<Admin>>)> {
         ("/api/auth/keys/{id}/rotate", post(keys::changes::rotate)),
         ("/api/auth/sessions", delete(session::end)),
         ("/api/auth/audit", get(audit_list::list)),
+        ("/api/auth/introspect", post(introspection::introspect)),
         ("/api/serviceaccounts", post(accounts::create)),
         ("/api/serviceaccounts/search", get(accounts::search)),
         (
@@ -334,7 +339,7 @@ impl Admin {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if status == StatusCode::UNAUTHORIZED {

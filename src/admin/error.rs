@@ -108,6 +108,12 @@ pub enum ApiError {
         #[source]
         error: Box<ApiError>,
     },
+    /// `Content-Type` is not that of a form.
+    #[error("Content-Type must be application/x-www-form-urlencoded")]
+    NotForm,
+    /// The caller asked about too many tokens that nobody knows.
+    #[error("Too many unknown tokens: ask again in a second")]
+    TooManyUnknown,
     /// The key store is only read (`keys.read_only`), so nothing can be changed.
     #[error("The key store is read only here")]
     ReadOnly,
@@ -164,6 +170,8 @@ impl ApiError {
             Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),
             Self::NotJsonLines => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json_lines"),
             Self::Line { error, .. } => error.answer(),
+            Self::NotForm => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_form"),
+            Self::TooManyUnknown => (StatusCode::TOO_MANY_REQUESTS, "too_many_unknown"),
             Self::ReadOnly => (StatusCode::FORBIDDEN, "read_only"),
             Self::Store(_) | Self::StoreTimeout => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::AuditUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable"),
@@ -218,6 +226,8 @@ impl ApiError {
             | Self::BodyTooLarge
             | Self::NotJson
             | Self::NotJsonLines
+            | Self::NotForm
+            | Self::TooManyUnknown
             | Self::ReadOnly
             | Self::Store(_)
             | Self::StoreTimeout

@@ -20,6 +20,8 @@ pub(super) struct AccountNotFoundErrors;
 pub(super) struct BodyErrors;
 /// The error of a call that conflicts with another key, or with the state of this one.
 pub(super) struct ConflictErrors;
+/// The error of a call that tries what may be unknown.
+pub(super) struct TooManyErrors;
 /// The errors of a log-out.
 pub(super) struct LogOutErrors;
 
@@ -70,6 +72,12 @@ impl IntoResponses for ConflictErrors {
     }
 }
 
+impl IntoResponses for TooManyErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        errors(&[StatusCode::TOO_MANY_REQUESTS])
+    }
+}
+
 impl IntoResponses for LogOutErrors {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         errors(&[StatusCode::FORBIDDEN, StatusCode::SERVICE_UNAVAILABLE])
@@ -100,6 +108,7 @@ fn describe(status: StatusCode) -> &'static str {
         StatusCode::REQUEST_TIMEOUT => "The body did not arrive within 10 seconds",
         StatusCode::CONFLICT => "The name is taken; the key is dead or disabled; the digest is known already",
         StatusCode::PAYLOAD_TOO_LARGE => "The body has more than 64 KiB, or 1 MiB where it is one of lines",
+        StatusCode::TOO_MANY_REQUESTS => "The caller asked about too many unknown tokens within a second",
         StatusCode::UNSUPPORTED_MEDIA_TYPE => {
             "The body is not application/json, or application/x-ndjson where it is one of lines"
         }
