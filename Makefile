@@ -16,7 +16,7 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test soak kill-store test-bodies fuzz dist deb image test-shipped release-check bench bench-keys bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo test soak kill-store test-bodies fuzz dist deb image test-shipped release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; sends its requests with curl,'
@@ -32,6 +32,7 @@ help:
 	@echo 'make release-check  what must hold before a release: advisories, two equal builds, SBOM'
 	@echo 'make bench   this server beside an allow-all one'
 	@echo 'make bench-keys  a million stored keys: loading, memory, Checks'
+	@echo 'make bench-accounts  100,000 keys of 1,000 service accounts: memory, Checks'
 	@echo 'make bench-store  Checks while a store of KEYS=1000000 fails or says much; REPLICAS=10 at once'
 	@echo 'make bench-directory  Checks and log-ins beside GUESSES=5000 passwords a second at a directory'
 	@echo 'make lint    formatting, clippy and rustdoc, warnings are errors'
@@ -110,6 +111,9 @@ bench: need-rust need-python
 
 bench-keys: need-rust need-python
 	benches/run.sh keys
+
+bench-accounts: need-rust need-python
+	benches/run.sh accounts
 
 KEYS ?= 1000000
 REPLICAS ?= 10

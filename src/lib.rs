@@ -118,12 +118,14 @@
 //! | passwords remembered; failures | a count, the oldest goes first; five of each configured user |
 //! | questions to a directory; connections to it | `MAX_QUESTIONS`, each with an end in time ([`directory`]); `MAX_CONNECTIONS` of each kind for each server |
 //! | questions about passwords and about people with sessions | `MAX_PENDING` and, from Checks, `MAX_QUESTIONS_PER_SECOND`; `MAX_RECHECKS` ([`identity::people`]) |
+//! | questions about the people who own keys | one at a time, once an hour each ([`identity::people`]) |
 //! | what is remembered of a directory's people | `MAX_PAIRS`, `MAX_COUNTED_ENTRIES`, `MAX_REMEMBERED` ([`identity::people`]): the oldest goes first, but no count of wrong passwords |
 //! | what a directory answers | `MAX_ANSWER_BYTES`, `MAX_GROUPS` ([`directory`]) |
 //! | requests to a provider | `MAX_REQUESTS` to each at a time, each with an end in time ([`provider`]) |
 //! | what a provider answers; its keys | `MAX_ANSWER_BYTES`, `MAX_KEYS` ([`provider`]) |
 //! | uses of keys and sessions to be written down | a flag at each: one message is on its way to the follower ([`keys::usage`]) |
 //! | keys, sessions | `keys.max`; [`MAX_SESSIONS_PER_PERSON`](keys::sessions::MAX_SESSIONS_PER_PERSON) of each scope, and dead ones for an hour |
+//! | rows of the audit in the store | 400 days and [`MAX_ROWS`](keys::audit::MAX_ROWS), deleted once an hour |
 //! | records of people | [`MAX_PEOPLE`](keys::people::MAX_PEOPLE): the one that ended, or was seen, longest ago is evicted; ended ones are deleted after 400 days |
 //! | log lines | a bounded channel that drops and counts ([`telemetry::logging`]) |
 //! | spans | a bounded queue that drops and counts ([`telemetry::traces`]) |

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use envoy_auth_tokens::attributes::{Attributes, Encoding, Header, Headers, Http};
+use envoy_auth_tokens::attributes::{Attributes, ClientAddress, Encoding, Header, Headers, Http};
 use envoy_auth_tokens::decision::Decision;
 use envoy_auth_tokens::deny_reason::DenyReason;
 use envoy_auth_tokens::policy::Permit;
@@ -342,7 +342,8 @@ fn attributes<'a>(
         Header { name, value }
     });
     let headers = Headers::new(Encoding::Lines, headers.collect());
-    Attributes { http: Some(Http { method, host, path, headers }), policy, misspelled_policy: None }
+    let http = Http { method, host, path, headers, client: ClientAddress::Unknown };
+    Attributes { http: Some(http), policy, misspelled_policy: None }
 }
 
 /// A request that waits, copied.

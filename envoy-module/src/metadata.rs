@@ -42,6 +42,7 @@ fn put_field(message: &mut Vec<u8>, name: &str, put_value: impl FnOnce(&mut Vec<
 fn put_metadata_value(message: &mut Vec<u8>, value: &MetadataValue<'_>) {
     match value {
         MetadataValue::Text(text) => put_bytes(message, TEXT, text.as_bytes()),
+        MetadataValue::Composed(text) => put_bytes(message, TEXT, text.as_bytes()),
         MetadataValue::Integer(number) => put_value(message, &Value::from(*number)),
         MetadataValue::Members(members) => put_members(message, members),
         MetadataValue::Object(fields) => put_message(message, STRUCT, |object| {

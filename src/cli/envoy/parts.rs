@@ -8,6 +8,7 @@ use std::path::Path;
 use super::endpoint::Endpoint;
 use super::settings::EnvoySettings;
 use super::yaml::quoted;
+use crate::answer::TOKEN_EXPIRES;
 use crate::policy::{Override, OverrideKind};
 
 /// Headers that decisions read beside the credentials, each group with the reason.
@@ -305,6 +306,15 @@ pub fn bootstrap(settings: &EnvoySettings, config: &Path) -> String {
     let clusters = indent(2, &(application + &cluster(settings)));
     let config = config.display().to_string();
     let config = config.escape_debug();
+    let own_headers = if settings.tells_expiry {
+        format!(
+            "            # The server says it, and not the application, whose answer loses it before.
+            response_headers_to_remove: [{TOKEN_EXPIRES}]
+"
+        )
+    } else {
+        String::new()
+    };
     format!(
         r#"# Envoy in front of one application.  It fits {config}.
 # Print it anew when `ext_authz`, `credentials`, `forward_credentials`, `keys` or `actor_headers` change.
@@ -322,7 +332,7 @@ static_resources:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: ingress
           codec_type: AUTO
-{manager}{ROUTES}          http_filters:
+{manager}{ROUTES}{own_headers}          http_filters:
 {filter}          - name: envoy.filters.http.router
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router

@@ -212,6 +212,12 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
         "Make a new key. The audit log says who ended this one. After a restore of the store: `keys accept-history`.",
     ),
     advice(
+        "disabled_token",
+        "The API key, or the service account whose it is, is disabled; or the account or the person whose it is is gone.",
+        Administrator,
+        "`keys show NAME` says which. Enable the key or the account (`keys enable`), or make a new key.",
+    ),
+    advice(
         "wrong_password",
         "No user has this name, or the password is wrong. The answer does not say which.",
         Client,

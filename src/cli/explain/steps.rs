@@ -441,6 +441,7 @@ fn answer_shown(answer: &CheckResponse) -> ExplainedAnswer {
         set_headers: Vec::new(),
         remove_headers: Vec::new(),
         remove_query_parameters: Vec::new(),
+        set_response_headers: Vec::new(),
         metadata,
     };
     match &answer.http_response {
@@ -448,6 +449,7 @@ fn answer_shown(answer: &CheckResponse) -> ExplainedAnswer {
             shown.set_headers = headers_shown(&ok.headers);
             shown.remove_headers = ok.headers_to_remove.clone();
             shown.remove_headers.retain(|name| name != STAND_IN);
+            shown.set_response_headers = headers_shown(&ok.response_headers_to_add);
             shown.remove_query_parameters = ok.query_parameters_to_remove.clone();
         }
         Some(HttpResponse::DeniedResponse(denied) | HttpResponse::ErrorResponse(denied)) => {

@@ -802,6 +802,7 @@ mod tests {
             actor: "{}".to_owned(),
             role: Some(role.to_owned()),
             binding: "01".repeat(32),
+            claims: None,
             seen_at: 0,
             ended_at: None,
         };
