@@ -60,7 +60,7 @@ use crate::server::connection_limit::LimitedListener;
 use crate::server::http1;
 use crate::server::tls::Acceptor;
 use crate::telemetry::audit_log::{AuditLog, Reservation};
-use audit::ChangeAttempt;
+use audit::{ChangeAttempt, Denials};
 use error::ApiError;
 
 /// The largest body of a request, in bytes.
@@ -94,6 +94,7 @@ pub struct Admin {
     change_permits: Arc<Semaphore>,
     list_permits: Arc<Semaphore>,
     audit_log: AuditLog,
+    denials: Arc<Denials>,
     providers: Providers,
     log_in_limiter: login::Limiter,
     unknown_tokens: introspection::Limiter,
@@ -124,6 +125,7 @@ impl Admin {
             change_permits,
             list_permits,
             audit_log,
+            denials: Arc::default(),
             providers,
             log_in_limiter,
             unknown_tokens,
@@ -133,16 +135,20 @@ impl Admin {
 }
 
 /// Serves the API and the page, over TLS with an acceptor, until `shutdown`.  Then it waits for the requests in flight
-/// and for the changes whose client has disconnected.
+/// for the changes whose client has disconnected, and for the rows of denials.
 pub async fn serve(
     listener: LimitedListener,
     tls: Option<Arc<Acceptor>>,
     admin: Arc<Admin>,
     shutdown: CancellationToken,
 ) {
-    http1::serve(listener, tls, router(Arc::clone(&admin)), shutdown).await;
-    admin.changes.close();
-    admin.changes.wait().await;
+    let requests = async {
+        http1::serve(listener, tls, router(Arc::clone(&admin)), shutdown).await;
+        admin.changes.close();
+        admin.changes.wait().await;
+        admin.denials.close();
+    };
+    tokio::join!(requests, admin.denials.write(&admin.keys, &admin.audit_log));
 }
 
 /// The routes of the API.

@@ -2,6 +2,9 @@
 //!
 //! A line says who did what, from which address, to which key, and how it ended.  It never holds a secret.  What is
 //! known of a change is collected in its [`ChangeAttempt`], so that the middleware can log every denial, whatever its cause.
+//! Rows of the same stand in the store: a change's is written in its transaction, a denial's after it ([`denials`]).
+
+mod denials;
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,9 +14,11 @@ use axum::response::Response;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Admin, accounts};
+pub(super) use self::denials::Denials;
 use super::address::client_address;
 use super::error::{ApiError, Failure};
+use super::{Admin, accounts};
+use crate::clock::Clock;
 use crate::credential::Principal;
 use crate::keys::audit::{Action, NewAuditRow, account_state, key_state};
 use crate::keys::{Account, Key, Role};
@@ -27,10 +32,15 @@ pub(super) struct ChangeAttempt(Arc<AttemptDetails>);
 
 struct AttemptDetails {
     log: AuditLog,
+    /// Where rows of denials go; `None` where the store is only read.
+    denials: Option<Arc<Denials>>,
+    clock: Clock,
     /// The message of the line when the change is denied.
     denial_message: &'static str,
     address: Arc<str>,
     key_id: Option<i64>,
+    /// That of the service account in the path.
+    account_in_path: Option<i64>,
     caller: OnceLock<Arc<Principal>>,
     user: OnceLock<Arc<str>>,
     source: OnceLock<ProviderName>,
@@ -44,6 +54,12 @@ struct AttemptedAccount {
     id: Option<i64>,
     name: String,
     role: Role,
+}
+
+impl AttemptDetails {
+    fn account_id(&self) -> Option<i64> {
+        self.account.get().and_then(|account| account.id).or(self.account_in_path)
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for ChangeAttempt {
@@ -61,13 +77,17 @@ impl ChangeAttempt {
     pub(super) fn from_request(admin: &Admin, parts: &mut Parts) -> Option<Self> {
         let (method, path) = (parts.method.as_str(), parts.uri.path());
         let of_account = accounts::denial_message(method, path);
-        let of_account = of_account.map(|(message, _, key)| (message, key));
-        let (denial_message, id) = of_account.or_else(|| denial_message(method, path))?;
+        let of_account = of_account.map(|(message, account, key)| (message, key, account));
+        let of_key = || denial_message(method, path).map(|(message, key)| (message, key, None));
+        let (denial_message, id, account) = of_account.or_else(of_key)?;
         let attempt = Self(Arc::new(AttemptDetails {
             log: admin.audit_log.clone(),
+            denials: (!admin.keys.is_read_only()).then(|| Arc::clone(&admin.denials)),
+            clock: admin.clock.clone(),
             denial_message,
             address: client_address(parts, admin.authorizer.snapshot().admin.as_deref()),
             key_id: id.and_then(|id| id.parse().ok()),
+            account_in_path: account.and_then(|id| id.parse().ok()),
             caller: OnceLock::new(),
             user: OnceLock::new(),
             source: OnceLock::new(),
@@ -124,8 +144,10 @@ impl ChangeAttempt {
             source,
             key,
             account,
+            ..
         } = &*self.0;
         let status = status.as_u16();
+        self.store_denial(status, reason);
         let Some(caller) = caller.get() else {
             let denial = UnauthenticatedAttempt {
                 message,
@@ -144,13 +166,41 @@ impl ChangeAttempt {
             key.id = key_id,
             key.name = key.get().map(|(name, _)| &**name),
             key.role = key.get().and_then(|(_, role)| role.map(Role::as_str)),
-            account.id = account.get().and_then(|account| account.id),
+            account.id = self.0.account_id(),
             account.name = account.get().map(|account| &*account.name),
             account.role = account.get().map(|account| account.role.as_str()),
             status,
             reason,
             "{message}"
         );
+    }
+
+    /// Has the denial written into the store.
+    fn store_denial(&self, status: u16, reason: &str) {
+        let details = &*self.0;
+        let Some(denials) = &details.denials else {
+            return;
+        };
+        let caller = details.caller.get();
+        // Neither a name nor an id from elsewhere may hold what PostgreSQL does not store.
+        let text = |text: &str| text.replace('\0', "\u{fffd}");
+        let row = NewAuditRow {
+            at: details.clock.now(),
+            action: details.denial_message.to_owned(),
+            by: caller.map(|caller| text(&actor_id(caller))),
+            credential: caller.map(|caller| caller.kind.as_str().to_owned()),
+            address: Some(details.address.to_string()),
+            key_id: details.key_id,
+            key_name: details.key.get().map(|(name, _)| text(name)),
+            account_id: details.account_id(),
+            account_name: details.account.get().map(|account| text(&account.name)),
+            user: details.user.get().map(|user| text(user)),
+            source: details.source.get().map(|source| source.as_str().to_owned()),
+            status: Some(status),
+            reason: Some(reason.to_owned()),
+            ..NewAuditRow::default()
+        };
+        denials.add(row, &details.log);
     }
 
     /// Logs a change: the key as it was before, and as it is after it.
@@ -173,9 +223,11 @@ impl ChangeAttempt {
             key.id = key.id,
             key.name = key.name,
             key.role = key.role.map(Role::as_str),
-            account.id = account.and_then(|account| account.id),
-            account.name = account.map(|account| &*account.name),
             key.expires = key.expires_at.map(|at| at.to_string()),
+            account.id = key.owner.account(),
+            account.name = account.map(|account| &*account.name),
+            owner = key.owner.person().map(|person| &*person.subject),
+            owner_source = key.owner.person().map(|person| person.source.as_str()),
             before = before.map(|key| key_state(key).to_string()),
             after = after.map(|key| key_state(key).to_string()),
             "{message}"

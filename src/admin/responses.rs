@@ -110,7 +110,7 @@ fn describe(status: StatusCode) -> &'static str {
         StatusCode::PAYLOAD_TOO_LARGE => "The body has more than 64 KiB, or 1 MiB where it is one of lines",
         StatusCode::TOO_MANY_REQUESTS => "The caller asked about too many unknown tokens within a second",
         StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-            "The body is not application/json, or application/x-ndjson where it is one of lines"
+            "The body is not application/json, or what the call takes in its place"
         }
         StatusCode::SERVICE_UNAVAILABLE => {
             "The key store or the audit log does not answer, or too many changes are under way"
