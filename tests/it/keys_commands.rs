@@ -168,7 +168,16 @@ fn a_command_line_that_makes_no_sense_is_rejected_before_any_request() {
         (&["create", "x", "--role", "Owner"], "Viewer, Editor, Admin"),
         (&["create", "x", "--role", "Viewer", "--ttl", "1d12h"], "one whole number and one of s m h d w M y"),
         (&["create", "x", "--role", "Viewer", "--actor", "[]"], "not a JSON object"),
-        (&["rotate", "abc"], "abc"),
+        (&["create", "x", "--account", "a", "--role", "Viewer"], "--role"),
+        (&["rotate"], "<KEY>"),
+        (&["edit", "x"], "--description"),
+        (&["edit", "x", "--ttl", "1d", "--no-expiry"], "--no-expiry"),
+        (&["revoke"], "<KEY>"),
+        (&["revoke", "x", "--unused-for", "90d"], "--unused-for"),
+        (&["revoke", "x", "--dry-run"], "--dry-run"),
+        (&["revoke", "--unused-for", "90"], "one whole number and one of s m h d w M y"),
+        (&["list", "--reverse"], "--sort"),
+        (&["audit", "--from", "yesterday"], "2026-11-30"),
     ] {
         let ran = keys(nowhere, arguments);
         assert_eq!(ran.code(), Some(2), "{arguments:?}: {ran:?}");
@@ -188,6 +197,168 @@ fn a_command_line_that_makes_no_sense_is_rejected_before_any_request() {
     let down = keys(nowhere, &["list"]);
     assert_eq!(down.code(), Some(1), "{down:?}");
     assert!(down.stderr.contains("nobody answers at http://127.0.0.1:1"), "{down:?}");
+}
+
+#[test]
+fn a_key_is_named_by_its_name_and_several_at_once() {
+    let (server, admin) = start();
+    for name in ["ci deploys", "a/b", "7"] {
+        assert_eq!(keys(admin, &["create", name, "--role", "Viewer"]).code(), Some(0), "{name}");
+    }
+    let shown = keys(admin, &["show", "ci deploys", "a/b", "ci deploys"]);
+    assert_eq!(shown.code(), Some(0), "{shown:?}");
+    let parts: Vec<_> = shown.stdout.split("\n\n").collect();
+    assert!(parts.len() == 2 && parts[0].contains("Name:          ci deploys\n"), "{shown:?}");
+    assert!(parts[1].contains("Role:          Viewer\n"), "{shown:?}");
+    let json = keys(admin, &["show", "a/b", "--json"]);
+    let shown: Value = serde_json::from_str(&json.stdout).expect("JSON");
+    assert_eq!(shown["name"], "a/b");
+
+    // A mistyped name stops all.
+    let mistyped = keys(admin, &["revoke", "ci deploys", "c1 deploys"]);
+    assert_eq!((mistyped.code(), mistyped.stdout.as_str()), (Some(1), ""), "{mistyped:?}");
+    assert!(mistyped.stderr.starts_with("error: there is no key \"c1 deploys\""), "{mistyped:?}");
+    let rotated = keys(admin, &["rotate", "ci deploys", "a/b"]);
+    assert_eq!(rotated.code(), Some(0), "{rotated:?}");
+    let tokens: Vec<_> = rotated.stdout.lines().collect();
+    assert!(tokens.len() == 2 && tokens.iter().all(|token| token.starts_with("eat_")), "{rotated:?}");
+
+    // Digits alone are an id, and what fails for one key stops no other.
+    let id = shown["id"].to_string();
+    let revoked = keys(admin, &["revoke", &id, "999", "ci deploys"]);
+    assert_eq!(revoked.code(), Some(1), "{revoked:?}");
+    assert_eq!(revoked.stdout, format!("{id}: API key revoked\nci deploys: API key revoked\n"));
+    assert_eq!(revoked.stderr, "error: 999: API key not found (404)\nerror: 1 of 3 failed\n");
+    for token in tokens {
+        assert!(refused(&server, "/", token).is_some());
+    }
+
+    // A live key goes before dead ones of its name; several dead ones are listed.
+    let again = keys(admin, &["create", "ci deploys", "--role", "Admin"]);
+    assert_eq!(again.code(), Some(0), "{again:?}");
+    assert!(keys(admin, &["show", "ci deploys"]).stdout.contains("Role:          Admin\n"));
+    assert_eq!(keys(admin, &["revoke", "ci deploys"]).stdout, "API key revoked\n");
+    let several = keys(admin, &["delete", "ci deploys"]);
+    assert_eq!((several.code(), several.stdout.as_str()), (Some(1), ""), "{several:?}");
+    assert!(
+        several.stderr.contains("say which by its id") && several.stderr.lines().count() == 3,
+        "{several:?}"
+    );
+}
+
+/// Runs `keys list` with these variables and nothing that names a credential.
+fn list_with(admin: SocketAddr, variables: &[(&str, &str)], arguments: &[&str], input: &str) -> Ran {
+    let mut command = Command::new(BINARY);
+    command.env("ENVOY_AUTH_TOKENS_ADMIN_URL", format!("http://{admin}"));
+    command.envs(variables.iter().copied()).args(["keys", "list"]).args(arguments);
+    run(command, input)
+}
+
+#[test]
+fn variables_name_the_credential_and_arguments_go_before_them() {
+    let (server, admin) = start();
+    let file = |name: &str, text: &str| {
+        let path = server.folder().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (token, password) = (file("token", ROOT), file("password", PASSWORD));
+    let wrong = file("wrong", "somebody-elses-token");
+    let (by_token, by_user) = ("ENVOY_AUTH_TOKENS_TOKEN_FILE", "ENVOY_AUTH_TOKENS_USER");
+    let by_file = "ENVOY_AUTH_TOKENS_PASSWORD_FILE";
+    for (variables, arguments, input) in [
+        (&[(by_token, token.as_str())][..], &[][..], ""),
+        (&[(by_token, "-")], &[], ROOT),
+        (&[(by_user, "admin"), (by_file, &password)], &[], ""),
+        (&[(by_user, "admin")], &["--password-file", &password], ""),
+        (&[(by_user, "nobody"), (by_file, &password)], &["--user", "admin"], ""),
+        (&[(by_token, &wrong)], &["--token-file", &token], ""),
+        (&[(by_token, &wrong), (by_file, &password)], &["--user", "admin"], ""),
+        (&[(by_user, "admin"), (by_file, &wrong)], &["--token-file", &token], ""),
+        (&[(by_token, &token), (by_user, "")], &[], ""),
+    ] {
+        let ran = list_with(admin, variables, arguments, input);
+        assert_eq!(
+            (ran.code(), ran.stdout.as_str()),
+            (Some(0), "No keys.\n"),
+            "{variables:?} {arguments:?}: {ran:?}"
+        );
+    }
+    // Without one all the ways are named, as a mistake of the command line.
+    let nobody = list_with(admin, &[], &[], "");
+    assert_eq!(nobody.code(), Some(2), "{nobody:?}");
+    for way in
+        ["--token-file FILE", "--user NAME", "--password-file FILE", "terminal", by_token, by_user, by_file]
+    {
+        assert!(nobody.stderr.contains(way), "{way}: {nobody:?}");
+    }
+    for (variables, arguments, code, part) in [
+        (&[(by_token, token.as_str()), (by_user, "admin")][..], &[][..], 2, "are both set"),
+        (&[], &["--password-file", &password], 2, "--user"),
+        (&[], &["--user", "admin"], 1, "no terminal is there"),
+        (&[(by_file, &password)], &[], 2, "--token-file"),
+    ] {
+        let ran = list_with(admin, variables, arguments, "");
+        assert_eq!(ran.code(), Some(code), "{ran:?}");
+        assert!(ran.stderr.contains(part) && ran.stdout.is_empty(), "{ran:?}");
+    }
+}
+
+/// Runs a command at a terminal of its own, and types this when it asks.  Gives back a line that says whether the terminal hid
+/// what was typed, whether it shows what is typed afterwards, and the exit code; and all that stood on the terminal.
+fn at_terminal(admin: SocketAddr, typed: &str, arguments: &[&str]) -> (String, String) {
+    let script = r#"
+import fcntl, os, pty, select, subprocess, sys, termios, time
+master, slave = pty.openpty()
+attach = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+child = subprocess.Popen(sys.argv[2:], stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=attach)
+echoes = lambda: bool(termios.tcgetattr(slave)[3] & termios.ECHO)
+seen, hidden, deadline = b'', None, time.monotonic() + 60
+while time.monotonic() < deadline:
+    ended = child.poll() is not None
+    if select.select([master], [], [], 0 if ended else 0.05)[0]:
+        seen += os.read(master, 65536)
+        if hidden is None and seen.endswith(b': '):
+            hidden = not echoes()
+            os.write(master, sys.argv[1].encode())
+    elif ended:
+        break
+print('hidden', hidden, 'echo', echoes(), 'code', child.poll())
+sys.stdout.write(seen.decode())
+"#;
+    let mut command = Command::new("python3");
+    command.env("ENVOY_AUTH_TOKENS_ADMIN_URL", format!("http://{admin}"));
+    command.args(["-c", script, typed, BINARY]).args(arguments);
+    let ran = run(command, "");
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+    let (state, seen) = ran.stdout.split_once('\n').expect("a line of the state");
+    (state.to_owned(), seen.replace('\r', ""))
+}
+
+#[test]
+fn a_terminal_is_asked_for_the_password_and_does_not_show_it() {
+    let (_server, admin) = start();
+    let typed = format!("wrong\u{15}{PASSWORD}x\u{7f}\r");
+    let (state, seen) = at_terminal(admin, &typed, &["keys", "list", "--user", "admin"]);
+    assert_eq!(state, "hidden True echo True code 0", "{seen}");
+    assert_eq!(seen, "Password of admin: \nNo keys.\n");
+    let (state, seen) = at_terminal(admin, "wrong\r", &["keys", "list", "--user", "admin"]);
+    assert_eq!(state, "hidden True echo True code 1", "{seen}");
+    assert!(
+        seen.ends_with("error: Invalid username or password (401)\n") && !seen.contains("wrong"),
+        "{seen}"
+    );
+    // Ctrl-C gives up, and leaves a terminal that shows what is typed.
+    let (state, seen) = at_terminal(admin, "correct\u{3}", &["keys", "list", "--user", "admin"]);
+    assert_eq!(state, "hidden True echo True code 1", "{seen}");
+    assert!(seen.contains("interrupted") && !seen.contains("correct"), "{seen}");
+    // A token is asked for in the same way.
+    let (state, seen) = at_terminal(admin, "hunter2\r", &["token", "check"]);
+    assert_eq!(state, "hidden True echo True code 3", "{seen}");
+    assert!(
+        seen.starts_with("Token: \nThis is no token of our format") && !seen.contains("hunter2"),
+        "{seen}"
+    );
 }
 
 #[test]
