@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, SqliteConnection};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
+use sqlx::{AssertSqlSafe, ConnectOptions, FromRow, Row, SqliteConnection};
 
 use super::GrafanaError;
 
@@ -27,7 +27,7 @@ pub struct GrafanaKeys {
 }
 
 /// A service account: a row of `user`.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrafanaAccount {
     /// Its id, to which its tokens refer.
     pub id: i64,
@@ -42,7 +42,7 @@ pub struct GrafanaAccount {
 }
 
 /// A key, or a token of a service account: a row of `api_key`.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrafanaKey {
     /// The organisation that it belongs to.
     pub org_id: i64,
@@ -59,12 +59,43 @@ pub struct GrafanaKey {
 }
 
 /// A row of `org`.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Organisation {
     /// Its id.
     pub id: i64,
     /// Its name.
     pub name: String,
+}
+
+impl FromRow<'_, SqliteRow> for GrafanaAccount {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: row.try_get("id")?,
+            org_id: row.try_get("org_id")?,
+            name: row.try_get("name")?,
+            role: row.try_get("role")?,
+            is_disabled: row.try_get("is_disabled")?,
+        })
+    }
+}
+
+impl FromRow<'_, SqliteRow> for GrafanaKey {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            org_id: row.try_get("org_id")?,
+            name: row.try_get("name")?,
+            role: row.try_get("role")?,
+            expires: row.try_get("expires")?,
+            service_account_id: row.try_get("service_account_id")?,
+            is_revoked: row.try_get("is_revoked")?,
+        })
+    }
+}
+
+impl FromRow<'_, SqliteRow> for Organisation {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        Ok(Self { id: row.try_get("id")?, name: row.try_get("name")? })
+    }
 }
 
 /// Whether these are the first bytes of a SQLite file.
