@@ -101,7 +101,7 @@ image: dist need-python
 test-shipped: dist need-curl tools
 	$(CARGO) test --locked --test it -- --ignored shipped::
 
-# Advisories, two builds compared, the bill of materials: see README, "Releases and supply chain".
+# Advisories, two builds compared, the bill of materials: see docs/releases.md.
 release-check: need-rust need-python
 	deploy/release-check.sh
 

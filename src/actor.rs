@@ -60,6 +60,56 @@ impl Actor {
         members.insert("name".to_owned(), Value::from(name));
         members.insert("role".to_owned(), Value::from(role));
         members.insert("key_id".to_owned(), Value::from(id));
+        Self::with_own(members, own)
+    }
+
+    /// The actor of an API key of a service account: that of the account, and which key it is.  The account's own members
+    /// never replace `id`, `name`, `role`, `key` and `key_id`.
+    pub fn of_account_key(
+        account: &str,
+        role: &str,
+        key: &str,
+        key_id: i64,
+        own: &Map<String, Value>,
+    ) -> Self {
+        let mut members = Map::new();
+        members.insert("id".to_owned(), Value::from(format!("sa:{account}")));
+        members.insert("name".to_owned(), Value::from(account));
+        members.insert("role".to_owned(), Value::from(role));
+        members.insert("key".to_owned(), Value::from(key));
+        members.insert("key_id".to_owned(), Value::from(key_id));
+        Self::with_own(members, own)
+    }
+
+    /// The actor of an API key of a person who has this actor: theirs, with the lower one of their role and that of the
+    /// key, and which key it is.  Without a role of the key the role is theirs.
+    ///
+    /// `None`: the key may have at most a role, and theirs is none of Grafana's.
+    pub fn of_own_key(&self, role: Option<&str>, key: &str, key_id: i64) -> Option<Self> {
+        let mut members = self.members.clone();
+        if let Some(role) = role {
+            let theirs = members.get("role").and_then(Value::as_str);
+            let rank = |role: &str| ["Viewer", "Editor", "Admin"].iter().position(|known| *known == role);
+            let lower = match theirs {
+                // Who has no role gives none.
+                None => return None,
+                Some(theirs) => {
+                    if rank(theirs)? < rank(role)? {
+                        theirs
+                    } else {
+                        role
+                    }
+                }
+            };
+            let lower = Value::from(lower);
+            members.insert("role".to_owned(), lower);
+        }
+        members.insert("key".to_owned(), Value::from(key));
+        members.insert("key_id".to_owned(), Value::from(key_id));
+        Some(Self { members })
+    }
+
+    fn with_own(mut members: Map<String, Value>, own: &Map<String, Value>) -> Self {
         for (name, value) in own {
             members.entry(name.clone()).or_insert_with(|| value.clone());
         }

@@ -5,7 +5,7 @@
 //! headers.  There is no CORS, because only the page itself calls the API from a browser.
 //!
 //! A handler's parameters are extractors, which run in their order: the authenticated caller
-//! (`Manager` or `Caller`), the attempted change for the audit log, the key's id, the
+//! (`Manager`, `KeyManager` or `Caller`), the attempted change for the audit log, the key's id, the
 //! query, and a typed body (`Json`).  A handler returns what the response holds, or an `ApiError`.
 
 mod address;
@@ -21,7 +21,7 @@ mod keys;
 mod login;
 mod openapi;
 mod page;
-
+mod permissions;
 mod responses;
 mod session;
 
@@ -62,6 +62,10 @@ use error::ApiError;
 
 /// The largest body of a request, in bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024;
+/// The largest body of many lines, in bytes.
+const MAX_LINES_BYTES: usize = 1024 * 1024;
+/// The path of the call that takes such a body.
+const IMPORT_PATH: &str = "/api/auth/keys/import";
 /// How many bytes of a larger body are read and discarded: a client that is still sending does not read the response.
 const MAX_DISCARDED_BYTES: usize = 32 * 1024 * 1024;
 /// How long a client may take to send the body.
@@ -138,13 +142,20 @@ pub async fn serve(
 /// The routes of the API.
 fn api() -> Vec<(&'static str, MethodRouter<Arc<Admin>>)> {
     vec![
-        ("/api/auth/keys", get(keys::list).post(keys::create)),
+        ("/api/auth/keys", get(keys::list::list).post(keys::create::create)),
         ("/api/auth/keys/accept-history", post(history::accept)),
-        ("/api/auth/keys/{id}", get(keys::show).delete(keys::delete)),
-        ("/api/auth/keys/{id}/revoke", post(keys::revoke)),
-        ("/api/auth/keys/{id}/rotate", post(keys::rotate)),
+        ("/api/auth/keys/export", get(keys::export::export)),
+        ("/api/auth/keys/find", post(keys::find::find)),
+        (IMPORT_PATH, post(keys::import::import)),
+        ("/api/auth/keys/revoke", post(keys::bulk::revoke)),
+        (
+            "/api/auth/keys/{id}",
+            get(keys::list::show).patch(keys::changes::change).delete(keys::changes::delete),
+        ),
+        ("/api/auth/keys/{id}/revoke", post(keys::changes::revoke)),
+        ("/api/auth/keys/{id}/rotate", post(keys::changes::rotate)),
         ("/api/auth/sessions", delete(session::end)),
-        ("/api/auth/actor", get(auth::show_actor)),
+        ("/api/auth/actor", get(permissions::show_actor)),
         ("/api/health", get(grafana::health)),
         ("/api/org", get(grafana::org)),
         ("/api/user", get(grafana::user)),
@@ -283,7 +294,8 @@ impl Admin {
         self.check_host(&mut parts)?;
         self.check_origin(&parts)?;
         let expects_continue = parts.headers.contains_key(EXPECT);
-        let body = tokio::time::timeout(BODY_TIMEOUT, read_body(body, expects_continue)).await;
+        let most = if parts.uri.path() == IMPORT_PATH { MAX_LINES_BYTES } else { MAX_BODY_BYTES };
+        let body = tokio::time::timeout(BODY_TIMEOUT, read_body(body, most, expects_continue)).await;
         let body = body.map_err(|_| ApiError::BodyTimeout)??;
         Ok(Request::from_parts(parts, Body::from(body)))
     }
@@ -320,11 +332,11 @@ impl Admin {
     }
 }
 
-/// Reads a body whole.  The rest of one that is too large is discarded, because the client reads no response while it
+/// Reads a body of so many bytes at `most` whole.  The rest of one that is too large is discarded, because the client reads no response while it
 /// sends; unless it waits for `100 Continue` (RFC 9110 section 10.1.1), which it does not get.
-async fn read_body(body: Body, expects_continue: bool) -> Result<Bytes, ApiError> {
+async fn read_body(body: Body, most: usize, expects_continue: bool) -> Result<Bytes, ApiError> {
     let announced = body.size_hint().lower();
-    if expects_continue && announced > MAX_BODY_BYTES as u64 {
+    if expects_continue && announced > most as u64 {
         return Err(ApiError::BodyTooLarge);
     }
     let mut stream = body.into_data_stream();
@@ -334,13 +346,13 @@ async fn read_body(body: Body, expects_continue: bool) -> Result<Bytes, ApiError
         // The connection broke, so nobody reads the response.
         let chunk = chunk.map_err(|_| ApiError::Malformed)?;
         received += chunk.len();
-        if received <= MAX_BODY_BYTES {
+        if received <= most {
             bytes.extend_from_slice(&chunk);
         } else if received > MAX_DISCARDED_BYTES {
             return Err(ApiError::BodyTooLarge);
         }
     }
-    if received > MAX_BODY_BYTES { Err(ApiError::BodyTooLarge) } else { Ok(bytes.into()) }
+    if received > most { Err(ApiError::BodyTooLarge) } else { Ok(bytes.into()) }
 }
 
 /// Limits a call of the store to [`STORE_TIMEOUT`].
@@ -355,7 +367,7 @@ mod tests {
     use std::path::Path;
     use std::sync::atomic::{AtomicI64, Ordering};
 
-    use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
+    use crate::attributes::{Attributes, ClientAddress, Encoding, Header, Headers, Http};
     use crate::config::{Config, ProcessEnvironment, Source};
     use crate::identity::Sources;
     use crate::identity::passwords::Passwords;
@@ -464,7 +476,8 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
         async fn check_with(&self, name: &str, value: &str) -> Result<(), DenyReason> {
             let header = Header { name: name.as_bytes(), value: value.as_bytes() };
             let headers = Headers::new(Encoding::Lines, vec![header]);
-            let http = Http { method: b"GET", host: b"h", path: b"/", headers };
+            let http =
+                Http { method: b"GET", host: b"h", path: b"/", headers, client: ClientAddress::Unknown };
             let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
             self.authorizer.authorize(&request, None).await.verdict.map(|_| ())
         }
@@ -564,13 +577,14 @@ credentials: [bearer, session]
             let person = PersonId { source: PersonSource::Config, subject: "ada".into() };
             let scope = SessionScope::Application;
             let bindings = vec![(scope, scoped_binding(&binding, scope))];
-            let opened =
-                keys.open_sessions(&NewSessions { person, bindings, claims: None, checked_at: None }).await;
+            let opened = keys
+                .open_sessions(&NewSessions { person, bindings, claims: None, checked_at: None }, &[])
+                .await;
             opened.unwrap().cookies.remove(0).1
         };
         let session = open(password).await;
         let gone = open(password).await;
-        keys.close_session(&TokenDigest::of(gone.expose().as_bytes())).await.unwrap();
+        keys.close_session(&TokenDigest::of(gone.expose().as_bytes()), &[]).await.unwrap();
         let outdated = open(TokenDigest::of(b"another")).await;
         let cookie = async |value: &str| server.check_with("cookie", &format!("eat_app={value}")).await;
         let unavailable = Err(DenyReason::KeysUnavailable);

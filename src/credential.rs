@@ -210,6 +210,12 @@ pub struct Principal {
     pub policies: Option<PolicyNames>,
     /// The person behind a user or a session; nothing else has one.
     pub person: Option<Arc<Person>>,
+    /// The person whose API key it is, as they were when this was made of them.
+    pub owner: Option<Arc<Principal>>,
+    /// The name of the service account whose API key it is.
+    pub account: Option<Arc<str>>,
+    /// The version of that account of which this was made; 0 for everything else.
+    pub account_version: u64,
     /// The instant from which on the credential is dead.
     pub expires_at: Option<jiff::Timestamp>,
     /// The part of an answer that depends on the actor alone, made once under each snapshot.
@@ -285,6 +291,9 @@ impl Principal {
             actor,
             policies: None,
             person: None,
+            owner: None,
+            account: None,
+            account_version: 0,
             expires_at: None,
             actor_answer: ArcSwapOption::empty(),
         }
@@ -295,9 +304,20 @@ impl Principal {
         self.policies.as_ref().is_none_or(|names| names.contains(policy))
     }
 
-    /// Where the person behind it comes from.
+    /// Where the person behind it, or whose key it is, comes from.
     pub fn source(&self) -> Option<&PersonSource> {
-        self.person.as_ref().map(|person| &person.id.source)
+        let person = self.person.as_ref().or(self.owner.as_ref().and_then(|owner| owner.person.as_ref()));
+        person.map(|person| &person.id.source)
+    }
+
+    /// Whose API key it is: `account:` and the name of a service account, or the source and the subject of a person, such
+    /// as `ldap:ann`.  `None` for nobody's, and for everything else.
+    pub fn owner_name(&self) -> Option<String> {
+        if let Some(account) = &self.account {
+            return Some(format!("account:{account}"));
+        }
+        let person = &self.owner.as_ref()?.person.as_ref()?.id;
+        Some(format!("{}:{}", person.source.as_str(), person.subject))
     }
 
     /// Whether it is dead at this instant.
@@ -627,7 +647,7 @@ fn extract_cookie(http: &Http<'_>, name: &str) -> Result<Extraction, CredentialE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attributes::{Encoding, Header, Headers};
+    use crate::attributes::{ClientAddress, Encoding, Header, Headers};
 
     fn locations() -> Vec<CredentialLocation> {
         vec![
@@ -648,7 +668,7 @@ mod tests {
     ) -> String {
         let entries = headers.iter().map(|&(name, value)| Header { name: name.as_bytes(), value });
         let headers = Headers::new(encoding, entries.collect());
-        let http = Http { method: b"GET", host: b"h", path, headers };
+        let http = Http { method: b"GET", host: b"h", path, headers, client: ClientAddress::Unknown };
         let locations = CredentialLocations::new(locations);
         match extract(&http, &locations, &mut ()) {
             Ok(None) => "none".to_owned(),

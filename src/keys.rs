@@ -1,4 +1,4 @@
-//! API keys, sessions and people.
+//! API keys, service accounts, sessions and people.
 //!
 //! A key is a stored record whose secret is a token; only the digest of the token is stored.  Every replica holds
 //! all digests in memory ([`index`]) and answers Checks from there ([`Keys::find`]).  A change goes to the database
@@ -11,9 +11,10 @@
 //!
 //! 1. The admin API (`admin/keys.rs`) checks who asks and what they ask for, and calls [`Keys::create`]
 //!    (`keys/manage.rs`) with a [`CreateKey`].
-//! 2. A secret is generated (`token.rs`), and the store inserts a row with its digest: `keys/store/sqlite.rs` or
-//!    `postgres.rs`, with the SQL of `keys/store/statements.rs`.  In the same transaction a trigger
-//!    (`keys/store/*_0001.sql`) numbers the change, appends it to the change log and, in PostgreSQL, notifies.
+//! 2. A secret is generated (`token.rs`), and the store inserts a row with its digest, and one that says who did it
+//!    into the audit: `keys/store/operations/keys.rs`, in a transaction of either database (`store/transaction.rs`), with
+//!    the SQL of `store/statements/keys.rs`.  In the same transaction a trigger (`keys/store/*_0006.sql`) numbers the
+//!    change, appends it to the change log and, in PostgreSQL, notifies.
 //! 3. The row comes back as a [`StoredKey`] (`keys/store/rows.rs`) and goes into this replica's index
 //!    (`keys/index.rs`).  Then the API replies: the key works here.
 //! 4. Another replica's [`Follower`](follower::Follower) hears the notification, or polls.  It reads the changes
@@ -24,10 +25,18 @@
 //! ## One more column of a key
 //!
 //! A migration for each database (`keys/store/*.sql`, listed in `migrations.rs`); a line in `KeyRow` and its
-//! conversion (`rows.rs`, which also binds what a new key brings); a field of [`Key`], and of [`CreateKey`] where the
-//! creator gives it (`record.rs`).
+//! conversion (`rows.rs`, which also says what is written of a new and a changed key); a field of [`Key`], and of
+//! [`CreateKey`] and [`EditKey`] where people give it (`record.rs`, `edit.rs`).
+//!
+//! ## Whose a key is
+//!
+//! Nobody's, a service account's or a person's ([`KeyOwner`]).  An account is one actor with many keys: the index finds
+//! it by the key's entry, so that a change of the account is one entry, however many keys it has.  A person's key says
+//! only who the person is; what they may is asked at each Check (`identity/people/owners.rs`).
 
 pub mod attempts;
+pub mod audit;
+pub mod edit;
 pub mod follower;
 mod freshness;
 pub mod index;
@@ -65,10 +74,11 @@ use crate::secret::Secret;
 use crate::token::{self, PlainToken, TokenDigest};
 
 pub use self::attempts::SealingKey;
+pub use self::edit::{Changed, EditAccount, EditKey};
 pub use self::index::KeyLookup;
 pub use self::record::{
-    CreateKey, ExceedsGrant, GrantCheck, Key, Role, SessionScope, Status, StoredKey, StoredPerson,
-    StoredSession,
+    Account, Author, CreateAccount, CreateKey, ExceedsGrant, GrantCheck, Key, KeyOwner, Power, Role,
+    SessionScope, Status, StoredKey, StoredPerson, StoredSession,
 };
 pub use self::sessions::{NewSessions, OpenedSessions, scoped_binding};
 
@@ -80,6 +90,10 @@ pub const MAX_OVERLAP: i64 = 604_800;
 pub const MAX_ACTOR_BYTES: usize = 4096;
 /// The most policies that a key's restriction may name.
 pub const MAX_POLICIES: usize = 100;
+/// The longest description of a key or an account, in characters.
+pub const MAX_DESCRIPTION: usize = 500;
+/// The most live keys of one person.
+pub const MAX_KEYS_OF_PERSON: u32 = 50;
 
 /// How long an operation waits for the store.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -103,6 +117,12 @@ pub struct KeySettings {
     pub forget_after: Option<Duration>,
     /// A key that was not used for this long expires; `None` is never.
     pub max_idle: Option<Duration>,
+    /// The life of a key, in seconds, whose maker says nothing of it; 0 is for ever.
+    pub default_seconds_to_live: i64,
+    /// How long after a person of a directory or a provider was seen last their keys work.
+    pub person_max_idle: Duration,
+    /// How long before its end a client is told of it by a header; `None` is never.
+    pub tell_expiry: Option<Duration>,
 }
 
 /// How often the store failed.
@@ -145,6 +165,7 @@ pub struct Keys {
     was_read: watch::Sender<bool>,
     read_errors: AtomicU64,
     write_errors: AtomicU64,
+    excess_audit_rows: AtomicU64,
     /// The keys and sessions whose use is to be written down, from the index to the follower.
     used: Mutex<UnboundedReceiver<Used>>,
     /// Gives the settings in force; see [`Keys::follow_settings`].
@@ -227,6 +248,7 @@ impl Keys {
             was_read: watch::Sender::new(false),
             read_errors: AtomicU64::new(0),
             write_errors: AtomicU64::new(0),
+            excess_audit_rows: AtomicU64::new(0),
             used: Mutex::new(receiver),
             settings: OnceLock::new(),
             sealing_key: ArcSwapOption::empty(),
@@ -271,6 +293,15 @@ impl Keys {
     pub fn store_errors(&self) -> StoreErrors {
         let count = |errors: &AtomicU64| errors.load(Ordering::Relaxed);
         StoreErrors { read: count(&self.read_errors), write: count(&self.write_errors) }
+    }
+
+    /// The rows of the audit that this process deleted because there were too many.
+    pub fn excess_audit_rows(&self) -> u64 {
+        self.excess_audit_rows.load(Ordering::Relaxed)
+    }
+
+    fn count_excess_rows(&self, rows: u64) {
+        self.excess_audit_rows.fetch_add(rows, Ordering::Relaxed);
     }
 
     fn count_store_error(&self, operation: StoreOperation) {

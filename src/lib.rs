@@ -5,7 +5,7 @@
 //! answers with actor headers for the upstream, or with a correct denial.
 //!
 //! This page is the map of the source, and [`walkthroughs`] are four ways through it, file by file.  How to run the
-//! program stands in `README.md`, how to change it in `CONTRIBUTING.md`.
+//! program stands in `README.md` and `docs/`, how to change it in `CONTRIBUTING.md`.
 //!
 //! ## The path of a Check
 //!
@@ -96,7 +96,7 @@
 //!
 //! ## What is bounded, and by what
 //!
-//! Nothing grows because somebody outside wishes it to.  README's table of limits says how much each is;
+//! Nothing grows because somebody outside wishes it to.  `docs/limits.md` says how much each is;
 //! `tests/it/limits.rs` tries to break them.
 //!
 //! | what may grow | bounded by |
@@ -172,27 +172,27 @@ pub mod password;
 pub mod person;
 pub mod policy;
 pub mod priority;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod probes;
 #[cfg(feature = "server")]
 pub mod provider;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod readiness;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod reload;
 pub mod return_to;
 pub mod secret;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod server;
 #[cfg(feature = "server")]
 pub mod service_manager;
 #[cfg(feature = "server")]
 pub mod shutdown;
 pub mod snapshot;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod telemetry;
 pub mod token;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod watch;
 
 #[cfg(doc)]

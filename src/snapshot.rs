@@ -25,7 +25,7 @@ use crate::config::{
     AdminRules, Config, Diagnostic, Errors, LdapSettings, ProviderSettings, Rules, SessionRules, Startup,
     Tls, Unavailable, UnknownCredentials, session_cookies,
 };
-use crate::credential::CredentialLocations;
+use crate::credential::{CredentialLocations, Principal};
 use crate::keys::name::{folded, is_same};
 use crate::keys::{KeySettings, SessionScope};
 use crate::password::PasswordError;
@@ -62,6 +62,8 @@ pub struct Snapshot {
     pub unavailable: Unavailable,
     /// `admin`, less where it listens.
     pub admin: Option<Arc<AdminRules>>,
+    /// Whether this process has the admin listener: it knows people by asking, others by the store's records.
+    pub serves_admin: bool,
     /// `actor_headers`.
     pub actor_headers: ActorHeaders,
     /// `ldap`: the directory whose people may log in.
@@ -97,6 +99,15 @@ impl BuildError {
     pub fn about(self, file: &Path) -> Errors {
         Diagnostic::about_file(file, self.to_string()).into()
     }
+}
+
+/// Whose a name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameOwner {
+    /// A token's, or that of an actor of a token or user: no key may have it.
+    Actor,
+    /// A user's.
+    User,
 }
 
 impl Snapshot {
@@ -137,6 +148,7 @@ impl Snapshot {
             keys: keys.clone(),
             unavailable: *unavailable,
             admin: admin.clone(),
+            serves_admin: config.startup.admin.is_some(),
             actor_headers: actor_headers.clone(),
             ldap: ldap.clone(),
             providers: Arc::clone(providers),
@@ -160,6 +172,7 @@ impl Snapshot {
         if self.admin.is_none() {
             self.admin.clone_from(&previous.admin);
         }
+        self.serves_admin = startup.admin.is_some();
         // Whether a listener speaks TLS does not change: without a new certificate it keeps the one that it has.
         for (tls, previous) in
             [(&mut self.tls.ext_authz, &previous.tls.ext_authz), (&mut self.tls.admin, &previous.tls.admin)]
@@ -208,21 +221,23 @@ impl Snapshot {
         self.policies.has_named(name)
     }
 
-    /// Whether a token, a user or one of their actors has this name, so that no key may take it.  Names are
-    /// compared as those of keys are.
-    pub fn has_name(&self, name: &str) -> bool {
-        let users = self.users.iter().map(|(_, user)| &user.principal);
+    /// Whose name this is in the configuration.  Names are compared as those of keys are.
+    pub fn name_owner(&self, name: &str) -> Option<NameOwner> {
         let name = folded(name);
-        self.tokens.iter().map(|(_, principal)| principal).chain(users).any(|principal| {
-            let is_actors = |member| {
-                principal
-                    .actor
-                    .member(member)
-                    .and_then(serde_json::Value::as_str)
-                    .is_some_and(|own| is_same(&name, own))
-            };
-            is_same(&name, &principal.name) || is_actors("name") || is_actors("id")
-        })
+        let is_actors = |actor: &Actor, but: Option<&str>| {
+            let members = ["name", "id"].into_iter().filter_map(|member| actor.member(member)?.as_str());
+            members.filter(|own| Some(*own) != but).any(|own| is_same(&name, own))
+        };
+        let is_tokens = |token: &Principal| is_same(&name, &token.name) || is_actors(&token.actor, None);
+        if self.tokens.iter().any(|(_, token)| is_tokens(token)) {
+            return Some(NameOwner::Actor);
+        }
+        let users = || self.users.iter().map(|(_, user)| &user.principal);
+        // Of most users the actor is `{id: <username>}`.
+        if users().any(|user| is_actors(&user.actor, Some(&user.name))) {
+            return Some(NameOwner::Actor);
+        }
+        users().any(|user| is_same(&name, &user.name)).then_some(NameOwner::User)
     }
 
     /// Whether an id begins as those of a directory's or a provider's people do.

@@ -9,12 +9,13 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::response::Response;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Admin;
 use super::address::client_address;
 use super::error::{ApiError, Failure};
 use crate::credential::Principal;
+use crate::keys::audit::{Action, NewAuditRow, key_state};
 use crate::keys::{Key, Role};
 use crate::person::{PersonId, ProviderName};
 use crate::telemetry::audit_log::{AuditLog, TARGET, UnauthenticatedAttempt};
@@ -33,7 +34,7 @@ struct AttemptDetails {
     caller: OnceLock<Arc<Principal>>,
     user: OnceLock<Arc<str>>,
     source: OnceLock<ProviderName>,
-    key: OnceLock<(String, Role)>,
+    key: OnceLock<(String, Option<Role>)>,
 }
 
 impl<S: Sync> FromRequestParts<S> for ChangeAttempt {
@@ -64,6 +65,11 @@ impl ChangeAttempt {
         Some(attempt)
     }
 
+    /// The address of the client.
+    pub(super) fn address(&self) -> &str {
+        &self.0.address
+    }
+
     /// Sets the authenticated caller.
     pub(super) fn set_caller(&self, principal: &Arc<Principal>) {
         let _ = self.0.caller.set(Arc::clone(principal));
@@ -81,7 +87,7 @@ impl ChangeAttempt {
     }
 
     /// Sets the name, which is a valid one, and the role of the key.
-    pub(super) fn set_key(&self, name: &str, role: Role) {
+    pub(super) fn set_key(&self, name: &str, role: Option<Role>) {
         let _ = self.0.key.set((name.to_owned(), role));
     }
 
@@ -110,7 +116,7 @@ impl ChangeAttempt {
             address = &**address,
             key.id = key_id,
             key.name = key.get().map(|(name, _)| &**name),
-            key.role = key.get().map(|(_, role)| role.as_str()),
+            key.role = key.get().and_then(|(_, role)| role.map(Role::as_str)),
             status,
             reason,
             "{message}"
@@ -135,10 +141,10 @@ impl ChangeAttempt {
             address = &*self.0.address,
             key.id = key.id,
             key.name = key.name,
-            key.role = key.role.as_str(),
+            key.role = key.role.map(Role::as_str),
             key.expires = key.expires_at.map(|at| at.to_string()),
-            before = before.map(|key| state(key).to_string()),
-            after = after.map(|key| state(key).to_string()),
+            before = before.map(|key| key_state(key).to_string()),
+            after = after.map(|key| key_state(key).to_string()),
             "{message}"
         );
     }
@@ -152,6 +158,17 @@ impl ChangeAttempt {
             address = &*self.0.address,
             "history of the key store accepted"
         );
+    }
+
+    /// The row in the store about a log-in or log-out.
+    pub(super) fn session_row(&self, action: Action, person: &PersonId, at: Timestamp) -> NewAuditRow {
+        let row = NewAuditRow {
+            at,
+            action: action.0.to_owned(),
+            address: Some(self.0.address.to_string()),
+            ..NewAuditRow::default()
+        };
+        row.person(person)
     }
 
     /// Logs a log-in, and how many older ones of the person it ended.
@@ -197,12 +214,15 @@ impl ChangeAttempt {
 fn denial_message<'p>(method: &str, path: &'p str) -> Option<(&'static str, Option<&'p str>)> {
     Some(match (method, path.strip_prefix("/api/auth/keys")) {
         ("POST", Some("")) => ("API key not created", None),
+        ("POST", Some("/import")) => ("API keys not imported", None),
+        ("POST", Some("/revoke")) => ("API keys not revoked", None),
         ("POST", Some("/accept-history")) => ("history of the key store not accepted", None),
         (_, Some(rest)) => {
             let mut segments = rest.strip_prefix('/')?.split('/');
             let id = segments.next();
             match (method, segments.next(), segments.next()) {
                 ("DELETE", None, None) => ("API key not deleted", id),
+                ("PATCH", None, None) => ("API key not changed", id),
                 ("POST", Some("revoke"), None) => ("API key not revoked", id),
                 ("POST", Some("rotate"), None) => ("API key not rotated", id),
                 _ => return None,
@@ -229,22 +249,4 @@ pub(super) fn actor_id(principal: &Principal) -> String {
         Some(Value::Number(id)) => id.to_string(),
         _ => principal.name.to_string(),
     }
-}
-
-/// What a key may do and for how long.
-fn state(key: &Key) -> Value {
-    let mut state = json!({"name": key.name, "role": key.role.as_str()});
-    let time = |at: Option<Timestamp>| at.map(|at| Value::String(at.to_string()));
-    let members = [
-        ("actor", (!key.actor.is_empty()).then(|| Value::Object(key.actor.clone()))),
-        ("policies", key.policies.as_ref().map(|policies| json!(policies))),
-        ("expires", time(key.expires_at)),
-        ("revoked", time(key.revoked_at)),
-    ];
-    for (name, value) in members {
-        if let Some(value) = value {
-            state[name] = value;
-        }
-    }
-    state
 }

@@ -1,7 +1,8 @@
 //! Authentication and authorization of the API's callers, by the code that decides Checks.
 //!
-//! Extractors: [`Manager`] (may manage keys), [`Caller`] (has a credential that counts), [`TokenOrSession`] (whether there
-//! is one that is cheap to check), and [`Writable`] (the store may be changed).
+//! Extractors: [`Manager`] (may manage all keys), [`KeyManager`] (may manage keys, be it their own alone), [`Caller`] (has a
+//! credential that counts), [`TokenOrSession`] (whether there is one that is cheap to check), and [`Writable`] (the store may
+//! be changed).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,23 +11,23 @@ use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::header::{HOST, HeaderValue, ORIGIN};
 use axum::http::request::Parts;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::address::client_ip;
 use super::audit::{ChangeAttempt, actor_id};
-use super::body::Json;
-use super::error::ApiError;
-use super::grant::{self, Grant};
+use super::error::{ApiError, InvalidKind};
+use super::grant;
 use super::host::HostKind;
-use super::responses::CallerErrors;
 use super::{Admin, host};
-use crate::attributes::{Encoding, Header, Headers, Http};
+use crate::attributes::{ClientAddress, Encoding, Header, Headers, Http};
 use crate::config::{LoginHost, PublicUrl, Transport, is_secure, session_cookies};
 use crate::credential::{
     CredentialLocation, CredentialLocations, CrossSite, Principal, carries_bearer, cross_site,
 };
 use crate::deny_reason::DenyReason;
 use crate::identity::Purpose;
-use crate::keys::{ExceedsGrant, Role, SessionScope};
+use crate::keys::{Author, ExceedsGrant, KeyOwner, Power, Role, SessionScope};
+use crate::person::PersonId;
 use crate::return_to::ReturnHosts;
 use crate::snapshot::Snapshot;
 
@@ -68,33 +69,95 @@ impl FromRequestParts<Arc<Admin>> for Caller {
     }
 }
 
-/// A caller who may manage keys.  As an extractor it denies with 401 when there is no credential that counts, and with
-/// 403 when the caller is restricted to policies or `admin.allow` does not admit them.
-pub(super) struct Manager(Caller);
+/// A caller who manages keys.  As an extractor it is one whom `admin.allow` admits, and denies with 401 when there is no
+/// credential that counts, and with 403 when the caller is restricted to policies or not admitted.
+pub(super) struct Manager {
+    caller: Caller,
+    /// The person whose keys alone exist for them; `None`: all keys do.
+    sees_only: Option<PersonId>,
+}
+
+/// A caller who manages keys, be it their own alone: one whom `admin.allow` admits, or a person whom `admin.self_service`
+/// does.  As an extractor it denies as [`Manager`] does.
+pub(super) struct KeyManager(pub Manager);
 
 impl FromRequestParts<Arc<Admin>> for Manager {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, admin: &Arc<Admin>) -> Result<Self, ApiError> {
         let caller = Caller::from_request_parts(parts, admin).await?;
-        // Managing keys is under no policy, and a manager could create a key without the restriction.
-        caller.check_unrestricted()?;
-        let snapshot = admin.authorizer.snapshot();
-        let allow = snapshot.admin.as_ref().map(|admin| &admin.allow).ok_or(DenyReason::NotAdmitted)?;
-        allow.admit(Some(Arc::clone(&caller.0))).map_err(DenyReason::from)?;
-        Ok(Self(caller))
+        match Self::admitted(caller, &admin.authorizer.snapshot())? {
+            Self { sees_only: Some(_), .. } => Err(DenyReason::NotAdmitted.into()),
+            manager => Ok(manager),
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Admin>> for KeyManager {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, admin: &Arc<Admin>) -> Result<Self, ApiError> {
+        let caller = Caller::from_request_parts(parts, admin).await?;
+        Manager::admitted(caller, &admin.authorizer.snapshot()).map(Self)
     }
 }
 
 impl Manager {
-    /// The id of the manager's actor, for the record.
-    pub fn id(&self) -> String {
-        actor_id(self.principal())
+    /// The caller as a manager of all keys, or of their own.
+    ///
+    /// # Errors
+    /// 403: they are restricted to policies, or not admitted.
+    pub fn admitted(caller: Caller, snapshot: &Snapshot) -> Result<Self, ApiError> {
+        // Managing keys is under no policy, and a manager could create a key without the restriction.
+        caller.check_unrestricted()?;
+        let rules = snapshot.admin.as_ref().ok_or(DenyReason::NotAdmitted)?;
+        if rules.allow.admit(Some(Arc::clone(&caller.0))).is_ok() {
+            return Ok(Self { caller, sees_only: None });
+        }
+        // A key or a token is nobody who could own a key.
+        let Some(person) = &caller.0.person else {
+            return Err(DenyReason::NotAdmitted.into());
+        };
+        rules.self_service.admit(Some(Arc::clone(&caller.0))).map_err(DenyReason::from)?;
+        let sees_only = Some(person.id.clone());
+        Ok(Self { caller, sees_only })
+    }
+
+    /// The manager as the author of a change.
+    pub fn author(&self, attempt: &ChangeAttempt) -> Author {
+        Author {
+            id: actor_id(self.principal()),
+            credential: self.principal().kind.as_str(),
+            address: attempt.address().to_owned(),
+            sees_only: self.sees_only.clone(),
+        }
     }
 
     /// The manager's principal.
     pub fn principal(&self) -> &Principal {
-        self.0.principal()
+        self.caller.principal()
+    }
+
+    /// The person whose keys alone exist for the manager; `None`: all keys do.
+    pub fn sees_only(&self) -> Option<&PersonId> {
+        self.sees_only.as_ref()
+    }
+
+    /// Whether a key of this owner exists for the manager.
+    pub fn sees(&self, owner: &KeyOwner) -> bool {
+        self.sees_only.as_ref().is_none_or(|person| owner.person() == Some(person))
+    }
+
+    /// The manager as the owner of keys.
+    ///
+    /// # Errors
+    /// 403: they came by a key or a token, which own no keys.
+    pub fn owner(&self) -> Result<KeyOwner, ApiError> {
+        let person = self.principal().person.as_ref().ok_or_else(|| {
+            let problem = "a key or a token owns no keys: come with a password or a session";
+            ApiError::invalid(InvalidKind::NotAPerson, "owner", problem)
+        })?;
+        Ok(KeyOwner::Person(person.id.clone()))
     }
 
     /// Checks that the manager's role is not below that of a key: whether they may manage it at all.  [`grant`] asks again
@@ -110,12 +173,26 @@ impl Manager {
     ///
     /// # Errors
     /// [`ExceedsGrant`]: the part of the grant that they do not have.
-    pub fn check_grant(&self, grant: &Grant<'_>, snapshot: &Snapshot) -> Result<(), ExceedsGrant> {
-        grant::check(&self.principal().actor, self.role(), grant, snapshot)
+    pub fn check_grant(&self, power: &Power<'_>, snapshot: &Snapshot) -> Result<(), ExceedsGrant> {
+        if !self.sees(power.owner) {
+            return Err(ExceedsGrant::OwnAlone);
+        }
+        grant::check(self.principal(), self.role(), power, snapshot)
+    }
+
+    /// Checks that the manager's role is not below what a key or an account can do: whether they may end it.
+    ///
+    /// # Errors
+    /// [`ExceedsGrant`].
+    pub fn check_end(&self, power: &Power<'_>) -> Result<(), ExceedsGrant> {
+        if !self.sees(power.owner) {
+            return Err(ExceedsGrant::OwnAlone);
+        }
+        grant::check_end(self.principal(), self.role(), power)
     }
 
     /// The manager's role, the highest one if there are several.  `None` is below every role.
-    fn role(&self) -> Option<Role> {
+    pub fn role(&self) -> Option<Role> {
         match self.principal().actor.member("role")? {
             Value::String(role) => Role::parse(role),
             Value::Array(roles) => roles.iter().filter_map(Value::as_str).filter_map(Role::parse).max(),
@@ -319,8 +396,10 @@ impl Admin {
         {
             host = authority.as_bytes();
         }
+        let client = client_ip(parts, self.authorizer.snapshot().admin.as_deref());
+        let client = client.map_or(ClientAddress::Unknown, ClientAddress::Ip);
         let path = parts.uri.path_and_query().map_or(&b"/"[..], |path| path.as_str().as_bytes());
-        Http { method: parts.method.as_str().as_bytes(), host, path, headers }
+        Http { method: parts.method.as_str().as_bytes(), host, path, headers, client }
     }
 }
 
@@ -335,23 +414,6 @@ pub(super) fn headers(map: &HeaderMap) -> Headers<'_> {
     let entries =
         map.iter().map(|(name, value)| Header { name: name.as_str().as_bytes(), value: value.as_bytes() });
     Headers::new(Encoding::Lines, entries.collect())
-}
-
-/// Who the caller is
-///
-/// Also for a key that is restricted to policies.
-#[utoipa::path(
-    get,
-    path = "/api/auth/actor",
-    operation_id = "getActor",
-    tag = "session",
-    responses(
-        (status = OK, description = "The caller's own actor", body = Object),
-        CallerErrors,
-    ),
-)]
-pub(super) async fn show_actor(caller: Caller) -> Json<Map<String, Value>> {
-    Json(caller.principal().actor.members().clone())
 }
 
 #[cfg(test)]

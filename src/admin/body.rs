@@ -1,4 +1,4 @@
-//! JSON bodies: the extractor and response [`Json`], and how a request's body is read.
+//! JSON bodies: the extractor and response [`Json`], the extractor [`JsonLines`], and how a request's body is read.
 //!
 //! A body is read member by member, so that an error can name the member at fault.  Member names compare as in Go,
 //! which Grafana is written in: without regard to ASCII case.  Go's decoder also takes `ſ` for `s` and the Kelvin sign
@@ -19,8 +19,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use utoipa::ToSchema;
 
-use super::MAX_BODY_BYTES;
 use super::error::{ApiError, InvalidKind};
+use super::{MAX_BODY_BYTES, MAX_LINES_BYTES};
 
 /// A JSON body.  As an extractor it takes a [`RequestBody`], or `Option<Json<…>>` where the body may be empty; as a
 /// response it takes whatever serde can serialize.
@@ -36,6 +36,8 @@ pub(super) struct Message {
 pub(super) trait RequestBody: Sized {
     /// The names of its members.
     const MEMBERS: &'static [&'static str];
+    /// Whether a member of another name is an error, because it may be a misspelt condition.
+    const IS_STRICT: bool = false;
 
     /// Reads the members.
     ///
@@ -69,6 +71,47 @@ impl<T: RequestBody, S: Sync> OptionalFromRequest<S> for Json<T> {
     }
 }
 
+/// A body of many lines, each a JSON object (`application/x-ndjson`).
+pub(super) struct JsonLines<T>(pub Vec<T>);
+
+/// The most lines of a body.
+const MAX_LINES: usize = 1000;
+/// How many lines are read before other work on the thread gets its turn.
+const LINES_AT_ONCE: usize = 25;
+
+impl<T: RequestBody + Send, S: Sync> FromRequest<S> for JsonLines<T> {
+    type Rejection = ApiError;
+
+    /// # Errors
+    /// 415 when `Content-Type` is another type, 413 when the body is too large, 400 when it has no line, too many, or one
+    /// that is invalid.
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        if !has_media_type(&parts.headers, "application/x-ndjson") {
+            return Err(ApiError::NotJsonLines);
+        }
+        let bytes = to_bytes(body, MAX_LINES_BYTES).await.map_err(|_| ApiError::BodyTooLarge)?;
+        let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+        let invalid = |problem| ApiError::invalid(InvalidKind::Lines, "lines", problem);
+        if text.is_empty() {
+            return Err(invalid("expected a line for each key".to_owned()));
+        }
+        let lines = text.split(|byte| *byte == b'\n');
+        let mut read = Vec::new();
+        for (index, line) in lines.enumerate() {
+            if index == MAX_LINES {
+                return Err(invalid(format!("has more than {MAX_LINES} lines: send them in parts")));
+            }
+            let line = read_members(line);
+            read.push(line.map_err(|error| ApiError::Line { number: index + 1, error: Box::new(error) })?);
+            if index % LINES_AT_ONCE == LINES_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(Self(read))
+    }
+}
+
 impl<T: Serialize> IntoResponse for Json<T> {
     fn into_response(self) -> Response {
         match serde_json::to_string(&self.0) {
@@ -88,19 +131,32 @@ async fn read_body<T: RequestBody>(request: Request) -> Result<Option<T>, ApiErr
     if !is_json(&parts.headers) {
         return Err(ApiError::NotJson);
     }
-    let mut members = Members::parse(&bytes, T::MEMBERS)?;
-    T::read(&mut members).map(Some)
+    read_members(&bytes).map(Some)
+}
+
+/// Reads one JSON object.
+///
+/// # Errors
+/// 400.
+pub(super) fn read_members<T: RequestBody>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut members = Members::parse(bytes, T::MEMBERS, T::IS_STRICT)?;
+    T::read(&mut members)
 }
 
 /// Whether the media type is `application/json`.  RFC 9110 section 8.3.1: type and subtype compare without regard to
 /// case, and parameters may follow.
 fn is_json(headers: &HeaderMap) -> bool {
+    has_media_type(headers, "application/json")
+}
+
+/// Whether this is the media type.
+pub(super) fn has_media_type(headers: &HeaderMap, expected: &str) -> bool {
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let Some(Ok(media_type)) = types.next().map(HeaderValue::to_str) else {
         return false;
     };
     let essence = media_type.split(';').next().unwrap_or_default().trim();
-    types.next().is_none() && essence.eq_ignore_ascii_case("application/json")
+    types.next().is_none() && essence.eq_ignore_ascii_case(expected)
 }
 
 /// The known members of a JSON object.  Each is taken out once, with its type.
@@ -110,10 +166,10 @@ impl Members {
     /// The members as they are understood, for the fuzzer.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn read(bytes: &[u8], known: &[&'static str]) -> Result<Map<String, Value>, ApiError> {
-        Self::parse(bytes, known).map(|members| members.0)
+        Self::parse(bytes, known, false).map(|members| members.0)
     }
 
-    fn parse(bytes: &[u8], known: &[&'static str]) -> Result<Self, ApiError> {
+    fn parse(bytes: &[u8], known: &[&'static str], is_strict: bool) -> Result<Self, ApiError> {
         let Ok(JsonTree::Object(written)) = serde_json::from_slice(bytes) else {
             return Err(ApiError::Malformed);
         };
@@ -132,12 +188,58 @@ impl Members {
             if !names.insert(folded) {
                 return Err(duplicate());
             }
+            if field.is_none() && is_strict {
+                let problem = format!("expected none but {}", known.join(", "));
+                return Err(ApiError::invalid(InvalidKind::UnknownMember, "unknown member", problem));
+            }
             let value = value.into_value().map_err(|DuplicateName| duplicate())?;
             if let Some(field) = field {
                 members.insert(field.to_owned(), value);
             }
         }
         Ok(Self(members))
+    }
+
+    /// Whether it is there, be it null.
+    pub(super) fn contains(&self, field: &str) -> bool {
+        self.0.contains_key(field)
+    }
+
+    /// A boolean; `None` when it is null or missing.
+    pub(super) fn boolean(&mut self, field: &'static str) -> Result<Option<bool>, ApiError> {
+        match self.take(field) {
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(value)),
+            Some(_) => Err(wrong_type(field, "true or false")),
+        }
+    }
+
+    /// A member of which null says something else than its absence: `read` reads the others; `None` when it is missing.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub(super) fn given<T>(
+        &mut self,
+        field: &'static str,
+        read: impl FnOnce(&mut Self, &'static str) -> Result<T, ApiError>,
+    ) -> Result<Option<T>, ApiError> {
+        if self.contains(field) { read(self, field).map(Some) } else { Ok(None) }
+    }
+
+    /// A member that is missing or has a value: null is none.
+    ///
+    /// # Errors
+    /// 400, and those of `read`.
+    pub(super) fn not_null<T>(
+        &mut self,
+        field: &'static str,
+        read: impl FnOnce(&mut Self, &'static str) -> Result<Option<T>, ApiError>,
+    ) -> Result<Option<T>, ApiError> {
+        let is_there = self.contains(field);
+        match read(self, field)? {
+            None if is_there => Err(wrong_type(field, "a value: null clears nothing here")),
+            value => Ok(value),
+        }
     }
 
     /// A string; `None` when it is null or missing.
@@ -317,7 +419,7 @@ mod tests {
     const KNOWN: [&str; 5] = ["name", "role", "secondsToLive", "actor", "policies"];
 
     fn parse(text: &str) -> Result<Value, (&'static str, Option<&'static str>)> {
-        match Members::parse(text.as_bytes(), &KNOWN) {
+        match Members::parse(text.as_bytes(), &KNOWN, false) {
             Ok(members) => Ok(Value::Object(members.0)),
             Err(error) => Err((error.reason(), error.field())),
         }
@@ -373,7 +475,7 @@ mod tests {
         ] {
             assert_eq!(parse(text), expected, "{text}");
         }
-        let kelvin = Members::parse("{\"to\u{212a}en\":1}".as_bytes(), &["token"]).map(|_| ());
+        let kelvin = Members::parse("{\"to\u{212a}en\":1}".as_bytes(), &["token"], false).map(|_| ());
         assert_eq!(kelvin.unwrap_err().reason(), "ambiguous_member");
         let deep = "[".repeat(10_000);
         assert_eq!(parse(&format!("{{\"x\":{deep}")), Err(("malformed", None)));
@@ -383,7 +485,7 @@ mod tests {
     fn a_member_of_another_type_is_named_in_the_error() {
         let members = || {
             let text = r#"{"name":5,"role":null,"secondsToLive":"1d","actor":[],"policies":["a",1]}"#;
-            Members::parse(text.as_bytes(), &KNOWN).unwrap()
+            Members::parse(text.as_bytes(), &KNOWN, false).unwrap()
         };
         let wrong = |field| Some(("wrong_type", Some(field)));
         let fault = |error: ApiError| (error.reason(), error.field());
@@ -398,7 +500,7 @@ mod tests {
         assert_eq!(members().strings("policies").err().map(fault), wrong("policies"));
         for (number, expected) in [("60", Some(60)), ("-1", Some(-1)), ("60.0", None), ("1e3", None)] {
             let text = format!("{{\"secondsToLive\":{number}}}");
-            let read = Members::parse(text.as_bytes(), &KNOWN).unwrap().integer("secondsToLive");
+            let read = Members::parse(text.as_bytes(), &KNOWN, false).unwrap().integer("secondsToLive");
             assert_eq!(read.ok().flatten(), expected, "{number}");
         }
     }

@@ -10,7 +10,7 @@
 //! | [`InvalidMember`] | a member of the request's body that breaks a rule; it becomes [`ApiError::Invalid`] |
 //! | [`DenyReason`] | a caller who is not authenticated or not admitted, as in a Check; it becomes [`ApiError::Denied`] |
 //! | [`ExceedsGrant`] | a key that can do more than its manager; it becomes one of the two above |
-//! | [`CreateError`], [`RotateError`], [`StoreError`] | calls of the key store; a [`StoreError`] is kept as the source |
+//! | [`ChangeError`], [`StoreError`] | calls of the key store; a [`StoreError`] is kept as the source |
 
 use axum::Extension;
 use axum::http::StatusCode;
@@ -21,7 +21,8 @@ use utoipa::ToSchema;
 
 use crate::deny_reason::DenyReason;
 use crate::keys::ExceedsGrant;
-use crate::keys::store::{CreateError, RotateError, StoreError};
+use crate::keys::edit::EditProblem;
+use crate::keys::store::{ChangeError, ImportError, StoreError};
 
 /// Why a request fails.  The text is the response's `message`, which is Grafana's where Grafana has one.
 #[derive(Debug, thiserror::Error)]
@@ -41,15 +42,27 @@ pub enum ApiError {
     /// There is no key with this id.
     #[error("API key not found")]
     KeyNotFound,
-    /// A key that is neither revoked nor expired has this name.
+    /// There is no service account with this id or name.
+    #[error("service account not found")]
+    AccountNotFound,
+    /// A live key of the same owner has this name.
     #[error("API key name already exists")]
     NameTaken,
     /// There are `keys.max` keys.
     #[error("api_key Quota reached")]
     QuotaReached,
-    /// The key is revoked or expired, and cannot be rotated.
+    /// The key is revoked or expired, and cannot be changed.
     #[error("API key is revoked or expired")]
     DeadKey,
+    /// The key is disabled, and cannot be rotated.
+    #[error("API key is disabled")]
+    DisabledKey,
+    /// The person has as many keys as a person may have.
+    #[error("{0}")]
+    PersonQuotaReached(String),
+    /// More keys are meant than one call revokes.
+    #[error("{0}")]
+    TooManyKeys(String),
     /// No route has this path.
     #[error("Not found")]
     NoSuchPath,
@@ -74,6 +87,18 @@ pub enum ApiError {
     /// `Content-Type` is not `application/json`.
     #[error("Content-Type must be application/json")]
     NotJson,
+    /// `Content-Type` is not `application/x-ndjson`.
+    #[error("Content-Type must be application/x-ndjson")]
+    NotJsonLines,
+    /// A line of the body is at fault.
+    #[error("{error}")]
+    Line {
+        /// Its number, from 1 on.
+        number: usize,
+        /// What is wrong with it.
+        #[source]
+        error: Box<ApiError>,
+    },
     /// The key store is only read (`keys.read_only`), so nothing can be changed.
     #[error("The key store is read only here")]
     ReadOnly,
@@ -111,9 +136,13 @@ impl ApiError {
             }
             Self::InvalidId => (StatusCode::BAD_REQUEST, "invalid_id"),
             Self::KeyNotFound => (StatusCode::NOT_FOUND, "key_not_found"),
+            Self::AccountNotFound => (StatusCode::NOT_FOUND, "account_not_found"),
             Self::NameTaken => (StatusCode::CONFLICT, "name_taken"),
             Self::QuotaReached => (StatusCode::FORBIDDEN, "quota_reached"),
             Self::DeadKey => (StatusCode::CONFLICT, "dead_key"),
+            Self::DisabledKey => (StatusCode::CONFLICT, "disabled_key"),
+            Self::PersonQuotaReached(_) => (StatusCode::FORBIDDEN, "person_quota_reached"),
+            Self::TooManyKeys(_) => (StatusCode::BAD_REQUEST, "too_many_keys"),
             Self::NoSuchPath => (StatusCode::NOT_FOUND, "no_such_path"),
             Self::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, "wrong_method"),
             Self::WrongHost => (StatusCode::MISDIRECTED_REQUEST, "wrong_host"),
@@ -121,6 +150,8 @@ impl ApiError {
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "too_slow"),
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),
+            Self::NotJsonLines => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json_lines"),
+            Self::Line { error, .. } => error.answer(),
             Self::ReadOnly => (StatusCode::FORBIDDEN, "read_only"),
             Self::Store(_) | Self::StoreTimeout => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::AuditUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable"),
@@ -145,15 +176,25 @@ impl ApiError {
         match self {
             Self::Invalid(invalid) => Some(Detail { field: invalid.field, problem: invalid.problem.clone() }),
             Self::NameTaken => {
-                let problem = "a key that is neither revoked nor expired has this name".to_owned();
+                let problem = "a live key of the same owner has this name".to_owned();
                 Some(Detail { field: "name", problem })
+            }
+            Self::Line { number, error } => {
+                let detail = error.details();
+                let field = detail.as_ref().map_or("line", |detail| detail.field);
+                let problem = detail.map_or_else(|| error.to_string(), |detail| detail.problem);
+                Some(Detail { field, problem: format!("line {number}: {problem}") })
             }
             Self::Denied(_)
             | Self::Malformed
             | Self::InvalidId
             | Self::KeyNotFound
+            | Self::AccountNotFound
             | Self::QuotaReached
             | Self::DeadKey
+            | Self::DisabledKey
+            | Self::PersonQuotaReached(_)
+            | Self::TooManyKeys(_)
             | Self::NoSuchPath
             | Self::WrongMethod
             | Self::WrongHost
@@ -161,6 +202,7 @@ impl ApiError {
             | Self::BodyTimeout
             | Self::BodyTooLarge
             | Self::NotJson
+            | Self::NotJsonLines
             | Self::ReadOnly
             | Self::Store(_)
             | Self::StoreTimeout
@@ -225,8 +267,44 @@ pub enum InvalidKind {
     PerPage,
     /// `actor` has a value that the manager's own actor does not have.
     MemberNotOwn,
-    /// An allow block names the key.
+    /// An allow block names the key or the account.
     NameInPolicy,
+    /// The key is another person's.
+    NotOwner,
+    /// The caller may have keys of their own alone.
+    OwnAlone,
+    /// A key would make one that lives longer than itself.
+    LongerThanOwn,
+    /// A service account has this name.
+    AccountNameTaken,
+    /// A service account that was deleted or renamed had this name.
+    AccountNameWasUsed,
+    /// A member that an account's key takes from the account, or a person's from the person.
+    NotOfKey,
+    /// A key, a replaced secret, a session or a configured token has this digest.
+    KnownDigest,
+    /// `description` is too long, or has characters that nobody sees.
+    Description,
+    /// `owner` is none that a key can have here.
+    Owner,
+    /// The caller came by a key or a token, and those own no keys.
+    NotAPerson,
+    /// A parameter of the query cannot be read.
+    Parameter,
+    /// The body has a member that is none of this call.
+    UnknownMember,
+    /// No condition says which keys are meant.
+    NoCriterion,
+    /// A number of seconds is below zero.
+    NegativeSpan,
+    /// A text is no instant, or one that cannot be meant.
+    Time,
+    /// `sha256` is no digest.
+    Digest,
+    /// There is no service account of this name.
+    UnknownAccount,
+    /// The body has too many lines, or none.
+    Lines,
 }
 
 impl InvalidKind {
@@ -265,6 +343,25 @@ impl InvalidKind {
             Self::PerPage => (BAD_REQUEST, BAD_DATA, "invalid_perpage"),
             Self::MemberNotOwn => (StatusCode::FORBIDDEN, DENIED, "member_not_own"),
             Self::NameInPolicy => (StatusCode::FORBIDDEN, DENIED, "name_in_policy"),
+            Self::NotOwner => (StatusCode::FORBIDDEN, DENIED, "not_owner"),
+            Self::OwnAlone => (StatusCode::FORBIDDEN, DENIED, "own_alone"),
+            Self::LongerThanOwn => (StatusCode::FORBIDDEN, DENIED, "longer_than_own"),
+            // As Grafana answers.
+            Self::AccountNameTaken => (BAD_REQUEST, "service account already exists", "account_name_taken"),
+            Self::AccountNameWasUsed => (BAD_REQUEST, BAD_DATA, "account_name_was_used"),
+            Self::NotOfKey => (BAD_REQUEST, BAD_DATA, "not_of_key"),
+            Self::Description => (BAD_REQUEST, BAD_DATA, "invalid_description"),
+            Self::Owner => (BAD_REQUEST, BAD_DATA, "invalid_owner"),
+            Self::NotAPerson => (StatusCode::FORBIDDEN, DENIED, "not_a_person"),
+            Self::Parameter => (BAD_REQUEST, BAD_DATA, "invalid_parameter"),
+            Self::UnknownMember => (BAD_REQUEST, BAD_DATA, "unknown_member"),
+            Self::NoCriterion => (BAD_REQUEST, BAD_DATA, "no_criterion"),
+            Self::NegativeSpan => (BAD_REQUEST, BAD_DATA, "negative_span"),
+            Self::Time => (BAD_REQUEST, BAD_DATA, "invalid_time"),
+            Self::Digest => (BAD_REQUEST, BAD_DATA, "invalid_sha256"),
+            Self::UnknownAccount => (BAD_REQUEST, BAD_DATA, "unknown_account"),
+            Self::Lines => (BAD_REQUEST, BAD_DATA, "invalid_lines"),
+            Self::KnownDigest => (StatusCode::CONFLICT, "the digest is known already", "known_digest"),
         }
     }
 }
@@ -319,33 +416,52 @@ impl From<StoreError> for ApiError {
     }
 }
 
-impl From<CreateError> for ApiError {
-    fn from(error: CreateError) -> Self {
-        match error {
-            CreateError::NameTaken => Self::NameTaken,
-            CreateError::QuotaReached => Self::QuotaReached,
-            CreateError::Store(error) => error.into(),
-        }
-    }
-}
-
 impl From<ExceedsGrant> for ApiError {
     fn from(excess: ExceedsGrant) -> Self {
+        let invalid = |kind, field| Self::invalid(kind, field, excess.to_string());
         match excess {
             ExceedsGrant::Role => DenyReason::NotAdmitted.into(),
-            ExceedsGrant::Member => Self::invalid(InvalidKind::MemberNotOwn, "actor", excess.to_string()),
-            ExceedsGrant::Name => Self::invalid(InvalidKind::NameInPolicy, "name", excess.to_string()),
+            ExceedsGrant::Member => invalid(InvalidKind::MemberNotOwn, "actor"),
+            ExceedsGrant::Name => invalid(InvalidKind::NameInPolicy, "name"),
+            ExceedsGrant::Owner => invalid(InvalidKind::NotOwner, "owner"),
+            ExceedsGrant::OwnAlone => invalid(InvalidKind::OwnAlone, "owner"),
+            ExceedsGrant::Life => invalid(InvalidKind::LongerThanOwn, "secondsToLive"),
         }
     }
 }
 
-impl From<RotateError> for ApiError {
-    fn from(error: RotateError) -> Self {
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> Self {
+        let text = error.to_string();
         match error {
-            RotateError::NotFound => Self::KeyNotFound,
-            RotateError::Dead => Self::DeadKey,
-            RotateError::ExceedsGrant(excess) => excess.into(),
-            RotateError::Store(error) => error.into(),
+            ChangeError::NotFound => Self::KeyNotFound,
+            ChangeError::AccountNotFound => Self::AccountNotFound,
+            ChangeError::NameTaken => Self::NameTaken,
+            ChangeError::AccountNameTaken => Self::invalid(InvalidKind::AccountNameTaken, "name", text),
+            ChangeError::AccountNameWasUsed => Self::invalid(InvalidKind::AccountNameWasUsed, "name", text),
+            ChangeError::QuotaReached => Self::QuotaReached,
+            ChangeError::PersonQuotaReached => Self::PersonQuotaReached(text),
+            ChangeError::Disabled => Self::DisabledKey,
+            ChangeError::Edit(EditProblem::Dead) => Self::DeadKey,
+            ChangeError::Edit(EditProblem::OfAccount(member) | EditProblem::OfPerson(member)) => {
+                Self::invalid(InvalidKind::NotOfKey, member, text)
+            }
+            ChangeError::Edit(EditProblem::NoRole) => Self::invalid(InvalidKind::Role, "role", text),
+            ChangeError::ExceedsGrant(excess) => excess.into(),
+            ChangeError::KnownDigest => Self::invalid(InvalidKind::KnownDigest, "sha256", text),
+            ChangeError::TooManyKeys => Self::TooManyKeys(text),
+            ChangeError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ImportError> for ApiError {
+    /// Keys and lines have the same numbers, from 0 and from 1 on.
+    fn from(ImportError { index, error }: ImportError) -> Self {
+        let error = error.into();
+        match index {
+            None => error,
+            Some(index) => Self::Line { number: index + 1, error: Box::new(error) },
         }
     }
 }

@@ -1,62 +1,93 @@
 //! Privilege escalation: nobody grants a key more than they have themselves.
 //!
-//! Creating a key grants what the key can do, and so does rotating one, because the manager then holds its new secret.
-//! An Admin may grant everything.
+//! Creating a key grants what the key can do; so do changing and enabling one, and rotating one, because the manager then
+//! holds its new secret.  The same holds for service accounts.  An Admin may grant everything.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::actor::Actor;
+use crate::credential::Principal;
 use crate::keys::name::folded;
-use crate::keys::{ExceedsGrant, Role};
+use crate::keys::{ExceedsGrant, KeyOwner, Power, Role};
 use crate::policy::Allow;
 use crate::policy::allow::Requirement;
 use crate::snapshot::Snapshot;
 
-/// The members of a key's actor that the server sets: a key's own members of these names are ignored.
+/// The members of a key's actor that the server always sets: a key's own members of these names are ignored.
 const RESERVED_MEMBERS: [&str; 4] = ["id", "name", "role", "key_id"];
 /// The members of an actor by which an allow block can name one key or account.
 const NAMING_MEMBERS: [&str; 5] = ["id", "name", "key", "key_id", "account"];
 
-/// What a manager grants by a key.
-pub(super) struct Grant<'k> {
-    /// The key's id; `None` for a key that is not created yet.
-    pub id: Option<i64>,
-    /// The key's name.
-    pub name: &'k str,
-    /// The key's role.
-    pub role: Role,
-    /// The members that are added to the key's actor.
-    pub actor: &'k Map<String, Value>,
-}
-
-/// Checks that a manager with this actor and role may make this grant.
+/// Checks that a manager with this principal and role may give what a key or an account can do.
 ///
 /// # Errors
-/// [`ExceedsGrant`]: the part of the grant that the manager does not have.
+/// [`ExceedsGrant`]: the part of it that the manager does not have.
 pub(super) fn check(
-    manager: &Actor,
+    manager: &Principal,
     role: Option<Role>,
-    grant: &Grant<'_>,
+    power: &Power<'_>,
     snapshot: &Snapshot,
 ) -> Result<(), ExceedsGrant> {
+    check_life(manager, power)?;
     if role == Some(Role::Admin) {
         return Ok(());
     }
-    if role < Some(grant.role) {
-        return Err(ExceedsGrant::Role);
-    }
-    let granted = grant.actor.iter().filter(|(name, _)| !RESERVED_MEMBERS.contains(&name.as_str()));
-    for (name, value) in granted {
-        if !manager.member(name).is_some_and(|own| includes(own, value)) {
-            return Err(ExceedsGrant::Member);
+    match power.owner {
+        // What a person's key can do that person can, whatever they may be next: but for what its name gives.
+        KeyOwner::Person(person) => {
+            if !manager.person.as_ref().is_some_and(|manager| manager.id == *person) {
+                return Err(ExceedsGrant::Owner);
+            }
+        }
+        KeyOwner::Nobody | KeyOwner::Account(_) => {
+            if role < power.role {
+                return Err(ExceedsGrant::Role);
+            }
+            let granted = power.actor.iter().filter(|(name, _)| !RESERVED_MEMBERS.contains(&name.as_str()));
+            for (name, value) in granted {
+                if !manager.actor.member(name).is_some_and(|own| includes(own, value)) {
+                    return Err(ExceedsGrant::Member);
+                }
+            }
         }
     }
     let policies = snapshot.policies.iter().filter_map(|policy| policy.allow());
-    let admin = snapshot.admin.as_ref().and_then(|admin| admin.allow.allow());
-    if policies.chain(admin).any(|allow| names_key(allow, grant)) {
+    let admin = snapshot.admin.iter().flat_map(|admin| admin.allow_blocks());
+    if policies.chain(admin).any(|allow| names_key(allow, power)) {
         return Err(ExceedsGrant::Name);
     }
     Ok(())
+}
+
+/// Checks that a manager with this principal and role may end a key or an account: revoke it, disable it, delete it.
+///
+/// # Errors
+/// [`ExceedsGrant`]: it is above the manager's role.
+pub(super) fn check_end(
+    manager: &Principal,
+    role: Option<Role>,
+    power: &Power<'_>,
+) -> Result<(), ExceedsGrant> {
+    if let KeyOwner::Person(person) = power.owner
+        && manager.person.as_ref().is_some_and(|manager| manager.id == *person)
+    {
+        return Ok(());
+    }
+    // A person's key without a role may do what that person may, which is not known here.
+    let needed = match power.owner {
+        KeyOwner::Person(_) => power.role.or(Some(Role::Admin)),
+        KeyOwner::Nobody | KeyOwner::Account(_) => power.role,
+    };
+    if role < needed { Err(ExceedsGrant::Role) } else { Ok(()) }
+}
+
+/// A key or a token makes no key that lives longer than itself.
+fn check_life(manager: &Principal, power: &Power<'_>) -> Result<(), ExceedsGrant> {
+    let is_longer = match (manager.expires_at, power.expires_at) {
+        (None, _) => false,
+        (Some(_), None) => true,
+        (Some(own), Some(given)) => given > own,
+    };
+    if is_longer && power.key_name.is_some() { Err(ExceedsGrant::Life) } else { Ok(()) }
 }
 
 /// Whether a manager whose member has the value `own` has the value `granted`: the same one, or each of its elements.
@@ -72,8 +103,8 @@ fn includes(own: &Value, granted: &Value) -> bool {
     }
 }
 
-/// Whether an allow block names this key, by its name or id.
-fn names_key(allow: &Allow, grant: &Grant<'_>) -> bool {
+/// Whether an allow block names this key or this account, by a name or an id.
+fn names_key(allow: &Allow, power: &Power<'_>) -> bool {
     let members = match allow {
         Allow::Everyone | Allow::NoOne => return false,
         Allow::Members { members, .. } => members,
@@ -81,34 +112,35 @@ fn names_key(allow: &Allow, grant: &Grant<'_>) -> bool {
     members.iter().filter(|(member, _)| NAMING_MEMBERS.contains(&&**member)).any(|(_, requirement)| {
         match requirement {
             Requirement::Present => false,
-            Requirement::AnyOf(values) => values.iter().any(|value| is_key(value, grant)),
+            Requirement::AnyOf(values) => values.iter().any(|value| is_key(value, power)),
         }
     })
 }
 
-/// Whether a value of an allow block is the name or the id of this key.
-fn is_key(value: &Value, grant: &Grant<'_>) -> bool {
+/// Whether a value of an allow block is a name or the id of this key or account.
+fn is_key(value: &Value, power: &Power<'_>) -> bool {
+    let mut names = [power.key_name, power.account_name].into_iter().flatten();
     match value {
         Value::String(text) => {
             let text = folded(text);
             let bare =
                 ["key:", "sa:"].into_iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(&text);
-            let name = folded(grant.name);
-            bare == name || text == name || grant.id.is_some_and(|id| text == id.to_string())
+            let is_name = |name: &str| bare == folded(name) || text == folded(name);
+            names.any(is_name) || power.key_id.is_some_and(|id| text == id.to_string())
         }
         Value::Number(number) => {
-            let is_id = grant.id.is_some_and(|id| number.as_f64() == Some(id as f64));
-            is_id || number.to_string() == grant.name
+            let is_id = power.key_id.is_some_and(|id| number.as_f64() == Some(id as f64));
+            is_id || names.any(|name| number.to_string() == name)
         }
-        Value::Array(values) => values.iter().any(|value| is_key(value, grant)),
-        Value::Object(members) => members.values().any(|value| is_key(value, grant)),
+        Value::Array(values) => values.iter().any(|value| is_key(value, power)),
+        Value::Object(members) => members.values().any(|value| is_key(value, power)),
         Value::Null | Value::Bool(_) => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Map, json};
 
     use super::*;
 
@@ -140,7 +172,15 @@ mod tests {
     #[test]
     fn an_allow_block_names_a_key_by_its_name_or_id() {
         let actor = Map::new();
-        let grant = Grant { id: Some(7), name: "deploy", role: Role::Viewer, actor: &actor };
+        let power = Power {
+            owner: &KeyOwner::Nobody,
+            key_id: Some(7),
+            key_name: Some("deploy"),
+            account_name: None,
+            role: Some(Role::Viewer),
+            actor: &actor,
+            expires_at: None,
+        };
         for (allow, expected) in [
             (json!({"id": "key:deploy"}), true),
             (json!({"id": ["root", "key:deploy"]}), true),
@@ -159,7 +199,7 @@ mod tests {
             (json!(true), false),
             (json!(false), false),
         ] {
-            assert_eq!(names_key(&Allow::new(&allow).unwrap(), &grant), expected, "{allow}");
+            assert_eq!(names_key(&Allow::new(&allow).unwrap(), &power), expected, "{allow}");
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) async fn accept(
     attempt: ChangeAttempt,
 ) -> Result<Json<Message>, ApiError> {
     manager.check_role(Role::Admin)?;
-    with_store_timeout(admin.keys.accept_history()).await??;
+    with_store_timeout(admin.keys.accept_history(&manager.author(&attempt))).await??;
     attempt.log_accepted_history(manager.principal());
     let message = "History accepted: within a second every replica takes the key store at its word, also about keys \
          that were revoked, deleted or rotated before it was restored";

@@ -11,7 +11,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::body::Json;
 use super::error::ErrorBody;
-use super::{Admin, auth, grafana, history, keys, login, page, session};
+use super::{Admin, grafana, history, keys, login, page, permissions, session};
 
 /// This document
 ///
@@ -55,14 +55,19 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
         (name = "documents", description = "The page for people, and this document"),
     ),
     paths(
-        keys::list,
-        keys::create,
-        keys::show,
-        keys::delete,
-        keys::revoke,
-        keys::rotate,
+        keys::list::list,
+        keys::create::create,
+        keys::bulk::revoke,
+        keys::find::find,
+        keys::import::import,
+        keys::export::export,
+        keys::list::show,
+        keys::changes::change,
+        keys::changes::delete,
+        keys::changes::revoke,
+        keys::changes::rotate,
         history::accept,
-        auth::show_actor,
+        permissions::show_actor,
         grafana::health,
         grafana::org,
         grafana::user,

@@ -82,11 +82,13 @@ fn describe(status: StatusCode) -> &'static str {
         StatusCode::FORBIDDEN => {
             "The caller may not do this; the quota is reached; another site caused the request; the key store is read only here"
         }
-        StatusCode::NOT_FOUND => "There is no such key",
+        StatusCode::NOT_FOUND => "There is no such key, or none of the caller's own",
         StatusCode::REQUEST_TIMEOUT => "The body did not arrive within 10 seconds",
-        StatusCode::CONFLICT => "The name is taken; the key is dead",
-        StatusCode::PAYLOAD_TOO_LARGE => "The body has more than 64 KiB",
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => "The body is not application/json",
+        StatusCode::CONFLICT => "The name is taken; the key is dead or disabled; the digest is known already",
+        StatusCode::PAYLOAD_TOO_LARGE => "The body has more than 64 KiB, or 1 MiB where it is one of lines",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            "The body is not application/json, or application/x-ndjson where it is one of lines"
+        }
         StatusCode::SERVICE_UNAVAILABLE => {
             "The key store or the audit log does not answer, or too many changes are under way"
         }

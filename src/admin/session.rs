@@ -15,20 +15,21 @@ use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 use zeroize::Zeroizing;
 
-use super::audit::ChangeAttempt;
+use super::audit::{ChangeAttempt, actor_id};
 use super::auth::{Manager, Writable};
 use super::body::{Json, Members, RequestBody, parameter};
 use super::error::{ApiError, InvalidKind};
 use super::host::RequestHost;
 use super::responses::{BodyErrors, CallerErrors, LogOutErrors, PermissionErrors};
 use super::{Admin, auth, with_store_timeout};
-use crate::attributes::{Encoding, Header, Headers, Http};
+use crate::attributes::{ClientAddress, Encoding, Header, Headers, Http};
 use crate::config::LoginHost;
 use crate::credential::{
     API_KEY_USER, CredentialLocation, CredentialLocations, CrossSite, Principal, session_cookies,
 };
 use crate::deny_reason::DenyReason;
 use crate::identity::people::{record_of, records};
+use crate::keys::audit::{Action, NewAuditRow};
 use crate::keys::{NewSessions, Role, SessionScope, scoped_binding};
 use crate::person::{PersonId, PersonSource};
 use crate::secret::Secret;
@@ -139,7 +140,11 @@ pub(super) async fn log_out(
         for cookie in cleared.iter().flat_map(|(_, name)| session_cookies(&headers, name)) {
             // The session is closed in the store even when it is not in memory: another replica may have just opened it.
             let session = admin.keys.find_session(&cookie.digest, admin.clock.now());
-            with_store_timeout(admin.keys.close_session(&cookie.digest)).await??;
+            let rows: Vec<_> = session
+                .iter()
+                .map(|session| attempt.session_row(Action::LOGGED_OUT, &session.person, admin.clock.now()))
+                .collect();
+            with_store_timeout(admin.keys.close_session(&cookie.digest, &rows)).await??;
             // The one of the other scope is closed with it.
             if let Some(session) = session {
                 attempt.log_logout(&session.person);
@@ -212,7 +217,8 @@ pub(super) async fn end(
 ) -> Result<Json<EndedSessions>, ApiError> {
     manager.check_role(Role::Admin)?;
     let person = PersonId { source, subject: user.into() };
-    let ended = with_store_timeout(admin.keys.end_sessions(&person)).await??;
+    let row = NewAuditRow::of(&manager.author(&attempt), Action::SESSIONS_ENDED, admin.clock.now());
+    let ended = with_store_timeout(admin.keys.end_sessions(&person, Some(row.person(&person)))).await??;
     attempt.log_ended_sessions(manager.principal(), &person, ended);
     Ok(Json(EndedSessions { ended }))
 }
@@ -252,7 +258,9 @@ impl Admin {
             claims: claims.map(|claims| claims.members.clone()),
             checked_at: claims.map(|claims| claims.checked_at),
         };
-        let opened = with_store_timeout(self.keys.open_sessions(&new)).await??;
+        let row = attempt.session_row(Action::LOGGED_IN, &person.id, self.clock.now());
+        let row = NewAuditRow { by: Some(actor_id(principal)), ..row };
+        let opened = with_store_timeout(self.keys.open_sessions(&new, &[row])).await??;
         // A reload meanwhile wrote down what the new rules say of everybody, and then this log-in what the former ones do.
         let mut version = snapshot.version;
         loop {
@@ -276,7 +284,7 @@ impl Admin {
             for cookie in session_cookies(headers, self.session_cookie(*scope)) {
                 if self.keys.find_session(&cookie.digest, self.clock.now()).is_some() {
                     // The store has logged an error; the session ends by itself later.
-                    let _ = with_store_timeout(self.keys.close_session(&cookie.digest)).await;
+                    let _ = with_store_timeout(self.keys.close_session(&cookie.digest, &[])).await;
                 }
             }
         }
@@ -304,6 +312,7 @@ impl Admin {
             host: b"",
             path: b"/login",
             headers: Headers::new(Encoding::Lines, vec![header]),
+            client: ClientAddress::Unknown,
         };
         let locations =
             CredentialLocations::new(vec![CredentialLocation::Basic { cross_site: CrossSite::Deny }]);

@@ -15,8 +15,8 @@ use super::schema;
 use super::tls::{self, ServerTls, SubjectName, Transport};
 use super::url::{Authority, is_loopback};
 use crate::actor::Actor;
-use crate::credential::Principal;
 use crate::credential::stripping::{ADMIN_COOKIES, APPLICATION_COOKIES};
+use crate::credential::{Kind, Principal};
 use crate::keys::{Role, SessionScope};
 use crate::policy::{Allow, HostPattern, Policy};
 
@@ -38,30 +38,44 @@ pub struct AdminSection<'t> {
 }
 
 impl AdminSection<'_> {
-    /// Whether one of these principals may log in.
+    /// Whether one of these principals may manage keys, be it their own alone.
     pub fn can_be_entered_by<'k>(&self, mut principal: impl Iterator<Item = &'k Principal>) -> bool {
-        let admits = |principal: &Principal| {
-            let allow = self.rules.allow.allow();
-            principal.counts_under(self.rules.allow.name())
-                && allow.is_none_or(|allow| allow.admits(&principal.actor))
-        };
-        principal.any(admits)
+        principal.any(|principal| self.rules.admits(principal))
     }
 
-    /// Whether somebody may log in to whom a directory or a provider gives these members, and one of these roles.
-    pub fn can_be_entered_with(&self, given: &[&str], mut roles: impl Iterator<Item = Role>) -> bool {
-        let members = match self.rules.allow.allow() {
-            None | Some(Allow::Everyone) => return true,
-            Some(Allow::NoOne) => return false,
-            Some(Allow::Members { members, .. }) => members,
+    /// Whether somebody may do so to whom a directory or a provider gives these members, and one of these roles.
+    pub fn can_be_entered_with(&self, given: &[&str], roles: impl Iterator<Item = Role>) -> bool {
+        let roles: Vec<Role> = roles.collect();
+        self.rules.allow_blocks().any(|allow| {
+            let members = match allow {
+                Allow::Everyone => return true,
+                Allow::NoOne => return false,
+                Allow::Members { members, .. } => members,
+            };
+            // What is said of people is not known here.
+            let is_given = |name: &str| name == "id" || given.contains(&name);
+            let has_role = |role: &Role| {
+                let actor = Actor::configured(Map::from_iter([("role".to_owned(), role.as_str().into())]));
+                actor.is_ok_and(|actor| allow.admits(&actor))
+            };
+            members.iter().any(|(name, _)| is_given(name)) || roles.iter().any(has_role)
+        })
+    }
+}
+
+impl AdminRules {
+    /// The allow blocks of the section.
+    pub fn allow_blocks(&self) -> impl Iterator<Item = &Allow> {
+        [&self.allow, &self.self_service].into_iter().filter_map(Policy::allow)
+    }
+
+    /// Whether this principal may manage keys: all, or their own where it is a user's.
+    pub fn admits(&self, principal: &Principal) -> bool {
+        let is_admitted = |policy: &Policy| {
+            principal.counts_under(policy.name())
+                && policy.allow().is_none_or(|allow| allow.admits(&principal.actor))
         };
-        // What is said of people is not known here.
-        let is_given = |name: &str| name == "id" || given.contains(&name);
-        let has_role = |role: Role| {
-            let actor = Actor::configured(Map::from_iter([("role".to_owned(), role.as_str().into())]));
-            actor.is_ok_and(|actor| self.rules.allow.allow().is_some_and(|allow| allow.admits(&actor)))
-        };
-        members.iter().any(|(name, _)| is_given(name)) || roles.any(has_role)
+        is_admitted(&self.allow) || (principal.kind == Kind::User && is_admitted(&self.self_service))
     }
 }
 
@@ -79,6 +93,8 @@ pub struct AdminListen {
 pub struct AdminRules {
     /// `admin.allow`, by default `{role: Admin}`.  It never admits the anonymous.
     pub allow: Policy,
+    /// `admin.self_service`: which people may have keys of their own, by default none.  It never admits the anonymous.
+    pub self_service: Policy,
     /// `admin.public_url`: the URL of the page in browsers, if it differs from the listener's address.
     pub public_url: Option<PublicUrl>,
     /// `admin.hosts`: further names of the listener, in lower case, without ports.
@@ -270,13 +286,22 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
     let node = section?;
     let what = "a mapping such as {listen: \"127.0.0.1:9192\"}";
     let fields = reader.fields(node, what, &schema::ADMIN).unwrap_or_else(|| Reader::no_fields(node));
+    let over_tls = fields.get("tls").is_some();
+    let fields = if reader.serves_listeners { fields } else { fields.without(&["listen", "tls"]) };
     let listen_node = fields.get("listen");
-    let tls = tls::read(reader, fields.get("tls"));
+    let mut tls = tls::read(reader, fields.get("tls"));
+    if over_tls {
+        tls.transport = Transport::Tls;
+    }
     let danger = "try to log in and to manage keys";
     let listen = read_listen(reader, listen_node, danger, tls.protection, DEFAULT_LISTEN);
     let allow = match fields.get("allow") {
         Some(node) => read_admin_allow(reader, node),
         None => default_allow(),
+    };
+    let self_service = match fields.get("self_service") {
+        Some(node) => read_self_service(reader, node),
+        None => Allow::NoOne,
     };
     let public_url_node = fields.get("public_url");
     let public_url = public_url_node.and_then(|node| {
@@ -297,6 +322,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
         url
     });
     let allow = Policy::new("admin".into(), Some(allow));
+    let self_service = Policy::new("admin".into(), Some(self_service));
     let org_name = fields.get("org_name").and_then(|node| reader.text(node, "text such as Main Org."));
     let org_name = org_name.map_or("Main Org.", |text| text.as_str()).into();
     let hosts = read_hosts(reader, fields.get("hosts"));
@@ -315,6 +341,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
         listen_node,
         rules: AdminRules {
             allow,
+            self_service,
             public_url,
             hosts,
             certificate_names,
@@ -450,6 +477,23 @@ fn read_admin_allow<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {
         reader.error(
             &node.at,
             "this admits the anonymous, and somebody who manages keys can act as anybody; name a role, such as {role: Admin}",
+        );
+    }
+    allow
+}
+
+fn read_self_service<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {
+    let allow = read_allow(reader, node);
+    if allow == Allow::Everyone {
+        reader.error(
+            &node.at,
+            "this would admit whatever comes with a credential, and the anonymous; say which people may have keys of their \
+             own, such as {role: [Viewer, Editor, Admin]}, or {id: \"*\"} for all",
+        );
+    } else if allow.admits_anonymous() {
+        reader.error(
+            &node.at,
+            "this admits the anonymous, who own no keys; name people, such as {role: [Viewer, Editor, Admin]}",
         );
     }
     allow

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 use super::retention::Retention;
 use super::store::history::Continuity;
 use super::store::source::{
-    ChangePage, Cursor, KeyPage, LogPosition, Look, PersonPage, Revision, SessionPage, Source,
+    AccountPage, ChangePage, Cursor, KeyPage, LogPosition, Look, PersonPage, Revision, SessionPage, Source,
 };
 use super::store::{FollowerStore, SCHEMA, StoreError, StoreFailure, Upkeep};
 use super::usage::PendingUses;
@@ -94,6 +94,8 @@ struct Window {
 
 /// How far a reading of everything has come.
 enum Reading {
+    /// To the service account of this id.  They come first: a key without its account authenticates nobody.
+    Accounts(i64),
     /// To the key of this id.
     Keys(i64),
     /// To the session of this digest; with those that were found.
@@ -103,12 +105,14 @@ enum Reading {
 }
 
 impl Reading {
-    const START: Self = Self::Keys(i64::MIN);
+    const START: Self = Self::Accounts(i64::MIN);
 }
 
 /// What was read and does not count yet.
 enum Page {
     Changes(ChangePage),
+    /// The service accounts with an id above this.
+    Accounts(i64, AccountPage),
     /// The keys with an id above this.
     Keys(i64, KeyPage),
     Sessions(SessionPage),
@@ -392,6 +396,9 @@ impl Follower {
             return Ok(Some(Page::Changes(with_timeout(READ_TIMEOUT, page).await?)));
         }
         Ok(match &self.reader.reading {
+            Some(Reading::Accounts(after)) => {
+                Some(Page::Accounts(*after, with_timeout(READ_TIMEOUT, source.accounts(*after)).await?))
+            }
             Some(Reading::Keys(after)) => {
                 Some(Page::Keys(*after, with_timeout(READ_TIMEOUT, source.keys(*after)).await?))
             }
@@ -423,6 +430,13 @@ impl Follower {
                     None => drop(self.reader.windows.pop()),
                 }
                 index.apply_changes(page);
+            }
+            Page::Accounts(after, page) => {
+                self.reader.reading = Some(match page.next {
+                    Some(next) => Reading::Accounts(next),
+                    None => Reading::Keys(i64::MIN),
+                });
+                index.apply_accounts(after, page);
             }
             Page::Keys(after, page) => {
                 self.reader.reading = Some(match page.next {

@@ -1,6 +1,7 @@
 //! How fresh the index is: when the store was last read, what of it is known, and how many keys there are.  Neither a
 //! lock nor the store is asked.  Whether a key is live is decided in [`index`](super::index).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,9 +14,15 @@ use super::{Key, KeyLookup, Keys, NEVER, StoredKey};
 use crate::token::TokenDigest;
 
 impl Keys {
-    /// What is known of a token's digest at this instant.  A live key counts as used.
+    /// What is known of a token's digest at this instant.
     pub fn find(&self, digest: &TokenDigest, now: Timestamp) -> KeyLookup {
         self.index.find(digest, now)
+    }
+
+    /// The key of a digest was used at this instant, from this address where it is known.  The address is looked at where
+    /// the use is to be written: at most once a minute.
+    pub fn record_use(&self, digest: &TokenDigest, now: Timestamp, address: impl FnOnce() -> Option<IpAddr>) {
+        self.index.record_use(digest, now, address);
     }
 
     /// The live session of a cookie's digest.  It counts as used.

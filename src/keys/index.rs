@@ -1,30 +1,35 @@
 //! The index: every stored digest, for the Check path to look up without a lock; and whether a digest is live, expired
-//! (a replaced secret: its overlap is over) or revoked; and every record of a person.
+//! (a replaced secret: its overlap is over), disabled or revoked; every service account; and every record of a person.
 //!
 //! Readers never wait.  One writer at a time changes the entries of what changed.
 
+mod accounts;
+mod entry;
 mod people;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
 use tokio::sync::mpsc::UnboundedSender;
 
+use self::accounts::Accounts;
+use self::entry::IndexEntry;
 use self::people::People;
 use super::known_dead::KnownDead;
 use super::people::PersonRecord;
 use super::sessions::Session;
-use super::store::source::{ChangePage, KeyPage, PersonPage};
+use super::store::source::{AccountPage, ChangePage, KeyPage, PersonPage};
 use super::usage::{LastUse, Used};
-use super::{Role, Status, StoredKey, StoredPerson, StoredSession};
-use crate::actor::Actor;
-use crate::credential::{Kind, PolicyNames, Principal, has_expired};
+use super::{Account, Status, StoredKey, StoredPerson, StoredSession};
+use crate::credential::Principal;
 use crate::person::{PersonId, PersonSource};
 use crate::token::TokenDigest;
+
+pub use self::entry::PersonKey;
 
 /// In order, so that a page of keys shows which of them are gone; and a tree, which never moves all entries at once.
 type ById = BTreeMap<i64, Arc<IndexEntry>>;
@@ -39,110 +44,12 @@ pub enum KeyLookup {
     Expired,
     /// The key is revoked.
     Revoked,
+    /// The key, or the service account whose it is, is disabled; or that account is gone.
+    Disabled,
     /// The key is live.
     Live(Arc<Principal>),
-}
-
-/// A key in the index: small, because there may be a million.
-///
-/// Its principal is made at the first use, and kept.
-struct IndexEntry {
-    id: i64,
-    name: Box<str>,
-    role: Role,
-    revoked: bool,
-    expires_at: Option<Timestamp>,
-    digest: TokenDigest,
-    optional: Option<Box<OptionalFields>>,
-    last_use: Arc<LastUse>,
-    principal: OnceLock<Arc<Principal>>,
-}
-
-/// The fields that most keys do not have.
-#[derive(PartialEq)]
-struct OptionalFields {
-    actor: Map<String, Value>,
-    policies: Option<PolicyNames>,
-    previous: Option<(TokenDigest, Timestamp)>,
-}
-
-impl IndexEntry {
-    fn new(stored: StoredKey, last_use: Arc<LastUse>) -> Self {
-        let StoredKey { key, digest, previous } = stored;
-        let policies = key.policies.map(|names| names.into_iter().map(Arc::from).collect());
-        let optional = OptionalFields { actor: key.actor, policies, previous };
-        let is_empty =
-            optional.actor.is_empty() && optional.policies.is_none() && optional.previous.is_none();
-        Self {
-            id: key.id,
-            name: key.name.into_boxed_str(),
-            role: key.role,
-            revoked: key.revoked_at.is_some(),
-            expires_at: key.expires_at,
-            digest,
-            optional: (!is_empty).then(|| Box::new(optional)),
-            last_use,
-            principal: OnceLock::new(),
-        }
-    }
-
-    fn previous(&self) -> Option<(TokenDigest, Timestamp)> {
-        self.optional.as_ref().and_then(|optional| optional.previous)
-    }
-
-    fn digests(&self) -> impl Iterator<Item = TokenDigest> {
-        [Some(self.digest), self.previous().map(|(digest, _)| digest)].into_iter().flatten()
-    }
-
-    /// Whether the two differ in nothing but their last use.
-    fn is_same(&self, other: &Self) -> bool {
-        self.name == other.name
-            && self.role == other.role
-            && self.revoked == other.revoked
-            && self.expires_at == other.expires_at
-            && self.digest == other.digest
-            && self.optional == other.optional
-    }
-
-    fn principal(&self) -> &Arc<Principal> {
-        self.principal.get_or_init(|| {
-            let none = Map::new();
-            let own = self.optional.as_ref().map_or(&none, |optional| &optional.actor);
-            let actor = Actor::of_key(&self.name, self.role.as_str(), self.id, own);
-            let mut principal = Principal::new(Kind::Key, Arc::from(&*self.name), actor);
-            principal.id = Some(self.id);
-            principal.policies = self.optional.as_ref().and_then(|optional| optional.policies.clone());
-            principal.expires_at = self.expires_at;
-            Arc::new(principal)
-        })
-    }
-
-    /// What this digest of the key is now; `None` when it is no digest of it.
-    fn status(&self, digest: &TokenDigest, now: Timestamp) -> Option<Status> {
-        let until = match self.previous() {
-            _ if self.digest == *digest => None,
-            Some((previous, until)) if previous == *digest => Some(until),
-            // A writer replaced the entry under this digest in the meantime.
-            _ => return None,
-        };
-        Some(if self.revoked {
-            Status::Revoked
-        } else if has_expired(self.expires_at, now) || has_expired(until, now) {
-            Status::Expired
-        } else {
-            Status::Live
-        })
-    }
-
-    /// The same, with the principal of a live key.
-    fn find(&self, digest: &TokenDigest, now: Timestamp) -> KeyLookup {
-        match self.status(digest, now) {
-            None => KeyLookup::Unknown,
-            Some(Status::Revoked) => KeyLookup::Revoked,
-            Some(Status::Expired) => KeyLookup::Expired,
-            Some(Status::Live) => KeyLookup::Live(Arc::clone(self.principal())),
-        }
-    }
+    /// The key is live, and what it may says the person whose it is.
+    OfPerson(PersonKey),
 }
 
 /// Every stored digest, and every record of a person.
@@ -150,6 +57,9 @@ pub struct Index {
     keys: Digests<IndexEntry>,
     sessions: Digests<Session>,
     people: People,
+    accounts: Accounts,
+    /// How many keys that are not revoked each person has.
+    owners: Mutex<HashMap<PersonId, usize>>,
     /// The entry of each key, for writers.  Its lock is the writers' lock.
     by_id: Mutex<ById>,
     held: AtomicUsize,
@@ -169,26 +79,44 @@ enum Cause {
 impl Index {
     /// An empty index that sends the entries whose use is to be written.
     pub fn new(used: UnboundedSender<Used>) -> Self {
-        let (keys, sessions, people) = (Digests::default(), Digests::default(), People::default());
-        let (by_id, held, known_dead) = (Mutex::default(), AtomicUsize::new(0), KnownDead::default());
-        Self { keys, sessions, people, by_id, held, known_dead, used }
+        Self {
+            keys: Digests::default(),
+            sessions: Digests::default(),
+            people: People::default(),
+            accounts: Accounts::default(),
+            owners: Mutex::default(),
+            by_id: Mutex::default(),
+            held: AtomicUsize::new(0),
+            known_dead: KnownDead::default(),
+            used,
+        }
     }
 
-    /// What is known of a digest at this instant.  A live key counts as used.
+    /// What is known of a digest at this instant.
     pub fn find(&self, digest: &TokenDigest, now: Timestamp) -> KeyLookup {
         let keys = self.keys.pin();
         let Some(entry) = keys.get(digest) else {
             return KeyLookup::Unknown;
         };
-        let mut lookup = entry.find(digest, now);
-        if matches!(lookup, KeyLookup::Live(_)) && self.known_dead.is_denied(digest) {
-            lookup = KeyLookup::Revoked;
-        }
-        if matches!(lookup, KeyLookup::Live(_)) && entry.last_use.record(now.as_second()) {
-            // The receiver lives as long as the index does: there is no error.
-            let _ = self.used.send(Used::Key(entry.id, Arc::clone(&entry.last_use)));
+        let lookup = entry.find(digest, now);
+        if matches!(lookup, KeyLookup::Live(_) | KeyLookup::OfPerson(_)) && self.known_dead.is_denied(digest)
+        {
+            return KeyLookup::Revoked;
         }
         lookup
+    }
+
+    /// The key of a digest was used at this instant, from this address where it is known.  The address is looked at where
+    /// the use is to be written: at most once a minute.
+    pub fn record_use(&self, digest: &TokenDigest, now: Timestamp, address: impl FnOnce() -> Option<IpAddr>) {
+        let keys = self.keys.pin();
+        if let Some(entry) = keys.get(digest)
+            && entry.last_use.record(now.as_second())
+        {
+            let used = Used::Key { id: entry.id, last_use: Arc::clone(&entry.last_use), address: address() };
+            // The receiver lives as long as the index does: there is no error.
+            let _ = self.used.send(used);
+        }
     }
 
     /// The live session of a digest.  It counts as used.
@@ -208,11 +136,21 @@ impl Index {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// When the next live key expires.  Looks at every key.
+    /// When the next key expires that authenticates until then.  Looks at every key.
     pub fn next_expiry(&self, now: Timestamp) -> Option<Timestamp> {
         let keys = self.keys.pin();
-        let not_revoked = keys.values().filter(|entry| !entry.revoked);
-        not_revoked.filter_map(|entry| entry.expires_at).filter(|&expires_at| expires_at > now).min()
+        let usable = keys.values().filter(|entry| entry.is_usable());
+        usable.filter_map(|entry| entry.expires_at).filter(|&expires_at| expires_at > now).min()
+    }
+
+    /// The people who have keys that are not revoked.
+    pub fn owners(&self) -> Vec<PersonId> {
+        self.lock_owners().keys().cloned().collect()
+    }
+
+    /// Whether a person is one of them.
+    pub fn is_owner(&self, person: &PersonId) -> bool {
+        self.lock_owners().contains_key(person)
     }
 
     /// Inserts a key that somebody created or changed, or replaces it.
@@ -285,8 +223,27 @@ impl Index {
         self.people.remove(id);
     }
 
+    /// Inserts a service account, or replaces it: each of its keys acts as it from now on.
+    pub fn put_account(&self, account: Account) {
+        self.accounts.put(account);
+    }
+
+    /// Removes a service account: no key of it authenticates any more.
+    pub fn remove_account(&self, id: i64) {
+        self.accounts.remove(id);
+    }
+
+    /// Takes over a page of all service accounts: those with an id above `after`, up to where the page ends.
+    pub fn apply_accounts(&self, after: i64, page: AccountPage) {
+        self.accounts.apply(after, page);
+    }
+
     /// Takes over a page of changes.
     pub fn apply_changes(&self, page: ChangePage) {
+        // Before the keys: a new account's first key works at once.
+        for account in page.accounts {
+            self.put_account(account);
+        }
         for stored in page.keys {
             self.put(stored);
         }
@@ -304,6 +261,9 @@ impl Index {
         }
         for id in page.deleted_people {
             self.remove_person(id);
+        }
+        for id in page.deleted_accounts {
+            self.remove_account(id);
         }
     }
 
@@ -375,6 +335,30 @@ impl Index {
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn lock_owners(&self) -> MutexGuard<'_, HashMap<PersonId, usize>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An entry took the place of another one.
+    fn count_owners(&self, before: Option<&IndexEntry>, after: Option<&IndexEntry>) {
+        let (before, after) = (before.and_then(IndexEntry::owner), after.and_then(IndexEntry::owner));
+        if before == after {
+            return;
+        }
+        let mut owners = self.lock_owners();
+        if let Some(person) = after {
+            *owners.entry(person.clone()).or_default() += 1;
+        }
+        if let Some(person) = before
+            && let Some(number) = owners.get_mut(person)
+        {
+            *number -= 1;
+            if *number == 0 {
+                owners.remove(person);
+            }
+        }
+    }
+
     fn put_locked(&self, by_id: &mut ById, stored: StoredKey, cause: Cause) {
         let id = stored.key.id;
         let before = by_id.get(&id).map(Arc::clone);
@@ -382,7 +366,8 @@ impl Index {
             Some(before) => Arc::clone(&before.last_use),
             None => Arc::new(LastUse::new(stored.key.last_used_at)),
         };
-        let after = Arc::new(IndexEntry::new(stored, last_use));
+        let account = stored.key.owner.account().map(|id| self.accounts.slot(id));
+        let after = Arc::new(IndexEntry::new(stored, account, last_use));
         if before.as_ref().is_some_and(|before| before.is_same(&after)) {
             // The principal stays the same, and with it the answer that is encoded for it.
             return;
@@ -398,6 +383,7 @@ impl Index {
                 self.known_dead.remember(digest);
             }
         }
+        self.count_owners(before.as_deref(), Some(&after));
         by_id.insert(id, after);
         self.held.store(by_id.len(), Ordering::Relaxed);
     }
@@ -407,6 +393,7 @@ impl Index {
             return;
         };
         self.held.store(by_id.len(), Ordering::Relaxed);
+        self.count_owners(Some(&before), None);
         let keys = self.keys.pin();
         for digest in before.digests() {
             let removed = keys.remove_if(&digest, |_, entry| entry.id == id);

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::{Regex, RegexSet};
 use unicode_normalization::UnicodeNormalization;
 
-use super::MAX_NAME;
+use super::{MAX_DESCRIPTION, MAX_NAME};
 
 /// Emoji in sequence, or characters that can be seen; the first one is no mark that needs something before it.
 ///
@@ -77,6 +77,15 @@ pub fn is_name(text: &str) -> bool {
         // The long s and the Kelvin sign: no letters of names, and yet readers who fold case take them for s and k.
         && !text.contains(['\u{17f}', '\u{212a}'])
         && (text.is_ascii() || ONE_SCRIPT.is_match(text))
+}
+
+/// Whether a text can describe a key: at most [`MAX_DESCRIPTION`] characters in one line, of which none turns the others round.
+pub fn is_description(text: &str) -> bool {
+    let is_hidden = |character: char| {
+        character.is_control()
+            || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().take(MAX_DESCRIPTION + 1).count() <= MAX_DESCRIPTION && !text.chars().any(is_hidden)
 }
 
 /// The form in which names are compared: compatibility forms and capitals are the same name.

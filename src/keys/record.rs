@@ -1,4 +1,4 @@
-//! The records: a key, its status, a session, a person.
+//! The records: a key, its owner and status, a service account, a session, a person.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -34,18 +34,52 @@ impl Role {
     }
 }
 
+/// Whose a key is: it decides the actor.  One of a person or an account is nobody else's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum KeyOwner {
+    /// Nobody's: the key is an actor of its own, as Grafana's API keys are.
+    Nobody,
+    /// The service account of this id.
+    Account(i64),
+    /// A person: a configured user, or one of a directory or a provider.
+    Person(PersonId),
+}
+
+impl KeyOwner {
+    /// The account's id, where it is one's.
+    pub fn account(&self) -> Option<i64> {
+        match self {
+            Self::Account(id) => Some(*id),
+            Self::Nobody | Self::Person(_) => None,
+        }
+    }
+
+    /// The person, where it is one's.
+    pub fn person(&self) -> Option<&PersonId> {
+        match self {
+            Self::Person(person) => Some(person),
+            Self::Nobody | Self::Account(_) => None,
+        }
+    }
+}
+
 /// A key as it is shown: all but its secret.  Times are whole seconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Key {
     /// Never reused, even when the key is deleted.
     pub id: i64,
-    /// Unique among keys that are neither revoked nor expired.
+    /// Unique among the live keys of the same owner.
     pub name: String,
-    /// Its role.
-    pub role: Role,
-    /// Members of the actor beyond `id`, `name`, `role` and `key_id`.
+    /// What it is for, in its maker's words.
+    pub description: Option<String>,
+    /// Whose it is.
+    pub owner: KeyOwner,
+    /// Its role.  `None` for an account's key, whose role is the account's, and for a person's key that has the role
+    /// which the person has.
+    pub role: Option<Role>,
+    /// Members of the actor beyond those that every key's has.  Empty where it is an account's or a person's.
     pub actor: Map<String, Value>,
-    /// The only policies under which its actor counts; `None` is no restriction.
+    /// The only policies under which its actor counts; `None` is no restriction.  An account's key has the account's.
     pub policies: Option<Vec<String>>,
     /// When it was created.
     pub created_at: Timestamp,
@@ -53,8 +87,16 @@ pub struct Key {
     pub created_by: String,
     /// From this instant on it is expired; `None` is never.
     pub expires_at: Option<Timestamp>,
+    /// Until when the secret before the last rotation works.
+    pub previous_until: Option<Timestamp>,
     /// When it was last used, to a minute.
     pub last_used_at: Option<Timestamp>,
+    /// How often it was used, as far as that was written.
+    pub uses: u64,
+    /// The address from which it was last used.
+    pub last_address: Option<String>,
+    /// When it was disabled; it may be enabled again.
+    pub disabled_at: Option<Timestamp>,
     /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
     /// The id of the actor who revoked it.
@@ -66,16 +108,58 @@ pub struct Key {
 pub struct CreateKey {
     /// Its name.
     pub name: String,
-    /// Its role.
-    pub role: Role,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Whose it is.
+    pub owner: KeyOwner,
+    /// Its role; what `None` means says [`Key::role`].  Nobody's key has one.
+    pub role: Option<Role>,
     /// When it expires; `None` is never.
     pub expires_at: Option<Timestamp>,
     /// Members of its actor beyond those of every key.
     pub actor: Map<String, Value>,
     /// The only policies under which its actor counts; `None` is no restriction.
     pub policies: Option<Vec<String>>,
-    /// The id of the actor who creates it.
+}
+
+/// A service account: one actor with any number of keys.  Times are whole seconds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Account {
+    /// Never reused, even when the account is deleted.
+    pub id: i64,
+    /// Unique among accounts.
+    pub name: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Its role.
+    pub role: Role,
+    /// Members of the actor beyond those that every account's has.
+    pub actor: Map<String, Value>,
+    /// The only policies under which its actor counts; `None` is no restriction.
+    pub policies: Option<Vec<String>>,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// The id of the actor who created it.
     pub created_by: String,
+    /// When it was disabled: none of its keys authenticates.
+    pub disabled_at: Option<Timestamp>,
+}
+
+/// A request to create a service account.
+#[derive(Debug, Clone)]
+pub struct CreateAccount {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Its role.
+    pub role: Role,
+    /// Members of its actor beyond those of every account.
+    pub actor: Map<String, Value>,
+    /// The only policies under which its actor counts; `None` is no restriction.
+    pub policies: Option<Vec<String>>,
+    /// Whether it is disabled from the beginning.
+    pub is_disabled: bool,
 }
 
 /// Why somebody may not give a key: it can do what they cannot.
@@ -90,10 +174,86 @@ pub enum ExceedsGrant {
     /// An allow block names this key, by its name or id.
     #[error("an allow block of the configuration names this key; an Admin may give it")]
     Name,
+    /// It is a person's, and the caller is neither that person nor an Admin.
+    #[error("the key is another person's; its owner or an Admin may do that")]
+    Owner,
+    /// It is nobody's or an account's, and the caller may only have keys of their own.
+    #[error("you may make and change keys of your own alone")]
+    OwnAlone,
+    /// A key would live longer than the key that makes it.
+    #[error("a key makes no key that lives longer than itself")]
+    Life,
 }
 
-/// Checks, in the transaction that rotates a key, whether the caller may give what the key can do.
-pub type GrantCheck<'c> = dyn Fn(&Key) -> Result<(), ExceedsGrant> + Send + Sync + 'c;
+/// What a key or an account can do: what somebody gives who creates, changes, enables or rotates it.
+#[derive(Debug, Clone, Copy)]
+pub struct Power<'k> {
+    /// Whose the key is.  For an account itself it is the account's.
+    pub owner: &'k KeyOwner,
+    /// The key's id; `None` for one that does not exist yet, and for an account itself.
+    pub key_id: Option<i64>,
+    /// The key's name; `None` for an account itself.
+    pub key_name: Option<&'k str>,
+    /// The account's name, where it is one's.
+    pub account_name: Option<&'k str>,
+    /// The role; `None` for that of the person whose it is.
+    pub role: Option<Role>,
+    /// The members that are added to the actor.
+    pub actor: &'k Map<String, Value>,
+    /// When the key expires; `None` is never, and for an account itself.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl<'k> Power<'k> {
+    /// That of an account, with which each of its keys acts.
+    pub fn of_account(account: &'k Account, owner: &'k KeyOwner) -> Self {
+        Self {
+            owner,
+            key_id: None,
+            key_name: None,
+            account_name: Some(&account.name),
+            role: Some(account.role),
+            actor: &account.actor,
+            expires_at: None,
+        }
+    }
+
+    /// That of a key, and of the account whose it is.
+    pub fn of_key(key: &'k Key, account: Option<&'k Account>) -> Self {
+        Self {
+            owner: &key.owner,
+            key_id: Some(key.id),
+            key_name: Some(&key.name),
+            account_name: account.map(|account| &*account.name),
+            role: account.map_or(key.role, |account| Some(account.role)),
+            actor: account.map_or(&key.actor, |account| &account.actor),
+            expires_at: key.expires_at,
+        }
+    }
+}
+
+/// Checks, in the transaction that makes a change, whether the caller may give what a key or account can do then.
+pub type GrantCheck<'c> = dyn Fn(&Power<'_>) -> Result<(), ExceedsGrant> + Send + Sync + 'c;
+
+/// Who makes a change, for the record; and which keys exist for them.
+#[derive(Debug, Clone)]
+pub struct Author {
+    /// The id of their actor.
+    pub id: String,
+    /// The kind of their credential, such as `session`.
+    pub credential: &'static str,
+    /// Their address.
+    pub address: String,
+    /// The only person whose keys exist for them; `None`: all keys do.
+    pub sees_only: Option<PersonId>,
+}
+
+impl Author {
+    /// Whether a key of this owner exists for them.
+    pub fn sees(&self, owner: &KeyOwner) -> bool {
+        self.sees_only.as_ref().is_none_or(|person| owner.person() == Some(person))
+    }
+}
 
 /// The status of a key at an instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +264,8 @@ pub enum Status {
     Expired,
     /// It was revoked, expired or not.
     Revoked,
+    /// It is disabled, and neither expired nor revoked.
+    Disabled,
 }
 
 impl Key {
@@ -113,6 +275,8 @@ impl Key {
             Status::Revoked
         } else if has_expired(self.expires_at, now) {
             Status::Expired
+        } else if self.disabled_at.is_some() {
+            Status::Disabled
         } else {
             Status::Live
         }
@@ -193,6 +357,8 @@ pub struct StoredPerson {
     pub role: Option<Role>,
     /// The digest of whatever must stay the same for this record to hold.
     pub binding: TokenDigest,
+    /// What the person's source said of them when it was asked last; `None` for a configured user, and once they have ended.
+    pub claims: Option<Map<String, Value>>,
     /// When the person was last seen, to a minute.
     pub seen_at: Timestamp,
     /// When the person ended: left, was disabled, or had no role any more.  `None` while they have not.
@@ -206,6 +372,7 @@ impl StoredPerson {
             && self.actor == other.actor
             && self.role == other.role
             && self.binding == other.binding
+            && self.claims == other.claims
             && self.ended_at == other.ended_at
     }
 }

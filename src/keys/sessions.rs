@@ -13,6 +13,7 @@ use arc_swap::ArcSwapOption;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
+use super::audit::{Action, NewAuditRow};
 use super::store::{SessionLimit, StoreError, Upkeep};
 use super::usage::LastUse;
 use super::{Keys, OPERATION_TIMEOUT, SessionScope, StoredSession, generate, whole_second, with_timeout};
@@ -173,12 +174,16 @@ pub fn scoped_binding(binding: &TokenDigest, scope: SessionScope) -> TokenDigest
 }
 
 impl Keys {
-    /// Opens the sessions of one log-in.
+    /// Opens the sessions of one log-in, with these rows in the audit.
     /// Where the person has [`MAX_SESSIONS_PER_PERSON`] live ones of a scope, the log-in of the oldest ends.
     ///
     /// # Errors
     /// The store failed.
-    pub async fn open_sessions(&self, new: &NewSessions) -> Result<OpenedSessions, StoreError> {
+    pub async fn open_sessions(
+        &self,
+        new: &NewSessions,
+        audit: &[NewAuditRow],
+    ) -> Result<OpenedSessions, StoreError> {
         let now = whole_second(self.clock.now());
         let (mut cookies, mut sessions) = (Vec::new(), Vec::<StoredSession>::new());
         let checked_at = new.checked_at.map_or(now, whole_second);
@@ -200,7 +205,7 @@ impl Keys {
         }
         let (used_after, opened_after) = self.live_sessions_after(&new.person.source);
         let limit = SessionLimit { max_sessions: MAX_SESSIONS_PER_PERSON, used_after, opened_after };
-        let create = self.store.create_sessions(&self.gate, &sessions, limit);
+        let create = self.store.create_sessions(&self.gate, &sessions, limit, audit);
         let created = self.change(create, |ended| {
             ended.digests.iter().for_each(|digest| self.index.remove_session(digest));
             sessions.iter().for_each(|session| self.index.put_session(session.clone()));
@@ -226,12 +231,12 @@ impl Keys {
         digests.into_iter().filter_map(|digest| self.index.session(&digest))
     }
 
-    /// Closes a session and the other one of its log-in; no error when there is none.
+    /// Closes a session and the other one of its log-in, with these rows in the audit; no error when there is none.
     ///
     /// # Errors
     /// The store failed.
-    pub async fn close_session(&self, digest: &TokenDigest) -> Result<(), StoreError> {
-        let close = self.store.close_session(&self.gate, digest);
+    pub async fn close_session(&self, digest: &TokenDigest, audit: &[NewAuditRow]) -> Result<(), StoreError> {
+        let close = self.store.close_session(&self.gate, digest, audit);
         let closed = self.change(close, |closed| {
             closed.iter().chain([digest]).for_each(|digest| self.index.remove_session(digest));
         });
@@ -239,18 +244,40 @@ impl Keys {
         Ok(())
     }
 
-    /// Ends all sessions of a person.  Returns the number of log-ins that were live.
+    /// Ends all sessions of a person.  Returns the number of log-ins that were live, which the row of the audit says, too.
     ///
     /// # Errors
     /// The store failed.
-    pub async fn end_sessions(&self, person: &PersonId) -> Result<usize, StoreError> {
+    pub async fn end_sessions(
+        &self,
+        person: &PersonId,
+        audit: Option<NewAuditRow>,
+    ) -> Result<usize, StoreError> {
         let (used_after, opened_after) = self.live_sessions_after(&person.source);
-        let end = self.store.end_sessions(&self.gate, person, used_after, opened_after);
+        let end = self.store.end_sessions(&self.gate, person, used_after, opened_after, audit);
         let ended = self.change(end, |ended| {
             ended.digests.iter().for_each(|digest| self.index.remove_session(digest));
         });
         let ended = ended.await.inspect_err(|error| self.write_failed("end sessions", error))?;
         Ok(ended.log_ins)
+    }
+
+    /// Ends all sessions of a person who is nobody any more, for this reason, one word, which the audit says.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn end_sessions_because(
+        &self,
+        person: &PersonId,
+        reason: &'static str,
+    ) -> Result<usize, StoreError> {
+        let row = NewAuditRow {
+            at: self.clock.now(),
+            action: Action::SESSIONS_ENDED.0.to_owned(),
+            reason: Some(reason.to_owned()),
+            ..NewAuditRow::default()
+        };
+        self.end_sessions(person, Some(row.person(person))).await
     }
 
     /// Writes what a person's source said of them, and when, into a session and the other one of its log-in.  What it

@@ -1,11 +1,12 @@
-//! The stores of keys, sessions and people: one trait, implemented for SQLite and PostgreSQL.
+//! The stores of keys, sessions, people and service accounts: one trait, whose operations are written once
+//! ([`operations`]) for SQLite and PostgreSQL.
 //!
-//! The database itself numbers every change to keys, sessions and people.  In the transaction that makes the change,
+//! The database itself numbers every change to keys, sessions, people and service accounts.  In the transaction that makes the change,
 //! triggers raise the number in one locked row, append to a change log (deletions too) and, in PostgreSQL, NOTIFY.
 //! So a change made with psql counts, and no change is skipped because transactions commit out of order.
-//! An update of a key's `last_used_at` alone is no change, nor is one of a person's `seen_at`.  That of a session's
+//! An update of a key's `last_used_at`, `uses` or `description` alone is no change, nor is one of a person's `seen_at`.  That of a session's
 //! `last_used_at` is one, because use keeps a session alive.
-//! The secrets of a store and the states of attempts to log in are not in the log: nobody holds them in memory but for a
+//! The audit, the secrets of a store and the states of attempts to log in are not in the log: nobody holds them in memory but for a
 //! minute ([`super::attempts`]).
 //! Each revision has a random mark, by which a history that was rewritten is noticed ([`super::store::source`]).
 
@@ -13,12 +14,14 @@ mod error;
 pub mod history;
 mod list;
 mod migrations;
+mod operations;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod rows;
 pub mod source;
 mod sqlite;
 mod statements;
+mod transaction;
 mod url;
 
 use std::sync::Arc;
@@ -30,14 +33,21 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use zeroize::Zeroizing;
 
 use self::source::Source;
-use super::{CreateKey, GrantCheck, Key, Status, StoredKey, StoredPerson, StoredSession};
+use super::audit::{AuditFilter, AuditPage, NewAuditRow};
+use super::edit::{Changed, EditAccount, EditKey};
+use super::{
+    Account, Author, CreateAccount, CreateKey, GrantCheck, Key, StoredKey, StoredPerson, StoredSession,
+};
 use crate::person::PersonId;
 use crate::token::TokenDigest;
 
 pub use error::{
-    CreateError, DatabaseFailure, HostFailure, OpenError, OpenFailure, RotateError, StoreError, StoreFailure,
+    ChangeError, DatabaseFailure, HostFailure, ImportError, OpenError, OpenFailure, StoreError, StoreFailure,
 };
-pub use list::{ForgottenKeys, LIST_PAGE, ListFilter, ListPage, ListPosition, NumberedPage};
+pub use list::{
+    AccountFilter, AccountList, AccountRef, BulkRevocation, ForgottenKeys, FoundKey, KeyFilter, KeyOrder,
+    LIST_PAGE, ListPage, ListPosition, ListedAccount, MAX_BULK, NumberedPage, OwnerKind, SortKey,
+};
 pub use migrations::SCHEMA;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
@@ -63,33 +73,40 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// Checks that a key may be rotated.  Returns when it expires then, and until when its present secret works.
-    fn check(
-        &self,
-        key: &Key,
-        grant_check: &GrantCheck<'_>,
-    ) -> Result<(Option<Timestamp>, Timestamp), RotateError> {
-        if key.status(self.now) != Status::Live {
-            return Err(RotateError::Dead);
-        }
-        grant_check(key)?;
+    /// When a key expires after its rotation, and until when its present secret works.
+    fn lives(&self, key: &Key) -> (Option<Timestamp>, Timestamp) {
         let expires_at = key.expires_at.into_iter().chain(self.expires_by).min();
         let until = self.previous_until;
-        Ok((expires_at, expires_at.map_or(until, |expires_at| expires_at.min(until))))
+        (expires_at, expires_at.map_or(until, |expires_at| expires_at.min(until)))
     }
 }
 
-/// A key to be created.
+/// A key to be created, or imported.
 #[derive(Debug, Clone)]
 pub struct NewKey {
-    /// What its creator asks for.
+    /// What it is to be.
     pub request: CreateKey,
     /// The digest of its secret.
     pub digest: TokenDigest,
-    /// The present time.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// The maximum number of stored keys, dead ones included; `None` is no limit.
-    pub quota: Option<u64>,
+    /// The id of the actor who created it.
+    pub created_by: String,
+    /// When it was disabled.
+    pub disabled_at: Option<Timestamp>,
+}
+
+/// How often a key was used since that was last written, and where from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyUse {
+    /// The key.
+    pub id: i64,
+    /// When it was used last.
+    pub at: Timestamp,
+    /// How often.
+    pub uses: u64,
+    /// The address of the last use, where it is known.
+    pub address: Option<String>,
 }
 
 /// How many live sessions a person may have of each scope, and what is live.
@@ -110,6 +127,15 @@ pub struct EndedSessions {
     pub digests: Vec<TokenDigest>,
     /// The number of log-ins that ended with them.
     pub log_ins: usize,
+}
+
+/// Rows of the audit that were deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ForgottenRows {
+    /// Those that were older than rows are kept.
+    pub old: u64,
+    /// Those beyond the most that are kept.
+    pub excess: u64,
 }
 
 /// A person as recorded, with what was evicted for them.
@@ -165,8 +191,9 @@ pub struct FollowerStore {
 /// What the follower writes into a store.
 #[async_trait]
 pub trait Upkeep: Send + Sync {
-    /// Writes when keys were last used.  An earlier time never replaces a later one.
-    async fn touch_keys(&self, used: &[(i64, Timestamp)]) -> Result<(), StoreError>;
+    /// Writes how keys were used: adds the uses, and an earlier time never replaces a later one.  To be called once for
+    /// each use.
+    async fn touch_keys(&self, used: &[KeyUse]) -> Result<(), StoreError>;
 
     /// Writes when sessions were last used.
     async fn touch_sessions(&self, used: &[(TokenDigest, Timestamp)]) -> Result<(), StoreError>;
@@ -179,7 +206,8 @@ pub trait Upkeep: Send + Sync {
     async fn forget_keys(&self, ended_until: Timestamp, limit: u32) -> Result<ForgottenKeys, StoreError>;
 
     /// Lets at most `limit` live keys expire at `now` that were last used at `used_until` or before; of one that was
-    /// never used its creation counts.  Returns them as they are then.  Of several callers at once each gets others.
+    /// never used its creation counts.  Each has a row in the audit.  Returns them as they are then.  Of several callers
+    /// at once each gets others.
     async fn expire_idle(
         &self,
         now: Timestamp,
@@ -195,6 +223,10 @@ pub trait Upkeep: Send + Sync {
     /// another transaction holds are left for the next call.
     async fn forget_states(&self, used_until: Timestamp, limit: u32) -> Result<u64, StoreError>;
 
+    /// Deletes at most `limit` of the oldest rows of the audit that are not kept any more
+    /// ([`audit`](crate::keys::audit)).
+    async fn forget_audit(&self, limit: u32) -> Result<ForgottenRows, StoreError>;
+
     /// Writes that a writer is there, so that copies of the store can say how old they are.  At most once in a few
     /// seconds, however many processes call it.
     async fn stamp(&self) -> Result<(), StoreError>;
@@ -207,8 +239,36 @@ pub trait Store: Send + Sync {
     /// The same store for the follower.  The connections are made in the runtime of the caller.
     fn for_follower(&self) -> FollowerStore;
 
-    /// Creates a key.  Name and quota are checked in the same transaction, under one lock.
-    async fn create(&self, gate: &Gate, new: &NewKey) -> Result<Committed<StoredKey>, CreateError>;
+    /// Creates a key.  Name, quota and `grant_check` are checked in the same transaction, under one lock.
+    async fn create(
+        &self,
+        gate: &Gate,
+        new: &NewKey,
+        quota: Option<u64>,
+        author: &Author,
+        grant_check: &GrantCheck<'_>,
+    ) -> Result<Committed<StoredKey>, ChangeError>;
+
+    /// Inserts keys whose secrets were made elsewhere: all of them or none.
+    async fn import(
+        &self,
+        gate: &Gate,
+        new: &[NewKey],
+        quota: Option<u64>,
+        author: &Author,
+        now: Timestamp,
+    ) -> Result<Committed<Vec<StoredKey>>, ImportError>;
+
+    /// Changes a key.  `grant_check` sees it as it was and as it becomes, in the same transaction.
+    async fn edit(
+        &self,
+        gate: &Gate,
+        id: i64,
+        edit: &EditKey,
+        now: Timestamp,
+        author: &Author,
+        grant_check: &GrantCheck<'_>,
+    ) -> Result<Committed<Changed<StoredKey>>, ChangeError>;
 
     /// Replaces a key's secret.  The present secret works until `previous_until`, and never beyond the key's expiry;
     /// a secret that was replaced earlier is dead.  An expiry later than `expires_by` becomes `expires_by`.
@@ -217,35 +277,120 @@ pub trait Store: Send + Sync {
         &self,
         gate: &Gate,
         rotation: &Rotation,
+        author: &Author,
         grant_check: &GrantCheck<'_>,
-    ) -> Result<Committed<StoredKey>, RotateError>;
+    ) -> Result<Committed<Changed<StoredKey>>, ChangeError>;
 
     /// Revokes a key and deletes its previous secret.  A revoked key stays as it is.
-    /// `None` when there is no such key.
     async fn revoke(
         &self,
         gate: &Gate,
         id: i64,
-        by: &str,
         now: Timestamp,
-    ) -> Result<Committed<Option<StoredKey>>, StoreError>;
+        author: &Author,
+        grant_check: &GrantCheck<'_>,
+    ) -> Result<Committed<Changed<StoredKey>>, ChangeError>;
 
-    /// Deletes a key; false when there is no such key.
-    async fn delete(&self, gate: &Gate, id: i64) -> Result<Committed<bool>, StoreError>;
+    /// Revokes the keys that are wanted: all of them, or none.  Gives them as they are then; in a dry run, as they are.
+    async fn revoke_many(
+        &self,
+        gate: &Gate,
+        wanted: &BulkRevocation,
+        now: Timestamp,
+        author: &Author,
+        grant_check: &GrantCheck<'_>,
+    ) -> Result<Committed<Vec<StoredKey>>, ChangeError>;
+
+    /// Deletes a key, and gives it as it was.
+    async fn delete(
+        &self,
+        gate: &Gate,
+        id: i64,
+        now: Timestamp,
+        author: &Author,
+        grant_check: &GrantCheck<'_>,
+    ) -> Result<Committed<Key>, ChangeError>;
 
     /// The first keys after a position, at most [`LIST_PAGE`], with their last use.
-    async fn list_after(&self, filter: ListFilter, after: &ListPosition) -> Result<ListPage, StoreError>;
+    async fn list_after(&self, filter: &KeyFilter, after: &ListPosition) -> Result<ListPage, StoreError>;
 
     /// At most `limit` keys after the first `offset` ones, with their last use, and the number of all.
     async fn list_page(
         &self,
-        filter: ListFilter,
+        filter: &KeyFilter,
+        order: KeyOrder,
         offset: u64,
         limit: u32,
     ) -> Result<NumberedPage, StoreError>;
 
+    /// The first keys of an id above `after` that are neither revoked nor expired at this instant, at most [`LIST_PAGE`].
+    async fn export_after(&self, after: i64, now: Timestamp) -> Result<Vec<StoredKey>, StoreError>;
+
     /// One key with its last use.
     async fn get(&self, id: i64) -> Result<Option<Key>, StoreError>;
+
+    /// The key of a secret, the present one or the one before.
+    async fn find_secret(&self, digest: &TokenDigest) -> Result<Option<FoundKey>, StoreError>;
+
+    /// Creates a service account.
+    async fn create_account(
+        &self,
+        gate: &Gate,
+        new: &CreateAccount,
+        now: Timestamp,
+        author: &Author,
+        grant_check: &GrantCheck<'_>,
+    ) -> Result<Committed<Account>, ChangeError>;
+
+    /// Changes a service account.  `grant_check` sees it as it was and as it becomes, in the same transaction.
+    async fn edit_account(
+        &self,
+        gate: &Gate,
+        id: i64,
+        edit: &EditAccount,
+        now: Timestamp,
+        author: &Author,
+        grant_check: &GrantCheck<'_>,
+    ) -> Result<Committed<Changed<Account>>, ChangeError>;
+
+    /// Deletes a service account and its keys.  Gives it as it was, and the ids of the keys.
+    async fn delete_account(
+        &self,
+        gate: &Gate,
+        id: i64,
+        now: Timestamp,
+        author: &Author,
+        grant_check: &GrantCheck<'_>,
+    ) -> Result<Committed<(Account, Vec<i64>)>, ChangeError>;
+
+    /// At most `limit` service accounts after the first `offset` ones, with how many keys of theirs live at `now`.
+    async fn list_accounts(
+        &self,
+        filter: &AccountFilter,
+        now: Timestamp,
+        offset: u64,
+        limit: u32,
+    ) -> Result<AccountList, StoreError>;
+
+    /// One service account.
+    async fn account(&self, id: i64) -> Result<Option<Account>, StoreError>;
+
+    /// The service account of this name.
+    async fn account_named(&self, name: &str) -> Result<Option<Account>, StoreError>;
+
+    /// The service accounts of these ids.
+    async fn accounts_of_ids(&self, ids: &[i64]) -> Result<Vec<Account>, StoreError>;
+
+    /// At most `limit` rows of the audit after the first `offset` ones, the newest first.
+    async fn audit_rows(
+        &self,
+        filter: &AuditFilter,
+        offset: u64,
+        limit: u32,
+    ) -> Result<AuditPage, StoreError>;
+
+    /// Writes rows of the audit that belong to no change.
+    async fn write_audit(&self, rows: &[NewAuditRow]) -> Result<(), StoreError>;
 
     /// Creates the sessions of one log-in, all of one person.  Before that it ends that person's oldest log-ins so that
     /// of each scope no more live sessions are left than the limit says, the new ones included.  They are counted in the
@@ -255,23 +400,27 @@ pub trait Store: Send + Sync {
         gate: &Gate,
         sessions: &[StoredSession],
         limit: SessionLimit,
+        audit: &[NewAuditRow],
     ) -> Result<Committed<EndedSessions>, StoreError>;
 
-    /// Deletes a session and the others of its log-in, and returns their digests; no error when there is none.
+    /// Deletes a session and the others of its log-in, and returns their digests; no error when there is none, and then no
+    /// row in the audit.
     async fn close_session(
         &self,
         gate: &Gate,
         digest: &TokenDigest,
+        audit: &[NewAuditRow],
     ) -> Result<Committed<Vec<TokenDigest>>, StoreError>;
 
     /// Deletes all sessions of a person.  Of the log-ins it counts those with a live session: one last used, and opened,
-    /// after these instants.
+    /// after these instants; so does the row of the audit.
     async fn end_sessions(
         &self,
         gate: &Gate,
         person: &PersonId,
         used_after: Timestamp,
         opened_after: Timestamp,
+        audit: Option<NewAuditRow>,
     ) -> Result<Committed<EndedSessions>, StoreError>;
 
     /// Writes what a person's source said of them, and when, into a session and the others of its log-in, unless what it
@@ -304,6 +453,16 @@ pub trait Store: Send + Sync {
         unless_opened_after: Option<Timestamp>,
     ) -> Result<Committed<Option<(i64, StoredPerson)>>, StoreError>;
 
+    /// Writes that at most `limit` people of directories and providers ended at `now` who were seen last at `seen_until` or
+    /// before; returns their records, each with its id.  Those that another transaction holds are left for the next call.
+    async fn end_idle_people(
+        &self,
+        gate: &Gate,
+        now: Timestamp,
+        seen_until: Timestamp,
+        limit: u32,
+    ) -> Result<Committed<Vec<(i64, StoredPerson)>>, StoreError>;
+
     /// The secret of this name.  Where there is none it becomes `new`; of several callers at once one makes it, and all
     /// get the same.
     async fn secret(
@@ -326,7 +485,7 @@ pub trait Store: Send + Sync {
     }
 
     /// Accepts the store's history as it is: every process learns of it at its next look.
-    async fn accept_history(&self, gate: &Gate) -> Result<Committed<()>, StoreError>;
+    async fn accept_history(&self, gate: &Gate, audit: &[NewAuditRow]) -> Result<Committed<()>, StoreError>;
 
     /// Closes every connection as soon as it is idle.  From then on every method fails.
     /// Afterwards no `-wal` stands beside a SQLite file, unless another process has it open.

@@ -1,16 +1,17 @@
-//! When keys and sessions were last used.
+//! When keys and sessions were last used, how often keys were, and where from.
 //!
 //! A Check records a use in the index's entry.  At most once a minute, and never twice at a time, it also sends the
-//! entry to the follower, which writes the time to the store.
+//! entry to the follower, which writes to the store what was recorded since.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::store::{StoreError, Upkeep};
+use super::store::{KeyUse, StoreError, Upkeep};
 use super::{Keys, OPERATION_TIMEOUT, StoreOperation, with_timeout};
 use crate::token::TokenDigest;
 
@@ -24,6 +25,8 @@ const MAX_BATCH: usize = 1000;
 pub struct LastUse {
     last: AtomicI64,
     written: AtomicI64,
+    /// Uses that are not written yet.
+    uses: AtomicU64,
     /// The entry is on its way to the follower.
     is_sent: AtomicBool,
 }
@@ -32,11 +35,17 @@ impl LastUse {
     /// The last use according to the store; `None` when there was none.
     pub fn new(stored: Option<Timestamp>) -> Self {
         let last = stored.map_or(i64::MIN, Timestamp::as_second);
-        Self { last: AtomicI64::new(last), written: AtomicI64::new(last), is_sent: AtomicBool::new(false) }
+        Self {
+            last: AtomicI64::new(last),
+            written: AtomicI64::new(last),
+            uses: AtomicU64::new(0),
+            is_sent: AtomicBool::new(false),
+        }
     }
 
     /// Records a use; true when the entry is to be sent to the follower.
     pub(super) fn record(&self, now: i64) -> bool {
+        self.uses.fetch_add(1, Ordering::Relaxed);
         // All cores share the cache line of a key in heavy use: it is written once a second.
         if self.last.load(Ordering::Relaxed) < now {
             self.last.fetch_max(now, Ordering::Relaxed);
@@ -57,6 +66,16 @@ impl LastUse {
         self.is_sent.store(false, Ordering::Release);
     }
 
+    /// Takes the uses that are to be written.
+    fn take_uses(&self) -> u64 {
+        self.uses.swap(0, Ordering::Relaxed)
+    }
+
+    /// They could not be written.
+    fn give_back_uses(&self, uses: u64) {
+        self.uses.fetch_add(uses, Ordering::Relaxed);
+    }
+
     /// Another replica wrote this use.
     pub(super) fn written_elsewhere(&self, at: Timestamp) {
         self.last.fetch_max(at.as_second(), Ordering::Relaxed);
@@ -67,8 +86,15 @@ impl LastUse {
 /// An entry whose last use is to be written.
 #[derive(Debug)]
 pub enum Used {
-    /// A key, by its id.
-    Key(i64, Arc<LastUse>),
+    /// A key.
+    Key {
+        /// Its id.
+        id: i64,
+        /// What is recorded of its uses.
+        last_use: Arc<LastUse>,
+        /// The address of this use, where it is known.
+        address: Option<IpAddr>,
+    },
     /// A session, by its digest.
     Session(TokenDigest, Arc<LastUse>),
 }
@@ -76,7 +102,7 @@ pub enum Used {
 /// The uses that the follower has not written yet.
 #[derive(Default)]
 pub(super) struct PendingUses {
-    keys: HashMap<i64, Arc<LastUse>>,
+    keys: HashMap<i64, (Arc<LastUse>, Option<IpAddr>)>,
     sessions: HashMap<TokenDigest, Arc<LastUse>>,
     /// The last attempt to write them failed, and was logged.
     is_failing: bool,
@@ -87,7 +113,7 @@ impl PendingUses {
     pub fn receive(&mut self, used: &mut UnboundedReceiver<Used>) {
         while let Ok(used) = used.try_recv() {
             match used {
-                Used::Key(id, last_use) => drop(self.keys.insert(id, last_use)),
+                Used::Key { id, last_use, address } => drop(self.keys.insert(id, (last_use, address))),
                 Used::Session(digest, last_use) => drop(self.sessions.insert(digest, last_use)),
             }
         }
@@ -113,16 +139,28 @@ impl Keys {
 }
 
 async fn try_write_uses(upkeep: &dyn Upkeep, uses: &mut PendingUses) -> Result<(), StoreError> {
-    let keys = uses.keys.iter().map(|(id, last_use)| (*id, last_use.at()));
-    let mut keys: Vec<(i64, Timestamp)> = keys.collect();
-    keys.sort_unstable_by_key(|(id, _)| *id);
-    for batch in keys.chunks(MAX_BATCH) {
-        with_timeout(OPERATION_TIMEOUT, upkeep.touch_keys(batch)).await?;
-        for (id, at) in batch {
-            if let Some(last_use) = uses.keys.remove(id) {
+    let mut ids: Vec<i64> = uses.keys.keys().copied().collect();
+    ids.sort_unstable();
+    for batch in ids.chunks(MAX_BATCH) {
+        let used: Vec<KeyUse> = batch
+            .iter()
+            .filter_map(|id| {
+                let (last_use, address) = uses.keys.get(id)?;
+                let address = address.map(|address| address.to_string());
+                Some(KeyUse { id: *id, at: last_use.at(), uses: last_use.take_uses(), address })
+            })
+            .collect();
+        let written = with_timeout(OPERATION_TIMEOUT, upkeep.touch_keys(&used)).await;
+        for KeyUse { id, at, uses: number, .. } in &used {
+            if written.is_err() {
+                if let Some((last_use, _)) = uses.keys.get(id) {
+                    last_use.give_back_uses(*number);
+                }
+            } else if let Some((last_use, _)) = uses.keys.remove(id) {
                 last_use.written(*at);
             }
         }
+        written?;
     }
     let sessions = uses.sessions.iter().map(|(digest, last_use)| (*digest, last_use.at()));
     let sessions: Vec<(TokenDigest, Timestamp)> = sessions.collect();

@@ -408,6 +408,12 @@ impl Collector for KeyGauges {
         let name = "keys_history_rewrites";
         rewrites.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
 
+        let help =
+            "Rows of the audit that were deleted before their time, because the key store had too many.";
+        let dropped = ConstCounter::new(keys.excess_audit_rows());
+        let name = "keys_audit_rows_dropped";
+        dropped.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+
         let help = "Keys and sessions that were dead before such a loss, and are denied although the store has them.";
         let name = "keys_denied_by_history";
         count(keys.denied_by_history()).encode(encoder.encode_descriptor(

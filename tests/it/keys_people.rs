@@ -40,7 +40,7 @@ async fn open(keys: &Keys, person: &PersonId, scopes: &[SessionScope]) -> Opened
     let bindings = scopes.iter().map(|scope| (*scope, binding(*scope))).collect();
     let claims = Some(object(json!({"name": "ann", "groups": ["cn=admins", "cn=\u{1f980}"]})));
     let opened = keys
-        .open_sessions(&NewSessions { person: person.clone(), bindings, claims, checked_at: None })
+        .open_sessions(&NewSessions { person: person.clone(), bindings, claims, checked_at: None }, &[])
         .await
         .unwrap();
     let of: Vec<SessionScope> = opened.cookies.iter().map(|(scope, _)| *scope).collect();
@@ -114,10 +114,10 @@ async fn the_sessions_of_a_log_in_end_together(db: Database) {
             }
         }
         let (closing, following) = if at_here { (&here, &there) } else { (&there, &here) };
-        closing.keys.close_session(&digest(&pair[closed])).await.unwrap();
+        closing.keys.close_session(&digest(&pair[closed]), &[]).await.unwrap();
         assert_eq!(has(closing, &pair), [false, false]);
         soon("closed elsewhere", async || has(following, &pair) == [false, false]).await;
-        closing.keys.close_session(&digest(&pair[closed])).await.unwrap();
+        closing.keys.close_session(&digest(&pair[closed]), &[]).await.unwrap();
     }
     for replica in [&here, &there] {
         assert_eq!(has(replica, &other), [true, true], "another log-in of the same person");
@@ -127,7 +127,7 @@ async fn the_sessions_of_a_log_in_end_together(db: Database) {
     // One for the application alone has nothing beside it.
     let alone = open(&here.keys, &ann, &[SessionScope::Application]).await.cookies.remove(0).1;
     assert_eq!(session(&here, &alone).scope, SessionScope::Application);
-    here.keys.close_session(&digest(&alone)).await.unwrap();
+    here.keys.close_session(&digest(&alone), &[]).await.unwrap();
     assert!(!here.has_session(&alone));
     assert_eq!(has(&here, &other), [true, true]);
     assert_eq!(
@@ -151,7 +151,7 @@ async fn each_session_of_a_log_in_lives_by_its_own_use(db: Database) {
     soon("the dead one is removed", stored).await;
     follower.tick().await;
     assert_eq!((has(&replica, &pair), has(&next, &pair)), (vec![false, true], vec![false, true]));
-    replica.keys.close_session(&digest(&pair[1])).await.unwrap();
+    replica.keys.close_session(&digest(&pair[1]), &[]).await.unwrap();
     assert_eq!(db.number("SELECT count(*) FROM api_sessions").await, 0);
 }
 
@@ -238,7 +238,7 @@ async fn all_sessions_of_a_person_end_and_nobody_elses(db: Database) {
         open_both(&here.keys, &ldap("bob")).await[0].clone(),
     ];
     soon("known elsewhere", async || has(&there, &cookies) == [true; 5]).await;
-    let ended = there.keys.end_sessions(&ann).await.unwrap();
+    let ended = there.keys.end_sessions(&ann, None).await.unwrap();
     assert_eq!(ended, 3, "three log-ins: another one had died of age");
     assert_eq!(has(&there, &cookies), [false; 5]);
     soon("ended elsewhere", async || has(&here, &cookies) == [false; 5]).await;
@@ -246,7 +246,7 @@ async fn all_sessions_of_a_person_end_and_nobody_elses(db: Database) {
     let of_ann = "SELECT count(*) FROM api_sessions WHERE user_name = 'ann' AND source = 'ldap'";
     assert_eq!(db.number(of_ann).await, 0);
     let before = revision(&db).await;
-    assert_eq!(there.keys.end_sessions(&ann).await.unwrap(), 0);
+    assert_eq!(there.keys.end_sessions(&ann, None).await.unwrap(), 0);
     assert_eq!(revision(&db).await, before, "nothing was changed");
 }
 
@@ -282,7 +282,7 @@ async fn claims_reach_both_sessions_of_a_log_in_and_every_replica(db: Database) 
     there.keys.update_claims(&digest(&pair[0]), &first, at(checked_at.as_second() - 1)).await.unwrap();
     assert_eq!(known(&there, &pair[0]), (expected.clone(), checked_at));
     // A session that has ended stays so.
-    there.keys.close_session(&digest(&other[0])).await.unwrap();
+    there.keys.close_session(&digest(&other[0]), &[]).await.unwrap();
     there.keys.update_claims(&digest(&other[1]), &first, checked_at).await.unwrap();
     assert_eq!(has(&there, &other), [false; 2]);
     assert_eq!(db.number("SELECT count(*) FROM api_sessions").await, 2);
@@ -513,7 +513,7 @@ async fn a_restored_store_is_read_whole_with_people_and_sessions(db: Database) {
     let bob = StoredPerson { role: Some(Role::Admin), ..record(ldap("bob"), time.now()) };
     keys.record_person(&bob).await.unwrap();
     keys.record_person(&record(ldap("carol"), time.now())).await.unwrap();
-    keys.close_session(&digest(&closed[1])).await.unwrap();
+    keys.close_session(&digest(&closed[1]), &[]).await.unwrap();
     let late = open_both(keys, &ldap("bob")).await;
     let newest = revision(&db).await;
     soon("read", async || keys.revision() == Some(Revision(newest))).await;
@@ -571,9 +571,9 @@ async fn a_process_that_only_reads_follows_people_and_writes_nothing(db: Databas
     let keys = &reader.keys;
     let new = NewSessions { person: ldap("ann"), bindings: Vec::new(), claims: None, checked_at: None };
     let failures = [
-        keys.open_sessions(&new).await.err(),
-        keys.close_session(&digest(&pair[0])).await.err(),
-        keys.end_sessions(&ldap("ann")).await.err(),
+        keys.open_sessions(&new, &[]).await.err(),
+        keys.close_session(&digest(&pair[0]), &[]).await.err(),
+        keys.end_sessions(&ldap("ann"), None).await.err(),
         keys.update_claims(&digest(&pair[0]), &Map::new(), time.now()).await.err(),
         keys.record_person(&ann).await.err(),
         keys.end_person(&ldap("ann")).await.err(),
@@ -685,7 +685,7 @@ async fn a_store_of_schema_3_keeps_its_sessions_and_its_programs(db: Database) {
         log_in(&replica.keys, "zoë", &password).await;
     }
     assert_eq!(has(&replica, &[before, after.clone()]), [false, true]);
-    replica.keys.close_session(&digest(&after)).await.unwrap();
+    replica.keys.close_session(&digest(&after), &[]).await.unwrap();
     assert!(!replica.has_session(&after));
 
     // It reads an entry of the log about a person as one about nothing, and sessions by the columns that it knows.
@@ -753,7 +753,7 @@ async fn rights_that_were_granted_table_by_table_hold_for_people() {
     reader.keys.first_read().await;
     assert!(find(&reader, "ann").unwrap().ended_at.is_some());
     assert_eq!(has(&reader, &pair), [true, true]);
-    assert_eq!(writer.keys.end_sessions(&ldap("ann")).await.unwrap(), 1);
+    assert_eq!(writer.keys.end_sessions(&ldap("ann"), None).await.unwrap(), 1);
     soon("ended elsewhere", async || has(&reader, &pair) == [false, false]).await;
     assert_eq!(
         (writer.keys.store_errors(), reader.keys.store_errors()),

@@ -11,20 +11,21 @@ use async_trait::async_trait;
 use envoy_auth_tokens::clock::Clock;
 use envoy_auth_tokens::config::{Config, ProcessEnvironment, Source as ConfigSource};
 use envoy_auth_tokens::credential::Principal;
+use envoy_auth_tokens::keys::edit::EditProblem;
 use envoy_auth_tokens::keys::follower::Follower;
 use envoy_auth_tokens::keys::sessions::{MAX_SESSIONS_PER_PERSON, NewSessions};
 use envoy_auth_tokens::keys::store::history::Continuity;
 use envoy_auth_tokens::keys::store::source::{
-    ChangePage, Cursor, KeyPage, LogPosition, Look, PersonPage, Revision, SessionPage, Source,
+    AccountPage, ChangePage, Cursor, KeyPage, LogPosition, Look, PersonPage, Revision, SessionPage, Source,
 };
 use envoy_auth_tokens::keys::store::{
-    CreateError, EndedSessions, FollowerStore, Gate, ListFilter, ListPage, ListPosition, NewKey, OpenError,
-    PostgresStore, RecordedPerson, RotateError, Rotation, SCHEMA, SessionLimit, SqliteStore, Store,
+    ChangeError, EndedSessions, FollowerStore, Gate, KeyFilter, KeyOrder, KeyUse, ListPage, ListPosition,
+    NewKey, OpenError, PostgresStore, RecordedPerson, Rotation, SCHEMA, SessionLimit, SqliteStore, Store,
     StoreError, StoreUrl,
 };
 use envoy_auth_tokens::keys::{
-    CreateKey, Key, KeyLookup, KeySettings, Keys, Role, SessionScope, StoreErrors, StoredPerson,
-    StoredSession,
+    Author, CreateKey, ExceedsGrant, Key, KeyLookup, KeyOwner, KeySettings, Keys, Power, Role, SessionScope,
+    StoreErrors, StoredPerson, StoredSession,
 };
 use envoy_auth_tokens::person::{PersonId, PersonSource};
 use envoy_auth_tokens::secret::Secret;
@@ -39,7 +40,7 @@ use crate::harness::MAX_WAIT;
 use crate::harness::postgres::{PASSWORD, Postgres};
 
 /// When every scenario begins.
-const START: i64 = 1_767_225_600;
+pub(crate) const START: i64 = 1_767_225_600;
 
 /// A new database, with a way in past the program.
 pub(crate) enum Database {
@@ -138,8 +139,23 @@ impl Database {
     }
 }
 
+/// The keys that are live at an instant.
+fn live_at(now: Timestamp) -> KeyFilter {
+    KeyFilter { live_at: Some(now), ..KeyFilter::default() }
+}
+
+/// Somebody who changes what is stored.
+pub(crate) fn author(id: &str) -> Author {
+    Author { id: id.to_owned(), credential: "token", address: "127.0.0.1".to_owned(), sees_only: None }
+}
+
+/// Whoever asks may give anything.
+pub(crate) fn anything(_: &Power<'_>) -> Result<(), ExceedsGrant> {
+    Ok(())
+}
+
 /// Every key of a list, page by page.
-async fn list(keys: &Keys, filter: ListFilter) -> Vec<Key> {
+async fn list(keys: &Keys, filter: &KeyFilter) -> Vec<Key> {
     let (mut listed, mut next) = (Vec::new(), Some(ListPosition::START));
     while let Some(position) = next {
         let page = keys.list_after(filter, &position).await.unwrap();
@@ -214,7 +230,7 @@ impl Replica {
     }
 
     pub(crate) async fn create(&self, name: &str) -> (Key, Secret) {
-        self.keys.create(&settings(), ask(name)).await.unwrap()
+        self.keys.create(&settings(), ask(name), &author("admin"), &anything).await.unwrap()
     }
 
     pub(crate) fn find(&self, secret: &Secret) -> &'static str {
@@ -222,7 +238,12 @@ impl Replica {
             KeyLookup::Unknown => "unknown",
             KeyLookup::Expired => "expired",
             KeyLookup::Revoked => "revoked",
-            KeyLookup::Live(_) => "live",
+            KeyLookup::Disabled => "disabled",
+            KeyLookup::OfPerson(_) => "of a person",
+            KeyLookup::Live(_) => {
+                self.keys.record_use(&digest(secret), self.time.now(), None);
+                "live"
+            }
         }
     }
 
@@ -254,17 +275,21 @@ pub(crate) fn settings() -> KeySettings {
         ready_without_store: None,
         forget_after: None,
         max_idle: None,
+        default_seconds_to_live: 0,
+        person_max_idle: Duration::from_secs(30 * 24 * 3600),
+        tell_expiry: None,
     }
 }
 
 pub(crate) fn ask(name: &str) -> CreateKey {
     CreateKey {
         name: name.to_owned(),
-        role: Role::Editor,
+        description: None,
+        owner: KeyOwner::Nobody,
+        role: Some(Role::Editor),
         expires_at: None,
         actor: Map::new(),
         policies: None,
-        created_by: "admin".to_owned(),
     }
 }
 
@@ -284,7 +309,7 @@ pub(crate) fn configured(user: &str) -> PersonId {
 pub(crate) async fn log_in(keys: &Keys, user: &str, password: &TokenDigest) -> Secret {
     let bindings = vec![(SessionScope::Admin, *password)];
     let new = NewSessions { person: configured(user), bindings, claims: None, checked_at: None };
-    keys.open_sessions(&new).await.unwrap().cookies.remove(0).1
+    keys.open_sessions(&new, &[]).await.unwrap().cookies.remove(0).1
 }
 
 /// Waits until something is so, and says how long it took.
@@ -338,7 +363,7 @@ on_both_stores! {
     changes_arrive_elsewhere
     changes_behind_our_back_arrive
     a_row_that_cannot_be_read_does_not_count_and_harms_no_other
-    the_last_use_is_written_once_a_minute
+    each_process_writes_the_uses_of_a_key_once_a_minute
     a_list_is_read_in_pages_in_the_order_of_bytes
     dead_keys_are_deleted_when_they_are_dead_for_long_enough
     two_who_delete_dead_keys_delete_different_ones
@@ -363,7 +388,11 @@ on_both_stores! {
 async fn a_key_is_live_then_expired_then_revoked_then_unknown(db: Database) {
     let time = Time::new();
     let replica = db.open(&time).await;
-    let (key, secret) = replica.keys.create(&settings(), until("reporting", START + 60)).await.unwrap();
+    let (key, secret) = replica
+        .keys
+        .create(&settings(), until("reporting", START + 60), &author("admin"), &anything)
+        .await
+        .unwrap();
     assert!(secret.expose().starts_with("eat_"));
     assert_eq!(replica.find(&secret), "live");
     assert_eq!(replica.find(&Secret::new("eat_unknown".to_owned())), "unknown");
@@ -374,19 +403,21 @@ async fn a_key_is_live_then_expired_then_revoked_then_unknown(db: Database) {
     time.pass(1);
     assert_eq!(replica.find(&secret), "expired");
 
-    let revoked = replica.keys.revoke(key.id, "admin").await.unwrap().unwrap();
+    let revoked = replica.keys.revoke(key.id, &author("admin"), &anything).await.unwrap().after.unwrap();
     assert_eq!(revoked.revoked_at, Some(at(START + 60)));
     assert_eq!(replica.find(&secret), "revoked");
 
-    assert!(replica.keys.delete(key.id).await.unwrap());
+    assert_eq!(replica.keys.delete(key.id, &author("admin"), &anything).await.unwrap().id, key.id);
     assert_eq!(replica.find(&secret), "unknown");
     assert_eq!(replica.keys.held(), 0);
 
-    assert!(!replica.keys.delete(key.id).await.unwrap());
+    let deleted = replica.keys.delete(key.id, &author("admin"), &anything).await;
+    assert!(matches!(deleted, Err(ChangeError::NotFound)));
     assert_eq!(replica.keys.get(key.id).await.unwrap(), None);
-    assert_eq!(replica.keys.revoke(key.id, "admin").await.unwrap(), None);
-    let rotated = replica.keys.rotate(&settings(), key.id, 0, &|_| Ok(())).await;
-    assert!(matches!(rotated, Err(RotateError::NotFound)));
+    let revoked = replica.keys.revoke(key.id, &author("admin"), &anything).await;
+    assert!(matches!(revoked, Err(ChangeError::NotFound)));
+    let rotated = replica.keys.rotate(&settings(), key.id, 0, &author("admin"), &anything).await;
+    assert!(matches!(rotated, Err(ChangeError::NotFound)));
     for id in [0, -1, i64::MAX, i64::MIN] {
         assert_eq!(replica.keys.get(id).await.unwrap(), None);
     }
@@ -397,12 +428,12 @@ async fn what_a_key_stands_for(db: Database) {
     let replica = db.open(&time).await;
     let own = json!({"zone": 1, "id": "forged", "team": {"b": [1, 2.5], "a": null}});
     let full = CreateKey {
-        role: Role::Admin,
+        role: Some(Role::Admin),
         actor: own.as_object().unwrap().clone(),
         policies: Some(vec!["read".to_owned(), "write".to_owned()]),
         ..until("deploy", START + 600)
     };
-    let (key, secret) = replica.keys.create(&settings(), full).await.unwrap();
+    let (key, secret) = replica.keys.create(&settings(), full, &author("admin"), &anything).await.unwrap();
     let principal = replica.principal(&secret);
     let expected = format!(
         r#"{{"id":"key:deploy","name":"deploy","role":"Admin","key_id":{},"zone":1,"team":{{"b":[1,2.5],"a":null}}}}"#,
@@ -424,7 +455,12 @@ async fn what_a_key_stands_for(db: Database) {
 
     let (_, nowhere) = replica
         .keys
-        .create(&settings(), CreateKey { policies: Some(Vec::new()), ..ask("nowhere") })
+        .create(
+            &settings(),
+            CreateKey { policies: Some(Vec::new()), ..ask("nowhere") },
+            &author("admin"),
+            &anything,
+        )
         .await
         .unwrap();
     assert!(!replica.principal(&nowhere).counts_under("read"));
@@ -443,19 +479,21 @@ async fn what_is_stored_comes_back(db: Database) {
     let new = NewKey {
         request: CreateKey {
             name: "b".to_owned(),
-            role: Role::Viewer,
+            description: Some("what it is for".to_owned()),
+            owner: KeyOwner::Nobody,
+            role: Some(Role::Viewer),
             actor: own.as_object().unwrap().clone(),
             policies: Some(vec!["read".to_owned()]),
-            created_by: "user:zoë".to_owned(),
             expires_at: Some(at(253_402_207_200)),
         },
+        created_by: "user:zoë".to_owned(),
+        disabled_at: None,
         digest: digest_of("one"),
         // What is below a second is not kept.
         created_at: Timestamp::from_millisecond(START * 1000 + 999).unwrap(),
-        quota: None,
     };
     let gate = Gate::default();
-    let one = store.create(&gate, &new).await.unwrap().value;
+    let one = store.create(&gate, &new, None, &author("user:zoë"), &anything).await.unwrap().value;
     assert_eq!(one.key.created_at, at(START));
     let plain = CreateKey {
         name: "a".to_owned(),
@@ -465,12 +503,12 @@ async fn what_is_stored_comes_back(db: Database) {
         ..new.request.clone()
     };
     let plain = NewKey { request: plain, digest: digest_of("two"), ..new.clone() };
-    let two = store.create(&gate, &plain).await.unwrap().value;
+    let two = store.create(&gate, &plain, None, &author("user:zoë"), &anything).await.unwrap().value;
 
     assert_eq!(store.get(one.key.id).await.unwrap().as_ref(), Some(&one.key));
     let members: Vec<&String> = one.key.actor.keys().collect();
     assert_eq!(members, ["z", "a", "big"]);
-    let listed = store.list_after(ListFilter::All, &ListPosition::START).await.unwrap();
+    let listed = store.list_after(&KeyFilter::default(), &ListPosition::START).await.unwrap();
     assert_eq!(listed, ListPage { keys: vec![two.key.clone(), one.key.clone()], next: None });
 
     let session = StoredSession {
@@ -497,7 +535,7 @@ async fn what_is_stored_comes_back(db: Database) {
     };
     let limit = SessionLimit { max_sessions: 1, used_after: at(START - 1), opened_after: at(START - 1) };
     for session in [&session, &other] {
-        let created = store.create_sessions(&gate, std::slice::from_ref(session), limit).await.unwrap();
+        let created = store.create_sessions(&gate, std::slice::from_ref(session), limit, &[]).await.unwrap();
         assert_eq!(created.value, EndedSessions::default());
     }
     let person = StoredPerson {
@@ -536,11 +574,13 @@ async fn what_is_stored_comes_back(db: Database) {
         now: at(START),
         expires_by: None,
     };
-    let rotated = store.rotate(&gate, &rotation, &|_| Ok(())).await.unwrap().value;
+    let rotated =
+        store.rotate(&gate, &rotation, &author("admin"), &anything).await.unwrap().value.after.unwrap();
     assert_eq!(rotated.digest, digest_of("three"));
     assert_eq!(rotated.previous, Some((digest_of("two"), at(START + 9))));
-    assert!(store.delete(&gate, one.key.id).await.unwrap().value);
-    let closed = async || store.close_session(&gate, &session.digest).await.unwrap().value;
+    let deleted = store.delete(&gate, one.key.id, at(START), &author("admin"), &anything).await;
+    assert_eq!(deleted.unwrap().value.id, one.key.id);
+    let closed = async || store.close_session(&gate, &session.digest, &[]).await.unwrap().value;
     assert_eq!((closed().await, closed().await), (vec![session.digest], vec![]));
     let ended = store.end_person(&gate, &zoe, at(START + 3), None).await.unwrap().value;
     let person = StoredPerson { ended_at: Some(at(START + 3)), ..person };
@@ -581,8 +621,14 @@ async fn what_is_stored_comes_back(db: Database) {
 async fn a_replaced_secret_works_for_its_overlap_and_then_is_expired(db: Database) {
     let time = Time::new();
     let (here, there) = (db.open(&time).await, db.open(&time).await);
-    let (key, first) = here.keys.create(&settings(), until("rotated", START + 1000)).await.unwrap();
-    let (same, second) = here.keys.rotate(&settings(), key.id, 100, &|_| Ok(())).await.unwrap();
+    let (key, first) = here
+        .keys
+        .create(&settings(), until("rotated", START + 1000), &author("admin"), &anything)
+        .await
+        .unwrap();
+    let (same, second) =
+        here.keys.rotate(&settings(), key.id, 100, &author("admin"), &anything).await.unwrap();
+    let same = same.after.unwrap();
     assert_eq!((same.id, &same.name, same.expires_at), (key.id, &key.name, key.expires_at));
     becomes(&there, &second, "live").await;
     for replica in [&here, &there] {
@@ -596,14 +642,15 @@ async fn a_replaced_secret_works_for_its_overlap_and_then_is_expired(db: Databas
     }
 
     // One replaced secret at a time: the one before it is gone.
-    let (_, third) = here.keys.rotate(&settings(), key.id, 500, &|_| Ok(())).await.unwrap();
+    let (_, third) = here.keys.rotate(&settings(), key.id, 500, &author("admin"), &anything).await.unwrap();
     assert_eq!((here.find(&first), here.find(&second), here.find(&third)), ("unknown", "live", "live"));
     becomes(&there, &first, "unknown").await;
 
     // Without an overlap the old one is dead at once, and never works beyond the key's own expiry.
-    let (_, fourth) = here.keys.rotate(&settings(), key.id, 0, &|_| Ok(())).await.unwrap();
+    let (_, fourth) = here.keys.rotate(&settings(), key.id, 0, &author("admin"), &anything).await.unwrap();
     assert_eq!((here.find(&third), here.find(&fourth)), ("expired", "live"));
-    let (_, fifth) = here.keys.rotate(&settings(), key.id, 604_800, &|_| Ok(())).await.unwrap();
+    let (_, fifth) =
+        here.keys.rotate(&settings(), key.id, 604_800, &author("admin"), &anything).await.unwrap();
     time.pass(899);
     assert_eq!((here.find(&fourth), here.find(&fifth)), ("live", "live"));
     time.pass(1);
@@ -613,20 +660,24 @@ async fn a_replaced_secret_works_for_its_overlap_and_then_is_expired(db: Databas
 async fn a_dead_key_is_not_rotated(db: Database) {
     let time = Time::new();
     let replica = db.open(&time).await;
-    let (expired, _) = replica.keys.create(&settings(), until("expired", START + 10)).await.unwrap();
+    let (expired, _) = replica
+        .keys
+        .create(&settings(), until("expired", START + 10), &author("admin"), &anything)
+        .await
+        .unwrap();
     let (revoked, secret) = replica.create("revoked").await;
-    replica.keys.revoke(revoked.id, "admin").await.unwrap();
+    replica.keys.revoke(revoked.id, &author("admin"), &anything).await.unwrap();
     assert!(matches!(
-        replica.keys.rotate(&settings(), revoked.id, 0, &|_| Ok(())).await,
-        Err(RotateError::Dead)
+        replica.keys.rotate(&settings(), revoked.id, 0, &author("admin"), &anything).await,
+        Err(ChangeError::Edit(EditProblem::Dead))
     ));
     assert_eq!(replica.find(&secret), "revoked");
     time.pass(9);
-    replica.keys.rotate(&settings(), expired.id, 0, &|_| Ok(())).await.unwrap();
+    replica.keys.rotate(&settings(), expired.id, 0, &author("admin"), &anything).await.unwrap();
     time.pass(1);
     assert!(matches!(
-        replica.keys.rotate(&settings(), expired.id, 0, &|_| Ok(())).await,
-        Err(RotateError::Dead)
+        replica.keys.rotate(&settings(), expired.id, 0, &author("admin"), &anything).await,
+        Err(ChangeError::Edit(EditProblem::Dead))
     ));
 }
 
@@ -634,34 +685,43 @@ async fn revoking_kills_the_replaced_secret_and_happens_once(db: Database) {
     let time = Time::new();
     let (here, there) = (db.open(&time).await, db.open(&time).await);
     let (key, first) = here.create("revoked").await;
-    let (_, second) = here.keys.rotate(&settings(), key.id, 1000, &|_| Ok(())).await.unwrap();
+    let (_, second) = here.keys.rotate(&settings(), key.id, 1000, &author("admin"), &anything).await.unwrap();
     becomes(&there, &second, "live").await;
-    here.keys.revoke(key.id, "zoë").await.unwrap();
+    here.keys.revoke(key.id, &author("zoë"), &anything).await.unwrap();
     assert_eq!((here.find(&first), here.find(&second)), ("unknown", "revoked"));
     becomes(&there, &second, "revoked").await;
     assert_eq!(there.find(&first), "unknown");
 
     time.pass(10);
-    let again = here.keys.revoke(key.id, "somebody else").await.unwrap().unwrap();
+    let again = here.keys.revoke(key.id, &author("somebody else"), &anything).await.unwrap().after.unwrap();
     assert_eq!((again.revoked_at, again.revoked_by.as_deref()), (Some(at(START)), Some("zoë")));
 }
 
 async fn a_name_is_free_again_when_its_key_is_dead(db: Database) {
     let time = Time::new();
     let replica = db.open(&time).await;
-    let (first, _) = replica.keys.create(&settings(), until("name", START + 10)).await.unwrap();
-    assert!(matches!(replica.keys.create(&settings(), ask("name")).await, Err(CreateError::NameTaken)));
-    replica.create("Name").await;
+    let (first, _) = replica
+        .keys
+        .create(&settings(), until("name", START + 10), &author("admin"), &anything)
+        .await
+        .unwrap();
+    let is_taken = async |name: &str| {
+        let created = replica.keys.create(&settings(), ask(name), &author("admin"), &anything).await;
+        matches!(created, Err(ChangeError::NameTaken))
+    };
+    assert!(is_taken("name").await);
+    // Names that a reader takes for one are one.
+    assert!(is_taken("Name").await && is_taken("ｎａｍｅ").await);
     time.pass(9);
-    assert!(matches!(replica.keys.create(&settings(), ask("name")).await, Err(CreateError::NameTaken)));
+    assert!(is_taken("name").await);
     time.pass(1);
     let (second, secret) = replica.create("name").await;
-    replica.keys.revoke(second.id, "admin").await.unwrap();
+    replica.keys.revoke(second.id, &author("admin"), &anything).await.unwrap();
     let (third, live) = replica.create("name").await;
     assert_eq!((replica.find(&secret), replica.find(&live)), ("revoked", "live"));
-    let listed = list(&replica.keys, ListFilter::All).await;
+    let listed = list(&replica.keys, &KeyFilter::default()).await;
     let listed: Vec<(&str, i64)> = listed.iter().map(|key| (key.name.as_str(), key.id)).collect();
-    let expected = [("Name", second.id - 1), ("name", first.id), ("name", second.id), ("name", third.id)];
+    let expected = [("name", first.id), ("name", second.id), ("name", third.id)];
     assert_eq!(listed, expected);
 }
 
@@ -670,14 +730,16 @@ async fn of_two_creations_of_one_name_one_wins(db: Database) {
     let (here, there) = (db.open(&time).await, db.open(&time).await);
     for round in 0..20 {
         let name = format!("contested-{round}");
-        let settings = settings();
-        let (one, other) =
-            tokio::join!(here.keys.create(&settings, ask(&name)), there.keys.create(&settings, ask(&name)));
+        let (settings, admin) = (settings(), author("admin"));
+        let (one, other) = tokio::join!(
+            here.keys.create(&settings, ask(&name), &admin, &anything),
+            there.keys.create(&settings, ask(&name), &admin, &anything)
+        );
         let (won, lost) = if one.is_ok() { (one, other) } else { (other, one) };
         assert!(won.is_ok(), "{won:?}");
-        assert!(matches!(lost, Err(CreateError::NameTaken)), "{lost:?}");
+        assert!(matches!(lost, Err(ChangeError::NameTaken)), "{lost:?}");
     }
-    assert_eq!(list(&here.keys, ListFilter::All).await.len(), 20);
+    assert_eq!(list(&here.keys, &KeyFilter::default()).await.len(), 20);
 }
 
 async fn a_hundred_creations_at_once_lose_nothing(db: Database) {
@@ -685,7 +747,11 @@ async fn a_hundred_creations_at_once_lose_nothing(db: Database) {
     let replicas = [db.open(&time).await, db.open(&time).await];
     let creations = (0..100).map(|number| {
         let keys = Arc::clone(&replicas[number % 2].keys);
-        tokio::spawn(async move { keys.create(&settings(), ask(&format!("key-{number}"))).await.unwrap() })
+        tokio::spawn(async move {
+            keys.create(&settings(), ask(&format!("key-{number}")), &author("admin"), &anything)
+                .await
+                .unwrap()
+        })
     });
     let mut made = Vec::new();
     for creation in creations.collect::<Vec<_>>() {
@@ -696,7 +762,7 @@ async fn a_hundred_creations_at_once_lose_nothing(db: Database) {
     ids.dedup();
     assert_eq!(ids.len(), 100);
     for replica in &replicas {
-        assert_eq!(list(&replica.keys, ListFilter::All).await.len(), 100);
+        assert_eq!(list(&replica.keys, &KeyFilter::default()).await.len(), 100);
         soon("all are held", async || replica.keys.held() == 100).await;
         assert!(made.iter().all(|(_, secret)| replica.find(secret) == "live"));
         assert_eq!(replica.keys.store_errors(), StoreErrors::default());
@@ -709,22 +775,27 @@ async fn the_quota_counts_every_stored_key_and_holds_under_a_rush(db: Database) 
     let replicas = [db.open(&time).await, db.open(&time).await];
     let creations = (0..20).map(|number| {
         let keys = Arc::clone(&replicas[number % 2].keys);
-        tokio::spawn(async move { keys.create(&limited(), ask(&format!("key-{number}"))).await })
+        tokio::spawn(async move {
+            keys.create(&limited(), ask(&format!("key-{number}")), &author("admin"), &anything).await
+        })
     });
     let mut made = Vec::new();
     for creation in creations.collect::<Vec<_>>() {
         match creation.await.unwrap() {
             Ok((key, _)) => made.push(key.id),
-            Err(CreateError::QuotaReached) => {}
+            Err(ChangeError::QuotaReached) => {}
             Err(error) => panic!("{error}"),
         }
     }
     assert_eq!(made.len(), 5);
     let [here, _] = &replicas;
-    here.keys.revoke(made[0], "admin").await.unwrap();
-    assert!(matches!(here.keys.create(&limited(), ask("another")).await, Err(CreateError::QuotaReached)));
-    here.keys.delete(made[0]).await.unwrap();
-    here.keys.create(&limited(), ask("another")).await.unwrap();
+    here.keys.revoke(made[0], &author("admin"), &anything).await.unwrap();
+    assert!(matches!(
+        here.keys.create(&limited(), ask("another"), &author("admin"), &anything).await,
+        Err(ChangeError::QuotaReached)
+    ));
+    here.keys.delete(made[0], &author("admin"), &anything).await.unwrap();
+    here.keys.create(&limited(), ask("another"), &author("admin"), &anything).await.unwrap();
 }
 
 async fn an_id_is_never_used_again(db: Database) {
@@ -733,8 +804,8 @@ async fn an_id_is_never_used_again(db: Database) {
     let (first, _) = replica.create("first").await;
     let (second, _) = replica.create("second").await;
     assert!(second.id > first.id);
-    replica.keys.delete(second.id).await.unwrap();
-    replica.keys.delete(first.id).await.unwrap();
+    replica.keys.delete(second.id, &author("admin"), &anything).await.unwrap();
+    replica.keys.delete(first.id, &author("admin"), &anything).await.unwrap();
     drop(replica);
     let (third, _) = db.open(&time).await.create("third").await;
     assert!(third.id > second.id);
@@ -745,10 +816,11 @@ async fn what_was_revoked_never_works_again_whatever_happens_at_once(db: Databas
     let (here, there) = (db.open(&time).await, db.open(&time).await);
     for round in 0..15 {
         let (key, first) = here.create(&format!("key-{round}")).await;
-        let rotate =
-            async |replica: &Replica| replica.keys.rotate(&settings(), key.id, 1000, &|_| Ok(())).await.ok();
+        let rotate = async |replica: &Replica| {
+            replica.keys.rotate(&settings(), key.id, 1000, &author("admin"), &anything).await.ok()
+        };
         let revoke = async {
-            here.keys.revoke(key.id, "admin").await.unwrap();
+            here.keys.revoke(key.id, &author("admin"), &anything).await.unwrap();
             assert_ne!(here.find(&first), "live");
         };
         let (a, b, c, d, ()) =
@@ -776,9 +848,9 @@ async fn changes_arrive_elsewhere(db: Database) {
     for round in 0..10 {
         let (key, secret) = here.create(&format!("key-{round}")).await;
         took.push(becomes(&there, &secret, "live").await);
-        there.keys.revoke(key.id, "admin").await.unwrap();
+        there.keys.revoke(key.id, &author("admin"), &anything).await.unwrap();
         took.push(becomes(&here, &secret, "revoked").await);
-        here.keys.delete(key.id).await.unwrap();
+        here.keys.delete(key.id, &author("admin"), &anything).await.unwrap();
         took.push(becomes(&there, &secret, "unknown").await);
     }
     took.sort_unstable();
@@ -842,55 +914,59 @@ async fn a_row_that_cannot_be_read_does_not_count_and_harms_no_other(db: Databas
     let role = async || replica.principal(&sound_secret).actor.member("role") == Some(&Value::from("Admin"));
     soon("the other changes", role).await;
     assert_eq!(db.open(&time).await.find(&broken_secret), "unknown");
-    assert_eq!(list(&replica.keys, ListFilter::All).await.len(), 1);
+    assert_eq!(list(&replica.keys, &KeyFilter::default()).await.len(), 1);
 }
 
-async fn the_last_use_is_written_once_a_minute(db: Database) {
+async fn each_process_writes_the_uses_of_a_key_once_a_minute(db: Database) {
     let time = Time::new();
     let (here, mut at_here) = db.open_ticked(&time).await;
     let (there, mut at_there) = db.open_ticked(&time).await;
     let (key, secret) = here.create("used").await;
     at_there.tick().await;
     let revision = db.number("SELECT value FROM api_revision").await;
-    let written = async |expected: i64| {
+    let written = async || {
         let key = here.keys.get(key.id).await.unwrap().unwrap();
-        key.last_used_at == Some(at(START + expected))
+        (key.last_used_at.map(|last| last.as_second() - START), key.uses)
     };
     // Both replicas write what they know of.
     let mut tick = async || {
         at_here.tick().await;
         at_there.tick().await;
     };
+    assert_eq!(written().await, (None, 0));
     assert_eq!(there.find(&secret), "live");
     tick().await;
-    assert!(written(0).await, "the first use");
+    assert_eq!(written().await, (Some(0), 1), "the first use");
 
     time.pass(59);
-    assert_eq!((here.find(&secret), there.find(&secret)), ("live", "live"));
+    assert_eq!((there.find(&secret), there.find(&secret)), ("live", "live"));
     tick().await;
-    assert!(written(0).await);
-
+    assert_eq!(written().await, (Some(0), 1), "less than a minute later");
     time.pass(1);
     assert_eq!(there.find(&secret), "live");
     tick().await;
-    assert!(written(60).await, "a use a minute later");
-    // Both replicas together write it once a minute.
+    assert_eq!(written().await, (Some(60), 4), "a minute later, with those in between");
+
+    // The other one writes on its own, and an address where it knows one.
     time.pass(30);
-    assert_eq!(here.find(&secret), "live");
+    here.keys.record_use(&digest(&secret), time.now(), Some([192, 0, 2, 7].into()));
     tick().await;
-    assert!(written(60).await);
-    time.pass(30);
-    assert_eq!(here.find(&secret), "live");
-    tick().await;
-    assert!(written(120).await, "a use two minutes later");
+    assert_eq!(written().await, (Some(90), 5));
+    let last_address = async || here.keys.get(key.id).await.unwrap().unwrap().last_address;
+    assert_eq!(last_address().await.as_deref(), Some("192.0.2.7"));
+    // An earlier use, written later, takes neither time nor address back, and counts.
+    let earlier = KeyUse { id: key.id, at: at(START + 70), uses: 1, address: Some("192.0.2.8".to_owned()) };
+    db.store().await.for_follower().upkeep.unwrap().touch_keys(&[earlier]).await.unwrap();
+    assert_eq!(written().await, (Some(90), 6));
+    assert_eq!(last_address().await.as_deref(), Some("192.0.2.7"));
 
     // A use is no change, and a denied key is not used.
     assert_eq!(db.number("SELECT value FROM api_revision").await, revision);
-    here.keys.revoke(key.id, "admin").await.unwrap();
+    here.keys.revoke(key.id, &author("admin"), &anything).await.unwrap();
     time.pass(600);
     assert_eq!(here.find(&secret), "revoked");
     tick().await;
-    assert!(written(120).await);
+    assert_eq!(written().await, (Some(90), 6));
 }
 
 async fn sessions_live_by_use_and_end_in_time(db: Database) {
@@ -931,8 +1007,8 @@ async fn sessions_live_by_use_and_end_in_time(db: Database) {
 
     let closed = log_in(&here.keys, "closed", &password).await;
     soon("known elsewhere", async || there.has_session(&closed)).await;
-    there.keys.close_session(&digest(&closed)).await.unwrap();
-    there.keys.close_session(&digest(&closed)).await.unwrap();
+    there.keys.close_session(&digest(&closed), &[]).await.unwrap();
+    there.keys.close_session(&digest(&closed), &[]).await.unwrap();
     assert!(!there.has_session(&closed));
     soon("closed elsewhere", async || !here.has_session(&closed)).await;
 
@@ -1104,7 +1180,7 @@ async fn a_restart_finds_everything(db: Database) {
         secret = before.create("live").await.1;
         let key;
         (key, revoked) = before.create("revoked").await;
-        before.keys.revoke(key.id, "admin").await.unwrap();
+        before.keys.revoke(key.id, &author("admin"), &anything).await.unwrap();
         cookie = log_in(&before.keys, "zoë", &password).await;
     }
     let keys = Keys::open(&db.url(), time.clock()).await.unwrap();
@@ -1132,7 +1208,8 @@ async fn a_newer_store_is_refused(db: Database) {
 
 async fn a_newer_store_that_older_programs_may_read_is_used(db: Database) {
     let time = Time::new();
-    let (_, secret) = db.open(&time).await.keys.create(&settings(), ask("old")).await.unwrap();
+    let (_, secret) =
+        db.open(&time).await.keys.create(&settings(), ask("old"), &author("admin"), &anything).await.unwrap();
     let (yes, checksum) = match db {
         Database::Sqlite(_) => ("true", "x'00'"),
         Database::Postgres { .. } => ("true", "'\\x00'"),
@@ -1145,9 +1222,10 @@ async fn a_newer_store_that_older_programs_may_read_is_used(db: Database) {
     }
     let replica = db.open(&time).await;
     assert_eq!(replica.find(&secret), "live");
-    let (key, secret) = replica.keys.create(&settings(), ask("new")).await.unwrap();
+    let (key, secret) =
+        replica.keys.create(&settings(), ask("new"), &author("admin"), &anything).await.unwrap();
     assert_eq!(replica.find(&secret), "live");
-    replica.keys.revoke(key.id, "somebody").await.unwrap();
+    replica.keys.revoke(key.id, &author("somebody"), &anything).await.unwrap();
     assert_eq!(db.open(&time).await.find(&secret), "revoked");
     replica.keys.sealing_key().await.unwrap();
     assert!(replica.keys.use_state(&TokenDigest::of(b"state")).await.unwrap());
@@ -1217,24 +1295,25 @@ async fn a_list_is_read_in_pages_in_the_order_of_bytes(db: Database) {
     let name = "CASE i % 4 WHEN 0 THEN 'b' WHEN 1 THEN 'A' WHEN 2 THEN 'ä' ELSE 'Z' END";
     let revoked_at = format!("CASE WHEN i % 10 = 0 THEN {START} END");
     db.insert_keys(2500, name, &revoked_at).await;
-    let (expired, _) = keys.create(&settings(), until("c", START + 10)).await.unwrap();
+    let (expired, _) =
+        keys.create(&settings(), until("c", START + 10), &author("admin"), &anything).await.unwrap();
     time.pass(10);
 
-    let all = list(keys, ListFilter::All).await;
+    let all = list(keys, &KeyFilter::default()).await;
     assert_eq!(all.len(), 2501);
     assert!(all.is_sorted_by(|one, other| (&one.name, one.id) < (&other.name, other.id)));
-    let live = list(keys, ListFilter::LiveAt(time.now())).await;
+    let live = list(keys, &live_at(time.now())).await;
     assert_eq!(live.len(), 2250);
     assert!(live.iter().all(|key| key.revoked_at.is_none() && key.id != expired.id));
-    assert_eq!(list(keys, ListFilter::LiveAt(at(START + 9))).await.len(), 2251);
+    assert_eq!(list(keys, &live_at(at(START + 9))).await.len(), 2251);
 
     for (offset, limit) in [(0, 1), (990, 20), (2000, 1000), (2501, 1), (u64::MAX, 1000)] {
-        let page = keys.list_page(ListFilter::All, offset, limit).await.unwrap();
+        let page = keys.list_page(&KeyFilter::default(), KeyOrder::default(), offset, limit).await.unwrap();
         let expected: Vec<&Key> =
             all.iter().skip(usize::try_from(offset).unwrap()).take(limit as usize).collect();
         assert_eq!((page.keys.iter().collect(), page.total), (expected, 2501), "{offset} {limit}");
     }
-    let page = keys.list_page(ListFilter::LiveAt(time.now()), 1500, 1000).await.unwrap();
+    let page = keys.list_page(&live_at(time.now()), KeyOrder::default(), 1500, 1000).await.unwrap();
     assert_eq!((&page.keys[..], page.total), (&live[1500..], 2250));
 }
 
@@ -1247,17 +1326,21 @@ async fn dead_keys_are_deleted_when_they_are_dead_for_long_enough(db: Database) 
     let forget_after = Arc::new(Mutex::new(None));
     let present = Arc::clone(&forget_after);
     keys.follow_settings(move || Some(KeySettings { forget_after: *present.lock().unwrap(), ..settings() }));
-    let (expired, expired_secret) = keys.create(&settings(), until("expired", START + 10)).await.unwrap();
+    let (expired, expired_secret) =
+        keys.create(&settings(), until("expired", START + 10), &author("admin"), &anything).await.unwrap();
     let (revoked, _) = replica.create("revoked").await;
-    keys.revoke(revoked.id, "admin").await.unwrap();
+    keys.revoke(revoked.id, &author("admin"), &anything).await.unwrap();
     // Dead since it expired, not since it was revoked.
-    let (both, _) = keys.create(&settings(), until("both", START + 20)).await.unwrap();
-    let (late, _) = keys.create(&settings(), until("late", START + 40 * DAY)).await.unwrap();
+    let (both, _) =
+        keys.create(&settings(), until("both", START + 20), &author("admin"), &anything).await.unwrap();
+    let (late, _) =
+        keys.create(&settings(), until("late", START + 40 * DAY), &author("admin"), &anything).await.unwrap();
     let (unlimited, _) = replica.create("unlimited").await;
     time.pass(30);
-    keys.revoke(both.id, "admin").await.unwrap();
-    let ids =
-        async || -> Vec<i64> { list(keys, ListFilter::All).await.into_iter().map(|key| key.id).collect() };
+    keys.revoke(both.id, &author("admin"), &anything).await.unwrap();
+    let ids = async || -> Vec<i64> {
+        list(keys, &KeyFilter::default()).await.into_iter().map(|key| key.id).collect()
+    };
     let rest = [late.id, unlimited.id];
 
     time.pass(30 * DAY - 30);
@@ -1312,7 +1395,8 @@ async fn unused_keys_expire_once_the_uses_of_an_outage_are_written(db: Database)
     let (used, used_secret) = replica.create("used").await;
     let (unused, _) = replica.create("unused").await;
     let (_, replaced) = replica.create("rotated").await;
-    let (dead, _) = keys.create(&settings(), until("dead", START + 5)).await.unwrap();
+    let (dead, _) =
+        keys.create(&settings(), until("dead", START + 5), &author("admin"), &anything).await.unwrap();
     time.pass(3600);
     assert_eq!(replica.find(&used_secret), "live");
     follower.tick().await;
@@ -1322,8 +1406,9 @@ async fn unused_keys_expire_once_the_uses_of_an_outage_are_written(db: Database)
     time.pass(DAY + 59 - 3600);
     follower.read_for(Duration::from_secs(7200)).await;
     assert_eq!(expiry(unused.id).await, None);
-    let rotated = list(keys, ListFilter::All).await.into_iter().find(|key| key.name == "rotated").unwrap();
-    keys.rotate(&settings(), rotated.id, 7200, &|_| Ok(())).await.unwrap();
+    let rotated =
+        list(keys, &KeyFilter::default()).await.into_iter().find(|key| key.name == "rotated").unwrap();
+    keys.rotate(&settings(), rotated.id, 7200, &author("admin"), &anything).await.unwrap();
     time.pass(1);
     // The store did not answer for a while: other processes may still have uses to write.
     follower.now += Duration::from_secs(61);
@@ -1440,6 +1525,9 @@ impl Source for Panicking {
     async fn people(&self, after: i64) -> Result<PersonPage, StoreError> {
         self.source.people(after).await
     }
+    async fn accounts(&self, after: i64) -> Result<AccountPage, StoreError> {
+        self.source.accounts(after).await
+    }
     async fn changed(&self) -> Result<(), StoreError> {
         self.source.changed().await
     }
@@ -1491,13 +1579,9 @@ async fn names_are_only_names(db: Database) {
     }
     assert_eq!(db.open(&time).await.keys.held(), names.len());
     // An actor's id may be any text, and PostgreSQL holds no NUL.
-    let (key, _) = replica
-        .keys
-        .create(&settings(), CreateKey { created_by: "a\0b".to_owned(), ..ask("by nul") })
-        .await
-        .unwrap();
+    let (key, _) = replica.keys.create(&settings(), ask("by nul"), &author("a\0b"), &anything).await.unwrap();
     assert_eq!(key.created_by, "a\u{fffd}b");
-    replica.keys.revoke(key.id, "\0").await.unwrap();
+    replica.keys.revoke(key.id, &author("\0"), &anything).await.unwrap();
 }
 
 #[tokio::test]
@@ -1506,7 +1590,8 @@ async fn the_sqlite_file_is_ours_alone_and_holds_no_secret() {
     let Database::Sqlite(folder) = &db else { unreachable!() };
     let replica = db.open(&Time::new()).await;
     let (key, first) = replica.create("key").await;
-    let (_, second) = replica.keys.rotate(&settings(), key.id, 60, &|_| Ok(())).await.unwrap();
+    let (_, second) =
+        replica.keys.rotate(&settings(), key.id, 60, &author("admin"), &anything).await.unwrap();
     for name in ["keys.db", "keys.db-wal", "keys.db-shm"] {
         let path = folder.path().join(name);
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
@@ -1571,9 +1656,21 @@ async fn while_postgresql_is_down_keys_go_on_from_memory_and_what_happened_arriv
     assert_eq!((replica.find(&secret), replica.find(&revoked_secret)), ("live", "live"));
     assert!(!replica.keys.is_unknowable(None));
     let errors = [
-        replica.keys.create(&settings(), ask("new")).await.err().unwrap().to_string(),
-        replica.keys.rotate(&settings(), kept.id, 0, &|_| Ok(())).await.err().unwrap().to_string(),
-        replica.keys.revoke(kept.id, "admin").await.err().unwrap().to_string(),
+        replica
+            .keys
+            .create(&settings(), ask("new"), &author("admin"), &anything)
+            .await
+            .err()
+            .unwrap()
+            .to_string(),
+        replica
+            .keys
+            .rotate(&settings(), kept.id, 0, &author("admin"), &anything)
+            .await
+            .err()
+            .unwrap()
+            .to_string(),
+        replica.keys.revoke(kept.id, &author("admin"), &anything).await.err().unwrap().to_string(),
         replica.keys.get(kept.id).await.err().unwrap().to_string(),
     ];
     for error in errors {
@@ -1587,13 +1684,15 @@ async fn while_postgresql_is_down_keys_go_on_from_memory_and_what_happened_arriv
     server.psql(&database, &revoke);
     let took = becomes(&replica, &revoked_secret, "revoked").await;
     println!("a revocation made during the outage arrived after {took:?}");
-    soon("changes are possible again", async || replica.keys.create(&settings(), ask("new")).await.is_ok())
-        .await;
+    soon("changes are possible again", async || {
+        replica.keys.create(&settings(), ask("new"), &author("admin"), &anything).await.is_ok()
+    })
+    .await;
 
     // And NOTIFY works again as well.
     let other = Replica::of(Keys::open(&url, time.clock()).await.unwrap(), &time);
     other.keys.first_read().await;
-    other.keys.revoke(kept.id, "admin").await.unwrap();
+    other.keys.revoke(kept.id, &author("admin"), &anything).await.unwrap();
     becomes(&replica, &secret, "revoked").await;
 }
 
@@ -1606,7 +1705,10 @@ async fn a_postgresql_that_comes_later_is_waited_for() {
     let url = StoreUrl::parse(&server.url(&database)).unwrap();
     let replica = Replica::of(Keys::open(&url, time.clock()).await.unwrap(), &time);
     assert!(!replica.keys.was_read() && replica.keys.is_unknowable(None));
-    assert!(matches!(replica.keys.create(&settings(), ask("early")).await, Err(CreateError::Store(_))));
+    assert!(matches!(
+        replica.keys.create(&settings(), ask("early"), &author("admin"), &anything).await,
+        Err(ChangeError::Store(_))
+    ));
     server.resume();
     replica.keys.first_read().await;
     assert!(!replica.keys.is_unknowable(None));

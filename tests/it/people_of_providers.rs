@@ -120,7 +120,7 @@ async fn a_session_lives_twelve_hours_here_and_where_nobody_is_decided(db: Datab
     assert_eq!(admin.session(&cookies).await, OVER);
     assert_eq!(other.check("cookie", &cookies[1]).await, OVER[1]);
     // What died of age is no log-in that an administrator ends.
-    assert_eq!(admin.keys.end_sessions(&carol()).await.unwrap(), 0);
+    assert_eq!(admin.keys.end_sessions(&carol(), None).await.unwrap(), 0);
 }
 
 async fn a_person_without_a_session_ends_and_is_back_at_the_next_log_in(db: Database) {
@@ -148,7 +148,7 @@ async fn a_person_without_a_session_ends_and_is_back_at_the_next_log_in(db: Data
     assert_eq!(admin.session(&third).await, viewer);
     soon("known there", async || other.check("cookie", &third[1]).await == viewer[1]).await;
     // Whoever logs out, or is logged out, has ended as well.
-    admin.keys.end_sessions(&carol()).await.unwrap();
+    admin.keys.end_sessions(&carol(), None).await.unwrap();
     assert_eq!(has_ended(&admin, &carol()), Some(false));
     admin.sweep().await;
     assert_eq!(has_ended(&admin, &carol()), Some(true));
@@ -240,7 +240,7 @@ async fn a_provider_that_leaves_takes_its_people_with_it(db: Database) {
     let namesake = person("partners", "carol");
     // Somebody who has no session any more, and a record yet.
     log_in(&admin, &time, "corporate", "dan", "staff").await;
-    admin.keys.end_sessions(&person("corporate", "dan")).await.unwrap();
+    admin.keys.end_sessions(&person("corporate", "dan"), None).await.unwrap();
 
     let current = admin.snapshots.current();
     let lines = Lines::default();

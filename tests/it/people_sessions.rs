@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use envoy_auth_tokens::attributes::{Attributes, Encoding, Header, Headers, Http};
+use envoy_auth_tokens::attributes::{Attributes, ClientAddress, Encoding, Header, Headers, Http};
 use envoy_auth_tokens::authorizer::Authorizer;
 use envoy_auth_tokens::config::{Config, ProcessEnvironment, Source};
 use envoy_auth_tokens::credential::{CredentialLocation, CredentialLocations, CrossSite, Principal};
@@ -97,7 +97,7 @@ impl Process {
     pub(crate) async fn check(&self, name: &str, value: &str) -> String {
         let header = Header { name: name.as_bytes(), value: value.as_bytes() };
         let headers = Headers::new(Encoding::Lines, vec![header]);
-        let http = Http { method: b"GET", host: b"h", path: b"/", headers };
+        let http = Http { method: b"GET", host: b"h", path: b"/", headers, client: ClientAddress::Unknown };
         let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
         let decision = self.authorizer.authorize(&request, None).await;
         who(decision.verdict.map(|_| decision.context.principal))
@@ -111,7 +111,7 @@ impl Process {
     ) -> Result<Option<Arc<Principal>>, DenyReason> {
         let header = Header { name: name.as_bytes(), value: value.as_bytes() };
         let headers = Headers::new(Encoding::Lines, vec![header]);
-        let http = Http { method: b"GET", host: b"h", path: b"/", headers };
+        let http = Http { method: b"GET", host: b"h", path: b"/", headers, client: ClientAddress::Unknown };
         let locations = CredentialLocations::new(vec![
             CredentialLocation::Basic { cross_site: CrossSite::Deny },
             CredentialLocation::Session { cookies: &["eat_session"] },
@@ -164,7 +164,7 @@ impl Process {
             claims: claims.map(|claims| claims.members.clone()),
             checked_at: claims.map(|claims| claims.checked_at),
         };
-        let opened = self.keys.open_sessions(&new).await.unwrap();
+        let opened = self.keys.open_sessions(&new, &[]).await.unwrap();
         let name = |scope| match scope {
             SessionScope::Admin => "eat_session",
             SessionScope::Application => "eat_app",

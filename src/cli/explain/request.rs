@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::super::{ExplainError, read_secret};
-use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
+use crate::attributes::{Attributes, ClientAddress, Encoding, Header, Headers, Http};
 use crate::credential::{CredentialLocation, query};
 use crate::ext_authz::codec::request::is_nearly_policy;
 use crate::secret::Secret;
@@ -98,6 +98,7 @@ impl RequestInput {
             host: self.host.as_bytes(),
             path: self.path.expose().as_bytes(),
             headers: Headers::new(self.encoding, headers.collect()),
+            client: ClientAddress::Unknown,
         };
         Attributes {
             http: Some(http),

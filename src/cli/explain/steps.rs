@@ -267,6 +267,9 @@ impl ExplainedDecision<'_> {
         let says = match (self.trace.denied, self.keys) {
             (Some(DenyReason::ExpiredToken), _) => "an API key that has expired, or was replaced".to_owned(),
             (Some(DenyReason::RevokedToken), _) => "an API key that was revoked".to_owned(),
+            (Some(DenyReason::DisabledKey), _) => {
+                "an API key that is disabled, or whose service account is, or whose owner is gone".to_owned()
+            }
             (_, KeyStoreUse::NotRead) => format!("{token}; the key store was not asked"),
             (_, KeyStoreUse::Read) => format!("{token}, and neither has the key store"),
             (_, KeyStoreUse::None) => token,

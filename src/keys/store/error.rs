@@ -14,9 +14,11 @@ use std::time::Duration;
 use sqlx::error::DatabaseError;
 use sqlx::sqlite::SqliteError;
 
+use super::list::MAX_BULK;
 use super::url::{StoreUrl, UrlError};
 use crate::folder::FolderProblem;
-use crate::keys::ExceedsGrant;
+use crate::keys::edit::EditProblem;
+use crate::keys::{ExceedsGrant, MAX_KEYS_OF_PERSON};
 use crate::token::TokenError;
 
 /// The store cannot be read or written.  `Display` includes the text of the failure.
@@ -146,6 +148,13 @@ impl StoreFailure {
                 .is_some_and(|code| ["28", "3D", "3F", "42"].iter().any(|class| code.starts_with(class)));
         }
         matches!(self, Self::Configuration | Self::Tls(_))
+    }
+}
+
+impl StoreFailure {
+    /// Whether the role here may not do this (SQLSTATE 42501).
+    pub(in crate::keys) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Database(DatabaseFailure(error)) if error.code().as_deref() == Some("42501"))
     }
 }
 
@@ -328,46 +337,76 @@ pub enum OpenFailure {
     Store(StoreFailure),
 }
 
-/// Why a key was not created.
+/// Why a key or a service account was not created, changed or deleted.
 #[derive(Debug, thiserror::Error)]
-pub enum CreateError {
-    /// A key that is neither revoked nor expired has this name.
+pub enum ChangeError {
+    /// There is no such key, or the caller does not see it.
+    #[error("API key not found")]
+    NotFound,
+    /// There is no such service account.
+    #[error("service account not found")]
+    AccountNotFound,
+    /// A live key of the same owner has this name.
     #[error("API key name already exists")]
     NameTaken,
+    /// A service account has this name.
+    #[error("service account already exists")]
+    AccountNameTaken,
+    /// A service account had this name, and policies may still speak of it.
+    #[error("a service account that was deleted or renamed had this name: choose another one")]
+    AccountNameWasUsed,
     /// As many keys are stored as may be.
     #[error("api_key Quota reached")]
     QuotaReached,
+    /// The person has as many live keys as a person may have.
+    #[error("a person has at most {MAX_KEYS_OF_PERSON} live keys: revoke one first")]
+    PersonQuotaReached,
+    /// Its secret is not replaced while it is disabled.
+    #[error("API key is disabled: enable it first")]
+    Disabled,
+    /// It cannot be changed so.
+    #[error(transparent)]
+    Edit(#[from] EditProblem),
+    /// The caller may not grant what it can do.
+    #[error(transparent)]
+    ExceedsGrant(#[from] ExceedsGrant),
+    /// A key, a replaced secret or a session has this digest.
+    #[error("a key or a session has this digest")]
+    KnownDigest,
+    /// More keys are meant than one call revokes.
+    #[error("more than {MAX_BULK} keys are meant: narrow the criteria")]
+    TooManyKeys,
     /// The store cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-impl From<sqlx::Error> for CreateError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Store(error.into())
+/// Why keys were not imported: none of them was.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct ImportError {
+    /// The position of the key in question; `None` when it is all of them.
+    pub index: Option<usize>,
+    /// What is wrong.
+    #[source]
+    pub error: ChangeError,
+}
+
+impl ImportError {
+    /// That of one key.
+    pub(super) fn at(index: usize, error: ChangeError) -> Self {
+        Self { index: Some(index), error }
+    }
+
+    /// That of all of them.
+    pub(super) fn of_all(error: impl Into<ChangeError>) -> Self {
+        Self { index: None, error: error.into() }
     }
 }
 
-/// Why a key was not rotated.
-#[derive(Debug, thiserror::Error)]
-pub enum RotateError {
-    /// There is no such key.
-    #[error("API key not found")]
-    NotFound,
-    /// It is revoked or expired.
-    #[error("API key is revoked or expired")]
-    Dead,
-    /// The caller may not grant what the key can do.
-    #[error(transparent)]
-    ExceedsGrant(#[from] ExceedsGrant),
-    /// The store cannot be written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl From<sqlx::Error> for RotateError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Store(error.into())
+impl From<StoreError> for ImportError {
+    fn from(error: StoreError) -> Self {
+        Self::of_all(error)
     }
 }
 

@@ -2,25 +2,81 @@
 
 use jiff::Timestamp;
 
-use crate::keys::Key;
+use crate::keys::{Account, Key, Role};
+use crate::person::PersonId;
 
-/// Which keys a list has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListFilter {
-    /// Every key.
-    All,
-    /// The keys that are neither revoked nor expired at this instant.
-    LiveAt(Timestamp),
+/// Which keys are wanted: all conditions must hold.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct KeyFilter {
+    /// Neither revoked nor expired at this instant; disabled ones are.
+    pub live_at: Option<Timestamp>,
+    /// With this in their names, whatever its case.
+    pub query: Option<String>,
+    /// With a name that fits this, whatever its case; `*` stands for any text.
+    pub name_pattern: Option<String>,
+    /// With this role: an account's keys have the account's.
+    pub role: Option<Role>,
+    /// Of this kind of owner.
+    pub kind: Option<OwnerKind>,
+    /// Of this service account.
+    pub account: Option<AccountRef>,
+    /// Of people with this id in their source.
+    pub owner: Option<String>,
+    /// Of this person.
+    pub person: Option<PersonId>,
+    /// Created by the actor of this id.
+    pub created_by: Option<String>,
+    /// Created at this instant or later.
+    pub created_since: Option<Timestamp>,
+    /// Expiring at this instant or before.
+    pub expires_by: Option<Timestamp>,
+    /// Last used at this instant or before; of one that was never used its creation counts.
+    pub unused_since: Option<Timestamp>,
 }
 
-impl ListFilter {
-    /// The instant at which a listed key is live, in seconds since 1970; `None` for every key.
-    pub(super) fn live_at(self) -> Option<i64> {
-        match self {
-            Self::All => None,
-            Self::LiveAt(now) => Some(now.as_second()),
-        }
-    }
+/// The kinds of owners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnerKind {
+    /// Nobody's keys.
+    Nobody,
+    /// Those of service accounts.
+    Account,
+    /// Those of people.
+    Person,
+}
+
+/// A service account by its id or its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccountRef {
+    /// Its id.
+    Id(i64),
+    /// Its name.
+    Name(String),
+}
+
+/// The order of a list that is read by numbered pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KeyOrder {
+    /// By what.
+    pub by: SortKey,
+    /// The greatest first.
+    pub is_descending: bool,
+}
+
+/// What a list is sorted by.  Keys of which it is the same are in the order of their ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SortKey {
+    /// The bytes of the name.
+    #[default]
+    Name,
+    /// The time of creation.
+    Created,
+    /// The expiry; what never expires is the last.
+    Expiration,
+    /// The last use; what was never used is the first.
+    LastUsed,
+    /// The role.
+    Role,
 }
 
 /// A place in the list: after the key of this name and id.
@@ -57,6 +113,56 @@ pub struct NumberedPage {
     pub keys: Vec<Key>,
     /// The number of keys of the whole list at the same moment.
     pub total: u64,
+}
+
+/// Which service accounts are wanted: all conditions must hold.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AccountFilter {
+    /// With this in their names, whatever its case.
+    pub query: Option<String>,
+    /// Disabled ones alone.
+    pub is_disabled: bool,
+    /// Those with a key that expired and was not revoked.
+    pub has_expired_keys: bool,
+}
+
+/// A service account as it is listed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListedAccount {
+    /// The account.
+    pub account: Account,
+    /// How many live keys it has.
+    pub live_keys: u64,
+}
+
+/// A page of the service accounts, by the bytes of names, and how many there are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AccountList {
+    /// The accounts, at most as many as were asked for.
+    pub accounts: Vec<ListedAccount>,
+    /// The number of all that are wanted, at the same moment.
+    pub total: u64,
+}
+
+/// Which keys are to be revoked at once, and whether they are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BulkRevocation {
+    /// Which.
+    pub filter: KeyFilter,
+    /// They are only shown.
+    pub is_dry_run: bool,
+}
+
+/// The most keys that one call revokes.
+pub const MAX_BULK: usize = 10_000;
+
+/// A key by the digest of a secret.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FoundKey {
+    /// The key.
+    pub key: Key,
+    /// The secret was replaced by a rotation.
+    pub is_replaced: bool,
 }
 
 /// How many dead keys were deleted.

@@ -16,6 +16,7 @@ pub(super) const SQLITE: &Numbered = &[
     (3, "the history of the store", include_str!("sqlite_0003.sql")),
     (4, "people", include_str!("sqlite_0004.sql")),
     (5, "attempts to log in", include_str!("sqlite_0005.sql")),
+    (6, "owners and the audit", include_str!("sqlite_0006.sql")),
 ];
 /// PostgreSQL's.
 #[cfg(feature = "postgres")]
@@ -25,6 +26,7 @@ pub(super) const POSTGRES: &Numbered = &[
     (3, "the history of the store", include_str!("postgres_0003.sql")),
     (4, "people", include_str!("postgres_0004.sql")),
     (5, "attempts to log in", include_str!("postgres_0005.sql")),
+    (6, "owners and the audit", include_str!("postgres_0006.sql")),
 ];
 
 /// The number of the newest migration: that of the schema which this program knows.

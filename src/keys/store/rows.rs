@@ -7,17 +7,21 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use sqlx::query::{Query, QueryAs};
-use sqlx::{ColumnIndex, Database, Decode, Encode, FromRow, Row, Type};
+use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 use zeroize::Zeroizing;
 
-use super::{EndedSessions, ListPage, ListPosition, NewKey, SECRET_BYTES, StoreFailure};
+use super::transaction::{Value as Parameter, values};
+use super::{EndedSessions, ListPage, ListPosition, ListedAccount, NewKey, SECRET_BYTES, StoreFailure};
+use crate::keys::audit::{AuditRow, NewAuditRow};
+use crate::keys::name::folded;
 use crate::keys::store::history::{Continuity, HistoryRow};
 use crate::keys::store::list::LIST_PAGE;
 use crate::keys::store::source::{
-    ChangePage, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, PersonPage, Revision, SessionPage,
+    AccountPage, ChangePage, Cursor, KeyPage, LogPosition, Look, MAX_PAGE, PersonPage, Revision, SessionPage,
 };
-use crate::keys::{Key, Role, SessionScope, StoredKey, StoredPerson, StoredSession};
+use crate::keys::{
+    Account, CreateAccount, Key, KeyOwner, Role, SessionScope, StoredKey, StoredPerson, StoredSession,
+};
 use crate::person::{PersonId, PersonSource};
 use crate::token::TokenDigest;
 
@@ -51,7 +55,7 @@ macro_rules! row {
         $(#[$doc])*
         #[derive(serde::Deserialize)]
         pub(super) struct $row {
-            $($column: $type,)*
+            $(pub $column: $type,)*
         }
 
         impl $row {
@@ -78,6 +82,10 @@ row! {
     KeyRow {
         id: i64 = Plain,
         name: String = Plain,
+        description: Option<String> = Plain,
+        account_id: Option<i64> = Plain,
+        owner_source: Option<String> = Plain,
+        owner_subject: Option<String> = Plain,
         role: String = Plain,
         actor: String = Json,
         policies: Option<String> = Json,
@@ -88,8 +96,66 @@ row! {
         created_by: String = Plain,
         expires_at: Option<i64> = Time,
         last_used_at: Option<i64> = Time,
+        uses: i64 = Plain,
+        last_address: Option<String> = Plain,
+        disabled_at: Option<i64> = Time,
         revoked_at: Option<i64> = Time,
         revoked_by: Option<String> = Plain,
+    }
+}
+
+row! {
+    /// A row of `api_accounts`.
+    AccountRow {
+        id: i64 = Plain,
+        name: String = Plain,
+        description: Option<String> = Plain,
+        role: String = Plain,
+        actor: String = Json,
+        policies: Option<String> = Json,
+        created_at: i64 = Time,
+        created_by: String = Plain,
+        disabled_at: Option<i64> = Time,
+    }
+}
+
+row! {
+    /// A row of `api_audit`.
+    AuditRowColumns {
+        id: i64 = Plain,
+        at: i64 = Time,
+        action: String = Plain,
+        actor_id: Option<String> = Plain,
+        credential: Option<String> = Plain,
+        address: Option<String> = Plain,
+        key_id: Option<i64> = Plain,
+        key_name: Option<String> = Plain,
+        account_id: Option<i64> = Plain,
+        account_name: Option<String> = Plain,
+        user_name: Option<String> = Plain,
+        source: Option<String> = Plain,
+        before: Option<String> = Json,
+        after: Option<String> = Json,
+        status: Option<i64> = Plain,
+        reason: Option<String> = Plain,
+        count: Option<i64> = Plain,
+    }
+}
+
+/// An account, and how many live keys it has.
+pub(super) struct ListedAccountRow {
+    account: AccountRow,
+    live_keys: i64,
+}
+
+impl<'r, R: Row> FromRow<'r, R> for ListedAccountRow
+where
+    &'static str: ColumnIndex<R>,
+    i64: Decode<'r, R::Database> + Type<R::Database>,
+    String: Decode<'r, R::Database> + Type<R::Database>,
+{
+    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+        Ok(Self { account: AccountRow::from_row(row)?, live_keys: row.try_get("live_keys")? })
     }
 }
 
@@ -118,19 +184,21 @@ row! {
         actor: String = Json,
         role: Option<String> = Plain,
         binding: String = Digest,
+        claims: Option<String> = Json,
         seen_at: i64 = Time,
         ended_at: Option<i64> = Time,
     }
 }
 
 row! {
-    /// A row of `api_changes`: a key, a session or a person that was created, changed or deleted.
+    /// A row of `api_changes`: a key, a session, a person or an account that was created, changed or deleted.
     ChangeRow {
         revision: i64 = Plain,
         seq: i64 = Plain,
         key_id: Option<i64> = Plain,
         session: Option<String> = Digest,
         person_id: Option<i64> = Plain,
+        account_id: Option<i64> = Plain,
     }
 }
 
@@ -195,19 +263,36 @@ impl TryFrom<KeyRow> for StoredKey {
             (Some(digest), Some(until)) => Some((read_digest(&digest)?, instant(until)?)),
             _ => None,
         };
-        // Most keys have no members of their own, and there may be very many keys.
-        let actor = if row.actor == "{}" { Map::new() } else { json(&row.actor)? };
+        let owner = match (row.account_id, row.owner_source, row.owner_subject) {
+            (None, None, None) => KeyOwner::Nobody,
+            (Some(id), None, None) => KeyOwner::Account(id),
+            (None, Some(source), Some(subject)) => KeyOwner::Person(person_id(&source, subject)?),
+            _ => return Err(UnreadableRow),
+        };
+        let stored_role = Role::parse(&row.role).ok_or(UnreadableRow)?;
+        let role = match &owner {
+            KeyOwner::Nobody => Some(stored_role),
+            KeyOwner::Account(_) => None,
+            // The lower one of this and the person's counts.
+            KeyOwner::Person(_) => Some(stored_role).filter(|role| *role != UNCAPPED),
+        };
         Ok(Self {
             key: Key {
                 id: row.id,
                 name: row.name,
-                role: Role::parse(&row.role).ok_or(UnreadableRow)?,
-                actor,
+                description: row.description,
+                owner,
+                role,
+                actor: members(&row.actor)?,
                 policies: row.policies.as_deref().map(json).transpose()?,
                 created_at: instant(row.created_at)?,
                 created_by: row.created_by,
                 expires_at: row.expires_at.map(instant).transpose()?,
+                previous_until: previous.map(|(_, until)| until),
                 last_used_at: row.last_used_at.map(instant).transpose()?,
+                uses: row.uses.unsigned_abs(),
+                last_address: row.last_address,
+                disabled_at: row.disabled_at.map(instant).transpose()?,
                 revoked_at: row.revoked_at.map(instant).transpose()?,
                 revoked_by: row.revoked_by,
             },
@@ -215,6 +300,70 @@ impl TryFrom<KeyRow> for StoredKey {
             previous,
         })
     }
+}
+
+/// The role that stands in the row of a person's key that has the person's role.
+const UNCAPPED: Role = Role::Admin;
+
+/// The role that stands in the row of a key.  An account's is not read.
+pub(super) fn stored_role(owner: &KeyOwner, role: Option<Role>) -> &'static str {
+    let without = match owner {
+        KeyOwner::Nobody | KeyOwner::Account(_) => Role::Viewer,
+        KeyOwner::Person(_) => UNCAPPED,
+    };
+    role.unwrap_or(without).as_str()
+}
+
+impl TryFrom<AccountRow> for Account {
+    type Error = UnreadableRow;
+
+    fn try_from(row: AccountRow) -> Result<Self, UnreadableRow> {
+        Ok(Self {
+            id: row.id,
+            name: row.name,
+            description: row.description,
+            role: Role::parse(&row.role).ok_or(UnreadableRow)?,
+            actor: members(&row.actor)?,
+            policies: row.policies.as_deref().map(json).transpose()?,
+            created_at: instant(row.created_at)?,
+            created_by: row.created_by,
+            disabled_at: row.disabled_at.map(instant).transpose()?,
+        })
+    }
+}
+
+impl TryFrom<AuditRowColumns> for AuditRow {
+    type Error = UnreadableRow;
+
+    fn try_from(row: AuditRowColumns) -> Result<Self, UnreadableRow> {
+        let status = row.status.map(|status| u16::try_from(status).map_err(|_| UnreadableRow));
+        Ok(Self {
+            id: row.id,
+            row: NewAuditRow {
+                at: instant(row.at)?,
+                action: row.action,
+                by: row.actor_id,
+                credential: row.credential,
+                address: row.address,
+                key_id: row.key_id,
+                key_name: row.key_name,
+                account_id: row.account_id,
+                account_name: row.account_name,
+                user: row.user_name,
+                source: row.source,
+                before: row.before.as_deref().map(json).transpose()?,
+                after: row.after.as_deref().map(json).transpose()?,
+                status: status.transpose()?,
+                reason: row.reason,
+                count: row.count,
+            },
+        })
+    }
+}
+
+/// The members of an actor: most keys have none of their own, and there may be very many keys.
+fn members(text: &str) -> Result<Map<String, Value>, UnreadableRow> {
+    if text == "{}" { Ok(Map::new()) } else { json(text) }
 }
 
 impl TryFrom<SessionRow> for StoredSession {
@@ -245,6 +394,7 @@ impl TryFrom<PersonRow> for StoredPerson {
             actor: json(&row.actor)?,
             role: role.transpose()?,
             binding: read_digest(&row.binding)?,
+            claims: row.claims.as_deref().map(json).transpose()?,
             seen_at: instant(row.seen_at)?,
             ended_at: row.ended_at.map(instant).transpose()?,
         })
@@ -280,6 +430,67 @@ pub(super) fn key(row: KeyRow) -> Option<StoredKey> {
         tracing::error!(key_id = id, "the key store has a row that cannot be read: this key does not count");
     }
     key
+}
+
+/// The account of a row.  One that is unreadable counts as absent: none of its keys authenticates anybody.
+pub(super) fn account(row: AccountRow) -> Option<Account> {
+    let id = row.id;
+    let account = Account::try_from(row).ok();
+    if account.is_none() {
+        tracing::error!(
+            account_id = id,
+            "the key store has a row that cannot be read: this account does not count"
+        );
+    }
+    account
+}
+
+/// A page of all accounts.
+pub(super) fn account_page(rows: Vec<AccountRow>) -> AccountPage {
+    let next = rows.last().map(|row| row.id).filter(|_| rows.len() >= MAX_PAGE);
+    AccountPage { accounts: rows.into_iter().filter_map(account).collect(), next }
+}
+
+/// Accounts as they are listed.
+pub(super) fn listed_accounts(rows: Vec<ListedAccountRow>) -> Vec<ListedAccount> {
+    let listed = rows.into_iter().filter_map(|row| {
+        Some(ListedAccount { account: account(row.account)?, live_keys: row.live_keys.unsigned_abs() })
+    });
+    listed.collect()
+}
+
+/// The rows of the audit.  One that is unreadable is left out.
+pub(super) fn audit_rows(rows: Vec<AuditRowColumns>) -> Vec<AuditRow> {
+    rows.into_iter().filter_map(|row| AuditRow::try_from(row).ok()).collect()
+}
+
+/// New rows of the audit as the statement takes them.  `folded_name` is that of an account whose name is not given again.
+pub(super) fn new_audit_rows(rows: &[NewAuditRow], folded_name: Option<&str>) -> String {
+    let objects: Vec<Value> = rows
+        .iter()
+        .map(|row| {
+            serde_json::json!({
+                "at": row.at.as_second(),
+                "action": row.action,
+                "actor_id": row.by,
+                "credential": row.credential,
+                "address": row.address,
+                "key_id": row.key_id,
+                "key_name": row.key_name,
+                "account_id": row.account_id,
+                "account_name": row.account_name,
+                "user_name": row.user,
+                "source": row.source,
+                "before": row.before,
+                "after": row.after,
+                "status": row.status,
+                "reason": row.reason,
+                "count": row.count,
+                "folded_name": folded_name,
+            })
+        })
+        .collect();
+    Value::Array(objects).to_string()
 }
 
 /// The keys of rows.
@@ -330,7 +541,7 @@ pub(super) fn key_page_of_json(page: &str) -> Result<KeyPage, StoreFailure> {
     Ok(key_page(rows))
 }
 
-/// A page of the change log, and what is left of the keys, sessions and people that it names.
+/// A page of the change log, and what is left of the keys, sessions, people and accounts that it names.
 #[derive(Default)]
 pub(super) struct ChangedRows {
     /// The entries.
@@ -341,6 +552,8 @@ pub(super) struct ChangedRows {
     pub sessions: Vec<SessionRow>,
     /// The people that still exist.
     pub people: Vec<PersonRow>,
+    /// The accounts that still exist.
+    pub accounts: Vec<AccountRow>,
 }
 
 impl ChangedRows {
@@ -350,16 +563,19 @@ impl ChangedRows {
         let keys: Vec<StoredKey> = self.keys.into_iter().filter_map(key).collect();
         let sessions = sessions(self.sessions);
         let people: Vec<(i64, StoredPerson)> = self.people.into_iter().filter_map(person).collect();
+        let accounts: Vec<Account> = self.accounts.into_iter().filter_map(account).collect();
+        let existing_accounts: HashSet<i64> = accounts.iter().map(|account| account.id).collect();
         let existing_keys: HashSet<i64> = keys.iter().map(|stored| stored.key.id).collect();
         let existing_sessions: HashSet<TokenDigest> = sessions.iter().map(|stored| stored.digest).collect();
         let existing_people: HashSet<i64> = people.iter().map(|(id, _)| *id).collect();
         let (mut deleted_keys, mut deleted_sessions) = (Vec::new(), Vec::new());
-        let mut deleted_people = Vec::new();
-        for ChangeRow { key_id, session, person_id, .. } in self.log {
+        let (mut deleted_people, mut deleted_accounts) = (Vec::new(), Vec::new());
+        for ChangeRow { key_id, session, person_id, account_id, .. } in self.log {
             deleted_keys.extend(key_id.filter(|id| !existing_keys.contains(id)));
             let session = session.and_then(|hex| TokenDigest::from_hex(&hex));
             deleted_sessions.extend(session.filter(|digest| !existing_sessions.contains(digest)));
             deleted_people.extend(person_id.filter(|id| !existing_people.contains(id)));
+            deleted_accounts.extend(account_id.filter(|id| !existing_accounts.contains(id)));
         }
         ChangePage {
             keys,
@@ -368,6 +584,8 @@ impl ChangedRows {
             deleted_sessions,
             people,
             deleted_people,
+            accounts,
+            deleted_accounts,
             next,
             pruned: Revision(pruned),
         }
@@ -379,49 +597,115 @@ pub(super) fn last_entry(log: &[ChangeRow]) -> Option<LogPosition> {
     log.last().map(|row| LogPosition { revision: Revision(row.revision), entry: row.seq })
 }
 
-/// Whether the entries name keys, sessions and people.
-pub(super) fn named(log: &[ChangeRow]) -> (bool, bool, bool) {
-    (
-        log.iter().any(|row| row.key_id.is_some()),
-        log.iter().any(|row| row.session.is_some()),
-        log.iter().any(|row| row.person_id.is_some()),
-    )
-}
-
-/// The columns of `api_keys` for which a new key has a value, in the order in which [`bind_new_key`] binds them.
+/// The columns of `api_keys` for which a new key has a value, in the order of [`new_key_values`].
 /// The others have a default.
-pub(super) const NEW_KEY_COLUMNS: [&str; 8] =
-    ["name", "role", "actor", "policies", "digest", "created_at", "created_by", "expires_at"];
+pub(super) const NEW_KEY_COLUMNS: [&str; 14] = [
+    "name",
+    "folded_name",
+    "description",
+    "account_id",
+    "role",
+    "actor",
+    "policies",
+    "digest",
+    "created_at",
+    "created_by",
+    "expires_at",
+    "owner_source",
+    "owner_subject",
+    "disabled_at",
+];
 
-/// Binds the values of [`NEW_KEY_COLUMNS`].
-pub(super) fn bind_new_key<'q, DB, O>(
-    query: QueryAs<'q, DB, O, DB::Arguments>,
-    new: &NewKey,
-) -> QueryAs<'q, DB, O, DB::Arguments>
-where
-    DB: Database,
-    i64: Encode<'q, DB> + Type<DB>,
-    String: Encode<'q, DB> + Type<DB>,
-    Vec<u8>: Encode<'q, DB> + Type<DB>,
-    Option<i64>: Encode<'q, DB>,
-    Option<String>: Encode<'q, DB>,
-{
-    let NewKey { request, digest, created_at, quota: _ } = new;
-    let actor = object_text(&request.actor);
-    let policies = request.policies.as_ref();
-    let policies = policies.map(|names| serde_json::to_string(names).expect("a list of strings serializes"));
-    query
-        .bind(request.name.clone())
-        .bind(request.role.as_str().to_owned())
-        .bind(actor)
-        .bind(policies)
-        .bind(digest.as_bytes().to_vec())
-        .bind(created_at.as_second())
-        .bind(request.created_by.clone())
-        .bind(request.expires_at.map(Timestamp::as_second))
+/// The values of [`NEW_KEY_COLUMNS`].
+pub(super) fn new_key_values(new: &NewKey) -> [Parameter; 14] {
+    let NewKey { request, digest, created_at, created_by, disabled_at } = new;
+    let person = request.owner.person();
+    values![
+        request.name.as_str(),
+        folded(&request.name),
+        request.description.as_deref(),
+        request.owner.account(),
+        stored_role(&request.owner, request.role),
+        object_text(&request.actor),
+        policies_text(request.policies.as_deref()),
+        digest,
+        *created_at,
+        created_by.as_str(),
+        request.expires_at,
+        person.map(|person| person.source.as_str()),
+        person.map(|person| &*person.subject),
+        *disabled_at,
+    ]
 }
 
-/// The columns of `api_sessions` of a new session, in the order in which [`bind_session`] binds them.
+/// What is written of a key that was changed, for the statement `update`.
+pub(super) fn changed_key_values(key: &Key) -> [Parameter; 10] {
+    values![
+        key.id,
+        key.name.as_str(),
+        folded(&key.name),
+        key.description.as_deref(),
+        stored_role(&key.owner, key.role),
+        object_text(&key.actor),
+        policies_text(key.policies.as_deref()),
+        key.expires_at,
+        key.previous_until,
+        key.disabled_at,
+    ]
+}
+
+/// The columns of `api_accounts` of a new account, in the order of [`new_account_values`].
+pub(super) const ACCOUNT_COLUMNS: [&str; 9] = [
+    "name",
+    "folded_name",
+    "description",
+    "role",
+    "actor",
+    "policies",
+    "created_at",
+    "created_by",
+    "disabled_at",
+];
+
+/// The values of [`ACCOUNT_COLUMNS`].
+pub(super) fn new_account_values(new: &CreateAccount, created_by: &str, now: Timestamp) -> [Parameter; 9] {
+    values![
+        new.name.as_str(),
+        folded(&new.name),
+        new.description.as_deref(),
+        new.role.as_str(),
+        object_text(&new.actor),
+        policies_text(new.policies.as_deref()),
+        now,
+        created_by,
+        new.is_disabled.then_some(now),
+    ]
+}
+
+/// What is written of an account that was changed, for the statement `update`.
+pub(super) fn changed_account_values(account: &Account) -> [Parameter; 8] {
+    values![
+        account.id,
+        account.name.as_str(),
+        folded(&account.name),
+        account.description.as_deref(),
+        account.role.as_str(),
+        object_text(&account.actor),
+        policies_text(account.policies.as_deref()),
+        account.disabled_at,
+    ]
+}
+
+fn policies_text(policies: Option<&[String]>) -> Option<String> {
+    policies.map(|names| serde_json::to_string(names).expect("a list of strings serializes"))
+}
+
+/// Ids as a JSON array.
+pub(super) fn ids_text(ids: &[i64]) -> String {
+    serde_json::to_string(ids).expect("a list of numbers serializes")
+}
+
+/// The columns of `api_sessions` of a new session, in the order of [`session_values`].
 pub(super) const NEW_SESSION_COLUMNS: [&str; 10] = [
     "digest",
     "source",
@@ -435,57 +719,38 @@ pub(super) const NEW_SESSION_COLUMNS: [&str; 10] = [
     "last_used_at",
 ];
 
-/// Binds the values of [`NEW_SESSION_COLUMNS`].
-pub(super) fn bind_session<'q, DB>(
-    query: Query<'q, DB, DB::Arguments>,
-    session: &StoredSession,
-) -> Query<'q, DB, DB::Arguments>
-where
-    DB: Database,
-    i64: Encode<'q, DB> + Type<DB>,
-    String: Encode<'q, DB> + Type<DB>,
-    Vec<u8>: Encode<'q, DB> + Type<DB>,
-    Option<String>: Encode<'q, DB>,
-    Option<Vec<u8>>: Encode<'q, DB>,
-{
-    query
-        .bind(session.digest.as_bytes().to_vec())
-        .bind(session.person.source.as_str().to_owned())
-        .bind(session.person.subject.to_string())
-        .bind(session.scope.as_str().to_owned())
-        .bind(session.parent.map(|parent| parent.as_bytes().to_vec()))
-        .bind(session.binding.as_bytes().to_vec())
-        .bind(session.claims.as_ref().map(object_text))
-        .bind(session.checked_at.as_second())
-        .bind(session.created_at.as_second())
-        .bind(session.last_used_at.as_second())
+/// The values of [`NEW_SESSION_COLUMNS`].
+pub(super) fn session_values(session: &StoredSession) -> [Parameter; 10] {
+    values![
+        &session.digest,
+        session.person.source.as_str(),
+        &*session.person.subject,
+        session.scope.as_str(),
+        session.parent.map(|parent| parent.as_bytes().to_vec()),
+        &session.binding,
+        session.claims.as_ref().map(object_text),
+        session.checked_at,
+        session.created_at,
+        session.last_used_at,
+    ]
 }
 
-/// The columns of `api_people` of a person, in the order in which [`bind_person`] binds them.
-pub(super) const PERSON_COLUMNS: [&str; 7] =
-    ["source", "subject", "actor", "role", "binding", "seen_at", "ended_at"];
+/// The columns of `api_people` of a person, in the order of [`person_values`].
+pub(super) const PERSON_COLUMNS: [&str; 8] =
+    ["source", "subject", "actor", "role", "binding", "claims", "seen_at", "ended_at"];
 
-/// Binds the values of [`PERSON_COLUMNS`].
-pub(super) fn bind_person<'q, DB, O>(
-    query: QueryAs<'q, DB, O, DB::Arguments>,
-    stored: &StoredPerson,
-) -> QueryAs<'q, DB, O, DB::Arguments>
-where
-    DB: Database,
-    i64: Encode<'q, DB> + Type<DB>,
-    String: Encode<'q, DB> + Type<DB>,
-    Vec<u8>: Encode<'q, DB> + Type<DB>,
-    Option<i64>: Encode<'q, DB>,
-    Option<String>: Encode<'q, DB>,
-{
-    query
-        .bind(stored.person.source.as_str().to_owned())
-        .bind(stored.person.subject.to_string())
-        .bind(object_text(&stored.actor))
-        .bind(stored.role.map(|role| role.as_str().to_owned()))
-        .bind(stored.binding.as_bytes().to_vec())
-        .bind(stored.seen_at.as_second())
-        .bind(stored.ended_at.map(Timestamp::as_second))
+/// The values of [`PERSON_COLUMNS`].
+pub(super) fn person_values(stored: &StoredPerson) -> [Parameter; 8] {
+    values![
+        stored.person.source.as_str(),
+        &*stored.person.subject,
+        object_text(&stored.actor),
+        stored.role.map(Role::as_str),
+        &stored.binding,
+        stored.claims.as_ref().map(object_text),
+        stored.seen_at,
+        stored.ended_at,
+    ]
 }
 
 /// The text of a JSON object.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::StoreError;
-use crate::keys::{StoredKey, StoredPerson, StoredSession};
+use crate::keys::{Account, StoredKey, StoredPerson, StoredSession};
 use crate::token::TokenDigest;
 
 pub use super::history::{Continuity, Cursor, Revision};
@@ -68,6 +68,10 @@ pub struct ChangePage {
     pub people: Vec<(i64, StoredPerson)>,
     /// Ids of deleted records of people.
     pub deleted_people: Vec<i64>,
+    /// New and changed service accounts, as they are now.
+    pub accounts: Vec<Account>,
+    /// Ids of deleted service accounts.
+    pub deleted_accounts: Vec<i64>,
     /// Where the next page begins; `None` after the last.
     pub next: Option<LogPosition>,
     /// The newest revision that is no longer in the log.
@@ -101,7 +105,16 @@ pub struct PersonPage {
     pub next: Option<i64>,
 }
 
-/// What keys, sessions and people are read from.
+/// The next service accounts by id.
+#[derive(Debug, Clone, Default)]
+pub struct AccountPage {
+    /// The accounts.  One with an id up to `next` that is not here does not exist.
+    pub accounts: Vec<Account>,
+    /// The greatest id that the page covers; `None`: it covers all that are left.
+    pub next: Option<i64>,
+}
+
+/// What keys, sessions, people and service accounts are read from.
 #[async_trait]
 pub trait Source: Send + Sync {
     /// Makes the store ready to be read, which may take minutes: a schema is brought up to date, a file that was replaced
@@ -124,6 +137,9 @@ pub trait Source: Send + Sync {
 
     /// The people whose records have an id above this.
     async fn people(&self, after: i64) -> Result<PersonPage, StoreError>;
+
+    /// The service accounts with an id above this.
+    async fn accounts(&self, after: i64) -> Result<AccountPage, StoreError>;
 
     /// Waits for a notification that something changed.  An error means that notifications are lost.  A source
     /// without notifications waits for ever: the follower polls it.

@@ -1,14 +1,19 @@
 //! The SQL that both databases share, written for each from the columns of [`rows`](super::rows).
 
+mod accounts;
+mod audit;
+mod keys;
+
+use self::accounts::AccountStatements;
+use self::audit::AuditStatements;
+use self::keys::KeyStatements;
 use super::rows::{
-    ChangeRow, Column, KeyRow, Kind, LookRow, NEW_KEY_COLUMNS, NEW_SESSION_COLUMNS, PERSON_COLUMNS,
-    PersonRow, SessionRow,
+    ChangeRow, Column, Kind, LookRow, NEW_SESSION_COLUMNS, PERSON_COLUMNS, PersonRow, SessionRow,
 };
-use crate::keys::store::list::LIST_PAGE;
 use crate::keys::store::source::MAX_PAGE;
 
 /// One of the two databases.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
     Sqlite,
     #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "the build has one database"))]
@@ -73,6 +78,31 @@ impl Dialect {
         }
     }
 
+    /// What keeps others from changing the rows of a SELECT.
+    fn for_share(self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::Postgres => " FOR SHARE",
+        }
+    }
+
+    /// The ids in the JSON array of this parameter.
+    fn ids(self, number: usize) -> String {
+        match self {
+            Self::Sqlite => format!("SELECT value FROM json_each(${number})"),
+            Self::Postgres => format!("SELECT json_array_elements_text(${number}::json)::bigint"),
+        }
+    }
+
+    /// A column that is compared by its bytes.
+    fn by_bytes(self, column: &str) -> String {
+        match self {
+            Self::Sqlite => column.to_owned(),
+            // SQLite compares bytes.  PostgreSQL compares by the database's locale, unless a statement says otherwise.
+            Self::Postgres => format!("{column} COLLATE \"C\""),
+        }
+    }
+
     /// The same, and leaves out those that another transaction holds.
     fn for_update_skip_locked(self) -> &'static str {
         match self {
@@ -96,27 +126,19 @@ impl Dialect {
 pub(super) struct Statements {
     /// Where the store stands, seen from revision `$1`.
     pub look: String,
-    /// The next keys with an id above `$1`.
-    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "SQLite gives them as JSON"))]
-    pub keys: String,
-    /// The next keys after that of name `$2` and id `$3`, by the bytes of names and then by id: those that are live at
-    /// `$1`, or every one where that is NULL.
-    pub list_after: String,
-    /// `$2` such keys after the first `$3`.
-    pub list_page: String,
-    /// The number of such keys.
-    pub list_count: String,
-    /// Lets the first `$3` keys expire at `$1` that are live then and were last used, or else created, at `$2` or
-    /// before, and gives their rows.
-    pub expire_idle: String,
-    /// The key of id `$1`.
-    pub key_by_id: String,
     /// The next entries of the change log behind entry `$2` of revision `$1`, up to revision `$3`.
     pub changes: String,
-    /// The keys that entries name, from behind entry `$2` of revision `$1` up to entry `$4` of revision `$3`.
-    pub changed_keys: String,
-    /// Inserts the values of `NEW_KEY_COLUMNS` and gives the key's row.
-    pub insert_key: String,
+    /// Gives the number by which somebody accepts the history of the store another value.
+    pub accept_history: &'static str,
+    /// Takes the lock of all changes.
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "a SQLite file is locked as a whole"))]
+    pub lock_changes: &'static str,
+    /// Those of keys.
+    pub keys: KeyStatements,
+    /// Those of service accounts.
+    pub accounts: AccountStatements,
+    /// Those of the audit.
+    pub audit: AuditStatements,
     /// Those of sessions.
     pub sessions: SessionStatements,
     /// Those of people.
@@ -132,7 +154,6 @@ const NAMED: &str = "FROM api_changes WHERE revision >= $1 AND (revision, seq) >
 
 impl Statements {
     pub fn new(dialect: Dialect) -> Self {
-        let key = dialect.select(KeyRow::COLUMNS);
         let change = dialect.select(ChangeRow::COLUMNS);
         let look = dialect.expressions(LookRow::COLUMNS);
         let logged_mark = "SELECT log.mark FROM api_changes log \
@@ -151,57 +172,20 @@ impl Statements {
             "SELECT {identity} AS identity, value, mark, pruned, pruned_mark, accepted, oldest_reader, \
              {is_copy} AS is_copy, {age} AS age_ms, ({logged_mark}) AS logged_mark FROM api_revision"
         );
-        let name = match dialect {
-            Dialect::Sqlite => "name",
-            // SQLite compares bytes.  PostgreSQL compares by the database's locale, unless a statement says otherwise.
-            Dialect::Postgres => "name COLLATE \"C\"",
-        };
-        let listed = format!("(CAST($1 AS BIGINT) IS NULL OR {})", dialect.is_live(1));
-        let is_idle = {
-            let used_until = dialect.parameter(Kind::Time, 2);
-            format!("{} AND coalesce(last_used_at, created_at) <= {used_until}", dialect.is_live(1))
-        };
-        let expire = {
-            let now = dialect.parameter(Kind::Time, 1);
-            // A replaced secret never works longer than its key.
-            format!(
-                "UPDATE api_keys SET expires_at = {now}, \
-                 previous_until = CASE WHEN previous_until > {now} THEN {now} ELSE previous_until END"
-            )
-        };
-        let values = dialect.parameters(KeyRow::COLUMNS, &NEW_KEY_COLUMNS);
-        let new = NEW_KEY_COLUMNS.join(", ");
         Self {
             look: format!("SELECT {look} FROM ({state}) AS state"),
-            keys: format!("SELECT {key} FROM api_keys WHERE id > $1 ORDER BY id LIMIT {MAX_PAGE}"),
-            list_after: format!(
-                "SELECT {key} FROM api_keys WHERE {listed} AND ({name}, id) > ($2, $3) \
-                 ORDER BY {name}, id LIMIT {LIST_PAGE}"
-            ),
-            list_page: format!(
-                "SELECT {key} FROM api_keys WHERE {listed} ORDER BY {name}, id LIMIT $2 OFFSET $3"
-            ),
-            list_count: format!("SELECT count(*) FROM api_keys WHERE {listed}"),
-            expire_idle: match dialect {
-                Dialect::Sqlite => format!(
-                    "{expire} WHERE id IN (SELECT id FROM api_keys WHERE {is_idle} ORDER BY id LIMIT $3) \
-                     RETURNING {key}"
-                ),
-                // Another process may do the same at this moment: each lets other keys expire.
-                Dialect::Postgres => format!(
-                    "WITH idle AS ( \
-                         SELECT id AS idle_id FROM api_keys WHERE {is_idle} \
-                         ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED \
-                     ) {expire} FROM idle WHERE id = idle_id RETURNING {key}"
-                ),
-            },
-            key_by_id: format!("SELECT {key} FROM api_keys WHERE id = $1"),
             changes: format!(
                 "SELECT {change} FROM api_changes WHERE revision >= $1 AND (revision, seq) > ($1, $2) \
                  AND revision <= $3 ORDER BY revision, seq LIMIT {MAX_PAGE}"
             ),
-            changed_keys: format!("SELECT {key} FROM api_keys WHERE id IN (SELECT key_id {NAMED})"),
-            insert_key: format!("INSERT INTO api_keys ({new}) VALUES ({values}) RETURNING {key}"),
+            accept_history: match dialect {
+                Dialect::Sqlite => "UPDATE api_revision SET accepted = random()",
+                Dialect::Postgres => "UPDATE api_revision SET accepted = api_random()",
+            },
+            lock_changes: "SELECT value FROM api_revision FOR UPDATE",
+            keys: KeyStatements::new(dialect),
+            accounts: AccountStatements::new(dialect),
+            audit: AuditStatements::new(dialect),
             sessions: SessionStatements::new(dialect),
             people: PersonStatements::new(dialect),
             attempts: AttemptStatements::new(dialect),
@@ -217,6 +201,8 @@ pub(super) struct SessionStatements {
     pub changed: String,
     /// Inserts the values of `NEW_SESSION_COLUMNS`.
     pub insert: String,
+    /// Locks the sessions of the person `$1` in the source `$2`.
+    pub lock_of_person: String,
     /// Deletes the log-ins of a person's live sessions beyond the newest `$6`: of the person `$1` in the source `$2`,
     /// with the scope `$3`, last used after `$4` and opened after `$5`.  Gives of each session what `end_all` gives.
     pub end_oldest: String,
@@ -260,6 +246,9 @@ impl SessionStatements {
             insert: format!(
                 "INSERT INTO api_sessions ({new}, opened_after) SELECT {values}, value FROM api_revision"
             ),
+            lock_of_person: format!(
+                "SELECT digest FROM api_sessions WHERE user_name = $1 AND source = $2 ORDER BY digest{for_update}"
+            ),
             end_oldest: format!(
                 "DELETE FROM api_sessions WHERE user_name = $1 AND source = $2 AND coalesce(parent, digest) IN ( \
                      SELECT coalesce(parent, digest) FROM api_sessions \
@@ -290,6 +279,8 @@ pub(super) struct PersonStatements {
     pub changed: String,
     /// The row of the person `$2` in the source `$1`, locked.
     pub find: String,
+    /// The number of all.
+    pub count: &'static str,
     /// Inserts the values of `PERSON_COLUMNS`, or writes them into the row of the same person, and gives the row.
     pub record: String,
     /// Writes that the person of id `$1` was seen at `$2`, unless that was within the last minute.
@@ -298,6 +289,9 @@ pub(super) struct PersonStatements {
     pub end: String,
     /// The same, unless they have a session that was opened after `$4`.
     pub end_absent: String,
+    /// Writes that the first `$3` people of directories and providers ended at `$1` who have not and were seen last at `$2` or
+    /// before, and gives their rows.
+    pub end_idle: String,
     /// Deletes `$1` people: of those that ended, and then of the others, those that did, or were seen, longest ago.
     /// Never the one of id `$2`.  Gives their ids.
     pub make_room: String,
@@ -314,7 +308,8 @@ impl PersonStatements {
         let values = dialect.parameters(PersonRow::COLUMNS, &PERSON_COLUMNS);
         let time = |number| dialect.parameter(Kind::Time, number);
         let end = format!(
-            "UPDATE api_people SET ended_at = {} WHERE source = $1 AND subject = $2 AND ended_at IS NULL",
+            "UPDATE api_people SET ended_at = {}, claims = NULL \
+             WHERE source = $1 AND subject = $2 AND ended_at IS NULL",
             time(3)
         );
         let (later, minute_before) = match dialect {
@@ -325,10 +320,11 @@ impl PersonStatements {
             page: format!("SELECT {person} FROM api_people WHERE id > $1 ORDER BY id LIMIT {MAX_PAGE}"),
             changed: format!("SELECT {person} FROM api_people WHERE id IN (SELECT person_id {NAMED})"),
             find: format!("SELECT {person} FROM api_people WHERE source = $1 AND subject = $2{for_update}"),
+            count: "SELECT count(*) FROM api_people",
             record: format!(
                 "INSERT INTO api_people ({columns}) VALUES ({values}) \
                  ON CONFLICT (source, subject) DO UPDATE SET actor = excluded.actor, role = excluded.role, \
-                 binding = excluded.binding, ended_at = excluded.ended_at, \
+                 binding = excluded.binding, claims = excluded.claims, ended_at = excluded.ended_at, \
                  seen_at = {later}(api_people.seen_at, excluded.seen_at) RETURNING {person}"
             ),
             see: format!(
@@ -340,6 +336,15 @@ impl PersonStatements {
                 "{end} AND NOT EXISTS (SELECT 1 FROM api_sessions s \
                      WHERE s.user_name = $2 AND s.source = $1 AND s.created_at > {}) RETURNING {person}",
                 time(4)
+            ),
+            end_idle: format!(
+                "WITH idle AS ( \
+                     SELECT id FROM api_people WHERE source <> 'config' AND ended_at IS NULL AND seen_at <= {} \
+                     ORDER BY id LIMIT $3{skip_locked} \
+                 ) UPDATE api_people SET ended_at = {}, claims = NULL WHERE id IN (SELECT id FROM idle) \
+                 RETURNING {person}",
+                time(2),
+                time(1)
             ),
             // In a subquery of the WHERE, PostgreSQL may run it more than once, and a LIMIT holds for each time.
             make_room: format!(
@@ -403,33 +408,34 @@ mod tests {
         let sqlite = Statements::new(Dialect::Sqlite);
         let postgres = Statements::new(Dialect::Postgres);
         let select = "SELECT revision, seq, key_id, ";
-        assert!(
-            sqlite.changes.starts_with(&format!("{select}nullif(hex(session), '') AS session, person_id"))
-        );
-        assert!(
-            postgres.changes.starts_with(&format!("{select}encode(session, 'hex') AS session, person_id"))
-        );
-        let insert =
-            "INSERT INTO api_keys (name, role, actor, policies, digest, created_at, created_by, expires_at)";
-        for (statements, values) in [
-            (&sqlite, "$1, $2, $3, $4, $5, $6, $7, $8"),
-            (&postgres, "$1, $2, $3::json, $4::json, $5, to_timestamp($6), $7, to_timestamp($8)"),
-        ] {
-            let expected = format!("{insert} VALUES ({values}) RETURNING id, name, role, actor");
-            assert!(statements.insert_key.starts_with(&expected), "{}", statements.insert_key);
+        let rest = " AS session, person_id, account_id";
+        assert!(sqlite.changes.starts_with(&format!("{select}nullif(hex(session), ''){rest}")));
+        assert!(postgres.changes.starts_with(&format!("{select}encode(session, 'hex'){rest}")));
+        for (statements, values) in
+            [(&sqlite, "$1, $2, $3, $4, $5, $6, $7"), (&postgres, "$1, $2, $3, $4, $5, $6::json, $7::json")]
+        {
+            let columns = "name, folded_name, description, account_id, role, actor, policies";
+            let insert = &statements.keys.insert;
+            assert!(insert.contains(&format!("({columns}, ")), "{insert}");
+            assert!(insert.contains(&format!("VALUES ({values}, ")), "{insert}");
+            assert!(insert.contains(" RETURNING id, name, "), "{insert}");
         }
     }
 
     #[test]
     fn every_column_of_a_new_row_is_a_column_of_its_table() {
-        let tables: [(&[&str], &[Column]); 3] = [
+        use super::super::rows::{ACCOUNT_COLUMNS, AccountRow, KeyRow, NEW_KEY_COLUMNS};
+        let tables: [(&[&str], &[Column]); 4] = [
             (&NEW_KEY_COLUMNS, KeyRow::COLUMNS),
+            (&ACCOUNT_COLUMNS, AccountRow::COLUMNS),
             (&NEW_SESSION_COLUMNS, SessionRow::COLUMNS),
             (&PERSON_COLUMNS, PersonRow::COLUMNS),
         ];
         for (names, columns) in tables {
             for name in names {
-                assert!(columns.iter().any(|column| column.name == *name), "{name}");
+                // The folded form is written, and never read back.
+                let is_column = columns.iter().any(|column| column.name == *name);
+                assert!(is_column || *name == "folded_name", "{name}");
             }
         }
     }

@@ -15,6 +15,33 @@ pub fn envoy() -> &'static Path {
     &ENVOY
 }
 
+/// Which Envoy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EnvoyRelease {
+    V1_38,
+    V1_39,
+    V1_40,
+}
+
+/// The real Envoy of this release.
+pub fn envoy_release(release: EnvoyRelease) -> &'static Path {
+    static V1_38: LazyLock<PathBuf> = LazyLock::new(|| fetch("envoy-1.38"));
+    static V1_39: LazyLock<PathBuf> = LazyLock::new(|| fetch("envoy-1.39"));
+    match release {
+        EnvoyRelease::V1_38 => &V1_38,
+        EnvoyRelease::V1_39 => &V1_39,
+        EnvoyRelease::V1_40 => envoy(),
+    }
+}
+
+/// The module that Envoy loads.  cargo builds it with the tests, which depend on it.
+pub fn module() -> PathBuf {
+    let folder = Path::new(super::server::BINARY).parent().expect("a folder");
+    let module = folder.join("deps/libenvoy_auth_tokens_module.so");
+    assert!(module.exists(), "{} is missing", module.display());
+    module
+}
+
 /// Which Datasette.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DatasetteRelease {
