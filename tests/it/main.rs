@@ -14,6 +14,7 @@
 
 mod harness;
 
+mod accounts_commands;
 mod actor_headers;
 mod admin_page;
 mod advisories;

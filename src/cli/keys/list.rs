@@ -9,14 +9,21 @@ use http::Method;
 use jiff::Timestamp;
 use serde::Deserializer;
 use serde::de::{Error as _, SeqAccess, Visitor};
+use serde_json::Value;
 
 use super::super::admin_api::{Body, Query, ServerArgs};
 use super::super::grant_args::role_parser;
 use super::super::table::TablePrinter;
 use super::super::times::parse_seconds;
-use super::super::{CliError, print};
+use super::super::{AdminApi, CliError, print};
 use super::key::{HEADINGS, ListedKey};
 use super::{KEYS, KeysError};
+
+/// The most keys of a page.
+const PAGE: usize = 1000;
+
+/// What stands instead of a table without rows.
+const NO_KEYS: &str = "No keys.";
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ListKeysArgs {
@@ -99,34 +106,16 @@ impl SortKey {
 
 impl ListKeysArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let path = self.path();
+        let (query, sort) = (self.query(), self.sort_parameter());
         let api = self.server.open().map_err(KeysError::from)?;
-        let mut response = api.start_call(Method::GET, &path, Body::Empty).map_err(KeysError::from)?;
-        if api.wants_json() {
-            return response.copy_to_stdout();
-        }
-        let now = Timestamp::now();
-        let mut printer = TablePrinter::new(HEADINGS);
-        let mut not_printed = None;
-        let read = response.parse_with(|json| {
-            json.deserialize_seq(ForEach(|key: ListedKey| {
-                printer.add(key.row(now)).map_err(|error| {
-                    not_printed = Some(error);
-                })
-            }))
-        });
-        match not_printed {
-            Some(error) => Err(error),
-            None => {
-                read.map_err(KeysError::from)?;
-                printer.finish("No keys.")
-            }
+        match sort {
+            None => print_whole(&api, &query.of(KEYS)),
+            Some(sort) => print_pages(&api, &query.with("sort", Some(sort)).with("perpage", Some(PAGE))),
         }
     }
 
-    fn path(&self) -> String {
-        let minus = if self.reverse { "-" } else { "" };
-        let query = Query::new()
+    fn query(&self) -> Query {
+        Query::new()
             .with("query", self.query.as_ref())
             .with("role", self.role.as_ref())
             .with("account", self.account.as_ref())
@@ -136,8 +125,67 @@ impl ListKeysArgs {
             .with("expiringSeconds", self.expiring)
             .with("unusedSeconds", self.unused)
             .with("includeExpired", self.expired.then_some(true))
-            .with("sort", self.sort.map(|key| format!("{minus}{}", key.as_str())));
-        query.of(KEYS)
+    }
+
+    fn sort_parameter(&self) -> Option<String> {
+        let minus = if self.reverse { "-" } else { "" };
+        self.sort.map(|key| format!("{minus}{}", key.as_str()))
+    }
+}
+
+/// Prints a list that comes as one answer, by name.
+fn print_whole(api: &AdminApi, path: &str) -> Result<(), CliError> {
+    let mut response = api.start_call(Method::GET, path, Body::Empty).map_err(KeysError::from)?;
+    if api.wants_json() {
+        return response.copy_to_stdout();
+    }
+    let now = Timestamp::now();
+    let mut printer = TablePrinter::new(HEADINGS);
+    let mut not_printed = None;
+    let read = response.parse_with(|json| {
+        json.deserialize_seq(ForEach(|key: ListedKey| {
+            printer.add(key.row(now)).map_err(|error| {
+                not_printed = Some(error);
+            })
+        }))
+    });
+    match not_printed {
+        Some(error) => Err(error),
+        None => {
+            read.map_err(KeysError::from)?;
+            printer.finish(NO_KEYS)
+        }
+    }
+}
+
+/// Prints a list that comes in pages: the API sorts no other one.
+fn print_pages(api: &AdminApi, query: &Query) -> Result<(), CliError> {
+    let now = Timestamp::now();
+    let mut printer = TablePrinter::new(HEADINGS);
+    let mut is_first = true;
+    for number in 1_u64.. {
+        let path = query.clone().with("page", Some(number)).of(KEYS);
+        let response = api.get(&path).map_err(KeysError::from)?;
+        let keys: Vec<Value> = response.parse().map_err(KeysError::from)?;
+        let is_last = keys.len() < PAGE;
+        for key in keys {
+            if api.wants_json() {
+                print(&format!("{}{key}", if is_first { "[" } else { "," }))?;
+            } else {
+                let key: ListedKey =
+                    serde_json::from_value(key).map_err(|_| KeysError::from(response.unexpected()))?;
+                printer.add(key.row(now))?;
+            }
+            is_first = false;
+        }
+        if is_last {
+            break;
+        }
+    }
+    match (api.wants_json(), is_first) {
+        (true, true) => print("[]\n"),
+        (true, false) => print("]\n"),
+        (false, _) => printer.finish(NO_KEYS),
     }
 }
 
@@ -146,7 +194,7 @@ pub(super) fn print_table(keys: &[ListedKey]) -> Result<(), CliError> {
     let now = Timestamp::now();
     let mut printer = TablePrinter::new(HEADINGS);
     keys.iter().try_for_each(|key| printer.add(key.row(now)))?;
-    printer.finish("No keys.")
+    printer.finish(NO_KEYS)
 }
 
 /// Prints all of these keys, with an empty line between two.
