@@ -142,7 +142,7 @@ function nothing(wanted, ended) {
   if (isFiltered(wanted)) {
     const isSearch = wanted.query && FILTERS.every((name) => !wanted[name]);
     return [
-      make('p', {}, ...(isSearch ? ['No key has ', named(wanted.query), ' in its name or description.'] : ['No key fits all filters.'])),
+      make('p', {}, ...(isSearch ? ['No key has ', named(wanted.query), ' in its name.'] : ['No key fits all filters.'])),
       button('Clear all filters', clearAll),
     ];
   }
@@ -273,6 +273,5 @@ export function show() {
   for (const part of form.querySelectorAll('[data-others]')) part.hidden = manages === 'own';
   $('add').hidden = !changes;
   $('end-many').hidden = !changes || manages === 'own';
-  $('find').hidden = manages === 'own';
   return load();
 }
