@@ -74,7 +74,7 @@ function row(account) {
       ...(account.description ? [make('div', { class: 'second description', dir: 'auto' }, account.description)] : [])),
     cell('Rights', account.role ? [chip(account.role)] : [], [restrictions(account)]),
     cell('Keys', [keys], []),
-    cell('Created', account.created ? [time(account.created)] : [], account.createdBy ? ['by ', named(account.createdBy)] : []),
+    cell('Created', account.createdAt ? [time(account.createdAt)] : [], account.createdBy ? ['by ', named(account.createdBy)] : []),
     make('td', { role: 'cell', class: 'is-acts' }, menu));
 }
 
@@ -92,7 +92,7 @@ function actsOf(account) {
     { label: 'Show its keys', run: () => go('keys', { account: account.name }) },
   ];
   if (!may().changes) return acts;
-  if (!account.isDisabled) acts.push({ label: 'Add key', run: () => addKey(load, account.name) });
+  if (!account.isDisabled && may().adds) acts.push({ label: 'Add key', run: () => addKey(load, account.name) });
   acts.push(
     { label: 'Change', run: () => changeAccount(account) },
     account.isDisabled ? { label: 'Enable', run: () => askEnable(account) } : { label: 'Disable', run: () => askDisable(account) },
@@ -163,7 +163,7 @@ async function showAccount(known) {
       ? account.policies.length === 0 ? 'Under no policy' : `Only under ${account.policies.join(', ')}`
       : 'Under every policy'],
     ['Members', members.length === 0 ? null : members.flatMap((text, index) => [...(index ? [make('br')] : []), named(text)])],
-    ['Created', account.created ? [...timeAndAgo(account.created), ...(account.createdBy ? [', by ', named(account.createdBy)] : [])] : null],
+    ['Created', account.createdAt ? [...timeAndAgo(account.createdAt), ...(account.createdBy ? [', by ', named(account.createdBy)] : [])] : null],
     ['Id', String(account.id)],
   ]));
   $('account-keys').replaceChildren(...keys.items.map((key) => {

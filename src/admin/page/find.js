@@ -80,7 +80,7 @@ function show(key, secret) {
   const [, ...acts] = actsOf(key, after);
   const wanted = acts.filter(({ label }) => ['Revoke', 'Pause', 'Rotate'].includes(label));
   const buttons = wanted.map(({ label, run, endsIt }) => button(label, run, endsIt ? { class: 'plain ends-it' } : {}));
-  if (may().changes && may().manages === 'all') buttons.push(button('Revoke all by its maker', () => revokeMany(after, { createdBy: key.createdBy })));
+  if (may().revokesMany) buttons.push(button('Revoke all by its maker', () => revokeMany(after, { createdBy: key.createdBy })));
   $('find-acts').replaceChildren(...buttons);
   $('find-result').hidden = false;
   $('find-acts').hidden = buttons.length === 0;

@@ -157,7 +157,7 @@ export async function showDetails(known, update) {
   const [, ...acts] = actsOf(key, update);
   const buttons = acts.map(({ label, run, endsIt }) => button(label, run, endsIt ? { class: 'plain ends-it' } : {}));
   if (may().audit) buttons.push(make('a', { class: 'button plain', href: address('audit', { key: key.id }) }, 'History'));
-  if (may().changes && may().manages === 'all') buttons.push(button('Revoke all by its maker', () => revokeMany(update, { createdBy: key.createdBy })));
+  if (may().revokesMany) buttons.push(button('Revoke all by its maker', () => revokeMany(update, { createdBy: key.createdBy })));
   $('details-acts').replaceChildren(...buttons);
   open(dialog, dialog.querySelector('[data-close]'));
 }

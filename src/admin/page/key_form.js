@@ -77,20 +77,24 @@ async function offerAccounts() {
   }
 }
 
-// The lives to choose from: within the maximum, 90 days at first, never only where it is allowed.
+// The lives to choose from: within the maximum, 90 days at first unless the configuration proposes another, and never
+// only where it is allowed.
 function offerLives(isChange) {
-  const { maxSeconds } = may();
-  const days = LIVES.filter((each) => maxSeconds === null || each * DAY <= maxSeconds);
-  const options = days.map((each) => make('option', { value: each * DAY }, `In ${each} days`));
-  if (maxSeconds !== null && !days.some((each) => each * DAY === maxSeconds)) {
-    options.push(make('option', { value: maxSeconds }, `In ${length(maxSeconds)}, the most here`));
+  const { maxSeconds, firstSeconds } = may();
+  const isAllowed = (seconds) => seconds !== null && (maxSeconds === null || seconds <= maxSeconds);
+  const lives = LIVES.map((days) => days * DAY).filter(isAllowed);
+  const options = lives.map((seconds) => [seconds, `In ${length(seconds)}`]);
+  if (isAllowed(firstSeconds) && !lives.includes(firstSeconds)) options.push([firstSeconds, `In ${length(firstSeconds)}`]);
+  if (maxSeconds !== null && !options.some(([seconds]) => seconds === maxSeconds)) {
+    options.push([maxSeconds, `In ${length(maxSeconds)}, the most here`]);
   }
-  options.push(make('option', { value: 'custom' }, 'After another time…'));
-  if (maxSeconds === null) options.push(make('option', { value: 'never' }, 'Never'));
-  if (isChange) options.unshift(make('option', { value: '' }, 'As now'));
+  options.sort(([one], [other]) => one - other);
+  options.push(['custom', 'After another time…']);
+  if (maxSeconds === null) options.push(['never', 'Never']);
+  if (isChange) options.unshift(['', 'As now']);
   const life = $('key-life');
-  life.replaceChildren(...options);
-  const first = days.includes(FIRST_LIFE) ? FIRST_LIFE * DAY : maxSeconds ?? days.at(-1) * DAY;
+  life.replaceChildren(...options.map(([value, label]) => make('option', { value }, label)));
+  const first = [firstSeconds, FIRST_LIFE * DAY].find(isAllowed) ?? maxSeconds;
   life.value = isChange ? '' : String(first);
 }
 

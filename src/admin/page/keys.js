@@ -155,7 +155,7 @@ function nothing(wanted, ended) {
       }),
     ];
   }
-  return [make('p', {}, may().changes ? 'There are no keys yet.  Add the first one.' : 'There are no keys yet.')];
+  return [make('p', {}, may().adds ? 'There are no keys yet.  Add the first one.' : 'There are no keys yet.')];
 }
 
 function row(key) {
@@ -268,10 +268,10 @@ $('end-many').addEventListener('click', () => {
 
 // Shows the view as far as the caller may use it.
 export function show() {
-  const { manages, changes } = may();
+  const { manages, adds, revokesMany } = may();
   $('keys-title').textContent = manages === 'own' ? 'Your keys' : 'Keys';
   for (const part of form.querySelectorAll('[data-others]')) part.hidden = manages === 'own';
-  $('add').hidden = !changes;
-  $('end-many').hidden = !changes || manages === 'own';
+  $('add').hidden = !adds;
+  $('end-many').hidden = !revokesMany;
   return load();
 }

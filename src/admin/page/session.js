@@ -15,18 +15,28 @@ export const ownName = () => String(actor?.name ?? actor?.id ?? 'somebody');
 // What the caller may do, as the server says it.
 export function may() {
   const permissions = actor?.permissions ?? {};
+  const { maxSecondsToLive, latestExpiration, manages = 'none' } = permissions;
+  // The longest life that they may give; null is without an end.
+  const lives = [maxSecondsToLive, latestExpiration && Math.floor((Date.parse(latestExpiration) - Date.now()) / 1000)];
+  const limits = lives.filter((seconds) => seconds !== undefined);
+  const maxSeconds = limits.length === 0 ? null : Math.min(...limits);
+  const changes = !permissions.readOnly && manages !== 'none';
   return {
     isReadOnly: Boolean(permissions.readOnly),
     // Everybody's keys, one's own alone, or none.
-    manages: permissions.manages ?? 'all',
-    changes: !permissions.readOnly && permissions.manages !== 'none',
-    ownsKeys: Boolean(permissions.ownsKeys),
+    manages,
+    changes,
+    adds: changes && (maxSeconds === null || maxSeconds > 0),
+    revokesMany: changes && Boolean(permissions.bulk),
+    ownsKeys: Boolean(permissions.ownKeys),
     audit: Boolean(permissions.audit),
     accounts: Boolean(permissions.accounts),
     roles: permissions.roles ?? [],
     policies: permissions.policies ?? [],
     members: permissions.actorMembers ?? [],
-    maxSeconds: permissions.maxSecondsToLive ?? null,
+    maxSeconds,
+    // The life that the configuration proposes.
+    firstSeconds: permissions.defaultSecondsToLive ?? null,
   };
 }
 
