@@ -300,7 +300,7 @@ impl Page {
 
 /// Elements that reach out of the window, and what scrolls sideways.
 const TOO_WIDE: &str = "
-    const window_ = Math.min(document.documentElement.clientWidth, screen.width);
+    const window_ = document.documentElement.clientWidth;
     const wide = [...document.querySelectorAll('body *')]
         .filter((element) => element.checkVisibility({visibilityProperty: true}))
         // A table that a reader scrolls within its own box, and what is read out alone.

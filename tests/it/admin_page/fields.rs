@@ -94,7 +94,6 @@ fn names_and_descriptions_that_are_none_are_told_at_their_fields() {
             "bell\u{7}".to_owned(),
             "A name is 1 to 190 printable characters of one script without blanks at the ends.",
         ),
-        ("ed".to_owned(), "a user or a token of the configuration"),
     ] {
         browser.fill("#key-name", &wrong);
         browser.press(&[ENTER]);

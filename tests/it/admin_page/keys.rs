@@ -406,7 +406,7 @@ fn ten_thousand_keys_are_shown_a_page_at_a_time() {
     let browser = &page.browser;
     browser.read("#keys-pager", "1–50 of 10,000");
     let size =
-        "return [document.querySelectorAll('#rows tr').length, document.querySelectorAll('*').length < 4000]";
+        "return [document.querySelectorAll('#rows tr').length, document.querySelectorAll('*').length < 6000]";
     assert_eq!(browser.script(size, json!([])), json!([50, true]));
     let first = page.names();
     page.press("#keys-pager", "Next");
