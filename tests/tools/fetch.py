@@ -26,6 +26,7 @@ program:
     oidc-provider-mock=/…/target/tools/oidc-provider-mock
     express=/…/target/tools/express
     oidc-provider=/…/target/tools/oidc-provider
+    axe-core=/…/target/tools/axe-core
     chromium=/usr/bin/chromium
     chromedriver=/usr/bin/chromedriver
     postgresql=/usr/lib/postgresql/15/bin
@@ -128,6 +129,9 @@ EXPRESS = ["express@5.3.0"]
 
 # A provider of OpenID Connect, certified by the OpenID Foundation.
 OIDC_PROVIDER = ["oidc-provider@9.13.3"]
+
+# Deque's rules of accessibility, which run in the browser.
+AXE_CORE = ["axe-core@4.14.1"]
 
 # What tests/tools/crds.mjs holds resources against: types and validators that were made from the projects'
 # published CustomResourceDefinitions, and TypeScript, which reads the types.
@@ -471,6 +475,14 @@ def oidc_provider():
     return home
 
 
+def axe_core():
+    """The folder whose node_modules hold axe-core, which the browser runs."""
+    home = TOOLS / "axe-core"
+    with locked("axe-core"):
+        npm_install(AXE_CORE, home)
+    return home
+
+
 def node():
     if not shutil.which("node"):
         raise Missing("node is missing: install it (Debian and Ubuntu: apt install nodejs).")
@@ -665,6 +677,7 @@ def main(names):
     others = {
         "express": express,
         "oidc-provider": oidc_provider,
+        "axe-core": axe_core,
         "postgresql": postgresql,
         "promtool": promtool,
         "pgbouncer": pgbouncer,
