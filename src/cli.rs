@@ -3,6 +3,7 @@
 mod check;
 mod completions;
 mod envoy;
+mod examples;
 mod explain;
 mod health;
 pub(crate) mod import;
@@ -17,7 +18,7 @@ mod token;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, FromArgMatches as _, Parser, Subcommand};
 
 use self::envoy::EnvoyError;
 use self::health::HealthError;
@@ -237,7 +238,9 @@ pub enum CommandOutcome {
 /// # Errors
 /// [`CliError`]: the command failed, and the reason is yet to be printed.
 pub fn run() -> Result<CommandOutcome, CliError> {
-    let done = match Cli::parse().command {
+    let matches = examples::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let done = match cli.command {
         Command::Serve(serve) => return serve.run(),
         Command::Check(check) => return check.run(),
         Command::Explain(explain) => return Ok(explain.run()?),

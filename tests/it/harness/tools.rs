@@ -72,6 +72,13 @@ pub fn oidc_provider() -> &'static Path {
     &OIDC_PROVIDER
 }
 
+/// axe-core, one script that a browser runs.
+pub fn axe_core() -> &'static Path {
+    static AXE_CORE: LazyLock<PathBuf> =
+        LazyLock::new(|| fetch("axe-core").join("node_modules/axe-core/axe.min.js"));
+    &AXE_CORE
+}
+
 /// A Python that knows this package of `fetch.py`'s and what it needs, and nothing of the machine's own.
 pub fn python_with(package: &str) -> Command {
     let mut command = Command::new("python3");
