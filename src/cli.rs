@@ -5,6 +5,7 @@ mod admin_api;
 mod check;
 mod completions;
 mod envoy;
+mod examples;
 mod explain;
 mod grant_args;
 mod health;
@@ -25,7 +26,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, FromArgMatches as _, Parser, Subcommand};
 
 use self::accounts::AccountsError;
 use self::admin_api::AdminApi;
@@ -276,7 +277,9 @@ pub enum CommandOutcome {
 /// # Errors
 /// [`CliError`]: the command failed, and the reason is yet to be printed.
 pub fn run() -> Result<CommandOutcome, CliError> {
-    let done = match Cli::parse().command {
+    let matches = examples::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let done = match cli.command {
         Command::Serve(serve) => return serve.run(),
         Command::Check(check) => return check.run(),
         Command::Explain(explain) => return Ok(explain.run()?),

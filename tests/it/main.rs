@@ -80,6 +80,7 @@ mod proto;
 mod provider;
 mod readme;
 mod recipes;
+mod reference;
 mod reload;
 mod robustness;
 mod schema;

