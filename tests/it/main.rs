@@ -41,6 +41,7 @@ mod grafana_clients;
 mod helm;
 mod import_datasette;
 mod import_grafana;
+mod inside_envoy;
 mod istio;
 mod keys_api;
 mod keys_at_rest;
