@@ -44,6 +44,7 @@ mod import_datasette;
 mod import_grafana;
 mod import_grafana_keys;
 mod init_command;
+mod inside_envoy;
 mod istio;
 mod keys_api;
 mod keys_at_rest;
