@@ -298,7 +298,7 @@ pub fn run() -> Result<CommandOutcome, CliError> {
     match done {
         // As clap tells that an argument is missing, and with its exit code.
         Err(error) if error.is_usage() => {
-            Cli::command().error(ErrorKind::MissingRequiredArgument, error).exit()
+            examples::command().error(ErrorKind::MissingRequiredArgument, error).exit()
         }
         done => done.map(|()| CommandOutcome::Success),
     }

