@@ -171,14 +171,8 @@ fn api() -> Vec<(&'static str, MethodRouter<Arc<Admin>>)> {
         ("/api/auth/introspect", post(introspection::introspect)),
         ("/api/serviceaccounts", post(accounts::create)),
         ("/api/serviceaccounts/search", get(accounts::search)),
-        (
-            "/api/serviceaccounts/{id}",
-            get(accounts::show).patch(accounts::update).delete(accounts::delete),
-        ),
-        (
-            "/api/serviceaccounts/{id}/tokens",
-            get(accounts::tokens::list).post(accounts::tokens::create),
-        ),
+        ("/api/serviceaccounts/{id}", get(accounts::show).patch(accounts::update).delete(accounts::delete)),
+        ("/api/serviceaccounts/{id}/tokens", get(accounts::tokens::list).post(accounts::tokens::create)),
         ("/api/serviceaccounts/{id}/tokens/{tokenId}", delete(accounts::tokens::delete)),
         ("/api/auth/actor", get(permissions::show_actor)),
         ("/api/health", get(grafana::health)),

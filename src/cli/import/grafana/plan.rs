@@ -59,6 +59,7 @@ impl Plan {
     }
 
     /// How many accounts and keys are made.
+    #[cfg(test)]
     pub fn count(&self) -> (usize, usize) {
         let tokens: usize = self.accounts.iter().map(|account| account.tokens.len()).sum();
         (self.accounts.len(), tokens + self.keys.len())
