@@ -8,8 +8,10 @@
 //! (`Manager`, `KeyManager` or `Caller`), the attempted change for the audit log, the key's id, the
 //! query, and a typed body (`Json`).  A handler returns what the response holds, or an `ApiError`.
 
+mod accounts;
 mod address;
 mod audit;
+mod audit_list;
 mod auth;
 pub(crate) mod body;
 mod error;
@@ -17,6 +19,7 @@ mod grafana;
 mod grant;
 mod history;
 mod host;
+pub(crate) mod introspection;
 mod keys;
 mod login;
 mod openapi;
@@ -57,7 +60,7 @@ use crate::server::connection_limit::LimitedListener;
 use crate::server::http1;
 use crate::server::tls::Acceptor;
 use crate::telemetry::audit_log::{AuditLog, Reservation};
-use audit::ChangeAttempt;
+use audit::{ChangeAttempt, Denials};
 use error::ApiError;
 
 /// The largest body of a request, in bytes.
@@ -91,8 +94,10 @@ pub struct Admin {
     change_permits: Arc<Semaphore>,
     list_permits: Arc<Semaphore>,
     audit_log: AuditLog,
+    denials: Arc<Denials>,
     providers: Providers,
     log_in_limiter: login::Limiter,
+    unknown_tokens: introspection::Limiter,
     log_in_permits: Semaphore,
 }
 
@@ -110,6 +115,7 @@ impl Admin {
         let list_permits = Arc::new(Semaphore::new(MAX_LISTS));
         let providers = Providers::new(clock.clone());
         let log_in_limiter = login::Limiter::new(clock.clone());
+        let unknown_tokens = introspection::Limiter::new(clock.clone());
         Self {
             authorizer,
             keys,
@@ -119,24 +125,30 @@ impl Admin {
             change_permits,
             list_permits,
             audit_log,
+            denials: Arc::default(),
             providers,
             log_in_limiter,
+            unknown_tokens,
             log_in_permits: Semaphore::new(MAX_PROVIDER_LOG_INS),
         }
     }
 }
 
 /// Serves the API and the page, over TLS with an acceptor, until `shutdown`.  Then it waits for the requests in flight
-/// and for the changes whose client has disconnected.
+/// for the changes whose client has disconnected, and for the rows of denials.
 pub async fn serve(
     listener: LimitedListener,
     tls: Option<Arc<Acceptor>>,
     admin: Arc<Admin>,
     shutdown: CancellationToken,
 ) {
-    http1::serve(listener, tls, router(Arc::clone(&admin)), shutdown).await;
-    admin.changes.close();
-    admin.changes.wait().await;
+    let requests = async {
+        http1::serve(listener, tls, router(Arc::clone(&admin)), shutdown).await;
+        admin.changes.close();
+        admin.changes.wait().await;
+        admin.denials.close();
+    };
+    tokio::join!(requests, admin.denials.write(&admin.keys, &admin.audit_log));
 }
 
 /// The routes of the API.
@@ -155,6 +167,19 @@ fn api() -> Vec<(&'static str, MethodRouter<Arc<Admin>>)> {
         ("/api/auth/keys/{id}/revoke", post(keys::changes::revoke)),
         ("/api/auth/keys/{id}/rotate", post(keys::changes::rotate)),
         ("/api/auth/sessions", delete(session::end)),
+        ("/api/auth/audit", get(audit_list::list)),
+        ("/api/auth/introspect", post(introspection::introspect)),
+        ("/api/serviceaccounts", post(accounts::create)),
+        ("/api/serviceaccounts/search", get(accounts::search)),
+        (
+            "/api/serviceaccounts/{id}",
+            get(accounts::show).patch(accounts::update).delete(accounts::delete),
+        ),
+        (
+            "/api/serviceaccounts/{id}/tokens",
+            get(accounts::tokens::list).post(accounts::tokens::create),
+        ),
+        ("/api/serviceaccounts/{id}/tokens/{tokenId}", delete(accounts::tokens::delete)),
         ("/api/auth/actor", get(permissions::show_actor)),
         ("/api/health", get(grafana::health)),
         ("/api/org", get(grafana::org)),
@@ -219,6 +244,8 @@ fn below(prefix: &str, uri: &Uri) -> BelowPrefix {
 fn routes(admin: Arc<Admin>) -> Router {
     let api = api().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
     let files = [("/login/page.css", get(login::style)), ("/login/page.js", get(login::script))];
+    // As clients of Grafana write it.
+    let api = api.route("/api/serviceaccounts/", post(accounts::create));
     let api = files.into_iter().fold(api, |router, (path, methods)| router.route(path, methods));
     api.merge(page::routes())
         .fallback(|| async { ApiError::NoSuchPath })
@@ -318,7 +345,7 @@ impl Admin {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if status == StatusCode::UNAUTHORIZED {

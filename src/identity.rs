@@ -18,13 +18,13 @@ use crate::clock::Clock;
 use crate::config::{LdapSettings, UnknownCredentials};
 use crate::credential::{Credential, Principal, SessionCookie};
 use crate::deny_reason::DenyReason;
-use crate::keys::index::PersonKey;
+use crate::keys::index::{Lifetime, PersonKey};
 use crate::keys::sessions::Session;
 use crate::keys::{KeyLookup, Keys, SessionScope};
 use crate::person::{PersonSource, normalized_name};
 use crate::secret::Secret;
 use crate::snapshot::Snapshot;
-use crate::token::TokenDigest;
+use crate::token::{PlainToken, TokenDigest};
 use passwords::{PasswordResult, Passwords};
 use people::{DecidedBy, People, providers, sessions};
 
@@ -141,6 +141,30 @@ impl Sources {
                 is_directory_asked || snapshot.users.get(user).is_some()
             }
             Credential::Sessions(_) => true,
+        }
+    }
+
+    /// The principal of a token that is live, and from when to when it counts.  That is no use of it.
+    ///
+    /// # Errors
+    /// As those of [`identify`](Self::identify).
+    pub fn inspect(
+        &self,
+        token: PlainToken<'_>,
+        snapshot: &Snapshot,
+    ) -> Result<(Arc<Principal>, Lifetime), DenyReason> {
+        let digest = token.digest();
+        match self.find_token(&digest, token.has_issued_format(), snapshot)? {
+            FoundToken::Unrecognized => Err(DenyReason::UnknownToken),
+            FoundToken::Configured(principal) => {
+                let expires_at = principal.expires_at;
+                Ok((principal, Lifetime { created_at: None, expires_at }))
+            }
+            FoundToken::Key { principal, .. } => {
+                let lifetime = self.keys.as_ref().and_then(|keys| keys.lifetime(&digest));
+                // It ended at this very moment.
+                Ok((principal, lifetime.ok_or(DenyReason::RevokedToken)?))
+            }
         }
     }
 

@@ -407,8 +407,30 @@ default: {}
     #[test]
     fn names_of_the_configuration_are_taken_and_only_named_policies_can_be_named() {
         let snapshot = Snapshot::build(&config(CONFIG), None).unwrap();
-        let is_taken = ["token-1", "the-bot", "Bot", "bot", "bots"].map(|name| snapshot.has_name(name));
+        let is_taken =
+            ["token-1", "the-bot", "Bot", "bot", "bots"].map(|name| snapshot.name_owner(name).is_some());
         assert_eq!(is_taken, [true, true, true, true, false]);
+        let users = "
+tokens: [{token: token-1-0123456789, name: ci, actor: {id: bob}}]
+users:
+- {username: ada, password: correct horse battery}
+- {username: bob, password: correct horse battery}
+- {username: eve, password: correct horse battery, actor: {id: the-eve, name: Eve}}
+";
+        let snapshot = Snapshot::build(&config(users), None).unwrap();
+        for (name, expected) in [
+            ("ada", Some(NameOwner::User)),
+            ("ADA", Some(NameOwner::User)),
+            // The actor of a token, too.
+            ("bob", Some(NameOwner::Actor)),
+            ("the-eve", Some(NameOwner::Actor)),
+            // The name of her actor is hers.
+            ("eve", Some(NameOwner::Actor)),
+            ("ci", Some(NameOwner::Actor)),
+            ("zoe", None),
+        ] {
+            assert_eq!(snapshot.name_owner(name), expected, "{name}");
+        }
         let is_named = ["read", "default", "route-1", "x"].map(|name| snapshot.has_named_policy(name));
         assert_eq!(is_named, [true, false, false, false]);
     }

@@ -2,6 +2,9 @@
 //!
 //! A line says who did what, from which address, to which key, and how it ended.  It never holds a secret.  What is
 //! known of a change is collected in its [`ChangeAttempt`], so that the middleware can log every denial, whatever its cause.
+//! Rows of the same stand in the store: a change's is written in its transaction, a denial's after it ([`denials`]).
+
+mod denials;
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,12 +14,14 @@ use axum::response::Response;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::Admin;
+pub(super) use self::denials::Denials;
 use super::address::client_address;
 use super::error::{ApiError, Failure};
+use super::{Admin, accounts};
+use crate::clock::Clock;
 use crate::credential::Principal;
-use crate::keys::audit::{Action, NewAuditRow, key_state};
-use crate::keys::{Key, Role};
+use crate::keys::audit::{Action, NewAuditRow, account_state, key_state};
+use crate::keys::{Account, Key, Role};
 use crate::person::{PersonId, ProviderName};
 use crate::telemetry::audit_log::{AuditLog, TARGET, UnauthenticatedAttempt};
 
@@ -27,14 +32,34 @@ pub(super) struct ChangeAttempt(Arc<AttemptDetails>);
 
 struct AttemptDetails {
     log: AuditLog,
+    /// Where rows of denials go; `None` where the store is only read.
+    denials: Option<Arc<Denials>>,
+    clock: Clock,
     /// The message of the line when the change is denied.
     denial_message: &'static str,
     address: Arc<str>,
     key_id: Option<i64>,
+    /// That of the service account in the path.
+    account_in_path: Option<i64>,
     caller: OnceLock<Arc<Principal>>,
     user: OnceLock<Arc<str>>,
     source: OnceLock<ProviderName>,
     key: OnceLock<(String, Option<Role>)>,
+    account: OnceLock<AttemptedAccount>,
+}
+
+/// The service account that a change is about, or whose key it is about.
+struct AttemptedAccount {
+    /// `None` where it does not exist yet.
+    id: Option<i64>,
+    name: String,
+    role: Role,
+}
+
+impl AttemptDetails {
+    fn account_id(&self) -> Option<i64> {
+        self.account.get().and_then(|account| account.id).or(self.account_in_path)
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for ChangeAttempt {
@@ -50,16 +75,24 @@ impl<S: Sync> FromRequestParts<S> for ChangeAttempt {
 impl ChangeAttempt {
     /// The attempt of this request, which is put into its extensions too; `None` when the request changes nothing.
     pub(super) fn from_request(admin: &Admin, parts: &mut Parts) -> Option<Self> {
-        let (denial_message, id) = denial_message(parts.method.as_str(), parts.uri.path())?;
+        let (method, path) = (parts.method.as_str(), parts.uri.path());
+        let of_account = accounts::denial_message(method, path);
+        let of_account = of_account.map(|(message, account, key)| (message, key, account));
+        let of_key = || denial_message(method, path).map(|(message, key)| (message, key, None));
+        let (denial_message, id, account) = of_account.or_else(of_key)?;
         let attempt = Self(Arc::new(AttemptDetails {
             log: admin.audit_log.clone(),
+            denials: (!admin.keys.is_read_only()).then(|| Arc::clone(&admin.denials)),
+            clock: admin.clock.clone(),
             denial_message,
             address: client_address(parts, admin.authorizer.snapshot().admin.as_deref()),
             key_id: id.and_then(|id| id.parse().ok()),
+            account_in_path: account.and_then(|id| id.parse().ok()),
             caller: OnceLock::new(),
             user: OnceLock::new(),
             source: OnceLock::new(),
             key: OnceLock::new(),
+            account: OnceLock::new(),
         }));
         parts.extensions.insert(attempt.clone());
         Some(attempt)
@@ -91,14 +124,30 @@ impl ChangeAttempt {
         let _ = self.0.key.set((name.to_owned(), role));
     }
 
+    /// Sets the service account: its id, where it exists, its name, which is a valid one, and its role.
+    pub(super) fn set_account(&self, id: Option<i64>, name: &str, role: Role) {
+        let _ = self.0.account.set(AttemptedAccount { id, name: name.to_owned(), role });
+    }
+
     /// Logs the denial when the response is one.  Denials of unauthenticated callers are merged.
     pub(super) fn log_denial(self, response: &Response) {
         let Some(Failure { status, reason }) = response.extensions().get::<Failure>() else {
             return;
         };
-        let AttemptDetails { log, denial_message: message, address, key_id, caller, user, source, key } =
-            &*self.0;
+        let AttemptDetails {
+            log,
+            denial_message: message,
+            address,
+            key_id,
+            caller,
+            user,
+            source,
+            key,
+            account,
+            ..
+        } = &*self.0;
         let status = status.as_u16();
+        self.store_denial(status, reason);
         let Some(caller) = caller.get() else {
             let denial = UnauthenticatedAttempt {
                 message,
@@ -117,10 +166,41 @@ impl ChangeAttempt {
             key.id = key_id,
             key.name = key.get().map(|(name, _)| &**name),
             key.role = key.get().and_then(|(_, role)| role.map(Role::as_str)),
+            account.id = self.0.account_id(),
+            account.name = account.get().map(|account| &*account.name),
+            account.role = account.get().map(|account| account.role.as_str()),
             status,
             reason,
             "{message}"
         );
+    }
+
+    /// Has the denial written into the store.
+    fn store_denial(&self, status: u16, reason: &str) {
+        let details = &*self.0;
+        let Some(denials) = &details.denials else {
+            return;
+        };
+        let caller = details.caller.get();
+        // Neither a name nor an id from elsewhere may hold what PostgreSQL does not store.
+        let text = |text: &str| text.replace('\0', "\u{fffd}");
+        let row = NewAuditRow {
+            at: details.clock.now(),
+            action: details.denial_message.to_owned(),
+            by: caller.map(|caller| text(&actor_id(caller))),
+            credential: caller.map(|caller| caller.kind.as_str().to_owned()),
+            address: Some(details.address.to_string()),
+            key_id: details.key_id,
+            key_name: details.key.get().map(|(name, _)| text(name)),
+            account_id: details.account_id(),
+            account_name: details.account.get().map(|account| text(&account.name)),
+            user: details.user.get().map(|user| text(user)),
+            source: details.source.get().map(|source| source.as_str().to_owned()),
+            status: Some(status),
+            reason: Some(reason.to_owned()),
+            ..NewAuditRow::default()
+        };
+        denials.add(row, &details.log);
     }
 
     /// Logs a change: the key as it was before, and as it is after it.
@@ -134,6 +214,7 @@ impl ChangeAttempt {
         let Some(key) = after.or(before) else {
             return;
         };
+        let account = self.0.account.get();
         tracing::info!(
             target: TARGET,
             by = actor_id(manager),
@@ -143,8 +224,37 @@ impl ChangeAttempt {
             key.name = key.name,
             key.role = key.role.map(Role::as_str),
             key.expires = key.expires_at.map(|at| at.to_string()),
+            account.id = key.owner.account(),
+            account.name = account.map(|account| &*account.name),
+            owner = key.owner.person().map(|person| &*person.subject),
+            owner_source = key.owner.person().map(|person| person.source.as_str()),
             before = before.map(|key| key_state(key).to_string()),
             after = after.map(|key| key_state(key).to_string()),
+            "{message}"
+        );
+    }
+
+    /// Logs a change of a service account: as it was before, and as it is after it.
+    pub(super) fn log_account_change(
+        &self,
+        message: &'static str,
+        manager: &Principal,
+        before: Option<&Account>,
+        after: Option<&Account>,
+    ) {
+        let Some(account) = after.or(before) else {
+            return;
+        };
+        tracing::info!(
+            target: TARGET,
+            by = actor_id(manager),
+            credential.kind = manager.kind.as_str(),
+            address = &*self.0.address,
+            account.id = account.id,
+            account.name = account.name,
+            account.role = account.role.as_str(),
+            before = before.map(|account| account_state(account).to_string()),
+            after = after.map(|account| account_state(account).to_string()),
             "{message}"
         );
     }

@@ -48,6 +48,11 @@ impl Caller {
         &self.0
     }
 
+    /// The same, to be held.
+    pub fn shared(&self) -> Arc<Principal> {
+        Arc::clone(&self.0)
+    }
+
     /// Denies an API key that is restricted to policies: nothing but Checks is decided by policies.
     ///
     /// # Errors

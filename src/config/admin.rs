@@ -95,6 +95,8 @@ pub struct AdminRules {
     pub allow: Policy,
     /// `admin.self_service`: which people may have keys of their own, by default none.  It never admits the anonymous.
     pub self_service: Policy,
+    /// `admin.introspect`: who may ask what a token is, by default nobody.  It never admits the anonymous.
+    pub introspect: Policy,
     /// `admin.public_url`: the URL of the page in browsers, if it differs from the listener's address.
     pub public_url: Option<PublicUrl>,
     /// `admin.hosts`: further names of the listener, in lower case, without ports.
@@ -303,6 +305,10 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
         Some(node) => read_self_service(reader, node),
         None => Allow::NoOne,
     };
+    let introspect = match fields.get("introspect") {
+        Some(node) => read_introspect(reader, node),
+        None => Allow::NoOne,
+    };
     let public_url_node = fields.get("public_url");
     let public_url = public_url_node.and_then(|node| {
         let url = read_public_url(reader, node);
@@ -323,6 +329,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
     });
     let allow = Policy::new("admin".into(), Some(allow));
     let self_service = Policy::new("admin".into(), Some(self_service));
+    let introspect = Policy::new("admin".into(), Some(introspect));
     let org_name = fields.get("org_name").and_then(|node| reader.text(node, "text such as Main Org."));
     let org_name = org_name.map_or("Main Org.", |text| text.as_str()).into();
     let hosts = read_hosts(reader, fields.get("hosts"));
@@ -342,6 +349,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
         rules: AdminRules {
             allow,
             self_service,
+            introspect,
             public_url,
             hosts,
             certificate_names,
@@ -494,6 +502,17 @@ fn read_self_service<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {
         reader.error(
             &node.at,
             "this admits the anonymous, who own no keys; name people, such as {role: [Viewer, Editor, Admin]}",
+        );
+    }
+    allow
+}
+
+fn read_introspect<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {
+    let allow = read_allow(reader, node);
+    if allow.admits_anonymous() {
+        reader.error(
+            &node.at,
+            "this admits the anonymous, who could try tokens here; name those who may ask, such as {id: key:gateway}",
         );
     }
     allow

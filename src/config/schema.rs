@@ -188,6 +188,7 @@ pub const ADMIN: Schema = Fields(&[
         AllowBlock,
         "Which people may have keys of their own: make, change, rotate and end them.  By default nobody.",
     ),
+    ("introspect", ALLOW, AllowBlock, "Who may ask what a token is (RFC 7662).  By default nobody."),
     ("org_name", Shown, Text, "What GET /api/org says; by default Main Org."),
     (
         "login_redirect",

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::sessions::Session;
+use super::index::Lifetime;
 use super::store::source::Revision;
 use super::{Key, KeyLookup, Keys, NEVER, StoredKey};
 use crate::token::TokenDigest;
@@ -17,6 +18,11 @@ impl Keys {
     /// What is known of a token's digest at this instant.
     pub fn find(&self, digest: &TokenDigest, now: Timestamp) -> KeyLookup {
         self.index.find(digest, now)
+    }
+
+    /// From when to when a token's digest counts; `None` when no key has it.
+    pub fn lifetime(&self, digest: &TokenDigest) -> Option<Lifetime> {
+        self.index.lifetime(digest)
     }
 
     /// The key of a digest was used at this instant, from this address where it is known.  The address is looked at where

@@ -29,7 +29,7 @@ use crate::credential::Principal;
 use crate::person::{PersonId, PersonSource};
 use crate::token::TokenDigest;
 
-pub use self::entry::PersonKey;
+pub use self::entry::{Lifetime, PersonKey};
 
 /// In order, so that a page of keys shows which of them are gone; and a tree, which never moves all entries at once.
 type ById = BTreeMap<i64, Arc<IndexEntry>>;
@@ -90,6 +90,11 @@ impl Index {
             known_dead: KnownDead::default(),
             used,
         }
+    }
+
+    /// From when to when a digest counts; `None` when no key has it.
+    pub fn lifetime(&self, digest: &TokenDigest) -> Option<Lifetime> {
+        self.keys.pin().get(digest).map(|entry| entry.lifetime(digest))
     }
 
     /// What is known of a digest at this instant.

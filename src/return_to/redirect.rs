@@ -230,6 +230,7 @@ mod tests {
     fn rules(public_url: Option<&str>, log_in_hosts: &[&str]) -> AdminRules {
         AdminRules {
             allow: Policy::new("admin".into(), None),
+            self_service: Policy::new("admin".into(), None),
             public_url: public_url.map(|url| url.parse().unwrap()),
             hosts: [].into(),
             certificate_names: [].into(),

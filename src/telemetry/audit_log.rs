@@ -14,6 +14,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ struct Shared {
     wake: Condvar,
     /// The number of lines written so far.
     written: watch::Sender<u64>,
+    /// The number of denials whose row is not in the store.
+    rows_not_stored: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -149,7 +152,8 @@ impl AuditLog {
 
     fn new() -> Self {
         let written = watch::Sender::new(0);
-        Self(Arc::new(Shared { queue: Mutex::default(), wake: Condvar::new(), written }))
+        let rows_not_stored = AtomicU64::new(0);
+        Self(Arc::new(Shared { queue: Mutex::default(), wake: Condvar::new(), written, rows_not_stored }))
     }
 
     /// A log that discards every line, for tests.
@@ -218,6 +222,16 @@ impl AuditLog {
             let waited = self.0.wake.wait_timeout(queue, CLOSE_TIMEOUT.saturating_sub(now.elapsed()));
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Counts denials that stand here and not in the store.
+    pub fn count_rows_not_stored(&self, count: u64) {
+        self.0.rows_not_stored.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// How many denials stand here and not in the store.
+    pub fn rows_not_stored(&self) -> u64 {
+        self.0.rows_not_stored.load(Ordering::Relaxed)
     }
 
     fn push(&self, line: Vec<u8>) {

@@ -55,6 +55,11 @@ impl LogCounters {
         dropped.saturating_add(unwritten).saturating_add(self.audit_log.lost())
     }
 
+    /// Denials that stand in the audit log and not in the store.
+    pub fn denials_not_stored(&self) -> u64 {
+        self.audit_log.rows_not_stored()
+    }
+
     /// Lines of the audit log that wait to be written.
     pub fn waiting_audit_lines(&self) -> u64 {
         u64::try_from(self.audit_log.waiting()).unwrap_or(u64::MAX)

@@ -514,7 +514,11 @@ impl Collector for Log {
 
         let waiting = ConstGauge::new(i64::try_from(self.0.waiting_audit_lines()).unwrap_or(i64::MAX));
         let help = "Lines of the audit log that wait to be written; at 10000 changes are denied.";
-        waiting.encode(encoder.encode_descriptor("audit_lines_waiting", help, None, MetricType::Gauge)?)
+        waiting.encode(encoder.encode_descriptor("audit_lines_waiting", help, None, MetricType::Gauge)?)?;
+
+        let not_stored = ConstCounter::new(self.0.denials_not_stored());
+        let help = "Denials of the admin API whose row could not be written into the store: the audit log has them.";
+        not_stored.encode(encoder.encode_descriptor("audit_denials_not_stored", help, None, MetricType::Counter)?)
     }
 }
 
