@@ -376,6 +376,12 @@ async fn read_body(body: Body, most: usize, expects_continue: bool) -> Result<By
     if received > most { Err(ApiError::BodyTooLarge) } else { Ok(bytes.into()) }
 }
 
+/// Reads every body of the calls about keys, for the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_bodies(bytes: &[u8]) {
+    keys::read_all(bytes);
+}
+
 /// Limits a call of the store to [`STORE_TIMEOUT`].
 async fn with_store_timeout<T>(call: impl Future<Output = T>) -> Result<T, ApiError> {
     tokio::time::timeout(STORE_TIMEOUT, call).await.map_err(|_| ApiError::StoreTimeout)
