@@ -1776,7 +1776,9 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
         meet("DELETE", "/api/auth/keys/{id}", &dead, &root, "");
         let (change, bulk, find) = ("/api/auth/keys/{id}", "/api/auth/keys/revoke", "/api/auth/keys/find");
         let sha256 = format!(r#"{{"sha256": "{}"}}"#, "0".repeat(64));
-        for (path, body) in [(change, r#"{"description": "x"}"#), (bulk, r#"{"account": "none"}"#), (find, &sha256)] {
+        for (path, body) in
+            [(change, r#"{"description": "x"}"#), (bulk, r#"{"account": "none"}"#), (find, &sha256)]
+        {
             let method = if path == change { "PATCH" } else { "POST" };
             meet(method, path, &live, &json, body);
             meet(method, path, &live, &json, "[]");
@@ -1894,9 +1896,8 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
                 let api = &api;
                 scope.spawn(move || {
                     let target = path.replace("{id}", id);
-                    let head = format!(
-                        "{method} {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n"
-                    );
+                    let head =
+                        format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n");
                     let answer = send_raw(api, &head);
                     format!("{method} {path} {}", answer.split(' ').nth(1).unwrap_or("nothing"))
                 })
