@@ -114,6 +114,7 @@
 //! | lists of all keys that are being written | `MAX_LISTS` ([`admin`]), a page of each in memory |
 //! | changes by the admin API whose client may have gone | `MAX_CHANGES` ([`admin`]), `MAX_PROVIDER_LOG_INS` of which are log-ins at providers |
 //! | log-ins at providers that begin | ten a second; nothing of them is kept but their used states, for 20 minutes ([`keys::attempts`]) |
+//! | callers whose unknown tokens are counted | `MAX_CALLERS`, each for a second ([`admin`]) |
 //! | passwords that run or wait, their threads, their memory | semaphores: two for each of Checks and admin, one for both ([`identity::passwords`]) |
 //! | passwords remembered; failures | a count, the oldest goes first; five of each configured user |
 //! | questions to a directory; connections to it | `MAX_QUESTIONS`, each with an end in time ([`directory`]); `MAX_CONNECTIONS` of each kind for each server |

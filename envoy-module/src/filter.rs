@@ -275,11 +275,10 @@ impl Filter {
         let denial = &changes.denial;
         if changes.is_grpc {
             // `send_response` would tell a gRPC client the status OK, whatever the denial.
-            let mut headers = vec![
-                (":status", "200"),
-                ("content-type", "application/grpc"),
-                ("grpc-message", &*denial.body),
-            ];
+            let mut headers = vec![(":status", "200"), ("content-type", "application/grpc")];
+            if !changes.is_head {
+                headers.push(("grpc-message", &*denial.body));
+            }
             headers.extend(denial.headers());
             stream.send_response_headers(&headers);
         } else {

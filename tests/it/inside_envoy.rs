@@ -302,6 +302,8 @@ fn exchange(address: SocketAddr, bytes: &[u8], is_head: bool) -> String {
         .filter(|(name, _)| !matches!(name.as_slice(), b"date" | b"x-envoy-upstream-service-time"))
         .map(|(name, value)| format!("{}: {}", name.escape_ascii(), value.escape_ascii()))
         .collect();
+    // A denial that goes out before the body has come closes the connection: the module's always does.
+    headers.retain(|line| line != "connection: close");
     headers.sort();
     let body = body.unwrap_or_default();
     let body = match serde_json::from_slice::<Value>(&body) {
@@ -419,7 +421,7 @@ fn validate(folder: &str, settings: &Value, route: Option<&Value>) -> (bool, Str
         "stat_prefix": "ingress",
         "route_config": { "virtual_hosts": [{ "name": "a", "domains": ["*"], "routes": routes }] },
         "http_filters": [
-            { "name": "auth", "typed_config": module_filter(settings) },
+            { "name": "auth", "typed_config": module_filter(EnvoyRelease::V1_40, settings) },
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" },

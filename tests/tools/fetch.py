@@ -23,6 +23,8 @@ program:
     grafana-client=/…/target/tools/grafana-client
     grafana-api=/…/target/tools/grafana-api
     grafana-backup=/…/target/tools/grafana-backup
+    bgrafana-api=/…/target/tools/bgrafana-api
+    ansible-core=/…/target/tools/ansible-core
     hukudo=/…/target/tools/hukudo
     oidc-provider-mock=/…/target/tools/oidc-provider-mock
     express=/…/target/tools/express
@@ -88,6 +90,9 @@ PACKAGES = {
     "grafana-client": ("grafana-client==5.1.4", True, "grafana_client/__init__.py"),
     "grafana-api": ("grafana-api==1.0.3", True, "grafana_api/__init__.py"),
     "grafana-backup": ("grafana-backup==1.4.2", True, "grafana_backup/__init__.py"),
+    "bgrafana-api": ("bgrafana-api==0.0.7", True, "bgrafana_api/__init__.py"),
+    # What runs Grafana's roles.
+    "ansible-core": ("ansible-core==2.19.14", True, "ansible/cli/playbook.py"),
     "hukudo": ("hukudo==3.7.1", True, "hukudo/__init__.py"),
     # A provider of OpenID Connect, on Authlib.
     "oidc-provider-mock": ("oidc-provider-mock==0.3.4", True, "oidc_provider_mock/__main__.py"),
