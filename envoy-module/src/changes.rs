@@ -24,6 +24,8 @@ pub struct AllowChanges {
     pub remove: Vec<String>,
     /// The new path.
     pub path: Option<Vec<u8>>,
+    /// Headers that replace those of their names in the response.
+    pub response: Vec<(&'static str, String)>,
     /// What is said of it.
     pub metadata: Metadata,
 }
@@ -96,7 +98,7 @@ impl AllowChanges {
                 fields.chain(allow.policy.map(|policy| ("policy", metadata_text(policy)))),
             ))
         };
-        Self { set, remove, path, metadata }
+        Self { set, remove, path, response: allow.response_headers().collect(), metadata }
     }
 }
 

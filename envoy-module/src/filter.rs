@@ -62,6 +62,8 @@ pub struct Filter {
     stats: Stats,
     state: Cell<State>,
     waiting: RefCell<Option<Waiting>>,
+    /// What the response of a request that passes gets.
+    response: RefCell<Vec<(&'static str, String)>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +116,7 @@ impl Filter {
             stats: config.stats,
             state: Cell::new(State::Undecided),
             waiting: RefCell::default(),
+            response: RefCell::default(),
         }
     }
 
@@ -138,6 +141,14 @@ impl Filter {
                 .conclude(stream, &concluded)
                 .map_or(HeadersStatus::StopAllIterationAndWatermark, Into::into),
             Step::Waits => HeadersStatus::StopAllIterationAndWatermark,
+        }
+    }
+
+    /// Changes the headers of the response.  Envoy does not take a change where it has no headers, and then there is nobody
+    /// to read one.
+    pub fn response_headers(&self, stream: &mut Stream<'_>) {
+        for (name, value) in self.response.take() {
+            stream.set_response_header(name, value.as_bytes());
         }
     }
 
@@ -233,6 +244,7 @@ impl Filter {
         match (&concluded.decision.verdict, &concluded.changes) {
             (Ok(permit), Changes::Allow(changes)) => match let_pass(stream, permit, changes) {
                 Ok(passed) => {
+                    self.response.borrow_mut().clone_from(&changes.response);
                     self.state.set(State::Passed);
                     return Some(passed);
                 }

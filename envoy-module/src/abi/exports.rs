@@ -185,16 +185,22 @@ extern "C" fn envoy_dynamic_module_on_http_filter_destroy(filter: *const c_void)
     unsafe { take_back::<Filter>(filter) }
 }
 
-// Hooks that must be there and have nothing to do: responses pass (0 is Continue), and nothing is called out.
-
+/// Responses pass (0 is Continue), whatever happens here: the request was decided.
 #[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_on_http_filter_response_headers(
-    _: *mut c_void,
-    _: *const c_void,
-    _: bool,
+    envoy: *mut c_void,
+    filter: *const c_void,
+    _end_of_stream: bool,
 ) -> u32 {
+    caught((), || {
+        // SAFETY: what `…_filter_new` gave, and has not got back.
+        let filter: &Filter = unsafe { lend(filter) };
+        filter.response_headers(&mut stream(envoy));
+    });
     0
 }
+
+// Hooks that must be there and have nothing to do: responses pass, and nothing is called out.
 
 #[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_on_http_filter_response_body(
