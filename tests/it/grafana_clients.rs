@@ -80,11 +80,13 @@ fn ansible_makes_the_keys_of_a_play_once() {
         }
         let ran = run(command, "");
         assert_eq!(ran.code(), Some(0), "{}\n{}\n{}", ran.stdout, ran.stderr, server.log().text());
-        let recap = ran.stdout.lines().find(|line| line.starts_with("localhost")).expect("a recap").to_owned();
+        let recap =
+            ran.stdout.lines().find(|line| line.starts_with("localhost")).expect("a recap").to_owned();
         recap.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
     };
     let keys = || {
-        let listed = Request::new(admin, "GET", "/api/auth/keys").bearer("root-token-01234567890").send().json();
+        let listed =
+            Request::new(admin, "GET", "/api/auth/keys").bearer("root-token-01234567890").send().json();
         let key = |key: &serde_json::Value| (key["id"].clone(), key["name"].clone(), key["role"].clone());
         listed.as_array().unwrap().iter().map(key).collect::<Vec<_>>()
     };

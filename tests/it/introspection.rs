@@ -31,9 +31,7 @@ impl Api {
     fn start() -> Self {
         let server = Server::with(CONFIG).start();
         let address = server.admin();
-        wait_until("the store was read", || {
-            Request::new(address, "GET", "/api/health").send().status == 200
-        });
+        wait_until("the store was read", || Request::new(address, "GET", "/api/health").send().status == 200);
         Self(server, address)
     }
 
@@ -87,7 +85,9 @@ fn whoever_may_ask_learns_what_a_token_is() {
 
     // What is restricted counts under its own policies alone.
     let (_, reader) = api.key(json!({"name": "reader", "role": "Viewer", "policies": ["write", "read"]}));
-    for (policy, is_active) in [("", false), ("&policy=read", true), ("&policy=write", true), ("&policy=x", false)] {
+    for (policy, is_active) in
+        [("", false), ("&policy=read", true), ("&policy=write", true), ("&policy=x", false)]
+    {
         let state = api.ask(&format!("token={reader}{policy}"));
         assert_eq!(state["active"], is_active, "{policy}");
         let scope = is_active.then_some("read write");

@@ -164,7 +164,10 @@ fn an_account_lives_as_in_grafana(store: &str) {
     assert_eq!(api.actor(&forever), Some(expected("two", other)));
     let listed = api.get(&format!("/api/serviceaccounts/{id}/tokens?accesscontrol=true"));
     let [first, second] = &listed.as_array().unwrap()[..] else { panic!("{listed}") };
-    assert_eq!((&first["id"], &first["name"], &first["hasExpired"]), (&json!(token), &json!("one"), &json!(false)));
+    assert_eq!(
+        (&first["id"], &first["name"], &first["hasExpired"]),
+        (&json!(token), &json!("one"), &json!(false))
+    );
     let left = first["secondsUntilExpiration"].as_u64().unwrap();
     assert!((1..=600).contains(&left) && first["expiration"].is_string(), "{first}");
     assert_eq!((&second["expiration"], &second["secondsUntilExpiration"]), (&Value::Null, &json!(0)));
@@ -173,7 +176,8 @@ fn an_account_lives_as_in_grafana(store: &str) {
 
     // A change of the account is one of each of its tokens, at once.
     let path = format!("/api/serviceaccounts/{id}");
-    let edit = json!({"name": "builder", "role": "Viewer", "policies": null, "actor": null, "serviceAccountId": id});
+    let edit =
+        json!({"name": "builder", "role": "Viewer", "policies": null, "actor": null, "serviceAccountId": id});
     let (status, changed) = api.meet("admin", "PATCH", &path, edit);
     assert_eq!((status, &changed["message"]), (200, &json!("Service account updated")));
     assert_eq!((&changed["id"], &changed["name"]), (&json!(id), &json!("builder")));
@@ -304,7 +308,14 @@ fn what_cannot_be_is_said_as_grafana_says_it(store: &str) {
         ),
         ("DELETE", &format!("{tokens}/x"), Value::Null, 400, "Token ID is invalid", ""),
         ("DELETE", &format!("{tokens}/{token}"), Value::Null, 404, "service account token not found", ""),
-        ("DELETE", &format!("{all}/{gone}/tokens/{token}"), Value::Null, 404, "service account not found", ""),
+        (
+            "DELETE",
+            &format!("{all}/{gone}/tokens/{token}"),
+            Value::Null,
+            404,
+            "service account not found",
+            "",
+        ),
     ] {
         let expected = (status, message.to_owned(), field.to_owned());
         assert_eq!(api.denied("admin", method, path, body.clone()), expected, "{method} {path} {body}");
@@ -313,7 +324,8 @@ fn what_cannot_be_is_said_as_grafana_says_it(store: &str) {
     // The same name under another account is another name.
     api.token(id, json!({"name": "t", "secondsToLive": 3600}));
     // Without a credential, and with one that is restricted to policies.
-    for (method, path) in [("GET", format!("{all}/search")), ("POST", all), ("DELETE", one), ("POST", tokens)] {
+    for (method, path) in [("GET", format!("{all}/search")), ("POST", all), ("DELETE", one), ("POST", tokens)]
+    {
         let request = || Request::new(api.address, method, &path);
         assert_eq!(request().send().status, 401, "{method} {path}");
         assert_eq!(request().bearer("restricted-token-0123456789").send().status, 403, "{method} {path}");
@@ -396,8 +408,13 @@ fn who_changed_what_stands_in_the_audit(store: &str) {
         // Denials are written by a task of their own.
         actions.filter(|action| !action.contains(" not ")).collect::<Vec<_>>()
     };
-    let all =
-        ["service account deleted", "API key deleted", "service account changed", "API key created", "service account created"];
+    let all = [
+        "service account deleted",
+        "API key deleted",
+        "service account changed",
+        "API key created",
+        "service account created",
+    ];
     assert_eq!(actions(""), all);
     assert_eq!(actions(&format!("account={id}")), all);
     assert_eq!(actions("account=ci"), all);
@@ -425,12 +442,9 @@ fn who_changed_what_stands_in_the_audit(store: &str) {
     assert_eq!((&denied["by"], &denied["status"]), (&json!("vi"), &json!(403)), "{denied}");
     assert_eq!((&denied["reason"], &denied["accountName"]), (&json!("not_admitted"), &json!("x")));
 
-    for (user, query, expected) in [
-        ("ed", "", 403),
-        ("vi", "", 403),
-        ("admin", "from=yesterday", 400),
-        ("admin", "perpage=1001", 400),
-    ] {
+    for (user, query, expected) in
+        [("ed", "", 403), ("vi", "", 403), ("admin", "from=yesterday", 400), ("admin", "perpage=1001", 400)]
+    {
         let status = api.call(user, "GET", &format!("/api/auth/audit?{query}"), &Value::Null).status;
         assert_eq!(status, expected, "{user} {query}");
     }
@@ -545,7 +559,9 @@ async fn a_thousand_accounts_with_a_hundred_thousand_keys_are_listed(db: Databas
     let replica = db.open(&time).await;
     let (digest, to_time, accounts, keys) = match &db {
         Database::Sqlite(_) => {
-            let numbers = |count| format!("RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})");
+            let numbers = |count| {
+                format!("RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})")
+            };
             ("randomblob(32)", "", numbers(ACCOUNTS), numbers(KEYS))
         }
         Database::Postgres { .. } => {
