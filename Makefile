@@ -16,7 +16,7 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test soak kill-store test-bodies fuzz dist deb image test-shipped release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo test soak kill-store test-bodies fuzz dist deb image chart test-shipped release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; sends its requests with curl,'
@@ -27,6 +27,7 @@ help:
 	@echo 'make fuzz    looks for inputs that break what INPUTS=check_request goes through, for SECONDS=600'
 	@echo 'make dist    the static release binary that we ship, in target/dist'
 	@echo 'make image   the container image of that binary, by docker, podman or buildah'
+	@echo 'make chart   the files of the Helm chart that are made: its README, the rules, the dashboard'
 	@echo 'make deb     the Debian package of it (MAINTAINER="You <you@…>"), compiling nothing of ours'
 	@echo 'make test-shipped  what we ship with that binary: the image, the package'
 	@echo 'make release-check  what must hold before a release: advisories, two equal builds, SBOM'
@@ -97,6 +98,10 @@ deb: need-rust need-python
 # The image of it; deploy/image.sh says what can be chosen.
 image: dist need-python
 	PYTHON=$(PYTHON) deploy/image.sh
+
+# What the Helm chart has of other files.
+chart: need-python
+	@$(PYTHON) deploy/helm/readme.py
 
 # The tests that need it.  They want root, on Debian or Ubuntu, and cgroup2.
 test-shipped: dist need-curl tools

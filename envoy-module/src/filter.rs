@@ -48,7 +48,7 @@ impl FilterConfig {
             }
         });
         let stats = Stats {
-            decisions: handle.counter("decisions", &["decision", "reason", "policy"]),
+            decisions: handle.counter("decisions", &["outcome", "reason", "policy"]),
             credentials: handle.counter("credentials", &["kind"]),
             durations: handle.histogram("decision_duration_us"),
         };

@@ -86,9 +86,6 @@ pub enum StartError {
     /// The operating system gives no thread.
     #[error("cannot start threads: {0}")]
     Threads(#[from] std::io::Error),
-    /// It is being checked, and not started.
-    #[error("{0}")]
-    Settings(String),
 }
 
 impl Instance {

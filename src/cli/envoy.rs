@@ -6,12 +6,15 @@ mod settings;
 mod tls;
 mod yaml;
 
+use std::path::Path;
+
 use clap::{Args, ValueEnum};
 
-use self::endpoint::Endpoint;
+pub(super) use self::endpoint::Endpoint;
 use self::settings::EnvoySettings;
 use self::tls::TlsFiles;
 use super::{CliError, ConfigFile, print};
+use crate::config::Config;
 
 #[derive(Debug, Args)]
 pub(super) struct EnvoyArgs {
@@ -86,4 +89,18 @@ impl EnvoyArgs {
             ConfigPart::Cluster => parts::cluster(&settings),
         })
     }
+}
+
+/// A whole configuration that runs, for a configuration of ours without TLS.
+///
+/// # Errors
+/// [`EnvoyError`]: Envoy cannot reach us.
+pub(super) fn bootstrap(
+    config: &Config,
+    config_path: &Path,
+    listen: Endpoint,
+    upstream: Endpoint,
+) -> Result<String, EnvoyError> {
+    let settings = EnvoySettings::new(config, None, listen, upstream, TlsFiles::default())?;
+    Ok(parts::bootstrap(&settings, config_path))
 }

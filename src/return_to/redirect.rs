@@ -231,6 +231,7 @@ mod tests {
         AdminRules {
             allow: Policy::new("admin".into(), None),
             self_service: Policy::new("admin".into(), None),
+            introspect: Policy::new("admin".into(), None),
             public_url: public_url.map(|url| url.parse().unwrap()),
             hosts: [].into(),
             certificate_names: [].into(),

@@ -127,7 +127,7 @@ impl Stack {
     }
 
     /// The log of the process that decides.
-    fn deciding_log(&self) -> &log::Log {
+    pub fn deciding_log(&self) -> &log::Log {
         if self.is_inside { self.envoy.log() } else { self.server.log() }
     }
 

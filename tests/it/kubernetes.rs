@@ -2,7 +2,7 @@
 
 pub mod cluster;
 pub mod manifests;
-mod pod;
+pub mod pod;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

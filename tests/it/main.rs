@@ -14,6 +14,7 @@
 
 mod harness;
 
+mod accounts_commands;
 mod actor_headers;
 mod admin_page;
 mod advisories;
@@ -41,6 +42,9 @@ mod grafana_clients;
 mod helm;
 mod import_datasette;
 mod import_grafana;
+mod import_grafana_keys;
+mod init_command;
+mod inside_envoy;
 mod introspection;
 mod istio;
 mod keys_api;
@@ -78,9 +82,11 @@ mod proto;
 mod provider;
 mod readme;
 mod recipes;
+mod reference;
 mod reload;
 mod robustness;
 mod schema;
+mod secret_scanning;
 mod secrets_stay_secret;
 mod service_accounts;
 mod shadow;

@@ -72,6 +72,11 @@ policies:
     }
 }
 
+/// In our log and in Envoy's.
+fn is_error(line: &str) -> bool {
+    line.contains("\"ERROR\"") || line.contains("[error]")
+}
+
 #[test]
 fn an_unknown_policy_is_logged_as_a_mistake_of_the_configuration() {
     in_each_form(|| {
@@ -82,9 +87,8 @@ fn an_unknown_policy_is_logged_as_a_mistake_of_the_configuration() {
         assert_eq!(line["decision"], "denied");
         let reason = line["reason"].as_str().unwrap();
         assert!(reason.contains("policy"), "{line}");
-        let mistake =
-            |line: &str| (line.contains("\"ERROR\"") && line.contains("no-such-policy")).then_some(());
-        stack.server.log().wait_for("naming the unknown policy as an error", mistake);
+        let mistake = |line: &str| (is_error(line) && line.contains("no-such-policy")).then_some(());
+        stack.deciding_log().wait_for("naming the unknown policy as an error", mistake);
     });
 }
 

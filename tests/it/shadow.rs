@@ -234,49 +234,45 @@ fn another_sites_request_passes_without_our_cookie() {
 
 #[test]
 fn keys_that_cannot_be_looked_up_stop_nothing_that_is_not_enforced() {
-    in_each_form(|| {
-        // Nobody listens at port 1, and `error` would leave the decision to Envoy.
-        let config = format!(
-            "keys: {{store: 'postgres://eat:none@127.0.0.1:1/keys', ready_without_store: 0s, unavailable: error}}\n{CONFIG}"
-        );
-        let stack = Stack::start(&config).expecting_errors();
-        // In the format of our own keys.
-        let issued = envoy_auth_tokens::token::generate("eat").unwrap();
-        let seen = stack.get("/named/key").bearer(issued.expose()).headers(&FORGED).send().seen();
-        assert_no_actor(&seen, "a key");
-        assert!(seen.all("authorization").is_empty(), "it may be one of ours");
-        assert_eq!(envoy_metadata(&stack, "/named/key")["shadow"]["reason"], "keys_unavailable");
-        assert_eq!(stack.envoy.stat("error"), 0);
-        // Where the policy is enforced, it is an error.
-        assert_eq!(stack.get("/closed/key").bearer(issued.expose()).send().status, 503);
-        assert_eq!(stack.envoy.stat("error"), 1);
-    });
+    // Nobody listens at port 1, and `error` would leave the decision to Envoy.
+    let config = format!(
+        "keys: {{store: 'postgres://eat:none@127.0.0.1:1/keys', ready_without_store: 0s, unavailable: error}}\n{CONFIG}"
+    );
+    let stack = Stack::start(&config).expecting_errors();
+    // In the format of our own keys.
+    let issued = envoy_auth_tokens::token::generate("eat").unwrap();
+    let seen = stack.get("/named/key").bearer(issued.expose()).headers(&FORGED).send().seen();
+    assert_no_actor(&seen, "a key");
+    assert!(seen.all("authorization").is_empty(), "it may be one of ours");
+    assert_eq!(envoy_metadata(&stack, "/named/key")["shadow"]["reason"], "keys_unavailable");
+    assert_eq!(stack.envoy.stat("error"), 0);
+    // Where the policy is enforced, it is an error.
+    assert_eq!(stack.get("/closed/key").bearer(issued.expose()).send().status, 503);
+    assert_eq!(stack.envoy.stat("error"), 1);
 }
 
 #[test]
 fn what_passes_only_because_nothing_is_enforced_is_counted_and_logged_as_such() {
-    in_each_form(|| {
-        let setup = Server::with(CONFIG).arg("--log-decisions=denied").arg("--drain=0s");
-        let mut stack = Stack::shaped(setup, Shape::plain());
-        assert_eq!(stack.get("/named/x").bearer(BOB).send().status, 200);
-        assert_eq!(stack.get("/named/x").bearer(BOB).send().status, 200);
-        assert_eq!(stack.get("/named/x").bearer(ALICE).send().status, 200);
-        assert_eq!(stack.get("/closed").send().status, 401);
-        let metrics = stack.server.metrics();
-        for sample in [
-            r#"decisions_total{outcome="shadowed",reason="not_admitted",policy="editors"} 2"#,
-            r#"decisions_total{outcome="allowed",reason="admitted",policy="editors"} 1"#,
-            r#"decisions_total{outcome="denied",reason="no_credential",policy="route-1"} 1"#,
-            "envoy_auth_tokens_policies_not_enforced 3",
-        ] {
-            assert!(metrics.contains(sample), "{sample}\n{metrics}");
-        }
-        stack.server.terminate();
-        stack.server.wait();
-        let decisions = stack.decisions();
-        let decisions: Vec<_> = decisions.iter().map(|line| line["decision"].as_str().unwrap()).collect();
-        assert_eq!(decisions, ["shadowed", "shadowed", "denied"]);
-    });
+    let setup = Server::with(CONFIG).arg("--log-decisions=denied").arg("--drain=0s");
+    let mut stack = Stack::shaped(setup, Shape::plain());
+    assert_eq!(stack.get("/named/x").bearer(BOB).send().status, 200);
+    assert_eq!(stack.get("/named/x").bearer(BOB).send().status, 200);
+    assert_eq!(stack.get("/named/x").bearer(ALICE).send().status, 200);
+    assert_eq!(stack.get("/closed").send().status, 401);
+    let metrics = stack.server.metrics();
+    for sample in [
+        r#"decisions_total{outcome="shadowed",reason="not_admitted",policy="editors"} 2"#,
+        r#"decisions_total{outcome="allowed",reason="admitted",policy="editors"} 1"#,
+        r#"decisions_total{outcome="denied",reason="no_credential",policy="route-1"} 1"#,
+        "envoy_auth_tokens_policies_not_enforced 3",
+    ] {
+        assert!(metrics.contains(sample), "{sample}\n{metrics}");
+    }
+    stack.server.terminate();
+    stack.server.wait();
+    let decisions = stack.decisions();
+    let decisions: Vec<_> = decisions.iter().map(|line| line["decision"].as_str().unwrap()).collect();
+    assert_eq!(decisions, ["shadowed", "shadowed", "denied"]);
 }
 
 #[test]

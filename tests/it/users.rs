@@ -138,10 +138,10 @@ fn five_wrong_passwords_lock_a_name_but_not_a_remembered_user() {
         assert_eq!(locked.json()["message"], "Invalid username or password", "the answer does not change");
         assert_eq!(settle(|| stack.get("/").basic("hashed", "hashed-password").send()).status, 200);
         // An operator can see it.
-        stack.server.log().wait_for("a decision with the reason", |line| {
+        stack.deciding_log().wait_for("a decision with the reason", |line| {
             (line.contains("user_locked") && line.contains("denied")).then_some(())
         });
-        stack.server.log().wait_for("a line about the lock", |line| {
+        stack.deciding_log().wait_for("a line about the lock", |line| {
             (line.contains("lock") && line.contains("plain")).then_some(())
         });
     });

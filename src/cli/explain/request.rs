@@ -44,7 +44,7 @@ pub(super) struct RequestArgs {
     #[arg(long, default_value = "localhost")]
     host: String,
     /// The request's path with its query
-    #[arg(long, required_unless_present_any = ["request", "log_line", "connect", "user"])]
+    #[arg(long, required_unless_present_any = ["request", "log_line", "connect", "user", "reason"])]
     path: Option<String>,
     /// A header that is no credential, such as 'upgrade: websocket'
     #[arg(long = "header", value_name = "NAME: VALUE")]

@@ -267,7 +267,8 @@ impl Shape {
         json!([{ "name": "envoy.filters.network.http_connection_manager", "typed_config": manager }])
     }
 
-    fn config(&self, server: &Server, upstream: &Upstream) -> Value {
+    /// Its configuration.
+    pub fn config(&self, server: &Server, upstream: &Upstream) -> Value {
         let mut app = cluster("app", &ListenAddress::Tcp(upstream.address()));
         if self.grpc_upstream {
             app = cluster("app", server.listen_address());
@@ -541,6 +542,15 @@ impl Envoy {
             assert!(Instant::now() < deadline, "Envoy stays {state:?}:\n{}", self.log.text());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Where this listener listens, if it is there.
+    pub fn listener(&self, name: &str) -> Option<SocketAddr> {
+        let listeners = self.ask("GET", "/listeners?format=json").json();
+        let statuses = listeners["listener_statuses"].as_array()?;
+        let listener = statuses.iter().find(|status| status["name"] == name)?;
+        let port = listener["local_address"]["socket_address"]["port_value"].as_u64()?;
+        Some(SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).ok()?)))
     }
 
     fn find_listener(&self) -> SocketAddr {

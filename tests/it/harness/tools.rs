@@ -99,6 +99,13 @@ pub fn oidc_provider() -> &'static Path {
     &OIDC_PROVIDER
 }
 
+/// axe-core, one script that a browser runs.
+pub fn axe_core() -> &'static Path {
+    static AXE_CORE: LazyLock<PathBuf> =
+        LazyLock::new(|| fetch("axe-core").join("node_modules/axe-core/axe.min.js"));
+    &AXE_CORE
+}
+
 /// A Python that knows this package of `fetch.py`'s and what it needs, and nothing of the machine's own.
 pub fn python_with(package: &str) -> Command {
     let mut command = Command::new("python3");
@@ -128,6 +135,12 @@ pub fn slapd() -> &'static Path {
 pub fn ns_slapd() -> &'static Path {
     static NS_SLAPD: LazyLock<PathBuf> = LazyLock::new(|| fetch("ns-slapd"));
     &NS_SLAPD
+}
+
+/// gitleaks, a scanner for secrets.
+pub fn gitleaks() -> &'static Path {
+    static GITLEAKS: LazyLock<PathBuf> = LazyLock::new(|| fetch("gitleaks"));
+    &GITLEAKS
 }
 
 /// Rotel, a collector of OpenTelemetry.
