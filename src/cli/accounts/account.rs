@@ -25,8 +25,10 @@ pub struct ListedAccount {
     policies: Option<Vec<String>>,
     actor: Option<Map<String, Value>>,
     #[serde(default, deserialize_with = "timestamp")]
-    created: Option<Timestamp>,
+    created_at: Option<Timestamp>,
     created_by: Option<String>,
+    #[serde(default, deserialize_with = "timestamp")]
+    disabled_at: Option<Timestamp>,
 }
 
 /// What stands above the rows of a table of accounts.
@@ -45,7 +47,7 @@ impl ListedAccount {
             escape_controls(self.role.as_deref().unwrap_or_default()),
             self.status().to_owned(),
             self.tokens.unwrap_or_default().to_string(),
-            self.created.map(absolute_time).unwrap_or_default(),
+            self.created_at.map(absolute_time).unwrap_or_default(),
             escape_controls(self.description.as_deref().unwrap_or_default()),
         ]
     }
@@ -67,7 +69,8 @@ impl ListedAccount {
         line("Actor", self.actor.clone().map(|actor| Value::Object(actor).to_string()));
         line("Status", Some(self.status().to_owned()));
         let by = self.created_by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
-        line("Created", self.created.map(|at| format!("{}{by}", time_and_distance(now, at))));
+        line("Created", self.created_at.map(|at| format!("{}{by}", time_and_distance(now, at))));
+        line("Disabled", self.disabled_at.map(|at| time_and_distance(now, at)));
         text
     }
 }
@@ -129,7 +132,7 @@ mod tests {
         let account: ListedAccount = serde_json::from_str(
             r#"{"id": 3, "name": "robots", "login": "sa-1-robots", "orgId": 1, "isDisabled": true, "role": "Editor",
                 "tokens": 2, "avatarUrl": "", "description": "of the factory", "policies": ["read"],
-                "actor": {"team": "a"}, "created": "2025-12-31T00:00:00Z", "createdBy": "root"}"#,
+                "actor": {"team": "a"}, "createdAt": "2025-12-31T00:00:00Z", "createdBy": "root"}"#,
         )
         .expect("an account");
         assert_eq!(account.row().join("|"), "3|robots|Editor|disabled|2|2025-12-31 00:00 UTC|of the factory");

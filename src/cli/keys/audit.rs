@@ -70,15 +70,15 @@ struct AuditRow {
 impl AuditArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
         let api = self.server.open().map_err(KeysError::from)?;
-        // With an end that stays, rows that are written meanwhile do not move those of the next page.
-        let to = self.to.unwrap_or_else(Timestamp::now);
         let page_size = self.limit.min(MAX_PAGE);
         let mut printer = TablePrinter::new(["TIME", "ACTION", "BY", "FROM", "ABOUT", "WHAT"]);
         let (mut shown, mut total) = (0, 0);
+        // Rows that are written meanwhile move those of the next page: what was shown has no smaller id.
+        let mut last_id = i64::MAX;
         for page in 1_u64.. {
             let query = Query::new()
                 .with("from", self.from)
-                .with("to", Some(to))
+                .with("to", self.to)
                 .with("actor", self.actor.as_ref())
                 .with("key", self.key.as_ref())
                 .with("account", self.account.as_ref())
@@ -90,9 +90,14 @@ impl AuditArgs {
             let rows: Vec<Value> = response.parse().map_err(KeysError::from)?;
             let is_last = u64::try_from(rows.len()).is_ok_and(|rows| rows < page_size);
             for row in rows {
+                let id = row["id"].as_i64().ok_or_else(|| KeysError::from(response.unexpected()))?;
+                if id >= last_id {
+                    continue;
+                }
                 if shown == self.limit {
                     break;
                 }
+                last_id = id;
                 shown += 1;
                 if api.wants_json() {
                     print(&format!("{row}\n"))?;

@@ -58,12 +58,6 @@ impl Plan {
         Ok(plan)
     }
 
-    /// How many accounts and keys are made.
-    pub fn count(&self) -> (usize, usize) {
-        let tokens: usize = self.accounts.iter().map(|account| account.tokens.len()).sum();
-        (self.accounts.len(), tokens + self.keys.len())
-    }
-
     /// Grafana's role `None` has no counterpart here.
     fn add_account(&mut self, account: &GrafanaAccount) -> Option<usize> {
         let role = account.role.as_deref().unwrap_or("None");
@@ -156,6 +150,12 @@ mod tests {
         GrafanaAccount { id, org_id: 1, name: name.to_owned(), role, is_disabled: false }
     }
 
+    /// How many accounts and keys are made.
+    fn count(plan: &Plan) -> (usize, usize) {
+        let tokens: usize = plan.accounts.iter().map(|account| account.tokens.len()).sum();
+        (plan.accounts.len(), tokens + plan.keys.len())
+    }
+
     #[test]
     fn dead_keys_and_what_has_no_role_here_are_left_out() {
         let grafana = GrafanaKeys {
@@ -174,7 +174,7 @@ mod tests {
         };
         let plan = Plan::new(&grafana, None, 1_000).expect("a plan");
         let of = |name: &str, seconds| PlannedKey { name: name.to_owned(), seconds_to_live: seconds };
-        assert_eq!(plan.count(), (1, 3));
+        assert_eq!(count(&plan), (1, 3));
         assert_eq!(plan.accounts[0].tokens, [of("of robots", None)]);
         let viewer = || "Viewer".to_owned();
         assert_eq!(plan.keys, [(of("plain", None), viewer()), (of("for a minute", Some(60)), viewer())]);
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(Plan::new(&grafana, Some(2), 0).expect("a plan").keys[0].0.name, "b");
         assert!(Plan::new(&grafana, Some(3), 0).is_err());
         grafana.keys.pop();
-        assert_eq!(Plan::new(&grafana, None, 0).expect("a plan").count(), (0, 1));
+        assert_eq!(count(&Plan::new(&grafana, None, 0).expect("a plan")), (0, 1));
         grafana.keys.clear();
         assert_eq!(Plan::new(&grafana, None, 0).expect("a plan"), Plan::default());
     }
