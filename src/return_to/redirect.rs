@@ -229,7 +229,6 @@ mod tests {
 
     fn rules(public_url: Option<&str>, log_in_hosts: &[&str]) -> AdminRules {
         AdminRules {
-            introspect: Policy::new("introspect".into(), None),
             allow: Policy::new("admin".into(), None),
             self_service: Policy::new("admin".into(), None),
             introspect: Policy::new("admin".into(), None),
