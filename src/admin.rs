@@ -171,14 +171,8 @@ fn api() -> Vec<(&'static str, MethodRouter<Arc<Admin>>)> {
         ("/api/auth/introspect", post(introspection::introspect)),
         ("/api/serviceaccounts", post(accounts::create)),
         ("/api/serviceaccounts/search", get(accounts::search)),
-        (
-            "/api/serviceaccounts/{id}",
-            get(accounts::show).patch(accounts::update).delete(accounts::delete),
-        ),
-        (
-            "/api/serviceaccounts/{id}/tokens",
-            get(accounts::tokens::list).post(accounts::tokens::create),
-        ),
+        ("/api/serviceaccounts/{id}", get(accounts::show).patch(accounts::update).delete(accounts::delete)),
+        ("/api/serviceaccounts/{id}/tokens", get(accounts::tokens::list).post(accounts::tokens::create)),
         ("/api/serviceaccounts/{id}/tokens/{tokenId}", delete(accounts::tokens::delete)),
         ("/api/auth/actor", get(permissions::show_actor)),
         ("/api/health", get(grafana::health)),
@@ -380,6 +374,12 @@ async fn read_body(body: Body, most: usize, expects_continue: bool) -> Result<By
         }
     }
     if received > most { Err(ApiError::BodyTooLarge) } else { Ok(bytes.into()) }
+}
+
+/// Reads every body of the calls about keys, for the fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_bodies(bytes: &[u8]) {
+    keys::read_all(bytes);
 }
 
 /// Limits a call of the store to [`STORE_TIMEOUT`].

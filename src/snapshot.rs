@@ -417,7 +417,7 @@ users:
 - {username: bob, password: correct horse battery}
 - {username: eve, password: correct horse battery, actor: {id: the-eve, name: Eve}}
 ";
-        let snapshot = Snapshot::build(&config(users), None).unwrap();
+        let with_users = Snapshot::build(&config(users), None).unwrap();
         for (name, expected) in [
             ("ada", Some(NameOwner::User)),
             ("ADA", Some(NameOwner::User)),
@@ -429,7 +429,7 @@ users:
             ("ci", Some(NameOwner::Actor)),
             ("zoe", None),
         ] {
-            assert_eq!(snapshot.name_owner(name), expected, "{name}");
+            assert_eq!(with_users.name_owner(name), expected, "{name}");
         }
         let is_named = ["read", "default", "route-1", "x"].map(|name| snapshot.has_named_policy(name));
         assert_eq!(is_named, [true, false, false, false]);

@@ -171,8 +171,9 @@ impl<S: Sync> FromRequestParts<S> for SearchQuery {
 /// # Errors
 /// 400: `perpage` is more than a page holds.
 pub(super) fn page_of(query: &str) -> Result<(u64, u32), ApiError> {
-    let number =
-        |name| parameter(query, name).and_then(|value| value.parse::<u64>().ok()).filter(|&number| number > 0);
+    let number = |name| {
+        parameter(query, name).and_then(|value| value.parse::<u64>().ok()).filter(|&number| number > 0)
+    };
     let max = MAX_PAGE as u64;
     let per_page = number("perpage").unwrap_or(max);
     if per_page > max {
@@ -458,7 +459,9 @@ fn check_name(name: &str, manager: &Manager, snapshot: &Snapshot) -> Result<(), 
         None => return Ok(()),
         Some(NameOwner::User) if manager.role() == Some(Role::Admin) => return Ok(()),
         Some(NameOwner::User) => "a user of the configuration has this name, and an Admin alone may give it",
-        Some(NameOwner::Actor) => "a user or a token of the configuration, or one of their actors, has this name",
+        Some(NameOwner::Actor) => {
+            "a user or a token of the configuration, or one of their actors, has this name"
+        }
     };
     Err(ApiError::invalid(InvalidKind::AccountNameReserved, "name", problem))
 }
@@ -504,25 +507,18 @@ mod tests {
     #[test]
     fn a_search_is_read_as_grafana_reads_it() {
         let search = |query: &str| SearchQuery::parse(query).unwrap();
-        let all = || SearchQuery {
-            query: None,
-            disabled: false,
-            expired_tokens: false,
-            per_page: 1000,
-            page: 1,
-        };
+        let all =
+            || SearchQuery { query: None, disabled: false, expired_tokens: false, per_page: 1000, page: 1 };
         for (query, expected) in [
             ("", all()),
             ("query=&perpage=0&page=0&disabled=0&expiredTokens=no", all()),
             ("perpage=x&page=-1", all()),
             ("query=a%20b", SearchQuery { query: Some("a b".into()), ..all() }),
             ("disabled=true", SearchQuery { disabled: true, ..all() }),
-            ("expiredTokens=1&perpage=10&page=3", SearchQuery {
-                expired_tokens: true,
-                per_page: 10,
-                page: 3,
-                ..all()
-            }),
+            (
+                "expiredTokens=1&perpage=10&page=3",
+                SearchQuery { expired_tokens: true, per_page: 10, page: 3, ..all() },
+            ),
         ] {
             assert_eq!(search(query), expected, "{query}");
         }
@@ -538,7 +534,11 @@ mod tests {
             ("PATCH", "/api/serviceaccounts/7", Some(("service account not changed", Some("7"), None))),
             ("DELETE", "/api/serviceaccounts/7", Some(("service account not deleted", Some("7"), None))),
             ("POST", "/api/serviceaccounts/7/tokens", Some(("API key not created", Some("7"), None))),
-            ("DELETE", "/api/serviceaccounts/7/tokens/9", Some(("API key not deleted", Some("7"), Some("9")))),
+            (
+                "DELETE",
+                "/api/serviceaccounts/7/tokens/9",
+                Some(("API key not deleted", Some("7"), Some("9"))),
+            ),
             ("GET", "/api/serviceaccounts/7", None),
             ("GET", "/api/serviceaccounts/search", None),
             ("DELETE", "/api/serviceaccounts/7/tokens", None),

@@ -251,21 +251,22 @@ mod tests {
             ("from=&to=&actor=&key=&account=&action=", all()),
             ("key=7", AuditFilter { key_id: Some(7), ..all() }),
             ("key=key%207", AuditFilter { key_name: Some("key 7".into()), ..all() }),
-            ("account=-3&actor=key%3Aci", AuditFilter {
-                account_id: Some(-3),
-                by: Some("key:ci".into()),
-                ..all()
-            }),
-            ("account=ci&action=logged%20in", AuditFilter {
-                account_name: Some("ci".into()),
-                action: Some("logged in".into()),
-                ..all()
-            }),
-            ("from=2026-11-21T09:00:00%2B01:00&to=2026-11-22T00:00:00Z", AuditFilter {
-                from: Some("2026-11-21T08:00:00Z".parse().unwrap()),
-                to: Some("2026-11-22T00:00:00Z".parse().unwrap()),
-                ..all()
-            }),
+            (
+                "account=-3&actor=key%3Aci",
+                AuditFilter { account_id: Some(-3), by: Some("key:ci".into()), ..all() },
+            ),
+            (
+                "account=ci&action=logged%20in",
+                AuditFilter { account_name: Some("ci".into()), action: Some("logged in".into()), ..all() },
+            ),
+            (
+                "from=2026-11-21T09:00:00%2B01:00&to=2026-11-22T00:00:00Z",
+                AuditFilter {
+                    from: Some("2026-11-21T08:00:00Z".parse().unwrap()),
+                    to: Some("2026-11-22T00:00:00Z".parse().unwrap()),
+                    ..all()
+                },
+            ),
         ] {
             assert_eq!(filter(query), expected, "{query}");
         }

@@ -67,6 +67,24 @@ impl<S: Send + Sync> FromRequestParts<S> for KeyId {
     }
 }
 
+/// Reads every body and query of these calls, for the fuzzer: none of them panics, whatever it is.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_all(bytes: &[u8]) {
+    use super::body::read_members;
+
+    let _ = read_members::<create::NewKeyBody>(bytes);
+    let _ = read_members::<changes::KeyChangeBody>(bytes);
+    let _ = read_members::<changes::Rotation>(bytes);
+    let _ = read_members::<bulk::RevocationBody>(bytes);
+    let _ = read_members::<find::FindBody>(bytes);
+    for line in bytes.split(|byte| *byte == b'\n') {
+        let _ = read_members::<import::KeyLine>(line);
+    }
+    if let Ok(query) = std::str::from_utf8(bytes) {
+        let _ = list::ListQuery::parse(query);
+    }
+}
+
 impl Admin {
     /// The key of this id, where it exists for the manager.
     ///

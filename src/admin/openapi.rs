@@ -11,7 +11,9 @@ use utoipa::{Modify, OpenApi};
 
 use super::body::Json;
 use super::error::ErrorBody;
-use super::{Admin, accounts, audit_list, grafana, history, introspection, keys, login, page, permissions, session};
+use super::{
+    Admin, accounts, audit_list, grafana, history, introspection, keys, login, page, permissions, session,
+};
 
 /// This document
 ///

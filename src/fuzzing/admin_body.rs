@@ -9,6 +9,7 @@ use super::check_request::check_header;
 use super::read_config;
 use crate::actor::{Actor, nests_too_deep};
 use crate::admin::body::Members;
+use crate::admin::read_bodies;
 use crate::answer::Answer;
 use crate::attributes::{ClientAddress, Encoding, Headers, Http};
 use crate::credential::{Kind, Principal};
@@ -31,11 +32,33 @@ static RULES: LazyLock<Arc<Snapshot>> = LazyLock::new(|| Arc::new(read_config(CO
 static ENCODER: LazyLock<ResponseEncoder> = LazyLock::new(|| ResponseEncoder::new(&RULES));
 
 /// What the calls of the API read.
-const BODIES: [&[&str]; 3] =
-    [&["name", "role", "secondsToLive", "actor", "policies"], &["overlapSeconds"], &["user", "password"]];
+const BODIES: [&[&str]; 7] = [
+    &["name", "role", "secondsToLive", "actor", "policies", "description", "account", "owner"],
+    &["name", "description", "role", "policies", "actor", "secondsToLive", "disabled"],
+    &["createdBy", "createdSince", "account", "owner", "unusedForSeconds", "namePattern", "dryRun"],
+    &[
+        "name",
+        "sha256",
+        "role",
+        "description",
+        "account",
+        "owner",
+        "ownerSource",
+        "expiration",
+        "actor",
+        "policies",
+        "disabled",
+        "created",
+        "createdBy",
+    ],
+    &["sha256"],
+    &["overlapSeconds"],
+    &["user", "password"],
+];
 
 /// The target.
 pub fn run(data: &[u8]) {
+    read_bodies(data);
     for principal in BODIES {
         let Ok(members) = Members::read(data, principal) else { continue };
         let written: Map<String, Value> = serde_json::from_slice(data).expect("what was read is JSON");

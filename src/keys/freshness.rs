@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::sessions::Session;
 use super::index::Lifetime;
+use super::sessions::Session;
 use super::store::source::Revision;
 use super::{Key, KeyLookup, Keys, NEVER, StoredKey};
 use crate::token::TokenDigest;

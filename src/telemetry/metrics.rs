@@ -517,8 +517,14 @@ impl Collector for Log {
         waiting.encode(encoder.encode_descriptor("audit_lines_waiting", help, None, MetricType::Gauge)?)?;
 
         let not_stored = ConstCounter::new(self.0.denials_not_stored());
-        let help = "Denials of the admin API whose row could not be written into the store: the audit log has them.";
-        not_stored.encode(encoder.encode_descriptor("audit_denials_not_stored", help, None, MetricType::Counter)?)
+        let help =
+            "Denials of the admin API whose row could not be written into the store: the audit log has them.";
+        not_stored.encode(encoder.encode_descriptor(
+            "audit_denials_not_stored",
+            help,
+            None,
+            MetricType::Counter,
+        )?)
     }
 }
 

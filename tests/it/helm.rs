@@ -486,7 +486,7 @@ fn template(chart: &Path, values: &str) -> Ran {
 /// What the Job before an upgrade to these values says, with the Secrets that the README's script makes.
 fn checked(values: &str) -> (i32, String) {
     let mut objects = released(OURS, values);
-    objects.0.extend(cluster::after(scripts()[1]).objects.of_kind("Secret").into_iter().cloned());
+    objects.0.extend(cluster::after(&scripts()[1]).objects.of_kind("Secret").into_iter().cloned());
     // What runs a Deployment's Pod runs this one.
     let mut job = objects.get("Job", "envoy-auth-tokens-check").clone();
     assert!(job["metadata"]["annotations"]["helm.sh/hook"].as_str().unwrap().contains("pre-upgrade"));

@@ -16,14 +16,14 @@ use crate::harness::server::Server;
 use crate::harness::{MAX_WAIT, grpc};
 
 /// A token of the configuration with the role Admin.
-const ROOT: &str = "root-token-0123456789";
+pub(crate) const ROOT: &str = "root-token-0123456789";
 /// The same, restricted to the policy `read`.
-const RESTRICTED: &str = "restricted-token-0123456789";
+pub(crate) const RESTRICTED: &str = "restricted-token-0123456789";
 /// A token whose actor has no role, and yet the team that one test lets in.
-const ROLELESS: &str = "roleless-token-0123456789";
+pub(crate) const ROLELESS: &str = "roleless-token-0123456789";
 
 /// Users `admin`, `ed`, `vi` and `no` (without a role), each with their own name as password.
-fn config(store: &str, keys: &str, admin: &str, rest: &str) -> String {
+pub(crate) fn config(store: &str, keys: &str, admin: &str, rest: &str) -> String {
     let user = |name: &str, actor: &str| {
         let hash = bcrypt::hash(name, 4).expect("bcrypt");
         format!("- {{username: {name}, password_hash: '{hash}', actor: {actor}}}\n")
@@ -50,61 +50,61 @@ default: {{allow: {{role: [Viewer, Editor, Admin]}}}}
 }
 
 /// A server with an admin listener.
-struct Api {
-    server: Server,
-    address: SocketAddr,
+pub(crate) struct Api {
+    pub(crate) server: Server,
+    pub(crate) address: SocketAddr,
 }
 
 impl Api {
-    fn start(config: &str) -> Self {
+    pub(crate) fn start(config: &str) -> Self {
         let server = Server::with(config).start();
         let address = server.admin();
         Self { server, address }
     }
 
     /// On a fresh SQLite file, or on this PostgreSQL.
-    fn on(store: &str) -> Self {
+    pub(crate) fn on(store: &str) -> Self {
         Self::start(&config(store, "", "", ""))
     }
 
-    fn request(&self, method: &str, path: &str) -> Request {
+    pub(crate) fn request(&self, method: &str, path: &str) -> Request {
         Request::new(self.address, method, path)
     }
 
     /// As the user `admin`.
-    fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         self.request("GET", path).basic("admin", "admin").send()
     }
 
-    fn delete(&self, path: &str) -> Answer {
+    pub(crate) fn delete(&self, path: &str) -> Answer {
         self.request("DELETE", path).basic("admin", "admin").send()
     }
 
-    fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
         post(self.request("POST", path).basic("admin", "admin"), body)
     }
 
     /// A new key: its id and its token.
     #[track_caller]
-    fn create(&self, body: &Value) -> (i64, String) {
+    pub(crate) fn create(&self, body: &Value) -> (i64, String) {
         let answer = self.post("/api/auth/keys", body);
         assert_eq!(answer.status, 200, "{body} {}", answer.text());
         created(&answer)
     }
 
-    fn names(&self, path: &str) -> Vec<String> {
+    pub(crate) fn names(&self, path: &str) -> Vec<String> {
         let list = self.get(path).json();
         list.as_array().unwrap().iter().map(|key| key["name"].as_str().unwrap().to_owned()).collect()
     }
 
     /// What a Check says of this token: `""` when it passes, else the message.
     #[track_caller]
-    fn check(&self, token: &str) -> String {
+    pub(crate) fn check(&self, token: &str) -> String {
         self.check_with(&[("authorization", &format!("Bearer {token}"))])
     }
 
     #[track_caller]
-    fn check_with(&self, headers: &[(&str, &str)]) -> String {
+    pub(crate) fn check_with(&self, headers: &[(&str, &str)]) -> String {
         let answer = grpc::check(&self.server, grpc::request("GET", "app.example", "/", headers));
         if grpc::code(&answer) == 0 {
             return String::new();
@@ -115,20 +115,20 @@ impl Api {
     }
 
     /// The audit lines so far.
-    fn audit(&self) -> Vec<Value> {
+    pub(crate) fn audit(&self) -> Vec<Value> {
         let lines = self.server.log().lines();
         let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.filter(|line| line["target"] == "audit").collect()
     }
 }
 
-fn post(request: Request, body: &Value) -> Answer {
+pub(crate) fn post(request: Request, body: &Value) -> Answer {
     request.header("content-type", "application/json").body(body.to_string().into_bytes()).send()
 }
 
 /// The id and the token of an answer that holds them.
 #[track_caller]
-fn created(answer: &Answer) -> (i64, String) {
+pub(crate) fn created(answer: &Answer) -> (i64, String) {
     let body = answer.json();
     let mut members: Vec<_> = body.as_object().unwrap().keys().map(String::as_str).collect();
     members.sort_unstable();
@@ -138,18 +138,18 @@ fn created(answer: &Answer) -> (i64, String) {
 
 /// Status and message.
 #[track_caller]
-fn status_and_message(answer: &Answer) -> (u16, String) {
+pub(crate) fn status_and_message(answer: &Answer) -> (u16, String) {
     let body = answer.json();
     (answer.status, body["message"].as_str().unwrap_or_else(|| panic!("no message in {body}")).to_owned())
 }
 
 #[track_caller]
-fn assert_message(answer: &Answer, status: u16, message: &str) {
+pub(crate) fn assert_message(answer: &Answer, status: u16, message: &str) {
     assert_eq!(status_and_message(answer), (status, message.to_owned()));
 }
 
 /// Runs the test on SQLite and on PostgreSQL.
-fn on_each_store(test: impl Fn(&str)) {
+pub(crate) fn on_each_store(test: impl Fn(&str)) {
     test("sqlite:keys.db");
     let postgres = Postgres::shared();
     test(&postgres.url(&postgres.database()));
@@ -182,11 +182,9 @@ fn a_key_is_created_listed_used_and_deleted() {
         assert_eq!(api.check(&token), "");
         let by_key = api.request("GET", "/api/auth/keys").bearer(&token).send();
         assert_eq!((by_key.status, &by_key.json()[0]["name"]), (200, &json!("mykey")));
-        let by_basic = api.request("GET", "/api/auth/actor").basic("api_key", &token).send();
-        assert_eq!(
-            by_basic.json(),
-            json!({"id": "key:mykey", "name": "mykey", "role": "Admin", "key_id": id})
-        );
+        let mut by_basic = api.request("GET", "/api/auth/actor").basic("api_key", &token).send().json();
+        assert_eq!(by_basic.as_object_mut().unwrap().remove("permissions").unwrap()["manages"], "all");
+        assert_eq!(by_basic, json!({"id": "key:mykey", "name": "mykey", "role": "Admin", "key_id": id}));
 
         let deleted = api.request("DELETE", &format!("/api/auth/keys/{id}")).bearer(&token).send();
         assert_message(&deleted, 200, "API key deleted");
@@ -311,10 +309,9 @@ fn each_bad_creation_is_denied_with_its_own_message() {
                 json!({"name": "a", "role": "Admin", "secondsToLive": i64::MIN}),
                 (400, "Negative value for secondsToLive"),
             ),
-            (json!({"name": "admin", "role": "Viewer"}), reserved),
             (json!({"name": "the-admin", "role": "Viewer"}), reserved),
-            (json!({"name": "ADMIN", "role": "Viewer"}), reserved),
-            (json!({"name": "\u{ff41}dmin", "role": "Viewer"}), reserved),
+            (json!({"name": "THE-admin", "role": "Viewer"}), reserved),
+            (json!({"name": "the-\u{ff41}dmin", "role": "Viewer"}), reserved),
             (json!({"name": "\u{430}dmin", "role": "Viewer"}), malformed),
             (json!({"name": "Addy", "role": "Viewer"}), reserved),
             (json!({"name": "root", "role": "Viewer"}), reserved),
@@ -763,6 +760,11 @@ fn who_may_manage_and_who_may_not() {
             ("DELETE", key.clone()),
             ("POST", format!("{key}/revoke")),
             ("POST", format!("{key}/rotate")),
+            ("PATCH", key.clone()),
+            ("POST", "/api/auth/keys/revoke".to_owned()),
+            ("POST", "/api/auth/keys/find".to_owned()),
+            ("POST", "/api/auth/keys/import".to_owned()),
+            ("GET", "/api/auth/keys/export".to_owned()),
         ];
         for (method, path) in &calls {
             let ask = || api.request(method, path);
@@ -792,7 +794,11 @@ fn who_may_manage_and_who_may_not() {
             );
         }
         // Everybody may know who they are.
-        let actor = |request: Request| request.send().json();
+        let actor = |request: Request| {
+            let mut actor = request.send().json();
+            assert!(actor.as_object_mut().unwrap().remove("permissions").is_some(), "{actor}");
+            actor
+        };
         let ask = || api.request("GET", "/api/auth/actor");
         assert_eq!(actor(ask().basic("vi", "vi")), json!({"id": "vi", "role": "Viewer"}));
         assert_eq!(actor(ask().bearer(RESTRICTED)), json!({"id": "restricted", "role": "Admin"}));
@@ -1681,6 +1687,14 @@ fn rename_tables(url: &str, from: &str, to: &str) {
     });
 }
 
+/// A line for an import with another name, and this member.
+fn json_line(line: &Value, member: &str, value: &Value) -> String {
+    let mut line = line.clone();
+    line["name"] = json!("twin");
+    line[member] = value.clone();
+    line.to_string()
+}
+
 /// The document says which statuses there are; here each of them is met, on each store.
 #[test]
 fn every_documented_status_occurs_and_the_document_names_every_method() {
@@ -1760,6 +1774,40 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
         meet("POST", "/api/auth/keys/{id}/revoke", &dead, &root, "");
         meet("POST", rotate, &dead, &root, "");
         meet("DELETE", "/api/auth/keys/{id}", &dead, &root, "");
+        let (change, bulk, find) = ("/api/auth/keys/{id}", "/api/auth/keys/revoke", "/api/auth/keys/find");
+        let sha256 = format!(r#"{{"sha256": "{}"}}"#, "0".repeat(64));
+        for (path, body) in [(change, r#"{"description": "x"}"#), (bulk, r#"{"account": "none"}"#), (find, &sha256)] {
+            let method = if path == change { "PATCH" } else { "POST" };
+            meet(method, path, &live, &json, body);
+            meet(method, path, &live, &json, "[]");
+            meet(method, path, &live, &nobody, body);
+            meet(method, path, &live, &restricted, body);
+            meet(method, path, &live, &json, &huge);
+            meet(method, path, &live, &text, body);
+        }
+        meet("POST", bulk, "", &json, r#"{"namePattern": "none"}"#);
+        meet("PATCH", change, "999999", &json, "{}");
+        meet("PATCH", change, &live, &json, r#"{"name": "another"}"#);
+        let known = api.request("GET", "/api/auth/keys/export").bearer(ROOT).send().text();
+        let known: Value = serde_json::from_str(known.lines().next().unwrap()).unwrap();
+        let known = json_line(&known, "sha256", &known["sha256"]);
+        let found = format!(r#"{{"sha256": {}}}"#, serde_json::from_str::<Value>(&known).unwrap()["sha256"]);
+        meet("POST", find, "", &json, &found);
+        let import = "/api/auth/keys/import";
+        let lines = |request: Request| request.bearer(ROOT).header("content-type", "application/x-ndjson");
+        let fresh = format!(r#"{{"name": "imported", "role": "Viewer", "sha256": "{}"}}"#, "1".repeat(64));
+        meet("POST", import, "", &lines, &fresh);
+        meet("POST", import, "", &lines, &known);
+        meet("POST", import, "", &lines, "{}");
+        meet("POST", import, "", &lines, &"x".repeat(1024 * 1024 + 1));
+        meet("POST", import, "", &text, &fresh);
+        meet("POST", import, "", &nobody, &fresh);
+        meet("POST", import, "", &restricted, &fresh);
+        let export = "/api/auth/keys/export";
+        meet("GET", export, "", &root, "");
+        meet("GET", export, "", &twice, "");
+        meet("GET", export, "", &nobody, "");
+        meet("GET", export, "", &restricted, "");
         let history = "/api/auth/keys/accept-history";
         meet("POST", history, "", &root, "");
         meet("POST", history, "", &twice, "");
@@ -1814,6 +1862,11 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
         for (method, path) in [("GET", ""), ("POST", "/revoke"), ("POST", "/rotate"), ("DELETE", "")] {
             meet(method, &format!("/api/auth/keys/{{id}}{path}"), &live, &root, "");
         }
+        meet("PATCH", change, &live, &json, r#"{"description": "y"}"#);
+        meet("POST", bulk, "", &json, r#"{"namePattern": "none"}"#);
+        meet("POST", find, "", &json, &found);
+        meet("POST", import, "", &lines, &fresh);
+        meet("GET", export, "", &root, "");
         meet("POST", history, "", &root, "");
         meet("DELETE", sessions, "", &root, "");
         meet("POST", "/login", "", &json, r#"{"user": "vi", "password": "vi"}"#);
@@ -1828,20 +1881,26 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
         wait_until("the store is back", || api.get(keys).status == 200);
 
         let slow: Vec<_> = thread::scope(|scope| {
-            let requests =
-                [("/api/auth/keys", ""), (rotate, live.as_str()), ("/login", "")].map(|(path, id)| {
-                    let api = &api;
-                    scope.spawn(move || {
-                        let target = path.replace("{id}", id);
-                        let answer = send_raw(
-                            api,
-                            &format!(
-                                "POST {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n"
-                            ),
-                        );
-                        format!("POST {path} {}", answer.split(' ').nth(1).unwrap_or("nothing"))
-                    })
-                });
+            let requests = [
+                ("POST", "/api/auth/keys", ""),
+                ("POST", rotate, live.as_str()),
+                ("PATCH", change, live.as_str()),
+                ("POST", bulk, ""),
+                ("POST", find, ""),
+                ("POST", import, ""),
+                ("POST", "/login", ""),
+            ];
+            let requests = requests.map(|(method, path, id)| {
+                let api = &api;
+                scope.spawn(move || {
+                    let target = path.replace("{id}", id);
+                    let head = format!(
+                        "{method} {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n"
+                    );
+                    let answer = send_raw(api, &head);
+                    format!("{method} {path} {}", answer.split(' ').nth(1).unwrap_or("nothing"))
+                })
+            });
             requests.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         met.extend(slow);

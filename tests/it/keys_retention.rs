@@ -51,7 +51,7 @@ fn a_role_that_may_not_forget_the_audit_is_told_once() {
     let database = server.database();
     let role = server.role(&database, Rights::Rows);
     assert_eq!(migrate(&server.url(&database)).code(), Some(0));
-    server.psql(&database, &format!("REVOKE EXECUTE ON FUNCTION api_forget_audit(BIGINT) FROM \"{role}\""));
+    server.psql(&database, &format!("REVOKE EXECUTE ON FUNCTION api_forget_audit(BIGINT) FROM {}", role.name));
     let issuer = Issuer::start(&server.url_as(&role, server.address(), &database));
     wait_until("it is told", || {
         issuer.server.log().text().contains("old rows of the audit stay in the store")

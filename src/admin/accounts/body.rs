@@ -156,7 +156,10 @@ mod tests {
     #[test]
     fn a_new_account_is_a_viewer_unless_it_says_more() {
         let new = read::<NewAccount>(&json!({"name": "ci"})).unwrap();
-        assert_eq!((new.role, new.is_disabled, new.policies, new.description), (Role::Viewer, false, None, None));
+        assert_eq!(
+            (new.role, new.is_disabled, new.policies, new.description),
+            (Role::Viewer, false, None, None)
+        );
         assert_eq!(read::<NewAccount>(&json!({"role": "Viewer"})).err(), Some("missing_member"));
         assert_eq!(read::<NewAccount>(&json!({"name": "ci", "role": "None"})).err(), Some("invalid_role"));
         assert!(read::<NewToken>(&json!({"name": "t", "role": "Admin"})).is_ok(), "as older clients send");

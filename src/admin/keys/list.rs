@@ -73,7 +73,7 @@ pub(in crate::admin) struct ListQuery {
 impl ListQuery {
     /// # Errors
     /// 400: `perpage` is more than a page holds, or a parameter that Grafana does not have cannot be read.
-    fn parse(query: &str) -> Result<Self, ApiError> {
+    pub(super) fn parse(query: &str) -> Result<Self, ApiError> {
         let number = |name| {
             parameter(query, name).and_then(|value| value.parse::<u64>().ok()).filter(|&number| number > 0)
         };

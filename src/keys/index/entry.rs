@@ -143,7 +143,8 @@ impl IndexEntry {
 
     /// When the key was created, and when this digest of it expires.
     pub fn lifetime(&self, digest: &TokenDigest) -> Lifetime {
-        let replaced_until = self.previous().filter(|(previous, _)| previous == digest).map(|(_, until)| until);
+        let replaced_until =
+            self.previous().filter(|(previous, _)| previous == digest).map(|(_, until)| until);
         let expires_at = match (self.expires_at, replaced_until) {
             (Some(expires_at), Some(until)) => Some(expires_at.min(until)),
             (expires_at, until) => expires_at.or(until),

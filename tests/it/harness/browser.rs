@@ -193,24 +193,6 @@ impl Browser {
         found.map(|problem| problem.as_str().expect("text").to_owned()).collect()
     }
 
-    /// What axe-core complains of in what the window shows: rule, element and reason.
-    pub fn accessibility_problems(&self) -> Vec<String> {
-        static AXE: LazyLock<String> =
-            LazyLock::new(|| std::fs::read_to_string(tools::axe_core()).expect("axe-core was fetched"));
-        if self.script("return window.axe === undefined", json!([])) == json!(true) {
-            self.devtools("Runtime.evaluate", json!({ "expression": *AXE }));
-        }
-        let found = self.script(
-            "const { violations, passes } = await axe.run(document, { resultTypes: ['violations'] });
-             if (passes.length < 5) throw new Error('axe-core looked at next to nothing');
-             return violations.flatMap(({ id, nodes }) =>
-                 nodes.map((node) => `${id}: ${node.target}: ${node.failureSummary}`))",
-            json!([]),
-        );
-        let found = found.as_array().expect("a list").iter();
-        found.map(|problem| problem.as_str().expect("text").to_owned()).collect()
-    }
-
     /// Where the reader lives.
     pub fn set_time_zone(&self, zone: &str) {
         self.devtools("Emulation.setTimezoneOverride", json!({ "timezoneId": zone }));
