@@ -1,10 +1,9 @@
 //! `password`
 
-use std::path::Path;
-
 use clap::Args;
 
-use super::{CliError, print, read_secret};
+use super::admin_api::read_secret_or_ask;
+use super::{CliError, print};
 use crate::password::PasswordHash;
 
 /// Prints a `password_hash` for the configuration.
@@ -13,7 +12,7 @@ pub(super) struct PasswordArgs {}
 
 impl PasswordArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let password = read_secret("password", Path::new("-"))?;
+        let password = read_secret_or_ask("password", "Password: ")?;
         let hash = PasswordHash::of(&password)?;
         print(&format!("{}\n", hash.as_str()))
     }
