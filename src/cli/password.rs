@@ -1,5 +1,7 @@
 //! `password`
 
+use std::io::{self, IsTerminal};
+
 use clap::Args;
 
 use super::admin_api::read_secret_or_ask;
@@ -13,6 +15,10 @@ pub(super) struct PasswordArgs {}
 impl PasswordArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
         let password = read_secret_or_ask("password", "Password: ")?;
+        // Nobody sees what is typed, and of its hash nobody sees that it was mistyped.
+        if io::stdin().is_terminal() && read_secret_or_ask("password", "Once more: ")? != password {
+            return Err(CliError::PasswordsDiffer);
+        }
         let hash = PasswordHash::of(&password)?;
         print(&format!("{}\n", hash.as_str()))
     }
