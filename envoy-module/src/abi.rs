@@ -6,6 +6,8 @@
 
 mod callbacks;
 mod exports;
+#[cfg(test)]
+mod fake;
 
 use std::ffi::{CStr, c_void};
 use std::marker::PhantomData;

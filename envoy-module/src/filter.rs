@@ -177,6 +177,11 @@ impl Filter {
         let policy = stream.route_settings().map(|route| route.policy.as_bytes());
         let headers = stream.request_headers();
         let attributes = attributes(headers, policy);
+        #[cfg(test)]
+        assert!(
+            !attributes.http.as_ref().is_some_and(|http| http.headers.has("x-panic-for-tests")),
+            "as asked"
+        );
         if !self.may_wait(&attributes) {
             let decision = pin!(self.instance.authorizer.authorize(&attributes, None));
             if let Poll::Ready(decision) = decision.poll(&mut Context::from_waker(Waker::noop())) {
