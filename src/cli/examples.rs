@@ -64,6 +64,146 @@ const EXAMPLES: &[Examples] = &[
         ],
     ),
     (
+        "init",
+        &[(
+            "A first configuration, a token, and Envoy's side of it, in a new folder",
+            "envoy-auth-tokens init gateway",
+        )],
+    ),
+    (
+        "token check",
+        &[(
+            "Whether a text is one of our tokens, read from standard input",
+            "envoy-auth-tokens token check < suspicious.txt",
+        )],
+    ),
+    (
+        "keys show",
+        &[(
+            "All that is known of a key, by its name",
+            "envoy-auth-tokens keys show ci-deploys --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "keys edit",
+        &[(
+            "Another role and 90 days from now on",
+            "envoy-auth-tokens keys edit ci-deploys --role Viewer --ttl 90d --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "keys disable",
+        &[(
+            "Two keys rest until they are enabled",
+            "envoy-auth-tokens keys disable ci-deploys nightly --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "keys enable",
+        &[(
+            "They work again",
+            "envoy-auth-tokens keys enable ci-deploys nightly --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "keys find",
+        &[(
+            "Whose a leaked token is, read from standard input",
+            "envoy-auth-tokens keys find --user admin --password-file admin-password < leaked.token",
+        )],
+    ),
+    (
+        "keys import",
+        &[(
+            "Keys whose secrets were made elsewhere, one JSON object a line",
+            "envoy-auth-tokens keys import keys.jsonl --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "keys export",
+        &[(
+            "All live keys, with the digests of their secrets",
+            "envoy-auth-tokens keys export --user admin --password-file admin-password > keys.jsonl",
+        )],
+    ),
+    (
+        "keys audit",
+        &[(
+            "What somebody did within a week",
+            "envoy-auth-tokens keys audit --from 7d --actor ann --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "accounts list",
+        &[(
+            "The service accounts",
+            "envoy-auth-tokens accounts list --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "accounts show",
+        &[(
+            "One of them",
+            "envoy-auth-tokens accounts show deploy --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "accounts create",
+        &[(
+            "One actor for any number of tokens",
+            "envoy-auth-tokens accounts create deploy --role Editor --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "accounts edit",
+        &[(
+            "Another role, for all of its tokens at once",
+            "envoy-auth-tokens accounts edit deploy --role Viewer --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "accounts disable",
+        &[(
+            "None of its tokens works",
+            "envoy-auth-tokens accounts disable deploy --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "accounts enable",
+        &[(
+            "They work again",
+            "envoy-auth-tokens accounts enable deploy --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "accounts delete",
+        &[(
+            "The account, and its tokens with it",
+            "envoy-auth-tokens accounts delete deploy --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "accounts tokens",
+        &[(
+            "Its tokens",
+            "envoy-auth-tokens accounts tokens deploy --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "accounts create-token",
+        &[(
+            "A token of it for 90 days",
+            "envoy-auth-tokens accounts create-token deploy nightly --ttl 90d --user admin --password-file admin-password > nightly.token",
+        )],
+    ),
+    (
+        "accounts delete-token",
+        &[(
+            "A token of it that nobody needs",
+            "envoy-auth-tokens accounts delete-token deploy nightly --user admin --password-file admin-password",
+        )],
+    ),
+    (
         "keys create",
         &[(
             "A key for 90 days, its token into a file",
