@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Measures what a Check costs, beside a server that does nothing; writes benches/RESULTS.md.
 # With `keys` as its first argument: what a million stored keys cost.  With `store`: what a key store that fails costs.
+# With `accounts`: what keys of service accounts cost beside others.
 # With `directory`: what guesses at a directory's passwords cost.
-# Options go to measure.py, keys.py, store.py or directory.py (--help lists them).  Everything stays on loopback and ends by itself.
+# Options go to measure.py, keys.py, accounts.py, store.py or directory.py (--help lists them).  Everything stays on loopback and ends by itself.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +14,7 @@ fail() {
 
 script=measure.py with_baseline=yes
 case ${1-} in
-keys | store | directory)
+keys | accounts | store | directory)
     script=$1.py with_baseline=
     shift
     ;;

@@ -8,8 +8,10 @@
 //! (`Manager`, `KeyManager` or `Caller`), the attempted change for the audit log, the key's id, the
 //! query, and a typed body (`Json`).  A handler returns what the response holds, or an `ApiError`.
 
+mod accounts;
 mod address;
 mod audit;
+mod audit_list;
 mod auth;
 pub(crate) mod body;
 mod error;
@@ -17,6 +19,7 @@ mod grafana;
 mod grant;
 mod history;
 mod host;
+pub(crate) mod introspection;
 mod keys;
 mod login;
 mod openapi;
@@ -94,6 +97,7 @@ pub struct Admin {
     denials: Arc<Denials>,
     providers: Providers,
     log_in_limiter: login::Limiter,
+    unknown_tokens: introspection::Limiter,
     log_in_permits: Semaphore,
 }
 
@@ -111,6 +115,7 @@ impl Admin {
         let list_permits = Arc::new(Semaphore::new(MAX_LISTS));
         let providers = Providers::new(clock.clone());
         let log_in_limiter = login::Limiter::new(clock.clone());
+        let unknown_tokens = introspection::Limiter::new(clock.clone());
         Self {
             authorizer,
             keys,
@@ -123,6 +128,7 @@ impl Admin {
             denials: Arc::default(),
             providers,
             log_in_limiter,
+            unknown_tokens,
             log_in_permits: Semaphore::new(MAX_PROVIDER_LOG_INS),
         }
     }
@@ -161,6 +167,13 @@ fn api() -> Vec<(&'static str, MethodRouter<Arc<Admin>>)> {
         ("/api/auth/keys/{id}/revoke", post(keys::changes::revoke)),
         ("/api/auth/keys/{id}/rotate", post(keys::changes::rotate)),
         ("/api/auth/sessions", delete(session::end)),
+        ("/api/auth/audit", get(audit_list::list)),
+        ("/api/auth/introspect", post(introspection::introspect)),
+        ("/api/serviceaccounts", post(accounts::create)),
+        ("/api/serviceaccounts/search", get(accounts::search)),
+        ("/api/serviceaccounts/{id}", get(accounts::show).patch(accounts::update).delete(accounts::delete)),
+        ("/api/serviceaccounts/{id}/tokens", get(accounts::tokens::list).post(accounts::tokens::create)),
+        ("/api/serviceaccounts/{id}/tokens/{tokenId}", delete(accounts::tokens::delete)),
         ("/api/auth/actor", get(permissions::show_actor)),
         ("/api/health", get(grafana::health)),
         ("/api/org", get(grafana::org)),
@@ -225,6 +238,8 @@ fn below(prefix: &str, uri: &Uri) -> BelowPrefix {
 fn routes(admin: Arc<Admin>) -> Router {
     let api = api().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
     let files = [("/login/page.css", get(login::style)), ("/login/page.js", get(login::script))];
+    // As clients of Grafana write it.
+    let api = api.route("/api/serviceaccounts/", post(accounts::create));
     let api = files.into_iter().fold(api, |router, (path, methods)| router.route(path, methods));
     api.merge(page::routes())
         .fallback(|| async { ApiError::NoSuchPath })
@@ -324,7 +339,7 @@ impl Admin {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if status == StatusCode::UNAUTHORIZED {
@@ -379,7 +394,7 @@ mod tests {
     use std::path::Path;
     use std::sync::atomic::{AtomicI64, Ordering};
 
-    use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
+    use crate::attributes::{Attributes, ClientAddress, Encoding, Header, Headers, Http};
     use crate::config::{Config, ProcessEnvironment, Source};
     use crate::identity::Sources;
     use crate::identity::passwords::Passwords;
@@ -488,7 +503,8 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
         async fn check_with(&self, name: &str, value: &str) -> Result<(), DenyReason> {
             let header = Header { name: name.as_bytes(), value: value.as_bytes() };
             let headers = Headers::new(Encoding::Lines, vec![header]);
-            let http = Http { method: b"GET", host: b"h", path: b"/", headers };
+            let http =
+                Http { method: b"GET", host: b"h", path: b"/", headers, client: ClientAddress::Unknown };
             let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
             self.authorizer.authorize(&request, None).await.verdict.map(|_| ())
         }

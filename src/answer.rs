@@ -9,6 +9,7 @@
 
 use std::borrow::Cow;
 
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::actor::header::{ActorHeaders, folds_onto};
@@ -24,6 +25,9 @@ use crate::snapshot::Snapshot;
 /// The header by which Envoy tells an upstream that it let a request pass without a decision of ours.
 /// A client must not be able to claim that.
 const FAILURE_MODE_ALLOWED: &str = "x-envoy-auth-failure-mode-allowed";
+
+/// The header of a response that says when the credential of its request expires.
+pub const TOKEN_EXPIRES: &str = "x-token-expires";
 
 /// What becomes of a request.
 pub enum Answer<'a> {
@@ -43,6 +47,8 @@ pub struct AllowAnswer<'a> {
     pub policy: Option<&'a str>,
     /// The denial that is not enforced.
     pub shadow: Option<Shadow<'a>>,
+    /// When the credential expires, where its client is told.
+    pub expires: Option<Timestamp>,
 }
 
 /// A denial of this request: [`Denial`] is what the client reads.
@@ -83,6 +89,7 @@ impl<'a> Answer<'a> {
                     .context
                     .shadowed
                     .map(|reason| Shadow { reason, principal: decision.context.principal.as_deref() }),
+                expires: decision.context.expires_soon,
             }),
             // A permit is for an HTTP request, and the authorizer gives none without.
             (Ok(_), None) => {
@@ -124,6 +131,11 @@ impl AllowAnswer<'_> {
     pub fn remove_headers(&self) -> impl Iterator<Item = &str> {
         let actor = self.actor.headers().filter_map(|(name, value)| value.is_none().then_some(name));
         actor.chain(self.request.remove_headers())
+    }
+
+    /// Headers of the response, which replace those of the upstream: [`TOKEN_EXPIRES`], in RFC 3339.
+    pub fn response_headers(&self) -> impl Iterator<Item = (&'static str, String)> {
+        self.expires.map(|expires_at| (TOKEN_EXPIRES, expires_at.to_string())).into_iter()
     }
 
     /// Query parameters to remove, by the raw names they were sent under.
@@ -231,6 +243,8 @@ impl<'a> RequestChanges<'a> {
 pub enum MetadataValue<'a> {
     /// Text.
     Text(&'a str),
+    /// Text that was put together.
+    Composed(String),
     /// A whole number.
     Integer(i64),
     /// The members of an actor.
@@ -244,6 +258,7 @@ impl MetadataValue<'_> {
     pub fn to_json(&self) -> Value {
         match self {
             Self::Text(text) => Value::from(*text),
+            Self::Composed(text) => Value::from(text.as_str()),
             Self::Integer(number) => Value::from(*number),
             Self::Members(members) => Value::Object((*members).clone()),
             Self::Object(fields) => {
@@ -259,7 +274,10 @@ fn principal_metadata(principal: &Principal) -> [(&'static str, MetadataValue<'_
         ("name", MetadataValue::Text(&principal.name)),
     ];
     credential.extend(principal.id.map(|id| ("id", MetadataValue::Integer(id))));
+    credential.extend(principal.owner_name().map(|owner| ("owner", MetadataValue::Composed(owner))));
     credential.extend(principal.source().map(|source| ("source", MetadataValue::Text(source.as_str()))));
+    let expires_at = principal.expires_at.map(|expires_at| expires_at.to_string());
+    credential.extend(expires_at.map(|expires_at| ("expires", MetadataValue::Composed(expires_at))));
     [
         ("actor", MetadataValue::Members(principal.actor.members())),
         ("credential", MetadataValue::Object(credential)),

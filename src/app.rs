@@ -20,7 +20,7 @@ use crate::keys::follower::FollowerThread;
 use crate::keys::store::OpenError;
 use crate::memory;
 use crate::probes;
-use crate::readiness::ReadinessHandle;
+use crate::readiness::{self, ReadinessHandle};
 use crate::reload::{ConfigBaseline, Reloader};
 use crate::server::BindError;
 use crate::server::activation::{ActivationError, InheritedSockets};
@@ -39,8 +39,6 @@ use crate::telemetry::traces::Traces;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait for the first reading of the key store before Checks are answered without it.
 const FIRST_READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often `keys.ready_without_store` of the configuration in force is looked at, while the store was not read.
-const READY_WITHOUT_STORE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long closing the key store may take.
 const CLOSE_STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -287,7 +285,7 @@ impl Bound {
                 let serve = async {
                     if let Some(keys) = keys.filter(|keys| !keys.was_read()) {
                         service_manager::waiting_for_key_store();
-                        until_ready(keys, snapshots, started).await;
+                        readiness::until_ready(keys, snapshots, started).await;
                     }
                     // The log line comes last: who waits for it finds the probes ready.
                     health.set_ready();
@@ -377,25 +375,5 @@ async fn first_reading(keys: &Keys, signals: &mut Signals) -> Option<&'static st
             None
         }
         signal = signals.next() => Some(signal),
-    }
-}
-
-/// Waits until the key store was read, or until `keys.ready_without_store` has passed since `started`.
-///
-/// A reload may change that setting, so that of the configuration in force counts.
-async fn until_ready(keys: &Keys, snapshots: &SnapshotStore, started: Instant) {
-    let mut interval = tokio::time::interval(READY_WITHOUT_STORE_INTERVAL);
-    loop {
-        tokio::select! {
-            () = keys.first_read() => return,
-            _ = interval.tick() => {
-                let snapshot = snapshots.current();
-                let limit = snapshot.keys.as_ref().and_then(|settings| settings.ready_without_store);
-                if limit.is_some_and(|limit| started.elapsed() >= limit) {
-                    tracing::warn!("ready although the key store was not read yet: keys.ready_without_store is over");
-                    return;
-                }
-            }
-        }
     }
 }

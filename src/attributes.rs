@@ -9,6 +9,7 @@ pub mod browser;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 
 /// The part of Envoy's `AttributeContext` that a decision reads
 /// (`envoy.service.auth.v3.AttributeContext`).
@@ -46,6 +47,34 @@ pub struct Http<'a> {
     pub path: &'a [u8],
     /// The request's headers.
     pub headers: Headers<'a>,
+    /// Who sent it.
+    pub client: ClientAddress<'a>,
+}
+
+/// The address of a client, as whoever hands over the request tells it.  It is written down; no decision reads it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ClientAddress<'a> {
+    /// Nobody tells it.
+    #[default]
+    Unknown,
+    /// An address.
+    Ip(IpAddr),
+    /// Envoy's text: the connection's peer (`source.address.socket_address.address`).
+    Text(&'a [u8]),
+}
+
+impl ClientAddress<'_> {
+    /// The address; `None` when it is not known, or none of IP.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Unknown => None,
+            Self::Ip(address) => Some(address.to_canonical()),
+            Self::Text(text) => {
+                let address: IpAddr = std::str::from_utf8(text).ok()?.parse().ok()?;
+                Some(address.to_canonical())
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Http<'_> {
@@ -356,7 +385,13 @@ mod tests {
         ];
         for encoding in [Encoding::Joined, Encoding::Lines] {
             let headers = Headers::new(encoding, entries.clone());
-            let http = Http { method: secret, host: secret, path: b"/SECRET?_auth_token=SECRET", headers };
+            let http = Http {
+                method: secret,
+                host: secret,
+                path: b"/SECRET?_auth_token=SECRET",
+                headers,
+                client: ClientAddress::Unknown,
+            };
             let request =
                 Attributes { http: Some(http), policy: Some(b"read"), misspelled_policy: Some(b"Policy") };
             let shown = format!("{request:?} {request:#?}");

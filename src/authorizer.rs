@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::attributes::{Attributes, Http, count_comparison, trim_blanks};
 use crate::credential::{
     self, Credential, CredentialError, CredentialLocation, CredentialLocations, ExtractionTrace, Principal,
@@ -82,7 +84,7 @@ impl Authorizer {
         let Some(presented) = credential::extract(http, locations, &mut ())? else {
             return Ok(None);
         };
-        match self.sources.identify(&presented.credential, &snapshot, purpose).await? {
+        match self.sources.identify(&presented.credential, &http.client, &snapshot, purpose).await? {
             Identity::Authenticated(principal) => Ok(Some(principal)),
             Identity::Unrecognized => Err(DenyReason::UnknownToken),
             Identity::NoSession => Ok(None),
@@ -122,7 +124,19 @@ impl Authorizer {
             let location = redirect.location(http, &snapshot.locations);
             context.redirect = location.map(|location| Box::new(Redirect { location }));
         }
+        if let Some(within) = snapshot.keys.as_ref().and_then(|settings| settings.tell_expiry)
+            && let Ok(permit) = &verdict
+        {
+            context.expires_soon = self.expires_soon(permit, within);
+        }
         Decision::new(snapshot, verdict, context)
+    }
+
+    /// When the credential of the permit's actor expires, where that is within this time.
+    fn expires_soon(&self, permit: &Permit, within: Duration) -> Option<Timestamp> {
+        let expires_at = permit.principal()?.expires_at?;
+        let left = expires_at.duration_since(self.sources.clock.now());
+        (left <= SignedDuration::try_from(within).unwrap_or(SignedDuration::MAX)).then_some(expires_at)
     }
 
     /// The steps, in the order in which they depend on each other.  Each denies with its reason, or hands on what it
@@ -215,7 +229,7 @@ impl Authorizer {
 
         // A credential that does not count is an error here, unless the rules leave unknown ones to the upstream.
         let purpose = Purpose::Check { deadline };
-        let identity = self.sources.identify(&presented.credential, snapshot, purpose).await;
+        let identity = self.sources.identify(&presented.credential, &http.client, snapshot, purpose).await;
         trace.identified(&identity);
         match identity? {
             Identity::Authenticated(principal) => context.principal = Some(principal),

@@ -1,30 +1,44 @@
 //! The command line.
 
+mod accounts;
+mod admin_api;
 mod check;
 mod completions;
 mod envoy;
+mod examples;
 mod explain;
+mod grant_args;
 mod health;
 pub(crate) mod import;
+mod init;
 mod input;
 mod keys;
 mod man;
 mod password;
 mod schema;
 mod serve;
+mod table;
+mod terminal;
+mod times;
 mod token;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, FromArgMatches as _, Parser, Subcommand};
 
+use self::accounts::AccountsError;
+use self::admin_api::AdminApi;
+pub use self::admin_api::{AdminApiError, AdminUrl, AdminUrlError};
 use self::envoy::EnvoyError;
 use self::health::HealthError;
 use self::import::ImportError;
+use self::init::InitError;
 use self::input::read_secret;
 pub use self::input::{Input, InputError};
 use self::keys::KeysError;
+use self::terminal::{escape_controls, print_note};
 use crate::app::ServeError;
 use crate::config::{Config, Errors, Startup};
 use crate::password::PasswordError;
@@ -47,14 +61,19 @@ enum Command {
     Check(check::CheckArgs),
     /// Tell what would be decided about one request, and why
     Explain(Box<explain::ExplainArgs>),
-    /// Make a token, or the digest of one
+    /// Write a first configuration, and Envoy's side of it
+    Init(init::InitArgs),
+    /// Make a token, or the digest of one; tell whether a text is one of ours
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Hash a password from standard input with argon2id
+    /// Hash a password from standard input, or that a terminal is asked for, with argon2id
     Password(password::PasswordArgs),
     /// Manage API keys through a running server's admin listener, and their store
     #[command(subcommand)]
     Keys(Box<keys::KeysCommand>),
+    /// Manage service accounts and their tokens through a running server's admin listener
+    #[command(subcommand)]
+    Accounts(Box<accounts::AccountsCommand>),
     /// Ask a running server whether it serves: exit 0 if so
     Health(health::HealthArgs),
     /// Print the Envoy configuration that fits this one
@@ -150,6 +169,9 @@ pub enum CliError {
     /// A text is not a token.
     #[error("{0}")]
     Token(#[from] TokenError),
+    /// `password`: what was typed twice is not the same.
+    #[error("that was not the same password twice: nothing is printed")]
+    PasswordsDiffer,
     /// A password cannot be hashed.
     #[error("{0}")]
     Password(#[from] PasswordError),
@@ -165,6 +187,15 @@ pub enum CliError {
     /// `keys` fails.
     #[error("{0}")]
     Keys(#[from] KeysError),
+    /// `accounts` fails.
+    #[error("{0}")]
+    Accounts(#[from] AccountsError),
+    /// A call of the admin API fails.
+    #[error("{0}")]
+    AdminApi(#[from] AdminApiError),
+    /// `init` fails.
+    #[error("{0}")]
+    Init(#[from] InitError),
     /// `explain` fails.
     #[error("{0}")]
     Explain(#[from] ExplainError),
@@ -180,6 +211,18 @@ impl CliError {
             | Self::Import(ImportError::Unreadable(_) | ImportError::Template(_))
             | Self::Explain(_) => self.to_string(),
             other => format!("error: {other}"),
+        }
+    }
+
+    /// Whether the command line is at fault, and not what it met.
+    fn is_usage(&self) -> bool {
+        if let Self::AdminApi(error)
+        | Self::Keys(KeysError::Api(error))
+        | Self::Accounts(AccountsError::Api(error)) = self
+        {
+            error.is_usage()
+        } else {
+            false
         }
     }
 }
@@ -227,7 +270,7 @@ pub enum CommandOutcome {
     Success,
     /// It failed, and has reported why in the format that its arguments ask for.
     Failure,
-    /// `explain --exit-code`: the request is denied.
+    /// The answer is no.  `explain --exit-code`: the request is denied; `token check`: the text is none of our tokens.
     Denied,
 }
 
@@ -237,13 +280,17 @@ pub enum CommandOutcome {
 /// # Errors
 /// [`CliError`]: the command failed, and the reason is yet to be printed.
 pub fn run() -> Result<CommandOutcome, CliError> {
-    let done = match Cli::parse().command {
+    let matches = examples::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let done = match cli.command {
         Command::Serve(serve) => return serve.run(),
         Command::Check(check) => return check.run(),
         Command::Explain(explain) => return Ok(explain.run()?),
-        Command::Token(token) => token.run(),
+        Command::Token(token) => return token.run(),
+        Command::Init(init) => init.run(),
         Command::Password(password) => password.run(),
         Command::Keys(keys) => keys.run(),
+        Command::Accounts(accounts) => accounts.run(),
         Command::Health(health) => health.run(),
         Command::Envoy(envoy) => envoy.run(),
         Command::Import(import) => import.run(),
@@ -251,7 +298,13 @@ pub fn run() -> Result<CommandOutcome, CliError> {
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
     };
-    done.map(|()| CommandOutcome::Success)
+    match done {
+        // As clap tells that an argument is missing, and with its exit code.
+        Err(error) if error.is_usage() => {
+            examples::command().error(ErrorKind::MissingRequiredArgument, error).exit()
+        }
+        done => done.map(|()| CommandOutcome::Success),
+    }
 }
 
 impl ConfigFile {

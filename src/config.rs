@@ -182,6 +182,19 @@ pub enum Unavailable {
     Error,
 }
 
+/// What the process that loads a configuration does with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serves {
+    /// Everything that the file has a section for.
+    Everything,
+    /// Decisions alone, inside Envoy's process.  `ext_authz`, `probes` and `oauth` are not looked at, and of `admin` no
+    /// certificate is read: their secrets are those of the server.
+    Decisions {
+        /// Whether the store of keys is only read, whatever `keys.read_only` says.
+        read_only: bool,
+    },
+}
+
 /// The result of a load.
 pub struct Loaded {
     /// The configuration, or its errors.
@@ -213,9 +226,14 @@ impl Config {
 
     /// As [`Config::load`], with the files that were read.  A reload must not read pipes.
     pub fn load_recording_files(path: &Path, pipes: PipeHandling) -> Loaded {
+        Self::load_for(path, pipes, Serves::Everything)
+    }
+
+    /// As [`Config::load_recording_files`], for a process that serves this.
+    pub fn load_for(path: &Path, pipes: PipeHandling, serves: Serves) -> Loaded {
         let recording =
             RecordingEnvironment { environment: &ProcessEnvironment, pipes, files: RefCell::default() };
-        let outcome = Self::read_file(path, &recording);
+        let outcome = Self::read_file(path, &recording, serves);
         let mut files = recording.files.into_inner();
         for file in outcome.iter().flat_map(|config| &config.files) {
             files.record_now(file);
@@ -223,9 +241,9 @@ impl Config {
         Loaded { outcome, files }
     }
 
-    fn read_file(path: &Path, recording: &RecordingEnvironment<'_>) -> Result<Self, Errors> {
+    fn read_file(path: &Path, recording: &RecordingEnvironment<'_>, serves: Serves) -> Result<Self, Errors> {
         let text = text_of(path, recording.read(path, MAX_CONFIG_BYTES + 1))?;
-        Self::parse(&text, &Source { file: path, environment: recording, now: Timestamp::now() })
+        Self::parse_for(&text, &Source { file: path, environment: recording, now: Timestamp::now() }, serves)
     }
 
     /// The listeners of a configuration, whatever else is wrong with it: a server may still run with the configuration that
@@ -236,7 +254,7 @@ impl Config {
     pub fn load_listeners(path: &Path) -> Result<Startup, Errors> {
         let text = text_of(path, ProcessEnvironment.read(path, MAX_CONFIG_BYTES + 1))?;
         let source = Source { file: path, environment: &ProcessEnvironment, now: Timestamp::now() };
-        ParsedDocument::parse(&text, &source)?.into_startup()
+        ParsedDocument::parse(&text, &source, Serves::Everything)?.into_startup()
     }
 
     /// A configuration with the positions of its keys, which a running server does not need.
@@ -254,7 +272,22 @@ impl Config {
     /// # Errors
     /// [`Errors`]: every problem in it, or one syntax error.
     pub fn parse(text: &str, source: &Source<'_>) -> Result<Self, Errors> {
-        ParsedDocument::parse(text, source)?.into_config(text)
+        Self::parse_for(text, source, Serves::Everything)
+    }
+
+    /// As [`Config::parse`], for a process that serves this.
+    ///
+    /// # Errors
+    /// As [`Config::parse`].
+    pub fn parse_for(text: &str, source: &Source<'_>, serves: Serves) -> Result<Self, Errors> {
+        let mut config = ParsedDocument::parse(text, source, serves)?.into_config(text)?;
+        if let Serves::Decisions { read_only } = serves {
+            config.startup.admin = None;
+            if let Some(keys) = &mut config.startup.keys {
+                keys.read_only |= read_only;
+            }
+        }
+        Ok(config)
     }
 }
 
@@ -337,14 +370,29 @@ struct Sections {
     has_default: bool,
 }
 
-fn interpret(mut tree: Node, text: &str, file: &Arc<Path>, source: &Source<'_>) -> ParsedDocument {
+fn interpret(
+    mut tree: Node,
+    text: &str,
+    file: &Arc<Path>,
+    source: &Source<'_>,
+    serves: Serves,
+) -> ParsedDocument {
     let folder = source.file.parent().unwrap_or(Path::new(""));
+    let serves_listeners = serves == Serves::Everything;
+    let unserved = if serves_listeners { &[] } else { UNSERVED };
     let mut files: BTreeSet<_> =
-        secrets::resolve(&mut tree, folder, source.environment).into_iter().collect();
+        secrets::resolve(&mut tree, folder, source.environment, unserved).into_iter().collect();
     let mut reader = Reader::new(&tree, folder, source.environment, source.now);
+    reader.serves_listeners = serves_listeners;
     let sections = read_document(&mut reader, &tree);
     files.append(&mut reader.files);
     let mut diagnostics = reader.finish(file, text);
+    if !serves_listeners {
+        // Who may enter there, and how, is what the server says.
+        diagnostics.retain(|diagnostic| {
+            diagnostic.severity == Severity::Error || !diagnostic.key.starts_with("admin")
+        });
+    }
     if source.environment.is_open_to_everybody(source.file) {
         let about = Diagnostic::about_file(source.file, reader::OPEN_TO_EVERYBODY.to_owned());
         diagnostics.push(Diagnostic { severity: Severity::Warning, ..about });
@@ -353,16 +401,16 @@ fn interpret(mut tree: Node, text: &str, file: &Arc<Path>, source: &Source<'_>) 
 }
 
 impl ParsedDocument {
-    fn parse(text: &str, source: &Source<'_>) -> Result<Self, Errors> {
+    fn parse(text: &str, source: &Source<'_>, serves: Serves) -> Result<Self, Errors> {
         let file: Arc<Path> = source.file.into();
         let tree = read_tree(text).map_err(|error| syntax_error(&error, text, &file))?;
-        let mut document = interpret(tree, text, &file, source);
+        let mut document = interpret(tree, text, &file, source, serves);
         // Positions double the time of reading, so they are read only for diagnostics.  JSON that is not YAML (with a key of
         // a thousand characters) has none.
         if !document.diagnostics.is_empty()
             && let Ok(tree) = raw::from_yaml(text)
         {
-            document = interpret(tree, text, &file, source);
+            document = interpret(tree, text, &file, source, serves);
         }
         Ok(document)
     }
@@ -398,6 +446,10 @@ impl ParsedDocument {
     }
 }
 
+/// What a process that only decides does not serve: secrets in there are not read.  The tree keeps it, since lines that
+/// errors show are redacted by the tree.
+const UNSERVED: &[&str] = &["ext_authz", "probes", "oauth"];
+
 fn read_document<'t>(reader: &mut Reader<'t>, root: &'t Node) -> Option<Sections> {
     if matches!(root.value, Value::Null) {
         reader.error(&root.at, format!("the file is empty; {NOBODY}"));
@@ -421,6 +473,7 @@ fn read_sections<'t>(
     tokens: Option<&'t Node>,
     query: Option<&'t Text>,
 ) -> Sections {
+    let sections = if reader.serves_listeners { sections } else { sections.without(UNSERVED) };
     let keys = keys::read(reader, sections.get("keys"));
     let admin = admin::read(reader, sections.get("admin"));
     if let (Some(entry), None) = (sections.entry("admin"), &keys) {

@@ -304,9 +304,20 @@ impl Principal {
         self.policies.as_ref().is_none_or(|names| names.contains(policy))
     }
 
-    /// Where the person behind it comes from.
+    /// Where the person behind it, or whose key it is, comes from.
     pub fn source(&self) -> Option<&PersonSource> {
-        self.person.as_ref().map(|person| &person.id.source)
+        let person = self.person.as_ref().or(self.owner.as_ref().and_then(|owner| owner.person.as_ref()));
+        person.map(|person| &person.id.source)
+    }
+
+    /// Whose API key it is: `account:` and the name of a service account, or the source and the subject of a person, such
+    /// as `ldap:ann`.  `None` for nobody's, and for everything else.
+    pub fn owner_name(&self) -> Option<String> {
+        if let Some(account) = &self.account {
+            return Some(format!("account:{account}"));
+        }
+        let person = &self.owner.as_ref()?.person.as_ref()?.id;
+        Some(format!("{}:{}", person.source.as_str(), person.subject))
     }
 
     /// Whether it is dead at this instant.
@@ -636,7 +647,7 @@ fn extract_cookie(http: &Http<'_>, name: &str) -> Result<Extraction, CredentialE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attributes::{Encoding, Header, Headers};
+    use crate::attributes::{ClientAddress, Encoding, Header, Headers};
 
     fn locations() -> Vec<CredentialLocation> {
         vec![
@@ -657,7 +668,7 @@ mod tests {
     ) -> String {
         let entries = headers.iter().map(|&(name, value)| Header { name: name.as_bytes(), value });
         let headers = Headers::new(encoding, entries.collect());
-        let http = Http { method: b"GET", host: b"h", path, headers };
+        let http = Http { method: b"GET", host: b"h", path, headers, client: ClientAddress::Unknown };
         let locations = CredentialLocations::new(locations);
         match extract(&http, &locations, &mut ()) {
             Ok(None) => "none".to_owned(),

@@ -37,6 +37,9 @@ pub struct DecisionContext {
     pub passed_through: Option<CredentialLocation>,
     /// The denial of a policy that is not enforced: the request passes all the same.
     pub shadowed: Option<DenyReason>,
+    /// When the credential of a request that passes expires, where that is soon enough to tell its client
+    /// (`keys.tell_expiry`).
+    pub expires_soon: Option<jiff::Timestamp>,
     /// Where a browser is sent that is denied for want of a credential: the log-in page, with the address to come back to.
     pub redirect: Option<Box<Redirect>>,
 }

@@ -34,6 +34,8 @@ pub enum DenyReason {
     ExpiredToken,
     /// The token of an API key that was revoked, or whose death the key store has forgotten.
     RevokedToken,
+    /// The token of an API key that is disabled, or whose service account is, or whose owner is gone.
+    DisabledKey,
     /// An unknown user or a wrong password: the answer does not say which.  What can be told of a directory's names by the
     /// time of answers stands in SECURITY.md.
     WrongPassword,
@@ -172,6 +174,7 @@ table! {
     UnknownToken => invalid_token("unknown_token", "Invalid API key").logged_whole(),
     ExpiredToken => invalid_token("expired_token", "Expired API key"),
     RevokedToken => invalid_token("revoked_token", "Revoked API key"),
+    DisabledKey => invalid_token("disabled_token", "Disabled API key"),
     WrongPassword => wrong_password("wrong_password"),
     UserLocked => wrong_password("user_locked"),
     NotAdmitted => forbidden("not_admitted").logged_whole(),

@@ -9,6 +9,7 @@ pub mod authorization;
 pub mod check_request;
 pub mod configuration;
 pub mod datasette_import;
+pub mod introspection;
 pub mod request_parts;
 
 use std::ffi::OsString;
@@ -25,12 +26,13 @@ use crate::identity::Sources;
 use crate::snapshot::{Snapshot, SnapshotStore};
 
 /// Every target and the name of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: [(&str, fn(&[u8])); 7] = [
     ("admin_body", admin_body::run),
     ("authorization", authorization::run),
     ("check_request", check_request::run),
     ("configuration", configuration::run),
     ("datasette_import", datasette_import::run),
+    ("introspection", introspection::run),
     ("request_parts", request_parts::run),
 ];
 
@@ -138,6 +140,11 @@ mod tests {
     #[test]
     fn the_corpus_of_datasette_import_holds() {
         run_corpus("datasette_import");
+    }
+
+    #[test]
+    fn the_corpus_of_introspection_holds() {
+        run_corpus("introspection");
     }
 
     #[test]

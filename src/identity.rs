@@ -1,7 +1,7 @@
 //! Authenticating credentials: who is behind one.
 //!
-//! A token is looked up among those of the configuration and then among the issued keys; a session among those of
-//! the store; a password is verified against the hash of a configured user ([`passwords`]), and where the
+//! A token is looked up among those of the configuration and then among the issued keys; a key of a person counts for as long
+//! as they do ([`people`]).  A session is looked up among those of the store; a password is verified against the hash of a configured user ([`passwords`]), and where the
 //! configuration does not have the name, by the directory ([`people`]).
 
 pub mod passwords;
@@ -11,18 +11,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
+use crate::attributes::ClientAddress;
 use crate::clock::Clock;
 use crate::config::{LdapSettings, UnknownCredentials};
 use crate::credential::{Credential, Principal, SessionCookie};
 use crate::deny_reason::DenyReason;
+use crate::keys::index::{Lifetime, PersonKey};
 use crate::keys::sessions::Session;
 use crate::keys::{KeyLookup, Keys, SessionScope};
 use crate::person::{PersonSource, normalized_name};
 use crate::secret::Secret;
 use crate::snapshot::Snapshot;
-use crate::token::TokenDigest;
+use crate::token::{PlainToken, TokenDigest};
 use passwords::{PasswordResult, Passwords};
-use people::{People, providers, sessions};
+use people::{DecidedBy, People, providers, sessions};
 
 /// The longest that one attempt waits for the verification of a password, whatever the deadline.
 const PASSWORD_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(100);
@@ -90,20 +94,26 @@ impl Sources {
         Ok(Self { passwords: Passwords::new(1)?, people: People::new(clock.clone())?, keys: None, clock })
     }
 
-    /// Authenticates a credential: a lookup or two by digest, or the verification of a password.
+    /// Authenticates a credential: a lookup or two by digest, or the verification of a password.  A key or session that is
+    /// live was used, by the client of this address.
     ///
     /// # Errors
-    /// The reason to deny: unknown, expired, revoked, wrong, locked, or not known in time.
+    /// The reason to deny: unknown, expired, revoked, disabled, wrong, locked, or not known in time.
     pub async fn identify(
         &self,
         credential: &Credential,
+        client: &ClientAddress<'_>,
         snapshot: &Arc<Snapshot>,
         purpose: Purpose,
     ) -> Result<Identity, DenyReason> {
         // Boxed, so that the future of every Check is not as large as that of the few that wait.
         let wait: Wait<'_> = match credential {
             Credential::Token { digest, issued_format } => {
-                return self.token(digest, *issued_format, snapshot);
+                let found = self.find_token(digest, *issued_format, snapshot)?;
+                if let (FoundToken::Key { used_at, .. }, Some(keys)) = (&found, &self.keys) {
+                    keys.record_use(digest, *used_at, || client.ip());
+                }
+                return Ok(found.into());
             }
             Credential::Password { user, password } => {
                 Box::pin(self.password(user, password, snapshot, purpose))
@@ -118,12 +128,12 @@ impl Sources {
         wait.await
     }
 
-    /// Whether the credential is one of ours, valid or not, or cannot be distinguished from one.
+    /// Whether the credential is one of ours, valid or not, or cannot be distinguished from one.  That is no use of it.
     pub fn recognises(&self, credential: &Credential, snapshot: &Snapshot) -> bool {
         match credential {
             Credential::Token { digest, issued_format } => {
-                let identity = self.token(digest, *issued_format, snapshot);
-                !matches!(identity, Ok(Identity::Unrecognized) | Err(DenyReason::UnknownToken))
+                let found = self.find_token(digest, *issued_format, snapshot);
+                !matches!(found, Ok(FoundToken::Unrecognized) | Err(DenyReason::UnknownToken))
             }
             // Whatever the password: a mistyped one is not for the upstream either.
             Credential::Password { user, .. } => {
@@ -134,33 +144,59 @@ impl Sources {
         }
     }
 
+    /// The principal of a token that is live, and from when to when it counts.  That is no use of it.
+    ///
+    /// # Errors
+    /// As those of [`identify`](Self::identify).
+    pub fn inspect(
+        &self,
+        token: PlainToken<'_>,
+        snapshot: &Snapshot,
+    ) -> Result<(Arc<Principal>, Lifetime), DenyReason> {
+        let digest = token.digest();
+        match self.find_token(&digest, token.has_issued_format(), snapshot)? {
+            FoundToken::Unrecognized => Err(DenyReason::UnknownToken),
+            FoundToken::Configured(principal) => {
+                let expires_at = principal.expires_at;
+                Ok((principal, Lifetime { created_at: None, expires_at }))
+            }
+            FoundToken::Key { principal, .. } => {
+                let lifetime = self.keys.as_ref().and_then(|keys| keys.lifetime(&digest));
+                // It ended at this very moment.
+                Ok((principal, lifetime.ok_or(DenyReason::RevokedToken)?))
+            }
+        }
+    }
+
     /// Tokens of the configuration come before issued keys.
-    fn token(
+    fn find_token(
         &self,
         digest: &TokenDigest,
         issued_format: bool,
         snapshot: &Snapshot,
-    ) -> Result<Identity, DenyReason> {
+    ) -> Result<FoundToken, DenyReason> {
         if let Some(principal) = snapshot.tokens.get(digest) {
             let is_expired = principal.expires_at.is_some() && principal.is_expired(self.clock.now());
             return if is_expired {
                 Err(DenyReason::ExpiredToken)
             } else {
-                Ok(Identity::Authenticated(Arc::clone(principal)))
+                Ok(FoundToken::Configured(Arc::clone(principal)))
             };
         }
         if let Some(keys) = &self.keys {
             let now = self.clock.now();
             match keys.find(digest, now) {
                 // It may have been revoked since the store was last read, which is longer ago than `max_staleness`.
-                KeyLookup::Live(_) if keys.is_stale(max_staleness(snapshot)) => {
+                KeyLookup::Live(_) | KeyLookup::OfPerson(_) if keys.is_stale(max_staleness(snapshot)) => {
                     return Err(DenyReason::KeysUnavailable);
                 }
-                KeyLookup::Live(principal) => {
-                    keys.record_use(digest, now, None);
-                    return Ok(Identity::Authenticated(principal));
+                KeyLookup::Live(principal) => return Ok(FoundToken::Key { principal, used_at: now }),
+                KeyLookup::OfPerson(key) => {
+                    let principal =
+                        self.key_of_person(&key, keys, snapshot).ok_or(DenyReason::DisabledKey)?;
+                    return Ok(FoundToken::Key { principal, used_at: now });
                 }
-                KeyLookup::Disabled | KeyLookup::OfPerson(_) => return Err(DenyReason::RevokedToken),
+                KeyLookup::Disabled => return Err(DenyReason::DisabledKey),
                 KeyLookup::Expired => return Err(DenyReason::ExpiredToken),
                 KeyLookup::Revoked => return Err(DenyReason::RevokedToken),
                 KeyLookup::Unknown if issued_format && keys.is_unknowable(max_staleness(snapshot)) => {
@@ -171,8 +207,14 @@ impl Sources {
         }
         match snapshot.unknown_credentials {
             UnknownCredentials::Deny => Err(DenyReason::UnknownToken),
-            UnknownCredentials::Anonymous => Ok(Identity::Unrecognized),
+            UnknownCredentials::Anonymous => Ok(FoundToken::Unrecognized),
         }
+    }
+
+    /// The principal of a person's key; `None` when the person is gone, or gives the key nothing that it could be.
+    fn key_of_person(&self, key: &PersonKey, keys: &Keys, snapshot: &Snapshot) -> Option<Arc<Principal>> {
+        let owner = self.people.owner(key.person()?, snapshot, keys, self.people_decided_by(snapshot))?;
+        key.principal(&owner)
     }
 
     async fn password(
@@ -183,8 +225,15 @@ impl Sources {
         purpose: Purpose,
     ) -> Result<Identity, DenyReason> {
         if let Some((name, settings)) = person_to_ask_about(user, snapshot, purpose) {
-            let verified = self.people.verify(&name, password, settings, snapshot, purpose).await;
-            return verified.map(Identity::Authenticated);
+            let principal = self.people.verify(&name, password, settings, snapshot, purpose).await?;
+            if let (Purpose::Admin, Some(keys)) = (purpose, &self.keys)
+                && self.decides_people(snapshot)
+            {
+                // Without it a key that the person makes now would be nobody's.  The store has logged an error, and makes no
+                // key then.
+                let _ = self.people.see(&principal, keys).await;
+            }
+            return Ok(Identity::Authenticated(principal));
         }
         match self.passwords.verify(user, password, &snapshot.users, purpose).await {
             PasswordResult::Right(principal) => Ok(Identity::Authenticated(principal)),
@@ -267,10 +316,40 @@ impl Sources {
         Ok(principal.map_or(Identity::NoSession, Identity::Authenticated))
     }
 
-    /// Whether this process knows who people are, or goes by what one that does has written down: one with an admin
-    /// listener does, unless it only reads the store.
+    /// Who knows who people are: a process with an admin listener does, unless it only reads the store.
+    fn people_decided_by(&self, snapshot: &Snapshot) -> DecidedBy {
+        let may_write = self.keys.as_ref().is_some_and(|keys| !keys.is_read_only());
+        if snapshot.serves_admin && may_write { DecidedBy::Us } else { DecidedBy::Records }
+    }
+
     fn decides_people(&self, snapshot: &Snapshot) -> bool {
-        snapshot.admin.is_some() && self.keys.as_ref().is_some_and(|keys| !keys.is_read_only())
+        self.people_decided_by(snapshot) == DecidedBy::Us
+    }
+}
+
+/// What a token is.
+enum FoundToken {
+    /// One of the configuration.
+    Configured(Arc<Principal>),
+    /// That of an API key.
+    Key {
+        /// The key's principal.
+        principal: Arc<Principal>,
+        /// The instant at which it was live.
+        used_at: Timestamp,
+    },
+    /// Unknown, and left to the upstream.
+    Unrecognized,
+}
+
+impl From<FoundToken> for Identity {
+    fn from(found: FoundToken) -> Self {
+        match found {
+            FoundToken::Configured(principal) | FoundToken::Key { principal, .. } => {
+                Self::Authenticated(principal)
+            }
+            FoundToken::Unrecognized => Self::Unrecognized,
+        }
     }
 }
 

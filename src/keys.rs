@@ -165,6 +165,7 @@ pub struct Keys {
     was_read: watch::Sender<bool>,
     read_errors: AtomicU64,
     write_errors: AtomicU64,
+    excess_audit_rows: AtomicU64,
     /// The keys and sessions whose use is to be written down, from the index to the follower.
     used: Mutex<UnboundedReceiver<Used>>,
     /// Gives the settings in force; see [`Keys::follow_settings`].
@@ -247,6 +248,7 @@ impl Keys {
             was_read: watch::Sender::new(false),
             read_errors: AtomicU64::new(0),
             write_errors: AtomicU64::new(0),
+            excess_audit_rows: AtomicU64::new(0),
             used: Mutex::new(receiver),
             settings: OnceLock::new(),
             sealing_key: ArcSwapOption::empty(),
@@ -291,6 +293,15 @@ impl Keys {
     pub fn store_errors(&self) -> StoreErrors {
         let count = |errors: &AtomicU64| errors.load(Ordering::Relaxed);
         StoreErrors { read: count(&self.read_errors), write: count(&self.write_errors) }
+    }
+
+    /// The rows of the audit that this process deleted because there were too many.
+    pub fn excess_audit_rows(&self) -> u64 {
+        self.excess_audit_rows.load(Ordering::Relaxed)
+    }
+
+    fn count_excess_rows(&self, rows: u64) {
+        self.excess_audit_rows.fetch_add(rows, Ordering::Relaxed);
     }
 
     fn count_store_error(&self, operation: StoreOperation) {

@@ -5,7 +5,7 @@
 //! answers with actor headers for the upstream, or with a correct denial.
 //!
 //! This page is the map of the source, and [`walkthroughs`] are four ways through it, file by file.  How to run the
-//! program stands in `README.md`, how to change it in `CONTRIBUTING.md`.
+//! program stands in `README.md` and `docs/`, how to change it in `CONTRIBUTING.md`.
 //!
 //! ## The path of a Check
 //!
@@ -96,7 +96,7 @@
 //!
 //! ## What is bounded, and by what
 //!
-//! Nothing grows because somebody outside wishes it to.  README's table of limits says how much each is;
+//! Nothing grows because somebody outside wishes it to.  `docs/limits.md` says how much each is;
 //! `tests/it/limits.rs` tries to break them.
 //!
 //! | what may grow | bounded by |
@@ -114,16 +114,19 @@
 //! | lists of all keys that are being written | `MAX_LISTS` ([`admin`]), a page of each in memory |
 //! | changes by the admin API whose client may have gone | `MAX_CHANGES` ([`admin`]), `MAX_PROVIDER_LOG_INS` of which are log-ins at providers |
 //! | log-ins at providers that begin | ten a second; nothing of them is kept but their used states, for 20 minutes ([`keys::attempts`]) |
+//! | callers whose unknown tokens are counted | `MAX_CALLERS`, each for a second ([`admin`]) |
 //! | passwords that run or wait, their threads, their memory | semaphores: two for each of Checks and admin, one for both ([`identity::passwords`]) |
 //! | passwords remembered; failures | a count, the oldest goes first; five of each configured user |
 //! | questions to a directory; connections to it | `MAX_QUESTIONS`, each with an end in time ([`directory`]); `MAX_CONNECTIONS` of each kind for each server |
 //! | questions about passwords and about people with sessions | `MAX_PENDING` and, from Checks, `MAX_QUESTIONS_PER_SECOND`; `MAX_RECHECKS` ([`identity::people`]) |
+//! | questions about the people who own keys | one at a time, once an hour each ([`identity::people`]) |
 //! | what is remembered of a directory's people | `MAX_PAIRS`, `MAX_COUNTED_ENTRIES`, `MAX_REMEMBERED` ([`identity::people`]): the oldest goes first, but no count of wrong passwords |
 //! | what a directory answers | `MAX_ANSWER_BYTES`, `MAX_GROUPS` ([`directory`]) |
 //! | requests to a provider | `MAX_REQUESTS` to each at a time, each with an end in time ([`provider`]) |
 //! | what a provider answers; its keys | `MAX_ANSWER_BYTES`, `MAX_KEYS` ([`provider`]) |
 //! | uses of keys and sessions to be written down | a flag at each: one message is on its way to the follower ([`keys::usage`]) |
 //! | keys, sessions | `keys.max`; [`MAX_SESSIONS_PER_PERSON`](keys::sessions::MAX_SESSIONS_PER_PERSON) of each scope, and dead ones for an hour |
+//! | rows of the audit in the store | 400 days and [`MAX_ROWS`](keys::audit::MAX_ROWS), deleted once an hour |
 //! | records of people | [`MAX_PEOPLE`](keys::people::MAX_PEOPLE): the one that ended, or was seen, longest ago is evicted; ended ones are deleted after 400 days |
 //! | log lines | a bounded channel that drops and counts ([`telemetry::logging`]) |
 //! | spans | a bounded queue that drops and counts ([`telemetry::traces`]) |
@@ -172,27 +175,27 @@ pub mod password;
 pub mod person;
 pub mod policy;
 pub mod priority;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod probes;
 #[cfg(feature = "server")]
 pub mod provider;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod readiness;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod reload;
 pub mod return_to;
 pub mod secret;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod server;
 #[cfg(feature = "server")]
 pub mod service_manager;
 #[cfg(feature = "server")]
 pub mod shutdown;
 pub mod snapshot;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod telemetry;
 pub mod token;
-#[cfg(feature = "server")]
+#[cfg(feature = "runtime")]
 pub mod watch;
 
 #[cfg(doc)]

@@ -478,7 +478,7 @@ mod tests {
 
     use super::*;
     use crate::actor::Actor;
-    use crate::attributes::{Encoding, Header, Headers};
+    use crate::attributes::{ClientAddress, Encoding, Header, Headers};
     use crate::credential::Kind;
 
     fn policy(name: &str, allow: Option<serde_json::Value>) -> Arc<Policy> {
@@ -549,6 +549,7 @@ mod tests {
             host: host.as_bytes(),
             path: path.as_bytes(),
             headers: Headers::new(Encoding::Lines, entries.collect()),
+            client: ClientAddress::Unknown,
         };
         let policy = extension.map(str::as_bytes);
         let request = Attributes { http: Some(http.clone()), policy, misspelled_policy: None };
@@ -595,8 +596,14 @@ mod tests {
             let entries =
                 headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() });
             let headers = Headers::new(Encoding::Lines, entries.collect());
-            Permit::for_preflight(&Http { method: method.as_bytes(), host: b"h", path: b"/", headers })
-                .is_some()
+            Permit::for_preflight(&Http {
+                method: method.as_bytes(),
+                host: b"h",
+                path: b"/",
+                headers,
+                client: ClientAddress::Unknown,
+            })
+            .is_some()
         };
         let (origin, requested) = (("origin", "https://o.example"), ("access-control-request-method", "PUT"));
         assert!(permit("OPTIONS", &[origin, requested]));

@@ -5,6 +5,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::keys::Keys;
+use crate::snapshot::SnapshotStore;
+
+/// How often `keys.ready_without_store` of the configuration in force is looked at, while the store was not read.
+const READY_WITHOUT_STORE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Changes whether the server is ready.
 #[derive(Debug)]
@@ -36,5 +43,25 @@ impl Readiness {
     /// Whether the server is ready now.
     pub fn is_ready(&self) -> bool {
         self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Waits until the key store was read, or until `keys.ready_without_store` has passed since `started`.
+///
+/// A reload may change that setting, so that of the configuration in force counts.
+pub async fn until_ready(keys: &Keys, snapshots: &SnapshotStore, started: Instant) {
+    let mut interval = tokio::time::interval(READY_WITHOUT_STORE_INTERVAL);
+    loop {
+        tokio::select! {
+            () = keys.first_read() => return,
+            _ = interval.tick() => {
+                let snapshot = snapshots.current();
+                let limit = snapshot.keys.as_ref().and_then(|settings| settings.ready_without_store);
+                if limit.is_some_and(|limit| started.elapsed() >= limit) {
+                    tracing::warn!("ready although the key store was not read yet: keys.ready_without_store is over");
+                    return;
+                }
+            }
+        }
     }
 }

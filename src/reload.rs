@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::{
-    Config, Diagnostic, Errors, Files, Loaded, PipeHandling, Restrictions, ServerTls, Startup, Tls,
+    Config, Diagnostic, Errors, Files, Loaded, PipeHandling, Restrictions, ServerTls, Serves, Startup, Tls,
 };
 use crate::priority;
 use crate::server::tls::Acceptors;
@@ -42,6 +42,8 @@ pub struct ConfigBaseline {
     pub files: Files,
     /// What narrows access in it.
     pub restrictions: Restrictions,
+    /// What this process serves of it.
+    pub serves: Serves,
 }
 
 /// An error for each listener's certificate that is not valid now and would replace one that is.
@@ -167,7 +169,7 @@ impl Reloader {
     /// Reads the files and builds a snapshot.
     fn load(&mut self) -> Result<(Config, Snapshot), Errors> {
         let Loaded { outcome, files } =
-            Config::load_recording_files(&self.baseline.path, PipeHandling::Rejected);
+            Config::load_for(&self.baseline.path, PipeHandling::Rejected, self.baseline.serves);
         self.baseline.files = files;
         let config = outcome?;
         let current = self.snapshots.current();

@@ -1,10 +1,13 @@
 //! Connections: listening sockets (TCP, Unix, abstract Unix), TLS, HTTP/1, HTTP/2, and the limits of each.
 
+#[cfg(feature = "server")]
 pub mod activation;
 pub mod activity;
 pub mod connection_limit;
+#[cfg(feature = "server")]
 pub mod header_block_limit;
 pub mod http1;
+#[cfg(feature = "server")]
 pub mod http2;
 pub mod log_throttle;
 pub mod tls;

@@ -62,6 +62,8 @@ pub struct Snapshot {
     pub unavailable: Unavailable,
     /// `admin`, less where it listens.
     pub admin: Option<Arc<AdminRules>>,
+    /// Whether this process has the admin listener: it knows people by asking, others by the store's records.
+    pub serves_admin: bool,
     /// `actor_headers`.
     pub actor_headers: ActorHeaders,
     /// `ldap`: the directory whose people may log in.
@@ -146,6 +148,7 @@ impl Snapshot {
             keys: keys.clone(),
             unavailable: *unavailable,
             admin: admin.clone(),
+            serves_admin: config.startup.admin.is_some(),
             actor_headers: actor_headers.clone(),
             ldap: ldap.clone(),
             providers: Arc::clone(providers),
@@ -169,6 +172,7 @@ impl Snapshot {
         if self.admin.is_none() {
             self.admin.clone_from(&previous.admin);
         }
+        self.serves_admin = startup.admin.is_some();
         // Whether a listener speaks TLS does not change: without a new certificate it keeps the one that it has.
         for (tls, previous) in
             [(&mut self.tls.ext_authz, &previous.tls.ext_authz), (&mut self.tls.admin, &previous.tls.admin)]
@@ -415,7 +419,7 @@ users:
 - {username: bob, password: correct horse battery}
 - {username: eve, password: correct horse battery, actor: {id: the-eve, name: Eve}}
 ";
-        let snapshot = Snapshot::build(&config(users), None).unwrap();
+        let with_users = Snapshot::build(&config(users), None).unwrap();
         for (name, expected) in [
             ("ada", Some(NameOwner::User)),
             ("ADA", Some(NameOwner::User)),
@@ -427,7 +431,7 @@ users:
             ("ci", Some(NameOwner::Actor)),
             ("zoe", None),
         ] {
-            assert_eq!(snapshot.name_owner(name), expected, "{name}");
+            assert_eq!(with_users.name_owner(name), expected, "{name}");
         }
     }
 }

@@ -33,6 +33,17 @@ pub enum TokenError {
     IllegalCharacter,
 }
 
+/// Why a text has not the format of issued tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    /// It has another form.
+    #[error("expected a prefix such as eat, then _ and {} letters and digits", RANDOM_CHARACTERS + CHECKSUM_CHARACTERS)]
+    Shape,
+    /// Its form is right, and its checksum is not.
+    #[error("its checksum is wrong, so it is mistyped, changed, or of another program")]
+    Checksum,
+}
+
 impl<'a> PlainToken<'a> {
     /// Checks the form of a token.
     ///
@@ -59,15 +70,27 @@ impl<'a> PlainToken<'a> {
     /// Whether the token has the format of issued tokens, checksum included (see [`generate`]).
     /// Any prefix is accepted: the configured one may have changed since.
     pub fn has_issued_format(&self) -> bool {
+        self.issued_prefix().is_ok()
+    }
+
+    /// The prefix of a token that has the format of issued tokens.
+    ///
+    /// # Errors
+    /// [`FormatError`]: it has not.
+    pub fn issued_prefix(&self) -> Result<&'a str, FormatError> {
         let Some(([prefix @ .., b'_'], body)) =
             self.0.split_last_chunk::<{ RANDOM_CHARACTERS + CHECKSUM_CHARACTERS }>()
         else {
-            return false;
+            return Err(FormatError::Shape);
         };
         let (random, checksum) = body.split_at(RANDOM_CHARACTERS);
-        !prefix.is_empty()
-            && every(body, |byte| byte.is_ascii_alphanumeric())
-            && checksum == self::checksum(prefix, random)
+        if prefix.is_empty() || !every(body, |byte| byte.is_ascii_alphanumeric()) {
+            return Err(FormatError::Shape);
+        }
+        if checksum != self::checksum(prefix, random) {
+            return Err(FormatError::Checksum);
+        }
+        std::str::from_utf8(prefix).map_err(|_| FormatError::Shape)
     }
 }
 
@@ -244,6 +267,7 @@ mod tests {
         let text = made.expose();
         assert_eq!(text.len(), "eat_".len() + 38);
         assert!(PlainToken::new(text.as_bytes()).unwrap().has_issued_format());
+        assert_eq!(PlainToken::new(text.as_bytes()).unwrap().issued_prefix(), Ok("eat"));
         assert_ne!(generate("eat").unwrap().expose(), text);
 
         let last = text.chars().last().unwrap();
@@ -251,6 +275,9 @@ mod tests {
         let mistyped = format!("{}{other}", &text[..text.len() - 1]);
         for wrong in [mistyped.as_str(), "eat_short", "no-underscore", "_", &text[1..]] {
             assert!(!PlainToken::new(wrong.as_bytes()).unwrap().has_issued_format(), "{wrong}");
+        }
+        for (text, error) in [(mistyped.as_str(), FormatError::Checksum), ("eat_short", FormatError::Shape)] {
+            assert_eq!(PlainToken::new(text.as_bytes()).unwrap().issued_prefix(), Err(error), "{text}");
         }
     }
 

@@ -12,16 +12,22 @@ use crate::server::Peer;
 /// The address of the client: the connection's peer, or behind `admin.trusted_proxies` the last entry of
 /// `X-Forwarded-For` that is not the address of a trusted proxy.  It is logged; no decision reads it.
 pub(super) fn client_address(parts: &Parts, rules: Option<&AdminRules>) -> Arc<str> {
-    let trusted = rules.map_or(&[][..], |rules| &rules.trusted_proxies);
-    match parts.extensions.get::<Peer>() {
-        Some(Peer::Ip(peer)) => {
-            let forwarded = parts.headers.get_all("x-forwarded-for").iter();
-            let forwarded: Vec<_> = forwarded.map(axum::http::HeaderValue::as_bytes).collect();
-            walk_back(*peer, &forwarded, trusted).to_string().into()
-        }
-        Some(Peer::Unix) => "unix".into(),
-        None => "unknown".into(),
+    match (client_ip(parts, rules), parts.extensions.get::<Peer>()) {
+        (Some(address), _) => address.to_string().into(),
+        (None, Some(Peer::Unix)) => "unix".into(),
+        (None, Some(Peer::Ip(_)) | None) => "unknown".into(),
     }
+}
+
+/// The same where the client has one of IP.
+pub(super) fn client_ip(parts: &Parts, rules: Option<&AdminRules>) -> Option<IpAddr> {
+    let Some(Peer::Ip(peer)) = parts.extensions.get::<Peer>() else {
+        return None;
+    };
+    let trusted = rules.map_or(&[][..], |rules| &rules.trusted_proxies);
+    let forwarded = parts.headers.get_all("x-forwarded-for").iter();
+    let forwarded: Vec<_> = forwarded.map(axum::http::HeaderValue::as_bytes).collect();
+    Some(walk_back(*peer, &forwarded, trusted))
 }
 
 /// Each proxy appends the address of its own client, so entries count from the end for as long as a trusted proxy

@@ -15,13 +15,13 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 pub(super) use self::denials::Denials;
-use super::Admin;
 use super::address::client_address;
 use super::error::{ApiError, Failure};
+use super::{Admin, accounts};
 use crate::clock::Clock;
 use crate::credential::Principal;
-use crate::keys::audit::{Action, NewAuditRow, key_state};
-use crate::keys::{Key, Role};
+use crate::keys::audit::{Action, NewAuditRow, account_state, key_state};
+use crate::keys::{Account, Key, Role};
 use crate::person::{PersonId, ProviderName};
 use crate::telemetry::audit_log::{AuditLog, TARGET, UnauthenticatedAttempt};
 
@@ -39,10 +39,27 @@ struct AttemptDetails {
     denial_message: &'static str,
     address: Arc<str>,
     key_id: Option<i64>,
+    /// That of the service account in the path.
+    account_in_path: Option<i64>,
     caller: OnceLock<Arc<Principal>>,
     user: OnceLock<Arc<str>>,
     source: OnceLock<ProviderName>,
     key: OnceLock<(String, Option<Role>)>,
+    account: OnceLock<AttemptedAccount>,
+}
+
+/// The service account that a change is about, or whose key it is about.
+struct AttemptedAccount {
+    /// `None` where it does not exist yet.
+    id: Option<i64>,
+    name: String,
+    role: Role,
+}
+
+impl AttemptDetails {
+    fn account_id(&self) -> Option<i64> {
+        self.account.get().and_then(|account| account.id).or(self.account_in_path)
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for ChangeAttempt {
@@ -58,7 +75,11 @@ impl<S: Sync> FromRequestParts<S> for ChangeAttempt {
 impl ChangeAttempt {
     /// The attempt of this request, which is put into its extensions too; `None` when the request changes nothing.
     pub(super) fn from_request(admin: &Admin, parts: &mut Parts) -> Option<Self> {
-        let (denial_message, id) = denial_message(parts.method.as_str(), parts.uri.path())?;
+        let (method, path) = (parts.method.as_str(), parts.uri.path());
+        let of_account = accounts::denial_message(method, path);
+        let of_account = of_account.map(|(message, account, key)| (message, key, account));
+        let of_key = || denial_message(method, path).map(|(message, key)| (message, key, None));
+        let (denial_message, id, account) = of_account.or_else(of_key)?;
         let attempt = Self(Arc::new(AttemptDetails {
             log: admin.audit_log.clone(),
             denials: (!admin.keys.is_read_only()).then(|| Arc::clone(&admin.denials)),
@@ -66,10 +87,12 @@ impl ChangeAttempt {
             denial_message,
             address: client_address(parts, admin.authorizer.snapshot().admin.as_deref()),
             key_id: id.and_then(|id| id.parse().ok()),
+            account_in_path: account.and_then(|id| id.parse().ok()),
             caller: OnceLock::new(),
             user: OnceLock::new(),
             source: OnceLock::new(),
             key: OnceLock::new(),
+            account: OnceLock::new(),
         }));
         parts.extensions.insert(attempt.clone());
         Some(attempt)
@@ -101,13 +124,28 @@ impl ChangeAttempt {
         let _ = self.0.key.set((name.to_owned(), role));
     }
 
+    /// Sets the service account: its id, where it exists, its name, which is a valid one, and its role.
+    pub(super) fn set_account(&self, id: Option<i64>, name: &str, role: Role) {
+        let _ = self.0.account.set(AttemptedAccount { id, name: name.to_owned(), role });
+    }
+
     /// Logs the denial when the response is one.  Denials of unauthenticated callers are merged.
     pub(super) fn log_denial(self, response: &Response) {
         let Some(Failure { status, reason }) = response.extensions().get::<Failure>() else {
             return;
         };
-        let AttemptDetails { log, denial_message: message, address, key_id, caller, user, source, key, .. } =
-            &*self.0;
+        let AttemptDetails {
+            log,
+            denial_message: message,
+            address,
+            key_id,
+            caller,
+            user,
+            source,
+            key,
+            account,
+            ..
+        } = &*self.0;
         let status = status.as_u16();
         self.store_denial(status, reason);
         let Some(caller) = caller.get() else {
@@ -128,6 +166,9 @@ impl ChangeAttempt {
             key.id = key_id,
             key.name = key.get().map(|(name, _)| &**name),
             key.role = key.get().and_then(|(_, role)| role.map(Role::as_str)),
+            account.id = self.0.account_id(),
+            account.name = account.get().map(|account| &*account.name),
+            account.role = account.get().map(|account| account.role.as_str()),
             status,
             reason,
             "{message}"
@@ -151,6 +192,8 @@ impl ChangeAttempt {
             address: Some(details.address.to_string()),
             key_id: details.key_id,
             key_name: details.key.get().map(|(name, _)| text(name)),
+            account_id: details.account_id(),
+            account_name: details.account.get().map(|account| text(&account.name)),
             user: details.user.get().map(|user| text(user)),
             source: details.source.get().map(|source| source.as_str().to_owned()),
             status: Some(status),
@@ -171,6 +214,7 @@ impl ChangeAttempt {
         let Some(key) = after.or(before) else {
             return;
         };
+        let account = self.0.account.get();
         tracing::info!(
             target: TARGET,
             by = actor_id(manager),
@@ -181,10 +225,36 @@ impl ChangeAttempt {
             key.role = key.role.map(Role::as_str),
             key.expires = key.expires_at.map(|at| at.to_string()),
             account.id = key.owner.account(),
+            account.name = account.map(|account| &*account.name),
             owner = key.owner.person().map(|person| &*person.subject),
             owner_source = key.owner.person().map(|person| person.source.as_str()),
             before = before.map(|key| key_state(key).to_string()),
             after = after.map(|key| key_state(key).to_string()),
+            "{message}"
+        );
+    }
+
+    /// Logs a change of a service account: as it was before, and as it is after it.
+    pub(super) fn log_account_change(
+        &self,
+        message: &'static str,
+        manager: &Principal,
+        before: Option<&Account>,
+        after: Option<&Account>,
+    ) {
+        let Some(account) = after.or(before) else {
+            return;
+        };
+        tracing::info!(
+            target: TARGET,
+            by = actor_id(manager),
+            credential.kind = manager.kind.as_str(),
+            address = &*self.0.address,
+            account.id = account.id,
+            account.name = account.name,
+            account.role = account.role.as_str(),
+            before = before.map(|account| account_state(account).to_string()),
+            after = after.map(|account| account_state(account).to_string()),
             "{message}"
         );
     }

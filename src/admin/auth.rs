@@ -13,12 +13,13 @@ use axum::http::header::{HOST, HeaderValue, ORIGIN};
 use axum::http::request::Parts;
 use serde_json::Value;
 
+use super::address::client_ip;
 use super::audit::{ChangeAttempt, actor_id};
 use super::error::{ApiError, InvalidKind};
 use super::grant;
 use super::host::HostKind;
 use super::{Admin, host};
-use crate::attributes::{Encoding, Header, Headers, Http};
+use crate::attributes::{ClientAddress, Encoding, Header, Headers, Http};
 use crate::config::{LoginHost, PublicUrl, Transport, is_secure, session_cookies};
 use crate::credential::{
     CredentialLocation, CredentialLocations, CrossSite, Principal, carries_bearer, cross_site,
@@ -45,6 +46,11 @@ impl Caller {
     /// The principal.
     pub fn principal(&self) -> &Principal {
         &self.0
+    }
+
+    /// The same, to be held.
+    pub fn shared(&self) -> Arc<Principal> {
+        Arc::clone(&self.0)
     }
 
     /// Denies an API key that is restricted to policies: nothing but Checks is decided by policies.
@@ -395,8 +401,10 @@ impl Admin {
         {
             host = authority.as_bytes();
         }
+        let client = client_ip(parts, self.authorizer.snapshot().admin.as_deref());
+        let client = client.map_or(ClientAddress::Unknown, ClientAddress::Ip);
         let path = parts.uri.path_and_query().map_or(&b"/"[..], |path| path.as_str().as_bytes());
-        Http { method: parts.method.as_str().as_bytes(), host, path, headers }
+        Http { method: parts.method.as_str().as_bytes(), host, path, headers, client }
     }
 }
 

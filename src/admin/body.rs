@@ -403,11 +403,11 @@ impl<'de> Visitor<'de> for JsonTreeVisitor {
     }
 }
 
-/// The first value of this name in a query.
+/// The first value of this name in a query, as HTML forms write it: a `+` is a blank.
 pub(super) fn parameter(query: &str, name: &str) -> Option<String> {
     let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let (_, value) = pairs.find(|(key, _)| *key == name)?;
-    Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
+    Some(percent_decode_str(&value.replace('+', " ")).decode_utf8_lossy().into_owned())
 }
 
 #[cfg(test)]
@@ -415,6 +415,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_parameter_is_read_as_forms_write_it() {
+        for (query, expected) in [
+            ("a=1&q=x%20y+z&q=2", Some("x y z")),
+            ("q=%2B%26", Some("+&")),
+            ("q", Some("")),
+            ("q=a=b", Some("a=b")),
+            ("qq=1", None),
+        ] {
+            assert_eq!(parameter(query, "q").as_deref(), expected, "{query}");
+        }
+    }
 
     const KNOWN: [&str; 5] = ["name", "role", "secondsToLive", "actor", "policies"];
 

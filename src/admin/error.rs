@@ -42,9 +42,18 @@ pub enum ApiError {
     /// There is no key with this id.
     #[error("API key not found")]
     KeyNotFound,
+    /// The id of a service account in the path is no 64-bit number.
+    #[error("Service Account ID is invalid")]
+    InvalidAccountId,
+    /// The id of a service account's token in the path is no 64-bit number.
+    #[error("Token ID is invalid")]
+    InvalidTokenId,
     /// There is no service account with this id or name.
     #[error("service account not found")]
     AccountNotFound,
+    /// The service account has no token with this id.
+    #[error("service account token not found")]
+    TokenNotFound,
     /// A live key of the same owner has this name.
     #[error("API key name already exists")]
     NameTaken,
@@ -99,6 +108,12 @@ pub enum ApiError {
         #[source]
         error: Box<ApiError>,
     },
+    /// `Content-Type` is not that of a form.
+    #[error("Content-Type must be application/x-www-form-urlencoded")]
+    NotForm,
+    /// The caller asked about too many tokens that nobody knows.
+    #[error("Too many unknown tokens: ask again in a second")]
+    TooManyUnknown,
     /// The key store is only read (`keys.read_only`), so nothing can be changed.
     #[error("The key store is read only here")]
     ReadOnly,
@@ -134,9 +149,12 @@ impl ApiError {
                 let (status, _, reason) = invalid.kind.answer();
                 (status, reason)
             }
-            Self::InvalidId => (StatusCode::BAD_REQUEST, "invalid_id"),
+            Self::InvalidId | Self::InvalidAccountId | Self::InvalidTokenId => {
+                (StatusCode::BAD_REQUEST, "invalid_id")
+            }
             Self::KeyNotFound => (StatusCode::NOT_FOUND, "key_not_found"),
             Self::AccountNotFound => (StatusCode::NOT_FOUND, "account_not_found"),
+            Self::TokenNotFound => (StatusCode::NOT_FOUND, "key_not_found"),
             Self::NameTaken => (StatusCode::CONFLICT, "name_taken"),
             Self::QuotaReached => (StatusCode::FORBIDDEN, "quota_reached"),
             Self::DeadKey => (StatusCode::CONFLICT, "dead_key"),
@@ -152,6 +170,8 @@ impl ApiError {
             Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),
             Self::NotJsonLines => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json_lines"),
             Self::Line { error, .. } => error.answer(),
+            Self::NotForm => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_form"),
+            Self::TooManyUnknown => (StatusCode::TOO_MANY_REQUESTS, "too_many_unknown"),
             Self::ReadOnly => (StatusCode::FORBIDDEN, "read_only"),
             Self::Store(_) | Self::StoreTimeout => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::AuditUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable"),
@@ -189,7 +209,10 @@ impl ApiError {
             | Self::Malformed
             | Self::InvalidId
             | Self::KeyNotFound
+            | Self::InvalidAccountId
+            | Self::InvalidTokenId
             | Self::AccountNotFound
+            | Self::TokenNotFound
             | Self::QuotaReached
             | Self::DeadKey
             | Self::DisabledKey
@@ -203,6 +226,8 @@ impl ApiError {
             | Self::BodyTooLarge
             | Self::NotJson
             | Self::NotJsonLines
+            | Self::NotForm
+            | Self::TooManyUnknown
             | Self::ReadOnly
             | Self::Store(_)
             | Self::StoreTimeout
@@ -279,6 +304,10 @@ pub enum InvalidKind {
     AccountNameTaken,
     /// A service account that was deleted or renamed had this name.
     AccountNameWasUsed,
+    /// A user or a token of the configuration, or one of their actors, has this name of a service account.
+    AccountNameReserved,
+    /// A live token of the same service account has this name.
+    TokenNameTaken,
     /// A member that an account's key takes from the account, or a person's from the person.
     NotOfKey,
     /// A key, a replaced secret, a session or a configured token has this digest.
@@ -349,6 +378,14 @@ impl InvalidKind {
             // As Grafana answers.
             Self::AccountNameTaken => (BAD_REQUEST, "service account already exists", "account_name_taken"),
             Self::AccountNameWasUsed => (BAD_REQUEST, BAD_DATA, "account_name_was_used"),
+            Self::AccountNameReserved => {
+                let message = "service account name belongs to a configured user or token";
+                (StatusCode::CONFLICT, message, "name_reserved")
+            }
+            Self::TokenNameTaken => {
+                let message = "service account token with given name already exists in the organization";
+                (BAD_REQUEST, message, "name_taken")
+            }
             Self::NotOfKey => (BAD_REQUEST, BAD_DATA, "not_of_key"),
             Self::Description => (BAD_REQUEST, BAD_DATA, "invalid_description"),
             Self::Owner => (BAD_REQUEST, BAD_DATA, "invalid_owner"),

@@ -13,7 +13,7 @@ pub(super) mod import;
 pub(super) mod list;
 pub(super) mod listed;
 pub(super) mod rules;
-mod stream;
+pub(super) mod stream;
 
 use std::sync::Arc;
 

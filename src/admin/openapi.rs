@@ -11,7 +11,9 @@ use utoipa::{Modify, OpenApi};
 
 use super::body::Json;
 use super::error::ErrorBody;
-use super::{Admin, grafana, history, keys, login, page, permissions, session};
+use super::{
+    Admin, accounts, audit_list, grafana, history, introspection, keys, login, page, permissions, session,
+};
 
 /// This document
 ///
@@ -50,6 +52,9 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
     security(("bearer" = []), ("basic" = []), ("session" = [])),
     tags(
         (name = "keys", description = "API keys"),
+        (name = "service accounts", description = "Service accounts, and their keys, which Grafana calls tokens"),
+        (name = "introspection", description = "What a token is, by RFC 7662"),
+        (name = "audit", description = "Who did what to keys, service accounts and sessions"),
         (name = "session", description = "Log-in and log-out, and who the caller is"),
         (name = "grafana", description = "What clients of Grafana's API ask before they do anything else"),
         (name = "documents", description = "The page for people, and this document"),
@@ -67,6 +72,16 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
         keys::changes::revoke,
         keys::changes::rotate,
         history::accept,
+        accounts::search,
+        accounts::create,
+        accounts::show,
+        accounts::update,
+        accounts::delete,
+        accounts::tokens::list,
+        accounts::tokens::create,
+        accounts::tokens::delete,
+        audit_list::list,
+        introspection::introspect,
         permissions::show_actor,
         grafana::health,
         grafana::org,

@@ -14,10 +14,14 @@ pub(super) struct CallerErrors;
 pub(super) struct PermissionErrors;
 /// The error of a call that names a key which does not exist.
 pub(super) struct NotFoundErrors;
+/// The error of a call that names a service account, or a key of one, which does not exist.
+pub(super) struct AccountNotFoundErrors;
 /// The errors of a call that has a body.
 pub(super) struct BodyErrors;
 /// The error of a call that conflicts with another key, or with the state of this one.
 pub(super) struct ConflictErrors;
+/// The error of a call that tries what may be unknown.
+pub(super) struct TooManyErrors;
 /// The errors of a log-out.
 pub(super) struct LogOutErrors;
 
@@ -39,6 +43,18 @@ impl IntoResponses for NotFoundErrors {
     }
 }
 
+impl IntoResponses for AccountNotFoundErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let mut responses = errors(&[StatusCode::NOT_FOUND]);
+        for response in responses.values_mut() {
+            if let RefOr::T(response) = response {
+                response.description = "There is no such service account, or it has no such token".to_owned();
+            }
+        }
+        responses
+    }
+}
+
 impl IntoResponses for BodyErrors {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         errors(&[
@@ -53,6 +69,12 @@ impl IntoResponses for BodyErrors {
 impl IntoResponses for ConflictErrors {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         errors(&[StatusCode::CONFLICT])
+    }
+}
+
+impl IntoResponses for TooManyErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        errors(&[StatusCode::TOO_MANY_REQUESTS])
     }
 }
 
@@ -86,8 +108,9 @@ fn describe(status: StatusCode) -> &'static str {
         StatusCode::REQUEST_TIMEOUT => "The body did not arrive within 10 seconds",
         StatusCode::CONFLICT => "The name is taken; the key is dead or disabled; the digest is known already",
         StatusCode::PAYLOAD_TOO_LARGE => "The body has more than 64 KiB, or 1 MiB where it is one of lines",
+        StatusCode::TOO_MANY_REQUESTS => "The caller asked about too many unknown tokens within a second",
         StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-            "The body is not application/json, or application/x-ndjson where it is one of lines"
+            "The body is not application/json, or what the call takes in its place"
         }
         StatusCode::SERVICE_UNAVAILABLE => {
             "The key store or the audit log does not answer, or too many changes are under way"

@@ -22,7 +22,7 @@ use super::error::{ApiError, InvalidKind};
 use super::host::RequestHost;
 use super::responses::{BodyErrors, CallerErrors, LogOutErrors, PermissionErrors};
 use super::{Admin, auth, with_store_timeout};
-use crate::attributes::{Encoding, Header, Headers, Http};
+use crate::attributes::{ClientAddress, Encoding, Header, Headers, Http};
 use crate::config::LoginHost;
 use crate::credential::{
     API_KEY_USER, CredentialLocation, CredentialLocations, CrossSite, Principal, session_cookies,
@@ -312,6 +312,7 @@ impl Admin {
             host: b"",
             path: b"/login",
             headers: Headers::new(Encoding::Lines, vec![header]),
+            client: ClientAddress::Unknown,
         };
         let locations =
             CredentialLocations::new(vec![CredentialLocation::Basic { cross_site: CrossSite::Deny }]);

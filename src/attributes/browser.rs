@@ -66,7 +66,7 @@ fn weight(parameter: &[u8]) -> Option<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attributes::{Encoding, Header};
+    use crate::attributes::{ClientAddress, Encoding, Header};
 
     const CHROMIUM: &str =
         "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8";
@@ -75,7 +75,13 @@ mod tests {
         let entries =
             headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() });
         let headers = Headers::new(encoding, entries.collect());
-        navigates(&Http { method: method.as_bytes(), host: b"h", path: b"/", headers })
+        navigates(&Http {
+            method: method.as_bytes(),
+            host: b"h",
+            path: b"/",
+            headers,
+            client: ClientAddress::Unknown,
+        })
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod explanation;
 mod log_line;
 #[cfg(feature = "ldap")]
 mod person;
+mod reason;
 mod request;
 mod steps;
 mod text;
@@ -20,6 +21,7 @@ use self::explanation::Explanation;
 use self::log_line::LoggedDecision;
 #[cfg(feature = "ldap")]
 use self::person::ExplainedPerson;
+use self::reason::ExplainedReason;
 use self::request::{RequestArgs, RequestInput, SecretArgs};
 use self::steps::{DirectoryUse, ExplainedDecision, KeyStoreUse};
 use self::trace::DecisionTrace;
@@ -60,6 +62,15 @@ pub(super) struct ExplainArgs {
         conflicts_with_all = ["request", "method", "host", "path", "headers", "policy"]
     )]
     log_line: Option<PathBuf>,
+    /// Explain a reason of denials instead of a request: what it means, who has to act, and what to do
+    #[arg(
+        long,
+        value_name = "REASON",
+        value_parser = ExplainedReason::parser(),
+        hide_possible_values = true,
+        conflicts_with_all = ["method", "host", "path", "headers", "policy", "request", "log_line", "keys", "connect", "exit_code"]
+    )]
+    reason: Option<ExplainedReason>,
     #[command(flatten)]
     secrets: SecretArgs,
     /// Look API keys and sessions up in the key store, without changing anything there
@@ -91,6 +102,10 @@ impl ExplainArgs {
 
     fn explain(self) -> Result<CommandOutcome, ExplainError> {
         let (json, exit_code) = (self.json, self.exit_code);
+        if let Some(reason) = self.reason {
+            print(&if json { pretty(&reason.to_json())? } else { reason.to_string() })?;
+            return Ok(CommandOutcome::Success);
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -7,24 +7,32 @@ mod paths;
 pub(crate) mod rules;
 mod tokens;
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use self::datasette::{DatasetteError, Sql};
-use self::grafana::GrafanaError;
+use self::grafana::plan::{Plan, PlannedKey};
+use self::grafana::transfer::{TokenFile, Transferred};
+use self::grafana::{GrafanaError, database, transfer};
 use self::rules::Version;
-use super::{CliError, print};
+use super::admin_api::ServerArgs;
+use super::table::TablePrinter;
+use super::times::time_and_distance;
+use super::{CliError, escape_controls, print, print_note};
 use crate::config::{Errors, load_foreign};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ImportCommand {
     /// Turn a Datasette configuration (datasette.yaml, metadata.yaml or .json) into one of ours
     Datasette(Datasette),
-    /// Turn Grafana's ldap.toml into our section `ldap`, or the auth.* sections of its ini file into `oauth`
-    Grafana(Grafana),
+    /// Turn Grafana's ldap.toml into our section `ldap`, or the auth.* sections of its ini file into `oauth`; or make the
+    /// service accounts and API keys of its database file anew, on a running server
+    Grafana(Box<Grafana>),
 }
 
 /// The argument that says where the configuration is written.
@@ -37,10 +45,20 @@ struct Output {
 
 #[derive(Debug, Args)]
 pub(super) struct Grafana {
-    /// The file: ldap.toml, grafana.ini or custom.ini
+    /// The file: ldap.toml, grafana.ini, custom.ini or grafana.db
     file: PathBuf,
+    /// Write into this file, which must not exist: the configuration, instead of to standard output; of a database the new
+    /// tokens, a JSON object a line with `name`, `account`, `id`, `token`, for its owner alone to read
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Of a database: the organisation whose accounts and keys are made, by its id
+    #[arg(long, value_name = "ID")]
+    org: Option<i64>,
+    /// Of a database: show what would be made, and make nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
-    output: Output,
+    server: ServerArgs,
 }
 
 #[derive(Debug, Args)]
@@ -128,12 +146,91 @@ impl Datasette {
 
 impl Grafana {
     fn run(self) -> Result<(), CliError> {
+        let failed = |source| ImportError::Grafana { file: self.file.clone(), source };
+        let unreadable = |source| failed(GrafanaError::from(source));
+        if self.is_database().map_err(unreadable)? {
+            return self.run_database();
+        }
+        if self.org.is_some() || self.dry_run || self.server.wants_json() {
+            return Err(failed(GrafanaError::NoDatabase).into());
+        }
         // The password of the directory's reader may stand in it, or secrets of clients.
         let imported = std::fs::read_to_string(&self.file)
             .map_err(GrafanaError::from)
             .and_then(|text| grafana::import(&Zeroizing::new(text)))
-            .map_err(|source| ImportError::Grafana { file: self.file.clone(), source })?;
-        self.output.write(&self.file, &imported)
+            .map_err(failed)?;
+        Output { path: self.output }.write(&self.file, &imported)
+    }
+
+    fn is_database(&self) -> io::Result<bool> {
+        let mut head = Vec::new();
+        std::fs::File::open(&self.file)?.take(64).read_to_end(&mut head)?;
+        Ok(database::is_database(&head))
+    }
+
+    fn run_database(self) -> Result<(), CliError> {
+        let Self { file, output, org, dry_run, server } = self;
+        let failed = |source| ImportError::Grafana { file: file.clone(), source };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let read = runtime.map_err(CliError::Runtime)?.block_on(database::read(&file));
+        let now = Timestamp::now();
+        let plan = read.and_then(|keys| Plan::new(&keys, org, now.as_second())).map_err(failed)?;
+        if dry_run {
+            print_plan(&plan, now)?;
+            return Ok(());
+        }
+        let output = output.ok_or_else(|| failed(GrafanaError::NoOutput))?;
+        let wants_json = server.wants_json();
+        let api = server.open()?;
+        let mut tokens = TokenFile::create(&output)
+            .map_err(|source| ImportError::Output { file: output.clone(), source })?;
+        let done = transfer::transfer(&api, &plan, &mut tokens).map_err(failed)?;
+        let Transferred { accounts, keys, failed: not_made } = done;
+        if wants_json {
+            print(&format!(
+                "{}\n",
+                json!({ "accounts": accounts, "keys": keys, "failed": not_made, "notes": plan.notes })
+            ))?;
+        } else {
+            print(&format!(
+                "{accounts} service accounts and {keys} keys are made; the new tokens are in {}.\n",
+                output.display()
+            ))?;
+            print_notes(&plan);
+        }
+        if not_made == 0 { Ok(()) } else { Err(failed(GrafanaError::NotAll(not_made)).into()) }
+    }
+}
+
+fn print_plan(plan: &Plan, now: Timestamp) -> Result<(), CliError> {
+    let expires = |key: &PlannedKey| {
+        let at =
+            key.seconds_to_live.and_then(|seconds| Timestamp::from_second(now.as_second() + seconds).ok());
+        at.map_or_else(|| "No expiration date".to_owned(), |at| time_and_distance(now, at))
+    };
+    let mut printer = TablePrinter::new(["WHAT", "NAME", "ROLE", "STATUS", "EXPIRES"]);
+    for account in &plan.accounts {
+        let status = if account.is_disabled { "disabled" } else { "live" };
+        let name = escape_controls(&account.name);
+        printer.add(["account".to_owned(), name, account.role.clone(), status.to_owned(), String::new()])?;
+        for token in &account.tokens {
+            let name = escape_controls(&format!("{}/{}", account.name, token.name));
+            let row = ["key".to_owned(), name, "account's".to_owned(), "live".to_owned(), expires(token)];
+            printer.add(row)?;
+        }
+    }
+    for (key, role) in &plan.keys {
+        let name = escape_controls(&key.name);
+        printer.add(["key".to_owned(), name, role.clone(), "live".to_owned(), expires(key)])?;
+    }
+    printer.finish("Nothing would be made.")?;
+    print_notes(plan);
+    Ok(())
+}
+
+fn print_notes(plan: &Plan) {
+    for note in &plan.notes {
+        print_note(&format!("- {note}"));
     }
 }
 

@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::{Args, Command, CommandFactory};
+use clap::{Args, Command};
 use clap_mangen::Man as Page;
 
-use super::{Cli, CliError, print};
+use super::{CliError, examples, print};
 
 #[derive(Debug, Args)]
 pub(super) struct ManArgs {
@@ -22,14 +22,14 @@ impl ManArgs {
             return print(&String::from_utf8_lossy(&page));
         };
         std::fs::create_dir_all(&folder)
-            .and_then(|()| clap_mangen::generate_to(Cli::command(), &folder))
+            .and_then(|()| clap_mangen::generate_to(examples::command(), &folder))
             .map_err(|source| CliError::WriteInto { path: folder, source })
     }
 }
 
 /// The program's page, with every command and its options.
 fn one_page() -> io::Result<Vec<u8>> {
-    let mut program = Cli::command().disable_help_subcommand(true);
+    let mut program = examples::command().disable_help_subcommand(true);
     // Fills in every command's full name, such as `envoy-auth-tokens keys list`.
     program.build();
     let mut page = Vec::new();
@@ -55,6 +55,7 @@ fn write_command(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     own.render_synopsis_section(&mut sections)?;
     own.render_description_section(&mut sections)?;
     own.render_options_section(&mut sections)?;
+    own.render_extra_section(&mut sections)?;
     let words = command.get_bin_name().unwrap_or(command.get_name());
     let words = words.strip_prefix(concat!(env!("CARGO_PKG_NAME"), " ")).unwrap_or(words);
     writeln!(page, ".SS \"{words}\"")?;

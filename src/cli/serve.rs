@@ -10,7 +10,7 @@ use tracing::level_filters::LevelFilter;
 use super::{CliError, CommandOutcome, ConfigFile};
 use crate::app::{self, Options, ServeError};
 use crate::clock::Clock;
-use crate::config::{Config, Loaded, PipeHandling, Severity, parse_size};
+use crate::config::{Config, Loaded, PipeHandling, Serves, Severity, parse_size};
 use crate::memory;
 use crate::reload::{self, ConfigBaseline};
 use crate::shutdown::{SighupStream, Signals};
@@ -98,7 +98,8 @@ impl ServeArgs {
             reload::log_warnings(&config.warnings);
             (config.startup, snapshot, config.restrictions)
         };
-        let baseline = ConfigBaseline { path: self.config.path, files, restrictions };
+        let baseline =
+            ConfigBaseline { path: self.config.path, files, restrictions, serves: Serves::Everything };
         let options = Options {
             decision_log: DecisionLog::new(self.log_decisions, self.log_sample, logging.lines()),
             drain: self.drain,

@@ -1,12 +1,11 @@
-//! `token new` and `token hash`
-
-use std::path::Path;
+//! `token new`, `token hash` and `token check`
 
 use clap::{Args, Subcommand};
 
-use super::{CliError, print, read_secret};
+use super::admin_api::read_secret_or_ask;
+use super::{CliError, CommandOutcome, print};
 use crate::actor::ascii_json;
-use crate::token::{self, PlainToken};
+use crate::token::{self, FormatError, PlainToken};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
@@ -14,6 +13,9 @@ pub(super) enum TokenCommand {
     New(NewTokenArgs),
     /// Read a token from standard input and print the entry for the configuration
     Hash(HashTokenArgs),
+    /// Read a text from standard input and say whether it is a token of our format with a right checksum: exit 0 if so, 3
+    /// if not.  No server is asked
+    Check(CheckTokenArgs),
 }
 
 #[derive(Debug, Args)]
@@ -33,12 +35,17 @@ pub(super) struct HashTokenArgs {
     name: Option<String>,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct CheckTokenArgs {}
+
 impl TokenCommand {
-    pub(super) fn run(self) -> Result<(), CliError> {
+    pub(super) fn run(self) -> Result<CommandOutcome, CliError> {
         match self {
-            Self::New(new) => new.run(),
-            Self::Hash(hash) => hash.run(),
+            Self::New(new) => new.run()?,
+            Self::Hash(hash) => hash.run()?,
+            Self::Check(check) => return check.run(),
         }
+        Ok(CommandOutcome::Success)
     }
 }
 
@@ -61,8 +68,32 @@ impl NewTokenArgs {
 
 impl HashTokenArgs {
     fn run(self) -> Result<(), CliError> {
-        let token = read_secret("token", Path::new("-"))?;
+        let token = read_secret_or_ask("token", "Token: ")?;
         print(&entry(token.expose(), self.name.as_deref())?)
+    }
+}
+
+impl CheckTokenArgs {
+    fn run(self) -> Result<CommandOutcome, CliError> {
+        let text = read_secret_or_ask("token", "Token: ")?;
+        let format = match PlainToken::new(text.expose().as_bytes()) {
+            Ok(token) => token.issued_prefix(),
+            Err(_) => Err(FormatError::Shape),
+        };
+        match format {
+            // Where the checksum is right, the prefix is one, and not a part of some other secret.
+            Ok(prefix) => {
+                print(&format!(
+                    "This is a token of our format, with the prefix {prefix} and a right checksum.\n\
+                     Whether it counts, and whose it is, says `envoy-auth-tokens keys find`.\n"
+                ))?;
+                Ok(CommandOutcome::Success)
+            }
+            Err(error) => {
+                print(&format!("This is no token of our format: {error}.\n"))?;
+                Ok(CommandOutcome::Denied)
+            }
+        }
     }
 }
 

@@ -46,7 +46,8 @@ impl AdminSection<'_> {
     /// Whether somebody may do so to whom a directory or a provider gives these members, and one of these roles.
     pub fn can_be_entered_with(&self, given: &[&str], roles: impl Iterator<Item = Role>) -> bool {
         let roles: Vec<Role> = roles.collect();
-        self.rules.allow_blocks().any(|allow| {
+        let mut blocks = [&self.rules.allow, &self.rules.self_service].into_iter().filter_map(Policy::allow);
+        blocks.any(|allow| {
             let members = match allow {
                 Allow::Everyone => return true,
                 Allow::NoOne => return false,
@@ -66,7 +67,7 @@ impl AdminSection<'_> {
 impl AdminRules {
     /// The allow blocks of the section.
     pub fn allow_blocks(&self) -> impl Iterator<Item = &Allow> {
-        [&self.allow, &self.self_service].into_iter().filter_map(Policy::allow)
+        [&self.allow, &self.self_service, &self.introspect].into_iter().filter_map(Policy::allow)
     }
 
     /// Whether this principal may manage keys: all, or their own where it is a user's.
@@ -95,6 +96,8 @@ pub struct AdminRules {
     pub allow: Policy,
     /// `admin.self_service`: which people may have keys of their own, by default none.  It never admits the anonymous.
     pub self_service: Policy,
+    /// `admin.introspect`: who may ask what a token is, by default nobody.  It never admits the anonymous.
+    pub introspect: Policy,
     /// `admin.public_url`: the URL of the page in browsers, if it differs from the listener's address.
     pub public_url: Option<PublicUrl>,
     /// `admin.hosts`: further names of the listener, in lower case, without ports.
@@ -286,8 +289,13 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
     let node = section?;
     let what = "a mapping such as {listen: \"127.0.0.1:9192\"}";
     let fields = reader.fields(node, what, &schema::ADMIN).unwrap_or_else(|| Reader::no_fields(node));
+    let over_tls = fields.get("tls").is_some();
+    let fields = if reader.serves_listeners { fields } else { fields.without(&["listen", "tls"]) };
     let listen_node = fields.get("listen");
-    let tls = tls::read(reader, fields.get("tls"));
+    let mut tls = tls::read(reader, fields.get("tls"));
+    if over_tls {
+        tls.transport = Transport::Tls;
+    }
     let danger = "try to log in and to manage keys";
     let listen = read_listen(reader, listen_node, danger, tls.protection, DEFAULT_LISTEN);
     let allow = match fields.get("allow") {
@@ -296,6 +304,10 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
     };
     let self_service = match fields.get("self_service") {
         Some(node) => read_self_service(reader, node),
+        None => Allow::NoOne,
+    };
+    let introspect = match fields.get("introspect") {
+        Some(node) => read_introspect(reader, node),
         None => Allow::NoOne,
     };
     let public_url_node = fields.get("public_url");
@@ -318,6 +330,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
     });
     let allow = Policy::new("admin".into(), Some(allow));
     let self_service = Policy::new("admin".into(), Some(self_service));
+    let introspect = Policy::new("admin".into(), Some(introspect));
     let org_name = fields.get("org_name").and_then(|node| reader.text(node, "text such as Main Org."));
     let org_name = org_name.map_or("Main Org.", |text| text.as_str()).into();
     let hosts = read_hosts(reader, fields.get("hosts"));
@@ -337,6 +350,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
         rules: AdminRules {
             allow,
             self_service,
+            introspect,
             public_url,
             hosts,
             certificate_names,
@@ -489,6 +503,17 @@ fn read_self_service<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {
         reader.error(
             &node.at,
             "this admits the anonymous, who own no keys; name people, such as {role: [Viewer, Editor, Admin]}",
+        );
+    }
+    allow
+}
+
+fn read_introspect<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {
+    let allow = read_allow(reader, node);
+    if allow.admits_anonymous() {
+        reader.error(
+            &node.at,
+            "this admits the anonymous, who could try tokens here; name those who may ask, such as {id: key:gateway}",
         );
     }
     allow

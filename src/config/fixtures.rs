@@ -36,7 +36,7 @@ const TLS_FILES: [(&str, &[u8]); 11] = tls_files!(
     "cut.crt"
 );
 
-fn given() -> Given {
+pub(super) fn given() -> Given {
     let variables = [
         ("BOT_TOKEN", BOT_TOKEN),
         ("OTHER_TOKEN", "eat_VUTSRQPONMLKJIHGFEDCBA98765432100mtEjX"),
@@ -194,6 +194,9 @@ fn is_public(before: &str) -> bool {
         "ready_without_store",
         "forget_after",
         "max_idle",
+        "default_seconds_to_live",
+        "person_max_idle",
+        "tell_expiry",
         "actor_headers",
         "url",
         "ca",
@@ -376,6 +379,8 @@ fn what_keys_and_admin_mean() {
     assert_eq!((keys.actor_members.len(), keys.max_staleness, keys.ready_without_store), (0, None, None));
     let days = |days: u64| Some(std::time::Duration::from_secs(days * 86_400));
     assert_eq!((keys.forget_after, keys.max_idle), (days(90), None));
+    assert_eq!((keys.default_seconds_to_live, Some(keys.person_max_idle)), (90 * 86_400, days(30)));
+    assert_eq!(keys.tell_expiry, None);
     assert_eq!(config.rules.unavailable, Unavailable::Deny);
     assert!(!admin.allow.admits_anonymous() && admin.public_url.is_none());
     assert_eq!(config.rules.locations.order(), [CredentialLocation::Session { cookies: &["eat_app"] }]);
@@ -397,8 +402,15 @@ fn what_keys_and_admin_mean() {
         ("team", Some(std::time::Duration::from_secs(300)), Some(std::time::Duration::from_secs(10)))
     );
     assert_eq!(keys.forget_after, None);
-    let keys = load("keys: {store: \"sqlite:keys.db\", max_idle: 180d}\n").rules.keys.unwrap();
-    assert_eq!(keys.max_idle, days(180));
+    // No longer life is proposed than there may be.
+    assert_eq!(keys.default_seconds_to_live, 86_400);
+    let keys = load(
+        "keys: {store: \"sqlite:keys.db\", max_idle: 180d, default_seconds_to_live: 0, person_max_idle: 7d, \
+         tell_expiry: 14d}\n",
+    );
+    let keys = keys.rules.keys.unwrap();
+    assert_eq!((keys.max_idle, Some(keys.person_max_idle), keys.tell_expiry), (days(180), days(7), days(14)));
+    assert_eq!(keys.default_seconds_to_live, 0);
     assert_eq!(rules.unavailable, Unavailable::Error);
     let public_url = rules.admin.as_ref().unwrap().public_url.as_ref().unwrap();
     assert_eq!((public_url.to_string().as_str(), public_url.is_https()), ("https://keys.example.com", true));

@@ -20,8 +20,8 @@ pub struct KeysSection {
     pub unavailable: Unavailable,
 }
 
-/// The members that every key's actor has, and that `actor_members` cannot replace.
-const OWN_MEMBERS: [&str; 4] = ["id", "name", "role", "key_id"];
+/// The members that keys' actors have, and that `actor_members` cannot replace.
+const OWN_MEMBERS: [&str; 5] = ["id", "name", "role", "key", "key_id"];
 
 /// The store is read once a second: a shorter staleness would deny valid keys all the time.
 const MIN_STALENESS: Duration = Duration::from_secs(1);
@@ -36,8 +36,12 @@ const DEFAULT_SECONDS_TO_LIVE: i64 = 90 * 24 * 3600;
 /// Without `keys.person_max_idle` the keys of people of a directory or a provider work for this long after they were seen.
 const DEFAULT_PERSON_MAX_IDLE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// A length of time after which something happens to keys, or `never`.
+/// A length of time after which something happens to keys, or a word for none.
 struct Age {
+    /// The word.
+    none: &'static str,
+    /// Durations for messages.
+    examples: [&'static str; 2],
     /// The shortest one.
     min: Duration,
     /// The error about a shorter one.
@@ -45,13 +49,31 @@ struct Age {
 }
 
 const FORGET_AFTER: Age = Age {
+    none: "never",
+    examples: ["90d", "12h"],
     min: Duration::from_secs(3600),
     too_short: "dead keys are deleted once an hour: at least 1h is needed, or `never`",
 };
 
 const MAX_IDLE: Age = Age {
+    none: "never",
+    examples: ["90d", "12h"],
     min: Duration::from_secs(24 * 3600),
     too_short: "a key that a job uses every night would expire by day: at least 1d is needed, or `never`",
+};
+
+const PERSON_MAX_IDLE: Age = Age {
+    none: "",
+    examples: ["30d", "12w"],
+    min: Duration::from_secs(24 * 3600),
+    too_short: "people who log in once a day would lose their keys overnight: at least 1d is needed",
+};
+
+const TELL_EXPIRY: Age = Age {
+    none: "off",
+    examples: ["14d", "12h"],
+    min: Duration::from_secs(60),
+    too_short: "nobody renews a key within a minute: at least 1m is needed, or `off`",
 };
 
 /// Reads the section; `None` when it is not there.
@@ -89,11 +111,19 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ke
             },
             max_idle: fields.get("max_idle").and_then(|node| read_age(reader, node, &MAX_IDLE)),
             default_seconds_to_live: DEFAULT_SECONDS_TO_LIVE,
-            person_max_idle: DEFAULT_PERSON_MAX_IDLE,
-            tell_expiry: None,
+            person_max_idle: match fields.get("person_max_idle") {
+                Some(node) => {
+                    read_duration(reader, node, &PERSON_MAX_IDLE).unwrap_or(DEFAULT_PERSON_MAX_IDLE)
+                }
+                None => DEFAULT_PERSON_MAX_IDLE,
+            },
+            tell_expiry: fields.get("tell_expiry").and_then(|node| read_age(reader, node, &TELL_EXPIRY)),
         },
         unavailable: read_unavailable(reader, fields.get("unavailable")),
     };
+    let settings = &mut section.settings;
+    settings.default_seconds_to_live =
+        read_default_life(reader, fields.get("default_seconds_to_live"), settings.max_seconds_to_live);
     let read_only = fields.get("read_only").and_then(|node| reader.boolean(node)).unwrap_or_default();
     if let (true, Some(max_idle)) = (read_only, fields.get("max_idle"))
         && section.settings.max_idle.is_some()
@@ -200,7 +230,7 @@ fn read_members<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Box<[Box
         } else if let Some(own) = OWN_MEMBERS.into_iter().find(|own| *own == folded) {
             reader.error(
                 &node.at,
-                format!("every key's actor has its own `{own}`, which no other may replace"),
+                format!("actors of keys have their own `{own}`, which no other may replace"),
             );
         } else if members.iter().any(|earlier| earlier.to_lowercase() == folded) {
             reader
@@ -249,23 +279,77 @@ fn read_ready_without_store<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Opti
     duration
 }
 
-/// `None` is never, and what is not valid.
+/// `None` is the word for none, and what is not valid.
 fn read_age<'t>(reader: &mut Reader<'t>, node: &'t Node, age: &Age) -> Option<Duration> {
-    let text = reader.text(node, "`never` or a duration such as 90d")?;
-    if text.as_str() == "never" {
+    let [example, other] = age.examples;
+    let text = reader.text(node, &format!("`{}` or a duration such as {example}", age.none))?;
+    if text.as_str() == age.none {
         return None;
     }
-    match humantime::parse_duration(text.as_str()) {
+    let expected = format!("`{}` or a duration such as {example} or {other}", age.none);
+    parse_duration(reader, node, text.as_str(), age, &expected)
+}
+
+/// A duration that has to be one; `None` is what is not valid.
+fn read_duration<'t>(reader: &mut Reader<'t>, node: &'t Node, age: &Age) -> Option<Duration> {
+    let [example, other] = age.examples;
+    let text = reader.text(node, &format!("a duration such as {example}"))?;
+    let expected = format!("a duration such as {example} or {other}");
+    parse_duration(reader, node, text.as_str(), age, &expected)
+}
+
+fn parse_duration<'t>(
+    reader: &mut Reader<'t>,
+    node: &'t Node,
+    text: &str,
+    age: &Age,
+    expected: &str,
+) -> Option<Duration> {
+    match humantime::parse_duration(text) {
         Ok(duration) if duration >= age.min => Some(duration),
         Ok(_) => {
             reader.error(&node.at, age.too_short);
             None
         }
         Err(_) => {
-            reader.error(&node.at, "expected `never` or a duration such as 90d or 12h, found other text");
+            reader.error(&node.at, format!("expected {expected}, found other text"));
             None
         }
     }
+}
+
+/// The life that is proposed for a key, in seconds.  It is never longer than the longest one.
+fn read_default_life<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>, max: i64) -> i64 {
+    let Some(node) = node else {
+        return if max > 0 { DEFAULT_SECONDS_TO_LIVE.min(max) } else { DEFAULT_SECONDS_TO_LIVE };
+    };
+    let life = match &node.value {
+        Value::Number(number) => number.as_i64().filter(|life| *life >= 0),
+        Value::Null
+        | Value::Bool(_)
+        | Value::Text(_)
+        | Value::List(_)
+        | Value::Map(_)
+        | Value::Unresolved { .. } => {
+            reader
+                .expected(node, "a whole number of seconds such as 7776000, or 0 for keys that never expire");
+            return DEFAULT_SECONDS_TO_LIVE;
+        }
+    };
+    let Some(life) = life else {
+        reader.error(
+            &node.at,
+            "expected the life that is proposed for a key, in seconds: a whole number, or 0 for keys that never expire",
+        );
+        return DEFAULT_SECONDS_TO_LIVE;
+    };
+    if max > 0 && (life == 0 || life > max) {
+        reader.error(
+            &node.at,
+            format!("`max_seconds_to_live` allows no longer life than {max}: expected 1 to {max}"),
+        );
+    }
+    life
 }
 
 fn read_unavailable<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Unavailable {

@@ -25,7 +25,7 @@ impl Positions {
             return positions;
         };
         // A name may be a secret reference.
-        secrets::resolve(&mut tree, source.file.parent().unwrap_or(Path::new("")), source.environment);
+        secrets::resolve(&mut tree, source.file.parent().unwrap_or(Path::new("")), source.environment, &[]);
         positions.walk(&tree, &mut String::new());
         let plugin = datasette::find(&tree).map(|plugin| match &plugin.value {
             Value::List(_) => (plugin, "plugins.datasette-auth-tokens"),

@@ -25,6 +25,8 @@ pub struct Reader<'t> {
     /// The time against which expiries are checked.
     pub now: Timestamp,
     environment: &'t dyn Environment,
+    /// Whether this process has the listeners of the configuration; their certificates are not read otherwise.
+    pub serves_listeners: bool,
     /// Every file that was read, or could not be.
     pub files: BTreeSet<PathBuf>,
     problems: Vec<Problem<'t>>,
@@ -49,6 +51,8 @@ pub struct Fields<'t> {
     entries: &'t [Entry],
     /// The keys that are read, where the others are not ours.
     only: Option<&'static [&'static str]>,
+    /// Keys that are not looked at.
+    except: &'static [&'static str],
 }
 
 impl<'t> Fields<'t> {
@@ -59,8 +63,13 @@ impl<'t> Fields<'t> {
 
     /// The entry with this key.
     pub fn entry(&self, key: &str) -> Option<&'t Entry> {
-        let counts = self.only.is_none_or(|only| only.contains(&key));
+        let counts = self.only.is_none_or(|only| only.contains(&key)) && !self.except.contains(&key);
         self.entries.iter().find(|entry| counts && &*entry.key == key)
+    }
+
+    /// The same without these keys.
+    pub fn without(self, keys: &'static [&'static str]) -> Self {
+        Self { except: keys, ..self }
     }
 
     /// Those of these keys that are present.
@@ -74,7 +83,8 @@ impl<'t> Reader<'t> {
     /// references, numbers that lose digits.
     pub fn new(root: &'t Node, folder: &'t Path, environment: &'t dyn Environment, now: Timestamp) -> Self {
         let (files, problems, redactor) = (BTreeSet::new(), Vec::new(), OnceCell::new());
-        let mut reader = Self { root, folder, now, environment, files, problems, redactor };
+        let serves_listeners = true;
+        let mut reader = Self { root, folder, now, environment, serves_listeners, files, problems, redactor };
         reader.check_everywhere(root, 1);
         reader
     }
@@ -180,18 +190,18 @@ impl<'t> Reader<'t> {
             };
             self.error(&entry.at, format!("unknown key {key}; {advice}"));
         }
-        Some(Fields { at: &node.at, entries, only: None })
+        Some(Fields { at: &node.at, entries, only: None, except: &[] })
     }
 
     /// An empty mapping at this place.
     pub fn no_fields(node: &'t Node) -> Fields<'t> {
-        Fields { at: &node.at, entries: &[], only: None }
+        Fields { at: &node.at, entries: &[], only: None, except: &[] }
     }
 
     /// A mapping of which only these keys are read.
     pub fn only_fields(node: &'t Node, only: &'static [&'static str]) -> Fields<'t> {
         match &node.value {
-            Value::Map(entries) => Fields { at: &node.at, entries, only: Some(only) },
+            Value::Map(entries) => Fields { at: &node.at, entries, only: Some(only), except: &[] },
             _ => Self::no_fields(node),
         }
     }

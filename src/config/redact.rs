@@ -359,7 +359,7 @@ mod tests {
     /// The line that holds `mark`, masked.
     fn shown(source: &str, mark: &str) -> String {
         let mut tree = raw::from_yaml(source).ok().unwrap();
-        secrets::resolve(&mut tree, Path::new(""), &Given::default());
+        secrets::resolve(&mut tree, Path::new(""), &Given::default(), &[]);
         let spans = Redactor::new(&tree).spans(&tree);
         let line = spans.line(source, source.find(mark).unwrap()).unwrap();
         format!("{}\n{}^", line.text, " ".repeat(line.caret))

@@ -5,6 +5,7 @@
 //! the JSON Schema.  Values of keys that are not in the table are masked.
 
 pub mod json;
+mod reference;
 
 use self::json::Form;
 use super::raw::Value;
@@ -187,6 +188,7 @@ pub const ADMIN: Schema = Fields(&[
         AllowBlock,
         "Which people may have keys of their own: make, change, rotate and end them.  By default nobody.",
     ),
+    ("introspect", ALLOW, AllowBlock, "Who may ask what a token is (RFC 7662).  By default nobody."),
     ("org_name", Shown, Text, "What GET /api/org says; by default Main Org."),
     (
         "login_redirect",
@@ -289,6 +291,25 @@ pub const KEYS: Schema = Fields(&[
         Shown,
         Text,
         "A key that was not used for so long expires: a duration such as 180d.  By default never.",
+    ),
+    (
+        "default_seconds_to_live",
+        Shown,
+        Integer,
+        "The life that the page and the command line propose for a key; 0: it never expires.  By default 7776000, 90 days.",
+    ),
+    (
+        "person_max_idle",
+        Shown,
+        Text,
+        "How long after they logged in last the keys of people of a directory or a provider work.  By default 30d.",
+    ),
+    (
+        "tell_expiry",
+        Shown,
+        Text,
+        "How long before a key or token expires answers say so, by the header x-token-expires: off, or a duration such as 14d.  \
+         By default off.",
     ),
     (
         "unavailable",

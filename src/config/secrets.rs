@@ -69,10 +69,22 @@ impl Environment for ProcessEnvironment {
 
 /// Replaces every reference in the tree by its value, or by [`Value::Unresolved`].
 ///
+/// The sections of these names stay as they are.
+///
 /// Returns the files that the references name, in alphabetical order, readable or not.
-pub fn resolve(root: &mut Node, folder: &Path, environment: &dyn Environment) -> Vec<PathBuf> {
+pub fn resolve(
+    root: &mut Node,
+    folder: &Path,
+    environment: &dyn Environment,
+    except: &[&str],
+) -> Vec<PathBuf> {
     let mut resolver = Resolver { folder, environment, files: BTreeSet::new() };
-    resolver.resolve(root);
+    if let (Value::Map(sections), false) = (&mut root.value, except.is_empty()) {
+        let resolved = sections.iter_mut().filter(|section| !except.contains(&&*section.key));
+        resolved.for_each(|section| resolver.resolve(&mut section.value));
+    } else {
+        resolver.resolve(root);
+    }
     resolver.files.into_iter().collect()
 }
 
@@ -241,7 +253,7 @@ pub(super) mod tests {
 
     fn resolved(config: &serde_json::Value) -> (Node, Vec<PathBuf>) {
         let mut tree = raw::from_json(&config.to_string()).ok().unwrap();
-        let files = resolve(&mut tree, Path::new("/etc/app"), &given());
+        let files = resolve(&mut tree, Path::new("/etc/app"), &given(), &[]);
         (tree, files)
     }
 

@@ -14,6 +14,19 @@ pub struct NeedsRestart {
     pub to: String,
 }
 
+/// The keys whose new values need a restart.  Of `…tls` only the presence does, of `keys.store` only another database.
+pub const NEEDS_RESTART: &[&str] = &[
+    "ext_authz.listen",
+    "ext_authz.tls",
+    "ext_authz.max_request_bytes",
+    "ext_authz.max_connections",
+    "probes.listen",
+    "admin.listen",
+    "admin.tls",
+    "keys.store",
+    "keys.read_only",
+];
+
 const ABSENT: &str = "absent";
 
 /// Whether a listener speaks TLS.  A reload can change its certificates.
@@ -141,5 +154,10 @@ mod tests {
                 ("keys.read_only", "false", "true"),
             ]
         );
+        new.probes.listen = "127.0.0.1:4".parse().unwrap();
+        new.admin = startup("127.0.0.1:1", Some("127.0.0.1:5"), None).admin;
+        new.admin.as_mut().unwrap().transport = Transport::Tls;
+        let all: Vec<_> = old.differences(&new).iter().map(|one| one.key).collect();
+        assert_eq!(all, NEEDS_RESTART);
     }
 }

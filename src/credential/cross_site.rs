@@ -77,7 +77,7 @@ fn is_own_origin(origin: &[u8], host: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attributes::{Encoding, Header, Headers};
+    use crate::attributes::{ClientAddress, Encoding, Header, Headers};
 
     #[test]
     fn which_requests_count_as_the_sites_own() {
@@ -109,7 +109,13 @@ mod tests {
             let entries =
                 headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() });
             let headers = Headers::new(Encoding::Lines, entries.collect());
-            let http = Http { method: method.as_bytes(), host: b"h:8080", path: b"/", headers };
+            let http = Http {
+                method: method.as_bytes(),
+                host: b"h:8080",
+                path: b"/",
+                headers,
+                client: ClientAddress::Unknown,
+            };
             let cookie = |cross_site| CredentialLocation::Cookie { name: "c".into(), cross_site };
             assert_eq!(
                 check(&http, &cookie(CrossSite::Deny)).is_ok(),

@@ -163,7 +163,7 @@ fn cut_cookies(http: &Http<'_>, is_ours: impl Fn(&[u8]) -> bool) -> CookieChange
 mod tests {
     use super::super::CrossSite;
     use super::*;
-    use crate::attributes::{Encoding, Header, Headers};
+    use crate::attributes::{ClientAddress, Encoding, Header, Headers};
 
     fn locations() -> CredentialLocations {
         CredentialLocations::new(vec![
@@ -182,6 +182,7 @@ mod tests {
             host: b"h",
             path: path.as_bytes(),
             headers: Headers::new(Encoding::Lines, entries.collect()),
+            client: ClientAddress::Unknown,
         }
     }
 

@@ -11,7 +11,7 @@ use crate::actor::{Actor, nests_too_deep};
 use crate::admin::body::Members;
 use crate::admin::read_bodies;
 use crate::answer::Answer;
-use crate::attributes::{Encoding, Headers, Http};
+use crate::attributes::{ClientAddress, Encoding, Headers, Http};
 use crate::credential::{Kind, Principal};
 use crate::decision::{Decision, DecisionContext, Outcome};
 use crate::deny_reason::DenyReason;
@@ -96,7 +96,8 @@ fn check_actor(name: &str, members: &Map<String, Value>) {
         Arc::new(Principal::new(Kind::Key, name.into(), Actor::of_key(name, "Viewer", 1, members)));
     let policy = Policy::new("default".into(), None);
     let headers = Headers::new(Encoding::Lines, Vec::new());
-    let http = Http { method: b"GET", host: b"example.com", path: b"/", headers };
+    let http =
+        Http { method: b"GET", host: b"example.com", path: b"/", headers, client: ClientAddress::Unknown };
     for shadowed in [None, Some(DenyReason::NotAdmitted)] {
         let context = DecisionContext {
             principal: Some(Arc::clone(&principal)),

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
-use crate::attributes::{Encoding, Header, Headers, Http};
+use crate::attributes::{ClientAddress, Encoding, Header, Headers, Http};
 use crate::credential::stripping::{CredentialStripping, Forward};
 use crate::credential::{self, Credential, CredentialLocation, CredentialLocations, CrossSite};
 
@@ -50,7 +50,7 @@ fn shown(encoding: Encoding, lines: &[&[u8]]) -> Shown {
         // Of a map's entries with one key only the last one counts.
         Encoding::Joined => Headers::new(encoding, entries.take(1).collect()),
     };
-    let http = Http { method: b"GET", host: b"h", path: b"/", headers };
+    let http = Http { method: b"GET", host: b"h", path: b"/", headers, client: ClientAddress::Unknown };
     let locations = locations();
     let found = match credential::extract(&http, &locations, &mut ()) {
         Ok(None) => Shown::Nothing,

@@ -401,7 +401,7 @@ fn grown(http: &Http<'_>, growth: Growth, copies: usize) -> wire::CheckRequest {
         header_map,
     };
     let request = wire::Request { http: Some(http) };
-    let attributes = wire::AttributeContext { request: Some(request), context_extensions: Vec::new() };
+    let attributes = wire::AttributeContext { request: Some(request), ..wire::AttributeContext::default() };
     wire::CheckRequest { attributes: Some(attributes) }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Empty, authorizer, snapshot, try_config, wait_for};
 use crate::answer::Answer;
-use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
+use crate::attributes::{Attributes, ClientAddress, Encoding, Header, Headers, Http};
 use crate::config::{Diagnostic, parse_foreign};
 use crate::ext_authz::codec::response::ResponseEncoder;
 use crate::policy::Allow;
@@ -38,7 +38,13 @@ pub fn run(data: &[u8]) {
                 ],
             );
             for headers in [headers, Headers::new(Encoding::Lines, Vec::new())] {
-                let http = Http { method: b"GET", host: b"example.com", path: b"/a/b?c=d", headers };
+                let http = Http {
+                    method: b"GET",
+                    host: b"example.com",
+                    path: b"/a/b?c=d",
+                    headers,
+                    client: ClientAddress::Unknown,
+                };
                 let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
                 let decision = wait_for(authorizer.authorize(&request, None));
                 let _ = encoder.encode(&Answer::new(&decision, request.http.as_ref()));

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{Empty, authorizer, snapshot, try_config, wait_for};
-use crate::attributes::{Attributes, Encoding, Headers, Http};
+use crate::attributes::{Attributes, ClientAddress, Encoding, Headers, Http};
 use crate::authorizer::Authorizer;
 use crate::cli::import::Imported;
 use crate::cli::import::datasette::{Sql, import};
@@ -88,7 +88,13 @@ fn admits_anonymous(block: &Value) -> bool {
 
 fn passes(authorizer: &Authorizer, path: &str) -> bool {
     let headers = Headers::new(Encoding::Lines, Vec::new());
-    let http = Http { method: b"GET", host: b"example.com", path: path.as_bytes(), headers };
+    let http = Http {
+        method: b"GET",
+        host: b"example.com",
+        path: path.as_bytes(),
+        headers,
+        client: ClientAddress::Unknown,
+    };
     let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
     wait_for(authorizer.authorize(&request, None)).verdict.is_ok()
 }

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use percent_encoding::percent_decode;
 
 use super::{authorizer, read_config, wait_for};
-use crate::attributes::{Attributes, Encoding, Header, Headers, Http, trim_blanks};
+use crate::attributes::{Attributes, ClientAddress, Encoding, Header, Headers, Http, trim_blanks};
 use crate::authorizer::Authorizer;
 use crate::credential::stripping::{
     CookieChange, CredentialStripping, Forward, LOG_IN_COOKIES, SESSION_COOKIES,
@@ -40,7 +40,13 @@ pub fn run(data: &[u8]) {
     check_path(path.split(|&byte| byte == b'?').next().unwrap_or_default());
     check_host(host);
     for encoding in [Encoding::Joined, Encoding::Lines] {
-        let http = Http { method, host, path, headers: Headers::new(encoding, headers.clone()) };
+        let http = Http {
+            method,
+            host,
+            path,
+            headers: Headers::new(encoding, headers.clone()),
+            client: ClientAddress::Unknown,
+        };
         check_cookies(&http);
         check_query(&http);
         check_rules(&http);

@@ -1,5 +1,5 @@
-//! People of a directory: their passwords ([`asking`]), their sessions ([`sessions`]), and the principals that they become
-//! ([`principal`]).  Those of providers have sessions alone ([`providers`]).
+//! People of a directory: their passwords ([`asking`]), their sessions ([`sessions`]), their keys ([`owners`]), and the
+//! principals that they become ([`principal`]).  Those of providers have sessions alone ([`providers`]).
 //!
 //! A person's **claims** are what the source said when it was asked last: the directory's `Entry`, the provider's ID
 //! token.  The rules in force make a principal of them: another role for a group counts at the next request, not at the
@@ -8,12 +8,14 @@
 mod asking;
 mod in_flight;
 mod memory;
+mod owners;
 mod principal;
 pub mod providers;
 pub mod records;
 pub mod sessions;
 
 pub use self::asking::QuestionResult;
+pub(super) use self::owners::DecidedBy;
 pub use self::principal::{NotAPerson, fitting_role, principal_of, record_of};
 pub use self::sessions::{DIRECT_SESSION_TTL, RECHECK_GRACE, RECHECK_INTERVAL};
 
@@ -31,6 +33,7 @@ use crate::credential::Principal;
 use crate::deny_reason::DenyReason;
 use crate::directory::{Directory, NobodyReason};
 use crate::keys::sessions::CachedPrincipal;
+use crate::person::PersonId;
 use crate::secret::Secret;
 use crate::snapshot::{Snapshot, SnapshotStore};
 
@@ -47,6 +50,8 @@ pub struct People {
     rechecks: Arc<Rechecks>,
     /// The reasons, with a name, that a line gave of late.
     told: Arc<Mutex<BoundedMap<String, ()>>>,
+    /// The people of whom it was written of late that they came by a password.
+    seen: Arc<Mutex<BoundedMap<PersonId, ()>>>,
     /// The rules in force; see [`People::follow`].
     snapshots: Arc<OnceLock<SnapshotStore>>,
     clock: Clock,
@@ -77,6 +82,7 @@ impl People {
             admin: Arc::new(Listener::new(false, may_ask, &clock)?),
             rechecks: Arc::new(Rechecks::new()),
             told: Arc::new(Mutex::new(BoundedMap::new(MAX_REMEMBERED))),
+            seen: Arc::new(Mutex::new(BoundedMap::new(MAX_REMEMBERED))),
             snapshots: Arc::default(),
             clock,
         })

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::index::Lifetime;
 use super::sessions::Session;
 use super::store::source::Revision;
 use super::{Key, KeyLookup, Keys, NEVER, StoredKey};
@@ -19,8 +20,14 @@ impl Keys {
         self.index.find(digest, now)
     }
 
-    /// The key of a digest was used at this instant, from this address where it is known.
-    pub fn record_use(&self, digest: &TokenDigest, now: Timestamp, address: Option<IpAddr>) {
+    /// From when to when a token's digest counts; `None` when no key has it.
+    pub fn lifetime(&self, digest: &TokenDigest) -> Option<Lifetime> {
+        self.index.lifetime(digest)
+    }
+
+    /// The key of a digest was used at this instant, from this address where it is known.  The address is looked at where
+    /// the use is to be written: at most once a minute.
+    pub fn record_use(&self, digest: &TokenDigest, now: Timestamp, address: impl FnOnce() -> Option<IpAddr>) {
         self.index.record_use(digest, now, address);
     }
 

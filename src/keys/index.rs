@@ -7,7 +7,7 @@ mod accounts;
 mod entry;
 mod people;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,7 +29,7 @@ use crate::credential::Principal;
 use crate::person::{PersonId, PersonSource};
 use crate::token::TokenDigest;
 
-pub use self::entry::PersonKey;
+pub use self::entry::{Lifetime, PersonKey};
 
 /// In order, so that a page of keys shows which of them are gone; and a tree, which never moves all entries at once.
 type ById = BTreeMap<i64, Arc<IndexEntry>>;
@@ -58,6 +58,8 @@ pub struct Index {
     sessions: Digests<Session>,
     people: People,
     accounts: Accounts,
+    /// How many keys that are not revoked each person has.
+    owners: Mutex<HashMap<PersonId, usize>>,
     /// The entry of each key, for writers.  Its lock is the writers' lock.
     by_id: Mutex<ById>,
     held: AtomicUsize,
@@ -82,11 +84,17 @@ impl Index {
             sessions: Digests::default(),
             people: People::default(),
             accounts: Accounts::default(),
+            owners: Mutex::default(),
             by_id: Mutex::default(),
             held: AtomicUsize::new(0),
             known_dead: KnownDead::default(),
             used,
         }
+    }
+
+    /// From when to when a digest counts; `None` when no key has it.
+    pub fn lifetime(&self, digest: &TokenDigest) -> Option<Lifetime> {
+        self.keys.pin().get(digest).map(|entry| entry.lifetime(digest))
     }
 
     /// What is known of a digest at this instant.
@@ -103,13 +111,14 @@ impl Index {
         lookup
     }
 
-    /// The key of a digest was used at this instant, from this address where it is known.
-    pub fn record_use(&self, digest: &TokenDigest, now: Timestamp, address: Option<IpAddr>) {
+    /// The key of a digest was used at this instant, from this address where it is known.  The address is looked at where
+    /// the use is to be written: at most once a minute.
+    pub fn record_use(&self, digest: &TokenDigest, now: Timestamp, address: impl FnOnce() -> Option<IpAddr>) {
         let keys = self.keys.pin();
         if let Some(entry) = keys.get(digest)
             && entry.last_use.record(now.as_second())
         {
-            let used = Used::Key { id: entry.id, last_use: Arc::clone(&entry.last_use), address };
+            let used = Used::Key { id: entry.id, last_use: Arc::clone(&entry.last_use), address: address() };
             // The receiver lives as long as the index does: there is no error.
             let _ = self.used.send(used);
         }
@@ -137,6 +146,16 @@ impl Index {
         let keys = self.keys.pin();
         let usable = keys.values().filter(|entry| entry.is_usable());
         usable.filter_map(|entry| entry.expires_at).filter(|&expires_at| expires_at > now).min()
+    }
+
+    /// The people who have keys that are not revoked.
+    pub fn owners(&self) -> Vec<PersonId> {
+        self.lock_owners().keys().cloned().collect()
+    }
+
+    /// Whether a person is one of them.
+    pub fn is_owner(&self, person: &PersonId) -> bool {
+        self.lock_owners().contains_key(person)
     }
 
     /// Inserts a key that somebody created or changed, or replaces it.
@@ -321,6 +340,30 @@ impl Index {
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn lock_owners(&self) -> MutexGuard<'_, HashMap<PersonId, usize>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An entry took the place of another one.
+    fn count_owners(&self, before: Option<&IndexEntry>, after: Option<&IndexEntry>) {
+        let (before, after) = (before.and_then(IndexEntry::owner), after.and_then(IndexEntry::owner));
+        if before == after {
+            return;
+        }
+        let mut owners = self.lock_owners();
+        if let Some(person) = after {
+            *owners.entry(person.clone()).or_default() += 1;
+        }
+        if let Some(person) = before
+            && let Some(number) = owners.get_mut(person)
+        {
+            *number -= 1;
+            if *number == 0 {
+                owners.remove(person);
+            }
+        }
+    }
+
     fn put_locked(&self, by_id: &mut ById, stored: StoredKey, cause: Cause) {
         let id = stored.key.id;
         let before = by_id.get(&id).map(Arc::clone);
@@ -345,6 +388,7 @@ impl Index {
                 self.known_dead.remember(digest);
             }
         }
+        self.count_owners(before.as_deref(), Some(&after));
         by_id.insert(id, after);
         self.held.store(by_id.len(), Ordering::Relaxed);
     }
@@ -354,6 +398,7 @@ impl Index {
             return;
         };
         self.held.store(by_id.len(), Ordering::Relaxed);
+        self.count_owners(Some(&before), None);
         let keys = self.keys.pin();
         for digest in before.digests() {
             let removed = keys.remove_if(&digest, |_, entry| entry.id == id);

@@ -3,12 +3,18 @@
 //! A process that decides people (it has `admin`, and asks the directory) records of each who they are: at log-in, when the
 //! directory is asked again, at its start and reload.  Processes that decide none take actors from the records.  A person
 //! who left is not deleted at once: the record says when they ended.
+//!
+//! People have keys without having sessions.  So a record also holds what the person's source said of them last, of which the
+//! rules in force make a principal.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value};
 
-use super::sessions::{Session, scoped_binding};
+use super::sessions::{CachedPrincipal, Session, scoped_binding};
 use super::store::StoreError;
 use super::{Keys, Role, SessionScope, StoredPerson, whole_second};
 use crate::actor::Actor;
@@ -19,6 +25,8 @@ use crate::token::TokenDigest;
 /// The most people of whom there are records.  For one more the one is evicted that ended longest ago or, where none
 /// has, that was seen longest ago.
 pub const MAX_PEOPLE: u32 = 100_000;
+/// How many people end in one transaction.
+const MAX_ENDED_AT_ONCE: u32 = 1000;
 /// The record of a person who ended is deleted after this long.
 pub const ENDED_PERSON_RETENTION: SignedDuration = SignedDuration::from_hours(400 * 24);
 
@@ -35,6 +43,11 @@ pub struct PersonRecord {
     application_binding: TokenDigest,
     id: i64,
     principal: Arc<Principal>,
+    /// What the source said of the person when it was asked last, as JSON, which takes least room; `None` for a configured
+    /// user, and once they have ended.
+    claims: Option<Box<str>>,
+    /// What the rules in force make of the claims.
+    under_rules: ArcSwapOption<CachedPrincipal>,
 }
 
 impl PersonRecord {
@@ -51,6 +64,8 @@ impl PersonRecord {
             application_binding: scoped_binding(&stored.binding, SessionScope::Application),
             id,
             principal: Arc::new(principal),
+            claims: stored.claims.as_ref().map(claims_text),
+            under_rules: ArcSwapOption::empty(),
         })
     }
 
@@ -68,6 +83,28 @@ impl PersonRecord {
     /// the answer that is encoded for it.
     pub fn principal(&self) -> &Arc<Principal> {
         &self.principal
+    }
+
+    /// What the person's source said of them when it was asked last; `None` where it says nothing.
+    pub fn claims(&self) -> Option<Map<String, Value>> {
+        serde_json::from_str(self.claims.as_deref()?).ok()
+    }
+
+    /// What `make` makes of the claims, once under the snapshot of this version.
+    pub fn principal_under(
+        &self,
+        snapshot_version: u64,
+        make: impl FnOnce(Map<String, Value>) -> Option<Principal>,
+    ) -> Option<Arc<Principal>> {
+        if let Some(cached) = self.under_rules.load().as_ref()
+            && cached.snapshot_version == snapshot_version
+        {
+            return Some(Arc::clone(&cached.principal));
+        }
+        let principal = Arc::new(make(self.claims()?)?);
+        let cached = CachedPrincipal { snapshot_version, principal: Arc::clone(&principal) };
+        self.under_rules.store(Some(Arc::new(cached)));
+        Some(principal)
     }
 
     /// Whether a session of the person still counts.
@@ -90,8 +127,13 @@ impl PersonRecord {
             && *self.actor().members() == stored.actor
             && self.role == stored.role
             && self.binding == stored.binding
+            && self.claims.as_deref() == stored.claims.as_ref().map(claims_text).as_deref()
             && self.ended_at == stored.ended_at
     }
+}
+
+fn claims_text(claims: &Map<String, Value>) -> Box<str> {
+    serde_json::to_string(claims).expect("a JSON object serializes").into()
 }
 
 impl Keys {
@@ -144,6 +186,40 @@ impl Keys {
         });
         let ended = ended.await.inspect_err(|error| self.write_failed("end a person", error))?;
         Ok(ended.is_some())
+    }
+
+    /// Writes that people of directories and providers ended who were not seen for this long.  Gives who they are.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn end_idle_people(&self, max_idle: Duration) -> Result<Vec<PersonId>, StoreError> {
+        let max_idle = SignedDuration::try_from(max_idle).unwrap_or(SignedDuration::MAX);
+        let mut all = Vec::new();
+        loop {
+            let now = whole_second(self.clock.now());
+            let end = self.store.end_idle_people(&self.gate, now, self.time_ago(max_idle), MAX_ENDED_AT_ONCE);
+            let ended = self.change(end, |ended| {
+                for (id, person) in ended {
+                    self.index.put_person(*id, person.clone());
+                }
+            });
+            let ended = ended.await.inspect_err(|error| self.write_failed("end people who left", error))?;
+            let is_last = ended.len() < MAX_ENDED_AT_ONCE as usize;
+            all.extend(ended.into_iter().map(|(_, person)| person.person));
+            if is_last {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// The people who have keys that are not revoked.
+    pub fn owners(&self) -> Vec<PersonId> {
+        self.index.owners()
+    }
+
+    /// Whether a person has keys that are not revoked.
+    pub fn is_owner(&self, person: &PersonId) -> bool {
+        self.index.is_owner(person)
     }
 
     /// The record of a person, ended or not.

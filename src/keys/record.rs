@@ -357,6 +357,8 @@ pub struct StoredPerson {
     pub role: Option<Role>,
     /// The digest of whatever must stay the same for this record to hold.
     pub binding: TokenDigest,
+    /// What the person's source said of them when it was asked last; `None` for a configured user, and once they have ended.
+    pub claims: Option<Map<String, Value>>,
     /// When the person was last seen, to a minute.
     pub seen_at: Timestamp,
     /// When the person ended: left, was disabled, or had no role any more.  `None` while they have not.
@@ -370,6 +372,7 @@ impl StoredPerson {
             && self.actor == other.actor
             && self.role == other.role
             && self.binding == other.binding
+            && self.claims == other.claims
             && self.ended_at == other.ended_at
     }
 }

@@ -1,7 +1,9 @@
 //! What becomes of what is stored in time: unused keys expire (`keys.max_idle`), dead ones are deleted
-//! (`keys.forget_after`), and so are the records of people who ended long ago and the states of attempts to log in.
+//! (`keys.forget_after`), and so are the records of people who ended long ago, old rows of the audit, and the states of
+//! attempts to log in.
 //!
-//! States are deleted every ten minutes, all else once an hour, by every process that may write to the store: the store gives each of them other rows.
+//! States are deleted every ten minutes, all else once an hour, by every process that may write to the store: the store gives
+//! each of them other rows.
 //! One call changes a thousand rows at most, and the follower reads the store between two calls.
 
 use std::time::Duration;
@@ -9,8 +11,9 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use tokio::time::Instant;
 
+use super::audit::MAX_ROWS;
 use super::people::ENDED_PERSON_RETENTION;
-use super::store::{ForgottenKeys, Upkeep};
+use super::store::{ForgottenKeys, ForgottenRows, Upkeep};
 use super::{KeySettings, Keys, OPERATION_TIMEOUT, Role, with_timeout};
 
 /// How often to look for keys that are dead for long enough, and for unused ones.
@@ -37,6 +40,11 @@ pub(super) struct Retention {
     forget_at: Instant,
     forget_people_at: Instant,
     forget_states_at: Instant,
+    forget_audit_at: Instant,
+    /// The log says already that this role may not delete rows of the audit.
+    is_audit_kept: bool,
+    /// The rows of the audit that were deleted since this round began.
+    forgotten_rows: ForgottenRows,
     readable_since: Instant,
     readable_at: Instant,
     /// The keys that were deleted since this round began.
@@ -73,6 +81,9 @@ impl Retention {
             forget_at: now,
             forget_people_at: now,
             forget_states_at: now,
+            forget_audit_at: now,
+            is_audit_kept: false,
+            forgotten_rows: ForgottenRows::default(),
             readable_since: now,
             readable_at: now,
             forgotten: ForgottenKeys::default(),
@@ -92,6 +103,10 @@ impl Retention {
             // The store has logged an error.
             let forgotten = keys.forget_states(upkeep, FORGET_BATCH).await.unwrap_or_default();
             self.forget_states_at = Round::after(forgotten).next_at(now, STATES_INTERVAL);
+        }
+        if now >= self.forget_audit_at {
+            let round = self.forget_audit(keys, upkeep).await;
+            self.forget_audit_at = round.next_at(now, INTERVAL);
         }
         let may_expire = now.duration_since(self.readable_since) >= USES_ARRIVE_WITHIN;
         let (expire, forget) = (may_expire && now >= self.expire_at, now >= self.forget_at);
@@ -113,6 +128,55 @@ impl Retention {
                     tracing::info!(expired, revoked, "dead keys were deleted from the store");
                 }
             }
+        }
+    }
+}
+
+impl Retention {
+    /// Deletes the rows of the audit that are not kept any more.
+    async fn forget_audit(&mut self, keys: &Keys, upkeep: &dyn Upkeep) -> Round {
+        match with_timeout(OPERATION_TIMEOUT, upkeep.forget_audit(FORGET_BATCH)).await {
+            Ok(ForgottenRows { old, excess }) => {
+                self.is_audit_kept = false;
+                self.forgotten_rows.old += old;
+                self.forgotten_rows.excess += excess;
+                keys.count_excess_rows(excess);
+                let round = Round::after(old + excess);
+                if round == Round::Over {
+                    std::mem::take(&mut self.forgotten_rows).tell();
+                }
+                round
+            }
+            Err(error) if error.0.is_forbidden() => {
+                if !std::mem::replace(&mut self.is_audit_kept, true) {
+                    tracing::warn!(
+                        reason = error.0.to_string(),
+                        "old rows of the audit stay in the store: its role here may not run api_forget_audit"
+                    );
+                }
+                Round::Over
+            }
+            Err(error) => {
+                keys.write_failed("delete old rows of the audit", &error);
+                Round::Over
+            }
+        }
+    }
+}
+
+impl ForgottenRows {
+    /// Says what was deleted.
+    fn tell(self) {
+        let Self { old, excess } = self;
+        if excess > 0 {
+            tracing::warn!(
+                rows = excess,
+                max_rows = MAX_ROWS,
+                "rows of the audit were deleted before their time: the store has more than it keeps"
+            );
+        }
+        if old > 0 {
+            tracing::info!(rows = old, "old rows of the audit were deleted from the store");
         }
     }
 }

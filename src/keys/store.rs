@@ -129,6 +129,15 @@ pub struct EndedSessions {
     pub log_ins: usize,
 }
 
+/// Rows of the audit that were deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ForgottenRows {
+    /// Those that were older than rows are kept.
+    pub old: u64,
+    /// Those beyond the most that are kept.
+    pub excess: u64,
+}
+
 /// A person as recorded, with what was evicted for them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RecordedPerson {
@@ -214,8 +223,9 @@ pub trait Upkeep: Send + Sync {
     /// another transaction holds are left for the next call.
     async fn forget_states(&self, used_until: Timestamp, limit: u32) -> Result<u64, StoreError>;
 
-    /// Deletes at most `limit` of the oldest rows of the audit that are not kept any more, and returns their number.
-    async fn forget_audit(&self, limit: u32) -> Result<u64, StoreError>;
+    /// Deletes at most `limit` of the oldest rows of the audit that are not kept any more
+    /// ([`audit`](crate::keys::audit)).
+    async fn forget_audit(&self, limit: u32) -> Result<ForgottenRows, StoreError>;
 
     /// Writes that a writer is there, so that copies of the store can say how old they are.  At most once in a few
     /// seconds, however many processes call it.
@@ -442,6 +452,16 @@ pub trait Store: Send + Sync {
         now: Timestamp,
         unless_opened_after: Option<Timestamp>,
     ) -> Result<Committed<Option<(i64, StoredPerson)>>, StoreError>;
+
+    /// Writes that at most `limit` people of directories and providers ended at `now` who were seen last at `seen_until` or
+    /// before; returns their records, each with its id.  Those that another transaction holds are left for the next call.
+    async fn end_idle_people(
+        &self,
+        gate: &Gate,
+        now: Timestamp,
+        seen_until: Timestamp,
+        limit: u32,
+    ) -> Result<Committed<Vec<(i64, StoredPerson)>>, StoreError>;
 
     /// The secret of this name.  Where there is none it becomes `new`; of several callers at once one makes it, and all
     /// get the same.

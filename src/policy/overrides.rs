@@ -241,7 +241,7 @@ fn has_method_parameter(query: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attributes::{Encoding, Header, Headers};
+    use crate::attributes::{ClientAddress, Encoding, Header, Headers};
 
     const ALL_READ: RoutedParts = RoutedParts { host: true, path: true, method: true };
 
@@ -259,6 +259,7 @@ mod tests {
             host: b"App.example:8080",
             path: path.as_bytes(),
             headers: Headers::new(Encoding::Lines, entries.collect()),
+            client: ClientAddress::Unknown,
         };
         let mut permitted = PermittedOverrides::default();
         for name in permit {

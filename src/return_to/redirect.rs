@@ -212,7 +212,7 @@ impl std::fmt::Display for Authority {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attributes::{Encoding, Header, Headers};
+    use crate::attributes::{ClientAddress, Encoding, Header, Headers};
     use crate::config::LoginHost;
     use crate::credential::CrossSite;
     use crate::policy::Policy;
@@ -231,6 +231,7 @@ mod tests {
         AdminRules {
             allow: Policy::new("admin".into(), None),
             self_service: Policy::new("admin".into(), None),
+            introspect: Policy::new("admin".into(), None),
             public_url: public_url.map(|url| url.parse().unwrap()),
             hosts: [].into(),
             certificate_names: [].into(),
@@ -258,7 +259,7 @@ mod tests {
         let headers =
             headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() });
         let headers = Headers::new(Encoding::Lines, headers.chain([navigate]).collect());
-        let http = Http { method: b"GET", host, path, headers };
+        let http = Http { method: b"GET", host, path, headers, client: ClientAddress::Unknown };
         let locations = CredentialLocations::new(locations());
         let told = redirect.try_location(&http, &locations);
         assert_eq!(redirect.location(&http, &locations), told.clone().ok());
@@ -443,7 +444,13 @@ mod tests {
             let headers =
                 headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() });
             let headers = Headers::new(Encoding::Lines, headers.chain([navigate]).collect());
-            let http = Http { method: b"GET", host: b"keys.example.com", path: b"/", headers };
+            let http = Http {
+                method: b"GET",
+                host: b"keys.example.com",
+                path: b"/",
+                headers,
+                client: ClientAddress::Unknown,
+            };
             redirect.try_location(&http, &locations).map(|_| ())
         };
         let mut last = locations();

@@ -25,7 +25,9 @@ pub const MAX_VALUE: usize = 256;
 pub const POLICY_BY_ENVOY: &str = "context_extensions";
 
 /// Which decisions are logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(clap::ValueEnum))]
 pub enum LogDecisions {
     /// Each of them.
     All,
@@ -107,6 +109,9 @@ fn written(mut line: LogLine, check: &CheckRecord<'_>, sample: u64) -> Vec<u8> {
         line.text("credential.name", &printable(principal.name.as_bytes()));
         if let Some(id) = principal.id {
             line.number("credential.id", id);
+        }
+        if let Some(owner) = principal.owner_name() {
+            line.text("credential.owner", &printable(owner.as_bytes()));
         }
         if let Some(source) = principal.source() {
             line.text("credential.source", source.as_str());

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::level_filters::LevelFilter;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder};
+
+pub use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -20,7 +22,9 @@ use super::h2_events;
 const MAX_LINES: usize = 16 * 1024;
 
 /// How a line is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "server", derive(clap::ValueEnum))]
 pub enum LogFormat {
     /// For people.
     Text,
@@ -88,6 +92,15 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
+    /// Whole lines to standard error, for a process whose log is another's.  A thread writes them for as long as the guard
+    /// lives.
+    pub fn standard_error(format: LogFormat) -> (Self, WorkerGuard) {
+        let stderr = StandardError { unwritten: Arc::default() };
+        let (writer, worker) =
+            NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_LINES).finish(stderr);
+        (Self { writer, format }, worker)
+    }
+
     /// Hands one whole line, its end included, to the thread that writes; dropped and counted like any other.
     pub fn write(&self, line: &[u8]) {
         // A lossy writer returns no error.
@@ -176,7 +189,7 @@ fn is_coloured(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
 }
 
 /// A panic's message may quote what was being read, so only its place is logged.
-fn log_panics() {
+pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
         tracing::error!(place = place.as_deref().unwrap_or("unknown"), "panicked: please report this");

@@ -408,6 +408,12 @@ impl Collector for KeyGauges {
         let name = "keys_history_rewrites";
         rewrites.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
 
+        let help =
+            "Rows of the audit that were deleted before their time, because the key store had too many.";
+        let dropped = ConstCounter::new(keys.excess_audit_rows());
+        let name = "keys_audit_rows_dropped";
+        dropped.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+
         let help = "Keys and sessions that were dead before such a loss, and are denied although the store has them.";
         let name = "keys_denied_by_history";
         count(keys.denied_by_history()).encode(encoder.encode_descriptor(
@@ -511,8 +517,14 @@ impl Collector for Log {
         waiting.encode(encoder.encode_descriptor("audit_lines_waiting", help, None, MetricType::Gauge)?)?;
 
         let not_stored = ConstCounter::new(self.0.denials_not_stored());
-        let help = "Denials of the admin API whose row could not be written into the store: the audit log has them.";
-        not_stored.encode(encoder.encode_descriptor("audit_denials_not_stored", help, None, MetricType::Counter)?)
+        let help =
+            "Denials of the admin API whose row could not be written into the store: the audit log has them.";
+        not_stored.encode(encoder.encode_descriptor(
+            "audit_denials_not_stored",
+            help,
+            None,
+            MetricType::Counter,
+        )?)
     }
 }
 

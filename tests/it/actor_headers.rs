@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendA
 use serde_json::json;
 
 use crate::harness::envoy::per_route_disabled;
-use crate::harness::{Encoding, Server, Shape, Stack, grpc};
+use crate::harness::{Encoding, Server, Shape, Stack, grpc, in_each_form};
 
 const ALICE: &str = "alice-token-0123456789";
 
@@ -20,7 +20,7 @@ default: {}
 ";
 
 fn each_encoding(config: &str, test: impl Fn(&Stack, Encoding)) {
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         test(&Stack::encoded(config, encoding), encoding);
     }
 }
@@ -95,7 +95,7 @@ fn the_header_of_a_failed_open_envoy_cannot_be_forged() {
 fn a_connection_header_that_names_an_actor_header_is_malformed() {
     // Envoy keeps `connection` on upgrades alone; a proxy behind it would drop what it names.
     let shape = || Shape::plain().manager(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }));
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::shaped(Server::with(CONFIG), shape().encoding(encoding));
         let upgrade = |connection: &str| {
             let request = stack.get("/").bearer(ALICE).header("upgrade", "websocket");
@@ -235,7 +235,7 @@ fn each_actor_header_is_set_for_good_or_removed_and_never_both() {
 
 #[test]
 fn an_envoy_with_strict_mutation_rules_never_finds_fault() {
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let shape = Shape::plain().encoding(encoding).filter(json!({
             "validate_mutations": true,
             "decoder_header_mutation_rules": {
@@ -270,79 +270,87 @@ fn a_header_of_ours_does_not_choose_the_route_of_somebody_else() {
 
 #[test]
 fn where_the_filter_is_off_nobody_asks_us_and_nothing_is_stripped() {
-    // Why deploy/envoy.yaml strips by itself.
-    let routes = json!([{
-        "match": { "prefix": "/" },
-        "route": { "cluster": "app" },
-        "typed_per_filter_config": { "envoy.filters.http.ext_authz": per_route_disabled() },
-    }]);
-    let stack = Stack::shaped(Server::with(CONFIG), Shape::plain().routes(routes));
-    let seen = stack.get("/").header("x-actor-id", "root").send().seen();
-    assert_eq!(seen.all("x-actor-id"), ["root"]);
-    assert!(stack.server.decisions().is_empty());
+    in_each_form(|| {
+        // Why deploy/envoy.yaml strips by itself.
+        let routes = json!([{
+            "match": { "prefix": "/" },
+            "route": { "cluster": "app" },
+            "typed_per_filter_config": { "envoy.filters.http.ext_authz": per_route_disabled() },
+        }]);
+        let stack = Stack::shaped(Server::with(CONFIG), Shape::plain().routes(routes));
+        let seen = stack.get("/").header("x-actor-id", "root").send().seen();
+        assert_eq!(seen.all("x-actor-id"), ["root"]);
+        assert!(stack.decisions().is_empty());
+    });
 }
 
 #[test]
 fn envoys_access_log_learns_who_it_was_and_by_what() {
-    let stack = Stack::start(
-        "
+    in_each_form(|| {
+        let stack = Stack::start(
+            "
 tokens: [{name: reporting, token: alice-token-0123456789, actor: {id: alice, groups: [a, b]}}]
 routes: [{path_prefix: /open, allow: true}, {path_prefix: /r, policy: readers}]
 policies: {readers: {allow: {id: alice}}}
 default: {}
 ",
-    );
-    assert_eq!(stack.get("/r/1").bearer(ALICE).send().status, 200);
-    let metadata = &stack.envoy.accessed("/r/1")["ext_authz"];
-    assert_eq!(metadata["actor"], json!({ "id": "alice", "groups": ["a", "b"] }));
-    assert_eq!(metadata["credential"]["kind"], "token");
-    assert_eq!(metadata["credential"]["name"], "reporting");
-    assert_eq!(metadata["policy"], "readers");
+        );
+        assert_eq!(stack.get("/r/1").bearer(ALICE).send().status, 200);
+        let metadata = &stack.envoy.accessed("/r/1")["ext_authz"];
+        assert_eq!(metadata["actor"], json!({ "id": "alice", "groups": ["a", "b"] }));
+        assert_eq!(metadata["credential"]["kind"], "token");
+        assert_eq!(metadata["credential"]["name"], "reporting");
+        assert_eq!(metadata["policy"], "readers");
 
-    assert_eq!(stack.get("/open/1").send().status, 200);
-    let metadata = &stack.envoy.accessed("/open/1")["ext_authz"];
-    assert!(metadata["actor"].is_null() && metadata["credential"].is_null(), "{metadata}");
-    assert_eq!(metadata["policy"], "route-1");
+        assert_eq!(stack.get("/open/1").send().status, 200);
+        let metadata = &stack.envoy.accessed("/open/1")["ext_authz"];
+        assert!(metadata["actor"].is_null() && metadata["credential"].is_null(), "{metadata}");
+        assert_eq!(metadata["policy"], "route-1");
 
-    assert_eq!(stack.get("/r/2").bearer("nobody-token-012345678").send().status, 401);
-    let entry = stack.envoy.accessed("/r/2");
-    assert!(entry["ext_authz"]["reason"].is_string(), "{entry}");
-    assert_eq!(entry["ext_authz"]["policy"], "readers");
-    assert!(entry["details"].as_str().unwrap().contains("ext_authz_denied"), "{entry}");
+        assert_eq!(stack.get("/r/2").bearer("nobody-token-012345678").send().status, 401);
+        let entry = stack.envoy.accessed("/r/2");
+        assert!(entry["ext_authz"]["reason"].is_string(), "{entry}");
+        assert_eq!(entry["ext_authz"]["policy"], "readers");
+        assert!(entry["details"].as_str().unwrap().contains("_denied"), "{entry}");
+    });
 }
 
 #[test]
 fn an_upgraded_connection_knows_its_actor() {
-    let shape = Shape::plain().manager(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }));
-    let stack = Stack::shaped(Server::with(CONFIG), shape);
-    let upgrade = || stack.get("/").header("connection", "upgrade").header("upgrade", "websocket");
-    let (answer, mut stream) = upgrade().bearer(ALICE).keep();
-    assert_eq!(answer.status, 101);
-    stream.get_mut().write_all(b"hello").unwrap();
-    let mut echoed = [0; 5];
-    stream.read_exact(&mut echoed).unwrap();
-    assert_eq!(&echoed, b"hello");
-    assert_eq!(upgrade().send().verdict(), (401, "unauthorized".into()));
-    assert_eq!(upgrade().bearer("nobody-token-012345678").send().status, 401);
+    in_each_form(|| {
+        let shape = Shape::plain().manager(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }));
+        let stack = Stack::shaped(Server::with(CONFIG), shape);
+        let upgrade = || stack.get("/").header("connection", "upgrade").header("upgrade", "websocket");
+        let (answer, mut stream) = upgrade().bearer(ALICE).keep();
+        assert_eq!(answer.status, 101);
+        stream.get_mut().write_all(b"hello").unwrap();
+        let mut echoed = [0; 5];
+        stream.read_exact(&mut echoed).unwrap();
+        assert_eq!(&echoed, b"hello");
+        assert_eq!(upgrade().send().verdict(), (401, "unauthorized".into()));
+        assert_eq!(upgrade().bearer("nobody-token-012345678").send().status, 401);
+    });
 }
 
 #[test]
 fn an_actor_as_deep_as_one_may_be_makes_an_answer_that_envoy_can_read() {
-    // A protobuf message may nest 100 deep, and each list of an actor is three messages, each object four.
-    let lists = format!("{}1{}", "[".repeat(16), "]".repeat(16));
-    let objects = format!("{}1{}", "{a: ".repeat(16), "}".repeat(16));
-    for nested in [&lists, &objects] {
-        let config = format!("tokens: [{{token: {ALICE}, actor: {{id: alice, deep: {nested}}}}}]\n");
-        let shape = Shape::plain().filter(json!({ "failure_mode_allow": true }));
-        let stack = Stack::shaped(Server::with(&config), shape);
-        let seen = stack.get("/").bearer(ALICE).header("x-actor-id", "root").send().seen();
-        assert_eq!(seen.all("x-actor-id"), ["alice"], "{nested}");
-        assert_eq!(stack.envoy.stat("error"), 0, "{nested}");
-        assert_eq!(grpc::code(&grpc::check(&stack.server, grpc::bearer(ALICE))), 0, "{nested}");
-    }
-    for nested in [format!("[{lists}]"), format!("{{a: {objects}}}"), format!("[{objects}]")] {
-        let config = format!("tokens: [{{token: {ALICE}, actor: {{id: alice, deep: {nested}}}}}]\n");
-        let refused = Server::with(&config).run(["check"]);
-        assert_eq!(refused.code(), Some(1), "{nested}");
-    }
+    in_each_form(|| {
+        // A protobuf message may nest 100 deep, and each list of an actor is three messages, each object four.
+        let lists = format!("{}1{}", "[".repeat(16), "]".repeat(16));
+        let objects = format!("{}1{}", "{a: ".repeat(16), "}".repeat(16));
+        for nested in [&lists, &objects] {
+            let config = format!("tokens: [{{token: {ALICE}, actor: {{id: alice, deep: {nested}}}}}]\n");
+            let shape = Shape::plain().filter(json!({ "failure_mode_allow": true }));
+            let stack = Stack::shaped(Server::with(&config), shape);
+            let seen = stack.get("/").bearer(ALICE).header("x-actor-id", "root").send().seen();
+            assert_eq!(seen.all("x-actor-id"), ["alice"], "{nested}");
+            assert_eq!(stack.envoy.stat("error"), 0, "{nested}");
+            assert_eq!(grpc::code(&grpc::check(&stack.server, grpc::bearer(ALICE))), 0, "{nested}");
+        }
+        for nested in [format!("[{lists}]"), format!("{{a: {objects}}}"), format!("[{objects}]")] {
+            let config = format!("tokens: [{{token: {ALICE}, actor: {{id: alice, deep: {nested}}}}}]\n");
+            let refused = Server::with(&config).run(["check"]);
+            assert_eq!(refused.code(), Some(1), "{nested}");
+        }
+    });
 }

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::harness::documents::{self, Block};
 use crate::harness::envoy::Envoy;
 use crate::harness::http1::Request;
 use crate::harness::postgres::{PASSWORD, Postgres};
@@ -243,7 +244,7 @@ impl Stack {
         Request::new(self.envoy.address(), "GET", path).host("app.example")
     }
 
-    /// What README promises of it.
+    /// What docs/quick-start-compose.md promises of it.
     fn test(&mut self) {
         assert_eq!(self.health(), Some(0));
         let seen = self.get("/reports").bearer(BOT).send().seen();
@@ -301,9 +302,10 @@ fn they_work_together_with_keys_in_postgresql() {
 }
 
 #[test]
-fn the_readmes_commands_run() {
-    let blocks = crate::readme::blocks("### Compose");
-    let [("sh", up), ("sh", with_postgresql)] = blocks[..] else { panic!("{blocks:#?}") };
+fn the_commands_of_the_documents_run() {
+    let blocks = documents::document("docs/quick-start-compose.md").blocks_below("Quick start: Compose");
+    let parts: Vec<_> = blocks.iter().map(Block::parts).collect();
+    let [("sh", up), ("sh", with_postgresql)] = parts[..] else { panic!("{blocks:#?}") };
     let stack = Stack::start(Resolved::with_sqlite(), |store, volumes| {
         replace(store, "/var/lib/envoy-auth-tokens", volumes.to_str().unwrap())
     });

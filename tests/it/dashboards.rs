@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::sync::LazyLock;
 
 use regex::Regex;
 use serde_json::Value;
 
+use crate::harness::documents::document;
 use crate::harness::tools;
 
 const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yaml");
 const DASHBOARD: &str = include_str!("../../deploy/grafana/dashboard.json");
-const README: &str = include_str!("../../README.md");
 
 /// A panel of the dashboard that is no row.
 fn panels() -> Vec<Value> {
@@ -83,9 +84,10 @@ fn every_panel_says_what_it_shows_and_prometheus_can_read_its_queries() {
     promtool(&["check", "rules", "rules.yaml"], folder.path());
 }
 
-/// The labels that the README gives a metric, which `docs.rs` holds to `/metrics`.
+/// The labels that docs/metrics.md gives a metric, which `docs.rs` holds to `/metrics`.
 fn documented_labels(metric: &str) -> Vec<&'static str> {
-    let word = README.split('`').find(|word| word.split('{').next() == Some(metric));
+    static PAGE: LazyLock<String> = LazyLock::new(|| document("docs/metrics.md").text);
+    let word = PAGE.split('`').find(|word| word.split('{').next() == Some(metric));
     let labels = word.and_then(|word| word.split_once('{')).map(|(_, labels)| labels.trim_end_matches('}'));
     labels.map_or_else(Vec::new, |labels| labels.split(',').collect())
 }

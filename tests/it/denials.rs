@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::harness::http1::basic;
-use crate::harness::{Answer, Encoding, Server, Shape, Stack, grpc, http2};
+use crate::harness::{Answer, Encoding, Server, Shape, Stack, grpc, http2, in_each_form};
 
 const ALICE: &str = "alice-token-0123456789";
 
@@ -33,7 +33,7 @@ fn assert_refusal(answer: &Answer, status: u16, error: &str, message: &str, chal
 
 #[test]
 fn every_refusal_says_what_the_table_says() {
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(CONFIG, encoding);
         let invalid_request = [r#"Bearer realm="api", error="invalid_request""#];
         let invalid_token = [r#"Bearer realm="api", error="invalid_token""#];
@@ -63,55 +63,63 @@ fn every_refusal_says_what_the_table_says() {
 
 #[test]
 fn users_are_challenged_for_their_password() {
-    let stack = Stack::start(&format!("{CONFIG}{USERS}"));
-    let basic_challenge = r#"Basic realm="api""#;
-    let answer = stack.get("/").send();
-    let both = [r#"Bearer realm="api""#, basic_challenge];
-    assert_refusal(&answer, 401, "unauthorized", "Unauthorized", &both);
-    let answer = crate::users::settle(|| stack.get("/").basic("rob", "wrong").send());
-    let both = [r#"Bearer realm="api", error="invalid_token""#, basic_challenge];
-    assert_refusal(&answer, 401, "invalid_token", "Invalid username or password", &both);
-    let answer = stack.get("/").header("authorization", "Basic dXNlcg==").send();
-    assert_eq!(answer.json()["message"], "Invalid Basic Auth Header");
-    assert_eq!(answer.all("www-authenticate")[0], r#"Bearer realm="api", error="invalid_token""#);
+    in_each_form(|| {
+        let stack = Stack::start(&format!("{CONFIG}{USERS}"));
+        let basic_challenge = r#"Basic realm="api""#;
+        let answer = stack.get("/").send();
+        let both = [r#"Bearer realm="api""#, basic_challenge];
+        assert_refusal(&answer, 401, "unauthorized", "Unauthorized", &both);
+        let answer = crate::users::settle(|| stack.get("/").basic("rob", "wrong").send());
+        let both = [r#"Bearer realm="api", error="invalid_token""#, basic_challenge];
+        assert_refusal(&answer, 401, "invalid_token", "Invalid username or password", &both);
+        let answer = stack.get("/").header("authorization", "Basic dXNlcg==").send();
+        assert_eq!(answer.json()["message"], "Invalid Basic Auth Header");
+        assert_eq!(answer.all("www-authenticate")[0], r#"Bearer realm="api", error="invalid_token""#);
+    });
 }
 
 #[test]
 fn the_realm_is_the_operators() {
-    let stack = Stack::start(&format!("{CONFIG}\nrealm: my shop\n"));
-    assert_eq!(stack.get("/").send().all("www-authenticate"), [r#"Bearer realm="my shop""#]);
+    in_each_form(|| {
+        let stack = Stack::start(&format!("{CONFIG}\nrealm: my shop\n"));
+        assert_eq!(stack.get("/").send().all("www-authenticate"), [r#"Bearer realm="my shop""#]);
+    });
 }
 
 #[test]
 fn nothing_that_the_client_sent_comes_back() {
-    let stack = Stack::start(&format!("{CONFIG}{USERS}"));
-    let mark = "Echo-Mark-5318008";
-    let requests = [
-        stack.get(&format!("/{mark}?{mark}={mark}")).bearer(mark).header("x-request-id", mark),
-        stack.get(&format!("/{mark}")).basic(mark, mark),
-        stack.get(&format!("/{mark}//{mark}")).header("origin", mark),
-        stack.get("/").header("authorization", format!("{mark} {mark}")),
-        stack.post("/").host(mark).header("cookie", format!("auth_token={mark}")).header("origin", mark),
-    ];
-    for request in requests {
-        let answer = request.send();
-        assert!(answer.status >= 400);
-        assert!(!format!("{answer:?}{}", answer.text()).contains(mark), "{answer:?} {}", answer.text());
-    }
+    in_each_form(|| {
+        let stack = Stack::start(&format!("{CONFIG}{USERS}"));
+        let mark = "Echo-Mark-5318008";
+        let requests = [
+            stack.get(&format!("/{mark}?{mark}={mark}")).bearer(mark).header("x-request-id", mark),
+            stack.get(&format!("/{mark}")).basic(mark, mark),
+            stack.get(&format!("/{mark}//{mark}")).header("origin", mark),
+            stack.get("/").header("authorization", format!("{mark} {mark}")),
+            stack.post("/").host(mark).header("cookie", format!("auth_token={mark}")).header("origin", mark),
+        ];
+        for request in requests {
+            let answer = request.send();
+            assert!(answer.status >= 400);
+            assert!(!format!("{answer:?}{}", answer.text()).contains(mark), "{answer:?} {}", answer.text());
+        }
+    });
 }
 
 #[test]
 fn a_head_request_is_refused_without_a_body() {
-    let stack = Stack::start(CONFIG);
-    let answer = stack.request("HEAD", "/").send();
-    assert_eq!((answer.status, answer.body.len()), (401, 0));
-    assert_eq!(answer.all("www-authenticate"), [r#"Bearer realm="api""#]);
-    assert_eq!(stack.request("HEAD", "/").bearer(ALICE).send().status, 200);
+    in_each_form(|| {
+        let stack = Stack::start(CONFIG);
+        let answer = stack.request("HEAD", "/").send();
+        assert_eq!((answer.status, answer.body.len()), (401, 0));
+        assert_eq!(answer.all("www-authenticate"), [r#"Bearer realm="api""#]);
+        assert_eq!(stack.request("HEAD", "/").bearer(ALICE).send().status, 200);
+    });
 }
 
 #[test]
 fn a_grpc_client_is_refused_in_its_own_terms() {
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let shape = Shape::plain().encoding(encoding).grpc_upstream();
         let stack = Stack::shaped(Server::with(&format!("{CONFIG}{USERS}")), shape);
         let call = |path: &str, content_type: &str, authorization: Option<&str>| {
@@ -182,7 +190,7 @@ fn another_site_cannot_use_a_cookie_or_a_remembered_password_to_change_anything(
         ("OPTIONS", &[(site, "cross-site")], 200),
         ("GET", &[("origin", "https://evil.example")], 200),
     ];
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(&config, encoding);
         // The first password check may take longer than its deadline: it is remembered afterwards.
         crate::users::settle(|| stack.get("/").basic("rob", "a-long-password").send());
@@ -209,28 +217,32 @@ fn another_site_cannot_use_a_cookie_or_a_remembered_password_to_change_anything(
 
 #[test]
 fn a_websocket_from_another_site_is_refused_although_it_is_a_get() {
-    let shape = Shape::plain().manager(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }));
-    let stack = Stack::shaped(Server::with(&format!("{CONFIG}{USERS}")), shape);
-    let upgrade = |origin: &str| {
-        let request = stack.get("/").header("connection", "upgrade").header("upgrade", "websocket");
-        request.header("origin", origin).header("cookie", format!("auth_token={ALICE}")).send().status
-    };
-    assert_eq!(upgrade("https://evil.example"), 403);
-    assert_eq!(upgrade("http://app.example"), 101);
+    in_each_form(|| {
+        let shape = Shape::plain().manager(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }));
+        let stack = Stack::shaped(Server::with(&format!("{CONFIG}{USERS}")), shape);
+        let upgrade = |origin: &str| {
+            let request = stack.get("/").header("connection", "upgrade").header("upgrade", "websocket");
+            request.header("origin", origin).header("cookie", format!("auth_token={ALICE}")).send().status
+        };
+        assert_eq!(upgrade("https://evil.example"), 403);
+        assert_eq!(upgrade("http://app.example"), 101);
+    });
 }
 
 #[test]
 fn the_operator_may_let_other_sites_use_a_place() {
-    let config = format!(
-        "{CONFIG}
+    in_each_form(|| {
+        let config = format!(
+            "{CONFIG}
 users: [{{username: rob, password: a-long-password}}]
 credentials: [{{cookie: auth_token, allow_cross_site: true}}, bearer, basic]
 "
-    );
-    let stack = Stack::start(&config);
-    let cross = || stack.post("/").header("sec-fetch-site", "cross-site").body(Vec::new());
-    assert_eq!(cross().header("cookie", format!("auth_token={ALICE}")).send().status, 200);
-    assert_eq!(cross().basic("api_key", ALICE).send().status, 403);
+        );
+        let stack = Stack::start(&config);
+        let cross = || stack.post("/").header("sec-fetch-site", "cross-site").body(Vec::new());
+        assert_eq!(cross().header("cookie", format!("auth_token={ALICE}")).send().status, 200);
+        assert_eq!(cross().basic("api_key", ALICE).send().status, 403);
+    });
 }
 
 #[test]
@@ -239,7 +251,7 @@ fn a_cors_preflight_passes_only_where_the_operator_says_so_and_only_if_it_is_one
         let request = stack.request("OPTIONS", "/").header("origin", "https://spa.example");
         request.header("access-control-request-method", "POST")
     };
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(CONFIG, encoding);
         assert_eq!(preflight(&stack).send().verdict(), (401, "unauthorized".into()));
         assert_eq!(stack.request("OPTIONS", "/").send().status, 401);
@@ -259,53 +271,56 @@ fn a_cors_preflight_passes_only_where_the_operator_says_so_and_only_if_it_is_one
 
 #[test]
 fn each_decision_is_one_line_that_says_why() {
-    let stack = Stack::start(CONFIG);
-    let send = |target: &str, id: &str| stack.get(target).header("x-request-id", id);
-    assert_eq!(send("/open/x?q=1", "line-open").send().status, 200);
-    assert_eq!(send("/x?q=1", "line-pass").bearer(ALICE).send().status, 200);
-    assert_eq!(send("/admin", "line-scope").bearer(ALICE).send().status, 403);
-    assert_eq!(send("/x", "line-none").send().status, 401);
+    in_each_form(|| {
+        let stack = Stack::start(CONFIG);
+        let send = |target: &str, id: &str| stack.get(target).header("x-request-id", id);
+        assert_eq!(send("/open/x?q=1", "line-open").send().status, 200);
+        assert_eq!(send("/x?q=1", "line-pass").bearer(ALICE).send().status, 200);
+        assert_eq!(send("/admin", "line-scope").bearer(ALICE).send().status, 403);
+        assert_eq!(send("/x", "line-none").send().status, 401);
 
-    let line = stack.server.decision("line-pass");
-    assert_eq!(line["message"], "allowed");
-    assert_eq!(line["decision"], "allowed");
-    assert_eq!(line["policy"], "default");
-    assert_eq!(line["credential.kind"], "token");
-    assert_eq!(line["credential.name"], "token-1");
-    assert_eq!(line["method"], "GET");
-    assert_eq!(line["host"], "app.example");
-    assert_eq!(line["path"], "/x", "without its query");
-    assert!(line["duration_us"].is_u64(), "{line}");
-    let line = stack.server.decision("line-scope");
-    assert_eq!((&line["decision"], &line["policy"]), (&json!("denied"), &json!("route-1")));
-    assert!(line["reason"].is_string());
-    let line = stack.server.decision("line-none");
-    assert_eq!((&line["message"], &line["decision"]), (&json!("denied"), &json!("denied")));
-    let line = stack.server.decision("line-open");
-    assert_eq!((&line["decision"], &line["policy"]), (&json!("allowed"), &json!("route-2")));
-    assert_eq!(stack.server.decisions().len(), 4);
+        let line = stack.decision("line-pass");
+        assert_eq!(line["message"], "allowed");
+        assert_eq!(line["decision"], "allowed");
+        assert_eq!(line["policy"], "default");
+        assert_eq!(line["credential.kind"], "token");
+        assert_eq!(line["credential.name"], "token-1");
+        assert_eq!(line["method"], "GET");
+        assert_eq!(line["host"], "app.example");
+        assert_eq!(line["path"], "/x", "without its query");
+        assert!(line["duration_us"].is_u64(), "{line}");
+        let line = stack.decision("line-scope");
+        assert_eq!((&line["decision"], &line["policy"]), (&json!("denied"), &json!("route-1")));
+        assert!(line["reason"].is_string());
+        let line = stack.decision("line-none");
+        assert_eq!((&line["message"], &line["decision"]), (&json!("denied"), &json!("denied")));
+        let line = stack.decision("line-open");
+        assert_eq!((&line["decision"], &line["policy"]), (&json!("allowed"), &json!("route-2")));
+        assert_eq!(stack.decisions().len(), 4);
+    });
 }
 
 #[test]
 fn what_a_client_sends_cannot_break_a_log_line_or_fill_the_log() {
-    let stack = Stack::start(&format!("{CONFIG}\n"));
-    let path = format!("/{}", "p".repeat(3000));
-    let answer = stack.get(&path).header("x-request-id", "long-path").send();
-    assert_eq!(answer.status, 401);
-    let line = stack.server.decision("long-path");
-    assert!(line["path"].as_str().unwrap().len() <= 260, "{line}");
-    let long = "l".repeat(3000);
-    let request = stack.get("/long-fields").host(&long).header("x-request-id", &long);
-    assert_eq!(request.send().status, 401);
-    let line = stack
-        .server
-        .log()
-        .wait_for("the line of long fields", |line| line.contains("/long-fields").then(|| line.to_owned()));
-    assert!(line.len() < 2000, "{line}");
-    let answer = stack.get("/%0a%0d%1b[31m\"x").header("x-request-id", "odd-path").send();
-    assert_eq!(answer.status, 400);
-    let line = stack.server.decision("odd-path");
-    assert!(line["path"].as_str().unwrap().starts_with("/%0a"), "{line}");
+    in_each_form(|| {
+        let stack = Stack::start(&format!("{CONFIG}\n"));
+        let path = format!("/{}", "p".repeat(3000));
+        let answer = stack.get(&path).header("x-request-id", "long-path").send();
+        assert_eq!(answer.status, 401);
+        let line = stack.decision("long-path");
+        assert!(line["path"].as_str().unwrap().len() <= 260, "{line}");
+        let long = "l".repeat(3000);
+        let request = stack.get("/long-fields").host(&long).header("x-request-id", &long);
+        assert_eq!(request.send().status, 401);
+        let line = stack.deciding_log().wait_for("the line of long fields", |line| {
+            line.contains("/long-fields").then(|| line.to_owned())
+        });
+        assert!(line.len() < 2000, "{line}");
+        let answer = stack.get("/%0a%0d%1b[31m\"x").header("x-request-id", "odd-path").send();
+        assert_eq!(answer.status, 400);
+        let line = stack.decision("odd-path");
+        assert!(line["path"].as_str().unwrap().starts_with("/%0a"), "{line}");
+    });
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::harness::documents::{self, Block};
 use crate::harness::server::BINARY;
 use crate::harness::tools;
 
@@ -92,9 +93,10 @@ fn all_that_the_build_reads_is_sent_to_it() {
 }
 
 #[test]
-fn the_readmes_docker_run_fits_the_image() {
-    let blocks = crate::readme::blocks("### The image");
-    let [("sh", make), ("sh", run)] = blocks[..] else { panic!("{blocks:#?}") };
+fn the_docker_run_of_the_documents_fits_the_image() {
+    let blocks = documents::document("docs/install.md").blocks_below("The image");
+    let parts: Vec<_> = blocks.iter().map(Block::parts).collect();
+    let [("sh", make), ("sh", run)] = parts[..] else { panic!("{blocks:#?}") };
     let image = concat!("envoy-auth-tokens:", env!("CARGO_PKG_VERSION"));
     assert!(make.starts_with("make image #") && make.contains(image), "{make}");
     let run = run.replace("\\\n", " ");

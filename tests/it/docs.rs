@@ -1,11 +1,11 @@
-//! What the README promises exists, and what exists stands in the README.
+//! What README and docs/ promise exists, and what exists stands there.
 
 use std::process::Command;
 
+use crate::harness::documents::{self, document};
 use crate::harness::server::{BINARY, Server, run};
 use crate::harness::{grpc, tools};
 
-const README: &str = include_str!("../../README.md");
 const EXAMPLE: &str = include_str!("../../deploy/config.yaml");
 
 fn help(arguments: &[&str]) -> String {
@@ -28,7 +28,8 @@ fn listed(help: &str, heading: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_command_and_every_flag_stands_in_the_readme() {
+fn every_command_and_every_flag_stands_in_the_page_about_commands() {
+    let page = document("docs/cli.md").text;
     let mut commands: Vec<Vec<String>> = Vec::new();
     for command in listed(&help(&[]), "Commands:") {
         let inner = listed(&help(&[&command]), "Commands:");
@@ -40,28 +41,29 @@ fn every_command_and_every_flag_stands_in_the_readme() {
     }
     assert!(commands.len() >= 7, "{commands:?}");
     for command in commands {
-        assert!(README.contains(&format!("| `{}` |", command.join(" "))), "{command:?}");
+        assert!(page.contains(&format!("| `{}` |", command.join(" "))), "{command:?}");
         let arguments: Vec<&str> = command.iter().map(String::as_str).collect();
         let help = help(&arguments);
         let flags = help.split_whitespace().filter_map(|word| word.strip_prefix("--"));
         let flags = flags
             .map(|word| word.split(|char: char| !char.is_ascii_lowercase() && char != '-').next().unwrap());
         for flag in flags.filter(|flag| !["help", "version", ""].contains(flag)) {
-            assert!(README.contains(&format!("--{flag}")), "{command:?} --{flag}");
+            assert!(page.contains(&format!("--{flag}")), "{command:?} --{flag}");
         }
     }
 }
 
 #[test]
-fn every_section_of_the_example_stands_in_the_readme_and_the_other_way_round() {
+fn every_section_of_the_example_stands_in_the_page_about_configuration_and_the_other_way_round() {
+    let page = document("docs/configuration.md").text;
     let is_key = |line: &&str| line.starts_with(|char: char| char.is_ascii_lowercase());
     let sections = EXAMPLE.lines().filter(is_key).map(|line| line.split(':').next().unwrap());
     let mut found = 0;
     for section in sections {
-        assert!(README.contains(&format!("| `{section}` |")), "{section}");
+        assert!(page.contains(&format!("| `{section}` |")), "{section}");
         found += 1;
     }
-    let table = README.lines().skip_while(|line| !line.starts_with("| section |")).skip(2);
+    let table = page.lines().skip_while(|line| !line.starts_with("| section |")).skip(2);
     let table: Vec<_> = table.take_while(|line| line.starts_with('|')).collect();
     // `plugins` stands instead of all the others.
     assert_eq!(found, table.len() - 1, "{table:#?}");
@@ -84,7 +86,8 @@ admin: {{listen: 127.0.0.1:0, tls: {{cert: {0}/server.crt, key: {0}/server.key}}
 }
 
 #[test]
-fn every_metric_stands_in_the_readme_and_the_other_way_round() {
+fn every_metric_stands_in_the_page_about_metrics_and_the_other_way_round() {
+    let page = document("docs/metrics.md").text;
     let metrics = server_with_every_metric().metrics();
     let samples = metrics.lines().filter(|line| !line.starts_with('#')).map(|line| {
         let name = line.split(['{', ' ']).next().unwrap();
@@ -95,9 +98,11 @@ fn every_metric_stands_in_the_readme_and_the_other_way_round() {
     samples.dedup();
     assert!(samples.len() >= 6, "{metrics}");
     for name in &samples {
-        assert!(README.contains(&format!("`{name}")), "{name} is not documented");
+        assert!(page.contains(&format!("`{name}")), "{name} is not documented");
     }
-    let documented = README.split('`').filter(|word| word.starts_with("envoy_auth_tokens_"));
+    let documents = documents::all();
+    let words = documents.iter().flat_map(|document| document.text.split('`'));
+    let documented = words.filter(|word| word.starts_with("envoy_auth_tokens_"));
     for name in documented.map(|word| word.split('{').next().unwrap()) {
         // The counter of what never happened has no sample, but its name is there.
         let family = name.trim_end_matches("_total");
@@ -106,10 +111,11 @@ fn every_metric_stands_in_the_readme_and_the_other_way_round() {
 }
 
 #[test]
-fn the_memory_that_the_readme_and_the_manifests_give_follows_from_the_number_of_keys() {
+fn the_memory_that_the_documents_and_the_manifests_give_follows_from_the_number_of_keys() {
     const MIB: u64 = 1024 * 1024;
     let number = |text: &str| -> u64 { text.replace([',', ' '], "").parse().unwrap() };
-    let (_, table) = README.split_once("| keys | request | limit |\n| --- | --- | --- |\n").unwrap();
+    let page = document("docs/sizing.md").text;
+    let (_, table) = page.split_once("| keys | request | limit |\n| --- | --- | --- |\n").unwrap();
     let rows = table.lines().take_while(|line| line.starts_with("| "));
     let rows: Vec<[u64; 3]> = rows
         .map(|line| {
@@ -137,8 +143,9 @@ fn the_memory_that_the_readme_and_the_manifests_give_follows_from_the_number_of_
 }
 
 #[test]
-fn the_diagnostic_in_the_readme_is_what_check_prints() {
-    let (_, after) = README.split_once("$ envoy-auth-tokens check --config config.yaml\n").unwrap();
+fn the_diagnostic_in_the_documents_is_what_check_prints() {
+    let page = document("docs/configuration.md").text;
+    let (_, after) = page.split_once("$ envoy-auth-tokens check --config config.yaml\n").unwrap();
     let (shown, _) = after.split_once("```").unwrap();
     let setup = Server::with("tokens:\n- token: {$env: BOT_TOKEN}\n  actr: {bot_id: my-bot}\n");
     let setup = setup.env("BOT_TOKEN", "this-is-the-secret-token").own_listeners();
@@ -151,8 +158,9 @@ fn the_diagnostic_in_the_readme_is_what_check_prints() {
 }
 
 #[test]
-fn the_explanation_in_the_readme_is_what_explain_prints() {
-    let (before, after) = README.split_once("$ envoy-auth-tokens explain ").unwrap();
+fn the_explanation_in_the_documents_is_what_explain_prints() {
+    let page = document("docs/explain.md").text;
+    let (before, after) = page.split_once("$ envoy-auth-tokens explain ").unwrap();
     let (arguments, after) = after.split_once('\n').unwrap();
     let (shown, _) = after.split_once("```").unwrap();
     let (_, config) = before.rsplit_once("```yaml\n").unwrap();
@@ -174,14 +182,8 @@ fn every_section_in_the_documents_about_people_is_valid() {
         std::fs::read_to_string(tools::root().join("tests/fixtures/config/tls/ca.crt")).unwrap();
     // What a provider needs besides, where a block shows the provider alone.
     const ADMIN: &str = "keys: {store: 'sqlite:keys.db'}\nadmin: {public_url: 'https://keys.example.com'}\ncredentials: [bearer, session]\n";
-    let documents = [
-        README,
-        include_str!("../../docs/ldap.md"),
-        include_str!("../../docs/openid-connect.md"),
-        include_str!("../../docs/sessions.md"),
-    ];
     let mut found = 0;
-    for text in documents {
+    for text in documents::all().into_iter().map(|document| document.text) {
         for block in text.split("\n```yaml\n").skip(1) {
             let (block, _) = block.split_once("\n```").unwrap();
             let is_whole = block.contains("keys:");

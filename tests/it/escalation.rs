@@ -283,7 +283,12 @@ fn callers(api: &Api) -> Vec<Caller> {
         caller("editor", Credential::Password, Some(1), Manages::All),
         caller("admin", Credential::Password, Some(2), Manages::All),
         caller("person", Credential::Password, Some(1), Manages::Own),
-        caller("key", token(json!({"name": "caller", "role": "Editor", "actor": area})), Some(1), Manages::All),
+        caller(
+            "key",
+            token(json!({"name": "caller", "role": "Editor", "actor": area})),
+            Some(1),
+            Manages::All,
+        ),
         caller("account", token(json!({"name": "caller", "account": "caller"})), Some(1), Manages::All),
         caller("restricted", known("restricted-token-0123456789"), Some(2), Manages::Nothing),
     ]
@@ -293,10 +298,15 @@ fn callers(api: &Api) -> Vec<Caller> {
 fn every_caller_gets_through_every_call_no_more_than_they_have() {
     on_each_database(|store| {
         let api = Api::start(&config(store));
-        for (name, role) in [("weak", "Viewer"), ("strong", "Admin"), ("special", "Viewer"), ("caller", "Editor")] {
+        for (name, role) in
+            [("weak", "Viewer"), ("strong", "Admin"), ("special", "Viewer"), ("caller", "Editor")]
+        {
             insert_account(store, name, role);
         }
-        sql(store, "UPDATE api_accounts SET actor = '{\"team\": \"ops\", \"area\": [\"a\", \"c\"]}' WHERE name = 'caller'");
+        sql(
+            store,
+            "UPDATE api_accounts SET actor = '{\"team\": \"ops\", \"area\": [\"a\", \"c\"]}' WHERE name = 'caller'",
+        );
         let maker = Maker { api: &api, made: 0.into() };
         let callers = callers(&api);
         // The index learns of what came past the server.
@@ -309,7 +319,10 @@ fn every_caller_gets_through_every_call_no_more_than_they_have() {
             (json!({"role": "Viewer", "name": "special"}), Power { is_named: true, ..Power::nobodys(0) }),
             (json!({"account": "weak"}), Power { owner: Owner::Account, ..Power::nobodys(0) }),
             (json!({"account": "strong"}), Power { owner: Owner::Account, ..Power::nobodys(2) }),
-            (json!({"account": "special"}), Power { owner: Owner::Account, is_named: true, ..Power::nobodys(0) }),
+            (
+                json!({"account": "special"}),
+                Power { owner: Owner::Account, is_named: true, ..Power::nobodys(0) },
+            ),
         ];
         targets.extend((0..3).map(|role| (json!({"role": ROLES[role]}), Power::nobodys(role))));
         for owner in ["person", "other", "editor"] {
@@ -355,7 +368,10 @@ fn every_caller_gets_through_every_call_no_more_than_they_have() {
                 (json!({"name": "n", "role": "Viewer"}), Power::nobodys(0)),
                 (json!({"name": "n", "role": "Editor"}), Power::nobodys(1)),
                 (json!({"name": "n", "role": "Admin"}), Power::nobodys(2)),
-                (json!({"name": "n", "owner": "me"}), Power { owner: Owner::Person("me"), ..Power::nobodys(0) }),
+                (
+                    json!({"name": "n", "owner": "me"}),
+                    Power { owner: Owner::Person("me"), ..Power::nobodys(0) },
+                ),
                 (
                     json!({"name": "n", "owner": "me", "role": "Admin"}),
                     Power { owner: Owner::Person("me"), ..Power::nobodys(2) },
@@ -363,7 +379,11 @@ fn every_caller_gets_through_every_call_no_more_than_they_have() {
             ];
             for (body, power) in news {
                 let answer = post(caller.by(api.request("POST", "/api/auth/keys")), &body);
-                check(format!("{} creates {body}", caller.name), &answer, expected_of_new(caller, &body, &power));
+                check(
+                    format!("{} creates {body}", caller.name),
+                    &answer,
+                    expected_of_new(caller, &body, &power),
+                );
                 if answer.status == 200 {
                     Call::Delete.send(&api, &callers[4], created(&answer).0);
                 }
@@ -374,17 +394,27 @@ fn every_caller_gets_through_every_call_no_more_than_they_have() {
                     Manages::All | Manages::Own | Manages::Nothing => 403,
                 })
             };
-            let bulk = post(caller.by(api.request("POST", "/api/auth/keys/revoke")), &json!({"namePattern": "nothing"}));
+            let bulk = post(
+                caller.by(api.request("POST", "/api/auth/keys/revoke")),
+                &json!({"namePattern": "nothing"}),
+            );
             check(format!("{} revokes many", caller.name), &bulk, of_many(None));
             let export = caller.by(api.request("GET", "/api/auth/keys/export")).send();
             check(format!("{} exports", caller.name), &export, of_many(Some(2)));
             let line = json!({"name": format!("imported by {}", caller.name), "role": "Viewer", "sha256": hash(caller.name)});
             let import = caller.by(api.request("POST", "/api/auth/keys/import"));
-            let import = import.header("content-type", "application/x-ndjson").body(line.to_string().into_bytes()).send();
+            let import = import
+                .header("content-type", "application/x-ndjson")
+                .body(line.to_string().into_bytes())
+                .send();
             check(format!("{} imports", caller.name), &import, of_many(Some(2)));
         }
         assert!(wrong.is_empty(), "{wrong}");
-        assert_eq!(met.keys().copied().collect::<Vec<_>>(), [200, 400, 401, 403, 404], "every kind of answer occurs");
+        assert_eq!(
+            met.keys().copied().collect::<Vec<_>>(),
+            [200, 400, 401, 403, 404],
+            "every kind of answer occurs"
+        );
         eprintln!("{} calls: {met:?}", met.values().sum::<usize>());
     });
 }
@@ -398,7 +428,8 @@ fn expected_of_new(caller: &Caller, body: &Value, power: &Power) -> u16 {
         return status;
     }
     let given = body["role"].as_str().and_then(|role| ROLES.iter().position(|known| *known == role));
-    let is_own = body.get("owner").is_some() || (caller.manages == Manages::Own && body.get("account").is_none());
+    let is_own =
+        body.get("owner").is_some() || (caller.manages == Manages::Own && body.get("account").is_none());
     if is_own {
         if !matches!(caller.credential, Credential::Password) {
             return 403;
@@ -567,7 +598,8 @@ fn a_random_sequence_of_calls_gives_nobody_more_than_they_or_a_lower_role_had() 
     for (name, role) in [("weak", "Viewer"), ("strong", "Admin"), ("special", "Viewer")] {
         insert_account(&store, name, role);
     }
-    let caller = |name, role, manages| Caller { name, credential: Credential::Password, role: Some(role), manages };
+    let caller =
+        |name, role, manages| Caller { name, credential: Credential::Password, role: Some(role), manages };
     let actors = [
         caller("viewer", 0, Manages::All),
         caller("editor", 1, Manages::All),
@@ -607,7 +639,9 @@ fn a_random_sequence_of_calls_gives_nobody_more_than_they_or_a_lower_role_had() 
     let (passed, denied) = met.into_inner();
     eprintln!("passed: {passed:?}, denied: {denied}");
     assert!(denied > 0);
-    for (name, path) in [("viewer", "/viewer"), ("viewer", "/a"), ("editor", "/editor"), ("editor", "/viewer")] {
+    for (name, path) in
+        [("viewer", "/viewer"), ("viewer", "/a"), ("editor", "/editor"), ("editor", "/viewer")]
+    {
         assert!(passed.contains_key(&(name, path)), "{name} got nowhere near {path}: {passed:?}");
     }
 }
@@ -656,7 +690,8 @@ fn no_call_at_the_moment_of_a_change_by_somebody_stronger_gives_what_the_change_
         let editor = |method: &str, path: &str, body: &Value| {
             post(api.request(method, path).basic("editor", "editor"), body)
         };
-        let root = |method: &str, path: &str, body: &Value| post(api.request(method, path).bearer(ROOT), body);
+        let root =
+            |method: &str, path: &str, body: &Value| post(api.request(method, path).bearer(ROOT), body);
         for (call, method, suffix, body) in [
             ("rotate", "POST", "/rotate", json!({})),
             ("change", "PATCH", "", json!({"secondsToLive": 600})),
@@ -687,7 +722,10 @@ fn no_call_at_the_moment_of_a_change_by_somebody_stronger_gives_what_the_change_
             for (key, _, by, after) in rows(store, select) {
                 let after: Value = serde_json::from_str(&after).unwrap();
                 if ids.contains(&key) && by == "editor" {
-                    assert!(!is_strong.contains(&key), "{call}: the editor had key {key} after it was an Admin's");
+                    assert!(
+                        !is_strong.contains(&key),
+                        "{call}: the editor had key {key} after it was an Admin's"
+                    );
                     done += 1;
                 }
                 if after["role"] == "Admin" {
@@ -696,7 +734,11 @@ fn no_call_at_the_moment_of_a_change_by_somebody_stronger_gives_what_the_change_
             }
             eprintln!("{call}: {statuses:?}");
             assert_eq!(done, statuses.get(&200).copied().unwrap_or(0), "{call}: {statuses:?}");
-            assert_eq!(statuses.keys().copied().collect::<Vec<_>>(), [200, 403], "{call}: both come first now and then");
+            assert_eq!(
+                statuses.keys().copied().collect::<Vec<_>>(),
+                [200, 403],
+                "{call}: both come first now and then"
+            );
         }
 
         // A key of an account that becomes an Admin's.

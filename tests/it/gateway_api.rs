@@ -49,7 +49,7 @@ fn stack(encoding: Encoding) -> Stack {
 
 #[test]
 fn an_envoy_that_sets_nothing_but_the_address_is_enough() {
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = stack(encoding);
         let forged = [("x-actor-id", "root"), ("X_Actor_Role", "Admin"), ("x.actor.name", "Root")];
         let seen = stack.get("/orders").headers(&forged).bearer(BOT).send().seen();

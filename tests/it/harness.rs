@@ -4,6 +4,7 @@ pub mod browser;
 pub mod cgroup;
 pub mod collector;
 pub mod datasette;
+pub mod documents;
 pub mod envoy;
 pub mod frames;
 pub mod grpc;
@@ -34,8 +35,11 @@ pub mod tools;
 pub mod upstream;
 pub mod visitor;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 pub use envoy::{Encoding, Envoy, Shape};
 pub use http1::{Answer, Request};
@@ -65,6 +69,27 @@ pub struct Stack {
     pub server: Server,
     pub upstream: Upstream,
     errors_expected: bool,
+    /// Whether the module decides, in Envoy's own process; the server only keeps it company.
+    is_inside: bool,
+}
+
+thread_local! {
+    /// Whether stacks of this thread have the module inside Envoy, where their shapes do not say.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a test with the server beside Envoy, and with the module inside it: a case is written once.
+pub fn in_each_form(test: impl Fn()) {
+    for inside in [false, true] {
+        // Shown where the test fails.
+        println!(
+            "{}",
+            if inside { "with the module inside Envoy:" } else { "with the server beside Envoy:" }
+        );
+        INSIDE.set(inside);
+        test();
+        INSIDE.set(false);
+    }
 }
 
 impl Stack {
@@ -85,9 +110,25 @@ impl Stack {
 
     /// The same in front of this upstream.
     pub fn before(setup: Setup, shape: Shape, upstream: Upstream) -> Self {
+        let shape = if INSIDE.get() { shape.inside() } else { shape };
         let server = setup.start();
         let envoy = Envoy::start(&shape, &server, &upstream);
-        Self { envoy, server, upstream, errors_expected: false }
+        Self { envoy, server, upstream, errors_expected: false, is_inside: shape.is_inside() }
+    }
+
+    /// The decision line of the request with this `x-request-id`.
+    pub fn decision(&self, request_id: &str) -> Value {
+        server::decision(self.deciding_log(), request_id)
+    }
+
+    /// The decision lines so far, each with its fields.
+    pub fn decisions(&self) -> Vec<Value> {
+        server::decisions(self.deciding_log())
+    }
+
+    /// The log of the process that decides.
+    pub fn deciding_log(&self) -> &log::Log {
+        if self.is_inside { self.envoy.log() } else { self.server.log() }
     }
 
     /// The hardened Envoy that the command `envoy` prints for this configuration, in front of this upstream.
@@ -99,7 +140,7 @@ impl Stack {
         assert_eq!(printed.code(), Some(0), "{printed:?}");
         let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
         let envoy = Envoy::configured(&format!("{admin}{}", printed.stdout));
-        Self { envoy, server, upstream, errors_expected: false }
+        Self { envoy, server, upstream, errors_expected: false, is_inside: false }
     }
 
     /// This test is about a gRPC error or an answer that Envoy denies.

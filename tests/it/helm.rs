@@ -1,13 +1,15 @@
 //! `deploy/helm`: what the chart renders is what `deploy/kubernetes` says, and values that make no sense are denied.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::harness::manifests::{self, Resource};
 use crate::harness::server::{Ran, run};
 use crate::harness::tools;
 use crate::kubernetes::manifests::{Manifests, not_restricted};
+use crate::kubernetes::pod::Pod;
 use crate::kubernetes::{cluster, scripts, warnings};
 
 const OURS: &str = "envoy-auth-tokens";
@@ -32,7 +34,32 @@ fn released(name: &str, values: &str) -> Manifests {
 /// Values as YAML, in which the configuration is this file of ours.
 fn with_config(file: &str, values: &str) -> String {
     let config = std::fs::read_to_string(tools::root().join(file)).unwrap();
-    format!("config: {}\n{values}", Value::from(config))
+    format!("configFile: {}\n{values}", Value::from(config))
+}
+
+/// Whether the schema of an object is not Kubernetes' own, but an operator's.
+fn is_operators(object: &Value) -> bool {
+    let group = object["apiVersion"].as_str().unwrap().split_once('/').map_or("", |(group, _)| group);
+    group == "gateway.networking.k8s.io" || (group.contains('.') && !group.ends_with(".k8s.io"))
+}
+
+/// Holds every object against the schema of its kind: Kubernetes' oldest and newest, or the operator's.
+#[track_caller]
+fn assert_valid(released: &Manifests) {
+    let (operators, own): (Vec<_>, Vec<_>) = released.0.iter().cloned().partition(is_operators);
+    Manifests(own).assert_valid();
+    assert_eq!(manifests::wrong(&resources(operators)), Vec::<String>::new());
+}
+
+fn resources(objects: Vec<Value>) -> Vec<Resource> {
+    let name = |object: &Value| format!("{}/{}", object["kind"], object["metadata"]["name"]).replace('"', "");
+    objects.into_iter().map(|document| Resource { name: name(&document), document }).collect()
+}
+
+/// Takes out what Helm runs around an install and does not install.
+fn without_hooks(released: &Manifests) -> Manifests {
+    let is_hook = |object: &Value| object["metadata"]["annotations"]["helm.sh/hook"].is_string();
+    Manifests(released.0.iter().filter(|object| !is_hook(object)).cloned().collect())
 }
 
 /// What is Helm's own: its labels, and where it puts things.
@@ -55,12 +82,29 @@ fn assert_same(released: &Manifests, form: &str) {
     let mut count = 0;
     for object in kustomized {
         let (kind, name) = (object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap());
-        let ours = without_helms_own(released.get(kind, name).clone());
-        let object = without_helms_own(object.clone());
+        let mut ours = without_helms_own(released.get(kind, name).clone());
+        let mut object = without_helms_own(object.clone());
+        match kind {
+            // The chart's is merged of maps, in which nothing of how it was written is left.
+            "ConfigMap" => {
+                for config in [&mut ours, &mut object] {
+                    let text = config["data"]["config.yaml"].as_str().unwrap();
+                    config["data"]["config.yaml"] = serde_saphyr::from_str(text).unwrap();
+                }
+            }
+            // Beside those that may ask, `helm test`, where it asks.
+            "NetworkPolicy" if form == "shared" => {
+                let rules = ours["spec"]["ingress"].as_array_mut().unwrap();
+                let of_test = rules.pop().unwrap();
+                let labels = &of_test["from"][0]["podSelector"]["matchLabels"];
+                assert_eq!(labels["app.kubernetes.io/name"], "envoy-auth-tokens-test", "{of_test}");
+            }
+            _ => {}
+        }
         assert_eq!(ours, object, "the chart's {kind} {name} and that of deploy/kubernetes/{form}");
         count += 1;
     }
-    assert_eq!(released.0.len(), count);
+    assert_eq!(without_hooks(released).0.len(), count);
 }
 
 #[test]
@@ -85,9 +129,24 @@ fn the_default_is_the_shared_form_and_its_tls_the_form_with_mtls() {
 }
 
 #[test]
-fn the_readme_installs_it() {
-    let released = cluster::after(scripts()[2]).objects;
-    released.assert_valid();
+fn the_readme_of_the_chart_and_its_files_are_what_make_chart_makes() {
+    let mut command = Command::new("python3");
+    command.args(["deploy/helm/readme.py", "--check"]).current_dir(tools::root());
+    let ran = run(command, "");
+    assert_eq!((ran.code(), ran.stderr.as_str()), (Some(0), ""), "run `make chart`");
+    // Every value has its row, and a sentence or a comment over it.
+    let readme = std::fs::read_to_string(chart().join("README.md")).unwrap();
+    let values: Value =
+        serde_saphyr::from_str(&std::fs::read_to_string(chart().join("values.yaml")).unwrap()).unwrap();
+    for name in values.as_object().unwrap().keys() {
+        assert!(readme.contains(&format!("| `{name}")), "{name}");
+    }
+}
+
+#[test]
+fn the_documents_install_it() {
+    let released = cluster::after(&scripts()[2]).objects;
+    assert_valid(&released);
     let image = &released.get("Deployment", OURS)["spec"]["template"]["spec"]["containers"][0]["image"];
     assert_eq!(image, concat!("registry.example.com/envoy-auth-tokens:", env!("CARGO_PKG_VERSION")));
 }
@@ -109,8 +168,9 @@ autoscaling: {enabled: false}
 replicas: 3
 podDisruptionBudget: {maxUnavailable: 50%}
 networkPolicy: {mayScrape: []}
+tests: {enabled: false}
 service: {annotations: {mine: kept}}
-serviceAccount: {existing: robot}
+serviceAccount: {create: false, name: robot}
 podLabels: {team: tokens}
 podAnnotations: {mine: kept}
 nodeSelector: {kubernetes.io/arch: amd64}
@@ -118,7 +178,23 @@ tolerations: [{key: dedicated, operator: Exists, effect: NoSchedule}]
 affinity: {podAntiAffinity: {preferredDuringSchedulingIgnoredDuringExecution: []}}
 priorityClassName: system-cluster-critical
 resources: {limits: {memory: 1Gi}}
-config: |
+extraEnv: [{name: OTEL_SERVICE_NAME, value: tokens}]
+extraEnvFrom: [{secretRef: {name: more-env}}]
+extraVolumes: [{name: audit, emptyDir: {}}]
+extraVolumeMounts: [{name: audit, mountPath: /var/log/audit}]
+extraContainers: [{name: shipper, image: example.com/shipper:1, resources: {limits: {memory: 64Mi}, requests: {cpu: 10m, memory: 8Mi}}, securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}}]
+extraObjects:
+- {apiVersion: v1, kind: ConfigMap, metadata: {name: '{{ .Release.Name }}-more'}, data: {mine: kept}}
+- |
+  apiVersion: v1
+  kind: ConfigMap
+  metadata: {name: '{{ include `envoy-auth-tokens.fullname` . }}-text'}
+commonLabels: {cost-center: '42'}
+deploymentAnnotations: {reloader: 'off'}
+revisionHistoryLimit: 3
+readinessProbe: {periodSeconds: 5}
+topologySpreadConstraints: [{topologyKey: rack, maxSkew: 2, whenUnsatisfiable: DoNotSchedule}]
+configFile: |
   ext_authz: {listen: '[::]:9291'}
   probes: {listen: '[::]:9293'}
   keys: {store: {$env: DATABASE_URL}}
@@ -130,7 +206,7 @@ config: |
 #[test]
 fn every_value_has_the_effect_that_it_promises() {
     let released = released("mine", OTHERWISE);
-    released.assert_valid();
+    assert_valid(&released);
     let name = "mine-envoy-auth-tokens";
     let deployment = released.get("Deployment", name);
     let pod = &deployment["spec"]["template"]["spec"];
@@ -163,12 +239,27 @@ fn every_value_has_the_effect_that_it_promises() {
         "system-cluster-critical",
         "podAntiAffinity",
         "1Gi",
+        "OTEL_SERVICE_NAME",
+        "more-env",
+        "/var/log/audit",
+        "shipper",
+        "cost-center",
+        "reloader",
+        "rack",
     ] {
         assert!(text.contains(word), "{word}: {text}");
     }
+    assert_eq!(deployment["spec"]["revisionHistoryLimit"], 3);
+    // What is not said of a probe stays as it is.
+    assert_eq!(container["readinessProbe"]["periodSeconds"], 5);
+    assert_eq!(container["readinessProbe"]["failureThreshold"], 2);
+    assert_eq!(pod["topologySpreadConstraints"].as_array().unwrap().len(), 1);
+    for name in ["mine-more", "mine-envoy-auth-tokens-text"] {
+        released.get("ConfigMap", name);
+    }
     // What the configuration names is what the Pod gets.
     let mut objects = released.clone();
-    for (secret, key) in [("mine", "bot-token"), ("pg-app", "uri")] {
+    for (secret, key) in [("mine", "bot-token"), ("pg-app", "uri"), ("more-env", "MORE")] {
         let text = if key == "uri" { "postgres://k:k@127.0.0.1/k" } else { "token-0123456789-abc" };
         objects.0.push(secret_of(secret, key, text));
     }
@@ -191,39 +282,300 @@ networkPolicy: {enabled: false}
 podMonitor: {enabled: true, interval: 15s, labels: {release: prometheus}}
 secretFiles: []
 database: {existingSecret: '', caSecret: ''}
+configCheck: {enabled: false}
+tests: {enabled: false}
 ";
-    let mut released = released(OURS, values);
-    assert!(
-        released.of_kind("PodDisruptionBudget").is_empty() && released.of_kind("NetworkPolicy").is_empty()
-    );
+    let released = released(OURS, values);
+    for kind in ["PodDisruptionBudget", "NetworkPolicy", "Job", "Pod"] {
+        assert!(released.of_kind(kind).is_empty(), "{kind}");
+    }
     let deployment = released.get("Deployment", OURS);
     let template = &deployment["spec"]["template"];
     assert!(template["metadata"]["annotations"].is_null(), "it would be scraped twice");
     assert_eq!(template["spec"]["volumes"][0]["projected"]["sources"].as_array().unwrap().len(), 1);
     assert!(template["spec"]["containers"][0]["env"].is_null());
-    // Of this kind, which is the Prometheus operator's, the API has no schema.
-    let monitor = released.get("PodMonitor", OURS).clone();
+    let monitor = released.get("PodMonitor", OURS);
     assert_eq!(monitor["spec"]["selector"], deployment["spec"]["selector"]);
     assert_eq!(
         monitor["spec"]["podMetricsEndpoints"][0]["port"],
         template["spec"]["containers"][0]["ports"][1]["name"]
     );
+    // The name by which the alerts know it.
+    let job = &monitor["spec"]["podMetricsEndpoints"][0]["relabelings"][0]["replacement"];
+    assert!(ALERTS.contains(&format!("up{{job={job}}}")), "{job}");
     assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
-    released.0.retain(|object| object["kind"] != "PodMonitor");
-    released.assert_valid();
+    assert_valid(&released);
+}
+
+const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yaml");
+
+/// Everything that an operator fills, watches or routes.
+const OPERATORS: &str = "
+nameOverride: tokens
+config:
+  ext_authz: {tls: {cert: tls/tls.crt, key: tls/tls.key, client_ca: tls/ca.crt}}
+  admin: {listen: '0.0.0.0:9192', public_url: https://keys.example.com}
+tls: {existingSecret: tokens-tls}
+certificate: {enabled: true, issuerRef: {name: mesh-ca, kind: ClusterIssuer}, dnsNames: [tokens.example.com]}
+externalSecret:
+  enabled: true
+  secretStoreRef: {name: vault, kind: ClusterSecretStore}
+  data: [{secretKey: DATABASE_URL, remoteRef: {key: tokens/database, property: url}}]
+  dataFrom: [{extract: {key: tokens}}]
+admin:
+  service: {enabled: true, annotations: {mine: kept}}
+  ingress: {enabled: true, className: nginx, host: keys.example.com, tlsSecret: keys-tls, annotations: {mine: kept}}
+  httpRoute: {enabled: true, host: keys.example.com, parentRefs: [{name: public, namespace: gateways}]}
+networkPolicy:
+  mayAdminister: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: gateways}}}]
+podMonitor: {enabled: true}
+prometheusRule: {enabled: true, labels: {release: prometheus}, runbooks: https://git.example.com/tokens/main/}
+dashboards: {enabled: true}
+serviceAccount: {annotations: {eks.amazonaws.com/role-arn: 'arn:aws:iam::1:role/tokens'}}
+autoscaling:
+  behavior: {scaleDown: {stabilizationWindowSeconds: 600}}
+  metrics: [{type: Resource, resource: {name: memory, target: {type: Utilization, averageUtilization: 80}}}]
+podDisruptionBudget: {minAvailable: 2}
+";
+
+#[test]
+fn what_operators_fill_watch_and_route_fits_their_schemas() {
+    let released = released("mine", OPERATORS);
+    assert_valid(&released);
+    let name = "mine-tokens";
+    // The schemas know every field and type of what is written.
+    let operators: Vec<_> = released.0.iter().filter(|object| is_operators(object)).cloned().collect();
+    let mut kinds: Vec<_> = operators.iter().map(|object| object["kind"].as_str().unwrap()).collect();
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["Certificate", "ExternalSecret", "HTTPRoute", "PodMonitor", "PrometheusRule"]);
+    let spoiled = operators.into_iter().filter(|object| object["kind"] != "PrometheusRule").collect();
+    manifests::assert_the_schemas_bite(&resources(spoiled));
+
+    let certificate = &released.get("Certificate", name)["spec"];
+    assert_eq!(certificate["secretName"], "tokens-tls");
+    let names = certificate["dnsNames"].as_array().unwrap();
+    for host in
+        ["ext-authz.local", "mine-tokens.envoy-auth-tokens.svc", "mine-tokens-pods.envoy-auth-tokens.svc"]
+    {
+        assert!(names.contains(&host.into()), "{host}: {names:?}");
+    }
+    assert_eq!(released.get("ExternalSecret", OURS)["spec"]["target"]["name"], OURS);
+    // Nobody has filled a Secret before an install, so it is checked before upgrades.
+    let job = released.get("Job", "mine-tokens-check");
+    assert_eq!(job["metadata"]["annotations"]["helm.sh/hook"], "pre-upgrade");
+
+    let port = &released.get("Service", "mine-tokens-admin")["spec"]["ports"][0];
+    assert_eq!((&port["port"], &port["targetPort"]), (&9192.into(), &"admin".into()));
+    let container = &released.get("Deployment", name)["spec"]["template"]["spec"]["containers"][0];
+    assert!(
+        container["ports"].as_array().unwrap().contains(&json!({"name": "admin", "containerPort": 9192}))
+    );
+    let rules = released.get("NetworkPolicy", name)["spec"]["ingress"].to_string();
+    assert!(rules.contains("gateways") && rules.contains("9192"), "{rules}");
+    let ingress = &released.get("Ingress", "mine-tokens-admin")["spec"];
+    assert_eq!(ingress["rules"][0]["http"]["paths"][0]["backend"]["service"]["name"], "mine-tokens-admin");
+    assert_eq!(ingress["tls"][0]["secretName"], "keys-tls");
+    assert_eq!(released.get("PodDisruptionBudget", name)["spec"]["minAvailable"], 2);
+    let scaler = &released.get("HorizontalPodAutoscaler", name)["spec"];
+    assert_eq!(scaler["behavior"]["scaleDown"]["stabilizationWindowSeconds"], 600);
+    assert_eq!(scaler["metrics"].as_array().unwrap().len(), 2);
+    let account = released.get("ServiceAccount", name);
+    assert!(account["metadata"]["annotations"]["eks.amazonaws.com/role-arn"].is_string());
+
+    // The rules and the dashboard are those of `deploy`.
+    let rules = released.get("PrometheusRule", name)["spec"].clone();
+    let text = ALERTS.replace("runbook_url: docs/", "runbook_url: https://git.example.com/tokens/main/docs/");
+    assert_eq!(rules, serde_saphyr::from_str::<Value>(&text).unwrap());
+    let dashboard = &released.get("ConfigMap", "mine-tokens-dashboards")["data"]["envoy-auth-tokens.json"];
+    assert_eq!(dashboard, include_str!("../../deploy/grafana/dashboard.json"));
+}
+
+#[test]
+fn in_istio_the_mesh_stands_before_it_as_deploy_istio_says() {
+    let values = "
+istio: {enabled: true, mayAsk: [shop]}
+config: {ext_authz: {listen: '127.0.0.1:9191'}}
+";
+    let released = released(OURS, values);
+    assert_valid(&released);
+    let ours: Vec<_> = released.0.iter().filter(|object| is_operators(object)).collect();
+    let theirs = manifests::documents("deploy/istio/shared.yaml");
+    assert_eq!(ours.len(), theirs.len());
+    for object in &theirs {
+        let (kind, name) = (object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap());
+        let mut spec = released.get(kind, name)["spec"].clone();
+        // Theirs know the Pods by one label.
+        for place in ["/workloadSelector/labels", "/selector/matchLabels"] {
+            if let Some(labels) = spec.pointer_mut(place) {
+                labels.as_object_mut().unwrap().remove("app.kubernetes.io/instance");
+            }
+        }
+        assert_eq!(spec, object["spec"], "{kind}");
+    }
+    let labels = &released.get("Deployment", OURS)["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(labels["sidecar.istio.io/inject"], "true");
+    // A Pod that ends gets no Envoy that goes on.
+    let job = &released.get("Job", "envoy-auth-tokens-check")["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(job["sidecar.istio.io/inject"], "false");
+}
+
+#[test]
+fn maps_merge_and_null_takes_away() {
+    let merged = released(
+        OURS,
+        "config: {realm: shop, keys: {max_seconds_to_live: 31536000}, users: null}\npodSecurityContext: {runAsUser: null, runAsGroup: null, fsGroup: null}",
+    );
+    let config = merged.get("ConfigMap", OURS)["data"]["config.yaml"].as_str().unwrap();
+    let config: Value = serde_saphyr::from_str(config).unwrap();
+    assert_eq!((&config["realm"], &config["users"]), (&"shop".into(), &Value::Null), "{config}");
+    let keys = json!({"store": {"$env": "DATABASE_URL"}, "max_seconds_to_live": 31_536_000});
+    assert_eq!((&config["keys"], &config["ext_authz"]["listen"]), (&keys, &"0.0.0.0:9191".into()));
+    // OpenShift chooses the users.
+    let pods: Vec<_> = merged.pods().into_iter().map(|(_, pod)| pod).collect();
+    assert_eq!(
+        pods[0]["securityContext"],
+        json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}})
+    );
+    let emptied = released(OURS, "podSecurityContext: null\nsecurityContext: null\nresources: null");
+    let text = json!([emptied.0]).to_string();
+    assert!(!text.contains("securityContext"), "{text}");
+    assert_valid(&emptied);
+}
+
+#[test]
+fn beside_a_chart_with_templates_of_the_same_names_it_stays_itself() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let other = folder.path().join("charts/other");
+    std::fs::create_dir_all(other.join("templates")).unwrap();
+    let write = |path: PathBuf, text: &str| std::fs::write(path, text).unwrap();
+    let umbrella = "apiVersion: v2\nname: all\nversion: 1.0.0\ndependencies:\n\
+        - {name: envoy-auth-tokens, version: 0.1.0}\n- {name: other, version: 1.0.0}\n";
+    write(folder.path().join("Chart.yaml"), umbrella);
+    write(other.join("Chart.yaml"), "apiVersion: v2\nname: other\nversion: 1.0.0\n");
+    let copied = Command::new("cp").arg("-r").arg(chart()).arg(folder.path().join("charts")).status();
+    assert!(copied.unwrap().success());
+    // Those of ours as they once were, and the usual ones.
+    let names =
+        ["name", "fullname", "labels", "selector", "image", "port", "tls", "serviceAccount", "config"];
+    let defines: String =
+        names.iter().map(|name| format!("{{{{ define \"{name}\" }}}}not-ours{{{{ end }}}}\n")).collect();
+    write(other.join("templates/_helpers.tpl"), &defines);
+    let object = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: '{{ include \"name\" . }}'}\n";
+    write(other.join("templates/configmap.yaml"), object);
+    let ran = template(folder.path(), "envoy-auth-tokens: {tests: {enabled: false}}");
+    assert!(ran.status.success(), "{ran:?}");
+    let mut all = Manifests::parse(&ran.stdout);
+    all.get("ConfigMap", "not-ours");
+    all.0.retain(|object| object["metadata"]["name"] != "not-ours");
+    let mut alone = Manifests::parse(&helm(&["template", OURS], "tests: {enabled: false}").stdout);
+    for objects in [&mut all, &mut alone] {
+        objects.0.sort_by_key(|object| format!("{}{}", object["kind"], object["metadata"]["name"]));
+    }
+    assert_eq!(all.0, alone.0);
+    // And every template of ours has the chart's prefix.
+    let helpers = std::fs::read_to_string(chart().join("templates/_helpers.tpl")).unwrap();
+    assert_eq!(helpers.matches("define \"").count(), helpers.matches("define \"envoy-auth-tokens.").count());
+}
+
+fn template(chart: &Path, values: &str) -> Ran {
+    let mut command = Command::new(tools::helm());
+    command.args(["template", OURS]).arg(chart).args(["--namespace", OURS, "--values", "-"]);
+    run(command, values)
+}
+
+/// What the Job before an upgrade to these values says, with the Secrets that the README's script makes.
+fn checked(values: &str) -> (i32, String) {
+    let mut objects = released(OURS, values);
+    objects.0.extend(cluster::after(&scripts()[1]).objects.of_kind("Secret").into_iter().cloned());
+    // What runs a Deployment's Pod runs this one.
+    let mut job = objects.get("Job", "envoy-auth-tokens-check").clone();
+    assert!(job["metadata"]["annotations"]["helm.sh/hook"].as_str().unwrap().contains("pre-upgrade"));
+    // A Pod that fails is the Job's failure, and that the upgrade's.
+    assert_eq!(
+        (&job["spec"]["backoffLimit"], &job["spec"]["template"]["spec"]["restartPolicy"]),
+        (&0.into(), &"Never".into())
+    );
+    assert_eq!(not_restricted(&job["spec"]["template"]["spec"]), Vec::<String>::new());
+    job["kind"] = "Deployment".into();
+    objects.0.push(job);
+    let pod = Pod::new(&objects, "envoy-auth-tokens-check", &[]);
+    let mut running = pod.start("envoy-auth-tokens", &objects, &[]);
+    let status = running.wait();
+    (status.code().unwrap(), running.log.text())
+}
+
+#[test]
+fn a_typo_in_the_configuration_stops_an_upgrade_before_anything_is_changed() {
+    let (code, said) = checked("");
+    assert_eq!(code, 0, "{said}");
+    let (code, said) =
+        checked("config: {policies: {read: {allow: {role: [Viewer]}}}, default: {polcy: read}}");
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("polcy"), "{said}");
+    // A Secret's key that is not mounted.
+    let (code, said) = checked("config: {tokens: [{token: {$file: secrets/bot}, actor: {id: bot}}]}");
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("secrets/bot"), "{said}");
+    // It reads a configuration of its own, which is there before the release's is.
+    let released = released(OURS, "");
+    let (config, weight) = (released.get("ConfigMap", "envoy-auth-tokens-check"), "helm.sh/hook-weight");
+    let job = released.get("Job", "envoy-auth-tokens-check");
+    assert_eq!(config["data"], released.get("ConfigMap", OURS)["data"]);
+    let weight =
+        |object: &Value| object["metadata"]["annotations"][weight].as_str().unwrap().parse::<i32>().unwrap();
+    assert!(weight(config) < weight(job));
+}
+
+#[test]
+fn helm_test_tries_what_is_installed_and_is_no_server_of_the_service() {
+    let released = released(OURS, "");
+    let test = released.get("Pod", "envoy-auth-tokens-test");
+    let labels = &test["metadata"]["labels"];
+    let selector = &released.get("Service", OURS)["spec"]["selector"];
+    assert_ne!(labels["app.kubernetes.io/name"], selector["app.kubernetes.io/name"]);
+    assert_eq!(not_restricted(&test["spec"]), Vec::<String>::new());
+    let containers = test["spec"]["containers"].as_array().unwrap();
+    assert_eq!(containers[0]["args"], json!(["check", "--connect"]));
+    let address = "--address=envoy-auth-tokens.envoy-auth-tokens.svc:9191";
+    assert_eq!(containers[1]["args"], json!(["health", address]));
+    // The NetworkPolicy lets it in, and where it does not ask, it is not let in.
+    let rules = released.get("NetworkPolicy", OURS)["spec"]["ingress"].as_array().unwrap().clone();
+    let wanted = &rules.last().unwrap()["from"][0]["podSelector"]["matchLabels"];
+    assert!(wanted.as_object().unwrap().iter().all(|(name, value)| labels[name] == *value), "{wanted}");
+    let mtls = with_config("deploy/kubernetes/shared-mtls/config.yaml", "tls: {existingSecret: t}");
+    let mtls = self::released(OURS, &mtls);
+    assert_eq!(mtls.get("Pod", "envoy-auth-tokens-test")["spec"]["containers"].as_array().unwrap().len(), 1);
+    assert_eq!(mtls.get("NetworkPolicy", OURS)["spec"]["ingress"].as_array().unwrap().len(), rules.len() - 1);
 }
 
 #[test]
 fn values_that_make_no_sense_are_refused_in_a_sentence() {
-    let tls = "config: 'ext_authz: {listen: \"0.0.0.0:9191\", tls: {cert: c, key: k}}\n\n  probes: {listen: \"0.0.0.0:9193\"}'";
+    let tls = "configFile: 'ext_authz: {listen: \"0.0.0.0:9191\", tls: {cert: c, key: k}}\n\n  probes: {listen: \"0.0.0.0:9193\"}'";
     for (values, message) in [
         ("image: {tga: 1.0.0}", "additional properties 'tga' not allowed"),
         ("workers: 0", "/workers"),
         ("workers: null", "missing property 'workers'"),
-        ("config: {tokens: []}", "got object, want string"),
-        ("config: 'a: ['", "config is not YAML"),
-        ("config: 'tokens: []'", "write `ext_authz: {listen: \"0.0.0.0:9191\"}`"),
-        ("config: 'ext_authz: {listen: 127.0.0.1:9191}'", "it has to be reached from outside of its Pod"),
+        ("config: 'tokens: []'", "got string, want object"),
+        ("configFile: 'a: ['", "configFile is not YAML"),
+        ("configFile: 'tokens: []'", "write `ext_authz: {listen: \"0.0.0.0:9191\"}`"),
+        ("config: {ext_authz: {listen: '127.0.0.1:9191'}}", "it has to be reached from outside of its Pod"),
+        ("istio: {enabled: true, mayAsk: [shop]}", "with istio.enabled the mesh's Envoy alone may reach it"),
+        (
+            "istio: {enabled: true}\nconfig: {ext_authz: {listen: '127.0.0.1:9191'}}",
+            "name the namespaces whose Envoys may ask",
+        ),
+        ("certificate: {enabled: true}", "name the Secret that cert-manager is to write"),
+        ("externalSecret: {enabled: true}", "name a store of External Secrets"),
+        ("admin: {service: {enabled: true}}", "config: write `admin: {listen: \"0.0.0.0:9192\"}`"),
+        ("admin: {ingress: {enabled: true}}", "admin.ingress.host: name the host"),
+        ("admin: {ingress: {enabled: true, host: k.example}}", "admin.ingress needs admin.service.enabled"),
+        (
+            "config: {admin: {listen: '0.0.0.0:9192'}}\n\
+             admin: {service: {enabled: true}, ingress: {enabled: true, host: k.example}}",
+            "config: write `admin: {public_url: \"https://k.example\"}`",
+        ),
+        ("nameOverride: Mine", "/nameOverride"),
+        ("livenessProbe: {period: 5}", "invalid propertyName 'period'"),
         ("existingSecret: ''", "/existingSecret"),
         ("existingSecret: Mine", "/existingSecret"),
         ("secretEnv: {DATABASE_URL: x}", "invalid propertyName 'DATABASE_URL'"),
@@ -239,6 +591,19 @@ fn values_that_make_no_sense_are_refused_in_a_sentence() {
     ] {
         let ran = helm(&["template", OURS], values);
         assert!(!ran.status.success() && ran.stderr.contains(message), "{values}: {message}\n{}", ran.stderr);
+    }
+}
+
+#[test]
+fn an_administrator_is_led_to_no_url_that_a_gateway_does_not_serve() {
+    // Another host in `public_url` than in the Ingress, and one that only begins alike.
+    for url in ["https://other.example", "http://keys.example", "https://keys.example.org"] {
+        let values = format!(
+            "config: {{admin: {{listen: '0.0.0.0:9192', public_url: '{url}'}}}}\n\
+             admin: {{service: {{enabled: true}}, ingress: {{enabled: true, host: keys.example}}}}"
+        );
+        let ran = helm(&["template", OURS], &values);
+        assert!(!ran.status.success() && ran.stderr.contains("public_url"), "{url}: {ran:?}");
     }
 }
 

@@ -441,7 +441,7 @@ fn nobody_grants_more_than_they_may_do_themselves() {
 - {path: /b, allow: {role: Admin, name: [other, ci]}}
 - {path: /c, allow: {groups: ops}}
 ";
-        let admin = ", allow: {role: [Editor, Admin]}";
+        let admin = ", allow: {role: [Editor, Admin]}, introspect: {id: 'key:asker'}";
         let config = config(store, ", actor_members: [groups]", admin, rest);
         let token = "gina-token-0123456789";
         let gina =
@@ -459,6 +459,8 @@ fn nobody_grants_more_than_they_may_do_themselves() {
             (json!({"name": "deploy", "role": "Viewer"}), "name"),
             (json!({"name": "Deploy", "role": "Viewer"}), "name"),
             (json!({"name": "ci", "role": "Viewer"}), "name"),
+            // Neither what the section `admin` gives it.
+            (json!({"name": "asker", "role": "Viewer"}), "name"),
         ] {
             let answer = make(&body);
             assert_message(&answer, 403, "Permission denied");
@@ -1783,7 +1785,9 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
         meet("DELETE", "/api/auth/keys/{id}", &dead, &root, "");
         let (change, bulk, find) = ("/api/auth/keys/{id}", "/api/auth/keys/revoke", "/api/auth/keys/find");
         let sha256 = format!(r#"{{"sha256": "{}"}}"#, "0".repeat(64));
-        for (path, body) in [(change, r#"{"description": "x"}"#), (bulk, r#"{"account": "none"}"#), (find, &sha256)] {
+        for (path, body) in
+            [(change, r#"{"description": "x"}"#), (bulk, r#"{"account": "none"}"#), (find, &sha256)]
+        {
             let method = if path == change { "PATCH" } else { "POST" };
             meet(method, path, &live, &json, body);
             meet(method, path, &live, &json, "[]");
@@ -1901,9 +1905,8 @@ fn every_documented_status_occurs_and_the_document_names_every_method() {
                 let api = &api;
                 scope.spawn(move || {
                     let target = path.replace("{id}", id);
-                    let head = format!(
-                        "{method} {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n"
-                    );
+                    let head =
+                        format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n");
                     let answer = send_raw(api, &head);
                     format!("{method} {path} {}", answer.split(' ').nth(1).unwrap_or("nothing"))
                 })

@@ -51,7 +51,12 @@ fn show(api: &Api, id: i64) -> Value {
 
 #[track_caller]
 fn assert_field(answer: &Answer, status: u16, field: &str) {
-    assert_eq!((answer.status, &answer.json()["details"][0]["field"]), (status, &json!(field)), "{}", answer.text());
+    assert_eq!(
+        (answer.status, &answer.json()["details"][0]["field"]),
+        (status, &json!(field)),
+        "{}",
+        answer.text()
+    );
 }
 
 #[test]
@@ -72,7 +77,8 @@ fn every_member_of_a_key_is_seen_and_changed() {
         for (member, value) in expected {
             assert_eq!(key[member], value, "{key}");
         }
-        for absent in ["owner", "account", "isDisabled", "disabledAt", "revokedAt", "uses", "oldSecretUntil"] {
+        for absent in ["owner", "account", "isDisabled", "disabledAt", "revokedAt", "uses", "oldSecretUntil"]
+        {
             assert!(key.get(absent).is_none(), "{key}");
         }
         assert_eq!(api.get("/api/auth/keys").json(), json!([key]));
@@ -87,13 +93,18 @@ fn every_member_of_a_key_is_seen_and_changed() {
         assert_eq!(changed.json(), expected);
         assert_eq!(show(&api, id), expected);
         // And null clears.
-        let cleared =
-            patch(&api, id, json!({"description": null, "policies": null, "actor": null, "secondsToLive": 0})).json();
+        let cleared = patch(
+            &api,
+            id,
+            json!({"description": null, "policies": null, "actor": null, "secondsToLive": 0}),
+        )
+        .json();
         for absent in ["description", "policies", "actor", "expiration"] {
             assert!(cleared.get(absent).is_none(), "{cleared}");
         }
         assert_eq!(api.check(&token), "", "it is no longer restricted");
-        let ends = patch(&api, id, json!({"secondsToLive": 60})).json()["expiration"].as_str().unwrap().to_owned();
+        let ends =
+            patch(&api, id, json!({"secondsToLive": 60})).json()["expiration"].as_str().unwrap().to_owned();
         let ends: jiff::Timestamp = ends.parse().unwrap();
         assert!((0..=60).contains(&ends.duration_since(jiff::Timestamp::now()).as_secs()));
         assert_eq!(patch(&api, id, json!({"DESCRIPTION": ""})).json().get("description"), None);
@@ -114,14 +125,20 @@ fn every_member_of_a_key_is_seen_and_changed() {
             409,
             "API key is disabled",
         );
-        assert_message(&api.post("/api/auth/keys", &json!({"name": "B", "role": "Viewer"})), 409, "API key name already exists");
+        assert_message(
+            &api.post("/api/auth/keys", &json!({"name": "B", "role": "Viewer"})),
+            409,
+            "API key name already exists",
+        );
         assert_eq!(patch(&api, id, json!({"disabled": false})).json().get("isDisabled"), None);
         assert_eq!(api.check(&token), "");
 
         api.post(&format!("/api/auth/keys/{id}/revoke"), &json!({}));
         let dead = show(&api, id);
         assert_eq!((&dead["isRevoked"], &dead["revokedBy"]), (&json!(true), &json!("the-admin")));
-        for body in [json!({"name": "c"}), json!({"disabled": true}), json!({"description": "x", "role": "Viewer"})] {
+        for body in
+            [json!({"name": "c"}), json!({"disabled": true}), json!({"description": "x", "role": "Viewer"})]
+        {
             assert_message(&patch(&api, id, body), 409, "API key is revoked or expired");
         }
         assert_eq!(patch(&api, id, json!({"description": "it leaked"})).json()["description"], "it leaked");
@@ -130,7 +147,8 @@ fn every_member_of_a_key_is_seen_and_changed() {
 
 #[test]
 fn a_bad_change_names_the_member_at_fault() {
-    let api = Api::start(&config("sqlite:keys.db", ", actor_members: [team], max_seconds_to_live: 600", "", ""));
+    let api =
+        Api::start(&config("sqlite:keys.db", ", actor_members: [team], max_seconds_to_live: 600", "", ""));
     let (id, _) = api.create(&json!({"name": "a", "role": "Viewer", "secondsToLive": 60}));
     api.create(&json!({"name": "b", "role": "Viewer", "secondsToLive": 60}));
     let before = show(&api, id);
@@ -171,7 +189,12 @@ fn a_service_accounts_key_is_the_accounts() {
         let key = show(&api, id);
         assert_eq!((&key["account"], key.get("role")), (&json!("ci"), None), "{key}");
         let number = &key["accountId"];
-        for query in ["account=ci".to_owned(), "account=Ci".to_owned(), format!("account={number}"), "kind=account".to_owned()] {
+        for query in [
+            "account=ci".to_owned(),
+            "account=Ci".to_owned(),
+            format!("account={number}"),
+            "kind=account".to_owned(),
+        ] {
             assert_eq!(api.names(&format!("/api/auth/keys?{query}")), ["first"], "{query}");
             assert_eq!(api.names(&format!("/api/auth/keys?perpage=5&{query}")), ["first"], "{query}");
         }
@@ -198,7 +221,8 @@ fn a_service_accounts_key_is_the_accounts() {
 
         // To make one, to rotate one, to change one is to give what the account can do.
         sql(store, "UPDATE api_accounts SET role = 'Admin'");
-        let ed = |method: &str, path: &str, body: Value| post(api.request(method, path).basic("ed", "ed"), &body);
+        let ed =
+            |method: &str, path: &str, body: Value| post(api.request(method, path).basic("ed", "ed"), &body);
         let path = format!("/api/auth/keys/{id}");
         for (method, path, body) in [
             ("POST", "/api/auth/keys".to_owned(), json!({"name": "x", "account": "ci"})),
@@ -219,19 +243,35 @@ fn a_service_accounts_key_is_the_accounts() {
 fn a_list_has_conditions_an_order_and_pages() {
     on_each_database(|store| {
         let api = Api::start(&config(store, "", "", ""));
-        let ids: Vec<i64> = [("b", "Editor", 0), ("C", "Viewer", 600), ("a", "Admin", 60), ("%_!", "Viewer", 0)]
-            .map(|(name, role, life)| api.create(&json!({"name": name, "role": role, "secondsToLive": life})).0)
-            .to_vec();
-        let root = post(api.request("POST", "/api/auth/keys").bearer(ROOT), &json!({"name": "by root", "role": "Viewer"}));
+        let ids: Vec<i64> =
+            [("b", "Editor", 0), ("C", "Viewer", 600), ("a", "Admin", 60), ("%_!", "Viewer", 0)]
+                .map(|(name, role, life)| {
+                    api.create(&json!({"name": name, "role": role, "secondsToLive": life})).0
+                })
+                .to_vec();
+        let root = post(
+            api.request("POST", "/api/auth/keys").bearer(ROOT),
+            &json!({"name": "by root", "role": "Viewer"}),
+        );
         assert_eq!(root.status, 200);
         // Whole seconds: each was made in another one, and used in another one.
         for (index, id) in ids.iter().enumerate() {
             let day = 10 - index;
             let before = |days: usize| {
-                if store.starts_with("sqlite:") { format!("NOW - 86400 * {days}") } else { format!("NOW - interval '{days} days'") }
+                if store.starts_with("sqlite:") {
+                    format!("NOW - 86400 * {days}")
+                } else {
+                    format!("NOW - interval '{days} days'")
+                }
             };
             let used = if index == 3 { "NULL".to_owned() } else { before(5 - index) };
-            sql(store, &format!("UPDATE api_keys SET created_at = {}, last_used_at = {used} WHERE id = {id}", before(day)));
+            sql(
+                store,
+                &format!(
+                    "UPDATE api_keys SET created_at = {}, last_used_at = {used} WHERE id = {id}",
+                    before(day)
+                ),
+            );
         }
         for (query, expected) in [
             ("", &["%_!", "C", "a", "b", "by root"][..]),
@@ -255,7 +295,8 @@ fn a_list_has_conditions_an_order_and_pages() {
             ("unusedSeconds=345600&role=Viewer", &["%_!", "C"]),
         ] {
             let paged = api.get(&format!("/api/auth/keys?perpage=100&{query}"));
-            let names: Vec<_> = paged.json().as_array().unwrap().iter().map(|key| key["name"].clone()).collect();
+            let names: Vec<_> =
+                paged.json().as_array().unwrap().iter().map(|key| key["name"].clone()).collect();
             assert_eq!(names, expected, "{query}");
             assert_eq!(paged.all("x-total-count"), [expected.len().to_string()], "{query}");
             if !query.starts_with("sort=") {
@@ -265,9 +306,12 @@ fn a_list_has_conditions_an_order_and_pages() {
         let page = api.get("/api/auth/keys?perpage=2&page=2&sort=-created");
         let names: Vec<_> = page.json().as_array().unwrap().iter().map(|key| key["name"].clone()).collect();
         assert_eq!((names, page.all("x-total-count")), (vec![json!("a"), json!("C")], vec!["5"]));
-        for (query, field) in
-            [("sort=created", "sort"), ("sort=x&perpage=1", "sort"), ("kind=x", "kind"), ("unusedSeconds=1d", "unusedSeconds")]
-        {
+        for (query, field) in [
+            ("sort=created", "sort"),
+            ("sort=x&perpage=1", "sort"),
+            ("kind=x", "kind"),
+            ("unusedSeconds=1d", "unusedSeconds"),
+        ] {
             assert_field(&api.get(&format!("/api/auth/keys?{query}")), 400, field);
         }
     });
@@ -282,8 +326,13 @@ fn many_keys_are_revoked_at_once_and_only_those_that_are_meant() {
         };
         let names = |answer: &Answer| -> Vec<String> {
             assert_eq!(answer.status, 200, "{}", answer.text());
-            let mut names: Vec<_> =
-                answer.json().as_array().unwrap().iter().map(|key| key["name"].as_str().unwrap().to_owned()).collect();
+            let mut names: Vec<_> = answer
+                .json()
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|key| key["name"].as_str().unwrap().to_owned())
+                .collect();
             names.sort_unstable();
             names
         };
@@ -291,15 +340,24 @@ fn many_keys_are_revoked_at_once_and_only_those_that_are_meant() {
             .iter()
             .map(|name| api.create(&json!({"name": name, "role": "Viewer"})).1)
             .collect();
-        let ed = post(api.request("POST", "/api/auth/keys").basic("ed", "ed"), &json!({"name": "ci-ed", "role": "Editor"}));
+        let ed = post(
+            api.request("POST", "/api/auth/keys").basic("ed", "ed"),
+            &json!({"name": "ci-ed", "role": "Editor"}),
+        );
         assert_eq!(ed.status, 200);
 
         let shown = revoke("admin", &json!({"namePattern": "ci-*"}));
         assert_eq!(names(&shown), ["CI-3", "ci-1", "ci-2", "ci-ed"]);
         assert!(tokens.iter().all(|token| api.check(token).is_empty()), "they were only shown");
         assert_eq!(names(&revoke("admin", &json!({"createdBy": "ed"}))), ["ci-ed"]);
-        assert_eq!(names(&revoke("admin", &json!({"namePattern": "ci-*", "createdBy": "the-admin"}))).len(), 3);
-        assert_eq!(names(&revoke("admin", &json!({"createdSince": "2100-01-01T00:00:00Z"}))), Vec::<String>::new());
+        assert_eq!(
+            names(&revoke("admin", &json!({"namePattern": "ci-*", "createdBy": "the-admin"}))).len(),
+            3
+        );
+        assert_eq!(
+            names(&revoke("admin", &json!({"createdSince": "2100-01-01T00:00:00Z"}))),
+            Vec::<String>::new()
+        );
         assert_eq!(names(&revoke("admin", &json!({"createdSince": "2020-01-01T00:00:00Z"}))).len(), 5);
         assert_eq!(names(&revoke("admin", &json!({"unusedForSeconds": 86400}))), Vec::<String>::new());
 
@@ -411,7 +469,8 @@ fn keys_move_from_one_store_to_another() {
 fn an_import_is_whole_or_not_at_all_and_names_the_line() {
     let api = Api::start(&config("sqlite:keys.db", ", max_seconds_to_live: 3600", "", ""));
     let soon = (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(600)).to_string();
-    let good = |name: &str| json!({"name": name, "role": "Viewer", "sha256": digest(name), "expiration": soon});
+    let good =
+        |name: &str| json!({"name": name, "role": "Viewer", "sha256": digest(name), "expiration": soon});
     let with = |member: &str, value: Value| {
         let mut line = good("x");
         line[member] = value;
@@ -452,7 +511,8 @@ fn an_import_is_whole_or_not_at_all_and_names_the_line() {
     let mut own = good("hers");
     (own["owner"], own["ownerSource"]) = (json!("vi"), json!("config"));
     let by_token = api.request("POST", "/api/auth/keys/import").bearer(ROOT);
-    let by_token = by_token.header("content-type", "application/x-ndjson").body(own.to_string().into_bytes()).send();
+    let by_token =
+        by_token.header("content-type", "application/x-ndjson").body(own.to_string().into_bytes()).send();
     assert_field(&by_token, 403, "owner");
     assert_eq!(import(&api, &own.to_string()).json(), json!({"created": 1}));
 }
@@ -465,14 +525,22 @@ fn people_have_keys_of_their_own_and_see_no_others() {
         let api = Api::start(&config(store, ", actor_members: [team]", admin, rest));
         insert_account(store, "ci", "Viewer");
         let (others, _) = api.create(&json!({"name": "nobody's", "role": "Viewer"}));
-        let as_vi = |method: &str, path: &str, body: &Value| post(api.request(method, path).basic("vi", "vi"), body);
+        let as_vi =
+            |method: &str, path: &str, body: &Value| post(api.request(method, path).basic("vi", "vi"), body);
         let get = |user: &str, path: &str| api.request("GET", path).basic(user, user).send();
 
         let made = as_vi("POST", "/api/auth/keys", &json!({"name": "laptop"}));
         let (id, token) = created(&made);
-        let (lower, _) = created(&as_vi("POST", "/api/auth/keys", &json!({"name": "ci", "role": "Viewer", "policies": ["read"], "owner": "me"})));
+        let (lower, _) = created(&as_vi(
+            "POST",
+            "/api/auth/keys",
+            &json!({"name": "ci", "role": "Viewer", "policies": ["read"], "owner": "me"}),
+        ));
         let key = get("vi", &format!("/api/auth/keys/{id}")).json();
-        assert_eq!((&key["owner"], &key["ownerSource"], key.get("role")), (&json!("vi"), &json!("config"), None));
+        assert_eq!(
+            (&key["owner"], &key["ownerSource"], key.get("role")),
+            (&json!("vi"), &json!("config"), None)
+        );
         let names = |answer: Answer| -> Vec<Value> {
             answer.json().as_array().unwrap().iter().map(|key| key["name"].clone()).collect()
         };
@@ -486,7 +554,11 @@ fn people_have_keys_of_their_own_and_see_no_others() {
 
         // Their own, they change, rotate and end.
         let path = format!("/api/auth/keys/{id}");
-        let changed = as_vi("PATCH", &path, &json!({"name": "desk", "description": "mine", "secondsToLive": 600, "role": "Viewer"}));
+        let changed = as_vi(
+            "PATCH",
+            &path,
+            &json!({"name": "desk", "description": "mine", "secondsToLive": 600, "role": "Viewer"}),
+        );
         assert_eq!((changed.status, &changed.json()["role"]), (200, &json!("Viewer")));
         assert_eq!(as_vi("PATCH", &path, &json!({"role": null})).json().get("role"), None);
         assert_eq!(as_vi("POST", &format!("{path}/rotate"), &json!({})).status, 200);
@@ -522,7 +594,9 @@ fn people_have_keys_of_their_own_and_see_no_others() {
         let hers = path.clone();
         let (_, others_token) = created(&api.post(&format!("{theirs}/rotate"), &json!({})));
         for (user, path) in [("vi", &theirs), ("ed", &hers)] {
-            let call = |method: &str, path: &str, body: &Value| post(api.request(method, path).basic(user, user), body);
+            let call = |method: &str, path: &str, body: &Value| {
+                post(api.request(method, path).basic(user, user), body)
+            };
             assert_message(&get(user, path), 404, "API key not found");
             assert_message(&call("PATCH", path, &json!({"description": "x"})), 404, "API key not found");
             assert_message(&call("DELETE", path, &json!({})), 404, "API key not found");
@@ -535,7 +609,11 @@ fn people_have_keys_of_their_own_and_see_no_others() {
         let lines = lines.header("content-type", "application/x-ndjson").body(b"{}".to_vec()).send();
         assert_message(&lines, 403, "Permission denied");
         assert_message(&get("vi", "/api/auth/keys/export"), 403, "Permission denied");
-        assert_message(&as_vi("POST", "/api/auth/keys/revoke", &json!({"namePattern": "*"})), 403, "Permission denied");
+        assert_message(
+            &as_vi("POST", "/api/auth/keys/revoke", &json!({"namePattern": "*"})),
+            403,
+            "Permission denied",
+        );
         let history = as_vi("POST", "/api/auth/keys/accept-history", &json!({}));
         assert_message(&history, 403, "Permission denied");
         assert_message(&get("no", "/api/auth/keys"), 403, "Permission denied");
@@ -544,14 +622,19 @@ fn people_have_keys_of_their_own_and_see_no_others() {
         assert_eq!(api.get(&hers).json()["name"], "desk");
         assert_eq!(patch(&api, id, json!({"disabled": true})).status, 200);
         assert_eq!(api.delete(&hers).status, 200);
-        assert_field(&post(api.request("POST", "/api/auth/keys").bearer(ROOT), &json!({"name": "x", "owner": "me"})), 403, "owner");
+        assert_field(
+            &post(api.request("POST", "/api/auth/keys").bearer(ROOT), &json!({"name": "x", "owner": "me"})),
+            403,
+            "owner",
+        );
     });
 }
 
 #[test]
 fn a_person_has_fifty_live_keys() {
     let api = Api::start(&config("sqlite:keys.db", "", ", self_service: {role: Viewer}", ""));
-    let create = |name: &str| post(api.request("POST", "/api/auth/keys").basic("vi", "vi"), &json!({"name": name}));
+    let create =
+        |name: &str| post(api.request("POST", "/api/auth/keys").basic("vi", "vi"), &json!({"name": name}));
     let ids: Vec<i64> = (0..50).map(|n| created(&create(&format!("k{n}"))).0).collect();
     let full = create("one more");
     assert_eq!(full.status, 403);
@@ -573,8 +656,16 @@ fn keys_beget_no_keys() {
         let by = |token: &str, method: &str, path: &str, body: &Value| {
             post(api.request(method, path).bearer(token), body)
         };
-        assert_message(&by(&viewer, "POST", "/api/auth/keys", &json!({"name": "x"})), 403, "Permission denied");
-        assert_field(&by(&editor, "POST", "/api/auth/keys", &json!({"name": "x", "owner": "me"})), 403, "owner");
+        assert_message(
+            &by(&viewer, "POST", "/api/auth/keys", &json!({"name": "x"})),
+            403,
+            "Permission denied",
+        );
+        assert_field(
+            &by(&editor, "POST", "/api/auth/keys", &json!({"name": "x", "owner": "me"})),
+            403,
+            "owner",
+        );
         // And none that lives longer than itself.
         let endless = json!({"name": "x", "role": "Viewer"});
         assert_field(&by(&editor, "POST", "/api/auth/keys", &endless), 403, "secondsToLive");
@@ -584,8 +675,16 @@ fn keys_beget_no_keys() {
         assert_eq!(by(&editor, "POST", "/api/auth/keys", &shorter).status, 200);
         let itself = format!("/api/auth/keys/{short}");
         assert_field(&by(&editor, "PATCH", &itself, &json!({"secondsToLive": 0})), 403, "secondsToLive");
-        assert_field(&by(&editor, "POST", &format!("/api/auth/keys/{long}/rotate"), &json!({})), 403, "secondsToLive");
-        assert_eq!(by(&editor, "POST", &format!("/api/auth/keys/{long}/revoke"), &json!({})).status, 200, "to end gives nothing");
+        assert_field(
+            &by(&editor, "POST", &format!("/api/auth/keys/{long}/rotate"), &json!({})),
+            403,
+            "secondsToLive",
+        );
+        assert_eq!(
+            by(&editor, "POST", &format!("/api/auth/keys/{long}/revoke"), &json!({})).status,
+            200,
+            "to end gives nothing"
+        );
         // Neither has anybody who came by a restricted credential.
         let restricted = api.request("GET", "/api/auth/keys").bearer(crate::keys_api::RESTRICTED).send();
         assert_message(&restricted, 403, "Permission denied");
@@ -599,7 +698,8 @@ fn everybody_learns_what_they_may_do() {
     let api = Api::start(&config("sqlite:keys.db", keys, admin, ""));
     let permissions = |request: Request| request.send().json()["permissions"].clone();
     let ask = || api.request("GET", "/api/auth/actor");
-    let (_, restricted) = api.create(&json!({"name": "r", "role": "Admin", "policies": [], "secondsToLive": 60}));
+    let (_, restricted) =
+        api.create(&json!({"name": "r", "role": "Admin", "policies": [], "secondsToLive": 60}));
     let (_, key) = api.create(&json!({"name": "k", "role": "Admin", "secondsToLive": 60}));
     for (request, expected) in [
         (

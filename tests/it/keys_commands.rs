@@ -168,7 +168,16 @@ fn a_command_line_that_makes_no_sense_is_rejected_before_any_request() {
         (&["create", "x", "--role", "Owner"], "Viewer, Editor, Admin"),
         (&["create", "x", "--role", "Viewer", "--ttl", "1d12h"], "one whole number and one of s m h d w M y"),
         (&["create", "x", "--role", "Viewer", "--actor", "[]"], "not a JSON object"),
-        (&["rotate", "abc"], "abc"),
+        (&["create", "x", "--account", "a", "--role", "Viewer"], "--role"),
+        (&["rotate"], "<KEY>"),
+        (&["edit", "x"], "--description"),
+        (&["edit", "x", "--ttl", "1d", "--no-expiry"], "--no-expiry"),
+        (&["revoke"], "<KEY>"),
+        (&["revoke", "x", "--unused-for", "90d"], "--unused-for"),
+        (&["revoke", "x", "--dry-run"], "--dry-run"),
+        (&["revoke", "--unused-for", "90"], "one whole number and one of s m h d w M y"),
+        (&["list", "--reverse"], "--sort"),
+        (&["audit", "--from", "yesterday"], "2026-11-30"),
     ] {
         let ran = keys(nowhere, arguments);
         assert_eq!(ran.code(), Some(2), "{arguments:?}: {ran:?}");
@@ -188,6 +197,377 @@ fn a_command_line_that_makes_no_sense_is_rejected_before_any_request() {
     let down = keys(nowhere, &["list"]);
     assert_eq!(down.code(), Some(1), "{down:?}");
     assert!(down.stderr.contains("nobody answers at http://127.0.0.1:1"), "{down:?}");
+}
+
+#[test]
+fn a_key_is_named_by_its_name_and_several_at_once() {
+    let (server, admin) = start();
+    for name in ["ci deploys", "a/b", "7"] {
+        assert_eq!(keys(admin, &["create", name, "--role", "Viewer"]).code(), Some(0), "{name}");
+    }
+    let shown = keys(admin, &["show", "ci deploys", "a/b", "ci deploys"]);
+    assert_eq!(shown.code(), Some(0), "{shown:?}");
+    let parts: Vec<_> = shown.stdout.split("\n\n").collect();
+    assert!(parts.len() == 2 && parts[0].contains("Name:          ci deploys\n"), "{shown:?}");
+    assert!(parts[1].contains("Role:          Viewer\n"), "{shown:?}");
+    let json = keys(admin, &["show", "a/b", "--json"]);
+    let shown: Value = serde_json::from_str(&json.stdout).expect("JSON");
+    assert_eq!(shown["name"], "a/b");
+
+    // A mistyped name stops all.
+    let mistyped = keys(admin, &["revoke", "ci deploys", "c1 deploys"]);
+    assert_eq!((mistyped.code(), mistyped.stdout.as_str()), (Some(1), ""), "{mistyped:?}");
+    assert!(mistyped.stderr.starts_with("error: there is no key \"c1 deploys\""), "{mistyped:?}");
+    let rotated = keys(admin, &["rotate", "ci deploys", "a/b"]);
+    assert_eq!(rotated.code(), Some(0), "{rotated:?}");
+    let tokens: Vec<_> = rotated.stdout.lines().collect();
+    assert!(tokens.len() == 2 && tokens.iter().all(|token| token.starts_with("eat_")), "{rotated:?}");
+
+    // Digits alone are an id, and what fails for one key stops no other.
+    let id = shown["id"].to_string();
+    let revoked = keys(admin, &["revoke", &id, "999", "ci deploys"]);
+    assert_eq!(revoked.code(), Some(1), "{revoked:?}");
+    assert_eq!(revoked.stdout, format!("{id}: API key revoked\nci deploys: API key revoked\n"));
+    assert_eq!(revoked.stderr, "error: 999: API key not found (404)\nerror: 1 of 3 failed\n");
+    for token in tokens {
+        assert!(refused(&server, "/", token).is_some());
+    }
+
+    // A live key goes before dead ones of its name; several dead ones are listed.
+    let again = keys(admin, &["create", "ci deploys", "--role", "Admin"]);
+    assert_eq!(again.code(), Some(0), "{again:?}");
+    assert!(keys(admin, &["show", "ci deploys"]).stdout.contains("Role:          Admin\n"));
+    assert_eq!(keys(admin, &["revoke", "ci deploys"]).stdout, "API key revoked\n");
+    let several = keys(admin, &["delete", "ci deploys"]);
+    assert_eq!((several.code(), several.stdout.as_str()), (Some(1), ""), "{several:?}");
+    assert!(
+        several.stderr.contains("say which by its id") && several.stderr.lines().count() == 3,
+        "{several:?}"
+    );
+}
+
+#[test]
+fn keys_are_edited_disabled_and_enabled() {
+    let (server, admin) = start();
+    let created = keys(admin, &["create", "ci", "--role", "Viewer", "--description", "deploys"]);
+    assert_eq!(created.code(), Some(0), "{created:?}");
+    assert_eq!(keys(admin, &["create", "other", "--role", "Viewer"]).code(), Some(0));
+    let shown = |name: &str| keys(admin, &["show", name]).stdout;
+    assert!(shown("ci").contains("Description:   deploys\n"), "{}", shown("ci"));
+
+    let edit =
+        ["edit", "ci", "--role", "Editor", "--policy", "read", "--actor", r#"{"team": "a"}"#, "--ttl", "2d"];
+    let edited = keys(admin, &edit);
+    assert_eq!(edited.code(), Some(0), "{edited:?}");
+    assert!(
+        edited.stdout.starts_with("Key ") && edited.stdout.ends_with(", ci, is changed.\n"),
+        "{edited:?}"
+    );
+    let text = shown("ci");
+    for part in ["Role:          Editor\n", "Policies:      read\n", "{\"team\":\"a\"}", "(in 2 days)\n"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let cleared = ["update", "ci", "other", "--no-policies", "--no-actor", "--no-expiry", "--no-description"];
+    let cleared = keys(admin, &cleared);
+    assert_eq!((cleared.code(), cleared.stdout.lines().count()), (Some(0), 2), "{cleared:?}");
+    let text = shown("ci");
+    for part in ["Policies:", "Actor:", "Description:"] {
+        assert!(!text.contains(part), "{part}: {text}");
+    }
+    assert!(text.contains("No expiration date"), "{text}");
+    let renamed = keys(admin, &["edit", "ci", "--name", "ci2", "--json"]);
+    let renamed: Value = serde_json::from_str(&renamed.stdout).expect("JSON");
+    assert_eq!(renamed["name"], "ci2");
+    let several = keys(admin, &["edit", "ci2", "other", "--name", "third"]);
+    assert_eq!(several.code(), Some(1), "{several:?}");
+    assert!(several.stderr.contains("one key alone"), "{several:?}");
+    let taken = keys(admin, &["edit", "ci2", "--name", "other"]);
+    assert!(taken.code() == Some(1) && taken.stderr.contains("API key name already exists"), "{taken:?}");
+
+    assert_eq!(refused(&server, "/", &created.stdout), None);
+    let disabled = keys(admin, &["disable", "ci2", "other"]);
+    assert_eq!((disabled.code(), disabled.stdout.lines().count()), (Some(0), 2), "{disabled:?}");
+    assert!(refused(&server, "/", &created.stdout).is_some());
+    let list = keys(admin, &["list"]).stdout;
+    assert_eq!(list.matches("disabled").count(), 2, "{list}");
+    assert_eq!(keys(admin, &["enable", "ci2"]).code(), Some(0));
+    assert_eq!(refused(&server, "/", &created.stdout), None);
+}
+
+#[test]
+fn a_list_is_filtered_and_sorted() {
+    let (server, admin) = start();
+    for (name, role, ttl) in [("b", "Viewer", "2d"), ("a", "Admin", "30d"), ("c", "Viewer", "1y")] {
+        assert_eq!(keys(admin, &["create", name, "--role", role, "--ttl", ttl]).code(), Some(0), "{name}");
+    }
+    let as_admin = ["--user", "admin", "--password-file", "-"];
+    let mine = keys_as(admin, &["create", "mine", "--mine"], &as_admin, PASSWORD);
+    assert_eq!(mine.code(), Some(0), "{mine:?}");
+    sqlite::sql(
+        &server.folder().join("keys.db"),
+        "UPDATE api_keys SET created_at = created_at - 8640000 WHERE name = 'b'",
+    );
+    let names = |arguments: &[&str]| {
+        let ran = keys(admin, &[&["list", "--json"], arguments].concat());
+        assert_eq!((ran.code(), ran.stderr.as_str()), (Some(0), ""), "{arguments:?}: {ran:?}");
+        let keys: Vec<Value> = serde_json::from_str(&ran.stdout).expect("JSON");
+        let names: Vec<_> = keys.iter().map(|key| key["name"].as_str().unwrap().to_owned()).collect();
+        let table = keys_of_table(&self::keys(admin, &[&["list"], arguments].concat()).stdout);
+        assert_eq!(table, names, "{arguments:?}");
+        names
+    };
+    for (arguments, expected) in [
+        (&[][..], &["a", "b", "c", "mine"][..]),
+        (&["--role", "Viewer"], &["b", "c"]),
+        (&["--expiring", "7d"], &["b"]),
+        (&["--unused", "90d"], &["b"]),
+        (&["--query", "MIN"], &["mine"]),
+        (&["--kind", "person"], &["mine"]),
+        (&["--kind", "none", "--role", "Admin"], &["a"]),
+        (&["--owner", "admin"], &["mine"]),
+        (&["--created-by", "admin"], &["mine"]),
+        (&["--created-by", "nobody"], &[]),
+        (&["--sort", "expiration", "--created-by", "root"], &["b", "a", "c"]),
+        (&["--sort", "name", "--reverse"], &["mine", "c", "b", "a"]),
+        (&["--sort", "created", "--role", "Viewer"], &["b", "c"]),
+        (&["--sort", "role", "--created-by", "nobody"], &[]),
+    ] {
+        assert_eq!(names(arguments), expected, "{arguments:?}");
+    }
+    // A person's key is named with its owner, and stands for them.
+    assert!(keys(admin, &["list"]).stdout.contains("admin/mine"));
+    assert!(keys(admin, &["show", "admin/mine"]).stdout.contains("Owner:         admin (config)\n"));
+    assert_eq!(refused(&server, "/", &mine.stdout), None);
+}
+
+/// The names in a table of keys, without the names of their owners.
+fn keys_of_table(table: &str) -> Vec<String> {
+    let rows = table.lines().skip(1).map(|line| line.split_whitespace().nth(1).unwrap());
+    rows.map(|name| name.rsplit('/').next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn many_keys_are_revoked_at_once_after_a_look() {
+    let (server, admin) = start();
+    let created: Vec<_> = ["ci-1", "ci-2", "other"]
+        .map(|name| keys(admin, &["create", name, "--role", "Viewer"]).stdout)
+        .into_iter()
+        .collect();
+    let look = keys(admin, &["revoke", "--name-pattern", "ci-*", "--created-since", "1d", "--dry-run"]);
+    assert_eq!((look.code(), look.stderr.as_str()), (Some(0), "2 keys would be revoked.\n"), "{look:?}");
+    assert_eq!(keys_of_table(&look.stdout), ["ci-1", "ci-2"]);
+    assert!(created.iter().all(|token| refused(&server, "/", token).is_none()));
+    let unused = keys(admin, &["revoke", "--unused-for", "90d"]);
+    assert_eq!((unused.stdout.as_str(), unused.stderr.as_str()), ("No keys.\n", "0 keys are revoked.\n"));
+    let revoked = keys(admin, &["revoke", "--name-pattern", "ci-*", "--created-by", "root"]);
+    assert_eq!((revoked.code(), revoked.stderr.as_str()), (Some(0), "2 keys are revoked.\n"), "{revoked:?}");
+    let refused: Vec<_> = created.iter().map(|token| refused(&server, "/", token).is_some()).collect();
+    assert_eq!(refused, [true, true, false]);
+    let json = keys(admin, &["revoke", "--name-pattern", "*", "--json"]);
+    let json: Value = serde_json::from_str(&json.stdout).expect("JSON");
+    assert_eq!(json[0]["name"], "other");
+}
+
+#[test]
+fn a_leaked_token_is_found_and_its_text_stays_here() {
+    let (server, admin) = start();
+    let created = keys(admin, &["create", "ci", "--role", "Viewer"]);
+    let find = |token: &str, more: &[&str]| {
+        let file = server.folder().join("root");
+        std::fs::write(&file, ROOT).unwrap();
+        let credential = [&["--token-file", file.to_str().unwrap()], more].concat();
+        keys_as(admin, &["find"], &credential, token)
+    };
+    let found = find(&created.stdout, &[]);
+    assert_eq!(found.code(), Some(0), "{found:?}");
+    assert!(found.stdout.contains("Name:          ci\n"), "{found:?}");
+    assert!(found.stdout.ends_with("Token:         the present one\n"), "{found:?}");
+    assert_eq!(keys(admin, &["rotate", "ci", "--overlap", "1h"]).code(), Some(0));
+    let found = find(&created.stdout, &[]);
+    assert!(found.stdout.ends_with("Token:         one that rotation replaced\n"), "{found:?}");
+    let json: Value = serde_json::from_str(&find(&created.stdout, &["--json"]).stdout).expect("JSON");
+    assert_eq!((&json["key"]["name"], &json["secret"]), (&"ci".into(), &"replaced".into()));
+    let unknown = find("somebody-elses-token", &[]);
+    assert_eq!((unknown.code(), unknown.stdout.as_str()), (Some(1), ""), "{unknown:?}");
+    assert!(unknown.stderr.contains("not the format of issued tokens"), "{unknown:?}");
+    assert!(unknown.stderr.ends_with("error: API key not found (404)\n"), "{unknown:?}");
+    let twice = keys(admin, &["find"]);
+    assert!(twice.code() == Some(1) && twice.stderr.contains("standard input cannot be both"), "{twice:?}");
+    let wrong = find("two words", &[]);
+    assert!(wrong.code() == Some(1) && wrong.stderr.contains("cannot be a token"), "{wrong:?}");
+}
+
+#[test]
+fn keys_go_from_one_store_to_another_with_the_tokens_that_they_have() {
+    let (_old, from) = start();
+    let create =
+        ["create", "ci", "--role", "Editor", "--ttl", "30d", "--policy", "read", "--description", "deploys"];
+    let token = keys(from, &create).stdout;
+    assert_eq!(keys(from, &["create", "gone", "--role", "Viewer"]).code(), Some(0));
+    assert_eq!(keys(from, &["revoke", "gone"]).code(), Some(0));
+    let exported = keys(from, &["export"]);
+    assert_eq!((exported.code(), exported.stdout.lines().count()), (Some(0), 1), "{exported:?}");
+    assert!(!exported.stdout.contains(token.trim_end()), "{exported:?}");
+
+    let (server, to) = start();
+    let file = server.folder().join("keys.jsonl");
+    std::fs::write(&file, &exported.stdout).unwrap();
+    let import = |more: &[&str]| keys(to, &[&["import", file.to_str().unwrap()], more].concat());
+    let imported = import(&[]);
+    assert_eq!(
+        (imported.code(), imported.stdout.as_str()),
+        (Some(0), "1 key is imported.\n"),
+        "{imported:?}"
+    );
+    assert_eq!(refused(&server, "/read", &token), None);
+    assert!(refused(&server, "/", &token).is_some(), "it came with its policies");
+    assert!(keys(to, &["show", "ci"]).stdout.contains("Description:   deploys\n"));
+    let again = import(&[]);
+    assert_eq!((again.code(), again.stdout.as_str()), (Some(1), ""), "{again:?}");
+    assert!(
+        again.stderr.contains("lines 1 to 1 are not imported") && again.stderr.contains("(409)"),
+        "{again:?}"
+    );
+    assert!(again.stderr.contains("0 keys of the lines before are"), "{again:?}");
+
+    // More than one request holds: each is taken whole.
+    let lines = |count: usize| -> String {
+        let line = |index: usize| {
+            format!("{{\"name\":\"k{index}\",\"role\":\"Viewer\",\"sha256\":\"{index:064x}\"}}\n")
+        };
+        (1..=count).map(line).collect()
+    };
+    std::fs::write(&file, lines(2500)).unwrap();
+    let many = import(&["--json"]);
+    assert_eq!((many.code(), many.stdout.as_str()), (Some(0), "{\"created\":2500}\n"), "{many:?}");
+    std::fs::write(&file, format!("{}[]\n", lines(3))).unwrap();
+    let wrong = import(&[]);
+    assert!(wrong.code() == Some(1) && wrong.stderr.contains("line 4 is not a JSON object"), "{wrong:?}");
+    let nothing = keys(to, &["import", "/nowhere/keys.jsonl"]);
+    assert!(nothing.code() == Some(1) && nothing.stderr.contains("/nowhere/keys.jsonl"), "{nothing:?}");
+}
+
+/// Runs `keys list` with these variables and nothing that names a credential.
+fn list_with(admin: SocketAddr, variables: &[(&str, &str)], arguments: &[&str], input: &str) -> Ran {
+    let mut command = Command::new(BINARY);
+    command.env("ENVOY_AUTH_TOKENS_ADMIN_URL", format!("http://{admin}"));
+    command.envs(variables.iter().copied()).args(["keys", "list"]).args(arguments);
+    run(command, input)
+}
+
+#[test]
+fn variables_name_the_credential_and_arguments_go_before_them() {
+    let (server, admin) = start();
+    let file = |name: &str, text: &str| {
+        let path = server.folder().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (token, password) = (file("token", ROOT), file("password", PASSWORD));
+    let wrong = file("wrong", "somebody-elses-token");
+    let (by_token, by_user) = ("ENVOY_AUTH_TOKENS_TOKEN_FILE", "ENVOY_AUTH_TOKENS_USER");
+    let by_file = "ENVOY_AUTH_TOKENS_PASSWORD_FILE";
+    for (variables, arguments, input) in [
+        (&[(by_token, token.as_str())][..], &[][..], ""),
+        (&[(by_token, "-")], &[], ROOT),
+        (&[(by_user, "admin"), (by_file, &password)], &[], ""),
+        (&[(by_user, "admin")], &["--password-file", &password], ""),
+        (&[(by_user, "nobody"), (by_file, &password)], &["--user", "admin"], ""),
+        (&[(by_token, &wrong)], &["--token-file", &token], ""),
+        (&[(by_token, &wrong), (by_file, &password)], &["--user", "admin"], ""),
+        (&[(by_user, "admin"), (by_file, &wrong)], &["--token-file", &token], ""),
+        (&[(by_token, &token), (by_user, "")], &[], ""),
+    ] {
+        let ran = list_with(admin, variables, arguments, input);
+        assert_eq!(
+            (ran.code(), ran.stdout.as_str()),
+            (Some(0), "No keys.\n"),
+            "{variables:?} {arguments:?}: {ran:?}"
+        );
+    }
+    // Without one all the ways are named, as a mistake of the command line.
+    let nobody = list_with(admin, &[], &[], "");
+    assert_eq!(nobody.code(), Some(2), "{nobody:?}");
+    for way in
+        ["--token-file FILE", "--user NAME", "--password-file FILE", "terminal", by_token, by_user, by_file]
+    {
+        assert!(nobody.stderr.contains(way), "{way}: {nobody:?}");
+    }
+    for (variables, arguments, code, part) in [
+        (&[(by_token, token.as_str()), (by_user, "admin")][..], &[][..], 2, "are both set"),
+        (&[], &["--password-file", &password], 2, "--user"),
+        (&[], &["--user", "admin"], 1, "no terminal is there"),
+        (&[(by_file, &password)], &[], 2, "--token-file"),
+    ] {
+        let ran = list_with(admin, variables, arguments, "");
+        assert_eq!(ran.code(), Some(code), "{ran:?}");
+        assert!(ran.stderr.contains(part) && ran.stdout.is_empty(), "{ran:?}");
+    }
+}
+
+/// Runs a command at a terminal of its own, and types this when it asks; `|` parts what is typed for several questions.  Gives back a line that says whether the terminal hid
+/// what was typed, whether it shows what is typed afterwards, and the exit code; and all that stood on the terminal.
+fn at_terminal(admin: SocketAddr, typed: &str, arguments: &[&str]) -> (String, String) {
+    let script = r#"
+import fcntl, os, pty, select, subprocess, sys, termios, time
+master, slave = pty.openpty()
+attach = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+child = subprocess.Popen(sys.argv[2:], stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=attach)
+echoes = lambda: bool(termios.tcgetattr(slave)[3] & termios.ECHO)
+typed, seen, answered, hidden, deadline = sys.argv[1].split('|'), b'', 0, None, time.monotonic() + 60
+while time.monotonic() < deadline:
+    ended = child.poll() is not None
+    if select.select([master], [], [], 0 if ended else 0.05)[0]:
+        seen += os.read(master, 65536)
+        if seen.endswith(b': ') and len(seen) > answered and typed:
+            answered = len(seen)
+            hidden = hidden is not False and not echoes()
+            os.write(master, typed.pop(0).encode())
+    elif ended:
+        break
+print('hidden', hidden, 'echo', echoes(), 'code', child.poll())
+sys.stdout.write(seen.decode())
+"#;
+    let mut command = Command::new("python3");
+    command.env("ENVOY_AUTH_TOKENS_ADMIN_URL", format!("http://{admin}"));
+    command.args(["-c", script, typed, BINARY]).args(arguments);
+    let ran = run(command, "");
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+    let (state, seen) = ran.stdout.split_once('\n').expect("a line of the state");
+    (state.to_owned(), seen.replace('\r', ""))
+}
+
+#[test]
+fn a_terminal_is_asked_for_the_password_and_does_not_show_it() {
+    let (_server, admin) = start();
+    let typed = format!("wrong\u{15}{PASSWORD}x\u{7f}\r");
+    let (state, seen) = at_terminal(admin, &typed, &["keys", "list", "--user", "admin"]);
+    assert_eq!(state, "hidden True echo True code 0", "{seen}");
+    assert_eq!(seen, "Password of admin: \nNo keys.\n");
+    let (state, seen) = at_terminal(admin, "wrong\r", &["keys", "list", "--user", "admin"]);
+    assert_eq!(state, "hidden True echo True code 1", "{seen}");
+    assert!(
+        seen.ends_with("error: Invalid username or password (401)\n") && !seen.contains("wrong"),
+        "{seen}"
+    );
+    // Ctrl-C gives up, and leaves a terminal that shows what is typed.
+    let (state, seen) = at_terminal(admin, "correct\u{3}", &["keys", "list", "--user", "admin"]);
+    assert_eq!(state, "hidden True echo True code 1", "{seen}");
+    assert!(seen.contains("interrupted") && !seen.contains("correct"), "{seen}");
+    // A new password is asked for twice.
+    let (state, seen) = at_terminal(admin, "a-new-password\r|a-new-password\r", &["password"]);
+    assert_eq!(state, "hidden True echo True code 0", "{seen}");
+    assert!(seen.starts_with("Password: \nOnce more: \n$argon2id$") && !seen.contains("a-new"), "{seen}");
+    let (state, seen) = at_terminal(admin, "a-new-password\r|another\r", &["password"]);
+    assert_eq!(state, "hidden True echo True code 1", "{seen}");
+    assert!(seen.contains("not the same password twice") && !seen.contains("argon2id"), "{seen}");
+    // A token is asked for in the same way.
+    let (state, seen) = at_terminal(admin, "hunter2\r", &["token", "check"]);
+    assert_eq!(state, "hidden True echo True code 3", "{seen}");
+    assert!(
+        seen.starts_with("Token: \nThis is no token of our format") && !seen.contains("hunter2"),
+        "{seen}"
+    );
 }
 
 #[test]

@@ -66,7 +66,8 @@ fn has(replica: &Replica, cookies: &[Secret]) -> Vec<bool> {
 fn record(person: PersonId, seen_at: Timestamp) -> StoredPerson {
     let actor = object(json!({"id": format!("ldap:{}", person.subject), "groups": ["a", {"b": null}]}));
     let binding = TokenDigest::of(b"settings");
-    StoredPerson { person, actor, role: Some(Role::Editor), binding, seen_at, ended_at: None }
+    let claims = Some(object(json!({"groups": ["a"]})));
+    StoredPerson { person, actor, role: Some(Role::Editor), binding, claims, seen_at, ended_at: None }
 }
 
 fn find(replica: &Replica, subject: &str) -> Option<Arc<PersonRecord>> {

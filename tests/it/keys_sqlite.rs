@@ -9,11 +9,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use crate::harness::documents::{self, Block};
 use crate::harness::issuer::{self, Issuer, config};
 use crate::harness::server::{BINARY, Ran, Server, run};
 use crate::harness::small_disk::SmallDisk;
 use crate::harness::{sqlite, wait_until};
-use crate::readme;
 
 /// A folder with a store in it.
 struct Folder(tempfile::TempDir);
@@ -398,8 +398,9 @@ fn the_lines_about_backup_and_restore_run() {
     let mut issuer = folder.start();
     let (_, token) = issuer.create("kept");
     let (id, revoked) = issuer.create("revoked");
-    let blocks = readme::blocks("### Backup and restore");
-    let [("sh", back_up), ("sh", restore), ("sh", restore_stopped)] = blocks[..] else {
+    let blocks = documents::document("docs/backup.md").blocks_below("Backup and restore");
+    let parts: Vec<_> = blocks.iter().map(Block::parts).collect();
+    let [("sh", back_up), ("sh", restore), ("sh", restore_stopped)] = parts[..] else {
         panic!("{blocks:#?}")
     };
     let setup = Server::with(&config(&folder.store()));

@@ -40,7 +40,7 @@ use crate::harness::MAX_WAIT;
 use crate::harness::postgres::{PASSWORD, Postgres};
 
 /// When every scenario begins.
-const START: i64 = 1_767_225_600;
+pub(crate) const START: i64 = 1_767_225_600;
 
 /// A new database, with a way in past the program.
 pub(crate) enum Database {
@@ -241,7 +241,7 @@ impl Replica {
             KeyLookup::Disabled => "disabled",
             KeyLookup::OfPerson(_) => "of a person",
             KeyLookup::Live(_) => {
-                self.keys.record_use(&digest(secret), self.time.now(), None);
+                self.keys.record_use(&digest(secret), self.time.now(), || None);
                 "live"
             }
         }
@@ -543,6 +543,7 @@ async fn what_is_stored_comes_back(db: Database) {
         actor: own.as_object().unwrap().clone(),
         role: Some(Role::Viewer),
         binding: digest_of("settings"),
+        claims: own.as_object().cloned(),
         seen_at: at(START + 2),
         ended_at: None,
     };
@@ -583,7 +584,8 @@ async fn what_is_stored_comes_back(db: Database) {
     let closed = async || store.close_session(&gate, &session.digest, &[]).await.unwrap().value;
     assert_eq!((closed().await, closed().await), (vec![session.digest], vec![]));
     let ended = store.end_person(&gate, &zoe, at(START + 3), None).await.unwrap().value;
-    let person = StoredPerson { ended_at: Some(at(START + 3)), ..person };
+    // What the source said of them is not kept any longer.
+    let person = StoredPerson { claims: None, ended_at: Some(at(START + 3)), ..person };
     assert_eq!(ended, Some((ids[0], person.clone())));
     assert_eq!(store.end_person(&gate, &zoe, at(START + 4), None).await.unwrap().value, None);
     // The one who ended makes room.
@@ -949,7 +951,7 @@ async fn each_process_writes_the_uses_of_a_key_once_a_minute(db: Database) {
 
     // The other one writes on its own, and an address where it knows one.
     time.pass(30);
-    here.keys.record_use(&digest(&secret), time.now(), Some([192, 0, 2, 7].into()));
+    here.keys.record_use(&digest(&secret), time.now(), || Some([192, 0, 2, 7].into()));
     tick().await;
     assert_eq!(written().await, (Some(90), 5));
     let last_address = async || here.keys.get(key.id).await.unwrap().unwrap().last_address;

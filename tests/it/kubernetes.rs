@@ -2,17 +2,19 @@
 
 pub mod cluster;
 pub mod manifests;
-mod pod;
+pub mod pod;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine as _;
 use serde_json::{Value, json};
 
+use crate::harness::documents;
 use crate::harness::envoy::{self, Envoy};
 use crate::harness::pki::Ca;
 use crate::harness::postgres::Postgres;
@@ -21,20 +23,19 @@ use crate::harness::{Request, Server, Upstream, tools, wait_until};
 use manifests::{Manifests, containers, not_restricted};
 use pod::{Pod, Running, is_root};
 
-const README: &str = include_str!("../../README.md");
 const OURS: &str = "envoy-auth-tokens";
 
 /// Every folder of `deploy/kubernetes` that can be applied.
 pub const FORMS: [&str; 3] = ["example", "shared", "shared-mtls"];
 
-/// The README's scripts about Kubernetes: the sidecar, the shared server, Helm.
-pub fn scripts() -> [&'static str; 3] {
-    let (_, section) = README.split_once("\n## Kubernetes\n").expect("a section");
-    let (section, _) = section.split_once("\n## ").expect("a section after it");
-    let scripts: Vec<_> = section.split("\n```").skip(1).step_by(2).collect();
-    let scripts: Vec<_> =
-        scripts.iter().map(|script| script.strip_prefix("sh\n").expect("a script")).collect();
-    scripts.try_into().expect("three scripts")
+/// The scripts of docs/kubernetes.md: the sidecar, the shared server, Helm.
+pub fn scripts() -> &'static [String; 3] {
+    static SCRIPTS: LazyLock<[String; 3]> = LazyLock::new(|| {
+        let blocks = documents::document("docs/kubernetes.md").blocks();
+        let scripts = blocks.into_iter().filter(|block| block.language == "sh").map(|block| block.text);
+        scripts.collect::<Vec<_>>().try_into().expect("three scripts")
+    });
+    &SCRIPTS
 }
 
 /// Our container in a Pod.
@@ -294,9 +295,9 @@ pub fn warnings(objects: &Manifests, deployment: &str) -> Vec<String> {
     found.iter().filter(is_ours).map(|warning| warning["key"].as_str().unwrap().to_owned()).collect()
 }
 
-/// A form with the Secrets that the README's script makes for it.
+/// A form with the Secrets that the script of the documents makes for it.
 fn with_secrets(form: &str) -> Manifests {
-    let script = scripts()[usize::from(form != "example")];
+    let script = &scripts()[usize::from(form != "example")];
     let mut objects = cluster::after(script).objects;
     let secrets: Vec<_> = objects.0.drain(..).filter(|object| object["kind"] == "Secret").collect();
     assert!(!secrets.is_empty(), "{script}");
@@ -330,7 +331,7 @@ fn every_configuration_is_one_of_ours_and_finds_its_secrets() {
 }
 
 #[test]
-fn the_readme_applies_what_is_there() {
+fn the_documents_apply_what_is_there() {
     let [sidecar, shared, _] = scripts();
     for (script, form) in [(sidecar, "example"), (shared, "shared")] {
         let cluster = cluster::after(script);
@@ -596,7 +597,7 @@ fn envoy_before(replicas: &[&Replica], printed: &str, upstream: &Upstream) -> En
     Envoy::configured(&format!("{ADMIN}{}", envoy::persistent(&text)))
 }
 
-/// The shared form with a database of its own instead of the README's.
+/// The shared form with a database of its own instead of the one of the documents.
 fn with_database(form: &str, postgres: &Postgres) -> Manifests {
     let mut objects = with_secrets(form);
     let url = postgres.url(&postgres.database());
@@ -615,8 +616,8 @@ fn a_rolling_update_of_the_shared_form_fails_no_check() {
     let (old, other, new) = (Replica::start(&objects), Replica::start(&objects), Replica::start(&objects));
     let upstream = Upstream::start();
 
-    // As the README's last command prints it in a Pod.
-    let script = scripts()[1];
+    // As the last command of that script prints it in a Pod.
+    let script = &scripts()[1];
     let output = std::fs::read_to_string(cluster::after(script).folder.path().join("envoy.yaml")).unwrap();
     let (_, command) = output.split_once(" -- /usr/bin/envoy-auth-tokens envoy ").expect("it runs in a Pod");
     let arguments: Vec<_> = command.split_whitespace().collect();

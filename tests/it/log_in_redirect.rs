@@ -67,7 +67,7 @@ fn with_return_to(page: &str, return_to: &str) -> String {
 
 #[test]
 fn a_browser_that_navigates_is_sent_to_the_log_in_page_and_a_script_is_not() {
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(CONFIG, encoding);
         let sent = |request: Request| sent_to(request, "app.example.com");
         let back = |path: &str| with_return_to(LOG_IN, &format!("https://app.example.com{path}"));
@@ -136,7 +136,7 @@ fn a_redirect_is_a_denial_to_envoy_and_stands_in_the_log_without_its_address() {
 
 #[test]
 fn a_grpc_client_is_never_redirected() {
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(CONFIG, encoding);
         for content_type in ["application/grpc", "application/grpc+proto"] {
             let request = http::Request::get("http://app.example.com/x.Y/Z").header("te", "trailers");
@@ -151,7 +151,7 @@ fn a_grpc_client_is_never_redirected() {
 
 #[test]
 fn only_hosts_that_get_the_cookie_are_redirected_and_only_to_pages_of_ours() {
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(CONFIG, encoding);
         let get = || stack.get("/x").headers(&[NAVIGATE]);
         let own = |page: &str, back: &str| Ok(with_return_to(page, &format!("https://{back}/x")));
@@ -224,7 +224,7 @@ fn the_address_to_come_back_to_has_no_credential_and_is_left_out_when_it_is_long
     // Without routes no path is read, and none is ambiguous.
     let (before, routes) = CONFIG.split_once("routes:").unwrap();
     let config = format!("{before}{}", routes.lines().last().unwrap());
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(&config, encoding);
         let sent = |path: &str| sent_to(stack.get(path).headers(&[NAVIGATE]), "app.example.com");
         let back = |path: &str| Ok(with_return_to(LOG_IN, &format!("https://app.example.com{path}")));
@@ -257,7 +257,7 @@ fn the_address_to_come_back_to_has_no_credential_and_is_left_out_when_it_is_long
 
 #[test]
 fn a_script_meets_no_dialog_for_passwords() {
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(CONFIG, encoding);
         let [bearer, basic] = [r#"Bearer realm="api""#, r#"Basic realm="api""#];
         let challenges = |request: Request| {
@@ -291,7 +291,7 @@ fn session(server: &Server) -> String {
 
 #[test]
 fn a_session_of_the_domain_counts_and_a_tossed_or_dead_cookie_does_not() {
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(CONFIG, encoding);
         let live = format!("__Secure-eat_app={}", session(&stack.server));
         // In the form of ours, and of no session; and one of no form at all.
@@ -329,7 +329,7 @@ fn a_session_of_the_domain_counts_and_a_tossed_or_dead_cookie_does_not() {
 
 #[test]
 fn no_cookie_of_ours_reaches_the_upstream() {
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(CONFIG, encoding);
         let live = session(&stack.server);
         let cookie = format!(
@@ -356,7 +356,7 @@ fn another_host_cannot_use_a_session_to_change_anything() {
         let upgrades = json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] });
         Shape::plain().encoding(encoding).manager(upgrades)
     };
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::shaped(Server::with(CONFIG), shape(encoding));
         let cookie = format!("__Secure-eat_app={}", session(&stack.server));
         for (method, headers, status) in [

@@ -17,10 +17,10 @@ use crate::people_sessions::{MINUTE, OVER, Process, sidecar, snapshot};
 
 const HOUR: i64 = 60 * MINUTE;
 const ADMIN: &str =
-    "keys: {store: \"sqlite:keys.db\"}\nadmin: {listen: \"127.0.0.1:0\"}\ncredentials: [session]\n";
+    "keys: {store: \"sqlite:keys.db\"}\nadmin: {listen: \"127.0.0.1:0\"}\ncredentials: [bearer, session]\n";
 
 /// A provider whose people have these roles by their groups.
-fn provider(name: &str, binding: u8, roles: &[(&str, Role)]) -> ProviderSettings {
+pub(crate) fn provider(name: &str, binding: u8, roles: &[(&str, Role)]) -> ProviderSettings {
     let role = |&(group, role): &(&str, Role)| ClaimRole {
         requirement: Some(("groups".into(), Requirement::new("groups", &json!(group)).unwrap())),
         role,
@@ -44,12 +44,12 @@ fn provider(name: &str, binding: u8, roles: &[(&str, Role)]) -> ProviderSettings
     }
 }
 
-fn corporate() -> ProviderSettings {
+pub(crate) fn corporate() -> ProviderSettings {
     provider("corporate", 1, &[("admins", Role::Admin), ("staff", Role::Viewer)])
 }
 
 /// The rules of a server that has `admin` and these providers.
-fn rules(time: &Time, previous: Option<&Snapshot>, providers: Vec<ProviderSettings>) -> Snapshot {
+pub(crate) fn rules(time: &Time, previous: Option<&Snapshot>, providers: Vec<ProviderSettings>) -> Snapshot {
     let mut snapshot = snapshot(ADMIN, time, previous);
     snapshot.providers = providers.into_iter().map(Arc::new).collect();
     snapshot
@@ -59,7 +59,7 @@ fn carol() -> PersonId {
     person("corporate", "carol")
 }
 
-fn person(provider: &str, subject: &str) -> PersonId {
+pub(crate) fn person(provider: &str, subject: &str) -> PersonId {
     let name: ProviderName = provider.parse().unwrap();
     PersonId { source: PersonSource::Provider(name), subject: subject.into() }
 }
@@ -70,7 +70,13 @@ fn claims(subject: &str, group: &str) -> Map<String, Value> {
 }
 
 /// Logs somebody in, by what their provider says of them.
-async fn log_in(process: &Process, time: &Time, provider: &str, subject: &str, group: &str) -> [String; 2] {
+pub(crate) async fn log_in(
+    process: &Process,
+    time: &Time,
+    provider: &str,
+    subject: &str,
+    group: &str,
+) -> [String; 2] {
     let snapshot = process.snapshots.current();
     let settings = snapshot.provider(&provider.parse().unwrap()).expect("it is configured");
     let user = providers::user_of(claims(subject, group), time.now(), settings, &snapshot).unwrap();

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use envoy_auth_tokens::attributes::{Attributes, Encoding, Header, Headers, Http};
+use envoy_auth_tokens::attributes::{Attributes, ClientAddress, Encoding, Header, Headers, Http};
 use envoy_auth_tokens::authorizer::Authorizer;
 use envoy_auth_tokens::config::{Config, ProcessEnvironment, Source};
 use envoy_auth_tokens::credential::{CredentialLocation, CredentialLocations, CrossSite, Principal};
+use envoy_auth_tokens::decision::Decision;
 use envoy_auth_tokens::deny_reason::DenyReason;
 use envoy_auth_tokens::identity::Sources;
 use envoy_auth_tokens::identity::passwords::Passwords;
@@ -18,6 +19,7 @@ use envoy_auth_tokens::identity::people::{People, record_of, records};
 use envoy_auth_tokens::keys::sessions::NewSessions;
 use envoy_auth_tokens::keys::{Keys, Role, SessionScope, scoped_binding};
 use envoy_auth_tokens::person::PersonSource;
+use envoy_auth_tokens::secret::Secret;
 use envoy_auth_tokens::snapshot::{Snapshot, SnapshotStore};
 use futures_util::future::join_all;
 use tokio::task::JoinHandle;
@@ -65,7 +67,7 @@ impl Process {
     }
 
     /// Other rules are in force, and written down.
-    async fn reload(&self, config: &str) {
+    pub(crate) async fn reload(&self, config: &str) {
         let current = self.snapshots.current();
         self.replace(snapshot(config, &self.time, Some(&current))).await;
     }
@@ -95,12 +97,30 @@ impl Process {
 
     /// Whom a Check takes a request with this header for: `<id> <role>`, or the reason of the denial.
     pub(crate) async fn check(&self, name: &str, value: &str) -> String {
+        let decision = self.decide(ClientAddress::Unknown, name, value).await;
+        who(decision.verdict.map(|_| decision.context.principal))
+    }
+
+    /// The same from an address, with `authorization`.
+    pub(crate) async fn check_from(&self, address: &str, authorization: &str) -> String {
+        let client = ClientAddress::Text(address.as_bytes());
+        let decision = self.decide(client, "authorization", authorization).await;
+        who(decision.verdict.map(|_| decision.context.principal))
+    }
+
+    /// The principal of a token in a Check; `None` when it is not admitted.
+    pub(crate) async fn principal(&self, token: &Secret) -> Option<Arc<Principal>> {
+        let authorization = format!("Bearer {}", token.expose());
+        let decision = self.decide(ClientAddress::Unknown, "authorization", &authorization).await;
+        decision.context.principal
+    }
+
+    async fn decide(&self, client: ClientAddress<'_>, name: &str, value: &str) -> Decision {
         let header = Header { name: name.as_bytes(), value: value.as_bytes() };
         let headers = Headers::new(Encoding::Lines, vec![header]);
-        let http = Http { method: b"GET", host: b"h", path: b"/", headers };
+        let http = Http { method: b"GET", host: b"h", path: b"/", headers, client };
         let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
-        let decision = self.authorizer.authorize(&request, None).await;
-        who(decision.verdict.map(|_| decision.context.principal))
+        self.authorizer.authorize(&request, None).await
     }
 
     /// The same at the admin listener.
@@ -111,7 +131,7 @@ impl Process {
     ) -> Result<Option<Arc<Principal>>, DenyReason> {
         let header = Header { name: name.as_bytes(), value: value.as_bytes() };
         let headers = Headers::new(Encoding::Lines, vec![header]);
-        let http = Http { method: b"GET", host: b"h", path: b"/", headers };
+        let http = Http { method: b"GET", host: b"h", path: b"/", headers, client: ClientAddress::Unknown };
         let locations = CredentialLocations::new(vec![
             CredentialLocation::Basic { cross_site: CrossSite::Deny },
             CredentialLocation::Session { cookies: &["eat_session"] },
@@ -134,7 +154,7 @@ impl Process {
         }
     }
 
-    async fn basic_at_admin(&self, user: &str, password: &str) -> String {
+    pub(crate) async fn basic_at_admin(&self, user: &str, password: &str) -> String {
         who(self.principal_at_admin("authorization", &basic(user, password)).await)
     }
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::harness::envoy::per_route_policy;
-use crate::harness::{Encoding, Server, Shape, Stack, grpc};
+use crate::harness::{Encoding, Server, Shape, Stack, grpc, in_each_form};
 
 const VIEWER: &str = "viewer-token-0123456789";
 const EDITOR: &str = "editor-token-0123456789";
@@ -39,7 +39,7 @@ policies:
   open: {allow: {unauthenticated: true}}
 ",
     );
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let route = |prefix: &str, policy: &str| {
             json!({
                 "match": { "path_separated_prefix": prefix },
@@ -72,17 +72,24 @@ policies:
     }
 }
 
+/// In our log and in Envoy's.
+fn is_error(line: &str) -> bool {
+    line.contains("\"ERROR\"") || line.contains("[error]")
+}
+
 #[test]
 fn an_unknown_policy_is_logged_as_a_mistake_of_the_configuration() {
-    let stack = Stack::shaped(Server::with(TOKENS), Shape::plain().policy("no-such-policy"));
-    let answer = stack.get("/").bearer(ADMIN).header("x-request-id", "the-unknown-policy").send();
-    assert_eq!(answer.status, 403);
-    let line = stack.server.decision("the-unknown-policy");
-    assert_eq!(line["decision"], "denied");
-    let reason = line["reason"].as_str().unwrap();
-    assert!(reason.contains("policy"), "{line}");
-    let mistake = |line: &str| (line.contains("\"ERROR\"") && line.contains("no-such-policy")).then_some(());
-    stack.server.log().wait_for("naming the unknown policy as an error", mistake);
+    in_each_form(|| {
+        let stack = Stack::shaped(Server::with(TOKENS), Shape::plain().policy("no-such-policy"));
+        let answer = stack.get("/").bearer(ADMIN).header("x-request-id", "the-unknown-policy").send();
+        assert_eq!(answer.status, 403);
+        let line = stack.decision("the-unknown-policy");
+        assert_eq!(line["decision"], "denied");
+        let reason = line["reason"].as_str().unwrap();
+        assert!(reason.contains("policy"), "{line}");
+        let mistake = |line: &str| (is_error(line) && line.contains("no-such-policy")).then_some(());
+        stack.deciding_log().wait_for("naming the unknown policy as an error", mistake);
+    });
 }
 
 #[test]
@@ -123,11 +130,13 @@ fn a_key_that_is_nearly_policy_is_denied_and_logged_as_a_mistake_of_the_configur
 
 #[test]
 fn a_client_cannot_name_a_policy() {
-    let config = with("policies: {admin: {allow: {role: Admin}}, open: {allow: true}}\n");
-    let stack = Stack::shaped(Server::with(&config), Shape::plain().policy("admin"));
-    let request = stack.get("/?policy=open").bearer(VIEWER).header("policy", "open");
-    let request = request.header("x-policy", "open").header("context_extensions", "policy=open");
-    assert_eq!(request.send().status, 403);
+    in_each_form(|| {
+        let config = with("policies: {admin: {allow: {role: Admin}}, open: {allow: true}}\n");
+        let stack = Stack::shaped(Server::with(&config), Shape::plain().policy("admin"));
+        let request = stack.get("/?policy=open").bearer(VIEWER).header("policy", "open");
+        let request = request.header("x-policy", "open").header("context_extensions", "policy=open");
+        assert_eq!(request.send().status, 403);
+    });
 }
 
 #[test]
@@ -170,7 +179,7 @@ default: {allow: {role: Admin}}
         ("GET", "/other", Some(ADMIN), 200),
         ("GET", "/other", None, 401),
     ];
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(&config, encoding);
         for (method, target, token, status) in cases {
             let request = stack.request(method, target);
@@ -243,7 +252,7 @@ const PLAIN: &[&str] = &[
 fn an_ambiguous_path_is_malformed_wherever_paths_decide() {
     let routed = with("routes: [{path_prefix: /open, allow: true}]\ndefault: {}\n");
     let named = with("policies: {open: {allow: true}}\n");
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let routes = Stack::encoded(&routed, encoding);
         let shape = Shape::plain().encoding(encoding).policy("open");
         let context = Stack::shaped(Server::with(&named), shape);
@@ -265,21 +274,25 @@ fn an_ambiguous_path_is_malformed_wherever_paths_decide() {
 
 #[test]
 fn an_ambiguous_path_is_refused_before_the_credential_is_looked_at() {
-    let stack = Stack::start(&with("routes: [{path_prefix: /open, allow: true}]\ndefault: {}\n"));
-    assert_eq!(stack.get("/open/../x").bearer("nobody-token-012345678").send().status, 400);
-    assert_eq!(stack.get("/open/../x").send().status, 400);
+    in_each_form(|| {
+        let stack = Stack::start(&with("routes: [{path_prefix: /open, allow: true}]\ndefault: {}\n"));
+        assert_eq!(stack.get("/open/../x").bearer("nobody-token-012345678").send().status, 400);
+        assert_eq!(stack.get("/open/../x").send().status, 400);
+    });
 }
 
 #[test]
 fn paths_are_not_checked_where_no_rule_reads_them() {
-    let by_method = with("routes: [{methods: [GET], allow: true}]\ndefault: {}\n");
-    for config in [TOKENS, &by_method] {
-        let stack = Stack::start(config);
-        for path in AMBIGUOUS {
-            let answer = stack.get(path).bearer(VIEWER).send();
-            assert_eq!(answer.seen().path, *path);
+    in_each_form(|| {
+        let by_method = with("routes: [{methods: [GET], allow: true}]\ndefault: {}\n");
+        for config in [TOKENS, &by_method] {
+            let stack = Stack::start(config);
+            for path in AMBIGUOUS {
+                let answer = stack.get(path).bearer(VIEWER).send();
+                assert_eq!(answer.seen().path, *path);
+            }
         }
-    }
+    });
 }
 
 #[test]
@@ -293,78 +306,82 @@ fn a_path_that_does_not_begin_with_a_slash_is_malformed() {
 
 #[test]
 fn each_permitted_kind_lets_its_own_paths_through_and_no_others() {
-    let kinds = [
-        ("empty_segment", vec!["//open", "/open//x", "/open//"]),
-        ("encoded_slash", vec!["/open%2fx", "/open%5cx", "/open\\x"]),
-        ("parameters", vec!["/open;x=1/y", "/open/x;", "/open%3bx"]),
-    ];
-    for (kind, _) in &kinds {
-        let rules = format!(
-            "routes: [{{path: /nowhere, allow: false}}]\ndefault: {{}}\npaths: {{permit: [{kind}]}}\n"
-        );
-        let stack = Stack::start(&with(&rules));
-        for (other, paths) in &kinds {
-            let status = if kind == other { 200 } else { 400 };
-            for path in paths {
-                assert_eq!(stack.get(path).bearer(VIEWER).send().status, status, "permit {kind}: {path}");
+    in_each_form(|| {
+        let kinds = [
+            ("empty_segment", vec!["//open", "/open//x", "/open//"]),
+            ("encoded_slash", vec!["/open%2fx", "/open%5cx", "/open\\x"]),
+            ("parameters", vec!["/open;x=1/y", "/open/x;", "/open%3bx"]),
+        ];
+        for (kind, _) in &kinds {
+            let rules = format!(
+                "routes: [{{path: /nowhere, allow: false}}]\ndefault: {{}}\npaths: {{permit: [{kind}]}}\n"
+            );
+            let stack = Stack::start(&with(&rules));
+            for (other, paths) in &kinds {
+                let status = if kind == other { 200 } else { 400 };
+                for path in paths {
+                    assert_eq!(stack.get(path).bearer(VIEWER).send().status, status, "permit {kind}: {path}");
+                }
+            }
+            let never = [
+                "/open/../x",
+                "/open/%2e%2e/x",
+                "/open/..;/x",
+                "/open/..;x=1/x",
+                "/open/.;/x",
+                "/open%2f..%2fx",
+                "/open\\..\\x",
+                "/open/..%2fx",
+                "/open/%252f",
+                "/open/%00",
+                "/open/%zz",
+            ];
+            for path in never {
+                assert_eq!(stack.get(path).bearer(VIEWER).send().status, 400, "permit {kind}: {path}");
             }
         }
-        let never = [
-            "/open/../x",
-            "/open/%2e%2e/x",
-            "/open/..;/x",
-            "/open/..;x=1/x",
-            "/open/.;/x",
-            "/open%2f..%2fx",
-            "/open\\..\\x",
-            "/open/..%2fx",
-            "/open/%252f",
-            "/open/%00",
-            "/open/%zz",
-        ];
-        for path in never {
-            assert_eq!(stack.get(path).bearer(VIEWER).send().status, 400, "permit {kind}: {path}");
-        }
-    }
+    });
 }
 
 #[test]
 fn hosts_are_compared_without_case_port_and_trailing_dot() {
-    let config = with(
-        "
+    in_each_form(|| {
+        let config = with(
+            "
 routes:
 - {host: api.example, allow: true}
 - {host: '*.internal.example', allow: {role: Admin}}
 default: {allow: false}
 ",
-    );
-    let stack = Stack::start(&config);
-    let cases = [
-        ("api.example", None, 200),
-        ("API.Example", None, 200),
-        ("api.example:8080", None, 200),
-        ("api.example.", None, 200),
-        ("api.example.:8080", None, 200),
-        ("xapi.example", Some(ADMIN), 403),
-        ("api.example.evil", Some(ADMIN), 403),
-        ("a.internal.example", Some(ADMIN), 200),
-        ("a.b.internal.example:80", Some(ADMIN), 200),
-        ("A.INTERNAL.EXAMPLE.", Some(VIEWER), 403),
-        ("a.internal.example", None, 401),
-        ("internal.example", Some(ADMIN), 403),
-        (".internal.example", Some(ADMIN), 400),
-        ("api.example..", Some(ADMIN), 400),
-        ("%61pi.example", Some(ADMIN), 400),
-        ("api.example;x", Some(ADMIN), 400),
-        ("api.example:", None, 200),
-        ("xinternal.example", Some(ADMIN), 403),
-        ("other.example", Some(ADMIN), 403),
-    ];
-    for (host, token, status) in cases {
-        let request = stack.get("/").host(host);
-        let request = if let Some(token) = token { request.bearer(token) } else { request };
-        assert_eq!(request.send().status, status, "{host} {token:?}");
-    }
+        );
+        let stack = Stack::start(&config);
+        let cases = [
+            ("api.example", None, 200),
+            ("API.Example", None, 200),
+            ("api.example:8080", None, 200),
+            ("api.example.", None, 200),
+            ("api.example.:8080", None, 200),
+            ("xapi.example", Some(ADMIN), 403),
+            ("api.example.evil", Some(ADMIN), 403),
+            ("a.internal.example", Some(ADMIN), 200),
+            ("a.b.internal.example:80", Some(ADMIN), 200),
+            ("A.INTERNAL.EXAMPLE.", Some(VIEWER), 403),
+            ("a.internal.example", None, 401),
+            ("internal.example", Some(ADMIN), 403),
+            (".internal.example", Some(ADMIN), 400),
+            ("api.example..", Some(ADMIN), 400),
+            ("%61pi.example", Some(ADMIN), 400),
+            ("api.example;x", Some(ADMIN), 400),
+            ("api.example:", None, 200),
+            ("xinternal.example", Some(ADMIN), 403),
+            ("other.example", Some(ADMIN), 403),
+        ];
+        for (host, token, status) in cases {
+            let request = stack.get("/").host(host);
+            let request = if let Some(token) = token { request.bearer(token) } else { request };
+            assert_eq!(request.send().status, status, "{host} {token:?}");
+        }
+    });
 }
 
 #[test]
@@ -392,45 +409,51 @@ fn a_host_that_can_be_read_in_two_ways_is_malformed_where_hosts_decide() {
 
 #[test]
 fn methods_are_upper_case_and_get_covers_head() {
-    let config = with(
-        "
+    in_each_form(|| {
+        let config = with(
+            "
 routes:
 - {path_prefix: /r, methods: [GET], allow: true}
 - {path_prefix: /w, methods: [POST, PUT], allow: {role: Editor}}
 default: {allow: false}
 ",
-    );
-    let stack = Stack::start(&config);
-    assert_eq!(stack.get("/r").send().status, 200);
-    assert_eq!(stack.request("HEAD", "/r").send().status, 200);
-    assert_eq!(stack.request("OPTIONS", "/r").send().status, 401);
-    assert_eq!(stack.request("DELETE", "/r").bearer(EDITOR).send().status, 403);
-    assert_eq!(stack.post("/w").body(Vec::new()).bearer(EDITOR).send().status, 200);
-    assert_eq!(stack.request("PUT", "/w").body(Vec::new()).bearer(EDITOR).send().status, 200);
-    assert_eq!(stack.request("PATCH", "/w").body(Vec::new()).bearer(EDITOR).send().status, 403);
-    for method in ["get", "Get", "gET", "post"] {
-        assert_eq!(ask(&stack.server, method, "h", "/r", &[]), 400, "{method}");
-    }
-    for name in ["x-http-method-override", "x-http-method", "x-method-override", "X-HTTP-Method-Override"] {
-        for value in ["DELETE", "GET"] {
-            let answer = stack.get("/r").header(name, value).send();
-            assert_eq!(answer.verdict(), (400, "invalid_request".into()), "{name}: {value}");
+        );
+        let stack = Stack::start(&config);
+        assert_eq!(stack.get("/r").send().status, 200);
+        assert_eq!(stack.request("HEAD", "/r").send().status, 200);
+        assert_eq!(stack.request("OPTIONS", "/r").send().status, 401);
+        assert_eq!(stack.request("DELETE", "/r").bearer(EDITOR).send().status, 403);
+        assert_eq!(stack.post("/w").body(Vec::new()).bearer(EDITOR).send().status, 200);
+        assert_eq!(stack.request("PUT", "/w").body(Vec::new()).bearer(EDITOR).send().status, 200);
+        assert_eq!(stack.request("PATCH", "/w").body(Vec::new()).bearer(EDITOR).send().status, 403);
+        for method in ["get", "Get", "gET", "post"] {
+            assert_eq!(ask(&stack.server, method, "h", "/r", &[]), 400, "{method}");
         }
-        assert_eq!(stack.get("/r").header(name, "").send().status, 200, "an empty value says nothing");
-    }
+        for name in ["x-http-method-override", "x-http-method", "x-method-override", "X-HTTP-Method-Override"]
+        {
+            for value in ["DELETE", "GET"] {
+                let answer = stack.get("/r").header(name, value).send();
+                assert_eq!(answer.verdict(), (400, "invalid_request".into()), "{name}: {value}");
+            }
+            assert_eq!(stack.get("/r").header(name, "").send().status, 200, "an empty value says nothing");
+        }
+    });
 }
 
 #[test]
 fn methods_are_not_checked_where_no_rule_reads_them() {
-    let stack = Stack::start(&with("routes: [{path_prefix: /r, allow: true}]\ndefault: {}\n"));
-    let seen = stack.get("/r").header("x-http-method-override", "DELETE").send().seen();
-    assert_eq!(seen.all("x-http-method-override"), ["DELETE"]);
-    assert_eq!(ask(&stack.server, "get", "h", "/r", &[]), 200);
+    in_each_form(|| {
+        let stack = Stack::start(&with("routes: [{path_prefix: /r, allow: true}]\ndefault: {}\n"));
+        let seen = stack.get("/r").header("x-http-method-override", "DELETE").send().seen();
+        assert_eq!(seen.all("x-http-method-override"), ["DELETE"]);
+        assert_eq!(ask(&stack.server, "get", "h", "/r", &[]), 200);
+    });
 }
 
 #[test]
 fn an_allow_block_admits_whom_it_describes() {
-    let config = "
+    in_each_form(|| {
+        let config = "
 tokens:
 - {token: actor-token-0123456789, actor: {id: 7, name: ada, groups: [a, b], nothing: null, flag: true, ratio: 1.0}}
 routes:
@@ -455,33 +478,34 @@ routes:
 - {path: /case, allow: {name: Ada}}
 default: {}
 ";
-    let stack = Stack::start(config);
-    let cases = [
-        ("/scalar", 200, 401),
-        ("/list", 200, 401),
-        ("/shared", 200, 401),
-        ("/any", 200, 401),
-        ("/star", 200, 401),
-        ("/star-null", 200, 401),
-        ("/star-absent", 403, 401),
-        ("/star-in-list", 403, 401),
-        ("/empty", 403, 401),
-        ("/false", 403, 401),
-        ("/true", 200, 200),
-        ("/number", 200, 401),
-        ("/number-text", 403, 401),
-        ("/integer", 200, 401),
-        ("/bool", 200, 401),
-        ("/bool-number", 403, 401),
-        ("/unauthenticated", 403, 200),
-        ("/unauthenticated-no", 403, 401),
-        ("/case", 403, 401),
-        ("/default", 200, 401),
-    ];
-    for (path, actor, anonymous) in cases {
-        assert_eq!(stack.get(path).bearer("actor-token-0123456789").send().status, actor, "{path}");
-        assert_eq!(stack.get(path).send().status, anonymous, "{path}, anonymous");
-    }
+        let stack = Stack::start(config);
+        let cases = [
+            ("/scalar", 200, 401),
+            ("/list", 200, 401),
+            ("/shared", 200, 401),
+            ("/any", 200, 401),
+            ("/star", 200, 401),
+            ("/star-null", 200, 401),
+            ("/star-absent", 403, 401),
+            ("/star-in-list", 403, 401),
+            ("/empty", 403, 401),
+            ("/false", 403, 401),
+            ("/true", 200, 200),
+            ("/number", 200, 401),
+            ("/number-text", 403, 401),
+            ("/integer", 200, 401),
+            ("/bool", 200, 401),
+            ("/bool-number", 403, 401),
+            ("/unauthenticated", 403, 200),
+            ("/unauthenticated-no", 403, 401),
+            ("/case", 403, 401),
+            ("/default", 200, 401),
+        ];
+        for (path, actor, anonymous) in cases {
+            assert_eq!(stack.get(path).bearer("actor-token-0123456789").send().status, actor, "{path}");
+            assert_eq!(stack.get(path).send().status, anonymous, "{path}, anonymous");
+        }
+    });
 }
 
 #[test]
@@ -504,7 +528,7 @@ routes:
 - {path: /inline, allow: {role: Admin}}
 default: {}
 ";
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(config, encoding);
         let cases = [
             ("read-token-01234567890", "/read", 200),
@@ -537,31 +561,34 @@ default: {}
 
 #[test]
 fn a_regex_stands_for_the_whole_path_whatever_it_is_made_of() {
-    let config = with(
-        "
+    in_each_form(|| {
+        let config = with(
+            "
 routes: [{path_regex: '/a|/b/.*', allow: true}, {path_regex: '(?i)/UP', allow: true}]
 default: {allow: false}
 ",
-    );
-    let stack = Stack::start(&config);
-    for (path, status) in [
-        ("/a", 200),
-        ("/b/x", 200),
-        ("/a/secret", 401),
-        ("/x/b/y", 401),
-        ("/b", 401),
-        ("/a%0a", 400),
-        ("/up", 200),
-        ("/a?x=/b/", 200),
-    ] {
-        assert_eq!(stack.get(path).send().status, status, "{path}");
-    }
+        );
+        let stack = Stack::start(&config);
+        for (path, status) in [
+            ("/a", 200),
+            ("/b/x", 200),
+            ("/a/secret", 401),
+            ("/x/b/y", 401),
+            ("/b", 401),
+            ("/a%0a", 400),
+            ("/up", 200),
+            ("/a?x=/b/", 200),
+        ] {
+            assert_eq!(stack.get(path).send().status, status, "{path}");
+        }
+    });
 }
 
 #[test]
 fn a_prefix_is_whole_segments_and_the_root_is_everything() {
-    let config = with(
-        "
+    in_each_form(|| {
+        let config = with(
+            "
 routes:
 - {path_prefix: /api, methods: [HEAD], allow: true}
 - {path_prefix: /api/v1, allow: true}
@@ -570,26 +597,27 @@ routes:
 - {path_prefix: /, allow: {role: Admin}}
 default: {allow: false}
 ",
-    );
-    let stack = Stack::start(&config);
-    for (method, path, token, status) in [
-        ("GET", "/api/v1", None, 200),
-        ("GET", "/api/v1/", None, 200),
-        ("GET", "/api/v1/x", None, 200),
-        ("GET", "/api/v10", None, 401),
-        ("GET", "/api", None, 401),
-        ("HEAD", "/api", None, 200),
-        ("GET", "/caf%C3%A9/x", None, 200),
-        ("GET", "/with%20blank", None, 200),
-        ("GET", "/with%2520blank", None, 400),
-        ("GET", "/", Some(ADMIN), 200),
-        ("GET", "/anything", Some(ADMIN), 200),
-        ("GET", "/anything", Some(VIEWER), 403),
-    ] {
-        let request = stack.request(method, path);
-        let request = if let Some(token) = token { request.bearer(token) } else { request };
-        assert_eq!(request.send().status, status, "{method} {path} {token:?}");
-    }
+        );
+        let stack = Stack::start(&config);
+        for (method, path, token, status) in [
+            ("GET", "/api/v1", None, 200),
+            ("GET", "/api/v1/", None, 200),
+            ("GET", "/api/v1/x", None, 200),
+            ("GET", "/api/v10", None, 401),
+            ("GET", "/api", None, 401),
+            ("HEAD", "/api", None, 200),
+            ("GET", "/caf%C3%A9/x", None, 200),
+            ("GET", "/with%20blank", None, 200),
+            ("GET", "/with%2520blank", None, 400),
+            ("GET", "/", Some(ADMIN), 200),
+            ("GET", "/anything", Some(ADMIN), 200),
+            ("GET", "/anything", Some(VIEWER), 403),
+        ] {
+            let request = stack.request(method, path);
+            let request = if let Some(token) = token { request.bearer(token) } else { request };
+            assert_eq!(request.send().status, status, "{method} {path} {token:?}");
+        }
+    });
 }
 
 #[test]
@@ -607,16 +635,18 @@ fn an_empty_policy_name_is_an_unknown_one() {
 
 #[test]
 fn an_absolute_target_is_judged_by_the_host_and_path_that_it_names() {
-    let config = with(
-        "
+    in_each_form(|| {
+        let config = with(
+            "
 routes: [{host: open.example, path_prefix: /open, allow: true}]
 default: {allow: {role: Admin}}
 ",
-    );
-    let stack = Stack::start(&config);
-    assert_eq!(stack.get("http://open.example/open/x").host("other.example").send().status, 200);
-    assert_eq!(stack.get("http://other.example/open/x").host("open.example").send().status, 401);
-    assert_eq!(stack.get("http://open.example/closed").host("open.example").send().status, 401);
+        );
+        let stack = Stack::start(&config);
+        assert_eq!(stack.get("http://open.example/open/x").host("other.example").send().status, 200);
+        assert_eq!(stack.get("http://other.example/open/x").host("open.example").send().status, 401);
+        assert_eq!(stack.get("http://open.example/closed").host("open.example").send().status, 401);
+    });
 }
 
 #[test]
@@ -629,64 +659,68 @@ fn an_ipv6_host_is_a_host() {
 
 #[test]
 fn every_member_of_a_route_must_match() {
-    let config = with(
-        "
+    in_each_form(|| {
+        let config = with(
+            "
 routes:
 - {host: '*.example', path_prefix: /files, path_regex: '.*\\.txt', methods: [GET], allow: true}
 default: {allow: false}
 ",
-    );
-    let stack = Stack::start(&config);
-    for (host, method, path, status) in [
-        ("a.example", "GET", "/files/x.txt", 200),
-        ("a.example", "GET", "/files/x.bin", 401),
-        ("a.example", "GET", "/other/x.txt", 401),
-        ("a.example", "DELETE", "/files/x.txt", 401),
-        ("a.test", "GET", "/files/x.txt", 401),
-    ] {
-        assert_eq!(stack.request(method, path).host(host).send().status, status, "{method} {host}{path}");
-    }
+        );
+        let stack = Stack::start(&config);
+        for (host, method, path, status) in [
+            ("a.example", "GET", "/files/x.txt", 200),
+            ("a.example", "GET", "/files/x.bin", 401),
+            ("a.example", "GET", "/other/x.txt", 401),
+            ("a.example", "DELETE", "/files/x.txt", 401),
+            ("a.test", "GET", "/files/x.txt", 401),
+        ] {
+            assert_eq!(stack.request(method, path).host(host).send().status, status, "{method} {host}{path}");
+        }
+    });
 }
 
 #[test]
 fn a_request_that_names_another_path_host_or_method_is_denied_where_rules_read_them() {
-    let config = with(
-        "
+    in_each_form(|| {
+        let config = with(
+            "
 routes:
 - {host: app.example, path_prefix: /public, methods: [GET, POST], allow: true}
 default: {allow: {role: Admin}}
 ",
-    );
-    let shape = || Shape::plain().filter(serde_json::json!({ "failure_mode_allow": true }));
-    let stack = Stack::shaped(Server::with(&config), shape());
-    let permitting = format!("{config}overrides: {{permit: [x-script-name, x-forwarded-host]}}\n");
-    let permitting = Stack::shaped(Server::with(&permitting), shape());
-    let cases = [
-        ("X-Script-Name", "/public", false),
-        ("SCRIPT_NAME", "/public", false),
-        ("x.original.url", "/admin", false),
-        ("X-Rewrite-URL", "/admin", false),
-        ("x-forwarded-prefix", "/admin", false),
-        ("x-forwarded-host", "admin.example", false),
-        ("x-forwarded-host", "app.example", true),
-        ("Forwarded", "for=192.0.2.1;host=admin.example", false),
-        ("Forwarded", "for=192.0.2.1;host=app.example", true),
-        ("X.HTTP.Method.Override", "DELETE", false),
-        ("x-forwarded-proto", "https", true),
-    ];
-    for (name, value, passes) in cases {
-        let request = stack.get("/public/a").host("app.example").header(name, value);
-        assert_eq!(request.send().status, if passes { 200 } else { 400 }, "{name}: {value}");
-    }
-    let posted = |target: &str| stack.post(target).host("app.example").body(Vec::new()).send().status;
-    assert_eq!(posted("/public/a?_method=DELETE"), 400);
-    assert_eq!(posted("/public/a?method=DELETE"), 200);
-    for (name, status) in [("x-script-name", 200), ("x_script_name", 400), ("x-forwarded-host", 200)] {
-        let request = permitting.get("/public/a").host("app.example").header(name, "other.example");
-        assert_eq!(request.send().status, status, "{name}");
-    }
-    // CONNECT has no path, and is not ambiguous for that.
-    assert_eq!(ask(&stack.server, "CONNECT", "app.example:443", "", &[]), 200, "an Admin, under default");
+        );
+        let shape = || Shape::plain().filter(serde_json::json!({ "failure_mode_allow": true }));
+        let stack = Stack::shaped(Server::with(&config), shape());
+        let permitting = format!("{config}overrides: {{permit: [x-script-name, x-forwarded-host]}}\n");
+        let permitting = Stack::shaped(Server::with(&permitting), shape());
+        let cases = [
+            ("X-Script-Name", "/public", false),
+            ("SCRIPT_NAME", "/public", false),
+            ("x.original.url", "/admin", false),
+            ("X-Rewrite-URL", "/admin", false),
+            ("x-forwarded-prefix", "/admin", false),
+            ("x-forwarded-host", "admin.example", false),
+            ("x-forwarded-host", "app.example", true),
+            ("Forwarded", "for=192.0.2.1;host=admin.example", false),
+            ("Forwarded", "for=192.0.2.1;host=app.example", true),
+            ("X.HTTP.Method.Override", "DELETE", false),
+            ("x-forwarded-proto", "https", true),
+        ];
+        for (name, value, passes) in cases {
+            let request = stack.get("/public/a").host("app.example").header(name, value);
+            assert_eq!(request.send().status, if passes { 200 } else { 400 }, "{name}: {value}");
+        }
+        let posted = |target: &str| stack.post(target).host("app.example").body(Vec::new()).send().status;
+        assert_eq!(posted("/public/a?_method=DELETE"), 400);
+        assert_eq!(posted("/public/a?method=DELETE"), 200);
+        for (name, status) in [("x-script-name", 200), ("x_script_name", 400), ("x-forwarded-host", 200)] {
+            let request = permitting.get("/public/a").host("app.example").header(name, "other.example");
+            assert_eq!(request.send().status, status, "{name}");
+        }
+        // CONNECT has no path, and is not ambiguous for that.
+        assert_eq!(ask(&stack.server, "CONNECT", "app.example:443", "", &[]), 200, "an Admin, under default");
+    });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 #![allow(deprecated, reason = "Envoy reads `append`, which its protocol calls deprecated")]
 
 use bytes::Bytes;
-use envoy_auth_tokens::attributes::{Attributes, Encoding};
+use envoy_auth_tokens::attributes::{Attributes, ClientAddress, Encoding};
 use envoy_auth_tokens::ext_authz::codec::request;
 use envoy_auth_tokens::ext_authz::wire;
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -18,7 +18,12 @@ use prost::Message;
 fn full_request(headers: &[(String, String)], raw: Option<Vec<(String, Vec<u8>)>>) -> full::CheckRequest {
     use full::attribute_context::{HttpRequest, Peer, Request, TlsSession};
     let peer = Peer {
-        address: Some(core::Address::default()),
+        address: Some(core::Address {
+            address: Some(core::address::Address::SocketAddress(core::SocketAddress {
+                address: "2001:db8::7".to_owned(),
+                ..core::SocketAddress::default()
+            })),
+        }),
         service: "service".to_owned(),
         labels: [("label".to_owned(), "value".to_owned())].into(),
         principal: "spiffe://peer".to_owned(),
@@ -74,6 +79,7 @@ fn headers_of(attributes: &Attributes<'_>) -> Vec<(String, Vec<u8>)> {
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     policy: Option<Vec<u8>>,
+    client: Option<Vec<u8>>,
     http: Option<(Vec<u8>, Vec<u8>, Vec<u8>, Encoding, Vec<(Vec<u8>, Vec<u8>)>)>,
 }
 
@@ -83,13 +89,20 @@ fn seen(attributes: &Attributes<'_>) -> Seen {
         let words = (http.method.to_vec(), http.host.to_vec(), http.path.to_vec());
         (words.0, words.1, words.2, http.headers.encoding(), headers.collect())
     });
-    Seen { policy: attributes.policy.map(<[u8]>::to_vec), http }
+    let client = attributes.http.as_ref().map(|http| match http.client {
+        ClientAddress::Text(text) => text.to_vec(),
+        ClientAddress::Unknown => Vec::new(),
+        ClientAddress::Ip(address) => panic!("{address} is no text"),
+    });
+    Seen { policy: attributes.policy.map(<[u8]>::to_vec), client, http }
 }
 
 fn seen_by_the_generated_reader(request: wire::CheckRequest) -> Seen {
     let attributes = request.attributes.unwrap_or_default();
     let policies = attributes.context_extensions.iter().filter(|entry| entry.key == b"policy"[..]);
     let policy = policies.last().map(|entry| entry.value.to_vec());
+    let address = attributes.source.and_then(|source| source.address?.socket_address);
+    let address = address.map(|socket| socket.address.to_vec()).unwrap_or_default();
     let http = attributes.request.and_then(|request| request.http).map(|http| {
         let lines = http.header_map.map(|map| map.headers).unwrap_or_default();
         let (encoding, headers) = if lines.is_empty() {
@@ -103,7 +116,7 @@ fn seen_by_the_generated_reader(request: wire::CheckRequest) -> Seen {
         };
         (http.method.to_vec(), http.host.to_vec(), http.path.to_vec(), encoding, headers)
     });
-    Seen { policy, http }
+    Seen { policy, client: http.is_some().then_some(address), http }
 }
 
 proptest! {
@@ -121,6 +134,7 @@ proptest! {
         prop_assert_eq!(http.method, b"POST");
         prop_assert_eq!(http.path, b"/a?b=c");
         prop_assert_eq!(http.host, b"h:8080");
+        prop_assert_eq!(http.client.ip(), "2001:db8::7".parse().ok());
         prop_assert_eq!(attributes.policy, Some(b"read".as_slice()));
         prop_assert_eq!(http.headers.encoding(), Encoding::Joined);
         let mut found = headers_of(&attributes);
@@ -242,6 +256,7 @@ proptest! {
             http_response: Some(wire::check_response::HttpResponse::OkResponse(wire::OkHttpResponse {
                 headers: names.iter().map(ours).collect(),
                 headers_to_remove: names.clone(),
+                response_headers_to_add: names.iter().map(ours).collect(),
                 query_parameters_to_remove: names.clone(),
             })),
             dynamic_metadata: Some(metadata("policy")),
@@ -251,6 +266,7 @@ proptest! {
             http_response: Some(full::check_response::HttpResponse::OkResponse(full::OkHttpResponse {
                 headers: names.iter().map(theirs).collect(),
                 headers_to_remove: names.clone(),
+                response_headers_to_add: names.iter().map(theirs).collect(),
                 query_parameters_to_remove: names.clone(),
                 ..full::OkHttpResponse::default()
             })),
@@ -275,6 +291,7 @@ fn a_map_entry_that_comes_twice_counts_once_and_the_last_one_wins() {
                 }),
             }),
             context_extensions: vec![entry("policy", "first"), entry("policy", "last")],
+            ..wire::AttributeContext::default()
         }),
     };
     let bytes = message.encode_to_vec();

@@ -1,22 +1,13 @@
-//! The README's own configurations and commands, run as they stand there: only ports and paths are others.
+//! The configurations and commands of README and of the quick starts, run as they stand there: only ports and paths are
+//! others.
 
 use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::harness::documents::{self, Block};
 use crate::harness::server::{Ran, run};
-use crate::harness::{Envoy, Server, Shape, Upstream, grpc};
-
-const README: &str = include_str!("../../README.md");
-
-/// The fenced blocks under a heading, each with its language, up to the next heading of that level.
-pub fn blocks(heading: &str) -> Vec<(&'static str, &'static str)> {
-    let (_, section) = README.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
-    let (level, _) = heading.split_once(' ').unwrap();
-    let section = section.split_once(&format!("\n{level} ")).map_or(section, |(section, _)| section);
-    let fences = section.split("\n```").skip(1).step_by(2);
-    fences.map(|fence| fence.split_once('\n').expect("a language and a text")).collect()
-}
+use crate::harness::{Envoy, Server, Shape, Upstream, grpc, tools};
 
 /// The configuration, less the ports and the place that only one server at a time can have.
 fn elsewhere(config: &str) -> String {
@@ -51,8 +42,9 @@ fn exported(script: &str, name: &str) -> String {
 
 #[test]
 fn the_shortest_configuration_runs() {
-    let blocks = blocks("## The shortest configuration");
-    let [("yaml", config), ("sh", serve), ("yaml", _filter)] = blocks[..] else { panic!("{blocks:#?}") };
+    let blocks = documents::document("docs/quick-start-host.md").blocks_below("Quick start: one host");
+    let parts: Vec<_> = blocks.iter().map(Block::parts).collect();
+    let [("yaml", config), ("sh", serve), ("yaml", _filter)] = parts[..] else { panic!("{blocks:#?}") };
     let server = Server::with(&elsewhere(config)).start_by(serve);
     assert!(passes(&server, &exported(serve, "BOT_TOKEN")));
     assert!(!passes(&server, "another-token"));
@@ -60,8 +52,10 @@ fn the_shortest_configuration_runs() {
 
 #[test]
 fn the_lines_about_api_keys_run_and_so_does_a_script_for_grafana() {
-    let blocks = blocks("## API keys");
-    let [("yaml", config), ("sh", serve), ("sh", curl), ("sh", grafana)] = blocks[..] else {
+    let blocks = documents::document("docs/api-keys.md").blocks_below("API keys");
+    let scripts = documents::document("docs/grafana.md").blocks_below("Coming from Grafana");
+    let parts: Vec<_> = blocks.iter().chain(&scripts).map(Block::parts).collect();
+    let [("yaml", config), ("sh", serve), ("sh", curl), ("sh", grafana)] = parts[..] else {
         panic!("a block that is not run here: {blocks:#?}")
     };
     let server = Server::with(&elsewhere(config)).start_by(serve);
@@ -99,4 +93,89 @@ fn the_lines_about_api_keys_run_and_so_does_a_script_for_grafana() {
     assert_eq!(names, ["deploy-7", "mykey"]);
     assert_eq!(*deleted, json!({"message": "API key deleted"}));
     assert!(!passes(&server, key.as_str().unwrap()), "it is gone");
+}
+
+/// Plays a transcript: each command prints what stands below it.
+#[track_caller]
+pub fn play(transcript: &str, adapt: impl Fn(&str) -> String, environment: &[(&str, &str)]) {
+    let transcript = format!("\n{transcript}");
+    assert!(transcript.starts_with("\n$ "), "{transcript}");
+    for step in transcript.split("\n$ ").skip(1) {
+        let (line, printed) = step.split_once('\n').unwrap_or((step, ""));
+        let ran = terminal(&adapt(line), environment);
+        assert_eq!(ran.stdout.trim_end(), printed.trim_end(), "$ {line}\n{ran:?}");
+    }
+}
+
+#[test]
+fn the_quick_start_of_the_readme_ends_with_what_it_shows() {
+    let blocks = documents::document("README.md").blocks_below("Quick start in 60 seconds");
+    let parts: Vec<_> = blocks.iter().map(Block::parts).collect();
+    let [("yaml", config), ("sh", serve), ("sh", envoy), ("sh", application), ("console", curl)] = parts[..]
+    else {
+        panic!("a block that is not run here: {blocks:#?}")
+    };
+    assert!(config.lines().count() <= 6, "{config}");
+
+    // The application, on a port of its own.
+    let (python, port) = application.rsplit_once(' ').unwrap();
+    let file = python.strip_prefix("python3 ").unwrap();
+    let application = Application::start(file);
+    assert_eq!(port, "8080", "the port that `envoy` prints");
+
+    let server = Server::with(config).start_by(serve);
+    let (print, start) = envoy.split_once('\n').unwrap();
+    assert_eq!(start, "envoy -c envoy.yaml");
+    // The second terminal: only the addresses are others than those that it would print.
+    let printed = print.replace(" > envoy.yaml", &format!(" --address {} > envoy.yaml", server.tcp()));
+    let folder = server.folder().to_str().unwrap();
+    let binaries = std::path::Path::new(crate::harness::server::BINARY).parent().unwrap().display();
+    let ran = terminal(&format!("cd {folder}; PATH={binaries}:$PATH; {printed}"), &[]);
+    assert_eq!((ran.code(), ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
+    let text = std::fs::read_to_string(server.folder().join("envoy.yaml")).unwrap();
+    let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
+    for port in ["port_value: 10000", "port_value: 8080"] {
+        assert_eq!(text.matches(port).count(), 1, "{port} in {text}");
+    }
+    let text = text.replace("port_value: 10000", "port_value: 0");
+    let text = text.replace("port_value: 8080", &format!("port_value: {}", application.port));
+    let envoy = Envoy::configured(&format!("{admin}{text}"));
+
+    let here = |line: &str| {
+        let line = line.replace("127.0.0.1:10000", &envoy.address().to_string());
+        format!("cd {folder}; {}", line.replace("curl ", "curl --silent "))
+    };
+    play(curl, here, &[]);
+    envoy.assert_no_fault_of(&server);
+}
+
+/// The application of the demo.
+struct Application {
+    child: std::process::Child,
+    port: u16,
+}
+
+impl Application {
+    fn start(file: &str) -> Self {
+        use std::io::BufRead;
+        let mut command = Command::new("python3");
+        command.arg(tools::root().join(file)).stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().expect("python3");
+        let mut line = String::new();
+        std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { child, port: line.trim().parse().unwrap_or_else(|_| panic!("no port: {line:?}")) }
+    }
+}
+
+impl Drop for Application {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn the_readme_has_at_most_150_lines() {
+    let lines = documents::document("README.md").text.lines().count();
+    assert!(lines <= 150, "{lines} lines: README is for ten minutes, docs/ for the rest");
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::http1::basic;
 use crate::harness::upstream::Seen;
-use crate::harness::{Encoding, Request, Server, Shape, Stack};
+use crate::harness::{Encoding, Request, Server, Shape, Stack, in_each_form};
 
 const ALICE: &str = "alice-token-0123456789";
 const BOB: &str = "bob-token-01234567890a";
@@ -76,7 +76,7 @@ fn what_would_be_refused_passes_as_nobody_and_only_our_own_credentials_are_taken
         ("cookie", cookie(BOB), "not_admitted", Stripped),
         ("strange-cookie", cookie(STRANGER), "unknown_token", Left),
     ];
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(CONFIG, encoding);
         for (name, (header, value), reason, then) in &cases {
             let what = format!("{encoding:?} {name}");
@@ -88,7 +88,7 @@ fn what_would_be_refused_passes_as_nobody_and_only_our_own_credentials_are_taken
                 Stripped => assert!(seen.all(header).is_empty(), "{what}: the credential went on"),
                 Left => assert_eq!(seen.all(header), [value], "{what}"),
             }
-            let line = stack.server.decision(name);
+            let line = stack.decision(name);
             let decided = ["decision", "reason", "policy"].map(|field| line[field].clone());
             let is_slow = line["reason"] == "password_unverified";
             if !is_slow {
@@ -108,82 +108,90 @@ fn what_would_be_refused_passes_as_nobody_and_only_our_own_credentials_are_taken
 
 #[test]
 fn a_password_of_ours_goes_no_further_even_when_it_is_wrong_and_one_of_somebody_elses_does() {
-    let stack = Stack::start(CONFIG);
-    let ask = |user: &str, id: &str| {
-        // Until the verification has come to its end, that is the reason.
-        for attempt in 0.. {
-            let id = format!("{id}-{attempt}");
-            let request = stack.get("/named/x").basic(user, "wrong").header("x-request-id", &id);
-            let seen = request.headers(&FORGED).send().seen();
-            let line = stack.server.decision(&id);
-            if line["reason"] != "password_unverified" {
-                assert_eq!(
-                    (&line["decision"], &line["reason"]),
-                    (&json!("shadowed"), &json!("wrong_password"))
-                );
-                return seen;
+    in_each_form(|| {
+        let stack = Stack::start(CONFIG);
+        let ask = |user: &str, id: &str| {
+            // Until the verification has come to its end, that is the reason.
+            for attempt in 0.. {
+                let id = format!("{id}-{attempt}");
+                let request = stack.get("/named/x").basic(user, "wrong").header("x-request-id", &id);
+                let seen = request.headers(&FORGED).send().seen();
+                let line = stack.decision(&id);
+                if line["reason"] != "password_unverified" {
+                    assert_eq!(
+                        (&line["decision"], &line["reason"]),
+                        (&json!("shadowed"), &json!("wrong_password"))
+                    );
+                    return seen;
+                }
+                assert!(attempt < 1000, "the password is never verified");
+                std::thread::sleep(std::time::Duration::from_millis(20));
             }
-            assert!(attempt < 1000, "the password is never verified");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        unreachable!("the loop ends by returning")
-    };
-    let seen = ask("rob", "ours");
-    assert_no_actor(&seen, "rob");
-    assert!(seen.all("authorization").is_empty());
-    let seen = ask("somebody", "theirs");
-    assert_no_actor(&seen, "somebody");
-    assert_eq!(seen.all("authorization"), [basic("somebody", "wrong")]);
+            unreachable!("the loop ends by returning")
+        };
+        let seen = ask("rob", "ours");
+        assert_no_actor(&seen, "rob");
+        assert!(seen.all("authorization").is_empty());
+        let seen = ask("somebody", "theirs");
+        assert_no_actor(&seen, "somebody");
+        assert_eq!(seen.all("authorization"), [basic("somebody", "wrong")]);
+    });
 }
 
 #[test]
 fn an_admitted_actor_passes_as_if_the_policy_were_enforced() {
-    let stack = Stack::start(CONFIG);
-    let seen = stack.get("/named/yes").bearer(ALICE).headers(&FORGED).send().seen();
-    assert_eq!(seen.all("x-actor-id"), ["alice"]);
-    assert!(seen.all("authorization").is_empty() && seen.all("x-actor-name").is_empty());
-    let metadata = envoy_metadata(&stack, "/named/yes");
-    assert_eq!((&metadata["actor"]["id"], &metadata["policy"]), (&json!("alice"), &json!("editors")));
-    assert!(metadata["shadow"].is_null(), "{metadata}");
+    in_each_form(|| {
+        let stack = Stack::start(CONFIG);
+        let seen = stack.get("/named/yes").bearer(ALICE).headers(&FORGED).send().seen();
+        assert_eq!(seen.all("x-actor-id"), ["alice"]);
+        assert!(seen.all("authorization").is_empty() && seen.all("x-actor-name").is_empty());
+        let metadata = envoy_metadata(&stack, "/named/yes");
+        assert_eq!((&metadata["actor"]["id"], &metadata["policy"]), (&json!("alice"), &json!("editors")));
+        assert!(metadata["shadow"].is_null(), "{metadata}");
+    });
 }
 
 #[test]
 fn rules_that_read_the_actor_never_meet_one_that_was_not_admitted() {
-    let stack = Stack::start(CONFIG);
-    assert_eq!(stack.get("/named/bob").bearer(BOB).send().status, 200);
-    let expected = json!({
-        "policy": "editors",
-        "shadow": {
-            "reason": "not_admitted",
-            "actor": { "id": "bob" },
-            "credential": { "kind": "token", "name": "bobs" },
-        },
+    in_each_form(|| {
+        let stack = Stack::start(CONFIG);
+        assert_eq!(stack.get("/named/bob").bearer(BOB).send().status, 200);
+        let expected = json!({
+            "policy": "editors",
+            "shadow": {
+                "reason": "not_admitted",
+                "actor": { "id": "bob" },
+                "credential": { "kind": "token", "name": "bobs" },
+            },
+        });
+        assert_eq!(envoy_metadata(&stack, "/named/bob"), expected);
     });
-    assert_eq!(envoy_metadata(&stack, "/named/bob"), expected);
 }
 
 #[test]
 fn what_is_refused_before_a_policy_is_known_is_refused_and_so_are_other_policies() {
-    let shape = Shape::plain().manager(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }));
-    let stack = Stack::shaped(Server::with(CONFIG), shape);
-    let refused = |request: Request, status: u16| {
-        let answer = request.bearer(ALICE).send();
-        assert_eq!(answer.status, status, "{}", answer.text());
-    };
-    refused(stack.get("/named//x"), 400);
-    refused(stack.get("/named/%2e%2e/closed"), 400);
-    // It would take the removal of the actor headers back.
-    let upgrade = |stack: &Stack| stack.get("/named/x").header("upgrade", "websocket");
-    refused(upgrade(&stack).header("connection", "upgrade, x-actor-id"), 400);
-    assert_eq!(upgrade(&stack).header("connection", "upgrade, x-actor-id").send().status, 400);
-    assert_eq!(upgrade(&stack).header("connection", "upgrade").send().status, 101);
-    assert_eq!(stack.get("/closed").bearer(BOB).send().status, 403);
-    assert_eq!(stack.get("/closed").send().status, 401);
+    in_each_form(|| {
+        let shape = Shape::plain().manager(json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }));
+        let stack = Stack::shaped(Server::with(CONFIG), shape);
+        let refused = |request: Request, status: u16| {
+            let answer = request.bearer(ALICE).send();
+            assert_eq!(answer.status, status, "{}", answer.text());
+        };
+        refused(stack.get("/named//x"), 400);
+        refused(stack.get("/named/%2e%2e/closed"), 400);
+        // It would take the removal of the actor headers back.
+        let upgrade = |stack: &Stack| stack.get("/named/x").header("upgrade", "websocket");
+        refused(upgrade(&stack).header("connection", "upgrade, x-actor-id"), 400);
+        assert_eq!(upgrade(&stack).header("connection", "upgrade, x-actor-id").send().status, 400);
+        assert_eq!(upgrade(&stack).header("connection", "upgrade").send().status, 101);
+        assert_eq!(stack.get("/closed").bearer(BOB).send().status, 403);
+        assert_eq!(stack.get("/closed").send().status, 401);
 
-    let stack = Stack::shaped(Server::with(CONFIG), Shape::plain().policy("no-such-policy"));
-    refused(stack.get("/named/x"), 403);
-    let stack = Stack::shaped(Server::with(CONFIG), Shape::plain().policy("editors"));
-    assert_no_actor(&stack.get("/closed").bearer(BOB).headers(&FORGED).send().seen(), "chosen by Envoy");
+        let stack = Stack::shaped(Server::with(CONFIG), Shape::plain().policy("no-such-policy"));
+        refused(stack.get("/named/x"), 403);
+        let stack = Stack::shaped(Server::with(CONFIG), Shape::plain().policy("editors"));
+        assert_no_actor(&stack.get("/closed").bearer(BOB).headers(&FORGED).send().seen(), "chosen by Envoy");
+    });
 }
 
 #[test]
@@ -194,7 +202,7 @@ fn a_location_with_two_values_may_hold_a_credential_of_ours_and_is_emptied() {
         ("x-api-key", vec![STRANGER.to_owned(), BOB.to_owned()]),
         ("cookie", vec![format!("auth_token={STRANGER}; auth_token={BOB}")]),
     ];
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(CONFIG, encoding);
         for (header, values) in &cases {
             let id = format!("twice-{header}");
@@ -202,7 +210,7 @@ fn a_location_with_two_values_may_hold_a_credential_of_ours_and_is_emptied() {
             let request = stack.get("/named/x").headers(&values).header("x-request-id", &id);
             let seen = request.send().seen();
             assert!(seen.all(header).is_empty(), "{encoding:?} {header}: one of ours went on");
-            let line = stack.server.decision(&id);
+            let line = stack.decision(&id);
             assert_eq!(line["decision"], "shadowed", "{header}");
         }
     }
@@ -210,16 +218,18 @@ fn a_location_with_two_values_may_hold_a_credential_of_ours_and_is_emptied() {
 
 #[test]
 fn another_sites_request_passes_without_our_cookie() {
-    let stack = Stack::start(CONFIG);
-    let cross = |token: &str, id: &str| {
-        let request = stack.post("/x").header("sec-fetch-site", "cross-site").header("x-request-id", id);
-        request.header("cookie", format!("a=1; auth_token={token}")).body(Vec::new()).send().seen()
-    };
-    assert_eq!(cross(ALICE, "ours").all("cookie"), ["a=1"]);
-    assert_eq!(cross(STRANGER, "theirs").all("cookie"), [format!("a=1; auth_token={STRANGER}")]);
-    for id in ["ours", "theirs"] {
-        assert_eq!(stack.server.decision(id)["reason"], "cross_site");
-    }
+    in_each_form(|| {
+        let stack = Stack::start(CONFIG);
+        let cross = |token: &str, id: &str| {
+            let request = stack.post("/x").header("sec-fetch-site", "cross-site").header("x-request-id", id);
+            request.header("cookie", format!("a=1; auth_token={token}")).body(Vec::new()).send().seen()
+        };
+        assert_eq!(cross(ALICE, "ours").all("cookie"), ["a=1"]);
+        assert_eq!(cross(STRANGER, "theirs").all("cookie"), [format!("a=1; auth_token={STRANGER}")]);
+        for id in ["ours", "theirs"] {
+            assert_eq!(stack.decision(id)["reason"], "cross_site");
+        }
+    });
 }
 
 #[test]
@@ -260,7 +270,7 @@ fn what_passes_only_because_nothing_is_enforced_is_counted_and_logged_as_such() 
     }
     stack.server.terminate();
     stack.server.wait();
-    let decisions = stack.server.decisions();
+    let decisions = stack.decisions();
     let decisions: Vec<_> = decisions.iter().map(|line| line["decision"].as_str().unwrap()).collect();
     assert_eq!(decisions, ["shadowed", "shadowed", "denied"]);
 }

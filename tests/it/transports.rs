@@ -34,7 +34,7 @@ fn head_and_options_need_a_token_like_any_other_method() {
 
 #[test]
 fn a_request_over_http_2_is_a_request() {
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(CONFIG, encoding);
         let request = || http::Request::get("http://app.example/h2?q=1");
         let send = |request: http::request::Builder| {
@@ -56,7 +56,7 @@ fn a_request_over_http_2_is_a_request() {
 #[test]
 fn a_huge_header_is_answered_like_a_small_one() {
     let limits = json!({ "max_request_headers_kb": 96 });
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let shape = Shape::plain().encoding(encoding).manager(limits.clone());
         let stack = Stack::shaped(Server::with(CONFIG), shape);
         let huge = "h".repeat(60 * 1024);
@@ -81,7 +81,7 @@ fn a_huge_header_is_answered_like_a_small_one() {
 
 #[test]
 fn ninety_headers_are_no_trouble() {
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(CONFIG, encoding);
         let many = (0..80).fold(stack.get("/").bearer(ALICE), |request, number| {
             request.header(&format!("x-h-{number}"), "v")
@@ -100,7 +100,7 @@ fn a_body_does_not_matter_however_it_is_sent() {
         json!({ "with_request_body": { "max_request_bytes": 8388608, "pack_as_bytes": true } }),
     ];
     for filter in bodies {
-        for encoding in Encoding::BOTH {
+        for encoding in Encoding::ALL {
             let shape = Shape::plain().encoding(encoding).filter(filter.clone());
             let stack = Stack::shaped(Server::with(CONFIG), shape);
             for body in [b"small".to_vec(), megabytes.clone()] {
@@ -411,7 +411,7 @@ fn without_us_nobody_passes() {
 #[test]
 fn a_websocket_over_http_2_is_an_upgrade_like_any_other() {
     let config = CONFIG.replace("x-api-key}]", "x-api-key}, {cookie: auth_token}]");
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let shape = Shape::plain().encoding(encoding).manager(json!({
             "upgrade_configs": [{ "upgrade_type": "websocket" }],
             "http2_protocol_options": { "allow_connect": true },

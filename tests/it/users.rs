@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::harness::http1::basic;
 use crate::harness::server::Server;
-use crate::harness::{Answer, Encoding, Stack, grpc, wait_until};
+use crate::harness::{Answer, Encoding, Stack, grpc, in_each_form, wait_until};
 
 const PASSWORD: &str = "correct horse: battery";
 
@@ -43,7 +43,7 @@ fn config() -> String {
 
 #[test]
 fn a_user_with_the_right_password_passes_as_their_actor() {
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(&config(), encoding);
         for (user, password, id, role) in [
             ("admin", PASSWORD, "the-admin", Some("Admin")),
@@ -64,7 +64,7 @@ fn a_user_with_the_right_password_passes_as_their_actor() {
 
 #[test]
 fn a_wrong_password_and_an_unknown_user_get_the_same_answer() {
-    for encoding in Encoding::BOTH {
+    for encoding in Encoding::ALL {
         let stack = Stack::encoded(&config(), encoding);
         let wrong = [
             ("admin", "wrong"),
@@ -91,89 +91,101 @@ fn a_wrong_password_and_an_unknown_user_get_the_same_answer() {
 
 #[test]
 fn a_wrong_password_of_a_cheap_hash_takes_as_long_as_the_dearest_one() {
-    // The dear hash takes longer than a Check waits, the cheap one a hundredth of that.
-    let hash = bcrypt::hash("cheap-password", 4).expect("bcrypt");
-    let config =
-        slow().replace("users: [", &format!("users: [{{username: cheap, password_hash: '{hash}'}}, "));
-    let stack = Stack::start(&config);
-    for user in ["cheap", "nobody", "slow", "cheap", "nobody"] {
-        let ask = || stack.get("/").basic(user, "wrong").send();
-        let first = ask();
-        assert_eq!(first.status, 503, "{user} {}", first.text());
-        assert_eq!(settle(ask).verdict(), (401, "invalid_token".into()), "{user}");
-    }
-    assert_eq!(settle(|| stack.get("/").basic("cheap", "cheap-password").send()).status, 200);
+    in_each_form(|| {
+        // The dear hash takes longer than a Check waits, the cheap one a hundredth of that.
+        let hash = bcrypt::hash("cheap-password", 4).expect("bcrypt");
+        let config =
+            slow().replace("users: [", &format!("users: [{{username: cheap, password_hash: '{hash}'}}, "));
+        let stack = Stack::start(&config);
+        for user in ["cheap", "nobody", "slow", "cheap", "nobody"] {
+            let ask = || stack.get("/").basic(user, "wrong").send();
+            let first = ask();
+            assert_eq!(first.status, 503, "{user} {}", first.text());
+            assert_eq!(settle(ask).verdict(), (401, "invalid_token".into()), "{user}");
+        }
+        assert_eq!(settle(|| stack.get("/").basic("cheap", "cheap-password").send()).status, 200);
+    });
 }
 
 #[test]
 fn a_users_password_is_no_bearer_token_and_a_token_no_users_password() {
-    let stack = Stack::start(&config());
-    assert_eq!(stack.get("/").bearer("another-password").send().status, 401);
-    let answer = settle(|| stack.get("/").basic("plain", "alice-token-0123456789").send());
-    assert_eq!(answer.status, 401);
-    assert_eq!(stack.get("/").basic("api_key", "another-password").send().status, 401);
+    in_each_form(|| {
+        let stack = Stack::start(&config());
+        assert_eq!(stack.get("/").bearer("another-password").send().status, 401);
+        let answer = settle(|| stack.get("/").basic("plain", "alice-token-0123456789").send());
+        assert_eq!(answer.status, 401);
+        assert_eq!(stack.get("/").basic("api_key", "another-password").send().status, 401);
+    });
 }
 
 #[test]
 fn five_wrong_passwords_lock_a_name_but_not_a_remembered_user() {
-    let stack = Stack::start(&config());
-    // Remembered before the guesses begin.
-    let right = || stack.get("/").basic("admin", PASSWORD).send();
-    assert_eq!(settle(right).status, 200);
-    // `plain` has never logged in.
-    for user in ["admin", "plain"] {
-        for guess in 0..6 {
-            let answer = settle(|| stack.get("/").basic(user, &format!("guess-{guess}")).send());
-            assert_eq!(answer.json()["message"], "Invalid username or password");
+    in_each_form(|| {
+        let stack = Stack::start(&config());
+        // Remembered before the guesses begin.
+        let right = || stack.get("/").basic("admin", PASSWORD).send();
+        assert_eq!(settle(right).status, 200);
+        // `plain` has never logged in.
+        for user in ["admin", "plain"] {
+            for guess in 0..6 {
+                let answer = settle(|| stack.get("/").basic(user, &format!("guess-{guess}")).send());
+                assert_eq!(answer.json()["message"], "Invalid username or password");
+            }
         }
-    }
-    assert_eq!(right().status, 200, "a remembered pair always passes");
-    let locked = settle(|| stack.get("/").basic("plain", "another-password").send());
-    assert_eq!(locked.status, 401, "the right password, too late");
-    assert_eq!(locked.json()["message"], "Invalid username or password", "the answer does not change");
-    assert_eq!(settle(|| stack.get("/").basic("hashed", "hashed-password").send()).status, 200);
-    // An operator can see it.
-    stack.server.log().wait_for("a decision with the reason", |line| {
-        (line.contains("user_locked") && line.contains("denied")).then_some(())
-    });
-    stack.server.log().wait_for("a line about the lock", |line| {
-        (line.contains("lock") && line.contains("plain")).then_some(())
+        assert_eq!(right().status, 200, "a remembered pair always passes");
+        let locked = settle(|| stack.get("/").basic("plain", "another-password").send());
+        assert_eq!(locked.status, 401, "the right password, too late");
+        assert_eq!(locked.json()["message"], "Invalid username or password", "the answer does not change");
+        assert_eq!(settle(|| stack.get("/").basic("hashed", "hashed-password").send()).status, 200);
+        // An operator can see it.
+        stack.deciding_log().wait_for("a decision with the reason", |line| {
+            (line.contains("user_locked") && line.contains("denied")).then_some(())
+        });
+        stack.deciding_log().wait_for("a line about the lock", |line| {
+            (line.contains("lock") && line.contains("plain")).then_some(())
+        });
     });
 }
 
 #[test]
 fn guesses_at_a_name_that_does_not_exist_lock_nobody() {
-    let stack = Stack::start(&config());
-    for guess in 0..8 {
-        let answer = settle(|| stack.get("/").basic("nobody", &format!("guess-{guess}")).send());
-        assert_eq!(answer.status, 401);
-    }
-    assert_eq!(settle(|| stack.get("/").basic("plain", "another-password").send()).status, 200);
+    in_each_form(|| {
+        let stack = Stack::start(&config());
+        for guess in 0..8 {
+            let answer = settle(|| stack.get("/").basic("nobody", &format!("guess-{guess}")).send());
+            assert_eq!(answer.status, 401);
+        }
+        assert_eq!(settle(|| stack.get("/").basic("plain", "another-password").send()).status, 200);
+    });
 }
 
 #[test]
 fn users_mean_nothing_where_basic_is_off() {
-    let stack = Stack::start(&format!("{}credentials: [bearer]\n", config()));
-    let answer = stack.get("/").basic("admin", PASSWORD).send();
-    assert_eq!(answer.verdict(), (401, "unauthorized".into()));
-    assert_eq!(answer.all("www-authenticate"), [r#"Bearer realm="api""#]);
+    in_each_form(|| {
+        let stack = Stack::start(&format!("{}credentials: [bearer]\n", config()));
+        let answer = stack.get("/").basic("admin", PASSWORD).send();
+        assert_eq!(answer.verdict(), (401, "unauthorized".into()));
+        assert_eq!(answer.all("www-authenticate"), [r#"Bearer realm="api""#]);
+    });
 }
 
 #[test]
 fn a_password_that_takes_too_long_is_answered_at_once_and_remembered_later() {
-    let stack = Stack::start(&slow());
-    let login = || stack.get("/").basic("slow", "slow-password").send();
-    let first = login();
-    assert_eq!(first.status, 503, "{}", first.text());
-    assert_eq!(first.json(), json!({ "error": "unavailable", "message": "Keys are unavailable" }));
-    assert_eq!(first.all("retry-after"), ["1"]);
-    assert_eq!(first.all("cache-control"), ["no-store"]);
-    assert!(first.all("www-authenticate").is_empty());
-    assert_eq!(settle(login).seen().all("x-actor-id"), ["slow"]);
-    // Remembered: no verification stands between the request and its answer any more.
-    for _ in 0..20 {
-        assert_eq!(login().status, 200);
-    }
+    in_each_form(|| {
+        let stack = Stack::start(&slow());
+        let login = || stack.get("/").basic("slow", "slow-password").send();
+        let first = login();
+        assert_eq!(first.status, 503, "{}", first.text());
+        assert_eq!(first.json(), json!({ "error": "unavailable", "message": "Keys are unavailable" }));
+        assert_eq!(first.all("retry-after"), ["1"]);
+        assert_eq!(first.all("cache-control"), ["no-store"]);
+        assert!(first.all("www-authenticate").is_empty());
+        assert_eq!(settle(login).seen().all("x-actor-id"), ["slow"]);
+        // Remembered: no verification stands between the request and its answer any more.
+        for _ in 0..20 {
+            assert_eq!(login().status, 200);
+        }
+    });
 }
 
 #[test]
@@ -217,20 +229,22 @@ users:
 
 #[test]
 fn a_flood_of_passwords_harms_nobody_else() {
-    let stack = Stack::start(&slow());
-    std::thread::scope(|scope| {
-        for client in 0..40 {
-            let stack = &stack;
-            scope.spawn(move || {
-                let guess = format!("guess-{client}");
-                let status = stack.get("/").basic("slow", &guess).send().status;
-                assert!(matches!(status, 401 | 503), "{status}");
-                let token = stack.get("/").bearer("alice-token-0123456789").send();
-                assert_eq!(token.status, 200);
-            });
-        }
+    in_each_form(|| {
+        let stack = Stack::start(&slow());
+        std::thread::scope(|scope| {
+            for client in 0..40 {
+                let stack = &stack;
+                scope.spawn(move || {
+                    let guess = format!("guess-{client}");
+                    let status = stack.get("/").basic("slow", &guess).send().status;
+                    assert!(matches!(status, 401 | 503), "{status}");
+                    let token = stack.get("/").bearer("alice-token-0123456789").send();
+                    assert_eq!(token.status, 200);
+                });
+            }
+        });
+        assert_eq!(stack.upstream.calls(), 40);
     });
-    assert_eq!(stack.upstream.calls(), 40);
 }
 
 /// A user whose password takes far longer to verify than a Check may wait.

@@ -19,6 +19,10 @@ const PACKAGES = [
   ["istio.io", "@kubernetes-models/istio"],
   ["gateway.envoyproxy.io", "@kubernetes-models/envoy-gateway"],
   ["gateway.networking.k8s.io", "@kubernetes-models/gateway-api"],
+  ["cert-manager.io", "@kubernetes-models/cert-manager"],
+  ["external-secrets.io", "@kubernetes-models/external-secrets"],
+  ["monitoring.coreos.com", "@kubernetes-models/prometheus-operator"],
+  ["argoproj.io", "@kubernetes-models/argo-rollouts"],
   ["", "kubernetes-models"],
 ];
 

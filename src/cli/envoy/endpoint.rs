@@ -1,5 +1,6 @@
 //! Addresses in an Envoy configuration.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -45,6 +46,16 @@ impl FromStr for Endpoint {
         };
         let port = port.parse().map_err(|_| EndpointError)?;
         is_legal.then(|| Self::Socket { host: bare.unwrap_or(host).to_owned(), port }).ok_or(EndpointError)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket { host, port } if host.contains(':') => write!(formatter, "[{host}]:{port}"),
+            Self::Socket { host, port } => write!(formatter, "{host}:{port}"),
+            Self::Pipe(path) => write!(formatter, "unix:{path}"),
+        }
     }
 }
 

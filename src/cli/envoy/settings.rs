@@ -17,6 +17,8 @@ pub struct EnvoySettings {
     pub emptied: Vec<String>,
     /// Whether browsers are sent to the log-in page, with the address to come back to.
     pub redirects: bool,
+    /// Whether answers say when a credential expires.
+    pub tells_expiry: bool,
     /// The overrides that a trusted proxy before Envoy sets.
     pub permitted_overrides: PermittedOverrides,
     /// The address by which Envoy reaches us.
@@ -74,6 +76,7 @@ impl EnvoySettings {
             credentials,
             emptied,
             redirects: redirect.is_some(),
+            tells_expiry: rules.keys.as_ref().is_some_and(|keys| keys.tell_expiry.is_some()),
             permitted_overrides,
             server,
             tls,

@@ -8,7 +8,7 @@ use super::yaml::quoted;
 use crate::config::{ServerTls, SubjectName};
 
 /// The files for TLS on Envoy's machine.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct TlsFiles {
     /// Where Envoy finds the CA of our certificate (`ext_authz.tls.cert`), in PEM [default: /etc/envoy/ca.crt]
     #[arg(long = "tls-ca", value_name = "PATH")]

@@ -152,6 +152,8 @@ pub(super) struct ExplainedAnswer {
     pub set_headers: Vec<String>,
     pub remove_headers: Vec<String>,
     pub remove_query_parameters: Vec<String>,
+    /// What the client gets with the application's answer, each as `name: value`.
+    pub set_response_headers: Vec<String>,
     /// The dynamic metadata.
     pub metadata: Value,
 }

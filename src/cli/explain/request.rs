@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::super::{ExplainError, read_secret};
-use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
+use crate::attributes::{Attributes, ClientAddress, Encoding, Header, Headers, Http};
 use crate::credential::{CredentialLocation, query};
 use crate::ext_authz::codec::request::is_nearly_policy;
 use crate::secret::Secret;
@@ -44,7 +44,7 @@ pub(super) struct RequestArgs {
     #[arg(long, default_value = "localhost")]
     host: String,
     /// The request's path with its query
-    #[arg(long, required_unless_present_any = ["request", "log_line", "connect", "user"])]
+    #[arg(long, required_unless_present_any = ["request", "log_line", "connect", "user", "reason"])]
     path: Option<String>,
     /// A header that is no credential, such as 'upgrade: websocket'
     #[arg(long = "header", value_name = "NAME: VALUE")]
@@ -98,6 +98,7 @@ impl RequestInput {
             host: self.host.as_bytes(),
             path: self.path.expose().as_bytes(),
             headers: Headers::new(self.encoding, headers.collect()),
+            client: ClientAddress::Unknown,
         };
         Attributes {
             http: Some(http),

@@ -267,6 +267,9 @@ impl ExplainedDecision<'_> {
         let says = match (self.trace.denied, self.keys) {
             (Some(DenyReason::ExpiredToken), _) => "an API key that has expired, or was replaced".to_owned(),
             (Some(DenyReason::RevokedToken), _) => "an API key that was revoked".to_owned(),
+            (Some(DenyReason::DisabledKey), _) => {
+                "an API key that is disabled, or whose service account is, or whose owner is gone".to_owned()
+            }
             (_, KeyStoreUse::NotRead) => format!("{token}; the key store was not asked"),
             (_, KeyStoreUse::Read) => format!("{token}, and neither has the key store"),
             (_, KeyStoreUse::None) => token,
@@ -438,6 +441,7 @@ fn answer_shown(answer: &CheckResponse) -> ExplainedAnswer {
         set_headers: Vec::new(),
         remove_headers: Vec::new(),
         remove_query_parameters: Vec::new(),
+        set_response_headers: Vec::new(),
         metadata,
     };
     match &answer.http_response {
@@ -445,6 +449,7 @@ fn answer_shown(answer: &CheckResponse) -> ExplainedAnswer {
             shown.set_headers = headers_shown(&ok.headers);
             shown.remove_headers = ok.headers_to_remove.clone();
             shown.remove_headers.retain(|name| name != STAND_IN);
+            shown.set_response_headers = headers_shown(&ok.response_headers_to_add);
             shown.remove_query_parameters = ok.query_parameters_to_remove.clone();
         }
         Some(HttpResponse::DeniedResponse(denied) | HttpResponse::ErrorResponse(denied)) => {

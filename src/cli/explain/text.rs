@@ -152,6 +152,7 @@ impl RowWriter<'_, '_> {
             ("sets", &answer.set_headers),
             ("removes", &answer.remove_headers),
             ("removes ?", &answer.remove_query_parameters),
+            ("answers", &answer.set_response_headers),
         ];
         for (title, items) in lists {
             items.iter().try_for_each(|item| self.line(title, item, None))?;

@@ -155,7 +155,7 @@ fn empty_error(root: &Map<String, Value>) -> DatasetteError {
         None => (
             "it holds no token and no allow block, so that Datasette shows everything to everybody and there is \
              nothing to translate",
-            "begin with a configuration of your own (README, `The shortest configuration`)",
+            "begin with a configuration of your own (README, `Quick start in 60 seconds`)",
         ),
     };
     DatasetteError::Empty { missing, advice }

@@ -1,18 +1,22 @@
 //! Translates files of Grafana's: `ldap.toml` into the section `ldap`, and the `auth.*` sections of its ini file into the
-//! section `oauth`.
+//! section `oauth`; and makes the service accounts and API keys of its database file anew.
 //!
 //! Nobody gets more by a translation than Grafana gives, but where a note says so.  What has no counterpart is noted, and no
 //! secret is printed.
 
+pub mod database;
 mod directory;
 mod ini;
+pub mod plan;
 mod providers;
 mod role_path;
 mod text;
+pub mod transfer;
 
 use std::io;
 
 use super::Imported;
+use crate::cli::AdminApiError;
 
 /// Why a file has no translation.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +58,39 @@ pub enum GrafanaError {
         /// Why not.
         problem: String,
     },
+    /// It is a database that cannot be read.
+    #[error("it cannot be read as a database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// It is a database of another program.
+    #[error("it is a database without Grafana's tables `api_key` and `user`")]
+    NotGrafanas,
+    /// Several organisations have keys.
+    #[error("the organisations {0} have keys, and here is one alone: say with --org ID whose keys are made")]
+    Organisations(String),
+    /// There is no such organisation.
+    #[error("it has no organisation {0}")]
+    NoOrganisation(i64),
+    /// A file of a configuration, and arguments about a database.
+    #[error(
+        "--org, --dry-run and the arguments about a server are for Grafana's database file, which this is not"
+    )]
+    NoDatabase,
+    /// The file of the new tokens is not named.
+    #[error(
+        "it is a database: name the new file for the new tokens by --output, or look first with --dry-run"
+    )]
+    NoOutput,
+    /// A new token cannot be written.
+    #[error(
+        "a new token cannot be written into the file: {0}\nthe key is made all the same: rotate or delete it"
+    )]
+    Tokens(#[source] io::Error),
+    /// The server does not answer.
+    #[error("{0}")]
+    Api(#[from] AdminApiError),
+    /// The server did not take everything; each thing has been reported.
+    #[error("{0} of its accounts and keys are not made")]
+    NotAll(usize),
     /// Our own reader rejects the result.
     #[error("what comes out is no valid configuration: {0}")]
     Invalid(String),

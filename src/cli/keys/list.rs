@@ -4,74 +4,204 @@
 
 use std::fmt;
 
-use clap::Args;
-use comfy_table::{Table, presets};
+use clap::{Args, ValueEnum};
 use http::Method;
 use jiff::Timestamp;
+use serde::Deserializer;
 use serde::de::{Error as _, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
-use super::{CliError, ServerArgs, escape_controls, print};
+use super::super::admin_api::{Body, Query, ServerArgs};
+use super::super::grant_args::role_parser;
+use super::super::table::TablePrinter;
+use super::super::times::parse_seconds;
+use super::super::{AdminApi, CliError, print};
+use super::key::{HEADINGS, ListedKey};
+use super::{KEYS, KeysError};
 
-/// How many keys are printed at once.
-const PART: usize = 1000;
+/// The most keys of a page.
+const PAGE: usize = 1000;
+
+/// What stands instead of a table without rows.
+const NO_KEYS: &str = "No keys.";
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ListKeysArgs {
     #[command(flatten)]
     server: ServerArgs,
+    /// Those with this in their names
+    #[arg(long, value_name = "TEXT")]
+    query: Option<String>,
+    /// Those with this role
+    #[arg(long, value_parser = role_parser())]
+    role: Option<String>,
+    /// Those of this service account, by its name or id
+    #[arg(long, value_name = "ACCOUNT")]
+    account: Option<String>,
+    /// Those of this person
+    #[arg(long, value_name = "NAME")]
+    owner: Option<String>,
+    /// Those of nobody, of accounts or of people
+    #[arg(long, value_enum)]
+    kind: Option<OwnerKind>,
+    /// Those that this actor, by its id, created
+    #[arg(long, value_name = "ACTOR")]
+    created_by: Option<String>,
+    /// Those that expire within this time, such as 7d
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    expiring: Option<i64>,
+    /// Those that were not used for this time, such as 90d
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    unused: Option<i64>,
     /// Show expired and revoked keys too
     #[arg(long)]
     expired: bool,
+    /// In which order
+    #[arg(long, value_enum)]
+    sort: Option<SortKey>,
+    /// The other way round
+    #[arg(long, requires = "sort")]
+    reverse: bool,
 }
 
-impl ListKeysArgs {
-    pub(super) fn run(self) -> Result<(), CliError> {
-        let query = if self.expired { "?includeExpired=true" } else { "" };
-        let mut response = self.server.start_call(Method::GET, query, None)?;
-        if self.server.json {
-            return response.copy_to_stdout();
-        }
-        let mut printer = TablePrinter::new(Timestamp::now());
-        let mut not_printed = None;
-        let read = response.parse_with(|json| {
-            json.deserialize_seq(ForEach(|key| {
-                printer.add(key).map_err(|error| {
-                    not_printed = Some(error);
-                })
-            }))
-        });
-        match not_printed {
-            Some(error) => Err(error),
-            None => {
-                read?;
-                printer.finish()
-            }
+/// Whose keys are listed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OwnerKind {
+    None,
+    Account,
+    Person,
+}
+
+impl OwnerKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Account => "account",
+            Self::Person => "person",
         }
     }
 }
 
-/// A key as the API lists it.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ListedKey {
-    id: i64,
-    name: String,
-    role: String,
-    #[serde(default, deserialize_with = "timestamp")]
-    expiration: Option<Timestamp>,
-    #[serde(default, deserialize_with = "timestamp")]
-    last_used_at: Option<Timestamp>,
-    #[serde(default, deserialize_with = "timestamp")]
-    created: Option<Timestamp>,
-    #[serde(default)]
-    is_revoked: bool,
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SortKey {
+    Name,
+    Created,
+    Expiration,
+    LastUsed,
+    Role,
 }
 
-/// A time as the API writes it: RFC 3339.
-fn timestamp<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
-    let text: Option<String> = Option::deserialize(from)?;
-    text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+impl SortKey {
+    /// As the API calls it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Created => "created",
+            Self::Expiration => "expiration",
+            Self::LastUsed => "lastUsedAt",
+            Self::Role => "role",
+        }
+    }
+}
+
+impl ListKeysArgs {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let (query, sort) = (self.query(), self.sort_parameter());
+        let api = self.server.open().map_err(KeysError::from)?;
+        match sort {
+            None => print_whole(&api, &query.of(KEYS)),
+            Some(sort) => print_pages(&api, &query.with("sort", Some(sort)).with("perpage", Some(PAGE))),
+        }
+    }
+
+    fn query(&self) -> Query {
+        Query::new()
+            .with("query", self.query.as_ref())
+            .with("role", self.role.as_ref())
+            .with("account", self.account.as_ref())
+            .with("owner", self.owner.as_ref())
+            .with("kind", self.kind.map(OwnerKind::as_str))
+            .with("createdBy", self.created_by.as_ref())
+            .with("expiringSeconds", self.expiring)
+            .with("unusedSeconds", self.unused)
+            .with("includeExpired", self.expired.then_some(true))
+    }
+
+    fn sort_parameter(&self) -> Option<String> {
+        let minus = if self.reverse { "-" } else { "" };
+        self.sort.map(|key| format!("{minus}{}", key.as_str()))
+    }
+}
+
+/// Prints a list that comes as one answer, by name.
+fn print_whole(api: &AdminApi, path: &str) -> Result<(), CliError> {
+    let mut response = api.start_call(Method::GET, path, Body::Empty).map_err(KeysError::from)?;
+    if api.wants_json() {
+        return response.copy_to_stdout();
+    }
+    let now = Timestamp::now();
+    let mut printer = TablePrinter::new(HEADINGS);
+    let mut not_printed = None;
+    let read = response.parse_with(|json| {
+        json.deserialize_seq(ForEach(|key: ListedKey| {
+            printer.add(key.row(now)).map_err(|error| {
+                not_printed = Some(error);
+            })
+        }))
+    });
+    match not_printed {
+        Some(error) => Err(error),
+        None => {
+            read.map_err(KeysError::from)?;
+            printer.finish(NO_KEYS)
+        }
+    }
+}
+
+/// Prints a list that comes in pages: the API sorts no other one.
+fn print_pages(api: &AdminApi, query: &Query) -> Result<(), CliError> {
+    let now = Timestamp::now();
+    let mut printer = TablePrinter::new(HEADINGS);
+    let mut is_first = true;
+    for number in 1_u64.. {
+        let path = query.clone().with("page", Some(number)).of(KEYS);
+        let response = api.get(&path).map_err(KeysError::from)?;
+        let keys: Vec<Value> = response.parse().map_err(KeysError::from)?;
+        let is_last = keys.len() < PAGE;
+        for key in keys {
+            if api.wants_json() {
+                print(&format!("{}{key}", if is_first { "[" } else { "," }))?;
+            } else {
+                let key: ListedKey =
+                    serde_json::from_value(key).map_err(|_| KeysError::from(response.unexpected()))?;
+                printer.add(key.row(now))?;
+            }
+            is_first = false;
+        }
+        if is_last {
+            break;
+        }
+    }
+    match (api.wants_json(), is_first) {
+        (true, true) => print("[]\n"),
+        (true, false) => print("]\n"),
+        (false, _) => printer.finish(NO_KEYS),
+    }
+}
+
+/// Prints these keys as a table.
+pub(super) fn print_table(keys: &[ListedKey]) -> Result<(), CliError> {
+    let now = Timestamp::now();
+    let mut printer = TablePrinter::new(HEADINGS);
+    keys.iter().try_for_each(|key| printer.add(key.row(now)))?;
+    printer.finish(NO_KEYS)
+}
+
+/// Prints all of these keys, with an empty line between two.
+pub(super) fn print_details(keys: &[ListedKey]) -> Result<(), CliError> {
+    let now = Timestamp::now();
+    let details: Vec<_> = keys.iter().map(|key| key.details(now)).collect();
+    print(&details.join("\n"))
 }
 
 /// Reads a JSON array of keys, and calls this for each; an error ends the reading.
@@ -89,169 +219,5 @@ impl<'de, F: FnMut(ListedKey) -> Result<(), ()>> Visitor<'de> for ForEach<F> {
             (self.0)(key).map_err(|()| A::Error::custom("the key cannot be printed"))?;
         }
         Ok(())
-    }
-}
-
-/// Prints a table in parts.  Its columns are as wide as what was printed so far.
-struct TablePrinter {
-    now: Timestamp,
-    keys: Vec<ListedKey>,
-    /// The widths of the columns, in characters; `None` before the first part.
-    widths: Option<Vec<u16>>,
-}
-
-impl TablePrinter {
-    fn new(now: Timestamp) -> Self {
-        Self { now, keys: Vec::new(), widths: None }
-    }
-
-    fn add(&mut self, key: ListedKey) -> Result<(), CliError> {
-        self.keys.push(key);
-        if self.keys.len() < PART { Ok(()) } else { print(&self.part()) }
-    }
-
-    fn finish(mut self) -> Result<(), CliError> {
-        match (&self.widths, self.keys.is_empty()) {
-            (None, true) => print("No keys.\n"),
-            (Some(_), true) => Ok(()),
-            (None | Some(_), false) => print(&self.part()),
-        }
-    }
-
-    /// The lines of the keys that were added since the last part.
-    fn part(&mut self) -> String {
-        let mut table = Table::new();
-        // No borders and one line a key, so that grep and cut work on it.
-        table.load_style(presets::NOTHING);
-        match &self.widths {
-            None => table.set_header(["ID", "NAME", "ROLE", "STATUS", "EXPIRES", "LAST USED", "CREATED"]),
-            // A header that is not printed gives the columns their width.
-            Some(widths) => table.set_header(widths.iter().map(|width| "-".repeat(usize::from(*width)))),
-        };
-        for key in self.keys.drain(..) {
-            table.add_row(row(&key, self.now));
-        }
-        let is_first = self.widths.replace(table.column_max_content_widths()).is_none();
-        let mut text = String::new();
-        for line in table.lines().skip(usize::from(!is_first)) {
-            text.push_str(line.trim());
-            text.push('\n');
-        }
-        text
-    }
-}
-
-fn row(key: &ListedKey, now: Timestamp) -> [String; 7] {
-    let status = match key.expiration {
-        _ if key.is_revoked => "revoked",
-        Some(expiration) if now >= expiration => "expired",
-        Some(_) | None => "live",
-    };
-    let expires = key.expiration.map_or_else(
-        || "No expiration date".to_owned(),
-        |expiration| format!("{} ({})", absolute_time(expiration), relative_time(now, expiration)),
-    );
-    [
-        key.id.to_string(),
-        escape_controls(&key.name),
-        escape_controls(&key.role),
-        status.to_owned(),
-        expires,
-        key.last_used_at.map_or_else(|| "never".to_owned(), |used| relative_time(now, used)),
-        key.created.map(absolute_time).unwrap_or_default(),
-    ]
-}
-
-/// A time for people, in UTC.
-fn absolute_time(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%d %H:%M UTC").to_string()
-}
-
-/// `in 3 days`, `2 minutes ago`: rounded to the largest unit of which there is at least one.
-fn relative_time(now: Timestamp, at: Timestamp) -> String {
-    const UNITS: [(&str, u64, u64); 6] = [
-        ("second", 1, 60),
-        ("minute", 60, 60),
-        ("hour", 3_600, 24),
-        ("day", 86_400, 30),
-        ("month", 2_629_800, 12),
-        ("year", 31_557_600, u64::MAX),
-    ];
-    let seconds = at.as_second() - now.as_second();
-    let away = seconds.unsigned_abs();
-    if away == 0 {
-        return "now".to_owned();
-    }
-    let counts = UNITS.map(|(unit, length, limit)| (unit, (away + length / 2) / length, limit));
-    let (unit, count, _) =
-        counts.into_iter().find(|(_, count, limit)| count < limit).unwrap_or(("year", 0, 0));
-    let plural = if count == 1 { "" } else { "s" };
-    if seconds > 0 { format!("in {count} {unit}{plural}") } else { format!("{count} {unit}{plural} ago") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{ListedKey, TablePrinter, Timestamp, relative_time};
-
-    #[test]
-    fn distances_are_rounded_to_the_greatest_unit() {
-        let now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
-        for (away, expected) in [
-            (0, "now"),
-            (1, "in 1 second"),
-            (59, "in 59 seconds"),
-            (60, "in 1 minute"),
-            (-3_599, "1 hour ago"),
-            (259_199, "in 3 days"),
-            (-86_400, "1 day ago"),
-            (86_400 * 90, "in 3 months"),
-            (31_536_000, "in 1 year"),
-            (31_557_600 * 7_000, "in 7000 years"),
-        ] {
-            let at = Timestamp::from_second(now.as_second() + away).expect("a time before the year 10,000");
-            assert_eq!(relative_time(now, at), expected, "{away}");
-        }
-    }
-
-    #[test]
-    fn a_table_has_a_line_for_each_key() {
-        let keys: Vec<ListedKey> = serde_json::from_str(
-            r#"[
-                {"id": 1, "name": "ci deploys", "role": "Editor", "created": "2025-12-01T00:00:00Z",
-                 "expiration": "2026-01-04T00:00:00Z", "lastUsedAt": "2025-12-31T23:58:00Z"},
-                {"id": 12, "name": "for ever", "role": "Viewer", "created": "2025-12-01T00:00:00Z"},
-                {"id": 3, "name": "gone", "role": "Admin", "created": "2025-12-01T00:00:00Z", "isRevoked": true}
-            ]"#,
-        )
-        .expect("keys");
-        let now = "2026-01-01T00:00:00Z".parse().expect("a time");
-        let mut printer = TablePrinter::new(now);
-        printer.keys = keys;
-        assert_eq!(
-            printer.part(),
-            "\
-ID  NAME        ROLE    STATUS   EXPIRES                           LAST USED      CREATED
-1   ci deploys  Editor  live     2026-01-04 00:00 UTC (in 3 days)  2 minutes ago  2025-12-01 00:00 UTC
-12  for ever    Viewer  live     No expiration date                never          2025-12-01 00:00 UTC
-3   gone        Admin   revoked  No expiration date                never          2025-12-01 00:00 UTC
-"
-        );
-        // The next part has the same columns, or wider ones.
-        for (name, line) in [
-            (
-                "x",
-                "4   x           Viewer  live     No expiration date                never          2025-12-01 00:00 UTC\n",
-            ),
-            (
-                "x is longer",
-                "4   x is longer  Viewer  live     No expiration date                never          2025-12-01 00:00 UTC\n",
-            ),
-        ] {
-            let key = format!(
-                r#"{{"id": 4, "name": "{name}", "role": "Viewer", "created": "2025-12-01T00:00:00Z"}}"#
-            );
-            printer.keys.push(serde_json::from_str(&key).expect("a key"));
-            assert_eq!(printer.part(), line);
-        }
     }
 }

@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::reference::reference as reference_of;
 use super::{DATASETTE_PLUGIN, KeySchema, REFERENCE, SCHEMA, SECTIONS_BESIDE_PLUGINS, Schema};
 use crate::credential::CredentialLocation;
 
@@ -55,11 +56,11 @@ pub fn json_schema() -> Value {
         "type": "object",
         "if": {"required": ["plugins"]},
         "then": {
-            "properties": properties(&beside),
+            "properties": properties(&beside, ""),
             // Everything else is Datasette's.
             "propertyNames": {"not": {"enum": denied}},
         },
-        "else": mapping(&sections),
+        "else": mapping(&sections, ""),
         "$defs": {
             "reference": reference(),
             "text": {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/reference"}]},
@@ -102,10 +103,10 @@ fn keys(schema: &'static Schema) -> &'static [KeySchema] {
     }
 }
 
-fn mapping(keys: &[&'static KeySchema]) -> Value {
+fn mapping(keys: &[&'static KeySchema], path: &str) -> Value {
     let mut mapping = json!({
         "type": "object",
-        "properties": properties(keys),
+        "properties": properties(keys, path),
         "additionalProperties": false,
     });
     let required = keys.iter().filter(|(_, _, form, _)| matches!(form, Form::Required(_)));
@@ -121,18 +122,31 @@ fn mapping(keys: &[&'static KeySchema]) -> Value {
     mapping
 }
 
-fn properties(keys: &[&'static KeySchema]) -> Value {
+/// The keys of the mapping at this path of the document.
+fn properties(keys: &[&'static KeySchema], path: &str) -> Value {
     let described = keys.iter().map(|(name, schema, form, about)| {
-        let mut value = value(schema, form);
+        let path = if path.is_empty() { (*name).to_owned() } else { format!("{path}.{name}") };
+        let mut value = value(schema, form, &path);
         value["description"] = json!(about);
+        let reference = reference_of(&path);
+        if let Some(default) = reference.default {
+            value["default"] = default;
+        }
+        if let Some(example) = reference.example {
+            value["examples"] = json!([example]);
+        }
+        if reference.needs_restart {
+            // No keyword of JSON Schema, which ignores it: docs/configuration-reference.md is made of it.
+            value["x-needs-restart"] = json!(true);
+        }
         ((*name).to_owned(), value)
     });
     Value::Object(described.collect::<Map<_, _>>())
 }
 
-fn value(schema: &'static Schema, form: &Form) -> Value {
+fn value(schema: &'static Schema, form: &Form, path: &str) -> Value {
     match form {
-        Form::Nested => nested(schema),
+        Form::Nested => nested(schema, path),
         Form::Text => text(),
         Form::Bool => json!({"type": "boolean"}),
         Form::Integer => json!({"type": "integer"}),
@@ -150,21 +164,25 @@ fn value(schema: &'static Schema, form: &Form) -> Value {
         Form::Words(words) => json!({"type": "array", "items": word(words)}),
         Form::Actor => json!({"$ref": "#/$defs/actor"}),
         Form::AllowBlock => json!({"$ref": "#/$defs/allow"}),
-        Form::Required(form) | Form::Either(form) => value(schema, form),
+        Form::Required(form) | Form::Either(form) => value(schema, form, path),
     }
 }
 
-fn nested(schema: &'static Schema) -> Value {
+fn nested(schema: &'static Schema, path: &str) -> Value {
     match schema {
-        Schema::Fields(keys) => mapping(&keys.iter().collect::<Vec<_>>()),
-        Schema::Named(schema) => json!({"type": "object", "additionalProperties": nested(schema)}),
-        Schema::Each(schema) => json!({"type": "array", "items": nested(schema)}),
+        Schema::Fields(keys) => mapping(&keys.iter().collect::<Vec<_>>(), path),
+        Schema::Named(schema) => {
+            json!({"type": "object", "additionalProperties": nested(schema, &format!("{path}.*"))})
+        }
+        Schema::Each(schema) => json!({"type": "array", "items": nested(schema, &format!("{path}[]"))}),
         Schema::Locations(schema) => {
             let words = word(&CredentialLocation::UNNAMED);
-            json!({"type": "array", "minItems": 1, "items": {"anyOf": [words, nested(schema)]}})
+            json!({"type": "array", "minItems": 1, "items": {"anyOf": [words, nested(schema, &format!("{path}[]"))]}})
         }
         Schema::DatasettePlugin => {
-            json!({"anyOf": [nested(&super::DATASETTE_TOKENS), nested(&DATASETTE_PLUGIN)]})
+            // Its tokens are as ours.
+            let list = nested(&super::DATASETTE_TOKENS, "tokens");
+            json!({"anyOf": [list, nested(&DATASETTE_PLUGIN, path)]})
         }
         Schema::Secret | Schema::Unknown | Schema::Shown | Schema::Url => text(),
     }

@@ -4,7 +4,7 @@
 //! a decision reads; the other fields are skipped.
 
 use super::protobuf::{FieldIter, Malformed};
-use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
+use crate::attributes::{Attributes, ClientAddress, Encoding, Header, Headers, Http};
 
 /// Headers that a request usually has: the vector starts with this capacity.
 const INITIAL_HEADERS: usize = 24;
@@ -33,6 +33,7 @@ pub fn decode(message: &[u8]) -> Result<Attributes<'_>, Malformed> {
 struct RequestFields<'m> {
     policy: Option<&'m [u8]>,
     misspelled_policy: Option<&'m [u8]>,
+    client: ClientAddress<'m>,
     http: Option<HttpRequest<'m>>,
 }
 
@@ -66,6 +67,7 @@ impl<'m> RequestFields<'m> {
     /// `envoy.service.auth.v3.AttributeContext`
     fn read_attributes(&mut self, message: &'m [u8]) -> Result<(), Malformed> {
         each(message, |number, bytes| match number {
+            1 => self.read_source(bytes?),
             4 => self.read_request(bytes?),
             10 => self.read_extension(bytes?),
             _ => Ok(()),
@@ -76,6 +78,23 @@ impl<'m> RequestFields<'m> {
     fn read_request(&mut self, message: &'m [u8]) -> Result<(), Malformed> {
         each(message, |number, bytes| match number {
             2 => self.http.get_or_insert_default().read(bytes?),
+            _ => Ok(()),
+        })
+    }
+
+    /// `envoy.service.auth.v3.AttributeContext.Peer`: the address in its field 1 (`envoy.config.core.v3.Address`), whose
+    /// `socket_address` (1) has it as text in `address` (2).
+    fn read_source(&mut self, message: &'m [u8]) -> Result<(), Malformed> {
+        each(message, |number, address| match number {
+            1 => each(address?, |number, socket| match number {
+                1 => each(socket?, |number, text| {
+                    if number == 2 {
+                        self.client = ClientAddress::Text(text?);
+                    }
+                    Ok(())
+                }),
+                _ => Ok(()),
+            }),
             _ => Ok(()),
         })
     }
@@ -93,7 +112,7 @@ impl<'m> RequestFields<'m> {
 
     fn finish(self) -> Attributes<'m> {
         Attributes {
-            http: self.http.map(HttpRequest::finish),
+            http: self.http.map(|http| http.finish(self.client)),
             policy: self.policy,
             misspelled_policy: self.misspelled_policy,
         }
@@ -125,13 +144,13 @@ impl<'m> HttpRequest<'m> {
     }
 
     /// Envoy fills one of the two: `header_map` when `encode_raw_headers` is on, `headers` otherwise.
-    fn finish(self) -> Http<'m> {
+    fn finish(self, client: ClientAddress<'m>) -> Http<'m> {
         let headers = if self.lines.is_empty() {
             Headers::new(Encoding::Joined, self.joined)
         } else {
             Headers::new(Encoding::Lines, self.lines)
         };
-        Http { method: self.method, host: self.host, path: self.path, headers }
+        Http { method: self.method, host: self.host, path: self.path, headers, client }
     }
 }
 

@@ -12,9 +12,7 @@ use prost_types::{Struct, Value as ProtoValue};
 use serde_json::Value;
 
 use super::frame;
-use crate::answer::{
-    ActorAnswer, AllowAnswer, Answer, Denial, DenialForm, DenyAnswer, MetadataValue, RequestChanges,
-};
+use crate::answer::{ActorAnswer, AllowAnswer, Answer, Denial, DenialForm, DenyAnswer, MetadataValue};
 use crate::deny_reason::DenyReason;
 use crate::ext_authz::wire::{
     self, BoolValue, CheckResponse, DeniedHttpResponse, HeaderValue, HeaderValueOption, HttpStatus,
@@ -83,7 +81,7 @@ impl ResponseEncoder {
             None => &self.anonymous,
         };
         let (ok, metadata) = split_parts(actor);
-        let changes = encode_changes(&allow.request);
+        let changes = encode_changes(allow);
         let shadow = match allow.shadow {
             Some(shadow) => metadata_struct([shadow.metadata()]).encode_to_vec(),
             None => Vec::new(),
@@ -129,6 +127,10 @@ const STATUS_OK: [u8; 2] = [0x0a, 0x00];
 /// Field numbers of CheckResponse.
 const OK_RESPONSE: u32 = 3;
 const METADATA: u32 = 4;
+/// Field number of OkHttpResponse.headers.
+const HEADERS: u32 = 2;
+/// Field number of OkHttpResponse.response_headers_to_add.
+const RESPONSE_HEADERS: u32 = 6;
 /// Field number of OkHttpResponse.headers_to_remove.
 const HEADERS_TO_REMOVE: u32 = 5;
 /// Field number of OkHttpResponse.query_parameters_to_remove.
@@ -156,10 +158,14 @@ fn split_parts(encoded: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Fields of OkHttpResponse that depend on the request.
-fn encode_changes(changes: &RequestChanges<'_>) -> Vec<u8> {
+fn encode_changes(allow: &AllowAnswer<'_>) -> Vec<u8> {
+    let changes = &allow.request;
     let mut fields = Vec::with_capacity(64);
     for (name, value) in changes.set_headers() {
-        put_set_header(&mut fields, name, value);
+        put_set_header(&mut fields, HEADERS, name, value);
+    }
+    for (name, value) in allow.response_headers() {
+        put_set_header(&mut fields, RESPONSE_HEADERS, name, &value);
     }
     for name in changes.remove_headers() {
         put_text(&mut fields, HEADERS_TO_REMOVE, name);
@@ -220,6 +226,7 @@ fn metadata_struct<'a>(fields: impl IntoIterator<Item = (&'static str, MetadataV
 fn metadata_value(value: MetadataValue<'_>) -> ProtoValue {
     let kind = match value {
         MetadataValue::Text(text) => ValueKind::StringValue(text.to_owned()),
+        MetadataValue::Composed(text) => ValueKind::StringValue(text),
         MetadataValue::Integer(number) => return proto_value(&Value::from(number)),
         MetadataValue::Members(members) => {
             let fields = members.iter().map(|(name, value)| (name.clone(), proto_value(value)));
@@ -248,9 +255,8 @@ fn proto_value(value: &Value) -> ProtoValue {
     ProtoValue { kind: Some(kind) }
 }
 
-/// The field of OkHttpResponse that [`set_header`] makes.
-fn put_set_header(buffer: &mut Vec<u8>, name: &str, value: &str) {
-    const HEADERS: u32 = 2;
+/// A field of OkHttpResponse that holds what [`set_header`] makes.
+fn put_set_header(buffer: &mut Vec<u8>, field: u32, name: &str, value: &str) {
     /// Field numbers of HeaderValueOption and of HeaderValue.
     const HEADER: u32 = 1;
     const APPEND: u32 = 2;
@@ -260,7 +266,7 @@ fn put_set_header(buffer: &mut Vec<u8>, name: &str, value: &str) {
     let action = AppendAction::OverwriteIfExistsOrAdd as u64;
     let header_len = message_len(HEADER_KEY, name.len()) + message_len(HEADER_VALUE, value.len());
     let action_len = key_len(APPEND_ACTION) + encoded_len_varint(action);
-    put_message_head(buffer, HEADERS, message_len(HEADER, header_len) + message_len(APPEND, 0) + action_len);
+    put_message_head(buffer, field, message_len(HEADER, header_len) + message_len(APPEND, 0) + action_len);
     put_message_head(buffer, HEADER, header_len);
     put_text(buffer, HEADER_KEY, name);
     put_text(buffer, HEADER_VALUE, value);
@@ -318,7 +324,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::attributes::{Attributes, Encoding, Header, Headers, Http};
+    use crate::attributes::{Attributes, ClientAddress, Encoding, Header, Headers, Http};
     use crate::config::SessionRules;
     use crate::deny_reason::GrpcCode;
     use crate::fuzzing::{authorizer, read_config, wait_for};
@@ -374,7 +380,13 @@ default: {allow: {id: alice, unauthenticated: true}}
             let entries =
                 headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() });
             let headers = Headers::new(Encoding::Lines, entries.collect());
-            let http = Http { method: b"GET", host: b"example.com", path: path.as_bytes(), headers };
+            let http = Http {
+                method: b"GET",
+                host: b"example.com",
+                path: path.as_bytes(),
+                headers,
+                client: ClientAddress::Unknown,
+            };
             let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
             // The second time the actor's part is encoded already.
             for _ in 0..2 {
@@ -417,7 +429,13 @@ default: {allow: {id: alice, unauthenticated: true}}
         let encoder = ResponseEncoder::new(&authorizer.snapshot());
         let entry = Header { name: header.0.as_bytes(), value: header.1.as_bytes() };
         let headers = Headers::new(Encoding::Lines, vec![entry]);
-        let http = Http { method: b"GET", host: b"App.Example.com", path: path.as_bytes(), headers };
+        let http = Http {
+            method: b"GET",
+            host: b"App.Example.com",
+            path: path.as_bytes(),
+            headers,
+            client: ClientAddress::Unknown,
+        };
         let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
         let decision = wait_for(authorizer.authorize(&request, None));
         decode(frame::message(&encoder.encode(&Answer::new(&decision, request.http.as_ref())))).unwrap()

@@ -70,7 +70,12 @@ impl NotAPerson {
 
 /// What the directory said of the person of a session; `None` when it cannot be read.
 pub(super) fn claims(session: &Session) -> Option<Entry> {
-    Entry::deserialize(session.claims.as_ref()?).ok()
+    entry_of(session.claims.as_ref()?)
+}
+
+/// The directory's entry that claims are; `None` when they are none.
+pub(super) fn entry_of(claims: &Map<String, Value>) -> Option<Entry> {
+    Entry::deserialize(claims).ok()
 }
 
 /// The principal of a session by its claims, made once under each snapshot; `None` when it is over.
@@ -115,6 +120,7 @@ pub fn record_of(principal: &Principal, now: Timestamp) -> Option<StoredPerson> 
         actor: principal.actor.members().clone(),
         role,
         binding: person.binding,
+        claims: person.claims.as_ref().map(|claims| claims.members.clone()),
         seen_at: now,
         ended_at: None,
     })

@@ -3,12 +3,17 @@
 //! A record is written at log-in and whenever the directory was asked again ([`super::sessions`]), and here: at the start and
 //! after each reload, when the rules may make another actor of a person, or nobody.
 //!
-//! Of people of providers nobody can be asked about.  A record of theirs holds for as long as they have a session.
+//! Of people of providers nobody can be asked about.  A record of theirs holds for as long as they have a session, or a key.
+//! The records of people of directories and providers end when they were not seen for `keys.person_max_idle`: their keys are
+//! disabled then.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
+use super::owners::under_rules;
 use super::{
     NotAPerson, People, RECHECK_GRACE, RECHECK_INTERVAL, principal_of_session, providers, record_of,
 };
@@ -59,7 +64,8 @@ pub async fn keep(snapshots: SnapshotStore, keys: Arc<Keys>, people: People, clo
 }
 
 /// Does what time makes necessary: asks the directory again about people whose sessions were used
-/// ([`People::check_used_sessions`]), and ends people of providers who have no session left.  The store has logged an
+/// ([`People::check_used_sessions`]) and about owners of keys ([`People::check_owners`]), and ends people of providers who
+/// have neither session nor key, and those who were not seen for long.  The store has logged an
 /// error; the next time it is tried again.
 pub async fn sweep(snapshot: &Arc<Snapshot>, keys: &Arc<Keys>, people: &People, clock: &Clock) {
     if snapshot.ldap.is_none() && snapshot.providers.is_empty() {
@@ -74,6 +80,27 @@ pub async fn sweep(snapshot: &Arc<Snapshot>, keys: &Arc<Keys>, people: &People, 
     if let Some(settings) = &snapshot.ldap {
         people.check_used_sessions(of_directory, settings, snapshot, keys).await;
     }
+    let _ = end_idle(snapshot, keys).await;
+    if let Some(settings) = &snapshot.ldap {
+        people.check_owners(keys.owners(), settings, snapshot, keys).await;
+    }
+}
+
+/// Ends the people who were not seen for `keys.person_max_idle`.
+async fn end_idle(snapshot: &Snapshot, keys: &Keys) -> Result<(), StoreError> {
+    let Some(settings) = &snapshot.keys else { return Ok(()) };
+    for person in keys.end_idle_people(settings.person_max_idle).await? {
+        if keys.is_owner(&person) {
+            tracing::info!(
+                target: "audit",
+                source = person.source.as_str(),
+                user = &*person.subject,
+                max_idle_seconds = settings.person_max_idle.as_secs(),
+                "API keys disabled: their owner was not seen for long"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Writes the records that differ from what the rules say.
@@ -98,12 +125,10 @@ pub async fn write_all(snapshot: &Snapshot, keys: &Keys, clock: &Clock) -> Resul
     let mut sessions = newest_of_each(of_directory);
     for person in keys.people(&PersonSource::Ldap) {
         match &snapshot.ldap {
-            // Somebody without a session is written down at the next log-in.
-            Some(settings) => {
-                if let Some(session) = sessions.remove(&person) {
-                    write_person(&session, settings, snapshot, keys, clock).await?;
-                }
-            }
+            Some(settings) => match sessions.remove(&person) {
+                Some(session) => write_person(&session, settings, snapshot, keys, clock).await?,
+                None => write_without_session(&person, snapshot, keys).await?,
+            },
             None => {
                 keys.end_person(&person).await?;
             }
@@ -124,6 +149,11 @@ pub async fn write_all(snapshot: &Snapshot, keys: &Keys, clock: &Clock) -> Resul
     let sessions = newest_of_each(of_providers);
     for session in sessions.values() {
         write_person_of_provider(session, snapshot, keys, clock).await?;
+    }
+    for person in keys.people_of_providers() {
+        if !sessions.contains_key(&person) && keys.is_owner(&person) {
+            write_without_session(&person, snapshot, keys).await?;
+        }
     }
     end_absent(&sessions, keys).await
 }
@@ -146,6 +176,33 @@ async fn write(keys: &Keys, record: &StoredPerson) -> Result<(), StoreError> {
     if is_known { Ok(()) } else { keys.record_person(record).await }
 }
 
+/// Writes down who somebody without a session is now, by what their source said of them last.  That does not count as their
+/// being seen.
+async fn write_without_session(
+    person: &PersonId,
+    snapshot: &Snapshot,
+    keys: &Keys,
+) -> Result<(), StoreError> {
+    let record = keys.find_person(person).filter(|record| record.ended_at.is_none());
+    let Some(record) = record else { return Ok(()) };
+    let claims = record.claims();
+    // A program of an older version wrote the record: who has no key is written down at the next log-in.
+    if claims.is_none() && !keys.is_owner(person) {
+        return Ok(());
+    }
+    let principal = under_rules(&record, person, snapshot);
+    match principal.and_then(|principal| record_of(&principal, Timestamp::UNIX_EPOCH)) {
+        Some(record) => write(keys, &StoredPerson { claims, ..record }).await,
+        None => keys.end_person(person).await.map(drop),
+    }
+}
+
+/// The record of somebody with a session, as this principal.
+fn record_in_session(principal: &Principal, session: &Session, clock: &Clock) -> Option<StoredPerson> {
+    let record = record_of(principal, clock.now())?;
+    Some(StoredPerson { claims: session.claims.clone(), ..record })
+}
+
 /// Writes down who somebody with a session of the directory is now.  Of sessions that were opened under other settings
 /// nobody knows whose they are now: they end.
 async fn write_person(
@@ -160,7 +217,7 @@ async fn write_person(
         end_sessions(&session.person, "other_settings", keys).await?;
     }
     let principal = principal_of_session(session, settings, snapshot);
-    match principal.and_then(|principal| record_of(&principal, clock.now())) {
+    match principal.and_then(|principal| record_in_session(&principal, session, clock)) {
         Some(record) => write(keys, &record).await,
         None => keys.end_person(&session.person).await.map(drop),
     }
@@ -174,7 +231,7 @@ async fn write_person_of_provider(
     clock: &Clock,
 ) -> Result<(), StoreError> {
     match who_at_provider(session, snapshot) {
-        Ok(principal) => match record_of(&principal, clock.now()) {
+        Ok(principal) => match record_in_session(&principal, session, clock) {
             Some(record) => write(keys, &record).await,
             None => keys.end_person(&session.person).await.map(drop),
         },
@@ -214,10 +271,10 @@ fn who_at_provider(session: &Session, snapshot: &Snapshot) -> Result<Arc<Princip
     principal.map(Arc::new).map_err(NotAPerson::as_str)
 }
 
-/// Ends the people of providers who have none of these sessions, which are all of providers.
+/// Ends the people of providers who have none of these sessions, which are all of providers, and no key.
 async fn end_absent(sessions: &HashMap<PersonId, Arc<Session>>, keys: &Keys) -> Result<(), StoreError> {
     for person in keys.people_of_providers() {
-        if !sessions.contains_key(&person) {
+        if !sessions.contains_key(&person) && !keys.is_owner(&person) {
             // Another replica may have opened one by now.
             keys.end_person_without_session(&person).await?;
         }
@@ -236,7 +293,7 @@ async fn write_ended(
         let has_ended = keys.find_person(person).is_some_and(|person| person.ended_at.is_some());
         if has_ended
             && let Ok(principal) = who_at_provider(session, snapshot)
-            && let Some(record) = record_of(&principal, clock.now())
+            && let Some(record) = record_in_session(&principal, session, clock)
         {
             write(keys, &record).await?;
         }

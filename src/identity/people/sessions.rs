@@ -1,4 +1,5 @@
-//! Sessions of a directory's people: how long their claims count, and asking the directory again.
+//! Sessions of a directory's people: how long their claims count; and asking the directory again, about people with sessions
+//! and with keys.
 //!
 //! A process that decides about people asks again when a session is used whose claims are due
 //! ([`People::in_session`]), and once a minute about those that are used elsewhere ([`People::check_used_sessions`]).  What
@@ -6,6 +7,7 @@
 //! decide about nobody.  Those honour claims that are due for [`RECHECK_GRACE`] of use and no longer ([`is_overdue`]).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -36,7 +38,7 @@ pub const DIRECT_SESSION_TTL: Duration = Duration::from_secs(60 * 60);
 /// How long nobody asks about a person again after the directory did not answer.
 const RECHECK_PAUSE: Duration = Duration::from_secs(10);
 /// How long [`People::check_used_sessions`] begins questions; about whom is left it asks the next time.
-const SWEEP_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const SWEEP_TIMEOUT: Duration = Duration::from_secs(20);
 /// People about whom the directory is asked at the same time.
 const MAX_RECHECKS: usize = 64;
 /// Sessions that are looked at before other tasks of the thread have their turn.
@@ -47,7 +49,7 @@ type PersonThere = (PersonId, [u8; 32]);
 
 /// What the directory says of somebody who has a session.
 #[derive(Clone)]
-enum Finding {
+pub(super) enum Finding {
     /// The person's entry.
     Found(Arc<Entry>),
     /// The person is gone, or nobody under the rules in force: why.
@@ -63,8 +65,17 @@ enum RecheckAnswer {
     Nothing,
 }
 
+/// Whether a question shows that its person is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// They use a session.
+    Yes,
+    /// A key of theirs exists.
+    No,
+}
+
 /// What is known of a person whose claims are due.
-enum Known {
+pub(super) enum Known {
     /// What the directory says, or said within [`RECHECK_INTERVAL`].
     Said(Finding),
     /// It did not answer, now or within [`RECHECK_PAUSE`].
@@ -79,6 +90,8 @@ enum Known {
 pub(super) struct Rechecks {
     in_flight: InFlight<PersonThere, RecheckAnswer>,
     memory: Mutex<Memory>,
+    /// Whether anybody stands in [`Memory::unended`], for Checks, which need no lock as long as nobody does.
+    has_unended: AtomicBool,
 }
 
 struct Memory {
@@ -104,7 +117,7 @@ impl Rechecks {
             overdue: HashMap::new(),
             unended: HashMap::new(),
         };
-        Self { in_flight: InFlight::new(), memory: Mutex::new(memory) }
+        Self { in_flight: InFlight::new(), memory: Mutex::new(memory), has_unended: AtomicBool::new(false) }
     }
 }
 
@@ -151,7 +164,8 @@ impl People {
         let has_grace = self.age(asked_at) < RECHECK_INTERVAL + RECHECK_GRACE;
         let directory = || self.listener(purpose).directory();
         // Who asks waits for the answer.  The others do not: a directory that hangs is no reason to be slow.
-        let recheck = self.recheck(session, directory, settings, snapshot, keys, end, !has_grace);
+        let (person, name) = ((&session.person, Seen::Yes), || claims(session).map(|entry| entry.name));
+        let recheck = self.recheck(person, name, directory, settings, snapshot, keys, end, !has_grace);
         let finding = match Box::pin(recheck).await {
             Known::Said(finding) => Some(finding),
             Known::NoAnswer | Known::Pending | Known::NotAsked if has_grace => {
@@ -198,7 +212,9 @@ impl People {
         for (session, overdue_for) in due {
             if may_ask && Instant::now() < end {
                 let directory = || self.admin.directory();
-                let recheck = self.recheck(&session, directory, settings, snapshot, keys, end, true);
+                let (person, name) =
+                    ((&session.person, Seen::Yes), || claims(&session).map(|entry| entry.name));
+                let recheck = self.recheck(person, name, directory, settings, snapshot, keys, end, true);
                 match Box::pin(recheck).await {
                     Known::Said(_) => continue,
                     // Without the directory each question costs its whole timeout.
@@ -231,9 +247,17 @@ impl People {
             let is_past =
                 *binding != settings.binding || sessions.any(|session| session.checked_at > said_at);
             if is_past || end_everything(id, reason, keys).await {
-                lock(&self.rechecks.memory).unended.remove(&person);
+                let mut memory = lock(&self.rechecks.memory);
+                memory.unended.remove(&person);
+                self.rechecks.has_unended.store(!memory.unended.is_empty(), Ordering::Relaxed);
             }
         }
+    }
+
+    /// Whether the directory said that the person is gone, and the store did not let their record end yet.
+    pub(super) fn is_unended(&self, person: &PersonId, settings: &LdapSettings) -> bool {
+        self.rechecks.has_unended.load(Ordering::Relaxed)
+            && lock(&self.rechecks.memory).unended.contains_key(&(person.clone(), settings.binding))
     }
 
     /// Whose claims are due, each with how long this process has known.
@@ -257,7 +281,7 @@ impl People {
         due.into_iter().zip(since)
     }
 
-    fn is_silent(&self) -> bool {
+    pub(super) fn is_silent(&self) -> bool {
         lock(&self.rechecks.memory).is_silent
     }
 
@@ -268,12 +292,19 @@ impl People {
         memory.is_silent || memory.failures.get(&person, self.clock.elapsed(), RECHECK_GRACE).is_some()
     }
 
-    /// What the directory says of the person of a session; `waits_for_others` says whether an answer is waited for that
-    /// somebody else asked for.
+    /// Whether the directory said something of the person within this time.
+    pub(super) fn was_heard_of(&self, person: &PersonId, settings: &LdapSettings, max_age: Duration) -> bool {
+        let person = (person.clone(), settings.binding);
+        lock(&self.rechecks.memory).findings.get(&person, self.clock.elapsed(), max_age).is_some()
+    }
+
+    /// What the directory says of a person, whom it knows by the name that `name` gives; `waits_for_others` says whether an
+    /// answer is waited for that somebody else asked for.
     #[expect(clippy::too_many_arguments, reason = "what a question needs, and how long to wait for it")]
-    async fn recheck(
+    pub(super) async fn recheck(
         &self,
-        session: &Arc<Session>,
+        (person, seen): (&PersonId, Seen),
+        name: impl FnOnce() -> Option<String>,
         directory: impl FnOnce() -> Option<Arc<Directory>>,
         settings: &Arc<LdapSettings>,
         snapshot: &Arc<Snapshot>,
@@ -281,7 +312,7 @@ impl People {
         end: Instant,
         waits_for_others: bool,
     ) -> Known {
-        let person = (session.person.clone(), settings.binding);
+        let person = (person.clone(), settings.binding);
         let answer = {
             let memory = lock(&self.rechecks.memory);
             let now = self.clock.elapsed();
@@ -298,12 +329,13 @@ impl People {
                     if self.rechecks.in_flight.len() >= MAX_RECHECKS {
                         return Known::NotAsked;
                     }
-                    let (Some(entry), Some(directory)) = (claims(session), directory()) else {
+                    let (Some(name), Some(directory)) = (name(), directory()) else {
                         return Known::NotAsked;
                     };
                     let recheck = Recheck {
                         person: person.clone(),
-                        name: entry.name,
+                        seen,
+                        name,
                         directory,
                         settings: Arc::clone(settings),
                         snapshot: Arc::clone(snapshot),
@@ -372,6 +404,7 @@ async fn due_people(sessions: Vec<(TokenDigest, Arc<Session>)>, now: Timestamp) 
 /// A question about the person of a session, with all that it needs.
 struct Recheck {
     person: PersonThere,
+    seen: Seen,
     name: String,
     directory: Arc<Directory>,
     settings: Arc<LdapSettings>,
@@ -395,7 +428,7 @@ impl Recheck {
             Ok(Lookup::Found(_)) => Finding::Gone("other_person"),
             Ok(Lookup::Nobody(reason)) => Finding::Gone(reason.as_str()),
             Err(error) => {
-                tracing::warn!(reason = %error, "the directory did not answer about the person of a session");
+                tracing::warn!(reason = %error, "the directory did not answer about a person with a session or a key");
                 let mut memory = lock(&self.people.rechecks.memory);
                 memory.is_silent = error.is_outage();
                 memory.failures.insert(self.person.clone(), (), self.people.clock.elapsed());
@@ -446,7 +479,12 @@ impl Recheck {
 
     /// Writes down who the person is.  What the store cannot keep now is kept in memory, and the store logs it.
     async fn write(&self, principal: &Principal, asked_at: Timestamp) {
-        if let Some(record) = record_of(principal, asked_at)
+        // The record keeps the later time.
+        let seen_at = match self.seen {
+            Seen::Yes => asked_at,
+            Seen::No => Timestamp::UNIX_EPOCH,
+        };
+        if let Some(record) = record_of(principal, seen_at)
             && self.keys.record_person(&record).await.is_ok()
             && let Some(claims) = principal.person.as_ref().and_then(|person| person.claims.as_ref())
         {
@@ -460,6 +498,7 @@ impl Recheck {
             let mut memory = lock(&self.people.rechecks.memory);
             if memory.unended.len() < MAX_REMEMBERED {
                 memory.unended.insert(self.person.clone(), (said_at, reason));
+                self.people.rechecks.has_unended.store(true, Ordering::Relaxed);
             }
         }
     }

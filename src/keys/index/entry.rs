@@ -15,6 +15,15 @@ use crate::keys::{KeyOwner, Role, Status, StoredKey};
 use crate::person::PersonId;
 use crate::token::TokenDigest;
 
+/// From when to when a token counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetime {
+    /// When its key was created; `None` where that is not known.
+    pub created_at: Option<Timestamp>,
+    /// When it expires; `None` is never.
+    pub expires_at: Option<Timestamp>,
+}
+
 /// A key in the index: small, because there may be a million.
 ///
 /// Its principal is made at the first use, and kept.
@@ -25,6 +34,8 @@ pub(super) struct IndexEntry {
     is_revoked: bool,
     is_disabled: bool,
     pub expires_at: Option<Timestamp>,
+    /// In seconds since 1970.
+    created_at: i64,
     digest: TokenDigest,
     optional: Option<Box<OptionalFields>>,
     pub last_use: Arc<LastUse>,
@@ -66,6 +77,7 @@ impl IndexEntry {
             is_revoked: key.revoked_at.is_some(),
             is_disabled: key.disabled_at.is_some(),
             expires_at: key.expires_at,
+            created_at: key.created_at.as_second(),
             digest,
             optional: (!is_empty).then(|| Box::new(optional)),
             last_use,
@@ -104,6 +116,19 @@ impl IndexEntry {
             && self.optional == other.optional
     }
 
+    /// The person whose it is, unless it is revoked.
+    pub fn owner(&self) -> Option<&PersonId> {
+        self.person().filter(|_| !self.is_revoked)
+    }
+
+    /// The person whose it is.
+    pub fn person(&self) -> Option<&PersonId> {
+        match &self.owner {
+            Owner::Person(person, _) => Some(person),
+            Owner::Nobody(_) | Owner::Account(..) => None,
+        }
+    }
+
     /// Whether it is neither revoked nor disabled, and its account neither.
     pub fn is_usable(&self) -> bool {
         !self.is_revoked && !self.is_disabled && !self.is_account_disabled()
@@ -114,6 +139,17 @@ impl IndexEntry {
             Owner::Nobody(_) | Owner::Person(..) => false,
             Owner::Account(slot, _) => slot.load().as_ref().is_none_or(|account| account.is_disabled),
         }
+    }
+
+    /// When the key was created, and when this digest of it expires.
+    pub fn lifetime(&self, digest: &TokenDigest) -> Lifetime {
+        let replaced_until =
+            self.previous().filter(|(previous, _)| previous == digest).map(|(_, until)| until);
+        let expires_at = match (self.expires_at, replaced_until) {
+            (Some(expires_at), Some(until)) => Some(expires_at.min(until)),
+            (expires_at, until) => expires_at.or(until),
+        };
+        Lifetime { created_at: Timestamp::from_second(self.created_at).ok(), expires_at }
     }
 
     /// What this digest of the key is now; `None` when it is no digest of it.
@@ -199,10 +235,7 @@ impl std::fmt::Debug for PersonKey {
 impl PersonKey {
     /// The person; `None` for a key that is nobody's or an account's, which this never is.
     pub fn person(&self) -> Option<&PersonId> {
-        match &self.0.owner {
-            Owner::Person(person, _) => Some(person),
-            Owner::Nobody(_) | Owner::Account(..) => None,
-        }
+        self.0.person()
     }
 
     /// The principal of the key while its person is this one: their actor with the lower one of the two roles, and of

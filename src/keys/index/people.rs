@@ -107,6 +107,7 @@ mod tests {
             actor: Map::from_iter([("id".to_owned(), Value::from(member))]),
             role: None,
             binding: TokenDigest::of(b"settings"),
+            claims: None,
             seen_at: jiff::Timestamp::UNIX_EPOCH,
             ended_at: None,
         }

@@ -151,6 +151,13 @@ impl StoreFailure {
     }
 }
 
+impl StoreFailure {
+    /// Whether the role here may not do this (SQLSTATE 42501).
+    pub(in crate::keys) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Database(DatabaseFailure(error)) if error.code().as_deref() == Some("42501"))
+    }
+}
+
 /// Why a host cannot be used.
 #[derive(Debug)]
 pub struct HostFailure {

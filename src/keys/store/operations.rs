@@ -273,6 +273,16 @@ impl<D: Database> Store for D {
         people::end(self.begin_writing().await?, gate, person, now, unless_opened_after).await
     }
 
+    async fn end_idle_people(
+        &self,
+        gate: &Gate,
+        now: Timestamp,
+        seen_until: Timestamp,
+        limit: u32,
+    ) -> Result<Committed<Vec<(i64, StoredPerson)>>, StoreError> {
+        people::end_idle(self.begin_writing().await?, gate, now, seen_until, limit).await
+    }
+
     async fn secret(
         &self,
         name: &str,

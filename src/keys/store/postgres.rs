@@ -26,8 +26,8 @@ use super::statements::{Dialect, Statements};
 use super::transaction::{self, Bind, Database as _, StoreRow, StoreTransaction, Value, values};
 use super::url::postgres as postgres_url;
 use super::{
-    Committed, FollowerStore, ForgottenKeys, Gate, GateGuard, KeyUse, OpenError, OpenFailure, StoreError,
-    StoreFailure, StoreUrl, Upkeep, UrlError,
+    Committed, FollowerStore, ForgottenKeys, ForgottenRows, Gate, GateGuard, KeyUse, OpenError, OpenFailure,
+    StoreError, StoreFailure, StoreUrl, Upkeep, UrlError,
 };
 use crate::keys::Key;
 use crate::keys::store::source::{
@@ -464,7 +464,7 @@ impl Upkeep for PostgresStore {
         reading::forget(self.write().await?, &SQL.attempts.forget_states, used_until, limit).await
     }
 
-    async fn forget_audit(&self, limit: u32) -> Result<u64, StoreError> {
+    async fn forget_audit(&self, limit: u32) -> Result<ForgottenRows, StoreError> {
         operations::forget_audit(self.write().await?, limit).await
     }
 

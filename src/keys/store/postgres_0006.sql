@@ -104,6 +104,15 @@ CREATE CONSTRAINT TRIGGER api_accounts_log
 CREATE TRIGGER api_accounts_forget AFTER TRUNCATE
     ON api_accounts FOR EACH STATEMENT EXECUTE FUNCTION api_forget_accounts();
 
+-- What the source said of a person when it was asked last, so that their keys follow the rules in force and the directory is
+-- asked about them although they have no session.  NULL for configured users and for people who ended.
+ALTER TABLE api_people ADD COLUMN claims JSON CHECK (json_typeof(claims) = 'object');
+
+DROP TRIGGER api_people_log ON api_people;
+CREATE CONSTRAINT TRIGGER api_people_log
+    AFTER INSERT OR DELETE OR UPDATE OF id, source, subject, actor, role, binding, claims, ended_at
+    ON api_people DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION api_log_person();
+
 -- Who did what, when, to what.  It raises no revision: nobody holds it in memory.
 DROP TABLE IF EXISTS api_audit;
 CREATE TABLE api_audit (
@@ -134,22 +143,20 @@ CREATE INDEX api_audit_by_key ON api_audit (key_id, id) WHERE key_id IS NOT NULL
 CREATE INDEX api_audit_by_account ON api_audit (account_id, id) WHERE account_id IS NOT NULL;
 CREATE INDEX api_audit_by_folded_name ON api_audit (folded_name) WHERE folded_name IS NOT NULL;
 
--- Deletes the oldest rows, at most so many: those older than 400 days, and those beyond the newest million.  The role of a
--- server need not be allowed to delete any other, nor to change one.
-CREATE OR REPLACE FUNCTION api_forget_audit(most BIGINT) RETURNS BIGINT
+-- Deletes the oldest rows, at most so many: those older than 400 days, and those beyond the newest million.  Gives of each
+-- whether it was one of the latter.  The role of a server need not be allowed to delete any other, nor to change one.
+CREATE OR REPLACE FUNCTION api_forget_audit(most BIGINT) RETURNS SETOF BOOLEAN
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
-    deleted BIGINT;
-    newest  BIGINT;
+    newest BIGINT;
 BEGIN
     SELECT max(id) INTO newest FROM api_audit;
-    WITH gone AS (
+    RETURN QUERY WITH gone AS (
         SELECT id FROM api_audit
         WHERE at < clock_timestamp() - interval '400 days' OR id <= newest - 1000000
         ORDER BY id LIMIT most FOR UPDATE SKIP LOCKED
-    ) DELETE FROM api_audit USING gone WHERE api_audit.id = gone.id;
-    GET DIAGNOSTICS deleted = ROW_COUNT;
-    RETURN deleted;
+    ) DELETE FROM api_audit USING gone WHERE api_audit.id = gone.id
+    RETURNING api_audit.at >= clock_timestamp() - interval '400 days';
 END
 $$;
 REVOKE ALL ON FUNCTION api_forget_audit(BIGINT) FROM PUBLIC;
@@ -173,6 +180,14 @@ BEGIN
         IF granted.privilege_type = 'INSERT' THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION api_forget_audit(BIGINT) TO %s', granted.grantee);
         END IF;
+    END LOOP;
+    -- Default privileges may have granted more: nobody but the owner changes what the audit says.
+    FOR granted IN
+        SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS grantee
+        FROM pg_class, aclexplode(relacl)
+        WHERE oid = 'api_audit'::regclass AND grantee <> relowner
+    LOOP
+        EXECUTE format('REVOKE UPDATE, DELETE, TRUNCATE ON api_audit FROM %s', granted.grantee);
     END LOOP;
 END
 $$;

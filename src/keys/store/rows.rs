@@ -184,6 +184,7 @@ row! {
         actor: String = Json,
         role: Option<String> = Plain,
         binding: String = Digest,
+        claims: Option<String> = Json,
         seen_at: i64 = Time,
         ended_at: Option<i64> = Time,
     }
@@ -393,6 +394,7 @@ impl TryFrom<PersonRow> for StoredPerson {
             actor: json(&row.actor)?,
             role: role.transpose()?,
             binding: read_digest(&row.binding)?,
+            claims: row.claims.as_deref().map(json).transpose()?,
             seen_at: instant(row.seen_at)?,
             ended_at: row.ended_at.map(instant).transpose()?,
         })
@@ -734,17 +736,18 @@ pub(super) fn session_values(session: &StoredSession) -> [Parameter; 10] {
 }
 
 /// The columns of `api_people` of a person, in the order of [`person_values`].
-pub(super) const PERSON_COLUMNS: [&str; 7] =
-    ["source", "subject", "actor", "role", "binding", "seen_at", "ended_at"];
+pub(super) const PERSON_COLUMNS: [&str; 8] =
+    ["source", "subject", "actor", "role", "binding", "claims", "seen_at", "ended_at"];
 
 /// The values of [`PERSON_COLUMNS`].
-pub(super) fn person_values(stored: &StoredPerson) -> [Parameter; 7] {
+pub(super) fn person_values(stored: &StoredPerson) -> [Parameter; 8] {
     values![
         stored.person.source.as_str(),
         &*stored.person.subject,
         object_text(&stored.actor),
         stored.role.map(Role::as_str),
         &stored.binding,
+        stored.claims.as_ref().map(object_text),
         stored.seen_at,
         stored.ended_at,
     ]
@@ -799,6 +802,7 @@ mod tests {
             actor: "{}".to_owned(),
             role: Some(role.to_owned()),
             binding: "01".repeat(32),
+            claims: None,
             seen_at: 0,
             ended_at: None,
         };

@@ -20,7 +20,8 @@ use super::rows::{self, KeyRow};
 use super::statements::{Dialect, Statements};
 use super::transaction::{Bind, Database, StoreRow, StoreTransaction, Value, values};
 use super::{
-    Committed, FollowerStore, ForgottenKeys, Gate, KeyUse, OpenError, StoreError, StoreUrl, Upkeep, UrlError,
+    Committed, FollowerStore, ForgottenKeys, ForgottenRows, Gate, KeyUse, OpenError, StoreError, StoreUrl,
+    Upkeep, UrlError,
 };
 use crate::keys::Key;
 use crate::keys::store::source::{
@@ -258,7 +259,7 @@ impl Upkeep for SqliteStore {
         reading::forget(self.write().await?, &SQL.attempts.forget_states, used_until, limit).await
     }
 
-    async fn forget_audit(&self, limit: u32) -> Result<u64, StoreError> {
+    async fn forget_audit(&self, limit: u32) -> Result<ForgottenRows, StoreError> {
         operations::forget_audit(self.write().await?, limit).await
     }
 

@@ -88,6 +88,18 @@ CREATE TRIGGER api_accounts_deleted AFTER DELETE ON api_accounts BEGIN
         SELECT value, mark, unixepoch(), OLD.id FROM api_revision;
 END;
 
+-- What the source said of a person when it was asked last, so that their keys follow the rules in force and the directory is
+-- asked about them although they have no session.  NULL for configured users and for people who ended.
+ALTER TABLE api_people ADD COLUMN claims TEXT
+    CHECK (claims IS NULL OR (json_valid(claims) AND json_type(claims) = 'object'));
+
+DROP TRIGGER api_people_updated;
+CREATE TRIGGER api_people_updated AFTER UPDATE OF id, source, subject, actor, role, binding, claims, ended_at ON api_people BEGIN
+    UPDATE api_revision SET value = value + 1, mark = random();
+    INSERT INTO api_changes (revision, mark, at, person_id)
+        SELECT value, mark, unixepoch(), NEW.id FROM api_revision;
+END;
+
 -- Who did what, when, to what.  It raises no revision: nobody holds it in memory.
 CREATE TABLE api_audit (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -289,6 +289,9 @@ pub(super) struct PersonStatements {
     pub end: String,
     /// The same, unless they have a session that was opened after `$4`.
     pub end_absent: String,
+    /// Writes that the first `$3` people of directories and providers ended at `$1` who have not and were seen last at `$2` or
+    /// before, and gives their rows.
+    pub end_idle: String,
     /// Deletes `$1` people: of those that ended, and then of the others, those that did, or were seen, longest ago.
     /// Never the one of id `$2`.  Gives their ids.
     pub make_room: String,
@@ -305,7 +308,8 @@ impl PersonStatements {
         let values = dialect.parameters(PersonRow::COLUMNS, &PERSON_COLUMNS);
         let time = |number| dialect.parameter(Kind::Time, number);
         let end = format!(
-            "UPDATE api_people SET ended_at = {} WHERE source = $1 AND subject = $2 AND ended_at IS NULL",
+            "UPDATE api_people SET ended_at = {}, claims = NULL \
+             WHERE source = $1 AND subject = $2 AND ended_at IS NULL",
             time(3)
         );
         let (later, minute_before) = match dialect {
@@ -320,7 +324,7 @@ impl PersonStatements {
             record: format!(
                 "INSERT INTO api_people ({columns}) VALUES ({values}) \
                  ON CONFLICT (source, subject) DO UPDATE SET actor = excluded.actor, role = excluded.role, \
-                 binding = excluded.binding, ended_at = excluded.ended_at, \
+                 binding = excluded.binding, claims = excluded.claims, ended_at = excluded.ended_at, \
                  seen_at = {later}(api_people.seen_at, excluded.seen_at) RETURNING {person}"
             ),
             see: format!(
@@ -332,6 +336,15 @@ impl PersonStatements {
                 "{end} AND NOT EXISTS (SELECT 1 FROM api_sessions s \
                      WHERE s.user_name = $2 AND s.source = $1 AND s.created_at > {}) RETURNING {person}",
                 time(4)
+            ),
+            end_idle: format!(
+                "WITH idle AS ( \
+                     SELECT id FROM api_people WHERE source <> 'config' AND ended_at IS NULL AND seen_at <= {} \
+                     ORDER BY id LIMIT $3{skip_locked} \
+                 ) UPDATE api_people SET ended_at = {}, claims = NULL WHERE id IN (SELECT id FROM idle) \
+                 RETURNING {person}",
+                time(2),
+                time(1)
             ),
             // In a subquery of the WHERE, PostgreSQL may run it more than once, and a LIMIT holds for each time.
             make_room: format!(

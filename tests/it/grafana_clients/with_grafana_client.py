@@ -48,6 +48,50 @@ for credential, login in ((TOKEN, "root"), ((USER, PASSWORD), USER)):
     assert grafana.client.GET("/auth/keys") == []
     fails(GrafanaUnauthorizedError, viewer.connect)
 
+# Service accounts: what Grafana's clients of today speak of.
+for number, credential in enumerate((TOKEN, (USER, PASSWORD))):
+    grafana = GrafanaApi.from_url(URL, credential)
+    accounts = grafana.serviceaccount
+    name = f"from grafana-client {number}"
+    made = accounts.create({"name": name, "role": "Editor"})
+    account = made["id"]
+    assert made["name"] == name and made["role"] == "Editor" and made["isDisabled"] is False, made
+    assert fails(GrafanaBadInputError, lambda: accounts.create({"name": name})).status_code == 400
+    assert accounts.get(account)["login"] == f"sa-1-from-grafana-client-{number}"
+    assert accounts.search_one(name)["id"] == account
+    assert [found["id"] for found in accounts.search_all(query=name.replace(" ", "+"))] == [account]
+    assert [found["id"] for found in accounts.search_all(perpage=1)] == [account]
+
+    token = accounts.create_token(account, {"name": "first", "secondsToLive": 600})
+    same = {"name": "first", "role": "Viewer"}
+    error = fails(GrafanaBadInputError, lambda: accounts.create_token(account, same))
+    assert "service account token with given name already exists in the organization" in error.message
+    (listed,) = accounts.get_tokens(account)
+    assert listed["id"] == token["id"] and listed["hasExpired"] is False and listed["expiration"], listed
+
+    # The token's whole life: it is the account, it follows its changes, and ends with it.
+    editor = GrafanaApi.from_url(URL, token["key"])
+    assert editor.connect()["version"] == VERSION
+    assert editor.user.get_actual_user()["name"] == name
+    assert fails(GrafanaClientError, lambda: editor.serviceaccount.get(account)).status_code == 403
+    updated = accounts.update(account, {"name": f"{name} renamed", "role": "Viewer"})
+    assert updated["message"] == "Service account updated" and updated["serviceaccount"]["role"] == "Viewer"
+    assert editor.user.get_actual_user()["name"] == f"{name} renamed"
+    accounts.update(account, {"isDisabled": True})
+    fails(GrafanaUnauthorizedError, editor.connect)
+    accounts.update(account, {"isDisabled": False})
+    assert editor.connect()["version"] == VERSION
+    second = accounts.create_token(account, {"name": "second"})
+    assert accounts.delete_token(account, token["id"])["message"] == "Service account token deleted"
+    fails(GrafanaUnauthorizedError, editor.connect)
+    assert fails(GrafanaClientError, lambda: accounts.delete_token(account, token["id"])).status_code == 404
+    other = GrafanaApi.from_url(URL, second["key"])
+    assert other.connect()["version"] == VERSION
+    assert accounts.delete(account)["message"] == "Service account deleted"
+    fails(GrafanaUnauthorizedError, other.connect)
+    assert fails(GrafanaClientError, lambda: accounts.get(account)).status_code == 404
+    assert grafana.client.GET("/auth/keys?includeExpired=true") == []
+
 for wrong in ("no-token-of-anybody-0123", (USER, "wrong"), ("nobody", PASSWORD), None):
     fails(GrafanaUnauthorizedError, GrafanaApi.from_url(URL, wrong).connect)
 

@@ -90,6 +90,11 @@ impl Browser {
         Self::start_with(&["--ignore-certificate-errors", &rules])
     }
 
+    /// The same, in which this host is at an address, whatever the port.
+    pub fn start_with_name(host: &str, address: &str) -> Self {
+        Self::start_with(&[&format!("--host-resolver-rules=MAP {host} {address}")])
+    }
+
     fn start_with(more_flags: &[&str]) -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let (chromium, chromedriver) = &*PROGRAMS;
@@ -151,10 +156,41 @@ impl Browser {
         self.devtools("Emulation.setDeviceMetricsOverride", size);
     }
 
+    /// The same of a window whose reader has zoomed in: so many pixels of the screen are one of the page's.
+    pub fn set_zoomed_size(&self, width: u32, height: u32, zoom: u32) {
+        let (width, height) = (width / zoom, height / zoom);
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": zoom, "mobile": false });
+        self.devtools("Emulation.setDeviceMetricsOverride", size);
+    }
+
     /// What the reader has asked their system for: `light` or `dark`.
     pub fn set_color_scheme(&self, scheme: &str) {
-        let feature = json!({ "name": "prefers-color-scheme", "value": scheme });
-        self.devtools("Emulation.setEmulatedMedia", json!({ "features": [feature] }));
+        self.set_preferences(&[("prefers-color-scheme", scheme)]);
+    }
+
+    /// What the reader has asked their system for, as media features and their values.
+    pub fn set_preferences(&self, preferences: &[(&str, &str)]) {
+        let features = preferences.iter().map(|(name, value)| json!({ "name": name, "value": value }));
+        let features: Vec<Value> = features.collect();
+        self.devtools("Emulation.setEmulatedMedia", json!({ "features": features }));
+    }
+
+    /// What axe-core complains of in what the window shows: rule, element and reason.
+    pub fn accessibility_problems(&self) -> Vec<String> {
+        static AXE: LazyLock<String> =
+            LazyLock::new(|| std::fs::read_to_string(tools::axe_core()).expect("axe-core was fetched"));
+        if self.script("return window.axe === undefined", json!([])) == json!(true) {
+            self.devtools("Runtime.evaluate", json!({ "expression": *AXE }));
+        }
+        let found = self.script(
+            "const { violations, passes } = await axe.run(document, { resultTypes: ['violations'] });
+             if (passes.length < 5) throw new Error('axe-core looked at next to nothing');
+             return violations.flatMap(({ id, nodes }) =>
+                 nodes.map((node) => `${id}: ${node.target}: ${node.failureSummary}`))",
+            json!([]),
+        );
+        let found = found.as_array().expect("a list").iter();
+        found.map(|problem| problem.as_str().expect("text").to_owned()).collect()
     }
 
     /// Where the reader lives.

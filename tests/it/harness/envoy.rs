@@ -23,18 +23,20 @@ const FILTER_TYPE: &str = "type.googleapis.com/envoy.extensions.filters.http.ext
 const PER_ROUTE_TYPE: &str =
     "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute";
 
-/// How Envoy hands us the headers.
+/// How Envoy hands us a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
     /// `encode_raw_headers: false`, Envoy's default: a map, repeated lines joined, bad bytes replaced.
     Joined,
     /// `encode_raw_headers: true`: every line with its bytes.
     Raw,
+    /// Not at all: the module decides in Envoy's own process.
+    Inside,
 }
 
 impl Encoding {
-    /// The same request must give the same decision in both.
-    pub const BOTH: [Self; 2] = [Self::Joined, Self::Raw];
+    /// The same request must give the same decision in all.
+    pub const ALL: [Self; 3] = [Self::Joined, Self::Raw, Self::Inside];
 }
 
 /// What is particular about an Envoy.
@@ -49,6 +51,10 @@ pub struct Shape {
     tcp_filter: bool,
     grpc_upstream: bool,
     collector: Option<Value>,
+    /// The module instead of ext_authz, and what its `filter_config` says beside `config`.
+    module: Option<Value>,
+    /// Envoy's own program.
+    program: Program,
 }
 
 /// Who writes Envoy's spans, and in which headers it names them.
@@ -74,7 +80,37 @@ impl Shape {
             tcp_filter: false,
             grpc_upstream: false,
             collector: None,
+            module: None,
+            program: Program::default(),
         }
+    }
+
+    /// The module inside Envoy instead of ext_authz.  Decisions are logged as the server logs them.
+    pub fn inside(self) -> Self {
+        self.module(json!({ "log_decisions": "all", "log": "json" }))
+    }
+
+    /// Whether the module decides.
+    pub fn is_inside(&self) -> bool {
+        self.module.is_some()
+    }
+
+    /// The same, with these members of `filter_config` beside `config`.
+    pub fn module(mut self, settings: Value) -> Self {
+        self.module = Some(settings);
+        self
+    }
+
+    /// This release of Envoy instead of the newest one that we know.
+    pub fn release(mut self, release: tools::EnvoyRelease) -> Self {
+        self.program.release = release;
+        self
+    }
+
+    /// So many workers.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.program.workers = workers;
+        self
     }
 
     /// Every request is traced, and the spans are sent to a collector.
@@ -106,7 +142,12 @@ impl Shape {
     }
 
     pub fn encoding(self, encoding: Encoding) -> Self {
-        self.filter(json!({ "encode_raw_headers": encoding == Encoding::Raw }))
+        match encoding {
+            Encoding::Inside => self.inside(),
+            Encoding::Joined | Encoding::Raw => {
+                self.filter(json!({ "encode_raw_headers": encoding == Encoding::Raw }))
+            }
+        }
     }
 
     /// Members of the ext_authz filter.
@@ -170,7 +211,7 @@ impl Shape {
         json!({ "timeout": "10s", "envoy_grpc": envoy_grpc })
     }
 
-    fn network_filters(&self) -> Value {
+    fn network_filters(&self, server: &Server) -> Value {
         if self.tcp_filter {
             return json!([
                 {
@@ -198,12 +239,19 @@ impl Shape {
             "grpc_service": self.grpc_service(),
         });
         merge(&mut filter, self.filter.clone());
+        let mut routes = self.routes.clone();
+        if let Some(settings) = &self.module {
+            let mut settings = settings.clone();
+            settings["config"] = json!(server.config_path());
+            filter = module_filter(self.program.release, &settings);
+            translate_per_route(&mut routes, self.program.release);
+        }
         let mut manager = json!({
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": "ingress",
             "access_log": [access_log()],
             "route_config": {
-                "virtual_hosts": [{ "name": "app", "domains": ["*"], "routes": self.routes }],
+                "virtual_hosts": [{ "name": "app", "domains": ["*"], "routes": routes }],
             },
             "http_filters": [
                 { "name": FILTER, "typed_config": filter },
@@ -219,7 +267,8 @@ impl Shape {
         json!([{ "name": "envoy.filters.network.http_connection_manager", "typed_config": manager }])
     }
 
-    fn config(&self, server: &Server, upstream: &Upstream) -> Value {
+    /// Its configuration.
+    pub fn config(&self, server: &Server, upstream: &Upstream) -> Value {
         let mut app = cluster("app", &ListenAddress::Tcp(upstream.address()));
         if self.grpc_upstream {
             app = cluster("app", server.listen_address());
@@ -251,11 +300,77 @@ impl Shape {
                     "name": "ingress",
                     "address": socket("127.0.0.1", 0),
                     "per_connection_buffer_limit_bytes": 16 * 1024 * 1024,
-                    "filter_chains": [{ "filters": self.network_filters() }],
+                    "filter_chains": [{ "filters": self.network_filters(server) }],
                 }],
                 "clusters": clusters,
             },
         })
+    }
+}
+
+/// The filter by which Envoy loads the module.
+pub fn module_filter(release: tools::EnvoyRelease, settings: &Value) -> Value {
+    json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter",
+        "dynamic_module_config": module_config(release),
+        "filter_name": "envoy_auth_tokens",
+        "filter_config": text(settings),
+    })
+}
+
+/// The module's per-route configuration.  The name of the filter has another place since 1.40.
+pub fn per_route_module(release: tools::EnvoyRelease, settings: &Value) -> Value {
+    let name = match release {
+        tools::EnvoyRelease::V1_38 | tools::EnvoyRelease::V1_39 => "per_route_config_name",
+        tools::EnvoyRelease::V1_40 => "filter_name",
+    };
+    json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilterPerRoute",
+        "dynamic_module_config": module_config(release),
+        name: "envoy_auth_tokens",
+        "filter_config": text(settings),
+    })
+}
+
+/// How Envoy loads the module.  1.38 knows no files, and looks for a name in a folder that its environment names.
+fn module_config(release: tools::EnvoyRelease) -> Value {
+    let mut config = json!({ "do_not_close": true, "metrics_namespace": "envoy_auth_tokens" });
+    match release {
+        tools::EnvoyRelease::V1_38 => config["name"] = json!("envoy_auth_tokens"),
+        tools::EnvoyRelease::V1_39 | tools::EnvoyRelease::V1_40 => {
+            config["module"] = json!({ "local": { "filename": tools::module() } });
+        }
+    }
+    config
+}
+
+fn text(settings: &Value) -> Value {
+    json!({ "@type": "type.googleapis.com/google.protobuf.StringValue", "value": settings.to_string() })
+}
+
+/// Says to the module what routes say to ext_authz.
+fn translate_per_route(value: &mut Value, release: tools::EnvoyRelease) {
+    match value {
+        Value::Object(members) => {
+            let policy = members
+                .get(FILTER)
+                .and_then(|filter| filter["check_settings"]["context_extensions"]["policy"].as_str())
+                .map(str::to_owned);
+            let is_disabled = members.get(FILTER).is_some_and(|filter| filter["disabled"] == true);
+            if let Some(policy) = policy {
+                let settings = per_route_module(release, &json!({ "policy": policy }));
+                members.insert(FILTER.to_owned(), settings);
+            } else if is_disabled {
+                let disabled = json!({ "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": true });
+                members.insert(FILTER.to_owned(), disabled);
+            } else {
+                members.values_mut().for_each(|member| translate_per_route(member, release));
+            }
+        }
+        Value::Array(elements) => {
+            elements.iter_mut().for_each(|element| translate_per_route(element, release));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -350,6 +465,21 @@ pub fn persistent(config: &str) -> String {
     config.replace(times, "num_retries: 500")
 }
 
+/// Which Envoy runs, and how.
+#[derive(Debug, Clone)]
+pub struct Program {
+    pub release: tools::EnvoyRelease,
+    pub workers: usize,
+    /// Its environment, beside ours.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Default for Program {
+    fn default() -> Self {
+        Self { release: tools::EnvoyRelease::V1_40, workers: 1, environment: Vec::new() }
+    }
+}
+
 /// A running Envoy; it dies with this value.
 pub struct Envoy {
     child: Child,
@@ -362,18 +492,37 @@ pub struct Envoy {
 impl Envoy {
     /// An Envoy of this shape between clients and this upstream, asking this server.
     pub fn start(shape: &Shape, server: &Server, upstream: &Upstream) -> Self {
-        Self::configured(&shape.config(server, upstream).to_string())
+        let mut program = shape.program.clone();
+        program.environment.extend(server.environment().iter().cloned());
+        let folder = server.folder().display().to_string();
+        program.environment.push(("ENVOY_AUTH_TOKENS_FOLDER".to_owned(), folder));
+        Self::running(&shape.config(server, upstream).to_string(), &program)
     }
 
     /// An Envoy with this configuration, whose ports are 0, and which waits longer than it says.
     pub fn configured(config: &str) -> Self {
+        Self::running(config, &Program::default())
+    }
+
+    /// The same by this program.
+    pub fn running(config: &str, program: &Program) -> Self {
         let folder = TempDir::new().expect("a fresh folder");
         let path = folder.path().join("envoy.yaml");
         std::fs::write(&path, patient(config).as_bytes()).expect("a file in a fresh folder");
-        let mut command = Command::new(tools::envoy());
+        let mut command = Command::new(tools::envoy_release(program.release));
         command.arg("--config-path").arg(&path);
-        command.args(["--concurrency", "1", "--disable-hot-restart", "--file-flush-interval-msec", "20"]);
-        command.args(["--log-level", "warning", "--component-log-level", "admin:info"]);
+        command.envs(program.environment.iter().map(|(name, value)| (name, value)));
+        if program.release == tools::EnvoyRelease::V1_38 {
+            command.env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", tools::module_folder());
+        }
+        command.args([
+            "--concurrency",
+            &program.workers.to_string(),
+            "--disable-hot-restart",
+            "--file-flush-interval-msec",
+            "20",
+        ]);
+        command.args(["--log-level", "warning", "--component-log-level", "admin:info,dynamic_modules:info"]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("Envoy starts");
         let log = Log::of("Envoy", &mut child);
@@ -400,6 +549,15 @@ impl Envoy {
             assert!(Instant::now() < deadline, "Envoy stays {state:?}:\n{}", self.log.text());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Where this listener listens, if it is there.
+    pub fn listener(&self, name: &str) -> Option<SocketAddr> {
+        let listeners = self.ask("GET", "/listeners?format=json").json();
+        let statuses = listeners["listener_statuses"].as_array()?;
+        let listener = statuses.iter().find(|status| status["name"] == name)?;
+        let port = listener["local_address"]["socket_address"]["port_value"].as_u64()?;
+        Some(SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).ok()?)))
     }
 
     fn find_listener(&self) -> SocketAddr {

@@ -246,7 +246,7 @@ impl Postgres {
         file
     }
 
-    /// Puts an archive back as README tells operators: in one transaction that ends no connection.  Objects that it
+    /// Puts an archive back as docs/backup.md tells operators: in one transaction that ends no connection.  Objects that it
     /// does not know stay.
     pub fn restore_archive(&self, database: &str, archive: &NamedTempFile) {
         let mut command = self.client_command("pg_restore");

@@ -210,7 +210,9 @@ impl Setup {
     }
 
     fn heard(self, child: Child, log: Log) -> Server {
-        Server::unheard(child, log, self.folder).heard()
+        let mut server = Server::unheard(child, log, self.folder).heard();
+        server.environment = self.environment;
+        server
     }
 
     /// Starts it although it cannot: gives back how it ended.
@@ -231,6 +233,7 @@ pub struct Server {
     ext_authz: ListenAddress,
     probes: SocketAddr,
     folder: TempDir,
+    environment: Vec<(String, String)>,
 }
 
 impl Server {
@@ -281,6 +284,7 @@ impl Server {
             ext_authz: ListenAddress::Tcp(nowhere),
             probes: nowhere,
             folder,
+            environment: Vec::new(),
         }
     }
 
@@ -310,6 +314,16 @@ impl Server {
     /// Where its configuration is.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Its configuration's file.
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.path().join("config.yaml")
+    }
+
+    /// Its environment, beside ours: the module inside Envoy needs the same.
+    pub fn environment(&self) -> &[(String, String)] {
+        &self.environment
     }
 
     pub fn log(&self) -> &Log {
@@ -353,18 +367,12 @@ impl Server {
 
     /// The decision lines so far, each with its fields.
     pub fn decisions(&self) -> Vec<Value> {
-        let lines = self.log.lines();
-        let fields = lines.iter().filter_map(|line| fields(line));
-        fields.filter(|fields| fields.get("decision").is_some()).collect()
+        decisions(&self.log)
     }
 
     /// The decision line of the request with this `x-request-id`.
     pub fn decision(&self, request_id: &str) -> Value {
-        self.log.wait_for(&format!("a decision line of request {request_id}"), |line| {
-            let fields = fields(line)?;
-            fields.get("decision")?;
-            (fields.get("request_id")?.as_str()? == request_id).then_some(fields)
-        })
+        decision(&self.log, request_id)
     }
 
     /// Sends SIGTERM and returns at once.
@@ -449,4 +457,20 @@ fn fields(line: &str) -> Option<Value> {
         Some(fields) => Some(fields.clone()),
         None => line.is_object().then_some(line),
     }
+}
+
+/// The decision lines of a log so far, each with its fields.
+pub fn decisions(log: &Log) -> Vec<Value> {
+    let lines = log.lines();
+    let fields = lines.iter().filter_map(|line| fields(line));
+    fields.filter(|fields| fields.get("decision").is_some()).collect()
+}
+
+/// The decision line of the request with this `x-request-id`.
+pub fn decision(log: &Log, request_id: &str) -> Value {
+    log.wait_for(&format!("a decision line of request {request_id}"), |line| {
+        let fields = fields(line)?;
+        fields.get("decision")?;
+        (fields.get("request_id")?.as_str()? == request_id).then_some(fields)
+    })
 }

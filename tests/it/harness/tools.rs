@@ -15,6 +15,44 @@ pub fn envoy() -> &'static Path {
     &ENVOY
 }
 
+/// Which Envoy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EnvoyRelease {
+    V1_38,
+    V1_39,
+    V1_40,
+}
+
+/// The real Envoy of this release.
+pub fn envoy_release(release: EnvoyRelease) -> &'static Path {
+    static V1_38: LazyLock<PathBuf> = LazyLock::new(|| fetch("envoy-1.38"));
+    static V1_39: LazyLock<PathBuf> = LazyLock::new(|| fetch("envoy-1.39"));
+    match release {
+        EnvoyRelease::V1_38 => &V1_38,
+        EnvoyRelease::V1_39 => &V1_39,
+        EnvoyRelease::V1_40 => envoy(),
+    }
+}
+
+/// The module that Envoy loads.  cargo builds it with the tests, which depend on it.
+pub fn module() -> PathBuf {
+    let folder = Path::new(super::server::BINARY).parent().expect("a folder");
+    let module = folder.join("deps/libenvoy_auth_tokens_module.so");
+    assert!(module.exists(), "{} is missing", module.display());
+    module
+}
+
+/// A folder that holds it under the name by which it is shipped.
+pub fn module_folder() -> &'static Path {
+    static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().expect("a fresh folder");
+        let name = folder.path().join("libenvoy_auth_tokens.so");
+        std::os::unix::fs::symlink(module(), name).expect("a link in a fresh folder");
+        folder
+    });
+    FOLDER.path()
+}
+
 /// Which Datasette.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DatasetteRelease {
@@ -72,6 +110,13 @@ pub fn oidc_provider() -> &'static Path {
     &OIDC_PROVIDER
 }
 
+/// axe-core, one script that a browser runs.
+pub fn axe_core() -> &'static Path {
+    static AXE_CORE: LazyLock<PathBuf> =
+        LazyLock::new(|| fetch("axe-core").join("node_modules/axe-core/axe.min.js"));
+    &AXE_CORE
+}
+
 /// A Python that knows this package of `fetch.py`'s and what it needs, and nothing of the machine's own.
 pub fn python_with(package: &str) -> Command {
     let mut command = Command::new("python3");
@@ -101,6 +146,12 @@ pub fn slapd() -> &'static Path {
 pub fn ns_slapd() -> &'static Path {
     static NS_SLAPD: LazyLock<PathBuf> = LazyLock::new(|| fetch("ns-slapd"));
     &NS_SLAPD
+}
+
+/// gitleaks, a scanner for secrets.
+pub fn gitleaks() -> &'static Path {
+    static GITLEAKS: LazyLock<PathBuf> = LazyLock::new(|| fetch("gitleaks"));
+    &GITLEAKS
 }
 
 /// Rotel, a collector of OpenTelemetry.

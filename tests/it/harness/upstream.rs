@@ -18,6 +18,11 @@ pub struct Upstream {
 
 impl Upstream {
     pub fn start() -> Self {
+        Self::saying("")
+    }
+
+    /// One whose answers have these further header lines, each with its end.
+    pub fn saying(lines: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("a bound address");
         let calls = Arc::new(AtomicUsize::new(0));
@@ -25,7 +30,7 @@ impl Upstream {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let counter = Arc::clone(&counter);
-                thread::spawn(move || converse(stream, &counter));
+                thread::spawn(move || converse(stream, &counter, lines));
             }
         });
         Self { address, calls }
@@ -77,7 +82,7 @@ impl Seen {
     }
 }
 
-fn converse(stream: TcpStream, calls: &AtomicUsize) {
+fn converse(stream: TcpStream, calls: &AtomicUsize, further_lines: &str) {
     let Ok(mut answers) = stream.try_clone() else {
         return;
     };
@@ -105,7 +110,7 @@ fn converse(stream: TcpStream, calls: &AtomicUsize) {
         let length = seen.len();
         let body = if method == "HEAD" { "" } else { &seen };
         let answer = format!(
-            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{further_lines}\r\n{body}"
         );
         if answers.write_all(answer.as_bytes()).is_err() {
             return;

@@ -1,4 +1,4 @@
-//! What the README's commands leave in a cluster: each is run, and what it would send there is printed instead.
+//! What the commands of docs/kubernetes.md leave in a cluster: each is run, and what it would send there is printed instead.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
@@ -37,7 +37,7 @@ pub struct Cluster {
     pub folder: TempDir,
 }
 
-/// Runs a script of the README.
+/// Runs a script of docs/kubernetes.md.
 pub fn after(script: &str) -> Cluster {
     let folder = TempDir::new().unwrap();
     symlink(tools::root().join("deploy"), folder.path().join("deploy")).unwrap();

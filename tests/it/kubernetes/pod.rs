@@ -273,6 +273,12 @@ impl Running {
         let _ = self.child.wait();
     }
 
+    /// Waits until it ends by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.log.wait_for_the_end();
+        self.child.wait().unwrap()
+    }
+
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }

@@ -14,7 +14,7 @@ use crate::harness::machine::Machine;
 use crate::harness::server::{Ran, run};
 use crate::harness::{Envoy, Request, Upstream, tools, wait_until};
 
-const README: &str = include_str!("../../../README.md");
+const INSTALL: &str = include_str!("../../../docs/install.md");
 const UNIT: &str = include_str!("../../../deploy/systemd/envoy-auth-tokens.service");
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-1");
 const NEXT_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-2");
@@ -90,7 +90,8 @@ fn the_package_holds_what_is_to_be_installed_and_nothing_else() {
         let words: Vec<_> = line.split_whitespace().collect();
         let (mode, owner, path) = (words[0], words[1], words[5]);
         assert!(["0/0", "root/root"].contains(&owner), "{line}");
-        let page = path.contains("/man1/envoy-auth-tokens-");
+        // A manual page for each command, and the pages of docs/.
+        let page = path.contains("/man1/envoy-auth-tokens-") || path.contains("/doc/envoy-auth-tokens/docs/");
         match mode.starts_with('d') {
             true => assert_eq!(mode, "drwxr-xr-x", "{line}"),
             false if page => assert_eq!(mode, "-rw-r--r--", "{line}"),
@@ -158,9 +159,9 @@ fn the_same_binary_makes_the_same_package() {
     );
 }
 
-/// The command of README's section that begins with these words, for root and for nobody's terminal.
+/// The command of docs/install.md's section that begins with these words, for root and for nobody's terminal.
 fn documented(words: &str) -> String {
-    let (_, section) = README.split_once("\n### systemd and Debian package\n").unwrap();
+    let (_, section) = INSTALL.split_once("\n## systemd and Debian package\n").unwrap();
     let line = section.lines().find(|line| line.starts_with(words)).unwrap_or_else(|| panic!("no {words}"));
     let command = line.split(" #").next().unwrap().trim_end();
     command.replace("sudo ", "").replace("apt install", "apt-get --yes install")
@@ -183,7 +184,7 @@ impl Debian {
         debian
     }
 
-    /// As README says.
+    /// As docs/install.md says.
     fn install(&self) {
         let file = package().strip_prefix(tools::root().join("target/dist/this")).unwrap();
         self.machine.run("mkdir -p /root/target/dist");

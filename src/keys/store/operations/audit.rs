@@ -1,8 +1,8 @@
 //! The audit: writing, reading and forgetting its rows.
 
-use super::super::StoreError;
 use super::super::rows::{self, AuditRowColumns};
 use super::super::transaction::{StoreTransaction, values};
+use super::super::{ForgottenRows, StoreError};
 use super::offset_value;
 use crate::keys::audit::{AuditFilter, AuditPage, NewAuditRow};
 
@@ -41,10 +41,14 @@ pub async fn page<T: StoreTransaction>(
     Ok(AuditPage { rows: rows::audit_rows(rows), total })
 }
 
-/// Deletes at most `limit` rows that are not kept any more, and gives their number.
-pub async fn forget<T: StoreTransaction>(mut transaction: T, limit: u32) -> Result<u64, StoreError> {
+/// Deletes at most `limit` rows that are not kept any more.
+pub async fn forget<T: StoreTransaction>(
+    mut transaction: T,
+    limit: u32,
+) -> Result<ForgottenRows, StoreError> {
     let sql = transaction.sql();
     let deleted: Vec<(i64,)> = transaction.rows(&sql.audit.forget, &values![limit]).await?;
     transaction.end().await?;
-    Ok(deleted.len() as u64)
+    let excess = deleted.iter().filter(|(was_excess,)| *was_excess != 0).count() as u64;
+    Ok(ForgottenRows { old: deleted.len() as u64 - excess, excess })
 }

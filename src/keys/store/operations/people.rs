@@ -58,3 +58,18 @@ pub async fn end<T: StoreTransaction>(
     let is_change = ended.is_some();
     transaction.commit(gate, ended.and_then(rows::person), is_change).await
 }
+
+/// Writes that people ended who were not seen for long.
+pub async fn end_idle<T: StoreTransaction>(
+    mut transaction: T,
+    gate: &Gate,
+    now: Timestamp,
+    seen_until: Timestamp,
+    limit: u32,
+) -> Result<Committed<Vec<(i64, StoredPerson)>>, StoreError> {
+    let sql = transaction.sql();
+    let ended: Vec<PersonRow> =
+        transaction.rows(&sql.people.end_idle, &values![now, seen_until, limit]).await?;
+    let is_change = !ended.is_empty();
+    transaction.commit(gate, ended.into_iter().filter_map(rows::person).collect(), is_change).await
+}

@@ -32,7 +32,8 @@ pub struct AuditStatements {
     columns: String,
     /// Inserts the rows of the JSON array `$1`, in their order.
     pub insert: String,
-    /// Deletes at most `$1` of the oldest rows that are not kept, and gives their number.
+    /// Deletes at most `$1` of the oldest rows that are not kept, and gives of each 1 where it was not too old, but one too
+    /// many, else 0.
     pub forget: String,
 }
 
@@ -62,10 +63,13 @@ impl AuditStatements {
         let forget = match dialect {
             Dialect::Sqlite => format!(
                 "DELETE FROM api_audit WHERE id IN (SELECT id FROM api_audit WHERE at < unixepoch() - {seconds} \
-                 OR id <= (SELECT max(id) FROM api_audit) - {MAX_ROWS} ORDER BY id LIMIT $1) RETURNING 1"
+                 OR id <= (SELECT max(id) FROM api_audit) - {MAX_ROWS} ORDER BY id LIMIT $1) \
+                 RETURNING at >= unixepoch() - {seconds}"
             ),
             // Its two limits are written there, because a role that may not delete rows may run it.
-            Dialect::Postgres => "SELECT 1::bigint FROM generate_series(1, api_forget_audit($1))".to_owned(),
+            Dialect::Postgres => {
+                "SELECT was_excess::int::bigint FROM api_forget_audit($1) AS gone (was_excess)".to_owned()
+            }
         };
         Self { dialect, columns: dialect.select(AuditRowColumns::COLUMNS), insert, forget }
     }

@@ -11,14 +11,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{AdminUrl, KeysError, ServerArgs};
+use super::{AdminApiError, AdminUrl, ServerArgs};
 
 /// A client that makes TLS handshakes.
-pub(super) struct Client(TlsConnector);
+pub struct Client(TlsConnector);
 
 impl Client {
     /// A client with the CAs and the certificate that the arguments name.
-    pub(super) fn new(arguments: &ServerArgs) -> Result<Self, KeysError> {
+    pub fn new(arguments: &ServerArgs) -> Result<Self, AdminApiError> {
         let roots = match &arguments.ca_file {
             Some(path) => roots(path)?,
             None => match std::env::var_os("SSL_CERT_FILE") {
@@ -34,7 +34,7 @@ impl Client {
             (Some(cert), Some(key)) => {
                 let (chain, signing_key) = (certificates(cert)?, private_key(key)?);
                 builder.with_client_auth_cert(chain, signing_key).map_err(|source| {
-                    KeysError::ClientCertificate { cert: cert.clone(), key: key.clone(), source }
+                    AdminApiError::ClientCertificate { cert: cert.clone(), key: key.clone(), source }
                 })?
             }
             (Some(_), None) | (None, Some(_)) | (None, None) => builder.with_no_client_auth(),
@@ -47,13 +47,13 @@ impl Client {
     ///
     /// # Errors
     /// The URL's host cannot be in a certificate, or the handshake fails.
-    pub(super) async fn handshake(
+    pub async fn handshake(
         &self,
         url: &AdminUrl,
         stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, KeysError> {
-        let name = ServerName::try_from(url.host.clone())
-            .map_err(|source| KeysError::ServerName { host: url.host.clone(), source })?;
+    ) -> Result<TlsStream<TcpStream>, AdminApiError> {
+        let name = ServerName::try_from(url.host().to_owned())
+            .map_err(|source| AdminApiError::ServerName { host: url.host().to_owned(), source })?;
         self.0.connect(name, stream).await.map_err(|source| {
             let cause = source.get_ref().and_then(|error| error.downcast_ref::<Error>());
             let advice = match cause {
@@ -63,39 +63,39 @@ impl Client {
                 Some(Error::InvalidMessage(_)) => ": does it speak plain http?",
                 Some(_) | None => "",
             };
-            KeysError::Handshake { url: url.clone(), source, advice }
+            AdminApiError::Handshake { url: url.clone(), source, advice }
         })
     }
 }
 
 /// The CAs that this system trusts.
-fn system_roots() -> Result<RootCertStore, KeysError> {
+fn system_roots() -> Result<RootCertStore, AdminApiError> {
     let loaded = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(loaded.certs);
     if added == 0 {
-        return Err(KeysError::NoSystemCas(loaded.errors.into_iter().next()));
+        return Err(AdminApiError::NoSystemCas(loaded.errors.into_iter().next()));
     }
     Ok(roots)
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, KeysError> {
+fn roots(path: &Path) -> Result<RootCertStore, AdminApiError> {
     let mut roots = RootCertStore::empty();
     // A system's file may hold certificates that rustls cannot use beside those that it can.
     let (added, _) = roots.add_parsable_certificates(certificates(path)?);
     if added == 0 {
-        return Err(KeysError::NoUsableCa(path.to_owned()));
+        return Err(AdminApiError::NoUsableCa(path.to_owned()));
     }
     Ok(roots)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, KeysError> {
-    let unreadable = |source| KeysError::Certificates { path: path.to_owned(), source };
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, AdminApiError> {
+    let unreadable = |source| AdminApiError::Certificates { path: path.to_owned(), source };
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect();
     certificates.map_err(unreadable)
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, KeysError> {
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, AdminApiError> {
     // The cause is dropped: an error about the text of a key could quote a part of it.
-    PrivateKeyDer::from_pem_file(path).map_err(|_| KeysError::PrivateKey(path.to_owned()))
+    PrivateKeyDer::from_pem_file(path).map_err(|_| AdminApiError::PrivateKey(path.to_owned()))
 }

@@ -1,0 +1,281 @@
+//! The audit of the store, in pages: who changed what, and who was denied.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+
+use super::accounts::{offset, page_of};
+use super::auth::Manager;
+use super::body::{Json, parameter};
+use super::error::{ApiError, InvalidKind};
+use super::keys::list::TOTAL_COUNT;
+use super::responses::{CallerErrors, PermissionErrors};
+use super::{Admin, with_store_timeout};
+use crate::keys::Role;
+use crate::keys::audit::{AuditFilter, AuditRow, NewAuditRow};
+
+/// What was done or denied.  What is not known, or does not fit the action, is left out.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AuditEntry {
+    /// Later entries have greater ones
+    id: i64,
+    #[schema(format = DateTime)]
+    at: String,
+    /// In the words of the audit log, such as API key created; of a denial such as API key not created
+    action: String,
+    /// The id of the actor who did it
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    by: Option<String>,
+    /// Of what kind their credential was
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    credential_kind: Option<String>,
+    /// Their address
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    key_id: Option<i64>,
+    /// The key's name then
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    key_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    account_id: Option<i64>,
+    /// The service account's name then
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    account_name: Option<String>,
+    /// The person who logged in or out, or whose sessions or key it is
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    user: Option<String>,
+    /// Where that person comes from: config, ldap, or a provider's name
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    source: Option<String>,
+    /// The key or the service account before it
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    before: Option<Value>,
+    /// The same after it
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    after: Option<Value>,
+    /// The status of the answer, where it was denied
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    status: Option<u16>,
+    /// Why it was denied, one word
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reason: Option<String>,
+    /// How many of a kind the entry stands for; left out for one
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    count: Option<i64>,
+}
+
+impl From<AuditRow> for AuditEntry {
+    fn from(AuditRow { id, row }: AuditRow) -> Self {
+        let NewAuditRow {
+            at,
+            action,
+            by,
+            credential,
+            address,
+            key_id,
+            key_name,
+            account_id,
+            account_name,
+            user,
+            source,
+            before,
+            after,
+            status,
+            reason,
+            count,
+        } = row;
+        Self {
+            id,
+            at: at.to_string(),
+            action,
+            by,
+            credential_kind: credential,
+            address,
+            key_id,
+            key_name,
+            account_id,
+            account_name,
+            user,
+            source,
+            before,
+            after,
+            status,
+            reason,
+            count,
+        }
+    }
+}
+
+/// The query of `GET /api/auth/audit`: all conditions must hold.
+#[derive(Debug, PartialEq, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AuditQuery {
+    /// At this instant or later, as in RFC 3339
+    #[param(nullable = false, value_type = String, format = DateTime, required = false)]
+    from: Option<Timestamp>,
+    /// Before this instant
+    #[param(nullable = false, value_type = String, format = DateTime, required = false)]
+    to: Option<Timestamp>,
+    /// By the actor of this id
+    #[param(nullable = false)]
+    actor: Option<String>,
+    /// About the key of this id, or, where it is no number, of this name
+    #[param(nullable = false)]
+    key: Option<String>,
+    /// About the service account of this id, or, where it is no number, of this name; also about its keys
+    #[param(nullable = false)]
+    account: Option<String>,
+    /// With this action
+    #[param(nullable = false)]
+    action: Option<String>,
+    /// So many at a time; by default 1000
+    #[param(rename = "perpage", required = false, minimum = 1, maximum = 1000)]
+    per_page: u32,
+    /// Which of the pages, from 1 on
+    #[param(required = false, minimum = 1)]
+    page: u64,
+}
+
+impl AuditQuery {
+    /// # Errors
+    /// 400: a time cannot be read, or `perpage` is more than a page holds.  A condition that were passed over would show
+    /// more than was asked for.
+    fn parse(query: &str) -> Result<Self, ApiError> {
+        let text = |name| parameter(query, name).filter(|text| !text.is_empty());
+        let time = |name| {
+            text(name).map(|at| at.parse::<Timestamp>()).transpose().map_err(|_| {
+                let problem = "expected a time such as 2026-11-21T08:00:00Z";
+                ApiError::invalid(InvalidKind::Time, name, problem)
+            })
+        };
+        let (page, per_page) = page_of(query)?;
+        Ok(Self {
+            from: time("from")?,
+            to: time("to")?,
+            actor: text("actor"),
+            key: text("key"),
+            account: text("account"),
+            action: text("action"),
+            per_page,
+            page,
+        })
+    }
+
+    fn filter(self) -> AuditFilter {
+        let id = |text: &Option<String>| text.as_ref().and_then(|text| text.parse::<i64>().ok());
+        let (key_id, account_id) = (id(&self.key), id(&self.account));
+        AuditFilter {
+            from: self.from,
+            to: self.to,
+            by: self.actor,
+            key_id,
+            key_name: self.key.filter(|_| key_id.is_none()),
+            account_id,
+            account_name: self.account.filter(|_| account_id.is_none()),
+            action: self.action,
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for AuditQuery {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Self::parse(parts.uri.query().unwrap_or_default())
+    }
+}
+
+/// Who did what, the latest first
+///
+/// For an Admin. A page of the changes of keys, service accounts and sessions, and of those that were denied to callers
+/// who are known. It is kept for 400 days.
+#[utoipa::path(
+    get,
+    path = "/api/auth/audit",
+    operation_id = "listAudit",
+    tag = "audit",
+    params(AuditQuery),
+    responses(
+        (
+            status = OK, description = "The page", body = Vec<AuditEntry>,
+            headers(("X-Total-Count" = u64, description = "How many entries all pages have"))
+        ),
+        CallerErrors,
+        PermissionErrors,
+    ),
+)]
+pub(super) async fn list(
+    State(admin): State<Arc<Admin>>,
+    manager: Manager,
+    query: AuditQuery,
+) -> Result<Response, ApiError> {
+    manager.check_role(Role::Admin)?;
+    let (offset, limit) = (offset(query.page, query.per_page), query.per_page);
+    let page = with_store_timeout(admin.keys.audit_rows(&query.filter(), offset, limit)).await??;
+    let entries: Vec<AuditEntry> = page.rows.into_iter().map(AuditEntry::from).collect();
+    Ok(([(TOTAL_COUNT, page.total)], Json(entries)).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_becomes_a_filter_or_an_error() {
+        let filter = |query: &str| AuditQuery::parse(query).unwrap().filter();
+        let all = AuditFilter::default;
+        for (query, expected) in [
+            ("", all()),
+            ("from=&to=&actor=&key=&account=&action=", all()),
+            ("key=7", AuditFilter { key_id: Some(7), ..all() }),
+            ("key=key%207", AuditFilter { key_name: Some("key 7".into()), ..all() }),
+            (
+                "account=-3&actor=key%3Aci",
+                AuditFilter { account_id: Some(-3), by: Some("key:ci".into()), ..all() },
+            ),
+            (
+                "account=ci&action=logged%20in",
+                AuditFilter { account_name: Some("ci".into()), action: Some("logged in".into()), ..all() },
+            ),
+            (
+                "from=2026-11-21T09:00:00%2B01:00&to=2026-11-22T00:00:00Z",
+                AuditFilter {
+                    from: Some("2026-11-21T08:00:00Z".parse().unwrap()),
+                    to: Some("2026-11-22T00:00:00Z".parse().unwrap()),
+                    ..all()
+                },
+            ),
+        ] {
+            assert_eq!(filter(query), expected, "{query}");
+        }
+        for (query, expected) in [
+            ("from=yesterday", "invalid_time"),
+            ("to=2026-11-21", "invalid_time"),
+            ("perpage=1001", "invalid_perpage"),
+        ] {
+            assert_eq!(AuditQuery::parse(query).unwrap_err().reason(), expected, "{query}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Which account, or which of its tokens, somebody means: a name or an id.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+use super::super::admin_api::Query;
+use super::super::{AdminApi, escape_controls};
+use super::account::{ListedAccount, ListedToken};
+use super::{ACCOUNTS, AccountsError, account_path};
+
+/// The most accounts of one call.
+const PAGE: usize = 1000;
+
+/// A service account, or a token of one, as the command line names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reference {
+    /// Digits alone are always an id.
+    Id(i64),
+    /// A name.
+    Name(String),
+}
+
+impl From<String> for Reference {
+    fn from(text: String) -> Self {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        match text.parse() {
+            Ok(id) if is_number => Self::Id(id),
+            Ok(_) | Err(_) => Self::Name(text),
+        }
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => write!(formatter, "{id}"),
+            Self::Name(name) => formatter.write_str(&escape_controls(name)),
+        }
+    }
+}
+
+impl Reference {
+    /// The id of the account.
+    ///
+    /// # Errors
+    /// No account has the name.
+    pub fn account(&self, api: &AdminApi) -> Result<i64, AccountsError> {
+        let name = match self {
+            Self::Id(id) => return Ok(*id),
+            Self::Name(name) => name,
+        };
+        // The server looks for a part of the name.
+        let mut found = None;
+        for_each_account(api, Query::new().with("query", Some(name)), |account| {
+            if account.name == *name {
+                found = Some(account.id);
+            }
+            Ok::<_, AccountsError>(())
+        })?;
+        found.ok_or_else(|| AccountsError::NoSuchAccount(name.clone()))
+    }
+
+    /// The id of a token of the account.  A live token goes before dead ones of the same name.
+    ///
+    /// # Errors
+    /// No token has the name, or several have it.
+    pub fn token(&self, api: &AdminApi, account: i64) -> Result<i64, AccountsError> {
+        match self {
+            Self::Id(id) => Ok(*id),
+            Self::Name(name) => choose(name, api.get(&account_path(account, "/tokens"))?.parse()?),
+        }
+    }
+}
+
+fn choose(name: &str, mut tokens: Vec<ListedToken>) -> Result<i64, AccountsError> {
+    tokens.retain(|token| token.name == name);
+    if tokens.iter().any(ListedToken::is_live) {
+        tokens.retain(ListedToken::is_live);
+    }
+    match tokens.as_slice() {
+        [] => Err(AccountsError::NoSuchToken(name.to_owned())),
+        [token] => Ok(token.id),
+        _ => {
+            let ids: Vec<_> = tokens.iter().map(|token| token.id.to_string()).collect();
+            Err(AccountsError::AmbiguousToken { name: name.to_owned(), ids: ids.join(", ") })
+        }
+    }
+}
+
+/// A page of the list of accounts.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AccountPage {
+    service_accounts: Vec<ListedAccount>,
+}
+
+/// Reads the accounts that this asks for page by page, and calls this for each.
+pub fn for_each_account<E: From<super::super::AdminApiError>>(
+    api: &AdminApi,
+    query: Query,
+    mut act: impl FnMut(ListedAccount) -> Result<(), E>,
+) -> Result<(), E> {
+    for number in 1_u64.. {
+        let query = query.clone().with("perpage", Some(PAGE)).with("page", Some(number));
+        let page: AccountPage = api.get(&query.of(&format!("{ACCOUNTS}/search")))?.parse()?;
+        let is_last = page.service_accounts.len() < PAGE;
+        page.service_accounts.into_iter().try_for_each(&mut act)?;
+        if is_last {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_live_token_goes_before_dead_ones_of_its_name() {
+        let tokens = || {
+            serde_json::from_str(
+                r#"[
+                    {"id": 1, "name": "ci", "hasExpired": true},
+                    {"id": 2, "name": "ci"},
+                    {"id": 3, "name": "old", "isRevoked": true},
+                    {"id": 4, "name": "old", "hasExpired": true}
+                ]"#,
+            )
+            .expect("tokens")
+        };
+        assert_eq!(choose("ci", tokens()).expect("one"), 2);
+        let error = choose("old", tokens()).expect_err("two").to_string();
+        assert_eq!(error, "\"old\" may be one of several tokens: say which by its id, of 3, 4");
+        assert!(choose("none", tokens()).is_err());
+    }
+}

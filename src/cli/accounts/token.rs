@@ -1,0 +1,130 @@
+//! `accounts tokens`, `create-token` and `delete-token`
+
+use clap::Args;
+use http::Method;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::super::admin_api::{Body, Response, ServerArgs};
+use super::super::table::TablePrinter;
+use super::super::times::parse_seconds;
+use super::super::{CliError, escape_controls, print, print_note};
+use super::account::{ListedToken, TOKEN_HEADINGS};
+use super::reference::Reference;
+use super::{AccountsError, account_path};
+use crate::secret::Secret;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ListTokensArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// The account, by its name or id; digits alone are an id
+    account: Reference,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct CreateTokenArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// The account, by its name or id; digits alone are an id
+    account: Reference,
+    /// The token's name
+    name: String,
+    /// How long it works: one whole number and one of s m h d w M y, such as 12h; for ever when not given
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    ttl: Option<i64>,
+    /// What it is for, in at most 500 characters
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct DeleteTokensArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// The account, by its name or id; digits alone are an id
+    account: Reference,
+    /// Its tokens, by their names or ids
+    #[arg(value_name = "TOKEN", required = true)]
+    tokens: Vec<Reference>,
+}
+
+/// The response to the creation of a token.
+#[derive(Deserialize)]
+struct IssuedToken {
+    id: i64,
+    name: String,
+    key: String,
+}
+
+impl ListTokensArgs {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let api = self.server.open().map_err(AccountsError::from)?;
+        let id = self.account.account(&api)?;
+        let response = api.get(&account_path(id, "/tokens")).map_err(AccountsError::from)?;
+        if api.wants_json() { print(&response.to_line()) } else { print_table(&response) }
+    }
+}
+
+impl CreateTokenArgs {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let api = self.server.open().map_err(AccountsError::from)?;
+        let id = self.account.account(&api)?;
+        let mut body = json!({ "name": self.name });
+        if let Some(seconds) = self.ttl {
+            body["secondsToLive"] = json!(seconds);
+        }
+        if let Some(description) = self.description {
+            body["description"] = json!(description);
+        }
+        let response = api
+            .call(Method::POST, &account_path(id, "/tokens"), Body::Json(&body))
+            .map_err(AccountsError::from)?;
+        if api.wants_json() {
+            return print(&response.to_line());
+        }
+        let IssuedToken { id, name, key } = response.parse().map_err(AccountsError::from)?;
+        let key = Secret::new(key);
+        print_note(&format!(
+            "Token {id}, {}, of {} is created.  It is shown this once:",
+            escape_controls(&name),
+            self.account
+        ));
+        print(&format!("{}\n", key.expose()))
+    }
+}
+
+impl DeleteTokensArgs {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let api = self.server.open().map_err(AccountsError::from)?;
+        let account = self.account.account(&api)?;
+        let ids = self.tokens.iter().map(|token| Ok((token, token.token(&api, account)?)));
+        let ids: Vec<_> = ids.collect::<Result<_, AccountsError>>()?;
+        let mut failed = 0;
+        for (token, id) in &ids {
+            match api.call(Method::DELETE, &account_path(account, &format!("/tokens/{id}")), Body::Empty) {
+                Ok(response) if api.wants_json() => print(&response.to_line())?,
+                Ok(response) => {
+                    let message = response.message().map_err(AccountsError::from)?;
+                    print(&format!("{token}: {message}\n"))?;
+                }
+                Err(error) if ids.len() == 1 => return Err(AccountsError::from(error).into()),
+                Err(error) => {
+                    print_note(&format!("error: {token}: {error}"));
+                    failed += 1;
+                }
+            }
+        }
+        if failed == 0 { Ok(()) } else { Err(AccountsError::SomeFailed { failed, all: ids.len() }.into()) }
+    }
+}
+
+/// Prints the tokens that a response lists.
+pub(super) fn print_table(response: &Response) -> Result<(), CliError> {
+    let tokens: Vec<ListedToken> = response.parse().map_err(AccountsError::from)?;
+    let now = Timestamp::now();
+    let mut printer = TablePrinter::new(TOKEN_HEADINGS);
+    tokens.iter().try_for_each(|token| printer.add(token.row(now)))?;
+    printer.finish("No tokens.")
+}

@@ -1,0 +1,115 @@
+//! The admin API of a running server, for the commands that call it: where it is, as whom, and one call.
+//!
+//! A command opens it once ([`ServerArgs::open`]), which reads the credential once, and makes any number of calls.
+
+mod call;
+mod credential;
+mod error;
+mod tls;
+mod url;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use http::HeaderValue;
+
+pub(super) use self::call::{Body, Query, Response};
+pub(super) use self::credential::read_secret_or_ask;
+pub use self::error::AdminApiError;
+pub use self::url::{AdminUrl, AdminUrlError};
+
+/// Where the admin API has its keys.
+pub(super) const KEYS: &str = "/api/auth/keys";
+/// Where it has its service accounts: Grafana's path.
+pub(super) const ACCOUNTS: &str = "/api/serviceaccounts";
+
+/// How long a call may take until the response begins, and then each part of it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The variable that names the file of the token where the arguments name no credential.
+const TOKEN_FILE_VARIABLE: &str = "ENVOY_AUTH_TOKENS_TOKEN_FILE";
+/// The same for the user.
+const USER_VARIABLE: &str = "ENVOY_AUTH_TOKENS_USER";
+/// The same for the file of the user's password.
+const PASSWORD_FILE_VARIABLE: &str = "ENVOY_AUTH_TOKENS_PASSWORD_FILE";
+
+/// The server to call, the credential to present, and how to print the response.
+///
+/// The credential is read from a file, standard input or the terminal: every process can see arguments.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Server")]
+pub(super) struct ServerArgs {
+    /// Where the admin listener is
+    // Not parsed by clap: its errors show the value, and somebody may have put a password into it.
+    #[arg(
+        long,
+        env = "ENVOY_AUTH_TOKENS_ADMIN_URL",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:9192"
+    )]
+    url: String,
+    /// The CAs that may vouch for the server of an https URL, in PEM; the system's when not given
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Show the server the certificate in this PEM file, where it asks for one
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    cert_file: Option<PathBuf>,
+    /// The private key of that certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    key_file: Option<PathBuf>,
+    /// Present the token in this file, or on standard input for `-`; else $ENVOY_AUTH_TOKENS_TOKEN_FILE names it
+    // The variables of the credential are not clap's: an argument for one kind goes before a variable for another.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["user", "password_file"])]
+    token_file: Option<PathBuf>,
+    /// Present this user name, with a password; else $ENVOY_AUTH_TOKENS_USER
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// The password is in this file, or on standard input for `-`; else $ENVOY_AUTH_TOKENS_PASSWORD_FILE names it, and
+    /// a terminal is asked for it
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Print the API's answers, which are JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The admin API, as one caller.
+pub(super) struct AdminApi {
+    url: AdminUrl,
+    authorization: HeaderValue,
+    arguments: ServerArgs,
+}
+
+impl ServerArgs {
+    /// Reads the URL and the credential.  Nothing is sent yet.
+    ///
+    /// # Errors
+    /// The URL is none, or there is no credential that can be read.
+    pub(super) fn open(self) -> Result<AdminApi, AdminApiError> {
+        let url: AdminUrl = self.url.parse()?;
+        let authorization = credential::authorization(&self)?;
+        if url.is_plain() && !url.is_local() {
+            super::print_note(&format!("warning: the credential goes to {} without TLS", url.authority()));
+        }
+        Ok(AdminApi { url, authorization, arguments: self })
+    }
+
+    /// Whether the API's answers are to be printed.
+    pub(super) fn wants_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether the credential comes from standard input, which then holds nothing else.
+    pub(super) fn takes_stdin(&self) -> bool {
+        let is_stdin = |path: &Option<PathBuf>| path.as_deref().is_some_and(|path| path.as_os_str() == "-");
+        is_stdin(&self.token_file) || is_stdin(&self.password_file)
+    }
+}
+
+impl AdminApi {
+    /// Whether answers are printed as they are.
+    pub(super) fn wants_json(&self) -> bool {
+        self.arguments.json
+    }
+}

@@ -1,0 +1,281 @@
+//! The credential that a command presents.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
+use zeroize::Zeroizing;
+
+use super::super::input::Input;
+use super::super::{InputError, read_secret};
+use super::{AdminApiError, PASSWORD_FILE_VARIABLE, ServerArgs, TOKEN_FILE_VARIABLE, USER_VARIABLE};
+use crate::secret::Secret;
+
+/// What the terminal of this process is called.
+const TERMINAL: &str = "/dev/tty";
+
+/// The most bytes that somebody may type.
+const MAX_TYPED_BYTES: usize = 4096;
+
+/// Where the credential comes from.
+#[derive(Debug, PartialEq, Eq)]
+enum CredentialSource {
+    Token(PathBuf),
+    /// Without a file somebody is asked for the password.
+    Password {
+        user: String,
+        file: Option<PathBuf>,
+    },
+}
+
+impl CredentialSource {
+    /// What the arguments say goes before what the variables say.
+    fn new(
+        arguments: &ServerArgs,
+        variable: impl Fn(&'static str) -> Option<OsString>,
+    ) -> Result<Self, AdminApiError> {
+        let password_file = || {
+            let file = arguments.password_file.clone();
+            file.or_else(|| variable(PASSWORD_FILE_VARIABLE).map(PathBuf::from))
+        };
+        if let Some(path) = &arguments.token_file {
+            return Ok(Self::Token(path.clone()));
+        }
+        if let Some(user) = &arguments.user {
+            return Ok(Self::Password { user: user.clone(), file: password_file() });
+        }
+        let user = variable(USER_VARIABLE);
+        match (variable(TOKEN_FILE_VARIABLE), user) {
+            (Some(_), Some(_)) => Err(AdminApiError::TwoCredentials),
+            (Some(_), None) if arguments.password_file.is_some() => Err(AdminApiError::PasswordWithoutUser),
+            (Some(path), None) => Ok(Self::Token(PathBuf::from(path))),
+            (None, Some(user)) => {
+                let user = user.into_string().map_err(|_| AdminApiError::UserVariable)?;
+                Ok(Self::Password { user, file: password_file() })
+            }
+            (None, None) if arguments.password_file.is_some() => Err(AdminApiError::PasswordWithoutUser),
+            (None, None) => Err(AdminApiError::NoCredential),
+        }
+    }
+}
+
+/// The value of the header that presents the credential.
+pub(super) fn authorization(arguments: &ServerArgs) -> Result<HeaderValue, AdminApiError> {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
+    let value = match CredentialSource::new(arguments, variable)? {
+        CredentialSource::Token(path) => {
+            Secret::new(format!("Bearer {}", read_secret("token", &path)?.expose()))
+        }
+        CredentialSource::Password { user, file } => {
+            let password = match file {
+                Some(file) => read_secret("password", &file)?,
+                None => ask("password", &format!("Password of {}: ", super::super::escape_controls(&user)))?
+                    .ok_or(AdminApiError::NoPassword)?,
+            };
+            let pair = Zeroizing::new(format!("{user}:{}", password.expose()));
+            Secret::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())))
+        }
+    };
+    let mut value = HeaderValue::from_str(value.expose()).map_err(AdminApiError::CredentialCharacters)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Reads a secret from standard input, or asks for it where that is a terminal.
+///
+/// # Errors
+/// [`InputError`]: it cannot be read, or is empty, too large, or not UTF-8.
+pub(in crate::cli) fn read_secret_or_ask(what: &'static str, prompt: &str) -> Result<Secret, InputError> {
+    if io::stdin().is_terminal()
+        && let Some(secret) = ask(what, prompt)?
+    {
+        return Ok(secret);
+    }
+    read_secret(what, Path::new("-"))
+}
+
+/// Asks for a secret at the terminal, which does not show it; `None` where nobody sits at one.
+fn ask(what: &'static str, prompt: &str) -> Result<Option<Secret>, InputError> {
+    // A process without a terminal at any of its ends runs by itself, even if it was started from one.
+    if !(io::stdin().is_terminal() || io::stderr().is_terminal()) {
+        return Ok(None);
+    }
+    let Ok(terminal) = File::options().read(true).write(true).open(TERMINAL) else { return Ok(None) };
+    let from = Input::File(PathBuf::from(TERMINAL));
+    let failed = |source| InputError::Unreadable { what, from: from.clone(), source };
+    let hidden = HiddenInput::begin(terminal).map_err(failed)?;
+    let typed = hidden.read_line(prompt).map_err(failed)?;
+    drop(hidden);
+    let text = std::str::from_utf8(&typed);
+    match text {
+        Err(source) => Err(InputError::NotUtf8 { what, from, source }),
+        Ok("") => Err(InputError::Empty { what, from }),
+        Ok(text) => Ok(Some(Secret::new(text.to_owned()))),
+    }
+}
+
+/// A terminal that shows nothing of what is typed, until this is dropped.
+///
+/// Bytes come one by one and signals do not: Ctrl-C is read here, so that the terminal is never left as it is now.
+struct HiddenInput {
+    terminal: File,
+    before: Termios,
+}
+
+impl HiddenInput {
+    fn begin(terminal: File) -> io::Result<Self> {
+        let before = tcgetattr(&terminal)?;
+        let mut hidden = before.clone();
+        hidden.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
+        hidden.special_codes[SpecialCodeIndex::VMIN] = 1;
+        hidden.special_codes[SpecialCodeIndex::VTIME] = 0;
+        tcsetattr(&terminal, OptionalActions::Flush, &hidden)?;
+        Ok(Self { terminal, before })
+    }
+
+    fn read_line(&self, prompt: &str) -> io::Result<Zeroizing<Vec<u8>>> {
+        let mut terminal = &self.terminal;
+        terminal.write_all(prompt.as_bytes())?;
+        let mut line = TypedLine::new();
+        let mut byte = [0];
+        let read = loop {
+            match terminal.read(&mut byte) {
+                Ok(0) => break Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => match line.take(byte[0]) {
+                    Ok(Typed::More) => {}
+                    Ok(Typed::Whole) => break Ok(()),
+                    Err(error) => break Err(error),
+                },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        // Nobody saw the end of the line either.
+        terminal.write_all(b"\n")?;
+        read.map(|()| line.0)
+    }
+}
+
+impl Drop for HiddenInput {
+    fn drop(&mut self) {
+        // Where it fails, the terminal has gone.
+        let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
+    }
+}
+
+/// What was typed so far.
+struct TypedLine(Zeroizing<Vec<u8>>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Typed {
+    More,
+    Whole,
+}
+
+impl TypedLine {
+    fn new() -> Self {
+        // Never moved: what was moved would stay in memory.
+        Self(Zeroizing::new(Vec::with_capacity(MAX_TYPED_BYTES)))
+    }
+
+    fn take(&mut self, byte: u8) -> io::Result<Typed> {
+        const CTRL_C: u8 = 3;
+        const CTRL_D: u8 = 4;
+        const BACKSPACE: u8 = 8;
+        const CTRL_U: u8 = 21;
+        const DELETE: u8 = 127;
+        let line = &mut self.0;
+        match byte {
+            b'\n' | b'\r' => return Ok(Typed::Whole),
+            CTRL_C => return Err(io::Error::new(io::ErrorKind::Interrupted, "interrupted")),
+            CTRL_D => return Ok(Typed::Whole),
+            CTRL_U => line.clear(),
+            BACKSPACE | DELETE => {
+                // The bytes of one character.
+                while line.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {}
+            }
+            _ if line.len() == MAX_TYPED_BYTES => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
+            }
+            byte => line.push(byte),
+        }
+        Ok(Typed::More)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(bytes: &[u8]) -> Result<Vec<u8>, String> {
+        let mut line = TypedLine::new();
+        for byte in bytes {
+            match line.take(*byte) {
+                Ok(Typed::Whole) => return Ok(line.0.to_vec()),
+                Ok(Typed::More) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Err("no end".to_owned())
+    }
+
+    #[test]
+    fn what_is_typed_can_be_mended_and_given_up() {
+        assert_eq!(typed(b"abc\r").unwrap(), b"abc");
+        assert_eq!(typed(b"abx\x7fc\n").unwrap(), b"abc");
+        assert_eq!(typed("aé\x08b\n".as_bytes()).unwrap(), b"ab");
+        assert_eq!(typed(b"\x7f\x7fa\n").unwrap(), b"a");
+        assert_eq!(typed(b"wrong\x15right\n").unwrap(), b"right");
+        assert_eq!(typed(b"abc\x04").unwrap(), b"abc");
+        assert_eq!(typed(b"abc\x03"), Err("interrupted".to_owned()));
+        assert_eq!(typed(&[b'a'; MAX_TYPED_BYTES + 1]), Err("it is too long".to_owned()));
+    }
+
+    #[test]
+    fn arguments_go_before_variables() {
+        let arguments = |token: Option<&str>, user: Option<&str>, password: Option<&str>| ServerArgs {
+            url: String::new(),
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            token_file: token.map(PathBuf::from),
+            user: user.map(str::to_owned),
+            password_file: password.map(PathBuf::from),
+            json: false,
+        };
+        let source = |arguments: &ServerArgs, variables: &[(&str, &str)]| {
+            let find = |name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+            CredentialSource::new(arguments, find).map_err(|error| error.to_string())
+        };
+        let (token, user, file) = (TOKEN_FILE_VARIABLE, USER_VARIABLE, PASSWORD_FILE_VARIABLE);
+        let of_token = |path: &str| Ok(CredentialSource::Token(path.into()));
+        let of_user = |user: &str, file: Option<&str>| {
+            Ok(CredentialSource::Password { user: user.to_owned(), file: file.map(PathBuf::from) })
+        };
+        let none = arguments(None, None, None);
+        assert_eq!(source(&none, &[(token, "t")]), of_token("t"));
+        assert_eq!(source(&none, &[(user, "u"), (file, "f")]), of_user("u", Some("f")));
+        assert_eq!(source(&none, &[(user, "u")]), of_user("u", None));
+        let by_token = arguments(Some("a"), None, None);
+        assert_eq!(source(&by_token, &[(token, "t"), (user, "u")]), of_token("a"));
+        let by_user = arguments(None, Some("a"), None);
+        assert_eq!(source(&by_user, &[(token, "t"), (user, "u"), (file, "f")]), of_user("a", Some("f")));
+        let by_file = arguments(None, None, Some("b"));
+        assert_eq!(source(&by_file, &[(user, "u"), (file, "f")]), of_user("u", Some("b")));
+        for (arguments, variables, part) in [
+            (&none, &[(token, "t"), (user, "u")][..], "both"),
+            (&none, &[(file, "f")], "--token-file"),
+            (&by_file, &[(token, "t")], "--user"),
+            (&by_file, &[], "--user"),
+        ] {
+            let error = source(arguments, variables).expect_err("no credential");
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

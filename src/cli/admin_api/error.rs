@@ -1,0 +1,169 @@
+//! Why a call to the admin API fails.
+
+use std::io;
+use std::path::PathBuf;
+
+use http::StatusCode;
+use http::header::InvalidHeaderValue;
+use rustls::pki_types::{InvalidDnsNameError, pem};
+
+use super::super::InputError;
+use super::{
+    AdminUrl, AdminUrlError, PASSWORD_FILE_VARIABLE, REQUEST_TIMEOUT, TOKEN_FILE_VARIABLE, USER_VARIABLE,
+};
+
+/// Why a call of the admin API failed.  No text holds a token, a password or a part of a private key.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminApiError {
+    /// The credential cannot be read.
+    #[error("{0}")]
+    Input(#[from] InputError),
+    /// The arguments name no credential.
+    #[error(
+        "the admin API wants to know who calls. Give one of\n  \
+         --token-file FILE, or - for standard input: a token or an API key\n  \
+         --user NAME and --password-file FILE, or - for standard input\n  \
+         --user NAME at a terminal, which asks for the password\n\
+         or set {TOKEN_FILE_VARIABLE}, or {USER_VARIABLE} and maybe {PASSWORD_FILE_VARIABLE}"
+    )]
+    NoCredential,
+    /// Variables name two credentials.
+    #[error(
+        "{TOKEN_FILE_VARIABLE} and {USER_VARIABLE} are both set: say by --token-file or --user which counts"
+    )]
+    TwoCredentials,
+    /// There is a password, and nobody whose it is.
+    #[error("--password-file needs --user, whose password it is, or {USER_VARIABLE}")]
+    PasswordWithoutUser,
+    /// The user in the variable is not UTF-8.
+    #[error("{USER_VARIABLE} is not UTF-8")]
+    UserVariable,
+    /// There is a user, no file of a password, and nobody to ask for it.
+    #[error(
+        "no terminal is there to ask for the password: name its file by --password-file, with - for standard input, \
+         or by {PASSWORD_FILE_VARIABLE}"
+    )]
+    NoPassword,
+    /// The credential cannot stand in a header.
+    #[error("the token holds characters that no token has")]
+    CredentialCharacters(#[source] InvalidHeaderValue),
+    /// The server's URL cannot be used.
+    #[error("--url: {0}")]
+    Url(#[from] AdminUrlError),
+    /// The server's certificate cannot be verified, because no certificate can have this name.
+    #[error("--url: no certificate can be for the host {host}")]
+    ServerName {
+        /// The host of the URL.
+        host: String,
+        /// What is wrong with it.
+        source: InvalidDnsNameError,
+    },
+    /// The request cannot be built.
+    #[error("{0}")]
+    Request(#[source] http::Error),
+    /// The runtime cannot be started.
+    #[error("cannot start: {0}")]
+    Runtime(#[source] io::Error),
+    /// No connection can be made.
+    #[error("nobody answers at {url}: {source}: is the server running, with `admin`?")]
+    Unreachable {
+        /// The server's URL.
+        url: AdminUrl,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// The call took too long.
+    #[error("no answer from {0} within {REQUEST_TIMEOUT:?}")]
+    Timeout(AdminUrl),
+    /// The TLS handshake fails.
+    #[error("no TLS with {url}: {source}{advice}")]
+    Handshake {
+        /// The server's URL.
+        url: AdminUrl,
+        /// What TLS says.
+        source: io::Error,
+        /// What to do about it; may be empty.
+        advice: &'static str,
+    },
+    /// The connection broke.
+    #[error("the connection to {url} broke: {source}")]
+    Connection {
+        /// The server's URL.
+        url: AdminUrl,
+        /// What HTTP says.
+        source: hyper::Error,
+    },
+    /// The API answers with an error.
+    #[error("{message} ({})", status.as_u16())]
+    Api {
+        /// The API's own words, without control characters.
+        message: String,
+        /// The status, which is not 2xx.
+        status: StatusCode,
+    },
+    /// The server answers with an error that is not the API's.
+    #[error("{url} answers {status}: is this the admin listener?")]
+    UnexpectedStatus {
+        /// The server's URL.
+        url: AdminUrl,
+        /// The status, which is not 2xx.
+        status: StatusCode,
+    },
+    /// The body of a response is not the API's.  The parser's error is dropped: it may quote a token.
+    #[error("{0} answers something else than the admin API does: is this the right URL?")]
+    UnexpectedBody(AdminUrl),
+    /// The system's CAs cannot be found.
+    #[error("this system has no file of CAs where we know to look: name one with --ca-file")]
+    NoSystemCas(#[source] Option<rustls_native_certs::Error>),
+    /// No certificate in a file can be used as a CA.
+    #[error("there is no CA in {} that can be used", .0.display())]
+    NoUsableCa(PathBuf),
+    /// A file of certificates cannot be read.
+    #[error("cannot read the certificates in {}: {source}", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: pem::Error,
+    },
+    /// A private key cannot be read.  The parser's error is dropped: it may quote a part of the key.
+    #[error("no private key in PEM, without a password, can be read from {}", .0.display())]
+    PrivateKey(PathBuf),
+    /// The client's certificate and key do not fit together.
+    #[error(
+        "the certificate in {} and the key in {} cannot be used: {source}",
+        cert.display(),
+        key.display()
+    )]
+    ClientCertificate {
+        /// The file of the certificate.
+        cert: PathBuf,
+        /// The file of the key.
+        key: PathBuf,
+        /// What TLS says.
+        source: rustls::Error,
+    },
+}
+
+impl AdminApiError {
+    /// Whether the command line is at fault, and not what it met.
+    pub(in crate::cli) fn is_usage(&self) -> bool {
+        matches!(self, Self::NoCredential | Self::TwoCredentials | Self::PasswordWithoutUser)
+    }
+
+    /// Whether the API says that it does not take this one request, and might take another one.
+    pub(in crate::cli) fn is_about_the_request(&self) -> bool {
+        let others = [
+            StatusCode::UNAUTHORIZED,
+            StatusCode::NOT_FOUND,
+            StatusCode::MISDIRECTED_REQUEST,
+            StatusCode::TOO_MANY_REQUESTS,
+        ];
+        matches!(self, Self::Api { status, .. } if status.is_client_error() && !others.contains(status))
+    }
+
+    /// Whether the API answers that there is no such thing.
+    pub(in crate::cli) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Api { status, .. } if *status == StatusCode::NOT_FOUND)
+    }
+}

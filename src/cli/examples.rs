@@ -1,0 +1,298 @@
+//! Examples of each command: below its help, in its manual page and in docs/cli.md.
+
+use clap::{Command, CommandFactory};
+
+use super::Cli;
+
+/// A command without the program's name, and its examples: what each does, and the command line.
+type Examples = (&'static str, &'static [(&'static str, &'static str)]);
+
+const EXAMPLES: &[Examples] = &[
+    (
+        "serve",
+        &[
+            ("Answer Envoy by this configuration", "envoy-auth-tokens serve --config config.yaml"),
+            (
+                "Log denials alone, as JSON, and changes of keys into a file of their own",
+                "envoy-auth-tokens serve --log-decisions denied --log-format json --audit-log /var/log/envoy-auth-tokens/audit.log",
+            ),
+        ],
+    ),
+    (
+        "check",
+        &[
+            ("Every error and warning, with its line", "envoy-auth-tokens check --config config.yaml"),
+            (
+                "In CI: warnings are errors, and what the configuration names must answer",
+                "envoy-auth-tokens check --config config.yaml --strict --connect",
+            ),
+        ],
+    ),
+    (
+        "explain",
+        &[
+            (
+                "A request with a token",
+                "envoy-auth-tokens explain --config config.yaml --method DELETE --path /reports/7 --token-file bot.token",
+            ),
+            ("A line of the decision log, decided again", "envoy-auth-tokens explain --log-line line.txt"),
+            (
+                "A browser that opens a page",
+                "envoy-auth-tokens explain --host app.example.com --path / --header 'sec-fetch-mode: navigate'",
+            ),
+            ("Somebody of the directory", "envoy-auth-tokens explain --user ann --connect"),
+            ("A reason of denials", "envoy-auth-tokens explain --reason not_admitted"),
+        ],
+    ),
+    (
+        "token new",
+        &[("A token, and the entry for the configuration", "envoy-auth-tokens token new --name ci")],
+    ),
+    (
+        "token hash",
+        &[(
+            "The entry for a token that clients have already",
+            "envoy-auth-tokens token hash --name ci < ci.token",
+        )],
+    ),
+    ("password", &[("A hash for `users[].password_hash`", "envoy-auth-tokens password < admin-password")]),
+    (
+        "keys list",
+        &[
+            ("All live keys", "envoy-auth-tokens keys list --user admin --password-file admin-password"),
+            ("All keys, as JSON", "envoy-auth-tokens keys list --expired --json --token-file admin.token"),
+        ],
+    ),
+    (
+        "keys create",
+        &[(
+            "A key for 90 days, its token into a file",
+            "envoy-auth-tokens keys create deploy --role Viewer --ttl 90d --user admin --password-file admin-password > deploy.token",
+        )],
+    ),
+    (
+        "keys rotate",
+        &[(
+            "A new token; the old one works for another hour",
+            "envoy-auth-tokens keys rotate 7 --overlap 1h --user admin --password-file admin-password > deploy.token",
+        )],
+    ),
+    (
+        "keys revoke",
+        &[(
+            "A key that has leaked",
+            "envoy-auth-tokens keys revoke 7 --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "keys delete",
+        &[(
+            "A key that nobody needs",
+            "envoy-auth-tokens keys delete 7 --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "keys accept-history",
+        &[(
+            "After a restore, once the keys that the log names are revoked again",
+            "envoy-auth-tokens keys accept-history --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "keys migrate",
+        &[(
+            "With the URL of a role that owns the tables",
+            "envoy-auth-tokens keys migrate --store-file owner.url",
+        )],
+    ),
+    (
+        "keys backup",
+        &[(
+            "A copy of a SQLite store that a server has open",
+            "envoy-auth-tokens keys backup /var/backups/keys.db",
+        )],
+    ),
+    (
+        "health",
+        &[
+            ("The server of this configuration", "envoy-auth-tokens health --config config.yaml"),
+            (
+                "A socket, without the configuration",
+                "envoy-auth-tokens health --address unix:/run/envoy-auth-tokens/ext_authz.sock",
+            ),
+        ],
+    ),
+    (
+        "envoy",
+        &[
+            (
+                "A whole configuration of Envoy before an application",
+                "envoy-auth-tokens envoy --config config.yaml --upstream 127.0.0.1:8080 > envoy.yaml",
+            ),
+            (
+                "The filter alone, for a configuration that you have",
+                "envoy-auth-tokens envoy --config config.yaml --part filter",
+            ),
+        ],
+    ),
+    (
+        "import datasette",
+        &[(
+            "A configuration of Datasette",
+            "envoy-auth-tokens import datasette metadata.json --output config.yaml",
+        )],
+    ),
+    (
+        "import grafana",
+        &[(
+            "A directory of Grafana's",
+            "envoy-auth-tokens import grafana /etc/grafana/ldap.toml --output ldap.yaml",
+        )],
+    ),
+    ("schema", &[("For the editor", "envoy-auth-tokens schema > config.schema.json")]),
+    (
+        "completions",
+        &[(
+            "For every new bash",
+            "envoy-auth-tokens completions bash > /etc/bash_completion.d/envoy-auth-tokens",
+        )],
+    ),
+    (
+        "man",
+        &[
+            ("Everything on one page", "envoy-auth-tokens man > envoy-auth-tokens.1"),
+            ("A page for each command", "envoy-auth-tokens man --out-dir man1"),
+        ],
+    ),
+];
+
+/// The program's command line, with the examples below the help of each command.
+pub(super) fn command() -> Command {
+    EXAMPLES.iter().fold(Cli::command(), |program, (path, examples)| {
+        let lines = examples.iter().map(|(what, line)| format!("  # {what}\n  {line}"));
+        let text = format!("Examples:\n{}", lines.collect::<Vec<_>>().join("\n"));
+        let words: Vec<_> = path.split(' ').collect();
+        with_text(program, &words, text)
+    })
+}
+
+fn with_text(command: Command, path: &[&str], text: String) -> Command {
+    match path {
+        [] => command.after_help(text),
+        [first, rest @ ..] => command.mut_subcommand(first, |inner| with_text(inner, rest, text)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use clap::Parser;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    /// Every command that has none below it.
+    fn leaves(command: &Command, path: &str, found: &mut BTreeSet<String>) {
+        for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+            let path = format!("{path} {}", inner.get_name()).trim().to_owned();
+            if inner.has_subcommands() {
+                leaves(inner, &path, found);
+            } else {
+                found.insert(path);
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        let mut commands = BTreeSet::new();
+        leaves(&Cli::command(), "", &mut commands);
+        let with: BTreeSet<_> = EXAMPLES.iter().map(|(path, _)| (*path).to_owned()).collect();
+        assert_eq!(with, commands);
+        assert_eq!(with.len(), EXAMPLES.len());
+    }
+
+    #[test]
+    fn every_example_is_a_command_line_of_its_command() {
+        for (path, examples) in EXAMPLES {
+            for (_, line) in *examples {
+                assert!(line.starts_with(&format!("envoy-auth-tokens {path}")), "{path}: {line}");
+                parse(line).unwrap_or_else(|error| panic!("{line}\n{error}"));
+            }
+        }
+    }
+
+    /// The words of a simple command of a shell, up to a redirection, a pipe or a comment.
+    fn words(line: &str) -> Vec<String> {
+        let mut words: Vec<String> = Vec::new();
+        let mut word: Option<String> = None;
+        let mut quote = None;
+        for char in line.chars() {
+            match (quote, char) {
+                (Some(open), _) if char == open => quote = None,
+                (Some(_), _) => word.get_or_insert_default().push(char),
+                (None, '\'' | '"') => {
+                    quote = Some(char);
+                    word.get_or_insert_default();
+                }
+                (None, ' ') => words.extend(word.take()),
+                (None, '<' | '>' | '|' | ';' | ')' | '&') => break,
+                (None, '#') if word.is_none() => break,
+                (None, _) => word.get_or_insert_default().push(char),
+            }
+        }
+        words.extend(word);
+        words
+    }
+
+    fn parse(line: &str) -> Result<(), clap::Error> {
+        match Cli::try_parse_from(words(line)) {
+            Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+                Ok(())
+            }
+            parsed => parsed.map(drop),
+        }
+    }
+
+    /// The command lines in the blocks of a document for a shell or of a transcript.
+    fn command_lines(text: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        for block in text.split("\n```").skip(1).step_by(2) {
+            let Some((language, block)) = block.split_once('\n') else { continue };
+            let is_transcript = block.starts_with("$ ");
+            if !["sh", "console"].contains(&language) && !is_transcript {
+                continue;
+            }
+            for line in block.replace("\\\n", " ").lines() {
+                let line = if is_transcript { line.strip_prefix("$ ").unwrap_or("#") } else { line };
+                // Behind whatever starts it: sudo, kubectl exec … --, docker exec CONTAINER.
+                let Some(start) = line.find("envoy-auth-tokens ") else { continue };
+                let before = line[..start].trim_end_matches("/usr/bin/");
+                let is_program = before.is_empty()
+                    || ["sudo ", " -- ", "exec "].iter().any(|end| before.ends_with(end))
+                    || before.starts_with("docker exec ");
+                if is_program {
+                    lines.push(line[start..].to_owned());
+                }
+            }
+        }
+        lines
+    }
+
+    #[test]
+    fn every_command_line_of_the_documents_is_one_of_ours() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+        let documents = ["README.md", "deploy/recipes/README.md"].map(|name| root.join(name));
+        let mut found = 0;
+        for path in docs.chain(documents).filter(|path| path.extension().is_some_and(|end| end == "md")) {
+            for line in command_lines(&std::fs::read_to_string(&path).unwrap()) {
+                parse(&line).unwrap_or_else(|error| panic!("{}: {line}\n{error}", path.display()));
+                found += 1;
+            }
+        }
+        assert!(found >= 20, "{found}");
+    }
+}

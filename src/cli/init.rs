@@ -1,0 +1,116 @@
+//! `init`: a first configuration, and Envoy's side of it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::envoy::{self, Endpoint};
+use super::{CliError, print, print_note};
+use crate::config::Config;
+use crate::token::{self, PlainToken};
+
+#[derive(Debug, Args)]
+pub(super) struct InitArgs {
+    /// The folder to write config.yaml and envoy.yaml into; it is made where there is none
+    #[arg(value_name = "DIR", default_value = ".")]
+    folder: PathBuf,
+    /// Where Envoy listens: HOST:PORT
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:10000")]
+    listen: Endpoint,
+    /// The application that Envoy sends requests to: HOST:PORT, unix:/path or unix:@name
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    upstream: Endpoint,
+}
+
+/// Why no first configuration is written.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// A file is there already.
+    #[error("{} is there already: nothing is written", .0.display())]
+    Exists(PathBuf),
+    /// A file or the folder cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file or the folder.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+}
+
+impl InitArgs {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let (config, envoy) = (self.folder.join("config.yaml"), self.folder.join("envoy.yaml"));
+        for path in [&config, &envoy] {
+            // A link that leads nowhere is there, too.
+            if path.symlink_metadata().is_ok() {
+                return Err(InitError::Exists(path.clone()).into());
+            }
+        }
+        let failed = |source| InitError::Write { path: self.folder.clone(), source };
+        fs::create_dir_all(&self.folder).map_err(failed)?;
+        let token = token::generate("eat").map_err(CliError::Randomness)?;
+        let digest = PlainToken::new(token.expose().as_bytes())?.digest().to_hex();
+        write_new(&config, &config_text(&config, &digest))?;
+        if let Err(error) = self.write_envoy(&config, &envoy) {
+            // Without the other half, and a token that nobody saw, it would only be in the way.
+            let _ = fs::remove_file(&config);
+            return Err(error);
+        }
+        print_note(&format!(
+            "{} and {} are written.  Next:\n  \
+             envoy-auth-tokens serve --config {}\n  \
+             envoy --config-path {}\n  \
+             curl -H 'Authorization: Bearer TOKEN' http://{}/\n\
+             The token, which is shown this once; its entry in config.yaml knows its digest alone:",
+            config.display(),
+            envoy.display(),
+            config.display(),
+            envoy.display(),
+            self.listen,
+        ));
+        print(&format!("{}\n", token.expose()))
+    }
+
+    fn write_envoy(&self, config_path: &Path, path: &Path) -> Result<(), CliError> {
+        let config = Config::load(config_path)?;
+        let text = envoy::bootstrap(&config, config_path, self.listen.clone(), self.upstream.clone())?;
+        Ok(write_new(path, &text)?)
+    }
+}
+
+fn config_text(path: &Path, digest: &str) -> String {
+    format!(
+        "\
+# A first configuration of envoy-auth-tokens.  `envoy-auth-tokens check --config {path}` says what is wrong with a changed
+# one; what is right is in force within a second, without a restart.
+
+# Who may: whoever has a token, and nobody else.  The plain text of this one is kept nowhere; `envoy-auth-tokens token new`
+# makes another one.
+tokens:
+- name: first
+  sha256: {digest}
+  actor: {{id: first, role: Admin}}
+
+# API keys, which are made while the server runs: by `envoy-auth-tokens keys create NAME --role Viewer --token-file FILE`,
+# over HTTP, or on the page at http://127.0.0.1:9192, by whoever has the role Admin.
+keys:
+  store: sqlite:keys.db
+admin:
+  listen: 127.0.0.1:9192
+",
+        path = path.display()
+    )
+}
+
+fn write_new(path: &Path, text: &str) -> Result<(), InitError> {
+    File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(|source| {
+        if source.kind() == io::ErrorKind::AlreadyExists {
+            InitError::Exists(path.to_owned())
+        } else {
+            InitError::Write { path: path.to_owned(), source }
+        }
+    })
+}

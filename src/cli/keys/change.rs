@@ -1,0 +1,221 @@
+//! Commands about keys that are named: `show`, `edit`, `disable`, `enable`, `rotate`, `revoke`, `delete`.
+
+use clap::{ArgGroup, Args};
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::super::admin_api::{Body, Response, ServerArgs};
+use super::super::grant_args::{GrantChangeArgs, role_parser};
+use super::super::times::parse_seconds;
+use super::super::{AdminApi, CliError, escape_controls, print, print_note};
+use super::key::ListedKey;
+use super::list::print_details;
+use super::reference::KeyReference;
+use super::{KeysError, key_path, print_issued};
+
+/// The keys that a command is about.
+#[derive(Debug, Args)]
+pub(super) struct KeysArg {
+    /// The keys: NAME, ACCOUNT/NAME or id, as `list` shows them; digits alone are an id
+    #[arg(id = "keys", value_name = "KEY", required = true)]
+    keys: Vec<KeyReference>,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ShowKeysArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    keys: KeysArg,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("change").required(true).multiple(true))]
+pub(in crate::cli) struct EditKeysArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    keys: KeysArg,
+    /// Another name
+    #[arg(long, group = "change")]
+    name: Option<String>,
+    /// What it may do at most
+    #[arg(long, value_parser = role_parser(), group = "change")]
+    role: Option<String>,
+    #[command(flatten)]
+    grants: GrantChangeArgs,
+    /// How long it works from now on: one whole number and one of s m h d w M y, such as 12h
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds, group = "change")]
+    ttl: Option<i64>,
+    /// Let it work for ever
+    #[arg(long, conflicts_with = "ttl", group = "change")]
+    no_expiry: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct NamedKeysArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    keys: KeysArg,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RotateKeysArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    keys: KeysArg,
+    /// How long the present token goes on working, such as 1h, seven days at most; not at all when not given
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    overlap: Option<i64>,
+}
+
+impl ShowKeysArgs {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let api = self.server.open().map_err(KeysError::from)?;
+        let mut shown = Vec::new();
+        for (_, id) in resolve(&api, &self.keys.keys)? {
+            let response = api.get(&key_path(id, "")).map_err(KeysError::from)?;
+            if api.wants_json() {
+                print(&response.to_line())?;
+            } else {
+                shown.push(response.parse::<ListedKey>().map_err(KeysError::from)?);
+            }
+        }
+        // Nothing was collected where the answers are printed as they are.
+        print_details(&shown)
+    }
+}
+
+impl EditKeysArgs {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        if self.name.is_some() && self.keys.keys.len() > 1 {
+            return Err(KeysError::NameForSeveral.into());
+        }
+        let api = self.server.open().map_err(KeysError::from)?;
+        let mut body = Map::new();
+        if let Some(name) = self.name {
+            body.insert("name".to_owned(), json!(name));
+        }
+        if let Some(role) = self.role {
+            body.insert("role".to_owned(), json!(role));
+        }
+        self.grants.write_into(&mut body);
+        if let Some(seconds) = self.ttl {
+            body.insert("secondsToLive".to_owned(), json!(seconds));
+        }
+        if self.no_expiry {
+            body.insert("secondsToLive".to_owned(), Value::Null);
+        }
+        patch(&api, &self.keys.keys, &Value::Object(body), "changed")
+    }
+}
+
+impl NamedKeysArgs {
+    pub(super) fn set_disabled(self, is_disabled: bool) -> Result<(), CliError> {
+        let api = self.server.open().map_err(KeysError::from)?;
+        let done = if is_disabled { "disabled" } else { "enabled" };
+        patch(&api, &self.keys.keys, &json!({ "disabled": is_disabled }), done)
+    }
+
+    pub(super) fn delete(self) -> Result<(), CliError> {
+        let api = self.server.open().map_err(KeysError::from)?;
+        end(&api, &self.keys.keys, Method::DELETE, "", Body::Empty)
+    }
+}
+
+impl RotateKeysArgs {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let api = self.server.open().map_err(KeysError::from)?;
+        let body = self.overlap.map_or_else(|| json!({}), |seconds| json!({ "overlapSeconds": seconds }));
+        for_each(&api, &self.keys.keys, |_, id| {
+            let response = api
+                .call(Method::POST, &key_path(id, "/rotate"), Body::Json(&body))
+                .map_err(KeysError::from)?;
+            print_issued(&api, &response, "rotated")
+        })
+    }
+}
+
+/// Revokes the keys that are named.
+pub(super) fn revoke(api: &AdminApi, keys: &[KeyReference]) -> Result<(), CliError> {
+    end(api, keys, Method::POST, "/revoke", Body::Json(&json!({})))
+}
+
+/// Makes one call about each key, and prints the messages.
+fn end(
+    api: &AdminApi,
+    keys: &[KeyReference],
+    method: Method,
+    below: &str,
+    body: Body<'_>,
+) -> Result<(), CliError> {
+    for_each(api, keys, |key, id| {
+        let response = api.call(method.clone(), &key_path(id, below), body).map_err(KeysError::from)?;
+        print_message(api, &response, (keys.len() > 1).then_some(key))
+    })
+}
+
+fn patch(api: &AdminApi, keys: &[KeyReference], body: &Value, done: &str) -> Result<(), CliError> {
+    for_each(api, keys, |_, id| {
+        let response =
+            api.call(Method::PATCH, &key_path(id, ""), Body::Json(body)).map_err(KeysError::from)?;
+        if api.wants_json() {
+            return print(&response.to_line());
+        }
+        let key: ListedKey = response.parse().map_err(KeysError::from)?;
+        print(&format!("Key {}, {}, is {done}.\n", key.id, escape_controls(&key.reference())))
+    })
+}
+
+/// Prints the message of a response, with the key that it is about where there are several.
+pub(super) fn print_message(
+    api: &AdminApi,
+    response: &Response,
+    key: Option<&KeyReference>,
+) -> Result<(), CliError> {
+    if api.wants_json() {
+        return print(&response.to_line());
+    }
+    let message = response.message().map_err(KeysError::from)?;
+    let about = key.map(|key| format!("{key}: ")).unwrap_or_default();
+    print(&format!("{about}{message}\n"))
+}
+
+/// The keys with their ids, each once.
+fn resolve<'k>(api: &AdminApi, keys: &'k [KeyReference]) -> Result<Vec<(&'k KeyReference, i64)>, KeysError> {
+    let mut resolved: Vec<(&KeyReference, i64)> = Vec::with_capacity(keys.len());
+    for key in keys {
+        let id = key.id(api)?;
+        if resolved.iter().all(|(_, other)| *other != id) {
+            resolved.push((key, id));
+        }
+    }
+    Ok(resolved)
+}
+
+/// Does something with each key.  All names are looked up first, so that a mistyped one stops all; then what fails for one
+/// key is reported, and the others' turn comes all the same.
+fn for_each(
+    api: &AdminApi,
+    keys: &[KeyReference],
+    mut act: impl FnMut(&KeyReference, i64) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let resolved = resolve(api, keys)?;
+    if let [(key, id)] = resolved.as_slice() {
+        return act(key, *id);
+    }
+    let mut failed = 0;
+    for (key, id) in &resolved {
+        match act(key, *id) {
+            Ok(()) => {}
+            Err(CliError::Keys(error)) => {
+                print_note(&format!("error: {key}: {error}"));
+                failed += 1;
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    if failed == 0 { Ok(()) } else { Err(KeysError::SomeFailed { failed, all: resolved.len() }.into()) }
+}

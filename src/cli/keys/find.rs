@@ -1,0 +1,68 @@
+//! `keys find`: whose is a token that leaked?
+
+use clap::Args;
+use http::Method;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::super::admin_api::{Body, ServerArgs, read_secret_or_ask};
+use super::super::{CliError, print, print_note};
+use super::key::ListedKey;
+use super::{KEYS, KeysError};
+use crate::token::PlainToken;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct FindKeyArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// The response: the key, and which of its secrets the token is.
+#[derive(Deserialize)]
+struct FoundKey {
+    key: ListedKey,
+    secret: FoundSecret,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FoundSecret {
+    Current,
+    Replaced,
+}
+
+impl FindKeyArgs {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        if self.server.takes_stdin() {
+            return Err(KeysError::StdinTwice("the token to find").into());
+        }
+        let api = self.server.open().map_err(KeysError::from)?;
+        let secret = read_secret_or_ask("token", "Token to find: ").map_err(KeysError::from)?;
+        let token = PlainToken::new(secret.expose().as_bytes()).map_err(KeysError::from)?;
+        // The digest alone leaves this process.
+        let body = json!({ "sha256": token.digest().to_hex() });
+        let found = api.call(Method::POST, &format!("{KEYS}/find"), Body::Json(&body));
+        let response = match found {
+            Ok(response) => response,
+            Err(error) => {
+                if error.is_not_found() && !token.has_issued_format() {
+                    print_note(
+                        "note: this is not the format of issued tokens, or its checksum is wrong: \
+                         `token check` says which. A token of the configuration is no key",
+                    );
+                }
+                return Err(KeysError::from(error).into());
+            }
+        };
+        if api.wants_json() {
+            return print(&response.to_line());
+        }
+        let FoundKey { key, secret } = response.parse().map_err(KeysError::from)?;
+        let secret = match secret {
+            FoundSecret::Current => "the present one",
+            FoundSecret::Replaced => "one that rotation replaced",
+        };
+        print(&format!("{}{:<14} {secret}\n", key.details(Timestamp::now()), "Token:"))
+    }
+}

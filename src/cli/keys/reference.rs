@@ -1,0 +1,148 @@
+//! Which key somebody means: `NAME`, `ACCOUNT/NAME` or an id.
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+use super::super::admin_api::Query;
+use super::super::{AdminApi, escape_controls};
+use super::key::ListedKey;
+use super::{KEYS, KeysError};
+
+/// How many keys a message about an ambiguous name lists.
+const MAX_CANDIDATES: usize = 20;
+
+/// A key as the command line names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyReference {
+    /// Digits alone are always an id.
+    Id(i64),
+    /// A name, maybe behind its account's or its owner's.
+    Name(String),
+}
+
+impl From<String> for KeyReference {
+    fn from(text: String) -> Self {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        match text.parse() {
+            Ok(id) if is_number => Self::Id(id),
+            Ok(_) | Err(_) => Self::Name(text),
+        }
+    }
+}
+
+impl fmt::Display for KeyReference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => write!(formatter, "{id}"),
+            Self::Name(name) => formatter.write_str(&escape_controls(name)),
+        }
+    }
+}
+
+impl KeyReference {
+    /// The id of the key.  A live key goes before dead ones of the same name.
+    ///
+    /// # Errors
+    /// No key has the name, or several have it.
+    pub fn id(&self, api: &AdminApi) -> Result<i64, KeysError> {
+        let name = match self {
+            Self::Id(id) => return Ok(*id),
+            Self::Name(name) => name,
+        };
+        let now = Timestamp::now();
+        // The server looks for a part of the name; what stands before the last slash may be an account.
+        let part = name.rsplit_once('/').map_or(name.as_str(), |(_, part)| part);
+        let query = Query::new().with("query", Some(part)).with("includeExpired", Some(true));
+        let response = api.get(&query.of(KEYS))?;
+        let keys: Vec<ListedKey> = response.parse()?;
+        choose(name, keys, now)
+    }
+}
+
+fn choose(name: &str, mut keys: Vec<ListedKey>, now: Timestamp) -> Result<i64, KeysError> {
+    keys.retain(|key| key.name == name || key.reference() == name);
+    if keys.iter().any(|key| key.is_live(now)) {
+        keys.retain(|key| key.is_live(now));
+    }
+    match keys.as_slice() {
+        [] => Err(KeysError::NoSuchKey(name.to_owned())),
+        [key] => Ok(key.id),
+        _ => Err(KeysError::AmbiguousName { name: name.to_owned(), candidates: Candidates::new(&keys, now) }),
+    }
+}
+
+/// The keys that a name may mean, for people.
+#[derive(Debug)]
+pub struct Candidates {
+    lines: Vec<String>,
+    more: usize,
+}
+
+impl Candidates {
+    fn new(keys: &[ListedKey], now: Timestamp) -> Self {
+        let line = |key: &ListedKey| {
+            let state = if key.is_live(now) { "live" } else { "dead" };
+            format!("{}  {}, {}, {state}", key.id, escape_controls(&key.reference()), key.whose())
+        };
+        let lines = keys.iter().take(MAX_CANDIDATES).map(line).collect();
+        Self { lines, more: keys.len().saturating_sub(MAX_CANDIDATES) }
+    }
+}
+
+impl fmt::Display for Candidates {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.lines {
+            write!(formatter, "\n  {line}")?;
+        }
+        if self.more > 0 { write!(formatter, "\n  and {} more", self.more) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_alone_are_an_id() {
+        let of = |text: &str| KeyReference::from(text.to_owned());
+        assert_eq!(of("12"), KeyReference::Id(12));
+        for name in ["", "ci", "12a", "+12", "-12", "robots/12", "99999999999999999999"] {
+            assert_eq!(of(name), KeyReference::Name(name.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_name_that_fits_several_lists_them_and_the_live_one_goes_first() {
+        let now = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let keys = || -> Vec<ListedKey> {
+            serde_json::from_str(
+                r#"[
+                    {"id": 1, "name": "ci", "role": "Viewer"},
+                    {"id": 2, "name": "ci", "account": "robots"},
+                    {"id": 3, "name": "ci", "account": "robots", "isRevoked": true},
+                    {"id": 4, "name": "ci", "owner": "ann", "isDisabled": true},
+                    {"id": 5, "name": "ci2", "role": "Viewer"},
+                    {"id": 6, "name": "a/b", "role": "Viewer"},
+                    {"id": 7, "name": "b", "account": "a", "expiration": "2025-01-01T00:00:00Z"},
+                    {"id": 8, "name": "old", "role": "Viewer", "isRevoked": true},
+                    {"id": 9, "name": "old", "role": "Viewer", "isRevoked": true}
+                ]"#,
+            )
+            .expect("keys")
+        };
+        for (name, id) in [("robots/ci", 2), ("ann/ci", 4), ("ci2", 5), ("a/b", 6), ("b", 7)] {
+            assert_eq!(choose(name, keys(), now).expect(name), id, "{name}");
+        }
+        let error = choose("ci", keys(), now).expect_err("three").to_string();
+        assert_eq!(
+            error,
+            "\"ci\" may be one of several keys: say which by its id\n  1  ci, nobody's, live\n  \
+             2  robots/ci, of the account robots, live\n  4  ann/ci, of ann, live"
+        );
+        let error = choose("old", keys(), now).expect_err("two").to_string();
+        assert!(error.contains("8  old") && error.contains("9  old"), "{error}");
+        let error = choose("nobody", keys(), now).expect_err("none").to_string();
+        assert!(error.starts_with("there is no key \"nobody\""), "{error}");
+    }
+}
