@@ -358,7 +358,7 @@ fn nobody_gives_more_than_they_have(store: &str) {
         ("ed", "PATCH", at(team), json!({"description": "x"}), 403),
         ("ed", "PATCH", at(vault), json!({"role": "Viewer"}), 403),
         ("ed", "PATCH", at(editors), json!({"role": "Admin"}), 403),
-        ("ed", "PATCH", at(editors), json!({"name": "vault"}), 400),
+        ("ed", "PATCH", at(editors), json!({"name": "vault"}), 403),
         ("ed", "PATCH", at(editors), json!({"actor": {"team": "ops"}}), 403),
         ("ed", "PATCH", at(admins), json!({"role": "Viewer"}), 403),
         ("ed", "PATCH", at(admins), json!({"isDisabled": true}), 403),
