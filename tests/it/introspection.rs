@@ -161,14 +161,8 @@ fn who_guesses_is_stopped_and_nobody_else() {
         guesses.find(|answer| answer.status == 429)
     };
     let stopped = std::thread::scope(|scope| {
-        let guessers: Vec<_> = (0..8)
-            .map(|guesser| {
-                scope.spawn({
-                    let guess = &guess;
-                    move || guess(guesser)
-                })
-            })
-            .collect();
+        let guess = &guess;
+        let guessers: Vec<_> = (0..8).map(|guesser| scope.spawn(move || guess(guesser))).collect();
         guessers.into_iter().filter_map(|guesser| guesser.join().unwrap()).last()
     });
     let stopped = stopped.expect("more than twenty guesses within a second");
