@@ -25,18 +25,21 @@ default: {}
 const ROOT: &str = "root-token-01234567890";
 const GATEWAY: &str = "gateway-token-01234567";
 
-struct Api(Server, SocketAddr);
+struct Api {
+    _server: Server,
+    address: SocketAddr,
+}
 
 impl Api {
     fn start() -> Self {
         let server = Server::with(CONFIG).start();
         let address = server.admin();
         wait_until("the store was read", || Request::new(address, "GET", "/api/health").send().status == 200);
-        Self(server, address)
+        Self { _server: server, address }
     }
 
     fn ask_as(&self, caller: &str, form: &str) -> Answer {
-        let request = Request::new(self.1, "POST", "/api/auth/introspect").bearer(caller);
+        let request = Request::new(self.address, "POST", "/api/auth/introspect").bearer(caller);
         let request = request.header("content-type", "application/x-www-form-urlencoded");
         request.body(form.as_bytes().to_vec()).send()
     }
@@ -48,7 +51,7 @@ impl Api {
     }
 
     fn post(&self, path: &str, body: Value) -> Value {
-        let request = Request::new(self.1, "POST", path).bearer(ROOT);
+        let request = Request::new(self.address, "POST", path).bearer(ROOT);
         let request = request.header("content-type", "application/json");
         let answer = request.body(body.to_string().into_bytes()).send();
         assert!(matches!(answer.status, 200 | 201), "{}", answer.text());
@@ -118,7 +121,7 @@ fn whoever_may_ask_learns_what_a_token_is() {
     assert_eq!(api.ask_as(GATEWAY, "token=correct-horse-battery").text(), NOTHING);
 
     // To ask is no use.
-    let unused = Request::new(api.1, "GET", "/api/auth/keys?query=reader").bearer(ROOT).send().json();
+    let unused = Request::new(api.address, "GET", "/api/auth/keys?query=reader").bearer(ROOT).send().json();
     assert!(unused[0].get("lastUsedAt").is_none() && unused[0]["name"] == "reader", "{unused}");
 }
 
@@ -132,7 +135,7 @@ fn nobody_else_may_ask() {
     assert_eq!(ask("stranger-token-0123456"), 403);
     assert_eq!(ask("restricted-token-01234"), 403, "it counts under no policy here");
     assert_eq!(ask("nobody-knows-this-token"), 401);
-    let request = || Request::new(api.1, "POST", "/api/auth/introspect");
+    let request = || Request::new(api.address, "POST", "/api/auth/introspect");
     let form_type = "application/x-www-form-urlencoded";
     assert_eq!(request().header("content-type", form_type).body(form.into()).send().status, 401);
     let session = request().basic("ada", "correct-horse-battery").header("content-type", form_type);
@@ -148,7 +151,7 @@ fn nobody_else_may_ask() {
         let request = request().bearer(GATEWAY).header("content-type", media_type);
         assert_eq!(request.body(body.into()).send().status, status, "{media_type} {body}");
     }
-    assert_eq!(Request::new(api.1, "GET", "/api/auth/introspect").bearer(GATEWAY).send().status, 405);
+    assert_eq!(Request::new(api.address, "GET", "/api/auth/introspect").bearer(GATEWAY).send().status, 405);
 }
 
 #[test]
