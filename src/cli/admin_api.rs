@@ -34,43 +34,46 @@ const USER_VARIABLE: &str = "ENVOY_AUTH_TOKENS_USER";
 /// The same for the file of the user's password.
 const PASSWORD_FILE_VARIABLE: &str = "ENVOY_AUTH_TOKENS_PASSWORD_FILE";
 
+/// Above these arguments in a command's help.
+const SERVER_HEADING: &str = "Server";
+
 /// The server to call, the credential to present, and how to print the response.
 ///
 /// The credential is read from a file, standard input or the terminal: every process can see arguments.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Server")]
 pub(super) struct ServerArgs {
     /// Where the admin listener is
     // Not parsed by clap: its errors show the value, and somebody may have put a password into it.
     #[arg(
         long,
+        help_heading = SERVER_HEADING,
         env = "ENVOY_AUTH_TOKENS_ADMIN_URL",
         hide_env_values = true,
         default_value = "http://127.0.0.1:9192"
     )]
     url: String,
     /// The CAs that may vouch for the server of an https URL, in PEM; the system's when not given
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = SERVER_HEADING, value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// Show the server the certificate in this PEM file, where it asks for one
-    #[arg(long, value_name = "FILE", requires = "key_file")]
+    #[arg(long, help_heading = SERVER_HEADING, value_name = "FILE", requires = "key_file")]
     cert_file: Option<PathBuf>,
     /// The private key of that certificate, in PEM
-    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    #[arg(long, help_heading = SERVER_HEADING, value_name = "FILE", requires = "cert_file")]
     key_file: Option<PathBuf>,
     /// Present the token in this file, or on standard input for `-`; else $ENVOY_AUTH_TOKENS_TOKEN_FILE names it
     // The variables of the credential are not clap's: an argument for one kind goes before a variable for another.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["user", "password_file"])]
+    #[arg(long, help_heading = SERVER_HEADING, value_name = "FILE", conflicts_with_all = ["user", "password_file"])]
     token_file: Option<PathBuf>,
     /// Present this user name, with a password; else $ENVOY_AUTH_TOKENS_USER
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = SERVER_HEADING, value_name = "NAME")]
     user: Option<String>,
     /// The password is in this file, or on standard input for `-`; else $ENVOY_AUTH_TOKENS_PASSWORD_FILE names it, and
     /// a terminal is asked for it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = SERVER_HEADING, value_name = "FILE")]
     password_file: Option<PathBuf>,
     /// Print the API's answers, which are JSON
-    #[arg(long)]
+    #[arg(long, help_heading = SERVER_HEADING)]
     json: bool,
 }
 

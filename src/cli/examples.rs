@@ -19,6 +19,19 @@ const EXAMPLES: &[Examples] = &[
         ],
     ),
     (
+        "init",
+        &[
+            (
+                "A first configuration, and the token into a file",
+                "envoy-auth-tokens init /etc/envoy-auth-tokens > first.token",
+            ),
+            (
+                "For an application on another port",
+                "envoy-auth-tokens init --listen 0.0.0.0:8000 --upstream 127.0.0.1:3000",
+            ),
+        ],
+    ),
+    (
         "check",
         &[
             ("Every error and warning, with its line", "envoy-auth-tokens check --config config.yaml"),
@@ -55,6 +68,7 @@ const EXAMPLES: &[Examples] = &[
             "envoy-auth-tokens token hash --name ci < ci.token",
         )],
     ),
+    ("token check", &[("A text that a scanner found", "envoy-auth-tokens token check < found.txt")]),
     ("password", &[("A hash for `users[].password_hash`", "envoy-auth-tokens password < admin-password")]),
     (
         "keys list",
@@ -64,143 +78,10 @@ const EXAMPLES: &[Examples] = &[
         ],
     ),
     (
-        "init",
-        &[(
-            "A first configuration, a token, and Envoy's side of it, in a new folder",
-            "envoy-auth-tokens init gateway",
-        )],
-    ),
-    (
-        "token check",
-        &[(
-            "Whether a text is one of our tokens, read from standard input",
-            "envoy-auth-tokens token check < suspicious.txt",
-        )],
-    ),
-    (
         "keys show",
         &[(
-            "All that is known of a key, by its name",
-            "envoy-auth-tokens keys show ci-deploys --user admin --password-file admin-password",
-        )],
-    ),
-    (
-        "keys edit",
-        &[(
-            "Another role and 90 days from now on",
-            "envoy-auth-tokens keys edit ci-deploys --role Viewer --ttl 90d --user admin --password-file admin-password",
-        )],
-    ),
-    (
-        "keys disable",
-        &[(
-            "Two keys rest until they are enabled",
-            "envoy-auth-tokens keys disable ci-deploys nightly --user admin --password-file admin-password",
-        )],
-    ),
-    (
-        "keys enable",
-        &[(
-            "They work again",
-            "envoy-auth-tokens keys enable ci-deploys nightly --user admin --password-file admin-password",
-        )],
-    ),
-    (
-        "keys find",
-        &[(
-            "Whose a leaked token is, read from standard input",
-            "envoy-auth-tokens keys find --user admin --password-file admin-password < leaked.token",
-        )],
-    ),
-    (
-        "keys import",
-        &[(
-            "Keys whose secrets were made elsewhere, one JSON object a line",
-            "envoy-auth-tokens keys import keys.jsonl --user admin --password-file admin-password",
-        )],
-    ),
-    (
-        "keys export",
-        &[(
-            "All live keys, with the digests of their secrets",
-            "envoy-auth-tokens keys export --user admin --password-file admin-password > keys.jsonl",
-        )],
-    ),
-    (
-        "keys audit",
-        &[(
-            "What somebody did within a week",
-            "envoy-auth-tokens keys audit --from 7d --actor ann --user admin --password-file admin-password",
-        )],
-    ),
-    (
-        "accounts list",
-        &[(
-            "The service accounts",
-            "envoy-auth-tokens accounts list --user admin --password-file admin-password",
-        )],
-    ),
-    (
-        "accounts show",
-        &[(
-            "One of them",
-            "envoy-auth-tokens accounts show deploy --user admin --password-file admin-password",
-        )],
-    ),
-    (
-        "accounts create",
-        &[(
-            "One actor for any number of tokens",
-            "envoy-auth-tokens accounts create deploy --role Editor --user admin --password-file admin-password",
-        )],
-    ),
-    (
-        "accounts edit",
-        &[(
-            "Another role, for all of its tokens at once",
-            "envoy-auth-tokens accounts edit deploy --role Viewer --user admin --password-file admin-password",
-        )],
-    ),
-    (
-        "accounts disable",
-        &[(
-            "None of its tokens works",
-            "envoy-auth-tokens accounts disable deploy --user admin --password-file admin-password",
-        )],
-    ),
-    (
-        "accounts enable",
-        &[(
-            "They work again",
-            "envoy-auth-tokens accounts enable deploy --user admin --password-file admin-password",
-        )],
-    ),
-    (
-        "accounts delete",
-        &[(
-            "The account, and its tokens with it",
-            "envoy-auth-tokens accounts delete deploy --user admin --password-file admin-password",
-        )],
-    ),
-    (
-        "accounts tokens",
-        &[(
-            "Its tokens",
-            "envoy-auth-tokens accounts tokens deploy --user admin --password-file admin-password",
-        )],
-    ),
-    (
-        "accounts create-token",
-        &[(
-            "A token of it for 90 days",
-            "envoy-auth-tokens accounts create-token deploy nightly --ttl 90d --user admin --password-file admin-password > nightly.token",
-        )],
-    ),
-    (
-        "accounts delete-token",
-        &[(
-            "A token of it that nobody needs",
-            "envoy-auth-tokens accounts delete-token deploy nightly --user admin --password-file admin-password",
+            "All that is known of two keys",
+            "envoy-auth-tokens keys show deploy robots/nightly --user admin --password-file admin-password",
         )],
     ),
     (
@@ -208,6 +89,27 @@ const EXAMPLES: &[Examples] = &[
         &[(
             "A key for 90 days, its token into a file",
             "envoy-auth-tokens keys create deploy --role Viewer --ttl 90d --user admin --password-file admin-password > deploy.token",
+        )],
+    ),
+    (
+        "keys edit",
+        &[(
+            "Another role, and 30 days from now on",
+            "envoy-auth-tokens keys edit deploy --role Editor --ttl 30d --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "keys disable",
+        &[(
+            "Keys that may have leaked, until somebody knows",
+            "envoy-auth-tokens keys disable deploy robots/nightly --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "keys enable",
+        &[(
+            "A key that has not leaked after all",
+            "envoy-auth-tokens keys enable deploy --user admin --password-file admin-password",
         )],
     ),
     (
@@ -219,10 +121,20 @@ const EXAMPLES: &[Examples] = &[
     ),
     (
         "keys revoke",
-        &[(
-            "A key that has leaked",
-            "envoy-auth-tokens keys revoke 7 --user admin --password-file admin-password",
-        )],
+        &[
+            (
+                "A key that has leaked",
+                "envoy-auth-tokens keys revoke deploy --user admin --password-file admin-password",
+            ),
+            (
+                "Which keys nobody has used for 90 days",
+                "envoy-auth-tokens keys revoke --unused-for 90d --dry-run --user admin --password-file admin-password",
+            ),
+            (
+                "All that somebody made since a day",
+                "envoy-auth-tokens keys revoke --created-by ann --created-since 2026-11-01 --user admin --password-file admin-password",
+            ),
+        ],
     ),
     (
         "keys delete",
@@ -230,6 +142,37 @@ const EXAMPLES: &[Examples] = &[
             "A key that nobody needs",
             "envoy-auth-tokens keys delete 7 --user admin --password-file admin-password",
         )],
+    ),
+    (
+        "keys find",
+        &[(
+            "Whose is a token that leaked",
+            "envoy-auth-tokens keys find --token-file admin.token < leaked.token",
+        )],
+    ),
+    (
+        "keys import",
+        &[("The keys of another store", "envoy-auth-tokens keys import keys.jsonl --token-file admin.token")],
+    ),
+    (
+        "keys export",
+        &[(
+            "Every live key, with the digest of its token",
+            "envoy-auth-tokens keys export --token-file admin.token > keys.jsonl",
+        )],
+    ),
+    (
+        "keys audit",
+        &[
+            (
+                "What somebody did within a week",
+                "envoy-auth-tokens keys audit --actor ann --from 7d --user admin --password-file admin-password",
+            ),
+            (
+                "Who made and changed a key",
+                "envoy-auth-tokens keys audit --key deploy --user admin --password-file admin-password",
+            ),
+        ],
     ),
     (
         "keys accept-history",
@@ -250,6 +193,76 @@ const EXAMPLES: &[Examples] = &[
         &[(
             "A copy of a SQLite store that a server has open",
             "envoy-auth-tokens keys backup /var/backups/keys.db",
+        )],
+    ),
+    (
+        "accounts list",
+        &[(
+            "All service accounts",
+            "envoy-auth-tokens accounts list --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "accounts show",
+        &[(
+            "An account and its tokens",
+            "envoy-auth-tokens accounts show robots --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "accounts create",
+        &[(
+            "An account for a service",
+            "envoy-auth-tokens accounts create robots --role Editor --description 'of the factory' --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "accounts edit",
+        &[(
+            "What all its tokens may from now on",
+            "envoy-auth-tokens accounts edit robots --role Viewer --policy reports --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "accounts disable",
+        &[(
+            "None of its tokens counts",
+            "envoy-auth-tokens accounts disable robots --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "accounts enable",
+        &[(
+            "They count again",
+            "envoy-auth-tokens accounts enable robots --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "accounts delete",
+        &[(
+            "With all its tokens",
+            "envoy-auth-tokens accounts delete robots --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "accounts tokens",
+        &[(
+            "The tokens of an account",
+            "envoy-auth-tokens accounts tokens robots --user admin --password-file admin-password",
+        )],
+    ),
+    (
+        "accounts create-token",
+        &[(
+            "A token for 90 days, into a file",
+            "envoy-auth-tokens accounts create-token robots nightly --ttl 90d --user admin --password-file admin-password > nightly.token",
+        )],
+    ),
+    (
+        "accounts delete-token",
+        &[(
+            "A token that nobody needs",
+            "envoy-auth-tokens accounts delete-token robots nightly --user admin --password-file admin-password",
         )],
     ),
     (
@@ -284,10 +297,16 @@ const EXAMPLES: &[Examples] = &[
     ),
     (
         "import grafana",
-        &[(
-            "A directory of Grafana's",
-            "envoy-auth-tokens import grafana /etc/grafana/ldap.toml --output ldap.yaml",
-        )],
+        &[
+            (
+                "A directory of Grafana's",
+                "envoy-auth-tokens import grafana /etc/grafana/ldap.toml --output ldap.yaml",
+            ),
+            (
+                "The service accounts and keys of its database, with new secrets",
+                "envoy-auth-tokens import grafana /var/lib/grafana/grafana.db --output new-tokens.jsonl --token-file admin.token",
+            ),
+        ],
     ),
     ("schema", &[("For the editor", "envoy-auth-tokens schema > config.schema.json")]),
     (

@@ -3,6 +3,7 @@
 mod audit;
 mod backup;
 mod bulk;
+mod candidates;
 mod change;
 mod create;
 mod error;

@@ -14,7 +14,7 @@ const CONFIG: &str = "
 tokens: [{token: root-token-0123456789, actor: {id: root, role: Admin}}]
 keys: {store: 'sqlite:keys.db', actor_members: [team]}
 admin: {listen: '127.0.0.1:0'}
-policies: {read: {allow: {role: Viewer}}}
+policies: {read: {allow: {role: [Viewer, Editor]}}}
 routes: [{path_prefix: /read, policy: read}]
 default: {}
 ";

@@ -133,7 +133,7 @@ fn denials_are_printed_in_the_words_of_the_api_with_exit_code_1() {
     for (arguments, message) in [
         (
             &["create", "taken", "--role", "Viewer"][..],
-            "error: API key name already exists; name: a key that is neither revoked nor expired has this name (409)\n",
+            "error: API key name already exists; name: a live key of the same owner has this name (409)\n",
         ),
         (
             &["create", "", "--role", "Viewer"],
@@ -172,7 +172,7 @@ fn a_command_line_that_makes_no_sense_is_rejected_before_any_request() {
         (&["rotate"], "<KEY>"),
         (&["edit", "x"], "--description"),
         (&["edit", "x", "--ttl", "1d", "--no-expiry"], "--no-expiry"),
-        (&["revoke"], "<KEY>"),
+        (&["revoke"], "<KEY|--created-by"),
         (&["revoke", "x", "--unused-for", "90d"], "--unused-for"),
         (&["revoke", "x", "--dry-run"], "--dry-run"),
         (&["revoke", "--unused-for", "90"], "one whole number and one of s m h d w M y"),
@@ -401,7 +401,7 @@ fn a_leaked_token_is_found_and_its_text_stays_here() {
 fn keys_go_from_one_store_to_another_with_the_tokens_that_they_have() {
     let (_old, from) = start();
     let create =
-        ["create", "ci", "--role", "Editor", "--ttl", "30d", "--policy", "read", "--description", "deploys"];
+        ["create", "ci", "--role", "Viewer", "--ttl", "30d", "--policy", "read", "--description", "deploys"];
     let token = keys(from, &create).stdout;
     assert_eq!(keys(from, &["create", "gone", "--role", "Viewer"]).code(), Some(0));
     assert_eq!(keys(from, &["revoke", "gone"]).code(), Some(0));

@@ -14,6 +14,9 @@ use super::list::print_table;
 use super::reference::KeyReference;
 use super::{KEYS, KeysError};
 
+/// Above the criteria in the command's help.
+const CRITERIA_HEADING: &str = "Instead of names: all keys that fit all of these";
+
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("which").required(true).multiple(true))]
 #[command(group = ArgGroup::new("criteria").multiple(true).conflicts_with("keys"))]
@@ -26,31 +29,30 @@ pub(in crate::cli) struct RevokeKeysArgs {
     #[command(flatten)]
     criteria: Criteria,
     /// Show which keys would be revoked, and revoke none
-    #[arg(long, requires = "criteria")]
+    #[arg(long, help_heading = CRITERIA_HEADING, requires = "criteria")]
     dry_run: bool,
 }
 
 /// Which keys are revoked together: those that all of it fits.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Instead of names: all keys that fit all of these")]
 struct Criteria {
     /// Those that this actor, by its id, created
-    #[arg(long, value_name = "ACTOR", groups = ["which", "criteria"])]
+    #[arg(long, help_heading = CRITERIA_HEADING, value_name = "ACTOR", groups = ["which", "criteria"])]
     created_by: Option<String>,
     /// Those created since: a day such as 2026-11-30, a time, or how long ago, such as 7d
-    #[arg(long, value_name = "WHEN", value_parser = parse_instant, groups = ["which", "criteria"])]
+    #[arg(long, help_heading = CRITERIA_HEADING, value_name = "WHEN", value_parser = parse_instant, groups = ["which", "criteria"])]
     created_since: Option<Timestamp>,
     /// Those of this service account, by its name or id
-    #[arg(long, value_name = "ACCOUNT", groups = ["which", "criteria"])]
+    #[arg(long, help_heading = CRITERIA_HEADING, value_name = "ACCOUNT", groups = ["which", "criteria"])]
     account: Option<String>,
     /// Those of this person
-    #[arg(long, value_name = "NAME", groups = ["which", "criteria"])]
+    #[arg(long, help_heading = CRITERIA_HEADING, value_name = "NAME", groups = ["which", "criteria"])]
     owner: Option<String>,
     /// Those that were not used for this time, such as 90d; what a read-only server saw is no use
-    #[arg(long, value_name = "TIME", value_parser = parse_seconds, groups = ["which", "criteria"])]
+    #[arg(long, help_heading = CRITERIA_HEADING, value_name = "TIME", value_parser = parse_seconds, groups = ["which", "criteria"])]
     unused_for: Option<i64>,
     /// Those with a name that fits, such as `ci-*`
-    #[arg(long, value_name = "PATTERN", groups = ["which", "criteria"])]
+    #[arg(long, help_heading = CRITERIA_HEADING, value_name = "PATTERN", groups = ["which", "criteria"])]
     name_pattern: Option<String>,
 }
 

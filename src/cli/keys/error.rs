@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::super::{AdminApiError, InputError};
-use super::reference::Candidates;
+use super::candidates::Candidates;
 use crate::keys::store::{BackupError, OpenError, UrlError};
 
 /// Why a command of `keys` failed.  No text holds a token, a password or a part of a private key.

@@ -6,11 +6,9 @@ use jiff::Timestamp;
 
 use super::super::admin_api::Query;
 use super::super::{AdminApi, escape_controls};
+use super::candidates::Candidates;
 use super::key::ListedKey;
 use super::{KEYS, KeysError};
-
-/// How many keys a message about an ambiguous name lists.
-const MAX_CANDIDATES: usize = 20;
 
 /// A key as the command line names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,33 +67,6 @@ fn choose(name: &str, mut keys: Vec<ListedKey>, now: Timestamp) -> Result<i64, K
         [] => Err(KeysError::NoSuchKey(name.to_owned())),
         [key] => Ok(key.id),
         _ => Err(KeysError::AmbiguousName { name: name.to_owned(), candidates: Candidates::new(&keys, now) }),
-    }
-}
-
-/// The keys that a name may mean, for people.
-#[derive(Debug)]
-pub struct Candidates {
-    lines: Vec<String>,
-    more: usize,
-}
-
-impl Candidates {
-    fn new(keys: &[ListedKey], now: Timestamp) -> Self {
-        let line = |key: &ListedKey| {
-            let state = if key.is_live(now) { "live" } else { "dead" };
-            format!("{}  {}, {}, {state}", key.id, escape_controls(&key.reference()), key.whose())
-        };
-        let lines = keys.iter().take(MAX_CANDIDATES).map(line).collect();
-        Self { lines, more: keys.len().saturating_sub(MAX_CANDIDATES) }
-    }
-}
-
-impl fmt::Display for Candidates {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in &self.lines {
-            write!(formatter, "\n  {line}")?;
-        }
-        if self.more > 0 { write!(formatter, "\n  and {} more", self.more) } else { Ok(()) }
     }
 }
 

@@ -40,10 +40,13 @@ impl TokenFile {
 
     /// Writes one, before the next is made: a token is told once.
     fn add(&mut self, account: Option<&str>, key: &IssuedKey) -> io::Result<()> {
-        let mut line = json!({ "name": key.name, "id": key.id, "token": key.key });
+        let mut line = json!({});
         if let Some(account) = account {
             line["account"] = json!(account);
         }
+        line["name"] = json!(key.name);
+        line["id"] = json!(key.id);
+        line["token"] = json!(key.key);
         let text = Zeroizing::new(format!("{line}\n"));
         self.0.write_all(text.as_bytes())?;
         self.0.sync_data()
