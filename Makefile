@@ -16,7 +16,7 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test soak kill-store test-bodies fuzz dist deb image test-shipped module differential bench-envoy release-check bench bench-keys bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo test soak kill-store test-bodies fuzz dist deb image test-shipped module differential asan bench-envoy release-check bench bench-keys bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; sends its requests with curl,'
@@ -27,6 +27,7 @@ help:
 	@echo 'make fuzz    looks for inputs that break what INPUTS=check_request goes through, for SECONDS=600'
 	@echo 'make dist    the static release binary that we ship, in target/dist'
 	@echo 'make module  the module that Envoy loads into its own process, in target/dist'
+	@echo 'make asan    the module under AddressSanitizer, with a fake Envoy'
 	@echo 'make differential  REQUESTS=100000 through server and module, compared'
 	@echo 'make image   the container image of that binary, by docker, podman or buildah'
 	@echo 'make deb     the Debian package of it (MAINTAINER="You <you@…>"), compiling nothing of ours'
@@ -100,6 +101,10 @@ REQUESTS ?= 100000
 differential: need-rust tools
 	REQUESTS=$(REQUESTS) $(CARGO) test --locked --test it -- --nocapture --exact \
 		inside_envoy::random_requests_are_answered_as_by_the_server
+
+# The module's `unsafe` against a fake Envoy, under AddressSanitizer.
+asan: need-rust
+	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/envoy-module/asan-rustc.sh $(CARGO) test --locked -p envoy-auth-tokens-module --lib
 
 # The Debian package of the binary that `make dist` built.
 deb: need-rust need-python
