@@ -143,14 +143,14 @@ bench-directory: need-rust need-python
 	benches/run.sh directory --guesses $(GUESSES)
 
 fmt: need-rust
-	$(CARGO) fmt
+	$(CARGO) fmt --all
 
 lint: need-rust need-lints
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) clippy --locked --no-default-features --lib -- -D warnings
-	$(CARGO) clippy --locked --no-default-features --features runtime,postgres,ldap --lib -- -D warnings
-	$(CARGO) clippy --locked --no-default-features --features server --lib --bins -- -D warnings
+	$(CARGO) clippy --locked --package envoy-auth-tokens --no-default-features --lib -- -D warnings
+	$(CARGO) clippy --locked --package envoy-auth-tokens --no-default-features --features runtime,postgres,ldap --lib -- -D warnings
+	$(CARGO) clippy --locked --package envoy-auth-tokens --no-default-features --features server --lib --bins -- -D warnings
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' \
 		$(CARGO) doc --locked --no-deps --document-private-items
 
