@@ -16,7 +16,7 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test soak kill-store test-bodies fuzz dist deb image chart test-shipped module differential bench-envoy release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo test soak kill-store test-bodies fuzz dist deb image chart test-shipped module differential asan bench-envoy release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; sends its requests with curl,'
@@ -27,6 +27,7 @@ help:
 	@echo 'make fuzz    looks for inputs that break what INPUTS=check_request goes through, for SECONDS=600'
 	@echo 'make dist    the static release binary that we ship, in target/dist'
 	@echo 'make module  the module that Envoy loads into its own process, in target/dist'
+	@echo 'make asan    the module under AddressSanitizer, with a fake Envoy'
 	@echo 'make differential  REQUESTS=100000 through server and module, compared'
 	@echo 'make image   the container image of that binary, by docker, podman or buildah'
 	@echo 'make chart   the files of the Helm chart that are made: its README, the rules, the dashboard'
@@ -103,6 +104,10 @@ differential: need-rust tools
 	REQUESTS=$(REQUESTS) $(CARGO) test --locked --test it -- --nocapture --exact \
 		inside_envoy::random_requests_are_answered_as_by_the_server
 
+# The module's `unsafe` against a fake Envoy, under AddressSanitizer.
+asan: need-rust
+	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/envoy-module/asan-rustc.sh $(CARGO) test --locked -p envoy-auth-tokens-module --lib
+
 # The Debian package of the binary that `make dist` built.
 deb: need-rust need-python
 	@deploy/debian/build.sh
@@ -147,14 +152,14 @@ bench-directory: need-rust need-python
 	benches/run.sh directory --guesses $(GUESSES)
 
 fmt: need-rust
-	$(CARGO) fmt
+	$(CARGO) fmt --all
 
 lint: need-rust need-lints
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) clippy --locked --no-default-features --lib -- -D warnings
-	$(CARGO) clippy --locked --no-default-features --features runtime,postgres,ldap --lib -- -D warnings
-	$(CARGO) clippy --locked --no-default-features --features server --lib --bins -- -D warnings
+	$(CARGO) clippy --locked --package envoy-auth-tokens --no-default-features --lib -- -D warnings
+	$(CARGO) clippy --locked --package envoy-auth-tokens --no-default-features --features runtime,postgres,ldap --lib -- -D warnings
+	$(CARGO) clippy --locked --package envoy-auth-tokens --no-default-features --features server --lib --bins -- -D warnings
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' \
 		$(CARGO) doc --locked --no-deps --document-private-items
 

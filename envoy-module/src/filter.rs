@@ -84,6 +84,7 @@ struct Waiting {
 }
 
 /// How far a request is after its headers.
+#[expect(clippy::large_enum_variant, reason = "a box would cost every request an allocation")]
 enum Step {
     Decided(Concluded),
     Waits,

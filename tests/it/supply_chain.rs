@@ -91,7 +91,14 @@ fn the_engine_alone_links_no_server_and_no_command_line() {
     let linked = |features: &[&str]| -> BTreeSet<String> {
         let mut command = Command::new(env!("CARGO"));
         command
-            .args(["tree", "--locked", "--edges=normal", "--prefix=none", "--format={lib}"])
+            .args([
+                "tree",
+                "--package=envoy-auth-tokens",
+                "--locked",
+                "--edges=normal",
+                "--prefix=none",
+                "--format={lib}",
+            ])
             .args(features);
         command.current_dir(tools::root());
         let ran = run(command, "");
@@ -119,7 +126,9 @@ fn the_engine_alone_links_no_server_and_no_command_line() {
 #[test]
 fn a_source_package_holds_what_builds_tests_and_ships_us() {
     let mut command = Command::new(env!("CARGO"));
-    command.args(["package", "--list", "--allow-dirty", "--locked"]).current_dir(tools::root());
+    command
+        .args(["package", "--package=envoy-auth-tokens", "--list", "--allow-dirty", "--locked"])
+        .current_dir(tools::root());
     let ran = run(command, "");
     assert_eq!(ran.code(), Some(0), "{ran:?}");
     let files: Vec<_> = ran.stdout.lines().collect();
