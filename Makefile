@@ -16,12 +16,13 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test soak kill-store test-bodies fuzz dist deb image chart test-shipped module differential asan bench-envoy release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo docs test soak kill-store test-bodies fuzz dist deb image chart test-shipped module differential asan bench-envoy release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; sends its requests with curl,'
 	@echo '             then runs until Ctrl-C (ONCE=1: ends; PORT=10100: another port)'
 	@echo 'make test    all tests, with a real Envoy and a real Datasette'
+	@echo 'make docs    builds docs/ as a book with search in target/book, and checks its links'
 	@echo 'make soak    a busy life of MINUTES=2: nothing may go wrong'
 	@echo 'make kill-store  KILLS=1000 of the server and of PostgreSQL in the middle of writes'
 	@echo 'make fuzz    looks for inputs that break what INPUTS=check_request goes through, for SECONDS=600'
@@ -63,6 +64,10 @@ test: need-rust need-curl tools
 # PostgreSQL, PgBouncer, OpenLDAP, promtool, kubectl, Helm and others; fetch.py lists them.
 tools: need-python
 	@$(PYTHON) tests/tools/fetch.py >/dev/null
+
+# The documents as a book.
+docs: need-python
+	@$(PYTHON) docs/build.py --mdbook "$$($(PYTHON) tests/tools/fetch.py mdbook | sed -n 's/^mdbook=//p')"
 
 # A busy life: reloads, revocations and new Envoys under a steady load, for so many minutes.
 MINUTES ?= 2

@@ -110,6 +110,12 @@ pub fn oidc_provider() -> &'static Path {
     &OIDC_PROVIDER
 }
 
+/// mdBook, which makes a book of docs/.
+pub fn mdbook() -> &'static Path {
+    static MDBOOK: LazyLock<PathBuf> = LazyLock::new(|| fetch("mdbook"));
+    &MDBOOK
+}
+
 /// axe-core, one script that a browser runs.
 pub fn axe_core() -> &'static Path {
     static AXE_CORE: LazyLock<PathBuf> =
