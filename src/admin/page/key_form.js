@@ -83,12 +83,11 @@ function offerLives(isChange) {
   const { maxSeconds, firstSeconds } = may();
   const isAllowed = (seconds) => seconds !== null && (maxSeconds === null || seconds <= maxSeconds);
   const lives = LIVES.map((days) => days * DAY).filter(isAllowed);
-  const options = lives.map((seconds) => [seconds, `In ${length(seconds)}`]);
-  if (isAllowed(firstSeconds) && !lives.includes(firstSeconds)) options.push([firstSeconds, `In ${length(firstSeconds)}`]);
-  if (maxSeconds !== null && !options.some(([seconds]) => seconds === maxSeconds)) {
-    options.push([maxSeconds, `In ${length(maxSeconds)}, the most here`]);
+  for (const seconds of [firstSeconds, maxSeconds]) {
+    if (isAllowed(seconds) && !lives.includes(seconds)) lives.push(seconds);
   }
-  options.sort(([one], [other]) => one - other);
+  const limit = (seconds) => (seconds === maxSeconds ? ', the most here' : '');
+  const options = lives.sort((one, other) => one - other).map((seconds) => [seconds, `In ${length(seconds)}${limit(seconds)}`]);
   options.push(['custom', 'After another time…']);
   if (maxSeconds === null) options.push(['never', 'Never']);
   if (isChange) options.unshift(['', 'As now']);
