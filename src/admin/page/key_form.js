@@ -77,8 +77,8 @@ async function offerAccounts() {
   }
 }
 
-// The lives to choose from: within the maximum, 90 days at first unless the configuration proposes another, and never
-// only where it is allowed.
+// The lives to choose from: within the maximum, at first the one that the configuration proposes, and never only where it
+// is allowed.
 function offerLives(isChange) {
   const { maxSeconds, firstSeconds } = may();
   const isAllowed = (seconds) => seconds !== null && (maxSeconds === null || seconds <= maxSeconds);
@@ -93,7 +93,8 @@ function offerLives(isChange) {
   if (isChange) options.unshift(['', 'As now']);
   const life = $('key-life');
   life.replaceChildren(...options.map(([value, label]) => make('option', { value }, label)));
-  const first = [firstSeconds, FIRST_LIFE * DAY].find(isAllowed) ?? maxSeconds;
+  // A configuration that proposes none is one that proposes no end.
+  const first = firstSeconds === null && maxSeconds === null ? 'never' : [firstSeconds, FIRST_LIFE * DAY].find(isAllowed) ?? maxSeconds;
   life.value = isChange ? '' : String(first);
 }
 
