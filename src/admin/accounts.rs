@@ -150,7 +150,8 @@ impl SearchQuery {
         let (page, per_page) = page_of(query)?;
         Ok(Self {
             query: parameter(query, "query").filter(|text| !text.is_empty()),
-            disabled: is_true("disabled"),
+            // Clients that were made from Grafana's OpenAPI document write it with a capital letter.
+            disabled: is_true("disabled") || is_true("Disabled"),
             expired_tokens: is_true("expiredTokens"),
             per_page,
             page,
@@ -514,6 +515,7 @@ mod tests {
             ("query=&perpage=0&page=0&disabled=0&expiredTokens=no", all()),
             ("perpage=x&page=-1", all()),
             ("query=a%20b", SearchQuery { query: Some("a b".into()), ..all() }),
+            ("Disabled=True", SearchQuery { disabled: true, ..all() }),
             ("disabled=true", SearchQuery { disabled: true, ..all() }),
             (
                 "expiredTokens=1&perpage=10&page=3",

@@ -229,9 +229,9 @@ mod tests {
 
     fn rules(public_url: Option<&str>, log_in_hosts: &[&str]) -> AdminRules {
         AdminRules {
-            introspect: Policy::new("introspect".into(), None),
             allow: Policy::new("admin".into(), None),
             self_service: Policy::new("admin".into(), None),
+            introspect: Policy::new("admin".into(), None),
             public_url: public_url.map(|url| url.parse().unwrap()),
             hosts: [].into(),
             certificate_names: [].into(),

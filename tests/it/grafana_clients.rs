@@ -74,7 +74,7 @@ fn ansible_makes_the_keys_of_a_play_once() {
         }
         command.arg(tools::root().join("tests/it/grafana_clients/api_keys.yml"));
         command.env("ANSIBLE_HOME", folder.path().join("ansible")).env("ANSIBLE_NOCOLOR", "1");
-        command.env("ANSIBLE_PYTHON_INTERPRETER", "auto_silent").env("LC_ALL", "C.UTF-8");
+        command.env("LC_ALL", "C.UTF-8");
         for proxy in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
             command.env_remove(proxy);
         }

@@ -25,7 +25,7 @@ default: {}
 const ROOT: &str = "root-token-01234567890";
 const GATEWAY: &str = "gateway-token-01234567";
 
-struct Api(Server, SocketAddr);
+struct Api(#[expect(dead_code, reason = "it runs as long as this lives")] Server, SocketAddr);
 
 impl Api {
     fn start() -> Self {
