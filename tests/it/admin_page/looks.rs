@@ -183,7 +183,7 @@ fn rows_are_even_in_every_width() {
         page.create(json!({"name": format!("key {number}"), "role": "Viewer", "secondsToLive": (number + 1) * 40 * DAY}));
     }
     page.enter("admin");
-    for width in [320, 480, 768, 1024, 1200, 1201, 1280, 1440, 1920] {
+    for width in [320, 480, 768, 1024, 1232, 1233, 1280, 1440, 1920] {
         page.browser.set_size(width, 900);
         let heights = page.browser.script(
             "await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));

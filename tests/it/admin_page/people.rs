@@ -10,7 +10,7 @@ fn a_service_account_is_added_given_keys_changed_disabled_and_deleted() {
     let page = Page::logged_in();
     let browser = &page.browser;
     page.press("#views", "Service accounts");
-    browser.read("#no-accounts", "There are no service accounts yet.  Add the first one.");
+    browser.read("#no-accounts", "There are no service accounts yet. Add the first one.");
     browser.click("#add-account");
     browser.press(&[ENTER]);
     browser.read("#account-name-error", "Give the account a name.");
@@ -116,7 +116,7 @@ fn people_who_may_have_keys_of_their_own_see_those_alone() {
     browser.screenshot("own-add");
     browser.click("#key-form [data-yes]");
     let token = page.take_key();
-    assert_eq!(page.check(&token), Ok("vic".to_owned()));
+    assert_eq!(page.check(&token), Ok("Vic".to_owned()));
     page.see_names(&["laptop"]);
     assert_eq!(page.cell("laptop", "Rights"), "Its owner’s");
     browser.click("#filters-toggle");
