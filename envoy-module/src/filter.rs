@@ -359,7 +359,7 @@ fn attributes<'a>(
         Header { name, value }
     });
     let headers = Headers::new(Encoding::Lines, headers.collect());
-    let http = Http { method, host, path, headers, client: ClientAddress::Unknown };
+    let http = Http { method, host, path, headers, client: ClientAddress::UNKNOWN };
     Attributes { http: Some(http), policy, misspelled_policy: None }
 }
 

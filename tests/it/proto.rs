@@ -90,8 +90,8 @@ fn seen(attributes: &Attributes<'_>) -> Seen {
         (words.0, words.1, words.2, http.headers.encoding(), headers.collect())
     });
     let client = attributes.http.as_ref().map(|http| match http.client {
-        ClientAddress::Text(text) => text.to_vec(),
-        ClientAddress::Unknown => Vec::new(),
+        ClientAddress::new(text) => text.to_vec(),
+        ClientAddress::UNKNOWN => Vec::new(),
         ClientAddress::Ip(address) => panic!("{address} is no text"),
     });
     Seen { policy: attributes.policy.map(<[u8]>::to_vec), client, http }
