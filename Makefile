@@ -16,7 +16,7 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test soak kill-store test-bodies fuzz dist deb image chart test-shipped release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo test soak kill-store test-bodies fuzz dist deb image chart test-shipped module differential bench-envoy release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; sends its requests with curl,'
@@ -26,6 +26,8 @@ help:
 	@echo 'make kill-store  KILLS=1000 of the server and of PostgreSQL in the middle of writes'
 	@echo 'make fuzz    looks for inputs that break what INPUTS=check_request goes through, for SECONDS=600'
 	@echo 'make dist    the static release binary that we ship, in target/dist'
+	@echo 'make module  the module that Envoy loads into its own process, in target/dist'
+	@echo 'make differential  REQUESTS=100000 through server and module, compared'
 	@echo 'make image   the container image of that binary, by docker, podman or buildah'
 	@echo 'make chart   the files of the Helm chart that are made: its README, the rules, the dashboard'
 	@echo 'make deb     the Debian package of it (MAINTAINER="You <you@…>"), compiling nothing of ours'
@@ -91,6 +93,16 @@ test-bodies: need-rust tools
 dist:
 	deploy/dist.sh
 
+# The module inside Envoy: target/dist/libenvoy_auth_tokens.so.
+module: need-rust
+	deploy/module.sh
+
+# So many random requests through ext_authz and through the module: nobody may see a difference.
+REQUESTS ?= 100000
+differential: need-rust tools
+	REQUESTS=$(REQUESTS) $(CARGO) test --locked --test it -- --nocapture --exact \
+		inside_envoy::random_requests_are_answered_as_by_the_server
+
 # The Debian package of the binary that `make dist` built.
 deb: need-rust need-python
 	@deploy/debian/build.sh
@@ -114,6 +126,11 @@ release-check: need-rust need-python
 bench: need-rust need-python
 	benches/run.sh
 
+# Through a real Envoy: no filter, api_key_auth, ext_authz to us, and the module inside.
+bench-envoy: need-rust need-python tools
+	$(CARGO) build --locked --release
+	$(PYTHON) -B benches/envoy.py --write
+
 bench-keys: need-rust need-python
 	benches/run.sh keys
 
@@ -136,6 +153,7 @@ lint: need-rust need-lints
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --lib -- -D warnings
+	$(CARGO) clippy --locked --no-default-features --features runtime,postgres,ldap --lib -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --features server --lib --bins -- -D warnings
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' \
 		$(CARGO) doc --locked --no-deps --document-private-items

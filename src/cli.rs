@@ -66,7 +66,7 @@ enum Command {
     /// Make a token, or the digest of one; tell whether a text is one of ours
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Hash a password from standard input with argon2id
+    /// Hash a password from standard input, or that a terminal is asked for, with argon2id
     Password(password::PasswordArgs),
     /// Manage API keys through a running server's admin listener, and their store
     #[command(subcommand)]
@@ -169,6 +169,9 @@ pub enum CliError {
     /// A text is not a token.
     #[error("{0}")]
     Token(#[from] TokenError),
+    /// `password`: what was typed twice is not the same.
+    #[error("that was not the same password twice: nothing is printed")]
+    PasswordsDiffer,
     /// A password cannot be hashed.
     #[error("{0}")]
     Password(#[from] PasswordError),

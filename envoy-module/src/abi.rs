@@ -6,6 +6,8 @@
 
 mod callbacks;
 mod exports;
+#[cfg(test)]
+mod fake;
 
 use std::ffi::{CStr, c_void};
 use std::marker::PhantomData;
@@ -54,6 +56,8 @@ pub enum TrailersStatus {
 
 /// `type_http_header_type_RequestHeader`.
 const REQUEST_HEADERS: u32 = 0;
+/// `type_http_header_type_ResponseHeader`.
+const RESPONSE_HEADERS: u32 = 2;
 /// `type_metrics_result_Success`.
 const SUCCESS: u32 = 0;
 
@@ -168,21 +172,26 @@ impl Stream<'_> {
 
     /// Replaces every value of a request header by this one.
     pub fn set_request_header(&mut self, name: &str, value: &[u8]) -> bool {
-        self.change_header(name, Bytes::of(value))
+        self.change_header(REQUEST_HEADERS, name, Bytes::of(value))
+    }
+
+    /// Replaces every value of a response header by this one.
+    pub fn set_response_header(&mut self, name: &str, value: &[u8]) -> bool {
+        self.change_header(RESPONSE_HEADERS, name, Bytes::of(value))
     }
 
     /// Removes every value of a request header.
     pub fn remove_request_header(&mut self, name: &str) -> bool {
-        self.change_header(name, Bytes::NULL)
+        self.change_header(REQUEST_HEADERS, name, Bytes::NULL)
     }
 
-    fn change_header(&mut self, name: &str, value: Bytes) -> bool {
+    fn change_header(&mut self, kind: u32, name: &str, value: Bytes) -> bool {
         // SAFETY: the pointer is Envoy's, of the hook that runs; name and value are copied.  Nothing that was lent is alive,
         // because `self` is borrowed mutably.
         unsafe {
             callbacks::envoy_dynamic_module_callback_http_set_header(
                 self.pointer,
-                REQUEST_HEADERS,
+                kind,
                 Bytes::of(name.as_bytes()),
                 value,
             )

@@ -24,6 +24,8 @@ pub struct AllowChanges {
     pub remove: Vec<String>,
     /// The new path.
     pub path: Option<Vec<u8>>,
+    /// Headers that replace those of their names in the response.
+    pub response: Vec<(&'static str, String)>,
     /// What is said of it.
     pub metadata: Metadata,
 }
@@ -32,8 +34,10 @@ pub struct AllowChanges {
 pub struct DenyChanges {
     /// The answer.
     pub denial: Denial,
-    /// Whether the client speaks gRPC.
+    /// Whether Envoy takes the client for one of gRPC, so that the status is told by gRPC alone.
     pub is_grpc: bool,
+    /// Whether the answer has no body, and a gRPC client no message.
+    pub is_head: bool,
     /// What is said of it.
     pub metadata: Metadata,
 }
@@ -94,7 +98,7 @@ impl AllowChanges {
                 fields.chain(allow.policy.map(|policy| ("policy", metadata_text(policy)))),
             ))
         };
-        Self { set, remove, path, metadata }
+        Self { set, remove, path, response: allow.response_headers().collect(), metadata }
     }
 }
 
@@ -113,8 +117,16 @@ impl DenyChanges {
         } else {
             Metadata::Flat(metadata::flat(fields))
         };
-        Self { denial, is_grpc: http.is_some_and(Http::is_grpc), metadata }
+        let is_head = http.is_some_and(|http| http.method == b"HEAD");
+        Self { denial, is_grpc: http.is_some_and(is_grpc_to_envoy), is_head, metadata }
     }
+}
+
+/// Whether Envoy's own answers to this request are gRPC's (`Grpc::Common::hasGrpcContentType`).  It is stricter than
+/// [`Http::is_grpc`], by which the denial is written.
+fn is_grpc_to_envoy(http: &Http<'_>) -> bool {
+    let rest = http.headers.first("content-type").and_then(|value| value.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
 }
 
 fn metadata_text(text: &str) -> envoy_auth_tokens::answer::MetadataValue<'_> {

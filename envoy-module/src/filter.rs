@@ -62,6 +62,8 @@ pub struct Filter {
     stats: Stats,
     state: Cell<State>,
     waiting: RefCell<Option<Waiting>>,
+    /// What the response of a request that passes gets.
+    response: RefCell<Vec<(&'static str, String)>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +116,7 @@ impl Filter {
             stats: config.stats,
             state: Cell::new(State::Undecided),
             waiting: RefCell::default(),
+            response: RefCell::default(),
         }
     }
 
@@ -138,6 +141,14 @@ impl Filter {
                 .conclude(stream, &concluded)
                 .map_or(HeadersStatus::StopAllIterationAndWatermark, Into::into),
             Step::Waits => HeadersStatus::StopAllIterationAndWatermark,
+        }
+    }
+
+    /// Changes the headers of the response.  Envoy does not take a change where it has no headers, and then there is nobody
+    /// to read one.
+    pub fn response_headers(&self, stream: &mut Stream<'_>) {
+        for (name, value) in self.response.take() {
+            stream.set_response_header(name, value.as_bytes());
         }
     }
 
@@ -166,6 +177,11 @@ impl Filter {
         let policy = stream.route_settings().map(|route| route.policy.as_bytes());
         let headers = stream.request_headers();
         let attributes = attributes(headers, policy);
+        #[cfg(test)]
+        assert!(
+            !attributes.http.as_ref().is_some_and(|http| http.headers.has("x-panic-for-tests")),
+            "as asked"
+        );
         if !self.may_wait(&attributes) {
             let decision = pin!(self.instance.authorizer.authorize(&attributes, None));
             if let Poll::Ready(decision) = decision.poll(&mut Context::from_waker(Waker::noop())) {
@@ -233,6 +249,7 @@ impl Filter {
         match (&concluded.decision.verdict, &concluded.changes) {
             (Ok(permit), Changes::Allow(changes)) => match let_pass(stream, permit, changes) {
                 Ok(passed) => {
+                    self.response.borrow_mut().clone_from(&changes.response);
                     self.state.set(State::Passed);
                     return Some(passed);
                 }
@@ -263,11 +280,10 @@ impl Filter {
         let denial = &changes.denial;
         if changes.is_grpc {
             // `send_response` would tell a gRPC client the status OK, whatever the denial.
-            let mut headers = vec![
-                (":status", "200"),
-                ("content-type", "application/grpc"),
-                ("grpc-message", &*denial.body),
-            ];
+            let mut headers = vec![(":status", "200"), ("content-type", "application/grpc")];
+            if !changes.is_head {
+                headers.push(("grpc-message", &*denial.body));
+            }
             headers.extend(denial.headers());
             stream.send_response_headers(&headers);
         } else {

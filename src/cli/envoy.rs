@@ -6,7 +6,7 @@ mod settings;
 mod tls;
 mod yaml;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -14,7 +14,7 @@ pub(super) use self::endpoint::Endpoint;
 use self::settings::EnvoySettings;
 use self::tls::TlsFiles;
 use super::{CliError, ConfigFile, print};
-use crate::config::Config;
+use crate::config::{Config, PipeHandling, Serves};
 
 #[derive(Debug, Args)]
 pub(super) struct EnvoyArgs {
@@ -23,6 +23,12 @@ pub(super) struct EnvoyArgs {
     /// What to print
     #[arg(long, value_enum, default_value_t = ConfigPart::Bootstrap)]
     part: ConfigPart,
+    /// The module in Envoy's own process instead of a server beside it
+    #[arg(long, conflicts_with = "address")]
+    inside: bool,
+    /// With --inside: the module's file, where Envoy runs
+    #[arg(long, value_name = "PATH", requires = "inside", default_value = parts::MODULE)]
+    module: PathBuf,
     /// Where Envoy reaches us, when that is not where we listen: HOST:PORT, unix:/path or unix:@name
     #[arg(long, value_name = "ADDRESS")]
     address: Option<Endpoint>,
@@ -60,6 +66,12 @@ pub enum EnvoyError {
     /// The listener's socket has a path that Envoy's configuration cannot hold.
     #[error("the path of `ext_authz.listen` is not UTF-8, and Envoy wants it to be")]
     SocketPath,
+    /// The module asks nobody.
+    #[error("with --inside there is no cluster: the module decides in Envoy's own process")]
+    NoCluster,
+    /// The module's file or the configuration has a path that Envoy's configuration cannot hold.
+    #[error("{0} is not UTF-8, and Envoy wants it to be")]
+    Path(&'static str),
     /// TLS files for a listener without TLS.
     #[error(
         "--tls-ca, --tls-cert and --tls-key are for `ext_authz.tls`, which this configuration does not have"
@@ -80,8 +92,24 @@ pub enum EnvoyError {
 
 impl EnvoyArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let config = self.config.load()?;
+        let config = if self.inside {
+            let serves = Serves::Decisions { read_only: true };
+            Config::load_for(&self.config.path, PipeHandling::Read, serves).outcome?
+        } else {
+            self.config.load()?
+        };
         let settings = EnvoySettings::new(&config, self.address, self.listen, self.upstream, self.tls)?;
+        if self.inside {
+            let absolute = std::path::absolute(&self.config.path).unwrap_or(self.config.path);
+            let path = absolute.to_str().ok_or(EnvoyError::Path("the path of the configuration"))?;
+            let module = self.module.to_str().ok_or(EnvoyError::Path("--module"))?;
+            return print(&match self.part {
+                ConfigPart::Bootstrap => parts::bootstrap_inside(&settings, &absolute, path, module),
+                ConfigPart::Filter => parts::module(path, module),
+                ConfigPart::Hcm => parts::manager(&settings),
+                ConfigPart::Cluster => return Err(EnvoyError::NoCluster.into()),
+            });
+        }
         print(&match self.part {
             ConfigPart::Bootstrap => parts::bootstrap(&settings, &self.config.path),
             ConfigPart::Filter => parts::filter(&settings),

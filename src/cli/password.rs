@@ -1,10 +1,11 @@
 //! `password`
 
-use std::path::Path;
+use std::io::{self, IsTerminal};
 
 use clap::Args;
 
-use super::{CliError, print, read_secret};
+use super::admin_api::read_secret_or_ask;
+use super::{CliError, print};
 use crate::password::PasswordHash;
 
 /// Prints a `password_hash` for the configuration.
@@ -13,7 +14,11 @@ pub(super) struct PasswordArgs {}
 
 impl PasswordArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let password = read_secret("password", Path::new("-"))?;
+        let password = read_secret_or_ask("password", "Password: ")?;
+        // Nobody sees what is typed, and of its hash nobody sees that it was mistyped.
+        if io::stdin().is_terminal() && read_secret_or_ask("password", "Once more: ")? != password {
+            return Err(CliError::PasswordsDiffer);
+        }
         let hash = PasswordHash::of(&password)?;
         print(&format!("{}\n", hash.as_str()))
     }

@@ -302,6 +302,8 @@ fn exchange(address: SocketAddr, bytes: &[u8], is_head: bool) -> String {
         .filter(|(name, _)| !matches!(name.as_slice(), b"date" | b"x-envoy-upstream-service-time"))
         .map(|(name, value)| format!("{}: {}", name.escape_ascii(), value.escape_ascii()))
         .collect();
+    // A denial that goes out before the body has come closes the connection: the module's always does.
+    headers.retain(|line| line != "connection: close");
     headers.sort();
     let body = body.unwrap_or_default();
     let body = match serde_json::from_slice::<Value>(&body) {
@@ -419,7 +421,7 @@ fn validate(folder: &str, settings: &Value, route: Option<&Value>) -> (bool, Str
         "stat_prefix": "ingress",
         "route_config": { "virtual_hosts": [{ "name": "a", "domains": ["*"], "routes": routes }] },
         "http_filters": [
-            { "name": "auth", "typed_config": module_filter(settings) },
+            { "name": "auth", "typed_config": module_filter(EnvoyRelease::V1_40, settings) },
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" },
@@ -686,4 +688,78 @@ fn a_listener_may_leave_and_come_back() {
     wait_until("both are gone", || envoy.listener("second").is_none());
     write(&["third"]);
     wait_until("the third decides", || passes("third"));
+}
+
+#[test]
+fn the_printed_configuration_runs_with_the_module_inside() {
+    let upstream = Upstream::start();
+    let server = Server::with(CONFIG).start();
+    let (theirs, module) = (upstream.address().to_string(), tools::module());
+    let printed = |setup: &crate::harness::Setup, arguments: &[&str]| {
+        let ran = setup.run(arguments);
+        assert_eq!(ran.code(), Some(0), "{ran:?}");
+        ran.stdout
+    };
+    let setup = Server::with(CONFIG);
+    let module = module.to_str().unwrap();
+    let arguments =
+        ["envoy", "--inside", "--module", module, "--listen", "127.0.0.1:0", "--upstream", &theirs];
+    let config = printed(&setup, &arguments);
+    let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
+    let folder = setup.folder().display().to_string();
+    let program =
+        Program { environment: vec![("ENVOY_AUTH_TOKENS_FOLDER".to_owned(), folder)], ..Program::default() };
+    let envoy = Envoy::running(&format!("{admin}{config}"), &program);
+    let request = || http1::Request::new(envoy.address(), "GET", "/").host("app.example");
+    let seen = request().bearer(ALICE).header("x-actor-id", "root").send().seen();
+    assert_eq!(seen.all("x-actor-id"), ["alice"]);
+    assert_eq!(request().send().status, 401);
+    drop(server);
+
+    let filter = printed(&setup, &["envoy", "--inside", "--module", module, "--part", "filter"]);
+    assert!(config.contains(filter.lines().nth(1).unwrap().trim()), "{filter}");
+    let ran = setup.run(["envoy", "--inside", "--part", "cluster"]);
+    assert!(ran.code() != Some(0) && ran.stderr.contains("there is no cluster"), "{ran:?}");
+}
+
+#[test]
+fn the_example_is_what_the_command_prints() {
+    let example = fs::read_to_string(tools::root().join("deploy/envoy-module.yaml")).unwrap();
+    let mut command = Command::new(crate::harness::server::BINARY);
+    command.args(["envoy", "--inside", "--config", "deploy/config.yaml"]).current_dir(tools::root());
+    let ran = crate::harness::server::run(command, "");
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+    let here = tools::root().join("deploy/config.yaml");
+    let printed = ran.stdout.replace(here.to_str().unwrap(), "/etc/envoy-auth-tokens/config.yaml");
+    assert_eq!(example, printed, "print deploy/envoy-module.yaml anew");
+}
+
+#[test]
+fn the_documents_name_every_setting_of_the_filter() {
+    let document = fs::read_to_string(tools::root().join("docs/inside-envoy.md")).unwrap();
+    for key in ["config", "read_only", "probes", "log_decisions", "log"] {
+        assert!(document.contains(&format!("| `{key}` |")), "{key}");
+    }
+}
+
+#[test]
+fn probes_are_served_where_the_filter_says_so() {
+    let server = Server::with(CONFIG).start();
+    let upstream = Upstream::start();
+    let shape = Shape::plain().module(json!({ "probes": "127.0.0.1:0" }));
+    let envoy = Envoy::start(&shape, &server, &upstream);
+    let address = envoy.log().wait_for("where the probes are", |line| {
+        let (_, address) = line.split_once("listener=\"probes\" address=")?;
+        address.split_whitespace().next()?.parse().ok()
+    });
+    let ask = |path| http1::Request::new(address, "GET", path).header("connection", "close").send();
+    assert_eq!(ask("/live").status, 200);
+    wait_until("it is ready", || ask("/ready").status == 200);
+    assert!(ask("/metrics").text().contains("envoy_auth_tokens_"));
+    // A second Envoy finds the port taken, and decides all the same.
+    let shape = Shape::plain().module(json!({ "probes": address.to_string() }));
+    let second = Envoy::start(&shape, &server, &upstream);
+    second.log().wait_for("a warning", |line| line.contains("there are no probes").then_some(()));
+    let request = http1::Request::new(second.address(), "GET", "/").host("a").bearer(ALICE);
+    assert_eq!(request.send().status, 200);
 }

@@ -505,7 +505,7 @@ fn variables_name_the_credential_and_arguments_go_before_them() {
     }
 }
 
-/// Runs a command at a terminal of its own, and types this when it asks.  Gives back a line that says whether the terminal hid
+/// Runs a command at a terminal of its own, and types this when it asks; `|` parts what is typed for several questions.  Gives back a line that says whether the terminal hid
 /// what was typed, whether it shows what is typed afterwards, and the exit code; and all that stood on the terminal.
 fn at_terminal(admin: SocketAddr, typed: &str, arguments: &[&str]) -> (String, String) {
     let script = r#"
@@ -514,14 +514,15 @@ master, slave = pty.openpty()
 attach = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 child = subprocess.Popen(sys.argv[2:], stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=attach)
 echoes = lambda: bool(termios.tcgetattr(slave)[3] & termios.ECHO)
-seen, hidden, deadline = b'', None, time.monotonic() + 60
+typed, seen, answered, hidden, deadline = sys.argv[1].split('|'), b'', 0, None, time.monotonic() + 60
 while time.monotonic() < deadline:
     ended = child.poll() is not None
     if select.select([master], [], [], 0 if ended else 0.05)[0]:
         seen += os.read(master, 65536)
-        if hidden is None and seen.endswith(b': '):
-            hidden = not echoes()
-            os.write(master, sys.argv[1].encode())
+        if seen.endswith(b': ') and len(seen) > answered and typed:
+            answered = len(seen)
+            hidden = hidden is not False and not echoes()
+            os.write(master, typed.pop(0).encode())
     elif ended:
         break
 print('hidden', hidden, 'echo', echoes(), 'code', child.poll())
@@ -553,6 +554,13 @@ fn a_terminal_is_asked_for_the_password_and_does_not_show_it() {
     let (state, seen) = at_terminal(admin, "correct\u{3}", &["keys", "list", "--user", "admin"]);
     assert_eq!(state, "hidden True echo True code 1", "{seen}");
     assert!(seen.contains("interrupted") && !seen.contains("correct"), "{seen}");
+    // A new password is asked for twice.
+    let (state, seen) = at_terminal(admin, "a-new-password\r|a-new-password\r", &["password"]);
+    assert_eq!(state, "hidden True echo True code 0", "{seen}");
+    assert!(seen.starts_with("Password: \nOnce more: \n$argon2id$") && !seen.contains("a-new"), "{seen}");
+    let (state, seen) = at_terminal(admin, "a-new-password\r|another\r", &["password"]);
+    assert_eq!(state, "hidden True echo True code 1", "{seen}");
+    assert!(seen.contains("not the same password twice") && !seen.contains("argon2id"), "{seen}");
     // A token is asked for in the same way.
     let (state, seen) = at_terminal(admin, "hunter2\r", &["token", "check"]);
     assert_eq!(state, "hidden True echo True code 3", "{seen}");

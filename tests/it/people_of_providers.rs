@@ -17,7 +17,7 @@ use crate::people_sessions::{MINUTE, OVER, Process, sidecar, snapshot};
 
 const HOUR: i64 = 60 * MINUTE;
 const ADMIN: &str =
-    "keys: {store: \"sqlite:keys.db\"}\nadmin: {listen: \"127.0.0.1:0\"}\ncredentials: [session]\n";
+    "keys: {store: \"sqlite:keys.db\"}\nadmin: {listen: \"127.0.0.1:0\"}\ncredentials: [bearer, session]\n";
 
 /// A provider whose people have these roles by their groups.
 pub(crate) fn provider(name: &str, binding: u8, roles: &[(&str, Role)]) -> ProviderSettings {

@@ -58,7 +58,7 @@ fn stream<'h>(pointer: *mut c_void) -> Stream<'h> {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_program_init() -> *const c_char {
+pub extern "C" fn envoy_dynamic_module_on_program_init() -> *const c_char {
     caught(ptr::null(), || {
         crate::log::start();
         super::version().as_ptr()
@@ -66,7 +66,7 @@ extern "C" fn envoy_dynamic_module_on_program_init() -> *const c_char {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_config_new(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_config_new(
     config: *mut c_void,
     _name: Bytes,
     settings: Bytes,
@@ -80,13 +80,13 @@ extern "C" fn envoy_dynamic_module_on_http_filter_config_new(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_config_destroy(config: *const c_void) {
+pub extern "C" fn envoy_dynamic_module_on_http_filter_config_destroy(config: *const c_void) {
     // SAFETY: Envoy gives back what `…_config_new` gave it, once, when no filter of it is left to be made.
     unsafe { take_back::<FilterConfig>(config) }
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_per_route_config_new(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_per_route_config_new(
     _name: Bytes,
     settings: Bytes,
 ) -> *const c_void {
@@ -98,13 +98,13 @@ extern "C" fn envoy_dynamic_module_on_http_filter_per_route_config_new(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_per_route_config_destroy(route: *const c_void) {
+pub extern "C" fn envoy_dynamic_module_on_http_filter_per_route_config_destroy(route: *const c_void) {
     // SAFETY: Envoy gives back what `…_per_route_config_new` gave it, once, when no request has this route any more.
     unsafe { take_back::<RouteSettings>(route) }
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_new(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_new(
     config: *const c_void,
     _filter: *mut c_void,
 ) -> *const c_void {
@@ -117,7 +117,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_new(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_request_headers(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_request_headers(
     envoy: *mut c_void,
     filter: *const c_void,
     _end_of_stream: bool,
@@ -130,7 +130,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_headers(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_request_body(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_request_body(
     _envoy: *mut c_void,
     filter: *const c_void,
     _end_of_stream: bool,
@@ -143,7 +143,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_body(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_request_trailers(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_request_trailers(
     _envoy: *mut c_void,
     filter: *const c_void,
 ) -> TrailersStatus {
@@ -155,7 +155,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_request_trailers(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_scheduled(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_scheduled(
     envoy: *mut c_void,
     filter: *const c_void,
     _event: u64,
@@ -168,7 +168,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_scheduled(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_stream_complete(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_stream_complete(
     _envoy: *mut c_void,
     filter: *const c_void,
 ) {
@@ -180,15 +180,30 @@ extern "C" fn envoy_dynamic_module_on_http_filter_stream_complete(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_destroy(filter: *const c_void) {
+pub extern "C" fn envoy_dynamic_module_on_http_filter_destroy(filter: *const c_void) {
     // SAFETY: Envoy gives back what `…_filter_new` gave it, once, and calls no hook with it afterwards.
     unsafe { take_back::<Filter>(filter) }
 }
 
-// Hooks that must be there and have nothing to do: responses pass (0 is Continue), and nothing is called out.
+/// Responses pass (0 is Continue), whatever happens here: the request was decided.
+#[unsafe(no_mangle)]
+pub extern "C" fn envoy_dynamic_module_on_http_filter_response_headers(
+    envoy: *mut c_void,
+    filter: *const c_void,
+    _end_of_stream: bool,
+) -> u32 {
+    caught((), || {
+        // SAFETY: what `…_filter_new` gave, and has not got back.
+        let filter: &Filter = unsafe { lend(filter) };
+        filter.response_headers(&mut stream(envoy));
+    });
+    0
+}
+
+// Hooks that must be there and have nothing to do: responses pass, and nothing is called out.
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_response_headers(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_response_body(
     _: *mut c_void,
     _: *const c_void,
     _: bool,
@@ -197,21 +212,15 @@ extern "C" fn envoy_dynamic_module_on_http_filter_response_headers(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_response_body(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_response_trailers(
     _: *mut c_void,
     _: *const c_void,
-    _: bool,
 ) -> u32 {
     0
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_response_trailers(_: *mut c_void, _: *const c_void) -> u32 {
-    0
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_http_callout_done(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_http_callout_done(
     _: *mut c_void,
     _: *const c_void,
     _: u64,
@@ -224,7 +233,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_http_callout_done(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_headers(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_headers(
     _: *mut c_void,
     _: *const c_void,
     _: u64,
@@ -235,7 +244,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_headers(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_data(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_data(
     _: *mut c_void,
     _: *const c_void,
     _: u64,
@@ -246,7 +255,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_data(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_trailers(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_trailers(
     _: *mut c_void,
     _: *const c_void,
     _: u64,
@@ -256,7 +265,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_trailers(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_complete(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_complete(
     _: *mut c_void,
     _: *const c_void,
     _: u64,
@@ -264,7 +273,7 @@ extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_complete(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_reset(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_reset(
     _: *mut c_void,
     _: *const c_void,
     _: u64,
@@ -273,14 +282,14 @@ extern "C" fn envoy_dynamic_module_on_http_filter_http_stream_reset(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_downstream_above_write_buffer_high_watermark(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_downstream_above_write_buffer_high_watermark(
     _: *mut c_void,
     _: *const c_void,
 ) {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_http_filter_downstream_below_write_buffer_low_watermark(
+pub extern "C" fn envoy_dynamic_module_on_http_filter_downstream_below_write_buffer_low_watermark(
     _: *mut c_void,
     _: *const c_void,
 ) {

@@ -93,10 +93,14 @@ pub struct ListedToken {
     has_expired: bool,
     #[serde(default)]
     is_revoked: bool,
+    #[serde(default)]
+    is_disabled: bool,
+    description: Option<String>,
 }
 
 /// What stands above the rows of a table of tokens.
-pub const TOKEN_HEADINGS: [&str; 6] = ["ID", "NAME", "STATUS", "EXPIRES", "LAST USED", "CREATED"];
+pub const TOKEN_HEADINGS: [&str; 7] =
+    ["ID", "NAME", "STATUS", "EXPIRES", "LAST USED", "CREATED", "DESCRIPTION"];
 
 impl ListedToken {
     /// Whether it is neither revoked nor expired.
@@ -105,10 +109,11 @@ impl ListedToken {
     }
 
     /// Its row of a table.
-    pub fn row(&self, now: Timestamp) -> [String; 6] {
+    pub fn row(&self, now: Timestamp) -> [String; 7] {
         let status = match (self.is_revoked, self.has_expired) {
             (true, _) => "revoked",
             (false, true) => "expired",
+            (false, false) if self.is_disabled => "disabled",
             (false, false) => "live",
         };
         [
@@ -118,6 +123,7 @@ impl ListedToken {
             self.expiration.map_or_else(|| "No expiration date".to_owned(), |at| time_and_distance(now, at)),
             self.last_used_at.map_or_else(|| "never".to_owned(), |used| relative_time(now, used)),
             self.created.map(absolute_time).unwrap_or_default(),
+            escape_controls(self.description.as_deref().unwrap_or_default()),
         ]
     }
 }
@@ -151,12 +157,12 @@ Created:       2025-12-31 00:00 UTC (1 day ago) by root
         );
         let token: ListedToken = serde_json::from_str(
             r#"{"id": 7, "name": "ci", "created": "2025-12-31T00:00:00Z", "expiration": "2025-12-31T12:00:00Z",
-                "secondsUntilExpiration": 0, "hasExpired": true, "isRevoked": false, "lastUsedAt": null}"#,
+                "secondsUntilExpiration": 0, "hasExpired": true, "isRevoked": false, "lastUsedAt": null, "description": "deploys"}"#,
         )
         .expect("a token");
         assert_eq!(
             token.row(now).join("|"),
-            "7|ci|expired|2025-12-31 12:00 UTC (12 hours ago)|never|2025-12-31 00:00 UTC"
+            "7|ci|expired|2025-12-31 12:00 UTC (12 hours ago)|never|2025-12-31 00:00 UTC|deploys"
         );
     }
 }

@@ -34,6 +34,9 @@ pub(in crate::cli) struct CreateTokenArgs {
     /// How long it works: one whole number and one of s m h d w M y, such as 12h; for ever when not given
     #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     ttl: Option<i64>,
+    /// What it is for, in at most 500 characters
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -71,6 +74,9 @@ impl CreateTokenArgs {
         let mut body = json!({ "name": self.name });
         if let Some(seconds) = self.ttl {
             body["secondsToLive"] = json!(seconds);
+        }
+        if let Some(description) = self.description {
+            body["description"] = json!(description);
         }
         let response = api
             .call(Method::POST, &account_path(id, "/tokens"), Body::Json(&body))

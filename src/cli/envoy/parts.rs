@@ -298,12 +298,55 @@ fn address(endpoint: &Endpoint) -> String {
     }
 }
 
+/// Where the packages put the module.
+pub const MODULE: &str = "/usr/lib/envoy-auth-tokens/libenvoy_auth_tokens.so";
+
+/// The entry of `http_filters` for the module inside Envoy.
+pub fn module(config: &str, module: &str) -> String {
+    let settings = serde_json::json!({ "config": config }).to_string();
+    format!(
+        r#"- name: envoy_auth_tokens
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter
+    dynamic_module_config:
+      # Envoy 1.38 knows no files: write `name: envoy_auth_tokens` instead of `module`, and start Envoy with
+      # ENVOY_DYNAMIC_MODULES_SEARCH_PATH, which names the module's folder.
+      module: {{ local: {{ filename: {} }} }}
+      # Its threads run on when a listener goes.
+      do_not_close: true
+      metrics_namespace: envoy_auth_tokens
+    filter_name: envoy_auth_tokens
+    # The file lies in /etc/envoy-auth-tokens, or in the folder that ENVOY_AUTH_TOKENS_FOLDER names to Envoy.
+    filter_config:
+      "@type": type.googleapis.com/google.protobuf.StringValue
+      value: {}
+"#,
+        quoted(module),
+        single_quoted(&settings)
+    )
+}
+
+/// A text in single quotes, as YAML reads them.
+fn single_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
 /// A whole configuration that runs.
 pub fn bootstrap(settings: &EnvoySettings, config: &Path) -> String {
+    whole(settings, config, &filter(settings), ROUTES, &cluster(settings))
+}
+
+/// A whole configuration that runs with the module inside.
+pub fn bootstrap_inside(settings: &EnvoySettings, config: &Path, path: &str, file: &str) -> String {
+    let routes = ROUTES_INSIDE.replace("MODULE", &quoted(file));
+    whole(settings, config, &module(path, file), &routes, "")
+}
+
+fn whole(settings: &EnvoySettings, config: &Path, filter: &str, routes: &str, cluster: &str) -> String {
     let listener = address(&settings.listener);
-    let (manager, filter) = (indent(10, &manager(settings)), indent(10, &filter(settings)));
+    let (manager, filter) = (indent(10, &manager(settings)), indent(10, filter));
     let application = cluster_head("app", &settings.upstream, "1s") + &endpoints("app", &settings.upstream);
-    let clusters = indent(2, &(application + &cluster(settings)));
+    let clusters = indent(2, &(application + cluster));
     let config = config.display().to_string();
     let config = config.escape_debug();
     let own_headers = if settings.tells_expiry {
@@ -332,7 +375,7 @@ static_resources:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: ingress
           codec_type: AUTO
-{manager}{ROUTES}{own_headers}          http_filters:
+{manager}{routes}{own_headers}          http_filters:
 {filter}          - name: envoy.filters.http.router
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
@@ -352,6 +395,28 @@ const ROUTES: &str = r#"          route_config:
               #     envoy.filters.http.ext_authz:
               #       "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute
               #       check_settings: { context_extensions: { policy: NAME } }
+              - match: { prefix: / }
+                route: { cluster: app }
+"#;
+
+const ROUTES_INSIDE: &str = r#"          route_config:
+            virtual_hosts:
+            - name: app
+              domains: ["*"]
+              routes:
+              # The safest way to choose a policy is the route itself, out of a client's reach.  Beside
+              # `route` write (Envoy 1.38 and 1.39: `per_route_config_name` instead of `filter_name`)
+              #   typed_per_filter_config:
+              #     envoy_auth_tokens:
+              #       "@type": type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilterPerRoute
+              #       dynamic_module_config:
+              #         module: { local: { filename: MODULE } }
+              #         do_not_close: true
+              #         metrics_namespace: envoy_auth_tokens
+              #       filter_name: envoy_auth_tokens
+              #       filter_config:
+              #         "@type": type.googleapis.com/google.protobuf.StringValue
+              #         value: '{"policy": "NAME"}'
               - match: { prefix: / }
                 route: { cluster: app }
 "#;

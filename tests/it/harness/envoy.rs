@@ -243,7 +243,7 @@ impl Shape {
         if let Some(settings) = &self.module {
             let mut settings = settings.clone();
             settings["config"] = json!(server.config_path());
-            filter = module_filter(&settings);
+            filter = module_filter(self.program.release, &settings);
             translate_per_route(&mut routes, self.program.release);
         }
         let mut manager = json!({
@@ -309,14 +309,10 @@ impl Shape {
 }
 
 /// The filter by which Envoy loads the module.
-pub fn module_filter(settings: &Value) -> Value {
+pub fn module_filter(release: tools::EnvoyRelease, settings: &Value) -> Value {
     json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter",
-        "dynamic_module_config": {
-            "module": { "local": { "filename": tools::module() } },
-            "do_not_close": true,
-            "metrics_namespace": "envoy_auth_tokens",
-        },
+        "dynamic_module_config": module_config(release),
         "filter_name": "envoy_auth_tokens",
         "filter_config": text(settings),
     })
@@ -330,14 +326,22 @@ pub fn per_route_module(release: tools::EnvoyRelease, settings: &Value) -> Value
     };
     json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilterPerRoute",
-        "dynamic_module_config": {
-            "module": { "local": { "filename": tools::module() } },
-            "do_not_close": true,
-            "metrics_namespace": "envoy_auth_tokens",
-        },
+        "dynamic_module_config": module_config(release),
         name: "envoy_auth_tokens",
         "filter_config": text(settings),
     })
+}
+
+/// How Envoy loads the module.  1.38 knows no files, and looks for a name in a folder that its environment names.
+fn module_config(release: tools::EnvoyRelease) -> Value {
+    let mut config = json!({ "do_not_close": true, "metrics_namespace": "envoy_auth_tokens" });
+    match release {
+        tools::EnvoyRelease::V1_38 => config["name"] = json!("envoy_auth_tokens"),
+        tools::EnvoyRelease::V1_39 | tools::EnvoyRelease::V1_40 => {
+            config["module"] = json!({ "local": { "filename": tools::module() } });
+        }
+    }
+    config
 }
 
 fn text(settings: &Value) -> Value {
@@ -508,6 +512,9 @@ impl Envoy {
         let mut command = Command::new(tools::envoy_release(program.release));
         command.arg("--config-path").arg(&path);
         command.envs(program.environment.iter().map(|(name, value)| (name, value)));
+        if program.release == tools::EnvoyRelease::V1_38 {
+            command.env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", tools::module_folder());
+        }
         command.args([
             "--concurrency",
             &program.workers.to_string(),

@@ -42,6 +42,17 @@ pub fn module() -> PathBuf {
     module
 }
 
+/// A folder that holds it under the name by which it is shipped.
+pub fn module_folder() -> &'static Path {
+    static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().expect("a fresh folder");
+        let name = folder.path().join("libenvoy_auth_tokens.so");
+        std::os::unix::fs::symlink(module(), name).expect("a link in a fresh folder");
+        folder
+    });
+    FOLDER.path()
+}
+
 /// Which Datasette.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DatasetteRelease {
