@@ -32,7 +32,7 @@ fn every_package_comes_from_the_registry_and_has_a_checksum() {
     assert!(packages.len() > 200, "{}", packages.len());
     for package in packages {
         let value = |key: &str| package.lines().find_map(|line| line.strip_prefix(&format!("{key} = ")));
-        if value("name") == Some("\"envoy-auth-tokens\"") {
+        if matches!(value("name"), Some("\"envoy-auth-tokens\"" | "\"envoy-auth-tokens-module\"")) {
             assert_eq!(value("source"), None, "{package}");
             continue;
         }
@@ -211,14 +211,14 @@ fn the_bill_of_materials_and_the_notices_name_what_is_linked_and_nothing_else() 
 fn checkout() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let at = |path: &str| folder.path().join(path);
-    for path in ["deploy", "src", "benches", "tests/tools", "target"] {
+    for path in ["deploy", "src", "benches", "envoy-module/src", "tests/tools", "target"] {
         fs::create_dir_all(at(path)).unwrap();
     }
-    let files = ["Cargo.toml", "Cargo.lock", "deny.toml", "tests/tools/fetch.py"];
+    let files = ["Cargo.toml", "Cargo.lock", "deny.toml", "envoy-module/Cargo.toml", "tests/tools/fetch.py"];
     for path in files.into_iter().chain(SCRIPTS) {
         fs::copy(tools::root().join(path), at(path)).unwrap();
     }
-    for path in ["build.rs", "src/lib.rs", "src/main.rs", "benches/load.rs"] {
+    for path in ["build.rs", "src/lib.rs", "src/main.rs", "benches/load.rs", "envoy-module/src/lib.rs"] {
         fs::write(at(path), "").unwrap();
     }
     fs::write(at(".gitignore"), "/target\n").unwrap();
