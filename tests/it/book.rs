@@ -40,8 +40,13 @@ fn every_page_is_accessible() {
     let mut problems = Vec::new();
     for page in &pages {
         browser.go(&format!("file://{}", book().join(page).display()));
-        browser.wait("the table of contents", "return document.querySelector('#mdbook-sidebar a, #sidebar a') !== null", json!([]));
-        problems.extend(browser.accessibility_problems().into_iter().map(|problem| format!("{page}: {problem}")));
+        browser.wait(
+            "the table of contents",
+            "return document.querySelector('#mdbook-sidebar a, #sidebar a') !== null",
+            json!([]),
+        );
+        problems
+            .extend(browser.accessibility_problems().into_iter().map(|problem| format!("{page}: {problem}")));
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
@@ -57,7 +62,11 @@ const QUESTIONS: [(&str, &str, &str); 20] = [
     ("How do I rotate a token without an outage?", "rotate token overlap", "rotation.html"),
     ("A key has leaked", "leaked", "rotation.html"),
     ("What does user_locked mean?", "user_locked", "troubleshooting.html"),
-    ("Does a change of max_connections need a restart?", "max_connections restart", "configuration-reference.html"),
+    (
+        "Does a change of max_connections need a restart?",
+        "max_connections restart",
+        "configuration-reference.html",
+    ),
     ("Who revoked the key?", "audit log change", "logs.html"),
     ("How do I publish the page with TLS?", "publish page TLS", "publish-the-page.html"),
     ("Sidecar or shared?", "sidecar shared replicas", "sizing.html"),
@@ -75,7 +84,11 @@ fn the_search_finds_the_answers_to_twenty_questions() {
     let browser = Browser::start();
     browser.set_size(1280, 900);
     for (question, words, page) in QUESTIONS {
-        browser.go(&format!("file://{}?search={}", book().join("index.html").display(), words.replace(' ', "+")));
+        browser.go(&format!(
+            "file://{}?search={}",
+            book().join("index.html").display(),
+            words.replace(' ', "+")
+        ));
         let found = browser.wait(
             "results",
             "const links = [...document.querySelectorAll('#mdbook-searchresults a')];

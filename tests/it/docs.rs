@@ -218,7 +218,8 @@ fn every_configuration_in_the_documents_is_valid() {
             let setup = setup.file("ca.crt", &certificate).file("bot.token", "this-is-the-secret-token");
             let setup = setup.file("bot-2026-12.token", "the-secret-token-of-december");
             let setup = setup.file("bot-2026-06.token", "the-secret-token-of-june");
-            let setup = setup.env("BOT_TOKEN", "this-is-the-secret-token").env("BILLING_KEY", "the-key-of-billing");
+            let setup =
+                setup.env("BOT_TOKEN", "this-is-the-secret-token").env("BILLING_KEY", "the-key-of-billing");
             let setup = setup.env("ADMIN_PASSWORD", "a-long-password");
             let setup = setup.env("LDAP_PASSWORD", "a-long-password").env("OAUTH_SECRET", "a-long-secret");
             let setup = setup.env("ANN_PASSWORD", "a-long-password");
@@ -239,7 +240,8 @@ fn every_configuration_of_envoy_in_the_documents_is_one() {
         for block in document.blocks().iter().filter(|block| block.language == "yaml") {
             let text = if block.text.starts_with("static_resources:") {
                 let place = certificates.display();
-                let text = block.text.replace("/etc/envoy/keys.example.com.crt", &format!("{place}/server.crt"));
+                let text =
+                    block.text.replace("/etc/envoy/keys.example.com.crt", &format!("{place}/server.crt"));
                 text.replace("/etc/envoy/keys.example.com.key", &format!("{place}/server.key"))
             } else if let Some(filter) = block.text.strip_prefix("- name: envoy.filters.http.ext_authz\n") {
                 // In place of the printed one, in the configuration that `envoy` prints.

@@ -54,7 +54,8 @@ fn the_shortest_configuration_runs() {
     let application = Application::start("deploy/demo/upstream.py");
     let setup = Server::with(config).env("BOT_TOKEN", &exported(serve, "BOT_TOKEN"));
     let upstream = format!("127.0.0.1:{}", application.port);
-    let arguments = ["envoy", "--address", &server.tcp().to_string(), "--listen", "127.0.0.1:0", "--upstream", &upstream];
+    let arguments =
+        ["envoy", "--address", &server.tcp().to_string(), "--listen", "127.0.0.1:0", "--upstream", &upstream];
     let printed = setup.run(arguments);
     assert_eq!(printed.code(), Some(0), "{printed:?}");
     let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
