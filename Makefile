@@ -16,7 +16,7 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo docs test soak kill-store test-bodies fuzz dist deb image chart test-shipped module differential asan bench-envoy release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo docs test soak kill-store test-bodies fuzz dist deb image chart archive chart-package push-image join-images push-chart sign github-release test-shipped module differential asan bench-envoy release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; sends its requests with curl,'
@@ -32,6 +32,8 @@ help:
 	@echo 'make differential  REQUESTS=100000 through server and module, compared'
 	@echo 'make image   the container image of that binary, by docker, podman or buildah'
 	@echo 'make chart   the files of the Helm chart that are made: its README, the rules, the dashboard'
+	@echo 'make archive  the binary with its licences as a .tar.gz, in target/dist'
+	@echo 'make chart-package  the Helm chart as a .tgz, in target/dist'
 	@echo 'make deb     the Debian package of it (MAINTAINER="You <you@…>"), compiling nothing of ours'
 	@echo 'make test-shipped  what we ship with that binary: the image, the package'
 	@echo 'make release-check  what must hold before a release: advisories, two equal builds, SBOM'
@@ -124,6 +126,10 @@ image: dist need-python
 # What the Helm chart has of other files.
 chart: need-python
 	@$(PYTHON) deploy/helm/readme.py
+
+# What a release is made of: .github/workflows/release.yaml calls these.  deploy/release.sh says what each needs.
+archive chart-package push-image join-images push-chart sign github-release: need-python
+	@PYTHON=$(PYTHON) deploy/release.sh $@
 
 # The tests that need it.  They want root, on Debian or Ubuntu, and cgroup2.
 test-shipped: dist need-curl tools

@@ -65,6 +65,11 @@ impl<'a> ClientAddress<'a> {
         Self(text)
     }
 
+    /// The text; empty when it is not known.
+    pub fn text(&self) -> &'a [u8] {
+        self.0
+    }
+
     /// The address; `None` when it is not known, or none of IP.
     pub fn ip(&self) -> Option<IpAddr> {
         let address: IpAddr = std::str::from_utf8(self.0).ok()?.parse().ok()?;

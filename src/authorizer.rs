@@ -206,7 +206,7 @@ impl Authorizer {
         if let Some((deny_reason, permit)) = shadow {
             let permit = guard_actor_headers(http, snapshot, permit)?;
             context.shadowed = Some(deny_reason);
-            context.passed_through = self.foreign_location(http, snapshot);
+            context.passed_through = self.foreign_location(http, snapshot).map(Box::new);
             return Ok(permit);
         }
         // The request's own policy stands first, and denies above where it does not admit.
@@ -233,7 +233,7 @@ impl Authorizer {
         trace.identified(&identity);
         match identity? {
             Identity::Authenticated(principal) => context.principal = Some(principal),
-            Identity::Unrecognized => context.passed_through = Some(presented.location.clone()),
+            Identity::Unrecognized => context.passed_through = Some(Box::new(presented.location.clone())),
             Identity::NoSession => {}
         }
         Ok(())

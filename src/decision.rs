@@ -34,7 +34,7 @@ pub struct DecisionContext {
     pub principal: Option<Arc<Principal>>,
     /// The location of a credential that is not ours and is left to the upstream
     /// (`unknown_credentials: anonymous`, or a policy that is not enforced).
-    pub passed_through: Option<CredentialLocation>,
+    pub passed_through: Option<Box<CredentialLocation>>,
     /// The denial of a policy that is not enforced: the request passes all the same.
     pub shadowed: Option<DenyReason>,
     /// The credential of a request that passes expires so soon that its client is told (`keys.tell_expiry`).

@@ -40,7 +40,7 @@ fn the_versions_are_the_crates() {
     let number = |text: &str| -> Vec<u32> {
         text.trim_matches('"').split('.').map(|part| part.parse().expect("a number")).collect()
     };
-    let base = after(DOCKERFILE, "FROM rust:").split('-').next().unwrap();
+    let base = after(DOCKERFILE, "FROM docker.io/library/rust:").split('-').next().unwrap();
     assert!(number(base) >= number(after(CARGO, "rust-version = ")), "rust:{base}");
 }
 

@@ -216,6 +216,12 @@ pub fn mesh_schemas() -> &'static Path {
     &SCHEMAS
 }
 
+/// A linter of GitHub's workflows.
+pub fn actionlint() -> &'static Path {
+    static ACTIONLINT: LazyLock<PathBuf> = LazyLock::new(|| fetch("actionlint"));
+    &ACTIONLINT
+}
+
 /// Docker's own Compose, of which `config` needs no daemon.
 pub fn docker_compose() -> &'static Path {
     static DOCKER_COMPOSE: LazyLock<PathBuf> = LazyLock::new(|| fetch("docker-compose"));
