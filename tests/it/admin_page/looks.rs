@@ -187,13 +187,14 @@ fn rows_are_even_in_every_width() {
         page.browser.set_size(width, 900);
         let heights = page.browser.script(
             "await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-             const lines = (time) => time.getClientRects().length;
+             const heights = [...document.querySelectorAll('#rows tr')].map((row) => row.getBoundingClientRect().height);
              return [
-                 new Set([...document.querySelectorAll('#rows tr')].map((row) => Math.round(row.offsetHeight))).size,
-                 Math.max(...[...document.querySelectorAll('#rows time')].map(lines)),
+                 // The line between two rows counts to one of them.
+                 Math.max(...heights) - Math.min(...heights) <= 1,
+                 Math.max(...[...document.querySelectorAll('#rows time')].map((time) => time.getClientRects().length)),
              ]",
             json!([]),
         );
-        assert_eq!(heights, json!([1, 1]), "{width}: heights of rows, lines of a date");
+        assert_eq!(heights, json!([true, 1]), "{width}: heights of rows, lines of a date");
     }
 }

@@ -17,13 +17,11 @@ fn a_service_account_is_added_given_keys_changed_disabled_and_deleted() {
     browser.fill("#account-name", "grafana");
     browser.fill("#account-description", "Dashboards");
     page.choose("#account-role", "Editor");
-    browser.click("#account-where-some");
-    browser.click("#account-policy-0");
     browser.fill("#account-rights [data-member='team']", "platform");
     browser.screenshot("account-add");
     browser.click("#account-form [data-yes]");
     browser.read("#toast", "grafana is added.");
-    assert_eq!(page.cell("grafana", "Rights"), "Editor under reports · team: platform");
+    assert_eq!(page.cell("grafana", "Rights"), "Editor team: platform");
     assert_eq!(page.cell("grafana", "Keys"), "0 keys");
 
     page.act("grafana", "Add key");
@@ -43,7 +41,7 @@ fn a_service_account_is_added_given_keys_changed_disabled_and_deleted() {
     page.is_well("account-details");
     page.press("#account-details-acts", "Show its keys");
     page.see_names(&["prod"]);
-    assert_eq!(page.cell("prod", "Rights"), "Editor under reports · team: platform");
+    assert_eq!(page.cell("prod", "Rights"), "Editor team: platform");
     // Its rights are the account's: they are not changed here.
     page.act("prod", "Change");
     browser.see("#key-name");
@@ -64,7 +62,7 @@ fn a_service_account_is_added_given_keys_changed_disabled_and_deleted() {
     browser.fill("#account-name", "grafana-2");
     browser.click("#account-form [data-yes]");
     browser.read("#toast", "grafana-2 is changed.");
-    assert_eq!(page.cell("grafana-2", "Rights"), "Viewer under reports · team: platform");
+    assert_eq!(page.cell("grafana-2", "Rights"), "Viewer team: platform");
     // Another account of this name is denied at the name.
     browser.click("#add-account");
     browser.fill("#account-name", "grafana-2");
