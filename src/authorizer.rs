@@ -15,7 +15,7 @@ use crate::credential::{
 };
 use crate::decision::{Decision, DecisionContext, Redirect};
 use crate::deny_reason::DenyReason;
-use crate::identity::{Identity, Purpose, Sources};
+use crate::identity::{Identification, Identity, Purpose, Sources};
 use crate::policy::{NotAdmitted, Permit, Policy, Selected, SelectionTrace};
 use crate::snapshot::{Snapshot, SnapshotStore};
 
@@ -84,7 +84,12 @@ impl Authorizer {
         let Some(presented) = credential::extract(http, locations, &mut ())? else {
             return Ok(None);
         };
-        match self.sources.identify(&presented.credential, &http.client, &snapshot, purpose).await? {
+        let identification = self.sources.identify(&presented.credential, &http.client, &snapshot, purpose);
+        let identity = match identification {
+            Identification::Known(identity) => identity,
+            Identification::Waiting(wait) => wait.await,
+        };
+        match identity? {
             Identity::Authenticated(principal) => Ok(Some(principal)),
             Identity::Unrecognized => Err(DenyReason::UnknownToken),
             Identity::NoSession => Ok(None),
@@ -229,7 +234,10 @@ impl Authorizer {
 
         // A credential that does not count is an error here, unless the rules leave unknown ones to the upstream.
         let purpose = Purpose::Check { deadline };
-        let identity = self.sources.identify(&presented.credential, &http.client, snapshot, purpose).await;
+        let identity = match self.sources.identify(&presented.credential, &http.client, snapshot, purpose) {
+            Identification::Known(identity) => identity,
+            Identification::Waiting(wait) => wait.await,
+        };
         trace.identified(&identity);
         match identity? {
             Identity::Authenticated(principal) => context.principal = Some(principal),

@@ -99,33 +99,32 @@ impl Sources {
     ///
     /// # Errors
     /// The reason to deny: unknown, expired, revoked, disabled, wrong, locked, or not known in time.
-    pub async fn identify(
-        &self,
-        credential: &Credential,
+    pub fn identify<'i>(
+        &'i self,
+        credential: &'i Credential,
         client: &ClientAddress<'_>,
-        snapshot: &Arc<Snapshot>,
+        snapshot: &'i Arc<Snapshot>,
         purpose: Purpose,
-    ) -> Result<Identity, DenyReason> {
-        // Boxed, so that the future of every Check is not as large as that of the few that wait.
-        let wait: Wait<'_> = match credential {
+    ) -> Identification<'i> {
+        match credential {
             Credential::Token { digest, issued_format } => {
-                let found = self.find_token(digest, *issued_format, snapshot)?;
-                if let (FoundToken::Key { used_at, .. }, Some(keys)) = (&found, &self.keys) {
+                let found = self.find_token(digest, *issued_format, snapshot);
+                if let (Ok(FoundToken::Key { used_at, .. }), Some(keys)) = (&found, &self.keys) {
                     keys.record_use(digest, *used_at, || client.ip());
                 }
-                return Ok(found.into());
+                Identification::Known(found.map(Into::into))
             }
             Credential::Password { user, password } => {
-                Box::pin(self.password(user, password, snapshot, purpose))
+                Identification::Waiting(Box::pin(self.password(user, password, snapshot, purpose)))
             }
-            Credential::Sessions(cookies) => match self.session(cookies, snapshot, purpose)? {
-                LiveSession::Known(identity) => return Ok(identity),
-                LiveSession::OfDirectory(session) => {
-                    Box::pin(self.directory_session(session, snapshot, purpose))
+            Credential::Sessions(cookies) => match self.session(cookies, snapshot, purpose) {
+                Ok(LiveSession::Known(identity)) => Identification::Known(Ok(identity)),
+                Ok(LiveSession::OfDirectory(session)) => {
+                    Identification::Waiting(Box::pin(self.directory_session(session, snapshot, purpose)))
                 }
+                Err(reason) => Identification::Known(Err(reason)),
             },
-        };
-        wait.await
+        }
     }
 
     /// Whether the credential is one of ours, valid or not, or cannot be distinguished from one.  That is no use of it.
@@ -353,8 +352,17 @@ impl From<FoundToken> for Identity {
     }
 }
 
+/// Who a credential stands for, at once or after a while.  The wait is boxed, so that the future of every Check is not as
+/// large as that of the few that wait.
+pub enum Identification<'w> {
+    /// It is known.
+    Known(Result<Identity, DenyReason>),
+    /// A password is verified, or a directory is asked.
+    Waiting(Wait<'w>),
+}
+
 /// An authentication that takes a while.
-type Wait<'w> = Pin<Box<dyn Future<Output = Result<Identity, DenyReason>> + Send + 'w>>;
+pub type Wait<'w> = Pin<Box<dyn Future<Output = Result<Identity, DenyReason>> + Send + 'w>>;
 
 /// What the sessions of a request are.
 enum LiveSession {

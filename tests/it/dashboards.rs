@@ -164,7 +164,8 @@ fn every_metric_and_label_of_dashboard_and_alerts_exists() {
     for expression in &expressions {
         for captures in metric.captures_iter(expression) {
             let name = &captures[1];
-            let family = ["_total", "_bucket", "_count", "_info"].iter().find_map(|end| name.strip_suffix(end));
+            let family =
+                ["_total", "_bucket", "_count", "_info"].iter().find_map(|end| name.strip_suffix(end));
             let kind = if name.ends_with("_total") { "counter" } else { "" };
             let is_exported = |name: &str| metrics.contains(&format!("# TYPE {name} {kind}"));
             if !is_exported(name) && !family.is_some_and(is_exported) {

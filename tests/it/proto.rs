@@ -3,7 +3,7 @@
 #![allow(deprecated, reason = "Envoy reads `append`, which its protocol calls deprecated")]
 
 use bytes::Bytes;
-use envoy_auth_tokens::attributes::{Attributes, ClientAddress, Encoding};
+use envoy_auth_tokens::attributes::{Attributes, Encoding};
 use envoy_auth_tokens::ext_authz::codec::request;
 use envoy_auth_tokens::ext_authz::wire;
 use envoy_types::pb::envoy::config::core::v3 as core;
