@@ -16,20 +16,24 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo test soak kill-store test-bodies fuzz dist deb image chart test-shipped module differential bench-envoy release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo docs test soak kill-store test-bodies fuzz dist deb image chart archive chart-package push-image join-images push-chart sign github-release test-shipped module differential asan bench-envoy release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; sends its requests with curl,'
 	@echo '             then runs until Ctrl-C (ONCE=1: ends; PORT=10100: another port)'
 	@echo 'make test    all tests, with a real Envoy and a real Datasette'
+	@echo 'make docs    builds docs/ as a book with search in target/book, and checks its links'
 	@echo 'make soak    a busy life of MINUTES=2: nothing may go wrong'
 	@echo 'make kill-store  KILLS=1000 of the server and of PostgreSQL in the middle of writes'
 	@echo 'make fuzz    looks for inputs that break what INPUTS=check_request goes through, for SECONDS=600'
 	@echo 'make dist    the static release binary that we ship, in target/dist'
 	@echo 'make module  the module that Envoy loads into its own process, in target/dist'
+	@echo 'make asan    the module under AddressSanitizer, with a fake Envoy'
 	@echo 'make differential  REQUESTS=100000 through server and module, compared'
 	@echo 'make image   the container image of that binary, by docker, podman or buildah'
 	@echo 'make chart   the files of the Helm chart that are made: its README, the rules, the dashboard'
+	@echo 'make archive  the binary with its licences as a .tar.gz, in target/dist'
+	@echo 'make chart-package  the Helm chart as a .tgz, in target/dist'
 	@echo 'make deb     the Debian package of it (MAINTAINER="You <you@…>"), compiling nothing of ours'
 	@echo 'make test-shipped  what we ship with that binary: the image, the package'
 	@echo 'make release-check  what must hold before a release: advisories, two equal builds, SBOM'
@@ -62,6 +66,10 @@ test: need-rust need-curl tools
 # PostgreSQL, PgBouncer, OpenLDAP, promtool, kubectl, Helm and others; fetch.py lists them.
 tools: need-python
 	@$(PYTHON) tests/tools/fetch.py >/dev/null
+
+# The documents as a book.
+docs: need-python
+	@$(PYTHON) docs/build.py --mdbook "$$($(PYTHON) tests/tools/fetch.py mdbook | sed -n 's/^mdbook=//p')"
 
 # A busy life: reloads, revocations and new Envoys under a steady load, for so many minutes.
 MINUTES ?= 2
@@ -103,6 +111,10 @@ differential: need-rust tools
 	REQUESTS=$(REQUESTS) $(CARGO) test --locked --test it -- --nocapture --exact \
 		inside_envoy::random_requests_are_answered_as_by_the_server
 
+# The module's `unsafe` against a fake Envoy, under AddressSanitizer.
+asan: need-rust
+	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/envoy-module/asan-rustc.sh $(CARGO) test --locked -p envoy-auth-tokens-module --lib
+
 # The Debian package of the binary that `make dist` built.
 deb: need-rust need-python
 	@deploy/debian/build.sh
@@ -114,6 +126,10 @@ image: dist need-python
 # What the Helm chart has of other files.
 chart: need-python
 	@$(PYTHON) deploy/helm/readme.py
+
+# What a release is made of: .github/workflows/release.yaml calls these.  deploy/release.sh says what each needs.
+archive chart-package push-image join-images push-chart sign github-release: need-python
+	@PYTHON=$(PYTHON) deploy/release.sh $@
 
 # The tests that need it.  They want root, on Debian or Ubuntu, and cgroup2.
 test-shipped: dist need-curl tools
@@ -147,14 +163,14 @@ bench-directory: need-rust need-python
 	benches/run.sh directory --guesses $(GUESSES)
 
 fmt: need-rust
-	$(CARGO) fmt
+	$(CARGO) fmt --all
 
 lint: need-rust need-lints
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) clippy --locked --no-default-features --lib -- -D warnings
-	$(CARGO) clippy --locked --no-default-features --features runtime,postgres,ldap --lib -- -D warnings
-	$(CARGO) clippy --locked --no-default-features --features server --lib --bins -- -D warnings
+	$(CARGO) clippy --locked --package envoy-auth-tokens --no-default-features --lib -- -D warnings
+	$(CARGO) clippy --locked --package envoy-auth-tokens --no-default-features --features runtime,postgres,ldap --lib -- -D warnings
+	$(CARGO) clippy --locked --package envoy-auth-tokens --no-default-features --features server --lib --bins -- -D warnings
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' \
 		$(CARGO) doc --locked --no-deps --document-private-items
 

@@ -43,14 +43,14 @@ print(paths[-1])' "$1"
 
 # Each is built by itself: cargo gives what is built together the features of all.
 json=(--message-format=json-render-diagnostics)
-built=$("$cargo" bench --locked --no-run --bench=load "${json[@]}")
+built=$("$cargo" bench --locked --package envoy-auth-tokens --no-run --bench=load "${json[@]}")
 options=(--load "$(executable load <<<"$built")")
 if [ "$with_baseline" ]; then
     built=$("$cargo" build --locked --release --manifest-path benches/allow-all/Cargo.toml \
         --target-dir "${CARGO_TARGET_DIR:-target}/allow-all" "${json[@]}")
     options+=(--allow-all "$(executable allow-all <<<"$built")")
 fi
-built=$("$cargo" build --locked --release --bin envoy-auth-tokens "${json[@]}")
+built=$("$cargo" build --locked --release --package envoy-auth-tokens --bin envoy-auth-tokens "${json[@]}")
 ours=$(executable envoy-auth-tokens <<<"$built")
 
 # -B: no compiled files among the sources.

@@ -52,7 +52,8 @@ case $triple in
 esac
 
 # With --target the flags are for what we ship, and not for the macros that run while it is built.
-"$cargo" rustc --locked --release --target "$triple" --bin envoy-auth-tokens -- ${link[@]+"${link[@]}"}
+"$cargo" rustc --locked --release --target "$triple" \
+    --package envoy-auth-tokens --bin envoy-auth-tokens -- ${link[@]+"${link[@]}"}
 mkdir -p target/dist
 install -m 0755 "$target/$triple/release/envoy-auth-tokens" target/dist/envoy-auth-tokens
 (cd target/dist && sha256sum envoy-auth-tokens >SHA256SUMS)

@@ -102,7 +102,7 @@ def linked_crates():
     cargo = os.environ.get("CARGO", "cargo")
     # `cargo tree` resolves features as a build does, and `cargo metadata` knows the rest about a package.
     edges = ("--edges", "normal,no-proc-macro", "--target", triple)
-    tree = said(cargo, "tree", "--locked", *edges, "--prefix", "none", "--format", "{p}")
+    tree = said(cargo, "tree", "--package", "envoy-auth-tokens", "--locked", *edges, "--prefix", "none", "--format", "{p}")
     linked = {tuple(line.split()[:2]) for line in tree.splitlines()}
     metadata = json.loads(
         said(cargo, "metadata", "--locked", "--format-version", "1", "--filter-platform", triple)

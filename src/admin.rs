@@ -60,6 +60,7 @@ use crate::server::connection_limit::LimitedListener;
 use crate::server::http1;
 use crate::server::tls::Acceptor;
 use crate::telemetry::audit_log::{AuditLog, Reservation};
+use address::{ClientText, client_address};
 use audit::{ChangeAttempt, Denials};
 use error::ApiError;
 
@@ -251,7 +252,9 @@ fn routes(admin: Arc<Admin>) -> Router {
 /// The middleware that every request passes.
 async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    let attempt = ChangeAttempt::from_request(&admin, &mut parts);
+    let client = client_address(&parts, admin.authorizer.snapshot().admin.as_deref());
+    parts.extensions.insert(ClientText(Arc::clone(&client)));
+    let attempt = ChangeAttempt::from_request(&admin, client, &mut parts);
     let request = match admin.receive(parts, body).await {
         Ok(request) => request,
         Err(error) => {
@@ -504,7 +507,7 @@ default: {allow: {role: [Viewer, Editor, Admin]}}
             let header = Header { name: name.as_bytes(), value: value.as_bytes() };
             let headers = Headers::new(Encoding::Lines, vec![header]);
             let http =
-                Http { method: b"GET", host: b"h", path: b"/", headers, client: ClientAddress::Unknown };
+                Http { method: b"GET", host: b"h", path: b"/", headers, client: ClientAddress::UNKNOWN };
             let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
             self.authorizer.authorize(&request, None).await.verdict.map(|_| ())
         }

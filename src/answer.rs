@@ -89,7 +89,11 @@ impl<'a> Answer<'a> {
                     .context
                     .shadowed
                     .map(|reason| Shadow { reason, principal: decision.context.principal.as_deref() }),
-                expires: decision.context.expires_soon,
+                expires: if decision.context.expires_soon {
+                    permit.principal().and_then(|principal| principal.expires_at)
+                } else {
+                    None
+                },
             }),
             // A permit is for an HTTP request, and the authorizer gives none without.
             (Ok(_), None) => {

@@ -51,29 +51,29 @@ pub struct Http<'a> {
     pub client: ClientAddress<'a>,
 }
 
-/// The address of a client, as whoever hands over the request tells it.  It is written down; no decision reads it.
+/// The address of a client as a text, as whoever hands over the request tells it: Envoy the connection's peer
+/// (`source.address.socket_address.address`).  It is written down; no decision reads it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum ClientAddress<'a> {
-    /// Nobody tells it.
-    #[default]
-    Unknown,
-    /// An address.
-    Ip(IpAddr),
-    /// Envoy's text: the connection's peer (`source.address.socket_address.address`).
-    Text(&'a [u8]),
-}
+pub struct ClientAddress<'a>(&'a [u8]);
 
-impl ClientAddress<'_> {
+impl<'a> ClientAddress<'a> {
+    /// Nobody tells it.
+    pub const UNKNOWN: Self = Self(b"");
+
+    /// The address of this text.
+    pub fn new(text: &'a [u8]) -> Self {
+        Self(text)
+    }
+
+    /// The text; empty when it is not known.
+    pub fn text(&self) -> &'a [u8] {
+        self.0
+    }
+
     /// The address; `None` when it is not known, or none of IP.
     pub fn ip(&self) -> Option<IpAddr> {
-        match self {
-            Self::Unknown => None,
-            Self::Ip(address) => Some(address.to_canonical()),
-            Self::Text(text) => {
-                let address: IpAddr = std::str::from_utf8(text).ok()?.parse().ok()?;
-                Some(address.to_canonical())
-            }
-        }
+        let address: IpAddr = std::str::from_utf8(self.0).ok()?.parse().ok()?;
+        Some(address.to_canonical())
     }
 }
 
@@ -390,7 +390,7 @@ mod tests {
                 host: secret,
                 path: b"/SECRET?_auth_token=SECRET",
                 headers,
-                client: ClientAddress::Unknown,
+                client: ClientAddress::UNKNOWN,
             };
             let request =
                 Attributes { http: Some(http), policy: Some(b"read"), misspelled_policy: Some(b"Policy") };

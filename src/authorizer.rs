@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 
 use crate::attributes::{Attributes, Http, count_comparison, trim_blanks};
 use crate::credential::{
@@ -132,11 +132,11 @@ impl Authorizer {
         Decision::new(snapshot, verdict, context)
     }
 
-    /// When the credential of the permit's actor expires, where that is within this time.
-    fn expires_soon(&self, permit: &Permit, within: Duration) -> Option<Timestamp> {
-        let expires_at = permit.principal()?.expires_at?;
-        let left = expires_at.duration_since(self.sources.clock.now());
-        (left <= SignedDuration::try_from(within).unwrap_or(SignedDuration::MAX)).then_some(expires_at)
+    /// Whether the credential of the permit's actor expires within this time.
+    fn expires_soon(&self, permit: &Permit, within: Duration) -> bool {
+        let expires_at = permit.principal().and_then(|principal| principal.expires_at);
+        let within = SignedDuration::try_from(within).unwrap_or(SignedDuration::MAX);
+        expires_at.is_some_and(|expires_at| expires_at.duration_since(self.sources.clock.now()) <= within)
     }
 
     /// The steps, in the order in which they depend on each other.  Each denies with its reason, or hands on what it
@@ -206,7 +206,7 @@ impl Authorizer {
         if let Some((deny_reason, permit)) = shadow {
             let permit = guard_actor_headers(http, snapshot, permit)?;
             context.shadowed = Some(deny_reason);
-            context.passed_through = self.foreign_location(http, snapshot);
+            context.passed_through = self.foreign_location(http, snapshot).map(Box::new);
             return Ok(permit);
         }
         // The request's own policy stands first, and denies above where it does not admit.
@@ -233,7 +233,7 @@ impl Authorizer {
         trace.identified(&identity);
         match identity? {
             Identity::Authenticated(principal) => context.principal = Some(principal),
-            Identity::Unrecognized => context.passed_through = Some(presented.location.clone()),
+            Identity::Unrecognized => context.passed_through = Some(Box::new(presented.location.clone())),
             Identity::NoSession => {}
         }
         Ok(())

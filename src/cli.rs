@@ -45,7 +45,7 @@ use crate::password::PasswordError;
 use crate::telemetry::audit_log::AuditLogError;
 use crate::token::TokenError;
 
-/// Envoy asks, this answers: an ext_authz gRPC server for API tokens.
+/// An ext_authz gRPC server for Envoy: API tokens in, actor headers out.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Cli {
@@ -55,11 +55,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Answer Envoy's Checks
+    /// Run the server that answers Envoy's Checks
     Serve(serve::ServeArgs),
     /// Validate the configuration: exit 1 with every error
     Check(check::CheckArgs),
-    /// Tell what would be decided about one request, and why
+    /// Show how one request would be decided, and why
     Explain(Box<explain::ExplainArgs>),
     /// Write a first configuration, and Envoy's side of it
     Init(init::InitArgs),
@@ -74,16 +74,16 @@ enum Command {
     /// Manage service accounts and their tokens through a running server's admin listener
     #[command(subcommand)]
     Accounts(Box<accounts::AccountsCommand>),
-    /// Ask a running server whether it serves: exit 0 if so
+    /// Check whether a running server serves: exit 0 if so
     Health(health::HealthArgs),
     /// Print the Envoy configuration that fits this one
     Envoy(envoy::EnvoyArgs),
-    /// Turn another program's configuration into one of ours
+    /// Convert another program's configuration
     #[command(subcommand)]
     Import(import::ImportCommand),
     /// Print the JSON Schema of the configuration, for editors
     Schema(schema::SchemaArgs),
-    /// Print a script by which a shell completes our commands
+    /// Print a script for shell completion
     Completions(completions::CompletionsArgs),
     /// Print a manual page
     Man(man::ManArgs),

@@ -547,8 +547,8 @@ fn read_sections<'t>(
     let tokens_written = tokens;
     let tokens = tokens::read(reader, tokens, &context);
     let admits = |actor: &Actor| {
-        let blocks = admin.iter().flat_map(|admin| admin.rules.allow_blocks());
-        blocks.into_iter().any(|allow| allow.admits(actor))
+        let allow = admin.as_ref().and_then(|admin| admin.rules.allow.allow());
+        allow.is_some_and(|allow| allow.admits(actor))
     };
     let is_tried = |actor: &Actor| takes_passwords && admits(actor);
     let users = users::read(reader, users_written, &context, &is_tried, ldap.is_some());

@@ -668,7 +668,7 @@ mod tests {
     ) -> String {
         let entries = headers.iter().map(|&(name, value)| Header { name: name.as_bytes(), value });
         let headers = Headers::new(encoding, entries.collect());
-        let http = Http { method: b"GET", host: b"h", path, headers, client: ClientAddress::Unknown };
+        let http = Http { method: b"GET", host: b"h", path, headers, client: ClientAddress::UNKNOWN };
         let locations = CredentialLocations::new(locations);
         match extract(&http, &locations, &mut ()) {
             Ok(None) => "none".to_owned(),

@@ -34,12 +34,11 @@ pub struct DecisionContext {
     pub principal: Option<Arc<Principal>>,
     /// The location of a credential that is not ours and is left to the upstream
     /// (`unknown_credentials: anonymous`, or a policy that is not enforced).
-    pub passed_through: Option<CredentialLocation>,
+    pub passed_through: Option<Box<CredentialLocation>>,
     /// The denial of a policy that is not enforced: the request passes all the same.
     pub shadowed: Option<DenyReason>,
-    /// When the credential of a request that passes expires, where that is soon enough to tell its client
-    /// (`keys.tell_expiry`).
-    pub expires_soon: Option<jiff::Timestamp>,
+    /// The credential of a request that passes expires so soon that its client is told (`keys.tell_expiry`).
+    pub expires_soon: bool,
     /// Where a browser is sent that is denied for want of a credential: the log-in page, with the address to come back to.
     pub redirect: Option<Box<Redirect>>,
 }

@@ -9,7 +9,7 @@
 //!
 //! ## One key, from the API to another replica
 //!
-//! 1. The admin API (`admin/keys.rs`) checks who asks and what they ask for, and calls [`Keys::create`]
+//! 1. The admin API (`admin/keys/create.rs`) checks who asks and what they ask for, and calls [`Keys::create`]
 //!    (`keys/manage.rs`) with a [`CreateKey`].
 //! 2. A secret is generated (`token.rs`), and the store inserts a row with its digest, and one that says who did it
 //!    into the audit: `keys/store/operations/keys.rs`, in a transaction of either database (`store/transaction.rs`), with

@@ -73,6 +73,9 @@
 //! | rules | [`credential`] [`deny_reason`] [`policy`] | pure functions, each with its own small error |
 //! | model | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] [`person`] [`distinguished_name`] [`folder`] | no async, no clock, no environment |
 //!
+//! The same engine inside Envoy's own process is a crate of its own, `envoy-module/`: a server beside those above, built on
+//! the feature `runtime`, and the only place with `unsafe`.
+//!
 //! ## What must stay true
 //!
 //! - A [`Permit`](policy::Permit) is made in [`policy`] alone (by admission, for an allowed preflight, for a

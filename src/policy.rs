@@ -549,7 +549,7 @@ mod tests {
             host: host.as_bytes(),
             path: path.as_bytes(),
             headers: Headers::new(Encoding::Lines, entries.collect()),
-            client: ClientAddress::Unknown,
+            client: ClientAddress::UNKNOWN,
         };
         let policy = extension.map(str::as_bytes);
         let request = Attributes { http: Some(http.clone()), policy, misspelled_policy: None };
@@ -601,7 +601,7 @@ mod tests {
                 host: b"h",
                 path: b"/",
                 headers,
-                client: ClientAddress::Unknown,
+                client: ClientAddress::UNKNOWN,
             })
             .is_some()
         };

@@ -410,6 +410,8 @@ default: {}
         let is_taken =
             ["token-1", "the-bot", "Bot", "bot", "bots"].map(|name| snapshot.name_owner(name).is_some());
         assert_eq!(is_taken, [true, true, true, true, false]);
+        let is_named = ["read", "default", "route-1", "x"].map(|name| snapshot.has_named_policy(name));
+        assert_eq!(is_named, [true, false, false, false]);
         let users = "
 tokens: [{token: token-1-0123456789, name: ci, actor: {id: bob}}]
 users:
@@ -431,7 +433,5 @@ users:
         ] {
             assert_eq!(with_users.name_owner(name), expected, "{name}");
         }
-        let is_named = ["read", "default", "route-1", "x"].map(|name| snapshot.has_named_policy(name));
-        assert_eq!(is_named, [true, false, false, false]);
     }
 }

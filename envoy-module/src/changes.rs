@@ -1,6 +1,8 @@
 //! What an answer changes: copied, because Envoy's memory of the request does not outlast the first change.
 
-use envoy_auth_tokens::answer::{ActorAnswer, AllowAnswer, Answer, Denial, DenyAnswer};
+use envoy_auth_tokens::answer::{
+    ActorAnswer, AllowAnswer, Answer, Denial, DenyAnswer, MetadataValue, Shadow,
+};
 use envoy_auth_tokens::attributes::Http;
 use envoy_auth_tokens::decision::Decision;
 
@@ -55,7 +57,7 @@ impl Changes {
     pub fn new(decision: &Decision, http: Option<&Http<'_>>) -> Self {
         match Answer::new(decision, http) {
             Answer::Allow(allow) => Self::Allow(AllowChanges::new(&allow, http)),
-            Answer::Deny(deny) => Self::Deny(Box::new(DenyChanges::new(deny, http, decision))),
+            Answer::Deny(deny) => Self::Deny(Box::new(DenyChanges::new(&deny, http, decision))),
         }
     }
 }
@@ -87,13 +89,13 @@ impl AllowChanges {
         };
         let metadata = if abi::takes_metadata_structs() {
             let mut message = actor_metadata.to_vec();
-            metadata::put_fields(&mut message, allow.shadow.map(|shadow| shadow.metadata()));
+            metadata::put_fields(&mut message, allow.shadow.map(Shadow::metadata));
             let policy = allow.policy.map(|policy| ("policy", metadata_text(policy)));
             metadata::put_fields(&mut message, policy);
             Metadata::Struct(message)
         } else {
             let fields = allow.actor.metadata().into_iter().flatten();
-            let fields = fields.chain(allow.shadow.map(|shadow| shadow.metadata()));
+            let fields = fields.chain(allow.shadow.map(Shadow::metadata));
             Metadata::Flat(metadata::flat(
                 fields.chain(allow.policy.map(|policy| ("policy", metadata_text(policy)))),
             ))
@@ -103,7 +105,7 @@ impl AllowChanges {
 }
 
 impl DenyChanges {
-    fn new(deny: DenyAnswer<'_>, http: Option<&Http<'_>>, decision: &Decision) -> Self {
+    fn new(deny: &DenyAnswer<'_>, http: Option<&Http<'_>>, decision: &Decision) -> Self {
         let denial = match deny.redirect {
             Some(location) => Denial::redirect(deny.reason, location),
             None => Denial::new(deny.reason, deny.form, &decision.snapshot),
@@ -129,8 +131,8 @@ fn is_grpc_to_envoy(http: &Http<'_>) -> bool {
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
 }
 
-fn metadata_text(text: &str) -> envoy_auth_tokens::answer::MetadataValue<'_> {
-    envoy_auth_tokens::answer::MetadataValue::Text(text)
+fn metadata_text(text: &str) -> MetadataValue<'_> {
+    MetadataValue::Text(text)
 }
 
 /// Names and values of headers, in one buffer: each with its length in front.

@@ -84,6 +84,7 @@ struct Waiting {
 }
 
 /// How far a request is after its headers.
+#[expect(clippy::large_enum_variant, reason = "a box would cost every request an allocation")]
 enum Step {
     Decided(Concluded),
     Waits,
@@ -358,7 +359,7 @@ fn attributes<'a>(
         Header { name, value }
     });
     let headers = Headers::new(Encoding::Lines, headers.collect());
-    let http = Http { method, host, path, headers, client: ClientAddress::Unknown };
+    let http = Http { method, host, path, headers, client: ClientAddress::UNKNOWN };
     Attributes { http: Some(http), policy, misspelled_policy: None }
 }
 

@@ -9,6 +9,10 @@ use ipnet::IpNet;
 use crate::config::AdminRules;
 use crate::server::Peer;
 
+/// The text of [`client_address`], among the extensions of every request.
+#[derive(Clone)]
+pub(super) struct ClientText(pub Arc<str>);
+
 /// The address of the client: the connection's peer, or behind `admin.trusted_proxies` the last entry of
 /// `X-Forwarded-For` that is not the address of a trusted proxy.  It is logged; no decision reads it.
 pub(super) fn client_address(parts: &Parts, rules: Option<&AdminRules>) -> Arc<str> {
@@ -20,7 +24,7 @@ pub(super) fn client_address(parts: &Parts, rules: Option<&AdminRules>) -> Arc<s
 }
 
 /// The same where the client has one of IP.
-pub(super) fn client_ip(parts: &Parts, rules: Option<&AdminRules>) -> Option<IpAddr> {
+fn client_ip(parts: &Parts, rules: Option<&AdminRules>) -> Option<IpAddr> {
     let Some(Peer::Ip(peer)) = parts.extensions.get::<Peer>() else {
         return None;
     };

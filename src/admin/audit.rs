@@ -15,7 +15,6 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 pub(super) use self::denials::Denials;
-use super::address::client_address;
 use super::error::{ApiError, Failure};
 use super::{Admin, accounts};
 use crate::clock::Clock;
@@ -74,7 +73,7 @@ impl<S: Sync> FromRequestParts<S> for ChangeAttempt {
 
 impl ChangeAttempt {
     /// The attempt of this request, which is put into its extensions too; `None` when the request changes nothing.
-    pub(super) fn from_request(admin: &Admin, parts: &mut Parts) -> Option<Self> {
+    pub(super) fn from_request(admin: &Admin, address: Arc<str>, parts: &mut Parts) -> Option<Self> {
         let (method, path) = (parts.method.as_str(), parts.uri.path());
         let of_account = accounts::denial_message(method, path);
         let of_account = of_account.map(|(message, account, key)| (message, key, account));
@@ -85,7 +84,7 @@ impl ChangeAttempt {
             denials: (!admin.keys.is_read_only()).then(|| Arc::clone(&admin.denials)),
             clock: admin.clock.clone(),
             denial_message,
-            address: client_address(parts, admin.authorizer.snapshot().admin.as_deref()),
+            address,
             key_id: id.and_then(|id| id.parse().ok()),
             account_in_path: account.and_then(|id| id.parse().ok()),
             caller: OnceLock::new(),

@@ -13,7 +13,7 @@ use axum::http::header::{HOST, HeaderValue, ORIGIN};
 use axum::http::request::Parts;
 use serde_json::Value;
 
-use super::address::client_ip;
+use super::address::ClientText;
 use super::audit::{ChangeAttempt, actor_id};
 use super::error::{ApiError, InvalidKind};
 use super::grant;
@@ -401,8 +401,9 @@ impl Admin {
         {
             host = authority.as_bytes();
         }
-        let client = client_ip(parts, self.authorizer.snapshot().admin.as_deref());
-        let client = client.map_or(ClientAddress::Unknown, ClientAddress::Ip);
+        let client = parts.extensions.get::<ClientText>();
+        let client =
+            client.map_or(ClientAddress::UNKNOWN, |ClientText(text)| ClientAddress::new(text.as_bytes()));
         let path = parts.uri.path_and_query().map_or(&b"/"[..], |path| path.as_str().as_bytes());
         Http { method: parts.method.as_str().as_bytes(), host, path, headers, client }
     }

@@ -23,7 +23,7 @@ pub(super) const STYLE: &str = include_str!("page.css");
 /// The script that the page names; it imports the modules.
 const SCRIPT: &str = include_str!("page.js");
 /// The modules, which are served below `/page/`.
-const MODULES: [(&str, &str); 18] = [
+const MODULES: [(&str, &str); 19] = [
     ("/page/accounts.js", include_str!("page/accounts.js")),
     ("/page/api.js", include_str!("page/api.js")),
     ("/page/audit.js", include_str!("page/audit.js")),
@@ -40,6 +40,7 @@ const MODULES: [(&str, &str); 18] = [
     ("/page/rights.js", include_str!("page/rights.js")),
     ("/page/rotate.js", include_str!("page/rotate.js")),
     ("/page/route.js", include_str!("page/route.js")),
+    ("/page/rows.js", include_str!("page/rows.js")),
     ("/page/session.js", include_str!("page/session.js")),
     ("/page/times.js", include_str!("page/times.js")),
 ];

@@ -312,7 +312,7 @@ impl Admin {
             host: b"",
             path: b"/login",
             headers: Headers::new(Encoding::Lines, vec![header]),
-            client: ClientAddress::Unknown,
+            client: ClientAddress::UNKNOWN,
         };
         let locations =
             CredentialLocations::new(vec![CredentialLocation::Basic { cross_site: CrossSite::Deny }]);

@@ -80,7 +80,7 @@ mod tests {
             host: b"h",
             path: b"/",
             headers,
-            client: ClientAddress::Unknown,
+            client: ClientAddress::UNKNOWN,
         })
     }
 

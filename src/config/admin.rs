@@ -46,7 +46,8 @@ impl AdminSection<'_> {
     /// Whether somebody may do so to whom a directory or a provider gives these members, and one of these roles.
     pub fn can_be_entered_with(&self, given: &[&str], roles: impl Iterator<Item = Role>) -> bool {
         let roles: Vec<Role> = roles.collect();
-        self.rules.allow_blocks().any(|allow| {
+        let mut blocks = [&self.rules.allow, &self.rules.self_service].into_iter().filter_map(Policy::allow);
+        blocks.any(|allow| {
             let members = match allow {
                 Allow::Everyone => return true,
                 Allow::NoOne => return false,
@@ -66,7 +67,7 @@ impl AdminSection<'_> {
 impl AdminRules {
     /// The allow blocks of the section.
     pub fn allow_blocks(&self) -> impl Iterator<Item = &Allow> {
-        [&self.allow, &self.self_service].into_iter().filter_map(Policy::allow)
+        [&self.allow, &self.self_service, &self.introspect].into_iter().filter_map(Policy::allow)
     }
 
     /// Whether this principal may manage keys: all, or their own where it is a user's.

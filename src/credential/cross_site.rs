@@ -114,7 +114,7 @@ mod tests {
                 host: b"h:8080",
                 path: b"/",
                 headers,
-                client: ClientAddress::Unknown,
+                client: ClientAddress::UNKNOWN,
             };
             let cookie = |cross_site| CredentialLocation::Cookie { name: "c".into(), cross_site };
             assert_eq!(

@@ -182,7 +182,7 @@ mod tests {
             host: b"h",
             path: path.as_bytes(),
             headers: Headers::new(Encoding::Lines, entries.collect()),
-            client: ClientAddress::Unknown,
+            client: ClientAddress::UNKNOWN,
         }
     }
 

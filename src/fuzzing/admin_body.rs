@@ -97,7 +97,7 @@ fn check_actor(name: &str, members: &Map<String, Value>) {
     let policy = Policy::new("default".into(), None);
     let headers = Headers::new(Encoding::Lines, Vec::new());
     let http =
-        Http { method: b"GET", host: b"example.com", path: b"/", headers, client: ClientAddress::Unknown };
+        Http { method: b"GET", host: b"example.com", path: b"/", headers, client: ClientAddress::UNKNOWN };
     for shadowed in [None, Some(DenyReason::NotAdmitted)] {
         let context = DecisionContext {
             principal: Some(Arc::clone(&principal)),

@@ -50,7 +50,7 @@ fn shown(encoding: Encoding, lines: &[&[u8]]) -> Shown {
         // Of a map's entries with one key only the last one counts.
         Encoding::Joined => Headers::new(encoding, entries.take(1).collect()),
     };
-    let http = Http { method: b"GET", host: b"h", path: b"/", headers, client: ClientAddress::Unknown };
+    let http = Http { method: b"GET", host: b"h", path: b"/", headers, client: ClientAddress::UNKNOWN };
     let locations = locations();
     let found = match credential::extract(&http, &locations, &mut ()) {
         Ok(None) => Shown::Nothing,

@@ -43,7 +43,7 @@ pub fn run(data: &[u8]) {
                     host: b"example.com",
                     path: b"/a/b?c=d",
                     headers,
-                    client: ClientAddress::Unknown,
+                    client: ClientAddress::UNKNOWN,
                 };
                 let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
                 let decision = wait_for(authorizer.authorize(&request, None));

@@ -93,7 +93,7 @@ fn passes(authorizer: &Authorizer, path: &str) -> bool {
         host: b"example.com",
         path: path.as_bytes(),
         headers,
-        client: ClientAddress::Unknown,
+        client: ClientAddress::UNKNOWN,
     };
     let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
     wait_for(authorizer.authorize(&request, None)).verdict.is_ok()

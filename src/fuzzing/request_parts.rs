@@ -45,7 +45,7 @@ pub fn run(data: &[u8]) {
             host,
             path,
             headers: Headers::new(encoding, headers.clone()),
-            client: ClientAddress::Unknown,
+            client: ClientAddress::UNKNOWN,
         };
         check_cookies(&http);
         check_query(&http);

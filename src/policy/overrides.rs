@@ -259,7 +259,7 @@ mod tests {
             host: b"App.example:8080",
             path: path.as_bytes(),
             headers: Headers::new(Encoding::Lines, entries.collect()),
-            client: ClientAddress::Unknown,
+            client: ClientAddress::UNKNOWN,
         };
         let mut permitted = PermittedOverrides::default();
         for name in permit {

@@ -259,7 +259,7 @@ mod tests {
         let headers =
             headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() });
         let headers = Headers::new(Encoding::Lines, headers.chain([navigate]).collect());
-        let http = Http { method: b"GET", host, path, headers, client: ClientAddress::Unknown };
+        let http = Http { method: b"GET", host, path, headers, client: ClientAddress::UNKNOWN };
         let locations = CredentialLocations::new(locations());
         let told = redirect.try_location(&http, &locations);
         assert_eq!(redirect.location(&http, &locations), told.clone().ok());
@@ -449,7 +449,7 @@ mod tests {
                 host: b"keys.example.com",
                 path: b"/",
                 headers,
-                client: ClientAddress::Unknown,
+                client: ClientAddress::UNKNOWN,
             };
             redirect.try_location(&http, &locations).map(|_| ())
         };

@@ -26,7 +26,7 @@ tokens: [{token: root-token-0123456789, actor: {id: root, role: Admin}}]
 users:
 - {username: admin, password: correct-horse-battery-staple, actor: {id: admin, name: Ada, role: Admin}}
 - {username: ed, password: correct-horse-battery-staple, actor: {id: ed, role: Editor, team: ops}}
-- {username: vic, password: correct-horse-battery-staple, actor: {id: vic, role: Viewer}}
+- {username: vic, password: correct-horse-battery-staple, actor: {id: vic, name: Vic, role: Viewer}}
 - {username: nil, password: correct-horse-battery-staple, actor: {id: nil, team: none}}
 policies: {reports: {allow: {role: [Viewer, Editor, Admin]}}, wiki: {allow: {role: Admin}}}
 keys: {store: 'sqlite:keys.db', actor_members: [team, groups]}

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::harness::http1::{Answer, Request};
 use crate::harness::server::{BINARY, Server, Setup};
-use crate::harness::wait_until;
+use crate::harness::{sqlite, wait_until};
 
 const ROOT: &str = "root-token-0123456789";
 
@@ -278,4 +278,65 @@ fn on_a_full_disk_its_lines_wait_until_there_is_room() {
     wait_until("every line", || written() == made);
     assert_eq!(waiting(), 0);
     server.log().wait_for("saying so", |line| line.contains("the audit log is written again").then_some(()));
+}
+
+#[test]
+fn denials_stand_in_the_store_too_and_as_few_as_they_may_be() {
+    let folder = TempDir::new().unwrap();
+    let store = folder.path().join("keys.db");
+    let config = config("").replace("sqlite:keys.db", &format!("sqlite:{}", store.display()));
+    let server = Server::with(&config).start();
+    let admin = server.admin();
+    let denied = |name: &str| {
+        let body = json!({"name": name, "role": "Nobody"});
+        assert_eq!(send(Request::new(admin, "POST", "/api/auth/keys"), &body).status, 400);
+    };
+    let guess = |user: &str| {
+        let log_in = Request::new(admin, "POST", "/login").header("content-type", "application/json");
+        let body = json!({"user": user, "password": "a-secret-guess"}).to_string().into_bytes();
+        assert_eq!(log_in.body(body).send().status, 401);
+    };
+    (0..25).for_each(|turn| denied(&format!("key-{turn}")));
+    (0..4).for_each(|_| guess("a-secret-typed-into-the-wrong-field"));
+    (0..3).for_each(|_| guess("ann"));
+    let rows = || {
+        let select = "SELECT action, coalesce(actor_id, '-'), coalesce(user_name, '-'), status, reason, \
+                      coalesce(count, 1) FROM api_audit WHERE status IS NOT NULL ORDER BY id";
+        let rows = sqlite::sql(&store, select);
+        rows.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    wait_until("ten rows of one caller, and one of each name", || rows().len() == 12);
+    let invalid = "API key not created|root|-|400|invalid_role";
+    assert_eq!(rows()[..10], vec![format!("{invalid}|1"); 10]);
+    assert_eq!(rows()[10], "log-in denied|-|-|401|wrong_password|1");
+    assert_eq!(rows()[11], "log-in denied|-|ann|401|wrong_password|1");
+    // What was held back is told at the end.
+    server.terminate();
+    wait_until("the rest", || rows().len() == 15);
+    let mut rest = rows().split_off(12);
+    rest.sort_unstable();
+    assert_eq!(
+        rest,
+        [
+            format!("{invalid}|15"),
+            "log-in denied|-|-|401|wrong_password|3".to_owned(),
+            "log-in denied|-|ann|401|wrong_password|2".to_owned(),
+        ]
+    );
+    assert!(!sqlite::sql(&store, "SELECT * FROM api_audit").contains("a-secret"));
+}
+
+#[test]
+fn denials_that_the_store_does_not_take_are_counted() {
+    let folder = TempDir::new().unwrap();
+    let store = folder.path().join("keys.db");
+    let config = config("").replace("sqlite:keys.db", &format!("sqlite:{}", store.display()));
+    let server = Server::with(&config).start();
+    let lost = || sample(&server.metrics(), "audit_denials_not_stored_total");
+    assert_eq!(lost(), 0);
+    sqlite::sql(&store, "ALTER TABLE api_audit RENAME TO audit_elsewhere");
+    let body = json!({"name": "a", "role": "Nobody"});
+    assert_eq!(send(Request::new(server.admin(), "POST", "/api/auth/keys"), &body).status, 400);
+    wait_until("it is counted", || lost() == 1);
+    server.log().wait_for("its line", |line| line.contains("API key not created").then_some(()));
 }

@@ -146,6 +146,14 @@ fn every_service_has_no_more_than_it_needs() {
         }
     }
     assert_eq!(resolved.service(SERVER)["image"], concat!("envoy-auth-tokens:", env!("CARGO_PKG_VERSION")));
+    // It is built where it is not there: no registry has it.
+    let build = &resolved.service(SERVER)["build"];
+    let context = Path::new(build["context"].as_str().unwrap());
+    assert_eq!(context.canonicalize().unwrap(), tools::root().canonicalize().unwrap());
+    assert!(context.join(build["dockerfile"].as_str().unwrap()).is_file(), "{build}");
+    for (name, service) in resolved.services().filter(|(name, _)| *name != SERVER) {
+        assert!(service["build"].is_null(), "{name}");
+    }
     // Envoy may use the socket of another user because of its group.
     let group =
         |service: &str| resolved.service(service)["user"].as_str().unwrap().split_once(':').unwrap().1;

@@ -5,13 +5,14 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use regex::Regex;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::documents::document;
-use crate::harness::tools;
+use crate::harness::{Server, Shape, Stack, tools};
 
 const ALERTS: &str = include_str!("../../deploy/prometheus/alerts.yaml");
 const DASHBOARD: &str = include_str!("../../deploy/grafana/dashboard.json");
+const RUNBOOKS: &str = include_str!("../../docs/runbooks.md");
 
 /// A panel of the dashboard that is no row.
 fn panels() -> Vec<Value> {
@@ -26,7 +27,10 @@ fn queries() -> Vec<String> {
     let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
     let fill = |target: &Value| {
         let query = target["expr"].as_str().unwrap().replace("$__rate_interval", "1m");
-        query.replace("$instance", ".*").replace("$policy", ".*")
+        let names = ["$namespace", "$job", "$instance", "$policy", "$envoy_cluster", "$envoy"];
+        let query = names.iter().fold(query, |query, name| query.replace(name, ".*"));
+        assert!(!query.contains('$'), "a variable that there is none of: {query}");
+        query
     };
     targets.map(fill).collect()
 }
@@ -48,11 +52,67 @@ fn prometheus_accepts_the_alerts_and_each_fires_when_it_should() {
     let alerts: Vec<_> = ALERTS.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(alerts.len() >= 10, "{alerts:?}");
     for alert in &alerts {
-        assert!(tests.contains(&format!("{{alertname=\"{alert}\"}}")), "no test fires {alert}");
+        // In what is expected, not in what is asked for.
+        let fires = tests.lines().any(|line| {
+            line.trim_start().starts_with("- { labels:") && line.contains(&format!("{{alertname=\"{alert}\""))
+                || line.contains(&format!("exp_samples: [{{ labels: '{{alertname=\"{alert}\""))
+        });
+        assert!(fires, "no test fires {alert}");
     }
     for member in ["summary:", "description:", "severity:"] {
         assert_eq!(ALERTS.matches(member).count(), alerts.len(), "{member}");
     }
+    // Each leads to its section, and no section is of an alert that is gone.
+    for alert in &alerts {
+        assert!(RUNBOOKS.contains(&format!("\n### {alert}\n")), "docs/runbooks.md has nothing on {alert}");
+        let url = format!("runbook_url: docs/runbooks.md#{}\n", alert.to_lowercase());
+        assert_eq!(ALERTS.matches(&url).count(), 1, "{url}");
+    }
+    assert_eq!(RUNBOOKS.matches("\n### ").count(), alerts.len());
+}
+
+#[test]
+fn every_variable_of_the_dashboard_narrows_what_is_shown() {
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    let names: Vec<_> = variables.iter().map(|variable| variable["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["datasource", "namespace", "job", "instance", "policy", "envoy", "envoy_cluster"]);
+    for panel in panels() {
+        for target in panel["targets"].as_array().unwrap() {
+            let query = target["expr"].as_str().unwrap();
+            let of_envoy = query.contains("envoy_http_") || query.contains("envoy_cluster_upstream");
+            let scope = if of_envoy { "job=~\"$envoy\"" } else { "namespace=~\"$namespace\",job=~\"$job\"" };
+            assert!(query.contains(scope), "{query}");
+        }
+    }
+}
+
+#[test]
+fn every_metric_of_envoys_in_dashboard_and_alerts_is_one_that_envoy_has() {
+    let setup = Server::with("tokens: [{token: a-token-0123456789abc, actor: {id: a}}]");
+    let stack = Stack::shaped(setup, Shape::plain().filter(json!({ "stat_prefix": "token" })));
+    assert_eq!(stack.get("/").bearer("a-token-0123456789abc").send().status, 200);
+    let stats = stack.envoy.prometheus();
+    let metric = Regex::new(r"\b(envoy_(?:http|cluster)_[a-z0-9_]+)(?:\{([^}]*)\})?").unwrap();
+    let label = Regex::new(r"(envoy_[a-z_]+)\s*(?:=~|!~|!=|=)").unwrap();
+    let mut found = BTreeSet::new();
+    for expression in ALERTS.lines().map(str::to_owned).chain(queries()) {
+        for captures in metric.captures_iter(&expression) {
+            // Labels look alike.
+            if ["envoy_cluster_name", "envoy_cluster"].contains(&&captures[1]) {
+                continue;
+            }
+            let start = format!("{}{{", &captures[1]);
+            let samples: Vec<_> = stats.lines().filter(|line| line.starts_with(&start)).collect();
+            assert!(!samples.is_empty(), "Envoy has no {}:\n{stats}", &captures[1]);
+            for name in label.captures_iter(captures.get(2).map_or("", |selectors| selectors.as_str())) {
+                let known = samples.iter().any(|sample| sample.contains(&format!("{}=", &name[1])));
+                assert!(known, "{} has no label {}: {samples:?}", &captures[1], &name[1]);
+            }
+            found.insert(captures[1].to_owned());
+        }
+    }
+    assert!(found.len() >= 6, "{found:?}");
 }
 
 #[test]
@@ -104,7 +164,7 @@ fn every_metric_and_label_of_dashboard_and_alerts_exists() {
     for expression in &expressions {
         for captures in metric.captures_iter(expression) {
             let name = &captures[1];
-            let family = ["_total", "_bucket", "_info"].iter().find_map(|end| name.strip_suffix(end));
+            let family = ["_total", "_bucket", "_count", "_info"].iter().find_map(|end| name.strip_suffix(end));
             let kind = if name.ends_with("_total") { "counter" } else { "" };
             let is_exported = |name: &str| metrics.contains(&format!("# TYPE {name} {kind}"));
             if !is_exported(name) && !family.is_some_and(is_exported) {
@@ -114,8 +174,8 @@ fn every_metric_and_label_of_dashboard_and_alerts_exists() {
             let selectors = captures.get(2).map_or("", |selectors| selectors.as_str());
             for label in label.captures_iter(selectors) {
                 let known = documented_labels(name).contains(&&label[1]);
-                // Prometheus itself says which server it asked.
-                if !known && !["instance", "job", "le"].contains(&&label[1]) {
+                // Prometheus itself says which server it asked, and of which namespace.
+                if !known && !["instance", "job", "le", "namespace"].contains(&&label[1]) {
                     unknown.insert(format!("{name}{{{}}}", &label[1]));
                 }
             }

@@ -40,7 +40,7 @@ fn the_versions_are_the_crates() {
     let number = |text: &str| -> Vec<u32> {
         text.trim_matches('"').split('.').map(|part| part.parse().expect("a number")).collect()
     };
-    let base = after(DOCKERFILE, "FROM rust:").split('-').next().unwrap();
+    let base = after(DOCKERFILE, "FROM docker.io/library/rust:").split('-').next().unwrap();
     assert!(number(base) >= number(after(CARGO, "rust-version = ")), "rust:{base}");
 }
 
@@ -84,6 +84,8 @@ fn all_that_the_build_reads_is_sent_to_it() {
     needed.extend(benches.iter().map(String::as_str));
     needed.extend(["Cargo.toml", "Cargo.lock", "build.rs", "deploy/dist.sh", "deploy/image-files.sh"]);
     needed.push("proto/ext_authz.proto");
+    // cargo reads the manifest of every member of the workspace.
+    needed.extend(["envoy-module/Cargo.toml", "envoy-module/src/lib.rs"]);
     let lacking: Vec<_> = needed.iter().filter(|file| !is_sent(file)).collect();
     assert!(lacking.is_empty(), ".dockerignore keeps these from the build: {lacking:#?}");
 

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::harness::documents::{self, document};
+use crate::harness::envoy;
 use crate::harness::server::{BINARY, Server, run};
 use crate::harness::{grpc, tools};
 
@@ -175,7 +176,7 @@ fn the_explanation_in_the_documents_is_what_explain_prints() {
 }
 
 #[test]
-fn every_section_in_the_documents_about_people_is_valid() {
+fn every_configuration_in_the_documents_is_valid() {
     const SECTION: &str = "ldap:\n  url: ldaps://ldap.example.com\n  search_base: dc=example\n  search_filter: (uid=%s)\n  \
                            roles: [{group: \"*\", role: Viewer}]\n";
     let certificate =
@@ -198,11 +199,28 @@ fn every_section_in_the_documents_about_people_is_valid() {
             } else if block.starts_with("  group_search:") || block.starts_with("  bind_dn:") {
                 // A part of the section, with the indentation that it has there.
                 format!("{SECTION}{block}\n")
-            } else {
+            } else if block.starts_with("- name: envoy.filters") || block.starts_with("static_resources:") {
+                // Envoy's: `every_configuration_of_envoy_in_the_documents_is_one` loads it.
                 continue;
+            } else if block.starts_with("policies:") {
+                // The admin listener and the users are beside the point there.
+                format!("tokens: [{{token: a-token-0123456789, actor: {{role: Viewer}}}}]\n{block}\n")
+            } else {
+                format!("{block}\n")
             };
             let setup = Server::with(&config.replace("/run/secrets/", "")).own_listeners();
             let setup = setup.file("ldap-password", "a-long-password").file("corp-ca.pem", &certificate);
+            let file = |name: &str| {
+                std::fs::read_to_string(tools::root().join("tests/fixtures/config/tls").join(name)).unwrap()
+            };
+            let setup = setup.file("server.crt", &file("server.crt")).file("server.key", &file("server.key"));
+            let setup = setup.file("admin.crt", &file("server.crt")).file("admin.key", &file("server.key"));
+            let setup = setup.file("ca.crt", &certificate).file("bot.token", "this-is-the-secret-token");
+            let setup = setup.file("bot-2026-12.token", "the-secret-token-of-december");
+            let setup = setup.file("bot-2026-06.token", "the-secret-token-of-june");
+            let setup =
+                setup.env("BOT_TOKEN", "this-is-the-secret-token").env("BILLING_KEY", "the-key-of-billing");
+            let setup = setup.env("ADMIN_PASSWORD", "a-long-password");
             let setup = setup.env("LDAP_PASSWORD", "a-long-password").env("OAUTH_SECRET", "a-long-secret");
             let setup = setup.env("ANN_PASSWORD", "a-long-password");
             let ran = setup.run(["check"]);
@@ -210,7 +228,42 @@ fn every_section_in_the_documents_about_people_is_valid() {
             found += 1;
         }
     }
-    assert!(found >= 16, "{found}");
+    assert!(found >= 30, "{found}");
+}
+
+#[test]
+fn every_configuration_of_envoy_in_the_documents_is_one() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let certificates = tools::root().join("tests/fixtures/config/tls");
+    let mut found = 0;
+    for document in documents::all() {
+        for block in document.blocks().iter().filter(|block| block.language == "yaml") {
+            let text = if block.text.starts_with("static_resources:") {
+                let place = certificates.display();
+                let text =
+                    block.text.replace("/etc/envoy/keys.example.com.crt", &format!("{place}/server.crt"));
+                text.replace("/etc/envoy/keys.example.com.key", &format!("{place}/server.key"))
+            } else if let Some(filter) = block.text.strip_prefix("- name: envoy.filters.http.ext_authz\n") {
+                // In place of the printed one, in the configuration that `envoy` prints.
+                let setup = Server::with("tokens: [{token: a-token-0123456789, actor: {}}]\n");
+                let printed = setup.run(["envoy", "--address", "127.0.0.1:9191"]).stdout;
+                let (before, after) = printed.split_once("- name: envoy.filters.http.ext_authz\n").unwrap();
+                let indentation = before.rsplit('\n').next().unwrap().len();
+                let next = format!("\n{}- name: ", " ".repeat(indentation));
+                let (_, after) = after.split_once(&next).expect("the router behind it");
+                let filter: String =
+                    filter.lines().map(|line| format!("{}{line}\n", " ".repeat(indentation))).collect();
+                format!("{before}- name: envoy.filters.http.ext_authz\n{}{next}{after}", filter.trim_end())
+            } else {
+                continue;
+            };
+            let file = folder.path().join("envoy.yaml");
+            std::fs::write(&file, &text).unwrap();
+            envoy::validate(&file).unwrap_or_else(|error| panic!("{}: {error}\n{text}", document.path));
+            found += 1;
+        }
+    }
+    assert!(found >= 2, "{found}");
 }
 
 #[test]

@@ -355,7 +355,7 @@ fn compare(release: EnvoyRelease, requests: usize, seed: u64) {
         passed += usize::from(answers[0].starts_with("HTTP/1.1 200"));
     }
     // A generator whose requests all fail compares nothing.
-    assert!(passed > requests / 10 && passed < requests * 9 / 10, "{passed} of {requests} passed");
+    assert!(passed > requests / 20 && passed < requests * 9 / 10, "{passed} of {requests} passed");
     assert_eq!(beside.upstream.calls(), inside.upstream.calls());
     println!("{release:?}: {requests} requests, {passed} passed, no difference");
     if release != EnvoyRelease::V1_40 {
@@ -725,11 +725,18 @@ fn the_printed_configuration_runs_with_the_module_inside() {
 #[test]
 fn the_example_is_what_the_command_prints() {
     let example = fs::read_to_string(tools::root().join("deploy/envoy-module.yaml")).unwrap();
-    let mut command = Command::new(crate::harness::server::BINARY);
-    command.args(["envoy", "--inside", "--config", "deploy/config.yaml"]).current_dir(tools::root());
-    let ran = crate::harness::server::run(command, "");
+    let config = fs::read_to_string(tools::root().join("deploy/config.yaml")).unwrap();
+    let setup = Server::with(&config).own_listeners();
+    fs::create_dir(setup.folder().join("secrets")).unwrap();
+    let setup = setup.file("secrets/ci-token", "ci-token-0123456789abc\n");
+    // Not OAUTH_SECRET: the module does not read it.
+    let setup = setup
+        .env("BOT_TOKEN", "bot-token-01234567890")
+        .env("ADMIN_PASSWORD", "a-long-password")
+        .env("LDAP_PASSWORD", "another-password");
+    let ran = setup.run(["envoy", "--inside"]);
     assert_eq!(ran.code(), Some(0), "{ran:?}");
-    let here = tools::root().join("deploy/config.yaml");
+    let here = setup.folder().join("config.yaml");
     let printed = ran.stdout.replace(here.to_str().unwrap(), "/etc/envoy-auth-tokens/config.yaml");
     assert_eq!(example, printed, "print deploy/envoy-module.yaml anew");
 }

@@ -357,10 +357,13 @@ fn each_bad_creation_is_denied_with_its_own_message() {
             409,
             "API key name already exists",
         );
-        assert_eq!(
-            api.post("/api/auth/keys", &json!({"name": "A", "role": "Viewer", "secondsToLive": 0})).status,
-            200
+        assert_message(
+            &api.post("/api/auth/keys", &json!({"name": "A", "role": "Viewer", "secondsToLive": 0})),
+            409,
+            "API key name already exists",
         );
+        // The name of a user is an Admin's to give.
+        assert_eq!(api.post("/api/auth/keys", &json!({"name": "Admin", "role": "Viewer"})).status, 200);
     });
 }
 
@@ -438,7 +441,7 @@ fn nobody_grants_more_than_they_may_do_themselves() {
 - {path: /b, allow: {role: Admin, name: [other, ci]}}
 - {path: /c, allow: {groups: ops}}
 ";
-        let admin = ", allow: {role: [Editor, Admin]}";
+        let admin = ", allow: {role: [Editor, Admin]}, introspect: {id: 'key:asker'}";
         let config = config(store, ", actor_members: [groups]", admin, rest);
         let token = "gina-token-0123456789";
         let gina =
@@ -456,6 +459,8 @@ fn nobody_grants_more_than_they_may_do_themselves() {
             (json!({"name": "deploy", "role": "Viewer"}), "name"),
             (json!({"name": "Deploy", "role": "Viewer"}), "name"),
             (json!({"name": "ci", "role": "Viewer"}), "name"),
+            // Neither what the section `admin` gives it.
+            (json!({"name": "asker", "role": "Viewer"}), "name"),
         ] {
             let answer = make(&body);
             assert_message(&answer, 403, "Permission denied");
@@ -1296,7 +1301,11 @@ fn unknown_paths_and_wrong_methods() {
     for (method, path, allowed) in [
         ("PUT", "/api/auth/keys", "GET,HEAD,POST"),
         ("OPTIONS", "/api/auth/keys", "GET,HEAD,POST"),
-        ("POST", "/api/auth/keys/1", "DELETE,GET,HEAD"),
+        ("POST", "/api/auth/keys/1", "DELETE,GET,HEAD,PATCH"),
+        ("GET", "/api/auth/keys/revoke", "POST"),
+        ("GET", "/api/auth/keys/find", "POST"),
+        ("GET", "/api/auth/keys/import", "POST"),
+        ("POST", "/api/auth/keys/export", "GET,HEAD"),
         ("GET", "/api/auth/keys/1/revoke", "POST"),
         ("GET", "/api/auth/keys/1/rotate", "POST"),
         ("POST", "/api/auth/actor", "GET,HEAD"),

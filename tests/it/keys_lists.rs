@@ -13,7 +13,7 @@ use crate::harness::server::{self, Server};
 use crate::harness::{MAX_WAIT, Request, sqlite};
 
 /// A folder with a new store that has so many keys, and the store's file.
-fn store_with(keys: usize) -> (TempDir, PathBuf) {
+pub fn store_with(keys: usize) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys.db");
     drop(Server::with(&config(&url(&file))).start());
@@ -21,12 +21,12 @@ fn store_with(keys: usize) -> (TempDir, PathBuf) {
     (folder, file)
 }
 
-fn url(file: &Path) -> String {
+pub fn url(file: &Path) -> String {
     format!("sqlite:{}", file.display())
 }
 
 /// The most memory that the process has had, in bytes.
-fn peak(server: &Server) -> u64 {
+pub fn peak(server: &Server) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.process())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
     line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024

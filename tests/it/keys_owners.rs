@@ -276,7 +276,12 @@ async fn of_policies_counts_what_both_have(db: Database) {
             principal.policies.as_ref().map(|names| names.iter().map(|name| name.to_string()).collect());
         assert_eq!(policies, expected, "{number}");
         // The record of a person cannot say that they count under some policies alone: elsewhere they count under none.
-        becomes(&there, &secret, if subject == "free" { "free Editor" } else { DISABLED }).await;
+        if subject == "bound" {
+            becomes(&there, &secret, DISABLED).await;
+        } else {
+            soon("known there", async || there.principal(&secret).await.is_some()).await;
+            assert_eq!(there.principal(&secret).await.unwrap().policies, principal.policies, "{number}");
+        }
     }
 }
 
@@ -472,6 +477,8 @@ async fn the_directory_is_asked_about_owners_once_an_hour() {
     here.sweep().await;
     let asked = slapd.searches();
     assert!(asked > 0, "at the start");
+    // A group has a member.
+    slapd.administrator().join(ADMINS, &person("bob"));
     slapd.administrator().leave(ADMINS, &person("ann"));
     for _ in 0..59 {
         time.pass(MINUTE);

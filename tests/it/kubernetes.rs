@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::harness::documents;
 use crate::harness::envoy::{self, Envoy};
+use crate::harness::manifests::Resource;
 use crate::harness::pki::Ca;
 use crate::harness::postgres::Postgres;
 use crate::harness::server::{BINARY, run};
@@ -169,6 +170,64 @@ spec:
     let other = &manifests.get("Deployment", "other")["spec"]["template"]["spec"];
     assert_eq!(names(other, "initContainers"), ["migrate"]);
     assert_eq!(other["volumes"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn every_kind_of_workload_gets_the_same_sidecars_and_a_rollout_takes_them_from_its_deployment() {
+    let workload = |api: &str, kind: &str, more: &str| {
+        format!(
+            "---
+apiVersion: {api}
+kind: {kind}
+metadata: {{name: mine, labels: {{envoy-auth-tokens: sidecar}}}}
+spec:
+  {more}
+  template:
+    metadata: {{labels: {{app: mine}}}}
+    spec:
+      initContainers: [{{name: migrate, image: example.com/app}}]
+      containers: [{{name: app, image: example.com/app}}]
+      volumes: [{{name: data, emptyDir: {{}}}}]
+"
+        )
+    };
+    let selector = "selector: {matchLabels: {app: mine}}";
+    let text = [
+        workload("apps/v1", "Deployment", selector),
+        workload("apps/v1", "StatefulSet", &format!("serviceName: mine\n  {selector}")),
+        workload("apps/v1", "DaemonSet", selector),
+        workload("batch/v1", "Job", "backoffLimit: 0")
+            .replace("    spec:\n", "    spec:\n      restartPolicy: Never\n"),
+        "---
+apiVersion: argoproj.io/v1alpha1
+kind: Rollout
+metadata: {name: mine, labels: {envoy-auth-tokens: sidecar}}
+spec:
+  workloadRef: {apiVersion: apps/v1, kind: Deployment, name: mine}
+  strategy: {canary: {steps: [{setWeight: 20}, {pause: {}}]}}
+"
+        .to_owned(),
+    ];
+    let mut manifests = customized("resources: [application.yaml]\ncomponents: [sidecar]\n", &text.concat());
+    let pod = |kind: &str| manifests.get(kind, "mine")["spec"]["template"]["spec"].clone();
+    let of_deployment = pod("Deployment");
+    for kind in ["Deployment", "StatefulSet", "DaemonSet", "Job"] {
+        let mut pod = pod(kind);
+        pod.as_object_mut().unwrap().remove("restartPolicy");
+        assert_eq!(pod, of_deployment, "{kind}");
+    }
+    let names: Vec<_> =
+        containers(&of_deployment).iter().map(|each| each["name"].as_str().unwrap()).collect();
+    assert_eq!(names, [OURS, "envoy", "migrate", "app"]);
+    assert_eq!(of_deployment["volumes"].as_array().unwrap().len(), 4);
+    // The Rollout stays as it was written, and fits its schema.
+    let rollout = manifests.get("Rollout", "mine").clone();
+    assert_eq!(rollout["spec"]["workloadRef"]["kind"], "Deployment");
+    assert!(rollout["spec"]["template"].is_null());
+    let resource = Resource { name: "rollout".to_owned(), document: rollout };
+    assert_eq!(crate::harness::manifests::wrong(&[resource]), Vec::<String>::new());
+    manifests.0.retain(|object| object["kind"] != "Rollout");
+    manifests.assert_valid();
 }
 
 /// Whether a selector's labels are all among these.

@@ -20,6 +20,7 @@ mod admin_page;
 mod advisories;
 mod applications;
 mod audit_log;
+mod book;
 mod check;
 mod check_command;
 mod commands;

@@ -97,13 +97,13 @@ impl Process {
 
     /// Whom a Check takes a request with this header for: `<id> <role>`, or the reason of the denial.
     pub(crate) async fn check(&self, name: &str, value: &str) -> String {
-        let decision = self.decide(ClientAddress::Unknown, name, value).await;
+        let decision = self.decide(ClientAddress::UNKNOWN, name, value).await;
         who(decision.verdict.map(|_| decision.context.principal))
     }
 
     /// The same from an address, with `authorization`.
     pub(crate) async fn check_from(&self, address: &str, authorization: &str) -> String {
-        let client = ClientAddress::Text(address.as_bytes());
+        let client = ClientAddress::new(address.as_bytes());
         let decision = self.decide(client, "authorization", authorization).await;
         who(decision.verdict.map(|_| decision.context.principal))
     }
@@ -111,7 +111,7 @@ impl Process {
     /// The principal of a token in a Check; `None` when it is not admitted.
     pub(crate) async fn principal(&self, token: &Secret) -> Option<Arc<Principal>> {
         let authorization = format!("Bearer {}", token.expose());
-        let decision = self.decide(ClientAddress::Unknown, "authorization", &authorization).await;
+        let decision = self.decide(ClientAddress::UNKNOWN, "authorization", &authorization).await;
         decision.context.principal
     }
 
@@ -131,7 +131,7 @@ impl Process {
     ) -> Result<Option<Arc<Principal>>, DenyReason> {
         let header = Header { name: name.as_bytes(), value: value.as_bytes() };
         let headers = Headers::new(Encoding::Lines, vec![header]);
-        let http = Http { method: b"GET", host: b"h", path: b"/", headers, client: ClientAddress::Unknown };
+        let http = Http { method: b"GET", host: b"h", path: b"/", headers, client: ClientAddress::UNKNOWN };
         let locations = CredentialLocations::new(vec![
             CredentialLocation::Basic { cross_site: CrossSite::Deny },
             CredentialLocation::Session { cookies: &["eat_session"] },

@@ -89,11 +89,7 @@ fn seen(attributes: &Attributes<'_>) -> Seen {
         let words = (http.method.to_vec(), http.host.to_vec(), http.path.to_vec());
         (words.0, words.1, words.2, http.headers.encoding(), headers.collect())
     });
-    let client = attributes.http.as_ref().map(|http| match http.client {
-        ClientAddress::Text(text) => text.to_vec(),
-        ClientAddress::Unknown => Vec::new(),
-        ClientAddress::Ip(address) => panic!("{address} is no text"),
-    });
+    let client = attributes.http.as_ref().map(|http| http.client.text().to_vec());
     Seen { policy: attributes.policy.map(<[u8]>::to_vec), client, http }
 }
 

@@ -44,10 +44,27 @@ fn exported(script: &str, name: &str) -> String {
 fn the_shortest_configuration_runs() {
     let blocks = documents::document("docs/quick-start-host.md").blocks_below("Quick start: one host");
     let parts: Vec<_> = blocks.iter().map(Block::parts).collect();
-    let [("yaml", config), ("sh", serve), ("yaml", _filter)] = parts[..] else { panic!("{blocks:#?}") };
+    let [("yaml", config), ("sh", serve), ("console", curl), ("yaml", _filter)] = parts[..] else {
+        panic!("{blocks:#?}")
+    };
     let server = Server::with(&elsewhere(config)).start_by(serve);
     assert!(passes(&server, &exported(serve, "BOT_TOKEN")));
     assert!(!passes(&server, "another-token"));
+
+    let application = Application::start("deploy/demo/upstream.py");
+    let setup = Server::with(config).env("BOT_TOKEN", &exported(serve, "BOT_TOKEN"));
+    let upstream = format!("127.0.0.1:{}", application.port);
+    let arguments =
+        ["envoy", "--address", &server.tcp().to_string(), "--listen", "127.0.0.1:0", "--upstream", &upstream];
+    let printed = setup.run(arguments);
+    assert_eq!(printed.code(), Some(0), "{printed:?}");
+    let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
+    let envoy = Envoy::configured(&format!("{admin}{}", printed.stdout));
+    let here = |line: &str| {
+        line.replace("127.0.0.1:10000", &envoy.address().to_string()).replace("curl ", "curl --silent ")
+    };
+    play(curl, here, &[]);
+    envoy.assert_no_fault_of(&server);
 }
 
 #[test]

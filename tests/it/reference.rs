@@ -133,7 +133,7 @@ fn write_keys(schema: &Value, path: &str, page: &mut String) {
         match (&value["default"], described, must) {
             (Value::Null, _, Some(must)) => writeln!(page, "- Default: none; {must}").unwrap(),
             (Value::Null, Some(text), None) => {
-                writeln!(page, "- Default: {}", text.trim_end_matches('.')).unwrap()
+                writeln!(page, "- Default: {}", text.trim_end_matches('.').replace('<', "&lt;")).unwrap()
             }
             (Value::Null, None, None) => writeln!(page, "- Default: absent").unwrap(),
             (default, _, _) => writeln!(page, "- Default: `{}`", flow(default)).unwrap(),

@@ -4,6 +4,7 @@
 
 mod debian;
 mod image;
+mod memory;
 
 use std::path::{Path, PathBuf};
 

@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::server::{Ran, run};
+use crate::harness::server::{BINARY, Ran, run};
 use crate::harness::tools;
 
 const CHANGELOG: &str = include_str!("../../CHANGELOG.md");
@@ -32,7 +32,7 @@ fn every_package_comes_from_the_registry_and_has_a_checksum() {
     assert!(packages.len() > 200, "{}", packages.len());
     for package in packages {
         let value = |key: &str| package.lines().find_map(|line| line.strip_prefix(&format!("{key} = ")));
-        if value("name") == Some("\"envoy-auth-tokens\"") {
+        if matches!(value("name"), Some("\"envoy-auth-tokens\"" | "\"envoy-auth-tokens-module\"")) {
             assert_eq!(value("source"), None, "{package}");
             continue;
         }
@@ -81,7 +81,7 @@ fn ci_the_image_and_contributors_build_with_one_version_of_rust() {
         toolchain.lines().find_map(|line| line.strip_prefix("channel = ")).unwrap().trim_matches('"');
     let dockerfile = fs::read_to_string(tools::root().join("deploy/Dockerfile")).unwrap();
     assert!(
-        dockerfile.contains(&format!("\nFROM rust:{channel}-")),
+        dockerfile.contains(&format!("\nFROM docker.io/library/rust:{channel}-")),
         "the image is not built with Rust {channel}"
     );
 }
@@ -91,7 +91,14 @@ fn the_engine_alone_links_no_server_and_no_command_line() {
     let linked = |features: &[&str]| -> BTreeSet<String> {
         let mut command = Command::new(env!("CARGO"));
         command
-            .args(["tree", "--locked", "--edges=normal", "--prefix=none", "--format={lib}"])
+            .args([
+                "tree",
+                "--package=envoy-auth-tokens",
+                "--locked",
+                "--edges=normal",
+                "--prefix=none",
+                "--format={lib}",
+            ])
             .args(features);
         command.current_dir(tools::root());
         let ran = run(command, "");
@@ -119,7 +126,9 @@ fn the_engine_alone_links_no_server_and_no_command_line() {
 #[test]
 fn a_source_package_holds_what_builds_tests_and_ships_us() {
     let mut command = Command::new(env!("CARGO"));
-    command.args(["package", "--list", "--allow-dirty", "--locked"]).current_dir(tools::root());
+    command
+        .args(["package", "--package=envoy-auth-tokens", "--list", "--allow-dirty", "--locked"])
+        .current_dir(tools::root());
     let ran = run(command, "");
     assert_eq!(ran.code(), Some(0), "{ran:?}");
     let files: Vec<_> = ran.stdout.lines().collect();
@@ -198,18 +207,141 @@ fn the_bill_of_materials_and_the_notices_name_what_is_linked_and_nothing_else() 
     assert_eq!((&bill["serialNumber"], &bill["metadata"]["timestamp"]), (&Value::Null, &Value::Null));
 }
 
+const WORKFLOWS: [&str; 2] = [".github/workflows/ci.yaml", ".github/workflows/release.yaml"];
+
+/// What actionlint says of these files.
+fn actionlint(files: &[&Path]) -> Ran {
+    let mut command = Command::new(tools::actionlint());
+    // What it would do beside, with programs that this machine may or may not have.
+    command.args(["-no-color", "-shellcheck=", "-pyflakes="]).args(files).current_dir(tools::root());
+    run(command, "")
+}
+
+#[test]
+fn actionlint_finds_nothing_in_the_workflows_and_something_in_a_wrong_one() {
+    let ran = actionlint(&WORKFLOWS.map(Path::new));
+    assert_eq!((ran.code(), ran.stdout.as_str()), (Some(0), ""), "{ran:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = folder.path().join("wrong.yaml");
+    let text = fs::read_to_string(tools::root().join(WORKFLOWS[1])).unwrap();
+    fs::write(&wrong, text.replace("needs: build", "needs: bild")).unwrap();
+    let ran = actionlint(&[&wrong]);
+    assert!(ran.code() == Some(1) && ran.stdout.contains("bild"), "{ran:?}");
+    let found = fs::read_dir(tools::root().join(".github/workflows")).unwrap().count();
+    assert_eq!(found, WORKFLOWS.len());
+}
+
+#[test]
+fn every_step_of_a_workflow_is_a_target_of_make_that_is_there() {
+    let makefile = fs::read_to_string(tools::root().join("Makefile")).unwrap();
+    let rules: BTreeSet<_> = makefile
+        .lines()
+        .filter(|line| !line.starts_with(['\t', '#', ' ']))
+        .filter_map(|line| line.split_once(':'))
+        .flat_map(|(targets, _)| targets.split(' '))
+        .collect();
+    let mut targets = BTreeSet::new();
+    for file in WORKFLOWS {
+        let text = fs::read_to_string(tools::root().join(file)).unwrap();
+        // Whoever reads it hears that nobody has seen it run.
+        assert!(text.lines().take(5).any(|line| line.contains("never ran")), "{file}");
+        let workflow: Value = serde_saphyr::from_str(&text).unwrap();
+        let jobs = workflow["jobs"].as_object().unwrap().values();
+        for step in jobs.flat_map(|job| job["steps"].as_array().unwrap()) {
+            let Some(command) = step["run"].as_str() else {
+                assert!(step["uses"].is_string(), "{file}: {step}");
+                continue;
+            };
+            match command.split(' ').collect::<Vec<_>>()[..] {
+                ["make", target] => {
+                    assert!(rules.contains(target), "{file}: the Makefile has no {target}");
+                    targets.insert(target.to_owned());
+                }
+                _ => assert!(command.ends_with(" .ci/run"), "{file}: {command}"),
+            }
+        }
+    }
+    assert!(targets.len() > 8, "{targets:?}");
+    // Those that publish say what they lack before they do anything.
+    for target in ["push-image", "join-images", "push-chart", "sign"] {
+        let mut command = Command::new(tools::root().join("deploy/release.sh"));
+        command.arg(target).env_remove("REGISTRY").env("OUTPUT", "/nonexistent");
+        let ran = run(command, "");
+        let lacks = ["REGISTRY is empty", "run make chart-package"];
+        assert!(
+            ran.code() == Some(1) && lacks.iter().any(|word| ran.stderr.contains(word)),
+            "{target}: {ran:?}"
+        );
+    }
+    let mut command = Command::new(tools::root().join("deploy/release.sh"));
+    command.arg("github-release").env("TAG", "v9.9.9");
+    let ran = run(command, "");
+    let expected = format!("the tag v9.9.9 is not of version {}", env!("CARGO_PKG_VERSION"));
+    assert!(ran.code() == Some(1) && ran.stderr.contains(&expected), "{ran:?}");
+}
+
+#[test]
+fn the_archive_of_a_release_has_the_program_and_is_the_same_each_time() {
+    let checkout = checkout();
+    let dist = checkout.path().join("target/dist");
+    fs::create_dir_all(&dist).unwrap();
+    // By another process: a file that this one has open for writing could not be started.
+    let copied = Command::new("cp").arg(BINARY).arg(dist.join("envoy-auth-tokens")).status();
+    assert!(copied.unwrap().success());
+    let archive = || {
+        let mut command = Command::new(checkout.path().join("deploy/release.sh"));
+        command.arg("archive");
+        let ran = run_in(checkout.path(), command);
+        assert_eq!(ran.code(), Some(0), "{ran:?}");
+        checkout.path().join(ran.stdout.trim())
+    };
+    let file = archive();
+    let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+    let start = format!("envoy-auth-tokens-{}-linux-", env!("CARGO_PKG_VERSION"));
+    assert!(name.starts_with(&start), "{name}");
+    let first = fs::read(&file).unwrap();
+    assert!(first == fs::read(archive()).unwrap(), "two archives of the same files differ");
+    let mut command = Command::new("sha256sum");
+    command.args(["--check", "--strict", &format!("{name}.sha256")]);
+    let ran = run_in(&dist, command);
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+    let unpacked = tempfile::tempdir().unwrap();
+    let mut command = Command::new("tar");
+    command.arg("--extract").arg("--file").arg(&file);
+    assert_eq!(run_in(unpacked.path(), command).code(), Some(0));
+    let folder = unpacked.path().join(name.trim_end_matches(".tar.gz"));
+    let mut command = Command::new(folder.join("envoy-auth-tokens"));
+    command.arg("--version");
+    let ran = run(command, "");
+    assert!(ran.stdout.contains(env!("CARGO_PKG_VERSION")), "{ran:?}");
+}
+
+#[test]
+fn the_chart_of_a_release_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(tools::root().join("deploy/release.sh"));
+    command.arg("chart-package").env("OUTPUT", folder.path());
+    let ran = run(command, "");
+    assert_eq!(ran.code(), Some(0), "{ran:?}");
+    let mut command = Command::new(tools::helm());
+    command.arg("template").arg("mine").arg(ran.stdout.trim());
+    command.args(["--set", "prometheusRule.enabled=true,dashboards.enabled=true"]);
+    let ran = run(command, "");
+    assert!(ran.code() == Some(0) && ran.stdout.contains("EnvoyAuthTokensAbsent"), "{ran:?}");
+}
+
 /// A copy of what the scripts of a release read, in a folder and a git repository of its own.
 fn checkout() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let at = |path: &str| folder.path().join(path);
-    for path in ["deploy", "src", "benches", "tests/tools", "target"] {
+    for path in ["deploy", "src", "benches", "envoy-module/src", "tests/tools", "target"] {
         fs::create_dir_all(at(path)).unwrap();
     }
-    let files = ["Cargo.toml", "Cargo.lock", "deny.toml", "tests/tools/fetch.py"];
+    let files = ["Cargo.toml", "Cargo.lock", "deny.toml", "envoy-module/Cargo.toml", "tests/tools/fetch.py"];
     for path in files.into_iter().chain(SCRIPTS) {
         fs::copy(tools::root().join(path), at(path)).unwrap();
     }
-    for path in ["build.rs", "src/lib.rs", "src/main.rs", "benches/load.rs"] {
+    for path in ["build.rs", "src/lib.rs", "src/main.rs", "benches/load.rs", "envoy-module/src/lib.rs"] {
         fs::write(at(path), "").unwrap();
     }
     fs::write(at(".gitignore"), "/target\n").unwrap();
@@ -220,11 +352,12 @@ fn checkout() -> TempDir {
     folder
 }
 
-const SCRIPTS: [&str; 5] = [
+const SCRIPTS: [&str; 6] = [
     "deploy/advisories.sh",
     "deploy/dist.sh",
     "deploy/notices.py",
     "deploy/release-check.sh",
+    "deploy/release.sh",
     "deploy/sbom.py",
 ];
 

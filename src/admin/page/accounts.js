@@ -3,25 +3,20 @@
 import { accountPath, call, page, query } from './api.js';
 import { ask, entitle, open, remember, restore } from './dialogs.js';
 import { $, busy, button, facts, make, named, plural, say, sayProblems, sayWrong, toast } from './elements.js';
-import { openMenu } from './float.js';
-import { showDetails, states } from './key_acts.js';
+import { showDetails, states as statesOfKey } from './key_acts.js';
 import { addKey, descriptionProblem, nameProblem } from './key_form.js';
-import { Pager, SIZE, SIZES } from './pager.js';
+import { Pager, position } from './pager.js';
 import { RightsFields, chip, memberTexts, restrictions } from './rights.js';
 import { address, go, goOn, route } from './route.js';
+import { actions, cell, head } from './rows.js';
 import { isLoggedIn, isOver, may, showProblem } from './session.js';
 import { time, timeAndAgo, ago, isPast } from './times.js';
 
 const filters = $('accounts-filters');
-const pager = new Pager($('accounts-pager'), (to, size) => go('accounts', { ...route().members, page: to === 1 ? '' : to, size: size === SIZE ? '' : size }));
+const pager = new Pager($('accounts-pager'), 'accounts');
 let loads = 0;
 
 // ---------------------------------------------------------------- the table
-
-function position(wanted) {
-  const size = SIZES.includes(Number(wanted.size)) ? Number(wanted.size) : SIZE;
-  return { page: Math.max(1, Math.trunc(Number(wanted.page)) || 1), size };
-}
 
 export async function load() {
   const mine = ++loads;
@@ -58,25 +53,16 @@ function draw(accounts, total, wanted) {
 }
 
 function row(account) {
-  const cell = (title, first, second) => make('td', { role: 'cell', 'data-cell': title },
-    make('span', { class: 'cell-label' }, title),
-    make('div', { class: 'two' }, make('div', {}, ...first), make('div', { class: 'second' }, ...second)));
-  const name = make('button', { type: 'button', class: 'link', 'data-focus': 'name', 'aria-haspopup': 'dialog' }, named(account.name));
-  name.addEventListener('click', () => showAccount(account));
-  const menu = make('button', {
-    type: 'button', class: 'dots', 'data-focus': 'menu', 'aria-haspopup': 'menu', 'aria-expanded': 'false',
-  }, make('span', { 'aria-hidden': 'true' }, '⋯'), make('span', { class: 'unseen' }, 'Actions for ', named(account.name)));
-  menu.addEventListener('click', () => openMenu(menu, `Actions for ${account.name}`, actsOf(account)));
   const keys = make('a', { href: address('keys', { account: account.name }), 'data-focus': 'keys' }, plural(account.tokens ?? 0, 'key'));
   return make('tr', { role: 'row', 'data-id': account.id, ...(account.isDisabled ? { class: 'dead' } : {}) },
-    make('th', { role: 'rowheader', scope: 'row' },
-      make('div', { class: 'title' }, name, ...(account.isDisabled ? [chip('Disabled', 'state paused')] : [])),
-      ...(account.description ? [make('div', { class: 'second description', dir: 'auto' }, account.description)] : [])),
+    head(account.name, account.description, states(account), () => showAccount(account)),
     cell('Rights', account.role ? [chip(account.role)] : [], [restrictions(account)]),
     cell('Keys', [keys], []),
-    cell('Created', account.createdAt ? [time(account.createdAt)] : [], account.createdBy ? ['by ', named(account.createdBy)] : []),
-    make('td', { role: 'cell', class: 'is-acts' }, menu));
+    cell('Created', [time(account.createdAt)], account.createdBy ? ['by ', named(account.createdBy)] : []),
+    actions(account.name, () => actsOf(account)));
 }
+
+const states = ({ isDisabled }) => (isDisabled ? [chip('Disabled', 'state paused')] : []);
 
 export function clear() {
   $('account-rows').replaceChildren();
@@ -154,7 +140,7 @@ async function showAccount(known) {
   }
   const dialog = $('account-details-dialog');
   entitle(dialog, '', account.name);
-  dialog.querySelector('[data-state]').replaceChildren(...(account.isDisabled ? [chip('Disabled', 'state paused')] : []));
+  dialog.querySelector('[data-state]').replaceChildren(...states(account));
   say($('account-details-description'), account.description);
   const members = memberTexts(account.actor);
   $('account-details-list').replaceChildren(...facts([
@@ -163,13 +149,13 @@ async function showAccount(known) {
       ? account.policies.length === 0 ? 'Under no policy' : `Only under ${account.policies.join(', ')}`
       : 'Under every policy'],
     ['Members', members.length === 0 ? null : members.flatMap((text, index) => [...(index ? [make('br')] : []), named(text)])],
-    ['Created', account.createdAt ? [...timeAndAgo(account.createdAt), ...(account.createdBy ? [', by ', named(account.createdBy)] : [])] : null],
+    ['Created', [...timeAndAgo(account.createdAt), ...(account.createdBy ? [', by ', named(account.createdBy)] : [])]],
     ['Id', String(account.id)],
   ]));
   $('account-keys').replaceChildren(...keys.items.map((key) => {
     const open = make('button', { type: 'button', class: 'link' }, named(key.name));
     open.addEventListener('click', () => showDetails(key, load));
-    return make('li', {}, make('div', { class: 'title' }, open, ...states(key)), make('div', { class: 'second' },
+    return make('li', {}, make('div', { class: 'title' }, open, ...statesOfKey(key)), make('div', { class: 'second' },
       ...(key.expiration ? [isPast(key.expiration) ? 'expired ' : 'expires ', ago(key.expiration)] : ['no expiration date']), ' · ',
       ...(key.lastUsedAt ? ['last used ', ago(key.lastUsedAt)] : ['never used'])));
   }));

@@ -11,7 +11,7 @@ const IN_WORDS = new Map([
 ]);
 
 // A response other than 2xx, or no response.
-export class Denied extends Error {
+class Denied extends Error {
   constructor(status, message, details) {
     super(IN_WORDS.get(message) ?? message);
     this.status = status;
@@ -28,7 +28,7 @@ export class Denied extends Error {
 }
 
 // The whole response.  URLs are relative, so that the page also works below a path prefix.
-export async function request(method, path, body) {
+async function request(method, path, body) {
   const init = { method, headers: { accept: 'application/json' }, cache: 'no-store', credentials: 'same-origin' };
   if (body !== undefined) {
     init.headers['content-type'] = 'application/json';

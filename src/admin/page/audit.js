@@ -2,21 +2,17 @@
 
 import { page } from './api.js';
 import { $, busy, button, make, named, sayProblems, sayWrong } from './elements.js';
-import { Pager, SIZE, SIZES } from './pager.js';
+import { Pager, position } from './pager.js';
 import { address, go, goOn, route } from './route.js';
+import { cell } from './rows.js';
 import { isLoggedIn, isOver, showProblem } from './session.js';
 import { instant, localText, ago, time } from './times.js';
 
 const FILTERS = ['actor', 'key', 'account'];
 const TIMES = ['from', 'to'];
 const form = $('audit-filters');
-const pager = new Pager($('audit-pager'), (to, size) => go('audit', { ...route().members, page: to === 1 ? '' : to, size: size === SIZE ? '' : size }));
+const pager = new Pager($('audit-pager'), 'audit');
 let loads = 0;
-
-function position(wanted) {
-  const size = SIZES.includes(Number(wanted.size)) ? Number(wanted.size) : SIZE;
-  return { page: Math.max(1, Math.trunc(Number(wanted.page)) || 1), size };
-}
 
 // What the fields say.  Times are in the address as moments, which mean the same to a colleague elsewhere.
 function members() {
@@ -50,6 +46,10 @@ export async function load() {
   try {
     const { items, total } = await page('api/auth/audit', { from, to, actor, key, account, perpage: size, page: at });
     if (isOvertaken()) return;
+    if (items.length === 0 && total > 0 && at > 1) {
+      goOn('audit', { ...wanted, page: Math.ceil(total / size) });
+      return;
+    }
     showProblem(null);
     for (const name of TIMES) sayWrong(form.elements[name], null);
     draw(items, total, wanted);
@@ -76,9 +76,6 @@ const link = (name, view, wanted) => make('a', { href: address(view, wanted) }, 
 
 function row(entry) {
   const isDenied = entry.status !== undefined && entry.status >= 400;
-  const cell = (title, first, second) => make('td', { role: 'cell', 'data-cell': title },
-    make('span', { class: 'cell-label' }, title),
-    make('div', { class: 'two' }, make('div', {}, ...first), make('div', { class: 'second' }, ...second)));
   const count = entry.count > 1 ? ` ${entry.count.toLocaleString('en')} times` : '';
   const why = [entry.reason, entry.status].filter(Boolean).join(', ');
   return make('tr', { role: 'row', 'data-id': entry.id, ...(isDenied ? { class: 'denied' } : {}) },

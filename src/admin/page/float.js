@@ -38,7 +38,7 @@ export function openMenu(button, label, entries) {
   menu.firstElementChild.focus();
 }
 
-export function closeMenu() {
+function closeMenu() {
   if (!menu.matches(':popover-open')) return;
   const back = opener;
   menu.hidePopover();

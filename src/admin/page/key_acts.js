@@ -91,7 +91,7 @@ function askDelete(key, after) {
 const account = ({ account: name }) => make('a', { href: address('accounts', { query: name }) }, named(name));
 const owner = (key) => [named(key.owner), key.ownerSource ? ` (${key.ownerSource})` : ''];
 
-export function belonging(key) {
+function belonging(key) {
   if (key.account) return ['Service account ', account(key)];
   if (key.owner) return owner(key);
   return ['Nobody'];

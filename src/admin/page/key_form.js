@@ -77,24 +77,24 @@ async function offerAccounts() {
   }
 }
 
-// The lives to choose from: within the maximum, 90 days at first unless the configuration proposes another, and never
-// only where it is allowed.
+// The lives to choose from: within the maximum, at first the one that the configuration proposes, and never only where it
+// is allowed.
 function offerLives(isChange) {
   const { maxSeconds, firstSeconds } = may();
   const isAllowed = (seconds) => seconds !== null && (maxSeconds === null || seconds <= maxSeconds);
   const lives = LIVES.map((days) => days * DAY).filter(isAllowed);
-  const options = lives.map((seconds) => [seconds, `In ${length(seconds)}`]);
-  if (isAllowed(firstSeconds) && !lives.includes(firstSeconds)) options.push([firstSeconds, `In ${length(firstSeconds)}`]);
-  if (maxSeconds !== null && !options.some(([seconds]) => seconds === maxSeconds)) {
-    options.push([maxSeconds, `In ${length(maxSeconds)}, the most here`]);
+  for (const seconds of [firstSeconds, maxSeconds]) {
+    if (isAllowed(seconds) && !lives.includes(seconds)) lives.push(seconds);
   }
-  options.sort(([one], [other]) => one - other);
+  const limit = (seconds) => (seconds === maxSeconds ? ', the most here' : '');
+  const options = lives.sort((one, other) => one - other).map((seconds) => [seconds, `In ${length(seconds)}${limit(seconds)}`]);
   options.push(['custom', 'After another time…']);
   if (maxSeconds === null) options.push(['never', 'Never']);
   if (isChange) options.unshift(['', 'As now']);
   const life = $('key-life');
   life.replaceChildren(...options.map(([value, label]) => make('option', { value }, label)));
-  const first = [firstSeconds, FIRST_LIFE * DAY].find(isAllowed) ?? maxSeconds;
+  // A configuration that proposes none is one that proposes no end.
+  const first = firstSeconds === null && maxSeconds === null ? 'never' : [firstSeconds, FIRST_LIFE * DAY].find(isAllowed) ?? maxSeconds;
   life.value = isChange ? '' : String(first);
 }
 

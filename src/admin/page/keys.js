@@ -3,20 +3,20 @@
 import { accountPath, call, page } from './api.js';
 import { remember, restore } from './dialogs.js';
 import { $, busy, button, make, named } from './elements.js';
-import { openMenu } from './float.js';
 import { findToken } from './find.js';
 import { actsOf, isDead, showDetails, states } from './key_acts.js';
 import { addKey } from './key_form.js';
-import { Pager, SIZE, SIZES } from './pager.js';
+import { Pager, position } from './pager.js';
 import { revokeMany } from './revoke_many.js';
 import { chip, restrictions } from './rights.js';
 import { address, go, goOn, route } from './route.js';
+import { actions, cell, head } from './rows.js';
 import { isLoggedIn, isOver, may, showProblem } from './session.js';
 import { DAY, ago, isSoon, time } from './times.js';
 
 const FILTERS = ['role', 'kind', 'account', 'owner', 'createdBy', 'expiring', 'unused'];
 const form = $('keys-filters');
-const pager = new Pager($('keys-pager'), (to, size) => go('keys', { ...members(), page: to === 1 ? '' : to, size: size === SIZE ? '' : size }));
+const pager = new Pager($('keys-pager'), 'keys');
 let loads = 0;
 // The account of an id: a key of it has the account's rights.
 const accounts = new Map();
@@ -53,11 +53,6 @@ function asked(wanted) {
     createdBy: wanted.createdBy, expiringSeconds: days(wanted.expiring), unusedSeconds: days(wanted.unused),
     includeExpired: wanted.ended === '1' ? true : undefined, sort: wanted.sort || 'name', perpage: size, page: number,
   };
-}
-
-function position(wanted) {
-  const size = SIZES.includes(Number(wanted.size)) ? Number(wanted.size) : SIZE;
-  return { page: Math.max(1, Math.trunc(Number(wanted.page)) || 1), size };
 }
 
 const isFiltered = (wanted) => Boolean(wanted.query) || FILTERS.some((name) => wanted[name]);
@@ -148,7 +143,7 @@ function nothing(wanted, ended) {
   }
   if (ended > 0) {
     return [
-      make('p', {}, ended === 1 ? 'There is no live key.  One has expired or was revoked.' : `There is no live key.  ${ended.toLocaleString('en')} have expired or were revoked.`),
+      make('p', {}, `There is no live key.  ${ended === 1 ? 'One has expired or was' : `${ended.toLocaleString('en')} have expired or were`} revoked.`),
       button('Show expired and revoked', () => {
         go('keys', { ...wanted, ended: '1' });
         $('show-expired').focus();
@@ -160,25 +155,14 @@ function nothing(wanted, ended) {
 
 function row(key) {
   const dead = isDead(key);
-  const label = (text) => make('span', { class: 'cell-label' }, text);
-  const cell = (title, first, second, attributes = {}) => make('td', { role: 'cell', 'data-cell': title, ...attributes },
-    label(title), make('div', { class: 'two' }, make('div', {}, ...first), make('div', { class: 'second' }, ...second)));
-  const name = make('button', { type: 'button', class: 'link', 'data-focus': 'name', 'aria-haspopup': 'dialog' }, named(key.name));
-  name.addEventListener('click', () => showDetails(key, update));
-  const menu = make('button', {
-    type: 'button', class: 'dots', 'data-focus': 'menu', 'aria-haspopup': 'menu', 'aria-expanded': 'false',
-  }, make('span', { 'aria-hidden': 'true' }, '⋯'), make('span', { class: 'unseen' }, 'Actions for ', named(key.name)));
-  menu.addEventListener('click', () => openMenu(menu, `Actions for ${key.name}`, actsOf(key, update)));
   return make('tr', { role: 'row', 'data-id': key.id, ...(dead ? { class: 'dead' } : {}) },
-    make('th', { role: 'rowheader', scope: 'row' },
-      make('div', { class: 'title' }, name, ...states(key)),
-      ...(key.description ? [make('div', { class: 'second description', dir: 'auto' }, key.description)] : [])),
+    head(key.name, key.description, states(key), () => showDetails(key, update)),
     cell('Rights', ...rights(key)),
     cell('Belongs to', ...belongs(key)),
     cell('Created', [time(key.created)], key.createdBy ? ['by ', named(key.createdBy)] : []),
     cell('Expires', ...expires(key), !dead && isSoon(key.expiration) ? { class: 'soon' } : {}),
     cell('Last used', ...lastUse(key)),
-    make('td', { role: 'cell', class: 'is-acts' }, menu));
+    actions(key.name, () => actsOf(key, update)));
 }
 
 function rights(key) {
@@ -211,22 +195,22 @@ function lastUse(key) {
 
 // ---------------------------------------------------------------- sorting
 
-for (const head of document.querySelectorAll('#table th[data-sort]')) {
-  const [text, column] = [head.textContent, head.dataset.sort];
+for (const column of document.querySelectorAll('#table th[data-sort]')) {
+  const [text, name] = [column.textContent, column.dataset.sort];
   const sort = make('button', { type: 'button', class: 'sort' }, text, make('span', { class: 'arrow', 'aria-hidden': 'true' }));
   sort.addEventListener('click', () => {
     const now = route().members.sort || 'name';
-    const next = now === column ? `-${column}` : column;
+    const next = now === name ? `-${name}` : name;
     go('keys', { ...members(), sort: next === 'name' ? '' : next });
   });
-  head.replaceChildren(sort);
+  column.replaceChildren(sort);
 }
 
 function sortHeads(sort) {
-  for (const head of document.querySelectorAll('#table th[data-sort]')) {
-    const direction = { [head.dataset.sort]: 'ascending', [`-${head.dataset.sort}`]: 'descending' }[sort];
-    if (direction) head.setAttribute('aria-sort', direction);
-    else head.removeAttribute('aria-sort');
+  for (const column of document.querySelectorAll('#table th[data-sort]')) {
+    const direction = { [column.dataset.sort]: 'ascending', [`-${column.dataset.sort}`]: 'descending' }[sort];
+    if (direction) column.setAttribute('aria-sort', direction);
+    else column.removeAttribute('aria-sort');
   }
 }
 

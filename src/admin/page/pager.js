@@ -1,18 +1,30 @@
 // The buttons below a list whose pages the server makes.
 
 import { make } from './elements.js';
+import { go, route } from './route.js';
 
-export const SIZES = [25, 50, 100];
-export const SIZE = 50;
+const SIZES = [25, 50, 100];
+const SIZE = 50;
 
-// `show(page, size)` is called for another page.
+// Which page the members of an address ask for, and how many rows it has.
+export function position({ page, size }) {
+  return {
+    page: Math.max(1, Math.trunc(Number(page)) || 1),
+    size: SIZES.includes(Number(size)) ? Number(size) : SIZE,
+  };
+}
+
 export class Pager {
   #nav;
-  #show;
+  #view;
 
-  constructor(nav, show) {
+  constructor(nav, view) {
     this.#nav = nav;
-    this.#show = show;
+    this.#view = view;
+  }
+
+  #show(page, size) {
+    go(this.#view, { ...route().members, page: page === 1 ? '' : page, size: size === SIZE ? '' : size });
   }
 
   draw({ page, size, total, shown }) {

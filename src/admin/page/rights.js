@@ -4,7 +4,7 @@ import { $, make, named, say } from './elements.js';
 import { may } from './session.js';
 
 const ROLES = ['Viewer', 'Editor', 'Admin'];
-export const rank = (role) => ROLES.indexOf(role);
+const rank = (role) => ROLES.indexOf(role);
 
 // ---------------------------------------------------------------- members
 

@@ -10,7 +10,7 @@ let began = () => {};
 let ended = () => {};
 
 export const isLoggedIn = () => actor !== null;
-export const ownName = () => String(actor?.name ?? actor?.id ?? 'somebody');
+const ownName = () => String(actor?.name ?? actor?.id ?? 'somebody');
 
 // What the caller may do, as the server says it.
 export function may() {
@@ -42,7 +42,7 @@ export function may() {
 
 const form = $('login-form');
 
-export function showLogin(message) {
+function showLogin(message) {
   actor = null;
   closeFloating();
   closeAll();
@@ -74,7 +74,7 @@ async function showOptions() {
 }
 
 // Shows the page of whoever the browser's session belongs to.
-export async function enter() {
+async function enter() {
   actor = await call('GET', 'api/auth/actor');
   $('who').textContent = ownName();
   $('login').hidden = true;

@@ -6,7 +6,7 @@ const UNITS = { s: 1, m: 60, h: 3600, d: 86400, w: 604800, M: 2592000, y: 315360
 const SYNTAX = 'Write one whole number and one of s m h d w M y, such as 12h.';
 // The last moment that a Date can hold.
 const LAST_MOMENT = 8.64e15;
-export const HOUR = 3600;
+const HOUR = 3600;
 export const DAY = 86400;
 export const WEEK = 604800;
 // A key that expires within this time is highlighted.
@@ -117,7 +117,7 @@ export function length(total) {
 // ---------------------------------------------------------------- moments
 
 // `in 3 days`, `2 minutes ago`: in the largest unit that fits, rounded.
-export function beside(moment) {
+function beside(moment) {
   const ahead = (moment - Date.now()) / 1000;
   const steps = [['second', 1, 60], ['minute', 60, 60], ['hour', HOUR, 24], ['day', DAY, 30], ['month', 2629800, 12]];
   for (const [unit, size, limit] of steps) {

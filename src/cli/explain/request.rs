@@ -98,7 +98,7 @@ impl RequestInput {
             host: self.host.as_bytes(),
             path: self.path.expose().as_bytes(),
             headers: Headers::new(self.encoding, headers.collect()),
-            client: ClientAddress::Unknown,
+            client: ClientAddress::UNKNOWN,
         };
         Attributes {
             http: Some(http),

@@ -89,7 +89,7 @@ impl<'m> RequestFields<'m> {
             1 => each(address?, |number, socket| match number {
                 1 => each(socket?, |number, text| {
                     if number == 2 {
-                        self.client = ClientAddress::Text(text?);
+                        self.client = ClientAddress::new(text?);
                     }
                     Ok(())
                 }),

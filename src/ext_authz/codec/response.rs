@@ -385,7 +385,7 @@ default: {allow: {id: alice, unauthenticated: true}}
                 host: b"example.com",
                 path: path.as_bytes(),
                 headers,
-                client: ClientAddress::Unknown,
+                client: ClientAddress::UNKNOWN,
             };
             let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
             // The second time the actor's part is encoded already.
@@ -434,7 +434,7 @@ default: {allow: {id: alice, unauthenticated: true}}
             host: b"App.Example.com",
             path: path.as_bytes(),
             headers,
-            client: ClientAddress::Unknown,
+            client: ClientAddress::UNKNOWN,
         };
         let request = Attributes { http: Some(http), policy: None, misspelled_policy: None };
         let decision = wait_for(authorizer.authorize(&request, None));

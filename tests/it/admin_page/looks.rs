@@ -183,17 +183,18 @@ fn rows_are_even_in_every_width() {
         page.create(json!({"name": format!("key {number}"), "role": "Viewer", "secondsToLive": (number + 1) * 40 * DAY}));
     }
     page.enter("admin");
-    for width in [320, 480, 768, 1024, 1200, 1201, 1280, 1440, 1920] {
+    for width in [320, 480, 768, 1024, 1232, 1233, 1280, 1440, 1920] {
         page.browser.set_size(width, 900);
         let heights = page.browser.script(
             "await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-             const lines = (time) => time.getClientRects().length;
+             const heights = [...document.querySelectorAll('#rows tr')].map((row) => row.getBoundingClientRect().height);
              return [
-                 new Set([...document.querySelectorAll('#rows tr')].map((row) => Math.round(row.offsetHeight))).size,
-                 Math.max(...[...document.querySelectorAll('#rows time')].map(lines)),
+                 // The line between two rows counts to one of them.
+                 Math.max(...heights) - Math.min(...heights) <= 1,
+                 Math.max(...[...document.querySelectorAll('#rows time')].map((time) => time.getClientRects().length)),
              ]",
             json!([]),
         );
-        assert_eq!(heights, json!([1, 1]), "{width}: heights of rows, lines of a date");
+        assert_eq!(heights, json!([true, 1]), "{width}: heights of rows, lines of a date");
     }
 }

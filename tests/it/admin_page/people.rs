@@ -10,20 +10,18 @@ fn a_service_account_is_added_given_keys_changed_disabled_and_deleted() {
     let page = Page::logged_in();
     let browser = &page.browser;
     page.press("#views", "Service accounts");
-    browser.read("#no-accounts", "There are no service accounts yet.  Add the first one.");
+    browser.read("#no-accounts", "There are no service accounts yet. Add the first one.");
     browser.click("#add-account");
     browser.press(&[ENTER]);
     browser.read("#account-name-error", "Give the account a name.");
     browser.fill("#account-name", "grafana");
     browser.fill("#account-description", "Dashboards");
     page.choose("#account-role", "Editor");
-    browser.click("#account-where-some");
-    browser.click("#account-policy-0");
     browser.fill("#account-rights [data-member='team']", "platform");
     browser.screenshot("account-add");
     browser.click("#account-form [data-yes]");
     browser.read("#toast", "grafana is added.");
-    assert_eq!(page.cell("grafana", "Rights"), "Editor under reports · team: platform");
+    assert_eq!(page.cell("grafana", "Rights"), "Editor team: platform");
     assert_eq!(page.cell("grafana", "Keys"), "0 keys");
 
     page.act("grafana", "Add key");
@@ -43,7 +41,7 @@ fn a_service_account_is_added_given_keys_changed_disabled_and_deleted() {
     page.is_well("account-details");
     page.press("#account-details-acts", "Show its keys");
     page.see_names(&["prod"]);
-    assert_eq!(page.cell("prod", "Rights"), "Editor under reports · team: platform");
+    assert_eq!(page.cell("prod", "Rights"), "Editor team: platform");
     // Its rights are the account's: they are not changed here.
     page.act("prod", "Change");
     browser.see("#key-name");
@@ -64,7 +62,7 @@ fn a_service_account_is_added_given_keys_changed_disabled_and_deleted() {
     browser.fill("#account-name", "grafana-2");
     browser.click("#account-form [data-yes]");
     browser.read("#toast", "grafana-2 is changed.");
-    assert_eq!(page.cell("grafana-2", "Rights"), "Viewer under reports · team: platform");
+    assert_eq!(page.cell("grafana-2", "Rights"), "Viewer team: platform");
     // Another account of this name is denied at the name.
     browser.click("#add-account");
     browser.fill("#account-name", "grafana-2");
@@ -116,7 +114,7 @@ fn people_who_may_have_keys_of_their_own_see_those_alone() {
     browser.screenshot("own-add");
     browser.click("#key-form [data-yes]");
     let token = page.take_key();
-    assert_eq!(page.check(&token), Ok("vic".to_owned()));
+    assert_eq!(page.check(&token), Ok("Vic".to_owned()));
     page.see_names(&["laptop"]);
     assert_eq!(page.cell("laptop", "Rights"), "Its owner’s");
     browser.click("#filters-toggle");

@@ -604,6 +604,11 @@ impl Envoy {
         }
     }
 
+    /// What Prometheus reads of it.
+    pub fn prometheus(&self) -> String {
+        self.ask("GET", "/stats/prometheus").text()
+    }
+
     /// A counter of any filter, by its whole name.
     pub fn counter(&self, name: &str) -> u64 {
         let answer = self.ask("GET", "/stats?format=json").json();

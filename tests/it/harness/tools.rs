@@ -110,6 +110,12 @@ pub fn oidc_provider() -> &'static Path {
     &OIDC_PROVIDER
 }
 
+/// mdBook, which makes a book of docs/.
+pub fn mdbook() -> &'static Path {
+    static MDBOOK: LazyLock<PathBuf> = LazyLock::new(|| fetch("mdbook"));
+    &MDBOOK
+}
+
 /// axe-core, one script that a browser runs.
 pub fn axe_core() -> &'static Path {
     static AXE_CORE: LazyLock<PathBuf> =
@@ -208,6 +214,12 @@ pub fn debian_root() -> &'static Path {
 pub fn mesh_schemas() -> &'static Path {
     static SCHEMAS: LazyLock<PathBuf> = LazyLock::new(|| fetch("mesh-schemas"));
     &SCHEMAS
+}
+
+/// A linter of GitHub's workflows.
+pub fn actionlint() -> &'static Path {
+    static ACTIONLINT: LazyLock<PathBuf> = LazyLock::new(|| fetch("actionlint"));
+    &ACTIONLINT
 }
 
 /// Docker's own Compose, of which `config` needs no daemon.

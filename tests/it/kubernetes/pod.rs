@@ -202,8 +202,13 @@ impl Pod {
             found.extend(values("Secret", &source["secretRef"], objects));
         }
         for variable in container["env"].as_array().unwrap_or(&Vec::new()) {
+            let name = variable["name"].as_str().unwrap();
+            if let Some(value) = variable["value"].as_str() {
+                found.insert(name.to_owned(), value.as_bytes().to_vec());
+                continue;
+            }
             let reference = &variable["valueFrom"]["secretKeyRef"];
-            let (name, key) = (variable["name"].as_str().unwrap(), reference["key"].as_str().unwrap());
+            let key = reference["key"].as_str().unwrap();
             let value = values("Secret", reference, objects).remove(key);
             let value = value.unwrap_or_else(|| panic!("the Pod waits for the key {key}: {variable}"));
             found.insert(name.to_owned(), value);

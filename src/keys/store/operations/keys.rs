@@ -28,6 +28,7 @@ pub async fn create<T: StoreTransaction>(
     let account = account_of(&mut transaction, owner).await?;
     grant_check(&power_of_new(new, account.as_ref()))?;
     transaction.lock(gate).await?;
+    check_name(&mut transaction, &new.request.name, owner, None, new.created_at).await?;
     check_quota(&mut transaction, quota, 1).await?;
     let stored = insert(&mut transaction, new, new.created_at).await?;
     // An allow block may speak of the id that it got.
