@@ -49,7 +49,7 @@ impl ListAccountsArgs {
             return response.copy_to_stdout();
         }
         let mut printer = TablePrinter::new(HEADINGS);
-        for_each_account(&api, query, |account| printer.add(account.row()))?;
+        for_each_account(&api, &query, |account| printer.add(account.row()))?;
         printer.finish("No service accounts.")
     }
 }

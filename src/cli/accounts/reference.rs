@@ -52,7 +52,7 @@ impl Reference {
         };
         // The server looks for a part of the name.
         let mut found = None;
-        for_each_account(api, Query::new().with("query", Some(name)), |account| {
+        for_each_account(api, &Query::new().with("query", Some(name)), |account| {
             if account.name == *name {
                 found = Some(account.id);
             }
@@ -98,7 +98,7 @@ struct AccountPage {
 /// Reads the accounts that this asks for page by page, and calls this for each.
 pub fn for_each_account<E: From<super::super::AdminApiError>>(
     api: &AdminApi,
-    query: Query,
+    query: &Query,
     mut act: impl FnMut(ListedAccount) -> Result<(), E>,
 ) -> Result<(), E> {
     for number in 1_u64.. {

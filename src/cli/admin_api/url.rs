@@ -14,8 +14,6 @@ use crate::config::Transport;
 pub struct AdminUrl {
     transport: Transport,
     authority: Authority,
-    host: String,
-    port: u16,
     path: String,
 }
 
@@ -29,11 +27,14 @@ impl AdminUrl {
     }
 
     pub(super) fn host(&self) -> &str {
-        &self.host
+        self.authority.host().trim_start_matches('[').trim_end_matches(']')
     }
 
     pub(super) fn port(&self) -> u16 {
-        self.port
+        self.authority.port_u16().unwrap_or(match self.transport {
+            Transport::Plain => 80,
+            Transport::Tls => 443,
+        })
     }
 
     /// The path below which the listener serves, without a slash at its end.
@@ -43,8 +44,8 @@ impl AdminUrl {
 
     /// Whether it is on this machine.
     pub(super) fn is_local(&self) -> bool {
-        let address = self.host.parse::<std::net::IpAddr>();
-        address.map_or_else(|_| self.host == "localhost", |address| address.is_loopback())
+        let address = self.host().parse::<std::net::IpAddr>();
+        address.map_or_else(|_| self.host() == "localhost", |address| address.is_loopback())
     }
 }
 
@@ -77,9 +78,9 @@ impl FromStr for AdminUrl {
 
     fn from_str(text: &str) -> Result<Self, AdminUrlError> {
         let uri: Uri = text.parse().map_err(|_| AdminUrlError::Syntax)?;
-        let (transport, default_port) = match uri.scheme() {
-            Some(scheme) if *scheme == Scheme::HTTP => (Transport::Plain, 80),
-            Some(scheme) if *scheme == Scheme::HTTPS => (Transport::Tls, 443),
+        let transport = match uri.scheme() {
+            Some(scheme) if *scheme == Scheme::HTTP => Transport::Plain,
+            Some(scheme) if *scheme == Scheme::HTTPS => Transport::Tls,
             Some(_) | None => return Err(AdminUrlError::Syntax),
         };
         let authority = uri.authority().ok_or(AdminUrlError::Syntax)?.clone();
@@ -89,10 +90,8 @@ impl FromStr for AdminUrl {
         if uri.query().is_some() {
             return Err(AdminUrlError::Query);
         }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = authority.port_u16().unwrap_or(default_port);
         let path = uri.path().trim_end_matches('/').to_owned();
-        Ok(Self { transport, authority, host, port, path })
+        Ok(Self { transport, authority, path })
     }
 }
 
@@ -111,7 +110,7 @@ mod tests {
             ("https://127.0.0.1:9192/below", Tls, "127.0.0.1", 9192, "/below"),
         ] {
             let url: AdminUrl = text.parse().expect(text);
-            let found = (url.transport, url.host.as_str(), url.port, url.path.as_str());
+            let found = (url.transport, url.host(), url.port(), url.path());
             assert_eq!(found, (transport, host, port, path), "{text}");
         }
         for text in

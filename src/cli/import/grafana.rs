@@ -87,7 +87,7 @@ pub enum GrafanaError {
     Tokens(#[source] io::Error),
     /// The server does not answer.
     #[error("{0}")]
-    Api(#[from] AdminApiError),
+    Api(#[source] Box<AdminApiError>),
     /// The server did not take everything; each thing has been reported.
     #[error("{0} of its accounts and keys are not made")]
     NotAll(usize),

@@ -121,7 +121,7 @@ impl NamedKeysArgs {
 
     pub(super) fn delete(self) -> Result<(), CliError> {
         let api = self.server.open().map_err(KeysError::from)?;
-        end(&api, &self.keys.keys, Method::DELETE, "", Body::Empty)
+        end(&api, &self.keys.keys, &Method::DELETE, "", Body::Empty)
     }
 }
 
@@ -140,14 +140,14 @@ impl RotateKeysArgs {
 
 /// Revokes the keys that are named.
 pub(super) fn revoke(api: &AdminApi, keys: &[KeyReference]) -> Result<(), CliError> {
-    end(api, keys, Method::POST, "/revoke", Body::Json(&json!({})))
+    end(api, keys, &Method::POST, "/revoke", Body::Json(&json!({})))
 }
 
 /// Makes one call about each key, and prints the messages.
 fn end(
     api: &AdminApi,
     keys: &[KeyReference],
-    method: Method,
+    method: &Method,
     below: &str,
     body: Body<'_>,
 ) -> Result<(), CliError> {

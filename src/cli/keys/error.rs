@@ -72,7 +72,7 @@ pub enum KeysError {
         /// How many keys were imported by the requests before.
         imported: u64,
         /// Why it fails.
-        source: AdminApiError,
+        source: Box<AdminApiError>,
     },
     /// `migrate`: the text is not the URL of a store.
     #[error("--store-file: {0}")]

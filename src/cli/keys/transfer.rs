@@ -90,7 +90,7 @@ impl Batch {
             first: *self.lines.start(),
             last: *self.lines.end(),
             imported,
-            source,
+            source: Box::new(source),
         })
     }
 }

@@ -145,6 +145,6 @@ fn call<T: for<'de> Deserialize<'de>>(
     match response.and_then(|response| response.parse()) {
         Ok(made) => Ok(Ok(made)),
         Err(error) if error.is_about_the_request() => Ok(Err(error)),
-        Err(error) => Err(GrafanaError::Api(error)),
+        Err(error) => Err(GrafanaError::Api(Box::new(error))),
     }
 }
