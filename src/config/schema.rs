@@ -5,7 +5,7 @@
 //! the JSON Schema.  Values of keys that are not in the table are masked.
 
 pub mod json;
-mod reference;
+pub mod reference;
 
 use self::json::Form;
 use super::raw::Value;

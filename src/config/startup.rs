@@ -14,19 +14,6 @@ pub struct NeedsRestart {
     pub to: String,
 }
 
-/// The keys whose new values need a restart.  Of `…tls` only the presence does, of `keys.store` only another database.
-pub const NEEDS_RESTART: &[&str] = &[
-    "ext_authz.listen",
-    "ext_authz.tls",
-    "ext_authz.max_request_bytes",
-    "ext_authz.max_connections",
-    "probes.listen",
-    "admin.listen",
-    "admin.tls",
-    "keys.store",
-    "keys.read_only",
-];
-
 const ABSENT: &str = "absent";
 
 /// Whether a listener speaks TLS.  A reload can change its certificates.
@@ -108,6 +95,7 @@ impl Startup {
 
 #[cfg(test)]
 mod tests {
+    use super::super::schema::reference::NEEDS_RESTART;
     use super::super::{AdminListen, KeyStore};
     use super::*;
 

@@ -322,7 +322,7 @@ fn the_commands_of_the_documents_run() {
     assert_eq!(script.matches(" up --detach --wait").count(), 2, "{script}");
     let script = script.replace(" up --detach --wait", " config --quiet");
     let script = script.replace("docker compose", tools::docker_compose().to_str().unwrap());
-    let script = replace(&script, "127.0.0.1:10000", &stack.envoy.address().to_string());
+    let script = script.replace("127.0.0.1:10000", &stack.envoy.address().to_string());
     let folder = tempfile::TempDir::new().unwrap();
     std::os::unix::fs::symlink(tools::root().join("deploy"), folder.path().join("deploy")).unwrap();
     let mut command = Command::new("sh");
@@ -330,6 +330,7 @@ fn the_commands_of_the_documents_run() {
     let ran = run(command, "");
     assert_eq!(ran.code(), Some(0), "{ran:?}");
     assert!(ran.stdout.contains("my-bot"), "{ran:?}");
+    assert!(ran.stdout.contains(r#"{"error": "unauthorized", "message": "Unauthorized"}"#), "{ran:?}");
     let password = std::fs::read_to_string(folder.path().join("admin-password")).unwrap();
     assert_eq!(password.trim_end(), ADMIN);
 }

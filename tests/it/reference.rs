@@ -130,14 +130,13 @@ fn write_keys(schema: &Value, path: &str, page: &mut String) {
         } else {
             None
         };
-        match (&value["default"], described, must) {
-            (Value::Null, _, Some(must)) => writeln!(page, "- Default: none; {must}").unwrap(),
-            (Value::Null, Some(text), None) => {
-                writeln!(page, "- Default: {}", text.trim_end_matches('.').replace('<', "&lt;")).unwrap()
-            }
-            (Value::Null, None, None) => writeln!(page, "- Default: absent").unwrap(),
-            (default, _, _) => writeln!(page, "- Default: `{}`", flow(default)).unwrap(),
-        }
+        let default = match (&value["default"], described, must) {
+            (Value::Null, _, Some(must)) => format!("none; {must}"),
+            (Value::Null, Some(text), None) => text.trim_end_matches('.').replace('<', "&lt;"),
+            (Value::Null, None, None) => "absent".to_owned(),
+            (default, _, _) => format!("`{}`", flow(default)),
+        };
+        writeln!(page, "- Default: {default}").unwrap();
         let change = match (value["x-needs-restart"].as_bool(), name.as_str()) {
             (Some(true), "tls") => "adding or removing it needs a restart; new files are reloaded",
             (Some(true), "store") => {

@@ -7,8 +7,6 @@
 
 use serde_json::Value;
 
-use super::super::startup::NEEDS_RESTART;
-
 /// Path, default as JSON (empty: there is none, or the description says it), and an example as JSON.
 type Entry = (&'static str, &'static str, &'static str);
 
@@ -36,6 +34,19 @@ pub fn reference(path: &str) -> Reference {
         needs_restart: NEEDS_RESTART.contains(&path),
     }
 }
+
+/// The keys whose new values need a restart.  Of `…tls` only the presence does, of `keys.store` only another database.
+pub const NEEDS_RESTART: &[&str] = &[
+    "ext_authz.listen",
+    "ext_authz.tls",
+    "ext_authz.max_request_bytes",
+    "ext_authz.max_connections",
+    "probes.listen",
+    "admin.listen",
+    "admin.tls",
+    "keys.store",
+    "keys.read_only",
+];
 
 const ENTRIES: &[Entry] = &[
     ("ext_authz.listen", r#""127.0.0.1:9191""#, r#""unix:/run/envoy-auth-tokens/ext_authz.sock""#),
