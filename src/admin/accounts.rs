@@ -481,26 +481,6 @@ fn check_headers(
     rules::check_headers(&key, field, snapshot)
 }
 
-/// What an audit line says when a change below `/api/serviceaccounts` is denied, and the ids of the account and of its
-/// key in the path; `None` when the request changes nothing.
-pub(super) fn denial_message<'p>(
-    method: &str,
-    path: &'p str,
-) -> Option<(&'static str, Option<&'p str>, Option<&'p str>)> {
-    let rest = path.strip_prefix("/api/serviceaccounts")?;
-    let mut segments = rest.trim_matches('/').split('/').filter(|segment| !segment.is_empty());
-    let (account, what, key) = (segments.next(), segments.next(), segments.next());
-    let message = match (method, account, what, key, segments.next()) {
-        ("POST", None, None, None, None) => "service account not created",
-        ("PATCH", Some(_), None, None, None) => "service account not changed",
-        ("DELETE", Some(_), None, None, None) => "service account not deleted",
-        ("POST", Some(_), Some("tokens"), None, None) => "API key not created",
-        ("DELETE", Some(_), Some("tokens"), Some(_), None) => "API key not deleted",
-        _ => return None,
-    };
-    Some((message, account, key))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -526,29 +506,6 @@ mod tests {
         }
         assert_eq!(SearchQuery::parse("perpage=1001").unwrap_err().reason(), "invalid_perpage");
         assert_eq!((offset(1, 1000), offset(3, 10), offset(u64::MAX, 1000)), (0, 20, u64::MAX));
-    }
-
-    #[test]
-    fn every_change_of_accounts_has_a_line() {
-        for (method, path, expected) in [
-            ("POST", "/api/serviceaccounts", Some(("service account not created", None, None))),
-            ("POST", "/api/serviceaccounts/", Some(("service account not created", None, None))),
-            ("PATCH", "/api/serviceaccounts/7", Some(("service account not changed", Some("7"), None))),
-            ("DELETE", "/api/serviceaccounts/7", Some(("service account not deleted", Some("7"), None))),
-            ("POST", "/api/serviceaccounts/7/tokens", Some(("API key not created", Some("7"), None))),
-            (
-                "DELETE",
-                "/api/serviceaccounts/7/tokens/9",
-                Some(("API key not deleted", Some("7"), Some("9"))),
-            ),
-            ("GET", "/api/serviceaccounts/7", None),
-            ("GET", "/api/serviceaccounts/search", None),
-            ("DELETE", "/api/serviceaccounts/7/tokens", None),
-            ("DELETE", "/api/serviceaccounts/7/tokens/9/x", None),
-            ("POST", "/api/auth/keys", None),
-        ] {
-            assert_eq!(denial_message(method, path), expected, "{method} {path}");
-        }
     }
 
     #[test]

@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 pub(super) use self::denials::Denials;
+use super::Admin;
 use super::error::{ApiError, Failure};
-use super::{Admin, accounts};
 use crate::clock::Clock;
 use crate::credential::Principal;
 use crate::keys::audit::{Action, NewAuditRow, account_state, key_state};
@@ -75,7 +75,7 @@ impl ChangeAttempt {
     /// The attempt of this request, which is put into its extensions too; `None` when the request changes nothing.
     pub(super) fn from_request(admin: &Admin, address: Arc<str>, parts: &mut Parts) -> Option<Self> {
         let (method, path) = (parts.method.as_str(), parts.uri.path());
-        let of_account = accounts::denial_message(method, path);
+        let of_account = account_denial_message(method, path);
         let of_account = of_account.map(|(message, account, key)| (message, key, account));
         let of_key = || denial_message(method, path).map(|(message, key)| (message, key, None));
         let (denial_message, id, account) = of_account.or_else(of_key)?;
@@ -319,6 +319,26 @@ impl ChangeAttempt {
     }
 }
 
+/// What an audit line says when a change below `/api/serviceaccounts` is denied, and the ids of the account and of its
+/// key in the path; `None` when the request changes nothing.
+fn account_denial_message<'p>(
+    method: &str,
+    path: &'p str,
+) -> Option<(&'static str, Option<&'p str>, Option<&'p str>)> {
+    let rest = path.strip_prefix("/api/serviceaccounts")?;
+    let mut segments = rest.trim_matches('/').split('/').filter(|segment| !segment.is_empty());
+    let (account, what, key) = (segments.next(), segments.next(), segments.next());
+    let message = match (method, account, what, key, segments.next()) {
+        ("POST", None, None, None, None) => "service account not created",
+        ("PATCH", Some(_), None, None, None) => "service account not changed",
+        ("DELETE", Some(_), None, None, None) => "service account not deleted",
+        ("POST", Some(_), Some("tokens"), None, None) => "API key not created",
+        ("DELETE", Some(_), Some("tokens"), Some(_), None) => "API key not deleted",
+        _ => return None,
+    };
+    Some((message, account, key))
+}
+
 /// The message of the line when this change is denied, and the id in its path; `None` when the request changes nothing.
 fn denial_message<'p>(method: &str, path: &'p str) -> Option<(&'static str, Option<&'p str>)> {
     Some(match (method, path.strip_prefix("/api/auth/keys")) {
@@ -357,5 +377,33 @@ pub(super) fn actor_id(principal: &Principal) -> String {
         Some(Value::String(id)) => id.clone(),
         Some(Value::Number(id)) => id.to_string(),
         _ => principal.name.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_change_of_accounts_has_a_line() {
+        for (method, path, expected) in [
+            ("POST", "/api/serviceaccounts", Some(("service account not created", None, None))),
+            ("POST", "/api/serviceaccounts/", Some(("service account not created", None, None))),
+            ("PATCH", "/api/serviceaccounts/7", Some(("service account not changed", Some("7"), None))),
+            ("DELETE", "/api/serviceaccounts/7", Some(("service account not deleted", Some("7"), None))),
+            ("POST", "/api/serviceaccounts/7/tokens", Some(("API key not created", Some("7"), None))),
+            (
+                "DELETE",
+                "/api/serviceaccounts/7/tokens/9",
+                Some(("API key not deleted", Some("7"), Some("9"))),
+            ),
+            ("GET", "/api/serviceaccounts/7", None),
+            ("GET", "/api/serviceaccounts/search", None),
+            ("DELETE", "/api/serviceaccounts/7/tokens", None),
+            ("DELETE", "/api/serviceaccounts/7/tokens/9/x", None),
+            ("POST", "/api/auth/keys", None),
+        ] {
+            assert_eq!(account_denial_message(method, path), expected, "{method} {path}");
+        }
     }
 }

@@ -233,6 +233,7 @@ async fn tables_that_an_older_dump_lacks_are_made_without_a_restart() {
          DROP COLUMN uses, DROP COLUMN last_address; \
          DROP INDEX api_keys_by_previous_digest; DROP TABLE api_accounts; \
          ALTER TABLE api_changes DROP COLUMN account_id; \
+         ALTER TABLE api_people DROP COLUMN claims CASCADE; \
          DELETE FROM api_migrations WHERE version >= 5",
     )
     .await;

@@ -476,7 +476,7 @@ fn who_vanishes_in_the_middle_of_a_write_holds_up_nobody() {
     let vanishing = Issuer::start(&server.url_at(relay.address(), &database));
     let other = Issuer::start(&server.url(&database));
     // By then the lock of all changes is taken.
-    relay.fall_silent_after(b"SELECT EXISTS");
+    relay.fall_silent_after(b"SELECT CAST(1 AS BIGINT) FROM api_keys");
     let holders = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database \
                    WHERE datname = current_database() AND relation = 'api_revision'::regclass \
                    AND mode = 'RowShareLock'";

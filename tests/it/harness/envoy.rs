@@ -37,6 +37,8 @@ pub enum Encoding {
 impl Encoding {
     /// The same request must give the same decision in all.
     pub const ALL: [Self; 3] = [Self::Joined, Self::Raw, Self::Inside];
+    /// Those of ext_authz: what a server has just opened or ended is known to it at once, and to the module within a second.
+    pub const EXT_AUTHZ: [Self; 2] = [Self::Joined, Self::Raw];
 }
 
 /// What is particular about an Envoy.
