@@ -23,6 +23,7 @@ mod sqlite;
 mod statements;
 mod transaction;
 mod url;
+mod value;
 
 use std::sync::Arc;
 

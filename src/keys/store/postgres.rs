@@ -23,8 +23,9 @@ use super::migrations::{SCHEMA, SchemaError};
 use super::operations::{self, reading};
 use super::rows::{self, KeyRow};
 use super::statements::{Dialect, Statements};
-use super::transaction::{self, Bind, Database as _, StoreRow, StoreTransaction, Value, values};
+use super::transaction::{self, Bind, Database as _, StoreRow, StoreTransaction};
 use super::url::postgres as postgres_url;
+use super::value::{Value, values};
 use super::{
     Committed, FollowerStore, ForgottenKeys, ForgottenRows, Gate, GateGuard, KeyUse, OpenError, OpenFailure,
     StoreError, StoreFailure, StoreUrl, Upkeep, UrlError,

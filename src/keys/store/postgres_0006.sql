@@ -108,7 +108,7 @@ CREATE TRIGGER api_accounts_forget AFTER TRUNCATE
 -- asked about them although they have no session.  NULL for configured users and for people who ended.
 ALTER TABLE api_people ADD COLUMN claims JSON CHECK (json_typeof(claims) = 'object');
 
-DROP TRIGGER api_people_log ON api_people;
+DROP TRIGGER IF EXISTS api_people_log ON api_people;
 CREATE CONSTRAINT TRIGGER api_people_log
     AFTER INSERT OR DELETE OR UPDATE OF id, source, subject, actor, role, binding, claims, ended_at
     ON api_people DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION api_log_person();

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 use zeroize::Zeroizing;
 
-use super::transaction::{Value as Parameter, values};
+use super::value::{Value as Parameter, values};
 use super::{EndedSessions, ListPage, ListPosition, ListedAccount, NewKey, SECRET_BYTES, StoreFailure};
 use crate::keys::audit::{AuditRow, NewAuditRow};
 use crate::keys::name::folded;

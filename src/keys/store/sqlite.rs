@@ -18,7 +18,8 @@ use self::connections::{Connections, ReadTransaction, Reader, WriteTransaction};
 use super::operations::{self, reading};
 use super::rows::{self, KeyRow};
 use super::statements::{Dialect, Statements};
-use super::transaction::{Bind, Database, StoreRow, StoreTransaction, Value, values};
+use super::transaction::{Bind, Database, StoreRow, StoreTransaction};
+use super::value::{Value, values};
 use super::{
     Committed, FollowerStore, ForgottenKeys, ForgottenRows, Gate, KeyUse, OpenError, StoreError, StoreUrl,
     Upkeep, UrlError,

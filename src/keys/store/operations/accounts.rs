@@ -4,7 +4,8 @@ use jiff::Timestamp;
 
 use super::super::list::{AccountFilter, AccountList};
 use super::super::rows::{self, AccountRow, ListedAccountRow};
-use super::super::transaction::{StoreTransaction, values};
+use super::super::transaction::StoreTransaction;
+use super::super::value::values;
 use super::super::{ChangeError, Committed, Gate, StoreError, StoreFailure};
 use super::{audit, offset_value};
 use crate::keys::audit::{Action, NewAuditRow};

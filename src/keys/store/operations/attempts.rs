@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use super::super::rows;
-use super::super::transaction::{StoreTransaction, values};
+use super::super::transaction::StoreTransaction;
+use super::super::value::values;
 use super::super::{SECRET_BYTES, StoreError};
 use crate::token::TokenDigest;
 

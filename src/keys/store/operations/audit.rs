@@ -1,7 +1,8 @@
 //! The audit: writing, reading and forgetting its rows.
 
 use super::super::rows::{self, AuditRowColumns};
-use super::super::transaction::{StoreTransaction, values};
+use super::super::transaction::StoreTransaction;
+use super::super::value::values;
 use super::super::{ForgottenRows, StoreError};
 use super::offset_value;
 use crate::keys::audit::{AuditFilter, AuditPage, NewAuditRow};

@@ -6,7 +6,8 @@ use super::super::list::{
     BulkRevocation, FoundKey, KeyFilter, KeyOrder, ListPage, ListPosition, MAX_BULK, NumberedPage,
 };
 use super::super::rows::{self, KeyRow};
-use super::super::transaction::{StoreTransaction, values};
+use super::super::transaction::StoreTransaction;
+use super::super::value::values;
 use super::super::{ChangeError, Committed, Gate, ImportError, NewKey, Rotation, StoreError, StoreFailure};
 use super::{accounts, audit, offset_value};
 use crate::keys::audit::{Action, NewAuditRow};

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 
 use super::super::rows::{self, PersonRow};
-use super::super::transaction::{StoreTransaction, values};
+use super::super::transaction::StoreTransaction;
+use super::super::value::values;
 use super::super::{Committed, Gate, RecordedPerson, StoreError, StoreFailure};
 use crate::keys::StoredPerson;
 use crate::person::PersonId;

@@ -7,7 +7,8 @@ use super::super::rows::{self, AccountRow, ChangedRows, LookRow, PersonRow, Sess
 use super::super::source::{
     AccountPage, ChangePage, Cursor, LogPosition, Look, PersonPage, Revision, SessionPage,
 };
-use super::super::transaction::{StoreTransaction, values};
+use super::super::transaction::StoreTransaction;
+use super::super::value::values;
 use crate::token::TokenDigest;
 
 /// Where the store stands, seen from a cursor.

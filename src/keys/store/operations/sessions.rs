@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::super::rows::{self, DeletedSession, SessionRow};
-use super::super::transaction::{StoreTransaction, values};
+use super::super::transaction::StoreTransaction;
+use super::super::value::values;
 use super::super::{Committed, EndedSessions, Gate, SessionLimit, StoreError};
 use super::audit;
 use crate::keys::StoredSession;

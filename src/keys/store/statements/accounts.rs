@@ -2,7 +2,7 @@
 
 use super::super::list::AccountFilter;
 use super::super::rows::{ACCOUNT_COLUMNS, AccountRow, Kind};
-use super::super::transaction::Value;
+use super::super::value::Value;
 use super::keys::escaped;
 use super::{Dialect, NAMED};
 use crate::keys::name::folded;

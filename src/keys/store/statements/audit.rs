@@ -1,7 +1,7 @@
 //! The statements about the audit.
 
 use super::super::rows::{AuditRowColumns, Kind};
-use super::super::transaction::Value;
+use super::super::value::Value;
 use super::Dialect;
 use crate::keys::audit::{AuditFilter, MAX_ROWS, RETENTION_DAYS};
 

@@ -2,7 +2,7 @@
 
 use super::super::list::{AccountRef, KeyFilter, KeyOrder, LIST_PAGE, MAX_BULK, OwnerKind, SortKey};
 use super::super::rows::{KeyRow, Kind, NEW_KEY_COLUMNS};
-use super::super::transaction::Value;
+use super::super::value::Value;
 use super::{Dialect, NAMED};
 use crate::keys::name::folded;
 use crate::keys::store::source::MAX_PAGE;
