@@ -60,7 +60,7 @@ const QUESTIONS: [(&str, &str, &str); 20] = [
     ("How much memory for 200,000 keys?", "memory keys limit", "sizing.html"),
     ("How many connections to PostgreSQL?", "connections PostgreSQL replicas", "key-store.html"),
     ("How do I rotate a token without an outage?", "rotate token overlap", "rotation.html"),
-    ("A key has leaked", "leaked", "rotation.html"),
+    ("A key has leaked", "leaked", "keys-commands.html"),
     ("What does user_locked mean?", "user_locked", "troubleshooting.html"),
     (
         "Does a change of max_connections need a restart?",

@@ -512,6 +512,8 @@ async fn the_directory_is_asked_about_owners_once_an_hour() {
     }
     assert_eq!(days, 30);
     assert_eq!(check(&here, &secret).await, DISABLED);
+    time.pass(HOUR);
+    here.sweep().await;
     becomes(&there, &secret, DISABLED).await;
     assert_eq!(here.basic_at_admin("ann", &password("ann")).await, "ldap:ann Viewer");
     assert_eq!(check(&here, &secret).await, "ldap:ann Viewer");
