@@ -34,7 +34,7 @@ pub(super) fn check(
     match power.owner {
         // What a person's key can do that person can, whatever they may be next: but for what its name gives.
         KeyOwner::Person(person) => {
-            if !manager.person.as_ref().is_some_and(|manager| manager.id == *person) {
+            if manager.person.as_ref().is_none_or(|manager| manager.id != *person) {
                 return Err(ExceedsGrant::Owner);
             }
         }

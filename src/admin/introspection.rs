@@ -209,8 +209,8 @@ impl TokenState {
             sub: Some(actor_id(principal)),
             client_id: Some(principal.name.to_string()),
             scope,
-            exp: lifetime.expires_at.map(|at| at.as_second()),
-            iat: lifetime.created_at.map(|at| at.as_second()),
+            exp: lifetime.expires_at.map(jiff::Timestamp::as_second),
+            iat: lifetime.created_at.map(jiff::Timestamp::as_second),
             actor: Some(principal.actor.members().clone()),
         }
     }

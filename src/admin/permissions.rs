@@ -96,7 +96,7 @@ impl Permissions {
                 .and_then(|manager| manager.principal().expires_at)
                 .map(|at| at.to_string()),
             policies: policies.into_iter().map(str::to_owned).collect(),
-            actor_members: members.map(|member| member.to_string()).collect(),
+            actor_members: members.map(std::string::ToString::to_string).collect(),
             accounts: is_manager,
             bulk: is_manager,
             admin: is_admin,
