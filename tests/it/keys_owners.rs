@@ -272,8 +272,10 @@ async fn of_policies_counts_what_both_have(db: Database) {
         let request = CreateKey { policies: of_key, ..of(owner, &format!("key {number}"), None) };
         let (_, secret) = create(&here, request).await;
         let principal = here.principal(&secret).await.unwrap();
-        let policies =
-            principal.policies.as_ref().map(|names| names.iter().map(std::string::ToString::to_string).collect());
+        let policies = principal
+            .policies
+            .as_ref()
+            .map(|names| names.iter().map(std::string::ToString::to_string).collect());
         assert_eq!(policies, expected, "{number}");
         // The record of a person cannot say that they count under some policies alone: elsewhere they count under none.
         if subject == "bound" {

@@ -138,7 +138,7 @@ fn a_person_of_the_directory_passes_envoy_by_basic_as_the_actor_that_their_entry
         ("/2", "\u{ff21}NN ", "ann", "Ann Example", "Admin"),
         ("/3", "bob", "bob", "Bob Example", "Viewer"),
     ];
-    for encoding in Encoding::ALL {
+    for encoding in Encoding::EXT_AUTHZ {
         let setup = setup(&config(
             &ldap(&slapd, ""),
             "actor_headers: {x-actor: '*', x-actor-id: id, x-actor-name: name, x-actor-role: role, x-groups: groups}\n",

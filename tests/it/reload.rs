@@ -543,9 +543,10 @@ fn keys_are_made_by_the_settings_in_force() {
     assert_eq!((answer.status, message(&answer)), (403, "api_key Quota reached".to_owned()));
     assert!(passes(&server, &first) && passes(&server, &second));
     // A name of an actor that the configuration has now.
-    let named = "policies: {}\nusers: [{username: carl, password: password-of-carl}]\n";
+    let named =
+        "policies: {}\nusers: [{username: carl, password: password-of-carl, actor: {id: the-carl}}]\n";
     reloaded(&server, || write(&server, &with_keys(folder.path(), "", named)));
-    assert_eq!(ask(json!({ "name": "carl", "role": "Viewer" })).status, 409);
+    assert_eq!(ask(json!({ "name": "the-carl", "role": "Viewer" })).status, 409);
 }
 
 #[test]
