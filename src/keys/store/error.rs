@@ -1,6 +1,6 @@
 //! Errors of a key store.
 //!
-//! An operation fails with [`StoreError`], [`CreateError`] or [`RotateError`]; opening a store fails with
+//! An operation fails with [`StoreError`], [`ChangeError`] or [`ImportError`]; opening a store fails with
 //! [`OpenError`].  Errors of the database client are typed causes, except where their text may quote a URL (which
 //! may hold a password) or a row: those have a variant without a cause.
 
