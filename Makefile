@@ -16,7 +16,7 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo docs test soak kill-store test-bodies fuzz dist deb image chart archive chart-package push-image join-images push-chart sign github-release test-shipped module differential asan bench-envoy release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo docs test soak kill-store test-bodies fuzz dist deb image chart archive module-archive chart-package push-image join-images push-chart sign github-release test-shipped module differential asan bench-envoy release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; sends its requests with curl,'
@@ -128,7 +128,7 @@ chart: need-python
 	@$(PYTHON) deploy/helm/readme.py
 
 # What a release is made of: .github/workflows/release.yaml calls these.  deploy/release.sh says what each needs.
-archive chart-package push-image join-images push-chart sign github-release: need-python
+archive module-archive chart-package push-image join-images push-chart sign github-release: need-python
 	@PYTHON=$(PYTHON) deploy/release.sh $@
 
 # The tests that need it.  They want root, on Debian or Ubuntu, and cgroup2.

@@ -3,6 +3,7 @@
 #
 #   archive         target/dist/envoy-auth-tokens-VERSION-linux-ARCH.tar.gz of what `make release-check` built, and the
 #                   bill of materials under a name with the architecture
+#   module-archive  target/dist/envoy-auth-tokens-module-VERSION-linux-ARCH.tar.gz of what `make module` built
 #   chart-package   target/dist/envoy-auth-tokens-VERSION.tgz, the Helm chart
 #   push-image      this machine's image of `make image`, to $REGISTRY/envoy-auth-tokens:VERSION-ARCH
 #   join-images     both architectures under $REGISTRY/envoy-auth-tokens:VERSION
@@ -10,7 +11,7 @@
 #   sign            image and chart, without a key of ours: cosign asks the identity that the environment gives it
 #   github-release  a release of $TAG with every file of target/dist
 #
-# `archive` and `chart-package` run in our tests.  The others need a registry, cosign and gh, which were never in reach:
+# `archive`, `module-archive` and `chart-package` run in our tests.  The others need a registry, cosign and gh, which were never in reach:
 # they were never run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -42,28 +43,41 @@ case $(uname -m) in
     aarch64) architecture=arm64 ;;
     *) architecture=$(uname -m) ;;
 esac
-name=envoy-auth-tokens-$version-linux-$architecture
 dist=${OUTPUT:-target/dist}
 # The commit's time, so that the same files make the same archive.
 time=$(git log -1 --format=%ct 2>/dev/null || echo 0)
 
-archive() {
-    [ -x target/dist/envoy-auth-tokens ] || fail 'target/dist/envoy-auth-tokens is missing: run make dist.'
-    local folder file
+# pack NAME FILE MODE: an archive of a built file, with what has to go with it, and its digest.
+pack() {
+    local name=$1 built=$2 mode=$3 folder file
     folder=$(mktemp -d)
     # shellcheck disable=SC2064 # The folder of now.
     trap "rm -rf '$folder'" EXIT
-    install -D -m 0755 target/dist/envoy-auth-tokens "$folder/$name/envoy-auth-tokens"
+    install -D -m "$mode" "$built" "$folder/$name/${built##*/}"
     for file in LICENSE README.md CHANGELOG.md target/dist/THIRD-PARTY-NOTICES; do
         [ ! -e "$file" ] || install -m 0644 "$file" "$folder/$name/"
     done
     mkdir -p "$dist"
     tar --create --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$time" --directory "$folder" "$name" |
         gzip --no-name --best >"$dist/$name.tar.gz"
-    [ ! -e target/dist/envoy-auth-tokens.cdx.json ] ||
-        cp target/dist/envoy-auth-tokens.cdx.json "$dist/envoy-auth-tokens-linux-$architecture.cdx.json"
     (cd "$dist" && sha256sum "$name.tar.gz" >"$name.tar.gz.sha256")
     echo "$dist/$name.tar.gz"
+}
+
+archive() {
+    [ -x target/dist/envoy-auth-tokens ] || fail 'target/dist/envoy-auth-tokens is missing: run make dist.'
+    pack "envoy-auth-tokens-$version-linux-$architecture" target/dist/envoy-auth-tokens 0755
+    [ ! -e target/dist/envoy-auth-tokens.cdx.json ] ||
+        cp target/dist/envoy-auth-tokens.cdx.json "$dist/envoy-auth-tokens-linux-$architecture.cdx.json"
+}
+
+module_archive() {
+    local module=target/dist/libenvoy_auth_tokens.so
+    [ -e "$module" ] || fail "$module is missing: run make module."
+    # `make release-check` writes the licences of what is inside; the module holds a part of that.
+    [ -e target/dist/THIRD-PARTY-NOTICES ] ||
+        "${PYTHON:-python3}" deploy/notices.py --output target/dist/THIRD-PARTY-NOTICES
+    pack "envoy-auth-tokens-module-$version-linux-$architecture" "$module" 0644
 }
 
 chart_package() {
@@ -122,11 +136,12 @@ github_release() {
 
 case ${1:-} in
     archive) archive ;;
+    module-archive) module_archive ;;
     chart-package) chart_package ;;
     push-image) push_image ;;
     join-images) join_images ;;
     push-chart) push_chart ;;
     sign) sign ;;
     github-release) github_release ;;
-    *) fail 'release.sh needs one part: archive, chart-package, push-image, join-images, push-chart, sign or github-release.' ;;
+    *) fail 'release.sh needs one part: archive, module-archive, chart-package, push-image, join-images, push-chart, sign or github-release.' ;;
 esac

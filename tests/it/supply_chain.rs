@@ -224,7 +224,7 @@ fn actionlint_finds_nothing_in_the_workflows_and_something_in_a_wrong_one() {
     let folder = tempfile::tempdir().unwrap();
     let wrong = folder.path().join("wrong.yaml");
     let text = fs::read_to_string(tools::root().join(WORKFLOWS[1])).unwrap();
-    fs::write(&wrong, text.replace("needs: build", "needs: bild")).unwrap();
+    fs::write(&wrong, text.replace("needs: [build", "needs: [bild")).unwrap();
     let ran = actionlint(&[&wrong]);
     assert!(ran.code() == Some(1) && ran.stdout.contains("bild"), "{ran:?}");
     let found = fs::read_dir(tools::root().join(".github/workflows")).unwrap().count();
@@ -281,26 +281,28 @@ fn every_step_of_a_workflow_is_a_target_of_make_that_is_there() {
 }
 
 #[test]
-fn the_archive_of_a_release_has_the_program_and_is_the_same_each_time() {
+fn the_archives_of_a_release_have_the_program_and_the_module_and_are_the_same_each_time() {
     let checkout = checkout();
     let dist = checkout.path().join("target/dist");
     fs::create_dir_all(&dist).unwrap();
     // By another process: a file that this one has open for writing could not be started.
     let copied = Command::new("cp").arg(BINARY).arg(dist.join("envoy-auth-tokens")).status();
     assert!(copied.unwrap().success());
-    let archive = || {
+    fs::write(dist.join("libenvoy_auth_tokens.so"), "what `make module` builds").unwrap();
+    fs::write(dist.join("THIRD-PARTY-NOTICES"), "licences").unwrap();
+    let archive = |part: &str| {
         let mut command = Command::new(checkout.path().join("deploy/release.sh"));
-        command.arg("archive");
+        command.arg(part);
         let ran = run_in(checkout.path(), command);
         assert_eq!(ran.code(), Some(0), "{ran:?}");
         checkout.path().join(ran.stdout.trim())
     };
-    let file = archive();
+    let file = archive("archive");
     let name = file.file_name().unwrap().to_str().unwrap().to_owned();
     let start = format!("envoy-auth-tokens-{}-linux-", env!("CARGO_PKG_VERSION"));
     assert!(name.starts_with(&start), "{name}");
     let first = fs::read(&file).unwrap();
-    assert!(first == fs::read(archive()).unwrap(), "two archives of the same files differ");
+    assert!(first == fs::read(archive("archive")).unwrap(), "two archives of the same files differ");
     let mut command = Command::new("sha256sum");
     command.args(["--check", "--strict", &format!("{name}.sha256")]);
     let ran = run_in(&dist, command);
@@ -310,10 +312,20 @@ fn the_archive_of_a_release_has_the_program_and_is_the_same_each_time() {
     command.arg("--extract").arg("--file").arg(&file);
     assert_eq!(run_in(unpacked.path(), command).code(), Some(0));
     let folder = unpacked.path().join(name.trim_end_matches(".tar.gz"));
+    assert!(folder.join("THIRD-PARTY-NOTICES").is_file());
     let mut command = Command::new(folder.join("envoy-auth-tokens"));
     command.arg("--version");
     let ran = run(command, "");
     assert!(ran.stdout.contains(env!("CARGO_PKG_VERSION")), "{ran:?}");
+
+    let module = archive("module-archive");
+    let mut command = Command::new("tar");
+    command.arg("--list").arg("--file").arg(&module);
+    let listed = run(command, "").stdout;
+    let name = module.file_name().unwrap().to_str().unwrap().trim_end_matches(".tar.gz");
+    for file in ["libenvoy_auth_tokens.so", "THIRD-PARTY-NOTICES"] {
+        assert!(listed.contains(&format!("{name}/{file}\n")), "{file}: {listed}");
+    }
 }
 
 #[test]
