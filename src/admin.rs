@@ -25,6 +25,7 @@ mod login;
 mod openapi;
 mod page;
 mod permissions;
+mod query;
 mod responses;
 mod session;
 

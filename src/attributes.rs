@@ -51,7 +51,7 @@ pub struct Http<'a> {
     pub client: ClientAddress<'a>,
 }
 
-/// The address of a client as a text, as whoever hands over the request tells it: Envoy the connection's peer
+/// The address of a client as a text, as told with the request: by Envoy the connection's peer
 /// (`source.address.socket_address.address`).  It is written down; no decision reads it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ClientAddress<'a>(&'a [u8]);

@@ -18,13 +18,14 @@ use utoipa::{IntoParams, ToSchema};
 use self::body::{AccountEdit, NewAccount};
 use super::audit::ChangeAttempt;
 use super::auth::{Manager, Writable};
-use super::body::{Json, Message, parameter};
+use super::body::{Json, Message};
 use super::error::{ApiError, InvalidKind};
 use super::keys::rules::{self, check_actor, check_policies, role_schema};
+use super::query::{self, Page};
 use super::responses::{AccountNotFoundErrors, BodyErrors, CallerErrors, PermissionErrors};
 use super::{Admin, with_store_timeout};
 use crate::actor::Actor;
-use crate::keys::store::source::MAX_PAGE;
+use crate::keys::audit::Action;
 use crate::keys::store::{AccountFilter, AccountRef, KeyFilter, KeyOrder, ListedAccount};
 use crate::keys::{Account, Changed, CreateAccount, EditAccount, MAX_NAME, Power, Role};
 use crate::snapshot::{NameOwner, Snapshot};
@@ -143,18 +144,14 @@ impl SearchQuery {
     /// # Errors
     /// 400: `perpage` is more than a page holds.
     fn parse(query: &str) -> Result<Self, ApiError> {
-        let is_true = |name| {
-            parameter(query, name)
-                .is_some_and(|value| matches!(&*value, "1" | "t" | "T" | "true" | "True" | "TRUE"))
-        };
-        let (page, per_page) = page_of(query)?;
+        let page = Page::parse(query, "")?;
         Ok(Self {
-            query: parameter(query, "query").filter(|text| !text.is_empty()),
+            query: query::text(query, "query"),
             // Clients that were made from Grafana's OpenAPI document write it with a capital letter.
-            disabled: is_true("disabled") || is_true("Disabled"),
-            expired_tokens: is_true("expiredTokens"),
-            per_page,
-            page,
+            disabled: query::flag(query, "disabled") || query::flag(query, "Disabled"),
+            expired_tokens: query::flag(query, "expiredTokens"),
+            per_page: page.size(),
+            page: page.number,
         })
     }
 }
@@ -165,29 +162,6 @@ impl<S: Sync> FromRequestParts<S> for SearchQuery {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         Self::parse(parts.uri.query().unwrap_or_default())
     }
-}
-
-/// Which page is asked for, and how much it holds at most: the first one, with a thousand, where nothing is said.
-///
-/// # Errors
-/// 400: `perpage` is more than a page holds.
-pub(super) fn page_of(query: &str) -> Result<(u64, u32), ApiError> {
-    let number = |name| {
-        parameter(query, name).and_then(|value| value.parse::<u64>().ok()).filter(|&number| number > 0)
-    };
-    let max = MAX_PAGE as u64;
-    let per_page = number("perpage").unwrap_or(max);
-    if per_page > max {
-        let problem = format!("expected 1 to {MAX_PAGE}");
-        return Err(ApiError::invalid(InvalidKind::PerPage, "perpage", problem));
-    }
-    let per_page = u32::try_from(per_page).expect("it is at most a thousand");
-    Ok((number("page").unwrap_or(1), per_page))
-}
-
-/// How many come before this page.
-pub(super) fn offset(page: u64, per_page: u32) -> u64 {
-    page.saturating_sub(1).saturating_mul(per_page.into())
 }
 
 /// The id in the path.
@@ -225,7 +199,8 @@ pub(super) async fn search(
     SearchQuery { query, disabled, expired_tokens, per_page, page }: SearchQuery,
 ) -> Result<Json<AccountSearch>, ApiError> {
     let filter = AccountFilter { query, is_disabled: disabled, has_expired_keys: expired_tokens };
-    let listed = admin.keys.list_accounts(&filter, offset(page, per_page), per_page);
+    let offset = Page { number: page, size: Some(per_page) }.offset();
+    let listed = admin.keys.list_accounts(&filter, offset, per_page);
     let listed = with_store_timeout(listed).await??;
     Ok(Json(AccountSearch {
         total_count: listed.total,
@@ -273,7 +248,7 @@ pub(super) async fn create(
     let author = manager.author(&attempt);
     let created = admin.keys.create_account(&new, &author, &grant_check);
     let account = with_store_timeout(created).await??;
-    attempt.log_account_change("service account created", manager.principal(), None, Some(&account));
+    attempt.log_account_change(Action::ACCOUNT_CREATED, manager.principal(), None, Some(&account));
     Ok((StatusCode::CREATED, Json(ServiceAccount::new(account, 0))))
 }
 
@@ -357,8 +332,7 @@ pub(super) async fn update(
     let author = manager.author(&attempt);
     let edited = admin.keys.edit_account(account.id, &edit, &author, &grant_check);
     let Changed { before, after } = with_store_timeout(edited).await??;
-    let message = "service account changed";
-    attempt.log_account_change(message, manager.principal(), before.as_ref(), after.as_ref());
+    attempt.log_account_change(Action::ACCOUNT_CHANGED, manager.principal(), before.as_ref(), after.as_ref());
     let account = after.ok_or(ApiError::Internal)?;
     let live_keys = admin.live_keys(&account).await?;
     Ok(Json(ChangedAccount {
@@ -395,7 +369,7 @@ pub(super) async fn delete(
     let author = manager.author(&attempt);
     let deleted = admin.keys.delete_account(account.id, &author, &end_check);
     let (account, _) = with_store_timeout(deleted).await??;
-    attempt.log_account_change("service account deleted", manager.principal(), Some(&account), None);
+    attempt.log_account_change(Action::ACCOUNT_DELETED, manager.principal(), Some(&account), None);
     Ok(Json(Message { message: "Service account deleted" }))
 }
 
@@ -505,7 +479,6 @@ mod tests {
             assert_eq!(search(query), expected, "{query}");
         }
         assert_eq!(SearchQuery::parse("perpage=1001").unwrap_err().reason(), "invalid_perpage");
-        assert_eq!((offset(1, 1000), offset(3, 10), offset(u64::MAX, 1000)), (0, 20, u64::MAX));
     }
 
     #[test]

@@ -205,7 +205,7 @@ impl ChangeAttempt {
     /// Logs a change: the key as it was before, and as it is after it.
     pub(super) fn log_change(
         &self,
-        message: &'static str,
+        Action(message): Action,
         manager: &Principal,
         before: Option<&Key>,
         after: Option<&Key>,
@@ -236,7 +236,7 @@ impl ChangeAttempt {
     /// Logs a change of a service account: as it was before, and as it is after it.
     pub(super) fn log_account_change(
         &self,
-        message: &'static str,
+        Action(message): Action,
         manager: &Principal,
         before: Option<&Account>,
         after: Option<&Account>,

@@ -10,11 +10,11 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use super::accounts::{offset, page_of};
 use super::auth::Manager;
-use super::body::{Json, parameter};
+use super::body::Json;
 use super::error::{ApiError, InvalidKind};
 use super::keys::list::TOTAL_COUNT;
+use super::query::{self, Page};
 use super::responses::{CallerErrors, PermissionErrors};
 use super::{Admin, with_store_timeout};
 use crate::keys::Role;
@@ -163,14 +163,14 @@ impl AuditQuery {
     /// 400: a time cannot be read, or `perpage` is more than a page holds.  A condition that were passed over would show
     /// more than was asked for.
     fn parse(query: &str) -> Result<Self, ApiError> {
-        let text = |name| parameter(query, name).filter(|text| !text.is_empty());
+        let text = |name| query::text(query, name);
         let time = |name| {
             text(name).map(|at| at.parse::<Timestamp>()).transpose().map_err(|_| {
                 let problem = "expected a time such as 2026-11-21T08:00:00Z";
                 ApiError::invalid(InvalidKind::Time, name, problem)
             })
         };
-        let (page, per_page) = page_of(query)?;
+        let page = Page::parse(query, "")?;
         Ok(Self {
             from: time("from")?,
             to: time("to")?,
@@ -178,8 +178,8 @@ impl AuditQuery {
             key: text("key"),
             account: text("account"),
             action: text("action"),
-            per_page,
-            page,
+            per_page: page.size(),
+            page: page.number,
         })
     }
 
@@ -232,7 +232,8 @@ pub(super) async fn list(
     query: AuditQuery,
 ) -> Result<Response, ApiError> {
     manager.check_role(Role::Admin)?;
-    let (offset, limit) = (offset(query.page, query.per_page), query.per_page);
+    let limit = query.per_page;
+    let offset = Page { number: query.page, size: Some(limit) }.offset();
     let page = with_store_timeout(admin.keys.audit_rows(&query.filter(), offset, limit)).await??;
     let entries: Vec<AuditEntry> = page.rows.into_iter().map(AuditEntry::from).collect();
     Ok(([(TOTAL_COUNT, page.total)], Json(entries)).into_response())

@@ -1,4 +1,4 @@
-//! `POST /api/auth/introspect`: what a token is, for whoever may ask (RFC 7662).
+//! `POST /api/auth/introspect`: what a token is, for those who may ask (RFC 7662).
 //!
 //! Answered from memory, by the code that decides Checks, and counted as no use.  A caller who asks about many tokens that
 //! nobody knows is stopped: they are guesses.
@@ -49,7 +49,7 @@ impl Limiter {
         Self { callers: Mutex::default(), clock }
     }
 
-    /// Looks a token up for a caller, and counts it where it is unknown; `None` when there were too many: whoever guesses
+    /// Looks a token up for a caller, and counts it where it is unknown; `None` when there were too many: a caller who guesses
     /// learns nothing of the next ones, known or not.
     fn look_up<T>(
         &self,

@@ -2,7 +2,7 @@
 //! are Grafana's where Grafana has them.
 //!
 //! Each call is a handler of its own module.  [`listed`] is a key as answers show it, [`stream`] writes lists of any
-//! length, [`rules`] has what holds for the members of keys, whoever asks.
+//! length, [`rules`] has what holds for the members of keys, for every caller.
 
 pub(super) mod bulk;
 pub(super) mod changes;

@@ -22,6 +22,7 @@ use crate::admin::keys::rules::{check_name, expiry};
 use crate::admin::keys::stream::{self, KeyWriter, Pages};
 use crate::admin::responses::{AccountNotFoundErrors, BodyErrors, CallerErrors, PermissionErrors};
 use crate::admin::{Admin, with_store_timeout};
+use crate::keys::audit::Action;
 use crate::keys::store::{AccountRef, ChangeError, KeyFilter, ListPosition};
 use crate::keys::{CreateKey, Key, KeyOwner, Power, Status};
 
@@ -207,7 +208,7 @@ pub(in crate::admin) async fn create(
         return Err(ApiError::invalid(InvalidKind::TokenNameTaken, "name", problem));
     }
     let (key, secret) = created?;
-    attempt.log_change("API key created", manager.principal(), None, Some(&key));
+    attempt.log_change(Action::KEY_CREATED, manager.principal(), None, Some(&key));
     Ok(Json(IssuedKey::new(&key, secret)))
 }
 
@@ -248,6 +249,6 @@ pub(in crate::admin) async fn delete(
         return Err(ApiError::TokenNotFound);
     }
     let key = deleted?;
-    attempt.log_change("API key deleted", manager.principal(), Some(&key), None);
+    attempt.log_change(Action::KEY_DELETED, manager.principal(), Some(&key), None);
     Ok(Json(Message { message: "Service account token deleted" }))
 }

@@ -17,6 +17,7 @@ use crate::admin::error::{ApiError, InvalidKind};
 use crate::admin::responses::{BodyErrors, CallerErrors, PermissionErrors};
 use crate::admin::{Admin, with_store_timeout};
 use crate::keys::Power;
+use crate::keys::audit::Action;
 use crate::keys::store::{AccountRef, BulkRevocation, KeyFilter};
 
 /// After how many lines the audit log is given time to write them.
@@ -148,7 +149,7 @@ pub(in crate::admin) async fn revoke(
     let keys = with_store_timeout(admin.keys.revoke_many(&wanted, &author, &end_check)).await??;
     if !body.dry_run {
         for (index, key) in keys.iter().enumerate() {
-            attempt.log_change("API key revoked", manager.principal(), None, Some(key));
+            attempt.log_change(Action::KEY_REVOKED, manager.principal(), None, Some(key));
             if index % LINES_AT_ONCE == LINES_AT_ONCE - 1 {
                 admin.audit_log.flush().await;
             }

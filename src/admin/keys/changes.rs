@@ -19,6 +19,7 @@ use crate::admin::body::{Json, Members, Message, RequestBody};
 use crate::admin::error::{ApiError, InvalidKind};
 use crate::admin::responses::{BodyErrors, CallerErrors, ConflictErrors, NotFoundErrors, PermissionErrors};
 use crate::admin::{Admin, with_store_timeout};
+use crate::keys::audit::Action;
 use crate::keys::name::{folded, is_same};
 use crate::keys::{Changed, EditKey, Key, KeyOwner, KeySettings, MAX_OVERLAP, Power, Role};
 use crate::snapshot::Snapshot;
@@ -159,7 +160,7 @@ pub(in crate::admin) async fn change(
     };
     let Changed { before, after } =
         with_store_timeout(admin.keys.edit(key.id, &edit, &author, &check)).await??;
-    attempt.log_change("API key changed", manager.principal(), before.as_ref(), after.as_ref());
+    attempt.log_change(Action::KEY_CHANGED, manager.principal(), before.as_ref(), after.as_ref());
     let key = after.ok_or(ApiError::Internal)?;
     Ok(Json(admin.listed(key).await?))
 }
@@ -189,7 +190,7 @@ pub(in crate::admin) async fn delete(
     let author = manager.author(&attempt);
     let end_check = |power: &Power<'_>| manager.check_end(power);
     let key = with_store_timeout(admin.keys.delete(key.id, &author, &end_check)).await??;
-    attempt.log_change("API key deleted", manager.principal(), Some(&key), None);
+    attempt.log_change(Action::KEY_DELETED, manager.principal(), Some(&key), None);
     Ok(Json(Message { message: "API key deleted" }))
 }
 
@@ -219,7 +220,7 @@ pub(in crate::admin) async fn revoke(
     let end_check = |power: &Power<'_>| manager.check_end(power);
     let Changed { before, after } =
         with_store_timeout(admin.keys.revoke(key.id, &author, &end_check)).await??;
-    attempt.log_change("API key revoked", manager.principal(), before.as_ref(), after.as_ref());
+    attempt.log_change(Action::KEY_REVOKED, manager.principal(), before.as_ref(), after.as_ref());
     Ok(Json(Message { message: "API key revoked" }))
 }
 
@@ -286,7 +287,7 @@ pub(in crate::admin) async fn rotate(
     let author = manager.author(&attempt);
     let rotation = admin.keys.rotate(settings, key.id, overlap_seconds, &author, &grant_check);
     let (Changed { before, after }, secret) = with_store_timeout(rotation).await??;
-    attempt.log_change("API key rotated", manager.principal(), before.as_ref(), after.as_ref());
+    attempt.log_change(Action::KEY_ROTATED, manager.principal(), before.as_ref(), after.as_ref());
     let rotated = after.ok_or(ApiError::Internal)?;
     Ok(Json(IssuedKey::new(&rotated, secret)))
 }

@@ -18,6 +18,7 @@ use crate::admin::body::{Json, Members, RequestBody};
 use crate::admin::error::{ApiError, InvalidKind};
 use crate::admin::responses::{BodyErrors, CallerErrors, ConflictErrors, PermissionErrors};
 use crate::admin::{Admin, with_store_timeout};
+use crate::keys::audit::Action;
 use crate::keys::edit::EditProblem;
 use crate::keys::store::ChangeError;
 use crate::keys::{Account, CreateKey, ExceedsGrant, KeyOwner, Power, Role};
@@ -119,7 +120,7 @@ pub(in crate::admin) async fn create(
         ChangeError::AccountNotFound => unknown_account(),
         error => error.into(),
     })?;
-    attempt.log_change("API key created", manager.principal(), None, Some(&key));
+    attempt.log_change(Action::KEY_CREATED, manager.principal(), None, Some(&key));
     Ok(Json(IssuedKey::new(&key, secret)))
 }
 

@@ -24,6 +24,7 @@ use crate::admin::body::{Json, JsonLines, Members, RequestBody};
 use crate::admin::error::{ApiError, InvalidKind};
 use crate::admin::responses::{BodyErrors, CallerErrors, ConflictErrors, PermissionErrors};
 use crate::admin::{Admin, with_store_timeout};
+use crate::keys::audit::Action;
 use crate::keys::edit::EditProblem;
 use crate::keys::store::{ChangeError, ImportError, NewKey};
 use crate::keys::{Account, CreateKey, KeyOwner, KeySettings, Power, Role};
@@ -187,7 +188,7 @@ pub(in crate::admin) async fn import(
         failure => failure.into(),
     })?;
     for key in &imported {
-        attempt.log_change("API key imported", manager.principal(), None, Some(key));
+        attempt.log_change(Action::KEY_IMPORTED, manager.principal(), None, Some(key));
     }
     Ok(Json(ImportedKeys { created: imported.len() }))
 }

@@ -15,12 +15,12 @@ use super::listed::ListedKey;
 use super::rules::{parse_role, role_schema};
 use super::stream::{self, KeyList};
 use crate::admin::auth::{KeyManager, Manager};
-use crate::admin::body::{Json, parameter};
+use crate::admin::body::Json;
 use crate::admin::error::{ApiError, InvalidKind};
+use crate::admin::query::{self, Page};
 use crate::admin::responses::{CallerErrors, NotFoundErrors, PermissionErrors};
 use crate::admin::{Admin, with_store_timeout};
 use crate::keys::Role;
-use crate::keys::store::source::MAX_PAGE;
 use crate::keys::store::{AccountRef, KeyFilter, KeyOrder, OwnerKind, SortKey};
 
 /// How many keys a list has of which the response is one page.
@@ -66,40 +66,27 @@ pub(in crate::admin) struct ListQuery {
     #[param(rename = "perpage", minimum = 1, maximum = 1000, nullable = false)]
     per_page: Option<u32>,
     /// Which of the pages, from 1 on.
-    #[param(minimum = 1, nullable = false)]
-    page: Option<u64>,
+    #[param(required = false, minimum = 1)]
+    page: u64,
 }
 
 impl ListQuery {
     /// # Errors
     /// 400: `perpage` is more than a page holds, or a parameter that Grafana does not have cannot be read.
     pub(super) fn parse(query: &str) -> Result<Self, ApiError> {
-        let number = |name| {
-            parameter(query, name).and_then(|value| value.parse::<u64>().ok()).filter(|&number| number > 0)
-        };
-        let text = |name| parameter(query, name).filter(|value| !value.is_empty());
-        // The values that Go's ParseBool takes for true, as Grafana does.
-        let include_expired = parameter(query, "includeExpired")
-            .is_some_and(|value| matches!(&*value, "1" | "t" | "T" | "true" | "True" | "TRUE"));
-        let per_page = match number("perpage").map(u32::try_from) {
-            None => None,
-            Some(Ok(per_page)) if per_page as usize <= MAX_PAGE => Some(per_page),
-            Some(Ok(_) | Err(_)) => {
-                let problem = format!("expected 1 to {MAX_PAGE}; without it the list is whole");
-                return Err(ApiError::invalid(InvalidKind::PerPage, "perpage", problem));
-            }
-        };
+        let text = |name| query::text(query, name);
+        let page = Page::parse(query, "; without it the list is whole")?;
         let seconds = |name| {
             let value = text(name).map(|value| value.parse::<i64>().ok().filter(|&seconds| seconds >= 0));
             let problem = "expected a whole number of seconds";
             value.map(|value| value.ok_or_else(|| invalid(name, problem))).transpose()
         };
         let sort = text("sort").map(|text| parse_order(&text)).transpose()?;
-        if per_page.is_none() && sort.is_some_and(|order| order != KeyOrder::default()) {
+        if page.size.is_none() && sort.is_some_and(|order| order != KeyOrder::default()) {
             return Err(invalid("sort", "needs perpage: without it the list is whole, and by name"));
         }
         Ok(Self {
-            include_expired,
+            include_expired: query::flag(query, "includeExpired"),
             query: text("query"),
             role: text("role").map(|text| parse_role(&text)).transpose()?,
             account: text("account"),
@@ -109,15 +96,15 @@ impl ListQuery {
             expiring_seconds: seconds("expiringSeconds")?,
             unused_seconds: seconds("unusedSeconds")?,
             sort,
-            per_page,
-            page: number("page"),
+            per_page: page.size,
+            page: page.number,
         })
     }
 
     /// The page that is asked for: how many keys come before it, and how many it has at most.  `None` is the whole list.
     fn page(&self) -> Option<(u64, u32)> {
         let per_page = self.per_page?;
-        Some(((self.page.unwrap_or(1) - 1).saturating_mul(per_page.into()), per_page))
+        Some((Page { number: self.page, size: self.per_page }.offset(), per_page))
     }
 
     /// Which keys are wanted of those that exist for the manager.

@@ -1,4 +1,4 @@
-//! What keys and service accounts may be called, hold and last, whoever asks for it.
+//! What keys and service accounts may be called, hold and last, for every caller.
 
 use std::collections::HashSet;
 

@@ -12,13 +12,13 @@ use crate::deny_reason::DenyReason;
 /// Who can mend what led to a denial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Actor {
-    /// Whoever sends the request.
+    /// The sender of the request.
     Client,
-    /// Whoever runs this server.
+    /// The operator of this server.
     Operator,
-    /// Whoever runs Envoy.
+    /// The operator of Envoy.
     EnvoyOperator,
-    /// Whoever manages keys and people.
+    /// The manager of keys and people.
     Administrator,
 }
 

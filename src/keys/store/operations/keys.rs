@@ -1,5 +1,7 @@
 //! Keys: creating, importing, changing, rotating, revoking, deleting, listing and finding them.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 
 use super::super::list::{
@@ -63,6 +65,9 @@ pub async fn import<T: StoreTransaction>(
         if is_known.map_err(ImportError::of_all)? {
             return Err(ImportError::at(index, ChangeError::KnownDigest));
         }
+        let name = &new.request.name;
+        let is_free = check_name(&mut transaction, name, &new.request.owner, None, now).await;
+        is_free.map_err(|error| ImportError::at(index, error))?;
         let stored = insert(&mut transaction, new, now).await;
         imported.push(stored.map_err(|error| ImportError::at(index, error))?);
     }
@@ -176,10 +181,7 @@ pub async fn revoke_many<T: StoreTransaction>(
     }
     let before: Vec<StoredKey> = found.into_iter().filter_map(rows::key).collect();
     let accounts = accounts_of(&mut transaction, &before).await?;
-    let account_of = |key: &Key| {
-        let id = key.owner.account()?;
-        accounts.iter().find(|account| account.id == id)
-    };
+    let account_of = |key: &Key| accounts.get(&key.owner.account()?);
     for stored in &before {
         grant_check(&Power::of_key(&stored.key, account_of(&stored.key)))?;
     }
@@ -338,15 +340,19 @@ async fn account_of<T: StoreTransaction>(
     }
 }
 
-/// The accounts whose these keys are.
+/// The accounts whose these keys are, by their ids.
 async fn accounts_of<T: StoreTransaction>(
     transaction: &mut T,
     keys: &[StoredKey],
-) -> Result<Vec<Account>, StoreError> {
+) -> Result<HashMap<i64, Account>, StoreError> {
     let mut ids: Vec<i64> = keys.iter().filter_map(|stored| stored.key.owner.account()).collect();
     ids.sort_unstable();
     ids.dedup();
-    if ids.is_empty() { Ok(Vec::new()) } else { accounts::read_all(transaction, &ids).await }
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let accounts = accounts::read_all(transaction, &ids).await?;
+    Ok(accounts.into_iter().map(|account| (account.id, account)).collect())
 }
 
 fn power_of_new<'k>(new: &'k NewKey, account: Option<&'k Account>) -> Power<'k> {
@@ -403,7 +409,6 @@ async fn insert<T: StoreTransaction>(
     now: Timestamp,
 ) -> Result<StoredKey, ChangeError> {
     let sql = transaction.sql();
-    check_name(transaction, &new.request.name, &new.request.owner, None, now).await?;
     if let Some(person) = new.request.owner.person() {
         let values = values![now, person.source.as_str(), &*person.subject];
         let live = transaction.number(&sql.keys.count_of_person, &values).await?;
