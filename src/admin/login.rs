@@ -19,8 +19,12 @@ use axum::response::IntoResponse;
 use super::page::{STYLE, file};
 
 pub(super) use limiter::Limiter;
-pub(super) use options::{__path_options, options};
-pub(super) use providers::{__path_begin, __path_callback, begin, callback};
+#[cfg(test)]
+pub(super) use options::__path_options;
+pub(super) use options::options;
+#[cfg(test)]
+pub(super) use providers::{__path_begin, __path_callback};
+pub(super) use providers::{begin, callback};
 
 pub(super) const LOG_IN: &str = include_str!("login/log_in.html");
 pub(super) const LOG_OUT: &str = include_str!("login/log_out.html");

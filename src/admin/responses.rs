@@ -1,5 +1,7 @@
 //! The responses to failed requests, as the OpenAPI document describes them.
 
+#![cfg_attr(not(test), allow(dead_code, reason = "they describe the API: a test makes the document of them"))]
+
 use std::collections::BTreeMap;
 
 use axum::http::StatusCode;

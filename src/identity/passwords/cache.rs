@@ -2,15 +2,21 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+use super::lockout::AttemptResult;
 use crate::password::PasswordHash;
 use crate::secret::Secret;
 
 /// Pairs of user and password in the cache.  One more evicts the oldest.
 pub(super) const MAX_ENTRIES: usize = 10_000;
+/// Rejections that wait for their caller to ask again.  One more evicts the oldest.
+const MAX_REJECTIONS: usize = 1024;
+/// How long a rejection waits for its caller to ask again, who was told to do so after a second.
+const REJECTION_TTL: Duration = Duration::from_secs(5);
 
 /// A pair of user and password: its HMAC, so that memory holds no password and nothing to guess one from.
 pub(super) type CacheKey = [u8; 32];
@@ -83,9 +89,49 @@ impl VerifiedCache {
     }
 }
 
+/// The rejections that nobody waited for.
+///
+/// A caller whose wait is shorter than a verification asks again.  Without these, each time could begin a verification
+/// that the next one comes too late for.
+#[derive(Default)]
+pub(super) struct UnreadRejections(VecDeque<(Instant, CacheKey, AttemptResult)>);
+
+impl UnreadRejections {
+    pub fn insert(&mut self, key: CacheKey, result: AttemptResult, now: Instant) {
+        self.0.push_back((now, key, result));
+        while self.0.len() > MAX_REJECTIONS {
+            self.0.pop_front();
+        }
+    }
+
+    /// Takes the rejection of a pair: it answers one caller, and the next one begins a verification.
+    pub fn take(&mut self, key: &CacheKey, now: Instant) -> Option<AttemptResult> {
+        self.0.retain(|(made_at, _, _)| now.duration_since(*made_at) < REJECTION_TTL);
+        let index = self.0.iter().position(|(_, other, _)| other == key)?;
+        self.0.remove(index).map(|(_, _, result)| result)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rejection_answers_one_caller_for_five_seconds() {
+        let mut rejections = UnreadRejections::default();
+        let start = Instant::now();
+        rejections.insert([1; 32], AttemptResult::Wrong, start);
+        rejections.insert([2; 32], AttemptResult::Locked, start + Duration::from_secs(1));
+        let second = |second: u64| start + Duration::from_secs(second);
+        assert_eq!(rejections.take(&[3; 32], second(2)), None);
+        assert_eq!(rejections.take(&[1; 32], second(4)), Some(AttemptResult::Wrong));
+        assert_eq!(rejections.take(&[1; 32], second(4)), None, "taken");
+        assert_eq!(rejections.take(&[2; 32], second(6)), None, "too late");
+        for _ in 0..=MAX_REJECTIONS {
+            rejections.insert([4; 32], AttemptResult::Wrong, second(7));
+        }
+        assert_eq!(rejections.0.len(), MAX_REJECTIONS);
+    }
 
     #[test]
     fn the_cache_is_bounded() {

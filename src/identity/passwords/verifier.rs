@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::sync::{Semaphore, watch};
 
 use super::PasswordResult;
-use super::cache::{CacheKey, CacheKeys, VerifiedCache};
+use super::cache::{CacheKey, CacheKeys, UnreadRejections, VerifiedCache};
 use super::lockout::{AttemptResult, Lockout};
 use super::timing::{ExtraWork, HashTime};
 use crate::password::PasswordHash;
@@ -52,6 +52,7 @@ pub(super) struct Verifier {
 #[derive(Default)]
 struct VerifierState {
     verified: VerifiedCache,
+    rejected: UnreadRejections,
     /// The verifications that run or wait: twenty requests of one page cost one verification.
     in_flight: HashMap<CacheKey, watch::Receiver<Option<AttemptResult>>>,
     lockout: Lockout,
@@ -62,6 +63,8 @@ struct VerifierState {
 /// What the state knows of a pair of user and password.
 enum Lookup {
     Verified,
+    /// It was rejected a moment ago, and nobody waited for that.
+    Rejected(AttemptResult),
     InFlight(watch::Receiver<Option<AttemptResult>>),
     /// Too many verifications are pending.
     Full,
@@ -79,6 +82,9 @@ impl VerifierState {
         }
         if let Some(result) = self.in_flight.get(&key) {
             return Lookup::InFlight(result.clone());
+        }
+        if let Some(result) = self.rejected.take(&key, Instant::now()) {
+            return Lookup::Rejected(result);
         }
         let Some(result) = start() else {
             return Lookup::Full;
@@ -131,6 +137,7 @@ impl Verifier {
         let lookup = self.state().get_or_start(key, || self.start(key, user, hash, password, users));
         let mut result = match lookup {
             Lookup::Verified => return right(user),
+            Lookup::Rejected(result) => return of_attempt(result, user),
             Lookup::InFlight(result) => result,
             Lookup::Full => return PasswordResult::Unverified,
         };
@@ -140,12 +147,7 @@ impl Verifier {
             // The task panicked, or it is not done.
             Ok(Err(_)) | Err(_) => None,
         };
-        match result {
-            None => PasswordResult::Unverified,
-            Some(AttemptResult::Right) => right(user),
-            Some(AttemptResult::Wrong) => PasswordResult::Wrong,
-            Some(AttemptResult::Locked) => PasswordResult::Locked,
-        }
+        result.map_or(PasswordResult::Unverified, |result| of_attempt(result, user))
     }
 
     /// Starts a verification in a task of its own, which outlives the request; `None` when too many are pending.
@@ -175,9 +177,14 @@ impl Verifier {
             let _pending = pending;
             let state = Arc::clone(&verification.state);
             let result = verification.run().await;
-            lock(&state).in_flight.remove(&key);
+            let mut state = lock(&state);
+            state.in_flight.remove(&key);
             // No receiver is left when every caller is gone.
-            let _ = sender.send(result);
+            if let (Err(_), Some(result @ (AttemptResult::Wrong | AttemptResult::Locked))) =
+                (sender.send(result), result)
+            {
+                state.rejected.insert(key, result, Instant::now());
+            }
         });
         Some(receiver)
     }
@@ -202,6 +209,14 @@ impl Verifier {
 /// The result of a right password: wrong, when nobody has the name.
 fn right(user: Option<&User>) -> PasswordResult {
     user.map_or(PasswordResult::Wrong, |user| PasswordResult::Right(Arc::clone(&user.principal)))
+}
+
+fn of_attempt(result: AttemptResult, user: Option<&User>) -> PasswordResult {
+    match result {
+        AttemptResult::Right => right(user),
+        AttemptResult::Wrong => PasswordResult::Wrong,
+        AttemptResult::Locked => PasswordResult::Locked,
+    }
 }
 
 /// One verification, with all that it needs.
@@ -318,6 +333,25 @@ mod tests {
             // What is remembered at one is not known at the other.
             assert_eq!(flooded.state().verified.lengths().0, 0);
             other.state().verified.clear();
+        }
+    }
+
+    #[tokio::test]
+    async fn who_asks_again_after_the_verification_gets_its_result() {
+        let passwords = Passwords::new(1).unwrap();
+        let users = users(&[("alice", "hunter2")]);
+        let guess = Secret::new("guess".to_owned());
+        let verifier = &passwords.checks;
+        for _ in 0..3 {
+            // Nobody waits for it.
+            let result = verifier.verify("alice", &guess, &users, Instant::now()).await;
+            assert!(matches!(result, PasswordResult::Unverified));
+            while !verifier.state().in_flight.is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            // Nobody waits now either: it is known.
+            let result = verifier.verify("alice", &guess, &users, Instant::now()).await;
+            assert!(matches!(result, PasswordResult::Wrong));
         }
     }
 

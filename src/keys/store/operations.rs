@@ -22,7 +22,7 @@ use super::list::{
     AccountFilter, AccountList, BulkRevocation, FoundKey, KeyFilter, KeyOrder, ListPage, ListPosition,
     NumberedPage,
 };
-use super::transaction::{Database, StoreTransaction};
+use super::transaction::Database;
 use super::{
     ChangeError, Committed, EndedSessions, FollowerStore, Gate, ImportError, NewKey, RecordedPerson,
     Rotation, SECRET_BYTES, SessionLimit, Store, StoreError, StoreUrl, UrlError,

@@ -17,18 +17,18 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::PgConnection;
 use tokio::time::timeout;
 
-use self::connections::{Access, Connections, Database, Transaction, unnamed, unnamed_as};
+use self::connections::{Access, Connections, Database, Transaction, unnamed};
 use self::notifications::Notifications;
 use super::migrations::{SCHEMA, SchemaError};
 use super::operations::{self, reading};
 use super::rows::{self, KeyRow};
 use super::statements::{Dialect, Statements};
-use super::transaction::{self, Bind, Database as _, StoreRow, StoreTransaction};
+use super::transaction::{self, Bind, Database as _, DatabaseTransaction, Rows, StoreTransaction};
 use super::url::postgres as postgres_url;
 use super::value::{Value, values};
 use super::{
-    Committed, FollowerStore, ForgottenKeys, ForgottenRows, Gate, GateGuard, KeyUse, OpenError, OpenFailure,
-    StoreError, StoreFailure, StoreUrl, Upkeep, UrlError,
+    FollowerStore, ForgottenKeys, ForgottenRows, Gate, GateGuard, KeyUse, OpenError, OpenFailure, StoreError,
+    StoreFailure, StoreUrl, Upkeep, UrlError,
 };
 use crate::keys::Key;
 use crate::keys::store::source::{
@@ -185,23 +185,23 @@ impl PostgresStore {
         Ok(())
     }
 
-    async fn begin(&self, access: Access) -> Result<PostgresTransaction, StoreError> {
+    async fn begin(&self, access: Access) -> Result<StoreTransaction, StoreError> {
         if !self.migrated.load(Ordering::Acquire) {
             return Err(StoreError(StoreFailure::NotReached));
         }
-        Ok(PostgresTransaction {
+        Ok(StoreTransaction::new(PostgresTransaction {
             transaction: self.connections.begin(access).await?,
             guard: None,
             migrated: Arc::clone(&self.migrated),
             is_schema_in_doubt: Arc::clone(&self.is_schema_in_doubt),
-        })
+        }))
     }
 
-    async fn write(&self) -> Result<PostgresTransaction, StoreError> {
+    async fn write(&self) -> Result<StoreTransaction, StoreError> {
         self.begin(Access::Write).await
     }
 
-    async fn read(&self) -> Result<PostgresTransaction, StoreError> {
+    async fn read(&self) -> Result<StoreTransaction, StoreError> {
         self.begin(Access::Read).await
     }
 }
@@ -232,14 +232,15 @@ impl PostgresTransaction {
     }
 }
 
-impl StoreTransaction for PostgresTransaction {
+#[async_trait]
+impl DatabaseTransaction for PostgresTransaction {
     fn sql(&self) -> &'static Statements {
         &SQL
     }
 
-    async fn rows<R: StoreRow>(&mut self, sql: &str, values: &[Value]) -> Result<Vec<R>, StoreError> {
-        let rows = unnamed_as(AssertSqlSafe(sql)).bind_all(values).fetch_all(&mut *self.transaction).await;
-        rows.map_err(|error| self.failed(error))
+    async fn fetch(&mut self, sql: &str, values: &[Value]) -> Result<Rows, StoreError> {
+        let rows = unnamed(AssertSqlSafe(sql)).bind_all(values).fetch_all(&mut *self.transaction).await;
+        rows.map(Rows::Postgres).map_err(|error| self.failed(error))
     }
 
     async fn execute(&mut self, sql: &str, values: &[Value]) -> Result<u64, StoreError> {
@@ -256,21 +257,11 @@ impl StoreTransaction for PostgresTransaction {
         Ok(())
     }
 
-    async fn commit<V: Send>(
-        mut self,
-        gate: &Gate,
-        value: V,
-        is_change: bool,
-    ) -> Result<Committed<V>, StoreError> {
-        let guard = match self.guard.take() {
-            Some(guard) => guard,
-            None => gate.enter().await,
-        };
-        self.transaction.commit().await?;
-        Ok(Committed { value, is_change, guard })
+    fn take_guard(&mut self) -> Option<GateGuard> {
+        self.guard.take()
     }
 
-    async fn end(self) -> Result<(), StoreError> {
+    async fn finish(self: Box<Self>) -> Result<(), StoreError> {
         Ok(self.transaction.commit().await?)
     }
 }
@@ -292,13 +283,11 @@ fn rejected(url: &Secret, reason: OpenFailure) -> OpenError {
 }
 
 impl transaction::Database for PostgresStore {
-    type Transaction = PostgresTransaction;
-
-    async fn begin_reading(&self) -> Result<PostgresTransaction, StoreError> {
+    async fn begin_reading(&self) -> Result<StoreTransaction, StoreError> {
         self.read().await
     }
 
-    async fn begin_writing(&self) -> Result<PostgresTransaction, StoreError> {
+    async fn begin_writing(&self) -> Result<StoreTransaction, StoreError> {
         self.write().await
     }
 

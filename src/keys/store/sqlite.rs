@@ -18,10 +18,10 @@ use self::connections::{Connections, ReadTransaction, Reader, WriteTransaction};
 use super::operations::{self, reading};
 use super::rows::{self, KeyRow};
 use super::statements::{Dialect, Statements};
-use super::transaction::{Bind, Database, StoreRow, StoreTransaction};
+use super::transaction::{Bind, Database, DatabaseTransaction, Rows, StoreTransaction};
 use super::value::{Value, values};
 use super::{
-    Committed, FollowerStore, ForgottenKeys, ForgottenRows, Gate, KeyUse, OpenError, StoreError, StoreUrl,
+    FollowerStore, ForgottenKeys, ForgottenRows, Gate, GateGuard, KeyUse, OpenError, StoreError, StoreUrl,
     Upkeep, UrlError,
 };
 use crate::keys::Key;
@@ -63,11 +63,11 @@ impl SqliteStore {
         Self { connections: Connections::open_read_only(path), reader: Reader::Operations }
     }
 
-    async fn read(&self) -> Result<SqliteTransaction, StoreError> {
+    async fn read(&self) -> Result<StoreTransaction, StoreError> {
         self.begin_reading().await
     }
 
-    async fn write(&self) -> Result<SqliteTransaction, StoreError> {
+    async fn write(&self) -> Result<StoreTransaction, StoreError> {
         self.begin_writing().await
     }
 }
@@ -87,22 +87,17 @@ impl SqliteTransaction {
             OpenTransaction::Write(transaction) => transaction,
         }
     }
-
-    async fn finish(self) -> Result<(), StoreError> {
-        match self.0 {
-            OpenTransaction::Read(transaction) => transaction.end().await,
-            OpenTransaction::Write(transaction) => transaction.commit().await,
-        }
-    }
 }
 
-impl StoreTransaction for SqliteTransaction {
+#[async_trait]
+impl DatabaseTransaction for SqliteTransaction {
     fn sql(&self) -> &'static Statements {
         &SQL
     }
 
-    async fn rows<R: StoreRow>(&mut self, sql: &str, values: &[Value]) -> Result<Vec<R>, StoreError> {
-        Ok(sqlx::query_as(AssertSqlSafe(sql)).bind_all(values).fetch_all(self.connection()).await?)
+    async fn fetch(&mut self, sql: &str, values: &[Value]) -> Result<Rows, StoreError> {
+        let query = sqlx::query(AssertSqlSafe(sql)).bind_all(values);
+        Ok(Rows::Sqlite(query.fetch_all(self.connection()).await?))
     }
 
     async fn execute(&mut self, sql: &str, values: &[Value]) -> Result<u64, StoreError> {
@@ -114,33 +109,27 @@ impl StoreTransaction for SqliteTransaction {
         Ok(())
     }
 
-    async fn commit<V: Send>(
-        self,
-        gate: &Gate,
-        value: V,
-        is_change: bool,
-    ) -> Result<Committed<V>, StoreError> {
-        let guard = gate.enter().await;
-        self.finish().await?;
-        Ok(Committed { value, is_change, guard })
+    fn take_guard(&mut self) -> Option<GateGuard> {
+        None
     }
 
-    async fn end(self) -> Result<(), StoreError> {
-        self.finish().await
+    async fn finish(self: Box<Self>) -> Result<(), StoreError> {
+        match self.0 {
+            OpenTransaction::Read(transaction) => transaction.end().await,
+            OpenTransaction::Write(transaction) => transaction.commit().await,
+        }
     }
 }
 
 impl Database for SqliteStore {
-    type Transaction = SqliteTransaction;
-
-    async fn begin_reading(&self) -> Result<SqliteTransaction, StoreError> {
+    async fn begin_reading(&self) -> Result<StoreTransaction, StoreError> {
         let transaction = OpenTransaction::Read(self.connections.read(self.reader).await?);
-        Ok(SqliteTransaction(transaction))
+        Ok(StoreTransaction::new(SqliteTransaction(transaction)))
     }
 
-    async fn begin_writing(&self) -> Result<SqliteTransaction, StoreError> {
+    async fn begin_writing(&self) -> Result<StoreTransaction, StoreError> {
         let transaction = OpenTransaction::Write(self.connections.write().await?);
-        Ok(SqliteTransaction(transaction))
+        Ok(StoreTransaction::new(SqliteTransaction(transaction)))
     }
 
     fn follower_store(&self) -> FollowerStore {

@@ -1,5 +1,6 @@
 //! Transactions, as both databases have them: so that each operation is written once ([`super::operations`]).
 
+use async_trait::async_trait;
 #[cfg(feature = "postgres")]
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
@@ -7,7 +8,7 @@ use sqlx::{Database as SqlDatabase, Encode, FromRow, Type};
 
 use super::statements::Statements;
 use super::value::Value;
-use super::{Committed, FollowerStore, Gate, StoreError, StoreUrl, UrlError};
+use super::{Committed, FollowerStore, Gate, GateGuard, StoreError, StoreUrl, UrlError};
 
 /// Something to which values are bound.
 pub(super) trait Bind<'q, DB: SqlDatabase>: Sized {
@@ -35,12 +36,6 @@ impl<'q, DB: SqlDatabase> Bind<'q, DB> for sqlx::query::Query<'q, DB, DB::Argume
     }
 }
 
-impl<'q, DB: SqlDatabase, R> Bind<'q, DB> for sqlx::query::QueryAs<'q, DB, R, DB::Arguments> {
-    fn bind_next<V: Encode<'q, DB> + Type<DB> + Send + 'q>(self, value: V) -> Self {
-        self.bind(value)
-    }
-}
-
 /// A row that each database gives.
 #[cfg(feature = "postgres")]
 pub(super) trait StoreRow:
@@ -56,79 +51,116 @@ pub(super) trait StoreRow: for<'r> FromRow<'r, SqliteRow> + Send + Unpin {}
 #[cfg(not(feature = "postgres"))]
 impl<R: for<'r> FromRow<'r, SqliteRow> + Send + Unpin> StoreRow for R {}
 
-/// A transaction.  Dropped, it is taken back.
-pub(super) trait StoreTransaction: Send + Sized {
+/// The rows that a database gave.
+pub(super) enum Rows {
+    /// Those of SQLite.
+    Sqlite(Vec<SqliteRow>),
+    /// Those of PostgreSQL.
+    #[cfg(feature = "postgres")]
+    Postgres(Vec<PgRow>),
+}
+
+/// A transaction as a database has it.  Dropped, it is taken back.
+#[async_trait]
+pub(super) trait DatabaseTransaction: Send {
     /// The statements of the database.
     fn sql(&self) -> &'static Statements;
 
     /// The rows that a statement gives.
-    fn rows<R: StoreRow>(
-        &mut self,
-        sql: &str,
-        values: &[Value],
-    ) -> impl Future<Output = Result<Vec<R>, StoreError>> + Send;
+    async fn fetch(&mut self, sql: &str, values: &[Value]) -> Result<Rows, StoreError>;
 
     /// Runs a statement, and gives the number of rows that it changed or found.
-    fn execute(
-        &mut self,
-        sql: &str,
-        values: &[Value],
-    ) -> impl Future<Output = Result<u64, StoreError>> + Send;
+    async fn execute(&mut self, sql: &str, values: &[Value]) -> Result<u64, StoreError>;
+
+    /// See [`StoreTransaction::lock`].
+    async fn lock(&mut self, gate: &Gate) -> Result<(), StoreError>;
+
+    /// The gate, where [`DatabaseTransaction::lock`] has entered it.
+    fn take_guard(&mut self) -> Option<GateGuard>;
+
+    /// Commits.
+    async fn finish(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// A transaction of either database, so that each operation is compiled once.
+pub(super) struct StoreTransaction(Box<dyn DatabaseTransaction>);
+
+impl StoreTransaction {
+    /// One of a database.
+    pub fn new(transaction: impl DatabaseTransaction + 'static) -> Self {
+        Self(Box::new(transaction))
+    }
+
+    /// The statements of the database.
+    pub fn sql(&self) -> &'static Statements {
+        self.0.sql()
+    }
+
+    /// The rows that a statement gives.
+    pub async fn rows<R: StoreRow>(&mut self, sql: &str, values: &[Value]) -> Result<Vec<R>, StoreError> {
+        let rows: Result<Vec<R>, sqlx::Error> = match self.0.fetch(sql, values).await? {
+            Rows::Sqlite(rows) => rows.iter().map(R::from_row).collect(),
+            #[cfg(feature = "postgres")]
+            Rows::Postgres(rows) => rows.iter().map(R::from_row).collect(),
+        };
+        Ok(rows?)
+    }
+
+    /// Runs a statement, and gives the number of rows that it changed or found.
+    pub async fn execute(&mut self, sql: &str, values: &[Value]) -> Result<u64, StoreError> {
+        self.0.execute(sql, values).await
+    }
+
+    /// The first row that a statement gives.
+    pub async fn row<R: StoreRow>(&mut self, sql: &str, values: &[Value]) -> Result<Option<R>, StoreError> {
+        Ok(self.rows(sql, values).await?.into_iter().next())
+    }
+
+    /// The number that a statement gives.
+    pub async fn number(&mut self, sql: &str, values: &[Value]) -> Result<i64, StoreError> {
+        Ok(self.row::<(i64,)>(sql, values).await?.map_or(0, |(number,)| number))
+    }
+
+    /// Whether a statement gives a row.
+    pub async fn exists(&mut self, sql: &str, values: &[Value]) -> Result<bool, StoreError> {
+        Ok(self.row::<(i64,)>(sql, values).await?.is_some())
+    }
 
     /// Takes the lock that every change takes at its COMMIT, at once, and the gate before it: what the transaction reads
     /// from now on nobody else changes before it ends.  Rows that exist are locked before it, never after: two
     /// transactions that each hold what the other waits for would end in an error.
-    fn lock(&mut self, gate: &Gate) -> impl Future<Output = Result<(), StoreError>> + Send;
+    pub async fn lock(&mut self, gate: &Gate) -> Result<(), StoreError> {
+        self.0.lock(gate).await
+    }
 
     /// Commits under the gate.
-    fn commit<V: Send>(
-        self,
+    pub async fn commit<V>(
+        mut self,
         gate: &Gate,
         value: V,
         is_change: bool,
-    ) -> impl Future<Output = Result<Committed<V>, StoreError>> + Send;
+    ) -> Result<Committed<V>, StoreError> {
+        let guard = match self.0.take_guard() {
+            Some(guard) => guard,
+            None => gate.enter().await,
+        };
+        self.0.finish().await?;
+        Ok(Committed { value, is_change, guard })
+    }
 
     /// Ends a transaction that changed nothing that the index shows.
-    fn end(self) -> impl Future<Output = Result<(), StoreError>> + Send;
-
-    /// The first row that a statement gives.
-    fn row<R: StoreRow>(
-        &mut self,
-        sql: &str,
-        values: &[Value],
-    ) -> impl Future<Output = Result<Option<R>, StoreError>> + Send {
-        async move { Ok(self.rows(sql, values).await?.into_iter().next()) }
-    }
-
-    /// The number that a statement gives.
-    fn number(
-        &mut self,
-        sql: &str,
-        values: &[Value],
-    ) -> impl Future<Output = Result<i64, StoreError>> + Send {
-        async move { Ok(self.row::<(i64,)>(sql, values).await?.map_or(0, |(number,)| number)) }
-    }
-
-    /// Whether a statement gives a row.
-    fn exists(
-        &mut self,
-        sql: &str,
-        values: &[Value],
-    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
-        async move { Ok(self.row::<(i64,)>(sql, values).await?.is_some()) }
+    pub async fn end(self) -> Result<(), StoreError> {
+        self.0.finish().await
     }
 }
 
 /// A database whose operations are those of [`super::operations`].
 pub(super) trait Database: Send + Sync + 'static {
-    /// Its transactions.
-    type Transaction: StoreTransaction;
-
     /// Begins a transaction that sees one state of the store and changes nothing.
-    fn begin_reading(&self) -> impl Future<Output = Result<Self::Transaction, StoreError>> + Send;
+    fn begin_reading(&self) -> impl Future<Output = Result<StoreTransaction, StoreError>> + Send;
 
     /// Begins a transaction that changes the store.
-    fn begin_writing(&self) -> impl Future<Output = Result<Self::Transaction, StoreError>> + Send;
+    fn begin_writing(&self) -> impl Future<Output = Result<StoreTransaction, StoreError>> + Send;
 
     /// See [`super::Store::for_follower`].
     fn follower_store(&self) -> FollowerStore;

@@ -14,8 +14,8 @@ use crate::keys::name::folded;
 use crate::keys::{Account, Author, CreateAccount, GrantCheck, KeyOwner, Power};
 
 /// Creates an account.  The name of a deleted one is not given again while the audit remembers it.
-pub async fn create<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn create(
+    mut transaction: StoreTransaction,
     gate: &Gate,
     new: &CreateAccount,
     now: Timestamp,
@@ -43,8 +43,8 @@ pub async fn create<T: StoreTransaction>(
 }
 
 /// Changes an account, and with it what each of its keys can do.
-pub async fn edit<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn edit(
+    mut transaction: StoreTransaction,
     gate: &Gate,
     id: i64,
     edit: &EditAccount,
@@ -73,8 +73,8 @@ pub async fn edit<T: StoreTransaction>(
 }
 
 /// Deletes an account and its keys.  Gives it, and the ids of the keys.
-pub async fn delete<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn delete(
+    mut transaction: StoreTransaction,
     gate: &Gate,
     id: i64,
     now: Timestamp,
@@ -97,8 +97,8 @@ pub async fn delete<T: StoreTransaction>(
 }
 
 /// A page of the accounts.
-pub async fn list<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn list(
+    mut transaction: StoreTransaction,
     filter: &AccountFilter,
     now: Timestamp,
     offset: u64,
@@ -113,17 +113,14 @@ pub async fn list<T: StoreTransaction>(
 }
 
 /// One account.
-pub async fn get<T: StoreTransaction>(mut transaction: T, id: i64) -> Result<Option<Account>, StoreError> {
+pub async fn get(mut transaction: StoreTransaction, id: i64) -> Result<Option<Account>, StoreError> {
     let account = read(&mut transaction, id).await?;
     transaction.end().await?;
     Ok(account)
 }
 
 /// The account of a name.
-pub async fn named<T: StoreTransaction>(
-    mut transaction: T,
-    name: &str,
-) -> Result<Option<Account>, StoreError> {
+pub async fn named(mut transaction: StoreTransaction, name: &str) -> Result<Option<Account>, StoreError> {
     let sql = transaction.sql();
     let row: Option<AccountRow> = transaction.row(&sql.accounts.by_name, &values![folded(name)]).await?;
     transaction.end().await?;
@@ -131,47 +128,41 @@ pub async fn named<T: StoreTransaction>(
 }
 
 /// The accounts of these ids.
-pub async fn of_ids<T: StoreTransaction>(
-    mut transaction: T,
-    ids: &[i64],
-) -> Result<Vec<Account>, StoreError> {
+pub async fn of_ids(mut transaction: StoreTransaction, ids: &[i64]) -> Result<Vec<Account>, StoreError> {
     let accounts = read_all(&mut transaction, ids).await?;
     transaction.end().await?;
     Ok(accounts)
 }
 
 /// The account of an id, which nobody changes before the transaction ends.
-pub async fn share<T: StoreTransaction>(transaction: &mut T, id: i64) -> Result<Option<Account>, StoreError> {
+pub async fn share(transaction: &mut StoreTransaction, id: i64) -> Result<Option<Account>, StoreError> {
     let sql = transaction.sql();
     let row: Option<AccountRow> = transaction.row(&sql.accounts.share, &values![id]).await?;
     Ok(row.and_then(rows::account))
 }
 
 /// The accounts of these ids.
-pub async fn read_all<T: StoreTransaction>(
-    transaction: &mut T,
-    ids: &[i64],
-) -> Result<Vec<Account>, StoreError> {
+pub async fn read_all(transaction: &mut StoreTransaction, ids: &[i64]) -> Result<Vec<Account>, StoreError> {
     let sql = transaction.sql();
     let rows: Vec<AccountRow> = transaction.rows(&sql.accounts.by_ids, &values![rows::ids_text(ids)]).await?;
     Ok(rows.into_iter().filter_map(rows::account).collect())
 }
 
-async fn lock<T: StoreTransaction>(transaction: &mut T, id: i64) -> Result<Account, ChangeError> {
+async fn lock(transaction: &mut StoreTransaction, id: i64) -> Result<Account, ChangeError> {
     let sql = transaction.sql();
     let row: Option<AccountRow> = transaction.row(&sql.accounts.lock, &values![id]).await?;
     row.and_then(rows::account).ok_or(ChangeError::AccountNotFound)
 }
 
-async fn read<T: StoreTransaction>(transaction: &mut T, id: i64) -> Result<Option<Account>, StoreError> {
+async fn read(transaction: &mut StoreTransaction, id: i64) -> Result<Option<Account>, StoreError> {
     let sql = transaction.sql();
     let row: Option<AccountRow> = transaction.row(&sql.accounts.by_id, &values![id]).await?;
     Ok(row.and_then(rows::account))
 }
 
 /// Checks that no other account has the name, and that no deleted one had it.
-async fn check_name<T: StoreTransaction>(
-    transaction: &mut T,
+async fn check_name(
+    transaction: &mut StoreTransaction,
     name: &str,
     id: Option<i64>,
 ) -> Result<(), ChangeError> {

@@ -10,8 +10,8 @@ use super::super::{SECRET_BYTES, StoreError};
 use crate::token::TokenDigest;
 
 /// A secret that was made before.
-pub async fn known_secret<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn known_secret(
+    mut transaction: StoreTransaction,
     name: &str,
 ) -> Result<Option<Zeroizing<[u8; SECRET_BYTES]>>, StoreError> {
     let sql = transaction.sql();
@@ -21,8 +21,8 @@ pub async fn known_secret<T: StoreTransaction>(
 }
 
 /// Makes a secret, unless there is one.
-pub async fn make_secret<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn make_secret(
+    mut transaction: StoreTransaction,
     name: &str,
     new: &[u8; SECRET_BYTES],
     now: Timestamp,
@@ -36,8 +36,8 @@ pub async fn make_secret<T: StoreTransaction>(
 }
 
 /// Notes that a state was used; false when it had been.
-pub async fn use_state<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn use_state(
+    mut transaction: StoreTransaction,
     state: &TokenDigest,
     now: Timestamp,
 ) -> Result<bool, StoreError> {

@@ -8,13 +8,13 @@ use super::offset_value;
 use crate::keys::audit::{AuditFilter, AuditPage, NewAuditRow};
 
 /// Writes rows, in their order.
-pub async fn write<T: StoreTransaction>(transaction: &mut T, new: &[NewAuditRow]) -> Result<(), StoreError> {
+pub async fn write(transaction: &mut StoreTransaction, new: &[NewAuditRow]) -> Result<(), StoreError> {
     write_about(transaction, new, None).await
 }
 
 /// The same, with the folded name of an account that is not given again.
-pub async fn write_about<T: StoreTransaction>(
-    transaction: &mut T,
+pub async fn write_about(
+    transaction: &mut StoreTransaction,
     new: &[NewAuditRow],
     folded_name: Option<&str>,
 ) -> Result<(), StoreError> {
@@ -28,8 +28,8 @@ pub async fn write_about<T: StoreTransaction>(
 }
 
 /// A page, the newest rows first, and the number of all.
-pub async fn page<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn page(
+    mut transaction: StoreTransaction,
     filter: &AuditFilter,
     offset: u64,
     limit: u32,
@@ -43,10 +43,7 @@ pub async fn page<T: StoreTransaction>(
 }
 
 /// Deletes at most `limit` rows that are not kept any more.
-pub async fn forget<T: StoreTransaction>(
-    mut transaction: T,
-    limit: u32,
-) -> Result<ForgottenRows, StoreError> {
+pub async fn forget(mut transaction: StoreTransaction, limit: u32) -> Result<ForgottenRows, StoreError> {
     let sql = transaction.sql();
     let deleted: Vec<(i64,)> = transaction.rows(&sql.audit.forget, &values![limit]).await?;
     transaction.end().await?;

@@ -19,8 +19,8 @@ use crate::keys::{Account, Author, GrantCheck, Key, KeyOwner, MAX_KEYS_OF_PERSON
 use crate::token::TokenDigest;
 
 /// Creates a key.  Name, quota and what its maker may give are checked under the lock of all changes.
-pub async fn create<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn create(
+    mut transaction: StoreTransaction,
     gate: &Gate,
     new: &NewKey,
     quota: Option<u64>,
@@ -43,8 +43,8 @@ pub async fn create<T: StoreTransaction>(
 }
 
 /// Inserts keys whose secrets were made elsewhere: all of them or none.
-pub async fn import<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn import(
+    mut transaction: StoreTransaction,
     gate: &Gate,
     new: &[NewKey],
     quota: Option<u64>,
@@ -85,8 +85,8 @@ pub async fn import<T: StoreTransaction>(
 }
 
 /// Changes a key.  What it can do after the change is what its manager gives.
-pub async fn edit<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn edit(
+    mut transaction: StoreTransaction,
     gate: &Gate,
     id: i64,
     edit: &EditKey,
@@ -112,8 +112,8 @@ pub async fn edit<T: StoreTransaction>(
 }
 
 /// Replaces a key's secret.
-pub async fn rotate<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn rotate(
+    mut transaction: StoreTransaction,
     gate: &Gate,
     rotation: &Rotation,
     author: &Author,
@@ -140,8 +140,8 @@ pub async fn rotate<T: StoreTransaction>(
 }
 
 /// Revokes a key and deletes its previous secret.  A revoked key stays as it is.
-pub async fn revoke<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn revoke(
+    mut transaction: StoreTransaction,
     gate: &Gate,
     id: i64,
     now: Timestamp,
@@ -165,8 +165,8 @@ pub async fn revoke<T: StoreTransaction>(
 }
 
 /// Revokes the keys that are wanted: all of them, or none.  Gives them as they are then.
-pub async fn revoke_many<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn revoke_many(
+    mut transaction: StoreTransaction,
     gate: &Gate,
     wanted: &BulkRevocation,
     now: Timestamp,
@@ -206,8 +206,8 @@ pub async fn revoke_many<T: StoreTransaction>(
 }
 
 /// Deletes a key.
-pub async fn delete<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn delete(
+    mut transaction: StoreTransaction,
     gate: &Gate,
     id: i64,
     now: Timestamp,
@@ -224,8 +224,8 @@ pub async fn delete<T: StoreTransaction>(
 }
 
 /// The first keys after a position.
-pub async fn list_after<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn list_after(
+    mut transaction: StoreTransaction,
     filter: &KeyFilter,
     after: &ListPosition,
 ) -> Result<ListPage, StoreError> {
@@ -236,8 +236,8 @@ pub async fn list_after<T: StoreTransaction>(
 }
 
 /// At most `limit` keys after the first `offset` ones, and the number of all.
-pub async fn list_page<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn list_page(
+    mut transaction: StoreTransaction,
     filter: &KeyFilter,
     order: KeyOrder,
     offset: u64,
@@ -252,8 +252,8 @@ pub async fn list_page<T: StoreTransaction>(
 }
 
 /// The first live keys of an id above `after`, with their digests.
-pub async fn export_after<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn export_after(
+    mut transaction: StoreTransaction,
     after: i64,
     now: Timestamp,
 ) -> Result<Vec<StoredKey>, StoreError> {
@@ -264,7 +264,7 @@ pub async fn export_after<T: StoreTransaction>(
 }
 
 /// One key.
-pub async fn get<T: StoreTransaction>(mut transaction: T, id: i64) -> Result<Option<Key>, StoreError> {
+pub async fn get(mut transaction: StoreTransaction, id: i64) -> Result<Option<Key>, StoreError> {
     let sql = transaction.sql();
     let row: Option<KeyRow> = transaction.row(&sql.keys.by_id, &values![id]).await?;
     transaction.end().await?;
@@ -272,8 +272,8 @@ pub async fn get<T: StoreTransaction>(mut transaction: T, id: i64) -> Result<Opt
 }
 
 /// The key of a secret.
-pub async fn find_secret<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn find_secret(
+    mut transaction: StoreTransaction,
     digest: &TokenDigest,
 ) -> Result<Option<FoundKey>, StoreError> {
     let sql = transaction.sql();
@@ -284,8 +284,8 @@ pub async fn find_secret<T: StoreTransaction>(
 }
 
 /// Lets keys expire that nobody used, each with a row in the audit.
-pub async fn expire_idle<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn expire_idle(
+    mut transaction: StoreTransaction,
     now: Timestamp,
     used_until: Timestamp,
     limit: u32,
@@ -308,8 +308,8 @@ pub async fn expire_idle<T: StoreTransaction>(
 }
 
 /// The key of an id, and the account whose it is, both locked.  What the author does not see is not found.
-async fn lock_key<T: StoreTransaction>(
-    transaction: &mut T,
+async fn lock_key(
+    transaction: &mut StoreTransaction,
     id: i64,
     author: &Author,
 ) -> Result<(StoredKey, Option<Account>), ChangeError> {
@@ -330,8 +330,8 @@ async fn lock_key<T: StoreTransaction>(
 }
 
 /// The account whose a key is, which nobody changes before the transaction ends.
-async fn account_of<T: StoreTransaction>(
-    transaction: &mut T,
+async fn account_of(
+    transaction: &mut StoreTransaction,
     owner: &KeyOwner,
 ) -> Result<Option<Account>, ChangeError> {
     match owner.account() {
@@ -341,8 +341,8 @@ async fn account_of<T: StoreTransaction>(
 }
 
 /// The accounts whose these keys are, by their ids.
-async fn accounts_of<T: StoreTransaction>(
-    transaction: &mut T,
+async fn accounts_of(
+    transaction: &mut StoreTransaction,
     keys: &[StoredKey],
 ) -> Result<HashMap<i64, Account>, StoreError> {
     let mut ids: Vec<i64> = keys.iter().filter_map(|stored| stored.key.owner.account()).collect();
@@ -368,8 +368,8 @@ fn power_of_new<'k>(new: &'k NewKey, account: Option<&'k Account>) -> Power<'k> 
     }
 }
 
-async fn check_quota<T: StoreTransaction>(
-    transaction: &mut T,
+async fn check_quota(
+    transaction: &mut StoreTransaction,
     quota: Option<u64>,
     more: u64,
 ) -> Result<(), ChangeError> {
@@ -381,8 +381,8 @@ async fn check_quota<T: StoreTransaction>(
 }
 
 /// Checks that no other live key of this owner has the name.
-async fn check_name<T: StoreTransaction>(
-    transaction: &mut T,
+async fn check_name(
+    transaction: &mut StoreTransaction,
     name: &str,
     owner: &KeyOwner,
     id: Option<i64>,
@@ -403,8 +403,8 @@ async fn check_name<T: StoreTransaction>(
 }
 
 /// Inserts a key whose name is free.  The lock of all changes is held.
-async fn insert<T: StoreTransaction>(
-    transaction: &mut T,
+async fn insert(
+    transaction: &mut StoreTransaction,
     new: &NewKey,
     now: Timestamp,
 ) -> Result<StoredKey, ChangeError> {
@@ -420,7 +420,7 @@ async fn insert<T: StoreTransaction>(
     Ok(row.and_then(rows::key).ok_or(StoreError(StoreFailure::UnreadableRow))?)
 }
 
-async fn read<T: StoreTransaction>(transaction: &mut T, id: i64) -> Result<StoredKey, ChangeError> {
+async fn read(transaction: &mut StoreTransaction, id: i64) -> Result<StoredKey, ChangeError> {
     let sql = transaction.sql();
     let row: Option<KeyRow> = transaction.row(&sql.keys.by_id, &values![id]).await?;
     row.and_then(rows::key).ok_or(ChangeError::NotFound)

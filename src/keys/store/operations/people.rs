@@ -10,8 +10,8 @@ use crate::keys::StoredPerson;
 use crate::person::PersonId;
 
 /// Records a person, and evicts others where there are too many.
-pub async fn record<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn record(
+    mut transaction: StoreTransaction,
     gate: &Gate,
     person: &StoredPerson,
     max_people: u32,
@@ -40,8 +40,8 @@ pub async fn record<T: StoreTransaction>(
 }
 
 /// Writes that a person ended.
-pub async fn end<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn end(
+    mut transaction: StoreTransaction,
     gate: &Gate,
     person: &PersonId,
     now: Timestamp,
@@ -61,8 +61,8 @@ pub async fn end<T: StoreTransaction>(
 }
 
 /// Writes that people ended who were not seen for long.
-pub async fn end_idle<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn end_idle(
+    mut transaction: StoreTransaction,
     gate: &Gate,
     now: Timestamp,
     seen_until: Timestamp,

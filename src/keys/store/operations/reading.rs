@@ -12,10 +12,7 @@ use super::super::value::values;
 use crate::token::TokenDigest;
 
 /// Where the store stands, seen from a cursor.
-pub async fn look<T: StoreTransaction>(
-    mut transaction: T,
-    since: Option<&Cursor>,
-) -> Result<Look, StoreError> {
+pub async fn look(mut transaction: StoreTransaction, since: Option<&Cursor>) -> Result<Look, StoreError> {
     let revision = since.map_or(0, |since| since.revision.0);
     let sql = transaction.sql();
     let row: Option<LookRow> = transaction.row(&sql.look, &values![revision]).await?;
@@ -24,8 +21,8 @@ pub async fn look<T: StoreTransaction>(
 }
 
 /// The changes from a position in the log up to a revision.
-pub async fn changes<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn changes(
+    mut transaction: StoreTransaction,
     from: LogPosition,
     until: Revision,
 ) -> Result<ChangePage, StoreError> {
@@ -56,8 +53,8 @@ pub async fn changes<T: StoreTransaction>(
 }
 
 /// The sessions with a digest above this.
-pub async fn sessions<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn sessions(
+    mut transaction: StoreTransaction,
     after: Option<TokenDigest>,
 ) -> Result<SessionPage, StoreError> {
     let after = after.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec());
@@ -68,7 +65,7 @@ pub async fn sessions<T: StoreTransaction>(
 }
 
 /// The people whose records have an id above this.
-pub async fn people<T: StoreTransaction>(mut transaction: T, after: i64) -> Result<PersonPage, StoreError> {
+pub async fn people(mut transaction: StoreTransaction, after: i64) -> Result<PersonPage, StoreError> {
     let sql = transaction.sql();
     let page: Vec<PersonRow> = transaction.rows(&sql.people.page, &values![after]).await?;
     transaction.end().await?;
@@ -76,10 +73,7 @@ pub async fn people<T: StoreTransaction>(mut transaction: T, after: i64) -> Resu
 }
 
 /// The service accounts with an id above this.
-pub async fn accounts<T: StoreTransaction>(
-    mut transaction: T,
-    after: i64,
-) -> Result<AccountPage, StoreError> {
+pub async fn accounts(mut transaction: StoreTransaction, after: i64) -> Result<AccountPage, StoreError> {
     let sql = transaction.sql();
     let page: Vec<AccountRow> = transaction.rows(&sql.accounts.page, &values![after]).await?;
     transaction.end().await?;
@@ -87,8 +81,8 @@ pub async fn accounts<T: StoreTransaction>(
 }
 
 /// Deletes at most `limit` rows that ended at an instant or before, by a statement that takes the two.
-pub async fn forget<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn forget(
+    mut transaction: StoreTransaction,
     sql: &str,
     ended_until: Timestamp,
     limit: u32,

@@ -15,8 +15,8 @@ use crate::token::TokenDigest;
 
 /// Creates the sessions of one log-in, and ends the person's oldest ones beyond the limit.  Of how many log-ins ended the
 /// rows of the audit say `count`.
-pub async fn create<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn create(
+    mut transaction: StoreTransaction,
     gate: &Gate,
     sessions: &[StoredSession],
     limit: SessionLimit,
@@ -51,8 +51,8 @@ pub async fn create<T: StoreTransaction>(
 }
 
 /// Deletes a session and the others of its log-in.
-pub async fn close<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn close(
+    mut transaction: StoreTransaction,
     gate: &Gate,
     digest: &TokenDigest,
     audit_rows: &[NewAuditRow],
@@ -67,8 +67,8 @@ pub async fn close<T: StoreTransaction>(
 }
 
 /// Deletes all sessions of a person.  The row of the audit counts the log-ins that ended.
-pub async fn end_all<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn end_all(
+    mut transaction: StoreTransaction,
     gate: &Gate,
     person: &PersonId,
     used_after: Timestamp,
@@ -86,8 +86,8 @@ pub async fn end_all<T: StoreTransaction>(
 }
 
 /// Writes what a person's source said of them into the sessions of a log-in.
-pub async fn update_claims<T: StoreTransaction>(
-    mut transaction: T,
+pub async fn update_claims(
+    mut transaction: StoreTransaction,
     gate: &Gate,
     digest: &TokenDigest,
     claims: &Map<String, Value>,
