@@ -143,8 +143,9 @@ bench: need-rust need-python
 	benches/run.sh
 
 # Through a real Envoy: no filter, api_key_auth, ext_authz to us, and the module inside.
-bench-envoy: need-rust need-python tools
-	$(CARGO) build --locked --release
+bench-envoy: need-rust need-python tools module
+	$(CARGO) build --locked --release --package envoy-auth-tokens --bin envoy-auth-tokens
+	$(CARGO) build --locked --release --manifest-path benches/allow-all/Cargo.toml --target-dir target/allow-all
 	$(PYTHON) -B benches/envoy.py --write
 
 bench-keys: need-rust need-python

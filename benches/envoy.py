@@ -1,4 +1,5 @@
-"""Measures what a decision costs behind a real Envoy: no filter, api_key_auth, ext_authz to us, and the module inside.
+"""Measures what a decision costs behind a real Envoy: no filter, api_key_auth, ext_authz to a server that does nothing,
+ext_authz to us, and the module inside.
 
     make bench-envoy
 
@@ -9,6 +10,7 @@ ratios.  Everything stays on loopback and ends by itself.
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -16,17 +18,20 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TICK = os.sysconf("SC_CLK_TCK")
 PATIENCE = 120
-TOKEN = "bench-token-000000000"
+# What the server that does nothing lets pass.
+ALLOW_ALL_TOKEN = "eat_bench0KnownToken0000000000000000000000"
 DYNAMIC = "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
 
 
@@ -34,6 +39,12 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def resident(process):
+    """Bytes of memory that are resident."""
+    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)[1]) * 1024
 
 
 def cpu(process):
@@ -46,18 +57,37 @@ def token(number):
     return f"bench-token-{number:09}"
 
 
-def our_config(folder, tokens, listen):
-    entries = [
-        {"name": f"t{number}", "token": token(number), "actor": {"id": f"a{number}", "role": "Viewer"}}
-        for number in range(tokens)
-    ]
-    config = {
-        "ext_authz": {"listen": listen},
-        "probes": {"listen": f"127.0.0.1:{free_port()}"},
-        "tokens": entries,
-    }
+def our_config(folder, tokens, listen, store=None):
+    """A configuration of this many tokens, or one of a store that has them as issued keys."""
+    config = {"ext_authz": {"listen": listen}, "probes": {"listen": f"127.0.0.1:{free_port()}"}}
+    if store:
+        config["keys"] = {"store": f"sqlite:{store}"}
+    else:
+        config["tokens"] = [
+            {"name": f"t{number}", "token": token(number), "actor": {"id": f"a{number}", "role": "Viewer"}}
+            for number in range(tokens)
+        ]
     path = folder / "config.yaml"
     path.write_text(json.dumps(config))
+    return path
+
+
+def fill(arguments, folder, keys):
+    """A store with this many issued keys, which our server makes first."""
+    path = folder / f"keys-{keys}.db"
+    config = our_config(folder, 0, f"127.0.0.1:{free_port()}", path)
+    probes = json.loads(config.read_text())["probes"]["listen"]
+    log = folder / "fill.log"
+    with running([str(arguments.ours), "serve", "--config", str(config), "--drain", "0s"], "1", log) as server:
+        wait_for(f"http://{probes}/ready", server, log)
+    far = int(time.time()) + 365 * 24 * 3600
+    rows = (
+        (f"t{number}", "Viewer", hashlib.sha256(token(number).encode()).digest(), far - 10**7, "bench", far)
+        for number in range(keys)
+    )
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        sql = "INSERT INTO api_keys (name, role, digest, created_at, created_by, expires_at) VALUES (?, ?, ?, ?, ?, ?)"
+        database.executemany(sql, rows)
     return path
 
 
@@ -195,6 +225,24 @@ def wait_for(url, process, log):
     sys.exit(f"{url} never said 200:\n{pathlib.Path(log).read_text()[-3000:]}")
 
 
+def wait_for_answer(port, bearer, expected, process, log):
+    """Until the answer is this one: a store with many keys takes seconds to read, and is 503 before."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline and process.poll() is None:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/x", headers={"authorization": f"Bearer {bearer}"})
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                status = str(answer.status)
+        except urllib.error.HTTPError as error:
+            status = str(error.code)
+        except OSError:
+            status = ""
+        if status == expected:
+            return
+        time.sleep(0.05)
+    sys.exit(f"the answer never was {expected}:\n{pathlib.Path(log).read_text()[-3000:]}")
+
+
 def load(port, requests, bearer):
     """Requests a second, and p50 and p99 in microseconds, of those with this token; no answer may be another status."""
     with tempfile.NamedTemporaryFile("r") as lines:
@@ -227,43 +275,51 @@ def measure(kind, arguments, folder):
             listen, address = f"unix:{path}", {"pipe": {"path": str(path)}}
         filter, cluster = ext_authz(address)
         filters, clusters = [filter], [cluster]
-        config = our_config(folder, tokens, listen)
-        probes = json.loads(config.read_text())["probes"]["listen"]
-        command = [str(arguments.ours), "serve", "--config", str(config), "--log-decisions", "none", "--drain", "0s"]
-        command += ["--workers", str(workers)] if workers else []
+        if workers:
+            config = our_config(folder, tokens, listen)
+            probes = json.loads(config.read_text())["probes"]["listen"]
+            command = [str(arguments.ours), "serve", "--config", str(config), "--log-decisions", "none", "--drain", "0s"]
+            command += ["--workers", str(workers)]
+        else:
+            probes, command = None, [str(arguments.allow_all), listen]
         server = running(command, "1", folder / "server.log")
     elif name == "api_key_auth":
         filters = [api_key_auth(tokens)]
     elif name.startswith("module"):
-        filters = [module(arguments.module, our_config(folder, tokens, "127.0.0.1:0"))]
+        filters = [module(arguments.module, our_config(folder, tokens, "127.0.0.1:0", kind.get("store")))]
     envoy_file = folder / "envoy.json"
     envoy_file.write_text(json.dumps(envoy_config(port, admin, filters, clusters)))
     command = [str(arguments.envoy), "-c", str(envoy_file), "--concurrency", "1", "--disable-hot-restart", "-l", "warn"]
     log = folder / "envoy.log"
     with server as serving:
-        if serving:
+        if serving and probes:
             wait_for(f"http://{probes}/ready", serving, folder / "server.log")
         with running(command, "0", log, ENVOY_AUTH_TOKENS_FOLDER=str(folder)) as envoy:
             wait_for(f"http://127.0.0.1:{admin}/ready", envoy, log)
-            bearer = token(tokens // 2) if kind["allowed"] else "nobody-token-000000000"
+            known = token(tokens // 2) if workers or not transport else ALLOW_ALL_TOKEN
+            bearer = known if kind["allowed"] else "nobody-token-000000000"
+            expected = "200" if kind["allowed"] or not filters else "401"
+            wait_for_answer(port, bearer, expected, envoy, log)
             load(port, 5000, bearer)
             before = cpu(envoy), cpu(serving) if serving else 0
             statuses, rate, p50, p99 = load(port, arguments.requests, bearer)
             after = cpu(envoy), cpu(serving) if serving else 0
-            expected = {"200"} if kind["allowed"] or not filters else {"401"}
-            if statuses != expected:
+            memory = resident(envoy)
+            if statuses != {expected}:
                 sys.exit(f"{name}: {statuses} instead of {expected}\n{log.read_text()[-3000:]}")
     spent = [(b - a) / arguments.requests * 1e6 for a, b in zip(before, after)]
-    return {"envoy": spent[0], "server": spent[1], "rate": rate, "p50": p50, "p99": p99}
+    return {"envoy": spent[0], "server": spent[1], "rate": rate, "p50": p50, "p99": p99, "memory": memory}
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--ours", default=ROOT / "target/release/envoy-auth-tokens", type=pathlib.Path)
-    parser.add_argument("--module", default=ROOT / "target/release/libenvoy_auth_tokens_module.so", type=pathlib.Path)
+    parser.add_argument("--allow-all", default=ROOT / "target/allow-all/release/allow-all", type=pathlib.Path)
+    parser.add_argument("--module", default=ROOT / "target/dist/libenvoy_auth_tokens.so", type=pathlib.Path)
     parser.add_argument("--requests", default=100_000, type=int)
     parser.add_argument("--rounds", default=5, type=int)
     parser.add_argument("--tokens", default=[10, 1_000, 1_000_000], type=int, nargs="+")
+    parser.add_argument("--keys", default=[10, 1_000_000], type=int, nargs="+", help="issued keys in a SQLite store")
     parser.add_argument("--only", default="", help="kinds whose name begins so, and no filter")
     parser.add_argument("--write", action="store_true", help="replace the section of benches/RESULTS.md")
     arguments = parser.parse_args()
@@ -275,28 +331,29 @@ def main():
     arguments.envoy = re.search("^envoy=(.*)$", told.stdout, re.M)[1]
     kinds = [{"name": "no filter", "tokens": 0, "allowed": True}]
     kinds += [{"name": "api_key_auth", "tokens": 1_000, "allowed": allowed} for allowed in (True, False)]
+    kinds.append({"name": "ext_authz to allow-all", "tokens": 1, "allowed": True, "transport": "tcp"})
     for transport in ("tcp", "unix"):
         for workers in (1, 2):
-            kinds.append(
-                {
-                    "name": f"ext_authz to us, {transport}, {workers} workers",
-                    "tokens": 1_000,
-                    "allowed": True,
-                    "transport": transport,
-                    "workers": workers,
-                }
-            )
+            name = f"ext_authz to us, {transport}, {workers} worker{'s'[: workers - 1]}"
+            kind = {"name": name, "tokens": 1_000, "transport": transport, "workers": workers}
+            kinds.append(kind | {"allowed": True})
+    kinds.append(kinds[-4] | {"allowed": False})
+    stores = tempfile.TemporaryDirectory()
     for tokens in arguments.tokens:
         for allowed in (True, False):
             kinds.append({"name": "module", "tokens": tokens, "allowed": allowed})
+    for keys in arguments.keys:
+        store = fill(arguments, pathlib.Path(stores.name), keys)
+        for allowed in (True, False):
+            kinds.append({"name": "module, issued keys", "tokens": keys, "allowed": allowed, "store": store})
     kinds = [kind for kind in kinds if kind["name"] == "no filter" or kind["name"].startswith(arguments.only)]
     rounds = {index: [] for index in range(len(kinds))}
     for _ in range(arguments.rounds):
         for index, kind in enumerate(kinds):
             with tempfile.TemporaryDirectory() as folder:
                 rounds[index].append(measure(kind, arguments, folder))
-    rows = ["| kind | tokens | answer | Envoy µs | server µs | over no filter | requests/s | p50 µs | p99 µs |"]
-    rows.append("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    rows = ["| kind | tokens | answer | Envoy µs | server µs | over no filter | requests/s | p50 µs | p99 µs | Envoy MB |"]
+    rows.append("| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     base = None
     for index, kind in enumerate(kinds):
         of = lambda name: statistics.median(row[name] for row in rounds[index])
@@ -305,7 +362,7 @@ def main():
         answer = "200" if kind["allowed"] else "401"
         rows.append(
             f"| {kind['name']} | {kind['tokens']:,} | {answer} | {of('envoy'):.1f} | {of('server'):.1f} "
-            f"| {both / base:.2f} | {of('rate'):,.0f} | {of('p50'):,.0f} | {of('p99'):,.0f} |"
+            f"| {both / base:.2f} | {of('rate'):,.0f} | {of('p50'):,.0f} | {of('p99'):,.0f} | {of('memory') / 1e6:,.0f} |"
         )
     table = "\n".join(rows)
     print(table)

@@ -65,6 +65,8 @@ WINDOW, AFTER = 10, 3
 POLL = 0.1
 # Nothing more happens once so few bytes a server came from the store within so many seconds.
 SETTLED_BYTES, SETTLED = 10_000, 2
+# A copy of the filled database, which no server reads: what PostgreSQL and the machine alone do to a Check.
+CONTROL = "control"
 # Bytes that a replica may take for a key, at most, while it reads everything; and without any key.
 MEMORY_A_KEY, MEMORY = 1200, 64 * 1024 * 1024
 
@@ -115,10 +117,24 @@ def read_anew(_, database):
     database.end_connections()
 
 
-def updated(_, database):
+def update(database):
+    """The statement that updates a fifth of the keys."""
     role = "CASE role WHEN 'Viewer' THEN 'Editor' ELSE 'Viewer' END"
-    update = f"UPDATE api_keys SET role = {role} WHERE id <= {database.store.keys // 5}"
-    database.sql(f"BEGIN; {update}; {database.another_key()}; COMMIT")
+    return f"UPDATE api_keys SET role = {role} WHERE id <= {database.store.keys // 5}"
+
+
+def updated(_, database):
+    database.sql(f"BEGIN; {update(database)}; {database.another_key()}; COMMIT")
+
+
+def read_elsewhere(_, database):
+    """What PostgreSQL does for a whole reading, in a database that no server of ours knows."""
+    database.postgres.psql(CONTROL, r"\copy api_keys TO /dev/null")
+
+
+def updated_elsewhere(_, database):
+    """What PostgreSQL does for such an update, in a database that no server of ours knows."""
+    database.postgres.psql(CONTROL, update(database))
 
 
 def listed(server, database):
@@ -281,8 +297,11 @@ def checks(arguments, folder, database):
         "connections ended, all read anew": read_anew,
         f"{database.store.keys // 5:,} keys updated": updated,
         "all keys listed": listed,
+        "all keys read elsewhere": read_elsewhere,
+        f"{database.store.keys // 5:,} keys updated elsewhere": updated_elsewhere,
         "quiet, again": None,
     }
+    database.postgres.psql("postgres", f"CREATE DATABASE {CONTROL} TEMPLATE {database.name}")
     found = {}
     for workers in arguments.workers:
         server = Server(arguments, folder, workers)
@@ -558,6 +577,8 @@ Checks of a configured token, {rate} a second straight to the server and as many
 200 ms for an answer, as it does by default, and denies then: that counts as failed.  A request's time begins when the
 client sends it, whether or not earlier ones were answered.  "Current after" is when the server knew of a change that came
 with or after the event; a row's requests are those since its event, for {window} s at least and until {after} s after that.
+"Elsewhere" is the same work of PostgreSQL in a database that our server does not read: such a row tells what the machine
+does to a Check, and not what the server does.
 The server runs on core {one} with one worker and on cores {two} with two; {cores}.  Where they share cores, two workers
 wait for PostgreSQL and Envoy now and then, which they would not in production.  The clients run {priority} and were
 {late:.0f} ms late at most.  "Others" is the share of all cores that went to processes which are no part of this, and to other
