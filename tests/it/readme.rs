@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::harness::documents::{self, Block};
+use crate::harness::envoy::Program;
 use crate::harness::server::{Ran, run};
 use crate::harness::{Envoy, Server, Shape, Upstream, grpc, tools};
 
@@ -150,13 +151,7 @@ fn the_quick_start_of_the_readme_ends_with_what_it_shows() {
     let ran = terminal(&format!("cd {folder}; PATH={binaries}:$PATH; {printed}"), &[]);
     assert_eq!((ran.code(), ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
     let text = std::fs::read_to_string(server.folder().join("envoy.yaml")).unwrap();
-    let admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }\n";
-    for port in ["port_value: 10000", "port_value: 8080"] {
-        assert_eq!(text.matches(port).count(), 1, "{port} in {text}");
-    }
-    let text = text.replace("port_value: 10000", "port_value: 0");
-    let text = text.replace("port_value: 8080", &format!("port_value: {}", application.port));
-    let envoy = Envoy::configured(&format!("{admin}{text}"));
+    let envoy = Envoy::configured(&moved(&text, application.port));
 
     let here = |line: &str| {
         let line = line.replace("127.0.0.1:10000", &envoy.address().to_string());
@@ -166,33 +161,45 @@ fn the_quick_start_of_the_readme_ends_with_what_it_shows() {
     envoy.assert_no_fault_of(&server);
 }
 
-/// The application of the demo.
-struct Application {
-    child: std::process::Child,
-    port: u16,
-}
-
-impl Application {
-    fn start(file: &str) -> Self {
-        use std::io::BufRead;
-        let mut command = Command::new("python3");
-        command.arg(tools::root().join(file)).stdout(std::process::Stdio::piped());
-        let mut child = command.spawn().expect("python3");
-        let mut line = String::new();
-        std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Self { child, port: line.trim().parse().unwrap_or_else(|_| panic!("no port: {line:?}")) }
+/// The printed configuration on a port of its own, before the application on that port.
+fn moved(config: &str, application: u16) -> String {
+    for port in ["port_value: 10000", "port_value: 8080"] {
+        assert_eq!(config.matches(port).count(), 1, "{port} in {config}");
     }
-}
-
-impl Drop for Application {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
+    let config = config.replace("port_value: 10000", "port_value: 0");
+    let config = config.replace("port_value: 8080", &format!("port_value: {application}"));
+    format!("admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}\n{config}")
 }
 
 #[test]
-fn the_readme_has_at_most_150_lines() {
-    let lines = documents::document("README.md").text.lines().count();
-    assert!(lines <= 150, "{lines} lines: README is for ten minutes, docs/ for the rest");
+fn the_quick_start_inside_envoy_ends_with_what_it_shows() {
+    let blocks =
+        documents::document("docs/quick-start-inside-envoy.md").blocks_below("Quick start: inside Envoy");
+    let parts: Vec<_> = blocks.iter().map(Block::parts).collect();
+    let [("yaml", config), ("sh", start), ("sh", application), ("console", curl)] = parts[..] else {
+        panic!("a block that is not run here: {blocks:#?}")
+    };
+    let (print, start) = start.split_once("\nexport ").unwrap();
+    assert_eq!(start, "ENVOY_AUTH_TOKENS_FOLDER=$PWD\nenvoy -c envoy.yaml");
+    assert_eq!(application, "python3 deploy/demo/upstream.py 8080");
+    let application = Application::start("deploy/demo/upstream.py");
+
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("libenvoy_auth_tokens.so");
+    std::os::unix::fs::symlink(tools::module(), library).unwrap();
+    std::fs::write(folder.path().join("config.yaml"), config).unwrap();
+    let binaries = std::path::Path::new(crate::harness::server::BINARY).parent().unwrap().display();
+    let folder = folder.path().to_str().unwrap();
+    let ran = terminal(&format!("cd {folder}; PATH={binaries}:$PATH; {print}"), &[]);
+    assert_eq!((ran.code(), ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
+
+    let text = std::fs::read_to_string(format!("{folder}/envoy.yaml")).unwrap();
+    let environment = vec![("ENVOY_AUTH_TOKENS_FOLDER".to_owned(), folder.to_owned())];
+    let program = Program { environment, ..Program::default() };
+    let envoy = Envoy::running(&moved(&text, application.port), &program);
+    let here = |line: &str| {
+        let line = line.replace("127.0.0.1:10000", &envoy.address().to_string());
+        format!("cd {folder}; {}", line.replace("curl ", "curl --silent "))
+    };
+    play(curl, here, &[]);
 }
