@@ -443,6 +443,30 @@ fn maps_merge_and_null_takes_away() {
 }
 
 #[test]
+fn names_that_look_like_numbers_stay_texts_and_no_label_is_there_twice() {
+    // YAML of which a key is there twice is not read here.
+    let values = "
+commonLabels: {team: all, release: all}
+podLabels: {team: pods}
+podAnnotations: {prometheus.io/scrape: 'false'}
+dashboards: {enabled: true, labels: {release: grafana}}
+";
+    // A release's name may have dots, a Service's may not.
+    let dotted = released("v1.apis", values);
+    assert_valid(&dotted);
+    let deployment = dotted.get("Deployment", "v1-apis-envoy-auth-tokens");
+    let pod = &deployment["spec"]["template"]["metadata"];
+    assert_eq!(deployment["metadata"]["labels"]["team"], "all");
+    assert_eq!(pod["labels"]["team"], "pods");
+    assert_eq!(pod["annotations"]["prometheus.io/scrape"], "false");
+    let dashboards = dotted.get("ConfigMap", "v1-apis-envoy-auth-tokens-dashboards");
+    assert_eq!(dashboards["metadata"]["labels"]["release"], "grafana");
+    assert_valid(&released("true", "nameOverride: '123'\nfullnameOverride: 'true'\nexistingSecret: '1e5'"));
+    let ran = helm(&["template", "123"], "");
+    assert!(!ran.status.success() && ran.stderr.contains("begins with a digit"), "{ran:?}");
+}
+
+#[test]
 fn beside_a_chart_with_templates_of_the_same_names_it_stays_itself() {
     let folder = tempfile::TempDir::new().unwrap();
     let other = folder.path().join("charts/other");
@@ -575,6 +599,8 @@ fn values_that_make_no_sense_are_refused_in_a_sentence() {
             "config: write `admin: {public_url: \"https://k.example\"}`",
         ),
         ("nameOverride: Mine", "/nameOverride"),
+        ("fullnameOverride: 1st", "/fullnameOverride"),
+        ("commonLabels: {app.kubernetes.io/name: x}", "invalid propertyName 'app.kubernetes.io/name'"),
         ("livenessProbe: {period: 5}", "invalid propertyName 'period'"),
         ("existingSecret: ''", "/existingSecret"),
         ("existingSecret: Mine", "/existingSecret"),

@@ -3,38 +3,35 @@
 {{ default .Chart.Name .Values.nameOverride | trunc 53 | trimSuffix "-" }}
 {{- end }}
 
-{{- /* At most 53 characters, so that what is added to it is still a label's value. */ -}}
+{{- /* At most 53 characters, so that what is added to it is still a label's value.  A Service's name has no dots; a
+release's may. */ -}}
 {{- define "envoy-auth-tokens.fullname" -}}
 {{- $name := include "envoy-auth-tokens.name" . }}
+{{- $release := .Release.Name | replace "." "-" }}
 {{- if .Values.fullnameOverride }}{{ .Values.fullnameOverride | trunc 53 | trimSuffix "-" }}
-{{- else if contains $name .Release.Name }}{{ .Release.Name | trunc 53 | trimSuffix "-" }}
-{{- else }}{{ printf "%s-%s" .Release.Name $name | trunc 53 | trimSuffix "-" }}{{ end }}
+{{- else if contains $name $release }}{{ $release | trunc 53 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-%s" $release $name | trunc 53 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
 {{- define "envoy-auth-tokens.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "envoy-auth-tokens.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "envoy-auth-tokens.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{- define "envoy-auth-tokens.commonLabels" -}}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- /* The labels of an object: the chart's, `more`, and `commonLabels`.  Where two of them have one name, the first is taken.
+`part` is of a Pod that is none of the servers: no Service and no selector may take it for one. */ -}}
+{{- define "envoy-auth-tokens.labelsOf" -}}
+{{- $name := include "envoy-auth-tokens.name" .root }}
+{{- with .part }}{{ $name = printf "%s-%s" $name . }}{{ end }}
+{{- $labels := dict "app.kubernetes.io/name" $name "app.kubernetes.io/instance" .root.Release.Name }}
+{{- $_ := set $labels "app.kubernetes.io/version" (.root.Chart.AppVersion | replace "+" "_") }}
+{{- $_ := set $labels "app.kubernetes.io/managed-by" .root.Release.Service }}
+{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_") }}
+{{- merge $labels (.more | default dict) .root.Values.commonLabels | toYaml }}
 {{- end }}
 
 {{- define "envoy-auth-tokens.labels" -}}
-{{ include "envoy-auth-tokens.selectorLabels" . }}
-{{ include "envoy-auth-tokens.commonLabels" . }}
-{{- end }}
-
-{{- /* Of a Pod that is none of the servers: no Service and no selector may take it for one. */ -}}
-{{- define "envoy-auth-tokens.labelsOf" -}}
-app.kubernetes.io/name: {{ printf "%s-%s" (include "envoy-auth-tokens.name" .root) .part }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
-{{ include "envoy-auth-tokens.commonLabels" .root }}
+{{ include "envoy-auth-tokens.labelsOf" (dict "root" .) }}
 {{- end }}
 
 {{- define "envoy-auth-tokens.image" -}}
@@ -89,6 +86,9 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 
 {{- /* Values that do not fit together are denied here, once. */ -}}
 {{- define "envoy-auth-tokens.assertConsistent" -}}
+{{- if not (regexMatch "^[a-z]" (include "envoy-auth-tokens.fullname" .)) }}
+{{- fail (printf "a Service cannot be named %s, which begins with a digit: set fullnameOverride" (include "envoy-auth-tokens.fullname" .)) }}
+{{- end }}
 {{- $config := fromJson (include "envoy-auth-tokens.configJson" .) }}
 {{- $tls := dig "ext_authz" "tls" "" $config }}
 {{- if and .Values.tls.existingSecret (not $tls) }}
@@ -164,7 +164,7 @@ moment.  And those of the values. */ -}}
   projected:
     defaultMode: 0440
     sources:
-    - configMap: { name: {{ .configMap }} }
+    - configMap: { name: {{ .configMap | quote }} }
     {{- with .root.Values.secretFiles }}
     - secret:
         name: {{ $.root.Values.existingSecret | quote }}
