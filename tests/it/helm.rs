@@ -414,9 +414,30 @@ config: {ext_authz: {listen: '127.0.0.1:9191'}}
     }
     let labels = &released.get("Deployment", OURS)["spec"]["template"]["metadata"]["labels"];
     assert_eq!(labels["sidecar.istio.io/inject"], "true");
+    // The AuthorizationPolicy lets nobody to /metrics, so its port stays outside of the mesh.
+    let annotations = &released.get("Deployment", OURS)["spec"]["template"]["metadata"]["annotations"];
+    assert_eq!(annotations["traffic.sidecar.istio.io/excludeInboundPorts"], "9193");
+    assert_eq!(annotations["prometheus.istio.io/merge-metrics"], "false");
     // A Pod that ends gets no Envoy that goes on.
     let job = &released.get("Job", "envoy-auth-tokens-check")["spec"]["template"]["metadata"]["labels"];
     assert_eq!(job["sidecar.istio.io/inject"], "false");
+}
+
+#[test]
+fn in_istio_gateways_reach_the_admin_listener() {
+    let values = "
+istio: {enabled: true, mayAsk: [shop], mayAdminister: [gateways]}
+config: {ext_authz: {listen: '127.0.0.1:9191'}, admin: {listen: '0.0.0.0:9192'}}
+admin: {service: {enabled: true}}
+";
+    let released = released(OURS, values);
+    assert_valid(&released);
+    let ingress = &released.get("Sidecar", OURS)["spec"]["ingress"][1];
+    let port = json!({"name": "admin", "number": 9192, "protocol": "HTTP"});
+    assert_eq!(ingress, &json!({"port": port, "defaultEndpoint": "127.0.0.1:9192"}));
+    let rule = &released.get("AuthorizationPolicy", OURS)["spec"]["rules"][1];
+    assert_eq!(rule["from"][0]["source"]["namespaces"], json!(["gateways"]));
+    assert_eq!(rule["to"], json!([{"operation": {"ports": ["9192"]}}]));
 }
 
 #[test]
@@ -587,6 +608,11 @@ fn values_that_make_no_sense_are_refused_in_a_sentence() {
         (
             "istio: {enabled: true}\nconfig: {ext_authz: {listen: '127.0.0.1:9191'}}",
             "name the namespaces whose Envoys may ask",
+        ),
+        (
+            "istio: {enabled: true, mayAsk: [shop]}\nadmin: {service: {enabled: true}}\n\
+             config: {ext_authz: {listen: '127.0.0.1:9191'}, admin: {listen: '0.0.0.0:9192'}}",
+            "istio.mayAdminister: name the namespaces",
         ),
         ("certificate: {enabled: true}", "name the Secret that cert-manager is to write"),
         ("externalSecret: {enabled: true}", "name a store of External Secrets"),

@@ -84,6 +84,10 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- include "envoy-auth-tokens.port" (dict "root" . "section" "admin" "usual" "9192") }}
 {{- end }}
 
+{{- define "envoy-auth-tokens.adminScheme" -}}
+{{- ternary "https" "http" (not (empty (dig "admin" "tls" "" (fromJson (include "envoy-auth-tokens.configJson" .))))) }}
+{{- end }}
+
 {{- /* Values that do not fit together are denied here, once. */ -}}
 {{- define "envoy-auth-tokens.assertConsistent" -}}
 {{- if not (regexMatch "^[a-z]" (include "envoy-auth-tokens.fullname" .)) }}
@@ -108,6 +112,9 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 {{- if and .Values.istio.enabled (not .Values.istio.mayAsk) }}
 {{- fail "istio.mayAsk: name the namespaces whose Envoys may ask" }}
+{{- end }}
+{{- if and .Values.istio.enabled .Values.admin.service.enabled (not .Values.istio.mayAdminister) }}
+{{- fail "istio.mayAdminister: name the namespaces, such as a gateway's, that may reach the admin listener" }}
 {{- end }}
 {{- with .Values.externalSecret }}
 {{- if and .enabled (not .secretStoreRef.name) }}
