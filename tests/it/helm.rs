@@ -335,7 +335,7 @@ serviceAccount: {annotations: {eks.amazonaws.com/role-arn: 'arn:aws:iam::1:role/
 autoscaling:
   behavior: {scaleDown: {stabilizationWindowSeconds: 600}}
   metrics: [{type: Resource, resource: {name: memory, target: {type: Utilization, averageUtilization: 80}}}]
-podDisruptionBudget: {minAvailable: 2}
+podDisruptionBudget: {minAvailable: 1}
 ";
 
 #[test]
@@ -375,7 +375,7 @@ fn what_operators_fill_watch_and_route_fits_their_schemas() {
     let ingress = &released.get("Ingress", "mine-tokens-admin")["spec"];
     assert_eq!(ingress["rules"][0]["http"]["paths"][0]["backend"]["service"]["name"], "mine-tokens-admin");
     assert_eq!(ingress["tls"][0]["secretName"], "keys-tls");
-    assert_eq!(released.get("PodDisruptionBudget", name)["spec"]["minAvailable"], 2);
+    assert_eq!(released.get("PodDisruptionBudget", name)["spec"]["minAvailable"], 1);
     let scaler = &released.get("HorizontalPodAutoscaler", name)["spec"];
     assert_eq!(scaler["behavior"]["scaleDown"]["stabilizationWindowSeconds"], 600);
     assert_eq!(scaler["metrics"].as_array().unwrap().len(), 2);
@@ -457,6 +457,8 @@ fn maps_merge_and_null_takes_away() {
         pods[0]["securityContext"],
         json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}})
     );
+    let recreated = released(OURS, "strategy: {type: Recreate}");
+    assert_eq!(recreated.get("Deployment", OURS)["spec"]["strategy"], json!({"type": "Recreate"}));
     let emptied = released(OURS, "podSecurityContext: null\nsecurityContext: null\nresources: null");
     let text = json!([emptied.0]).to_string();
     assert!(!text.contains("securityContext"), "{text}");
@@ -640,6 +642,12 @@ fn values_that_make_no_sense_are_refused_in_a_sentence() {
         ("networkPolicy: {mayAsk: null}", "missing property 'mayAsk'"),
         ("image: {digest: sha256:12}", "/image/digest"),
         ("extraArgs: [serve]", "/extraArgs/0"),
+        // The program takes each once, and so does Kubernetes.
+        ("extraArgs: [--drain=1s]", "/extraArgs/0"),
+        ("extraEnv: [{name: DATABASE_URL, value: x}]", "DATABASE_URL is there already"),
+        ("autoscaling: {minReplicas: 5, maxReplicas: 2}", "maxReplicas is less than minReplicas"),
+        ("podDisruptionBudget: {minAvailable: 2}", "minAvailable must be less than the number of replicas, 2"),
+        ("configFile: 'ext_authz: x'", "write `ext_authz: {listen: \"0.0.0.0:9191\"}`"),
     ] {
         let ran = helm(&["template", OURS], values);
         assert!(!ran.status.success() && ran.stderr.contains(message), "{values}: {message}\n{}", ran.stderr);

@@ -54,6 +54,10 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- define "envoy-auth-tokens.configJson" -}}
 {{- $config := fromYaml (include "envoy-auth-tokens.configText" .) }}
 {{- if and .Values.configFile (hasKey $config "Error") }}{{ fail (printf "configFile is not YAML: %s" $config.Error) }}{{ end }}
+{{- /* A section that is no map counts as absent here; `check` says what is wrong with it. */}}
+{{- range $section := list "ext_authz" "probes" "admin" }}
+{{- if not (kindIs "map" (get $config $section)) }}{{ $_ := unset $config $section }}{{ end }}
+{{- end }}
 {{- toJson $config }}
 {{- end }}
 
@@ -116,6 +120,24 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- if and .Values.istio.enabled .Values.admin.service.enabled (not .Values.istio.mayAdminister) }}
 {{- fail "istio.mayAdminister: name the namespaces, such as a gateway's, that may reach the admin listener" }}
 {{- end }}
+{{- range .Values.extraEnv }}
+{{- if or (hasKey $.Values.secretEnv .name) (and $.Values.database.existingSecret (eq .name "DATABASE_URL")) }}
+{{- fail (printf "extraEnv: %s is there already, by secretEnv or database.existingSecret" .name) }}
+{{- end }}
+{{- end }}
+{{- with .Values.autoscaling }}
+{{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
+{{- fail "autoscaling: maxReplicas is less than minReplicas" }}
+{{- end }}
+{{- end }}
+{{- $fewest := ternary .Values.autoscaling.minReplicas .Values.replicas .Values.autoscaling.enabled | int }}
+{{- with .Values.podDisruptionBudget }}
+{{- if and .enabled (not (kindIs "invalid" .minAvailable)) (not (kindIs "string" .minAvailable)) }}
+{{- if ge (int .minAvailable) $fewest }}
+{{- fail (printf "podDisruptionBudget.minAvailable must be less than the number of replicas, %d: else no node can be drained" $fewest) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- with .Values.externalSecret }}
 {{- if and .enabled (not .secretStoreRef.name) }}
 {{- fail "externalSecret.secretStoreRef: name a store of External Secrets" }}
@@ -129,8 +151,8 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- if $door.enabled }}
 {{- if not $door.host }}{{ fail (printf "admin.%s.host: name the host under which keys are managed" $name) }}{{ end }}
 {{- if not $.Values.admin.service.enabled }}{{ fail (printf "admin.%s needs admin.service.enabled" $name) }}{{ end }}
-{{- $url := dig "admin" "public_url" "" $config }}
-{{- if not (regexMatch (printf "^https://%s(/.*)?$" (regexQuoteMeta $door.host)) $url) }}
+{{- $url := dig "admin" "public_url" "" $config | toString }}
+{{- if not (regexMatch (printf "^https://%s(:[0-9]+)?(/.*)?$" (regexQuoteMeta $door.host)) $url) }}
 {{- fail (printf "config: write `admin: {public_url: \"https://%s\"}`, as admin.%s.host says" $door.host $name) }}
 {{- end }}
 {{- end }}
