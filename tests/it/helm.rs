@@ -559,6 +559,12 @@ fn a_typo_in_the_configuration_stops_an_upgrade_before_anything_is_changed() {
         checked("config: {policies: {read: {allow: {role: [Viewer]}}}, default: {polcy: read}}");
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("polcy"), "{said}");
+    // Without a database, as the chart's README says, with another key of the Secret.
+    let (code, said) = checked(
+        "config: {keys: null, admin: null, users: null, tokens: [{token: {$env: BOT_TOKEN}, actor: {id: bot}}]}\n\
+         secretEnv: {BOT_TOKEN: admin-password}\nsecretFiles: []\ndatabase: {existingSecret: ''}",
+    );
+    assert_eq!(code, 0, "{said}");
     // A Secret's key that is not mounted.
     let (code, said) = checked("config: {tokens: [{token: {$file: secrets/bot}, actor: {id: bot}}]}");
     assert_eq!(code, 1, "{said}");
@@ -646,7 +652,7 @@ fn values_that_make_no_sense_are_refused_in_a_sentence() {
         ("extraArgs: [--drain=1s]", "/extraArgs/0"),
         ("extraEnv: [{name: DATABASE_URL, value: x}]", "DATABASE_URL is there already"),
         ("autoscaling: {minReplicas: 5, maxReplicas: 2}", "maxReplicas is less than minReplicas"),
-        ("podDisruptionBudget: {minAvailable: 2}", "minAvailable must be less than the number of replicas, 2"),
+        ("podDisruptionBudget: {minAvailable: 2}", "must be less than the number of replicas, 2"),
         ("configFile: 'ext_authz: x'", "write `ext_authz: {listen: \"0.0.0.0:9191\"}`"),
     ] {
         let ran = helm(&["template", OURS], values);
@@ -669,11 +675,7 @@ fn an_administrator_is_led_to_no_url_that_a_gateway_does_not_serve() {
 
 #[test]
 fn the_notes_name_what_the_release_has() {
-    let mut command = Command::new(tools::helm());
-    command.args(["install", "mine"]).arg(chart()).args(["--namespace", "apis", "--dry-run=client"]);
-    let ran = run(command, "");
-    assert!(ran.status.success(), "{ran:?}");
-    let (_, notes) = ran.stdout.split_once("NOTES:").unwrap_or_else(|| panic!("no notes: {ran:?}"));
+    let notes = notes("");
     for line in [
         "mine-envoy-auth-tokens.apis.svc:9191 ",
         "mine-envoy-auth-tokens-pods.apis.svc:9191 ",
@@ -682,4 +684,28 @@ fn the_notes_name_what_the_release_has() {
     ] {
         assert!(notes.contains(line), "{line}: {notes}");
     }
+    // Only what the configuration has.
+    let bare = self::notes("config: {keys: null, admin: null}\ndatabase: {existingSecret: other}");
+    assert!(!bare.contains("port-forward") && bare.contains(": envoy-auth-tokens, other."), "{bare}");
+    let published = self::notes(
+        "config: {admin: {listen: '0.0.0.0:9292', public_url: 'https://k.example:8443'}}\n\
+         admin: {service: {enabled: true}, ingress: {enabled: true, host: k.example}}",
+    );
+    for line in [
+        "managed at https://k.example:8443\n",
+        "deploy/mine-envoy-auth-tokens 9292\n",
+        "name somebody in networkPolicy.mayAdminister",
+    ] {
+        assert!(published.contains(line), "{line}: {published}");
+    }
+}
+
+fn notes(values: &str) -> String {
+    let mut command = Command::new(tools::helm());
+    command.args(["install", "mine"]).arg(chart());
+    command.args(["--namespace", "apis", "--dry-run=client", "--values", "-"]);
+    let ran = run(command, values);
+    assert!(ran.status.success(), "{ran:?}");
+    let (_, notes) = ran.stdout.split_once("NOTES:").unwrap_or_else(|| panic!("no notes: {ran:?}"));
+    notes.to_owned()
 }
