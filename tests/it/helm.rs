@@ -651,6 +651,10 @@ fn values_that_make_no_sense_are_refused_in_a_sentence() {
         // The program takes each once, and so does Kubernetes.
         ("extraArgs: [--drain=1s]", "/extraArgs/0"),
         ("extraEnv: [{name: DATABASE_URL, value: x}]", "DATABASE_URL is there already"),
+        ("extraEnv: [{name: A, value: 1}]", "/extraEnv/0/value"),
+        ("extraVolumes: [{name: config, emptyDir: {}}]", "/extraVolumes/0/name"),
+        ("image: {repository: 'registry.example.com/tokens:1'}", "/image/repository"),
+        ("config: {keys: {store: 'sqlite:keys.db'}}", "with SQLite each Pod would have keys of its own"),
         ("autoscaling: {minReplicas: 5, maxReplicas: 2}", "maxReplicas is less than minReplicas"),
         ("podDisruptionBudget: {minAvailable: 2}", "must be less than the number of replicas, 2"),
         ("configFile: 'ext_authz: x'", "write `ext_authz: {listen: \"0.0.0.0:9191\"}`"),

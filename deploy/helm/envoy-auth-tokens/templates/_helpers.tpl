@@ -55,7 +55,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- $config := fromYaml (include "envoy-auth-tokens.configText" .) }}
 {{- if and .Values.configFile (hasKey $config "Error") }}{{ fail (printf "configFile is not YAML: %s" $config.Error) }}{{ end }}
 {{- /* A section that is no map counts as absent here; `check` says what is wrong with it. */}}
-{{- range $section := list "ext_authz" "probes" "admin" }}
+{{- range $section := list "ext_authz" "probes" "admin" "keys" }}
 {{- if not (kindIs "map" (get $config $section)) }}{{ $_ := unset $config $section }}{{ end }}
 {{- end }}
 {{- toJson $config }}
@@ -129,6 +129,11 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
 {{- fail "autoscaling: maxReplicas is less than minReplicas" }}
 {{- end }}
+{{- end }}
+{{- $store := dig "keys" "store" "" $config }}
+{{- $most := ternary .Values.autoscaling.maxReplicas .Values.replicas .Values.autoscaling.enabled | int }}
+{{- if and (kindIs "string" $store) (hasPrefix "sqlite:" (toString $store)) (gt $most 1) }}
+{{- fail "config.keys.store: with SQLite each Pod would have keys of its own; name PostgreSQL, or one replica without autoscaling" }}
 {{- end }}
 {{- $fewest := ternary .Values.autoscaling.minReplicas .Values.replicas .Values.autoscaling.enabled | int }}
 {{- with .Values.podDisruptionBudget }}
