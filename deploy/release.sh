@@ -11,8 +11,8 @@
 #   sign            image and chart, without a key of ours: cosign asks the identity that the environment gives it
 #   github-release  a release of $TAG with every file of target/dist
 #
-# `archive`, `module-archive` and `chart-package` run in our tests.  The others need a registry, cosign and gh, which were never in reach:
-# they were never run.
+# `archive`, `module-archive` and `chart-package` run in our tests.  The others need a registry, cosign and gh, which were
+# never in reach: they were never run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -104,8 +104,10 @@ join_images() {
 }
 
 push_chart() {
+    local to
+    to=oci://$(registry)/charts
     [ -e "$dist/envoy-auth-tokens-$version.tgz" ] || fail 'the chart is missing: run make chart-package.'
-    helm push "$dist/envoy-auth-tokens-$version.tgz" "oci://$(registry)/charts"
+    helm push "$dist/envoy-auth-tokens-$version.tgz" "$to"
 }
 
 sign() {
@@ -143,5 +145,5 @@ case ${1:-} in
     push-chart) push_chart ;;
     sign) sign ;;
     github-release) github_release ;;
-    *) fail 'release.sh needs one part: archive, module-archive, chart-package, push-image, join-images, push-chart, sign or github-release.' ;;
+    *) fail 'name one part: archive, module-archive, chart-package, push-image, join-images, push-chart, sign, github-release.' ;;
 esac

@@ -40,13 +40,22 @@ cluster: none was there.
 
 What values can say:
 
-- `config` is merged with the chart's own: `--set config.realm=shop` changes that alone, and `null` takes a key away, such as
-  `keys: null` where there is no database. `--set-file configFile=config.yaml` takes a file as it is.
+- `config` is merged with the chart's own: `--set config.realm=shop` changes that alone, and `null` takes a key away.
+  `--set-file configFile=config.yaml` takes a file as it is.
 - A Job checks the configuration before an install or upgrade changes anything. An error stops it, with every line in
   `kubectl logs job/NAME-check`.
 - On OpenShift, which chooses users itself: `podSecurityContext: {runAsUser: null, runAsGroup: null, fsGroup: null}`.
 - In Istio: `istio: {enabled: true, mayAsk: [shop]}` and `config: {ext_authz: {listen: "127.0.0.1:9191"}}`.
 - Alerts need the Prometheus operator: `podMonitor`, `prometheusRule`; [what each of them means](../../../docs/runbooks.md).
+
+Without a database, for tokens of the configuration alone:
+
+```yaml
+config: {keys: null, admin: null, users: null, tokens: [{token: {$env: BOT_TOKEN}, actor: {id: bot}}]}
+secretEnv: {BOT_TOKEN: bot-token} # this key of the Secret
+secretFiles: []
+database: {existingSecret: ""}
+```
 
 ## Values
 

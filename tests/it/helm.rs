@@ -335,7 +335,7 @@ serviceAccount: {annotations: {eks.amazonaws.com/role-arn: 'arn:aws:iam::1:role/
 autoscaling:
   behavior: {scaleDown: {stabilizationWindowSeconds: 600}}
   metrics: [{type: Resource, resource: {name: memory, target: {type: Utilization, averageUtilization: 80}}}]
-podDisruptionBudget: {minAvailable: 2}
+podDisruptionBudget: {minAvailable: 1}
 ";
 
 #[test]
@@ -375,7 +375,7 @@ fn what_operators_fill_watch_and_route_fits_their_schemas() {
     let ingress = &released.get("Ingress", "mine-tokens-admin")["spec"];
     assert_eq!(ingress["rules"][0]["http"]["paths"][0]["backend"]["service"]["name"], "mine-tokens-admin");
     assert_eq!(ingress["tls"][0]["secretName"], "keys-tls");
-    assert_eq!(released.get("PodDisruptionBudget", name)["spec"]["minAvailable"], 2);
+    assert_eq!(released.get("PodDisruptionBudget", name)["spec"]["minAvailable"], 1);
     let scaler = &released.get("HorizontalPodAutoscaler", name)["spec"];
     assert_eq!(scaler["behavior"]["scaleDown"]["stabilizationWindowSeconds"], 600);
     assert_eq!(scaler["metrics"].as_array().unwrap().len(), 2);
@@ -414,9 +414,30 @@ config: {ext_authz: {listen: '127.0.0.1:9191'}}
     }
     let labels = &released.get("Deployment", OURS)["spec"]["template"]["metadata"]["labels"];
     assert_eq!(labels["sidecar.istio.io/inject"], "true");
+    // The AuthorizationPolicy lets nobody to /metrics, so its port stays outside of the mesh.
+    let annotations = &released.get("Deployment", OURS)["spec"]["template"]["metadata"]["annotations"];
+    assert_eq!(annotations["traffic.sidecar.istio.io/excludeInboundPorts"], "9193");
+    assert_eq!(annotations["prometheus.istio.io/merge-metrics"], "false");
     // A Pod that ends gets no Envoy that goes on.
     let job = &released.get("Job", "envoy-auth-tokens-check")["spec"]["template"]["metadata"]["labels"];
     assert_eq!(job["sidecar.istio.io/inject"], "false");
+}
+
+#[test]
+fn in_istio_gateways_reach_the_admin_listener() {
+    let values = "
+istio: {enabled: true, mayAsk: [shop], mayAdminister: [gateways]}
+config: {ext_authz: {listen: '127.0.0.1:9191'}, admin: {listen: '0.0.0.0:9192'}}
+admin: {service: {enabled: true}}
+";
+    let released = released(OURS, values);
+    assert_valid(&released);
+    let ingress = &released.get("Sidecar", OURS)["spec"]["ingress"][1];
+    let port = json!({"name": "admin", "number": 9192, "protocol": "HTTP"});
+    assert_eq!(ingress, &json!({"port": port, "defaultEndpoint": "127.0.0.1:9192"}));
+    let rule = &released.get("AuthorizationPolicy", OURS)["spec"]["rules"][1];
+    assert_eq!(rule["from"][0]["source"]["namespaces"], json!(["gateways"]));
+    assert_eq!(rule["to"], json!([{"operation": {"ports": ["9192"]}}]));
 }
 
 #[test]
@@ -436,10 +457,36 @@ fn maps_merge_and_null_takes_away() {
         pods[0]["securityContext"],
         json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}})
     );
+    let recreated = released(OURS, "strategy: {type: Recreate}");
+    assert_eq!(recreated.get("Deployment", OURS)["spec"]["strategy"], json!({"type": "Recreate"}));
     let emptied = released(OURS, "podSecurityContext: null\nsecurityContext: null\nresources: null");
     let text = json!([emptied.0]).to_string();
     assert!(!text.contains("securityContext"), "{text}");
     assert_valid(&emptied);
+}
+
+#[test]
+fn names_that_look_like_numbers_stay_texts_and_no_label_is_there_twice() {
+    // YAML of which a key is there twice is not read here.
+    let values = "
+commonLabels: {team: all, release: all}
+podLabels: {team: pods}
+podAnnotations: {prometheus.io/scrape: 'false'}
+dashboards: {enabled: true, labels: {release: grafana}}
+";
+    // A release's name may have dots, a Service's may not.
+    let dotted = released("v1.apis", values);
+    assert_valid(&dotted);
+    let deployment = dotted.get("Deployment", "v1-apis-envoy-auth-tokens");
+    let pod = &deployment["spec"]["template"]["metadata"];
+    assert_eq!(deployment["metadata"]["labels"]["team"], "all");
+    assert_eq!(pod["labels"]["team"], "pods");
+    assert_eq!(pod["annotations"]["prometheus.io/scrape"], "false");
+    let dashboards = dotted.get("ConfigMap", "v1-apis-envoy-auth-tokens-dashboards");
+    assert_eq!(dashboards["metadata"]["labels"]["release"], "grafana");
+    assert_valid(&released("true", "nameOverride: '123'\nfullnameOverride: 'true'\nexistingSecret: '1e5'"));
+    let ran = helm(&["template", "123"], "");
+    assert!(!ran.status.success() && ran.stderr.contains("begins with a digit"), "{ran:?}");
 }
 
 #[test]
@@ -512,6 +559,12 @@ fn a_typo_in_the_configuration_stops_an_upgrade_before_anything_is_changed() {
         checked("config: {policies: {read: {allow: {role: [Viewer]}}}, default: {polcy: read}}");
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("polcy"), "{said}");
+    // Without a database, as the chart's README says, with another key of the Secret.
+    let (code, said) = checked(
+        "config: {keys: null, admin: null, users: null, tokens: [{token: {$env: BOT_TOKEN}, actor: {id: bot}}]}\n\
+         secretEnv: {BOT_TOKEN: admin-password}\nsecretFiles: []\ndatabase: {existingSecret: ''}",
+    );
+    assert_eq!(code, 0, "{said}");
     // A Secret's key that is not mounted.
     let (code, said) = checked("config: {tokens: [{token: {$file: secrets/bot}, actor: {id: bot}}]}");
     assert_eq!(code, 1, "{said}");
@@ -564,6 +617,11 @@ fn values_that_make_no_sense_are_refused_in_a_sentence() {
             "istio: {enabled: true}\nconfig: {ext_authz: {listen: '127.0.0.1:9191'}}",
             "name the namespaces whose Envoys may ask",
         ),
+        (
+            "istio: {enabled: true, mayAsk: [shop]}\nadmin: {service: {enabled: true}}\n\
+             config: {ext_authz: {listen: '127.0.0.1:9191'}, admin: {listen: '0.0.0.0:9192'}}",
+            "istio.mayAdminister: name the namespaces",
+        ),
         ("certificate: {enabled: true}", "name the Secret that cert-manager is to write"),
         ("externalSecret: {enabled: true}", "name a store of External Secrets"),
         ("admin: {service: {enabled: true}}", "config: write `admin: {listen: \"0.0.0.0:9192\"}`"),
@@ -575,6 +633,8 @@ fn values_that_make_no_sense_are_refused_in_a_sentence() {
             "config: write `admin: {public_url: \"https://k.example\"}`",
         ),
         ("nameOverride: Mine", "/nameOverride"),
+        ("fullnameOverride: 1st", "/fullnameOverride"),
+        ("commonLabels: {app.kubernetes.io/name: x}", "invalid propertyName 'app.kubernetes.io/name'"),
         ("livenessProbe: {period: 5}", "invalid propertyName 'period'"),
         ("existingSecret: ''", "/existingSecret"),
         ("existingSecret: Mine", "/existingSecret"),
@@ -588,6 +648,16 @@ fn values_that_make_no_sense_are_refused_in_a_sentence() {
         ("networkPolicy: {mayAsk: null}", "missing property 'mayAsk'"),
         ("image: {digest: sha256:12}", "/image/digest"),
         ("extraArgs: [serve]", "/extraArgs/0"),
+        // The program takes each once, and so does Kubernetes.
+        ("extraArgs: [--drain=1s]", "/extraArgs/0"),
+        ("extraEnv: [{name: DATABASE_URL, value: x}]", "DATABASE_URL is there already"),
+        ("extraEnv: [{name: A, value: 1}]", "/extraEnv/0/value"),
+        ("extraVolumes: [{name: config, emptyDir: {}}]", "/extraVolumes/0/name"),
+        ("image: {repository: 'registry.example.com/tokens:1'}", "/image/repository"),
+        ("config: {keys: {store: 'sqlite:keys.db'}}", "with SQLite each Pod would have keys of its own"),
+        ("autoscaling: {minReplicas: 5, maxReplicas: 2}", "maxReplicas is less than minReplicas"),
+        ("podDisruptionBudget: {minAvailable: 2}", "must be less than the number of replicas, 2"),
+        ("configFile: 'ext_authz: x'", "write `ext_authz: {listen: \"0.0.0.0:9191\"}`"),
     ] {
         let ran = helm(&["template", OURS], values);
         assert!(!ran.status.success() && ran.stderr.contains(message), "{values}: {message}\n{}", ran.stderr);
@@ -609,11 +679,7 @@ fn an_administrator_is_led_to_no_url_that_a_gateway_does_not_serve() {
 
 #[test]
 fn the_notes_name_what_the_release_has() {
-    let mut command = Command::new(tools::helm());
-    command.args(["install", "mine"]).arg(chart()).args(["--namespace", "apis", "--dry-run=client"]);
-    let ran = run(command, "");
-    assert!(ran.status.success(), "{ran:?}");
-    let (_, notes) = ran.stdout.split_once("NOTES:").unwrap_or_else(|| panic!("no notes: {ran:?}"));
+    let notes = notes("");
     for line in [
         "mine-envoy-auth-tokens.apis.svc:9191 ",
         "mine-envoy-auth-tokens-pods.apis.svc:9191 ",
@@ -622,4 +688,28 @@ fn the_notes_name_what_the_release_has() {
     ] {
         assert!(notes.contains(line), "{line}: {notes}");
     }
+    // Only what the configuration has.
+    let bare = self::notes("config: {keys: null, admin: null}\ndatabase: {existingSecret: other}");
+    assert!(!bare.contains("port-forward") && bare.contains(": envoy-auth-tokens, other."), "{bare}");
+    let published = self::notes(
+        "config: {admin: {listen: '0.0.0.0:9292', public_url: 'https://k.example:8443'}}\n\
+         admin: {service: {enabled: true}, ingress: {enabled: true, host: k.example}}",
+    );
+    for line in [
+        "managed at https://k.example:8443\n",
+        "deploy/mine-envoy-auth-tokens 9292\n",
+        "name somebody in networkPolicy.mayAdminister",
+    ] {
+        assert!(published.contains(line), "{line}: {published}");
+    }
+}
+
+fn notes(values: &str) -> String {
+    let mut command = Command::new(tools::helm());
+    command.args(["install", "mine"]).arg(chart());
+    command.args(["--namespace", "apis", "--dry-run=client", "--values", "-"]);
+    let ran = run(command, values);
+    assert!(ran.status.success(), "{ran:?}");
+    let (_, notes) = ran.stdout.split_once("NOTES:").unwrap_or_else(|| panic!("no notes: {ran:?}"));
+    notes.to_owned()
 }

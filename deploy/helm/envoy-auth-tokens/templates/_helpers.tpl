@@ -3,38 +3,35 @@
 {{ default .Chart.Name .Values.nameOverride | trunc 53 | trimSuffix "-" }}
 {{- end }}
 
-{{- /* At most 53 characters, so that what is added to it is still a label's value. */ -}}
+{{- /* At most 53 characters, so that what is added to it is still a label's value.  A Service's name has no dots; a
+release's may. */ -}}
 {{- define "envoy-auth-tokens.fullname" -}}
 {{- $name := include "envoy-auth-tokens.name" . }}
+{{- $release := .Release.Name | replace "." "-" }}
 {{- if .Values.fullnameOverride }}{{ .Values.fullnameOverride | trunc 53 | trimSuffix "-" }}
-{{- else if contains $name .Release.Name }}{{ .Release.Name | trunc 53 | trimSuffix "-" }}
-{{- else }}{{ printf "%s-%s" .Release.Name $name | trunc 53 | trimSuffix "-" }}{{ end }}
+{{- else if contains $name $release }}{{ $release | trunc 53 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-%s" $release $name | trunc 53 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
 {{- define "envoy-auth-tokens.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "envoy-auth-tokens.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "envoy-auth-tokens.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{- define "envoy-auth-tokens.commonLabels" -}}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- /* The labels of an object: the chart's, `more`, and `commonLabels`.  Where two of them have one name, the first is taken.
+`part` is of a Pod that is none of the servers: no Service and no selector may take it for one. */ -}}
+{{- define "envoy-auth-tokens.labelsOf" -}}
+{{- $name := include "envoy-auth-tokens.name" .root }}
+{{- with .part }}{{ $name = printf "%s-%s" $name . }}{{ end }}
+{{- $labels := dict "app.kubernetes.io/name" $name "app.kubernetes.io/instance" .root.Release.Name }}
+{{- $_ := set $labels "app.kubernetes.io/version" (.root.Chart.AppVersion | replace "+" "_") }}
+{{- $_ := set $labels "app.kubernetes.io/managed-by" .root.Release.Service }}
+{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_") }}
+{{- merge $labels (.more | default dict) .root.Values.commonLabels | toYaml }}
 {{- end }}
 
 {{- define "envoy-auth-tokens.labels" -}}
-{{ include "envoy-auth-tokens.selectorLabels" . }}
-{{ include "envoy-auth-tokens.commonLabels" . }}
-{{- end }}
-
-{{- /* Of a Pod that is none of the servers: no Service and no selector may take it for one. */ -}}
-{{- define "envoy-auth-tokens.labelsOf" -}}
-app.kubernetes.io/name: {{ printf "%s-%s" (include "envoy-auth-tokens.name" .root) .part }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
-{{ include "envoy-auth-tokens.commonLabels" .root }}
+{{ include "envoy-auth-tokens.labelsOf" (dict "root" .) }}
 {{- end }}
 
 {{- define "envoy-auth-tokens.image" -}}
@@ -57,6 +54,10 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- define "envoy-auth-tokens.configJson" -}}
 {{- $config := fromYaml (include "envoy-auth-tokens.configText" .) }}
 {{- if and .Values.configFile (hasKey $config "Error") }}{{ fail (printf "configFile is not YAML: %s" $config.Error) }}{{ end }}
+{{- /* A section that is no map counts as absent here; `check` says what is wrong with it. */}}
+{{- range $section := list "ext_authz" "probes" "admin" "keys" }}
+{{- if not (kindIs "map" (get $config $section)) }}{{ $_ := unset $config $section }}{{ end }}
+{{- end }}
 {{- toJson $config }}
 {{- end }}
 
@@ -87,8 +88,15 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- include "envoy-auth-tokens.port" (dict "root" . "section" "admin" "usual" "9192") }}
 {{- end }}
 
+{{- define "envoy-auth-tokens.adminScheme" -}}
+{{- ternary "https" "http" (not (empty (dig "admin" "tls" "" (fromJson (include "envoy-auth-tokens.configJson" .))))) }}
+{{- end }}
+
 {{- /* Values that do not fit together are denied here, once. */ -}}
 {{- define "envoy-auth-tokens.assertConsistent" -}}
+{{- if not (regexMatch "^[a-z]" (include "envoy-auth-tokens.fullname" .)) }}
+{{- fail (printf "a Service cannot be named %s, which begins with a digit: set fullnameOverride" (include "envoy-auth-tokens.fullname" .)) }}
+{{- end }}
 {{- $config := fromJson (include "envoy-auth-tokens.configJson" .) }}
 {{- $tls := dig "ext_authz" "tls" "" $config }}
 {{- if and .Values.tls.existingSecret (not $tls) }}
@@ -109,6 +117,32 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- if and .Values.istio.enabled (not .Values.istio.mayAsk) }}
 {{- fail "istio.mayAsk: name the namespaces whose Envoys may ask" }}
 {{- end }}
+{{- if and .Values.istio.enabled .Values.admin.service.enabled (not .Values.istio.mayAdminister) }}
+{{- fail "istio.mayAdminister: name the namespaces, such as a gateway's, that may reach the admin listener" }}
+{{- end }}
+{{- range .Values.extraEnv }}
+{{- if or (hasKey $.Values.secretEnv .name) (and $.Values.database.existingSecret (eq .name "DATABASE_URL")) }}
+{{- fail (printf "extraEnv: %s is there already, by secretEnv or database.existingSecret" .name) }}
+{{- end }}
+{{- end }}
+{{- with .Values.autoscaling }}
+{{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
+{{- fail "autoscaling: maxReplicas is less than minReplicas" }}
+{{- end }}
+{{- end }}
+{{- $store := dig "keys" "store" "" $config }}
+{{- $most := ternary .Values.autoscaling.maxReplicas .Values.replicas .Values.autoscaling.enabled | int }}
+{{- if and (kindIs "string" $store) (hasPrefix "sqlite:" (toString $store)) (gt $most 1) }}
+{{- fail "config.keys.store: with SQLite each Pod would have keys of its own; name PostgreSQL, or one replica without autoscaling" }}
+{{- end }}
+{{- $fewest := ternary .Values.autoscaling.minReplicas .Values.replicas .Values.autoscaling.enabled | int }}
+{{- with .Values.podDisruptionBudget }}
+{{- if and .enabled (not (kindIs "invalid" .minAvailable)) (not (kindIs "string" .minAvailable)) }}
+{{- if ge (int .minAvailable) $fewest }}
+{{- fail (printf "podDisruptionBudget.minAvailable must be less than the number of replicas, %d: else no node can be drained" $fewest) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- with .Values.externalSecret }}
 {{- if and .enabled (not .secretStoreRef.name) }}
 {{- fail "externalSecret.secretStoreRef: name a store of External Secrets" }}
@@ -122,8 +156,8 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- if $door.enabled }}
 {{- if not $door.host }}{{ fail (printf "admin.%s.host: name the host under which keys are managed" $name) }}{{ end }}
 {{- if not $.Values.admin.service.enabled }}{{ fail (printf "admin.%s needs admin.service.enabled" $name) }}{{ end }}
-{{- $url := dig "admin" "public_url" "" $config }}
-{{- if not (regexMatch (printf "^https://%s(/.*)?$" (regexQuoteMeta $door.host)) $url) }}
+{{- $url := dig "admin" "public_url" "" $config | toString }}
+{{- if not (regexMatch (printf "^https://%s(:[0-9]+)?(/.*)?$" (regexQuoteMeta $door.host)) $url) }}
 {{- fail (printf "config: write `admin: {public_url: \"https://%s\"}`, as admin.%s.host says" $door.host $name) }}
 {{- end }}
 {{- end }}
@@ -164,7 +198,7 @@ moment.  And those of the values. */ -}}
   projected:
     defaultMode: 0440
     sources:
-    - configMap: { name: {{ .configMap }} }
+    - configMap: { name: {{ .configMap | quote }} }
     {{- with .root.Values.secretFiles }}
     - secret:
         name: {{ $.root.Values.existingSecret | quote }}
