@@ -132,7 +132,8 @@ impl Sources {
         match credential {
             Credential::Token { digest, issued_format } => {
                 let found = self.find_token(digest, *issued_format, snapshot);
-                !matches!(found, Ok(FoundToken::Unrecognized) | Err(DenyReason::UnknownToken))
+                *issued_format
+                    || !matches!(found, Ok(FoundToken::Unrecognized) | Err(DenyReason::UnknownToken))
             }
             // Whatever the password: a mistyped one is not for the upstream either.
             Credential::Password { user, .. } => {
@@ -205,8 +206,9 @@ impl Sources {
             }
         }
         match snapshot.unknown_credentials {
-            UnknownCredentials::Deny => Err(DenyReason::UnknownToken),
-            UnknownCredentials::Anonymous => Ok(FoundToken::Unrecognized),
+            UnknownCredentials::Anonymous if !issued_format => Ok(FoundToken::Unrecognized),
+            // In our own format it is no token of the upstream's: it was forgotten, deleted, or is of another store.
+            UnknownCredentials::Deny | UnknownCredentials::Anonymous => Err(DenyReason::UnknownToken),
         }
     }
 

@@ -59,7 +59,13 @@ const EXAMPLES: &[Examples] = &[
     ),
     (
         "token new",
-        &[("A token, and the entry for the configuration", "envoy-auth-tokens token new --name ci")],
+        &[
+            ("A token, and the entry for the configuration", "envoy-auth-tokens token new --name ci"),
+            (
+                "The token into a file, the entry to the terminal",
+                "envoy-auth-tokens token new --name ci > ci.token",
+            ),
+        ],
     ),
     (
         "token hash",

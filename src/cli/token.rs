@@ -3,13 +3,15 @@
 use clap::{Args, Subcommand};
 
 use super::admin_api::read_secret_or_ask;
+use super::terminal::print_note;
 use super::{CliError, CommandOutcome, print};
 use crate::actor::ascii_json;
 use crate::token::{self, FormatError, PlainToken};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
-    /// Make a token: print it once, and the entry for the configuration that knows its digest alone
+    /// Make a token: print it once to standard output, and to standard error the entry for the configuration, which knows its
+    /// digest alone
     New(NewTokenArgs),
     /// Read a token from standard input and print the entry for the configuration
     Hash(HashTokenArgs),
@@ -58,11 +60,11 @@ impl NewTokenArgs {
         }
         let token = token::generate(&self.prefix).map_err(CliError::Randomness)?;
         let entry = entry(token.expose(), self.name.as_deref())?;
-        print(&format!(
-            "# The token.  It is shown this once and kept nowhere:\n{}\n\n\
-             # Its entry under `tokens`.  Say who the actor is:\n{entry}",
-            token.expose()
-        ))
+        print_note(&format!(
+            "# Its entry under `tokens`.  Say who the actor is:\n{entry}\n\
+             # The token.  It is shown this once and kept nowhere:"
+        ));
+        print(&format!("{}\n", token.expose()))
     }
 }
 

@@ -88,8 +88,8 @@ const DOCUMENT: &[KeySchema] = &[
         "unknown_credentials",
         Unknown,
         Word(&["deny", "anonymous"]),
-        "What a well-formed token that nobody knows is: denied, or anonymous because it may be the upstream's own.  \
-         By default deny.",
+        "What a well-formed token that nobody knows is: denied, or anonymous because it may be the upstream's own.  One in \
+         the format of issued keys, with a right checksum, is always denied.  By default deny.",
     ),
     (
         "allow_cors_preflight",

@@ -153,6 +153,7 @@ fn a_new_token_works_from_its_printed_entry() {
     assert_eq!(printed.matches(&token).count(), 1, "printed once: {printed}");
     assert!(printed.contains(&sha256_of(&token)), "{printed}");
     assert!(printed.contains("reporting"), "{printed}");
+    assert_eq!(ran.stdout, format!("{token}\n"), "a file that takes it holds nothing else");
     let other = issued(&binary(&["token", "new"], "").stdout, "eat");
     assert_ne!(token, other);
     let named = binary(&["token", "new", "--prefix", "shop"], "");

@@ -12,6 +12,8 @@ const ALICE: &str = "alice-token-0123456789";
 const BOB: &str = "bob-token-0123456789ab";
 const LATE: &str = "late-token-0123456789a";
 const UNKNOWN: &str = "nobody-token-012345678";
+/// What `token new` printed once: nobody knows it either.
+const ISSUED: &str = "eat_31JVrK1ZKsjUNba0Dh7nPrjogPo1JUUe3OfU3d";
 
 const TOKENS: &str = "
 tokens:
@@ -415,7 +417,9 @@ fn an_unknown_token_may_pass_as_anonymous_with_the_token_untouched() {
         let seen = stack.get("/open").bearer(UNKNOWN).header("x-api-key", ALICE).send().seen();
         assert_eq!(seen.all("authorization"), [format!("Bearer {UNKNOWN}")]);
         assert!(seen.all("x-api-key").is_empty() && seen.all("x-actor-id").is_empty(), "{encoding:?}");
-        // What is known to be dead, and what is no token, stay denied.
+        // What is known to be dead, what only we issue, and what is no token, stay denied.
+        let answer = stack.get("/open").bearer(ISSUED).send();
+        assert_eq!(answer.verdict(), (401, "invalid_token".into()), "{encoding:?}");
         let answer = stack.get("/open").bearer(LATE).send();
         assert_eq!(answer.json()["message"], "Expired API key");
         assert_eq!(answer.status, 401);

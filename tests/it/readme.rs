@@ -203,3 +203,34 @@ fn the_quick_start_inside_envoy_ends_with_what_it_shows() {
     };
     play(curl, here, &[]);
 }
+
+/// The application of the demo.
+struct Application {
+    child: std::process::Child,
+    port: u16,
+}
+
+impl Application {
+    fn start(file: &str) -> Self {
+        use std::io::BufRead;
+        let mut command = Command::new("python3");
+        command.arg(tools::root().join(file)).stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().expect("python3");
+        let mut line = String::new();
+        std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { child, port: line.trim().parse().unwrap_or_else(|_| panic!("no port: {line:?}")) }
+    }
+}
+
+impl Drop for Application {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn the_readme_has_at_most_150_lines() {
+    let lines = documents::document("README.md").text.lines().count();
+    assert!(lines <= 150, "{lines} lines: README is for ten minutes, docs/ for the rest");
+}

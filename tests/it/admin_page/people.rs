@@ -32,11 +32,11 @@ fn a_service_account_is_added_given_keys_changed_disabled_and_deleted() {
     browser.click("#key-form [data-yes]");
     browser.read("#created-title", "Created prod");
     let token = page.take_key();
-    assert_eq!(page.check(&token), Ok("grafana".to_owned()));
     browser.read(&page.row("grafana"), "1 key");
     page.act("grafana", "Details");
     browser.read("#account-keys", "prod");
     browser.read("#account-keys", "never used");
+    assert_eq!(page.check(&token), Ok("grafana".to_owned()));
     assert_eq!(page.fact("#account-details-list", "Members"), "team: platform");
     page.is_well("account-details");
     page.press("#account-details-acts", "Show its keys");
