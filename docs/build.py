@@ -124,6 +124,8 @@ def stage():
         summary.write("\n".join(chapters) + "\n")
     settings = (DOCS / "book.toml").read_text()
     settings = settings.replace('src = "."', 'src = "source"').replace("../target/book", str(BOOK))
+    # The list of changes has a word of everything, and would be the first result of most searches.
+    settings += '\n[output.html.search.chapter]\n"repository/CHANGELOG.md" = { enable = false }\n'
     (STAGE / "book.toml").write_text(settings)
 
 

@@ -421,7 +421,7 @@ fn validate(folder: &str, settings: &Value, route: Option<&Value>) -> (bool, Str
         "stat_prefix": "ingress",
         "route_config": { "virtual_hosts": [{ "name": "a", "domains": ["*"], "routes": routes }] },
         "http_filters": [
-            { "name": "auth", "typed_config": module_filter(EnvoyRelease::V1_40, settings) },
+            { "name": "auth", "typed_config": module_filter(settings) },
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" },

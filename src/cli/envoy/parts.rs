@@ -259,7 +259,8 @@ const CLUSTER: &str = r#"  # The default of 3 parallel retries would turn a rest
   circuit_breakers:
     thresholds:
     - { max_connections: 64, max_pending_requests: 8192, max_requests: 8192, max_retries: 1024 }
-  # The listener opens once the server says SERVING, and a server that is going away is known.
+  # The listener opens after the first of these, whatever it says; until the server says SERVING, requests get
+  # status_on_error.  A server that is going away is known.
   health_checks:
   - timeout: 1s
     interval: 2s
@@ -309,8 +310,6 @@ pub fn module(config: &str, module: &str) -> String {
   typed_config:
     "@type": type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter
     dynamic_module_config:
-      # Envoy 1.38 knows no files: write `name: envoy_auth_tokens` instead of `module`, and start Envoy with
-      # ENVOY_DYNAMIC_MODULES_SEARCH_PATH, which names the module's folder.
       module: {{ local: {{ filename: {} }} }}
       # Its threads run on when a listener goes.
       do_not_close: true
@@ -405,7 +404,8 @@ const ROUTES_INSIDE: &str = r#"          route_config:
               domains: ["*"]
               routes:
               # The safest way to choose a policy is the route itself, out of a client's reach.  Beside
-              # `route` write (Envoy 1.38 and 1.39: `per_route_config_name` instead of `filter_name`)
+              # `route` write (Envoy 1.38 knows no files here: `name: envoy_auth_tokens` instead of `module`, and
+              # ENVOY_DYNAMIC_MODULES_SEARCH_PATH in its environment, which names the module's folder)
               #   typed_per_filter_config:
               #     envoy_auth_tokens:
               #       "@type": type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilterPerRoute

@@ -245,7 +245,7 @@ impl Shape {
         if let Some(settings) = &self.module {
             let mut settings = settings.clone();
             settings["config"] = json!(server.config_path());
-            filter = module_filter(self.program.release, &settings);
+            filter = module_filter(&settings);
             translate_per_route(&mut routes, self.program.release);
         }
         let mut manager = json!({
@@ -311,39 +311,41 @@ impl Shape {
 }
 
 /// The filter by which Envoy loads the module.
-pub fn module_filter(release: tools::EnvoyRelease, settings: &Value) -> Value {
+pub fn module_filter(settings: &Value) -> Value {
     json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter",
-        "dynamic_module_config": module_config(release),
+        "dynamic_module_config": module_config(),
         "filter_name": "envoy_auth_tokens",
         "filter_config": text(settings),
     })
 }
 
-/// The module's per-route configuration.  The name of the filter has another place since 1.40.
+/// The module's per-route configuration.  For it Envoy 1.38 knows no files, and looks for a name in a folder that its
+/// environment names.
 pub fn per_route_module(release: tools::EnvoyRelease, settings: &Value) -> Value {
-    let name = match release {
-        tools::EnvoyRelease::V1_38 | tools::EnvoyRelease::V1_39 => "per_route_config_name",
-        tools::EnvoyRelease::V1_40 => "filter_name",
-    };
+    let mut module = module_config();
+    match release {
+        tools::EnvoyRelease::V1_38 => {
+            module["name"] = json!("envoy_auth_tokens");
+            module.as_object_mut().expect("an object").remove("module");
+        }
+        tools::EnvoyRelease::V1_39 | tools::EnvoyRelease::V1_40 => {}
+    }
     json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilterPerRoute",
-        "dynamic_module_config": module_config(release),
-        name: "envoy_auth_tokens",
+        "dynamic_module_config": module,
+        "filter_name": "envoy_auth_tokens",
         "filter_config": text(settings),
     })
 }
 
-/// How Envoy loads the module.  1.38 knows no files, and looks for a name in a folder that its environment names.
-fn module_config(release: tools::EnvoyRelease) -> Value {
-    let mut config = json!({ "do_not_close": true, "metrics_namespace": "envoy_auth_tokens" });
-    match release {
-        tools::EnvoyRelease::V1_38 => config["name"] = json!("envoy_auth_tokens"),
-        tools::EnvoyRelease::V1_39 | tools::EnvoyRelease::V1_40 => {
-            config["module"] = json!({ "local": { "filename": tools::module() } });
-        }
-    }
-    config
+/// How Envoy loads the module.
+fn module_config() -> Value {
+    json!({
+        "module": { "local": { "filename": tools::module() } },
+        "do_not_close": true,
+        "metrics_namespace": "envoy_auth_tokens",
+    })
 }
 
 fn text(settings: &Value) -> Value {
