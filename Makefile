@@ -16,7 +16,7 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo docs test soak kill-store test-bodies fuzz dist deb image chart archive module-archive chart-package push-image join-images push-chart sign github-release test-shipped module differential asan bench-envoy release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo docs test soak kill-store test-bodies fuzz dist deb module-deb image chart archive module-archive chart-package push-image join-images push-chart sign github-release test-shipped module differential asan bench-envoy release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; sends its requests with curl,'
@@ -118,6 +118,10 @@ asan: need-rust
 # The Debian package of the binary that `make dist` built.
 deb: need-rust need-python
 	@deploy/debian/build.sh
+
+# The Debian package of the module that `make module` built.
+module-deb: need-rust need-python
+	@deploy/debian/build.sh module
 
 # The image of it; deploy/image.sh says what can be chosen.
 image: dist need-python

@@ -285,6 +285,8 @@ def measure(kind, arguments, folder):
         server = running(command, "1", folder / "server.log")
     elif name == "api_key_auth":
         filters = [api_key_auth(tokens)]
+    elif name == "a module that does nothing":
+        filters = [module(arguments.nothing, folder / "unread")]
     elif name.startswith("module"):
         filters = [module(arguments.module, our_config(folder, tokens, "127.0.0.1:0", kind.get("store")))]
     envoy_file = folder / "envoy.json"
@@ -298,7 +300,7 @@ def measure(kind, arguments, folder):
             wait_for(f"http://127.0.0.1:{admin}/ready", envoy, log)
             known = token(tokens // 2) if workers or not transport else ALLOW_ALL_TOKEN
             bearer = known if kind["allowed"] else "nobody-token-000000000"
-            expected = "200" if kind["allowed"] or not filters else "401"
+            expected = "200" if kind["allowed"] else "401"
             wait_for_answer(port, bearer, expected, envoy, log)
             load(port, 5000, bearer)
             before = cpu(envoy), cpu(serving) if serving else 0
@@ -338,7 +340,12 @@ def main():
             kind = {"name": name, "tokens": 1_000, "transport": transport, "workers": workers}
             kinds.append(kind | {"allowed": True})
     kinds.append(kinds[-4] | {"allowed": False})
+    kinds.append({"name": "a module that does nothing", "tokens": 0, "allowed": True})
     stores = tempfile.TemporaryDirectory()
+    arguments.nothing = pathlib.Path(stores.name) / "nothing.so"
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-O2", "-o", arguments.nothing, ROOT / "benches/nothing.c"], check=True
+    )
     for tokens in arguments.tokens:
         for allowed in (True, False):
             kinds.append({"name": "module", "tokens": tokens, "allowed": allowed})

@@ -4,12 +4,12 @@
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::envoy::Envoy;
+use crate::harness::envoy::{Envoy, Program};
 use crate::harness::http1::Request;
 use crate::harness::manifests::{self, BOT, CI, Resource, replace};
 use crate::harness::pki::{Ca, Pair};
 use crate::harness::server::{ListenAddress, Setup};
-use crate::harness::{Server, Upstream};
+use crate::harness::{Server, Shape, Upstream};
 
 const FOLDER: &str = "deploy/envoy-gateway";
 const FIXTURE: &str = "tests/fixtures/envoy-gateway/envoy.yaml";
@@ -106,7 +106,7 @@ const FORGED: [(&str, &str); 4] = [
 
 #[test]
 fn the_resources_are_valid() {
-    manifests::assert_all_files(FOLDER, &[&FILES[..], &["config.yaml"]].concat());
+    manifests::assert_all_files(FOLDER, &[&FILES[..], &["config.yaml", "module.yaml"]].concat());
     let wrong = manifests::wrong(&resources());
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
@@ -407,6 +407,62 @@ fn the_unix_socket_of_the_sidecar_form_works() {
     assert_eq!(gateway.get("/orders").send().status, 401);
     assert_eq!(gateway.get("/admin").bearer(BOT).send().status, 403);
     gateway.assert_no_fault();
+}
+
+#[test]
+fn the_module_inside_decides_with_what_envoy_gateway_hands_it() {
+    let mut resources = manifests::resources(FOLDER, &["module.yaml"]);
+    // The published schemas are older than these two fields: the rest is held against them.
+    let [proxy, policy] = &mut resources[..] else { panic!("two resources") };
+    let modules = proxy.document["spec"].as_object_mut().unwrap().remove("dynamicModules").unwrap();
+    let filters = policy.document["spec"].as_object_mut().unwrap().remove("dynamicModule").unwrap();
+    assert_eq!(manifests::wrong(&resources), [""; 0]);
+
+    let [module, filter] = [&modules[0], &filters[0]];
+    assert_eq!(module["name"], filter["name"]);
+    let path = module["source"]["local"]["path"].as_str().unwrap();
+    let mounts = &resources[0].document["spec"]["provider"]["kubernetes"]["envoyDeployment"]["container"];
+    let folders: Vec<_> =
+        mounts["volumeMounts"].as_array().unwrap().iter().map(|at| &at["mountPath"]).collect();
+    assert!(path.starts_with(folders[0].as_str().unwrap()), "{path}");
+    let config = filter["config"]["config"].as_str().unwrap();
+    assert!(config.starts_with(folders[1].as_str().unwrap()), "{config}");
+
+    // The configuration comes as a Struct, and not as a text.
+    let config = manifests::text(&format!("{FOLDER}/config.yaml"));
+    let server = Certificates::new().mounted(manifests::deployed(&config)).start();
+    let upstream = Upstream::start();
+    let shape = Shape::plain().inside();
+    let mut envoy = shape.config(&server, &upstream);
+    let settings = json!({ "config": server.folder().join("config.yaml") });
+    let found = replace_filter_config(
+        &mut envoy,
+        &json!({ "@type": "type.googleapis.com/google.protobuf.Struct", "value": settings }),
+    );
+    assert_eq!(found, 1, "{envoy:#}");
+    let environment = [("ENVOY_AUTH_TOKENS_FOLDER".to_owned(), server.folder().display().to_string())];
+    let environment = environment.into_iter().chain(server.environment().iter().cloned()).collect();
+    let envoy = Envoy::running(&envoy.to_string(), &Program { environment, ..Program::default() });
+    let get = |path: &str| Request::new(envoy.address(), "GET", path).host("shop.example");
+    assert_eq!(get("/orders").bearer(BOT).send().seen().all("x-actor-role").len(), 1);
+    assert_eq!(get("/orders").send().status, 401);
+}
+
+/// Puts this in the place of each `filter_config` of the module, and says how many there are.
+fn replace_filter_config(value: &mut Value, config: &Value) -> usize {
+    match value {
+        Value::Object(members) => {
+            let here = usize::from(members.contains_key("filter_config"));
+            if here == 1 {
+                members.insert("filter_config".to_owned(), config.clone());
+            }
+            here + members.values_mut().map(|member| replace_filter_config(member, config)).sum::<usize>()
+        }
+        Value::Array(elements) => {
+            elements.iter_mut().map(|element| replace_filter_config(element, config)).sum()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+    }
 }
 
 #[test]

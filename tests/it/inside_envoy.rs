@@ -18,8 +18,12 @@ use crate::harness::envoy::{Program, module_filter, per_route_module};
 use crate::harness::http1::{self, Connection, basic};
 use crate::harness::issuer::Issuer;
 use crate::harness::postgres::Postgres;
+use crate::harness::slapd::{Slapd, password};
 use crate::harness::tools::{self, EnvoyRelease};
 use crate::harness::{Encoding, Envoy, MAX_WAIT, Server, Shape, Stack, Upstream, wait_until};
+use crate::keys_changes::on_each_database;
+use crate::people;
+use crate::users::settle;
 
 const ALICE: &str = "alice-token-0123456789";
 const CONFIG: &str = "
@@ -769,4 +773,43 @@ fn probes_are_served_where_the_filter_says_so() {
     second.log().wait_for("a warning", |line| line.contains("there are no probes").then_some(()));
     let request = http1::Request::new(second.address(), "GET", "/").host("a").bearer(ALICE);
     assert_eq!(request.send().status, 200);
+}
+
+#[test]
+fn people_of_a_directory_and_their_sessions_count_inside() {
+    let slapd = Slapd::start();
+    on_each_database(|store| {
+        let setup = people::setup(&people::with_admin(store, &people::ldap(&slapd, ""), ""));
+        // One worker: whoever waits for the directory in it would keep everybody waiting.
+        let stack = Stack::shaped(setup, Shape::plain().inside().workers(1)).expecting_errors();
+        let admin = stack.server.admin();
+        let actor = |answer: &http1::Answer| answer.seen().all("x-actor-id").concat();
+        let ask = |user: &str, sent: &str| stack.get("/").basic(user, sent).send();
+        assert_eq!(actor(&settle(|| ask("Ann", &password("ann")))), "ldap:ann");
+        assert_eq!(settle(|| ask("ann", "wrong")).verdict(), (401, "invalid_token".into()));
+
+        // A session that the server opened, until it ends it.
+        let [_, application] = people::cookies(&people::log_in(admin, "bob", &password("bob")));
+        let get = || stack.get("/").header("cookie", &application).send();
+        wait_until("the session counts", || get().status == 200);
+        assert_eq!(actor(&get()), "ldap:bob");
+        let ended = http1::Request::new(admin, "DELETE", "/api/auth/sessions?user=bob&source=ldap")
+            .bearer(people::ROOT)
+            .send();
+        assert_eq!(ended.status, 200, "{}", ended.text());
+        wait_until("the session has ended", || get().status == 401);
+
+        // The directory hangs: who asks it gets 503, and nobody else waits.
+        slapd.freeze();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| ask("gus", &password("gus")));
+            while !waiting.is_finished() {
+                assert_eq!(actor(&stack.get("/").bearer(people::ROOT).send()), "root");
+            }
+            assert_eq!(waiting.join().unwrap().status, 503);
+        });
+        // Who is remembered passes.
+        assert_eq!(actor(&ask("ann", &password("ann"))), "ldap:ann");
+        slapd.thaw();
+    });
 }

@@ -71,6 +71,33 @@ fn field(package: &Path, name: &str) -> String {
 }
 
 #[test]
+#[ignore = "takes long to pack: make test-shipped"]
+fn the_module_has_a_package_that_needs_libc_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let module = folder.path().join("module.so");
+    // It is built with the tests; what helps to debug it would only take long to pack.
+    let stripped = Command::new("strip").arg("-o").arg(&module).arg(tools::module()).status().unwrap();
+    assert!(stripped.success());
+    let mut command = Command::new(tools::root().join("deploy/debian/build.sh"));
+    command.arg("module").env("MODULE", &module).env("OUTPUT", folder.path());
+    let ran = run(command, "");
+    assert_eq!(ran.code(), Some(0), "{}{}", ran.stdout, ran.stderr);
+    let architecture = printed("dpkg", &["--print-architecture"]);
+    let package =
+        folder.path().join(format!("envoy-auth-tokens-module_{VERSION}_{}.deb", architecture.trim()));
+    let package = package.to_str().unwrap();
+    let files = printed("dpkg-deb", &["--contents", package]);
+    assert!(files.contains(" ./usr/lib/envoy-auth-tokens/libenvoy_auth_tokens.so\n"), "{files}");
+    let depends = printed("dpkg-deb", &["--field", package, "Depends"]);
+    assert!(depends.starts_with("libc6 (>= ") && !depends.contains(','), "{depends}");
+
+    let mut command = Command::new(tools::root().join("deploy/debian/build.sh"));
+    command.arg("module").env("MODULE", folder.path().join("nothing.so"));
+    let ran = run(command, "");
+    assert!(ran.code() == Some(1) && ran.stderr.contains("run make module"), "{ran:?}");
+}
+
+#[test]
 #[ignore = "needs the static release build: make test-shipped"]
 fn the_package_holds_what_is_to_be_installed_and_nothing_else() {
     let package = package();
