@@ -11,8 +11,11 @@
 #   sign            image and chart, without a key of ours: cosign asks the identity that the environment gives it
 #   github-release  a release of $TAG with every file of target/dist
 #
-# `archive`, `module-archive` and `chart-package` run in our tests.  The others need a registry, cosign and gh, which were
-# never in reach: they were never run.
+# Images go by docker, podman or buildah, whichever BUILDER names or is there first.  PLAIN_HTTP=yes is for a registry on
+# loopback, without TLS.
+#
+# Our tests run all of it but `sign` and `github-release`, with a registry on loopback and by buildah.  These two need
+# Sigstore's and GitHub's services: they were never run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,6 +32,22 @@ registry() {
     [ -n "${REGISTRY:-}" ] || fail 'REGISTRY is empty: name one, such as REGISTRY=ghcr.io/you.'
     # A registry's names are in lower case, an owner's at GitHub may not be.
     printf %s "$REGISTRY" | tr '[:upper:]' '[:lower:]'
+}
+
+# docker is also there where nothing but its client is.
+works() {
+    command -v "$1" >/dev/null && { [ "$1" != docker ] || docker info >/dev/null 2>&1; }
+}
+
+builder() {
+    local found
+    for found in ${BUILDER:-docker podman buildah}; do
+        ! works "$found" || {
+            echo "$found"
+            return
+        }
+    done
+    fail 'none of docker (with its daemon), podman and buildah is here: install one, and log in to the registry.'
 }
 
 helm() {
@@ -89,25 +108,39 @@ chart_package() {
 }
 
 push_image() {
-    local to
+    local to builder
     to=$(registry)/envoy-auth-tokens:$version-$architecture
-    needs docker 'install it, and log in to the registry.'
-    docker tag "${IMAGE:-envoy-auth-tokens:$version}" "$to"
-    docker push "$to"
+    builder=$(builder)
+    "$builder" tag "${IMAGE:-envoy-auth-tokens:$version}" "$to"
+    case $builder in
+        docker) docker push "$to" ;;
+        *) "$builder" push ${PLAIN_HTTP:+--tls-verify=false} "$to" ;;
+    esac
 }
 
 join_images() {
-    local to
+    local to builder architecture
     to=$(registry)/envoy-auth-tokens:$version
-    needs docker 'install it, with buildx, and log in to the registry.'
-    docker buildx imagetools create --tag "$to" "$to-amd64" "$to-arm64"
+    builder=$(builder)
+    case $builder in
+        docker) docker buildx imagetools create --tag "$to" "$to-amd64" "$to-arm64" ;;
+        *)
+            # It stays on this machine from an earlier try.
+            "$builder" manifest rm "$to" >/dev/null 2>&1 || true
+            "$builder" manifest create "$to"
+            for architecture in amd64 arm64; do
+                "$builder" manifest add ${PLAIN_HTTP:+--tls-verify=false} --arch "$architecture" "$to" "docker://$to-$architecture"
+            done
+            "$builder" manifest push ${PLAIN_HTTP:+--tls-verify=false} --all "$to" "docker://$to"
+            ;;
+    esac
 }
 
 push_chart() {
     local to
     to=oci://$(registry)/charts
     [ -e "$dist/envoy-auth-tokens-$version.tgz" ] || fail 'the chart is missing: run make chart-package.'
-    helm push "$dist/envoy-auth-tokens-$version.tgz" "$to"
+    helm push ${PLAIN_HTTP:+--plain-http} "$dist/envoy-auth-tokens-$version.tgz" "$to"
 }
 
 sign() {

@@ -131,7 +131,7 @@ PROGRAMS = {
 }
 
 # What only the image and the package need, so that nobody else waits for it.
-PACKAGING = ["buildah", "cargo-deb", "debian-root", "lintian"]
+PACKAGING = ["buildah", "cargo-deb", "debian-root", "lintian", "registry"]
 CARGO_DEB = "3.8.0"
 APT_UPDATE = ["apt-get", "update", "--quiet"]
 # Beyond what every Debian has.
@@ -314,6 +314,22 @@ def promtool():
             if not path.exists():
                 raise Missing(f"promtool is not in the package prometheus: {how}.")
     runs("promtool", [str(path), "--version"])
+    return path
+
+
+def registry():
+    """A registry of images: the one on the PATH, else the one in the system's package."""
+    how = "install a registry (Debian and Ubuntu: apt install docker-registry), with docker-registry on the PATH"
+    with locked("registry"):
+        home = TOOLS / "registry"
+        path = shutil.which("docker-registry") or home / "usr" / "bin" / "docker-registry"
+        if not pathlib.Path(path).exists():
+            if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+                raise Missing(f"docker-registry is not on the PATH: {how}.")
+            unpack(["docker-registry"], home, how)
+            if not path.exists():
+                raise Missing(f"docker-registry is not in the package docker-registry: {how}.")
+    runs("docker-registry", [str(path), "--version"])
     return path
 
 
@@ -697,6 +713,7 @@ def main(names):
         "axe-core": axe_core,
         "postgresql": postgresql,
         "promtool": promtool,
+        "registry": registry,
         "pgbouncer": pgbouncer,
         "slapd": slapd,
         "ns-slapd": ns_slapd,

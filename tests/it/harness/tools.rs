@@ -136,6 +136,12 @@ pub fn promtool() -> &'static Path {
     &PROMTOOL
 }
 
+/// A registry of images.
+pub fn registry() -> &'static Path {
+    static REGISTRY: LazyLock<PathBuf> = LazyLock::new(|| fetch("registry"));
+    &REGISTRY
+}
+
 /// PgBouncer, a pool of connections to PostgreSQL.
 pub fn pgbouncer() -> &'static Path {
     static PGBOUNCER: LazyLock<PathBuf> = LazyLock::new(|| fetch("pgbouncer"));

@@ -70,6 +70,82 @@ fn the_image_holds_what_it_needs_and_nothing_else() {
     assert!(size <= 20_000_000, "{size} bytes");
 }
 
+/// A registry of images on loopback.
+struct Registry {
+    child: Child,
+    address: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Registry {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("config.yml");
+        let data = folder.path().join("data");
+        let text = format!(
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n",
+            data.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut command = Command::new(tools::registry());
+        let mut child =
+            command.arg("serve").arg(&config).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Log::of("the registry", &mut child);
+        let address = log.wait_for("where the registry listens", |line| {
+            let (_, after) = line.split_once("listening on ")?;
+            Some(after.split(['"', ' ', ',']).next()?.to_owned())
+        });
+        Self { child, address, _folder: folder }
+    }
+
+    /// What it says of an image.
+    fn manifest(&self, name: &str, tag: &str) -> Value {
+        let kinds = "application/vnd.docker.distribution.manifest.list.v2+json, \
+                     application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json";
+        let answer =
+            Request::new(self.address.parse().unwrap(), "GET", &format!("/v2/{name}/manifests/{tag}"))
+                .header("accept", kinds)
+                .send();
+        assert_eq!(answer.status, 200, "{name}:{tag}: {}", answer.text());
+        answer.json()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs the static release build: make test-shipped"]
+fn a_release_pushes_the_image_of_both_architectures_and_the_chart() {
+    let (image, registry) = (Image::shared(), Registry::start());
+    let output = tempfile::tempdir().unwrap();
+    let to = format!("{}/Team", registry.address);
+    for part in ["chart-package", "push-image", "push-chart"] {
+        let ran = image.release(part, &to, output.path());
+        assert_eq!(ran.code(), Some(0), "{part}: {}{}", ran.stdout, ran.stderr);
+    }
+    // A registry's names are in lower case.  The machine of the other architecture has pushed its own.
+    let version = env!("CARGO_PKG_VERSION");
+    for architecture in ["amd64", "arm64"] {
+        image.push(&format!("{}/team/envoy-auth-tokens:{version}-{architecture}", registry.address));
+    }
+    // The second time replaces the first.
+    for _ in 0..2 {
+        let ran = image.release("join-images", &to, output.path());
+        assert_eq!(ran.code(), Some(0), "{}{}", ran.stdout, ran.stderr);
+    }
+    let joined = registry.manifest("team/envoy-auth-tokens", version);
+    let platforms = joined["manifests"].as_array().unwrap_or_else(|| panic!("{joined:#}"));
+    let platforms: Vec<_> = platforms.iter().map(|one| one["platform"]["architecture"].clone()).collect();
+    assert_eq!(platforms, ["amd64", "arm64"], "{joined:#}");
+    let chart = registry.manifest("team/charts/envoy-auth-tokens", version);
+    assert_eq!(chart["config"]["mediaType"], "application/vnd.cncf.helm.config.v1+json", "{chart:#}");
+}
+
 #[test]
 #[ignore = "needs the static release build: make test-shipped"]
 fn the_image_says_how_it_is_run() {

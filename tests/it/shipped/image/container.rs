@@ -94,6 +94,20 @@ impl Image {
         files.sum()
     }
 
+    /// Runs a part of `deploy/release.sh` with the image, for a registry on loopback.
+    pub fn release(&self, part: &str, registry: &str, output: &Path) -> Ran {
+        let mut command = Command::new(tools::root().join("deploy/release.sh"));
+        command.arg(part).env("BUILDER", "buildah").env("IMAGE", NAME);
+        command.env("REGISTRY", registry).env("PLAIN_HTTP", "yes").env("OUTPUT", output);
+        with_storage(&mut command, &self.storage);
+        run(command, "")
+    }
+
+    /// Pushes it under this name, as a machine of another kind would push its own.
+    pub fn push(&self, name: &str) {
+        buildah(&self.storage, &["push", "--tls-verify=false", NAME, &format!("docker://{name}")]);
+    }
+
     /// A container with this configuration.
     pub fn run(&'static self, config: &str) -> Run {
         let volumes = Volumes { folder: TempDir::new().unwrap() };
