@@ -40,7 +40,14 @@ impl Keys {
         let (secret, digest) = generate(&settings.prefix)?;
         let author = storable(author);
         let created_at = self.clock.now();
-        let new = NewKey { request, digest, created_at, created_by: author.id.clone(), disabled_at: None };
+        let new = NewKey {
+            request,
+            digest,
+            created_at,
+            created_by: author.id.clone(),
+            disabled_at: None,
+            imported_at: None,
+        };
         let create = self.store.create(&self.gate, &new, settings.quota, &author, grant_check);
         let created = self.change(create, |stored| self.index.put(stored.clone())).await;
         let stored = self.log_failure("create a key", created)?;

@@ -85,6 +85,8 @@ pub struct Key {
     pub created_at: Timestamp,
     /// The id of the actor who created it.
     pub created_by: String,
+    /// When it was imported, where it was made elsewhere.
+    pub imported_at: Option<Timestamp>,
     /// From this instant on it is expired; `None` is never.
     pub expires_at: Option<Timestamp>,
     /// Until when the secret before the last rotation works.

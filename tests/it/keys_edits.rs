@@ -351,6 +351,7 @@ async fn keys_are_imported_together_or_not_at_all(db: Database) {
         created_at: at(START - 100),
         created_by: "elsewhere".to_owned(),
         disabled_at: None,
+        imported_at: Some(at(START)),
     };
     let good = [new(ask("a")), new(of_account("b", &deploy)), new(of_person("c", &configured("ann")))];
     let (_, known) = make(keys, ask("known")).await;

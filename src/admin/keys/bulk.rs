@@ -36,7 +36,7 @@ pub(in crate::admin) struct RevocationBody {
     account: Option<String>,
     /// Of people whose name, or id at a directory or a provider, is this.
     owner: Option<String>,
-    /// Not used, and not made, within the last so many seconds.
+    /// Not used, made or imported within the last so many seconds.
     #[schema(minimum = 0)]
     unused_for_seconds: Option<i64>,
     /// With a name that fits this, whatever its case; `*` stands for any text.

@@ -56,7 +56,7 @@ pub(in crate::admin) struct ListQuery {
     /// That expire within so many seconds.
     #[param(rename = "expiringSeconds", minimum = 0, nullable = false)]
     expiring_seconds: Option<i64>,
-    /// Not used, and not made, within the last so many seconds.
+    /// Not used, made or imported within the last so many seconds.
     #[param(rename = "unusedSeconds", minimum = 0, nullable = false)]
     unused_seconds: Option<i64>,
     /// With perpage: name, created, expiration, lastUsedAt or role; a minus before it turns the order round.

@@ -65,6 +65,10 @@ pub(in crate::admin) struct ListedKey {
     actor: Option<Map<String, Value>>,
     /// The id of the actor who made it.
     created_by: String,
+    /// Left out when it was made here. Until its first use it is unused since then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
+    imported_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
     revoked_at: Option<String>,
@@ -119,6 +123,7 @@ impl ListedKey {
             policies: key.policies,
             actor: (!key.actor.is_empty()).then_some(key.actor),
             created_by: key.created_by,
+            imported_at: time(key.imported_at),
             revoked_at: time(key.revoked_at),
             revoked_by: key.revoked_by,
             is_disabled: key.disabled_at.is_some(),

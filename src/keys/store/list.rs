@@ -30,7 +30,7 @@ pub struct KeyFilter {
     pub created_since: Option<Timestamp>,
     /// Expiring at this instant or before.
     pub expires_by: Option<Timestamp>,
-    /// Last used at this instant or before; of one that was never used its creation counts.
+    /// Last used at this instant or before; of one that was never used its import counts, or else its creation.
     pub unused_since: Option<Timestamp>,
 }
 
