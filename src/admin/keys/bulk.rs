@@ -98,8 +98,8 @@ pub(super) fn parse_time(text: &str, field: &'static str) -> Result<Timestamp, A
 
 /// Revoke many keys at once
 ///
-/// Those that are not revoked and fit all conditions; they are only shown unless dryRun is false. All of them or none: where
-/// one is above the caller's role nothing is done. At most 10,000.
+/// Those that are neither revoked nor expired and fit all conditions; they are only shown unless dryRun is false. All of
+/// them or none: where one is above the caller's role nothing is done. At most 10,000.
 #[utoipa::path(
     post,
     path = "/api/auth/keys/revoke",

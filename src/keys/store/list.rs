@@ -147,7 +147,7 @@ pub struct AccountList {
 /// Which keys are to be revoked at once, and whether they are.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BulkRevocation {
-    /// Which.
+    /// Which of those that are neither revoked nor expired.
     pub filter: KeyFilter,
     /// They are only shown.
     pub is_dry_run: bool,

@@ -1,5 +1,7 @@
 //! The statements about keys, and the conditions and orders of their lists.
 
+use jiff::Timestamp;
+
 use super::super::list::{AccountRef, KeyFilter, KeyOrder, LIST_PAGE, MAX_BULK, OwnerKind, SortKey};
 use super::super::rows::{KeyRow, Kind, NEW_KEY_COLUMNS};
 use super::super::value::Value;
@@ -177,10 +179,11 @@ impl KeyStatements {
         (format!("SELECT count(*) FROM api_keys WHERE {}", wanted.sql()), wanted.values)
     }
 
-    /// Such keys that are not revoked, at most one more than one call revokes, in the order of ids and locked.
-    pub fn lock_for_revocation(&self, filter: &KeyFilter) -> (String, Vec<Value>) {
-        let mut wanted = Conditions::of(self.dialect, filter);
-        wanted.add("revoked_at IS NULL".to_owned());
+    /// Such keys that are neither revoked nor expired at this instant, at most one more than one call revokes, in the
+    /// order of ids and locked.
+    pub fn lock_for_revocation(&self, filter: &KeyFilter, now: Timestamp) -> (String, Vec<Value>) {
+        let filter = KeyFilter { live_at: Some(now), ..filter.clone() };
+        let wanted = Conditions::of(self.dialect, &filter);
         let sql = format!(
             "SELECT {} FROM api_keys WHERE {} ORDER BY id LIMIT {}{}",
             self.columns,
@@ -309,7 +312,7 @@ impl Conditions {
         format!("${}", self.values.len())
     }
 
-    fn time(&mut self, dialect: Dialect, at: jiff::Timestamp) -> String {
+    fn time(&mut self, dialect: Dialect, at: Timestamp) -> String {
         self.values.push(at.into());
         dialect.parameter(Kind::Time, self.values.len())
     }
