@@ -3,7 +3,7 @@
 //! A body is read member by member, so that an error can name the member at fault.  Member names compare as in Go,
 //! which Grafana is written in: without regard to ASCII case.  Go's decoder also takes `ſ` for `s` and the Kelvin sign
 //! for `k`, and the last of two members with one name.  Both let one body mean two things to two readers, so both are
-//! errors here.  Members of other names are ignored, as Grafana does.
+//! errors here.  Members of other names are ignored, as Grafana does, in bodies that Grafana has too.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -36,7 +36,8 @@ pub(super) struct Message {
 pub(super) trait RequestBody: Sized {
     /// The names of its members.
     const MEMBERS: &'static [&'static str];
-    /// Whether a member of another name is an error, because it may be a misspelt condition.
+    /// Whether a member of another name is an error, because a misspelt one would mean other keys or do something else.
+    /// Not where Grafana takes the same body: its clients send more members than are known here.
     const IS_STRICT: bool = false;
 
     /// Reads the members.
@@ -74,6 +75,8 @@ impl<T: RequestBody, S: Sync> OptionalFromRequest<S> for Json<T> {
 /// A body of many lines, each a JSON object (`application/x-ndjson`).
 pub(super) struct JsonLines<T>(pub Vec<T>);
 
+/// How much of an unknown name an answer repeats.
+const SHOWN_CHARACTERS: usize = 60;
 /// The most lines of a body.
 const MAX_LINES: usize = 1000;
 /// How many lines are read before other work on the thread gets its turn.
@@ -189,7 +192,7 @@ impl Members {
                 return Err(duplicate());
             }
             if field.is_none() && is_strict {
-                let problem = format!("expected none but {}", known.join(", "));
+                let problem = format!("`{}` is none of {}", shown(&name), known.join(", "));
                 return Err(ApiError::invalid(InvalidKind::UnknownMember, "unknown member", problem));
             }
             let value = value.into_value().map_err(|DuplicateName| duplicate())?;
@@ -294,6 +297,12 @@ impl Members {
     fn take(&mut self, field: &str) -> Option<Value> {
         self.0.remove(field).filter(|value| !value.is_null())
     }
+}
+
+/// A name that a client made up, for an answer.
+fn shown(name: &str) -> String {
+    let begin: String = name.chars().take(SHOWN_CHARACTERS).flat_map(char::escape_debug).collect();
+    if name.chars().count() > SHOWN_CHARACTERS { format!("{begin}…") } else { begin }
 }
 
 fn duplicate_member(field: &'static str) -> ApiError {
@@ -492,6 +501,20 @@ mod tests {
         assert_eq!(kelvin.unwrap_err().reason(), "ambiguous_member");
         let deep = "[".repeat(10_000);
         assert_eq!(parse(&format!("{{\"x\":{deep}")), Err(("malformed", None)));
+    }
+
+    #[test]
+    fn an_unknown_member_is_named_where_none_may_be() {
+        for (text, expected) in [
+            (r#"{"name":"a","overlap":1}"#.to_owned(), "`overlap` is none of name, role".to_owned()),
+            (r#"{"a\u0007\u0062":1}"#.to_owned(), "`a\\u{7}b` is none of name, role".to_owned()),
+            (format!("{{\"{}\":1}}", "x".repeat(61)), format!("`{}…` is none of name, role", "x".repeat(60))),
+        ] {
+            let error = Members::parse(text.as_bytes(), &["name", "role"], true).err().expect("an error");
+            assert_eq!((error.reason(), error.field()), ("unknown_member", Some("unknown member")), "{text}");
+            assert_eq!(error.problem(), Some(expected), "{text}");
+        }
+        assert!(Members::parse(br#"{"NAME":"a"}"#, &["name", "role"], true).is_ok());
     }
 
     #[test]

@@ -241,6 +241,12 @@ impl ApiError {
     pub(super) fn field(&self) -> Option<&'static str> {
         self.details().map(|detail| detail.field)
     }
+
+    /// What is wrong with it.
+    #[cfg(test)]
+    pub(super) fn problem(&self) -> Option<String> {
+        self.details().map(|detail| detail.problem)
+    }
 }
 
 /// A member of the body that breaks a rule.

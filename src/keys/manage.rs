@@ -40,7 +40,14 @@ impl Keys {
         let (secret, digest) = generate(&settings.prefix)?;
         let author = storable(author);
         let created_at = self.clock.now();
-        let new = NewKey { request, digest, created_at, created_by: author.id.clone(), disabled_at: None };
+        let new = NewKey {
+            request,
+            digest,
+            created_at,
+            created_by: author.id.clone(),
+            disabled_at: None,
+            imported_at: None,
+        };
         let create = self.store.create(&self.gate, &new, settings.quota, &author, grant_check);
         let created = self.change(create, |stored| self.index.put(stored.clone())).await;
         let stored = self.log_failure("create a key", created)?;
@@ -223,6 +230,12 @@ impl Keys {
     pub async fn find_secret(&self, digest: &TokenDigest) -> Result<Option<FoundKey>, StoreError> {
         let found = with_timeout(OPERATION_TIMEOUT, self.store.find_secret(digest)).await;
         found.inspect_err(|error| self.read_failed("find a key", error))
+    }
+
+    /// The digests of the present secrets of these keys, in the same order; `None` for one that this process does not
+    /// know.
+    pub fn digests(&self, ids: &[i64]) -> Vec<Option<TokenDigest>> {
+        self.index.digests(ids)
     }
 
     fn put_changed(&self, changed: &Changed<StoredKey>) {

@@ -85,6 +85,8 @@ pub struct Key {
     pub created_at: Timestamp,
     /// The id of the actor who created it.
     pub created_by: String,
+    /// When it was imported, where it was made elsewhere.
+    pub imported_at: Option<Timestamp>,
     /// From this instant on it is expired; `None` is never.
     pub expires_at: Option<Timestamp>,
     /// Until when the secret before the last rotation works.
@@ -266,6 +268,34 @@ pub enum Status {
     Revoked,
     /// It is disabled, and neither expired nor revoked.
     Disabled,
+}
+
+/// Why a Check denies a key that is neither revoked nor expired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hindrance {
+    /// It is disabled.
+    Disabled,
+    /// The service account whose it is is disabled.
+    AccountDisabled,
+    /// The service account whose it is is gone.
+    AccountGone,
+    /// The person whose it is is gone, or ended.
+    OwnerGone,
+    /// It was revoked, deleted or replaced before the store was restored, and this process remembers that.
+    HeldBack,
+}
+
+impl Hindrance {
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::AccountDisabled => "account_disabled",
+            Self::AccountGone => "account_gone",
+            Self::OwnerGone => "owner_gone",
+            Self::HeldBack => "held_back",
+        }
+    }
 }
 
 impl Key {

@@ -95,6 +95,8 @@ pub struct NewKey {
     pub created_by: String,
     /// When it was disabled.
     pub disabled_at: Option<Timestamp>,
+    /// When it was imported; `None` for a key that is made here.
+    pub imported_at: Option<Timestamp>,
 }
 
 /// How often a key was used since that was last written, and where from.
@@ -207,8 +209,8 @@ pub trait Upkeep: Send + Sync {
     async fn forget_keys(&self, ended_until: Timestamp, limit: u32) -> Result<ForgottenKeys, StoreError>;
 
     /// Lets at most `limit` live keys expire at `now` that were last used at `used_until` or before; of one that was
-    /// never used its creation counts.  Each has a row in the audit.  Returns them as they are then.  Of several callers
-    /// at once each gets others.
+    /// never used its import counts, or else its creation.  Each has a row in the audit.  Returns them as they are then.
+    /// Of several callers at once each gets others.
     async fn expire_idle(
         &self,
         now: Timestamp,

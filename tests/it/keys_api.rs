@@ -730,8 +730,7 @@ fn a_rotation_gives_another_secret_and_keeps_the_expiry() {
         assert_eq!(api.get(&path).json()["expiration"], before);
 
         // Both for a while; of the old ones only the last.
-        let (_, third) =
-            created(&api.post(&format!("{path}/rotate"), &json!({"overlapSeconds": 600, "other": 1})));
+        let (_, third) = created(&api.post(&format!("{path}/rotate"), &json!({"OverlapSeconds": 600})));
         assert_eq!((api.check(&second), api.check(&third)), (String::new(), String::new()));
         let (_, fourth) = created(&api.post(&format!("{path}/rotate"), &json!({"overlapSeconds": 1})));
         assert!(api.check(&second).starts_with("401 "), "one old secret at a time");
@@ -744,6 +743,13 @@ fn a_rotation_gives_another_secret_and_keeps_the_expiry() {
             assert_message(&answer, 400, "bad request data");
         }
         assert_message(&api.post(&format!("{path}/rotate"), &json!([1])), 400, "bad request data");
+        // A misspelt overlap would let the present one die at once.
+        let misspelt = api.post(&format!("{path}/rotate"), &json!({"overlap": 3600}));
+        assert_message(&misspelt, 400, "bad request data");
+        assert_eq!(
+            misspelt.json()["details"],
+            json!([{"field": "unknown member", "problem": "`overlap` is none of overlapSeconds"}])
+        );
         let text = api.request("POST", &format!("{path}/rotate")).basic("admin", "admin");
         let answer = text.header("content-type", "text/plain").body(b"{}".to_vec()).send();
         assert_message(&answer, 415, "Content-Type must be application/json");

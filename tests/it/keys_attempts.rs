@@ -230,7 +230,7 @@ async fn tables_that_an_older_dump_lacks_are_made_without_a_restart() {
         "DROP TABLE api_secrets, api_used_states, api_audit; \
          ALTER TABLE api_keys DROP COLUMN description, DROP COLUMN folded_name, DROP COLUMN account_id CASCADE, \
          DROP COLUMN owner_source CASCADE, DROP COLUMN owner_subject CASCADE, DROP COLUMN disabled_at CASCADE, \
-         DROP COLUMN uses, DROP COLUMN last_address; \
+         DROP COLUMN uses, DROP COLUMN last_address, DROP COLUMN imported_at; \
          DROP INDEX api_keys_by_previous_digest; DROP TABLE api_accounts; \
          ALTER TABLE api_changes DROP COLUMN account_id; \
          ALTER TABLE api_people DROP COLUMN claims CASCADE; \

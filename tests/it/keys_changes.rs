@@ -110,7 +110,7 @@ fn every_member_of_a_key_is_seen_and_changed() {
         assert_eq!(patch(&api, id, json!({"DESCRIPTION": ""})).json().get("description"), None);
         // Nothing to change is no change.
         let lines = api.audit().len();
-        assert_eq!(patch(&api, id, json!({"unknown": 1})).status, 200);
+        assert_eq!(patch(&api, id, json!({})).status, 200);
         assert_eq!(api.audit().len(), lines);
 
         let rotated = api.post(&format!("/api/auth/keys/{id}/rotate"), &json!({"overlapSeconds": 30}));
@@ -131,6 +131,11 @@ fn every_member_of_a_key_is_seen_and_changed() {
             "API key name already exists",
         );
         assert_eq!(patch(&api, id, json!({"disabled": false})).json().get("isDisabled"), None);
+        assert_eq!(api.check(&token), "");
+        // By the name that answers have, too.
+        assert_eq!(patch(&api, id, json!({"isDisabled": true})).json()["isDisabled"], true);
+        let enabled = patch(&api, id, json!({"isDisabled": false, "disabled": false}));
+        assert_eq!((enabled.status, enabled.json().get("isDisabled")), (200, None));
         assert_eq!(api.check(&token), "");
 
         api.post(&format!("/api/auth/keys/{id}/revoke"), &json!({}));
@@ -167,6 +172,9 @@ fn a_bad_change_names_the_member_at_fault() {
         (json!({"secondsToLive": 601}), 400, "secondsToLive"),
         (json!({"disabled": null}), 400, "disabled"),
         (json!({"disabled": "yes"}), 400, "disabled"),
+        (json!({"isDisabled": null}), 400, "isDisabled"),
+        (json!({"disabled": true, "isDisabled": false}), 400, "isDisabled"),
+        (json!({"disabled": false, "name": "c", "isDisable": false}), 400, "unknown member"),
         (json!({"description": "a\nb"}), 400, "description"),
         (json!({"description": "\u{202e}cba"}), 400, "description"),
         (json!({"description": "x".repeat(501)}), 400, "description"),
@@ -199,7 +207,11 @@ fn a_service_accounts_key_is_the_accounts() {
             assert_eq!(api.names(&format!("/api/auth/keys?perpage=5&{query}")), ["first"], "{query}");
         }
         assert_eq!(api.names("/api/auth/keys?role=Editor"), ["first"], "its role is the account's");
-        assert_eq!(api.names("/api/auth/keys?account=none"), Vec::<String>::new());
+        // A mistyped name must not look like an account without keys.
+        for query in ["account=none", "account=999999", "account=none&perpage=5&includeExpired=true"] {
+            assert_field(&api.get(&format!("/api/auth/keys?{query}")), 400, "account");
+        }
+        assert_field(&api.get("/api/auth/keys?perpage=0"), 400, "perpage");
         // Two of an account have two names, and those of another owner are no matter.
         assert_field(&api.post("/api/auth/keys", &json!({"name": "First", "account": "ci"})), 409, "name");
         api.create(&json!({"name": "lonely", "account": "ci"}));
@@ -466,6 +478,43 @@ fn keys_move_from_one_store_to_another() {
 }
 
 #[test]
+fn a_key_whose_owner_is_not_known_is_shown_as_denied() {
+    on_each_database(|store| {
+        let api = Api::on(store);
+        let line = |name: &str, owner: &str, more: Value| {
+            let mut line =
+                json!({"name": name, "sha256": digest(name), "owner": owner, "ownerSource": "config"});
+            line.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            format!("{line}\n")
+        };
+        let soon = (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(1)).to_string();
+        let lines = [
+            line("theirs", "vi", json!({})),
+            line("of-nobody", "gone", json!({})),
+            line("paused", "gone", json!({"disabled": true})),
+            line("short", "gone", json!({"expiration": soon})),
+        ];
+        assert_eq!(import(&api, &lines.concat()).json(), json!({"created": 4}));
+        assert_eq!(api.check("theirs"), "");
+        assert_eq!(api.check("of-nobody"), "401 Disabled API key");
+        crate::harness::wait_until("one has expired", || api.check("short") == "401 Expired API key");
+        let list = api.get("/api/auth/keys?includeExpired=true").json();
+        let shown: Vec<_> = list
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|key| (key["name"].as_str().unwrap(), key["denied"].as_str()))
+            .collect();
+        let expected =
+            [("of-nobody", Some("owner_gone")), ("paused", None), ("short", None), ("theirs", None)];
+        assert_eq!(shown, expected);
+        let found = api.post("/api/auth/keys/find", &json!({"sha256": digest("of-nobody")})).json();
+        assert_eq!(found["key"]["denied"], "owner_gone");
+        assert!(found["key"]["importedAt"].is_string(), "{found}");
+    });
+}
+
+#[test]
 fn an_import_is_whole_or_not_at_all_and_names_the_line() {
     let api = Api::start(&config("sqlite:keys.db", ", max_seconds_to_live: 3600", "", ""));
     let soon = (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(600)).to_string();
@@ -549,6 +598,8 @@ fn people_have_keys_of_their_own_and_see_no_others() {
         assert_eq!(page.all("x-total-count"), ["2"]);
         assert_eq!(names(get("ed", "/api/auth/keys")), Vec::<Value>::new());
         assert_eq!(names(get("vi", "/api/auth/keys?owner=ed")), Vec::<Value>::new());
+        // Which accounts there are is no matter of theirs.
+        assert_eq!(names(get("vi", "/api/auth/keys?account=none")), Vec::<Value>::new());
         assert_eq!(api.names("/api/auth/keys?owner=vi"), ["ci", "laptop"]);
         assert_eq!(api.names("/api/auth/keys?kind=person"), ["ci", "laptop"]);
 

@@ -312,6 +312,9 @@ async fn keys_are_revoked_together_or_not_at_all(db: Database) {
         secrets.push(make(keys, of_account(&format!("ci_{number}"), &deploy)).await.1);
     }
     let (_, kept) = make(keys, ask("cix0")).await;
+    // What is dead already is not killed again.
+    let (expired, _) = make(keys, CreateKey { expires_at: Some(at(START + 5)), ..ask("ci_expired") }).await;
+    time.pass(5);
     let filter = KeyFilter { name_pattern: Some("ci_*".to_owned()), ..KeyFilter::default() };
     let dry = BulkRevocation { filter: filter.clone(), is_dry_run: true };
     let by = author("admin");
@@ -334,6 +337,7 @@ async fn keys_are_revoked_together_or_not_at_all(db: Database) {
         becomes(&there, secret, "revoked").await;
     }
     assert_eq!((revoked.len(), here.find(&kept)), (6, "live"));
+    assert_eq!(keys.get(expired.id).await.unwrap().unwrap().revoked_at, None);
     assert_eq!(keys.revoke_many(&wanted, &by, &anything).await.unwrap(), []);
     let rows = audit(keys).await;
     assert_eq!(rows.iter().filter(|(action, _)| action == Action::KEY_REVOKED.0).count(), 6);
@@ -351,6 +355,7 @@ async fn keys_are_imported_together_or_not_at_all(db: Database) {
         created_at: at(START - 100),
         created_by: "elsewhere".to_owned(),
         disabled_at: None,
+        imported_at: Some(at(START)),
     };
     let good = [new(ask("a")), new(of_account("b", &deploy)), new(of_person("c", &configured("ann")))];
     let (_, known) = make(keys, ask("known")).await;

@@ -644,6 +644,7 @@ fn stored(name: &str, owner: &PersonId, role: Option<Role>, policies: Option<Vec
         policies,
         created_at: Timestamp::UNIX_EPOCH,
         created_by: "ann".to_owned(),
+        imported_at: None,
         expires_at: None,
         previous_until: None,
         last_used_at: None,

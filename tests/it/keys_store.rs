@@ -368,6 +368,7 @@ on_both_stores! {
     dead_keys_are_deleted_when_they_are_dead_for_long_enough
     two_who_delete_dead_keys_delete_different_ones
     unused_keys_expire_once_the_uses_of_an_outage_are_written
+    an_imported_key_is_unused_since_its_import
     each_key_that_expires_unused_has_a_line_in_the_audit_log
     sessions_live_by_use_and_end_in_time
     the_oldest_session_of_a_user_ends_when_there_are_too_many
@@ -488,6 +489,7 @@ async fn what_is_stored_comes_back(db: Database) {
         },
         created_by: "user:zoë".to_owned(),
         disabled_at: None,
+        imported_at: None,
         digest: digest_of("one"),
         // What is below a second is not kept.
         created_at: Timestamp::from_millisecond(START * 1000 + 999).unwrap(),
@@ -1428,6 +1430,46 @@ async fn unused_keys_expire_once_the_uses_of_an_outage_are_written(db: Database)
     follower.read_for(Duration::from_secs(3600)).await;
     assert_eq!(expiry(used.id).await, Some(time.now()));
     assert_eq!(keys.store_errors(), StoreErrors::default());
+}
+
+async fn an_imported_key_is_unused_since_its_import(db: Database) {
+    let time = Time::new();
+    let (replica, mut follower) = db.open_ticked(&time).await;
+    let keys = &replica.keys;
+    let max_idle = Some(Duration::from_secs(86_400));
+    keys.follow_settings(move || Some(KeySettings { max_idle, ..settings() }));
+    let new = |name: &str| NewKey {
+        digest: PlainToken::new(name.as_bytes()).unwrap().digest(),
+        request: ask(name),
+        created_at: at(START - 400 * DAY),
+        created_by: "elsewhere".to_owned(),
+        disabled_at: None,
+        imported_at: Some(time.now()),
+    };
+    let imported = keys.import(&settings(), &[new("old"), new("used")], &author("admin")).await.unwrap();
+    let [old, used] = [imported[0].id, imported[1].id];
+    assert_eq!((imported[0].created_at, imported[0].last_used_at), (at(START - 400 * DAY), None));
+    assert_eq!(imported[0].imported_at, Some(at(START)));
+    let unused_for = async |seconds: i64| {
+        let unused_since = Some(at(time.now().as_second() - seconds));
+        let filter = KeyFilter { unused_since, ..KeyFilter::default() };
+        list(keys, &filter).await.into_iter().map(|key| key.id).collect::<Vec<_>>()
+    };
+    let expiry = async |id: i64| keys.get(id).await.unwrap().unwrap().expires_at;
+
+    follower.read_for(Duration::from_secs(7200)).await;
+    assert_eq!((expiry(old).await, expiry(used).await), (None, None), "the day has only begun");
+    assert_eq!(unused_for(1).await, Vec::<i64>::new());
+    time.pass(3600);
+    assert_eq!(unused_for(3600).await, [old, used]);
+    let used_at = time.now();
+    keys.record_use(&new("used").digest, used_at, || None);
+    follower.tick().await;
+    assert_eq!(unused_for(3600).await, [old]);
+
+    time.pass(DAY + 60 - 3600);
+    follower.read_for(Duration::from_secs(7200)).await;
+    assert_eq!((expiry(old).await, expiry(used).await), (Some(time.now()), None));
 }
 
 /// What is written of events.

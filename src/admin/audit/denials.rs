@@ -2,8 +2,10 @@
 //!
 //! A denial changes nothing, so its row is written after it, by a task of its own: nobody waits for that.  A caller who is
 //! known has ten rows a minute; callers who are not known share one a minute for each action and each name that is known.
-//! What comes beyond is told by one more row at the end of the minute, which says how many it stands for.  What is held in
-//! memory is bounded; a row that cannot be written is counted, and its line stands in the audit log.
+//! What comes beyond is folded at the end of the minute: a row stands for denials of one action, says how many they are, and
+//! of all else (why, which key, from which address) only what is the same for all of them.  A known caller has a row for each
+//! action and reason, ten a minute at most, and one more that only says how many more there were.  What is held in memory
+//! is bounded; a row that cannot be written is counted, and its line stands in the audit log.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,6 +22,10 @@ use crate::telemetry::audit_log::AuditLog;
 const ROWS_OF_CALLER: u32 = 10;
 /// What is one row for strangers.
 const ROWS_OF_STRANGERS: u32 = 1;
+/// How many kinds of denials of one caller are told apart among those that have no row of their own.
+const MAX_FOLDS: usize = 10;
+/// The action of the row that stands for all others.
+const FURTHER_DENIALS: &str = "further changes denied";
 /// The minute.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// How many callers, and kinds of denials of strangers, are told apart at a time.
@@ -46,8 +52,76 @@ struct Minute {
     began_at: Instant,
     /// How many were written by themselves.
     written: u32,
-    /// Those that were not: the last one, and how many they are.
-    merged: Option<(NewAuditRow, i64)>,
+    /// Those that were not.
+    folds: Vec<Fold>,
+}
+
+/// Denials that become one row.
+#[derive(Debug)]
+struct Fold {
+    /// What is the same for all of them; the time is that of the last one.
+    row: NewAuditRow,
+    /// How many they are.
+    count: i64,
+}
+
+impl Fold {
+    fn is_of(&self, row: &NewAuditRow) -> bool {
+        self.row.action == row.action && self.row.status == row.status && self.row.reason == row.reason
+    }
+
+    /// One more of the same action.
+    fn add(&mut self, more: &NewAuditRow) {
+        fn keep_same<T: PartialEq>(kept: &mut Option<T>, other: &Option<T>) {
+            if kept != other {
+                *kept = None;
+            }
+        }
+        let row = &mut self.row;
+        row.at = more.at;
+        keep_same(&mut row.status, &more.status);
+        keep_same(&mut row.reason, &more.reason);
+        keep_same(&mut row.credential, &more.credential);
+        keep_same(&mut row.address, &more.address);
+        keep_same(&mut row.user, &more.user);
+        keep_same(&mut row.source, &more.source);
+        keep_same(&mut row.account_id, &more.account_id);
+        keep_same(&mut row.account_name, &more.account_name);
+        keep_same(&mut row.key_id, &more.key_id);
+        keep_same(&mut row.key_name, &more.key_name);
+        self.count += 1;
+    }
+}
+
+impl Minute {
+    fn new(began_at: Instant, written: u32) -> Self {
+        Self { began_at, written, folds: Vec::new() }
+    }
+
+    /// Takes over a denial that has no row of its own.
+    fn fold(&mut self, row: NewAuditRow) {
+        let is_stranger = row.by.is_none();
+        if let Some(fold) = self.folds.iter_mut().find(|fold| is_stranger || fold.is_of(&row)) {
+            fold.add(&row);
+            return;
+        }
+        if self.folds.len() < MAX_FOLDS {
+            self.folds.push(Fold { row, count: 1 });
+            return;
+        }
+        let further = NewAuditRow {
+            at: row.at,
+            action: FURTHER_DENIALS.to_owned(),
+            by: row.by,
+            credential: row.credential,
+            address: row.address,
+            ..NewAuditRow::default()
+        };
+        match self.folds.iter_mut().find(|fold| fold.is_of(&further)) {
+            Some(fold) => fold.add(&further),
+            None => self.folds.push(Fold { row: further, count: 1 }),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -127,9 +201,7 @@ impl Waiting {
         let has_room = self.minutes.len() < MAX_KINDS;
         let minute = match self.minutes.entry(kind) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) if has_room => {
-                entry.insert(Minute { began_at: now, written: 0, merged: None })
-            }
+            Entry::Vacant(entry) if has_room => entry.insert(Minute::new(now, 0)),
             Entry::Vacant(_) => return false,
         };
         if minute.written < most {
@@ -139,28 +211,30 @@ impl Waiting {
             minute.written += 1;
             self.rows.push(row);
         } else {
-            let count = minute.merged.as_ref().map_or(0, |(_, count)| *count);
-            minute.merged = Some((row, count + 1));
+            minute.fold(row);
         }
         true
     }
 
-    /// Ends minutes: what was merged in them becomes rows, each of which is the first of the next minute.
+    /// Ends minutes: what was folded in them becomes rows, which for strangers are the first of the next minute.
     fn end_minutes(&mut self, is_over: impl Fn(&Minute) -> bool, now: Instant) {
         let Self { minutes, rows, .. } = self;
         minutes.retain(|kind, minute| {
             if !is_over(minute) {
                 return true;
             }
-            let Some((row, count)) = minute.merged.take() else {
+            if minute.folds.is_empty() {
                 return false;
-            };
-            rows.push(NewAuditRow { count: (count > 1).then_some(count), ..row });
+            }
+            let folded = minute.folds.drain(..);
+            rows.extend(
+                folded.map(|Fold { row, count }| NewAuditRow { count: (count > 1).then_some(count), ..row }),
+            );
             let written = match kind {
                 Kind::Caller(_) => 0,
                 Kind::Strangers(..) => 1,
             };
-            *minute = Minute { began_at: now, written, merged: None };
+            *minute = Minute::new(now, written);
             true
         });
     }
@@ -212,6 +286,58 @@ mod tests {
         assert_eq!(counts(&waiting.next()), [None], "one row of one denial");
         waiting.end_minutes(|_| true, start + INTERVAL * 3);
         assert!(waiting.minutes.is_empty());
+    }
+
+    #[test]
+    fn a_row_that_stands_for_several_says_only_what_is_true_of_all() {
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        let of = |action: &str, reason: &str, key_id| NewAuditRow {
+            status: Some(403),
+            reason: Some(reason.to_owned()),
+            address: Some("192.0.2.1".to_owned()),
+            key_id: Some(key_id),
+            ..denial(Some("ann"), action, None)
+        };
+        (0..10).for_each(|_| assert!(waiting.add(of("API key not created", "not_admitted", 1), now)));
+        assert_eq!(waiting.next().len(), 10);
+        for (action, reason, key_id) in [
+            ("API key not created", "not_admitted", 1),
+            ("API key not revoked", "not_admitted", 7),
+            ("API key not revoked", "not_admitted", 7),
+            ("API key not deleted", "not_admitted", 8),
+            ("API key not deleted", "key_not_found", 9),
+            ("API key not deleted", "not_admitted", 9),
+        ] {
+            waiting.add(of(action, reason, key_id), now);
+        }
+        waiting.end_minutes(|_| true, now);
+        let rows = waiting.next();
+        let told: Vec<_> = rows
+            .iter()
+            .map(|row| (&*row.action, row.reason.as_deref().unwrap_or_default(), row.key_id, row.count))
+            .collect();
+        let expected = [
+            ("API key not created", "not_admitted", Some(1), None),
+            ("API key not revoked", "not_admitted", Some(7), Some(2)),
+            ("API key not deleted", "not_admitted", None, Some(2)),
+            ("API key not deleted", "key_not_found", Some(9), None),
+        ];
+        assert_eq!(told, expected);
+        assert!(rows.iter().all(|row| row.address.as_deref() == Some("192.0.2.1")), "{rows:?}");
+
+        // Whoever tries everything has no more than ten rows of both kinds, and one for the rest.
+        for number in 0..100 {
+            waiting.add(of("API key not deleted", &format!("reason-{number}"), number), now);
+        }
+        assert_eq!(waiting.next().len(), 10);
+        waiting.end_minutes(|_| true, now);
+        let rows = waiting.next();
+        let last = NewAuditRow {
+            address: Some("192.0.2.1".to_owned()),
+            count: Some(80),
+            ..denial(Some("ann"), FURTHER_DENIALS, None)
+        };
+        assert_eq!((rows.len(), rows.last()), (11, Some(&last)));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::admin::responses::{BodyErrors, CallerErrors, PermissionErrors};
 use crate::admin::{Admin, with_store_timeout};
 use crate::keys::Power;
 use crate::keys::audit::Action;
-use crate::keys::store::{AccountRef, BulkRevocation, KeyFilter};
+use crate::keys::store::{BulkRevocation, KeyFilter};
 
 /// After how many lines the audit log is given time to write them.
 const LINES_AT_ONCE: usize = 500;
@@ -36,7 +36,7 @@ pub(in crate::admin) struct RevocationBody {
     account: Option<String>,
     /// Of people whose name, or id at a directory or a provider, is this.
     owner: Option<String>,
-    /// Not used, and not made, within the last so many seconds.
+    /// Not used, made or imported within the last so many seconds.
     #[schema(minimum = 0)]
     unused_for_seconds: Option<i64>,
     /// With a name that fits this, whatever its case; `*` stands for any text.
@@ -98,8 +98,8 @@ pub(super) fn parse_time(text: &str, field: &'static str) -> Result<Timestamp, A
 
 /// Revoke many keys at once
 ///
-/// Those that are not revoked and fit all conditions; they are only shown unless dryRun is false. All of them or none: where
-/// one is above the caller's role nothing is done. At most 10,000.
+/// Those that are neither revoked nor expired and fit all conditions; they are only shown unless dryRun is false. All of
+/// them or none: where one is above the caller's role nothing is done. At most 10,000.
 #[utoipa::path(
     post,
     path = "/api/auth/keys/revoke",
@@ -122,13 +122,7 @@ pub(in crate::admin) async fn revoke(
 ) -> Result<Response, ApiError> {
     let account = match &body.account {
         None => None,
-        Some(text) => {
-            let account = admin.account_called(text).await?.ok_or_else(|| {
-                let problem = "there is no service account of this name or id";
-                ApiError::invalid(InvalidKind::UnknownAccount, "account", problem)
-            })?;
-            Some(AccountRef::Id(account.id))
-        }
+        Some(text) => Some(admin.account_of_condition(text).await?),
     };
     let before =
         |seconds| admin.clock.now().checked_sub(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MIN);
@@ -155,7 +149,7 @@ pub(in crate::admin) async fn revoke(
             }
         }
     }
-    let names = admin.account_names(keys.iter().map(|key| &key.owner)).await?;
-    let text = stream::write_array(keys, &names).await?;
+    let context = admin.key_context(&keys).await?;
+    let text = stream::write_array(keys, &context).await?;
     Ok(([(CONTENT_TYPE, "application/json")], text).into_response())
 }

@@ -47,15 +47,26 @@ pub(in crate::admin) struct KeyChangeBody {
     /// A disabled key keeps its name, its place in the quota and its expiry.
     #[schema(value_type = Option<bool>, nullable = false)]
     disabled: Option<bool>,
+    /// The same, by the name that answers have.
+    #[schema(value_type = Option<bool>, nullable = false)]
+    is_disabled: Option<bool>,
 }
 
 impl RequestBody for KeyChangeBody {
     const MEMBERS: &'static [&'static str] =
-        &["name", "description", "role", "policies", "actor", "secondsToLive", "disabled"];
+        &["name", "description", "role", "policies", "actor", "secondsToLive", "disabled", "isDisabled"];
+    // What is not done must not be answered as if it were: Grafana has no such call.
+    const IS_STRICT: bool = true;
 
     fn read(members: &mut Members) -> Result<Self, ApiError> {
         let name = members.not_null("name", Members::string)?;
         name.as_deref().map_or(Ok(()), check_spelling)?;
+        let disabled = members.not_null("disabled", Members::boolean)?;
+        let is_disabled = members.not_null("isDisabled", Members::boolean)?;
+        if disabled.is_some() && is_disabled.is_some() && disabled != is_disabled {
+            let problem = "`disabled` and `isDisabled` are two names of one setting: send one of them";
+            return Err(ApiError::invalid(InvalidKind::DuplicateMember, "isDisabled", problem));
+        }
         Ok(Self {
             name,
             description: members.given("description", read_description)?,
@@ -64,7 +75,8 @@ impl RequestBody for KeyChangeBody {
             actor: members.given("actor", |members, field| Ok(members.object(field)?.unwrap_or_default()))?,
             seconds_to_live: members
                 .given("secondsToLive", |members, field| Ok(members.integer(field)?.unwrap_or(0)))?,
-            disabled: members.not_null("disabled", Members::boolean)?,
+            disabled,
+            is_disabled,
         })
     }
 }
@@ -82,7 +94,7 @@ impl KeyChangeBody {
         snapshot: &Snapshot,
         now: jiff::Timestamp,
     ) -> Result<EditKey, ApiError> {
-        let Self { name, description, role, policies, actor, seconds_to_live, disabled } = self;
+        let Self { name, description, role, policies, actor, seconds_to_live, disabled, is_disabled } = self;
         if let Some(actor) = &actor {
             check_actor(actor, settings)?;
         }
@@ -100,7 +112,8 @@ impl KeyChangeBody {
             check_headers(&Actor::of_key(name, role, key.id, own), field, snapshot)?;
         }
         let expires_at = seconds_to_live.map(|seconds| expiry(seconds, settings, now)).transpose()?;
-        Ok(EditKey { name, description, role, policies, actor, expires_at, is_disabled: disabled })
+        let is_disabled = disabled.or(is_disabled);
+        Ok(EditKey { name, description, role, policies, actor, expires_at, is_disabled })
     }
 }
 
@@ -117,7 +130,7 @@ fn gives_nothing(edit: &EditKey) -> bool {
 
 /// Change a key
 ///
-/// What is missing stays as it is; of what can be cleared null does so. Role, policies and actor of a service account's key
+/// What is missing stays as it is; of what can be cleared null does so; a member of another name is an error. Role, policies and actor of a service account's key
 /// are the account's. To change a key, and to enable it, needs all that it can do, before and after; to disable it, or to
 /// describe it, needs its role.
 #[utoipa::path(
@@ -235,6 +248,8 @@ pub(in crate::admin) struct Rotation {
 
 impl RequestBody for Rotation {
     const MEMBERS: &'static [&'static str] = &["overlapSeconds"];
+    // With a misspelt overlap the old token would die at once.
+    const IS_STRICT: bool = true;
 
     fn read(members: &mut Members) -> Result<Self, ApiError> {
         let overlap_seconds = members.integer("overlapSeconds")?.unwrap_or(0);
@@ -249,7 +264,7 @@ impl RequestBody for Rotation {
 /// Give a key another token
 ///
 /// Its expiry stays, unless it is later than keys.max_seconds_to_live from now. The old token works for
-/// overlapSeconds more, and no longer than the key.
+/// overlapSeconds more, and no longer than the key. A member of another name is an error.
 #[utoipa::path(
     post,
     path = "/api/auth/keys/{id}/rotate",

@@ -287,6 +287,7 @@ impl Importer<'_> {
                 .unwrap_or_else(|| actor_id(self.manager.principal()))
                 .replace('\0', ""),
             disabled_at: line.disabled.then_some(self.now),
+            imported_at: Some(self.now),
         })
     }
 

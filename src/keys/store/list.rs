@@ -30,7 +30,7 @@ pub struct KeyFilter {
     pub created_since: Option<Timestamp>,
     /// Expiring at this instant or before.
     pub expires_by: Option<Timestamp>,
-    /// Last used at this instant or before; of one that was never used its creation counts.
+    /// Last used at this instant or before; of one that was never used its import counts, or else its creation.
     pub unused_since: Option<Timestamp>,
 }
 
@@ -147,7 +147,7 @@ pub struct AccountList {
 /// Which keys are to be revoked at once, and whether they are.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BulkRevocation {
-    /// Which.
+    /// Which of those that are neither revoked nor expired.
     pub filter: KeyFilter,
     /// They are only shown.
     pub is_dry_run: bool,

@@ -32,6 +32,8 @@ ALTER TABLE api_keys
     -- Since it was created, as far as uses were written; and from where the last one came.
     ADD COLUMN uses          BIGINT NOT NULL DEFAULT 0,
     ADD COLUMN last_address  TEXT,
+    -- When it came from elsewhere with the time of its creation there: before that nobody could use it here.
+    ADD COLUMN imported_at   api_instant,
     ADD CONSTRAINT api_keys_owner CHECK (
         (owner_source IS NULL) = (owner_subject IS NULL) AND (account_id IS NULL OR owner_source IS NULL));
 
@@ -66,7 +68,7 @@ BEGIN
 END
 $$;
 
--- Not last_used_at, uses, last_address and description: they change nothing for those that check the key.
+-- Not last_used_at, uses, last_address, imported_at and description: they change nothing for those that check the key.
 DROP TRIGGER IF EXISTS api_keys_log ON api_keys;
 CREATE CONSTRAINT TRIGGER api_keys_log AFTER INSERT OR DELETE OR UPDATE OF id, name, role, actor, policies,
     digest, previous_digest, previous_until, created_at, created_by, expires_at, revoked_at, revoked_by,

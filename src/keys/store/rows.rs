@@ -94,6 +94,7 @@ row! {
         previous_until: Option<i64> = Time,
         created_at: i64 = Time,
         created_by: String = Plain,
+        imported_at: Option<i64> = Time,
         expires_at: Option<i64> = Time,
         last_used_at: Option<i64> = Time,
         uses: i64 = Plain,
@@ -287,6 +288,7 @@ impl TryFrom<KeyRow> for StoredKey {
                 policies: row.policies.as_deref().map(json).transpose()?,
                 created_at: instant(row.created_at)?,
                 created_by: row.created_by,
+                imported_at: row.imported_at.map(instant).transpose()?,
                 expires_at: row.expires_at.map(instant).transpose()?,
                 previous_until: previous.map(|(_, until)| until),
                 last_used_at: row.last_used_at.map(instant).transpose()?,
@@ -599,7 +601,7 @@ pub(super) fn last_entry(log: &[ChangeRow]) -> Option<LogPosition> {
 
 /// The columns of `api_keys` for which a new key has a value, in the order of [`new_key_values`].
 /// The others have a default.
-pub(super) const NEW_KEY_COLUMNS: [&str; 14] = [
+pub(super) const NEW_KEY_COLUMNS: [&str; 15] = [
     "name",
     "folded_name",
     "description",
@@ -614,11 +616,12 @@ pub(super) const NEW_KEY_COLUMNS: [&str; 14] = [
     "owner_source",
     "owner_subject",
     "disabled_at",
+    "imported_at",
 ];
 
 /// The values of [`NEW_KEY_COLUMNS`].
-pub(super) fn new_key_values(new: &NewKey) -> [Parameter; 14] {
-    let NewKey { request, digest, created_at, created_by, disabled_at } = new;
+pub(super) fn new_key_values(new: &NewKey) -> [Parameter; 15] {
+    let NewKey { request, digest, created_at, created_by, disabled_at, imported_at } = new;
     let person = request.owner.person();
     values![
         request.name.as_str(),
@@ -635,6 +638,7 @@ pub(super) fn new_key_values(new: &NewKey) -> [Parameter; 14] {
         person.map(|person| person.source.as_str()),
         person.map(|person| &*person.subject),
         *disabled_at,
+        *imported_at,
     ]
 }
 

@@ -27,6 +27,8 @@ ALTER TABLE api_keys ADD COLUMN disabled_at INTEGER CHECK (disabled_at BETWEEN 0
 -- Since it was created, as far as uses were written; and from where the last one came.
 ALTER TABLE api_keys ADD COLUMN uses INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE api_keys ADD COLUMN last_address TEXT;
+-- When it came from elsewhere with the time of its creation there: before that nobody could use it here.
+ALTER TABLE api_keys ADD COLUMN imported_at INTEGER CHECK (imported_at BETWEEN 0 AND 253402207200);
 
 CREATE INDEX api_keys_by_folded_name ON api_keys (coalesce(folded_name, lower(name)));
 CREATE INDEX api_keys_by_account ON api_keys (account_id) WHERE account_id IS NOT NULL;
@@ -44,7 +46,7 @@ CREATE TRIGGER api_keys_inserted AFTER INSERT ON api_keys BEGIN
     INSERT INTO api_changes (revision, mark, at, key_id) SELECT value, mark, unixepoch(), NEW.id FROM api_revision;
 END;
 
--- Not last_used_at, uses, last_address and description: they change nothing for those that check the key.
+-- Not last_used_at, uses, last_address, imported_at and description: they change nothing for those that check the key.
 CREATE TRIGGER api_keys_updated
 AFTER UPDATE OF id, name, role, actor, policies, digest, previous_digest, previous_until, created_at,
     created_by, expires_at, revoked_at, revoked_by, account_id, owner_source, owner_subject, disabled_at

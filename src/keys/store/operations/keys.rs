@@ -164,7 +164,7 @@ pub async fn revoke(
     Ok(transaction.commit(gate, Changed::edited(before, after), true).await?)
 }
 
-/// Revokes the keys that are wanted: all of them, or none.  Gives them as they are then.
+/// Revokes the keys that are wanted and not dead yet: all of them, or none.  Gives them as they are then.
 pub async fn revoke_many(
     mut transaction: StoreTransaction,
     gate: &Gate,
@@ -174,7 +174,7 @@ pub async fn revoke_many(
     grant_check: &GrantCheck<'_>,
 ) -> Result<Committed<Vec<StoredKey>>, ChangeError> {
     let sql = transaction.sql();
-    let (found, parameters) = sql.keys.lock_for_revocation(&wanted.filter);
+    let (found, parameters) = sql.keys.lock_for_revocation(&wanted.filter, now);
     let found: Vec<KeyRow> = transaction.rows(&found, &parameters).await?;
     if found.len() > MAX_BULK {
         return Err(ChangeError::TooManyKeys);

@@ -1,5 +1,7 @@
 //! The statements about keys, and the conditions and orders of their lists.
 
+use jiff::Timestamp;
+
 use super::super::list::{AccountRef, KeyFilter, KeyOrder, LIST_PAGE, MAX_BULK, OwnerKind, SortKey};
 use super::super::rows::{KeyRow, Kind, NEW_KEY_COLUMNS};
 use super::super::value::Value;
@@ -10,6 +12,9 @@ use crate::keys::store::source::MAX_PAGE;
 /// The form in which the names of keys are compared.
 const FOLDED: &str = "coalesce(folded_name, lower(name))";
 
+/// Since when a key is unused.  One that was imported could not be used here before that, however old it is.
+const UNUSED_SINCE: &str = "coalesce(last_used_at, imported_at, created_at)";
+
 /// Those of keys.  Where rows are locked, it is in the order of ids, as everywhere.
 pub struct KeyStatements {
     dialect: Dialect,
@@ -17,8 +22,8 @@ pub struct KeyStatements {
     /// The next keys with an id above `$1`.
     #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "SQLite gives them as JSON"))]
     pub page: String,
-    /// Lets the first `$3` keys expire at `$1` that are live then and were last used, or else created, at `$2` or
-    /// before, and gives their rows.
+    /// Lets the first `$3` keys expire at `$1` that are live then and were last used, or else imported or created, at
+    /// `$2` or before, and gives their rows.
     pub expire_idle: String,
     /// The next keys with an id above `$1` that are live at `$2`.
     pub export: String,
@@ -53,7 +58,7 @@ impl KeyStatements {
         let columns = dialect.select(KeyRow::COLUMNS);
         let key = &columns;
         let time = |number| dialect.parameter(Kind::Time, number);
-        let is_idle = format!("{} AND coalesce(last_used_at, created_at) <= {}", dialect.is_live(1), time(2));
+        let is_idle = format!("{} AND {UNUSED_SINCE} <= {}", dialect.is_live(1), time(2));
         let expire = {
             let now = time(1);
             // A replaced secret never works longer than its key.
@@ -174,10 +179,11 @@ impl KeyStatements {
         (format!("SELECT count(*) FROM api_keys WHERE {}", wanted.sql()), wanted.values)
     }
 
-    /// Such keys that are not revoked, at most one more than one call revokes, in the order of ids and locked.
-    pub fn lock_for_revocation(&self, filter: &KeyFilter) -> (String, Vec<Value>) {
-        let mut wanted = Conditions::of(self.dialect, filter);
-        wanted.add("revoked_at IS NULL".to_owned());
+    /// Such keys that are neither revoked nor expired at this instant, at most one more than one call revokes, in the
+    /// order of ids and locked.
+    pub fn lock_for_revocation(&self, filter: &KeyFilter, now: Timestamp) -> (String, Vec<Value>) {
+        let filter = KeyFilter { live_at: Some(now), ..filter.clone() };
+        let wanted = Conditions::of(self.dialect, &filter);
         let sql = format!(
             "SELECT {} FROM api_keys WHERE {} ORDER BY id LIMIT {}{}",
             self.columns,
@@ -291,7 +297,7 @@ impl Conditions {
         }
         if let Some(since) = unused_since {
             let since = wanted.time(dialect, *since);
-            wanted.add(format!("coalesce(last_used_at, created_at) <= {since}"));
+            wanted.add(format!("{UNUSED_SINCE} <= {since}"));
         }
         wanted
     }
@@ -306,7 +312,7 @@ impl Conditions {
         format!("${}", self.values.len())
     }
 
-    fn time(&mut self, dialect: Dialect, at: jiff::Timestamp) -> String {
+    fn time(&mut self, dialect: Dialect, at: Timestamp) -> String {
         self.values.push(at.into());
         dialect.parameter(Kind::Time, self.values.len())
     }
