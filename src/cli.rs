@@ -126,6 +126,14 @@ pub enum CliError {
     /// Standard output cannot be written to.
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),
+    /// A token that is told this once cannot be written to standard output.
+    #[error("cannot write the token to standard output: {source}\n{lost}")]
+    TokenLost {
+        /// What is the case now, and what to do.
+        lost: String,
+        /// What the operating system says.
+        source: io::Error,
+    },
     /// Files cannot be written into a directory.
     #[error("cannot write into {}: {source}", path.display())]
     WriteInto {
@@ -299,6 +307,10 @@ pub fn run() -> Result<CommandOutcome, CliError> {
         Command::Man(man) => man.run(),
     };
     match done {
+        Err(CliError::Keys(error @ KeysError::DryRunOfNames)) => {
+            let error: clap::Error = clap::Error::raw(ErrorKind::ArgumentConflict, format!("{error}\n"));
+            error.exit()
+        }
         // As clap tells that an argument is missing, and with its exit code.
         Err(error) if error.is_usage() => {
             examples::command().error(ErrorKind::MissingRequiredArgument, error).exit()
@@ -315,6 +327,12 @@ impl ConfigFile {
     fn load_listeners(&self) -> Result<Startup, CliError> {
         Ok(Config::load_listeners(&self.path)?)
     }
+}
+
+/// Prints a token that is told this once to standard output: where nobody reads it, it is lost, and `lost` says so.
+fn print_token(text: &str, lost: impl FnOnce() -> String) -> Result<(), CliError> {
+    let written = std::io::stdout().write_all(text.as_bytes());
+    written.map_err(|source| CliError::TokenLost { lost: lost(), source })
 }
 
 /// Prints to standard output.  A closed pipe is not an error: the reader has seen enough.

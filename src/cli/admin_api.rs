@@ -5,8 +5,10 @@
 mod call;
 mod credential;
 mod error;
+mod limits;
 mod tls;
 mod url;
+mod words;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,7 +19,9 @@ use http::HeaderValue;
 pub(super) use self::call::{Body, Query, Response};
 pub(super) use self::credential::read_secret_or_ask;
 pub use self::error::AdminApiError;
+pub(super) use self::limits::Life;
 pub use self::url::{AdminUrl, AdminUrlError};
+pub(super) use self::words::ApiAnswer;
 
 /// Where the admin API has its keys.
 pub(super) const KEYS: &str = "/api/auth/keys";
@@ -27,6 +31,10 @@ pub(super) const ACCOUNTS: &str = "/api/serviceaccounts";
 /// How long a call may take until the response begins, and then each part of it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The variable that says where the admin listener is where `--url` does not.
+const URL_VARIABLE: &str = "ENVOY_AUTH_TOKENS_ADMIN_URL";
+/// Where it is when nothing says so.
+const DEFAULT_URL: &str = "http://127.0.0.1:9192";
 /// The variable that names the file of the token where the arguments name no credential.
 const TOKEN_FILE_VARIABLE: &str = "ENVOY_AUTH_TOKENS_TOKEN_FILE";
 /// The same for the user.
@@ -42,16 +50,11 @@ const SERVER_HEADING: &str = "Server";
 /// The credential is read from a file, standard input or the terminal: every process can see arguments.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ServerArgs {
-    /// Where the admin listener is
-    // Not parsed by clap: its errors show the value, and somebody may have put a password into it.
-    #[arg(
-        long,
-        help_heading = SERVER_HEADING,
-        env = "ENVOY_AUTH_TOKENS_ADMIN_URL",
-        hide_env_values = true,
-        default_value = "http://127.0.0.1:9192"
-    )]
-    url: String,
+    /// Where the admin listener is; else $ENVOY_AUTH_TOKENS_ADMIN_URL, else http://127.0.0.1:9192
+    // Not parsed by clap: its errors show the value, and somebody may have put a password into it.  The variable is not
+    // clap's either: it would show --url as required in every usage line.
+    #[arg(long, help_heading = SERVER_HEADING)]
+    url: Option<String>,
     /// The CAs that may vouch for the server of an https URL, in PEM; the system's when not given
     #[arg(long, help_heading = SERVER_HEADING, value_name = "FILE")]
     ca_file: Option<PathBuf>,
@@ -90,12 +93,24 @@ impl ServerArgs {
     /// # Errors
     /// The URL is none, or there is no credential that can be read.
     pub(super) fn open(self) -> Result<AdminApi, AdminApiError> {
-        let url: AdminUrl = self.url.parse()?;
+        let url = self.url()?;
         let authorization = credential::authorization(&self)?;
         if url.is_plain() && !url.is_local() {
             super::print_note(&format!("warning: the credential goes to {} without TLS", url.authority()));
         }
         Ok(AdminApi { url, authorization, arguments: self })
+    }
+
+    fn url(&self) -> Result<AdminUrl, AdminApiError> {
+        if let Some(url) = &self.url {
+            return url.parse().map_err(|source| AdminApiError::Url { from: "--url", source });
+        }
+        let variable = std::env::var_os(URL_VARIABLE).filter(|url| !url.is_empty());
+        let invalid = |source| AdminApiError::Url { from: URL_VARIABLE, source };
+        match variable {
+            Some(url) => url.to_str().ok_or(AdminUrlError::Syntax).and_then(str::parse).map_err(invalid),
+            None => DEFAULT_URL.parse().map_err(invalid),
+        }
     }
 
     /// Whether the API's answers are to be printed.

@@ -108,6 +108,9 @@ pub enum ImportError {
         /// Why not.
         source: GrafanaError,
     },
+    /// The file for the result is there.
+    #[error("{} is there already, and is not overwritten: name a file by --output that is not there", .0.display())]
+    OutputExists(PathBuf),
     /// The result cannot be written.
     #[error("cannot write {}: {source}", file.display())]
     Output {
@@ -116,6 +119,16 @@ pub enum ImportError {
         /// What the operating system says.
         source: io::Error,
     },
+}
+
+impl ImportError {
+    /// The result cannot be written into this new file.
+    fn output(file: &Path, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::AlreadyExists => Self::OutputExists(file.to_owned()),
+            _ => Self::Output { file: file.to_owned(), source },
+        }
+    }
 }
 
 impl ImportCommand {
@@ -182,9 +195,13 @@ impl Grafana {
         let output = output.ok_or_else(|| failed(GrafanaError::NoOutput))?;
         let wants_json = server.wants_json();
         let api = server.open()?;
-        let mut tokens = TokenFile::create(&output)
-            .map_err(|source| ImportError::Output { file: output.clone(), source })?;
-        let done = transfer::transfer(&api, &plan, &mut tokens).map_err(failed)?;
+        let mut tokens = TokenFile::create(&output).map_err(|source| ImportError::output(&output, source))?;
+        let done = transfer::transfer(&api, &plan, &mut tokens);
+        // Without a token in it the file would only be in the way of the next try.
+        if tokens.is_empty() {
+            let _ = std::fs::remove_file(&output);
+        }
+        let done = done.map_err(failed)?;
         let Transferred { accounts, keys, failed: not_made } = done;
         if wants_json {
             print(&format!(
@@ -192,10 +209,12 @@ impl Grafana {
                 json!({ "accounts": accounts, "keys": keys, "failed": not_made, "notes": plan.notes })
             ))?;
         } else {
-            print(&format!(
-                "{accounts} service accounts and {keys} keys are made; the new tokens are in {}.\n",
-                output.display()
-            ))?;
+            let tokens = if keys == 0 {
+                format!("there are no new tokens, and no file {}", output.display())
+            } else {
+                format!("the new tokens are in {}", output.display())
+            };
+            print(&format!("{accounts} service accounts and {keys} keys are made; {tokens}.\n"))?;
             print_notes(&plan);
         }
         if not_made == 0 { Ok(()) } else { Err(failed(GrafanaError::NotAll(not_made)).into()) }
@@ -254,5 +273,5 @@ impl Output {
 fn write_new(path: &Path, text: &str) -> Result<(), ImportError> {
     std::fs::File::create_new(path)
         .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|source| ImportError::Output { file: path.to_owned(), source })
+        .map_err(|source| ImportError::output(path, source))
 }

@@ -63,13 +63,13 @@ impl InitArgs {
             "{} and {} are written.  Next:\n  \
              envoy-auth-tokens serve --config {}\n  \
              envoy --config-path {}\n  \
-             curl -H 'Authorization: Bearer TOKEN' http://{}/\n\
+             curl {}\n\
              The token, which is shown this once; its entry in config.yaml knows its digest alone:",
             config.display(),
             envoy.display(),
             config.display(),
             envoy.display(),
-            self.listen,
+            curl_arguments(&self.listen),
         ));
         print(&format!("{}\n", token.expose()))
     }
@@ -78,6 +78,18 @@ impl InitArgs {
         let config = Config::load(config_path)?;
         let text = envoy::bootstrap(&config, config_path, self.listen.clone(), self.upstream.clone())?;
         Ok(write_new(path, &text)?)
+    }
+}
+
+/// What makes curl send the token to Envoy.
+fn curl_arguments(listen: &Endpoint) -> String {
+    let header = "-H 'Authorization: Bearer TOKEN'";
+    match listen {
+        Endpoint::Socket { .. } => format!("{header} http://{listen}/"),
+        Endpoint::Pipe(path) => match path.strip_prefix('@') {
+            Some(name) => format!("{header} --abstract-unix-socket {name} http://localhost/"),
+            None => format!("{header} --unix-socket {path} http://localhost/"),
+        },
     }
 }
 

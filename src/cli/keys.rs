@@ -2,6 +2,7 @@
 
 mod audit;
 mod backup;
+mod batches;
 mod bulk;
 mod candidates;
 mod change;
@@ -20,8 +21,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 pub use self::error::KeysError;
-use super::admin_api::{Body, KEYS, Response, ServerArgs};
-use super::{AdminApi, CliError, escape_controls, print, print_note};
+use super::admin_api::{Body, KEYS, Life, Response, ServerArgs};
+use super::{AdminApi, CliError, escape_controls, print_note, print_token};
 use crate::secret::Secret;
 
 #[derive(Debug, Subcommand)]
@@ -112,13 +113,20 @@ struct IssuedKey {
     key: String,
 }
 
-/// Prints the token alone to standard output, so that it can be piped, and the rest to standard error.
-pub(super) fn print_issued(api: &AdminApi, response: &Response, done: &str) -> Result<(), CliError> {
-    if api.wants_json() {
-        return print(&response.to_line());
-    }
+/// Prints the token alone to standard output, so that it can be piped, and the rest to standard error: what was done, and
+/// until when the key works where that is known.
+fn print_issued(api: &AdminApi, response: &Response, done: &str, life: Option<Life>) -> Result<(), CliError> {
     let IssuedKey { id, name, key } = response.parse().map_err(KeysError::from)?;
-    let key = Secret::new(key);
-    print_note(&format!("Key {id}, {}, is {done}.  Its token is shown this once:", escape_controls(&name)));
-    print(&format!("{}\n", key.expose()))
+    let (name, key) = (escape_controls(&name), Secret::new(key));
+    let lost = || {
+        format!(
+            "Key {id}, {name}, is {done}, and nobody has its token: `keys rotate {id}` gives it another one."
+        )
+    };
+    if api.wants_json() {
+        return print_token(&response.to_line(), lost);
+    }
+    let life = life.map(|life| format!("{}  ", life.sentence())).unwrap_or_default();
+    print_note(&format!("Key {id}, {name}, is {done}.  {life}Its token is shown this once:"));
+    print_token(&format!("{}\n", key.expose()), lost)
 }

@@ -9,6 +9,11 @@ use serde::{Deserialize, Deserializer};
 /// A span of time such as `12h`, in seconds, by the syntax of the admin page.
 pub(super) fn parse_seconds(text: &str) -> Result<i64, &'static str> {
     const SYNTAX: &str = "write one whole number and one of s m h d w M y, such as 12h";
+    if text.starts_with('-') {
+        return Err(
+            "a span of time is not negative: write one whole number and one of s m h d w M y, such as 12h",
+        );
+    }
     let unit = text.chars().next_back().ok_or(SYNTAX)?;
     let length = match unit {
         's' => 1,
@@ -27,8 +32,17 @@ pub(super) fn parse_seconds(text: &str) -> Result<i64, &'static str> {
     let seconds = count.parse::<i64>().ok().and_then(|count| count.checked_mul(length));
     match seconds {
         None => Err("that is too long"),
-        Some(0) => Err(SYNTAX),
+        Some(0) => Err("a span of time is longer than nothing: write 1s or more"),
         Some(seconds) => Ok(seconds),
+    }
+}
+
+/// How long a key works, in seconds: a span of time.
+pub(super) fn parse_life(text: &str) -> Result<i64, &'static str> {
+    let is_nothing = text.starts_with('0') && text[1..].trim_start_matches('0').chars().count() <= 1;
+    match parse_seconds(text) {
+        Err(_) if is_nothing => Err("a key works for 1s or more; --no-expiry lets it work for ever"),
+        parsed => parsed,
     }
 }
 

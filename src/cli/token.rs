@@ -1,10 +1,12 @@
 //! `token new`, `token hash` and `token check`
 
+use std::fmt::Display;
+
 use clap::{Args, Subcommand};
 
 use super::admin_api::read_secret_or_ask;
 use super::terminal::print_note;
-use super::{CliError, CommandOutcome, print};
+use super::{CliError, CommandOutcome, InputError, print};
 use crate::actor::ascii_json;
 use crate::token::{self, FormatError, PlainToken};
 
@@ -77,7 +79,13 @@ impl HashTokenArgs {
 
 impl CheckTokenArgs {
     fn run(self) -> Result<CommandOutcome, CliError> {
-        let text = read_secret_or_ask("token", "Token: ")?;
+        let text = match read_secret_or_ask("token", "Token: ") {
+            Ok(text) => text,
+            Err(error @ InputError::Unreadable { .. }) => return Err(error.into()),
+            Err(
+                error @ (InputError::Empty { .. } | InputError::NotUtf8 { .. } | InputError::TooLarge { .. }),
+            ) => return none_of_ours(&error),
+        };
         let format = match PlainToken::new(text.expose().as_bytes()) {
             Ok(token) => token.issued_prefix(),
             Err(_) => Err(FormatError::Shape),
@@ -91,12 +99,14 @@ impl CheckTokenArgs {
                 ))?;
                 Ok(CommandOutcome::Success)
             }
-            Err(error) => {
-                print(&format!("This is no token of our format: {error}.\n"))?;
-                Ok(CommandOutcome::Denied)
-            }
+            Err(error) => none_of_ours(&error),
         }
     }
+}
+
+fn none_of_ours(why: &impl Display) -> Result<CommandOutcome, CliError> {
+    print(&format!("This is no token of our format: {why}.\n"))?;
+    Ok(CommandOutcome::Denied)
 }
 
 fn entry(token: &str, name: Option<&str>) -> Result<String, CliError> {

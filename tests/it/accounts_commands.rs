@@ -122,13 +122,34 @@ fn accounts_are_named_by_name_or_id_and_several_at_once() {
     );
     let mistyped = accounts(admin, &["enable", "a", "abc"]);
     assert_eq!((mistyped.code(), mistyped.stdout.as_str()), (Some(1), ""), "{mistyped:?}");
-    let some = accounts(admin, &["delete", "a", "999"]);
-    assert_eq!(some.code(), Some(1), "{some:?}");
+    // So does an id that is nobody's.
+    for command in ["delete", "enable", "disable", "show"] {
+        let some = accounts(admin, &[command, "a", "999"]);
+        assert_eq!((some.code(), some.stdout.as_str()), (Some(1), ""), "{some:?}");
+        let text = "error: there is no service account with the id 999: digits alone are an id, and `accounts list` shows it\n\
+                    Nothing is done: all that are named are looked up first.\n";
+        assert_eq!(some.stderr, text);
+    }
+    assert_eq!(rows(&accounts(admin, &["list", "--disabled"]).stdout).len(), 2);
+    let digits = accounts(admin, &["create", "77", "--json"]);
+    let id = serde_json::from_str::<Value>(&digits.stdout).expect("JSON")["id"].to_string();
+    let shown = accounts(admin, &["show", "77"]);
+    let text =
+        format!("error: nothing has the id 77: digits alone are an id. What is called 77 has the id {id}\n");
+    assert_eq!((shown.code(), shown.stderr), (Some(1), text));
+
+    // The tokens of an account, too.
+    let token = accounts(admin, &["create-token", "a", "ci"]);
+    assert!(token.code() == Some(0) && token.stderr.contains("(in 3 months).  It is shown"), "{token:?}");
+    let endless = accounts(admin, &["create-token", "a", "endless", "--no-expiry"]);
+    assert!(endless.code() == Some(0) && endless.stderr.contains("It never expires."), "{endless:?}");
+    let mistyped = accounts(admin, &["delete-token", "a", "ci", "999"]);
+    assert_eq!((mistyped.code(), mistyped.stdout.as_str()), (Some(1), ""), "{mistyped:?}");
     assert!(
-        some.stderr.contains("error: 999: ") && some.stderr.ends_with("error: 1 of 2 failed\n"),
-        "{some:?}"
+        mistyped.stderr.starts_with("error: there is no token of the account with the id 999"),
+        "{mistyped:?}"
     );
-    assert_eq!(rows(&accounts(admin, &["list"]).stdout).len(), 1);
+    assert_eq!(rows(&accounts(admin, &["tokens", "a"]).stdout).len(), 2);
 }
 
 #[test]

@@ -99,12 +99,15 @@ fn keys_and_accounts_are_made_anew_and_their_tokens_written_for_the_owner_alone(
     // A second time nothing is overwritten, and what is there already is said.
     let again = import(&url, &file, &["--output", output.to_str().unwrap()]);
     assert_eq!(again.code(), Some(1), "{again:?}");
-    assert!(again.stderr.contains("tokens.jsonl") && lines(&output) == made, "{again:?}");
+    let text = format!("error: {} is there already, and is not overwritten", output.display());
+    assert!(again.stderr.starts_with(&text) && lines(&output) == made, "{again:?}");
     let other = folder.path().join("other.jsonl");
     let again = import(&url, &file, &["--output", other.to_str().unwrap()]);
     assert_eq!(again.code(), Some(1), "{again:?}");
     assert!(again.stderr.contains("6 of its accounts and keys are not made"), "{again:?}");
-    assert!(lines(&other).is_empty());
+    // Nothing is left where there is nothing to tell.
+    assert!(again.stdout.contains("there are no new tokens, and no file "), "{again:?}");
+    assert!(!other.exists());
 }
 
 #[test]
@@ -152,6 +155,7 @@ fn what_is_no_database_of_grafanas_or_cannot_be_told_apart_is_an_error() {
         let ran = import(nowhere, &file, arguments);
         assert_eq!(ran.code(), Some(1), "{ran:?}");
         assert!(ran.stderr.contains(part), "{ran:?}");
+        assert!(!output.exists(), "the next try needs it");
     }
     sqlite::sql(
         &file,

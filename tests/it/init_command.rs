@@ -52,6 +52,21 @@ fn its_token_passes_the_envoy_that_it_configures_and_manages_keys() {
 }
 
 #[test]
+fn the_curl_that_it_shows_reaches_the_listener() {
+    for (listen, curl) in [
+        ("127.0.0.1:8000", "http://127.0.0.1:8000/\n"),
+        ("unix:/run/x.sock", "--unix-socket /run/x.sock http://localhost/\n"),
+        ("unix:@x", "--abstract-unix-socket x http://localhost/\n"),
+    ] {
+        let folder = tempfile::TempDir::new().unwrap();
+        let ran = init(folder.path(), &["--listen", listen]);
+        assert_eq!(ran.code(), Some(0), "{ran:?}");
+        let expected = format!("curl -H 'Authorization: Bearer TOKEN' {curl}");
+        assert!(ran.stderr.contains(&expected), "{ran:?}");
+    }
+}
+
+#[test]
 fn it_overwrites_nothing() {
     for present in ["config.yaml", "envoy.yaml"] {
         let folder = tempfile::TempDir::new().unwrap();

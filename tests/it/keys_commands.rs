@@ -21,8 +21,15 @@ routes: [{path_prefix: /read, policy: read}]
 default: {}
 ";
 
+const NO_SUCH_ID: &str = "error: there is no key with the id 999: digits alone are an id, and `keys list` shows it, with \
+                          --expired those of dead keys too\n";
+
 fn start() -> (Server, SocketAddr) {
-    let server = Server::with(CONFIG).start();
+    start_with(CONFIG)
+}
+
+fn start_with(config: &str) -> (Server, SocketAddr) {
+    let server = Server::with(config).start();
     let admin = server.admin();
     (server, admin)
 }
@@ -141,11 +148,12 @@ fn denials_are_printed_in_the_words_of_the_api_with_exit_code_1() {
         ),
         (
             &["create", "x", "--role", "Viewer", "--policy", "none"],
-            "error: bad request data; policies: expected names that stand under policies in the configuration (400)\n",
+            "error: bad request data; --policy: expected names that stand under policies in the configuration (400)\n",
         ),
-        (&["rotate", "999"], "error: API key not found (404)\n"),
-        (&["revoke", "999"], "error: API key not found (404)\n"),
-        (&["delete", "999"], "error: API key not found (404)\n"),
+        (&["show", "999"], NO_SUCH_ID),
+        (&["rotate", "999"], NO_SUCH_ID),
+        (&["revoke", "999"], NO_SUCH_ID),
+        (&["delete", "999"], NO_SUCH_ID),
     ] {
         let ran = keys(admin, arguments);
         assert_eq!((ran.code(), ran.stderr.as_str(), ran.stdout.as_str()), (Some(1), message, ""));
@@ -164,7 +172,14 @@ fn a_command_line_that_makes_no_sense_is_rejected_before_any_request() {
     // Nobody listens there, so whoever asked would say so.
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
     for (arguments, found) in [
-        (&["create", "x"][..], "--role"),
+        (&["create", "x"][..], "<--role <ROLE>|--account <ACCOUNT>|--mine>"),
+        (&["create", "x", "--role", "Viewer", "--ttl", "-1d"], "is not negative: write one whole number"),
+        (
+            &["create", "x", "--role", "Viewer", "--ttl", "0d"],
+            "1s or more; --no-expiry lets it work for ever",
+        ),
+        (&["create", "x", "--role", "Viewer", "--ttl", "1d", "--no-expiry"], "--no-expiry"),
+        (&["rotate", "x", "--overlap", "-1h"], "is not negative"),
         (&["create", "x", "--role", "Owner"], "Viewer, Editor, Admin"),
         (&["create", "x", "--role", "Viewer", "--ttl", "1d12h"], "one whole number and one of s m h d w M y"),
         (&["create", "x", "--role", "Viewer", "--actor", "[]"], "not a JSON object"),
@@ -174,15 +189,19 @@ fn a_command_line_that_makes_no_sense_is_rejected_before_any_request() {
         (&["edit", "x", "--ttl", "1d", "--no-expiry"], "--no-expiry"),
         (&["revoke"], "<KEY|--created-by"),
         (&["revoke", "x", "--unused-for", "90d"], "--unused-for"),
-        (&["revoke", "x", "--dry-run"], "--dry-run"),
+        (&["revoke", "--dry-run"], "<KEY|--created-by"),
         (&["revoke", "--unused-for", "90"], "one whole number and one of s m h d w M y"),
-        (&["list", "--reverse"], "--sort"),
         (&["audit", "--from", "yesterday"], "2026-11-30"),
     ] {
         let ran = keys(nowhere, arguments);
         assert_eq!(ran.code(), Some(2), "{arguments:?}: {ran:?}");
         assert!(ran.stderr.contains(found), "{arguments:?}: {ran:?}");
+        assert!(!ran.stderr.contains("--url"), "nobody has to write it: {ran:?}");
     }
+    let dry = keys(nowhere, &["revoke", "x", "--dry-run"]);
+    let sentence =
+        "error: --dry-run is for criteria such as --created-by: `keys show` shows keys that are named\n";
+    assert_eq!((dry.code(), dry.stderr.as_str()), (Some(2), sentence));
     for (url, found) in [
         ("http://a:hunter2@keys.example", "--password-file"),
         ("keys.example/hunter2", "http://127.0.0.1:9192"),
@@ -190,6 +209,11 @@ fn a_command_line_that_makes_no_sense_is_rejected_before_any_request() {
         let ran = keys(nowhere, &["list", "--url", url]);
         assert_eq!(ran.code(), Some(1), "{url}: {ran:?}");
         assert!(ran.stderr.contains(found) && !ran.stderr.contains("hunter2"), "{url}: {ran:?}");
+        assert!(ran.stderr.starts_with("error: --url: "), "{url}: {ran:?}");
+        let ran = list_with(nowhere, &[("ENVOY_AUTH_TOKENS_ADMIN_URL", url)], &["--token-file", "-"], ROOT);
+        assert_eq!(ran.code(), Some(1), "{url}: {ran:?}");
+        assert!(ran.stderr.contains(found) && !ran.stderr.contains("hunter2"), "{url}: {ran:?}");
+        assert!(ran.stderr.starts_with("error: ENVOY_AUTH_TOKENS_ADMIN_URL: "), "{url}: {ran:?}");
     }
     let nobody = keys_as(nowhere, &["list"], &[], "");
     assert_eq!(nobody.code(), Some(2), "{nobody:?}");
@@ -223,12 +247,25 @@ fn a_key_is_named_by_its_name_and_several_at_once() {
     let tokens: Vec<_> = rotated.stdout.lines().collect();
     assert!(tokens.len() == 2 && tokens.iter().all(|token| token.starts_with("eat_")), "{rotated:?}");
 
-    // Digits alone are an id, and what fails for one key stops no other.
+    // Digits alone are an id, and one that is mistyped stops all, too.
     let id = shown["id"].to_string();
-    let revoked = keys(admin, &["revoke", &id, "999", "ci deploys"]);
-    assert_eq!(revoked.code(), Some(1), "{revoked:?}");
+    for command in ["revoke", "delete", "disable", "enable", "rotate"] {
+        let mistyped = keys(admin, &[command, &id, "999", "ci deploys"]);
+        assert_eq!((mistyped.code(), mistyped.stdout.as_str()), (Some(1), ""), "{mistyped:?}");
+        let nothing = "Nothing is done, to no key: all that are named are looked up first.\n";
+        assert_eq!(mistyped.stderr, format!("{NO_SUCH_ID}{nothing}"));
+    }
+    assert!(tokens.iter().all(|token| refused(&server, "/", token).is_none()));
+    let named = keys(admin, &["show", "7"]);
+    assert_eq!((named.code(), named.stdout.as_str()), (Some(1), ""), "{named:?}");
+    assert!(
+        named.stderr.starts_with("error: there is no key with the id 7: digits alone are an id. "),
+        "{named:?}"
+    );
+    assert!(named.stderr.ends_with("which key called 7 is meant:\n  3  7, nobody's, live\n"), "{named:?}");
+    let revoked = keys(admin, &["revoke", &id, "ci deploys"]);
+    assert_eq!((revoked.code(), revoked.stderr.as_str()), (Some(0), ""), "{revoked:?}");
     assert_eq!(revoked.stdout, format!("{id}: API key revoked\nci deploys: API key revoked\n"));
-    assert_eq!(revoked.stderr, "error: 999: API key not found (404)\nerror: 1 of 3 failed\n");
     for token in tokens {
         assert!(refused(&server, "/", token).is_some());
     }
@@ -329,6 +366,7 @@ fn a_list_is_filtered_and_sorted() {
         (&["--created-by", "nobody"], &[]),
         (&["--sort", "expiration", "--created-by", "root"], &["b", "a", "c"]),
         (&["--sort", "name", "--reverse"], &["mine", "c", "b", "a"]),
+        (&["--reverse"], &["mine", "c", "b", "a"]),
         (&["--sort", "created", "--role", "Viewer"], &["b", "c"]),
         (&["--sort", "role", "--created-by", "nobody"], &[]),
     ] {
@@ -391,6 +429,16 @@ fn a_leaked_token_is_found_and_its_text_stays_here() {
     assert_eq!((unknown.code(), unknown.stdout.as_str()), (Some(1), ""), "{unknown:?}");
     assert!(unknown.stderr.contains("not the format of issued tokens"), "{unknown:?}");
     assert!(unknown.stderr.ends_with("error: API key not found (404)\n"), "{unknown:?}");
+    // A token of our format that is no key, as one of the configuration.
+    assert_eq!(keys(admin, &["delete", "ci"]).code(), Some(0));
+    let unknown = find(&created.stdout, &[]);
+    assert_eq!((unknown.code(), unknown.stdout.as_str()), (Some(1), ""), "{unknown:?}");
+    for part in
+        ["knows no key with this token", "`envoy-auth-tokens explain --path / --token-file FILE` names it"]
+    {
+        assert!(unknown.stderr.contains(part), "{part}: {unknown:?}");
+    }
+    assert!(unknown.stderr.ends_with("error: API key not found (404)\n"), "{unknown:?}");
     let twice = keys(admin, &["find"]);
     assert!(twice.code() == Some(1) && twice.stderr.contains("standard input cannot be both"), "{twice:?}");
     let wrong = find("two words", &[]);
@@ -424,11 +472,9 @@ fn keys_go_from_one_store_to_another_with_the_tokens_that_they_have() {
     assert!(keys(to, &["show", "ci"]).stdout.contains("Description:   deploys\n"));
     let again = import(&[]);
     assert_eq!((again.code(), again.stdout.as_str()), (Some(1), ""), "{again:?}");
-    assert!(
-        again.stderr.contains("lines 1 to 1 are not imported") && again.stderr.contains("(409)"),
-        "{again:?}"
-    );
-    assert!(again.stderr.contains("0 keys of the lines before are"), "{again:?}");
+    let at = format!("error: {}, line 1: ", file.display());
+    assert!(again.stderr.starts_with(&at) && again.stderr.contains("(409)"), "{again:?}");
+    assert!(again.stderr.contains("No key is imported: "), "{again:?}");
 
     // More than one request holds: each is taken whole.
     let lines = |count: usize| -> String {
@@ -440,6 +486,19 @@ fn keys_go_from_one_store_to_another_with_the_tokens_that_they_have() {
     std::fs::write(&file, lines(2500)).unwrap();
     let many = import(&["--json"]);
     assert_eq!((many.code(), many.stdout.as_str()), (Some(0), "{\"created\":2500}\n"), "{many:?}");
+    // Empty lines count, and the requests before the one that fails are taken.
+    let text = lines(4700);
+    let (known, new) = text.split_at(text.match_indices('\n').nth(2499).unwrap().0 + 1);
+    let first = known.lines().next().unwrap();
+    let last = format!("{{\"name\":\"again\",{}\n", first.split_once(',').unwrap().1);
+    std::fs::write(&file, format!("\n{new}{last}")).unwrap();
+    let late = import(&[]);
+    assert_eq!((late.code(), late.stdout.as_str()), (Some(1), ""), "{late:?}");
+    let at = format!("error: {}, line 2202: the digest is known already; sha256: ", file.display());
+    assert!(late.stderr.starts_with(&at), "{late:?}");
+    let rest = "Lines 2002 to 2202, which are one request, and all lines behind them are not imported. \
+                The 2000 keys of the lines before are imported.\n";
+    assert!(late.stderr.ends_with(rest), "{late:?}");
     std::fs::write(&file, format!("{}[]\n", lines(3))).unwrap();
     let wrong = import(&[]);
     assert!(wrong.code() == Some(1) && wrong.stderr.contains("line 4 is not a JSON object"), "{wrong:?}");
@@ -611,4 +670,111 @@ fn an_admin_accepts_the_history_of_the_store() {
     assert_eq!(as_editor.code(), Some(1), "{as_editor:?}");
     assert!(as_editor.stderr.contains("Permission denied (403)"), "{as_editor:?}");
     assert_eq!(accepted(), first);
+}
+
+#[test]
+fn a_key_works_as_long_as_the_server_proposes_unless_the_command_line_says_otherwise() {
+    let config =
+        |keys: &str| CONFIG.replace("actor_members: [team]", &format!("actor_members: [team], {keys}"));
+    let (_server, admin) = start_with(&config("default_seconds_to_live: 864000"));
+    let create = |admin: SocketAddr, arguments: &[&str]| {
+        let ran = keys(admin, &[&["create"], arguments, &["--role", "Viewer"]].concat());
+        assert_eq!((ran.code(), ran.stdout.lines().count()), (Some(0), 1), "{ran:?}");
+        (ran.stderr, keys(admin, &["show", arguments[0]]).stdout)
+    };
+    for (arguments, said, shown) in [
+        (&["proposed"][..], "(in 10 days).  Its token", "(in 10 days)\n"),
+        (&["short", "--ttl", "3d"], "(in 3 days).  Its token", "(in 3 days)\n"),
+        (&["endless", "--no-expiry"], "It never expires.  Its token", "No expiration date\n"),
+    ] {
+        let (note, details) = create(admin, arguments);
+        assert!(note.contains(said) && details.contains(shown), "{arguments:?}: {note}{details}");
+    }
+    let json = keys(admin, &["create", "json", "--role", "Viewer", "--json"]);
+    assert_eq!((json.code(), json.stderr.as_str()), (Some(0), ""), "{json:?}");
+    assert!(keys(admin, &["show", "json"]).stdout.contains("(in 10 days)\n"));
+    let mine = ["--user", "admin", "--password-file", "-"];
+    let mine = keys_as(admin, &["create", "mine", "--mine"], &mine, PASSWORD);
+    assert!(mine.code() == Some(0) && mine.stderr.contains("(in 10 days)"), "{mine:?}");
+
+    // Nothing is proposed, and what the server does not allow is said in words of the command line.
+    let (_server, admin) = start_with(&config("default_seconds_to_live: 0"));
+    assert!(create(admin, &["endless"]).1.contains("No expiration date"));
+    let (_server, admin) = start_with(&config("max_seconds_to_live: 432000"));
+    assert!(create(admin, &["proposed"]).1.contains("(in 5 days)\n"));
+    for (arguments, part) in [
+        (&["--ttl", "6d"][..], "; --ttl: expected at most 432000 seconds (keys.max_seconds_to_live) (400)\n"),
+        (&["--no-expiry"], "; --ttl: expected 1 to 432000 seconds (keys.max_seconds_to_live) (400)\n"),
+    ] {
+        let ran = keys(admin, &[&["create", "x", "--role", "Viewer"], arguments].concat());
+        assert_eq!((ran.code(), ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
+        assert!(ran.stderr.ends_with(part), "{ran:?}");
+    }
+    let (_server, admin) = start_with(&config("max: 1"));
+    assert_eq!(keys(admin, &["create", "one", "--role", "Viewer"]).code(), Some(0));
+    let full = keys(admin, &["create", "two", "--role", "Viewer"]);
+    assert!(full.code() == Some(1) && full.stderr.contains("raise keys.max in"), "{full:?}");
+}
+
+#[test]
+fn tokens_of_a_rotation_that_fails_for_one_key_are_told_apart() {
+    let (_server, admin) = start();
+    for name in ["a", "b", "c"] {
+        assert_eq!(keys(admin, &["create", name, "--role", "Viewer"]).code(), Some(0));
+    }
+    assert_eq!(keys(admin, &["disable", "b"]).code(), Some(0));
+    let rotated = keys(admin, &["rotate", "a", "b", "c"]);
+    assert_eq!((rotated.code(), rotated.stdout.lines().count()), (Some(1), 2), "{rotated:?}");
+    assert!(rotated.stdout.lines().all(|line| line.starts_with("eat_")), "{rotated:?}");
+    let disabled = "API key is disabled (409): `keys enable 2` lets it count again\n";
+    assert!(rotated.stderr.contains(&format!("error: b: {disabled}")), "{rotated:?}");
+    let order = "note: standard output has the new tokens of these keys, in this order: a (id 1), c (id 3)\n";
+    assert!(rotated.stderr.ends_with(&format!("{order}error: 1 of 3 failed\n")), "{rotated:?}");
+
+    // What the state of a key does not let is said with the state.
+    let one = keys(admin, &["rotate", "b"]);
+    assert_eq!((one.code(), one.stderr), (Some(1), format!("error: {disabled}")));
+    assert_eq!(keys(admin, &["revoke", "c"]).code(), Some(0));
+    let dead = keys(admin, &["edit", "c", "--ttl", "1d"]);
+    let revoked = "error: API key is revoked or expired (409): it is revoked for good, and `keys create` makes another one\n";
+    assert_eq!((dead.code(), dead.stderr.as_str()), (Some(1), revoked));
+}
+
+#[test]
+fn a_token_that_cannot_be_written_is_said_to_be_lost() {
+    let (_server, admin) = start();
+    let into_full = |arguments: &str| {
+        let mut command = Command::new("sh");
+        command.env("ENVOY_AUTH_TOKENS_ADMIN_URL", format!("http://{admin}"));
+        command.args(["-c", &format!("\"$0\" {arguments} --token-file - > /dev/full"), BINARY]);
+        run(command, ROOT)
+    };
+    for more in ["", " --json"] {
+        let name = format!("lost{}", more.len());
+        let lost = into_full(&format!("keys create {name} --role Viewer{more}"));
+        assert_eq!(lost.code(), Some(1), "{lost:?}");
+        let shown: Value =
+            serde_json::from_str(&keys(admin, &["show", &name, "--json"]).stdout).expect("JSON");
+        let id = &shown["id"];
+        let text = format!(
+            "Key {id}, {name}, is created, and nobody has its token: `keys rotate {id}` gives it another one.\n"
+        );
+        assert!(lost.stderr.ends_with(&text), "{lost:?}");
+        assert!(lost.stderr.contains("error: cannot write the token to standard output: "), "{lost:?}");
+    }
+    // No more tokens are lost than one.
+    let lost = into_full("keys rotate lost0 lost7");
+    assert_eq!(lost.code(), Some(1), "{lost:?}");
+    assert!(lost.stderr.contains("note: not tried any more: lost7\n"), "{lost:?}");
+    assert!(lost.stderr.contains("is rotated, and nobody has its token"), "{lost:?}");
+}
+
+#[test]
+fn a_listener_that_is_not_the_admins_is_asked_about() {
+    let (server, _) = start();
+    let ran = keys(server.tcp(), &["list"]);
+    assert_eq!((ran.code(), ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
+    for part in ["is this the admin listener", "not that of ext_authz", "https://"] {
+        assert!(ran.stderr.contains(part), "{part}: {ran:?}");
+    }
 }

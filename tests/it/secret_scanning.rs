@@ -170,9 +170,22 @@ fn token_check_tells_our_tokens_by_their_checksum() {
         assert_eq!((ran.code(), ran.stderr.as_str()), (Some(3), ""), "{ran:?}");
         assert!(ran.stdout.contains(part) && !ran.stdout.contains(text), "{ran:?}");
     }
-    let nothing = check("");
-    assert_eq!(nothing.code(), Some(1), "{nothing:?}");
-    assert!(nothing.stderr.contains("is empty"), "{nothing:?}");
+    let large = "a".repeat(3 << 20);
+    for (text, part) in
+        [(&b""[..], "is empty"), (b"\xff\xfe", "is not UTF-8"), (large.as_bytes(), "is larger than")]
+    {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("found.txt");
+        std::fs::write(&path, text).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "\"$0\" token check < \"$1\"", BINARY]).arg(&path);
+        let ran = run(command, "");
+        assert_eq!((ran.code(), ran.stderr.as_str()), (Some(3), ""), "{part}: {ran:?}");
+        assert!(
+            ran.stdout.starts_with("This is no token of our format") && ran.stdout.contains(part),
+            "{ran:?}"
+        );
+    }
 }
 
 #[test]

@@ -635,6 +635,12 @@ fn our_own_commands_speak_https_and_show_a_certificate_where_one_is_required() {
         assert!(elsewhere.stderr.contains("error: no TLS with https://localhost:"), "{elsewhere:?}");
         let plain = keys(&url.replace("https", "http"), &["list"]);
         assert_eq!(plain.code(), Some(1), "{plain:?}");
+        assert!(plain.stderr.contains("is this the admin listener"), "{plain:?}");
+        assert!(plain.stderr.contains("If it has TLS, the URL begins with https://"), "{plain:?}");
+        let missing = [&trusting[..], &["--cert-file", &cert, "--key-file", "/nowhere/me.key"]].concat();
+        let missing = keys(&url, &missing);
+        let text = "error: cannot read the private key in /nowhere/me.key: No such file or directory";
+        assert!(missing.code() == Some(1) && missing.stderr.starts_with(text), "{missing:?}");
         let swapped = [&trusting[..], &["--cert-file", &cert, "--key-file", &ca_file]].concat();
         let swapped = keys(&url, &swapped);
         assert!(swapped.stderr.starts_with("error: no private key in PEM"), "{swapped:?}");
@@ -642,7 +648,7 @@ fn our_own_commands_speak_https_and_show_a_certificate_where_one_is_required() {
         assert!(down.stderr.contains("nobody answers at https://127.0.0.1:1"), "{down:?}");
         // And to a port without TLS.
         let plain = keys(&format!("https://{}", server.probes()), &trusting);
-        assert!(plain.stderr.contains("plain http?"), "{plain:?}");
+        assert!(plain.stderr.contains("plain http? Then the URL begins with http://"), "{plain:?}");
     }
 }
 

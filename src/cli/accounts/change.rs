@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::super::admin_api::{Body, ServerArgs};
 use super::super::grant_args::{GrantChangeArgs, role_parser};
 use super::super::{AdminApi, CliError, print, print_note};
-use super::reference::Reference;
+use super::reference::{Reference, resolve};
 use super::{AccountsError, account_path};
 
 #[derive(Debug, Args)]
@@ -87,20 +87,14 @@ fn patch(api: &AdminApi, accounts: &[Reference], body: &Value, done: &str) -> Re
     })
 }
 
-/// Does something with each account.  All names are looked up first, so that a mistyped one stops all; then what fails for
-/// one account is reported, and the others' turn comes all the same.
+/// Does something with each account.  All names and ids are looked up first, so that a mistyped one stops all; then what
+/// fails for one account is reported, and the others' turn comes all the same.
 fn for_each(
     api: &AdminApi,
     accounts: &[Reference],
     mut act: impl FnMut(&Reference, i64) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    let mut resolved: Vec<(&Reference, i64)> = Vec::with_capacity(accounts.len());
-    for account in accounts {
-        let id = account.account(api)?;
-        if resolved.iter().all(|(_, other)| *other != id) {
-            resolved.push((account, id));
-        }
-    }
+    let resolved = resolve(accounts, |account| account.account(api))?;
     if let [(account, id)] = resolved.as_slice() {
         return act(account, *id);
     }

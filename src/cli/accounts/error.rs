@@ -14,6 +14,27 @@ pub enum AccountsError {
     /// No token of the account has the name.
     #[error("the account has no token {0:?}: `accounts tokens` shows the names")]
     NoSuchToken(String),
+    /// Nothing has the id.
+    #[error("there is no {what} with the id {id}: digits alone are an id, and `{list}` shows it")]
+    NoSuchId {
+        /// What is looked for.
+        what: &'static str,
+        /// The id.
+        id: i64,
+        /// The command that shows the ids.
+        list: &'static str,
+    },
+    /// Nothing has the id, but something has it as its name.
+    #[error("nothing has the id {name}: digits alone are an id. What is called {name} has the id {own_id}")]
+    NameIsNoId {
+        /// The name, which looks like an id.
+        name: i64,
+        /// The id of what has the name.
+        own_id: i64,
+    },
+    /// Of several things that are named one is not found.
+    #[error("{0}\nNothing is done: all that are named are looked up first.")]
+    NothingDone(#[source] Box<AccountsError>),
     /// Several tokens of the account have the name.
     #[error("{name:?} may be one of several tokens: say which by its id, of {ids}")]
     AmbiguousToken {

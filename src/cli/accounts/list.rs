@@ -9,7 +9,7 @@ use super::super::admin_api::{Body, Query, ServerArgs};
 use super::super::table::TablePrinter;
 use super::super::{CliError, print};
 use super::account::{HEADINGS, ListedAccount};
-use super::reference::{Reference, for_each_account};
+use super::reference::{Reference, for_each_account, resolve};
 use super::{AccountsError, account_path, token};
 
 #[derive(Debug, Args)]
@@ -58,8 +58,8 @@ impl ShowAccountsArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
         let api = self.server.open().map_err(AccountsError::from)?;
         let now = Timestamp::now();
-        for (index, account) in self.accounts.iter().enumerate() {
-            let id = account.account(&api)?;
+        let resolved = resolve(&self.accounts, |account| account.account(&api))?;
+        for (index, (_, id)) in resolved.into_iter().enumerate() {
             let response = api.get(&account_path(id, "")).map_err(AccountsError::from)?;
             let tokens = api.get(&account_path(id, "/tokens")).map_err(AccountsError::from)?;
             if api.wants_json() {

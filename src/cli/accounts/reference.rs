@@ -44,33 +44,76 @@ impl Reference {
     /// The id of the account.
     ///
     /// # Errors
-    /// No account has the name.
+    /// No account has the name or the id.
     pub fn account(&self, api: &AdminApi) -> Result<i64, AccountsError> {
-        let name = match self {
-            Self::Id(id) => return Ok(*id),
-            Self::Name(name) => name,
-        };
-        // The server looks for a part of the name.
-        let mut found = None;
-        for_each_account(api, &Query::new().with("query", Some(name)), |account| {
-            if account.name == *name {
-                found = Some(account.id);
+        let id = match self {
+            Self::Name(name) => {
+                let named = account_named(api, name)?;
+                return named.ok_or_else(|| AccountsError::NoSuchAccount(name.clone()));
             }
-            Ok::<_, AccountsError>(())
-        })?;
-        found.ok_or_else(|| AccountsError::NoSuchAccount(name.clone()))
+            Self::Id(id) => *id,
+        };
+        match api.get(&account_path(id, "")) {
+            Ok(_) => Ok(id),
+            Err(error) if error.is_not_found() => Err(match account_named(api, &id.to_string())? {
+                Some(own_id) => AccountsError::NameIsNoId { name: id, own_id },
+                None => AccountsError::NoSuchId { what: "service account", id, list: "accounts list" },
+            }),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The id of a token of the account.  A live token goes before dead ones of the same name.
     ///
     /// # Errors
-    /// No token has the name, or several have it.
+    /// No token has the name or the id, or several have the name.
     pub fn token(&self, api: &AdminApi, account: i64) -> Result<i64, AccountsError> {
+        let tokens: Vec<ListedToken> = api.get(&account_path(account, "/tokens"))?.parse()?;
         match self {
-            Self::Id(id) => Ok(*id),
-            Self::Name(name) => choose(name, api.get(&account_path(account, "/tokens"))?.parse()?),
+            Self::Name(name) => choose(name, tokens),
+            Self::Id(id) if tokens.iter().any(|token| token.id == *id) => Ok(*id),
+            Self::Id(id) => Err(match tokens.iter().find(|token| token.name == id.to_string()) {
+                Some(token) => AccountsError::NameIsNoId { name: *id, own_id: token.id },
+                None => {
+                    AccountsError::NoSuchId { what: "token of the account", id: *id, list: "accounts tokens" }
+                }
+            }),
         }
     }
+}
+
+/// The things with their ids, each once; a mistyped one stops all.
+///
+/// # Errors
+/// One is not found; where several are named the text says that nothing is done.
+pub fn resolve(
+    references: &[Reference],
+    id: impl Fn(&Reference) -> Result<i64, AccountsError>,
+) -> Result<Vec<(&Reference, i64)>, AccountsError> {
+    let mut resolved: Vec<(&Reference, i64)> = Vec::with_capacity(references.len());
+    for reference in references {
+        let id = id(reference).map_err(|error| match references {
+            [] | [_] => error,
+            [..] => AccountsError::NothingDone(Box::new(error)),
+        })?;
+        if resolved.iter().all(|(_, other)| *other != id) {
+            resolved.push((reference, id));
+        }
+    }
+    Ok(resolved)
+}
+
+/// The id of the account of this name.
+fn account_named(api: &AdminApi, name: &str) -> Result<Option<i64>, AccountsError> {
+    // The server looks for a part of the name.
+    let mut found = None;
+    for_each_account(api, &Query::new().with("query", Some(name)), |account| {
+        if account.name == name {
+            found = Some(account.id);
+        }
+        Ok::<_, AccountsError>(())
+    })?;
+    Ok(found)
 }
 
 fn choose(name: &str, mut tokens: Vec<ListedToken>) -> Result<i64, AccountsError> {

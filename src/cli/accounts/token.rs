@@ -6,12 +6,12 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::super::admin_api::{Body, Response, ServerArgs};
+use super::super::admin_api::{Body, Life, Response, ServerArgs};
 use super::super::table::TablePrinter;
-use super::super::times::parse_seconds;
-use super::super::{CliError, escape_controls, print, print_note};
+use super::super::times::parse_life;
+use super::super::{CliError, escape_controls, print, print_note, print_token};
 use super::account::{ListedToken, TOKEN_HEADINGS};
-use super::reference::Reference;
+use super::reference::{Reference, resolve};
 use super::{AccountsError, account_path};
 use crate::secret::Secret;
 
@@ -31,9 +31,13 @@ pub(in crate::cli) struct CreateTokenArgs {
     account: Reference,
     /// The token's name
     name: String,
-    /// How long it works: one whole number and one of s m h d w M y, such as 12h; for ever when not given
-    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    /// How long it works: one whole number and one of s m h d w M y, such as 12h; when not given as long as the server
+    /// proposes (`keys.default_seconds_to_live`)
+    #[arg(long, value_name = "TIME", value_parser = parse_life, allow_hyphen_values = true)]
     ttl: Option<i64>,
+    /// Let it work for ever
+    #[arg(long, conflicts_with = "ttl")]
+    no_expiry: bool,
     /// What it is for, in at most 500 characters
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -71,8 +75,9 @@ impl CreateTokenArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
         let api = self.server.open().map_err(AccountsError::from)?;
         let id = self.account.account(&api)?;
+        let life = Life::new(&api, self.ttl, self.no_expiry).map_err(AccountsError::from)?;
         let mut body = json!({ "name": self.name });
-        if let Some(seconds) = self.ttl {
+        if let Some(seconds) = life.seconds() {
             body["secondsToLive"] = json!(seconds);
         }
         if let Some(description) = self.description {
@@ -81,17 +86,19 @@ impl CreateTokenArgs {
         let response = api
             .call(Method::POST, &account_path(id, "/tokens"), Body::Json(&body))
             .map_err(AccountsError::from)?;
-        if api.wants_json() {
-            return print(&response.to_line());
-        }
         let IssuedToken { id, name, key } = response.parse().map_err(AccountsError::from)?;
         let key = Secret::new(key);
-        print_note(&format!(
-            "Token {id}, {}, of {} is created.  It is shown this once:",
-            escape_controls(&name),
-            self.account
-        ));
-        print(&format!("{}\n", key.expose()))
+        let token = format!("Token {id}, {}, of {}", escape_controls(&name), self.account);
+        let lost = || {
+            format!(
+                "{token} is created, and nobody has it: `keys rotate {id}` puts another one in its place."
+            )
+        };
+        if api.wants_json() {
+            return print_token(&response.to_line(), lost);
+        }
+        print_note(&format!("{token} is created.  {}  It is shown this once:", life.sentence()));
+        print_token(&format!("{}\n", key.expose()), lost)
     }
 }
 
@@ -99,8 +106,7 @@ impl DeleteTokensArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
         let api = self.server.open().map_err(AccountsError::from)?;
         let account = self.account.account(&api)?;
-        let ids = self.tokens.iter().map(|token| Ok((token, token.token(&api, account)?)));
-        let ids: Vec<_> = ids.collect::<Result<_, AccountsError>>()?;
+        let ids = resolve(&self.tokens, |token| token.token(&api, account))?;
         let mut failed = 0;
         for (token, id) in &ids {
             match api.call(Method::DELETE, &account_path(account, &format!("/tokens/{id}")), Body::Empty) {

@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::super::{CliError, escape_controls, print};
+use super::words::{ApiAnswer, ApiDetail};
 use super::{AdminApi, AdminApiError, AdminUrl, REQUEST_TIMEOUT, tls};
 
 /// The largest body of an error that is read, in bytes.
@@ -67,13 +68,7 @@ struct Message {
     message: String,
     /// Of an error: the members at fault.
     #[serde(default)]
-    details: Vec<Detail>,
-}
-
-#[derive(Deserialize)]
-struct Detail {
-    field: String,
-    problem: String,
+    details: Vec<ApiDetail>,
 }
 
 /// A response that succeeded.
@@ -174,9 +169,7 @@ impl StreamedResponse {
         }
         match serde_json::from_slice(&text) {
             Ok(Message { message, details }) => {
-                let details = details.iter().map(|Detail { field, problem }| format!("; {field}: {problem}"));
-                let message = format!("{message}{}", details.collect::<String>());
-                AdminApiError::Api { message: escape_controls(&message), status }
+                AdminApiError::Api(ApiAnswer { message: escape_controls(&message), details, status })
             }
             Err(_) => AdminApiError::UnexpectedStatus { url: body.url.clone(), status },
         }
@@ -317,7 +310,8 @@ async fn send_over(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
 ) -> Result<(Head, Incoming), AdminApiError> {
-    let broken = |source: hyper::Error| AdminApiError::Connection { url: url.clone(), source };
+    let advice = if url.is_plain() { " If it has TLS, the URL begins with https://" } else { "" };
+    let broken = |source: hyper::Error| AdminApiError::NoHttp { url: url.clone(), source, advice };
     let (mut client, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     // This task ends with the runtime.

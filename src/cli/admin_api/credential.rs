@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn arguments_go_before_variables() {
         let arguments = |token: Option<&str>, user: Option<&str>, password: Option<&str>| ServerArgs {
-            url: String::new(),
+            url: None,
             ca_file: None,
             cert_file: None,
             key_file: None,

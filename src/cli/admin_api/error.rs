@@ -8,6 +8,7 @@ use http::header::InvalidHeaderValue;
 use rustls::pki_types::{InvalidDnsNameError, pem};
 
 use super::super::InputError;
+use super::words::ApiAnswer;
 use super::{
     AdminUrl, AdminUrlError, PASSWORD_FILE_VARIABLE, REQUEST_TIMEOUT, TOKEN_FILE_VARIABLE, USER_VARIABLE,
 };
@@ -48,10 +49,15 @@ pub enum AdminApiError {
     #[error("the token holds characters that no token has")]
     CredentialCharacters(#[source] InvalidHeaderValue),
     /// The server's URL cannot be used.
-    #[error("--url: {0}")]
-    Url(#[from] AdminUrlError),
+    #[error("{from}: {source}")]
+    Url {
+        /// The argument or the variable that it stands in.
+        from: &'static str,
+        /// What is wrong with it.
+        source: AdminUrlError,
+    },
     /// The server's certificate cannot be verified, because no certificate can have this name.
-    #[error("--url: no certificate can be for the host {host}")]
+    #[error("the URL of the admin listener: no certificate can be for the host {host}")]
     ServerName {
         /// The host of the URL.
         host: String,
@@ -85,6 +91,19 @@ pub enum AdminApiError {
         /// What to do about it; may be empty.
         advice: &'static str,
     },
+    /// What answers is no HTTP server, or hung up.
+    #[error(
+        "{url} gives no answer of HTTP: {source}: is this the admin listener (`admin.listen`), and not that of \
+         ext_authz?{advice}"
+    )]
+    NoHttp {
+        /// The server's URL.
+        url: AdminUrl,
+        /// What HTTP says.
+        source: hyper::Error,
+        /// What else to look for; may be empty.
+        advice: &'static str,
+    },
     /// The connection broke.
     #[error("the connection to {url} broke: {source}")]
     Connection {
@@ -94,13 +113,8 @@ pub enum AdminApiError {
         source: hyper::Error,
     },
     /// The API answers with an error.
-    #[error("{message} ({})", status.as_u16())]
-    Api {
-        /// The API's own words, without control characters.
-        message: String,
-        /// The status, which is not 2xx.
-        status: StatusCode,
-    },
+    #[error("{}", .0.in_words_of_the_command_line())]
+    Api(ApiAnswer),
     /// The server answers with an error that is not the API's.
     #[error("{url} answers {status}: is this the admin listener?")]
     UnexpectedStatus {
@@ -126,7 +140,15 @@ pub enum AdminApiError {
         /// What is wrong with it.
         source: pem::Error,
     },
-    /// A private key cannot be read.  The parser's error is dropped: it may quote a part of the key.
+    /// The file of a private key cannot be read.
+    #[error("cannot read the private key in {}: {source}", path.display())]
+    PrivateKeyFile {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// A private key cannot be parsed.  The parser's error is dropped: it may quote a part of the key.
     #[error("no private key in PEM, without a password, can be read from {}", .0.display())]
     PrivateKey(PathBuf),
     /// The client's certificate and key do not fit together.
@@ -159,11 +181,24 @@ impl AdminApiError {
             StatusCode::MISDIRECTED_REQUEST,
             StatusCode::TOO_MANY_REQUESTS,
         ];
-        matches!(self, Self::Api { status, .. } if status.is_client_error() && !others.contains(status))
+        matches!(self, Self::Api(answer) if answer.status.is_client_error() && !others.contains(&answer.status))
     }
 
     /// Whether the API answers that there is no such thing.
     pub(in crate::cli) fn is_not_found(&self) -> bool {
-        matches!(self, Self::Api { status, .. } if *status == StatusCode::NOT_FOUND)
+        self.answer().is_some_and(|answer| answer.status == StatusCode::NOT_FOUND)
+    }
+
+    /// What the API answers, where it does.
+    pub(in crate::cli) fn answer(&self) -> Option<&ApiAnswer> {
+        if let Self::Api(answer) = self { Some(answer) } else { None }
+    }
+
+    /// Whether the server may have done what it was asked for, without saying so.
+    pub(in crate::cli) fn may_be_done(&self) -> bool {
+        matches!(
+            self,
+            Self::Timeout(_) | Self::NoHttp { .. } | Self::Connection { .. } | Self::UnexpectedBody(_)
+        )
     }
 }

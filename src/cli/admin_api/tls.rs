@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -60,7 +60,13 @@ impl Client {
                 Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
                     ": name the CA of its certificate with --ca-file"
                 }
-                Some(Error::InvalidMessage(_)) => ": does it speak plain http?",
+                Some(Error::InvalidMessage(_)) => {
+                    ": does it speak plain http? Then the URL begins with http://. Is this the admin listener (`admin.listen`)?"
+                }
+                // ext_authz speaks HTTP/2 alone.
+                Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+                    ": is this the admin listener (`admin.listen`), and not that of ext_authz?"
+                }
                 Some(_) | None => "",
             };
             AdminApiError::Handshake { url: url.clone(), source, advice }
@@ -96,6 +102,9 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, AdminApiErr
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, AdminApiError> {
-    // The cause is dropped: an error about the text of a key could quote a part of it.
-    PrivateKeyDer::from_pem_file(path).map_err(|_| AdminApiError::PrivateKey(path.to_owned()))
+    PrivateKeyDer::from_pem_file(path).map_err(|error| match error {
+        pem::Error::Io(source) => AdminApiError::PrivateKeyFile { path: path.to_owned(), source },
+        // The cause is dropped: an error about the text of a key could quote a part of it.
+        _ => AdminApiError::PrivateKey(path.to_owned()),
+    })
 }

@@ -203,7 +203,7 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
         "expired_token",
         "The token was right, and its `expires` or its lifetime is over.",
         Administrator,
-        "Make a new key, or rotate this one; for a token of the configuration change `expires`.",
+        "Make a new key: one that has expired can be neither rotated nor prolonged. For a token of the configuration change `expires`.",
     ),
     advice(
         "revoked_token",

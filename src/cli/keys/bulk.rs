@@ -29,7 +29,7 @@ pub(in crate::cli) struct RevokeKeysArgs {
     #[command(flatten)]
     criteria: Criteria,
     /// Show which keys would be revoked, and revoke none
-    #[arg(long, help_heading = CRITERIA_HEADING, requires = "criteria")]
+    #[arg(long, help_heading = CRITERIA_HEADING)]
     dry_run: bool,
 }
 
@@ -49,7 +49,7 @@ struct Criteria {
     #[arg(long, help_heading = CRITERIA_HEADING, value_name = "NAME", groups = ["which", "criteria"])]
     owner: Option<String>,
     /// Those that were not used for this time, such as 90d; what a read-only server saw is no use
-    #[arg(long, help_heading = CRITERIA_HEADING, value_name = "TIME", value_parser = parse_seconds, groups = ["which", "criteria"])]
+    #[arg(long, help_heading = CRITERIA_HEADING, value_name = "TIME", value_parser = parse_seconds, allow_hyphen_values = true, groups = ["which", "criteria"])]
     unused_for: Option<i64>,
     /// Those with a name that fits, such as `ci-*`
     #[arg(long, help_heading = CRITERIA_HEADING, value_name = "PATTERN", groups = ["which", "criteria"])]
@@ -58,6 +58,9 @@ struct Criteria {
 
 impl RevokeKeysArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
+        if self.dry_run && !self.keys.is_empty() {
+            return Err(KeysError::DryRunOfNames.into());
+        }
         let api = self.server.open().map_err(KeysError::from)?;
         if self.keys.is_empty() {
             self.criteria.revoke(&api, self.dry_run)

@@ -2,11 +2,12 @@
 
 use clap::{ArgGroup, Args};
 use http::Method;
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::super::admin_api::{Body, Response, ServerArgs};
 use super::super::grant_args::{GrantChangeArgs, role_parser};
-use super::super::times::parse_seconds;
+use super::super::times::{parse_life, parse_seconds};
 use super::super::{AdminApi, CliError, escape_controls, print, print_note};
 use super::key::ListedKey;
 use super::list::print_details;
@@ -45,7 +46,7 @@ pub(in crate::cli) struct EditKeysArgs {
     #[command(flatten)]
     grants: GrantChangeArgs,
     /// How long it works from now on: one whole number and one of s m h d w M y, such as 12h
-    #[arg(long, value_name = "TIME", value_parser = parse_seconds, group = "change")]
+    #[arg(long, value_name = "TIME", value_parser = parse_life, allow_hyphen_values = true, group = "change")]
     ttl: Option<i64>,
     /// Let it work for ever
     #[arg(long, conflicts_with = "ttl", group = "change")]
@@ -67,7 +68,7 @@ pub(in crate::cli) struct RotateKeysArgs {
     #[command(flatten)]
     keys: KeysArg,
     /// How long the present token goes on working, such as 1h, seven days at most; not at all when not given
-    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds, allow_hyphen_values = true)]
     overlap: Option<i64>,
 }
 
@@ -75,8 +76,8 @@ impl ShowKeysArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
         let api = self.server.open().map_err(KeysError::from)?;
         let mut shown = Vec::new();
-        for (_, id) in resolve(&api, &self.keys.keys)? {
-            let response = api.get(&key_path(id, "")).map_err(KeysError::from)?;
+        for (_, key) in resolve(&api, &self.keys.keys)? {
+            let response = api.get(&key_path(key.id, "")).map_err(KeysError::from)?;
             if api.wants_json() {
                 print(&response.to_line())?;
             } else {
@@ -129,12 +130,23 @@ impl RotateKeysArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
         let api = self.server.open().map_err(KeysError::from)?;
         let body = self.overlap.map_or_else(|| json!({}), |seconds| json!({ "overlapSeconds": seconds }));
-        for_each(&api, &self.keys.keys, |_, id| {
+        let mut rotated = Vec::new();
+        let done = for_each(&api, &self.keys.keys, |key, id| {
             let response = api
                 .call(Method::POST, &key_path(id, "/rotate"), Body::Json(&body))
                 .map_err(KeysError::from)?;
-            print_issued(&api, &response, "rotated")
-        })
+            print_issued(&api, &response, "rotated", None)?;
+            rotated.push(format!("{key} (id {id})"));
+            Ok(())
+        });
+        // The lines of tokens are fewer than the keys: which is whose can no longer be told by their number.
+        if done.is_err() && !rotated.is_empty() {
+            print_note(&format!(
+                "note: standard output has the new tokens of these keys, in this order: {}",
+                rotated.join(", ")
+            ));
+        }
+        done
     }
 }
 
@@ -183,39 +195,70 @@ pub(super) fn print_message(
     print(&format!("{about}{message}\n"))
 }
 
-/// The keys with their ids, each once.
-fn resolve<'k>(api: &AdminApi, keys: &'k [KeyReference]) -> Result<Vec<(&'k KeyReference, i64)>, KeysError> {
-    let mut resolved: Vec<(&KeyReference, i64)> = Vec::with_capacity(keys.len());
+/// The keys that are meant, each once.
+fn resolve<'k>(
+    api: &AdminApi,
+    keys: &'k [KeyReference],
+) -> Result<Vec<(&'k KeyReference, ListedKey)>, KeysError> {
+    let mut resolved: Vec<(&KeyReference, ListedKey)> = Vec::with_capacity(keys.len());
     for key in keys {
-        let id = key.id(api)?;
-        if resolved.iter().all(|(_, other)| *other != id) {
-            resolved.push((key, id));
+        let found = key.key(api)?;
+        if resolved.iter().all(|(_, other)| other.id != found.id) {
+            resolved.push((key, found));
         }
     }
     Ok(resolved)
 }
 
-/// Does something with each key.  All names are looked up first, so that a mistyped one stops all; then what fails for one
-/// key is reported, and the others' turn comes all the same.
+/// Does something with each key.  All names and ids are looked up first, so that a mistyped one stops all; then what fails
+/// for one key is reported, and the others' turn comes all the same.
 fn for_each(
     api: &AdminApi,
     keys: &[KeyReference],
     mut act: impl FnMut(&KeyReference, i64) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    let resolved = resolve(api, keys)?;
-    if let [(key, id)] = resolved.as_slice() {
-        return act(key, *id);
+    let resolved = resolve(api, keys).map_err(|error| match keys {
+        [] | [_] => error,
+        [..] => KeysError::NothingDone(Box::new(error)),
+    })?;
+    if let [(key, found)] = resolved.as_slice() {
+        return act(key, found.id).map_err(|error| explained(error, found));
     }
     let mut failed = 0;
-    for (key, id) in &resolved {
-        match act(key, *id) {
+    for (index, (key, found)) in resolved.iter().enumerate() {
+        match act(key, found.id).map_err(|error| explained(error, found)) {
             Ok(()) => {}
             Err(CliError::Keys(error)) => {
                 print_note(&format!("error: {key}: {error}"));
                 failed += 1;
             }
-            Err(other) => return Err(other),
+            Err(other) => {
+                let rest: Vec<_> = resolved[index + 1..].iter().map(|(key, _)| key.to_string()).collect();
+                if !rest.is_empty() {
+                    print_note(&format!("note: not tried any more: {}", rest.join(", ")));
+                }
+                return Err(other);
+            }
         }
     }
     if failed == 0 { Ok(()) } else { Err(KeysError::SomeFailed { failed, all: resolved.len() }.into()) }
+}
+
+/// The error, with what to do where the state of the key is its cause.
+fn explained(error: CliError, key: &ListedKey) -> CliError {
+    let source = match error {
+        CliError::Keys(KeysError::Api(source)) => source,
+        other => return other,
+    };
+    let advice = match source.answer().map(|answer| answer.message.as_str()) {
+        Some("API key is disabled") => Some(format!("`keys enable {}` lets it count again", key.id)),
+        Some("API key is revoked or expired") => key
+            .dead_state(Timestamp::now())
+            .map(|state| format!("it is {state} for good, and `keys create` makes another one")),
+        Some(_) | None => None,
+    };
+    match advice {
+        Some(advice) => KeysError::OfState { source, advice }.into(),
+        None => KeysError::Api(source).into(),
+    }
 }

@@ -1,44 +1,51 @@
 //! `keys create`
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use http::Method;
 use serde_json::json;
 
 use super::super::CliError;
-use super::super::admin_api::{Body, ServerArgs};
+use super::super::admin_api::{Body, Life, ServerArgs};
 use super::super::grant_args::{GrantArgs, role_parser};
-use super::super::times::parse_seconds;
+use super::super::times::parse_life;
 use super::{KEYS, KeysError, print_issued};
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("whose").required(true).multiple(true))]
 pub(in crate::cli) struct CreateKeyArgs {
     #[command(flatten)]
     server: ServerArgs,
     /// The key's name
     name: String,
     /// What it may do at most
-    #[arg(long, value_parser = role_parser(), required_unless_present_any = ["account", "mine"])]
+    #[arg(long, value_parser = role_parser(), group = "whose")]
     role: Option<String>,
-    /// How long it works: one whole number and one of s m h d w M y, such as 12h; for ever when not given
-    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    /// How long it works: one whole number and one of s m h d w M y, such as 12h; when not given as long as the server
+    /// proposes (`keys.default_seconds_to_live`)
+    #[arg(long, value_name = "TIME", value_parser = parse_life, allow_hyphen_values = true)]
     ttl: Option<i64>,
+    /// Let it work for ever
+    #[arg(long, conflicts_with = "ttl")]
+    no_expiry: bool,
     #[command(flatten)]
     grants: GrantArgs,
     /// Make it for this service account, by its name or id: its role, policies and members are the account's
-    #[arg(long, value_name = "ACCOUNT", conflicts_with_all = ["role", "policies", "actor"])]
+    #[arg(long, value_name = "ACCOUNT", conflicts_with_all = ["role", "policies", "actor"], group = "whose")]
     account: Option<String>,
     /// Make it yours: it stands for you, with at most your role
-    #[arg(long, conflicts_with = "account")]
+    #[arg(long, conflicts_with = "account", group = "whose")]
     mine: bool,
 }
 
 impl CreateKeyArgs {
     pub(super) fn run(self) -> Result<(), CliError> {
+        let api = self.server.open().map_err(KeysError::from)?;
+        let life = Life::new(&api, self.ttl, self.no_expiry).map_err(KeysError::from)?;
         let mut body = json!({ "name": self.name });
         if let Some(role) = self.role {
             body["role"] = json!(role);
         }
-        if let Some(seconds) = self.ttl {
+        if let Some(seconds) = life.seconds() {
             body["secondsToLive"] = json!(seconds);
         }
         self.grants.write_into(&mut body);
@@ -48,8 +55,7 @@ impl CreateKeyArgs {
         if self.mine {
             body["owner"] = json!("me");
         }
-        let api = self.server.open().map_err(KeysError::from)?;
         let response = api.call(Method::POST, KEYS, Body::Json(&body)).map_err(KeysError::from)?;
-        print_issued(&api, &response, "created")
+        print_issued(&api, &response, "created", Some(life))
     }
 }

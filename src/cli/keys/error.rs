@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::super::{AdminApiError, InputError};
+use super::super::{AdminApiError, Input, InputError};
+use super::batches::{FailedBatch, LineProblem};
 use super::candidates::Candidates;
 use crate::keys::store::{BackupError, OpenError, UrlError};
 
@@ -18,6 +19,36 @@ pub enum KeysError {
     /// No key has the name.
     #[error("there is no key {0:?}: `keys list` shows the names, with --expired those of dead keys too")]
     NoSuchKey(String),
+    /// No key has the id.
+    #[error(
+        "there is no key with the id {0}: digits alone are an id, and `keys list` shows it, with --expired those of \
+         dead keys too"
+    )]
+    NoSuchId(i64),
+    /// No key has the id, but keys have it as their name.
+    #[error(
+        "there is no key with the id {name}: digits alone are an id. Say by its own id which key called {name} is meant:{candidates}"
+    )]
+    NameIsNoId {
+        /// The name, which looks like an id.
+        name: i64,
+        /// The keys of this name.
+        candidates: Candidates,
+    },
+    /// Of several keys that are named one is not found.
+    #[error("{0}\nNothing is done, to no key: all that are named are looked up first.")]
+    NothingDone(#[source] Box<KeysError>),
+    /// The state of the key does not let it.
+    #[error("{source}: {advice}")]
+    OfState {
+        /// What the API says.
+        source: AdminApiError,
+        /// What to do.
+        advice: String,
+    },
+    /// `revoke`: a dry run of what is named.
+    #[error("--dry-run is for criteria such as --created-by: `keys show` shows keys that are named")]
+    DryRunOfNames,
     /// Several keys have the name.
     #[error("{name:?} may be one of several keys: say which by its id{candidates}")]
     AmbiguousName {
@@ -43,37 +74,27 @@ pub enum KeysError {
     /// `find`: what was read is no token.
     #[error("that cannot be a token: {0}")]
     NotAToken(#[from] crate::token::TokenError),
-    /// `import`: a line is no JSON object.
-    #[error("line {line} is not a JSON object: {source}")]
-    ImportLine {
-        /// From 1.
-        line: usize,
-        /// What the parser says.
-        source: serde_json::Error,
-    },
-    /// `import`: a line is longer than a request may be.
-    #[error("line {0} is longer than a request may be")]
-    ImportLineTooLong(usize),
     /// `import`: the file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {file}: {source}")]
     ImportFile {
         /// The file.
-        path: PathBuf,
+        file: Input,
         /// What the operating system says.
         source: std::io::Error,
     },
-    /// `import`: a request fails.
-    #[error("lines {first} to {last} are not imported: {source}\n{imported} keys of the lines before are")]
-    ImportBatch {
-        /// The first of its lines, from 1.
-        first: usize,
-        /// The last of its lines.
-        last: usize,
-        /// How many keys were imported by the requests before.
-        imported: u64,
-        /// Why it fails.
-        source: Box<AdminApiError>,
+    /// `import`: a line cannot be sent.
+    #[error("{file}, line {line} {problem}\nNo key is imported.")]
+    ImportLine {
+        /// The file.
+        file: Input,
+        /// From 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: LineProblem,
     },
+    /// `import`: a request fails.
+    #[error("{0}")]
+    ImportBatch(Box<FailedBatch>),
     /// `migrate`: the text is not the URL of a store.
     #[error("--store-file: {0}")]
     StoreUrl(#[source] UrlError),

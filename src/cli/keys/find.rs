@@ -46,10 +46,15 @@ impl FindKeyArgs {
         let response = match found {
             Ok(response) => response,
             Err(error) => {
-                if error.is_not_found() && !token.has_issued_format() {
+                if error.is_not_found() {
+                    print_note(if token.has_issued_format() {
+                        "note: the store knows no key with this token, live or dead"
+                    } else {
+                        "note: this is not the format of issued tokens, or its checksum is wrong: `token check` says which"
+                    });
                     print_note(
-                        "note: this is not the format of issued tokens, or its checksum is wrong: \
-                         `token check` says which. A token of the configuration is no key",
+                        "note: a token of the configuration is no key: `envoy-auth-tokens explain --path / --token-file FILE` \
+                         names it",
                     );
                 }
                 return Err(KeysError::from(error).into());

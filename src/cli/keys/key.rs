@@ -67,6 +67,11 @@ impl ListedKey {
         !self.is_revoked && self.expiration.is_none_or(|expiration| now < expiration)
     }
 
+    /// Whether it is `revoked` or `expired`, where it is one of these.
+    pub fn dead_state(&self, now: Timestamp) -> Option<&'static str> {
+        (!self.is_live(now)).then(|| self.status(now))
+    }
+
     /// Whose it is, for people.
     pub fn whose(&self) -> String {
         match (&self.account, &self.owner) {

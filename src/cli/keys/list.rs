@@ -48,19 +48,19 @@ pub(in crate::cli) struct ListKeysArgs {
     #[arg(long, value_name = "ACTOR")]
     created_by: Option<String>,
     /// Those that expire within this time, such as 7d
-    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds, allow_hyphen_values = true)]
     expiring: Option<i64>,
     /// Those that were not used for this time, such as 90d
-    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds, allow_hyphen_values = true)]
     unused: Option<i64>,
     /// Show expired and revoked keys too
     #[arg(long)]
     expired: bool,
-    /// In which order
+    /// In which order; by name when not given
     #[arg(long, value_enum)]
     sort: Option<SortKey>,
     /// The other way round
-    #[arg(long, requires = "sort")]
+    #[arg(long)]
     reverse: bool,
 }
 
@@ -128,8 +128,9 @@ impl ListKeysArgs {
     }
 
     fn sort_parameter(&self) -> Option<String> {
+        let sort = self.sort.or(self.reverse.then_some(SortKey::Name));
         let minus = if self.reverse { "-" } else { "" };
-        self.sort.map(|key| format!("{minus}{}", key.as_str()))
+        sort.map(|key| format!("{minus}{}", key.as_str()))
     }
 }
 

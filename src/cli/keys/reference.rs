@@ -8,7 +8,7 @@ use super::super::admin_api::Query;
 use super::super::{AdminApi, escape_controls};
 use super::candidates::Candidates;
 use super::key::ListedKey;
-use super::{KEYS, KeysError};
+use super::{KEYS, KeysError, key_path};
 
 /// A key as the command line names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,33 +39,55 @@ impl fmt::Display for KeyReference {
 }
 
 impl KeyReference {
-    /// The id of the key.  A live key goes before dead ones of the same name.
+    /// The key.  A live one goes before dead ones of the same name.
     ///
     /// # Errors
-    /// No key has the name, or several have it.
-    pub fn id(&self, api: &AdminApi) -> Result<i64, KeysError> {
-        let name = match self {
-            Self::Id(id) => return Ok(*id),
-            Self::Name(name) => name,
-        };
+    /// No key has the name or the id, or several have the name.
+    pub fn key(&self, api: &AdminApi) -> Result<ListedKey, KeysError> {
         let now = Timestamp::now();
-        // The server looks for a part of the name; what stands before the last slash may be an account.
-        let part = name.rsplit_once('/').map_or(name.as_str(), |(_, part)| part);
-        let query = Query::new().with("query", Some(part)).with("includeExpired", Some(true));
-        let response = api.get(&query.of(KEYS))?;
-        let keys: Vec<ListedKey> = response.parse()?;
-        choose(name, keys, now)
+        match self {
+            Self::Name(name) => choose(name, keys_called(api, name)?, now),
+            Self::Id(id) => match api.get(&key_path(*id, "")) {
+                Ok(response) => Ok(response.parse()?),
+                Err(error) if error.is_not_found() => {
+                    Err(no_such_id(*id, &keys_called(api, &id.to_string())?, now))
+                }
+                Err(error) => Err(error.into()),
+            },
+        }
     }
 }
 
-fn choose(name: &str, mut keys: Vec<ListedKey>, now: Timestamp) -> Result<i64, KeysError> {
+/// The keys, dead ones too, that this text names.
+fn keys_called(api: &AdminApi, name: &str) -> Result<Vec<ListedKey>, KeysError> {
+    // The server looks for a part of the name; what stands before the last slash may be an account.
+    let part = name.rsplit_once('/').map_or(name, |(_, part)| part);
+    let query = Query::new().with("query", Some(part)).with("includeExpired", Some(true));
+    Ok(called(api.get(&query.of(KEYS))?.parse()?, name))
+}
+
+/// Those of the keys that this text names.
+fn called(mut keys: Vec<ListedKey>, name: &str) -> Vec<ListedKey> {
     keys.retain(|key| key.name == name || key.reference() == name);
+    keys
+}
+
+/// The error about an id that no key has; these keys have it as their name.
+fn no_such_id(id: i64, called: &[ListedKey], now: Timestamp) -> KeysError {
+    if called.is_empty() {
+        KeysError::NoSuchId(id)
+    } else {
+        KeysError::NameIsNoId { name: id, candidates: Candidates::new(called, now) }
+    }
+}
+
+fn choose(name: &str, mut keys: Vec<ListedKey>, now: Timestamp) -> Result<ListedKey, KeysError> {
     if keys.iter().any(|key| key.is_live(now)) {
         keys.retain(|key| key.is_live(now));
     }
     match keys.as_slice() {
         [] => Err(KeysError::NoSuchKey(name.to_owned())),
-        [key] => Ok(key.id),
+        [key] => Ok(key.clone()),
         _ => Err(KeysError::AmbiguousName { name: name.to_owned(), candidates: Candidates::new(&keys, now) }),
     }
 }
@@ -102,18 +124,23 @@ mod tests {
             )
             .expect("keys")
         };
+        let found = |name: &str| choose(name, called(keys(), name), now);
         for (name, id) in [("robots/ci", 2), ("ann/ci", 4), ("ci2", 5), ("a/b", 6), ("b", 7)] {
-            assert_eq!(choose(name, keys(), now).expect(name), id, "{name}");
+            assert_eq!(found(name).expect(name).id, id, "{name}");
         }
-        let error = choose("ci", keys(), now).expect_err("three").to_string();
+        let error = found("ci").expect_err("three").to_string();
         assert_eq!(
             error,
             "\"ci\" may be one of several keys: say which by its id\n  1  ci, nobody's, live\n  \
              2  robots/ci, of the account robots, live\n  4  ann/ci, of ann, live"
         );
-        let error = choose("old", keys(), now).expect_err("two").to_string();
+        let error = found("old").expect_err("two").to_string();
         assert!(error.contains("8  old") && error.contains("9  old"), "{error}");
-        let error = choose("nobody", keys(), now).expect_err("none").to_string();
+        let error = found("nobody").expect_err("none").to_string();
         assert!(error.starts_with("there is no key \"nobody\""), "{error}");
+        let error = no_such_id(9, &[], now).to_string();
+        assert!(error.starts_with("there is no key with the id 9: digits alone are an id"), "{error}");
+        let error = no_such_id(9, &called(keys(), "a/b"), now).to_string();
+        assert!(error.ends_with(":\n  6  a/b, nobody's, live\n  7  a/b, of the account a, dead"), "{error}");
     }
 }

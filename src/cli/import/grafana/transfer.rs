@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::GrafanaError;
 use super::plan::{Plan, PlannedKey};
-use crate::cli::admin_api::{ACCOUNTS, Body, KEYS};
+use crate::cli::admin_api::{ACCOUNTS, ApiAnswer, Body, KEYS};
 use crate::cli::{AdminApi, AdminApiError, print_note};
 
 /// How much was made.
@@ -27,7 +27,10 @@ pub struct Transferred {
 }
 
 /// The file that the new tokens are written to, a JSON object a line.
-pub struct TokenFile(File);
+pub struct TokenFile {
+    file: File,
+    is_empty: bool,
+}
 
 impl TokenFile {
     /// Makes the file, which must not be there, and which its owner alone may read.
@@ -35,7 +38,17 @@ impl TokenFile {
     /// # Errors
     /// What the operating system says.
     pub fn create(path: &Path) -> io::Result<Self> {
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(Self)
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map(|file| Self { file, is_empty: true })
+    }
+
+    /// Whether nothing was written, not even a part of a token.
+    pub fn is_empty(&self) -> bool {
+        self.is_empty
     }
 
     /// Writes one, before the next is made: a token is told once.
@@ -48,8 +61,9 @@ impl TokenFile {
         line["id"] = json!(key.id);
         line["token"] = json!(key.key);
         let text = Zeroizing::new(format!("{line}\n"));
-        self.0.write_all(text.as_bytes())?;
-        self.0.sync_data()
+        self.is_empty = false;
+        self.file.write_all(text.as_bytes())?;
+        self.file.sync_data()
     }
 }
 
@@ -82,8 +96,9 @@ pub fn transfer(api: &AdminApi, plan: &Plan, tokens: &mut TokenFile) -> Result<T
             Err(error) => {
                 let lost = account.tokens.len();
                 print_note(&format!(
-                    "error: the service account {:?} and its {lost} tokens are not made: {error}",
-                    account.name
+                    "error: the service account {:?} and its {lost} tokens are not made: {}",
+                    account.name,
+                    reason(&error)
                 ));
                 done.failed += 1 + lost;
                 continue;
@@ -128,11 +143,16 @@ fn make(
         }
         Err(error) => {
             let whose = account.map(|account| format!(" of {account:?}")).unwrap_or_default();
-            print_note(&format!("error: the key {}{whose} is not made: {error}", body["name"]));
+            print_note(&format!("error: the key {}{whose} is not made: {}", body["name"], reason(&error)));
             done.failed += 1;
         }
     }
     Ok(())
+}
+
+/// Why something is not made: nobody wrote the arguments that other commands have for its members.
+fn reason(error: &AdminApiError) -> String {
+    error.answer().map_or_else(|| error.to_string(), ApiAnswer::in_words_of_the_api)
 }
 
 /// Makes a call.  What the API itself says about one thing is the inner error.
