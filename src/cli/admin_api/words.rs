@@ -6,10 +6,14 @@ use serde::Deserialize;
 use super::super::escape_controls;
 
 /// Messages that are Grafana's, and what they mean here.
-const IN_WORDS: &[(&str, &str)] = &[(
-    "api_key Quota reached",
-    "there is no room for another key: delete keys that nobody needs, or raise keys.max in the server's configuration",
-)];
+const IN_WORDS: &[(&str, &str)] = &[
+    (
+        "api_key Quota reached",
+        "there is no room for another key: delete keys that nobody needs, or raise keys.max in the server's configuration",
+    ),
+    ("Number of seconds before expiration should be set", "no key lives for ever here"),
+    ("Number of seconds before expiration is greater than the global limit", "the key would live too long"),
+];
 
 /// The arguments that become members of a request, by the names of these.
 const ARGUMENTS: &[(&str, &str)] = &[

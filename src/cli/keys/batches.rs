@@ -119,10 +119,15 @@ impl fmt::Display for FailedBatch {
         if source.may_be_done() {
             write!(formatter, "Whether lines {first} to {last} are imported is not known: see `keys list`.")?;
         } else if *imported == 0 {
-            return write!(
-                formatter,
-                "No key is imported: lines {first} to {last} are one request, which is taken whole or not at all."
-            );
+            formatter.write_str("No key is imported")?;
+            return if first == last {
+                formatter.write_str(".")
+            } else {
+                write!(
+                    formatter,
+                    ": lines {first} to {last} are one request, which is taken whole or not at all."
+                )
+            };
         } else {
             write!(
                 formatter,

@@ -258,7 +258,7 @@ fn explained(error: CliError, key: &ListedKey) -> CliError {
         Some(_) | None => None,
     };
     match advice {
-        Some(advice) => KeysError::OfState { source, advice }.into(),
+        Some(advice) => KeysError::OfState { source: Box::new(source), advice }.into(),
         None => KeysError::Api(source).into(),
     }
 }

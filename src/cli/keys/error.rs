@@ -42,7 +42,7 @@ pub enum KeysError {
     #[error("{source}: {advice}")]
     OfState {
         /// What the API says.
-        source: AdminApiError,
+        source: Box<AdminApiError>,
         /// What to do.
         advice: String,
     },
