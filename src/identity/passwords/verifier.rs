@@ -343,9 +343,11 @@ mod tests {
         let guess = Secret::new("guess".to_owned());
         let verifier = &passwords.checks;
         for _ in 0..3 {
-            // Nobody waits for it.
+            // It cannot begin before its caller is gone.
+            let held = verifier.running.acquire().await.unwrap();
             let result = verifier.verify("alice", &guess, &users, Instant::now()).await;
             assert!(matches!(result, PasswordResult::Unverified));
+            drop(held);
             while !verifier.state().in_flight.is_empty() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
