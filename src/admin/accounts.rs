@@ -144,7 +144,7 @@ impl SearchQuery {
     /// # Errors
     /// 400: `perpage` is more than a page holds.
     fn parse(query: &str) -> Result<Self, ApiError> {
-        let page = Page::parse(query, "")?;
+        let page = Page::parse_as_grafana(query)?;
         Ok(Self {
             query: query::text(query, "query"),
             // Clients that were made from Grafana's OpenAPI document write it with a capital letter.

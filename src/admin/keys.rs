@@ -24,8 +24,9 @@ use utoipa::ToSchema;
 
 use super::audit::ChangeAttempt;
 use super::auth::Manager;
-use super::error::ApiError;
+use super::error::{ApiError, InvalidKind};
 use super::{Admin, with_store_timeout};
+use crate::keys::store::AccountRef;
 use crate::keys::{Account, Key, Power};
 use crate::secret::Secret;
 
@@ -122,5 +123,17 @@ impl Admin {
             Ok(id) if named.is_none() => Ok(with_store_timeout(self.keys.account(id)).await??),
             Ok(_) | Err(_) => Ok(named),
         }
+    }
+
+    /// The service account that a condition names.
+    ///
+    /// # Errors
+    /// 400: there is none.  A condition that nothing can fit is a mistyped one.
+    async fn account_of_condition(self: &Arc<Self>, text: &str) -> Result<AccountRef, ApiError> {
+        let account = self.account_called(text).await?.ok_or_else(|| {
+            let problem = "there is no service account of this name or id";
+            ApiError::invalid(InvalidKind::UnknownAccount, "account", problem)
+        })?;
+        Ok(AccountRef::Id(account.id))
     }
 }

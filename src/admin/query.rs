@@ -24,21 +24,29 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// The page of a query.  What is no number above zero counts as missing, as in Grafana.
+    /// The page of a query.  A `page` that is no number above zero counts as missing.
     ///
     /// # Errors
-    /// 400: `perpage` is more than a page holds; `without` says what it is when `perpage` is missing.
+    /// 400: `perpage` is no size of a page; `without` says what it is when `perpage` is missing.
     pub fn parse(query: &str, without: &str) -> Result<Self, ApiError> {
-        let number = |name| {
-            parameter(query, name).and_then(|value| value.parse::<u64>().ok()).filter(|&number| number > 0)
-        };
-        let size = number("perpage").map(|size| {
-            u32::try_from(size).ok().filter(|&size| size as usize <= MAX_PAGE).ok_or_else(|| {
+        let size = text(query, "perpage").map(|size| {
+            size.parse::<u32>().ok().filter(|&size| size > 0 && size as usize <= MAX_PAGE).ok_or_else(|| {
                 let problem = format!("expected 1 to {MAX_PAGE}{without}");
                 ApiError::invalid(InvalidKind::PerPage, "perpage", problem)
             })
         });
-        Ok(Self { number: number("page").unwrap_or(1), size: size.transpose()? })
+        Ok(Self { number: positive(query, "page").unwrap_or(1), size: size.transpose()? })
+    }
+
+    /// The same, where Grafana has the call too: a `perpage` that is no number above zero counts as missing, as there.
+    ///
+    /// # Errors
+    /// 400: `perpage` is more than a page holds.
+    pub fn parse_as_grafana(query: &str) -> Result<Self, ApiError> {
+        match positive(query, "perpage") {
+            None => Ok(Self { number: positive(query, "page").unwrap_or(1), size: None }),
+            Some(_) => Self::parse(query, ""),
+        }
     }
 
     /// So many at a time, where nothing is said as many as a page may hold.
@@ -50,6 +58,11 @@ impl Page {
     pub fn offset(self) -> u64 {
         self.number.saturating_sub(1).saturating_mul(self.size().into())
     }
+}
+
+/// The number of a parameter; `None` where there is none above zero.
+fn positive(query: &str, name: &str) -> Option<u64> {
+    parameter(query, name).and_then(|value| value.parse().ok()).filter(|&number| number > 0)
 }
 
 #[cfg(test)]
@@ -65,17 +78,24 @@ mod tests {
             ("page=3", 3, None, 2000),
             ("perpage=10&page=3", 3, Some(10), 20),
             ("page=18446744073709551615", u64::MAX, None, u64::MAX),
-            ("perpage=0&page=0", 1, None, 0),
-            ("perpage=x&page=-1", 1, None, 0),
+            ("perpage=&page=0", 1, None, 0),
+            ("page=-1", 1, None, 0),
             ("perpage=1000", 1, Some(1000), 0),
             ("perpage=2&page=18446744073709551615", u64::MAX, Some(2), u64::MAX),
         ] {
             let page = Page::parse(query, "").unwrap();
             assert_eq!((page, page.offset()), (Page { number, size }, offset), "{query}");
         }
-        for query in ["perpage=1001", "perpage=18446744073709551615"] {
+        for query in ["perpage=1001", "perpage=18446744073709551616", "perpage=0", "perpage=-1", "perpage=x"]
+        {
             assert_eq!(Page::parse(query, "").unwrap_err().reason(), "invalid_perpage", "{query}");
         }
+        for query in ["perpage=0&page=0", "perpage=x&page=-1", "perpage=18446744073709551616"] {
+            assert_eq!(Page::parse_as_grafana(query).unwrap(), Page { number: 1, size: None }, "{query}");
+        }
+        let page = Page::parse_as_grafana("perpage=10&page=3").unwrap();
+        assert_eq!((page, page.offset()), (Page { number: 3, size: Some(10) }, 20));
+        assert_eq!(Page::parse_as_grafana("perpage=1001").unwrap_err().reason(), "invalid_perpage");
     }
 
     #[test]

@@ -207,7 +207,11 @@ fn a_service_accounts_key_is_the_accounts() {
             assert_eq!(api.names(&format!("/api/auth/keys?perpage=5&{query}")), ["first"], "{query}");
         }
         assert_eq!(api.names("/api/auth/keys?role=Editor"), ["first"], "its role is the account's");
-        assert_eq!(api.names("/api/auth/keys?account=none"), Vec::<String>::new());
+        // A mistyped name must not look like an account without keys.
+        for query in ["account=none", "account=999999", "account=none&perpage=5&includeExpired=true"] {
+            assert_field(&api.get(&format!("/api/auth/keys?{query}")), 400, "account");
+        }
+        assert_field(&api.get("/api/auth/keys?perpage=0"), 400, "perpage");
         // Two of an account have two names, and those of another owner are no matter.
         assert_field(&api.post("/api/auth/keys", &json!({"name": "First", "account": "ci"})), 409, "name");
         api.create(&json!({"name": "lonely", "account": "ci"}));
@@ -557,6 +561,8 @@ fn people_have_keys_of_their_own_and_see_no_others() {
         assert_eq!(page.all("x-total-count"), ["2"]);
         assert_eq!(names(get("ed", "/api/auth/keys")), Vec::<Value>::new());
         assert_eq!(names(get("vi", "/api/auth/keys?owner=ed")), Vec::<Value>::new());
+        // Which accounts there are is no matter of theirs.
+        assert_eq!(names(get("vi", "/api/auth/keys?account=none")), Vec::<Value>::new());
         assert_eq!(api.names("/api/auth/keys?owner=vi"), ["ci", "laptop"]);
         assert_eq!(api.names("/api/auth/keys?kind=person"), ["ci", "laptop"]);
 

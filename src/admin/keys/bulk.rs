@@ -18,7 +18,7 @@ use crate::admin::responses::{BodyErrors, CallerErrors, PermissionErrors};
 use crate::admin::{Admin, with_store_timeout};
 use crate::keys::Power;
 use crate::keys::audit::Action;
-use crate::keys::store::{AccountRef, BulkRevocation, KeyFilter};
+use crate::keys::store::{BulkRevocation, KeyFilter};
 
 /// After how many lines the audit log is given time to write them.
 const LINES_AT_ONCE: usize = 500;
@@ -122,13 +122,7 @@ pub(in crate::admin) async fn revoke(
 ) -> Result<Response, ApiError> {
     let account = match &body.account {
         None => None,
-        Some(text) => {
-            let account = admin.account_called(text).await?.ok_or_else(|| {
-                let problem = "there is no service account of this name or id";
-                ApiError::invalid(InvalidKind::UnknownAccount, "account", problem)
-            })?;
-            Some(AccountRef::Id(account.id))
-        }
+        Some(text) => Some(admin.account_of_condition(text).await?),
     };
     let before =
         |seconds| admin.clock.now().checked_sub(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MIN);

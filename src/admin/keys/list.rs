@@ -41,7 +41,7 @@ pub(in crate::admin) struct ListQuery {
     /// out.
     #[param(required = false, schema_with = role_schema)]
     role: Option<Role>,
-    /// Of the service account of this name or id.
+    /// Of the service account of this name or id. Where there is none it is an error.
     #[param(nullable = false)]
     account: Option<String>,
     /// Of people whose name, or id at a directory or a provider, is this.
@@ -72,7 +72,7 @@ pub(in crate::admin) struct ListQuery {
 
 impl ListQuery {
     /// # Errors
-    /// 400: `perpage` is more than a page holds, or a parameter that Grafana does not have cannot be read.
+    /// 400: `perpage` is no size of a page, or a parameter that Grafana does not have cannot be read.
     pub(super) fn parse(query: &str) -> Result<Self, ApiError> {
         let text = |name| query::text(query, name);
         let page = Page::parse(query, "; without it the list is whole")?;
@@ -110,16 +110,14 @@ impl ListQuery {
     /// Which keys are wanted of those that exist for the manager.
     ///
     /// # Errors
-    /// The store failed.
+    /// 400: there is no such service account; the store failed.
     async fn filter(&self, admin: &Arc<Admin>, manager: &Manager) -> Result<KeyFilter, ApiError> {
         let now = admin.clock.now();
         let account = match &self.account {
             None => None,
-            Some(text) => Some(match admin.account_called(text).await? {
-                Some(account) => AccountRef::Id(account.id),
-                // There is none, and so it has no keys.
-                None => AccountRef::Name(text.clone()),
-            }),
+            // None of its keys exists for somebody who sees their own alone, and whether there is one is not told either.
+            Some(text) if manager.sees_only().is_some() => Some(AccountRef::Name(text.clone())),
+            Some(text) => Some(admin.account_of_condition(text).await?),
         };
         let after = |seconds| now.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX);
         let before = |seconds| now.checked_sub(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MIN);
@@ -248,15 +246,16 @@ mod tests {
             ("perpage=100", Some((0, 100))),
             ("perpage=100&page=3", Some((200, 100))),
             ("page=3", None),
-            ("perpage=0&page=2", None),
-            ("perpage=x", None),
+            ("perpage=&page=2", None),
             ("perpage=1000", Some((0, 1000))),
             ("perpage=2&page=18446744073709551615", Some((u64::MAX, 2))),
         ] {
             let query_ = ListQuery::parse(query).unwrap();
             assert_eq!(query_.page(), expected, "{query}");
         }
-        for query in ["perpage=1001", "perpage=18446744073709551615"] {
+        for query in
+            ["perpage=1001", "perpage=18446744073709551615", "perpage=0", "perpage=-1", "perpage=x&page=2"]
+        {
             assert_eq!(ListQuery::parse(query).unwrap_err().reason(), "invalid_perpage", "{query}");
         }
     }

@@ -81,6 +81,13 @@ export async function load() {
     draw(items, total, wanted, ended);
   } catch (denied) {
     if (isOvertaken() || isOver(denied)) return;
+    const unknown = denied.problem?.('account');
+    if (unknown) {
+      showProblem(null);
+      draw([], 0, wanted, 0);
+      $('nothing').prepend(make('p', {}, unknown));
+      return;
+    }
     showProblem(denied.status === 403 ? `${denied.message}: you may not manage API keys.` : denied.message);
     if (denied.status === 403) clear();
   }
