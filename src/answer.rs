@@ -103,7 +103,7 @@ impl<'a> Answer<'a> {
             (Err(reason), http) => Self::Deny(DenyAnswer {
                 reason: *reason,
                 form: DenialForm::of_client(*reason, http, &decision.snapshot),
-                redirect: decision.context.redirect.as_ref().map(|redirect| redirect.location.as_str()),
+                redirect: decision.context.redirect().map(|redirect| redirect.location.as_str()),
                 policy,
             }),
         }

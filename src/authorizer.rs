@@ -13,7 +13,7 @@ use crate::attributes::{Attributes, Http, count_comparison, trim_blanks};
 use crate::credential::{
     self, Credential, CredentialError, CredentialLocation, CredentialLocations, ExtractionTrace, Principal,
 };
-use crate::decision::{Decision, DecisionContext, Redirect};
+use crate::decision::{Decision, DecisionContext, DenialDetail, Redirect};
 use crate::deny_reason::DenyReason;
 use crate::identity::{Identification, Identity, Purpose, Sources};
 use crate::policy::{NotAdmitted, Permit, Policy, Selected, SelectionTrace};
@@ -127,7 +127,7 @@ impl Authorizer {
             (&verdict, &snapshot.log_in_redirect, &request.http)
         {
             let location = redirect.location(http, &snapshot.locations);
-            context.redirect = location.map(|location| Box::new(Redirect { location }));
+            context.denial = location.map(|location| Box::new(DenialDetail::Redirect(Redirect { location })));
         }
         if let Some(within) = snapshot.keys.as_ref().and_then(|settings| settings.tell_expiry)
             && let Ok(permit) = &verdict
@@ -239,6 +239,10 @@ impl Authorizer {
             Identification::Waiting(wait) => wait.await,
         };
         trace.identified(&identity);
+        if let Err(reason) = &identity {
+            let rejected = self.sources.rejected(&presented.credential, *reason, snapshot);
+            context.denial = rejected.map(|rejected| Box::new(DenialDetail::Rejected(rejected)));
+        }
         match identity? {
             Identity::Authenticated(principal) => context.principal = Some(principal),
             Identity::Unrecognized => context.passed_through = Some(Box::new(presented.location.clone())),

@@ -6,6 +6,7 @@ use arc_swap::Guard;
 
 use crate::credential::{CachedActorAnswer, CredentialLocation, Principal};
 use crate::deny_reason::DenyReason;
+use crate::identity::RejectedCredential;
 use crate::policy::{Permit, Policy};
 use crate::snapshot::Snapshot;
 
@@ -39,11 +40,39 @@ pub struct DecisionContext {
     pub shadowed: Option<DenyReason>,
     /// The credential of a request that passes expires so soon that its client is told (`keys.tell_expiry`).
     pub expires_soon: bool,
-    /// Where a browser is sent that is denied for want of a credential: the log-in page, with the address to come back to.
-    pub redirect: Option<Box<Redirect>>,
+    /// What is known of a denial beyond its reason.  It is boxed, so that the few Checks that have it make the others no
+    /// larger.
+    pub denial: Option<Box<DenialDetail>>,
 }
 
-/// Where a browser is sent.  It is boxed, so that the few Checks that have one make the others no larger.
+/// What is known of a denial beyond its reason.
+#[derive(Debug)]
+pub enum DenialDetail {
+    /// Where a browser is sent that is denied for want of a credential: the log-in page, with the address to come back to.
+    Redirect(Redirect),
+    /// The credential that was denied, where it is known: for the log alone.
+    Rejected(RejectedCredential),
+}
+
+impl DecisionContext {
+    /// Where a browser is sent that is denied for want of a credential.
+    pub fn redirect(&self) -> Option<&Redirect> {
+        match self.denial.as_deref()? {
+            DenialDetail::Redirect(redirect) => Some(redirect),
+            DenialDetail::Rejected(_) => None,
+        }
+    }
+
+    /// The credential that was denied, where it is known.
+    pub fn rejected(&self) -> Option<&RejectedCredential> {
+        match self.denial.as_deref()? {
+            DenialDetail::Redirect(_) => None,
+            DenialDetail::Rejected(rejected) => Some(rejected),
+        }
+    }
+}
+
+/// Where a browser is sent.
 #[derive(Debug)]
 pub struct Redirect {
     /// The value of `location`.

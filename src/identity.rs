@@ -7,6 +7,7 @@
 pub mod passwords;
 pub mod people;
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +17,11 @@ use jiff::Timestamp;
 use crate::attributes::ClientAddress;
 use crate::clock::Clock;
 use crate::config::{LdapSettings, UnknownCredentials};
-use crate::credential::{Credential, Principal, SessionCookie};
+use crate::credential::{Credential, Kind, Principal, SessionCookie};
 use crate::deny_reason::DenyReason;
 use crate::keys::index::{Lifetime, PersonKey};
 use crate::keys::sessions::Session;
-use crate::keys::{KeyLookup, Keys, SessionScope};
+use crate::keys::{Hindrance, IndexedKey, KeyLookup, Keys, SessionScope};
 use crate::person::{PersonSource, normalized_name};
 use crate::secret::Secret;
 use crate::snapshot::Snapshot;
@@ -40,6 +41,19 @@ pub enum Identity {
     Unrecognized,
     /// A session that has ended: it is no credential, and the request is anonymous.
     NoSession,
+}
+
+/// A credential of ours that no longer counts, or not now.
+#[derive(Debug)]
+pub struct RejectedCredential {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: Box<str>,
+    /// The id of a key.
+    pub id: Option<i64>,
+    /// Why a key is denied that is neither revoked nor expired.
+    pub hindrance: Option<Hindrance>,
 }
 
 /// What a credential is authenticated for.  Of the limits the two share the memory of hashes alone.
@@ -142,6 +156,50 @@ impl Sources {
             }
             Credential::Sessions(_) => true,
         }
+    }
+
+    /// The credential of ours that was denied for this reason, for the log; `None` where it is not known which one it is.
+    /// That is no use of it.
+    pub fn rejected(
+        &self,
+        credential: &Credential,
+        reason: DenyReason,
+        snapshot: &Snapshot,
+    ) -> Option<RejectedCredential> {
+        let is_dead =
+            matches!(reason, DenyReason::ExpiredToken | DenyReason::RevokedToken | DenyReason::DisabledKey);
+        let digest = match credential {
+            Credential::Token { digest, .. } if is_dead => digest,
+            Credential::Token { .. } | Credential::Password { .. } | Credential::Sessions(_) => return None,
+        };
+        if let Some(principal) = snapshot.tokens.get(digest) {
+            let (kind, name) = (principal.kind, Box::from(&*principal.name));
+            return Some(RejectedCredential { kind, name, id: None, hindrance: None });
+        }
+        let keys = self.keys.as_ref()?;
+        let key = keys.indexed(digest)?;
+        let is_disabled = reason == DenyReason::DisabledKey;
+        let hindrance = if is_disabled { self.hindrance(&key, keys, snapshot) } else { None };
+        Some(RejectedCredential { kind: Kind::Key, name: key.name, id: Some(key.id), hindrance })
+    }
+
+    /// Why a Check denies each of these keys although it is neither revoked nor expired, by their ids.  That is no use of
+    /// them.
+    pub fn hindrances(&self, ids: &[i64], snapshot: &Snapshot) -> HashMap<i64, Hindrance> {
+        let Some(keys) = &self.keys else {
+            return HashMap::new();
+        };
+        let of_key = |digest| self.hindrance(&keys.indexed(&digest)?, keys, snapshot);
+        let found = ids.iter().zip(keys.digests(ids));
+        found.filter_map(|(id, digest)| Some((*id, of_key(digest?)?))).collect()
+    }
+
+    fn hindrance(&self, key: &IndexedKey, keys: &Keys, snapshot: &Snapshot) -> Option<Hindrance> {
+        key.hindrance.or_else(|| {
+            let decided_by = self.people_decided_by(snapshot);
+            let owner = self.people.owner(key.person.as_ref()?, snapshot, keys, decided_by);
+            owner.is_none().then_some(Hindrance::OwnerGone)
+        })
     }
 
     /// The principal of a token that is live, and from when to when it counts.  That is no use of it.

@@ -11,13 +11,18 @@ use jiff::Timestamp;
 use super::index::Lifetime;
 use super::sessions::Session;
 use super::store::source::Revision;
-use super::{Key, KeyLookup, Keys, NEVER, StoredKey};
+use super::{IndexedKey, Key, KeyLookup, Keys, NEVER, StoredKey};
 use crate::token::TokenDigest;
 
 impl Keys {
     /// What is known of a token's digest at this instant.
     pub fn find(&self, digest: &TokenDigest, now: Timestamp) -> KeyLookup {
         self.index.find(digest, now)
+    }
+
+    /// The key of a token's digest, dead or alive; `None` when no key has it.  That is no use of it.
+    pub fn indexed(&self, digest: &TokenDigest) -> Option<IndexedKey> {
+        self.index.key(digest)
     }
 
     /// From when to when a token's digest counts; `None` when no key has it.

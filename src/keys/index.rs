@@ -24,7 +24,7 @@ use super::people::PersonRecord;
 use super::sessions::Session;
 use super::store::source::{AccountPage, ChangePage, KeyPage, PersonPage};
 use super::usage::{LastUse, Used};
-use super::{Account, Status, StoredKey, StoredPerson, StoredSession};
+use super::{Account, Hindrance, Status, StoredKey, StoredPerson, StoredSession};
 use crate::credential::Principal;
 use crate::person::{PersonId, PersonSource};
 use crate::token::TokenDigest;
@@ -50,6 +50,19 @@ pub enum KeyLookup {
     Live(Arc<Principal>),
     /// The key is live, and what it may says the person whose it is.
     OfPerson(PersonKey),
+}
+
+/// A key of the index, dead or alive, as far as the log and lists need it.
+#[derive(Debug)]
+pub struct IndexedKey {
+    /// Its id.
+    pub id: i64,
+    /// Its name.
+    pub name: Box<str>,
+    /// The person whose it is.
+    pub person: Option<PersonId>,
+    /// Why it does not count although it is neither revoked nor expired; whether its person is there is not asked.
+    pub hindrance: Option<Hindrance>,
 }
 
 /// Every stored digest, and every record of a person.
@@ -109,6 +122,25 @@ impl Index {
             return KeyLookup::Revoked;
         }
         lookup
+    }
+
+    /// The key of a digest, dead or alive; `None` when no key has it.
+    pub fn key(&self, digest: &TokenDigest) -> Option<IndexedKey> {
+        let keys = self.keys.pin();
+        let entry = keys.get(digest)?;
+        let is_held_back = || !entry.is_revoked && self.known_dead.is_denied(digest);
+        Some(IndexedKey {
+            id: entry.id,
+            name: entry.name.clone(),
+            person: entry.person().cloned(),
+            hindrance: entry.hindrance().or_else(|| is_held_back().then_some(Hindrance::HeldBack)),
+        })
+    }
+
+    /// The digests of the present secrets of these keys, in the same order; `None` for one that is not known.
+    pub fn digests(&self, ids: &[i64]) -> Vec<Option<TokenDigest>> {
+        let by_id = self.lock();
+        ids.iter().map(|id| by_id.get(id).map(|entry| entry.digest)).collect()
     }
 
     /// The key of a digest was used at this instant, from this address where it is known.  The address is looked at where

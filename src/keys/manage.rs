@@ -232,6 +232,12 @@ impl Keys {
         found.inspect_err(|error| self.read_failed("find a key", error))
     }
 
+    /// The digests of the present secrets of these keys, in the same order; `None` for one that this process does not
+    /// know.
+    pub fn digests(&self, ids: &[i64]) -> Vec<Option<TokenDigest>> {
+        self.index.digests(ids)
+    }
+
     fn put_changed(&self, changed: &Changed<StoredKey>) {
         if let Some(stored) = &changed.after {
             self.index.put(stored.clone());

@@ -270,6 +270,34 @@ pub enum Status {
     Disabled,
 }
 
+/// Why a Check denies a key that is neither revoked nor expired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hindrance {
+    /// It is disabled.
+    Disabled,
+    /// The service account whose it is is disabled.
+    AccountDisabled,
+    /// The service account whose it is is gone.
+    AccountGone,
+    /// The person whose it is is gone, or ended.
+    OwnerGone,
+    /// It was revoked, deleted or replaced before the store was restored, and this process remembers that.
+    HeldBack,
+}
+
+impl Hindrance {
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::AccountDisabled => "account_disabled",
+            Self::AccountGone => "account_gone",
+            Self::OwnerGone => "owner_gone",
+            Self::HeldBack => "held_back",
+        }
+    }
+}
+
 impl Key {
     /// The key's status at this instant.
     pub fn status(&self, now: Timestamp) -> Status {

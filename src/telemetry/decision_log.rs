@@ -97,7 +97,7 @@ fn written(mut line: LogLine, check: &CheckRecord<'_>, sample: u64) -> Vec<u8> {
         line.text("policy", policy.name());
     }
     // Where to is not said: the address to come back to has the query.
-    if decision.context.redirect.is_some() {
+    if decision.context.redirect().is_some() {
         line.flag("redirected");
     }
     // Routes did not choose the policy: without this `explain` could not decide the same again.
@@ -115,6 +115,12 @@ fn written(mut line: LogLine, check: &CheckRecord<'_>, sample: u64) -> Vec<u8> {
         }
         if let Some(source) = principal.source() {
             line.text("credential.source", source.as_str());
+        }
+    } else if let Some(rejected) = decision.context.rejected() {
+        line.text("credential.kind", rejected.kind.as_str());
+        line.text("credential.name", &printable(rejected.name.as_bytes()));
+        if let Some(id) = rejected.id {
+            line.number("credential.id", id);
         }
     }
     if let Some(http) = check.http() {

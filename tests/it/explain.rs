@@ -512,9 +512,33 @@ fn issued_keys_are_looked_up_with_keys_and_the_store_is_not_changed() {
         "{again}"
     );
 
-    keys(&["revoke", &seeing["credential"]["id"].to_string()]);
+    // Which of the three it is that disables it.
+    let id = seeing["credential"]["id"].to_string();
+    let account = "INSERT INTO api_accounts (name, folded_name, role, created_at, created_by, disabled_at) \
+                   VALUES ('robots', 'robots', 'Viewer', 0, 'test', 1)";
+    crate::harness::sqlite::sql(&store, account);
+    for (change, expected) in [
+        ("UPDATE api_keys SET disabled_at = 1", "that is disabled"),
+        (
+            "UPDATE api_keys SET disabled_at = NULL, account_id = (SELECT id FROM api_accounts)",
+            "whose service account is disabled",
+        ),
+        (
+            "UPDATE api_keys SET account_id = NULL, owner_source = 'config', owner_subject = 'nobody'",
+            "whose owner is gone, disabled, or was not seen for too long",
+        ),
+    ] {
+        crate::harness::sqlite::sql(&store, change);
+        let denied = explain(&setup, &["--path", "/", "--keys", "--token-file", "-"], &key);
+        assert_eq!(denied["reason"], "disabled_token", "{change}");
+        assert_eq!(denied["identity"]["says"], format!("an API key (`deploys`, id {id}) {expected}"));
+    }
+    crate::harness::sqlite::sql(&store, "UPDATE api_keys SET owner_source = NULL, owner_subject = NULL");
+
+    keys(&["revoke", &id]);
     let revoked = explain(&setup, &["--path", "/", "--keys", "--token-file", "-"], &key);
     assert_eq!(revoked["reason"], "revoked_token");
+    assert_eq!(revoked["identity"]["says"], format!("an API key (`deploys`, id {id}) that was revoked"));
     let since = explain(&setup, &["--log-line", "-", "--keys"], &line);
     assert_eq!(
         (&since["logged"]["agrees"], &since["reason"]),

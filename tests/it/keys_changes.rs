@@ -478,6 +478,43 @@ fn keys_move_from_one_store_to_another() {
 }
 
 #[test]
+fn a_key_whose_owner_is_not_known_is_shown_as_denied() {
+    on_each_database(|store| {
+        let api = Api::on(store);
+        let line = |name: &str, owner: &str, more: Value| {
+            let mut line =
+                json!({"name": name, "sha256": digest(name), "owner": owner, "ownerSource": "config"});
+            line.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            format!("{line}\n")
+        };
+        let soon = (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(1)).to_string();
+        let lines = [
+            line("theirs", "vi", json!({})),
+            line("of-nobody", "gone", json!({})),
+            line("paused", "gone", json!({"disabled": true})),
+            line("short", "gone", json!({"expiration": soon})),
+        ];
+        assert_eq!(import(&api, &lines.concat()).json(), json!({"created": 4}));
+        assert_eq!(api.check("theirs"), "");
+        assert_eq!(api.check("of-nobody"), "401 Disabled API key");
+        crate::harness::wait_until("one has expired", || api.check("short") == "401 Expired API key");
+        let list = api.get("/api/auth/keys?includeExpired=true").json();
+        let shown: Vec<_> = list
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|key| (key["name"].as_str().unwrap(), key["denied"].as_str()))
+            .collect();
+        let expected =
+            [("of-nobody", Some("owner_gone")), ("paused", None), ("short", None), ("theirs", None)];
+        assert_eq!(shown, expected);
+        let found = api.post("/api/auth/keys/find", &json!({"sha256": digest("of-nobody")})).json();
+        assert_eq!(found["key"]["denied"], "owner_gone");
+        assert!(found["key"]["importedAt"].is_string(), "{found}");
+    });
+}
+
+#[test]
 fn an_import_is_whole_or_not_at_all_and_names_the_line() {
     let api = Api::start(&config("sqlite:keys.db", ", max_seconds_to_live: 3600", "", ""));
     let soon = (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(600)).to_string();

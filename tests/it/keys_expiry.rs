@@ -139,4 +139,27 @@ fn a_disabled_key_is_told_so() {
     let line: Value = stack.server.decisions().pop().expect("it was logged");
     assert_eq!((&line["decision"], &line["reason"]), (&json!("denied"), &json!("disabled_token")));
     assert!(stack.server.metrics().contains("reason=\"disabled_token\""));
+    // Whose token it is stands in the line, whatever it died of.
+    let named = |line: &Value| {
+        let name = |field: &str| line[field].as_str().map(str::to_owned);
+        (name("reason"), name("credential.kind"), name("credential.name"), line["credential.id"].as_i64())
+    };
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(named(&line), (text("disabled_token"), text("key"), text("deploy"), Some(1)));
+    for (change, reason) in [
+        ("disabled_at = NULL, expires_at = unixepoch() - 1", "expired_token"),
+        ("revoked_at = unixepoch()", "revoked_token"),
+    ] {
+        crate::harness::sqlite::sql(&database, &format!("UPDATE api_keys SET {change}"));
+        let last = || {
+            assert_eq!(stack.get("/").bearer(&token).send().status, 401);
+            stack.server.decisions().pop().expect("it was logged")
+        };
+        wait_until(reason, || last()["reason"] == reason);
+        assert_eq!(named(&last()), (text(reason), text("key"), text("deploy"), Some(1)));
+    }
+    // Nobody knows whose this one is.
+    let unknown = stack.get("/").bearer("unknown-token-0123456789").header("x-request-id", "unknown");
+    assert_eq!(unknown.send().status, 401);
+    assert_eq!(named(&stack.server.decision("unknown")), (text("unknown_token"), None, None, None));
 }

@@ -189,8 +189,21 @@ fn an_account_lives_as_in_grafana(store: &str) {
     assert!(api.passes(&secret));
     let (status, _) = api.meet("admin", "PATCH", &path, json!({"isDisabled": true}));
     assert!(status == 200 && !api.passes(&secret) && !api.passes(&forever));
+    // What is shown of its tokens is what a Check does.
+    let denied = || {
+        let listed = api.get(&format!("{path}/tokens"));
+        let all = api.get("/api/auth/keys?account=builder");
+        let page = api.get("/api/auth/keys?account=builder&perpage=10");
+        let lists = [&listed, &all, &page].map(|list| list.as_array().unwrap().clone()).concat();
+        assert_eq!(lists.len(), 6);
+        let mut words: Vec<Value> = lists.iter().map(|key| key["denied"].clone()).collect();
+        words.push(api.get(&format!("/api/auth/keys/{token}"))["denied"].clone());
+        words
+    };
+    assert_eq!(denied(), vec![json!("account_disabled"); 7]);
     api.meet("admin", "PATCH", &path, json!({"isDisabled": false}));
     assert!(api.passes(&secret));
+    assert_eq!(denied(), vec![Value::Null; 7]);
 
     // The search: by name, in pages, and what is disabled or has dead tokens.
     let search = |query: &str| {

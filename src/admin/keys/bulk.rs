@@ -149,7 +149,7 @@ pub(in crate::admin) async fn revoke(
             }
         }
     }
-    let names = admin.account_names(keys.iter().map(|key| &key.owner)).await?;
-    let text = stream::write_array(keys, &names).await?;
+    let context = admin.key_context(&keys).await?;
+    let text = stream::write_array(keys, &context).await?;
     Ok(([(CONTENT_TYPE, "application/json")], text).into_response())
 }

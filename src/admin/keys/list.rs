@@ -207,8 +207,8 @@ pub(in crate::admin) async fn list(
     };
     let order = query.sort.unwrap_or_default();
     let page = with_store_timeout(admin.keys.list_page(&filter, order, offset, limit)).await??;
-    let names = admin.account_names(page.keys.iter().map(|key| &key.owner)).await?;
-    let text = stream::write_array(page.keys, &names).await?;
+    let context = admin.key_context(&page.keys).await?;
+    let text = stream::write_array(page.keys, &context).await?;
     Ok(([(TOTAL_COUNT, page.total)], [(CONTENT_TYPE, "application/json")], text).into_response())
 }
 

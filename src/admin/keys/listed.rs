@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tokio::task::yield_now;
 use utoipa::ToSchema;
 
 use super::rules::{policies_schema, role_schema};
 use crate::admin::error::ApiError;
 use crate::admin::{Admin, with_store_timeout};
-use crate::keys::{Key, KeyOwner, Role};
+use crate::keys::store::LIST_PAGE;
+use crate::keys::{Hindrance, Key, KeyOwner, Role, Status};
 
 /// A key.
 #[derive(Serialize, ToSchema)]
@@ -82,6 +84,12 @@ pub(in crate::admin) struct ListedKey {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
     disabled_at: Option<String>,
+    /// Why a Check denies it although it is neither revoked nor expired nor disabled: account_disabled or account_gone (its
+    /// service account is), owner_gone (the person whose it is is gone) or held_back (it was dead before the store was
+    /// restored). Left out when a Check does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    denied: Option<&'static str>,
     /// Until when the token works that it had before it was rotated.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
@@ -97,8 +105,9 @@ pub(in crate::admin) struct ListedKey {
 }
 
 impl ListedKey {
-    /// The key; `account` is the name of the service account whose it is.
-    pub fn new(key: Key, account: Option<String>) -> Self {
+    /// The key; `account` is the name of the service account whose it is, and `hindrance` why a Check denies it although
+    /// it is live.
+    pub fn new(key: Key, account: Option<String>, hindrance: Option<Hindrance>) -> Self {
         let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
         let (account_id, person) = match key.owner {
             KeyOwner::Nobody => (None, None),
@@ -128,6 +137,7 @@ impl ListedKey {
             revoked_by: key.revoked_by,
             is_disabled: key.disabled_at.is_some(),
             disabled_at: time(key.disabled_at),
+            denied: hindrance.map(Hindrance::as_str),
             old_secret_until: time(key.previous_until),
             uses: (key.uses > 0).then_some(key.uses),
             last_address: key.last_address,
@@ -144,11 +154,30 @@ impl AccountNames {
     pub fn get(&self, id: i64) -> Option<&str> {
         self.0.get(&id).map(String::as_str)
     }
+}
 
-    /// The key with the name of its account.
+/// What answers say of keys beyond their records.
+pub(in crate::admin) struct KeyContext {
+    names: AccountNames,
+    hindrances: Hindrances,
+}
+
+impl KeyContext {
+    /// The key with the name of its account, and whether a Check denies it.
     pub fn listed(&self, key: Key) -> ListedKey {
-        let account = key.owner.account().and_then(|id| self.0.get(&id).cloned());
-        ListedKey::new(key, account)
+        let account = key.owner.account().and_then(|id| self.names.get(id).map(str::to_owned));
+        let hindrance = self.hindrances.of(&key);
+        ListedKey::new(key, account, hindrance)
+    }
+}
+
+/// Why Checks deny some keys although they are live.
+pub(in crate::admin) struct Hindrances(HashMap<i64, Hindrance>);
+
+impl Hindrances {
+    /// Why one does; `None` where none does, and where the key's record says why.
+    pub fn of(&self, key: &Key) -> Option<Hindrance> {
+        self.0.get(&key.id).copied().filter(|hindrance| *hindrance != Hindrance::Disabled)
     }
 }
 
@@ -168,12 +197,35 @@ impl Admin {
         Ok(AccountNames(accounts.into_iter().map(|account| (account.id, account.name)).collect()))
     }
 
-    /// One key with the name of its account.
+    /// Why Checks deny some of these keys although they are live.
+    pub(in crate::admin) async fn hindrances(&self, keys: &[Key]) -> Hindrances {
+        let (now, snapshot) = (self.clock.now(), self.authorizer.snapshot());
+        let mut found = HashMap::new();
+        // Checks are answered on the same threads.
+        for keys in keys.chunks(LIST_PAGE) {
+            let live = keys.iter().filter(|key| key.status(now) == Status::Live);
+            let ids: Vec<i64> = live.map(|key| key.id).collect();
+            found.extend(self.authorizer.sources().hindrances(&ids, &snapshot));
+            yield_now().await;
+        }
+        Hindrances(found)
+    }
+
+    /// What answers say of these keys beyond their records.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub(in crate::admin) async fn key_context(&self, keys: &[Key]) -> Result<KeyContext, ApiError> {
+        let names = self.account_names(keys.iter().map(|key| &key.owner)).await?;
+        Ok(KeyContext { names, hindrances: self.hindrances(keys).await })
+    }
+
+    /// One key as answers show it.
     ///
     /// # Errors
     /// The store failed.
     pub(in crate::admin) async fn listed(&self, key: Key) -> Result<ListedKey, ApiError> {
-        let names = self.account_names(std::iter::once(&key.owner)).await?;
-        Ok(names.listed(key))
+        let context = self.key_context(std::slice::from_ref(&key)).await?;
+        Ok(context.listed(key))
     }
 }

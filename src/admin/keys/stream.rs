@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::yield_now;
 
-use super::listed::AccountNames;
+use super::listed::KeyContext;
 use crate::admin::error::ApiError;
 use crate::admin::{Admin, with_store_timeout};
 use crate::deny_reason::DenyReason;
@@ -61,12 +61,12 @@ impl KeyWriter {
 ///
 /// # Errors
 /// They cannot be written as JSON.
-pub(super) async fn write_array(keys: Vec<Key>, names: &AccountNames) -> Result<Vec<u8>, ApiError> {
+pub(super) async fn write_array(keys: Vec<Key>, context: &KeyContext) -> Result<Vec<u8>, ApiError> {
     let mut writer = KeyWriter::new();
     let mut before: &[u8] = b"[";
     for key in keys {
         writer.punctuate(std::mem::replace(&mut before, b","));
-        writer.write(&names.listed(key)).await?;
+        writer.write(&context.listed(key)).await?;
     }
     writer.punctuate(if before == b"[" { b"[]" } else { b"]" });
     Ok(writer.into_text())
@@ -142,11 +142,11 @@ impl Pages for KeyList {
             return Ok(None);
         };
         let page = with_store_timeout(self.admin.keys.list_after(&self.filter, position)).await??;
-        let names = self.admin.account_names(page.keys.iter().map(|key| &key.owner)).await?;
+        let context = self.admin.key_context(&page.keys).await?;
         let mut writer = KeyWriter::new();
         for key in page.keys {
             writer.punctuate(if std::mem::take(&mut self.is_first) { b"[" } else { b"," });
-            writer.write(&names.listed(key)).await?;
+            writer.write(&context.listed(key)).await?;
         }
         self.next = page.next;
         if self.next.is_none() {

@@ -102,6 +102,14 @@ function roleOf(key) {
   return [key.account ? 'That of its service account' : key.owner ? 'That of its owner' : 'None'];
 }
 
+// Why a key is denied that is neither paused nor expired nor revoked.
+const DENIED = {
+  account_disabled: 'Its service account is paused',
+  account_gone: 'Its service account is gone',
+  owner_gone: 'Its owner is gone, disabled, or was not seen for too long',
+  held_back: 'It had ended before the key store was restored',
+};
+
 // What there is to know of a key.  `holder` is the account whose rights it has.
 export function factsOf(key, holder) {
   const rights = holder ?? key;
@@ -120,6 +128,7 @@ export function factsOf(key, holder) {
     ['Used', key.uses === undefined ? null : `${key.uses.toLocaleString('en')} ${key.uses === 1 ? 'time' : 'times'}`],
     ['Last address', key.lastAddress],
     ['Old secret', key.oldSecretUntil && !isPast(key.oldSecretUntil) ? ['Works until ', ...timeAndAgo(key.oldSecretUntil)] : null],
+    ['Denied', key.denied ? DENIED[key.denied] ?? key.denied : null],
     ['Paused', key.isDisabled ? by(key.disabledAt) ?? 'Yes' : null],
     ['Revoked', by(key.revokedAt, key.revokedBy)],
     ['Id', String(key.id)],

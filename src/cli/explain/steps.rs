@@ -15,6 +15,8 @@ use crate::decision::{Decision, Outcome};
 use crate::deny_reason::DenyReason;
 use crate::ext_authz::wire::check_response::HttpResponse;
 use crate::ext_authz::wire::{CheckResponse, HeaderValueOption};
+use crate::identity::RejectedCredential;
+use crate::keys::Hindrance;
 use crate::policy::{Allow, Mismatch, SelectError};
 use crate::snapshot::Snapshot;
 
@@ -260,16 +262,38 @@ impl ExplainedDecision<'_> {
         }
     }
 
+    /// The key that was denied, with its name and id where they are known.
+    fn rejected_key(&self) -> String {
+        match self.decision.context.rejected() {
+            Some(RejectedCredential { name, id: Some(id), .. }) => {
+                format!("an API key (`{}`, id {id})", name.escape_debug())
+            }
+            Some(RejectedCredential { id: None, .. }) | None => "an API key".to_owned(),
+        }
+    }
+
+    /// What disables the key that was denied.
+    fn why_disabled(&self) -> &'static str {
+        match self.decision.context.rejected().and_then(|rejected| rejected.hindrance) {
+            Some(Hindrance::Disabled) => "that is disabled",
+            Some(Hindrance::AccountDisabled) => "whose service account is disabled",
+            Some(Hindrance::AccountGone) => "whose service account is gone",
+            Some(Hindrance::OwnerGone) => "whose owner is gone, disabled, or was not seen for too long",
+            Some(Hindrance::HeldBack) | None => {
+                "that is disabled, or whose service account is, or whose owner is gone"
+            }
+        }
+    }
+
     fn unknown_token(&self, issued_format: bool) -> Step {
         let form =
             if issued_format { ", in the form of those we issue and with a right checksum" } else { "" };
         let token = format!("a token that the configuration does not have{form}");
+        let which = self.rejected_key();
         let says = match (self.trace.denied, self.keys) {
-            (Some(DenyReason::ExpiredToken), _) => "an API key that has expired, or was replaced".to_owned(),
-            (Some(DenyReason::RevokedToken), _) => "an API key that was revoked".to_owned(),
-            (Some(DenyReason::DisabledKey), _) => {
-                "an API key that is disabled, or whose service account is, or whose owner is gone".to_owned()
-            }
+            (Some(DenyReason::ExpiredToken), _) => format!("{which} that has expired, or was replaced"),
+            (Some(DenyReason::RevokedToken), _) => format!("{which} that was revoked"),
+            (Some(DenyReason::DisabledKey), _) => format!("{which} {}", self.why_disabled()),
             (_, KeyStoreUse::NotRead) => format!("{token}; the key store was not asked"),
             (_, KeyStoreUse::Read) => format!("{token}, and neither has the key store"),
             (_, KeyStoreUse::None) => token,

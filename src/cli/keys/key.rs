@@ -42,6 +42,8 @@ pub struct ListedKey {
     revoked_by: Option<String>,
     #[serde(default, deserialize_with = "timestamp")]
     disabled_at: Option<Timestamp>,
+    /// Why requests with it are denied although it is live.
+    denied: Option<String>,
     #[serde(default, deserialize_with = "timestamp")]
     old_secret_until: Option<Timestamp>,
     uses: Option<u64>,
@@ -132,6 +134,7 @@ impl ListedKey {
         let actor = self.actor.clone().map(|actor| Value::Object(actor).to_string());
         line("Actor", actor);
         line("Status", Some(self.status(now).to_owned()));
+        line("Denied", self.denied.as_deref().map(|word| why_denied(word).to_owned()));
         line("Expires", Some(self.expires(now)));
         line("Created", time(self.created).map(|at| format!("{at}{}", by(&self.created_by))));
         line("Revoked", time(self.revoked_at).map(|at| format!("{at}{}", by(&self.revoked_by))));
@@ -147,6 +150,20 @@ impl ListedKey {
         );
         line("Uses", self.uses.map(|uses| uses.to_string()));
         text
+    }
+}
+
+/// Why requests with a live key are denied, in a sentence; a word that only newer servers know as it is.
+fn why_denied(word: &str) -> &str {
+    match word {
+        "account_disabled" => "its service account is disabled",
+        "account_gone" => "its service account is gone",
+        "owner_gone" => "its owner is gone, disabled, or was not seen for too long",
+        "held_back" => {
+            "it was revoked, deleted or rotated before the key store was restored: revoke it again, and then see \
+             `keys accept-history`"
+        }
+        word => word,
     }
 }
 
@@ -200,6 +217,16 @@ Disabled:      2025-12-31 00:00 UTC (1 day ago)
 Last used:     never
 "
         );
+        for (word, expected) in
+            [("account_disabled", "its service account is disabled"), ("of_the_future", "of_the_future")]
+        {
+            keys[0].denied = Some(word.to_owned());
+            let details = keys[0].details(now);
+            assert!(
+                details.contains(&format!("Status:        live\nDenied:        {expected}\n")),
+                "{details}"
+            );
+        }
         keys[2].actor = Some(Map::from_iter([("team".to_owned(), Value::from("a\u{1b}"))]));
         keys[2].policies = Some(vec!["read".to_owned(), "write".to_owned()]);
         let details = keys[2].details(now);

@@ -11,7 +11,7 @@ use super::accounts::AccountSlot;
 use crate::actor::Actor;
 use crate::credential::{Kind, PolicyNames, Principal, has_expired};
 use crate::keys::usage::LastUse;
-use crate::keys::{KeyOwner, Role, Status, StoredKey};
+use crate::keys::{Hindrance, KeyOwner, Role, Status, StoredKey};
 use crate::person::PersonId;
 use crate::token::TokenDigest;
 
@@ -31,12 +31,12 @@ pub(super) struct IndexEntry {
     pub id: i64,
     pub name: Box<str>,
     role: Option<Role>,
-    is_revoked: bool,
+    pub is_revoked: bool,
     is_disabled: bool,
     pub expires_at: Option<Timestamp>,
     /// In seconds since 1970.
     created_at: i64,
-    digest: TokenDigest,
+    pub digest: TokenDigest,
     optional: Option<Box<OptionalFields>>,
     pub last_use: Arc<LastUse>,
     owner: Owner,
@@ -131,13 +131,20 @@ impl IndexEntry {
 
     /// Whether it is neither revoked nor disabled, and its account neither.
     pub fn is_usable(&self) -> bool {
-        !self.is_revoked && !self.is_disabled && !self.is_account_disabled()
+        !self.is_revoked && self.hindrance().is_none()
     }
 
-    fn is_account_disabled(&self) -> bool {
+    /// Why it does not count, as far as it and its account say, and although it is neither revoked nor expired.
+    pub fn hindrance(&self) -> Option<Hindrance> {
+        if self.is_disabled {
+            return Some(Hindrance::Disabled);
+        }
         match &self.owner {
-            Owner::Nobody(_) | Owner::Person(..) => false,
-            Owner::Account(slot, _) => slot.load().as_ref().is_none_or(|account| account.is_disabled),
+            Owner::Nobody(_) | Owner::Person(..) => None,
+            Owner::Account(slot, _) => match slot.load().as_ref() {
+                None => Some(Hindrance::AccountGone),
+                Some(account) => account.is_disabled.then_some(Hindrance::AccountDisabled),
+            },
         }
     }
 
@@ -164,7 +171,7 @@ impl IndexEntry {
             Status::Revoked
         } else if has_expired(self.expires_at, now) || has_expired(until, now) {
             Status::Expired
-        } else if self.is_disabled || self.is_account_disabled() {
+        } else if self.hindrance().is_some() {
             Status::Disabled
         } else {
             Status::Live
