@@ -471,7 +471,9 @@ impl Follower {
                     denied_digests = number,
                     keys = names.join(", "),
                     "keys or sessions that were dead are live again in the rewritten key store: this process denies them \
-                     until somebody runs `envoy-auth-tokens keys accept-history`, or it restarts"
+                     until it restarts or its history is accepted. First revoke again, by their ids, the keys that are \
+                     named here and all others that were revoked since the backup was made; then run \
+                     `envoy-auth-tokens keys accept-history`"
                 );
             }
         }

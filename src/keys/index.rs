@@ -339,15 +339,15 @@ impl Index {
         self.known_dead.deny(dead);
     }
 
-    /// Of what is denied whatever the store says, denies only what the store takes for live.  Returns the names of at
-    /// most `max_names` such keys, and the number of all.
-    pub fn retain_denied_but_live(&self, now: Timestamp, max_names: usize) -> (Vec<Box<str>>, usize) {
+    /// Of what is denied whatever the store says, denies only what the store takes for live.  Returns names and ids of
+    /// at most `max_names` such keys, and the number of all.
+    pub fn retain_denied_but_live(&self, now: Timestamp, max_names: usize) -> (Vec<String>, usize) {
         let (keys, sessions) = (self.keys.pin(), self.sessions.pin());
         let mut names = Vec::new();
         self.known_dead.retain(|digest| match keys.get(digest) {
             Some(entry) if entry.status(digest, now) == Some(Status::Live) => {
                 if names.len() < max_names {
-                    names.push(entry.name.clone());
+                    names.push(format!("{} (id {})", entry.name, entry.id));
                 }
                 true
             }

@@ -209,7 +209,7 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
         "revoked_token",
         "The token was that of an API key which was revoked, deleted or replaced.",
         Administrator,
-        "Make a new key. The audit log says who ended this one. After a restore of the store: `keys accept-history`.",
+        "Make a new key. The audit log says who ended this one. After a restore of the store: first revoke again what was revoked since the backup; then `keys accept-history`.",
     ),
     advice(
         "disabled_token",
