@@ -357,6 +357,9 @@ fn keys_are_filtered_sorted_and_told_apart_by_the_server() {
     browser.click("#add");
     assert_eq!(browser.text("#key-account"), "robot");
     page.press("#key-form", "Cancel");
+    browser.fill("#filter-account", "robo");
+    browser.read("#nothing", "There is no service account of this name or id.");
+    page.see_names(&[]);
     browser.fill("#filter-account", "");
     browser.fill("#filter-maker", "mallory");
     page.see_names(&["delta"]);
