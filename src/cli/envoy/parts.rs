@@ -337,7 +337,7 @@ pub fn bootstrap(settings: &EnvoySettings, config: &Path) -> String {
 
 /// A whole configuration that runs with the module inside.
 pub fn bootstrap_inside(settings: &EnvoySettings, config: &Path, path: &str, file: &str) -> String {
-    let routes = ROUTES_INSIDE.replace("MODULE", &quoted(file));
+    let routes = ROUTES_INSIDE.replace("filename: MODULE", &format!("filename: {}", quoted(file)));
     whole(settings, config, &module(path, file), &routes, "")
 }
 
