@@ -21,7 +21,7 @@ use crate::credential::{Credential, Kind, Principal, SessionCookie};
 use crate::deny_reason::DenyReason;
 use crate::keys::index::{Lifetime, PersonKey};
 use crate::keys::sessions::Session;
-use crate::keys::{Hindrance, IndexedKey, KeyLookup, Keys, SessionScope};
+use crate::keys::{IndexedKey, KeyLookup, Keys, SessionScope, WhyDenied};
 use crate::person::{PersonSource, normalized_name};
 use crate::secret::Secret;
 use crate::snapshot::Snapshot;
@@ -53,7 +53,7 @@ pub struct RejectedCredential {
     /// The id of a key.
     pub id: Option<i64>,
     /// Why a key is denied that is neither revoked nor expired.
-    pub hindrance: Option<Hindrance>,
+    pub why_denied: Option<WhyDenied>,
 }
 
 /// What a credential is authenticated for.  Of the limits the two share the memory of hashes alone.
@@ -174,31 +174,31 @@ impl Sources {
         };
         if let Some(principal) = snapshot.tokens.get(digest) {
             let (kind, name) = (principal.kind, Box::from(&*principal.name));
-            return Some(RejectedCredential { kind, name, id: None, hindrance: None });
+            return Some(RejectedCredential { kind, name, id: None, why_denied: None });
         }
         let keys = self.keys.as_ref()?;
         let key = keys.indexed(digest)?;
         let is_disabled = reason == DenyReason::DisabledKey;
-        let hindrance = if is_disabled { self.hindrance(&key, keys, snapshot) } else { None };
-        Some(RejectedCredential { kind: Kind::Key, name: key.name, id: Some(key.id), hindrance })
+        let why_denied = if is_disabled { self.why_denied(&key, keys, snapshot) } else { None };
+        Some(RejectedCredential { kind: Kind::Key, name: key.name, id: Some(key.id), why_denied })
     }
 
     /// Why a Check denies each of these keys although it is neither revoked nor expired, by their ids.  That is no use of
     /// them.
-    pub fn hindrances(&self, ids: &[i64], snapshot: &Snapshot) -> HashMap<i64, Hindrance> {
+    pub fn denied_keys(&self, ids: &[i64], snapshot: &Snapshot) -> HashMap<i64, WhyDenied> {
         let Some(keys) = &self.keys else {
             return HashMap::new();
         };
-        let of_key = |digest| self.hindrance(&keys.indexed(&digest)?, keys, snapshot);
+        let of_key = |digest| self.why_denied(&keys.indexed(&digest)?, keys, snapshot);
         let found = ids.iter().zip(keys.digests(ids));
         found.filter_map(|(id, digest)| Some((*id, of_key(digest?)?))).collect()
     }
 
-    fn hindrance(&self, key: &IndexedKey, keys: &Keys, snapshot: &Snapshot) -> Option<Hindrance> {
-        key.hindrance.or_else(|| {
+    fn why_denied(&self, key: &IndexedKey, keys: &Keys, snapshot: &Snapshot) -> Option<WhyDenied> {
+        key.why_denied.or_else(|| {
             let decided_by = self.people_decided_by(snapshot);
             let owner = self.people.owner(key.person.as_ref()?, snapshot, keys, decided_by);
-            owner.is_none().then_some(Hindrance::OwnerGone)
+            owner.is_none().then_some(WhyDenied::OwnerGone)
         })
     }
 

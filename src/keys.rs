@@ -77,8 +77,8 @@ pub use self::attempts::SealingKey;
 pub use self::edit::{Changed, EditAccount, EditKey};
 pub use self::index::{IndexedKey, KeyLookup};
 pub use self::record::{
-    Account, Author, CreateAccount, CreateKey, ExceedsGrant, GrantCheck, Hindrance, Key, KeyOwner, Power,
-    Role, SessionScope, Status, StoredKey, StoredPerson, StoredSession,
+    Account, Author, CreateAccount, CreateKey, ExceedsGrant, GrantCheck, Key, KeyOwner, Power, Role,
+    SessionScope, Status, StoredKey, StoredPerson, StoredSession, WhyDenied,
 };
 pub use self::sessions::{NewSessions, OpenedSessions, scoped_binding};
 

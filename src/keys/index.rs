@@ -24,7 +24,7 @@ use super::people::PersonRecord;
 use super::sessions::Session;
 use super::store::source::{AccountPage, ChangePage, KeyPage, PersonPage};
 use super::usage::{LastUse, Used};
-use super::{Account, Hindrance, Status, StoredKey, StoredPerson, StoredSession};
+use super::{Account, Status, StoredKey, StoredPerson, StoredSession, WhyDenied};
 use crate::credential::Principal;
 use crate::person::{PersonId, PersonSource};
 use crate::token::TokenDigest;
@@ -62,7 +62,7 @@ pub struct IndexedKey {
     /// The person whose it is.
     pub person: Option<PersonId>,
     /// Why it does not count although it is neither revoked nor expired; whether its person is there is not asked.
-    pub hindrance: Option<Hindrance>,
+    pub why_denied: Option<WhyDenied>,
 }
 
 /// Every stored digest, and every record of a person.
@@ -133,7 +133,7 @@ impl Index {
             id: entry.id,
             name: entry.name.clone(),
             person: entry.person().cloned(),
-            hindrance: entry.hindrance().or_else(|| is_held_back().then_some(Hindrance::HeldBack)),
+            why_denied: entry.why_denied().or_else(|| is_held_back().then_some(WhyDenied::HeldBack)),
         })
     }
 

@@ -272,7 +272,7 @@ pub enum Status {
 
 /// Why a Check denies a key that is neither revoked nor expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hindrance {
+pub enum WhyDenied {
     /// It is disabled.
     Disabled,
     /// The service account whose it is is disabled.
@@ -285,7 +285,7 @@ pub enum Hindrance {
     HeldBack,
 }
 
-impl Hindrance {
+impl WhyDenied {
     /// Its word.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -24,7 +24,7 @@ use crate::admin::responses::{AccountNotFoundErrors, BodyErrors, CallerErrors, P
 use crate::admin::{Admin, with_store_timeout};
 use crate::keys::audit::Action;
 use crate::keys::store::{AccountRef, ChangeError, KeyFilter, ListPosition};
-use crate::keys::{CreateKey, Hindrance, Key, KeyOwner, Power, Status};
+use crate::keys::{CreateKey, Key, KeyOwner, Power, Status, WhyDenied};
 
 /// A token of a service account.
 #[derive(Serialize, ToSchema)]
@@ -60,7 +60,7 @@ pub(in crate::admin) struct AccountToken {
 }
 
 impl AccountToken {
-    fn new(key: Key, now: Timestamp, hindrance: Option<Hindrance>) -> Self {
+    fn new(key: Key, now: Timestamp, why_denied: Option<WhyDenied>) -> Self {
         let status = key.status(now);
         let left = key.expires_at.map_or(0, |at| at.as_second().saturating_sub(now.as_second()));
         Self {
@@ -73,7 +73,7 @@ impl AccountToken {
             has_expired: key.expires_at.is_some_and(|at| at <= now),
             is_revoked: status == Status::Revoked,
             is_disabled: key.disabled_at.is_some(),
-            denied: hindrance.map(Hindrance::as_str),
+            denied: why_denied.map(WhyDenied::as_str),
             description: key.description,
         }
     }
@@ -150,12 +150,12 @@ impl Pages for TokenList {
             return Ok(None);
         };
         let page = with_store_timeout(self.admin.keys.list_after(&self.filter, position)).await??;
-        let hindrances = self.admin.hindrances(&page.keys).await;
+        let denied_keys = self.admin.denied_keys(&page.keys).await;
         let mut writer = KeyWriter::new();
         for key in page.keys {
             writer.punctuate(if std::mem::take(&mut self.is_first) { b"[" } else { b"," });
-            let hindrance = hindrances.of(&key);
-            writer.write(&AccountToken::new(key, self.now, hindrance)).await?;
+            let why_denied = denied_keys.of(&key);
+            writer.write(&AccountToken::new(key, self.now, why_denied)).await?;
         }
         self.next = page.next;
         if self.next.is_none() {

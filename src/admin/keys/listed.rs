@@ -12,7 +12,7 @@ use super::rules::{policies_schema, role_schema};
 use crate::admin::error::ApiError;
 use crate::admin::{Admin, with_store_timeout};
 use crate::keys::store::LIST_PAGE;
-use crate::keys::{Hindrance, Key, KeyOwner, Role, Status};
+use crate::keys::{Key, KeyOwner, Role, Status, WhyDenied};
 
 /// A key.
 #[derive(Serialize, ToSchema)]
@@ -105,9 +105,9 @@ pub(in crate::admin) struct ListedKey {
 }
 
 impl ListedKey {
-    /// The key; `account` is the name of the service account whose it is, and `hindrance` why a Check denies it although
+    /// The key; `account` is the name of the service account whose it is, and `why_denied` why a Check denies it although
     /// it is live.
-    pub fn new(key: Key, account: Option<String>, hindrance: Option<Hindrance>) -> Self {
+    pub fn new(key: Key, account: Option<String>, why_denied: Option<WhyDenied>) -> Self {
         let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
         let (account_id, person) = match key.owner {
             KeyOwner::Nobody => (None, None),
@@ -137,7 +137,7 @@ impl ListedKey {
             revoked_by: key.revoked_by,
             is_disabled: key.disabled_at.is_some(),
             disabled_at: time(key.disabled_at),
-            denied: hindrance.map(Hindrance::as_str),
+            denied: why_denied.map(WhyDenied::as_str),
             old_secret_until: time(key.previous_until),
             uses: (key.uses > 0).then_some(key.uses),
             last_address: key.last_address,
@@ -159,25 +159,25 @@ impl AccountNames {
 /// What answers say of keys beyond their records.
 pub(in crate::admin) struct KeyContext {
     names: AccountNames,
-    hindrances: Hindrances,
+    denied_keys: DeniedKeys,
 }
 
 impl KeyContext {
     /// The key with the name of its account, and whether a Check denies it.
     pub fn listed(&self, key: Key) -> ListedKey {
         let account = key.owner.account().and_then(|id| self.names.get(id).map(str::to_owned));
-        let hindrance = self.hindrances.of(&key);
-        ListedKey::new(key, account, hindrance)
+        let why_denied = self.denied_keys.of(&key);
+        ListedKey::new(key, account, why_denied)
     }
 }
 
 /// Why Checks deny some keys although they are live.
-pub(in crate::admin) struct Hindrances(HashMap<i64, Hindrance>);
+pub(in crate::admin) struct DeniedKeys(HashMap<i64, WhyDenied>);
 
-impl Hindrances {
+impl DeniedKeys {
     /// Why one does; `None` where none does, and where the key's record says why.
-    pub fn of(&self, key: &Key) -> Option<Hindrance> {
-        self.0.get(&key.id).copied().filter(|hindrance| *hindrance != Hindrance::Disabled)
+    pub fn of(&self, key: &Key) -> Option<WhyDenied> {
+        self.0.get(&key.id).copied().filter(|why_denied| *why_denied != WhyDenied::Disabled)
     }
 }
 
@@ -198,17 +198,17 @@ impl Admin {
     }
 
     /// Why Checks deny some of these keys although they are live.
-    pub(in crate::admin) async fn hindrances(&self, keys: &[Key]) -> Hindrances {
+    pub(in crate::admin) async fn denied_keys(&self, keys: &[Key]) -> DeniedKeys {
         let (now, snapshot) = (self.clock.now(), self.authorizer.snapshot());
         let mut found = HashMap::new();
         // Checks are answered on the same threads.
         for keys in keys.chunks(LIST_PAGE) {
             let live = keys.iter().filter(|key| key.status(now) == Status::Live);
             let ids: Vec<i64> = live.map(|key| key.id).collect();
-            found.extend(self.authorizer.sources().hindrances(&ids, &snapshot));
+            found.extend(self.authorizer.sources().denied_keys(&ids, &snapshot));
             yield_now().await;
         }
-        Hindrances(found)
+        DeniedKeys(found)
     }
 
     /// What answers say of these keys beyond their records.
@@ -217,7 +217,7 @@ impl Admin {
     /// The store failed.
     pub(in crate::admin) async fn key_context(&self, keys: &[Key]) -> Result<KeyContext, ApiError> {
         let names = self.account_names(keys.iter().map(|key| &key.owner)).await?;
-        Ok(KeyContext { names, hindrances: self.hindrances(keys).await })
+        Ok(KeyContext { names, denied_keys: self.denied_keys(keys).await })
     }
 
     /// One key as answers show it.

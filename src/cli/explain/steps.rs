@@ -16,7 +16,7 @@ use crate::deny_reason::DenyReason;
 use crate::ext_authz::wire::check_response::HttpResponse;
 use crate::ext_authz::wire::{CheckResponse, HeaderValueOption};
 use crate::identity::RejectedCredential;
-use crate::keys::Hindrance;
+use crate::keys::WhyDenied;
 use crate::policy::{Allow, Mismatch, SelectError};
 use crate::snapshot::Snapshot;
 
@@ -274,12 +274,12 @@ impl ExplainedDecision<'_> {
 
     /// What disables the key that was denied.
     fn why_disabled(&self) -> &'static str {
-        match self.decision.context.rejected().and_then(|rejected| rejected.hindrance) {
-            Some(Hindrance::Disabled) => "that is disabled",
-            Some(Hindrance::AccountDisabled) => "whose service account is disabled",
-            Some(Hindrance::AccountGone) => "whose service account is gone",
-            Some(Hindrance::OwnerGone) => "whose owner is gone, disabled, or was not seen for too long",
-            Some(Hindrance::HeldBack) | None => {
+        match self.decision.context.rejected().and_then(|rejected| rejected.why_denied) {
+            Some(WhyDenied::Disabled) => "that is disabled",
+            Some(WhyDenied::AccountDisabled) => "whose service account is disabled",
+            Some(WhyDenied::AccountGone) => "whose service account is gone",
+            Some(WhyDenied::OwnerGone) => "whose owner is gone, disabled, or was not seen for too long",
+            Some(WhyDenied::HeldBack) | None => {
                 "that is disabled, or whose service account is, or whose owner is gone"
             }
         }

@@ -11,7 +11,7 @@ use super::accounts::AccountSlot;
 use crate::actor::Actor;
 use crate::credential::{Kind, PolicyNames, Principal, has_expired};
 use crate::keys::usage::LastUse;
-use crate::keys::{Hindrance, KeyOwner, Role, Status, StoredKey};
+use crate::keys::{KeyOwner, Role, Status, StoredKey, WhyDenied};
 use crate::person::PersonId;
 use crate::token::TokenDigest;
 
@@ -131,19 +131,19 @@ impl IndexEntry {
 
     /// Whether it is neither revoked nor disabled, and its account neither.
     pub fn is_usable(&self) -> bool {
-        !self.is_revoked && self.hindrance().is_none()
+        !self.is_revoked && self.why_denied().is_none()
     }
 
     /// Why it does not count, as far as it and its account say, and although it is neither revoked nor expired.
-    pub fn hindrance(&self) -> Option<Hindrance> {
+    pub fn why_denied(&self) -> Option<WhyDenied> {
         if self.is_disabled {
-            return Some(Hindrance::Disabled);
+            return Some(WhyDenied::Disabled);
         }
         match &self.owner {
             Owner::Nobody(_) | Owner::Person(..) => None,
             Owner::Account(slot, _) => match slot.load().as_ref() {
-                None => Some(Hindrance::AccountGone),
-                Some(account) => account.is_disabled.then_some(Hindrance::AccountDisabled),
+                None => Some(WhyDenied::AccountGone),
+                Some(account) => account.is_disabled.then_some(WhyDenied::AccountDisabled),
             },
         }
     }
@@ -171,7 +171,7 @@ impl IndexEntry {
             Status::Revoked
         } else if has_expired(self.expires_at, now) || has_expired(until, now) {
             Status::Expired
-        } else if self.hindrance().is_some() {
+        } else if self.why_denied().is_some() {
             Status::Disabled
         } else {
             Status::Live
