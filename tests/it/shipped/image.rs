@@ -131,7 +131,8 @@ fn a_release_pushes_the_image_of_both_architectures_and_the_chart() {
     // A registry's names are in lower case.  The machine of the other architecture has pushed its own.
     let version = env!("CARGO_PKG_VERSION");
     for architecture in ["amd64", "arm64"] {
-        image.push(&format!("{}/team/envoy-auth-tokens:{version}-{architecture}", registry.address));
+        let name = format!("{}/team/envoy-auth-tokens:{version}-{architecture}", registry.address);
+        image.push(&name, architecture);
     }
     // The second time replaces the first.
     for _ in 0..2 {

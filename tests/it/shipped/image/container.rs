@@ -103,9 +103,13 @@ impl Image {
         run(command, "")
     }
 
-    /// Pushes it under this name, as a machine of another kind would push its own.
-    pub fn push(&self, name: &str) {
-        buildah(&self.storage, &["push", "--tls-verify=false", NAME, &format!("docker://{name}")]);
+    /// Pushes one like it under this name, as a machine of this architecture would push its own.
+    pub fn push(&self, name: &str, architecture: &str) {
+        let of_another = format!("{NAME}-{architecture}");
+        let container = buildah(&self.storage, &["from", "--pull-never", NAME]);
+        buildah(&self.storage, &["config", "--arch", architecture, container.trim()]);
+        buildah(&self.storage, &["commit", "--rm", container.trim(), &of_another]);
+        buildah(&self.storage, &["push", "--tls-verify=false", &of_another, &format!("docker://{name}")]);
     }
 
     /// A container with this configuration.
