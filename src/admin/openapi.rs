@@ -1,7 +1,7 @@
 //! The OpenAPI document of the API, at `/openapi.json`.
 //!
 //! It is derived: `#[utoipa::path]` above each handler describes the call, `ToSchema` on its types the bodies.  What is
-//! served is the file that a test makes of them ([`document`]), so that the program holds the text and not what makes it.
+//! served is the file that a test makes of them (`openapi/document.rs`), so that the program holds the text and not what makes it.
 
 #[cfg(test)]
 pub(super) mod document;
