@@ -132,11 +132,11 @@ fn a_disabled_key_is_told_so() {
     let database = stack.server.folder().join("keys.db");
     crate::harness::sqlite::sql(&database, "UPDATE api_keys SET disabled_at = unixepoch()");
     wait_until("the key is disabled", || stack.get("/").bearer(&token).send().status != 200);
-    let denied = stack.get("/").bearer(&token).send();
+    let denied = stack.get("/").bearer(&token).header("x-request-id", "disabled").send();
     assert_eq!(denied.status, 401);
     assert_eq!(denied.json(), json!({"error": "invalid_token", "message": "Disabled API key"}));
     assert_eq!(denied.all("www-authenticate"), [r#"Bearer realm="api", error="invalid_token""#]);
-    let line: Value = stack.server.decisions().pop().expect("it was logged");
+    let line: Value = stack.server.decision("disabled");
     assert_eq!((&line["decision"], &line["reason"]), (&json!("denied"), &json!("disabled_token")));
     assert!(stack.server.metrics().contains("reason=\"disabled_token\""));
     // Whose token it is stands in the line, whatever it died of.

