@@ -34,22 +34,6 @@ registry() {
     printf %s "$REGISTRY" | tr '[:upper:]' '[:lower:]'
 }
 
-# docker is also there where nothing but its client is.
-works() {
-    command -v "$1" >/dev/null && { [ "$1" != docker ] || docker info >/dev/null 2>&1; }
-}
-
-builder() {
-    local found
-    for found in ${BUILDER:-docker podman buildah}; do
-        ! works "$found" || {
-            echo "$found"
-            return
-        }
-    done
-    fail 'none of docker (with its daemon), podman and buildah is here: install one, and log in to the registry.'
-}
-
 helm() {
     local fetched
     fetched=$("${PYTHON:-python3}" tests/tools/fetch.py kubectl | sed -n 's/^helm=//p')
@@ -110,7 +94,7 @@ chart_package() {
 push_image() {
     local to builder
     to=$(registry)/envoy-auth-tokens:$version-$architecture
-    builder=$(builder)
+    builder=$(deploy/builder.sh)
     "$builder" tag "${IMAGE:-envoy-auth-tokens:$version}" "$to"
     case $builder in
         docker) docker push "$to" ;;
@@ -121,7 +105,7 @@ push_image() {
 join_images() {
     local to builder architecture
     to=$(registry)/envoy-auth-tokens:$version
-    builder=$(builder)
+    builder=$(deploy/builder.sh)
     case $builder in
         docker) docker buildx imagetools create --tag "$to" "$to-amd64" "$to-arm64" ;;
         *)

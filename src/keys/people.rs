@@ -43,7 +43,7 @@ pub struct PersonRecord {
     application_binding: TokenDigest,
     id: i64,
     principal: Arc<Principal>,
-    /// What the source said of the person when it was asked last, as JSON, which takes least room; `None` for a configured
+    /// What the source said of the person when it was asked last, as JSON, which takes the least memory; `None` for a configured
     /// user, and once they have ended.
     claims: Option<Box<str>>,
     /// What the rules in force make of the claims.

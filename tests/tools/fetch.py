@@ -303,33 +303,27 @@ def postgresql_folder():
 
 def promtool():
     """Prometheus' checker: the one on the PATH, else the one in the system's package."""
-    how = "install Prometheus (Debian and Ubuntu: apt install prometheus), with promtool on the PATH"
-    with locked("promtool"):
-        home = TOOLS / "promtool"
-        path = shutil.which("promtool") or home / "usr" / "bin" / "promtool"
-        if not pathlib.Path(path).exists():
-            if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-                raise Missing(f"promtool is not on the PATH: {how}.")
-            unpack(["prometheus"], home, how)
-            if not path.exists():
-                raise Missing(f"promtool is not in the package prometheus: {how}.")
-    runs("promtool", [str(path), "--version"])
-    return path
+    return program_of("prometheus", "promtool", "install Prometheus", "promtool")
 
 
 def registry():
     """A registry of images: the one on the PATH, else the one in the system's package."""
-    how = "install a registry (Debian and Ubuntu: apt install docker-registry), with docker-registry on the PATH"
-    with locked("registry"):
-        home = TOOLS / "registry"
-        path = shutil.which("docker-registry") or home / "usr" / "bin" / "docker-registry"
+    return program_of("docker-registry", "docker-registry", "install a registry", "registry")
+
+
+def program_of(package, program, install, folder):
+    """A program without libraries of its own: the one on the PATH, else the one in the system's package."""
+    how = f"{install} (Debian and Ubuntu: apt install {package}), with {program} on the PATH"
+    with locked(folder):
+        home = TOOLS / folder
+        path = shutil.which(program) or home / "usr" / "bin" / program
         if not pathlib.Path(path).exists():
             if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-                raise Missing(f"docker-registry is not on the PATH: {how}.")
-            unpack(["docker-registry"], home, how)
+                raise Missing(f"{program} is not on the PATH: {how}.")
+            unpack([package], home, how)
             if not path.exists():
-                raise Missing(f"docker-registry is not in the package docker-registry: {how}.")
-    runs("docker-registry", [str(path), "--version"])
+                raise Missing(f"{program} is not in the package {package}: {how}.")
+    runs(program, [str(path), "--version"])
     return path
 
 

@@ -139,7 +139,7 @@ pub(in crate::admin) struct Denials {
 }
 
 impl Denials {
-    /// Takes a denial over.  `log` counts those for which there is no room.
+    /// Takes a denial over.  `log` counts those that are over the limit.
     pub fn add(&self, row: NewAuditRow, log: &AuditLog) {
         let is_taken = self.lock().add(row, Instant::now());
         if !is_taken {
@@ -190,7 +190,7 @@ impl Denials {
 }
 
 impl Waiting {
-    /// Takes a denial over; false where there is no room for it.
+    /// Takes a denial over; false where that is over the limit.
     fn add(&mut self, row: NewAuditRow, now: Instant) -> bool {
         let (kind, most) = match &row.by {
             Some(by) => (Kind::Caller(by.clone()), ROWS_OF_CALLER),
@@ -325,7 +325,7 @@ mod tests {
         assert_eq!(told, expected);
         assert!(rows.iter().all(|row| row.address.as_deref() == Some("192.0.2.1")), "{rows:?}");
 
-        // Whoever tries everything has no more than ten rows of both kinds, and one for the rest.
+        // A caller who tries everything has no more than ten rows of both kinds, and one for the rest.
         for number in 0..100 {
             waiting.add(of("API key not deleted", &format!("reason-{number}"), number), now);
         }

@@ -1,6 +1,6 @@
 //! Lists of any length, written in pieces.
 //!
-//! A list is written on the threads that answer Checks.  So it gives way after every few keys, and a list of all keys is
+//! A list is written on the threads that answer Checks.  So it yields after every few keys, and a list of all keys is
 //! read page by page, the next one once the client has taken the one before: no list takes more memory than a page.
 
 use std::sync::Arc;
@@ -34,7 +34,7 @@ impl KeyWriter {
         Self { text: Vec::new(), written: 0 }
     }
 
-    /// Adds a key, and gives way after every [`PIECE`] of them.
+    /// Adds a key, and yields after every [`PIECE`] of them.
     ///
     /// # Errors
     /// It cannot be written as JSON.

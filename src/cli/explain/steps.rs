@@ -55,7 +55,7 @@ pub(super) enum DirectoryUse {
         /// Whether it can be asked who somebody is without their password.
         can_be_asked: bool,
     },
-    /// It was asked about whoever came.
+    /// It was asked about the people of these requests.
     Asked,
     /// It was not asked.
     NotAsked,
