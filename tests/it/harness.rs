@@ -23,6 +23,7 @@ pub mod oidc_provider;
 pub mod oidc_provider_mock;
 pub mod pgbouncer;
 pub mod pki;
+mod ports;
 pub mod postgres;
 pub mod relay;
 pub mod rotel;

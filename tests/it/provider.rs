@@ -885,10 +885,7 @@ async fn a_provider_that_says_nothing_at_any_step_is_an_outage() {
 #[tokio::test]
 async fn a_provider_that_is_gone_at_any_step_is_an_outage() {
     // An address where nobody listens.
-    let nobody = {
-        let gone = LyingProvider::start();
-        gone.url("/")
-    };
+    let nobody = "http://localhost:1/";
     for member in ["token_endpoint", "jwks_uri", "userinfo_endpoint"] {
         let liar = Liar::new();
         let mut document = liar.provider.document();

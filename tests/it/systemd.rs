@@ -108,8 +108,7 @@ fn the_service_manager_hears_when_we_serve_when_we_live_and_when_we_leave() {
 fn the_service_manager_hears_that_we_answer_and_wait_for_the_key_store() {
     let manager = Manager::new();
     // Nobody listens there.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let config = format!("{CONFIG}keys: {{store: 'postgres://keys:keys@127.0.0.1:{port}/keys'}}\n");
+    let config = format!("{CONFIG}keys: {{store: 'postgres://keys:keys@127.0.0.1:1/keys'}}\n");
     let setup = Server::with(&config).arg("--drain=0s").env("WATCHDOG_USEC", "200000");
     let mut server = manager.of(setup).start_listening();
     assert!(manager.hears("READY=1").contains("STATUS=waiting for the key store"));

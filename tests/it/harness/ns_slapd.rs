@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use super::guardian::Guardian;
-use super::ldap::{Administrator, free_port};
+use super::ldap::Administrator;
+use super::ports::free_port;
 use super::slapd::{GROUPS, PEOPLE, READER, READER_PASSWORD, password, person};
 use super::{tools, wait_until};
 

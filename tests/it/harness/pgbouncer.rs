@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use tempfile::TempDir;
 
 use super::guardian::{Guardian, children, kill_all};
+use super::ports::free_port;
 use super::postgres::{self, PASSWORD, Postgres, Role, try_psql};
 use super::server::signal;
 use super::{tools, wait_until};
@@ -51,7 +52,7 @@ impl PgBouncer {
         let bouncer = Self {
             folder,
             user,
-            port: postgres::free_port(),
+            port: free_port(),
             pooling,
             pool,
             state: Mutex::new((server.address(), vec![keys])),

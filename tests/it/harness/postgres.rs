@@ -23,6 +23,7 @@ pub use self::role::{Rights, Role};
 pub use self::session::Session;
 use super::MAX_WAIT;
 use super::guardian::{Guardian, children, kill_all};
+use super::ports::free_port;
 use super::server::signal;
 use super::stored_keys;
 
@@ -390,11 +391,6 @@ pub(super) fn unprivileged() -> &'static str {
     ["postgres", "nobody"].into_iter().find(known).expect(
         "PostgreSQL refuses to run as root, and there is neither a user `postgres` nor `nobody` to run it",
     )
-}
-
-pub(super) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound address").port()
 }
 
 fn run(command: &mut Command) -> Output {

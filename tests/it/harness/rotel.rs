@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use super::log::Log;
-use super::postgres::free_port;
+use super::ports::free_port;
 use super::{tools, wait_until};
 
 /// A running collector; it dies with this value.

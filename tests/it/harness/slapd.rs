@@ -12,8 +12,9 @@ use std::sync::Mutex;
 use tempfile::TempDir;
 
 use super::guardian::{Guardian, children, kill_all};
-use super::ldap::{Administrator, free_port};
+use super::ldap::Administrator;
 use super::pki::Ca;
+use super::ports::free_port;
 use super::server::signal;
 use super::{tools, wait_until};
 
