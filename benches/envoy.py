@@ -32,6 +32,8 @@ TICK = os.sysconf("SC_CLK_TCK")
 PATIENCE = 120
 # What the server that does nothing lets pass.
 ALLOW_ALL_TOKEN = "eat_bench0KnownToken0000000000000000000000"
+# Below these, no module can go: benches/nothing.c.
+FLOORS = ["a module that does nothing", "a module that decides nothing and makes our calls"]
 DYNAMIC = "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter"
 
 
@@ -285,8 +287,8 @@ def measure(kind, arguments, folder):
         server = running(command, "1", folder / "server.log")
     elif name == "api_key_auth":
         filters = [api_key_auth(tokens)]
-    elif name == "a module that does nothing":
-        filters = [module(arguments.nothing, folder / "unread")]
+    elif name in FLOORS:
+        filters = [module(arguments.floors / f"{FLOORS.index(name)}.so", folder / "unread")]
     elif name.startswith("module"):
         filters = [module(arguments.module, our_config(folder, tokens, "127.0.0.1:0", kind.get("store")))]
     envoy_file = folder / "envoy.json"
@@ -340,12 +342,13 @@ def main():
             kind = {"name": name, "tokens": 1_000, "transport": transport, "workers": workers}
             kinds.append(kind | {"allowed": True})
     kinds.append(kinds[-4] | {"allowed": False})
-    kinds.append({"name": "a module that does nothing", "tokens": 0, "allowed": True})
     stores = tempfile.TemporaryDirectory()
-    arguments.nothing = pathlib.Path(stores.name) / "nothing.so"
-    subprocess.run(
-        ["cc", "-shared", "-fPIC", "-O2", "-o", arguments.nothing, ROOT / "benches/nothing.c"], check=True
-    )
+    arguments.floors = pathlib.Path(stores.name)
+    for number, (name, options) in enumerate(zip(FLOORS, ([], ["-DOUR_CALLS"]))):
+        kinds.append({"name": name, "tokens": 0, "allowed": True})
+        library = arguments.floors / f"{number}.so"
+        command = ["cc", "-shared", "-fPIC", "-O2", *options, "-o", library, ROOT / "benches/nothing.c"]
+        subprocess.run(command, check=True)
     for tokens in arguments.tokens:
         for allowed in (True, False):
             kinds.append({"name": "module", "tokens": tokens, "allowed": allowed})
