@@ -151,8 +151,8 @@ fn a_role_of_few_connections_is_enough() {
     // Seven, and those that PostgreSQL has not yet ended.
     server.limit_connections(&role, 10);
     let issuer = Issuer::start(&server.url_as(&role, server.address(), &database));
-    // One is read by, and one listens.
-    wait_until("two are left at rest", || server.backends(&database).len() == 2);
+    // One is read by, one listens, and one may be left of a moment in which reading and writing met.
+    wait_until("it is at rest", || (2..=3).contains(&server.backends(&database).len()));
     let mut most = 0;
     thread::scope(|scope| {
         let clients: Vec<_> = (0..12)

@@ -352,10 +352,12 @@ impl Browser {
         self.command("POST", "/actions", &json!({ "actions": [keyboard] }));
     }
 
-    /// The id of the element that has the focus, or what it says when it has no id.
+    /// The id of the element that has the focus, or what it says when it has no id.  Between two elements it is the page
+    /// itself, which says what all of them say.
     pub fn focused(&self) -> String {
         let focused = self.script(
-            "const element = document.activeElement; return element.id || element.innerText || element.tagName",
+            "const element = document.activeElement;
+             return element === document.body ? '' : element.id || element.innerText || element.tagName",
             json!([]),
         );
         focused.as_str().expect("text").to_owned()
@@ -367,7 +369,7 @@ impl Browser {
         self.wait(
             &format!("the focus on {label}"),
             "const element = document.activeElement;
-             return element.id === arguments[0] || element.innerText.includes(arguments[0])",
+             return element !== document.body && (element.id === arguments[0] || element.innerText.includes(arguments[0]))",
             json!([label]),
         );
     }
