@@ -1,6 +1,6 @@
 //! What comes into the binary, and what is told of it: `deny.toml`, `Cargo.lock`, the scripts of a release.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -232,6 +232,31 @@ fn actionlint_finds_nothing_in_the_workflows_and_something_in_a_wrong_one() {
 }
 
 #[test]
+fn every_action_is_named_by_a_commit_and_by_the_release_that_this_is() {
+    let mut commits = BTreeMap::new();
+    for file in WORKFLOWS {
+        let text = fs::read_to_string(tools::root().join(file)).unwrap();
+        for line in text.lines().filter_map(|line| line.split_once("uses:").map(|(_, used)| used.trim())) {
+            let parts: Vec<_> = line.split(['@', ' ']).collect();
+            let [action, commit, "#", release] = parts[..] else { panic!("{file}: {line}") };
+            assert!(commit.len() == 40 && commit.bytes().all(|b| b.is_ascii_hexdigit()), "{file}: {line}");
+            let numbers: Vec<_> = release.strip_prefix('v').unwrap_or("").split('.').collect();
+            let whole = numbers.len() == 3 && numbers.iter().all(|number| number.parse::<u32>().is_ok());
+            assert!(whole, "{file}: `# v1.2.3` is missing: {line}");
+            // One release of it in all workflows.
+            let named = (commit.to_owned(), release.to_owned());
+            let known = commits.entry(action.to_owned()).or_insert_with(|| named.clone());
+            assert_eq!(*known, named, "{file}: {action}");
+        }
+    }
+    assert!(commits.len() >= 6, "{commits:?}");
+    // Somebody hears of newer ones.
+    let dependabot = fs::read_to_string(tools::root().join(".github/dependabot.yml")).unwrap();
+    let dependabot: Value = serde_saphyr::from_str(&dependabot).unwrap();
+    assert_eq!(dependabot["updates"][0]["package-ecosystem"], "github-actions");
+}
+
+#[test]
 fn every_step_of_a_workflow_is_a_target_of_make_that_is_there() {
     let makefile = fs::read_to_string(tools::root().join("Makefile")).unwrap();
     let rules: BTreeSet<_> = makefile
@@ -364,8 +389,9 @@ fn checkout() -> TempDir {
     folder
 }
 
-const SCRIPTS: [&str; 6] = [
+const SCRIPTS: [&str; 7] = [
     "deploy/advisories.sh",
+    "deploy/compilers.sh",
     "deploy/dist.sh",
     "deploy/notices.py",
     "deploy/release-check.sh",
