@@ -169,7 +169,7 @@ replicas: 3
 podDisruptionBudget: {maxUnavailable: 50%}
 networkPolicy: {mayScrape: []}
 tests: {enabled: false}
-service: {annotations: {mine: kept}}
+service: {annotations: {mine: kept}, trafficDistribution: PreferClose}
 serviceAccount: {create: false, name: robot}
 podLabels: {team: tokens}
 podAnnotations: {mine: kept}
@@ -192,6 +192,15 @@ extraObjects:
 commonLabels: {cost-center: '42'}
 deploymentAnnotations: {reloader: 'off'}
 revisionHistoryLimit: 3
+minReadySeconds: 5
+terminationGracePeriodSeconds: 90
+lifecycle: {preStop: {sleep: {seconds: 5}}}
+runtimeClassName: gvisor
+schedulerName: packer
+hostAliases: [{ip: 10.0.0.7, hostnames: [postgres.example.com]}]
+dnsPolicy: ClusterFirst
+dnsConfig: {options: [{name: ndots, value: '2'}]}
+extraInitContainers: [{name: cloud-proxy, image: example.com/proxy:1, restartPolicy: Always, resources: {limits: {memory: 64Mi}, requests: {cpu: 10m, memory: 8Mi}}, securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}}]
 readinessProbe: {periodSeconds: 5}
 topologySpreadConstraints: [{topologyKey: rack, maxSkew: 2, whenUnsatisfiable: DoNotSchedule}]
 configFile: |
@@ -216,7 +225,20 @@ fn every_value_has_the_effect_that_it_promises() {
         container["image"].as_str().unwrap().starts_with("registry.example.com:5000/team/tokens@sha256:0123")
     );
     assert_eq!(deployment["spec"]["replicas"], 3);
-    assert_eq!(pod["terminationGracePeriodSeconds"], 50);
+    assert_eq!(pod["terminationGracePeriodSeconds"], 90);
+    assert_eq!(container["lifecycle"]["preStop"]["sleep"]["seconds"], 5);
+    assert_eq!(pod["initContainers"][0]["name"], "cloud-proxy");
+    assert_eq!(deployment["spec"]["minReadySeconds"], 5);
+    // The headless Service has no traffic that anything but the client distributes.
+    let distribution = |name: &str| &released.get("Service", name)["spec"]["trafficDistribution"];
+    assert_eq!(distribution(name), "PreferClose");
+    assert!(distribution("mine-envoy-auth-tokens-pods").is_null());
+    // What runs the check finds the database where the servers do.
+    let check = &released.get("Job", "mine-envoy-auth-tokens-check")["spec"]["template"]["spec"];
+    let members = ["runtimeClassName", "schedulerName", "hostAliases", "dnsPolicy", "dnsConfig"];
+    for member in members {
+        assert!(!pod[member].is_null() && pod[member] == check[member], "{member}: {check}");
+    }
     let arguments = ["serve", "--log-format=json", "--workers=4", "--drain=30s", "--log-decisions=denied"];
     assert_eq!(container["args"], serde_json::json!(arguments));
     // The ports are those of the configuration; Envoys find it where they always do.
@@ -254,6 +276,9 @@ fn every_value_has_the_effect_that_it_promises() {
     assert_eq!(container["readinessProbe"]["periodSeconds"], 5);
     assert_eq!(container["readinessProbe"]["failureThreshold"], 2);
     assert_eq!(pod["topologySpreadConstraints"].as_array().unwrap().len(), 1);
+    let spread_out = self::released(OURS, "topologySpreadConstraints: []");
+    let pod = &spread_out.get("Deployment", OURS)["spec"]["template"]["spec"];
+    assert!(pod["topologySpreadConstraints"].is_null(), "an empty list is none: {pod}");
     for name in ["mine-more", "mine-envoy-auth-tokens-text"] {
         released.get("ConfigMap", name);
     }
@@ -421,6 +446,8 @@ config: {ext_authz: {listen: '127.0.0.1:9191'}}
     // A Pod that ends gets no Envoy that goes on.
     let job = &released.get("Job", "envoy-auth-tokens-check")["spec"]["template"]["metadata"]["labels"];
     assert_eq!(job["sidecar.istio.io/inject"], "false");
+    let job = &released.get("Job", "envoy-auth-tokens-check")["spec"]["template"]["metadata"];
+    assert_eq!(job["annotations"]["linkerd.io/inject"], "disabled");
 }
 
 #[test]
@@ -571,6 +598,12 @@ fn a_typo_in_the_configuration_stops_an_upgrade_before_anything_is_changed() {
     assert!(said.contains("secrets/bot"), "{said}");
     // It reads a configuration of its own, which is there before the release's is.
     let released = released(OURS, "");
+    // Helm takes no hook away at an uninstall: what failed is gone after a day, and Helm has printed why.
+    let failed = released.get("Job", "envoy-auth-tokens-check");
+    assert_eq!(failed["spec"]["ttlSecondsAfterFinished"], 24 * 60 * 60);
+    let annotations = &failed["metadata"]["annotations"];
+    assert_eq!(annotations["helm.sh/hook-output-log-policy"], "hook-failed");
+    assert_eq!(annotations["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded");
     let (config, weight) = (released.get("ConfigMap", "envoy-auth-tokens-check"), "helm.sh/hook-weight");
     let job = released.get("Job", "envoy-auth-tokens-check");
     assert_eq!(config["data"], released.get("ConfigMap", OURS)["data"]);
@@ -587,6 +620,11 @@ fn helm_test_tries_what_is_installed_and_is_no_server_of_the_service() {
     let selector = &released.get("Service", OURS)["spec"]["selector"];
     assert_ne!(labels["app.kubernetes.io/name"], selector["app.kubernetes.io/name"]);
     assert_eq!(not_restricted(&test["spec"]), Vec::<String>::new());
+    // A proxy beside it would not end with it; and what fails is printed.
+    assert_eq!(labels["sidecar.istio.io/inject"], "false");
+    let annotations = &test["metadata"]["annotations"];
+    assert_eq!(annotations["linkerd.io/inject"], "disabled");
+    assert_eq!(annotations["helm.sh/hook-output-log-policy"], "hook-failed");
     let containers = test["spec"]["containers"].as_array().unwrap();
     assert_eq!(containers[0]["args"], json!(["check", "--connect"]));
     let address = "--address=envoy-auth-tokens.envoy-auth-tokens.svc:9191";
@@ -647,6 +685,12 @@ fn values_that_make_no_sense_are_refused_in_a_sentence() {
         ("networkPolicy: {mayAsk: [{}]}", "/networkPolicy/mayAsk/0"),
         ("networkPolicy: {mayAsk: null}", "missing property 'mayAsk'"),
         ("image: {digest: sha256:12}", "/image/digest"),
+        ("terminationGracePeriodSeconds: 34", "terminationGracePeriodSeconds must be at least 35"),
+        ("hostAliases: [{ip: 10.0.0.7}]", "missing property 'hostnames'"),
+        ("dnsPolicy: Clusterfirst", "/dnsPolicy"),
+        ("dnsConfig: {option: []}", "additional properties 'option' not allowed"),
+        ("lifecycle: {prestop: {}}", "invalid propertyName 'prestop'"),
+        ("topologySpreadConstraints: {}", "/topologySpreadConstraints"),
         ("extraArgs: [serve]", "/extraArgs/0"),
         // The program takes each once, and so does Kubernetes.
         ("extraArgs: [--drain=1s]", "/extraArgs/0"),

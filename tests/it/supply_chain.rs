@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use base64::Engine as _;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -360,11 +361,27 @@ fn the_chart_of_a_release_is_whole() {
     command.arg("chart-package").env("OUTPUT", folder.path());
     let ran = run(command, "");
     assert_eq!(ran.code(), Some(0), "{ran:?}");
+    let package = ran.stdout.trim().to_owned();
     let mut command = Command::new(tools::helm());
-    command.arg("template").arg("mine").arg(ran.stdout.trim());
+    command.arg("template").arg("mine").arg(&package);
     command.args(["--set", "prometheusRule.enabled=true,dashboards.enabled=true"]);
     let ran = run(command, "");
     assert!(ran.code() == Some(0) && ran.stdout.contains("EnvoyAuthTokensAbsent"), "{ran:?}");
+    // It is read on its own, so nothing in it leads out of it.
+    let mut command = Command::new("tar");
+    command.arg("--extract").arg("--file").arg(&package);
+    assert_eq!(run_in(folder.path(), command).code(), Some(0));
+    let file = |name: &str| fs::read_to_string(folder.path().join("envoy-auth-tokens").join(name)).unwrap();
+    assert_eq!(file("LICENSE"), fs::read_to_string(tools::root().join("LICENSE")).unwrap());
+    let readme = file("README.md");
+    let links: Vec<_> = readme.split("](").skip(1).filter(|link| !link.starts_with("https://")).collect();
+    assert!(links.is_empty(), "{links:?}");
+    // The icon is that of the page.
+    let chart: Value = serde_saphyr::from_str(&file("Chart.yaml")).unwrap();
+    let icon = chart["icon"].as_str().unwrap().strip_prefix("data:image/svg+xml;base64,").unwrap();
+    let icon = String::from_utf8(base64::engine::general_purpose::STANDARD.decode(icon).unwrap()).unwrap();
+    let page = fs::read_to_string(tools::root().join("src/admin/page.html")).unwrap();
+    assert!(page.contains(&icon.replace('<', "%3C").replace('>', "%3E").replace('#', "%23")), "{icon}");
 }
 
 /// A copy of what the scripts of a release read, in a folder and a git repository of its own.

@@ -125,6 +125,12 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- fail (printf "extraEnv: %s is there already, by secretEnv or database.existingSecret" .name) }}
 {{- end }}
 {{- end }}
+{{- $grace := add .Values.drainSeconds 20 }}
+{{- with .Values.terminationGracePeriodSeconds }}
+{{- if lt (int .) (int $grace) }}
+{{- fail (printf "terminationGracePeriodSeconds must be at least %d, drainSeconds and 20 more: else a Pod is killed while it answers" $grace) }}
+{{- end }}
+{{- end }}
 {{- with .Values.autoscaling }}
 {{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
 {{- fail "autoscaling: maxReplicas is less than minReplicas" }}
@@ -239,8 +245,16 @@ enableServiceLinks: false
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 0 }}
 {{- end }}
-{{- with .Values.priorityClassName }}
-priorityClassName: {{ . | quote }}
+{{- range $name := list "priorityClassName" "runtimeClassName" "schedulerName" "dnsPolicy" }}
+{{- with get $.Values $name }}
+{{ $name }}: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.hostAliases }}
+hostAliases: {{- toYaml . | nindent 0 }}
 {{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
