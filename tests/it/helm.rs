@@ -190,6 +190,7 @@ extraObjects:
   kind: ConfigMap
   metadata: {name: '{{ include `envoy-auth-tokens.fullname` . }}-text'}
 commonLabels: {cost-center: '42'}
+commonAnnotations: {owner: platform, mine: lost}
 deploymentAnnotations: {reloader: 'off'}
 revisionHistoryLimit: 3
 minReadySeconds: 5
@@ -279,8 +280,20 @@ fn every_value_has_the_effect_that_it_promises() {
     let spread_out = self::released(OURS, "topologySpreadConstraints: []");
     let pod = &spread_out.get("Deployment", OURS)["spec"]["template"]["spec"];
     assert!(pod["topologySpreadConstraints"].is_null(), "an empty list is none: {pod}");
-    for name in ["mine-more", "mine-envoy-auth-tokens-text"] {
+    let extra = ["mine-more", "mine-envoy-auth-tokens-text"];
+    for name in extra {
         released.get("ConfigMap", name);
+    }
+    for object in &released.0 {
+        let metadata = &object["metadata"];
+        let has = metadata["annotations"]["owner"] == "platform";
+        assert_eq!(has, !extra.contains(&metadata["name"].as_str().unwrap()), "{metadata}");
+    }
+    // What is said of one kind goes before what is said of all.
+    for annotations in
+        [&released.get("Service", name)["metadata"], &deployment["spec"]["template"]["metadata"]]
+    {
+        assert_eq!(annotations["annotations"]["mine"], "kept", "{annotations}");
     }
     // What the configuration names is what the Pod gets.
     let mut objects = released.clone();
@@ -691,6 +704,7 @@ fn values_that_make_no_sense_are_refused_in_a_sentence() {
         ("dnsConfig: {option: []}", "additional properties 'option' not allowed"),
         ("lifecycle: {prestop: {}}", "invalid propertyName 'prestop'"),
         ("topologySpreadConstraints: {}", "/topologySpreadConstraints"),
+        ("commonAnnotations: {helm.sh/hook: test}", "invalid propertyName 'helm.sh/hook'"),
         ("extraArgs: [serve]", "/extraArgs/0"),
         // The program takes each once, and so does Kubernetes.
         ("extraArgs: [--drain=1s]", "/extraArgs/0"),

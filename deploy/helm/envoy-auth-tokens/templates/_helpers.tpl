@@ -34,6 +34,13 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{ include "envoy-auth-tokens.labelsOf" (dict "root" .) }}
 {{- end }}
 
+{{- /* Its annotations, with their name, or nothing: `more`, and `commonAnnotations`. */ -}}
+{{- define "envoy-auth-tokens.annotationsOf" -}}
+{{- with merge dict (.more | default dict) .root.Values.commonAnnotations -}}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "envoy-auth-tokens.image" -}}
 {{- with .Values.image }}
 {{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
