@@ -312,9 +312,7 @@ fn secret_of(name: &str, key: &str, text: &str) -> Value {
     serde_json::json!({"kind": "Secret", "metadata": {"name": name}, "data": {key: text}})
 }
 
-#[test]
-fn what_is_switched_off_is_not_there_and_the_operators_monitor_takes_the_annotations_place() {
-    let values = "
+const SWITCHED_OFF: &str = "
 podDisruptionBudget: {enabled: false}
 networkPolicy: {enabled: false}
 podMonitor: {enabled: true, interval: 15s, labels: {release: prometheus}}
@@ -323,7 +321,10 @@ database: {existingSecret: '', caSecret: ''}
 configCheck: {enabled: false}
 tests: {enabled: false}
 ";
-    let released = released(OURS, values);
+
+#[test]
+fn what_is_switched_off_is_not_there_and_the_operators_monitor_takes_the_annotations_place() {
+    let released = released(OURS, SWITCHED_OFF);
     for kind in ["PodDisruptionBudget", "NetworkPolicy", "Job", "Pod"] {
         assert!(released.of_kind(kind).is_empty(), "{kind}");
     }
@@ -428,6 +429,115 @@ fn what_operators_fill_watch_and_route_fits_their_schemas() {
     assert_eq!(dashboard, include_str!("../../deploy/grafana/dashboard.json"));
 }
 
+/// What is only another number, name or duration than the chart's.
+const TUNED: &str = "
+fullnameOverride: tokens
+image: {tag: 9.9.9}
+configCheck: {extraArgs: [--strict], deadlineSeconds: 60}
+config:
+  ext_authz: {tls: {cert: tls/tls.crt, key: tls/tls.key, client_ca: tls/ca.crt}}
+  admin: {listen: '0.0.0.0:9192', public_url: https://keys.example.com}
+tls: {existingSecret: tokens-tls}
+certificate: {enabled: true, issuerRef: {name: mesh-ca}, duration: 720h, renewBefore: 240h}
+externalSecret:
+  enabled: true
+  refreshInterval: 5m
+  secretStoreRef: {name: vault}
+  data: [{secretKey: DATABASE_URL, remoteRef: {key: tokens/database}}]
+podSecurityContext: {fsGroup: 2000}
+securityContext: {runAsUser: 1000}
+startupProbe: {failureThreshold: 90}
+livenessProbe: {periodSeconds: 20}
+autoscaling: {minReplicas: 3, maxReplicas: 20, targetCPUUtilizationPercentage: 50}
+strategy: {rollingUpdate: {maxSurge: 2}}
+networkPolicy: {mayAsk: [{podSelector: {matchLabels: {app: envoy}}}]}
+admin:
+  service: {enabled: true}
+  httpRoute: {enabled: true, host: keys.example.com, parentRefs: [{name: public}], annotations: {mine: kept}}
+dashboards: {enabled: true, labels: {grafana_dashboard: 'yes'}, annotations: {grafana_folder: Tokens}}
+serviceAccount: {automountToken: true}
+";
+
+#[test]
+fn every_number_name_and_duration_can_be_another_one() {
+    let released = released(OURS, TUNED);
+    assert_valid(&released);
+    let deployment = &released.get("Deployment", "tokens")["spec"];
+    let pod = &deployment["template"]["spec"];
+    let container = &pod["containers"][0];
+    let check = &released.get("Job", "tokens-check")["spec"];
+    let scaler = &released.get("HorizontalPodAutoscaler", "tokens")["spec"];
+    let certificate = &released.get("Certificate", "tokens")["spec"];
+    let route = released.get("HTTPRoute", "tokens-admin");
+    let dashboards = &released.get("ConfigMap", "tokens-dashboards")["metadata"];
+    for (found, expected) in [
+        (&container["image"], json!("envoy-auth-tokens:9.9.9")),
+        (&check["template"]["spec"]["containers"][0]["args"], json!(["check", "--strict"])),
+        (&check["activeDeadlineSeconds"], json!(60)),
+        (&certificate["duration"], json!("720h")),
+        (&certificate["renewBefore"], json!("240h")),
+        (&released.get("ExternalSecret", OURS)["spec"]["refreshInterval"], json!("5m")),
+        // What is not said stays as it was.
+        (&pod["securityContext"]["fsGroup"], json!(2000)),
+        (&pod["securityContext"]["runAsNonRoot"], json!(true)),
+        (&container["securityContext"]["runAsUser"], json!(1000)),
+        (&container["securityContext"]["readOnlyRootFilesystem"], json!(true)),
+        (&container["startupProbe"]["failureThreshold"], json!(90)),
+        (&container["startupProbe"]["periodSeconds"], json!(1)),
+        (&container["livenessProbe"]["periodSeconds"], json!(20)),
+        (&scaler["minReplicas"], json!(3)),
+        (&scaler["maxReplicas"], json!(20)),
+        (&scaler["metrics"][0]["containerResource"]["target"]["averageUtilization"], json!(50)),
+        (&deployment["strategy"], json!({"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 2}})),
+        (
+            &released.get("NetworkPolicy", "tokens")["spec"]["ingress"][0]["from"],
+            json!([{"podSelector": {"matchLabels": {"app": "envoy"}}}]),
+        ),
+        (&route["metadata"]["annotations"], json!({"mine": "kept"})),
+        (&dashboards["labels"]["grafana_dashboard"], json!("yes")),
+        (&dashboards["annotations"], json!({"grafana_folder": "Tokens"})),
+        (&released.get("ServiceAccount", "tokens")["automountServiceAccountToken"], json!(true)),
+        (&pod["automountServiceAccountToken"], json!(true)),
+    ] {
+        assert_eq!(*found, expected);
+    }
+}
+
+/// The values that none of these sets to something else than the chart's own, by path.
+fn untouched(own: &Value, sets: &[Value], path: &str) -> Vec<String> {
+    // One sets these as a whole.
+    let whole = ["config", "resources", "strategy", "podSecurityContext", "securityContext"];
+    let is_whole = whole.contains(&path) || path.ends_with("Probe");
+    match own.as_object() {
+        Some(members) if !members.is_empty() && !is_whole => {
+            let below = |(name, own): (&String, &Value)| {
+                let sets: Vec<_> = sets.iter().map(|set| set[name].clone()).collect();
+                untouched(own, &sets, format!("{path}.{name}").trim_start_matches('.'))
+            };
+            members.iter().flat_map(below).collect()
+        }
+        _ if sets.iter().any(|set| !set.is_null() && set != own) => Vec::new(),
+        _ => vec![path.to_owned()],
+    }
+}
+
+#[test]
+fn no_value_of_the_chart_goes_untried() {
+    let own = std::fs::read_to_string(chart().join("values.yaml")).unwrap();
+    let own: Value = serde_saphyr::from_str(&own).unwrap();
+    let sets = [OTHERWISE, SWITCHED_OFF, OPERATORS, TUNED, IN_ISTIO];
+    let sets: Vec<Value> = sets.iter().map(|text| serde_saphyr::from_str(text).unwrap()).collect();
+    assert_eq!(untouched(&own, &sets, ""), Vec::<String>::new());
+    // The rule sees what is missing.
+    assert_eq!(untouched(&own, &sets[1..2], "").first().unwrap(), "nameOverride");
+}
+
+const IN_ISTIO: &str = "
+istio: {enabled: true, mayAsk: [shop], mayAdminister: [gateways], clusterDomain: cluster.test}
+config: {ext_authz: {listen: '127.0.0.1:9191'}, admin: {listen: '0.0.0.0:9192'}}
+admin: {service: {enabled: true}}
+";
+
 #[test]
 fn in_istio_the_mesh_stands_before_it_as_deploy_istio_says() {
     let values = "
@@ -465,13 +575,10 @@ config: {ext_authz: {listen: '127.0.0.1:9191'}}
 
 #[test]
 fn in_istio_gateways_reach_the_admin_listener() {
-    let values = "
-istio: {enabled: true, mayAsk: [shop], mayAdminister: [gateways]}
-config: {ext_authz: {listen: '127.0.0.1:9191'}, admin: {listen: '0.0.0.0:9192'}}
-admin: {service: {enabled: true}}
-";
-    let released = released(OURS, values);
+    let released = released(OURS, IN_ISTIO);
     assert_valid(&released);
+    let host = &released.get("DestinationRule", OURS)["spec"]["host"];
+    assert_eq!(host, "envoy-auth-tokens.envoy-auth-tokens.svc.cluster.test");
     let ingress = &released.get("Sidecar", OURS)["spec"]["ingress"][1];
     let port = json!({"name": "admin", "number": 9192, "protocol": "HTTP"});
     assert_eq!(ingress, &json!({"port": port, "defaultEndpoint": "127.0.0.1:9192"}));
