@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the chart's README.md of its values.yaml, and brings the rules and the dashboard into it.
+"""Makes the chart's README.md of its values.yaml, and brings the rules, the dashboard and the licence into it.
 
     python3 deploy/helm/readme.py [--check]
 
@@ -14,17 +14,19 @@ HERE = pathlib.Path(__file__).resolve().parent
 CHART = HERE / "envoy-auth-tokens"
 # What the chart holds a copy of, since a chart's files are those of its folder.
 COPIES = {
-    "alerts.yaml": HERE.parent / "prometheus" / "alerts.yaml",
-    "dashboard.json": HERE.parent / "grafana" / "dashboard.json",
+    "LICENSE": HERE.parent.parent / "LICENSE",
+    "files/alerts.yaml": HERE.parent / "prometheus" / "alerts.yaml",
+    "files/dashboard.json": HERE.parent / "grafana" / "dashboard.json",
 }
 # Maps that one sets as a whole: a row each, without one for every key inside.
 WHOLE = ["config", "resources", "podSecurityContext", "securityContext", "strategy"]
 
+# A chart is read on its own, where it was unpacked or on a page of a registry: it has no link into the project.
 HEAD = """\
 # envoy-auth-tokens
 
 One envoy-auth-tokens for many Envoys, with issued keys in PostgreSQL, for Kubernetes 1.30 or newer. For Envoy and this server
-beside an application, in its Pod, take [`deploy/kubernetes/sidecar`](../../kubernetes/sidecar/kustomization.yaml).
+beside an application, in its Pod, take `deploy/kubernetes/sidecar` of the project. Its folder `docs` has what is named here.
 
 The Secret `envoy-auth-tokens` must hold `admin-password` and `DATABASE_URL`, unless `externalSecret` fills it. The image is in
 no public registry: push it to yours.
@@ -42,11 +44,13 @@ What values can say:
 
 - `config` is merged with the chart's own: `--set config.realm=shop` changes that alone, and `null` takes a key away.
   `--set-file configFile=config.yaml` takes a file as it is.
-- A Job checks the configuration before an install or upgrade changes anything. An error stops it, with every line in
-  `kubectl logs job/NAME-check`.
+- A Job checks the configuration before an install or upgrade changes anything. An error stops it. Helm from 3.18 on prints
+  every line, and `kubectl logs job/NAME-check` shows them for a day.
+- `helm test` tries the configuration and the key store from a Pod outside of a mesh, and asks the Service for its health. It
+  does not ask where the Service takes mTLS alone, with `tls.existingSecret` or `istio.enabled`: send a request through an Envoy.
 - On OpenShift, which chooses users itself: `podSecurityContext: {runAsUser: null, runAsGroup: null, fsGroup: null}`.
 - In Istio: `istio: {enabled: true, mayAsk: [shop]}` and `config: {ext_authz: {listen: "127.0.0.1:9191"}}`.
-- Alerts need the Prometheus operator: `podMonitor`, `prometheusRule`; [what each of them means](../../../docs/runbooks.md).
+- Alerts need the Prometheus operator: `podMonitor`, `prometheusRule`; `docs/runbooks.md` says what each of them means.
 
 Without a database, for tokens of the configuration alone:
 
@@ -59,7 +63,7 @@ database: {existingSecret: ""}
 
 ## Values
 
-This table is made of [`values.yaml`](values.yaml) by `make chart`.
+This table is made of `values.yaml` by `make chart`.
 
 | value | default | |
 | --- | --- | --- |
@@ -112,7 +116,7 @@ def readme():
 
 def main(arguments):
     wanted = {CHART / "README.md": readme()}
-    wanted.update((CHART / "files" / name, source.read_text()) for name, source in COPIES.items())
+    wanted.update((CHART / name, source.read_text()) for name, source in COPIES.items())
     if arguments not in ([], ["--check"]):
         raise SystemExit(__doc__)
     old = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]

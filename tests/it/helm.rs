@@ -169,7 +169,7 @@ replicas: 3
 podDisruptionBudget: {maxUnavailable: 50%}
 networkPolicy: {mayScrape: []}
 tests: {enabled: false}
-service: {annotations: {mine: kept}}
+service: {annotations: {mine: kept}, trafficDistribution: PreferClose}
 serviceAccount: {create: false, name: robot}
 podLabels: {team: tokens}
 podAnnotations: {mine: kept}
@@ -190,8 +190,18 @@ extraObjects:
   kind: ConfigMap
   metadata: {name: '{{ include `envoy-auth-tokens.fullname` . }}-text'}
 commonLabels: {cost-center: '42'}
+commonAnnotations: {owner: platform, mine: lost}
 deploymentAnnotations: {reloader: 'off'}
 revisionHistoryLimit: 3
+minReadySeconds: 5
+terminationGracePeriodSeconds: 90
+lifecycle: {preStop: {sleep: {seconds: 5}}}
+runtimeClassName: gvisor
+schedulerName: packer
+hostAliases: [{ip: 10.0.0.7, hostnames: [postgres.example.com]}]
+dnsPolicy: ClusterFirst
+dnsConfig: {options: [{name: ndots, value: '2'}]}
+extraInitContainers: [{name: cloud-proxy, image: example.com/proxy:1, restartPolicy: Always, resources: {limits: {memory: 64Mi}, requests: {cpu: 10m, memory: 8Mi}}, securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}}]
 readinessProbe: {periodSeconds: 5}
 topologySpreadConstraints: [{topologyKey: rack, maxSkew: 2, whenUnsatisfiable: DoNotSchedule}]
 configFile: |
@@ -216,7 +226,20 @@ fn every_value_has_the_effect_that_it_promises() {
         container["image"].as_str().unwrap().starts_with("registry.example.com:5000/team/tokens@sha256:0123")
     );
     assert_eq!(deployment["spec"]["replicas"], 3);
-    assert_eq!(pod["terminationGracePeriodSeconds"], 50);
+    assert_eq!(pod["terminationGracePeriodSeconds"], 90);
+    assert_eq!(container["lifecycle"]["preStop"]["sleep"]["seconds"], 5);
+    assert_eq!(pod["initContainers"][0]["name"], "cloud-proxy");
+    assert_eq!(deployment["spec"]["minReadySeconds"], 5);
+    // The headless Service has no traffic that anything but the client distributes.
+    let distribution = |name: &str| &released.get("Service", name)["spec"]["trafficDistribution"];
+    assert_eq!(distribution(name), "PreferClose");
+    assert!(distribution("mine-envoy-auth-tokens-pods").is_null());
+    // What runs the check finds the database where the servers do.
+    let check = &released.get("Job", "mine-envoy-auth-tokens-check")["spec"]["template"]["spec"];
+    let members = ["runtimeClassName", "schedulerName", "hostAliases", "dnsPolicy", "dnsConfig"];
+    for member in members {
+        assert!(!pod[member].is_null() && pod[member] == check[member], "{member}: {check}");
+    }
     let arguments = ["serve", "--log-format=json", "--workers=4", "--drain=30s", "--log-decisions=denied"];
     assert_eq!(container["args"], serde_json::json!(arguments));
     // The ports are those of the configuration; Envoys find it where they always do.
@@ -254,8 +277,23 @@ fn every_value_has_the_effect_that_it_promises() {
     assert_eq!(container["readinessProbe"]["periodSeconds"], 5);
     assert_eq!(container["readinessProbe"]["failureThreshold"], 2);
     assert_eq!(pod["topologySpreadConstraints"].as_array().unwrap().len(), 1);
-    for name in ["mine-more", "mine-envoy-auth-tokens-text"] {
+    let spread_out = self::released(OURS, "topologySpreadConstraints: []");
+    let pod = &spread_out.get("Deployment", OURS)["spec"]["template"]["spec"];
+    assert!(pod["topologySpreadConstraints"].is_null(), "an empty list is none: {pod}");
+    let extra = ["mine-more", "mine-envoy-auth-tokens-text"];
+    for name in extra {
         released.get("ConfigMap", name);
+    }
+    for object in &released.0 {
+        let metadata = &object["metadata"];
+        let has = metadata["annotations"]["owner"] == "platform";
+        assert_eq!(has, !extra.contains(&metadata["name"].as_str().unwrap()), "{metadata}");
+    }
+    // What is said of one kind goes before what is said of all.
+    for annotations in
+        [&released.get("Service", name)["metadata"], &deployment["spec"]["template"]["metadata"]]
+    {
+        assert_eq!(annotations["annotations"]["mine"], "kept", "{annotations}");
     }
     // What the configuration names is what the Pod gets.
     let mut objects = released.clone();
@@ -274,9 +312,7 @@ fn secret_of(name: &str, key: &str, text: &str) -> Value {
     serde_json::json!({"kind": "Secret", "metadata": {"name": name}, "data": {key: text}})
 }
 
-#[test]
-fn what_is_switched_off_is_not_there_and_the_operators_monitor_takes_the_annotations_place() {
-    let values = "
+const SWITCHED_OFF: &str = "
 podDisruptionBudget: {enabled: false}
 networkPolicy: {enabled: false}
 podMonitor: {enabled: true, interval: 15s, labels: {release: prometheus}}
@@ -285,7 +321,10 @@ database: {existingSecret: '', caSecret: ''}
 configCheck: {enabled: false}
 tests: {enabled: false}
 ";
-    let released = released(OURS, values);
+
+#[test]
+fn what_is_switched_off_is_not_there_and_the_operators_monitor_takes_the_annotations_place() {
+    let released = released(OURS, SWITCHED_OFF);
     for kind in ["PodDisruptionBudget", "NetworkPolicy", "Job", "Pod"] {
         assert!(released.of_kind(kind).is_empty(), "{kind}");
     }
@@ -390,6 +429,115 @@ fn what_operators_fill_watch_and_route_fits_their_schemas() {
     assert_eq!(dashboard, include_str!("../../deploy/grafana/dashboard.json"));
 }
 
+/// What is only another number, name or duration than the chart's.
+const TUNED: &str = "
+fullnameOverride: tokens
+image: {tag: 9.9.9}
+configCheck: {extraArgs: [--strict], deadlineSeconds: 60}
+config:
+  ext_authz: {tls: {cert: tls/tls.crt, key: tls/tls.key, client_ca: tls/ca.crt}}
+  admin: {listen: '0.0.0.0:9192', public_url: https://keys.example.com}
+tls: {existingSecret: tokens-tls}
+certificate: {enabled: true, issuerRef: {name: mesh-ca}, duration: 720h, renewBefore: 240h}
+externalSecret:
+  enabled: true
+  refreshInterval: 5m
+  secretStoreRef: {name: vault}
+  data: [{secretKey: DATABASE_URL, remoteRef: {key: tokens/database}}]
+podSecurityContext: {fsGroup: 2000}
+securityContext: {runAsUser: 1000}
+startupProbe: {failureThreshold: 90}
+livenessProbe: {periodSeconds: 20}
+autoscaling: {minReplicas: 3, maxReplicas: 20, targetCPUUtilizationPercentage: 50}
+strategy: {rollingUpdate: {maxSurge: 2}}
+networkPolicy: {mayAsk: [{podSelector: {matchLabels: {app: envoy}}}]}
+admin:
+  service: {enabled: true}
+  httpRoute: {enabled: true, host: keys.example.com, parentRefs: [{name: public}], annotations: {mine: kept}}
+dashboards: {enabled: true, labels: {grafana_dashboard: 'yes'}, annotations: {grafana_folder: Tokens}}
+serviceAccount: {automountToken: true}
+";
+
+#[test]
+fn every_number_name_and_duration_can_be_another_one() {
+    let released = released(OURS, TUNED);
+    assert_valid(&released);
+    let deployment = &released.get("Deployment", "tokens")["spec"];
+    let pod = &deployment["template"]["spec"];
+    let container = &pod["containers"][0];
+    let check = &released.get("Job", "tokens-check")["spec"];
+    let scaler = &released.get("HorizontalPodAutoscaler", "tokens")["spec"];
+    let certificate = &released.get("Certificate", "tokens")["spec"];
+    let route = released.get("HTTPRoute", "tokens-admin");
+    let dashboards = &released.get("ConfigMap", "tokens-dashboards")["metadata"];
+    for (found, expected) in [
+        (&container["image"], json!("envoy-auth-tokens:9.9.9")),
+        (&check["template"]["spec"]["containers"][0]["args"], json!(["check", "--strict"])),
+        (&check["activeDeadlineSeconds"], json!(60)),
+        (&certificate["duration"], json!("720h")),
+        (&certificate["renewBefore"], json!("240h")),
+        (&released.get("ExternalSecret", OURS)["spec"]["refreshInterval"], json!("5m")),
+        // What is not said stays as it was.
+        (&pod["securityContext"]["fsGroup"], json!(2000)),
+        (&pod["securityContext"]["runAsNonRoot"], json!(true)),
+        (&container["securityContext"]["runAsUser"], json!(1000)),
+        (&container["securityContext"]["readOnlyRootFilesystem"], json!(true)),
+        (&container["startupProbe"]["failureThreshold"], json!(90)),
+        (&container["startupProbe"]["periodSeconds"], json!(1)),
+        (&container["livenessProbe"]["periodSeconds"], json!(20)),
+        (&scaler["minReplicas"], json!(3)),
+        (&scaler["maxReplicas"], json!(20)),
+        (&scaler["metrics"][0]["containerResource"]["target"]["averageUtilization"], json!(50)),
+        (&deployment["strategy"], json!({"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 2}})),
+        (
+            &released.get("NetworkPolicy", "tokens")["spec"]["ingress"][0]["from"],
+            json!([{"podSelector": {"matchLabels": {"app": "envoy"}}}]),
+        ),
+        (&route["metadata"]["annotations"], json!({"mine": "kept"})),
+        (&dashboards["labels"]["grafana_dashboard"], json!("yes")),
+        (&dashboards["annotations"], json!({"grafana_folder": "Tokens"})),
+        (&released.get("ServiceAccount", "tokens")["automountServiceAccountToken"], json!(true)),
+        (&pod["automountServiceAccountToken"], json!(true)),
+    ] {
+        assert_eq!(*found, expected);
+    }
+}
+
+/// The values that none of these sets to something else than the chart's own, by path.
+fn untouched(own: &Value, sets: &[Value], path: &str) -> Vec<String> {
+    // One sets these as a whole.
+    let whole = ["config", "resources", "strategy", "podSecurityContext", "securityContext"];
+    let is_whole = whole.contains(&path) || path.ends_with("Probe");
+    match own.as_object() {
+        Some(members) if !members.is_empty() && !is_whole => {
+            let below = |(name, own): (&String, &Value)| {
+                let sets: Vec<_> = sets.iter().map(|set| set[name].clone()).collect();
+                untouched(own, &sets, format!("{path}.{name}").trim_start_matches('.'))
+            };
+            members.iter().flat_map(below).collect()
+        }
+        _ if sets.iter().any(|set| !set.is_null() && set != own) => Vec::new(),
+        _ => vec![path.to_owned()],
+    }
+}
+
+#[test]
+fn no_value_of_the_chart_goes_untried() {
+    let own = std::fs::read_to_string(chart().join("values.yaml")).unwrap();
+    let own: Value = serde_saphyr::from_str(&own).unwrap();
+    let sets = [OTHERWISE, SWITCHED_OFF, OPERATORS, TUNED, IN_ISTIO];
+    let sets: Vec<Value> = sets.iter().map(|text| serde_saphyr::from_str(text).unwrap()).collect();
+    assert_eq!(untouched(&own, &sets, ""), Vec::<String>::new());
+    // The rule sees what is missing.
+    assert_eq!(untouched(&own, &sets[1..2], "").first().unwrap(), "nameOverride");
+}
+
+const IN_ISTIO: &str = "
+istio: {enabled: true, mayAsk: [shop], mayAdminister: [gateways], clusterDomain: cluster.test}
+config: {ext_authz: {listen: '127.0.0.1:9191'}, admin: {listen: '0.0.0.0:9192'}}
+admin: {service: {enabled: true}}
+";
+
 #[test]
 fn in_istio_the_mesh_stands_before_it_as_deploy_istio_says() {
     let values = "
@@ -421,17 +569,16 @@ config: {ext_authz: {listen: '127.0.0.1:9191'}}
     // A Pod that ends gets no Envoy that goes on.
     let job = &released.get("Job", "envoy-auth-tokens-check")["spec"]["template"]["metadata"]["labels"];
     assert_eq!(job["sidecar.istio.io/inject"], "false");
+    let job = &released.get("Job", "envoy-auth-tokens-check")["spec"]["template"]["metadata"];
+    assert_eq!(job["annotations"]["linkerd.io/inject"], "disabled");
 }
 
 #[test]
 fn in_istio_gateways_reach_the_admin_listener() {
-    let values = "
-istio: {enabled: true, mayAsk: [shop], mayAdminister: [gateways]}
-config: {ext_authz: {listen: '127.0.0.1:9191'}, admin: {listen: '0.0.0.0:9192'}}
-admin: {service: {enabled: true}}
-";
-    let released = released(OURS, values);
+    let released = released(OURS, IN_ISTIO);
     assert_valid(&released);
+    let host = &released.get("DestinationRule", OURS)["spec"]["host"];
+    assert_eq!(host, "envoy-auth-tokens.envoy-auth-tokens.svc.cluster.test");
     let ingress = &released.get("Sidecar", OURS)["spec"]["ingress"][1];
     let port = json!({"name": "admin", "number": 9192, "protocol": "HTTP"});
     assert_eq!(ingress, &json!({"port": port, "defaultEndpoint": "127.0.0.1:9192"}));
@@ -571,6 +718,12 @@ fn a_typo_in_the_configuration_stops_an_upgrade_before_anything_is_changed() {
     assert!(said.contains("secrets/bot"), "{said}");
     // It reads a configuration of its own, which is there before the release's is.
     let released = released(OURS, "");
+    // Helm takes no hook away at an uninstall: what failed is gone after a day, and Helm has printed why.
+    let failed = released.get("Job", "envoy-auth-tokens-check");
+    assert_eq!(failed["spec"]["ttlSecondsAfterFinished"], 24 * 60 * 60);
+    let annotations = &failed["metadata"]["annotations"];
+    assert_eq!(annotations["helm.sh/hook-output-log-policy"], "hook-failed");
+    assert_eq!(annotations["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded");
     let (config, weight) = (released.get("ConfigMap", "envoy-auth-tokens-check"), "helm.sh/hook-weight");
     let job = released.get("Job", "envoy-auth-tokens-check");
     assert_eq!(config["data"], released.get("ConfigMap", OURS)["data"]);
@@ -587,6 +740,11 @@ fn helm_test_tries_what_is_installed_and_is_no_server_of_the_service() {
     let selector = &released.get("Service", OURS)["spec"]["selector"];
     assert_ne!(labels["app.kubernetes.io/name"], selector["app.kubernetes.io/name"]);
     assert_eq!(not_restricted(&test["spec"]), Vec::<String>::new());
+    // A proxy beside it would not end with it; and what fails is printed.
+    assert_eq!(labels["sidecar.istio.io/inject"], "false");
+    let annotations = &test["metadata"]["annotations"];
+    assert_eq!(annotations["linkerd.io/inject"], "disabled");
+    assert_eq!(annotations["helm.sh/hook-output-log-policy"], "hook-failed");
     let containers = test["spec"]["containers"].as_array().unwrap();
     assert_eq!(containers[0]["args"], json!(["check", "--connect"]));
     let address = "--address=envoy-auth-tokens.envoy-auth-tokens.svc:9191";
@@ -647,6 +805,13 @@ fn values_that_make_no_sense_are_refused_in_a_sentence() {
         ("networkPolicy: {mayAsk: [{}]}", "/networkPolicy/mayAsk/0"),
         ("networkPolicy: {mayAsk: null}", "missing property 'mayAsk'"),
         ("image: {digest: sha256:12}", "/image/digest"),
+        ("terminationGracePeriodSeconds: 34", "terminationGracePeriodSeconds must be at least 35"),
+        ("hostAliases: [{ip: 10.0.0.7}]", "missing property 'hostnames'"),
+        ("dnsPolicy: Clusterfirst", "/dnsPolicy"),
+        ("dnsConfig: {option: []}", "additional properties 'option' not allowed"),
+        ("lifecycle: {prestop: {}}", "invalid propertyName 'prestop'"),
+        ("topologySpreadConstraints: {}", "/topologySpreadConstraints"),
+        ("commonAnnotations: {helm.sh/hook: test}", "invalid propertyName 'helm.sh/hook'"),
         ("extraArgs: [serve]", "/extraArgs/0"),
         // The program takes each once, and so does Kubernetes.
         ("extraArgs: [--drain=1s]", "/extraArgs/0"),

@@ -230,6 +230,46 @@ spec:
     manifests.assert_valid();
 }
 
+/// The containers of our image within this, wherever they are.
+fn ours_within<'v>(value: &'v Value, found: &mut Vec<&'v Value>) {
+    if value["image"].as_str().is_some_and(|image| image.starts_with("envoy-auth-tokens:")) {
+        found.push(value);
+    }
+    match value {
+        Value::Object(members) => members.values().for_each(|member| ours_within(member, found)),
+        Value::Array(items) => items.iter().for_each(|item| ours_within(item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_manifest_has_one_of_ours_that_hangs_restarted() {
+    let mut command = Command::new("grep");
+    command.args(["--recursive", "--files-with-matches", "image: envoy-auth-tokens:", "deploy"]);
+    command.args(["--include=*.yaml", "--exclude=compose.yaml", "--exclude-dir=helm"]);
+    command.current_dir(tools::root());
+    let files = run(command, "").stdout;
+    let files: Vec<_> = files.lines().collect();
+    assert!(files.len() >= 4, "{files:?}");
+    for file in files {
+        let documents = crate::harness::manifests::documents(file);
+        let mut containers = Vec::new();
+        documents.iter().for_each(|document| ours_within(document, &mut containers));
+        assert!(!containers.is_empty(), "{file}");
+        for container in containers {
+            let probe = &container["livenessProbe"];
+            // It is restarted only for what lasts, and not before it had its time to start.
+            assert!(
+                probe["failureThreshold"].as_u64().is_some_and(|failures| failures >= 3),
+                "{file}: {probe}"
+            );
+            assert!(container["startupProbe"].is_object(), "{file}: {container}");
+            // A command asks as the one that says when it has started.
+            assert_eq!(probe["exec"], container["startupProbe"]["exec"], "{file}");
+        }
+    }
+}
+
 /// Whether a selector's labels are all among these.
 fn selects(selector: &Value, labels: &Value) -> bool {
     let selector = selector.as_object().unwrap();

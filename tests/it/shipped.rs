@@ -5,6 +5,8 @@
 mod debian;
 mod image;
 mod memory;
+mod module;
+mod storage;
 
 use std::path::{Path, PathBuf};
 

@@ -1,11 +1,12 @@
 //! What comes into the binary, and what is told of it: `deny.toml`, `Cargo.lock`, the scripts of a release.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use base64::Engine as _;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -232,6 +233,31 @@ fn actionlint_finds_nothing_in_the_workflows_and_something_in_a_wrong_one() {
 }
 
 #[test]
+fn every_action_is_named_by_a_commit_and_by_the_release_that_this_is() {
+    let mut commits = BTreeMap::new();
+    for file in WORKFLOWS {
+        let text = fs::read_to_string(tools::root().join(file)).unwrap();
+        for line in text.lines().filter_map(|line| line.split_once("uses:").map(|(_, used)| used.trim())) {
+            let parts: Vec<_> = line.split(['@', ' ']).collect();
+            let [action, commit, "#", release] = parts[..] else { panic!("{file}: {line}") };
+            assert!(commit.len() == 40 && commit.bytes().all(|b| b.is_ascii_hexdigit()), "{file}: {line}");
+            let numbers: Vec<_> = release.strip_prefix('v').unwrap_or("").split('.').collect();
+            let whole = numbers.len() == 3 && numbers.iter().all(|number| number.parse::<u32>().is_ok());
+            assert!(whole, "{file}: `# v1.2.3` is missing: {line}");
+            // One release of it in all workflows.
+            let named = (commit.to_owned(), release.to_owned());
+            let known = commits.entry(action.to_owned()).or_insert_with(|| named.clone());
+            assert_eq!(*known, named, "{file}: {action}");
+        }
+    }
+    assert!(commits.len() >= 6, "{commits:?}");
+    // Somebody hears of newer ones.
+    let dependabot = fs::read_to_string(tools::root().join(".github/dependabot.yml")).unwrap();
+    let dependabot: Value = serde_saphyr::from_str(&dependabot).unwrap();
+    assert_eq!(dependabot["updates"][0]["package-ecosystem"], "github-actions");
+}
+
+#[test]
 fn every_step_of_a_workflow_is_a_target_of_make_that_is_there() {
     let makefile = fs::read_to_string(tools::root().join("Makefile")).unwrap();
     let rules: BTreeSet<_> = makefile
@@ -335,11 +361,27 @@ fn the_chart_of_a_release_is_whole() {
     command.arg("chart-package").env("OUTPUT", folder.path());
     let ran = run(command, "");
     assert_eq!(ran.code(), Some(0), "{ran:?}");
+    let package = ran.stdout.trim().to_owned();
     let mut command = Command::new(tools::helm());
-    command.arg("template").arg("mine").arg(ran.stdout.trim());
+    command.arg("template").arg("mine").arg(&package);
     command.args(["--set", "prometheusRule.enabled=true,dashboards.enabled=true"]);
     let ran = run(command, "");
     assert!(ran.code() == Some(0) && ran.stdout.contains("EnvoyAuthTokensAbsent"), "{ran:?}");
+    // It is read on its own, so nothing in it leads out of it.
+    let mut command = Command::new("tar");
+    command.arg("--extract").arg("--file").arg(&package);
+    assert_eq!(run_in(folder.path(), command).code(), Some(0));
+    let file = |name: &str| fs::read_to_string(folder.path().join("envoy-auth-tokens").join(name)).unwrap();
+    assert_eq!(file("LICENSE"), fs::read_to_string(tools::root().join("LICENSE")).unwrap());
+    let readme = file("README.md");
+    let links: Vec<_> = readme.split("](").skip(1).filter(|link| !link.starts_with("https://")).collect();
+    assert!(links.is_empty(), "{links:?}");
+    // The icon is that of the page.
+    let chart: Value = serde_saphyr::from_str(&file("Chart.yaml")).unwrap();
+    let icon = chart["icon"].as_str().unwrap().strip_prefix("data:image/svg+xml;base64,").unwrap();
+    let icon = String::from_utf8(base64::engine::general_purpose::STANDARD.decode(icon).unwrap()).unwrap();
+    let page = fs::read_to_string(tools::root().join("src/admin/page.html")).unwrap();
+    assert!(page.contains(&icon.replace('<', "%3C").replace('>', "%3E").replace('#', "%23")), "{icon}");
 }
 
 /// A copy of what the scripts of a release read, in a folder and a git repository of its own.
@@ -364,8 +406,9 @@ fn checkout() -> TempDir {
     folder
 }
 
-const SCRIPTS: [&str; 6] = [
+const SCRIPTS: [&str; 7] = [
     "deploy/advisories.sh",
+    "deploy/compilers.sh",
     "deploy/dist.sh",
     "deploy/notices.py",
     "deploy/release-check.sh",

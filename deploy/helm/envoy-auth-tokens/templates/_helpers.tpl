@@ -34,6 +34,13 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{ include "envoy-auth-tokens.labelsOf" (dict "root" .) }}
 {{- end }}
 
+{{- /* Its annotations, with their name, or nothing: `more`, and `commonAnnotations`. */ -}}
+{{- define "envoy-auth-tokens.annotationsOf" -}}
+{{- with merge dict (.more | default dict) .root.Values.commonAnnotations -}}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "envoy-auth-tokens.image" -}}
 {{- with .Values.image }}
 {{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
@@ -123,6 +130,12 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- range .Values.extraEnv }}
 {{- if or (hasKey $.Values.secretEnv .name) (and $.Values.database.existingSecret (eq .name "DATABASE_URL")) }}
 {{- fail (printf "extraEnv: %s is there already, by secretEnv or database.existingSecret" .name) }}
+{{- end }}
+{{- end }}
+{{- $grace := add .Values.drainSeconds 20 }}
+{{- with .Values.terminationGracePeriodSeconds }}
+{{- if lt (int .) (int $grace) }}
+{{- fail (printf "terminationGracePeriodSeconds must be at least %d, drainSeconds and 20 more: else a Pod is killed while it answers" $grace) }}
 {{- end }}
 {{- end }}
 {{- with .Values.autoscaling }}
@@ -239,8 +252,16 @@ enableServiceLinks: false
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 0 }}
 {{- end }}
-{{- with .Values.priorityClassName }}
-priorityClassName: {{ . | quote }}
+{{- range $name := list "priorityClassName" "runtimeClassName" "schedulerName" "dnsPolicy" }}
+{{- with get $.Values $name }}
+{{ $name }}: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.hostAliases }}
+hostAliases: {{- toYaml . | nindent 0 }}
 {{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}

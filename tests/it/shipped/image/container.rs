@@ -5,7 +5,7 @@
 //! neither /dev nor /proc, which is less than a container has.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::harness::server::{Ran, Server, run, signal};
 use crate::harness::tools;
+use crate::shipped::storage::Storage;
 
 /// What the image is called, so that nobody's own is touched.
 const NAME: &str = "localhost/envoy-auth-tokens-under-test:latest";
@@ -30,7 +31,8 @@ pub struct Image {
     pub files: Vec<String>,
     /// What the image says about how it is run.
     pub config: Value,
-    storage: PathBuf,
+    storage: Storage,
+    folder: PathBuf,
 }
 
 impl Image {
@@ -41,35 +43,23 @@ impl Image {
     }
 
     fn build() -> Self {
-        assert_eq!(
-            fs::metadata("/proc/self").unwrap().uid(),
-            0,
-            "a container without an engine needs root: run it as root"
-        );
         super::super::binary();
-        tools::buildah();
-        // Its own storage, so that the machine's knows nothing of it.
         let folder = tools::root().join("target/image/storage");
         if folder.exists() {
             fs::remove_dir_all(&folder).unwrap();
         }
         fs::create_dir_all(&folder).unwrap();
-        let storage = folder.join("storage.conf");
-        let here = folder.display();
-        let text =
-            format!("[storage]\ndriver = \"vfs\"\ngraphroot = \"{here}/images\"\nrunroot = \"{here}/run\"\n");
-        fs::write(&storage, text).unwrap();
+        let storage = Storage::new(&folder);
 
         let mut build = Command::new("deploy/image.sh");
         build.current_dir(tools::root()).env("BUILDER", "buildah").env("IMAGE", NAME);
-        with_storage(&mut build, &storage);
+        storage.of(&mut build);
         let built = run(build, "");
         assert_eq!(built.code(), Some(0), "{}{}", built.stdout, built.stderr);
 
-        let inspected = buildah(&storage, &["inspect", "--type", "image", NAME]);
+        let inspected = storage.buildah(&["inspect", "--type", "image", NAME]);
         let mut inspected: Value = serde_json::from_str(&inspected).unwrap();
-        let container = buildah(&storage, &["from", "--pull-never", NAME]);
-        let root = PathBuf::from(buildah(&storage, &["mount", container.trim()]).trim());
+        let root = storage.root_of(NAME);
         let mut find = Command::new("find");
         let listed = output(find.arg(&root).args(["-mindepth", "1", "-printf", "%P %M %U:%G\n"]));
         let mut files: Vec<_> =
@@ -82,14 +72,14 @@ impl Image {
         for file in FILES {
             fs::write(root.join(file), "").unwrap();
         }
-        Self { root, files, config: inspected["Docker"]["config"].take(), storage }
+        Self { root, files, config: inspected["Docker"]["config"].take(), storage, folder }
     }
 
     /// What a registry would hold of it, in bytes.
     pub fn compressed(&self) -> u64 {
-        let archive = self.storage.with_file_name("archive");
+        let archive = self.folder.join("archive");
         let to = format!("dir:{}", archive.display());
-        buildah(&self.storage, &["push", "--compression-format", "gzip", NAME, &to]);
+        self.storage.buildah(&["push", "--compression-format", "gzip", NAME, &to]);
         let files = fs::read_dir(&archive).unwrap().map(|file| file.unwrap().metadata().unwrap().len());
         files.sum()
     }
@@ -99,17 +89,17 @@ impl Image {
         let mut command = Command::new(tools::root().join("deploy/release.sh"));
         command.arg(part).env("BUILDER", "buildah").env("IMAGE", NAME);
         command.env("REGISTRY", registry).env("PLAIN_HTTP", "yes").env("OUTPUT", output);
-        with_storage(&mut command, &self.storage);
+        self.storage.of(&mut command);
         run(command, "")
     }
 
     /// Pushes one like it under this name, as a machine of this architecture would push its own.
     pub fn push(&self, name: &str, architecture: &str) {
         let of_another = format!("{NAME}-{architecture}");
-        let container = buildah(&self.storage, &["from", "--pull-never", NAME]);
-        buildah(&self.storage, &["config", "--arch", architecture, container.trim()]);
-        buildah(&self.storage, &["commit", "--rm", container.trim(), &of_another]);
-        buildah(&self.storage, &["push", "--tls-verify=false", &of_another, &format!("docker://{name}")]);
+        let container = self.storage.buildah(&["from", "--pull-never", NAME]);
+        self.storage.buildah(&["config", "--arch", architecture, container.trim()]);
+        self.storage.buildah(&["commit", "--rm", container.trim(), &of_another]);
+        self.storage.buildah(&["push", "--tls-verify=false", &of_another, &format!("docker://{name}")]);
     }
 
     /// A container with this configuration.
@@ -125,18 +115,6 @@ impl Image {
     fn words(&self, key: &str) -> Vec<String> {
         serde_json::from_value(self.config[key].clone()).unwrap()
     }
-}
-
-fn with_storage(command: &mut Command, storage: &Path) {
-    command.env("CONTAINERS_STORAGE_CONF", storage).env("BUILDAH_ISOLATION", "chroot");
-}
-
-fn buildah(storage: &Path, arguments: &[&str]) -> String {
-    let mut command = Command::new(tools::buildah());
-    with_storage(command.args(arguments), storage);
-    let ran = run(command, "");
-    assert_eq!(ran.code(), Some(0), "buildah {arguments:?}: {ran:?}");
-    ran.stdout
 }
 
 fn output(command: &mut Command) -> String {
