@@ -16,14 +16,15 @@ ONCE ?=
 # A binary that is built already; without one, `make demo` builds it.
 BINARY ?=
 
-.PHONY: help demo docs test soak kill-store test-bodies fuzz dist deb module-deb image chart archive module-archive chart-package push-image join-images push-chart sign github-release test-shipped module differential asan bench-envoy release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
+.PHONY: help demo docs test soak test-connections kill-store test-bodies fuzz dist deb module-deb image chart archive module-archive chart-package push-image join-images push-chart sign github-release test-shipped module differential asan bench-envoy release-check bench bench-keys bench-accounts bench-store bench-directory fmt lint tools need-rust need-lints need-python need-curl
 
 help:
 	@echo 'make demo    a real Envoy, this server and an application; sends its requests with curl,'
 	@echo '             then runs until Ctrl-C (ONCE=1: ends; PORT=10100: another port)'
 	@echo 'make test    all tests, with a real Envoy and a real Datasette'
 	@echo 'make docs    builds docs/ as a book with search in target/book, and checks its links'
-	@echo 'make soak    a busy life of MINUTES=2: nothing may go wrong'
+	@echo 'make soak    a busy life of MINUTES=2: nothing may go wrong; FORM=module: the module inside Envoy'
+	@echo 'make test-connections  10,000 open connections to one Envoy with the module'
 	@echo 'make kill-store  KILLS=1000 of the server and of PostgreSQL in the middle of writes'
 	@echo 'make fuzz    looks for inputs that break what INPUTS=check_request goes through, for SECONDS=600'
 	@echo 'make dist    the static release binary that we ship, in target/dist'
@@ -71,11 +72,20 @@ tools: need-python
 docs: need-python
 	@$(PYTHON) docs/build.py --mdbook "$$($(PYTHON) tests/tools/fetch.py mdbook | sed -n 's/^mdbook=//p')"
 
-# A busy life: reloads, revocations and new Envoys under a steady load, for so many minutes.
+# A busy life: reloads, revocations and new Envoys under a steady load, for so many minutes.  FORM=module: the module
+# inside one Envoy that lives through all of it.
 MINUTES ?= 2
+FORM ?= server
+SOAK_OF_server = soak::nothing_goes_wrong_however_long_it_lasts
+SOAK_OF_module = soak::inside::nothing_goes_wrong_inside_envoy_however_long_it_lasts
 soak: need-rust tools
-	SOAK_MINUTES=$(MINUTES) $(CARGO) test --locked --test it -- --ignored --nocapture --exact \
-		soak::nothing_goes_wrong_however_long_it_lasts
+	$(if $(SOAK_OF_$(FORM)),,$(error FORM=$(FORM) is not known: say FORM=server or FORM=module))
+	SOAK_MINUTES=$(MINUTES) $(CARGO) test --locked --test it -- --ignored --nocapture --exact $(SOAK_OF_$(FORM))
+
+# 10,000 connections to one Envoy with the module, all open at once.
+test-connections: need-rust tools
+	$(CARGO) test --locked --test it -- --ignored --nocapture --exact \
+		inside_envoy::many_connections::ten_thousand_open_connections_are_decided_right
 
 # Kills of the server and of PostgreSQL in the middle of writes: nothing that was acknowledged may be lost.
 KILLS ?= 1000

@@ -58,6 +58,8 @@ pub enum TrailersStatus {
 const REQUEST_HEADERS: u32 = 0;
 /// `type_http_header_type_ResponseHeader`.
 const RESPONSE_HEADERS: u32 = 2;
+/// `type_attribute_id_SourceAddress`.
+const SOURCE_ADDRESS: u32 = 24;
 /// `type_metrics_result_Success`.
 const SUCCESS: u32 = 0;
 
@@ -156,18 +158,51 @@ impl Stream<'_> {
                 pairs.set_len(count);
             }
         }
-        let lend = |pointer: *const u8, length| {
-            if length == 0 {
-                return &[][..];
-            }
+        let lend = |pointer, length| {
             // SAFETY: it points at so many bytes of Envoy's, which stay until a header is changed (which borrows `self`
             // mutably) or the hook ends (which `self` does not outlive).
-            unsafe { std::slice::from_raw_parts(pointer, length) }
+            unsafe { lend(Bytes { pointer, length }) }
         };
         pairs
             .iter()
             .map(|pair| (lend(pair.key, pair.key_length), lend(pair.value, pair.value_length)))
             .collect()
+    }
+
+    /// The client's address as Envoy sees it, with or without a port; empty where Envoy does not tell.
+    pub fn source_address(&self) -> &[u8] {
+        let mut address = Bytes::NULL;
+        // SAFETY: the pointer is Envoy's, of the hook that runs; where Envoy returns true it has written where its text is.
+        let told = unsafe {
+            callbacks::envoy_dynamic_module_callback_http_filter_get_attribute_string(
+                self.pointer,
+                SOURCE_ADDRESS,
+                &mut address,
+            )
+        };
+        if !told {
+            return &[];
+        }
+        // SAFETY: the text belongs to what Envoy knows of the stream, which `self` does not outlive.
+        unsafe { lend(address) }
+    }
+
+    /// A span below that of this request, which ends when it is dropped; `None` where Envoy does not trace.
+    pub fn child_span(&self, operation: &str) -> Option<ChildSpan> {
+        // SAFETY: the pointer is Envoy's, of the hook that runs.
+        let span = unsafe { callbacks::envoy_dynamic_module_callback_http_get_active_span(self.pointer) };
+        if span.is_null() {
+            return None;
+        }
+        // SAFETY: the pointers are Envoy's, of the hook that runs; the name is copied.
+        let child = unsafe {
+            callbacks::envoy_dynamic_module_callback_http_span_spawn_child(
+                self.pointer,
+                span,
+                Bytes::of(operation.as_bytes()),
+            )
+        };
+        (!child.is_null()).then_some(ChildSpan(child))
     }
 
     /// Replaces every value of a request header by this one.
@@ -319,6 +354,43 @@ impl Stream<'_> {
     pub fn scheduler(&self) -> Scheduler {
         // SAFETY: the pointer is Envoy's, of the hook that runs.
         Scheduler(unsafe { callbacks::envoy_dynamic_module_callback_http_filter_scheduler_new(self.pointer) })
+    }
+}
+
+/// Bytes of Envoy's.
+///
+/// # Safety
+/// They are readable for as long as the caller says.
+unsafe fn lend<'e>(bytes: Bytes) -> &'e [u8] {
+    if bytes.length == 0 {
+        return &[];
+    }
+    // SAFETY: the caller says so.
+    unsafe { std::slice::from_raw_parts(bytes.pointer, bytes.length) }
+}
+
+/// A span that Envoy made for us.  It belongs to the thread of its stream, as the pointer in it does, and a filter has dropped
+/// it before its stream ends: its tracer lives for as long as the stream.
+pub struct ChildSpan(*mut c_void);
+
+impl ChildSpan {
+    /// Sets an attribute.
+    pub fn set_tag(&self, key: &str, value: &str) {
+        // SAFETY: Envoy made the span for us, and it ends when it is dropped; both texts are copied.
+        unsafe {
+            callbacks::envoy_dynamic_module_callback_http_span_set_tag(
+                self.0,
+                Bytes::of(key.as_bytes()),
+                Bytes::of(value.as_bytes()),
+            );
+        }
+    }
+}
+
+impl Drop for ChildSpan {
+    fn drop(&mut self) {
+        // SAFETY: it was made by `Stream::child_span`, and this is the only place that ends it.
+        unsafe { callbacks::envoy_dynamic_module_callback_http_child_span_finish(self.0) }
     }
 }
 

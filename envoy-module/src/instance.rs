@@ -33,7 +33,7 @@ use envoy_auth_tokens::telemetry::logging::{LogWriter, WorkerGuard};
 use envoy_auth_tokens::watch::WatchHandle;
 use envoy_auth_tokens::{memory, probes};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::log::OpenLog;
@@ -41,6 +41,8 @@ use crate::settings::FilterSettings;
 
 /// How long the first filter waits for the first reading of the key store.
 const FIRST_READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the address of the probes is tried again while it is in use.
+const BIND_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long closing the key store may take.
 const CLOSE_STORE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Threads on which what waits is awaited; passwords and stores have their own.
@@ -57,6 +59,8 @@ pub struct Instance {
     pub telemetry: Arc<Telemetry>,
     /// Where what waits is awaited.
     pub runtime: Handle,
+    /// Whether uses of keys are written down, and by whom.
+    pub records_use: bool,
     /// What ends with it.
     services: Option<Services>,
     _log: OpenLog,
@@ -171,6 +175,7 @@ impl Instance {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let passwords = Passwords::with_memory_limit(cores.div_ceil(2), memory::limit())?;
         passwords.warn_of_hashes_too_large(&snapshot.users);
+        let records_use = matches!(&startup.keys, Some(KeyStore { read_only: false, .. }));
         let keys = match &startup.keys {
             Some(KeyStore { url, read_only: false }) => Some(Keys::open(url, clock.clone()).await?),
             Some(KeyStore { url, read_only: true }) => Some(Keys::open_read_only(url, clock.clone()).await?),
@@ -208,7 +213,7 @@ impl Instance {
         }
         if let (Ok(Some(address)), false) = (settings.probes(), is_validation) {
             let (handle, readiness) = ReadinessHandle::new();
-            serve_probes(&address, readiness, Arc::clone(&telemetry), shutdown.clone()).await;
+            serve_probes(address, readiness, Arc::clone(&telemetry), shutdown.clone()).await;
             let keys = keys.clone();
             tokio::spawn(async move {
                 if let Some(keys) = keys {
@@ -223,30 +228,47 @@ impl Instance {
             authorizer,
             telemetry,
             runtime: runtime.handle().clone(),
+            records_use,
             services: Some(Services { runtime, reloads, keys: keys.zip(follower), shutdown, _lines: guard }),
             _log: log,
         })
     }
 }
 
-/// Serves the probes.  Envoy does not depend on them: an address that cannot be had is a warning.
+/// Serves the probes.  Envoy does not depend on them: an address that cannot be had is a warning, and is tried again.  The
+/// Envoy before a hot restart has it until it ends, and so has the instance of a filter that was just replaced.
 async fn serve_probes(
-    address: &Listen,
+    address: Listen,
     readiness: readiness::Readiness,
     telemetry: Arc<Telemetry>,
     shutdown: CancellationToken,
 ) {
-    let listener = match Listener::bind(address).await {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::warn!(%error, "there are no probes");
-            return;
+    let bound = Listener::bind(&address).await.inspect_err(|error| {
+        tracing::warn!(%error, "there are no probes until this address can be had: it is tried again every second");
+    });
+    let bound = bound.ok();
+    tokio::spawn(async move {
+        let listener = match bound {
+            Some(listener) => listener,
+            None => tokio::select! {
+                listener = bind_in_the_end(&address) => listener,
+                () = shutdown.cancelled() => return,
+            },
+        };
+        tracing::info!(listener = "probes", address = %listener.address(&address), "listening");
+        let closed = telemetry.metrics().closed_connections("probes");
+        let listener = LimitedListener::new(listener, "probes", probes::MAX_CONNECTIONS, closed);
+        probes::serve(listener, readiness, telemetry, shutdown).await;
+    });
+}
+
+async fn bind_in_the_end(address: &Listen) -> Listener {
+    loop {
+        sleep(BIND_AGAIN_AFTER).await;
+        if let Ok(listener) = Listener::bind(address).await {
+            return listener;
         }
-    };
-    tracing::info!(listener = "probes", address = %listener.address(address), "listening");
-    let closed = telemetry.metrics().closed_connections("probes");
-    let listener = LimitedListener::new(listener, "probes", probes::MAX_CONNECTIONS, closed);
-    tokio::spawn(probes::serve(listener, readiness, telemetry, shutdown));
+    }
 }
 
 impl Drop for Instance {

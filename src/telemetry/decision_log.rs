@@ -176,7 +176,7 @@ pub(super) fn without_user_info(host: &[u8]) -> &[u8] {
 }
 
 /// What a client sent, as printable ASCII of at most [`MAX_VALUE`] bytes.
-pub(super) fn printable(value: &[u8]) -> Cow<'_, str> {
+pub fn printable(value: &[u8]) -> Cow<'_, str> {
     let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\'' | b'\\');
     if value.len() <= MAX_VALUE
         && value.iter().all(is_plain)

@@ -44,6 +44,7 @@ use serde_json::Value;
 
 pub use envoy::{Encoding, Envoy, Shape};
 pub use http1::{Answer, Request};
+pub use ports::free_port;
 pub use server::{Server, Setup};
 pub use upstream::Upstream;
 

@@ -4,6 +4,10 @@
 //! server (`Encoding::ALL`, `in_each_form`).  Here a generator compares the two request by request, and the rest is what
 //! only a module has: bodies while it waits, Envoy's reloads, its own configuration.
 
+mod fail_closed;
+mod hot_restart;
+mod many_connections;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufReader, Write};
@@ -415,6 +419,11 @@ fn older_envoys_get_flat_metadata() {
 
 /// What Envoy says of a configuration with this filter, and these settings of a route.
 fn validate(folder: &str, settings: &Value, route: Option<&Value>) -> (bool, String) {
+    run_envoy(&["--mode", "validate"], folder, settings, route)
+}
+
+/// How Envoy ends with these arguments: whether well, and what it said.
+fn run_envoy(arguments: &[&str], folder: &str, settings: &Value, route: Option<&Value>) -> (bool, String) {
     let mut routes = json!([{ "match": { "prefix": "/" }, "direct_response": { "status": 200 } }]);
     if let Some(route) = route {
         let settings = per_route_module(EnvoyRelease::V1_40, route);
@@ -441,8 +450,10 @@ fn validate(folder: &str, settings: &Value, route: Option<&Value>) -> (bool, Str
     }] } });
     let file = tempfile::Builder::new().suffix(".json").tempfile().unwrap();
     fs::write(file.path(), config.to_string()).unwrap();
-    let mut command = Command::new(tools::envoy());
-    command.args(["--mode", "validate", "--log-level", "warning", "--config-path"]).arg(file.path());
+    // Who serves does not end by itself.
+    let mut command = Command::new("timeout");
+    command.arg(MAX_WAIT.as_secs().to_string()).arg(tools::envoy());
+    command.args(arguments).args(["--log-level", "warning", "--config-path"]).arg(file.path());
     command.env("ENVOY_AUTH_TOKENS_FOLDER", folder);
     let ran = command.output().expect("Envoy starts");
     let output = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
@@ -477,12 +488,15 @@ fn a_configuration_with_a_mistake_is_rejected_in_our_words() {
     }
 
     fs::write(&path, "tokens: [{token: a-secret-token-012345, actor: 7}]\nrealm: 'a\"b'\n").unwrap();
-    let (is_valid, output) = validate(in_folder, &good, None);
-    assert!(!is_valid, "{output}");
-    for said in ["tokens[0].actor", "realm", "config.yaml:1:"] {
-        assert!(output.contains(said), "{said}: {output}");
+    // Neither an Envoy that validates takes it nor one that is to serve.
+    for arguments in [&["--mode", "validate"][..], &["--disable-hot-restart"][..]] {
+        let (is_valid, output) = run_envoy(arguments, in_folder, &good, None);
+        assert!(!is_valid, "{output}");
+        for said in ["tokens[0].actor", "realm", "config.yaml:1:", "Failed to initialize dynamic module"] {
+            assert!(output.contains(said), "{said}: {output}");
+        }
+        assert!(!output.contains("a-secret-token"), "{output}");
     }
-    assert!(!output.contains("a-secret-token"), "{output}");
 }
 
 #[test]
@@ -644,6 +658,40 @@ fn revoke(place: &str, store: &str) {
 }
 
 #[test]
+fn a_use_of_a_key_is_written_with_the_address_of_its_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let issuer = Issuer::start(&format!("sqlite:{}", folder.path().join("keys.db").display()));
+    let upstream = Upstream::start();
+    let writes = |release| Shape::plain().module(json!({ "read_only": false })).release(release);
+    // What ext_authz tells is the other end of the connection; the module sees whom Envoy takes for the client.
+    let cases = [
+        ("beside", Shape::plain().encoding(Encoding::Raw), "127.0.0.1"),
+        ("1.38", writes(EnvoyRelease::V1_38), "192.0.2.7"),
+        ("1.39", writes(EnvoyRelease::V1_39), "192.0.2.7"),
+        ("1.40", writes(EnvoyRelease::V1_40), "192.0.2.7"),
+    ];
+    for (form, shape, forwarded) in cases {
+        let envoy = Envoy::start(&shape, &issuer.server, &upstream);
+        for (header, expected) in [(None, "127.0.0.1"), (Some("192.0.2.7"), forwarded)] {
+            let (id, token) = issuer.create(&format!("{form} {header:?}"));
+            let ask = || {
+                let request =
+                    http1::Request::new(envoy.address(), "GET", "/").host("app.example").bearer(&token);
+                let request = match header {
+                    Some(address) => request.header("x-forwarded-for", address),
+                    None => request,
+                };
+                request.send().status == 200
+            };
+            wait_until("the key counts", ask);
+            let key = || issuer.list().into_iter().find(|key| key["id"] == id).unwrap();
+            wait_until("its use is written", || !key()["lastAddress"].is_null());
+            assert_eq!(key()["lastAddress"], expected, "{form} {header:?}");
+        }
+    }
+}
+
+#[test]
 fn a_listener_may_leave_and_come_back() {
     let server = Server::with(CONFIG).start();
     let upstream = Upstream::start();
@@ -656,6 +704,11 @@ fn a_listener_may_leave_and_come_back() {
     let write = |names: &[&str]| {
         let listeners = names.iter().map(|name| {
             let mut listener = listener.clone();
+            if *name == "broken" {
+                // A configuration that is not there.
+                let text = listener.to_string().replace("config.yaml", "none.yaml");
+                listener = serde_json::from_str(&text).unwrap();
+            }
             listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
             listener["name"] = json!(name);
             listener
@@ -692,6 +745,12 @@ fn a_listener_may_leave_and_come_back() {
     wait_until("both are gone", || envoy.listener("second").is_none());
     write(&["third"]);
     wait_until("the third decides", || passes("third"));
+    // A listener whose configuration is wrong does not come, and the others stay.
+    write(&["third", "broken"]);
+    envoy.log().wait_for("why the fourth does not come", |line| {
+        line.contains("listener 'broken' config rejected").then_some(())
+    });
+    assert!(passes("third") && envoy.listener("broken").is_none());
 }
 
 #[test]
@@ -767,12 +826,17 @@ fn probes_are_served_where_the_filter_says_so() {
     assert_eq!(ask("/live").status, 200);
     wait_until("it is ready", || ask("/ready").status == 200);
     assert!(ask("/metrics").text().contains("envoy_auth_tokens_"));
-    // A second Envoy finds the port taken, and decides all the same.
+    // A second Envoy finds the port taken, decides all the same, and has it once it is free.
     let shape = Shape::plain().module(json!({ "probes": address.to_string() }));
     let second = Envoy::start(&shape, &server, &upstream);
     second.log().wait_for("a warning", |line| line.contains("there are no probes").then_some(()));
     let request = http1::Request::new(second.address(), "GET", "/").host("a").bearer(ALICE);
     assert_eq!(request.send().status, 200);
+    drop(envoy);
+    wait_until("the second one's probes", || {
+        let request = http1::Request::new(address, "GET", "/ready").header("connection", "close");
+        request.try_send().is_some_and(|answer| answer.status == 200)
+    });
 }
 
 #[test]

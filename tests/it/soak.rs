@@ -4,6 +4,8 @@
 //! issued and revoked every second, and Envoy is killed and started anew now and then.  Nothing may be decided
 //! wrongly, no Check may fail, and memory stays where it is.
 
+mod inside;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -113,20 +115,6 @@ impl World {
         });
     }
 
-    /// Does something again and again until it is time to stop.
-    fn every(&self, pause: Duration, mut work: impl FnMut()) {
-        let mut next = Instant::now() + pause;
-        while !self.stop.load(Ordering::SeqCst) {
-            let now = Instant::now();
-            if now < next {
-                std::thread::sleep((next - now).min(Duration::from_millis(100)));
-                continue;
-            }
-            next = now + pause;
-            work();
-        }
-    }
-
     /// A client that asks Check itself, with every kind of credential in turn.
     fn ask_straight(&self) {
         let mut client = Straight::to(&self.server);
@@ -140,7 +128,7 @@ impl World {
             ("nothing", None, Expected::IsRefused),
         ];
         let mut turns = questions.iter().cycle();
-        self.every(STRAIGHT_PAUSE, || {
+        every(&self.stop, STRAIGHT_PAUSE, || {
             let (what, authorization, expected) = turns.next().unwrap();
             let begun = Instant::now();
             let found = client.ask(*authorization);
@@ -152,7 +140,7 @@ impl World {
     /// A client of the application, who may meet an Envoy that is just dying.
     fn ask_through_envoy(&self) {
         let mut turns = [(ALICE, Expected::Passes), ("nobody-token", Expected::IsRefused)].iter().cycle();
-        self.every(ENVOY_PAUSE, || {
+        every(&self.stop, ENVOY_PAUSE, || {
             let (token, expected) = turns.next().unwrap();
             let before = self.envoys.load(Ordering::SeqCst);
             let to = *self.address.lock().unwrap();
@@ -175,7 +163,7 @@ impl World {
     fn reload(&self) {
         let mut client = Straight::to(&self.server);
         let even = format!("Bearer {EVEN}");
-        self.every(RELOAD_EVERY, || {
+        every(&self.stop, RELOAD_EVERY, || {
             let generation = self.reloads.fetch_add(1, Ordering::SeqCst) + 1;
             let next = self.config_file.with_extension("next");
             std::fs::write(&next, config(generation, &self.store)).unwrap();
@@ -197,7 +185,7 @@ impl World {
     /// An administrator who gives a key and takes it back: each counts at once.
     fn issue_and_revoke_keys(&self) {
         let mut client = Straight::to(&self.server);
-        self.every(KEY_EVERY, || {
+        every(&self.stop, KEY_EVERY, || {
             let key = create_key(self.admin, &format!("key-{}", self.revoked.load(Ordering::SeqCst)));
             let token = bearer(&key);
             let mut note = |what, expected| self.tally.note(what, expected, client.ask(Some(&token)));
@@ -213,7 +201,7 @@ impl World {
 
     /// Kills an Envoy in the middle of what it does, once the next one is there.
     fn replace_envoy(&self) {
-        self.every(NEW_ENVOY_EVERY, || {
+        every(&self.stop, NEW_ENVOY_EVERY, || {
             let mut envoy = self.envoy.lock().unwrap();
             self.envoys.fetch_add(1, Ordering::SeqCst);
             *envoy = start_envoy(&self.server, &self.upstream);
@@ -223,7 +211,9 @@ impl World {
     }
 
     fn take_samples(&self) {
-        self.every(SAMPLE_EVERY, || self.samples.lock().unwrap().push(Sample::of(self.server.process())));
+        every(&self.stop, SAMPLE_EVERY, || {
+            self.samples.lock().unwrap().push(Sample::of(self.server.process()));
+        });
     }
 
     /// What is left of it: figures.
@@ -242,6 +232,20 @@ impl World {
     }
 }
 
+/// Does something again and again until it is time to stop.
+fn every(stop: &AtomicBool, pause: Duration, mut work: impl FnMut()) {
+    let mut next = Instant::now() + pause;
+    while !stop.load(Ordering::SeqCst) {
+        let now = Instant::now();
+        if now < next {
+            std::thread::sleep((next - now).min(Duration::from_millis(100)));
+            continue;
+        }
+        next = now + pause;
+        work();
+    }
+}
+
 /// A life that is over.
 struct Life {
     tally: Tally,
@@ -257,10 +261,7 @@ struct Life {
 impl Life {
     fn tell(&self) {
         let Self { tally, reloads, revoked, new_envoys, .. } = self;
-        for (what, count) in tally.right.lock().unwrap().iter() {
-            println!("soak: {count:>9} right answers about {what}");
-        }
-        println!("soak: {:>9} wrong decisions or failed Checks", tally.wrong.lock().unwrap().len());
+        tally.tell();
         let counted = self.reloaded.as_deref().unwrap_or("no metric of them");
         println!("soak: {reloads:>9} reloads ({counted})");
         println!("soak: {revoked:>9} keys issued, revoked and deleted");
@@ -268,7 +269,7 @@ impl Life {
         println!("soak: {new_envoys:>9} new Envoys; requests that died with theirs: {died}");
         let (half, most) = (tally.below(0.5), tally.below(0.99));
         println!("soak: straight Checks: p50 below {half} µs, p99 below {most} µs");
-        let (early, late) = self.memory();
+        let (early, late) = memory(&self.samples);
         let last = self.samples.last();
         println!(
             "soak: resident memory {early} KiB in the second quarter, {late} KiB in the last; descriptors {:?}, threads {:?}",
@@ -278,30 +279,33 @@ impl Life {
     }
 
     fn judge(&self) {
-        let wrong = self.tally.wrong.lock().unwrap();
-        assert!(wrong.is_empty(), "{wrong:#?}\n{}", self.log);
+        self.tally.assert_nothing_went_wrong(&self.log);
         let (reloads, reloaded) = (self.reloads, &self.reloaded);
         let all = format!(" {reloads}");
         assert!(
             reloaded.as_ref().is_some_and(|line| line.ends_with(&all)),
             "{reloads} reloads: {reloaded:?}"
         );
-        let (early, late) = self.memory();
-        assert!(late <= early + early / 10 + 8 * 1024, "memory grows: {:?}", self.samples);
-        let (first, last) = (&self.samples[self.samples.len() / 4], &self.samples[self.samples.len() - 1]);
-        let (first, last) = (first.descriptors, last.descriptors);
-        assert!(last <= first + 20, "descriptors grow from {first} to {last}");
-    }
-
-    /// The median in the second quarter, when everything has warmed up, and in the last one, in KiB.
-    fn memory(&self) -> (u64, u64) {
-        let memory: Vec<_> = self.samples.iter().map(|sample| sample.memory).collect();
-        let quarter = memory.len() / 4;
-        (median(&memory[quarter..2 * quarter]), median(&memory[3 * quarter..]))
+        judge_memory(&self.samples);
     }
 }
 
-/// What the server's process takes at one moment.
+/// Holds that neither memory nor descriptors grow.
+fn judge_memory(samples: &[Sample]) {
+    let (early, late) = memory(samples);
+    assert!(late <= early + early / 10 + 8 * 1024, "memory grows: {samples:?}");
+    let (first, last) = (samples[samples.len() / 4].descriptors, samples[samples.len() - 1].descriptors);
+    assert!(last <= first + 20, "descriptors grow from {first} to {last}");
+}
+
+/// The median in the second quarter, when everything has warmed up, and in the last one, in KiB.
+fn memory(samples: &[Sample]) -> (u64, u64) {
+    let memory: Vec<_> = samples.iter().map(|sample| sample.memory).collect();
+    let quarter = memory.len() / 4;
+    (median(&memory[quarter..2 * quarter]), median(&memory[3 * quarter..]))
+}
+
+/// What a process takes at one moment.
 #[derive(Debug)]
 struct Sample {
     /// In KiB.
@@ -322,7 +326,7 @@ impl Sample {
 }
 
 /// A figure of `/proc/PID/status`, in KiB or as a number.
-fn status_of(process: u32, name: &str) -> u64 {
+pub(crate) fn status_of(process: u32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.unwrap().split_whitespace().next().unwrap().parse().unwrap()
@@ -391,6 +395,19 @@ impl Tally {
         } else {
             self.wrong.lock().unwrap().push(format!("{what}: expected {expected:?}, found {found:?}"));
         }
+    }
+
+    fn tell(&self) {
+        for (what, count) in self.right.lock().unwrap().iter() {
+            println!("soak: {count:>9} right answers about {what}");
+        }
+        println!("soak: {:>9} wrong decisions or failed Checks", self.wrong.lock().unwrap().len());
+    }
+
+    /// `log` is shown beside what went wrong.
+    fn assert_nothing_went_wrong(&self, log: &str) {
+        let wrong = self.wrong.lock().unwrap();
+        assert!(wrong.is_empty(), "{wrong:#?}\n{log}");
     }
 
     fn took(&self, elapsed: Duration) {

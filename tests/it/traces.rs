@@ -14,7 +14,9 @@ use crate::harness::collector::{Collector, Sent};
 use crate::harness::envoy::Tracer;
 use crate::harness::rotel::{Printed, Rotel};
 use crate::harness::server::Setup;
+use crate::harness::tools::EnvoyRelease;
 use crate::harness::{MAX_WAIT, Server, Shape, Stack, grpc, http2};
+use crate::users::settle;
 
 const TOKEN: &str = "alice-token-0123456789";
 const BEARER: (&str, &str) = ("authorization", "Bearer alice-token-0123456789");
@@ -93,6 +95,46 @@ fn a_check_is_a_span_below_envoys_own() {
     assert_eq!(ours.resource["service.version"], env!("CARGO_PKG_VERSION"));
     let everything = format!("{ours:?}");
     assert!(!everything.contains(TOKEN) && !everything.contains("in-the-query"), "{everything}");
+}
+
+#[test]
+fn the_module_has_a_span_below_envoys_own() {
+    for release in [EnvoyRelease::V1_38, EnvoyRelease::V1_39, EnvoyRelease::V1_40] {
+        let collector = Collector::start();
+        let shape = Shape::plain().tracer(Tracer::OpenTelemetry, collector.address()).inside();
+        let users = format!("{CONFIG}users: [{{username: carol, password: correct horse battery}}]\n");
+        let stack = Stack::shaped(Server::with(&users), shape.release(release)).expecting_errors();
+        let unsampled = format!("00-{TRACE}-{SPAN}-00");
+        let answer = stack.get("/unsampled").bearer(TOKEN).header("traceparent", unsampled).send();
+        assert_eq!(answer.status, 200);
+        assert_eq!(stack.get("/reports?secret=in-the-query").bearer(TOKEN).send().status, 200);
+        assert_eq!(stack.get("/closed").bearer(TOKEN).send().status, 403);
+        assert_eq!(settle(|| stack.get("/").basic("carol", "wrong").send()).status, 401);
+
+        let ours = |reason: &str| collector.with_attribute("envoy_auth_tokens.reason", reason);
+        let span = ours("admitted");
+        assert_eq!((span.service(), span.name.as_str()), ("envoy", "envoy_auth_tokens.decide"));
+        let ingress = collector.wait_for("Envoy's span of the request", |other| other.id == span.parent);
+        assert_eq!((ingress.trace.as_str(), ingress.parent.as_str()), (span.trace.as_str(), ""));
+        assert_eq!(
+            span.attributes,
+            json!({
+                "envoy_auth_tokens.decision": "allowed",
+                "envoy_auth_tokens.reason": "admitted",
+                "envoy_auth_tokens.policy": "reports",
+                "envoy_auth_tokens.credential.kind": "token",
+                "envoy_auth_tokens.credential.name": "alices",
+            })
+        );
+        assert!(span.span.start_time_unix_nano >= ingress.span.start_time_unix_nano);
+        assert!(span.span.end_time_unix_nano <= ingress.span.end_time_unix_nano);
+        let denied = collector.with_attribute("envoy_auth_tokens.policy", "nobody");
+        assert_eq!(denied.attributes["envoy_auth_tokens.decision"], "denied");
+        // The span of a request that waited for its password.
+        assert_eq!(ours("wrong_password").attributes["envoy_auth_tokens.decision"], "denied");
+        let everything = format!("{:?}", collector.spans());
+        assert!(!everything.contains(TOKEN) && !everything.contains("/unsampled"), "{everything}");
+    }
 }
 
 #[test]

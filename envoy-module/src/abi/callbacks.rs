@@ -103,7 +103,22 @@ unsafe extern "C" {
         value: Bytes,
     );
 
+    // "Tracing callbacks".
+    pub fn envoy_dynamic_module_callback_http_get_active_span(filter: *mut c_void) -> *mut c_void;
+    pub fn envoy_dynamic_module_callback_http_span_spawn_child(
+        filter: *mut c_void,
+        span: *mut c_void,
+        operation: Bytes,
+    ) -> *mut c_void;
+    pub fn envoy_dynamic_module_callback_http_span_set_tag(span: *mut c_void, key: Bytes, value: Bytes);
+    pub fn envoy_dynamic_module_callback_http_child_span_finish(span: *mut c_void);
+
     // "Misc Callbacks for HTTP Filters".
+    pub fn envoy_dynamic_module_callback_http_filter_get_attribute_string(
+        filter: *mut c_void,
+        attribute: u32,
+        value: *mut Bytes,
+    ) -> bool;
     pub fn envoy_dynamic_module_callback_http_filter_continue_decoding(filter: *mut c_void);
     pub fn envoy_dynamic_module_callback_get_most_specific_route_config(filter: *mut c_void)
     -> *const c_void;

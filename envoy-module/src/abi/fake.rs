@@ -20,6 +20,10 @@ struct FakeStream {
     route: *const c_void,
     scheduled: Arc<(Mutex<usize>, Condvar)>,
     continued: AtomicUsize,
+    /// It is traced: spans that began and have not ended, and the tags of all.
+    traced: AtomicBool,
+    open_spans: Arc<AtomicUsize>,
+    tags: Arc<Mutex<Vec<(String, String)>>>,
     /// Header changes fail, as with a stream whose headers are gone.
     refuses_changes: AtomicBool,
 }
@@ -200,6 +204,57 @@ extern "C" fn envoy_dynamic_module_callback_get_most_specific_route_config(
     filter: *mut c_void,
 ) -> *const c_void {
     stream(filter).route
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_http_filter_get_attribute_string(
+    _filter: *mut c_void,
+    attribute: u32,
+    value: *mut Bytes,
+) -> bool {
+    assert_eq!(attribute, super::SOURCE_ADDRESS);
+    // SAFETY: the module lends a place for it.
+    unsafe { *value = Bytes::of(b"192.0.2.7:4711") };
+    true
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_http_get_active_span(filter: *mut c_void) -> *mut c_void {
+    if stream(filter).traced.load(Ordering::Relaxed) { filter } else { ptr::null_mut() }
+}
+
+/// A span, which shares what its stream counts.
+struct FakeSpan {
+    open: Arc<AtomicUsize>,
+    tags: Arc<Mutex<Vec<(String, String)>>>,
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_http_span_spawn_child(
+    filter: *mut c_void,
+    span: *mut c_void,
+    operation: Bytes,
+) -> *mut c_void {
+    assert_eq!(filter, span);
+    assert_eq!(text(operation), "envoy_auth_tokens.decide");
+    let stream = stream(filter);
+    stream.open_spans.fetch_add(1, Ordering::Relaxed);
+    let span = FakeSpan { open: Arc::clone(&stream.open_spans), tags: Arc::clone(&stream.tags) };
+    Box::into_raw(Box::new(span)).cast()
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_http_span_set_tag(span: *mut c_void, key: Bytes, value: Bytes) {
+    // SAFETY: it was made above, and the module ends it after its last call.
+    let span = unsafe { &*span.cast::<FakeSpan>() };
+    span.tags.lock().unwrap().push((text(key), text(value)));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn envoy_dynamic_module_callback_http_child_span_finish(span: *mut c_void) {
+    // SAFETY: it was made above, and is ended once.
+    let span = unsafe { Box::from_raw(span.cast::<FakeSpan>()) };
+    span.open.fetch_sub(1, Ordering::Relaxed);
 }
 
 type Scheduled = Arc<(Mutex<usize>, Condvar)>;
@@ -394,6 +449,35 @@ fn a_stream_may_be_gone_before_its_password_is_verified() {
         end(&stream, filter);
         assert!(status(&stream).is_none());
     }
+}
+
+#[test]
+fn a_span_ends_with_its_decision_or_with_its_stream() {
+    let envoy = FakeEnvoy::new(CONFIG);
+    let tag = |stream: &FakeStream, name: &str| {
+        let tags = stream.tags.lock().unwrap();
+        tags.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+    };
+    let traced = || FakeStream { traced: AtomicBool::new(true), ..FakeStream::default() };
+
+    let stream = traced();
+    let (filter, _) = envoy.send(&stream, &[("authorization", "Bearer alice-token-0123456789")]);
+    assert_eq!(stream.open_spans.load(Ordering::Relaxed), 0);
+    assert_eq!(tag(&stream, "envoy_auth_tokens.decision").as_deref(), Some("allowed"));
+    assert_eq!(tag(&stream, "envoy_auth_tokens.credential.name").as_deref(), Some("alice"));
+    end(&stream, filter);
+
+    // The span lives while the password is verified, and ends with a stream that does not wait for it.
+    let stream = traced();
+    let (filter, _) = envoy.send(&stream, &[("authorization", "Basic Y2Fyb2w6d3Jvbmc=")]);
+    assert_eq!(stream.open_spans.load(Ordering::Relaxed), 1);
+    end(&stream, filter);
+    assert_eq!(stream.open_spans.load(Ordering::Relaxed), 0);
+
+    let stream = traced();
+    let (filter, _) = envoy.send(&stream, &[("x-panic-for-tests", "1")]);
+    assert_eq!(stream.open_spans.load(Ordering::Relaxed), 0);
+    end(&stream, filter);
 }
 
 #[test]

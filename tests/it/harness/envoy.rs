@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -476,11 +476,40 @@ pub struct Program {
     pub workers: usize,
     /// Its environment, beside ours.
     pub environment: Vec<(String, String)>,
+    /// Its place in a hot restart, if there is to be one.
+    pub hot_restart: Option<HotRestart>,
+}
+
+/// The place of an Envoy in a hot restart.
+#[derive(Debug, Clone)]
+pub enum HotRestart {
+    /// It writes the number by which the next one finds it into this file.
+    First { base_id: PathBuf },
+    /// It takes over from the one that wrote the file, and ends it soon.
+    Next { base_id: PathBuf },
+}
+
+impl HotRestart {
+    fn arguments(&self) -> Vec<String> {
+        let times = ["--drain-time-s", "1", "--parent-shutdown-time-s", "2"].map(str::to_owned);
+        let place = match self {
+            Self::First { base_id } => vec![
+                "--use-dynamic-base-id".to_owned(),
+                "--base-id-path".to_owned(),
+                base_id.display().to_string(),
+            ],
+            Self::Next { base_id } => {
+                let number = std::fs::read_to_string(base_id).expect("what the first Envoy wrote");
+                ["--restart-epoch", "1", "--base-id", number.trim()].map(str::to_owned).to_vec()
+            }
+        };
+        [place, times.to_vec()].concat()
+    }
 }
 
 impl Default for Program {
     fn default() -> Self {
-        Self { release: tools::EnvoyRelease::V1_40, workers: 1, environment: Vec::new() }
+        Self { release: tools::EnvoyRelease::V1_40, workers: 1, environment: Vec::new(), hot_restart: None }
     }
 }
 
@@ -519,13 +548,11 @@ impl Envoy {
         if program.release == tools::EnvoyRelease::V1_38 {
             command.env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", tools::module_folder());
         }
-        command.args([
-            "--concurrency",
-            &program.workers.to_string(),
-            "--disable-hot-restart",
-            "--file-flush-interval-msec",
-            "20",
-        ]);
+        command.args(["--concurrency", &program.workers.to_string(), "--file-flush-interval-msec", "20"]);
+        match &program.hot_restart {
+            Some(place) => command.args(place.arguments()),
+            None => command.arg("--disable-hot-restart"),
+        };
         command.args(["--log-level", "warning", "--component-log-level", "admin:info,dynamic_modules:info"]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("Envoy starts");
@@ -581,6 +608,11 @@ impl Envoy {
         self.listener
     }
 
+    /// The number of its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Everything it printed, its access log included.
     pub fn log(&self) -> &Log {
         &self.log
@@ -627,6 +659,12 @@ impl Envoy {
             let entry: Value = serde_json::from_str(line).ok()?;
             (entry["access"] == "log" && entry["path"] == path).then_some(entry)
         })
+    }
+
+    /// Waits until it has ended by itself, as it does once the next one of a hot restart has taken over.
+    pub fn wait(&mut self) {
+        self.log.wait_for_the_end();
+        let _ = self.child.wait();
     }
 
     /// Ends it in good order, so that everything it had to print is printed.

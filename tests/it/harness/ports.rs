@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A free port that no client's end of a connection takes, before a server starts or while it restarts: those are
 /// 32,768 and above.
-pub(super) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     // Runs of the tests beside each other begin at other ports.
     let start = std::process::id().wrapping_mul(97);
