@@ -25,7 +25,7 @@ case $triple in
 esac
 
 # Addresses that are put right when it starts take a tenth of the room in this form.  It is read by a C library that can:
-# glibc from 2.36 on, and the musl that comes with Rust.
+# glibc from 2.36 on, and the musl that comes with Rust.  A linker that cannot do it for arm64 (binutils 2.40) warns and goes on.
 link=()
 glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null | sed -n 's/^glibc //p')
 case $triple in
