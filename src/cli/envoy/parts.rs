@@ -230,6 +230,8 @@ const ACCESS_LOG: &str = r#"access_log:
         # Without its query, which may hold a token.
         path: "%PATH(NQ)%"
         status: "%RESPONSE_CODE%"
+        # UAEX: ext_authz denied the request, or got no answer.  `details` tells which.
+        flags: "%RESPONSE_FLAGS%"
         details: "%RESPONSE_CODE_DETAILS%"
         request_id: "%REQ(X-REQUEST-ID)%"
         # Who it was, by what credential, under which policy; or why not.  Never a secret.
