@@ -27,9 +27,9 @@ use envoy_auth_tokens::server::Listener;
 use envoy_auth_tokens::server::connection_limit::LimitedListener;
 use envoy_auth_tokens::server::tls::Acceptors;
 use envoy_auth_tokens::snapshot::{Snapshot, SnapshotStore};
-use envoy_auth_tokens::telemetry::Telemetry;
 use envoy_auth_tokens::telemetry::decision_log::{DecisionLog, LogDecisions};
 use envoy_auth_tokens::telemetry::logging::{LogWriter, WorkerGuard};
+use envoy_auth_tokens::telemetry::{RoutePolicySource, Telemetry};
 use envoy_auth_tokens::watch::WatchHandle;
 use envoy_auth_tokens::{memory, probes};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -164,7 +164,8 @@ impl Instance {
             }
         };
         let decision_log = DecisionLog::new(settings.log_decisions, NonZeroU64::MIN, lines);
-        let telemetry = Arc::new(Telemetry::new(decision_log, None));
+        let telemetry = Telemetry::new(decision_log, None);
+        let telemetry = Arc::new(telemetry.with_policy_source(RoutePolicySource::FilterConfig));
         telemetry.metrics().show_snapshot(&snapshot, clock.now());
         telemetry.metrics().show_loaded(clock.now());
         telemetry.metrics().show_memory_limit(memory::limit());
@@ -203,7 +204,7 @@ impl Instance {
             && timeout(FIRST_READ_TIMEOUT, keys.first_read()).await.is_err()
         {
             tracing::warn!(
-                "the key store was not read yet: requests with a key are answered with 503 until it is"
+                "the key store has not been read yet: requests with an API key get 503 until it is read"
             );
         }
         if let (Ok(Some(address)), false) = (settings.probes(), is_validation) {
@@ -229,7 +230,7 @@ impl Instance {
     }
 }
 
-/// Serves the probes.  Envoy does not depend on them: an address that cannot be had is a warning.
+/// Serves the probes.  Envoy does not depend on them: an address that cannot be bound is a warning.
 async fn serve_probes(
     address: &Listen,
     readiness: readiness::Readiness,
@@ -239,7 +240,7 @@ async fn serve_probes(
     let listener = match Listener::bind(address).await {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::warn!(%error, "there are no probes");
+            tracing::warn!(%error, "cannot listen for probes: /live, /ready and /metrics are not served");
             return;
         }
     };
@@ -267,7 +268,9 @@ impl Drop for Instance {
                         keys.close().await;
                     });
                     if closed.await.is_err() {
-                        tracing::warn!("the key store is still busy: it is left as it is");
+                        tracing::warn!(
+                            "the key store did not close in time: the process goes on without waiting for it"
+                        );
                     }
                 });
             }

@@ -55,7 +55,7 @@ pub enum SettingsError {
     )]
     Shape(#[from] serde_json::Error),
     /// It is not text.
-    #[error("filter_config is not UTF-8")]
+    #[error("filter_config is not UTF-8: it must be JSON text in a StringValue")]
     NotText,
     /// The file lies elsewhere.  Whether it is there is not said: whoever may write a filter need not be whoever may read
     /// files.
@@ -112,7 +112,7 @@ fn within(folder: &Path, file: &Path) -> Option<PathBuf> {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteSettings {
-    /// The policy that governs the route's requests, as `context_extensions` name it to ext_authz.
+    /// The policy that governs the route's requests.  With ext_authz the route's `context_extensions` name it.
     pub policy: String,
 }
 

@@ -425,9 +425,9 @@ fn an_unknown_policy_is_named_as_one() {
     let explanation = explain(&setup, &["--path", "/", "--policy", "nope"], "");
     assert_eq!(explanation["reason"], "unknown_policy");
     let notes = explanation["notes"].to_string();
-    assert!(notes.contains("nope") && notes.contains("is unknown") && notes.contains("admin"), "{notes}");
+    assert!(notes.contains("nope") && notes.contains("does not have") && notes.contains("admin"), "{notes}");
     let ran = run(setup.command(["explain", "--path", "/", "--policy", "nope"]), "");
-    assert!(ran.stdout.contains("\"nope\"") && ran.stdout.contains("is unknown"), "{ran:?}");
+    assert!(ran.stdout.contains("\"nope\"") && ran.stdout.contains("does not have"), "{ran:?}");
     let without = Server::with("tokens: [{token: other-token-0123456789, name: o, actor: {id: o}}]\n");
     let ran = run(without.command(["explain", "--path", "/", "--policy", "nope"]), "");
     assert!(ran.stdout.contains("no section `policies`"), "{ran:?}");

@@ -770,7 +770,7 @@ fn probes_are_served_where_the_filter_says_so() {
     // A second Envoy finds the port taken, and decides all the same.
     let shape = Shape::plain().module(json!({ "probes": address.to_string() }));
     let second = Envoy::start(&shape, &server, &upstream);
-    second.log().wait_for("a warning", |line| line.contains("there are no probes").then_some(()));
+    second.log().wait_for("a warning", |line| line.contains("cannot listen for probes").then_some(()));
     let request = http1::Request::new(second.address(), "GET", "/").host("a").bearer(ALICE);
     assert_eq!(request.send().status, 200);
 }

@@ -237,13 +237,13 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
     ),
     advice(
         "unknown_policy",
-        "Envoy's route names a policy in `context_extensions` that the configuration does not have.",
+        "Envoy's route names a policy that the configuration does not have: in `context_extensions`, or inside Envoy in the route's `filter_config`.",
         Operator,
         "Add the policy, or correct its name in Envoy's route.",
     ),
     advice(
         "context_key",
-        "`context_extensions` has a key that is nearly `policy`, such as `Policy` or `polcy`.",
+        "`context_extensions` has a key that is similar to `policy`, such as `Policy` or `polcy`.",
         EnvoyOperator,
         "Call the key `policy`.",
     ),

@@ -388,8 +388,8 @@ impl ExplainedDecision<'_> {
                 names => format!("those of `policies` are {}", names.join(", ")),
             };
             notes.push(format!(
-                "the policy {named:?}, which Envoy's context_extensions name, is unknown: {known}; those of routes \
-                 and the default cannot be named"
+                "Envoy's route names the policy {named:?}, which the configuration does not have: {known}; the route cannot \
+                 name the policies of `routes` and `default`"
             ));
         }
         notes.extend(self.trace.selected.iter().skip(1).map(|policy| {
