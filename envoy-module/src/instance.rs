@@ -90,7 +90,7 @@ pub enum StartError {
 
 impl Instance {
     /// The instance of these settings, which the first call starts.  While Envoy only validates, the configuration is
-    /// read, and nothing else is begun.
+    /// read, and nothing else is started.
     ///
     /// # Errors
     /// [`StartError`]: it cannot start.

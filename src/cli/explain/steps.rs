@@ -170,7 +170,7 @@ impl ExplainedDecision<'_> {
         let mut read = self.trace.locations.iter();
         let order = self.snapshot().locations.order().iter();
         let read = order.map(|location| (location, *read.next().unwrap_or(&"not_asked")));
-        // The stand-in is no location of the configuration, and stands before all of them.
+        // The stand-in is no location of the configuration, and comes before all of them.
         let read = read.filter(|(location, _)| !is_stand_in(location)).enumerate();
         read.map(|(index, (location, carries))| {
             let written = self.at(format!("credentials[{index}]"));
