@@ -21,7 +21,7 @@ pub enum ActorError {
     #[error("members {0:?} and {1:?} differ only in case")]
     MembersDifferOnlyInCase(String, String),
     /// `key:` begins the ids of API keys, which no other actor may have.
-    #[error("an id that begins with \"key:\" belongs to an API key")]
+    #[error("an id that begins with \"key:\" is reserved for API keys")]
     ReservedId,
     /// Lists and objects are nested too deep.
     #[error("lists and objects nest deeper than {MAX_NESTING} levels")]

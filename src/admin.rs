@@ -105,7 +105,7 @@ pub struct Admin {
 
 impl Admin {
     /// The state of an admin server for these keys, whose listener speaks `transport`.  Who may manage keys, and from
-    /// which origins, stands in the authorizer's snapshot.
+    /// which origins, is in the authorizer's snapshot.
     pub fn new(
         authorizer: Arc<Authorizer>,
         keys: Arc<Keys>,

@@ -291,7 +291,7 @@ fn principal_metadata(principal: &Principal) -> [(&'static str, MetadataValue<'_
 impl<'a> Shadow<'a> {
     /// `shadow`: why the request would have been denied, and whose credential it carried.
     ///
-    /// An actor that the policy does not admit stands in here alone: rules that read `actor` must not meet it.
+    /// An actor that the policy does not admit is in here alone: rules that read `actor` must not meet it.
     pub fn metadata(self) -> (&'static str, MetadataValue<'a>) {
         let mut fields = vec![("reason", MetadataValue::Text(self.reason.as_str()))];
         fields.extend(self.principal.into_iter().flat_map(principal_metadata));

@@ -111,7 +111,7 @@ pub enum ServeError {
     #[error("cannot start the thread that follows the key store: {0}")]
     Follower(std::io::Error),
     /// A listener stopped by itself.
-    #[error("the listener {0} stopped by itself: please report this")]
+    #[error("the listener {0} stopped without a reason: please report this")]
     ListenerStopped(&'static str),
     /// The reflection service cannot be built.
     #[error("cannot serve reflection: {0}")]
@@ -360,7 +360,7 @@ async fn close_store(keys: &Keys, follower: FollowerThread) {
     if closed.await.is_err() {
         tracing::warn!(
             seconds = CLOSE_STORE_TIMEOUT.as_secs(),
-            "the key store is still busy: it is left as it is"
+            "the key store did not close in time: the process stops without waiting for it"
         );
     }
 }
@@ -370,7 +370,7 @@ async fn first_reading(keys: &Keys, signals: &mut Signals) -> Option<&'static st
     tokio::select! {
         read = tokio::time::timeout(FIRST_READ_TIMEOUT, keys.first_read()) => {
             if read.is_err() {
-                tracing::warn!("answering, but not ready: the key store was not read yet");
+                tracing::warn!("the server answers but is not ready: the key store has not been read yet");
             }
             None
         }

@@ -214,7 +214,7 @@ impl Authorizer {
             context.passed_through = self.foreign_location(http, snapshot).map(Box::new);
             return Ok(permit);
         }
-        // The request's own policy stands first, and denies above where it does not admit.
+        // The request's own policy comes first, and denies above where it does not admit.
         guard_actor_headers(http, snapshot, own_permit.ok_or(DenyReason::NotAdmitted)?)
     }
 

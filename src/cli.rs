@@ -45,7 +45,7 @@ use crate::password::PasswordError;
 use crate::telemetry::audit_log::AuditLogError;
 use crate::token::TokenError;
 
-/// An ext_authz gRPC server for Envoy: API tokens in, actor headers out.
+/// An ext_authz gRPC server for Envoy: it checks API tokens and gives the upstream headers about the actor.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Cli {
@@ -55,35 +55,35 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the server that answers Envoy's Checks
+    /// Run the server that answers Envoy's ext_authz requests (Checks)
     Serve(serve::ServeArgs),
-    /// Validate the configuration: exit 1 with every error
+    /// Validate the configuration and print every error and warning; exit 1 if there is an error
     Check(check::CheckArgs),
     /// Show how one request would be decided, and why
     Explain(Box<explain::ExplainArgs>),
-    /// Write a first configuration, and Envoy's side of it
+    /// Write a first configuration of this server and the matching one of Envoy
     Init(init::InitArgs),
-    /// Make a token, or the digest of one; tell whether a text is one of ours
+    /// Create a token, print the digest of a token, or check the format of a token
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Hash a password from standard input, or that a terminal is asked for, with argon2id
+    /// Read a password from standard input or the terminal and print its argon2id hash
     Password(password::PasswordArgs),
-    /// Manage API keys through a running server's admin listener, and their store
+    /// Manage API keys on a running server (through its admin listener), and their store
     #[command(subcommand)]
     Keys(Box<keys::KeysCommand>),
-    /// Manage service accounts and their tokens through a running server's admin listener
+    /// Manage service accounts and their tokens on a running server (through its admin listener)
     #[command(subcommand)]
     Accounts(Box<accounts::AccountsCommand>),
-    /// Check whether a running server serves: exit 0 if so
+    /// Check the health of a running server; exit 0 if it serves
     Health(health::HealthArgs),
-    /// Print the Envoy configuration that fits this one
+    /// Print an Envoy configuration that matches this server's configuration
     Envoy(envoy::EnvoyArgs),
-    /// Convert another program's configuration
+    /// Convert the configuration of another program
     #[command(subcommand)]
     Import(import::ImportCommand),
     /// Print the JSON Schema of the configuration, for editors
     Schema(schema::SchemaArgs),
-    /// Print a script for shell completion
+    /// Print a script for completion in a shell
     Completions(completions::CompletionsArgs),
     /// Print a manual page
     Man(man::ManArgs),
@@ -135,7 +135,7 @@ pub enum CliError {
         source: io::Error,
     },
     /// Files cannot be written into a directory.
-    #[error("cannot write into {}: {source}", path.display())]
+    #[error("cannot write into the folder {}: {source}", path.display())]
     WriteInto {
         /// The directory.
         path: PathBuf,
@@ -149,7 +149,7 @@ pub enum CliError {
     #[error("{0}")]
     Input(#[from] InputError),
     /// The runtime of a command cannot be started.
-    #[error("cannot start: {0}")]
+    #[error("cannot start the async runtime: {0}")]
     Runtime(#[source] io::Error),
     /// The worker threads of the server cannot be started.
     #[error("cannot start {workers} threads: {source}")]
@@ -172,13 +172,13 @@ pub enum CliError {
     #[error("the operating system gives no randomness: {0}")]
     Randomness(#[source] getrandom::Error),
     /// `token new --prefix`: this is not a prefix.
-    #[error("a prefix is 1 to 32 letters and digits")]
+    #[error("--prefix: a prefix has 1 to 32 letters and digits")]
     TokenPrefix,
     /// A text is not a token.
     #[error("{0}")]
     Token(#[from] TokenError),
     /// `password`: what was typed twice is not the same.
-    #[error("that was not the same password twice: nothing is printed")]
+    #[error("the two passwords are not the same: no hash is printed; run the command again")]
     PasswordsDiffer,
     /// A password cannot be hashed.
     #[error("{0}")]

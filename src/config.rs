@@ -512,7 +512,7 @@ fn read_sections<'t>(
         admin::check_log_in(reader, admin, takes_sessions);
     }
     let oauth_entry = sections.entry("oauth");
-    let beside = oauth::Beside {
+    let beside = oauth::OtherSections {
         has_keys: keys.is_some(),
         admin: admin.as_ref(),
         takes_sessions,

@@ -37,7 +37,7 @@ pub enum DenyReason {
     /// The token of an API key that is disabled, or whose service account is, or whose owner is gone.
     DisabledKey,
     /// An unknown user or a wrong password: the answer does not say which.  What can be told of a directory's names by the
-    /// time of answers stands in SECURITY.md.
+    /// time of answers is in SECURITY.md.
     WrongPassword,
     /// A user who is locked after wrong passwords: to the client it is a wrong password.
     UserLocked,

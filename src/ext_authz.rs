@@ -1,6 +1,6 @@
 //! Envoy's external authorization by gRPC: `envoy.service.auth.v3.Authorization/Check`.
 //!
-//! The modules stand in the order in which a Check runs through them:
+//! The modules are in the order in which a Check runs through them:
 //!
 //! 1. [`listener`]: an HTTP/2 request goes to the Check service, to a service of tonic, or gets a 404
 //! 2. `metadata`: what the request's head says about the call

@@ -4,8 +4,8 @@
 //! request, the **actor** behind the token, and whether a policy's **allow** block admits that actor; it
 //! answers with actor headers for the upstream, or with a correct denial.
 //!
-//! This page is the map of the source, and [`walkthroughs`] are four ways through it, file by file.  How to run the
-//! program stands in `README.md` and `docs/`, how to change it in `CONTRIBUTING.md`.
+//! This page is the map of the source, and [`walkthroughs`] are four ways through it, file by file.  `README.md`
+//! and `docs/` say how to run the program, `CONTRIBUTING.md` how to change it.
 //!
 //! ## The path of a Check
 //!
@@ -36,52 +36,52 @@
 //! | location | where a request carries it: `bearer`, `basic`, a header, a query parameter, a cookie ([`credential::CredentialLocation`]) |
 //! | principal | a credential that was authenticated, with the actor behind it ([`credential::Principal`]) |
 //! | actor | the JSON object that says who it is ([`actor`]) |
-//! | attributes | what Envoy tells of the request ([`attributes`]) |
+//! | attributes | what Envoy sends about the request ([`attributes`]) |
 //! | policy | holds an allow block; routes or `context_extensions` choose one ([`policy`]) |
 //! | permit | proof that a policy lets the request pass ([`policy::Permit`]) |
-//! | denial | a no, with its reason ([`deny_reason::DenyReason`]) |
+//! | denial | the decision not to let the request pass, with its reason ([`deny_reason::DenyReason`]) |
 //! | decision | a permit or a denial, with its context ([`decision::Decision`]) |
-//! | outcome | what a decision comes to: allowed, denied, or shadowed ([`decision::Outcome`]) |
-//! | answer | what becomes of the request: headers to set and to remove, or a status and a body ([`answer::Answer`]) |
-//! | snapshot | the configuration in force, in the form in which requests use it ([`snapshot::Snapshot`]) |
-//! | user | somebody with a name and a password in the configuration ([`snapshot::User`]) |
-//! | person | a user of the configuration, or somebody whom a directory or a provider knows ([`person`]) |
-//! | subject | which person of a source: the name of a user, the id that a directory or a provider has ([`person::PersonId`]) |
+//! | outcome | the result of a decision: allowed, denied, or shadowed ([`decision::Outcome`]) |
+//! | answer | what Envoy does with the request: set and remove headers, or send a status and a body ([`answer::Answer`]) |
+//! | snapshot | the configuration in force, in the form that requests use ([`snapshot::Snapshot`]) |
+//! | user | a person with a name and a password in the configuration ([`snapshot::User`]) |
+//! | person | a user of the configuration, a person of a directory, or a person of a provider ([`person`]) |
+//! | subject | the id of a person within a source: the name of a user, or the id in a directory or at a provider ([`person::PersonId`]) |
 //! | session | a log-in of a person, carried by a cookie ([`keys::sessions`]) |
-//! | claims | what a directory or a provider said of a person when it was asked last ([`person::Claims`]) |
+//! | claims | the last values that a directory or a provider gave about a person ([`person::Claims`]) |
 //! | binding | the digest of what must stay the same for a session to live ([`keys::scoped_binding`]) |
-//! | record | what the store holds of a person, for processes that decide about none ([`keys::people`]) |
-//! | finding | what a directory says of somebody who has a session ([`identity::people::sessions`]) |
-//! | return address | where a browser goes on after log-in ([`return_to`]) |
+//! | record | the row about a person in the store, for servers without `admin` ([`keys::people`]) |
+//! | finding | the answer of a directory about a person who has a session ([`identity::people::sessions`]) |
+//! | return address | the URL to which a browser goes after log-in ([`return_to`]) |
 //! | store, revision | the database of keys and sessions, and the number of its newest change ([`keys::store`]) |
 //! | index | every key and session in memory, for Checks ([`keys::index`]) |
 //! | shadowed | denied by a policy that is not enforced: the request passes, without an actor ([`policy::Policy::shadow_permit`]) |
 //!
 //! ## Layers, top to bottom
 //!
-//! A module imports only from its own layer and those below.  Modules beside each other, here and within a module's
-//! folder, import each other in no circle.  `tests/it/layers.rs` reads this table and holds the source against it.
+//! A module imports only from its own layer and those below.  Modules of one layer, and
+//! those within a module's folder, have no cycle of imports.  `tests/it/layers.rs` reads this table and holds the source against it.
 //!
 //! | layer | modules | |
 //! | --- | --- | --- |
 //! | process | [`app`] [`cli`] [`reload`] `main` | wiring, commands, reloading, the exit code |
-//! | servers | [`ext_authz`] [`probes`] [`admin`] | gRPC and HTTP; only here are wire types, tonic and axum (but for the client of `cli health`) |
+//! | servers | [`ext_authz`] [`probes`] [`admin`] | gRPC and HTTP; wire types, tonic and axum are used only here (except for the client of `cli health`) |
 //! | transport | [`server`] [`readiness`] [`service_manager`] [`shutdown`] [`watch`] | connections, TLS, limits, signals, files |
 //! | telemetry | [`telemetry`] | metrics, decision log, audit log, traces |
-//! | engine | [`authorizer`] [`answer`] [`decision`] [`identity`] | no I/O but for people: passwords are verified, a directory is asked, and what it says is written into the store |
+//! | engine | [`authorizer`] [`answer`] [`decision`] [`identity`] | no I/O except for people: passwords are verified, a directory is asked, and its answers are written into the store |
 //! | state | [`snapshot`] [`return_to`] [`config`] [`clock`] [`keys`] [`directory`] [`provider`] [`priority`] [`memory`] | the configuration as a file and in force; the issued keys; the clients of a directory and of providers |
 //! | rules | [`credential`] [`deny_reason`] [`policy`] | pure functions, each with its own small error |
 //! | model | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] [`person`] [`distinguished_name`] [`folder`] | no async, no clock, no environment |
 //!
-//! The same engine inside Envoy's own process is a crate of its own, `envoy-module/`: a server beside those above, built on
-//! the feature `runtime`, and the only place with `unsafe`.
+//! The crate `envoy-module/` runs the same engine inside Envoy's own process: it is another server, built on the feature
+//! `runtime`, and the only place with `unsafe`.
 //!
 //! ## What must stay true
 //!
 //! - A [`Permit`](policy::Permit) is made in [`policy`] alone (by admission, for an allowed preflight, for a
 //!   policy that is not enforced): its fields are private there.  Neither it nor
 //!   a [`Decision`](decision::Decision) has a `Default`, and no `bool` means "allowed".
-//! - Status, code, texts and kind of challenge of each denial stand in one table ([`deny_reason`]);
+//! - Status, code, texts and kind of challenge of each denial are in one table ([`deny_reason`]);
 //!   [`answer::Denial`] makes headers and a body of them.
 //! - A client that speaks no gRPC gets no status 200, which Envoy's `http_service` takes for a permission
 //!   ([`ext_authz::wiring`]).
@@ -99,7 +99,7 @@
 //!
 //! ## What is bounded, and by what
 //!
-//! Nothing grows because somebody outside wishes it to.  `docs/limits.md` says how much each is;
+//! No client can make anything grow without a limit.  `docs/limits.md` has the limits;
 //! `tests/it/limits.rs` tries to break them.
 //!
 //! | what may grow | bounded by |
@@ -112,7 +112,7 @@
 //! | Checks that are open, or lack their message | shares of the same: [`server::activity`], [`ext_authz::incomplete`] |
 //! | header blocks that are incomplete | a share of the same: [`server::header_block_limit`] |
 //! | headers of a request | `MAX_HEADERS` ([`ext_authz::codec::request`]) |
-//! | bytes that nobody reads: theirs, ours | HTTP/2's windows; [`server::write_timeout`] |
+//! | bytes that one side sends and the other does not read | HTTP/2's windows; [`server::write_timeout`] |
 //! | heads and bodies of admin and probes | [`server::http1`], `MAX_BODY_BYTES` ([`admin`]) |
 //! | lists of all keys that are being written | `MAX_LISTS` ([`admin`]), a page of each in memory |
 //! | changes by the admin API whose client may have gone | `MAX_CHANGES` ([`admin`]), `MAX_PROVIDER_LOG_INS` of which are log-ins at providers |
@@ -142,7 +142,7 @@
 //!
 //! ## Why it is fast
 //!
-//! The Check service is a tonic service that does without tonic's codec ([`ext_authz::service`]); our listener calls it
+//! The Check service is a tonic service without tonic's codec ([`ext_authz::service`]); our listener calls it
 //! on hyper's HTTP/2 ([`server::http2`]), and tonic's health and reflection beside it.  Requests are read by a slice of the protocol
 //! (`proto/ext_authz.proto`) that walks over what no decision reads and borrows the rest from the message.  A token is
 //! hashed once and looked up by digest.  The part of an answer that depends on the actor alone is encoded

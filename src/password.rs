@@ -40,10 +40,13 @@ pub enum PasswordError {
     #[error("a password hash begins with $argon2id$, $2a$, $2b$ or $2y$")]
     UnknownScheme,
     /// It begins with a known identifier, but cannot be parsed.
-    #[error("the password hash is damaged: it cannot be read to its end")]
+    #[error("the password hash is damaged: it cannot be parsed")]
     Damaged,
     /// Its verification takes so much that strangers could exhaust the server.
-    #[error("the password hash is too dear to verify: at most 256 MiB and 10 passes, or bcrypt's cost 15")]
+    #[error(
+        "the password hash costs too much to verify: the limits are 256 MiB and 10 passes for argon2id, and \
+             cost 15 for bcrypt"
+    )]
     TooExpensive,
     /// The password is empty.
     #[error("a password has at least one character")]

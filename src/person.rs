@@ -48,7 +48,7 @@ impl PersonSource {
     }
 }
 
-/// The name of a provider: it stands in paths, logs, metrics and before the ids of actors.  1 to 32 of a-z, 0-9 and
+/// The name of a provider: it is in paths, logs, metrics and before the ids of actors.  1 to 32 of a-z, 0-9 and
 /// `-`, beginning with a letter, and none of the words of other sources.  A clone is cheap.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProviderName(Arc<str>);

@@ -382,7 +382,7 @@ impl Provider {
 }
 
 /// The claims of an ID token with userinfo's, which must speak of the same person, beside them.  Whether an email is
-/// verified is believed of the one that it stands beside.
+/// verified is believed of the one that it is beside.
 fn with_userinfo(
     mut claims: Map<String, Value>,
     mut userinfo: Map<String, Value>,

@@ -58,7 +58,8 @@ pub async fn until_ready(keys: &Keys, snapshots: &SnapshotStore, started: Instan
                 let snapshot = snapshots.current();
                 let limit = snapshot.keys.as_ref().and_then(|settings| settings.ready_without_store);
                 if limit.is_some_and(|limit| started.elapsed() >= limit) {
-                    tracing::warn!("ready although the key store was not read yet: keys.ready_without_store is over");
+                    tracing::warn!("ready although the key store has not been read yet: the time of \
+             keys.ready_without_store has passed");
                     return;
                 }
             }

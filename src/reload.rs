@@ -160,7 +160,7 @@ impl Reloader {
                 tracing::error!(
                     cause,
                     diagnostics = %errors,
-                    "the configuration was not reloaded, and what was in force stays in force"
+                    "the configuration was not reloaded: the configuration from before stays in force"
                 );
             }
         }
@@ -209,7 +209,7 @@ impl Reloader {
                 key,
                 from,
                 to,
-                "{key} changed: this needs a restart, and the old one stays in force"
+                "{key} changed: this needs a restart, and the old value stays in force"
             );
         }
         self.take_over_store(&config.startup);
@@ -240,7 +240,9 @@ impl Reloader {
                     "the URL of the key store was taken over: connections are made by it from now on"
                 );
             }
-            Err(error) => tracing::error!(store, %error, "the URL of the key store cannot be taken over"),
+            Err(error) => {
+                tracing::error!(store, %error, "the server cannot use the new URL of the key store");
+            }
         }
     }
 

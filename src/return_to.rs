@@ -2,7 +2,7 @@
 //! log-in ([`ReturnHosts`]).
 //!
 //! A **return address** comes from the author of the link to the log-in page, so it is believed only under hosts of the
-//! configuration.  What is compared is the host as a URL's parser reads it, and what is handed on is written anew from
+//! configuration.  What is compared is the host as a URL's parser reads it, and what is handed on is written again from
 //! what was parsed: a browser cannot read another host in it.
 
 #[cfg(feature = "server")]
@@ -19,7 +19,7 @@ pub const MAX_RETURN_TO: usize = 2048;
 /// The query parameter of the log-in page that holds the return address.
 pub const RETURN_TO: &str = "return_to";
 
-/// Whether a host in lower case is this domain or stands below it, by whole labels.
+/// Whether a host in lower case is this domain or is below it, by whole labels.
 fn is_under(host: &str, domain: &str) -> bool {
     host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || (rest.len() > 1 && rest.ends_with('.')))
 }

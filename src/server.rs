@@ -59,7 +59,7 @@ enum Socket {
 pub enum BindError {
     /// A file that is no socket stands at the path.
     #[error(
-        "cannot listen on {0}: a file that is not a socket stands there; remove it or choose another path"
+        "cannot listen on {0}: the path is a file that is not a socket; remove it or choose another path"
     )]
     NotASocket(Listen),
     /// Another process listens there.

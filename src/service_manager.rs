@@ -40,6 +40,6 @@ pub fn start_watchdog() {
 
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "the service manager cannot be told how we are");
+        tracing::warn!(%error, "cannot send the state of the server to the service manager");
     }
 }

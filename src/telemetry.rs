@@ -44,18 +44,38 @@ impl CheckRecord<'_> {
     }
 }
 
+/// Where a route of Envoy names its policy: errors about a wrong name point there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoutePolicySource {
+    /// In `context_extensions`, for the filter ext_authz.
+    ContextExtensions,
+    /// In the route's `filter_config`, for the module inside Envoy.
+    FilterConfig,
+}
+
 /// Records what the server does.
 #[derive(Debug)]
 pub struct Telemetry {
     metrics: Metrics,
     decisions: DecisionLog,
     traces: Option<Traces>,
+    policy_source: RoutePolicySource,
 }
 
 impl Telemetry {
     /// Telemetry with this log of decisions, that shows what the log counts of itself.
     pub fn new(decisions: DecisionLog, log: Option<LogCounters>) -> Self {
-        Self { metrics: Metrics::new(log), decisions, traces: None }
+        Self {
+            metrics: Metrics::new(log),
+            decisions,
+            traces: None,
+            policy_source: RoutePolicySource::ContextExtensions,
+        }
+    }
+
+    /// The same, for an Envoy whose routes name their policies there.
+    pub fn with_policy_source(self, policy_source: RoutePolicySource) -> Self {
+        Self { policy_source, ..self }
     }
 
     /// The same, sending these traces.
@@ -98,17 +118,26 @@ impl Telemetry {
         let outcome = check.decision.outcome();
         if outcome == Outcome::Denied(DenyReason::Selection(SelectError::UnknownPolicy)) {
             let policy = check.request.and_then(|request| request.policy).map(decision_log::printable);
-            tracing::error!(
-                policy = policy.as_deref(),
-                "Envoy's context_extensions name a policy that the configuration does not have"
-            );
+            let policy = policy.as_deref();
+            match self.policy_source {
+                RoutePolicySource::ContextExtensions => tracing::error!(
+                    policy,
+                    "the context_extensions of an Envoy route name a policy that the configuration does not have: correct \
+                     the name there, or add the policy to `policies`"
+                ),
+                RoutePolicySource::FilterConfig => tracing::error!(
+                    policy,
+                    "the filter_config of an Envoy route names a policy that the configuration does not have: correct the \
+                     name there, or add the policy to `policies`"
+                ),
+            }
         }
         if outcome == Outcome::Denied(DenyReason::ContextKey) {
             let key =
                 check.request.and_then(|request| request.misspelled_policy).map(decision_log::printable);
             tracing::error!(
                 key = key.as_deref(),
-                "Envoy's context_extensions have a key that is nearly `policy` and names none: write `policy`"
+                "the context_extensions of an Envoy route have a key that is similar to `policy`: rename the key to `policy`"
             );
         }
     }

@@ -40,7 +40,7 @@ pub enum FormatError {
     #[error("expected a prefix such as eat, then _ and {} letters and digits", RANDOM_CHARACTERS + CHECKSUM_CHARACTERS)]
     Shape,
     /// Its form is right, and its checksum is not.
-    #[error("its checksum is wrong, so it is mistyped, changed, or of another program")]
+    #[error("its checksum is wrong: it was mistyped or changed, or another program issued it")]
     Checksum,
 }
 

@@ -124,7 +124,7 @@ impl Watch {
         };
         let watcher = notify::recommended_watcher(on_event).inspect_err(|error| {
             let every = POLL_INTERVAL_WITHOUT_EVENTS.as_secs();
-            tracing::warn!(%error, "no events of files are to be had: they are read every {every} s instead");
+            tracing::warn!(%error, "file events are not available: files are read every {every} s instead");
         });
         let (watched, unwatched) = (BTreeMap::new(), BTreeSet::new());
         let (watcher, poll_interval_without_events) = (watcher.ok(), POLL_INTERVAL_WITHOUT_EVENTS);

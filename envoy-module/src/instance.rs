@@ -27,9 +27,9 @@ use envoy_auth_tokens::server::Listener;
 use envoy_auth_tokens::server::connection_limit::LimitedListener;
 use envoy_auth_tokens::server::tls::Acceptors;
 use envoy_auth_tokens::snapshot::{Snapshot, SnapshotStore};
-use envoy_auth_tokens::telemetry::Telemetry;
 use envoy_auth_tokens::telemetry::decision_log::{DecisionLog, LogDecisions};
 use envoy_auth_tokens::telemetry::logging::{LogWriter, WorkerGuard};
+use envoy_auth_tokens::telemetry::{RoutePolicySource, Telemetry};
 use envoy_auth_tokens::watch::WatchHandle;
 use envoy_auth_tokens::{memory, probes};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -94,7 +94,7 @@ pub enum StartError {
 
 impl Instance {
     /// The instance of these settings, which the first call starts.  While Envoy only validates, the configuration is
-    /// read, and nothing else is begun.
+    /// read, and nothing else is started.
     ///
     /// # Errors
     /// [`StartError`]: it cannot start.
@@ -168,7 +168,8 @@ impl Instance {
             }
         };
         let decision_log = DecisionLog::new(settings.log_decisions, NonZeroU64::MIN, lines);
-        let telemetry = Arc::new(Telemetry::new(decision_log, None));
+        let telemetry = Telemetry::new(decision_log, None);
+        let telemetry = Arc::new(telemetry.with_policy_source(RoutePolicySource::FilterConfig));
         telemetry.metrics().show_snapshot(&snapshot, clock.now());
         telemetry.metrics().show_loaded(clock.now());
         telemetry.metrics().show_memory_limit(memory::limit());
@@ -208,7 +209,7 @@ impl Instance {
             && timeout(FIRST_READ_TIMEOUT, keys.first_read()).await.is_err()
         {
             tracing::warn!(
-                "the key store was not read yet: requests with a key are answered with 503 until it is"
+                "the key store has not been read yet: requests with an API key get 503 until it is read"
             );
         }
         if let (Ok(Some(address)), false) = (settings.probes(), is_validation) {
@@ -235,7 +236,7 @@ impl Instance {
     }
 }
 
-/// Serves the probes.  Envoy does not depend on them: an address that cannot be had is a warning, and is tried again.  The
+/// Serves the probes.  Envoy does not depend on them: an address that cannot be bound is a warning, and is tried again.  The
 /// Envoy before a hot restart has it until it ends, and so has the instance of a filter that was just replaced.
 async fn serve_probes(
     address: Listen,
@@ -244,7 +245,10 @@ async fn serve_probes(
     shutdown: CancellationToken,
 ) {
     let bound = Listener::bind(&address).await.inspect_err(|error| {
-        tracing::warn!(%error, "there are no probes until this address can be had: it is tried again every second");
+        tracing::warn!(
+            %error,
+            "cannot listen for probes: /live, /ready and /metrics are served once this address is free"
+        );
     });
     let bound = bound.ok();
     tokio::spawn(async move {
@@ -289,7 +293,9 @@ impl Drop for Instance {
                         keys.close().await;
                     });
                     if closed.await.is_err() {
-                        tracing::warn!("the key store is still busy: it is left as it is");
+                        tracing::warn!(
+                            "the key store did not close in time: the process goes on without waiting for it"
+                        );
                     }
                 });
             }

@@ -19,7 +19,7 @@ const DEFAULT_FOLDER: &str = "/etc/envoy-auth-tokens";
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FilterSettings {
-    /// The configuration's file.  Rules never stand in Envoy's own configuration, which `/config_dump` shows.
+    /// The configuration's file.  Rules never are in Envoy's own configuration, which `/config_dump` shows.
     pub config: PathBuf,
     /// Whether the store of keys is only read.  If not, the time of last use is written.
     #[serde(default = "yes")]
@@ -55,10 +55,10 @@ pub enum SettingsError {
     )]
     Shape(#[from] serde_json::Error),
     /// It is not text.
-    #[error("filter_config is not UTF-8")]
+    #[error("filter_config is not UTF-8: it must be JSON text in a StringValue")]
     NotText,
-    /// The file lies elsewhere.  Whether it is there is not said: whoever may write a filter need not be whoever may read
-    /// files.
+    /// The file is outside the folder.  The error does not say whether the file exists: a person who may write a filter need
+    /// not be one who may read files.
     #[error(
         "filter_config: `config` must name a file in {folder}, or in the folder that the environment variable \
          {FOLDER_VARIABLE} of Envoy's process names"
@@ -112,7 +112,7 @@ fn within(folder: &Path, file: &Path) -> Option<PathBuf> {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteSettings {
-    /// The policy that governs the route's requests, as `context_extensions` name it to ext_authz.
+    /// The policy that governs the route's requests.  With ext_authz the route's `context_extensions` name it.
     pub policy: String,
 }
 

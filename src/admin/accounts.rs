@@ -1,7 +1,7 @@
 //! Service accounts, by Grafana's HTTP API: search, create, show, change and delete them.  Their keys are `tokens`.
 //!
 //! Paths, statuses, bodies and messages are Grafana's.  What Grafana does not have (`actor`, `policies`, `description`)
-//! stands beside its members.
+//! is beside its members.
 
 mod body;
 pub(super) mod tokens;

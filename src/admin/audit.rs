@@ -2,7 +2,7 @@
 //!
 //! A line says who did what, from which address, to which key, and how it ended.  It never holds a secret.  What is
 //! known of a change is collected in its [`ChangeAttempt`], so that the middleware can log every denial, whatever its cause.
-//! Rows of the same stand in the store: a change's is written in its transaction, a denial's after it ([`denials`]).
+//! Rows of the same are in the store: a change's is written in its transaction, a denial's after it ([`denials`]).
 
 mod denials;
 
@@ -360,7 +360,7 @@ fn denial_message<'p>(method: &str, path: &'p str) -> Option<(&'static str, Opti
         ("DELETE", None) if path == "/api/auth/sessions" => ("sessions not ended", None),
         ("POST", None) if path == "/login" => ("log-in denied", None),
         ("POST", None) if path == "/logout" => ("log-out denied", None),
-        // A log-in at a provider.  What stands there else begins none.
+        // A log-in at a provider.  What is there else begins none.
         ("GET" | "HEAD", None)
             if path.starts_with("/login/")
                 && !["/login/options", "/login/page.css", "/login/page.js"].contains(&path) =>

@@ -80,12 +80,12 @@ pub enum ApiError {
     WrongMethod,
     /// `Host` is none of the listener's names.
     #[error(
-        "Host is no name of this listener: add it to admin.hosts, set admin.public_url, or where it is an application's add it \
-         to admin.login_hosts"
+        "This listener does not serve this host: add it to admin.hosts, set admin.public_url, or add the host of \
+             an application to admin.login_hosts"
     )]
     WrongHost,
     /// `Host` is an application's, under which log-in and log-out alone are answered.
-    #[error("Under this host log-in and log-out alone are answered (admin.login_hosts)")]
+    #[error("Under this host only log-in and log-out are served (admin.login_hosts)")]
     LogInHost,
     /// The client took too long to send the body.
     #[error("Request took too long")]
@@ -260,7 +260,7 @@ pub struct InvalidMember {
 /// The rule that a member of the body breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InvalidKind {
-    /// The member stands in the body twice.
+    /// The member is in the body twice.
     DuplicateMember,
     /// Its name is the known one only for readers that fold case by Unicode.
     AmbiguousMember,

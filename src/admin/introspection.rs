@@ -101,7 +101,7 @@ pub(crate) struct FormMembers {
 /// Reads a form (`application/x-www-form-urlencoded`).  What it has else is ignored (RFC 7662 section 2.1).
 ///
 /// # Errors
-/// 400: a member is missing, stands there twice (RFC 6749 section 3.2), or is no UTF-8.
+/// 400: a member is missing, is there twice (RFC 6749 section 3.2), or is no UTF-8.
 pub(crate) fn parse_form(body: &[u8]) -> Result<FormMembers, ApiError> {
     let invalid = |kind, field, problem: &str| Err(ApiError::invalid(kind, field, problem));
     let body = std::str::from_utf8(body).map_err(|_| ApiError::Malformed)?;

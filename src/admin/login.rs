@@ -58,7 +58,7 @@ pub(super) async fn log_out_page() -> impl IntoResponse {
     file("text/html; charset=utf-8", LOG_OUT)
 }
 
-/// What the pages load: it stands below `/login`, so that it is there under log-in hosts too.
+/// What the pages load: it is below `/login`, so that it is there under log-in hosts too.
 pub(super) async fn style() -> impl IntoResponse {
     file("text/css; charset=utf-8", STYLE)
 }

@@ -163,7 +163,7 @@ pub(super) async fn log_out(
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PersonQuery {
-    /// The name of a user, or the id that the directory or a provider has for somebody
+    /// The name of a user, or the id that the directory or a provider has for the person
     user: String,
     /// Where the person comes from: config, ldap, or a provider's name
     #[param(value_type = String)]

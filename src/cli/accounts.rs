@@ -16,26 +16,26 @@ use super::admin_api::ACCOUNTS;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AccountsCommand {
-    /// Show the service accounts
+    /// List the service accounts
     List(list::ListAccountsArgs),
-    /// Show all that is known of accounts, and their tokens
+    /// Show accounts with all their details and tokens
     Show(list::ShowAccountsArgs),
-    /// Make an account
+    /// Create an account
     Create(create::CreateAccountArgs),
-    /// Change what accounts may do, their names or descriptions: it holds for all their tokens at once
+    /// Change the role, name, description, policies or actor of accounts; the change applies to all their tokens at once
     #[command(visible_alias = "update")]
     Edit(change::EditAccountsArgs),
-    /// Let no token of accounts count, until they are enabled
+    /// Disable accounts: all their tokens are denied until the accounts are enabled
     Disable(change::NamedAccountsArgs),
-    /// Let the tokens of disabled accounts count again
+    /// Enable disabled accounts: their tokens are valid again
     Enable(change::NamedAccountsArgs),
     /// Delete accounts, with all their tokens
     Delete(change::NamedAccountsArgs),
-    /// Show the tokens of an account
+    /// List the tokens of an account
     Tokens(token::ListTokensArgs),
-    /// Make a token for an account, which alone goes to standard output, this once
+    /// Create a token for an account and print it once, alone, to standard output
     CreateToken(token::CreateTokenArgs),
-    /// End tokens of an account for good
+    /// Delete tokens of an account: they are denied at once, and this cannot be undone
     DeleteToken(token::DeleteTokensArgs),
 }
 

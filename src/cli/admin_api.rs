@@ -50,32 +50,31 @@ const SERVER_HEADING: &str = "Server";
 /// The credential is read from a file, standard input or the terminal: every process can see arguments.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ServerArgs {
-    /// Where the admin listener is; else $ENVOY_AUTH_TOKENS_ADMIN_URL, else http://127.0.0.1:9192
+    /// The URL of the admin listener [default: $ENVOY_AUTH_TOKENS_ADMIN_URL, or http://127.0.0.1:9192]
     // Not parsed by clap: its errors show the value, and somebody may have put a password into it.  The variable is not
     // clap's either: it would show --url as required in every usage line.
     #[arg(long, help_heading = SERVER_HEADING)]
     url: Option<String>,
-    /// The CAs that may vouch for the server of an https URL, in PEM; the system's when not given
+    /// A PEM file with the CAs to trust for an https URL [default: the CAs of the system]
     #[arg(long, help_heading = SERVER_HEADING, value_name = "FILE")]
     ca_file: Option<PathBuf>,
-    /// Show the server the certificate in this PEM file, where it asks for one
+    /// A PEM file with the client certificate, for a server that asks for one
     #[arg(long, help_heading = SERVER_HEADING, value_name = "FILE", requires = "key_file")]
     cert_file: Option<PathBuf>,
-    /// The private key of that certificate, in PEM
+    /// A PEM file with the private key of the client certificate
     #[arg(long, help_heading = SERVER_HEADING, value_name = "FILE", requires = "cert_file")]
     key_file: Option<PathBuf>,
-    /// Present the token in this file, or on standard input for `-`; else $ENVOY_AUTH_TOKENS_TOKEN_FILE names it
+    /// A file with the token to log in with (`-`: standard input) [default: $ENVOY_AUTH_TOKENS_TOKEN_FILE]
     // The variables of the credential are not clap's: an argument for one kind goes before a variable for another.
     #[arg(long, help_heading = SERVER_HEADING, value_name = "FILE", conflicts_with_all = ["user", "password_file"])]
     token_file: Option<PathBuf>,
-    /// Present this user name, with a password; else $ENVOY_AUTH_TOKENS_USER
+    /// The user name to log in with [default: $ENVOY_AUTH_TOKENS_USER]
     #[arg(long, help_heading = SERVER_HEADING, value_name = "NAME")]
     user: Option<String>,
-    /// The password is in this file, or on standard input for `-`; else $ENVOY_AUTH_TOKENS_PASSWORD_FILE names it, and
-    /// a terminal is asked for it
+    /// A file with the password (`-`: standard input) [default: $ENVOY_AUTH_TOKENS_PASSWORD_FILE, or the terminal asks]
     #[arg(long, help_heading = SERVER_HEADING, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// Print the API's answers, which are JSON
+    /// Print the answers of the API as they are (JSON)
     #[arg(long, help_heading = SERVER_HEADING)]
     json: bool,
 }

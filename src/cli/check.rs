@@ -16,14 +16,14 @@ use crate::config::{Config, Diagnostic, Severity};
 pub(super) struct CheckArgs {
     #[command(flatten)]
     config: ConfigFile,
-    /// Warnings are errors: exit 1 when there is any
+    /// Treat warnings as errors: exit 1 if there is one
     #[arg(long)]
     strict: bool,
-    /// Print the outcome and every diagnostic as JSON
+    /// Print the result and every diagnostic as JSON
     #[arg(long)]
     json: bool,
-    /// Try the folders of sockets, the key store, each server of the directory and each provider, too: exit 1 when one
-    /// cannot be used
+    /// Also try the folders of sockets, the key store, each server of the directory and each provider; exit 1 if one cannot
+    /// be used
     #[arg(long)]
     connect: bool,
 }

@@ -7,7 +7,7 @@ use super::{Cli, CliError, print};
 
 #[derive(Debug, Args)]
 pub(super) struct CompletionsArgs {
-    /// The shell that is to complete our commands
+    /// The shell
     #[arg(value_enum)]
     shell: Shell,
 }

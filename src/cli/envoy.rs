@@ -20,22 +20,22 @@ use crate::config::{Config, PipeHandling, Serves};
 pub(super) struct EnvoyArgs {
     #[command(flatten)]
     config: ConfigFile,
-    /// What to print
+    /// The part to print
     #[arg(long, value_enum, default_value_t = ConfigPart::Bootstrap)]
     part: ConfigPart,
-    /// The module in Envoy's own process instead of a server beside it
+    /// Configure the module inside Envoy instead of a separate server
     #[arg(long, conflicts_with = "address")]
     inside: bool,
-    /// With --inside: the module's file, where Envoy runs
+    /// With --inside: the path of the module's file on Envoy's machine
     #[arg(long, value_name = "PATH", requires = "inside", default_value = parts::MODULE)]
     module: PathBuf,
-    /// Where Envoy reaches us, when that is not where we listen: HOST:PORT, unix:/path or unix:@name
+    /// The address at which Envoy reaches this server: HOST:PORT, unix:/path or unix:@name [default: `ext_authz.listen`]
     #[arg(long, value_name = "ADDRESS")]
     address: Option<Endpoint>,
-    /// Where the bootstrap's listener listens: HOST:PORT
+    /// The address at which Envoy listens in the bootstrap: HOST:PORT
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:10000")]
     listen: Endpoint,
-    /// The application that the bootstrap sends requests to: HOST:PORT, unix:/path or unix:@name
+    /// The address of the application in the bootstrap: HOST:PORT, unix:/path or unix:@name
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     upstream: Endpoint,
     #[command(flatten)]
@@ -45,13 +45,13 @@ pub(super) struct EnvoyArgs {
 /// A part of Envoy's configuration.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum ConfigPart {
-    /// A whole configuration that runs: a listener, an application, and all of the below
+    /// A complete configuration: a listener, an application, and the three parts below
     Bootstrap,
     /// The entry of `http_filters`
     Filter,
-    /// Members of the HTTP connection manager
+    /// Fields of the HTTP connection manager
     Hcm,
-    /// The entry of `clusters` by which Envoy reaches us
+    /// The entry of `clusters` for this server
     Cluster,
 }
 
@@ -60,32 +60,36 @@ enum ConfigPart {
 pub enum EnvoyError {
     /// The listener's port is known only at run time.
     #[error(
-        "`ext_authz.listen` has port 0, which is any free one: say with --address where Envoy reaches us"
+        "`ext_authz.listen` has port 0, so the port is chosen at the start: give the address with --address"
     )]
     AnyPort,
     /// The listener's socket has a path that Envoy's configuration cannot hold.
-    #[error("the path of `ext_authz.listen` is not UTF-8, and Envoy wants it to be")]
+    #[error(
+        "the path of `ext_authz.listen` is not UTF-8, which Envoy's configuration requires: choose another path"
+    )]
     SocketPath,
     /// The module asks nobody.
-    #[error("with --inside there is no cluster: the module decides in Envoy's own process")]
+    #[error(
+        "--part cluster cannot be used with --inside: the module decides in Envoy's own process and needs no cluster"
+    )]
     NoCluster,
     /// The module's file or the configuration has a path that Envoy's configuration cannot hold.
-    #[error("{0} is not UTF-8, and Envoy wants it to be")]
+    #[error("{0} is not UTF-8, which Envoy's configuration requires: choose another path")]
     Path(&'static str),
     /// TLS files for a listener without TLS.
     #[error(
-        "--tls-ca, --tls-cert and --tls-key are for `ext_authz.tls`, which this configuration does not have"
+        "--tls-ca, --tls-cert and --tls-key need `ext_authz.tls`, which this configuration does not have"
     )]
     NoTls,
     /// A client certificate for a listener that asks for none.
     #[error(
-        "--tls-cert and --tls-key are what Envoy shows where it is asked to, and `ext_authz.tls` has no `client_ca`"
+        "--tls-cert and --tls-key need `ext_authz.tls.client_ca`: without it this server asks Envoy for no certificate"
     )]
     NoClientCa,
     /// Envoy could not tell our certificate from another one of the same CA.
     #[error(
-        "the certificate in `ext_authz.tls.cert` has no name (subjectAltName) by which Envoy could know it: \
-         anybody with a certificate of the same CA could answer instead of us"
+        "the certificate in `ext_authz.tls.cert` has no subjectAltName, so Envoy cannot tell this server from another server \
+         with a certificate of the same CA: use a certificate with a DNS name, IP address or URI"
     )]
     NoCertificateName,
 }

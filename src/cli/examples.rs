@@ -11,9 +11,9 @@ const EXAMPLES: &[Examples] = &[
     (
         "serve",
         &[
-            ("Answer Envoy by this configuration", "envoy-auth-tokens serve --config config.yaml"),
+            ("Serve with this configuration", "envoy-auth-tokens serve --config config.yaml"),
             (
-                "Log denials alone, as JSON, and changes of keys into a file of their own",
+                "Log only denials, as JSON, and write the audit log to a separate file",
                 "envoy-auth-tokens serve --log-decisions denied --log-format json --audit-log /var/log/envoy-auth-tokens/audit.log",
             ),
         ],
@@ -22,11 +22,11 @@ const EXAMPLES: &[Examples] = &[
         "init",
         &[
             (
-                "A first configuration, and the token into a file",
+                "Write a first configuration, and save the token in a file",
                 "envoy-auth-tokens init /etc/envoy-auth-tokens > first.token",
             ),
             (
-                "For an application on another port",
+                "The same for an application on another port",
                 "envoy-auth-tokens init --listen 0.0.0.0:8000 --upstream 127.0.0.1:3000",
             ),
         ],
@@ -34,9 +34,9 @@ const EXAMPLES: &[Examples] = &[
     (
         "check",
         &[
-            ("Every error and warning, with its line", "envoy-auth-tokens check --config config.yaml"),
+            ("Print every error and warning, with its line", "envoy-auth-tokens check --config config.yaml"),
             (
-                "In CI: warnings are errors, and what the configuration names must answer",
+                "In CI: treat warnings as errors, and test the connections to store, directory and providers",
                 "envoy-auth-tokens check --config config.yaml --strict --connect",
             ),
         ],
@@ -45,24 +45,24 @@ const EXAMPLES: &[Examples] = &[
         "explain",
         &[
             (
-                "A request with a token",
+                "Explain a request with a token",
                 "envoy-auth-tokens explain --config config.yaml --method DELETE --path /reports/7 --token-file bot.token",
             ),
-            ("A line of the decision log, decided again", "envoy-auth-tokens explain --log-line line.txt"),
+            ("Decide a line of the decision log again", "envoy-auth-tokens explain --log-line line.txt"),
             (
-                "A browser that opens a page",
+                "Explain the request of a browser that opens a page",
                 "envoy-auth-tokens explain --host app.example.com --path / --header 'sec-fetch-mode: navigate'",
             ),
-            ("Somebody of the directory", "envoy-auth-tokens explain --user ann --connect"),
-            ("A reason of denials", "envoy-auth-tokens explain --reason not_admitted"),
+            ("Show a person of the directory", "envoy-auth-tokens explain --user ann --connect"),
+            ("Explain a reason of denials", "envoy-auth-tokens explain --reason not_admitted"),
         ],
     ),
     (
         "token new",
         &[
-            ("A token, and the entry for the configuration", "envoy-auth-tokens token new --name ci"),
+            ("Print a token and its entry for the configuration", "envoy-auth-tokens token new --name ci"),
             (
-                "The token into a file, the entry to the terminal",
+                "Save the token in a file, and show the entry in the terminal",
                 "envoy-auth-tokens token new --name ci > ci.token",
             ),
         ],
@@ -70,58 +70,64 @@ const EXAMPLES: &[Examples] = &[
     (
         "token hash",
         &[(
-            "The entry for a token that clients have already",
+            "Print the entry for a token that clients already use",
             "envoy-auth-tokens token hash --name ci < ci.token",
         )],
     ),
-    ("token check", &[("A text that a scanner found", "envoy-auth-tokens token check < found.txt")]),
-    ("password", &[("A hash for `users[].password_hash`", "envoy-auth-tokens password < admin-password")]),
+    ("token check", &[("Check a text that a scanner found", "envoy-auth-tokens token check < found.txt")]),
+    (
+        "password",
+        &[("Print a hash for `users[].password_hash`", "envoy-auth-tokens password < admin-password")],
+    ),
     (
         "keys list",
         &[
-            ("All live keys", "envoy-auth-tokens keys list --user admin --password-file admin-password"),
-            ("All keys, as JSON", "envoy-auth-tokens keys list --expired --json --token-file admin.token"),
+            ("List the live keys", "envoy-auth-tokens keys list --user admin --password-file admin-password"),
+            (
+                "List all keys, also expired and revoked ones, as JSON",
+                "envoy-auth-tokens keys list --expired --json --token-file admin.token",
+            ),
         ],
     ),
     (
         "keys show",
         &[(
-            "All that is known of two keys",
+            "Show two keys with all their details",
             "envoy-auth-tokens keys show deploy robots/nightly --user admin --password-file admin-password",
         )],
     ),
     (
         "keys create",
         &[(
-            "A key for 90 days, its token into a file",
+            "Create a key for 90 days, and save its token in a file",
             "envoy-auth-tokens keys create deploy --role Viewer --ttl 90d --user admin --password-file admin-password > deploy.token",
         )],
     ),
     (
         "keys edit",
         &[(
-            "Another role, and 30 days from now on",
+            "Change the role, and let the key expire in 30 days",
             "envoy-auth-tokens keys edit deploy --role Editor --ttl 30d --user admin --password-file admin-password",
         )],
     ),
     (
         "keys disable",
         &[(
-            "Keys that may have leaked, until somebody knows",
+            "Disable keys that may have leaked",
             "envoy-auth-tokens keys disable deploy robots/nightly --user admin --password-file admin-password",
         )],
     ),
     (
         "keys enable",
         &[(
-            "A key that has not leaked after all",
+            "Enable a key that has not leaked",
             "envoy-auth-tokens keys enable deploy --user admin --password-file admin-password",
         )],
     ),
     (
         "keys rotate",
         &[(
-            "A new token; the old one works for another hour",
+            "Replace the token; the old one works for another hour",
             "envoy-auth-tokens keys rotate 7 --overlap 1h --user admin --password-file admin-password > deploy.token",
         )],
     ),
@@ -129,41 +135,41 @@ const EXAMPLES: &[Examples] = &[
         "keys revoke",
         &[
             (
-                "A key that has leaked",
+                "Revoke a key that has leaked",
                 "envoy-auth-tokens keys revoke deploy --user admin --password-file admin-password",
             ),
             (
-                "Which keys nobody has used for 90 days",
+                "Show which keys were not used for 90 days, and revoke none",
                 "envoy-auth-tokens keys revoke --unused-for 90d --dry-run --user admin --password-file admin-password",
             ),
             (
-                "All that somebody made since a day",
+                "Revoke all keys that a person created since a day",
                 "envoy-auth-tokens keys revoke --created-by ann --created-since 2026-11-01 --user admin --password-file admin-password",
             ),
         ],
     ),
     (
         "keys delete",
-        &[(
-            "A key that nobody needs",
-            "envoy-auth-tokens keys delete 7 --user admin --password-file admin-password",
-        )],
+        &[("Delete a key", "envoy-auth-tokens keys delete 7 --user admin --password-file admin-password")],
     ),
     (
         "keys find",
         &[(
-            "Whose is a token that leaked",
+            "Find the key of a leaked token",
             "envoy-auth-tokens keys find --token-file admin.token < leaked.token",
         )],
     ),
     (
         "keys import",
-        &[("The keys of another store", "envoy-auth-tokens keys import keys.jsonl --token-file admin.token")],
+        &[(
+            "Import the keys of another store",
+            "envoy-auth-tokens keys import keys.jsonl --token-file admin.token",
+        )],
     ),
     (
         "keys export",
         &[(
-            "Every live key, with the digest of its token",
+            "Export every live key, with the digest of its token",
             "envoy-auth-tokens keys export --token-file admin.token > keys.jsonl",
         )],
     ),
@@ -171,11 +177,11 @@ const EXAMPLES: &[Examples] = &[
         "keys audit",
         &[
             (
-                "What somebody did within a week",
+                "Show what a person did within the last week",
                 "envoy-auth-tokens keys audit --actor ann --from 7d --user admin --password-file admin-password",
             ),
             (
-                "Who made and changed a key",
+                "Show who created and changed a key",
                 "envoy-auth-tokens keys audit --key deploy --user admin --password-file admin-password",
             ),
         ],
@@ -183,100 +189,100 @@ const EXAMPLES: &[Examples] = &[
     (
         "keys accept-history",
         &[(
-            "After a restore, once the keys that the log names are revoked again",
+            "After a restore of the store, once the keys that the log names are revoked again",
             "envoy-auth-tokens keys accept-history --user admin --password-file admin-password",
         )],
     ),
     (
         "keys migrate",
         &[(
-            "With the URL of a role that owns the tables",
+            "Migrate with the URL of a role that owns the tables",
             "envoy-auth-tokens keys migrate --store-file owner.url",
         )],
     ),
     (
         "keys backup",
         &[(
-            "A copy of a SQLite store that a server has open",
+            "Copy a SQLite store while a server uses it",
             "envoy-auth-tokens keys backup /var/backups/keys.db",
         )],
     ),
     (
         "accounts list",
         &[(
-            "All service accounts",
+            "List all service accounts",
             "envoy-auth-tokens accounts list --user admin --password-file admin-password",
         )],
     ),
     (
         "accounts show",
         &[(
-            "An account and its tokens",
+            "Show an account and its tokens",
             "envoy-auth-tokens accounts show robots --user admin --password-file admin-password",
         )],
     ),
     (
         "accounts create",
         &[(
-            "An account for a service",
+            "Create an account for a service",
             "envoy-auth-tokens accounts create robots --role Editor --description 'of the factory' --user admin --password-file admin-password",
         )],
     ),
     (
         "accounts edit",
         &[(
-            "What all its tokens may from now on",
+            "Change the role and the policies of all its tokens",
             "envoy-auth-tokens accounts edit robots --role Viewer --policy reports --user admin --password-file admin-password",
         )],
     ),
     (
         "accounts disable",
         &[(
-            "None of its tokens counts",
+            "Disable all its tokens",
             "envoy-auth-tokens accounts disable robots --user admin --password-file admin-password",
         )],
     ),
     (
         "accounts enable",
         &[(
-            "They count again",
+            "Enable its tokens again",
             "envoy-auth-tokens accounts enable robots --user admin --password-file admin-password",
         )],
     ),
     (
         "accounts delete",
         &[(
-            "With all its tokens",
+            "Delete an account with all its tokens",
             "envoy-auth-tokens accounts delete robots --user admin --password-file admin-password",
         )],
     ),
     (
         "accounts tokens",
         &[(
-            "The tokens of an account",
+            "List the tokens of an account",
             "envoy-auth-tokens accounts tokens robots --user admin --password-file admin-password",
         )],
     ),
     (
         "accounts create-token",
         &[(
-            "A token for 90 days, into a file",
+            "Create a token for 90 days, and save it in a file",
             "envoy-auth-tokens accounts create-token robots nightly --ttl 90d --user admin --password-file admin-password > nightly.token",
         )],
     ),
     (
         "accounts delete-token",
         &[(
-            "A token that nobody needs",
+            "Delete a token of an account",
             "envoy-auth-tokens accounts delete-token robots nightly --user admin --password-file admin-password",
         )],
     ),
     (
         "health",
         &[
-            ("The server of this configuration", "envoy-auth-tokens health --config config.yaml"),
+            ("Check the server of this configuration", "envoy-auth-tokens health --config config.yaml"),
             (
-                "A socket, without the configuration",
+                "Check a socket, without the configuration",
                 "envoy-auth-tokens health --address unix:/run/envoy-auth-tokens/ext_authz.sock",
             ),
         ],
@@ -285,11 +291,11 @@ const EXAMPLES: &[Examples] = &[
         "envoy",
         &[
             (
-                "A whole configuration of Envoy before an application",
+                "Print a complete configuration of Envoy for an application",
                 "envoy-auth-tokens envoy --config config.yaml --upstream 127.0.0.1:8080 > envoy.yaml",
             ),
             (
-                "The filter alone, for a configuration that you have",
+                "Print only the filter, for an existing configuration",
                 "envoy-auth-tokens envoy --config config.yaml --part filter",
             ),
         ],
@@ -297,7 +303,7 @@ const EXAMPLES: &[Examples] = &[
     (
         "import datasette",
         &[(
-            "A configuration of Datasette",
+            "Convert a configuration of Datasette",
             "envoy-auth-tokens import datasette metadata.json --output config.yaml",
         )],
     ),
@@ -305,28 +311,28 @@ const EXAMPLES: &[Examples] = &[
         "import grafana",
         &[
             (
-                "A directory of Grafana's",
+                "Convert the LDAP configuration of Grafana",
                 "envoy-auth-tokens import grafana /etc/grafana/ldap.toml --output ldap.yaml",
             ),
             (
-                "The service accounts and keys of its database, with new secrets",
+                "Create the service accounts and keys of its database, with new tokens",
                 "envoy-auth-tokens import grafana /var/lib/grafana/grafana.db --output new-tokens.jsonl --token-file admin.token",
             ),
         ],
     ),
-    ("schema", &[("For the editor", "envoy-auth-tokens schema > config.schema.json")]),
+    ("schema", &[("Save the schema for an editor", "envoy-auth-tokens schema > config.schema.json")]),
     (
         "completions",
         &[(
-            "For every new bash",
+            "Install completion for bash",
             "envoy-auth-tokens completions bash > /etc/bash_completion.d/envoy-auth-tokens",
         )],
     ),
     (
         "man",
         &[
-            ("Everything on one page", "envoy-auth-tokens man > envoy-auth-tokens.1"),
-            ("A page for each command", "envoy-auth-tokens man --out-dir man1"),
+            ("Write one page with all commands", "envoy-auth-tokens man > envoy-auth-tokens.1"),
+            ("Write a page for each command", "envoy-auth-tokens man --out-dir man1"),
         ],
     ),
 ];

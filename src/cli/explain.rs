@@ -51,18 +51,18 @@ pub(super) struct ExplainArgs {
     config: ConfigFile,
     #[command(flatten)]
     request_args: RequestArgs,
-    /// Read the request from this file, or from standard input for `-`: JSON with method, host, path, headers and
-    /// policy, or Envoy's CheckRequest as JSON
+    /// Read the request from this file (`-`: standard input): JSON with method, host, path, headers and policy, or Envoy's
+    /// CheckRequest as JSON
     #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "host", "path", "headers", "policy"])]
     request: Option<PathBuf>,
-    /// Read the request from a line of the decision log, text or JSON, in this file, or on standard input for `-`
+    /// Read the request from a line of the decision log, text or JSON, in this file (`-`: standard input)
     #[arg(
         long,
         value_name = "FILE",
         conflicts_with_all = ["request", "method", "host", "path", "headers", "policy"]
     )]
     log_line: Option<PathBuf>,
-    /// Explain a reason of denials instead of a request: what it means, who has to act, and what to do
+    /// Explain a reason of denials instead of a request: what it means, who must act, and what to do
     #[arg(
         long,
         value_name = "REASON",
@@ -73,17 +73,17 @@ pub(super) struct ExplainArgs {
     reason: Option<ExplainedReason>,
     #[command(flatten)]
     secrets: SecretArgs,
-    /// Look API keys and sessions up in the key store, without changing anything there
+    /// Look up API keys and sessions in the key store; nothing is changed there
     #[arg(long)]
     keys: bool,
-    /// Ask the directory, too; with --user and without a request: show that person's entry, groups and role, for which no
-    /// password is needed
+    /// Also ask the directory; with --user and without a request: show the entry, the groups and the role of this
+    /// person, which needs no password
     #[arg(long)]
     connect: bool,
-    /// Exit with 3 when the request is denied, or the person is nobody
+    /// Exit with 3 if the request is denied, or if the person is not found or has no role
     #[arg(long)]
     exit_code: bool,
-    /// Print JSON; of what cannot be explained it has the member `error`
+    /// Print JSON; if the request cannot be explained, it has the member `error`
     #[arg(long)]
     json: bool,
 }

@@ -15,13 +15,13 @@ pub(super) fn role_parser() -> PossibleValuesParser {
 /// Members of what is created, beside its name and role.
 #[derive(Debug, Args)]
 pub(super) struct GrantArgs {
-    /// What it is for, in at most 500 characters
+    /// The purpose, at most 500 characters
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// A policy under which it counts, and no other; may be given several times
+    /// A policy under which the credential is valid; can be repeated.  It is valid under no other policy
     #[arg(long = "policy", value_name = "NAME")]
     policies: Vec<String>,
-    /// Members of its actor, a JSON object, as far as `keys.actor_members` allows them
+    /// Members to add to the actor: a JSON object; `keys.actor_members` lists those that are allowed
     #[arg(long, value_name = "JSON", value_parser = json_object)]
     actor: Option<Map<String, Value>>,
 }
@@ -44,22 +44,22 @@ impl GrantArgs {
 /// What is changed of a description, policies and members; `null` clears.
 #[derive(Debug, Args)]
 pub(super) struct GrantChangeArgs {
-    /// What it is for, in at most 500 characters
+    /// The purpose, at most 500 characters
     #[arg(long, value_name = "TEXT", group = "change")]
     description: Option<String>,
-    /// Take the description away
+    /// Remove the description
     #[arg(long, conflicts_with = "description", group = "change")]
     no_description: bool,
-    /// A policy under which it counts from now on, and no other; may be given several times
+    /// A policy under which the credential is valid from now on; can be repeated.  It is valid under no other policy
     #[arg(long = "policy", value_name = "NAME", group = "change")]
     policies: Vec<String>,
-    /// Let it count under every policy
+    /// Remove the restriction: valid under every policy
     #[arg(long, conflicts_with = "policies", group = "change")]
     no_policies: bool,
-    /// Members of its actor instead of the present ones, a JSON object
+    /// Members of the actor, which replace the present ones: a JSON object
     #[arg(long, value_name = "JSON", value_parser = json_object, group = "change")]
     actor: Option<Map<String, Value>>,
-    /// Take the members of its actor away
+    /// Remove the added members of the actor
     #[arg(long, conflicts_with = "actor", group = "change")]
     no_actor: bool,
 }

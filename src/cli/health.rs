@@ -29,8 +29,8 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) struct HealthArgs {
     #[command(flatten)]
     config: ConfigFile,
-    /// The listener's address, as `ext_authz.listen` has it: then the configuration is not read, and it must
-    /// not speak TLS
+    /// The address of the listener, in the form of `ext_authz.listen`.  The configuration is not read then, and the
+    /// listener must not use TLS
     #[arg(long, value_name = "ADDRESS")]
     address: Option<Listen>,
 }
@@ -53,7 +53,7 @@ impl HealthArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
     /// No connection can be made.
-    #[error("nobody answers at {address}: is the server running?")]
+    #[error("cannot connect to {address}: check that the server runs and listens there")]
     Unreachable {
         /// The listener's address.
         address: Listen,
@@ -64,7 +64,7 @@ pub enum HealthError {
     #[error("no answer from {0} within {TIMEOUT:?}")]
     Timeout(Listen),
     /// The connection broke before there was an answer.
-    #[error("{address} gives no health: {source}")]
+    #[error("{address} does not report its health: {source}")]
     Http {
         /// The listener's address.
         address: Listen,
@@ -72,7 +72,7 @@ pub enum HealthError {
         source: hyper::Error,
     },
     /// The health service answered with an error.
-    #[error("{address} gives no health: {}", status.message())]
+    #[error("{address} does not report its health: {}", status.message())]
     Grpc {
         /// The listener's address.
         address: Listen,

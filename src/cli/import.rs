@@ -28,17 +28,17 @@ use crate::config::{Errors, load_foreign};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ImportCommand {
-    /// Turn a Datasette configuration (datasette.yaml, metadata.yaml or .json) into one of ours
+    /// Convert a configuration of Datasette (datasette.yaml, metadata.yaml or .json)
     Datasette(Datasette),
-    /// Turn Grafana's ldap.toml into our section `ldap`, or the auth.* sections of its ini file into `oauth`; or make the
-    /// service accounts and API keys of its database file anew, on a running server
+    /// Convert Grafana's ldap.toml into the section `ldap`, or the auth.* sections of its ini file into `oauth`; or
+    /// create the service accounts and API keys of its database file on a running server, with new tokens
     Grafana(Box<Grafana>),
 }
 
 /// The argument that says where the configuration is written.
 #[derive(Debug, Args)]
 struct Output {
-    /// Write the configuration into this file, which must not exist, instead of standard output
+    /// Write the configuration to this file, which must not exist, instead of standard output
     #[arg(id = "output", long, value_name = "FILE")]
     path: Option<PathBuf>,
 }
@@ -47,14 +47,15 @@ struct Output {
 pub(super) struct Grafana {
     /// The file: ldap.toml, grafana.ini, custom.ini or grafana.db
     file: PathBuf,
-    /// Write into this file, which must not exist: the configuration, instead of to standard output; of a database the new
-    /// tokens, a JSON object a line with `name`, `account`, `id`, `token`, for its owner alone to read
+    /// Write the configuration to this file, which must not exist, instead of standard output.  For a database: write
+    /// the new tokens to it, on each line a JSON object with `name`, `account`, `id` and `token`; only its owner can
+    /// read it
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Of a database: the organisation whose accounts and keys are made, by its id
+    /// For a database: the id of the organization whose accounts and keys are created
     #[arg(long, value_name = "ID")]
     org: Option<i64>,
-    /// Of a database: show what would be made, and make nothing
+    /// For a database: show what would be created, and create nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -67,10 +68,10 @@ pub(super) struct Datasette {
     file: PathBuf,
     #[command(flatten)]
     output: Output,
-    /// Datasette goes on enforcing its `allow_sql`, so leave open what would be closed for its sake
+    /// Do not close the routes that `allow_sql` protects, because Datasette continues to enforce `allow_sql`
     #[arg(long)]
     datasette_guards_sql: bool,
-    /// The Datasette that reads the file; without it nothing is opened that either of them denies
+    /// The version of Datasette that reads the file.  Without it a request is allowed only if both versions allow it
     #[arg(long, value_name = "VERSION")]
     datasette_version: Option<Version>,
 }
@@ -90,7 +91,7 @@ pub enum ImportError {
     #[error("{0}")]
     Unreadable(#[source] Errors),
     /// The file is not valid, and looks like a template of one that is.
-    #[error("{0}\nhelp: it looks like a template: render it first, and import what comes out")]
+    #[error("{0}\nhelp: the file looks like a template: render it first, and import the result")]
     Template(#[source] Errors),
     /// The file is valid, but has no translation.
     #[error("{} cannot be imported: {source}", file.display())]
@@ -109,7 +110,7 @@ pub enum ImportError {
         source: GrafanaError,
     },
     /// The file for the result is there.
-    #[error("{} is there already, and is not overwritten: name a file by --output that is not there", .0.display())]
+    #[error("{} exists already and is not overwritten: give --output another file", .0.display())]
     OutputExists(PathBuf),
     /// The result cannot be written.
     #[error("cannot write {}: {source}", file.display())]
@@ -167,7 +168,7 @@ impl Grafana {
         if self.org.is_some() || self.dry_run || self.server.wants_json() {
             return Err(failed(GrafanaError::NoDatabase).into());
         }
-        // The password of the directory's reader may stand in it, or secrets of clients.
+        // The password of the directory's reader may be in it, or secrets of clients.
         let imported = std::fs::read_to_string(&self.file)
             .map_err(GrafanaError::from)
             .and_then(|text| grafana::import(&Zeroizing::new(text)))

@@ -13,13 +13,13 @@ use crate::token::{self, PlainToken};
 
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
-    /// The folder to write config.yaml and envoy.yaml into; it is made where there is none
+    /// The folder for config.yaml and envoy.yaml; it is created if it does not exist
     #[arg(value_name = "DIR", default_value = ".")]
     folder: PathBuf,
-    /// Where Envoy listens: HOST:PORT
+    /// The address at which Envoy listens: HOST:PORT
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:10000")]
     listen: Endpoint,
-    /// The application that Envoy sends requests to: HOST:PORT, unix:/path or unix:@name
+    /// The address of the application behind Envoy: HOST:PORT, unix:/path or unix:@name
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     upstream: Endpoint,
 }
@@ -28,7 +28,7 @@ pub(super) struct InitArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
     /// A file is there already.
-    #[error("{} is there already: nothing is written", .0.display())]
+    #[error("{} exists already: nothing is written; remove it, or name another folder", .0.display())]
     Exists(PathBuf),
     /// A file or the folder cannot be written.
     #[error("cannot write {}: {source}", path.display())]
@@ -64,7 +64,7 @@ impl InitArgs {
              envoy-auth-tokens serve --config {}\n  \
              envoy --config-path {}\n  \
              curl {}\n\
-             The token, which is shown this once; its entry in config.yaml knows its digest alone:",
+             The token, which is shown only once; config.yaml has only its digest:",
             config.display(),
             envoy.display(),
             config.display(),
@@ -96,18 +96,18 @@ fn curl_arguments(listen: &Endpoint) -> String {
 fn config_text(path: &Path, digest: &str) -> String {
     format!(
         "\
-# A first configuration of envoy-auth-tokens.  `envoy-auth-tokens check --config {path}` says what is wrong with a changed
-# one; what is right is in force within a second, without a restart.
+# A first configuration of envoy-auth-tokens.  After a change `envoy-auth-tokens check --config {path}` prints every error.
+# A valid change is in force within a second, without a restart.
 
-# Who may: whoever has a token, and nobody else.  The plain text of this one is kept nowhere; `envoy-auth-tokens token new`
-# makes another one.
+# Every token is admitted, and no request without a token.  The plain text of this token is not stored;
+# `envoy-auth-tokens token new` makes another token.
 tokens:
 - name: first
   sha256: {digest}
   actor: {{id: first, role: Admin}}
 
-# API keys, which are made while the server runs: by `envoy-auth-tokens keys create NAME --role Viewer --token-file FILE`,
-# over HTTP, or on the page at http://127.0.0.1:9192, by whoever has the role Admin.
+# API keys are created while the server runs, by an actor with the role Admin: with
+# `envoy-auth-tokens keys create NAME --role Viewer --token-file FILE`, over HTTP, or on the page at http://127.0.0.1:9192.
 keys:
   store: sqlite:keys.db
 admin:

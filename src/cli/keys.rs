@@ -27,38 +27,39 @@ use crate::secret::Secret;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
-    /// Show the keys
+    /// List the keys
     List(list::ListKeysArgs),
-    /// Show all that is known of keys
+    /// Show keys with all their details
     Show(change::ShowKeysArgs),
-    /// Make a key: its token alone goes to standard output, this once
+    /// Create a key and print its token once, alone, to standard output
     Create(create::CreateKeyArgs),
-    /// Change what keys may do, their names, descriptions or expiry
+    /// Change the role, name, description, policies, actor or expiry of keys
     #[command(visible_alias = "update")]
     Edit(change::EditKeysArgs),
-    /// Let keys count no more, until they are enabled
+    /// Disable keys: they are denied until they are enabled
     Disable(change::NamedKeysArgs),
-    /// Let disabled keys count again
+    /// Enable disabled keys
     Enable(change::NamedKeysArgs),
-    /// Give keys new tokens, which alone go to standard output, this once
+    /// Replace the tokens of keys and print the new tokens once, alone, to standard output
     Rotate(change::RotateKeysArgs),
-    /// End keys for good, and keep them in the list of expired and revoked ones: those named, or all that fit
+    /// Revoke keys, by name or by criteria: they are denied at once, which cannot be undone, and stay in the list of
+    /// expired and revoked keys
     Revoke(bulk::RevokeKeysArgs),
-    /// End keys for good, and forget them
+    /// Delete keys: they are denied at once and removed from the list
     Delete(change::NamedKeysArgs),
-    /// Read a token from standard input, or at a terminal, and say whose it is
+    /// Read a token from standard input or the terminal and show the key that it belongs to
     Find(find::FindKeyArgs),
-    /// Take keys in that are written a JSON object a line, as `export` does
+    /// Import keys from a file with one JSON object on each line, as `export` writes it
     Import(transfer::ImportKeysArgs),
-    /// Write every live key, with the digest of its token, a JSON object a line
+    /// Export every live key with the digest of its token, one JSON object on each line
     Export(transfer::ExportKeysArgs),
-    /// Show who changed what, and who tried to: the newest first
+    /// Show changes and denied attempts, the newest first
     Audit(audit::AuditArgs),
-    /// Let what the store says count again after its history was rewritten, as by the restore of a backup
+    /// Accept the store as it is after its history was rewritten, for example by the restore of a backup
     AcceptHistory(AcceptHistoryArgs),
-    /// Bring the schema of the store up to date, for a server whose role may not
+    /// Migrate the schema of the store, for servers whose database role may not
     Migrate(migrate::MigrateArgs),
-    /// Copy the store of a SQLite file, which a server may have open
+    /// Copy a SQLite store, also while a server uses it
     Backup(backup::BackupArgs),
 }
 

@@ -10,7 +10,7 @@ use super::{CliError, examples, print};
 
 #[derive(Debug, Args)]
 pub(super) struct ManArgs {
-    /// Write one page a command into this folder instead, such as envoy-auth-tokens-check.1
+    /// Write a page for each command into this folder, such as envoy-auth-tokens-check.1, instead of one page
     #[arg(long, value_name = "DIR")]
     out_dir: Option<PathBuf>,
 }

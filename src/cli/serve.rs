@@ -22,31 +22,33 @@ use crate::telemetry::logging::{self, LogFormat, Logging};
 pub(super) struct ServeArgs {
     #[command(flatten)]
     config: ConfigFile,
-    /// How long to go on answering after SIGTERM
+    /// How long the server continues to answer after SIGTERM
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]
     drain: Duration,
     /// Which decisions to log
     #[arg(long, value_enum, default_value = "all")]
     log_decisions: LogDecisions,
-    /// Log one of N allowed decisions; denied and shadowed ones are all logged
+    /// Log one of N allowed decisions; denied and shadowed decisions are always logged
     #[arg(long, value_name = "N", default_value = "1")]
     log_sample: NonZeroU64,
-    /// How to write the log
+    /// The format of the log
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
-    /// How much to log: error, warn, info or debug
+    /// The lowest level to log: error, warn, info or debug
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: LevelFilter,
-    /// Write changes, log-ins and locks to this file, as JSON, instead of the log; opened anew on SIGHUP and when it was moved
+    /// Write the audit log (changes, log-ins, locks) as JSON to this file instead of the log; the file is reopened on
+    /// SIGHUP and after it was moved
     #[arg(long, value_name = "PATH")]
     audit_log: Option<PathBuf>,
-    /// Threads that answer; as many as the CPU limit allows when not given
+    /// The number of worker threads [default: the number of CPUs, or the CPU limit]
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
-    /// How much memory there is, such as 128MiB; what the cgroup or the machine allows when not given
+    /// The memory that the server may use, such as 128MiB, at least 32MiB [default: the limit of the cgroup, or the
+    /// memory of the machine]
     #[arg(long, value_name = "SIZE", value_parser = memory_size)]
     memory_limit: Option<u64>,
-    /// Serve gRPC reflection too
+    /// Also serve gRPC reflection
     #[arg(long)]
     reflection: bool,
 }
@@ -115,7 +117,7 @@ impl ServeArgs {
             let bound = tokio::select! {
                 bound = app::build(startup, snapshot, baseline, options, Clock::system()) => bound?,
                 signal = signals.next() => {
-                    tracing::info!(signal, "stopped before anything was served");
+                    tracing::info!(signal, "stopped before the server listened");
                     return Ok(());
                 }
             };

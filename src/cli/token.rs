@@ -12,29 +12,29 @@ use crate::token::{self, FormatError, PlainToken};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
-    /// Make a token: print it once to standard output, and to standard error the entry for the configuration, which knows its
-    /// digest alone
+    /// Create a token: print it once to standard output, and print its entry for the configuration, which has only
+    /// the digest, to standard error
     New(NewTokenArgs),
     /// Read a token from standard input and print the entry for the configuration
     Hash(HashTokenArgs),
-    /// Read a text from standard input and say whether it is a token of our format with a right checksum: exit 0 if so, 3
-    /// if not.  No server is asked
+    /// Read a text from standard input and check whether it has the format of issued tokens with a correct checksum:
+    /// exit 0 if so, 3 if not.  No server is asked
     Check(CheckTokenArgs),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct NewTokenArgs {
-    /// What the token begins with: 1 to 32 letters and digits
+    /// The text with which the token begins: 1 to 32 letters and digits
     #[arg(long, default_value = "eat")]
     prefix: String,
-    /// The entry's name, for logs and metrics
+    /// The name of the entry, for logs and metrics
     #[arg(long)]
     name: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct HashTokenArgs {
-    /// The entry's name, for logs and metrics
+    /// The name of the entry, for logs and metrics
     #[arg(long)]
     name: Option<String>,
 }
@@ -63,8 +63,8 @@ impl NewTokenArgs {
         let token = token::generate(&self.prefix).map_err(CliError::Randomness)?;
         let entry = entry(token.expose(), self.name.as_deref())?;
         print_note(&format!(
-            "# Its entry under `tokens`.  Say who the actor is:\n{entry}\n\
-             # The token.  It is shown this once and kept nowhere:"
+            "# The entry for `tokens`.  Replace CHANGE-ME with the id of the actor:\n{entry}\n\
+             # The token.  It is shown only once and is not stored:"
         ));
         print(&format!("{}\n", token.expose()))
     }
@@ -94,8 +94,8 @@ impl CheckTokenArgs {
             // Where the checksum is right, the prefix is one, and not a part of some other secret.
             Ok(prefix) => {
                 print(&format!(
-                    "This is a token of our format, with the prefix {prefix} and a right checksum.\n\
-                     Whether it counts, and whose it is, says `envoy-auth-tokens keys find`.\n"
+                    "This is a token in the format of envoy-auth-tokens, with the prefix {prefix} and a correct checksum.\n\
+                     `envoy-auth-tokens keys find` tells whether it is valid, and who owns it.\n"
                 ))?;
                 Ok(CommandOutcome::Success)
             }
@@ -105,7 +105,7 @@ impl CheckTokenArgs {
 }
 
 fn none_of_ours(why: &impl Display) -> Result<CommandOutcome, CliError> {
-    print(&format!("This is no token of our format: {why}.\n"))?;
+    print(&format!("This is not a token in the format of envoy-auth-tokens: {why}.\n"))?;
     Ok(CommandOutcome::Denied)
 }
 

@@ -29,7 +29,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, node: &'t Node, context: &Context<'_>) 
     Some(actor)
 }
 
-/// The message for an actor that is not valid.  It names no member: a secret may stand there by mistake.
+/// The message for an actor that is not valid.  It names no member: a secret may be there by mistake.
 fn actor_error(error: &crate::actor::ActorError) -> &'static str {
     match error {
         crate::actor::ActorError::MembersDifferOnlyInCase(..) => {

@@ -158,8 +158,8 @@ pub struct PublicUrl {
 /// A text is not the URL of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "expected https://host or https://host:port, and behind it nothing or a path such as /keys, of letters, digits, `-`, \
-     `.`, `_` and `~`"
+    "expected https://host or https://host:port, optionally with a path such as /keys of letters, digits, `-`, \
+             `.`, `_` and `~`"
 )]
 pub struct PublicUrlError;
 
@@ -317,13 +317,15 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
         if hidden.is_some_and(|first| OWN_PATHS.contains(&first)) {
             reader.error(
                 &node.at,
-                "the path begins like one of this listener's own (api, login, logout), which it would hide: take another one",
+                "the path begins with api, login or logout, which are paths of this listener itself: choose \
+             another path",
             );
         }
         if tls.transport == Transport::Tls && url.as_ref().is_some_and(|url| !url.is_https()) {
             reader.warn(
                 &node.at,
-                "browsers that come by http keep no session: with `tls` the session cookie is for https alone",
+                "with `tls` browsers send the session cookie only over https, so this http URL keeps no session: \
+             write https://",
             );
         }
         url
@@ -379,12 +381,13 @@ pub fn read_public_url<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Pu
 pub fn check_log_in<'t>(reader: &mut Reader<'t>, admin: &AdminSection<'t>, takes_sessions: bool) {
     for node in &admin.login_nodes {
         if admin.public_url_node.is_none() {
-            reader.error(&node.at, "this needs `public_url`: by it browsers find the log-in page");
+            reader.error(&node.at, "this needs `public_url`, the address of the log-in page for browsers");
         }
         if !takes_sessions {
             reader.error(
                 &node.at,
-                "this needs `session` among `credentials`: who has logged in would be sent to log in again and again",
+                "this needs `session` among `credentials`: without it people who have logged in are sent to the \
+             log-in page again and again",
             );
         }
     }
@@ -419,12 +422,12 @@ fn read_login_hosts<'t>(
         if serves_page {
             reader.error(
                 &node.at,
-                "the page is served under this host (`public_url`, `hosts`), and an application under the same one could act \
-                 as whoever opens the page: give the page a host of its own",
+                "the page is served under this host (`public_url`, `hosts`), and an application under the same \
+             host could act as the people who open the page: give the page a separate host",
             );
         }
         if login_hosts.contains(&host) {
-            reader.error(&node.at, "this host stands in the list already");
+            reader.error(&node.at, "this host is in the list already");
         }
         login_hosts.push(host);
     }
@@ -485,7 +488,8 @@ fn read_admin_allow<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {
     if allow.admits_anonymous() {
         reader.error(
             &node.at,
-            "this admits the anonymous, and somebody who manages keys can act as anybody; name a role, such as {role: Admin}",
+            "this admits anonymous requests, and a caller who manages keys can act as anybody; name a role, such \
+             as {role: Admin}",
         );
     }
     allow
@@ -496,13 +500,14 @@ fn read_self_service<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {
     if allow == Allow::Everyone {
         reader.error(
             &node.at,
-            "this would admit whatever comes with a credential, and the anonymous; say which people may have keys of their \
-             own, such as {role: [Viewer, Editor, Admin]}, or {id: \"*\"} for all",
+            "this admits every credential and anonymous requests; name the people who may have their own keys, \
+             such as {role: [Viewer, Editor, Admin]}, or {id: \"*\"} for all",
         );
     } else if allow.admits_anonymous() {
         reader.error(
             &node.at,
-            "this admits the anonymous, who own no keys; name people, such as {role: [Viewer, Editor, Admin]}",
+            "this admits anonymous requests, which cannot own keys; name people, such as {role: [Viewer, Editor, \
+             Admin]}",
         );
     }
     allow
@@ -513,7 +518,8 @@ fn read_introspect<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {
     if allow.admits_anonymous() {
         reader.error(
             &node.at,
-            "this admits the anonymous, who could try tokens here; name those who may ask, such as {id: key:gateway}",
+            "this admits anonymous requests, which could try tokens here; name the callers, such as {id: \
+             key:gateway}",
         );
     }
     allow

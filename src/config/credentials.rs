@@ -103,7 +103,8 @@ pub fn warn_of_useless<'t>(
     if let (Some(node), false, true) = (session_node(section), has_people, has_admin) {
         reader.warn(
             &node.at,
-            "no session ever counts: it is a person's, and there are no `users`, no `ldap` and no `oauth`",
+            "no session can be valid: sessions belong to people, and there are no `users`, no `ldap` and no \
+             `oauth`",
         );
     }
     // An empty list is an error already.
@@ -112,7 +113,7 @@ pub fn warn_of_useless<'t>(
     }
     if locations.iter().all(is_session) {
         for at in [sections.tokens, sections.keys].into_iter().flatten() {
-            reader.warn(at, "none of these ever counts: no location in `credentials` takes a token");
+            reader.warn(at, "none of these can be used: no location in `credentials` takes a token");
         }
     }
     let takes_users = |location: &CredentialLocation| {
@@ -124,8 +125,8 @@ pub fn warn_of_useless<'t>(
     for at in [sections.users, sections.ldap.filter(|_| sections.asks_ldap)].into_iter().flatten() {
         reader.warn(
             at,
-            "none of these can ever log in: `basic` is not among `credentials`, and there is no section `admin`, on whose \
-             page people log in (with `session` among `credentials` Checks then go by that)",
+            "none of these can log in: `basic` is not among `credentials`, and there is no section `admin` with \
+             a log-in page; add one of them (with `admin`, add `session` to `credentials` as well)",
         );
     }
 }
@@ -205,7 +206,8 @@ fn read_session<'t>(
         Sessions::OpenedElsewhere(cookies) => {
             reader.warn(
                 &node.at,
-                "without the section `admin` nobody can log in here: only sessions of others who share the store count",
+                "without the section `admin` nobody can log in here: only sessions that other servers opened in \
+             the same store are valid",
             );
             Some(CredentialLocation::Session { cookies })
         }
@@ -308,7 +310,7 @@ fn read_basic<'t>(
     beside: Option<&'t Node>,
 ) -> Option<CredentialLocation> {
     if let Some(option) = beside {
-        reader.error(&option.at, "for basic the option stands inside: {basic: {allow_cross_site: true}}");
+        reader.error(&option.at, "for basic write the option inside: {basic: {allow_cross_site: true}}");
     }
     let fields: Fields<'t> =
         reader.fields(node, "a mapping such as {allow_cross_site: true}", &schema::BASIC)?;

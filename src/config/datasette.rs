@@ -54,8 +54,9 @@ fn check_the_rest<'t>(reader: &mut Reader<'t>, root: &'t Node, plugin: &'t Node)
             // It is read as in a configuration of our own.
         } else if SECTIONS.has_key(&section.key) {
             let message = format!(
-                "a file with `plugins` is Datasette's and has no section `{}`: only `ext_authz`, `probes`, `admin` and \
-                 `keys` may stand in it; move the tokens under `tokens` to write a configuration of your own",
+                "a file with `plugins` is a Datasette configuration, which cannot have the section `{}`: only \
+             `ext_authz`, `probes`, `admin` and `keys` are allowed beside `plugins`; move the tokens to `tokens` to use \
+             all sections",
                 section.key
             );
             reader.error(&section.at, message);
@@ -70,8 +71,8 @@ fn check_entry<'t>(reader: &mut Reader<'t>, entry: &'t Entry, plugin: &'t Node) 
     if entry.key.starts_with("allow") || &*entry.key == "permissions" {
         reader.error(
             &entry.at,
-            "Datasette's permissions are not enforced here, and leaving them out would open a door; \
-             `envoy-auth-tokens import datasette FILE` turns this file into a configuration with routes",
+            "this server does not enforce Datasette's permissions, and to ignore them would let requests pass; \
+             `envoy-auth-tokens import datasette FILE` converts this file into a configuration with routes",
         );
     } else {
         check_node(reader, &entry.value, plugin);

@@ -140,7 +140,7 @@ impl Environment for RecordingEnvironment<'_> {
         if self.pipes == PipeHandling::Rejected && is_pipe() {
             // Like a file that cannot be read: a file in its place is a change.
             self.files.borrow_mut().0.insert((path.to_owned(), limit), None);
-            let why = "it is a pipe or a device, and no reload reads one";
+            let why = "it is a pipe or a device, which a reload cannot read";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         let bytes = self.environment.read(path, limit);

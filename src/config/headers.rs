@@ -85,18 +85,17 @@ fn problem_with(name: &str, locations: &[CredentialLocation]) -> Option<String> 
     }
     // The names in the messages below are constants, not text of the file.
     if let Some(reserved) = RESERVED.into_iter().find(|reserved| *reserved == name) {
-        return Some(format!("the header `{reserved}` is not ours to set"));
+        return Some(format!("the header `{reserved}` is reserved and cannot be an actor header"));
     }
     if let Some(prefix) = RESERVED_PREFIXES.into_iter().find(|prefix| name.starts_with(prefix)) {
-        return Some(format!("headers that begin with `{prefix}` are not ours to set"));
+        return Some(format!("headers that begin with `{prefix}` are reserved and cannot be actor headers"));
     }
     let is_location = locations
         .iter()
         .filter_map(CredentialLocation::header)
         .any(|location| folds_onto(location.as_bytes(), name));
-    is_location.then(|| {
-        "`credentials` reads a token from this header; an actor header would take its place".to_owned()
-    })
+    is_location
+        .then(|| "`credentials` reads a token from this header, so it cannot be an actor header".to_owned())
 }
 
 /// The total size of an actor's headers in bytes, if it exceeds [`MAX_BYTES`].

@@ -52,28 +52,28 @@ const FORGET_AFTER: Age = Age {
     none: "never",
     examples: ["90d", "12h"],
     min: Duration::from_secs(3600),
-    too_short: "dead keys are deleted once an hour: at least 1h is needed, or `never`",
+    too_short: "keys are deleted once an hour: write at least 1h, or `never`",
 };
 
 const MAX_IDLE: Age = Age {
     none: "never",
     examples: ["90d", "12h"],
     min: Duration::from_secs(24 * 3600),
-    too_short: "a key that a job uses every night would expire by day: at least 1d is needed, or `never`",
+    too_short: "a key that a job uses once a day would expire between two uses: write at least 1d, or `never`",
 };
 
 const PERSON_MAX_IDLE: Age = Age {
     none: "",
     examples: ["30d", "12w"],
     min: Duration::from_secs(24 * 3600),
-    too_short: "people who log in once a day would lose their keys overnight: at least 1d is needed",
+    too_short: "people who log in once a day would lose their keys between two log-ins: write at least 1d",
 };
 
 const TELL_EXPIRY: Age = Age {
     none: "off",
     examples: ["14d", "12h"],
     min: Duration::from_secs(60),
-    too_short: "nobody renews a key within a minute: at least 1m is needed, or `off`",
+    too_short: "nobody can renew a key within a minute: write at least 1m, or `off`",
 };
 
 /// Reads the section; `None` when it is not there.
@@ -130,7 +130,8 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ke
     {
         reader.error(
             &max_idle.at,
-            "with `read_only` no use is written and no key expires: put it where the store is written, or leave it out",
+            "with `read_only` this server writes no use of keys, so it cannot let keys expire: set `max_idle` at \
+             the server that writes the store",
         );
     }
     if let Some(store) = &mut section.store {
@@ -156,9 +157,9 @@ fn read_store<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<StoreUrl> {
             if store.crosses_network_unverified() {
                 reader.warn(
                     &node.at,
-                    "the store is reached over a network, and nothing proves that it is the store: somebody \
-                     between can read and make keys; add sslmode=verify-full, with sslrootcert for an authority of \
-                     your own",
+                    "the connection to the store crosses a network, and its certificate is not verified: an \
+             attacker on the network can read and create keys; add sslmode=verify-full, with sslrootcert for a private \
+             CA",
                 );
             }
             Some(store)
@@ -188,7 +189,7 @@ fn read_count<'t>(reader: &mut Reader<'t>, fields: Fields<'t>, key: &str, meanin
         Value::Number(_) => {
             reader.error(
                 &node.at,
-                format!("expected {meaning}: a whole number, 0 for none at all, or -1 for no limit"),
+                format!("expected {meaning}: a whole number, 0 for none, or -1 for no limit"),
             );
             -1
         }
@@ -230,11 +231,10 @@ fn read_members<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Box<[Box
         } else if let Some(own) = OWN_MEMBERS.into_iter().find(|own| *own == folded) {
             reader.error(
                 &node.at,
-                format!("actors of keys have their own `{own}`, which no other may replace"),
+                format!("the server sets `{own}` in actors of keys, and it cannot be replaced"),
             );
         } else if members.iter().any(|earlier| earlier.to_lowercase() == folded) {
-            reader
-                .error(&node.at, "this member stands in the list already, or one that differs only in case");
+            reader.error(&node.at, "this member is in the list already, or one that differs only in case");
         }
         members.push(text.as_str().into());
     }
@@ -251,13 +251,13 @@ fn read_staleness<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Duratio
             if duration < RECOMMENDED_STALENESS {
                 reader.warn(
                     &node.at,
-                    "the store is read once a second: below 5s one slow read denies keys that are good",
+                    "the store is read once a second: with less than 5s one slow read denies valid keys",
                 );
             }
             Some(duration)
         }
         Ok(_) => {
-            reader.error(&node.at, "the store is read once a second: at least 1s is needed, or `off`");
+            reader.error(&node.at, "the store is read once a second: write at least 1s, or `off`");
             None
         }
         Err(_) => {
@@ -339,15 +339,12 @@ fn read_default_life<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>, max: i
     let Some(life) = life else {
         reader.error(
             &node.at,
-            "expected the life that is proposed for a key, in seconds: a whole number, or 0 for keys that never expire",
+            "expected the proposed life of a key in seconds: a whole number, or 0 for keys that never expire",
         );
         return DEFAULT_SECONDS_TO_LIVE;
     };
     if max > 0 && (life == 0 || life > max) {
-        reader.error(
-            &node.at,
-            format!("`max_seconds_to_live` allows no longer life than {max}: expected 1 to {max}"),
-        );
+        reader.error(&node.at, format!("`max_seconds_to_live` is {max}: expected 1 to {max}"));
     }
     life
 }

@@ -26,7 +26,7 @@ pub struct LdapSettings {
     pub servers: Box<[LdapServer]>,
     /// `start_tls`: connections of `ldap://` go on with TLS before anything else is sent.
     pub start_tls: bool,
-    /// `ca`: certificates that are trusted beside the system's.
+    /// `ca`: certificates that are trusted in addition to the system's.
     pub ca: Box<[CertificateDer<'static>]>,
     /// `bind_dn` and `bind_password`.
     pub bind: Bind,
@@ -129,7 +129,8 @@ pub fn read<'t>(
 ) -> Option<LdapSection> {
     let entry = section?;
     if cfg!(not(feature = "ldap")) {
-        reader.error(&entry.at, "this program was built without the feature `ldap`: it can ask no directory");
+        reader
+            .error(&entry.at, "this program was built without the feature `ldap`: it cannot ask a directory");
     }
     let what =
         "a mapping such as {url: \"ldaps://ldap.example.com\", search_base: …, search_filter: …, roles: …}";
@@ -141,14 +142,16 @@ pub fn read<'t>(
     if at_check == Some(true) && takes_basic {
         let place = at_check_node.map_or(&entry.at, |node| &node.at);
         let advice = if has_admin {
-            "with `at_check: false` Checks do not ask it, and people log in at `admin` alone"
+            "with `at_check: false` Checks do not ask the directory, and people log in only at `admin`"
         } else {
-            "with a section `admin` people could log in there, and with `at_check: false` Checks would not ask it"
+            "add a section `admin`, where people log in, and `at_check: false`, so that Checks do not ask the \
+             directory"
         };
         reader.warn(
             place,
             format!(
-                "anybody who reaches the gateway can guess at the directory's passwords, a few times for each entry: {advice}"
+                "everyone who reaches the gateway can guess passwords of the directory, a few times for each \
+             entry: {advice}"
             ),
         );
     }
@@ -204,15 +207,20 @@ pub fn read<'t>(
 
 /// The keys that a directory cannot be asked without, each with an example.
 const NEEDED: [(&str, &str); 4] = [
-    ("url", "where the directory is, such as ldaps://ldap.example.com"),
-    ("search_base", "the name of the entry below which people stand, such as ou=people,dc=example,dc=org"),
+    ("url", "the server of the directory, such as ldaps://ldap.example.com"),
+    (
+        "search_base",
+        "the name of the entry below which people are searched, such as ou=people,dc=example,dc=org",
+    ),
     (
         "search_filter",
-        "who has the name that stands for %s, such as (uid=%s), or (sAMAccountName=%s) for Active Directory",
+        "the filter that finds a person, with %s for the name, such as (uid=%s), or (sAMAccountName=%s) for \
+             Active Directory",
     ),
     (
         "roles",
-        "a list such as [{group: \"cn=admins,ou=groups,dc=example,dc=org\", role: Admin}]; who fits none is nobody",
+        "a list such as [{group: \"cn=admins,ou=groups,dc=example,dc=org\", role: Admin}]; a person who matches \
+             none cannot log in",
     ),
 ];
 
@@ -267,7 +275,7 @@ fn read_servers<'t>(
         };
         match text.as_str().parse::<LdapServer>() {
             Ok(server) if servers.contains(&server) => {
-                reader.error(&node.at, "this server stands in the list already");
+                reader.error(&node.at, "this server is in the list already");
             }
             Ok(server) => {
                 let is_plain = matches!(server, LdapServer::Plain { .. }) && start_tls == Some(false);
@@ -294,7 +302,7 @@ fn read_servers<'t>(
     {
         reader.error(
             &node.at,
-            "StartTLS is for ldap:// alone, and no `url` is one: ldaps:// is TLS from its first byte, and ldapi:// stays \
+            "StartTLS works with ldap:// only, and no `url` is one: ldaps:// always uses TLS, and ldapi:// stays \
              on this host",
         );
     }
@@ -318,7 +326,7 @@ fn read_ca<'t>(
         LdapServer::Socket(_) => false,
     };
     if servers.is_some_and(|servers| !servers.iter().any(uses_tls)) {
-        reader.warn(&node.at, "nothing is verified by this: no `url` is asked over TLS");
+        reader.warn(&node.at, "this has no effect: no `url` uses TLS");
     }
     tls::read_authorities(reader, node).map(Into::into)
 }
@@ -331,7 +339,7 @@ fn read_bind<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Bind> {
         if let Some(node) = password {
             reader.error(
                 &node.at,
-                "a password needs a name: add `bind_dn`, or leave both out to search as nobody",
+                "a password needs a name: add `bind_dn`, or leave both out to search anonymously",
             );
             return None;
         }
@@ -343,23 +351,23 @@ fn read_bind<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Bind> {
         (true, Some(password)) => {
             reader.error(
                 &password.at,
-                "with `%s` in `bind_dn` people bind with passwords of their own: leave this out, or name a reader in \
-                 `bind_dn`",
+                "with `%s` in `bind_dn` each person binds with their own password: leave this out, or write a \
+             `bind_dn` without `%s`",
             );
             return None;
         }
         (false, None) => {
             reader.error(
                 &node.at,
-                "`bind_dn` needs `bind_password`: a name without a password is nobody to a directory; leave both out to \
-                 search as nobody",
+                "`bind_dn` needs `bind_password`: a directory treats a name without a password as anonymous; \
+             leave both out to search anonymously",
             );
             return None;
         }
         (true, None) | (false, Some(_)) => {}
     }
     if text.matches(NAME).count() > 1 {
-        reader.error(&node.at, "`%s` stands once in `bind_dn`: it is one name");
+        reader.error(&node.at, "`bind_dn` can contain `%s` only once");
         return None;
     }
     let parsed = text.parse::<DistinguishedName>();
@@ -369,8 +377,9 @@ fn read_bind<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Bind> {
         Err(_) if is_direct && is_windows => {
             reader.error(
                 &node.at,
-                "with `%s` this must be the name of an entry, such as uid=%s,ou=people,dc=example,dc=org: of DOMAIN\\%s \
-                 and %s@domain nobody knows which entry was bound; name a reader, who searches",
+                "with `%s` this must be the name of an entry, such as uid=%s,ou=people,dc=example,dc=org: with \
+             DOMAIN\\%s and %s@domain the server cannot know which entry was bound; write a `bind_dn` without `%s`, \
+             which searches",
             );
             return None;
         }
@@ -396,8 +405,8 @@ fn warn_of_bind_outside<'t>(reader: &mut Reader<'t>, node: &'t Node, template: &
     if !bases.iter().any(|base| is_within(base)) {
         reader.warn(
             &node.at,
-            "nobody can be found: whoever binds under this name searches for their own entry, and it stands below none of \
-             `search_base`; write what follows the first comma here there, too",
+            "no person can be found: each person who binds with this name searches for their own entry, which is \
+             below none of `search_base`; add the part after the first comma to `search_base`",
         );
     }
 }
@@ -409,7 +418,10 @@ fn not_a_name(error: &crate::distinguished_name::DistinguishedNameError) -> Stri
 fn read_password<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Secret> {
     let text = reader.text(node, "text: a password, best by {$env: NAME} or {$file: PATH}")?;
     if text.as_str().is_empty() {
-        reader.error(&node.at, "a password has at least one character: without one a directory binds nobody");
+        reader.error(
+            &node.at,
+            "a password has at least one character: without a password the bind is anonymous",
+        );
         return None;
     }
     if plain::rejects_reference(reader, node, text) {
@@ -428,7 +440,7 @@ fn read_names<'t>(reader: &mut Reader<'t>, node: &'t Node, example: &str) -> Opt
         let parsed = reader.text(node, &what).map(|text| (text.as_str().parse::<DistinguishedName>(), text));
         match parsed {
             Some((Ok(name), _)) if names.iter().any(|(earlier, _)| *earlier == name) => {
-                reader.error(&node.at, "this name stands in the list already");
+                reader.error(&node.at, "this name is in the list already");
             }
             Some((Ok(name), text)) => names.push((name, text.as_str().into())),
             Some((Err(error), _)) => {
@@ -443,13 +455,13 @@ fn read_names<'t>(reader: &mut Reader<'t>, node: &'t Node, example: &str) -> Opt
 
 /// `search_filter`.
 fn read_search_filter<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<str>> {
-    let missing = "the name goes where `%s` stands, and it stands nowhere: write (uid=%s)";
+    let missing = "`%s`, which stands for the name, is missing: write (uid=%s)";
     let (filter, text) = read_filter(reader, node, "(uid=%s)", missing)?;
     if filter.compared.len() > 1 {
         reader.warn(
             &node.at,
-            "people are found by more than one attribute: whoever may write one of their own, such as mail, can put \
-             another's name there, which then fits two entries and is nobody's",
+            "the filter compares more than one attribute: a person who may change one of them, such as mail, can \
+             write the name of another person there, and then two entries match and neither person can log in",
         );
     }
     Some(text)
@@ -472,7 +484,10 @@ fn read_filter<'t>(
         Ok(filter) if !filter.needs_name => {
             reader.error(
                 &node.at,
-                format!("this fits entries whatever name is typed: each way through it must equal `%s`, as {example} does"),
+                format!(
+                    "this filter can match entries without regard to the name: each alternative must compare \
+             with `%s`, as {example} does"
+                ),
             );
             None
         }
@@ -506,7 +521,7 @@ fn read_members<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Option<M
     for entry in entries {
         let folded = entry.key.to_lowercase();
         if let Some((_, why)) = OWN_MEMBERS.into_iter().find(|(own, _)| *own == folded) {
-            reader.error(&entry.at, format!("no attribute gives this member of the actor: {why}"));
+            reader.error(&entry.at, format!("this member of the actor cannot come from an attribute: {why}"));
         } else if entry.key.is_empty() {
             reader.error(&entry.at, "a member's name has at least one character");
         } else if members.iter().any(|(earlier, _)| *earlier != entry.key && earlier.to_lowercase() == folded)
@@ -536,16 +551,16 @@ fn read_attribute<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<str
     if text.eq_ignore_ascii_case("dn") {
         reader.error(
             &node.at,
-            "an entry's name is no attribute of it: OpenLDAP and 389-ds have entryDN, Active Directory has \
-             distinguishedName",
+            "the name of an entry is not an attribute: use entryDN with OpenLDAP and 389-ds, distinguishedName \
+             with Active Directory",
         );
         return None;
     }
     if BINARY_ATTRIBUTES.iter().any(|name| text.eq_ignore_ascii_case(name)) {
         reader.error(
             &node.at,
-            "this attribute holds bytes, and members of an actor are texts: Active Directory has sAMAccountName, \
-             OpenLDAP entryUUID",
+            "the value of this attribute is binary, and members of an actor are texts: use sAMAccountName with \
+             Active Directory, entryUUID with OpenLDAP",
         );
         return None;
     }
@@ -557,8 +572,8 @@ fn read_attribute<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<str
 }
 
 /// Filters of groups, by what these list.
-const GROUP_FILTERS: &str = "(memberUid=%s) where groups list what `members.id` has, or (member=%s) with `user_attribute: \
-                             dn` where they list the names of entries";
+const GROUP_FILTERS: &str = "(memberUid=%s) if groups list the value of `members.id`, or (member=%s) with \
+             `user_attribute: dn` if they list the names of entries";
 
 fn read_group_search<'t>(
     reader: &mut Reader<'t>,
@@ -567,15 +582,15 @@ fn read_group_search<'t>(
 ) -> Option<GroupSearch> {
     let what = "a mapping such as {base: \"ou=groups,dc=example,dc=org\", filter: \"(memberUid=%s)\"}";
     let fields = reader.fields(node, what, &schema::GROUP_SEARCH)?;
-    for (key, example) in [("base", "the entry below which groups stand"), ("filter", GROUP_FILTERS)] {
+    for (key, example) in [("base", "the entry below which groups are searched"), ("filter", GROUP_FILTERS)] {
         if fields.get(key).is_none() {
             reader.error(fields.at, format!("`group_search` needs `{key}`: {example}"));
         }
     }
     let base = fields.get("base").and_then(|node| read_names(reader, node, "ou=groups,dc=example,dc=org"));
     let missing = format!(
-        "`%s` stands nowhere, and so each group that fits would be everybody's; it stands for `user_attribute` of the \
-         person: write {GROUP_FILTERS}"
+        "`%s`, which stands for `user_attribute` of the person, is missing, so every person would be in each \
+             group that matches: write {GROUP_FILTERS}"
     );
     let filter =
         fields.get("filter").map(|node| (node, read_filter(reader, node, "(memberUid=%s)", &missing)));
@@ -593,7 +608,7 @@ fn read_group_search<'t>(
         if filter.compared.iter().any(holds_names) {
             reader.warn(
                 &node.at,
-                "groups name their members by the whole names of entries here: add `user_attribute: dn`",
+                "this attribute of groups lists the names of entries: add `user_attribute: dn`",
             );
         }
     }
@@ -604,12 +619,13 @@ fn read_group_search<'t>(
 fn read_roles<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<[GroupRole]>> {
     let words = RoleWords {
         example: "a list such as [{group: \"cn=admins,ou=groups,dc=example,dc=org\", role: Admin}]",
-        empty: "an empty list admits nobody of the directory; {group: \"*\", role: Viewer} is for everybody",
+        empty: "with an empty list no person of the directory can log in; {group: \"*\", role: Viewer} matches \
+             everybody",
         same: "the same group",
     };
     let examine = |reader: &mut Reader<'t>, node: &'t Node, role: &GroupRole| {
         if role.group.is_none() && role.role == Role::Admin {
-            reader.warn(&node.at, "everybody of the directory becomes an Admin: name a group");
+            reader.warn(&node.at, "every person of the directory becomes an Admin: name a group");
         }
     };
     people::read_roles(reader, node, &words, read_role, |role| role.group.as_ref(), examine)
@@ -633,8 +649,8 @@ fn read_role<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<GroupRole> {
         match &parsed {
             Ok(_) if has_wildcard(text) => reader.warn(
                 &node.at,
-                "`*` stands for itself in the name of a group, which is compared whole: name each group by an entry of its \
-                 own, write \"*\" alone for everybody, or \\2a where the group is called so",
+                "`*` is not a wildcard in the name of a group, which is compared whole: write an entry for each \
+             group, \"*\" alone for everybody, or \\2a for a `*` in a name",
             ),
             Ok(_) => {}
             Err(error) => reader.error(
@@ -662,7 +678,8 @@ fn read_max_wrong<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> usize 
     let Some(node) = node else {
         return DEFAULT_MAX_WRONG;
     };
-    let what = "a whole number such as 3: how many wrong passwords for one entry the directory gets to see in half an hour";
+    let what = "a whole number such as 3: the largest number of wrong passwords for one entry in 30 minutes that \
+             are sent to the directory";
     match &node.value {
         Value::Number(number) => {
             let count =
@@ -700,15 +717,18 @@ fn read_remember<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Duratio
     }
     match humantime::parse_duration(text.as_str()) {
         Ok(duration) if duration > MAX_REMEMBER => {
-            reader
-                .error(&node.at, "a password that was changed would count for more than an hour: at most 1h");
+            reader.error(
+                &node.at,
+                "an old password would be accepted for more than an hour after its change: at \
+             most 1h",
+            );
         }
         Ok(duration) => {
             if duration > RECOMMENDED_REMEMBER {
                 reader.warn(
                     &node.at,
-                    "a password that was changed in the directory, or an entry that was disabled, counts for so long: \
-                     above 15m that is longer than most would expect",
+                    "for this time an old password and a disabled entry are still accepted: more than 15m is \
+             longer than most people expect",
                 );
             }
             return duration;

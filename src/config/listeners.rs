@@ -98,7 +98,7 @@ pub fn read<'t>(
     let probes_node = probes.and_then(|fields| fields.get("listen"));
 
     let tls = tls::read(reader, ext_authz.and_then(|fields| fields.get("tls")));
-    let danger = "ask whether a token is good";
+    let danger = "ask whether a token is valid";
     let listen = read_listen(reader, ext_authz_node, danger, tls.protection, DEFAULT_EXT_AUTHZ);
     let probes_listen =
         read_listen(reader, probes_node, "read the metrics", Protection::None, DEFAULT_PROBES);
@@ -169,7 +169,10 @@ pub fn read_listen<'t>(
     {
         reader.warn(
             &node.at,
-            format!("anybody who reaches this address can {danger}; use a loopback address or a Unix socket if you can"),
+            format!(
+                "everyone who reaches this address can {danger}; use a loopback address or a Unix socket if \
+             possible"
+            ),
         );
     }
     if let Listen::Abstract(_) = &listen {
@@ -177,7 +180,7 @@ pub fn read_listen<'t>(
             &node.at,
             format!(
                 "every process in this network namespace can {danger}: \
-                 an abstract socket has no permissions; use a path if you can"
+                 an abstract socket has no permissions; use a path if possible"
             ),
         );
     }
@@ -189,7 +192,7 @@ fn address_advice(text: &str, default: SocketAddr) -> String {
     let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
     let has_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     if text.starts_with("unix:") {
-        "a socket's path or name has 1 to 107 bytes and no zero among them".to_owned()
+        "the path or name of a socket has 1 to 107 bytes and no zero byte".to_owned()
     } else if has_port && host.is_empty() {
         format!(
             "expected a whole address such as {default}, found a port alone, which does not say which address"
@@ -340,7 +343,7 @@ mod tests {
             ("127.0.0.1", "found no port"),
             ("::1", "found no port"),
             ("/run/a.sock", "unix: before"),
-            ("unix:", "a socket's path"),
+            ("unix:", "the path or name of a socket"),
             ("hunter2", "found other text"),
             ("127.0.0.1:http", "found other text"),
         ] {

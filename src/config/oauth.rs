@@ -23,7 +23,7 @@ use crate::secret::Secret;
 
 /// One provider: an entry of the section `oauth`.
 pub struct ProviderSettings {
-    /// `name`: it stands in the path of its log-in and before its people's ids.
+    /// `name`: it is in the path of its log-in and before its people's ids.
     pub name: ProviderName,
     /// `label`: the text of its button; without it the name.
     pub label: Box<str>,
@@ -47,7 +47,7 @@ pub struct ProviderSettings {
     pub allowed_domains: Box<[Box<str>]>,
     /// `logout_url`: where a browser goes on to after log-out.
     pub logout_url: Option<Box<str>>,
-    /// `ca`: certificates that are trusted beside the system's.
+    /// `ca`: certificates that are trusted in addition to the system's.
     pub ca: Box<[CertificateDer<'static>]>,
     /// `timeout`: how long one request to the provider may take.
     pub timeout: Duration,
@@ -74,7 +74,7 @@ pub enum Endpoints {
     },
 }
 
-/// Where a value stands in claims: `a.b` reaches into objects, and a claim of that very name comes first.
+/// Where a value is in claims: `a.b` reaches into objects, and a claim of that very name comes first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimPath(Box<str>);
 
@@ -150,8 +150,8 @@ pub struct OauthSection {
     pub all_valid: bool,
 }
 
-/// What else the configuration has.
-pub struct Beside<'b, 't> {
+/// What the provider's settings need to know of other sections.
+pub struct OtherSections<'b, 't> {
     /// Whether the section `keys` is there.
     pub has_keys: bool,
     /// The section `admin`.
@@ -183,7 +183,7 @@ const CLAIMS_OF_ALL: [&str; 5] = ["sub", "iss", "aud", "exp", "iat"];
 pub fn read<'t>(
     reader: &mut Reader<'t>,
     section: Option<&'t Entry>,
-    beside: &Beside<'_, 't>,
+    beside: &OtherSections<'_, 't>,
 ) -> Option<OauthSection> {
     let entry = section?;
     let what = "a list of providers such as [{name: corporate, issuer: \"https://id.example.com\", client_id: …, roles: …}]";
@@ -215,8 +215,8 @@ pub fn read<'t>(
             if has_plain_ids {
                 reader.warn(
                     &node.at,
-                    "ids of people from elsewhere are plain, too: two people with the same id are one actor to policies and \
-                     to the upstream",
+                    "another section has `ids: plain`, too: two people with the same id are one actor for \
+             policies and the upstream",
                 );
             }
             has_plain_ids = true;
@@ -225,8 +225,8 @@ pub fn read<'t>(
         if !beside.takes_sessions && !may_enter {
             reader.warn(
                 &node.at,
-                "nobody of this provider can do anything: Checks take no `session` (`credentials`), and `admin.allow` admits \
-                 none of its `roles`",
+                "people of this provider can do nothing: `session` is not among `credentials`, and `admin.allow` \
+             admits none of its `roles`",
             );
         }
         providers.push(Arc::new(settings));
@@ -244,11 +244,11 @@ impl ProviderSettings {
 }
 
 /// Checks the sections without which nobody logs in at a provider.
-fn check_needs<'t>(reader: &mut Reader<'t>, entry: &'t Entry, beside: &Beside<'_, 't>) {
+fn check_needs<'t>(reader: &mut Reader<'t>, entry: &'t Entry, beside: &OtherSections<'_, 't>) {
     if !beside.has_keys {
         reader.error(
             &entry.at,
-            "`oauth` needs the section `keys`: who has logged in has a session, and its store keeps those",
+            "`oauth` needs the section `keys`: its store keeps the sessions of people who log in",
         );
     }
     let Some(admin) = beside.admin else {
@@ -262,8 +262,8 @@ fn check_needs<'t>(reader: &mut Reader<'t>, entry: &'t Entry, beside: &Beside<'_
         ),
         (Some(url), Some(node)) if !url.is_encrypted_or_loopback() => reader.error(
             &node.at,
-            "with `oauth` this must be https: codes and sessions would cross the network in plain text (http is for \
-             127.0.0.0/8, [::1] and localhost alone)",
+            "with `oauth` this must be https: codes and sessions would cross the network in plain text (http is \
+             allowed only for 127.0.0.0/8, [::1] and localhost)",
         ),
         (Some(_) | None, Some(_)) => {}
     }
@@ -301,8 +301,8 @@ fn read_provider<'t>(
         None => {
             reader.error(
                 fields.at,
-                "a provider needs `roles`: a list such as [{claim: groups, value: admins, role: Admin}]; who fits none is \
-                 nobody",
+                "a provider needs `roles`: a list such as [{claim: groups, value: admins, role: Admin}]; a \
+             person who matches none cannot log in",
             );
             None
         }
@@ -343,7 +343,8 @@ fn read_name<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Provider
     let Some(node) = fields.get("name") else {
         reader.error(
             fields.at,
-            "a provider needs a `name` such as corporate: it stands in /login/corporate and before its people's ids",
+            "a provider needs a `name` such as corporate: it is a part of /login/corporate and of the ids of its \
+             people",
         );
         return None;
     };
@@ -355,7 +356,7 @@ fn read_name<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Provider
 }
 
 fn read_label<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<str>> {
-    let text = reader.text(node, "text: what stands on the button, such as Corporate account")?.as_str();
+    let text = reader.text(node, "text: the label of the button, such as Corporate account")?.as_str();
     if !is_label(text) {
         reader.error(&node.at, "a label has 1 to 190 printable characters without blanks at the ends");
         return None;
@@ -365,9 +366,9 @@ fn read_label<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<str>> {
 
 /// The URLs of plain OAuth 2.
 const ENDPOINTS: [(&str, &str); 3] = [
-    ("auth_url", "where browsers are sent"),
-    ("token_url", "where a code is redeemed"),
-    ("api_url", "where it tells who somebody is"),
+    ("auth_url", "the URL to which browsers are sent"),
+    ("token_url", "the URL that exchanges a code for an access token"),
+    ("api_url", "the URL that returns the claims about a person"),
 ];
 
 /// `issuer`, or `auth_url`, `token_url` and `api_url`.
@@ -408,9 +409,9 @@ fn read_issuer<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<str>> 
     let (text, url) = read_url(reader, node)?;
     // OpenID Connect Discovery 1.0, section 4.1.
     let problem = if url.has_query {
-        "an issuer has no query: it ends before `?`"
+        "an issuer has no query: remove `?` and what follows"
     } else if text.trim_end_matches('/').ends_with("/.well-known/openid-configuration") {
-        "this is the address of the provider's document: its issuer is what stands before `/.well-known`"
+        "this is the URL of the provider's document: the issuer is the part before `/.well-known`"
     } else {
         return Some(text);
     };
@@ -437,10 +438,11 @@ fn is_printable_ascii(text: &str) -> bool {
 
 fn read_client_id<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Box<str>> {
     let Some(node) = fields.get("client_id") else {
-        reader.error(fields.at, "a provider needs a `client_id`: what it calls us, where we were registered");
+        reader
+            .error(fields.at, "a provider needs a `client_id`: the id that the provider gave to this server");
         return None;
     };
-    let text = reader.text(node, "text: what the provider calls us")?.as_str();
+    let text = reader.text(node, "text: the client id that the provider gave to this server")?.as_str();
     if !is_printable_ascii(text) {
         reader.error(&node.at, "a client's id has at least one character, and all are printable ASCII");
         return None;
@@ -457,7 +459,8 @@ fn read_client_secret<'t>(
     if text.as_str().is_empty() {
         reader.error(
             &node.at,
-            "a secret has at least one character; a public client, which PKCE alone protects, has no `client_secret`",
+            "a secret has at least one character; for a public client, which only PKCE protects, leave \
+             `client_secret` out",
         );
         return None;
     }
@@ -465,7 +468,7 @@ fn read_client_secret<'t>(
         return None;
     }
     if !is_printable_ascii(text.as_str()) {
-        reader.error(&node.at, "the characters of a client's secret are printable ASCII: is it of one line?");
+        reader.error(&node.at, "a client secret consists of printable ASCII characters on one line");
         return None;
     }
     plain::warn_of_placeholder(reader, node, text, client_id.as_slice());
@@ -653,8 +656,8 @@ fn read_roles<'t>(reader: &mut Reader<'t>, node: &'t Node, is_limited: bool) -> 
             reader.warn(
                 &node.at,
                 format!(
-                    "everybody at this provider becomes {} {}: where anybody can have an account there, that is everybody; name \
-                     a claim such as groups, or `allowed_domains`",
+                    "everybody at this provider becomes {} {}: if anybody can create an account there, anybody \
+             can log in here; name a claim such as groups, or `allowed_domains`",
                     if role.role == Role::Viewer { "a" } else { "an" },
                     role.role.as_str()
                 ),
@@ -691,14 +694,15 @@ fn read_role<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<ClaimRole> {
         let text = reader.text(node, "text: the name of a claim, or \"*\"")?.as_str();
         match (text, value) {
             ("*", Some(value)) => {
-                reader.error(&value.at, "`claim: \"*\"` is for everybody: it has no `value`");
+                reader.error(&value.at, "`claim: \"*\"` matches everybody and has no `value`");
                 None
             }
             ("*", None) => Some(None),
             (_, None) => {
                 reader.error(
                     fields.at,
-                    "a claim needs its `value`, such as admins, or one of a list; \"*\" is for whoever has the claim",
+                    "a claim needs its `value`, such as admins, or a list; \"*\" matches everybody who has the \
+             claim",
                 );
                 None
             }
@@ -724,7 +728,7 @@ fn read_value<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Requirement
     for element in elements {
         match &element.value {
             Value::Null => {
-                reader.error(&element.at, "null matches nothing; \"*\" is for whoever has the claim");
+                reader.error(&element.at, "null matches nothing; \"*\" matches everybody who has the claim");
                 return None;
             }
             Value::Unresolved { .. } => return None,
@@ -732,7 +736,7 @@ fn read_value<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Requirement
         }
     }
     if elements.is_empty() {
-        reader.error(&node.at, "an empty list fits nobody; \"*\" is for whoever has the claim");
+        reader.error(&node.at, "an empty list matches nobody; \"*\" matches everybody who has the claim");
         return None;
     }
     let requirement = Requirement::new("value", &node.to_json());
@@ -754,7 +758,7 @@ fn read_ca<'t>(
         Endpoints::OAuth2 { auth_url: _, token_url, api_url } => is_plain(token_url) && is_plain(api_url),
     });
     if are_plain {
-        reader.warn(&node.at, "nothing is verified by this: the provider is asked without TLS");
+        reader.warn(&node.at, "this has no effect: the URLs of the provider do not use TLS");
     }
     tls::read_authorities(reader, node).map(Into::into)
 }

@@ -9,7 +9,7 @@ use crate::keys::Role;
 
 /// The members of an actor that neither a directory nor a provider gives.
 pub const OWN_MEMBERS: [(&str, &str); 2] =
-    [("role", "`role` is what `roles` says"), ("key_id", "`key_id` is an API key's")];
+    [("role", "`roles` gives the `role`"), ("key_id", "`key_id` is reserved for API keys")];
 
 /// Without `timeout`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,7 +50,10 @@ pub fn read_roles<'t, T, R: PartialEq>(
         if let Some(whom) = hidden_by {
             reader.warn(
                 &node.at,
-                format!("nobody reaches this: an entry above is for {whom}, and the first that fits counts"),
+                format!(
+                    "this entry has no effect: an entry above is for {whom}, and the first entry that \
+             matches counts"
+                ),
             );
         }
         examine(reader, node, &role);
@@ -103,7 +106,7 @@ pub fn read_timeout<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>, who: &s
     };
     match humantime::parse_duration(text.as_str()) {
         Ok(duration) if (MIN_TIMEOUT..=MAX_TIMEOUT).contains(&duration) => return duration,
-        Ok(_) => reader.error(&node.at, format!("{who} gets between 100ms and 60s to answer")),
+        Ok(_) => reader.error(&node.at, format!("the time for {who} to answer is between 100ms and 60s")),
         Err(_) => reader.error(&node.at, format!("expected {what}, found other text")),
     }
     DEFAULT_TIMEOUT

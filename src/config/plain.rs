@@ -16,8 +16,8 @@ pub fn rejects_reference<'t>(reader: &mut Reader<'t>, node: &'t Node, text: &Tex
     if is_reference {
         reader.error(
             &node.at,
-            "this is written like a reference, and nothing here replaces it: it would itself be the secret; \
-             write {$env: NAME} or {$file: PATH}",
+            "this looks like a reference of another program, which is not replaced here: the text itself would \
+             be the secret; write {$env: NAME} or {$file: PATH}",
         );
     }
     is_reference
@@ -28,7 +28,7 @@ pub fn warn_of_placeholder<'t>(reader: &mut Reader<'t>, node: &'t Node, text: &T
     if text.reference().is_none() && is_placeholder(text.as_str(), own) {
         reader.warn(
             &node.at,
-            "this looks like a placeholder, which anybody can guess: put a secret in its place",
+            "this looks like a placeholder, which anybody can guess: replace it with a secret",
         );
     }
 }

@@ -392,7 +392,10 @@ mod tests {
     #[test]
     fn what_is_no_yaml_is_said_in_words_of_our_own() {
         let cases = [
-            ("a: b: hunter2", "1:5: a `:` where no key can stand; put text that holds `: ` in quotes"),
+            (
+                "a: b: hunter2",
+                "1:5: a `:` where a key is not possible; put text that contains `: ` in quotes",
+            ),
             (
                 "a: !hunter2 x",
                 "1:13: tags (`!name`) are not supported; a secret reference is {$env: NAME} or {$file: PATH}",
@@ -401,7 +404,7 @@ mod tests {
                 "a: *hunter2",
                 "1:4: an alias (`*name`) without an anchor (`&name`); put text that begins with `*` in quotes",
             ),
-            ("a: &x [*x]", "1:8: an alias stands inside its own anchor"),
+            ("a: &x [*x]", "1:8: an alias is inside its own anchor"),
             ("a: .inf", "1:4: a number must be finite; put it in quotes if it is a text"),
             ("a: 1\n---\nb: 2", "3:1: a second document begins here; a configuration is one document"),
             ("~: 1", "1:1: a key is expected; found nothing (null)"),

@@ -40,8 +40,8 @@ struct Problem<'t> {
 }
 
 /// The message about a file that everybody can write.
-pub const OPEN_TO_EVERYBODY: &str =
-    "everybody on this machine can write this file, and so can say who passes; take that away (chmod o-w)";
+pub const OPEN_TO_EVERYBODY: &str = "every user of this machine can write this file and so decide who is admitted; remove the permission (chmod \
+             o-w)";
 
 /// The entries of a mapping whose keys have been checked.
 #[derive(Clone, Copy)]
@@ -131,7 +131,7 @@ impl<'t> Reader<'t> {
                 !seen.insert(&*entry.key)
             };
             if is_duplicate {
-                self.error(&entry.at, "this key stands here a second time; one of the two would be lost");
+                self.error(&entry.at, "this key is here twice, and one of the two would be lost");
             }
             if &*entry.key == MERGE_KEY {
                 self.error(&entry.at, "merge keys (`<<`) are not supported; write the entries out");

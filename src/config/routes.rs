@@ -199,8 +199,8 @@ fn warn_of_glob<'t>(reader: &mut Reader<'t>, node: &'t Node) {
     if matches!(&node.value, Value::Text(text) if text.as_str().contains('*')) {
         reader.warn(
             &node.at,
-            "`*` is no wildcard here, it stands for itself: `path_prefix: /public` takes everything below /public, \
-             and `path_regex` takes patterns; write %2A where a path has a `*` in it",
+            "`*` is not a wildcard here: `path_prefix: /public` matches everything below /public, and \
+             `path_regex` takes patterns; write %2A for a `*` in a path",
         );
     }
 }
@@ -230,7 +230,8 @@ fn read_route_policy<'t>(
             if let Some(entry) = fields.entry("enforce") {
                 reader.error(
                     &entry.at,
-                    "`enforce` belongs to the policy that this route names: write it in `policies`, beside its `allow`",
+                    "`enforce` belongs to the policy that this route names: write it in `policies`, next to \
+             `allow`",
                 );
             }
             named.find(reader, node)
@@ -263,7 +264,10 @@ fn warn_of_unreachable<'t>(
 ) {
     for (index, (node, route)) in nodes.iter().zip(routes).take(MAX_COMPARED_ROUTES).enumerate() {
         if let Some(earlier) = routes[..index].iter().position(|earlier| earlier.covers(route)) {
-            reader.warn(&node.at, format!("no request reaches this route: routes[{earlier}] takes them all"));
+            reader.warn(
+                &node.at,
+                format!("no request reaches this route: routes[{earlier}] matches all of them"),
+            );
         } else if route.paths.iter().any(|path| path.is_unreachable(permitted)) {
             reader.warn(
                 &node.at,
@@ -328,8 +332,8 @@ fn warn_of_other_spellings<'t>(reader: &mut Reader<'t>, nodes: &'t [Node], polic
             reader.warn(
                 &node.at,
                 format!(
-                    "{}, this path falls to policy {name}, which admits more; deny what no route names \
-                     (`default: {{allow: false}}`), or add a route for that spelling",
+                    "{}, this path falls to policy {name}, which admits more; deny the rest (`default: {{allow: \
+             false}}`), or add a route for that spelling",
                     one_or_other(&words)
                 ),
             );

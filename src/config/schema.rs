@@ -52,155 +52,265 @@ pub static SECTIONS: Schema = Fields(match DOCUMENT.split_last() {
 });
 
 const DOCUMENT: &[KeySchema] = &[
-    ("ext_authz", EXT_AUTHZ, Nested, "Where Envoy asks us."),
+    ("ext_authz", EXT_AUTHZ, Nested, "The listener for Envoy's ext_authz requests (Checks)."),
+    ("probes", PROBES, Nested, "The listener for health checks and metrics: GET /live, /ready and /metrics."),
     (
-        "probes",
-        PROBES,
+        "admin",
+        ADMIN,
         Nested,
-        "Where the orchestrator and the metrics' collector ask us: /live, /ready, /metrics.",
+        "The listener of the admin API and the page, where people manage API keys.  Without this section there is no \
+         such listener.",
     ),
-    ("admin", ADMIN, Nested, "Where API keys are managed: the HTTP API and the page.  Without it: nowhere."),
-    ("tokens", Each(&TOKEN), Nested, "Who stands behind which token."),
-    ("users", Each(&USER), Nested, "Who logs in with HTTP Basic."),
-    ("ldap", LDAP, Nested, "A directory whose people log in as `users` do.  Without it there is none."),
+    (
+        "tokens",
+        Each(&TOKEN),
+        Nested,
+        "Tokens of the configuration.  Each entry has a token, or its digest, and the actor that the token stands \
+         for.",
+    ),
+    (
+        "users",
+        Each(&USER),
+        Nested,
+        "Users of the configuration, who send their password by HTTP Basic or log in at the page.",
+    ),
+    (
+        "ldap",
+        LDAP,
+        Nested,
+        "An LDAP directory.  People in it log in with their password, as `users` do.  Without this section no \
+         directory is asked.",
+    ),
     (
         "oauth",
         Each(&PROVIDER),
         Nested,
-        "Providers at which people log in, by OpenID Connect or by plain OAuth 2.  Without it there are none.",
+        "Providers at which people log in, by OpenID Connect or plain OAuth 2.  Needs `keys` and `admin.public_url`.  \
+         Without this section there is no provider.",
     ),
     (
         "session",
         SESSION,
         Nested,
-        "Under which hosts sessions of applications count, and where people log in for them.",
+        "The sessions that people use at applications: the domain for which they count, and the log-in page.",
     ),
-    ("keys", KEYS, Nested, "API keys that are issued while the server runs.  Without it there are none."),
+    (
+        "keys",
+        KEYS,
+        Nested,
+        "API keys, which people issue while the server runs: where they are stored, and their limits.  Without this \
+         section there are no API keys.",
+    ),
     (
         "credentials",
         Locations(&LOCATION),
         Nested,
-        "Where a request may carry a credential; the first location that carries anything decides alone.  \
-         By default [bearer, basic].",
+        "The locations where a request may carry a credential, in order: bearer, basic, session, {header: NAME}, \
+         {query: NAME}, {cookie: NAME}.  The first location that carries anything decides alone.  By default [bearer, \
+         basic].",
     ),
-    ("forward_credentials", Unknown, Bool, "Whether the upstream sees the credential.  By default false."),
+    (
+        "forward_credentials",
+        Unknown,
+        Bool,
+        "Whether the credential stays in the request that the upstream receives.  If false, it is removed.  By \
+         default false.",
+    ),
     (
         "unknown_credentials",
         Unknown,
         Word(&["deny", "anonymous"]),
-        "What a well-formed token that nobody knows is: denied, or anonymous because it may be the upstream's own.  One in \
-         the format of issued keys, with a right checksum, is always denied.  By default deny.",
+        "What happens to a request whose token is well-formed and unknown.  deny: 401.  anonymous: the request goes \
+         on without an actor and keeps its token, which may belong to the upstream.  A token in the format of issued \
+         keys with a correct checksum is always denied.  By default deny.",
     ),
     (
         "allow_cors_preflight",
         Unknown,
         Bool,
-        "Whether a CORS preflight passes as anonymous.  By default false.",
+        "Whether CORS preflights pass without a credential, on every path.  A preflight is an OPTIONS request with \
+         the headers origin and access-control-request-method.  By default false.",
     ),
-    ("realm", Shown, Text, "The realm in WWW-Authenticate.  By default api."),
+    (
+        "realm",
+        Shown,
+        Text,
+        "The realm in the header WWW-Authenticate of denials: printable ASCII without quotes and backslashes.  By \
+         default api.",
+    ),
     (
         "policies",
         Named(&POLICY),
         Nested,
-        "Policies by name, for routes, credentials and Envoy's context_extensions.",
+        "Policies by name.  Routes, credentials and Envoy's routes refer to these names.  A name has 1 to 190 \
+         printable characters; default and route-1, route-2 … are reserved.",
     ),
-    ("routes", Each(&ROUTE), Nested, "Which policy governs which request: the first route that matches."),
+    (
+        "routes",
+        Each(&ROUTE),
+        Nested,
+        "Which policy decides about which request.  The first route that matches decides; all keys of a route must \
+         match.",
+    ),
     (
         "default",
         POLICY,
         Nested,
-        "The policy where no route matches; {} admits any actor.  Needed where there are routes.",
+        "The policy for requests that match no route.  {} admits any actor and no anonymous request.  Required where \
+         there are `routes`.",
     ),
-    ("paths", PATHS, Nested, "Paths that can be read in two ways, and are denied unless permitted here."),
+    (
+        "paths",
+        PATHS,
+        Nested,
+        "How paths are compared.  A path that can be read in two ways (ambiguous) is denied with 400 unless it is \
+         permitted here.",
+    ),
     (
         "overrides",
         OVERRIDES,
         Nested,
-        "Headers by which a request names another path, host or method, and is denied unless permitted here.",
+        "Headers by which a request asks the upstream for another path, host or method.  They are denied with 400 \
+         unless they are permitted here.",
     ),
     (
         "actor_headers",
         Named(&Shown),
         Nested,
-        "How the upstream hears of the actor: a member such as id or team.name, or \"*\" for the whole as JSON.  \
-         By default x-actor: \"*\", x-actor-id: id, x-actor-name: name, x-actor-role: role.",
+        "The headers that tell the upstream about the actor, each with a member of the actor such as id or team.name, \
+         or \"*\" for the whole actor as JSON.  At most 32, in lower case.  By default x-actor: \"*\", x-actor-id: \
+         id, x-actor-name: name, x-actor-role: role.",
     ),
     (
         "plugins",
         PLUGINS,
         Nested,
-        "A Datasette configuration: its tokens are read.  Beside it ext_authz, probes, admin and keys may stand.",
+        "A Datasette configuration, whose tokens are read.  Only ext_authz, probes, admin and keys are allowed beside \
+         it.",
     ),
 ];
 
 /// Our own sections that may stand beside `plugins`: none of them decides a Check.
 pub const SECTIONS_BESIDE_PLUGINS: &[&str] = &["ext_authz", "probes", "admin", "keys"];
 
-const LISTEN: &str = "An IP address and port, unix:/path (mode 0660), or unix:@name (abstract).";
+const LISTEN: &str = "The address of the listener: an IP address with a port, unix:/path for a Unix socket (mode 0660), or \
+         unix:@name for an abstract socket.  An address that other machines can reach gives a warning.";
 
 pub const EXT_AUTHZ: Schema = Fields(&[
     ("listen", Shown, Text, LISTEN),
-    ("tls", TLS, Nested, "TLS on this listener; with client_ca, mutual TLS."),
-    ("max_request_bytes", Shown, Size, "The largest request message: 1KiB to 256MiB.  By default 16MiB."),
+    ("tls", TLS, Nested, "TLS for this listener.  With client_ca, clients need a certificate (mutual TLS)."),
+    (
+        "max_request_bytes",
+        Shown,
+        Size,
+        "The largest CheckRequest message: a number of bytes, or a text with a unit, from 1KiB to 256MiB.  A larger \
+         message is denied with 413.  By default 16MiB.",
+    ),
     (
         "max_connections",
         Shown,
         Integer,
-        "How many connections may be open at a time: 1 to 1048576.  By default 4096.",
+        "The largest number of connections at a time, from 1 to 1048576.  Envoy opens one for each of its worker \
+         threads.  By default 4096.",
     ),
 ]);
 
 /// The value of `key` is not shown: instead of the path somebody may have written the key itself.
 pub const TLS: Schema = Fields(&[
-    ("cert", Shown, Required(&Text), "A PEM file: the server's certificate, then what leads to its CA."),
-    ("key", Unknown, Required(&Text), "A PEM file: the certificate's private key, without a password."),
-    ("client_ca", Shown, Text, "A PEM file: clients must show a certificate that one of these has signed."),
-    ("client_names", Shown, Texts, "A client's certificate must have one of these URI or DNS names."),
+    (
+        "cert",
+        Shown,
+        Required(&Text),
+        "The path of a PEM file: the certificate of the server, then the intermediate certificates.",
+    ),
+    (
+        "key",
+        Unknown,
+        Required(&Text),
+        "The path of a PEM file: the private key of the certificate, not encrypted.",
+    ),
+    (
+        "client_ca",
+        Shown,
+        Text,
+        "The path of a PEM file with CA certificates.  Clients must present a certificate that one of these CAs has \
+         signed.",
+    ),
+    (
+        "client_names",
+        Shown,
+        Texts,
+        "URI or DNS names.  The certificate of a client must have at least one of them.  Needs client_ca.",
+    ),
 ]);
 
 pub const PROBES: Schema = Fields(&[("listen", Shown, Text, LISTEN)]);
 
 pub const ADMIN: Schema = Fields(&[
     ("listen", Shown, Text, LISTEN),
-    ("tls", TLS, Nested, "TLS on this listener; with client_ca, mutual TLS."),
+    ("tls", TLS, Nested, "TLS for this listener.  With client_ca, clients need a certificate (mutual TLS)."),
     (
         "public_url",
         Url,
         Text,
-        "Where browsers find the page, such as https://keys.example.com or https://app.example.com/keys.",
+        "The URL of the page in browsers, such as https://keys.example.com or https://app.example.com/keys.  Required \
+         for `oauth`, `login_redirect` and `login_hosts`.",
     ),
     (
         "hosts",
         Shown,
         Texts,
-        "Names by which clients reach the listener, beside IP addresses, localhost, the certificate's and public_url's.",
+        "Host names by which clients reach the listener.  IP addresses, localhost, the names in the certificate and \
+         the host of public_url are always accepted.  Any other host gets 421.",
     ),
     (
         "trusted_proxies",
         Shown,
         Texts,
-        "Addresses and networks of proxies before this listener: the audit log believes their X-Forwarded-For.",
+        "IP addresses and networks of the proxies in front of this listener.  The audit log takes the address of the \
+         client from their X-Forwarded-For.",
     ),
-    ("allow", ALLOW, AllowBlock, "Who may manage keys.  By default {role: Admin}."),
+    (
+        "allow",
+        ALLOW,
+        AllowBlock,
+        "The allow block of administrators, who manage all keys and accounts.  It cannot admit anonymous requests.  \
+         By default {role: Admin}.",
+    ),
     (
         "self_service",
         ALLOW,
         AllowBlock,
-        "Which people may have keys of their own: make, change, rotate and end them.  By default nobody.",
+        "The allow block of people who manage their own keys: they create, change, rotate and revoke them.  It cannot \
+         admit anonymous requests.  By default nobody.",
     ),
-    ("introspect", ALLOW, AllowBlock, "Who may ask what a token is (RFC 7662).  By default nobody."),
-    ("org_name", Shown, Text, "What GET /api/org says; by default Main Org."),
+    (
+        "introspect",
+        ALLOW,
+        AllowBlock,
+        "The allow block of callers of POST /api/auth/introspect (RFC 7662), which tells whether a token is active \
+         and who its actor is.  It cannot admit anonymous requests.  By default nobody.",
+    ),
+    (
+        "org_name",
+        Shown,
+        Text,
+        "The name of the organization in the answer of GET /api/org, for clients of Grafana's API.  By default Main \
+         Org.",
+    ),
     (
         "login_redirect",
         Unknown,
         Bool,
-        "Whether browsers without a credential at Checks are sent to the log-in page.  By default false.",
+        "Whether a browser whose request has no credential is sent to the log-in page (302) instead of getting 401.  \
+         Needs public_url and session in `credentials`.  By default false.",
     ),
     (
         "login_hosts",
         Shown,
         Texts,
-        "Hosts of applications, with a port or without, under which log-in and log-out alone are answered.",
+        "Hosts of applications, with or without a port, whose log-in and log-out this listener serves.  Under these \
+         hosts it answers /login and /logout and nothing else.  Needs public_url and session in `credentials`.",
     ),
 ]);
 
@@ -209,13 +319,15 @@ pub const PATHS: Schema = Fields(&[
         "permit",
         Unknown,
         Words(&["empty_segment", "encoded_slash", "parameters", "encoded_delimiter"]),
-        "The kinds of ambiguous path to let through.  By default none.",
+        "The kinds of ambiguous path that are not denied.  Such a path must select the same policy in every reading; \
+         otherwise it is still 400.  By default none.",
     ),
     (
         "case",
         Unknown,
         Word(&["sensitive", "ignore"]),
-        "Whether upstreams ignore the case of paths: another spelling needs both policies.  By default sensitive.",
+        "Whether letter case counts.  ignore is for upstreams that ignore it: where no route matches a path exactly, \
+         the policy of the same path in another case must admit the request as well.  By default sensitive.",
     ),
 ]);
 
@@ -242,115 +354,178 @@ pub const OVERRIDES: Schema = Fields(&[(
         "_method",
         "destination",
     ]),
-    "The overrides that a trusted proxy before Envoy sets and never passes on from a client.  By default none.",
+    "The headers, and _method in the query, that are permitted.  They are believed, so a trusted proxy in front of Envoy must set them and must not \
+         pass on those of clients.  By default none.",
 )]);
 
 const PLUGINS: Schema = Fields(&[(
     "datasette-auth-tokens",
     DatasettePlugin,
     Required(&Nested),
-    "The plugin's own configuration: a list of tokens, or {tokens: [...], param: NAME}.",
+    "The configuration of the plugin datasette-auth-tokens: a list of tokens, or {tokens: [...], param: NAME}.",
 )]);
 
 pub const KEYS: Schema = Fields(&[
-    ("store", Url, Required(&Text), "sqlite:/path/to/keys.db, or postgres://user:password@host/database."),
+    (
+        "store",
+        Url,
+        Required(&Text),
+        "The database of keys and sessions: sqlite:/path/to/keys.db, or postgres://user:password@host/database.",
+    ),
     (
         "max_seconds_to_live",
         Shown,
         Integer,
-        "The longest life of a key; 0: no keys at all.  By default -1: no limit.",
+        "The longest life of a key, in seconds: -1 for no limit, 0 to forbid new keys.  A key that would live longer \
+         is not created.  By default -1: no limit.",
     ),
-    ("prefix", Shown, Text, "What keys begin with.  By default eat."),
-    ("max", Shown, Integer, "How many keys may be stored, the dead ones too.  By default -1: no limit."),
+    (
+        "prefix",
+        Shown,
+        Text,
+        "The text with which each new key begins: 1 to 32 letters and digits.  By default eat.",
+    ),
+    (
+        "max",
+        Shown,
+        Integer,
+        "The largest number of stored keys, from 0: -1 for no limit.  Expired and revoked keys count until they are \
+         deleted.  By default -1: no limit.",
+    ),
     (
         "actor_members",
         Shown,
         Texts,
-        "Members that the creator of a key may add to its actor.  By default none.",
+        "The names of members that the creator of a key may add to the actor of the key.  id, name, role, key and \
+         key_id cannot be added.  By default none.",
     ),
     (
         "max_staleness",
         Shown,
         Text,
-        "How long keys count while the store cannot be read: off, or a duration such as 5m.",
+        "How long keys stay valid while the store cannot be read: off for no limit, or a duration of at least 1s, \
+         such as 5m.  After that the answer is that of `unavailable`.  By default off.",
     ),
     (
         "ready_without_store",
         Shown,
         Text,
-        "When a process that has never read the store is ready all the same: never (the default), or a duration such as 10s.",
+        "When a server that has never read the store reports ready: never, or after a duration such as 10s.  By \
+         default never.",
     ),
     (
         "forget_after",
         Shown,
         Text,
-        "How long after their end expired and revoked keys are deleted: a duration, or never.  By default 90d.",
+        "How long after its end an expired or revoked key is deleted: a duration of at least 1h, or never.  By \
+         default 90d.",
     ),
     (
         "max_idle",
         Shown,
         Text,
-        "A key that was not used for so long expires: a duration such as 180d.  By default never.",
+        "A key that is not used for this time expires: a duration of at least 1d, such as 180d, or never.  By default \
+         never.",
     ),
     (
         "default_seconds_to_live",
         Shown,
         Integer,
-        "The life that the page and the command line propose for a key; 0: it never expires.  By default 7776000, 90 days.",
+        "The life that the page and the command line propose for a new key, in seconds; 0 means no expiry.  At most \
+         max_seconds_to_live.  By default 7776000, 90 days.",
     ),
     (
         "person_max_idle",
         Shown,
         Text,
-        "How long after they logged in last the keys of people of a directory or a provider work.  By default 30d.",
+        "How long the keys of a person of a directory or a provider work after the person was last seen: a duration \
+         of at least 1d.  A person is seen at a log-in, and when a session of the directory is used; the use of a key \
+         does not count.  By default 30d.",
     ),
     (
         "tell_expiry",
         Shown,
         Text,
-        "How long before a key or token expires answers say so, by the header x-token-expires: off, or a duration such as 14d.  \
-         By default off.",
+        "How long before a key or token expires the responses to requests with it have the header x-token-expires, \
+         which holds the time of expiry: off, or a duration of at least 1m, such as 14d.  By default off.",
     ),
     (
         "unavailable",
         Unknown,
         Word(&["deny", "error"]),
-        "The answer when nobody can know whether a token is a key: a denial, or an error for failure_mode_allow.",
+        "The answer when the store cannot be read and the token may be a key.  deny: the request is denied with 503.  \
+         error: Envoy gets an error, so that its failure_mode_allow decides.  By default deny.",
     ),
     (
         "read_only",
         Unknown,
         Bool,
-        "Whether the store is only read: a standby of PostgreSQL, or a role that may only SELECT.  By default false.",
+        "Whether the store is only read: for a standby of PostgreSQL, or for a database role that has SELECT only.  \
+         No key can be changed then.  By default false.",
     ),
 ]);
 
-const RESTRICTION: &str = "The only policies under which the actor counts.";
+const RESTRICTION: &str = "Names of `policies`.  The credential counts under these policies only; under any other policy the request is \
+         anonymous.  Without this key it counts under every policy; with [] under none.";
 
 pub static TOKEN: Schema = Fields(&[
-    ("name", Shown, Text, "A name for logs and metrics.  By default token-1, token-2 by position."),
-    ("token", Secret, Either(&Text), "The token itself, best by {$env: NAME} or {$file: PATH}."),
-    ("sha256", Secret, Either(&Text), "The token's SHA-256 in hexadecimal: `envoy-auth-tokens token hash`."),
-    ("actor", ACTOR, Required(&Actor), "Who the token stands for: any object."),
+    (
+        "name",
+        Shown,
+        Text,
+        "The name of the token in logs and metrics: unique, 1 to 190 printable characters.  By default token-1, \
+         token-2 by position.",
+    ),
+    (
+        "token",
+        Secret,
+        Either(&Text),
+        "The token: 1 to 4096 visible ASCII characters without comma and semicolon.  Use {$env: NAME} or {$file: \
+         PATH}.  Fewer than 16 characters give a warning.",
+    ),
+    (
+        "sha256",
+        Secret,
+        Either(&Text),
+        "The SHA-256 of the token, 64 hexadecimal digits.  `envoy-auth-tokens token hash` prints it.",
+    ),
+    (
+        "actor",
+        ACTOR,
+        Required(&Actor),
+        "The actor that the token stands for: an object with any members.  Its id must not begin with key: or sa:.",
+    ),
     (
         "expires",
         Shown,
         Text,
-        "From this instant on the token is dead: RFC 3339, such as 2027-06-30T00:00:00Z.",
+        "The time from which on the token is denied as expired, in RFC 3339, such as 2027-06-30T00:00:00Z.  Without \
+         this key the token does not expire.",
     ),
     ("policies", Shown, Texts, RESTRICTION),
 ]);
 
 pub static USER: Schema = Fields(&[
-    ("username", Shown, Required(&Text), "The name; api_key is taken."),
-    ("password", Secret, Either(&Text), "The password, best by {$env: NAME} or {$file: PATH}."),
+    ("username", Shown, Required(&Text), "The name of the user.  It is unique and not api_key."),
+    (
+        "password",
+        Secret,
+        Either(&Text),
+        "The password.  Use {$env: NAME} or {$file: PATH}.  It is hashed when the configuration is read; fewer than \
+         12 characters give a warning.",
+    ),
     (
         "password_hash",
         Secret,
         Either(&Text),
-        "argon2id as a PHC string, or bcrypt: `envoy-auth-tokens password`.",
+        "The hash of the password: argon2id as a PHC string, or bcrypt.  `envoy-auth-tokens password` makes one.",
     ),
-    ("actor", ACTOR, Actor, "Who the user is.  By default {id: <username>}."),
+    (
+        "actor",
+        ACTOR,
+        Actor,
+        "The actor that the user stands for: an object with any members.  By default {id: <username>}.",
+    ),
     ("policies", Shown, Texts, RESTRICTION),
 ]);
 
@@ -359,73 +534,130 @@ pub const LDAP: Schema = Fields(&[
         "url",
         Url,
         Required(&OneOrMore),
-        "ldaps://host, ldap://host with start_tls, or ldapi://%2Fpath%2Fto%2Fsocket.  A list is tried in order.",
+        "The server of the directory: ldaps://host, ldap://host with start_tls, or ldapi://%2Fpath%2Fto%2Fsocket.  \
+         The servers of a list are tried in order.",
     ),
     (
         "start_tls",
         Unknown,
         Bool,
-        "Whether connections of ldap:// go on with TLS before anything else is sent.  By default false.",
+        "Whether ldap:// connections switch to TLS (StartTLS) before anything else is sent.  Required for ldap:// to \
+         another machine.  By default false.",
     ),
-    ("ca", Shown, Text, "A PEM file: CAs that are trusted beside the system's."),
+    (
+        "ca",
+        Shown,
+        Text,
+        "The path of a PEM file with CA certificates.  They are trusted in addition to those of the system.",
+    ),
     (
         "bind_dn",
         Shown,
         Text,
-        "Who searches.  With %s people bind directly, without a search.  By default searches are anonymous.",
+        "The name with which this server searches the directory, such as cn=reader,dc=example,dc=org.  If it contains \
+         %s, each person binds directly, and %s stands for the name of the person.  By default searches are anonymous.",
     ),
-    ("bind_password", Secret, Text, "The password of bind_dn, best by {$env: NAME} or {$file: PATH}."),
-    ("search_base", Shown, Required(&OneOrMore), "The entries below which people stand."),
-    ("search_filter", Shown, Required(&Text), "Who has the name that stands for %s, such as (uid=%s)."),
+    (
+        "bind_password",
+        Secret,
+        Text,
+        "The password of bind_dn.  Use {$env: NAME} or {$file: PATH}.  Required with a bind_dn without %s, and not \
+         allowed with %s.",
+    ),
+    (
+        "search_base",
+        Shown,
+        Required(&OneOrMore),
+        "The names of the entries below which people are searched.  The bases of a list are searched in order.",
+    ),
+    (
+        "search_filter",
+        Shown,
+        Required(&Text),
+        "The LDAP filter (RFC 4515) that finds a person by name, such as (uid=%s).  %s stands for the name.",
+    ),
     (
         "members",
         Named(&Shown),
         Nested,
-        "The actor's members, each with its attribute.  By default {id: uid, name: cn, email: mail, groups: memberOf}.",
+        "The members of the actor, each with the attribute of the entry that gives its value.  By default {id: uid, \
+         name: cn, email: mail, groups: memberOf}.",
     ),
-    ("group_search", GROUP_SEARCH, Nested, "How groups are found where entries do not name them."),
+    (
+        "group_search",
+        GROUP_SEARCH,
+        Nested,
+        "How the groups of a person are found, in directories whose entries of people do not name their groups.",
+    ),
     (
         "roles",
         Each(&GROUP_ROLE),
         Required(&Nested),
-        "Which role whose people have: the first entry that fits.",
+        "The role of each group.  The first entry that matches gives the role; a person who matches none cannot log \
+         in.",
     ),
     (
         "ids",
         Unknown,
         Word(&["prefixed", "plain"]),
-        "Whether ids of actors begin with ldap: or are the directory's own.  By default prefixed.",
+        "Whether the id of an actor begins with ldap: (prefixed) or is the value in the directory alone (plain).  By \
+         default prefixed.",
     ),
-    ("at_check", Unknown, Bool, "Whether Basic passwords of Checks are asked about.  By default true."),
+    (
+        "at_check",
+        Unknown,
+        Bool,
+        "Whether passwords that requests carry by HTTP Basic are verified at the directory.  If false, people log in \
+         only at the admin listener.  By default true.",
+    ),
     (
         "max_wrong",
         Shown,
         Integer,
-        "After so many wrong passwords for one entry in half an hour the directory is not asked.  By default 3.",
+        "After this number of wrong passwords for one entry within 30 minutes the directory is not asked again, and \
+         further passwords are denied.  At least 1.  By default 3.",
     ),
     (
         "remember",
         Shown,
         Duration,
-        "How long a right password counts without another question: up to 1h, or 0.  By default 5m.",
+        "How long a correct password is accepted without asking the directory again: a duration of at most 1h, or 0.  \
+         By default 5m.",
     ),
-    ("timeout", Shown, Text, "How long one server may take: 100ms to 60s.  By default 5s."),
+    (
+        "timeout",
+        Shown,
+        Text,
+        "The longest time for a request to one server, from 100ms to 60s.  By default 5s.",
+    ),
 ]);
 
 pub const GROUP_SEARCH: Schema = Fields(&[
-    ("base", Shown, Required(&OneOrMore), "The entries below which groups stand."),
-    ("filter", Shown, Required(&Text), "Which groups a person is in, such as (memberUid=%s)."),
+    ("base", Shown, Required(&OneOrMore), "The names of the entries below which groups are searched."),
+    (
+        "filter",
+        Shown,
+        Required(&Text),
+        "The LDAP filter (RFC 4515) that finds the groups of a person, such as (memberUid=%s).  %s stands for the \
+         value of user_attribute.",
+    ),
     (
         "user_attribute",
         Shown,
         Text,
-        "The person's attribute that stands for %s, or dn for the entry's name.  By default that of members.id.",
+        "The attribute of the person whose value stands for %s in the filter; dn is the name of the entry.  By \
+         default that of members.id.",
     ),
 ]);
 
 pub static GROUP_ROLE: Schema = Fields(&[
-    ("group", Shown, Required(&Text), "The group's DN, or \"*\" for everybody."),
-    ("role", Shown, Required(&Word(&["Viewer", "Editor", "Admin"])), "The role of its people."),
+    ("group", Shown, Required(&Text), "The name (DN) of the group, or \"*\" for all people."),
+    (
+        "role",
+        Shown,
+        Required(&Word(&["Viewer", "Editor", "Admin"])),
+        "The role that people of the group get.",
+    ),
 ]);
 
 pub static PROVIDER: Schema = Fields(&[
@@ -433,70 +665,104 @@ pub static PROVIDER: Schema = Fields(&[
         "name",
         Shown,
         Required(&Text),
-        "What it is called here: it stands in /login/NAME and before the ids of its people.",
+        "The name of the provider.  It is unique, and is a part of the path /login/NAME and of the ids of actors.",
     ),
-    ("label", Shown, Text, "What stands on its button.  By default its name."),
+    (
+        "label",
+        Shown,
+        Text,
+        "The text on the log-in button of this provider, 1 to 190 printable characters.  By default its name.",
+    ),
     (
         "issuer",
         Url,
         Text,
-        "OpenID Connect: what the provider calls itself; its document is below /.well-known/openid-configuration.",
+        "For OpenID Connect: the issuer URL of the provider, whose document is at /.well-known/openid-configuration \
+         below it.  Either this or auth_url, token_url and api_url.",
     ),
-    ("auth_url", Url, Text, "Plain OAuth 2: where browsers are sent."),
-    ("token_url", Url, Text, "Plain OAuth 2: where a code is redeemed."),
-    ("api_url", Url, Text, "Plain OAuth 2: tells who somebody is, as a JSON object."),
-    ("client_id", Shown, Required(&Text), "What the provider calls us."),
+    ("auth_url", Url, Text, "For plain OAuth 2: the authorization endpoint, to which browsers are sent."),
+    (
+        "token_url",
+        Url,
+        Text,
+        "For plain OAuth 2: the token endpoint, which exchanges a code for an access token.",
+    ),
+    (
+        "api_url",
+        Url,
+        Text,
+        "For plain OAuth 2: the URL that returns the claims about the person as a JSON object.",
+    ),
+    ("client_id", Shown, Required(&Text), "The client id that the provider has given to this server."),
     (
         "client_secret",
         Secret,
         Text,
-        "The client's secret, best by {$env: NAME} or {$file: PATH}.  Without it the client is public.",
+        "The client secret.  Use {$env: NAME} or {$file: PATH}.  Without this key the client is public.",
     ),
     (
         "scopes",
         Shown,
         Texts,
-        "What is asked for.  By default [openid, profile, email] with issuer, else nothing.",
+        "The scopes that log-ins request.  By default [openid, profile, email] with issuer, else nothing.",
     ),
     (
         "members",
         Named(&Shown),
         Nested,
-        "The actor's members, each with its claim; a.b reaches into objects.  By default {id: sub, name: name, email: email, \
-         groups: groups} with issuer.",
+        "The members of the actor, each with the claim that gives its value; a.b is the claim b in the object a.  By \
+         default {id: sub, name: name, email: email, groups: groups} with issuer.",
     ),
     (
         "roles",
         Each(&CLAIM_ROLE),
         Required(&Nested),
-        "Which role whose people have: the first entry that fits.  Who fits none is nobody.",
+        "The role for each claim.  The first entry that matches gives the role; a person who matches none cannot log \
+         in.",
     ),
     (
         "ids",
         Unknown,
         Word(&["prefixed", "plain"]),
-        "Whether ids of actors begin with the provider's name or are its own.  By default prefixed.",
+        "Whether the id of an actor begins with the name of the provider (prefixed) or is the value of the claim \
+         alone (plain).  By default prefixed.",
     ),
     (
         "allowed_domains",
         Shown,
         Texts,
-        "Domains of emails that the provider has verified; others are nobody.  By default all may come.",
+        "The domains of verified email addresses whose people may log in.  Needs issuer.  By default all domains.",
     ),
-    ("logout_url", Url, Text, "Where browsers go on to after log-out."),
-    ("ca", Shown, Text, "A PEM file: CAs that are trusted beside the system's."),
-    ("timeout", Shown, Text, "How long one request to it may take: 100ms to 60s.  By default 5s."),
+    ("logout_url", Url, Text, "The URL to which browsers are sent after log-out."),
+    (
+        "ca",
+        Shown,
+        Text,
+        "The path of a PEM file with CA certificates.  They are trusted in addition to those of the system.",
+    ),
+    (
+        "timeout",
+        Shown,
+        Text,
+        "The longest time for a request to the provider, from 100ms to 60s.  By default 5s.",
+    ),
 ]);
 
 pub static CLAIM_ROLE: Schema = Fields(&[
-    ("claim", Shown, Required(&Text), "The claim, or \"*\" for everybody at the provider."),
+    (
+        "claim",
+        Shown,
+        Required(&Text),
+        "The name of the claim, such as groups or realm_access.roles, or \"*\" for all people of the provider.",
+    ),
     (
         "value",
         Shown,
         Scalars,
-        "What the claim must be or hold: a text, a number, true, false, a list of these, or \"*\" for anything.",
+        "The value that the claim has, or that its list contains: a text, a number, true, false, or a list of these \
+         of which one is enough.  \"*\" matches any value.",
     ),
-    ("role", Shown, Required(&Word(&["Viewer", "Editor", "Admin"])), "The role of its people."),
+    ("role", Shown, Required(&Word(&["Viewer", "Editor", "Admin"])), "The role that the person gets."),
 ]);
 
 pub const SESSION: Schema = Fields(&[
@@ -504,66 +770,95 @@ pub const SESSION: Schema = Fields(&[
         "domain",
         Shown,
         Text,
-        "Sessions of applications count on every host under it, such as example.com.  By default on their own host alone.",
+        "The domain for which sessions of applications count, such as example.com, with every host below it.  Needs \
+         https.  By default the host of the log-in alone.",
     ),
     (
         "log_in_url",
         Url,
         Text,
-        "Where there is no admin: the log-in page of the server that has it, such as https://keys.example.com/login.",
+        "For a server without `admin`: the log-in page of the server that has it, such as \
+         https://keys.example.com/login.  Browsers without a credential are sent there.",
     ),
 ]);
 
 const ACTOR: Schema = Fields(&[
-    ("role", Shown, Text, "A role; Viewer, Editor and Admin mean something to API keys."),
-    ("name", Shown, Text, "A name."),
+    ("role", Shown, Text, "The role of the actor.  Viewer, Editor and Admin are the roles of API keys."),
+    ("name", Shown, Text, "The name of the actor."),
 ]);
 
 const ALLOW: Schema = Fields(&[
-    ("role", Shown, Texts, "Roles, of which the actor must have one."),
-    ("unauthenticated", Unknown, Bool, "Whether the anonymous are admitted."),
+    ("role", Shown, Texts, "The actor is admitted if its role is one of these."),
+    ("unauthenticated", Unknown, Bool, "Whether anonymous requests are admitted."),
 ]);
 
-const WHO: &str = "true (everyone), false (no one), or members of which one must match the actor's.";
+const WHO: &str = "Who is admitted: true (every request), false (no request), or an object such as {role: [Editor, Admin], id: \
+         root}.  An actor is admitted if at least one member matches.";
 
-const ENFORCE: &str =
-    "With false the policy denies nobody and tells whom it would have denied.  By default true.";
+const ENFORCE: &str = "Whether the policy is enforced.  If false (shadow mode), a request that it denies passes without an actor; \
+         metrics and the decision log show the denial.  By default true.";
 
-pub const POLICY: Schema = Fields(&[("allow", ALLOW, AllowBlock, WHO), ("enforce", Unknown, Bool, ENFORCE)]);
+pub const POLICY: Schema = Fields(&[
+    (
+        "allow",
+        ALLOW,
+        AllowBlock,
+        "Who is admitted: true (every request), false (no request), or an object such as {role: [Editor, Admin], id: root}.  An \
+         actor is admitted if at least one member matches.  By default any actor, and no anonymous request.",
+    ),
+    ("enforce", Unknown, Bool, ENFORCE),
+]);
 
-const CROSS_SITE: &str = "Whether requests that another site caused may use it to change something.";
+const CROSS_SITE: &str = "Whether the credential counts in requests that another web site caused, where they are not GET, HEAD or \
+         OPTIONS or are WebSocket upgrades.  If false, such a request is denied with 403.  By default false.";
 
 pub static LOCATION: Schema = Fields(&[
-    ("header", Shown, Either(&Text), "A header whose whole value is the token."),
-    ("query", Shown, Either(&Text), "A query parameter."),
-    ("cookie", Shown, Either(&Text), "A cookie."),
-    ("basic", BASIC, Either(&Nested), "HTTP Basic with options."),
+    ("header", Shown, Either(&Text), "The name of a header.  Its whole value is the token."),
+    ("query", Shown, Either(&Text), "The name of a query parameter.  Its value is the token."),
+    ("cookie", Shown, Either(&Text), "The name of a cookie.  Its value is the token."),
+    ("basic", BASIC, Either(&Nested), "HTTP Basic, with options."),
     ("allow_cross_site", Unknown, Bool, CROSS_SITE),
 ]);
 
 pub const BASIC: Schema = Fields(&[("allow_cross_site", Unknown, Bool, CROSS_SITE)]);
 
 pub static ROUTE: Schema = Fields(&[
-    ("host", Shown, Text, "A host, or *.suffix; the port does not count."),
-    ("path", Shown, Text, "Exactly this path, percent-decoded."),
-    ("path_prefix", Shown, Text, "This path and everything below it, by whole segments."),
-    ("path_regex", Shown, Text, "A regular expression for the whole percent-decoded path."),
-    ("methods", Shown, Texts, "Methods such as GET, which covers HEAD."),
-    ("policy", Shown, Either(&Text), "The name of one of `policies`."),
+    (
+        "host",
+        Shown,
+        Text,
+        "The host of the request, or *.suffix for every host below a domain.  The port is ignored.",
+    ),
+    ("path", Shown, Text, "The whole path, percent-decoded.  Letter case counts."),
+    (
+        "path_prefix",
+        Shown,
+        Text,
+        "A path and everything below it, by whole segments: /admin matches /admin and /admin/x, not /admins.",
+    ),
+    ("path_regex", Shown, Text, "A regular expression that matches the whole percent-decoded path."),
+    ("methods", Shown, Texts, "The methods of the request, in upper case.  GET covers HEAD."),
+    ("policy", Shown, Either(&Text), "The name of a policy in `policies`."),
     ("allow", ALLOW, Either(&AllowBlock), WHO),
     ("enforce", Unknown, Bool, ENFORCE),
 ]);
 
 const DATASETTE_PLUGIN_KEYS: &[KeySchema] = &[
-    ("tokens", Each(&TOKEN), Nested, "Who stands behind which token."),
-    ("param", Shown, Text, "The query parameter that may carry a token."),
+    (
+        "tokens",
+        Each(&TOKEN),
+        Nested,
+        "Tokens of the configuration.  Each entry has a token, or its digest, and the actor that the token stands \
+         for.",
+    ),
+    ("param", Shown, Text, "The name of the query parameter that may carry a token."),
 ];
 pub static DATASETTE_PLUGIN: Schema = Fields(DATASETTE_PLUGIN_KEYS);
 static DATASETTE_TOKENS: Schema = Each(&TOKEN);
 /// A secret reference.
 pub static REFERENCE: Schema = Fields(&[
-    ("$env", Shown, Text, "The value of this environment variable."),
-    ("$file", Shown, Text, "This file's text, less one trailing line ending."),
+    ("$env", Shown, Text, "The name of an environment variable.  Its value is used."),
+    ("$file", Shown, Text, "The path of a file.  Its text is used, without one trailing line ending."),
 ]);
 static UNKNOWN: Schema = Unknown;
 

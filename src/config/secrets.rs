@@ -119,7 +119,9 @@ impl Resolver<'_> {
 
     fn follow(&mut self, written: &[Entry]) -> Result<Zeroizing<String>, String> {
         let [entry] = written else {
-            return Err("a key stands beside `$env` or `$file`; a reference has no other key".to_owned());
+            return Err(
+                "there is another key beside `$env` or `$file`; a reference has no other key".to_owned()
+            );
         };
         let Value::Text(target) = &entry.value.value else {
             let kind = entry.value.value.kind();
@@ -349,11 +351,11 @@ pub(super) mod tests {
             (json!({"$file": "huge"}), "the file huge is larger than 1048576 bytes"),
             (
                 json!({"$env": "FOO", "default": "x"}),
-                "a key stands beside `$env` or `$file`; a reference has no other key",
+                "there is another key beside `$env` or `$file`; a reference has no other key",
             ),
             (
                 json!({"$env": "FOO", "$file": "plain"}),
-                "a key stands beside `$env` or `$file`; a reference has no other key",
+                "there is another key beside `$env` or `$file`; a reference has no other key",
             ),
         ];
         for (config, expected) in cases {

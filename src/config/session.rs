@@ -36,7 +36,7 @@ pub fn read<'t>(
         if admin.is_some() {
             reader.error(
                 &node.at,
-                "this is for processes without `admin`: here `admin.public_url` and `admin.login_redirect` say it",
+                "this is for servers without `admin`: set `admin.public_url` and `admin.login_redirect` instead",
             );
         }
         let url = read_public_url(reader, node)?;
@@ -50,7 +50,7 @@ pub fn read<'t>(
     if let (Some(node), Some(domain)) = (domain_node, &domain) {
         match admin {
             Some(admin) if admin.public_url_node.is_none() => {
-                reader.error(&node.at, "this needs `admin.public_url`: people log in there for these hosts");
+                reader.error(&node.at, "this needs `admin.public_url`, where people log in for these hosts");
             }
             Some(admin) => {
                 check_page(reader, node, domain, "admin.public_url", admin.rules.public_url.as_ref());
@@ -58,7 +58,8 @@ pub fn read<'t>(
                     reader.error(
                         &node.at,
                         format!(
-                            "browsers take no cookie for this domain from {:?} of `admin.login_hosts`, which is not under it",
+                            "browsers reject a cookie for this domain from {:?} of `admin.login_hosts`, which is \
+             not below the domain",
                             host.host()
                         ),
                     );
@@ -67,8 +68,8 @@ pub fn read<'t>(
             None if log_in_url_node.is_none() => {
                 reader.error(
                     &node.at,
-                    "this needs `admin.public_url`, or where there is no `admin` the `log_in_url` beside it: people log in \
-                     there for these hosts",
+                    "this needs `admin.public_url`, or without `admin` the key `log_in_url`: people log in there \
+             for these hosts",
                 );
             }
             None => check_page(reader, node, domain, "log_in_url", log_in_url.as_ref()),
@@ -85,24 +86,25 @@ pub fn check<'t>(reader: &mut Reader<'t>, section: &SessionSection<'t>, takes_se
     if let Some(node) = section.log_in_url_node {
         reader.error(
             &node.at,
-            "this needs `session` among `credentials`: who has logged in would be sent to log in again and again",
+            "this needs `session` among `credentials`: without it people who have logged in are sent to the \
+             log-in page again and again",
         );
     }
     if let Some(node) = section.domain_node {
-        reader.warn(&node.at, "no session counts at Checks: `session` is not among `credentials`");
+        reader.warn(&node.at, "this has no effect at Checks: `session` is not among `credentials`");
     }
 }
 
 fn read_domain<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<str>> {
     let text = reader.text(node, "text such as example.com")?.as_str();
     let problem = if text.starts_with('.') {
-        "a domain begins without a dot: hosts under it are meant in any case"
+        "write the domain without a dot at its beginning: hosts below it are always included"
     } else if !is_host_name(text) {
         "expected a domain such as example.com: no scheme, no port, no path, no `*`"
     } else if is_ipv4(text) {
-        "an address has no hosts under it: expected a domain such as example.com"
+        "an IP address has no hosts below it: expected a domain such as example.com"
     } else if !text.contains('.') {
-        "browsers take no cookie for a domain of one label, under which everybody gets names: write one such as example.com"
+        "browsers reject a cookie for a domain of one label: write a domain such as example.com"
     } else {
         ""
     };
@@ -114,7 +116,8 @@ fn read_domain<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<str>> 
     if domain.split_once('.').is_some_and(|(first, top)| top.len() == 2 && REGISTRY_LABELS.contains(&first)) {
         reader.warn(
             &node.at,
-            "this looks like a domain under which a registry gives names to everybody, for which browsers take no cookie",
+            "this looks like a public suffix, below which anybody can register names, and browsers reject a \
+             cookie for it",
         );
     }
     Some(domain.into())
@@ -135,20 +138,21 @@ fn check_page<'t>(
     if !page.is_https() {
         reader.error(
             &node.at,
-            format!("the cookie of a domain is for https alone (`__Secure-`): `{key}` must be https"),
+            format!("the cookie of a domain works only over https (`__Secure-`): `{key}` must be https"),
         );
     }
     if !is_within(page.host(), domain) {
         reader.error(
             &node.at,
             format!(
-                "browsers take no cookie for this domain from `{key}`: it must be the host of `{key}`, or a domain above it"
+                "browsers reject a cookie for this domain from `{key}`: the domain must be the host of `{key}`, \
+             or a domain above it"
             ),
         );
     }
 }
 
-/// Whether a host is this domain or stands below it.
+/// Whether a host is this domain or is below it.
 fn is_within(host: &str, domain: &str) -> bool {
     host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }

@@ -43,7 +43,7 @@ impl SyntaxError {
             Error::UnknownAnchor { .. } => {
                 "an alias (`*name`) without an anchor (`&name`); put text that begins with `*` in quotes".into()
             }
-            Error::RecursiveReferencesRequireWeakTypes { .. } => "an alias stands inside its own anchor".into(),
+            Error::RecursiveReferencesRequireWeakTypes { .. } => "an alias is inside its own anchor".into(),
             Error::NonFiniteFloat { .. } => {
                 "a number must be finite; put it in quotes if it is a text".into()
             }
@@ -70,25 +70,25 @@ fn syntax_message(parser_message: &str) -> &'static str {
     let table = [
         (
             "mapping values are not allowed",
-            "a `:` where no key can stand; put text that holds `: ` in quotes",
+            "a `:` where a key is not possible; put text that contains `: ` in quotes",
         ),
         (
             "illegal placement of ':'",
-            "a `:` where no key can stand; is a bracket or a quote left open above?",
+            "a `:` where a key is not possible; look for an open bracket or quote above",
         ),
         ("tab", "a tab where YAML allows only blanks"),
         (
             "trailing content after",
-            "text behind a closing quote; is a `,` or `:` missing, or a quote inside the text?",
+            "text after a closing quote; look for a missing `,` or `:`, or a quote inside the text",
         ),
         ("unexpected character", "a text cannot begin with this character; put it in quotes"),
         (
             "block sequence entries",
-            "a list cannot begin behind its key; begin it on the next line, or write [a, b]",
+            "a list cannot begin on the line of its key; begin it on the next line, or write [a, b]",
         ),
         (
             "block scalar",
-            "behind `|` or `>` nothing else can stand on the line, and the lines below are indented alike",
+            "after `|` or `>` the line must end, and the lines below must have the same indentation",
         ),
         ("multiline quoted scalar", "a quoted text is not closed, or its next line is not indented"),
         ("unclosed", "a bracket or a quote is not closed"),
@@ -98,11 +98,11 @@ fn syntax_message(parser_message: &str) -> &'static str {
         ("misplaced bracket", "a closing bracket without an opening one"),
         ("expected ',' or", "a `,` or a closing bracket is expected here"),
         ("simple key", "a `:` and a blank are expected after a key"),
-        ("expected key", "a key is expected here; are the lines indented alike?"),
-        ("'-' indicator", "a `-` is expected here; are the lines of the list indented alike?"),
-        ("<document start>", "this line belongs to nothing above; are the lines indented alike?"),
+        ("expected key", "a key is expected here; check the indentation of the lines"),
+        ("'-' indicator", "a `-` is expected here; check the indentation of the lines of the list"),
+        ("<document start>", "this line belongs to nothing above; check the indentation of the lines"),
         ("indent", "this line's indentation fits nothing above"),
-        ("escape", "an unknown escape in a text in double quotes; single quotes know none"),
+        ("escape", "an unknown escape in a text in double quotes; single quotes have no escapes"),
         ("tag", "a malformed tag; put text that begins with `!` in quotes"),
         ("anchor", "a malformed anchor or alias; put text that begins with `&` or `*` in quotes"),
     ];

@@ -209,7 +209,8 @@ fn read_client_ca<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Result<Opt
         if let Some(entry) = fields.entry("client_names") {
             reader.error(
                 &entry.at,
-                "names are looked for in certificates of clients, and nobody is asked for one: add `client_ca`",
+                "`client_names` needs certificates of clients, and clients are not asked for one: add \
+             `client_ca`",
             );
         }
         return Ok(None);
@@ -225,7 +226,13 @@ pub fn read_authorities<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<V
     let mut roots = RootCertStore::empty();
     for certificate in &certificates {
         if let Err(error) = roots.add(certificate.clone()) {
-            reader.error(&node.at, format!("a certificate in this file cannot be a CA's: {error}"));
+            reader.error(
+                &node.at,
+                format!(
+                    "a certificate in this file cannot be the certificate of a CA: \
+             {error}"
+                ),
+            );
             return None;
         }
     }
@@ -252,8 +259,7 @@ fn read_names<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<[Box<st
             reader.error(&element.at, "a name has at least one character");
         }
         if name.as_str().contains('*') {
-            reader
-                .warn(&element.at, "names are compared character by character: `*` stands for itself alone");
+            reader.warn(&element.at, "names are compared character by character: `*` is not a wildcard");
         }
         names.push(name.as_str().into());
     }
@@ -279,7 +285,7 @@ fn read_certificates<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Vec<
         let Some((from, until)) = validity(certificate) else {
             reader.error(
                 &node.at,
-                "a certificate in this file is damaged: what its PEM holds is no certificate",
+                "a certificate in this file is damaged: the content of its PEM block is not a certificate",
             );
             return None;
         };
@@ -317,8 +323,8 @@ fn read_key<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Arc<dyn Signi
     let Ok(mut der) = PrivateKeyDer::from_pem_slice(&pem) else {
         let is_encrypted = pem.windows(9).any(|window| window == b"ENCRYPTED");
         let message = if is_encrypted {
-            "the key in this file is encrypted, and nobody is here to type its password: \
-             write it without one (`openssl pkey`), readable for this server alone"
+            "the key in this file is encrypted, and the server cannot ask for its password: write it without a \
+             password (`openssl pkey`), readable only by this server"
         } else {
             "there is no private key in this file: expected PEM with `-----BEGIN PRIVATE KEY-----`"
         };
@@ -341,7 +347,7 @@ fn read_key<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Arc<dyn Signi
 fn read_pem<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Zeroizing<Vec<u8>>> {
     let path = reader.text(node, "text: the path of a PEM file")?.as_str();
     if path.contains("-----BEGIN") {
-        reader.error(&node.at, "expected the path of a PEM file, found what stands in one");
+        reader.error(&node.at, "expected the path of a PEM file, found the content of one");
         return None;
     }
     if path.is_empty() {

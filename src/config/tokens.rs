@@ -75,7 +75,7 @@ pub fn read<'t>(
     tokens
 }
 
-/// Rejects a name that is a token of any entry: names stand in logs and metrics.
+/// Rejects a name that is a token of any entry: names are in logs and metrics.
 fn reject_tokens_as_names<'t>(reader: &mut Reader<'t>, list: &'t [Node], tokens: &Digests) {
     for entry in list {
         let Value::Map(members) = &entry.value else {
@@ -88,7 +88,7 @@ fn reject_tokens_as_names<'t>(reader: &mut Reader<'t>, list: &'t [Node], tokens:
             let is_token = PlainToken::new(text.as_str().as_bytes())
                 .is_ok_and(|token| tokens.contains_key(&token.digest()));
             if is_token {
-                let message = "a token's name stands in logs and metrics: it cannot be a token";
+                let message = "the name of a token appears in logs and metrics: it cannot be a token itself";
                 reader.error(&member.value.at, message);
             }
         }
@@ -119,7 +119,8 @@ fn read_name<'t>(
             None => reader.error(
                 fields.at,
                 format!(
-                    "without a name of its own this token is `{name}`, and an earlier token has that name"
+                    "this token has no `name`, so its name is `{name}`, which an earlier token has: give it a \
+             `name`"
                 ),
             ),
         }
@@ -204,7 +205,7 @@ fn read_known<'t>(
     let expires_at = fields.get("expires").and_then(|node| read_expiry(reader, node));
     let policies = actors::read_restriction(reader, fields.get("policies"), context);
     let Some(node) = fields.get("actor") else {
-        reader.error(fields.at, "a token needs an `actor`: who it stands for, such as {id: my-bot}");
+        reader.error(fields.at, "a token needs an `actor`, such as {id: my-bot}");
         return None;
     };
     let actor: Actor = actors::read(reader, node, context)?;
@@ -265,7 +266,8 @@ fn add<'t>(
             reader.error(
                 &node.at,
                 format!(
-                    "the same token stands above, under the name {earlier}; a token stands for one actor"
+                    "an earlier entry with the name {earlier} has the same token; a token can have one entry \
+             only"
                 ),
             );
         }

@@ -35,24 +35,25 @@ pub enum HttpUrlError {
     Scheme,
     /// What is sent there would cross a network in plain text.
     #[error(
-        "what is sent there would cross the network in plain text: write https:// (http:// is for 127.0.0.0/8, [::1] and \
-         localhost alone)"
+        "secrets would cross the network in plain text: write https:// (http:// is allowed only for 127.0.0.0/8, \
+             [::1] and localhost)"
     )]
     NotEncrypted,
     /// It names who asks.
-    #[error("a user name and a password have no place in this URL")]
+    #[error("this URL must not contain a user name or a password")]
     UserInfo,
     /// It names a part of a document.
-    #[error("a URL that is asked for has no fragment: it ends before `#`")]
+    #[error("this URL must not contain a fragment: remove `#` and what follows")]
     Fragment,
     /// The host or its port is none.
     #[error(
-        "expected a host's name or an address behind the scheme, IPv6 in brackets, and a port from 1 to 65535"
+        "expected a host name or an IP address after the scheme, IPv6 in brackets, and a port from 1 to 65535"
     )]
     Authority,
-    /// A character stands there that a URL writes in another way.
+    /// A character is there that a URL writes in another way.
     #[error(
-        "a blank, a backslash, a quote or a character that is not ASCII stands in it: a URL writes such as %20"
+        "the URL contains a blank, a backslash, a quote or a character that is not ASCII: write it \
+             percent-encoded, such as %20"
     )]
     Character,
 }

@@ -76,8 +76,8 @@ pub fn read<'t>(
         {
             reader.warn(
                 &node.at,
-                "anybody who reaches the gateway can try this Admin's password: leave `basic` out of `credentials`, \
-                 which the admin listener does not need",
+                "everyone who reaches the gateway can try the password of this Admin: remove `basic` from \
+             `credentials`; the admin listener does not need it",
             );
         }
         if let (Some(name), Some(password), Some(actor)) = (name, password, actor) {
@@ -96,9 +96,11 @@ fn read_name<'t>(reader: &mut Reader<'t>, fields: Fields<'t>, names: &mut Names)
     };
     let text = reader.text(node, "text: a user name")?;
     let problem = match text.as_str() {
-        API_KEY_USER => "the user name `api_key` is taken: its password is a token",
+        API_KEY_USER => "the user name `api_key` is reserved: with it a token is the password",
         // RFC 7617 section 2: the first colon ends the user name.
-        name if name.contains(':') => "a user name cannot hold a colon: HTTP Basic ends it there",
+        name if name.contains(':') => {
+            "a user name cannot contain a colon: in HTTP Basic the colon ends the name"
+        }
         name if !is_label(name) => "a user name has 1 to 190 printable characters without blanks at the ends",
         _ => "",
     };
@@ -118,14 +120,14 @@ fn read_name<'t>(reader: &mut Reader<'t>, fields: Fields<'t>, names: &mut Names)
     if !is_new {
         reader.warn(
             &node.at,
-            "an earlier user's name differs from this one in case only: these are two users, and people will take \
-             one for the other",
+            "the name of an earlier user differs from this one only in case: these are two users, and people \
+             will confuse them",
         );
     } else if !is_another {
         reader.warn(
             &node.at,
-            "an earlier user's name is this one in another spelling (NFKC, lower case), by which names of people of \
-             `ldap` are compared: people will take one for the other",
+            "the name of an earlier user is this one in another spelling; with `ldap` names are compared by NFKC \
+             in lower case, and people will confuse them",
         );
     }
     Some(name)
@@ -165,8 +167,8 @@ fn read_password<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Conf
                     if hash.is_expensive() {
                         reader.warn(
                             &node.at,
-                            "each log-in with this hash takes more than 64 MiB, or longer than bcrypt's cost 13: \
-                             strangers can make the server verify passwords",
+                            "each log-in with this hash needs more than 64 MiB or more than bcrypt's cost 13, \
+             and everyone can make the server verify passwords",
                         );
                     }
                     Some(ConfiguredPassword::Hashed(hash))

@@ -95,7 +95,7 @@ impl CredentialStripping<'_> {
                 CredentialLocation::Basic { .. } => removal.remove_authorization(http, b"basic"),
                 CredentialLocation::Header { name } => removal.remove_header(http, name),
                 CredentialLocation::Query { name } => {
-                    // A name that is removed is removed however often it stands there.
+                    // A name that is removed is removed however often it is there.
                     let mut named = HashSet::new();
                     removal.parameters.extend(query::raw_names(http, name).filter(|raw| named.insert(*raw)));
                 }

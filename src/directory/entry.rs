@@ -27,7 +27,7 @@ const USER_ACCOUNT_CONTROL: &str = "userAccountControl";
 /// When an account of Active Directory expires, in units of 100 ns since 1601; 0 or the greatest number for never.
 const ACCOUNT_EXPIRES: &str = "accountExpires";
 /// Since when an account is locked (draft-behera-ldap-password-policy).  Another time than [`LOCKED_FOR_EVER`] ends by
-/// itself, and the server heeds it.
+/// itself, and the server follows it.
 const LOCKED_TIME: &str = "pwdAccountLockedTime";
 const LOCKED_FOR_EVER: &str = "000001010000Z";
 

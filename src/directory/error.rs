@@ -18,13 +18,16 @@ pub enum DirectoryError {
     #[error("{}", join(.0))]
     Servers(Vec<ServerError>),
     /// As many questions as may be are being answered already.
-    #[error("{0} questions to the directory wait for their answers already")]
+    #[error("{0} requests to the directory are waiting for an answer, which is the limit")]
     Busy(usize),
     /// Nobody may read an entry without that person's own password.
-    #[error("with %s in `bind_dn` the directory can be asked about nobody without their password")]
+    #[error(
+        "with %s in `bind_dn` the directory can be asked about a person only with the password of that \
+             person"
+    )]
     DirectBind,
     /// The thread that asks has ended, or the question panicked.
-    #[error("the question ended without an answer: it panicked, or the thread that asks has ended")]
+    #[error("the request ended without an answer: it panicked, or its thread has ended: please report this")]
     Stopped,
 }
 
@@ -67,36 +70,34 @@ pub enum Problem {
     #[error("did not answer within {0:?} (`ldap.timeout`)")]
     NoAnswer(Duration),
     /// All connections that may be are in use.  This says nothing about the server.
-    #[error("the {0} connections to it were in use for as long as a question may take")]
+    #[error("all {0} connections to it were in use until the time limit")]
     Busy(usize),
     /// Nothing would be encrypted on the way to another machine.
-    #[error("its address is not of this machine: set `ldap.start_tls: true`, or use ldaps://")]
+    #[error("its address is not on this machine: set `ldap.start_tls: true`, or use ldaps://")]
     PlainText,
     /// No CA is known.
-    #[error("no CA is known: the system has none, and `ldap.ca` names none")]
+    #[error("there is no CA to verify it: the system has none, and `ldap.ca` is not set")]
     NoCa,
     /// A host that no certificate can name.
-    #[error("no certificate can name this host: {0}")]
+    #[error("this host cannot be the name in a certificate: {0}")]
     Host(#[source] InvalidDnsNameError),
     /// The handshake failed.
     #[error("TLS: {0}{advice}", advice = tls_advice(.0))]
     Tls(#[source] io::Error),
     /// No handshake began at `ldaps://`.
     #[error(
-        "TLS: {0}.  If it speaks plain LDAP at this port, as servers do at 389, write ldap:// and `ldap.start_tls: true`, \
-         or the port of its ldaps://, which is mostly 636"
+        "TLS: {0}.  If the server expects plain LDAP at this port (usually 389), write ldap:// with \
+             `ldap.start_tls: true`, or the port for ldaps:// (usually 636)"
     )]
     PlainPort(#[source] io::Error),
     /// The connection ended, or brought TLS, where the answer to StartTLS was due.
-    #[error(
-        "StartTLS: {0}.  If it speaks TLS from the first byte at this port, as servers do at 636, write ldaps://"
-    )]
+    #[error("StartTLS: {0}.  If the server expects TLS at this port (usually 636), write ldaps://")]
     TlsPort(#[source] io::Error),
     /// The server does not go on with TLS.
     #[error("refused StartTLS: {0}.  Give it a certificate, or use ldaps://")]
     StartTls(Outcome),
     /// Something came before the TLS handshake.
-    #[error("sent bytes before TLS had begun.  Somebody on the way may have added them")]
+    #[error("sent bytes before TLS started.  Somebody between the machines may have added them")]
     EarlyBytes,
     /// The connection is gone.
     #[error("lost the connection: {0}")]
@@ -105,10 +106,10 @@ pub enum Problem {
     #[error("closes the connection: {0}")]
     Disconnection(Outcome),
     /// What came is not LDAP, or answers nothing that was asked.
-    #[error("sent something that is no answer of LDAP")]
+    #[error("sent bytes that are not LDAP")]
     Malformed,
     /// An answer is too long to be read.
-    #[error("sent an answer that is too long to be one")]
+    #[error("sent an answer that is too long")]
     TooLong,
     /// `bind_dn` may not bind.
     #[error("denied `bind_dn`: {0}{advice}", advice = bind_advice(.0))]
@@ -129,10 +130,10 @@ pub enum Problem {
         outcome: Outcome,
     },
     /// A filter is none.
-    #[error("`{0}` is no filter of RFC 4515")]
+    #[error("`{0}` is not a filter of RFC 4515")]
     Filter(&'static str),
     /// `bind_dn` with somebody's name in it is no distinguished name.
-    #[error("`bind_dn` with a name in it is no distinguished name: {0}")]
+    #[error("`bind_dn` with the name of the person is not a distinguished name: {0}")]
     Template(#[source] crate::distinguished_name::DistinguishedNameError),
 }
 
@@ -171,7 +172,7 @@ fn tls_advice(error: &io::Error) -> &'static str {
         }
         Some(TlsError::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        )) => ".  Write a name that its certificate has into `ldap.url`, or have the certificate made anew",
+        )) => ".  Use a name that is in its certificate in `ldap.url`, or issue a certificate with this name",
         // As `openssl req -x509` makes it.
         Some(TlsError::InvalidCertificate(CertificateError::Other(_))) => {
             ".  A certificate that is its own CA is none of a server: let a CA sign one, and name the CA with `ldap.ca`"

@@ -47,7 +47,7 @@ pub(super) struct Server {
 /// The connections of one kind.
 struct Pool {
     permits: Arc<Semaphore>,
-    /// The one that was used last stands last.
+    /// The one that was used last comes last.
     idle: Mutex<Vec<Idle>>,
 }
 

@@ -16,7 +16,7 @@ use super::error::Problem;
 pub(super) struct Client(TlsConnector);
 
 impl Client {
-    /// One that trusts these CAs beside the system's.
+    /// One that trusts these CAs in addition to the system's.
     ///
     /// # Errors
     /// There is none at all.

@@ -1,4 +1,4 @@
-//! `authorization`: Bearer and Basic, against a reading of their grammar that is written down anew here.
+//! `authorization`: Bearer and Basic, against a reading of their grammar that is written down again here.
 //!
 //! Each line of an input is a line of the header.
 

@@ -142,7 +142,7 @@ fn check_cookies(http: &Http<'_>) {
     }
 }
 
-/// Envoy removes a parameter by the very name that stands there.
+/// Envoy removes a parameter by the very name that is there.
 fn check_query(http: &Http<'_>) {
     let locations = locations();
     let removal = CredentialStripping::of(http, &locations, Forward::Nothing);

@@ -209,7 +209,7 @@ impl Listener {
             match Directory::start_with_clock(self.clock.clone()) {
                 Ok(started) => *directory = Some(Arc::new(started)),
                 Err(error) => {
-                    tracing::error!(reason = %error, "cannot start the thread that asks the directory");
+                    tracing::error!(reason = %error, "cannot start the thread for requests to the directory");
                 }
             }
         }

@@ -6,7 +6,7 @@
 //! The key is made when it is first asked for, and stays as long as the store does.  A reader of the store can forge
 //! attempts by it, and no session.  A process keeps it in memory for a minute at most, and no longer than the history of the
 //! store goes on: after a restore all replicas soon have the same one again.  Attempts that were sealed by another key are
-//! void, and people begin anew.
+//! void, and people begin again.
 
 use std::fmt;
 use std::sync::Arc;

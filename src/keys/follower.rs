@@ -1,7 +1,7 @@
 //! Following the store: reading what others changed, and writing down what was used.
 //!
 //! The follower has a thread of its own, of lower priority than those that answer Checks, and connections of its own.
-//! It looks where the store stands, twice a second and whenever the store notifies of a change, and reads in steps of at
+//! It looks which revision the store has, twice a second and whenever the store notifies of a change, and reads in steps of at
 //! most a thousand rows.  After an error it goes on from its cursor.  It reads everything only where the store cannot
 //! tell what changed: at the start, when the change log no longer reaches back, and when the store's history was
 //! rewritten.  After each step it looks again, so that a revocation waits for one step at most, and so that what a restore
@@ -38,7 +38,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// … up to this.
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// Before reading everything anew a replica waits for a random part of this: what made it necessary for one made it
+/// Before reading everything again a replica waits for a random part of this: what made it necessary for one made it
 /// necessary for all.
 const MAX_READING_DELAY: Duration = Duration::from_secs(1);
 /// How often uses are written.
@@ -233,7 +233,7 @@ impl Follower {
 
     /// Ticks for ever.
     ///
-    /// A panic does not end it: a replica that hears of no revocation is worse than one that starts again.  A panic
+    /// A panic does not end it: a replica that sees no revocation is worse than one that starts again.  A panic
     /// is logged and counted as an error of the store, and the follower starts again with the whole contents.
     pub async fn run(&mut self) -> Infallible {
         loop {
@@ -292,7 +292,7 @@ impl Follower {
             let look = self.look().await?;
             self.check_schema(look.oldest_reader)?;
             // Of another history the page may show a key as live that was revoked in this one: it counts when it is read
-            // anew, after what is dead was noted.
+            // again, after what is dead was noted.
             if let (Some(page), Continuity::Continues) = (page, look.continuity) {
                 self.apply(page);
             }
@@ -306,7 +306,7 @@ impl Follower {
         }
     }
 
-    /// Notes what is to be read, now that the store stands there.  Returns how old the store's newest write is.
+    /// Notes what is to be read, now that the store is there.  Returns how old the store's newest write is.
     async fn note(&mut self, look: Look) -> Result<Duration, StoreError> {
         if let Some(accepted) = self.reader.accepted.replace(look.accepted)
             && accepted != look.accepted
@@ -324,7 +324,7 @@ impl Follower {
             (Some(_), Continuity::Behind) => {
                 if !std::mem::replace(&mut self.reader.is_behind, true) {
                     tracing::warn!(
-                        "the copy of the key store that is read now is behind the one that was read before"
+                        "the copy of the key store that is read now is older than the one that was read before"
                     );
                 }
                 return Err(StoreError(StoreFailure::Behind));
@@ -351,7 +351,8 @@ impl Follower {
                     known_store = &*since.store,
                     store = &*cursor.store,
                     "the history of the key store was rewritten (restored from a backup, replaced, or failed over \
-                     without its last changes): all keys are read again, and what this process knows as dead stays denied"
+                     without its last changes): all keys are read again, and the keys that this process knew as \
+             revoked or deleted stay denied"
                 );
                 self.reader.is_rewritten = true;
                 self.reader.read_everything();
@@ -362,7 +363,7 @@ impl Follower {
         Ok(age.unwrap_or_default())
     }
 
-    /// Looks where the store stands, under the gate.
+    /// Looks which revision the store has, under the gate.
     ///
     /// A store that lacks what this process has committed was rewritten, even where it goes on from the cursor: each
     /// commit raises the revision.
@@ -501,7 +502,7 @@ impl Follower {
                     tracing::error!(
                         keys,
                         reason,
-                        "the key store cannot be read: known keys go on from memory"
+                        "the key store cannot be read: the server uses the keys in memory"
                     );
                     self.logged_reasons.push(reason);
                 }

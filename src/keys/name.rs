@@ -59,7 +59,7 @@ const SCRIPTS: [&[&str]; 31] = [
     &["Latin", "Han", "Hangul"],
 ];
 
-/// A name of no known script but these, which no other script's letters stand in.
+/// A name of no known script but these, which no other script's letters are in.
 static ONE_SCRIPT: LazyLock<RegexSet> = LazyLock::new(|| {
     let patterns = SCRIPTS.map(|scripts| {
         let scripts: String = scripts.iter().map(|script| format!(r"\p{{scx={script}}}")).collect();

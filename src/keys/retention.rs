@@ -125,7 +125,7 @@ impl Retention {
             if round == Round::Over {
                 let ForgottenKeys { expired, revoked } = std::mem::take(&mut self.forgotten);
                 if expired + revoked > 0 {
-                    tracing::info!(expired, revoked, "dead keys were deleted from the store");
+                    tracing::info!(expired, revoked, "expired and revoked keys were deleted from the store");
                 }
             }
         }
@@ -151,7 +151,8 @@ impl Retention {
                 if !std::mem::replace(&mut self.is_audit_kept, true) {
                     tracing::warn!(
                         reason = error.0.to_string(),
-                        "old rows of the audit stay in the store: its role here may not run api_forget_audit"
+                        "old rows of the audit stay in the store: the database role of this server may not run \
+             api_forget_audit"
                     );
                 }
                 Round::Over
@@ -172,7 +173,7 @@ impl ForgottenRows {
             tracing::warn!(
                 rows = excess,
                 max_rows = MAX_ROWS,
-                "rows of the audit were deleted before their time: the store has more than it keeps"
+                "rows of the audit were deleted before 400 days: the store has more rows than its limit"
             );
         }
         if old > 0 {

@@ -146,7 +146,7 @@ fn session_ttl(source: &PersonSource) -> SignedDuration {
 pub struct NewSessions {
     /// Who logged in.
     pub person: PersonId,
-    /// A session for each scope, with what binds it.  That of [`SessionScope::Admin`] stands first where there is one.
+    /// A session for each scope, with what binds it.  That of [`SessionScope::Admin`] comes first where there is one.
     pub bindings: Vec<(SessionScope, TokenDigest)>,
     /// What the person's source said of them; `None` where it says nothing.
     pub claims: Option<Map<String, Value>>,

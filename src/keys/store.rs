@@ -491,6 +491,6 @@ pub trait Store: Send + Sync {
     async fn accept_history(&self, gate: &Gate, audit: &[NewAuditRow]) -> Result<Committed<()>, StoreError>;
 
     /// Closes every connection as soon as it is idle.  From then on every method fails.
-    /// Afterwards no `-wal` stands beside a SQLite file, unless another process has it open.
+    /// Afterwards no `-wal` is beside a SQLite file, unless another process has it open.
     async fn close(&self);
 }

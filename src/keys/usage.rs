@@ -130,7 +130,7 @@ impl Keys {
                 if !std::mem::replace(&mut uses.is_failing, true) {
                     tracing::warn!(
                         reason = error.0.to_string(),
-                        "when keys were last used cannot be written: it will be later"
+                        "the last use of keys cannot be written now: the server writes it later"
                     );
                 }
             }

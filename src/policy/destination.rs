@@ -35,7 +35,7 @@ pub(super) fn target<'a>(http: &Http<'a>) -> Option<Target<'a>> {
     let (value, None) = (trim_blanks(values.next()?), values.next()) else {
         return None;
     };
-    // In a map a comma may stand between two headers.
+    // In a map a comma may be between two headers.
     if http.headers.encoding() == Encoding::Joined && value.contains(&b',') {
         return None;
     }

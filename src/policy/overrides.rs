@@ -1,7 +1,7 @@
 //! Headers by which a request names another path, host or method than the one that Envoy routed.
 //!
 //! An upstream that believes such a header serves something else than the rules decided about.  All names that
-//! decisions read for this stand in [`Override::ALL`], and nowhere else.
+//! decisions read for this are in [`Override::ALL`], and nowhere else.
 
 use super::route::normalize_host;
 use crate::attributes::{Http, trim_blanks};

@@ -27,7 +27,7 @@ pub struct Route {
 pub enum HostPattern {
     /// `api.example`
     Exact(Box<str>),
-    /// `*.example`, kept with its dot: at least one label stands in front.
+    /// `*.example`, kept with its dot: at least one label is in front.
     Below(Box<str>),
 }
 
@@ -417,7 +417,7 @@ pub fn normalize_host(host: &[u8]) -> Option<Cow<'_, str>> {
         return Some(Cow::Owned(format!("[{address}]")));
     }
     let name = name.strip_suffix('.').unwrap_or(name);
-    // An empty label stands between two dots, or at an end.
+    // An empty label is between two dots, or at an end.
     let mut after_dot = true;
     let mut has_upper_case = false;
     for byte in name.bytes() {
@@ -437,12 +437,12 @@ pub fn normalize_host(host: &[u8]) -> Option<Cow<'_, str>> {
     Some(if has_upper_case { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) })
 }
 
-/// Whether the byte may stand in a method that rules read.
+/// Whether the byte may be in a method that rules read.
 pub(super) fn is_method_byte(byte: &u8) -> bool {
     byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_')
 }
 
-/// Whether the path is this prefix or stands below it, by whole segments.
+/// Whether the path is this prefix or is below it, by whole segments.
 fn is_below(path: &str, prefix: &str) -> bool {
     path.strip_prefix(without_last_slash(prefix)).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

@@ -86,7 +86,7 @@ pub(super) fn unexpected(status: StatusCode) -> RequestProblem {
 }
 
 impl Client {
-    /// One that trusts these CAs beside the system's.
+    /// One that trusts these CAs in addition to the system's.
     pub(super) fn new(ca: &[CertificateDer<'static>]) -> Self {
         Self { ca: ca.into(), tls: OnceCell::new(), requests: Semaphore::new(MAX_REQUESTS) }
     }

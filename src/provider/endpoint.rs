@@ -65,7 +65,7 @@ impl Endpoint {
         self.0.port_or_known_default().unwrap_or(if self.is_https() { 443 } else { 80 })
     }
 
-    /// What `Host` says: the port stands there unless the scheme has it.
+    /// What `Host` says: the port is there unless the scheme has it.
     pub(super) fn authority(&self) -> &str {
         self.0.authority()
     }

@@ -42,7 +42,10 @@ pub enum ProviderError {
         error: &'static str,
     },
     /// An access token that has just been given is not good enough to be told who its bearer is.
-    #[error("{url} denies the access token with status {status}: does `scopes` hold all that it wants?")]
+    #[error(
+        "{url} denies the access token with status {status}: check that `scopes` has all scopes that it \
+             needs"
+    )]
     AccessTokenDenied {
         /// Where it was presented.
         url: String,
@@ -50,7 +53,7 @@ pub enum ProviderError {
         status: u16,
     },
     /// No ID token came with the access token.
-    #[error("the answer holds no ID token: is `openid` among `scopes`?")]
+    #[error("the answer has no ID token: check that `openid` is among `scopes`")]
     NoIdToken,
     /// The ID token proves nothing.
     #[error("the ID token {0}")]
@@ -153,10 +156,10 @@ fn other_issuer(is_absent: &bool) -> &'static str {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
     /// It is none, or has no host.
-    #[error("is no URL such as https://id.example.com/token")]
+    #[error("is not a URL such as https://id.example.com/token")]
     NotAUrl,
     /// What is sent there could be read on the way.
-    #[error("is not https; http is for 127.0.0.1, [::1] and localhost alone")]
+    #[error("is not https; http is allowed only for 127.0.0.1, [::1] and localhost")]
     NotHttps,
     /// It has a part that no request has.
     #[error("has a user name, a password or a fragment")]
@@ -173,28 +176,28 @@ pub enum RequestProblem {
     #[error("cannot be reached: {0}")]
     Unreachable(Arc<io::Error>),
     /// What is sent by http would leave this machine.
-    #[error("is http, and its address is not of this machine")]
+    #[error("is http, and its address is not on this machine")]
     NotLoopback,
     /// No answer came in time.
     #[error("did not answer within {0:?} (`timeout`)")]
     NoAnswer(Duration),
     /// All requests that may be were on their way for as long as one may take.
-    #[error("was not asked: {0} requests to this provider were on their way all the time (`timeout`)")]
+    #[error("was not asked: {0} requests to this provider were in progress until the time limit (`timeout`)")]
     Busy(usize),
     /// No CA is known.
-    #[error("no CA is known: the system has none, and `ca` names none")]
+    #[error("there is no CA to verify it: the system has none, and `ca` is not set")]
     NoCa,
     /// The URL cannot be asked for.
-    #[error("is no URL that can be asked for")]
+    #[error("is not a URL that can be requested")]
     NotARequest,
     /// The handshake failed.
     #[error("TLS: {0}{advice}", advice = tls_advice(.0))]
     Tls(Arc<io::Error>),
     /// The connection ended, or what came is not HTTP.
-    #[error("gave no whole answer: {0}")]
+    #[error("sent an incomplete answer: {0}")]
     Lost(Arc<hyper::Error>),
     /// The body ended before its time.
-    #[error("gave no whole answer: the body was cut")]
+    #[error("sent an incomplete answer: the body was cut")]
     Cut,
     /// The answer is longer than any that is needed.
     #[error("sent an answer of more than {0} bytes")]
@@ -206,13 +209,13 @@ pub enum RequestProblem {
     #[error("answers status {0}{advice}", advice = status_advice(.0))]
     Status(u16),
     /// The answer is not JSON.
-    #[error("answers something that is no JSON object")]
+    #[error("sent an answer that is not a JSON object")]
     NotJson,
     /// The answer is signed or encrypted.
-    #[error("answers with application/jwt: have the provider send userinfo as plain JSON")]
+    #[error("answers with application/jwt: configure the provider to send userinfo as plain JSON")]
     Jwt,
     /// The answer lacks something, or has it in a form that it never has.
-    #[error("answers JSON whose `{0}` is missing, or not what it should be")]
+    #[error("answers JSON whose `{0}` is missing or not valid")]
     Member(&'static str),
     /// The set of keys is longer than any that is needed.
     #[error("has more than {0} keys")]
@@ -252,7 +255,7 @@ fn tls_advice(error: &io::Error) -> &'static str {
         }
         Some(TlsError::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        )) => ".  Write a name that its certificate has, or have the certificate made anew",
+        )) => ".  Use a name that is in its certificate, or issue a certificate with this name",
         Some(TlsError::InvalidCertificate(CertificateError::Other(_))) => {
             ".  A certificate that is its own CA is none of a server: let a CA sign one, and name the CA with `ca`"
         }
@@ -273,19 +276,18 @@ fn status_advice(status: &u16) -> &'static str {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentProblem {
     /// It speaks of another issuer than the one configured.
-    #[error(
-        "speaks of another issuer than `issuer` is: write `issuer` exactly as its own `issuer` stands there"
-    )]
+    #[error("names another issuer: set `issuer` to exactly the value of `issuer` in that document")]
     OtherIssuer,
     /// A member is missing, or has a form that it never has.
-    #[error("`{0}` is missing, or not what it should be")]
+    #[error("`{0}` is missing or not valid")]
     Member(&'static str),
     /// A member is a URL to which nothing is sent.
     #[error("`{0}` {1}")]
     Endpoint(&'static str, EndpointError),
     /// The provider would not hold the code against the verifier.
     #[error(
-        "`code_challenge_methods_supported` lacks S256: this provider has no PKCE (RFC 7636), which is needed"
+        "`code_challenge_methods_supported` lacks S256: this provider does not support PKCE (RFC 7636), which is \
+             required"
     )]
     NoPkce,
     /// The client's secret cannot be presented.
@@ -300,16 +302,16 @@ pub enum IdTokenProblem {
     #[error("has more than {0} bytes")]
     TooLong(usize),
     /// Not three parts, or one of them is not what it should be.
-    #[error("is no signed JSON Web Token")]
+    #[error("is not a signed JSON Web Token")]
     NotAToken,
     /// Five parts: nobody gave us a key for it.
-    #[error("is encrypted: have the provider sign it alone")]
+    #[error("is encrypted: configure the provider to sign it only")]
     Encrypted,
     /// The header has `crit`.
-    #[error("has extensions that must be understood (`crit`), of which we know none")]
+    #[error("has critical extensions (`crit`), which this server does not support")]
     Critical,
     /// Signed by an algorithm that does not count.
-    #[error("is signed by {0}: RS256, ES256 and EdDSA count")]
+    #[error("is signed by {0}: only RS256, ES256 and EdDSA are accepted")]
     Algorithm(Box<str>),
     /// No key of the provider is the one that the token names.
     #[error("is signed by a key that the provider does not publish")]
@@ -324,7 +326,7 @@ pub enum IdTokenProblem {
     #[error("lacks `{0}`")]
     Missing(&'static str),
     /// A claim has a type that it never has.
-    #[error("has a `{0}` that is not what it should be")]
+    #[error("has a `{0}` that is not valid")]
     Form(&'static str),
     /// `iss`
     #[error("is of another issuer (`iss`)")]
@@ -339,7 +341,7 @@ pub enum IdTokenProblem {
     #[error("has expired (`exp`)")]
     Expired,
     /// `nbf` or `iat`
-    #[error("is not valid yet (`{0}`): is the time of both machines right?")]
+    #[error("is not valid yet (`{0}`): check the clocks of both machines")]
     NotYetValid(&'static str),
     /// `nonce`
     #[error("is the answer to another log-in (`nonce`)")]

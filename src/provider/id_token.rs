@@ -1,7 +1,7 @@
 //! ID tokens (OpenID Connect Core 1.0, sections 2 and 3.1.3.7): JSON Web Tokens (RFC 7519) that a provider signed
 //! (RFC 7515).
 //!
-//! Nothing of a token stands in an error, but for the name of its algorithm and those of its claims.
+//! Nothing of a token is in an error, but for the name of its algorithm and those of its claims.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -188,7 +188,7 @@ mod tests {
             let problem = problem(&token(&format!("{{\"alg\": \"{algorithm}\"}}"), "{}"));
             assert_eq!(
                 problem.to_string(),
-                format!("is signed by {algorithm}: RS256, ES256 and EdDSA count")
+                format!("is signed by {algorithm}: only RS256, ES256 and EdDSA are accepted")
             );
         }
         for algorithm in ["", "a b", "<script>", "RS256\\n", &"A".repeat(21)] {

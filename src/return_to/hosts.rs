@@ -34,7 +34,7 @@ impl ReturnHosts {
         }
     }
 
-    /// The return address if it is one, written anew: ASCII, fit for `location`.  `log_in_host` is where the person logs
+    /// The return address if it is one, written again: ASCII, fit for `location`.  `log_in_host` is where the person logs
     /// in: one of `admin.login_hosts`, or the page itself.
     ///
     /// It has the scheme of `admin.public_url` and no user info.  Its host is the page's, that of the log-in, or
@@ -145,7 +145,7 @@ mod tests {
             ("https://a.example.com/\u{fc}", "https://a.example.com/%C3%BC"),
         ] {
             assert_eq!(hosts.parse(return_to, None).as_deref(), Some(written), "{return_to}");
-            // What was written anew means the same to every reader.
+            // What was written again means the same to every reader.
             assert_eq!(hosts.parse(written, None).as_deref(), Some(written), "{return_to}");
         }
     }

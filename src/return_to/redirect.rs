@@ -35,10 +35,12 @@ pub struct LogInRedirect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoRedirect {
     /// It is no GET of a browser that navigates.
-    #[error("this is no GET of a browser that navigates (`Sec-Fetch-Mode`, or without it `Accept`)")]
+    #[error("this is not a GET by which a browser navigates (`Sec-Fetch-Mode`, or without it `Accept`)")]
     NoNavigation,
-    /// Something stands in a location before that of sessions, so that none would ever be read.
-    #[error("something that is no credential of ours stands in a location that is read before `session`")]
+    /// Something is in a location before that of sessions, so that none would ever be read.
+    #[error(
+        "a location that is read before `session` carries something that is not a credential of this server"
+    )]
     SessionsNotReached,
     /// A log-in would give this host no cookie.
     #[error(
@@ -46,9 +48,7 @@ pub enum NoRedirect {
     )]
     OtherHost,
     /// It is the log-in page itself that is asked for: a browser would be sent to and fro.
-    #[error(
-        "this is the log-in page: Envoy's route for it has to go to the admin listener without asking here"
-    )]
+    #[error("this is the log-in page: Envoy's route for it must go to the admin listener without a Check")]
     LogInPage,
 }
 
@@ -189,7 +189,7 @@ impl Authority {
     fn parse(host: &[u8], scheme: &str) -> Option<Self> {
         let name = normalize_host(host)?;
         let default_port = if scheme == "https" { 443 } else { 80 };
-        // The colons of an IPv6 address stand before its bracket.
+        // The colons of an IPv6 address come before its bracket.
         let port = match host.iter().rposition(|byte| matches!(byte, b':' | b']')) {
             Some(colon) if host[colon] == b':' => &host[colon + 1..],
             Some(_) | None => b"",
@@ -460,7 +460,7 @@ mod tests {
             assert_eq!(reordered(last.clone(), headers), Err(NoRedirect::SessionsNotReached), "{headers:?}");
         }
         assert_eq!(reordered(last.clone(), &[("cookie", "other=abc")]), Ok(()));
-        // A session that has ended stands in the location of sessions.
+        // A session that has ended is in the location of sessions.
         assert_eq!(reordered(last, &[("cookie", "__Host-eat_app=abc")]), Ok(()));
     }
 

@@ -116,15 +116,15 @@ impl LimitedListener {
         if let Some(suppressed) = self.log_throttle.next_line() {
             let (listener, max_connections) = (self.name, self.max_connections);
             let which = if was_evicted {
-                "the one that waited longest without a request makes room"
+                "the connection that waited longest without a request is closed"
             } else {
-                "all are being answered, and the new one is closed"
+                "all connections have requests, and the new connection is closed"
             };
             tracing::warn!(
                 listener,
                 max_connections,
                 suppressed,
-                "as many connections as may be are open: {which}"
+                "the limit of open connections is reached: {which}"
             );
         }
     }

@@ -130,7 +130,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HeaderBlockLimiter<S> {
 
 /// Incomplete header blocks take more than their budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("incomplete header blocks take more memory than they may together")]
+#[error("incomplete header blocks use more memory than their common limit")]
 pub struct OverBudget;
 
 /// Finds the header blocks among the frames that arrive.

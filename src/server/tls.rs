@@ -137,8 +137,8 @@ impl Acceptor {
 
 fn explanation(error: &io::Error) -> String {
     match error.get_ref().and_then(|error| error.downcast_ref::<Error>()) {
-        Some(Error::InvalidMessage(_)) => "what the client says is no TLS".to_owned(),
-        Some(Error::NoCertificatesPresented) => "the client shows no certificate".to_owned(),
+        Some(Error::InvalidMessage(_)) => "the client does not speak TLS".to_owned(),
+        Some(Error::NoCertificatesPresented) => "the client presents no certificate".to_owned(),
         Some(Error::InvalidCertificate(CertificateError::Other(OtherError(error)))) => error.to_string(),
         Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
             "the client's certificate is not signed by a CA of `client_ca`".to_owned()

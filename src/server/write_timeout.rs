@@ -97,7 +97,7 @@ mod tests {
         };
         ours.write_all(&[0; 8]).await.unwrap();
         assert!(ours.blocked.is_none(), "nothing waits");
-        // The client reads in between: the timeout starts anew each time.
+        // The client reads in between: the timeout starts again each time.
         let mut context = Context::from_waker(std::task::Waker::noop());
         assert!(Pin::new(&mut ours).poll_write(&mut context, &[0]).is_pending());
         assert!(ours.blocked.is_some());

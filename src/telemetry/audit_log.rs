@@ -124,7 +124,8 @@ pub enum AuditLogError {
     #[error("the audit log {} is a symbolic link, which is not followed: name the file itself", .0.display())]
     Link(PathBuf),
     /// The path is a folder, a device or a pipe.
-    #[error("the audit log {} is not a regular file: without --audit-log its lines go to standard error", .0.display())]
+    #[error("the audit log {} is not a regular file: name a file, or leave --audit-log out to write the lines to \
+             standard error", .0.display())]
     NotAFile(PathBuf),
     /// The writer thread cannot be started.
     #[error("cannot start the thread that writes the audit log: {0}")]
@@ -224,12 +225,12 @@ impl AuditLog {
         }
     }
 
-    /// Counts denials that stand here and not in the store.
+    /// Counts denials that are here and not in the store.
     pub fn count_rows_not_stored(&self, count: u64) {
         self.0.rows_not_stored.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// How many denials stand here and not in the store.
+    /// How many denials are here and not in the store.
     pub fn rows_not_stored(&self) -> u64 {
         self.0.rows_not_stored.load(Ordering::Relaxed)
     }

@@ -29,11 +29,11 @@ pub const POLICY_BY_ENVOY: &str = "context_extensions";
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(clap::ValueEnum))]
 pub enum LogDecisions {
-    /// Each of them.
+    /// All decisions.
     All,
-    /// Denials, also those that are not enforced.
+    /// Denials, also those of policies that are not enforced.
     Denied,
-    /// None of them.
+    /// No decision.
     None,
 }
 

@@ -26,9 +26,9 @@ const MAX_LINES: usize = 16 * 1024;
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "server", derive(clap::ValueEnum))]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object on each line.
     Json,
 }
 
@@ -55,7 +55,7 @@ impl LogCounters {
         dropped.saturating_add(unwritten).saturating_add(self.audit_log.lost())
     }
 
-    /// Denials that stand in the audit log and not in the store.
+    /// Denials that are in the audit log and not in the store.
     pub fn denials_not_stored(&self) -> u64 {
         self.audit_log.rows_not_stored()
     }

@@ -159,7 +159,7 @@ impl Metrics {
         }
         registry.register(
             "config_last_reload_successful",
-            "Whether the configuration in force is what the file last said",
+            "Whether the last reload was successful, so that the configuration in force is that of the file",
             self.last_reload_successful.clone(),
         );
         registry.register_with_unit(
@@ -176,7 +176,7 @@ impl Metrics {
         );
         registry.register(
             "denied_connections",
-            "Connections closed because as many as may be were open, by listener",
+            "Connections closed because the limit of open connections was reached, by listener",
             self.closed_connections.clone(),
         );
         registry.register(
@@ -186,7 +186,11 @@ impl Metrics {
         );
         registry.register_collector(Box::new(self.keys.clone()));
         registry.register_collector(Box::new(self.directory.clone()));
-        registry.register("dropped_spans", "Spans that no collector took", self.dropped_spans.clone());
+        registry.register(
+            "dropped_spans",
+            "Spans dropped because no collector took them in time",
+            self.dropped_spans.clone(),
+        );
         registry.register(
             "build",
             "The running program",
@@ -381,8 +385,7 @@ impl Collector for KeyGauges {
         let lag = ConstGauge::new(keys.lag().map_or(f64::NAN, |lag| lag.as_secs_f64()));
         lag.encode(encoder.encode_descriptor("keys_store_lag", help, seconds, MetricType::Gauge)?)?;
 
-        let help =
-            "The newest change of the key store that is known here; 0 before it was read for the first time.";
+        let help = "The number of the newest change of the key store that this server has read; 0 before the first read.";
         let revision = ConstGauge::new(keys.revision().map_or(0, |revision| revision.0));
         revision.encode(encoder.encode_descriptor(
             "keys_store_revision",
@@ -408,8 +411,7 @@ impl Collector for KeyGauges {
         let name = "keys_history_rewrites";
         rewrites.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
 
-        let help =
-            "Rows of the audit that were deleted before their time, because the key store had too many.";
+        let help = "Rows of the audit that were deleted before 400 days because the key store had more than its limit.";
         let dropped = ConstCounter::new(keys.excess_audit_rows());
         let name = "keys_audit_rows_dropped";
         dropped.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;

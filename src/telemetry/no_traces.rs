@@ -20,7 +20,11 @@ impl Traces {
     pub fn from_environment(_dropped: Counter) -> Option<Self> {
         for name in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] {
             if std::env::var_os(name).is_some_and(|value| !value.is_empty()) {
-                tracing::warn!(variable = name, "no traces are sent: this program was built without them");
+                tracing::warn!(
+                    variable = name,
+                    "no traces are sent: this program was built without the feature \
+             `otel`"
+                );
             }
         }
         None

@@ -94,7 +94,7 @@ users: [{username: ann, password: \"correct horse battery staple\", actor: {id: 
     assert!(socket.starts_with("admin.listen: unix:") && socket.contains("error: the folder"), "{socket}");
     assert!(
         store.starts_with("keys.store: sqlite:")
-            && store.ends_with(": is not there yet: the server makes it"),
+            && store.ends_with(": does not exist yet: the server creates it"),
         "{store}"
     );
     assert!(ldap.starts_with("ldap.url: ldap://127.0.0.1:1: error: cannot be reached: "), "{ldap}");
@@ -245,8 +245,12 @@ fn files_that_everybody_can_write_are_reported() {
     open(&token, 0o600);
     assert_eq!(check(), "");
     open(&token, 0o602);
-    assert!(check().contains("warning: tokens[0].token: everybody on this machine can write"), "{}", check());
+    assert!(
+        check().contains("warning: tokens[0].token: every user of this machine can write"),
+        "{}",
+        check()
+    );
     open(&token, 0o640);
     open(&config, 0o666);
-    assert!(check().starts_with("warning: everybody on this machine can write this file"), "{}", check());
+    assert!(check().starts_with("warning: every user of this machine can write this file"), "{}", check());
 }

@@ -355,18 +355,18 @@ fn a_server_that_does_not_prove_who_it_is_learns_nothing() {
         (
             LdapServer::Tls { host: "localhost".into(), port: without.port() },
             false,
-            "If it speaks plain LDAP at this port, as servers do at 389, write ldap:// and `ldap.start_tls: true`",
+            "If the server expects plain LDAP at this port (usually 389), write ldap:// with `ldap.start_tls: true`",
         ),
         (
             LdapServer::Plain { host: "localhost".into(), port: slapd.tls_port() },
             true,
-            "If it speaks TLS from the first byte at this port, as servers do at 636, write ldaps://",
+            "If the server expects TLS at this port (usually 636), write ldaps://",
         ),
         // Nobody is reached there, and nobody is tried.
         (
             LdapServer::Plain { host: "192.0.2.1".into(), port: 389 },
             false,
-            "its address is not of this machine",
+            "its address is not on this machine",
         ),
         (
             LdapServer::Plain { host: "nowhere.invalid".into(), port: 389 },
@@ -473,18 +473,18 @@ fn what_comes_before_tls_counts_for_nothing() {
         .rev()
         .flat_map(|depth| [&[0x30, 0x82], &(4 * (depth - 1)).to_be_bytes()[..]].concat());
     let cases = [
-        ([extended_response(0), successes(0x61)].concat(), "sent bytes before TLS had begun"),
-        ([extended_response(0), successes(0x65)].concat(), "sent bytes before TLS had begun"),
-        ([extended_response(0), vec![0]].concat(), "sent bytes before TLS had begun"),
+        ([extended_response(0), successes(0x61)].concat(), "sent bytes before TLS started"),
+        ([extended_response(0), successes(0x65)].concat(), "sent bytes before TLS started"),
+        ([extended_response(0), vec![0]].concat(), "sent bytes before TLS started"),
         (extended_response(52), "refused StartTLS: unavailable (52)"),
         // A success for another operation, for another request, and without being asked.
-        (successes(0x61), "sent something that is no answer of LDAP"),
-        (response(9, 0x78, 0), "sent something that is no answer of LDAP"),
+        (successes(0x61), "sent bytes that are not LDAP"),
+        (response(9, 0x78, 0), "sent bytes that are not LDAP"),
         (response(0, 0x78, 52), "refused StartTLS: unavailable (52)"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "no answer of LDAP"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "sent bytes that are not LDAP"),
         // A message of two gigabytes, and one that is nested a thousand times.
-        (vec![0x30, 0x84, 0x7f, 0xff, 0xff, 0xff], "sent an answer that is too long to be one"),
-        (nested.collect(), "no answer of LDAP"),
+        (vec![0x30, 0x84, 0x7f, 0xff, 0xff, 0xff], "sent an answer that is too long"),
+        (nested.collect(), "sent bytes that are not LDAP"),
     ];
     let (server, came) = attacker(cases.iter().map(|(answer, _)| answer.clone()).collect());
     for (answer, problem) in &cases {
@@ -717,7 +717,7 @@ fn a_reader_that_may_not_read_is_an_error_and_no_wrong_password() {
                    `bind_dn` may see: no such object (32)";
     assert!(answer.contains(missing), "{answer}");
     let answer = ask(&slapd, &|settings| settings.search_filter = "(uid=%s".into());
-    assert!(answer.contains("`search_filter` is no filter of RFC 4515"), "{answer}");
+    assert!(answer.contains("`search_filter` is not a filter of RFC 4515"), "{answer}");
     // A connection that was bound by other settings is not used.
     assert_eq!(ask(&slapd, &|_| {}), "right ann");
     assert!(ask(&slapd, &anonymous).contains("no such object (32)"));

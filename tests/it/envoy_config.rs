@@ -210,9 +210,11 @@ fn the_access_log_says_who_and_why_not() {
     assert_eq!(entry["actor"], json!({ "id": "alice", "role": "Viewer" }));
     assert_eq!(entry["credential"]["kind"], "token");
     assert_eq!(entry["policy"], "default");
+    assert_eq!((&entry["flags"], &entry["details"]), (&json!("-"), &json!("via_upstream")));
     stack.get("/by-nobody").send();
     let entry = line("/by-nobody");
     assert!(entry["reason"].is_string() && entry["actor"].is_null(), "{entry}");
+    assert_eq!((&entry["flags"], &entry["details"]), (&json!("UAEX"), &json!("ext_authz_denied")));
 }
 
 #[test]

@@ -118,6 +118,11 @@ impl Stack {
         Self { envoy, server, upstream, errors_expected: false, is_inside: shape.is_inside() }
     }
 
+    /// Whether the module inside Envoy decides.
+    pub fn is_inside(&self) -> bool {
+        self.is_inside
+    }
+
     /// The decision line of the request with this `x-request-id`.
     pub fn decision(&self, request_id: &str) -> Value {
         server::decision(self.deciding_log(), request_id)

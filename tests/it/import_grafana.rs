@@ -83,11 +83,11 @@ fn what_cannot_be_imported_is_told_in_words_and_nothing_is_written() {
         (format!("[[servers]]\nbind_password = '{PASSWORD}\n"), "line 2, column "),
         ("title = 'x'\n".to_owned(), "it has no [[servers]]"),
         ("[[servers]]\nport = 389\n".to_owned(), "servers[0].host: it is missing"),
-        (format!("[auth.google]\nclient_secret = \"\"\"{PASSWORD}\n"), "line 2 is not one of an ini file"),
-        (format!("[auth.google]\n{PASSWORD}\n"), "line 2 is not one of an ini file: expected `key = value`"),
+        (format!("[auth.google]\nclient_secret = \"\"\"{PASSWORD}\n"), "line 2 is not valid in an ini file"),
+        (format!("[auth.google]\n{PASSWORD}\n"), "line 2 is not valid in an ini file: expected `key = value`"),
         (format!("[auth.google]\nclient_secret = {PASSWORD}\n"), "auth.google: it is not enabled"),
         (format!("[auth.google]\nenabled = true\nclient_secret = {PASSWORD}\n"), "client_id: it is missing"),
-        ("[server]\nroot_url = https://a.example\n".to_owned(), "it has no section about a provider"),
+        ("[server]\nroot_url = https://a.example\n".to_owned(), "it has no section for a provider"),
         (
             format!("[auth.google]\nenabled = 1\nclient_id = a\nclient_secret = {PASSWORD}\nhosted_domain = \"a\n"),
             "auth.google: hosted_domain: its quotes are not closed",
@@ -95,15 +95,15 @@ fn what_cannot_be_imported_is_told_in_words_and_nothing_is_written() {
         (
             "[auth.google]\nenabled = 1\nclient_id = a\nrole_attribute_path = starts_with(email, 'a') && 'Admin' || 'None'\n"
                 .to_owned(),
-            "whom it keeps out is not known",
+            "the people whom it excludes are not known",
         ),
         (
             "[auth.okta]\nenabled = 1\nclient_id = a\nauth_url = https://${HOST}/oauth2/v1/authorize\n".to_owned(),
-            "auth.okta: auth_url: a variable stands amid other text",
+            "auth.okta: auth_url: a variable inside other text",
         ),
         (
             "[auth.okta]\nenabled = 1\nclient_id = a\nauth_url = https://%(host)s/oauth2/v1/authorize\n".to_owned(),
-            "auth.okta: auth_url: `%(…)s` names nothing",
+            "auth.okta: auth_url: `%(…)s` names a key that",
         ),
         (
             "[auth.okta]\nenabled = 1\nclient_id = a\nauth_url = http://id.example.com/oauth2/v1/authorize\n".to_owned(),

@@ -99,12 +99,12 @@ fn keys_and_accounts_are_made_anew_and_their_tokens_written_for_the_owner_alone(
     // A second time nothing is overwritten, and what is there already is said.
     let again = import(&url, &file, &["--output", output.to_str().unwrap()]);
     assert_eq!(again.code(), Some(1), "{again:?}");
-    let text = format!("error: {} is there already, and is not overwritten", output.display());
+    let text = format!("error: {} exists already and is not overwritten", output.display());
     assert!(again.stderr.starts_with(&text) && lines(&output) == made, "{again:?}");
     let other = folder.path().join("other.jsonl");
     let again = import(&url, &file, &["--output", other.to_str().unwrap()]);
     assert_eq!(again.code(), Some(1), "{again:?}");
-    assert!(again.stderr.contains("6 of its accounts and keys are not made"), "{again:?}");
+    assert!(again.stderr.contains("6 of its accounts and keys were not created"), "{again:?}");
     // Nothing is left where there is nothing to tell.
     assert!(again.stdout.contains("there are no new tokens, and no file "), "{again:?}");
     assert!(!other.exists());
@@ -148,9 +148,9 @@ fn what_is_no_database_of_grafanas_or_cannot_be_told_apart_is_an_error() {
     let output = folder.path().join("tokens.jsonl");
     let into = ["--output", output.to_str().unwrap()];
     for (arguments, part) in [
-        (&[][..], "by --output"),
-        (&["--dry-run", "--org", "7"], "no organisation 7"),
-        (&into, "nobody answers at http://127.0.0.1:1"),
+        (&[][..], "give --output FILE"),
+        (&["--dry-run", "--org", "7"], "no organization 7"),
+        (&into, "cannot connect to http://127.0.0.1:1"),
     ] {
         let ran = import(nowhere, &file, arguments);
         assert_eq!(ran.code(), Some(1), "{ran:?}");

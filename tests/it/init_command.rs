@@ -73,7 +73,7 @@ fn it_overwrites_nothing() {
         std::fs::write(folder.path().join(present), "mine").unwrap();
         let ran = init(folder.path(), &[]);
         assert_eq!((ran.code(), ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
-        assert!(ran.stderr.contains(present) && ran.stderr.contains("is there already"), "{ran:?}");
+        assert!(ran.stderr.contains(present) && ran.stderr.contains("exists already"), "{ran:?}");
         let entries: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
         assert_eq!(entries.len(), 1);
         assert_eq!(std::fs::read_to_string(folder.path().join(present)).unwrap(), "mine");

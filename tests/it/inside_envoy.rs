@@ -782,7 +782,7 @@ fn the_printed_configuration_runs_with_the_module_inside() {
     let filter = printed(&setup, &["envoy", "--inside", "--module", module, "--part", "filter"]);
     assert!(config.contains(filter.lines().nth(1).unwrap().trim()), "{filter}");
     let ran = setup.run(["envoy", "--inside", "--part", "cluster"]);
-    assert!(ran.code() != Some(0) && ran.stderr.contains("there is no cluster"), "{ran:?}");
+    assert!(ran.code() != Some(0) && ran.stderr.contains("needs no cluster"), "{ran:?}");
 }
 
 #[test]
@@ -829,7 +829,7 @@ fn probes_are_served_where_the_filter_says_so() {
     // A second Envoy finds the port taken, decides all the same, and has it once it is free.
     let shape = Shape::plain().module(json!({ "probes": address.to_string() }));
     let second = Envoy::start(&shape, &server, &upstream);
-    second.log().wait_for("a warning", |line| line.contains("there are no probes").then_some(()));
+    second.log().wait_for("a warning", |line| line.contains("cannot listen for probes").then_some(()));
     let request = http1::Request::new(second.address(), "GET", "/").host("a").bearer(ALICE);
     assert_eq!(request.send().status, 200);
     drop(envoy);

@@ -1217,8 +1217,7 @@ fn another_sites_request_changes_nothing_whatever_its_credential() {
 #[test]
 fn under_a_name_that_is_not_the_listeners_nobody_is_answered() {
     let api = Api::on("sqlite:keys.db");
-    let message = "Host is no name of this listener: add it to admin.hosts, set admin.public_url, or where it is an \
-                   application's add it to admin.login_hosts";
+    let message = "This listener does not serve this host: add it to admin.hosts, set admin.public_url, or add the host of an application to admin.login_hosts";
     for host in ["evil.example", "evil.example:9192", "localhost.evil.example", ""] {
         for (method, path) in
             [("GET", "/"), ("GET", "/api/health"), ("GET", "/api/auth/keys"), ("POST", "/login")]

@@ -220,7 +220,7 @@ fn a_command_line_that_makes_no_sense_is_rejected_before_any_request() {
     assert!(nobody.stderr.contains("--token-file"), "{nobody:?}");
     let down = keys(nowhere, &["list"]);
     assert_eq!(down.code(), Some(1), "{down:?}");
-    assert!(down.stderr.contains("nobody answers at http://127.0.0.1:1"), "{down:?}");
+    assert!(down.stderr.contains("cannot connect to http://127.0.0.1:1"), "{down:?}");
 }
 
 #[test]
@@ -555,7 +555,7 @@ fn variables_name_the_credential_and_arguments_go_before_them() {
     for (variables, arguments, code, part) in [
         (&[(by_token, token.as_str()), (by_user, "admin")][..], &[][..], 2, "are both set"),
         (&[], &["--password-file", &password], 2, "--user"),
-        (&[], &["--user", "admin"], 1, "no terminal is there"),
+        (&[], &["--user", "admin"], 1, "there is no terminal"),
         (&[(by_file, &password)], &[], 2, "--token-file"),
     ] {
         let ran = list_with(admin, variables, arguments, "");
@@ -619,12 +619,13 @@ fn a_terminal_is_asked_for_the_password_and_does_not_show_it() {
     assert!(seen.starts_with("Password: \nOnce more: \n$argon2id$") && !seen.contains("a-new"), "{seen}");
     let (state, seen) = at_terminal(admin, "a-new-password\r|another\r", &["password"]);
     assert_eq!(state, "hidden True echo True code 1", "{seen}");
-    assert!(seen.contains("not the same password twice") && !seen.contains("argon2id"), "{seen}");
+    assert!(seen.contains("the two passwords are not the same") && !seen.contains("argon2id"), "{seen}");
     // A token is asked for in the same way.
     let (state, seen) = at_terminal(admin, "hunter2\r", &["token", "check"]);
     assert_eq!(state, "hidden True echo True code 3", "{seen}");
     assert!(
-        seen.starts_with("Token: \nThis is no token of our format") && !seen.contains("hunter2"),
+        seen.starts_with("Token: \nThis is not a token in the format of envoy-auth-tokens")
+            && !seen.contains("hunter2"),
         "{seen}"
     );
 }
@@ -780,7 +781,7 @@ fn a_listener_that_is_not_the_admins_is_asked_about() {
     let (server, _) = start();
     let ran = keys(server.tcp(), &["list"]);
     assert_eq!((ran.code(), ran.stdout.as_str()), (Some(1), ""), "{ran:?}");
-    for part in ["is this the admin listener", "not that of ext_authz", "https://"] {
+    for part in ["that of the admin listener", "not of ext_authz", "https://"] {
         assert!(ran.stderr.contains(part), "{part}: {ran:?}");
     }
 }

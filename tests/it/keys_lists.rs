@@ -143,7 +143,8 @@ fn dead_keys_leave_the_store_and_the_audit_log_says_how_many() {
         (&line["expired"], &line["revoked"], &line["forget_after"]),
         (&json!(2), &json!(1), &json!("1d"))
     );
-    let told = |line: &str| line.contains("dead keys were deleted from the store").then_some(());
+    let told =
+        |line: &str| line.contains("expired and revoked keys were deleted from the store").then_some(());
     server.log().wait_for("saying so in the log", told);
     let issuer = Issuer::of(server);
     let ids: Vec<i64> = issuer.list().iter().map(|key| key["id"].as_i64().unwrap()).collect();

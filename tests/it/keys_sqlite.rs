@@ -138,7 +138,7 @@ fn on_a_full_disk_changes_fail_and_work_again_as_soon_as_there_is_space() {
     issuer.revoke(id);
     assert_eq!(checks.verdict(&token), "401 Revoked API key");
     let log = issuer.server.log().text();
-    assert!(log.contains("the disk is full: make room") || log.contains("disk I/O error"), "{log}");
+    assert!(log.contains("the disk is full: free space") || log.contains("disk I/O error"), "{log}");
     assert!(!log.contains("a row cannot be read"), "{log}");
 }
 
@@ -169,7 +169,7 @@ fn a_removed_file_takes_no_change_and_one_that_appears_is_opened() {
 
     // What is still being copied is not taken for a store.
     fs::write(&file, "").unwrap();
-    said(&issuer, "the file is not whole");
+    said(&issuer, "the file is incomplete");
     let whole = fs::read(&backup).unwrap();
     fs::write(&file, &whole[..whole.len() - 1]).unwrap();
     let errors = store_errors(&issuer, "read");
@@ -320,7 +320,7 @@ fn a_backup_that_cannot_be_made_says_why_and_writes_over_nothing() {
     fails(&store, &to, "there is no key store at");
     folder.start().create("kept");
     fs::write(&to, "something else").unwrap();
-    fails(&store, &to, "is there already: a backup is written over nothing");
+    fails(&store, &to, "exists already: a backup does not overwrite a file");
     assert_eq!(fs::read(&to).unwrap(), b"something else");
     fails(&store, &folder.path("no such folder/backup.db"), "does not exist");
     let postgres = "postgres://user@127.0.0.1:1/keys?sslmode=disable";
@@ -368,9 +368,9 @@ fn a_wal_that_a_killed_server_left_is_not_applied_to_the_file_in_its_place() {
         put(&file, &backup);
         let ran = Server::with(&config(&folder.store())).start_in_vain();
         let said = format!("{}{}", ran.stdout, ran.stderr);
-        assert!(said.contains("keys.db-wal may hold the changes of another file"), "{said}");
+        assert!(said.contains("keys.db-wal may contain changes of another file"), "{said}");
         let ran = back_up(&folder.store(), &folder.path("another.db"));
-        assert!(ran.stderr.contains("may hold the changes of another file"), "{ran:?}");
+        assert!(ran.stderr.contains("may contain changes of another file"), "{ran:?}");
         assert_eq!(fs::read(&wal).unwrap(), fs::read(aside.join("keys.db-wal")).unwrap(), "it is kept");
     }
     fs::remove_file(&wal).unwrap();

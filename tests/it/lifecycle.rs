@@ -15,7 +15,7 @@ const ALICE: &str = "alice-token-0123456789";
 const CONFIG: &str = "tokens: [{token: alice-token-0123456789, actor: {id: alice}}]\n";
 
 /// What the log says of a server that answers and has not read its store.
-const NOT_READY: &str = "answering, but not ready";
+const NOT_READY: &str = "the server answers but is not ready";
 
 /// Codes of google.rpc.Code.
 const UNAVAILABLE: i32 = 14;
@@ -191,7 +191,9 @@ fn a_server_is_not_ready_before_it_has_read_the_store_once_and_ready_from_then_o
     assert_ready(&server);
     assert_eq!(code(&server, &may_be_a_key()), UNAUTHENTICATED);
     store.stop();
-    server.log().wait_for("the outage", |line| line.contains("known keys go on from memory").then_some(()));
+    server
+        .log()
+        .wait_for("the outage", |line| line.contains("the server uses the keys in memory").then_some(()));
     assert_ready(&server);
     server.terminate();
     assert_eq!(server.wait().code(), Some(0));
@@ -212,7 +214,9 @@ fn a_server_that_may_be_ready_without_its_store_is_so_after_that_time() {
     assert_answers_and_is_not_ready(&server);
     std::fs::write(server.folder().join("config.yaml"), config(", ready_without_store: 1s")).unwrap();
     assert_ready(&server);
-    server.log().wait_for("why", |line| line.contains("keys.ready_without_store is over").then_some(()));
+    server.log().wait_for("why", |line| {
+        line.contains("the time of keys.ready_without_store has passed").then_some(())
+    });
     assert!(passes(&server));
     assert_eq!(code(&server, &may_be_a_key()), UNAVAILABLE);
 }

@@ -189,7 +189,8 @@ fn a_new_client_is_answered_while_every_place_is_taken_by_a_slow_one() {
         assert!(metric(&server, &format!("{REFUSED}{{listener=\"{listener}\"}}")) > 0, "{listener}");
         let logged = format!("\"listener\":\"{listener}\"");
         server.log().wait_for("the limit", |line| {
-            (line.contains("as many connections as may be are open") && line.contains(&logged)).then_some(())
+            (line.contains("the limit of open connections is reached") && line.contains(&logged))
+                .then_some(())
         });
     }
 }
@@ -240,7 +241,7 @@ fn a_flood_of_connections_is_logged_once_in_a_while() {
     let closed = format!("{REFUSED}{{listener=\"ext_authz\"}}");
     wait_until("all but three to be closed", || metric(&server, &closed) == 197);
     let lines = server.log().lines();
-    let logged = lines.iter().filter(|line| line.contains("as many connections as may be are open"));
+    let logged = lines.iter().filter(|line| line.contains("the limit of open connections is reached"));
     assert!(logged.count() < 20, "{lines:#?}");
     assert_eq!(Checks::of(&server).verdict(TOKEN), "");
     for mut stream in flood.into_iter().take(197) {

@@ -277,7 +277,7 @@ fn who_is_denied_reads_why_and_no_error_is_a_fault_of_the_server() {
         let line = audited(&server, &json!({"message": "log-in denied", "reason": reason}));
         assert_eq!((&line["source"], &line["user"]), (&json!("idp"), &json!(name)), "{line}");
         server.log().wait_for("the names of the claims", |line| {
-            (line.contains("nobody here") && line.contains("groups") && !line.contains("eve@example.org"))
+            (line.contains("may not log in") && line.contains("groups") && !line.contains("eve@example.org"))
                 .then_some(())
         });
     }

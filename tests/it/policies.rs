@@ -87,7 +87,11 @@ fn an_unknown_policy_is_logged_as_a_mistake_of_the_configuration() {
         assert_eq!(line["decision"], "denied");
         let reason = line["reason"].as_str().unwrap();
         assert!(reason.contains("policy"), "{line}");
-        let mistake = |line: &str| (is_error(line) && line.contains("no-such-policy")).then_some(());
+        // The error names the place where this form of Envoy's configuration names policies.
+        let place = if stack.is_inside() { "filter_config" } else { "context_extensions" };
+        let mistake = |line: &str| {
+            (is_error(line) && line.contains("no-such-policy") && line.contains(place)).then_some(())
+        };
         stack.deciding_log().wait_for("naming the unknown policy as an error", mistake);
     });
 }

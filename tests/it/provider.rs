@@ -220,7 +220,7 @@ mod real {
         let callback = provider.log_in(&client.begin().await.unwrap(), "ann");
         assert_eq!(
             outcome(client.finish(&code(&callback)).await),
-            "denied id_token: the ID token is signed by PS256: RS256, ES256 and EdDSA count"
+            "denied id_token: the ID token is signed by PS256: only RS256, ES256 and EdDSA are accepted"
         );
     }
 
@@ -522,8 +522,8 @@ async fn an_id_token_counts_only_when_it_is_whole_and_for_this_log_in() {
     for changes in good {
         assert_eq!(liar.outcome_of(&liar.token(changes.clone())).await, "ok carol", "{changes}");
     }
-    let not_yet = |claim| format!("is not valid yet (`{claim}`): is the time of both machines right?");
-    let form = |claim| format!("has a `{claim}` that is not what it should be");
+    let not_yet = |claim| format!("is not valid yet (`{claim}`): check the clocks of both machines");
+    let form = |claim| format!("has a `{claim}` that is not valid");
     let (other_issuer, other_client) = ("is of another issuer (`iss`)", "is for another client (`aud`)");
     let other_party = "was given to another client (`azp`)";
     let bad = [
@@ -596,7 +596,7 @@ async fn an_id_token_counts_only_when_a_published_key_signed_it() {
     }
     let unknown = "is signed by a key that the provider does not publish";
     let signature = "is not signed by the provider's key";
-    let by = |algorithm: &str| format!("is signed by {algorithm}: RS256, ES256 and EdDSA count");
+    let by = |algorithm: &str| format!("is signed by {algorithm}: only RS256, ES256 and EdDSA are accepted");
     let header = |algorithm: &str| json!({"alg": algorithm, "kid": "a"});
     let swapped = |token: &str, part: usize, by: &str| {
         let mut parts: Vec<_> = token.split('.').collect();
@@ -630,11 +630,11 @@ async fn an_id_token_counts_only_when_a_published_key_signed_it() {
         (format!("{good}="), signature.to_owned()),
         (
             liar.key.sign_with(&json!({"alg": "RS256", "kid": "a", "crit": ["exp"]}), &claims),
-            "has extensions that must be understood (`crit`), of which we know none".to_owned(),
+            "has critical extensions (`crit`), which this server does not support".to_owned(),
         ),
-        (format!("{good}.a.b"), "is encrypted: have the provider sign it alone".to_owned()),
-        ("token".to_owned(), "is no signed JSON Web Token".to_owned()),
-        (liar.key.sign("a", &json!(["sub"])), "is no signed JSON Web Token".to_owned()),
+        (format!("{good}.a.b"), "is encrypted: configure the provider to sign it only".to_owned()),
+        ("token".to_owned(), "is not a signed JSON Web Token".to_owned()),
+        (liar.key.sign("a", &json!(["sub"])), "is not a signed JSON Web Token".to_owned()),
         ("a".repeat(65_537), "has more than 65536 bytes".to_owned()),
     ];
     for (token, problem) in bad {
@@ -657,7 +657,7 @@ async fn an_answer_without_an_id_token_proves_nothing() {
     liar.provider.reply(TOKEN, Reply::Json(json!({"access_token": ACCESS_TOKEN, "token_type": "Bearer"})));
     assert_eq!(
         liar.client.outcome().await,
-        "denied id_token: the answer holds no ID token: is `openid` among `scopes`?"
+        "denied id_token: the answer has no ID token: check that `openid` is among `scopes`"
     );
     // userinfo is only for who has an access token.
     liar.provider.reply(TOKEN, Reply::Json(json!({"id_token": liar.token(json!({}))})));
@@ -745,14 +745,13 @@ async fn userinfo_speaks_of_the_same_person_and_the_id_token_wins() {
         (
             Reply::Body("application/jwt; charset=utf-8", b"eyJ".to_vec()),
             format!(
-                "outage bad_answer: {url}: answers with application/jwt: have the provider send userinfo as plain JSON"
+                "outage bad_answer: {url}: answers with application/jwt: configure the provider to send userinfo as plain JSON"
             ),
         ),
         (
             Reply::Status(401, json!({"error": "invalid_token"})),
             format!(
-                "denied access_token_denied: {url} denies the access token with status 401: does `scopes` hold all that \
-                 it wants?"
+                "denied access_token_denied: {url} denies the access token with status 401: check that `scopes` has all scopes that it needs"
             ),
         ),
     ] {
@@ -769,20 +768,20 @@ async fn a_document_that_lies_sends_nobody_anywhere() {
         (
             "issuer",
             json!("https://id.example.com"),
-            "speaks of another issuer than `issuer` is: write `issuer` exactly as its own `issuer` stands there",
+            "names another issuer: set `issuer` to exactly the value of `issuer` in that document",
         ),
-        ("issuer", json!(null), "`issuer` is missing, or not what it should be"),
+        ("issuer", json!(null), "`issuer` is missing or not valid"),
         (
             "token_endpoint",
             json!("http://id.example.com/token"),
-            "`token_endpoint` is not https; http is for 127.0.0.1, [::1] and localhost alone",
+            "`token_endpoint` is not https; http is allowed only for 127.0.0.1, [::1] and localhost",
         ),
         (
             "authorization_endpoint",
             json!("javascript:alert(1)"),
-            "`authorization_endpoint` is no URL such as https://id.example.com/token",
+            "`authorization_endpoint` is not a URL such as https://id.example.com/token",
         ),
-        ("jwks_uri", json!(["x"]), "`jwks_uri` is missing, or not what it should be"),
+        ("jwks_uri", json!(["x"]), "`jwks_uri` is missing or not valid"),
         (
             "userinfo_endpoint",
             json!("https://a:b@id.example.com"),
@@ -791,7 +790,7 @@ async fn a_document_that_lies_sends_nobody_anywhere() {
         (
             "code_challenge_methods_supported",
             json!(["plain"]),
-            "`code_challenge_methods_supported` lacks S256: this provider has no PKCE (RFC 7636), which is needed",
+            "`code_challenge_methods_supported` lacks S256: this provider does not support PKCE (RFC 7636), which is required",
         ),
         (
             "token_endpoint_auth_methods_supported",
@@ -841,18 +840,18 @@ async fn a_bad_answer_at_any_step_is_an_outage() {
             (Reply::Status(429, json!({})), bad, "answers status 429: it is asked too often"),
             (Reply::Status(404, json!({})), bad, "answers status 404: is the URL right?"),
             (Reply::Status(204, json!({})), bad, "answers status 204"),
-            (Reply::Body("text/html", b"<html>".to_vec()), bad, "answers something that is no JSON object"),
-            (Reply::Json(json!([])), bad, "answers something that is no JSON object"),
-            (Reply::Body("application/json", Vec::new()), bad, "answers something that is no JSON object"),
-            (Reply::Bytes(cut.clone()), bad, "gave no whole answer: the body was cut"),
+            (Reply::Body("text/html", b"<html>".to_vec()), bad, "sent an answer that is not a JSON object"),
+            (Reply::Json(json!([])), bad, "sent an answer that is not a JSON object"),
+            (Reply::Body("application/json", Vec::new()), bad, "sent an answer that is not a JSON object"),
+            (Reply::Bytes(cut.clone()), bad, "sent an incomplete answer: the body was cut"),
             (Reply::Bytes(endless.clone()), bad, "sent an answer of more than 1048576 bytes"),
             (
                 Reply::Redirect(evil.provider.url(path)),
                 bad,
                 "answers status 302, a redirect, which is not followed: write the URL that it leads to",
             ),
-            (Reply::Bytes(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), bad, "gave no whole answer: "),
-            (Reply::Nothing, bad, "gave no whole answer: "),
+            (Reply::Bytes(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), bad, "sent an incomplete answer: "),
+            (Reply::Nothing, bad, "sent an incomplete answer: "),
         ] {
             liar.provider.reply(path, reply.clone());
             let client = Client::of(open_id(liar.provider.issuer()));
@@ -930,15 +929,15 @@ async fn what_a_token_endpoint_refuses_is_said_without_its_own_words() {
         (Reply::Status(400, json!({})), "outage bad_answer: @: answers status 400"),
         (
             Reply::Json(json!({"id_token": 7})),
-            "outage bad_answer: @: answers JSON whose `id_token` is missing, or not what it should be",
+            "outage bad_answer: @: answers JSON whose `id_token` is missing or not valid",
         ),
         (
             Reply::Json(json!({"access_token": ACCESS_TOKEN, "token_type": "mac", "id_token": "x"})),
-            "outage bad_answer: @: answers JSON whose `token_type` is missing, or not what it should be",
+            "outage bad_answer: @: answers JSON whose `token_type` is missing or not valid",
         ),
         (
             Reply::Json(json!({"access_token": format!("{ACCESS_TOKEN}\r\nx: y"), "id_token": "x"})),
-            "outage bad_answer: @: answers JSON whose `access_token` is missing, or not what it should be",
+            "outage bad_answer: @: answers JSON whose `access_token` is missing or not valid",
         ),
     ] {
         liar.provider.reply(TOKEN, reply.clone());
@@ -993,7 +992,7 @@ async fn four_requests_are_on_their_way_at_a_time() {
     assert_eq!(
         hasty.outcome().await,
         format!(
-            "outage busy: {}: was not asked: 4 requests to this provider were on their way all the time (`timeout`)",
+            "outage busy: {}: was not asked: 4 requests to this provider were in progress until the time limit (`timeout`)",
             liar.provider.url(TOKEN)
         )
     );
@@ -1034,7 +1033,7 @@ async fn certificates_are_verified() {
 
     let other = LyingProvider::start_certified(&ca.issue(&["id.example.com"]));
     let name = said(&trusting(&ca, &other)).await;
-    assert!(name.contains("Write a name that its certificate has"), "{name}");
+    assert!(name.contains("Use a name that is in its certificate"), "{name}");
     let expired = LyingProvider::start_certified(&ca.issue_until(&["localhost"], 2020));
     let expired = said(&trusting(&ca, &expired)).await;
     assert!(expired.starts_with("outage tls: ") && expired.to_lowercase().contains("expired"), "{expired}");
@@ -1107,7 +1106,7 @@ mod plain_oauth {
                 TOKEN,
                 Reply::Json(json!({"token_type": "bearer"})),
                 format!(
-                    "outage bad_answer: {token}: answers JSON whose `access_token` is missing, or not what it should be"
+                    "outage bad_answer: {token}: answers JSON whose `access_token` is missing or not valid"
                 ),
             ),
             (
@@ -1117,22 +1116,22 @@ mod plain_oauth {
                     "application/x-www-form-urlencoded",
                     format!("access_token={ACCESS_TOKEN}").into_bytes(),
                 ),
-                format!("outage bad_answer: {token}: answers something that is no JSON object"),
+                format!("outage bad_answer: {token}: sent an answer that is not a JSON object"),
             ),
             (
                 API,
                 Reply::Status(403, json!({"message": "…"})),
                 format!(
-                    "denied access_token_denied: {api} denies the access token with status 403: does `scopes` hold all that it wants?"
+                    "denied access_token_denied: {api} denies the access token with status 403: check that `scopes` has all scopes that it needs"
                 ),
             ),
             (
                 API,
                 Reply::Json(json!(["carol"])),
-                format!("outage bad_answer: {api}: answers something that is no JSON object"),
+                format!("outage bad_answer: {api}: sent an answer that is not a JSON object"),
             ),
             (API, Reply::Status(502, json!({})), format!("outage bad_answer: {api}: answers status 502")),
-            (API, Reply::Nothing, format!("outage bad_answer: {api}: gave no whole answer: ")),
+            (API, Reply::Nothing, format!("outage bad_answer: {api}: sent an incomplete answer: ")),
         ] {
             let (provider_of_this, client_of_this) = start();
             provider_of_this.reply(path, reply.clone());
@@ -1156,7 +1155,7 @@ mod plain_oauth {
             assert_eq!(
                 super::said(&error),
                 format!(
-                    "outage discovery: {said} is not https; http is for 127.0.0.1, [::1] and localhost alone"
+                    "outage discovery: {said} is not https; http is allowed only for 127.0.0.1, [::1] and localhost"
                 )
             );
         }

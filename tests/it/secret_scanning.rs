@@ -154,7 +154,7 @@ fn token_check_tells_our_tokens_by_their_checksum() {
     for text in [token.clone(), format!("{token}\n"), sample.trim_end_matches('\'').to_owned()] {
         let ran = check(&text);
         assert_eq!(ran.code(), Some(0), "{ran:?}");
-        assert!(ran.stdout.contains("the prefix eat and a right checksum"), "{ran:?}");
+        assert!(ran.stdout.contains("the prefix eat and a correct checksum"), "{ran:?}");
         assert!(!format!("{ran:?}").contains(text.trim_end()), "{ran:?}");
     }
     let last = if token.ends_with('0') { '1' } else { '0' };
@@ -182,7 +182,8 @@ fn token_check_tells_our_tokens_by_their_checksum() {
         let ran = run(command, "");
         assert_eq!((ran.code(), ran.stderr.as_str()), (Some(3), ""), "{part}: {ran:?}");
         assert!(
-            ran.stdout.starts_with("This is no token of our format") && ran.stdout.contains(part),
+            ran.stdout.starts_with("This is not a token in the format of envoy-auth-tokens")
+                && ran.stdout.contains(part),
             "{ran:?}"
         );
     }

@@ -123,7 +123,7 @@ fn the_service_manager_hears_that_we_answer_and_wait_for_the_key_store() {
 fn a_service_manager_that_is_not_there_stops_nothing() {
     let server = Server::with(CONFIG).env("NOTIFY_SOCKET", "/no/such/socket").start();
     assert!(passes(&server));
-    server
-        .log()
-        .wait_for("a warning", |line| line.contains("the service manager cannot be told").then_some(()));
+    server.log().wait_for("a warning", |line| {
+        line.contains("cannot send the state of the server to the service manager").then_some(())
+    });
 }

@@ -95,7 +95,7 @@ fn an_envoy_that_is_not_the_one_we_know_gets_no_answer_and_nobody_passes() {
     // Not a host's name, whatever it says.
     let nameless = ca.issue(&[]);
     for (shows, why) in [
-        (None, "the client shows no certificate"),
+        (None, "the client presents no certificate"),
         (Some(other.issue(&[ENVOY])), "not signed by a CA of `client_ca`"),
         (Some(stranger), "it has spiffe://example.org/envoys, ENVOY.example, x.envoy.example"),
         (Some(nameless), "one of `client_names`; it has none"),
@@ -218,7 +218,7 @@ fn who_speaks_no_tls_or_nothing_is_not_waited_for_by_anybody() {
         assert!(!heard.windows(4).any(|window| window == b"HTTP"), "{}", heard.escape_ascii());
         assert_eq!(check(server.tcp(), &client), Ok(true));
     }
-    server.log().wait_for("that it is no TLS", |line| line.contains("is no TLS").then_some(()));
+    server.log().wait_for("that it does not speak TLS", |line| line.contains("is no TLS").then_some(()));
     is_closed(&mut slow, MAX_WAIT);
     is_closed(&mut silent, MAX_WAIT);
     assert_eq!(check(server.tcp(), &client), Ok(true));
@@ -632,23 +632,26 @@ fn our_own_commands_speak_https_and_show_a_certificate_where_one_is_required() {
         assert!(stranger.stderr.contains("--ca-file"), "{stranger:?}");
         let elsewhere = keys(&url.replace("127.0.0.1", "localhost"), &showing);
         assert_eq!(elsewhere.code(), Some(1), "the certificate is for another name: {elsewhere:?}");
-        assert!(elsewhere.stderr.contains("error: no TLS with https://localhost:"), "{elsewhere:?}");
+        assert!(elsewhere.stderr.contains("error: TLS with https://localhost:"), "{elsewhere:?}");
         let plain = keys(&url.replace("https", "http"), &["list"]);
         assert_eq!(plain.code(), Some(1), "{plain:?}");
-        assert!(plain.stderr.contains("is this the admin listener"), "{plain:?}");
-        assert!(plain.stderr.contains("If it has TLS, the URL begins with https://"), "{plain:?}");
+        assert!(plain.stderr.contains("that of the admin listener"), "{plain:?}");
+        assert!(plain.stderr.contains("if it has TLS, the URL begins with https://"), "{plain:?}");
         let missing = [&trusting[..], &["--cert-file", &cert, "--key-file", "/nowhere/me.key"]].concat();
         let missing = keys(&url, &missing);
         let text = "error: cannot read the private key in /nowhere/me.key: No such file or directory";
         assert!(missing.code() == Some(1) && missing.stderr.starts_with(text), "{missing:?}");
         let swapped = [&trusting[..], &["--cert-file", &cert, "--key-file", &ca_file]].concat();
         let swapped = keys(&url, &swapped);
-        assert!(swapped.stderr.starts_with("error: no private key in PEM"), "{swapped:?}");
+        assert!(swapped.stderr.contains("has no private key in PEM"), "{swapped:?}");
         let down = keys("https://127.0.0.1:1", &trusting);
-        assert!(down.stderr.contains("nobody answers at https://127.0.0.1:1"), "{down:?}");
+        assert!(down.stderr.contains("cannot connect to https://127.0.0.1:1"), "{down:?}");
         // And to a port without TLS.
         let plain = keys(&format!("https://{}", server.probes()), &trusting);
-        assert!(plain.stderr.contains("plain http? Then the URL begins with http://"), "{plain:?}");
+        assert!(
+            plain.stderr.contains("if the listener has no TLS, the URL begins with http://"),
+            "{plain:?}"
+        );
     }
 }
 
@@ -766,11 +769,11 @@ fn what_the_printed_envoy_cannot_speak_is_said() {
             &["--tls-ca", "/ca.crt"][..],
             "`ext_authz.tls`, which this configuration does not",
         ),
-        (configured(&open, &ca), &["--tls-key", "/a.key"], "`ext_authz.tls` has no `client_ca`"),
+        (configured(&open, &ca), &["--tls-key", "/a.key"], "need `ext_authz.tls.client_ca`"),
         (
             named().file("server.crt", &nameless.cert).file("server.key", &nameless.key),
             &[],
-            "has no name (subjectAltName)",
+            "has no subjectAltName",
         ),
     ] {
         let ran = setup.run(["envoy", "--address", "127.0.0.1:9191"].iter().chain(arguments));

@@ -1,5 +1,5 @@
 //! A fake Envoy: the functions of Envoy's that we call, on memory that is freed when a real Envoy would free it, so that
-//! AddressSanitizer sees whoever reads it afterwards.  It drives the functions that we export.
+//! AddressSanitizer reports every read after that.  It drives the functions that we export.
 
 use std::cell::RefCell;
 use std::ffi::c_void;

@@ -176,7 +176,7 @@ impl Pages for TokenList {
     params(("id" = i64, Path, description = "The id of the service account")),
     request_body = NewToken,
     responses(
-        (status = OK, description = "The token, which is shown this once", body = IssuedKey),
+        (status = OK, description = "The token, which is shown only once", body = IssuedKey),
         CallerErrors,
         PermissionErrors,
         AccountNotFoundErrors,

@@ -5,7 +5,7 @@
 //! What comes beyond is folded at the end of the minute: a row stands for denials of one action, says how many they are, and
 //! of all else (why, which key, from which address) only what is the same for all of them.  A known caller has a row for each
 //! action and reason, ten a minute at most, and one more that only says how many more there were.  What is held in memory
-//! is bounded; a row that cannot be written is counted, and its line stands in the audit log.
+//! is bounded; a row that cannot be written is counted, and its line is in the audit log.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -273,7 +273,7 @@ impl RequestBody for Rotation {
     params(("id" = i64, Path, description = "The id of the key")),
     request_body = Rotation,
     responses(
-        (status = OK, description = "The key, whose new token is shown this once", body = IssuedKey),
+        (status = OK, description = "The key, whose new token is shown only once", body = IssuedKey),
         CallerErrors,
         PermissionErrors,
         NotFoundErrors,

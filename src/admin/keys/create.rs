@@ -31,8 +31,8 @@ pub(in crate::admin) struct NewKeyBody {
     /// user, token or actor.
     #[schema(min_length = 1, max_length = 190)]
     name: String,
-    /// Required for nobody's key. None for a service account's, which has the account's. Without it a key of one's own has the
-    /// role that its owner has.
+    /// Required for a key without an owner. Not allowed for the key of a service account, which has the account's
+    /// role. Without it a key of one's own has the role that its owner has.
     #[schema(required = false, schema_with = role_schema)]
     role: Option<Role>,
     /// Without it, or with 0, the key never expires, where keys.max_seconds_to_live lets it.
@@ -45,7 +45,7 @@ pub(in crate::admin) struct NewKeyBody {
     policies: Option<Vec<String>>,
     #[schema(max_length = 500)]
     description: Option<String>,
-    /// The name of the service account whose key it is.
+    /// The name of the service account that owns the key.
     account: Option<String>,
     /// Only "me": the key is the caller's own.
     owner: Option<String>,
@@ -80,7 +80,7 @@ impl RequestBody for NewKeyBody {
     tag = "keys",
     request_body = NewKeyBody,
     responses(
-        (status = OK, description = "The key, whose token is shown this once", body = IssuedKey),
+        (status = OK, description = "The key, whose token is shown only once", body = IssuedKey),
         CallerErrors,
         PermissionErrors,
         BodyErrors,

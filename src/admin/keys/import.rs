@@ -46,14 +46,14 @@ pub(in crate::admin) struct KeyLine {
     /// The SHA-256 of the token in hexadecimal digits.
     #[schema(value_type = String, min_length = 64, max_length = 64)]
     sha256: TokenDigest,
-    /// Required for nobody's key, and none for a service account's.
+    /// Required for a key without an owner; not allowed for the key of a service account.
     #[schema(required = false, schema_with = role_schema)]
     role: Option<Role>,
     #[schema(max_length = 500)]
     description: Option<String>,
-    /// The name of the service account whose it is.
+    /// The name of the service account that owns the key.
     account: Option<String>,
-    /// The person whose it is.
+    /// The person who owns the key.
     owner: Option<String>,
     /// Where that person comes from: config, ldap, or a provider's name.
     #[schema(value_type = Option<String>)]

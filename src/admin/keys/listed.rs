@@ -42,14 +42,14 @@ pub(in crate::admin) struct ListedKey {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, max_length = 500)]
     description: Option<String>,
-    /// The name of the service account whose it is.
+    /// The name of the service account that owns the key.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     account: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     account_id: Option<i64>,
-    /// The person whose it is: the name of a user, or the id that a directory or a provider has for somebody.
+    /// The person who owns the key: the name of a user, or the id that a directory or a provider has for the person.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     owner: Option<String>,
@@ -85,7 +85,7 @@ pub(in crate::admin) struct ListedKey {
     #[schema(nullable = false, format = DateTime)]
     disabled_at: Option<String>,
     /// Why a Check denies it although it is neither revoked nor expired nor disabled: account_disabled or account_gone (its
-    /// service account is), owner_gone (the person whose it is is gone) or held_back (it was dead before the store was
+    /// service account is), owner_gone (its owner no longer exists) or held_back (it was revoked before the store was
     /// restored). Left out when a Check does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -118,7 +118,7 @@ impl ListedKey {
         Self {
             id: key.id,
             name: key.name,
-            // What stands in the record of an account's key says nothing.
+            // What is in the record of an account's key says nothing.
             role: key.role.filter(|_| account_id.is_none()).map(Role::as_str),
             expiration: time(key.expires_at),
             last_used_at: time(key.last_used_at),

@@ -47,7 +47,7 @@ impl KeyWriter {
         Ok(())
     }
 
-    /// Adds what stands between keys, or after them.
+    /// Adds what is between keys, or after them.
     pub fn punctuate(&mut self, text: &[u8]) {
         self.text.extend_from_slice(text);
     }

@@ -23,7 +23,7 @@ pub(super) enum Depth {
 }
 
 impl Depth {
-    /// The relative address of what stands beside `/login`.
+    /// The relative address of what is beside `/login`.
     pub fn root(self) -> &'static str {
         match self {
             Self::Begin => "../",
@@ -36,14 +36,14 @@ impl Depth {
 pub(super) fn going_on(depth: Depth, address: &str) -> Response {
     let address = escaped(address);
     let refresh = format!("<meta http-equiv=\"refresh\" content=\"0;url={address}\">\n");
-    let text = format!("<p class=\"lead\"><a href=\"{address}\">Go on</a></p>");
+    let text = format!("<p class=\"lead\"><a href=\"{address}\">Continue</a></p>");
     page(depth, StatusCode::OK, "Logged in", &refresh, &text).into_response()
 }
 
 /// A page that says why a log-in did not work, with a link to the log-in page.
 pub(super) fn failure(depth: Depth, failure: Failure, text: &str, try_again: &str) -> Response {
     let text = paragraphs(text, Some((try_again, "Try again")));
-    let page = page(depth, failure.status, "Log-in did not work", "", &text);
+    let page = page(depth, failure.status, "Log-in failed", "", &text);
     (Extension(failure), page).into_response()
 }
 
@@ -80,7 +80,7 @@ fn page(depth: Depth, status: StatusCode, title: &str, head: &str, body: &str) -
     (status, headers, html)
 }
 
-/// Text as it stands in HTML, in an attribute too.
+/// Text as it is in HTML, in an attribute too.
 fn escaped(text: &str) -> String {
     let mut html = String::with_capacity(text.len());
     for character in text.chars() {

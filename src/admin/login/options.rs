@@ -22,7 +22,7 @@ pub(in crate::admin) struct LogInOptions {
     passwords: bool,
     /// Providers, in the order of the configuration
     providers: Vec<ProviderOption>,
-    /// The name of the person who is logged in here; left out when nobody is
+    /// The name of the person who is logged in here; left out if nobody is logged in
     #[serde(skip_serializing_if = "Option::is_none")]
     logged_in: Option<String>,
     /// Where the browser goes on to after log-in; left out when that is the page

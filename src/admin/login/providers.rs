@@ -132,11 +132,11 @@ struct LogIn<'r> {
 /// Why a log-in does not go on.
 #[derive(Debug, thiserror::Error)]
 enum LogInError {
-    #[error("too many log-ins begin at once")]
+    #[error("too many log-ins at the same time")]
     TooMany,
-    #[error("the browser does not navigate")]
+    #[error("the request is not a navigation of a browser")]
     NotNavigated,
-    #[error("it belongs to no attempt of this browser")]
+    #[error("it does not belong to a log-in that this browser began")]
     Attempt(AttemptError),
     #[error("its state was used before")]
     Used,
@@ -147,7 +147,7 @@ enum LogInError {
     NoCode,
     #[error(transparent)]
     Provider(#[from] ProviderError),
-    #[error("the person is nobody here: {}", .0.as_str())]
+    #[error("the person may not log in: {}", .0.as_str())]
     NotAPerson(NotAPerson),
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -347,7 +347,7 @@ impl<'r> LogIn<'r> {
                 provider,
                 reason = reason.as_str(),
                 claims = names,
-                "a person of a provider is nobody here"
+                "a person of a provider may not log in"
             );
         }
         let principal = Arc::new(principal.map_err(LogInError::NotAPerson)?);
@@ -383,7 +383,8 @@ impl<'r> LogIn<'r> {
         let failure = error.answer();
         // All else is a line of the audit log alone, which merges what strangers can bring about.
         if matches!(error, LogInError::Provider(_) | LogInError::Denied(_)) {
-            tracing::warn!(provider = self.settings.name.as_str(), reason = %error, "a log-in at a provider does not go on");
+            tracing::warn!(provider = self.settings.name.as_str(), reason = %error, "a log-in at a provider \
+             failed");
         }
         let try_again = format!("{}login", self.depth.root());
         html::failure(self.depth, failure, &error.text(&self.settings.label), &try_again)

@@ -24,7 +24,7 @@ pub(in crate::admin) fn document() -> utoipa::openapi::OpenApi {
         title = "envoy-auth-tokens: API keys",
         description = "Issues, lists, rotates, revokes and deletes API keys. Paths and bodies are those of Grafana's \
                        authentication HTTP API. Beyond the statuses of each operation, every one may answer 421 (the \
-                       Host is no name of this listener) and 500 (a fault of the server), with the body of an error."
+                       the listener does not serve the host) and 500 (a fault of the server), with the body of an error."
     ),
     servers((url = "/", description = "This server")),
     security(("bearer" = []), ("basic" = []), ("session" = [])),

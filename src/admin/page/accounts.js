@@ -95,7 +95,7 @@ const set = async (account, isDisabled, done) => {
 function askDisable(account) {
   ask({
     title: 'Disable', name: account.name, yes: 'Disable', isMild: true, after: load,
-    text: 'All its keys are denied from now on, until somebody enables it.',
+    text: 'All its keys are denied until the account is enabled again.',
     run: () => set(account, true, ' is disabled.'),
   });
 }
@@ -103,7 +103,7 @@ function askDisable(account) {
 function askEnable(account) {
   ask({
     title: 'Enable', name: account.name, yes: 'Enable', isMild: true, after: load,
-    text: 'Whoever has the secret of one of its keys can use it again at once.',
+    text: 'All its keys work again at once.',
     run: () => set(account, false, ' works again.'),
   });
 }
@@ -112,8 +112,8 @@ function askDelete(account) {
   const count = account.tokens ?? 0;
   ask({
     title: 'Delete', name: account.name, yes: 'Delete', after: load,
-    text: count === 0 ? 'It has no keys.  Its name is not given again.'
-      : `${plural(count, 'key')} of it ${count === 1 ? 'stops' : 'stop'} working at once, for good.  Its name is not given again.`,
+    text: count === 0 ? 'It has no keys.  Its name cannot be used again.'
+      : `${plural(count, 'key')} ${count === 1 ? 'stops' : 'stop'} working at once, and this cannot be undone.  The name of the account cannot be used again.`,
     run: async () => {
       await call('DELETE', accountPath(account.id));
       return [named(account.name), ' is deleted.'];
@@ -145,7 +145,7 @@ async function showAccount(known) {
   const members = memberTexts(account.actor);
   $('account-details-list').replaceChildren(...facts([
     ['Role', account.role ? [chip(account.role)] : null],
-    ['Counts', account.policies
+    ['Valid', account.policies
       ? account.policies.length === 0 ? 'Under no policy' : `Only under ${account.policies.join(', ')}`
       : 'Under every policy'],
     ['Members', members.length === 0 ? null : members.flatMap((text, index) => [...(index ? [make('br')] : []), named(text)])],
@@ -199,7 +199,7 @@ const changeAccount = (account) => openForm(account, 'Change', 'Save', $('accoun
 function warn() {
   const isStronger = changed !== null && rights.isStronger();
   say($('account-stronger'), isStronger
-    ? `Whoever has the secret of one of its keys can do more from now on.  It has ${plural(changed.tokens ?? 0, 'key')}.`
+    ? `Everybody who has one of its keys gets more rights.  It has ${plural(changed.tokens ?? 0, 'key')}.`
     : null);
 }
 

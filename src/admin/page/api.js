@@ -6,7 +6,7 @@ const READ_ONLY = 'The key store is read only here';
 // What the page says in place of messages that are Grafana's.
 const IN_WORDS = new Map([
   [READ_ONLY, `${READ_ONLY}.  Log in and change keys at a server that writes to it.`],
-  ['api_key Quota reached', 'There is no room for another key.  Delete keys that nobody needs, or raise keys.max.'],
+  ['api_key Quota reached', 'The limit of stored keys is reached.  Delete keys that are not needed, or raise keys.max.'],
   ['API key name already exists', 'Another live key of the same owner has this name.'],
 ]);
 

@@ -66,8 +66,8 @@ function draw(rows, total, wanted) {
   $('no-audit').hidden = rows.length !== 0;
   const isFiltered = [...FILTERS, ...TIMES].some((name) => wanted[name]);
   $('no-audit').replaceChildren(...(isFiltered
-    ? [make('p', {}, 'Nothing fits all filters.'), button('Clear all filters', () => go('audit'))]
-    : [make('p', {}, 'Nothing was changed yet.')]));
+    ? [make('p', {}, 'Nothing matches all filters.'), button('Clear all filters', () => go('audit'))]
+    : [make('p', {}, 'Nothing has been changed yet.')]));
   pager.draw({ ...position(wanted), total, shown: rows.length });
 }
 

@@ -87,5 +87,5 @@ export async function copy(field, told, what) {
     copied = document.execCommand('copy');
     if (copied) before?.focus();
   }
-  told.textContent = copied ? `${what} copied.` : 'Press Ctrl+C to copy what is selected.';
+  told.textContent = copied ? `${what} copied.` : 'Press Ctrl+C to copy the selected text.';
 }

@@ -66,7 +66,7 @@ form.addEventListener('submit', (event) => {
       show(key, secret);
     } catch (denied) {
       if (isOver(denied)) return;
-      if (denied.status === 404) sayWrong(input, 'It is no key of this store.');
+      if (denied.status === 404) sayWrong(input, 'No key of this store has this token.');
       else sayWrong(input, denied.problem('sha256') ?? denied.message);
       input.focus();
     }
@@ -75,12 +75,12 @@ form.addEventListener('submit', (event) => {
 
 function show(key, secret) {
   $('find-found').replaceChildren('It is ', named(key.name), ' ', ...states(key));
-  if (secret === 'replaced') $('find-found').append(' (an old secret, which was rotated away)');
+  if (secret === 'replaced') $('find-found').append(' (an old secret, which a rotation replaced)');
   $('find-facts').replaceChildren(...factsOf(key));
   const [, ...acts] = actsOf(key, after);
   const wanted = acts.filter(({ label }) => ['Revoke', 'Pause', 'Rotate'].includes(label));
   const buttons = wanted.map(({ label, run, endsIt }) => button(label, run, endsIt ? { class: 'plain ends-it' } : {}));
-  if (may().revokesMany) buttons.push(button('Revoke all by its maker', () => revokeMany(after, { createdBy: key.createdBy })));
+  if (may().revokesMany) buttons.push(button('Revoke all keys of its creator', () => revokeMany(after, { createdBy: key.createdBy })));
   $('find-acts').replaceChildren(...buttons);
   $('find-result').hidden = false;
   $('find-acts').hidden = buttons.length === 0;

@@ -43,7 +43,7 @@ export function actsOf(key, update) {
 function askPause(key, after) {
   ask({
     title: 'Pause', name: key.name, yes: 'Pause', isMild: true, after,
-    text: 'It is denied from now on, until somebody resumes it.  It keeps its name, its secret and its expiry.',
+    text: 'The key is denied until it is resumed.  It keeps its name, its secret and its expiry.',
     run: async () => {
       await call('PATCH', keyPath(key.id), { disabled: true });
       return [named(key.name), ' is paused.'];
@@ -54,7 +54,7 @@ function askPause(key, after) {
 function askResume(key, after) {
   ask({
     title: 'Resume', name: key.name, yes: 'Resume', isMild: true, after,
-    text: 'Whoever has its secret can use it again at once.',
+    text: 'The key works again at once.',
     run: async () => {
       await call('PATCH', keyPath(key.id), { disabled: false });
       return [named(key.name), ' works again.'];
@@ -65,7 +65,7 @@ function askResume(key, after) {
 function askRevoke(key, after) {
   ask({
     title: 'Revoke', name: key.name, yes: 'Revoke', after,
-    text: 'It stops working at once, for good.  It stays in the list of expired and revoked keys.',
+    text: 'The key stops working at once, and this cannot be undone.  It stays in the list of expired and revoked keys.',
     run: async () => {
       await call('POST', keyPath(key.id, '/revoke'), {});
       return [named(key.name), ' is revoked.'];
@@ -77,8 +77,8 @@ function askDelete(key, after) {
   ask({
     title: 'Delete', name: key.name, yes: 'Delete', after,
     text: isDead(key)
-      ? 'Nothing of it remains in the list.'
-      : 'It stops working at once, and nothing of it remains in the list.',
+      ? 'The key is removed from the list.'
+      : 'The key stops working at once and is removed from the list.',
     run: async () => {
       await call('DELETE', keyPath(key.id));
       return [named(key.name), ' is deleted.'];
@@ -99,15 +99,15 @@ function belonging(key) {
 
 function roleOf(key) {
   if (key.role) return [chip(key.role)];
-  return [key.account ? 'That of its service account' : key.owner ? 'That of its owner' : 'None'];
+  return [key.account ? 'The role of its service account' : key.owner ? 'The role of its owner' : 'None'];
 }
 
 // Why a key is denied that is neither paused nor expired nor revoked.
 const DENIED = {
-  account_disabled: 'Its service account is paused',
-  account_gone: 'Its service account is gone',
-  owner_gone: 'Its owner is gone, disabled, or was not seen for too long',
-  held_back: 'It had ended before the key store was restored',
+  account_disabled: 'Its service account is disabled',
+  account_gone: 'Its service account was deleted',
+  owner_gone: 'Its owner was removed or disabled, or has not logged in for too long',
+  held_back: 'It was revoked before the key store was restored',
 };
 
 // What there is to know of a key.  `holder` is the account whose rights it has.
@@ -117,7 +117,7 @@ export function factsOf(key, holder) {
   const by = (at, who) => (at ? [...timeAndAgo(at), ...(who ? [', by ', named(who)] : [])] : null);
   return facts([
     ['Role', holder?.role ? [chip(holder.role), ' from its service account'] : roleOf(key)],
-    ['Counts', rights.policies
+    ['Valid', rights.policies
       ? rights.policies.length === 0 ? 'Under no policy' : `Only under ${rights.policies.join(', ')}`
       : 'Under every policy'],
     ['Members', members.length === 0 ? null : members.flatMap((text, index) => [...(index ? [make('br')] : []), named(text)])],
@@ -166,7 +166,7 @@ export async function showDetails(known, update) {
   const [, ...acts] = actsOf(key, update);
   const buttons = acts.map(({ label, run, endsIt }) => button(label, run, endsIt ? { class: 'plain ends-it' } : {}));
   if (may().audit) buttons.push(make('a', { class: 'button plain', href: address('audit', { key: key.id }) }, 'History'));
-  if (may().revokesMany) buttons.push(button('Revoke all by its maker', () => revokeMany(update, { createdBy: key.createdBy })));
+  if (may().revokesMany) buttons.push(button('Revoke all keys of its creator', () => revokeMany(update, { createdBy: key.createdBy })));
   $('details-acts').replaceChildren(...buttons);
   open(dialog, dialog.querySelector('[data-close]'));
 }

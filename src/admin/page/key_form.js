@@ -86,7 +86,7 @@ function offerLives(isChange) {
   for (const seconds of [firstSeconds, maxSeconds]) {
     if (isAllowed(seconds) && !lives.includes(seconds)) lives.push(seconds);
   }
-  const limit = (seconds) => (seconds === maxSeconds ? ', the most here' : '');
+  const limit = (seconds) => (seconds === maxSeconds ? ', the longest here' : '');
   const options = lives.sort((one, other) => one - other).map((seconds) => [seconds, `In ${length(seconds)}${limit(seconds)}`]);
   options.push(['custom', 'After another time…']);
   if (maxSeconds === null) options.push(['never', 'Never']);
@@ -142,7 +142,7 @@ function previewLife() {
   }
   const hint = $(`${lifeInput().id}-hint`);
   hint.classList.toggle('never', total === null);
-  if (total === null) hint.append('It works until somebody revokes it, in whoever’s hands it is by then.');
+  if (total === null) hint.append('The key works until it is revoked, for everybody who has it.');
   else if (total !== undefined) hint.append('Expires ', ...timeAndAgo(new Date(Date.now() + total * 1000).toISOString()));
   else if (key?.expiration) hint.append('Expires ', ...timeAndAgo(key.expiration));
   else if (key) hint.append('No expiration date');
@@ -152,8 +152,8 @@ function previewLife() {
 function warn() {
   const isStronger = key !== null && !part('rights').hidden && rights.isStronger();
   say($('key-stronger'), isStronger
-    ? `Whoever has the key’s secret can do more from now on: ${key.createdBy}, who made it, and everybody who got it since.  `
-      + 'Rotate it where you are not sure who that is.'
+    ? `Everybody who has this key gets more rights: ${key.createdBy}, who created it, and everybody who got it later.  `
+      + 'Rotate it if you are not sure who has it.'
     : null);
 }
 
@@ -225,7 +225,7 @@ form.addEventListener('submit', (event) => {
   const wrong = sayProblems([
     [$('key-name'), nameProblem($('key-name').value.trim(), 'key')],
     [$('key-description'), descriptionProblem($('key-description').value.trim())],
-    [account, account.value.trim() === '' ? 'Say which service account.' : null],
+    [account, account.value.trim() === '' ? 'Enter the name of a service account.' : null],
     [lifeInput(), lifeProblem()],
   ]);
   if (wrong) return;

@@ -144,7 +144,7 @@ function nothing(wanted, ended) {
   if (isFiltered(wanted)) {
     const isSearch = wanted.query && FILTERS.every((name) => !wanted[name]);
     return [
-      make('p', {}, ...(isSearch ? ['No key has ', named(wanted.query), ' in its name.'] : ['No key fits all filters.'])),
+      make('p', {}, ...(isSearch ? ['No key has ', named(wanted.query), ' in its name.'] : ['No key matches all filters.'])),
       button('Clear all filters', clearAll),
     ];
   }

@@ -44,8 +44,8 @@ form.addEventListener('input', forget);
 function problems() {
   const [since, unused] = [$('end-since'), $('end-unused').value.trim()];
   return [
-    [since, since.validity.badInput || (since.value !== '' && instant(since.value) === null) ? 'Write a whole date and time.' : null],
-    [$('end-unused'), unused !== '' && !/^[1-9][0-9]{0,4}$/.test(unused) ? 'Write a number of days, such as 90.' : null],
+    [since, since.validity.badInput || (since.value !== '' && instant(since.value) === null) ? 'Enter a date and a time.' : null],
+    [$('end-unused'), unused !== '' && !/^[1-9][0-9]{0,4}$/.test(unused) ? 'Enter a number of days, such as 90.' : null],
   ];
 }
 
@@ -89,7 +89,7 @@ form.addEventListener('submit', (event) => {
 
 function show(wanted, keys) {
   previewed = wanted;
-  $('end-count').textContent = keys.length === 0 ? 'No live key fits.' : `${plural(keys.length, 'key')} will be revoked:`;
+  $('end-count').textContent = keys.length === 0 ? 'No live key matches.' : `${plural(keys.length, 'key')} will be revoked:`;
   $('end-scroll').hidden = keys.length === 0;
   $('end-rows').replaceChildren(...keys.slice(0, SHOWN).map((key) => make('tr', {},
     make('th', { scope: 'row' }, named(key.name)),
@@ -98,7 +98,7 @@ function show(wanted, keys) {
     make('td', {}, named(key.createdBy ?? '')),
     make('td', {}, time(key.created)),
     make('td', {}, key.lastUsedAt ? ago(key.lastUsedAt) : 'Never'))));
-  $('end-more').textContent = keys.length > SHOWN ? `And ${plural(keys.length - SHOWN, 'more key')}, which the same criteria fit.` : '';
+  $('end-more').textContent = keys.length > SHOWN ? `And ${plural(keys.length - SHOWN, 'more key')}, which match the same fields.` : '';
   $('end-found').hidden = false;
   $('end-preview').hidden = keys.length > 0;
   $('end-yes').hidden = keys.length === 0;

@@ -69,7 +69,7 @@ export class RightsFields {
     const { roles, policies: known, members } = may();
     const offered = ROLES.filter((each) => roles.includes(each) || each === role);
     const select = make('select', { id: this.#id('role'), 'aria-describedby': `${this.#id('role')}-error` },
-      ...(wholeRole ? [make('option', { value: '' }, 'My own, whatever it is')] : []),
+      ...(wholeRole ? [make('option', { value: '' }, 'Always my own role')] : []),
       ...offered.map((each) => make('option', {}, each)));
     select.value = role ?? (wholeRole ? '' : offered[0] ?? '');
     const parts = [this.#field('role', 'Role', select)];
@@ -100,7 +100,7 @@ export class RightsFields {
         ...(known.includes(name) ? [] : [make('span', { class: 'quiet' }, ' (not one of yours)')]));
     });
     return make('fieldset', { class: 'choice', id: this.#id('policies'), tabindex: '-1' },
-      make('legend', {}, 'Counts'),
+      make('legend', {}, 'Valid'),
       radio('all', 'Under every policy'), radio('some', 'Only under these policies'),
       make('div', { class: 'boxes', id: this.#id('boxes') }, ...boxes),
       make('p', { id: `${this.#id('policies')}-error`, class: 'wrong', role: 'alert', hidden: '' }));

@@ -19,7 +19,7 @@ export function askRotate(chosen, update) {
   entitle($('rotate-dialog'), '', key.name);
   say(form.querySelector('[data-error]'), null);
   say($('rotate-third'), key.oldSecretUntil && Date.parse(key.oldSecretUntil) > Date.now()
-    ? 'The secret before this one still works.  It stops now: a key has one old secret at a time.' : null);
+    ? 'The secret before this one still works.  It stops working now, because a key can have only one old secret.' : null);
   preview();
   open($('rotate-dialog'), choice);
 }
@@ -29,8 +29,8 @@ function overlap() {
   if (choice.value !== 'custom') return Number(choice.value);
   try {
     const total = seconds(custom.value);
-    if (total === null) throw new Error('Write how long, or choose that it stops at once.');
-    if (total > WEEK) throw new Error('Seven days at most.');
+    if (total === null) throw new Error('Enter how long the old secret works, or choose that it stops at once.');
+    if (total > WEEK) throw new Error('At most 7 days.');
     return total;
   } catch (wrong) {
     $('rotate-custom-hint').replaceChildren();
@@ -55,7 +55,7 @@ function preview() {
   const hint = $(isCustom ? 'rotate-custom-hint' : 'rotate-overlap-hint');
   if (total === null) return;
   if (total === 0) {
-    hint.replaceChildren('Whoever uses the old secret is denied from now on.');
+    hint.replaceChildren('Requests with the old secret are denied from now on.');
     return;
   }
   const until = Date.now() + total * 1000;

@@ -122,7 +122,7 @@ export function isOver(denied) {
   if (denied.status !== 401) return false;
   // A new key that is still shown cannot be shown again, so the log-in waits for the next action.
   if ($('created-dialog').open) return true;
-  showLogin('Your session is over.  Log in again.');
+  showLogin('Your session has ended.  Log in again.');
   return true;
 }
 

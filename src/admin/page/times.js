@@ -3,7 +3,7 @@
 import { make } from './elements.js';
 
 const UNITS = { s: 1, m: 60, h: 3600, d: 86400, w: 604800, M: 2592000, y: 31536000 };
-const SYNTAX = 'Write one whole number and one of s m h d w M y, such as 12h.';
+const SYNTAX = 'Enter one whole number and one of s m h d w M y, such as 12h.';
 // The last moment that a Date can hold.
 const LAST_MOMENT = 8.64e15;
 const HOUR = 3600;
@@ -102,7 +102,7 @@ export function seconds(text) {
   const match = /^([0-9]+)([smhdwMy])$/.exec(written);
   if (!match || /^0+$/.test(match[1])) throw new Error(SYNTAX);
   const total = Number(match[1]) * UNITS[match[2]];
-  if (Date.now() + total * 1000 > LAST_MOMENT) throw new Error('That is too long.  Choose Never for a key without an end.');
+  if (Date.now() + total * 1000 > LAST_MOMENT) throw new Error('That is too long.  Choose Never for a key that does not expire.');
   return total;
 }
 

@@ -15,13 +15,13 @@ use super::{AccountsError, account_path};
 pub(in crate::cli) struct EditAccountsArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// The accounts, by their names or ids; digits alone are an id
+    /// The names or ids of the accounts; a number is always an id
     #[arg(value_name = "ACCOUNT", required = true)]
     accounts: Vec<Reference>,
-    /// Another name
+    /// A new name
     #[arg(long, group = "change")]
     name: Option<String>,
-    /// What their tokens may do at most
+    /// The role of the accounts and of their tokens
     #[arg(long, value_parser = role_parser(), group = "change")]
     role: Option<String>,
     #[command(flatten)]
@@ -32,7 +32,7 @@ pub(in crate::cli) struct EditAccountsArgs {
 pub(in crate::cli) struct NamedAccountsArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// The accounts, by their names or ids; digits alone are an id
+    /// The names or ids of the accounts; a number is always an id
     #[arg(value_name = "ACCOUNT", required = true)]
     accounts: Vec<Reference>,
 }

@@ -14,14 +14,14 @@ use super::{ACCOUNTS, AccountsError};
 pub(in crate::cli) struct CreateAccountArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// The account's name
+    /// The name of the account
     name: String,
-    /// What its tokens may do at most
+    /// The role of the account and of its tokens
     #[arg(long, value_parser = role_parser(), default_value = "Viewer")]
     role: String,
     #[command(flatten)]
     grants: GrantArgs,
-    /// Make it disabled
+    /// Create the account disabled
     #[arg(long)]
     disabled: bool,
 }

@@ -16,13 +16,13 @@ use super::{AccountsError, account_path, token};
 pub(in crate::cli) struct ListAccountsArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// Those with this in their names
+    /// Only accounts whose name contains this text
     #[arg(long, value_name = "TEXT")]
     query: Option<String>,
-    /// Disabled ones alone
+    /// Only disabled accounts
     #[arg(long)]
     disabled: bool,
-    /// Those that have an expired token
+    /// Only accounts that have an expired token
     #[arg(long)]
     expired_tokens: bool,
 }
@@ -31,7 +31,7 @@ pub(in crate::cli) struct ListAccountsArgs {
 pub(in crate::cli) struct ShowAccountsArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// The accounts, by their names or ids; digits alone are an id
+    /// The names or ids of the accounts; a number is always an id
     #[arg(value_name = "ACCOUNT", required = true)]
     accounts: Vec<Reference>,
 }

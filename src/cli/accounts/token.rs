@@ -19,7 +19,7 @@ use crate::secret::Secret;
 pub(in crate::cli) struct ListTokensArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// The account, by its name or id; digits alone are an id
+    /// The name or id of the account; a number is always an id
     account: Reference,
 }
 
@@ -27,18 +27,18 @@ pub(in crate::cli) struct ListTokensArgs {
 pub(in crate::cli) struct CreateTokenArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// The account, by its name or id; digits alone are an id
+    /// The name or id of the account; a number is always an id
     account: Reference,
-    /// The token's name
+    /// The name of the token
     name: String,
-    /// How long it works: one whole number and one of s m h d w M y, such as 12h; when not given as long as the server
-    /// proposes (`keys.default_seconds_to_live`)
+    /// How long the token is valid: one whole number and one unit of s m h d w M y, such as 12h [default: the server's
+    /// `keys.default_seconds_to_live`]
     #[arg(long, value_name = "TIME", value_parser = parse_life, allow_hyphen_values = true)]
     ttl: Option<i64>,
-    /// Let it work for ever
+    /// The token never expires
     #[arg(long, conflicts_with = "ttl")]
     no_expiry: bool,
-    /// What it is for, in at most 500 characters
+    /// The purpose of the token, at most 500 characters
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
 }
@@ -47,9 +47,9 @@ pub(in crate::cli) struct CreateTokenArgs {
 pub(in crate::cli) struct DeleteTokensArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// The account, by its name or id; digits alone are an id
+    /// The name or id of the account; a number is always an id
     account: Reference,
-    /// Its tokens, by their names or ids
+    /// The names or ids of the tokens
     #[arg(value_name = "TOKEN", required = true)]
     tokens: Vec<Reference>,
 }
@@ -97,7 +97,7 @@ impl CreateTokenArgs {
         if api.wants_json() {
             return print_token(&response.to_line(), lost);
         }
-        print_note(&format!("{token} is created.  {}  It is shown this once:", life.sentence()));
+        print_note(&format!("{token} is created.  {}  It is shown only once:", life.sentence()));
         print_token(&format!("{}\n", key.expose()), lost)
     }
 }

@@ -310,7 +310,7 @@ async fn send_over(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
 ) -> Result<(Head, Incoming), AdminApiError> {
-    let advice = if url.is_plain() { " If it has TLS, the URL begins with https://" } else { "" };
+    let advice = if url.is_plain() { "; if it has TLS, the URL begins with https://" } else { "" };
     let broken = |source: hyper::Error| AdminApiError::NoHttp { url: url.clone(), source, advice };
     let (mut client, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;

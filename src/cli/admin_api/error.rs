@@ -29,35 +29,36 @@ pub enum AdminApiError {
     )]
     NoCredential,
     /// Variables name two credentials.
-    #[error(
-        "{TOKEN_FILE_VARIABLE} and {USER_VARIABLE} are both set: say by --token-file or --user which counts"
-    )]
+    #[error("{TOKEN_FILE_VARIABLE} and {USER_VARIABLE} are both set: choose one with --token-file or --user")]
     TwoCredentials,
     /// There is a password, and nobody whose it is.
-    #[error("--password-file needs --user, whose password it is, or {USER_VARIABLE}")]
+    #[error("--password-file needs the name of the user: give --user, or set {USER_VARIABLE}")]
     PasswordWithoutUser,
     /// The user in the variable is not UTF-8.
     #[error("{USER_VARIABLE} is not UTF-8")]
     UserVariable,
     /// There is a user, no file of a password, and nobody to ask for it.
     #[error(
-        "no terminal is there to ask for the password: name its file by --password-file, with - for standard input, \
-         or by {PASSWORD_FILE_VARIABLE}"
+        "there is no terminal to ask for the password: give --password-file FILE (- for standard input), or set \
+             {PASSWORD_FILE_VARIABLE}"
     )]
     NoPassword,
-    /// The credential cannot stand in a header.
-    #[error("the token holds characters that no token has")]
+    /// The credential cannot be in a header.
+    #[error(
+        "the token has characters that a token cannot have: 1 to 4096 visible ASCII characters without comma \
+             and semicolon"
+    )]
     CredentialCharacters(#[source] InvalidHeaderValue),
     /// The server's URL cannot be used.
     #[error("{from}: {source}")]
     Url {
-        /// The argument or the variable that it stands in.
+        /// The argument or the variable that it is in.
         from: &'static str,
         /// What is wrong with it.
         source: AdminUrlError,
     },
     /// The server's certificate cannot be verified, because no certificate can have this name.
-    #[error("the URL of the admin listener: no certificate can be for the host {host}")]
+    #[error("the URL of the admin listener: the host {host} cannot be the name in a certificate")]
     ServerName {
         /// The host of the URL.
         host: String,
@@ -71,7 +72,10 @@ pub enum AdminApiError {
     #[error("cannot start: {0}")]
     Runtime(#[source] io::Error),
     /// No connection can be made.
-    #[error("nobody answers at {url}: {source}: is the server running, with `admin`?")]
+    #[error(
+        "cannot connect to {url}: {source}: check that the server runs and that its configuration has the \
+             section `admin`"
+    )]
     Unreachable {
         /// The server's URL.
         url: AdminUrl,
@@ -82,7 +86,7 @@ pub enum AdminApiError {
     #[error("no answer from {0} within {REQUEST_TIMEOUT:?}")]
     Timeout(AdminUrl),
     /// The TLS handshake fails.
-    #[error("no TLS with {url}: {source}{advice}")]
+    #[error("TLS with {url} failed: {source}{advice}")]
     Handshake {
         /// The server's URL.
         url: AdminUrl,
@@ -93,8 +97,8 @@ pub enum AdminApiError {
     },
     /// What answers is no HTTP server, or hung up.
     #[error(
-        "{url} gives no answer of HTTP: {source}: is this the admin listener (`admin.listen`), and not that of \
-         ext_authz?{advice}"
+        "{url} does not answer with HTTP: {source}: check that the URL is that of the admin listener \
+             (`admin.listen`) and not of ext_authz{advice}"
     )]
     NoHttp {
         /// The server's URL.
@@ -116,7 +120,7 @@ pub enum AdminApiError {
     #[error("{}", .0.in_words_of_the_command_line())]
     Api(ApiAnswer),
     /// The server answers with an error that is not the API's.
-    #[error("{url} answers {status}: is this the admin listener?")]
+    #[error("{url} answers {status}: check that the URL is that of the admin listener")]
     UnexpectedStatus {
         /// The server's URL.
         url: AdminUrl,
@@ -124,13 +128,13 @@ pub enum AdminApiError {
         status: StatusCode,
     },
     /// The body of a response is not the API's.  The parser's error is dropped: it may quote a token.
-    #[error("{0} answers something else than the admin API does: is this the right URL?")]
+    #[error("{0} does not answer as the admin API does: check that the URL is that of the admin listener")]
     UnexpectedBody(AdminUrl),
     /// The system's CAs cannot be found.
-    #[error("this system has no file of CAs where we know to look: name one with --ca-file")]
+    #[error("no file with the CAs of this system was found: give one with --ca-file")]
     NoSystemCas(#[source] Option<rustls_native_certs::Error>),
     /// No certificate in a file can be used as a CA.
-    #[error("there is no CA in {} that can be used", .0.display())]
+    #[error("{} has no CA certificate that can be used", .0.display())]
     NoUsableCa(PathBuf),
     /// A file of certificates cannot be read.
     #[error("cannot read the certificates in {}: {source}", path.display())]
@@ -149,7 +153,7 @@ pub enum AdminApiError {
         source: io::Error,
     },
     /// A private key cannot be parsed.  The parser's error is dropped: it may quote a part of the key.
-    #[error("no private key in PEM, without a password, can be read from {}", .0.display())]
+    #[error("{} has no private key in PEM, or the key is encrypted: write it without a password", .0.display())]
     PrivateKey(PathBuf),
     /// The client's certificate and key do not fit together.
     #[error(

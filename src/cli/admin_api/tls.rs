@@ -61,11 +61,11 @@ impl Client {
                     ": name the CA of its certificate with --ca-file"
                 }
                 Some(Error::InvalidMessage(_)) => {
-                    ": does it speak plain http? Then the URL begins with http://. Is this the admin listener (`admin.listen`)?"
+                    ": if the listener has no TLS, the URL begins with http://; check also that the URL is that of the admin listener (`admin.listen`)"
                 }
                 // ext_authz speaks HTTP/2 alone.
                 Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
-                    ": is this the admin listener (`admin.listen`), and not that of ext_authz?"
+                    ": check that the URL is that of the admin listener (`admin.listen`) and not of ext_authz"
                 }
                 Some(_) | None => "",
             };

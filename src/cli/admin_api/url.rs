@@ -59,17 +59,17 @@ impl fmt::Display for AdminUrl {
     }
 }
 
-/// A text is not the URL of an admin listener.  No variant holds the text: a password may stand in it.
+/// A text is not the URL of an admin listener.  No variant holds the text: a password may be in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AdminUrlError {
     /// It is not an `http` or `https` URL.
     #[error("write it like http://127.0.0.1:9192")]
     Syntax,
     /// It has user info.
-    #[error("a URL carries no user and no password here: use --user and --password-file")]
+    #[error("the URL must not contain a user or a password: use --user and --password-file")]
     UserInfo,
     /// It has a query.
-    #[error("an admin listener's URL has no query")]
+    #[error("the URL of an admin listener has no query: remove `?` and what follows")]
     Query,
 }
 

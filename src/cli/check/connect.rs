@@ -94,7 +94,7 @@ async fn try_store(store: &KeyStore) -> Result<String, String> {
     {
         try_folder(path)?;
         if !path.exists() {
-            return Ok("is not there yet: the server makes it".to_owned());
+            return Ok("does not exist yet: the server creates it".to_owned());
         }
     }
     match Keys::read_once(&store.url, Clock::system()).await {
@@ -111,7 +111,7 @@ async fn try_directory(settings: &std::sync::Arc<crate::config::LdapSettings>) -
     let directory = match Directory::start() {
         Ok(directory) => directory,
         Err(error) => {
-            let answer = Err(format!("the thread that asks cannot be started: {error}"));
+            let answer = Err(format!("cannot start the thread for requests to the directory: {error}"));
             return vec![Connection { key: KEY, target: "directory".to_owned(), answer }];
         }
     };

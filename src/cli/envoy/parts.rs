@@ -1,4 +1,4 @@
-//! Renders the parts of an Envoy configuration.  Everything about Envoy's own settings stands here.
+//! Renders the parts of an Envoy configuration.  Everything about Envoy's own settings is here.
 //!
 //! The text is a template and not serialised, because its comments matter as much as its values.
 //! `deploy/envoy.yaml` is its output for `deploy/config.yaml`; a test compares the two.
@@ -26,10 +26,13 @@ const DECISION_HEADERS: [(&str, &[&str]); 5] = [
             "x-b3-flags",
         ],
     ),
-    ("A gRPC client is denied in its own terms.", &["content-type"]),
-    ("Denied when it names an actor header; Envoy itself drops it but on upgrades.", &["connection"]),
+    ("For denials in the form that gRPC clients expect.", &["content-type"]),
     (
-        "Whether another site caused the request, whether a browser navigates, and whether it is a preflight.",
+        "Requests whose header names an actor header are denied.  Envoy removes the header except on upgrades.",
+        &["connection"],
+    ),
+    (
+        "They tell whether another site caused the request, whether a browser navigates, and whether it is a preflight.",
         &["upgrade", "origin", "sec-fetch-site", "sec-fetch-mode", "accept", "access-control-request-method"],
     ),
     ("The target of COPY and MOVE.", &["destination"]),
@@ -72,7 +75,7 @@ pub fn filter(settings: &EnvoySettings) -> String {
         add_patterns(&mut text, reason, new);
     }
     text.push_str(
-        "      # Whether the upstream is asked for another path, host or method, in every spelling.\n",
+        "      # Headers that ask the upstream for another path, host or method, in every spelling.\n",
     );
     for expression in folded_expressions(&override_headers(|_| true)) {
         text.push_str(&format!("      - {{ safe_regex: {{ regex: {expression} }} }}\n"));
@@ -81,7 +84,7 @@ pub fn filter(settings: &EnvoySettings) -> String {
     let changed: Vec<_> = changed.map(|name| regex::escape(name).replace(r"\-", "-")).collect();
     let expression = quoted(&changed.join("|"));
     text.push_str(&format!(
-        "    # The server may change these headers and no others: those of the actor, and the credentials.
+        "    # The server may change only these headers: those of the actor, and the credentials.
     decoder_header_mutation_rules:
       disallow_all: true
       disallow_is_error: true
@@ -104,20 +107,20 @@ const FILTER: &str = r#"- name: envoy.filters.http.ext_authz
     "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz
     transport_api_version: V3
     stat_prefix: token
-    # Nobody to ask means nobody passes, and says so: 503 rather than Envoy's 403, which a client would take
-    # for an answer about its token.
+    # Without an answer of the server no request passes.  The status is 503 and not Envoy's 403, which a client
+    # would read as an answer about its token.
     failure_mode_allow: false
     status_on_error: { code: ServiceUnavailable }
-    # An answer with illegal headers is an error (500) instead of a request that goes on with some of them
-    # dropped.
+    # An answer with illegal headers is an error (500).  Otherwise the request would continue without some of
+    # them.
     validate_mutations: true
-    # Header lines as they came: repeated ones apart, bytes that are not UTF-8 untouched.
+    # Header lines as they arrive: repeated headers stay separate, bytes that are not UTF-8 stay unchanged.
     encode_raw_headers: true
-    # A header that we set must not choose another route, with other rules, after the fact.
+    # A header that the server sets must not select another route, with other rules, after the decision.
     clear_route_cache: false
-    # Denials are not the application's 4xx.
+    # Denials do not count as 4xx of the application.
     charge_cluster_response_stats: false
-    # The server sees what it decides by and nothing else.  Removing a line here blinds a rule.
+    # The server receives only the headers that decisions read.  Without one of these lines a rule does not work.
 "#;
 
 const GRPC_SERVICE: &str = "    grpc_service:
@@ -125,7 +128,7 @@ const GRPC_SERVICE: &str = "    grpc_service:
       # The name that gRPC calls carry.  Without it Envoy sends the cluster's name, and a name with `|` or
       # `/` is no legal authority: every request would fail.
       envoy_grpc: { cluster_name: ext_authz, authority: ext-authz.local }
-      # Bridges a restart of the server.  max_interval also bounds each attempt.
+      # For a restart of the server: Envoy tries again.  max_interval is also the limit of each attempt.
       retry_policy:
         retry_on: unavailable,connect-failure,refused-stream,reset
         num_retries: 12
@@ -138,22 +141,22 @@ pub fn manager(settings: &EnvoySettings) -> String {
     let mut text = [MANAGER, host_port, MANAGER_TIMEOUTS].concat();
     if settings.credentials.iter().any(|name| name.contains('_')) {
         text.push_str(
-            "  # A credential comes in a header with an underscore, so such names are let in.  What folds onto an actor
-  # header (`x_actor_id`) is removed below.
+            "  # A header with an underscore carries a credential, so such names are allowed.  Names that fold onto an
+  # actor header (`x_actor_id`) are removed below.
   headers_with_underscores_action: ALLOW
 ",
         );
     } else {
         text.push_str(
-            "  # `x_actor_id` would be read as `x-actor-id` by applications that speak CGI or WSGI.
+            "  # Applications behind CGI or WSGI would read `x_actor_id` as `x-actor-id`.
   headers_with_underscores_action: REJECT_REQUEST
 ",
         );
     }
     text.push_str(
         "\
-# Taken from every request before routing: also where ext_authz is disabled, no client can say who it is.
-# The rule behind the names takes whatever an application might fold onto one of them, such as `x.actor.id`.
+# Removed from every request before routing, so that no client can set actor headers, even where ext_authz is
+# disabled.  The rule after the names removes names that an application might fold onto one of them (`x.actor.id`).
 early_header_mutation_extensions:
 - name: strip
   typed_config:
@@ -169,11 +172,11 @@ early_header_mutation_extensions:
     for expression in folded_expressions(&several_words.collect::<Vec<_>>()) {
         text.push_str(&remove_on_match(&expression));
     }
-    text.push_str("    # Set by Envoy when ext_authz could not be asked; never a client's to send.\n");
+    text.push_str("    # Envoy sets it when it got no answer from ext_authz.  Clients must not send it.\n");
     text.push_str(&format!("    - remove: {FAILURE_MODE_ALLOWED}\n"));
     text.push_str(
-        "    # Names by which a request asks the application for another path, host or method than the one that is
-    # decided about, and spellings of the line above.  What a proxy before Envoy sets belongs into overrides.permit.
+        "    # Headers that ask the application for another path, host or method than that of the request, and spellings of
+    # the line above.  If a proxy before Envoy sets one of them, list it in overrides.permit.
 ",
     );
     let permitted = settings.permitted_overrides;
@@ -190,28 +193,28 @@ fn remove_on_match(expression: &str) -> String {
 }
 
 const STRIPPED_HOST_PORT: &str = "\
-# Host rules and the application see `app.example`, not `app.example:10000`.
+# Host rules and the application receive `app.example`, not `app.example:10000`.
 strip_matching_host_port: true
 ";
 
 const KEPT_HOST_PORT: &str = "\
-# The port stays in the host: a browser that is sent to the log-in page comes back to it.  Host rules do not mind it.
+# The port stays in the host, so that a browser returns to it after log-in.  Host rules ignore the port.
 strip_matching_host_port: false
 ";
 
 const MANAGER: &str = "\
-# The client is the peer of the connection; x-forwarded-for and x-envoy-* from outside are not believed.
+# The client is the peer of the connection; x-forwarded-for and x-envoy-* of clients are ignored.
 # Behind another trusted proxy set xff_num_trusted_hops as well.
 use_remote_address: true
-# One path, one meaning: what the rules read is what the application gets.  The server denies ambiguous
-# paths by itself; these lines keep well-meant ones from being denied.
+# Rules and application receive the same path.  The server denies ambiguous paths; these lines normalize paths
+# first, so that harmless ones are not denied.
 normalize_path: true
 merge_slashes: true
 path_with_escaped_slashes_action: UNESCAPE_AND_REDIRECT
 ";
 
 const MANAGER_TIMEOUTS: &str = "\
-# Slow requests do not stay for ever.  Long polls and streams need a longer idle timeout.
+# Limits for slow requests.  Long polls and streams need a longer idle timeout.
 stream_idle_timeout: 300s
 request_headers_timeout: 10s
 common_http_protocol_options:
@@ -230,9 +233,11 @@ const ACCESS_LOG: &str = r#"access_log:
         # Without its query, which may hold a token.
         path: "%PATH(NQ)%"
         status: "%RESPONSE_CODE%"
+        # UAEX: ext_authz denied the request, or got no answer.  `details` tells which.
+        flags: "%RESPONSE_FLAGS%"
         details: "%RESPONSE_CODE_DETAILS%"
         request_id: "%REQ(X-REQUEST-ID)%"
-        # Who it was, by what credential, under which policy; or why not.  Never a secret.
+        # The actor, the credential (never its secret) and the policy; for a denial its reason.
         actor: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:actor)%"
         credential: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:credential)%"
         policy: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:policy)%"
@@ -255,12 +260,12 @@ fn cluster_head(name: &str, endpoint: &Endpoint, timeout: &str) -> String {
     format!("- name: {name}\n  type: {kind}\n  connect_timeout: {timeout}\n")
 }
 
-const CLUSTER: &str = r#"  # The default of 3 parallel retries would turn a restart under load into denials.
+const CLUSTER: &str = r#"  # With the default of 3 parallel retries a restart under load would cause denials.
   circuit_breakers:
     thresholds:
     - { max_connections: 64, max_pending_requests: 8192, max_requests: 8192, max_retries: 1024 }
-  # The listener opens after the first of these, whatever it says; until the server says SERVING, requests get
-  # status_on_error.  A server that is going away is known.
+  # The listener opens after the first health check.  Until the server reports SERVING, requests get
+  # status_on_error.  Envoy also notices a server that is stopping.
   health_checks:
   - timeout: 1s
     interval: 2s
@@ -272,7 +277,7 @@ const CLUSTER: &str = r#"  # The default of 3 parallel retries would turn a rest
     envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
       "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
       explicit_http_config:
-        # gRPC needs HTTP/2; the keepalive finds a connection that died without a word.
+        # gRPC needs HTTP/2; the keepalive detects dead connections.
         http2_protocol_options:
           max_concurrent_streams: 1024
           connection_keepalive: { interval: 30s, timeout: 5s, connection_idle_interval: 15s }
@@ -311,11 +316,11 @@ pub fn module(config: &str, module: &str) -> String {
     "@type": type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter
     dynamic_module_config:
       module: {{ local: {{ filename: {} }} }}
-      # Its threads run on when a listener goes.
+      # The threads of the module continue when a listener is removed.
       do_not_close: true
       metrics_namespace: envoy_auth_tokens
     filter_name: envoy_auth_tokens
-    # The file lies in /etc/envoy-auth-tokens, or in the folder that ENVOY_AUTH_TOKENS_FOLDER names to Envoy.
+    # The file must be in /etc/envoy-auth-tokens, or in the folder that Envoy's variable ENVOY_AUTH_TOKENS_FOLDER names.
     filter_config:
       "@type": type.googleapis.com/google.protobuf.StringValue
       value: {}
@@ -350,7 +355,7 @@ fn whole(settings: &EnvoySettings, config: &Path, filter: &str, routes: &str, cl
     let config = config.escape_debug();
     let own_headers = if settings.tells_expiry {
         format!(
-            "            # The server says it, and not the application, whose answer loses it before.
+            "            # The server sets this header; one that the application sends is removed.
             response_headers_to_remove: [{TOKEN_EXPIRES}]
 "
         )
@@ -358,14 +363,14 @@ fn whole(settings: &EnvoySettings, config: &Path, filter: &str, routes: &str, cl
         String::new()
     };
     format!(
-        r#"# Envoy in front of one application.  It fits {config}.
-# Print it anew when `ext_authz`, `credentials`, `forward_credentials`, `keys` or `actor_headers` change.
+        r#"# Envoy in front of one application, for {config}.
+# Print it again after a change of `ext_authz`, `credentials`, `forward_credentials`, `keys` or `actor_headers`.
 static_resources:
   listeners:
   - name: ingress
-    # There is no TLS here: add a transport_socket to the filter chain before you open it to a network.
+    # There is no TLS here: add a transport_socket to the filter chain before clients connect over a network.
     address: {listener}
-    # What one slow client can make Envoy hold.
+    # The limit of what Envoy buffers for one slow client.
     per_connection_buffer_limit_bytes: 32768
     filter_chains:
     - filters:
@@ -388,7 +393,7 @@ const ROUTES: &str = r#"          route_config:
             - name: app
               domains: ["*"]
               routes:
-              # The safest way to choose a policy is the route itself, out of a client's reach.  Beside
+              # The safest way to choose a policy is Envoy's route, which clients cannot change.  Next to
               # `route` write
               #   typed_per_filter_config:
               #     envoy.filters.http.ext_authz:
@@ -403,7 +408,7 @@ const ROUTES_INSIDE: &str = r#"          route_config:
             - name: app
               domains: ["*"]
               routes:
-              # The safest way to choose a policy is the route itself, out of a client's reach.  Beside
+              # The safest way to choose a policy is Envoy's route, which clients cannot change.  Next to
               # `route` write (Envoy 1.38 knows no files here: `name: envoy_auth_tokens` instead of `module`, and
               # ENVOY_DYNAMIC_MODULES_SEARCH_PATH in its environment, which names the module's folder)
               #   typed_per_filter_config:

@@ -10,10 +10,11 @@ use crate::config::{ServerTls, SubjectName};
 /// The files for TLS on Envoy's machine.
 #[derive(Debug, Default, Args)]
 pub struct TlsFiles {
-    /// Where Envoy finds the CA of our certificate (`ext_authz.tls.cert`), in PEM [default: /etc/envoy/ca.crt]
+    /// The path on Envoy's machine of the CA of this server's certificate (`ext_authz.tls.cert`), in PEM [default:
+    /// /etc/envoy/ca.crt]
     #[arg(long = "tls-ca", value_name = "PATH")]
     ca: Option<String>,
-    /// Where Envoy finds the certificate that it shows us, in PEM [default: /etc/envoy/client.crt]
+    /// The path on Envoy's machine of Envoy's client certificate, in PEM [default: /etc/envoy/client.crt]
     #[arg(long = "tls-cert", value_name = "PATH")]
     cert: Option<String>,
     /// Where Envoy finds the key of that certificate, in PEM [default: /etc/envoy/client.key]
@@ -24,7 +25,7 @@ pub struct TlsFiles {
 /// Envoy's side of TLS.
 #[derive(Debug)]
 pub struct UpstreamTls {
-    /// The name that must stand in our certificate.
+    /// The name that must be in our certificate.
     name: SubjectName,
     /// The host that Envoy names in its handshake (RFC 6066 section 3).
     sni: Option<String>,

@@ -31,6 +31,6 @@ pub(super) async fn principal_by_id(
 /// It does not answer.
 pub(super) async fn find(settings: &Arc<LdapSettings>, name: &str) -> Result<Lookup, ExplainError> {
     let directory = Directory::start()
-        .map_err(|error| format!("error: the thread that asks the directory cannot be started: {error}"))?;
+        .map_err(|error| format!("error: cannot start the thread for requests to the directory: {error}"))?;
     Ok(directory.find(settings, name).await.map_err(|error| format!("error: {error}"))?)
 }

@@ -66,8 +66,8 @@ impl LoggedDecision {
     pub(super) fn read(path: &Path) -> Result<Self, ExplainError> {
         let text = read_secret("line of the decision log", path)?;
         let not_one = || {
-            "error: that is no line of the decision log: it is one line as `serve` writes it, text or JSON, with \
-             decision, reason, method, host and path"
+            "error: this is not a line of the decision log: expected one line that `serve` wrote, text or JSON, \
+             with decision, reason, method, host and path"
                 .to_owned()
         };
         let text = text.expose().trim();
@@ -110,8 +110,8 @@ impl LoggedDecision {
         };
         if self.policy_by_envoy {
             let policy = self.policy.clone().ok_or(
-                "error: Envoy named a policy that did not exist, and the line does not hold its name: \
-                 it stands in the error that was logged beside the line",
+                "error: Envoy named a policy that did not exist, and the line does not have its name: the error \
+             that was logged with the line has it",
             )?;
             input.policy = Some(policy);
         }
@@ -130,8 +130,8 @@ impl LoggedDecision {
     /// What the line does not hold.
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = vec![
-            "the line holds no header, no query and no secret: where the credential stood, cross-site requests, \
-             method overrides and what would be removed from the request cannot be told from it"
+            "the line has no header, no query and no secret: it does not tell the location of the credential, \
+             whether the request was cross-site or had a method override, and what would be removed from the request"
                 .to_owned(),
         ];
         let is_cut = |value: &String| value.ends_with("...") && value.len() >= MAX_VALUE - 6;
@@ -178,7 +178,7 @@ impl LoggedDecision {
                 snapshot.tokens.add(digest, principal);
             }
         }
-        // It stands before all other locations, and these are empty: what is input of them stays as it is.
+        // It comes before all other locations, and these are empty: what is input of them stays as it is.
         let location = CredentialLocation::Header { name: STAND_IN.into() };
         let order = std::iter::once(location).chain(snapshot.locations.order().iter().cloned());
         snapshot.locations = CredentialLocations::new(order.collect());
@@ -198,12 +198,12 @@ impl LoggedDecision {
         let says = match agrees {
             Some(true) => format!("logged: {was}; now the same"),
             Some(false) => format!(
-                "logged: {was}; now: {is} (the configuration or the key store has changed since, time has \
-                 passed, or the request had headers that the line does not hold)"
+                "logged: {was}; now: {is} (the configuration or the key store has changed since then, a \
+             credential has expired, or the request had headers that the line does not have)"
             ),
             None => format!(
-                "logged: {was}; what led to it is not in the line, and what is told here is about a request \
-                 without it: {is}"
+                "logged: {was}; the line does not have its cause, and this explanation is about a request \
+             without it: {is}"
             ),
         };
         LoggedComparison {
@@ -226,7 +226,8 @@ async fn lend_person(
 ) -> Result<Option<Arc<Principal>>, ExplainError> {
     match &snapshot.ldap {
         Some(_) if !connect => Err(format!(
-            "error: the line's credential is that of `{}` of the directory: --connect asks it",
+            "error: the credential of the line is that of `{}` of the directory: add --connect to ask the \
+             directory",
             id.escape_debug()
         )
         .into()),
@@ -255,8 +256,8 @@ async fn lend_key(
 ) -> Result<(), ExplainError> {
     let (Some(keys), Some(id)) = (keys, id) else {
         return Err(format!(
-            "error: the line's credential is the API key `{}`, which is not in the configuration: \
-             --keys looks it up in the key store, without changing anything there",
+            "error: the line's credential is the API key `{}`, which is not in the configuration: add --keys to \
+             look it up in the key store, where nothing is changed",
             name.escape_debug()
         )
         .into());

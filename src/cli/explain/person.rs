@@ -131,7 +131,7 @@ impl ExplainedPerson {
 fn why_nobody(reason: NobodyReason, bind: &Bind) -> &'static str {
     match reason {
         NobodyReason::InvalidName => "no person has such a name",
-        NobodyReason::UnusablePassword => "the password is empty or holds a NUL",
+        NobodyReason::UnusablePassword => "the password is empty or contains a NUL",
         NobodyReason::Unknown => match bind {
             Bind::Reader { .. } => "`search_filter` finds no entry, or none that `bind_dn` may see",
             Bind::Anonymous => {
@@ -142,34 +142,39 @@ fn why_nobody(reason: NobodyReason, bind: &Bind) -> &'static str {
             }
         },
         NobodyReason::SeveralEntries => "`search_filter` finds more than one entry",
-        NobodyReason::Unreadable => "the person may not read the own entry",
+        NobodyReason::Unreadable => "the person may not read their own entry",
         NobodyReason::OtherEntry => "`search_filter` finds another entry than the one that was bound",
-        NobodyReason::Alias => "the entry stands for another one",
+        NobodyReason::Alias => "the entry is an alias for another one",
         NobodyReason::Referral => "the server refers to another one",
         NobodyReason::Disabled => "the entry says that it is disabled, or has expired",
         NobodyReason::NoId => "`members.id` has no value, or none that is a text",
         NobodyReason::SeveralIds => "`members.id` has more than one value",
-        NobodyReason::InvalidEntry => "the entry's name is no distinguished name",
+        NobodyReason::InvalidEntry => "the name of the entry is not a distinguished name",
         NobodyReason::TooManyGroups => {
-            "the person has more than 1,000 groups, or the server does not tell all"
+            "the person has more than 1,000 groups, or the server does not list all of them"
         }
     }
 }
 
 fn why_no_person(reason: NotAPerson) -> &'static str {
     match reason {
-        NotAPerson::NoRole => "no entry of `roles` fits",
-        NotAPerson::ReservedId => "the id begins like that of a key or a service account",
+        NotAPerson::NoRole => "no entry of `roles` matches",
+        NotAPerson::ReservedId => {
+            "the id begins with `key:` or `sa:`, which are reserved for keys and service \
+             accounts"
+        }
         NotAPerson::ConfiguredId => "a token or a user of the configuration has the id",
-        NotAPerson::IllegalId => "the id is longer than 190 characters, or holds one that cannot be printed",
-        NotAPerson::IllegalActor => "the members are no legal actor",
-        NotAPerson::NoId => "the provider tells no id",
+        NotAPerson::IllegalId => {
+            "the id is longer than 190 characters, or contains one that cannot be printed"
+        }
+        NotAPerson::IllegalActor => "the members do not make a valid actor",
+        NotAPerson::NoId => "the provider gives no id",
         NotAPerson::NotOneId => "the provider's id is neither a text nor a whole number",
         NotAPerson::EmailNotVerified => {
-            "the provider has not verified the email, which `allowed_domains` needs"
+            "the provider has not verified the email, which `allowed_domains` requires"
         }
-        NotAPerson::OtherDomain => "the domain of the email is none of `allowed_domains`",
-        NotAPerson::TooLarge => "name, groups and members are longer than 64 KiB together",
+        NotAPerson::OtherDomain => "the domain of the email is not in `allowed_domains`",
+        NotAPerson::TooLarge => "name, groups and members together are longer than 64 KiB",
     }
 }
 

@@ -62,7 +62,7 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
     ),
     advice(
         "path_not_absolute",
-        "The path does not begin with `/`, and routes look at paths or Envoy named the policy.",
+        "The path does not begin with `/`, and routes compare paths or Envoy named the policy.",
         Client,
         "Send an absolute path. `OPTIONS *` has none.",
     ),
@@ -74,13 +74,13 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
     ),
     advice(
         "path_dot_segment",
-        "The path has a segment `.` or `..`, also if it is encoded.",
+        "The path has a segment `.` or `..`, encoded or not.",
         Client,
         "Send the path without it. Set `normalize_path: true` in Envoy.",
     ),
     advice(
         "path_parameters",
-        "The path has a `;`, behind which some servers see parameters and others a part of the name.",
+        "The path has a `;`: some servers read parameters after it, others a part of the name.",
         Client,
         "Send the path without it, or let it pass with `paths.permit: [parameters]`.",
     ),
@@ -88,7 +88,8 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
         "path_encoded_slash",
         "The path has an encoded slash (`%2f`, `%5c`) or a backslash.",
         Client,
-        "Send `/`, or let it pass with `paths.permit: [encoded_slash]` if the application takes it for a part of a name.",
+        "Send `/`, or let it pass with `paths.permit: [encoded_slash]` if the application reads it as a part of \
+             a name.",
     ),
     advice(
         "path_double_encoding",
@@ -98,56 +99,56 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
     ),
     advice(
         "path_invalid_escape",
-        "The path has a `%` without two hexadecimal digits behind it.",
+        "The path has a `%` that two hexadecimal digits do not follow.",
         Client,
         "Send `%25` for a percent sign.",
     ),
     advice(
         "path_control_character",
-        "The path has a control character, also if it is encoded.",
+        "The path has a control character, encoded or not.",
         Client,
         "Send the path without it.",
     ),
     advice("path_not_utf8", "The decoded path is not UTF-8.", Client, "Encode the path as UTF-8."),
     advice(
         "path_fragment",
-        "The path has a `#`: a fragment is for the browser and never part of a request.",
+        "The path has a `#`: a fragment is only for the browser and is never sent.",
         Client,
         "Send `%23`, which needs `paths.permit: [encoded_delimiter]`, or leave the fragment out.",
     ),
     advice(
         "path_encoded_delimiter",
-        "The path has `%3f` or `%23`, which some servers take for the end of the path.",
+        "The path has `%3f` or `%23`, which some servers read as the end of the path.",
         Client,
         "Choose another name, or let it pass with `paths.permit: [encoded_delimiter]`.",
     ),
     advice(
         "illegal_host",
-        "The host has a character that no host name has, and routes look at hosts.",
+        "The host has a character that a host name cannot have, and routes compare hosts.",
         Client,
         "Send a host of letters, digits, `-`, `_` and `.`, or an IPv6 address in brackets.",
     ),
     advice(
         "illegal_method",
-        "The method is not a token as RFC 9110 has it.",
+        "The method is not a token of RFC 9110.",
         Client,
         "Send a method such as GET. Methods are upper case.",
     ),
     advice(
         "method_override",
-        "A header or `_method` asks the application for another method than the one that is decided.",
+        "A header, or `_method` in the query, asks the application for another method than that of the request.",
         Client,
         "Send the method itself. If a proxy before Envoy sets the header, list it in `overrides.permit`.",
     ),
     advice(
         "path_override",
-        "A header such as `x-original-url` asks the application for another path than the one that is decided.",
+        "A header such as `x-original-url` asks the application for another path than that of the request.",
         Client,
         "Leave the header out. If a proxy before Envoy sets it, list it in `overrides.permit`.",
     ),
     advice(
         "host_override",
-        "A header such as `x-forwarded-host` names another host than the request's.",
+        "A header such as `x-forwarded-host` names another host than that of the request.",
         Client,
         "Leave the header out. If a proxy before Envoy sets it, list it in `overrides.permit`.",
     ),
@@ -155,25 +156,27 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
         "destination",
         "The `destination` of a COPY or MOVE is missing, relative or ambiguous, or Envoy named the policy.",
         Client,
-        "Send the whole URL of the destination. Where no such method is meant, list `destination` in `overrides.permit`.",
+        "Send the whole URL of the destination. If the application ignores the header, list `destination` in \
+             `overrides.permit`.",
     ),
     advice(
         "connection_names_actor_header",
-        "The header `connection` names an actor header, which Envoy would remove behind the decision.",
+        "The header `connection` names an actor header, which Envoy would remove after the decision.",
         Client,
-        "Leave it out: this is an attack, or a very odd proxy.",
+        "Remove the name from the header: this is an attack, or a proxy with a wrong configuration.",
     ),
     advice(
         "duplicate_credential",
         "One location carries two credentials, such as two `authorization` headers.",
         Client,
-        "Send one. A proxy that adds its own has to replace the client's.",
+        "Send one. A proxy that adds a credential must replace that of the client.",
     ),
     advice(
         "request_too_large",
         "The message is larger than `ext_authz.max_request_bytes`.",
         EnvoyOperator,
-        "Do not send bodies to ext_authz (`with_request_body`): nothing here reads them. Or raise the limit.",
+        "Do not send bodies to ext_authz (`with_request_body`): this server does not read them. Or raise the \
+             limit.",
     ),
     advice(
         "no_credential",
@@ -183,69 +186,77 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
     ),
     advice(
         "malformed_token",
-        "What the location carries cannot be a token: 1 to 4096 visible ASCII characters without comma and semicolon.",
+        "The value in the location cannot be a token: a token has 1 to 4096 visible ASCII characters without \
+             comma and semicolon.",
         Client,
-        "Look for a line ending, a blank or quotes around the token.",
+        "Check for a line ending, a blank or quotes around the token.",
     ),
     advice(
         "malformed_basic",
         "The Basic credentials are not the base64 of a name, a colon and a password.",
         Client,
-        "Let the client's library encode them: `curl --user name:password`.",
+        "Let a library or a program encode them: `curl --user name:password`.",
     ),
     advice(
         "unknown_token",
         "The token is neither in the configuration nor an API key.",
         Client,
-        "Check that it is the right token, of this installation. The operator: is the secret that the configuration reads the one that the client has? `explain --keys --token-file FILE` says what the token is.",
+        "Check that it is the right token, and of this installation. The operator checks that the configuration \
+             reads the same secret; `explain --keys --token-file FILE` tells what the token is.",
     ),
     advice(
         "expired_token",
-        "The token was right, and its `expires` or its lifetime is over.",
+        "The token is correct but has expired (its `expires`, or the life of the key).",
         Administrator,
-        "Make a new key: one that has expired can be neither rotated nor prolonged. For a token of the configuration change `expires`.",
+        "Create a new key: an expired key cannot be rotated or extended. For a token of the configuration change \
+             `expires`.",
     ),
     advice(
         "revoked_token",
-        "The token was that of an API key which was revoked, deleted or replaced.",
+        "The token belongs to an API key that was revoked, deleted or rotated.",
         Administrator,
-        "Make a new key. The audit log says who ended this one. After a restore of the store: first revoke again what was revoked since the backup; then `keys accept-history`.",
+        "Create a new key. The audit log tells who revoked this one. After a restore of the store: first revoke \
+             again the keys that were revoked since the backup; then run `keys accept-history`.",
     ),
     advice(
         "disabled_token",
-        "The API key, or the service account whose it is, is disabled; or the account or the person whose it is is gone.",
+        "The API key or its service account is disabled; or its account or its owner no longer exists.",
         Administrator,
-        "`keys show NAME` says which. Enable the key or the account (`keys enable`), or make a new key.",
+        "`keys show NAME` tells which. Enable the key or the account (`keys enable`, `accounts enable`), or \
+             create a new key.",
     ),
     advice(
         "wrong_password",
-        "No user has this name, or the password is wrong. The answer does not say which.",
+        "The user name is unknown, or the password is wrong. The answer does not tell which.",
         Client,
-        "Check name and password. For people of a directory `explain --user NAME --connect` says whether they are found.",
+        "Check the name and the password. For people of a directory `explain --user NAME --connect` tells \
+             whether they are found.",
     ),
     advice(
         "user_locked",
-        "Five wrong passwords within five minutes locked the name for five minutes. A password that was right before still works.",
+        "Five wrong passwords within five minutes locked the name for five minutes. A correct password that was \
+             used before still works.",
         Administrator,
-        "Wait. Find the program that goes on trying an old password: the log has its requests.",
+        "Wait. Find the program that still tries an old password: the log has its requests.",
     ),
     advice(
         "not_admitted",
-        "The credential is good, and the policy's allow block does not admit its actor.",
+        "The credential is valid, but the policy's allow block does not admit its actor.",
         Operator,
-        "`explain` shows the policy, the actor and the allow block. Change the policy, or give the actor what it asks for.",
+        "`explain` shows the policy, the actor and the allow block. Change the policy, or give the actor the \
+             member that the block requires.",
     ),
     advice(
         "unknown_policy",
-        "Envoy's route names a policy in `context_extensions` that the configuration does not have.",
+        "Envoy's route names a policy that the configuration does not have: in `context_extensions`, or inside Envoy in the route's `filter_config`.",
         Operator,
         "Add the policy, or correct its name in Envoy's route.",
     ),
     advice(
         "context_key",
-        "`context_extensions` has a key that is nearly `policy`, such as `Policy` or `polcy`.",
+        "`context_extensions` has a key that is similar to `policy`, such as `Policy` or `polcy`.",
         EnvoyOperator,
-        "Call the key `policy`.",
+        "Rename the key to `policy`.",
     ),
     advice(
         "cross_site",
@@ -255,45 +266,49 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
     ),
     advice(
         "panicked",
-        "A fault of this server.",
+        "An error in this server (a panic).",
         Operator,
-        "Report it with the lines around `panicked` in the log, without secrets.",
+        "Report it, with the lines around `panicked` in the log and without secrets.",
     ),
     advice(
         "answer_too_large",
-        "The answer for this actor would be larger than Envoy takes.",
+        "The answer for this actor would be larger than Envoy accepts.",
         Operator,
         "Give the actor fewer or shorter members, or send fewer of them with `actor_headers`.",
     ),
     advice(
         "overloaded",
-        "More incomplete messages or open Checks are held than the memory limit allows.",
+        "There are more incomplete messages or open Checks than the memory limit allows.",
         Operator,
-        "Look at docs/limits.md and `envoy_auth_tokens_memory_limit_bytes`. Add memory or replicas, or stop the client that floods.",
+        "See docs/limits.md and `envoy_auth_tokens_memory_limit_bytes`. Add memory or replicas, or limit the \
+             client that sends too much.",
     ),
     advice(
         "password_unverified",
-        "The password could not be verified within 100 ms: too many wait, or its hash is too dear.",
+        "The password could not be verified within 100 ms: too many passwords wait, or its hash costs too much.",
         Operator,
-        "The next try succeeds, since the outcome is remembered. If it lasts: cheaper hashes, more `--workers`, or tokens instead of passwords.",
+        "The next try succeeds, because the result is remembered. If it continues, use cheaper hashes, more \
+             `--workers`, or tokens instead of passwords.",
     ),
     advice(
         "directory_pending",
-        "The directory has not answered yet about this password. The question goes on.",
+        "The directory has not answered yet about this password. The request to it continues.",
         Client,
-        "Try again after a moment. The operator: is the directory slow?",
+        "Try again after a moment. The operator checks whether the directory is slow.",
     ),
     advice(
         "directory_unavailable",
-        "The directory does not answer, or has been asked as often as it may be.",
+        "The directory does not answer, or the limit of requests to it is reached.",
         Operator,
-        "`check --connect` tries each server. `envoy_auth_tokens_directory_questions_total` tells `unavailable` from `limited`.",
+        "`check --connect` tests each server. `envoy_auth_tokens_directory_questions_total` tells which: \
+             `unavailable` or `limited`.",
     ),
     advice(
         "keys_unavailable",
         "The token may be an API key, or the cookie a session, and the key store was never read or is older than `keys.max_staleness`.",
         Operator,
-        "`check --connect` tries the store; the log has its error. `envoy_auth_tokens_keys_store_lag_seconds` says since when.",
+        "`check --connect` tests the store; the log has its error. `envoy_auth_tokens_keys_store_lag_seconds` \
+             tells since when.",
     ),
 ];
 

@@ -37,19 +37,19 @@ pub(super) struct RequestInput {
 /// The request as flags.
 #[derive(Args)]
 pub(super) struct RequestArgs {
-    /// The request's method
+    /// The method of the request
     #[arg(long, default_value = "GET")]
     method: String,
-    /// The request's host
+    /// The host of the request
     #[arg(long, default_value = "localhost")]
     host: String,
-    /// The request's path with its query
+    /// The path of the request with its query
     #[arg(long, required_unless_present_any = ["request", "log_line", "connect", "user", "reason"])]
     path: Option<String>,
-    /// A header that is no credential, such as 'upgrade: websocket'
+    /// A header that carries no credential, such as 'upgrade: websocket'
     #[arg(long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
-    /// The policy that Envoy's route names in context_extensions
+    /// The policy that Envoy's route names (in context_extensions; for the module in filter_config)
     #[arg(long, value_name = "NAME")]
     policy: Option<String>,
 }
@@ -64,19 +64,19 @@ impl fmt::Debug for RequestArgs {
 /// The secrets of the request, each in a file or on standard input.
 #[derive(Debug, Args)]
 pub(super) struct SecretArgs {
-    /// A header whose value is in a file, or on standard input for `-`, such as x-api-key=FILE
+    /// A header whose value is in a file (`-`: standard input), such as x-api-key=FILE
     #[arg(long = "header-file", value_name = "NAME=FILE")]
     header_files: Vec<String>,
-    /// A query parameter whose value is in a file, or on standard input for `-`, such as _auth_token=FILE
+    /// A query parameter whose value is in a file (`-`: standard input), such as _auth_token=FILE
     #[arg(long = "query-file", value_name = "NAME=FILE")]
     query_files: Vec<String>,
-    /// Send `Authorization: Bearer` with the token in this file, or on standard input for `-`
+    /// Send `Authorization: Bearer` with the token in this file (`-`: standard input)
     #[arg(long, value_name = "FILE", conflicts_with = "user")]
     token_file: Option<PathBuf>,
-    /// Send `Authorization: Basic` with this user name; with --connect and without a request: show who that is
+    /// Send `Authorization: Basic` with this user name; with --connect and without a request: show this person
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// The password is in this file, or on standard input for `-`
+    /// The file with the password (`-`: standard input)
     #[arg(long, value_name = "FILE", requires = "user")]
     password_file: Option<PathBuf>,
 }
@@ -115,7 +115,7 @@ impl RequestInput {
     /// Reads the request from flags.
     pub(super) fn from_args(args: RequestArgs, snapshot: &Snapshot) -> Result<Self, ExplainError> {
         let path = args.path.ok_or(
-            "error: --path is missing; without a request --user NAME --connect shows who that is in the directory",
+            "error: --path is missing; without a request --user NAME --connect shows a person of the directory",
         )?;
         let mut input = Self {
             method: args.method,
@@ -302,7 +302,7 @@ fn wrong(why: &str) -> ExplainError {
     .into()
 }
 
-/// Which member is wrong may be said; what stands there may be a secret.
+/// Which member is wrong may be said; what is there may be a secret.
 fn text<'v>(value: Option<&'v Value>, name: &str) -> Result<&'v str, ExplainError> {
     value.and_then(Value::as_str).ok_or_else(|| wrong(&format!("{name} is missing or no text")))
 }

@@ -170,7 +170,7 @@ impl ExplainedDecision<'_> {
         let mut read = self.trace.locations.iter();
         let order = self.snapshot().locations.order().iter();
         let read = order.map(|location| (location, *read.next().unwrap_or(&"not_asked")));
-        // The stand-in is no location of the configuration, and stands before all of them.
+        // The stand-in is no location of the configuration, and comes before all of them.
         let read = read.filter(|(location, _)| !is_stand_in(location)).enumerate();
         read.map(|(index, (location, carries))| {
             let written = self.at(format!("credentials[{index}]"));
@@ -388,8 +388,8 @@ impl ExplainedDecision<'_> {
                 names => format!("those of `policies` are {}", names.join(", ")),
             };
             notes.push(format!(
-                "the policy {named:?}, which Envoy's context_extensions name, is unknown: {known}; those of routes \
-                 and the default cannot be named"
+                "Envoy's route names the policy {named:?}, which the configuration does not have: {known}; the route cannot \
+                 name the policies of `routes` and `default`"
             ));
         }
         notes.extend(self.trace.selected.iter().skip(1).map(|policy| {

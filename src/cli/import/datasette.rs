@@ -36,7 +36,7 @@ pub enum DatasetteError {
     )]
     CommentKey(String),
     /// The result would have neither a token nor a route.
-    #[error("nobody could pass: {missing}; {advice}")]
+    #[error("the result would admit no request: {missing}; {advice}")]
     Empty {
         /// What the file lacks.
         missing: &'static str,
@@ -62,19 +62,19 @@ pub enum DatasetteError {
     #[error("`settings` is not a mapping")]
     Settings,
     /// Every path has a prefix.
-    #[error("settings.base_url is not `/`: take it out, and let Envoy take the prefix off")]
+    #[error("settings.base_url is not `/`: remove it, and let Envoy remove the prefix from paths")]
     BaseUrl,
     /// Permissions of every database.
     #[error(
-        "`{0}` with permissions stands at the top of the file, where Datasette 0.65 takes it for every database without \
-         `{0}` of its own; move it into `databases`"
+        "`{0}` with permissions is at the top level of the file, where Datasette 0.65 uses it for every database \
+             that has no `{0}`; move it into `databases`"
     )]
     GlobalPermissions(&'static str),
     /// `databases` is not a mapping.
     #[error("`databases` is not a mapping from their names to what they hold")]
     Databases,
     /// Our own reader rejects the result.
-    #[error("what comes out is no valid configuration: {0}")]
+    #[error("the result is not a valid configuration: {0}")]
     Invalid(String),
 }
 

@@ -1,5 +1,5 @@
 //! Translates files of Grafana's: `ldap.toml` into the section `ldap`, and the `auth.*` sections of its ini file into the
-//! section `oauth`; and makes the service accounts and API keys of its database file anew.
+//! section `oauth`; and makes the service accounts and API keys of its database file again.
 //!
 //! Nobody gets more by a translation than Grafana gives, but where a note says so.  What has no counterpart is noted, and no
 //! secret is printed.
@@ -35,7 +35,7 @@ pub enum GrafanaError {
         problem: String,
     },
     /// It is no ini file.
-    #[error("line {line} is not one of an ini file: {problem}")]
+    #[error("line {line} is not valid in an ini file: {problem}")]
     Ini {
         /// From 1.
         line: usize,
@@ -48,7 +48,7 @@ pub enum GrafanaError {
     )]
     NoServers,
     /// No section about a provider can be translated.
-    #[error("nobody could log in: {0}")]
+    #[error("no person could log in with the result: {0}")]
     NoProviders(String),
     /// A setting has no translation.
     #[error("{key}: {problem}")]
@@ -65,34 +65,35 @@ pub enum GrafanaError {
     #[error("it is a database without Grafana's tables `api_key` and `user`")]
     NotGrafanas,
     /// Several organisations have keys.
-    #[error("the organisations {0} have keys, and here is one alone: say with --org ID whose keys are made")]
+    #[error(
+        "the organizations {0} have keys, and one server takes the keys of one organization: choose it with \
+             --org ID"
+    )]
     Organisations(String),
     /// There is no such organisation.
-    #[error("it has no organisation {0}")]
+    #[error("it has no organization {0}")]
     NoOrganisation(i64),
     /// A file of a configuration, and arguments about a database.
     #[error(
-        "--org, --dry-run and the arguments about a server are for Grafana's database file, which this is not"
+        "--org, --dry-run and the arguments about a server are for Grafana's database file; this file is not one"
     )]
     NoDatabase,
     /// The file of the new tokens is not named.
     #[error(
-        "it is a database: name the new file for the new tokens by --output, or look first with --dry-run"
+        "it is a database: give --output FILE for the new tokens, or --dry-run to see what would be created"
     )]
     NoOutput,
     /// A new token cannot be written.
-    #[error(
-        "a new token cannot be written into the file: {0}\nthe key is made all the same: rotate or delete it"
-    )]
+    #[error("a new token cannot be written into the file: {0}\nthe key was created: rotate or delete it")]
     Tokens(#[source] io::Error),
     /// The server does not answer.
     #[error("{0}")]
     Api(#[source] Box<AdminApiError>),
     /// The server did not take everything; each thing has been reported.
-    #[error("{0} of its accounts and keys are not made")]
+    #[error("{0} of its accounts and keys were not created")]
     NotAll(usize),
     /// Our own reader rejects the result.
-    #[error("what comes out is no valid configuration: {0}")]
+    #[error("the result is not a valid configuration: {0}")]
     Invalid(String),
 }
 

@@ -18,10 +18,10 @@ use super::allow;
 /// The Datasette that reads the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Version {
-    /// 0.65, and the versions before.
+    /// 0.65 and earlier versions.
     #[value(name = "0.65")]
     Before1,
-    /// 1.0, and its alphas.
+    /// 1.0 and its alpha versions.
     #[value(name = "1.0")]
     Since1,
 }

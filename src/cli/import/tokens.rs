@@ -40,7 +40,7 @@ struct TranslatedToken {
 
 fn entry(token: &Value) -> Result<TranslatedToken, String> {
     let actor = token.get("actor").filter(|actor| actor.is_object());
-    let actor = actor.ok_or("it has no actor that is a mapping")?;
+    let actor = actor.ok_or("it has no actor, or the actor is not a mapping")?;
     if actor.get("_r").is_some() {
         return Err(
             "the member `_r` of its actor restricts it in Datasette, which is not enforced here".into()
@@ -50,7 +50,7 @@ fn entry(token: &Value) -> Result<TranslatedToken, String> {
     let (key, secret, note) = match written {
         Value::String(plain) => {
             let digest = PlainToken::new(plain.as_bytes()).map_err(|error| error.to_string())?.digest();
-            let note = "the plain token of the file became its SHA-256";
+            let note = "the plain token of the file is replaced by its SHA-256";
             ("sha256", Value::from(digest.to_hex()), Some(note))
         }
         reference if is_reference(reference) => ("token", reference.clone(), None),

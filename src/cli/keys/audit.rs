@@ -21,25 +21,25 @@ const MAX_PAGE: u64 = 1000;
 pub(in crate::cli) struct AuditArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// What happened since: a day such as 2026-11-30, a time, or how long ago, such as 7d
+    /// Only entries since this time: a day such as 2026-11-30, a time, or how long ago, such as 7d
     #[arg(long, value_name = "WHEN", value_parser = parse_instant)]
     from: Option<Timestamp>,
-    /// What happened until then
+    /// Only entries until this time
     #[arg(long, value_name = "WHEN", value_parser = parse_instant)]
     to: Option<Timestamp>,
-    /// What this actor, by its id, did
+    /// Only actions of the actor with this id
     #[arg(long, value_name = "ACTOR")]
     actor: Option<String>,
-    /// What was done to this key, by its name or id; to dead ones of this name, too
+    /// Only changes of the key with this name or id, also of expired and revoked keys with this name
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// What was done to this service account, by its name or id
+    /// Only changes of the service account with this name or id
     #[arg(long, value_name = "ACCOUNT")]
     account: Option<String>,
-    /// What was done, in the words of the column ACTION, such as `API key revoked`
+    /// Only this action, as the column ACTION writes it, such as `API key revoked`
     #[arg(long)]
     action: Option<String>,
-    /// How many rows at most
+    /// The largest number of rows
     #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
 }

@@ -13,7 +13,7 @@ use crate::keys::store::{StoreUrl, back_up};
 pub(in super::super) struct BackupArgs {
     #[command(flatten)]
     config: ConfigFile,
-    /// The file to write, which must not be there yet
+    /// The file to write, which must not exist
     #[arg(value_name = "DEST")]
     to: PathBuf,
 }

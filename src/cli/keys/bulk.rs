@@ -23,7 +23,7 @@ const CRITERIA_HEADING: &str = "Instead of names: all keys that fit all of these
 pub(in crate::cli) struct RevokeKeysArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// The keys: NAME, ACCOUNT/NAME or id, as `list` shows them; digits alone are an id
+    /// The keys: NAME, ACCOUNT/NAME or id, as `list` shows them; a number is always an id
     #[arg(id = "keys", value_name = "KEY", group = "which")]
     keys: Vec<KeyReference>,
     #[command(flatten)]
@@ -36,22 +36,22 @@ pub(in crate::cli) struct RevokeKeysArgs {
 /// Which keys are revoked together: those that all of it fits.
 #[derive(Debug, Args)]
 struct Criteria {
-    /// Those that this actor, by its id, created
+    /// Keys that the actor with this id created
     #[arg(long, help_heading = CRITERIA_HEADING, value_name = "ACTOR", groups = ["which", "criteria"])]
     created_by: Option<String>,
-    /// Those created since: a day such as 2026-11-30, a time, or how long ago, such as 7d
+    /// Keys created since this time: a day such as 2026-11-30, a time, or how long ago, such as 7d
     #[arg(long, help_heading = CRITERIA_HEADING, value_name = "WHEN", value_parser = parse_instant, groups = ["which", "criteria"])]
     created_since: Option<Timestamp>,
-    /// Those of this service account, by its name or id
+    /// Keys of the service account with this name or id
     #[arg(long, help_heading = CRITERIA_HEADING, value_name = "ACCOUNT", groups = ["which", "criteria"])]
     account: Option<String>,
-    /// Those of this person
+    /// Keys of this person
     #[arg(long, help_heading = CRITERIA_HEADING, value_name = "NAME", groups = ["which", "criteria"])]
     owner: Option<String>,
-    /// Those that were not used for this time, such as 90d; what a read-only server saw is no use
+    /// Keys that were not used for this time, such as 90d; uses at a read-only server do not count
     #[arg(long, help_heading = CRITERIA_HEADING, value_name = "TIME", value_parser = parse_seconds, allow_hyphen_values = true, groups = ["which", "criteria"])]
     unused_for: Option<i64>,
-    /// Those with a name that fits, such as `ci-*`
+    /// Keys whose name matches this pattern, such as `ci-*`
     #[arg(long, help_heading = CRITERIA_HEADING, value_name = "PATTERN", groups = ["which", "criteria"])]
     name_pattern: Option<String>,
 }

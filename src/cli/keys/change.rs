@@ -17,7 +17,7 @@ use super::{KeysError, key_path, print_issued};
 /// The keys that a command is about.
 #[derive(Debug, Args)]
 pub(super) struct KeysArg {
-    /// The keys: NAME, ACCOUNT/NAME or id, as `list` shows them; digits alone are an id
+    /// The keys: NAME, ACCOUNT/NAME or id, as `list` shows them; a number is always an id
     #[arg(id = "keys", value_name = "KEY", required = true)]
     keys: Vec<KeyReference>,
 }
@@ -37,18 +37,18 @@ pub(in crate::cli) struct EditKeysArgs {
     server: ServerArgs,
     #[command(flatten)]
     keys: KeysArg,
-    /// Another name
+    /// A new name
     #[arg(long, group = "change")]
     name: Option<String>,
-    /// What it may do at most
+    /// The role of the key
     #[arg(long, value_parser = role_parser(), group = "change")]
     role: Option<String>,
     #[command(flatten)]
     grants: GrantChangeArgs,
-    /// How long it works from now on: one whole number and one of s m h d w M y, such as 12h
+    /// How long the key is valid from now on: one whole number and one unit of s m h d w M y, such as 12h
     #[arg(long, value_name = "TIME", value_parser = parse_life, allow_hyphen_values = true, group = "change")]
     ttl: Option<i64>,
-    /// Let it work for ever
+    /// The key never expires
     #[arg(long, conflicts_with = "ttl", group = "change")]
     no_expiry: bool,
 }
@@ -67,7 +67,7 @@ pub(in crate::cli) struct RotateKeysArgs {
     server: ServerArgs,
     #[command(flatten)]
     keys: KeysArg,
-    /// How long the present token goes on working, such as 1h, seven days at most; not at all when not given
+    /// How long the old token stays valid, such as 1h, at most 7 days [default: it is denied at once]
     #[arg(long, value_name = "TIME", value_parser = parse_seconds, allow_hyphen_values = true)]
     overlap: Option<i64>,
 }

@@ -15,24 +15,24 @@ use super::{KEYS, KeysError, print_issued};
 pub(in crate::cli) struct CreateKeyArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// The key's name
+    /// The name of the key
     name: String,
-    /// What it may do at most
+    /// The role of the key
     #[arg(long, value_parser = role_parser(), group = "whose")]
     role: Option<String>,
-    /// How long it works: one whole number and one of s m h d w M y, such as 12h; when not given as long as the server
-    /// proposes (`keys.default_seconds_to_live`)
+    /// How long the key is valid: one whole number and one unit of s m h d w M y, such as 12h [default: the server's
+    /// `keys.default_seconds_to_live`]
     #[arg(long, value_name = "TIME", value_parser = parse_life, allow_hyphen_values = true)]
     ttl: Option<i64>,
-    /// Let it work for ever
+    /// The key never expires
     #[arg(long, conflicts_with = "ttl")]
     no_expiry: bool,
     #[command(flatten)]
     grants: GrantArgs,
-    /// Make it for this service account, by its name or id: its role, policies and members are the account's
+    /// Create the key for the service account with this name or id; it has the role, policies and members of the account
     #[arg(long, value_name = "ACCOUNT", conflicts_with_all = ["role", "policies", "actor"], group = "whose")]
     account: Option<String>,
-    /// Make it yours: it stands for you, with at most your role
+    /// Create a key of your own: it stands for you, with at most your role
     #[arg(long, conflicts_with = "account", group = "whose")]
     mine: bool,
 }

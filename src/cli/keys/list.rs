@@ -29,37 +29,37 @@ const NO_KEYS: &str = "No keys.";
 pub(in crate::cli) struct ListKeysArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// Those with this in their names
+    /// Only keys whose name contains this text
     #[arg(long, value_name = "TEXT")]
     query: Option<String>,
-    /// Those with this role
+    /// Only keys with this role
     #[arg(long, value_parser = role_parser())]
     role: Option<String>,
-    /// Those of this service account, by its name or id
+    /// Only keys of the service account with this name or id
     #[arg(long, value_name = "ACCOUNT")]
     account: Option<String>,
-    /// Those of this person
+    /// Only keys of this person
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
-    /// Those of nobody, of accounts or of people
+    /// Only keys without an owner, of accounts, or of people
     #[arg(long, value_enum)]
     kind: Option<OwnerKind>,
-    /// Those that this actor, by its id, created
+    /// Only keys that the actor with this id created
     #[arg(long, value_name = "ACTOR")]
     created_by: Option<String>,
-    /// Those that expire within this time, such as 7d
+    /// Only keys that expire within this time, such as 7d
     #[arg(long, value_name = "TIME", value_parser = parse_seconds, allow_hyphen_values = true)]
     expiring: Option<i64>,
-    /// Those that were not used for this time, such as 90d
+    /// Only keys that were not used for this time, such as 90d
     #[arg(long, value_name = "TIME", value_parser = parse_seconds, allow_hyphen_values = true)]
     unused: Option<i64>,
-    /// Show expired and revoked keys too
+    /// Show expired and revoked keys, too
     #[arg(long)]
     expired: bool,
-    /// In which order; by name when not given
+    /// The order [default: by name]
     #[arg(long, value_enum)]
     sort: Option<SortKey>,
-    /// The other way round
+    /// Reverse the order
     #[arg(long)]
     reverse: bool,
 }

@@ -17,10 +17,10 @@ use crate::telemetry::logging::{self, LogFormat};
 pub(in crate::cli) struct MigrateArgs {
     #[command(flatten)]
     config: ConfigFile,
-    /// Migrate the store whose URL is in this file, or on standard input for `-`, instead of the configuration's
+    /// Migrate the store whose URL is in this file (`-`: standard input) instead of that of the configuration
     #[arg(long, value_name = "FILE")]
     store_file: Option<PathBuf>,
-    /// Record it in this file, as JSON, instead of on standard error
+    /// Write the audit line to this file, as JSON, instead of standard error
     #[arg(long, value_name = "PATH")]
     audit_log: Option<PathBuf>,
 }

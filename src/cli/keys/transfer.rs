@@ -17,8 +17,8 @@ use super::{KEYS, KeysError};
 pub(in crate::cli) struct ImportKeysArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// The file, or standard input for `-`.  A line is a JSON object with `name`, `sha256`, which is the token's, and
-    /// maybe `role`, `description`, `account`, `owner`, `ownerSource`, `expiration`, `actor`, `policies`, `disabled`,
+    /// The file (`-`: standard input).  Each line is a JSON object with `name`, `sha256` (of the token), and optionally
+    /// `role`, `description`, `account`, `owner`, `ownerSource`, `expiration`, `actor`, `policies`, `disabled`,
     /// `created`, `createdBy`
     file: PathBuf,
 }

@@ -9,7 +9,7 @@ const MAX_NESTING: usize = 32;
 /// A filter that is well-formed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Filter<'f> {
-    /// The attributes that are compared with [`NAME`], in their order; one stands here as often as it is compared.
+    /// The attributes that are compared with [`NAME`], in their order; one is here as often as it is compared.
     pub compared: Vec<&'f str>,
     /// Whether it fits nothing that does not equal the name somewhere: no entry fits whatever is typed.
     pub needs_name: bool,
@@ -21,17 +21,17 @@ pub enum FilterError {
     /// Parentheses do not fit.
     #[error("a filter begins with `(` and ends with the `)` that closes it, and so does each of its parts")]
     Parentheses,
-    /// What stands before the operator is no attribute.
-    #[error("before the operator stands an attribute, such as uid: letters, digits and `-`")]
+    /// What comes before the operator is no attribute.
+    #[error("an attribute such as uid (letters, digits and `-`) is expected before the operator")]
     Attribute,
     /// There is no operator.
-    #[error("behind an attribute stands `=`, `~=`, `<=`, `>=` or `:=`")]
+    #[error("`=`, `~=`, `<=`, `>=` or `:=` is expected after an attribute")]
     Operator,
     /// A value holds what must be escaped.
     #[error(r"in a value `(`, `)`, `*`, `\` and NUL are written \28, \29, \2a, \5c and \00")]
     Value,
     /// A part of a name would stand for the whole.
-    #[error("`*` beside `%s` lets a part of a name stand for the whole of it: compare with `%s` alone")]
+    #[error("with `*` next to `%s` a part of a name would match: write `%s` alone")]
     PartOfName,
     /// It is nested too deep.
     #[error("a filter is nested {MAX_NESTING} levels at most")]

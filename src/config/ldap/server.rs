@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 
 use super::super::url::is_loopback;
 
-/// What cannot stand in the host of a URL.
+/// What cannot be in the host of a URL.
 const NOT_OF_A_HOST: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'/').add(b'?').add(b'#');
 
 /// One server.
@@ -39,15 +39,15 @@ pub enum LdapServerError {
     #[error("expected ldaps://HOST, ldap://HOST or ldapi://SOCKET")]
     Scheme,
     /// It names who asks.
-    #[error("who asks stands in `bind_dn` and `bind_password`, not in the URL")]
+    #[error("the URL must not contain a user or a password: use `bind_dn` and `bind_password`")]
     UserInfo,
     /// It says what to search for.
     #[error(
-        "the URL ends behind the host and its port: what to search for stands in `search_base` and `search_filter`"
+        "the URL must end after the host and the port: use `search_base` and `search_filter` for the search"
     )]
     Search,
     /// There is no host.
-    #[error("expected a host's name or an address behind the scheme, IPv6 in brackets")]
+    #[error("expected a host name or an IP address after the scheme, IPv6 in brackets")]
     Host,
     /// The port is none.
     #[error("a port is a number from 1 to 65535")]
@@ -97,7 +97,7 @@ impl FromStr for LdapServer {
     }
 }
 
-/// The host of an authority, without brackets, and what stands behind the colon.
+/// The host of an authority, without brackets, and what comes after the colon.
 fn host_and_port(authority: &str) -> Result<(Box<str>, Option<&str>), LdapServerError> {
     if let Some(rest) = authority.strip_prefix('[') {
         let (address, port) = rest.split_once(']').ok_or(LdapServerError::Host)?;

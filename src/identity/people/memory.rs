@@ -32,7 +32,7 @@ impl<K: Hash + Eq + Clone, V> BoundedMap<K, V> {
         self.entries.remove(key);
     }
 
-    /// Inserts an entry, or makes it anew.
+    /// Inserts an entry, or makes it again.
     pub fn insert(&mut self, key: K, value: V, now: Duration) {
         self.entries.insert(key.clone(), (now, value));
         self.oldest_first.push_back((now, key));
@@ -40,7 +40,7 @@ impl<K: Hash + Eq + Clone, V> BoundedMap<K, V> {
             let Some((made_at, oldest)) = self.oldest_first.pop_front() else {
                 return;
             };
-            // It may have been made anew since.
+            // It may have been made again since.
             if self.entries.get(&oldest).is_some_and(|(at, _)| *at == made_at) {
                 self.entries.remove(&oldest);
             }

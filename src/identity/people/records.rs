@@ -282,7 +282,7 @@ async fn end_absent(sessions: &HashMap<PersonId, Arc<Session>>, keys: &Keys) -> 
     Ok(())
 }
 
-/// Writes anew the records that ended of people who have one of these sessions: the last one was over while they logged in.
+/// Writes again the records that ended of people who have one of these sessions: the last one was over while they logged in.
 async fn write_ended(
     sessions: &HashMap<PersonId, Arc<Session>>,
     snapshot: &Snapshot,

@@ -90,7 +90,7 @@ pub(super) enum Known {
 pub(super) struct Rechecks {
     in_flight: InFlight<PersonThere, RecheckAnswer>,
     memory: Mutex<Memory>,
-    /// Whether anybody stands in [`Memory::unended`], for Checks, which need no lock as long as nobody does.
+    /// Whether anybody is in [`Memory::unended`], for Checks, which need no lock as long as nobody does.
     has_unended: AtomicBool,
 }
 
@@ -428,7 +428,8 @@ impl Recheck {
             Ok(Lookup::Found(_)) => Finding::Gone("other_person"),
             Ok(Lookup::Nobody(reason)) => Finding::Gone(reason.as_str()),
             Err(error) => {
-                tracing::warn!(reason = %error, "the directory did not answer about a person with a session or a key");
+                tracing::warn!(reason = %error, "the directory did not answer a request about a person who has a \
+             session or a key");
                 let mut memory = lock(&self.people.rechecks.memory);
                 memory.is_silent = error.is_outage();
                 memory.failures.insert(self.person.clone(), (), self.people.clock.elapsed());

@@ -246,7 +246,7 @@ impl PersonKey {
     }
 
     /// The principal of the key while its person is this one: their actor with the lower one of the two roles, and of
-    /// policies what both have.  It is made anew when the person's principal is another one.
+    /// policies what both have.  It is made again when the person's principal is another one.
     ///
     /// `None` where the actor cannot be made.
     pub fn principal(&self, person: &Arc<Principal>) -> Option<Arc<Principal>> {

@@ -72,7 +72,8 @@ impl People {
         let Some(after) = PersonRecord::new(id, stored) else {
             tracing::error!(
                 person_id = id,
-                "the key store has a record whose actor is none: this person does not count"
+                "the key store has a record without a valid actor: the keys and sessions of this person are \
+             denied"
             );
             people.remove(&person);
             by_id.remove(&id);

@@ -23,7 +23,7 @@ impl Keys {
     /// Writes rows that belong to no change, such as those of denials.
     ///
     /// # Errors
-    /// The store failed, or is only read: what they say stands in the audit log alone.
+    /// The store failed, or is only read: what they say is in the audit log alone.
     pub async fn write_audit(&self, rows: &[NewAuditRow]) -> Result<(), StoreError> {
         self.check_writable()?;
         let written = with_timeout(OPERATION_TIMEOUT, self.store.write_audit(rows)).await;

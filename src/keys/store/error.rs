@@ -45,7 +45,7 @@ pub enum StoreFailure {
     #[error(transparent)]
     Database(DatabaseFailure),
     /// A change does not fit on the disk of a SQLite file.
-    #[error("the disk is full: make room where its file is, and changes work again")]
+    #[error("the disk is full: free space where its file is, and changes work again")]
     DiskFull,
     /// There is no SQLite file at the path any more.
     #[error("its file was removed: nothing can be changed until there is one again")]
@@ -54,7 +54,7 @@ pub enum StoreFailure {
     #[error("its file was replaced by another one, which is not open yet")]
     FileReplaced,
     /// The SQLite file that took the place of another one is empty, or still being copied.
-    #[error("the file is not whole: is it still being copied?")]
+    #[error("the file is incomplete: it may still be copied")]
     FileNotWhole,
     /// The SQLite file that took the place of another one cannot be opened.
     #[error("its file was replaced: {0}")]
@@ -75,7 +75,7 @@ pub enum StoreFailure {
     #[error("its URL, or a file that it names, cannot be used")]
     Configuration,
     /// The database broke its own protocol.
-    #[error("it answered what is not understood")]
+    #[error("it sent an answer that this version does not understand")]
     Protocol,
     /// A row is not as the schema says.  The cause is not kept: it may quote the row.
     #[error("a row cannot be read")]
@@ -84,7 +84,7 @@ pub enum StoreFailure {
     #[error("{}", list(.0))]
     Hosts(Vec<HostFailure>),
     /// The host is not as the URL wants it.
-    #[error("it is not {0}, as the URL's target_session_attrs wants it")]
+    #[error("it is not {0}, which target_session_attrs in the URL requires")]
     SessionAttributes(&'static str),
     /// The database was never reached, or its schema is not up to date.
     #[error("it has not been reached yet, or its schema is not up to date")]
@@ -93,7 +93,7 @@ pub enum StoreFailure {
     #[error("it is read only here")]
     ReadOnly,
     /// The migrations took too long.
-    #[error("its schema did not come up to date in time")]
+    #[error("its schema was not up to date in time")]
     MigrationTimeout,
     /// The schema is not one that this program can use.
     #[error(transparent)]
@@ -108,17 +108,18 @@ pub enum StoreFailure {
     #[error("no answer within {} s", .0.as_secs())]
     Timeout(Duration),
     /// The copy that is read has not come as far as the one that was read before.
-    #[error("the copy of the database that answers is behind the one that answered before")]
+    #[error("the copy of the database that answers now is older than the one that answered before")]
     Behind,
     /// Its schema has become one of an older version: a dump from then was restored.
     #[error(
-        "its schema is that of an older version, as when a dump from then was restored: it is to be brought up to date"
+        "its schema is that of an older version, for example after the restore of an old dump: it must be \
+             migrated"
     )]
     OlderSchema,
     /// Its schema is for newer programs alone.
     #[error(
-        "its schema says that programs below schema {oldest_reader} must not answer by it, and this one knows {known}: \
-         run the newer version"
+        "its schema may be read only by programs that know schema {oldest_reader}, and this one knows {known}: \
+             run the newer version"
     )]
     Outdated {
         /// The oldest schema whose programs may answer.
@@ -245,7 +246,7 @@ pub enum OpenError {
     /// A newer version of this program wrote it.
     #[error(
         "the key store was written by a newer version: its schema is number {found}, and this version knows \
-         {known} at most. Run the newer version, or restore a backup from before the upgrade"
+             schemas up to {known}. Run the newer version, or restore a backup from before the upgrade"
     )]
     Newer {
         /// The newest migration that was applied.
@@ -267,8 +268,8 @@ pub enum OpenError {
     /// It is to be changed, and the role may not do that.
     #[error(
         "the key store's schema is number {found}, and this version needs number {known}, but the role in its URL may not \
-         change it: run `envoy-auth-tokens keys migrate` with a role that may. A server that runs goes on by itself then; \
-         start one that did not"
+         change it: run `envoy-auth-tokens keys migrate` with a role that may. A server that is running then \
+             continues without a restart; start the others again"
     )]
     MayNotMigrate {
         /// The newest migration that was applied.
@@ -278,8 +279,8 @@ pub enum OpenError {
     },
     /// It is to be changed, and somebody else has the lock of those who change it.
     #[error(
-        "the key store's schema is to be changed, and process {pid} of the role {role} holds the lock for that: wait for \
-         its end, or end it by SELECT pg_terminate_backend({pid})"
+        "the schema of the key store must be migrated, and process {pid} of the role {role} holds the lock: wait \
+             until it ends, or end it with SELECT pg_terminate_backend({pid})"
     )]
     MigrationLock {
         /// The process of PostgreSQL.
@@ -288,7 +289,10 @@ pub enum OpenError {
         role: String,
     },
     /// A migration was applied that differs from ours of the same number.
-    #[error("the key store's schema number {0} is not the one that this program makes: is it its store?")]
+    #[error(
+        "the schema of the key store has the number {0}, but not the tables of this program: the URL may \
+             name another program's database"
+    )]
     Foreign(i64),
     /// It is there and cannot be used: no permission, no such database, no database file.
     #[error("the key store {store} cannot be opened: {reason}")]
@@ -315,7 +319,7 @@ pub enum OpenFailure {
     File(io::Error),
     /// The `-wal` beside a SQLite file may be that of a file that was there before.
     #[error(
-        "{} may hold the changes of another file: this file was put here since a server had it open. If it is a backup, \
+        "{} may contain changes of another file: the database file was replaced while a server had it open. If it is a backup, \
          remove that -wal and the -shm beside it, and start again. If both were copied together, let SQLite join \
          them: sqlite3 FILE 'PRAGMA wal_checkpoint(TRUNCATE)'",
         .0.display()
@@ -426,7 +430,10 @@ mod tests {
                 sqlx::Error::Configuration("postgres://u:secret@db".into()),
                 "the key store: its URL, or a file that it names, cannot be used",
             ),
-            (sqlx::Error::Protocol("secret".to_owned()), "the key store: it answered what is not understood"),
+            (
+                sqlx::Error::Protocol("secret".to_owned()),
+                "the key store: it sent an answer that this version does not understand",
+            ),
             (sqlx::Error::ColumnNotFound("secret".to_owned()), "the key store: a row cannot be read"),
         ] {
             let error = StoreError::from(error);

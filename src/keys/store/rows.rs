@@ -1,6 +1,6 @@
 //! Rows of the tables, as both databases give them, and the records that they stand for.
 //!
-//! A row's struct is the list of its columns: [`statements`](super::statements) selects what stands here.
+//! A row's struct is the list of its columns: [`statements`](super::statements) selects what is here.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -220,7 +220,7 @@ row! {
 }
 
 impl LookRow {
-    /// Where the store stands, seen from the cursor whose revision the statement was given.
+    /// Which revision the store has, seen from the cursor whose revision the statement was given.
     pub fn into_look(self, since: Option<&Cursor>) -> Look {
         let age = self.age_ms.map(|age| Duration::from_millis(u64::try_from(age).unwrap_or(0)));
         let (accepted, oldest_reader) = (self.accepted, self.oldest_reader);
@@ -304,10 +304,10 @@ impl TryFrom<KeyRow> for StoredKey {
     }
 }
 
-/// The role that stands in the row of a person's key that has the person's role.
+/// The role that is in the row of a person's key that has the person's role.
 const UNCAPPED: Role = Role::Admin;
 
-/// The role that stands in the row of a key.  An account's is not read.
+/// The role that is in the row of a key.  An account's is not read.
 pub(super) fn stored_role(owner: &KeyOwner, role: Option<Role>) -> &'static str {
     let without = match owner {
         KeyOwner::Nobody | KeyOwner::Account(_) => Role::Viewer,
@@ -429,7 +429,7 @@ pub(super) fn key(row: KeyRow) -> Option<StoredKey> {
     let id = row.id;
     let key = StoredKey::try_from(row).ok();
     if key.is_none() {
-        tracing::error!(key_id = id, "the key store has a row that cannot be read: this key does not count");
+        tracing::error!(key_id = id, "the key store has a row that cannot be read: this key is denied");
     }
     key
 }
@@ -441,7 +441,7 @@ pub(super) fn account(row: AccountRow) -> Option<Account> {
     if account.is_none() {
         tracing::error!(
             account_id = id,
-            "the key store has a row that cannot be read: this account does not count"
+            "the key store has a row that cannot be read: the keys of this account are denied"
         );
     }
     account

@@ -1,4 +1,4 @@
-//! What the follower reads: where the store stands, what changed since, and everything.
+//! What the follower reads: which revision the store has, what changed since, and everything.
 //!
 //! Reading goes in steps of at most [`MAX_PAGE`] rows, each a transaction of its own, so that neither the reader nor
 //! the store is held up by how much there is.  Nothing in here is a database's: another origin of keys can implement
@@ -17,7 +17,7 @@ pub use super::history::{Continuity, Cursor, Revision};
 /// The most rows of one page.
 pub const MAX_PAGE: usize = 1000;
 
-/// Where the store stands.
+/// Which revision the store has.
 #[derive(Debug, Clone)]
 pub struct Look {
     /// The newest change.
@@ -123,7 +123,7 @@ pub trait Source: Send + Sync {
         Ok(())
     }
 
-    /// Where the store stands, seen from this cursor; without one its continuity is [`Continuity::Continues`].
+    /// Which revision the store has, seen from this cursor; without one its continuity is [`Continuity::Continues`].
     async fn look(&self, since: Option<&Cursor>) -> Result<Look, StoreError>;
 
     /// The changes from a position in the log up to a revision.

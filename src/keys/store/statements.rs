@@ -124,7 +124,7 @@ impl Dialect {
 
 /// The statements that differ between the databases by their columns alone.
 pub(super) struct Statements {
-    /// Where the store stands, seen from revision `$1`.
+    /// Which revision the store has, seen from revision `$1`.
     pub look: String,
     /// The next entries of the change log behind entry `$2` of revision `$1`, up to revision `$3`.
     pub changes: String,

@@ -56,12 +56,12 @@ pub enum UrlError {
     /// A mode that is weaker in the client than its name says: with `allow` it never encrypts, and with `verify-ca` it
     /// takes a certificate of any public authority for any name.
     #[error(
-        "the postgres:// URL's sslmode can be disable, prefer, require or verify-full: allow would never encrypt, \
-         and verify-ca would trust every public authority for any name"
+        "the sslmode of the postgres:// URL can be disable, prefer, require or verify-full: allow may not \
+             encrypt, and verify-ca does not verify the host name"
     )]
     Mode,
     /// Certificates of authorities with a mode in which the client verifies nothing.
-    #[error("the postgres:// URL has an sslrootcert, which is heeded with sslmode=verify-full alone")]
+    #[error("the postgres:// URL has an sslrootcert, which is used only with sslmode=verify-full")]
     Unverified,
 }
 

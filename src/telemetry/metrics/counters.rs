@@ -52,7 +52,7 @@ pub(super) struct CredentialCounters {
     family: Family<CredentialLabels, Counter>,
 }
 
-/// A counter for each source of people.  Those of providers stand in the table alone.
+/// A counter for each source of people.  Those of providers are in the table alone.
 #[derive(Debug)]
 struct PersonCounters {
     config: Counter,

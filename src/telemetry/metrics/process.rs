@@ -109,10 +109,10 @@ struct Stat {
 
 impl Stat {
     fn parse(text: &str, ticks_per_second: u64, page_size: usize) -> Option<Self> {
-        // The program's name stands in brackets and may hold anything.
+        // The program's name is in brackets and may hold anything.
         let (_, fields) = text.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-        // The manual counts from 1, and two fields stand before these.
+        // The manual counts from 1, and two fields come before these.
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok().map(as_float);
         let ticks = as_float(ticks_per_second);
         let page_size = as_float(u64::try_from(page_size).ok()?);

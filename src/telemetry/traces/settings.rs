@@ -45,7 +45,7 @@ pub enum SettingsError {
     #[error("OTEL_TRACES_EXPORTER is {0:?}, and only otlp is supported")]
     Exporter(String),
     /// A user name and a password in the endpoint would be sent nowhere.
-    #[error("{0} holds a user name or a password: OTEL_EXPORTER_OTLP_HEADERS is the place for credentials")]
+    #[error("{0} contains a user name or a password: put credentials into OTEL_EXPORTER_OTLP_HEADERS")]
     UserInfo(&'static str),
     /// A file of certificates or a key that cannot be read.
     #[error("{variable}: cannot read {path}: {error}")]
@@ -58,7 +58,7 @@ pub enum SettingsError {
         error: String,
     },
     /// A client's certificate without its key, or the other way round.
-    #[error("a client certificate and its key are set together or not at all")]
+    #[error("a client certificate and its key must be set together")]
     HalfIdentity,
 }
 

@@ -19,7 +19,7 @@ fn a_session_that_is_over_leads_to_the_log_in_and_back() {
     browser.click("#add");
     browser.fill("#key-name", "too late");
     browser.press(&[ENTER]);
-    browser.read("#login .alert", "Your session is over.");
+    browser.read("#login .alert", "Your session has ended.");
     browser.miss("#keys");
     browser.miss("#key-dialog");
     page.is_well("session-over");
@@ -32,7 +32,7 @@ fn a_session_that_is_over_leads_to_the_log_in_and_back() {
         browser.see(&format!("#{view}-view"));
         browser.devtools("Network.clearBrowserCookies", json!({}));
         browser.click(&format!("#{view}-refresh"));
-        browser.read("#login .alert", "Your session is over.");
+        browser.read("#login .alert", "Your session has ended.");
         page.log_in("admin");
         browser.see(&format!("#{view}-view"));
     }

@@ -18,7 +18,7 @@ fn a_time_to_live_that_is_none_is_denied_in_place_without_a_request() {
     {
         browser.fill("#key-ttl", wrong);
         browser.press(&[ENTER]);
-        browser.read("#key-ttl-error", "Write one whole number and one of s m h d w M y");
+        browser.read("#key-ttl-error", "Enter one whole number and one of s m h d w M y");
         browser.see_focus("key-ttl");
         let invalid = "return document.getElementById('key-ttl').getAttribute('aria-invalid')";
         assert_eq!(browser.script(invalid, json!([])), json!("true"), "{wrong}");
@@ -112,7 +112,7 @@ fn names_and_descriptions_that_are_none_are_told_at_their_fields() {
     browser.fill("#key-description", "");
     page.choose("#key-owner", "account");
     browser.click("#key-form [data-yes]");
-    browser.read("#key-account-error", "Say which service account.");
+    browser.read("#key-account-error", "Enter the name of a service account.");
     browser.fill("#key-account", "nobody knows");
     browser.press(&[ENTER]);
     browser.see("#key-account-error");
@@ -128,7 +128,10 @@ fn the_longest_life_is_known_before_it_is_exceeded() {
     page.enter("admin");
     let browser = &page.browser;
     browser.click("#add");
-    assert_eq!(page.options("#key-life"), ["In 7 days", "In 14 days, the most here", "After another time…"]);
+    assert_eq!(
+        page.options("#key-life"),
+        ["In 7 days", "In 14 days, the longest here", "After another time…"]
+    );
     browser.read("#key-life-hint", "in 14 days");
     browser.fill("#key-name", "short");
     page.choose("#key-life", "custom");

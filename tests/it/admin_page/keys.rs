@@ -101,11 +101,11 @@ fn a_key_is_added_copied_used_rotated_paused_revoked_and_deleted() {
 
     // Rotate: a time that is too long is denied in place, an hour is not.
     page.act("deploys", "Rotate");
-    browser.read("#rotate-overlap-hint", "Whoever uses the old secret is denied from now on.");
+    browser.read("#rotate-overlap-hint", "Requests with the old secret are denied from now on.");
     page.choose("#rotate-overlap", "custom");
     browser.fill("#rotate-custom", "8d");
     browser.press(&[ENTER]);
-    browser.read("#rotate-custom-error", "Seven days at most.");
+    browser.read("#rotate-custom-error", "At most 7 days.");
     browser.fill("#rotate-custom", "90m");
     browser.read("#rotate-custom-hint", "The old secret works until");
     browser.screenshot("rotate");
@@ -258,7 +258,7 @@ fn all_that_is_known_of_a_key_is_shown_and_can_be_changed() {
     browser.screenshot("details");
     for (term, expected) in [
         ("Role", "Editor"),
-        ("Counts", "Only under reports"),
+        ("Valid", "Only under reports"),
         ("Members", "team: board\ngroups: [\"ops\",7]"),
         ("Belongs to", "Nobody"),
         ("Last used", "Never"),
@@ -275,7 +275,7 @@ fn all_that_is_known_of_a_key_is_shown_and_can_be_changed() {
     page.choose("#key-role", "Viewer");
     browser.miss("#key-stronger");
     page.choose("#key-role", "Admin");
-    browser.read("#key-stronger", "Whoever has the key’s secret can do more from now on: admin, who made it");
+    browser.read("#key-stronger", "Everybody who has this key gets more rights: admin, who created it");
     page.choose("#key-role", "Viewer");
     browser.click("#key-where-all");
     browser.see("#key-stronger");
@@ -284,7 +284,7 @@ fn all_that_is_known_of_a_key_is_shown_and_can_be_changed() {
     browser.fill("[data-member='team']", "");
     browser.fill("#key-description", "");
     page.choose("#key-life", "never");
-    browser.read("#key-life-hint", "It works until somebody revokes it");
+    browser.read("#key-life-hint", "The key works until it is revoked");
     browser.click("#key-form [data-yes]");
     browser.read("#toast", "numbers is changed.");
     let key = page.key("numbers");
@@ -365,7 +365,7 @@ fn keys_are_filtered_sorted_and_told_apart_by_the_server() {
     browser.fill("#filter-maker", "mallory");
     page.see_names(&["delta"]);
     page.choose("#filter-role", "Admin");
-    browser.read("#nothing", "No key fits all filters.");
+    browser.read("#nothing", "No key matches all filters.");
     page.press("#nothing", "Clear all filters");
     page.see_names(&["alpha", "beta", "delta", "gamma", "omega"]);
     assert_eq!(browser.text("#filter-maker"), "");
@@ -455,12 +455,12 @@ fn many_keys_are_revoked_after_a_look_at_them() {
     browser.read("#end-form [role='alert']", "Fill in at least one field");
     browser.fill("#end-unused", "soon");
     browser.press(&[ENTER]);
-    browser.read("#end-unused-error", "Write a number of days, such as 90.");
+    browser.read("#end-unused-error", "Enter a number of days, such as 90.");
     browser.see_focus("end-unused");
     browser.fill("#end-unused", "");
     browser.fill("#end-pattern", "nothing-*");
     browser.press(&[ENTER]);
-    browser.read("#end-count", "No live key fits.");
+    browser.read("#end-count", "No live key matches.");
     browser.miss("#end-yes");
     browser.fill("#end-pattern", "ci-*");
     browser.miss("#end-found");
@@ -498,7 +498,7 @@ fn a_token_is_looked_for_by_a_digest_that_the_browser_makes() {
     browser.click("#find");
     browser.fill("#find-token", "no-token-of-ours");
     browser.press(&[ENTER]);
-    browser.read("#find-token-error", "It is no key of this store.");
+    browser.read("#find-token-error", "No key of this store has this token.");
     browser.fill("#find-token", &format!(" Bearer {token} "));
     browser.press(&[ENTER]);
     browser.read("#find-found", "It is leaky");

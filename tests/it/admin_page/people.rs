@@ -77,7 +77,7 @@ fn a_service_account_is_added_given_keys_changed_disabled_and_deleted() {
     page.press("#account-form", "Cancel");
 
     page.act("grafana-2", "Disable");
-    browser.read("#confirm-text", "All its keys are denied from now on");
+    browser.read("#confirm-text", "All its keys are denied until the account is enabled again");
     browser.click("#confirm-yes");
     browser.read("#toast", "grafana-2 is disabled.");
     browser.read(&page.row("grafana-2"), "Disabled");
@@ -87,7 +87,7 @@ fn a_service_account_is_added_given_keys_changed_disabled_and_deleted() {
     browser.read("#toast", "grafana-2 works again.");
     assert_eq!(page.check(&token), Ok("grafana-2".to_owned()));
     page.act("grafana-2", "Delete");
-    browser.read("#confirm-text", "1 key of it stops working at once, for good.");
+    browser.read("#confirm-text", "1 key stops working at once, and this cannot be undone.");
     browser.screenshot("account-delete");
     browser.click("#confirm-yes");
     browser.read("#toast", "grafana-2 is deleted.");
@@ -109,7 +109,7 @@ fn people_who_may_have_keys_of_their_own_see_those_alone() {
     }
     browser.click("#add");
     browser.miss("#key-owner");
-    assert_eq!(page.options("#key-role"), ["My own, whatever it is", "Viewer"]);
+    assert_eq!(page.options("#key-role"), ["Always my own role", "Viewer"]);
     browser.fill("#key-name", "laptop");
     browser.screenshot("own-add");
     browser.click("#key-form [data-yes]");
@@ -215,7 +215,7 @@ fn the_audit_tells_who_changed_what_and_finds_it_by_time_actor_and_key() {
         );
     };
     fill_time("#audit-to", "2020-01-01T00:00");
-    browser.read("#no-audit", "Nothing fits all filters.");
+    browser.read("#no-audit", "Nothing matches all filters.");
     page.press("#no-audit", "Clear all filters");
     browser.read("#audit-rows", "watched");
     fill_time("#audit-from", "2020-01-01T00:00");

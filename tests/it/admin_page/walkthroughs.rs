@@ -116,7 +116,7 @@ fn a_leaked_token_is_found_and_what_its_maker_made_is_ended() {
     assert!(page.fact("#find-facts", "Created").ends_with(", by ed"));
     assert_eq!(page.fact("#find-facts", "Role"), "Editor");
     browser.screenshot("leak-1-whose-it-is");
-    page.press("#find-acts", "Revoke all by its maker");
+    page.press("#find-acts", "Revoke all keys of its creator");
     assert_eq!(browser.text("#end-maker"), "ed");
     // "Since Friday": a moment of the zone that the page shows times in.
     let friday = browser.script(

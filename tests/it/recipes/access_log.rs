@@ -63,6 +63,7 @@ fn it_says_who_and_why_not_and_denials_have_a_log_of_their_own() {
         assert_eq!(entry, again);
         assert_eq!((&entry["status"], &entry["reason"]), (&json!(status), &reason), "{entry}");
         assert_eq!((&entry["details"], &entry["actor"]), (&json!(details), &Value::Null), "{entry}");
+        assert_eq!(entry["flags"], "UAEX", "{entry}");
     }
     let log = running.envoy.log().text();
     assert!(!log.contains(secret("ALICE_TOKEN")) && !log.contains("s3cret"), "{log}");

@@ -77,15 +77,16 @@ pub fn import(text: &str) -> Result<Imported, GrafanaError> {
     }
     let directory = directory.ok_or(GrafanaError::NoServers)?;
     for key in document.keys().filter(|key| *key != "servers") {
-        notes.push(format!("{}: left out: it is no setting of a server", shown_key(key)));
+        notes.push(format!("{}: left out: it is not a setting of a server", shown_key(key)));
     }
     notes.push(
         "ids of actors begin with `ldap:` here, such as ldap:ann; `ids: plain` in the section leaves that out".to_owned(),
     );
     notes.push(
-        "`at_check: false` is written: Grafana asks the directory on its log-in page, and no gateway did, at which strangers \
-         could guess at passwords.  People log in on the page of `admin`, which needs `keys`, and with `session` among \
-         `credentials` the gateway goes by that; with `at_check: true` it takes their passwords by HTTP Basic, too"
+        "`at_check: false` is written: Grafana asks the directory only on its log-in page, not at a gateway, \
+             where strangers could guess passwords.  People log in on the page of `admin`, which needs `keys`; with \
+             `session` among `credentials` the gateway accepts their session.  With `at_check: true` the gateway also \
+             takes their passwords by HTTP Basic"
             .to_owned(),
     );
     tokens::check(&directory.sample()).map_err(GrafanaError::Invalid)?;
@@ -157,7 +158,7 @@ impl<'t> Settings<'t> {
         for key in self.table.iter().flat_map(|table| table.keys()) {
             if !known.contains(&key.as_str()) {
                 let key = shown_key(key);
-                notes.push(format!("{}.{key}: left out: no setting of this name is known here", self.path));
+                notes.push(format!("{}.{key}: left out: this program has no setting for it", self.path));
             }
         }
     }
@@ -229,11 +230,11 @@ enum Asker {
 #[derive(PartialEq, Eq)]
 enum Password {
     Reference(Text),
-    /// It stood in the file.
+    /// It was in the file.
     Plain(Secret),
 }
 
-/// As YAML: what stood in the file becomes a variable.
+/// As YAML: what was in the file becomes a variable.
 impl fmt::Display for Password {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -346,9 +347,7 @@ impl Directory {
                 self.urls.push(url);
             }
         }
-        notes.push(format!(
-            "{path}: its hosts are tried after the first server's, for whom those do not answer"
-        ));
+        notes.push(format!("{path}: its hosts are tried after those of the first server"));
     }
 
     /// The section as YAML, each text and the CA's file as these say.
@@ -389,7 +388,7 @@ impl Directory {
             ));
         }
         lines.push(
-            "# No gateway asked the directory before.  With true Checks ask it about passwords.".to_owned(),
+            "# If true, Checks ask the directory about passwords.  With Grafana no gateway did.".to_owned(),
         );
         lines.push("at_check: false".to_owned());
         lines.push("roles:".to_owned());
@@ -458,7 +457,7 @@ fn read_urls(server: &Settings<'_>, notes: &mut Vec<String>) -> Result<(Vec<Stri
     }
     if start_tls {
         notes.push(format!(
-            "{}.start_tls: Grafana heeds it with `use_ssl` alone, and sent passwords in plain text; here it is used, so the \
+            "{}.start_tls: Grafana uses it with `use_ssl` only, and sent passwords in plain text; here it is used, so the \
              server must offer StartTLS with a certificate that is trusted",
             server.path
         ));
@@ -466,8 +465,8 @@ fn read_urls(server: &Settings<'_>, notes: &mut Vec<String>) -> Result<(Vec<Stri
     }
     if !all_local {
         notes.push(format!(
-            "{}.use_ssl: Grafana sent passwords over the network in plain text, which cannot be had here: `start_tls: true` \
-             is written, so the server must offer StartTLS with a certificate that is trusted; or write ldaps://",
+            "{}.use_ssl: Grafana sent passwords over the network in plain text, which is not possible here: \
+             `start_tls: true` is written, so the server must offer StartTLS with a certificate that is trusted; or write ldaps://",
             server.path
         ));
     }
@@ -478,21 +477,21 @@ fn read_urls(server: &Settings<'_>, notes: &mut Vec<String>) -> Result<(Vec<Stri
 fn note_tls(server: &Settings<'_>, notes: &mut Vec<String>) -> Result<(), GrafanaError> {
     if server.boolean("ssl_skip_verify")? {
         notes.push(format!(
-            "{}.ssl_skip_verify: left out: no switch turns verification off here, since whoever stands between would be sent \
+            "{}.ssl_skip_verify: left out: no switch turns verification off here, since an attacker on the network would receive \
              every password; name the CA of the server's certificate in `ca`",
             server.path
         ));
     }
     if server.text("client_cert")?.is_some() || server.text("client_key")?.is_some() {
         notes.push(format!(
-            "{}.client_cert: left out: no certificate is shown to the directory here; where it asks for one, name a reader by \
-             `bind_dn` and `bind_password`",
+            "{}.client_cert: left out: this server presents no certificate to the directory; if the directory \
+             asks for one, use `bind_dn` and `bind_password`",
             server.path
         ));
     }
     if !server.texts("tls_ciphers")?.is_empty() || server.text("min_tls_version")?.is_some() {
         notes.push(format!(
-            "{}.tls_ciphers, min_tls_version: left out: TLS 1.2 and 1.3 are spoken, with the ciphers of rustls",
+            "{}.tls_ciphers, min_tls_version: left out: TLS 1.2 and 1.3 are used, with the ciphers of rustls",
             server.path
         ));
     }
@@ -528,15 +527,15 @@ fn read_asker(server: &Settings<'_>, notes: &mut Vec<String>) -> Result<Asker, G
         if template.parse::<DistinguishedName>().is_ok() {
             if password.is_some() {
                 notes.push(format!(
-                    "{}.bind_password: left out: with `%s` in bind_dn people bind with passwords of their own",
+                    "{}.bind_password: left out: with `%s` in bind_dn each person binds with their own password",
                     server.path
                 ));
             }
             return Ok(Asker::Person(template.to_owned()));
         }
         notes.push(format!(
-            "{}.bind_dn: `%s` stands there in something that names no entry, as Active Directory allows, and here the entry \
-             that was bound must be known: a reader searches instead; set {READER_VARIABLE} and {PASSWORD_VARIABLE} to its \
+            "{}.bind_dn: `%s` is used in a form that does not name an entry, as Active Directory allows, but \
+             this server must know the entry that was bound: a reader searches instead; set {READER_VARIABLE} and {PASSWORD_VARIABLE} to its \
              name and password",
             server.path
         ));
@@ -555,14 +554,15 @@ fn read_asker(server: &Settings<'_>, notes: &mut Vec<String>) -> Result<Asker, G
         }
         (Some(_), None) => {
             notes.push(format!(
-                "{}.bind_dn: left out: without a password a directory takes it for nobody, so searches are anonymous",
+                "{}.bind_dn: left out: a directory treats it as anonymous without a password, so searches are \
+             anonymous",
                 server.path
             ));
             Ok(Asker::Nobody)
         }
         (None, Some(_)) => {
             notes.push(format!(
-                "{}.bind_password: left out: without bind_dn it is nobody's, so searches are anonymous",
+                "{}.bind_password: left out: there is no bind_dn, so searches are anonymous",
                 server.path
             ));
             Ok(Asker::Nobody)
@@ -604,7 +604,7 @@ fn read_members(
             });
             let attribute = searched.unwrap_or("uid");
             notes.push(format!(
-                "{}.username: it is missing: people are told apart by {attribute} (`members.id`)",
+                "{}.username: it is missing: {attribute} is the id of people (`members.id`)",
                 attributes.path
             ));
             Text::Plain(attribute.to_owned())
@@ -616,8 +616,8 @@ fn read_members(
     }
     if members.iter().any(|(member, _)| *member == "surname") {
         notes.push(format!(
-            "{}.surname: a member of its own: Grafana puts it behind the name; where entries have the whole name, as in \
-             displayName or cn, write that under `name`",
+            "{}.surname: a separate member: Grafana appends it to the name; if entries have the whole name, as \
+             in displayName or cn, use that attribute for `name`",
             attributes.path
         ));
     }
@@ -626,7 +626,7 @@ fn read_members(
         match groups {
             Some(attribute) => members.push(("groups", attribute)),
             None => notes.push(format!(
-                "{}.member_of: it is missing: groups are read from memberOf, which Grafana did not",
+                "{}.member_of: it is missing: groups are read from memberOf, which Grafana did not do",
                 attributes.path
             )),
         }
@@ -645,7 +645,8 @@ fn read_members(
     }
     members.push(("groups", Text::Plain("memberOf".to_owned())));
     notes.push(format!(
-        "{}.group_search_filter: groups that an entry names in memberOf count beside those that are found",
+        "{}.group_search_filter: groups that an entry names in memberOf count in addition to those that are \
+             found",
         server.path
     ));
     Ok(members)
@@ -659,7 +660,7 @@ fn read_roles(
     let mappings = server.mappings()?;
     if mappings.is_empty() {
         notes.push(format!(
-            "{}.group_mappings: there are none: everybody becomes a Viewer, as in Grafana by default",
+            "{}.group_mappings: there are none: every person becomes a Viewer, as in Grafana by default",
             server.path
         ));
         return Ok(vec![(None, Role::Viewer)]);
@@ -671,20 +672,20 @@ fn read_roles(
         let org = mapping.integer("org_id")?;
         if !matches!(org, 0 | 1) {
             notes.push(format!(
-                "{}: left out: it is of organization {org}, and there is one here",
+                "{}: left out: it belongs to organization {org}, and this server has only one organization",
                 mapping.path
             ));
             continue;
         }
         if mapping.boolean("grafana_admin")? {
-            notes.push(format!("{}.grafana_admin: left out: the role alone counts", mapping.path));
+            notes.push(format!("{}.grafana_admin: left out: only the role counts", mapping.path));
         }
         let Some(role) = mapping.plain_text("org_role")? else {
             notes.push(format!("{}: left out: it gives no role", mapping.path));
             continue;
         };
         if roles.last().is_some_and(|(group, _)| group.is_none()) {
-            notes.push(format!("{}: left out: `*` above is for everybody", mapping.path));
+            notes.push(format!("{}: left out: `*` above matches everybody", mapping.path));
             continue;
         }
         let translated = read_mapping(&mapping, &role)?;
@@ -692,7 +693,10 @@ fn read_roles(
             (Ok(_), Some((path, why))) => {
                 return Err(GrafanaError::Setting {
                     key: path.clone(),
-                    problem: format!("{why}; left out, its people could get the role of a later mapping"),
+                    problem: format!(
+                        "{why}; if it were left out, its people could get the role of a later \
+             mapping"
+                    ),
                 });
             }
             (Ok(entry), None) => roles.push(entry),
@@ -703,7 +707,7 @@ fn read_roles(
         }
     }
     if roles.is_empty() {
-        return Err(server.error("group_mappings", "none of them gives a role here: nobody could log in"));
+        return Err(server.error("group_mappings", "none of them gives a role here: no person could log in"));
     }
     Ok(roles)
 }
@@ -789,7 +793,7 @@ mod tests {
         ]));
         assert!(config.ends_with("roles:\n  - {group: \"cn=admins,dc=example\", role: Admin}\n"), "{config}");
         for part in [
-            "[0]: left out: it is of organization 2",
+            "[0]: left out: it belongs to organization 2",
             "[1].grafana_admin",
             "[1]: left out: it gives",
             "[3]: left out: its `group_dn`",
@@ -810,7 +814,7 @@ mod tests {
         let (config, _) = imported(&server(""));
         assert!(config.contains("- {group: \"*\", role: Viewer}"), "{config}");
         let none = mapping("cn=a", "org_role = 'Admin'\norg_id = 3");
-        assert!(error(&of(&[none])).contains("nobody could log in"));
+        assert!(error(&of(&[none])).contains("no person could log in"));
     }
 
     #[cfg(feature = "ldap")]
@@ -845,7 +849,7 @@ mod tests {
         assert!(config.contains("other.example.com") && !config.contains("hunter2"), "{config}");
         assert!(!notes.contains("hunter2"), "{notes}");
         // What is known is not named as unknown.
-        assert_eq!(notes.matches("no setting of this name").count(), 6, "{notes}");
+        assert_eq!(notes.matches("this program has no setting for it").count(), 6, "{notes}");
     }
 
     #[cfg(feature = "ldap")]
@@ -891,7 +895,7 @@ mod tests {
             ("[[servers]]\nport = 389\n".to_owned(), "servers[0].host: it is missing"),
             (
                 server("").replace("'ldap.example.com'", "'ldap.${DOMAIN}'"),
-                "servers[0].host: a variable stands amid",
+                "servers[0].host: a variable inside other text",
             ),
             (
                 server("").replace("'ldap.example.com'", "'${HOST}'"),

@@ -18,7 +18,7 @@ pub struct Ini {
 /// A section, with its keys in their order.
 #[derive(Debug)]
 pub struct Section {
-    /// What stands between the brackets; empty for what stands before all sections.
+    /// What is between the brackets; empty for what comes before all sections.
     pub name: String,
     keys: Vec<(String, String)>,
 }

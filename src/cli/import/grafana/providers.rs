@@ -83,7 +83,7 @@ pub fn import(text: &str) -> Result<Imported, GrafanaError> {
     }
     if providers.is_empty() {
         let reason = if reasons.is_empty() {
-            "it has no section about a provider".to_owned()
+            "it has no section for a provider".to_owned()
         } else {
             reasons.join("; ")
         };
@@ -95,7 +95,9 @@ pub fn import(text: &str) -> Result<Imported, GrafanaError> {
         .iter()
         .any(|section| !section.name.starts_with("auth") && !others.contains(&section.name.as_str()))
     {
-        notes.push("sections but [server] and [auth.…]: left out: they are not about who logs in".to_owned());
+        notes.push(
+            "other sections than [server] and [auth.…]: left out: they are not about log-in".to_owned(),
+        );
     }
     note_differences(&providers, &mut notes);
     tokens::check(&render(&Text::Plain("https://keys.example.com".to_owned()), &providers, Output::Sample))
@@ -108,7 +110,7 @@ fn note_differences(providers: &[Provider], notes: &mut Vec<String>) {
     let names: Vec<_> =
         providers.iter().map(|provider| format!("/login/{}/callback", provider.name)).collect();
     notes.push(format!(
-        "at each provider enter the new redirect URI: `admin.public_url` with {} behind it",
+        "at each provider enter the new redirect URI: `admin.public_url` followed by {}",
         names.join(", ")
     ));
     notes.push(format!(
@@ -116,16 +118,14 @@ fn note_differences(providers: &[Provider], notes: &mut Vec<String>) {
         providers.first().map_or("google", |provider| provider.name)
     ));
     notes.push(
-        "nobody has an account here: who fits `roles` comes in, and who fits none is nobody; roles that were given to somebody \
-         in Grafana itself do not come along"
+        "there are no accounts of people here: a person who matches `roles` can log in, and others cannot; roles \
+             that were assigned in Grafana itself are not imported"
             .to_owned(),
     );
+    notes.push("`keys.store` keeps the sessions: write the path of the file, or postgres://…".to_owned());
     notes.push(
-        "`keys.store` is where sessions are kept: write the file that is meant, or postgres://…".to_owned(),
-    );
-    notes.push(
-        "what stands in variables (GF_AUTH_…) or in Grafana's database is not in this file; Checks take the session of \
-         people with `session` among `credentials`"
+        "settings in variables (GF_AUTH_…) or in Grafana's database are not in this file; with `session` among \
+             `credentials` Checks accept the sessions of people"
             .to_owned(),
     );
 }
@@ -136,7 +136,7 @@ fn note_section(ini: &Ini, section: &str, notes: &mut Vec<String>) {
     if section == "auth" {
         let keys = ini.sections().iter().filter(|found| found.name == section).flat_map(Section::keys);
         for key in keys.filter(|key| *key != "signout_redirect_url" && settings.value(key).is_some()) {
-            notes.push(format!("auth.{}: left out: it is no setting of a provider", shown_key(key)));
+            notes.push(format!("auth.{}: left out: it is not a setting of a provider", shown_key(key)));
         }
         return;
     }
@@ -145,7 +145,7 @@ fn note_section(ini: &Ini, section: &str, notes: &mut Vec<String>) {
     };
     if settings.boolean("enabled", false) {
         let advice = if way == "ldap" {
-            "its own file says whom it lets in: import that, too"
+            "a separate file has its settings: import that file, too"
         } else {
             "of Grafana's ways to log in, those by OAuth and LDAP have a counterpart here"
         };
@@ -159,8 +159,8 @@ fn read_public_url(ini: &Ini, notes: &mut Vec<String>) -> Text {
     let variable = Text::Variable(PUBLIC_URL_VARIABLE.to_owned());
     let Some(written) = written else {
         notes.push(format!(
-            "server.root_url: it is missing: set the variable {PUBLIC_URL_VARIABLE} to where browsers find the page, such as \
-             https://keys.example.com"
+            "server.root_url: it is missing: set the variable {PUBLIC_URL_VARIABLE} to the URL of the page, such \
+             as https://keys.example.com"
         ));
         return variable;
     };
@@ -171,22 +171,23 @@ fn read_public_url(ini: &Ini, notes: &mut Vec<String>) -> Text {
     };
     let Ok(url) = text.parse::<PublicUrl>() else {
         notes.push(format!(
-            "server.root_url: it is no address that can be taken over: set the variable {PUBLIC_URL_VARIABLE} to where browsers \
-             find the page"
+            "server.root_url: this URL cannot be used: set the variable {PUBLIC_URL_VARIABLE} to the URL of the \
+             page"
         ));
         return variable;
     };
     if url.is_encrypted_or_loopback() {
         notes.push(
-            "server.root_url: Grafana's own address: where the page has another one, write it under `admin.public_url`"
+            "server.root_url: this is the URL of Grafana: if the page has another URL, write it in \
+             `admin.public_url`"
                 .to_owned(),
         );
         return Text::Plain(url.to_string());
     }
     let url = format!("https://{}{}", url.authority(), url.path());
     notes.push(
-        "server.root_url: https, where Grafana has http: passwords and codes would cross the network in plain text; write \
-         under `admin.public_url` where browsers find the page"
+        "server.root_url: https, where Grafana has http: passwords and codes would cross the network in plain \
+             text; write the URL of the page in `admin.public_url`"
             .to_owned(),
     );
     Text::Plain(url)
@@ -263,7 +264,9 @@ fn read_secret(name: &str, settings: &Settings<'_>, notes: &mut Vec<String>) -> 
         Some(_) => return Err(format!("client_authentication: {WORKLOAD}")),
     }
     let Some(written) = settings.value("client_secret") else {
-        notes.push("client_secret: it is missing: a public client, which PKCE alone protects".to_owned());
+        notes.push(
+            "client_secret: it is missing: this is a public client, which only PKCE protects".to_owned(),
+        );
         return Ok(None);
     };
     // One with a variable in it is not printed either.
@@ -289,7 +292,10 @@ fn read_endpoints(kind: Kind, settings: &Settings<'_>, notes: &mut Vec<String>) 
     if let Some(url) = auth_url.plain() {
         if let Some(issuer) = issuer::of(kind, url)? {
             if url.contains('?') {
-                notes.push("auth_url: what stands behind `?` in it is left out: the provider's own document names it".to_owned());
+                notes.push(
+                    "auth_url: the part after `?` is left out: the provider's own document names the URL"
+                        .to_owned(),
+                );
             }
             return Ok(Endpoints::Issuer(issuer));
         }
@@ -367,8 +373,8 @@ fn read_members(
     };
     if kind == Kind::Generic && !has_issuer {
         notes.push(format!(
-            "api_url: people are told apart by its member `{id}` (`members.id`): where that is not what never changes of \
-             somebody, write another one"
+            "api_url: its member `{id}` is the id of people (`members.id`): if it can change for a person, write \
+             another member"
         ));
     }
     let groups = has_issuer.then_some("groups");
@@ -385,7 +391,7 @@ fn read_members(
             Some(Ok(path)) => members.push((member, path)),
             Some(Err(())) => {
                 notes.push(format!(
-                    "{key}: left out: of JMESPath, names with dots between them have a counterpart"
+                    "{key}: left out: of JMESPath only names with dots between them can be converted"
                 ));
             }
             None => members.extend(default.map(|claim| (member, claim.to_owned()))),
@@ -406,7 +412,8 @@ fn read_domains(
     }
     if !has_issuer {
         return Err(
-            "allowed_domains: plain OAuth 2 does not say whether an email is verified, so nobody could be kept out by it"
+            "allowed_domains: plain OAuth 2 does not tell whether an email is verified, so it cannot exclude \
+             anybody"
                 .to_owned(),
         );
     }
@@ -416,8 +423,8 @@ fn read_domains(
     );
     if kind == Kind::AzureAd {
         notes.push(
-            "allowed_domains: Microsoft says `email_verified` of nobody unless its administrator adds that claim: until then \
-             nobody comes in; the tenant in `issuer` keeps other companies' people out without it"
+            "allowed_domains: Microsoft sends no `email_verified` unless its administrator adds that claim, and \
+             until then nobody can log in; the tenant in `issuer` excludes people of other companies without it"
                 .to_owned(),
         );
     }

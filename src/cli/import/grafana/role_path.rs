@@ -112,7 +112,7 @@ impl<'t> Parser<'t> {
         rest.is_some()
     }
 
-    /// What stands between two `||`.
+    /// What is between two `||`.
     fn alternative(&mut self) -> Option<Alternative> {
         let mut attempt = *self;
         if let Some(conditions) = attempt.conditions()

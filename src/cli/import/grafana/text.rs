@@ -13,7 +13,7 @@ pub static VARIABLE: LazyLock<Regex> =
 /// A text of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Text {
-    /// It stands there itself.
+    /// It is there itself.
     Plain(String),
     /// `{$env: NAME}`
     Variable(String),
@@ -32,16 +32,14 @@ impl Text {
         };
         let name = found[2].to_owned();
         match (&found[1], found[0].len() == written.len()) {
-            (_, false) => {
-                Err("a variable stands amid other text, which has no counterpart: write the text out")
-            }
+            (_, false) => Err("a variable inside other text cannot be converted: write the text out"),
             ("" | "__env", true) => Ok(Self::Variable(name)),
             ("__file", true) => Ok(Self::File(name)),
-            (_, true) => Err("of variables, those of the environment and of files have a counterpart"),
+            (_, true) => Err("only variables of the environment and of files can be converted"),
         }
     }
 
-    /// The text itself, where it stands in the file.
+    /// The text itself, where it is in the file.
     pub fn plain(&self) -> Option<&str> {
         match self {
             Self::Plain(text) => Some(text),

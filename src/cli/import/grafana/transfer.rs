@@ -1,4 +1,4 @@
-//! Makes the accounts and keys of Grafana's database anew, with new secrets, through the admin API.
+//! Makes the accounts and keys of Grafana's database again, with new secrets, through the admin API.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -96,7 +96,7 @@ pub fn transfer(api: &AdminApi, plan: &Plan, tokens: &mut TokenFile) -> Result<T
             Err(error) => {
                 let lost = account.tokens.len();
                 print_note(&format!(
-                    "error: the service account {:?} and its {lost} tokens are not made: {}",
+                    "error: the service account {:?} and its {lost} tokens were not created: {}",
                     account.name,
                     reason(&error)
                 ));
@@ -143,7 +143,11 @@ fn make(
         }
         Err(error) => {
             let whose = account.map(|account| format!(" of {account:?}")).unwrap_or_default();
-            print_note(&format!("error: the key {}{whose} is not made: {}", body["name"], reason(&error)));
+            print_note(&format!(
+                "error: the key {}{whose} was not created: {}",
+                body["name"],
+                reason(&error)
+            ));
             done.failed += 1;
         }
     }

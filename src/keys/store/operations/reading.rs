@@ -11,7 +11,7 @@ use super::super::transaction::StoreTransaction;
 use super::super::value::values;
 use crate::token::TokenDigest;
 
-/// Where the store stands, seen from a cursor.
+/// Which revision the store has, seen from a cursor.
 pub async fn look(mut transaction: StoreTransaction, since: Option<&Cursor>) -> Result<Look, StoreError> {
     let revision = since.map_or(0, |since| since.revision.0);
     let sql = transaction.sql();

@@ -1,6 +1,6 @@
 //! Connections to PostgreSQL: few of them, each for one transaction at a time.
 //!
-//! Every statement stands in an explicit transaction and has no name, and settings are those of the transaction
+//! Every statement is in an explicit transaction and has no name, and settings are those of the transaction
 //! alone: so PgBouncer can give each transaction another connection to the server.
 //!
 //! sqlx's own pool is not used: it knows one host, and what a cancelled operation leaves behind goes back into it.

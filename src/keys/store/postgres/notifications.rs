@@ -41,7 +41,7 @@ pub struct Notifications {
 enum State {
     NotListening,
     Listening(PgListener, watch::Receiver<Arc<Target>>),
-    /// Notifications do not come back.  A connection that is lost may lead elsewhere when it is made anew.
+    /// Notifications do not come back.  A connection that is lost may lead elsewhere when it is made again.
     Unavailable(watch::Receiver<u64>),
 }
 
@@ -175,7 +175,7 @@ async fn listen_at(
 /// next client that has the process, and a client that does not listen takes them for an error.
 ///
 /// While another connection holds a transaction, a connection with a process of its own goes on with that process.
-/// One without gets the same again only if other clients take it and return it just in time, each time anew.
+/// One without gets the same again only if other clients take it and return it just in time, each time again.
 async fn is_pooled_by_transaction(
     listener: &mut PgListener,
     other: &mut PgConnection,

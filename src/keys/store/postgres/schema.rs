@@ -20,7 +20,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 /// The schema is not one that this version can use.
 async fn applied(connection: &mut PgConnection) -> Result<i64, SchemaError> {
-    // By way of a table: a connection hears of new tables when it locks one, and this one may have waited for another
+    // By way of a table: a connection sees new tables when it locks one, and this one may have waited for another
     // process to make ours.
     let sql = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class WHERE oid = to_regclass('api_migrations'))";
     let is_there: bool =

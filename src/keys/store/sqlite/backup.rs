@@ -32,7 +32,7 @@ pub struct Backup {
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     /// There is no file to be copied.
-    #[error("there is no key store at {}: a server makes it when it starts", .0.display())]
+    #[error("there is no key store at {}: a server creates it when it starts", .0.display())]
     NoStore(PathBuf),
     /// The file cannot be read.
     #[error("the key store {} cannot be read: {reason}", path.display())]
@@ -44,10 +44,10 @@ pub enum BackupError {
         reason: OpenFailure,
     },
     /// There is something where the backup is to be.
-    #[error("{} is there already: a backup is written over nothing", .0.display())]
+    #[error("{} exists already: a backup does not overwrite a file", .0.display())]
     Exists(PathBuf),
     /// The backup's path cannot be given to SQLite.
-    #[error("the backup's path {} is no UTF-8", .0.display())]
+    #[error("the path {} of the backup is not UTF-8", .0.display())]
     NotUtf8(PathBuf),
     /// The backup's folder.
     #[error("no backup can be written: {0}")]
@@ -70,7 +70,7 @@ pub enum BackupError {
         reason: StoreFailure,
     },
     /// The copy is not whole.
-    #[error("the copy of the key store {} is not whole: {problem}", path.display())]
+    #[error("the copy of the key store {} is incomplete: {problem}", path.display())]
     NotWhole {
         /// The file that was copied.
         path: PathBuf,

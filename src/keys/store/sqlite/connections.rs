@@ -111,7 +111,7 @@ struct Opened {
 }
 
 impl Opened {
-    /// This file, which is at this path, with what stands beside it.
+    /// This file, which is at this path, with what is beside it.
     fn at(path: &Path, file: FileId) -> Self {
         let found = |suffix| FileId::of(&beside(path, suffix)).ok().flatten();
         Self { file, wal: found("-wal"), shm: found("-shm") }
@@ -411,7 +411,7 @@ impl Connections {
                 _ => return Err(error),
             };
             let (path, reason) = (self.path.display(), error.0.to_string());
-            tracing::error!(%path, reason, "the key store's file is no longer where it was");
+            tracing::error!(%path, reason, "the file of the key store was removed or replaced");
             let _nobody_else = self.everybody_out().await?;
             self.retire(opened).await;
             self.set(State::Shut(shut));
@@ -430,7 +430,8 @@ impl Connections {
             let error = Arc::new(error);
             if self.reject(&error) {
                 let (path, reason) = (self.path.display(), error.to_string());
-                tracing::error!(%path, reason, "the key store's new file cannot be opened: it is tried again");
+                tracing::error!(%path, reason, "the new file of the key store cannot be opened: the server tries \
+             again");
             }
             StoreFailure::FileRejected(error)
         })?;
@@ -454,7 +455,7 @@ impl Connections {
     }
 
     /// Closes every connection to a file that is no longer at its path, and leaves nothing of it beside another one:
-    /// what stands in the `-wal` goes into the file, wherever that is now, and `-wal` and `-shm` go.
+    /// what is in the `-wal` goes into the file, wherever that is now, and `-wal` and `-shm` go.
     ///
     /// SQLite would leave them, since it sees that its file was moved; and the next program that opens the path would apply
     /// them to another file.
@@ -472,7 +473,7 @@ impl Connections {
             };
             if let Err(error) = self.remove_what_is_beside(opened, is_empty) {
                 let path = self.path.display();
-                tracing::error!(%path, %error, "the -wal and -shm of the key store's former file cannot be removed");
+                tracing::error!(%path, %error, "the -wal and -shm files of the old key store cannot be removed");
             }
         }
         for connection in idle {
@@ -492,7 +493,8 @@ impl Connections {
                     tracing::error!(
                         reason,
                         %kept_as,
-                        "the last changes could not be moved into the key store's former file: its -wal is kept"
+                        "the last changes could not be moved into the old file of the key store: its -wal file \
+                    is kept"
                     );
                     std::fs::rename(&wal, &kept)?;
                 }
@@ -630,7 +632,7 @@ fn look_into(path: &Path, expect: Expect) -> Result<Option<FileId>, OpenFailure>
     Ok(Some(FileId::from(&metadata)))
 }
 
-/// Moves what stands in the `-wal` into the file, and makes the `-wal` empty.
+/// Moves what is in the `-wal` into the file, and makes the `-wal` empty.
 async fn empty_wal(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let query = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)");
     let (is_busy, _, _): (bool, i64, i64) = query.fetch_one(connection).await?;

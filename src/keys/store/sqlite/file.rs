@@ -1,6 +1,6 @@
 //! The file of a SQLite store, and the `-wal` and `-shm` beside it, as the file system knows them.
 //!
-//! SQLite ties a `-wal` to no file but by its path: a program that opens a file applies the `-wal` that stands beside it.  So
+//! SQLite ties a `-wal` to no file but by its path: a program that opens a file applies the `-wal` that is beside it.  So
 //! a file that takes the place of another one must not find the other's.
 
 use std::ffi::OsString;
@@ -38,7 +38,7 @@ impl FileId {
 
 impl fmt::Display for FileId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the device, whose number may be another one after the machine started anew.
+        // Not the device, whose number may be another one after the machine started again.
         let born =
             self.born.and_then(|born| born.duration_since(UNIX_EPOCH).ok()).map_or(0, |born| born.as_nanos());
         write!(formatter, "{} {born}", self.inode)

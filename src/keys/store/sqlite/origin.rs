@@ -1,6 +1,6 @@
 //! Whether the `-wal` beside a file is the file's own.
 //!
-//! SQLite applies to a file whatever `-wal` stands beside it.  A backup that is put in the place of a file whose server
+//! SQLite applies to a file whatever `-wal` is beside it.  A backup that is put in the place of a file whose server
 //! was killed would take over the other file's last changes: the restore would be undone, or the file destroyed.  So
 //! a file says, in the table `api_file`, which file of the file system it was when a server opened it last.  A copy
 //! says the same and is another one; a backup of ours says nothing.

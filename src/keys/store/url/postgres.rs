@@ -254,7 +254,7 @@ fn options(url: &str) -> Result<PgConnectOptions, UrlError> {
             }
         }
     }
-    // An address of IPv6 stands in brackets in a URL alone.
+    // An address of IPv6 is in brackets in a URL alone.
     let host = options.get_host().trim_start_matches('[').trim_end_matches(']').to_owned();
     let options = match options.get_application_name() {
         Some(_) => options,

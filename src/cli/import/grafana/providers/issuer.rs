@@ -57,7 +57,7 @@ fn of_microsoft(origin: &str, path: &str) -> Result<String, String> {
     Ok(format!("{origin}/{}/v2.0", tenant.to_ascii_lowercase()))
 }
 
-/// What of an issuer of Okta's stands behind its host: nothing, or an authorization server.
+/// What of an issuer of Okta's comes after its host: nothing, or an authorization server.
 fn of_okta(path: &str) -> Option<&str> {
     let server = path.strip_suffix("/v1/authorize")?;
     match server.strip_prefix("/oauth2")? {

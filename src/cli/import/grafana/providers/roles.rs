@@ -26,8 +26,8 @@ pub(super) fn read_roles(
         };
         if limit.as_ref().is_some_and(|limit| !is_within(limit)) {
             return Err(
-                "role_attribute_path and a limit (allowed_groups, hosted_domain) would have to hold together, and an entry of \
-                 `roles` looks at one claim"
+                "role_attribute_path and a limit (allowed_groups, hosted_domain) must both be met, but an entry \
+             of `roles` compares only one claim"
                     .to_owned(),
             );
         }
@@ -36,8 +36,8 @@ pub(super) fn read_roles(
     let may_sign_up = settings.boolean("allow_sign_up", true);
     if !may_sign_up {
         notes.push(
-            "allow_sign_up: who has an account in Grafana is not known here: whoever fits a claim in `roles` comes in, and \
-             nobody else"
+            "allow_sign_up: the accounts in Grafana are not known here: people who match a claim in `roles` can \
+             log in, and others cannot"
                 .to_owned(),
         );
     }
@@ -48,7 +48,7 @@ pub(super) fn read_roles(
     }
     if roles.is_empty() {
         return Err(
-            "nobody has a role by a claim, and others are kept out (role_attribute_strict, allow_sign_up)"
+            "no claim gives a role, and other people are excluded (role_attribute_strict, allow_sign_up)"
                 .to_owned(),
         );
     }
@@ -59,7 +59,8 @@ pub(super) fn read_roles(
 fn check_limits(kind: Kind, settings: &Settings<'_>, endpoints: &Endpoints) -> Result<(), Reason> {
     let untold = |key: &str| {
         format!(
-            "{key}: Grafana asks the provider's API for this, and claims alone are read here: nobody would be kept out"
+            "{key}: Grafana asks the provider's API for this, but only claims are read here, so nobody would be \
+             excluded"
         )
     };
     if !settings.list("team_ids")?.is_empty() {
@@ -83,7 +84,9 @@ fn read_limit(kind: Kind, settings: &Settings<'_>) -> Result<Option<(String, Vec
     match (groups.is_empty(), is_hosted) {
         (true, false) => Ok(None),
         (true, true) => Ok(Some(("hd".to_owned(), hosted))),
-        (false, true) => Err("allowed_groups and hosted_domain would have to hold together".to_owned()),
+        (false, true) => {
+            Err("allowed_groups and hosted_domain must both be met, which `roles` cannot express".to_owned())
+        }
         (false, false) => {
             let claim = match kind {
                 Kind::Generic => settings
@@ -112,29 +115,31 @@ fn read_role_path(
     let usual = match users.value("auto_assign_org_role") {
         None => Some(Role::Viewer),
         Some(role) if role == "None" => None,
-        Some(role) => Some(Role::parse(&role).ok_or("users.auto_assign_org_role: it is no role")?),
+        Some(role) => Some(Role::parse(&role).ok_or("users.auto_assign_org_role: it is not a role")?),
     };
     if settings.boolean("skip_org_role_sync", false) {
-        notes.push("skip_org_role_sync: roles were given in Grafana, which are not known here".to_owned());
+        notes.push("skip_org_role_sync: roles were assigned in Grafana and are not known here".to_owned());
         return Ok((Vec::new(), usual));
     }
     let is_strict = settings.boolean("role_attribute_strict", false);
     let fallback = if is_strict { None } else { usual };
     let path = settings.value("role_attribute_path");
     if settings.value("org_mapping").is_some() || settings.value("org_attribute_path").is_some() {
-        let why = "org_mapping: there is one organization here, and roles by it have no counterpart";
+        let why = "org_mapping: there is only one organization here, so roles by organization cannot be \
+             converted";
         return without_roles(why, path.as_deref(), fallback, notes);
     }
     if kind == Kind::AzureAd {
         if path.is_some() {
             notes.push(
-                "role_attribute_path: left out: of this provider Grafana reads the app roles alone"
+                "role_attribute_path: left out: for this provider Grafana reads only the app roles"
                     .to_owned(),
             );
         }
         if fallback.is_some() {
             notes.push(
-                "role_attribute_strict: who has the app role `None` counts here as if there were none"
+                "role_attribute_strict: people with the app role `None` are treated here like people without a \
+             role"
                     .to_owned(),
             );
         }
@@ -158,14 +163,14 @@ fn read_role_path(
         Fallback::Nobody => None,
     };
     if parsed.raises_somebody(fallback) {
-        let why = "role_attribute_path: roles by it are left out: contains(…) without [*] fits a part of a text, too, which a \
-                   `value` here does not, and some would get a higher role";
+        let why = "role_attribute_path: roles by it are left out: contains(…) without [*] also matches a part of \
+             a text, which `value` does not, and some people would get a higher role";
         return without_roles(why, Some(&path), fallback, notes);
     }
     if parsed.compares_whole {
         notes.push(
-            "role_attribute_path: a claim that is a list counts here by each of its elements, and one that is no role as if it \
-             were not there"
+            "role_attribute_path: here each element of a claim that is a list is compared, and elements that are \
+             not roles are ignored"
                 .to_owned(),
         );
     }
@@ -197,9 +202,9 @@ fn without_roles(
     let may_be_nobody = path.is_some_and(|path| path.to_ascii_lowercase().contains("none"));
     match fallback {
         Some(_) if !may_be_nobody => {
-            notes.push(format!("{why}; everybody is a Viewer: write `roles` yourself"));
+            notes.push(format!("{why}; every person becomes a Viewer: write `roles` yourself"));
             Ok((Vec::new(), Some(Role::Viewer)))
         }
-        Some(_) | None => Err(format!("{why}; whom it keeps out is not known")),
+        Some(_) | None => Err(format!("{why}; the people whom it excludes are not known")),
     }
 }

@@ -39,15 +39,15 @@ const TRANSLATED: [&str; 30] = [
     "team_ids_attribute_path",
 ];
 
-const NO_CERTIFICATE: &str = "no certificate is shown to a provider here";
-const NO_HINT: &str = "nothing of this kind is sent";
+const NO_CERTIFICATE: &str = "this server presents no certificate to a provider";
+const NO_HINT: &str = "this server sends nothing of this kind";
 const ALWAYS_VERIFIED: &str =
     "ID tokens are always verified here, with the keys that the provider's own document names";
-pub(super) const WORKLOAD: &str = "a client shows its secret here, or is public";
+pub(super) const WORKLOAD: &str = "a client sends its secret here, or is public";
 
 /// The settings that have no counterpart, each with the reason; of those that are on or off, this value is not told.
 const LEFT_OUT: [(&str, Option<bool>, &str); 22] = [
-    ("icon", None, "a button has its text alone"),
+    ("icon", None, "a button has only its text"),
     (
         "auto_login",
         Some(false),
@@ -57,7 +57,7 @@ const LEFT_OUT: [(&str, Option<bool>, &str); 22] = [
     (
         "use_refresh_token",
         Some(false),
-        "nothing of a provider's tokens is kept here: a session lives for 12 hours at most",
+        "this server stores no token of a provider: a session lives for at most 12 hours",
     ),
     (
         "tls_skip_verify_insecure",
@@ -66,10 +66,10 @@ const LEFT_OUT: [(&str, Option<bool>, &str); 22] = [
     ),
     ("tls_client_cert", None, NO_CERTIFICATE),
     ("tls_client_key", None, NO_CERTIFICATE),
-    ("auth_style", None, "how a client shows its secret is not to be chosen here"),
+    ("auth_style", None, "the way in which a client sends its secret cannot be chosen here"),
     ("email_attribute_name", None, "`members.email` names a claim"),
-    ("id_token_attribute_name", None, "the ID token is what OpenID Connect calls so"),
-    ("allow_assign_grafana_admin", Some(false), "the role alone counts"),
+    ("id_token_attribute_name", None, "the ID token is always `id_token`, as in OpenID Connect"),
+    ("allow_assign_grafana_admin", Some(false), "only the role counts"),
     ("validate_id_token", Some(true), ALWAYS_VERIFIED),
     ("jwk_set_url", None, ALWAYS_VERIFIED),
     ("login_prompt", None, NO_HINT),
@@ -78,12 +78,12 @@ const LEFT_OUT: [(&str, Option<bool>, &str); 22] = [
     (
         "force_use_graph_api",
         Some(false),
-        "groups are what the claim says, and Microsoft leaves it out of somebody in many groups",
+        "groups come from the claim, which Microsoft leaves out for people in many groups",
     ),
     ("managed_identity_client_id", None, WORKLOAD),
     ("federated_credential_audience", None, WORKLOAD),
     ("workload_identity_token_file", None, WORKLOAD),
-    ("api_timeout", None, "`timeout` is how long one request may take"),
+    ("api_timeout", None, "`timeout` is the limit for one request"),
     ("login_attribute_name", None, "`members` names claims"),
 ];
 
@@ -115,7 +115,7 @@ impl Settings<'_> {
             return Ok(None);
         };
         if reference(&value).is_some() {
-            return Err(format!("{key}: `%(…)s` names nothing that the section has"));
+            return Err(format!("{key}: `%(…)s` names a key that the section does not have"));
         }
         Text::of(&value).map(Some).map_err(|why| format!("{key}: {why}"))
     }
@@ -126,7 +126,7 @@ impl Settings<'_> {
             None => Ok(None),
             Some(Text::Plain(text)) => Ok(Some(text)),
             Some(Text::Variable(_) | Text::File(_)) => {
-                Err(format!("{key}: a variable stands there: write its value instead"))
+                Err(format!("{key}: its value is a variable: write the value itself"))
             }
         }
     }
@@ -138,7 +138,7 @@ impl Settings<'_> {
         };
         if text.starts_with('[') {
             return serde_json::from_str(&text)
-                .map_err(|_| format!("{key}: it begins as a JSON list, and is none"));
+                .map_err(|_| format!("{key}: it begins like a JSON list but is not one"));
         }
         let mut texts = Vec::new();
         let mut rest = text.as_str();
