@@ -17,6 +17,7 @@ use clap::Args;
 use http::HeaderValue;
 
 pub(super) use self::call::{Body, Query, Response};
+use self::credential::PresentedCredential;
 pub(super) use self::credential::read_secret_or_ask;
 pub use self::error::AdminApiError;
 pub(super) use self::limits::Life;
@@ -64,15 +65,16 @@ pub(super) struct ServerArgs {
     /// The private key of that certificate, in PEM
     #[arg(long, help_heading = SERVER_HEADING, value_name = "FILE", requires = "cert_file")]
     key_file: Option<PathBuf>,
-    /// Present the token in this file, or on standard input for `-`; else $ENVOY_AUTH_TOKENS_TOKEN_FILE names it
+    /// Present the token in this file, or on standard input for `-`; else, without --user,
+    /// $ENVOY_AUTH_TOKENS_TOKEN_FILE names it
     // The variables of the credential are not clap's: an argument for one kind goes before a variable for another.
     #[arg(long, help_heading = SERVER_HEADING, value_name = "FILE", conflicts_with_all = ["user", "password_file"])]
     token_file: Option<PathBuf>,
-    /// Present this user name, with a password; else $ENVOY_AUTH_TOKENS_USER
+    /// Present this user name, with the password of this user; else $ENVOY_AUTH_TOKENS_USER
     #[arg(long, help_heading = SERVER_HEADING, value_name = "NAME")]
     user: Option<String>,
-    /// The password is in this file, or on standard input for `-`; else $ENVOY_AUTH_TOKENS_PASSWORD_FILE names it, and
-    /// a terminal is asked for it
+    /// The user's password is in this file, or on standard input for `-`; else $ENVOY_AUTH_TOKENS_PASSWORD_FILE names
+    /// it, unless $ENVOY_AUTH_TOKENS_USER is another user than --user; else a terminal is asked for it
     #[arg(long, help_heading = SERVER_HEADING, value_name = "FILE")]
     password_file: Option<PathBuf>,
     /// Print the API's answers, which are JSON
@@ -84,6 +86,8 @@ pub(super) struct ServerArgs {
 pub(super) struct AdminApi {
     url: AdminUrl,
     authorization: HeaderValue,
+    /// Which credential that is, for people.
+    credential: String,
     arguments: ServerArgs,
 }
 
@@ -94,11 +98,11 @@ impl ServerArgs {
     /// The URL is none, or there is no credential that can be read.
     pub(super) fn open(self) -> Result<AdminApi, AdminApiError> {
         let url = self.url()?;
-        let authorization = credential::authorization(&self)?;
+        let PresentedCredential { authorization, description } = credential::read(&self)?;
         if url.is_plain() && !url.is_local() {
             super::print_note(&format!("warning: the credential goes to {} without TLS", url.authority()));
         }
-        Ok(AdminApi { url, authorization, arguments: self })
+        Ok(AdminApi { url, authorization, credential: description, arguments: self })
     }
 
     fn url(&self) -> Result<AdminUrl, AdminApiError> {

@@ -27,9 +27,9 @@ use crate::secret::Secret;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
-    /// Show the keys
+    /// Show the keys, as OWNER/NAME where a service account or a person owns one and it stands for them
     List(list::ListKeysArgs),
-    /// Show all that is known of keys
+    /// Show all that is known of keys: the owner, for whom a key stands, and who made it, for whom it does not
     Show(change::ShowKeysArgs),
     /// Make a key: its token alone goes to standard output, this once
     Create(create::CreateKeyArgs),

@@ -12,6 +12,7 @@ use super::words::ApiAnswer;
 use super::{
     AdminUrl, AdminUrlError, PASSWORD_FILE_VARIABLE, REQUEST_TIMEOUT, TOKEN_FILE_VARIABLE, USER_VARIABLE,
 };
+use crate::file_problem::Unreadable;
 
 /// Why a call of the admin API failed.  No text holds a token, a password or a part of a private key.
 #[derive(Debug, thiserror::Error)]
@@ -41,10 +42,15 @@ pub enum AdminApiError {
     UserVariable,
     /// There is a user, no file of a password, and nobody to ask for it.
     #[error(
-        "no terminal is there to ask for the password: name its file by --password-file, with - for standard input, \
-         or by {PASSWORD_FILE_VARIABLE}"
+        "no terminal is there to ask for the password of {user}: name its file by --password-file, with - for standard \
+         input, or by {PASSWORD_FILE_VARIABLE}{hint}"
     )]
-    NoPassword,
+    NoPassword {
+        /// The user.
+        user: String,
+        /// Why the file of a variable does not count; may be empty.
+        hint: &'static str,
+    },
     /// The credential cannot stand in a header.
     #[error("the token holds characters that no token has")]
     CredentialCharacters(#[source] InvalidHeaderValue),
@@ -133,7 +139,7 @@ pub enum AdminApiError {
     #[error("there is no CA in {} that can be used", .0.display())]
     NoUsableCa(PathBuf),
     /// A file of certificates cannot be read.
-    #[error("cannot read the certificates in {}: {source}", path.display())]
+    #[error("cannot read the certificates in {}: {}", path.display(), certificates_problem(.source))]
     Certificates {
         /// The file.
         path: PathBuf,
@@ -141,7 +147,7 @@ pub enum AdminApiError {
         source: pem::Error,
     },
     /// The file of a private key cannot be read.
-    #[error("cannot read the private key in {}: {source}", path.display())]
+    #[error("cannot read the private key in {}: {}", path.display(), Unreadable(.source))]
     PrivateKeyFile {
         /// The file.
         path: PathBuf,
@@ -165,6 +171,13 @@ pub enum AdminApiError {
         /// What TLS says.
         source: rustls::Error,
     },
+}
+
+fn certificates_problem(error: &pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => Unreadable(error).to_string(),
+        other => other.to_string(),
+    }
 }
 
 impl AdminApiError {

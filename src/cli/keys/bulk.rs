@@ -23,7 +23,7 @@ const CRITERIA_HEADING: &str = "Instead of names: all keys that fit all of these
 pub(in crate::cli) struct RevokeKeysArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// The keys: NAME, ACCOUNT/NAME or id, as `list` shows them; digits alone are an id
+    /// The keys: NAME, OWNER/NAME or id, as `list` shows them, in any case; digits alone are an id
     #[arg(id = "keys", value_name = "KEY", group = "which")]
     keys: Vec<KeyReference>,
     #[command(flatten)]
@@ -36,16 +36,16 @@ pub(in crate::cli) struct RevokeKeysArgs {
 /// Which keys are revoked together: those that all of it fits.
 #[derive(Debug, Args)]
 struct Criteria {
-    /// Those that this actor, by its id, created
+    /// Those that this actor, by its id, made, whoever owns them
     #[arg(long, help_heading = CRITERIA_HEADING, value_name = "ACTOR", groups = ["which", "criteria"])]
     created_by: Option<String>,
-    /// Those created since: a day such as 2026-11-30, a time, or how long ago, such as 7d
+    /// Those made since: a day such as 2026-11-30, a time, or how long ago, such as 7d
     #[arg(long, help_heading = CRITERIA_HEADING, value_name = "WHEN", value_parser = parse_instant, groups = ["which", "criteria"])]
     created_since: Option<Timestamp>,
-    /// Those of this service account, by its name or id
+    /// Those that this service account, by its name or id, owns
     #[arg(long, help_heading = CRITERIA_HEADING, value_name = "ACCOUNT", groups = ["which", "criteria"])]
     account: Option<String>,
-    /// Those of this person
+    /// Those that this person owns: a user's name, or the id at a directory or a provider
     #[arg(long, help_heading = CRITERIA_HEADING, value_name = "NAME", groups = ["which", "criteria"])]
     owner: Option<String>,
     /// Those that were not used for this time, such as 90d; what a read-only server saw is no use

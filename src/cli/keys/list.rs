@@ -35,16 +35,16 @@ pub(in crate::cli) struct ListKeysArgs {
     /// Those with this role
     #[arg(long, value_parser = role_parser())]
     role: Option<String>,
-    /// Those of this service account, by its name or id
+    /// Those that this service account, by its name or id, owns
     #[arg(long, value_name = "ACCOUNT")]
     account: Option<String>,
-    /// Those of this person
+    /// Those that this person owns: a user's name, or the id at a directory or a provider
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
-    /// Those of nobody, of accounts or of people
+    /// Those that nobody owns, that accounts own, or people
     #[arg(long, value_enum)]
     kind: Option<OwnerKind>,
-    /// Those that this actor, by its id, created
+    /// Those that this actor, by its id, made, whoever owns them
     #[arg(long, value_name = "ACTOR")]
     created_by: Option<String>,
     /// Those that expire within this time, such as 7d
