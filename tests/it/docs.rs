@@ -117,7 +117,8 @@ fn every_metric_stands_in_the_page_about_metrics_and_the_other_way_round() {
 /// The bodies of the functions of this name in a source file.
 fn bodies(path: &str, function: &str) -> Vec<String> {
     let source = source(path);
-    let parts = source.split(&format!("fn {function}(")).skip(1);
+    let start = format!("fn {function}(");
+    let parts = source.split(&start).skip(1);
     let bodies: Vec<_> = parts.map(|part| part.split("\n    }\n").next().unwrap().to_owned()).collect();
     assert!(!bodies.is_empty(), "{path} has no function {function}");
     bodies
