@@ -642,10 +642,9 @@ fn a_terminal_is_asked_for_the_password_and_does_not_show_it() {
     assert_eq!(seen, "Password of admin: \nNo keys.\n");
     let (state, seen) = at_terminal(admin, "wrong\r", &["keys", "list", "--user", "admin"]);
     assert_eq!(state, "hidden True echo True code 1", "{seen}");
-    assert!(
-        seen.ends_with("error: Invalid username or password (401)\n") && !seen.contains("wrong"),
-        "{seen}"
-    );
+    let rejected = "error: Invalid username or password (401): the server rejects the user admin (--user) with the password \
+                    typed at the terminal\n";
+    assert!(seen.ends_with(rejected) && !seen.contains("wrong"), "{seen}");
     // Ctrl-C gives up, and leaves a terminal that shows what is typed.
     let (state, seen) = at_terminal(admin, "correct\u{3}", &["keys", "list", "--user", "admin"]);
     assert_eq!(state, "hidden True echo True code 1", "{seen}");

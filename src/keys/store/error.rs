@@ -476,6 +476,16 @@ mod tests {
     }
 
     #[test]
+    fn a_migration_that_fails_is_named() {
+        let failure = StoreFailure::migration(4, StoreFailure::ConnectTimeout);
+        assert_eq!(
+            failure.to_string(),
+            "the migration to schema 4 failed (no connection in time), and the schema is the one before: no migration was \
+             made"
+        );
+    }
+
+    #[test]
     fn the_cause_of_a_tls_failure_is_kept() {
         let error = StoreError::from(sqlx::Error::Tls(Box::new(rustls::Error::HandshakeNotComplete)));
         let source = error.source().expect("there is a cause");
