@@ -41,6 +41,7 @@ use self::keys::KeysError;
 use self::terminal::{escape_controls, print_note};
 use crate::app::ServeError;
 use crate::config::{Config, Errors, Startup};
+use crate::file_problem::Unwritable;
 use crate::password::PasswordError;
 use crate::telemetry::audit_log::AuditLogError;
 use crate::token::TokenError;
@@ -135,7 +136,7 @@ pub enum CliError {
         source: io::Error,
     },
     /// Files cannot be written into a directory.
-    #[error("cannot write into the folder {}: {source}", path.display())]
+    #[error("cannot write into the folder {}: {}", path.display(), Unwritable(.source))]
     WriteInto {
         /// The directory.
         path: PathBuf,

@@ -55,6 +55,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::actor::Actor;
 use crate::actor::header::{ActorHeader, ActorHeaders};
 use crate::credential::{CredentialLocation, CredentialLocations};
+use crate::file_problem::Unreadable;
 use crate::keys::store::StoreUrl;
 use crate::keys::{KeySettings, SessionScope};
 use crate::policy::{Policies, Policy};
@@ -322,7 +323,7 @@ pub(crate) fn parse_foreign(text: &str, path: &Path) -> Result<serde_json::Value
 /// The text of a file.
 fn text_of(path: &Path, read: io::Result<Vec<u8>>) -> Result<Zeroizing<String>, Errors> {
     let rejected = |message| Errors::from(Diagnostic::about_file(path, message));
-    let bytes = read.map_err(|error| rejected(format!("cannot be read: {error}")))?;
+    let bytes = read.map_err(|error| rejected(format!("cannot be read: {}", Unreadable(&error))))?;
     if bytes.len() > MAX_CONFIG_BYTES {
         return Err(rejected(format!("is larger than {MAX_CONFIG_BYTES} bytes")));
     }
@@ -509,11 +510,14 @@ fn read_sections<'t>(
     let takes_sessions = credentials::has_session(sections.entry("credentials"));
     session::check(reader, &session, takes_sessions);
     if let Some(admin) = &admin {
-        admin::check_log_in(reader, admin, takes_sessions);
+        admin::check_log_in(reader, admin, &session.rules, takes_sessions);
     }
     let oauth_entry = sections.entry("oauth");
     let beside = oauth::OtherSections {
         has_keys: keys.is_some(),
+        is_read_only: keys
+            .as_ref()
+            .is_some_and(|section| section.store.as_ref().is_some_and(|store| store.read_only)),
         admin: admin.as_ref(),
         takes_sessions,
         has_plain_ids: ldap

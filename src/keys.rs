@@ -65,8 +65,8 @@ use self::index::Index;
 #[cfg(feature = "postgres")]
 use self::store::PostgresStore;
 use self::store::{
-    Committed, Gate, OpenError, OpenFailure, SCHEMA, SqliteStore, Store, StoreError, StoreFailure, StoreUrl,
-    UrlError,
+    Committed, Gate, OpenError, OpenFailure, SchemaChange, SqliteStore, Store, StoreError, StoreFailure,
+    StoreUrl, UrlError,
 };
 use self::usage::Used;
 use crate::clock::Clock;
@@ -260,23 +260,33 @@ impl Keys {
         self.store.close().await;
     }
 
-    /// Brings the schema of a store up to date.  Gives back its number.
+    /// Brings the schema of a store up to date.  Gives back what it was, and what it is now.
     ///
     /// # Errors
     /// [`OpenError`]: the store does not answer, has a schema that this version cannot use, or may not be changed.
-    pub async fn migrate(url: &StoreUrl) -> Result<i64, OpenError> {
+    pub async fn migrate(url: &StoreUrl) -> Result<SchemaChange, OpenError> {
         match url {
-            StoreUrl::Sqlite(path) => {
-                SqliteStore::open(path).await?.close().await;
-                Ok(SCHEMA)
-            }
+            StoreUrl::Sqlite(path) => SqliteStore::migrate_once(path).await,
             #[cfg(feature = "postgres")]
             StoreUrl::Postgres(url) => PostgresStore::migrate_once(url).await,
         }
     }
 
-    /// Takes over a URL of the same database, which may have another user, password or options: connections are made
-    /// by it from now on.
+    /// The rights that a server that writes needs and the role in the URL does not have, for each table such as
+    /// `INSERT, UPDATE ON api_keys`; none where the store has no roles.  Nothing is changed.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the store does not answer, or answers with an error.
+    pub async fn missing_rights(url: &StoreUrl) -> Result<Vec<String>, OpenError> {
+        match url {
+            StoreUrl::Sqlite(_) => Ok(Vec::new()),
+            #[cfg(feature = "postgres")]
+            StoreUrl::Postgres(url) => PostgresStore::missing_rights(url).await,
+        }
+    }
+
+    /// Takes over a URL of the same database, which may have another user, password or options, once a connection was
+    /// made by it: the log says so, or why none can be made, and then connections are made by the URL before.
     ///
     /// # Errors
     /// The URL cannot be used.

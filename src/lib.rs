@@ -71,7 +71,7 @@
 //! | engine | [`authorizer`] [`answer`] [`decision`] [`identity`] | no I/O except for people: passwords are verified, a directory is asked, and its answers are written into the store |
 //! | state | [`snapshot`] [`return_to`] [`config`] [`clock`] [`keys`] [`directory`] [`provider`] [`priority`] [`memory`] | the configuration as a file and in force; the issued keys; the clients of a directory and of providers |
 //! | rules | [`credential`] [`deny_reason`] [`policy`] | pure functions, each with its own small error |
-//! | model | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] [`person`] [`distinguished_name`] [`folder`] | no async, no clock, no environment |
+//! | model | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] [`person`] [`distinguished_name`] [`folder`] [`file_problem`] | no async, no clock, no environment |
 //!
 //! The crate `envoy-module/` runs the same engine inside Envoy's own process: it is another server, built on the feature
 //! `runtime`, and the only place with `unsafe`.
@@ -167,6 +167,7 @@ pub mod directory;
 pub mod distinguished_name;
 #[cfg(feature = "server")]
 pub mod ext_authz;
+pub mod file_problem;
 pub mod folder;
 #[cfg(all(feature = "server", any(test, fuzzing)))]
 #[doc(hidden)]

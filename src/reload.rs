@@ -222,7 +222,7 @@ impl Reloader {
         previous
     }
 
-    /// Takes over another user, password or options for the same database.
+    /// Gives another user, password or options for the same database to the store, which takes them over once they work.
     fn take_over_store(&mut self, later: &Startup) {
         let keys = &self.authorizer.sources().keys;
         let (Some(current), Some(later), Some(keys)) = (&mut self.startup.keys, &later.keys, keys) else {
@@ -237,7 +237,7 @@ impl Reloader {
                 current.url = later.url.clone();
                 tracing::info!(
                     store,
-                    "the URL of the key store was taken over: connections are made by it from now on"
+                    "the URL of the key store changed: it is tried, and taken over once a connection was made by it"
                 );
             }
             Err(error) => {

@@ -74,13 +74,26 @@ pub enum BindError {
         problem: FolderProblem,
     },
     /// The operating system does not allow it.
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {address}: {error}{}", advice(.address, .error))]
     Refused {
         /// The address.
         address: Listen,
         /// The error of the operating system.
         error: io::Error,
     },
+}
+
+/// What to do where the operating system does not allow an address; empty where it says enough.
+fn advice(address: &Listen, error: &io::Error) -> &'static str {
+    match (address, error.kind()) {
+        (Listen::Tcp(_), io::ErrorKind::PermissionDenied) => {
+            "; a port below 1024 is for root, or for a process with CAP_NET_BIND_SERVICE: choose a higher one"
+        }
+        (Listen::Tcp(_), io::ErrorKind::AddrNotAvailable) => {
+            "; this machine has no interface with that address: write one that it has, or 0.0.0.0 or [::] for all"
+        }
+        _ => "",
+    }
 }
 
 impl Listener {

@@ -17,6 +17,7 @@ use clap::Args;
 use http::HeaderValue;
 
 pub(super) use self::call::{Body, Query, Response};
+use self::credential::PresentedCredential;
 pub(super) use self::credential::read_secret_or_ask;
 pub use self::error::AdminApiError;
 pub(super) use self::limits::Life;
@@ -64,14 +65,15 @@ pub(super) struct ServerArgs {
     /// A PEM file with the private key of the client certificate
     #[arg(long, help_heading = SERVER_HEADING, value_name = "FILE", requires = "cert_file")]
     key_file: Option<PathBuf>,
-    /// A file with the token to log in with (`-`: standard input) [default: $ENVOY_AUTH_TOKENS_TOKEN_FILE]
+    /// A file with the token to log in with (`-`: standard input) [default: $ENVOY_AUTH_TOKENS_TOKEN_FILE, without --user]
     // The variables of the credential are not clap's: an argument for one kind goes before a variable for another.
     #[arg(long, help_heading = SERVER_HEADING, value_name = "FILE", conflicts_with_all = ["user", "password_file"])]
     token_file: Option<PathBuf>,
     /// The user name to log in with [default: $ENVOY_AUTH_TOKENS_USER]
     #[arg(long, help_heading = SERVER_HEADING, value_name = "NAME")]
     user: Option<String>,
-    /// A file with the password (`-`: standard input) [default: $ENVOY_AUTH_TOKENS_PASSWORD_FILE, or the terminal asks]
+    /// A file with the user's password (`-`: standard input) [default: $ENVOY_AUTH_TOKENS_PASSWORD_FILE, unless
+    /// $ENVOY_AUTH_TOKENS_USER is another user than --user; without both, the terminal asks]
     #[arg(long, help_heading = SERVER_HEADING, value_name = "FILE")]
     password_file: Option<PathBuf>,
     /// Print the answers of the API as they are (JSON)
@@ -83,6 +85,8 @@ pub(super) struct ServerArgs {
 pub(super) struct AdminApi {
     url: AdminUrl,
     authorization: HeaderValue,
+    /// Which credential that is, for people.
+    credential: String,
     arguments: ServerArgs,
 }
 
@@ -93,11 +97,11 @@ impl ServerArgs {
     /// The URL is none, or there is no credential that can be read.
     pub(super) fn open(self) -> Result<AdminApi, AdminApiError> {
         let url = self.url()?;
-        let authorization = credential::authorization(&self)?;
+        let PresentedCredential { authorization, description } = credential::read(&self)?;
         if url.is_plain() && !url.is_local() {
             super::print_note(&format!("warning: the credential goes to {} without TLS", url.authority()));
         }
-        Ok(AdminApi { url, authorization, arguments: self })
+        Ok(AdminApi { url, authorization, credential: description, arguments: self })
     }
 
     fn url(&self) -> Result<AdminUrl, AdminApiError> {

@@ -53,7 +53,7 @@ impl HealthArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
     /// No connection can be made.
-    #[error("cannot connect to {address}: check that the server runs and listens there")]
+    #[error("cannot connect to {address}: {}", reason(.source.as_ref()))]
     Unreachable {
         /// The listener's address.
         address: Listen,
@@ -83,6 +83,19 @@ pub enum HealthError {
     /// The server answers that it does not serve.
     #[error("{0} is not serving")]
     NotServing(Listen),
+}
+
+/// Why there is no connection, and what to do.
+fn reason(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) {
+            return "this user may not connect to the socket: join its group, or be the user that the server runs as";
+        }
+        cause = error.source();
+    }
+    "check that the server runs and listens there"
 }
 
 /// The protocol by which a listener tells its health.
@@ -150,5 +163,35 @@ async fn check_grpc(address: &Listen) -> Result<(), HealthError> {
         ServingStatus::NotServing | ServingStatus::Unknown | ServingStatus::ServiceUnknown => {
             Err(HealthError::NotServing(address.clone()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    /// As tonic tells why it has no connection.
+    #[derive(Debug, thiserror::Error)]
+    #[error("transport error")]
+    struct TransportError(#[source] Error);
+
+    #[test]
+    fn a_socket_that_this_user_may_not_use_is_told_apart() {
+        let address: Listen = "unix:/run/x.sock".parse().expect("an address");
+        let denied = || Error::from(ErrorKind::PermissionDenied);
+        for error in [unreachable(&address, denied()), unreachable(&address, TransportError(denied()))] {
+            let text = error.to_string();
+            assert!(
+                text.starts_with("cannot connect to unix:/run/x.sock: this user may not connect"),
+                "{text}"
+            );
+        }
+        let missing = unreachable(&address, TransportError(ErrorKind::NotFound.into())).to_string();
+        assert_eq!(
+            missing,
+            "cannot connect to unix:/run/x.sock: check that the server runs and listens there"
+        );
     }
 }

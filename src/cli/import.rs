@@ -25,6 +25,7 @@ use super::table::TablePrinter;
 use super::times::time_and_distance;
 use super::{CliError, escape_controls, print, print_note};
 use crate::config::{Errors, load_foreign};
+use crate::file_problem::Unwritable;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ImportCommand {
@@ -113,7 +114,7 @@ pub enum ImportError {
     #[error("{} exists already and is not overwritten: give --output another file", .0.display())]
     OutputExists(PathBuf),
     /// The result cannot be written.
-    #[error("cannot write {}: {source}", file.display())]
+    #[error("cannot write {}: {}", file.display(), Unwritable(.source))]
     Output {
         /// The new file.
         file: PathBuf,

@@ -9,6 +9,7 @@ use clap::Args;
 use super::envoy::{self, Endpoint};
 use super::{CliError, print, print_note};
 use crate::config::Config;
+use crate::file_problem::Unwritable;
 use crate::token::{self, PlainToken};
 
 #[derive(Debug, Args)]
@@ -31,7 +32,7 @@ pub enum InitError {
     #[error("{} exists already: nothing is written; remove it, or name another folder", .0.display())]
     Exists(PathBuf),
     /// A file or the folder cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {}", path.display(), Unwritable(.source))]
     Write {
         /// The file or the folder.
         path: PathBuf,

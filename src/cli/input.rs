@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::Utf8Error;
 
 use crate::config::MAX_FILE_BYTES;
+use crate::file_problem::Unreadable;
 use crate::secret::Secret;
 
 /// Reads a secret from a file, or from standard input for `-`, without one trailing line ending.
@@ -43,7 +44,7 @@ pub(super) fn read_secret(what: &'static str, path: &Path) -> Result<Secret, Inp
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
     /// The operating system gives no bytes.
-    #[error("cannot read the {what} from {from}: {source}")]
+    #[error("cannot read the {what} from {from}: {}", Unreadable(.source))]
     Unreadable {
         /// The kind of secret: `token`, `password`.
         what: &'static str,

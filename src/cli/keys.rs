@@ -27,9 +27,9 @@ use crate::secret::Secret;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
-    /// List the keys
+    /// List the keys; a key of a service account or a person is shown as OWNER/NAME
     List(list::ListKeysArgs),
-    /// Show keys with all their details
+    /// Show keys with all their details: also the owner, whose rights a key has, and who created it
     Show(change::ShowKeysArgs),
     /// Create a key and print its token once, alone, to standard output
     Create(create::CreateKeyArgs),

@@ -32,6 +32,8 @@ pub struct AdminSection<'t> {
     pub tls: Option<ServerTls>,
     /// The node of `public_url`, be it valid or not.
     pub public_url_node: Option<&'t Node>,
+    /// The node of `login_redirect`, where it is on.
+    pub redirect_node: Option<&'t Node>,
     /// The nodes of what sends people of applications to log in: `login_redirect` where it is on, `login_hosts` where they
     /// are not empty.
     pub login_nodes: Vec<&'t Node>,
@@ -363,6 +365,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
         },
         tls: tls.tls,
         public_url_node,
+        redirect_node: redirect_node.filter(|_| login_redirect),
         login_nodes: login_nodes.into_iter().flatten().collect(),
     })
 }
@@ -374,11 +377,50 @@ pub fn read_public_url<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Pu
     if let Err(PublicUrlError) = url {
         reader.error(&node.at, format!("{PublicUrlError}, found other text"));
     }
-    url.ok()
+    let url: PublicUrl = url.ok()?;
+    if let Some(problem) = unreachable_by_browsers(url.host()) {
+        reader.warn(&node.at, problem);
+    }
+    Some(url)
+}
+
+/// Why browsers of people cannot come to a host, as far as its name tells.
+fn unreachable_by_browsers(host: &str) -> Option<&'static str> {
+    let inner = host.trim_start_matches('[').trim_end_matches(']');
+    if inner.parse().is_ok_and(|address: IpAddr| address.is_unspecified()) {
+        return Some(
+            "this address means every interface of a machine that listens, and no browser can come to it: write the name that \
+             people type",
+        );
+    }
+    // The names that Kubernetes gives to Services and Pods.
+    let is_within = |domain: &str| host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
+    if is_within("svc") || is_within("cluster.local") {
+        return Some(
+            "this is a name of Kubernetes' own, which browsers outside the cluster do not know: write the name that people type",
+        );
+    }
+    None
 }
 
 /// Checks what `login_redirect` and `login_hosts` need.  `takes_sessions` says whether Checks take a session.
-pub fn check_log_in<'t>(reader: &mut Reader<'t>, admin: &AdminSection<'t>, takes_sessions: bool) {
+pub fn check_log_in<'t>(
+    reader: &mut Reader<'t>,
+    admin: &AdminSection<'t>,
+    session: &SessionRules,
+    takes_sessions: bool,
+) {
+    if let (Some(node), Some(url)) = (admin.redirect_node, &admin.rules.public_url) {
+        // Under a path, or on another port, the application can have the same host, whose cookies it gets.
+        let is_apart = url.path().is_empty() && url.authority() == url.host() && !is_loopback(url.host());
+        if takes_sessions && is_apart && session.domain.is_none() && admin.rules.login_hosts.is_empty() {
+            reader.warn(
+                &node.at,
+                "who logs in there has a session for the host of `public_url` alone, and an application under another one never \
+                 gets it: set `session.domain` to a domain above both, or list the application's host in `login_hosts`",
+            );
+        }
+    }
     for node in &admin.login_nodes {
         if admin.public_url_node.is_none() {
             reader.error(&node.at, "this needs `public_url`, the address of the log-in page for browsers");
@@ -532,6 +574,18 @@ fn default_allow() -> Allow {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn browsers_cannot_come_to_every_host() {
+        for host in ["0.0.0.0", "[::]", "keys.default.svc", "keys.default.svc.cluster.local"] {
+            assert!(unreachable_by_browsers(host).is_some(), "{host}");
+        }
+        for host in
+            ["localhost", "127.0.0.1", "[::1]", "keys", "keys.example.com", "svc", "mysvc", "10.0.0.1"]
+        {
+            assert_eq!(unreachable_by_browsers(host), None, "{host}");
+        }
+    }
 
     #[test]
     fn a_public_url_is_an_origin_and_a_path() {

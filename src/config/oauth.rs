@@ -154,6 +154,8 @@ pub struct OauthSection {
 pub struct OtherSections<'b, 't> {
     /// Whether the section `keys` is there.
     pub has_keys: bool,
+    /// Whether its store is only read.
+    pub is_read_only: bool,
     /// The section `admin`.
     pub admin: Option<&'b AdminSection<'t>>,
     /// Whether Checks take a session.
@@ -225,8 +227,8 @@ pub fn read<'t>(
         if !beside.takes_sessions && !may_enter {
             reader.warn(
                 &node.at,
-                "people of this provider can do nothing: `session` is not among `credentials`, and `admin.allow` \
-             admits none of its `roles`",
+                "people of this provider can do nothing: `session` is not among `credentials`, and neither `admin.allow` \
+                 nor `admin.self_service` admits one of its `roles`",
             );
         }
         providers.push(Arc::new(settings));
@@ -266,6 +268,13 @@ fn check_needs<'t>(reader: &mut Reader<'t>, entry: &'t Entry, beside: &OtherSect
              allowed only for 127.0.0.0/8, [::1] and localhost)",
         ),
         (Some(_) | None, Some(_)) => {}
+    }
+    if beside.is_read_only {
+        reader.warn(
+            &entry.at,
+            "nobody can log in at a provider here: a session cannot be written with `keys.read_only`. `admin.public_url` must \
+             lead to a server that writes",
+        );
     }
 }
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::raw::{Entry, Node, Text, Value};
+use crate::file_problem::Unreadable;
 use crate::folder::FolderProblem;
 
 /// The longest text that a `$file` may hold, in bytes.
@@ -158,7 +159,8 @@ impl Resolver<'_> {
         let path = self.folder.join(path);
         let bytes = self.environment.read(&path, MAX_FILE_BYTES + 1);
         self.files.insert(path);
-        let bytes = bytes.map_err(|error| format!("the file {shown} cannot be read: {error}"))?;
+        let bytes =
+            bytes.map_err(|error| format!("the file {shown} cannot be read: {}", Unreadable(&error)))?;
         let mut text = String::from_utf8(bytes).map(Zeroizing::new).map_err(|error| {
             error.into_bytes().zeroize();
             format!("the file {shown} is not UTF-8")
@@ -191,7 +193,7 @@ fn without_line_ending(text: &str) -> &str {
 }
 
 /// The name of a variable or a file for a message, masked where it may be something else, such as a secret.
-fn shown_name(name: &str) -> &str {
+pub(super) fn shown_name(name: &str) -> &str {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./ ~+@:\\".contains(&byte);
     if !name.is_empty() && name.len() <= 256 && name.bytes().all(is_plain) { name } else { "***" }
 }
@@ -344,7 +346,10 @@ pub(super) mod tests {
             ),
             (json!({"$file": ["plain"]}), "the path of a file is expected; found a list"),
             (json!({"$file": ""}), "the path of a file is expected; found an empty text"),
-            (json!({"$file": "none"}), "the file none cannot be read: entity not found"),
+            (
+                json!({"$file": "none"}),
+                "the file none cannot be read: entity not found; correct the path, or put the file there",
+            ),
             (json!({"$file": "empty"}), "the file empty is empty"),
             (json!({"$file": "only-newline"}), "the file only-newline is empty"),
             (json!({"$file": "latin"}), "the file latin is not UTF-8"),

@@ -20,6 +20,8 @@ use zeroize::{Zeroize, Zeroizing};
 use super::raw::Node;
 use super::reader::{Fields, Reader};
 use super::schema;
+use super::secrets::shown_name;
+use crate::file_problem::Unreadable;
 
 /// A certificate that expires within this time is a warning.
 const EXPIRY_WARNING: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -268,7 +270,7 @@ fn read_names<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<[Box<st
 
 /// All certificates of a file: at least one, each with a valid period.
 fn read_certificates<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Vec<CertificateDer<'static>>> {
-    let pem = read_pem(reader, node)?;
+    let pem = read_pem(reader, node, ShownPath::Shown)?;
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let Ok(certificates) = read else {
         reader.error(&node.at, "this file is damaged: its PEM cannot be read");
@@ -318,7 +320,7 @@ fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> 
 }
 
 fn read_key<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Arc<dyn SigningKey>> {
-    let pem = read_pem(reader, node)?;
+    let pem = read_pem(reader, node, ShownPath::Masked)?;
     // The parser's error is dropped: it may quote a part of the key.
     let Ok(mut der) = PrivateKeyDer::from_pem_slice(&pem) else {
         let is_encrypted = pem.windows(9).any(|window| window == b"ENCRYPTED");
@@ -343,8 +345,16 @@ fn read_key<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Arc<dyn Signi
     key.ok()
 }
 
+/// Whether messages show a path.
+#[derive(Clone, Copy)]
+enum ShownPath {
+    Shown,
+    /// That of a private key: somebody may have written the key itself there.
+    Masked,
+}
+
 /// Reads the PEM file that a key of the section names.
-fn read_pem<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Zeroizing<Vec<u8>>> {
+fn read_pem<'t>(reader: &mut Reader<'t>, node: &'t Node, shown: ShownPath) -> Option<Zeroizing<Vec<u8>>> {
     let path = reader.text(node, "text: the path of a PEM file")?.as_str();
     if path.contains("-----BEGIN") {
         reader.error(&node.at, "expected the path of a PEM file, found the content of one");
@@ -360,7 +370,11 @@ fn read_pem<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Zeroizing<Vec
             Some(pem)
         }
         Err(error) => {
-            reader.error(&node.at, format!("the file cannot be read: {error}"));
+            let shown = match shown {
+                ShownPath::Shown => format!(" {}", shown_name(path)),
+                ShownPath::Masked => String::new(),
+            };
+            reader.error(&node.at, format!("the file{shown} cannot be read: {}", Unreadable(&error)));
             None
         }
     }

@@ -49,7 +49,7 @@ pub use list::{
     AccountFilter, AccountList, AccountRef, BulkRevocation, ForgottenKeys, FoundKey, KeyFilter, KeyOrder,
     LIST_PAGE, ListPage, ListPosition, ListedAccount, MAX_BULK, NumberedPage, OwnerKind, SortKey,
 };
-pub use migrations::SCHEMA;
+pub use migrations::{SCHEMA, SchemaChange};
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
 pub use sqlite::{Backup, BackupError, SqliteStore, back_up};
@@ -478,8 +478,8 @@ pub trait Store: Send + Sync {
     /// Notes that a state was used at this instant; false when it had been.  Of several callers at once one gets true.
     async fn use_state(&self, state: &TokenDigest, now: Timestamp) -> Result<bool, StoreError>;
 
-    /// Makes further connections by this URL, which leads to the same database
-    /// ([`StoreUrl::is_same_database`]) and may have another user, password or options.
+    /// Makes further connections by this URL, which leads to the same database ([`StoreUrl::is_same_database`]) and may
+    /// have another user, password or options, once the follower has made one by it.
     ///
     /// # Errors
     /// The URL cannot be used.

@@ -23,6 +23,7 @@ use rustix::fs::OFlags;
 use tokio::sync::watch;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::file_problem::Unwritable;
 use crate::person::ProviderName;
 
 /// The target of the audit log's events.
@@ -112,7 +113,7 @@ impl Drop for Reservation {
 #[derive(Debug, thiserror::Error)]
 pub enum AuditLogError {
     /// The file cannot be opened.
-    #[error("cannot open the audit log {}: {error}", path.display())]
+    #[error("cannot open the audit log {}: {}", path.display(), Unwritable(.error))]
     Open {
         /// The file.
         path: PathBuf,

@@ -150,6 +150,24 @@ fn accounts_are_named_by_name_or_id_and_several_at_once() {
         "{mistyped:?}"
     );
     assert_eq!(rows(&accounts(admin, &["tokens", "a"]).stdout).len(), 2);
+
+    // Names compare without case, as the server's do, and what was found is named.
+    for (arguments, notes) in [
+        (&["show", "A"][..], &["note: A is the account a, with the id "][..]),
+        (&["update", "A", "--description", "x"], &["note: A is the account a, with the id "]),
+        (
+            &["delete-token", "A", "CI"],
+            &["note: A is the account a, with the id ", "note: CI is the token ci, with the id "],
+        ),
+    ] {
+        let found = accounts(admin, arguments);
+        assert_eq!(found.code(), Some(0), "{found:?}");
+        for note in notes {
+            assert!(found.stderr.contains(note), "{found:?}");
+        }
+    }
+    assert_eq!(accounts(admin, &["show", "AB"]).stderr.lines().count(), 1);
+    assert_eq!(accounts(admin, &["show", "ab"]).stderr, "");
 }
 
 #[test]

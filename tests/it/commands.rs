@@ -90,6 +90,44 @@ fn check_says_which_file_is_missing() {
 }
 
 #[test]
+fn an_error_about_a_file_names_it_and_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let put = "No such file or directory (os error 2); correct the path, or put the file there";
+    let make = "No such file or directory (os error 2); make the folder first, or correct the path";
+    let within = "Is a directory (os error 21); name a file in it";
+    let (none, here, token) = (at("none"), at("."), at("token"));
+    std::fs::write(&token, TOKEN).unwrap();
+    let deep = at("none/file");
+    let config = at("config.yaml");
+    std::fs::write(
+        &config,
+        "tokens: [{token: alice-token-0123456789, actor: {id: a}}]\nkeys: {store: 'sqlite:.'}\n",
+    )
+    .unwrap();
+    let ca_file =
+        ["keys", "list", "--url", "https://localhost:1", "--token-file", &token, "--ca-file", &none];
+    for (arguments, path, expected) in [
+        (&["check", "--config", &none][..], &none, put),
+        (&["check", "--config", &here], &here, within),
+        (&["keys", "list", "--token-file", &none], &none, put),
+        (&["keys", "list", "--user", "a", "--password-file", &here], &here, within),
+        (&["keys", "migrate", "--store-file", &none], &none, put),
+        (&["keys", "import", "--token-file", &token, &none], &none, put),
+        (&ca_file, &none, put),
+        (&["import", "datasette", &none], &none, put),
+        (&["import", "grafana", &none], &none, put),
+        (&["keys", "migrate", "--config", &config, "--audit-log", &deep], &deep, make),
+        (&["keys", "migrate", "--config", &config], &"sqlite:".to_owned(), within),
+    ] {
+        let ran = binary(arguments, "");
+        assert_eq!(ran.code(), Some(1), "{arguments:?}: {ran:?}");
+        assert!(ran.stderr.contains(path.as_str()), "{arguments:?}: {ran:?}");
+        assert!(ran.stderr.contains(expected), "{arguments:?}: {ran:?}");
+    }
+}
+
+#[test]
 fn explain_tells_the_same_as_a_running_server() {
     let setup =
         Server::with(CONFIG).file("token", &format!("{TOKEN}\n")).file("late", "late-token-0123456789a");

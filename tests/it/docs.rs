@@ -1,6 +1,9 @@
 //! What README and docs/ promise exists, and what exists stands there.
 
+use std::collections::BTreeSet;
 use std::process::Command;
+
+use regex::Regex;
 
 use crate::harness::documents::{self, document};
 use crate::harness::envoy;
@@ -109,6 +112,138 @@ fn every_metric_stands_in_the_page_about_metrics_and_the_other_way_round() {
         let family = name.trim_end_matches("_total");
         assert!(metrics.contains(family), "{name} does not exist");
     }
+}
+
+/// The bodies of the functions of this name in a source file.
+fn bodies(path: &str, function: &str) -> Vec<String> {
+    let source = source(path);
+    let start = format!("fn {function}(");
+    let parts = source.split(&start).skip(1);
+    let bodies: Vec<_> = parts.map(|part| part.split("\n    }\n").next().unwrap().to_owned()).collect();
+    assert!(!bodies.is_empty(), "{path} has no function {function}");
+    bodies
+}
+
+/// A source file without its tests.
+fn source(path: &str) -> String {
+    let text = std::fs::read_to_string(tools::root().join(path));
+    let text = text.unwrap_or_else(|error| panic!("{path}: {error}"));
+    text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned()
+}
+
+/// The words in quotes that a text has outside of patterns: a pattern of a `match` ends with an arrow.
+fn quoted_words(text: &str) -> BTreeSet<String> {
+    let pattern = Regex::new(r"(?s)Self::[^=]*?=>").unwrap();
+    let word = Regex::new(r#""([a-z][a-z0-9]*(?:_[a-z0-9]+)*)""#).unwrap();
+    let text = pattern.replace_all(text, "");
+    word.captures_iter(&text).map(|found| found[1].to_owned()).collect()
+}
+
+/// What stands in backquotes in the first column of the table below this heading.
+fn first_words(page: &str, heading: &str) -> BTreeSet<String> {
+    let (_, section) = page.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("{heading}"));
+    let section = section.split("\n## ").next().unwrap();
+    let code = Regex::new("`([^`]+)`").unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let columns = rows.map(|row| row.split(" | ").next().unwrap());
+    columns.flat_map(|column| code.captures_iter(column).map(|found| found[1].to_owned())).collect()
+}
+
+#[test]
+fn every_action_and_reason_of_the_audit_stands_in_its_page_and_the_other_way_round() {
+    let page = document("docs/audit.md").text;
+    let mut reasons = BTreeSet::new();
+    for body in bodies("src/admin/error.rs", "answer") {
+        reasons.extend(quoted_words(&body));
+    }
+    assert!(
+        reasons.len() > 50 && reasons.contains("name_taken") && reasons.contains("dead_key"),
+        "{reasons:?}"
+    );
+    assert_eq!(first_words(&page, "## Reasons"), reasons);
+
+    // Those of people stand where people are explained.
+    let of_people = ["src/identity/people/principal.rs"];
+    let both = of_people.iter().flat_map(|path| bodies(path, "as_str"));
+    let both: BTreeSet<String> = both.flat_map(|body| quoted_words(&body)).collect();
+    assert!(both.contains("no_role"), "{both:?}");
+    let mut of_provider = both.clone();
+    for (path, function) in [("src/admin/login/providers.rs", "answer"), ("src/provider/error.rs", "reason")]
+    {
+        of_provider.extend(bodies(path, function).iter().flat_map(|body| quoted_words(body)));
+    }
+    let directory_alone: BTreeSet<String> =
+        bodies("src/directory.rs", "as_str").iter().flat_map(|body| quoted_words(body)).collect();
+    for (path, reasons) in [
+        ("docs/openid-connect.md", of_provider),
+        (
+            "docs/ldap.md",
+            &directory_alone
+                | &(&both - &BTreeSet::from(["email_not_verified".into(), "other_domain".into()])),
+        ),
+    ] {
+        let text = document(path).text;
+        assert!(reasons.len() > 15, "{reasons:?}");
+        let missing: Vec<_> =
+            reasons.iter().filter(|reason| !text.contains(&format!("`{reason}`"))).collect();
+        assert!(missing.is_empty(), "{path} lacks {missing:?}");
+    }
+
+    // The actions are constants, messages of denials, and the last text of each line with the target `audit`.
+    let text = Regex::new(r#""([^"\\]*)""#).unwrap();
+    let texts =
+        |source: &str| text.captures_iter(source).map(|found| found[1].to_owned()).collect::<Vec<_>>();
+    let constant = Regex::new(r#"(?:Self\(|FURTHER_DENIALS: &str = )"([^"]+)""#).unwrap();
+    let mut actions: BTreeSet<String> = ["src/keys/audit.rs", "src/admin/audit/denials.rs"]
+        .iter()
+        .flat_map(|path| {
+            let source = source(path);
+            constant.captures_iter(&source).map(|found| found[1].to_owned()).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(actions.contains("API key created") && actions.contains("further changes denied"), "{actions:?}");
+    let source_of_denials = source("src/admin/audit.rs");
+    let denial_starts = Regex::new(r"fn (?:account_)?denial_message").unwrap();
+    for start in denial_starts.find_iter(&source_of_denials) {
+        let body = source_of_denials[start.start()..].split("\n}\n").next().unwrap();
+        actions.extend(
+            texts(body).into_iter().filter(|text| text.contains(" not ") || text.contains(" denied")),
+        );
+    }
+    let line =
+        Regex::new(r#"(?s)tracing::\w+!\(\s*target: (?:"audit"|(?:audit_log::)?TARGET),(.*?)\);\n"#).unwrap();
+    for path in sources() {
+        let source = source(&path);
+        for found in line.captures_iter(&source) {
+            let message = texts(&found[1]).pop().unwrap_or_else(|| panic!("{path}: {}", &found[1]));
+            // The message of a change or a denial is one of those above.
+            if message != "{message}" {
+                actions.insert(message);
+            }
+        }
+    }
+    assert!(
+        actions.contains("user locked after wrong passwords") && actions.contains("audit: migrated"),
+        "{actions:?}"
+    );
+    assert_eq!(first_words(&page, "## Actions"), actions);
+}
+
+/// Every file of the source.
+fn sources() -> Vec<String> {
+    let (root, mut found) = (tools::root(), Vec::new());
+    let mut folders = vec![root.join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    found
 }
 
 #[test]

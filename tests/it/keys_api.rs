@@ -1558,12 +1558,7 @@ fn a_client_that_hangs_up_leaves_no_change_without_its_audit_line() {
             hang_up(&api, turn, whole, "POST", "/api/auth/keys", &body);
         }
         // One that is closed before the server has read it has not arrived: nothing is done, and nothing is told.
-        settle(
-            "a line for each key, and a key for each line",
-            LEAST,
-            &|| ids(&|_| true),
-            "API key created",
-        );
+        settle("a line for each key, and a key for each line", LEAST, &|| ids(&|_| true), "API key created");
         assert!(keys().len() > LEAST, "{}", keys().len());
 
         let all: Vec<_> = ids(&|_| true).into_iter().collect();

@@ -159,11 +159,21 @@ fn denials_are_printed_in_the_words_of_the_api_with_exit_code_1() {
         assert_eq!((ran.code(), ran.stderr.as_str(), ran.stdout.as_str()), (Some(1), message, ""));
     }
     let stranger = keys_as(admin, &["list"], &["--token-file", "-"], "somebody-elses-token");
-    assert_eq!((stranger.code(), stranger.stderr.as_str()), (Some(1), "error: Invalid API key (401)\n"));
+    assert_eq!(
+        (stranger.code(), stranger.stderr.as_str()),
+        (
+            Some(1),
+            "error: Invalid API key (401): the server rejects the token from standard input (--token-file)\n"
+        )
+    );
     let wrong = keys_as(admin, &["list"], &["--user", "admin", "--password-file", "-"], "wrong");
     assert_eq!(
         (wrong.code(), wrong.stderr.as_str()),
-        (Some(1), "error: Invalid username or password (401)\n")
+        (
+            Some(1),
+            "error: Invalid username or password (401): the server rejects the user admin (--user) with the password \
+             from standard input (--password-file)\n"
+        )
     );
 }
 
@@ -237,6 +247,22 @@ fn a_key_is_named_by_its_name_and_several_at_once() {
     let json = keys(admin, &["show", "a/b", "--json"]);
     let shown: Value = serde_json::from_str(&json.stdout).expect("JSON");
     assert_eq!(shown["name"], "a/b");
+
+    // Names compare without case, as the server's do, and the key that was found is named.
+    for arguments in [
+        &["show", "CI Deploys"][..],
+        &["update", "CI Deploys", "--description", "x"],
+        &["disable", "CI Deploys"],
+        &["enable", "CI Deploys"],
+    ] {
+        let found = keys(admin, arguments);
+        assert_eq!(
+            (found.code(), found.stderr.as_str()),
+            (Some(0), "note: CI Deploys is the key ci deploys, with the id 1\n"),
+            "{found:?}"
+        );
+        assert!(found.stdout.contains("ci deploys"), "{found:?}");
+    }
 
     // A mistyped name stops all.
     let mistyped = keys(admin, &["revoke", "ci deploys", "c1 deploys"]);
@@ -374,7 +400,9 @@ fn a_list_is_filtered_and_sorted() {
     }
     // A person's key is named with its owner, and stands for them.
     assert!(keys(admin, &["list"]).stdout.contains("admin/mine"));
-    assert!(keys(admin, &["show", "admin/mine"]).stdout.contains("Owner:         admin (config)\n"));
+    assert!(
+        keys(admin, &["show", "admin/mine"]).stdout.contains("Owner:         the person admin (config)\n")
+    );
     assert_eq!(refused(&server, "/", &mine.stdout), None);
 }
 
@@ -531,7 +559,7 @@ fn variables_name_the_credential_and_arguments_go_before_them() {
         (&[(by_token, "-")], &[], ROOT),
         (&[(by_user, "admin"), (by_file, &password)], &[], ""),
         (&[(by_user, "admin")], &["--password-file", &password], ""),
-        (&[(by_user, "nobody"), (by_file, &password)], &["--user", "admin"], ""),
+        (&[(by_user, "admin"), (by_file, &password)], &["--user", "admin"], ""),
         (&[(by_token, &wrong)], &["--token-file", &token], ""),
         (&[(by_token, &wrong), (by_file, &password)], &["--user", "admin"], ""),
         (&[(by_user, "admin"), (by_file, &wrong)], &["--token-file", &token], ""),
@@ -555,7 +583,16 @@ fn variables_name_the_credential_and_arguments_go_before_them() {
     for (variables, arguments, code, part) in [
         (&[(by_token, token.as_str()), (by_user, "admin")][..], &[][..], 2, "are both set"),
         (&[], &["--password-file", &password], 2, "--user"),
-        (&[], &["--user", "admin"], 1, "there is no terminal"),
+        (&[], &["--user", "admin"], 1, "there is no terminal to ask for the password of admin"),
+        // A password goes to the server with nobody's name but its user's.
+        (&[(by_user, "root"), (by_file, &password)], &["--user", "admin"], 1, "who is another one"),
+        (&[(by_token, &wrong)], &[], 1, &format!("the server rejects the token from {wrong} ({by_token})")),
+        (
+            &[(by_user, "admin"), (by_file, &wrong)],
+            &[],
+            1,
+            &format!("rejects the user admin ({by_user}) with the password from {wrong} ({by_file})"),
+        ),
         (&[(by_file, &password)], &[], 2, "--token-file"),
     ] {
         let ran = list_with(admin, variables, arguments, "");
@@ -605,10 +642,9 @@ fn a_terminal_is_asked_for_the_password_and_does_not_show_it() {
     assert_eq!(seen, "Password of admin: \nNo keys.\n");
     let (state, seen) = at_terminal(admin, "wrong\r", &["keys", "list", "--user", "admin"]);
     assert_eq!(state, "hidden True echo True code 1", "{seen}");
-    assert!(
-        seen.ends_with("error: Invalid username or password (401)\n") && !seen.contains("wrong"),
-        "{seen}"
-    );
+    let rejected = "error: Invalid username or password (401): the server rejects the user admin (--user) with the password \
+                    typed at the terminal\n";
+    assert!(seen.ends_with(rejected) && !seen.contains("wrong"), "{seen}");
     // Ctrl-C gives up, and leaves a terminal that shows what is typed.
     let (state, seen) = at_terminal(admin, "correct\u{3}", &["keys", "list", "--user", "admin"]);
     assert_eq!(state, "hidden True echo True code 1", "{seen}");

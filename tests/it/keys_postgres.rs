@@ -87,6 +87,98 @@ fn a_password_that_changes_is_taken_over_by_a_reload() {
 }
 
 #[test]
+fn a_url_by_which_no_connection_can_be_made_is_not_taken_over_before_it_works() {
+    let server = Postgres::shared();
+    let database = server.database();
+    assert_eq!(migrate(&server.url(&database)).code(), Some(0));
+    let mut role = server.role(&database, Rights::Rows);
+    let url = |role: &_| server.url_as(role, server.address(), &database);
+    let text = config("URL").replace("\"URL\"", "{$file: store.url}");
+    let issuer = Issuer::of(Server::with(&text).file("store.url", &url(&role)).start());
+
+    // The file comes first, and the role has another password still.
+    let mut later = role.clone();
+    later.password = "hunter2-too-early".to_owned();
+    rename_into(issuer.server.folder(), "store.url", &url(&later));
+    let told = issuer.server.log().wait_for("the password is wrong", |line| {
+        line.contains("is not taken over, because no connection can be made by it").then(|| line.to_owned())
+    });
+    assert!(told.contains("password authentication failed"), "{told}");
+    assert_eq!(lines(&issuer, "was taken over"), 0);
+    // What is made anew is made by the URL before.
+    assert!(server.terminate_connections(&database) > 0);
+    wait_until("keys are made still", || {
+        issuer::create(issuer.admin, "by the URL before").send().status == 200
+    });
+
+    server.set_password(&mut role, &later.password);
+    issuer.server.log().wait_for("the new password", |line| line.contains("was taken over").then_some(()));
+    server.terminate_connections(&database);
+    wait_until("keys are made", || issuer::create(issuer.admin, "by the new one").send().status == 200);
+    let log = issuer.server.log().text();
+    assert!(!log.contains("hunter2-too-early"), "{log}");
+    assert_eq!(lines(&issuer, "is not taken over"), 1, "a reason is said once: {log}");
+}
+
+#[test]
+fn a_role_that_may_only_select_is_told_what_it_lacks_and_of_read_only() {
+    let server = Postgres::shared();
+    let database = server.database();
+    let role = server.role(&database, Rights::Select);
+    let url = server.url_as(&role, server.address(), &database);
+    let before = migrate(&url);
+    assert_eq!(before.code(), Some(1), "{before:?}");
+    for part in ["`--store-file FILE` reads its URL", "set `keys.read_only: true`, too"] {
+        assert!(before.stderr.contains(part), "{before:?}");
+    }
+    assert_eq!(migrate(&server.url(&database)).code(), Some(0));
+
+    let setup = Server::with(&config(&url));
+    let connected = setup.run(["check", "--connect"]);
+    assert_eq!(connected.code(), Some(1), "{connected:?}");
+    for part in ["INSERT ON api_audit", "DELETE, INSERT, UPDATE ON api_keys", "or set `keys.read_only: true`"]
+    {
+        assert!(connected.stdout.contains(part), "{connected:?}");
+    }
+    assert!(!connected.stdout.contains("UPDATE ON api_audit"), "nobody needs it: {connected:?}");
+    let issuer = Issuer::of(setup.start());
+    let log = issuer.server.log();
+    let told = log.wait_for("what it lacks", |line| {
+        line.contains("lacks rights of a server that writes").then(|| line.to_owned())
+    });
+    assert!(told.contains("UPDATE ON api_revision") && told.contains("`keys.read_only: true`"), "{told}");
+    assert_eq!(issuer::create(issuer.admin, "in vain").send().status, 503);
+    log.wait_for("each denial names the way out", |line| {
+        (line.contains("permission denied") && line.contains("set `keys.read_only: true`")).then_some(())
+    });
+
+    let only_read = Server::with(&read_only(&url)).run(["check", "--connect"]);
+    assert_eq!(only_read.code(), Some(0), "{only_read:?}");
+    let rows = server.role(&database, Rights::Rows);
+    let writes = Server::with(&config(&server.url_as(&rows, server.address(), &database)));
+    let connected = writes.run(["check", "--connect"]);
+    assert_eq!(connected.code(), Some(0), "{connected:?}");
+    let writer = Issuer::of(writes.start());
+    writer.create("mine");
+    assert_eq!(lines(&writer, "lacks rights"), 0);
+}
+
+#[test]
+fn migrate_says_from_which_schema_to_which() {
+    let server = Postgres::shared();
+    let database = server.database();
+    make_schema_2(&server, &database);
+    let ran = migrate(&server.url(&database));
+    assert_eq!(
+        ran.stdout,
+        format!(
+            "The schema of postgres://{}/{database} was brought from number 2 to number {SCHEMA}.\n",
+            server.address()
+        )
+    );
+}
+
+#[test]
 fn a_role_with_rows_alone_serves_once_another_has_migrated() {
     let server = Postgres::shared();
     let database = server.database();
@@ -98,12 +190,13 @@ fn a_role_with_rows_alone_serves_once_another_has_migrated() {
     assert_eq!(refused.code(), Some(1), "{refused:?}");
     assert!(refused.stderr.contains("the role in its URL may not change it"), "{refused:?}");
 
-    for _ in 0..2 {
+    for outcome in ["was made: it is number {}.", "is number {} already: nothing was to do."] {
         let ran = migrate(&server.url(&database));
         assert_eq!(ran.code(), Some(0), "{ran:?}");
+        let outcome = outcome.replace("{}", &SCHEMA.to_string());
         assert_eq!(
             ran.stdout,
-            format!("The schema of postgres://{}/{database} is number {SCHEMA}.\n", server.address())
+            format!("The schema of postgres://{}/{database} {outcome}\n", server.address())
         );
         assert!(ran.stderr.contains("audit") && !ran.stderr.contains(PASSWORD), "{ran:?}");
     }

@@ -5,9 +5,10 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::super::admin_api::Query;
-use super::super::{AdminApi, escape_controls};
+use super::super::{AdminApi, escape_controls, print_note};
 use super::account::{ListedAccount, ListedToken};
 use super::{ACCOUNTS, AccountsError, account_path};
+use crate::keys::name::{folded, is_same};
 
 /// The most accounts of one call.
 const PAGE: usize = 1000;
@@ -41,7 +42,7 @@ impl fmt::Display for Reference {
 }
 
 impl Reference {
-    /// The id of the account.
+    /// The id of the account.  Names are compared as the server compares them: without case.
     ///
     /// # Errors
     /// No account has the name or the id.
@@ -49,14 +50,16 @@ impl Reference {
         let id = match self {
             Self::Name(name) => {
                 let named = account_named(api, name)?;
-                return named.ok_or_else(|| AccountsError::NoSuchAccount(name.clone()));
+                let account = named.ok_or_else(|| AccountsError::NoSuchAccount(name.clone()))?;
+                note_spelling("account", name, &account.name, account.id);
+                return Ok(account.id);
             }
             Self::Id(id) => *id,
         };
         match api.get(&account_path(id, "")) {
             Ok(_) => Ok(id),
             Err(error) if error.is_not_found() => Err(match account_named(api, &id.to_string())? {
-                Some(own_id) => AccountsError::NameIsNoId { name: id, own_id },
+                Some(account) => AccountsError::NameIsNoId { name: id, own_id: account.id },
                 None => AccountsError::NoSuchId { what: "service account", id, list: "accounts list" },
             }),
             Err(error) => Err(error.into()),
@@ -70,7 +73,11 @@ impl Reference {
     pub fn token(&self, api: &AdminApi, account: i64) -> Result<i64, AccountsError> {
         let tokens: Vec<ListedToken> = api.get(&account_path(account, "/tokens"))?.parse()?;
         match self {
-            Self::Name(name) => choose(name, tokens),
+            Self::Name(name) => {
+                let token = choose(name, tokens)?;
+                note_spelling("token", name, &token.name, token.id);
+                Ok(token.id)
+            }
             Self::Id(id) if tokens.iter().any(|token| token.id == *id) => Ok(*id),
             Self::Id(id) => Err(match tokens.iter().find(|token| token.name == id.to_string()) {
                 Some(token) => AccountsError::NameIsNoId { name: *id, own_id: token.id },
@@ -103,31 +110,40 @@ pub fn resolve(
     Ok(resolved)
 }
 
-/// The id of the account of this name.
-fn account_named(api: &AdminApi, name: &str) -> Result<Option<i64>, AccountsError> {
+/// Says that something is called otherwise than it was named.
+fn note_spelling(what: &str, named: &str, name: &str, id: i64) {
+    if named != name {
+        let (named, name) = (escape_controls(named), escape_controls(name));
+        print_note(&format!("note: {named} is the {what} {name}, with the id {id}"));
+    }
+}
+
+/// The account of this name.
+fn account_named(api: &AdminApi, name: &str) -> Result<Option<ListedAccount>, AccountsError> {
+    let folded_name = folded(name);
     // The server looks for a part of the name.
     let mut found = None;
     for_each_account(api, &Query::new().with("query", Some(name)), |account| {
-        if account.name == name {
-            found = Some(account.id);
+        if is_same(&folded_name, &account.name) {
+            found = Some(account);
         }
         Ok::<_, AccountsError>(())
     })?;
     Ok(found)
 }
 
-fn choose(name: &str, mut tokens: Vec<ListedToken>) -> Result<i64, AccountsError> {
-    tokens.retain(|token| token.name == name);
+fn choose(name: &str, mut tokens: Vec<ListedToken>) -> Result<ListedToken, AccountsError> {
+    let folded_name = folded(name);
+    tokens.retain(|token| is_same(&folded_name, &token.name));
     if tokens.iter().any(ListedToken::is_live) {
         tokens.retain(ListedToken::is_live);
     }
-    match tokens.as_slice() {
-        [] => Err(AccountsError::NoSuchToken(name.to_owned())),
-        [token] => Ok(token.id),
-        _ => {
-            let ids: Vec<_> = tokens.iter().map(|token| token.id.to_string()).collect();
-            Err(AccountsError::AmbiguousToken { name: name.to_owned(), ids: ids.join(", ") })
-        }
+    let ids: Vec<_> = tokens.iter().map(|token| token.id.to_string()).collect();
+    let Some(token) = tokens.pop() else { return Err(AccountsError::NoSuchToken(name.to_owned())) };
+    if tokens.is_empty() {
+        Ok(token)
+    } else {
+        Err(AccountsError::AmbiguousToken { name: name.to_owned(), ids: ids.join(", ") })
     }
 }
 
@@ -173,7 +189,8 @@ mod tests {
             )
             .expect("tokens")
         };
-        assert_eq!(choose("ci", tokens()).expect("one"), 2);
+        assert_eq!(choose("ci", tokens()).expect("one").id, 2);
+        assert_eq!(choose("CI", tokens()).expect("the case of letters does not count").id, 2);
         let error = choose("old", tokens()).expect_err("two").to_string();
         assert_eq!(error, "\"old\" may be one of several tokens: say which by its id, of 3, 4");
         assert!(choose("none", tokens()).is_err());

@@ -160,17 +160,20 @@ impl StreamedResponse {
         }
     }
 
-    /// The error that a response with a status that is not 2xx tells.
-    fn into_error(self) -> AdminApiError {
+    /// The error that a response with a status that is not 2xx tells, of a call with this credential.
+    fn into_error(self, credential: &str) -> AdminApiError {
         let Self { status, mut body, .. } = self;
         let mut text = Vec::new();
         if (&mut body).take(MAX_ERROR_BYTES).read_to_end(&mut text).is_err() {
             return body.failure(AdminApiError::UnexpectedBody);
         }
         match serde_json::from_slice(&text) {
-            Ok(Message { message, details }) => {
-                AdminApiError::Api(ApiAnswer { message: escape_controls(&message), details, status })
-            }
+            Ok(Message { message, details }) => AdminApiError::Api(ApiAnswer {
+                message: escape_controls(&message),
+                details,
+                status,
+                rejected: (status == StatusCode::UNAUTHORIZED).then(|| credential.to_owned()),
+            }),
             Err(_) => AdminApiError::UnexpectedStatus { url: body.url.clone(), status },
         }
     }
@@ -284,7 +287,7 @@ impl AdminApi {
         let (head, body) = sent.unwrap_or_else(|_| Err(AdminApiError::Timeout(url.clone())))?;
         let body = StreamedBody { runtime, url: url.clone(), body, part: Bytes::new(), failure: None };
         let response = StreamedResponse { status: head.status, total: total(&head.headers), body };
-        if head.status.is_success() { Ok(response) } else { Err(response.into_error()) }
+        if head.status.is_success() { Ok(response) } else { Err(response.into_error(&self.credential)) }
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<(Head, Incoming), AdminApiError> {

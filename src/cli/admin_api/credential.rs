@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tc
 use zeroize::Zeroizing;
 
 use super::super::input::Input;
-use super::super::{InputError, read_secret};
+use super::super::{InputError, escape_controls, read_secret};
 use super::{AdminApiError, PASSWORD_FILE_VARIABLE, ServerArgs, TOKEN_FILE_VARIABLE, USER_VARIABLE};
 use crate::secret::Secret;
 
@@ -23,41 +24,83 @@ const TERMINAL: &str = "/dev/tty";
 /// The most bytes that somebody may type.
 const MAX_TYPED_BYTES: usize = 4096;
 
-/// Where the credential comes from.
+/// Why the file of a variable does not count.
+const OF_ANOTHER: &str =
+    ". That variable is set, but for the user in ENVOY_AUTH_TOKENS_USER, who is another one";
+
+/// Where the credential comes from.  Each part is named with the argument or the variable that says so.
 #[derive(Debug, PartialEq, Eq)]
 enum CredentialSource {
-    Token(PathBuf),
+    Token(Named<PathBuf>),
     /// Without a file somebody is asked for the password.
     Password {
-        user: String,
-        file: Option<PathBuf>,
+        user: Named<String>,
+        file: Option<Named<PathBuf>>,
     },
 }
 
+/// A value, and the argument or the variable that it stands in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Named<T> {
+    value: T,
+    by: &'static str,
+}
+
+impl fmt::Display for CredentialSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = |path: &Path| escape_controls(&Input::from_argument(path).to_string());
+        match self {
+            Self::Token(Named { value, by }) => write!(formatter, "the token from {} ({by})", place(value)),
+            Self::Password { user, file } => {
+                write!(
+                    formatter,
+                    "the user {} ({}) with the password ",
+                    escape_controls(&user.value),
+                    user.by
+                )?;
+                match file {
+                    Some(Named { value, by }) => write!(formatter, "from {} ({by})", place(value)),
+                    None => formatter.write_str("typed at the terminal"),
+                }
+            }
+        }
+    }
+}
+
 impl CredentialSource {
-    /// What the arguments say goes before what the variables say.
+    /// What the arguments say goes before what the variables say.  A password of a variable is that of the user of a
+    /// variable, where there is one, and of nobody else.
     fn new(
         arguments: &ServerArgs,
         variable: impl Fn(&'static str) -> Option<OsString>,
     ) -> Result<Self, AdminApiError> {
-        let password_file = || {
-            let file = arguments.password_file.clone();
-            file.or_else(|| variable(PASSWORD_FILE_VARIABLE).map(PathBuf::from))
+        let file_argument = || {
+            let path = arguments.password_file.clone();
+            path.map(|value| Named { value, by: "--password-file" })
+        };
+        let file_variable = || {
+            let path = variable(PASSWORD_FILE_VARIABLE).map(PathBuf::from);
+            path.map(|value| Named { value, by: PASSWORD_FILE_VARIABLE })
         };
         if let Some(path) = &arguments.token_file {
-            return Ok(Self::Token(path.clone()));
-        }
-        if let Some(user) = &arguments.user {
-            return Ok(Self::Password { user: user.clone(), file: password_file() });
+            return Ok(Self::Token(Named { value: path.clone(), by: "--token-file" }));
         }
         let user = variable(USER_VARIABLE);
+        if let Some(name) = &arguments.user {
+            let is_of_another = user.as_ref().is_some_and(|user| user != name.as_str());
+            let file = file_argument().or_else(|| file_variable().filter(|_| !is_of_another));
+            return Ok(Self::Password { user: Named { value: name.clone(), by: "--user" }, file });
+        }
         match (variable(TOKEN_FILE_VARIABLE), user) {
             (Some(_), Some(_)) => Err(AdminApiError::TwoCredentials),
             (Some(_), None) if arguments.password_file.is_some() => Err(AdminApiError::PasswordWithoutUser),
-            (Some(path), None) => Ok(Self::Token(PathBuf::from(path))),
+            (Some(path), None) => {
+                Ok(Self::Token(Named { value: PathBuf::from(path), by: TOKEN_FILE_VARIABLE }))
+            }
             (None, Some(user)) => {
-                let user = user.into_string().map_err(|_| AdminApiError::UserVariable)?;
-                Ok(Self::Password { user, file: password_file() })
+                let value = user.into_string().map_err(|_| AdminApiError::UserVariable)?;
+                let user = Named { value, by: USER_VARIABLE };
+                Ok(Self::Password { user, file: file_argument().or_else(file_variable) })
             }
             (None, None) if arguments.password_file.is_some() => Err(AdminApiError::PasswordWithoutUser),
             (None, None) => Err(AdminApiError::NoCredential),
@@ -65,26 +108,40 @@ impl CredentialSource {
     }
 }
 
-/// The value of the header that presents the credential.
-pub(super) fn authorization(arguments: &ServerArgs) -> Result<HeaderValue, AdminApiError> {
+/// What the command presents.
+pub(super) struct PresentedCredential {
+    /// The value of the header.
+    pub authorization: HeaderValue,
+    /// Which credential it is, for people, without a secret.
+    pub description: String,
+}
+
+/// Reads the credential.
+pub(super) fn read(arguments: &ServerArgs) -> Result<PresentedCredential, AdminApiError> {
     let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
-    let value = match CredentialSource::new(arguments, variable)? {
+    let source = CredentialSource::new(arguments, variable)?;
+    let value = match &source {
         CredentialSource::Token(path) => {
-            Secret::new(format!("Bearer {}", read_secret("token", &path)?.expose()))
+            Secret::new(format!("Bearer {}", read_secret("token", &path.value)?.expose()))
         }
-        CredentialSource::Password { user, file } => {
+        CredentialSource::Password { user: Named { value: user, .. }, file } => {
             let password = match file {
-                Some(file) => read_secret("password", &file)?,
-                None => ask("password", &format!("Password of {}: ", super::super::escape_controls(&user)))?
-                    .ok_or(AdminApiError::NoPassword)?,
+                Some(file) => read_secret("password", &file.value)?,
+                None => {
+                    let asked = ask("password", &format!("Password of {}: ", escape_controls(user)))?;
+                    // A variable that names a file was passed over.
+                    let hint = variable(PASSWORD_FILE_VARIABLE).map_or("", |_| OF_ANOTHER);
+                    asked.ok_or_else(|| AdminApiError::NoPassword { user: escape_controls(user), hint })?
+                }
             };
             let pair = Zeroizing::new(format!("{user}:{}", password.expose()));
             Secret::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())))
         }
     };
-    let mut value = HeaderValue::from_str(value.expose()).map_err(AdminApiError::CredentialCharacters)?;
-    value.set_sensitive(true);
-    Ok(value)
+    let mut authorization =
+        HeaderValue::from_str(value.expose()).map_err(AdminApiError::CredentialCharacters)?;
+    authorization.set_sensitive(true);
+    Ok(PresentedCredential { authorization, description: source.to_string() })
 }
 
 /// Reads a secret from standard input, or asks for it where that is a terminal.
@@ -251,23 +308,47 @@ mod tests {
         };
         let source = |arguments: &ServerArgs, variables: &[(&str, &str)]| {
             let find = |name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
-            CredentialSource::new(arguments, find).map_err(|error| error.to_string())
+            let source = CredentialSource::new(arguments, find).map_err(|error| error.to_string());
+            source.map(|source| source.to_string())
         };
         let (token, user, file) = (TOKEN_FILE_VARIABLE, USER_VARIABLE, PASSWORD_FILE_VARIABLE);
-        let of_token = |path: &str| Ok(CredentialSource::Token(path.into()));
-        let of_user = |user: &str, file: Option<&str>| {
-            Ok(CredentialSource::Password { user: user.to_owned(), file: file.map(PathBuf::from) })
-        };
         let none = arguments(None, None, None);
-        assert_eq!(source(&none, &[(token, "t")]), of_token("t"));
-        assert_eq!(source(&none, &[(user, "u"), (file, "f")]), of_user("u", Some("f")));
-        assert_eq!(source(&none, &[(user, "u")]), of_user("u", None));
         let by_token = arguments(Some("a"), None, None);
-        assert_eq!(source(&by_token, &[(token, "t"), (user, "u")]), of_token("a"));
         let by_user = arguments(None, Some("a"), None);
-        assert_eq!(source(&by_user, &[(token, "t"), (user, "u"), (file, "f")]), of_user("a", Some("f")));
-        let by_file = arguments(None, None, Some("b"));
-        assert_eq!(source(&by_file, &[(user, "u"), (file, "f")]), of_user("u", Some("b")));
+        let by_file = arguments(None, None, Some("-"));
+        for (arguments, variables, expected) in [
+            (&none, &[(token, "t")][..], format!("the token from t ({token})")),
+            (
+                &none,
+                &[(user, "u"), (file, "f")],
+                format!("the user u ({user}) with the password from f ({file})"),
+            ),
+            (&none, &[(user, "u")], format!("the user u ({user}) with the password typed at the terminal")),
+            (&by_token, &[(token, "t"), (user, "u")], "the token from a (--token-file)".to_owned()),
+            // The password of a variable is that of the variable's user.
+            (
+                &by_user,
+                &[(token, "t"), (user, "u"), (file, "f")],
+                "the user a (--user) with the password typed at the terminal".to_owned(),
+            ),
+            (
+                &by_user,
+                &[(user, "a"), (file, "f")],
+                format!("the user a (--user) with the password from f ({file})"),
+            ),
+            (
+                &by_user,
+                &[(token, "t"), (file, "f")],
+                format!("the user a (--user) with the password from f ({file})"),
+            ),
+            (
+                &by_file,
+                &[(user, "u"), (file, "f")],
+                format!("the user u ({user}) with the password from standard input (--password-file)"),
+            ),
+        ] {
+            assert_eq!(source(arguments, variables), Ok(expected));
+        }
         for (arguments, variables, part) in [
             (&none, &[(token, "t"), (user, "u")][..], "both"),
             (&none, &[(file, "f")], "--token-file"),

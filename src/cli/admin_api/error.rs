@@ -12,6 +12,7 @@ use super::words::ApiAnswer;
 use super::{
     AdminUrl, AdminUrlError, PASSWORD_FILE_VARIABLE, REQUEST_TIMEOUT, TOKEN_FILE_VARIABLE, USER_VARIABLE,
 };
+use crate::file_problem::Unreadable;
 
 /// Why a call of the admin API failed.  No text holds a token, a password or a part of a private key.
 #[derive(Debug, thiserror::Error)]
@@ -39,14 +40,19 @@ pub enum AdminApiError {
     UserVariable,
     /// There is a user, no file of a password, and nobody to ask for it.
     #[error(
-        "there is no terminal to ask for the password: give --password-file FILE (- for standard input), or set \
-             {PASSWORD_FILE_VARIABLE}"
+        "there is no terminal to ask for the password of {user}: give --password-file FILE (- for standard input), \
+         or set {PASSWORD_FILE_VARIABLE}{hint}"
     )]
-    NoPassword,
+    NoPassword {
+        /// The user.
+        user: String,
+        /// Why the file of a variable does not count; may be empty.
+        hint: &'static str,
+    },
     /// The credential cannot be in a header.
     #[error(
         "the token has characters that a token cannot have: 1 to 4096 visible ASCII characters without comma \
-             and semicolon"
+         and semicolon"
     )]
     CredentialCharacters(#[source] InvalidHeaderValue),
     /// The server's URL cannot be used.
@@ -137,7 +143,7 @@ pub enum AdminApiError {
     #[error("{} has no CA certificate that can be used", .0.display())]
     NoUsableCa(PathBuf),
     /// A file of certificates cannot be read.
-    #[error("cannot read the certificates in {}: {source}", path.display())]
+    #[error("cannot read the certificates in {}: {}", path.display(), certificates_problem(.source))]
     Certificates {
         /// The file.
         path: PathBuf,
@@ -145,7 +151,7 @@ pub enum AdminApiError {
         source: pem::Error,
     },
     /// The file of a private key cannot be read.
-    #[error("cannot read the private key in {}: {source}", path.display())]
+    #[error("cannot read the private key in {}: {}", path.display(), Unreadable(.source))]
     PrivateKeyFile {
         /// The file.
         path: PathBuf,
@@ -169,6 +175,13 @@ pub enum AdminApiError {
         /// What TLS says.
         source: rustls::Error,
     },
+}
+
+fn certificates_problem(error: &pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => Unreadable(error).to_string(),
+        other => other.to_string(),
+    }
 }
 
 impl AdminApiError {

@@ -47,6 +47,8 @@ pub struct ApiAnswer {
     pub details: Vec<ApiDetail>,
     /// The status, which is not 2xx.
     pub status: StatusCode,
+    /// The credential that the API rejects, for people.
+    pub rejected: Option<String>,
 }
 
 /// A member of a request that is at fault.
@@ -93,7 +95,8 @@ impl ApiAnswer {
         let in_words = IN_WORDS.iter().find(|(theirs, _)| *theirs == self.message);
         let message = in_words.map_or(self.message.as_str(), |(_, ours)| *ours);
         let details: String = details.map(|detail| format!("; {}", escape_controls(&detail))).collect();
-        format!("{message}{details} ({})", self.status.as_u16())
+        let rejected = self.rejected.as_ref().map(|credential| format!(": the server rejects {credential}"));
+        format!("{message}{details} ({}){}", self.status.as_u16(), rejected.unwrap_or_default())
     }
 }
 
@@ -115,6 +118,7 @@ mod tests {
             message: message.to_owned(),
             details: details.iter().map(detail).collect(),
             status: StatusCode::BAD_REQUEST,
+            rejected: None,
         }
     }
 

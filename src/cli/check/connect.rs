@@ -97,10 +97,19 @@ async fn try_store(store: &KeyStore) -> Result<String, String> {
             return Ok("does not exist yet: the server creates it".to_owned());
         }
     }
-    match Keys::read_once(&store.url, Clock::system()).await {
-        Ok(_) => Ok("can be read".to_owned()),
-        Err(error) => Err(error.to_string()),
+    Keys::read_once(&store.url, Clock::system()).await.map_err(|error| error.to_string())?;
+    if store.read_only {
+        return Ok("can be read".to_owned());
     }
+    let missing = Keys::missing_rights(&store.url).await.map_err(|error| error.to_string())?;
+    if missing.is_empty() {
+        return Ok("can be read".to_owned());
+    }
+    Err(format!(
+        "it can be read, but the role in its URL lacks rights of a server that writes: {}. Grant it these rights, or set \
+         `keys.read_only: true`, for which SELECT is enough",
+        missing.join("; ")
+    ))
 }
 
 #[cfg(feature = "ldap")]

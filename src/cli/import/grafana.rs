@@ -17,12 +17,13 @@ use std::io;
 
 use super::Imported;
 use crate::cli::AdminApiError;
+use crate::file_problem::Unreadable;
 
 /// Why a file has no translation.
 #[derive(Debug, thiserror::Error)]
 pub enum GrafanaError {
     /// It cannot be read.
-    #[error("{0}")]
+    #[error("it cannot be read: {}", Unreadable(.0))]
     Unreadable(#[from] io::Error),
     /// It is not TOML.
     #[error("line {line}, column {column} is not TOML: {problem}")]

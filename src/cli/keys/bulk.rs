@@ -23,7 +23,7 @@ const CRITERIA_HEADING: &str = "Instead of names: all keys that fit all of these
 pub(in crate::cli) struct RevokeKeysArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// The keys: NAME, ACCOUNT/NAME or id, as `list` shows them; a number is always an id
+    /// The keys: NAME, OWNER/NAME or id, as `list` shows them, in any letter case; a number is always an id
     #[arg(id = "keys", value_name = "KEY", group = "which")]
     keys: Vec<KeyReference>,
     #[command(flatten)]
@@ -36,16 +36,16 @@ pub(in crate::cli) struct RevokeKeysArgs {
 /// Which keys are revoked together: those that all of it fits.
 #[derive(Debug, Args)]
 struct Criteria {
-    /// Keys that the actor with this id created
+    /// Keys that the actor with this id created, whoever owns them
     #[arg(long, help_heading = CRITERIA_HEADING, value_name = "ACTOR", groups = ["which", "criteria"])]
     created_by: Option<String>,
     /// Keys created since this time: a day such as 2026-11-30, a time, or how long ago, such as 7d
     #[arg(long, help_heading = CRITERIA_HEADING, value_name = "WHEN", value_parser = parse_instant, groups = ["which", "criteria"])]
     created_since: Option<Timestamp>,
-    /// Keys of the service account with this name or id
+    /// Keys that the service account with this name or id owns
     #[arg(long, help_heading = CRITERIA_HEADING, value_name = "ACCOUNT", groups = ["which", "criteria"])]
     account: Option<String>,
-    /// Keys of this person
+    /// Keys that this person owns: a user name, or the id at a directory or a provider
     #[arg(long, help_heading = CRITERIA_HEADING, value_name = "NAME", groups = ["which", "criteria"])]
     owner: Option<String>,
     /// Keys that were not used for this time, such as 90d; uses at a read-only server do not count

@@ -17,7 +17,7 @@ use super::{KeysError, key_path, print_issued};
 /// The keys that a command is about.
 #[derive(Debug, Args)]
 pub(super) struct KeysArg {
-    /// The keys: NAME, ACCOUNT/NAME or id, as `list` shows them; a number is always an id
+    /// The keys: NAME, OWNER/NAME or id, as `list` shows them, in any letter case; a number is always an id
     #[arg(id = "keys", value_name = "KEY", required = true)]
     keys: Vec<KeyReference>,
 }

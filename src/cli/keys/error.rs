@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::super::{AdminApiError, Input, InputError};
 use super::batches::{FailedBatch, LineProblem};
 use super::candidates::Candidates;
+use crate::file_problem::Unreadable;
 use crate::keys::store::{BackupError, OpenError, UrlError};
 
 /// Why a command of `keys` failed.  No text holds a token, a password or a part of a private key.
@@ -75,7 +76,7 @@ pub enum KeysError {
     #[error("that cannot be a token: {0}")]
     NotAToken(#[from] crate::token::TokenError),
     /// `import`: the file cannot be read.
-    #[error("cannot read {file}: {source}")]
+    #[error("cannot read the keys from {file}: {}", Unreadable(.source))]
     ImportFile {
         /// The file.
         file: Input,

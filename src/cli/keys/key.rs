@@ -81,6 +81,21 @@ impl ListedKey {
         }
     }
 
+    /// Whose it is, with the account's id or the person's source.
+    fn owner(&self) -> String {
+        match (&self.account, &self.owner) {
+            (Some(account), _) => {
+                let id = self.account_id.map(|id| format!(" (id {id})")).unwrap_or_default();
+                format!("the service account {account}{id}")
+            }
+            (None, Some(owner)) => {
+                let source = self.owner_source.as_ref().map(|source| format!(" ({source})"));
+                format!("the person {owner}{}", source.unwrap_or_default())
+            }
+            (None, None) => "nobody".to_owned(),
+        }
+    }
+
     fn status(&self, now: Timestamp) -> &'static str {
         match self.expiration {
             _ if self.is_revoked => "revoked",
@@ -130,10 +145,7 @@ impl ListedKey {
         line("ID", Some(self.id.to_string()));
         line("Name", Some(self.name.clone()));
         line("Description", self.description.clone());
-        let id = self.account_id.map(|id| format!(" (id {id})")).unwrap_or_default();
-        line("Account", self.account.as_ref().map(|account| format!("{account}{id}")));
-        let source = self.owner_source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default();
-        line("Owner", self.owner.as_ref().map(|owner| format!("{owner}{source}")));
+        line("Owner", Some(self.owner()));
         line("Role", Some(self.role()));
         line("Policies", self.policies.as_ref().map(|policies| policies.join(", ")));
         let actor = self.actor.clone().map(|actor| Value::Object(actor).to_string());
@@ -141,7 +153,8 @@ impl ListedKey {
         line("Status", Some(self.status(now).to_owned()));
         line("Denied", self.denied.as_deref().map(|word| why_denied(word).to_owned()));
         line("Expires", Some(self.expires(now)));
-        line("Created", time(self.created).map(|at| format!("{at}{}", by(&self.created_by))));
+        line("Created", time(self.created));
+        line("Made by", self.created_by.clone());
         line("Revoked", time(self.revoked_at).map(|at| format!("{at}{}", by(&self.revoked_by))));
         line("Disabled", time(self.disabled_at));
         line(
@@ -213,7 +226,7 @@ mod tests {
             "\
 ID:            12
 Name:          for ever
-Account:       robots (id 3)
+Owner:         the service account robots (id 3)
 Role:          account's
 Status:        disabled
 Expires:       No expiration date
@@ -227,16 +240,19 @@ Last used:     never
         {
             keys[0].denied = Some(word.to_owned());
             let details = keys[0].details(now);
+            assert!(details.contains("Owner:         nobody\n"), "{details}");
             assert!(
                 details.contains(&format!("Status:        live\nDenied:        {expected}\n")),
                 "{details}"
             );
         }
+        keys[2].created_by = Some("root".to_owned());
         keys[2].actor = Some(Map::from_iter([("team".to_owned(), Value::from("a\u{1b}"))]));
         keys[2].policies = Some(vec!["read".to_owned(), "write".to_owned()]);
         let details = keys[2].details(now);
         for part in [
-            "Owner:         ann (ldap)\n",
+            "Owner:         the person ann (ldap)\n",
+            "Created:       2025-12-01 00:00 UTC (1 month ago)\nMade by:       root\n",
             "Policies:      read, write\n",
             "Actor:         {\"team\":\"a\\u001b\"}\n",
             "Revoked:       2025-12-31 00:00 UTC (1 day ago) by root\n",

@@ -35,16 +35,16 @@ pub(in crate::cli) struct ListKeysArgs {
     /// Only keys with this role
     #[arg(long, value_parser = role_parser())]
     role: Option<String>,
-    /// Only keys of the service account with this name or id
+    /// Only keys that the service account with this name or id owns
     #[arg(long, value_name = "ACCOUNT")]
     account: Option<String>,
-    /// Only keys of this person
+    /// Only keys that this person owns: a user name, or the id at a directory or a provider
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
     /// Only keys without an owner, of accounts, or of people
     #[arg(long, value_enum)]
     kind: Option<OwnerKind>,
-    /// Only keys that the actor with this id created
+    /// Only keys that the actor with this id created, whoever owns them
     #[arg(long, value_name = "ACTOR")]
     created_by: Option<String>,
     /// Only keys that expire within this time, such as 7d

@@ -5,10 +5,11 @@ use std::fmt;
 use jiff::Timestamp;
 
 use super::super::admin_api::Query;
-use super::super::{AdminApi, escape_controls};
+use super::super::{AdminApi, escape_controls, print_note};
 use super::candidates::Candidates;
 use super::key::ListedKey;
 use super::{KEYS, KeysError, key_path};
+use crate::keys::name::{folded, is_same};
 
 /// A key as the command line names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +47,13 @@ impl KeyReference {
     pub fn key(&self, api: &AdminApi) -> Result<ListedKey, KeysError> {
         let now = Timestamp::now();
         match self {
-            Self::Name(name) => choose(name, keys_called(api, name)?, now),
+            Self::Name(name) => {
+                let key = choose(name, keys_called(api, name)?, now)?;
+                if let Some(note) = spelling_note(name, &key) {
+                    print_note(&note);
+                }
+                Ok(key)
+            }
             Self::Id(id) => match api.get(&key_path(*id, "")) {
                 Ok(response) => Ok(response.parse()?),
                 Err(error) if error.is_not_found() => {
@@ -66,10 +73,24 @@ fn keys_called(api: &AdminApi, name: &str) -> Result<Vec<ListedKey>, KeysError> 
     Ok(called(api.get(&query.of(KEYS))?.parse()?, name))
 }
 
-/// Those of the keys that this text names.
+/// Those of the keys that this text names.  Names are compared as the server compares them: without case.
 fn called(mut keys: Vec<ListedKey>, name: &str) -> Vec<ListedKey> {
-    keys.retain(|key| key.name == name || key.reference() == name);
+    let name = folded(name);
+    keys.retain(|key| is_same(&name, &key.name) || is_same(&name, &key.reference()));
     keys
+}
+
+/// That a key is called otherwise than it was named; `None` where the letters are the same.
+fn spelling_note(name: &str, key: &ListedKey) -> Option<String> {
+    let reference = key.reference();
+    (key.name != name && reference != name).then(|| {
+        format!(
+            "note: {} is the key {}, with the id {}",
+            escape_controls(name),
+            escape_controls(&reference),
+            key.id
+        )
+    })
 }
 
 /// The error about an id that no key has; these keys have it as their name.
@@ -126,8 +147,12 @@ mod tests {
         };
         let found = |name: &str| choose(name, called(keys(), name), now);
         for (name, id) in [("robots/ci", 2), ("ann/ci", 4), ("ci2", 5), ("a/b", 6), ("b", 7)] {
-            assert_eq!(found(name).expect(name).id, id, "{name}");
+            let key = found(name).expect(name);
+            assert_eq!((key.id, spelling_note(name, &key)), (id, None), "{name}");
         }
+        let key = found("Robots/CI").expect("the case of letters does not count");
+        let note = "note: Robots/CI is the key robots/ci, with the id 2".to_owned();
+        assert_eq!((key.id, spelling_note("Robots/CI", &key)), (2, Some(note)));
         let error = found("ci").expect_err("three").to_string();
         assert_eq!(
             error,

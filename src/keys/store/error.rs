@@ -16,6 +16,7 @@ use sqlx::sqlite::SqliteError;
 
 use super::list::MAX_BULK;
 use super::url::{StoreUrl, UrlError};
+use crate::file_problem::Unreadable;
 use crate::folder::FolderProblem;
 use crate::keys::edit::EditProblem;
 use crate::keys::{ExceedsGrant, MAX_KEYS_OF_PERSON};
@@ -44,6 +45,22 @@ pub enum StoreFailure {
     /// The database answered with an error.
     #[error(transparent)]
     Database(DatabaseFailure),
+    /// The role in the URL may not do this.
+    #[error(
+        "{0}: its role lacks a right. Grant it what a server that writes needs, or set `keys.read_only: true`, for which \
+         SELECT is enough"
+    )]
+    Forbidden(DatabaseFailure),
+    /// A migration failed.  All of them are one transaction, so none was made.
+    #[error(
+        "the migration to schema {number} failed ({failure}), and the schema is the one before: no migration was made"
+    )]
+    Migration {
+        /// The number of the migration.
+        number: i64,
+        /// The cause.
+        failure: Box<StoreFailure>,
+    },
     /// A change does not fit on the disk of a SQLite file.
     #[error("the disk is full: free space where its file is, and changes work again")]
     DiskFull,
@@ -62,6 +79,9 @@ pub enum StoreFailure {
     /// The file or the connection failed.
     #[error(transparent)]
     Io(io::Error),
+    /// A SQLite file cannot be read.
+    #[error("{}", Unreadable(.0))]
+    File(#[source] io::Error),
     /// TLS failed, such as by a certificate that is not trusted.
     #[error("TLS: {0}")]
     Tls(#[source] Box<dyn Error + Send + Sync>),
@@ -143,7 +163,10 @@ impl StoreFailure {
         if let Self::Hosts(hosts) = self {
             return hosts.iter().all(|host| host.failure.is_final());
         }
-        if let Self::Database(DatabaseFailure(error)) = self {
+        if let Self::Migration { failure, .. } = self {
+            return failure.is_final();
+        }
+        if let Self::Database(DatabaseFailure(error)) | Self::Forbidden(DatabaseFailure(error)) = self {
             let code = error.code();
             return code
                 .is_some_and(|code| ["28", "3D", "3F", "42"].iter().any(|class| code.starts_with(class)));
@@ -153,9 +176,14 @@ impl StoreFailure {
 }
 
 impl StoreFailure {
-    /// Whether the role here may not do this (SQLSTATE 42501).
+    /// That of a migration.
+    pub(super) fn migration(number: i64, failure: Self) -> Self {
+        Self::Migration { number, failure: Box::new(failure) }
+    }
+
+    /// Whether the role here may not do this.
     pub(in crate::keys) fn is_forbidden(&self) -> bool {
-        matches!(self, Self::Database(DatabaseFailure(error)) if error.code().as_deref() == Some("42501"))
+        matches!(self, Self::Forbidden(_))
     }
 }
 
@@ -199,6 +227,9 @@ impl From<sqlx::Error> for StoreFailure {
     fn from(error: sqlx::Error) -> Self {
         match error {
             sqlx::Error::Database(error) if is_full_disk(error.as_ref()) => Self::DiskFull,
+            sqlx::Error::Database(error) if is_forbidden(error.as_ref()) => {
+                Self::Forbidden(DatabaseFailure(error))
+            }
             sqlx::Error::Database(error) => Self::Database(DatabaseFailure(error)),
             sqlx::Error::Io(error) if is_of_tls(&error) => Self::Tls(Box::new(error)),
             sqlx::Error::Io(error) => Self::Io(error),
@@ -218,6 +249,11 @@ impl From<sqlx::Error> for StoreFailure {
 fn is_full_disk(error: &dyn DatabaseError) -> bool {
     let code = error.try_downcast_ref::<SqliteError>().and_then(DatabaseError::code);
     code.is_some_and(|code| matches!(&*code, "13" | "4874"))
+}
+
+/// Whether PostgreSQL says insufficient_privilege.  SQLite has no roles, and no such code.
+fn is_forbidden(error: &dyn DatabaseError) -> bool {
+    error.code().is_some_and(|code| code == "42501")
 }
 
 /// Whether TLS was reached and failed, such as by a certificate that is not trusted.
@@ -268,8 +304,9 @@ pub enum OpenError {
     /// It is to be changed, and the role may not do that.
     #[error(
         "the key store's schema is number {found}, and this version needs number {known}, but the role in its URL may not \
-         change it: run `envoy-auth-tokens keys migrate` with a role that may. A server that is running then \
-             continues without a restart; start the others again"
+         change it: run `envoy-auth-tokens keys migrate` with a role that may (`--store-file FILE` reads its URL from a file). A \
+         server that is running then continues without a restart; start the others again. If the role in the URL is only \
+         to read, set `keys.read_only: true`, too"
     )]
     MayNotMigrate {
         /// The newest migration that was applied.
@@ -315,8 +352,8 @@ pub enum OpenFailure {
     #[error("{0}")]
     Folder(FolderProblem),
     /// The SQLite file itself.
-    #[error(transparent)]
-    File(io::Error),
+    #[error("{}", Unreadable(.0))]
+    File(#[source] io::Error),
     /// The `-wal` beside a SQLite file may be that of a file that was there before.
     #[error(
         "{} may contain changes of another file: the database file was replaced while a server had it open. If it is a backup, \
@@ -326,7 +363,7 @@ pub enum OpenFailure {
     )]
     FormerWal(PathBuf),
     /// A file that a parameter of a PostgreSQL URL names.
-    #[error("{parameter} {}: {error}", path.display())]
+    #[error("{parameter} {}: {}", path.display(), Unreadable(.error))]
     UrlFile {
         /// The parameter.
         parameter: String,
@@ -443,6 +480,16 @@ mod tests {
         }
         let late = StoreError(StoreFailure::Timeout(Duration::from_secs(5)));
         assert_eq!(late.to_string(), "the key store: no answer within 5 s");
+    }
+
+    #[test]
+    fn a_migration_that_fails_is_named() {
+        let failure = StoreFailure::migration(4, StoreFailure::ConnectTimeout);
+        assert_eq!(
+            failure.to_string(),
+            "the migration to schema 4 failed (no connection in time), and the schema is the one before: no migration was \
+             made"
+        );
     }
 
     #[test]

@@ -36,11 +36,37 @@ pub const SCHEMA: i64 = SQLITE[SQLITE.len() - 1].0;
 /// library, so it is not the library's own.
 const TABLE: &str = "api_migrations";
 
+/// The schema of a store before it was brought up to date, and after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchemaChange {
+    /// The newest migration that was applied before; 0 for an empty store.
+    pub from: i64,
+    /// The newest one now: the same where nothing was to do.
+    pub to: i64,
+}
+
+impl SchemaChange {
+    /// What bringing this schema up to date comes to.  A newer one stays as it is.
+    pub(super) fn since(from: i64) -> Self {
+        Self { from, to: SCHEMA.max(from) }
+    }
+
+    /// Logs that the schema of a store that was there before is another one now.
+    pub(super) fn log(self) {
+        let Self { from, to } = self;
+        if (1..to).contains(&from) {
+            tracing::info!(before = from, schema = to, "the key store's schema was brought up to date");
+        }
+    }
+}
+
 /// Why a store's schema is not up to date.
 #[derive(Debug)]
 pub(super) enum SchemaError {
     /// It cannot be used, or not be brought up to date.
     Mismatch(OpenError),
+    /// The migration of this number failed.
+    Step(i64, sqlx::Error),
     /// The store did not answer, or answered with an error.
     Database(sqlx::Error),
 }
@@ -90,7 +116,10 @@ pub(super) fn may_read(newest: i64, oldest_reader: i64) -> Result<(), SchemaErro
 }
 
 /// Brings the schema of a SQLite file up to date.
-pub(super) async fn run(numbered: &Numbered, connection: &mut SqliteConnection) -> Result<(), SchemaError> {
+pub(super) async fn run(
+    numbered: &Numbered,
+    connection: &mut SqliteConnection,
+) -> Result<SchemaChange, SchemaError> {
     connection.ensure_migrations_table(TABLE).await.map_err(failure)?;
     let applied = connection.list_applied_migrations(TABLE).await.map_err(failure)?;
     let applied: Vec<_> = applied.into_iter().map(|one| (one.version, one.checksum.into_owned())).collect();
@@ -99,18 +128,19 @@ pub(super) async fn run(numbered: &Numbered, connection: &mut SqliteConnection) 
         let sql = "SELECT oldest_reader FROM api_revision";
         let oldest_reader: i64 =
             sqlx::query_scalar(sql).fetch_one(&mut *connection).await.map_err(SchemaError::Database)?;
-        return may_read(newest, oldest_reader);
+        may_read(newest, oldest_reader)?;
+        return Ok(SchemaChange::since(newest));
     }
     let mut migrator = Migrator::with_migrations(all(numbered));
     migrator.dangerous_set_table_name(TABLE);
-    migrator.run_direct(None, connection, false).await.map_err(failure)
+    migrator.run_direct(None, connection, false).await.map_err(failure)?;
+    Ok(SchemaChange::since(newest))
 }
 
 fn failure(error: MigrateError) -> SchemaError {
     match error {
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-            SchemaError::Database(error)
-        }
+        MigrateError::Execute(error) => SchemaError::Database(error),
+        MigrateError::ExecuteMigration(error, number) => SchemaError::Step(number, error),
         other => SchemaError::Database(sqlx::Error::Migrate(Box::new(other))),
     }
 }
@@ -119,6 +149,7 @@ impl From<SchemaError> for StoreError {
     fn from(error: SchemaError) -> Self {
         match error {
             SchemaError::Mismatch(error) => Self(StoreFailure::Schema(Box::new(error))),
+            SchemaError::Step(number, error) => Self(StoreFailure::migration(number, error.into())),
             SchemaError::Database(error) => error.into(),
         }
     }

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use self::connections::{Access, Connections, Database, Transaction, unnamed};
 use self::notifications::Notifications;
-use super::migrations::{SCHEMA, SchemaError};
+use super::migrations::{SCHEMA, SchemaChange, SchemaError};
 use super::operations::{self, reading};
 use super::rows::{self, KeyRow};
 use super::statements::{Dialect, Statements};
@@ -92,19 +92,33 @@ impl PostgresStore {
         Self::new(url, true)
     }
 
-    /// Brings the schema up to date, and gives back its number.
+    /// Brings the schema up to date, and gives back what it was and what it is now.
     ///
     /// # Errors
     /// [`OpenError`]: the database does not answer within the timeouts, its schema is of no use to this version, another
     /// process holds the lock of migrations, or the role may not migrate.
-    pub async fn migrate_once(url: &Secret) -> Result<i64, OpenError> {
+    pub async fn migrate_once(url: &Secret) -> Result<SchemaChange, OpenError> {
         let store = Self::new(url, false)?;
         let migrated = timeout(MIGRATION_TIMEOUT, store.migrate()).await;
         let migrated = migrated.unwrap_or(Err(StoreError(StoreFailure::MigrationTimeout)));
-        migrated.map(|before| SCHEMA.max(before)).map_err(|error| match error.0 {
-            StoreFailure::Schema(error) => *error,
-            failure => rejected(url, OpenFailure::Store(failure)),
-        })
+        migrated.map(|Migrated { change, .. }| change).map_err(|error| open_error(url, error))
+    }
+
+    /// The rights that a server that writes needs and the role in the URL does not have, for each table such as
+    /// `INSERT, UPDATE ON api_keys`.  Nothing is changed.
+    ///
+    /// # Errors
+    /// The database does not answer within the timeouts, or with an error.
+    pub async fn missing_rights(url: &Secret) -> Result<Vec<String>, OpenError> {
+        let target = postgres_url::Target::parse(url.expose(), false)?;
+        let asked = async {
+            let (mut connection, _) = connections::connect(&target).await?;
+            let missing = schema::missing_rights(&mut connection).await;
+            connections::close(connection).await;
+            Ok::<_, StoreError>(missing?)
+        };
+        let late = Err(StoreError(StoreFailure::Timeout(SCHEMA_TIMEOUT)));
+        timeout(SCHEMA_TIMEOUT, asked).await.unwrap_or(late).map_err(|error| open_error(url, error))
     }
 
     fn new(url: &Secret, is_read_only: bool) -> Result<Self, OpenError> {
@@ -128,7 +142,7 @@ impl PostgresStore {
         }
         let late = Err(StoreError(StoreFailure::ConnectTimeout));
         match timeout(OPEN_TIMEOUT, self.migrate()).await.unwrap_or(late) {
-            Ok(before) => log_migration(before),
+            Ok(migrated) => migrated.log(),
             Err(StoreError(StoreFailure::Schema(error))) => return Err(*error),
             Err(StoreError(failure)) if failure.is_final() => {
                 return Err(rejected(url, OpenFailure::Store(failure)));
@@ -142,20 +156,20 @@ impl PostgresStore {
     }
 
     /// Brings the schema up to date, or looks whether it is where nothing is written, on a connection of its own.
-    /// Gives back the number of the schema that it was.
+    /// Looks which rights the role has.
     ///
     /// After an error the connection may still hold the lock of migrations, so it is closed in every case.
-    async fn migrate(&self) -> Result<i64, StoreError> {
+    async fn migrate(&self) -> Result<Migrated, StoreError> {
         let target = self.database.target();
         let (mut connection, _) = connections::connect(&target).await?;
         let outcome = self.migrate_over(&mut connection).await;
         connections::close(connection).await;
-        let before = outcome?;
+        let migrated = outcome?;
         self.migrated.store(true, Ordering::Release);
-        Ok(before)
+        Ok(migrated)
     }
 
-    async fn migrate_over(&self, connection: &mut PgConnection) -> Result<i64, StoreError> {
+    async fn migrate_over(&self, connection: &mut PgConnection) -> Result<Migrated, StoreError> {
         let late = |_| StoreError(StoreFailure::Timeout(SCHEMA_TIMEOUT));
         let found = timeout(SCHEMA_TIMEOUT, schema::look(connection)).await.map_err(late)??;
         if found < SCHEMA {
@@ -164,7 +178,12 @@ impl PostgresStore {
             }
             schema::migrate(connection, found).await?;
         }
-        Ok(found)
+        let missing_rights = if self.is_read_only {
+            Vec::new()
+        } else {
+            timeout(SCHEMA_TIMEOUT, schema::missing_rights(connection)).await.map_err(late)??
+        };
+        Ok(Migrated { change: SchemaChange::since(found), missing_rights })
     }
 
     /// Looks which schema there is where that is in doubt.
@@ -271,10 +290,31 @@ fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
     error.as_database_error().and_then(DatabaseError::code)
 }
 
-/// Logs that the schema was brought up to date, where it was an older one.
-fn log_migration(before: i64) {
-    if (1..SCHEMA).contains(&before) {
-        tracing::info!(before, schema = SCHEMA, "the key store's schema was brought up to date");
+/// A database whose schema is up to date.
+struct Migrated {
+    change: SchemaChange,
+    /// The rights that a server that writes needs and the role does not have; none where it only reads.
+    missing_rights: Vec<String>,
+}
+
+impl Migrated {
+    fn log(self) {
+        self.change.log();
+        if !self.missing_rights.is_empty() {
+            // It serves all the same: after rights were taken away by mistake, a restart must not deny every key.
+            tracing::error!(
+                missing = self.missing_rights.join("; "),
+                "the role in the URL of the key store lacks rights of a server that writes: what needs them fails. Grant it \
+                 these rights, or set `keys.read_only: true`, for which SELECT is enough"
+            );
+        }
+    }
+}
+
+fn open_error(url: &Secret, error: StoreError) -> OpenError {
+    match error.0 {
+        StoreFailure::Schema(error) => *error,
+        failure => rejected(url, OpenFailure::Store(failure)),
     }
 }
 
@@ -307,8 +347,9 @@ impl transaction::Database for PostgresStore {
 
     fn replace_url(&self, url: &StoreUrl) -> Result<(), UrlError> {
         match url {
-            StoreUrl::Postgres(url) => {
-                self.database.replace(postgres_url::Target::parse(url.expose(), self.is_read_only)?);
+            StoreUrl::Postgres(secret) => {
+                let target = postgres_url::Target::parse(secret.expose(), self.is_read_only)?;
+                self.database.propose(target, url.to_string());
                 Ok(())
             }
             StoreUrl::Sqlite(_) => Ok(()),
@@ -324,10 +365,11 @@ impl transaction::Database for PostgresStore {
 #[async_trait]
 impl Source for PostgresStore {
     async fn prepare(&self) -> Result<(), StoreError> {
+        self.database.try_proposal();
         self.check_schema().await?;
         if !self.migrated.load(Ordering::Acquire) {
             let late = |_| StoreError(StoreFailure::MigrationTimeout);
-            log_migration(timeout(MIGRATION_TIMEOUT, self.migrate()).await.map_err(late)??);
+            timeout(MIGRATION_TIMEOUT, self.migrate()).await.map_err(late)??.log();
         }
         Ok(())
     }

@@ -21,8 +21,8 @@ use super::statements::{Dialect, Statements};
 use super::transaction::{Bind, Database, DatabaseTransaction, Rows, StoreTransaction};
 use super::value::{Value, values};
 use super::{
-    FollowerStore, ForgottenKeys, ForgottenRows, Gate, GateGuard, KeyUse, OpenError, StoreError, StoreUrl,
-    Upkeep, UrlError,
+    FollowerStore, ForgottenKeys, ForgottenRows, Gate, GateGuard, KeyUse, OpenError, SchemaChange,
+    StoreError, StoreUrl, Upkeep, UrlError,
 };
 use crate::keys::Key;
 use crate::keys::store::source::{
@@ -55,7 +55,24 @@ impl SqliteStore {
     /// # Errors
     /// [`OpenError`]: it cannot be opened, is no database, or was written by a newer version.
     pub async fn open(path: &Path) -> Result<Self, OpenError> {
-        Ok(Self { connections: Connections::open(path).await?, reader: Reader::Operations })
+        let (store, change) = Self::open_and_migrate(path).await?;
+        change.log();
+        Ok(store)
+    }
+
+    /// Brings the schema of the file up to date, or creates the file, and closes it.
+    ///
+    /// # Errors
+    /// As with [`SqliteStore::open`].
+    pub async fn migrate_once(path: &Path) -> Result<SchemaChange, OpenError> {
+        let (store, change) = Self::open_and_migrate(path).await?;
+        store.connections.close().await;
+        Ok(change)
+    }
+
+    async fn open_and_migrate(path: &Path) -> Result<(Self, SchemaChange), OpenError> {
+        let (connections, change) = Connections::open(path).await?;
+        Ok((Self { connections, reader: Reader::Operations }, change))
     }
 
     /// Opens an existing file for reading alone: nothing is created, and the schema stays as it is.

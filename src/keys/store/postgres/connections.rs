@@ -7,7 +7,7 @@
 //! Here a transaction that does not commit is rolled back, or its connection is thrown away.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow};
@@ -60,21 +60,75 @@ where
     sqlx::query_scalar(sql).persistent(false)
 }
 
+/// How long to wait before a URL that leads nowhere is tried again.
+const PROPOSAL_INTERVAL: Duration = Duration::from_secs(2);
+
 /// The database, as every connection of a process reaches it.
 pub struct Database {
     target: watch::Sender<Arc<Target>>,
     /// How many connections were lost.
     lost: watch::Sender<u64>,
+    proposal: Mutex<Proposal>,
+}
+
+/// A URL that is taken over once a connection was made by it: a wrong password must not take away what works.
+#[derive(Default)]
+struct Proposal {
+    proposed: Option<Arc<Proposed>>,
+    /// A task tries it.
+    is_tried: bool,
+}
+
+struct Proposed {
+    target: Arc<Target>,
+    /// The URL without user info.
+    store: String,
 }
 
 impl Database {
     pub fn new(target: Target) -> Self {
-        Self { target: watch::Sender::new(Arc::new(target)), lost: watch::Sender::new(0) }
+        Self {
+            target: watch::Sender::new(Arc::new(target)),
+            lost: watch::Sender::new(0),
+            proposal: Mutex::default(),
+        }
     }
 
-    /// From now on connections are made to this.  Those that are idle are closed, the others when they are free.
-    pub fn replace(&self, target: Target) {
-        self.target.send_replace(Arc::new(target));
+    /// Proposes a target for further connections, in the place of one that was proposed before.  `store` is its URL
+    /// without user info.
+    pub fn propose(&self, target: Target, store: String) {
+        self.proposal().proposed = Some(Arc::new(Proposed { target: Arc::new(target), store }));
+    }
+
+    fn proposal(&self) -> MutexGuard<'_, Proposal> {
+        self.proposal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries what was proposed, in a task of the caller's runtime, until a connection is made by it.
+    pub fn try_proposal(self: &Arc<Self>) {
+        let mut proposal = self.proposal();
+        if proposal.proposed.is_some() && !std::mem::replace(&mut proposal.is_tried, true) {
+            tokio::spawn(try_until_it_works(Arc::downgrade(self)));
+        }
+    }
+
+    /// What is to be tried; `None` ends the task that tries it.
+    fn proposed(&self) -> Option<Arc<Proposed>> {
+        let mut proposal = self.proposal();
+        proposal.is_tried = proposal.proposed.is_some();
+        proposal.proposed.clone()
+    }
+
+    /// From now on connections are made by what was proposed, unless something else was proposed meanwhile.  Those that
+    /// are idle are closed, the others when they are free.
+    fn take_over(&self, proposed: &Arc<Proposed>) -> bool {
+        let mut proposal = self.proposal();
+        let is_the_newest = proposal.proposed.as_ref().is_some_and(|newest| Arc::ptr_eq(newest, proposed));
+        if is_the_newest {
+            proposal.proposed = None;
+            self.target.send_replace(Arc::clone(&proposed.target));
+        }
+        is_the_newest
     }
 
     pub fn target(&self) -> Arc<Target> {
@@ -93,6 +147,46 @@ impl Database {
 
     fn count_loss(&self) {
         self.lost.send_modify(|lost| *lost = lost.wrapping_add(1));
+    }
+}
+
+/// Tries what was proposed until a connection is made by it, and takes it over.
+async fn try_until_it_works(database: Weak<Database>) {
+    // What the log says already: of which proposal, and why it does not work.
+    let mut logged: Option<(Arc<Proposed>, String)> = None;
+    loop {
+        let Some(database) = database.upgrade() else { return };
+        let Some(proposed) = database.proposed() else { return };
+        let store = &*proposed.store;
+        match connect(&proposed.target).await {
+            Ok((connection, _)) => {
+                close(connection).await;
+                if database.take_over(&proposed) {
+                    tracing::info!(
+                        store,
+                        "the URL of the key store was taken over: connections are made by it from now on"
+                    );
+                }
+            }
+            Err(failure) => {
+                drop(database);
+                let reason = failure.to_string();
+                let is_logged = logged
+                    .as_ref()
+                    .is_some_and(|(of, logged)| Arc::ptr_eq(of, &proposed) && *logged == reason);
+                if !is_logged {
+                    tracing::error!(
+                        store,
+                        reason,
+                        "the new URL of the key store is not taken over, because no connection can be made by it: connections \
+                         are made by the URL before. Correct `keys.store`, or the role in the database; it is tried again \
+                         by itself"
+                    );
+                    logged = Some((proposed, reason));
+                }
+                sleep(PROPOSAL_INTERVAL).await;
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use sqlx::error::DatabaseError;
 use sqlx::migrate::Migration;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor, Row};
@@ -69,20 +70,25 @@ pub async fn migrate(connection: &mut PgConnection, newest: i64) -> Result<(), S
     // The lock of the versions that let sqlx migrate: one of them may start at the same moment.
     let lock = 0x3d32_ad9e * i64::from(crc32fast::hash(database.as_bytes()));
     match apply_all(connection, lock).await {
+        Err(SchemaError::Database(error) | SchemaError::Step(_, error)) if is_forbidden(&error) => {
+            Err(SchemaError::Mismatch(OpenError::MayNotMigrate { found: newest, known: SCHEMA }))
+        }
         Err(SchemaError::Database(error)) => {
-            let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+            let code = error.as_database_error().and_then(DatabaseError::code);
             match code.as_deref() {
                 // lock_not_available
                 Some("55P03") => Err(holder(connection, lock).await?.unwrap_or(SchemaError::Database(error))),
-                // insufficient_privilege
-                Some("42501") => {
-                    Err(SchemaError::Mismatch(OpenError::MayNotMigrate { found: newest, known: SCHEMA }))
-                }
                 Some(_) | None => Err(SchemaError::Database(error)),
             }
         }
         applied => applied,
     }
+}
+
+/// Whether the role in the URL may not do this.
+fn is_forbidden(error: &sqlx::Error) -> bool {
+    // insufficient_privilege
+    error.as_database_error().and_then(DatabaseError::code).as_deref() == Some("42501")
 }
 
 async fn apply_all(connection: &mut PgConnection, lock: i64) -> Result<(), SchemaError> {
@@ -103,7 +109,8 @@ async fn apply_all(connection: &mut PgConnection, lock: i64) -> Result<(), Schem
     // Another process may have migrated meanwhile.
     let newest = applied(connection).await?;
     for migration in migrations::all(POSTGRES).into_iter().filter(|one| one.version > newest) {
-        apply(connection, migration).await.map_err(SchemaError::Database)?;
+        let number = migration.version;
+        apply(connection, migration).await.map_err(|error| SchemaError::Step(number, error))?;
     }
     connection.execute(sqlx::raw_sql("COMMIT")).await.map_err(SchemaError::Database)?;
     Ok(())
@@ -128,6 +135,31 @@ async fn apply(connection: &mut PgConnection, migration: Migration) -> Result<()
         .execute(&mut *connection)
         .await?;
     Ok(())
+}
+
+/// The rights on our tables that the role here does not have and that a server that writes needs, for each table such as
+/// `INSERT, UPDATE ON api_keys`.
+///
+/// After an error the transaction is still open: close the connection.
+///
+/// # Errors
+/// The database failed.
+pub async fn missing_rights(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    // A right on the columns that we write may have been granted instead of one on the table.
+    let sql = "SELECT format('%s ON %s', string_agg(rights.name, ', ' ORDER BY rights.name), tables.name) \
+               FROM unnest(ARRAY['api_keys', 'api_sessions', 'api_people', 'api_changes', 'api_revision', \
+                                 'api_accounts', 'api_secrets', 'api_used_states', 'api_audit']) AS tables (name), \
+                    unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS rights (name) \
+               WHERE CASE \
+                   WHEN to_regclass(tables.name) IS NULL THEN false \
+                   WHEN tables.name = 'api_audit' AND rights.name IN ('UPDATE', 'DELETE') THEN false \
+                   WHEN rights.name = 'DELETE' THEN NOT has_table_privilege(tables.name, rights.name) \
+                   ELSE NOT has_any_column_privilege(tables.name, rights.name) END \
+               GROUP BY tables.name ORDER BY tables.name";
+    connection.execute(sqlx::raw_sql("BEGIN READ ONLY")).await?;
+    let missing = unnamed_scalar(sql).fetch_all(&mut *connection).await?;
+    connection.execute(sqlx::raw_sql("COMMIT")).await?;
+    Ok(missing)
 }
 
 /// Who holds the lock of migrations; `None` when it is free by now.

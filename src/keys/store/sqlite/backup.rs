@@ -12,8 +12,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, Sq
 use sqlx::{ConnectOptions, Connection};
 
 use super::super::{OpenFailure, StoreFailure};
-use super::file::{FileId, beside};
+use super::file::{FileId, beside, check_readable};
 use super::origin;
+use crate::file_problem::Unwritable;
 use crate::folder::FolderProblem;
 
 /// How long a backup waits for a lock on the file.
@@ -53,7 +54,7 @@ pub enum BackupError {
     #[error("no backup can be written: {0}")]
     Folder(FolderProblem),
     /// The backup cannot be written.
-    #[error("the backup {} cannot be written: {source}", path.display())]
+    #[error("the backup {} cannot be written: {}", path.display(), Unwritable(.source))]
     Write {
         /// The backup.
         path: PathBuf,
@@ -107,6 +108,7 @@ pub async fn back_up(store: &Path, to: &Path) -> Result<Backup, BackupError> {
     }
     let file = FileId::of(store).map_err(|error| source(OpenFailure::File(error)))?;
     let file = file.ok_or_else(|| BackupError::NoStore(store.to_owned()))?;
+    check_readable(store).map_err(|error| source(OpenFailure::File(error)))?;
     origin::check_wal(store, file).await.map_err(source)?;
 
     let unfinished = Unfinished(beside(to, &format!(".unfinished-{}", std::process::id())));

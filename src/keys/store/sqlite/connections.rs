@@ -25,9 +25,9 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use super::super::migrations::{self, SchemaError};
+use super::super::migrations::{self, SchemaChange, SchemaError};
 use super::super::{OpenError, OpenFailure, StoreError, StoreFailure, StoreUrl};
-use super::file::{FileId, HEADER_BYTES, beside, is_whole};
+use super::file::{FileId, HEADER_BYTES, beside, check_readable, is_whole};
 use super::origin;
 use crate::folder::FolderProblem;
 
@@ -248,7 +248,7 @@ impl DerefMut for WriteTransaction {
 
 impl Connections {
     /// Opens the file, or creates it with mode 0600, and brings its schema up to date.
-    pub async fn open(path: &Path) -> Result<Arc<Self>, OpenError> {
+    pub async fn open(path: &Path) -> Result<(Arc<Self>, SchemaChange), OpenError> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
@@ -256,8 +256,8 @@ impl Connections {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT);
         let connections = Self::new(path, options, false);
-        connections.open_file(Expect::Any).await?;
-        Ok(connections)
+        let change = connections.open_file(Expect::Any).await?;
+        Ok((connections, change))
     }
 
     /// An existing file for reading alone, which is opened by the first reading: nothing is created, and the schema
@@ -327,7 +327,9 @@ impl Connections {
     /// One more connection to the file that is open.
     async fn connect(&self) -> Result<SqliteConnection, StoreError> {
         if self.is_read_only && matches!(*lock(&self.state), State::NotOpened) {
-            let file = FileId::of(&self.path).map_err(StoreFailure::Io)?.ok_or(StoreFailure::FileRemoved)?;
+            let file =
+                FileId::of(&self.path).map_err(StoreFailure::File)?.ok_or(StoreFailure::FileRemoved)?;
+            check_readable(&self.path).map_err(StoreFailure::File)?;
             if let Err(reason) = origin::check_wal(&self.path, file).await {
                 let error = OpenError::Rejected { store: StoreUrl::Sqlite(self.path.clone()), reason };
                 return Err(StoreFailure::Schema(Box::new(error)).into());
@@ -426,7 +428,7 @@ impl Connections {
         }
         let _nobody_else = self.everybody_out().await?;
         let opened = self.open_file(Expect::Whole).await;
-        opened.map_err(|error| {
+        let change = opened.map_err(|error| {
             let error = Arc::new(error);
             if self.reject(&error) {
                 let (path, reason) = (self.path.display(), error.to_string());
@@ -435,6 +437,7 @@ impl Connections {
             }
             StoreFailure::FileRejected(error)
         })?;
+        change.log();
         tracing::info!(path = %self.path.display(), "the key store's new file is open");
         Ok(())
     }
@@ -508,7 +511,7 @@ impl Connections {
     }
 
     /// Opens the file at the path and brings its schema up to date.  No connection is open before.
-    async fn open_file(&self, expect: Expect) -> Result<(), OpenError> {
+    async fn open_file(&self, expect: Expect) -> Result<SchemaChange, OpenError> {
         let path = &self.path;
         let rejected = |reason: OpenFailure| {
             // The errors of SQLite and of the operating system name no folder.
@@ -520,13 +523,16 @@ impl Connections {
             look_into(path, expect).map_err(rejected)?.ok_or_else(|| failed(StoreFailure::FileNotWhole))?;
         origin::check_wal(path, file).await.map_err(rejected)?;
         let deadline = Instant::now() + OPEN_TIMEOUT;
-        let connection = loop {
+        let (connection, change) = loop {
             match self.connect_and_migrate(file).await {
-                Ok(connection) => break connection,
+                Ok(opened) => break opened,
                 Err(SchemaError::Database(error)) if is_busy(&error) && Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 Err(SchemaError::Database(error)) => return Err(failed(error.into())),
+                Err(SchemaError::Step(number, error)) => {
+                    return Err(failed(StoreFailure::migration(number, error.into())));
+                }
                 Err(SchemaError::Mismatch(error)) => return Err(error),
             }
         };
@@ -537,26 +543,29 @@ impl Connections {
         }
         self.set(State::Open(opened));
         lock(&self.writer.idle).push(connection);
-        Ok(())
+        Ok(change)
     }
 
     /// The library's SQLite migrations take no lock, so all of them run in one transaction that holds the file's.
-    async fn connect_and_migrate(&self, file: FileId) -> Result<SqliteConnection, SchemaError> {
+    async fn connect_and_migrate(
+        &self,
+        file: FileId,
+    ) -> Result<(SqliteConnection, SchemaChange), SchemaError> {
         let mut connection = self.options.connect().await.map_err(SchemaError::Database)?;
         let migrated = async {
             let started = connection.begin_with("BEGIN IMMEDIATE").await;
             let mut transaction = started.map_err(SchemaError::Database)?;
-            migrations::run(migrations::SQLITE, &mut transaction).await?;
+            let change = migrations::run(migrations::SQLITE, &mut transaction).await?;
             let is_new = origin::note(&mut transaction, file).await.map_err(SchemaError::Database)?;
             transaction.commit().await.map_err(SchemaError::Database)?;
             if is_new {
                 // Into the file itself.  Where another process reads, it gets there later.
                 let _ = empty_wal(&mut connection).await;
             }
-            Ok(())
+            Ok(change)
         };
         match migrated.await {
-            Ok(()) => Ok(connection),
+            Ok(change) => Ok((connection, change)),
             Err(error) => {
                 close(connection).await;
                 Err(error)

@@ -11,6 +11,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::fs::{Access, access};
+
 /// What the first 16 bytes of a SQLite file are.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 /// The length of a SQLite file's header, in bytes.
@@ -49,6 +51,14 @@ impl From<&Metadata> for FileId {
     fn from(metadata: &Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino(), born: metadata.created().ok() }
     }
+}
+
+/// Whether this process may read the file: SQLite does not say why it cannot open one.
+///
+/// # Errors
+/// It may not.
+pub fn check_readable(path: &Path) -> io::Result<()> {
+    Ok(access(path, Access::READ_OK)?)
 }
 
 /// The path of a file that SQLite keeps beside its own, such as `-wal`.
