@@ -71,7 +71,7 @@ fn a_hot_restart_decides_every_request_and_hands_the_probes_over() {
             });
         }
         let second = start(HotRestart::Next { base_id });
-        second.log().wait_for("a warning", |line| line.contains("there are no probes").then_some(()));
+        second.log().wait_for("a warning", |line| line.contains("cannot listen for probes").then_some(()));
         first.wait();
         let before = asked.load(Ordering::Relaxed);
         wait_until("the second decides alone", || asked.load(Ordering::Relaxed) > before + 100);
