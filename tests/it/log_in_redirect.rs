@@ -476,7 +476,7 @@ fn explain_shows_the_redirect_or_why_there_is_none() {
     let none = json(&request, "");
     assert_eq!(none["answer"]["status"], 401);
     let says = none["redirect"]["says"].as_str().unwrap();
-    assert!(says.starts_with("not sent to the log-in page: this is no GET of a browser"), "{says}");
+    assert!(says.starts_with("not sent to the log-in page: this is not a GET by which a browser"), "{says}");
     let elsewhere = ["--host", "evil.example", "--path", "/", "--header", "sec-fetch-mode: navigate"];
     let says = json(&elsewhere, "")["redirect"]["says"].to_string();
     assert!(says.contains("the request's host is neither"), "{says}");
