@@ -391,6 +391,8 @@ fn without_port(address: &[u8]) -> &[u8] {
 
 fn set_metadata(stream: &mut Stream<'_>, metadata: &Metadata) {
     match metadata {
+        // ext_authz opens no namespace for nothing.
+        Metadata::Struct(message) if message.is_empty() => {}
         Metadata::Struct(message) => stream.set_metadata_struct(metadata::NAMESPACE, message),
         Metadata::Flat(members) => {
             for (name, value) in members {

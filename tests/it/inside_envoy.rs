@@ -377,8 +377,8 @@ fn compare(release: EnvoyRelease, requests: usize, seed: u64) {
         if let Some(metadata) = entry["ext_authz"].as_object_mut() {
             metadata.remove("ext_authz_duration");
         }
-        assert_eq!(entry["ext_authz"], ours[&id]["ext_authz"], "{id}");
-        assert_eq!(entry["status"], ours[&id]["status"], "{id}");
+        assert_eq!(entry["ext_authz"], ours[&id]["ext_authz"], "{id}: {entry}");
+        assert_eq!(entry["status"], ours[&id]["status"], "{id}: {entry}");
     }
     beside.expecting_errors();
     inside.expecting_errors();
@@ -401,6 +401,18 @@ fn random_requests_are_answered_as_by_the_server_on_envoy_1_39() {
 #[test]
 fn random_requests_are_answered_as_by_the_server_on_envoy_1_38() {
     compare(EnvoyRelease::V1_38, cases(200), 1_938);
+}
+
+/// A preflight passes without an actor and without a policy: nothing is said of it.
+#[test]
+fn a_preflight_has_no_metadata_in_either_form() {
+    for encoding in [Encoding::Raw, Encoding::Inside] {
+        let stack = Stack::encoded(DIFFERENTIAL, encoding);
+        let preflight = http1::Request::new(stack.address(), "OPTIONS", "/preflight").host("app.example");
+        let preflight = preflight.header("origin", "https://page.example");
+        assert_eq!(preflight.header("access-control-request-method", "GET").send().status, 200);
+        assert_eq!(stack.envoy.accessed("/preflight")["ext_authz"], Value::Null, "{encoding:?}");
+    }
 }
 
 #[test]

@@ -218,7 +218,9 @@ fn who_speaks_no_tls_or_nothing_is_not_waited_for_by_anybody() {
         assert!(!heard.windows(4).any(|window| window == b"HTTP"), "{}", heard.escape_ascii());
         assert_eq!(check(server.tcp(), &client), Ok(true));
     }
-    server.log().wait_for("that it does not speak TLS", |line| line.contains("does not speak TLS").then_some(()));
+    server
+        .log()
+        .wait_for("that it does not speak TLS", |line| line.contains("does not speak TLS").then_some(()));
     is_closed(&mut slow, MAX_WAIT);
     is_closed(&mut silent, MAX_WAIT);
     assert_eq!(check(server.tcp(), &client), Ok(true));

@@ -10,6 +10,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use serde_json::json;
 use sqlx::AssertSqlSafe;
@@ -35,6 +36,7 @@ use crate::keys::store::source::{
     AccountPage, ChangePage, Continuity, Cursor, KeyPage, LogPosition, Look, PersonPage, Revision,
     SessionPage, Source,
 };
+use crate::priority::give_way_after;
 use crate::secret::Secret;
 use crate::token::TokenDigest;
 
@@ -258,7 +260,20 @@ impl DatabaseTransaction for PostgresTransaction {
     }
 
     async fn fetch(&mut self, sql: &str, values: &[Value]) -> Result<Rows, StoreError> {
-        let rows = unnamed(AssertSqlSafe(sql)).bind_all(values).fetch_all(&mut *self.transaction).await;
+        let rows = {
+            let mut stream = unnamed(AssertSqlSafe(sql)).bind_all(values).fetch(&mut *self.transaction);
+            let mut rows = Vec::new();
+            loop {
+                match stream.try_next().await {
+                    Ok(Some(row)) => {
+                        give_way_after(rows.len());
+                        rows.push(row);
+                    }
+                    Ok(None) => break Ok(rows),
+                    Err(error) => break Err(error),
+                }
+            }
+        };
         rows.map(Rows::Postgres).map_err(|error| self.failed(error))
     }
 
