@@ -7,8 +7,8 @@
 /// thread gets about a tenth.
 const NICENESS: i32 = 10;
 
-/// How many rows of a store a thread works on before it gives way: about a tenth of a millisecond.
-const ROWS_IN_TURN: usize = 128;
+/// After how many rows of a store a thread yields: about a tenth of a millisecond.
+const ROWS_BEFORE_YIELD: usize = 128;
 
 /// Lowers the priority of this thread and of the threads that it starts.
 pub fn lower() {
@@ -18,20 +18,20 @@ pub fn lower() {
     }
 }
 
-/// Rows of a store, between which the thread gives way to others that wait for its processor.
+/// Rows of a store, between which the thread yields to others that wait for its processor.
 ///
 /// The kernel lets a thread finish its time slice of a millisecond or more, even where it has the lower priority: a Check
 /// that arrives meanwhile would wait for that.
-pub fn giving_way<R: IntoIterator>(rows: R) -> impl Iterator<Item = R::Item> {
+pub fn yielding<R: IntoIterator>(rows: R) -> impl Iterator<Item = R::Item> {
     rows.into_iter().enumerate().map(|(number, row)| {
-        give_way_after(number);
+        yield_after(number);
         row
     })
 }
 
-/// Gives way where the row of this number, from 0 on, ends a turn.
-pub fn give_way_after(number: usize) {
-    if number % ROWS_IN_TURN == ROWS_IN_TURN - 1 {
+/// Yields the processor after the last row of such a number, counted from 0.
+pub fn yield_after(number: usize) {
+    if number % ROWS_BEFORE_YIELD == ROWS_BEFORE_YIELD - 1 {
         std::thread::yield_now();
     }
 }

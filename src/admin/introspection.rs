@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_guesses_learns_nothing_of_the_next_tokens() {
+    fn a_caller_who_guesses_learns_nothing_of_the_next_tokens() {
         let now = Arc::new(AtomicI64::new(0));
         let time = Arc::clone(&now);
         let limiter = Limiter::new(Clock::from_fn(move || {

@@ -1,6 +1,6 @@
 //! Log-in and log-out.  A session is a cookie whose digest is stored.  A log-in gives two with a secret each: the one that
-//! this listener reads, and where `credentials` lists the location `session`, the one that Checks read.  Whoever takes
-//! the application's from the application manages no key.
+//! this listener reads, and where `credentials` lists the location `session`, the one that Checks read.  An
+//! attacker who takes the application's from the application manages no key.
 
 use std::sync::Arc;
 

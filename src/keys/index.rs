@@ -27,7 +27,7 @@ use super::usage::{LastUse, Used};
 use super::{Account, Status, StoredKey, StoredPerson, StoredSession, WhyDenied};
 use crate::credential::Principal;
 use crate::person::{PersonId, PersonSource};
-use crate::priority::giving_way;
+use crate::priority::yielding;
 use crate::token::TokenDigest;
 
 pub use self::entry::{Lifetime, PersonKey};
@@ -282,7 +282,7 @@ impl Index {
         for account in page.accounts {
             self.put_account(account);
         }
-        for stored in giving_way(page.keys) {
+        for stored in yielding(page.keys) {
             self.put(stored);
         }
         for id in page.deleted_keys {
@@ -321,7 +321,7 @@ impl Index {
         for id in gone {
             self.remove_locked(&mut by_id, id, Cause::Reading);
         }
-        for stored in giving_way(page.keys) {
+        for stored in yielding(page.keys) {
             self.put_locked(&mut by_id, stored, Cause::Reading);
         }
     }

@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colours_are_for_terminals_and_for_whoever_wants_them() {
+    fn colours_are_for_terminals_and_where_they_are_asked_for() {
         for (is_terminal, no_color, expected) in [
             (true, None, true),
             (true, Some(""), true),

@@ -387,7 +387,7 @@ fn a_token_passes_and_its_request_is_changed() {
 }
 
 #[test]
-fn whoever_is_denied_is_answered_once_and_goes_no_further() {
+fn a_denied_request_is_answered_once_and_goes_no_further() {
     let envoy = FakeEnvoy::new(CONFIG);
     for (headers, expected) in [
         (vec![], 401),

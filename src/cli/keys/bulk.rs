@@ -36,7 +36,7 @@ pub(in crate::cli) struct RevokeKeysArgs {
 /// Which keys are revoked together: those that all of it fits.
 #[derive(Debug, Args)]
 struct Criteria {
-    /// Keys that the actor with this id created, whoever owns them
+    /// Keys that the actor with this id created, of any owner
     #[arg(long, help_heading = CRITERIA_HEADING, value_name = "ACTOR", groups = ["which", "criteria"])]
     created_by: Option<String>,
     /// Keys created since this time: a day such as 2026-11-30, a time, or how long ago, such as 7d

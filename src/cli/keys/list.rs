@@ -44,7 +44,7 @@ pub(in crate::cli) struct ListKeysArgs {
     /// Only keys without an owner, of accounts, or of people
     #[arg(long, value_enum)]
     kind: Option<OwnerKind>,
-    /// Only keys that the actor with this id created, whoever owns them
+    /// Only keys that the actor with this id created, of any owner
     #[arg(long, value_name = "ACTOR")]
     created_by: Option<String>,
     /// Only keys that expire within this time, such as 7d

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_asks_the_same_waits_for_the_same_answer() {
+    async fn callers_with_the_same_question_wait_for_one_answer() {
         let questions = InFlight::<&str, u32>::new();
         assert!(questions.get(&"ann").is_none());
         let (answer, answered) = oneshot::channel();

@@ -36,7 +36,7 @@ use crate::keys::store::source::{
     AccountPage, ChangePage, Continuity, Cursor, KeyPage, LogPosition, Look, PersonPage, Revision,
     SessionPage, Source,
 };
-use crate::priority::give_way_after;
+use crate::priority::yield_after;
 use crate::secret::Secret;
 use crate::token::TokenDigest;
 
@@ -266,7 +266,7 @@ impl DatabaseTransaction for PostgresTransaction {
             loop {
                 match stream.try_next().await {
                     Ok(Some(row)) => {
-                        give_way_after(rows.len());
+                        yield_after(rows.len());
                         rows.push(row);
                     }
                     Ok(None) => break Ok(rows),

@@ -23,7 +23,7 @@ use crate::keys::{
     Account, CreateAccount, Key, KeyOwner, Role, SessionScope, StoredKey, StoredPerson, StoredSession,
 };
 use crate::person::{PersonId, PersonSource};
-use crate::priority::giving_way;
+use crate::priority::yielding;
 use crate::token::TokenDigest;
 
 /// A column of a table.
@@ -535,7 +535,7 @@ pub(super) fn person_page(rows: Vec<PersonRow>) -> PersonPage {
 /// A page of all keys.
 pub(super) fn key_page(rows: Vec<KeyRow>) -> KeyPage {
     let next = rows.last().map(|row| row.id).filter(|_| rows.len() >= MAX_PAGE);
-    KeyPage { keys: giving_way(rows).filter_map(key).collect(), next }
+    KeyPage { keys: yielding(rows).filter_map(key).collect(), next }
 }
 
 /// A page of all keys from JSON: an array of rows, each an array of its columns.

@@ -9,7 +9,7 @@ use sqlx::{Database as SqlDatabase, Encode, FromRow, Type};
 use super::statements::Statements;
 use super::value::Value;
 use super::{Committed, FollowerStore, Gate, GateGuard, StoreError, StoreUrl, UrlError};
-use crate::priority::giving_way;
+use crate::priority::yielding;
 
 /// Something to which values are bound.
 pub(super) trait Bind<'q, DB: SqlDatabase>: Sized {
@@ -100,9 +100,9 @@ impl StoreTransaction {
     /// The rows that a statement gives.
     pub async fn rows<R: StoreRow>(&mut self, sql: &str, values: &[Value]) -> Result<Vec<R>, StoreError> {
         let rows: Result<Vec<R>, sqlx::Error> = match self.0.fetch(sql, values).await? {
-            Rows::Sqlite(rows) => giving_way(&rows).map(R::from_row).collect(),
+            Rows::Sqlite(rows) => yielding(&rows).map(R::from_row).collect(),
             #[cfg(feature = "postgres")]
-            Rows::Postgres(rows) => giving_way(&rows).map(R::from_row).collect(),
+            Rows::Postgres(rows) => yielding(&rows).map(R::from_row).collect(),
         };
         Ok(rows?)
     }
