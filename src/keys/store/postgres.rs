@@ -260,20 +260,13 @@ impl DatabaseTransaction for PostgresTransaction {
     }
 
     async fn fetch(&mut self, sql: &str, values: &[Value]) -> Result<Rows, StoreError> {
-        let rows = {
-            let mut stream = unnamed(AssertSqlSafe(sql)).bind_all(values).fetch(&mut *self.transaction);
-            let mut rows = Vec::new();
-            loop {
-                match stream.try_next().await {
-                    Ok(Some(row)) => {
-                        yield_after(rows.len());
-                        rows.push(row);
-                    }
-                    Ok(None) => break Ok(rows),
-                    Err(error) => break Err(error),
-                }
-            }
-        };
+        let mut count = 0;
+        let rows = unnamed(AssertSqlSafe(sql)).bind_all(values).fetch(&mut *self.transaction);
+        let rows = rows.inspect_ok(|_| {
+            yield_after(count);
+            count += 1;
+        });
+        let rows = rows.try_collect().await;
         rows.map(Rows::Postgres).map_err(|error| self.failed(error))
     }
 
