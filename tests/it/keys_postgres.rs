@@ -8,7 +8,7 @@ use envoy_auth_tokens::keys::store::SCHEMA;
 
 use crate::harness::issuer::{self, Issuer, config};
 use crate::harness::pgbouncer::{PgBouncer, Pooling};
-use crate::harness::postgres::{PASSWORD, Postgres, Rights, Session};
+use crate::harness::postgres::{PASSWORD, Postgres, Rights, Role, Session};
 use crate::harness::server::{BINARY, Ran, Server, run};
 use crate::harness::wait_until;
 use crate::keys_lost_changes::make_schema_2;
@@ -45,16 +45,25 @@ fn lock_of_migrations(database: &str) -> i64 {
 
 // ---- Roles.
 
+/// A role that may read and write the rows of a database, whose schema is brought up to date.
+fn migrated_role(server: &Postgres, database: &str) -> Role {
+    assert_eq!(migrate(&server.url(database)).code(), Some(0));
+    server.role(database, Rights::Rows)
+}
+
+/// A server whose store has the URL in the file `store.url`.
+fn with_url_in_file(url: &str) -> Issuer {
+    let text = config("URL").replace("\"URL\"", "{$file: store.url}");
+    Issuer::of(Server::with(&text).file("store.url", url).start())
+}
+
 #[test]
 fn a_password_that_changes_is_taken_over_by_a_reload() {
     let server = Postgres::shared();
     let database = server.database();
-    assert_eq!(migrate(&server.url(&database)).code(), Some(0));
-    let mut role = server.role(&database, Rights::Rows);
+    let mut role = migrated_role(&server, &database);
     let url = |role: &_| server.url_as(role, server.address(), &database);
-    let text = config("URL").replace("\"URL\"", "{$file: store.url}");
-    let setup = Server::with(&text).file("store.url", &url(&role));
-    let issuer = Issuer::of(setup.start());
+    let issuer = with_url_in_file(&url(&role));
     let (id, token) = issuer.create("before");
 
     let old = role.password.clone();
@@ -90,11 +99,9 @@ fn a_password_that_changes_is_taken_over_by_a_reload() {
 fn a_url_by_which_no_connection_can_be_made_is_not_taken_over_before_it_works() {
     let server = Postgres::shared();
     let database = server.database();
-    assert_eq!(migrate(&server.url(&database)).code(), Some(0));
-    let mut role = server.role(&database, Rights::Rows);
+    let mut role = migrated_role(&server, &database);
     let url = |role: &_| server.url_as(role, server.address(), &database);
-    let text = config("URL").replace("\"URL\"", "{$file: store.url}");
-    let issuer = Issuer::of(Server::with(&text).file("store.url", &url(&role)).start());
+    let issuer = with_url_in_file(&url(&role));
 
     // The file comes first, and the role has another password still.
     let mut later = role.clone();
@@ -239,8 +246,7 @@ fn a_role_that_may_only_select_reads_and_writes_nothing() {
 fn a_role_of_few_connections_is_enough() {
     let server = Postgres::shared();
     let database = server.database();
-    assert_eq!(migrate(&server.url(&database)).code(), Some(0));
-    let role = server.role(&database, Rights::Rows);
+    let role = migrated_role(&server, &database);
     // Seven, and those that PostgreSQL has not yet ended.
     server.limit_connections(&role, 10);
     let issuer = Issuer::start(&server.url_as(&role, server.address(), &database));

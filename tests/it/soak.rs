@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 
 use crate::harness::http1::{self, Request};
-use crate::harness::{Encoding, Envoy, MAX_WAIT, Server, Shape, Upstream, grpc};
+use crate::harness::{Encoding, Envoy, MAX_WAIT, Server, Shape, Upstream, grpc, wait_until};
 
 const ALICE: &str = "alice-token-0123456789";
 /// A token of every other configuration.
@@ -48,13 +48,8 @@ fn nothing_goes_wrong_however_long_it_lasts() {
     life.judge();
 }
 
-/// A server, an Envoy before it and an application behind that, and all who keep them busy.
-struct World {
-    envoy: Mutex<Envoy>,
-    /// Where the present Envoy listens.
-    address: Mutex<SocketAddr>,
-    /// Raised before an Envoy dies and after the next one lives: a request that saw two numbers has an excuse.
-    envoys: AtomicU64,
+/// What a life needs in both forms: a server that reloads its file and issues keys, an application, and how it goes.
+struct Base {
     upstream: Upstream,
     server: Server,
     admin: SocketAddr,
@@ -66,11 +61,12 @@ struct World {
     tally: Tally,
     reloads: AtomicU64,
     revoked: AtomicU64,
+    /// Of the server.
     samples: Mutex<Vec<Sample>>,
     _folder: TempDir,
 }
 
-impl World {
+impl Base {
     fn begin() -> Self {
         let folder = TempDir::new().unwrap();
         let store = folder.path().join("keys.db");
@@ -78,13 +74,8 @@ impl World {
         let config_file = setup.write();
         let server = setup.start();
         let admin = server.admin();
-        let upstream = Upstream::start();
-        let envoy = start_envoy(&server, &upstream);
         Self {
-            address: Mutex::new(envoy.address()),
-            envoy: Mutex::new(envoy),
-            envoys: AtomicU64::new(0),
-            upstream,
+            upstream: Upstream::start(),
             server,
             admin,
             config_file,
@@ -99,71 +90,21 @@ impl World {
         }
     }
 
-    /// Everybody does what they do, for so long.
-    fn live(&self, life: Duration) {
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| self.ask_straight());
-                scope.spawn(|| self.ask_through_envoy());
-            }
-            scope.spawn(|| self.reload());
-            scope.spawn(|| self.issue_and_revoke_keys());
-            scope.spawn(|| self.replace_envoy());
-            scope.spawn(|| self.take_samples());
-            std::thread::sleep(life);
-            self.stop.store(true, Ordering::SeqCst);
-        });
-    }
-
-    /// A client that asks Check itself, with every kind of credential in turn.
-    fn ask_straight(&self) {
-        let mut client = Straight::to(&self.server);
-        let (alice, lasting) = (format!("Bearer {ALICE}"), bearer(&self.lasting));
-        let basic = http1::basic("admin", PASSWORD);
-        let questions = [
-            ("a configured token", Some(alice.as_str()), Expected::Passes),
-            ("an API key", Some(lasting.as_str()), Expected::Passes),
-            ("a remembered password", Some(basic.as_str()), Expected::Passes),
-            ("an unknown token", Some("Bearer nobody-token-0123456789"), Expected::IsRefused),
+    /// Every kind of credential: what it is, the `Authorization`, and how it is answered.
+    fn questions(&self) -> [(&'static str, Option<String>, Expected); 5] {
+        [
+            ("a configured token", Some(format!("Bearer {ALICE}")), Expected::Passes),
+            ("an API key", Some(bearer(&self.lasting)), Expected::Passes),
+            ("a password", Some(http1::basic("admin", PASSWORD)), Expected::Passes),
+            ("an unknown token", Some("Bearer nobody-token-0123456789".to_owned()), Expected::IsRefused),
             ("nothing", None, Expected::IsRefused),
-        ];
-        let mut turns = questions.iter().cycle();
-        every(&self.stop, STRAIGHT_PAUSE, || {
-            let (what, authorization, expected) = turns.next().unwrap();
-            let begun = Instant::now();
-            let found = client.ask(*authorization);
-            self.tally.took(begun.elapsed());
-            self.tally.note(what, *expected, found);
-        });
-    }
-
-    /// A client of the application, who may meet an Envoy that is just dying.
-    fn ask_through_envoy(&self) {
-        let mut turns = [(ALICE, Expected::Passes), ("nobody-token", Expected::IsRefused)].iter().cycle();
-        every(&self.stop, ENVOY_PAUSE, || {
-            let (token, expected) = turns.next().unwrap();
-            let before = self.envoys.load(Ordering::SeqCst);
-            let to = *self.address.lock().unwrap();
-            let found = through_envoy(to, token);
-            if found.is_err() && (before % 2 == 1 || self.envoys.load(Ordering::SeqCst) != before) {
-                self.tally.died_with_envoy.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
-            let code = match found {
-                Ok(200) => Ok(0),
-                Ok(401) => Ok(16),
-                Ok(status) => Err(format!("HTTP {status}")),
-                Err(error) => Err(error.to_string()),
-            };
-            self.tally.note("through Envoy", *expected, code);
-        });
+        ]
     }
 
     /// An operator who changes the configuration, and looks whether it is in force.
-    fn reload(&self) {
-        let mut client = Straight::to(&self.server);
+    fn reload(&self, pause: Duration, mut ask: impl FnMut(Option<&str>) -> Result<i32, String>) {
         let even = format!("Bearer {EVEN}");
-        every(&self.stop, RELOAD_EVERY, || {
+        every(&self.stop, pause, || {
             let generation = self.reloads.fetch_add(1, Ordering::SeqCst) + 1;
             let next = self.config_file.with_extension("next");
             std::fs::write(&next, config(generation, &self.store)).unwrap();
@@ -172,62 +113,131 @@ impl World {
                 true => (0, Expected::Passes),
                 false => (16, Expected::IsRefused),
             };
-            let deadline = Instant::now() + MAX_WAIT;
-            while client.ask(Some(&even)) != Ok(code) && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            wait_until("the new configuration is in force", || ask(Some(&even)) == Ok(code));
             for _ in 0..20 {
-                self.tally.note("a reloaded token", expected, client.ask(Some(&even)));
+                self.tally.note("a reloaded token", expected, ask(Some(&even)));
             }
+        });
+    }
+}
+
+/// A server, an Envoy before it and an application behind that, and all who keep them busy.
+struct World {
+    base: Base,
+    envoy: Mutex<Envoy>,
+    /// Where the present Envoy listens.
+    address: Mutex<SocketAddr>,
+    /// Raised before an Envoy dies and after the next one lives: a request that saw two numbers has an excuse.
+    envoys: AtomicU64,
+}
+
+impl World {
+    fn begin() -> Self {
+        let base = Base::begin();
+        let envoy = start_envoy(&base.server, &base.upstream);
+        Self {
+            base,
+            address: Mutex::new(envoy.address()),
+            envoy: Mutex::new(envoy),
+            envoys: AtomicU64::new(0),
+        }
+    }
+
+    /// Everybody does what they do, for so long.
+    fn live(&self, life: Duration) {
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| self.ask_straight());
+                scope.spawn(|| self.ask_through_envoy());
+            }
+            scope.spawn(|| {
+                let mut client = Straight::to(&self.base.server);
+                self.base.reload(RELOAD_EVERY, |authorization| client.ask(authorization));
+            });
+            scope.spawn(|| self.issue_and_revoke_keys());
+            scope.spawn(|| self.replace_envoy());
+            scope.spawn(|| self.take_samples());
+            std::thread::sleep(life);
+            self.base.stop.store(true, Ordering::SeqCst);
+        });
+    }
+
+    /// A client that asks Check itself, with every kind of credential in turn.
+    fn ask_straight(&self) {
+        let mut client = Straight::to(&self.base.server);
+        let questions = self.base.questions();
+        let mut turns = questions.iter().cycle();
+        every(&self.base.stop, STRAIGHT_PAUSE, || {
+            let (what, authorization, expected) = turns.next().unwrap();
+            let begun = Instant::now();
+            let found = client.ask(authorization.as_deref());
+            self.base.tally.took(begun.elapsed());
+            self.base.tally.note(what, *expected, found);
+        });
+    }
+
+    /// A client of the application, who may meet an Envoy that is just dying.
+    fn ask_through_envoy(&self) {
+        let mut turns = [(ALICE, Expected::Passes), ("nobody-token", Expected::IsRefused)].iter().cycle();
+        every(&self.base.stop, ENVOY_PAUSE, || {
+            let (token, expected) = turns.next().unwrap();
+            let before = self.envoys.load(Ordering::SeqCst);
+            let to = *self.address.lock().unwrap();
+            let found = through_envoy(to, token);
+            if found.is_err() && (before % 2 == 1 || self.envoys.load(Ordering::SeqCst) != before) {
+                self.base.tally.died_with_envoy.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            let code = found.map_err(|error| error.to_string()).and_then(code_of);
+            self.base.tally.note("through Envoy", *expected, code);
         });
     }
 
     /// An administrator who gives a key and takes it back: each counts at once.
     fn issue_and_revoke_keys(&self) {
-        let mut client = Straight::to(&self.server);
-        every(&self.stop, KEY_EVERY, || {
-            let key = create_key(self.admin, &format!("key-{}", self.revoked.load(Ordering::SeqCst)));
+        let mut client = Straight::to(&self.base.server);
+        every(&self.base.stop, KEY_EVERY, || {
+            let key =
+                create_key(self.base.admin, &format!("key-{}", self.base.revoked.load(Ordering::SeqCst)));
             let token = bearer(&key);
-            let mut note = |what, expected| self.tally.note(what, expected, client.ask(Some(&token)));
+            let mut note = |what, expected| self.base.tally.note(what, expected, client.ask(Some(&token)));
             let path = format!("/api/auth/keys/{}", key["id"]);
             note("a new key", Expected::Passes);
-            assert_eq!(manage(self.admin, "POST", &format!("{path}/revoke")).send().status, 200);
+            assert_eq!(manage(self.base.admin, "POST", &format!("{path}/revoke")).send().status, 200);
             note("a revoked key", Expected::IsRefused);
-            assert_eq!(manage(self.admin, "DELETE", &path).send().status, 200);
+            assert_eq!(manage(self.base.admin, "DELETE", &path).send().status, 200);
             note("a deleted key", Expected::IsRefused);
-            self.revoked.fetch_add(1, Ordering::SeqCst);
+            self.base.revoked.fetch_add(1, Ordering::SeqCst);
         });
     }
 
     /// Kills an Envoy in the middle of what it does, once the next one is there.
     fn replace_envoy(&self) {
-        every(&self.stop, NEW_ENVOY_EVERY, || {
+        every(&self.base.stop, NEW_ENVOY_EVERY, || {
             let mut envoy = self.envoy.lock().unwrap();
             self.envoys.fetch_add(1, Ordering::SeqCst);
-            *envoy = start_envoy(&self.server, &self.upstream);
+            *envoy = start_envoy(&self.base.server, &self.base.upstream);
             *self.address.lock().unwrap() = envoy.address();
             self.envoys.fetch_add(1, Ordering::SeqCst);
         });
     }
 
     fn take_samples(&self) {
-        every(&self.stop, SAMPLE_EVERY, || {
-            self.samples.lock().unwrap().push(Sample::of(self.server.process()));
+        every(&self.base.stop, SAMPLE_EVERY, || {
+            self.base.samples.lock().unwrap().push(Sample::of(self.base.server.process()));
         });
     }
 
     /// What is left of it: figures.
     fn end(self) -> Life {
-        let metrics = self.server.metrics();
-        let reloaded = metrics.lines().find(|line| line.contains("reload") && line.contains("success\""));
         Life {
-            log: self.server.log().text(),
-            reloaded: reloaded.map(str::to_owned),
-            reloads: self.reloads.into_inner(),
-            revoked: self.revoked.into_inner(),
+            log: self.base.server.log().text(),
+            reloaded: reloaded(&self.base.server.metrics()),
+            reloads: self.base.reloads.into_inner(),
+            revoked: self.base.revoked.into_inner(),
             new_envoys: self.envoys.into_inner() / 2,
-            tally: self.tally,
-            samples: self.samples.into_inner().unwrap(),
+            tally: self.base.tally,
+            samples: self.base.samples.into_inner().unwrap(),
         }
     }
 }
@@ -269,25 +279,45 @@ impl Life {
         println!("soak: {new_envoys:>9} new Envoys; requests that died with theirs: {died}");
         let (half, most) = (tally.below(0.5), tally.below(0.99));
         println!("soak: straight Checks: p50 below {half} µs, p99 below {most} µs");
-        let (early, late) = memory(&self.samples);
-        let last = self.samples.last();
-        println!(
-            "soak: resident memory {early} KiB in the second quarter, {late} KiB in the last; descriptors {:?}, threads {:?}",
-            last.map(|sample| sample.descriptors),
-            last.map(|sample| sample.threads)
-        );
+        tell_memory("the server", &self.samples);
     }
 
     fn judge(&self) {
         self.tally.assert_nothing_went_wrong(&self.log);
-        let (reloads, reloaded) = (self.reloads, &self.reloaded);
-        let all = format!(" {reloads}");
-        assert!(
-            reloaded.as_ref().is_some_and(|line| line.ends_with(&all)),
-            "{reloads} reloads: {reloaded:?}"
-        );
+        judge_reloads(self.reloads, self.reloaded.as_deref());
         judge_memory(&self.samples);
     }
+}
+
+/// What a status of HTTP says, as the code of a Check.
+fn code_of(status: u16) -> Result<i32, String> {
+    match status {
+        200 => Ok(0),
+        401 => Ok(16),
+        status => Err(format!("HTTP {status}")),
+    }
+}
+
+/// The line of the metrics that counts the reloads that succeeded.
+fn reloaded(metrics: &str) -> Option<String> {
+    let line = metrics.lines().find(|line| line.contains("reload") && line.contains("success\""));
+    line.map(str::to_owned)
+}
+
+/// Holds that so many reloads succeeded, by the line of the metrics that counts them.
+fn judge_reloads(reloads: u64, counted: Option<&str>) {
+    let all = format!(" {reloads}");
+    assert!(counted.is_some_and(|line| line.ends_with(&all)), "{reloads} reloads: {counted:?}");
+}
+
+fn tell_memory(process: &str, samples: &[Sample]) {
+    let (early, late) = memory(samples);
+    let last = samples.last().unwrap();
+    println!(
+        "soak: {process}: resident memory {early} KiB in the second quarter, {late} KiB in the last; \
+         descriptors {}, threads {}",
+        last.descriptors, last.threads
+    );
 }
 
 /// Holds that neither memory nor descriptors grow.
