@@ -45,7 +45,7 @@ pub enum PasswordError {
     /// Its verification takes so much that strangers could exhaust the server.
     #[error(
         "the password hash costs too much to verify: the limits are 256 MiB and 10 passes for argon2id, and \
-             cost 15 for bcrypt"
+         cost 15 for bcrypt"
     )]
     TooExpensive,
     /// The password is empty.

@@ -59,7 +59,7 @@ pub async fn until_ready(keys: &Keys, snapshots: &SnapshotStore, started: Instan
                 let limit = snapshot.keys.as_ref().and_then(|settings| settings.ready_without_store);
                 if limit.is_some_and(|limit| started.elapsed() >= limit) {
                     tracing::warn!("ready although the key store has not been read yet: the time of \
-             keys.ready_without_store has passed");
+                        keys.ready_without_store has passed");
                     return;
                 }
             }

@@ -81,7 +81,7 @@ pub enum ApiError {
     /// `Host` is none of the listener's names.
     #[error(
         "This listener does not serve this host: add it to admin.hosts, set admin.public_url, or add the host of \
-             an application to admin.login_hosts"
+         an application to admin.login_hosts"
     )]
     WrongHost,
     /// `Host` is an application's, under which log-in and log-out alone are answered.

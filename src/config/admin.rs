@@ -161,7 +161,7 @@ pub struct PublicUrl {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "expected https://host or https://host:port, optionally with a path such as /keys of letters, digits, `-`, \
-             `.`, `_` and `~`"
+     `.`, `_` and `~`"
 )]
 pub struct PublicUrlError;
 
@@ -320,14 +320,14 @@ pub fn read<'t>(reader: &mut Reader<'t>, section: Option<&'t Node>) -> Option<Ad
             reader.error(
                 &node.at,
                 "the path begins with api, login or logout, which are paths of this listener itself: choose \
-             another path",
+                 another path",
             );
         }
         if tls.transport == Transport::Tls && url.as_ref().is_some_and(|url| !url.is_https()) {
             reader.warn(
                 &node.at,
                 "with `tls` browsers send the session cookie only over https, so this http URL keeps no session: \
-             write https://",
+                 write https://",
             );
         }
         url
@@ -429,7 +429,7 @@ pub fn check_log_in<'t>(
             reader.error(
                 &node.at,
                 "this needs `session` among `credentials`: without it people who have logged in are sent to the \
-             log-in page again and again",
+                 log-in page again and again",
             );
         }
     }
@@ -465,7 +465,7 @@ fn read_login_hosts<'t>(
             reader.error(
                 &node.at,
                 "the page is served under this host (`public_url`, `hosts`), and an application under the same \
-             host could act as the people who open the page: give the page a separate host",
+                 host could act as the people who open the page: give the page a separate host",
             );
         }
         if login_hosts.contains(&host) {

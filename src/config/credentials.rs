@@ -207,7 +207,7 @@ fn read_session<'t>(
             reader.warn(
                 &node.at,
                 "without the section `admin` nobody can log in here: only sessions that other servers opened in \
-             the same store are valid",
+                 the same store are valid",
             );
             Some(CredentialLocation::Session { cookies })
         }

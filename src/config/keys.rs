@@ -158,8 +158,8 @@ fn read_store<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<StoreUrl> {
                 reader.warn(
                     &node.at,
                     "the connection to the store crosses a network, and its certificate is not verified: an \
-             attacker on the network can read and create keys; add sslmode=verify-full, with sslrootcert for a private \
-             CA",
+                     attacker on the network can read and create keys; add sslmode=verify-full, with sslrootcert for a private \
+                     CA",
                 );
             }
             Some(store)

@@ -151,7 +151,7 @@ pub fn read<'t>(
             place,
             format!(
                 "everyone who reaches the gateway can guess passwords of the directory, a few times for each \
-             entry: {advice}"
+                 entry: {advice}"
             ),
         );
     }
@@ -215,12 +215,12 @@ const NEEDED: [(&str, &str); 4] = [
     (
         "search_filter",
         "the filter that finds a person, with %s for the name, such as (uid=%s), or (sAMAccountName=%s) for \
-             Active Directory",
+         Active Directory",
     ),
     (
         "roles",
         "a list such as [{group: \"cn=admins,ou=groups,dc=example,dc=org\", role: Admin}]; a person who matches \
-             none cannot log in",
+         none cannot log in",
     ),
 ];
 
@@ -352,7 +352,7 @@ fn read_bind<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Bind> {
             reader.error(
                 &password.at,
                 "with `%s` in `bind_dn` each person binds with their own password: leave this out, or write a \
-             `bind_dn` without `%s`",
+                 `bind_dn` without `%s`",
             );
             return None;
         }
@@ -360,7 +360,7 @@ fn read_bind<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Bind> {
             reader.error(
                 &node.at,
                 "`bind_dn` needs `bind_password`: a directory treats a name without a password as anonymous; \
-             leave both out to search anonymously",
+                 leave both out to search anonymously",
             );
             return None;
         }
@@ -378,8 +378,8 @@ fn read_bind<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Bind> {
             reader.error(
                 &node.at,
                 "with `%s` this must be the name of an entry, such as uid=%s,ou=people,dc=example,dc=org: with \
-             DOMAIN\\%s and %s@domain the server cannot know which entry was bound; write a `bind_dn` without `%s`, \
-             which searches",
+                 DOMAIN\\%s and %s@domain the server cannot know which entry was bound; write a `bind_dn` without `%s`, \
+                 which searches",
             );
             return None;
         }
@@ -486,7 +486,7 @@ fn read_filter<'t>(
                 &node.at,
                 format!(
                     "this filter can match entries without regard to the name: each alternative must compare \
-             with `%s`, as {example} does"
+                     with `%s`, as {example} does"
                 ),
             );
             None
@@ -573,7 +573,7 @@ fn read_attribute<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<str
 
 /// Filters of groups, by what these list.
 const GROUP_FILTERS: &str = "(memberUid=%s) if groups list the value of `members.id`, or (member=%s) with \
-             `user_attribute: dn` if they list the names of entries";
+    `user_attribute: dn` if they list the names of entries";
 
 fn read_group_search<'t>(
     reader: &mut Reader<'t>,
@@ -590,7 +590,7 @@ fn read_group_search<'t>(
     let base = fields.get("base").and_then(|node| read_names(reader, node, "ou=groups,dc=example,dc=org"));
     let missing = format!(
         "`%s`, which stands for `user_attribute` of the person, is missing, so every person would be in each \
-             group that matches: write {GROUP_FILTERS}"
+         group that matches: write {GROUP_FILTERS}"
     );
     let filter =
         fields.get("filter").map(|node| (node, read_filter(reader, node, "(memberUid=%s)", &missing)));
@@ -620,7 +620,7 @@ fn read_roles<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<[GroupR
     let words = RoleWords {
         example: "a list such as [{group: \"cn=admins,ou=groups,dc=example,dc=org\", role: Admin}]",
         empty: "with an empty list no person of the directory can log in; {group: \"*\", role: Viewer} matches \
-             everybody",
+            everybody",
         same: "the same group",
     };
     let examine = |reader: &mut Reader<'t>, node: &'t Node, role: &GroupRole| {
@@ -650,7 +650,7 @@ fn read_role<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<GroupRole> {
             Ok(_) if has_wildcard(text) => reader.warn(
                 &node.at,
                 "`*` is not a wildcard in the name of a group, which is compared whole: write an entry for each \
-             group, \"*\" alone for everybody, or \\2a for a `*` in a name",
+                 group, \"*\" alone for everybody, or \\2a for a `*` in a name",
             ),
             Ok(_) => {}
             Err(error) => reader.error(
@@ -679,7 +679,7 @@ fn read_max_wrong<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> usize 
         return DEFAULT_MAX_WRONG;
     };
     let what = "a whole number such as 3: the largest number of wrong passwords for one entry in 30 minutes that \
-             are sent to the directory";
+        are sent to the directory";
     match &node.value {
         Value::Number(number) => {
             let count =
@@ -720,7 +720,7 @@ fn read_remember<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Duratio
             reader.error(
                 &node.at,
                 "an old password would be accepted for more than an hour after its change: at \
-             most 1h",
+                 most 1h",
             );
         }
         Ok(duration) => {
@@ -728,7 +728,7 @@ fn read_remember<'t>(reader: &mut Reader<'t>, node: Option<&'t Node>) -> Duratio
                 reader.warn(
                     &node.at,
                     "for this time an old password and a disabled entry are still accepted: more than 15m is \
-             longer than most people expect",
+                     longer than most people expect",
                 );
             }
             return duration;

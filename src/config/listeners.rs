@@ -171,7 +171,7 @@ pub fn read_listen<'t>(
             &node.at,
             format!(
                 "everyone who reaches this address can {danger}; use a loopback address or a Unix socket if \
-             possible"
+                 possible"
             ),
         );
     }

@@ -218,7 +218,7 @@ pub fn read<'t>(
                 reader.warn(
                     &node.at,
                     "another section has `ids: plain`, too: two people with the same id are one actor for \
-             policies and the upstream",
+                     policies and the upstream",
                 );
             }
             has_plain_ids = true;
@@ -311,7 +311,7 @@ fn read_provider<'t>(
             reader.error(
                 fields.at,
                 "a provider needs `roles`: a list such as [{claim: groups, value: admins, role: Admin}]; a \
-             person who matches none cannot log in",
+                 person who matches none cannot log in",
             );
             None
         }
@@ -666,7 +666,7 @@ fn read_roles<'t>(reader: &mut Reader<'t>, node: &'t Node, is_limited: bool) -> 
                 &node.at,
                 format!(
                     "everybody at this provider becomes {} {}: if anybody can create an account there, anybody \
-             can log in here; name a claim such as groups, or `allowed_domains`",
+                     can log in here; name a claim such as groups, or `allowed_domains`",
                     if role.role == Role::Viewer { "a" } else { "an" },
                     role.role.as_str()
                 ),
@@ -711,7 +711,7 @@ fn read_role<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<ClaimRole> {
                 reader.error(
                     fields.at,
                     "a claim needs its `value`, such as admins, or a list; \"*\" matches everybody who has the \
-             claim",
+                     claim",
                 );
                 None
             }

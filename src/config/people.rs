@@ -52,7 +52,7 @@ pub fn read_roles<'t, T, R: PartialEq>(
                 &node.at,
                 format!(
                     "this entry has no effect: an entry above is for {whom}, and the first entry that \
-             matches counts"
+                     matches counts"
                 ),
             );
         }

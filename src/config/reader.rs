@@ -41,7 +41,7 @@ struct Problem<'t> {
 
 /// The message about a file that everybody can write.
 pub const OPEN_TO_EVERYBODY: &str = "every user of this machine can write this file and so decide who is admitted; remove the permission (chmod \
-             o-w)";
+    o-w)";
 
 /// The entries of a mapping whose keys have been checked.
 #[derive(Clone, Copy)]

@@ -231,7 +231,7 @@ fn read_route_policy<'t>(
                 reader.error(
                     &entry.at,
                     "`enforce` belongs to the policy that this route names: write it in `policies`, next to \
-             `allow`",
+                     `allow`",
                 );
             }
             named.find(reader, node)
@@ -333,7 +333,7 @@ fn warn_of_other_spellings<'t>(reader: &mut Reader<'t>, nodes: &'t [Node], polic
                 &node.at,
                 format!(
                     "{}, this path falls to policy {name}, which admits more; deny the rest (`default: {{allow: \
-             false}}`), or add a route for that spelling",
+                     false}}`), or add a route for that spelling",
                     one_or_other(&words)
                 ),
             );

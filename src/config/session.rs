@@ -59,7 +59,7 @@ pub fn read<'t>(
                         &node.at,
                         format!(
                             "browsers reject a cookie for this domain from {:?} of `admin.login_hosts`, which is \
-             not below the domain",
+                             not below the domain",
                             host.host()
                         ),
                     );
@@ -69,7 +69,7 @@ pub fn read<'t>(
                 reader.error(
                     &node.at,
                     "this needs `admin.public_url`, or without `admin` the key `log_in_url`: people log in there \
-             for these hosts",
+                     for these hosts",
                 );
             }
             None => check_page(reader, node, domain, "log_in_url", log_in_url.as_ref()),
@@ -146,7 +146,7 @@ fn check_page<'t>(
             &node.at,
             format!(
                 "browsers reject a cookie for this domain from `{key}`: the domain must be the host of `{key}`, \
-             or a domain above it"
+                 or a domain above it"
             ),
         );
     }

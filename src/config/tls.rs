@@ -212,7 +212,7 @@ fn read_client_ca<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Result<Opt
             reader.error(
                 &entry.at,
                 "`client_names` needs certificates of clients, and clients are not asked for one: add \
-             `client_ca`",
+                 `client_ca`",
             );
         }
         return Ok(None);
@@ -232,7 +232,7 @@ pub fn read_authorities<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<V
                 &node.at,
                 format!(
                     "a certificate in this file cannot be the certificate of a CA: \
-             {error}"
+                     {error}"
                 ),
             );
             return None;

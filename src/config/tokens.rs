@@ -120,7 +120,7 @@ fn read_name<'t>(
                 fields.at,
                 format!(
                     "this token has no `name`, so its name is `{name}`, which an earlier token has: give it a \
-             `name`"
+                     `name`"
                 ),
             ),
         }
@@ -267,7 +267,7 @@ fn add<'t>(
                 &node.at,
                 format!(
                     "an earlier entry with the name {earlier} has the same token; a token can have one entry \
-             only"
+                     only"
                 ),
             );
         }

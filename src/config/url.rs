@@ -36,7 +36,7 @@ pub enum HttpUrlError {
     /// What is sent there would cross a network in plain text.
     #[error(
         "secrets would cross the network in plain text: write https:// (http:// is allowed only for 127.0.0.0/8, \
-             [::1] and localhost)"
+         [::1] and localhost)"
     )]
     NotEncrypted,
     /// It names who asks.
@@ -53,7 +53,7 @@ pub enum HttpUrlError {
     /// A character is there that a URL writes in another way.
     #[error(
         "the URL contains a blank, a backslash, a quote or a character that is not ASCII: write it \
-             percent-encoded, such as %20"
+         percent-encoded, such as %20"
     )]
     Character,
 }

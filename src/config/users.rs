@@ -77,7 +77,7 @@ pub fn read<'t>(
             reader.warn(
                 &node.at,
                 "everyone who reaches the gateway can try the password of this Admin: remove `basic` from \
-             `credentials`; the admin listener does not need it",
+                 `credentials`; the admin listener does not need it",
             );
         }
         if let (Some(name), Some(password), Some(actor)) = (name, password, actor) {
@@ -168,7 +168,7 @@ fn read_password<'t>(reader: &mut Reader<'t>, fields: Fields<'t>) -> Option<Conf
                         reader.warn(
                             &node.at,
                             "each log-in with this hash needs more than 64 MiB or more than bcrypt's cost 13, \
-             and everyone can make the server verify passwords",
+                             and everyone can make the server verify passwords",
                         );
                     }
                     Some(ConfiguredPassword::Hashed(hash))

@@ -23,7 +23,7 @@ pub enum DirectoryError {
     /// Nobody may read an entry without that person's own password.
     #[error(
         "with %s in `bind_dn` the directory can be asked about a person only with the password of that \
-             person"
+         person"
     )]
     DirectBind,
     /// The thread that asks has ended, or the question panicked.
@@ -87,7 +87,7 @@ pub enum Problem {
     /// No handshake began at `ldaps://`.
     #[error(
         "TLS: {0}.  If the server expects plain LDAP at this port (usually 389), write ldap:// with \
-             `ldap.start_tls: true`, or the port for ldaps:// (usually 636)"
+         `ldap.start_tls: true`, or the port for ldaps:// (usually 636)"
     )]
     PlainPort(#[source] io::Error),
     /// The connection ended, or brought TLS, where the answer to StartTLS was due.

@@ -352,7 +352,7 @@ impl Follower {
                     store = &*cursor.store,
                     "the history of the key store was rewritten (restored from a backup, replaced, or failed over \
                      without its last changes): all keys are read again, and the keys that this process knew as \
-             revoked or deleted stay denied"
+                     revoked or deleted stay denied"
                 );
                 self.reader.is_rewritten = true;
                 self.reader.read_everything();

@@ -152,7 +152,7 @@ impl Retention {
                     tracing::warn!(
                         reason = error.0.to_string(),
                         "old rows of the audit stay in the store: the database role of this server may not run \
-             api_forget_audit"
+                         api_forget_audit"
                     );
                 }
                 Round::Over

@@ -44,7 +44,7 @@ pub enum ProviderError {
     /// An access token that has just been given is not good enough to be told who its bearer is.
     #[error(
         "{url} denies the access token with status {status}: check that `scopes` has all scopes that it \
-             needs"
+         needs"
     )]
     AccessTokenDenied {
         /// Where it was presented.
@@ -287,7 +287,7 @@ pub enum DocumentProblem {
     /// The provider would not hold the code against the verifier.
     #[error(
         "`code_challenge_methods_supported` lacks S256: this provider does not support PKCE (RFC 7636), which is \
-             required"
+         required"
     )]
     NoPkce,
     /// The client's secret cannot be presented.

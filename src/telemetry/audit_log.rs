@@ -126,7 +126,7 @@ pub enum AuditLogError {
     Link(PathBuf),
     /// The path is a folder, a device or a pipe.
     #[error("the audit log {} is not a regular file: name a file, or leave --audit-log out to write the lines to \
-             standard error", .0.display())]
+        standard error", .0.display())]
     NotAFile(PathBuf),
     /// The writer thread cannot be started.
     #[error("cannot start the thread that writes the audit log: {0}")]

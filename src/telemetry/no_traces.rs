@@ -23,7 +23,7 @@ impl Traces {
                 tracing::warn!(
                     variable = name,
                     "no traces are sent: this program was built without the feature \
-             `otel`"
+                     `otel`"
                 );
             }
         }

@@ -43,7 +43,7 @@ use crate::snapshot::Snapshot;
         (status = NOT_FOUND, description = "There is no such provider: a page says so", body = String, content_type = "text/html"),
         (
             status = SERVICE_UNAVAILABLE, description = "The provider or the store does not answer, or too many people log in at once: \
-             a page says so", body = String, content_type = "text/html"
+                a page says so", body = String, content_type = "text/html"
         ),
     ),
 )]
@@ -384,7 +384,7 @@ impl<'r> LogIn<'r> {
         // All else is a line of the audit log alone, which merges what strangers can bring about.
         if matches!(error, LogInError::Provider(_) | LogInError::Denied(_)) {
             tracing::warn!(provider = self.settings.name.as_str(), reason = %error, "a log-in at a provider \
-             failed");
+                failed");
         }
         let try_again = format!("{}login", self.depth.root());
         html::failure(self.depth, failure, &error.text(&self.settings.label), &try_again)

@@ -80,7 +80,7 @@ pub enum AdminApiError {
     /// No connection can be made.
     #[error(
         "cannot connect to {url}: {source}: check that the server runs and that its configuration has the \
-             section `admin`"
+         section `admin`"
     )]
     Unreachable {
         /// The server's URL.
@@ -104,7 +104,7 @@ pub enum AdminApiError {
     /// What answers is no HTTP server, or hung up.
     #[error(
         "{url} does not answer with HTTP: {source}: check that the URL is that of the admin listener \
-             (`admin.listen`) and not of ext_authz{advice}"
+         (`admin.listen`) and not of ext_authz{advice}"
     )]
     NoHttp {
         /// The server's URL.

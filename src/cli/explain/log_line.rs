@@ -111,7 +111,7 @@ impl LoggedDecision {
         if self.policy_by_envoy {
             let policy = self.policy.clone().ok_or(
                 "error: Envoy named a policy that did not exist, and the line does not have its name: the error \
-             that was logged with the line has it",
+                 that was logged with the line has it",
             )?;
             input.policy = Some(policy);
         }
@@ -199,11 +199,11 @@ impl LoggedDecision {
             Some(true) => format!("logged: {was}; now the same"),
             Some(false) => format!(
                 "logged: {was}; now: {is} (the configuration or the key store has changed since then, a \
-             credential has expired, or the request had headers that the line does not have)"
+                 credential has expired, or the request had headers that the line does not have)"
             ),
             None => format!(
                 "logged: {was}; the line does not have its cause, and this explanation is about a request \
-             without it: {is}"
+                 without it: {is}"
             ),
         };
         LoggedComparison {

@@ -89,7 +89,7 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
         "The path has an encoded slash (`%2f`, `%5c`) or a backslash.",
         Client,
         "Send `/`, or let it pass with `paths.permit: [encoded_slash]` if the application reads it as a part of \
-             a name.",
+         a name.",
     ),
     advice(
         "path_double_encoding",
@@ -157,7 +157,7 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
         "The `destination` of a COPY or MOVE is missing, relative or ambiguous, or Envoy named the policy.",
         Client,
         "Send the whole URL of the destination. If the application ignores the header, list `destination` in \
-             `overrides.permit`.",
+         `overrides.permit`.",
     ),
     advice(
         "connection_names_actor_header",
@@ -176,7 +176,7 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
         "The message is larger than `ext_authz.max_request_bytes`.",
         EnvoyOperator,
         "Do not send bodies to ext_authz (`with_request_body`): this server does not read them. Or raise the \
-             limit.",
+         limit.",
     ),
     advice(
         "no_credential",
@@ -187,7 +187,7 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
     advice(
         "malformed_token",
         "The value in the location cannot be a token: a token has 1 to 4096 visible ASCII characters without \
-             comma and semicolon.",
+         comma and semicolon.",
         Client,
         "Check for a line ending, a blank or quotes around the token.",
     ),
@@ -202,40 +202,40 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
         "The token is neither in the configuration nor an API key.",
         Client,
         "Check that it is the right token, and of this installation. The operator checks that the configuration \
-             reads the same secret; `explain --keys --token-file FILE` tells what the token is.",
+         reads the same secret; `explain --keys --token-file FILE` tells what the token is.",
     ),
     advice(
         "expired_token",
         "The token is correct but has expired (its `expires`, or the life of the key).",
         Administrator,
         "Create a new key: an expired key cannot be rotated or extended. For a token of the configuration change \
-             `expires`.",
+         `expires`.",
     ),
     advice(
         "revoked_token",
         "The token belongs to an API key that was revoked, deleted or rotated.",
         Administrator,
         "Create a new key. The audit log tells who revoked this one. After a restore of the store: first revoke \
-             again the keys that were revoked since the backup; then run `keys accept-history`.",
+         again the keys that were revoked since the backup; then run `keys accept-history`.",
     ),
     advice(
         "disabled_token",
         "The API key or its service account is disabled; or its account or its owner no longer exists.",
         Administrator,
         "`keys show NAME` tells which. Enable the key or the account (`keys enable`, `accounts enable`), or \
-             create a new key.",
+         create a new key.",
     ),
     advice(
         "wrong_password",
         "The user name is unknown, or the password is wrong. The answer does not tell which.",
         Client,
         "Check the name and the password. For people of a directory `explain --user NAME --connect` tells \
-             whether they are found.",
+         whether they are found.",
     ),
     advice(
         "user_locked",
         "Five wrong passwords within five minutes locked the name for five minutes. A correct password that was \
-             used before still works.",
+         used before still works.",
         Administrator,
         "Wait. Find the program that still tries an old password: the log has its requests.",
     ),
@@ -244,7 +244,7 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
         "The credential is valid, but the policy's allow block does not admit its actor.",
         Operator,
         "`explain` shows the policy, the actor and the allow block. Change the policy, or give the actor the \
-             member that the block requires.",
+         member that the block requires.",
     ),
     advice(
         "unknown_policy",
@@ -281,14 +281,14 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
         "There are more incomplete messages or open Checks than the memory limit allows.",
         Operator,
         "See docs/limits.md and `envoy_auth_tokens_memory_limit_bytes`. Add memory or replicas, or limit the \
-             client that sends too much.",
+         client that sends too much.",
     ),
     advice(
         "password_unverified",
         "The password could not be verified within 100 ms: too many passwords wait, or its hash costs too much.",
         Operator,
         "The next try succeeds, because the result is remembered. If it continues, use cheaper hashes, more \
-             `--workers`, or tokens instead of passwords.",
+         `--workers`, or tokens instead of passwords.",
     ),
     advice(
         "directory_pending",
@@ -301,14 +301,14 @@ const ADVICE: [Advice; DenyReason::ALL.len()] = [
         "The directory does not answer, or the limit of requests to it is reached.",
         Operator,
         "`check --connect` tests each server. `envoy_auth_tokens_directory_questions_total` tells which: \
-             `unavailable` or `limited`.",
+         `unavailable` or `limited`.",
     ),
     advice(
         "keys_unavailable",
         "The token may be an API key, or the cookie a session, and the key store was never read or is older than `keys.max_staleness`.",
         Operator,
         "`check --connect` tests the store; the log has its error. `envoy_auth_tokens_keys_store_lag_seconds` \
-             tells since when.",
+         tells since when.",
     ),
 ];
 

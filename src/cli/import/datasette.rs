@@ -67,7 +67,7 @@ pub enum DatasetteError {
     /// Permissions of every database.
     #[error(
         "`{0}` with permissions is at the top level of the file, where Datasette 0.65 uses it for every database \
-             that has no `{0}`; move it into `databases`"
+         that has no `{0}`; move it into `databases`"
     )]
     GlobalPermissions(&'static str),
     /// `databases` is not a mapping.

@@ -68,7 +68,7 @@ pub enum GrafanaError {
     /// Several organisations have keys.
     #[error(
         "the organizations {0} have keys, and one server takes the keys of one organization: choose it with \
-             --org ID"
+         --org ID"
     )]
     Organisations(String),
     /// There is no such organisation.

@@ -429,7 +429,7 @@ impl Recheck {
             Ok(Lookup::Nobody(reason)) => Finding::Gone(reason.as_str()),
             Err(error) => {
                 tracing::warn!(reason = %error, "the directory did not answer a request about a person who has a \
-             session or a key");
+                    session or a key");
                 let mut memory = lock(&self.people.rechecks.memory);
                 memory.is_silent = error.is_outage();
                 memory.failures.insert(self.person.clone(), (), self.people.clock.elapsed());

@@ -73,7 +73,7 @@ impl People {
             tracing::error!(
                 person_id = id,
                 "the key store has a record without a valid actor: the keys and sessions of this person are \
-             denied"
+                 denied"
             );
             people.remove(&person);
             by_id.remove(&id);

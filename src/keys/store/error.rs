@@ -133,13 +133,13 @@ pub enum StoreFailure {
     /// Its schema has become one of an older version: a dump from then was restored.
     #[error(
         "its schema is that of an older version, for example after the restore of an old dump: it must be \
-             migrated"
+         migrated"
     )]
     OlderSchema,
     /// Its schema is for newer programs alone.
     #[error(
         "its schema may be read only by programs that know schema {oldest_reader}, and this one knows {known}: \
-             run the newer version"
+         run the newer version"
     )]
     Outdated {
         /// The oldest schema whose programs may answer.
@@ -282,7 +282,7 @@ pub enum OpenError {
     /// A newer version of this program wrote it.
     #[error(
         "the key store was written by a newer version: its schema is number {found}, and this version knows \
-             schemas up to {known}. Run the newer version, or restore a backup from before the upgrade"
+         schemas up to {known}. Run the newer version, or restore a backup from before the upgrade"
     )]
     Newer {
         /// The newest migration that was applied.
@@ -317,7 +317,7 @@ pub enum OpenError {
     /// It is to be changed, and somebody else has the lock of those who change it.
     #[error(
         "the schema of the key store must be migrated, and process {pid} of the role {role} holds the lock: wait \
-             until it ends, or end it with SELECT pg_terminate_backend({pid})"
+         until it ends, or end it with SELECT pg_terminate_backend({pid})"
     )]
     MigrationLock {
         /// The process of PostgreSQL.
@@ -328,7 +328,7 @@ pub enum OpenError {
     /// A migration was applied that differs from ours of the same number.
     #[error(
         "the schema of the key store has the number {0}, but not the tables of this program: the URL may \
-             name another program's database"
+         name another program's database"
     )]
     Foreign(i64),
     /// It is there and cannot be used: no permission, no such database, no database file.

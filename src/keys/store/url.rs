@@ -57,7 +57,7 @@ pub enum UrlError {
     /// takes a certificate of any public authority for any name.
     #[error(
         "the sslmode of the postgres:// URL can be disable, prefer, require or verify-full: allow may not \
-             encrypt, and verify-ca does not verify the host name"
+         encrypt, and verify-ca does not verify the host name"
     )]
     Mode,
     /// Certificates of authorities with a mode in which the client verifies nothing.

@@ -84,9 +84,9 @@ pub fn import(text: &str) -> Result<Imported, GrafanaError> {
     );
     notes.push(
         "`at_check: false` is written: Grafana asks the directory only on its log-in page, not at a gateway, \
-             where strangers could guess passwords.  People log in on the page of `admin`, which needs `keys`; with \
-             `session` among `credentials` the gateway accepts their session.  With `at_check: true` the gateway also \
-             takes their passwords by HTTP Basic"
+         where strangers could guess passwords.  People log in on the page of `admin`, which needs `keys`; with \
+         `session` among `credentials` the gateway accepts their session.  With `at_check: true` the gateway also \
+         takes their passwords by HTTP Basic"
             .to_owned(),
     );
     tokens::check(&directory.sample()).map_err(GrafanaError::Invalid)?;
@@ -555,7 +555,7 @@ fn read_asker(server: &Settings<'_>, notes: &mut Vec<String>) -> Result<Asker, G
         (Some(_), None) => {
             notes.push(format!(
                 "{}.bind_dn: left out: a directory treats it as anonymous without a password, so searches are \
-             anonymous",
+                 anonymous",
                 server.path
             ));
             Ok(Asker::Nobody)
@@ -646,7 +646,7 @@ fn read_members(
     members.push(("groups", Text::Plain("memberOf".to_owned())));
     notes.push(format!(
         "{}.group_search_filter: groups that an entry names in memberOf count in addition to those that are \
-             found",
+         found",
         server.path
     ));
     Ok(members)
@@ -695,7 +695,7 @@ fn read_roles(
                     key: path.clone(),
                     problem: format!(
                         "{why}; if it were left out, its people could get the role of a later \
-             mapping"
+                         mapping"
                     ),
                 });
             }

@@ -119,13 +119,13 @@ fn note_differences(providers: &[Provider], notes: &mut Vec<String>) {
     ));
     notes.push(
         "there are no accounts of people here: a person who matches `roles` can log in, and others cannot; roles \
-             that were assigned in Grafana itself are not imported"
+         that were assigned in Grafana itself are not imported"
             .to_owned(),
     );
     notes.push("`keys.store` keeps the sessions: write the path of the file, or postgres://…".to_owned());
     notes.push(
         "settings in variables (GF_AUTH_…) or in Grafana's database are not in this file; with `session` among \
-             `credentials` Checks accept the sessions of people"
+         `credentials` Checks accept the sessions of people"
             .to_owned(),
     );
 }
@@ -187,7 +187,7 @@ fn read_public_url(ini: &Ini, notes: &mut Vec<String>) -> Text {
     let url = format!("https://{}{}", url.authority(), url.path());
     notes.push(
         "server.root_url: https, where Grafana has http: passwords and codes would cross the network in plain \
-             text; write the URL of the page in `admin.public_url`"
+         text; write the URL of the page in `admin.public_url`"
             .to_owned(),
     );
     Text::Plain(url)

@@ -433,7 +433,7 @@ impl Connections {
             if self.reject(&error) {
                 let (path, reason) = (self.path.display(), error.to_string());
                 tracing::error!(%path, reason, "the new file of the key store cannot be opened: the server tries \
-             again");
+                    again");
             }
             StoreFailure::FileRejected(error)
         })?;

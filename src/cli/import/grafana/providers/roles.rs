@@ -27,7 +27,7 @@ pub(super) fn read_roles(
         if limit.as_ref().is_some_and(|limit| !is_within(limit)) {
             return Err(
                 "role_attribute_path and a limit (allowed_groups, hosted_domain) must both be met, but an entry \
-             of `roles` compares only one claim"
+                 of `roles` compares only one claim"
                     .to_owned(),
             );
         }
@@ -126,7 +126,7 @@ fn read_role_path(
     let path = settings.value("role_attribute_path");
     if settings.value("org_mapping").is_some() || settings.value("org_attribute_path").is_some() {
         let why = "org_mapping: there is only one organization here, so roles by organization cannot be \
-             converted";
+            converted";
         return without_roles(why, path.as_deref(), fallback, notes);
     }
     if kind == Kind::AzureAd {
@@ -139,7 +139,7 @@ fn read_role_path(
         if fallback.is_some() {
             notes.push(
                 "role_attribute_strict: people with the app role `None` are treated here like people without a \
-             role"
+                 role"
                     .to_owned(),
             );
         }
@@ -164,7 +164,7 @@ fn read_role_path(
     };
     if parsed.raises_somebody(fallback) {
         let why = "role_attribute_path: roles by it are left out: contains(…) without [*] also matches a part of \
-             a text, which `value` does not, and some people would get a higher role";
+            a text, which `value` does not, and some people would get a higher role";
         return without_roles(why, Some(&path), fallback, notes);
     }
     if parsed.compares_whole {
