@@ -22,7 +22,7 @@ pub(super) use self::credential::read_secret_or_ask;
 pub use self::error::AdminApiError;
 pub(super) use self::limits::Life;
 pub use self::url::{AdminUrl, AdminUrlError};
-pub(super) use self::words::ApiAnswer;
+pub(super) use self::words::{ApiAnswer, spelling_note};
 
 /// Where the admin API has its keys.
 pub(super) const KEYS: &str = "/api/auth/keys";

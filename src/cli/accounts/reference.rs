@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use super::super::admin_api::Query;
+use super::super::admin_api::{self, Query};
 use super::super::{AdminApi, escape_controls, print_note};
 use super::account::{ListedAccount, ListedToken};
 use super::{ACCOUNTS, AccountsError, account_path};
@@ -113,8 +113,7 @@ pub fn resolve(
 /// Says that something is called otherwise than it was named.
 fn note_spelling(what: &str, named: &str, name: &str, id: i64) {
     if named != name {
-        let (named, name) = (escape_controls(named), escape_controls(name));
-        print_note(&format!("note: {named} is the {what} {name}, with the id {id}"));
+        print_note(&admin_api::spelling_note(what, named, name, id));
     }
 }
 

@@ -15,6 +15,12 @@ const IN_WORDS: &[(&str, &str)] = &[
     ("Number of seconds before expiration is greater than the global limit", "the key would live too long"),
 ];
 
+/// That something is called otherwise than it was named: names are found in any letter case.
+pub fn spelling_note(what: &str, named: &str, name: &str, id: i64) -> String {
+    let (named, name) = (escape_controls(named), escape_controls(name));
+    format!("note: {named} is the {what} {name}, with the id {id}")
+}
+
 /// The arguments that become members of a request, by the names of these.
 const ARGUMENTS: &[(&str, &str)] = &[
     ("secondsToLive", "--ttl"),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use super::super::admin_api::Query;
+use super::super::admin_api::{self, Query};
 use super::super::{AdminApi, escape_controls, print_note};
 use super::candidates::Candidates;
 use super::key::ListedKey;
@@ -83,14 +83,7 @@ fn called(mut keys: Vec<ListedKey>, name: &str) -> Vec<ListedKey> {
 /// That a key is called otherwise than it was named; `None` where the letters are the same.
 fn spelling_note(name: &str, key: &ListedKey) -> Option<String> {
     let reference = key.reference();
-    (key.name != name && reference != name).then(|| {
-        format!(
-            "note: {} is the key {}, with the id {}",
-            escape_controls(name),
-            escape_controls(&reference),
-            key.id
-        )
-    })
+    (key.name != name && reference != name).then(|| admin_api::spelling_note("key", name, &reference, key.id))
 }
 
 /// The error about an id that no key has; these keys have it as their name.
