@@ -194,7 +194,7 @@ impl Running {
     /// Plays what the README shows of this recipe: each command prints what stands below it.
     #[track_caller]
     fn play(&self) {
-        let prelude = blocks(&README, "sh").into_iter().find(|block| block.contains("as() {"));
+        let prelude = blocks(&README, "sh").into_iter().find(|block| block.contains("status_as() {"));
         let prelude = prelude.expect("the README's shell functions");
         let exports = README.lines().filter(|line| line.starts_with("export "));
         let exports: String = exports.map(|line| format!("{line}\n")).collect();

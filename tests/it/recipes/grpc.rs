@@ -87,7 +87,7 @@ fn the_readme_says_what_a_client_gets() {
     for line in lines {
         let (who, expected) = line.split_once("  ").unwrap_or_else(|| panic!("{line:?}"));
         let (method, who) = who.split_once(' ').unwrap_or_else(|| panic!("{line:?}"));
-        let token = if who == "nobody" { "" } else { secret(&format!("{}_TOKEN", who.to_uppercase())) };
+        let token = if who == "anonymous" { "" } else { secret(&format!("{}_TOKEN", who.to_uppercase())) };
         let answer = match call(running.envoy.address(), method, token) {
             Ok(answer) => answer,
             Err(status) => format!("{}: {}", status.code() as i32, status.message()),
