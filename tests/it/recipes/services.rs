@@ -65,7 +65,7 @@ fn each_service_gets_the_headers_that_it_needs() {
 fn a_policy_that_nobody_knows_lets_nobody_pass() {
     let (app, reports) = (Upstream::start(), Upstream::start());
     let recipe = Recipe::named("services").behind(8081, reports.address());
-    let running = recipe.envoy("{ policy: everybody }", "{ policy: evrybody }").start_before(&app);
+    let running = recipe.envoy("{ policy: public }", "{ policy: pubilc }").start_before(&app);
     assert_eq!(running.get("/fonts/x").bearer(secret("ADMIN_TOKEN")).send().status, 403);
 }
 
