@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Makes the chart's README.md of its values.yaml, and brings the rules, the dashboard and the licence into it.
+"""Creates the chart's README.md from its values.yaml, and copies the rules, the dashboard and the licence to the chart.
 
     python3 deploy/helm/readme.py [--check]
 
-With --check nothing is written: exit code 1 where a file is not what it would be.
+With --check nothing is written, and the exit code is 1 if a file is not up to date.
 """
 
 import pathlib
@@ -12,24 +12,25 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 CHART = HERE / "envoy-auth-tokens"
-# What the chart holds a copy of, since a chart's files are those of its folder.
+# Files that the chart contains as copies, because a chart cannot use files outside of its folder.
 COPIES = {
     "LICENSE": HERE.parent.parent / "LICENSE",
     "files/alerts.yaml": HERE.parent / "prometheus" / "alerts.yaml",
     "files/dashboard.json": HERE.parent / "grafana" / "dashboard.json",
 }
-# Maps that one sets as a whole: a row each, without one for every key inside.
+# Maps that are set as a whole: one row for each, without rows for the keys inside.
 WHOLE = ["config", "resources", "podSecurityContext", "securityContext", "strategy"]
 
-# A chart is read on its own, where it was unpacked or on a page of a registry: it has no link into the project.
+# A chart is read without the project, after unpacking or in a registry, so it has no links to files of the project.
 HEAD = """\
 # envoy-auth-tokens
 
-One envoy-auth-tokens for many Envoys, with issued keys in PostgreSQL, for Kubernetes 1.30 or newer. For Envoy and this server
-beside an application, in its Pod, take `deploy/kubernetes/sidecar` of the project. Its folder `docs` has what is named here.
+This chart installs one envoy-auth-tokens for many Envoys, with issued keys in PostgreSQL, on Kubernetes 1.30 or newer. For Envoy and
+this server in the Pod of an application, use `deploy/kubernetes/sidecar` of the project. The documents named here are in the folder
+`docs` of the project.
 
-The Secret `envoy-auth-tokens` must hold `admin-password` and `DATABASE_URL`, unless `externalSecret` fills it. The image is in
-no public registry: push it to yours.
+The Secret `envoy-auth-tokens` must contain `admin-password` and `DATABASE_URL`, unless `externalSecret` fills it. The image is not in
+a public registry: push it to your registry.
 
 ```sh
 helm install envoy-auth-tokens deploy/helm/envoy-auth-tokens --namespace envoy-auth-tokens \\
@@ -37,22 +38,22 @@ helm install envoy-auth-tokens deploy/helm/envoy-auth-tokens --namespace envoy-a
 helm test envoy-auth-tokens --namespace envoy-auth-tokens
 ```
 
-It was linted and rendered by Helm 4.1, and every kind was held against the schemas of its project. It was never installed in a
-cluster: none was there.
+The chart was linted and rendered by Helm 4.1, and every kind was validated with the schemas of its project. It was not installed in a
+cluster.
 
-What values can say:
+Notes on the values:
 
-- `config` is merged with the chart's own: `--set config.realm=shop` changes that alone, and `null` takes a key away.
-  `--set-file configFile=config.yaml` takes a file as it is.
-- A Job checks the configuration before an install or upgrade changes anything. An error stops it. Helm from 3.18 on prints
-  every line, and `kubectl logs job/NAME-check` shows them for a day.
-- `helm test` tries the configuration and the key store from a Pod outside of a mesh, and asks the Service for its health. It
-  does not ask where the Service takes mTLS alone, with `tls.existingSecret` or `istio.enabled`: send a request through an Envoy.
-- On OpenShift, which chooses users itself: `podSecurityContext: {runAsUser: null, runAsGroup: null, fsGroup: null}`.
+- `config` is merged with the chart's configuration: `--set config.realm=shop` changes only the realm, and `null` removes a key.
+  `--set-file configFile=config.yaml` uses a file as it is.
+- A Job checks the configuration before an install or upgrade changes anything. An error stops it. Helm 3.18 and later prints
+  the output, and `kubectl logs job/NAME-check` shows it for a day.
+- `helm test` checks the configuration and the key store from a Pod outside of a mesh, and the health of the Service. With
+  `tls.existingSecret` or `istio.enabled` the Service accepts only mTLS, and its health is not checked: send a request through Envoy.
+- On OpenShift, which sets users itself: `podSecurityContext: {runAsUser: null, runAsGroup: null, fsGroup: null}`.
 - In Istio: `istio: {enabled: true, mayAsk: [shop]}` and `config: {ext_authz: {listen: "127.0.0.1:9191"}}`.
-- Alerts need the Prometheus operator: `podMonitor`, `prometheusRule`; `docs/runbooks.md` says what each of them means.
+- Alerts need the Prometheus operator: `podMonitor`, `prometheusRule`. `docs/runbooks.md` explains each alert.
 
-Without a database, for tokens of the configuration alone:
+Without a database, with only the tokens of the configuration:
 
 ```yaml
 config: {keys: null, admin: null, users: null, tokens: [{token: {$env: BOT_TOKEN}, actor: {id: bot}}]}
@@ -63,7 +64,7 @@ database: {existingSecret: ""}
 
 ## Values
 
-This table is made of `values.yaml` by `make chart`.
+`make chart` creates this table from `values.yaml`.
 
 | value | default | |
 | --- | --- | --- |
@@ -71,7 +72,7 @@ This table is made of `values.yaml` by `make chart`.
 
 
 def rows():
-    """One row a value: its path, its default, what the comment over it says."""
+    """One row per value: its path, its default, and the comment above it."""
     comment, path, whole = [], [], None
     lines = (CHART / "values.yaml").read_text().splitlines()
     found = []
@@ -108,7 +109,7 @@ def readme():
     text = HEAD
     for name, default, what in rows():
         shown = f"`{default[0]}`" if len(default) == 1 else "see `values.yaml`" if default else ""
-        # A bar would end the cell; words between angle brackets are no HTML.
+        # A bar would end the cell, and text in angle brackets must not become HTML.
         what = what.replace("|", "\\|").replace("<", "&lt;")
         text += f"| `{name}` | {shown} | {what} |\n"
     return text
@@ -122,7 +123,7 @@ def main(arguments):
     old = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
     for path in old:
         if arguments:
-            print(f"error: {path.relative_to(HERE.parents[1])} is not what `make chart` makes", file=sys.stderr)
+            print(f"error: {path.relative_to(HERE.parents[1])} is not up to date: run `make chart`", file=sys.stderr)
         else:
             path.parent.mkdir(exist_ok=True)
             path.write_text(wanted[path])
