@@ -468,9 +468,14 @@ pub fn decisions(log: &Log) -> Vec<Value> {
 
 /// The decision line of the request with this `x-request-id`.
 pub fn decision(log: &Log, request_id: &str) -> Value {
-    log.wait_for(&format!("a decision line of request {request_id}"), |line| {
+    decision_where(log, "request_id", request_id)
+}
+
+/// The first decision line in which this field has this value.
+pub fn decision_where(log: &Log, field: &str, value: &str) -> Value {
+    log.wait_for(&format!("a decision line whose {field} is {value}"), |line| {
         let fields = fields(line)?;
         fields.get("decision")?;
-        (fields.get("request_id")?.as_str()? == request_id).then_some(fields)
+        (fields.get(field)?.as_str()? == value).then_some(fields)
     })
 }
