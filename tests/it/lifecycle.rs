@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::harness::postgres::Postgres;
 use crate::harness::{MAX_WAIT, Server, Stack, grpc};
+use crate::soak::status_of;
 
 const ALICE: &str = "alice-token-0123456789";
 
@@ -42,6 +43,18 @@ fn a_ready_server_says_so_by_grpc_health_and_probes() {
     for path in ["/", "/metricsx", "/admin", "/ready/x"] {
         assert_eq!(server.probe(path).status, 404, "{path}");
     }
+}
+
+#[test]
+fn no_huge_page_holds_the_memory_of_a_server() {
+    let server = Server::with(CONFIG).start();
+    assert!(passes(&server));
+    assert_eq!(status_of(server.process(), "THP_enabled"), 0);
+    let maps = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", server.process())).unwrap();
+    let line = maps.lines().find_map(|line| line.strip_prefix("AnonHugePages:")).unwrap();
+    let huge: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+    // Where the kernel takes huge pages for everything, it may have taken one before our first line ran.
+    assert!(huge <= 2048, "{huge} kB");
 }
 
 #[test]
