@@ -1,6 +1,6 @@
 //! A load client: sends one request over and over, and checks every answer.
 //!
-//! The request is a CheckRequest, sent as Envoy sends it, the same with a password that is guessed, another one each time, or
+//! The request is a CheckRequest, sent as Envoy sends it, the same with another guessed password or token each time, or
 //! a GET for an Envoy that asks the server.  Without a rate
 //! each answer is followed by the next request, and a wrong answer is the end.  With one, requests are sent at fixed
 //! times, answered or not, so that a server that stops for a second is found out by every request of that second; wrong
@@ -49,8 +49,11 @@ struct Arguments {
     /// number that counts; each must be denied
     #[arg(long, conflicts_with = "token")]
     guess: Option<String>,
-    /// Count to so many in the user names
-    #[arg(long, default_value_t = u64::MAX, value_parser = clap::value_parser!(u64).range(1..), requires = "guess")]
+    /// Send the CheckRequest with this bearer token, in which `#` stands for a number below --names, in no order
+    #[arg(long, conflicts_with_all = ["token", "guess"], requires = "names")]
+    bearer: Option<String>,
+    /// Use only the numbers below this one
+    #[arg(long, default_value_t = u64::MAX, value_parser = clap::value_parser!(u64).range(1..))]
     names: u64,
     /// Print "ready", and send so many requests a second from the first byte of standard input to its end
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -92,7 +95,12 @@ enum Message {
     Check(Bytes),
     /// A Check with another password each time.
     Guess { check: Box<CheckRequest>, name: String, names: u64, number: Cell<u64> },
+    /// A Check with another bearer token each time.
+    Bearer { check: Box<CheckRequest>, token: String, names: u64, number: Cell<u64> },
 }
+
+/// Odd and large: its multiples go through all numbers below a power of two, and far from each to the next.
+const STRIDE: u64 = 0x9E37_79B9_7F4A_7C15;
 
 type Failure = Box<dyn Error>;
 
@@ -337,11 +345,15 @@ async fn ask(sender: SendRequest<Bytes>, load: &Load) -> Result<SendRequest<Byte
 
 impl Message {
     fn of(request: &[u8], arguments: &Arguments) -> Result<Self, Failure> {
-        let Some(name) = arguments.guess.clone() else {
-            return Ok(Self::Check(framed(request)?));
-        };
-        let check = Box::new(CheckRequest::decode(request)?);
-        Ok(Self::Guess { check, name, names: arguments.names, number: Cell::new(0) })
+        let check = || CheckRequest::decode(request).map(Box::new);
+        let (names, number) = (arguments.names, Cell::new(0));
+        if let Some(name) = arguments.guess.clone() {
+            return Ok(Self::Guess { check: check()?, name, names, number });
+        }
+        if let Some(token) = arguments.bearer.clone() {
+            return Ok(Self::Bearer { check: check()?, token, names, number });
+        }
+        Ok(Self::Check(framed(request)?))
     }
 
     /// The next request's, with gRPC's prefix; none for a GET.
@@ -350,18 +362,26 @@ impl Message {
             Self::None => Ok(None),
             Self::Check(body) => Ok(Some(body.clone())),
             Self::Guess { check, name, names, number } => {
-                let next = number.get();
-                number.set(next + 1);
+                let next = number.replace(number.get() + 1);
                 let pair = format!("{}:guess {next}", name.replace('#', &(next % names).to_string()));
-                let mut check = check.clone();
-                let attributes = check.attributes.as_mut().and_then(|attributes| attributes.request.as_mut());
-                let http = attributes.and_then(|request| request.http.as_mut());
-                let headers = &mut http.ok_or("the CheckRequest has no `http`")?.headers;
-                headers.insert(AUTHORIZATION.to_string(), format!("Basic {}", STANDARD.encode(pair)));
-                Ok(Some(framed(&check.encode_to_vec())?))
+                with_authorization(check, format!("Basic {}", STANDARD.encode(pair))).map(Some)
+            }
+            Self::Bearer { check, token, names, number } => {
+                let next = number.replace(number.get().wrapping_add(STRIDE));
+                let token = token.replace('#', &(next % names).to_string());
+                with_authorization(check, format!("Bearer {token}")).map(Some)
             }
         }
     }
+}
+
+/// This Check with another `Authorization`, with gRPC's prefix.
+fn with_authorization(check: &CheckRequest, value: String) -> Result<Bytes, Failure> {
+    let mut check = check.clone();
+    let attributes = check.attributes.as_mut().and_then(|attributes| attributes.request.as_mut());
+    let http = attributes.and_then(|request| request.http.as_mut());
+    http.ok_or("the CheckRequest has no `http`")?.headers.insert(AUTHORIZATION.to_string(), value);
+    framed(&check.encode_to_vec())
 }
 
 impl Load {
@@ -393,7 +413,10 @@ impl Load {
         if status.code != self.expect {
             return Err(format!("status code {}, expected {}", status.code, self.expect).into());
         }
-        self.right.borrow_mut().push(answer);
+        // Each of many actors has another answer.
+        if !matches!(self.message, Message::Bearer { .. }) {
+            self.right.borrow_mut().push(answer);
+        }
         Ok(())
     }
 }
