@@ -8,7 +8,7 @@ use std::io;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// A JSON object that says who it is, members in the order in which they were written.
+/// A JSON object that identifies the caller.  Members keep the order in which they were written.
 #[derive(Clone, PartialEq)]
 pub struct Actor {
     members: Map<String, Value>,
@@ -17,10 +17,10 @@ pub struct Actor {
 /// Why an object cannot be an actor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ActorError {
-    /// Two members differ only in case: a reader who folds case would see one of them.
+    /// Two members differ only in case: a reader that ignores case would see only one of them.
     #[error("members {0:?} and {1:?} differ only in case")]
     MembersDifferOnlyInCase(String, String),
-    /// `key:` begins the ids of API keys, which no other actor may have.
+    /// The id begins with `key:`, which is reserved for API keys.
     #[error("an id that begins with \"key:\" is reserved for API keys")]
     ReservedId,
     /// Lists and objects are nested too deep.
@@ -81,17 +81,17 @@ impl Actor {
         Self::with_own(members, own)
     }
 
-    /// The actor of an API key of a person who has this actor: theirs, with the lower one of their role and that of the
-    /// key, and which key it is.  Without a role of the key the role is theirs.
+    /// The actor of an API key of a person who has this actor: the person's actor, with the lower of the two roles of
+    /// the person and the key, and with the key's id.  A key without a role has the role of the person.
     ///
-    /// `None`: the key may have at most a role, and theirs is none of Grafana's.
+    /// `None`: the key has a role, and the person's role is not one of Grafana's roles.
     pub fn of_own_key(&self, role: Option<&str>, key: &str, key_id: i64) -> Option<Self> {
         let mut members = self.members.clone();
         if let Some(role) = role {
             let theirs = members.get("role").and_then(Value::as_str);
             let rank = |role: &str| ["Viewer", "Editor", "Admin"].iter().position(|known| *known == role);
             let lower = match theirs {
-                // Who has no role gives none.
+                // A person without a role cannot give one.
                 None => return None,
                 Some(theirs) => {
                     if rank(theirs)? < rank(role)? {
@@ -116,7 +116,7 @@ impl Actor {
         Self { members }
     }
 
-    /// Whether it nests deeper than an answer may: an API key of an older store can.
+    /// Whether it nests deeper than an answer may.  An API key of an older store can.
     pub fn nests_too_deep(&self) -> bool {
         nests_too_deep(&self.members)
     }
@@ -142,7 +142,7 @@ impl Actor {
     }
 }
 
-/// An actor is no secret, but it does not belong into a debug line either: `Debug` shows its size alone.
+/// An actor is not a secret, but it does not belong in a debug line: `Debug` shows only its size.
 impl fmt::Debug for Actor {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Actor({} members)", self.members.len())

@@ -1,11 +1,12 @@
-//! Answers: what becomes of a request, free of any wire format.
+//! Answers: the result of a decision for the data plane, independent of any wire format.
 //!
 //! An [`Answer`] says everything that a data plane has to do: headers to set and to remove, or status, headers and
 //! body of a denial, and dynamic metadata.  A server encodes it ([`crate::ext_authz::codec::response`] for Envoy's
 //! gRPC) and decides nothing.
 //!
-//! Answers borrow from the decision and the request.  What is the same in many of them is apart, so that a server
-//! can encode it once: the part that depends on the actor ([`ActorAnswer`]), and denials ([`Denial`]) but for redirects.
+//! Answers borrow from the decision and the request.  The parts that many answers share are separate, so that a server
+//! can encode them once: the part that depends on the actor ([`ActorAnswer`]), and denials ([`Denial`]) except
+//! redirects.
 
 use std::borrow::Cow;
 
@@ -29,35 +30,35 @@ const FAILURE_MODE_ALLOWED: &str = "x-envoy-auth-failure-mode-allowed";
 /// The header of a response that says when the credential of its request expires.
 pub const TOKEN_EXPIRES: &str = "x-token-expires";
 
-/// What becomes of a request.
+/// The answer to a request.
 pub enum Answer<'a> {
-    /// It passes, changed.
+    /// The request passes, with these changes.
     Allow(AllowAnswer<'a>),
-    /// It is denied.
+    /// The request is denied.
     Deny(DenyAnswer<'a>),
 }
 
-/// How a request that passes is changed, and what is said of it.
+/// The changes to a request that passes, and its metadata.
 pub struct AllowAnswer<'a> {
     /// The actor headers.
     pub actor: ActorAnswer<'a>,
-    /// What is taken out of this request.
+    /// The parts that are removed from this request.
     pub request: RequestChanges<'a>,
     /// The policy that admits it; none for a CORS preflight.
     pub policy: Option<&'a str>,
     /// The denial that is not enforced.
     pub shadow: Option<Shadow<'a>>,
-    /// When the credential expires, where its client is told.
+    /// When the credential expires, where the response reports it.
     pub expires: Option<Timestamp>,
 }
 
-/// A denial of this request: [`Denial`] is what the client reads.
+/// A denial of this request.  The client reads the [`Denial`].
 pub struct DenyAnswer<'a> {
     /// Why.
     pub reason: DenyReason,
     /// The form that the client reads.
     pub form: DenialForm,
-    /// Where a browser is sent instead: the `location` of a redirect.
+    /// The `location` of a redirect, where a browser is sent to the log-in page instead.
     pub redirect: Option<&'a str>,
     /// The policy under which it is denied, when one was selected.
     pub policy: Option<&'a str>,
@@ -95,7 +96,7 @@ impl<'a> Answer<'a> {
                     None
                 },
             }),
-            // A permit is for an HTTP request, and the authorizer gives none without.
+            // The authorizer gives permits only for HTTP requests.
             (Ok(_), None) => {
                 let (reason, form) = (DenyReason::NoHttp, DenialForm::Json);
                 Self::Deny(DenyAnswer { reason, form, redirect: None, policy })
@@ -177,10 +178,10 @@ impl<'a> ActorAnswer<'a> {
     }
 }
 
-/// What is taken out of a request that passes: credentials of ours, and headers that claim what only we may say.
+/// The parts that are removed from a request that passes: our credentials, and headers that only this server may set.
 ///
-/// Besides the actor headers, which every configuration of Envoy lets us set, nothing is named here that the request did
-/// not show: an Envoy with strict mutation rules would answer 500.
+/// Except for the actor headers, which every configuration of Envoy lets us set, it names only headers that the request
+/// has: an Envoy with strict mutation rules would answer 500 otherwise.
 pub struct RequestChanges<'a> {
     stripping: CredentialStripping<'a>,
     http: &'a Http<'a>,
@@ -223,12 +224,12 @@ impl<'a> RequestChanges<'a> {
         self.stripping.parameters.iter().filter_map(|name| std::str::from_utf8(name).ok())
     }
 
-    /// Headers that a careless upstream would take for an actor header, and the failure-mode claim.
+    /// Headers that an upstream could mistake for an actor header, and the failure-mode header.
     fn spoofed_headers(&self) -> impl Iterator<Item = &'a str> {
         let actor_headers = self.actor_headers;
         let lengths = actor_headers.lengths().and(NameLengthFilter::of([FAILURE_MODE_ALLOWED.as_bytes()]));
         let spoofed_headers = self.http.headers.with_name_lengths(lengths).filter(move |header| {
-            // Pseudo headers are no headers that an upstream could take for one of ours, and cannot be removed.
+            // Pseudo headers cannot be removed, and an upstream cannot mistake them for one of ours.
             if header.name.first() == Some(&b':') {
                 return false;
             }
@@ -291,7 +292,7 @@ fn principal_metadata(principal: &Principal) -> [(&'static str, MetadataValue<'_
 impl<'a> Shadow<'a> {
     /// `shadow`: why the request would have been denied, and whose credential it carried.
     ///
-    /// An actor that the policy does not admit is in here alone: rules that read `actor` must not meet it.
+    /// An actor that the policy does not admit appears only here: rules that read `actor` must not see it.
     pub fn metadata(self) -> (&'static str, MetadataValue<'a>) {
         let mut fields = vec![("reason", MetadataValue::Text(self.reason.as_str()))];
         fields.extend(self.principal.into_iter().flat_map(principal_metadata));
@@ -304,8 +305,7 @@ impl<'a> Shadow<'a> {
 pub enum DenialForm {
     /// A JSON body.
     Json,
-    /// The same without the challenge `Basic`: a script in a browser reads it, whose user must not meet the browser's
-    /// dialog for passwords.
+    /// The same without the challenge `Basic`, for scripts in a browser: the browser must not open its password dialog.
     JsonForScript,
     /// A gRPC status, and the message alone as body: Envoy passes it on as `grpc-message`.
     Grpc,
@@ -315,7 +315,7 @@ impl DenialForm {
     fn of_client(reason: DenyReason, http: Option<&Http<'_>>, snapshot: &Snapshot) -> Self {
         match http {
             Some(http) if http.is_grpc() => Self::Grpc,
-            // Only of the denials that have the challenge there are two forms.
+            // Only denials with the challenge have two forms.
             Some(http)
                 if reason.details().challenge.may_be_basic()
                     && snapshot.locations.reads_basic()
@@ -328,7 +328,7 @@ impl DenialForm {
     }
 }
 
-/// A denial as its client reads it.  But for a redirect it depends on the reason, the form and the snapshot alone.
+/// A denial as the client reads it.  Except for a redirect it depends only on the reason, the form and the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
     /// The HTTP status.
@@ -356,7 +356,7 @@ impl Denial {
                 format!(r#"{{"error": "{error}", "message": "{message}"}}"#)
             }
             DenialForm::Grpc => {
-                // Envoy derives a status from ours of HTTP where we name none, and 400 becomes INTERNAL.
+                // Without a gRPC status Envoy derives one from the HTTP status, and 400 becomes INTERNAL.
                 headers.push(("grpc-status", (code as i32).to_string()));
                 message.to_owned()
             }
@@ -388,7 +388,7 @@ impl Denial {
         }
     }
 
-    /// The redirect that a browser without a credential gets instead: to this location, with nothing to read.
+    /// The redirect to this location that a browser without a credential gets instead, with an empty body.
     pub fn redirect(reason: DenyReason, location: &str) -> Self {
         Self {
             status: 302,
@@ -400,7 +400,7 @@ impl Denial {
         }
     }
 
-    /// Every header.  Those of one name, `www-authenticate`, stand beside each other.
+    /// Every header.  Headers of the same name (`www-authenticate`) are next to each other.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let headers = self.headers.iter().map(|(name, value)| (*name, value.as_str()));
         headers.chain(self.challenges.iter().map(|value| ("www-authenticate", value.as_str())))

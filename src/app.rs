@@ -42,7 +42,7 @@ const FIRST_READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long closing the key store may take.
 const CLOSE_STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the command line says beyond the configuration.
+/// Options of the command line, in addition to the configuration.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where decisions are logged, and which.
@@ -59,7 +59,7 @@ pub struct Options {
     pub audit_log: AuditLog,
 }
 
-/// A server whose ports are all bound, and that does not answer yet.
+/// A server with all ports bound that does not answer yet.
 pub struct Bound {
     /// The address of ext_authz, with the port that the operating system chose.
     pub ext_authz: Listen,
@@ -92,7 +92,7 @@ pub enum ServeError {
     /// A port cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The sockets that the service manager passes do not fit the configuration.
+    /// The sockets that the service manager passes do not match the configuration.
     #[error(transparent)]
     Activation(#[from] ActivationError),
     /// The key store cannot be opened, and a retry would not help.
@@ -265,7 +265,7 @@ impl Bound {
         {
             tasks.spawn(records::keep(self.snapshots.clone(), Arc::clone(keys), self.people, self.clock));
         }
-        // A key that was not read yet is answered with 503; after a while that is better than no answer.
+        // Keys get 503 until the store was read.  After a while that is better than no answer.
         let early_signal = match &self.keys {
             Some(keys) => first_reading(keys, &mut signals).await,
             None => None,
@@ -287,7 +287,7 @@ impl Bound {
                         service_manager::waiting_for_key_store();
                         readiness::until_ready(keys, snapshots, started).await;
                     }
-                    // The log line comes last: who waits for it finds the probes ready.
+                    // The log line comes last: a process that waits for it finds the probes ready.
                     health.set_ready();
                     grpc_health.set_serving().await;
                     tracing::info!("serving");
@@ -365,7 +365,7 @@ async fn close_store(keys: &Keys, follower: FollowerThread) {
     }
 }
 
-/// Waits for the first reading of the key store until a timeout.  Gives back the signal that came meanwhile.
+/// Waits for the first reading of the key store until a timeout.  Returns the signal that arrived meanwhile.
 async fn first_reading(keys: &Keys, signals: &mut Signals) -> Option<&'static str> {
     tokio::select! {
         read = tokio::time::timeout(FIRST_READ_TIMEOUT, keys.first_read()) => {

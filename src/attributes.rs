@@ -25,7 +25,7 @@ pub struct Attributes<'a> {
 
 impl fmt::Debug for Attributes<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The operator's own words: no client can write them.
+        // Operators write them; no client can.
         let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
         formatter
             .debug_struct("Attributes")
@@ -51,13 +51,13 @@ pub struct Http<'a> {
     pub client: ClientAddress<'a>,
 }
 
-/// The address of a client as a text, as told with the request: by Envoy the connection's peer
-/// (`source.address.socket_address.address`).  It is written down; no decision reads it.
+/// The address of a client as text, as the request reports it: from Envoy, the peer of the connection
+/// (`source.address.socket_address.address`).  It is logged; no decision reads it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ClientAddress<'a>(&'a [u8]);
 
 impl<'a> ClientAddress<'a> {
-    /// Nobody tells it.
+    /// Not reported.
     pub const UNKNOWN: Self = Self(b"");
 
     /// The address of this text.
@@ -70,7 +70,7 @@ impl<'a> ClientAddress<'a> {
         self.0
     }
 
-    /// The address; `None` when it is not known, or none of IP.
+    /// The address; `None` when it is not known, or is not an IP address.
     pub fn ip(&self) -> Option<IpAddr> {
         let address: IpAddr = std::str::from_utf8(self.0).ok()?.parse().ok()?;
         Some(address.to_canonical())
@@ -89,7 +89,7 @@ impl fmt::Debug for Http<'_> {
     }
 }
 
-/// Bytes of which nothing is shown but how many they are.
+/// Bytes that `Debug` shows only by their number.
 struct Length<'a>(&'a [u8]);
 
 impl fmt::Debug for Length<'_> {
@@ -107,7 +107,7 @@ impl<'a> Http<'a> {
         }
     }
 
-    /// What follows the first `?` of the path; `None` without one.
+    /// The part after the first `?` of the path; `None` without one.
     pub fn query(&self) -> Option<&'a [u8]> {
         let mark = self.path.iter().position(|&byte| byte == b'?')?;
         Some(&self.path[mark + 1..])
@@ -168,7 +168,7 @@ impl fmt::Debug for Headers<'_> {
     }
 }
 
-/// The lengths of some names, as bits: a name whose length is not among them need not be compared.
+/// The lengths of some names, as bits.  A name of another length does not have to be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NameLengthFilter(u64);
 
@@ -193,7 +193,7 @@ impl NameLengthFilter {
         self.0 & Self::bit(length) != 0
     }
 
-    /// Longer names share their bits with shorter ones, which costs a comparison at most.
+    /// Longer names share bits with shorter ones, which costs at most one comparison.
     fn bit(length: usize) -> u64 {
         1 << (length % 64)
     }
@@ -257,7 +257,7 @@ impl<'a> Headers<'a> {
     fn is_replaced(&self, index: usize) -> bool {
         match self.encoding {
             Encoding::Lines => false,
-            // Each key is here once.
+            // Each key appears once.
             Encoding::Joined if self.entries.len() > MAX_WITHOUT_TABLE => false,
             Encoding::Joined => {
                 let name = self.entries[index].name;
@@ -270,7 +270,7 @@ impl<'a> Headers<'a> {
     }
 }
 
-/// Of the entries with the very same key the last one stays, where it stands.
+/// Of the entries with the same key only the last one stays, at its position.
 fn keep_last_of_each_key(entries: &mut Vec<Header<'_>>) {
     let mut last = HashMap::with_capacity(entries.len());
     for (index, header) in entries.iter().enumerate() {

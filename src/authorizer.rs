@@ -1,4 +1,4 @@
-//! The one way through: from the attributes of a request to a decision.
+//! The engine: from the attributes of a request to a decision.
 //!
 //! [`Authorizer::authorize`] selects the policies, extracts the credential, authenticates it, and lets the policies
 //! admit.  A [`Trace`] records what each step found: `explain` shows that record, so that it cannot differ from
@@ -39,7 +39,7 @@ pub trait Trace: SelectionTrace + ExtractionTrace {
 
 impl Trace for () {}
 
-/// Decides about requests by the snapshot in force.
+/// Decides about requests by the current snapshot.
 pub struct Authorizer {
     snapshots: SnapshotStore,
     sources: Sources,
@@ -57,11 +57,11 @@ impl Authorizer {
         &self.sources
     }
 
-    /// The principal of a request to ourselves, whose credential is in one of these locations: by the same code that
-    /// decides Checks.  An unknown token is denied, whatever the rules leave to upstreams.
+    /// The principal of a request to this server, with its credential in one of these locations.  The code is the same
+    /// as for Checks, but an unknown token is always denied, also with `unknown_credentials: anonymous`.
     ///
     /// # Errors
-    /// The denial that a Check would meet.
+    /// The denial that a Check would get.
     pub async fn authenticate_at(
         &self,
         http: &Http<'_>,
@@ -70,7 +70,7 @@ impl Authorizer {
         self.authenticate_for(Purpose::Admin, http, locations).await
     }
 
-    /// The same for another purpose: sessions of an application count where Checks are asked.
+    /// The same for another purpose: sessions of an application are valid for Checks.
     ///
     /// # Errors
     /// As [`authenticate_at`](Self::authenticate_at).
@@ -96,7 +96,7 @@ impl Authorizer {
         }
     }
 
-    /// The snapshot in force.
+    /// The current snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.current()
     }
@@ -144,8 +144,7 @@ impl Authorizer {
         expires_at.is_some_and(|expires_at| expires_at.duration_since(self.sources.clock.now()) <= within)
     }
 
-    /// The steps, in the order in which they depend on each other.  Each denies with its reason, or hands on what it
-    /// found.
+    /// The steps, in the order of their dependencies.  Each step denies with its reason or passes its result on.
     async fn decide(
         &self,
         request: &Attributes<'_>,
@@ -156,7 +155,7 @@ impl Authorizer {
     ) -> Result<Permit, DenyReason> {
         let http = request.http.as_ref().ok_or(DenyReason::NoHttp)?;
 
-        // A browser sends a preflight without credentials before a request that has some.
+        // A browser sends a preflight without credentials before a request with credentials.
         if snapshot.allow_cors_preflight
             && let Some(permit) = Permit::for_preflight(http)
         {
@@ -169,16 +168,17 @@ impl Authorizer {
             return Err(DenyReason::ContextKey);
         }
 
-        // Which policies govern this?  A path that can be read in two ways is denied here.
+        // Selects the policies.  A path that can be read in two ways is denied here.
         let selected = snapshot.policies.select(request, http, trace)?;
         trace.selected(&selected);
         context.policy = Some(Arc::clone(selected.policy));
 
-        // An error here is the denial of every selected policy; one that is not enforced lets the request pass still.
+        // An error here is a denial of every selected policy.  A policy that is not enforced still lets the request
+        // pass.
         let authenticated = self.authenticate(http, deadline, snapshot, context, trace).await;
 
-        // Only a policy can turn an actor, or the lack of one, into a permit.  All of the selected ones must; the
-        // request passes by the permit of its own, which is the first.
+        // Only a policy can turn an actor, or the lack of one, into a permit.  All selected policies must do so.  The
+        // request passes with the permit of its own policy, which is the first.
         let mut own_permit = None;
         let mut shadow: Option<(DenyReason, Permit)> = None;
         for policy in selected.iter() {
@@ -194,7 +194,7 @@ impl Authorizer {
                 Ok(permit) => {
                     own_permit.get_or_insert(permit);
                 }
-                // Only a policy that is not enforced lets pass what is denied under it.
+                // Only a policy that is not enforced lets a denied request pass.
                 Err(deny_reason) => match policy.shadow_permit() {
                     Some(permit) if shadow.is_none() => {
                         context.policy = Some(Arc::clone(policy));
@@ -214,11 +214,11 @@ impl Authorizer {
             context.passed_through = self.foreign_location(http, snapshot).map(Box::new);
             return Ok(permit);
         }
-        // The request's own policy comes first, and denies above where it does not admit.
+        // The request's own policy comes first; where it does not admit, the denial is above.
         guard_actor_headers(http, snapshot, own_permit.ok_or(DenyReason::NotAdmitted)?)
     }
 
-    /// Extracts the credential and authenticates it; without one there is nothing to do.
+    /// Extracts the credential, if there is one, and authenticates it.
     async fn authenticate(
         &self,
         http: &Http<'_>,
@@ -232,7 +232,7 @@ impl Authorizer {
         };
         trace.presented(&presented.credential);
 
-        // A credential that does not count is an error here, unless the rules leave unknown ones to the upstream.
+        // An invalid credential is an error here, unless the rules leave unknown credentials to the upstream.
         let purpose = Purpose::Check { deadline };
         let identity = match self.sources.identify(&presented.credential, &http.client, snapshot, purpose) {
             Identification::Known(identity) => identity,

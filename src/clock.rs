@@ -1,8 +1,8 @@
-//! The time, as a value that can be handed in: tests choose it.
+//! The time, as a value that tests can set.
 //!
-//! [`Clock::now`] is the time of day.  It says what an instant is called: when a key expires, when a line was
-//! logged.  An administrator or NTP may set it forwards and backwards.  [`Clock::elapsed`] only goes forwards, one
-//! second a second.  It measures how long ago something happened in this process: a lag, a lock, an interval.
+//! [`Clock::now`] is the time of day.  It names instants: when a key expires, when a line was logged.  An administrator
+//! or NTP may set it forwards and backwards.  [`Clock::elapsed`] only goes forwards, one second a second.  It measures
+//! how long ago something happened in this process: a lag, a lock, an interval.
 
 pub mod sliding_window;
 
@@ -14,7 +14,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
-/// Tells the time.
+/// A clock.
 #[derive(Clone)]
 pub struct Clock {
     now: Arc<dyn Fn() -> Timestamp + Send + Sync>,

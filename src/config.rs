@@ -394,8 +394,8 @@ fn interpret(
             diagnostic.severity == Severity::Error || !diagnostic.key.starts_with("admin")
         });
     }
-    if source.environment.is_open_to_everybody(source.file) {
-        let about = Diagnostic::about_file(source.file, reader::OPEN_TO_EVERYBODY.to_owned());
+    if source.environment.is_world_writable(source.file) {
+        let about = Diagnostic::about_file(source.file, reader::WORLD_WRITABLE.to_owned());
         diagnostics.push(Diagnostic { severity: Severity::Warning, ..about });
     }
     ParsedDocument { sections, diagnostics, files: files.into_iter().collect() }
@@ -453,7 +453,7 @@ const UNSERVED: &[&str] = &["ext_authz", "probes", "oauth"];
 
 fn read_document<'t>(reader: &mut Reader<'t>, root: &'t Node) -> Option<Sections> {
     if matches!(root.value, Value::Null) {
-        reader.error(&root.at, format!("the file is empty; {NOBODY}"));
+        reader.error(&root.at, format!("the file is empty; {NO_REQUEST_ADMITTED}"));
         return None;
     }
     if let Some(seed) = datasette::find(root) {
@@ -504,7 +504,7 @@ fn read_sections<'t>(
     {
         reader.warn(
             &entry.at,
-            "nobody asks this directory: Checks do not (`at_check`), and there is no `admin`",
+            "this directory is never asked: Checks do not ask it (`at_check`), and there is no `admin`",
         );
     }
     let takes_sessions = credentials::has_session(sections.entry("credentials"));
@@ -580,7 +580,8 @@ fn read_sections<'t>(
         {
             reader.warn(
                 &entry.at,
-                "nobody of this configuration can enter here: `allow` ({role: Admin} where it is not written) admits no \
+                "no user of this configuration can log in here: `allow` ({role: Admin} where it is not written) \
+                 admits no \
                  user, no token and no role of `ldap` or `oauth`; give one of `users` an actor such as {id: admin, role: Admin}",
             );
         }
@@ -589,7 +590,7 @@ fn read_sections<'t>(
     // An unknown section may be a misspelt one that admits somebody.
     let lets_anybody = |policy: &Arc<Policy>| policy.admits_anonymous() || policy.shadow_permit().is_some();
     if nobody && has_only_sections(root) && !policy_sections.policies.iter().any(lets_anybody) {
-        reader.error(&root.at, NOBODY);
+        reader.error(&root.at, NO_REQUEST_ADMITTED);
     }
     let (keys_store, keys, unavailable) = match keys {
         Some(KeysSection { store, settings, unavailable }) => (store, Some(settings), unavailable),
@@ -646,7 +647,8 @@ fn written_len(list: &Node) -> usize {
     }
 }
 
-const NOBODY: &str = "nobody could ever pass: there are no `tokens`, no `users`, no `ldap`, no `oauth`, \
+const NO_REQUEST_ADMITTED: &str = "no request could ever pass: there are no `tokens`, no `users`, no `ldap`, no \
+    `oauth`, \
     no `keys`, \
     and no policy admits the anonymous";
 

@@ -1,4 +1,4 @@
-//! Credentials: where a request carries one, what it is, and the principal of one that was authenticated.
+//! Credentials: their locations in a request, their extraction, and the principal of an authenticated credential.
 //!
 //! The first location that carries anything decides alone.  A bad credential never falls through to the next location
 //! or to anonymous; but a session's cookie that is malformed or whose session has ended counts as absent.
@@ -27,7 +27,8 @@ pub use cross_site::CrossSite;
 /// The user name under which a Basic password is a token, as in Grafana.
 pub const API_KEY_USER: &str = "api_key";
 
-/// Session cookies of one request that are looked at.  A browser has one for each domain and path that set it.
+/// The maximum number of session cookies that are read from one request.  A browser has one for each domain and path
+/// that set it.
 pub const MAX_SESSION_COOKIES: usize = 8;
 
 /// Where a request may carry a credential.
@@ -40,9 +41,9 @@ pub enum CredentialLocation {
         /// Whether requests that another site caused may use it.
         cross_site: CrossSite,
     },
-    /// Our own session cookie: a person who logged in.
+    /// Our own session cookie: a logged-in person.
     Session {
-        /// Its names, of [`stripping::SESSION_COOKIES`]: more than one where another process sets it.
+        /// Its names, from [`stripping::SESSION_COOKIES`]: more than one where another process sets it.
         cookies: &'static [&'static str],
     },
     /// A header whose whole value is the token.
@@ -65,9 +66,9 @@ pub enum CredentialLocation {
 }
 
 impl CredentialLocation {
-    /// The words of the locations that need no name.
+    /// The configuration's words for locations that need no name.
     pub const UNNAMED: [&str; 3] = ["bearer", "basic", "session"];
-    /// The words of the locations that have a name.
+    /// The configuration's words for locations with a name.
     pub const NAMED: [&str; 3] = ["header", "query", "cookie"];
 
     /// The word of the configuration: one of [`Self::UNNAMED`] or [`Self::NAMED`].
@@ -119,17 +120,17 @@ pub struct CredentialLocations {
     cookie_lengths: NameLengthFilter,
 }
 
-/// What a request carries.
+/// The credential of a request.
 pub enum Credential {
-    /// A token, by its digest: the text itself goes no further than its location.
+    /// A token, as its digest.  The plain text is not passed on.
     Token {
         /// The SHA-256 of the token.
         digest: TokenDigest,
         /// Whether it has the format of the tokens that we issue, checksum included.
         issued_format: bool,
     },
-    /// Sessions of people who logged in: more than one where a browser holds several cookies of the name, of several
-    /// domains or paths; a host beside ours may have set one.  The only live one counts.
+    /// Sessions of logged-in people.  There are several where a browser holds cookies of this name from several domains
+    /// or paths; another host of the domain may have set one.  The only live one is used.
     Sessions(Box<[SessionCookie]>),
     /// A user's name and password.
     Password {
@@ -140,7 +141,7 @@ pub enum Credential {
     },
 }
 
-/// The value of a session's cookie.
+/// The value of a session cookie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionCookie {
     /// The SHA-256 of the value.
@@ -151,20 +152,20 @@ pub struct SessionCookie {
 
 /// A credential and the location that carried it.
 pub struct PresentedCredential<'p> {
-    /// What was found.
+    /// The credential.
     pub credential: Credential,
-    /// Where.
+    /// Its location.
     pub location: &'p CredentialLocation,
 }
 
-/// Why what a location carries is no credential.
+/// Why the content of a location is not a usable credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CredentialError {
-    /// The location holds two credentials: an upstream that reads the other one sees another actor.
+    /// The location holds two credentials.  An upstream that reads the other one would see another actor.
     Duplicate,
-    /// A token without the form of one.
+    /// A malformed token.
     MalformedToken,
-    /// Basic credentials that cannot be read.
+    /// Malformed Basic credentials.
     MalformedBasic,
     /// Another site caused the request, and the browser sent the credential by itself.
     CrossSite,
@@ -202,27 +203,27 @@ pub struct Principal {
     pub kind: Kind,
     /// Its name: never a secret.
     pub name: Arc<str>,
-    /// The number of an API key; nothing else has one.
+    /// The id of an API key; `None` for other kinds.
     pub id: Option<i64>,
-    /// Who it stands for.
+    /// The actor behind it.
     pub actor: Actor,
-    /// The only policies under which the actor counts; `None` is no restriction.
+    /// The only policies under which the credential is valid; `None` for no restriction.
     pub policies: Option<PolicyNames>,
-    /// The person behind a user or a session; nothing else has one.
+    /// The person behind a user or a session; `None` for other kinds.
     pub person: Option<Arc<Person>>,
-    /// The person whose API key it is, as they were when this was made of them.
+    /// The owner of an API key, as of the time when this principal was made.
     pub owner: Option<Arc<Principal>>,
-    /// The name of the service account whose API key it is.
+    /// The name of the service account that owns the API key.
     pub account: Option<Arc<str>>,
-    /// The version of that account of which this was made; 0 for everything else.
+    /// The version of that account from which this principal was made; 0 for everything else.
     pub account_version: u64,
-    /// The instant from which on the credential is dead.
+    /// The instant from which on the credential is expired.
     pub expires_at: Option<jiff::Timestamp>,
     /// The part of an answer that depends on the actor alone, made once under each snapshot.
     pub actor_answer: ArcSwapOption<CachedActorAnswer>,
 }
 
-/// Names of policies, each once and in order, so that finding one takes a few comparisons however many there are.
+/// Names of policies, unique and sorted, so that a lookup takes few comparisons.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyNames(Box<[Arc<str>]>);
 
@@ -250,7 +251,7 @@ impl PolicyNames {
     }
 }
 
-/// The part of an answer that depends on the actor alone, under one snapshot: it was checked that it can be built.
+/// The part of an answer that depends only on the actor, under one snapshot.  A check has shown that it can be built.
 pub struct CachedActorAnswer {
     snapshot_version: u64,
     encoded: OnceLock<Box<[u8]>>,
@@ -262,18 +263,19 @@ impl CachedActorAnswer {
         Self { snapshot_version, encoded: OnceLock::new() }
     }
 
-    /// The version of the snapshot under which it was checked.  A key outlives it, and others have other headers.
+    /// The version of the snapshot under which it was checked.  A key lives longer than a snapshot, and other snapshots
+    /// may have other headers.
     pub fn snapshot_version(&self) -> u64 {
         self.snapshot_version
     }
 
-    /// The part as the server of this process encodes it, which the first call does.
+    /// The encoded part.  The first call encodes it.
     pub fn encoded(&self, encode: impl FnOnce() -> Box<[u8]>) -> &[u8] {
         self.encoded.get_or_init(encode)
     }
 }
 
-/// The bytes hold the actor, which has no place in a debug line: only their number is shown.
+/// The bytes hold the actor, which does not belong in a debug line: only their number is shown.
 impl std::fmt::Debug for CachedActorAnswer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bytes = self.encoded.get().map_or(0, |bytes| bytes.len());
@@ -299,19 +301,19 @@ impl Principal {
         }
     }
 
-    /// Whether the actor counts under the policy of this name.
+    /// Whether the credential is valid under the policy of this name.
     pub fn counts_under(&self, policy: &str) -> bool {
         self.policies.as_ref().is_none_or(|names| names.contains(policy))
     }
 
-    /// Where the person behind it, or whose key it is, comes from.
+    /// The source of the person behind it, or of the owner of the key.
     pub fn source(&self) -> Option<&PersonSource> {
         let person = self.person.as_ref().or(self.owner.as_ref().and_then(|owner| owner.person.as_ref()));
         person.map(|person| &person.id.source)
     }
 
-    /// Whose API key it is: `account:` and the name of a service account, or the source and the subject of a person, such
-    /// as `ldap:ann`.  `None` for nobody's, and for everything else.
+    /// The owner of an API key: `account:` and the name of a service account, or the source and the subject of a
+    /// person, such as `ldap:ann`.  `None` for a key without an owner, and for other kinds.
     pub fn owner_name(&self) -> Option<String> {
         if let Some(account) = &self.account {
             return Some(format!("account:{account}"));
@@ -320,13 +322,13 @@ impl Principal {
         Some(format!("{}:{}", person.source.as_str(), person.subject))
     }
 
-    /// Whether it is dead at this instant.
+    /// Whether it is expired at this instant.
     pub fn is_expired(&self, now: jiff::Timestamp) -> bool {
         has_expired(self.expires_at, now)
     }
 }
 
-/// Whether what expires at an instant, if at all, is dead: it is from that instant on.
+/// Whether an expiry, if any, has passed: a credential is expired from that instant on.
 pub fn has_expired(expires_at: Option<jiff::Timestamp>, now: jiff::Timestamp) -> bool {
     expires_at.is_some_and(|expires_at| now >= expires_at)
 }
@@ -359,7 +361,7 @@ impl CredentialLocations {
         &self.order
     }
 
-    /// From now on sessions are looked for in cookies of these names, if they are looked for at all.
+    /// Sets the names of the session cookies, if sessions are read at all.
     pub fn set_session_cookies(&mut self, names: &'static [&'static str]) {
         for location in &mut self.order {
             if let CredentialLocation::Session { cookies } = location {
@@ -368,18 +370,18 @@ impl CredentialLocations {
         }
     }
 
-    /// Whether sessions are taken.
+    /// Whether sessions are accepted.
     pub fn reads_sessions(&self) -> bool {
         self.order.iter().any(|location| matches!(location, CredentialLocation::Session { .. }))
     }
 
-    /// Whether Basic credentials are taken.
+    /// Whether Basic credentials are accepted.
     pub fn reads_basic(&self) -> bool {
         self.basic
     }
 }
 
-/// Records what each location carries, in order, until one decides.
+/// Records the content of each location, in order, until one decides.
 pub trait ExtractionTrace {
     /// This location was read.
     fn extracted(&mut self, _extraction: &Result<Extraction, CredentialError>) {}
@@ -390,7 +392,7 @@ impl ExtractionTrace for () {}
 /// Extracts the request's credential: that of the first location that carries anything.
 ///
 /// # Errors
-/// [`CredentialError`]: a location carries something, and it is no credential or must not count.
+/// [`CredentialError`]: a location has content that is not a credential or must not be used.
 pub fn extract<'p>(
     http: &Http<'_>,
     locations: &'p CredentialLocations,
@@ -410,7 +412,7 @@ pub fn extract<'p>(
     Ok(None)
 }
 
-/// What a location carries, once the site that caused the request was checked.
+/// The content of a location, after the check of the site that caused the request.
 fn extract_checked(
     http: &Http<'_>,
     location: &CredentialLocation,
@@ -423,13 +425,13 @@ fn extract_checked(
     Ok(extraction)
 }
 
-/// Whether a Bearer is among what `authorization` holds, well-formed or not.
+/// Whether `authorization` holds a Bearer, well-formed or not.
 pub fn carries_bearer(http: &Http<'_>) -> bool {
     let mut parts = http.headers.all("authorization").flat_map(parts_of);
     parts.any(|part| split_scheme(part).0.eq_ignore_ascii_case(b"bearer"))
 }
 
-/// The first location that carries anything, and what it carries.  The site that caused the request is not checked.
+/// The first location with content, and its content.  The site that caused the request is not checked.
 pub fn extract_unchecked<'p>(
     http: &Http<'_>,
     locations: &'p CredentialLocations,
@@ -445,7 +447,7 @@ pub fn extract_unchecked<'p>(
     None
 }
 
-/// Whether sessions are looked for in this request: no location before theirs carries anything.
+/// Whether sessions are read from this request: no earlier location has content.
 pub fn reaches_sessions(http: &Http<'_>, locations: &CredentialLocations) -> bool {
     for location in &locations.order {
         if matches!(location, CredentialLocation::Session { .. }) {
@@ -458,11 +460,11 @@ pub fn reaches_sessions(http: &Http<'_>, locations: &CredentialLocations) -> boo
     false
 }
 
-/// What a location carries.
+/// The content of a location.
 pub enum Extraction {
-    /// It is absent or empty: the next location is read.
+    /// Absent or empty: the next location is read.
     Nothing,
-    /// A scheme that is none of ours: there is no credential, and no later location is read.
+    /// Another scheme: there is no credential, and no later location is read.
     OtherScheme,
     /// A credential.
     Credential(Credential),
@@ -491,13 +493,13 @@ fn extract_from(
     }
 }
 
-/// What the `authorization` header holds, of the schemes that are on.
+/// The content of the `authorization` header, of the enabled schemes.
 enum Authorization<'a> {
     Absent,
     OtherScheme,
-    /// What follows `Bearer` and its blanks.
+    /// The text after `Bearer` and its blanks.
     Bearer(&'a [u8]),
-    /// What follows `Basic` and its blanks.
+    /// The text after `Basic` and its blanks.
     Basic(&'a [u8]),
 }
 
@@ -510,7 +512,7 @@ fn authorization<'a>(
     let Some(value) = values.next() else {
         return Ok(Authorization::Absent);
     };
-    // Two lines are malformed if one of them is ours; else they are others' business, as when Envoy joins them.
+    // Two lines are malformed if one of them is ours.  Otherwise they are ignored, as where Envoy joins them.
     if values.next().is_some() {
         let mut parts = http.headers.all("authorization").flat_map(parts_of);
         return if parts.any(ours) {
@@ -526,8 +528,8 @@ fn authorization<'a>(
     if std::str::from_utf8(value).is_err() {
         return Err(CredentialError::MalformedToken);
     }
-    // Two lines that Envoy joined with a comma.  Neither of our schemes has a comma in it,
-    // while others (Digest, AWS4-HMAC-SHA256) have many.
+    // Two lines that Envoy joined with a comma.  Our schemes do not contain commas, while others (Digest,
+    // AWS4-HMAC-SHA256) contain many.
     if value.contains(&b',') {
         return if parts_of(value).any(ours) {
             Err(CredentialError::Duplicate)
@@ -543,7 +545,7 @@ fn parts_of(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim_blanks)
 }
 
-/// A value's scheme, and what follows it and its blanks (RFC 9110 section 11.4).
+/// A value's scheme, and the text after it and its blanks (RFC 9110 section 11.4).
 fn split_scheme(value: &[u8]) -> (&[u8], &[u8]) {
     let end = value.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(value.len());
     let (scheme, rest) = value.split_at(end);
@@ -608,7 +610,7 @@ fn extract_query(http: &Http<'_>, name: &str) -> Result<Extraction, CredentialEr
     }
 }
 
-/// A cookie without the form of ours counts as absent: it may be an old one or another program's.
+/// A cookie in another format counts as absent: it may be an old cookie or that of another program.
 fn extract_session(http: &Http<'_>, names: &[&str]) -> Extraction {
     let cookies = names.iter().flat_map(|name| session_cookies(&http.headers, name));
     let cookies: Box<[SessionCookie]> = cookies.collect();
@@ -619,7 +621,7 @@ fn extract_session(http: &Http<'_>, names: &[&str]) -> Extraction {
     }
 }
 
-/// The first [`MAX_SESSION_COOKIES`] cookies of a name that have the form of ours.
+/// The first [`MAX_SESSION_COOKIES`] cookies of a name in our format.
 pub fn session_cookies<'s, 'a: 's>(
     headers: &'s Headers<'a>,
     name: &'s str,

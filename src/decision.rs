@@ -10,26 +10,27 @@ use crate::identity::RejectedCredential;
 use crate::policy::{Permit, Policy};
 use crate::snapshot::Snapshot;
 
-/// What was decided about one request.
+/// The decision about one request.
 #[derive(Debug)]
 pub struct Decision {
     /// The snapshot that decided, from start to end.
     pub snapshot: Arc<Snapshot>,
     /// The permit, or why there is none.
     pub verdict: Result<Permit, DenyReason>,
-    /// What led to it.
+    /// The context of the decision.
     pub context: DecisionContext,
     /// The encoded part of the answer that depends on the permit's actor, which was checked to be possible.
     actor_answer: Option<CachedActorAnswerGuard>,
 }
 
-/// A guard costs less than a clone, and most decisions are over at once.
+/// A guard costs less than a clone, and most decisions are dropped at once.
 type CachedActorAnswerGuard = Guard<Option<Arc<CachedActorAnswer>>>;
 
-/// What the engine finds out about a request, whatever it decides: for the log, the metadata and the answer.
+/// The results of the engine's steps, whatever the decision: for the log, the metadata and the answer.
 #[derive(Debug, Default)]
 pub struct DecisionContext {
-    /// The policy that decides, when one could be selected: of several the one that denies, else the request's own.
+    /// The policy that decides, if one could be selected.  Of several policies it is the one that denies, otherwise the
+    /// request's own.
     pub policy: Option<Arc<Policy>>,
     /// The credential that was authenticated, even when its actor is not admitted.
     pub principal: Option<Arc<Principal>>,
@@ -38,24 +39,24 @@ pub struct DecisionContext {
     pub passed_through: Option<Box<CredentialLocation>>,
     /// The denial of a policy that is not enforced: the request passes all the same.
     pub shadowed: Option<DenyReason>,
-    /// The credential of a request that passes expires so soon that its client is told (`keys.tell_expiry`).
+    /// Whether the credential of a request that passes expires so soon that the response reports it
+    /// (`keys.tell_expiry`).
     pub expires_soon: bool,
-    /// What is known of a denial beyond its reason.  It is boxed, so that the few Checks that have it make the others no
-    /// larger.
+    /// Details of a denial beyond its reason.  They are boxed because few Checks have them.
     pub denial: Option<Box<DenialDetail>>,
 }
 
-/// What is known of a denial beyond its reason.
+/// Details of a denial beyond its reason.
 #[derive(Debug)]
 pub enum DenialDetail {
-    /// Where a browser is sent that is denied for want of a credential: the log-in page, with the address to come back to.
+    /// The redirect of a browser that is denied because it has no credential: the log-in page, with the return address.
     Redirect(Redirect),
-    /// The credential that was denied, where it is known: for the log alone.
+    /// The credential that was denied, if it is known.  Only the log shows it.
     Rejected(RejectedCredential),
 }
 
 impl DecisionContext {
-    /// Where a browser is sent that is denied for want of a credential.
+    /// The redirect of a browser that is denied because it has no credential.
     pub fn redirect(&self) -> Option<&Redirect> {
         match self.denial.as_deref()? {
             DenialDetail::Redirect(redirect) => Some(redirect),
@@ -63,7 +64,7 @@ impl DecisionContext {
         }
     }
 
-    /// The credential that was denied, where it is known.
+    /// The credential that was denied, if it is known.
     pub fn rejected(&self) -> Option<&RejectedCredential> {
         match self.denial.as_deref()? {
             DenialDetail::Redirect(_) => None,
@@ -72,14 +73,14 @@ impl DecisionContext {
     }
 }
 
-/// Where a browser is sent.
+/// A redirect of a browser.
 #[derive(Debug)]
 pub struct Redirect {
     /// The value of `location`.
     pub location: String,
 }
 
-/// What a decision comes to.
+/// The outcome of a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The policy admits the request.
@@ -108,12 +109,12 @@ impl Decision {
         Self { snapshot, verdict, context, actor_answer }
     }
 
-    /// A denial before anything is known of the request.
+    /// A denial before the request was read.
     pub fn deny(snapshot: Arc<Snapshot>, deny_reason: DenyReason) -> Self {
         Self { snapshot, verdict: Err(deny_reason), context: DecisionContext::default(), actor_answer: None }
     }
 
-    /// What it comes to.
+    /// The outcome.
     pub fn outcome(&self) -> Outcome {
         match (&self.verdict, self.context.shadowed) {
             (Err(deny_reason), _) => Outcome::Denied(*deny_reason),
@@ -122,14 +123,14 @@ impl Decision {
         }
     }
 
-    /// Where a server keeps what it encodes for the permit's actor; `None` for a permit without an actor.
+    /// The cache for the encoded part of the permit's actor; `None` for a permit without an actor.
     pub fn cached_actor_answer(&self) -> Option<&CachedActorAnswer> {
         self.actor_answer.as_ref().and_then(|guard| guard.as_deref())
     }
 }
 
-/// Checks that the answer can be built: an actor's headers together have a limit, and an answer that nests deeper than
-/// protobuf lets a reader go is an error to Envoy, which it may let pass.
+/// Checks that the answer can be built.  The headers of an actor have a common limit.  Envoy treats an answer that
+/// nests deeper than protobuf allows as an error, which it may let pass.
 ///
 /// The check is done once for an actor under the same snapshot.
 fn check_actor_answer(
@@ -155,7 +156,7 @@ fn check_actor_answer(
     }
     let checked = Some(Arc::new(CachedActorAnswer::new(snapshot.version)));
     principal.actor_answer.store(checked.clone());
-    // This very one is returned: a Check under another snapshot may store its own meanwhile.
+    // Returns this value and does not load it again: a Check under another snapshot may store its own meanwhile.
     Ok(Some(Guard::from_inner(checked)))
 }
 
@@ -177,7 +178,7 @@ impl Outcome {
         }
     }
 
-    /// Why, as a word for logs and metrics.
+    /// The reason as a word for logs and metrics.
     pub fn reason(self) -> &'static str {
         self.deny_reason().map_or("admitted", DenyReason::as_str)
     }

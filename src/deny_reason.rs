@@ -1,4 +1,4 @@
-//! Why a request is denied, and what every front end answers then: one table.
+//! The reasons for denials, and the answer of every front end to each: one table.
 //!
 //! A new reason is a variant of [`DenyReason`], or of an error that it holds, and a row of the table below.
 
@@ -8,13 +8,13 @@ use crate::policy::{AmbiguousPath, NotAdmitted, SelectError};
 /// Why a request is denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DenyReason {
-    /// The message is no CheckRequest.
+    /// The message is not a CheckRequest.
     Undecodable,
     /// The message is longer than `ext_authz.max_request_bytes`.
     RequestTooLarge,
-    /// More bytes of incomplete messages are held than may be, or more Checks are open.
+    /// Too many bytes of incomplete messages are held, or too many Checks are open.
     Overloaded,
-    /// The message describes no HTTP request: Envoy's TCP filter sent it.
+    /// The message does not describe an HTTP request: Envoy's TCP filter sent it.
     NoHttp,
     /// No policy can be selected.
     Selection(SelectError),
@@ -24,20 +24,21 @@ pub enum DenyReason {
     DuplicateCredential,
     /// There is no credential, and the policy needs an actor.
     NoCredential,
-    /// A token without the form of one.
+    /// A malformed token.
     MalformedToken,
-    /// Basic credentials that cannot be read.
+    /// Malformed Basic credentials.
     MalformedBasic,
     /// A token that is in neither the configuration nor the key store.
     UnknownToken,
     /// A token that has expired.
     ExpiredToken,
-    /// The token of an API key that was revoked, or whose death the key store has forgotten.
+    /// The token of an API key that was revoked, or that the restored key store shows as valid although it was dead.
     RevokedToken,
-    /// The token of an API key that is disabled, or whose service account is, or whose owner is gone.
+    /// The token of an API key that is disabled, or that belongs to a disabled service account or to an owner who is
+    /// gone.
     DisabledKey,
-    /// An unknown user or a wrong password: the answer does not say which.  What can be told of a directory's names by the
-    /// time of answers is in SECURITY.md.
+    /// An unknown user or a wrong password: the answer does not say which.  SECURITY.md describes what the response
+    /// time reveals about names in a directory.
     WrongPassword,
     /// A user who is locked after wrong passwords: to the client it is a wrong password.
     UserLocked,
@@ -47,22 +48,22 @@ pub enum DenyReason {
     ContextKey,
     /// Another site caused the request.
     CrossSite,
-    /// Our own fault: a panic.
+    /// An internal error: a panic.
     Panicked,
-    /// Our own fault: an answer that would be too large.
+    /// An internal error: the answer would be too large.
     AnswerTooLarge,
     /// The password could not be verified in time.
     PasswordUnverified,
     /// The directory has not answered about the password yet.
     DirectoryPending,
-    /// The directory does not answer, or may not be asked more often; or nobody has asked it about the person of a session
-    /// for too long.
+    /// The directory does not answer, or the limit of requests to it is reached, or no process has asked it for too
+    /// long about the person of a session.
     DirectoryUnavailable,
     /// The token may be an API key, and the key store cannot be read.
     KeysUnavailable,
 }
 
-/// What is said about a denial, in logs and to the client.
+/// The texts and codes of a denial, in logs and for the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DenialDetails {
     /// The word for logs, metrics and metadata.
@@ -75,10 +76,10 @@ pub struct DenialDetails {
     pub error: &'static str,
     /// `message` of the JSON body, and `grpc-message`.
     pub message: &'static str,
-    /// What `WWW-Authenticate` says.
+    /// The content of `WWW-Authenticate`.
     pub challenge: Challenge,
-    /// Whether `keys.unavailable: error` makes it an error, which Envoy's `failure_mode_allow` may let pass.
-    /// A client that floods us must not be able to cause one of these.
+    /// Whether `keys.unavailable: error` makes it an error, which Envoy's `failure_mode_allow` may let pass.  A client
+    /// must not be able to cause such a denial by a flood of requests.
     pub is_outage: bool,
     /// Whether a line of the decision log holds everything of the request that led to the denial.
     pub is_logged_whole: bool,
@@ -188,7 +189,7 @@ table! {
         is_outage: true,
         ..unavailable("password_unverified", "unavailable", "Keys are unavailable")
     },
-    // No outage: anybody can bring these about by a name that nobody has.
+    // Not an outage: any client can cause these with an unknown name.
     DirectoryPending => unavailable("directory_pending", "unavailable", "Keys are unavailable"),
     DirectoryUnavailable => unavailable("directory_unavailable", "unavailable", "Keys are unavailable"),
     KeysUnavailable => DenialDetails {

@@ -69,7 +69,7 @@ pub enum Verification {
     /// The caller did not let the bind with this entry be sent.
     NotTried(DistinguishedName),
     /// The name stands for nobody, whatever the password.
-    Nobody(NobodyReason),
+    Rejected(RejectionReason),
 }
 
 /// What the directory says of a name.
@@ -78,12 +78,12 @@ pub enum Lookup {
     /// The entry of the person.
     Found(Entry),
     /// The name stands for nobody.
-    Nobody(NobodyReason),
+    Rejected(RejectionReason),
 }
 
 /// Why a name stands for nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum NobodyReason {
+pub enum RejectionReason {
     /// No person has such a name ([`normalized_name`](crate::person::normalized_name)).
     InvalidName,
     /// The password is empty or holds a NUL.
@@ -112,7 +112,7 @@ pub enum NobodyReason {
     TooManyGroups,
 }
 
-impl NobodyReason {
+impl RejectionReason {
     /// The word for the log.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -34,7 +34,7 @@ impl fmt::Display for Unwritable<'_> {
                 "; let the user who runs this program write the file and into its folder, or name another file"
             }
             ErrorKind::ReadOnlyFilesystem => "; name a file in a place that can be written",
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; make room there, or name another file",
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; free space there, or name another file",
             kind => of_path(kind),
         };
         write!(formatter, "{}{advice}", self.0)

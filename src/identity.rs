@@ -1,8 +1,9 @@
-//! Authenticating credentials: who is behind one.
+//! Authentication: the principal behind a credential.
 //!
-//! A token is looked up among those of the configuration and then among the issued keys; a key of a person counts for as long
-//! as they do ([`people`]).  A session is looked up among those of the store; a password is verified against the hash of a configured user ([`passwords`]), and where the
-//! configuration does not have the name, by the directory ([`people`]).
+//! A token is looked up among the tokens of the configuration, then among the issued keys.  A key of a person is valid
+//! as long as the person is ([`people`]).  A session is looked up in the store.  A password is verified against the
+//! hash of a configured user ([`passwords`]).  If the configuration does not have the name, the directory verifies it
+//! ([`people`]).
 
 pub mod passwords;
 pub mod people;
@@ -29,21 +30,21 @@ use crate::token::{PlainToken, TokenDigest};
 use passwords::{PasswordResult, Passwords};
 use people::{DecidedBy, People, providers, sessions};
 
-/// The longest that one attempt waits for the verification of a password, whatever the deadline.
+/// The maximum time that one attempt waits for the verification of a password, independent of the deadline.
 const PASSWORD_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Who a credential stands for.
+/// The result of authentication.
 #[derive(Debug)]
 pub enum Identity {
-    /// This principal.
+    /// A principal.
     Authenticated(Arc<Principal>),
     /// Unknown, and the rules leave unknown tokens to the upstream: the request is anonymous.
     Unrecognized,
-    /// A session that has ended: it is no credential, and the request is anonymous.
+    /// A session that has ended: it does not count as a credential, and the request is anonymous.
     NoSession,
 }
 
-/// A credential of ours that no longer counts, or not now.
+/// One of our credentials that is not valid now.
 #[derive(Debug)]
 pub struct RejectedCredential {
     /// Its kind.
@@ -52,24 +53,24 @@ pub struct RejectedCredential {
     pub name: Box<str>,
     /// The id of a key.
     pub id: Option<i64>,
-    /// Why a key is denied that is neither revoked nor expired.
+    /// Why a key that is neither revoked nor expired is denied.
     pub why_denied: Option<WhyDenied>,
 }
 
-/// What a credential is authenticated for.  Of the limits the two share the memory of hashes alone.
+/// The purpose of an authentication.  Both purposes have their own limits, except for the memory of hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// A Check.
     Check {
-        /// The deadline of the RPC, from its beginning; `None` where the client sends none.
+        /// The deadline of the RPC, relative to its start; `None` if the client does not send one.
         deadline: Option<Duration>,
     },
-    /// The admin listener, which asks again until the answer is there: a person does not retry.
+    /// The admin listener, which waits longer and asks again: people do not retry.
     Admin,
 }
 
 impl Purpose {
-    /// How long it waits for the verification of a password: half of a Check's deadline, at most 100 ms.
+    /// How long to wait for the verification of a password: for a Check half of its deadline, at most 100 ms.
     pub fn timeout(self) -> Duration {
         match self {
             Self::Check { deadline } => deadline
@@ -78,7 +79,7 @@ impl Purpose {
         }
     }
 
-    /// The sessions that count.
+    /// The scope of sessions that are accepted.
     fn session_scope(self) -> SessionScope {
         match self {
             Self::Check { .. } => SessionScope::Application,
@@ -87,13 +88,13 @@ impl Purpose {
     }
 }
 
-/// The sources of identities beyond the snapshot, and the clock that decides what has expired.
+/// The sources of identities outside the snapshot, and the clock for expiry.
 pub struct Sources {
     /// Verifies passwords.
     pub passwords: Passwords,
     /// The people of the directory.
     pub people: People,
-    /// The issued keys and the sessions; `None` when the configuration has no store of them.
+    /// The issued keys and the sessions; `None` without a key store in the configuration.
     pub keys: Option<Arc<Keys>>,
     /// The time.
     pub clock: Clock,
@@ -108,8 +109,8 @@ impl Sources {
         Ok(Self { passwords: Passwords::new(1)?, people: People::new(clock.clone())?, keys: None, clock })
     }
 
-    /// Authenticates a credential: a lookup or two by digest, or the verification of a password.  A key or session that is
-    /// live was used, by the client of this address.
+    /// Authenticates a credential: one or two lookups by digest, or the verification of a password.  A live key or
+    /// session is marked as used by the client of this address.
     ///
     /// # Errors
     /// The reason to deny: unknown, expired, revoked, disabled, wrong, locked, or not known in time.
@@ -141,7 +142,8 @@ impl Sources {
         }
     }
 
-    /// Whether the credential is one of ours, valid or not, or cannot be distinguished from one.  That is no use of it.
+    /// Whether the credential is one of ours, valid or not, or cannot be distinguished from one.  This does not count
+    /// as a use.
     pub fn recognises(&self, credential: &Credential, snapshot: &Snapshot) -> bool {
         match credential {
             Credential::Token { digest, issued_format } => {
@@ -149,7 +151,7 @@ impl Sources {
                 *issued_format
                     || !matches!(found, Ok(FoundToken::Unrecognized) | Err(DenyReason::UnknownToken))
             }
-            // Whatever the password: a mistyped one is not for the upstream either.
+            // Also with a wrong password: a mistyped one must not reach the upstream.
             Credential::Password { user, .. } => {
                 let is_directory_asked = snapshot.ldap.as_ref().is_some_and(|settings| settings.at_check);
                 is_directory_asked || snapshot.users.get(user).is_some()
@@ -158,8 +160,8 @@ impl Sources {
         }
     }
 
-    /// The credential of ours that was denied for this reason, for the log; `None` where it is not known which one it is.
-    /// That is no use of it.
+    /// The credential that was denied for this reason, for the log; `None` if it is not known.  This does not count as
+    /// a use.
     pub fn rejected(
         &self,
         credential: &Credential,
@@ -183,8 +185,8 @@ impl Sources {
         Some(RejectedCredential { kind: Kind::Key, name: key.name, id: Some(key.id), why_denied })
     }
 
-    /// Why a Check denies each of these keys although it is neither revoked nor expired, by their ids.  That is no use of
-    /// them.
+    /// For each id the reason why a Check denies the key although it is neither revoked nor expired.  This does not
+    /// count as a use.
     pub fn denied_keys(&self, ids: &[i64], snapshot: &Snapshot) -> HashMap<i64, WhyDenied> {
         let Some(keys) = &self.keys else {
             return HashMap::new();
@@ -202,10 +204,10 @@ impl Sources {
         })
     }
 
-    /// The principal of a token that is live, and from when to when it counts.  That is no use of it.
+    /// The principal of a live token, and its validity.  This does not count as a use.
     ///
     /// # Errors
-    /// As those of [`identify`](Self::identify).
+    /// As [`identify`](Self::identify).
     pub fn inspect(
         &self,
         token: PlainToken<'_>,
@@ -220,7 +222,7 @@ impl Sources {
             }
             FoundToken::Key { principal, .. } => {
                 let lifetime = self.keys.as_ref().and_then(|keys| keys.lifetime(&digest));
-                // It ended at this very moment.
+                // It ended at this moment.
                 Ok((principal, lifetime.ok_or(DenyReason::RevokedToken)?))
             }
         }
@@ -244,7 +246,7 @@ impl Sources {
         if let Some(keys) = &self.keys {
             let now = self.clock.now();
             match keys.find(digest, now) {
-                // It may have been revoked since the store was last read, which is longer ago than `max_staleness`.
+                // The last reading of the store is older than `max_staleness`: the key may have been revoked since.
                 KeyLookup::Live(_) | KeyLookup::OfPerson(_) if keys.is_stale(max_staleness(snapshot)) => {
                     return Err(DenyReason::KeysUnavailable);
                 }
@@ -265,12 +267,12 @@ impl Sources {
         }
         match snapshot.unknown_credentials {
             UnknownCredentials::Anonymous if !issued_format => Ok(FoundToken::Unrecognized),
-            // In our own format it is no token of the upstream's: it was forgotten, deleted, or is of another store.
+            // A token in our format does not belong to the upstream: it was deleted, or is from another store.
             UnknownCredentials::Deny | UnknownCredentials::Anonymous => Err(DenyReason::UnknownToken),
         }
     }
 
-    /// The principal of a person's key; `None` when the person is gone, or gives the key nothing that it could be.
+    /// The principal of a person's key; `None` when the person is gone or has no role for the key.
     fn key_of_person(&self, key: &PersonKey, keys: &Keys, snapshot: &Snapshot) -> Option<Arc<Principal>> {
         let owner = self.people.owner(key.person()?, snapshot, keys, self.people_decided_by(snapshot))?;
         key.principal(&owner)
@@ -288,8 +290,8 @@ impl Sources {
             if let (Purpose::Admin, Some(keys)) = (purpose, &self.keys)
                 && self.decides_people(snapshot)
             {
-                // Without it a key that the person makes now would be nobody's.  The store has logged an error, and makes no
-                // key then.
+                // Without this record a key that the person creates now would have no owner.  On an error the store has
+                // logged it, and does not create a key either.
                 let _ = self.people.see(&principal, keys).await;
             }
             return Ok(Identity::Authenticated(principal));
@@ -302,8 +304,9 @@ impl Sources {
         }
     }
 
-    /// A configured user's session is authenticated by the snapshot in force now: it ends when the user is removed or the
-    /// password changes.  A log-out elsewhere ends it in the store, so a session is subject to staleness, as keys are.
+    /// A session of a configured user is authenticated by the current snapshot: it ends when the user is removed or the
+    /// password changes.  A log-out elsewhere ends it in the store, so staleness applies to sessions as it does to
+    /// keys.
     fn session(
         &self,
         cookies: &[SessionCookie],
@@ -320,7 +323,7 @@ impl Sources {
             (session.scope == purpose.session_scope()).then_some((session, cookie.digest))
         };
         let mut sessions = cookies.iter().filter_map(live);
-        // Of two that live, nobody knows which one is meant.
+        // With two live sessions it is not known which one is meant.
         let only_one = sessions.next().filter(|(_, digest)| sessions.all(|(_, other)| other == *digest));
         let Some((session, _)) = only_one else {
             // It may have been opened, or used, since the store was last read.
@@ -347,7 +350,7 @@ impl Sources {
                 return Err(DenyReason::KeysUnavailable);
             }
             (PersonSource::Ldap, Some(_)) => return Ok(LiveSession::OfDirectory(session)),
-            // The directory left the configuration.
+            // The directory was removed from the configuration.
             (PersonSource::Ldap, None) => None,
             (PersonSource::Provider(_), _) if !self.decides_people(snapshot) => {
                 keys.recorded_principal(&session)
@@ -361,7 +364,7 @@ impl Sources {
         }
     }
 
-    /// A session of the directory, whose people this process decides about.
+    /// A session of the directory, where this process decides about people.
     async fn directory_session(
         &self,
         session: Arc<Session>,
@@ -375,7 +378,7 @@ impl Sources {
         Ok(principal.map_or(Identity::NoSession, Identity::Authenticated))
     }
 
-    /// Who knows who people are: a process with an admin listener does, unless it only reads the store.
+    /// Which process decides about people: one with an admin listener, unless it only reads the store.
     fn people_decided_by(&self, snapshot: &Snapshot) -> DecidedBy {
         let may_write = self.keys.as_ref().is_some_and(|keys| !keys.is_read_only());
         if snapshot.serves_admin && may_write { DecidedBy::Us } else { DecidedBy::Records }
@@ -386,11 +389,11 @@ impl Sources {
     }
 }
 
-/// What a token is.
+/// The result of a token lookup.
 enum FoundToken {
-    /// One of the configuration.
+    /// A token of the configuration.
     Configured(Arc<Principal>),
-    /// That of an API key.
+    /// The token of an API key.
     Key {
         /// The key's principal.
         principal: Arc<Principal>,
@@ -412,10 +415,10 @@ impl From<FoundToken> for Identity {
     }
 }
 
-/// Who a credential stands for, at once or after a while.  The wait is boxed, so that the future of every Check is not as
-/// large as that of the few that wait.
+/// The result of authentication, at once or later.  The wait is boxed: few Checks wait, and their future would make
+/// every future larger.
 pub enum Identification<'w> {
-    /// It is known.
+    /// Known at once.
     Known(Result<Identity, DenyReason>),
     /// A password is verified, or a directory is asked.
     Waiting(Wait<'w>),
@@ -424,15 +427,15 @@ pub enum Identification<'w> {
 /// An authentication that takes a while.
 pub type Wait<'w> = Pin<Box<dyn Future<Output = Result<Identity, DenyReason>> + Send + 'w>>;
 
-/// What the sessions of a request are.
+/// The result of the lookup of a request's sessions.
 enum LiveSession {
-    /// Whose it is, or that there is none, is known.
+    /// The result is known.
     Known(Identity),
     /// The directory may have to be asked.
     OfDirectory(Arc<Session>),
 }
 
-/// The name, normalised, and the directory to ask about it: of names that no configured user has in any spelling.
+/// The normalised name and the directory to ask about it, for a name that no configured user has in any spelling.
 fn person_to_ask_about<'s>(
     user: &str,
     snapshot: &'s Snapshot,

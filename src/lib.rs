@@ -43,7 +43,7 @@
 //! | decision | a permit or a denial, with its context ([`decision::Decision`]) |
 //! | outcome | the result of a decision: allowed, denied, or shadowed ([`decision::Outcome`]) |
 //! | answer | what Envoy does with the request: set and remove headers, or send a status and a body ([`answer::Answer`]) |
-//! | snapshot | the configuration in force, in the form that requests use ([`snapshot::Snapshot`]) |
+//! | snapshot | the current configuration, in the form that requests use ([`snapshot::Snapshot`]) |
 //! | user | a person with a name and a password in the configuration ([`snapshot::User`]) |
 //! | person | a user of the configuration, a person of a directory, or a person of a provider ([`person`]) |
 //! | subject | the id of a person within a source: the name of a user, or the id in a directory or at a provider ([`person::PersonId`]) |
@@ -59,8 +59,8 @@
 //!
 //! ## Layers, top to bottom
 //!
-//! A module imports only from its own layer and those below.  Modules of one layer, and
-//! those within a module's folder, have no cycle of imports.  `tests/it/layers.rs` reads this table and holds the source against it.
+//! A module imports only from its own layer and the layers below.  Imports between the modules of one layer, and
+//! between those within a module's folder, have no cycles.  `tests/it/layers.rs` checks the source against this table.
 //!
 //! | layer | modules | |
 //! | --- | --- | --- |
@@ -69,7 +69,7 @@
 //! | transport | [`server`] [`readiness`] [`service_manager`] [`shutdown`] [`watch`] | connections, TLS, limits, signals, files |
 //! | telemetry | [`telemetry`] | metrics, decision log, audit log, traces |
 //! | engine | [`authorizer`] [`answer`] [`decision`] [`identity`] | no I/O except for people: passwords are verified, a directory is asked, and its answers are written into the store |
-//! | state | [`snapshot`] [`return_to`] [`config`] [`clock`] [`keys`] [`directory`] [`provider`] [`priority`] [`memory`] | the configuration as a file and in force; the issued keys; the clients of a directory and of providers |
+//! | state | [`snapshot`] [`return_to`] [`config`] [`clock`] [`keys`] [`directory`] [`provider`] [`priority`] [`memory`] | the configuration as a file and at run time; the issued keys; the clients of a directory and of providers |
 //! | rules | [`credential`] [`deny_reason`] [`policy`] | pure functions, each with its own small error |
 //! | model | [`attributes`] [`actor`] [`secret`] [`token`] [`password`] [`person`] [`distinguished_name`] [`folder`] [`file_problem`] | no async, no clock, no environment |
 //!
@@ -83,16 +83,17 @@
 //!   a [`Decision`](decision::Decision) has a `Default`, and no `bool` means "allowed".
 //! - Status, code, texts and kind of challenge of each denial are in one table ([`deny_reason`]);
 //!   [`answer::Denial`] makes headers and a body of them.
-//! - A client that speaks no gRPC gets no status 200, which Envoy's `http_service` takes for a permission
+//! - A client that does not speak gRPC never gets status 200, which Envoy's `http_service` would take for a permission
 //!   ([`ext_authz::wiring`]).
 //! - Every CheckRequest that arrives whole and in time gets an answer with gRPC status OK; a denial is a
 //!   `denied_response` (an `error_response` with `keys.unavailable: error`).  To Envoy a gRPC error is an outage,
 //!   which it may be configured to let pass.  A panic is caught and denies.
-//! - A token's plain text goes no further than the location that carried it: [`credential::extract`] hands on a
-//!   digest.  Plain and digest are different types, and the `Debug` of secrets shows nothing.
+//! - A token's plain text stays in the location that carried it: [`credential::extract`] passes a digest on.  Plain
+//!   text and digest are different types, and the `Debug` of secrets shows nothing.
 //! - One [`snapshot::Snapshot`] serves one request from start to end.
-//! - What cannot change while the process runs ([`config::Startup`]) and what can ([`snapshot::Snapshot`],
-//!   [`config::Tls`]) are different types.  A reload puts all of the latter into force, or none ([`reload`]).
+//! - Settings that cannot change while the process runs ([`config::Startup`]) and settings that can
+//!   ([`snapshot::Snapshot`], [`config::Tls`]) are different types.  A reload applies all of the latter, or none
+//!   ([`reload`]).
 //! - The engine does not call telemetry; the server does, with the finished decision.
 //! - Client text is bytes until a rule reads it: bytes that are not UTF-8 lead to a denial where they matter,
 //!   and never to a decoding error.
@@ -142,11 +143,12 @@
 //!
 //! ## Why it is fast
 //!
-//! The Check service is a tonic service without tonic's codec ([`ext_authz::service`]); our listener calls it
-//! on hyper's HTTP/2 ([`server::http2`]), and tonic's health and reflection beside it.  Requests are read by a slice of the protocol
-//! (`proto/ext_authz.proto`) that walks over what no decision reads and borrows the rest from the message.  A token is
-//! hashed once and looked up by digest.  The part of an answer that depends on the actor alone is encoded
-//! at the first request that needs it under the snapshot in force, and copied from then on.  `benches/` measures it.
+//! The Check service is a tonic service without tonic's codec ([`ext_authz::service`]); our listener calls it on
+//! hyper's HTTP/2 ([`server::http2`]), next to tonic's health and reflection services.  Requests are read by a part of
+//! the protocol (`proto/ext_authz.proto`) that skips the fields that no decision reads and borrows the others from the
+//! message.  A token is hashed once and looked up by digest.  The part of an answer that depends only on the actor is
+//! encoded at the first request that needs it under the current snapshot, and copied from then on.  `benches/` measures
+//! it.
 
 pub mod actor;
 #[cfg(feature = "server")]

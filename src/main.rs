@@ -1,4 +1,4 @@
-//! The program: it reports an error and picks the exit code; everything else is the library's.
+//! The program: it reports an error and chooses the exit code.  Everything else is in the library.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use envoy_auth_tokens::cli::{self, CommandOutcome};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The exit code of a denial, where `explain` reports one by it.  2 is clap's, for a command line that cannot be parsed.
+/// The exit code with which `explain` reports a denial.  clap uses 2 for a command line that cannot be parsed.
 const DENIED: u8 = 3;
 
 fn main() -> ExitCode {
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Ok(CommandOutcome::Failure) => ExitCode::FAILURE,
         Ok(CommandOutcome::Denied) => ExitCode::from(DENIED),
         Err(error) => {
-            // Standard error may be closed: the exit code still tells.
+            // Standard error may be closed: the exit code still reports the error.
             let _ = writeln!(std::io::stderr(), "{}", error.report());
             ExitCode::FAILURE
         }

@@ -42,7 +42,7 @@ pub enum PasswordError {
     /// It begins with a known identifier, but cannot be parsed.
     #[error("the password hash is damaged: it cannot be parsed")]
     Damaged,
-    /// Its verification takes so much that strangers could exhaust the server.
+    /// Its verification is so expensive that clients could exhaust the server.
     #[error(
         "the password hash costs too much to verify: the limits are 256 MiB and 10 passes for argon2id, and \
          cost 15 for bcrypt"

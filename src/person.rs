@@ -1,4 +1,4 @@
-//! People: users of the configuration, and those whom a directory or a provider knows.
+//! People: users of the configuration, and people of a directory or a provider.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,7 +17,7 @@ const MAX_NAME: usize = 190;
 /// The longest name of a provider.
 const MAX_PROVIDER_NAME: usize = 32;
 
-/// Where a person comes from.
+/// The source of a person.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PersonSource {
     /// `users` of the configuration.
@@ -38,7 +38,7 @@ impl PersonSource {
         }
     }
 
-    /// The source of this word; `None` when no source can have it.
+    /// The source with this word; `None` when no source can have it.
     pub fn parse(word: &str) -> Option<Self> {
         match word {
             "config" => Some(Self::Config),
@@ -48,8 +48,8 @@ impl PersonSource {
     }
 }
 
-/// The name of a provider: it is in paths, logs, metrics and before the ids of actors.  1 to 32 of a-z, 0-9 and
-/// `-`, beginning with a letter, and none of the words of other sources.  A clone is cheap.
+/// The name of a provider: it is in paths, logs, metrics and before the ids of actors.  1 to 32 of a-z, 0-9 and `-`,
+/// beginning with a letter, and not a word of another source.  A clone is cheap.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProviderName(Arc<str>);
 
@@ -87,42 +87,43 @@ impl FromStr for ProviderName {
     }
 }
 
-/// Who a person is: unique, whatever their actor says.
+/// The identity of a person: unique, independent of the actor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PersonId {
     /// Where the person comes from.
     pub source: PersonSource,
-    /// Which one there: the name of a configured user, or the id that the directory or the provider has for the person.
+    /// The id within the source: the name of a configured user, or the id that the directory or the provider has for
+    /// the person.
     pub subject: Box<str>,
 }
 
-/// A person who showed who they are, and what a session of theirs is made of.
+/// An authenticated person, with the data for a session.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Person {
-    /// Who it is.
+    /// The identity.
     pub id: PersonId,
-    /// The digest of what must stay the same for a session to live: the stored hash of the password, or by which settings
-    /// the directory was asked.
+    /// The digest of the data that must stay the same for a session to live: the stored hash of the password, or the
+    /// settings with which the directory was asked.
     pub binding: TokenDigest,
-    /// What the directory said; `None` for a configured user, and in a session.
+    /// The claims of the directory or the provider; `None` for a configured user, and in a session.
     pub claims: Option<Claims>,
 }
 
-/// What the source of a person said of them.
+/// The answer of a person's source about the person.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claims {
-    /// What it said.
+    /// The values.
     pub members: Map<String, Value>,
-    /// When it was asked.
+    /// When the source was asked.
     pub checked_at: Timestamp,
 }
 
-/// A name as people type it, in the spelling in which the directory is asked about it: NFKC, without blanks at the ends, one
-/// for each run of blanks within, in lower case.  `None` for one that no person has: empty, longer than 190 characters, or
-/// with characters that nobody sees or that mean nothing (control, format, private use, unassigned, variation selectors,
-/// fillers).
+/// The normalised form of a name that a person typed, with which the directory is asked: NFKC, lower case, without
+/// blanks at the ends, and with one blank for each run of blanks.  `None` for a name that no person can have: empty,
+/// longer than 190 characters, or with invisible or meaningless characters (control, format, private use, unassigned,
+/// variation selectors, fillers).
 pub fn normalized_name(name: &str) -> Option<String> {
-    // A longer one is not worth the work: NFKC makes 18 characters of one at most.
+    // A longer name is not worth the work: NFKC expands one character to at most 18.
     if name.len() > MAX_NAME * 4 {
         return None;
     }
@@ -130,7 +131,7 @@ pub fn normalized_name(name: &str) -> Option<String> {
         name.to_ascii_lowercase()
     } else {
         let compatible: String = name.nfkc().collect();
-        // Lower case may bring forth what NFKC takes apart.
+        // Lower case may create characters that NFKC decomposes.
         compatible.to_lowercase().nfkc().collect()
     };
     // Before blanks become one: a line break is a control character, and a blank.
@@ -141,11 +142,11 @@ pub fn normalized_name(name: &str) -> Option<String> {
     (!name.is_empty() && name.chars().count() <= MAX_NAME).then_some(name)
 }
 
-/// The spelling by which names are compared, whatever is in them.  Names that directories take for one (`caseIgnoreMatch`,
-/// RFC 4518) have the same: case is folded, which makes `ss` of `ß`, and what nobody sees is left out.
+/// The form in which any names are compared.  Names that directories treat as equal (`caseIgnoreMatch`, RFC 4518) have
+/// the same form: case is folded, which turns `ß` into `ss`, and invisible characters are removed.
 pub fn comparable_name(name: &str) -> String {
     let compatible: String = name.nfkc().collect();
-    // Lower case alone leaves several letters that are one in upper case, and that of `ẞ` is `ß`.
+    // Lower case alone keeps letters apart that are equal in upper case, and the lower case of `ẞ` is `ß`.
     let folded: String = compatible.to_lowercase().to_uppercase().to_lowercase().nfkc().collect();
     // RFC 4518, section 2.2: line breaks are blanks, other controls nothing.
     let is_kept = |character: &char| is_visible(*character) || character.is_whitespace();
@@ -164,7 +165,7 @@ fn with_single_blanks(text: &str) -> String {
     single
 }
 
-/// Whether a character is seen, or is a blank.
+/// Whether a character is visible or a blank.
 fn is_visible(character: char) -> bool {
     let is_meaningless = matches!(
         character.general_category(),
@@ -174,8 +175,8 @@ fn is_visible(character: char) -> bool {
             | GeneralCategory::Surrogate
             | GeneralCategory::Unassigned
     );
-    // What else Unicode's `Default_Ignorable_Code_Point` holds, which RFC 4518, section 2.2, maps to nothing in part, and
-    // the character that stands for an object.
+    // The other characters of Unicode's `Default_Ignorable_Code_Point`, some of which RFC 4518, section 2.2, maps to
+    // nothing, and the object replacement character.
     let is_ignorable = matches!(
         character,
         '\u{34f}'

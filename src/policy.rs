@@ -1,4 +1,4 @@
-//! Policies: who may do what, which of them governs a request, and the permit that only they can give.
+//! Policies: their allow blocks, their selection for a request, and the permit that only a policy can give.
 
 mod destination;
 
@@ -32,7 +32,7 @@ pub struct Policy {
     enforcement: Enforcement,
 }
 
-/// What becomes of the requests that a policy does not admit (`enforce`).
+/// How a policy treats the requests that it does not admit (`enforce`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enforcement {
     /// They are denied.
@@ -55,13 +55,13 @@ impl Permit {
         self.principal.as_ref()
     }
 
-    /// The permit for a CORS preflight (Fetch standard, section 3.2.2), which can carry no credential.
-    /// `None` for a request that is none.
+    /// The permit for a CORS preflight (Fetch standard, section 3.2.2), which can carry no credential.  `None` for a
+    /// request that is not a preflight.
     pub fn for_preflight(http: &Http<'_>) -> Option<Self> {
         let says = |name| http.headers.first(name).is_some_and(|value| !value.is_empty());
         let is_preflight =
             http.method == b"OPTIONS" && says("origin") && says("access-control-request-method");
-        // No browser sends a preflight that asks for another method than its own.
+        // No browser sends a preflight with another method override.
         (is_preflight && !overrides_method(http)).then_some(Self { principal: None })
     }
 }
@@ -71,7 +71,7 @@ impl Permit {
 pub enum NotAdmitted {
     /// There is no credential, and the policy needs an actor.
     Anonymous,
-    /// The actor is known and may not.
+    /// The actor is authenticated, and the policy does not admit it.
     Actor,
 }
 
@@ -101,8 +101,8 @@ impl Policy {
         self.enforcement
     }
 
-    /// The permit for a request that was denied under this policy and passes all the same, without an actor.
-    /// `None` where the policy is enforced.
+    /// The permit for a request that was denied under this policy and still passes, without an actor.  `None` if the
+    /// policy is enforced.
     pub fn shadow_permit(&self) -> Option<Permit> {
         match self.enforcement {
             Enforcement::Enforced => None,
@@ -123,8 +123,8 @@ impl Policy {
         let Some(principal) = principal else {
             return self.admit_anonymous().ok_or(NotAdmitted::Anonymous);
         };
-        // Under another policy than its own a restricted credential counts as none.  The client has presented
-        // one all the same, so the denial does not ask it to log in.
+        // A restricted credential counts as absent under other policies.  The client has presented one, so the denial
+        // does not ask it to log in.
         if !principal.counts_under(&self.name) {
             return self.admit_anonymous().ok_or(NotAdmitted::Actor);
         }
@@ -157,7 +157,7 @@ pub struct MatchOptions {
     pub paths: PermittedPaths,
     /// Whether upstreams ignore the case of paths (`paths.case: ignore`).
     pub ignore_case: bool,
-    /// Headers that are let through although they name something else (`overrides.permit`).
+    /// Override headers that are let through (`overrides.permit`).
     pub overrides: PermittedOverrides,
 }
 
@@ -166,8 +166,8 @@ pub struct MatchOptions {
 pub struct Selected<'p> {
     /// The request's own.
     pub policy: &'p Arc<Policy>,
-    /// Those that must admit as well, each once: that of another spelling of the path, those of the target of
-    /// COPY and MOVE.
+    /// Further policies that must admit as well, each once: the policy of another spelling of the path, and those of
+    /// the target of COPY and MOVE.
     pub further: Vec<&'p Arc<Policy>>,
 }
 
@@ -193,11 +193,11 @@ impl<'p> Selected<'p> {
     }
 }
 
-/// What of a request decides which policy governs it.
+/// The parts of a request that decide which policy governs it.
 enum SelectionInput<'p, 'a> {
     /// Envoy's route names the policy.
     Name(&'p Arc<Policy>),
-    /// Each route is compared with these, and with the method.
+    /// Each route is compared with these values, and with the method.
     Routes {
         /// The host as routes compare it; empty when none of them does.
         host: Cow<'a, str>,
@@ -225,15 +225,15 @@ impl SelectionTrace for () {}
 pub enum SelectError {
     /// The path can be read in two ways.
     AmbiguousPath(AmbiguousPath),
-    /// The host is not one.
+    /// The host is not valid.
     IllegalHost,
     /// The method is not in upper case.
     IllegalMethod,
-    /// A header asks the upstream to take another method for the request's.
+    /// A header asks the upstream to use another method.
     MethodOverride,
-    /// A header asks the upstream to take another path for the request's.
+    /// A header asks the upstream to use another path.
     PathOverride,
-    /// A header asks the upstream to take another host for the request's.
+    /// A header asks the upstream to use another host.
     HostOverride,
     /// The target of COPY or MOVE cannot be read, or Envoy's route did not match on it.
     Destination,
@@ -274,7 +274,7 @@ impl Policies {
     /// that matches, else the default; and those that must admit as well.
     ///
     /// # Errors
-    /// [`SelectError`]: what a rule would read can be read in two ways, or names what does not exist.
+    /// [`SelectError`]: a part that a rule would read is ambiguous, or a policy does not exist.
     pub fn select(
         &self,
         request: &Attributes<'_>,
@@ -334,7 +334,7 @@ impl Policies {
         Ok(())
     }
 
-    /// A permitted spelling must select the same policies however an upstream reads it.
+    /// A permitted spelling must select the same policies in every reading by an upstream.
     fn select_unambiguous(
         &self,
         host: &str,
@@ -351,8 +351,8 @@ impl Policies {
         Ok(selected)
     }
 
-    /// The first route that matches governs.  Where none of them names this very path, that of another spelling
-    /// must admit as well: a slash at the end more or less, another case where `paths.case` is `ignore`.
+    /// The first route that matches governs.  If no route names exactly this path, the policy of another spelling must
+    /// admit as well: with or without a slash at the end, and in another case where `paths.case` is `ignore`.
     fn select_by_routes(
         &self,
         host: &str,
@@ -387,7 +387,7 @@ impl Policies {
         selected
     }
 
-    /// What of this request decides which policy governs it.
+    /// The parts of this request that decide which policy governs it.
     ///
     /// # Errors
     /// As [`Policies::select`].
@@ -519,7 +519,7 @@ mod tests {
         assert!(closed(Enforcement::Enforced).shadow_permit().is_none());
         let shadow = closed(Enforcement::Shadow);
         assert!(shadow.shadow_permit().unwrap().principal().is_none());
-        // What it does not admit it does not admit: passing all the same is another question.
+        // `admit` does not depend on enforcement.
         assert_eq!(shadow.admit(Some(principal(&json!({"id": "a"}), None))).unwrap_err(), NotAdmitted::Actor);
 
         let shadow = Arc::new(shadow);

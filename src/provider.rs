@@ -20,12 +20,12 @@
 //!
 //! Errors: [`ProviderError`], whose texts and `Debug` hold no code, token, secret or verifier.
 
+mod cached;
 mod client;
 mod document;
 mod endpoint;
 mod error;
 mod id_token;
-mod kept;
 mod key_set;
 mod token_endpoint;
 
@@ -43,11 +43,11 @@ use crate::clock::Clock;
 use crate::config::{Endpoints, ProviderSettings};
 use crate::person::ProviderName;
 
+use self::cached::Cached;
 use self::client::{Client, Outgoing};
 use self::document::{Document, People, url_of_document};
 use self::endpoint::Endpoint;
 use self::id_token::{Expected, Unverified};
-use self::kept::Kept;
 use self::key_set::KeySet;
 
 pub use self::error::{DocumentProblem, EndpointError, IdTokenProblem, ProviderError, RequestProblem};
@@ -101,8 +101,8 @@ struct Provider {
     binding: [u8; 32],
     /// Whether the client has a secret to present.
     has_secret: bool,
-    document: Kept<Document>,
-    keys: Kept<KeySet>,
+    document: Cached<Document>,
+    keys: Cached<KeySet>,
     /// Why keys could not be renewed, and when that was.
     failed_renewal: Mutex<Option<(Duration, ProviderError)>>,
 }
@@ -326,8 +326,8 @@ impl Provider {
             client: Client::new(&settings.ca),
             binding: settings.binding,
             has_secret: settings.client_secret.is_some(),
-            document: Kept::default(),
-            keys: Kept::default(),
+            document: Cached::default(),
+            keys: Cached::default(),
             failed_renewal: Mutex::default(),
         }
     }

@@ -1,7 +1,7 @@
-//! Whether the server is ready: whether others should ask it.
+//! Readiness: whether requests should go to this server.
 //!
 //! A server that is not ready may answer.  Before it has read the key store it decides about tokens and users, and
-//! says of keys that it cannot know (`app.rs`).  A warm replica knows the keys, so it should go on being asked.
+//! answers 503 about keys (`app.rs`).  A replica that has read the keys should continue to get requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::keys::Keys;
 use crate::snapshot::SnapshotStore;
 
-/// How often `keys.ready_without_store` of the configuration in force is looked at, while the store was not read.
+/// How often `keys.ready_without_store` of the current configuration is read, until the store was read.
 const READY_WITHOUT_STORE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Changes whether the server is ready.
@@ -48,7 +48,7 @@ impl Readiness {
 
 /// Waits until the key store was read, or until `keys.ready_without_store` has passed since `started`.
 ///
-/// A reload may change that setting, so that of the configuration in force counts.
+/// A reload may change that setting, so the current configuration is used.
 pub async fn until_ready(keys: &Keys, snapshots: &SnapshotStore, started: Instant) {
     let mut interval = tokio::time::interval(READY_WITHOUT_STORE_INTERVAL);
     loop {

@@ -1,9 +1,9 @@
-//! Reloading: the file's configuration is put into force while the process runs, as a whole or not at all, and
-//! no Check fails meanwhile.
+//! Reloading: the configuration of the file is applied while the process runs, as a whole or not at all.  No Check
+//! fails meanwhile.
 //!
-//! One thread waits for changes of the files ([`crate::watch`]), loads them, builds a [`Snapshot`] and publishes
-//! it.  The same thread drops the snapshot before: building and dropping a hundred thousand tokens would hold up
-//! a thread that answers Checks.
+//! One thread waits for changes of the files ([`crate::watch`]), loads them, builds a [`Snapshot`] and publishes it.
+//! The same thread drops the previous snapshot: building and dropping a hundred thousand tokens would delay a thread
+//! that answers Checks.
 
 use std::collections::HashSet;
 use std::panic::{self, AssertUnwindSafe};
@@ -33,20 +33,20 @@ const DECISION_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause after a reload that panicked: the files may still be the same.
 const PANIC_BACKOFF: Duration = Duration::from_secs(10);
 
-/// The files of the configuration in force, and what the next configuration is compared with.
+/// The files of the current configuration, and the data with which the next configuration is compared.
 #[derive(Debug)]
 pub struct ConfigBaseline {
     /// The configuration's file.
     pub path: PathBuf,
     /// The files that were read for it.
     pub files: Files,
-    /// What narrows access in it.
+    /// Its restrictions of access.
     pub restrictions: Restrictions,
-    /// What this process serves of it.
+    /// The services of this process.
     pub serves: Serves,
 }
 
-/// An error for each listener's certificate that is not valid now and would replace one that is.
+/// An error for each listener's certificate that is not valid now and would replace a valid one.
 fn dead_certificates(
     baseline: &ConfigBaseline,
     current: &Tls,
@@ -67,7 +67,7 @@ fn dead_certificates(
             format!("is not valid before {}", dead.0)
         };
         let message = format!(
-            "the certificate {fault}, and the one in force is valid until {}: \
+            "the certificate {fault}, and the current one is valid until {}: \
              put a valid certificate and its key in place",
             live.1
         );
@@ -81,7 +81,7 @@ fn is_valid((from, until): (Timestamp, Timestamp), now: Timestamp) -> bool {
     from <= now && now < until
 }
 
-/// Puts the configuration into force whenever its files change.
+/// Applies the configuration whenever its files change.
 pub struct Reloader {
     baseline: ConfigBaseline,
     /// The settings that hold until the process ends.
@@ -131,7 +131,7 @@ impl Reloader {
         Ok(handle)
     }
 
-    /// Loads the files and puts the configuration into force, unless something is wrong with it.
+    /// Loads the files and applies the configuration, unless it has an error.
     fn reload(&mut self, cause: Cause) {
         let started = Instant::now();
         let outcome = self.load().map(|(config, snapshot)| {
@@ -160,7 +160,7 @@ impl Reloader {
                 tracing::error!(
                     cause,
                     diagnostics = %errors,
-                    "the configuration was not reloaded: the configuration from before stays in force"
+                    "the configuration was not reloaded: the previous configuration stays active"
                 );
             }
         }
@@ -181,7 +181,7 @@ impl Reloader {
         Ok((config, snapshot))
     }
 
-    /// Keeps the configuration in force, but removes the credentials that the later one lacks.
+    /// Keeps the current configuration, but removes the credentials that the later one lacks.
     fn hold_back(&self, later: &Snapshot, cause: &'static str, lost: &str) {
         let current = self.snapshots.current();
         let snapshot = current.without_credentials_missing_in(later);
@@ -195,13 +195,13 @@ impl Reloader {
             file = %self.baseline.path.display(),
             removed_tokens = tokens,
             removed_users = users,
-            "the reload was held back, and the rules in force stay: {lost}; tokens and users that the file does not \
-             have any more are removed; send SIGHUP to put the file into force as it is, or write it again with what it has lost"
+            "the reload was held back, and the current rules stay active: {lost}; tokens and users that the file no \
+             longer has are removed; send SIGHUP to load the file as it is, or write it again with what it has lost"
         );
         retire(previous);
     }
 
-    /// Puts a configuration into force, and logs what needs a restart.  Gives back the snapshot before.
+    /// Applies a configuration, and logs the changes that need a restart.  Returns the previous snapshot.
     fn apply(&mut self, config: Config, mut snapshot: Snapshot) -> Arc<Snapshot> {
         for difference in self.startup.differences(&config.startup) {
             let (key, from, to) = (difference.key, difference.from, difference.to);
@@ -209,7 +209,7 @@ impl Reloader {
                 key,
                 from,
                 to,
-                "{key} changed: this needs a restart, and the old value stays in force"
+                "{key} changed: this needs a restart, and the old value is used until then"
             );
         }
         self.take_over_store(&config.startup);
@@ -222,7 +222,8 @@ impl Reloader {
         previous
     }
 
-    /// Gives another user, password or options for the same database to the store, which takes them over once they work.
+    /// Gives the store another user, password or other options for the same database.  The store uses them once they
+    /// work.
     fn take_over_store(&mut self, later: &Startup) {
         let keys = &self.authorizer.sources().keys;
         let (Some(current), Some(later), Some(keys)) = (&mut self.startup.keys, &later.keys, keys) else {
@@ -246,7 +247,7 @@ impl Reloader {
         }
     }
 
-    /// Makes a snapshot the current one, for Checks, handshakes and metrics.  Gives back the one before.
+    /// Makes a snapshot the current one, for Checks, handshakes and metrics.  Returns the previous one.
     fn publish(&self, snapshot: Snapshot) -> Arc<Snapshot> {
         // Handshakes that have started and open connections keep the certificate that they began with.
         self.acceptors.replace(&snapshot.tls);

@@ -1,6 +1,6 @@
 //! The signals that end the process, and the one that reloads the configuration.
 //!
-//! When it is time to close, listeners hear it by a [`CancellationToken`](tokio_util::sync::CancellationToken).
+//! A [`CancellationToken`](tokio_util::sync::CancellationToken) tells the listeners to close.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 

@@ -1,8 +1,7 @@
-//! What a Check needs, built from the configuration: one value that is replaced whole.
+//! Everything that a Check needs, built from the configuration: one value that is replaced as a whole.
 //!
-//! [`Snapshot::build`] makes tables from the plain values of [`crate::config`]: tokens by digest, users by
-//! name with the hashes of their passwords.  Everything that can be wrong with a file is checked there, before
-//! a snapshot is built.
+//! [`Snapshot::build`] makes tables from the plain values of [`crate::config`]: tokens by digest, users by name with
+//! the hashes of their passwords.  All checks of a file are done there, before a snapshot is built.
 //!
 //! The process has one [`SnapshotStore`].  Every request takes the current snapshot once and uses it to its
 //! end, so that no request sees old rules with new settings.  A reload is one [`SnapshotStore::replace`].
@@ -37,7 +36,7 @@ pub use self::slot::Slot;
 pub use self::tokens::Tokens;
 pub use self::users::{User, Users};
 
-/// The configuration in force, in the form in which requests use it.
+/// The current configuration, in the form in which requests use it.
 #[derive(Clone)]
 pub struct Snapshot {
     /// `tokens`.
@@ -56,13 +55,14 @@ pub struct Snapshot {
     pub realm: Box<str>,
     /// `policies`, `routes`, `default` and `paths`.
     pub policies: Policies,
-    /// `keys`, less what cannot change while the process runs.
+    /// `keys`, without the settings that cannot change while the process runs.
     pub keys: Option<KeySettings>,
     /// `keys.unavailable`.
     pub unavailable: Unavailable,
-    /// `admin`, less where it listens.
+    /// `admin`, without its address.
     pub admin: Option<Arc<AdminRules>>,
-    /// Whether this process has the admin listener: it knows people by asking, others by the store's records.
+    /// Whether this process has the admin listener.  It asks directories about people; other processes use the records
+    /// in the store.
     pub serves_admin: bool,
     /// `actor_headers`.
     pub actor_headers: ActorHeaders,
@@ -72,21 +72,21 @@ pub struct Snapshot {
     pub providers: Arc<[Arc<ProviderSettings>]>,
     /// `session`.
     pub session: Arc<SessionRules>,
-    /// Where browsers without a credential are sent, if anywhere.
+    /// Where browsers without a credential are redirected, if they are.
     pub log_in_redirect: Option<Arc<LogInRedirect>>,
-    /// `ext_authz.tls` and `admin.tls`: what handshakes are made with.
+    /// `ext_authz.tls` and `admin.tls`, for handshakes.
     pub tls: Tls,
     /// The SHA-256 of the configuration's file, in hexadecimal digits.
     pub sha256: String,
-    /// What the gRPC codec encodes ahead.
+    /// The answers that the gRPC codec encodes in advance.
     pub grpc_encoder: Slot,
-    /// The metrics' counters of what each policy allows.
+    /// The metrics' counters of allowed requests by policy.
     pub allowed_counters: Slot,
     /// A number that no other snapshot of this process has.
     pub version: u64,
 }
 
-/// A valid configuration does not become a snapshot.
+/// A snapshot cannot be built from a valid configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BuildError {
     /// A user's password cannot be hashed.
@@ -101,12 +101,12 @@ impl BuildError {
     }
 }
 
-/// Whose a name is.
+/// The owner of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NameOwner {
-    /// A token's, or that of an actor of a token or user: no key may have it.
+    /// A token, or the actor of a token or user: no key may have the name.
     Actor,
-    /// A user's.
+    /// A user.
     User,
 }
 
@@ -162,8 +162,8 @@ impl Snapshot {
         })
     }
 
-    /// Keeps what belongs to services that run until a restart, although the new configuration lacks their
-    /// section or has moved their listener.  `startup` is what the process was started with.
+    /// Keeps the settings of services that run until a restart, even if the new configuration lacks their section or
+    /// has moved their listener.  `startup` has the settings with which the process was started.
     pub fn keep_running_services(&mut self, previous: &Self, startup: &Startup) {
         if self.keys.is_none() {
             self.keys.clone_from(&previous.keys);
@@ -193,8 +193,8 @@ impl Snapshot {
             LogInRedirect::new(self.admin.as_deref(), &self.session, &self.locations).map(Arc::new);
     }
 
-    /// This snapshot without the tokens and users that a later one lacks, or has with another password, and without the
-    /// directory and the providers that the later one lacks or asks otherwise.
+    /// This snapshot without the tokens and users that a later one lacks or has with another password, and without the
+    /// directory and the providers that the later one lacks or has with other settings.
     pub fn without_credentials_missing_in(&self, later: &Self) -> Self {
         let mut snapshot = self.clone();
         snapshot.tokens.retain_present_in(&later.tokens);
@@ -221,7 +221,7 @@ impl Snapshot {
         self.policies.has_named(name)
     }
 
-    /// Whose name this is in the configuration.  Names are compared as those of keys are.
+    /// The owner of this name in the configuration.  Names are compared in the same way as names of keys.
     pub fn name_owner(&self, name: &str) -> Option<NameOwner> {
         let name = folded(name);
         let is_actors = |actor: &Actor, but: Option<&str>| {
@@ -233,14 +233,14 @@ impl Snapshot {
             return Some(NameOwner::Actor);
         }
         let users = || self.users.iter().map(|(_, user)| &user.principal);
-        // Of most users the actor is `{id: <username>}`.
+        // Most users have the actor `{id: <username>}`.
         if users().any(|user| is_actors(&user.actor, Some(&user.name))) {
             return Some(NameOwner::Actor);
         }
         users().any(|user| is_same(&name, &user.name)).then_some(NameOwner::User)
     }
 
-    /// Whether an id begins as those of a directory's or a provider's people do.
+    /// Whether an id begins like the ids of people of a directory or a provider.
     pub fn begins_as_of_a_source(&self, id: &str) -> bool {
         let Some((source, _)) = id.split_once(':') else {
             return false;
@@ -303,13 +303,13 @@ impl SnapshotStore {
         self.0.current.load_full()
     }
 
-    /// Tells of each replacement from now on.
+    /// Notifies of each replacement from now on.
     pub fn replacements(&self) -> watch::Receiver<()> {
         self.0.replaced.subscribe()
     }
 
-    /// Makes another snapshot the current one, at once for every reader, and gives back the one before.
-    /// Requests that took that one still hold it.
+    /// Makes another snapshot the current one, at once for every reader, and returns the previous one.  Requests that
+    /// took that one still hold it.
     pub fn replace(&self, snapshot: Snapshot) -> Arc<Snapshot> {
         let previous = self.0.current.swap(Arc::new(snapshot));
         self.0.replaced.send_replace(());

@@ -33,13 +33,13 @@ pub enum TokenError {
     IllegalCharacter,
 }
 
-/// Why a text has not the format of issued tokens.
+/// Why a text does not have the format of issued tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
-    /// It has another form.
+    /// The format is different.
     #[error("expected a prefix such as eat, then _ and {} letters and digits", RANDOM_CHARACTERS + CHECKSUM_CHARACTERS)]
     Shape,
-    /// Its form is right, and its checksum is not.
+    /// The format is right, but the checksum is wrong.
     #[error("its checksum is wrong: it was mistyped or changed, or another program issued it")]
     Checksum,
 }
@@ -76,7 +76,7 @@ impl<'a> PlainToken<'a> {
     /// The prefix of a token that has the format of issued tokens.
     ///
     /// # Errors
-    /// [`FormatError`]: it has not.
+    /// [`FormatError`]: it does not have the format.
     pub fn issued_prefix(&self) -> Result<&'a str, FormatError> {
         let Some(([prefix @ .., b'_'], body)) =
             self.0.split_last_chunk::<{ RANDOM_CHARACTERS + CHECKSUM_CHARACTERS }>()
@@ -109,7 +109,7 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b',' && byte != b';'
 }
 
-/// The SHA-256 of a token, which is kept in its place.
+/// The SHA-256 of a token, which is stored instead of the token.
 ///
 /// Equality takes the same time wherever two digests differ.
 #[derive(Clone, Copy)]
@@ -128,7 +128,7 @@ impl TokenDigest {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The digest that is these 32 bytes.
+    /// The digest with these 32 bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -181,8 +181,8 @@ const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 /// Generates a token: `<prefix>_<32 base62 characters><6 base62 characters of CRC-32>`.
 ///
 /// The 32 characters hold about 190 random bits from the operating system.  The checksum is the CRC-32 (IEEE) of
-/// everything before it, in base 62 with leading zeros: by it secret scanners tell a token from other texts, and a
-/// mistyped token is recognised.
+/// everything before it, in base 62 with leading zeros.  With it secret scanners recognise tokens, and a mistyped token
+/// is detected.
 ///
 /// # Errors
 /// The operating system has no randomness to give.

@@ -306,7 +306,7 @@ fn shown(name: &str) -> String {
 }
 
 fn duplicate_member(field: &'static str) -> ApiError {
-    let problem = "the same member name stands twice in one object (names compare without regard to case)";
+    let problem = "the same member name appears twice in one object (names compare without regard to case)";
     ApiError::invalid(InvalidKind::DuplicateMember, field, problem)
 }
 

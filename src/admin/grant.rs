@@ -38,7 +38,7 @@ pub(super) fn check(
                 return Err(ExceedsGrant::Owner);
             }
         }
-        KeyOwner::Nobody | KeyOwner::Account(_) => {
+        KeyOwner::None | KeyOwner::Account(_) => {
             if role < power.role {
                 return Err(ExceedsGrant::Role);
             }
@@ -75,7 +75,7 @@ pub(super) fn check_end(
     // A person's key without a role may do what that person may, which is not known here.
     let needed = match power.owner {
         KeyOwner::Person(_) => power.role.or(Some(Role::Admin)),
-        KeyOwner::Nobody | KeyOwner::Account(_) => power.role,
+        KeyOwner::None | KeyOwner::Account(_) => power.role,
     };
     if role < needed { Err(ExceedsGrant::Role) } else { Ok(()) }
 }
@@ -173,7 +173,7 @@ mod tests {
     fn an_allow_block_names_a_key_by_its_name_or_id() {
         let actor = Map::new();
         let power = Power {
-            owner: &KeyOwner::Nobody,
+            owner: &KeyOwner::None,
             key_id: Some(7),
             key_name: Some("deploy"),
             account_name: None,

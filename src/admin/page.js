@@ -29,9 +29,9 @@ async function showView() {
   }
   $('views').hidden = views.length < 2;
   $('read-only').hidden = !may().isReadOnly;
-  $('nobody').hidden = views.length > 0;
+  $('no-rights').hidden = views.length > 0;
   if (views.length === 0) {
-    $('nobody').replaceChildren(make('h1', {}, 'You may not manage API keys'),
+    $('no-rights').replaceChildren(make('h1', {}, 'You may not manage API keys'),
       make('p', {}, 'You are logged in, but neither admin.allow nor admin.self_service admits you.'));
     return;
   }

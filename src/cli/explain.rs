@@ -115,8 +115,12 @@ impl ExplainArgs {
             let person = runtime.block_on(self.person(user))?;
             let text = if json { pretty(&person)? } else { person.to_string() };
             print(&text)?;
-            let is_nobody = person.is_nobody();
-            return Ok(if exit_code && is_nobody { CommandOutcome::Denied } else { CommandOutcome::Success });
+            let is_rejected = person.is_rejected();
+            return Ok(if exit_code && is_rejected {
+                CommandOutcome::Denied
+            } else {
+                CommandOutcome::Success
+            });
         }
         let explanation = runtime.block_on(self.explanation())?;
         if json {
@@ -212,8 +216,9 @@ async fn decide(
         None => DirectoryUse::None,
     };
     let encoder = ResponseEncoder::new(&snapshot);
-    let people = if connect { People::new(Clock::system()) } else { People::unasked(Clock::system()) }
-        .map_err(|error| format!("error: the operating system gives no randomness: {error}"))?;
+    let people =
+        if connect { People::new(Clock::system()) } else { People::without_directory(Clock::system()) }
+            .map_err(|error| format!("error: the operating system gives no randomness: {error}"))?;
     let sources = Sources { passwords, people, keys, clock: Clock::system() };
     let authorizer = Authorizer::new(SnapshotStore::new(snapshot), sources);
     let request = input.attributes();

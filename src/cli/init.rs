@@ -98,7 +98,7 @@ fn config_text(path: &Path, digest: &str) -> String {
     format!(
         "\
 # A first configuration of envoy-auth-tokens.  After a change `envoy-auth-tokens check --config {path}` prints every error.
-# A valid change is in force within a second, without a restart.
+# A valid change is active within a second, without a restart.
 
 # Every token is admitted, and no request without a token.  The plain text of this token is not stored;
 # `envoy-auth-tokens token new` makes another token.

@@ -121,7 +121,7 @@ fn print_issued(api: &AdminApi, response: &Response, done: &str, life: Option<Li
     let (name, key) = (escape_controls(&name), Secret::new(key));
     let lost = || {
         format!(
-            "Key {id}, {name}, is {done}, and nobody has its token: `keys rotate {id}` gives it another one."
+            "Key {id}, {name}, is {done}, but its token was not delivered: `keys rotate {id}` replaces it."
         )
     };
     if api.wants_json() {

@@ -389,8 +389,8 @@ fn unreachable_by_browsers(host: &str) -> Option<&'static str> {
     let inner = host.trim_start_matches('[').trim_end_matches(']');
     if inner.parse().is_ok_and(|address: IpAddr| address.is_unspecified()) {
         return Some(
-            "this address means every interface of a machine that listens, and no browser can come to it: write the name that \
-             people type",
+            "this address stands for every interface of a listener, and no browser can open it: write the host name \
+             that people type",
         );
     }
     // The names that Kubernetes gives to Services and Pods.
@@ -530,7 +530,7 @@ fn read_admin_allow<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Allow {
     if allow.admits_anonymous() {
         reader.error(
             &node.at,
-            "this admits anonymous requests, and a caller who manages keys can act as anybody; name a role, such \
+            "this admits anonymous requests, and a caller who manages keys can act as any actor; name a role, such \
              as {role: Admin}",
         );
     }

@@ -206,7 +206,7 @@ fn read_session<'t>(
         Sessions::OpenedElsewhere(cookies) => {
             reader.warn(
                 &node.at,
-                "without the section `admin` nobody can log in here: only sessions that other servers opened in \
+                "without the section `admin` log-in is not possible here: only sessions that other servers opened in \
                  the same store are valid",
             );
             Some(CredentialLocation::Session { cookies })

@@ -55,7 +55,8 @@ fn check_the_rest<'t>(reader: &mut Reader<'t>, root: &'t Node, plugin: &'t Node)
         } else if SECTIONS.has_key(&section.key) {
             let message = format!(
                 "a file with `plugins` is a Datasette configuration, which cannot have the section `{}`: only \
-                 `ext_authz`, `probes`, `admin` and `keys` are allowed beside `plugins`; move the tokens to `tokens` to use \
+                 `ext_authz`, `probes`, `admin` and `keys` are allowed next to `plugins`; move the tokens to \
+                 `tokens` to use \
                  all sections",
                 section.key
             );

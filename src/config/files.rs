@@ -152,8 +152,8 @@ impl Environment for RecordingEnvironment<'_> {
         self.environment.folder_problem(file)
     }
 
-    fn is_open_to_everybody(&self, path: &Path) -> bool {
-        self.environment.is_open_to_everybody(path)
+    fn is_world_writable(&self, path: &Path) -> bool {
+        self.environment.is_world_writable(path)
     }
 }
 

@@ -73,7 +73,7 @@ const TELL_EXPIRY: Age = Age {
     none: "off",
     examples: ["14d", "12h"],
     min: Duration::from_secs(60),
-    too_short: "nobody can renew a key within a minute: write at least 1m, or `off`",
+    too_short: "an operator cannot renew a key within a minute: write at least 1m, or `off`",
 };
 
 /// Reads the section; `None` when it is not there.

@@ -620,7 +620,7 @@ fn read_roles<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<[GroupR
     let words = RoleWords {
         example: "a list such as [{group: \"cn=admins,ou=groups,dc=example,dc=org\", role: Admin}]",
         empty: "with an empty list no person of the directory can log in; {group: \"*\", role: Viewer} matches \
-            everybody",
+            everyone",
         same: "the same group",
     };
     let examine = |reader: &mut Reader<'t>, node: &'t Node, role: &GroupRole| {
@@ -637,7 +637,7 @@ fn read_role<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<GroupRole> {
     if fields.get("group").is_none() || fields.get("role").is_none() {
         reader.error(
             fields.at,
-            "an entry of `roles` has a `group` (its name, or \"*\" for everybody) and a `role`",
+            "an entry of `roles` has a `group` (its name, or \"*\" for everyone) and a `role`",
         );
     }
     let group = fields.get("group").and_then(|node| {
@@ -650,12 +650,12 @@ fn read_role<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<GroupRole> {
             Ok(_) if has_wildcard(text) => reader.warn(
                 &node.at,
                 "`*` is not a wildcard in the name of a group, which is compared whole: write an entry for each \
-                 group, \"*\" alone for everybody, or \\2a for a `*` in a name",
+                 group, \"*\" alone for everyone, or \\2a for a `*` in a name",
             ),
             Ok(_) => {}
             Err(error) => reader.error(
                 &node.at,
-                format!("expected the whole name of a group (its DN), or \"*\" for everybody: {error}"),
+                format!("expected the whole name of a group (its DN), or \"*\" for everyone: {error}"),
             ),
         }
         parsed.ok().map(Some)

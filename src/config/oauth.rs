@@ -272,7 +272,8 @@ fn check_needs<'t>(reader: &mut Reader<'t>, entry: &'t Entry, beside: &OtherSect
     if beside.is_read_only {
         reader.warn(
             &entry.at,
-            "nobody can log in at a provider here: a session cannot be written with `keys.read_only`. `admin.public_url` must \
+            "log-in at a provider is not possible here: a session cannot be written with `keys.read_only`. \
+             `admin.public_url` must \
              lead to a server that writes",
         );
     }
@@ -657,7 +658,7 @@ fn read_domains<'t>(
 fn read_roles<'t>(reader: &mut Reader<'t>, node: &'t Node, is_limited: bool) -> Option<Box<[ClaimRole]>> {
     let words = RoleWords {
         example: "a list such as [{claim: groups, value: admins, role: Admin}]",
-        empty: "an empty list admits nobody of the provider; {claim: \"*\", role: Viewer} is for everybody",
+        empty: "an empty list admits nobody of the provider; {claim: \"*\", role: Viewer} is for everyone",
         same: "the same claim",
     };
     let examine = |reader: &mut Reader<'t>, node: &'t Node, role: &ClaimRole| {
@@ -665,8 +666,8 @@ fn read_roles<'t>(reader: &mut Reader<'t>, node: &'t Node, is_limited: bool) -> 
             reader.warn(
                 &node.at,
                 format!(
-                    "everybody at this provider becomes {} {}: if anybody can create an account there, anybody \
-                     can log in here; name a claim such as groups, or `allowed_domains`",
+                    "everyone at this provider becomes {} {}: if anyone can create an account there, anyone can log \
+                     in here; name a claim such as groups, or `allowed_domains`",
                     if role.role == Role::Viewer { "a" } else { "an" },
                     role.role.as_str()
                 ),
@@ -677,7 +678,7 @@ fn read_roles<'t>(reader: &mut Reader<'t>, node: &'t Node, is_limited: bool) -> 
 }
 
 impl ClaimRole {
-    /// Whether it is for everybody whom the provider knows, as far as its claim's name tells.
+    /// Whether it is for everyone whom the provider knows, as far as its claim's name tells.
     fn fits_all(&self) -> bool {
         match &self.requirement {
             None => true,
@@ -696,21 +697,21 @@ fn read_role<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<ClaimRole> {
     if claim.is_none() || fields.get("role").is_none() {
         reader.error(
             fields.at,
-            "an entry of `roles` has a `claim` with its `value` (or \"*\" for everybody) and a `role`",
+            "an entry of `roles` has a `claim` with its `value` (or \"*\" for everyone) and a `role`",
         );
     }
     let requirement = claim.and_then(|node| {
         let text = reader.text(node, "text: the name of a claim, or \"*\"")?.as_str();
         match (text, value) {
             ("*", Some(value)) => {
-                reader.error(&value.at, "`claim: \"*\"` matches everybody and has no `value`");
+                reader.error(&value.at, "`claim: \"*\"` matches everyone and has no `value`");
                 None
             }
             ("*", None) => Some(None),
             (_, None) => {
                 reader.error(
                     fields.at,
-                    "a claim needs its `value`, such as admins, or a list; \"*\" matches everybody who has the \
+                    "a claim needs its `value`, such as admins, or a list; \"*\" matches everyone who has the \
                      claim",
                 );
                 None
@@ -737,7 +738,7 @@ fn read_value<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Requirement
     for element in elements {
         match &element.value {
             Value::Null => {
-                reader.error(&element.at, "null matches nothing; \"*\" matches everybody who has the claim");
+                reader.error(&element.at, "null matches nothing; \"*\" matches everyone who has the claim");
                 return None;
             }
             Value::Unresolved { .. } => return None,
@@ -745,7 +746,7 @@ fn read_value<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Requirement
         }
     }
     if elements.is_empty() {
-        reader.error(&node.at, "an empty list matches nobody; \"*\" matches everybody who has the claim");
+        reader.error(&node.at, "an empty list matches no one; \"*\" matches everyone who has the claim");
         return None;
     }
     let requirement = Requirement::new("value", &node.to_json());

@@ -41,7 +41,7 @@ pub fn read_roles<'t, T, R: PartialEq>(
             continue;
         };
         let hidden_by = if roles.iter().any(|earlier| requirement(earlier).is_none()) {
-            Some("everybody (`*`)")
+            Some("everyone (`*`)")
         } else if roles.iter().any(|earlier| requirement(earlier) == requirement(&role)) {
             Some(words.same)
         } else {

@@ -28,7 +28,7 @@ pub fn warn_of_placeholder<'t>(reader: &mut Reader<'t>, node: &'t Node, text: &T
     if text.reference().is_none() && is_placeholder(text.as_str(), own) {
         reader.warn(
             &node.at,
-            "this looks like a placeholder, which anybody can guess: replace it with a secret",
+            "this looks like a placeholder, which anyone can guess: replace it with a secret",
         );
     }
 }

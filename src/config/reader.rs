@@ -40,7 +40,8 @@ struct Problem<'t> {
 }
 
 /// The message about a file that everybody can write.
-pub const OPEN_TO_EVERYBODY: &str = "every user of this machine can write this file and so decide who is admitted; remove the permission (chmod \
+pub const WORLD_WRITABLE: &str = "every user of this machine can write this file and so decide who is admitted; \
+    remove the permission (chmod \
     o-w)";
 
 /// The entries of a mapping whose keys have been checked.
@@ -141,8 +142,8 @@ impl<'t> Reader<'t> {
 
     /// Warns of a file that everybody can write.
     pub fn warn_of_open_file(&mut self, at: &'t Location, path: &str) {
-        if self.environment.is_open_to_everybody(&self.folder.join(path)) {
-            self.warn(at, OPEN_TO_EVERYBODY);
+        if self.environment.is_world_writable(&self.folder.join(path)) {
+            self.warn(at, WORLD_WRITABLE);
         }
     }
 

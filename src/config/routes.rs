@@ -43,7 +43,7 @@ pub fn read<'t>(reader: &mut Reader<'t>, sections: Fields<'t>) -> PolicySections
         reader.error(
             &routes.at,
             "`routes` need a `default` for requests that match none: \
-             {} admits any actor, {allow: false} nobody",
+             {} admits any actor, {allow: false} denies every request",
         );
     }
     let name = Arc::from("default");
@@ -392,7 +392,7 @@ fn includes(members: &[Member], others: &[Member]) -> bool {
 /// How many actors a policy admits, as far as it can be compared without knowing the actors.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum AdmittedActors {
-    Nobody,
+    None,
     SomeActors,
     AnyActor,
     Everyone,
@@ -402,9 +402,9 @@ fn admitted_actors(policy: &Policy) -> AdmittedActors {
     match policy.allow() {
         None => AdmittedActors::AnyActor,
         Some(Allow::Everyone) => AdmittedActors::Everyone,
-        Some(Allow::NoOne) => AdmittedActors::Nobody,
+        Some(Allow::NoOne) => AdmittedActors::None,
         Some(Allow::Members { anonymous: true, .. }) => AdmittedActors::Everyone,
-        Some(Allow::Members { members, anonymous: false }) if members.is_empty() => AdmittedActors::Nobody,
+        Some(Allow::Members { members, anonymous: false }) if members.is_empty() => AdmittedActors::None,
         Some(Allow::Members { anonymous: false, .. }) => AdmittedActors::SomeActors,
     }
 }

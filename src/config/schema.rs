@@ -185,8 +185,8 @@ const DOCUMENT: &[KeySchema] = &[
         "plugins",
         PLUGINS,
         Nested,
-        "A Datasette configuration, whose tokens are read.  Only ext_authz, probes, admin and keys are allowed beside \
-         it.",
+        "A Datasette configuration, whose tokens are read.  Only ext_authz, probes, admin and keys are allowed next \
+         to it.",
     ),
 ];
 
@@ -281,15 +281,15 @@ pub const ADMIN: Schema = Fields(&[
         "self_service",
         ALLOW,
         AllowBlock,
-        "The allow block of people who manage their own keys: they create, change, rotate and revoke them.  It cannot \
-         admit anonymous requests.  By default nobody.",
+        "The allow block of people who manage their own keys: they create, change, rotate and revoke them.  It \
+         cannot admit anonymous requests.  By default no one.",
     ),
     (
         "introspect",
         ALLOW,
         AllowBlock,
         "The allow block of callers of POST /api/auth/introspect (RFC 7662), which tells whether a token is active \
-         and who its actor is.  It cannot admit anonymous requests.  By default nobody.",
+         and who its actor is.  It cannot admit anonymous requests.  By default no one.",
     ),
     (
         "org_name",

@@ -36,7 +36,7 @@ pub trait Environment {
     }
 
     /// Whether everybody on this machine can write the file.
-    fn is_open_to_everybody(&self, _path: &Path) -> bool {
+    fn is_world_writable(&self, _path: &Path) -> bool {
         false
     }
 }
@@ -61,7 +61,7 @@ impl Environment for ProcessEnvironment {
         FolderProblem::of_file(file)
     }
 
-    fn is_open_to_everybody(&self, path: &Path) -> bool {
+    fn is_world_writable(&self, path: &Path) -> bool {
         // A later write cannot change what was read from a pipe or a device.
         std::fs::metadata(path)
             .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o002 != 0)
@@ -121,7 +121,7 @@ impl Resolver<'_> {
     fn follow(&mut self, written: &[Entry]) -> Result<Zeroizing<String>, String> {
         let [entry] = written else {
             return Err(
-                "there is another key beside `$env` or `$file`; a reference has no other key".to_owned()
+                "there is another key next to `$env` or `$file`; a reference has no other key".to_owned()
             );
         };
         let Value::Text(target) = &entry.value.value else {
@@ -356,11 +356,11 @@ pub(super) mod tests {
             (json!({"$file": "huge"}), "the file huge is larger than 1048576 bytes"),
             (
                 json!({"$env": "FOO", "default": "x"}),
-                "there is another key beside `$env` or `$file`; a reference has no other key",
+                "there is another key next to `$env` or `$file`; a reference has no other key",
             ),
             (
                 json!({"$env": "FOO", "$file": "plain"}),
-                "there is another key beside `$env` or `$file`; a reference has no other key",
+                "there is another key next to `$env` or `$file`; a reference has no other key",
             ),
         ];
         for (config, expected) in cases {

@@ -116,7 +116,7 @@ fn read_domain<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<str>> 
     if domain.split_once('.').is_some_and(|(first, top)| top.len() == 2 && REGISTRY_LABELS.contains(&first)) {
         reader.warn(
             &node.at,
-            "this looks like a public suffix, below which anybody can register names, and browsers reject a \
+            "this looks like a public suffix, below which anyone can register names, and browsers reject a \
              cookie for it",
         );
     }

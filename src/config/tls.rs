@@ -247,7 +247,7 @@ fn read_names<'t>(reader: &mut Reader<'t>, node: &'t Node) -> Option<Box<[Box<st
     if list.is_empty() {
         reader.error(
             &node.at,
-            "an empty list admits nobody; leave it out to admit every certificate of `client_ca`",
+            "an empty list admits no client; leave it out to admit every certificate of `client_ca`",
         );
         return None;
     }

@@ -14,7 +14,7 @@ use super::entry::{self, FoundPerson, MAX_GROUPS};
 use super::message::{Filter, NO_ATTRIBUTES, NoFilter, Scope, Search};
 use super::servers::{Lease, Server, Servers};
 use super::{
-    DirectoryError, Entry, Lookup, MayBind, NobodyReason, Outcome, Problem, Searcher, ServerError,
+    DirectoryError, Entry, Lookup, MayBind, Outcome, Problem, RejectionReason, Searcher, ServerError,
     Verification,
 };
 use crate::clock::Clock;
@@ -92,11 +92,11 @@ impl Directory {
         may_bind: MayBind,
     ) -> Result<Verification, DirectoryError> {
         let Some(name) = normalized_name(name) else {
-            return Ok(Verification::Nobody(NobodyReason::InvalidName));
+            return Ok(Verification::Rejected(RejectionReason::InvalidName));
         };
         // To a program that ends texts with NUL, a password that begins with it is empty.
         if password.expose().is_empty() || password.expose().contains('\0') {
-            return Ok(Verification::Nobody(NobodyReason::UnusablePassword));
+            return Ok(Verification::Rejected(RejectionReason::UnusablePassword));
         }
         let (password, clock) = (password.clone(), self.clock.clone());
         self.ask(settings, |servers| async move {
@@ -107,7 +107,7 @@ impl Directory {
                 let question = ServerQuestion::new(server, &servers.settings, &name, &clock);
                 let answer = match question.within_timeout(question.verify(&mut bind)).await {
                     Ok(verification) => verification,
-                    Err(NoEntry::Nobody(reason)) => Verification::Nobody(reason),
+                    Err(NoEntry::Rejected(reason)) => Verification::Rejected(reason),
                     Err(NoEntry::Problem(problem)) => {
                         attempts.failed(server, problem);
                         continue;
@@ -125,7 +125,9 @@ impl Directory {
     /// # Errors
     /// Nothing is known of the name.  [`DirectoryError::DirectBind`] where only people themselves read their entries.
     pub async fn find(&self, settings: &Arc<LdapSettings>, name: &str) -> Result<Lookup, DirectoryError> {
-        let Some(name) = normalized_name(name) else { return Ok(Lookup::Nobody(NobodyReason::InvalidName)) };
+        let Some(name) = normalized_name(name) else {
+            return Ok(Lookup::Rejected(RejectionReason::InvalidName));
+        };
         match &settings.bind {
             Bind::Direct { .. } => return Err(DirectoryError::DirectBind),
             Bind::Anonymous | Bind::Reader { .. } => {}
@@ -138,7 +140,7 @@ impl Directory {
                 let question = ServerQuestion::new(server, &servers.settings, &name, &clock);
                 let answer = match question.within_timeout(question.find()).await {
                     Ok(entry) => Lookup::Found(entry),
-                    Err(NoEntry::Nobody(reason)) => Lookup::Nobody(reason),
+                    Err(NoEntry::Rejected(reason)) => Lookup::Rejected(reason),
                     Err(NoEntry::Problem(problem)) => {
                         attempts.failed(server, problem);
                         continue;
@@ -212,14 +214,14 @@ struct PersonBind {
 /// Why a server has no entry for an answer.
 enum NoEntry {
     /// It answered: the name stands for nobody.
-    Nobody(NobodyReason),
+    Rejected(RejectionReason),
     /// It did not answer.
     Problem(Problem),
 }
 
-impl From<NobodyReason> for NoEntry {
-    fn from(reason: NobodyReason) -> Self {
-        Self::Nobody(reason)
+impl From<RejectionReason> for NoEntry {
+    fn from(reason: RejectionReason) -> Self {
+        Self::Rejected(reason)
     }
 }
 
@@ -238,7 +240,7 @@ fn is_read<T>(answer: &Result<T, NoEntry>) -> bool {
 enum BindAnswer {
     Right,
     Wrong,
-    Nobody(NobodyReason),
+    Rejected(RejectionReason),
 }
 
 impl BindAnswer {
@@ -257,9 +259,9 @@ impl BindAnswer {
             | Outcome::UNWILLING_TO_PERFORM
             | Outcome::INSUFFICIENT_ACCESS => Ok(Self::Wrong),
             Outcome::ALIAS_PROBLEM | Outcome::ALIAS_DEREFERENCING_PROBLEM => {
-                Ok(Self::Nobody(NobodyReason::Alias))
+                Ok(Self::Rejected(RejectionReason::Alias))
             }
-            Outcome::REFERRAL => Ok(Self::Nobody(NobodyReason::Referral)),
+            Outcome::REFERRAL => Ok(Self::Rejected(RejectionReason::Referral)),
             _ => Err(Problem::Bind(outcome)),
         }
     }
@@ -309,7 +311,7 @@ impl<'q> ServerQuestion<'q> {
         match BindAnswer::of(outcome)? {
             BindAnswer::Right => {}
             BindAnswer::Wrong => return Ok(Verification::Wrong(person.dn)),
-            BindAnswer::Nobody(reason) => return Err(reason.into()),
+            BindAnswer::Rejected(reason) => return Err(reason.into()),
         }
         let groups = match &self.settings.group_search {
             None => Vec::new(),
@@ -346,15 +348,15 @@ impl<'q> ServerQuestion<'q> {
                 lease.give_back();
                 return Ok(Verification::Wrong(dn));
             }
-            BindAnswer::Nobody(reason) => {
+            BindAnswer::Rejected(reason) => {
                 lease.give_back();
                 return Err(reason.into());
             }
         }
         let person = match self.search_person(&mut lease.connection).await {
             Ok(person) if person.dn == dn => Ok(person),
-            Ok(_) => Err(NobodyReason::OtherEntry.into()),
-            Err(NoEntry::Nobody(NobodyReason::Unknown)) => Err(NobodyReason::Unreadable.into()),
+            Ok(_) => Err(RejectionReason::OtherEntry.into()),
+            Err(NoEntry::Rejected(RejectionReason::Unknown)) => Err(RejectionReason::Unreadable.into()),
             Err(other) => Err(other),
         };
         Ok(Verification::Right(self.entry(person, lease).await?))
@@ -412,19 +414,19 @@ impl<'q> ServerQuestion<'q> {
             let found = self.search_below(connection, &search, SEARCH_BASE).await?;
             // A server that counts on is one that has more than one entry, whatever it sent.
             if found.has_more || found.entries.len() > 1 {
-                return Err(NobodyReason::SeveralEntries.into());
+                return Err(RejectionReason::SeveralEntries.into());
             }
             for other in found.entries {
                 let person = FoundPerson::read(other, self.settings, self.clock.now())?;
                 match &entry {
                     // Bases may lie within each other.
                     Some(known) if known.dn == person.dn => {}
-                    Some(_) => return Err(NobodyReason::SeveralEntries.into()),
+                    Some(_) => return Err(RejectionReason::SeveralEntries.into()),
                     None => entry = Some(person),
                 }
             }
         }
-        Ok(entry.ok_or(NobodyReason::Unknown)?)
+        Ok(entry.ok_or(RejectionReason::Unknown)?)
     }
 
     /// The names of the groups that `group_search` finds.
@@ -443,7 +445,7 @@ impl<'q> ServerQuestion<'q> {
                 let search = self.subtree(base, &filter, &[NO_ATTRIBUTES], limit);
                 let found = self.search_below(connection, &search, GROUP_SEARCH_BASE).await?;
                 if found.has_more {
-                    return Err(NobodyReason::TooManyGroups.into());
+                    return Err(RejectionReason::TooManyGroups.into());
                 }
                 groups.extend(found.entries.into_iter().map(|group| group.dn));
             }
@@ -514,7 +516,7 @@ impl<'q> ServerQuestion<'q> {
         let found = connection.search(search).await?;
         match found.outcome.code {
             Outcome::SUCCESS | Outcome::SIZE_LIMIT_EXCEEDED => Ok(found),
-            Outcome::REFERRAL => Err(NobodyReason::Referral.into()),
+            Outcome::REFERRAL => Err(RejectionReason::Referral.into()),
             _ => Err(self.search_failed(key, search.base, found.outcome.without_message()).into()),
         }
     }
@@ -551,7 +553,7 @@ mod tests {
                 let answer = match BindAnswer::of(Outcome::new(code, "")) {
                     Ok(BindAnswer::Right) => "right",
                     Ok(BindAnswer::Wrong) => "wrong",
-                    Ok(BindAnswer::Nobody(reason)) => reason.as_str(),
+                    Ok(BindAnswer::Rejected(reason)) => reason.as_str(),
                     Err(_) => "no answer",
                 };
                 assert_eq!(answer, expected, "{code}");

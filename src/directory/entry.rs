@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::message::FoundEntry;
-use super::{Entry, NobodyReason};
+use super::{Entry, RejectionReason};
 use crate::config::LdapSettings;
 use crate::distinguished_name::DistinguishedName;
 
@@ -71,26 +71,26 @@ impl FoundPerson {
         found: FoundEntry,
         settings: &LdapSettings,
         now: Timestamp,
-    ) -> Result<Self, NobodyReason> {
-        let dn = found.dn.parse().map_err(|_| NobodyReason::InvalidEntry)?;
+    ) -> Result<Self, RejectionReason> {
+        let dn = found.dn.parse().map_err(|_| RejectionReason::InvalidEntry)?;
         if found.texts(OBJECT_CLASS).any(|class| class.eq_ignore_ascii_case("alias")) {
-            return Err(NobodyReason::Alias);
+            return Err(RejectionReason::Alias);
         }
         if is_disabled(&found, now) {
-            return Err(NobodyReason::Disabled);
+            return Err(RejectionReason::Disabled);
         }
         let ids: Vec<_> = found.values(&settings.id_attribute).collect();
         let id = match *ids {
-            [id] => std::str::from_utf8(id).map_err(|_| NobodyReason::NoId)?,
-            [] => return Err(NobodyReason::NoId),
-            [..] => return Err(NobodyReason::SeveralIds),
+            [id] => std::str::from_utf8(id).map_err(|_| RejectionReason::NoId)?,
+            [] => return Err(RejectionReason::NoId),
+            [..] => return Err(RejectionReason::SeveralIds),
         };
         if id.trim().is_empty() {
-            return Err(NobodyReason::NoId);
+            return Err(RejectionReason::NoId);
         }
         let subject = id.to_owned();
         if found.is_cut_off(&settings.groups_attribute) {
-            return Err(NobodyReason::TooManyGroups);
+            return Err(RejectionReason::TooManyGroups);
         }
         Ok(Self { dn, found, subject })
     }
@@ -103,13 +103,13 @@ impl FoundPerson {
     /// The whole entry, with the groups that were searched for.
     ///
     /// # Errors
-    /// [`NobodyReason::TooManyGroups`].
+    /// [`RejectionReason::TooManyGroups`].
     pub(super) fn with_groups(
         self,
         name: &str,
         settings: &LdapSettings,
         searched: Vec<String>,
-    ) -> Result<Entry, NobodyReason> {
+    ) -> Result<Entry, RejectionReason> {
         let own = self.found.texts(&settings.groups_attribute).map(str::to_owned);
         let mut groups: Vec<_> = own.chain(searched).collect();
         // By their texts, so that the same groups make the same list whatever the order in which they come.
@@ -121,7 +121,7 @@ impl FoundPerson {
             seen.insert(name)
         });
         if groups.len() > MAX_GROUPS {
-            return Err(NobodyReason::TooManyGroups);
+            return Err(RejectionReason::TooManyGroups);
         }
         let mut members = Map::new();
         for (member, attribute) in &settings.members {
@@ -273,26 +273,26 @@ mod tests {
     #[test]
     fn an_entry_that_does_not_say_who_it_is_is_nobodys() {
         for (attributes, reason) in [
-            (&[][..], NobodyReason::NoId),
-            (&[("uid", &[][..])], NobodyReason::NoId),
-            (&[("uid", &[&b" "[..]])], NobodyReason::NoId),
-            (&[("uid", &[&b"\xff"[..]])], NobodyReason::NoId),
-            (&[("uid;lang-fr", &[&b"ann"[..]])], NobodyReason::NoId),
-            (&[("uid", &[&b"ann"[..], b"anna"])], NobodyReason::SeveralIds),
-            (&[("uid", &[&b"ann"[..]]), ("UID", &[b"anna"])], NobodyReason::SeveralIds),
-            (&[("uid", &[&b"ann"[..]]), ("objectclass", &[b"top", b"ALIAS"])], NobodyReason::Alias),
-            (&[("uid", &[&b"ann"[..]]), ("memberOf;Range=0-1", &[b"a"])], NobodyReason::TooManyGroups),
+            (&[][..], RejectionReason::NoId),
+            (&[("uid", &[][..])], RejectionReason::NoId),
+            (&[("uid", &[&b" "[..]])], RejectionReason::NoId),
+            (&[("uid", &[&b"\xff"[..]])], RejectionReason::NoId),
+            (&[("uid;lang-fr", &[&b"ann"[..]])], RejectionReason::NoId),
+            (&[("uid", &[&b"ann"[..], b"anna"])], RejectionReason::SeveralIds),
+            (&[("uid", &[&b"ann"[..]]), ("UID", &[b"anna"])], RejectionReason::SeveralIds),
+            (&[("uid", &[&b"ann"[..]]), ("objectclass", &[b"top", b"ALIAS"])], RejectionReason::Alias),
+            (&[("uid", &[&b"ann"[..]]), ("memberOf;Range=0-1", &[b"a"])], RejectionReason::TooManyGroups),
         ] {
             let read = FoundPerson::read(found(attributes), &settings(), now());
             assert_eq!(read.map(|person| person.subject), Err(reason), "{attributes:?}");
         }
         let odd = FoundEntry { dn: "ann".to_owned(), ..found(&[("uid", &[b"ann"])]) };
-        assert_eq!(FoundPerson::read(odd, &settings(), now()).err(), Some(NobodyReason::InvalidEntry));
+        assert_eq!(FoundPerson::read(odd, &settings(), now()).err(), Some(RejectionReason::InvalidEntry));
         let many = (0..=MAX_GROUPS).map(|number| format!("cn={number}")).collect::<Vec<_>>();
         let read = || FoundPerson::read(found(&[("uid", &[b"ann"])]), &settings(), now()).unwrap();
         assert!(read().with_groups("ann", &settings(), many[1..].to_vec()).is_ok());
         let reason = read().with_groups("ann", &settings(), many).map(|entry| entry.subject);
-        assert_eq!(reason, Err(NobodyReason::TooManyGroups));
+        assert_eq!(reason, Err(RejectionReason::TooManyGroups));
     }
 
     #[test]
@@ -319,7 +319,7 @@ mod tests {
         ] {
             let entry = found(&[("uid", &[b"ann"]), (attribute, &[value.as_bytes()])]);
             let read = FoundPerson::read(entry, &settings(), now());
-            assert_eq!(read.err() == Some(NobodyReason::Disabled), disables, "{attribute} {value}");
+            assert_eq!(read.err() == Some(RejectionReason::Disabled), disables, "{attribute} {value}");
         }
     }
 

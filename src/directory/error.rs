@@ -97,7 +97,7 @@ pub enum Problem {
     #[error("refused StartTLS: {0}.  Give it a certificate, or use ldaps://")]
     StartTls(Outcome),
     /// Something came before the TLS handshake.
-    #[error("sent bytes before TLS started.  Somebody between the machines may have added them")]
+    #[error("sent bytes before TLS started.  An attacker between the machines may have added them")]
     EarlyBytes,
     /// The connection is gone.
     #[error("lost the connection: {0}")]
@@ -175,7 +175,7 @@ fn tls_advice(error: &io::Error) -> &'static str {
         )) => ".  Use a name that is in its certificate in `ldap.url`, or issue a certificate with this name",
         // As `openssl req -x509` makes it.
         Some(TlsError::InvalidCertificate(CertificateError::Other(_))) => {
-            ".  A certificate that is its own CA is none of a server: let a CA sign one, and name the CA with `ldap.ca`"
+            ".  A server cannot use a certificate that is its own CA: let a CA sign one, and name the CA with `ldap.ca`"
         }
         Some(_) | None => "",
     }

@@ -5,7 +5,6 @@
 //! token.  The rules in force make a principal of them: another role for a group counts at the next request, not at the
 //! next log-in.
 
-mod asking;
 mod in_flight;
 mod memory;
 mod owners;
@@ -13,25 +12,26 @@ mod principal;
 pub mod providers;
 pub mod records;
 pub mod sessions;
+mod verification;
 
-pub use self::asking::QuestionResult;
 pub(super) use self::owners::DecidedBy;
-pub use self::principal::{NotAPerson, fitting_role, principal_of, record_of};
+pub use self::principal::{PersonRejection, fitting_role, principal_of, record_of};
 pub use self::sessions::{DIRECT_SESSION_TTL, RECHECK_GRACE, RECHECK_INTERVAL};
+pub use self::verification::QuestionResult;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use self::asking::{Answer, Asker};
 use self::memory::BoundedMap;
-use self::principal::{Somebody, cached_principal, principal_of_session, user_of};
+use self::principal::{PersonParts, cached_principal, principal_of_session, user_of};
 use self::sessions::Rechecks;
+use self::verification::{Answer, PasswordVerifier};
 use super::Purpose;
 use crate::clock::Clock;
 use crate::config::LdapSettings;
 use crate::credential::Principal;
 use crate::deny_reason::DenyReason;
-use crate::directory::{Directory, NobodyReason};
+use crate::directory::{Directory, RejectionReason};
 use crate::keys::sessions::CachedPrincipal;
 use crate::person::PersonId;
 use crate::secret::Secret;
@@ -40,7 +40,7 @@ use crate::snapshot::{Snapshot, SnapshotStore};
 /// People of whom is remembered what the directory said of late, that it said nothing, or that a line was logged.
 const MAX_REMEMBERED: usize = 10_000;
 /// How often a line says the same of the same person.
-const TELL_INTERVAL: Duration = Duration::from_secs(30 * 60);
+const LOG_INTERVAL: Duration = Duration::from_secs(30 * 60);
 
 /// People of the directory.  A clone is the same.
 #[derive(Clone)]
@@ -49,7 +49,7 @@ pub struct People {
     admin: Arc<Listener>,
     rechecks: Arc<Rechecks>,
     /// The reasons, with a name, that a line gave of late.
-    told: Arc<Mutex<BoundedMap<String, ()>>>,
+    logged: Arc<Mutex<BoundedMap<String, ()>>>,
     /// The people of whom it was written of late that they came by a password.
     seen: Arc<Mutex<BoundedMap<PersonId, ()>>>,
     /// The rules in force; see [`People::follow`].
@@ -59,11 +59,11 @@ pub struct People {
 
 /// What each listener has of its own: a directory that hangs for the one does not keep the other waiting.
 struct Listener {
-    asker: Asker,
+    verifier: PasswordVerifier,
     /// Started when somebody is first asked about.
     directory: Mutex<Option<Arc<Directory>>>,
     /// Whether anything is asked at all.
-    may_ask: bool,
+    may_query: bool,
     clock: Clock,
 }
 
@@ -76,12 +76,12 @@ impl People {
         Self::with(clock, true)
     }
 
-    fn with(clock: Clock, may_ask: bool) -> Result<Self, getrandom::Error> {
+    fn with(clock: Clock, may_query: bool) -> Result<Self, getrandom::Error> {
         Ok(Self {
-            checks: Arc::new(Listener::new(true, may_ask, &clock)?),
-            admin: Arc::new(Listener::new(false, may_ask, &clock)?),
+            checks: Arc::new(Listener::new(true, may_query, &clock)?),
+            admin: Arc::new(Listener::new(false, may_query, &clock)?),
             rechecks: Arc::new(Rechecks::new()),
-            told: Arc::new(Mutex::new(BoundedMap::new(MAX_REMEMBERED))),
+            logged: Arc::new(Mutex::new(BoundedMap::new(MAX_REMEMBERED))),
             seen: Arc::new(Mutex::new(BoundedMap::new(MAX_REMEMBERED))),
             snapshots: Arc::default(),
             clock,
@@ -92,7 +92,7 @@ impl People {
     ///
     /// # Errors
     /// As [`People::new`].
-    pub fn unasked(clock: Clock) -> Result<Self, getrandom::Error> {
+    pub fn without_directory(clock: Clock) -> Result<Self, getrandom::Error> {
         Self::with(clock, false)
     }
 
@@ -110,7 +110,7 @@ impl People {
     /// How often questions of each listener, `check` and `admin`, had each result.
     pub fn questions(&self) -> impl Iterator<Item = (&'static str, QuestionResult, u64)> {
         [("check", &self.checks), ("admin", &self.admin)].into_iter().flat_map(|(name, listener)| {
-            let counts = &listener.asker.counts;
+            let counts = &listener.verifier.counts;
             QuestionResult::ALL.into_iter().map(move |result| (name, result, counts.of(result)))
         })
     }
@@ -130,7 +130,7 @@ impl People {
         let end = Instant::now() + purpose.timeout();
         let listener = self.listener(purpose);
         let directory = listener.directory().ok_or(DenyReason::DirectoryUnavailable)?;
-        let answer = listener.asker.verify(&directory, settings, name, password, end).await;
+        let answer = listener.verifier.verify(&directory, settings, name, password, end).await;
         let denial = match answer {
             Answer::Right(known) => {
                 let cached = known.principal.load();
@@ -149,17 +149,17 @@ impl People {
                         return Ok(principal);
                     }
                     Err(reason) => {
-                        self.tell(Some(&known.entry.subject), reason.as_str());
+                        self.log_rejection(Some(&known.entry.subject), reason.as_str());
                         DenyReason::WrongPassword
                     }
                 }
             }
             Answer::Wrong => DenyReason::WrongPassword,
-            Answer::Nobody(reason) => {
-                match telling(reason) {
-                    Telling::WithName => self.tell(Some(name), reason.as_str()),
-                    Telling::WithoutName => self.tell(None, reason.as_str()),
-                    Telling::Nothing => {}
+            Answer::Rejected(reason) => {
+                match logged_rejection(reason) {
+                    LoggedRejection::WithName => self.log_rejection(Some(name), reason.as_str()),
+                    LoggedRejection::WithoutName => self.log_rejection(None, reason.as_str()),
+                    LoggedRejection::Nothing => {}
                 }
                 DenyReason::WrongPassword
             }
@@ -182,26 +182,26 @@ impl People {
     }
 
     /// Says once in a while why somebody is nobody.
-    fn tell(&self, user: Option<&str>, reason: &'static str) {
+    fn log_rejection(&self, user: Option<&str>, reason: &'static str) {
         let (key, now) = (format!("{reason} {}", user.unwrap_or_default()), self.clock.elapsed());
-        let mut told = lock(&self.told);
-        if told.get(&key, now, TELL_INTERVAL).is_none() {
-            told.insert(key, (), now);
+        let mut logged = lock(&self.logged);
+        if logged.get(&key, now, LOG_INTERVAL).is_none() {
+            logged.insert(key, (), now);
             tracing::warn!(target: "audit", source = "ldap", user, reason, "person of the directory denied");
         }
     }
 }
 
 impl Listener {
-    fn new(is_limited: bool, may_ask: bool, clock: &Clock) -> Result<Self, getrandom::Error> {
-        let asker = Asker::new(is_limited, clock.clone())?;
-        Ok(Self { asker, directory: Mutex::default(), may_ask, clock: clock.clone() })
+    fn new(is_limited: bool, may_query: bool, clock: &Clock) -> Result<Self, getrandom::Error> {
+        let verifier = PasswordVerifier::new(is_limited, clock.clone())?;
+        Ok(Self { verifier, directory: Mutex::default(), may_query, clock: clock.clone() })
     }
 
     /// The client, which is started when it is first needed; `None` when nobody may be asked, or the operating system gives
     /// no thread.
     fn directory(&self) -> Option<Arc<Directory>> {
-        if !self.may_ask {
+        if !self.may_query {
             return None;
         }
         let mut directory = lock(&self.directory);
@@ -218,7 +218,7 @@ impl Listener {
 }
 
 /// What the log says of a name that is nobody's.
-enum Telling {
+enum LoggedRejection {
     /// The reason and the name: it leads to an entry.
     WithName,
     /// The reason alone: it says something of the directory, whatever was typed.
@@ -229,20 +229,20 @@ enum Telling {
 
 /// What the log says, as far as an operator can do something about it.  A name that leads to no entry is not logged: it may
 /// be a password that was typed into the wrong field.
-fn telling(reason: NobodyReason) -> Telling {
+fn logged_rejection(reason: RejectionReason) -> LoggedRejection {
     match reason {
-        NobodyReason::SeveralEntries
-        | NobodyReason::Unreadable
-        | NobodyReason::OtherEntry
-        | NobodyReason::Disabled
-        | NobodyReason::NoId
-        | NobodyReason::SeveralIds
-        | NobodyReason::InvalidEntry
-        | NobodyReason::TooManyGroups
-        | NobodyReason::Alias => Telling::WithName,
-        NobodyReason::Referral => Telling::WithoutName,
-        NobodyReason::InvalidName | NobodyReason::UnusablePassword | NobodyReason::Unknown => {
-            Telling::Nothing
+        RejectionReason::SeveralEntries
+        | RejectionReason::Unreadable
+        | RejectionReason::OtherEntry
+        | RejectionReason::Disabled
+        | RejectionReason::NoId
+        | RejectionReason::SeveralIds
+        | RejectionReason::InvalidEntry
+        | RejectionReason::TooManyGroups
+        | RejectionReason::Alias => LoggedRejection::WithName,
+        RejectionReason::Referral => LoggedRejection::WithoutName,
+        RejectionReason::InvalidName | RejectionReason::UnusablePassword | RejectionReason::Unknown => {
+            LoggedRejection::Nothing
         }
     }
 }

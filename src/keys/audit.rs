@@ -31,7 +31,7 @@ impl Action {
     /// A key was deleted.
     pub const KEY_DELETED: Self = Self("API key deleted");
     /// A key expired for want of use.
-    pub const KEY_IDLE: Self = Self("API key expired because nobody used it");
+    pub const KEY_IDLE: Self = Self("API key expired because it was not used");
     /// A service account was created.
     pub const ACCOUNT_CREATED: Self = Self("service account created");
     /// A service account was changed.

@@ -34,7 +34,7 @@ pub enum EditProblem {
     #[error("{0}: the key is a service account's, which decides this for all of its keys")]
     OfAccount(&'static str),
     /// A member that a person's key takes from the person.
-    #[error("{0}: the key is a person's, whose actor it has")]
+    #[error("{0}: the key is owned by a person and has the actor of that person")]
     OfPerson(&'static str),
     /// Nobody's key needs a role.
     #[error("role: expected Viewer, Editor or Admin")]
@@ -64,8 +64,8 @@ impl EditKey {
             Status::Expired | Status::Revoked => return Err(EditProblem::Dead),
         }
         match &key.owner {
-            KeyOwner::Nobody if self.role == Some(None) => return Err(EditProblem::NoRole),
-            KeyOwner::Nobody => {}
+            KeyOwner::None if self.role == Some(None) => return Err(EditProblem::NoRole),
+            KeyOwner::None => {}
             KeyOwner::Account(_) => {
                 let given = [
                     ("role", self.role.is_some()),

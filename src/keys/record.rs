@@ -38,7 +38,7 @@ impl Role {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum KeyOwner {
     /// Nobody's: the key is an actor of its own, as Grafana's API keys are.
-    Nobody,
+    None,
     /// The service account of this id.
     Account(i64),
     /// A person: a configured user, or one of a directory or a provider.
@@ -50,7 +50,7 @@ impl KeyOwner {
     pub fn account(&self) -> Option<i64> {
         match self {
             Self::Account(id) => Some(*id),
-            Self::Nobody | Self::Person(_) => None,
+            Self::None | Self::Person(_) => None,
         }
     }
 
@@ -58,7 +58,7 @@ impl KeyOwner {
     pub fn person(&self) -> Option<&PersonId> {
         match self {
             Self::Person(person) => Some(person),
-            Self::Nobody | Self::Account(_) => None,
+            Self::None | Self::Account(_) => None,
         }
     }
 }
@@ -171,7 +171,9 @@ pub enum ExceedsGrant {
     #[error("the key's role is above your own")]
     Role,
     /// A member of its actor with a value that their own actor has not.
-    #[error("the key's actor has a member with a value that your own actor has not; an Admin may give it")]
+    #[error(
+        "the key's actor has a member with a value that your own actor does not have; an Admin may set it"
+    )]
     Member,
     /// An allow block names this key, by its name or id.
     #[error("an allow block of the configuration names this key; an Admin may give it")]

@@ -199,15 +199,12 @@ impl Keys {
         match with_timeout(OPERATION_TIMEOUT, forget).await {
             Ok(people) => {
                 if people > 0 {
-                    tracing::info!(
-                        people,
-                        "records of people who ended long ago were deleted from the store"
-                    );
+                    tracing::info!(people, "old ended records of people were deleted from the store");
                 }
                 Round::after(people)
             }
             Err(error) => {
-                self.write_failed("delete the records of people who ended long ago", &error);
+                self.write_failed("delete old ended records of people", &error);
                 Round::Over
             }
         }
@@ -231,7 +228,7 @@ impl Keys {
                         key.role = key.role.map(Role::as_str),
                         key.expires = key.expires_at.map(|at| at.to_string()),
                         last_used = key.last_used_at.map(|at| at.to_string()),
-                        "API key expired because nobody used it"
+                        "API key expired because it was not used"
                     );
                 }
                 if expired.len() < EXPIRE_BATCH as usize { Round::Over } else { Round::Unfinished }

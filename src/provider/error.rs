@@ -138,15 +138,15 @@ fn refusal_advice(error: &str) -> &'static str {
 
 fn other_subject(is_absent: &bool) -> &'static str {
     if *is_absent {
-        "does not say of whom it speaks: `sub` is missing"
+        "does not name the person: `sub` is missing"
     } else {
-        "speaks of somebody else than the ID token: another `sub`"
+        "is about another person than the ID token: its `sub` differs"
     }
 }
 
 fn other_issuer(is_absent: &bool) -> &'static str {
     if *is_absent {
-        "does not say whose it is: `iss` is missing, which this provider always sends"
+        "does not name its issuer: `iss` is missing, which this provider always sends"
     } else {
         "is another provider's: its `iss` is not `issuer`"
     }
@@ -257,7 +257,7 @@ fn tls_advice(error: &io::Error) -> &'static str {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         )) => ".  Use a name that is in its certificate, or issue a certificate with this name",
         Some(TlsError::InvalidCertificate(CertificateError::Other(_))) => {
-            ".  A certificate that is its own CA is none of a server: let a CA sign one, and name the CA with `ca`"
+            ".  A server cannot use a certificate that is its own CA: let a CA sign one, and name the CA with `ca`"
         }
         Some(TlsError::InvalidMessage(_)) => ".  Does it speak http at this port?",
         Some(_) | None => "",

@@ -493,7 +493,7 @@ impl AuditFile {
                 }
                 self.file = file;
             }
-            Err(error) => tracing::error!(%error, "the audit log goes on in the file that was moved away"),
+            Err(error) => tracing::error!(%error, "the audit log continues in the file that was moved away"),
         }
     }
 }

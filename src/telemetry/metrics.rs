@@ -143,11 +143,11 @@ impl Metrics {
             self.duration.clone(),
         );
         registry.register("unreadable_checks", "Checks answered with a gRPC error", self.unreadable.clone());
-        registry.register("configured_tokens", "Tokens of the configuration in force", self.tokens.clone());
-        registry.register("configured_users", "Users of the configuration in force", self.users.clone());
+        registry.register("configured_tokens", "Tokens of the current configuration", self.tokens.clone());
+        registry.register("configured_users", "Users of the current configuration", self.users.clone());
         registry.register(
             "policies_not_enforced",
-            "Policies of the configuration in force whose denials are not enforced",
+            "Policies of the current configuration whose denials are not enforced",
             self.policies_not_enforced.clone(),
         );
         registry.register_collector(Box::new(self.token_expiries.clone()));
@@ -159,12 +159,12 @@ impl Metrics {
         }
         registry.register(
             "config_last_reload_successful",
-            "Whether the last reload was successful, so that the configuration in force is that of the file",
+            "Whether the last reload was successful, so that the current configuration is that of the file",
             self.last_reload_successful.clone(),
         );
         registry.register_with_unit(
             "config_last_reload_success_timestamp",
-            "When the configuration in force was loaded, as Unix time",
+            "When the current configuration was loaded, as Unix time",
             Unit::Seconds,
             self.last_reload_success.clone(),
         );
@@ -381,7 +381,7 @@ impl Collector for KeyGauges {
             MetricType::Gauge,
         )?)?;
 
-        let help = "How old what is known of the key store is; NaN before it was read for the first time.";
+        let help = "Age of the last data that was read from the key store; NaN before the first read.";
         let lag = ConstGauge::new(keys.lag().map_or(f64::NAN, |lag| lag.as_secs_f64()));
         lag.encode(encoder.encode_descriptor("keys_store_lag", help, seconds, MetricType::Gauge)?)?;
 
@@ -488,7 +488,7 @@ struct ConfigurationInForce(Arc<ArcSwap<String>>);
 
 impl Collector for ConfigurationInForce {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "The configuration in force, by the SHA-256 of its file.";
+        let help = "The current configuration, by the SHA-256 of its file.";
         let sha256 = self.0.load().to_string();
         Info::new([("sha256", sha256)]).encode(encoder.encode_descriptor(
             "config",
@@ -511,7 +511,7 @@ impl fmt::Debug for Log {
 impl Collector for Log {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let lost = ConstCounter::new(self.0.lost_lines());
-        let help = "Log lines that were lost: nobody read them fast enough, or they could not be written.";
+        let help = "Log lines that were lost: they were not read fast enough, or they could not be written.";
         lost.encode(encoder.encode_descriptor("dropped_log_lines", help, None, MetricType::Counter)?)?;
 
         let waiting = ConstGauge::new(i64::try_from(self.0.waiting_audit_lines()).unwrap_or(i64::MAX));

@@ -134,8 +134,9 @@ fn accounts_are_named_by_name_or_id_and_several_at_once() {
     let digits = accounts(admin, &["create", "77", "--json"]);
     let id = serde_json::from_str::<Value>(&digits.stdout).expect("JSON")["id"].to_string();
     let shown = accounts(admin, &["show", "77"]);
-    let text =
-        format!("error: nothing has the id 77: digits alone are an id. What is called 77 has the id {id}\n");
+    let text = format!(
+        "error: there is no id 77: a name of digits alone is read as an id. 77 is the name of id {id}\n"
+    );
     assert_eq!((shown.code(), shown.stderr), (Some(1), text));
 
     // The tokens of an account, too.
@@ -180,7 +181,7 @@ fn a_name_that_fits_several_keys_is_an_error_that_lists_them() {
     assert_eq!(keys(admin, &["create", "ci", "--role", "Viewer"]).code(), Some(0));
     let several = keys(admin, &["revoke", "ci"]);
     assert_eq!((several.code(), several.stdout.as_str()), (Some(1), ""), "{several:?}");
-    for part in ["a/ci, of the account a, live", "b/ci, of the account b, live", "ci, nobody's, live"] {
+    for part in ["a/ci, of the account a, live", "b/ci, of the account b, live", "ci, no owner, live"] {
         assert!(several.stderr.contains(part), "{part}: {several:?}");
     }
     assert_eq!(keys(admin, &["revoke", "b/ci"]).stdout, "API key revoked\n");

@@ -64,7 +64,7 @@ impl Client {
             Ok(Verification::Right(entry)) => format!("right {}", entry.subject),
             Ok(Verification::Wrong(dn)) => format!("wrong {}", dn.as_str()),
             Ok(Verification::NotTried(dn)) => format!("not tried {}", dn.as_str()),
-            Ok(Verification::Nobody(reason)) => format!("nobody {}", reason.as_str()),
+            Ok(Verification::Rejected(reason)) => format!("nobody {}", reason.as_str()),
             Err(error) => {
                 let shown = format!("{error} {error:?}");
                 assert!(!shown.contains(PASSWORDS) && !shown.contains("uid="), "{shown}");
@@ -76,7 +76,7 @@ impl Client {
     fn find(&self, settings: &Arc<LdapSettings>, name: &str) -> String {
         match self.wait(self.directory.find(settings, name)) {
             Ok(Lookup::Found(entry)) => format!("found {}", entry.subject),
-            Ok(Lookup::Nobody(reason)) => format!("nobody {}", reason.as_str()),
+            Ok(Lookup::Rejected(reason)) => format!("nobody {}", reason.as_str()),
             Err(error) => error.to_string(),
         }
     }

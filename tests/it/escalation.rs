@@ -106,7 +106,7 @@ impl Caller {
 /// Whose a key is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Owner {
-    Nobody,
+    None,
     Account,
     Person(&'static str),
 }
@@ -124,14 +124,14 @@ struct Power {
 
 impl Power {
     fn nobodys(role: usize) -> Self {
-        Self { owner: Owner::Nobody, role: Some(role), has_b: false, is_named: false }
+        Self { owner: Owner::None, role: Some(role), has_b: false, is_named: false }
     }
 
     /// The rule of the specification, written down a second time.
     fn is_given_by(&self, caller: &Caller) -> bool {
         let own = match self.owner {
             Owner::Person(owner) => return caller.is_admin() || (owner == caller.name && !self.is_named),
-            Owner::Nobody | Owner::Account => caller.role >= self.role && !self.has_b && !self.is_named,
+            Owner::None | Owner::Account => caller.role >= self.role && !self.has_b && !self.is_named,
         };
         caller.is_admin() || own
     }
@@ -140,7 +140,7 @@ impl Power {
         match self.owner {
             Owner::Person(owner) if owner == caller.name => true,
             Owner::Person(_) => caller.role >= Some(self.role.unwrap_or(2)),
-            Owner::Nobody | Owner::Account => caller.role >= self.role,
+            Owner::None | Owner::Account => caller.role >= self.role,
         }
     }
 }
@@ -213,7 +213,7 @@ impl Call {
             return 404;
         }
         let of_owner = match power.owner {
-            Owner::Nobody => false,
+            Owner::None => false,
             Owner::Account => matches!(self, Self::Role(_) | Self::Policies | Self::Area(_)),
             Owner::Person(_) => matches!(self, Self::Area(_)),
         };
@@ -258,7 +258,7 @@ impl Maker<'_> {
         let request = self.api.request("POST", "/api/auth/keys");
         let request = match owner {
             Owner::Person(name) => request.basic(name, name),
-            Owner::Nobody | Owner::Account => request.bearer(ROOT),
+            Owner::None | Owner::Account => request.bearer(ROOT),
         };
         let answer = post(request, &body);
         assert_eq!(answer.status, 200, "{body} {}", answer.text());

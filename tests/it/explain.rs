@@ -585,7 +585,7 @@ default: {{}}
     assert_eq!((&ann["role"]["role"], &ann["role"]["at"]["key"]), (&json!("Admin"), &json!("ldap.roles[0]")));
     assert!(ann["role"]["at"]["line"].is_u64(), "{ann}");
     assert_eq!((&ann["actor"]["id"], &ann["actor"]["role"]), (&json!("ldap:ann"), &json!("Admin")));
-    assert_eq!(ann["nobody"], Value::Null);
+    assert_eq!(ann["rejected"], Value::Null);
     assert_eq!(show("bob")["role"]["at"]["key"], json!("ldap.roles[1]"));
     for (name, reason) in [
         ("nobody", "unknown"),
@@ -598,7 +598,7 @@ default: {{}}
         ("Rob", "configured_name"),
         ("an\u{ad}n", "invalid_name"),
     ] {
-        assert_eq!(show(name)["nobody"]["reason"], json!(reason), "{name}");
+        assert_eq!(show(name)["rejected"]["reason"], json!(reason), "{name}");
     }
     let rob = show("rob");
     assert_eq!((&rob["source"], &rob["actor"]["role"]), (&json!("config"), &json!("Admin")));
@@ -714,7 +714,7 @@ default: {{}}
     let shown = explain(&setup, &["--user", "ann", "--connect"], "");
     assert_eq!(shown["entry"], json!(person("ann")));
     let nobody = explain(&setup, &["--user", "nobody", "--connect"], "");
-    let says = nobody["nobody"]["says"].as_str().unwrap();
+    let says = nobody["rejected"]["says"].as_str().unwrap();
     assert!(says.contains("without a bind") && says.contains("there is no `bind_dn`"), "{nobody}");
     let ran = setup.run(["explain", "--user", "ann"]);
     assert!(ran.code() == Some(1) && ran.stderr.contains("--user NAME --connect"), "{ran:?}");

@@ -285,10 +285,12 @@ fn a_key_is_named_by_its_name_and_several_at_once() {
     let named = keys(admin, &["show", "7"]);
     assert_eq!((named.code(), named.stdout.as_str()), (Some(1), ""), "{named:?}");
     assert!(
-        named.stderr.starts_with("error: there is no key with the id 7: digits alone are an id. "),
+        named
+            .stderr
+            .starts_with("error: there is no key with the id 7: a name of digits alone is read as an id. "),
         "{named:?}"
     );
-    assert!(named.stderr.ends_with("which key called 7 is meant:\n  3  7, nobody's, live\n"), "{named:?}");
+    assert!(named.stderr.ends_with("Name the key by its own id:\n  3  7, no owner, live\n"), "{named:?}");
     let revoked = keys(admin, &["revoke", &id, "ci deploys"]);
     assert_eq!((revoked.code(), revoked.stderr.as_str()), (Some(0), ""), "{revoked:?}");
     assert_eq!(revoked.stdout, format!("{id}: API key revoked\nci deploys: API key revoked\n"));
@@ -461,9 +463,10 @@ fn a_leaked_token_is_found_and_its_text_stays_here() {
     assert_eq!(keys(admin, &["delete", "ci"]).code(), Some(0));
     let unknown = find(&created.stdout, &[]);
     assert_eq!((unknown.code(), unknown.stdout.as_str()), (Some(1), ""), "{unknown:?}");
-    for part in
-        ["knows no key with this token", "`envoy-auth-tokens explain --path / --token-file FILE` names it"]
-    {
+    for part in [
+        "the store has no key with this token",
+        "`envoy-auth-tokens explain --path / --token-file FILE` names it",
+    ] {
         assert!(unknown.stderr.contains(part), "{part}: {unknown:?}");
     }
     assert!(unknown.stderr.ends_with("error: API key not found (404)\n"), "{unknown:?}");
@@ -742,11 +745,11 @@ fn a_key_works_as_long_as_the_server_proposes_unless_the_command_line_says_other
     for (arguments, part) in [
         (
             &["--ttl", "6d"][..],
-            "error: the key would live too long; --ttl: expected at most 432000 seconds (keys.max_seconds_to_live) (400)\n",
+            "error: the key would expire too late; --ttl: expected at most 432000 seconds (keys.max_seconds_to_live) (400)\n",
         ),
         (
             &["--no-expiry"],
-            "error: no key lives for ever here; --ttl: expected 1 to 432000 seconds (keys.max_seconds_to_live) (400)\n",
+            "error: every key must have an expiry here; --ttl: expected 1 to 432000 seconds (keys.max_seconds_to_live) (400)\n",
         ),
     ] {
         let ran = keys(admin, &[&["create", "x", "--role", "Viewer"], arguments].concat());
@@ -769,7 +772,7 @@ fn tokens_of_a_rotation_that_fails_for_one_key_are_told_apart() {
     let rotated = keys(admin, &["rotate", "a", "b", "c"]);
     assert_eq!((rotated.code(), rotated.stdout.lines().count()), (Some(1), 2), "{rotated:?}");
     assert!(rotated.stdout.lines().all(|line| line.starts_with("eat_")), "{rotated:?}");
-    let disabled = "API key is disabled (409): `keys enable 2` lets it count again\n";
+    let disabled = "API key is disabled (409): `keys enable 2` makes it valid again\n";
     assert!(rotated.stderr.contains(&format!("error: b: {disabled}")), "{rotated:?}");
     let order = "note: standard output has the new tokens of these keys, in this order: a (id 1), c (id 3)\n";
     assert!(rotated.stderr.ends_with(&format!("{order}error: 1 of 3 failed\n")), "{rotated:?}");
@@ -800,7 +803,7 @@ fn a_token_that_cannot_be_written_is_said_to_be_lost() {
             serde_json::from_str(&keys(admin, &["show", &name, "--json"]).stdout).expect("JSON");
         let id = &shown["id"];
         let text = format!(
-            "Key {id}, {name}, is created, and nobody has its token: `keys rotate {id}` gives it another one.\n"
+            "Key {id}, {name}, is created, but its token was not delivered: `keys rotate {id}` replaces it.\n"
         );
         assert!(lost.stderr.ends_with(&text), "{lost:?}");
         assert!(lost.stderr.contains("error: cannot write the token to standard output: "), "{lost:?}");
@@ -808,8 +811,8 @@ fn a_token_that_cannot_be_written_is_said_to_be_lost() {
     // No more tokens are lost than one.
     let lost = into_full("keys rotate lost0 lost7");
     assert_eq!(lost.code(), Some(1), "{lost:?}");
-    assert!(lost.stderr.contains("note: not tried any more: lost7\n"), "{lost:?}");
-    assert!(lost.stderr.contains("is rotated, and nobody has its token"), "{lost:?}");
+    assert!(lost.stderr.contains("note: not attempted: lost7\n"), "{lost:?}");
+    assert!(lost.stderr.contains("is rotated, but its token was not delivered"), "{lost:?}");
 }
 
 #[test]

@@ -418,7 +418,7 @@ async fn lists_are_filtered_and_sorted(db: Database) {
         (KeyFilter { name_pattern: Some("min".to_owned()), ..none() }, vec![]),
         (KeyFilter { role: Some(Role::Editor), ..none() }, vec![zeta.id]),
         (KeyFilter { role: Some(Role::Admin), ..none() }, vec![admin.id]),
-        (KeyFilter { kind: Some(OwnerKind::Nobody), ..none() }, vec![admin.id, viewer.id]),
+        (KeyFilter { kind: Some(OwnerKind::None), ..none() }, vec![admin.id, viewer.id]),
         (KeyFilter { kind: Some(OwnerKind::Account), ..none() }, vec![zeta.id]),
         (KeyFilter { kind: Some(OwnerKind::Person), ..none() }, vec![mine.id]),
         (KeyFilter { account: Some(AccountRef::Id(deploy.id)), ..none() }, vec![zeta.id]),

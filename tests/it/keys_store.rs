@@ -285,7 +285,7 @@ pub(crate) fn ask(name: &str) -> CreateKey {
     CreateKey {
         name: name.to_owned(),
         description: None,
-        owner: KeyOwner::Nobody,
+        owner: KeyOwner::None,
         role: Some(Role::Editor),
         expires_at: None,
         actor: Map::new(),
@@ -481,7 +481,7 @@ async fn what_is_stored_comes_back(db: Database) {
         request: CreateKey {
             name: "b".to_owned(),
             description: Some("what it is for".to_owned()),
-            owner: KeyOwner::Nobody,
+            owner: KeyOwner::None,
             role: Some(Role::Viewer),
             actor: own.as_object().unwrap().clone(),
             policies: Some(vec!["read".to_owned()]),
@@ -1531,7 +1531,7 @@ async fn each_key_that_expires_unused_has_a_line_in_the_audit_log(db: Database) 
     let [line] = &lines[..] else { panic!("{lines:?}") };
     let told = ["message", "max_idle", "key.name", "key.role", "key.expires", "last_used"];
     let expected = [
-        "API key expired because nobody used it",
+        "API key expired because it was not used",
         "90d",
         "unused",
         "Editor",

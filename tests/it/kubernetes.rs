@@ -301,7 +301,7 @@ fn whatever_names_another_object_names_one_that_is_there() {
             for rule in policy["spec"]["ingress"].as_array().unwrap() {
                 let port = &rule["ports"][0]["port"];
                 assert!(ports.iter().any(|open| open["containerPort"] == *port), "{policy}");
-                // An empty list would be everybody; Envoy's own port is for everybody.
+                // An empty list would be everybody; Envoy's own port is for everyone.
                 assert_eq!(rule["from"].is_null(), form == "example" && *port == 10000, "{policy}");
                 assert_ne!(rule["from"], json!([]), "{policy}");
             }

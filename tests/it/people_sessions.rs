@@ -84,7 +84,7 @@ impl Process {
         if snapshot.admin.is_some() {
             records::write_all(&snapshot, &self.keys, &self.time.clock()).await.unwrap();
             if let Some(settings) = &snapshot.ldap {
-                self.people.end_again(settings, &self.keys).await;
+                self.people.retry_ending(settings, &self.keys).await;
             }
         }
     }

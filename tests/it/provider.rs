@@ -300,7 +300,7 @@ mod real {
             checked.err().map(|error| said(&error))
         };
         assert_eq!(check(Some(&provider.issuer())).await, None);
-        let absent = "denied other_issuer: the answer does not say whose it is: `iss` is missing, which this provider \
+        let absent = "denied other_issuer: the answer does not name its issuer: `iss` is missing, which this provider \
                       always sends (RFC 9207)";
         assert_eq!(check(None).await.as_deref(), Some(absent));
         let other =
@@ -735,8 +735,8 @@ async fn userinfo_speaks_of_the_same_person_and_the_id_token_wins() {
 
     let url = liar.provider.url(USERINFO);
     let other =
-        format!("denied other_subject: {url} speaks of somebody else than the ID token: another `sub`");
-    let absent = format!("denied other_subject: {url} does not say of whom it speaks: `sub` is missing");
+        format!("denied other_subject: {url} is about another person than the ID token: its `sub` differs");
+    let absent = format!("denied other_subject: {url} does not name the person: `sub` is missing");
     for (reply, said) in [
         (Reply::Json(json!({"sub": "root"})), other.clone()),
         (Reply::Json(json!({"sub": "Carol"})), other.clone()),

@@ -105,7 +105,7 @@ impl KeyChangeBody {
         if let Some(name) = name.as_deref().filter(|name| !is_same(&folded(&key.name), name)) {
             check_name(name, manager, snapshot)?;
         }
-        if (name.is_some() || actor.is_some()) && key.owner == KeyOwner::Nobody {
+        if (name.is_some() || actor.is_some()) && key.owner == KeyOwner::None {
             let role = role.flatten().or(key.role).map_or("", Role::as_str);
             let (name, own) = (name.as_ref().unwrap_or(&key.name), actor.as_ref().unwrap_or(&key.actor));
             let field = if actor.is_some() { "actor" } else { "name" };

@@ -143,7 +143,7 @@ impl Admin {
             }
         };
         let Some(account) = &new.account else {
-            let owner = if owner.is_some() { manager.owner()? } else { KeyOwner::Nobody };
+            let owner = if owner.is_some() { manager.owner()? } else { KeyOwner::None };
             check_members(new, &owner)?;
             return Ok((owner, None));
         };
@@ -181,10 +181,10 @@ fn check_members(new: &NewKeyBody, owner: &KeyOwner) -> Result<(), ApiError> {
         Err(ApiError::invalid(InvalidKind::NotOfKey, member, problem.to_string()))
     };
     match owner {
-        KeyOwner::Nobody if new.role.is_none() => {
+        KeyOwner::None if new.role.is_none() => {
             Err(ApiError::invalid(InvalidKind::MissingMember, "role", "is missing"))
         }
-        KeyOwner::Nobody => Ok(()),
+        KeyOwner::None => Ok(()),
         KeyOwner::Account(_) => {
             let given = [
                 ("role", new.role.is_some()),
@@ -219,7 +219,7 @@ pub(super) fn actor_of_new(
             Some(Actor::of_account_key(&account.name, account.role.as_str(), name, id, &account.actor))
         }
         (None, KeyOwner::Person(_)) => manager.principal().actor.of_own_key(role.map(Role::as_str), name, id),
-        (None, KeyOwner::Nobody | KeyOwner::Account(_)) => {
+        (None, KeyOwner::None | KeyOwner::Account(_)) => {
             Some(Actor::of_key(name, role.map_or("", Role::as_str), id, own))
         }
     }

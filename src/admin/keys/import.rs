@@ -237,10 +237,10 @@ impl Importer<'_> {
         let KeyLine { name, sha256, role, description, expiration, actor, policies, created, .. } = line;
         let given = [("role", role.is_some()), ("policies", policies.is_some()), ("actor", actor.is_some())];
         match &owner {
-            KeyOwner::Nobody if role.is_none() => {
+            KeyOwner::None if role.is_none() => {
                 return invalid(InvalidKind::MissingMember, "role", "is missing");
             }
-            KeyOwner::Nobody => {}
+            KeyOwner::None => {}
             KeyOwner::Account(_) => {
                 if let Some((member, _)) = given.into_iter().find(|(_, is_given)| *is_given) {
                     return not_of_key(EditProblem::OfAccount(member), member);
@@ -255,7 +255,7 @@ impl Importer<'_> {
         check_actor(&actor, self.settings)?;
         check_policies(policies.as_deref().unwrap_or_default(), self.snapshot)?;
         check_name(&name, self.manager, self.snapshot)?;
-        if owner == KeyOwner::Nobody {
+        if owner == KeyOwner::None {
             let whole = Actor::of_key(&name, role.map_or("", Role::as_str), i64::MAX, &actor);
             check_headers(&whole, if actor.is_empty() { "name" } else { "actor" }, self.snapshot)?;
         }
@@ -294,7 +294,7 @@ impl Importer<'_> {
     fn owner(&self, line: &KeyLine, account: Option<&Account>) -> Result<KeyOwner, ApiError> {
         let invalid = |field, problem: &str| Err(ApiError::invalid(InvalidKind::Owner, field, problem));
         match (account, &line.owner, &line.owner_source) {
-            (None, None, None) => Ok(KeyOwner::Nobody),
+            (None, None, None) => Ok(KeyOwner::None),
             (Some(account), None, None) => Ok(KeyOwner::Account(account.id)),
             (None, Some(subject), Some(source)) => {
                 if subject.is_empty() || subject.contains('\0') {

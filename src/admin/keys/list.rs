@@ -144,7 +144,7 @@ fn invalid(name: &'static str, problem: &str) -> ApiError {
 
 fn parse_kind(text: &str) -> Result<OwnerKind, ApiError> {
     match text {
-        "none" => Ok(OwnerKind::Nobody),
+        "none" => Ok(OwnerKind::None),
         "account" => Ok(OwnerKind::Account),
         "person" => Ok(OwnerKind::Person),
         _ => Err(invalid("kind", "expected none, account or person")),
@@ -277,7 +277,7 @@ mod tests {
         let query =
             ListQuery::parse("sort=-lastUsedAt&perpage=5&kind=none&role=Admin&query=&owner=a%20b").unwrap();
         assert_eq!(query.sort, Some(KeyOrder { by: SortKey::LastUsed, is_descending: true }));
-        assert_eq!((query.kind, query.role, query.query), (Some(OwnerKind::Nobody), Some(Role::Admin), None));
+        assert_eq!((query.kind, query.role, query.query), (Some(OwnerKind::None), Some(Role::Admin), None));
         assert_eq!(query.owner.as_deref(), Some("a b"));
         assert!(ListQuery::parse("sort=name").is_ok());
     }

@@ -110,7 +110,7 @@ impl ListedKey {
     pub fn new(key: Key, account: Option<String>, why_denied: Option<WhyDenied>) -> Self {
         let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
         let (account_id, person) = match key.owner {
-            KeyOwner::Nobody => (None, None),
+            KeyOwner::None => (None, None),
             KeyOwner::Account(id) => (Some(id), None),
             KeyOwner::Person(person) => (None, Some(person)),
         };

@@ -17,7 +17,7 @@ use crate::admin::error::{ApiError, Failure};
 use crate::admin::host::RequestHost;
 use crate::admin::{Admin, auth, with_store_timeout};
 use crate::config::{LoginHost, ProviderSettings};
-use crate::identity::people::{NotAPerson, providers};
+use crate::identity::people::{PersonRejection, providers};
 use crate::keys::attempts::SealingKey;
 use crate::provider::{AuthorizationRequest, ProviderError, Redemption};
 use crate::snapshot::Snapshot;
@@ -81,7 +81,7 @@ pub(in crate::admin) async fn begin(
         ("code" = Option<String>, Query, description = "What is redeemed at the provider"),
         ("state" = Option<String>, Query, description = "The attempt"),
         ("iss" = Option<String>, Query, description = "The provider's issuer (RFC 9207)"),
-        ("error" = Option<String>, Query, description = "Why the provider lets nobody in"),
+        ("error" = Option<String>, Query, description = "The provider's reason for denying the log-in"),
     ),
     responses(
         (
@@ -148,7 +148,7 @@ enum LogInError {
     #[error(transparent)]
     Provider(#[from] ProviderError),
     #[error("the person may not log in: {}", .0.as_str())]
-    NotAPerson(NotAPerson),
+    Rejected(PersonRejection),
     #[error(transparent)]
     Api(#[from] ApiError),
 }
@@ -186,7 +186,7 @@ impl LogInError {
             Self::NoCode => (StatusCode::BAD_REQUEST, "no_code"),
             Self::Provider(error) if error.is_outage() => (StatusCode::SERVICE_UNAVAILABLE, error.reason()),
             Self::Provider(error) => (StatusCode::FORBIDDEN, error.reason()),
-            Self::NotAPerson(reason) => (StatusCode::FORBIDDEN, reason.as_str()),
+            Self::Rejected(reason) => (StatusCode::FORBIDDEN, reason.as_str()),
             Self::Api(error) => return error.failure(),
         };
         Failure { status, reason }
@@ -198,13 +198,13 @@ impl LogInError {
             Self::TooMany => "Too many people log in at once.  Try again in a moment.".to_owned(),
             Self::NotNavigated => "A log-in begins by a link.".to_owned(),
             Self::Api(ApiError::ReadOnly) => {
-                "Nobody can log in here: this server only reads the key store.".to_owned()
+                "Log-in is not possible here: this server only reads the key store.".to_owned()
             }
             Self::Attempt(_) | Self::Used => {
                 "This log-in is over, or it began in another browser.  Begin again.".to_owned()
             }
             Self::Denied("server_error" | "temporarily_unavailable") => {
-                format!("{label} cannot log anybody in at the moment.  Try again in a while.")
+                format!("Log-in with {label} is not possible at the moment.  Try again later.")
             }
             Self::Denied("access_denied") => format!("{label} did not let you in, or you cancelled."),
             Self::Denied(_) | Self::NoCode => {
@@ -218,32 +218,32 @@ impl LogInError {
                     "What {label} said cannot be accepted.  An administrator finds the reason in the log."
                 )
             }
-            Self::NotAPerson(reason) => match reason {
-                NotAPerson::NoRole => {
+            Self::Rejected(reason) => match reason {
+                PersonRejection::NoRole => {
                     format!(
                         "{label} knows you, but nothing of what it says gives you access here.  Ask an administrator."
                     )
                 }
-                NotAPerson::EmailNotVerified => {
+                PersonRejection::EmailNotVerified => {
                     format!("{label} has not verified your email address, which is needed here.")
                 }
-                NotAPerson::OtherDomain => {
+                PersonRejection::OtherDomain => {
                     "People with an email address of your domain have no access here.".to_owned()
                 }
-                NotAPerson::NoId
-                | NotAPerson::NotOneId
-                | NotAPerson::ReservedId
-                | NotAPerson::ConfiguredId
-                | NotAPerson::IllegalId
-                | NotAPerson::IllegalActor
-                | NotAPerson::TooLarge => {
+                PersonRejection::NoId
+                | PersonRejection::NotOneId
+                | PersonRejection::ReservedId
+                | PersonRejection::ConfiguredId
+                | PersonRejection::IllegalId
+                | PersonRejection::IllegalActor
+                | PersonRejection::TooLarge => {
                     format!(
                         "{label} knows you, but what it says of you cannot be used here.  Ask an administrator."
                     )
                 }
             },
             Self::Api(ApiError::Store(_) | ApiError::StoreTimeout) => {
-                "Nobody can log in at the moment: the key store does not answer.  Try again in a while."
+                "Log-in is not possible at the moment: the key store does not answer.  Try again later."
                     .to_owned()
             }
             Self::Api(error) => format!("{error}."),
@@ -350,7 +350,7 @@ impl<'r> LogIn<'r> {
                 "a person of a provider may not log in"
             );
         }
-        let principal = Arc::new(principal.map_err(LogInError::NotAPerson)?);
+        let principal = Arc::new(principal.map_err(LogInError::Rejected)?);
         let opened =
             admin.open_sessions(&principal, self.snapshot, self.host.as_ref(), &parts.headers, audit);
         let cookies = opened.await?;

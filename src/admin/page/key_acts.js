@@ -94,7 +94,7 @@ const owner = (key) => [named(key.owner), key.ownerSource ? ` (${key.ownerSource
 function belonging(key) {
   if (key.account) return ['Service account ', account(key)];
   if (key.owner) return owner(key);
-  return ['Nobody'];
+  return ['No owner'];
 }
 
 function roleOf(key) {

@@ -185,7 +185,7 @@ function belongs(key) {
     return [[link], ['service account']];
   }
   if (key.owner) return [[named(key.owner)], [key.ownerSource && key.ownerSource !== 'config' ? `person of ${key.ownerSource}` : 'person']];
-  return [[make('span', { class: 'quiet' }, 'Nobody')], []];
+  return [[make('span', { class: 'quiet' }, 'No owner')], []];
 }
 
 function expires(key) {

@@ -94,7 +94,7 @@ function show(wanted, keys) {
   $('end-rows').replaceChildren(...keys.slice(0, SHOWN).map((key) => make('tr', {},
     make('th', { scope: 'row' }, named(key.name)),
     make('td', {}, key.role ?? 'Its owner’s'),
-    make('td', {}, key.account || key.owner ? named(key.account ?? key.owner) : 'Nobody'),
+    make('td', {}, key.account || key.owner ? named(key.account ?? key.owner) : 'No owner'),
     make('td', {}, named(key.createdBy ?? '')),
     make('td', {}, time(key.created)),
     make('td', {}, key.lastUsedAt ? ago(key.lastUsedAt) : 'Never'))));

@@ -25,7 +25,9 @@ pub enum AccountsError {
         list: &'static str,
     },
     /// Nothing has the id, but something has it as its name.
-    #[error("nothing has the id {name}: digits alone are an id. What is called {name} has the id {own_id}")]
+    #[error(
+        "there is no id {name}: a name of digits alone is read as an id. {name} is the name of id {own_id}"
+    )]
     NameIsNoId {
         /// The name, which looks like an id.
         name: i64,

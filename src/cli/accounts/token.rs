@@ -89,11 +89,7 @@ impl CreateTokenArgs {
         let IssuedToken { id, name, key } = response.parse().map_err(AccountsError::from)?;
         let key = Secret::new(key);
         let token = format!("Token {id}, {}, of {}", escape_controls(&name), self.account);
-        let lost = || {
-            format!(
-                "{token} is created, and nobody has it: `keys rotate {id}` puts another one in its place."
-            )
-        };
+        let lost = || format!("{token} is created, but was not delivered: `keys rotate {id}` replaces it.");
         if api.wants_json() {
             return print_token(&response.to_line(), lost);
         }

@@ -22,7 +22,7 @@ pub enum AdminApiError {
     Input(#[from] InputError),
     /// The arguments name no credential.
     #[error(
-        "the admin API wants to know who calls. Give one of\n  \
+        "the admin API requires a credential. Give one of\n  \
          --token-file FILE, or - for standard input: a token or an API key\n  \
          --user NAME and --password-file FILE, or - for standard input\n  \
          --user NAME at a terminal, which asks for the password\n\

@@ -9,10 +9,11 @@ use super::super::escape_controls;
 const IN_WORDS: &[(&str, &str)] = &[
     (
         "api_key Quota reached",
-        "there is no room for another key: delete keys that nobody needs, or raise keys.max in the server's configuration",
+        "the limit of stored keys is reached: delete keys that are not used, or raise keys.max in the server's \
+         configuration",
     ),
-    ("Number of seconds before expiration should be set", "no key lives for ever here"),
-    ("Number of seconds before expiration is greater than the global limit", "the key would live too long"),
+    ("Number of seconds before expiration should be set", "every key must have an expiry here"),
+    ("Number of seconds before expiration is greater than the global limit", "the key would expire too late"),
 ];
 
 /// That something is called otherwise than it was named: names are found in any letter case.

@@ -21,7 +21,7 @@ pub(super) async fn principal_by_id(
 ) -> Result<Option<Principal>, ExplainError> {
     Ok(match find(settings, id).await? {
         Lookup::Found(entry) if entry.subject == id => principal_of(&entry, settings, snapshot, kind).ok(),
-        Lookup::Found(_) | Lookup::Nobody(_) => None,
+        Lookup::Found(_) | Lookup::Rejected(_) => None,
     })
 }
 

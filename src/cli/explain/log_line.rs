@@ -130,8 +130,9 @@ impl LoggedDecision {
     /// What the line does not hold.
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = vec![
-            "the line has no header, no query and no secret: it does not tell the location of the credential, \
-             whether the request was cross-site or had a method override, and what would be removed from the request"
+            "the line has no header, no query and no secret: it does not show the location of the credential, \
+             whether the request was cross-site or had a method override, and which parts would be removed from the \
+             request"
                 .to_owned(),
         ];
         let is_cut = |value: &String| value.ends_with("...") && value.len() >= MAX_VALUE - 6;

@@ -12,8 +12,8 @@ use super::steps::key_position;
 use super::text::RowWriter;
 use crate::config::{Bind, Positions};
 use crate::credential::Kind;
-use crate::directory::{Lookup, NobodyReason};
-use crate::identity::people::{NotAPerson, fitting_role, principal_of};
+use crate::directory::{Lookup, RejectionReason};
+use crate::identity::people::{PersonRejection, fitting_role, principal_of};
 use crate::person::{PersonSource, normalized_name};
 use crate::snapshot::Snapshot;
 
@@ -38,8 +38,8 @@ pub(super) struct ExplainedPerson {
     role: Option<PersonRole>,
     /// The actor.
     actor: Option<Value>,
-    /// Why it is nobody.
-    nobody: Option<Nobody>,
+    /// Why it is rejected.
+    rejected: Option<Rejection>,
 }
 
 #[derive(Debug, Serialize)]
@@ -49,7 +49,7 @@ struct PersonRole {
 }
 
 #[derive(Debug, Serialize)]
-struct Nobody {
+struct Rejection {
     /// The word of the audit log.
     reason: &'static str,
     says: &'static str,
@@ -76,7 +76,7 @@ impl ExplainedPerson {
             groups: Vec::new(),
             role: None,
             actor: None,
-            nobody: None,
+            rejected: None,
         };
         if let Some(configured) = snapshot.users.get(user) {
             person.source = Some(PersonSource::Config.as_str());
@@ -84,7 +84,7 @@ impl ExplainedPerson {
             return Ok(person);
         }
         if person.name.as_ref().is_some_and(|name| snapshot.users.has_normalized(name)) {
-            person.nobody = Some(Nobody {
+            person.rejected = Some(Rejection {
                 reason: "configured_name",
                 says: "a user of the configuration has this name in another spelling, and the directory is not asked about it",
             });
@@ -95,9 +95,9 @@ impl ExplainedPerson {
         };
         person.source = Some(PersonSource::Ldap.as_str());
         match find(settings, user).await? {
-            Lookup::Nobody(reason) => {
-                let says = why_nobody(reason, &settings.bind);
-                person.nobody = Some(Nobody { reason: reason.as_str(), says });
+            Lookup::Rejected(reason) => {
+                let says = rejection_text(reason, &settings.bind);
+                person.rejected = Some(Rejection { reason: reason.as_str(), says });
             }
             Lookup::Found(entry) => {
                 let role = fitting_role(&entry.groups, settings);
@@ -111,7 +111,8 @@ impl ExplainedPerson {
                 match principal_of(&entry, settings, snapshot, Kind::User) {
                     Ok(principal) => person.actor = Some(json!(principal.actor.members())),
                     Err(reason) => {
-                        person.nobody = Some(Nobody { reason: reason.as_str(), says: why_no_person(reason) });
+                        person.rejected =
+                            Some(Rejection { reason: reason.as_str(), says: person_rejection_text(reason) });
                     }
                 }
                 person.entry = Some(entry.dn);
@@ -123,16 +124,16 @@ impl ExplainedPerson {
     }
 
     /// Whether nobody can log in by the name.
-    pub(super) fn is_nobody(&self) -> bool {
-        self.nobody.is_some()
+    pub(super) fn is_rejected(&self) -> bool {
+        self.rejected.is_some()
     }
 }
 
-fn why_nobody(reason: NobodyReason, bind: &Bind) -> &'static str {
+fn rejection_text(reason: RejectionReason, bind: &Bind) -> &'static str {
     match reason {
-        NobodyReason::InvalidName => "no person has such a name",
-        NobodyReason::UnusablePassword => "the password is empty or contains a NUL",
-        NobodyReason::Unknown => match bind {
+        RejectionReason::InvalidName => "no person has such a name",
+        RejectionReason::UnusablePassword => "the password is empty or contains a NUL",
+        RejectionReason::Unknown => match bind {
             Bind::Reader { .. } => "`search_filter` finds no entry, or none that `bind_dn` may see",
             Bind::Anonymous => {
                 "`search_filter` finds no entry, or none that may be seen without a bind (there is no `bind_dn`)"
@@ -141,40 +142,40 @@ fn why_nobody(reason: NobodyReason, bind: &Bind) -> &'static str {
                 "`search_filter` finds no entry, or none that the person who bound may see"
             }
         },
-        NobodyReason::SeveralEntries => "`search_filter` finds more than one entry",
-        NobodyReason::Unreadable => "the person may not read their own entry",
-        NobodyReason::OtherEntry => "`search_filter` finds another entry than the one that was bound",
-        NobodyReason::Alias => "the entry is an alias for another one",
-        NobodyReason::Referral => "the server refers to another one",
-        NobodyReason::Disabled => "the entry says that it is disabled, or has expired",
-        NobodyReason::NoId => "`members.id` has no value, or none that is a text",
-        NobodyReason::SeveralIds => "`members.id` has more than one value",
-        NobodyReason::InvalidEntry => "the name of the entry is not a distinguished name",
-        NobodyReason::TooManyGroups => {
+        RejectionReason::SeveralEntries => "`search_filter` finds more than one entry",
+        RejectionReason::Unreadable => "the person may not read their own entry",
+        RejectionReason::OtherEntry => "`search_filter` finds another entry than the one that was bound",
+        RejectionReason::Alias => "the entry is an alias for another one",
+        RejectionReason::Referral => "the server refers to another one",
+        RejectionReason::Disabled => "the entry says that it is disabled, or has expired",
+        RejectionReason::NoId => "`members.id` has no value, or none that is a text",
+        RejectionReason::SeveralIds => "`members.id` has more than one value",
+        RejectionReason::InvalidEntry => "the name of the entry is not a distinguished name",
+        RejectionReason::TooManyGroups => {
             "the person has more than 1,000 groups, or the server does not list all of them"
         }
     }
 }
 
-fn why_no_person(reason: NotAPerson) -> &'static str {
+fn person_rejection_text(reason: PersonRejection) -> &'static str {
     match reason {
-        NotAPerson::NoRole => "no entry of `roles` matches",
-        NotAPerson::ReservedId => {
+        PersonRejection::NoRole => "no entry of `roles` matches",
+        PersonRejection::ReservedId => {
             "the id begins with `key:` or `sa:`, which are reserved for keys and service \
              accounts"
         }
-        NotAPerson::ConfiguredId => "a token or a user of the configuration has the id",
-        NotAPerson::IllegalId => {
+        PersonRejection::ConfiguredId => "a token or a user of the configuration has the id",
+        PersonRejection::IllegalId => {
             "the id is longer than 190 characters, or contains one that cannot be printed"
         }
-        NotAPerson::IllegalActor => "the members do not make a valid actor",
-        NotAPerson::NoId => "the provider gives no id",
-        NotAPerson::NotOneId => "the provider's id is neither a text nor a whole number",
-        NotAPerson::EmailNotVerified => {
+        PersonRejection::IllegalActor => "the members do not make a valid actor",
+        PersonRejection::NoId => "the provider gives no id",
+        PersonRejection::NotOneId => "the provider's id is neither a text nor a whole number",
+        PersonRejection::EmailNotVerified => {
             "the provider has not verified the email, which `allowed_domains` requires"
         }
-        NotAPerson::OtherDomain => "the domain of the email is not in `allowed_domains`",
-        NotAPerson::TooLarge => "name, groups and members together are longer than 64 KiB",
+        PersonRejection::OtherDomain => "the domain of the email is not in `allowed_domains`",
+        PersonRejection::TooLarge => "name, groups and members together are longer than 64 KiB",
     }
 }
 
@@ -197,8 +198,8 @@ impl Display for ExplainedPerson {
             lines.line("role", role, at.as_ref())?;
         }
         lines.value("actor", self.actor.as_ref())?;
-        match &self.nobody {
-            Some(Nobody { reason, says }) => lines.line("nobody", &format!("{reason}: {says}"), None),
+        match &self.rejected {
+            Some(Rejection { reason, says }) => lines.line("rejected", &format!("{reason}: {says}"), None),
             None => Ok(()),
         }
     }

@@ -207,11 +207,11 @@ impl ExplainedDecision<'_> {
             return step(principal_shown(principal), self.principal_at(principal));
         }
         if self.trace.selected.is_empty() {
-            return step("nobody was asked for a credential".to_owned(), None);
+            return step("no credential was looked for".to_owned(), None);
         }
         match &self.trace.presented {
             None if self.trace.denied.is_some() => {
-                step("what the location carries is denied before anybody is looked up".to_owned(), None)
+                step("the content of the location is denied before any lookup".to_owned(), None)
             }
             None => step("anonymous: no credential of ours".to_owned(), None),
             Some(Presented::Token { digest, issued_format }) => {
@@ -230,10 +230,10 @@ impl ExplainedDecision<'_> {
             Some(Presented::Session) => step(
                 match self.keys {
                     KeyStoreUse::NotRead => {
-                        "a session: sessions are in the key store, which was not asked".to_owned()
+                        "a session: sessions are in the key store, which was not read".to_owned()
                     }
                     KeyStoreUse::Read | KeyStoreUse::None => {
-                        "anonymous: a session that is over, or that nobody opened".to_owned()
+                        "anonymous: a session that has ended or never existed".to_owned()
                     }
                 },
                 None,
@@ -244,20 +244,20 @@ impl ExplainedDecision<'_> {
     /// Somebody with a password whom the configuration does not have.
     fn unknown_user(&self) -> &'static str {
         match (self.directory, self.trace.denied) {
-            (DirectoryUse::None, _) => "a user whom the configuration does not have",
+            (DirectoryUse::None, _) => "a user who is not in the configuration",
             (DirectoryUse::NotAtCheck { .. }, _) => {
-                "a user whom the configuration does not have; the directory was not asked, since with `ldap.at_check: \
+                "a user who is not in the configuration; the directory was not asked, since with `ldap.at_check: \
                  false` no Check asks it about a password"
             }
             (DirectoryUse::NotAsked, _) => {
-                "a user whom the configuration does not have; the directory was not asked"
+                "a user who is not in the configuration; the directory was not asked"
             }
             (DirectoryUse::Asked, Some(DenyReason::DirectoryUnavailable | DenyReason::DirectoryPending)) => {
-                "a user whom the configuration does not have; the directory did not answer"
+                "a user who is not in the configuration; the directory did not answer"
             }
             (DirectoryUse::Asked, _) => {
-                "a user whom the configuration does not have, and neither has the directory with this password, or not \
-                 with a role"
+                "a user who is not in the configuration; the directory does not know the user with this password, or \
+                 gives no role"
             }
         }
     }
@@ -294,7 +294,7 @@ impl ExplainedDecision<'_> {
             (Some(DenyReason::ExpiredToken), _) => format!("{which} that has expired, or was replaced"),
             (Some(DenyReason::RevokedToken), _) => format!("{which} that was revoked"),
             (Some(DenyReason::DisabledKey), _) => format!("{which} {}", self.why_disabled()),
-            (_, KeyStoreUse::NotRead) => format!("{token}; the key store was not asked"),
+            (_, KeyStoreUse::NotRead) => format!("{token}; the key store was not read"),
             (_, KeyStoreUse::Read) => format!("{token}, and neither has the key store"),
             (_, KeyStoreUse::None) => token,
         };
@@ -330,7 +330,7 @@ impl ExplainedDecision<'_> {
         };
         let says = match restricted {
             true => {
-                format!("the credential counts under its own `policies` alone, here it is anonymous: {says}")
+                format!("the credential is valid only under its own `policies`, here it is anonymous: {says}")
             }
             false => says,
         };
@@ -366,7 +366,7 @@ impl ExplainedDecision<'_> {
             }
             DirectoryUse::NotAtCheck { can_be_asked: true } => {
                 "a running server decides the same: people of the directory log in at `admin`, and pass by their session.  \
-                 --user NAME --connect without a request asks the directory who somebody is"
+                 --user NAME --connect without a request looks up the person in the directory"
             }
             DirectoryUse::NotAtCheck { can_be_asked: false } => {
                 "a running server decides the same: people of the directory log in at `admin`, and pass by their session"

@@ -153,7 +153,7 @@ fn empty_error(root: &Map<String, Value>) -> DatasetteError {
             "give each token a `token` and an `actor`",
         ),
         None => (
-            "it holds no token and no allow block, so that Datasette shows everything to everybody and there is \
+            "it holds no token and no allow block, so that Datasette shows everything to everyone and there is \
              nothing to translate",
             "begin with a configuration of your own (README, `Quick start in 60 seconds`)",
         ),
@@ -806,8 +806,7 @@ fn add_differences(
              actors that the allow blocks speak of"
         ));
     } else {
-        notes
-            .push("a token that nobody knows is denied; Datasette takes its bearer for anonymous".to_owned());
+        notes.push("an unknown token is denied; Datasette takes its bearer for anonymous".to_owned());
     }
     if routes.is_empty() {
         notes.push(

@@ -235,7 +235,7 @@ fn for_each(
             Err(other) => {
                 let rest: Vec<_> = resolved[index + 1..].iter().map(|(key, _)| key.to_string()).collect();
                 if !rest.is_empty() {
-                    print_note(&format!("note: not tried any more: {}", rest.join(", ")));
+                    print_note(&format!("note: not attempted: {}", rest.join(", ")));
                 }
                 return Err(other);
             }
@@ -251,7 +251,7 @@ fn explained(error: CliError, key: &ListedKey) -> CliError {
         other => return other,
     };
     let advice = match source.answer().map(|answer| answer.message.as_str()) {
-        Some("API key is disabled") => Some(format!("`keys enable {}` lets it count again", key.id)),
+        Some("API key is disabled") => Some(format!("`keys enable {}` makes it valid again", key.id)),
         Some("API key is revoked or expired") => key
             .dead_state(Timestamp::now())
             .map(|state| format!("it is {state} for good, and `keys create` makes another one")),

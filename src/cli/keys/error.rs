@@ -28,7 +28,8 @@ pub enum KeysError {
     NoSuchId(i64),
     /// No key has the id, but keys have it as their name.
     #[error(
-        "there is no key with the id {name}: digits alone are an id. Say by its own id which key called {name} is meant:{candidates}"
+        "there is no key with the id {name}: a name of digits alone is read as an id. Name the key by its own \
+         id:{candidates}"
     )]
     NameIsNoId {
         /// The name, which looks like an id.

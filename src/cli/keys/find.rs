@@ -48,7 +48,7 @@ impl FindKeyArgs {
             Err(error) => {
                 if error.is_not_found() {
                     print_note(if token.has_issued_format() {
-                        "note: the store knows no key with this token, live or dead"
+                        "note: the store has no key with this token, live or dead"
                     } else {
                         "note: this is not the format of issued tokens, or its checksum is wrong: `token check` says which"
                     });

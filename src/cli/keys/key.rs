@@ -77,7 +77,7 @@ impl ListedKey {
         match (&self.account, &self.owner) {
             (Some(account), _) => format!("of the account {}", escape_controls(account)),
             (None, Some(owner)) => format!("of {}", escape_controls(owner)),
-            (None, None) => "nobody's".to_owned(),
+            (None, None) => "no owner".to_owned(),
         }
     }
 
@@ -92,7 +92,7 @@ impl ListedKey {
                 let source = self.owner_source.as_ref().map(|source| format!(" ({source})"));
                 format!("the person {owner}{}", source.unwrap_or_default())
             }
-            (None, None) => "nobody".to_owned(),
+            (None, None) => "none".to_owned(),
         }
     }
 
@@ -240,7 +240,7 @@ Last used:     never
         {
             keys[0].denied = Some(word.to_owned());
             let details = keys[0].details(now);
-            assert!(details.contains("Owner:         nobody\n"), "{details}");
+            assert!(details.contains("Owner:         none\n"), "{details}");
             assert!(
                 details.contains(&format!("Status:        live\nDenied:        {expected}\n")),
                 "{details}"

@@ -149,7 +149,7 @@ mod tests {
         let error = found("ci").expect_err("three").to_string();
         assert_eq!(
             error,
-            "\"ci\" may be one of several keys: say which by its id\n  1  ci, nobody's, live\n  \
+            "\"ci\" may be one of several keys: say which by its id\n  1  ci, no owner, live\n  \
              2  robots/ci, of the account robots, live\n  4  ann/ci, of ann, live"
         );
         let error = found("old").expect_err("two").to_string();
@@ -159,6 +159,6 @@ mod tests {
         let error = no_such_id(9, &[], now).to_string();
         assert!(error.starts_with("there is no key with the id 9: digits alone are an id"), "{error}");
         let error = no_such_id(9, &called(keys(), "a/b"), now).to_string();
-        assert!(error.ends_with(":\n  6  a/b, nobody's, live\n  7  a/b, of the account a, dead"), "{error}");
+        assert!(error.ends_with(":\n  6  a/b, no owner, live\n  7  a/b, of the account a, dead"), "{error}");
     }
 }

@@ -131,7 +131,7 @@ impl People {
         let end = Instant::now() + SWEEP_TIMEOUT;
         for person in owners {
             if person.source != PersonSource::Ldap
-                || self.was_heard_of(&person, settings, OWNER_RECHECK_INTERVAL)
+                || self.was_found_within(&person, settings, OWNER_RECHECK_INTERVAL)
             {
                 continue;
             }

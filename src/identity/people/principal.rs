@@ -27,7 +27,7 @@ const RESERVED_IDS: [&str; 2] = ["key:", "sa:"];
 
 /// Why somebody whom the directory or a provider has is nobody here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotAPerson {
+pub enum PersonRejection {
     /// No entry of `roles` fits.
     NoRole,
     /// The provider tells no id: the claim is missing, or is empty.
@@ -50,7 +50,7 @@ pub enum NotAPerson {
     TooLarge,
 }
 
-impl NotAPerson {
+impl PersonRejection {
     /// The word for the audit log.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -135,9 +135,9 @@ pub fn principal_of(
     settings: &LdapSettings,
     snapshot: &Snapshot,
     kind: Kind,
-) -> Result<Principal, NotAPerson> {
+) -> Result<Principal, PersonRejection> {
     let members = entry.members.iter().map(|(member, value)| (member.as_str(), value));
-    let somebody = Somebody {
+    let somebody = PersonParts {
         source: PersonSource::Ldap,
         subject: &entry.subject,
         binding: settings.binding,
@@ -150,7 +150,7 @@ pub fn principal_of(
 }
 
 /// What is known of somebody before the rules that hold for people of every source made a person of them.
-pub(super) struct Somebody<'s> {
+pub(super) struct PersonParts<'s> {
     pub(super) source: PersonSource,
     pub(super) subject: &'s str,
     pub(super) binding: [u8; 32],
@@ -160,32 +160,36 @@ pub(super) struct Somebody<'s> {
     pub(super) claims_bytes: usize,
 }
 
-impl Somebody<'_> {
-    pub(super) fn into_principal(self, snapshot: &Snapshot, kind: Kind) -> Result<Principal, NotAPerson> {
+impl PersonParts<'_> {
+    pub(super) fn into_principal(
+        self,
+        snapshot: &Snapshot,
+        kind: Kind,
+    ) -> Result<Principal, PersonRejection> {
         let Self { source, subject, .. } = self;
         if RESERVED_IDS.iter().any(|reserved| subject.starts_with(reserved)) {
-            return Err(NotAPerson::ReservedId);
+            return Err(PersonRejection::ReservedId);
         }
         // What the store takes, and an index of PostgreSQL.
         if subject.chars().count() > MAX_ID || subject.chars().any(char::is_control) {
-            return Err(NotAPerson::IllegalId);
+            return Err(PersonRejection::IllegalId);
         }
-        let role = self.role.ok_or(NotAPerson::NoRole)?;
+        let role = self.role.ok_or(PersonRejection::NoRole)?;
         if self.plain_ids && snapshot.begins_as_of_a_source(subject) {
-            return Err(NotAPerson::ReservedId);
+            return Err(PersonRejection::ReservedId);
         }
         let id = if self.plain_ids { subject.to_owned() } else { format!("{}:{subject}", source.as_str()) };
         if snapshot.has_actor_id(&id) {
-            return Err(NotAPerson::ConfiguredId);
+            return Err(PersonRejection::ConfiguredId);
         }
         let mut members = Map::from_iter([("id".to_owned(), Value::String(id))]);
         for (member, value) in self.members {
             members.entry(member).or_insert_with(|| value.clone());
         }
         members.insert("role".to_owned(), Value::String(role.as_str().to_owned()));
-        let actor = Actor::configured(members).map_err(|_| NotAPerson::IllegalActor)?;
+        let actor = Actor::configured(members).map_err(|_| PersonRejection::IllegalActor)?;
         if self.claims_bytes > MAX_CLAIMS_BYTES {
-            return Err(NotAPerson::TooLarge);
+            return Err(PersonRejection::TooLarge);
         }
         let mut principal = Principal::new(kind, subject.into(), actor);
         principal.person = Some(Arc::new(Person {
@@ -203,7 +207,7 @@ pub(super) fn user_of(
     asked_at: Timestamp,
     settings: &LdapSettings,
     snapshot: &Snapshot,
-) -> Result<Principal, NotAPerson> {
+) -> Result<Principal, PersonRejection> {
     let mut principal = principal_of(entry, settings, snapshot, Kind::User)?;
     // An entry is an object.
     if let (Some(person), Ok(Value::Object(members))) = (&principal.person, serde_json::to_value(entry)) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::{NotAPerson, Somebody, cached_principal};
+use super::{PersonParts, PersonRejection, cached_principal};
 use crate::config::ProviderSettings;
 use crate::credential::{Kind, Principal};
 use crate::keys::sessions::Session;
@@ -24,7 +24,7 @@ pub fn user_of(
     asked_at: Timestamp,
     settings: &ProviderSettings,
     snapshot: &Snapshot,
-) -> Result<Principal, NotAPerson> {
+) -> Result<Principal, PersonRejection> {
     let mut principal = principal_of(&claims, settings, snapshot, Kind::User)?;
     if let Some(person) = &principal.person {
         let claims = Some(Claims { members: claims, checked_at: asked_at });
@@ -54,11 +54,11 @@ pub fn principal_of(
     settings: &ProviderSettings,
     snapshot: &Snapshot,
     kind: Kind,
-) -> Result<Principal, NotAPerson> {
+) -> Result<Principal, PersonRejection> {
     let subject = subject_of(claims, settings)?;
     check_domain(claims, settings)?;
     let members = settings.members.iter().filter_map(|(member, path)| Some((&**member, path.find(claims)?)));
-    let somebody = Somebody {
+    let somebody = PersonParts {
         source: PersonSource::Provider(settings.name.clone()),
         subject: &subject,
         binding: settings.binding,
@@ -74,30 +74,33 @@ pub fn principal_of(
 ///
 /// # Errors
 /// There is none, or it is something else.
-pub fn subject_of(claims: &Map<String, Value>, settings: &ProviderSettings) -> Result<String, NotAPerson> {
+pub fn subject_of(
+    claims: &Map<String, Value>,
+    settings: &ProviderSettings,
+) -> Result<String, PersonRejection> {
     match settings.id.find(claims) {
         Some(Value::String(id)) if !id.is_empty() => Ok(id.clone()),
         Some(Value::Number(id)) if !id.is_f64() => Ok(id.to_string()),
-        None | Some(Value::Null | Value::String(_)) => Err(NotAPerson::NoId),
+        None | Some(Value::Null | Value::String(_)) => Err(PersonRejection::NoId),
         Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
-            Err(NotAPerson::NotOneId)
+            Err(PersonRejection::NotOneId)
         }
     }
 }
 
 /// Checks `allowed_domains`: of an email that the provider says it has verified, and by what is behind the last `@`.
-fn check_domain(claims: &Map<String, Value>, settings: &ProviderSettings) -> Result<(), NotAPerson> {
+fn check_domain(claims: &Map<String, Value>, settings: &ProviderSettings) -> Result<(), PersonRejection> {
     if settings.allowed_domains.is_empty() {
         return Ok(());
     }
     if claims.get("email_verified") != Some(&Value::Bool(true)) {
-        return Err(NotAPerson::EmailNotVerified);
+        return Err(PersonRejection::EmailNotVerified);
     }
     let email = claims.get("email").and_then(Value::as_str);
     let domain = email.and_then(|email| email.rsplit_once('@')).map(|(_, domain)| domain);
     let is_allowed =
         |domain: &str| settings.allowed_domains.iter().any(|allowed| domain.eq_ignore_ascii_case(allowed));
-    if domain.is_some_and(is_allowed) { Ok(()) } else { Err(NotAPerson::OtherDomain) }
+    if domain.is_some_and(is_allowed) { Ok(()) } else { Err(PersonRejection::OtherDomain) }
 }
 
 #[cfg(test)]
@@ -121,7 +124,7 @@ mod tests {
         let Value::Object(claims) = claims else { panic!("an object") };
         let principal = principal_of(&claims, &snapshot.providers[0], &snapshot, Kind::Session);
         let id = |principal: Principal| principal.actor.member("id").unwrap().as_str().unwrap().to_owned();
-        principal.map(id).map_err(NotAPerson::as_str)
+        principal.map(id).map_err(PersonRejection::as_str)
     }
 
     const BY_EMAIL: &str = "- {name: corp, issuer: 'https://id.example', client_id: eat, \

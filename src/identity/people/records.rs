@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use super::owners::under_rules;
 use super::{
-    NotAPerson, People, RECHECK_GRACE, RECHECK_INTERVAL, principal_of_session, providers, record_of,
+    People, PersonRejection, RECHECK_GRACE, RECHECK_INTERVAL, principal_of_session, providers, record_of,
 };
 use crate::clock::Clock;
 use crate::config::LdapSettings;
@@ -45,7 +45,7 @@ pub async fn keep(snapshots: SnapshotStore, keys: Arc<Keys>, people: People, clo
             is_written = write_all(&snapshot, &keys, &clock).await.is_ok();
             // Whose sessions the store did not let end may have a record again.
             if let Some(settings) = &snapshot.ldap {
-                people.end_again(settings, &keys).await;
+                people.retry_ending(settings, &keys).await;
             }
         }
         let pause = if is_written { SWEEP_INTERVAL } else { RETRY_INTERVAL };
@@ -230,7 +230,7 @@ async fn write_person_of_provider(
     keys: &Keys,
     clock: &Clock,
 ) -> Result<(), StoreError> {
-    match who_at_provider(session, snapshot) {
+    match provider_principal(session, snapshot) {
         Ok(principal) => match record_in_session(&principal, session, clock) {
             Some(record) => write(keys, &record).await,
             None => keys.end_person(&session.person).await.map(drop),
@@ -244,7 +244,7 @@ async fn write_person_of_provider(
                 user = &*session.person.subject,
                 reason,
                 ended_sessions = ended,
-                "sessions ended: the configuration knows the provider no longer, or another one, or the person has no role"
+                "sessions ended: the provider was removed from the configuration or replaced, or the person has no role"
             );
             Ok(())
         }
@@ -255,7 +255,7 @@ async fn write_person_of_provider(
 ///
 /// # Errors
 /// Why there is none: the word for the audit log.
-fn who_at_provider(session: &Session, snapshot: &Snapshot) -> Result<Arc<Principal>, &'static str> {
+fn provider_principal(session: &Session, snapshot: &Snapshot) -> Result<Arc<Principal>, &'static str> {
     let settings = match &session.person.source {
         PersonSource::Provider(name) => snapshot.provider(name).ok_or("not_configured")?,
         PersonSource::Config | PersonSource::Ldap => return Err("not_configured"),
@@ -266,9 +266,9 @@ fn who_at_provider(session: &Session, snapshot: &Snapshot) -> Result<Arc<Princip
     if session.binding != scoped_binding(&TokenDigest::from_bytes(settings.binding), session.scope) {
         return Err("other_settings");
     }
-    let claims = session.claims.as_ref().ok_or(NotAPerson::NoId.as_str())?;
+    let claims = session.claims.as_ref().ok_or(PersonRejection::NoId.as_str())?;
     let principal = providers::principal_of(claims, settings, snapshot, Kind::Session);
-    principal.map(Arc::new).map_err(NotAPerson::as_str)
+    principal.map(Arc::new).map_err(PersonRejection::as_str)
 }
 
 /// Ends the people of providers who have none of these sessions, which are all of providers, and no key.
@@ -292,7 +292,7 @@ async fn write_ended(
     for (person, session) in sessions {
         let has_ended = keys.find_person(person).is_some_and(|person| person.ended_at.is_some());
         if has_ended
-            && let Ok(principal) = who_at_provider(session, snapshot)
+            && let Ok(principal) = provider_principal(session, snapshot)
             && let Some(record) = record_in_session(&principal, session, clock)
         {
             write(keys, &record).await?;
@@ -310,7 +310,7 @@ async fn end_sessions(person: &PersonId, reason: &'static str, keys: &Keys) -> R
         user = &*person.subject,
         reason,
         ended_sessions = ended,
-        "sessions ended: the configuration knows the directory no longer, or another one"
+        "sessions ended: the directory was removed from the configuration or replaced"
     );
     Ok(())
 }

@@ -45,7 +45,7 @@ const MAX_RECHECKS: usize = 64;
 const SESSIONS_AT_A_TIME: usize = 1000;
 
 /// A person of the directory that settings with this binding mean.
-type PersonThere = (PersonId, [u8; 32]);
+type BoundPerson = (PersonId, [u8; 32]);
 
 /// What the directory says of somebody who has a session.
 #[derive(Clone)]
@@ -88,7 +88,7 @@ pub(super) enum Known {
 
 /// The rechecks under way, and what is remembered of those that ended.
 pub(super) struct Rechecks {
-    in_flight: InFlight<PersonThere, RecheckAnswer>,
+    in_flight: InFlight<BoundPerson, RecheckAnswer>,
     memory: Mutex<Memory>,
     /// Whether anybody is in [`Memory::unended`], for Checks, which need no lock as long as nobody does.
     has_unended: AtomicBool,
@@ -96,16 +96,16 @@ pub(super) struct Rechecks {
 
 struct Memory {
     /// What the directory said last, and when it was asked, in case that the store cannot keep it.
-    findings: BoundedMap<PersonThere, (Timestamp, Finding)>,
+    findings: BoundedMap<BoundPerson, (Timestamp, Finding)>,
     /// About whom it was asked in vain since it last answered.
-    failures: BoundedMap<PersonThere, ()>,
+    failures: BoundedMap<BoundPerson, ()>,
     /// The last question of all ended without an answer, and not because of its person.
     is_silent: bool,
     /// Of the people whose sessions are used although their claims are due: the time of the claims, and since when this
     /// process knows.
-    overdue: HashMap<PersonThere, (Timestamp, Duration)>,
+    overdue: HashMap<BoundPerson, (Timestamp, Duration)>,
     /// People who are gone, and whose sessions or record the store did not let end: when the directory said so, and why.
-    unended: HashMap<PersonThere, (Timestamp, &'static str)>,
+    unended: HashMap<BoundPerson, (Timestamp, &'static str)>,
 }
 
 impl Rechecks {
@@ -196,7 +196,7 @@ impl People {
         snapshot: &Arc<Snapshot>,
         keys: &Arc<Keys>,
     ) {
-        self.end_again(settings, keys).await;
+        self.retry_ending(settings, keys).await;
         if matches!(settings.bind, Bind::Direct { .. }) {
             for (digest, session) in sessions {
                 if self.age(session.created_at) >= DIRECT_SESSION_TTL {
@@ -208,9 +208,9 @@ impl People {
         }
         let due = self.overdue(due_people(sessions, self.clock.now()).await, settings);
         let end = Instant::now() + SWEEP_TIMEOUT;
-        let mut may_ask = true;
+        let mut may_query = true;
         for (session, overdue_for) in due {
-            if may_ask && Instant::now() < end {
+            if may_query && Instant::now() < end {
                 let directory = || self.admin.directory();
                 let (person, name) =
                     ((&session.person, Seen::Yes), || claims(&session).map(|entry| entry.name));
@@ -218,20 +218,20 @@ impl People {
                 match Box::pin(recheck).await {
                     Known::Said(_) => continue,
                     // Without the directory each question costs its whole timeout.
-                    Known::NoAnswer => may_ask = !self.is_silent(),
-                    Known::Pending => may_ask = false,
+                    Known::NoAnswer => may_query = !self.is_silent(),
+                    Known::Pending => may_query = false,
                     Known::NotAsked => {}
                 }
             }
             // There was an hour to ask.  Whether it was done in vain is a question of the person, or of the directory.
-            if overdue_for >= RECHECK_GRACE && self.was_asked_in_vain(&session.person, settings) {
+            if overdue_for >= RECHECK_GRACE && self.is_unanswered(&session.person, settings) {
                 let _ = keys.end_person(&session.person).await;
             }
         }
     }
 
     /// Ends the sessions of people who are gone, where the store did not let them end before.
-    pub async fn end_again(&self, settings: &LdapSettings, keys: &Keys) {
+    pub async fn retry_ending(&self, settings: &LdapSettings, keys: &Keys) {
         let unended: Vec<_> = {
             let memory = lock(&self.rechecks.memory);
             memory
@@ -246,7 +246,7 @@ impl People {
             // Under other settings it may be somebody else, and a person who logged in since has a new session.
             let is_past =
                 *binding != settings.binding || sessions.any(|session| session.checked_at > said_at);
-            if is_past || end_everything(id, reason, keys).await {
+            if is_past || end_person_and_sessions(id, reason, keys).await {
                 let mut memory = lock(&self.rechecks.memory);
                 memory.unended.remove(&person);
                 self.rechecks.has_unended.store(!memory.unended.is_empty(), Ordering::Relaxed);
@@ -286,14 +286,19 @@ impl People {
     }
 
     /// Whether the directory did not answer about the person, or answers nobody.
-    fn was_asked_in_vain(&self, person: &PersonId, settings: &LdapSettings) -> bool {
+    fn is_unanswered(&self, person: &PersonId, settings: &LdapSettings) -> bool {
         let memory = lock(&self.rechecks.memory);
         let person = (person.clone(), settings.binding);
         memory.is_silent || memory.failures.get(&person, self.clock.elapsed(), RECHECK_GRACE).is_some()
     }
 
     /// Whether the directory said something of the person within this time.
-    pub(super) fn was_heard_of(&self, person: &PersonId, settings: &LdapSettings, max_age: Duration) -> bool {
+    pub(super) fn was_found_within(
+        &self,
+        person: &PersonId,
+        settings: &LdapSettings,
+        max_age: Duration,
+    ) -> bool {
         let person = (person.clone(), settings.binding);
         lock(&self.rechecks.memory).findings.get(&person, self.clock.elapsed(), max_age).is_some()
     }
@@ -403,7 +408,7 @@ async fn due_people(sessions: Vec<(TokenDigest, Arc<Session>)>, now: Timestamp) 
 
 /// A question about the person of a session, with all that it needs.
 struct Recheck {
-    person: PersonThere,
+    person: BoundPerson,
     seen: Seen,
     name: String,
     directory: Arc<Directory>,
@@ -426,7 +431,7 @@ impl Recheck {
                 }
             }
             Ok(Lookup::Found(_)) => Finding::Gone("other_person"),
-            Ok(Lookup::Nobody(reason)) => Finding::Gone(reason.as_str()),
+            Ok(Lookup::Rejected(reason)) => Finding::Gone(reason.as_str()),
             Err(error) => {
                 tracing::warn!(reason = %error, "the directory did not answer a request about a person who has a \
                     session or a key");
@@ -450,7 +455,7 @@ impl Recheck {
             Finding::Gone(_) => None,
         };
         for listener in [&self.people.checks, &self.people.admin] {
-            listener.asker.forget_others(&self.person.0.subject, still);
+            listener.verifier.forget_others(&self.person.0.subject, still);
         }
         let answer = RecheckAnswer::Said(finding.clone());
         tokio::spawn(async move { self.write_down(&finding, asked_at).await });
@@ -495,7 +500,7 @@ impl Recheck {
 
     /// Ends all that the person has.  What the store does not do now it is told again.
     async fn end(&self, reason: &'static str, said_at: Timestamp) {
-        if !end_everything(&self.person.0, reason, &self.keys).await {
+        if !end_person_and_sessions(&self.person.0, reason, &self.keys).await {
             let mut memory = lock(&self.people.rechecks.memory);
             if memory.unended.len() < MAX_REMEMBERED {
                 memory.unended.insert(self.person.clone(), (said_at, reason));
@@ -506,7 +511,7 @@ impl Recheck {
 }
 
 /// Ends the record and the sessions of somebody who is gone.  False when the store did not let both end; it has logged why.
-async fn end_everything(person: &PersonId, reason: &'static str, keys: &Keys) -> bool {
+async fn end_person_and_sessions(person: &PersonId, reason: &'static str, keys: &Keys) -> bool {
     let record = keys.end_person(person).await;
     let (Ok(_), Ok(ended)) = (record, keys.end_sessions_because(person, reason).await) else {
         return false;
@@ -517,7 +522,7 @@ async fn end_everything(person: &PersonId, reason: &'static str, keys: &Keys) ->
         user = &*person.subject,
         reason,
         ended_sessions = ended,
-        "sessions ended: the directory has the person no longer, or with no role"
+        "sessions ended: the person is no longer in the directory, or has no role"
     );
     true
 }

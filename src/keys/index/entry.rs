@@ -44,7 +44,7 @@ pub(super) struct IndexEntry {
 
 /// Whose the key is, with the principal that was made for it last.
 enum Owner {
-    Nobody(OnceLock<Arc<Principal>>),
+    None(OnceLock<Arc<Principal>>),
     Account(Arc<AccountSlot>, ArcSwapOption<Principal>),
     Person(Box<PersonId>, ArcSwapOption<Principal>),
 }
@@ -68,7 +68,7 @@ impl IndexEntry {
         let owner = match (key.owner, account) {
             (KeyOwner::Person(person), _) => Owner::Person(Box::new(person), ArcSwapOption::empty()),
             (KeyOwner::Account(_), Some(account)) => Owner::Account(account, ArcSwapOption::empty()),
-            (KeyOwner::Account(_), None) | (KeyOwner::Nobody, _) => Owner::Nobody(OnceLock::new()),
+            (KeyOwner::Account(_), None) | (KeyOwner::None, _) => Owner::None(OnceLock::new()),
         };
         Self {
             id: key.id,
@@ -101,10 +101,10 @@ impl IndexEntry {
     /// Whether the two differ in nothing but their last use.
     pub fn is_same(&self, other: &Self) -> bool {
         let is_same_owner = match (&self.owner, &other.owner) {
-            (Owner::Nobody(_), Owner::Nobody(_)) => true,
+            (Owner::None(_), Owner::None(_)) => true,
             (Owner::Account(one, _), Owner::Account(other, _)) => Arc::ptr_eq(one, other),
             (Owner::Person(one, _), Owner::Person(other, _)) => one == other,
-            (Owner::Nobody(_) | Owner::Account(..) | Owner::Person(..), _) => false,
+            (Owner::None(_) | Owner::Account(..) | Owner::Person(..), _) => false,
         };
         is_same_owner
             && self.name == other.name
@@ -125,7 +125,7 @@ impl IndexEntry {
     pub fn person(&self) -> Option<&PersonId> {
         match &self.owner {
             Owner::Person(person, _) => Some(person),
-            Owner::Nobody(_) | Owner::Account(..) => None,
+            Owner::None(_) | Owner::Account(..) => None,
         }
     }
 
@@ -140,7 +140,7 @@ impl IndexEntry {
             return Some(WhyDenied::Disabled);
         }
         match &self.owner {
-            Owner::Nobody(_) | Owner::Person(..) => None,
+            Owner::None(_) | Owner::Person(..) => None,
             Owner::Account(slot, _) => match slot.load().as_ref() {
                 None => Some(WhyDenied::AccountGone),
                 Some(account) => account.is_disabled.then_some(WhyDenied::AccountDisabled),
@@ -186,7 +186,7 @@ impl IndexEntry {
             Some(Status::Expired) => KeyLookup::Expired,
             Some(Status::Disabled) => KeyLookup::Disabled,
             Some(Status::Live) => match &self.owner {
-                Owner::Nobody(made) => KeyLookup::Live(Arc::clone(made.get_or_init(|| self.own_principal()))),
+                Owner::None(made) => KeyLookup::Live(Arc::clone(made.get_or_init(|| self.own_principal()))),
                 Owner::Account(slot, made) => self.account_principal(slot, made),
                 Owner::Person(..) => KeyLookup::OfPerson(PersonKey(Arc::clone(self))),
             },

@@ -119,10 +119,10 @@ pub enum StoreFailure {
     #[error(transparent)]
     Schema(Box<OpenError>),
     /// The connection that receives notifications was closed.
-    #[error("the connection that tells of changes was lost")]
+    #[error("the connection for change notifications was lost")]
     NotificationsLost,
     /// The connection that receives notifications no longer answers.
-    #[error("the connection that tells of changes is dead")]
+    #[error("the connection for change notifications is dead")]
     NotificationsDead,
     /// The operation took longer than this.
     #[error("no answer within {} s", .0.as_secs())]

@@ -38,7 +38,7 @@ pub struct KeyFilter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnerKind {
     /// Nobody's keys.
-    Nobody,
+    None,
     /// Those of service accounts.
     Account,
     /// Those of people.

@@ -110,7 +110,7 @@ pub(super) fn may_read(newest: i64, oldest_reader: i64) -> Result<(), SchemaErro
     tracing::warn!(
         schema = newest,
         known = SCHEMA,
-        "a newer version has changed the key store's schema; this one goes on with what it knows of it"
+        "a newer version has changed the key store's schema; this version continues to use the parts that it knows"
     );
     Ok(())
 }

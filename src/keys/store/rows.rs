@@ -266,14 +266,14 @@ impl TryFrom<KeyRow> for StoredKey {
             _ => None,
         };
         let owner = match (row.account_id, row.owner_source, row.owner_subject) {
-            (None, None, None) => KeyOwner::Nobody,
+            (None, None, None) => KeyOwner::None,
             (Some(id), None, None) => KeyOwner::Account(id),
             (None, Some(source), Some(subject)) => KeyOwner::Person(person_id(&source, subject)?),
             _ => return Err(UnreadableRow),
         };
         let stored_role = Role::parse(&row.role).ok_or(UnreadableRow)?;
         let role = match &owner {
-            KeyOwner::Nobody => Some(stored_role),
+            KeyOwner::None => Some(stored_role),
             KeyOwner::Account(_) => None,
             // The lower one of this and the person's counts.
             KeyOwner::Person(_) => Some(stored_role).filter(|role| *role != UNCAPPED),
@@ -311,7 +311,7 @@ const UNCAPPED: Role = Role::Admin;
 /// The role that is in the row of a key.  An account's is not read.
 pub(super) fn stored_role(owner: &KeyOwner, role: Option<Role>) -> &'static str {
     let without = match owner {
-        KeyOwner::Nobody | KeyOwner::Account(_) => Role::Viewer,
+        KeyOwner::None | KeyOwner::Account(_) => Role::Viewer,
         KeyOwner::Person(_) => UNCAPPED,
     };
     role.unwrap_or(without).as_str()

@@ -251,7 +251,7 @@ fn all_that_is_known_of_a_key_is_shown_and_can_be_changed() {
     // In the table, and all of it in the details.
     browser.read(&page.row("reporting"), "Nightly numbers for the board");
     assert_eq!(page.cell("reporting", "Rights"), "Editor under reports · team: board · groups: [\"ops\",7]");
-    assert_eq!(page.cell("reporting", "Belongs to"), "Nobody");
+    assert_eq!(page.cell("reporting", "Belongs to"), "No owner");
     assert!(page.cell("reporting", "Created").ends_with("by admin"), "{}", page.cell("reporting", "Created"));
     browser.click(&format!("{} [data-focus='name']", page.row("reporting")));
     browser.see("#details-dialog");
@@ -260,7 +260,7 @@ fn all_that_is_known_of_a_key_is_shown_and_can_be_changed() {
         ("Role", "Editor"),
         ("Valid", "Only under reports"),
         ("Members", "team: board\ngroups: [\"ops\",7]"),
-        ("Belongs to", "Nobody"),
+        ("Belongs to", "No owner"),
         ("Last used", "Never"),
     ] {
         assert_eq!(page.fact("#details-list", term), expected, "{term}");

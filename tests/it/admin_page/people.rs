@@ -169,9 +169,9 @@ fn nobody_is_offered_what_they_may_not_give() {
 
     // Who may nothing is told so.
     page.log_in("nil");
-    browser.read("#nobody", "You may not manage API keys");
+    browser.read("#no-rights", "You may not manage API keys");
     browser.miss("#keys-view");
-    page.is_well("nobody");
+    page.is_well("no-rights");
     assert_eq!(page.problems(), Vec::<String>::new());
 }
 

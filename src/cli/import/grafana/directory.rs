@@ -217,8 +217,8 @@ impl<'t> Settings<'t> {
 
 /// Who asks the directory.
 #[derive(PartialEq, Eq)]
-enum Asker {
-    Nobody,
+enum DirectoryAccess {
+    None,
     Reader {
         name: Text,
         password: Password,
@@ -256,7 +256,7 @@ struct Directory {
     urls: Vec<String>,
     start_tls: bool,
     ca: Option<Text>,
-    asker: Asker,
+    asker: DirectoryAccess,
     search_base: Vec<Text>,
     search_filter: Text,
     members: Vec<(&'static str, Text)>,
@@ -363,12 +363,12 @@ impl Directory {
         }
         lines.extend(ca.map(|ca| format!("ca: {ca}")));
         match &self.asker {
-            Asker::Nobody => {}
-            Asker::Reader { name, password } => {
+            DirectoryAccess::None => {}
+            DirectoryAccess::Reader { name, password } => {
                 lines.push(format!("bind_dn: {}", text(name, Place::Name)));
                 lines.push(format!("bind_password: {password}"));
             }
-            Asker::Person(template) => lines.push(format!("bind_dn: {}", quoted(template))),
+            DirectoryAccess::Person(template) => lines.push(format!("bind_dn: {}", quoted(template))),
         }
         lines.push(format!("search_base: {}", list(&self.search_base)));
         lines.push(format!("search_filter: {}", text(&self.search_filter, Place::Filter)));
@@ -519,7 +519,7 @@ fn read_ca(server: &Settings<'_>, notes: &mut Vec<String>) -> Result<Option<Text
     Ok(Some(ca))
 }
 
-fn read_asker(server: &Settings<'_>, notes: &mut Vec<String>) -> Result<Asker, GrafanaError> {
+fn read_asker(server: &Settings<'_>, notes: &mut Vec<String>) -> Result<DirectoryAccess, GrafanaError> {
     let name = server.text("bind_dn")?;
     let password = read_password(server)?;
     let direct = name.as_ref().and_then(Text::plain).filter(|name| name.contains("%s"));
@@ -531,7 +531,7 @@ fn read_asker(server: &Settings<'_>, notes: &mut Vec<String>) -> Result<Asker, G
                     server.path
                 ));
             }
-            return Ok(Asker::Person(template.to_owned()));
+            return Ok(DirectoryAccess::Person(template.to_owned()));
         }
         notes.push(format!(
             "{}.bind_dn: `%s` is used in a form that does not name an entry, as Active Directory allows, but \
@@ -540,7 +540,7 @@ fn read_asker(server: &Settings<'_>, notes: &mut Vec<String>) -> Result<Asker, G
             server.path
         ));
         let password = Password::Reference(Text::Variable(PASSWORD_VARIABLE.to_owned()));
-        return Ok(Asker::Reader { name: Text::Variable(READER_VARIABLE.to_owned()), password });
+        return Ok(DirectoryAccess::Reader { name: Text::Variable(READER_VARIABLE.to_owned()), password });
     }
     match (name, password) {
         (Some(name), Some(password)) => {
@@ -550,7 +550,7 @@ fn read_asker(server: &Settings<'_>, notes: &mut Vec<String>) -> Result<Asker, G
                     server.path
                 ));
             }
-            Ok(Asker::Reader { name, password })
+            Ok(DirectoryAccess::Reader { name, password })
         }
         (Some(_), None) => {
             notes.push(format!(
@@ -558,16 +558,16 @@ fn read_asker(server: &Settings<'_>, notes: &mut Vec<String>) -> Result<Asker, G
                  anonymous",
                 server.path
             ));
-            Ok(Asker::Nobody)
+            Ok(DirectoryAccess::None)
         }
         (None, Some(_)) => {
             notes.push(format!(
                 "{}.bind_password: left out: there is no bind_dn, so searches are anonymous",
                 server.path
             ));
-            Ok(Asker::Nobody)
+            Ok(DirectoryAccess::None)
         }
-        (None, None) => Ok(Asker::Nobody),
+        (None, None) => Ok(DirectoryAccess::None),
     }
 }
 
@@ -685,7 +685,7 @@ fn read_roles(
             continue;
         };
         if roles.last().is_some_and(|(group, _)| group.is_none()) {
-            notes.push(format!("{}: left out: `*` above matches everybody", mapping.path));
+            notes.push(format!("{}: left out: `*` above matches everyone", mapping.path));
             continue;
         }
         let translated = read_mapping(&mapping, &role)?;

@@ -35,12 +35,12 @@ pub enum Fallback {
     /// This role.
     Role(Role),
     /// `'None'`: they are nobody.
-    Nobody,
+    NoRole,
 }
 
 impl RolePath {
     /// Whether somebody gets a higher role here, where a part of a text fits nothing.
-    pub fn raises_somebody(&self, fallback: Option<Role>) -> bool {
+    pub fn raises_a_role(&self, fallback: Option<Role>) -> bool {
         self.entries.iter().enumerate().any(|(index, entry)| {
             let later = self.entries[index + 1..].iter().map(|later| later.role).chain(fallback);
             entry.fits_parts && later.into_iter().any(|role| role > entry.role)
@@ -229,7 +229,7 @@ impl<'t> Parser<'t> {
     /// A role in single quotes, in any case as Grafana reads it.
     fn role(&mut self) -> Option<Fallback> {
         match self.text()?.to_ascii_lowercase().as_str() {
-            "none" => Some(Fallback::Nobody),
+            "none" => Some(Fallback::NoRole),
             "grafanaadmin" | "admin" => Some(Fallback::Role(Role::Admin)),
             "editor" => Some(Fallback::Role(Role::Editor)),
             "viewer" => Some(Fallback::Role(Role::Viewer)),
@@ -272,7 +272,7 @@ mod tests {
             (
                 "(contains(groups[*],'a')||contains(groups[],'b')||login=='c')&&'Editor'||'None'",
                 vec![entry("groups", &["a", "b"], Role::Editor), entry("login", &["c"], Role::Editor)],
-                Fallback::Nobody,
+                Fallback::NoRole,
             ),
             (
                 "(contains(resource_access.\"my-app\".roles[*], 'a') && 'Admin') || ('Viewer')",
@@ -306,7 +306,7 @@ mod tests {
             ),
             ("contains(groups[*], 'b') && 'Viewer'", Some(Role::Admin), false),
         ] {
-            assert_eq!(parse(text).unwrap().raises_somebody(fallback), raises, "{text}");
+            assert_eq!(parse(text).unwrap().raises_a_role(fallback), raises, "{text}");
         }
     }
 

@@ -414,7 +414,7 @@ impl Connections {
             };
             let (path, reason) = (self.path.display(), error.0.to_string());
             tracing::error!(%path, reason, "the file of the key store was removed or replaced");
-            let _nobody_else = self.everybody_out().await?;
+            let _exclusive = self.acquire_all().await?;
             self.retire(opened).await;
             self.set(State::Shut(shut));
         }
@@ -426,7 +426,7 @@ impl Connections {
             self.set(State::NotOpened);
             return Ok(());
         }
-        let _nobody_else = self.everybody_out().await?;
+        let _exclusive = self.acquire_all().await?;
         let opened = self.open_file(Expect::Whole).await;
         let change = opened.map_err(|error| {
             let error = Arc::new(error);
@@ -443,7 +443,7 @@ impl Connections {
     }
 
     /// Waits until no connection is in use, and lets nobody have one until the permits are dropped.
-    async fn everybody_out(&self) -> Result<[OwnedSemaphorePermit; 3], StoreError> {
+    async fn acquire_all(&self) -> Result<[OwnedSemaphorePermit; 3], StoreError> {
         let everybody =
             async { Ok([self.follower.all().await?, self.readers.all().await?, self.writer.all().await?]) };
         timeout(OPEN_TIMEOUT, everybody).await.map_err(|_| StoreFailure::Timeout(OPEN_TIMEOUT))?
@@ -577,7 +577,7 @@ impl Connections {
     pub async fn close(&self) {
         let _check = self.check.lock().await;
         // An operation that uses one for longer is not waited for.
-        let _nobody_else = self.everybody_out().await;
+        let _exclusive = self.acquire_all().await;
         let opened = match &*lock(&self.state) {
             State::Open(opened) => Some(*opened),
             State::NotOpened | State::Shut(_) => None,
@@ -600,7 +600,7 @@ impl Connections {
     /// Closes the connections of one reader as soon as they are idle.
     pub async fn close_reader(&self, reader: Reader) {
         let slots = self.readers(reader);
-        if let Ok(_nobody_else) = slots.all().await {
+        if let Ok(_exclusive) = slots.all().await {
             let idle: Vec<_> = lock(&slots.idle).drain(..).collect();
             for connection in idle {
                 close(connection).await;

@@ -255,7 +255,7 @@ impl Conditions {
         }
         match kind {
             None => {}
-            Some(OwnerKind::Nobody) => {
+            Some(OwnerKind::None) => {
                 wanted.add("account_id IS NULL AND owner_source IS NULL".to_owned());
             }
             Some(OwnerKind::Account) => wanted.add("account_id IS NOT NULL".to_owned()),

@@ -160,9 +160,9 @@ fn read_role_path(
     let fallback = match parsed.fallback {
         Fallback::Unsaid => fallback,
         Fallback::Role(role) => Some(role),
-        Fallback::Nobody => None,
+        Fallback::NoRole => None,
     };
-    if parsed.raises_somebody(fallback) {
+    if parsed.raises_a_role(fallback) {
         let why = "role_attribute_path: roles by it are left out: contains(…) without [*] also matches a part of \
             a text, which `value` does not, and some people would get a higher role";
         return without_roles(why, Some(&path), fallback, notes);
@@ -199,9 +199,9 @@ fn without_roles(
     fallback: Option<Role>,
     notes: &mut Vec<String>,
 ) -> Result<(Vec<RoleEntry>, Option<Role>), Reason> {
-    let may_be_nobody = path.is_some_and(|path| path.to_ascii_lowercase().contains("none"));
+    let may_give_no_role = path.is_some_and(|path| path.to_ascii_lowercase().contains("none"));
     match fallback {
-        Some(_) if !may_be_nobody => {
+        Some(_) if !may_give_no_role => {
             notes.push(format!("{why}; every person becomes a Viewer: write `roles` yourself"));
             Ok((Vec::new(), Some(Role::Viewer)))
         }

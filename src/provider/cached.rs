@@ -14,7 +14,7 @@ use super::error::ProviderError;
 type Fetch<T> = Pin<Box<dyn Future<Output = Result<Arc<T>, ProviderError>> + Send>>;
 
 /// The value, if it was fetched.  Callers that need it while it is being fetched wait for that one request.
-pub(super) struct Kept<T>(Mutex<State<T>>);
+pub(super) struct Cached<T>(Mutex<State<T>>);
 
 struct State<T> {
     /// With the time at which the request began.
@@ -23,13 +23,13 @@ struct State<T> {
     in_flight: Option<WeakShared<Fetch<T>>>,
 }
 
-impl<T> Default for Kept<T> {
+impl<T> Default for Cached<T> {
     fn default() -> Self {
         Self(Mutex::new(State { value: None, in_flight: None }))
     }
 }
 
-impl<T: Send + Sync + 'static> Kept<T> {
+impl<T: Send + Sync + 'static> Cached<T> {
     /// The value, fetched less than `max_age` before `now`.  `now` is the elapsed time of a clock.
     ///
     /// # Errors
@@ -106,7 +106,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_value_is_fetched_once_and_again_when_it_is_old() {
-        let kept = Kept::default();
+        let kept = Cached::default();
         let fetches = Arc::new(AtomicUsize::new(0));
         let get = async |second| {
             let fetches = Arc::clone(&fetches);
@@ -122,7 +122,7 @@ mod tests {
 
     #[tokio::test]
     async fn everybody_waits_for_one_request_and_shares_its_failure() {
-        let kept = Arc::new(Kept::<u8>::default());
+        let kept = Arc::new(Cached::<u8>::default());
         let started = Arc::new(AtomicUsize::new(0));
         for outcome in [Err(failure()), Ok(7)] {
             let (tell, told) = oneshot::channel();
@@ -155,7 +155,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_nobody_waits_for_any_more_harms_nobody() {
-        let kept = Kept::<u8>::default();
+        let kept = Cached::<u8>::default();
         {
             let abandoned = kept.get(at(1), HOUR, pending);
             assert!(abandoned.now_or_never().is_none());

@@ -1,6 +1,6 @@
 //! Asking the directory about passwords: how often, and what is remembered of the answers.
 //!
-//! Checks and the admin listener have an [`Asker`] each, so that what strangers try at the gateway keeps no
+//! Checks and the admin listener have an [`PasswordVerifier`] each, so that what strangers try at the gateway keeps no
 //! administrator from logging in.  What is counted hangs on the entry that the directory found, not on the name that
 //! was typed.
 
@@ -20,7 +20,7 @@ use super::memory::{BoundedMap, NoPlace, Windows};
 use crate::clock::Clock;
 use crate::clock::sliding_window::SlidingWindow;
 use crate::config::{Bind, LdapSettings};
-use crate::directory::{Directory, DirectoryError, Entry, NobodyReason, Verification};
+use crate::directory::{Directory, DirectoryError, Entry, RejectionReason, Verification};
 use crate::distinguished_name::DistinguishedName;
 use crate::keys::sessions::CachedPrincipal;
 use crate::secret::Secret;
@@ -73,7 +73,7 @@ pub(super) enum Answer {
     /// So many were wrong that this one was not tried.
     Locked,
     /// Nobody in the directory has the name, or nobody who counts.
-    Nobody(NobodyReason),
+    Rejected(RejectionReason),
     /// The directory was not asked, because too much was asked, or did not answer.
     Unavailable,
     /// It is not known yet.
@@ -88,7 +88,7 @@ pub enum QuestionResult {
     /// The password is wrong.
     Wrong,
     /// The name is nobody's.
-    Nobody,
+    UnknownUser,
     /// The password was not tried: too many were wrong for the same entry.
     Locked,
     /// Nothing was asked, or the password not tried: too much is asked.
@@ -100,14 +100,14 @@ pub enum QuestionResult {
 impl QuestionResult {
     /// Every result.
     pub const ALL: [Self; 6] =
-        [Self::Right, Self::Wrong, Self::Nobody, Self::Locked, Self::Limited, Self::Unavailable];
+        [Self::Right, Self::Wrong, Self::UnknownUser, Self::Locked, Self::Limited, Self::Unavailable];
 
     /// The word for metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Right => "right",
             Self::Wrong => "wrong",
-            Self::Nobody => "nobody",
+            Self::UnknownUser => "unknown_user",
             Self::Locked => "locked",
             Self::Limited => "limited",
             Self::Unavailable => "unavailable",
@@ -131,7 +131,7 @@ impl Counts {
 }
 
 /// Asks for one listener.
-pub(super) struct Asker {
+pub(super) struct PasswordVerifier {
     /// What came of questions.
     pub counts: Arc<Counts>,
     keys: Hmac<Sha256>,
@@ -157,13 +157,13 @@ struct Memory {
     /// When the directory last did not answer.
     failed_at: Option<Duration>,
     /// When the log last said that an answer is missing.
-    told_at: Option<Duration>,
+    logged_at: Option<Duration>,
     /// How long the directory took for the last bind that it answered.
     bind_time: Duration,
 }
 
-impl Asker {
-    /// An asker that knows nothing.
+impl PasswordVerifier {
+    /// An verifier that knows nothing.
     ///
     /// # Errors
     /// The operating system has no randomness.
@@ -179,7 +179,7 @@ impl Asker {
             questions: SlidingWindow::new(QUESTION_INTERVAL),
             failed_binds: SlidingWindow::new(FAILED_BIND_INTERVAL),
             failed_at: None,
-            told_at: None,
+            logged_at: None,
             bind_time: Duration::ZERO,
         };
         let pending = Arc::new(Semaphore::new(MAX_PENDING));
@@ -208,7 +208,7 @@ impl Asker {
             }
             match self.in_flight.get(&key) {
                 Some(answer) => answer,
-                None => match self.may_ask(&mut memory) {
+                None => match self.may_query(&mut memory) {
                     Ok(places) => {
                         let question = PasswordQuestion {
                             key,
@@ -251,7 +251,7 @@ impl Asker {
     ///
     /// # Errors
     /// Too much is asked already, or the directory did not answer a moment ago.
-    fn may_ask(&self, memory: &mut Memory) -> Result<Places, QuestionResult> {
+    fn may_query(&self, memory: &mut Memory) -> Result<Places, QuestionResult> {
         let now = self.clock.elapsed();
         if memory.failed_at.is_some_and(|at| now.saturating_sub(at) < OUTAGE_PAUSE) {
             return Err(QuestionResult::Unavailable);
@@ -402,8 +402,8 @@ impl PasswordQuestion {
             let places = lock(&places);
             let mut memory = lock(&self.memory);
             match &result {
-                Ok(Verification::Right(_) | Verification::Nobody(_)) => memory.give_back(&places),
-                Ok(Verification::Wrong(_)) => self.tell_of_lock(&mut memory, &places),
+                Ok(Verification::Right(_) | Verification::Rejected(_)) => memory.give_back(&places),
+                Ok(Verification::Wrong(_)) => self.log_lock(&mut memory, &places),
                 Ok(Verification::NotTried(_)) if places.entries.is_empty() => memory.give_back(&places),
                 // Other servers did not answer before.
                 Ok(Verification::NotTried(_)) | Err(_) => {
@@ -414,7 +414,7 @@ impl PasswordQuestion {
             let is_bind = match &result {
                 Ok(Verification::Wrong(_)) => true,
                 Ok(Verification::Right(_)) => self.settings.group_search.is_none(),
-                Ok(Verification::NotTried(_) | Verification::Nobody(_)) | Err(_) => false,
+                Ok(Verification::NotTried(_) | Verification::Rejected(_)) | Err(_) => false,
             };
             if let (true, Some(began)) = (is_bind, places.bind_began) {
                 memory.bind_time = began.elapsed();
@@ -431,7 +431,7 @@ impl PasswordQuestion {
                 Some(NotBound::Locked) => (QuestionResult::Locked, Answer::Locked),
                 Some(NotBound::Limited) | None => (QuestionResult::Limited, Answer::Unavailable),
             },
-            Ok(Verification::Nobody(reason)) => (QuestionResult::Nobody, Answer::Nobody(reason)),
+            Ok(Verification::Rejected(reason)) => (QuestionResult::UnknownUser, Answer::Rejected(reason)),
             Err(error) => {
                 self.failed(&error);
                 (QuestionResult::Unavailable, Answer::Unavailable)
@@ -439,13 +439,13 @@ impl PasswordQuestion {
         };
         self.counts.add(count);
         // A name without an entry, or whose entry is locked, is denied no sooner than one with a wrong password.
-        if sent == 0 && matches!(answer, Answer::Nobody(_) | Answer::Locked) {
+        if sent == 0 && matches!(answer, Answer::Rejected(_) | Answer::Locked) {
             tokio::time::sleep(bind_time.min(self.settings.timeout)).await;
         }
         let (mut memory, now) = (lock(&self.memory), self.clock.elapsed());
         match &answer {
             Answer::Right(known) => memory.right.insert(self.key, Arc::clone(known), now),
-            Answer::Wrong | Answer::Locked | Answer::Nobody(_) => {
+            Answer::Wrong | Answer::Locked | Answer::Rejected(_) => {
                 memory.wrong.insert(self.key, answer.clone(), now);
             }
             Answer::Unavailable | Answer::Pending => {}
@@ -454,7 +454,7 @@ impl PasswordQuestion {
     }
 
     /// Says that this was the last password that is tried of an entry.
-    fn tell_of_lock(&self, memory: &mut Memory, places: &Places) {
+    fn log_lock(&self, memory: &mut Memory, places: &Places) {
         let Some((dn, _)) = places.entries.last() else { return };
         if memory.failures.taken(dn, self.clock.elapsed()) != self.settings.max_wrong {
             return;
@@ -472,8 +472,8 @@ impl PasswordQuestion {
 
     fn failed(&self, error: &DirectoryError) {
         let (mut memory, now) = (lock(&self.memory), self.clock.elapsed());
-        if memory.told_at.is_none_or(|at| now.saturating_sub(at) >= OUTAGE_PAUSE) {
-            memory.told_at = Some(now);
+        if memory.logged_at.is_none_or(|at| now.saturating_sub(at) >= OUTAGE_PAUSE) {
+            memory.logged_at = Some(now);
             tracing::warn!(reason = %error, "the directory did not answer");
         }
         if error.is_outage() {
